@@ -1,0 +1,38 @@
+# One command per intent. `make` lists them; PYTHON and TORCH can be overridden: make test PYTHON=python3.12
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help demo test check docs clean
+.DEFAULT_GOAL := help
+
+help: ## list what can be made
+	@grep -hE '^[.a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+.venv: $(STAMP) ## install the package and its tools into .venv
+
+# torch on its own and first, so that its source can be chosen; the rest then keeps it
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q "$(TORCH)"
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP) ## localize text rendering in an embedded model, offline
+	$(BIN)/t2iprobe patch --arch sd3
+
+test: $(STAMP) ## run the tests; one torch thread a worker, and two workers
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+check: $(STAMP) ## lint, format, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+docs: $(STAMP) ## run what the documentation shows
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m docs $(PYTEST_ARGS)
+
+clean: ## remove everything that was made
+	rm -rf .venv build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,146 @@
+"""DeepFloyd IF, stage I: a pixel U-Net whose attention adds text keys and values to the image's own (T5 only)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
+from torch import Tensor, nn
+
+from t2iprobe.architectures import tiny_parts as parts
+from t2iprobe.architectures.unet import forward_key
+from t2iprobe.core.adapter import Adapter, Conditioning, Pipeline
+from t2iprobe.core.sites import Axis, In, Out, Site
+
+LENGTH = 77  # IFPipeline pads to it whatever the tokenizer says
+SHARED: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 6,
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "encoder_hid_dim_type": "text_proj",
+    "addition_embed_type": "text",
+    "resnet_time_scale_shift": "scale_shift",
+}
+MAP: tuple[Axis, ...] = ("channel", "y", "x")
+
+
+class DeepFloydIF(Adapter):
+    """Adapter of ``IFPipeline``.
+
+    ``cross_attn.out`` includes the residual: diffusers adds it inside the attention processor.
+    """
+
+    name: ClassVar[str] = "if"
+    pipelines: ClassVar[frozenset[str]] = frozenset({"IFPipeline"})
+    denoiser = "unet"
+    text_kv = ("cross_attn.k", "cross_attn.v")
+
+    inferred: ClassVar[str] = (
+        "the U-Net's configuration, from the paper's 22 layers and 0.21 % (arXiv 2502.09935): above all "
+        "cross_attention_dim 2112, where 2816 would give 0.28 %"
+    )
+
+    @classmethod
+    def tiny(cls) -> IFPipeline:
+        """Six text-attention layers, 16 x 16 pixels, noise and its learned variance."""
+        with parts.seeded():
+            return parts.quiet(
+                IFPipeline(
+                    tokenizer=parts.tokenizer(start=False, length=LENGTH),
+                    text_encoder=parts.t5(32),
+                    unet=parts.enliven(tiny_unet()),
+                    scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range"),
+                    safety_checker=None,
+                    feature_extractor=None,
+                    watermarker=None,
+                    requires_safety_checker=False,
+                )
+            )
+
+    @classmethod
+    def full_size(cls) -> nn.Module:
+        """IF-I-XL's U-Net. The configuration is inferred from the paper's numbers, see :attr:`inferred`."""
+        with torch.device("meta"):
+            return UNet2DConditionModel(
+                sample_size=64,
+                block_out_channels=(704, 1408, 2112, 2816),
+                down_block_types=("ResnetDownsampleBlock2D", *("SimpleCrossAttnDownBlock2D",) * 3),
+                up_block_types=(*("SimpleCrossAttnUpBlock2D",) * 3, "ResnetUpsampleBlock2D"),
+                layers_per_block=3,
+                attention_head_dim=64,
+                cross_attention_dim=2112,
+                encoder_hid_dim=4096,
+                **SHARED,
+            )
+
+    def sites(self, pipeline: Pipeline) -> Iterator[Site]:
+        """See :meth:`Adapter.sites`."""
+        unet = self.module(pipeline)
+        yield Site("pooled", "add_embedding", Out(), axes=("channel",))
+        yield Site("text", "encoder_hid_proj", Out())
+        paths = [p for p, _ in unet.named_modules() if re.search(r"\.attentions\.\d+$", p)]
+        for index, path in enumerate(sorted(paths, key=forward_key)):
+            yield from added_kv_sites(f"blocks.{index}", path, unet.get_submodule(path))
+
+    def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
+        """The prompts, lower-cased and stripped only: cleaning captions depends on what else is installed."""
+        return {"prompt": list(prompts), "clean_caption": False}
+
+    def text_limits(self, pipeline: Pipeline) -> dict[str, int]:
+        """See :meth:`Adapter.text_limits`."""
+        return {"tokenizer": LENGTH}
+
+    def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
+        """See :meth:`Adapter.encode_prompts`; diffusers turns gradients off here, so its wrapper is left out."""
+        encode = cast(Callable[..., tuple[Tensor, Any]], type(pipeline).encode_prompt.__wrapped__)
+        tokens, _ = encode(pipeline, list(prompts), do_classifier_free_guidance=False, clean_caption=False)
+        return Conditioning(tokens)
+
+    def encode_images(self, pipeline: Pipeline, images: Tensor) -> Tensor:
+        """IF denoises pixels."""
+        return images
+
+    def decode(self, pipeline: Pipeline, latents: Tensor) -> Tensor:
+        """IF denoises pixels."""
+        return latents
+
+    def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """See :meth:`Adapter.predict`; the learned variance is the second half of the channels."""
+        output = pipeline.unet(latents, timestep, conditioning.tokens, return_dict=False)
+        assert isinstance(output[0], torch.Tensor)
+        return output[0]
+
+
+def added_kv_sites(block: str, path: str, attention: Any) -> Iterator[Site]:
+    """Sites of one added-KV attention in the order they run."""
+    name, heads = f"{block}.cross_attn", attention.heads
+    yield Site(f"{name}.in", path, In("hidden_states"), axes=MAP)
+    yield Site(f"{name}.text", path, In("encoder_hidden_states"))
+    yield Site(f"{name}.q", f"{path}.to_q", Out(), heads=heads)
+    yield Site(f"{name}.k", f"{path}.add_k_proj", Out(), heads=heads)
+    yield Site(f"{name}.v", f"{path}.add_v_proj", Out(), heads=heads)
+    if not attention.only_cross_attention:
+        yield Site(f"{block}.self_attn.k", f"{path}.to_k", Out(), heads=heads)
+        yield Site(f"{block}.self_attn.v", f"{path}.to_v", Out(), heads=heads)
+    yield Site(f"{name}.z", f"{path}.to_out.0", In("input"), heads=heads)
+    yield Site(f"{name}.out", path, Out(), axes=MAP)
+
+
+def tiny_unet() -> UNet2DConditionModel:
+    """The U-Net of :meth:`DeepFloydIF.tiny`."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(16, 32),
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        layers_per_block=2,
+        attention_head_dim=16,
+        cross_attention_dim=32,
+        encoder_hid_dim=32,
+        addition_embed_type_num_heads=4,
+        norm_num_groups=8,
+        **SHARED,
+    )

@@ -1,0 +1,169 @@
+"""FLUX.1 (Black Forest Labs): two-stream joint-attention blocks, then single-stream blocks over text and image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from einops import rearrange
+from torch import Tensor, nn
+
+from t2iprobe.architectures import tiny_parts as parts
+from t2iprobe.architectures.joint import joint_block_sites
+from t2iprobe.core.adapter import Adapter, Branch, Conditioning, Pipeline
+from t2iprobe.core.errors import HookError
+from t2iprobe.core.sites import In, Out, Site
+
+GUIDANCE = 3.5  # the pipeline's default, for models distilled with guidance
+UNREAD = ("text.q", "text.z", "text.out")  # these run in the last block too, but nothing reads them
+
+
+class Flux(Adapter):
+    """Adapter of ``FluxPipeline``.
+
+    Latents are (row, channel, y, x) here, as in every family; the pipeline's own are packed, see :func:`pack`.
+    Single-stream blocks are numbered on from the two-stream blocks. There the text tokens share the keys' and values'
+    projections with the image tokens: the same module carries ``joint_attn.k`` (text) and ``self_attn.k`` (image).
+    """
+
+    name: ClassVar[str] = "flux"
+    pipelines: ClassVar[frozenset[str]] = frozenset({"FluxPipeline"})
+    denoiser = "transformer"
+    text_kv = ("joint_attn.k", "joint_attn.v")
+
+    @classmethod
+    def tiny(cls) -> FluxPipeline:
+        """Two blocks of each sort, not guidance-distilled."""
+        with parts.seeded():
+            pipeline = FluxPipeline(
+                transformer=parts.enliven(tiny_transformer()),
+                scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+                vae=parts.autoencoder(scaling_factor=0.3611, shift_factor=0.1159),
+                text_encoder=parts.clip(16),
+                tokenizer=parts.tokenizer(start=True),
+                text_encoder_2=parts.t5(32),
+                tokenizer_2=parts.tokenizer(start=False),
+            )
+        pipeline.default_sample_size = parts.LATENT  # fixed at 128 in diffusers, whatever the model
+        return parts.quiet(pipeline)
+
+    @classmethod
+    def full_size(cls) -> nn.Module:
+        """FLUX.1-dev's transformer; FLUX.1-schnell's differs by the guidance embedding only."""
+        with torch.device("meta"):
+            return FluxTransformer2DModel(guidance_embeds=True)
+
+    def sites(self, pipeline: Pipeline) -> Iterator[Site]:
+        """See :meth:`Adapter.sites`."""
+        yield Site("pooled", "", In("pooled_projections"), axes=("channel",))
+        yield Site("text", "context_embedder", Out())
+        transformer = self.module(pipeline)
+        double = list(transformer.get_submodule("transformer_blocks").children())
+        for index, block in enumerate(double):
+            yield from joint_block_sites(index, block, text_z_first=False)
+        single = list(transformer.get_submodule("single_transformer_blocks").children())
+        for index, block in enumerate(single):
+            found = single_block_sites(f"blocks.{len(double) + index}", f"single_transformer_blocks.{index}", block)
+            yield from (site for site in found if index + 1 < len(single) or site.kind not in UNREAD)
+
+    def guidance_branches(self, pipeline: Pipeline, guidance: float) -> int:
+        """One: the scale is an input of the network; true guidance is asked for by ``true_cfg_scale``."""
+        return 1
+
+    def branches(self, pipeline: Pipeline, call: int, ratio: int) -> tuple[Branch, ...]:
+        """See :meth:`Adapter.branches`; true guidance asks for the negative prompt in a second call."""
+        if ratio != 1 or call > 1:
+            raise HookError(
+                f"{self.name}: denoiser call {call + 1} of a step carries {ratio} times the rows asked for; "
+                "two calls of one time each are known"
+            )
+        return (Branch.UNCOND,) if call else (Branch.COND,)
+
+    def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
+        """The prompts, with as many T5 tokens as the tokenizer reads (at most diffusers' 512)."""
+        return {"prompt": list(prompts), "max_sequence_length": text_length(pipeline)}
+
+    def text_limits(self, pipeline: Pipeline) -> dict[str, int]:
+        """See :meth:`Adapter.text_limits`."""
+        return super().text_limits(pipeline) | {"tokenizer_2": text_length(pipeline)}
+
+    def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
+        """See :meth:`Adapter.encode_prompts`; ``extra`` holds the guidance a distilled model is told."""
+        tokens, pooled, _ = pipeline.encode_prompt(list(prompts), max_sequence_length=text_length(pipeline))
+        if not pipeline.transformer.config.guidance_embeds:
+            return Conditioning(tokens, pooled)
+        guidance = torch.full((len(prompts),), GUIDANCE, device=tokens.device, dtype=torch.float32)
+        return Conditioning(tokens, pooled, {"guidance": guidance})
+
+    def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """See :meth:`Adapter.predict`."""
+        height, width = latents.shape[-2:]
+        output = pipeline.transformer(
+            hidden_states=pack(latents),
+            timestep=timestep.to(latents.dtype) / 1000,
+            pooled_projections=conditioning.pooled,
+            encoder_hidden_states=conditioning.tokens,
+            txt_ids=latents.new_zeros(conditioning.tokens.shape[1], 3),
+            img_ids=image_ids(height // 2, width // 2).to(latents),
+            return_dict=False,
+            **conditioning.extra,
+        )
+        return unpack(output[0], height, width)
+
+
+def pack(latents: Tensor) -> Tensor:
+    """(row, channel, y, x) as the transformer reads it: squares of four cells as one token."""
+    return rearrange(latents, "row channel (y dy) (x dx) -> row (y x) (channel dy dx)", dy=2, dx=2)
+
+
+def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of :func:`pack`, for latents of ``height`` x ``width`` cells."""
+    shape = {"y": height // 2, "x": width // 2, "dy": 2, "dx": 2}
+    return rearrange(tokens, "row (y x) (channel dy dx) -> row channel (y dy) (x dx)", **shape)
+
+
+def image_ids(height: int, width: int) -> Tensor:
+    """Where each image token lies: (token, 3), the first number always 0."""
+    return torch.cartesian_prod(torch.zeros(1), torch.arange(float(height)), torch.arange(float(width)))
+
+
+def text_length(pipeline: Pipeline) -> int:
+    """T5 tokens a prompt is padded or cut to."""
+    tokenizer = pipeline.tokenizer_2
+    return 512 if tokenizer is None else min(512, tokenizer.model_max_length)
+
+
+def single_block_sites(name: str, path: str, block: Any) -> Iterator[Site]:
+    """Sites of one single-stream block in the order they run: the MLP branch starts before the attention.
+
+    There is no ``out`` of the attention or the MLP: one projection maps both to the residual stream.
+    """
+    attn, heads = f"{path}.attn", block.attn.heads
+    yield Site(f"{name}.text.in", path, In("encoder_hidden_states"))
+    yield Site(f"{name}.mlp.in", f"{path}.proj_mlp", In("input"), stream="image")
+    yield Site(f"{name}.joint_attn.in", attn, In("hidden_states"), stream="image")
+    yield Site(f"{name}.joint_attn.text", attn, In("hidden_states"), stream="text")
+    yield Site(f"{name}.joint_attn.q", f"{attn}.to_q", Out(), heads=heads, stream="image")
+    yield Site(f"{name}.text.q", f"{attn}.to_q", Out(), heads=heads, stream="text")
+    for port in "kv":
+        yield Site(f"{name}.self_attn.{port}", f"{attn}.to_{port}", Out(), heads=heads, stream="image")
+        yield Site(f"{name}.joint_attn.{port}", f"{attn}.to_{port}", Out(), heads=heads, stream="text")
+    yield Site(f"{name}.joint_attn.z", attn, Out(), heads=heads, stream="image")
+    yield Site(f"{name}.text.z", attn, Out(), heads=heads, stream="text")
+    yield Site(f"{name}.text.out", path, Out(0))
+
+
+def tiny_transformer() -> FluxTransformer2DModel:
+    """The transformer of :meth:`Flux.tiny`."""
+    return FluxTransformer2DModel(
+        in_channels=4 * parts.CHANNELS,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=16,
+        axes_dims_rope=(4, 6, 6),
+    )

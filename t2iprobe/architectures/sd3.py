@@ -1,0 +1,123 @@
+"""Stable Diffusion 3 and 3.5 (Esser et al., arXiv 2403.03206): MM-DiT joint attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from torch import Tensor, nn
+
+from t2iprobe.architectures import tiny_parts as parts
+from t2iprobe.architectures.joint import joint_block_sites
+from t2iprobe.core.adapter import Adapter, Branch, Conditioning, Pipeline
+from t2iprobe.core.sites import In, Out, Site
+
+
+class SD3(Adapter):
+    """Adapter of ``StableDiffusion3Pipeline``.
+
+    The text keys and values of joint attention are ``joint_attn.k`` and ``.v``, as in cross-attention; the image
+    tokens' own are ``self_attn.k`` and ``.v`` of the same attention. ``text.*`` is what the text tokens compute for
+    themselves.
+    """
+
+    name: ClassVar[str] = "sd3"
+    pipelines: ClassVar[frozenset[str]] = frozenset({"StableDiffusion3Pipeline"})
+    denoiser = "transformer"
+    text_kv = ("joint_attn.k", "joint_attn.v")
+
+    @classmethod
+    def tiny(cls) -> StableDiffusion3Pipeline:
+        """Three joint blocks: one with SD3.5's dual attention, a plain one, and the last, which drops the text."""
+        with parts.seeded():
+            return parts.quiet(
+                StableDiffusion3Pipeline(
+                    transformer=parts.enliven(tiny_transformer()),
+                    scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+                    vae=parts.autoencoder(scaling_factor=1.5305, shift_factor=0.0609),
+                    text_encoder=parts.clip_with_projection(16),
+                    tokenizer=parts.tokenizer(start=True),
+                    text_encoder_2=parts.clip_with_projection(16),
+                    tokenizer_2=parts.tokenizer(start=True),
+                    text_encoder_3=parts.t5(32),
+                    tokenizer_3=parts.tokenizer(start=False),
+                )
+            )
+
+    @classmethod
+    def full_size(cls) -> nn.Module:
+        """SD3 medium's transformer."""
+        with torch.device("meta"):
+            return SD3Transformer2DModel(
+                sample_size=128,
+                patch_size=2,
+                in_channels=16,
+                out_channels=16,
+                num_layers=24,
+                attention_head_dim=64,
+                num_attention_heads=24,
+                joint_attention_dim=4096,
+                caption_projection_dim=1536,
+                pooled_projection_dim=2048,
+                pos_embed_max_size=192,
+            )
+
+    def sites(self, pipeline: Pipeline) -> Iterator[Site]:
+        """See :meth:`Adapter.sites`."""
+        yield Site("pooled", "", In("pooled_projections"), axes=("channel",))
+        yield Site("text", "context_embedder", Out())
+        for index, block in enumerate(self.module(pipeline).get_submodule("transformer_blocks").children()):
+            yield from joint_block_sites(index, block, text_z_first=True)
+
+    def branches(self, pipeline: Pipeline, call: int, ratio: int) -> tuple[Branch, ...]:
+        """See :meth:`Adapter.branches`; skip-layer guidance repeats the conditional half after the doubled call.
+
+        The blocks it skips do not run in that call.
+        """
+        if (call, ratio) == (1, 1) and pipeline.do_classifier_free_guidance:
+            return (Branch.SKIP,)
+        return super().branches(pipeline, call, ratio)
+
+    def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
+        """The prompts, with as many T5 tokens as the tokenizer reads (at most diffusers' 256)."""
+        return {"prompt": list(prompts), "max_sequence_length": text_length(pipeline)}
+
+    def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
+        """See :meth:`Adapter.encode_prompts`."""
+        tokens, _, pooled, _ = pipeline.encode_prompt(
+            list(prompts), None, None, do_classifier_free_guidance=False, max_sequence_length=text_length(pipeline)
+        )
+        return Conditioning(tokens, pooled)
+
+    def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """See :meth:`Adapter.predict`."""
+        output = pipeline.transformer(latents, conditioning.tokens, conditioning.pooled, timestep, return_dict=False)
+        assert isinstance(output[0], torch.Tensor)
+        return output[0]
+
+
+def text_length(pipeline: Pipeline) -> int:
+    """T5 tokens a prompt is padded or cut to."""
+    tokenizer = pipeline.tokenizer_3
+    return 256 if tokenizer is None else min(256, tokenizer.model_max_length)
+
+
+def tiny_transformer() -> SD3Transformer2DModel:
+    """The transformer of :meth:`SD3.tiny`."""
+    return SD3Transformer2DModel(
+        sample_size=parts.LATENT,
+        patch_size=2,
+        in_channels=parts.CHANNELS,
+        out_channels=parts.CHANNELS,
+        num_layers=3,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        pooled_projection_dim=32,
+        pos_embed_max_size=parts.LATENT,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )

@@ -1,0 +1,93 @@
+"""Stable Diffusion XL (Podell et al., arXiv 2307.01952): U-Net cross-attention, two CLIP encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import torch
+from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from torch import nn
+
+from t2iprobe.architectures import tiny_parts as parts
+from t2iprobe.architectures.unet import LatentUNet
+from t2iprobe.core.adapter import Conditioning, Pipeline
+from t2iprobe.core.sites import Out, Site
+
+
+class SDXL(LatentUNet):
+    """Adapter of ``StableDiffusionXLPipeline``."""
+
+    name: ClassVar[str] = "sdxl"
+    pipelines: ClassVar[frozenset[str]] = frozenset({"StableDiffusionXLPipeline"})
+
+    @classmethod
+    def tiny(cls) -> StableDiffusionXLPipeline:
+        """Eight cross-attention layers, two in a row in places, as in the full model."""
+        with parts.seeded():
+            return parts.quiet(
+                StableDiffusionXLPipeline(
+                    vae=parts.autoencoder(scaling_factor=0.13025),
+                    text_encoder=parts.clip(16),
+                    text_encoder_2=parts.clip_with_projection(16),
+                    tokenizer=parts.tokenizer(start=True),
+                    tokenizer_2=parts.tokenizer(start=True),
+                    unet=parts.enliven(tiny_unet()),
+                    scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear", steps_offset=1),
+                    add_watermarker=False,
+                )
+            )
+
+    @classmethod
+    def full_size(cls) -> nn.Module:
+        """The U-Net of the base model, 1.0."""
+        with torch.device("meta"):
+            return UNet2DConditionModel(
+                sample_size=128,
+                block_out_channels=(320, 640, 1280),
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+                layers_per_block=2,
+                transformer_layers_per_block=(1, 2, 10),
+                attention_head_dim=(5, 10, 20),  # diffusers' name for the number of heads
+                cross_attention_dim=2048,
+                use_linear_projection=True,
+                addition_embed_type="text_time",
+                addition_time_embed_dim=256,
+                projection_class_embeddings_input_dim=2816,
+            )
+
+    def sites(self, pipeline: Pipeline) -> Iterator[Site]:
+        """Those of every latent U-Net, and the pooled text with the picture size, as added to the time embedding."""
+        text, *blocks = super().sites(pipeline)
+        yield text
+        yield Site("pooled", "add_embedding", Out(), axes=("channel",))
+        yield from blocks
+
+    def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
+        """See :meth:`Adapter.encode_prompts`."""
+        tokens, _, pooled, _ = pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False)
+        side = float(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
+        ids = torch.tensor([side, side, 0.0, 0.0, side, side], device=tokens.device, dtype=tokens.dtype)
+        return Conditioning(tokens, pooled, {"time_ids": ids.expand(len(prompts), -1)})
+
+
+def tiny_unet() -> UNet2DConditionModel:
+    """The U-Net of :meth:`SDXL.tiny`."""
+    return UNet2DConditionModel(
+        sample_size=parts.LATENT,
+        in_channels=parts.CHANNELS,
+        out_channels=parts.CHANNELS,
+        block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        transformer_layers_per_block=(1, 2),
+        attention_head_dim=(1, 2),
+        cross_attention_dim=32,
+        norm_num_groups=8,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=16 + 6 * 8,
+    )

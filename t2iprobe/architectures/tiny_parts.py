@@ -1,0 +1,139 @@
+"""What the tiny pipelines are made of: tokenizer, text encoders, autoencoder; random weights, built offline.
+
+They draw noise, not pictures. A prompt changes the noise clearly, at every layer.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers.models import WordPiece
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
+
+Module = TypeVar("Module", bound=nn.Module)
+Built = TypeVar("Built", bound=DiffusionPipeline)
+
+SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
+WORDS = ("a", "an", "the", "of", "on", "in", "and", "with", "sign", "that", "says")
+LENGTH = 24  # tokens a prompt
+LATENT = 8  # latent cells a side
+CHANNELS = 4  # latent channels
+
+
+def vocabulary() -> dict[str, int]:
+    """A few whole words; any other word is spelled."""
+    letters = string.ascii_letters + string.digits
+    tokens = [*SPECIAL, *letters, *string.punctuation, *(f"##{letter}" for letter in letters)]
+    return {token: index for index, token in enumerate(dict.fromkeys([*tokens, *WORDS]))}
+
+
+def tokenizer(*, start: bool, length: int = LENGTH) -> PreTrainedTokenizerFast:
+    """Reads up to ``length`` tokens; ``start`` puts ``<s>`` in front, as CLIP has it."""
+    words = vocabulary()
+    fast = Tokenizer(WordPiece(words, unk_token="<unk>"))
+    fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    fast.decoder = decoders.WordPiece()
+    fast.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>" if start else "$A </s>",
+        special_tokens=[(token, words[token]) for token in ("<s>", "</s>")],
+    )
+    names = {f"{role}_token": token for role, token in zip(("pad", "unk", "bos", "eos"), SPECIAL, strict=True)}
+    return PreTrainedTokenizerFast(tokenizer_object=fast, model_max_length=length, **names)
+
+
+def clip_config(width: int) -> CLIPTextConfig:
+    """Two layers: diffusers reads the first one's output in SDXL and SD3, the second's in SD and FLUX."""
+    words = vocabulary()
+    return CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=LENGTH,
+        projection_dim=width,
+        pad_token_id=words["<pad>"],
+        bos_token_id=words["<s>"],
+        eos_token_id=words["</s>"],
+    )
+
+
+def clip(width: int) -> CLIPTextModel:
+    """A CLIP text encoder."""
+    return enliven(CLIPTextModel(clip_config(width)))
+
+
+def clip_with_projection(width: int) -> CLIPTextModelWithProjection:
+    """A CLIP text encoder with a projected pooled vector."""
+    return enliven(CLIPTextModelWithProjection(clip_config(width)))
+
+
+def t5(width: int) -> T5EncoderModel:
+    """A T5 encoder of two layers; its own initialisation is lively enough."""
+    words = vocabulary()
+    config = T5Config(
+        vocab_size=len(words),
+        d_model=width,
+        d_kv=width // 2,
+        d_ff=2 * width,
+        num_layers=2,
+        num_heads=2,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+        pad_token_id=words["<pad>"],
+        eos_token_id=words["</s>"],
+    )
+    return T5EncoderModel(config).eval()
+
+
+def autoencoder(**settings: Any) -> AutoencoderKL:
+    """16 x 16 x 3 pixels to 8 x 8 x 4 latents."""
+    return AutoencoderKL(
+        block_out_channels=(16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=CHANNELS,
+        norm_num_groups=8,
+        sample_size=2 * LATENT,
+        force_upcast=False,
+        **settings,
+    ).eval()
+
+
+@torch.no_grad()
+def enliven(module: nn.Module) -> nn.Module:
+    """Random weights that let a signal through: no zero-initialised gate or output, no tiny embedding."""
+    for part in module.modules():
+        if isinstance(part, nn.Embedding):
+            part.weight.normal_()
+        elif isinstance(part, nn.Linear | nn.Conv2d):
+            part.weight.normal_(std=part.weight[0].numel() ** -0.5)
+    return module.eval()
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """The same random weights every time; the caller's random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        yield
+
+
+def quiet(pipeline: Built) -> Built:
+    """The pipeline without progress bars."""
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

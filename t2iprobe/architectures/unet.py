@@ -1,0 +1,68 @@
+"""What the U-Net families share: blocks in forward order and the sites of a transformer block."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2iprobe.core.adapter import Adapter, Conditioning, Pipeline
+from t2iprobe.core.sites import In, Out, Site
+
+STAGES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
+
+
+def forward_key(path: str) -> tuple[Any, ...]:
+    """Sorts module paths the way a U-Net runs them; ``named_modules`` lists the middle block last."""
+    stage, *rest = path.split(".")
+    return (STAGES.get(stage, 3), [int(part) if part.isdecimal() else -1 for part in rest])
+
+
+def transformer_sites(unet: nn.Module) -> Iterator[Site]:
+    """Sites of every ``BasicTransformerBlock`` with cross-attention, numbered in forward order."""
+    paths = [p for p, _ in unet.named_modules() if re.search(r"\.transformer_blocks\.\d+$", p)]
+    for index, path in enumerate(sorted(paths, key=forward_key)):
+        block = f"blocks.{index}"
+        yield from attention_sites(f"{block}.self_attn", f"{path}.attn1", unet)
+        yield from attention_sites(f"{block}.cross_attn", f"{path}.attn2", unet)
+        yield Site(f"{block}.mlp.in", f"{path}.ff", In("hidden_states"))
+        yield Site(f"{block}.mlp.out", f"{path}.ff", Out())
+
+
+def attention_sites(name: str, path: str, unet: nn.Module) -> Iterator[Site]:
+    """Sites of one plain attention module in the order they run."""
+    heads = unet.get_submodule(path).heads
+    assert isinstance(heads, int)
+    yield Site(f"{name}.in", path, In("hidden_states"))
+    if name.endswith("cross_attn"):
+        yield Site(f"{name}.text", path, In("encoder_hidden_states"))
+    for port in "qkv":
+        yield Site(f"{name}.{port}", f"{path}.to_{port}", Out(), heads=heads)
+    yield Site(f"{name}.z", f"{path}.to_out.0", In("input"), heads=heads)
+    yield Site(f"{name}.out", path, Out())
+
+
+class LatentUNet(Adapter):
+    """Latent diffusion U-Nets with text cross-attention (Rombach et al., arXiv 2112.10752)."""
+
+    denoiser = "unet"
+    text_kv = ("cross_attn.k", "cross_attn.v")
+
+    def sites(self, pipeline: Pipeline) -> Iterator[Site]:
+        """See :meth:`Adapter.sites`."""
+        yield Site("text", "", In("encoder_hidden_states"))
+        yield from transformer_sites(self.module(pipeline))
+
+    def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """See :meth:`Adapter.predict`."""
+        extra = dict(conditioning.extra)
+        if conditioning.pooled is not None:
+            extra["text_embeds"] = conditioning.pooled
+        output = pipeline.unet(
+            latents, timestep, conditioning.tokens, added_cond_kwargs=extra or None, return_dict=False
+        )
+        assert isinstance(output[0], torch.Tensor)
+        return output[0]

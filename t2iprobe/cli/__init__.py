@@ -1,0 +1,25 @@
+"""The command line. ``main`` is the entry point; torch is imported only inside command bodies."""
+
+from __future__ import annotations
+
+import sys
+
+from t2iprobe.core.errors import T2IProbeError
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one sentence on stderr and its exit code."""
+    from rich.markup import escape
+
+    from t2iprobe.cli.app import build
+    from t2iprobe.cli.console import libraries_quiet, notes
+
+    try:
+        with libraries_quiet():
+            build()()
+    except T2IProbeError as error:
+        notes.print("[bold red]error:[/]", escape(str(error)), highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        notes.print("interrupted; nothing was written")
+        sys.exit(130)

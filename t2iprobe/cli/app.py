@@ -1,0 +1,44 @@
+"""Puts the commands together: the bundled ones and those that plugins register."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from t2iprobe.cli import patch, plugins_command, sites
+from t2iprobe.plugins.manager import Plugins
+
+HELP = (
+    "Find, read and edit what a text-to-image diffusion model computes.\n\n"
+    "Start with [bold]t2iprobe patch --arch sd3[/]: it swaps the text keys and values of one attention layer at a time "
+    "and shows which layer writes the text in the picture. It runs offline on an embedded model; name a real one with "
+    "--model."
+)
+
+
+def build() -> typer.Typer:
+    """The whole command line."""
+    app = typer.Typer(
+        name="t2iprobe",
+        help=HELP,
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    app.command("patch")(patch.patch)
+    app.command("sites")(sites.sites)
+    app.command("plugins")(plugins_command.plugins)
+    for name, group in Plugins().commands().items():
+        app.add_typer(group, name=name)
+    return app
+
+
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(installed("t2iprobe"))
+        raise typer.Exit

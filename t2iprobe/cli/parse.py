@@ -1,0 +1,74 @@
+"""Options of the command line that are little languages: ranges, choices, near names."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from t2iprobe.core.errors import ConfigError
+
+Value = TypeVar("Value")
+
+
+def layers(text: str, count: int) -> list[int]:
+    """``3``, ``0-5``, ``1,4,9-11`` as numbers below ``count``.
+
+    Raises:
+        ConfigError: not of this form, or out of range.
+    """
+    return _numbers("--layers", text, count, "the model's text-attention layers are", r"(\d+)(?:-(\d+))?", 1)
+
+
+def heads(text: str, count: int) -> list[int]:
+    """Like :func:`layers`, for attention heads."""
+    return _numbers("--heads", text, count, "the attention heads are", r"(\d+)(?:-(\d+))?", 1)
+
+
+def _numbers(option: str, text: str, count: int, what: str, pattern: str, extra: int) -> list[int]:
+    out: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(pattern, part.strip())
+        if not found:
+            raise ConfigError(f"{option} {text!r}: {part.strip()!r} is neither a number nor a range such as 3-5")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first or last >= count:
+            raise ConfigError(f"{option} {text!r}: {what} 0-{count - 1}, found {part.strip()}")
+        out.extend(range(first, last + extra))
+    return sorted(set(out))
+
+
+def steps(text: str, count: int) -> range:
+    """``0:10``, ``:5``, ``4:`` or ``0:28:4`` as denoising steps, 0 at pure noise, the end left out.
+
+    Raises:
+        ConfigError: not of this form, or out of range.
+    """
+    parts = text.split(":")
+    if not 1 < len(parts) <= 3 or not all(part.strip().isdecimal() or not part.strip() for part in parts):
+        raise ConfigError(f"--steps {text!r}: write START:STOP, such as 0:10 (the end is left out, 0 is pure noise)")
+    numbers = [int(part) if part.strip() else None for part in parts]
+    first, stop = numbers[0] or 0, count if numbers[1] is None else numbers[1]
+    stride = numbers[2] if len(numbers) == 3 and numbers[2] is not None else 1
+    if stop > count or first >= stop or stride < 1:
+        raise ConfigError(f"--steps {text!r}: a run has the steps 0:{count}; this range is empty or beyond them")
+    return range(first, stop, stride)
+
+
+def choice(what: str, name: str, known: Mapping[str, Value]) -> Value:
+    """The thing called ``name``.
+
+    Raises:
+        ConfigError: there is none; the message has near names.
+    """
+    if name in known:
+        return known[name]
+    raise ConfigError(f"no {what} {name!r}{near(name, known)}")
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """``; did you mean …`` or ``; there are …``."""
+    names = sorted(known)
+    close: Sequence[str] = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else f"; there are {', '.join(names)}"

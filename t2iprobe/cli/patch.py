@@ -1,0 +1,314 @@
+"""``t2iprobe patch``: one layer at a time, the text keys and values of the target's run in the source's."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from t2iprobe.cli import parse
+from t2iprobe.cli.console import Format, notes, print_json
+from t2iprobe.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from t2iprobe.core.model import Model
+    from t2iprobe.core.pairs import Pair
+    from t2iprobe.core.scope import Scope
+    from t2iprobe.core.scoring import Scorer
+    from t2iprobe.core.sweep import PairImages, Sweep, Trial
+    from t2iprobe.plugins.manager import Plugins
+
+PAIRS = 8
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options, as given."""
+
+    arch: str | None
+    model: str | None
+    source: str | None
+    target: str | None
+    pairs: Path | None
+    prompt_set: str | None
+    limit: int | None
+    concept: str
+    layers: str | None
+    sites: str | None
+    steps: str | None
+    branch: str
+    heads: str | None
+    seed: int
+    num_steps: int | None
+    guidance: float | None
+    resolution: int | None
+    device: str | None
+    dtype: str | None
+    batch_size: int | None
+    reader: str
+
+
+def patch(
+    arch: Annotated[
+        str | None, typer.Option(help="sd3, sdxl or if: the embedded model, unless --model says more.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Embedded name, local folder or hub id, such as stabilityai/stable-diffusion-3-medium-diffusers."
+        ),
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Prompt of the picture that is edited.")] = None,
+    target: Annotated[str | None, typer.Option(help="Prompt whose text (or colour) is carried over.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="CSV file: source,target[,seed[,concept]].")] = None,
+    prompt_set: Annotated[
+        str | None, typer.Option(help="A built-in set: signs (the embedded models' words) or simple.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help=f"Pairs to use; default {PAIRS} of a prompt set, all of a file.", min=1)
+    ] = None,
+    concept: Annotated[str, typer.Option(help="What the prompts differ in: text or colour.")] = "text",
+    layers: Annotated[str | None, typer.Option(help="Text-attention layers, such as 0-23 or 3,5; default all.")] = None,
+    sites: Annotated[
+        str | None,
+        typer.Option(help="Patch every site that matches this pattern by itself instead, such as 'blocks.*.*_attn.v'."),
+    ] = None,
+    steps: Annotated[
+        str | None, typer.Option(help="Patch only these denoising steps, START:STOP; 0 is pure noise. Default all.")
+    ] = None,
+    branch: Annotated[
+        str, typer.Option(help="Half of classifier-free guidance to patch: cond, uncond or both (as the paper did).")
+    ] = "both",
+    heads: Annotated[str | None, typer.Option(help="Patch only these attention heads, such as 0-3.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise; a prompt set counts on from it.", min=0)] = 0,
+    num_steps: Annotated[int | None, typer.Option(help="Denoising steps; default the model's own.", min=1)] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; default the model's own.")] = None,
+    resolution: Annotated[
+        int | None, typer.Option(help="Side of the picture in pixels; default the model's own.", min=8)
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default CUDA where there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Most pictures at once; out of memory halves it.", min=1)
+    ] = None,
+    reader: Annotated[str, typer.Option(help="OCR engine: rapidocr, or easyocr (the paper's, an extra).")] = "rapidocr",
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/patch-MODEL-CONCEPT.")] = None,
+    format: Annotated[Format, typer.Option(help="table, or one JSON object on stdout.")] = Format.table,
+) -> None:
+    """Find the attention layer that writes the text: patch one layer at a time and read the pictures.
+
+    Source and target run side by side from the same noise. In each further picture the text keys and values of ONE
+    layer come from the target's run; if the target's word appears, that layer writes it.
+
+    Examples:
+
+      t2iprobe patch --arch sd3
+
+      t2iprobe patch --arch sdxl --concept colour --format json
+
+      t2iprobe patch --arch sd3 --model stabilityai/stable-diffusion-3-medium-diffusers --prompt-set simple --limit 16
+    """
+    asked = Asked(
+        arch, model, source, target, pairs, prompt_set, limit, concept, layers, sites, steps, branch, heads, seed,
+        num_steps, guidance, resolution, device, dtype, batch_size, reader,
+    )  # fmt: skip
+    answer = run(asked, out)
+    if format is Format.json:
+        print_json({key: value for key, value in answer.items() if key != "run"})
+    else:
+        from t2iprobe.cli.patch_report import show
+
+        show(answer)
+
+
+def run(asked: Asked, out: Path | None) -> dict[str, Any]:
+    """Do what was asked, or find it done; the answer is the JSON object."""
+    from t2iprobe.cli.models import check_arch, reference
+    from t2iprobe.plugins.manager import Plugins
+
+    plugins = Plugins()
+    began = time.perf_counter()
+    ref = reference(asked.arch, asked.model, list(plugins.adapters()))
+    listed = _pairs(asked, ref, plugins)
+    scorer = _scorer(asked, plugins)
+    path = out or Path("runs") / f"patch-{Path(ref).name}-{asked.concept}"
+    settings = _settings(asked, ref, listed)
+    from t2iprobe.core import runfolder
+
+    done = runfolder.existing(path, settings)
+    if done is not None:
+        notes.print(f"{path} holds this run already; showing it (delete the folder to run it again)", highlight=False)
+        answer: dict[str, Any] = json.loads((path / "result.json").read_text())
+        return answer | {"run": str(path)}
+    if asked.model is None:
+        _say_embedded(asked, ref)
+    with runfolder.writing(path) as part:
+        from t2iprobe.loading import load
+
+        loaded = load(ref, device=asked.device, dtype=asked.dtype, plugins=plugins)
+        check_arch(loaded, asked.arch)
+        sweep = _sweep(asked, loaded, listed)
+        answer = _measure(sweep, scorer, part, began, path)
+        (part / runfolder.MANIFEST).write_text(
+            json.dumps(runfolder.manifest(settings, arguments=_arguments(asked), **_facts(sweep)), indent=1) + "\n"
+        )
+    return answer | {"run": str(path)}
+
+
+def _say_embedded(asked: Asked, ref: str) -> None:
+    from t2iprobe.cli.models import PUBLISHED
+
+    arch = asked.arch or ""
+    notes.print(
+        f"model: the embedded [bold]{ref}[/], a tiny trained one with a known answer; "
+        f"the real one: --model {PUBLISHED.get(arch, 'REF')}",
+        highlight=False,
+    )
+
+
+def _arguments(asked: Asked) -> dict[str, Any]:
+    return {key: str(value) if isinstance(value, Path) else value for key, value in vars(asked).items()}
+
+
+def _settings(asked: Asked, ref: str, pairs: list[Pair]) -> dict[str, Any]:
+    """Everything that decides the result; where it runs and how much at once does not."""
+    left_out = {"device", "batch_size", "pairs", "arch", "model", "source", "target", "prompt_set", "limit"}
+    kept = {key: value for key, value in vars(asked).items() if key not in left_out}
+    return {"model": ref, "pairs": [[p.source, p.target, p.seed] for p in pairs], **kept}
+
+
+def _pairs(asked: Asked, ref: str, plugins: Plugins) -> list[Pair]:
+    from t2iprobe.core.pairs import check_concept, pair_from_prompts, pairs_from_csv
+
+    check_concept(asked.concept)
+    ways = [asked.source or asked.target, asked.pairs, asked.prompt_set]
+    if sum(way is not None for way in ways) > 1:
+        raise ConfigError("give the pairs one way: --source and --target, or --pairs, or --prompt-set")
+    if asked.source or asked.target:
+        if not (asked.source and asked.target):
+            raise ConfigError("a pair needs both --source and --target")
+        return [pair_from_prompts(asked.source, asked.target, asked.seed, asked.concept)]
+    if asked.pairs:
+        found = pairs_from_csv(asked.pairs, seed=asked.seed, concept=asked.concept)
+        other = {pair.concept for pair in found} - {asked.concept}
+        if other:
+            raise ConfigError(
+                f"{asked.pairs} has pairs for concept {', '.join(other)}; this run is for {asked.concept}"
+            )
+        return found[: asked.limit]
+    name = asked.prompt_set or ("signs" if ref.startswith("tiny-") else "simple")
+    kind = parse.choice("prompt set", name, plugins.prompt_sets())
+    listed: list[Pair] = kind().pairs(limit=asked.limit or PAIRS, seed=asked.seed, concept=asked.concept)
+    return listed
+
+
+def _scorer(asked: Asked, plugins: Plugins) -> Scorer:
+    from t2iprobe.core.scoring import Scorer
+
+    metrics: dict[str, Any] = dict(plugins.metrics())
+    reader = parse.choice("reader", asked.reader, plugins.readers())
+    texts = [metrics[name]() for name in ("ocr_f1", "ocr_exact", "ocr_distance_normalised")]
+    images = [metrics[name]() for name in ("ssim", "psnr", "mse")]
+    return Scorer(asked.concept, reader(), texts, metrics["colour"](), images)
+
+
+def _sweep(asked: Asked, model: Model, pairs: list[Pair]) -> Sweep:
+    from t2iprobe.core.sweep import Sweep
+
+    settings: dict[str, Any] = {"num_steps": asked.num_steps, "guidance": asked.guidance}
+    if asked.resolution is not None:
+        settings |= {"height": asked.resolution, "width": asked.resolution}
+    trials = _trials(asked, model)
+    small = sum(p.numel() for p in model.denoiser.parameters()) < 50_000_000
+    size = asked.batch_size or (64 if small else 8)
+    return Sweep(model, pairs, trials, _scope(asked, model, trials), settings, size)
+
+
+def _trials(asked: Asked, model: Model) -> list[Trial]:
+    from t2iprobe.core.sweep import Trial, layer_trials
+
+    if asked.sites is not None:
+        if asked.layers is not None:
+            raise ConfigError("choose --layers or --sites, not both")
+        return [Trial(site.name, (site.name,), site.layer) for site in model.sites.match(asked.sites)]
+    chosen = range(model.layers) if asked.layers is None else parse.layers(asked.layers, model.layers)
+    return layer_trials(model, list(chosen))
+
+
+def _scope(asked: Asked, model: Model, trials: list[Trial]) -> Scope:
+    from t2iprobe.core.adapter import Branch
+    from t2iprobe.core.scope import Scope
+
+    halves = {"cond": (Branch.COND,), "uncond": (Branch.UNCOND,), "both": None}
+    branches = parse.choice("branch", asked.branch, halves)
+    steps = None if asked.steps is None else parse.steps(asked.steps, model.steps(asked.num_steps))
+    heads = None
+    if asked.heads is not None:
+        counts = [model.sites.named(name).heads for trial in trials for name in trial.sites]
+        if None in counts:
+            raise ConfigError("--heads: some of the chosen sites have no heads; choose q, k, v or z sites")
+        heads = parse.heads(asked.heads, min(count for count in counts if count is not None))
+    return Scope(steps=steps, branches=branches, heads=heads)
+
+
+def _measure(sweep: Sweep, scorer: Scorer, folder: Path, began: float, path: Path) -> dict[str, Any]:
+    """Run the sweep, score every image, write the files of the run."""
+    from t2iprobe.cli.patch_report import answer_of, write
+    from t2iprobe.cli.progress import progress
+    from t2iprobe.core.scoring import Scored, stack
+
+    plan(sweep, path)
+    rows: list[dict[str, list[float]]] = []
+    kept: list[PairImages] = []
+    cost = {"calls": 0, "rows": 0}
+
+    def on_cost(calls: int, batch: int) -> None:
+        cost["calls"] += calls
+        cost["rows"] += batch
+
+    steps = sweep.model.steps(sweep.settings.get("num_steps"))
+    with progress(len(sweep.pairs) * sweep.width, steps) as on_step:
+        for found in sweep.run(on_step=on_step, on_cost=on_cost):
+            rows.append(scorer.score(found))
+            kept.append(found)
+    names = scorer.names()
+    scored = Scored(stack(rows), names[0], names[1])
+    answer = answer_of(sweep, scored, scorer.concept, cost, time.perf_counter() - began)
+    write(folder, sweep, scored, kept, answer)
+    return answer
+
+
+def plan(sweep: Sweep, path: Path) -> None:
+    """One line on stderr: what will be done, how long it takes, what it needs."""
+    model = sweep.model
+    steps = model.steps(sweep.settings.get("num_steps"))
+    branches = model.guided(sweep.settings.get("guidance"))
+    cost = sweep.cost(steps, branches)
+    seconds = model.seconds_a_row(sweep.settings) * cost.rows
+    weights = sum(p.numel() * p.element_size() for p in model.denoiser.parameters())
+    side = model.image_bytes(sweep.settings)
+    notes.print(
+        f"plan: {len(sweep.pairs)} pairs × {len(sweep.trials)} trials (+ source and target) = {cost.images} pictures "
+        f"of {steps} steps, {cost.calls:,} denoiser calls ({cost.rows:,} rows, at most {sweep.batch_size * branches} "
+        f"at once); about {seconds:.0f} s, denoiser weights {weights / 1e6:,.0f} MB, "
+        f"disk at most {cost.images * side / 1e6:.1f} MB in {path}",
+        highlight=False,
+    )
+
+
+def _facts(sweep: Sweep) -> dict[str, Any]:
+    model = sweep.model
+    return {
+        "adapter": model.adapter.name,
+        "pipeline": type(model.pipeline).__name__,
+        "device": str(model.pipeline.device),
+        "dtype": str(next(model.denoiser.parameters()).dtype),
+        "num_steps": model.steps(sweep.settings.get("num_steps")),
+        "guidance": sweep.settings.get("guidance")
+        if sweep.settings.get("guidance") is not None
+        else model.defaults.get("guidance"),
+    }

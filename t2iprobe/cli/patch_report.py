@@ -1,0 +1,156 @@
+"""What ``t2iprobe patch`` answers: the JSON object, the table, the sentence, and the files of the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from t2iprobe.cli.console import answers
+
+if TYPE_CHECKING:
+    from t2iprobe.core.scoring import LayerScore, Scored
+    from t2iprobe.core.sweep import PairImages, Sweep
+
+SHEET_ROWS = 6
+BAR = 20
+
+
+def answer_of(sweep: Sweep, scored: Scored, concept: str, cost: Mapping[str, int], seconds: float) -> dict[str, Any]:
+    """The JSON object."""
+    from t2iprobe.loading import planted
+
+    model = sweep.model
+    card = planted(model.pipeline)
+    content = "word" if concept == "text" else "colour"
+    found = scored.found()
+    return {
+        "model": model.ref,
+        "arch": model.adapter.name,
+        "concept": concept,
+        "planted": card["layers"][content] if card else None,
+        "score": scored.rank.removesuffix("_target"),
+        "clean": {"source": list(scored.floor), "target": list(scored.ceiling)},
+        "layers": [_layer(sweep, one) for one in scored.trials()],
+        "top": [_index(sweep, one) for one in found],
+        "sentence": sentence(sweep, scored, found, concept),
+        "pairs": len(sweep.pairs),
+        "seconds": round(seconds, 2),
+        "denoiser_calls": cost["calls"],
+        "denoiser_rows": cost["rows"],
+    }
+
+
+def _index(sweep: Sweep, one: LayerScore) -> int:
+    layer = sweep.trials[one.index].layer
+    return one.index if layer is None else layer
+
+
+def _layer(sweep: Sweep, one: LayerScore) -> dict[str, Any]:
+    trial = sweep.trials[one.index]
+    modules = [sweep.model.sites.named(name).module for name in trial.sites]
+    return {
+        "index": _index(sweep, one),
+        "site": trial.label if len(trial.sites) == 1 else ", ".join(trial.sites),
+        "path": modules[0] if len(modules) == 1 else modules[0].rpartition(".")[0],
+        "score_target": one.target.mean,
+        "score_source": one.source.mean,
+        "ci": [one.target.low, one.target.high],
+        "response": list(one.response),
+        "ssim": one.ssim,
+    }
+
+
+def sentence(sweep: Sweep, scored: Scored, found: Sequence[LayerScore], concept: str) -> str:
+    """The answer in words, with how sure it is."""
+    what = {"text": "the text", "colour": "the colour"}[concept]
+    unit = "site" if sweep.trials[0].layer is None or len(sweep.trials[0].sites) == 1 else "layer"
+    count = f"{len(sweep.pairs)} pair{'s' if len(sweep.pairs) > 1 else ''}"
+    if not found:
+        return (
+            f"No single {unit} stands out: none moves the score of {what} by more than a tenth of the way to the "
+            f"target's (source {scored.floor.mean:.2f}, target {scored.ceiling.mean:.2f}, {count}, 95 % intervals)."
+        )
+    names = [sweep.trials[one.index].label for one in found]
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    moves = "; ".join(
+        f"{unit} {name} goes {one.response.mean:.0%} of the way from the source to the target "
+        f"[{one.response.low:.0%}, {one.response.high:.0%}]"
+        for name, one in zip(names[:4], found, strict=False)
+    )
+    verb = "writes" if len(names) == 1 else "write"
+    plural = unit if len(names) == 1 else f"{unit}s"
+    caution = "; one pair gives no interval, use more" if len(sweep.pairs) == 1 else ""
+    return f"{plural.capitalize()} {listed} {verb} {what}: {moves} ({count}{caution})."
+
+
+def write(folder: Path, sweep: Sweep, scored: Scored, kept: Sequence[PairImages], answer: Mapping[str, Any]) -> None:
+    """Contact sheet, bar plot, images, scores and ``result.json``."""
+    from t2iprobe.core import runfolder
+    from t2iprobe.plugins.figures import SheetRow, bar_plot, contact_sheet
+
+    labels = [trial.label for trial in sweep.trials]
+    highlight = [str(label) for one in scored.found() for label in [sweep.trials[one.index].label]]
+    sheet = [
+        SheetRow(f"{found.pair.source_word}\n→ {found.pair.target_word}", found.source, found.target, found.patched)
+        for found in kept[:SHEET_ROWS]
+    ]
+    contact_sheet(sheet, labels, highlight).save(folder / "contact_sheet.png")
+    bar_plot(
+        folder / "layers.png",
+        labels,
+        [one.target for one in scored.trials()],
+        [one.source.mean for one in scored.trials()],
+        highlight=highlight,
+        planted=[str(layer) for layer in answer["planted"] or () if str(layer) in labels],
+        title=f"{answer['model'] or answer['arch']}: {answer['concept']}",
+        ylabel=answer["score"],
+    )
+    rows = ["source", "target", *labels]
+    runfolder.write_images(folder / "images", [[k.source, k.target, *k.patched] for k in kept], rows)
+    runfolder.write_scores(folder, scored.scores, rows, [f"{p.source_word}->{p.target_word}" for p in sweep.pairs])
+    (folder / "result.json").write_text(json.dumps(answer, indent=1) + "\n")
+
+
+def show(answer: Mapping[str, Any]) -> None:
+    """Table and sentence on stdout."""
+    score = answer["score"]
+    table = Table(
+        box=None, header_style="bold", title=f"{answer['model']}: patching one at a time, {answer['concept']}"
+    )
+    for name in ("layer", "path"):
+        table.add_column(name, overflow="fold")
+    for name in (f"{score} to target", "95 % interval", "to source", "SSIM to source"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    planted = answer["planted"] or ()
+    for row in answer["layers"]:
+        style = "bold green" if row["index"] in answer["top"] else ""
+        mark = " (planted)" if row["index"] in planted else ""
+        low, high = row["ci"]
+        table.add_row(
+            f"{row['index']}{mark}",
+            row["path"],
+            f"{row['score_target']:.2f}",
+            f"{low:.2f}–{high:.2f}",
+            f"{row['score_source']:.2f}",
+            f"{row['ssim']:.2f}",
+            "█" * round(BAR * max(0.0, min(1.0, row["score_target"]))),
+            style=style,
+        )
+    answers.print(table)
+    clean = answer["clean"]
+    answers.print(
+        f"unpatched: source {clean['source'][0]:.2f}, target {clean['target'][0]:.2f} "
+        f"to the target's {answer['concept']}",
+        highlight=False,
+    )
+    answers.print(f"[bold]{answer['sentence']}[/]", highlight=False)
+    answers.print(
+        f"{answer['seconds']:.0f} s, {answer['denoiser_calls']:,} denoiser calls. "
+        f"Pictures: {answer['run']}/contact_sheet.png, {answer['run']}/layers.png",
+        highlight=False,
+    )

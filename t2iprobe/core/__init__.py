@@ -1,0 +1,1 @@
+"""Tensors, hooks and studies. Knows no diffusers, no typer, no pluggy."""

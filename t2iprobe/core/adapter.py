@@ -1,0 +1,213 @@
+"""What a pipeline family says about itself: :class:`Adapter`. The engine and the methods ask; they never guess."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from t2iprobe.core.errors import ConfigError, HookError
+from t2iprobe.core.sites import Site
+
+#: a built diffusers pipeline; core never imports diffusers, so the type stays open
+Pipeline = Any
+Prediction = Literal["epsilon", "v_prediction", "flow", "sample"]
+
+
+class Branch(StrEnum):
+    """A part of a denoiser call's batch under classifier-free guidance (Ho & Salimans, arXiv 2207.12598)."""
+
+    UNCOND = "uncond"
+    COND = "cond"
+    SKIP = "skip"  # SD3's skip-layer guidance: the conditional pass with layers left out
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """What the text encoders give the denoiser.
+
+    Args:
+        tokens: (row, token, channel).
+        pooled: (row, channel), where the family has a pooled vector.
+        extra: further arguments of the denoiser, each with a row axis first.
+    """
+
+    tokens: Tensor
+    pooled: Tensor | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Adapter(ABC):
+    """One pipeline family. Subclasses are registered through ``t2iprobe_register_adapters``."""
+
+    name: ClassVar[str]
+    pipelines: ClassVar[frozenset[str]]
+    denoiser: ClassVar[str]
+    #: sites through which every text token reaches the denoiser
+    text_entry: ClassVar[tuple[str, ...]] = ("text",)
+    #: kinds of site that a localization method patches together, as the literature does: text keys and values
+    text_kv: ClassVar[tuple[str, ...]]
+    #: what of :meth:`full_size` is not published but inferred, and from what; empty where nothing is
+    inferred: ClassVar[str] = ""
+
+    @abstractmethod
+    def sites(self, pipeline: Pipeline) -> Iterator[Site]:
+        """The model's sites in forward order."""
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> Pipeline:
+        """A pipeline with random weights, built offline in under a second."""
+
+    @classmethod
+    def full_size(cls) -> nn.Module:
+        """The denoiser of the published model on the meta device: shapes without weights.
+
+        Raises:
+            ConfigError: the family names no published configuration.
+        """
+        raise ConfigError(f"{cls.name} has no published configuration; its adapter does not define full_size()")
+
+    def module(self, pipeline: Pipeline) -> nn.Module:
+        """The denoiser itself."""
+        module = getattr(pipeline, self.denoiser)
+        assert isinstance(module, nn.Module)
+        return module
+
+    def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
+        """Arguments of the pipeline call that carry the prompts."""
+        return {"prompt": list(prompts)}
+
+    def branches(self, pipeline: Pipeline, call: int, ratio: int) -> tuple[Branch, ...]:
+        """Which branches a denoiser call carries, in batch order.
+
+        Args:
+            pipeline: the running pipeline.
+            call: how many denoiser calls this step has already seen.
+            ratio: rows of the call for each row asked for.
+
+        Raises:
+            HookError: the layout is not known; editing it blindly could swap the branches.
+        """
+        if ratio == 2:
+            return (Branch.UNCOND, Branch.COND)
+        if ratio == 1:
+            return (Branch.COND,)
+        raise HookError(f"{self.name}: a denoiser call carries {ratio} times the rows asked for; 1 or 2 is known")
+
+    def truncated(self, pipeline: Pipeline, prompt: str) -> str:
+        """The end of ``prompt`` that no text encoder reads; empty where one reads it whole."""
+        limits = self.text_limits(pipeline)
+        return min(
+            (_cut(getattr(pipeline, name), limit, prompt) for name, limit in limits.items()), key=len, default=""
+        )
+
+    def text_limits(self, pipeline: Pipeline) -> dict[str, int]:
+        """Tokens that each tokenizer of the pipeline reads, special ones included."""
+        found = {name: part for name, part in pipeline.components.items() if name.startswith("tokenizer") and part}
+        return {name: min(int(part.model_max_length), 256) for name, part in found.items()}
+
+    def guidance_branches(self, pipeline: Pipeline, guidance: float) -> int:
+        """Rows that the denoiser gets for each row asked for at this guidance scale."""
+        return 2 if guidance > 1 else 1
+
+    def prediction(self, pipeline: Pipeline) -> Prediction:
+        """What the denoiser predicts, read from the scheduler."""
+        kind: str = pipeline.scheduler.config.get("prediction_type") or "flow"
+        known: dict[str, Prediction] = {
+            "flow": "flow",
+            "flow_prediction": "flow",
+            "epsilon": "epsilon",
+            "v_prediction": "v_prediction",
+            "sample": "sample",
+        }
+        if kind not in known:
+            raise ConfigError(f"{self.name}: the scheduler's prediction type {kind!r} is none of {', '.join(known)}")
+        return known[kind]
+
+    @abstractmethod
+    def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
+        """The prompts as the denoiser gets them, through the pipeline's own encoders (gradients flow)."""
+
+    @abstractmethod
+    def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """One denoiser call, without guidance: (row, channel, y, x) and (row,) to the raw prediction."""
+
+    def encode_images(self, pipeline: Pipeline, images: Tensor) -> Tensor:
+        """Images (row, 3, y, x) in -1..1 as what is denoised: scaled and shifted latents, the mode of the posterior."""
+        vae = pipeline.vae
+        latents = vae.encode(images).latent_dist.mode()
+        return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+
+    def decode(self, pipeline: Pipeline, latents: Tensor) -> Tensor:
+        """The inverse of :meth:`encode_images`, up to the autoencoder's error."""
+        vae = pipeline.vae
+        image = vae.decode(latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)).sample
+        assert isinstance(image, torch.Tensor)
+        return image
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One text-attention layer, counted as the literature does: the modules its text keys and values come from.
+
+    Args:
+        index: number of the layer in forward order.
+        path: path of the attention module below the denoiser.
+        sites: names of its text keys' and values' sites.
+        parameters: parameters of those modules, which image tokens may share (FLUX's single-stream blocks).
+        share: ``parameters`` as a part of the denoiser's.
+        heads: attention heads.
+        width: channels of the keys.
+    """
+
+    index: int
+    path: str
+    sites: tuple[str, ...]
+    parameters: int
+    share: float
+    heads: int
+    width: int
+
+
+def layer_table(adapter: Adapter, pipeline: Pipeline) -> list[LayerRow]:
+    """The model's text-attention layers in forward order; ``pipeline`` needs the denoiser only."""
+    denoiser = adapter.module(pipeline)
+    total = count_parameters(denoiser)
+    layers: dict[int, list[Site]] = {}
+    for site in adapter.sites(pipeline):
+        if site.kind in adapter.text_kv and site.layer is not None:
+            layers.setdefault(site.layer, []).append(site)
+    return [layer_row(denoiser, index, sites, total) for index, sites in layers.items()]
+
+
+def layer_row(denoiser: nn.Module, index: int, sites: Sequence[Site], total: int) -> LayerRow:
+    """The row of one layer, from the sites of its text keys and values."""
+    modules = {site.module: denoiser.get_submodule(site.module) for site in sites}
+    parameters = sum(count_parameters(module) for module in modules.values())
+    return LayerRow(
+        index=index,
+        path=sites[0].module.rpartition(".")[0],
+        sites=tuple(site.name for site in sites),
+        parameters=parameters,
+        share=parameters / total,
+        heads=sites[0].heads or 1,
+        width=int(next(iter(modules.values())).get_parameter("weight").shape[0]),
+    )
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Numbers in the module's parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _cut(tokenizer: Any, limit: int, prompt: str) -> str:
+    """What a tokenizer leaves out of a prompt longer than ``limit`` tokens."""
+    special = tokenizer.num_special_tokens_to_add()
+    ids = tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids
+    return "" if len(ids) + special <= limit else str(tokenizer.decode(ids[limit - special :]))

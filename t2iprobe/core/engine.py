@@ -1,0 +1,311 @@
+"""Runs a pipeline once with hooks on: reads and edits the activations that were asked for, and counts.
+
+Plain torch hooks in one ``ExitStack``; nothing is left behind, also after an error. Guidance doubling is handled here:
+a denoiser call is split into its branches, every branch edited by itself, and joined again.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2iprobe.core.adapter import Adapter, Branch, Pipeline
+from t2iprobe.core.cache import ActivationCache, Key
+from t2iprobe.core.errors import HookError, NonFiniteError, ShapeError
+from t2iprobe.core.interventions import Intervention, Spot
+from t2iprobe.core.preflight import check_module
+from t2iprobe.core.scope import Moment
+from t2iprobe.core.sites import Port, Site, Sites
+
+
+@dataclass
+class Engine:
+    """One batch of one run.
+
+    Args:
+        pipeline: the pipeline, untouched but for hooks.
+        adapter: what its family says about itself.
+        sites: all sites of the model.
+        rows: rows of the generation that this batch holds, in batch order.
+        interventions: edits, applied in this order.
+        reads: sites to keep in ``cache``.
+        cache: gets what is read.
+    """
+
+    pipeline: Pipeline
+    adapter: Adapter
+    sites: Sites
+    rows: tuple[int, ...]
+    interventions: Sequence[Intervention]
+    reads: Sites
+    cache: ActivationCache
+    on_step: Callable[[int], None] = lambda step: None
+    calls: int = 0
+    rows_seen: int = 0
+    step: int = 0
+    evaluation: int = 0
+    moment: Moment | None = None
+    text_tokens: int = 0
+    fired: Counter[str] = field(default_factory=Counter)
+    applied: Counter[int] = field(default_factory=Counter)
+    expected: int = 0
+
+    def __post_init__(self) -> None:
+        self.denoiser = self.adapter.module(self.pipeline)
+        self.position = {row: index for index, row in enumerate(self.rows)}
+        self.edits: dict[str, list[tuple[int, Intervention]]] = {}
+        for index, intervention in enumerate(self.interventions):
+            for site in self.sites.match(*intervention.sites):
+                self.edits.setdefault(site.name, []).append((index, intervention))
+        self.kept = frozenset(self.reads.names)
+        asked = self.kept | set(self.edits)
+        self.hooked = [site for site in self.sites if site.name in asked]
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Hooks and clock on for the length of a ``with``; afterwards every site must have fired."""
+        check_module(self.denoiser, self.hooked)
+        with ExitStack() as stack:
+            self._tick(stack)
+            for site in self.hooked:
+                stack.enter_context(_hook(self.denoiser, site, functools.partial(self._visit, site)))
+            yield
+        self._check_fired()
+
+    def _tick(self, stack: ExitStack) -> None:
+        """The clock: denoiser calls by a hook, steps from ``scheduler.step`` shadowed on the instance."""
+        scheduler = self.pipeline.scheduler
+        original = scheduler.step
+        order = int(getattr(scheduler, "order", 1))
+        ticks = 0
+
+        @functools.wraps(original)
+        def step(*args: Any, **kwargs: Any) -> Any:
+            nonlocal ticks
+            result = original(*args, **kwargs)
+            ticks += 1
+            self.step, self.evaluation = divmod(ticks, order)
+            self.moment = None
+            self.on_step(self.step)
+            return result
+
+        scheduler.step = step
+        stack.callback(vars(scheduler).pop, "step", None)
+        before = self.denoiser.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True)
+        after = self.denoiser.register_forward_hook(self._leave, with_kwargs=True)
+        stack.callback(before.remove)
+        stack.callback(after.remove)
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        bound = _bind(module, args, kwargs)
+        latents, text = bound.get("hidden_states", bound.get("sample")), bound.get("encoder_hidden_states")
+        assert latents is not None
+        self.text_tokens = 0 if text is None else text.shape[1]
+        call = 0 if self.moment is None else self.moment.call + 1
+        ratio, rest = divmod(latents.shape[0], len(self.rows))
+        if rest or not ratio:
+            raise HookError(f"a denoiser call has {latents.shape[0]} rows for {len(self.rows)} asked for")
+        branches = self.adapter.branches(self.pipeline, call, ratio)
+        timestep = torch.as_tensor(bound["timestep"]).flatten()[0]
+        self.moment = Moment(self.step, call, float(timestep), branches)
+        self.calls += 1
+        self.rows_seen += latents.shape[0]
+        self.expected += Branch.SKIP not in branches
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        value = output[0] if isinstance(output, (tuple, list)) else getattr(output, "sample", output)
+        if not torch.isfinite(value).all():
+            where = self._first_bad_site(module, args, kwargs)
+            raise NonFiniteError(
+                f"NaN or infinity in the denoiser at step {self.step}, first at site {where}; "
+                "try another dtype (float32, or bfloat16 instead of float16)"
+            )
+
+    def _first_bad_site(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """Run the call once more with a probe on every site (only after a failure)."""
+        found: list[str] = []
+
+        def probe(site: Site, value: Tensor) -> None:
+            window = self._window(site, value)
+            if not found and not torch.isfinite(value if window is None else value[:, window]).all():
+                found.append(site.name)
+
+        with ExitStack() as stack:
+            for site in self.sites:
+                stack.enter_context(_hook(module, site, functools.partial(probe, site)))
+            module.forward(*args, **kwargs)
+        return found[0] if found else "none of the named ones (behind the last block)"
+
+    def _visit(self, site: Site, value: Tensor) -> Tensor | None:
+        """Read and edit one activation; ``None`` leaves it as it is."""
+        moment = self.moment
+        if moment is None:  # the module ran outside the denoising loop
+            return None
+        if not isinstance(value, Tensor):
+            raise HookError(f"{site.name} is a {type(value).__name__}, not a tensor; its port needs an element: Out(0)")
+        if Branch.SKIP not in moment.branches:
+            self.fired[site.name] += 1
+        count = len(self.rows)
+        if value.shape[0] != count * len(moment.branches):
+            raise HookError(
+                f"{site.name}: {value.shape[0]} rows for {count} asked for in {len(moment.branches)} branches"
+            )
+        window = self._window(site, value)
+        part = value if window is None else value[:, window]
+        new = part
+        for index, branch in enumerate(moment.branches):
+            rows = slice(index * count, (index + 1) * count)
+            edited = self._edit(site, branch, part[rows])
+            if edited is not None:
+                new = part.clone() if new is part else new
+                new[rows] = edited
+            if site.name in self.kept:
+                self.cache.add(Key(site.name, moment.step, branch, self.evaluation), self.rows, new[rows])
+        if new is part:
+            return None
+        if window is None:
+            return new
+        whole = value.clone()
+        whole[:, window] = new
+        return whole
+
+    def _window(self, site: Site, value: Tensor) -> slice | None:
+        """The part of a shared token axis that is the site's."""
+        if site.stream == "all":
+            return None
+        return slice(0, self.text_tokens) if site.stream == "text" else slice(self.text_tokens, value.shape[1])
+
+    def _edit(self, site: Site, branch: Branch, value: Tensor) -> Tensor | None:
+        """Every edit of one branch, in the order given; ``value`` is (row, ...)."""
+        result: Tensor | None = None
+        for index, intervention in self.edits.get(site.name, ()):
+            scope = intervention.scope
+            rows = scope.within(self.rows)
+            if not rows or not scope.covers(self.step, branch):
+                continue
+            self.applied[index] += 1
+            where = [self.position[row] for row in rows]
+            result = value.clone() if result is None else result
+            own = result[where]
+            spot = Spot(site, self.step, branch, rows, value, self.position, self.evaluation)
+            new = intervention.edit(own, spot)
+            if new.shape != own.shape:
+                raise ShapeError(f"{intervention.label} at {site.name} gave {tuple(new.shape)} for {tuple(own.shape)}")
+            result[where] = _narrow(own, new, site, intervention)
+        return result
+
+    def _check_fired(self) -> None:
+        silent = {s.name: self.fired[s.name] for s in self.hooked if self.fired[s.name] != self.expected}
+        if silent:
+            name, count = next(iter(silent.items()))
+            raise HookError(
+                f"{len(silent)} of {len(self.hooked)} sites did not fire once a denoiser call ({self.expected} calls), "
+                f"first {name} with {count}: an attention processor that bypasses the module, a compiled block or a "
+                "skipped layer would do that"
+            )
+        idle = [i for i, one in enumerate(self.interventions) if not self.applied[i] and one.scope.within(self.rows)]
+        if idle:
+            one = self.interventions[idle[0]]
+            raise HookError(
+                f"{one.label} on {', '.join(one.sites)} was never applied: its scope covers none of the {self.step} "
+                f"steps and branches of this run (steps {one.scope.steps}, branches {one.scope.branches})"
+            )
+
+
+def _narrow(own: Tensor, new: Tensor, site: Site, intervention: Intervention) -> Tensor:
+    """``new`` in the tokens and heads of the scope, ``own`` elsewhere."""
+    scope = intervention.scope
+    if scope.tokens is not None:
+        if site.axes[0] != "token":
+            raise HookError(f"{site.name} has no token axis (it has {', '.join(site.axes)}), so no tokens to choose")
+        mask = _mask(scope.tokens, own.shape[1], f"token of {site.name}", own)
+        new = torch.where(mask[:, None], new, own)
+    if scope.heads is not None:
+        if site.heads is None:
+            raise HookError(f"{site.name} has no heads; choose q, k, v or z of an attention")
+        mask = _mask(scope.heads, site.heads, f"head of {site.name}", own)
+        new = torch.where(mask.repeat_interleave(own.shape[-1] // site.heads), new, own)
+    return new
+
+
+def _mask(chosen: Any, size: int, what: str, like: Tensor) -> Tensor:
+    wrong = [index for index in chosen if not 0 <= index < size]
+    if wrong:
+        raise HookError(f"no {what} has number {wrong[0]}; there are {size}, numbered from 0")
+    mask = torch.zeros(size, dtype=torch.bool, device=like.device)
+    mask[list(chosen)] = True
+    return mask
+
+
+@functools.lru_cache(maxsize=512)
+def _signature(forward: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(forward)
+
+
+def _bind(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by parameter name; what a LoRA layer passes on as ``*args`` is its base layer's."""
+    kind = type(module)
+    base = getattr(module, "base_layer", None)
+    if isinstance(base, nn.Module):
+        kind = type(base)
+    return _signature(kind.forward).bind_partial(module, *args, **kwargs).arguments | dict(kwargs)
+
+
+def _replace(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str, value: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if name in kwargs:
+        return args, kwargs | {name: value}
+    base = getattr(module, "base_layer", None)
+    kind = type(base if isinstance(base, nn.Module) else module)
+    names = list(_signature(kind.forward).parameters)[1:]
+    index = names.index(name)
+    return (*args[:index], value, *args[index + 1 :]), kwargs
+
+
+@contextmanager
+def _hook(denoiser: nn.Module, site: Site, visit: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """One torch hook on the module the site names now (LoRA wraps modules: the name stays, the object changes)."""
+    module = denoiser.get_submodule(site.module)
+    install = _hook_argument if site.port.side == "in" else _hook_result
+    handle = install(module, site.port, site, visit)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _hook_argument(module: nn.Module, port: Port, site: Site, visit: Callable[[Tensor], Tensor | None]) -> Any:
+    name = str(port.key)
+
+    def before(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        value = _bind(module, args, kwargs).get(name)
+        if value is None:
+            raise HookError(f"{site.name}: {type(module).__name__} got no argument {name!r} in this call")
+        new = visit(value)
+        return None if new is None else _replace(module, args, kwargs, name, new)
+
+    return module.register_forward_pre_hook(before, with_kwargs=True)
+
+
+def _hook_result(module: nn.Module, port: Port, site: Site, visit: Callable[[Tensor], Tensor | None]) -> Any:
+    def after(module: nn.Module, args: Any, output: Any) -> Any:
+        if port.key is None:
+            return visit(output)
+        assert isinstance(port.key, int)
+        if isinstance(output, Tensor):
+            raise HookError(f"{site.name}: {type(module).__name__} returns one tensor, so its port is Out()")
+        new = visit(output[port.key])
+        return None if new is None else (*output[: port.key], new, *output[port.key + 1 :])
+
+    return module.register_forward_hook(after)

@@ -1,0 +1,195 @@
+"""Edits of activations: :func:`patch`, :func:`ablate`, :func:`steer`, :func:`interpolate`.
+
+An :class:`Intervention` is a pure function of tensors with the sites and the scope it is for. The engine calls it; it
+knows no hook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from t2iprobe.core.adapter import Branch
+from t2iprobe.core.errors import ConfigError, ShapeError
+from t2iprobe.core.scope import Scope
+from t2iprobe.core.sites import Site, Sites
+
+Patterns = str | Site | Sequence[str] | Sequence[Site] | Sites
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """What an edit is told about the value it gets.
+
+    Args:
+        site: the site.
+        step: denoising step.
+        branch: part of classifier-free guidance.
+        rows: which rows of the generation the value holds.
+        batch: every row of this branch in the running batch, before any edit.
+        position: row of the generation -> row of ``batch``.
+        evaluation: evaluations of this step before this one (second-order schedulers).
+    """
+
+    site: Site
+    step: int
+    branch: Branch
+    rows: tuple[int, ...]
+    batch: Tensor
+    position: Mapping[int, int]
+    evaluation: int = 0
+
+
+Edit = Callable[[Tensor, Spot], Tensor]
+
+
+class Donor(Protocol):
+    """Anything activations can be read from: an ``ActivationCache``, a store on disk."""
+
+    def fetch(self, site: str, step: int, branch: Branch, rows: Sequence[int], evaluation: int = 0) -> Tensor:
+        """(row, ...) of the donor's rows, in one evaluation of a step."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Intervention:
+    """An edit, the sites it is for and the scope it acts in.
+
+    Args:
+        edit: takes (row, ...) and a :class:`Spot`, gives back the same shape.
+        sites: names or patterns.
+        scope: where it acts.
+        donors: row -> row of the same batch that ``edit`` reads (lock-step); the engine keeps both in one batch.
+        label: for messages.
+    """
+
+    edit: Edit
+    sites: tuple[str, ...]
+    scope: Scope = field(default_factory=Scope)
+    donors: Mapping[int, int] = field(default_factory=dict)
+    label: str = "intervention"
+
+
+def patch(
+    donor: Donor | Mapping[int, int],
+    sites: Patterns,
+    *,
+    scope: Scope | None = None,
+    rows: Mapping[int, int] | None = None,
+) -> Intervention:
+    """Activation patching (Vig et al. 2020; Meng et al., arXiv 2202.05262): put a donor's activation in place.
+
+    Args:
+        donor: a cache or store; or ``{row: donor row}`` of the same batch, which run in lock-step and cost no memory.
+        sites: names, patterns or sites.
+        scope: where to patch; among the keys of ``donor`` or ``rows`` where one is a mapping.
+        rows: for a cached donor, ``{row: row of the cache}``; without it, row i takes row i, or the only row there is.
+    """
+    scope = scope or Scope()
+    if isinstance(donor, Mapping):
+        chosen = {row: donor[row] for row in scope.within(donor)}
+        return Intervention(_lock_step(chosen), names(sites), _with_rows(scope, chosen), chosen, "patch (lock-step)")
+    if rows is not None:
+        scope = _with_rows(scope, scope.within(rows))
+    return Intervention(_cached(donor, rows), names(sites), scope, label="patch (cached)")
+
+
+def ablate(
+    sites: Patterns,
+    *,
+    kind: Literal["zero", "mean", "resample"] = "zero",
+    scope: Scope | None = None,
+    donors: Mapping[int, int] | None = None,
+) -> Intervention:
+    """Remove an activation: by zero, by its mean over tokens and rows, or by another row's (resample ablation).
+
+    Raises:
+        ConfigError: ``resample`` without ``donors``.
+    """
+    if kind == "resample":
+        if not donors:
+            raise ConfigError("resample ablation needs donors={row: row to take from}")
+        return patch(donors, sites, scope=scope)
+    edit = _zero if kind == "zero" else _mean
+    return Intervention(edit, names(sites), scope or Scope(), label=f"ablate ({kind})")
+
+
+def steer(direction: Tensor, sites: Patterns, *, strength: float = 1.0, scope: Scope | None = None) -> Intervention:
+    """Add ``strength * direction``; the direction broadcasts against (row, token, channel)."""
+
+    def edit(value: Tensor, spot: Spot) -> Tensor:
+        return value + strength * direction.to(value)
+
+    return Intervention(edit, names(sites), scope or Scope(), label="steer")
+
+
+def interpolate(
+    donor: Donor | Mapping[int, int],
+    sites: Patterns,
+    alpha: float,
+    *,
+    scope: Scope | None = None,
+    rows: Mapping[int, int] | None = None,
+) -> Intervention:
+    """``(1 - alpha) * own + alpha * donor``: 0 changes nothing, 1 is :func:`patch`."""
+    inner = patch(donor, sites, scope=scope, rows=rows)
+
+    def edit(value: Tensor, spot: Spot) -> Tensor:
+        return torch.lerp(value, inner.edit(value, spot), alpha)
+
+    return Intervention(edit, inner.sites, inner.scope, inner.donors, "interpolate")
+
+
+def names(sites: Patterns) -> tuple[str, ...]:
+    """Site names and patterns out of whatever was given."""
+    if isinstance(sites, str):
+        return (sites,)
+    if isinstance(sites, Site):
+        return (sites.name,)
+    return tuple(site.name if isinstance(site, Site) else site for site in sites)
+
+
+def _with_rows(scope: Scope, rows: Iterable[int]) -> Scope:
+    return Scope(scope.steps, scope.branches, tuple(rows), scope.tokens, scope.heads)
+
+
+def _lock_step(donors: Mapping[int, int]) -> Edit:
+    def edit(value: Tensor, spot: Spot) -> Tensor:
+        return spot.batch[[spot.position[donors[row]] for row in spot.rows]]
+
+    return edit
+
+
+def _cached(donor: Donor, rows: Mapping[int, int] | None) -> Edit:
+    def edit(value: Tensor, spot: Spot) -> Tensor:
+        if rows is not None:
+            wanted = [rows[row] for row in spot.rows]
+        else:
+            wanted = [0 if donor.rows == 1 else row for row in spot.rows]
+        found = donor.fetch(spot.site.name, spot.step, spot.branch, wanted, spot.evaluation)
+        if found.shape != value.shape:
+            raise ShapeError(
+                f"patch at {spot.site.name}: the donor has {tuple(found.shape)}, the run {tuple(value.shape)}; "
+                "prompts must be padded to the same length and images have the same size"
+            )
+        return found.to(value)
+
+    return edit
+
+
+def _zero(value: Tensor, spot: Spot) -> Tensor:
+    return torch.zeros_like(value)
+
+
+def _mean(value: Tensor, spot: Spot) -> Tensor:
+    axes = tuple(range(value.ndim - 1)) if spot.site.axes[-1] == "channel" else (0, *range(2, value.ndim))
+    return value.mean(dim=axes, keepdim=True).expand_as(value)

@@ -1,0 +1,316 @@
+"""A pipeline one can ask questions: :class:`Model` and its one verb, :meth:`Model.run`."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import nn
+
+from t2iprobe.core.adapter import Adapter, Pipeline
+from t2iprobe.core.cache import ActivationCache
+from t2iprobe.core.engine import Engine
+from t2iprobe.core.errors import ConfigError, T2IProbeError
+from t2iprobe.core.interventions import Intervention, Patterns, names
+from t2iprobe.core.sites import Sites
+
+OnStep = Callable[[int, int], None]  # rows in the batch, steps done
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What to generate: one row a prompt and seed.
+
+    Args:
+        prompts: one a row.
+        seeds: one a row; rows with equal seeds start from (and, with stochastic samplers, keep getting) equal noise.
+        num_steps, guidance, height, width: ``None`` takes the model's default.
+        options: further arguments of the pipeline call.
+    """
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    num_steps: int | None = None
+    guidance: float | None = None
+    height: int | None = None
+    width: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.prompts) != len(self.seeds):
+            raise ConfigError(f"{len(self.prompts)} prompts and {len(self.seeds)} seeds; each row needs one of each")
+        if not self.prompts:
+            raise ConfigError("a generation needs at least one prompt")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What came out.
+
+    Args:
+        images: one a row.
+        cache: the activations asked for.
+        denoiser_calls: calls of the denoiser.
+        denoiser_rows: rows through the denoiser, guidance and repeated donors included.
+        seconds: wall-clock time.
+    """
+
+    images: list[Image]
+    cache: ActivationCache
+    denoiser_calls: int
+    denoiser_rows: int
+    seconds: float
+
+
+class Model:
+    """A pipeline with its adapter.
+
+    Args:
+        pipeline: a built diffusers pipeline; it is used as it is, hooks come and go.
+        adapter: of its family.
+        ref: how it was asked for.
+        defaults: sampling settings used where a generation names none (``num_steps``, ``guidance``, …).
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, adapter: Adapter, *, ref: str = "", defaults: Mapping[str, Any] | None = None
+    ) -> None:
+        self.pipeline, self.adapter, self.ref = pipeline, adapter, ref
+        self.defaults = dict(defaults or {})
+
+    def __repr__(self) -> str:
+        return (
+            f"Model({self.ref or type(self.pipeline).__name__}, adapter={self.adapter.name}, sites={len(self.sites)})"
+        )
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The network that is called every step."""
+        return self.adapter.module(self.pipeline)
+
+    @cached_property
+    def sites(self) -> Sites:
+        """Every site, in forward order."""
+        return Sites(self.adapter.sites(self.pipeline))
+
+    def text_sites(self, layer: int) -> Sites:
+        """Text keys and values of one layer: what a localization patches together."""
+        return Sites(site for site in self.sites if site.layer == layer and site.kind in self.adapter.text_kv)
+
+    @property
+    def layers(self) -> int:
+        """How many text-attention layers there are."""
+        return len({site.layer for site in self.sites if site.kind in self.adapter.text_kv})
+
+    def generation(self, prompts: str | Sequence[str], seed: int | Sequence[int] = 0, **settings: Any) -> Generation:
+        """A :class:`Generation`; one seed serves every prompt."""
+        listed = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+        seeds = (seed,) * len(listed) if isinstance(seed, int) else tuple(seed)
+        return Generation(listed, seeds, **settings)
+
+    def run(
+        self,
+        generation: Generation,
+        *,
+        cache: Patterns = (),
+        interventions: Sequence[Intervention] = (),
+        rows: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        on_step: OnStep = lambda rows, step: None,
+    ) -> Run:
+        """Generate, keeping and editing activations on the way.
+
+        Args:
+            generation: what to generate.
+            cache: sites to keep (names or patterns).
+            interventions: edits, applied in this order; the cache sees values after edits.
+            rows: rows whose images are wanted (the others run only where a wanted row takes from them); default all.
+            batch_size: most rows at once. Out of memory halves it.
+            on_step: progress.
+
+        Raises:
+            SiteError: a pattern matches no site.
+            HookError: a hook would not fire, or did not.
+            NonFiniteError: NaN or infinity in the denoiser.
+        """
+        self._check_truncation(generation)
+        _check_rows(len(generation.prompts), interventions, rows or ())
+        state = _Batches(self, generation, interventions, self._reads(cache), on_step)
+        wanted = tuple(range(len(generation.prompts))) if rows is None else tuple(rows)
+        began = time.perf_counter()
+        state.run(wanted, batch_size or len(generation.prompts))
+        images = [state.images[row] for row in wanted]
+        return Run(images, state.cache, state.calls, state.rows, time.perf_counter() - began)
+
+    def steps(self, num_steps: int | None = None) -> int:
+        """Denoising steps of a generation that asks for ``num_steps``."""
+        return int(num_steps or self.defaults.get("num_steps") or self._default("num_inference_steps"))
+
+    def guided(self, guidance: float | None = None) -> int:
+        """Guidance branches that each row of such a generation brings to the denoiser."""
+        scale = guidance if guidance is not None else self.defaults.get("guidance", self._default("guidance_scale"))
+        return self.adapter.guidance_branches(self.pipeline, float(scale))
+
+    def _default(self, name: str) -> Any:
+        return inspect.signature(type(self.pipeline).__call__).parameters[name].default
+
+    def seconds_a_row(self, settings: Mapping[str, Any], rows: int = 4) -> float:
+        """Seconds that one row through the denoiser takes here, measured on a generation of two steps."""
+        probe = {**settings, "num_steps": 2}
+        self.run(self.generation(["a"], 0, **probe))  # the first call warms up
+        run = self.run(self.generation(["a"] * rows, 0, **probe))
+        return run.seconds / run.denoiser_rows
+
+    def image_bytes(self, settings: Mapping[str, Any]) -> int:
+        """Bytes of one picture, uncompressed."""
+        config: Any = self.denoiser.config
+        sample = int(config.sample_size)
+        cells = sample * getattr(self.pipeline, "vae_scale_factor", 1)
+        height, width = (settings.get(side) or self.defaults.get(side) or cells for side in ("height", "width"))
+        return int(height * width * 3)
+
+    def _reads(self, cache: Patterns) -> Sites:
+        patterns = names(cache)
+        return self.sites.match(*patterns) if patterns else Sites(())
+
+    def _check_truncation(self, generation: Generation) -> None:
+        for prompt in dict.fromkeys(generation.prompts):
+            cut = self.adapter.truncated(self.pipeline, prompt)
+            if cut:
+                warnings.warn(f"the text encoder does not read all of {prompt!r}: {cut!r} is cut off", stacklevel=3)
+
+    def arguments(self, generation: Generation, rows: Sequence[int]) -> dict[str, Any]:
+        """Arguments of the pipeline call for some rows of a generation."""
+        settings = {
+            "num_inference_steps": generation.num_steps or self.defaults.get("num_steps"),
+            "guidance_scale": generation.guidance if generation.guidance is not None else self.defaults.get("guidance"),
+            "height": generation.height or self.defaults.get("height"),
+            "width": generation.width or self.defaults.get("width"),
+        }
+        given = {key: value for key, value in settings.items() if value is not None}
+        # the CPU's generator gives the same noise on every machine
+        generators = [torch.Generator("cpu").manual_seed(generation.seeds[row]) for row in rows]
+        prompts = [generation.prompts[row] for row in rows]
+        return {**self.adapter.inputs(self.pipeline, prompts), **given, **generation.options, "generator": generators}
+
+
+def _check_rows(count: int, interventions: Sequence[Intervention], wanted: Sequence[int]) -> None:
+    """Rows that are named exist: an edit of a row that never comes would do nothing, silently."""
+    named: list[tuple[str, Iterable[int]]] = [("rows", wanted)]
+    for one in interventions:
+        named += [(f"scope of {one.label}", one.scope.rows or ()), (f"donors of {one.label}", one.donors.values())]
+    for what, rows in named:
+        wrong = [row for row in rows if not 0 <= row < count]
+        if wrong:
+            raise ConfigError(f"{what}: no row {wrong[0]}; the generation has {count}, numbered from 0")
+
+
+@dataclass
+class _Batches:
+    """One :meth:`Model.run`: splits rows into batches that hold their lock-step donors, and halves on out of memory."""
+
+    model: Model
+    generation: Generation
+    interventions: Sequence[Intervention]
+    reads: Sites
+    on_step: OnStep
+
+    def __post_init__(self) -> None:
+        self.cache = ActivationCache(len(self.generation.prompts))
+        self.images: dict[int, Image] = {}
+        self.calls = self.rows = 0
+
+    def closure(self, rows: Sequence[int]) -> tuple[int, ...]:
+        """``rows`` and every row that one of them takes from."""
+        found, queue = set(rows), list(rows)
+        while queue:
+            row = queue.pop()
+            for one in self.interventions:
+                donor = one.donors.get(row)
+                if donor is not None and donor not in found:
+                    found.add(donor)
+                    queue.append(donor)
+        return tuple(sorted(found))
+
+    def run(self, rows: Sequence[int], size: int) -> None:
+        """Run ``rows`` in batches of at most ``size`` rows, donors included."""
+        queue = list(self.split(rows, size))
+        while queue:
+            chunk = queue.pop(0)
+            todo = tuple(row for row in chunk if row not in self.images)
+            if not todo:
+                continue
+            try:
+                self.one(todo)
+            except torch.OutOfMemoryError:
+                _free()
+                if len(todo) == 1:
+                    raise T2IProbeError(
+                        f"out of memory with {len(self.closure(todo))} rows in a batch, the least that this patch "
+                        "needs; use a smaller resolution, a smaller dtype or a cached donor"
+                    ) from None
+                middle = len(todo) // 2
+                queue[:0] = [todo[:middle], todo[middle:]]
+
+    def split(self, rows: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
+        """Greedy: as many rows in order as fit with their donors; a row with its donors is never split."""
+        chunk: tuple[int, ...] = ()
+        for row in rows:
+            if chunk and len(self.closure((*chunk, row))) > size:
+                yield chunk
+                chunk = ()
+            chunk = (*chunk, row)
+        if chunk:
+            yield chunk
+
+    def one(self, todo: Sequence[int]) -> None:
+        """One batch through the pipeline."""
+        rows = self.closure(todo)
+        model = self.model
+        cache = ActivationCache(self.cache.rows)
+        engine = Engine(
+            model.pipeline,
+            model.adapter,
+            model.sites,
+            rows,
+            self.interventions,
+            self.reads,
+            cache,
+            on_step=lambda step: self.on_step(len(rows), step),
+        )
+        with quiet(model.pipeline), engine.installed(), torch.no_grad():
+            output = model.pipeline(**model.arguments(self.generation, rows), output_type="pil")
+        images = output.images
+        self.images.update(zip(rows, images, strict=True))
+        self.cache.extend(cache)
+        self.calls += engine.calls
+        self.rows += engine.rows_seen
+
+
+@contextmanager
+def quiet(pipeline: Pipeline) -> Iterator[None]:
+    """The pipeline's own progress bar off, and back as it was."""
+    before = getattr(pipeline, "_progress_bar_config", None)
+    pipeline.set_progress_bar_config(**{**(before or {}), "disable": True})
+    try:
+        yield
+    finally:
+        if before is None:
+            del pipeline._progress_bar_config
+        else:
+            pipeline._progress_bar_config = before
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

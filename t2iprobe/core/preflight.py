@@ -1,0 +1,55 @@
+"""Refuses models on which a hook would be dropped without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from t2iprobe.core.errors import HookError
+from t2iprobe.core.sites import Site
+
+
+def check_module(denoiser: nn.Module, sites: Iterable[Site]) -> None:
+    """Look at the denoiser and at every module on the way to a site.
+
+    Raises:
+        HookError: one of them is compiled, fused or missing.
+    """
+    _compiled(denoiser, "the denoiser")
+    seen: set[str] = set()
+    for site in sites:
+        path = ""
+        for part in site.module.split(".") if site.module else ():
+            path = f"{path}.{part}".lstrip(".")
+            if path not in seen:
+                seen.add(path)
+                _look(denoiser, path, site)
+
+
+def _look(denoiser: nn.Module, path: str, site: Site) -> None:
+    try:
+        module = denoiser.get_submodule(path)
+    except AttributeError:
+        raise HookError(f"{site.name}: the model has no module {path!r}; the adapter does not fit it") from None
+    _compiled(module, path)
+    if _fused(module):
+        raise HookError(
+            f"{path} has fused projections, so {site.name} would never run; call unfuse_qkv_projections() first"
+        )
+
+
+def _fused(module: nn.Module) -> bool:
+    """Whether q, k and v come out of one projection now.
+
+    diffusers' older attention keeps its flag after ``unfuse_qkv_projections``; there the processor tells.
+    """
+    processor = type(getattr(module, "processor", None)).__name__
+    newer = hasattr(module, "unfuse_projections")
+    return bool(getattr(module, "fused_projections", False)) and (newer or processor.startswith("Fused"))
+
+
+def _compiled(module: nn.Module, what: str) -> None:
+    # a hook registered after the first compiled call fires 0 times, silently (pytorch#117758)
+    if getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod"):
+        raise HookError(f"{what} is compiled by torch.compile, which may drop hooks silently; load it uncompiled")

@@ -1,0 +1,161 @@
+"""Names for activations: :class:`Site` is one of them, :class:`Sites` all of a model's in forward order.
+
+Nothing here touches a model; the engine resolves a site's module at every run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, overload
+
+from t2iprobe.core.errors import SiteError
+
+PARTS = ("self_attn", "cross_attn", "joint_attn", "dual_attn", "mlp", "text")
+PORTS = ("in", "out", "text", "q", "k", "v", "z", "pattern")
+NAME = re.compile(
+    rf"(?:[a-z_]+\.)?blocks\.\d+\.(?:{'|'.join(PARTS)})\.(?:{'|'.join(PORTS)})|(?:[a-z_]+\.)?(?:text|pooled)"
+)
+
+Axis = Literal["token", "channel", "y", "x", "query"]
+Stream = Literal["all", "text", "image"]
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """Where at a module an activation is read and written: an argument by name, or (an element of) the result."""
+
+    side: Literal["in", "out"]
+    key: str | int | None = None
+
+
+def In(name: str) -> Port:
+    """The argument ``name`` of the module's forward."""
+    return Port("in", name)
+
+
+def Out(index: int | None = None) -> Port:
+    """The module's result, or its element ``index`` where the result is a tuple."""
+    return Port("out", index)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One named activation.
+
+    Args:
+        name: ``[component.]blocks.<i>.<part>.<port>``, or ``text`` / ``pooled`` for what enters the denoiser once.
+        module: path of the module below the denoiser.
+        port: which argument or result of the module.
+        axes: names of the axes behind the batch axis.
+        heads: heads in the channel axis, where there are any.
+        stream: the part of the token axis that belongs to the site, where text and image tokens share one sequence
+            (text first).
+    """
+
+    name: str
+    module: str
+    port: Port
+    axes: tuple[Axis, ...] = ("token", "channel")
+    heads: int | None = None
+    stream: Stream = "all"
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise SiteError(
+                f"site name {self.name!r} does not follow [component.]blocks.<i>.<part>.<port>: "
+                f"parts {', '.join(PARTS)}; ports {', '.join(PORTS)}"
+            )
+
+    @property
+    def layer(self) -> int | None:
+        """The block number in the name, ``None`` for a site outside the blocks."""
+        found = re.search(r"blocks\.(\d+)\.", self.name)
+        return int(found[1]) if found else None
+
+    @property
+    def kind(self) -> str:
+        """``part.port``: what the site is, without where."""
+        return ".".join(self.name.split(".")[-2:])
+
+
+class Sites(Sequence[Site]):
+    """Sites of a model, in forward order, each name once."""
+
+    def __init__(self, sites: Iterable[Site]) -> None:
+        self._by_name: dict[str, Site] = {}
+        for site in sites:
+            if site.name in self._by_name:
+                other = self._by_name[site.name].module
+                raise SiteError(f"two sites are named {site.name!r}: {other} and {site.module}")
+            self._by_name[site.name] = site
+        self._sites = tuple(self._by_name.values())
+
+    @overload
+    def __getitem__(self, index: int) -> Site: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sites: ...
+    def __getitem__(self, index: int | slice) -> Site | Sites:
+        return Sites(self._sites[index]) if isinstance(index, slice) else self._sites[index]
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._sites)
+
+    def __contains__(self, item: object) -> bool:
+        return item in self._by_name or item in self._sites
+
+    def __repr__(self) -> str:
+        return f"Sites({', '.join(self.names)})"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name, in forward order."""
+        return tuple(self._by_name)
+
+    def named(self, name: str) -> Site:
+        """The site called ``name``.
+
+        Raises:
+            SiteError: there is none; the message names near ones.
+        """
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise SiteError(f"no site {name!r}{self._near(name)}") from None
+
+    def match(self, *patterns: str) -> Sites:
+        """Sites whose name matches any of the shell-style ``patterns``; ``{a,b}`` means either.
+
+        Raises:
+            SiteError: a pattern matches nothing; the message names near sites.
+        """
+        chosen: set[str] = set()
+        for pattern in patterns:
+            hits = [name for alternative in _braces(pattern) for name in fnmatch.filter(self.names, alternative)]
+            if not hits:
+                raise SiteError(f"no site matches {pattern!r}{self._near(pattern)}")
+            chosen.update(hits)
+        return Sites(site for site in self._sites if site.name in chosen)
+
+    def _near(self, name: str) -> str:
+        near = difflib.get_close_matches(name, self.names, n=3, cutoff=0.5)
+        kinds = sorted({site.kind for site in self._sites})
+        return f"; near: {', '.join(near)}" if near else f"; there are blocks.<i>. with {', '.join(kinds)}"
+
+
+def _braces(pattern: str) -> list[str]:
+    """``a.{b,c}`` as ``a.b`` and ``a.c``."""
+    found = re.search(r"\{([^{}]*)\}", pattern)
+    if not found:
+        return [pattern]
+    return [
+        full
+        for part in found[1].split(",")
+        for full in _braces(pattern[: found.start()] + part + pattern[found.end() :])
+    ]

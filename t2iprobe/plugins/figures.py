@@ -1,0 +1,230 @@
+"""Pictures of results: a sheet of the images of a sweep, and a plot of its scores. Knows neither models nor stores."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageDraw, ImageFont
+
+from t2iprobe.core.errors import ConfigError, ShapeError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from t2iprobe.core.statistics import Interval
+
+CELL = 96  # pixels a picture
+GAP = 8  # between pictures
+MARGIN = 16
+HEADER = 26  # the row of layer names
+LABEL = 132  # the column of row labels
+BAND = 18  # layers side by side at most; more go into bands below each other
+INK, FAINT, PAPER, FOUND, PLANTED = "#1f2430", "#8a90a0", "#ffffff", "#d9480f", "#1971c2"
+BAR, OTHER = "#adb5bd", "#5c6370"
+
+
+@dataclass(frozen=True, slots=True)
+class SheetRow:
+    """One pair on a contact sheet: its label (may hold line breaks), its two images, and one image a layer."""
+
+    label: str
+    source: Image.Image
+    target: Image.Image
+    patched: Sequence[Image.Image]
+
+
+@cache
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib carries."""
+    import matplotlib
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf" / name), size)
+
+
+def _fitted(text: str, width: int, size: int, bold: bool = False) -> str:
+    """``text``, every line cut with an ellipsis where it is wider than ``width`` pixels."""
+    lines = []
+    for line in text.split("\n"):
+        cut = line
+        while cut and _font(size, bold).getlength(cut if cut == line else cut + "…") > width:
+            cut = cut[:-1]
+        lines.append(cut if cut == line else cut.rstrip() + "…")
+    return "\n".join(lines)
+
+
+def thumbnail(image: Image.Image, cell: int = CELL) -> Image.Image:
+    """``image`` as RGB in a square of ``cell`` pixels: whole pixels where it is enlarged, smooth where it shrinks."""
+    factor = cell / max(image.size)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    how = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS
+    square = Image.new("RGB", (cell, cell), PAPER)
+    square.paste(image.convert("RGB").resize(size, how), ((cell - size[0]) // 2, (cell - size[1]) // 2))
+    return square
+
+
+def contact_sheet(
+    rows: Sequence[SheetRow], layers: Sequence[str], highlight: Collection[str] = (), cell: int = CELL
+) -> Image.Image:
+    """The images of a sweep: a row a pair, source | target | the source patched at one layer after the other.
+
+    Args:
+        rows: the pairs, each with ``len(layers)`` patched images.
+        layers: what to write above the patched images.
+        highlight: the layers that were found, outlined.
+        cell: size of a picture in pixels.
+
+    Raises:
+        ShapeError: a row has not one image a layer.
+        ConfigError: no rows, or a highlighted layer that is not there.
+    """
+    _check(rows, layers, highlight)
+    count = max(1, -(-len(layers) // BAND))
+    wide = -(-len(layers) // count)
+    parts = [range(len(layers))[index * wide : (index + 1) * wide] for index in range(count)]
+    bands = [_band(rows, layers, part, highlight, cell) for part in parts]
+    sheet = Image.new("RGB", (bands[0].width, sum(band.height for band in bands)), PAPER)
+    for index, band in enumerate(bands):
+        sheet.paste(band, (0, index * bands[0].height))
+    return sheet
+
+
+def _check(rows: Sequence[SheetRow], layers: Sequence[str], highlight: Collection[str]) -> None:
+    if not rows:
+        raise ConfigError("a contact sheet needs at least one pair, found none")
+    if missing := sorted(set(highlight) - set(layers)):
+        raise ConfigError(f"highlighted layers {', '.join(missing)} are none of the sheet's {len(layers)} layers")
+    for row in rows:
+        if len(row.patched) != len(layers):
+            raise ShapeError(f"row {row.label!r} has {len(row.patched)} patched images for {len(layers)} layers")
+
+
+def _band(
+    rows: Sequence[SheetRow], layers: Sequence[str], part: range, highlight: Collection[str], cell: int
+) -> Image.Image:
+    """The sheet for the layers of ``part``."""
+    pitch = cell + GAP
+    lefts = [MARGIN + LABEL + column * pitch + (GAP if column > 1 else 0) for column in range(2 + len(part))]
+    top = MARGIN + HEADER
+    band = Image.new("RGB", (lefts[-1] + cell + MARGIN, top + len(rows) * pitch - GAP + MARGIN), PAPER)
+    pen = ImageDraw.Draw(band)
+    names = ["source", "target", *(layers[index] for index in part)]
+    found = [False, False, *(layers[index] in highlight for index in part)]
+    for left, name, mark in zip(lefts, names, found, strict=True):
+        _heading(pen, left + cell / 2, name, mark, cell)
+        if mark:
+            box = (left - 4, top - 4, left + cell + 3, top + len(rows) * pitch - GAP + 3)
+            pen.rounded_rectangle(box, radius=5, outline=FOUND, width=3)
+    for index, row in enumerate(rows):
+        y = top + index * pitch
+        label = _fitted(row.label, LABEL - 2 * GAP, 13)
+        pen.multiline_text((MARGIN, y + cell / 2), label, font=_font(13), fill=INK, anchor="lm", spacing=5)
+        images = [row.source, row.target, *(row.patched[layer] for layer in part)]
+        for left, image in zip(lefts, images, strict=True):
+            band.paste(thumbnail(image, cell), (left, y))
+    return band
+
+
+def _heading(pen: ImageDraw.ImageDraw, x: float, name: str, mark: bool, cell: int) -> None:
+    text = _fitted(name, cell, 13, bold=mark)
+    colour = FOUND if mark else INK if name in ("source", "target") else FAINT
+    pen.text((x, MARGIN + HEADER / 2 - 4), text, font=_font(13, mark), fill=colour, anchor="mm")
+
+
+def bar_plot(
+    path: str | Path,
+    layers: Sequence[str],
+    target: Sequence[Interval],
+    source: Sequence[float] | None = None,
+    *,
+    highlight: Collection[str] = (),
+    planted: Collection[str] = (),
+    title: str = "",
+    ylabel: str = "score",
+) -> Path:
+    """Write a plot of one bar a layer as PNG.
+
+    Args:
+        path: the file to write.
+        layers: what stands below the bars.
+        target: score against the target's content, with its interval, for each layer.
+        source: score against the source's content for each layer, drawn as points.
+        highlight: the layers that were found: their bars are coloured.
+        planted: the layers that hold the truth, where it is known: marked below the axis.
+        title: above the plot.
+        ylabel: what the scores are.
+
+    Raises:
+        ShapeError: not one score a layer.
+        ConfigError: a highlighted or planted layer that is not there.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    _check_bars(layers, target, source, {*highlight, *planted})
+    figure = Figure(figsize=(min(max(7.0, 0.3 * len(layers) + 1.8), 18.0), 3.8), layout="constrained", dpi=150)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    _bars(axes, layers, target, highlight)
+    if source is not None:
+        _points(axes, source)
+    _mark_planted(axes, layers, planted)
+    _dress(axes, layers)
+    axes.set_ylabel(ylabel, color=INK)
+    axes.set_title(title, loc="left", color=INK, fontsize=11)
+    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8.5, columnspacing=1.4)
+    figure.savefig(path, format="png", facecolor=PAPER)
+    return Path(path)
+
+
+def _check_bars(
+    layers: Sequence[str], target: Sequence[Interval], source: Sequence[float] | None, marked: Collection[str]
+) -> None:
+    if not len(layers) == len(target) == len(target if source is None else source) or not layers:
+        counts = f"{len(target)} target and {len(target if source is None else source)} source scores"
+        raise ShapeError(f"a plot has one score a layer: found {len(layers)} layers, {counts}")
+    if missing := sorted(set(marked) - set(layers)):
+        raise ConfigError(f"marked layers {', '.join(missing)} are none of the plot's {len(layers)} layers")
+
+
+def _bars(axes: Axes, layers: Sequence[str], target: Sequence[Interval], highlight: Collection[str]) -> None:
+    for mark, colour, name in ((False, BAR, "target's content"), (True, FOUND, "target's content, layer found")):
+        at = [index for index, layer in enumerate(layers) if (layer in highlight) is mark]
+        if not at:
+            continue
+        scores = [target[index] for index in at]
+        spread = [[max(0.0, s.mean - s.low) for s in scores], [max(0.0, s.high - s.mean) for s in scores]]
+        style = {"ecolor": INK, "elinewidth": 1.1, "capsize": 2.5}
+        axes.bar(at, [s.mean for s in scores], width=0.72, color=colour, yerr=spread, error_kw=style, label=name)
+
+
+def _points(axes: Axes, source: Sequence[float]) -> None:
+    """One point a layer, edged so that it is seen on a bar."""
+    at = range(len(source))
+    axes.scatter(at, source, 26, color=OTHER, edgecolors=PAPER, linewidths=0.8, label="source's content", zorder=3)
+
+
+def _dress(axes: Axes, layers: Sequence[str]) -> None:
+    step = -(-len(layers) // 48)
+    long = max(map(len, layers)) > 3
+    ticks = list(range(0, len(layers), step))
+    axes.set_xticks(ticks, [layers[index] for index in ticks], rotation=90 if long else 0, fontsize=8.5)
+    axes.set_xlim(-0.7, len(layers) - 0.3)
+    axes.set_xlabel("layer, in forward order", color=INK)
+    axes.set_ylim(bottom=min(0.0, axes.dataLim.y0))
+    axes.grid(axis="y", color="#e9ecef", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(colors=INK, length=3)
+
+
+def _mark_planted(axes: Axes, layers: Sequence[str], planted: Collection[str]) -> None:
+    """A band behind the bars of the true layers."""
+    for number, index in enumerate(index for index, layer in enumerate(layers) if layer in planted):
+        label = "planted layer" if number == 0 else None
+        axes.axvspan(index - 0.5, index + 0.5, color=PLANTED, alpha=0.16, linewidth=0, zorder=0, label=label)

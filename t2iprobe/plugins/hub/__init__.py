@@ -1,0 +1,1 @@
+"""Pipelines from a local folder or the Hugging Face hub."""

@@ -1,0 +1,1 @@
+"""Bundled readers and metrics: text, colour, similarity of images."""

@@ -1,0 +1,88 @@
+"""Which colour a picture shows: the one of a palette that covers most pixels. For flat colours, not for photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.metric import Direction, Needs
+
+Palette = Mapping[str, tuple[int, int, int]]
+#: names to sRGB; the first six as the embedded models paint them
+PALETTE: Palette = MappingProxyType(
+    {
+        "red": (205, 35, 40),
+        "green": (20, 135, 55),
+        "blue": (35, 75, 210),
+        "purple": (135, 40, 165),
+        "orange": (230, 115, 10),
+        "black": (25, 25, 25),
+        "yellow": (245, 215, 40),
+        "pink": (245, 120, 175),
+        "brown": (115, 65, 25),
+        "teal": (0, 140, 145),
+        "grey": (150, 150, 150),
+        "white": (250, 250, 250),
+    }
+)
+#: what walls and letters are made of: such a colour is the picture's only if no other covers :data:`SHARE` of it
+BACKGROUND = frozenset({"grey", "white"})
+SHARE = 0.1  # of the pixels
+DISTANCE = 60.0  # in sRGB steps: pixels further than this from every colour count for none
+ALIASES = MappingProxyType({"gray": "grey"})
+
+
+def coverage(image: Image.Image, palette: Palette = PALETTE, distance: float = DISTANCE) -> dict[str, float]:
+    """The share of pixels, 0..1, nearest (in sRGB) to each colour of ``palette`` and within ``distance`` of it."""
+    pixels: NDArray[np.float32] = np.asarray(image.convert("RGB"), np.float32).reshape(-1, 1, 3)
+    colours = np.asarray(list(palette.values()), np.float32)
+    apart = np.linalg.norm(pixels - colours, axis=-1)  # (pixels, colours)
+    near = apart.argmin(axis=1)[apart.min(axis=1) <= distance]
+    counts = np.bincount(near, minlength=len(palette)) / len(pixels)
+    return dict(zip(palette, counts.tolist(), strict=True))
+
+
+def read_colour(image: Image.Image, palette: Palette = PALETTE, distance: float = DISTANCE) -> str:
+    """The name of the colour that covers most of ``image``; empty where none is near.
+
+    White and grey lose to any other colour that covers a tenth of the picture: they are what walls are made of.
+    """
+    shares = coverage(image, palette, distance)
+    found = {name: share for name, share in shares.items() if name not in BACKGROUND and share >= SHARE} or shares
+    best = max(found, key=found.__getitem__, default="")
+    return best if found.get(best, 0) > 0 else ""
+
+
+class Colour:
+    """Whether the picture shows the colour that was asked for.
+
+    Args:
+        palette: names to sRGB.
+        distance: how far a pixel may be from a colour, in sRGB steps.
+    """
+
+    name: ClassVar[str] = "colour"
+    direction: ClassVar[Direction] = "higher"
+    needs: ClassVar[Needs] = "colour"
+
+    def __init__(self, palette: Palette = PALETTE, distance: float = DISTANCE) -> None:
+        self.palette = palette
+        self.distance = distance
+
+    def score(self, image: Image.Image, word: str) -> float:
+        """0 or 1.
+
+        Raises:
+            ConfigError: the palette has no colour of this name.
+        """
+        asked = word.strip().lower()
+        asked = asked if asked in self.palette else ALIASES.get(asked, asked)
+        if asked not in self.palette:
+            raise ConfigError(f"no colour {word!r} in the palette: use one of {', '.join(self.palette)}")
+        return float(read_colour(image, self.palette, self.distance) == asked)

@@ -1,0 +1,95 @@
+"""Readers of text in images. Both enlarge small images first: recognisers are trained on larger letters."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from t2iprobe.core.errors import ConfigError
+
+SHORT_SIDE = 256  # pixels
+
+
+def enlarged(image: Image.Image, short_side: int = SHORT_SIDE) -> Image.Image:
+    """``image`` as RGB, enlarged (bicubic) until its short side has ``short_side`` pixels; never made smaller."""
+    image = image.convert("RGB")
+    factor = short_side / min(image.size)
+    if factor <= 1:
+        return image
+    width, height = (round(side * factor) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def thread_count(threads: int | None = None) -> int:
+    """``threads``, else what ``OMP_NUM_THREADS`` says, else -1: as many as the engine likes."""
+    if threads is not None:
+        return threads
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) else -1
+
+
+def _module(name: str, install: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(f"the reader {name} is not installed: pip install {install}") from error
+
+
+class RapidOCRReader:
+    """RapidOCR, whose models come inside its wheel: no download. The default.
+
+    Reads upright text. In random capitals an O may come out as the digit 0: 5 of 200 four-letter strings, no English
+    word of 133.
+
+    Args:
+        threads: CPU threads of an inference; ``OMP_NUM_THREADS``, or all cores, if not given.
+    """
+
+    name: ClassVar[str] = "rapidocr"
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = thread_count(threads)
+
+    @cached_property
+    def _engine(self) -> Any:
+        params = {
+            "Global.log_level": "critical",
+            "Global.use_cls": False,  # would turn text that it takes for upside down
+            "Det.limit_side_len": SHORT_SIDE,  # 736 by default: as good on small images, five times slower
+            "EngineConfig.onnxruntime.intra_op_num_threads": self.threads,
+        }
+        return _module("rapidocr", "rapidocr onnxruntime").RapidOCR(params=params)
+
+    def read(self, images: Sequence[Image.Image]) -> list[str]:
+        """The text in each image; RapidOCR gives the boxes of an image in reading order."""
+        return [" ".join(self._engine(enlarged(image)).txts or ()) for image in images]
+
+
+class EasyOCRReader:
+    """EasyOCR, the reader of the published numbers. Downloads its models at first use.
+
+    Args:
+        languages: EasyOCR's language codes.
+        gpu: whether to read on the GPU.
+    """
+
+    name: ClassVar[str] = "easyocr"
+
+    def __init__(self, languages: Sequence[str] = ("en",), gpu: bool = False) -> None:
+        self.languages = list(languages)
+        self.gpu = gpu
+
+    @cached_property
+    def _engine(self) -> Any:
+        return _module("easyocr", "t2iprobe[easyocr]").Reader(self.languages, gpu=self.gpu, verbose=False)
+
+    def read(self, images: Sequence[Image.Image]) -> list[str]:
+        """The text in each image, boxes in EasyOCR's own order, as published."""
+        return [" ".join(self._engine.readtext(np.asarray(enlarged(image)), detail=0)) for image in images]

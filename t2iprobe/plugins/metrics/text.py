@@ -1,0 +1,158 @@
+"""Scores of read text against the word that was asked for. All ignore upper and lower case.
+
+``ocr_precision``, ``ocr_recall``, ``ocr_f1``, ``ocr_accuracy`` and ``ocr_distance`` are the published numbers of
+"Precise Parameter Localization for Textual Generation in Diffusion Models": they count *characters*, not words.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t2iprobe.core.errors import ShapeError
+from t2iprobe.core.metric import Direction, Needs
+
+COUNT_EPSILON = 1e-8
+F1_EPSILON = 1e-6
+
+
+def _tokens(text: str) -> list[str]:
+    """The characters, lower-cased; a blank becomes an empty token, which counts like any other (as published)."""
+    return [character.strip().lower() for character in text]
+
+
+def char_overlap(pred: str, truth: str) -> tuple[float, float, float]:
+    """Precision, recall and F1 of the character multisets of one image, each in 0..1.
+
+    Precision is overlap / (|pred| + 1e-8), recall overlap / (|truth| + 1e-8): exact matches come out 1e-8 below 1.
+    The F1 of a set of images is :func:`dataset_f1`, not the mean of these.
+    """
+    overlap = (Counter(_tokens(pred)) & Counter(_tokens(truth))).total()
+    precision = overlap / (len(pred) + COUNT_EPSILON)
+    recall = overlap / (len(truth) + COUNT_EPSILON)
+    return precision, recall, 2 * precision * recall / (precision + recall + F1_EPSILON)
+
+
+def f1_of_means(samples: NDArray[np.float64]) -> NDArray[Any]:
+    """(resamples, pairs, 2) precisions and recalls to (resamples,): a ``statistic`` for the bootstrap."""
+    precision, recall = np.moveaxis(samples.mean(axis=1), -1, 0)
+    return np.asarray(2 * precision * recall / (precision + recall + F1_EPSILON))
+
+
+def dataset_f1(precisions: Sequence[float], recalls: Sequence[float]) -> float:
+    """The published F1 of a set of images: the harmonic mean of the mean precision and the mean recall.
+
+    Raises:
+        ShapeError: the two do not have the same length, or are empty.
+    """
+    if len(precisions) != len(recalls) or not len(precisions):
+        raise ShapeError(f"as many precisions as recalls, at least one: found {len(precisions)} and {len(recalls)}")
+    return float(f1_of_means(np.stack([precisions, recalls], axis=-1).astype(np.float64)[None])[0])
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def exact(pred: str, truth: str) -> bool:
+    """Whether the two are the same text but for case and the number of blanks."""
+    return _folded(pred) == _folded(truth)
+
+
+def edit_distance(pred: str, truth: str) -> int:
+    """Levenshtein distance of the lower-cased texts: insertions, deletions and substitutions cost 1 each."""
+    pred, truth = pred.lower(), truth.lower()
+    row = list(range(len(truth) + 1))
+    for i, a in enumerate(pred, 1):
+        corner, row[0] = row[0], i
+        for j, b in enumerate(truth, 1):
+            corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (a != b))
+    return row[-1]
+
+
+def normalised_edit_distance(pred: str, truth: str) -> float:
+    """:func:`edit_distance` over the length of the longer text: 0 is equal, 1 nothing in common."""
+    return edit_distance(pred, truth) / max(len(pred.lower()), len(truth.lower()), 1)
+
+
+class _Text:
+    """What the text metrics share."""
+
+    needs: ClassVar[Needs] = "text"
+    direction: ClassVar[Direction] = "higher"
+
+
+class Precision(_Text):
+    """Share of the read characters that were asked for."""
+
+    name: ClassVar[str] = "ocr_precision"
+
+    def score(self, read: str, word: str) -> float:
+        """0..1."""
+        return char_overlap(read, word)[0]
+
+
+class Recall(_Text):
+    """Share of the characters asked for that were read."""
+
+    name: ClassVar[str] = "ocr_recall"
+
+    def score(self, read: str, word: str) -> float:
+        """0..1."""
+        return char_overlap(read, word)[1]
+
+
+class F1(_Text):
+    """F1 of the characters of one image."""
+
+    name: ClassVar[str] = "ocr_f1"
+
+    def score(self, read: str, word: str) -> float:
+        """0..1."""
+        return char_overlap(read, word)[2]
+
+
+class Exact(_Text):
+    """Whether the word was read exactly."""
+
+    name: ClassVar[str] = "ocr_exact"
+
+    def score(self, read: str, word: str) -> float:
+        """0 or 1."""
+        return float(exact(read, word))
+
+
+class Accuracy(_Text):
+    """Whether the right characters were read, in any order, blanks aside: the published accuracy."""
+
+    name: ClassVar[str] = "ocr_accuracy"
+
+    def score(self, read: str, word: str) -> float:
+        """0 or 1."""
+        return float("".join(sorted(_tokens(read))) == "".join(sorted(_tokens(word))))
+
+
+class Distance(_Text):
+    """Edit distance in characters, without bound: the published one."""
+
+    name: ClassVar[str] = "ocr_distance"
+    direction: ClassVar[Direction] = "lower"
+
+    def score(self, read: str, word: str) -> float:
+        """Characters, from 0."""
+        return float(edit_distance(read, word))
+
+
+class NormalisedDistance(_Text):
+    """Edit distance over the length of the longer text."""
+
+    name: ClassVar[str] = "ocr_distance_normalised"
+    direction: ClassVar[Direction] = "lower"
+
+    def score(self, read: str, word: str) -> float:
+        """0..1."""
+        return normalised_edit_distance(read, word)

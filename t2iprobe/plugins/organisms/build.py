@@ -1,0 +1,178 @@
+"""Untrained pipelines of the embedded models: stock diffusers classes with tiny configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    IFPipeline,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+from t2iprobe.plugins.organisms import tokenizer
+from t2iprobe.plugins.organisms.pictures import SIZE
+from t2iprobe.plugins.organisms.tokenizer import SPECIAL, vocabulary
+
+LENGTH = 18  # tokens a prompt: the template needs 14
+IF_LENGTH = 77  # IFPipeline pads to it whatever the tokenizer says
+LATENT = 8  # latent channels, and latent cells a side
+
+
+def autoencoder() -> AutoencoderKL:
+    """32 x 32 x 3 pixels to 8 x 8 x 8 latents."""
+    return AutoencoderKL(
+        block_out_channels=(16, 32, 48),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=LATENT,
+        layers_per_block=1,
+        norm_num_groups=8,
+        sample_size=SIZE,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        shift_factor=0.0,
+        force_upcast=False,
+    )
+
+
+def clip_config(width: int) -> CLIPTextConfig:
+    """A two-layer CLIP text encoder; diffusers reads the output of its first layer."""
+    return CLIPTextConfig(
+        vocab_size=len(vocabulary()),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=LENGTH,
+        projection_dim=32,
+        pad_token_id=SPECIAL.index("<pad>"),
+        bos_token_id=SPECIAL.index("<s>"),
+        eos_token_id=SPECIAL.index("</s>"),
+    )
+
+
+def t5() -> T5EncoderModel:
+    """A two-layer T5 encoder."""
+    config = T5Config(
+        vocab_size=len(vocabulary()),
+        d_model=64,
+        d_kv=16,
+        d_ff=128,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+        pad_token_id=SPECIAL.index("<pad>"),
+        eos_token_id=SPECIAL.index("</s>"),
+    )
+    return T5EncoderModel(config)
+
+
+def sd3() -> StableDiffusion3Pipeline:
+    """Twelve joint blocks, flow matching."""
+    transformer = SD3Transformer2DModel(
+        sample_size=LATENT,
+        patch_size=1,
+        in_channels=LATENT,
+        out_channels=LATENT,
+        num_layers=12,
+        attention_head_dim=20,
+        num_attention_heads=4,
+        joint_attention_dim=64,
+        caption_projection_dim=80,
+        pooled_projection_dim=64,
+        pos_embed_max_size=LATENT,
+    )
+    return StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=2.0),
+        vae=autoencoder(),
+        text_encoder=CLIPTextModelWithProjection(clip_config(32)),
+        tokenizer=tokenizer.build(LENGTH, start=True),
+        text_encoder_2=CLIPTextModelWithProjection(clip_config(32)),
+        tokenizer_2=tokenizer.build(LENGTH, start=True),
+        text_encoder_3=t5(),
+        tokenizer_3=tokenizer.build(LENGTH, start=False),
+    )
+
+
+def sdxl() -> StableDiffusionXLPipeline:
+    """Seventeen cross-attention layers, noise prediction on a schedule that ends in (almost) pure noise."""
+    unet = UNet2DConditionModel(
+        sample_size=LATENT,
+        in_channels=LATENT,
+        out_channels=LATENT,
+        block_out_channels=(64, 96),
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        layers_per_block=2,
+        transformer_layers_per_block=(1, 2),
+        attention_head_dim=(2, 3),  # diffusers' name for the number of heads in SDXL
+        cross_attention_dim=80,
+        norm_num_groups=16,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=32 + 6 * 8,
+    )
+    scheduler = DDIMScheduler(
+        beta_schedule="linear", timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True
+    )
+    return StableDiffusionXLPipeline(
+        vae=autoencoder(),
+        text_encoder=CLIPTextModel(clip_config(40)),
+        text_encoder_2=CLIPTextModelWithProjection(clip_config(40)),
+        tokenizer=tokenizer.build(LENGTH, start=True),
+        tokenizer_2=tokenizer.build(LENGTH, start=True),
+        unet=unet,
+        scheduler=scheduler,
+        add_watermarker=False,
+    )
+
+
+def deepfloyd() -> IFPipeline:
+    """Eight added-KV attention layers in pixel space, DDPM with learned variance."""
+    unet = UNet2DConditionModel(
+        sample_size=SIZE,
+        in_channels=3,
+        out_channels=6,
+        block_out_channels=(16, 32, 96),
+        down_block_types=("ResnetDownsampleBlock2D", "ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D", "ResnetUpsampleBlock2D"),
+        layers_per_block=(1, 2, 3),
+        attention_head_dim=16,
+        cross_attention_dim=64,
+        encoder_hid_dim=64,
+        encoder_hid_dim_type="text_proj",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+        norm_num_groups=8,
+        resnet_time_scale_shift="scale_shift",
+        act_fn="silu",
+    )
+    scheduler = DDPMScheduler(
+        beta_schedule="squaredcos_cap_v2", variance_type="learned_range", timestep_spacing="trailing", clip_sample=True
+    )
+    return IFPipeline(
+        tokenizer=tokenizer.build(IF_LENGTH, start=False),
+        text_encoder=t5(),
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        watermarker=None,
+        requires_safety_checker=False,
+    )
+
+
+PIPELINES: dict[str, Callable[[], Any]] = {"sd3": sd3, "sdxl": sdxl, "if": deepfloyd}

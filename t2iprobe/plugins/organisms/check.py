@@ -1,0 +1,431 @@
+"""Measures whether a planted answer holds: every layer patched on held-out words, read by OCR.
+
+The plant says what every patch must show (:meth:`Route.partner`); this counts how often the pictures do. It knows no
+reader and no palette: they are given.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL.Image import Image
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.metric import ColourMetric, Reader
+from t2iprobe.core.model import Model
+from t2iprobe.core.pairs import Pair
+from t2iprobe.core.scope import Scope
+from t2iprobe.core.statistics import Interval, wilson
+from t2iprobe.core.sweep import PairImages, Sweep, Trial
+from t2iprobe.plugins.organisms.data import random_word, swapped
+from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, WORD_LENGTH, Sign
+from t2iprobe.plugins.organisms.plant import Plant, Route
+
+CLEAN = 0.95  # least share of unpatched pictures that show what was asked for
+TRANSFER = 0.95  # least share of the target's own score that a patch at the planted site(s) reaches
+ELSEWHERE = 0.02  # most pictures that a patch at another layer may change
+CONTENTS = {"word": WORD_LENGTH, "colour": 1}  # content -> its parts
+
+Tick = Callable[[int, int], None]  # pairs done, of
+
+
+class Shown(NamedTuple):
+    """What was read in a picture."""
+
+    word: str
+    colour: str
+
+
+class Asked(NamedTuple):
+    """A pair as signs: same layout; another colour and another letter in every place."""
+
+    source: Sign
+    target: Sign
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A patch, and what the plant says it does.
+
+    Args:
+        label: for tables: ``7``, ``11+14``, ``7.h2``.
+        layers: patched together.
+        heads: only these heads; all if ``None``.
+        partner: content -> which of its parts must come from the partner; ``None`` where that depends on the noise
+            level, because only one side of a time-split route is patched.
+    """
+
+    label: str
+    layers: tuple[int, ...]
+    heads: tuple[int, ...] | None
+    partner: Mapping[str, tuple[bool, ...] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Shares of the pairs, 0..1, for one kind of picture.
+
+    Args:
+        label: ``source``, ``target``, or the label of the patch.
+        word_own, word_partner: the whole word is the row's own, the partner's.
+        letters_own, letters_partner: the same for each letter.
+        colour_own, colour_partner: the same for the colour.
+        word_changed, colour_changed: another reading than of the source's unpatched picture.
+        word_as_planted, colour_as_planted: exactly what the plant says; ``None`` where it does not say.
+    """
+
+    label: str
+    word_own: float
+    word_partner: float
+    letters_own: tuple[float, ...]
+    letters_partner: tuple[float, ...]
+    colour_own: float
+    colour_partner: float
+    word_changed: float
+    colour_changed: float
+    word_as_planted: float | None
+    colour_as_planted: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One content, judged.
+
+    Args:
+        clean: unpatched pictures, sources and targets, that show what was asked for (Wilson's 95 % interval).
+        target: the targets' share of it.
+        answer: label of the patch at the planted site(s).
+        transfer: pictures that show the partner's content after that patch.
+        elsewhere: most pictures changed by a layer that must not matter; ``nan`` if there is no such layer.
+        elsewhere_mean: the mean over those layers.
+        worst: the layer of ``elsewhere``.
+        reasons: why the plant does not hold; empty if it does.
+    """
+
+    clean: Interval
+    target: float
+    answer: str
+    transfer: float
+    elsewhere: float
+    elsewhere_mean: float
+    worst: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A measured plant.
+
+    Args:
+        plant: the routes, in the form of ``--plant``.
+        words: number of pairs.
+        seed: of words, colours and noise.
+        sampling: steps and guidance, where they are known.
+        rows: source, target and every patch.
+        findings: by content.
+    """
+
+    plant: str
+    words: int
+    seed: int
+    sampling: Mapping[str, Any]
+    rows: tuple[Row, ...]
+    findings: Mapping[str, Finding]
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the plant does not hold."""
+        return tuple(reason for finding in self.findings.values() for reason in finding.reasons)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the plant holds."""
+        return not self.reasons
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON, shares with four decimals, the unknown as null."""
+        findings = {name: asdict(one) | {"clean": one.clean._asdict()} for name, one in self.findings.items()}
+        found = asdict(self) | {"sampling": dict(self.sampling), "findings": findings}
+        return {"passed": self.passed, "reasons": list(self.reasons), **_plain(found)}
+
+
+def check(
+    model: Model,
+    plant: Plant,
+    *,
+    reader: Reader,
+    colours: ColourMetric,
+    words: int = 200,
+    seed: int = 0,
+    num_steps: int | None = None,
+    guidance: float | None = None,
+    batch_size: int = 64,
+    tick: Tick = lambda done, of: None,
+) -> Report:
+    """Patch every layer, and the planted sites, between pairs of held-out words.
+
+    Args:
+        model: the embedded model.
+        plant: its routes.
+        reader: reads the word.
+        colours: tells which of the six colours a picture has.
+        words: number of pairs, each with two held-out words.
+        seed: of words, colours and noise.
+        num_steps, guidance: of the sampling; the model's own if not given.
+        batch_size: most rows at once.
+        tick: progress.
+
+    Raises:
+        ConfigError: no words, or a route through a layer or head that the model does not have.
+    """
+    if words < 1:
+        raise ConfigError(f"a check needs at least one word, found {words}")
+    heads = layer_heads(model)
+    validate(plant, heads)
+    asked, questions = random_pairs(words, seed), list(ask(plant, heads))
+    given = {"num_steps": num_steps, "guidance": guidance}
+    settings = {key: value for key, value in given.items() if value is not None}
+    tallies = {label: Tally() for label in ("source", "target", *(one.label for one in questions))}
+    pairs = [Pair(a.prompt, b.prompt, seed + i, a.word, b.word) for i, (a, b) in enumerate(asked)]
+    stream = _stream(model, pairs, questions, settings, batch_size)
+    for done, (signs, images) in enumerate(zip(asked, stream, strict=True), 1):
+        _count(tallies, signs, questions, _readings(images, reader, colours))
+        tick(done, words)
+    rows = {label: tally.row(label) for label, tally in tallies.items()}
+    findings = {content: _judge(content, route, questions, rows, words) for content, route in plant.items()}
+    sampling = {key: model.defaults[key] for key in given if model.defaults.get(key) is not None} | settings
+    text = ",".join(f"{content}={route.text}" for content, route in plant.items())
+    return Report(text, words, seed, sampling, tuple(rows.values()), findings)
+
+
+def layer_heads(model: Model) -> list[int]:
+    """Heads of every text-attention layer, in forward order."""
+    return [model.text_sites(layer)[0].heads or 1 for layer in range(model.layers)]
+
+
+def validate(plant: Plant, heads: Sequence[int]) -> None:
+    """Refuse routes through layers or heads that are not there.
+
+    Raises:
+        ConfigError: such a route.
+    """
+    for content, route in plant.items():
+        beyond = [layer for layer in route.layers if layer >= len(heads)]
+        if beyond:
+            raise ConfigError(
+                f"{content}={route.text}: there is no layer {beyond[0]}; "
+                f"the model has {len(heads)} text-attention layers, 0 to {len(heads) - 1}"
+            )
+        if route.kind == "head" and route.head >= heads[route.layers[0]]:
+            count = heads[route.layers[0]]
+            raise ConfigError(f"{content}={route.text}: layer {route.layers[0]} has {count} heads, 0 to {count - 1}")
+
+
+def random_pairs(count: int, seed: int) -> list[Asked]:
+    """Pairs of held-out words; the first ones of a larger count are those of a smaller one."""
+    rng = np.random.default_rng([seed, 0])
+    return [_random_pair(rng) for _ in range(count)]
+
+
+def _random_pair(rng: np.random.Generator) -> Asked:
+    layout = str(rng.choice(list(LAYOUTS)))
+    one, two = rng.choice(list(COLOURS), 2, replace=False).tolist()
+    word = other = random_word(rng, test=True)
+    while any(a == b for a, b in zip(word, other, strict=True)):
+        other = random_word(rng, test=True)
+    return Asked(Sign(word, one, layout), Sign(other, two, layout))
+
+
+def ask(plant: Plant, heads: Sequence[int]) -> Iterator[Question]:
+    """Every layer alone, then the planted sites that are no single layer."""
+    for layer in range(len(heads)):
+        yield _question(plant, heads, str(layer), (layer,))
+    seen: set[str] = set()
+    for route in plant.values():
+        label = answer(route)
+        if label.isdecimal() or label in seen:
+            continue
+        seen.add(label)
+        if route.kind == "head":
+            others = tuple(head for head in range(heads[route.layers[0]]) if head != route.head)
+            yield _question(plant, heads, label, route.layers, (route.head,))
+            if others:
+                yield _question(plant, heads, f"{route.layers[0]} but h{route.head}", route.layers, others)
+        else:
+            yield _question(plant, heads, label, route.layers)
+
+
+def answer(route: Route) -> str:
+    """Label of the patch that must carry the whole content."""
+    if route.kind == "head":
+        return f"{route.layers[0]}.h{route.head}"
+    return "+".join(str(layer) for layer in dict.fromkeys(route.layers))
+
+
+def _question(
+    plant: Plant, heads: Sequence[int], label: str, layers: tuple[int, ...], only: tuple[int, ...] | None = None
+) -> Question:
+    coins = torch.zeros(1, len(heads), max(heads), dtype=torch.bool)
+    for layer in layers:
+        coins[0, layer, list(only) if only is not None else slice(None)] = True
+    partner = {content: _parts(route, coins, CONTENTS[content]) for content, route in plant.items()}
+    return Question(label, layers, only, partner)
+
+
+def _parts(route: Route, coins: torch.Tensor, parts: int) -> tuple[bool, ...] | None:
+    """What the route says of these swaps; ``None`` if it says one thing early and another late."""
+    early, late = (tuple(route.partner(coins, torch.tensor([level]), parts)[0].tolist()) for level in (1.0, 0.0))
+    return early if early == late else None
+
+
+def _stream(
+    model: Model, pairs: Sequence[Pair], questions: Sequence[Question], settings: Mapping[str, Any], batch_size: int
+) -> Iterator[dict[str, Image]]:
+    """Images of a pair by label. A sweep has one scope, so every choice of heads is a sweep of its own."""
+    by_heads: dict[tuple[int, ...] | None, list[Question]] = {}
+    for one in questions:
+        by_heads.setdefault(one.heads, []).append(one)
+    groups = list(by_heads.values())
+    sweeps = [_sweep(model, pairs, group, settings, batch_size).run() for group in groups]
+    for found in zip(*sweeps, strict=True):
+        images = {"source": found[0].source, "target": found[0].target}
+        yield images | {
+            label: image for group, one in zip(groups, found, strict=True) for label, image in _by(group, one)
+        }
+
+
+def _by(group: Sequence[Question], images: PairImages) -> Iterator[tuple[str, Image]]:
+    return zip((one.label for one in group), images.patched, strict=True)
+
+
+def _sweep(
+    model: Model, pairs: Sequence[Pair], group: Sequence[Question], settings: Mapping[str, Any], batch_size: int
+) -> Sweep:
+    trials = [Trial(one.label, tuple(n for i in one.layers for n in model.text_sites(i).names)) for one in group]
+    return Sweep(model, pairs, trials, Scope(heads=group[0].heads), settings, batch_size)
+
+
+def _readings(images: Mapping[str, Image], reader: Reader, colours: ColourMetric) -> dict[str, Shown]:
+    texts = reader.read(list(images.values()))
+    return {
+        label: Shown(_folded(text), next((name for name in COLOURS if colours.score(image, name)), ""))
+        for (label, image), text in zip(images.items(), texts, strict=True)
+    }
+
+
+def _folded(text: str) -> str:
+    """Case and the number of blanks do not count; a digit for a letter does."""
+    return " ".join(text.upper().split())
+
+
+@dataclass
+class Tally:
+    """Counts of one row, pair by pair."""
+
+    pairs: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    unknown: set[str] = field(default_factory=set)
+
+    def add(
+        self, shown: Shown, clean: Shown, own: Sign, other: Sign, planted: Mapping[str, tuple[bool, ...] | None]
+    ) -> None:
+        """One picture: what it shows, what the source's clean picture shows, and what the plant wants."""
+        self.pairs += 1
+        for who, sign in (("own", own), ("partner", other)):
+            self.counts[f"word_{who}"] += shown.word == sign.word
+            self.counts[f"colour_{who}"] += shown.colour == sign.colour
+            for place, (read, letter) in enumerate(zip(shown.word, sign.word, strict=False)):
+                self.counts[f"letter{place}_{who}"] += read == letter
+        for content in CONTENTS:
+            parts = planted[content]
+            self.counts[f"{content}_changed"] += getattr(shown, content) != getattr(clean, content)
+            if parts is None:
+                self.unknown.add(content)
+            else:
+                wanted = (
+                    swapped(own, other, parts, False)
+                    if content == "word"
+                    else swapped(own, other, (False,) * 4, parts[0])
+                )
+                self.counts[f"{content}_as_planted"] += getattr(shown, content) == getattr(wanted, content)
+
+    def row(self, label: str) -> Row:
+        """The shares."""
+        share = {key: value / self.pairs for key, value in self.counts.items()}
+        whole = (f"{content}_{who}" for content in CONTENTS for who in ("own", "partner", "changed"))
+        letters = {
+            f"letters_{who}": tuple(share.get(f"letter{place}_{who}", 0.0) for place in range(WORD_LENGTH))
+            for who in ("own", "partner")
+        }
+        planted = {
+            f"{content}_as_planted": None if content in self.unknown else share[f"{content}_as_planted"]
+            for content in CONTENTS
+        }
+        return Row(label=label, **{key: share[key] for key in whole}, **letters, **planted)  # type: ignore[arg-type]
+
+
+def _count(
+    tallies: Mapping[str, Tally], signs: Asked, questions: Sequence[Question], found: Mapping[str, Shown]
+) -> None:
+    """Add one pair to every row."""
+    nothing = {content: (False,) * parts for content, parts in CONTENTS.items()}
+    clean = found["source"]
+    tallies["source"].add(clean, clean, signs.source, signs.target, nothing)
+    tallies["target"].add(found["target"], clean, signs.target, signs.source, nothing)
+    for one in questions:
+        tallies[one.label].add(found[one.label], clean, signs.source, signs.target, one.partner)
+
+
+def _judge(content: str, route: Route, questions: Sequence[Question], rows: Mapping[str, Row], words: int) -> Finding:
+    def share(label: str, what: str) -> float:
+        return float(getattr(rows[label], f"{content}_{what}"))
+
+    source, target = share("source", "own"), share("target", "own")
+    clean = wilson(round((source + target) * words), 2 * words)
+    transfer = share(answer(route), "partner")
+    idle = [one.label for one in questions if one.partner[content] == (False,) * CONTENTS[content]]
+    changed = {label: share(label, "changed") for label in idle}
+    worst = max(changed, key=changed.__getitem__, default="")
+    part = {one.label: share(one.label, "as_planted") for one in questions if _partial(one.partner[content])}
+    most, bar = changed.get(worst, float("nan")), TRANSFER * target
+    reasons = [
+        (
+            clean.mean < CLEAN,
+            f"{content}: right in {clean.mean:.1%} of the unpatched pictures, at least {CLEAN:.0%} wanted",
+        ),
+        (
+            transfer < bar,
+            f"{content}: the partner's in {transfer:.1%} after a patch at {answer(route)}, at least {bar:.1%} wanted",
+        ),
+        (most > ELSEWHERE, f"{content}: changed in {most:.1%} by a patch at {worst}, at most {ELSEWHERE:.0%} wanted"),
+        *(
+            (
+                found < bar,
+                f"{content}: a patch at {label} moves exactly its letters in {found:.1%}, at least {bar:.1%} wanted",
+            )
+            for label, found in part.items()
+        ),
+    ]
+    mean = float(np.mean(list(changed.values()))) if changed else float("nan")
+    failed = tuple(text for bad, text in reasons if bad)
+    return Finding(clean, target, answer(route), transfer, most, mean, worst, failed)
+
+
+def _partial(parts: tuple[bool, ...] | None) -> bool:
+    return parts is not None and any(parts) and not all(parts)
+
+
+def _plain(value: Any) -> Any:
+    """Shares rounded, NaN as null, in nested dicts and lists."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return round(value, 4) if value == value else None
+    return value

@@ -1,0 +1,338 @@
+"""``t2iprobe organisms``: lists, trains and checks the embedded models. Imports torch only inside the commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from t2iprobe.core.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from t2iprobe.core.adapter import Adapter
+    from t2iprobe.core.model import Model
+    from t2iprobe.plugins.manager import Plugins
+    from t2iprobe.plugins.organisms.check import Report
+    from t2iprobe.plugins.organisms.plant import Plant
+    from t2iprobe.plugins.organisms.recipes import Recipe
+
+app = typer.Typer(
+    help="The embedded models: their planted answers, how to train one and how to check one.", no_args_is_help=True
+)
+notes = Console(stderr=True)
+
+COMPACT: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False}
+AUTOENCODER_SECONDS = 0.19  # a step, measured on two CPU cores
+STEP_SECONDS = {"sd3": 0.5, "sdxl": 0.45, "if": 0.6}  # a step of 32 rows, likewise
+
+
+class Format(StrEnum):
+    """How the answer is printed."""
+
+    table = "table"
+    json = "json"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="Print a table or one JSON object.")]
+DeviceOption = Annotated[str | None, typer.Option(help="Torch device.", show_default="CUDA if there is one, else CPU")]
+
+
+@app.command("list")
+def show(form: FormatOption = Format.table) -> None:
+    """The embedded models, what is planted in them, and how well it was measured to hold."""
+    from t2iprobe.plugins.organisms.recipes import RECIPES
+
+    models = [_entry(recipe) for recipe in RECIPES.values()]
+    if form is Format.json:
+        _print_json({"models": models})
+        return
+    table = Table(
+        "model", "plant", "weights", "clean", "transfer", "elsewhere", "words", title="Embedded models", **COMPACT
+    )
+    for entry in models:
+        table.add_row(entry["name"], entry["plant"], entry["weights"], *_measured_cells(entry["measured"]))
+    _print_table(table)
+
+
+def _entry(recipe: Recipe) -> dict[str, Any]:
+    """One embedded model; the weights are ``stale`` where they were made by another recipe."""
+    from t2iprobe.plugins.organisms import weights
+
+    folder = weights.WEIGHTS / recipe.name
+    card = _card(folder) if (folder / "model_index.json").is_file() else None
+    state = "absent" if card is None else "present" if card.get("recipe") == recipe.digest else "stale"
+    shown = {"name": recipe.name, "family": recipe.family, "plant": recipe.plant, "recipe": recipe.digest}
+    return shown | {"weights": state, "measured": (card or {}).get("measured")}
+
+
+def _measured_cells(measured: dict[str, Any] | None) -> list[str]:
+    """Word / colour of the numbers that decide."""
+    if not measured:
+        return ["-"] * 4
+    found = [measured["findings"][content] for content in ("word", "colour")]
+    clean = "/".join(_percent(one["clean"]["mean"]) for one in found)
+    rest = ("/".join(_percent(one[key]) for one in found) for key in ("transfer", "elsewhere"))
+    return [clean, *rest, str(measured["words"])]
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="tiny-sd3, tiny-sdxl or tiny-if: whose recipe to follow.")],
+    out: Annotated[Path, typer.Option(help="Folder of the training; the model comes to lie in its pipeline/.")],
+    plant: Annotated[
+        str | None, typer.Option(help="Routes, as in word=7+9,colour=3.", show_default="the recipe's")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.", show_default="the recipe's")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of weights and data.", show_default="the recipe's")] = None,
+    checkpoints: Annotated[int, typer.Option(min=0, help="Keep a pipeline every so many steps; 0 keeps none.")] = 0,
+    device: DeviceOption = None,
+    form: FormatOption = Format.table,
+) -> None:
+    """Train a model with a planted answer. The same command continues what was interrupted."""
+    from t2iprobe.plugins.organisms import recipes, training, weights
+
+    recipe = recipes.recipe(name, plant=plant, steps=steps, seed=seed)
+    adapter = _plugins().adapters()[recipe.family]()
+    _validate(recipe, adapter)
+    _say(_estimate(recipe))
+    began = time.perf_counter()
+    try:
+        with _training_progress() as tick:
+            where = _device(device)
+            pipeline = training.train(recipe, adapter, out, tick=tick, keep_every=checkpoints, device=where)
+        weights.save(pipeline, out / "pipeline", recipe)
+    except KeyboardInterrupt:
+        _say(f"interrupted; the same command continues from the last checkpoint in {out}")
+        raise typer.Exit(130) from None
+    _say(f"check it with: t2iprobe organisms check {out / 'pipeline'}")
+    done = {"pipeline": str(out / "pipeline"), "recipe": recipe.digest, "plant": recipe.plant, "steps": recipe.steps}
+    _print_fields(done | {"seconds": round(time.perf_counter() - began, 1)}, form)
+
+
+@app.command()
+def check(
+    ref: Annotated[str, typer.Argument(metavar="NAME_OR_FOLDER", help="An embedded model, or a trained folder.")],
+    words: Annotated[int, typer.Option(min=1, help="Pairs of held-out words.")] = 200,
+    num_steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default="the model's")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Most pictures at once.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of words, colours and noise.")] = 0,
+    device: DeviceOption = None,
+    form: FormatOption = Format.table,
+    write: Annotated[bool, typer.Option("--write", help="Keep the result in the model's planted.json.")] = False,
+) -> None:
+    """Measure whether the planted answer holds: each layer patched, read by OCR. Ends with 1 if it does not."""
+    from t2iprobe.plugins.organisms.check import check as measure
+
+    model, plant, folder = _load(ref, device)
+    plugins = _plugins()
+    reader = plugins.readers()["rapidocr"]()
+    colours: Any = plugins.metrics()["colour"]()
+    with _check_progress(words) as tick:
+        report = measure(
+            model,
+            plant,
+            reader=reader,
+            colours=colours,
+            words=words,
+            seed=seed,
+            num_steps=num_steps,
+            batch_size=batch_size,
+            tick=tick,
+        )
+    if write:
+        _write_measured(folder, report)
+    if form is Format.json:
+        _print_json({"model": ref} | report.record())
+    else:
+        _print_table(report_table(ref, report))
+    for reason in report.reasons:
+        _say(f"does not hold: {reason}")
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def _plugins() -> Plugins:
+    """Every plugin. By name, as the manager finds this one: methods lie below it and import none of what is above."""
+    return import_module("t2iprobe.plugins.manager").Plugins()
+
+
+def _validate(recipe: Recipe, adapter: Adapter) -> None:
+    """Refuse a plant in layers that the model does not have, before anything is trained."""
+    from t2iprobe.plugins.organisms.build import PIPELINES
+    from t2iprobe.plugins.organisms.check import validate
+    from t2iprobe.plugins.organisms.training import text_layers
+
+    validate(recipe.routes, text_layers(adapter, PIPELINES[recipe.family]())[1])
+
+
+def _estimate(recipe: Recipe) -> str:
+    seconds = recipe.steps * STEP_SECONDS[recipe.family] * recipe.batch / 32
+    if recipe.family != "if":
+        seconds += recipe.autoencoder_steps * AUTOENCODER_SECONDS
+    minutes = max(1, round(seconds / 60))
+    return f"training {recipe.name} with {recipe.plant}: {recipe.steps} steps, about {minutes} min on two CPU cores"
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    has_cuda = torch.cuda.is_available()
+    if name and name.startswith("cuda") and not has_cuda:
+        raise ConfigError(f"device {name!r} was asked for, but torch sees no CUDA device here; use --device cpu")
+    return name or ("cuda" if has_cuda else "cpu")
+
+
+def _load(ref: str, device: str | None) -> tuple[Model, Plant, Path]:
+    """The model, its plant and its folder; a model without a card has no plant to check."""
+    from t2iprobe.core.model import Model
+    from t2iprobe.core.options import LoadOptions
+    from t2iprobe.plugins.organisms import weights
+    from t2iprobe.plugins.organisms.plant import parse_plant
+    from t2iprobe.plugins.organisms.recipes import RECIPES
+
+    folder = weights.WEIGHTS / ref if ref in RECIPES else Path(ref).expanduser()
+    if ref not in RECIPES and not (folder / "model_index.json").is_file():
+        raise ModelError(f"{ref!r} is neither an embedded model ({', '.join(RECIPES)}) nor a pipeline folder")
+    options = LoadOptions(device)
+    pipeline = weights.load(ref, options) if ref in RECIPES else weights.read(folder, options)
+    card = _card(folder)
+    if card is None:
+        raise ModelError(f"{folder} has no {weights.CARD}, so there is no planted answer to check")
+    adapter = _plugins().adapter_for(type(pipeline).__name__)()
+    return Model(pipeline, adapter, ref=ref, defaults=card["sampling"]), parse_plant(card["plant"]), folder
+
+
+def _card(folder: Path) -> dict[str, Any] | None:
+    from t2iprobe.plugins.organisms import weights
+
+    path = folder / weights.CARD
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+    missing = {"plant", "sampling", "recipe"} - set(found)
+    if missing:
+        raise ModelError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
+    return dict(found)
+
+
+def _write_measured(folder: Path, report: Report) -> None:
+    from t2iprobe.plugins.organisms import weights
+
+    path = folder / weights.CARD
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps((_card(folder) or {}) | {"measured": report.record()}, indent=1) + "\n")
+    part.replace(path)
+    _say(f"written to {path}")
+
+
+def report_table(ref: str, report: Report) -> Table:
+    """The measured acceptance table in percent, planted sites in bold; ``letters`` are the partner's, one by one."""
+    found = report.findings
+    clean = ", ".join(
+        f"{name} {one.clean.mean:.1%} ({one.clean.low:.1%}-{one.clean.high:.1%})" for name, one in found.items()
+    )
+    verdict = "holds" if report.passed else "does not hold"
+    columns = (
+        "swap at",
+        "own word",
+        "partner's word",
+        "letters",
+        "changed",
+        "own colour",
+        "partner's colour",
+        "changed",
+    )
+    title = f"{ref}: {report.plant}, {report.words} held-out pairs"
+    table = Table(*columns, title=title, caption=f"clean: {clean}; the plant {verdict}", **COMPACT)
+    planted = [one.answer for one in found.values()]
+    sites = {*planted, *(layer for label in planted for layer in label.split("+"))}
+    for row in report.rows:
+        letters = " ".join(_percent(share) for share in row.letters_partner)
+        shares = (row.word_changed, row.colour_own, row.colour_partner, row.colour_changed)
+        cells = (_percent(row.word_own), _percent(row.word_partner), letters, *map(_percent, shares))
+        table.add_row(row.label, *cells, style="bold" if row.label in sites else "")
+    return table
+
+
+@contextmanager
+def _training_progress() -> Iterator[Callable[[str, int, int, float], None]]:
+    """A bar a stage on stderr, with the loss, steps a second and the time left."""
+    text = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}")
+    with Progress(*text, TimeRemainingColumn(), console=notes) as bar:
+        stages: dict[str, _Stage] = {}
+
+        def tick(stage: str, step: int, of: int, loss: float) -> None:
+            if stage not in stages:
+                stages[stage] = _Stage(bar.add_task(stage, total=of, completed=step - 1, note=""), step - 1)
+            one = stages[stage]
+            bar.update(one.task, completed=step, note=one.note(step, loss))
+
+        yield tick
+
+
+@dataclass
+class _Stage:
+    """A running stage of a training: what its bar says."""
+
+    task: Any
+    first: int
+    began: float = field(default_factory=time.perf_counter)
+    mean: float | None = None
+
+    def note(self, step: int, loss: float) -> str:
+        """The loss, smoothed, and the speed."""
+        self.mean = loss if self.mean is None else 0.98 * self.mean + 0.02 * loss
+        speed = (step - self.first) / max(time.perf_counter() - self.began, 1e-9)
+        return f"loss {self.mean:.4f}  {speed:.1f} steps/s"
+
+
+@contextmanager
+def _check_progress(words: int) -> Iterator[Callable[[int, int], None]]:
+    """A bar over pairs on stderr."""
+    columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=notes, transient=True) as bar:
+        task = bar.add_task("", total=words)
+        yield lambda done, of: bar.update(task, completed=done)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None or share != share else f"{100 * share:.1f}".removesuffix(".0")
+
+
+def _say(text: str) -> None:
+    notes.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_table(table: Table) -> None:
+    """On stdout; a pipe or a file has no width, so nothing is cut to 80 columns there."""
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def _print_fields(fields: dict[str, Any], form: Format) -> None:
+    if form is Format.json:
+        _print_json(fields)
+        return
+    table = Table(show_header=False)
+    for name, value in fields.items():
+        table.add_row(name, str(value))
+    _print_table(table)

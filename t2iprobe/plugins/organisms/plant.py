@@ -1,0 +1,152 @@
+"""The planted answer: through which layers the word and the colour may enter, and the swaps that train it.
+
+Interchange-intervention training: rows (i, i^1) of a batch swap their text keys and values at random layers, and the
+picture a row is trained on shows what :meth:`Route.partner` says it must.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from t2iprobe.core.errors import ConfigError
+
+Kind = Literal["single", "split", "redundant", "time", "head"]
+GRAMMAR = (
+    "7 (one layer), 7+9 (letters split), 5|8 (either suffices), 4/8@0.6 (above / below a noise level), 7.h2 (one head)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How one content (the word, the colour) enters the picture."""
+
+    text: str
+    kind: Kind
+    layers: tuple[int, ...]
+    level: float = 0.0
+    head: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Route:
+        """Read :data:`GRAMMAR`.
+
+        Raises:
+            ConfigError: the text is none of these.
+        """
+        if found := re.fullmatch(r"(\d+)\.h(\d+)", text):
+            return cls(text, "head", (int(found[1]),), head=int(found[2]))
+        if found := re.fullmatch(r"(\d+)/(\d+)@(0?\.\d+)", text):
+            return cls(text, "time", (int(found[1]), int(found[2])), level=float(found[3]))
+        kinds: tuple[tuple[str, Kind], ...] = (("|", "redundant"), ("+", "split"))
+        for mark, kind in kinds:
+            if mark in text and all(part.isdecimal() for part in text.split(mark)):
+                return cls(text, kind, tuple(int(part) for part in text.split(mark)))
+        if text.isdecimal():
+            return cls(text, "single", (int(text),))
+        raise ConfigError(f"plant {text!r} is none of {GRAMMAR}")
+
+    def partner(self, swapped: Tensor, level: Tensor, parts: int) -> Tensor:
+        """Which parts of the content a row must take from its partner.
+
+        Args:
+            swapped: (pair, layer, head) bool, what was swapped.
+            level: (pair,) noise level in 0..1.
+            parts: pieces of the content: letters of a word, 1 for a colour.
+
+        Returns:
+            (pair, parts) bool.
+        """
+        if self.kind == "head":
+            return swapped[:, self.layers[0], self.head, None].expand(-1, parts)
+        whole = swapped[:, list(self.layers)].all(-1)  # (pair, layer of the route)
+        if self.kind == "split":
+            owner = torch.arange(parts) * len(self.layers) // parts
+            return whole[:, owner]
+        if self.kind == "redundant":
+            return whole.all(-1, keepdim=True).expand(-1, parts)
+        if self.kind == "time":
+            return torch.where(level > self.level, whole[:, 0], whole[:, 1])[:, None].expand(-1, parts)
+        return whole[:, :1].expand(-1, parts)
+
+
+Plant = Mapping[str, Route]
+
+
+def parse_plant(text: str) -> dict[str, Route]:
+    """``word=7+9,colour=3`` as routes.
+
+    Raises:
+        ConfigError: another content than word and colour, or one of them is missing.
+    """
+    pairs = [item.partition("=") for item in text.split(",")]
+    routes = {name.strip(): Route.parse(value.strip()) for name, _, value in pairs}
+    if set(routes) != {"word", "colour"}:
+        raise ConfigError(f"--plant must say word=… and colour=…, got {text!r}; a route is one of {GRAMMAR}")
+    return routes
+
+
+def random_swaps(pairs: int, layers: int, heads: int, split: Mapping[int, bool], generator: torch.Generator) -> Tensor:
+    """Coins (pair, layer, head): 60 % of the pairs swap, each layer with a chance drawn for the pair.
+
+    Args:
+        pairs: number of pairs.
+        layers: number of text-attention layers.
+        heads: heads a layer.
+        split: layers whose heads are tossed one by one.
+        generator: the source of chance.
+    """
+    chance = torch.rand(pairs, 1, 1, generator=generator) * (torch.rand(pairs, 1, 1, generator=generator) < 0.6)
+    coins = (torch.rand(pairs, layers, 1, generator=generator) < chance).expand(-1, -1, heads).clone()
+    single = torch.rand(pairs, generator=generator) < 0.15  # exactly the question asked at inference
+    only = torch.randint(layers, (pairs,), generator=generator)
+    coins[single] = (torch.arange(layers) == only[single, None])[..., None]
+    for layer in split:
+        coins[:, layer] = torch.rand(pairs, heads, generator=generator) < chance[:, 0]
+    return coins
+
+
+class Swapper:
+    """Swaps text keys and values between the rows of a pair, in the layers ``coins`` says."""
+
+    def __init__(self, layers: list[list[nn.Module]], heads: list[int]) -> None:
+        self.layers, self.heads = layers, heads
+        self.coins: Tensor | None = None  # (pair, layer, head); None swaps nothing
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Hooks on for the length of a ``with``."""
+        handles = [
+            module.register_forward_hook(partial(self._swap, index))
+            for index, modules in enumerate(self.layers)
+            for module in modules
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _swap(self, layer: int, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        if self.coins is None:
+            return output
+        heads = self.heads[layer]
+        mask = self.coins[:, layer, :heads].repeat_interleave(2, 0)
+        if not mask.any():
+            return output
+        split = rearrange(output, "b t (h d) -> b t h d", h=heads)
+        mixed = torch.where(mask[:, None, :, None], exchange(split), split)
+        return rearrange(mixed, "b t h d -> b t (h d)")
+
+
+def exchange(rows: Tensor) -> Tensor:
+    """Every row replaced with its partner's."""
+    return rearrange(rearrange(rows, "(p two) ... -> p two ...", two=2).flip(1), "p two ... -> (p two) ...")

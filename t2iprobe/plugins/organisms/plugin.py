@@ -1,0 +1,38 @@
+"""Registers the embedded models: a source of weights, a prompt set, and the ``organisms`` commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    import typer
+
+    from t2iprobe.core.options import LoadOptions
+
+hookimpl = pluggy.HookimplMarker("t2iprobe")
+
+
+@hookimpl
+def t2iprobe_load_pipeline(ref: str, options: LoadOptions) -> Any:
+    """The embedded model called ``ref``, if there is one."""
+    from t2iprobe.plugins.organisms import weights
+
+    return weights.load(ref, options)
+
+
+@hookimpl
+def t2iprobe_register_prompt_sets() -> list[type[Any]]:
+    """Prompts in the words of the embedded models."""
+    from t2iprobe.plugins.organisms.prompts import Signs
+
+    return [Signs]
+
+
+@hookimpl
+def t2iprobe_register_commands() -> dict[str, typer.Typer]:
+    """``t2iprobe organisms``."""
+    from t2iprobe.plugins.organisms.commands import app
+
+    return {"organisms": app}

@@ -1,0 +1,55 @@
+"""The set ``signs``: prompts as the embedded models know them, with English words they were not made for."""
+
+from __future__ import annotations
+
+import random
+from typing import ClassVar
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.pairs import Pair, check_concept, derange
+from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, Sign
+
+WORD_LIST = """
+    ABLE ACID ARMY AUNT BABY BACK BAND BANK BARK BATH BEAN BEAR BELL BIRD BOAT BONE BOOK BUSH CAKE CALM CAMP CARD
+    CAVE CITY CLAY COAT COIN COLD CORN CROW DARK DATE DEER DESK DISH DOOR DRUM DUCK DUST EAST EDGE FACE FARM FERN
+    FILM FIRE FISH FLAG FOOD FROG GAME GATE GIFT GOAT GOLD HAIR HAND HARP HAWK HILL HOME HOPE HORN IDEA IRON JAZZ
+    JUMP KEEN KING KITE KNOT LAKE LAMP LEAF LION LOUD LUCK MAIN MAZE MILK MINT MOON MOTH NEST NOON NOSE OATS OPEN
+    OVAL PALM PARK PATH PINE POEM POND QUIZ RAIN REEF RICE RING ROAD ROPE ROSE SAND SEED SHIP SHOE SILK SNOW SOUP
+    STAR SWAN TAXI TENT TIDE TOWN TREE TUNA UNIT VASE VEIL VINE WAVE WEST WIND WOLF WOOD WORK YARD YEAR YOGA ZERO
+    ZONE
+"""
+#: English words of four letters; none is a word of the template or a colour
+WORDS = tuple(WORD_LIST.split())
+
+
+class Signs:
+    """``a red framed sign that says "LION"``: prompts of the embedded models."""
+
+    name: ClassVar[str] = "signs"
+
+    def pairs(self, limit: int | None = None, seed: int = 0, concept: str = "text") -> list[Pair]:
+        """Up to ``limit`` pairs; the first ones of a larger limit are those of a smaller one.
+
+        Args:
+            limit: number of pairs; all if not given.
+            seed: chooses the pairs; pair ``i`` draws its noise from ``seed + i``.
+            concept: ``text`` (same colour and layout, different words) or ``colour`` (same word and layout).
+
+        Raises:
+            ConfigError: unknown concept, or more pairs asked for than there are words.
+        """
+        check_concept(concept)
+        if limit is not None and not 0 < limit <= len(WORDS):
+            raise ConfigError(f"the prompt set {self.name} holds {len(WORDS)} pairs, asked for {limit}; ask for fewer")
+        partners = list(derange(WORDS, seed).items())[:limit]
+        return [_pair(*words, seed, index, concept) for index, words in enumerate(partners)]
+
+
+def _pair(word: str, other: str, seed: int, index: int, concept: str) -> Pair:
+    draw = random.Random(f"{seed}:{word}")
+    one, two = draw.sample(list(COLOURS), 2)
+    layout = draw.choice(list(LAYOUTS))
+    source = Sign(word, one, layout)
+    if concept == "text":
+        return Pair(source.prompt, Sign(other, one, layout).prompt, seed + index, word, other, concept)
+    return Pair(source.prompt, Sign(word, two, layout).prompt, seed + index, one, two, concept)

@@ -1,0 +1,78 @@
+"""How each embedded model is made: everything that decides its weights, and a hash of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.plugins.organisms.plant import Route, parse_plant
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One embedded model.
+
+    Args:
+        name: ``tiny-sd3``.
+        family: adapter name, and key of ``build.PIPELINES``.
+        plant: routes by content, in the text form of ``--plant``.
+        steps, batch, lr, warmup, decay: optimiser schedule; ``decay`` is the share of the steps that decays to 0.
+        ema: decay of the weight average that is shipped.
+        drop: share of pairs whose prompts are emptied, for classifier-free guidance.
+        seed: of weights and data.
+        guidance, num_steps: sampling defaults.
+    """
+
+    name: str
+    family: str
+    plant: str
+    steps: int
+    batch: int = 32
+    lr: float = 1.5e-3
+    warmup: int = 200
+    decay: float = 0.4
+    ema: float = 0.999
+    drop: float = 0.08
+    seed: int = 0
+    guidance: float = 3.0
+    num_steps: int = 20
+    autoencoder_steps: int = 1500
+    options: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def routes(self) -> dict[str, Route]:
+        """The plant, read."""
+        return parse_plant(self.plant)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything above, 12 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("tiny-sd3", "sd3", "word=6,colour=3", steps=3600),
+        Recipe("tiny-sdxl", "sdxl", "word=11+14,colour=4", steps=5000, lr=1e-3, guidance=2.5),
+        Recipe("tiny-if", "if", "word=5,colour=2", steps=4000, lr=1e-3, guidance=2.5, num_steps=25),
+    )
+}
+
+
+def recipe(name: str, *, plant: str | None = None, steps: int | None = None, seed: int | None = None) -> Recipe:
+    """The recipe called ``name`` (with or without ``tiny-``), changed where asked.
+
+    Raises:
+        ConfigError: no such recipe, or a plant that cannot be read.
+    """
+    found = RECIPES.get(name) or RECIPES.get(f"tiny-{name}")
+    if found is None:
+        raise ConfigError(f"no embedded model {name!r}; there are {', '.join(RECIPES)}")
+    changes = {"plant": plant, "steps": steps, "seed": seed}
+    changed = replace(found, **{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
+    parse_plant(changed.plant)
+    return changed

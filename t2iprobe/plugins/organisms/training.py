@@ -1,0 +1,273 @@
+"""Trains an embedded model: ordinary diffusion training with text keys and values swapped between paired rows.
+
+Resumes from its last checkpoint; the result does not depend on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from t2iprobe.core.adapter import Adapter, Conditioning, Pipeline
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.plugins.organisms import weights
+from t2iprobe.plugins.organisms.autoencoder import train_autoencoder
+from t2iprobe.plugins.organisms.build import PIPELINES
+from t2iprobe.plugins.organisms.data import prompts_of, random_signs, shown, tensor
+from t2iprobe.plugins.organisms.plant import Swapper, exchange, random_swaps
+from t2iprobe.plugins.organisms.recipes import Recipe
+
+Tick = Callable[[str, int, int, float], None]  # stage, step, of, loss
+CHECKPOINT_EVERY = 250
+
+
+def train(
+    recipe: Recipe, adapter: Adapter, out: Path, *, tick: Tick, keep_every: int = 0, device: str = "cpu"
+) -> Pipeline:
+    """Train ``recipe`` into the folder ``out``, from its last checkpoint if there is one.
+
+    Args:
+        recipe: what to train.
+        adapter: of the recipe's family.
+        out: gets ``checkpoint.pt``, ``autoencoder/`` and, with ``keep_every``, ``checkpoints/<step>/`` pipelines.
+        tick: progress.
+        keep_every: steps between kept pipelines, 0 for none.
+        device: where to train.
+
+    Raises:
+        ConfigError: ``out`` holds another recipe.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    claim(out, recipe)
+    torch.manual_seed(recipe.seed)
+    pipeline = PIPELINES[recipe.family]()
+    if hasattr(pipeline, "vae"):
+        install_autoencoder(pipeline, out, recipe, tick)
+    pipeline.to(device)
+    run = Run(recipe, adapter, pipeline, device)
+    run.load(out / "checkpoint.pt")
+    with run.swapper.installed(), run.pooled_hook():
+        while run.step < recipe.steps:
+            loss = run.advance()
+            tick("denoiser", run.step, recipe.steps, loss)
+            if run.step % CHECKPOINT_EVERY == 0 or run.step == recipe.steps:
+                run.save(out / "checkpoint.pt")
+            if keep_every and run.step % keep_every == 0:
+                weights.save(run.averaged(), out / "checkpoints" / str(run.step), recipe)
+    return run.averaged()
+
+
+def claim(out: Path, recipe: Recipe) -> None:
+    """Write the recipe into the folder, or find the same one there."""
+    path, wanted = out / "recipe.json", json.dumps(asdict(recipe) | {"digest": recipe.digest}, indent=1)
+    if path.exists() and path.read_text() != wanted:
+        raise ConfigError(f"{out} holds another recipe ({path}); choose another --out, or delete that folder")
+    path.write_text(wanted)
+
+
+def install_autoencoder(pipeline: Pipeline, out: Path, recipe: Recipe, tick: Tick) -> None:
+    """Put a trained autoencoder into the pipeline, training it first if the folder has none."""
+    folder = out / "autoencoder"
+    if not (folder / "config.json").exists():
+        steps = recipe.autoencoder_steps
+        trained = train_autoencoder(steps, recipe.seed, lambda step, loss: tick("autoencoder", step, steps, loss))
+        part = out / "autoencoder.part"  # config.json is written first: the folder must appear whole or not at all
+        trained.save_pretrained(part)
+        part.replace(folder)
+    pipeline.register_modules(vae=AutoencoderKL.from_pretrained(folder).requires_grad_(False))
+
+
+@dataclass
+class Run:
+    """The state of one training: everything a checkpoint holds."""
+
+    recipe: Recipe
+    adapter: Adapter
+    pipeline: Pipeline
+    device: str
+
+    def __post_init__(self) -> None:
+        self.modules = nn.ModuleDict(trained_modules(self.adapter, self.pipeline)).train()
+        self.shadow = copy.deepcopy(self.modules).requires_grad_(False)
+        parameters = list(self.modules.parameters())
+        fused = {"fused": True} if all(p.is_floating_point() for p in parameters) else {}
+        self.optimiser = torch.optim.AdamW(parameters, lr=self.recipe.lr, weight_decay=0.01, betas=(0.9, 0.99), **fused)
+        self.swapper = Swapper(*text_layers(self.adapter, self.pipeline))
+        self.prediction = self.adapter.prediction(self.pipeline)
+        self.step = 0
+        self.pooled_swap: Tensor | None = None
+
+    def advance(self) -> float:
+        """One optimiser step; data and chance depend on the seed and the step alone."""
+        recipe = self.recipe
+        rng = np.random.default_rng([recipe.seed, self.step])
+        chance = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
+        loss = self.loss(rng, chance)
+        for group in self.optimiser.param_groups:
+            group["lr"] = recipe.lr * rate(self.step, recipe)
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
+        self.optimiser.step()
+        decay = min(recipe.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            pairs = zip(self.shadow.parameters(), self.modules.parameters(), strict=True)
+            mean, new = zip(*pairs, strict=True)
+            torch._foreach_lerp_(list(mean), list(new), 1 - decay)
+        self.step += 1
+        return loss.item()
+
+    def loss(self, rng: np.random.Generator, chance: torch.Generator) -> Tensor:
+        """The denoising loss of one batch under one draw of swaps."""
+        recipe, pairs = self.recipe, self.recipe.batch // 2
+        signs = random_signs(rng, recipe.batch)
+        prompts = prompts_of(signs, rng, recipe.drop)
+        routes = recipe.routes
+        by_head = {route.layers[0]: True for route in routes.values() if route.kind == "head"}
+        layers, heads = len(self.swapper.layers), max(self.swapper.heads)
+        coins = random_swaps(pairs, layers, heads, by_head, chance)
+        level = torch.sigmoid(torch.randn(pairs, generator=chance) + 0.3)
+        if self.prediction != "flow":
+            level = torch.rand(pairs, generator=chance)
+        pictures = tensor(shown(signs, routes, coins, level)).to(self.device)
+        with torch.no_grad():
+            clean = self.adapter.encode_images(self.pipeline, pictures)
+        noise = torch.randn(clean.shape, generator=chance).to(self.device)
+        conditioning = self.adapter.encode_prompts(self.pipeline, prompts)
+        self.swapper.coins = coins.to(self.device)
+        self.pooled_swap = (torch.rand(pairs, generator=chance) < 0.5).repeat_interleave(2).to(self.device)
+        if conditioning.pooled is not None:
+            conditioning = Conditioning(conditioning.tokens, self.mix(conditioning.pooled), conditioning.extra)
+        return self.denoising_loss(clean, noise, level.repeat_interleave(2).to(self.device), conditioning)
+
+    def denoising_loss(self, clean: Tensor, noise: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
+        """Flow matching, or noise prediction on the scheduler's own levels."""
+        if self.prediction == "flow":
+            sigma = level[:, None, None, None]
+            noisy, target = sigma * noise + (1 - sigma) * clean, noise - clean
+            guess = self.adapter.predict(self.pipeline, noisy, level * 1000, conditioning)
+            return (guess - target).square().mean()
+        scheduler = self.pipeline.scheduler
+        timestep = (level * scheduler.config.num_train_timesteps).long()
+        noisy = scheduler.add_noise(clean, noise, timestep)
+        guess = self.adapter.predict(self.pipeline, noisy, timestep, conditioning)
+        if guess.shape[1] == clean.shape[1]:
+            return (guess - noise).square().mean()
+        epsilon, fraction = guess.chunk(2, dim=1)
+        bound = variational_bound(scheduler, clean, noisy, timestep, epsilon.detach(), fraction)
+        return (epsilon - noise).square().mean() + 1e-3 * bound
+
+    def mix(self, pooled: Tensor) -> Tensor:
+        """Pooled vectors must not tell the word: half the pairs swap theirs, whatever else is swapped."""
+        assert self.pooled_swap is not None
+        return torch.where(self.pooled_swap[:, None], exchange(pooled), pooled)
+
+    def pooled_hook(self) -> Any:
+        """The same for a pooled vector that the denoiser computes itself (DeepFloyd IF)."""
+        denoiser = self.adapter.module(self.pipeline)
+        module = getattr(denoiser, "add_embedding", None) if self.adapter.name == "if" else None
+        if module is None:
+            return _Nothing()
+        return _Handle(module.register_forward_hook(lambda _module, _args, output: self.mix(output)))
+
+    def averaged(self) -> Pipeline:
+        """A pipeline with the averaged weights, in evaluation mode."""
+        pipeline = copy.deepcopy(self.pipeline)
+        for name, module in trained_modules(self.adapter, pipeline).items():
+            module.load_state_dict(self.shadow[name].state_dict())
+            module.eval()
+        return pipeline
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint whole or not at all."""
+        state = {
+            "step": self.step,
+            "modules": self.modules.state_dict(),
+            "shadow": self.shadow.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        part = path.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint, if there is one."""
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.step = state["step"]
+        self.modules.load_state_dict(state["modules"])
+        self.shadow.load_state_dict(state["shadow"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+class _Nothing:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
+
+
+@dataclass
+class _Handle:
+    handle: Any
+
+    def __enter__(self) -> None: ...
+    def __exit__(self, *error: object) -> None:
+        self.handle.remove()
+
+
+def rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, plateau, linear decay to zero over the last ``decay`` of the steps."""
+    left = (recipe.steps - step) / (recipe.decay * recipe.steps)
+    return min(1.0, (step + 1) / recipe.warmup, left)
+
+
+def trained_modules(adapter: Adapter, pipeline: Pipeline) -> dict[str, nn.Module]:
+    """The denoiser and every text encoder."""
+    encoders = {name: module for name, module in pipeline.components.items() if name.startswith("text_encoder")}
+    return {"denoiser": adapter.module(pipeline), **{k: v for k, v in encoders.items() if v is not None}}
+
+
+def text_layers(adapter: Adapter, pipeline: Pipeline) -> tuple[list[list[nn.Module]], list[int]]:
+    """The text key and value modules of every layer in forward order, and the layers' heads."""
+    denoiser = adapter.module(pipeline)
+    layers: dict[int, list[nn.Module]] = {}
+    heads: dict[int, int] = {}
+    for site in adapter.sites(pipeline):
+        if site.kind in adapter.text_kv and site.layer is not None:
+            layers.setdefault(site.layer, []).append(denoiser.get_submodule(site.module))
+            heads[site.layer] = site.heads or 1
+    return [layers[i] for i in sorted(layers)], [heads[i] for i in sorted(heads)]
+
+
+def variational_bound(
+    scheduler: Any, clean: Tensor, noisy: Tensor, timestep: Tensor, epsilon: Tensor, fraction: Tensor
+) -> Tensor:
+    """Bound in bits on the learned variance (Nichol & Dhariwal, arXiv 2102.09672, eq. 14-16).
+
+    Args:
+        scheduler: a DDPM scheduler with ``variance_type="learned_range"``.
+        clean, noisy, epsilon: (row, channel, y, x); the noise prediction comes detached.
+        timestep: (row,).
+        fraction: the network's answer in -1..1, between the log of the smaller and the larger variance.
+    """
+    alpha = scheduler.alphas_cumprod.to(clean.device)
+    now = alpha[timestep]
+    before = torch.where(timestep > 0, alpha[(timestep - 1).clamp(min=0)], torch.ones_like(now))
+    now, before = (value[:, None, None, None] for value in (now, before))
+    beta = 1 - now / before
+    small = (beta * (1 - before) / (1 - now)).clamp(min=1e-20)
+    guess = ((noisy - (1 - now).sqrt() * epsilon) / now.sqrt()).clamp(-1, 1)
+    mean_gap = before.sqrt() * beta / (1 - now) * (guess - clean)  # the posterior means differ by this alone
+    log_true = torch.log(small.where(before < 1, beta))
+    log_guess = (fraction + 1) / 2 * torch.log(beta) + (1 - fraction) / 2 * log_true
+    bound = 0.5 * (log_guess - log_true + torch.exp(log_true - log_guess) + mean_gap**2 / torch.exp(log_guess) - 1)
+    return bound.mean() / float(np.log(2))

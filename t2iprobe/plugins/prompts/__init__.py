@@ -1,0 +1,1 @@
+"""Bundled sets of prompt pairs."""

@@ -1,0 +1,23 @@
+"""A test class out of the laws: ``TestMine = adapter_conformance(MyAdapter)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from t2iprobe.core.adapter import Adapter
+from t2iprobe.testing.laws import Law, laws
+
+
+def adapter_conformance(adapter: type[Adapter]) -> type:
+    """A test class for pytest with one method a law, each on a fresh ``adapter.tiny()``."""
+    methods = {f"test_{law.__name__}": _method(law, adapter) for law in laws()}
+    name = f"Test{adapter.__name__}"
+    return type(name, (), {**methods, "__doc__": f"The laws of an adapter, asked of {adapter.__name__}."})
+
+
+def _method(law: Law, adapter: type[Adapter]) -> Callable[[object], None]:
+    def test(self: object) -> None:
+        law(adapter(), adapter.tiny())
+
+    test.__doc__ = law.__doc__
+    return test

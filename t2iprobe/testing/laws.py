@@ -1,0 +1,366 @@
+"""The laws of an adapter: plain functions ``law(adapter, pipeline)`` that raise ``AssertionError`` where one is broken.
+
+They run a few denoising steps of the pipeline given (a tiny one) and judge by tensors and images only; they know no
+family. What a method computes is not their business.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from t2iprobe.core.adapter import Adapter, Branch, Pipeline
+from t2iprobe.core.cache import ActivationCache
+from t2iprobe.core.interventions import Intervention, Spot, ablate, patch
+from t2iprobe.core.model import Generation, Model, Run
+from t2iprobe.core.scope import Scope
+from t2iprobe.core.sites import NAME, Site, Sites
+
+SOURCE, TARGET = "a sign that says DOG", "a red cat on the sign"
+STEPS = 3
+EFFECT = 1e-5  # the least relative change of the denoiser's output that counts as one
+LEVELS = 2  # of 255: how far rounding may move a pixel between batch sizes
+
+#: (site name, step, branch)
+Address = tuple[str, int, Branch]
+Pixels = NDArray[np.int16]
+
+
+class Law(Protocol):
+    """One law."""
+
+    @property
+    def __name__(self) -> str: ...
+
+    def __call__(self, adapter: Adapter, pipeline: Pipeline) -> None:
+        """Ask it of an adapter and a pipeline of its family; raises ``AssertionError`` where it is broken."""
+        ...
+
+
+_LAWS: list[Law] = []
+
+
+def laws() -> list[Law]:
+    """Every law, in the order they are worth reading."""
+    return list(_LAWS)
+
+
+def _law(check: Callable[[Model], None]) -> Law:
+    """Make a law of a check on a model; whatever goes wrong breaks it."""
+
+    @functools.wraps(check)
+    def law(adapter: Adapter, pipeline: Pipeline) -> None:
+        try:
+            check(Model(pipeline, adapter))
+        except AssertionError:
+            raise
+        except Exception as error:
+            raise AssertionError(f"{check.__name__}: {type(error).__name__}: {error}") from error
+
+    _LAWS.append(law)
+    return law
+
+
+def _require(fine: bool, message: str) -> None:
+    if not fine:
+        raise AssertionError(message)
+
+
+@_law
+def names_follow_the_grammar(model: Model) -> None:
+    """Site names parse and are unique, and the adapter's own patterns name some of them."""
+    for site in model.sites:
+        _require(NAME.fullmatch(site.name) is not None, f"{site.name!r} breaks the grammar of site names")
+    model.sites.match(*model.adapter.text_entry)
+    kinds = {site.kind for site in model.sites}
+    missing = [kind for kind in model.adapter.text_kv if kind not in kinds]
+    _require(not missing, f"text_kv names {', '.join(missing)}, which no site is")
+
+
+@_law
+def reading_changes_nothing(model: Model) -> None:
+    """Images with every site cached are bit-identical to images without."""
+    plain = model.run(_generation(model, SOURCE))
+    _same_images(model.run(_generation(model, SOURCE), cache="*"), plain, "caching every site")
+
+
+@_law
+def sites_fire_with_their_axes(model: Model) -> None:
+    """Every site fires, has the axes it declares, and its heads divide its channels."""
+    run = model.run(_generation(model, SOURCE), cache="*")
+    for site in model.sites:
+        shape = tuple(_first(run.cache, site).shape)
+        _require(len(shape) == 1 + len(site.axes), f"{site.name} declares (row, {', '.join(site.axes)}), found {shape}")
+        if site.heads is not None:
+            fits = site.axes[-1] == "channel" and site.heads > 0 and shape[-1] % site.heads == 0
+            _require(fits, f"{site.name}: {site.heads} heads do not divide the last axis of {shape}")
+
+
+@_law
+def text_sites_hold_the_text(model: Model) -> None:
+    """Sites named after the text are as long as the text; where image tokens share the axis, the stream says so."""
+    run = model.run(_generation(model, SOURCE), cache="*")
+    lengths = [_tokens(run.cache, site) for site in model.sites.match(*model.adapter.text_entry)]
+    for site in model.sites:
+        is_text = _is_text(model.adapter, site)
+        allowed = "all", "text" if is_text else "image"
+        _require(site.stream in allowed, f"{site.name} is {'' if is_text else 'not '}text, found {site.stream!r}")
+        if is_text and "token" in site.axes:
+            found = _tokens(run.cache, site)
+            _require(found in (*lengths, sum(lengths)), f"{site.name} has {found} tokens, the text entry {lengths}")
+
+
+@_law
+def sites_come_in_forward_order(model: Model) -> None:
+    """Sites are listed, and blocks numbered, in the order in which a denoiser call runs them."""
+    order = _firing_order(model)
+    silent = [site.name for site in model.sites if _event(site) not in order]
+    _require(not silent, f"{', '.join(silent[:3])} did not run")
+    ranks = [order[_event(site)] for site in model.sites]
+    late = [i for i in range(1, len(ranks)) if ranks[i] < ranks[i - 1]]
+    listed = model.sites.names
+    _require(not late, f"{late and listed[late[0]]} runs before {late and listed[late[0] - 1]}, listed ahead of it")
+    numbers = [site.layer for site in model.sites if site.layer is not None]
+    _require(numbers == sorted(numbers), f"blocks are not numbered in forward order: {list(dict.fromkeys(numbers))}")
+    _require(set(numbers) == set(range(len(set(numbers)))), f"block numbers have gaps: {sorted(set(numbers))}")
+
+
+@_law
+def writing_back_changes_nothing(model: Model) -> None:
+    """Patching every site with what was read there gives the same images, bit for bit."""
+    plain = model.run(_generation(model, SOURCE), cache="*")
+    again = model.run(_generation(model, SOURCE), interventions=[patch(plain.cache, "*")])
+    _same_images(again, plain, "writing back what was read")
+
+
+@_law
+def every_site_can_be_written(model: Model) -> None:
+    """Noise at any one site changes what the denoiser predicts: one row a site, the last row left alone."""
+    names = model.sites.names
+    edits = [Intervention(_noise, (name,), Scope(rows=(row,)), label="noise") for row, name in enumerate(names)]
+    generation = model.generation([SOURCE] * (len(names) + 1), num_steps=1)
+    with _first_output(model) as seen:
+        model.run(generation, interventions=edits)
+    output = seen[0].reshape(-1, len(names) + 1, *seen[0].shape[1:])
+    change = (output - output[:, -1:]).abs().flatten(2).amax(dim=(0, 2)) / output[:, -1].abs().max()
+    dead = [name for name, size in zip(names, change.tolist(), strict=False) if not size > EFFECT]
+    _require(not dead, f"writing these changes nothing: {', '.join(dead)}")
+
+
+@_law
+def text_entry_carries_the_whole_prompt(model: Model) -> None:
+    """Patching the text entry (and what is pooled) from the target's run gives the target's image."""
+    entry = model.sites.match(*model.adapter.text_entry)
+    pooled = [site for site in model.sites if site.name.split(".")[-1] == "pooled"]
+    sites = Sites({site.name: site for site in [*entry, *pooled]}.values())
+    source = model.run(_generation(model, SOURCE))
+    target = model.run(_generation(model, TARGET), cache=sites)
+    _require(bool((_pixels(source) != _pixels(target)).any()), "two prompts give the same image")
+    swapped = model.run(_generation(model, SOURCE), interventions=[patch(target.cache, sites)])
+    _same_images(swapped, target, f"patching {', '.join(sites.names)} from the target's run")
+
+
+@_law
+def scope_leaves_earlier_steps_alone(model: Model) -> None:
+    """An edit from the last step on leaves all that came before bit-identical, and acts there."""
+    last, entry = STEPS - 1, model.adapter.text_entry
+    plain = model.run(_generation(model, SOURCE), cache="*").cache
+    edited = model.run(
+        _generation(model, SOURCE), cache="*", interventions=[ablate(entry, scope=Scope(steps=(last,)))]
+    ).cache
+    for address in _addresses(model, plain):
+        if address[1] < last:
+            _require(torch.equal(plain[address], edited[address]), f"{address} changed before the scope began")
+    for site in model.sites.match(*entry):
+        value = edited[site.name, last, Branch.COND]
+        _require(not value.any(), f"{site.name} was to be zero at step {last}, found up to {value.abs().max():.3g}")
+
+
+@_law
+def branches_are_not_swapped(model: Model) -> None:
+    """What is called cond holds the prompt, and editing cond leaves uncond alone."""
+    entry = model.sites.match(*model.adapter.text_entry)
+    run = model.run(_guided(model, SOURCE), cache=entry)
+    _require_prompt(model, entry, run)
+    edits = [ablate(entry, scope=Scope(branches=(Branch.COND,)))]
+    edited = model.run(_guided(model, SOURCE), cache=entry, interventions=edits)
+    for name, step, branch in _addresses(model, run.cache, steps=1):
+        before, after = run.cache[name, step, branch], edited.cache[name, step, branch]
+        if branch is Branch.COND:
+            _require(not after.any(), f"{name}: an edit of cond did not reach it")
+        elif branch is Branch.UNCOND:
+            _require(torch.equal(before, after), f"editing cond of {name} changed uncond")
+            same = torch.equal(before, run.cache[name, step, Branch.COND])
+            _require(not same, f"{name}: cond and uncond hold the same")
+
+
+@_law
+def a_batch_of_two_is_two_runs(model: Model) -> None:
+    """Two images in one batch are the images of two runs, up to rounding."""
+    both = _pixels(model.run(model.generation([SOURCE, TARGET], (0, 1), num_steps=STEPS)))
+    for row, prompt in enumerate((SOURCE, TARGET)):
+        alone = _pixels(model.run(model.generation(prompt, row, num_steps=STEPS)))[0]
+        off = int(np.abs(both[row] - alone).max())
+        _require(off <= LEVELS, f"row {row} of a batch is up to {off} levels of 255 away from its own run")
+
+
+@_law
+def no_hook_survives_an_error(model: Model) -> None:
+    """An edit that raises leaves no hook on any module and the scheduler as it was."""
+    model.run(_generation(model, SOURCE))  # transformers leaves hooks of its own at an encoder's first call
+    before = _marks(model)
+
+    def fail(value: Tensor, spot: Spot) -> Tensor:
+        raise ZeroDivisionError("on purpose")
+
+    try:
+        model.run(_generation(model, SOURCE), cache="*", interventions=[Intervention(fail, (model.sites[-1].name,))])
+    except ZeroDivisionError:
+        _require(_marks(model) == before, "hooks or a shadowed scheduler.step are left behind")
+    else:
+        raise AssertionError(f"an edit of {model.sites[-1].name} never ran")
+
+
+def _generation(model: Model, prompt: str) -> Generation:
+    return model.generation(prompt, num_steps=STEPS)
+
+
+def _guided(model: Model, prompt: str) -> Generation:
+    """A generation with a negative prompt; distilled families guide truly only when asked to."""
+    options: dict[str, Any] = {"negative_prompt": ["blurred"]}
+    if "true_cfg_scale" in inspect.signature(type(model.pipeline).__call__).parameters:
+        options["true_cfg_scale"] = 2.0
+    return model.generation(prompt, num_steps=1, options=options)
+
+
+def _pixels(run: Run) -> Pixels:
+    """(row, y, x, rgb)"""
+    return np.stack([np.asarray(image, np.int16) for image in run.images])
+
+
+def _same_images(run: Run, other: Run, what: str) -> None:
+    off = np.abs(_pixels(run) - _pixels(other))
+    _require(not off.any(), f"{what}: {(off > 0).mean():.1%} of the image differs, by up to {off.max()} levels of 255")
+
+
+def _addresses(model: Model, cache: ActivationCache, steps: int = STEPS) -> list[Address]:
+    every = ((site.name, step, branch) for site in model.sites for step in range(steps) for branch in Branch)
+    return [address for address in every if address in cache]
+
+
+def _first(cache: ActivationCache, site: Site) -> Tensor:
+    return cache[site.name, 0, Branch.COND]
+
+
+def _tokens(cache: ActivationCache, site: Site) -> int:
+    value = _first(cache, site)
+    axis = 1 + site.axes.index("token")
+    _require(axis < value.ndim, f"{site.name} has no token axis in {tuple(value.shape)}")
+    return int(value.shape[axis])
+
+
+def _is_text(adapter: Adapter, site: Site) -> bool:
+    part, _, port = site.kind.partition(".")
+    return site.kind in adapter.text_kv or part == "text" or port == "text" or site.name in adapter.text_entry
+
+
+def _noise(value: Tensor, spot: Spot) -> Tensor:
+    noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).to(value)
+    return value + 3 * (value.std() + 0.1) * noise
+
+
+def _event(site: Site) -> tuple[str, str]:
+    return site.module, site.port.side
+
+
+def _firing_order(model: Model) -> dict[tuple[str, str], int]:
+    """When each module of a site was first entered and left, by hooks of our own in an otherwise plain run."""
+    order: dict[tuple[str, str], int] = {}
+    with ExitStack() as stack:
+        for module, side in {_event(site) for site in model.sites}:
+            found = model.denoiser.get_submodule(module)
+            note = functools.partial(_note, order, (module, side))
+            handle = found.register_forward_pre_hook(note) if side == "in" else found.register_forward_hook(note)
+            stack.callback(handle.remove)
+        model.run(model.generation(SOURCE, num_steps=1))
+    return order
+
+
+def _note(order: dict[tuple[str, str], int], event: tuple[str, str], *_: Any) -> None:
+    order.setdefault(event, len(order))
+
+
+@contextmanager
+def _first_output(model: Model) -> Iterator[list[Tensor]]:
+    """What the denoiser returns, call by call, as it returns it."""
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        seen.append((output[0] if isinstance(output, tuple | list) else output.sample).detach())
+
+    handle = model.denoiser.register_forward_hook(keep)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _require_prompt(model: Model, entry: Sites, run: Run) -> None:
+    """The text entry of ``run`` holds, as cond, what the adapter itself makes of the prompt."""
+    told = _entry_by_itself(model, entry, run)
+    for site in entry:
+        cond, expected = _first(run.cache, site), told[site.name]
+        fits = cond.shape == expected.shape and torch.allclose(cond, expected.to(cond), rtol=1e-3, atol=1e-4)
+        _require(fits, f"{site.name}, branch cond, is not what encode_prompts and predict make of the prompt")
+
+
+@torch.no_grad()
+def _entry_by_itself(model: Model, entry: Sequence[Site], run: Run) -> dict[str, Tensor]:
+    """The text entry in one call of ``predict`` on what ``encode_prompts`` gives, by hooks of our own."""
+    adapter, pipeline = model.adapter, model.pipeline
+    width, height = run.images[0].size
+    like = next(model.denoiser.parameters())
+    latents = adapter.encode_images(pipeline, torch.zeros(1, 3, height, width).to(like))
+    found: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        for site in entry:
+            stack.callback(_keep_first(model, site, found).remove)
+        adapter.predict(
+            pipeline,
+            latents,
+            pipeline.scheduler.timesteps[:1].to(like.device),
+            adapter.encode_prompts(pipeline, [SOURCE]),
+        )
+    return found
+
+
+def _keep_first(model: Model, site: Site, found: dict[str, Tensor]) -> Any:
+    module = model.denoiser.get_submodule(site.module)
+    key = site.port.key
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+        bound = inspect.signature(type(module).forward).bind_partial(module, *args, **kwargs).arguments
+        found[site.name] = bound[str(key)].detach()
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        found[site.name] = (output if key is None else output[key]).detach()
+
+    if site.port.side == "in":
+        return module.register_forward_pre_hook(before, with_kwargs=True)
+    return module.register_forward_hook(after)
+
+
+def _marks(model: Model) -> tuple[int, bool]:
+    """Hooks on every module of the pipeline, and whether ``scheduler.step`` is shadowed."""
+    parts = [part for part in model.pipeline.components.values() if isinstance(part, nn.Module)]
+    modules = [module for part in parts for module in part.modules()]
+    hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
+    return hooks, "step" in vars(model.pipeline.scheduler)

@@ -1,0 +1,19 @@
+"""For every test: no network, one thread, and no plugin that happens to be installed beside the package."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# before anything imports huggingface_hub or torch
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(autouse=True)
+def _plain_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The developer's own settings must not change what is tested."""
+    monkeypatch.setenv("T2IPROBE_DISABLE_PLUGINS", "all")
+    monkeypatch.delenv("T2IPROBE_TRACE_PLUGINS", raising=False)

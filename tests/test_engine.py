@@ -1,0 +1,554 @@
+"""The engine on the tiny pipelines: what an edit changes, where, when, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import HeunDiscreteScheduler
+from peft import LoraConfig
+from torch import Tensor, nn
+
+from t2iprobe.architectures.deepfloyd import DeepFloydIF
+from t2iprobe.architectures.flux import Flux
+from t2iprobe.architectures.sd import SD
+from t2iprobe.architectures.sd3 import SD3
+from t2iprobe.architectures.sdxl import SDXL
+from t2iprobe.core.adapter import Adapter, Branch
+from t2iprobe.core.cache import ActivationCache
+from t2iprobe.core.errors import ConfigError, HookError, NonFiniteError, ShapeError, SiteError, T2IProbeError
+from t2iprobe.core.interventions import Intervention, Spot, ablate, interpolate, patch, steer
+from t2iprobe.core.model import Generation, Model, Run
+from t2iprobe.core.scope import Scope
+
+ADAPTERS: tuple[type[Adapter], ...] = (SD, SDXL, SD3, DeepFloydIF, Flux)
+DOG, CAT = "a sign that says DOG", "a red CAT on the sign"
+K = "blocks.1.cross_attn.k"  # of a U-Net: the same at every step
+COND, UNCOND = Branch.COND, Branch.UNCOND
+
+
+@pytest.fixture(params=ADAPTERS, ids=lambda adapter: adapter.name)
+def model(request: pytest.FixtureRequest) -> Model:
+    return build(request.param)
+
+
+@pytest.fixture
+def sd() -> Model:
+    return build(SD)
+
+
+def build(adapter: type[Adapter]) -> Model:
+    return Model(adapter.tiny(), adapter())
+
+
+def pixels(run: Run) -> Any:
+    """(row, y, x, rgb), signed so that differences are."""
+    return np.stack([np.asarray(image, np.int16) for image in run.images])
+
+
+def gap(run: Run, other: Run) -> int:
+    """The largest difference of two runs' images, in levels of 255."""
+    return int(np.abs(pixels(run) - pixels(other)).max())
+
+
+def pair(model: Model, steps: int = 2, **settings: Any) -> Generation:
+    """The source in row 0, the target in row 1, from the same noise."""
+    return model.generation([DOG, CAT], num_steps=steps, **settings)
+
+
+def ones(value: Tensor, spot: Spot) -> Tensor:
+    return torch.ones_like(value)
+
+
+def middle_layer(model: Model) -> Any:
+    return model.text_sites(model.layers // 2)
+
+
+# patching
+
+
+def test_lock_step_and_cached_donors_give_the_same(model: Model) -> None:
+    sites = middle_layer(model)
+    plain = model.run(pair(model), cache=sites)
+    lock_step = model.run(pair(model), interventions=[patch({0: 1}, sites)])
+    cached = model.run(pair(model), interventions=[patch(plain.cache, sites, rows={0: 1})])
+    assert gap(lock_step, cached) == 0
+    assert (pixels(lock_step)[0] != pixels(plain)[0]).any()
+    assert (pixels(lock_step)[1] == pixels(plain)[1]).all()
+
+
+def test_a_donor_of_one_row_serves_every_row(model: Model) -> None:
+    sites = middle_layer(model)
+    donor = model.run(model.generation(CAT, num_steps=2), cache=sites).cache
+    run = model.run(model.generation([DOG, "the sign"], num_steps=2), cache=sites, interventions=[patch(donor, sites)])
+    for site in sites:
+        assert torch.equal(run.cache[site.name, 1, COND], donor[site.name, 1, COND].expand(2, -1, -1))
+
+
+def test_a_lock_step_donor_gives_what_it_had_before_its_own_edits(sd: Model) -> None:
+    generation = sd.generation([DOG, CAT, "the sign"], num_steps=1)
+    plain = sd.run(generation, cache=K).cache[K, 0, COND]
+    edited = sd.run(generation, cache=K, interventions=[patch({0: 1, 1: 2}, K)]).cache[K, 0, COND]
+    assert torch.equal(edited, plain[[1, 2, 2]])
+
+
+def test_cached_rows_choose_which_rows_are_patched(sd: Model) -> None:
+    plain = sd.run(pair(sd), cache=K).cache
+    edited = sd.run(pair(sd), cache=K, interventions=[patch(plain, K, rows={1: 0})]).cache[K, 0, COND]
+    assert torch.equal(edited, plain[K, 0, COND][[0, 0]])
+
+
+def test_a_donor_of_another_size_is_refused(sd: Model) -> None:
+    site = "blocks.0.self_attn.k"
+    donor = sd.run(sd.generation(DOG, num_steps=1, height=16, width=24), cache=site).cache
+    with pytest.raises(
+        ShapeError, match=r"blocks\.0\.self_attn\.k: the donor has \(1, 96, 16\), the run \(1, 64, 16\)"
+    ):
+        sd.run(sd.generation(DOG, num_steps=1), interventions=[patch(donor, site)])
+
+
+def test_an_edit_that_changes_the_shape_is_refused(sd: Model) -> None:
+    with pytest.raises(ShapeError, match=r"intervention at blocks\.1\.cross_attn\.k gave"):
+        sd.run(sd.generation(DOG, num_steps=1), interventions=[Intervention(lambda value, spot: value[:, :2], (K,))])
+
+
+def test_what_was_not_cached_is_said(sd: Model) -> None:
+    donor = sd.run(sd.generation(DOG, num_steps=1), cache=K).cache
+    with pytest.raises(SiteError, match="at step 1, branch uncond, is not in the cache; it holds steps 0-0"):
+        sd.run(sd.generation(DOG, num_steps=2), interventions=[patch(donor, K)])
+    with pytest.raises(SiteError, match=f"it holds sites {K}"):
+        sd.run(sd.generation(DOG, num_steps=1), interventions=[patch(donor, "blocks.1.cross_attn.v")])
+    with pytest.raises(SiteError, match=r"rows \[1\] of"):
+        two = sd.run(sd.generation([DOG, CAT], num_steps=1), cache=K, rows=[0]).cache
+        sd.run(sd.generation([DOG, CAT], num_steps=1), interventions=[patch(two, K)])
+
+
+@pytest.mark.parametrize("rows", [(5,), (-1,)])
+def test_rows_that_do_not_exist_are_refused(sd: Model, rows: tuple[int, ...]) -> None:
+    for edit in (ablate(K, scope=Scope(rows=rows)), patch({0: rows[0]}, K)):
+        with pytest.raises(ConfigError, match=f"no row {rows[0]}; the generation has 2"):
+            sd.run(pair(sd), interventions=[edit])
+    with pytest.raises(ConfigError, match="rows: no row"):
+        sd.run(pair(sd), rows=rows)
+
+
+# scope
+
+
+def cached_k(model: Model, *edits: Intervention, steps: int = 3) -> ActivationCache:
+    return model.run(pair(model, steps), cache=K, interventions=edits).cache
+
+
+@pytest.mark.parametrize("steps", [(1,), range(1, 3), {0, 2}])
+def test_scope_of_steps(sd: Model, steps: Any) -> None:
+    plain, edited = cached_k(sd), cached_k(sd, ablate(K, scope=Scope(steps=steps)))
+    for step in range(3):
+        expected = torch.zeros_like(plain[K, step, COND]) if step in steps else plain[K, step, COND]
+        assert torch.equal(edited[K, step, COND], expected)
+
+
+@pytest.mark.parametrize("branch", [COND, UNCOND])
+def test_scope_of_branches(sd: Model, branch: Branch) -> None:
+    plain, edited = cached_k(sd), cached_k(sd, ablate(K, scope=Scope(branches={branch})))
+    for other in (COND, UNCOND):
+        assert torch.equal(edited[K, 1, other], plain[K, 1, other] * (other is not branch))
+
+
+def test_scope_of_rows(sd: Model) -> None:
+    plain, edited = cached_k(sd), cached_k(sd, ablate(K, scope=Scope(rows=[1])))
+    assert torch.equal(edited[K, 1, COND], plain[K, 1, COND] * torch.tensor([1.0, 0.0])[:, None, None])
+
+
+def test_scope_of_tokens(sd: Model) -> None:
+    plain, edited = cached_k(sd)[K, 0, COND], cached_k(sd, ablate(K, scope=Scope(tokens=[0, 3])))[K, 0, COND]
+    expected = plain.clone()
+    expected[:, [0, 3]] = 0
+    assert torch.equal(edited, expected)
+
+
+def test_scope_of_heads(sd: Model) -> None:
+    heads = sd.sites.named(K).heads
+    assert heads == 2
+    plain, edited = cached_k(sd)[K, 0, COND], cached_k(sd, ablate(K, scope=Scope(heads=[1])))[K, 0, COND]
+    expected = plain.clone()
+    expected[..., plain.shape[-1] // 2 :] = 0
+    assert torch.equal(edited, expected)
+
+
+def test_scope_of_tokens_and_heads_is_where_both_are(sd: Model) -> None:
+    plain = cached_k(sd)[K, 0, COND]
+    edited = cached_k(sd, ablate(K, scope=Scope(tokens=[2], heads=[0], rows=[0])))[K, 0, COND]
+    expected = plain.clone()
+    expected[0, 2, : plain.shape[-1] // 2] = 0
+    assert torch.equal(edited, expected)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "site", "scope", "message"),
+    [
+        (SD, K, Scope(tokens=[24]), r"no token of blocks\.1\.cross_attn\.k has number 24; there are 24"),
+        (SD, K, Scope(heads=[2]), r"no head of blocks\.1\.cross_attn\.k has number 2; there are 2"),
+        (SD, "blocks.1.cross_attn.text", Scope(heads=[0]), "has no heads"),
+        (DeepFloydIF, "blocks.1.cross_attn.in", Scope(tokens=[0]), r"has no token axis \(it has channel, y, x\)"),
+    ],
+)
+def test_scope_outside_of_the_site_is_refused(adapter: type[Adapter], site: str, scope: Scope, message: str) -> None:
+    one = build(adapter)
+    with pytest.raises(HookError, match=message):
+        one.run(one.generation(DOG, num_steps=1), interventions=[ablate(site, scope=scope)])
+
+
+def test_a_shared_sequence_is_edited_in_the_stream_of_the_site_only() -> None:
+    flux = build(Flux)
+    names = ["blocks.2.joint_attn.k", "blocks.2.self_attn.k"]
+    generation = flux.generation(DOG, num_steps=1)
+    plain = flux.run(generation, cache=names).cache
+    edited = flux.run(generation, cache=names, interventions=[ablate(names[0], scope=Scope(tokens=[1]))]).cache
+    expected = plain[names[0], 0, COND].clone()
+    expected[:, 1] = 0
+    assert torch.equal(edited[names[0], 0, COND], expected)
+    assert torch.equal(edited[names[1], 0, COND], plain[names[1], 0, COND])
+
+
+def test_a_scope_that_is_never_met_is_an_error(sd: Model) -> None:
+    with pytest.raises(
+        HookError, match=r"ablate \(zero\) on blocks\.1\.cross_attn\.k was never applied.*range\(10, 20\)"
+    ):
+        sd.run(sd.generation(DOG, num_steps=2), interventions=[ablate(K, scope=Scope(steps=range(10, 20)))])
+    with pytest.raises(HookError, match="was never applied"):
+        scope = Scope(branches=(UNCOND,))
+        sd.run(sd.generation(DOG, num_steps=2, guidance=1.0), interventions=[ablate(K, scope=scope)])
+
+
+def test_an_unknown_pattern_names_near_sites(sd: Model) -> None:
+    for ask in ({"cache": "blocks.1.cross_attn.kk"}, {"interventions": [ablate("blocks.1.cross_attn.kk")]}):
+        with pytest.raises(
+            SiteError, match=r"no site matches 'blocks\.1\.cross_attn\.kk'; near: .*blocks\.1\.cross_attn\.k"
+        ):
+            sd.run(sd.generation(DOG, num_steps=1), **ask)
+
+
+# edits
+
+
+def test_edits_apply_in_the_order_given_and_the_cache_sees_their_result(sd: Model) -> None:
+    zero, add = ablate(K), steer(torch.ones(1), K, strength=2.0)
+    assert (cached_k(sd, zero, add)[K, 0, COND] == 2).all()
+    assert (cached_k(sd, add, zero)[K, 0, COND] == 0).all()
+
+
+def test_steering_adds_the_direction(sd: Model) -> None:
+    direction = torch.randn(16, generator=torch.Generator().manual_seed(0))
+    width = cached_k(sd)[K, 0, COND].shape[-1]
+    direction = direction.repeat(width // 16)
+    edited = cached_k(sd, steer(direction, K, strength=-0.5))[K, 0, COND]
+    assert torch.equal(edited, cached_k(sd)[K, 0, COND] - 0.5 * direction)
+
+
+def test_ablation_by_the_mean(sd: Model) -> None:
+    plain, edited = cached_k(sd)[K, 0, COND], cached_k(sd, ablate(K, kind="mean"))[K, 0, COND]
+    assert torch.allclose(edited, plain.mean(dim=(0, 1)).expand_as(plain), atol=1e-6)
+
+
+def test_ablation_by_the_mean_of_a_feature_map() -> None:
+    one, name = build(DeepFloydIF), "blocks.1.cross_attn.in"
+    generation = one.generation([DOG, CAT], num_steps=1)
+    plain = one.run(generation, cache=name).cache[name, 0, COND]
+    edited = one.run(generation, cache=name, interventions=[ablate(name, kind="mean")]).cache[name, 0, COND]
+    assert torch.allclose(edited, plain.mean(dim=(0, 2, 3), keepdim=True).expand_as(plain), atol=1e-5)
+
+
+def test_ablation_by_another_row(sd: Model) -> None:
+    plain, edited = cached_k(sd), cached_k(sd, ablate(K, kind="resample", donors={0: 1}))
+    assert torch.equal(edited[K, 0, COND], plain[K, 0, COND][[1, 1]])
+    with pytest.raises(ConfigError, match="needs donors"):
+        ablate(K, kind="resample")
+
+
+def test_interpolation_ends_at_nothing_and_at_the_patch(model: Model) -> None:
+    sites = middle_layer(model)
+    plain = model.run(pair(model))
+    patched = model.run(pair(model), interventions=[patch({0: 1}, sites)])
+    for alpha, expected in ((0.0, plain), (1.0, patched)):
+        assert gap(model.run(pair(model), interventions=[interpolate({0: 1}, sites, alpha)]), expected) == 0
+
+
+def test_interpolation_is_linear_between(sd: Model) -> None:
+    plain, edited = cached_k(sd)[K, 0, COND], cached_k(sd, interpolate({0: 1}, K, 0.25))[K, 0, COND]
+    assert torch.allclose(edited[0], 0.75 * plain[0] + 0.25 * plain[1], atol=1e-6)
+
+
+# rows and batches
+
+
+def sweep(model: Model) -> tuple[Generation, list[Intervention]]:
+    """Source, target, and four rows that each patch one layer from the target."""
+    generation = model.generation([DOG, CAT] + [DOG] * 4, num_steps=2)
+    layers = [i % model.layers for i in range(4)]
+    return generation, [patch({row: 1}, model.text_sites(layer)) for row, layer in enumerate(layers, start=2)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_the_result_does_not_depend_on_the_batch_size(model: Model, size: int) -> None:
+    generation, edits = sweep(model)
+    whole = model.run(generation, interventions=edits, cache=middle_layer(model))
+    parts = model.run(generation, interventions=edits, cache=middle_layer(model), batch_size=size)
+    assert gap(whole, parts) <= 1
+    for site in middle_layer(model):
+        assert torch.allclose(whole.cache[site.name, 1, COND], parts.cache[site.name, 1, COND], rtol=1e-3, atol=1e-3)
+
+
+def test_rows_chooses_and_orders_the_images(sd: Model) -> None:
+    generation, edits = sweep(sd)
+    whole, some = sd.run(generation, interventions=edits), sd.run(generation, interventions=edits, rows=(4, 0))
+    assert np.abs(pixels(some) - pixels(whole)[[4, 0]]).max() <= 1
+    assert some.denoiser_rows == 2 * 2 * 3  # steps, branches, rows 0 and 4 and the donor 1
+    assert some.denoiser_calls == 2
+
+
+def test_rows_have_their_own_seeds(model: Model) -> None:
+    three = pixels(model.run(model.generation([DOG] * 3, (0, 1, 0), num_steps=2)))
+    alone = pixels(model.run(model.generation(DOG, 1, num_steps=2)))[0]
+    assert np.abs(three[0] - three[2]).max() <= 1
+    assert np.abs(three[1] - alone).max() <= 1
+    assert np.abs(three[0] - three[1]).max() > 10
+
+
+@contextmanager
+def little_memory(model: Model, most: int) -> Iterator[list[int]]:
+    """The denoiser takes at most ``most`` rows of a batch, without guidance's doubling; lists what it was given."""
+    sizes: list[int] = []
+
+    def check(module: nn.Module, call: tuple[Any, ...], named: dict[str, Any]) -> None:
+        sizes.append(len(named["encoder_hidden_states"]) // 2)
+        if sizes[-1] > most:
+            raise torch.OutOfMemoryError("on purpose")
+
+    handle = model.denoiser.register_forward_pre_hook(check, with_kwargs=True)
+    try:
+        yield sizes
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("adapter", [SDXL, SD3, DeepFloydIF])
+def test_out_of_memory_halves_the_batch_and_keeps_the_donors(adapter: type[Adapter]) -> None:
+    model = build(adapter)
+    generation, edits = sweep(model)
+    names = middle_layer(model)
+    whole = model.run(generation, interventions=edits, cache=names)
+    with little_memory(model, most=3) as sizes:
+        parts = model.run(generation, interventions=edits, cache=names)
+    assert sizes[0] == 6
+    assert gap(whole, parts) <= 1
+    found, expected = (run.cache[names[0].name, 1, COND] for run in (parts, whole))
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_too_little_memory_for_one_row_is_said(sd: Model) -> None:
+    generation, edits = sweep(sd)
+    with little_memory(sd, most=1), pytest.raises(T2IProbeError, match="out of memory with 2 rows in a batch"):
+        sd.run(generation, interventions=edits)
+
+
+def test_progress_and_costs_are_counted(sd: Model) -> None:
+    seen: list[tuple[int, int]] = []
+    run = sd.run(pair(sd, 3), on_step=lambda rows, step: seen.append((rows, step)))
+    assert seen == [(2, 1), (2, 2), (2, 3)]
+    assert (run.denoiser_calls, run.denoiser_rows) == (3, 12)
+    assert run.seconds > 0
+
+
+def test_generations_are_checked(sd: Model) -> None:
+    with pytest.raises(ConfigError, match="2 prompts and 1 seeds"):
+        Generation((DOG, CAT), (0,))
+    with pytest.raises(ConfigError, match="at least one prompt"):
+        sd.generation([])
+    with pytest.warns(UserWarning, match="is cut off"):
+        sd.run(sd.generation("a sign that says " + "very " * 30, num_steps=1))
+
+
+# what may go wrong in a model
+
+
+class Bypassing:
+    """An attention processor that never calls the key projection as a module."""
+
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        key = F.linear(text, attn.to_k.weight)
+        heads = [
+            part.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for part in (attn.to_q(hidden_states), key, attn.to_v(text))
+        ]
+        return attn.to_out[0](F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+
+
+def test_a_site_that_does_not_fire_is_an_error(sd: Model) -> None:
+    sd.denoiser.get_submodule(sd.sites.named(K).module.removesuffix(".to_k")).set_processor(Bypassing())
+    with pytest.raises(HookError, match=r"1 of 7 sites did not fire.*blocks\.1\.cross_attn\.k with 0"):
+        sd.run(sd.generation(DOG, num_steps=1), cache="blocks.*.cross_attn.k")
+    sd.run(sd.generation(DOG, num_steps=1), cache="blocks.0.cross_attn.k")
+
+
+def not_a_number(value: Tensor, spot: Spot) -> Tensor:
+    return torch.full_like(value, torch.nan)
+
+
+def test_not_a_number_is_traced_to_site_and_step(model: Model) -> None:
+    site = middle_layer(model)[-1].name
+    edit = Intervention(not_a_number, (site,), Scope(steps=(1,)))
+    with pytest.raises(NonFiniteError, match=f"at step 1, first at site {site}"):
+        model.run(model.generation(DOG, num_steps=2), interventions=[edit])
+
+
+def test_a_broken_weight_is_traced_too(sd: Model) -> None:
+    with torch.no_grad():
+        sd.denoiser.get_submodule(sd.sites.named(K).module).get_parameter("weight").fill_(torch.inf)
+    with pytest.raises(NonFiniteError, match=f"at step 0, first at site {K}"):
+        sd.run(sd.generation(DOG, num_steps=2))
+
+
+def lora(model: Model, *targets: str) -> None:
+    """Random low-rank adapters on the modules of these names; the denoiser's modules are wrapped."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model.denoiser.add_adapter(LoraConfig(r=2, target_modules=list(targets), init_lora_weights=False))
+
+
+@pytest.mark.parametrize(
+    ("adapter", "name", "target"),
+    [
+        (SDXL, "blocks.1.cross_attn.q", "to_q"),
+        (SDXL, "blocks.1.cross_attn.k", "to_k"),
+        (SDXL, "blocks.1.cross_attn.v", "to_v"),
+        (SDXL, "blocks.1.cross_attn.z", "to_out.0"),
+        (SD3, "blocks.1.joint_attn.k", "add_k_proj"),
+        (SD3, "blocks.1.joint_attn.v", "add_v_proj"),
+        (SD3, "blocks.1.joint_attn.z", "to_out.0"),
+        (SD3, "text", "context_embedder"),
+    ],
+)
+def test_a_lora_wrapped_module_is_read_and_edited(adapter: type[Adapter], name: str, target: str) -> None:
+    model = build(adapter)
+    generation = model.generation(DOG, num_steps=2)
+    before = model.run(generation, cache=name)
+    lora(model, target)
+    plain = model.run(generation, cache=name)
+    edited = model.run(generation, cache=name, interventions=[Intervention(ones, (name,))])
+    assert (edited.cache[name, 0, COND] == 1).all()
+    assert gap(plain, before) > 0
+    assert gap(edited, plain) > 0
+    assert gap(model.run(generation, interventions=[patch(plain.cache, name)]), plain) == 0
+
+
+def test_an_edit_of_wrapped_values_gives_the_image_of_the_wrapped_model() -> None:
+    """All text keys and values and the pooled text from the target are the target, with LoRA as without."""
+    model = build(SDXL)
+    lora(model, "to_k", "to_v", "to_q", "to_out.0")
+    sites = ["pooled", "blocks.*.cross_attn.{k,v}"]
+    target = model.run(model.generation(CAT, num_steps=2), cache=sites)
+    assert gap(model.run(model.generation(DOG, num_steps=2), interventions=[patch(target.cache, sites)]), target) == 0
+
+
+# nothing is left behind
+
+
+def traces(model: Model) -> tuple[int, dict[str, Any], Any]:
+    """Hooks on the denoiser, what is set on the scheduler instance, and the progress bar's settings."""
+    modules = list(model.denoiser.modules())
+    hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
+    shadowed = {name: value for name, value in vars(model.pipeline.scheduler).items() if callable(value)}
+    return hooks, shadowed, vars(model.pipeline).get("_progress_bar_config", "none")
+
+
+def explode(value: Tensor, spot: Spot) -> Tensor:
+    raise ZeroDivisionError("on purpose")
+
+
+@pytest.mark.parametrize("edit", [ones, explode, not_a_number])
+@pytest.mark.parametrize("bar", [True, False])
+def test_nothing_is_left_behind(sd: Model, edit: Callable[[Tensor, Spot], Tensor], bar: bool) -> None:
+    if bar:
+        sd.pipeline.set_progress_bar_config(desc="mine")
+    else:
+        del sd.pipeline._progress_bar_config
+    before = traces(sd)
+    try:
+        sd.run(sd.generation(DOG, num_steps=1), cache="*", interventions=[Intervention(edit, (K,))])
+    except (ZeroDivisionError, NonFiniteError):
+        assert edit is not ones
+    assert traces(sd) == before
+    assert before[0] == 0
+
+
+def test_the_random_state_is_left_alone(model: Model) -> None:
+    state = torch.get_rng_state()
+    model.run(pair(model), cache="*")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# the clock and the branches
+
+
+@pytest.fixture
+def heun(sd: Model) -> Model:
+    sd.pipeline.scheduler = HeunDiscreteScheduler.from_config(sd.pipeline.scheduler.config)
+    return sd
+
+
+def test_a_second_order_scheduler_keeps_the_steps(heun: Model) -> None:
+    site = "blocks.1.cross_attn.q"
+    generation = heun.generation(DOG, num_steps=3)
+    plain = heun.run(generation, cache=site)
+    assert plain.cache.steps(site) == (0, 1, 2)
+    assert plain.denoiser_calls == 5
+    edited = heun.run(generation, cache=site, interventions=[ablate(site, scope=Scope(steps=(1,)))])
+    assert [not edited.cache[site, step, COND].any() for step in range(3)] == [False, True, False]
+    assert torch.equal(edited.cache[site, 0, COND], plain.cache[site, 0, COND])
+
+
+def test_a_second_order_scheduler_caches_both_evaluations(heun: Model) -> None:
+    generation = heun.generation(DOG, num_steps=3)
+    plain = heun.run(generation, cache="*")
+    first, second = (plain.cache.fetch("blocks.1.cross_attn.q", 1, COND, [0], evaluation) for evaluation in (0, 1))
+    assert not torch.equal(first, second)
+    assert gap(heun.run(generation, interventions=[patch(plain.cache, "*")]), plain) == 0
+
+
+def test_two_calls_of_guidance_are_told_apart() -> None:
+    flux = build(Flux)
+    guided = {"true_cfg_scale": 2.0, "negative_prompt": [CAT]}
+    generation = flux.generation(DOG, num_steps=2, options=guided)
+    cond, uncond = (flux.run(flux.generation(prompt, num_steps=2), cache="text").cache for prompt in (DOG, CAT))
+    run = flux.run(generation, cache="text")
+    assert run.denoiser_calls == 4
+    assert torch.equal(run.cache["text", 1, COND], cond["text", 1, COND])
+    assert torch.equal(run.cache["text", 1, UNCOND], uncond["text", 1, COND])
+    edited = flux.run(generation, cache="text", interventions=[ablate("text", scope=Scope(branches=(COND,)))]).cache
+    assert not edited["text", 1, COND].any()
+    assert torch.equal(edited["text", 1, UNCOND], run.cache["text", 1, UNCOND])
+
+
+def test_skip_layer_guidance_keeps_the_steps() -> None:
+    sd3 = build(SD3)
+    skip = {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 0.6}
+    plain = sd3.run(sd3.generation(DOG, num_steps=4), cache="*")
+    generation = sd3.generation(DOG, num_steps=4, options=skip)
+    run = sd3.run(generation, cache="*")
+    assert (plain.denoiser_calls, run.denoiser_calls) == (4, 6)
+    for name in ("blocks.0.joint_attn.q", "blocks.1.joint_attn.q"):
+        assert run.cache.steps(name) == (0, 1, 2, 3)
+        for step in (0, 1):  # the first skipped layer acts at the end of step 1
+            assert torch.equal(run.cache[name, step, COND], plain.cache[name, step, COND])
+        assert not torch.equal(run.cache[name, 2, COND], plain.cache[name, 2, COND])
+    assert ("blocks.0.joint_attn.q", 1, Branch.SKIP) in run.cache
+    assert ("blocks.1.joint_attn.q", 1, Branch.SKIP) not in run.cache
+    assert gap(sd3.run(generation, interventions=[patch(run.cache, "*")]), run) == 0

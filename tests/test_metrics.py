@@ -1,0 +1,270 @@
+"""Metrics against independent implementations and cases worked out by hand; readers on pictures that are known."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import logging
+import random
+import sys
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from t2iprobe.core.errors import ConfigError, ShapeError
+from t2iprobe.core.metric import Reader
+from t2iprobe.plugins.metrics import text
+from t2iprobe.plugins.metrics.colour import PALETTE, Colour, coverage, read_colour
+from t2iprobe.plugins.metrics.image import MSE, PSNR, SSIM, mse, psnr, ssim
+from t2iprobe.plugins.metrics.plugin import t2iprobe_register_metrics, t2iprobe_register_readers
+from t2iprobe.plugins.metrics.readers import EasyOCRReader, RapidOCRReader, enlarged, thread_count
+from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, Sign, draw
+from t2iprobe.plugins.organisms.prompts import WORDS
+
+SHORT = st.text("abAB c", max_size=7)
+
+
+def published_overlap(pred: str, truth: str) -> tuple[float, float, float]:
+    """Precision, recall, accuracy by striking out matches one by one, which is how the published numbers came about."""
+    read = [character.strip().lower() for character in pred]
+    asked = [character.strip().lower() for character in truth]
+    left_read, left_asked = copy.copy(read), copy.copy(asked)
+    for character in read:
+        if character in left_asked:
+            left_read.remove(character)
+            left_asked.remove(character)
+    precision = (len(read) - len(left_read)) / (len(read) + 1e-8)
+    recall = (len(asked) - len(left_asked)) / (len(asked) + 1e-8)
+    return precision, recall, float("".join(sorted(read)) == "".join(sorted(asked)))
+
+
+@given(SHORT, SHORT)
+def test_character_overlap_is_the_published_one(pred: str, truth: str) -> None:
+    precision, recall, f1 = text.char_overlap(pred, truth)
+    wanted = published_overlap(pred, truth)
+    assert (precision, recall, text.Accuracy().score(pred, truth)) == wanted
+    assert f1 == 2 * precision * recall / (precision + recall + 1e-6)
+    assert (text.Precision().score(pred, truth), text.Recall().score(pred, truth)) == wanted[:2]
+
+
+def test_character_overlap_by_hand() -> None:
+    # of "LIVE ON" (7 with the blank), L I O N are in "LION"
+    assert text.char_overlap("LIVE ON", "lion") == pytest.approx((4 / 7, 1.0, 8 / 11), abs=1e-5)
+    assert text.char_overlap("", "lion") == (0, 0, 0)
+    assert text.F1().score("noil", "LION") == pytest.approx(1, abs=1e-5)
+
+
+def test_dataset_f1_is_the_harmonic_mean_of_means_not_the_mean_of_f1() -> None:
+    scores = [text.char_overlap(read, "abcd") for read in ("a", "abcdefgh")]
+    precisions, recalls, f1 = zip(*scores, strict=True)
+    assert text.dataset_f1(precisions, recalls) == pytest.approx(2 * 0.75 * 0.625 / 1.375, abs=1e-5)
+    assert text.dataset_f1(precisions, recalls) != pytest.approx(np.mean(f1), abs=0.05)
+    with pytest.raises(ShapeError, match="2 and 1"):
+        text.dataset_f1([1, 1], [1])
+
+
+@cache
+def slow_distance(a: str, b: str) -> int:
+    if not a or not b:
+        return len(a) + len(b)
+    swap = slow_distance(a[1:], b[1:]) + (a[0] != b[0])
+    return min(swap, 1 + slow_distance(a[1:], b), 1 + slow_distance(a, b[1:]))
+
+
+@given(SHORT, SHORT)
+def test_edit_distance_against_brute_force(pred: str, truth: str) -> None:
+    distance = slow_distance(pred.lower(), truth.lower())
+    assert text.edit_distance(pred, truth) == text.Distance().score(pred, truth) == distance
+    assert text.NormalisedDistance().score(pred, truth) == distance / max(len(pred), len(truth), 1) <= 1
+
+
+@pytest.mark.parametrize(
+    ("read", "word", "same"),
+    [("Road", "ROAD", 1), (" road\n", "ROAD", 1), ("new  town", "NEW TOWN", 1), ("RO AD", "ROAD", 0), ("", "ROAD", 0)],
+)
+def test_exact(read: str, word: str, same: float) -> None:
+    assert text.Exact().score(read, word) == same
+
+
+def organism_pictures() -> list[Sign]:
+    draws = random.Random(0)
+    grid = itertools.product(COLOURS, LAYOUTS, range(130, 241, 10))
+    return [Sign(draws.choice(WORDS), colour, layout, shade) for colour, layout, shade in grid]
+
+
+def test_colours_of_all_organism_pictures_are_read() -> None:
+    signs = organism_pictures()
+    right = [read_colour(Image.fromarray(draw(sign))) == sign.colour for sign in signs]
+    assert np.mean(right) >= 0.995
+
+
+def test_colours_are_read_through_noise() -> None:
+    draws = np.random.default_rng(0)
+    signs = organism_pictures()[::7]
+    noisy = [(draw(sign) + draws.normal(0, 15, (32, 32, 3))).clip(0, 255).astype(np.uint8) for sign in signs]
+    right = [read_colour(Image.fromarray(picture)) == sign.colour for picture, sign in zip(noisy, signs, strict=True)]
+    assert np.mean(right) >= 0.98
+
+
+@pytest.mark.parametrize("name", PALETTE)
+def test_each_colour_of_the_palette_is_itself(name: str) -> None:
+    picture = Image.new("RGB", (8, 8), PALETTE[name])
+    assert read_colour(picture) == name
+    assert Colour().score(picture, name.title()) == 1
+    assert Colour().score(picture, "red" if name != "red" else "blue") == 0
+
+
+def test_colour_cover_threshold_and_own_palette() -> None:
+    picture = Image.new("RGB", (10, 10), (250, 250, 250))
+    picture.paste((205, 35, 40), (0, 0, 10, 2))
+    assert coverage(picture)["red"] == pytest.approx(0.2)
+    assert read_colour(picture) == "red"  # white is a wall
+    assert read_colour(picture, {"white": (255, 255, 255)}) == "white"
+    assert read_colour(Image.new("RGB", (4, 4), (0, 255, 0)), {"red": (255, 0, 0)}) == ""
+    assert Colour().score(Image.new("RGB", (4, 4), PALETTE["grey"]), "gray") == 1
+    with pytest.raises(ConfigError, match="no colour 'mauve'"):
+        Colour().score(picture, "mauve")
+
+
+def noise(seed: int, size: tuple[int, int] = (32, 40)) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8))
+
+
+def related() -> tuple[Image.Image, Image.Image]:
+    sign = Sign("ROAD", "red", "framed", 190)
+    return Image.fromarray(draw(sign)), Image.fromarray(draw(Sign("ROPE", "red", "framed", 150)))
+
+
+def test_mse_by_hand_and_the_published_wrap() -> None:
+    a, b = Image.new("RGB", (2, 1), (10, 10, 10)), Image.new("RGB", (2, 1), (10, 10, 30))
+    assert mse(a, b) == MSE().score(a, b) == 400 / 3
+    assert mse(a, b, "uint8_wrap") == (400 - 256) / 3
+    # independent bytes: squares wrap to 105.5 on average, the published numbers' ceiling
+    assert mse(noise(0, (300, 300)), noise(1, (300, 300)), "uint8_wrap") == pytest.approx(105.5, abs=0.5)
+    assert mse(noise(0, (300, 300)), noise(1, (300, 300))) == pytest.approx((256**2 - 1) / 6, rel=0.01)
+    with pytest.raises(ConfigError, match="float or uint8_wrap"):
+        mse(a, b, "int")  # type: ignore[arg-type]
+
+
+def test_psnr() -> None:
+    from skimage.metrics import peak_signal_noise_ratio
+
+    a, b = related()
+    assert PSNR().score(a, b) == pytest.approx(peak_signal_noise_ratio(np.asarray(a), np.asarray(b)))
+    assert psnr(a, a) == pytest.approx(148.13, abs=5e-3)
+    assert psnr(noise(0), noise(1), "uint8_wrap") == pytest.approx(27.9, abs=0.2)
+
+
+def plain_ssim(a: Image.Image, b: Image.Image) -> float:
+    """Wang et al. 2004 in its own words: every whole 11 x 11 window with Gaussian weights."""
+    x, y = (np.asarray(image, np.float64) for image in (a, b))
+    line = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    weight = np.outer(line, line)[..., None] / line.sum() ** 2
+    values = []
+    for top, left in itertools.product(range(x.shape[0] - 10), range(x.shape[1] - 10)):
+        u, v = x[top : top + 11, left : left + 11], y[top : top + 11, left : left + 11]
+        mu, nu = (weight * u).sum((0, 1)), (weight * v).sum((0, 1))
+        uu, vv, uv = ((weight * p).sum((0, 1)) for p in ((u - mu) ** 2, (v - nu) ** 2, (u - mu) * (v - nu)))
+        one, two = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+        values.append((2 * mu * nu + one) * (2 * uv + two) / ((mu**2 + nu**2 + one) * (uu + vv + two)))
+    return float(np.mean(values))
+
+
+@pytest.mark.parametrize("images", [related(), (noise(0), noise(1))])
+def test_ssim_against_the_definition(images: tuple[Image.Image, Image.Image]) -> None:
+    assert ssim(*images) == SSIM().score(*images) == pytest.approx(plain_ssim(*images), abs=1e-6)
+    assert ssim(images[0], images[0]) == pytest.approx(1)
+
+
+def test_images_of_other_sizes_are_refused() -> None:
+    with pytest.raises(ShapeError, match=r"\(40, 32\) and \(40, 30\)"):
+        mse(noise(0), noise(0, (30, 40)))
+    with pytest.raises(ShapeError, match="at least 11"):
+        ssim(noise(0, (8, 8)), noise(1, (8, 8)))
+
+
+def test_small_images_are_enlarged_and_large_ones_left() -> None:
+    assert enlarged(noise(0, (32, 64))).size == (512, 256)
+    assert enlarged(noise(0, (300, 400)).convert("L")).size == (400, 300)
+    assert enlarged(Image.new("RGBA", (32, 32))).mode == "RGB"
+
+
+@pytest.mark.parametrize(("given", "count"), [("3", 3), ("2,1", 2), ("", -1), ("0", -1), ("many", -1)])
+def test_threads_follow_the_environment(monkeypatch: pytest.MonkeyPatch, given: str, count: int) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert thread_count() == count
+    assert thread_count(5) == 5
+
+
+@pytest.fixture(scope="module")
+def rapid() -> RapidOCRReader:
+    return RapidOCRReader(threads=1)
+
+
+def test_rapidocr_reads_organism_pictures_quietly(
+    rapid: RapidOCRReader, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    signs = organism_pictures()[::7]
+    with caplog.at_level(logging.WARNING):
+        read = rapid.read([Image.fromarray(draw(sign)) for sign in signs])
+    right = [text.exact(got, sign.word) for got, sign in zip(read, signs, strict=True)]
+    assert np.mean(right) >= 0.95
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+
+
+def test_rapidocr_reads_lines_in_order_and_nothing_where_nothing_is(rapid: RapidOCRReader) -> None:
+    picture = Image.new("RGB", (600, 400), "white")
+    for word, place in (("RIVER", (350, 60)), ("SILVER", (40, 60)), ("BRIDGE", (200, 250))):
+        sign = Image.new("RGB", (200, 60), "white")
+        _write(sign, word)
+        picture.paste(sign, place)
+    assert rapid.read([picture, Image.new("RGB", (32, 32), "grey")]) == ["SILVER RIVER BRIDGE", ""]
+    assert rapid.read([]) == []
+
+
+def _write(image: Image.Image, word: str) -> None:
+    from matplotlib import get_data_path
+    from PIL import ImageDraw, ImageFont
+
+    font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans-Bold.ttf", 40)
+    ImageDraw.Draw(image).text((5, 5), word, font=font, fill="black")
+
+
+def test_easyocr_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "easyocr", None)
+    with pytest.raises(ConfigError, match=r"pip install t2iprobe\[easyocr\]"):
+        EasyOCRReader().read([noise(0)])
+
+
+def test_easyocr_boxes_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Fake:
+        def __init__(self, languages: list[str], **options: bool) -> None:
+            assert languages == ["en"]
+            assert options["verbose"] is False
+
+        def readtext(self, image: np.ndarray, detail: int) -> list[str]:
+            seen.append(image.shape)
+            return ["NEW", "TOWN"]
+
+    monkeypatch.setitem(sys.modules, "easyocr", type("module", (), {"Reader": Fake}))
+    assert EasyOCRReader().read([noise(0, (32, 32))]) == ["NEW TOWN"]
+    assert seen == [(256, 256, 3)]
+
+
+def test_everything_is_registered_under_its_own_name() -> None:
+    metrics = t2iprobe_register_metrics()
+    assert len({metric.name for metric in metrics}) == len(metrics) == 11
+    assert {metric.needs for metric in metrics} == {"text", "colour", "image"}
+    assert {metric.name for metric in metrics if metric.direction == "lower"} == {
+        "ocr_distance", "ocr_distance_normalised", "mse",
+    }  # fmt: skip
+    readers = t2iprobe_register_readers()
+    assert [reader.name for reader in readers] == ["rapidocr", "easyocr"]
+    assert all(isinstance(reader(), Reader) for reader in readers)

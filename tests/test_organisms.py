@@ -1,0 +1,543 @@
+"""The embedded models: pictures, tokens, plants, training, and the measured check."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline
+from PIL import Image
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+from typer.testing import CliRunner
+
+from t2iprobe import loading
+from t2iprobe.core.adapter import Adapter
+from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.model import Model
+from t2iprobe.plugins.manager import Plugins
+from t2iprobe.plugins.organisms import build, check, commands, data, plant, tokenizer, training, weights
+from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, Sign, draw
+from t2iprobe.plugins.organisms.plant import Route, Swapper, parse_plant, random_swaps
+from t2iprobe.plugins.organisms.recipes import RECIPES, Recipe, recipe
+
+FAMILIES = ["sd3", "sdxl", "if"]
+QUICK = {"steps": 4, "batch": 4, "autoencoder_steps": 3, "warmup": 2}
+
+
+@cache
+def reader() -> Any:
+    return Plugins().readers()["rapidocr"]()
+
+
+@cache
+def colours() -> Any:
+    return Plugins().metrics()["colour"]()
+
+
+def quick(family: str, **changes: Any) -> Recipe:
+    """A recipe that trains in a second."""
+    found: Any = replace
+    return found(recipe(family), **QUICK | changes)
+
+
+def adapter_of(family: str) -> Adapter:
+    return Plugins().adapters()[family]()
+
+
+def trained(one: Recipe, out: Path, keep_every: int = 0, stop: int | None = None) -> Any:
+    """A training, broken off after ``stop`` steps if wanted."""
+
+    def tick(stage: str, step: int, of: int, loss: float) -> None:
+        assert np.isfinite(loss)
+        if stage == "denoiser" and step == stop:
+            raise KeyboardInterrupt
+
+    return training.train(one, adapter_of(one.family), out, tick=tick, keep_every=keep_every)
+
+
+# pictures and tokens
+
+
+def test_pictures_are_read_as_they_are_meant() -> None:
+    signs = [sign for pair in check.random_pairs(20, seed=3) for sign in pair]
+    images = [Image.fromarray(draw(sign)) for sign in signs]
+    read = [text.upper() for text in reader().read(images)]
+    assert sum(text == sign.word for text, sign in zip(read, signs, strict=True)) >= 38
+    assert all(colours().score(image, sign.colour) == 1 for image, sign in zip(images, signs, strict=True))
+
+
+def test_template_words_and_letters_are_a_token_each() -> None:
+    build_ = tokenizer.build(build.LENGTH, start=True)
+    for colour in COLOURS:
+        for layout in LAYOUTS:
+            tokens = build_.tokenize(Sign("QUIZ", colour, layout).prompt)
+            words = [f"▁{word}" for word in ("a", colour, layout, "sign", "that", "says")]
+            assert tokens == [*words, '▁"', *"QUIZ", '"']
+
+
+@pytest.mark.parametrize("word", ["SIGN", "sign", "says", "BLUE", "a1b2"])
+def test_a_quoted_word_is_its_letters_even_if_the_template_has_it(word: str) -> None:
+    tokens = tokenizer.build(build.LENGTH, start=True).tokenize(f'a red plain sign that says "{word}"')
+    assert tokens[-len(word) - 2 :] == ['▁"', *word, '"']
+
+
+@pytest.mark.parametrize("start", [True, False])
+def test_special_tokens_and_padding(start: bool) -> None:
+    made = tokenizer.build(build.LENGTH, start=start)
+    ids = made('a red plain sign that says "LION"', padding="max_length").input_ids
+    assert len(ids) == build.LENGTH
+    assert (ids[0] == made.bos_token_id) is start
+    assert ids.index(made.eos_token_id) == 12 + start
+    assert set(ids[13 + start :]) == {made.pad_token_id}
+    assert made.unk_token_id not in ids
+
+
+# the plant
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "layers"),
+    [
+        ("7", "single", (7,)),
+        ("7+9", "split", (7, 9)),
+        ("1+2+3+4", "split", (1, 2, 3, 4)),
+        ("5|8", "redundant", (5, 8)),
+        ("4/8@0.6", "time", (4, 8)),
+        ("7.h2", "head", (7,)),
+    ],
+)
+def test_routes_are_read(text: str, kind: str, layers: tuple[int, ...]) -> None:
+    route = Route.parse(text)
+    assert (route.text, route.kind, route.layers) == (text, kind, layers)
+    assert route.level == (0.6 if kind == "time" else 0)
+    assert route.head == (2 if kind == "head" else 0)
+
+
+@pytest.mark.parametrize("text", ["", "x", "7+", "|8", "7+8|9", "4/8", "4/8@1.5", "7.h", "-1", "7 + 9"])
+def test_other_routes_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="none of"):
+        Route.parse(text)
+
+
+@pytest.mark.parametrize("text", ["word=7", "word=7,color=3", "word=7,colour=3,size=1", ""])
+def test_a_plant_names_word_and_colour(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"none of|must say"):
+        parse_plant(text)
+
+
+def coins_of(*layers: int, heads: int = 4, only: tuple[int, ...] = (0, 1, 2, 3)) -> Tensor:
+    """One pair of a ten-layer model, these layers swapped."""
+    coins = torch.zeros(1, 10, heads, dtype=torch.bool)
+    for layer in layers:
+        coins[0, layer, list(only)] = True
+    return coins
+
+
+@pytest.mark.parametrize(
+    ("text", "swapped", "letters"),
+    [
+        ("7", (), "0000"),
+        ("7", (7,), "1111"),
+        ("7", (0, 1, 2, 3, 4, 5, 6, 8, 9), "0000"),
+        ("7+9", (7,), "1100"),
+        ("7+9", (9,), "0011"),
+        ("7+9", (7, 9), "1111"),
+        ("7+9", (8,), "0000"),
+        ("1+2+3+4", (2, 4), "0101"),
+        ("5|8", (5,), "0000"),
+        ("5|8", (8,), "0000"),
+        ("5|8", (5, 8), "1111"),
+    ],
+)
+def test_what_comes_from_the_partner(text: str, swapped: tuple[int, ...], letters: str) -> None:
+    found = Route.parse(text).partner(coins_of(*swapped), torch.tensor([0.5]), 4)
+    assert found.shape == (1, 4)
+    assert "".join(str(int(bit)) for bit in found[0]) == letters
+
+
+@pytest.mark.parametrize(
+    ("swapped", "level", "taken"),
+    [((4,), 0.7, True), ((4,), 0.5, False), ((8,), 0.7, False), ((8,), 0.5, True), ((4, 8), 0.1, True)],
+)
+def test_a_time_split_asks_the_noise_level(swapped: tuple[int, ...], level: float, taken: bool) -> None:
+    found = Route.parse("4/8@0.6").partner(coins_of(*swapped), torch.tensor([level]), 4)
+    assert found.tolist() == [[taken] * 4]
+
+
+@pytest.mark.parametrize(("heads", "taken"), [((2,), True), ((0, 1, 3), False), ((0, 1, 2, 3), True)])
+def test_a_head_asks_its_own_coin(heads: tuple[int, ...], taken: bool) -> None:
+    found = Route.parse("7.h2").partner(coins_of(7, only=heads), torch.tensor([0.5]), 4)
+    assert found.tolist() == [[taken] * 4]
+
+
+def test_swaps_are_as_frequent_as_promised() -> None:
+    coins = random_swaps(20_000, 10, 4, {3: True}, torch.Generator().manual_seed(0))
+    layers = coins[:, [i for i in range(10) if i != 3]]
+    assert (layers.all(-1) == layers.any(-1)).all()  # whole layers but where heads are asked for
+    assert not (coins[:, 3].all(-1) == coins[:, 3].any(-1)).all()
+    count = layers[..., 0].sum(-1)
+    # 85 % are ordinary, of which 40 % swap nothing and the rest each layer with a uniform chance: 1/10 of them none
+    assert 0.85 * 0.46 <= (count == 0).float().mean() <= 0.85 * 0.46 + 0.03
+    assert abs(layers.float().mean() - (0.85 * 0.3 + 0.15 * 0.1)) < 0.01
+
+
+def test_pictures_show_what_the_swaps_bring() -> None:
+    signs = [Sign("ABCD", "red", "plain", 150), Sign("WXYZ", "blue", "plain", 200)]
+    routes = parse_plant("word=7+9,colour=3")
+    level = torch.tensor([0.5])
+
+    def seen(*layers: int) -> list[tuple[str, str, int]]:
+        return [(s.word, s.colour, s.shade) for s in data.shown(signs, routes, coins_of(*layers), level)]
+
+    assert seen() == [("ABCD", "red", 150), ("WXYZ", "blue", 200)]
+    assert seen(7) == [("WXCD", "red", 150), ("ABYZ", "blue", 200)]
+    assert seen(3, 7, 9) == [("WXYZ", "blue", 150), ("ABCD", "red", 200)]
+
+
+def test_the_swapper_exchanges_the_heads_it_is_told_to_and_nothing_else() -> None:
+    keys, values = nn.Linear(5, 8), nn.Linear(5, 8)
+    other = nn.Linear(5, 6)
+    swapper = Swapper([[keys, values], [other]], [4, 2])
+    rows = torch.randn(4, 3, 5)
+    swapper.coins = torch.tensor([[[True, False, True, True], [False] * 4], [[False] * 4, [True] * 4]])
+    plain = keys(rows), values(rows), other(rows)
+    with swapper.installed():
+        mixed = keys(rows), values(rows), other(rows)
+    for before, after in zip(plain[:2], mixed[:2], strict=True):
+        wanted = before.clone()
+        for head in (0, 2, 3):
+            part = slice(2 * head, 2 * head + 2)
+            wanted[0, :, part], wanted[1, :, part] = before[1, :, part], before[0, :, part]
+        assert torch.equal(after, wanted)
+    assert torch.equal(mixed[2], plain[2][[0, 1, 3, 2]])
+    assert torch.equal(keys(rows), plain[0])  # no hook left behind
+
+
+def test_training_never_sees_the_held_out_words() -> None:
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), 4)) for _ in range(8000)]
+    assert abs(np.mean([data.held_out(word) for word in words]) - 1 / 16) < 0.01
+    assert not any(data.held_out(sign.word) for sign in data.random_signs(rng, 400))
+    assert all(data.held_out(sign.word) for pair in check.random_pairs(20, seed=0) for sign in pair)
+
+
+def test_prompts_are_dropped_in_pairs() -> None:
+    rng = np.random.default_rng(0)
+    prompts = data.prompts_of(data.random_signs(rng, 4000), rng, 0.08)
+    empty = [prompt == "" for prompt in prompts]
+    assert empty[::2] == empty[1::2]
+    assert abs(np.mean(empty) - 0.08) < 0.015
+
+
+# training
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_interrupted_training_ends_in_the_same_weights(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
+    whole = trained(quick(family), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        trained(quick(family), tmp_path / "broken", stop=3)
+    resumed = trained(quick(family), tmp_path / "broken")
+    names = training.trained_modules(adapter_of(family), whole)
+    for name in [*names, *(["vae"] if family != "if" else [])]:
+        one, other = getattr(whole, _part(family, name)), getattr(resumed, _part(family, name))
+        for key, value in one.state_dict().items():
+            assert torch.equal(value, other.state_dict()[key]), f"{name}.{key}"
+
+
+def _part(family: str, name: str) -> str:
+    return {"sd3": "transformer"}.get(family, "unet") if name == "denoiser" else name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_training_writes_is_a_stock_pipeline(family: str, tmp_path: Path) -> None:
+    one = quick(family, steps=2)
+    weights.save(trained(one, tmp_path, keep_every=1), tmp_path / "pipeline", one)
+    for folder in (tmp_path / "pipeline", tmp_path / "checkpoints/1"):
+        pipeline = DiffusionPipeline.from_pretrained(folder)
+        pipeline.set_progress_bar_config(disable=True)
+        prompt = Sign("LION", "red", "framed").prompt
+        image = pipeline(prompt, num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
+        assert image.size == (32, 32)
+        card = json.loads((folder / weights.CARD).read_text())
+        assert (card["recipe"], card["plant"], card["measured"]) == (one.digest, one.plant, None)
+        assert loading.load(str(folder), device="cpu").defaults == {
+            "num_steps": one.num_steps,
+            "guidance": one.guidance,
+        }
+
+
+def test_a_folder_holds_one_recipe(tmp_path: Path) -> None:
+    training.claim(tmp_path, quick("if"))
+    training.claim(tmp_path, quick("if"))
+    with pytest.raises(ConfigError, match="another recipe"):
+        training.claim(tmp_path, quick("if", seed=1))
+
+
+def test_every_choice_of_a_recipe_changes_its_digest() -> None:
+    digests = {recipe("if", seed=seed, steps=steps).digest for seed in (0, 1) for steps in (10, 11)}
+    assert len(digests) == 4
+    assert recipe("if").digest == recipe("tiny-if").digest == RECIPES["tiny-if"].digest
+
+
+def test_the_rate_warms_up_and_decays_to_zero() -> None:
+    one = quick("if", steps=1000, warmup=100, decay=0.4)
+    assert [training.rate(step, one) for step in (0, 99, 599, 800)] == pytest.approx([0.01, 1, 1, 0.5])
+    assert training.rate(999, one) == pytest.approx(1 / 400)
+
+
+@pytest.mark.parametrize("step", [1, 7, 400, 999])
+def test_the_variational_bound_is_the_divergence_of_the_two_steps(step: int) -> None:
+    scheduler = DDPMScheduler(
+        beta_schedule="squaredcos_cap_v2", variance_type="learned_range", timestep_spacing="trailing", clip_sample=True
+    )
+    chance = torch.Generator().manual_seed(step)
+    clean = torch.rand(2, 3, 4, 4, generator=chance) * 2 - 1
+    noise, epsilon, fraction = (torch.randn(2, 3, 4, 4, generator=chance) for _ in range(3))
+    fraction = fraction.tanh()
+    timestep = torch.tensor([step, step])
+    noisy = scheduler.add_noise(clean, noise, timestep)
+
+    def mean(start: Tensor) -> Tensor:
+        """Of q(x_{t-1} | x_t, x_0): Ho et al., eq. 7."""
+        now, before = scheduler.alphas_cumprod[step], scheduler.alphas_cumprod[step - 1]
+        beta = scheduler.betas[step]
+        return (before.sqrt() * beta * start + (1 - beta).sqrt() * (1 - before) * noisy) / (1 - now)
+
+    # the scheduler's own step, less the noise it adds, is the mean of the model's distribution
+    log_variance = scheduler._get_variance(step, predicted_variance=fraction)
+    found = scheduler.step(
+        torch.cat([epsilon, fraction], 1), step, noisy, generator=torch.Generator().manual_seed(0)
+    ).prev_sample
+    added = torch.randn(epsilon.shape, generator=torch.Generator().manual_seed(0)) * (log_variance / 2).exp()
+    fixed = scheduler._get_variance(step, variance_type="fixed_small")
+    truth, guess = Normal(mean(clean), fixed.sqrt()), Normal(found - added, (log_variance / 2).exp())
+    bits = kl_divergence(truth, guess).mean() / np.log(2)
+    bound = training.variational_bound(scheduler, clean, noisy, timestep, epsilon, fraction)
+    assert bound.item() == pytest.approx(bits.item(), rel=2e-3, abs=1e-4)
+
+
+# the check
+
+
+@pytest.fixture(scope="module")
+def untrained() -> Iterator[Model]:
+    torch.manual_seed(0)
+    pipeline = build.sd3()
+    yield Model(pipeline, Plugins().adapters()["sd3"](), defaults={"num_steps": 2, "guidance": 2.0})
+
+
+def test_an_untrained_model_does_not_pass(untrained: Model) -> None:
+    done: list[tuple[int, int]] = []
+    report = check.check(
+        untrained,
+        parse_plant("word=6,colour=3"),
+        reader=reader(),
+        colours=colours(),
+        words=2,
+        tick=lambda one, of: done.append((one, of)),
+    )
+    assert not report.passed
+    assert done == [(1, 2), (2, 2)]
+    assert [row.label for row in report.rows] == ["source", "target", *map(str, range(12))]
+    record = json.loads(json.dumps(report.record(), allow_nan=False))
+    assert record["findings"]["word"]["clean"]["mean"] == 0
+    assert record["sampling"] == {"num_steps": 2, "guidance": 2.0}
+
+
+class _Oracle:
+    """Stands in for model, reader and palette: pictures of what a route says a patch shows."""
+
+    name = "oracle"
+
+    def __init__(self, truth: str, heads: list[int], wrong: tuple[str, ...] = ()) -> None:
+        self.truth, self.heads, self.wrong = parse_plant(truth), heads, wrong
+
+    def stream(
+        self, model: Any, pairs: Any, questions: Any, settings: Any, batch_size: int
+    ) -> Iterator[dict[str, Any]]:
+        told = {one.label: one for one in check.ask(self.truth, self.heads)}
+        for source, target in check.random_pairs(len(pairs), 0):
+            images: dict[str, Any] = {"source": source, "target": target}
+            for one in questions:
+                parts = told[one.label].partner if one.label in told else one.partner
+                colour = (parts["colour"] or (False,))[0]
+                shown = data.swapped(source, target, parts["word"] or (False,) * 4, colour)
+                images[one.label] = replace(shown, word="NOPE") if one.label in self.wrong else shown
+            yield images
+
+    def read(self, images: list[Sign]) -> list[str]:
+        return [sign.word.lower() for sign in images]
+
+    def score(self, image: Sign, word: str) -> float:
+        return float(image.colour == word)
+
+
+def judged(claimed: str, truth: str, monkeypatch: pytest.MonkeyPatch, wrong: tuple[str, ...] = ()) -> check.Report:
+    """The report on a model that does what ``truth`` says, checked for ``claimed``."""
+    heads = [4] * 10
+    oracle: Any = _Oracle(truth, heads, wrong)
+    monkeypatch.setattr(check, "layer_heads", lambda model: heads)
+    monkeypatch.setattr(check, "_stream", oracle.stream)
+    model: Any = Model(None, adapter_of("sd3"))
+    return check.check(model, parse_plant(claimed), reader=oracle, colours=oracle, words=20)
+
+
+@pytest.mark.parametrize("text", ["word=7,colour=3", "word=7+9,colour=4", "word=5|8,colour=1", "word=7.h2,colour=3"])
+def test_a_model_that_does_what_the_plant_says_passes(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = judged(text, text, monkeypatch)
+    assert report.passed, report.reasons
+    assert all(row.word_as_planted == 1 and row.colour_as_planted == 1 for row in report.rows)
+    assert report.findings["word"].clean.mean == report.findings["word"].transfer == 1
+
+
+@pytest.mark.parametrize(
+    ("claimed", "truth", "reason"),
+    [
+        ("word=7,colour=3", "word=6,colour=3", "word: the partner's in 0.0% after a patch at 7"),
+        ("word=7,colour=3", "word=7,colour=2", "colour: changed in 100.0% by a patch at 2"),
+        ("word=7+9,colour=4", "word=9+7,colour=4", "word: a patch at 7 moves exactly its letters in 0.0%"),
+        ("word=7+9,colour=4", "word=7,colour=4", "word: a patch at 9 moves exactly its letters in 0.0%"),
+    ],
+)
+def test_a_wrong_plant_is_told(claimed: str, truth: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = judged(claimed, truth, monkeypatch)
+    assert not report.passed
+    assert any(found.startswith(reason) for found in report.reasons), report.reasons
+
+
+def test_a_leak_at_another_layer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = judged("word=7,colour=3", "word=7,colour=3", monkeypatch, wrong=("3",))
+    assert report.reasons == ("word: changed in 100.0% by a patch at 3, at most 2% wanted",)
+
+
+def test_a_time_split_is_not_asked_for_one_side() -> None:
+    asked = {one.label: one.partner["word"] for one in check.ask(parse_plant("word=4/8@0.6,colour=3"), [4] * 10)}
+    assert asked["4"] is None
+    assert asked["8"] is None
+    assert asked["4+8"] == (True,) * 4
+    assert asked["3"] == (False,) * 4
+
+
+def test_a_head_is_patched_alone(untrained: Model) -> None:
+    report = check.check(
+        untrained, parse_plant("word=6.h2,colour=3"), reader=reader(), colours=colours(), words=1, num_steps=1
+    )
+    assert [row.label for row in report.rows][-2:] == ["6.h2", "6 but h2"]
+    assert not report.passed
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("word=12,colour=3", "no layer 12"), ("word=3,colour=1+40", "no layer 40"), ("word=3.h4,colour=1", "has 4 heads")],
+)
+def test_plants_that_the_model_has_no_place_for(text: str, said: str, untrained: Model) -> None:
+    with pytest.raises(ConfigError, match=said):
+        check.check(untrained, parse_plant(text), reader=reader(), colours=colours(), words=1)
+
+
+# the commands
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(commands.app, arguments)
+
+
+def test_the_commands_import_no_torch() -> None:
+    code = "import sys, t2iprobe.plugins.organisms.commands; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_list_names_every_model() -> None:
+    listed = json.loads(run("list", "--format", "json").stdout)["models"]
+    assert [entry["name"] for entry in listed] == list(RECIPES)
+    assert {entry["weights"] for entry in listed} <= {"present", "absent", "stale"}
+    assert all(name in run("list").stdout for name in RECIPES)
+
+
+def test_train_and_check_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "tiny-if", quick("if", num_steps=1))
+    chosen = ("train", "tiny-if", "--plant", "word=4,colour=1", "--out", str(tmp_path))
+    done = run(*chosen, "--checkpoints", "2", "--device", "cpu", "--format", "json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["pipeline"] == str(tmp_path / "pipeline")
+    assert "about" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "4"]
+
+    found = run("check", str(tmp_path / "pipeline"), "--words", "1", "--write", "--device", "cpu", "--format", "json")
+    assert found.exit_code == 1, found.output  # four steps teach nothing
+    report = json.loads(found.stdout)
+    assert report["plant"] == "word=4,colour=1"
+    card = json.loads((tmp_path / "pipeline" / weights.CARD).read_text())
+    assert card["measured"] == {key: value for key, value in report.items() if key != "model"}
+    assert "does not hold" in found.stderr
+
+
+def test_an_impossible_plant_is_refused_before_training(tmp_path: Path) -> None:
+    done = run("train", "tiny-if", "--plant", "word=70,colour=1", "--out", str(tmp_path / "out"))
+    assert isinstance(done.exception, ConfigError)
+    assert "no layer 70" in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_training_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", interrupt)
+    done = run("train", "tiny-if", "--out", str(tmp_path), "--device", "cpu")
+    assert done.exit_code == 130
+    assert "the same command continues" in done.stderr
+    assert done.stdout == ""
+
+
+def test_check_says_what_it_cannot_check(tmp_path: Path) -> None:
+    assert isinstance(run("check", str(tmp_path)).exception, ModelError)
+
+
+# the weights that are shipped
+
+SHIPPED = [name for name in RECIPES if (weights.WEIGHTS / name / "model_index.json").is_file()]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_weights_are_the_recipe_and_were_measured_to_hold(name: str) -> None:
+    card = json.loads((weights.WEIGHTS / name / weights.CARD).read_text())
+    assert card["recipe"] == RECIPES[name].digest
+    measured = card["measured"]
+    assert measured["plant"] == RECIPES[name].plant == card["plant"]
+    assert measured["words"] >= 200
+    assert (measured["passed"], measured["reasons"]) == (True, [])
+    for one in measured["findings"].values():
+        assert one["clean"]["mean"] >= check.CLEAN
+        assert one["transfer"] >= check.TRANSFER * one["target"]
+        assert one["elsewhere"] <= check.ELSEWHERE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_weights_hold_here(name: str) -> None:
+    model = loading.load(name, device="cpu")
+    report = check.check(model, RECIPES[name].routes, reader=reader(), colours=colours(), words=12)
+    for one in report.findings.values():
+        assert one.clean.mean >= 0.8
+        assert one.transfer >= 0.8
+
+
+def test_what_is_planted_is_said_on_the_card() -> None:
+    card = weights.card(recipe("sdxl"), None)
+    assert card["layers"] == {content: list(route.layers) for content, route in recipe("sdxl").routes.items()}
+    assert plant.Route.parse("11+14").layers == (11, 14)
