@@ -180,6 +180,15 @@ def test_scope_of_heads(sd: Model) -> None:
     assert torch.equal(edited, expected)
 
 
+def test_an_edit_leaves_the_pipelines_own_tensors_alone(sd: Model) -> None:
+    """The pipeline gives the same prompt embedding at every step, so that an edit in place would last."""
+    generation, edit = sd.generation(DOG, num_steps=2), ablate("text", scope=Scope(steps=(0,)))
+    plain = sd.run(generation, cache="text").cache
+    edited = sd.run(generation, cache="text", interventions=[edit]).cache
+    assert not edited["text", 0, COND].any()
+    assert torch.equal(edited["text", 1, COND], plain["text", 1, COND])
+
+
 def test_scope_of_tokens_and_heads_is_where_both_are(sd: Model) -> None:
     plain = cached_k(sd)[K, 0, COND]
     edited = cached_k(sd, ablate(K, scope=Scope(tokens=[2], heads=[0], rows=[0])))[K, 0, COND]

@@ -14,7 +14,9 @@ from typing import Any, TextIO
 
 from rich.console import Console
 
-answers = Console()
+WIDTH = 120  # where there is no terminal to ask
+
+answers = Console(width=None if sys.stdout.isatty() else WIDTH)
 notes = Console(stderr=True)
 
 

@@ -121,11 +121,11 @@ def show(answer: Mapping[str, Any]) -> None:
     table = Table(
         box=None, header_style="bold", title=f"{answer['model']}: patching one at a time, {answer['concept']}"
     )
-    for name in ("layer", "path"):
-        table.add_column(name, overflow="fold")
-    for name in (f"{score} to target", "95 % interval", "to source", "SSIM to source"):
-        table.add_column(name, justify="right")
-    table.add_column("")
+    table.add_column("layer", no_wrap=True)
+    table.add_column("path", overflow="fold")
+    for name in (f"{score} target", "95 % CI", "source", "SSIM"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     planted = answer["planted"] or ()
     for row in answer["layers"]:
         style = "bold green" if row["index"] in answer["top"] else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ def load(ref: str, options: LoadOptions) -> Pipeline | None:
         ModelError: its weights are not in this installation, or are damaged.
     """
     if ref not in RECIPES:
+        near = difflib.get_close_matches(ref, RECIPES, n=2)
+        if near and not Path(ref).exists() and "/" not in ref:
+            raise ModelError(f"no model {ref!r}; did you mean {' or '.join(near)}?")
         return None
     folder = WEIGHTS / ref
     if not (folder / "model_index.json").is_file():

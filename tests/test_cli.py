@@ -1,0 +1,164 @@
+"""The command line: the main job on a shipped model, what it leaves behind, and one clear sentence for bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from PIL import Image
+
+from t2iprobe.architectures.sd3 import SD3
+from t2iprobe.cli import main
+from t2iprobe.plugins.organisms.weights import WEIGHTS
+
+SD3_SHIPPED = (WEIGHTS / "tiny-sd3" / "model_index.json").is_file()
+PAIR = ("--source", 'a sign that says "OPEN"', "--target", 'a sign that says "SHUT"')
+
+Call = Callable[[Sequence[str]], tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A pipeline folder with random weights."""
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    SD3.tiny().save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """Runs the command line in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(arguments: Sequence[str]) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["t2iprobe", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run
+
+
+def test_help_is_quick_because_it_imports_no_torch() -> None:
+    code = "import sys; from t2iprobe.cli.app import build; build(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_patch_writes_a_whole_run_and_shows_it_again(call: Call, folder: str, tmp_path: Path) -> None:
+    arguments = ["patch", "--model", folder, *PAIR, "--num-steps", "2", "--format", "json"]
+    code, out, err = call([*arguments, "--out", "run"])
+    answer = json.loads(out)
+    assert code == 0 and "plan: 1 pairs" in err
+    assert [row["index"] for row in answer["layers"]] == [0, 1, 2]
+    assert (answer["arch"], answer["planted"], answer["denoiser_calls"]) == ("sd3", None, 2)
+    run = tmp_path / "run"
+    names = {path.name for path in run.iterdir()}
+    assert names == {"contact_sheet.png", "layers.png", "manifest.json", "result.json", "study.zarr", "images"}
+    scores = np.asarray(zarr.open_group(run / "study.zarr", mode="r")["scores/ocr_f1_target"])
+    assert scores.shape == (5, 1)
+    with Image.open(run / "images/pair-000/2.png") as image:
+        assert image.mode == "RGB"
+    code, again, err = call([*arguments, "--out", "run"])
+    assert (code, json.loads(again)) == (0, answer) and "already" in err
+    code, out, err = call([*arguments, "--out", "run", "--seed", "1"])
+    assert (code, out) == (2, "") and "seed" in err.replace("\n", " ")
+
+
+BAD = {
+    "unknown architecture": (["--arch", "sd4"], "did you mean"),
+    "no embedded model": (["--arch", "flux"], "no embedded flux"),
+    "nothing named": ([], "name a model"),
+    "unknown model": (["--model", "tiny-sd33"], "tiny-sd3"),
+    "folder that is no pipeline": (["--model", "."], "model_index.json"),
+    "other architecture": (["--model", "FOLDER", "--arch", "sdxl", *PAIR], "--arch sd3"),
+    "same word": (["--model", "FOLDER", "--source", 'a "OPEN"', "--target", 'b "open"'], "different"),
+    "no quotes": (["--model", "FOLDER", "--source", "a sign", "--target", "b"], "quotes"),
+    "half a pair": (["--model", "FOLDER", "--source", 'a "OPEN"'], "both"),
+    "layer out of range": (["--model", "FOLDER", *PAIR, "--layers", "0-3"], "0-2"),
+    "layer that is no number": (["--model", "FOLDER", *PAIR, "--layers", "x"], "range"),
+    "step out of range": (["--model", "FOLDER", *PAIR, "--num-steps", "2", "--steps", "0:3"], "0:2"),
+    "pattern without a site": (["--model", "FOLDER", *PAIR, "--sites", "blocks.*.cross_attn.k"], "no site matches"),
+    "unknown branch": (["--model", "FOLDER", *PAIR, "--branch", "con"], "cond"),
+    "unknown concept": (["--model", "FOLDER", *PAIR, "--concept", "txt"], "text, colour"),
+    "unknown prompt set": (["--model", "FOLDER", "--prompt-set", "simpel"], "simple"),
+    "broken line": (["--model", "FOLDER", "--pairs", "broken.csv"], "line 3"),
+    "unwritable": (["--model", "FOLDER", *PAIR, "--out", "broken.csv/run"], "cannot be written"),
+    "no cuda": (["--model", "FOLDER", *PAIR, "--device", "cuda"], "cuda was asked for"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_one_sentence_and_leaves_nothing(what: str, call: Call, folder: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.csv").write_text('source,target\n"a ""A""","a ""B"""\n"no quotes","a ""B"""\n')
+    arguments, said = BAD[what]
+    code, out, err = call(["patch", *(folder if part == "FOLDER" else part for part in arguments)])
+    assert (code, out) == (2, ""), err
+    assert "error:" in err and said in " ".join(err.split()), err
+    assert not list(tmp_path.rglob("manifest.json")) and not list(tmp_path.rglob("*.part"))
+
+
+def test_corrupt_weights_are_said(call: Call, folder: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", folder, copy], check=True)
+    weights = next((copy / "transformer").glob("*.safetensors"))
+    os.truncate(weights, weights.stat().st_size // 2)
+    code, out, err = call(["patch", "--model", str(copy), *PAIR])
+    assert (code, out) == (2, "") and "error:" in err
+
+
+def test_nan_names_site_and_step(call: Call, tmp_path: Path) -> None:
+    pipeline = SD3.tiny()
+    pipeline.transformer.transformer_blocks[1].attn.add_k_proj.weight.data[0] = float("nan")
+    pipeline.save_pretrained(tmp_path / "nan")
+    code, _, err = call(["patch", "--model", "nan/", *PAIR, "--num-steps", "2"])
+    said = " ".join(err.split())
+    assert code == 1 and "step 0" in said and "blocks.1.joint_attn.k" in said
+
+
+def test_a_cut_prompt_is_said(call: Call, folder: str) -> None:
+    long = "very " * 60
+    pair = ("--source", f'a {long} sign "OPEN"', "--target", f'a {long} sign "SHUT"')
+    _, _, err = call(["patch", "--model", folder, *pair, "--num-steps", "2"])
+    assert "cut off" in " ".join(err.split())
+
+
+def test_sites_count_the_published_parameters(call: Call) -> None:
+    code, out, _ = call(["sites", "--arch", "sdxl", "--full-size", "--layers", "55-57", "--format", "json"])
+    answer = json.loads(out)
+    assert code == 0
+    assert (answer["layers_in_all"], answer["parameters"], answer["denoiser_parameters"]) == (
+        70,
+        15_728_640,
+        2_567_463_684,
+    )
+    assert [row["path"] for row in answer["layers"]] == [
+        f"up_blocks.0.attentions.2.transformer_blocks.{i}.attn2" for i in (1, 2, 3)
+    ]
+
+
+def test_plugins_are_listed(call: Call) -> None:
+    code, out, _ = call(["plugins", "--format", "json"])
+    rows = json.loads(out)["plugins"]
+    assert code == 0 and {"architectures", "organisms", "metrics", "prompts", "hub"} <= {row["name"] for row in rows}
+    assert all(row["status"] == "ok" for row in rows)
+
+
+@pytest.mark.skipif(not SD3_SHIPPED, reason="the weights of tiny-sd3 are not there")
+@pytest.mark.parametrize("concept", ["text", "colour"])
+def test_the_planted_layer_comes_out_on_top(concept: str, call: Call) -> None:
+    code, out, err = call(["patch", "--arch", "sd3", "--concept", concept, "--limit", "3", "--format", "json"])
+    answer = json.loads(out)
+    assert code == 0 and "tiny-sd3" in err and "stabilityai/stable-diffusion-3-medium-diffusers" in err
+    assert answer["top"] == answer["planted"]
+    best = max(answer["layers"], key=lambda row: row["score_target"])
+    assert best["index"] == answer["planted"][0] and best["score_target"] > 0.9
+    others = [row for row in answer["layers"] if row["index"] != best["index"]]
+    assert all(row["ssim"] > best["ssim"] for row in others)
