@@ -16,9 +16,10 @@ from PIL import Image
 
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import main
+from t2iprobe.cli.models import EMBEDDED, PUBLISHED
 from t2iprobe.plugins.organisms.weights import WEIGHTS
 
-SD3_SHIPPED = (WEIGHTS / "tiny-sd3" / "model_index.json").is_file()
+SHIPPED = [arch for arch, name in EMBEDDED.items() if (WEIGHTS / name / "model_index.json").is_file()]
 PAIR = ("--source", 'a sign that says "OPEN"', "--target", 'a sign that says "SHUT"')
 
 Call = Callable[[Sequence[str]], tuple[int, str, str]]
@@ -151,14 +152,16 @@ def test_plugins_are_listed(call: Call) -> None:
     assert all(row["status"] == "ok" for row in rows)
 
 
-@pytest.mark.skipif(not SD3_SHIPPED, reason="the weights of tiny-sd3 are not there")
 @pytest.mark.parametrize("concept", ["text", "colour"])
-def test_the_planted_layer_comes_out_on_top(concept: str, call: Call) -> None:
-    code, out, err = call(["patch", "--arch", "sd3", "--concept", concept, "--limit", "3", "--format", "json"])
+@pytest.mark.parametrize("arch", SHIPPED)
+def test_the_planted_layers_come_out_on_top(arch: str, concept: str, call: Call) -> None:
+    code, out, err = call(["patch", "--arch", arch, "--concept", concept, "--limit", "4", "--format", "json"])
     answer = json.loads(out)
-    assert code == 0 and "tiny-sd3" in err and "stabilityai/stable-diffusion-3-medium-diffusers" in err
-    assert answer["top"] == answer["planted"]
-    best = max(answer["layers"], key=lambda row: row["score_target"])
-    assert best["index"] == answer["planted"][0] and best["score_target"] > 0.9
-    others = [row for row in answer["layers"] if row["index"] != best["index"]]
-    assert all(row["ssim"] > best["ssim"] for row in others)
+    assert code == 0 and f"tiny-{arch}" in err and f"--model {PUBLISHED[arch]}" in " ".join(err.split())
+    assert sorted(answer["top"]) == answer["planted"]
+    found = [row for row in answer["layers"] if row["index"] in answer["planted"]]
+    others = [row for row in answer["layers"] if row["index"] not in answer["planted"]]
+    # half a word moves the letter multiset by less than half, where the two words share letters
+    assert min(row["response"][0] for row in found) > (0.9 if len(found) == 1 else 0.2)
+    assert max(abs(row["response"][0]) for row in others) < 0.1
+    assert max(row["ssim"] for row in found) < min(row["ssim"] for row in others)
