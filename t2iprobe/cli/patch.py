@@ -108,7 +108,7 @@ def patch(
 
       t2iprobe patch --arch sd3
 
-      t2iprobe patch --arch sdxl --concept colour --format json
+      t2iprobe patch --arch sd3 --concept colour --format json
 
       t2iprobe patch --arch sd3 --model stabilityai/stable-diffusion-3-medium-diffusers --prompt-set simple --limit 16
     """
