@@ -20,7 +20,7 @@ def load(model: Any, *, device: str | None = None, dtype: str | None = None, plu
         model: name of an embedded model (``"tiny-sd3"``), a local folder, a hub id, or an already built pipeline (also
             one with LoRA loaded), which is used as it is.
         device: torch device; default CUDA where there is one, else the CPU.
-        dtype: weights' precision by name; default float16 on an accelerator, float32 on the CPU.
+        dtype: weights' precision by name; default float32.
         plugins: where adapters and sources of weights come from; default all that are installed.
 
     Raises:

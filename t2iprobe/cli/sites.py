@@ -61,7 +61,7 @@ def sites(
 
 def _subject(arch: str | None, model: str | None, full_size: bool) -> tuple[Adapter, Any, str]:
     """The adapter, a pipeline (or a stand-in that has the denoiser only) and its name."""
-    from t2iprobe.cli.models import EMBEDDED, check_arch
+    from t2iprobe.cli.models import check_arch, reference
     from t2iprobe.loading import load
     from t2iprobe.plugins.manager import Plugins
 
@@ -71,14 +71,7 @@ def _subject(arch: str | None, model: str | None, full_size: bool) -> tuple[Adap
             raise ConfigError("--full-size builds the published configuration of an --arch; leave --model out")
         adapter = parse.choice("architecture", arch, plugins.adapters())()
         return adapter, SimpleNamespace(**{adapter.denoiser: adapter.full_size()}), f"{arch}, published configuration"
-    if model is None:
-        if arch is None:
-            raise ConfigError("name what to look at: --arch sdxl --full-size, or --model REF")
-        kind = parse.choice("architecture", arch, plugins.adapters())
-        if arch not in EMBEDDED:
-            raise ConfigError(f"no embedded model of {arch}; add --full-size, or --model REF")
-        del kind
-        model = EMBEDDED[arch]
+    model = reference(arch, model, list(plugins.adapters()))
     loaded = load(model, plugins=plugins)
     check_arch(loaded, arch)
     return loaded.adapter, loaded.pipeline, model
