@@ -8,6 +8,7 @@ import logging
 import random
 import sys
 from functools import cache
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,11 +17,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from t2iprobe.core.errors import ConfigError, ShapeError
-from t2iprobe.core.metric import Reader
+from t2iprobe.core.metric import BoxReader, Needs
 from t2iprobe.plugins.metrics import text
 from t2iprobe.plugins.metrics.colour import PALETTE, Colour, coverage, read_colour
-from t2iprobe.plugins.metrics.image import MSE, PSNR, SSIM, mse, psnr, ssim
-from t2iprobe.plugins.metrics.plugin import t2iprobe_register_metrics, t2iprobe_register_readers
+from t2iprobe.plugins.metrics.image import MSE, PSNR, SSIM, WrappedMSE, WrappedPSNR, mse, psnr, ssim
+from t2iprobe.plugins.metrics.masked import MaskedMSE, MaskedPSNR, MaskedSSIM, blackened
+from t2iprobe.plugins.metrics.plugin import (
+    t2iprobe_register_aggregates,
+    t2iprobe_register_metrics,
+    t2iprobe_register_readers,
+)
 from t2iprobe.plugins.metrics.readers import EasyOCRReader, RapidOCRReader, enlarged, thread_count
 from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, Sign, draw
 from t2iprobe.plugins.organisms.prompts import WORDS
@@ -65,6 +71,26 @@ def test_dataset_f1_is_the_harmonic_mean_of_means_not_the_mean_of_f1() -> None:
     assert text.dataset_f1(precisions, recalls) != pytest.approx(np.mean(f1), abs=0.05)
     with pytest.raises(ShapeError, match="2 and 1"):
         text.dataset_f1([1, 1], [1])
+
+
+def test_words_by_hand() -> None:
+    # read "Fresh, fresh bread!" of "FRESH BREAD AND SALT": fresh once, bread once
+    assert text.word_overlap("Fresh, fresh bread!", "FRESH BREAD AND SALT") == pytest.approx((2 / 3, 1 / 2, 4 / 7))
+    assert text.word_overlap("", "bread") == text.word_overlap("bread", "salt") == (0, 0, 0)
+    assert text.WordPrecision().score("new town", "town") == text.WordF1().score("a", "b a b") == 1 / 2
+    assert text.WordRecall().score("new", "new town") == 1 / 2
+
+
+def test_aggregates_of_text_by_hand_and_with_their_statistic() -> None:
+    read, asked = ["a", "abcdefgh"], ["abcd", "abcd"]
+    for kind in (text.DatasetF1, text.WordDatasetF1):
+        metrics = {metric.name: metric() for metric in t2iprobe_register_metrics()}
+        columns = np.array([[metrics[name].score(*both) for name in kind.of] for both in zip(read, asked, strict=True)])
+        assert kind().score(read, asked) == pytest.approx(kind().statistic(columns[None])[0])
+    assert text.DatasetF1().score(read, asked) == pytest.approx(2 * 0.75 * 0.625 / 1.375, abs=1e-5)
+    assert text.WordDatasetF1().score(["new", "new town"], ["new town", "new"]) == pytest.approx(0.75, abs=1e-5)
+    with pytest.raises(ShapeError, match="found 1 and 2"):
+        text.DatasetF1().score(["a"], ["a", "b"])
 
 
 @cache
@@ -142,7 +168,8 @@ def related() -> tuple[Image.Image, Image.Image]:
 def test_mse_by_hand_and_the_published_wrap() -> None:
     a, b = Image.new("RGB", (2, 1), (10, 10, 10)), Image.new("RGB", (2, 1), (10, 10, 30))
     assert mse(a, b) == MSE().score(a, b) == 400 / 3
-    assert mse(a, b, "uint8_wrap") == (400 - 256) / 3
+    assert mse(a, b, "uint8_wrap") == WrappedMSE().score(a, b) == (400 - 256) / 3
+    assert WrappedPSNR().score(a, b) == psnr(a, b, "uint8_wrap") > PSNR().score(a, b)
     # independent bytes: squares wrap to 105.5 on average, the published numbers' ceiling
     assert mse(noise(0, (300, 300)), noise(1, (300, 300)), "uint8_wrap") == pytest.approx(105.5, abs=0.5)
     assert mse(noise(0, (300, 300)), noise(1, (300, 300))) == pytest.approx((256**2 - 1) / 6, rel=0.01)
@@ -227,6 +254,43 @@ def test_rapidocr_reads_lines_in_order_and_nothing_where_nothing_is(rapid: Rapid
     assert rapid.read([]) == []
 
 
+def test_rapidocr_finds_where_the_text_is(rapid: RapidOCRReader) -> None:
+    picture = Image.new("RGB", (120, 120), "white")  # small, so that it is enlarged and scaled back
+    sign = Image.new("RGB", (160, 60), "white")
+    _write(sign, "ROAD")
+    picture.paste(sign.resize((80, 30)), (20, 70))
+    ((left, top, right, bottom),), nothing = rapid.boxes([picture, Image.new("RGB", (32, 32), "grey")])
+    assert nothing == []
+    assert rapid.read([picture]) == ["ROAD"]  # looking for boxes leaves the reader as it was
+    assert 10 <= left <= 26 and 62 <= top <= 76 and 75 <= right <= 104 and 90 <= bottom <= 104
+    assert np.asarray(blackened(picture, [(left, top, right, bottom)]).convert("L"))[:, left:right].min(0).max() == 0
+    assert (np.asarray(blackened(picture, [(20, 70, 100, 100)])) == 0).all(-1).sum() == 80 * 30
+
+
+class Boxes:
+    """A reader that finds text where it is told, by the first pixel of an image."""
+
+    name = "boxes"
+
+    def read(self, images: list[Image.Image]) -> list[str]:
+        raise AssertionError("nothing is read")
+
+    def boxes(self, images: list[Image.Image]) -> list[list[tuple[int, int, int, int]]]:
+        return [[(4, 4, 8, 8)] if image.getpixel((0, 0)) == (0, 0, 0) else [(20, 2, 30, 12)] for image in images]
+
+
+@pytest.mark.parametrize(("kind", "plain"), [(MaskedMSE, mse), (MaskedPSNR, psnr), (MaskedSSIM, ssim)])
+def test_the_text_of_both_images_is_black_in_both(kind: type[MaskedMSE], plain: object) -> None:
+    a, b = np.asarray(noise(0)).copy(), np.asarray(noise(0)).copy()
+    a[0, 0], b[0, 0] = 0, 255
+    a[4:8, 4:8], b[2:12, 20:30] = 77, 99  # what differs is text, but for one pixel
+    images = Image.fromarray(a), Image.fromarray(b)
+    for pixels in (a, b):
+        pixels[4:8, 4:8] = pixels[2:12, 20:30] = 0
+    assert kind(Boxes()).score(*images) == plain(Image.fromarray(a), Image.fromarray(b))  # type: ignore[operator]
+    assert MaskedMSE(Boxes()).score(*images) == pytest.approx(255**2 / (32 * 40))
+
+
 def _write(image: Image.Image, word: str) -> None:
     from matplotlib import get_data_path
     from PIL import ImageDraw, ImageFont
@@ -249,22 +313,27 @@ def test_easyocr_boxes_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
             assert languages == ["en"]
             assert options["verbose"] is False
 
-        def readtext(self, image: np.ndarray, detail: int) -> list[str]:
+        def readtext(self, image: np.ndarray, detail: int = 1) -> list[object]:
             seen.append(image.shape)
-            return ["NEW", "TOWN"]
+            words = ["NEW", "TOWN"]
+            return words if not detail else [([[8, 16], [25, 16], [25, 32], [8, 30]], word, 0.9) for word in words]
 
     monkeypatch.setitem(sys.modules, "easyocr", type("module", (), {"Reader": Fake}))
     assert EasyOCRReader().read([noise(0, (32, 32))]) == ["NEW TOWN"]
     assert seen == [(256, 256, 3)]
+    assert EasyOCRReader().boxes([noise(0, (32, 32))]) == [[(1, 2, 4, 4)] * 2]
 
 
 def test_everything_is_registered_under_its_own_name() -> None:
     metrics = t2iprobe_register_metrics()
-    assert len({metric.name for metric in metrics}) == len(metrics) == 11
-    assert {metric.needs for metric in metrics} == {"text", "colour", "image"}
+    assert len({metric.name for metric in metrics}) == len(metrics) == 23
+    assert {metric.needs for metric in metrics} == set(get_args(Needs))
     assert {metric.name for metric in metrics if metric.direction == "lower"} == {
-        "ocr_distance", "ocr_distance_normalised", "mse",
+        "ocr_distance", "ocr_distance_normalised", "mse", "mse_uint8_wrap", "mse_textless", "lpips",
     }  # fmt: skip
+    aggregates = t2iprobe_register_aggregates()
+    assert len({one.name for one in aggregates}) == len(aggregates) == 6
+    assert all(set(getattr(one, "of", ())) <= {metric.name for metric in metrics} for one in aggregates)
     readers = t2iprobe_register_readers()
     assert [reader.name for reader in readers] == ["rapidocr", "easyocr"]
-    assert all(isinstance(reader(), Reader) for reader in readers)
+    assert all(isinstance(reader(), BoxReader) for reader in readers)

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from t2iprobe.core.concepts import Concept, colour, colours_in, differing, quoted
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.pairs import Pair, colours_in, derange, pair_from_prompts, pairs_from_csv, quoted
+from t2iprobe.core.pairs import Pair, derange, pair_from_prompts, pairs_from_csv
 from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, LETTERS, WORD_LENGTH
 from t2iprobe.plugins.organisms.prompts import WORDS as SIGN_WORDS
 from t2iprobe.plugins.organisms.prompts import Signs
-from t2iprobe.plugins.prompts.simple import WORDS as SIMPLE_WORDS
 from t2iprobe.plugins.prompts.simple import Simple
+from t2iprobe.plugins.prompts.words import WORDS as SIMPLE_WORDS
 
 SETS = [Simple, Signs]
 
@@ -85,7 +86,7 @@ def test_broken_colour_pairs(source: str, target: str, said: str) -> None:
 
 
 def test_own_colours() -> None:
-    pair = pair_from_prompts("a mauve sign", "a red sign", 0, "colour", colours=["mauve", "red"])
+    pair = pair_from_prompts("a mauve sign", "a red sign", 0, colour(["mauve", "red"]))
     assert pair.source_word == "mauve"
 
 
@@ -94,6 +95,36 @@ def test_unknown_concept_and_negative_seed() -> None:
         pair_from_prompts('"A"', '"B"', 0, "font")
     with pytest.raises(ConfigError, match="from 0, found -1"):
         pair_from_prompts('"A"', '"B"', -1)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "words"),
+    [
+        ("A photo of a cat.", "A photo of a dog.", ("cat", "dog")),
+        ("an owl on a wall", "a fire truck on a wall", ("owl", "fire truck")),
+        ("A fox, as a pencil sketch", "A fox, as a mosaic", ("pencil sketch", "mosaic")),
+        ("a cat", "a cat", ("", "")),
+    ],
+)
+def test_words_that_differ(source: str, target: str, words: tuple[str, str]) -> None:
+    assert differing(source, target) == words
+
+
+def test_an_object_must_stand_for_another() -> None:
+    with pytest.raises(ConfigError, match="found '' for 'big'"):
+        pair_from_prompts("a cat", "a big cat", 0, "object")
+    with pytest.raises(ConfigError, match="two different objects"):
+        pair_from_prompts("a cat", "a cat", 0, "object")
+
+
+def test_a_concept_of_a_stranger(tmp_path: Path) -> None:
+    mood = Concept("mood", ("smiles",), differing)
+    pair = pair_from_prompts("a happy dog", "a sad dog", 0, mood)
+    assert (pair.concept, pair.source_word, pair.target_word) == ("mood", "happy", "sad")
+    file = written(tmp_path, "source,target,concept\na happy dog,a sad dog,mood\n")
+    assert pairs_from_csv(file, known={"mood": mood}) == [pair]
+    with pytest.raises(ConfigError, match="line 2: unknown concept 'mood': use one of text"):
+        pairs_from_csv(file)
 
 
 def written(path: Path, text: str, encoding: str = "utf-8") -> Path:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
-from t2iprobe.core.metric import ColourMetric, ImageMetric, Reader, TextMetric
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.metric import ImageMetric, Metric, Reader
+from t2iprobe.core.pairs import Pair
 from t2iprobe.core.statistics import Interval, bootstrap
-from t2iprobe.core.sweep import PairImages
 
 Scores = NDArray[np.float32]  # (trial, pair); trial 0 is the source's own image, trial 1 the target's
 FOUND = 0.1  # of the way from source to target: an effect smaller than this is not worth naming
@@ -22,43 +24,58 @@ class Scorer:
     """Which numbers are taken of an image.
 
     Args:
-        concept: ``text`` or ``colour``.
-        reader: for texts.
-        texts: text metrics, the first of them ranks the layers.
-        colour: the colour metric.
+        concept: name of what the pairs differ in.
+        reader: for metrics of text; runs once for all of them.
+        metrics: what judges the concept, the first of them ranks the layers.
         images: similarity to the source's image.
     """
 
     concept: str
     reader: Reader
-    texts: Sequence[TextMetric]
-    colour: ColourMetric
+    metrics: Sequence[Metric]
     images: Sequence[ImageMetric]
 
     def names(self) -> list[str]:
         """Names of the score arrays, the ranking one first."""
-        own = [m.name for m in self.texts] if self.concept == "text" else [self.colour.name]
-        sided = [f"{name}_{side}" for name in own for side in ("target", "source")]
+        sided = [f"{metric.name}_{side}" for metric in self.metrics for side in ("target", "source")]
         return [*sided, *(m.name for m in self.images)]
 
-    def score(self, found: PairImages) -> dict[str, list[float]]:
-        """Every score of one pair, a list over source, target and the trials."""
-        images = [found.source, found.target, *found.patched]
-        scores = {m.name: [float(m.score(image, found.source)) for image in images] for m in self.images}
-        words = {"target": found.pair.target_word, "source": found.pair.source_word}
-        if self.concept == "colour":
-            own = {
-                f"{self.colour.name}_{side}": [float(self.colour.score(image, word)) for image in images]
-                for side, word in words.items()
-            }
-        else:
-            read = self.reader.read(images)
-            own = {
-                f"{m.name}_{side}": [float(m.score(text, word)) for text in read]
-                for m in self.texts
-                for side, word in words.items()
-            }
-        return own | scores
+    def score(self, pair: Pair, images: Sequence[Image], reference: Image) -> dict[str, list[float]]:
+        """Every score of some pictures of a pair, a list over the pictures; ``reference`` is the source's picture."""
+        texts = self.reader.read(images) if any(metric.needs == "text" for metric in self.metrics) else []
+        own = {
+            f"{metric.name}_{side}": _judged(metric, texts, images, asked)
+            for metric in self.metrics
+            for side, asked in _sides(pair)
+        }
+        return own | {m.name: [float(m.score(image, reference)) for image in images] for m in self.images}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What one prompt of a pair asks for, and the other's word."""
+
+    word: str
+    other: str
+    prompt: str
+
+
+def _sides(pair: Pair) -> Iterator[tuple[str, _Asked]]:
+    yield "target", _Asked(pair.target_word, pair.source_word, pair.target)
+    yield "source", _Asked(pair.source_word, pair.target_word, pair.source)
+
+
+def _judged(metric: Any, texts: Sequence[str], images: Sequence[Image], asked: _Asked) -> list[float]:
+    """The scores of all pictures by one metric, which is asked as its ``needs`` says."""
+    wanted = {"text": (asked.word,), "word": (asked.word,), "choice": (asked.word, asked.other)}
+    wanted["prompt"] = (asked.prompt,)
+    if metric.needs not in wanted:
+        raise ConfigError(
+            f"the metric {metric.name!r} compares with {metric.needs!r} and cannot judge a word or prompt; "
+            f"use one that needs {', '.join(wanted)}"
+        )
+    judged = texts if metric.needs == "text" else images
+    return [float(metric.score(one, *wanted[metric.needs])) for one in judged]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +144,3 @@ def normalised_response(samples: NDArray[np.float64]) -> NDArray[Any]:
     patched, source, target = np.moveaxis(samples.mean(axis=1), -1, 0)
     span = target - source
     return np.divide(patched - source, span, out=np.zeros_like(span), where=np.abs(span) > 1e-6)
-
-
-def stack(rows: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, Scores]:
-    """Scores of single pairs as arrays (trial, pair)."""
-    return {name: np.asarray([row[name] for row in rows], np.float32).T for name in rows[0]}

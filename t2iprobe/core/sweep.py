@@ -1,150 +1,261 @@
-"""One counterfactual question a trial, asked of many pairs: :func:`sweep`.
+"""Asks trials of pairs on a model: :class:`Renderer` makes the pictures, :class:`Sweep` scores them too.
 
-All trials of a pair and its source and target run as rows of one batch: the target row is the donor of every patched
-row (lock-step), so nothing is cached and there is no second pass.
+All trials of a pair run as rows of one batch: a patched row takes from the other prompt's row (lock-step), so nothing
+is cached and there is no second pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from PIL.Image import Image
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import Intervention, patch
-from t2iprobe.core.model import Model, OnStep
+from t2iprobe.core.model import Generation, Model, OnStep
 from t2iprobe.core.pairs import Pair
-from t2iprobe.core.scope import Scope
+from t2iprobe.core.scoring import Scorer
+from t2iprobe.core.trials import Trial, source
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """Patch these sites, together, from the target's run.
+class Ask:
+    """Trials of one pair, with one number of steps: the unit of work.
 
     Args:
-        label: for tables.
-        sites: names of the sites.
-        layer: the layer they belong to, where it is one.
+        pair: number of the pair.
+        trials: which; the unpatched source and target are trials too.
+        reference: the source's picture, where it is not among the trials.
     """
 
-    label: str
-    sites: tuple[str, ...]
-    layer: int | None = None
+    pair: int
+    trials: tuple[Trial, ...]
+    reference: Image | None = None
+
+    @property
+    def num_steps(self) -> int | None:
+        """Of every trial.
+
+        Raises:
+            ConfigError: the trials differ in it.
+        """
+        asked = {trial.num_steps for trial in self.trials}
+        if len(asked) != 1:
+            raise ConfigError(f"trials asked together need one number of steps, found {sorted(map(str, asked))}")
+        return asked.pop()
+
+    @property
+    def donors(self) -> tuple[Trial, ...]:
+        """The unpatched runs that the trials take from and that are not asked for themselves."""
+        needed = {_opposite(trial) for trial in self.trials if trial.sites}
+        own = {(trial.direction, trial.sites) for trial in self.trials}
+        return tuple(
+            Trial(f"({direction})", (), direction=direction, num_steps=self.num_steps)  # type: ignore[arg-type]
+            for direction in sorted(needed)
+            if (direction, ()) not in own
+        )
+
+    @property
+    def rows(self) -> int:
+        """Pictures that are made for it."""
+        return len(self.trials) + len(self.donors)
 
 
 @dataclass(frozen=True, slots=True)
-class PairImages:
-    """What one pair gave.
+class Measured:
+    """The answer to an :class:`Ask`.
 
     Args:
-        pair: the pair.
-        source, target: the unpatched images.
-        patched: one image a trial.
+        pair: number of the pair.
+        scores: by trial's label, by name of the score.
+        images: by trial's label.
+        calls, rows: denoiser calls, and rows through it, that the pictures of the same batch took; 0 for all but one
+            answer of a batch.
+        more: answers of the same batch that follow.
     """
 
-    pair: Pair
-    source: Image
-    target: Image
-    patched: tuple[Image, ...]
+    pair: int
+    scores: Mapping[str, Mapping[str, float]]
+    images: Mapping[str, Image]
+    calls: int
+    rows: int
+    more: int = 0
+
+
+class Instrument(Protocol):
+    """Something that answers: a :class:`Sweep`, workers of a cluster, a simulated model."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the scores: against the target first, then against the source."""
+        ...
+
+    def measure(self, asks: Sequence[Ask], *, on_step: OnStep = ...) -> Iterator[Measured]:
+        """Every ask once, in any order, as they come."""
+        ...
+
+    def cost(self, asks: Sequence[Ask]) -> Cost:
+        """What the asks will cost."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a sweep costs, known before it starts.
+    """What asks cost.
 
     Args:
-        images: images made.
+        images: pictures made.
         rows: rows through the denoiser, guidance included.
         calls: denoiser calls.
-        steps: denoising steps an image.
     """
 
-    images: int
-    rows: int
-    calls: int
-    steps: int
+    images: int = 0
+    rows: int = 0
+    calls: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.images + other.images, self.rows + other.rows, self.calls + other.calls)
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.images - other.images, self.rows - other.rows, self.calls - other.calls)
 
 
 @dataclass(frozen=True, slots=True)
-class Sweep:
-    """Trials × pairs on one model.
+class Rendered:
+    """The pictures of an :class:`Ask`.
+
+    Args:
+        ask: what was asked.
+        images: by trial's label.
+        calls, rows, more: see :class:`Measured`.
+    """
+
+    ask: Ask
+    images: dict[str, Image]
+    calls: int
+    rows: int
+    more: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Renderer:
+    """Makes the pictures of asks.
 
     Args:
         model: the model.
         pairs: what is asked about.
-        trials: which sites are patched.
-        scope: steps, branches, tokens and heads of the patches.
         settings: of the generation (``num_steps``, ``guidance``, ``height``, ``width``, ``options``).
-        batch_size: most rows at once; out of memory halves it.
+        batch_size: most pictures at once; out of memory halves it.
     """
 
     model: Model
     pairs: Sequence[Pair]
-    trials: Sequence[Trial]
-    scope: Scope = field(default_factory=Scope)
     settings: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 64
 
-    def __post_init__(self) -> None:
-        if not self.pairs or not self.trials:
-            raise ConfigError(f"a sweep needs pairs and trials, found {len(self.pairs)} and {len(self.trials)}")
+    def cost(self, asks: Sequence[Ask]) -> Cost:
+        """What the asks will cost."""
+        return sum((self._cost(chunk) for chunk in self.chunks(asks)), Cost())
 
-    @property
-    def width(self) -> int:
-        """Rows a pair takes: source, target and one a trial."""
-        return 2 + len(self.trials)
+    def _cost(self, chunk: Sequence[Ask]) -> Cost:
+        images = sum(ask.rows for ask in chunk)
+        calls = self.model.evaluations(chunk[0].num_steps or self.settings.get("num_steps"))
+        branches = self.model.guided(self.settings.get("guidance"))
+        return Cost(images, images * calls * branches, -(-images // self.batch_size) * calls)
 
-    def cost(self, steps: int, branches: int) -> Cost:
-        """The cost at ``steps`` denoising steps and ``branches`` guidance branches in a call."""
-        chunks = [self._layout(chunk) for chunk in self.chunks()]
-        batches = sum(max(1, -(-rows // self.batch_size)) for rows in chunks)
-        images = len(self.pairs) * self.width
-        return Cost(images, images * steps * branches, batches * steps, steps)
+    def chunks(self, asks: Sequence[Ask]) -> Iterator[list[Ask]]:
+        """Asks that fill a batch together; one wider than a batch is alone, and the run splits it."""
+        chunk: list[Ask] = []
+        for ask in asks:
+            full = sum(one.rows for one in chunk) + ask.rows > self.batch_size
+            if chunk and (full or ask.num_steps != chunk[0].num_steps):
+                yield chunk
+                chunk = []
+            chunk.append(ask)
+        if chunk:
+            yield chunk
 
-    def _layout(self, chunk: Sequence[Pair]) -> int:
-        return len(chunk) * self.width
-
-    def chunks(self) -> Iterator[Sequence[Pair]]:
-        """Pairs that fill a batch together; a pair wider than a batch is alone, and the run splits it."""
-        size = max(1, self.batch_size // self.width)
-        for start in range(0, len(self.pairs), size):
-            yield self.pairs[start : start + size]
-
-    def run(
-        self,
-        *,
-        on_step: OnStep = lambda rows, step: None,
-        on_cost: Callable[[int, int], None] = lambda calls, rows: None,
-    ) -> Iterator[PairImages]:
-        """Images, pair by pair, as they come.
-
-        Args:
-            on_step: told the rows of the running batch and the steps done.
-            on_cost: told the denoiser calls and rows of every finished chunk.
-        """
-        for chunk in self.chunks():
-            prompts = [p for pair in chunk for p in (pair.source, pair.target, *[pair.source] * len(self.trials))]
-            seeds = [pair.seed for pair in chunk for _ in range(self.width)]
-            generation = self.model.generation(prompts, seeds, **self.settings)
+    def render(self, asks: Sequence[Ask], *, on_step: OnStep = lambda rows, step: None) -> Iterator[Rendered]:
+        """Every ask once, in order, as they come."""
+        for chunk in self.chunks(asks):
+            rows = [(ask, trial) for ask in chunk for trial in (*ask.trials, *ask.donors)]
             run = self.model.run(
-                generation,
-                interventions=[self._patch(index, len(chunk)) for index in range(len(self.trials))],
+                self._generation(rows),
+                interventions=_patches(rows),
+                rows=[row for row, (ask, trial) in enumerate(rows) if trial in ask.trials],
                 batch_size=self.batch_size,
                 on_step=on_step,
             )
-            on_cost(run.denoiser_calls, run.denoiser_rows)
-            for number, pair in enumerate(chunk):
-                images = run.images[number * self.width : (number + 1) * self.width]
-                yield PairImages(pair, images[0], images[1], tuple(images[2:]))
+            images = iter(run.images)
+            for first, ask in enumerate(chunk):
+                spent = (0, 0) if first else (run.denoiser_calls, run.denoiser_rows)
+                pictures = {trial.label: next(images) for trial in ask.trials}
+                yield Rendered(ask, pictures, *spent, more=len(chunk) - first - 1)
 
-    def _patch(self, trial: int, pairs: int) -> Intervention:
-        """The patch of one trial for all pairs of a chunk."""
-        donors = {number * self.width + 2 + trial: number * self.width + 1 for number in range(pairs)}
-        return patch(donors, self.trials[trial].sites, scope=self.scope)
+    def _generation(self, rows: Sequence[tuple[Ask, Trial]]) -> Generation:
+        settings = dict(self.settings)
+        if (num_steps := rows[0][0].num_steps) is not None:
+            settings["num_steps"] = num_steps
+        pairs = [self.pairs[ask.pair] for ask, _ in rows]
+        prompts = [
+            pair.source if trial.direction == "denoising" else pair.target
+            for pair, (_, trial) in zip(pairs, rows, strict=True)
+        ]
+        return self.model.generation(prompts, [pair.seed for pair in pairs], **settings)
 
 
-def layer_trials(model: Model, layers: Sequence[int]) -> list[Trial]:
-    """One trial a layer: its text keys and values, as the localization paper patches them."""
-    return [Trial(str(layer), model.text_sites(layer).names, layer) for layer in layers]
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """An instrument: pictures of a model, and what is read in them.
+
+    Args:
+        renderer: makes the pictures.
+        scorer: reads them.
+    """
+
+    renderer: Renderer
+    scorer: Scorer
+
+    @property
+    def names(self) -> list[str]:
+        """See :class:`Instrument`."""
+        return self.scorer.names()
+
+    def cost(self, asks: Sequence[Ask]) -> Cost:
+        """See :class:`Instrument`."""
+        return self.renderer.cost(asks)
+
+    def chunks(self, asks: Sequence[Ask]) -> Iterator[list[Ask]]:
+        """Which are measured together."""
+        return self.renderer.chunks(asks)
+
+    def measure(self, asks: Sequence[Ask], *, on_step: OnStep = lambda rows, step: None) -> Iterator[Measured]:
+        """See :class:`Instrument`."""
+        for made in self.renderer.render(asks, on_step=on_step):
+            yield Measured(made.ask.pair, self._scores(made), made.images, made.calls, made.rows, made.more)
+
+    def _scores(self, made: Rendered) -> dict[str, dict[str, float]]:
+        ask = made.ask
+        reference = made.images.get(source(ask.num_steps).label, ask.reference)
+        if reference is None:
+            raise ConfigError(f"pair {ask.pair}: scoring needs the source's picture; ask for it too")
+        columns = self.scorer.score(self.renderer.pairs[ask.pair], list(made.images.values()), reference)
+        return {label: {name: values[i] for name, values in columns.items()} for i, label in enumerate(made.images)}
+
+
+def _opposite(trial: Trial) -> str:
+    return "noising" if trial.direction == "denoising" else "denoising"
+
+
+def _patches(rows: Sequence[tuple[Ask, Trial]]) -> list[Intervention]:
+    """One patch a trial, for all pairs of the batch."""
+    unpatched = {(ask.pair, trial.direction): row for row, (ask, trial) in enumerate(rows) if not trial.sites}
+    donors: dict[str, dict[int, int]] = {}
+    trials: dict[str, Trial] = {}
+    for row, (ask, trial) in enumerate(rows):
+        if trial.sites:
+            donors.setdefault(trial.label, {})[row] = unpatched[ask.pair, _opposite(trial)]  # type: ignore[index]
+            trials[trial.label] = trial
+    return [patch(taken, trials[label].sites, scope=trials[label].scope) for label, taken in donors.items()]

@@ -69,7 +69,7 @@ class Colour:
 
     name: ClassVar[str] = "colour"
     direction: ClassVar[Direction] = "higher"
-    needs: ClassVar[Needs] = "colour"
+    needs: ClassVar[Needs] = "word"
 
     def __init__(self, palette: Palette = PALETTE, distance: float = DISTANCE) -> None:
         self.palette = palette

@@ -1,4 +1,4 @@
-"""Registers the bundled readers and metrics."""
+"""Registers the bundled readers, metrics and aggregates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from t2iprobe.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from t2iprobe.core.metric import Metric, Reader
+    from t2iprobe.core.metric import Aggregate, Metric, Reader
 
 
 @hookimpl
@@ -20,8 +20,20 @@ def t2iprobe_register_readers() -> list[type[Reader]]:
 
 @hookimpl
 def t2iprobe_register_metrics() -> list[type[Metric]]:
-    """Scores of text, of colour and of similarity."""
-    from t2iprobe.plugins.metrics import colour, image, text
+    """Scores of text, of colour, of CLIP and of similarity."""
+    from t2iprobe.plugins.metrics import clip, colour, image, masked, perceptual, text
 
     texts = [text.F1, text.Exact, text.Precision, text.Recall, text.Accuracy, text.Distance, text.NormalisedDistance]
-    return [*texts, colour.Colour, image.SSIM, image.PSNR, image.MSE]
+    words = [text.WordPrecision, text.WordRecall, text.WordF1]
+    images = [image.SSIM, image.PSNR, image.MSE, image.WrappedPSNR, image.WrappedMSE, perceptual.LPIPS]
+    textless = [masked.MaskedSSIM, masked.MaskedPSNR, masked.MaskedMSE]
+    return [*texts, *words, colour.Colour, clip.ClipChoice, clip.ClipT, clip.ClipI, *images, *textless]
+
+
+@hookimpl
+def t2iprobe_register_aggregates() -> list[type[Aggregate]]:
+    """The published F1, and distances between sets of images."""
+    from t2iprobe.plugins.metrics import distribution, text
+
+    manifolds = [distribution.ManifoldPrecision, distribution.ManifoldRecall]
+    return [text.DatasetF1, text.WordDatasetF1, distribution.FID, distribution.KID, *manifolds]

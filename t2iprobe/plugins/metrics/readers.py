@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.metric import Box
 
 SHORT_SIDE = 256  # pixels
 
@@ -33,6 +36,18 @@ def thread_count(threads: int | None = None) -> int:
         return threads
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) else -1
+
+
+def _upright(corners: Iterable[Any], image: Image.Image, read: Image.Image) -> list[Box]:
+    """Boxes around (boxes, corners, xy) found in ``read``, in pixels of ``image``, which it was enlarged from."""
+    scale = np.divide(image.size, read.size)
+    return [_box(np.asarray(box, np.float64).reshape(-1, 2) * scale, image.size) for box in corners]
+
+
+def _box(points: NDArray[np.float64], size: tuple[int, int]) -> Box:
+    """The smallest box of whole pixels around ``points``, cut off at the edges."""
+    (left, top), (right, bottom) = points.min(axis=0).clip(0, size), points.max(axis=0).clip(0, size)
+    return math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
 
 
 def _module(name: str, install: str) -> ModuleType:
@@ -69,7 +84,20 @@ class RapidOCRReader:
 
     def read(self, images: Sequence[Image.Image]) -> list[str]:
         """The text in each image; RapidOCR gives the boxes of an image in reading order."""
-        return [" ".join(self._engine(enlarged(image)).txts or ()) for image in images]
+        return [" ".join(self._asked(enlarged(image), read=True).txts or ()) for image in images]
+
+    def _asked(self, image: Image.Image, read: bool) -> Any:
+        """The engine's answer; it keeps what a call sets, so every call sets all."""
+        return self._engine(image, use_det=True, use_cls=False, use_rec=read)
+
+    def boxes(self, images: Sequence[Image.Image]) -> list[list[Box]]:
+        """Where text is, also text that is not legible: nothing is read."""
+        return [self._found(image) for image in images]
+
+    def _found(self, image: Image.Image) -> list[Box]:
+        large = enlarged(image)
+        found = self._asked(large, read=False).boxes
+        return [] if found is None else _upright(found, image, large)
 
 
 class EasyOCRReader:
@@ -93,3 +121,11 @@ class EasyOCRReader:
     def read(self, images: Sequence[Image.Image]) -> list[str]:
         """The text in each image, boxes in EasyOCR's own order, as published."""
         return [" ".join(self._engine.readtext(np.asarray(enlarged(image)), detail=0)) for image in images]
+
+    def boxes(self, images: Sequence[Image.Image]) -> list[list[Box]]:
+        """Where text was read."""
+        return [self._found(image) for image in images]
+
+    def _found(self, image: Image.Image) -> list[Box]:
+        large = enlarged(image)
+        return _upright([corners for corners, *_ in self._engine.readtext(np.asarray(large))], image, large)

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from string import punctuation
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from t2iprobe.core.errors import ShapeError
 from t2iprobe.core.metric import Direction, Needs
 
+#: precision, recall and F1 of a text and what was asked for
+Overlap = Callable[[str, str], tuple[float, float, float]]
 COUNT_EPSILON = 1e-8
 F1_EPSILON = 1e-6
 
@@ -52,6 +55,18 @@ def dataset_f1(precisions: Sequence[float], recalls: Sequence[float]) -> float:
     if len(precisions) != len(recalls) or not len(precisions):
         raise ShapeError(f"as many precisions as recalls, at least one: found {len(precisions)} and {len(recalls)}")
     return float(f1_of_means(np.stack([precisions, recalls], axis=-1).astype(np.float64)[None])[0])
+
+
+def word_overlap(pred: str, truth: str) -> tuple[float, float, float]:
+    """Precision, recall and F1 of the multisets of words, each in 0..1; marks around a word do not count."""
+    read, asked = (Counter(_words(text)) for text in (pred, truth))
+    shared = (read & asked).total()
+    precision, recall = shared / max(read.total(), 1), shared / max(asked.total(), 1)
+    return precision, recall, 2 * shared / max(read.total() + asked.total(), 1)
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in (part.strip(punctuation) for part in text.casefold().split()) if word]
 
 
 def _folded(text: str) -> str:
@@ -156,3 +171,75 @@ class NormalisedDistance(_Text):
     def score(self, read: str, word: str) -> float:
         """0..1."""
         return normalised_edit_distance(read, word)
+
+
+class WordPrecision(_Text):
+    """Share of the read words that were asked for."""
+
+    name: ClassVar[str] = "ocr_word_precision"
+
+    def score(self, read: str, word: str) -> float:
+        """0..1."""
+        return word_overlap(read, word)[0]
+
+
+class WordRecall(_Text):
+    """Share of the words asked for that were read."""
+
+    name: ClassVar[str] = "ocr_word_recall"
+
+    def score(self, read: str, word: str) -> float:
+        """0..1."""
+        return word_overlap(read, word)[1]
+
+
+class WordF1(_Text):
+    """F1 of the words of one image."""
+
+    name: ClassVar[str] = "ocr_word_f1"
+
+    def score(self, read: str, word: str) -> float:
+        """0..1."""
+        return word_overlap(read, word)[2]
+
+
+class DatasetF1(_Text):
+    """The published F1: of the mean precision and the mean recall of the characters over a set of images."""
+
+    name: ClassVar[str] = "ocr_f1_dataset"
+    of: ClassVar[tuple[str, ...]] = (Precision.name, Recall.name)
+
+    def score(self, found: Sequence[str], asked: Sequence[str]) -> float:
+        """0..1, of what was read in each image and the word that each was asked for."""
+        return dataset_f1(*_columns(found, asked, char_overlap))
+
+    def statistic(self, samples: NDArray[np.float64]) -> NDArray[Any]:
+        """(resamples, images, 2) precisions and recalls to (resamples,)."""
+        return f1_of_means(samples)
+
+
+class WordDatasetF1(_Text):
+    """The same of words."""
+
+    name: ClassVar[str] = "ocr_word_f1_dataset"
+    of: ClassVar[tuple[str, ...]] = (WordPrecision.name, WordRecall.name)
+
+    def score(self, found: Sequence[str], asked: Sequence[str]) -> float:
+        """0..1, of what was read in each image and the words that each was asked for."""
+        return dataset_f1(*_columns(found, asked, word_overlap))
+
+    def statistic(self, samples: NDArray[np.float64]) -> NDArray[Any]:
+        """(resamples, images, 2) precisions and recalls to (resamples,)."""
+        return f1_of_means(samples)
+
+
+def _columns(found: Sequence[str], asked: Sequence[str], overlap: Overlap) -> tuple[list[float], list[float]]:
+    """Precisions and recalls.
+
+    Raises:
+        ShapeError: not as many texts as words.
+    """
+    if len(found) != len(asked):
+        raise ShapeError(f"as many texts read as words asked for: found {len(found)} and {len(asked)}")
+    scores = [overlap(read, word) for read, word in zip(found, asked, strict=True)]
+    return [one[0] for one in scores], [one[1] for one in scores]

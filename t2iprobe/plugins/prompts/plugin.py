@@ -1,12 +1,29 @@
-"""Registers the bundled prompt sets."""
+"""Registers the bundled concepts and prompt sets."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from t2iprobe.plugins.hookspecs import hookimpl
-from t2iprobe.plugins.prompts.simple import Simple
+
+if TYPE_CHECKING:
+    from t2iprobe.core.concepts import Concept
 
 
 @hookimpl
-def t2iprobe_register_prompt_sets() -> list[type[Simple]]:
-    """The set ``simple``."""
-    return [Simple]
+def t2iprobe_register_concepts() -> list[Concept]:
+    """Text, colour, style and object."""
+    from t2iprobe.core.concepts import CONCEPTS
+
+    return list(CONCEPTS.values())
+
+
+@hookimpl
+def t2iprobe_register_prompt_sets() -> list[type[Any]]:
+    """Own sets first, then readers of files."""
+    from t2iprobe.plugins.prompts.creative import Creative
+    from t2iprobe.plugins.prompts.glyphcontrol import GlyphControl
+    from t2iprobe.plugins.prompts.simple import Simple
+    from t2iprobe.plugins.prompts.table import Table
+
+    return [Simple, Creative, GlyphControl, Table]

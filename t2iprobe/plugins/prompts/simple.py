@@ -1,31 +1,28 @@
-"""The set ``simple``: one plain template, everyday words. For models of any size."""
+"""The set ``simple``: one plain template a concept, everyday words. For models of any size."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
-from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.pairs import Pair, check_concept, derange, pair_from_prompts
-
-WORD_LIST = """
-    apple baby ball bank bear bell bird boat book bread bridge brush cake camel candle castle cat chair cheese clock
-    cloud coat coffee corn cow crown cup dance desk dog door dream dress drum duck eagle earth engine farm finger
-    fire fish flag flower forest fox garden gate ghost glass glove goat guitar hammer hand hat honey horse hotel
-    house ice island jacket juice jungle key king kite ladder lake lamp leaf lemon lion magic map market milk mirror
-    money moon mouse music night ocean owl panda paper pencil piano pizza planet queen rabbit rain river robot
-    rocket salt school shark ship shoe silver smile snow soup spoon star stone street summer sun table ticket tiger
-    tower train tree turtle violin wagon water whale window winter wolf zebra
-"""
-#: everyday words of three to six letters, no colours
-WORDS = tuple(WORD_LIST.split())
-COLOURS = ("red", "green", "blue", "purple", "orange", "black", "yellow")
+from t2iprobe.core.pairs import Pair
+from t2iprobe.plugins.prompts.pairing import check_concept, phrases, seeded, take
+from t2iprobe.plugins.prompts.words import COLOURS, OBJECTS, STYLES, WORDS
 
 
 class Simple:
-    """``A sign that says "apple".``: the template of SimpleBench (GlyphControl, Yang et al. 2023), own words."""
+    """``A sign that says "apple".``: the template of SimpleBench (GlyphControl, Yang et al. 2023), own words.
+
+    Args:
+        words: words on a sign.
+    """
 
     name: ClassVar[str] = "simple"
+
+    def __init__(self, *, words: int = 1) -> None:
+        self.words = words
 
     def pairs(self, limit: int | None = None, seed: int = 0, concept: str = "text") -> list[Pair]:
         """Up to ``limit`` pairs; the first ones of a larger limit are those of a smaller one.
@@ -33,26 +30,56 @@ class Simple:
         Args:
             limit: number of pairs; all if not given.
             seed: chooses the pairs; pair ``i`` draws its noise from ``seed + i``.
-            concept: ``text``, or ``colour`` with the template ``A red sign that says "apple".``.
+            concept: ``text``; ``colour`` (``A red sign that says "apple".``); ``object`` (``A photo of a fox.``) or
+                ``style`` (``A picture of a fox in the style of a mosaic.``).
 
         Raises:
             ConfigError: unknown concept, or more pairs asked for than there are words.
         """
-        check_concept(concept)
-        if limit is not None and not 0 < limit <= len(WORDS):
-            raise ConfigError(f"the prompt set {self.name} holds {len(WORDS)} pairs, asked for {limit}; ask for fewer")
-        partners = list(derange(WORDS, seed).items())[:limit]
-        prompts = _text if concept == "text" else _colour
-        return [
-            pair_from_prompts(*prompts(seed, *words), seed + index, concept, COLOURS)
-            for index, words in enumerate(partners)
-        ]
+        check_concept(self.name, concept, MAKERS)
+        return seeded(take(self.name, MAKERS[concept](seed, self.words), limit), seed)
 
 
-def _text(seed: int, word: str, other: str) -> tuple[str, str]:
-    return f'A sign that says "{word}".', f'A sign that says "{other}".'
+def _text(seed: int, count: int) -> list[Pair]:
+    template = 'A sign that says "{}".'
+    return [
+        Pair(template.format(one), template.format(other), seed, one, other)
+        for one, other in phrases(WORDS, seed, count)
+    ]
 
 
-def _colour(seed: int, word: str, other: str) -> tuple[str, str]:
-    one, two = random.Random(f"{seed}:{word}").sample(COLOURS, 2)
-    return f'A {one} sign that says "{word}".', f'A {two} sign that says "{word}".'
+def _colour(seed: int, count: int) -> list[Pair]:
+    return [_coloured(phrase, seed) for phrase, _ in phrases(WORDS, seed, count)]
+
+
+def _coloured(phrase: str, seed: int) -> Pair:
+    one, two = random.Random(f"{seed}:{phrase}").sample(COLOURS, 2)
+    source, target = (f'A {colour} sign that says "{phrase}".' for colour in (one, two))
+    return Pair(source, target, seed, one, two, "colour")
+
+
+def _object(seed: int, count: int) -> list[Pair]:
+    return [
+        Pair(f"A photo of {_a(one)}.", f"A photo of {_a(other)}.", seed, one, other, "object")
+        for one, other in phrases(OBJECTS, seed)
+    ]
+
+
+def _style(seed: int, count: int) -> list[Pair]:
+    return [_styled(thing, seed) for thing, _ in phrases(OBJECTS, seed)]
+
+
+def _styled(thing: str, seed: int) -> Pair:
+    one, two = random.Random(f"{seed}:{thing}").sample(STYLES, 2)
+    source, target = (f"A picture of {_a(thing)} in the style of {_a(style)}." for style in (one, two))
+    return Pair(source, target, seed, one, two, "style")
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+#: by concept: all pairs, from a seed and the number of words on a sign
+MAKERS: Mapping[str, Callable[[int, int], list[Pair]]] = MappingProxyType(
+    {"text": _text, "colour": _colour, "style": _style, "object": _object}
+)

@@ -1,0 +1,141 @@
+"""What a pair of prompts can differ in: :class:`Concept`. The bundled ones are text, colour, style and object.
+
+A concept says how the two words are read from two prompts, and by the names of which metrics a picture is judged.
+Nothing here knows a model or computes a score.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+
+from t2iprobe.core.errors import ConfigError
+
+#: the colour words that are looked for in a prompt
+COLOURS = (
+    "red", "green", "blue", "purple", "orange", "black", "yellow", "white", "pink", "brown", "grey", "gray", "teal",
+)  # fmt: skip
+# a single quote only opens behind, and only closes before, something that is no letter: "don't" has no quotes
+QUOTES = re.compile(
+    r"""
+      "([^"]*)"
+    | [“„]([^“”]*)[”“]
+    | «([^»]*)»
+    | (?<!\w)'((?:[^']|(?<=\w)'(?=\w))*)'(?!\w)
+    | (?<!\w)‘((?:[^’]|(?<=\w)’(?=\w))*)’(?!\w)
+    """,
+    re.VERBOSE,
+)
+ARTICLES = frozenset({"a", "an", "the"})
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """One kind of content, and how it is read.
+
+    Args:
+        name: what ``--concept`` calls it.
+        metrics: names of the metrics that judge it; the first one ranks the layers.
+        words: what the source and the target prompt ask for, or a :class:`ConfigError` that says what is missing.
+    """
+
+    name: str
+    metrics: tuple[str, ...]
+    words: Callable[[str, str], tuple[str, str]]
+
+
+def quoted(prompt: str) -> str:
+    """The text in the last quotes of ``prompt``, straight or typographic, without the blanks around it.
+
+    Raises:
+        ConfigError: there are no quotes, or nothing between the last ones.
+    """
+    found = [next(group for group in match.groups() if group is not None) for match in QUOTES.finditer(prompt)]
+    if not found or not found[-1].strip():
+        what = "empty quotes" if found else "no quotes"
+        raise ConfigError(f'the word to draw is read from quotes, found {what} in: {prompt}; write it as "WORD"')
+    return found[-1].strip()
+
+
+def _quoted_words(source: str, target: str) -> tuple[str, str]:
+    return quoted(source), quoted(target)
+
+
+def colours_in(prompt: str, colours: Sequence[str] = COLOURS) -> list[str]:
+    """The words of ``colours`` in ``prompt`` in reading order, lower-cased; quoted text does not count."""
+    pattern = "|".join(re.escape(colour) for colour in colours)
+    return re.findall(rf"\b(?:{pattern})\b", QUOTES.sub(" ", prompt).lower())
+
+
+def _one_colour(prompt: str, other: list[str], colours: Sequence[str]) -> str:
+    """The colour of ``prompt`` that is not in its place in ``other``; the only one where there is one."""
+    own = colours_in(prompt, colours)
+    if not own:
+        raise ConfigError(f"asked for a colour, found none in: {prompt}; use one of {', '.join(colours)}")
+    differing = [a for a, b in zip(own, other, strict=False) if a != b] if len(own) == len(other) else own
+    if len(set(differing)) > 1:
+        raise ConfigError(f"a pair must differ in one colour, found {', '.join(differing)} in: {prompt}; keep one")
+    return differing[0] if differing else own[0]
+
+
+def _colour_words(colours: Sequence[str], source: str, target: str) -> tuple[str, str]:
+    return (
+        _one_colour(source, colours_in(target, colours), colours),
+        _one_colour(target, colours_in(source, colours), colours),
+    )
+
+
+def differing(source: str, target: str) -> tuple[str, str]:
+    """The words in which two prompts differ, from the first to the last of them, without leading articles.
+
+    Raises:
+        ConfigError: one prompt only leaves words out, so that nothing stands for the other's.
+    """
+    one, other = source.split(), target.split()
+    start = _shared(one, other)
+    end = _shared(one[start:][::-1], other[start:][::-1])
+    words = _phrase(one[start : len(one) - end]), _phrase(other[start : len(other) - end])
+    if one != other and not all(words):
+        raise ConfigError(
+            f"a pair swaps words for others, found {words[0]!r} for {words[1]!r} in: {source} / {target}; "
+            "write both prompts with one word or phrase exchanged"
+        )
+    return words
+
+
+def _shared(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many words two lists begin with in common."""
+    pairs = list(zip(one, other, strict=False))
+    return next((index for index, (a, b) in enumerate(pairs) if a != b), len(pairs))
+
+
+def _phrase(words: Sequence[str]) -> str:
+    kept = words[1:] if words and words[0].lower() in ARTICLES else words
+    return " ".join(kept).strip(" .,;:!?\"'")
+
+
+def colour(colours: Sequence[str] = COLOURS) -> Concept:
+    """The concept ``colour`` with these words as the colours."""
+    return Concept("colour", ("colour",), partial(_colour_words, tuple(colours)))
+
+
+TEXT = Concept("text", ("ocr_f1", "ocr_exact", "ocr_distance_normalised"), _quoted_words)
+COLOUR = colour()
+STYLE = Concept("style", ("clip_choice", "clip_t"), differing)
+OBJECT = Concept("object", ("clip_choice", "clip_t"), differing)
+#: the bundled concepts by name; plugins register theirs with ``t2iprobe_register_concepts``
+CONCEPTS: Mapping[str, Concept] = MappingProxyType({one.name: one for one in (TEXT, COLOUR, STYLE, OBJECT)})
+
+
+def concept_named(name: str, known: Mapping[str, Concept] = CONCEPTS) -> Concept:
+    """The concept of this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in known:
+        raise ConfigError(f"unknown concept {name!r}: use one of {', '.join(known)}")
+    return known[name]

@@ -1,0 +1,44 @@
+"""Who chooses the trials: :class:`Localizer`, and what it gives back: :class:`Finding`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from t2iprobe.core.lab import Lab
+from t2iprobe.core.statistics import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The answer of a localization.
+
+    Args:
+        layers: the layers that write the concept, together; empty where nothing stands out.
+        ranking: one number a layer, higher is more responsible; NaN where the method did not look.
+        sentence: the answer in words, with how sure it is.
+        response: of the layers patched together, confirmed on held-out pairs: 0 is the source, 1 the target.
+        details: whatever else the method found (heads, steps, sets tried), ready for JSON.
+    """
+
+    layers: tuple[int, ...]
+    ranking: tuple[float, ...]
+    sentence: str
+    response: Interval | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Localizer(ABC):
+    """A method. Subclasses are registered through ``t2iprobe_register_localizers``; settings are their arguments."""
+
+    name: ClassVar[str]
+    #: for lists: what it does, in one line
+    summary: ClassVar[str]
+    #: reads more of the model than pictures (gradients, attention), so it cannot run on a simulation
+    needs_model: ClassVar[bool] = False
+
+    @abstractmethod
+    def find(self, lab: Lab) -> Finding:
+        """Search on ``lab.search``, confirm on ``lab.held_out``; every picture comes from ``lab.ask``."""

@@ -1,0 +1,194 @@
+"""What CLIP (Radford et al. 2021) says of an image: how near it is to a prompt, to another image, to one of two words.
+
+The model comes through transformers from a folder or the hub: ViT-B/32 of OpenAI, or what ``T2IPROBE_CLIP`` names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cache, cached_property, lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from t2iprobe.core.errors import ModelError
+from t2iprobe.core.metric import Direction, Needs
+from t2iprobe.plugins.metrics.memo import Memo
+
+DEFAULT = "openai/clip-vit-base-patch32"
+VARIABLE = "T2IPROBE_CLIP"
+WEIGHT = 2.5  # of CLIPScore (Hessel et al. 2021), so that usual values spread over 0..1
+
+
+class Clip:
+    """A loaded CLIP.
+
+    Args:
+        ref: folder or hub id.
+
+    Raises:
+        ModelError: it is not there, or is no CLIP.
+    """
+
+    def __init__(self, ref: str) -> None:
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        model, self._tokenizer, self._processor = _loaded(ref)
+        self._model = model.to(self.device).eval()
+        self.text = lru_cache(maxsize=512)(self._text)
+        self.image = Memo(lambda images: [self._image(image) for image in images])
+
+    @property
+    def scale(self) -> float:
+        """What cosines are multiplied with before a softmax: 100 for the published model."""
+        return float(self._model.logit_scale.detach().exp())
+
+    @torch.inference_mode()
+    def _text(self, text: str) -> Tensor:
+        """(features,), not normalised; a long text is cut off, as published."""
+        most = self._model.config.text_config.max_position_embeddings
+        tokens = self._tokenizer([text], truncation=True, max_length=most, return_tensors="pt").to(self.device)
+        return _features(self._model.get_text_features(**tokens))
+
+    @torch.inference_mode()
+    def _image(self, image: Image.Image) -> Tensor:
+        """(features,), not normalised."""
+        pixels = self._processor(images=[image.convert("RGB")], return_tensors="pt")["pixel_values"]
+        return _features(self._model.get_image_features(pixel_values=pixels.to(self.device)))
+
+
+def _features(found: Any) -> Tensor:
+    """The first row; transformers 5 wraps what transformers 4 gave back plain."""
+    rows = found if isinstance(found, Tensor) else found.pooler_output
+    return rows[0].float().cpu()
+
+
+def _loaded(ref: str) -> tuple[Any, Any, Any]:
+    """Model, tokenizer, image processor: from the folder or the cache, else from the hub."""
+    from huggingface_hub import model_info
+
+    from t2iprobe.plugins.bars import no_bars
+
+    try:
+        with no_bars():
+            return _parts(ref, here=True)
+    except Exception as error:  # nothing in the cache, a broken file, another model
+        if Path(ref).expanduser().exists():
+            raise _missing(ref, error) from error
+    try:
+        model_info(ref, timeout=10)  # tells at once where the hub cannot be reached; a download tries for a minute
+        return _parts(ref, here=False)
+    except Exception as error:
+        raise _missing(ref, error) from error
+
+
+def _parts(ref: str, *, here: bool) -> tuple[Any, Any, Any]:
+    import transformers
+
+    # the variant that resizes with Pillow, as OpenAI's code does, whether torchvision is there or not
+    processor = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
+    kinds = (transformers.CLIPModel, transformers.CLIPTokenizer, processor)
+    model, tokenizer, images = (kind.from_pretrained(ref, local_files_only=here) for kind in kinds)
+    return model, tokenizer, images
+
+
+def _missing(ref: str, error: Exception) -> ModelError:
+    reason = " ".join(str(error).split())[:160]
+    return ModelError(
+        f"the CLIP model {ref!r} cannot be loaded: set {VARIABLE} to a folder with it, or fetch it once with "
+        f"`hf download {DEFAULT}` ({type(error).__name__}: {reason})"
+    )
+
+
+@cache
+def clip(ref: str) -> Clip:
+    """The CLIP of this name, loaded once."""
+    return Clip(ref)
+
+
+def cosine(one: Tensor, other: Tensor) -> float:
+    """Of the angle between two features, -1..1."""
+    return float(torch.nn.functional.cosine_similarity(one, other, dim=0))
+
+
+def clip_score(one: Tensor, other: Tensor) -> float:
+    """2.5 · max(cosine, 0): CLIPScore."""
+    return WEIGHT * max(cosine(one, other), 0.0)
+
+
+class _Clip:
+    """What the metrics share.
+
+    Args:
+        ref: folder or hub id of the model; the environment's, or the default, if not given.
+    """
+
+    direction: ClassVar[Direction] = "higher"
+
+    def __init__(self, ref: str | None = None) -> None:
+        self.ref = ref or os.environ.get(VARIABLE) or DEFAULT
+
+    @cached_property
+    def _clip(self) -> Clip:
+        return clip(self.ref)
+
+    def prepare(self) -> None:
+        """Load the model.
+
+        Raises:
+            ModelError: it is not there.
+        """
+        _ = self._clip
+
+
+class ClipT(_Clip):
+    """CLIPScore of the image and the whole prompt."""
+
+    name: ClassVar[str] = "clip_t"
+    needs: ClassVar[Needs] = "prompt"
+
+    def score(self, image: Image.Image, prompt: str) -> float:
+        """0..2.5, as a rule 0.4..0.9."""
+        return clip_score(self._clip.image(image), self._clip.text(prompt))
+
+
+class ClipI(_Clip):
+    """The same of two images, so that both are on one scale; a cosine is this over 2.5."""
+
+    name: ClassVar[str] = "clip_i"
+    needs: ClassVar[Needs] = "image"
+
+    def score(self, image: Image.Image, reference: Image.Image) -> float:
+        """0..2.5, 2.5 for equal images."""
+        return clip_score(self._clip.image(image), self._clip.image(reference))
+
+
+class ClipChoice(_Clip):
+    """The probability that CLIP, choosing between a pair's two words, gives to the first.
+
+    Args:
+        ref: as for the others.
+        template: the sentence around a word.
+    """
+
+    name: ClassVar[str] = "clip_choice"
+    needs: ClassVar[Needs] = "choice"
+
+    def __init__(self, ref: str | None = None, template: str = "{}") -> None:
+        super().__init__(ref)
+        self.template = template
+
+    def score(self, image: Image.Image, word: str, other: str) -> float:
+        """0..1; the scores of the two words add up to 1."""
+        seen = self._clip.image(image)
+        cosines = [cosine(seen, self._clip.text(self.template.format(text))) for text in (word, other)]
+        return float(torch.tensor(cosines).mul(self._clip.scale).softmax(dim=0)[0])
+
+
+def image_features(images: Sequence[Image.Image], ref: str | None = None) -> Tensor:
+    """(images, features), not normalised, for distances between sets of images."""
+    model = ClipI(ref)._clip
+    return torch.stack([model.image(image) for image in images])

@@ -1,0 +1,88 @@
+"""Similarity of two images without their text: areas with text in either are black in both, as published.
+
+So the black areas count as equal; the larger they are, the nearer the score comes to that of equal images.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from functools import cache
+from typing import ClassVar
+
+from PIL import Image, ImageDraw
+
+from t2iprobe.core.metric import Box, BoxReader, Direction, Needs
+from t2iprobe.plugins.metrics.image import mse, psnr, ssim
+from t2iprobe.plugins.metrics.memo import Memo
+from t2iprobe.plugins.metrics.readers import RapidOCRReader
+
+
+@cache
+def _detector() -> Memo[list[Box]]:
+    """The default reader's boxes, shared by all masked metrics."""
+    return Memo(RapidOCRReader().boxes)
+
+
+def blackened(image: Image.Image, boxes: Iterable[Box]) -> Image.Image:
+    """A copy with these areas black; right and bottom are the first pixels outside."""
+    copy = image.convert("RGB").copy()
+    pen = ImageDraw.Draw(copy)
+    for left, top, right, bottom in boxes:
+        pen.rectangle((left, top, right - 1, bottom - 1), fill=(0, 0, 0))
+    return copy
+
+
+class _Masked(ABC):
+    """What the masked metrics share.
+
+    Args:
+        reader: finds the text; RapidOCR if not given.
+    """
+
+    needs: ClassVar[Needs] = "image"
+
+    def __init__(self, reader: BoxReader | None = None) -> None:
+        self._boxes = Memo(reader.boxes) if reader else _detector()
+
+    def score(self, image: Image.Image, reference: Image.Image) -> float:
+        """As of the metric without a mask."""
+        boxes = [*self._boxes(image), *self._boxes(reference)]
+        return self.compare(blackened(image, boxes), blackened(reference, boxes))
+
+    @abstractmethod
+    def compare(self, image: Image.Image, reference: Image.Image) -> float:
+        """The score of two images without text."""
+
+
+class MaskedMSE(_Masked):
+    """Mean squared error outside the text."""
+
+    name: ClassVar[str] = "mse_textless"
+    direction: ClassVar[Direction] = "lower"
+
+    def compare(self, image: Image.Image, reference: Image.Image) -> float:
+        """See the metric without a mask."""
+        return mse(image, reference)
+
+
+class MaskedPSNR(_Masked):
+    """Peak signal-to-noise ratio outside the text."""
+
+    name: ClassVar[str] = "psnr_textless"
+    direction: ClassVar[Direction] = "higher"
+
+    def compare(self, image: Image.Image, reference: Image.Image) -> float:
+        """See the metric without a mask."""
+        return psnr(image, reference)
+
+
+class MaskedSSIM(_Masked):
+    """Structural similarity outside the text."""
+
+    name: ClassVar[str] = "ssim_textless"
+    direction: ClassVar[Direction] = "higher"
+
+    def compare(self, image: Image.Image, reference: Image.Image) -> float:
+        """See the metric without a mask."""
+        return ssim(image, reference)

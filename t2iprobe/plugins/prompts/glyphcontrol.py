@@ -1,0 +1,178 @@
+"""The set ``glyphcontrol``: SimpleBench and CreativeBench from the files of the GlyphControl release, on your disk.
+
+The project ships none of these files. They lie in https://github.com/AIGText/GlyphControl-release under
+``text_prompts``: ``paper`` has whole prompts, ``raw`` has lists of words and of templates; both are read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.pairs import Pair, derange
+from t2iprobe.plugins.prompts.creative import dealt, one_of, text_pair
+from t2iprobe.plugins.prompts.pairing import alternate, check_concept, seeded, take
+
+SIMPLE_TEMPLATE = 'A sign that says "{}".'
+VALIDATION = "top_1000"
+BUCKET = re.compile(r"unigram_(top_1000|1000_10000|10000_100000|100000_plus)_")
+BENCHES = ("simple", "creative", "both")
+QUOTED = re.compile(r'"([^"]*)"')
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A word of a frequency bucket and, in a file of prompts, the sentence around it."""
+
+    word: str
+    template: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The lines of one file, sorted, so that their order in the file does not matter.
+
+    Args:
+        bench: ``simple`` or ``creative``.
+        frequency: how frequent the words are, by the file's name; empty for a file of another name.
+        lines: the words.
+    """
+
+    bench: str
+    frequency: str
+    lines: tuple[Line, ...]
+
+    @property
+    def split(self) -> str:
+        """``val`` for the thousand most frequent words, as in "Precise Parameter Localization"; empty if not known."""
+        return self.frequency and ("val" if self.frequency == VALIDATION else "test")
+
+
+class GlyphControl:
+    """Prompts of GlyphControl; the target's word is another one of the same frequency.
+
+    A word that stands in several lines of a file counts once.
+
+    Args:
+        path: the folder ``paper``, ``raw`` or what holds them, a folder of one bench, or one file.
+        split: ``val`` (100 words of the thousand most frequent), ``test`` (the other 300) or ``all``.
+        bench: ``simple``, ``creative`` or ``both``, in turn.
+        templates: ``same`` for both prompts of a pair, or ``different`` (the creative bench).
+        noise: ``own`` for every pair, or ``shared``: all pairs start from the same noise, as published.
+    """
+
+    name: ClassVar[str] = "glyphcontrol"
+
+    def __init__(
+        self, path: str, *, split: str = "all", bench: str = "both", templates: str = "same", noise: str = "own"
+    ) -> None:
+        self.path = Path(path).expanduser()
+        self.split = one_of("split", split, ("val", "test", "all"))
+        self.bench = one_of("bench", bench, BENCHES)
+        self.templates = one_of("templates", templates, ("same", "different"))
+        self.noise = one_of("noise", noise, ("own", "shared"))
+
+    def pairs(self, limit: int | None = None, seed: int = 0, concept: str = "text") -> list[Pair]:
+        """Up to ``limit`` pairs; the first ones of a larger limit are those of a smaller one.
+
+        Args:
+            limit: number of pairs; all if not given.
+            seed: chooses the pairs; pair ``i`` draws its noise from ``seed + i``, or all from ``seed``.
+            concept: ``text``.
+
+        Raises:
+            ConfigError: another concept, a file that is missing or unlike GlyphControl's, or too many pairs asked for.
+        """
+        check_concept(self.name, concept, ("text",))
+        files = self._files()
+        buckets, spare = _buckets(files)
+        chosen = [one for one in self._with_creative(buckets, spare) if self._wanted(one)]
+        if not chosen:
+            raise ConfigError(self._nothing(files))
+        pairs = take(self.name, alternate([self._paired(bucket, seed, spare) for bucket in chosen]), limit)
+        return seeded(pairs, seed) if self.noise == "own" else list(pairs)
+
+    def _files(self) -> list[Path]:
+        if self.path.is_file():
+            return [self.path]
+        if not self.path.is_dir():
+            raise ConfigError(
+                f"no file or folder {self.path}: give GlyphControl's text_prompts/paper or text_prompts/raw, "
+                "from https://github.com/AIGText/GlyphControl-release"
+            )
+        within = next((self.path / name for name in ("text_prompts", "paper") if (self.path / name).is_dir()), None)
+        root = within / "paper" if within and (within / "paper").is_dir() else within or self.path
+        return sorted(root.rglob("*.txt"))
+
+    def _with_creative(self, buckets: Sequence[Bucket], templates: Sequence[str]) -> list[Bucket]:
+        """Lists of words make a bench of the templates, too."""
+        words = [one for one in buckets if templates and all(line.template is None for line in one.lines)]
+        return [*buckets, *(Bucket("creative", one.frequency, one.lines) for one in words)]
+
+    def _wanted(self, bucket: Bucket) -> bool:
+        return self.split in (bucket.split, "all") and self.bench in (bucket.bench, "both")
+
+    def _nothing(self, files: Sequence[Path]) -> str:
+        if not files:
+            return f"{self.path} holds no .txt files: give GlyphControl's text_prompts/paper or text_prompts/raw"
+        named = ", ".join(sorted(file.name for file in files)[:4])
+        return (
+            f"{self.path} has no prompts of the split {self.split} and the bench {self.bench}; it has {named}: "
+            "the split is read from names such as all_unigram_top_1000_100.txt"
+        )
+
+    def _paired(self, bucket: Bucket, seed: int, spare: Sequence[str]) -> list[Pair]:
+        """The pairs of one bucket, in an order that hangs on the words and the seed only."""
+        partners = derange((line.word for line in bucket.lines), seed)
+        own = {line.word: line.template for line in bucket.lines if line.template}
+        templates = sorted(set(own.values())) or list(spare if bucket.bench == "creative" else [SIMPLE_TEMPLATE])
+        chosen = own or dealt(templates, list(partners), seed)
+        return [text_pair(chosen[one], one, other, seed, self.templates, templates) for one, other in partners.items()]
+
+
+def _buckets(files: Iterable[Path]) -> tuple[list[Bucket], list[str]]:
+    """The files of words or prompts, sorted by bench and frequency, and the templates of a file of those."""
+    buckets, templates = [], []
+    for file in files:
+        lines = _lines(file)
+        if lines and all('""' in line for line in lines):
+            templates = sorted({line.replace('""', '"{}"') for line in lines})
+        elif lines:
+            buckets.append(_bucket(file, lines))
+    return sorted(buckets, key=lambda one: (BENCHES.index(one.bench), _rank(one), one.lines[0].word)), templates
+
+
+def _rank(bucket: Bucket) -> int:
+    order = (VALIDATION, "1000_10000", "10000_100000", "100000_plus", "")
+    return order.index(bucket.frequency)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"cannot read the prompts in {file}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    return sorted({line.strip() for line in text.splitlines() if line.strip()})
+
+
+def _bucket(file: Path, lines: Sequence[str]) -> Bucket:
+    found = BUCKET.search(file.name)
+    parsed = tuple(sorted((_line(file, line) for line in lines), key=lambda one: (one.word, one.template or "")))
+    simple = all(line.template in (None, SIMPLE_TEMPLATE) for line in parsed)
+    return Bucket("simple" if simple else "creative", found[1] if found else "", parsed)
+
+
+def _line(file: Path, line: str) -> Line:
+    """A prompt with one quoted text, or a lone word."""
+    quotes = QUOTED.findall(line)
+    if not quotes and '"' not in line and " " not in line:
+        return Line(line)
+    if len(quotes) != 1 or not quotes[0].strip():
+        raise ConfigError(f"{file}: a line is one word, or a prompt with one text in quotes, found: {line}")
+    return Line(quotes[0].strip(), QUOTED.sub('"{}"', line))

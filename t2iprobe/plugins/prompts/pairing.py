@@ -1,0 +1,80 @@
+"""Who is paired with whom: the same for every order in which words and templates come."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from itertools import chain, zip_longest
+from typing import TypeVar
+
+from t2iprobe.core.concepts import CONCEPTS
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.pairs import Pair, derange
+
+Item = TypeVar("Item")
+
+
+def phrases(words: Sequence[str], seed: int, count: int = 1) -> list[tuple[str, str]]:
+    """Each phrase of ``count`` words and its partner, which shares no word with it.
+
+    The words stand in a circle; a phrase takes them at equal distances, and its partner takes the next of each.
+
+    Raises:
+        ConfigError: more words asked for in a phrase than half of those there are.
+    """
+    circle = list(derange(words, seed))
+    if not 1 <= count <= len(circle) // 2:
+        raise ConfigError(f"{len(circle)} words make phrases of 1 to {len(circle) // 2} words, asked for {count}")
+    apart = len(circle) // count
+    lines = [
+        " ".join(circle[(start + apart * place) % len(circle)] for place in range(count))
+        for start in range(len(circle))
+    ]
+    return list(zip(lines, lines[1:] + lines[:1], strict=True))
+
+
+def another(items: Sequence[str], item: str, seed: str) -> str:
+    """One of ``items`` that is not ``item``.
+
+    Raises:
+        ConfigError: there is no other.
+    """
+    others = sorted(set(items) - {item})
+    if not others:
+        raise ConfigError(f"different templates need at least two of them, found only: {item}")
+    return random.Random(seed).choice(others)
+
+
+def take(kind: str, items: Sequence[Item], limit: int | None) -> Sequence[Item]:
+    """The first ``limit`` items, all without a limit.
+
+    Raises:
+        ConfigError: there are not so many.
+    """
+    if limit is not None and not 0 < limit <= len(items):
+        raise ConfigError(f"the prompt set {kind} holds {len(items)} pairs, asked for {limit}; ask for fewer")
+    return items[:limit]
+
+
+def alternate(groups: Sequence[Sequence[Item]]) -> list[Item]:
+    """The first of every group, then the second of every group, and so on: a few pairs are of every kind."""
+    nothing = object()
+    mixed = chain.from_iterable(zip_longest(*groups, fillvalue=nothing))
+    return [item for item in mixed if item is not nothing]  # type: ignore[misc]
+
+
+def seeded(pairs: Sequence[Pair], seed: int) -> list[Pair]:
+    """The same pairs, each with noise of its own: ``seed``, ``seed + 1`` and so on."""
+    return [replace(pair, seed=seed + index) for index, pair in enumerate(pairs)]
+
+
+def check_concept(kind: str, concept: str, has: Collection[str]) -> None:
+    """Refuse a concept that a prompt set has no pairs for.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if concept not in has:
+        known = "unknown concept" if concept not in CONCEPTS else "no pairs for the concept"
+        raise ConfigError(f"{known} {concept!r}: the prompt set {kind} has pairs for {', '.join(has)}")

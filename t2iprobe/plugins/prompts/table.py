@@ -1,0 +1,38 @@
+"""The set ``csv``: pairs from a file of yours."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.pairs import Pair, pairs_from_csv
+from t2iprobe.plugins.prompts.pairing import take
+
+
+class Table:
+    """The lines of a CSV file with the columns ``source,target[,seed[,concept]]``.
+
+    Args:
+        file: the path of it.
+    """
+
+    name: ClassVar[str] = "csv"
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def pairs(self, limit: int | None = None, seed: int = 0, concept: str = "text") -> list[Pair]:
+        """Up to ``limit`` pairs of ``concept``, in the order of the file.
+
+        Args:
+            limit: number of pairs; all if not given.
+            seed: of the noise of lines that give none.
+            concept: of lines that give none; lines that give another are left out.
+
+        Raises:
+            ConfigError: the file is missing or broken, or has fewer pairs of the concept.
+        """
+        found = [pair for pair in pairs_from_csv(self.file, seed=seed, concept=concept) if pair.concept == concept]
+        if not found:
+            raise ConfigError(f"{self.file} has no pairs for the concept {concept}")
+        return list(take(f"{self.name}:{self.file}", found, limit))
