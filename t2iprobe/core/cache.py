@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,27 @@ class Key(NamedTuple):
     step: int
     branch: Branch
     evaluation: int = 0
+
+
+class Sink(Protocol):
+    """What the engine hands activations to."""
+
+    def add(self, key: Key, rows: Sequence[int], value: Tensor) -> None:
+        """Take (row, ...) of some rows; ``value`` may be written over once this returns."""
+        ...
+
+
+class Stream(Sink, Protocol):
+    """A sink that keeps nothing in memory, such as a store's writer."""
+
+    @property
+    def static(self) -> frozenset[str]:
+        """Sites that it takes at one step only, because they are the same at all."""
+        ...
+
+    def discard(self, rows: Sequence[int]) -> None:
+        """Forget what a batch of ``rows`` has added: it ran out of memory and comes again in parts."""
+        ...
 
 
 class ActivationCache:

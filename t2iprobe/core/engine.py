@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from t2iprobe.core.adapter import Adapter, Branch, Pipeline
-from t2iprobe.core.cache import ActivationCache, Key
+from t2iprobe.core.cache import Key, Sink
 from t2iprobe.core.errors import HookError, NonFiniteError, ShapeError
 from t2iprobe.core.interventions import Intervention, Spot
 from t2iprobe.core.preflight import check_module
@@ -46,7 +46,7 @@ class Engine:
     rows: tuple[int, ...]
     interventions: Sequence[Intervention]
     reads: Sites
-    cache: ActivationCache
+    cache: Sink
     on_step: Callable[[int], None] = lambda step: None
     calls: int = 0
     rows_seen: int = 0
@@ -259,6 +259,13 @@ def _bind(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     return _signature(kind.forward).bind_partial(module, *args, **kwargs).arguments | dict(kwargs)
 
 
+def _own_name(module: nn.Module, name: str) -> str:
+    """What the module calls an argument: quantised linear layers have ``x`` or ``inputs`` for ``input``."""
+    base = getattr(module, "base_layer", None)
+    kind = type(base if isinstance(base, nn.Module) else module)
+    return list(_signature(kind.forward).parameters)[1] if name == "input" and issubclass(kind, nn.Linear) else name
+
+
 def _replace(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str, value: Tensor
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -284,7 +291,7 @@ def _hook(denoiser: nn.Module, site: Site, visit: Callable[[Tensor], Tensor | No
 
 
 def _hook_argument(module: nn.Module, port: Port, site: Site, visit: Callable[[Tensor], Tensor | None]) -> Any:
-    name = str(port.key)
+    name = _own_name(module, str(port.key))
 
     def before(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

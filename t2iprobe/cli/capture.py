@@ -1,0 +1,317 @@
+"""``t2iprobe capture``: activations of a list of prompts, kept in a store that can be read and patched from."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from t2iprobe.cli import parse
+from t2iprobe.cli.console import Format, answers, notes, print_json
+from t2iprobe.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from t2iprobe.core.adapter import Branch
+    from t2iprobe.core.model import Generation, Model
+    from t2iprobe.core.store.capture import Plan
+    from t2iprobe.core.store.layout import Layout
+    from t2iprobe.core.store.reader import ActivationStore
+
+BATCH = 8
+BUDGET = "10GiB"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options, as given."""
+
+    sites: list[str]
+    prompts: Path
+    out: Path
+    store: str | None
+    arch: str | None
+    model: str | None
+    steps: str | None
+    branch: str
+    seed: int
+    num_steps: int | None
+    guidance: float | None
+    resolution: int | None
+    device: str | None
+    dtype: str | None
+    batch_size: int | None
+    round_bits: int | None
+    max_bytes: str
+    yes: bool
+
+
+def capture(
+    sites: Annotated[
+        list[str], typer.Option(help="Sites to keep: names or patterns, such as 'blocks.*.joint_attn.k'; repeatable.")
+    ],
+    prompts: Annotated[Path, typer.Option(help="Text file, one prompt a line; blank lines and # lines are skipped.")],
+    out: Annotated[Path, typer.Option(help="Run folder. One that was interrupted goes on where it stopped.")],
+    store: Annotated[
+        str | None,
+        typer.Option(help="Keep the activations at this URL (anything fsspec knows) instead of in the run folder."),
+    ] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="sd3, sdxl or if: the embedded model, unless --model says more.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Embedded name, local folder or hub id.")] = None,
+    steps: Annotated[
+        str | None, typer.Option(help="Keep only these denoising steps, START:STOP[:STRIDE]. Default all.")
+    ] = None,
+    branch: Annotated[str, typer.Option(help="Half of guidance to keep: cond, uncond or both.")] = "both",
+    seed: Annotated[int, typer.Option(help="Seed of the noise, the same for every prompt.", min=0)] = 0,
+    num_steps: Annotated[int | None, typer.Option(help="Denoising steps; default the model's own.", min=1)] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; default the model's own.")] = None,
+    resolution: Annotated[
+        int | None, typer.Option(help="Side of the picture in pixels; default the model's own.", min=8)
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default CUDA where there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help=f"Prompts at once, and in one file; default {BATCH}.", min=1)
+    ] = None,
+    round_bits: Annotated[
+        int | None,
+        typer.Option(help="Keep only so many bits of the mantissa: smaller, no longer exact.", min=1),
+    ] = None,
+    max_bytes: Annotated[str, typer.Option(help="Refuse to begin what takes more, such as 500MB or 2TiB.")] = BUDGET,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Begin even if it takes more than --max-bytes.")] = False,
+    format: Annotated[Format, typer.Option(help="table, or one JSON object on stdout.")] = Format.table,
+) -> None:
+    """Keep activations of many prompts on disk: bounded memory, resumable, checked, and good to patch from.
+
+    Bytes and time are said before it begins. In Python it reads like a cache: t2iprobe.ActivationStore("runs/keys").
+
+    Examples:
+
+      t2iprobe capture --arch sd3 --sites "blocks.*.joint_attn.k" --prompts prompts.txt --out runs/keys
+
+      t2iprobe capture --arch sd3 --sites "blocks.6.*" --sites text --prompts prompts.txt --steps 0:20:4 --out runs/six
+
+      t2iprobe store info runs/keys
+    """
+    asked = Asked(
+        sites, prompts, out, store, arch, model, steps, branch, seed, num_steps, guidance, resolution, device, dtype,
+        batch_size, round_bits, max_bytes, yes,
+    )  # fmt: skip
+    answer = run(asked)
+    if format is Format.json:
+        print_json(answer)
+    else:
+        _show(answer)
+
+
+def run(asked: Asked) -> dict[str, Any]:
+    """Do what was asked, or find it done; the answer is the JSON object."""
+    from t2iprobe.cli.models import check_arch, reference
+    from t2iprobe.core import runfolder
+    from t2iprobe.core.lock import lock
+    from t2iprobe.plugins.manager import Plugins
+
+    budget = parse.size(asked.max_bytes)
+    listed = read_prompts(asked.prompts)
+    plugins = Plugins()
+    ref = reference(asked.arch, asked.model, plugins)
+    settings = _settings(asked, ref, listed)
+    done = runfolder.existing(asked.out, settings)
+    store = _complete(asked) if done is not None else None
+    if store is not None:
+        notes.print(f"{asked.out} holds this capture already (delete the folder to run it again)", highlight=False)
+        return _answer(asked, store, 0.0, len(listed))
+    from t2iprobe.loading import load
+
+    model = load(ref, device=asked.device, dtype=asked.dtype, plugins=plugins)
+    check_arch(model, asked.arch)
+    plan = _planned(asked, model, listed, budget)
+    runfolder.make(asked.out)
+    with lock(asked.out):
+        runfolder.existing(asked.out, settings)  # another process may have begun meanwhile
+        facts = {"arguments": _arguments(asked), **_facts(model, plan)}
+        started = runfolder.manifest(settings, **facts) | {"state": runfolder.RUNNING, "finished": None}
+        runfolder.write_manifest(asked.out, started)
+        answer = _capture(asked, model, plan)
+        finished = runfolder.manifest(settings, **facts) | {"state": runfolder.FINISHED}
+        runfolder.write_manifest(asked.out, finished)
+    return answer
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts in a text file, one a line.
+
+    Raises:
+        ConfigError: it cannot be read, or has none.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise ConfigError(f"--prompts {path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--prompts {path} is no UTF-8 text ({error.reason} at byte {error.start})") from None
+    found = [line for line in lines if line and not line.startswith("#")]
+    if not found:
+        raise ConfigError(f"--prompts {path} has no prompt; write one a line")
+    return found
+
+
+def _settings(asked: Asked, ref: str, prompts: list[str]) -> dict[str, Any]:
+    """Everything that decides what is kept; where it runs and how much at once does not."""
+    kept = ("sites", "store", "steps", "branch", "seed", "num_steps", "guidance", "resolution", "dtype", "round_bits")
+    digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]
+    return {
+        "command": "capture",
+        "model": ref,
+        "prompts": len(prompts),
+        "prompts_sha256": digest,
+        **{name: getattr(asked, name) for name in kept},
+    }
+
+
+def _arguments(asked: Asked) -> dict[str, Any]:
+    return {key: str(value) if isinstance(value, Path) else value for key, value in vars(asked).items()}
+
+
+def _generation(asked: Asked, model: Model, prompts: list[str] | tuple[str, ...]) -> Generation:
+    sides = {} if asked.resolution is None else {"height": asked.resolution, "width": asked.resolution}
+    return model.generation(prompts, asked.seed, num_steps=asked.num_steps, guidance=asked.guidance, **sides)
+
+
+def _layout(asked: Asked, model: Model, generation: Generation) -> Layout:
+    from t2iprobe.core.store.capture import layout_of
+
+    steps = None if asked.steps is None else parse.steps(asked.steps, model.steps(asked.num_steps))
+    return layout_of(
+        model,
+        generation,
+        asked.sites,
+        steps=steps,
+        branches=_branches(asked.branch),
+        batch=asked.batch_size or BATCH,
+        round_bits=asked.round_bits,
+    )
+
+
+def _branches(name: str) -> tuple[Branch, ...] | None:
+    from t2iprobe.core.adapter import Branch
+
+    return parse.choice("branch", name, {"cond": (Branch.COND,), "uncond": (Branch.UNCOND,), "both": None})
+
+
+def _planned(asked: Asked, model: Model, prompts: list[str], budget: int) -> Plan:
+    """What will be done and what it takes, said on stderr; refused where that is too much."""
+    from t2iprobe.core.store.capture import plan
+
+    generation = _generation(asked, model, prompts)
+    found = plan(model, generation, _layout(asked, model, generation))
+    layout, codec = found.layout, found.layout.codec
+    notes.print(
+        f"plan: {len(layout.entries)} sites × {len(layout.steps)} of {model.steps(asked.num_steps)} steps × "
+        f"{layout.rows} prompts in {layout.units} batches; {parse.size_text(found.raw)} raw, about "
+        f"{parse.size_text(found.stored)} stored ({codec.name} {codec.level} {codec.shuffle}, measured), "
+        f"about {found.seconds:.0f} s, into {asked.store or asked.out}",
+        highlight=False,
+    )
+    if max(found.stored, 0) > budget and not asked.yes:
+        raise ConfigError(
+            f"this takes about {parse.size_text(found.stored)}, more than --max-bytes {asked.max_bytes}; "
+            "keep fewer sites, steps or prompts, or add --yes"
+        )
+    return found
+
+
+def _capture(asked: Asked, model: Model, plan: Plan) -> dict[str, Any]:
+    from t2iprobe.cli.progress import progress
+    from t2iprobe.core.store.capture import capture
+
+    began = time.perf_counter()
+    generation = _generation(asked, model, plan.layout.prompts)
+    there = 0
+
+    def skip(rows: int) -> None:
+        nonlocal there
+        there = rows
+        on_step(rows * steps, 0)  # the bar begins where the last run stopped
+        if rows:
+            notes.print(f"{rows} of {plan.layout.rows} prompts are there already", highlight=False)
+
+    steps = model.steps(asked.num_steps)
+    try:
+        with progress(plan.layout.rows, steps, "capturing") as on_step:
+            store = capture(
+                model,
+                generation,
+                plan.layout,
+                _where(asked),
+                batch_size=asked.batch_size,
+                on_step=on_step,
+                on_skip=skip,
+            )
+    except KeyboardInterrupt:
+        notes.print("interrupted; whole batches are kept, and the same command goes on from there")
+        raise typer.Exit(130) from None
+    return _answer(asked, store, time.perf_counter() - began, there)
+
+
+def _where(asked: Asked) -> str | Path:
+    from t2iprobe.core.store.keys import STUDY
+
+    return asked.store or asked.out / STUDY
+
+
+def _complete(asked: Asked) -> ActivationStore | None:
+    """What has been captured, where nothing is missing."""
+    from t2iprobe.core.store.capture import RUN
+    from t2iprobe.core.store.reader import ActivationStore
+
+    try:
+        store = ActivationStore(_where(asked), RUN)
+    except ConfigError:  # nothing yet, or removed again
+        return None
+    return None if store.missing else store
+
+
+def _answer(asked: Asked, store: ActivationStore, seconds: float, there: int) -> dict[str, Any]:
+    from t2iprobe.core.store import verify
+
+    sizes = verify.table(_where(asked))
+    return {
+        "run": str(asked.out),
+        "store": str(_where(asked)),
+        "rows": store.rows,
+        "rows_there_already": there,
+        "steps": list(store.layout.steps),
+        "sites": len(store.sites),
+        "raw_bytes": sum(size.raw for size in sizes),
+        "stored_bytes": sum(size.stored for size in sizes),
+        "codec": store.layout.codec.as_json(),
+        "round_bits": store.layout.round_bits,
+        "seconds": round(seconds, 2),
+    }
+
+
+def _facts(model: Model, plan: Plan) -> dict[str, Any]:
+    return {
+        "adapter": model.adapter.name,
+        "pipeline": type(model.pipeline).__name__,
+        "device": str(model.pipeline.device),
+        "dtype": str(next(model.denoiser.parameters()).dtype),
+        "captured_dtypes": list(plan.dtypes),
+        "planned": {"raw_bytes": plan.raw, "stored_bytes": plan.stored, "seconds": round(plan.seconds, 1)},
+    }
+
+
+def _show(answer: dict[str, Any]) -> None:
+    answers.print(
+        f"{answer['sites']} sites × {len(answer['steps'])} steps × {answer['rows']} prompts: "
+        f"{parse.size_text(answer['raw_bytes'])} raw, {parse.size_text(answer['stored_bytes'])} stored "
+        f"in {answer['store']} ({answer['seconds']:.0f} s)",
+        highlight=False,
+    )
+    notes.print(f"sizes: t2iprobe store info {answer['run']}", highlight=False)

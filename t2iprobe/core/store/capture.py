@@ -1,0 +1,205 @@
+"""Captures activations of a generation into a store: :func:`plan` what it will cost, :func:`capture` it.
+
+Batches that a store has already are not run again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from numpy.typing import NDArray
+from torch import Tensor
+
+from t2iprobe.core.adapter import Branch
+from t2iprobe.core.cache import Key
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.interventions import Patterns, names
+from t2iprobe.core.model import Generation, Model, OnStep
+from t2iprobe.core.sites import Sites
+from t2iprobe.core.store import codecs, keys, verify
+from t2iprobe.core.store.layout import Entry, Layout
+from t2iprobe.core.store.reader import ActivationStore
+from t2iprobe.core.store.writer import ActivationWriter
+
+SAMPLE = 16 << 20  # bytes of activations that packing is measured on
+PIECE = 256 << 10
+SHARE = 0.25  # of the time the model takes that packing may take beside it
+RUN = "capture"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a capture will hold and cost.
+
+    Args:
+        layout: what it will hold.
+        raw: bytes of all activations, unpacked.
+        stored: bytes they should take, from the sample.
+        seconds: expected.
+        rows: rows through the denoiser.
+        dtypes: of the activations.
+    """
+
+    layout: Layout
+    raw: int
+    stored: int
+    seconds: float
+    rows: int
+    dtypes: tuple[str, ...]
+
+
+@dataclass
+class Probe:
+    """A sink that keeps shapes and a sample of the values."""
+
+    branches: frozenset[str] | None
+    static: frozenset[str]
+    steps: frozenset[int]
+    piece: int
+    round_bits: int | None
+    bytes_a_row: dict[Key, int] = field(default_factory=dict)
+    dtypes: dict[str, None] = field(default_factory=dict)
+    sample: list[NDArray[Any]] = field(default_factory=list)
+
+    def add(self, key: Key, rows: Sequence[int], value: Tensor) -> None:
+        """See :class:`~t2iprobe.core.cache.Sink`."""
+        if self.branches is not None and str(key.branch) not in self.branches:
+            return
+        if key.site in self.static and (key.step or key.evaluation):
+            return
+        self.bytes_a_row[key] = value[0].numel() * value.element_size()
+        self.dtypes[str(value.dtype).removeprefix("torch.")] = None
+        flat = value.detach().flatten()[: self.piece // value.element_size()].cpu().clone()
+        self.sample.append(codecs.rounded(codecs.to_numpy(flat), flat.dtype, self.round_bits))
+
+    def discard(self, rows: Sequence[int]) -> None:
+        """One row does not come in parts."""
+
+
+def layout_of(
+    model: Model,
+    generation: Generation,
+    sites: Patterns,
+    *,
+    steps: Sequence[int] | None = None,
+    branches: Sequence[Branch] | None = None,
+    batch: int = 8,
+    round_bits: int | None = None,
+    static: bool = True,
+) -> Layout:
+    """What a capture of ``sites`` will hold.
+
+    Args:
+        model: the model.
+        generation: what to generate.
+        sites: names or patterns.
+        steps: denoising steps to keep; default all.
+        branches: parts of guidance to keep; default all.
+        batch: rows at once.
+        round_bits: bits of the mantissa to keep; default all, which is exact.
+        static: keep sites once that do not depend on the step; not where an edit may make them.
+
+    Raises:
+        SiteError: a pattern matches no site.
+        ConfigError: a step that the run does not have, or no bits.
+    """
+    codecs.check_round_bits(round_bits)
+    count = model.steps(generation.num_steps)
+    wanted = tuple(range(count)) if steps is None else tuple(sorted(set(steps)))
+    if not wanted or wanted[-1] >= count or wanted[0] < 0:
+        raise ConfigError(f"steps {list(wanted)[:8]} to capture: the run has the steps 0 to {count - 1}")
+    chosen = model.sites.match(*names(sites))
+    units = -(-len(generation.prompts) // batch)
+    return Layout(
+        tuple(Entry(site.name, site.axes, site.static and static) for site in chosen),
+        generation.prompts,
+        generation.seeds,
+        wanted,
+        None if branches is None else tuple(str(branch) for branch in branches),
+        -(-len(generation.prompts) // units),  # even batches: the last one's chunks are no smaller
+        round_bits=round_bits,
+    )
+
+
+def plan(model: Model, generation: Generation, layout: Layout) -> Plan:
+    """Measure on a short generation what the capture will cost, and choose how to pack it."""
+    probe = _probe(model, generation, layout)
+    raw = layout.rows * sum(size * _times(key, layout, model, generation) for key, size in probe.bytes_a_row.items())
+    cost = model.probe(_settings(generation), rows=min(4, layout.batch))
+    calls = model.evaluations(generation.num_steps) * model.guided(generation.guidance)
+    seconds = layout.rows * (calls * cost.seconds_a_row + cost.seconds_an_image)
+    codec = codecs.choose(probe.sample, raw / (SHARE * seconds))
+    packing = raw / codec.speed if codec.speed else 0.0
+    stored = math.ceil(raw * codec.ratio)
+    done = replace(layout, codec=codec)
+    return Plan(done, raw, stored, max(seconds, packing), layout.rows * calls, tuple(probe.dtypes))
+
+
+def capture(
+    model: Model,
+    generation: Generation,
+    layout: Layout,
+    where: keys.Where,
+    *,
+    run: str = RUN,
+    batch_size: int | None = None,
+    on_step: OnStep = lambda rows, step: None,
+    on_skip: Callable[[int], None] = lambda rows: None,
+) -> ActivationStore:
+    """Run what is missing in the store and write it; see :class:`~t2iprobe.core.store.writer.ActivationWriter`.
+
+    Args:
+        model: the model.
+        generation: what to generate.
+        layout: from :func:`layout_of` or :func:`plan`.
+        where: the store.
+        run: name in it.
+        batch_size: most rows at once in the model; default a unit's.
+        on_step: progress.
+        on_skip: told how many rows are there already.
+
+    Raises:
+        RunExistsError: the store holds something else under this name.
+        StoreError: it cannot be written.
+    """
+    with ActivationWriter(where, run, layout) as writer:
+        sites = [entry.name for entry in layout.entries]
+        on_skip(sum(len(writer.layout.unit_rows(unit)) for unit in writer.committed))
+        if writer.todo:
+            verify.sweep_up(where, run)
+        for unit in writer.todo:
+            with writer.unit(unit) as rows:
+                model.run(generation, cache=sites, into=writer, rows=rows, batch_size=batch_size, on_step=on_step)
+    return ActivationStore(where, run)
+
+
+def _probe(model: Model, generation: Generation, layout: Layout) -> Probe:
+    """One row, two steps."""
+    sites = model.sites.match(*(entry.name for entry in layout.entries))
+    static = frozenset(entry.name for entry in layout.entries if entry.static)
+    branches = None if layout.branches is None else frozenset(layout.branches)
+    piece = min(PIECE, max(4096, SAMPLE // (6 * len(sites))))
+    probe = Probe(branches, static, frozenset(layout.steps), piece, layout.round_bits)
+    short = replace(generation, prompts=generation.prompts[:1], seeds=generation.seeds[:1], num_steps=2)
+    model.run(short, cache=Sites(sites), into=probe)
+    return probe
+
+
+def _times(key: Key, layout: Layout, model: Model, generation: Generation) -> int:
+    """How often the activation at ``key``, of a short run's first step, comes in the whole one."""
+    if key.step:
+        return 0
+    if key.site in {entry.name for entry in layout.entries if entry.static}:
+        return 1
+    order = int(getattr(model.pipeline.scheduler, "order", 1))
+    count = model.evaluations(generation.num_steps)
+    return sum(step * order + key.evaluation < count for step in layout.steps)
+
+
+def _settings(generation: Generation) -> dict[str, Any]:
+    given = {name: getattr(generation, name) for name in ("guidance", "height", "width")}
+    options = {"options": generation.options} if generation.options else {}
+    return {**{name: value for name, value in given.items() if value is not None}, **options}

@@ -1,0 +1,93 @@
+"""The keys below a Zarr store: where it lies, what is in it and how large, without opening arrays."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.abc.store import Store
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import LocalStore
+
+from t2iprobe.core.errors import ConfigError
+
+STUDY = "study.zarr"
+
+#: a run folder or a ``.zarr`` folder, a URL that fsspec knows, or a store of Zarr's own (``zarr.storage.ObjectStore``)
+Where = str | Path | Store
+
+
+def place(where: Where) -> str | Store:
+    """What Zarr opens: of a run folder, the store in it."""
+    if isinstance(where, Store) or "://" in str(where):
+        return where if isinstance(where, Store) else str(where)
+    path = Path(where)
+    inner = path / STUDY
+    return str(inner if inner.is_dir() else path)
+
+
+def open_root(where: Where, *, write: bool = False) -> zarr.Group:
+    """The root of a store that is there, to read or to change.
+
+    Raises:
+        ConfigError: there is no store.
+    """
+    found = place(where)
+    try:
+        # a study's consolidated metadata does not know of what was captured later
+        return zarr.open_group(found, mode="r+" if write else "r", use_consolidated=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(
+            f"{found} is no Zarr store ({str(error).splitlines()[0]}); name a run folder, a .zarr folder or a URL"
+        ) from None
+
+
+def listed(store: Store, prefix: str = "") -> list[str]:
+    """Every key that begins with ``prefix``, in order."""
+    return sorted(sync(_collect(store.list_prefix(prefix))))
+
+
+async def _collect(keys: AsyncIterator[str]) -> list[str]:
+    return [key async for key in keys]
+
+
+def sizes(store: Store, keys: Iterable[str]) -> dict[str, int]:
+    """Bytes by key."""
+    if isinstance(store, LocalStore):
+        return {key: (store.root / key).stat().st_size for key in keys}
+    return {key: sync(store.getsize(key)) for key in keys}
+
+
+def exists(store: Store, key: str) -> bool:
+    """Whether there is such a key."""
+    return sync(store.exists(key))
+
+
+def copy(store: Store, source: str, target: str) -> None:
+    """Every key below ``source`` once more, below ``target``."""
+    for key in listed(store, f"{source}/"):
+        value = sync(store.get(key, default_buffer_prototype()))
+        assert value is not None
+        sync(store.set(f"{target}/{key.removeprefix(f'{source}/')}", value))
+
+
+def delete(store: Store, keys: Iterable[str]) -> None:
+    """Remove keys; folders that are empty then go too."""
+    for key in keys:
+        sync(store.delete(key))
+        if isinstance(store, LocalStore):
+            _prune((store.root / key).parent, store.root)
+
+
+def _prune(folder: Path, root: Path) -> None:
+    while folder != root and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
+
+
+def name_of(store: Any) -> str:
+    """A store as a person would write it."""
+    return str(store.root) if isinstance(store, LocalStore) else str(store)

@@ -1,0 +1,185 @@
+"""The shape of a store: names, attributes, chunks and shards.
+
+::
+
+    activations/<run>/committed          one mark a unit, written when all of the unit is
+    activations/<run>/{step,prompt,seed} labels
+    activations/<run>/<site>/<branch>    (step, batch, axes of the site); without step where the site is static
+
+A unit is one batch of rows at all captured steps. Chunks never cross units, so units can be written by themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from t2iprobe.core.adapter import Branch
+from t2iprobe.core.errors import ConfigError, StoreError
+from t2iprobe.core.store.codecs import Codec
+
+FORMAT = 1
+ACTIVATIONS = "activations"
+COMMITTED = "committed"
+LABELS = ("step", "prompt", "seed")
+CHUNK = 256 << 10  # bytes that are read at least; a row beyond them is its own chunk
+SHARD = 4 << 20  # bytes of a file at most, unless one step of a batch is more
+RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A site as it is stored."""
+
+    name: str
+    axes: tuple[str, ...]
+    static: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What one captured run holds, decided before it begins.
+
+    Args:
+        entries: the sites.
+        prompts: one a row.
+        seeds: one a row.
+        steps: captured denoising steps.
+        branches: captured parts of guidance, ``None`` for all that come.
+        batch: rows of a unit.
+        codec: how chunks are packed.
+        round_bits: bits of the mantissa that are kept, ``None`` for all.
+    """
+
+    entries: tuple[Entry, ...]
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    steps: tuple[int, ...]
+    branches: tuple[str, ...] | None = None
+    batch: int = 8
+    codec: Codec = field(default_factory=Codec)
+    round_bits: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the generation."""
+        return len(self.prompts)
+
+    @property
+    def units(self) -> int:
+        """Batches."""
+        return -(-self.rows // self.batch)
+
+    def unit_rows(self, unit: int) -> range:
+        """Rows of one batch."""
+        return range(unit * self.batch, min((unit + 1) * self.batch, self.rows))
+
+    def attributes(self) -> dict[str, Any]:
+        """What the labels do not hold, as attributes of the run's group."""
+        return {
+            "format": FORMAT,
+            "rows": self.rows,
+            "batch": self.batch,
+            "branches": None if self.branches is None else list(self.branches),
+            "sites": {entry.name: {"axes": list(entry.axes), "static": entry.static} for entry in self.entries},
+            "codec": self.codec.as_json(),
+            "round_bits": self.round_bits,
+        }
+
+    @classmethod
+    def read(
+        cls, attributes: dict[str, Any], prompts: tuple[str, ...], seeds: tuple[int, ...], steps: tuple[int, ...]
+    ) -> Layout:
+        """The inverse of :meth:`attributes`.
+
+        Raises:
+            StoreError: written by a later version.
+        """
+        if attributes.get("format") != FORMAT:
+            raise StoreError(
+                f"the store has format {attributes.get('format')}, this t2iprobe reads {FORMAT}; update it"
+            )
+        sites = attributes["sites"].items()
+        branches = attributes["branches"]
+        return cls(
+            tuple(Entry(name, tuple(site["axes"]), site["static"]) for name, site in sites),
+            prompts,
+            seeds,
+            steps,
+            None if branches is None else tuple(branches),
+            attributes["batch"],
+            Codec(**attributes["codec"]),
+            attributes["round_bits"],
+        )
+
+    def differences(self, other: Layout) -> list[str]:
+        """What ``other`` would hold that this does not; batches and packing may differ."""
+        pairs = [
+            ("sites", self.entries, other.entries),
+            ("prompts", self.prompts, other.prompts),
+            ("seeds", self.seeds, other.seeds),
+            ("steps", self.steps, other.steps),
+            ("branches", self.branches, other.branches),
+            ("round_bits", self.round_bits, other.round_bits),
+        ]
+        return [f"{name}: {_short(old)} there, {_short(new)} now" for name, old, new in pairs if old != new]
+
+
+def _short(value: Any) -> str:
+    listed = [getattr(item, "name", item) for item in value] if isinstance(value, tuple) else value
+    text = repr(listed)
+    return text if len(text) <= 60 else f"{text[:50]}… ({len(value)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Chunks of one array.
+
+    Args:
+        steps: steps a shard.
+        rows: rows a chunk.
+        chunk: shape of what is packed and checked by itself.
+        shard: shape of a file; ``None`` where a chunk is one.
+    """
+
+    steps: int
+    rows: int
+    chunk: tuple[int, ...]
+    shard: tuple[int, ...] | None
+
+
+def grid(layout: Layout, entry: Entry, rest: tuple[int, ...], row_bytes: int, arrays: int, memory: int) -> Grid:
+    """Chunks for an array whose rows have the shape ``rest``.
+
+    A shard is put together in memory, for every array at once: ``memory`` bounds them all.
+    """
+    rows = next(n for n in range(layout.batch, 0, -1) if layout.batch % n == 0 and (n * row_bytes <= CHUNK or n == 1))
+    step_bytes = max(1, layout.batch * row_bytes)
+    steps = max(1, min(len(layout.steps), SHARD // step_bytes, memory // arrays // step_bytes))
+    chunk, shard = (rows, *rest), (layout.batch, *rest)
+    if entry.static:
+        return Grid(1, rows, chunk, None if shard == chunk else shard)
+    chunk, shard = (1, *chunk), (steps, *shard)
+    return Grid(steps, rows, chunk, None if shard == chunk else shard)
+
+
+def check_run(name: str) -> str:
+    """A name of a run that is a name of a Zarr group too.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not RUN.fullmatch(name):
+        raise ConfigError(f"{name!r} cannot name a run: letters, digits, '.', '_' and '-', a letter or digit first")
+    return name
+
+
+def node(site: str) -> str:
+    """A site's group. Zarr keeps names that begin with ``__`` for itself; ``%`` is in no site's name."""
+    return f"%{site}" if site.startswith("__") else site
+
+
+def array_name(branch: Branch | str, evaluation: int) -> str:
+    """A branch's array; a second-order scheduler's further evaluations have their own."""
+    return str(branch) if not evaluation else f"{branch}-{evaluation}"

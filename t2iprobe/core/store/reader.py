@@ -1,0 +1,214 @@
+"""Reads activations from a store: :class:`ActivationStore`, in place of an ``ActivationCache``.
+
+Only the chunks that are asked for are read, and every one is checked against its checksum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from torch import Tensor
+
+from t2iprobe.core.adapter import Branch
+from t2iprobe.core.cache import Key
+from t2iprobe.core.errors import ConfigError, SiteError
+from t2iprobe.core.store import codecs, keys, labels, regions
+from t2iprobe.core.store.layout import ACTIVATIONS, COMMITTED, Layout, array_name, node
+
+
+class ActivationStore:
+    """Activations of a captured run; a donor for :func:`~t2iprobe.core.interventions.patch`.
+
+    Args:
+        where: run folder, ``.zarr`` folder, URL that fsspec knows, or a store of Zarr's own.
+        run: which captured run, where there are several.
+
+    Raises:
+        ConfigError: there is no store, or no such run in it.
+    """
+
+    def __init__(self, where: keys.Where, run: str | None = None) -> None:
+        self._root = keys.open_root(where)
+        self.run = _chosen(runs(self._root), run, self._root)
+        path = f"{ACTIVATIONS}/{self.run}"
+        self.layout: Layout = labels.layout(self._root, path)
+        self._group = _group(self._root, path)
+        self._entries = {entry.name: entry for entry in self.layout.entries}
+        self._position = {step: index for index, step in enumerate(self.layout.steps)}
+        self._arrays: dict[tuple[str, str], zarr.Array[Any] | None] = {}
+        marks: Any = self._group[COMMITTED]
+        self._committed = [labels.marked(marks, unit) for unit in range(self.layout.units)]
+
+    def __repr__(self) -> str:
+        done = f"{sum(self._committed)} of {len(self._committed)} batches"
+        return f"ActivationStore({self.run}: {len(self.sites)} sites, {len(self.layout.steps)} steps, {done})"
+
+    @property
+    def rows(self) -> int:
+        """Rows of the generation that was captured."""
+        return self.layout.rows
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the sites held, in forward order."""
+        return tuple(self._entries)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompt of each row."""
+        return self.layout.prompts
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of each row."""
+        return self.layout.seeds
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Rows that an interrupted capture has not finished."""
+        return tuple(row for row in range(self.rows) if not self._committed[row // self.layout.batch])
+
+    def steps(self, site: str) -> tuple[int, ...]:
+        """Steps at which ``site`` can be read."""
+        return self.layout.steps if site in self._entries else ()
+
+    def fetch(self, site: str, step: int, branch: Branch, rows: Sequence[int], evaluation: int = 0) -> Tensor:
+        """(row, ...) of ``rows``.
+
+        Raises:
+            SiteError: this activation was not captured, or not yet; the message says what was.
+            DamagedError: what is stored is not what was written.
+        """
+        return self.select(site, steps=(step,), branch=branch, rows=rows, evaluation=evaluation)[0]
+
+    def select(
+        self,
+        site: str,
+        *,
+        steps: Iterable[int] | None = None,
+        branch: Branch = Branch.COND,
+        rows: Iterable[int] | None = None,
+        tokens: Iterable[int] | None = None,
+        evaluation: int = 0,
+    ) -> Tensor:
+        """(step, row, ...) of what is asked for, ``None`` meaning all; see :meth:`fetch` for what it raises."""
+        wanted = list(self.layout.steps if steps is None else steps)
+        array = self._find(site, wanted, branch, evaluation)
+        picked = list(range(self.rows) if rows is None else rows)
+        self._check_rows(site, picked)
+        found = self._read(array, site, wanted, picked)
+        value = codecs.to_tensor(found, str(array.attrs["dtype"]))
+        return value if tokens is None else self._tokens(value, site, list(tokens))
+
+    def rows_of(self, prompt: str) -> tuple[int, ...]:
+        """Rows generated from a prompt.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        rows = tuple(row for row, text in enumerate(self.prompts) if text == prompt)
+        if not rows:
+            raise ConfigError(f"no row was generated from {prompt!r}; there are {len(set(self.prompts))} other prompts")
+        return rows
+
+    def __getitem__(self, key: tuple[str, int, Branch]) -> Tensor:
+        """(row, ...) of every row."""
+        return self.fetch(*key, rows=range(self.rows))
+
+    def __contains__(self, key: object) -> bool:
+        if not isinstance(key, tuple):
+            return False
+        site, step, branch, evaluation = Key(*key)
+        return self._holds(site, step, branch, evaluation)
+
+    def __len__(self) -> int:
+        held = [Key(site, step, branch) for site in self.sites for step in self.layout.steps for branch in Branch]
+        return sum(key in self for key in held)
+
+    def _holds(self, site: str, step: int, branch: Branch, evaluation: int) -> bool:
+        entry, array = self._entries.get(site), self._array(site, branch, evaluation)
+        if entry is None or array is None:
+            return False
+        if entry.static:
+            return True  # at any step and evaluation: it is the same
+        held: Any = array.attrs.get("steps", self.layout.steps)
+        return step in self._position and step in held
+
+    def _array(self, site: str, branch: Branch, evaluation: int) -> zarr.Array[Any] | None:
+        static = site in self._entries and self._entries[site].static
+        where = node(site), array_name(branch, 0 if static else evaluation)
+        if where not in self._arrays:
+            found: Any = self._group.get("/".join(where))
+            self._arrays[where] = found
+        return self._arrays[where]
+
+    def _find(self, site: str, steps: Sequence[int], branch: Branch, evaluation: int) -> zarr.Array[Any]:
+        array = self._array(site, branch, evaluation)
+        absent = [step for step in steps if not self._holds(site, step, branch, evaluation)]
+        if array is None or absent:
+            held = f"steps {_listed(self.layout.steps)}" if site in self._entries else f"sites {_listed(self.sites)}"
+            when = f"step {absent[0]}" + (f", evaluation {evaluation + 1}" if evaluation else "")
+            raise SiteError(f"{site} at {when}, branch {branch}, is not in the store; it holds {held}")
+        return array
+
+    def _check_rows(self, site: str, rows: Sequence[int]) -> None:
+        wrong = [row for row in rows if not 0 <= row < self.rows]
+        if wrong:
+            raise SiteError(f"rows {wrong} of {site} are not in the store, which has {self.rows}")
+        absent = [row for row in rows if not self._committed[row // self.layout.batch]]
+        if absent:
+            raise SiteError(
+                f"rows {_listed(absent)} of {site} are not captured yet; start the same capture again to finish it"
+            )
+
+    def _read(self, array: zarr.Array[Any], site: str, steps: Sequence[int], rows: Sequence[int]) -> Any:
+        """(step, row, ...): each row once from the store, then in the order asked for."""
+        distinct, back = np.unique(np.asarray(rows, int), return_inverse=True)
+        if self._entries[site].static:
+            values = regions.read(array, distinct.tolist())
+            return np.broadcast_to(values[back], (len(steps), len(rows), *values.shape[1:])).copy()
+        positions, order = np.unique([self._position[step] for step in steps], return_inverse=True)
+        values = regions.read(array, positions.tolist(), distinct.tolist())
+        return np.ascontiguousarray(values[order][:, back])
+
+    def _tokens(self, value: Tensor, site: str, tokens: list[int]) -> Tensor:
+        axes = self._entries[site].axes
+        if "token" not in axes:
+            raise SiteError(f"{site} has no token axis (it has {', '.join(axes)}), so no tokens to choose")
+        axis = 2 + axes.index("token")
+        wrong = [token for token in tokens if not 0 <= token < value.shape[axis]]
+        if wrong:
+            raise SiteError(f"{site} has no token {wrong[0]}; there are {value.shape[axis]}, numbered from 0")
+        return value.index_select(axis, torch.tensor(tokens, dtype=torch.long))
+
+
+def _group(root: zarr.Group, path: str) -> zarr.Group:
+    found: Any = root[path]
+    group: zarr.Group = found
+    return group
+
+
+def runs(root: zarr.Group) -> list[str]:
+    """Names of the captured runs in a store."""
+    found: Any = root.get(ACTIVATIONS)
+    return [] if found is None else sorted(name for name, group in found.groups() if "t2iprobe" in group.attrs)
+
+
+def _chosen(known: Sequence[str], run: str | None, root: zarr.Group) -> str:
+    name = keys.name_of(root.store)
+    if not known:
+        raise ConfigError(f"{name} holds no activations; t2iprobe capture puts some there")
+    if run is None and len(known) > 1:
+        raise ConfigError(f"{name} holds several captured runs ({', '.join(known)}); name one")
+    if run is not None and run not in known:
+        raise ConfigError(f"{name} has no captured run {run!r}; there are {', '.join(known)}")
+    return run or known[0]
+
+
+def _listed(values: Sequence[Any]) -> str:
+    shown = ", ".join(str(value) for value in values[:8])
+    return shown if len(values) <= 8 else f"{shown}, … ({len(values)})"

@@ -1,0 +1,86 @@
+"""Reading arrays so that a damaged chunk is named, and never taken for values."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from t2iprobe.core.errors import DamagedError
+from t2iprobe.core.store import keys
+
+Index = Sequence[int]
+Region = tuple[slice, ...]
+
+
+def read(array: zarr.Array[Any], *axes: Index) -> NDArray[Any]:
+    """The chosen indices along the first axes, all along the others.
+
+    Raises:
+        DamagedError: a chunk that is needed does not have the checksum it was written with, or is gone.
+    """
+    selection: Any = tuple(_as_slice(axis) for axis in axes)
+    try:
+        found: NDArray[Any] = np.asarray(array.oindex[selection])
+    except Exception as error:  # a codec may raise anything on bytes that are not its own
+        damaged = next(damages(array, axes), None)
+        if damaged is None:
+            raise
+        raise DamagedError(_message(array, *damaged)) from error
+    if _maybe_absent(found, array.fill_value):
+        damaged = next(damages(array, axes), None)
+        if damaged is not None:
+            raise DamagedError(_message(array, *damaged))
+    return found
+
+
+def damages(array: zarr.Array[Any], axes: Sequence[Index]) -> Iterator[tuple[str, str]]:
+    """Key and reason for every damaged or missing chunk that ``axes`` need."""
+    for key, region in chunks(array, axes):
+        reason = damage(array, key, region)
+        if reason is not None:
+            yield key, reason
+
+
+def damage(array: zarr.Array[Any], key: str, region: Region) -> str | None:
+    """What is wrong with one chunk, ``None`` where it is whole."""
+    if not keys.exists(array.store, key):
+        return "it is missing"
+    try:
+        array[region]
+    except Exception as error:
+        return str(error).partition(" Stored:")[0] or type(error).__name__
+    return None
+
+
+def chunks(array: zarr.Array[Any], axes: Sequence[Index]) -> Iterator[tuple[str, Region]]:
+    """Key and region of every chunk (file) that ``axes`` need."""
+    sizes = array.shards or array.chunks
+    extents = list(zip(sizes, array.shape, strict=True))
+    chosen: list[Sequence[int]] = [sorted({i // size for i in axis}) for axis, size in zip(axes, sizes, strict=False)]
+    others = [range(-(-length // size)) for size, length in extents[len(axes) :]]
+    for place in itertools.product(*chosen, *others):
+        region = tuple(slice(i * n, min((i + 1) * n, length)) for i, (n, length) in zip(place, extents, strict=True))
+        yield f"{array.path}/{array.metadata.encode_chunk_key(place)}", region
+
+
+def _as_slice(axis: Index) -> slice | list[int]:
+    """Neighbours as a slice, which Zarr reads quicker."""
+    listed = list(axis)
+    if listed and listed == list(range(listed[0], listed[-1] + 1)):
+        return slice(listed[0], listed[-1] + 1)
+    return listed
+
+
+def _maybe_absent(found: NDArray[Any], fill: Any) -> bool:
+    """Whether some of it is what stands for a chunk that is not there: Zarr does not tell."""
+    same = np.isnan(found) if isinstance(fill, float | np.floating) and np.isnan(fill) else found == fill
+    return bool(np.any(same))
+
+
+def _message(array: zarr.Array[Any], key: str, reason: str) -> str:
+    return f"chunk {key} of {keys.name_of(array.store)} is damaged: {reason}; capture it again or restore a copy"

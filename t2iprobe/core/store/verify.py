@@ -1,0 +1,206 @@
+"""Looks after a store: what is damaged, what an interrupted run left, how large everything is."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import zarr
+
+from t2iprobe.core.adapter import Branch
+from t2iprobe.core.errors import DamagedError
+from t2iprobe.core.store import keys, labels, regions
+from t2iprobe.core.store.layout import ACTIVATIONS, COMMITTED, Layout, array_name, node
+from t2iprobe.core.store.reader import runs
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A chunk that is not what was written."""
+
+    chunk: str
+    reason: str
+
+
+@dataclass
+class Report:
+    """What :func:`verify` found.
+
+    Args:
+        chunks: how many were looked at.
+        bytes: of them, as stored.
+        damaged: those that are not what was written.
+        unfinished: rows not captured yet, by run.
+    """
+
+    chunks: int = 0
+    bytes: int = 0
+    damaged: list[Damage] = field(default_factory=list)
+    unfinished: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """One array.
+
+    Args:
+        run, site, branch: which.
+        dtype: of the activations.
+        shape: (step, row, ...), or (row, ...).
+        raw: bytes of the committed rows, unpacked.
+        stored: bytes on disk.
+    """
+
+    run: str
+    site: str
+    branch: str
+    dtype: str
+    shape: tuple[int, ...]
+    raw: int
+    stored: int
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A captured run and which of its units are committed."""
+
+    name: str
+    layout: Layout
+    committed: list[bool]
+    arrays: list[tuple[str, str, zarr.Array[Any]]]  # site, branch, array
+
+
+def captured(root: zarr.Group) -> Iterator[Captured]:
+    """Every captured run.
+
+    Raises:
+        DamagedError: its labels or marks cannot be read.
+    """
+    for name in runs(root):
+        yield _captured(root, name)
+
+
+def _captured(root: zarr.Group, name: str) -> Captured:
+    path = f"{ACTIVATIONS}/{name}"
+    layout, group = labels.layout(root, path), _group(root, path)
+    committed = [labels.marked(group[COMMITTED], unit) for unit in range(layout.units)]
+    return Captured(name, layout, committed, list(_arrays(group, layout)))
+
+
+def _group(root: zarr.Group, path: str) -> Any:
+    return root[path]
+
+
+def _arrays(group: zarr.Group, layout: Layout) -> Iterator[tuple[str, str, zarr.Array[Any]]]:
+    for entry in layout.entries:
+        for branch in Branch:
+            for name in (array_name(branch, evaluation) for evaluation in itertools.count()):
+                array: Any = group.get(f"{node(entry.name)}/{name}")
+                if array is None:
+                    break
+                yield entry.name, name, array
+
+
+def verify(where: keys.Where) -> Report:
+    """Read every chunk of a store and compare it with its checksum; what is unfinished is no damage."""
+    root = keys.open_root(where)
+    report = Report()
+    present = set(keys.listed(root.store))
+    inside: set[str] = set()
+    for name in runs(root):
+        try:
+            run = _captured(root, name)
+        except DamagedError:  # of a label or mark, which the second walk finds
+            continue
+        absent = [unit for unit, done in enumerate(run.committed) if not done]
+        if absent:
+            report.unfinished[run.name] = sum(len(run.layout.unit_rows(unit)) for unit in absent)
+        for _, _, array in run.arrays:
+            inside.add(array.path)
+            for key, region in _committed_chunks(run, array):
+                _look(report, array, key, region)
+    for path in [key.removesuffix("/zarr.json") for key in present if key.endswith("/zarr.json")]:
+        member: Any = root[path]
+        if isinstance(member, zarr.Array) and path not in inside:
+            for key, region in regions.chunks(member, ()):
+                if key in present:  # what was never written is no damage here: a score that is not measured yet
+                    _look(report, member, key, region)
+    return report
+
+
+def _look(report: Report, array: zarr.Array[Any], key: str, region: regions.Region) -> None:
+    report.chunks += 1
+    reason = regions.damage(array, key, region)
+    if reason is not None:
+        report.damaged.append(Damage(key, reason))
+    else:
+        report.bytes += keys.sizes(array.store, [key])[key]
+
+
+def _committed_chunks(run: Captured, array: zarr.Array[Any]) -> Iterator[tuple[str, regions.Region]]:
+    """Chunks that must be there: of committed units, at steps that this array has."""
+    rows = [row for unit, done in enumerate(run.committed) if done for row in run.layout.unit_rows(unit)]
+    if _static(array):
+        yield from regions.chunks(array, (rows,))
+        return
+    held: Any = array.attrs.get("steps", list(run.layout.steps))
+    yield from regions.chunks(array, ([run.layout.steps.index(step) for step in held], rows))
+
+
+def _static(array: zarr.Array[Any]) -> bool:
+    names: Any = array.metadata.dimension_names  # type: ignore[union-attr]
+    return bool(names[0] != "step")
+
+
+def table(where: keys.Where) -> list[Size]:
+    """Sizes of every array of activations."""
+    root = keys.open_root(where)
+    return [_size(run, *one) for run in captured(root) for one in run.arrays]
+
+
+def _size(run: Captured, site: str, branch: str, array: zarr.Array[Any]) -> Size:
+    rows = sum(len(run.layout.unit_rows(unit)) for unit, done in enumerate(run.committed) if done)
+    one = array.size // max(1, run.layout.rows) * array.dtype.itemsize
+    stored = sum(keys.sizes(array.store, keys.listed(array.store, f"{array.path}/c/")).values())
+    return Size(run.name, site, branch, str(array.attrs["dtype"]), array.shape, rows * one, stored)
+
+
+def garbage(where: keys.Where, run: str | None = None) -> dict[str, int]:
+    """Keys, with their bytes, that interrupted runs left: of units never committed, and half-written files."""
+    root = keys.open_root(where)
+    store = root.store
+    found = [key for key in keys.listed(store) if key.endswith(".partial")]
+    for one in captured(root):
+        units = {unit for unit, done in enumerate(one.committed) if not done and run in (None, one.name)}
+        for _, _, array in one.arrays:
+            axis = 0 if _static(array) else 1
+            below = f"{array.path}/c/"
+            for key in keys.listed(store, below):
+                place = key.removeprefix(below).split("/")
+                if len(place) == array.ndim and int(place[axis]) in units:
+                    found.append(key)
+    return keys.sizes(store, found)
+
+
+def sweep_up(where: keys.Where, run: str | None = None) -> dict[str, int]:
+    """Remove :func:`garbage`; what was removed. Nobody else may be writing there."""
+    found = garbage(where, run)
+    keys.delete(keys.open_root(where, write=True).store, found)
+    return found
+
+
+def activations(where: keys.Where, run: str | None = None) -> dict[str, int]:
+    """Keys, with their bytes, of the activations of one captured run, or of all."""
+    root = keys.open_root(where)
+    prefix = ACTIVATIONS if run is None else f"{ACTIVATIONS}/{run}"
+    return keys.sizes(root.store, keys.listed(root.store, f"{prefix}/"))
+
+
+def remove_activations(where: keys.Where, run: str | None = None) -> dict[str, int]:
+    """Remove activations, the marks first, so that what is left of an interrupted removal reads as missing."""
+    found = activations(where, run)
+    marks = sorted(found, key=lambda key: f"/{COMMITTED}/" not in key)
+    keys.delete(keys.open_root(where, write=True).store, marks)
+    return found

@@ -1,0 +1,89 @@
+"""A thread that works off a queue whose bytes are bounded: :class:`Worker`."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Worker(Generic[Item]):
+    """Calls ``work`` on every item, in order, in a thread of its own.
+
+    The first error stops it: what is waiting is dropped, and the error is raised where items are put or waited for.
+
+    Args:
+        work: what to do with an item.
+        limit: most bytes waiting or being worked on. A larger item goes alone.
+    """
+
+    def __init__(self, work: Callable[[Item], None], limit: int) -> None:
+        self._work, self._limit = work, limit
+        self._items: deque[tuple[Item, int]] = deque()
+        self._bytes = 0
+        self._ended = False
+        self._error: BaseException | None = None
+        self._change = threading.Condition()
+        self._thread = threading.Thread(target=self._loop, name="t2iprobe-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, item: Item, nbytes: int) -> None:
+        """Queue an item; waits while the queue is full."""
+        with self._change:
+            self._change.wait_for(lambda: self._error or not self._bytes or self._bytes + nbytes <= self._limit)
+            self._raise()
+            self._items.append((item, nbytes))
+            self._bytes += nbytes
+            self._change.notify_all()
+
+    def wait(self) -> None:
+        """Until nothing is left to do."""
+        with self._change:
+            self._change.wait_for(lambda: self._error or not self._bytes)
+            self._raise()
+
+    def abandon(self) -> None:
+        """Drop what is waiting and forget an error; what is being worked on ends first."""
+        with self._change:
+            self._bytes -= sum(nbytes for _, nbytes in self._items)
+            self._items.clear()
+            self._change.wait_for(lambda: not self._bytes)
+            self._error = None
+
+    def close(self) -> None:
+        """End the thread once the queue is empty."""
+        with self._change:
+            self._ended = True
+            self._change.notify_all()
+        self._thread.join()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _loop(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._items or self._ended)
+                if not self._items:
+                    return
+                item, nbytes = self._items.popleft()
+            error = self._try(item)
+            del item
+            with self._change:
+                self._bytes -= nbytes
+                if error is not None:
+                    self._error = self._error or error
+                    self._bytes -= sum(size for _, size in self._items)
+                    self._items.clear()
+                self._change.notify_all()
+
+    def _try(self, item: Item) -> BaseException | None:
+        try:
+            self._work(item)
+        except BaseException as error:  # whatever it is, the main thread has to hear of it
+            return error
+        return None

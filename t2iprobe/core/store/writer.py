@@ -1,0 +1,327 @@
+"""Writes activations as they come: :class:`ActivationWriter`, which a run streams into.
+
+A background thread packs and writes; what waits for it and what is being put together is bounded, whatever the number
+of steps and sites. A unit (one batch of rows) counts only once its mark is written, which happens last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from t2iprobe.core.cache import Key
+from t2iprobe.core.errors import RunExistsError, StoreError, T2IProbeError
+from t2iprobe.core.store import codecs, keys, labels
+from t2iprobe.core.store.layout import (
+    ACTIVATIONS,
+    COMMITTED,
+    LABELS,
+    Entry,
+    Grid,
+    Layout,
+    array_name,
+    check_run,
+    grid,
+    node,
+)
+from t2iprobe.core.store.shards import Packer
+from t2iprobe.core.store.worker import Worker
+
+MEMORY = 128 << 20
+
+
+@dataclass
+class _Item:
+    """One activation on its way: rows ``first`` and on of the store."""
+
+    key: Key
+    position: int
+    first: int
+    value: Tensor
+    copied: Any = None  # the CUDA event after which ``value`` is there
+
+
+@dataclass
+class _Part:
+    """A shard that is being put together, for some rows."""
+
+    begin: int
+    first: int
+    values: NDArray[Any]
+    have: set[int] = field(default_factory=set)
+
+
+@dataclass
+class _Target:
+    """One array that is being written."""
+
+    array: zarr.Array[Any]
+    grid: Grid
+    static: bool
+    written: NDArray[np.bool_]  # (step, row of the unit)
+
+
+class ActivationWriter:
+    """Streams activations of one run into a store; ``Model.run(…, into=writer)`` within :meth:`unit`.
+
+    Args:
+        where: the store; made if need be.
+        run: name of the run in it.
+        layout: what it will hold. A run that is there goes on with its own batch and codec.
+        memory: most bytes held, half of them waiting and half put together to shards.
+
+    Raises:
+        RunExistsError: the store has such a run that holds something else; the message says what.
+        StoreError: the store cannot be written.
+    """
+
+    def __init__(self, where: keys.Where, run: str, layout: Layout, *, memory: int = MEMORY) -> None:
+        self._path = f"{ACTIVATIONS}/{check_run(run)}"
+        codecs.check_round_bits(layout.round_bits)
+        self._memory = memory
+        self._name = str(keys.place(where))
+        with self._explained():
+            self._root = zarr.open_group(keys.place(where), mode="a", use_consolidated=False)
+            self.layout = self._settle(layout)
+            marks: Any = self._root[f"{self._path}/{COMMITTED}"]
+            self._marks: zarr.Array[Any] = marks
+            self.committed = {unit for unit in range(self.layout.units) if labels.marked(self._marks, unit)}
+        self._entries = {entry.name: entry for entry in self.layout.entries}
+        self._position = {step: index for index, step in enumerate(self.layout.steps)}
+        self._rows: range = range(0)
+        self._targets: dict[str, _Target] = {}
+        self._parts: dict[tuple[str, int, int, int], _Part] = {}
+        self._packer = Packer(self.layout.codec)
+        self._worker: Worker[_Item] = Worker(self._work, memory // 2)
+
+    def __enter__(self) -> ActivationWriter:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the background threads."""
+        self._worker.close()
+        self._packer.close()
+
+    @property
+    def static(self) -> frozenset[str]:
+        """See :class:`~t2iprobe.core.cache.Stream`."""
+        return frozenset(entry.name for entry in self.layout.entries if entry.static)
+
+    @property
+    def todo(self) -> list[int]:
+        """Units that are not committed."""
+        return [unit for unit in range(self.layout.units) if unit not in self.committed]
+
+    @contextmanager
+    def unit(self, number: int) -> Iterator[range]:
+        """Take the rows of one unit, which are given, and commit them at the end.
+
+        Raises:
+            StoreError: they cannot be written, or not all of them came.
+        """
+        self._rows = self.layout.unit_rows(number)
+        for target in self._targets.values():
+            target.written[:] = False
+        try:
+            yield self._rows
+            with self._explained():
+                self._worker.wait()
+                self._finish()
+                self._marks[number] = 1
+        finally:
+            with suppress(T2IProbeError, OSError):
+                self._worker.abandon()
+            self._parts.clear()
+            self._rows = range(0)
+        self.committed.add(number)
+
+    def add(self, key: Key, rows: Sequence[int], value: Tensor) -> None:
+        """Take what belongs to the layout; see :class:`~t2iprobe.core.cache.Sink`."""
+        entry = self._entries.get(key.site)
+        if entry is None or not self._takes(entry, key):
+            return
+        position = 0 if entry.static else self._position[key.step]
+        for begin, end in _runs(rows, self._rows):
+            self._put(_Item(key, position, rows[begin], *_to_host(value[begin:end])))
+
+    def _takes(self, entry: Entry, key: Key) -> bool:
+        layout = self.layout
+        if layout.branches is not None and str(key.branch) not in layout.branches:
+            return False
+        if entry.static:
+            return key.step == layout.steps[0] and not key.evaluation
+        return key.step in self._position
+
+    def _put(self, item: _Item) -> None:
+        with self._explained():
+            self._worker.put(item, item.value.nbytes)
+
+    def discard(self, rows: Sequence[int]) -> None:
+        """See :class:`~t2iprobe.core.cache.Stream`; shards that are written already will be written over."""
+        with self._explained():
+            self._worker.wait()
+        self._parts.clear()
+
+    # the background thread
+
+    def _work(self, item: _Item) -> None:
+        if item.copied is not None:
+            item.copied.synchronize()
+        value = codecs.rounded(codecs.to_numpy(item.value), item.value.dtype, self.layout.round_bits)
+        target = self._target(item, value)
+        if target.static or target.grid.steps == 1:
+            self._write(target, item.position, item.first, value if target.static else value[None])
+            return
+        begin = item.position - item.position % target.grid.steps
+        where = (target.array.path, begin, item.first, len(value))
+        part = self._parts.get(where)
+        if part is None:
+            steps = min(target.grid.steps, len(self.layout.steps) - begin)
+            part = self._parts[where] = _Part(begin, item.first, np.empty((steps, *value.shape), value.dtype))
+        part.values[item.position - begin] = value
+        part.have.add(item.position - begin)
+        if len(part.have) == len(part.values):
+            self._write(target, begin, item.first, self._parts.pop(where).values)
+
+    def _write(self, target: _Target, position: int, first: int, values: NDArray[Any]) -> None:
+        """``values`` (step, row, …), of a static site (row, …), to their place."""
+        rows = values.shape[0 if target.static else 1]
+        local = first - self._rows[0]
+        self._packer.write(target.array, (first,) if target.static else (position, first), values)
+        steps = slice(None) if target.static else slice(position, position + len(values))
+        target.written[steps, local : local + rows] = True
+
+    def _target(self, item: _Item, value: NDArray[Any]) -> _Target:
+        name = array_name(item.key.branch, item.key.evaluation)
+        path = f"{self._path}/{node(item.key.site)}/{name}"
+        if path not in self._targets:
+            entry = self._entries[item.key.site]
+            self._targets[path] = self._open(path, entry, value, str(item.value.dtype).removeprefix("torch."))
+        return self._targets[path]
+
+    def _open(self, path: str, entry: Entry, value: NDArray[Any], dtype: str) -> _Target:
+        """The array at ``path``, made if need be."""
+        layout = self.layout
+        arrays = 2 * len(layout.entries)
+        row_bytes = value[0].nbytes
+        plan = grid(layout, entry, value.shape[1:], row_bytes, arrays, self._memory // 2)
+        group = path.rpartition("/")[0]
+        if f"{group}/{LABELS[-1]}" not in self._root:
+            labels.copy(self._root, self._path, group, static=entry.static)
+        found: Any = self._root.get(path)
+        if found is None:
+            shape = (layout.rows, *value.shape[1:])
+            found = self._root.create_array(
+                path,
+                shape=shape if entry.static else (len(layout.steps), *shape),
+                chunks=plan.chunk,
+                shards=plan.shard,
+                dtype=value.dtype,
+                fill_value=codecs.DTYPES[getattr(torch, dtype)][1],
+                compressors=layout.codec.compressors(value.dtype.itemsize),
+                dimension_names=(*(() if entry.static else ("step",)), "batch", *entry.axes),
+                attributes={"dtype": dtype, "coordinates": labels.COORDINATES},
+                config={"write_empty_chunks": True},
+            )
+        found = zarr.open_array(self._root.store, path=path, mode="r+", config={"write_empty_chunks": True})
+        self._check(found, value, dtype, path)
+        steps = 1 if entry.static else len(layout.steps)
+        shard = found.shards or found.chunks
+        plan = Grid(1 if entry.static else shard[0], plan.rows, found.chunks, found.shards)
+        return _Target(found, plan, entry.static, np.zeros((steps, layout.batch), np.bool_))
+
+    def _check(self, array: zarr.Array[Any], value: NDArray[Any], dtype: str, path: str) -> None:
+        """A run goes on with values of the kind it began with."""
+        axes = len(value.shape) - 1
+        old = (array.attrs["dtype"], array.shape[len(array.shape) - axes :])
+        if old != (dtype, value.shape[1:]):
+            raise RunExistsError(f"{path} in {self._name} holds rows of {old}, now come {(dtype, value.shape[1:])}")
+
+    # the main thread
+
+    def _finish(self) -> None:
+        """What is left of the unit, and a look whether it is whole."""
+        for (path, *_), part in self._parts.items():
+            target = self._targets[path]
+            for step in sorted(part.have):
+                self._write(target, part.begin + step, part.first, part.values[step : step + 1])
+        rows = len(self._rows)
+        sites = {path.rpartition("/")[0].rpartition("/")[2] for path in self._targets}
+        absent = [entry.name for entry in self.layout.entries if node(entry.name) not in sites]
+        if absent:
+            raise StoreError(f"{', '.join(absent[:3])} did not come; name these sites in cache=… of the run")
+        for path, target in self._targets.items():
+            whole: NDArray[np.bool_] = np.all(target.written[:, :rows], axis=1)
+            if "-" in path.rpartition("/")[2]:  # a further evaluation: not every step has one
+                self._note_steps(target, whole)
+            elif not whole.all():
+                step = self.layout.steps[int(np.argmin(whole))]
+                raise StoreError(f"{path.removeprefix(self._path + '/')} did not come at step {step} for every row")
+
+    def _note_steps(self, target: _Target, whole: NDArray[np.bool_]) -> None:
+        held = [step for step, there in zip(self.layout.steps, whole, strict=True) if there]
+        if target.array.attrs.get("steps") != held:
+            target.array.attrs["steps"] = held
+
+    def _settle(self, asked: Layout) -> Layout:
+        """The layout of the run that is there, or ``asked`` once it is."""
+        if self._path in self._root and "t2iprobe" in self._root[self._path].attrs:
+            found = labels.layout(self._root, self._path)
+            differing = found.differences(asked)
+            if differing:
+                raise RunExistsError(
+                    f"{self._name} holds other activations under this name ({'; '.join(differing)}); "
+                    "choose another place or name, or remove them with t2iprobe store rm --activations"
+                )
+            return found
+        labels.write(self._root, self._path, asked)
+        return asked
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What the system says about writing, as one sentence of ours."""
+        try:
+            yield
+        except T2IProbeError:
+            raise
+        except OSError as error:
+            done = len(getattr(self, "committed", ()))
+            raise StoreError(
+                f"{self._name} cannot be written: {error.strerror or error}; {done} batches are whole and can be read; "
+                "make room, then start the same again and it goes on from there"
+            ) from error
+
+
+def _runs(rows: Sequence[int], wanted: range) -> Iterator[tuple[int, int]]:
+    """Stretches of neighbours in ``rows`` that are in ``wanted``, as positions."""
+    begin = None
+    for i, row in enumerate((*rows, -1)):
+        follows = begin is not None and row == rows[i - 1] + 1 and row in wanted
+        if begin is not None and not follows:
+            yield begin, i
+            begin = None
+        if begin is None and row in wanted:
+            begin = i
+
+
+def _to_host(value: Tensor) -> tuple[Tensor, Any]:
+    """A copy on the CPU and what to wait for; the stream of a CUDA device goes on meanwhile."""
+    value = value.detach()
+    if value.device.type != "cuda":
+        return value.to("cpu", copy=True, memory_format=torch.contiguous_format), None
+    host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+    host.copy_(value, non_blocking=True)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record(torch.cuda.current_stream(value.device))
+    return host, copied
