@@ -1,0 +1,364 @@
+"""``t2iprobe study``: runs that survive anything. Start one, see how far it is, go on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from t2iprobe.cli.console import Format, answers, notes, print_json
+from t2iprobe.core.errors import ConfigError, RunExistsError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from t2iprobe.core.study.bench import Bench, Stop, Watch
+    from t2iprobe.core.study.file import StudyFile
+    from t2iprobe.core.study.result import Result
+    from t2iprobe.core.sweep import Cost, Measured
+    from t2iprobe.plugins.manager import Plugins
+    from t2iprobe.study import Planned
+
+app = typer.Typer(
+    help="Run a localization over many pairs, interrupt it, go on with it: every answer is kept as it comes.",
+    no_args_is_help=True,
+)
+HOURS, GIGABYTES = 4.0, 20.0  # more than this wants --yes
+RUNS = Path("runs")
+
+FormatOption = Annotated[Format, typer.Option(help="table, or one JSON object on stdout.")]
+ExecutorOption = Annotated[str, typer.Option(help="Where it is measured: local, or ray (an extra, t2iprobe\\[ray]).")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(help="Head of a Ray cluster, such as ray://head:10001 or auto; default one on this machine."),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(help="Models at once on the cluster; default one a GPU, or one for two cores.", min=1)
+]
+YesOption = Annotated[bool, typer.Option("--yes", help=f"Also if it takes over {HOURS:g} h or {GIGABYTES:g} GB.")]
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where and whether to run."""
+
+    executor: str = "local"
+    address: str | None = None
+    workers: int | None = None
+    yes: bool = False
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="Study file, TOML.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder; default what the file says, or runs/FILE.")] = None,
+    executor: ExecutorOption = "local",
+    ray_address: AddressOption = None,
+    workers: WorkersOption = None,
+    yes: YesOption = False,
+    format: FormatOption = Format.table,
+) -> None:
+    """Run the study in FILE, or go on with it where it stopped.
+
+    A study file, of which only [model] has to be there:
+
+      out = "runs/words"
+
+      metrics = ["ocr_f1"]
+
+      [model]
+
+      ref = "tiny-sd3"
+
+      [pairs]
+
+      prompt_set = "signs"
+
+      limit = 16
+
+      held_out = 4
+
+      [localizer]
+
+      name = "exhaustive"
+
+    Examples:
+
+      t2iprobe study run words.toml
+
+      t2iprobe study run words.toml --executor ray --ray-address auto --yes
+    """
+    from t2iprobe.core.study import file as study_file
+
+    asked = study_file.read(file)
+    path = out or (Path(asked.out) if asked.out else RUNS / file.stem)
+    where = Where(executor, ray_address, workers, yes)
+    _print(start(context.obj, asked, path, where), format)
+
+
+@app.command()
+def resume(
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(help="Run folder of a study that was interrupted.")],
+    executor: ExecutorOption = "local",
+    ray_address: AddressOption = None,
+    workers: WorkersOption = None,
+    yes: YesOption = False,
+    format: FormatOption = Format.table,
+) -> None:
+    """Go on with a study that was interrupted; everything that is needed is in its folder.
+
+    Nothing that was committed is measured again, and the result is that of a run that was never interrupted.
+
+    Example: t2iprobe study resume runs/words
+    """
+    from t2iprobe.core import runfolder
+    from t2iprobe.core.study import file as study_file
+
+    manifest = runfolder.read_manifest(path)
+    given = manifest.get("arguments", {}).get("file")
+    if given is None:
+        raise ConfigError(f"{path} was not started from a study file; start it again the way it was started")
+    where = Where(executor, ray_address, workers, yes)
+    _print(start(context.obj, study_file.parse(given, str(path / runfolder.MANIFEST)), path, where), format)
+
+
+@app.command()
+def status(path: Annotated[Path, typer.Argument(help="Run folder.")], format: FormatOption = Format.table) -> None:
+    """How far a study is, also while it runs.
+
+    Example: t2iprobe study status runs/words
+    """
+    answer = _state(path)
+    if format is Format.json:
+        print_json(answer)
+        return
+    for key, value in answer.items():
+        answers.print(f"{key:>9}  {value}", highlight=False, markup=False)
+
+
+@app.command("ls")
+def list_(
+    folder: Annotated[Path, typer.Argument(help="Where the runs are.")] = RUNS, format: FormatOption = Format.table
+) -> None:
+    """List the studies in a folder.
+
+    Example: t2iprobe study ls runs --format json
+    """
+    from t2iprobe.core import runfolder
+
+    found = [_state_or_error(place.parent) for place in sorted(folder.glob(f"*/{runfolder.MANIFEST}"))]
+    if format is Format.json:
+        print_json({"studies": found})
+        return
+    table = Table("run", "state", "localizer", "model", "pairs", "answers", "started", box=None, header_style="bold")
+    for row in found:
+        cells = (row.get(key, "") for key in ("path", "state", "localizer", "model", "pairs", "answers", "started"))
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    answers.print(table)
+
+
+def start(plugins: Plugins, asked: StudyFile, path: Path, where: Where) -> Result:
+    """Everything that can be refused is looked at before the model is loaded, and that before the folder is made."""
+    from t2iprobe.core.study.bench import Stop
+    from t2iprobe.study import planned
+
+    plan = planned(asked, plugins)
+    done = _finished(path, plan)
+    if done is not None:
+        notes.print(f"{path} holds this study already; showing it (delete the folder to run it again)", highlight=False)
+        return done
+    stop = Stop(lambda: notes.print("stopping after the unit in flight (again to stop at once)", highlight=False))
+    with _bench(plugins, plan, where, stop) as bench, _watched(bench, plan, path, where, stop) as watch:
+        return plan.on(bench).run(path, watch)
+
+
+def _finished(path: Path, plan: Planned) -> Result | None:
+    """A finished run of the same study file, found without loading the model.
+
+    Raises:
+        RunExistsError: the folder has a study from another file.
+    """
+    from t2iprobe.core import runfolder
+    from t2iprobe.core.study.provenance import portable
+    from t2iprobe.core.study.result import Result
+
+    if not (path / runfolder.MANIFEST).is_file():
+        return None
+    manifest = runfolder.read_manifest(path)
+    finished = manifest.get("state") == runfolder.FINISHED
+    free = ("batch_size", "device", "out") + (() if finished else ("budget",))
+    old, new = manifest.get("arguments", {}).get("file"), portable(plan.arguments)["file"]
+    differing = [one for one in runfolder.differences(old, new) if one.split(":")[0].split(".")[-1] not in free]
+    if differing:
+        raise RunExistsError(
+            f"{path} holds a study with other settings ({'; '.join(differing[:3])}); choose another --out, "
+            "or delete that folder"
+        )
+    return Result.open(path) if finished else None
+
+
+@contextmanager
+def _bench(plugins: Plugins, plan: Planned, where: Where, stop: Stop) -> Iterator[Bench]:
+    from t2iprobe.core.names import choice
+
+    if where.executor == "local":
+        if where.address or where.workers:
+            raise ConfigError("--ray-address and --workers go with --executor ray")
+        yield plan.recipe()
+        return
+    kinds = plugins.executors()
+    if where.executor not in kinds:
+        choice("executor", where.executor, {"local": None, **kinds})
+    with kinds[where.executor](where.address, where.workers).bench(plan.recipe, stop) as bench:
+        yield bench
+
+
+@dataclass
+class _Bar:
+    """Progress in pictures; a localizer may ask more than once, so the total grows."""
+
+    progress: Progress
+    task: TaskID
+    evaluations: int
+    total: float = 0.0
+    done: float = 0.0
+    within: bool = False
+
+    def planned(self, cost: Cost) -> None:
+        self.total += cost.images
+        self.progress.update(self.task, total=self.total)
+
+    def on_step(self, rows: int, step: int) -> None:
+        self.within = True
+        self.done += rows / self.evaluations
+        self.progress.update(self.task, completed=self.done)
+
+    def measured(self, answer: Measured) -> None:
+        """Where no steps are told, as on a cluster, pictures count as they come."""
+        if not self.within:
+            self.done += len(answer.scores)
+            self.progress.update(self.task, completed=self.done)
+
+
+@contextmanager
+def _watched(bench: Bench, plan: Planned, path: Path, where: Where, stop: Stop) -> Iterator[Watch]:
+    from t2iprobe.cli.progress import bar
+    from t2iprobe.core.study.bench import Watch
+
+    steps = plan.file.generation.num_steps
+    evaluations = bench.model.evaluations(steps) if bench.model else bench.space.steps
+    with bar("measuring") as (progress, task):
+        shown = _Bar(progress, task, evaluations)
+
+        def planned(pairs: int, cost: Cost) -> None:
+            if not shown.total:
+                _plan(bench, plan, path, where, pairs, cost)
+            shown.planned(cost)
+
+        yield Watch(planned, shown.on_step, shown.measured, stop)
+
+
+def _plan(bench: Bench, plan: Planned, path: Path, where: Where, pairs: int, cost: Cost) -> None:
+    """One line on stderr before the first pictures; refuses what is long or large without ``--yes``."""
+    model, settings = bench.model, plan.file.generation.model_dump()
+    size = cost.images * model.image_bytes(settings) / 1e9 if model else 0.0
+    said, hours = f"disk at most {size:.2f} GB in {path}", 0.0
+    if model is not None:
+        probe = model.probe(settings)
+        hours = (probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images) / 3600
+        said = f"about {_time(hours * 3600)}, {said}"
+    more = "" if plan.localizer.name == "exhaustive" else " to begin with"
+    notes.print(
+        f"plan: {plan.localizer.name} on {plan.file.model.ref}, {pairs} of {len(plan.pairs)} pairs still to ask: "
+        f"{cost.images:,} pictures, {cost.calls:,} denoiser calls ({cost.rows:,} rows){more}; {said}",
+        highlight=False,
+    )
+    if not where.yes and (hours > HOURS or size > GIGABYTES):
+        raise ConfigError(f"this takes about {_time(hours * 3600)} and {size:.1f} GB; add --yes to do it")
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.1f} h"
+
+
+def _state(path: Path) -> dict[str, Any]:
+    """Of a run folder, as the JSON object."""
+    from t2iprobe.core import runfolder
+    from t2iprobe.core.errors import LockedError
+    from t2iprobe.core.lock import LOCK, lock
+
+    manifest = runfolder.read_manifest(path)
+    state = manifest.get("state", runfolder.FINISHED)
+    if state == runfolder.RUNNING and (path / LOCK).exists():
+        try:
+            with lock(path):
+                state = "killed"
+        except LockedError:
+            pass
+    counted = _counted(path)
+    return {
+        "path": str(path),
+        "state": state,
+        "model": manifest.get("model", ""),
+        "localizer": manifest["settings"].get("localizer", {}).get("name", ""),
+        "pairs": len(manifest["settings"].get("pairs", [])),
+        **counted,
+        "started": manifest.get("started", ""),
+        "ended": manifest.get("ended", ""),
+        "sentence": (manifest.get("finding") or {}).get("sentence", ""),
+    }
+
+
+def _counted(path: Path) -> dict[str, Any]:
+    """Answers that are kept; a study killed at its very start has none."""
+    from t2iprobe.core.study.result import Result
+
+    try:
+        result = Result.open(path)
+    except (ConfigError, KeyError):
+        return {"trials": 0, "answers": 0}
+    return {"trials": len(result.trials), "answers": result.answers}
+
+
+def _state_or_error(path: Path) -> dict[str, Any]:
+    """One folder that cannot be read does not hide the others."""
+    from t2iprobe.core.errors import T2IProbeError
+
+    try:
+        return _state(path)
+    except T2IProbeError as error:
+        return {"path": str(path), "state": "damaged", "error": str(error)}
+
+
+def _answer(result: Result) -> dict[str, Any]:
+    from t2iprobe.core.study.result import finding_as_json
+
+    best = [
+        {"trial": one.trial.label, "sites": list(one.trial.sites), "layers": list(one.trial.layers),
+         "score": list(one.score), "pairs": one.pairs}
+        for one in result.top(5)
+    ]  # fmt: skip
+    finding = finding_as_json(result.finding) if result.finding else None
+    return {**_state(result.path), "finding": finding, "score": result.rank, "top": best}
+
+
+def _print(result: Result, format: Format) -> None:
+    answer = _answer(result)
+    if format is Format.json:
+        print_json(answer)
+        return
+    table = Table("trial", f"{answer['score']}", "95 % CI", "pairs", box=None, header_style="bold")
+    for row in answer["top"]:
+        mean, low, high = row["score"]
+        table.add_row(escape(row["trial"]), f"{mean:.2f}", f"{low:.2f}–{high:.2f}", str(row["pairs"]))
+    answers.print(table)
+    answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
+    answers.print(f"{answer['answers']} answers in {answer['path']}", highlight=False)

@@ -1,0 +1,181 @@
+"""The arrays of a study: how they are laid out, grown, published to readers, and read so that damage is named.
+
+::
+
+    trial, pair          labels
+    scores/<metric>      (trial, pair) float32, NaN = not done; scores/trial and scores/pair are the labels again
+    images               (trial, pair, y, x, rgb) uint8
+    memo/<key>           whatever a method computes and wants to keep
+
+A pair's rows of one ask are whole chunks, each with its checksum. Many of them lie in one file (a Zarr shard), so that
+ten thousand pairs are a few hundred files of scores, not sixty thousand. One process writes.
+
+Readers see the consolidated metadata in the root's ``zarr.json``. It is one file and replaced last, so the arrays agree
+in shape whenever one looks; the arrays' own metadata may be ahead of it, and :func:`grow` makes up for that.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.abc.store import Store
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.errors import ZarrUserWarning
+
+from t2iprobe.core.errors import DamagedError
+from t2iprobe.core.store import keys
+
+Array = zarr.Array[Any]
+ROWS, COLUMNS = 64, 256  # trials of a chunk of scores, and pairs of a file of them
+IMAGE_BYTES = 64 << 20  # of the pictures of a file, before compression
+LABELS = 4096  # of a chunk
+
+
+def compressors() -> list[Any]:
+    """Of every chunk; the checksum is over what lies on the disk."""
+    return [ZstdCodec(level=1), Crc32cCodec()]
+
+
+def create(where: str | Store, pairs: Sequence[str], names: Sequence[str]) -> zarr.Group:
+    """The store with labels and scores, or what of it was missing."""
+    root = zarr.open_group(where, mode="a", use_consolidated=False)
+    for name in names:
+        if f"scores/{name}" not in root:
+            _scores(root, name, len(pairs))
+    for group in ("", "scores/"):
+        _label(root, f"{group}pair", pairs)
+    return root
+
+
+def _scores(root: zarr.Group, name: str, pairs: int) -> None:
+    root.create_array(
+        f"scores/{name}",
+        shape=(0, pairs),
+        chunks=(ROWS, 1),
+        shards=(ROWS, COLUMNS),
+        dtype="float32",
+        fill_value=np.nan,
+        dimension_names=("trial", "pair"),
+        compressors=compressors(),
+    )
+
+
+def add_images(root: zarr.Group, trials: int, pairs: int, shape: tuple[int, ...], together: int) -> None:
+    """Room for pictures of this shape; ``together`` of a pair are usually asked at once and share a file."""
+    size = int(np.prod(shape))
+    root.create_array(
+        "images",
+        shape=(trials, pairs, *shape),
+        chunks=(1, 1, *shape),
+        shards=(max(1, min(together, IMAGE_BYTES // size)), 1, *shape),
+        chunk_key_encoding={"name": "default", "separator": "."},  # a file a pair, without five folders around it
+        dtype="uint8",
+        fill_value=0,
+        dimension_names=("trial", "pair", "y", "x", "rgb"),
+        compressors=compressors(),
+    )
+
+
+def _label(root: zarr.Group, path: str, labels: Sequence[str]) -> None:
+    """Write labels; rows may have come since."""
+    if path not in root:
+        root.create_array(
+            path,
+            shape=(len(labels),),
+            chunks=(LABELS,),
+            dtype=str,
+            dimension_names=(path.rpartition("/")[2],),
+            compressors=compressors(),
+        )
+    array = member(root, path)
+    if array.shape != (len(labels),):
+        array.resize((len(labels),))
+    if labels:
+        array[:] = np.array(labels, object)
+
+
+def grow(root: zarr.Group, trials: Sequence[Mapping[str, Any]]) -> None:
+    """Make every array as long as ``trials``, whatever a process that was killed left, and show it to readers."""
+    labels = [str(trial["label"]) for trial in trials]
+    for group in ("", "scores/"):
+        _label(root, f"{group}trial", labels)
+    member(root, "trial").attrs["trials"] = [dict(trial) for trial in trials]
+    for array in rows_of(root):
+        if array.shape[0] != len(labels):
+            array.resize((len(labels), *array.shape[1:]))
+    publish(root)
+
+
+def rows_of(root: zarr.Group) -> list[Array]:
+    """The arrays with a row a trial, labels left out."""
+    found = [array for name in score_names(root) for array in [member(root, f"scores/{name}")]]
+    return [*found, member(root, "images")] if "images" in root else found
+
+
+def score_names(root: zarr.Group) -> list[str]:
+    """Names of the scores."""
+    group: Any = root["scores"]
+    return sorted(name for name in group.array_keys() if name not in ("trial", "pair"))
+
+
+def publish(root: zarr.Group) -> None:
+    """Let readers see the arrays as they are now."""
+    with warnings.catch_warnings():
+        # Zarr warns that other libraries may not know it; those that do not read the arrays' own metadata
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        zarr.consolidate_metadata(root.store, path=root.path or None)
+
+
+def member(root: zarr.Group, path: str) -> Array:
+    """An array of the store; what is written to it is written, also where it is all zeros."""
+    found: Any = root[path]
+    return found.with_config({"write_empty_chunks": True})
+
+
+def read(array: Array, selection: Any) -> Any:
+    """``array[selection]``.
+
+    Raises:
+        DamagedError: a chunk of it is not what was written; the message names it.
+    """
+    try:
+        return array[selection]
+    except OSError:
+        raise
+    except Exception as error:  # a codec may raise anything on bytes that are not its own
+        raise DamagedError(_message(array, error)) from error
+
+
+def _message(array: Array, error: Exception) -> str:
+    where = keys.name_of(array.store)
+    found = next(_damaged(array), None)
+    what = f"chunk {found} of {where}" if found else f"{array.path} of {where}"
+    reason = str(error).partition(" Stored:")[0] or type(error).__name__
+    return f"{what} is damaged: {reason}; restore a copy of it, or delete that file and resume to measure it again"
+
+
+def _damaged(array: Array) -> Any:
+    """Keys of the files that cannot be read."""
+    sizes = array.shards or array.chunks
+    counts = [-(-n // size) for n, size in zip(array.shape, sizes, strict=True)]
+    for place in np.ndindex(*counts):
+        key = f"{array.path}/{array.metadata.encode_chunk_key(place)}"
+        if not keys.exists(array.store, key):
+            continue
+        sized = zip(place, sizes, array.shape, strict=True)
+        region = tuple(slice(i * size, min((i + 1) * size, n)) for i, size, n in sized)
+        try:
+            array[region]
+        except Exception:
+            yield key
+
+
+def file_of(array: Array, index: Sequence[int]) -> str:
+    """The key of the file in which an element lies."""
+    sizes = array.shards or array.chunks
+    place = [i // size for i, size in zip(index, sizes, strict=False)] + [0] * (array.ndim - len(index))
+    return f"{array.path}/{array.metadata.encode_chunk_key(tuple(place))}"

@@ -1,0 +1,197 @@
+"""What a study found, read from its folder without a model: :class:`Result`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL.Image import Image
+
+from t2iprobe.core import runfolder
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.localizer import Finding
+from t2iprobe.core.names import near
+from t2iprobe.core.scoring import Scores
+from t2iprobe.core.statistics import Interval, bootstrap
+from t2iprobe.core.study.memory import Recorded, open_study
+from t2iprobe.core.trials import Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A trial and its score.
+
+    Args:
+        trial: what was patched.
+        score: mean over pairs with its 95 % interval.
+        pairs: how many.
+    """
+
+    trial: Trial
+    score: Interval
+    pairs: int
+
+
+class Top(tuple[Ranked, ...]):
+    """The best trials, in order."""
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Of all of them, each once: what :func:`~t2iprobe.core.interventions.patch` takes."""
+        return tuple(dict.fromkeys(name for one in self for name in one.trial.sites))
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Of all of them, in order of rank."""
+        return tuple(dict.fromkeys(layer for one in self for layer in one.trial.layers))
+
+
+class Result:
+    """A study, finished or under way.
+
+    Args:
+        path: its folder.
+        manifest: see ``manifest.json``.
+        recorded: its answers.
+    """
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any], recorded: Recorded) -> None:
+        self.path, self.manifest, self._recorded = path, manifest, recorded
+
+    @classmethod
+    def open(cls, path: str | Path) -> Result:
+        """The study in a folder.
+
+        Raises:
+            ConfigError: there is none, or it was killed before it had measured anything.
+            DamagedError: a chunk of its scores is not what was written.
+        """
+        folder = Path(path)
+        manifest = runfolder.read_manifest(folder)
+        return cls(folder, manifest, open_study(manifest.get("store") or folder / runfolder.STORE, manifest["scores"]))
+
+    def __repr__(self) -> str:
+        return f"Result({self.path}, {self.manifest['state']}, {self.answers} answers)"
+
+    @property
+    def finding(self) -> Finding | None:
+        """What the localizer says; ``None`` until it is done."""
+        return finding_from_json(self.manifest["finding"]) if self.manifest.get("finding") else None
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All that were asked; rows of the scores."""
+        return self._recorded.trials
+
+    @property
+    def pairs(self) -> list[str]:
+        """Their labels; columns of the scores."""
+        return self._recorded.pairs
+
+    @property
+    def scores(self) -> dict[str, Scores]:
+        """By name, (trial, pair); NaN is not done, or not asked."""
+        return {name: self._recorded.column(name) for name in self._recorded.names}
+
+    @property
+    def rank(self) -> str:
+        """Name of the ranking score."""
+        return self._recorded.names[0]
+
+    @property
+    def answers(self) -> int:
+        """How many there are."""
+        return int(self._recorded.done.sum())
+
+    def top(self, k: int = 1, by: str | None = None, *, lowest: bool = False) -> Top:
+        """The ``k`` trials that score highest, with 95 % intervals over the pairs they were asked of.
+
+        Args:
+            k: how many.
+            by: name of a score; ``ocr_f1`` is ``ocr_f1_target``. Default the ranking one.
+            lowest: those that score lowest, as a similarity to the source's picture wants it.
+
+        Raises:
+            ConfigError: no such score.
+        """
+        column = self._recorded.column(self._score(by))
+        patched = [(row, trial) for row, trial in enumerate(self.trials) if trial.sites]
+        ranked = [_ranked(trial, column[row]) for row, trial in patched if np.isfinite(column[row]).any()]
+        return Top(sorted(ranked, key=lambda one: one.score.mean * (1 if lowest else -1))[:k])
+
+    def _score(self, by: str | None) -> str:
+        names = self._recorded.names
+        if by is None:
+            return self.rank
+        if by not in names and f"{by}_target" not in names:
+            raise ConfigError(f"no score {by!r} in {self.path}{near(by, names)}")
+        return by if by in names else f"{by}_target"
+
+    def report(self) -> Path:
+        """Write ``report.html``.
+
+        Raises:
+            ConfigError: this installation has no report.
+        """
+        raise ConfigError("this version writes no reports yet; read `result.top()` and `result.images()`")
+
+    def images(self, trial: str | Trial, pair: int) -> Image | None:
+        """The picture of a trial; ``None`` where it was not made.
+
+        Raises:
+            ConfigError: no such trial or pair.
+            DamagedError: it is not what was written.
+        """
+        label = trial if isinstance(trial, str) else trial.label
+        if self._recorded.row(label) is None:
+            raise ConfigError(f"no trial {label!r} in {self.path}{near(label, [one.label for one in self.trials])}")
+        if not 0 <= pair < len(self.pairs):
+            raise ConfigError(f"no pair {pair} in {self.path}; it has {len(self.pairs)}, numbered from 0")
+        return self._recorded.image(label, pair)
+
+
+def _ranked(trial: Trial, row: Scores) -> Ranked:
+    known = row[np.isfinite(row)]
+    return Ranked(trial, bootstrap(known), len(known))
+
+
+def finding_as_json(finding: Finding) -> dict[str, Any]:
+    """JSON has no NaN, so a layer that was not looked at is ``null``."""
+    plain = {
+        "layers": list(finding.layers),
+        "ranking": list(finding.ranking),
+        "sentence": finding.sentence,
+        "response": None if finding.response is None else list(finding.response),
+        "details": dict(finding.details),
+    }
+    cleaned: dict[str, Any] = json.loads(json.dumps(_without_nan(plain), default=_plain))
+    return cleaned
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _plain(value: Any) -> Any:
+    """What NumPy gives, as Python's own."""
+    return _without_nan(value.tolist()) if isinstance(value, np.ndarray | np.generic) else str(value)
+
+
+def finding_from_json(found: Mapping[str, Any]) -> Finding:
+    """The inverse of :func:`finding_as_json`."""
+    return Finding(
+        tuple(found["layers"]),
+        tuple(math.nan if value is None else value for value in found["ranking"]),
+        found["sentence"],
+        None if found["response"] is None else Interval(*found["response"]),
+        found["details"],
+    )

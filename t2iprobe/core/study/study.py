@@ -1,0 +1,184 @@
+"""Runs a localizer over stored answers: :class:`Study`.
+
+To resume is to run the localizer again: what it asked before is in the store, so it takes the same way to where it was
+and goes on from there. A localizer is therefore deterministic, given the answers and the study's seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from t2iprobe.core import runfolder
+from t2iprobe.core.errors import ConfigError, StoppedError, T2IProbeError
+from t2iprobe.core.lab import Lab
+from t2iprobe.core.localizer import Finding, Localizer
+from t2iprobe.core.lock import LOCK, lock
+from t2iprobe.core.pairs import Pair
+from t2iprobe.core.study import provenance
+from t2iprobe.core.study.bench import Bench, Planned, Watch
+from t2iprobe.core.study.memory import StudyMemory
+from t2iprobe.core.study.result import Result, finding_as_json
+from t2iprobe.core.sweep import Measured
+
+
+@dataclass
+class Study:
+    """A question about a model, and the pairs to ask it of.
+
+    Args:
+        bench: what it measures with.
+        pairs: all of them.
+        localizer: chooses the trials.
+        held_out: numbers of the pairs to confirm on; the others are searched.
+        budget: most rows through the denoiser, ``None`` for no limit.
+        seed: of the localizer's own chance.
+        arguments: as they were given, for the manifest.
+        plugins: versions by name, for the manifest.
+        store: URL of the store where it is not in the run folder (``s3://bucket/words.zarr``); manifest and lock stay.
+    """
+
+    bench: Bench
+    pairs: Sequence[Pair]
+    localizer: Localizer
+    held_out: Sequence[int] = ()
+    budget: int | None = None
+    seed: int = 0
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    plugins: Mapping[str, str] = field(default_factory=dict)
+    store: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the result; where it runs and how much at once does not."""
+        return {
+            **self.bench.facts.get("decides", {}),
+            "pairs": [list(dataclasses.astuple(pair)) for pair in self.pairs],
+            "localizer": {"name": self.localizer.name, **_options(self.localizer)},
+            "scores": self.bench.instrument.names,
+            "held_out": list(self.held_out),
+            "budget": self.budget,
+            "seed": self.seed,
+        }
+
+    def run(self, path: str | Path, watch: Watch | None = None) -> Result:
+        """Run it in a folder, or go on with it there, or find it finished.
+
+        Raises:
+            RunExistsError: the folder has a run with other settings; nothing was touched.
+            LockedError: another process is at it.
+            StoppedError: SIGINT came; what was measured is kept.
+            StoreError: the disk is full or damaged; what was measured before is kept.
+        """
+        if not self.pairs:
+            raise ConfigError("a study needs pairs, found none")
+        if self.localizer.needs_model and self.bench.model is None:
+            raise ConfigError(f"the localizer {self.localizer.name} reads inside the model; use --executor local")
+        folder, settings = Path(path), self.settings()
+        runfolder.existing(folder, settings)
+        runfolder.make(folder)
+        with lock(folder):
+            found = runfolder.existing(folder, settings)  # once more: it may have changed until we had the lock
+            if found is None or found["state"] != runfolder.FINISHED:
+                self._work(folder, settings, found, watch or Watch())
+            # whoever gets the old file's lock now finds the run finished
+            (folder / LOCK).unlink(missing_ok=True)
+        return Result.open(folder)
+
+    def _work(self, folder: Path, settings: Mapping[str, Any], found: Mapping[str, Any] | None, watch: Watch) -> None:
+        manifest = self._manifest(settings, found)
+        memory: StudyMemory | None = None
+        try:
+            runfolder.write_manifest(folder, manifest)
+            memory = StudyMemory(
+                self.store or folder / runfolder.STORE, labels(self.pairs), self.bench.instrument.names
+            )
+            with watch.stop.listening():
+                finding = self._find(folder, memory, watch, manifest)
+            done = {"state": runfolder.FINISHED, "ended": runfolder.now(), "finding": finding_as_json(finding)}
+            runfolder.write_manifest(folder, {**manifest, **done})
+        except BaseException as error:
+            measured = memory is not None and bool(memory.done.any())
+            self._leave(folder, manifest, error, worth=measured or found is not None)
+            raise
+
+    def _find(self, folder: Path, memory: StudyMemory, watch: Watch, manifest: dict[str, Any]) -> Finding:
+        def check() -> None:
+            if watch.stop.asked:
+                raise StoppedError(
+                    f"stopped; {int(memory.done.sum()):,} answers are kept: `t2iprobe study resume {folder}` goes on"
+                )
+
+        lab = Lab(
+            Planned(self.bench.instrument, watch.planned, check),
+            self.bench.space,
+            self.pairs,
+            [number for number in range(len(self.pairs)) if number not in set(self.held_out)],
+            tuple(self.held_out),
+            self.bench.model,
+            memory,
+            self.budget,
+            self.seed,
+            watch.on_step,
+        )
+
+        def measured(answer: Measured) -> None:
+            watch.measured(answer)
+            if not answer.more and not getattr(self.bench.instrument, "busy", 0):
+                check()
+
+        lab.on_measured = measured
+        finding = self.localizer.find(lab)
+        manifest["spent"] = dataclasses.asdict(lab.spent)
+        return finding
+
+    def _manifest(self, settings: Mapping[str, Any], found: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What is known at the start; a run that goes on keeps when it began."""
+        facts = {key: value for key, value in self.bench.facts.items() if key != "decides"}
+        return {
+            "state": runfolder.RUNNING,
+            "arguments": provenance.portable(self.arguments),
+            "settings": dict(settings),
+            **facts,
+            "scores": self.bench.instrument.names,
+            **({"store": self.store} if self.store else {}),
+            "plugins": dict(self.plugins),
+            "versions": provenance.versions(),
+            "git": provenance.repository(),
+            "started": found["started"] if found else runfolder.now(),
+            "sessions": (found["sessions"] if found else 0) + 1,
+        }
+
+    def _leave(self, folder: Path, manifest: Mapping[str, Any], error: BaseException, *, worth: bool) -> None:
+        """After an error: note that nobody is at it, or leave nothing where nothing was measured."""
+        if not worth:
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        with suppress(OSError, T2IProbeError):  # a full disk: the error that is on its way says so
+            state = {"state": runfolder.INTERRUPTED, "ended": runfolder.now(), "error": type(error).__name__}
+            runfolder.write_manifest(folder, {**manifest, **state})
+
+
+def labels(pairs: Sequence[Pair]) -> list[str]:
+    """A name for each pair."""
+    width = len(str(max(0, len(pairs) - 1)))
+    return [f"{i:0{width}d} {pair.source_word} -> {pair.target_word}" for i, pair in enumerate(pairs)]
+
+
+def _options(localizer: Localizer) -> dict[str, Any]:
+    """Its settings: fields of a dataclass, else attributes; what is no plain value is made from one that is."""
+    thing: Any = localizer
+    own: dict[str, Any] = vars(thing)
+    if dataclasses.is_dataclass(thing):
+        own = {one.name: getattr(thing, one.name) for one in dataclasses.fields(thing) if one.init}
+    return {key: value for key, value in own.items() if not key.startswith("_") and _plain(value)}
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_plain, value))
+    return value is None or isinstance(value, str | int | float | bool)

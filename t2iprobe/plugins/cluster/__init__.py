@@ -1,0 +1,1 @@
+"""Studies on a Ray cluster, an extra: ``pip install 't2iprobe[ray]'``."""

@@ -1,0 +1,220 @@
+"""``--executor ray``: one actor per GPU holds the model, asks go to whichever is idle: :class:`RayExecutor`.
+
+Asks are independent, so what a lost actor was at is asked again on a new one. Only the driver writes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+from t2iprobe.core.errors import ConfigError, T2IProbeError
+from t2iprobe.core.model import OnStep
+from t2iprobe.core.study.bench import Bench, Stop
+from t2iprobe.core.study.executor import Executor
+from t2iprobe.core.sweep import Ask, Cost, Measured
+
+CPUS = 2  # of an actor on a machine without GPUs
+LOST = 3  # actors that may be lost over one unit
+
+Build = Callable[[], Bench]
+Unit = Sequence[Ask]
+
+
+class Holder:
+    """What runs in an actor: a bench and nothing else. It is made on the first call, which then can say what failed."""
+
+    def __init__(self, build: Build) -> None:
+        self._build = build
+
+    @cached_property
+    def _bench(self) -> Bench:
+        return self._build()
+
+    def load(self) -> None:
+        """Make the bench, so that actors do so side by side."""
+        with suppress(Exception):  # the next call says it
+            _ = self._bench
+
+    def describe(self) -> tuple[list[str], Bench]:
+        """Names of the scores, and the bench without what cannot travel."""
+        return self._bench.instrument.names, replace(self._bench, instrument=None, model=None)  # type: ignore[arg-type]
+
+    def plan(self, asks: Unit) -> tuple[Cost, list[list[Ask]]]:
+        """What asks cost, and which are measured together: the same ones as where there is one process."""
+        instrument: Any = self._bench.instrument
+        chunks = getattr(instrument, "chunks", lambda asks: [[ask] for ask in asks])
+        return instrument.cost(asks), list(chunks(asks))
+
+    def measure(self, unit: Unit) -> list[Measured]:
+        """The answers to a unit."""
+        return list(self._bench.instrument.measure(unit))
+
+
+class RayExecutor(Executor):
+    """Actors on a Ray cluster; each takes a GPU, or two CPU cores where the cluster has no GPU."""
+
+    name: ClassVar[str] = "ray"
+
+    @contextmanager
+    def bench(self, build: Build, stop: Stop) -> Iterator[Bench]:
+        """See :class:`~t2iprobe.core.study.executor.Executor`."""
+        ray = _ray()
+        with _connected(ray, self.address, self.workers):
+            crew = Crew(ray, build, _needs(ray), stop)
+            crew.hire(self.workers or _fit(ray, crew.needs))
+            try:
+                names, bench = crew.call("describe")
+                yield replace(bench, instrument=RayInstrument(crew, names))
+            finally:
+                crew.dismiss()
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError("--executor ray needs Ray: pip install 't2iprobe[ray]'") from None
+    return ray
+
+
+@contextmanager
+def _connected(ray: Any, address: str | None, workers: int | None) -> Iterator[None]:
+    """A connection that is closed again, unless it was there before."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # workers without a GPU see the machine as it is
+    local: dict[str, Any] = {"include_dashboard": False} if address is None else {"address": address}
+    if address is None and workers is not None:
+        local["num_cpus"] = max(workers * CPUS, os.cpu_count() or 1)
+    try:
+        ray.init(log_to_driver=False, logging_level="error", **local)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"no Ray cluster answers at {address or 'this machine'}: {error}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _needs(ray: Any) -> dict[str, float]:
+    """Resources of an actor."""
+    return {"num_gpus": 1, "num_cpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": CPUS}
+
+
+def _fit(ray: Any, needs: dict[str, float]) -> int:
+    """How many actors the cluster has room for."""
+    have = ray.cluster_resources()
+    return max(1, int(have.get("GPU", 0) if "num_gpus" in needs else have.get("CPU", 1) // needs["num_cpus"]))
+
+
+@dataclass
+class Crew:
+    """The actors.
+
+    Args:
+        ray: the library.
+        build: makes a bench.
+        needs: resources of each.
+        stop: asked before a unit is handed out.
+    """
+
+    ray: Any
+    build: Build
+    needs: dict[str, float]
+    stop: Stop
+    actors: list[Any] = field(default_factory=list)
+    busy: dict[Any, tuple[Any, Unit, int]] = field(default_factory=dict)  # actor, unit, actors lost over it
+
+    def hire(self, count: int) -> None:
+        """Start actors; they load the model side by side."""
+        remote = self.ray.remote(**self.needs)(Holder)
+        hired = [remote.remote(self.build) for _ in range(count)]
+        for actor in hired:
+            actor.load.remote()
+        self.actors += hired
+
+    def replace(self, lost: Any) -> None:
+        """A new actor for one that died."""
+        self.actors.remove(lost)
+        self.hire(1)
+
+    def dismiss(self) -> None:
+        """End them all."""
+        for actor in self.actors:
+            self.ray.kill(actor)
+        self.actors.clear()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Ask any actor; one that died is replaced."""
+        reason = ""
+        for _ in range(LOST):
+            actor = self.actors[0]
+            try:
+                return self.result(getattr(actor, method).remote(*arguments))
+            except self.ray.exceptions.RayActorError as error:
+                reason = str(error).strip().splitlines()[-1].strip()
+                self.replace(actor)
+        raise T2IProbeError(f"{LOST} Ray actors were lost while they loaded the model: {reason}")
+
+    def result(self, reference: Any) -> Any:
+        """What a call gave, or its own error."""
+        try:
+            return self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, Exception) else error) from None
+
+    def work(self, units: Sequence[Unit]) -> Iterator[Measured]:
+        """Every unit once, as they come."""
+        queue, idle, busy = [(unit, 0) for unit in units], list(self.actors), self.busy
+        busy.clear()
+        while busy or (queue and not self.stop.asked):
+            while queue and idle and not self.stop.asked:
+                (unit, lost), actor = queue.pop(0), idle.pop(0)
+                busy[actor.measure.remote(unit)] = (actor, unit, lost)
+            done, _ = self.ray.wait(list(busy), num_returns=1)
+            actor, unit, lost = busy.pop(done[0])
+            try:
+                answers = self.result(done[0])
+            except self.ray.exceptions.RayActorError:
+                queue.insert(0, (unit, self._count(lost)))
+                self.replace(actor)
+                idle.append(self.actors[-1])
+                continue
+            idle.append(actor)
+            yield from answers
+
+    def _count(self, lost: int) -> int:
+        if lost + 1 >= LOST:
+            raise T2IProbeError(
+                f"{LOST} Ray actors were lost over the same pairs; they may need more memory than a worker has: "
+                "use a smaller --batch-size"
+            )
+        return lost + 1
+
+
+@dataclass(frozen=True)
+class RayInstrument:
+    """An instrument whose asks are answered by a crew."""
+
+    crew: Crew
+    names: list[str]
+
+    @property
+    def busy(self) -> int:
+        """Units that are being measured; a study that is to stop waits for them."""
+        return len(self.crew.busy)
+
+    def cost(self, asks: Unit) -> Cost:
+        """See :class:`~t2iprobe.core.sweep.Instrument`."""
+        cost: Cost = self.crew.call("plan", asks)[0]
+        return cost
+
+    def measure(self, asks: Unit, *, on_step: OnStep = lambda rows, step: None) -> Iterator[Measured]:
+        """See :class:`~t2iprobe.core.sweep.Instrument`."""
+        yield from self.crew.work(self.crew.call("plan", asks)[1])

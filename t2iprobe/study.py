@@ -1,0 +1,176 @@
+"""Studies by name: :class:`Study` for Python, and :func:`planned` for what a study file says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t2iprobe.core.concepts import concept_named
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.localizer import Localizer
+from t2iprobe.core.model import Model
+from t2iprobe.core.pairs import Pair, pairs_from_csv
+from t2iprobe.core.study import study
+from t2iprobe.core.study.bench import Bench
+from t2iprobe.core.study.file import PairsPart, StudyFile
+from t2iprobe.loading import load, own_prompt_set, prompt_set
+from t2iprobe.plugins.manager import Plugins
+
+PAIRS = 8  # of a prompt set, where nobody says
+
+
+class Study(study.Study):
+    """A question about a model, and the pairs to ask it of; see :meth:`run`.
+
+    Args:
+        model: what :func:`t2iprobe.load` gives.
+        pairs: what :func:`t2iprobe.prompt_set` gives.
+        localizer: chooses the trials; a name, or what :meth:`Plugins.localizer` gives.
+        metrics: by name; default those of the pairs' concept. The first that judges the concept ranks.
+        settings: of the generation (``num_steps``, ``guidance``, ``height``, ``width``).
+        held_out: numbers of the pairs to confirm on, or how many of the last ones.
+        budget: most rows through the denoiser.
+        seed: of the localizer's own chance.
+        batch_size: most pictures at once; out of memory halves it.
+        reader: OCR engine.
+        store: URL of the store, where it is not to lie in the run folder.
+        plugins: where names are looked up; default all that are installed.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        pairs: Sequence[Pair],
+        localizer: str | Localizer = "exhaustive",
+        *,
+        metrics: Sequence[str] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        held_out: int | Sequence[int] = 0,
+        budget: int | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+        reader: str = "rapidocr",
+        store: str | None = None,
+        plugins: Plugins | None = None,
+    ) -> None:
+        plugins = plugins or Plugins()
+        chooses = plugins.localizer(localizer) if isinstance(localizer, str) else localizer
+        held = tail(len(pairs), held_out) if isinstance(held_out, int) else tuple(held_out)
+        judge = plugins.scorer(_concept(pairs), reader, metrics)
+        bench = Bench.of(model, pairs, judge, settings, batch_size)
+        super().__init__(bench, pairs, chooses, held, budget, seed, {}, versions(plugins), store)
+
+
+def _concept(pairs: Sequence[Pair]) -> str:
+    found = sorted({pair.concept for pair in pairs})
+    if len(found) != 1:
+        raise ConfigError(f"a study needs pairs of one concept, found {', '.join(found) or 'no pairs'}")
+    return found[0]
+
+
+def tail(count: int, held_out: int) -> tuple[int, ...]:
+    """The last pairs, which are held out.
+
+    Raises:
+        ConfigError: none is left to search on.
+    """
+    if held_out >= count:
+        raise ConfigError(f"{held_out} of {count} pairs are to be held out, which leaves none to search on")
+    return tuple(range(count - held_out, count))
+
+
+def versions(plugins: Plugins) -> dict[str, str]:
+    """Of the plugins in use."""
+    return {row.name: row.version for row in plugins.listing() if row.status == "ok"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make a bench; a value that can be sent to another machine and called there.
+
+    Args:
+        file: the study file.
+        pairs: what is asked about.
+    """
+
+    file: StudyFile
+    pairs: tuple[Pair, ...]
+
+    def __call__(self) -> Bench:
+        """Load the model and what reads its pictures."""
+        file, plugins = self.file, Plugins()
+        judge = plugins.scorer(_concept(self.pairs), file.reader, file.metrics)
+        part = file.model
+        model = load(part.ref, upscaler=part.upscaler, device=part.device, dtype=part.dtype, plugins=plugins)
+        return Bench.of(model, self.pairs, judge, file.generation.model_dump(), file.batch_size)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A study file, looked up and checked as far as that goes without the model.
+
+    Args:
+        file: the study file.
+        pairs: its pairs.
+        localizer: its localizer.
+        plugins: versions by name.
+    """
+
+    file: StudyFile
+    pairs: tuple[Pair, ...]
+    localizer: Localizer
+    plugins: Mapping[str, str]
+
+    @property
+    def recipe(self) -> Recipe:
+        """Makes the bench."""
+        return Recipe(self.file, self.pairs)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The study file, for the manifest."""
+        return {"file": self.file.model_dump(exclude_none=True, exclude={"out"})}
+
+    def on(self, bench: Bench) -> study.Study:
+        """The study on a bench."""
+        held_out = tail(len(self.pairs), self.file.pairs.held_out)
+        return study.Study(
+            bench,
+            self.pairs,
+            self.localizer,
+            held_out,
+            self.file.budget,
+            self.file.seed,
+            self.arguments,
+            self.plugins,
+            self.file.store,
+        )
+
+
+def planned(file: StudyFile, plugins: Plugins | None = None) -> Planned:
+    """What a study file asks for.
+
+    Raises:
+        ConfigError: a name in it is not known, or the pairs cannot be had.
+    """
+    plugins = plugins or Plugins()
+    chooses = plugins.localizer(file.localizer.name, **file.localizer.settings)
+    pairs = _pairs(file.pairs, file.model.ref, plugins)
+    tail(len(pairs), file.pairs.held_out)
+    plugins.scorer(_concept(pairs), file.reader, file.metrics)
+    return Planned(file, tuple(pairs), chooses, versions(plugins))
+
+
+def _pairs(part: PairsPart, ref: str, plugins: Plugins) -> list[Pair]:
+    concept = concept_named(part.concept, plugins.concepts())
+    if part.csv is not None:
+        if part.prompt_set is not None:
+            raise ConfigError("[pairs] has both prompt_set and csv; give one")
+        found = pairs_from_csv(
+            Path(part.csv).expanduser(), seed=part.seed, concept=concept.name, known=plugins.concepts()
+        )
+        return found[: part.limit]
+    name = part.prompt_set or own_prompt_set(ref, plugins)
+    return prompt_set(name, limit=part.limit or PAIRS, seed=part.seed, concept=concept.name, plugins=plugins)

@@ -1,0 +1,87 @@
+"""The Ray executor on a cluster of two workers on this machine; one of them is killed on the way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import simulation
+from simulation import Recipe
+
+from t2iprobe.core.errors import NonFiniteError, StoppedError, T2IProbeError
+from t2iprobe.core.study.bench import Stop, Watch
+from t2iprobe.core.study.result import Result
+from t2iprobe.core.study.study import Study
+from t2iprobe.core.sweep import Measured
+
+pytest.importorskip("ray")
+pytestmark = [
+    pytest.mark.slow,
+    # Ray's own sockets and files are closed when its processes end
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    import ray
+
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves workers where the tests share the machine
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # workers import the simulation
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield ray
+    ray.shutdown()
+
+
+def run(recipe: Recipe, path: Path, watch: Watch | None = None) -> Result:
+    from t2iprobe.plugins.cluster.executor import RayExecutor
+
+    watch = watch or Watch()
+    local = simulation.study()
+    with RayExecutor(workers=2).bench(recipe, watch.stop) as bench:
+        return Study(bench, local.pairs, local.localizer, local.held_out).run(path, watch)
+
+
+def same(found: Result, plain: Result) -> None:
+    assert found.finding == plain.finding
+    for name, scores in plain.scores.items():
+        assert np.array_equal(found.scores[name], scores, equal_nan=True)
+    for trial in plain.trials:
+        one, other = found.images(trial, 0), plain.images(trial, 0)
+        assert one is other is None or np.array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_a_worker_that_is_killed_costs_one_unit(cluster: Any, tmp_path: Path) -> None:
+    plain = simulation.study().run(tmp_path / "plain")
+    log = tmp_path / "log"
+    same(run(Recipe(log, fatal=3), tmp_path / "run"), plain)
+    workers = log.with_suffix(".workers").read_text().splitlines()
+    assert len(set(workers)) == 3 and len(workers) == 7 + 7 + 3 + 1  # two, and one for the one that died
+
+
+def test_pairs_that_kill_every_worker_end_the_study(cluster: Any, tmp_path: Path) -> None:
+    with pytest.raises(T2IProbeError, match="3 Ray actors were lost over the same pairs"):
+        run(Recipe(tmp_path / "log", fatal=3, times=99), tmp_path / "run")
+
+
+def test_an_error_in_a_worker_is_the_same_error_here(cluster: Any, tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError, match="NaN at step 0"):
+        run(Recipe(tmp_path / "log", broken=True), tmp_path / "run")
+
+
+def test_stopping_keeps_what_is_in_flight(cluster: Any, tmp_path: Path) -> None:
+    stop = Stop()
+
+    def measured(answer: Measured) -> None:
+        stop.asked = True
+
+    with pytest.raises(StoppedError):
+        run(Recipe(tmp_path / "log"), tmp_path / "run", Watch(measured=measured, stop=stop))
+    begun = len((tmp_path / "log").read_text().splitlines())
+    assert 1 <= begun <= 4 and Result.open(tmp_path / "run").answers == begun * 8
+    same(run(Recipe(tmp_path / "log"), tmp_path / "run"), simulation.study().run(tmp_path / "plain"))

@@ -1,0 +1,435 @@
+"""Studies: resumed, stopped, locked, damaged, out of space; and what they leave. Kills are in test_study_kill."""
+
+from __future__ import annotations
+
+import errno
+import getpass
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import simulation
+import zarr
+import zarr.storage._local
+from simulation import Simulated, study
+
+from t2iprobe.architectures.sd3 import SD3
+from t2iprobe.cli import main
+from t2iprobe.core import runfolder
+from t2iprobe.core.errors import (
+    BudgetError,
+    ConfigError,
+    DamagedError,
+    LockedError,
+    NonFiniteError,
+    RunExistsError,
+    StoppedError,
+    StoreError,
+)
+from t2iprobe.core.lab import Lab
+from t2iprobe.core.localizer import Finding, Localizer
+from t2iprobe.core.model import Model, OnStep
+from t2iprobe.core.study import arrays, file, provenance
+from t2iprobe.core.study.bench import Bench
+from t2iprobe.core.study.result import Result
+from t2iprobe.core.study.study import Study
+from t2iprobe.core.sweep import Ask, Measured
+from t2iprobe.core.trials import source
+
+Call = Callable[[Sequence[str]], tuple[int, str, str]]
+
+
+class Asked:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.units: list[tuple[int, int]] = []
+
+    def __call__(self, ask: Ask) -> None:
+        self.units.append((ask.pair, len(ask.trials)))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_finished_study_is_shown_not_run_again(tmp_path: Path) -> None:
+    asked = Asked()
+    first = study(Simulated(asked)).run(tmp_path / "run")
+    count, before = len(asked.units), contents(tmp_path)
+    again = study(Simulated(asked)).run(tmp_path / "run")
+    assert (len(asked.units), contents(tmp_path)) == (count, before)
+    assert again.finding == first.finding and first.finding is not None
+
+
+def test_other_settings_are_said_and_nothing_is_touched(tmp_path: Path) -> None:
+    study().run(tmp_path / "run")
+    before, asked = contents(tmp_path), Asked()
+    with pytest.raises(RunExistsError, match="seed: 0 there, 1 now"):
+        study(Simulated(asked), seed=1).run(tmp_path / "run")
+    with pytest.raises(RunExistsError, match="pairs: 10 of them there, 9 of them now"):
+        study(Simulated(asked), 9).run(tmp_path / "run")
+    assert contents(tmp_path) == before and not asked.units
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(RunExistsError, match="no run"):
+        study().run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_the_second_of_two_says_so_and_does_nothing(tmp_path: Path) -> None:
+    second = Asked()
+
+    class Twice(Simulated):
+        def measure(self, asks: Sequence[Ask], *, on_step: OnStep = lambda rows, step: None) -> Iterator[Measured]:
+            with pytest.raises(LockedError, match=str(os.getpid())):
+                study(Simulated(second)).run(tmp_path / "run")
+            return super().measure(asks, on_step=on_step)
+
+    assert study(Twice()).run(tmp_path / "run").manifest["state"] == "finished"
+    assert not second.units and not (tmp_path / "run/.lock").exists()
+
+
+class Interrupting(Simulated):
+    """Gets a SIGINT while it works on its unit number ``at``."""
+
+    def __init__(self, at: int, told: simulation.Told = lambda ask: None, batch: int = 1) -> None:
+        super().__init__(told, batch=batch)
+        self.at = at
+
+    def measure(self, asks: Sequence[Ask], *, on_step: OnStep = lambda rows, step: None) -> Iterator[Measured]:
+        for measured in super().measure(asks, on_step=on_step):
+            self.at -= 1
+            if self.at == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield measured
+
+
+@pytest.mark.parametrize(("batch", "kept"), [(1, 2), (3, 3)])
+def test_sigint_finishes_the_unit(batch: int, kept: int, tmp_path: Path) -> None:
+    before, asked = signal.getsignal(signal.SIGINT), Asked()
+    with pytest.raises(StoppedError, match="study resume") as stopped:
+        study(Interrupting(2, asked, batch)).run(tmp_path / "run")
+    assert stopped.value.exit_code == 130 and signal.getsignal(signal.SIGINT) is before
+    assert runfolder.read_manifest(tmp_path / "run")["state"] == "interrupted"
+    assert Result.open(tmp_path / "run").answers == kept * 8 and len(asked.units) == kept
+    plain = study().run(tmp_path / "plain")
+    resumed = study(Simulated(asked)).run(tmp_path / "run")
+    assert len(asked.units) == 7 + 7 + 3 and resumed.finding == plain.finding
+    assert resumed.manifest["sessions"] == 2
+
+
+def test_a_budget_is_charged_alike_after_an_interruption(tmp_path: Path) -> None:
+    enough = Lab(Simulated(), study().bench.space, simulation.pairs(10), range(7), range(7, 10))
+    simulation.Climbing().find(enough)
+    with pytest.raises(BudgetError):
+        study(budget=enough.spent.rows - 1).run(tmp_path / "short")
+    with pytest.raises(StoppedError):
+        study(Interrupting(9), budget=enough.spent.rows - 1).run(tmp_path / "run")
+    with pytest.raises(BudgetError):
+        study(budget=enough.spent.rows - 1).run(tmp_path / "run")
+    assert study(budget=enough.spent.rows).run(tmp_path / "run").finding  # a larger one may go on from there
+
+
+class Limited:
+    """Zarr's way to the disk, with room for so many bytes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left, self._real = 0, zarr.storage._local._put
+        monkeypatch.setattr(zarr.storage._local, "_put", self.put)
+
+    def put(self, path: Path, value: Any, exclusive: bool = False) -> int:
+        self.left -= len(value)
+        if self.left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return self._real(path, value, exclusive)
+
+
+@pytest.mark.parametrize("room", [2_000, 30_000, 60_000, 120_000])
+def test_a_full_disk_is_one_error_and_goes_on_with_space(
+    room: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plain = study().run(tmp_path / "plain")
+    disk = Limited(monkeypatch)
+    disk.left = room
+    with pytest.raises(StoreError, match="no space left"):
+        study().run(tmp_path / "run")
+    readable = Result.open(tmp_path / "run").answers if (tmp_path / "run").exists() else 0
+    assert readable > 0 or room < 120_000
+    disk.left = 10**9
+    check_same(study().run(tmp_path / "run"), plain)
+
+
+def check_same(found: Result, plain: Result) -> None:
+    assert found.finding == plain.finding
+    for name, scores in plain.scores.items():
+        assert np.array_equal(found.scores[name], scores, equal_nan=True)
+
+
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 300 kB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_file_system_that_is_really_full(tmpfs: Path, tmp_path: Path) -> None:
+    ballast = tmpfs / "ballast"
+    ballast.write_bytes(bytes(100_000))
+    with pytest.raises(StoreError, match=r"no space left|No space left"):
+        study().run(tmpfs / "run")
+    assert Result.open(tmpfs / "run").answers > 0
+    subprocess.run(["mount", "-o", "remount,size=9m", tmpfs], check=True)
+    check_same(study().run(tmpfs / "run"), study().run(tmp_path / "plain"))
+
+
+def test_a_flipped_byte_in_any_chunk_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    result = study(count=4).run(path)
+    store = path / runfolder.STORE
+    chunks = [found for found in store.rglob("*") if found.is_file() and found.name != "zarr.json"]
+    assert {found.relative_to(store).parts[0] for found in chunks} == {"images", "scores", "trial", "pair", "memo"}
+    rng = np.random.default_rng(0)
+    for chunk in chunks:
+        whole = chunk.read_bytes()
+        for at in {0, len(whole) - 1, int(rng.integers(len(whole)))}:
+            flipped = bytearray(whole)
+            flipped[at] ^= 1 << int(rng.integers(8))
+            chunk.write_bytes(flipped)
+            with pytest.raises(DamagedError, match=str(chunk.relative_to(store))):
+                read_all(path)
+        chunk.write_bytes(whole)
+    read_all(path)
+    assert result.images(source(), 0) is not None
+
+
+def read_all(path: Path) -> None:
+    """Every picture as a user gets it, every other array whole."""
+    result = Result.open(path)
+    for trial in result.trials:
+        for pair in range(len(result.pairs)):
+            result.images(trial, pair)
+    root = zarr.open_group(path / runfolder.STORE, mode="r")
+    for name in ("trial", "pair", "scores/trial", "scores/pair", "memo/weights%2Fof%20layers"):
+        arrays.read(arrays.member(root, name), slice(None))
+
+
+def test_a_missing_picture_is_not_black(tmp_path: Path) -> None:
+    result = study(count=4).run(tmp_path / "run")
+    black = result.images(source(), 0)
+    assert black is not None and not np.asarray(black).any()
+    (tmp_path / "run/study.zarr/images/c.0.0.0.0.0").unlink()
+    with pytest.raises(DamagedError, match=r"images/c\.0\.0\.0\.0\.0"):
+        result.images(source(), 0)
+
+
+def test_a_score_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    class Blind(Simulated):
+        def measure(self, asks: Sequence[Ask], *, on_step: OnStep = lambda rows, step: None) -> Iterator[Measured]:
+            for measured in super().measure(asks):
+                scores = {label: {**one, "score_target": float("nan")} for label, one in measured.scores.items()}
+                yield Measured(measured.pair, scores, {}, 1, 1)
+
+    with pytest.raises(NonFiniteError, match="score_target of trial 'source'"):
+        study(Blind()).run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_before_the_first_answer_leaves_nothing(tmp_path: Path) -> None:
+    class Wrong(Localizer):
+        name, summary = "wrong", "for tests"
+
+        def find(self, lab: Lab) -> Finding:
+            raise ConfigError("no")
+
+    one = study()
+    with pytest.raises(ConfigError):
+        Study(one.bench, one.pairs, Wrong()).run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_are_there_for_xarray(tmp_path: Path) -> None:
+    xarray = pytest.importorskip("xarray")
+    study(count=4).run(tmp_path / "run")
+    shown = xarray.open_zarr(tmp_path / "run/study.zarr")
+    assert shown.images.dims == ("trial", "pair", "y", "x", "rgb")
+    scores = xarray.open_zarr(tmp_path / "run/study.zarr", group="scores")
+    one = scores.ssim.sel(trial="3", pair="0 A0 -> B0")
+    assert float(one) == np.float32(simulation.number(0, "3", "ssim"))
+
+
+def test_the_best_have_intervals_and_sites(tmp_path: Path) -> None:
+    result = study().run(tmp_path / "run")
+    best = result.top(2, by="score")
+    assert best[0].score.low <= best[0].score.mean <= best[0].score.high and best[0].score.mean >= best[1].score.mean
+    assert set(best.sites) >= set(best[0].trial.sites) and result.top(1, by="ssim", lowest=True)
+    with pytest.raises(ConfigError, match="did you mean score"):
+        result.top(1, by="scoer_target")
+    with pytest.raises(ConfigError, match="no trial"):
+        result.images("99", 0)
+
+
+def test_ten_thousand_pairs_are_few_files(tmp_path: Path) -> None:
+    root = arrays.create(str(tmp_path / "s.zarr"), [str(i) for i in range(10_000)], ["a"])
+    arrays.grow(root, [{"label": str(i)} for i in range(72)])
+    scores = arrays.member(root, "scores/a")
+    assert int(np.prod([-(-n // size) for n, size in zip(scores.shape, scores.shards or (), strict=True)])) == 80
+    arrays.add_images(root, 72, 10_000, (1024, 1024, 3), 72)
+    images = arrays.member(root, "images")
+    assert images.chunks[:2] == (1, 1) and (images.shards or ())[:2] == (21, 1)
+
+
+def test_the_store_may_lie_elsewhere(tmp_path: Path) -> None:
+    plain = study().run(tmp_path / "plain")
+    where = f"memory://{tmp_path.name}/words.zarr"  # fsspec's, or Zarr's, for the length of the process
+    with pytest.raises(StoppedError):
+        study(Interrupting(3), store=where).run(tmp_path / "run")
+    check_same(study(store=where).run(tmp_path / "run"), plain)
+    assert not (tmp_path / "run/study.zarr").exists()
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return Model(SD3.tiny(), SD3(), ref=str(Path.home() / "models/tiny"), defaults={"num_steps": 2})
+
+
+class Bright:
+    name, direction, needs = "bright", "higher", "word"
+
+    def score(self, image: Any, word: str) -> float:
+        return float(np.asarray(image).mean())
+
+
+class Same(Bright):
+    name, needs = "ssim", "image"
+
+
+def test_the_manifest_says_what_ran_and_not_where(
+    model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from t2iprobe.core.scoring import Scorer
+
+    bench = Bench.of(model, simulation.pairs(1), Scorer("text", None, [Bright()], [Same()]))  # type: ignore[arg-type,list-item]
+    monkeypatch.chdir(tmp_path)
+    asked = {"csv": str(tmp_path / "pairs.csv"), "model": model.ref}
+    result = Study(bench, simulation.pairs(1), Every(), arguments=asked, plugins={"mine": "1"}).run(tmp_path / "run")
+    text = (tmp_path / "run" / runfolder.MANIFEST).read_text()
+    found = json.loads(text)
+    assert str(tmp_path) not in text and str(Path.home()) + "/" not in text and socket.gethostname() not in text
+    assert f"/{getpass.getuser()}/" not in text
+    assert (found["model"], found["device"], found["plugins"]) == ("~/models/tiny", "cpu", {"mine": "1"})
+    assert found["settings"]["weights"].startswith("sampled-sha256:") and found["settings"]["dtype"] == "float32"
+    assert found["settings"]["generation"]["num_steps"] == 2 and found["settings"]["seed"] == 0
+    assert {"torch", "diffusers", "zarr"} <= set(found["versions"]) and found["started"] <= found["ended"]
+    assert set(found["git"] or {"commit", "dirty"}) == {"commit", "dirty"}
+    picture = result.images(source(), 0)
+    assert picture is not None and picture.mode == "RGB"
+
+
+class Every(Localizer):
+    name, summary = "every", "for tests"
+
+    def find(self, lab: Lab) -> Finding:
+        lab.ask([lab.space.trial([0])])
+        return Finding((), (float("nan"), 1.0), "done")
+
+
+def test_the_hash_is_of_the_weights(model: Model) -> None:
+    same = Model(SD3.tiny(), SD3())
+    assert provenance.digest([model.pipeline]) == provenance.digest([same.pipeline])
+    same.denoiser.transformer_blocks[1].attn.add_k_proj.weight.data *= 1.001
+    assert provenance.digest([model.pipeline]) != provenance.digest([same.pipeline])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[model]\nref = "a"\n[pairs]\nhold_out = 3', "did you mean held_out"),
+        ('modle = 3\n[model]\nref = "a"', "did you mean model"),
+        ("seed = 3", "model is missing"),
+        ('seed = "x"\n[model]\nref = "a"', "seed: input should be a valid integer"),
+        ("seed = ", "no TOML"),
+    ],
+)
+def test_a_study_file_is_checked(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        file.read(tmp_path / "study.toml")
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """Runs the command line in a folder with a study file: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    SD3.tiny().save_pretrained(tmp_path / "tiny")
+    (tmp_path / "pairs.csv").write_text('source,target\n"a ""OPEN""","a ""SHUT"""\n"a ""SUN""","a ""FOG"""\n')
+    (tmp_path / "words.toml").write_text(
+        'batch_size = 5\n[model]\nref = "./tiny"\n[pairs]\ncsv = "pairs.csv"\n[generation]\nnum_steps = 1\n'
+    )
+
+    def run(arguments: Sequence[str]) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["t2iprobe", "study", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, " ".join(err.split())
+
+    return run
+
+
+def test_a_study_from_its_file(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from t2iprobe.core.sweep import Sweep
+
+    real = Sweep.measure
+
+    def interrupted(self: Sweep, asks: Sequence[Ask], **options: Any) -> Iterator[Measured]:
+        for measured in real(self, asks, **options):
+            os.kill(os.getpid(), signal.SIGINT)
+            yield measured
+
+    monkeypatch.setattr(Sweep, "measure", interrupted)
+    code, out, err = call(["run", "words.toml"])
+    assert (code, out) == (130, "") and "t2iprobe study resume runs/words" in err and "plan: exhaustive" in err
+    monkeypatch.setattr(Sweep, "measure", real)
+    code, out, _ = call(["status", "runs/words", "--format", "json"])
+    assert code == 0 and (json.loads(out)["state"], json.loads(out)["answers"]) == ("interrupted", 5)
+    code, out, _ = call(["resume", "runs/words", "--format", "json"])
+    answer = json.loads(out)
+    assert (code, answer["state"], answer["answers"]) == (0, "finished", 10)
+    assert answer["finding"]["sentence"] and len(answer["top"]) == 3
+    code, out, err = call(["run", "words.toml", "--format", "json"])
+    assert code == 0 and json.loads(out) == answer and "already" in err
+    (tmp_path / "words.toml").write_text((tmp_path / "words.toml").read_text() + "guidance = 2.0\n")
+    code, out, err = call(["run", "words.toml"])
+    assert (code, out) == (2, "") and "guidance: None there, 2.0 now" in err
+    code, out, _ = call(["ls", "--format", "json"])
+    assert code == 0 and [row["path"] for row in json.loads(out)["studies"]] == ["runs/words"]
+
+
+def test_bad_requests_are_one_sentence(call: Call, tmp_path: Path) -> None:
+    for arguments, said in (
+        (["run", "word.toml"], "cannot read the study file"),
+        (["status", "runs/none"], "no run of t2iprobe"),
+        (["run", "words.toml", "--executor", "rya"], "did you mean ray"),
+        (["run", "words.toml", "--workers", "2"], "go with --executor ray"),
+    ):
+        code, out, err = call(arguments)
+        assert (code, out) == (2, "") and said in err, err
+    assert not (tmp_path / "runs").exists()
