@@ -1,0 +1,1 @@
+"""Finds which layers, heads and steps are responsible for a concept."""

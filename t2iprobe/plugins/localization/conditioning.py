@@ -1,0 +1,104 @@
+"""Prompts as the denoiser gets them, and its calls as they come: what gradient and attention methods read."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2iprobe.core.adapter import Branch
+from t2iprobe.core.model import Generation, Model, Run
+from t2iprobe.core.pairs import Pair
+
+LATENTS = ("hidden_states", "sample")  # what diffusers' denoisers call what is denoised
+
+
+def differing_tokens(model: Model, pair: Pair, alike: float = 0.5) -> list[int]:
+    """Positions where the encoded prompts of a pair differ by at least ``alike`` of the most that any does.
+
+    Text encoders mix tokens, so that everything behind a word differs a little; half of the largest difference keeps
+    the word itself.
+    """
+    with torch.no_grad():
+        tokens = model.adapter.encode_prompts(model.pipeline, [pair.source, pair.target]).tokens.float()
+    distance = (tokens[0] - tokens[1]).norm(dim=-1)
+    return torch.nonzero(distance >= alike * distance.max().clamp(min=1e-9)).flatten().tolist()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of the denoiser: its arguments, for the conditional branch only.
+
+    Args:
+        arguments: by name; tensors have a row axis first where they depend on the row.
+        rows: how many rows.
+    """
+
+    arguments: Mapping[str, Any]
+    rows: int
+
+    def with_latents_of(self, row: int) -> dict[str, Any]:
+        """The arguments with one row's latents in all rows."""
+        given = dict(self.arguments)
+        name = _latents(given)
+        given[name] = given[name][[row] * self.rows]
+        return given
+
+
+def recorded(model: Model, generation: Generation) -> tuple[Run, list[Call]]:
+    """Run a generation and keep the arguments of every denoiser call that holds the conditional branch."""
+    calls: list[Call] = []
+    rows, seen = len(generation.prompts), Seen()
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = {**_named(module, args), **kwargs}
+        total = int(given[_latents(given)].shape[0])
+        branches = model.adapter.branches(model.pipeline, seen.at(given["timestep"]), total // rows)
+        if Branch.COND in branches:
+            start = branches.index(Branch.COND) * rows
+            calls.append(Call({name: _rows(value, total, start, rows) for name, value in given.items()}, rows))
+
+    handle = model.denoiser.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        run = model.run(generation)
+    finally:
+        handle.remove()
+    return run, calls
+
+
+@dataclass
+class Seen:
+    """Counts denoiser calls at one timestep: guidance in two calls a step makes two."""
+
+    timestep: float = float("nan")
+    calls: int = 0
+
+    def at(self, timestep: Any) -> int:
+        """Calls at this timestep before this one."""
+        now = float(torch.as_tensor(timestep).flatten()[0])
+        self.calls = self.calls + 1 if now == self.timestep else 0
+        self.timestep = now
+        return self.calls
+
+
+def _latents(given: Mapping[str, Any]) -> str:
+    """Name of the argument that is denoised."""
+    return next(name for name in LATENTS if given.get(name) is not None)
+
+
+def _named(module: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
+    """Positional arguments by name."""
+    return dict(zip(list(inspect.signature(type(module).forward).parameters)[1:], args, strict=False))
+
+
+def _rows(value: Any, total: int, start: int, rows: int) -> Any:
+    """The rows of one branch, in tensors that have rows."""
+    if isinstance(value, Tensor):
+        return value[start : start + rows].clone() if value.ndim and value.shape[0] == total else value
+    if isinstance(value, Mapping):
+        return {name: _rows(one, total, start, rows) for name, one in value.items()}
+    return value

@@ -1,0 +1,126 @@
+"""Layers by how much attention brings from the words that differ: :class:`Contribution`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+
+from t2iprobe.core.adapter import Branch
+from t2iprobe.core.cache import ActivationCache
+from t2iprobe.core.lab import Lab
+from t2iprobe.core.localizer import Finding, Localizer
+from t2iprobe.core.model import Model
+from t2iprobe.core.sites import Site
+from t2iprobe.core.sweep import Cost
+from t2iprobe.plugins.localization.attribution import charge, lab_settings, model_of, ranked
+from t2iprobe.plugins.localization.conditioning import differing_tokens
+from t2iprobe.plugins.localization.record import Record
+
+
+@dataclass
+class Contribution(Localizer):
+    """Ranks layers by what the image tokens get from the words that differ ("Localizing Knowledge in Diffusion
+    Transformers", arXiv 2505.18832): one forward a prompt at ``steps=1``, nothing is patched but the finalists.
+
+    *Our reading*, as the paper's exact norm was not at hand: of the attention's result before its output projection,
+    all heads side by side, the part that comes from those tokens' values, sum over them of softmax(q k / sqrt d) v; its
+    Euclidean norm, averaged over image tokens, steps and prompts of both sides; divided by the norm of the whole result
+    if ``relative``. The softmax is over text and image keys where attention is joint. It is computed from the
+    projections' results, so normalised queries and keys (SD3.5, FLUX) and rotary positions (FLUX) are left out there.
+    It says what is *read*, not what is *used*: a layer can bring much that no later layer needs.
+
+    Args:
+        pairs: of the search, to look at.
+        finalists: layers to patch exactly.
+        steps: denoising steps of the runs that are looked at.
+        relative: see above.
+        alike: see ``tokens``.
+    """
+
+    name: ClassVar[str] = "contribution"
+    summary: ClassVar[str] = "attention contribution of the differing words, finalists patched exactly"
+    needs_model: ClassVar[bool] = True
+    pairs: int = 4
+    finalists: int = 3
+    steps: int = 1
+    relative: bool = False
+    alike: float = 0.5
+
+    def find(self, lab: Lab) -> Finding:
+        """See :class:`~t2iprobe.core.localizer.Localizer`."""
+        model = model_of(lab, self.name)
+        record = Record(lab)
+        with record.within_budget():
+            scores = [self._pair(lab, model, pair) for pair in lab.search[: self.pairs]]
+            ranked(record, np.mean(scores, axis=0), self.finalists)
+        return record.finding()
+
+    def _pair(self, lab: Lab, model: Model, pair: int) -> NDArray[np.float64]:
+        settings = {**lab_settings(lab), "num_steps": self.steps}
+        key = f"contribution {self.steps} steps relative={self.relative} alike={self.alike}, pair {pair}"
+
+        def compute() -> NDArray[np.float64]:
+            asked = lab.pairs[pair]
+            generation = model.generation([asked.source, asked.target], asked.seed, **settings)
+            layers = [reads(model, names) for names in lab.space.kv]
+            run = model.run(generation, cache=[site.name for one in layers for site in one])
+            tokens = differing_tokens(model, asked, self.alike)
+            return np.array([self._layer(run.cache, sites, tokens) for sites in layers])
+
+        calls = model.evaluations(self.steps)
+        charge(lab, Cost(2, 2 * model.guided(settings.get("guidance")) * calls, calls))
+        return np.asarray(lab.memory.memo(key, compute), np.float64)
+
+    def _layer(self, cache: ActivationCache, sites: list[Site], tokens: list[int]) -> float:
+        found = []
+        for step in cache.steps(sites[0].name):
+            values = [cache.fetch(site.name, step, Branch.COND, [0, 1]).float() for site in sites]
+            part, whole = contributions(*values, heads=sites[0].heads or 1, tokens=tokens)
+            found.append(float((part / whole if self.relative else part).mean()))
+        return float(np.mean(found))
+
+
+def reads(model: Model, names: tuple[str, ...]) -> list[Site]:
+    """Sites of one attention: query, text keys and values, and the image's own where they share the softmax."""
+    key, value = (model.sites.named(name) for name in names)
+    query = model.sites.named(key.name.removesuffix("k") + "q")
+    block = key.name.rsplit(".", 2)[0]
+    own = [f"{block}.self_attn.{port}" for port in "kv"]
+    parent = key.module.rsplit(".", 1)[0]
+    known = model.sites.names
+    joint = all(name in known and model.sites.named(name).module.startswith(parent + ".") for name in own)
+    return [query, key, value, *(model.sites.named(name) for name in own if joint)]
+
+
+def contributions(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    own_key: Tensor | None = None,
+    own_value: Tensor | None = None,
+    *,
+    heads: int,
+    tokens: list[int],
+) -> tuple[Tensor, Tensor]:
+    """Norms of the part of an attention's result that comes from some text tokens, and of the whole, (row, query).
+
+    Args:
+        query: (row, query, channel) of the image tokens.
+        key, value: (row, token, channel) of the text.
+        own_key, own_value: (row, query, channel) of the image tokens, where attention is joint.
+        heads: in the channel axis.
+        tokens: positions among the text tokens.
+    """
+    keys = key if own_key is None else torch.cat([key, own_key], 1)
+    values = value if own_value is None else torch.cat([value, own_value], 1)
+    q, k, v = (rearrange(one, "b t (h d) -> b h t d", h=heads) for one in (query, keys, values))
+    weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+    part, whole = weights[..., tokens] @ v[:, :, tokens], weights @ v
+    joined = [rearrange(one, "b h t d -> b t (h d)").norm(dim=-1) for one in (part, whole)]
+    return joined[0], joined[1]

@@ -1,0 +1,164 @@
+"""One layer at a time, as the paper did: :class:`Exhaustive`; and its null: :class:`RandomSets`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.lab import Lab
+from t2iprobe.core.localizer import Finding, Localizer
+from t2iprobe.core.trials import Direction, Part, Trial
+from t2iprobe.plugins.localization.evidence import Evidence, evidence
+from t2iprobe.plugins.localization.record import Record, layers_named, percent
+from t2iprobe.plugins.localization.selection import Rule, rule_named
+
+
+@dataclass
+class Exhaustive(Localizer):
+    """Every layer patched by itself (arXiv 2502.09935, section 3), with a rule instead of a look at the figure.
+
+    Finds single and split layers. Layers that do nothing alone (weak ones that act together, redundant ones) it cannot
+    find in the ``denoising`` direction; redundancy of the other kind (one patched layer suffices) hides in ``noising``.
+
+    Args:
+        part: ``kv`` patches text keys and values; ``text`` the text a layer reads (the paper's injection).
+        direction: ``noising`` takes the source's activations into the target's run; a response of 1 then is a layer
+            without which the target's content is gone.
+        select: ``threshold[:0.1]``, ``gap[:0.1]``, ``top:COUNT`` or ``pareto[:0.1]``, see ``selection``.
+    """
+
+    name: ClassVar[str] = "exhaustive"
+    summary: ClassVar[str] = "every layer patched by itself, as the paper did"
+    part: Part = "kv"
+    direction: Direction = "denoising"
+    select: str = "threshold"
+
+    def __post_init__(self) -> None:
+        self.rule: Rule = rule_named(self.select)
+
+    def find(self, lab: Lab) -> Finding:
+        """See :class:`~t2iprobe.core.localizer.Localizer`."""
+        record = Record(lab, self.part)
+        with record.within_budget():
+            sweep(record, self.rule, self.direction)
+        return record.finding()
+
+
+def sweep(record: Record, rule: Rule, direction: Direction = "denoising") -> Evidence:
+    """Every layer by itself into a record; the evidence of them.
+
+    Raises:
+        BudgetError: it does not allow a single pair.
+    """
+    space = record.lab.space
+    trials = [space.trial([layer], part=record.part, direction=direction) for layer in range(space.layers)]
+    found = evidence(record.ask(trials), trials, record.lab.seed)
+    chosen = rule.choose(found)
+    record.ranking = found.mean.tolist()
+    record.layers = tuple(sorted(chosen))
+    record.details |= {"response": table(trials, found), "null": null(np.delete(found.mean, list(chosen)))}
+    if chosen:
+        record.notes.append(
+            f"Alone they bring {', '.join(f'{layer}: {percent(found.interval(layer))}' for layer in chosen[:5])}; "
+            f"of the others none more than {np.delete(found.mean, list(chosen)).max(initial=0):.0%}."
+        )
+    elif not found.shown:
+        record.notes.append("Source and target do not surely score differently: nothing can be carried over.")
+    else:
+        record.notes.append("Layers may act only together: `adaptive` and `greedy` look for sets.")
+    return found
+
+
+def table(trials: list[Trial], found: Evidence) -> list[dict[str, object]]:
+    """A row a trial, ready for JSON."""
+    return [
+        {
+            "label": trial.label,
+            **found.interval(index)._asdict(),
+            "change": float(found.change[index]),
+            "p": float(found.p[index]),
+        }
+        for index, trial in enumerate(trials)
+    ]
+
+
+def null(responses: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> dict[str, float]:
+    """What layers bring that are not responsible: mean and 95th percentile."""
+    if not len(responses):
+        return {}
+    return {"mean": float(responses.mean()), "q95": float(np.quantile(responses, 0.95)), "count": len(responses)}
+
+
+@dataclass
+class RandomSets(Localizer):
+    """A control: sets of layers drawn by chance, all of one size. It finds nothing; it says what chance brings.
+
+    Args:
+        size: layers in a set.
+        draws: how many sets.
+        layers: what they are to be compared with, such as ``55-57``; the p-value is the share of random sets (and this
+            one) that respond as much.
+        part: what is patched.
+    """
+
+    name: ClassVar[str] = "random"
+    summary: ClassVar[str] = "a control: sets of random layers"
+    size: int = 1
+    draws: int = 10
+    layers: str = ""
+    part: Part = "kv"
+
+    def find(self, lab: Lab) -> Finding:
+        """See :class:`~t2iprobe.core.localizer.Localizer`."""
+        record = Record(lab, self.part)
+        given = parse_layers(self.layers) if self.layers else ()
+        words = ""
+        with record.within_budget():
+            words = self._draw(record, given)
+        return record.finding(words)
+
+    def _draw(self, record: Record, given: tuple[int, ...]) -> str:
+        lab, size = record.lab, len(given) or self.size
+        if not 0 < size <= lab.space.layers:
+            raise ConfigError(f"random sets of {size} layers: the model has {lab.space.layers}")
+        drawn = _drawn(lab.space.layers, size, self.draws, np.random.default_rng([lab.seed, size]))
+        sets = [*([given] if given else []), *sorted(drawn - {given})]
+        trials = [lab.space.trial(one, part=self.part) for one in sets]
+        found = evidence(record.ask(trials), trials, lab.seed)
+        chance = found.mean[1:] if given else found.mean
+        record.details |= {"response": table(trials, found), "null": null(chance)}
+        mean, high = chance.mean(), np.quantile(chance, 0.95)
+        words = f"Sets of {size} random layers bring {mean:.0%} on average, {high:.0%} at the 95th percentile."
+        if given:
+            p = (1 + int((chance >= found.mean[0]).sum())) / (1 + len(chance))
+            record.details["p"] = p
+            words += f" {layers_named(given)} bring {percent(found.interval(0))}: p = {p:.3f}."
+        return words
+
+
+def _drawn(layers: int, size: int, draws: int, rng: np.random.Generator) -> set[tuple[int, ...]]:
+    """Different sets, fewer where there are no more."""
+    found: set[tuple[int, ...]] = set()
+    for _ in range(20 * draws):
+        if len(found) < draws:
+            found.add(tuple(sorted(rng.choice(layers, size, replace=False).tolist())))
+    return found
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """``3,5-8`` as numbers.
+
+    Raises:
+        ConfigError: not such a list.
+    """
+    found: list[int] = []
+    try:
+        for part in text.replace("+", ",").split(","):
+            first, _, last = part.partition("-")
+            found += range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise ConfigError(f"layers {text!r}: write numbers and ranges, such as 3,5-8") from None
+    return tuple(sorted(set(found)))

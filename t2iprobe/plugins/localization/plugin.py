@@ -1,0 +1,30 @@
+"""Registers the bundled localization methods."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from t2iprobe.plugins.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from t2iprobe.core.localizer import Localizer
+    from t2iprobe.core.report import Section
+    from t2iprobe.core.study.result import Result
+
+
+@hookimpl
+def t2iprobe_register_localizers() -> list[type[Localizer]]:
+    """The paper's method first."""
+    from t2iprobe.plugins.localization import adaptive, attribution, contribution, exhaustive, parts, sets
+
+    layers: list[type[Localizer]] = [exhaustive.Exhaustive, sets.Window, sets.Nested, sets.Greedy, adaptive.Adaptive]
+    inner: list[type[Localizer]] = [attribution.Attribution, contribution.Contribution]
+    return [*layers, *inner, parts.Heads, parts.Steps, parts.Tokens, exhaustive.RandomSets]
+
+
+@hookimpl
+def t2iprobe_report_sections(result: Result) -> list[Section]:
+    """Bars of what was measured in parts."""
+    from t2iprobe.plugins.localization.sections import sections
+
+    return list(sections(result.finding))

@@ -1,0 +1,103 @@
+"""Which layers count as found: rules as objects. The paper chose by looking at its figure and gives none.
+
+A rule reads the evidence of single layers and gives their numbers, strongest first; none where nothing stands out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.scoring import FOUND
+from t2iprobe.plugins.localization.evidence import Evidence
+
+
+class Rule(Protocol):
+    """Chooses among trials."""
+
+    def choose(self, evidence: Evidence) -> tuple[int, ...]:
+        """Numbers of the trials, strongest first."""
+        ...
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Those whose response is surely above ``at``: by bounds that hold for all layers at once.
+
+    A layer that carries half of the word moves it half of the way, and is found.
+    """
+
+    at: float = FOUND
+
+    def choose(self, evidence: Evidence) -> tuple[int, ...]:
+        """See :class:`Rule`."""
+        return tuple(one for one in _ranked(evidence) if evidence.low[one] > self.at) if evidence.shown else ()
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The ``count`` strongest, however sure they are."""
+
+    count: int
+
+    def choose(self, evidence: Evidence) -> tuple[int, ...]:
+        """See :class:`Rule`."""
+        return _ranked(evidence)[: self.count]
+
+
+@dataclass(frozen=True)
+class LargestGap:
+    """Those above the largest step between neighbours in the ranking, if the strongest is surely above ``at``."""
+
+    at: float = FOUND
+
+    def choose(self, evidence: Evidence) -> tuple[int, ...]:
+        """See :class:`Rule`."""
+        ranked = _ranked(evidence)
+        if not Threshold(self.at).choose(evidence):
+            return ()
+        steps = -np.diff(evidence.mean[list(ranked)])
+        return ranked[: int(np.argmax(steps)) + 1] if len(steps) else ranked
+
+
+@dataclass(frozen=True)
+class Pareto:
+    """Among those surely above ``at``: the ones that no other beats in response *and* in leaving the picture alone."""
+
+    at: float = FOUND
+
+    def choose(self, evidence: Evidence) -> tuple[int, ...]:
+        """See :class:`Rule`."""
+        clear = Threshold(self.at).choose(evidence)
+        return tuple(one for one in clear if not any(_beats(evidence, other, one) for other in clear))
+
+
+def rule_named(text: str) -> Rule:
+    """``threshold``, ``threshold:0.2``, ``gap``, ``top:3`` or ``pareto`` as a rule.
+
+    Raises:
+        ConfigError: none of these.
+    """
+    name, _, number = text.partition(":")
+    try:
+        if name == "top":
+            return TopK(int(number))
+        kinds: dict[str, type[Threshold | LargestGap | Pareto]]
+        kinds = {"threshold": Threshold, "gap": LargestGap, "pareto": Pareto}
+        return kinds[name](float(number)) if number else kinds[name]()
+    except (KeyError, ValueError):
+        raise ConfigError(
+            f"selection {text!r} is none of threshold[:0.1], gap[:0.1], top:COUNT, pareto[:0.1]"
+        ) from None
+
+
+def _ranked(evidence: Evidence) -> tuple[int, ...]:
+    return tuple(int(one) for one in np.argsort(-evidence.mean, kind="stable"))
+
+
+def _beats(evidence: Evidence, one: int, other: int) -> bool:
+    better = evidence.mean[one] >= evidence.mean[other] and evidence.change[one] <= evidence.change[other]
+    return bool(better and (evidence.mean[one], evidence.change[one]) != (evidence.mean[other], evidence.change[other]))

@@ -1,0 +1,202 @@
+"""Sets of neighbouring and of best layers: :class:`Window` and :class:`Nested`; greedy search: :class:`Greedy`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.lab import Lab
+from t2iprobe.core.localizer import Finding, Localizer
+from t2iprobe.core.scoring import FOUND
+from t2iprobe.core.trials import Part, ranges
+from t2iprobe.plugins.localization.evidence import Array, Evidence, bounds, evidence, moves, shown
+from t2iprobe.plugins.localization.exhaustive import sweep, table
+from t2iprobe.plugins.localization.record import Record
+from t2iprobe.plugins.localization.selection import Threshold
+
+ENOUGH = 0.05  # of what the fullest set brings: a set that misses no more is as good
+
+
+@dataclass
+class Window(Localizer):
+    """Windows of ``size`` neighbouring layers, each patched together, one layer apart.
+
+    Finds neighbours that act only together; not scattered ones. The answer is the strongest window, without the layers
+    at its ends that every equally strong window does without.
+
+    Args:
+        size: layers in a window.
+        part: what is patched.
+    """
+
+    name: ClassVar[str] = "window"
+    summary: ClassVar[str] = "windows of neighbouring layers patched together"
+    size: int = 3
+    part: Part = "kv"
+
+    def find(self, lab: Lab) -> Finding:
+        """See :class:`~t2iprobe.core.localizer.Localizer`."""
+        if not 0 < self.size <= lab.space.layers:
+            raise ConfigError(f"windows of {self.size} layers: the model has {lab.space.layers}")
+        record = Record(lab, self.part)
+        with record.within_budget():
+            self._search(record)
+        return record.finding()
+
+    def _search(self, record: Record) -> None:
+        space = record.lab.space
+        windows = [tuple(range(first, first + self.size)) for first in range(space.layers - self.size + 1)]
+        trials = [space.trial(one, part=self.part) for one in windows]
+        found = evidence(record.ask(trials), trials, record.lab.seed)
+        record.details["response"] = table(trials, found)
+        record.ranking = [
+            float(np.mean([found.mean[i] for i, one in enumerate(windows) if layer in one]))
+            for layer in range(space.layers)
+        ]
+        if Threshold().choose(found):
+            record.layers = _common(windows, found)
+
+
+def _common(windows: Sequence[tuple[int, ...]], found: Evidence) -> tuple[int, ...]:
+    """The strongest window, less what windows as strong do not have."""
+    strong = [set(one) for one, mean in zip(windows, found.mean, strict=True) if mean >= found.mean.max() - ENOUGH]
+    return tuple(sorted(set.intersection(*strong))) or windows[int(np.argmax(found.mean))]
+
+
+@dataclass
+class Nested(Localizer):
+    """Growing sets: the best 1, 2, 3, 10, 30 and all layers (arXiv 2502.09935, table 5).
+
+    Once by the ranking of single layers and once as neighbours around the best one; the answer is the smallest set that
+    brings as much as the fullest, less a twentieth. Layers that do nothing alone are ranked by chance, so such a set
+    can be larger than it must be.
+
+    Args:
+        counts: sizes, separated by ``/``.
+        part: what is patched.
+    """
+
+    name: ClassVar[str] = "nested"
+    summary: ClassVar[str] = "the best 1, 2, 3, 10, 30 and all layers, as in the paper's table of layer counts"
+    counts: str = "1/2/3/10/30"
+    part: Part = "kv"
+
+    def __post_init__(self) -> None:
+        try:
+            self.sizes = sorted({int(count) for count in self.counts.split("/")})
+        except ValueError:
+            raise ConfigError(f"counts {self.counts!r}: write sizes such as 1/2/3/10") from None
+
+    def find(self, lab: Lab) -> Finding:
+        """See :class:`~t2iprobe.core.localizer.Localizer`."""
+        record = Record(lab, self.part)
+        with record.within_budget():
+            single = sweep(record, Threshold())
+            record.layers, record.notes = (), []
+            if single.shown:
+                self._grow(record, single)
+        return record.finding()
+
+    def _grow(self, record: Record, single: Evidence) -> None:
+        count = record.lab.space.layers
+        ranked = np.argsort(-single.mean, kind="stable").tolist()
+        sizes = [*(size for size in self.sizes if 0 < size < count), count]
+        kinds = {"best": ranked, "neighbours": _outward(ranked[0], count)}
+        sets = {tuple(sorted(order[:size])): kind for kind, order in reversed(kinds.items()) for size in sizes}
+        trials = {
+            one: record.lab.space.trial(one, part=self.part) for one in sorted(sets, key=lambda one: (len(one), one))
+        }
+        found = evidence(record.ask(list(trials.values())), list(trials.values()), record.lab.seed)
+        rows = table(list(trials.values()), found)
+        kept = zip(trials, rows, strict=True)
+        record.details["nested"] = [{"count": len(one), "kind": sets[one], **row} for one, row in kept]
+        if found.low[-1] > FOUND:
+            record.layers = next(
+                one for one, mean in zip(trials, found.mean, strict=True) if mean >= found.mean[-1] - ENOUGH
+            )
+
+
+def _outward(start: int, count: int) -> list[int]:
+    """All numbers, nearest to ``start`` first; the later one of two as near."""
+    return sorted(range(count), key=lambda layer: (abs(layer - start), -layer))
+
+
+@dataclass
+class Greedy(Localizer):
+    """Greedy search: add the layer that brings most, or take away the one that is missed least.
+
+    ``forward`` is cheap, and blind for layers that do nothing alone; ``backward`` starts with all layers, finds those
+    too, and asks about L²/2 trials of every pair.
+
+    Args:
+        direction: ``forward`` or ``backward``.
+        most: layers at most (``forward``).
+        part: what is patched.
+    """
+
+    name: ClassVar[str] = "greedy"
+    summary: ClassVar[str] = "adds (or takes away) one layer at a time, the best first"
+    direction: Literal["forward", "backward"] = "forward"
+    most: int = 12
+    part: Part = "kv"
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("forward", "backward"):
+            raise ConfigError(f"direction {self.direction!r} is neither forward nor backward")
+
+    def find(self, lab: Lab) -> Finding:
+        """See :class:`~t2iprobe.core.localizer.Localizer`."""
+        record = Record(lab, self.part)
+        record.details["steps"] = []
+        with record.within_budget():
+            (self._forward if self.direction == "forward" else self._backward)(record)
+        return record.finding()
+
+    def _forward(self, record: Record) -> None:
+        every = range(record.lab.space.layers)
+        base: tuple[int, ...] = ()
+        while len(base) < min(self.most, len(every)):
+            rest = [layer for layer in every if layer not in base]
+            sets = [tuple(sorted((*base, layer))) for layer in rest]
+            moved, spans = self._levels(record, [*sets, *([base] if base else [])])
+            gains = moved[: len(sets)] - (moved[-1] if base else 0.0)
+            best = int(np.argmax(gains.mean(axis=1)))
+            if not base:
+                record.ranking = (moved.mean(axis=1) / max(float(spans.mean()), 1e-6)).tolist()
+            if not base and not shown(spans):
+                return
+            if bounds(gains[best], spans, 0.05 / len(sets)).low <= 0 or gains[best].mean() < FOUND * spans.mean():
+                return
+            base = record.layers = sets[best]
+            self._note(record, base, float(moved[best].mean() / spans.mean()))
+
+    def _backward(self, record: Record) -> None:
+        base = tuple(range(record.lab.space.layers))
+        moved, spans = self._levels(record, [base])
+        if not shown(spans) or bounds(moved[0], spans).low <= FOUND:
+            return
+        whole = float(moved[0].mean() / spans.mean())
+        while len(base) > 1:
+            sets = [tuple(other for other in base if other != layer) for layer in base]
+            moved, spans = self._levels(record, sets)
+            levels = moved.mean(axis=1) / spans.mean()
+            best = int(np.argmax(levels))
+            if levels[best] < whole - FOUND:
+                for layer, level in zip(base, levels, strict=True):
+                    record.ranking[layer] = whole - float(level)
+                break
+            record.ranking[base[best]] = 0.0
+            base = sets[best]
+            self._note(record, base, float(levels[best]))
+        record.layers = base
+
+    def _levels(self, record: Record, sets: Sequence[tuple[int, ...]]) -> tuple[Array, Array]:
+        trials = [record.lab.space.trial(one, part=self.part) for one in sets]
+        return moves(record.ask(trials), trials)
+
+    def _note(self, record: Record, base: Sequence[int], level: float) -> None:
+        record.details["steps"].append({"layers": ranges(base), "response": level})

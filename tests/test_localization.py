@@ -1,0 +1,336 @@
+"""Localization methods: right on simulated models of every truth they claim, silent on none, within budgets, and on
+the shipped model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from t2iprobe.architectures.sd import SD
+from t2iprobe.architectures.sd3 import SD3
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.lab import Lab
+from t2iprobe.core.localizer import Finding
+from t2iprobe.core.model import Model
+from t2iprobe.core.sweep import Renderer, Sweep
+from t2iprobe.core.trials import Space
+from t2iprobe.loading import load, prompt_set, scorer
+from t2iprobe.plugins.localization.attribution import first_order
+from t2iprobe.plugins.localization.conditioning import differing_tokens, recorded
+from t2iprobe.plugins.localization.contribution import contributions
+from t2iprobe.plugins.localization.evidence import bounds, evidence, holm, sign_flip
+from t2iprobe.plugins.localization.selection import LargestGap, Pareto, Threshold, TopK, rule_named
+from t2iprobe.plugins.manager import Plugins
+from t2iprobe.testing.simulation import Additive, Part, Redundant, Simulation, Together, Truth, sdxl, simulated
+
+PLUGINS = Plugins(installed=False)
+SEEDS = 20  # one wrong is 95 %
+
+SINGLE = Additive(12, {6: 1.0})
+SPLIT = Additive(17, {11: 0.5, 14: 0.5})
+SCATTERED = Additive(24, {3: 0.4, 11: 0.3, 20: 0.3})
+JOINT = Together.all_of(12, [4, 5, 6])
+KEEPS = Redundant(12, frozenset({5, 8}), keeps=True)
+EITHER = Redundant(12, frozenset({5, 8}), keeps=False)
+NONE = Additive(12, {})
+
+
+def find(method: str, lab: Lab, **settings: Any) -> Finding:
+    return PLUGINS.localizer(method, **settings).find(lab)
+
+
+def right(method: str, truth: Truth, seeds: int = SEEDS, pairs: int = 24, **settings: Any) -> float:
+    """Share of seeds with exactly the planted layers."""
+    labs = (simulated(Simulation(truth, pairs, seed), held_out=8) for seed in range(seeds))
+    return float(np.mean([set(find(method, lab, **settings).layers) == truth.planted for lab in labs]))
+
+
+@pytest.mark.parametrize("truth", [SINGLE, SPLIT, SCATTERED, JOINT, KEEPS, EITHER], ids=lambda one: type(one).__name__)
+def test_adaptive_finds_every_kind_of_set(truth: Truth) -> None:
+    assert right("adaptive", truth) >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "truth"),
+    [
+        ("exhaustive", {}, SINGLE),
+        ("exhaustive", {}, SPLIT),
+        ("exhaustive", {"direction": "noising"}, JOINT),
+        ("exhaustive", {"select": "gap"}, SINGLE),
+        ("exhaustive", {"part": "text"}, SPLIT),
+        ("window", {"size": 3}, JOINT),
+        ("window", {"size": 3}, SINGLE),
+        ("nested", {}, SINGLE),
+        ("nested", {}, SPLIT),
+        ("greedy", {}, SPLIT),
+        ("greedy", {"direction": "backward"}, JOINT),
+        ("greedy", {"direction": "backward"}, KEEPS),
+    ],
+)
+def test_methods_find_what_they_claim(method: str, settings: dict[str, Any], truth: Truth) -> None:
+    assert right(method, truth, seeds=10, **settings) == 1
+
+
+@pytest.mark.parametrize("method", ["exhaustive", "window", "nested", "greedy", "adaptive"])
+@pytest.mark.parametrize("alike", [False, True], ids=["nothing carries it", "source and target alike"])
+def test_nothing_stands_out_where_there_is_nothing(method: str, alike: bool) -> None:
+    """Also with the paper's noise, and where the model does not draw the word at all."""
+    seeds, silent = 20, 0
+    for seed in range(seeds):
+        if alike:
+            made = Simulation(SINGLE, 40, seed, source=0.25, target=0.25)
+        else:
+            made = Simulation(NONE, 40, seed, 0.19, 0.34, agreement=3, jitter=0.05, jittered=0.3)
+        found = find(method, simulated(made, held_out=8))
+        silent += not found.layers and found.sentence.startswith("Nothing stands out")
+    assert silent / seeds >= 0.95
+
+
+def test_adaptive_asks_for_far_fewer_pictures() -> None:
+    for truth, pairs in ((SINGLE, 32), (SPLIT, 32)):
+        lab, other = (simulated(Simulation(truth, pairs)) for _ in range(2))
+        rows = [
+            find(name, where).details["cost"]["searching_rows"]
+            for name, where in (("adaptive", lab), ("exhaustive", other))
+        ]
+        assert 3 * rows[0] <= rows[1]
+
+
+def test_adaptive_finds_layers_that_are_weak_alone_at_the_papers_noise() -> None:
+    """Three layers a third each among 70; the full benchmark is benchmarks/adaptive.py."""
+    thirds = Additive(70, {55: 1 / 3, 56: 1 / 3, 57: 1 / 3}, graded=False)
+    found = [find("adaptive", simulated(sdxl(200, seed, thirds))) for seed in range(5)]
+    assert sum(set(one.layers) == thirds.planted for one in found) >= 4
+    assert np.mean([one.details["cost"]["images"] for one in found]) < 72 * 200 / 10
+
+
+def test_screening_with_fewer_steps_costs_less_and_finds_the_same() -> None:
+    plain, screened = (simulated(Simulation(SPLIT, 32)) for _ in range(2))
+    one, other = find("adaptive", plain), find("adaptive", screened, screen_steps=5)
+    assert one.layers == other.layers == (11, 14)
+
+
+@pytest.mark.parametrize("method", ["exhaustive", "window", "nested", "greedy", "adaptive", "heads", "steps", "random"])
+def test_a_budget_ends_a_search_and_is_said(method: str) -> None:
+    for budget in (0, 100, 1000, 3000):
+        lab = simulated(Simulation(SPLIT, 32), held_out=8, budget=budget)
+        found = find(method, lab)
+        assert lab.spent.rows <= budget
+        assert "budget" in found.sentence
+        assert found.details["cost"]["rows"] == lab.spent.rows
+
+
+class Remembering(Simulation):
+    """Must not be asked anything."""
+
+    def measure(self, asks: Any, **more: Any) -> Any:
+        assert not asks
+        return iter(())
+
+
+@pytest.mark.parametrize("method", ["exhaustive", "window", "nested", "greedy", "adaptive", "heads", "steps", "random"])
+def test_a_search_repeats_itself_and_resumes(method: str) -> None:
+    """The same asks from the same seed; with a filled memory none at all, and the same answer."""
+    first, second = (simulated(Simulation(SPLIT, 16), held_out=4) for _ in range(2))
+    found = find(method, first)
+    assert repr(find(method, second)) == repr(found)  # NaN is not NaN
+    assert second.spent == first.spent
+    again = simulated(Remembering(SPLIT, 16), held_out=4)
+    again.memory = first.memory
+    assert repr(find(method, again)) == repr(found)
+
+
+def test_heads_of_a_layer_alone_and_together() -> None:
+    one = Simulation(SINGLE, 16, part=Part(heads=frozenset({2})))
+    assert find("heads", simulated(one)).details["heads"] == {"6": [2]}
+    two = Simulation(SINGLE, 16, part=Part(heads=frozenset({1, 2})))
+    assert find("heads", simulated(two), layers="6").details["heads"] == {"6": []}
+    assert find("heads", simulated(two), layers="6", mode="elimination").details["heads"] == {"6": [1, 2]}
+
+
+def test_steps_that_matter() -> None:
+    early = Simulation(SINGLE, 16, part=Part(steps=frozenset(range(5))), steps=20)
+    found = find("steps", simulated(early), layers="6", places=10).details
+    assert (found["start_late"], found["stop_early"]) == (0, 4)
+    assert found["strongest_window"][1] <= 6
+
+
+def test_tokens_that_matter() -> None:
+    one = Simulation(SINGLE, 16, part=Part(tokens=frozenset({7})))
+    assert find("tokens", simulated(one), layers="6", positions="5-8").details["alone"] == [7]
+
+
+def test_random_sets_are_a_null() -> None:
+    found = find("random", simulated(Simulation(SPLIT, 24)), layers="11,14", draws="19")
+    assert found.layers == ()
+    assert found.details["p"] == 1 / (1 + found.details["null"]["count"]) <= 1 / 19
+    assert found.details["null"]["mean"] < 0.2
+
+
+def test_redundancy_is_said() -> None:
+    assert "either of 5 or 8" in find("adaptive", simulated(Simulation(EITHER, 16))).sentence
+
+
+def test_without_held_out_pairs_it_says_so() -> None:
+    assert "there are no held-out" in find("adaptive", simulated(Simulation(SINGLE, 16))).sentence
+    assert "8 held-out pairs" in find("adaptive", simulated(Simulation(SINGLE, 24), held_out=8)).sentence
+
+
+@pytest.mark.parametrize("method", ["exhaustive", "adaptive"])
+@pytest.mark.parametrize("pairs", [2, 3])
+def test_two_clean_pairs_suffice_for_a_whole_layer(method: str, pairs: int) -> None:
+    assert right(method, SINGLE, seeds=10, pairs=pairs + 8) == 1
+    lab = simulated(Simulation(SINGLE, pairs))
+    assert find(method, lab).layers == (6,)
+
+
+def scored(responses: list[float], pairs: int = 16) -> Any:
+    """Evidence of layers that bring these shares of the way."""
+    lab = simulated(Simulation(Additive(len(responses), dict(enumerate(responses))), pairs))
+    trials = [lab.space.trial([layer]) for layer in range(len(responses))]
+    return evidence(lab.ask(trials), trials)
+
+
+def test_rules() -> None:
+    found = scored([0.02, 0.9, 0.0, 0.5, 0.04])
+    assert Threshold().choose(found) == (1, 3)
+    assert TopK(3).choose(found)[:2] == (1, 3) and len(TopK(3).choose(found)) == 3
+    assert LargestGap().choose(found) == (1, 3)
+    assert set(Pareto().choose(found)) == {1, 3}
+    assert Threshold().choose(scored([0.0, 0.01])) == LargestGap().choose(scored([0.0, 0.01])) == ()
+
+
+@pytest.mark.parametrize("text", ["best", "top", "top:x", "gap:wide"])
+def test_a_rule_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is none of threshold"):
+        rule_named(text)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_sign_flips_by_hand() -> None:
+    assert sign_flip(np.array([1.0, 1.0, 1.0])) == 1 / 8
+    assert sign_flip(np.array([1.0, -1.0])) == 3 / 4
+    assert sign_flip(np.zeros(5)) == 1
+
+
+def test_bounds_may_be_looked_at_after_every_pair() -> None:
+    """A null whose bounds are looked at 60 times leaves them in at most 5 % of 200 runs."""
+    rng, missed = np.random.default_rng(0), 0
+    for _ in range(200):
+        moved = rng.normal(0, 0.5, 64)
+        missed += any(
+            not bounds(moved[:n], np.ones(n)).low <= 0 <= bounds(moved[:n], np.ones(n)).high for n in range(4, 64)
+        )
+    assert missed / 200 <= 0.05
+
+
+def test_simultaneous_bounds_hold_for_all_layers_at_once() -> None:
+    """70 layers that do nothing, at the paper's noise: any of them above 0 in at most 5 % of 20 runs."""
+    wrong = 0
+    for seed in range(20):
+        lab = simulated(sdxl(60, seed, Additive(70, {})))
+        trials = [lab.space.trial([layer]) for layer in range(70)]
+        wrong += bool((evidence(lab.ask(trials), trials, seed).low > 0).any())
+    assert wrong <= 1
+
+
+def test_a_localizer_is_built_by_name() -> None:
+    assert set(PLUGINS.localizers()) >= {
+        "exhaustive",
+        "window",
+        "nested",
+        "greedy",
+        "adaptive",
+        "attribution",
+        "contribution",
+    }
+    assert all(kind.summary for kind in PLUGINS.localizers().values())
+    assert PLUGINS.localizer("window", size="5").size == 5  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="no localizer 'adaptiv'; did you mean adaptive"):
+        PLUGINS.localizer("adaptiv")
+    with pytest.raises(ConfigError, match="no setting 'pair'; did you mean pairs"):
+        PLUGINS.localizer("adaptive", pair=3)
+    with pytest.raises(ConfigError, match="size is a number, found 'wide'"):
+        PLUGINS.localizer("window", size="wide")
+
+
+@pytest.mark.parametrize("method", ["attribution", "contribution"])
+def test_what_reads_a_model_needs_one(method: str) -> None:
+    with pytest.raises(ConfigError, match="this lab has pictures only"):
+        find(method, simulated(Simulation(SINGLE, 4)))
+
+
+@pytest.fixture(scope="module", params=[SD, SD3], ids=["sd", "sd3"])
+def tiny(request: pytest.FixtureRequest) -> Model:
+    return Model(request.param.tiny(), request.param(), defaults={"num_steps": 2})
+
+
+def test_gradients_are_those_of_a_small_patch(tiny: Model) -> None:
+    """Against finite differences: a thousandth of the way to the target's values, through the same hooks."""
+    run, calls = recorded(tiny, tiny.generation(["a cat", "two dogs"], 0))
+    assert len(calls) == run.denoiser_calls == 2
+    sites = [list(tiny.text_sites(layer)) for layer in range(tiny.layers)]
+    effects, apart = first_order(tiny, calls[0], sites, 0.0)
+    _, nearer = first_order(tiny, calls[0], sites, 1e-2)
+    assert effects.sum() == pytest.approx((apart - nearer) / 2 / 1e-2, rel=0.05, abs=1e-9)
+
+
+def test_all_layers_of_a_u_net_are_the_whole_difference() -> None:
+    """Text reaches a U-Net through its layers only: at the target's values the predictions are the same."""
+    model = Model(SD.tiny(), SD(), defaults={"num_steps": 2})
+    _, calls = recorded(model, model.generation(["a cat", "two dogs"], 0))
+    sites = [list(model.text_sites(layer)) for layer in range(model.layers)]
+    assert first_order(model, calls[0], sites, 1.0)[1] == pytest.approx(0, abs=1e-6)
+
+
+def test_contributions_by_hand() -> None:
+    """One head, keys alike: every token has the same weight, half of the values are the word's."""
+    query, key = torch.zeros(1, 1, 2), torch.zeros(1, 4, 2)
+    value = torch.tensor([[[4.0, 0.0], [0.0, 0.0], [0.0, 8.0], [0.0, 0.0]]])
+    part, whole = contributions(query, key, value, heads=1, tokens=[0])
+    assert (part.item(), whole.item()) == pytest.approx((1.0, 5**0.5))
+    joint, _ = contributions(query, key, value, torch.zeros(1, 4, 2), torch.zeros(1, 4, 2), heads=1, tokens=[0])
+    assert joint.item() == pytest.approx(0.5)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Callable[..., Lab]:
+    """Labs on tiny-sd3, whose word is planted in layer 6 and whose colour in layer 3."""
+    model = load("tiny-sd3", plugins=PLUGINS)
+
+    def lab(concept: str, pairs: int) -> Lab:
+        asked = prompt_set("signs", limit=pairs + 2, concept=concept, plugins=PLUGINS)
+        sweep = Sweep(Renderer(model, asked), scorer(concept, plugins=PLUGINS))
+        return Lab(sweep, Space.of(model), asked, range(pairs), [pairs, pairs + 1], model=model)
+
+    return lab
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("concept", "layer"), [("text", 6), ("colour", 3)])
+@pytest.mark.parametrize(
+    ("method", "settings", "pairs"),
+    [("adaptive", {}, 4), ("exhaustive", {}, 4), ("attribution", {"pairs": 1}, 2), ("contribution", {"pairs": 1}, 2)],
+    ids=["adaptive", "exhaustive", "attribution", "contribution"],
+)
+def test_the_planted_layer_of_the_shipped_model(
+    shipped: Callable[..., Lab], concept: str, layer: int, method: str, settings: dict[str, Any], pairs: int
+) -> None:
+    lab = shipped(concept, pairs)
+    found = find(method, lab, **settings)
+    assert found.layers == (layer,)
+    assert found.details["cost"]["rows"] == lab.spent.rows
+
+
+@pytest.mark.slow
+def test_the_tokens_that_differ_are_the_letters(shipped: Callable[..., Lab]) -> None:
+    lab = shipped("text", 1)
+    assert lab.model is not None
+    assert differing_tokens(lab.model, lab.pairs[0])
