@@ -1,0 +1,246 @@
+"""``t2iprobe localize``: which layers, together, write the concept; by any registered method, as a study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from t2iprobe.cli.console import Format, answers, print_json
+from t2iprobe.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from t2iprobe.core.study.file import StudyFile
+    from t2iprobe.core.study.result import Result
+    from t2iprobe.plugins.manager import Plugins
+
+PAIRS, HELD_OUT = 12, 4
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options, as given."""
+
+    arch: str | None
+    model: str | None
+    upscaler: str | None
+    method: str
+    setting: list[str]
+    concept: str
+    prompt_set: str | None
+    pairs: Path | None
+    limit: int | None
+    held_out: int | None
+    preset: str | None
+    glyphcontrol: Path | None
+    budget: int | None
+    seed: int | None
+    num_steps: int | None
+    guidance: float | None
+    resolution: int | None
+    device: str | None
+    dtype: str | None
+    batch_size: int | None
+    reader: str | None
+
+
+def localize(
+    context: typer.Context,
+    arch: Annotated[
+        str | None, typer.Option(help="sd3, sdxl or if: the embedded model, unless --model or --preset says more.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Embedded name, local folder or hub id.")] = None,
+    upscaler: Annotated[str | None, typer.Option(help="DeepFloyd IF's stage II, a folder or hub id.")] = None,
+    method: Annotated[str, typer.Option(help="A localizer; `t2iprobe localize --method list` shows all.")] = "adaptive",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the method, NAME=VALUE; repeatable.")
+    ] = None,
+    concept: Annotated[str, typer.Option(help="What the prompts differ in: text, colour, style, object.")] = "text",
+    prompt_set: Annotated[
+        str | None, typer.Option(help="Such as signs, simple, creative, glyphcontrol:FOLDER.")
+    ] = None,
+    pairs: Annotated[Path | None, typer.Option(help="CSV file: source,target[,seed[,concept]].")] = None,
+    limit: Annotated[int | None, typer.Option(help=f"Pairs, held-out ones included; default {PAIRS}.", min=1)] = None,
+    held_out: Annotated[
+        int | None, typer.Option(help=f"Of them, the last ones to confirm on; default {HELD_OUT}.", min=0)
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="A paper's settings: iclr2025, which needs --arch and --glyphcontrol.")
+    ] = None,
+    glyphcontrol: Annotated[Path | None, typer.Option(help="Folder of GlyphControl's prompt files.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Most rows through the denoiser.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the noise and of the method's chance; default 0.", min=0)] = None,
+    num_steps: Annotated[int | None, typer.Option(help="Denoising steps; default the model's own.", min=1)] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; default the model's own.")] = None,
+    resolution: Annotated[int | None, typer.Option(help="Side of the picture in pixels.", min=8)] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default CUDA where there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Most pictures at once.", min=1)] = None,
+    reader: Annotated[str | None, typer.Option(help="OCR engine: rapidocr, or easyocr (an extra).")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Also if it takes hours.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/localize-MODEL-CONCEPT-METHOD.")] = None,
+    format: Annotated[Format, typer.Option(help="table, or one JSON object on stdout.")] = Format.table,
+) -> None:
+    """Find the set of layers that writes the text (or colour, …), confirm it on held-out pairs, write a report.
+
+    An interrupted run goes on where it stopped: give the same command again.
+
+    Examples:
+
+      t2iprobe localize --arch sd3
+
+      t2iprobe localize --arch sdxl --method exhaustive --concept colour --format json
+
+      t2iprobe localize --arch sd3 --method steps --set layers=6
+
+      t2iprobe localize --arch sdxl --preset iclr2025 --glyphcontrol text_prompts/paper --method exhaustive
+    """
+    if method == "list":
+        _list(context.obj, format)
+        return
+    asked = Asked(
+        arch, model, upscaler, method, setting or [], concept, prompt_set, pairs, limit, held_out, preset,
+        glyphcontrol, budget, seed, num_steps, guidance, resolution, device, dtype, batch_size, reader,
+    )  # fmt: skip
+    _print(_run(asked, context.obj, out, yes), format)
+
+
+def _run(asked: Asked, plugins: Plugins, out: Path | None, yes: bool) -> dict[str, Any]:
+    from t2iprobe.cli.report import write
+    from t2iprobe.cli.study import RUNS, Where, start
+
+    file = _file(asked, plugins)
+    path = out or RUNS / f"localize-{Path(file.model.ref).name}-{asked.concept}-{asked.method}"
+    result = start(plugins, file, path, Where(yes=yes))
+    page = write(result, plugins)
+    return _answer(result, file, plugins) | {"run": str(path), "report": str(page)}
+
+
+def _file(asked: Asked, plugins: Plugins) -> StudyFile:
+    """The same question as a study file."""
+    from t2iprobe.core.study import file as study_file
+
+    chosen = _preset(asked) | {key: value for key, value in vars(asked).items() if value not in (None, [])}
+    ways = [one for one in ("prompt_set", "pairs") if vars(asked)[one] is not None]
+    if len(ways) > 1:
+        raise ConfigError("give the pairs one way: --prompt-set or --pairs")
+    side = chosen.get("resolution")
+    found = {
+        "model": {"ref": _reference(asked, chosen, plugins), **_kept(chosen, "upscaler", "device", "dtype")},
+        "pairs": {
+            "concept": asked.concept,
+            "limit": chosen.get("limit", PAIRS),
+            "held_out": chosen.get("held_out", HELD_OUT),
+            "seed": chosen.get("seed", 0),
+            **({"csv": str(asked.pairs)} if asked.pairs else _kept(chosen, "prompt_set")),
+        },
+        "localizer": {"name": asked.method, **_settings(asked.setting)},
+        "generation": {**_kept(chosen, "num_steps", "guidance"), **({"height": side, "width": side} if side else {})},
+        **_kept(chosen, "budget", "batch_size", "reader", "seed"),
+    }
+    return study_file.parse(found, "the options")
+
+
+def _kept(chosen: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: chosen[name] for name in names if name in chosen}
+
+
+def _reference(asked: Asked, chosen: dict[str, Any], plugins: Plugins) -> str:
+    from t2iprobe.cli.models import reference
+
+    return reference(asked.arch, chosen.get("model"), plugins)
+
+
+def _settings(given: list[str]) -> dict[str, str]:
+    """``NAME=VALUE``, each."""
+    pairs = [one.partition("=") for one in given]
+    wrong = next((name for name, mark, _ in pairs if not (name and mark)), None)
+    if wrong is not None:
+        raise ConfigError(f"--set takes NAME=VALUE, found {wrong!r}")
+    return {name: value for name, _, value in pairs}
+
+
+def _preset(asked: Asked) -> dict[str, Any]:
+    """The paper's settings, where asked for; what is given beside it goes first."""
+    from t2iprobe.core.names import choice
+    from t2iprobe.plugins.localization.presets import PAIRS as PAPER_PAIRS
+    from t2iprobe.plugins.localization.presets import PRESETS, preset
+
+    if asked.preset is None:
+        if asked.glyphcontrol is not None:
+            raise ConfigError("--glyphcontrol goes with --preset; alone write --prompt-set glyphcontrol:FOLDER")
+        return {}
+    known = choice("preset", asked.preset, PRESETS)
+    if asked.arch is None or asked.glyphcontrol is None:
+        raise ConfigError(
+            f"--preset {asked.preset} needs --arch ({', '.join(known)}) and --glyphcontrol FOLDER, "
+            "where GlyphControl's prompt files are"
+        )
+    one = preset(asked.preset, asked.arch)
+    found = {
+        "model": one.model,
+        "upscaler": one.upscaler,
+        "num_steps": one.num_steps,
+        "guidance": one.guidance,
+        "resolution": one.resolution,
+        "dtype": one.dtype,
+        "seed": one.seed,
+        "reader": one.reader,
+        "prompt_set": one.prompt_set(str(asked.glyphcontrol)),
+        "limit": PAPER_PAIRS,
+        "held_out": 0,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _answer(result: Result, file: StudyFile, plugins: Plugins) -> dict[str, Any]:
+    """The JSON object."""
+    from t2iprobe.core.study.result import finding_as_json
+    from t2iprobe.loading import planted_layers
+
+    assert result.finding is not None
+    finding = finding_as_json(result.finding)
+    return {
+        "model": file.model.ref,
+        "arch": result.manifest["settings"]["adapter"],
+        "concept": file.pairs.concept,
+        "method": file.localizer.name,
+        "planted": planted_layers(file.model.ref, file.pairs.concept, plugins),
+        "layers": finding["layers"],
+        "ranking": finding["ranking"],
+        "response": finding["response"],
+        "sentence": finding["sentence"],
+        "details": finding["details"],
+        "denoiser_calls": result.manifest["spent"]["calls"],
+        "denoiser_rows": result.manifest["spent"]["rows"],
+    }
+
+
+def _print(answer: dict[str, Any], format: Format) -> None:
+    if format is Format.json:
+        print_json(answer)
+        return
+    answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
+    if answer["planted"] is not None:
+        answers.print(f"planted: {', '.join(map(str, answer['planted']))}", highlight=False)
+    answers.print(
+        f"{answer['denoiser_calls']:,} denoiser calls, {answer['denoiser_rows']:,} rows. "
+        f"Report with pictures: {answer['report']}",
+        highlight=False,
+    )
+
+
+def _list(plugins: Plugins, format: Format) -> None:
+    """The methods there are."""
+    kinds = plugins.localizers()
+    if format is Format.json:
+        print_json({"methods": {name: kind.summary for name, kind in kinds.items()}})
+        return
+    table = Table("method", "what it does", box=None, header_style="bold")
+    for name, kind in kinds.items():
+        table.add_row(name, escape(kind.summary))
+    answers.print(table)

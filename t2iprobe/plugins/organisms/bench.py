@@ -1,0 +1,145 @@
+"""How well localization methods find what is planted: :func:`bench`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from t2iprobe.core.lab import Lab
+from t2iprobe.core.localizer import Finding, Localizer
+from t2iprobe.core.model import Model, OnStep
+from t2iprobe.core.scoring import Scorer
+from t2iprobe.core.sweep import Renderer, Sweep
+from t2iprobe.core.trials import Space
+from t2iprobe.plugins.organisms.plant import Plant
+from t2iprobe.plugins.organisms.prompts import Signs
+
+#: concepts of the embedded models, and what the plant calls them
+CONCEPTS = {"text": "word", "colour": "colour"}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a method is asked.
+
+    Args:
+        model: with a planted answer.
+        plant: the answer.
+        concept: ``text`` or ``colour``.
+        pairs, held_out: how many to search and to confirm on.
+        seed: of pairs, noise and the method.
+        budget: most rows through the denoiser.
+        batch_size: most pictures at once.
+    """
+
+    model: Model
+    plant: Plant
+    concept: str
+    pairs: int = 8
+    held_out: int = 4
+    seed: int = 0
+    budget: int | None = None
+    batch_size: int = 64
+
+    @property
+    def planted(self) -> tuple[int, ...]:
+        """The layers that carry the concept."""
+        return tuple(sorted(set(self.plant[CONCEPTS[self.concept]].layers)))
+
+    def lab(self, scorer: Scorer, on_step: OnStep) -> Lab:
+        """A fresh one, which remembers nothing of other methods."""
+        count = self.pairs + self.held_out
+        listed = Signs().pairs(limit=count, seed=self.seed, concept=self.concept)
+        sweep = Sweep(Renderer(self.model, listed, batch_size=self.batch_size), scorer)
+        search, held_out = range(self.pairs), range(self.pairs, count)
+        lab = Lab(sweep, Space.of(self.model), listed, search, held_out, self.model, budget=self.budget, seed=self.seed)
+        lab.on_step = on_step
+        return lab
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """One answer beside the truth.
+
+    Args:
+        model, concept, method: what was asked.
+        found, planted: layers.
+        recall, precision: of the found layers; nothing found has precision 1 and recall 0.
+        auroc: of the ranking of all layers, 0.5 by chance; ``None`` where the method ranks none.
+        denoiser_rows: rows through the denoiser, guidance included.
+        seconds: wall-clock time.
+        sentence: what the method says.
+    """
+
+    model: str
+    concept: str
+    method: str
+    found: tuple[int, ...]
+    planted: tuple[int, ...]
+    recall: float
+    precision: float
+    auroc: float | None
+    denoiser_rows: int
+    seconds: float
+    sentence: str
+
+    @property
+    def right(self) -> bool:
+        """Exactly the planted layers."""
+        return self.found == self.planted
+
+
+def bench(
+    questions: Iterable[Question],
+    methods: Sequence[Localizer],
+    scorer: Callable[[str], Scorer],
+    on_step: OnStep = lambda rows, step: None,
+) -> Iterator[Graded]:
+    """Every method on every question, as they come.
+
+    Args:
+        questions: what to ask.
+        methods: whom.
+        scorer: of a concept.
+        on_step: progress.
+    """
+    for question in questions:
+        judge = scorer(question.concept)
+        for method in methods:
+            began, lab = time.perf_counter(), question.lab(judge, on_step)
+            finding = method.find(lab)
+            yield graded(question, method.name, finding, lab.spent.rows, time.perf_counter() - began)
+
+
+def graded(question: Question, method: str, finding: Finding, rows: int, seconds: float) -> Graded:
+    """The answer beside the truth."""
+    found, planted = set(finding.layers), set(question.planted)
+    return Graded(
+        model=question.model.ref,
+        concept=question.concept,
+        method=method,
+        found=tuple(sorted(found)),
+        planted=question.planted,
+        recall=len(found & planted) / len(planted),
+        precision=len(found & planted) / len(found) if found else 1.0,
+        auroc=auroc(finding.ranking, planted),
+        denoiser_rows=rows,
+        seconds=round(seconds, 2),
+        sentence=finding.sentence,
+    )
+
+
+def auroc(ranking: Sequence[float], planted: set[int]) -> float | None:
+    """Chance that a planted layer ranks above another one, ties half (Hanley & McNeil 1982).
+
+    A layer that was not looked at (NaN) ranks last. ``None`` where none was looked at, or all layers are planted.
+    """
+    scores = [-math.inf if math.isnan(value) else value for value in ranking]
+    inside = [value for layer, value in enumerate(scores) if layer in planted]
+    outside = [value for layer, value in enumerate(scores) if layer not in planted]
+    if not inside or not outside or all(value == -math.inf for value in scores):
+        return None
+    wins = sum((a > b) + 0.5 * (a == b) for a in inside for b in outside)
+    return wins / (len(inside) * len(outside))

@@ -1,0 +1,138 @@
+"""From a study's folder to a page: :func:`view_of`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t2iprobe.core.report import Cell, Section, Table
+from t2iprobe.core.scope import Scope
+from t2iprobe.core.scoring import Scored
+from t2iprobe.core.study.result import Result
+from t2iprobe.core.trials import Trial, source, target
+from t2iprobe.plugins.report.view import PairView, TrialView, View
+
+PAIRS = 8  # with pictures: a page that loads at once
+
+
+def view_of(
+    result: Result,
+    *,
+    command: str = "",
+    next_steps: Sequence[tuple[str, str]] = (),
+    sections: Sequence[Section] = (),
+    planted: Sequence[int] = (),
+) -> View:
+    """The page of a finished study.
+
+    Args:
+        result: of the study.
+        command: how to run it again.
+        next_steps: commands that go on from here, with what they do.
+        sections: of plugins.
+        planted: layers of the known truth, where there is one.
+    """
+    finding, manifest = result.finding, result.manifest
+    rows = charted(result.trials, len(finding.ranking) if finding else 0)
+    shown = [trial_view(result, trial, finding.layers if finding else (), planted) for trial in rows]
+    scored = compared(result, target())
+    return View(
+        title=f"{manifest.get('model') or manifest['pipeline']}: {manifest['settings']['localizer']['name']}",
+        sentence=finding.sentence if finding else "This study is not finished; what is done so far is shown.",
+        score=scored.rank.removesuffix("_target"),
+        clean=(scored.floor, scored.ceiling),
+        trials=[one for one in shown if one is not None],
+        pairs=pair_views(result, rows),
+        cost={name.replace("_", " "): f"{value:,}" for name, value in manifest.get("spent", {}).items()},
+        provenance=provenance(manifest),
+        command=command,
+        next_steps=next_steps,
+        sections=[*tried(result, rows), *sections],
+    )
+
+
+def charted(trials: Sequence[Trial], layers: int) -> list[Trial]:
+    """Single layers in order, patched as a whole; where only some were asked, all sets of whole layers.
+
+    Args:
+        trials: of the study.
+        layers: how many the model has.
+    """
+    whole = [one for one in trials if one.sites and one.scope == Scope() and one.num_steps is None]
+    asked = [one for one in whole if one.direction == "denoising"] or whole
+    single = [one for one in asked if one.layer is not None]
+    return sorted(single if len(single) >= layers else asked, key=lambda one: (len(one.layers), one.layers))
+
+
+def compared(result: Result, trial: Trial) -> Scored:
+    """Scores of the unpatched source and target and of one trial, on the pairs it was asked of."""
+    labels = [source(trial.num_steps).label, target(trial.num_steps).label, trial.label]
+    rows = [next(i for i, one in enumerate(result.trials) if one.label == label) for label in labels]
+    scores = {name: values[rows] for name, values in result.scores.items()}
+    done: NDArray[np.bool_] = np.all([np.isfinite(values).all(0) for values in scores.values()], axis=0)
+    names = list(scores)
+    return Scored({name: values[:, done] for name, values in scores.items()}, names[0], names[1])
+
+
+def trial_view(result: Result, trial: Trial, found: Sequence[int], planted: Sequence[int]) -> TrialView | None:
+    """A row; ``None`` where no pair is done."""
+    scored = compared(result, trial)
+    if not scored.scores[scored.rank].shape[1]:
+        return None
+    one = scored.trial(0)
+    return TrialView(
+        label=trial.label,
+        path=", ".join(trial.sites[:4]) + (f" and {len(trial.sites) - 4} more" if len(trial.sites) > 4 else ""),
+        target=one.target,
+        response=one.response,
+        source=one.source.mean,
+        ssim=one.ssim,
+        found=bool(trial.layers) and set(trial.layers) <= set(found),
+        planted=bool(trial.layers) and set(trial.layers) <= set(planted),
+    )
+
+
+def pair_views(result: Result, rows: Sequence[Trial]) -> list[PairView]:
+    """The first pairs, with the pictures there are."""
+    views = []
+    for number, (one, other, _, word, goal, *_) in enumerate(result.manifest["settings"]["pairs"]):
+        known = {trial.label: result.images(trial, number) for trial in (source(), target(), *rows)}
+        images = {label: image for label, image in known.items() if image is not None}
+        if {"source", "target"} <= set(images):
+            views.append(PairView(word, goal, one, other, images))
+        if len(views) == PAIRS:
+            break
+    return views
+
+
+def tried(result: Result, charted: Sequence[Trial]) -> list[Section]:
+    """Everything else that was asked."""
+    drawn = {trial.label for trial in charted}
+    rest = [trial for trial in result.trials if trial.sites and trial.label not in drawn]
+    views = [view for trial in rest if (view := trial_view(result, trial, (), ())) is not None]
+    if not views:
+        return []
+    rows: list[list[Cell]] = [[one.label, *one.response, one.ssim] for one in views]
+    text = "Patches of several layers, in parts, or in the other direction, on the pairs they were asked of."
+    return [Section("Also tried", text, Table(["patch", "way to the target", "95 % low", "95 % high", "SSIM"], rows))]
+
+
+def provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What ran, in words."""
+    git = manifest.get("git") or {}
+    decides = manifest["settings"]
+    facts: dict[str, Any] = {
+        "started": manifest.get("started"),
+        "ended": manifest.get("ended"),
+        "weights": decides.get("weights"),
+        "adapter": decides.get("adapter"),
+        "dtype": decides.get("dtype"),
+        "device": manifest.get("device"),
+        "generation": decides.get("generation"),
+        "commit": f"{git['commit']}{' and changes' if git.get('dirty') else ''}" if git.get("commit") else None,
+        **manifest.get("versions", {}),
+    }
+    return {key: str(value) for key, value in facts.items() if value}

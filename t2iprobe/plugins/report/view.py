@@ -1,0 +1,93 @@
+"""What the page shows, as plain values: :class:`View`."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from t2iprobe.core.report import Section
+from t2iprobe.core.statistics import Interval
+
+SIDE = 256  # pixels: larger pictures are made smaller, so that the page stays light
+SMALL = 96  # pixels: up to here PNG is small, and keeps every pixel
+
+
+@dataclass(frozen=True, slots=True)
+class TrialView:
+    """One patch.
+
+    Args:
+        label: of the trial; names its picture in every :class:`PairView`.
+        path: what was patched.
+        target, response: score to the target and the share of the way to it, with intervals.
+        source: score to the source.
+        ssim: similarity to the unpatched picture.
+        found: whether it is part of the answer.
+        planted: whether it is part of the truth, where that is known.
+    """
+
+    label: str
+    path: str
+    target: Interval
+    response: Interval
+    source: float
+    ssim: float
+    found: bool = False
+    planted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PairView:
+    """The pictures of a pair, by trial's label; ``source`` and ``target`` are the unpatched ones."""
+
+    source_word: str
+    target_word: str
+    source_prompt: str
+    target_prompt: str
+    images: Mapping[str, Image.Image]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A page.
+
+    Args:
+        title: the model and what was asked.
+        sentence: the answer.
+        score: name of the score.
+        clean: score to the target of the unpatched source and target.
+        trials: in the order of the layers.
+        pairs: those with pictures.
+        cost: what it took, by name.
+        provenance: what ran, by name.
+        command: how to run it again.
+        next_steps: commands that go on from here, with what they do.
+        sections: of the method and of plugins.
+    """
+
+    title: str
+    sentence: str
+    score: str
+    clean: tuple[Interval, Interval]
+    trials: Sequence[TrialView]
+    pairs: Sequence[PairView]
+    cost: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    next_steps: Sequence[tuple[str, str]] = ()
+    sections: Sequence[Section] = ()
+
+
+def data_uri(image: Image.Image) -> str:
+    """The picture inside the page: PNG if small, else WebP of at most :data:`SIDE` pixels."""
+    image = image.convert("RGB")
+    if max(image.size) > SIDE:
+        image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    kind = "png" if max(image.size) <= SMALL else "webp"
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **({"optimize": True} if kind == "png" else {"quality": 88}))
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

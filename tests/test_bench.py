@@ -1,0 +1,55 @@
+"""``organisms bench``: answers are graded against the planted layers."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from typer.testing import CliRunner
+
+from t2iprobe.core.localizer import Finding
+from t2iprobe.plugins.manager import Plugins
+from t2iprobe.plugins.organisms import commands
+from t2iprobe.plugins.organisms.bench import Question, auroc, graded
+from t2iprobe.plugins.organisms.plant import parse_plant
+
+
+@pytest.mark.parametrize(
+    ("ranking", "planted", "expected"),
+    [
+        ([0.1, 0.9, 0.2], {1}, 1.0),
+        ([0.9, 0.1, 0.2], {1}, 0.0),
+        ([0.5, 0.5, 0.5], {1}, 0.5),
+        ([0.9, 0.8, 0.1, 0.85], {0, 1}, 0.75),
+        ([math.nan, 0.3, math.nan], {0}, 0.25),
+        ([math.nan, math.nan], {0}, None),
+        ([0.1, 0.2], {0, 1}, None),
+    ],
+)
+def test_auroc(ranking: list[float], planted: set[int], expected: float | None) -> None:
+    assert auroc(ranking, planted) == expected
+
+
+@pytest.mark.parametrize(
+    ("found", "recall", "precision"), [((4, 7), 1, 1), ((4,), 0.5, 1), ((4, 5), 0.5, 0.5), ((), 0, 1), ((1,), 0, 0)]
+)
+def test_grades(found: tuple[int, ...], recall: float, precision: float) -> None:
+    class Fake:
+        ref = "fake"
+
+    question = Question(Fake(), parse_plant("word=4+7,colour=3"), "text")  # type: ignore[arg-type]
+    row = graded(question, "any", Finding(found, (0.0,) * 9, ""), 5, 1.0)
+    assert (row.recall, row.precision, row.right) == (recall, precision, found == (4, 7))
+
+
+@pytest.mark.slow
+def test_the_command_finds_the_colour_of_tiny_sd3() -> None:
+    arguments = "bench --model tiny-sd3 --methods exhaustive,adaptive --concepts colour --pairs 3 --held-out 2"
+    outcome = CliRunner().invoke(commands.app, [*arguments.split(), "--format", "json"], obj=Plugins())
+    assert outcome.exit_code == 0, outcome.output
+    rows = json.loads(outcome.stdout)
+    assert [row["method"] for row in rows] == ["exhaustive", "adaptive"]
+    for row in rows:
+        assert row["found"] == row["planted"] == [3] and row["recall"] == row["precision"] == row["auroc"] == 1
+    assert rows[1]["denoiser_rows"] < rows[0]["denoiser_rows"]

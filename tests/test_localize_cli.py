@@ -1,0 +1,76 @@
+"""``t2iprobe localize`` and ``t2iprobe report``, on the shipped model whose answer is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from t2iprobe.cli import localize as command
+from t2iprobe.cli.app import build
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.plugins.manager import Plugins
+
+
+def asked(**changes: Any) -> command.Asked:
+    names = command.Asked.__dataclass_fields__
+    given = dict.fromkeys(names) | {"arch": "sd3", "method": "adaptive", "setting": [], "concept": "text"}
+    return command.Asked(**(given | changes))
+
+
+def test_the_options_are_a_study_file() -> None:
+    file = command._file(asked(method="steps", setting=["layers=6", "places=4"], resolution=32, seed=5), Plugins())
+    assert (file.model.ref, file.pairs.limit, file.pairs.held_out) == ("tiny-sd3", command.PAIRS, command.HELD_OUT)
+    assert file.localizer.settings == {"layers": "6", "places": "4"}
+    assert (file.generation.height, file.generation.width, file.seed, file.pairs.seed) == (32, 32, 5, 5)
+
+
+def test_a_preset_is_the_papers_and_gives_way_to_options() -> None:
+    from_paper = asked(arch="sdxl", preset="iclr2025", glyphcontrol=Path("prompts"))
+    file = command._file(from_paper, Plugins())
+    assert file.model.ref == "stabilityai/stable-diffusion-xl-base-1.0" and file.model.dtype == "float16"
+    assert (file.generation.num_steps, file.generation.guidance, file.generation.height) == (50, 5.0, 1024)
+    assert file.pairs.prompt_set == "glyphcontrol:prompts,split=val,noise=shared" and file.pairs.limit == 200
+    mine = command._file(asked(arch="sdxl", preset="iclr2025", glyphcontrol=Path("p"), num_steps=7), Plugins())
+    assert mine.generation.num_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"setting": ["layers"]}, "NAME=VALUE"),
+        ({"prompt_set": "signs", "pairs": Path("x.csv")}, "one way"),
+        ({"preset": "iclr2025"}, "needs --arch .* and --glyphcontrol"),
+        ({"preset": "iclr2024", "glyphcontrol": Path("x")}, "iclr2025"),
+        ({"glyphcontrol": Path("x")}, "goes with --preset"),
+    ],
+)
+def test_bad_options_are_one_sentence(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        command._file(asked(**changes), Plugins())
+
+
+def test_the_methods_are_listed() -> None:
+    outcome = CliRunner().invoke(build(), ["localize", "--method", "list", "--format", "json"])
+    methods = json.loads(outcome.stdout)["methods"]
+    assert {"exhaustive", "adaptive", "attribution", "heads", "random"} <= set(methods) and all(methods.values())
+
+
+@pytest.mark.slow
+def test_the_planted_layer_is_found_kept_and_reported(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["localize", "--arch", "sd3", "--concept", "colour", "--limit", "5", "--held-out", "2"]
+    outcome = CliRunner().invoke(build(), [*arguments, "--out", str(run), "--format", "json"])
+    assert outcome.exit_code == 0, outcome.output
+    answer = json.loads(outcome.stdout)
+    assert answer["layers"] == answer["planted"] == [3] and answer["response"][1] > 0.9
+    page = (run / "report.html").read_text()
+    assert answer["sentence"][:20] in page and page.count("data:image/png") > 10
+    again = CliRunner().invoke(build(), [*arguments, "--out", str(run), "--format", "json"])
+    assert json.loads(again.stdout)["denoiser_rows"] == answer["denoiser_rows"] and "already" in again.stderr
+    (run / "report.html").unlink()
+    rebuilt = CliRunner().invoke(build(), ["report", str(run), "--format", "json"])
+    assert rebuilt.exit_code == 0 and (run / "report.html").read_text() == page

@@ -1,0 +1,135 @@
+"""The report page, as a reader meets it: in Chromium, with a mouse, a keyboard and a phone's width."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from t2iprobe.core.report import Bar, Section, Table
+from t2iprobe.core.statistics import Interval
+from t2iprobe.plugins.report.render import render
+from t2iprobe.plugins.report.view import PairView, TrialView, View, data_uri
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+LABELS = ("source", "target", "0", "1", "2")
+
+
+def interval(value: float) -> Interval:
+    return Interval(value, max(0.0, value - 0.1), min(1.0, value + 0.1))
+
+
+def flat(colour: tuple[int, int, int]) -> Image.Image:
+    return Image.new("RGB", (32, 32), colour)
+
+
+@pytest.fixture(scope="module")
+def view() -> View:
+    trials = [
+        TrialView(str(i), f"blocks.{i}", interval(score), interval(score), 0.5, 0.9, found=i == 1, planted=i == 1)
+        for i, score in enumerate((0.1, 0.95, 0.3))
+    ]
+    images = {label: flat((40 * i, 10, 200)) for i, label in enumerate(LABELS)}
+    pairs = [PairView("CAT", "</script><b>DOG", 'a sign that says "CAT"', "b & c", images)]
+    section = Section(
+        "Steps", "Which matter.", Table(["set", "x"], [["a", 2.0], ["b", 10.0]]), [Bar("0-4", interval(0.4))]
+    )
+    return View(
+        "tiny <model>", "Layer 1 writes the text.", "ocr_f1", (interval(0.2), interval(1.0)), trials, pairs,
+        {"rows": "10"}, {"torch": "2"}, "t2iprobe localize", [("t2iprobe edit", "edit it")], [section],
+    )  # fmt: skip
+
+
+def test_text_cannot_become_markup(view: View) -> None:
+    page = render(view)
+    assert "<b>DOG" not in page and "tiny &lt;model&gt;" in page
+    assert page.count("</script>") == 2  # the gallery's and the page's own
+
+
+def test_the_page_needs_no_network(view: View) -> None:
+    page = render(view)
+    assert "http://" not in page and "https://" not in page and "@import" not in page
+
+
+def test_large_pictures_are_made_small() -> None:
+    assert data_uri(flat((1, 2, 3))).startswith("data:image/png")
+    large = data_uri(Image.effect_noise((1024, 512), 60).convert("RGB"))
+    assert large.startswith("data:image/webp") and len(large) < 100_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser: Any, view: View, tmp_path: Path) -> Iterator[Any]:
+    file = tmp_path / "report.html"
+    file.write_text(render(view), encoding="utf-8")
+    errors: list[str] = []
+    found = browser.new_page(viewport={"width": 1100, "height": 900})
+    found.on("pageerror", lambda error: errors.append(str(error)))
+    found.on("request", lambda request: None if request.url[:5] in ("file:", "data:") else errors.append(request.url))
+    found.goto(file.as_uri())
+    yield found
+    assert not errors
+    found.close()
+
+
+def shown(page: Any) -> str:
+    return str(page.locator("img.patched").first.get_attribute("src"))
+
+
+def test_the_found_layer_is_chosen_first(page: Any, view: View) -> None:
+    assert shown(page) == data_uri(view.pairs[0].images["1"])
+    assert page.locator("h1").inner_text() == view.sentence
+
+
+@pytest.mark.parametrize("how", ["click", "hover", "keyboard"])
+def test_a_layer_shows_its_pictures(page: Any, view: View, how: str) -> None:
+    column = page.locator('[data-trial="2"]')
+    if how == "keyboard":
+        page.locator('[data-trial="1"]').focus()
+        page.keyboard.press("ArrowRight")
+    else:
+        getattr(column, how)()
+    assert shown(page) == data_uri(view.pairs[0].images["2"])
+    assert column.get_attribute("aria-pressed") == "true"
+    assert "30" in page.locator("#chosen").inner_text()
+
+
+def test_a_table_sorts_by_number(page: Any) -> None:
+    table = page.locator("table.sortable").nth(1)
+    table.locator("th button").nth(1).click()
+    assert table.locator("tbody tr").first.inner_text().split()[0] == "b"  # 10 above 2
+    table.locator("th button").nth(1).click()
+    assert table.locator("tbody tr").first.inner_text().split()[0] == "a"
+
+
+def test_a_bar_is_as_high_as_its_value(page: Any) -> None:
+    heights = [
+        page.locator(f'[data-trial="{i}"] .bar').bounding_box()["height"]
+        / page.locator(f'[data-trial="{i}"]').bounding_box()["height"]
+        for i in range(3)
+    ]
+    assert heights == pytest.approx([0.1, 0.95, 0.3], abs=0.02)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_reads_it_in_light_and_dark(page: Any, scheme: str) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.emulate_media(color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    red, green, blue = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    assert (red + green + blue > 600) == (scheme == "light")
