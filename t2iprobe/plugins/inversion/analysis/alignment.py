@@ -1,0 +1,94 @@
+"""How alike two sets of images or features are, row by row or as a whole (E7)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.plugins.inversion.analysis.arrays import Array, rows
+
+
+def cka(values: ArrayLike, others: ArrayLike) -> float:
+    """Linear centred kernel alignment with the biased HSIC (Kornblith et al., arXiv 1905.00414, eq. 3), in 0..1.
+
+    Unchanged by rotation and overall scale of either. With few rows against many features it is far above 0 for sets
+    that have nothing in common.
+
+    Args:
+        values, others: (row, ...), features of the same rows; they may have different sizes.
+
+    Raises:
+        ConfigError: rows differ in number or do not vary.
+    """
+    first, second = _paired(values, others)
+    grams = [one @ one.T for one in (first, second)]
+    sizes = [np.linalg.norm(gram) for gram in grams]
+    if not all(sizes):
+        raise ConfigError("all rows are equal, so there is nothing to align")
+    return float((grams[0] * grams[1]).sum() / (sizes[0] * sizes[1]))
+
+
+def svcca(values: ArrayLike, others: ArrayLike, rank: int = 10) -> float:
+    """Mean canonical correlation of the first ``rank`` principal components (Raghu et al., arXiv 1706.05806), in 0..1.
+
+    Args:
+        values, others: (row, ...), features of the same rows.
+        rank: components of each; must be below the rows, with as many rows as components the result is always 1.
+
+    Raises:
+        ConfigError: rows differ in number, or the rank is out of range for one of them.
+    """
+    first, second = _paired(values, others)
+    if not 0 < rank < len(first):
+        raise ConfigError(f"a rank lies between 1 and the {len(first)} rows less one, found {rank}")
+    bases = [_components(one, rank) for one in (first, second)]
+    found = np.linalg.svd(bases[0].T @ bases[1], compute_uv=False)
+    return float(found.clip(0, 1).mean())
+
+
+def _components(centred: Array, rank: int) -> Array:
+    """Orthonormal directions of rows along the first principal components."""
+    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+    if len(sizes) < rank or sizes[rank - 1] <= 1e-10 * sizes[0]:
+        raise ConfigError(f"the rows span fewer than {rank} directions; take a smaller rank")
+    return np.asarray(left[:, :rank])
+
+
+def knn_overlap(values: ArrayLike, others: ArrayLike, neighbours: int = 50) -> float:
+    """The mean share of a row's nearest rows (L2) that are the same in both sets, in 0..1.
+
+    Rows that have nothing in common share ``neighbours / (rows - 1)``. The paper reports the count out of 50.
+
+    Raises:
+        ConfigError: rows differ in number, or are too few.
+    """
+    first, second = _paired(values, others)
+    if not 0 < neighbours < len(first):
+        raise ConfigError(f"{neighbours} neighbours need more than {len(first)} rows")
+    near = [_nearest(one, neighbours) for one in (first, second)]
+    return float(np.mean([len(np.intersect1d(a, b)) for a, b in zip(*near, strict=True)]) / neighbours)
+
+
+def _nearest(data: Array, count: int) -> NDArray[np.intp]:
+    squares = (data**2).sum(1)
+    table = squares[:, None] + squares[None] - 2 * data @ data.T
+    np.fill_diagonal(table, np.inf)
+    return np.argpartition(table, count - 1, axis=1)[:, :count]
+
+
+def embedding_cosine(values: ArrayLike, others: ArrayLike) -> Array:
+    """Cosine between the embeddings of the same row, (row,); the embeddings are not centred."""
+    first, second = rows(values), rows(others)
+    if first.shape != second.shape:
+        raise ConfigError(f"embeddings of {first.shape} and {second.shape} do not compare")
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return np.asarray((first * second).sum(1) / np.where(lengths > 0, lengths, 1))
+
+
+def _paired(values: ArrayLike, others: ArrayLike) -> tuple[Array, Array]:
+    """Both with every feature centred over rows."""
+    first, second = rows(values), rows(others)
+    if len(first) != len(second) or len(first) < 2:
+        raise ConfigError(f"alignment compares the same rows, at least 2: found {len(first)} and {len(second)}")
+    return first - first.mean(0), second - second.mean(0)

@@ -1,0 +1,46 @@
+"""What the analyses share: arrays in double precision, one vector a row."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from t2iprobe.core.errors import ConfigError
+
+Array = NDArray[np.float64]
+
+
+def rows(values: ArrayLike) -> Array:
+    """(row, ...) to (row, number).
+
+    Raises:
+        ConfigError: no rows, or no row axis.
+    """
+    data = np.asarray(values, np.float64)
+    if data.ndim < 2 or not data.size:
+        raise ConfigError(f"an analysis needs rows of numbers, found shape {data.shape}")
+    return data.reshape(len(data), -1)
+
+
+def together(*values: ArrayLike) -> list[Array]:
+    """:func:`rows` of arrays that belong row to row.
+
+    Raises:
+        ConfigError: the shapes differ.
+    """
+    found = [rows(value) for value in values]
+    if len({one.shape for one in found}) != 1:
+        raise ConfigError(f"shapes differ: {', '.join(str(np.shape(value)) for value in values)}")
+    return found
+
+
+def maps(values: ArrayLike) -> Array:
+    """(row, channel, y, x), checked.
+
+    Raises:
+        ConfigError: another number of axes.
+    """
+    data = np.asarray(values, np.float64)
+    if data.ndim != 4 or not data.size:
+        raise ConfigError(f"pictures are (row, channel, y, x), found shape {data.shape}")
+    return data

@@ -1,0 +1,87 @@
+"""Correlation between the pixels of latents, across images, with what independent noise would give (E1)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import betaincinv
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.plugins.inversion.analysis.arrays import Array, maps, rows
+
+
+class Correlation(NamedTuple):
+    """The mean of the largest |r|, and its standard deviation over patches and ranks."""
+
+    mean: float
+    std: float
+
+
+def top_correlations(values: ArrayLike, top: int = 20) -> Array:
+    """The ``top`` largest |Pearson r| between any two numbers of a row, across rows, largest first.
+
+    Args:
+        values: (row, ...); at least 3 rows and ``top`` pairs of numbers.
+        top: how many.
+    """
+    data = rows(values)
+    pairs = data.shape[1] * (data.shape[1] - 1) // 2
+    if len(data) < 3 or not 0 < top <= pairs:
+        raise ConfigError(f"correlation needs 3 rows and {top} pairs of numbers, found {len(data)} rows, {pairs} pairs")
+    centred = data - data.mean(0)
+    lengths = np.linalg.norm(centred, axis=0)
+    unit = centred / np.where(lengths > 0, lengths, 1)  # a constant number correlates with nothing
+    found = np.abs((unit.T @ unit)[np.triu_indices(data.shape[1], 1)])
+    return np.sort(np.partition(found, pairs - top)[pairs - top :])[::-1]
+
+
+def patch_correlation(images: ArrayLike, patch: int = 8, top: int = 20) -> Correlation:
+    """The paper's noise correlation: :func:`top_correlations` within patches, averaged over them (E1).
+
+    It is a number of the set, not of an image, and above 0 for independent noise: see :func:`floor`.
+
+    Args:
+        images: (row, channel, y, x).
+        patch: side of the patches, which do not overlap.
+        top: correlations kept in each.
+
+    Raises:
+        ConfigError: the patches do not tile the images.
+    """
+    data = maps(images)
+    height, width = data.shape[-2:]
+    if height % patch or width % patch:
+        raise ConfigError(f"patches of {patch} do not tile {height} x {width}; choose a side that divides both")
+    found = [
+        top_correlations(data[:, :, y : y + patch, x : x + patch], top)
+        for y in range(0, height, patch)
+        for x in range(0, width, patch)
+    ]
+    return Correlation(float(np.mean(found)), float(np.std(found)))
+
+
+def floor(count: int, size: int, top: int = 20) -> float:
+    """What :func:`top_correlations` gives on average for independent normal numbers.
+
+    Under independence r^2 is Beta(1/2, (count - 2)/2), and different pairs are nearly independent, so the j-th largest
+    lies near the quantile of its plotting position (Blom 1958): (pairs - j + 5/8) / (pairs + 1/4).
+
+    Args:
+        count: rows.
+        size: numbers in a row; 192 for patches of 8 x 8 in 3 channels, 256 in 4.
+        top: as there.
+    """
+    pairs = size * (size - 1) // 2
+    if count < 3 or not 0 < top <= pairs:
+        raise ConfigError(f"a floor needs 3 rows and {top} pairs, found {count} rows and {pairs} pairs")
+    ranks = (pairs - np.arange(1, top + 1) + 0.625) / (pairs + 0.25)
+    return float(np.sqrt(betaincinv(0.5, (count - 2) / 2, ranks)).mean())
+
+
+def simulated_floor(count: int, size: int, top: int = 20, draws: int = 1, seed: int = 0) -> Correlation:
+    """:func:`floor` by drawing independent normal numbers; the spread is over draws and ranks."""
+    rng = np.random.default_rng(seed)
+    found = [top_correlations(rng.standard_normal((count, size)), top) for _ in range(draws)]
+    return Correlation(float(np.mean(found)), float(np.std(found)))

@@ -1,0 +1,126 @@
+"""Noise, image and latent as three points: distances, angles, the most probable triangle; and ways between two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.plugins.inversion.analysis.arrays import Array, rows, together
+
+DEGREES = np.arange(1, 180)
+
+
+@dataclass(frozen=True)
+class Triangle:
+    """The triangles of noise, image and latent, one a row (E3).
+
+    Args:
+        cosines: (row, 3), at the noise, the image and the latent.
+        lengths: (row, 3), the side opposite to each: image-latent, noise-latent, noise-image; L2.
+    """
+
+    cosines: Array
+    lengths: Array
+
+    @property
+    def angles(self) -> Array:
+        """The paper's table: arccos of the mean cosine, in degrees (3,). Not the mean angle; may not sum to 180."""
+        return np.degrees(np.arccos(self.cosines.mean(0).clip(-1, 1)))
+
+    @property
+    def each_angle(self) -> Array:
+        """Every row's own angles in degrees, (row, 3); each row sums to 180."""
+        return np.degrees(np.arccos(self.cosines.clip(-1, 1)))
+
+
+def triangle(noise: ArrayLike, image: ArrayLike, latent: ArrayLike) -> Triangle:
+    """The triangle of each row.
+
+    Raises:
+        ConfigError: shapes differ, or two corners of a triangle coincide.
+    """
+    corners = together(noise, image, latent)
+    lengths = np.stack([_length(corners[(i + 1) % 3] - corners[(i + 2) % 3]) for i in range(3)], axis=1)
+    if not (lengths > 0).all():
+        raise ConfigError("two corners coincide, so the triangle has no angles (an image that is its own latent?)")
+    cosines = [_cosine(corners[(i + 1) % 3] - corners[i], corners[(i + 2) % 3] - corners[i]) for i in range(3)]
+    return Triangle(np.stack(cosines, axis=1), lengths)
+
+
+def most_probable_triangle(angles: ArrayLike) -> tuple[int, int, int]:
+    """The triangle a + b + c = 180 of whole degrees with the largest p_A(a) p_B(b) p_C(c) (E4).
+
+    Args:
+        angles: (row, 3) in degrees; their distribution is a histogram of bins of 1 degree around 1..179.
+
+    Raises:
+        ConfigError: no triangle has any probability; more rows are needed.
+    """
+    data = rows(angles)
+    first, second, third = (_histogram(data[:, corner]) for corner in range(3))
+    rest = 180 - DEGREES[:, None] - DEGREES[None]
+    chance = first[:, None] * second[None] * np.where(rest >= 1, third[(rest - 1).clip(0)], 0)
+    if not chance.any():
+        raise ConfigError("no triangle of whole degrees was seen at all three corners; more rows are needed")
+    a, b = np.unravel_index(int(chance.argmax()), chance.shape)
+    return int(a) + 1, int(b) + 1, 178 - int(a) - int(b)
+
+
+def _histogram(angles: Array) -> Array:
+    counts, _ = np.histogram(angles, bins=np.arange(0.5, 180))
+    return counts / len(angles)
+
+
+def cosine(values: ArrayLike, others: ArrayLike) -> Array:
+    """Cosine of the angle between whole rows, (row,)."""
+    return _cosine(*together(values, others))
+
+
+def distance(values: ArrayLike, others: ArrayLike) -> Array:
+    """L2 between whole rows, (row,)."""
+    first, second = together(values, others)
+    return _length(first - second)
+
+
+def _length(vectors: Array) -> Array:
+    return np.linalg.norm(vectors, axis=1)
+
+
+def _cosine(first: Array, second: Array) -> Array:
+    return np.asarray((first * second).sum(1) / (_length(first) * _length(second)))
+
+
+def slerp(values: ArrayLike, others: ArrayLike, share: float) -> Array:
+    """Spherical interpolation of whole rows (Shoemake 1985), in the shape given (E11).
+
+    sin((1 - a) w)/sin w x + sin(a w)/sin w y with w the angle between the flattened rows; the authors' takes the last
+    axis of a picture for the vector, which is another thing. Rows (nearly) parallel are interpolated linearly.
+
+    Args:
+        values, others: (row, ...).
+        share: a; 0 gives ``values``, 1 ``others``.
+
+    Raises:
+        ConfigError: shapes differ, or rows point in opposite directions, where there is no shortest way.
+    """
+    first, second = together(values, others)
+    angle = np.arccos(_cosine(first, second).clip(-1, 1))[:, None]
+    if (np.pi - angle < 1e-6).any():
+        raise ConfigError("two rows point in opposite directions: every great circle is as short, none is the way")
+    parallel = angle < 1e-6
+    sine = np.where(parallel, 1, np.sin(angle))
+    start = np.where(parallel, 1 - share, np.sin((1 - share) * angle) / sine)
+    end = np.where(parallel, share, np.sin(share * angle) / sine)
+    return (start * first + end * second).reshape(np.shape(values))
+
+
+def lerp(values: ArrayLike, others: ArrayLike, share: float, keep_norm: bool = False) -> Array:
+    """Linear interpolation of rows; ``keep_norm`` gives each result the interpolated length of its ends."""
+    first, second = together(values, others)
+    mixed = (1 - share) * first + share * second
+    if keep_norm:
+        mixed *= (((1 - share) * _length(first) + share * _length(second)) / _length(mixed))[:, None]
+    return mixed.reshape(np.shape(values))

@@ -1,0 +1,76 @@
+"""How normal latents are (E2)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.plugins.inversion.analysis.arrays import Array, rows
+
+
+class Moments(NamedTuple):
+    """Of all numbers together; a standard normal has 0, 1, 0, 0."""
+
+    mean: float
+    std: float
+    skewness: float
+    excess_kurtosis: float
+
+
+def moments(values: ArrayLike) -> Moments:
+    """Moments of all numbers of all rows."""
+    data = rows(values).ravel()
+    return Moments(float(data.mean()), float(data.std()), float(stats.skew(data)), float(stats.kurtosis(data)))
+
+
+def gaussian_kl(reference: ArrayLike, values: ArrayLike) -> float:
+    """KL(reference || values) in nats between the normals of their overall mean and deviation (E2a)."""
+    first, second = rows(reference), rows(values)
+    return float(_kl(first.mean(), first.std(), second.mean(), second.std()))
+
+
+def coordinate_kl(reference: ArrayLike, values: ArrayLike) -> float:
+    """The same for each number across rows, averaged over numbers (E2b), in nats.
+
+    With few rows it is above 0 for noise against noise: about 2 / rows.
+
+    Raises:
+        ConfigError: a number does not vary, or rows of different length.
+    """
+    first, second = rows(reference), rows(values)
+    if first.shape[1] != second.shape[1]:
+        raise ConfigError(f"rows of {first.shape[1]} and {second.shape[1]} numbers do not compare")
+    if not (first.std(0) > 0).all() or not (second.std(0) > 0).all():
+        raise ConfigError("a number is the same in every row; more rows, or other ones, are needed")
+    return float(_kl(first.mean(0), first.std(0), second.mean(0), second.std(0)).mean())
+
+
+def _kl(mean: Array, std: Array, other: Array, spread: Array) -> Array:
+    """KL(N(mean, std^2) || N(other, spread^2))."""
+    return np.asarray(np.log(spread / std) + (std**2 + (mean - other) ** 2) / (2 * spread**2) - 0.5)
+
+
+def shapiro_rejected(values: ArrayLike, level: float = 0.05, entries: int = 5000, seed: int = 0) -> float:
+    """The share of rows whose numbers the Shapiro-Wilk test calls not normal (E2c); ``level`` for normal rows.
+
+    Args:
+        values: (row, ...).
+        level: of significance.
+        entries: numbers drawn from a longer row, without replacement (the authors draw with it, which makes ties and
+            rejects more than ``level`` of truly normal rows).
+        seed: of the draw.
+    """
+    data, rng = rows(values), np.random.default_rng(seed)
+    size = min(entries, data.shape[1])
+    found = [stats.shapiro(rng.choice(row, size, replace=False)).pvalue < level for row in data]
+    return float(np.mean(found))
+
+
+def quantiles(values: ArrayLike, count: int = 101) -> tuple[Array, Array]:
+    """For a quantile-quantile plot: those of the standard normal and of all numbers, (count,) each."""
+    shares = (np.arange(count) + 0.5) / count
+    return stats.norm.ppf(shares), np.quantile(rows(values).ravel(), shares)

@@ -1,0 +1,89 @@
+"""Plain areas of images against the rest (E8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.plugins.inversion.analysis.arrays import Array, maps
+
+Mask = NDArray[np.bool_]
+
+
+def plain_mask(images: ArrayLike, threshold: float = 0.025) -> Mask:
+    """Where an image is smooth: the mean of the absolute differences to the pixel below and to the right is below
+    ``threshold`` in every channel (E8); beyond the edge the difference counts as 0.
+
+    Args:
+        images: (row, channel, y, x) in the units the threshold is meant in: whether the authors' images are in 0..1 or
+            -1..1, and pixels or latents, could not be read from the paper, so say which with the result.
+        threshold: 0.025 in the paper.
+
+    Returns:
+        (row, y, x).
+    """
+    data = maps(images)
+    down, right = np.zeros_like(data), np.zeros_like(data)
+    down[:, :, :-1] = np.abs(np.diff(data, axis=2))
+    right[..., :-1] = np.abs(np.diff(data, axis=3))
+    return np.asarray(((down + right) / 2 < threshold).all(1))
+
+
+@dataclass(frozen=True)
+class Areas:
+    """Two areas compared; NaN where one is empty.
+
+    Args:
+        share: of plain pixels.
+        error_plain, error_rest: mean absolute difference.
+        std_plain, std_rest: standard deviation of the values.
+    """
+
+    share: float
+    error_plain: float
+    error_rest: float
+    std_plain: float
+    std_rest: float
+
+
+def compare_areas(values: ArrayLike, reference: ArrayLike, mask: NDArray[np.bool_]) -> Areas:
+    """Latents against true noise, or predictions against the sampler's, inside and outside of plain areas.
+
+    Args:
+        values, reference: (row, channel, y, x).
+        mask: (row, y, x), True in plain areas, of the same resolution: resize it where latents are smaller.
+
+    Raises:
+        ConfigError: shapes do not fit.
+    """
+    data, truth = maps(values), maps(reference)
+    if data.shape != truth.shape or mask.shape != (data.shape[0], *data.shape[2:]):
+        raise ConfigError(f"values {data.shape}, reference {truth.shape} and mask {mask.shape} do not fit")
+    everywhere = np.broadcast_to(mask[:, None], data.shape)
+    error = np.abs(data - truth)
+    return Areas(
+        float(mask.mean()),
+        _mean(error[everywhere]),
+        _mean(error[~everywhere]),
+        _std(data[everywhere]),
+        _std(data[~everywhere]),
+    )
+
+
+def shrunk_mask(mask: Mask, factor: int) -> Mask:
+    """A mask of pixels as one of latents that each cover ``factor`` x ``factor`` of them: plain where all are."""
+    rows, height, width = mask.shape
+    if height % factor or width % factor:
+        raise ConfigError(f"cells of {factor} pixels do not tile {height} x {width}")
+    return np.asarray(mask.reshape(rows, height // factor, factor, width // factor, factor).all((2, 4)))
+
+
+def _mean(values: Array) -> float:
+    return float(values.mean()) if values.size else float("nan")
+
+
+def _std(values: Array) -> float:
+    return float(values.std()) if values.size else float("nan")

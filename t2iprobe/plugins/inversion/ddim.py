@@ -1,0 +1,176 @@
+"""DDIM backwards, the same for flow models, and what the paper puts in its place for the first steps."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from t2iprobe.core.adapter import Prediction
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.plugins.inversion import parametrisation
+from t2iprobe.plugins.inversion.inverter import Course, Stepwise, Trail, Walk, needed
+from t2iprobe.plugins.inversion.parametrisation import Level
+from t2iprobe.plugins.inversion.schedule import Schedule
+
+DIFFUSION: frozenset[Prediction] = frozenset({"epsilon", "v_prediction"})
+FLOW: frozenset[Prediction] = frozenset({"flow"})
+EVERY = DIFFUSION | FLOW
+
+Convention = Literal["target", "source"]
+
+
+class DDIM(Stepwise):
+    """DDIM inversion (arXiv 2010.02502, section 4.3).
+
+    The step to level i would need the prediction at the state it is looking for. ``target`` asks with level i's
+    timestep at the state it has (arXiv 2410.23530, eq. 3; diffusers' ``DDIMInverseScheduler``). ``source`` is
+    guided-diffusion's ``ddim_reverse_sample``: the state counts as one level noisier than it is and the last step goes
+    to pure noise, so it is no inverse of sampling even with exact predictions.
+
+    Args:
+        convention: which of the two.
+    """
+
+    name: ClassVar[str] = "ddim"
+    summary: ClassVar[str] = "DDIM backwards, the prediction taken at the state it starts from"
+    predictions: ClassVar[frozenset[Prediction]] = DIFFUSION
+
+    def __init__(self, convention: Convention = "target") -> None:
+        if convention not in ("target", "source"):
+            raise ConfigError(f"no convention {convention!r}; there are source, target")
+        self.convention = convention
+
+    def guess(self, course: Course, step: int, x: Tensor) -> Tensor:
+        """One call at the state of the level before, with this level's timestep."""
+        return course.at(step, x)
+
+    def _invert(self, course: Course, clean: Tensor) -> Walk:
+        return super()._invert(course, clean) if self.convention == "target" else _source_time(course, clean)
+
+
+def _source_time(course: Course, clean: Tensor) -> Walk:
+    """guided-diffusion's convention: from the level of a timestep to the next one's, the last step to alpha = 0."""
+    schedule = course.schedule
+    trail, x = Trail(schedule.steps, {schedule.steps: clean}), clean
+    for step in reversed(range(schedule.steps)):
+        output = needed(course, "replay").outputs[step] if course.given.replay else course.at(step, x)
+        target = schedule.levels[step - 1] if step else Level(0.0, 1.0)
+        scale, gain = parametrisation.transfer(schedule.prediction, schedule.levels[step], target)
+        x = scale * x + gain * output
+        trail.outputs[step], trail.states[step] = output, x
+    return trail.walk(course.nfe)
+
+
+class Euler(Stepwise):
+    """Euler's method walked backwards on the sampler's own sigmas, for flow models (arXiv 2209.03003).
+
+    x_i = x_{i+1} + (s_i - s_{i+1}) v(...). ``target`` asks v(x_{i+1}, s_i), so the model is never asked about s = 0;
+    ``source`` asks v(x_{i+1}, s_{i+1}).
+
+    Args:
+        convention: which of the two.
+    """
+
+    name: ClassVar[str] = "euler"
+    summary: ClassVar[str] = "Euler backwards on the sampler's own sigmas"
+    predictions: ClassVar[frozenset[Prediction]] = FLOW
+
+    def __init__(self, convention: Convention = "target") -> None:
+        if convention not in ("target", "source"):
+            raise ConfigError(f"no convention {convention!r}; there are source, target")
+        self.convention = convention
+
+    def guess(self, course: Course, step: int, x: Tensor) -> Tensor:
+        """One call at the state of the level before."""
+        return course.ask(x, course.schedule.timestep_of(step + (self.convention == "source")))
+
+
+class Forward(Stepwise):
+    """The paper's fix: forward diffusion in place of the first steps of inversion (arXiv 2410.23530).
+
+    The state after k steps is alpha x0 + sigma n with fresh noise n; inversion goes on from there. The paper takes
+    about 4 % of the steps. ``reference`` repeats the authors' DiT, LDM and IF scripts, which noise to one level further
+    than the next step assumes (and with k = all steps to the last timestep of training).
+
+    Args:
+        steps: k.
+        level: ``correct`` or ``reference``.
+    """
+
+    name: ClassVar[str] = "forward"
+    summary: ClassVar[str] = "forward diffusion for the first steps, then DDIM or Euler backwards"
+    predictions: ClassVar[frozenset[Prediction]] = EVERY
+    needs: ClassVar[tuple[str, ...]] = ("noise",)
+
+    def __init__(self, steps: int = 2, level: Literal["correct", "reference"] = "correct") -> None:
+        if steps < 0 or level not in ("correct", "reference"):
+            raise ConfigError(f"steps count from 0 and a level is correct or reference, found {steps}, {level!r}")
+        self.steps, self.level = steps, level
+
+    def guess(self, course: Course, step: int, x: Tensor) -> Tensor:
+        """One call at the state of the level before, with this level's timestep."""
+        return course.at(step, x)
+
+    def _invert(self, course: Course, clean: Tensor) -> Walk:
+        schedule = course.schedule
+        if self.steps > schedule.steps:
+            raise ConfigError(f"{self.steps} of {schedule.steps} steps cannot be replaced")
+        start = schedule.steps - self.steps
+        trail, x = Trail(schedule.steps, {schedule.steps: clean}), clean
+        for step in reversed(range(schedule.steps)):
+            if step >= start:
+                x = self._noised(course, step, clean)
+            else:
+                trail.outputs[step] = self._output(course, step, x)
+                x = schedule.back(step, x, trail.outputs[step])
+            trail.states[step] = x
+        return trail.walk(course.nfe)
+
+    def _output(self, course: Course, step: int, x: Tensor) -> Tensor:
+        return needed(course, "replay").outputs[step] if course.given.replay else self.guess(course, step, x)
+
+    def _noised(self, course: Course, step: int, clean: Tensor) -> Tensor:
+        noise = course.given.noise
+        if noise is None:
+            raise ConfigError(f"{self.name} needs Given(noise=...)")
+        alpha, sigma = self._level(course.schedule, step)
+        return alpha * clean + sigma * noise
+
+    def _level(self, schedule: Schedule, step: int) -> Level:
+        if self.level == "correct":
+            return schedule.levels[step]
+        return schedule.levels[step - 1] if step else schedule.terminal
+
+
+class Oracle(Stepwise):
+    """The paper's swap: what sampling knew in place of the first steps of inversion (arXiv 2410.23530).
+
+    Args:
+        steps: how many of them.
+        swap: ``output``, the prediction; or ``state``, which also avoids the rounding of the steps.
+    """
+
+    name: ClassVar[str] = "oracle"
+    summary: ClassVar[str] = "the sampler's own predictions or states for the first steps, to find where the error is"
+    predictions: ClassVar[frozenset[Prediction]] = EVERY
+    needs: ClassVar[tuple[str, ...]] = ("sampled",)
+
+    def __init__(self, steps: int = 2, swap: Literal["output", "state"] = "output") -> None:
+        if steps < 0 or swap not in ("output", "state"):
+            raise ConfigError(f"steps count from 0 and a swap is output or state, found {steps}, {swap!r}")
+        self.steps, self.swap = steps, swap
+
+    def guess(self, course: Course, step: int, x: Tensor) -> Tensor:
+        """The sampler's prediction, or one call."""
+        if self._early(course, step):
+            return needed(course, self.name).outputs[step]
+        return course.at(step, x)
+
+    def revise(self, course: Course, step: int, x: Tensor) -> Tensor:
+        """The sampler's state, if states are swapped."""
+        swapped = self.swap == "state" and self._early(course, step)
+        return needed(course, self.name).states[step] if swapped else x
+
+    def _early(self, course: Course, step: int) -> bool:
+        return step >= course.schedule.steps - self.steps

@@ -1,0 +1,135 @@
+"""Schemes that carry two states and are invertible by algebra alone, whatever the model says."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from t2iprobe.core.adapter import Prediction
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.plugins.inversion.ddim import EVERY
+from t2iprobe.plugins.inversion.inverter import Course, Inverter, Trail, Walk
+from t2iprobe.plugins.inversion.parametrisation import coordinates, slope_of
+from t2iprobe.plugins.inversion.schedule import Schedule
+
+
+class EDICT(Inverter):
+    """Coupled transformations (arXiv 2211.12446): each of two states moves by what the model says of the other.
+
+    x' = a x + b e(y), y' = a y + b e(x'); then x <- p x' + (1 - p) y', y <- p y' + (1 - p) x. Which of the two moves
+    first alternates from step to step (the step's number decides, so odd numbers of steps invert too). Without a
+    companion both start equal; sample from an inversion with its companion for the exact image. Inversion divides the
+    difference of the pair by p twice a step, so over many steps (80 with p = 0.93) it leaves the range of noise and
+    rounding shows: take p nearer to 1 there.
+
+    Args:
+        mixing: p, in 0..1.
+    """
+
+    name: ClassVar[str] = "edict"
+    summary: ClassVar[str] = "two coupled states, exactly invertible"
+    predictions: ClassVar[frozenset[Prediction]] = EVERY
+
+    def __init__(self, mixing: float = 0.93) -> None:
+        if not 0.5 < mixing <= 1:
+            raise ConfigError(f"the mixing lies above 0.5 and up to 1, found {mixing}; the paper takes 0.93")
+        self.mixing = mixing
+
+    def _sample(self, course: Course, noise: Tensor) -> Walk:
+        pair = [noise, noise if course.given.companion is None else course.given.companion]
+        trail, p = Trail(course.schedule.steps, {0: noise}), self.mixing
+        for step in range(course.schedule.steps):
+            for mover in (step % 2, 1 - step % 2):
+                slope = _slope(course, step, pair[1 - mover])
+                pair[mover] = _move(course.schedule, step, step + 1, pair[mover], slope)
+                if mover == 0:
+                    trail.outputs[step] = slope
+            pair[0] = p * pair[0] + (1 - p) * pair[1]
+            pair[1] = p * pair[1] + (1 - p) * pair[0]
+            trail.states[step + 1] = pair[0]
+        return trail.walk(course.nfe, pair[1])
+
+    def _invert(self, course: Course, clean: Tensor) -> Walk:
+        pair = [clean, clean if course.given.companion is None else course.given.companion]
+        trail, p = Trail(course.schedule.steps, {course.schedule.steps: clean}), self.mixing
+        for step in reversed(range(course.schedule.steps)):
+            pair[1] = (pair[1] - (1 - p) * pair[0]) / p
+            pair[0] = (pair[0] - (1 - p) * pair[1]) / p
+            for mover in (1 - step % 2, step % 2):
+                slope = _slope(course, step, pair[1 - mover])
+                pair[mover] = _move(course.schedule, step + 1, step, pair[mover], slope)
+                if mover == 0:
+                    trail.outputs[step] = slope
+            trail.states[step] = pair[0]
+        return trail.walk(course.nfe, pair[1])
+
+
+class OBELM(Inverter):
+    """The bidirectional explicit linear two-step scheme of least local error (O-BELM, arXiv 2410.07273).
+
+    With x~ = x / scale, the time of :func:`coordinates`, h = t_i - t_{i-1}, r = (t_{i+1} - t_i) / h and the slope e_i:
+    x~_{i+1} = r^2 x~_{i-1} + (1 - r^2) x~_i + (1 + r) r h e_i, of second order, and solved for x~_{i-1} as explicit.
+    The first step of either way is DDIM's unless a companion is given (the state one step further on); both together
+    invert exactly. 1/r^2 amplifies what is off, so a real image's inversion may be far from standard normal.
+    """
+
+    name: ClassVar[str] = "belm"
+    summary: ClassVar[str] = "two-step leapfrog of least local error (O-BELM), exactly invertible"
+    predictions: ClassVar[frozenset[Prediction]] = EVERY
+
+    def _sample(self, course: Course, noise: Tensor) -> Walk:
+        schedule, second = course.schedule, course.given.companion
+        trail = Trail(schedule.steps, {0: noise})
+        for step in range(schedule.steps):
+            here = trail.states[step]
+            if step == 0 and second is not None:
+                trail.states[1] = second
+                continue
+            slope = trail.outputs[step] = _slope(course, step, here)
+            if step == 0:
+                trail.states[1] = _move(schedule, 0, 1, here, slope)
+            else:
+                trail.states[step + 1] = _leap(schedule, step, here, trail.states[step - 1], slope, ahead=True)
+        return trail.walk(course.nfe, trail.states[schedule.steps - 1])
+
+    def _invert(self, course: Course, clean: Tensor) -> Walk:
+        schedule, second = course.schedule, course.given.companion
+        last = schedule.steps - 1
+        trail = Trail(schedule.steps, {schedule.steps: clean})
+        trail.states[last] = self._first_back(course, clean, trail) if second is None else second
+        for step in range(last, 0, -1):
+            here = trail.states[step]
+            slope = trail.outputs[step] = _slope(course, step, here)
+            trail.states[step - 1] = _leap(schedule, step, here, trail.states[step + 1], slope, ahead=False)
+        return trail.walk(course.nfe, trail.states[1])
+
+    def _first_back(self, course: Course, clean: Tensor, trail: Trail) -> Tensor:
+        """One target-time step: a real image has no companion."""
+        last = course.schedule.steps - 1
+        output = course.at(last, clean)
+        return course.schedule.back(last, clean, output)
+
+
+def _slope(course: Course, step: int, x: Tensor) -> Tensor:
+    schedule = course.schedule
+    return slope_of(schedule.prediction, schedule.levels[step], x, course.at(step, x))
+
+
+def _move(schedule: Schedule, source: int, target: int, x: Tensor, slope: Tensor) -> Tensor:
+    """One straight step of the ODE without its linear part."""
+    scale, time = coordinates(schedule.prediction, schedule.levels[source])
+    other, end = coordinates(schedule.prediction, schedule.levels[target])
+    return other * (x / scale + (end - time) * slope)
+
+
+def _leap(schedule: Schedule, step: int, here: Tensor, past: Tensor, slope: Tensor, *, ahead: bool) -> Tensor:
+    """From a state and the one before it, in either direction, to the one after."""
+    (scale0, time0), (scale1, time1), (scale2, time2) = (
+        coordinates(schedule.prediction, schedule.levels[index]) for index in (step - 1, step, step + 1)
+    )
+    gap, ratio = time1 - time0, (time2 - time1) / (time1 - time0)
+    push = (1 - ratio**2) * here / scale1 + (1 + ratio) * ratio * gap * slope
+    if ahead:
+        return scale2 * (ratio**2 * past / scale0 + push)
+    return scale0 * (past / scale2 - push) / ratio**2

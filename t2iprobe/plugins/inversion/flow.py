@@ -1,0 +1,144 @@
+"""Inverters of flow models: midpoints, reused velocities and a controlled ODE, all on the sampler's own sigmas.
+
+The velocity is v = n - x0 and the time the noise level s, 0 being the image: sampling and inversion are the same ODE
+dx/ds = v(x, s) walked down or up.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from t2iprobe.core.adapter import Prediction
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.plugins.inversion.ddim import FLOW
+from t2iprobe.plugins.inversion.inverter import Course, Stepwise
+
+
+class Midpoint(Stepwise):
+    """RF-Solver (arXiv 2411.04746): v at the middle of the step, 2 calls a step, second order.
+
+    The paper's Taylor step x + h v + h^2/2 (v_mid - v)/(h/2), as its code has it, is x + h v_mid: the explicit
+    midpoint. Inversion asks the model about s = 0 once.
+    """
+
+    name: ClassVar[str] = "rf-solver"
+    summary: ClassVar[str] = "the midpoint method both ways (RF-Solver), 2 calls a step"
+    predictions: ClassVar[frozenset[Prediction]] = FLOW
+
+    def guess(self, course: Course, step: int, x: Tensor) -> Tensor:
+        """The velocity half-way up."""
+        return self._middle(course, step + 1, step, x)
+
+    def slope(self, course: Course, step: int, x: Tensor) -> Tensor:
+        """The velocity half-way down."""
+        return self._middle(course, step, step + 1, x)
+
+    def _middle(self, course: Course, source: int, target: int, x: Tensor) -> Tensor:
+        first = course.ask(x, course.schedule.timestep_of(source))
+        return _half_way(course, source, target, x, first)
+
+
+class FireFlow(Stepwise):
+    """FireFlow (arXiv 2412.07517): the midpoint method with the last step's midpoint velocity as predictor.
+
+    1 call a step and one at the start of a walk; second order as long as neighbouring steps are of similar length.
+    """
+
+    name: ClassVar[str] = "fireflow"
+    summary: ClassVar[str] = "midpoints with the velocity of the step before as predictor, 1 call a step"
+    predictions: ClassVar[frozenset[Prediction]] = FLOW
+
+    def guess(self, course: Course, step: int, x: Tensor) -> Tensor:
+        """The velocity half-way up."""
+        return self._middle(course, step + 1, step, x)
+
+    def slope(self, course: Course, step: int, x: Tensor) -> Tensor:
+        """The velocity half-way down."""
+        return self._middle(course, step, step + 1, x)
+
+    def _middle(self, course: Course, source: int, target: int, x: Tensor) -> Tensor:
+        if course.kept is None:
+            course.kept = course.ask(x, course.schedule.timestep_of(source))
+        course.kept = _half_way(course, source, target, x, course.kept)
+        return course.kept
+
+
+class UniInv(Stepwise):
+    """Uni-Inv (arXiv 2504.13109, algorithm 1): the implicit Euler step with the last velocity as predictor.
+
+    x^ = x + h v_last, v = v(x^, s_next), x <- x + h v; the matching sampler is Euler's. Follows the authors'
+    ``UniInvEulerScheduler``, which starts with v(x0, 0).
+
+    Args:
+        ask_clean: ask the model about the image itself (s = 0) for the first predictor; without it the first predictor
+            is the image (the authors' ``zero_initial``).
+    """
+
+    name: ClassVar[str] = "uni-inv"
+    summary: ClassVar[str] = "the implicit Euler step with the last velocity as predictor (Uni-Inv), 1 call a step"
+    predictions: ClassVar[frozenset[Prediction]] = FLOW
+
+    def __init__(self, ask_clean: bool = True) -> None:
+        self.ask_clean = ask_clean
+
+    def guess(self, course: Course, step: int, x: Tensor) -> Tensor:
+        """The velocity at the predicted state."""
+        if course.kept is None and self.ask_clean:
+            course.kept = course.ask(x, course.schedule.timestep_of(step + 1))
+        ahead = x if course.kept is None else course.schedule.back(step, x, course.kept)
+        course.kept = course.at(step, ahead)
+        return course.kept
+
+
+class RFInversion(Stepwise):
+    """RF-Inversion (arXiv 2410.10792, eq. 8 and 17): both ODEs are steered toward a given end.
+
+    Up: v + gamma (toward - v) with toward = (noise - x) / (1 - s), at the state the step starts from. Down, in the same
+    direction of time: v + eta (away - v) with away = (x - image) / s. gamma = eta = 0 are Euler's method with
+    source-time inversion; eta = 1 gives the image back whatever the noise is, so a reconstruction shows nothing.
+
+    diffusers' community pipeline differs: its inversion asks at evenly spaced timesteps while it steps by the
+    scheduler's shifted sigmas; here both are the sampler's.
+
+    Args:
+        gamma: control of inversion, 0..1; the paper takes 0.5. Above 0 it needs ``Given.noise``.
+        eta: control of sampling, 0..1. Above 0 it needs ``Given.clean``.
+        start, stop: sampling steps (from, up to) that are controlled, as shares of all.
+    """
+
+    name: ClassVar[str] = "rf-inversion"
+    summary: ClassVar[str] = "ODEs steered toward given noise and back toward the image (RF-Inversion)"
+    predictions: ClassVar[frozenset[Prediction]] = FLOW
+
+    def __init__(self, gamma: float = 0.5, eta: float = 0.0, start: float = 0.0, stop: float = 1.0) -> None:
+        if not (0 <= gamma <= 1 and 0 <= eta <= 1 and 0 <= start <= stop <= 1):
+            raise ConfigError(f"controls and shares lie in 0..1, found {gamma=}, {eta=}, {start=}, {stop=}")
+        self.gamma, self.eta, self.start, self.stop = gamma, eta, start, stop
+
+    def guess(self, course: Course, step: int, x: Tensor) -> Tensor:
+        """The velocity at the lower level, steered toward the noise."""
+        velocity = course.ask(x, course.schedule.timestep_of(step + 1))
+        if not self.gamma:
+            return velocity
+        if course.given.noise is None:
+            raise ConfigError(f"{self.name} with gamma={self.gamma} needs Given(noise=...)")
+        toward = (course.given.noise - x) / (1 - course.schedule.levels[step + 1].sigma)
+        return velocity + self.gamma * (toward - velocity)
+
+    def slope(self, course: Course, step: int, x: Tensor) -> Tensor:
+        """The velocity, steered away from the image (down is backwards in s)."""
+        velocity = course.at(step, x)
+        if not self.eta or not self.start <= step / course.schedule.steps < self.stop:
+            return velocity
+        if course.given.clean is None:
+            raise ConfigError(f"{self.name} with eta={self.eta} needs Given(clean=...)")
+        away = (x - course.given.clean) / course.schedule.levels[step].sigma
+        return velocity + self.eta * (away - velocity)
+
+
+def _half_way(course: Course, source: int, target: int, x: Tensor, velocity: Tensor) -> Tensor:
+    """The velocity in the middle between two levels, reached with a velocity."""
+    begin, end = (course.schedule.levels[index].sigma for index in (source, target))
+    return course.ask(x + (end - begin) / 2 * velocity, course.schedule.timestep_at((begin + end) / 2))
