@@ -173,6 +173,12 @@ def test_encode_and_predict_give_what_the_pipeline_computes(adapter: Adapter, pi
     assert torch.allclose(found, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_who_makes_the_pooled_vector(adapter: Adapter, pipeline: Any) -> None:
+    """DeepFloyd IF's U-Net pools the text tokens; SDXL's module of the same name gets what the encoder pooled."""
+    site = adapter.inner_pooled(pipeline)
+    assert (site.module if site else None) == {"if": "add_embedding"}.get(adapter.name)
+
+
 def test_gradients_flow_through_the_text_encoders_to_the_prediction(adapter: Adapter, pipeline: Any) -> None:
     conditioning = adapter.encode_prompts(pipeline, PROMPTS[:1])
     side = pipeline.unet.config.sample_size if hasattr(pipeline, "unet") else pipeline.default_sample_size

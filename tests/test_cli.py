@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import zarr
 from PIL import Image
 
+from t2iprobe.architectures.deepfloyd import DeepFloydIF
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import main
-from t2iprobe.cli.models import EMBEDDED, PUBLISHED
-from t2iprobe.plugins.organisms.weights import WEIGHTS
+from t2iprobe.cli.models import PUBLISHED, reference
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.options import Embedded
+from t2iprobe.loading import own_prompt_set
+from t2iprobe.plugins.hookspecs import hookimpl
+from t2iprobe.plugins.manager import Plugins
+from t2iprobe.plugins.organisms import build, weights
+from t2iprobe.plugins.organisms.catalogue import embedded
+from t2iprobe.plugins.organisms.recipes import recipe
 
-SHIPPED = [arch for arch, name in EMBEDDED.items() if (WEIGHTS / name / "model_index.json").is_file()]
+SHIPPED = [one.arch for one in embedded() if one.present]
 PAIR = ("--source", 'a sign that says "OPEN"', "--target", 'a sign that says "SHUT"')
 
 Call = Callable[[Sequence[str]], tuple[int, str, str]]
@@ -79,6 +89,7 @@ BAD = {
     "nothing named": ([], "name a model"),
     "unknown model": (["--model", "tiny-sd33"], "tiny-sd3"),
     "folder that is no pipeline": (["--model", "."], "model_index.json"),
+    "upscaler of no stage": (["--model", "FOLDER", *PAIR, "--upscaler", "x/y"], "sd3 has no super-resolution"),
     "other architecture": (["--model", "FOLDER", "--arch", "sdxl", *PAIR], "--arch sd3"),
     "same word": (["--model", "FOLDER", "--source", 'a "OPEN"', "--target", 'b "open"'], "different"),
     "no quotes": (["--model", "FOLDER", "--source", "a sign", "--target", "b"], "quotes"),
@@ -90,6 +101,12 @@ BAD = {
     "unknown branch": (["--model", "FOLDER", *PAIR, "--branch", "con"], "cond"),
     "unknown concept": (["--model", "FOLDER", *PAIR, "--concept", "txt"], "text, colour"),
     "unknown prompt set": (["--model", "FOLDER", "--prompt-set", "simpel"], "simple"),
+    "missing prompt files": (["--model", "FOLDER", "--prompt-set", "glyphcontrol:none"], "no file or folder none"),
+    "no such option of a set": (["--model", "FOLDER", "--prompt-set", "simple:word=2"], "did you mean words?"),
+    "no CLIP": (
+        ["--model", "FOLDER", "--concept", "object", "--source", "a cat", "--target", "a dog"],
+        "set T2IPROBE_CLIP to a folder",
+    ),
     "broken line": (["--model", "FOLDER", "--pairs", "broken.csv"], "line 3"),
     "unwritable": (["--model", "FOLDER", *PAIR, "--out", "broken.csv/run"], "cannot be written"),
     "no cuda": (["--model", "FOLDER", *PAIR, "--device", "cuda"], "cuda was asked for"),
@@ -104,6 +121,68 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(what: str, call: Call, fol
     assert (code, out) == (2, ""), err
     assert "error:" in err and said in " ".join(err.split()), err
     assert not list(tmp_path.rglob("manifest.json")) and not list(tmp_path.rglob("*.part"))
+
+
+def test_an_architecture_without_weights_says_how_to_get_them(tmp_path: Path) -> None:
+    """Only what is in this installation is offered, whatever there are recipes for."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model_index.json").touch()
+    listed = [
+        Embedded("mine", "sd3", tmp_path / "mine"),
+        Embedded("other", "sd3", tmp_path / "mine"),
+        Embedded("tiny-sdxl", "sdxl", tmp_path / "nowhere", "t2iprobe organisms train tiny-sdxl"),
+    ]
+
+    class Source:
+        @staticmethod
+        @hookimpl
+        def t2iprobe_register_models() -> list[Embedded]:
+            return listed
+
+    plugins = Plugins(("t2iprobe.architectures.plugin",), installed=False, extra=[Source()])
+    assert reference("sd3", None, plugins) == "mine"
+    with pytest.raises(ConfigError) as told:
+        reference("sdxl", None, plugins)
+    assert str(told.value) == (
+        "there is no embedded sdxl model in this installation (there are some for sd3); name one: --model "
+        "stabilityai/stable-diffusion-xl-base-1.0; or train one: t2iprobe organisms train tiny-sdxl"
+    )
+    with pytest.raises(ConfigError, match=r"name one: --model black-forest-labs/FLUX.1-dev$"):
+        reference("flux", None, plugins)
+
+
+def test_a_trained_folder_brings_its_prompts(call: Call, tmp_path: Path) -> None:
+    """As ``organisms train --out DIR`` leaves it, under any name; a folder without a card gets plain prompts."""
+    one = recipe("sd3")
+    weights.save(build.sd3(), tmp_path / "anything", one)
+    arguments = ["--model", "anything", "--limit", "1", "--layers", "6", "--num-steps", "1", "--format", "json"]
+    code, out, err = call(["patch", *arguments, "--out", "run"])
+    assert code == 0, err
+    settings = json.loads((tmp_path / "run" / "manifest.json").read_text())["settings"]
+    assert settings["pairs"][0][0].startswith("a ") and "sign that says" in settings["pairs"][0][0]
+    assert json.loads(out)["planted"] == [6]
+    assert "memory" in err and "for weights" in " ".join(err.split())
+    (tmp_path / "anything" / weights.CARD).unlink()
+    assert own_prompt_set("anything", Plugins()) == "simple"
+
+
+def test_patch_with_an_upscaler(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepFloyd IF, both stages: the pictures kept are stage II's."""
+    monkeypatch.setattr(DeepFloydIF, "upscale", functools.partialmethod(_quickly, DeepFloydIF.upscale))
+    DeepFloydIF.tiny().save_pretrained("one")
+    DeepFloydIF.tiny_upscaler().save_pretrained("two")
+    arguments = ["patch", "--arch", "if", "--model", "./one", "--upscaler", "./two", *PAIR, "--layers", "0"]
+    code, _, err = call([*arguments, "--num-steps", "1", "--out", "run"])
+    assert code == 0, err
+    with Image.open(tmp_path / "run/images/pair-000/0.png") as image:
+        assert image.size == (32, 32)
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["settings"]["upscaler"] == "./two"
+
+
+def _quickly(self: DeepFloydIF, upscale: Any, *arguments: Any) -> Any:
+    *given, settings = arguments
+    return upscale(self, *given, {**settings, "num_inference_steps": 1})
 
 
 def test_corrupt_weights_are_said(call: Call, folder: str, tmp_path: Path) -> None:

@@ -169,6 +169,13 @@ class NoPooled(SDXL):
         return (site for site in super().sites(pipeline) if site.name != "pooled")
 
 
+class MovingText(SD3):
+    """Takes joint attention's text keys, which follow the picture, for those of a U-Net."""
+
+    def sites(self, pipeline: Any) -> Iterator[Site]:
+        return change(super().sites(pipeline), "blocks.1.joint_attn.k", static=True)
+
+
 class DeadSite(SD3):
     """Offers the text queries of the last block, whose text is dropped."""
 
@@ -227,6 +234,21 @@ class Meddler(SD):
         return module
 
 
+class UpscalesTheFirstPrompt(DeepFloydIF):
+    """Gives every row of the upscaler the first row's prompt."""
+
+    def upscale(self, pipeline: Any, upscaler: Any, images: Any, prompts: Any, generators: Any, settings: Any) -> Any:
+        return super().upscale(pipeline, upscaler, images, [prompts[0]] * len(prompts), generators, settings)
+
+
+class UpscalesFromOneGenerator(DeepFloydIF):
+    """Draws all rows' noise from the first row's generator, so it depends on who is in the batch."""
+
+    def upscale(self, pipeline: Any, upscaler: Any, images: Any, prompts: Any, generators: Any, settings: Any) -> Any:
+        shared = [generators[0]] * len(prompts)
+        return super().upscale(pipeline, upscaler, images, prompts, shared, settings)
+
+
 WRONG: tuple[tuple[type[Adapter], str], ...] = (
     (BadName, "names_follow_the_grammar"),
     (RepeatedName, "names_follow_the_grammar"),
@@ -241,6 +263,7 @@ WRONG: tuple[tuple[type[Adapter], str], ...] = (
     (TransposedAxes, "text_sites_hold_the_text"),
     (ImageForText, "text_sites_hold_the_text"),
     (WholeSequence, "text_sites_hold_the_text"),
+    (MovingText, "static_sites_do_not_change"),
     (RegistrationOrder, "sites_come_in_forward_order"),
     (NumberedFromOne, "sites_come_in_forward_order"),
     (OneBranchTwice, "writing_back_changes_nothing"),
@@ -253,6 +276,8 @@ WRONG: tuple[tuple[type[Adapter], str], ...] = (
     (SwappedCalls, "branches_are_not_swapped"),
     (OtherEncoding, "branches_are_not_swapped"),
     (FirstPromptOnly, "a_batch_of_two_is_two_runs"),
+    (UpscalesTheFirstPrompt, "an_upscaler_takes_each_row_by_itself"),
+    (UpscalesFromOneGenerator, "an_upscaler_takes_each_row_by_itself"),
     (Meddler, "no_hook_survives_an_error"),
 )
 BY_NAME = {law.__name__: law for law in laws()}

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import HeunDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
+)
 from peft import LoraConfig
 from torch import Tensor, nn
 
@@ -530,6 +536,44 @@ def test_a_second_order_scheduler_caches_both_evaluations(heun: Model) -> None:
     first, second = (plain.cache.fetch("blocks.1.cross_attn.q", 1, COND, [0], evaluation) for evaluation in (0, 1))
     assert not torch.equal(first, second)
     assert gap(heun.run(generation, interventions=[patch(plain.cache, "*")]), plain) == 0
+
+
+SCHEDULERS: tuple[tuple[type[Adapter], type[Any], dict[str, Any]], ...] = (
+    (SD, DDIMScheduler, {}),
+    (SD, PNDMScheduler, {"skip_prk_steps": True}),  # the default of SD 1: one call more than asked for
+    (SD, HeunDiscreteScheduler, {}),
+    (SD3, FlowMatchHeunDiscreteScheduler, {}),
+    (Flux, FlowMatchEulerDiscreteScheduler, {"use_dynamic_shifting": True}),
+)
+
+
+@pytest.mark.parametrize(("adapter", "scheduler", "options"), SCHEDULERS, ids=[one[1].__name__ for one in SCHEDULERS])
+def test_steps_are_foretold(adapter: type[Adapter], scheduler: type[Any], options: dict[str, Any]) -> None:
+    model = build(adapter)
+    config = dict(model.pipeline.scheduler.config) if adapter is SD else {}
+    model.pipeline.scheduler = scheduler.from_config(config | options)
+    before = dict(vars(model.pipeline.scheduler))
+    told = model.steps(4), model.evaluations(4)
+    assert dict(vars(model.pipeline.scheduler)).keys() == before.keys()
+    seen: list[int] = []
+    run = model.run(model.generation(DOG, num_steps=4), on_step=lambda rows, step: seen.append(step))
+    site = "text"
+    cached = model.run(model.generation(DOG, num_steps=4), cache=site).cache
+    assert told == (len(cached.steps(site)), run.denoiser_calls)
+    assert len(seen) == run.denoiser_calls
+
+
+def test_the_last_call_of_pndm_is_in_the_scope_of_all_steps(sd: Model) -> None:
+    config = dict(sd.pipeline.scheduler.config) | {"skip_prk_steps": True}
+    sd.pipeline.scheduler = PNDMScheduler.from_config(config)
+    generation = sd.generation(DOG, num_steps=3)
+    assert sd.steps(3) == 4
+
+    def edited(steps: Any) -> Run:
+        return sd.run(generation, interventions=[ablate("text", scope=Scope(steps=steps))])
+
+    assert gap(edited(range(sd.steps(3))), edited(None)) == 0
+    assert gap(edited(range(3)), edited(None)) > 0
 
 
 def test_two_calls_of_guidance_are_told_apart() -> None:

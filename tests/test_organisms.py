@@ -25,7 +25,7 @@ from t2iprobe.core.adapter import Adapter
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.model import Model
 from t2iprobe.plugins.manager import Plugins
-from t2iprobe.plugins.organisms import build, check, commands, data, plant, tokenizer, training, weights
+from t2iprobe.plugins.organisms import build, check, commands, data, modelcard, plant, tokenizer, training, weights
 from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, Sign, draw
 from t2iprobe.plugins.organisms.plant import Route, Swapper, parse_plant, random_swaps
 from t2iprobe.plugins.organisms.recipes import RECIPES, Recipe, recipe
@@ -191,6 +191,15 @@ def test_swaps_are_as_frequent_as_promised() -> None:
     assert abs(layers.float().mean() - (0.85 * 0.3 + 0.15 * 0.1)) < 0.01
 
 
+def test_planted_layers_are_swapped_among_themselves() -> None:
+    """The conditions that ``organisms check`` measures: without this they come up in one pair of a hundred."""
+    coins = random_swaps(20_000, 10, 2, {}, torch.Generator().manual_seed(0), planted=(4, 7))[..., 0]
+    both = coins[:, 4] & coins[:, 7] & (coins.sum(-1) == 2)
+    one = coins[:, 4] & (coins.sum(-1) == 1)
+    assert 0.15 / 4 < both.float().mean() < 0.15 / 4 + 0.02
+    assert 0.15 / 4 + 0.015 < one.float().mean() < 0.15 / 4 + 0.015 + 0.03  # alone among the planted, or among all
+
+
 def test_pictures_show_what_the_swaps_bring() -> None:
     signs = [Sign("ABCD", "red", "plain", 150), Sign("WXYZ", "blue", "plain", 200)]
     routes = parse_plant("word=7+9,colour=3")
@@ -274,10 +283,27 @@ def test_what_training_writes_is_a_stock_pipeline(family: str, tmp_path: Path) -
         assert image.size == (32, 32)
         card = json.loads((folder / weights.CARD).read_text())
         assert (card["recipe"], card["plant"], card["measured"]) == (one.digest, one.plant, None)
+        assert "Not measured yet" in (folder / "README.md").read_text() == modelcard.card(card)
         assert loading.load(str(folder), device="cpu").defaults == {
             "num_steps": one.num_steps,
             "guidance": one.guidance,
         }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_pooled_vector_is_mixed_once(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it is made: twice would swap it back, never would let it tell the word."""
+    seen: list[Tensor] = []
+    mix = training.Run.mix
+
+    def spy(self: training.Run, pooled: Tensor) -> Tensor:
+        seen.append(pooled.detach())
+        return mix(self, pooled)
+
+    monkeypatch.setattr(training.Run, "mix", spy)
+    one = quick(family, steps=1)
+    trained(one, tmp_path)
+    assert [pooled.shape[0] for pooled in seen] == [one.batch]
 
 
 def test_a_folder_holds_one_recipe(tmp_path: Path) -> None:
@@ -453,7 +479,7 @@ def test_plants_that_the_model_has_no_place_for(text: str, said: str, untrained:
 
 
 def run(*arguments: str) -> Any:
-    return CliRunner().invoke(commands.app, arguments)
+    return CliRunner().invoke(commands.app, arguments, obj=Plugins())
 
 
 def test_the_commands_import_no_torch() -> None:
@@ -483,6 +509,8 @@ def test_train_and_check_from_the_command_line(tmp_path: Path, monkeypatch: pyte
     assert report["plant"] == "word=4,colour=1"
     card = json.loads((tmp_path / "pipeline" / weights.CARD).read_text())
     assert card["measured"] == {key: value for key, value in report.items() if key != "model"}
+    readme = (tmp_path / "pipeline" / "README.md").read_text()
+    assert "The plant does not hold" in readme == modelcard.card(card)
     assert "does not hold" in found.stderr
 
 
@@ -527,6 +555,32 @@ def test_shipped_weights_are_the_recipe_and_were_measured_to_hold(name: str) -> 
         assert one["elsewhere"] <= check.ELSEWHERE
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_folders_say_what_they_are(name: str) -> None:
+    folder = weights.WEIGHTS / name
+    planted = json.loads((folder / weights.CARD).read_text())
+    assert weights.completed(planted) == planted, "run `t2iprobe organisms check NAME --write`"
+    assert (folder / "README.md").read_text() == modelcard.card(planted)
+    assert planted["prompt_set"] in Plugins().prompt_sets()
+
+
+@pytest.mark.parametrize(
+    ("plant", "said"),
+    [
+        ("word=8+10,colour=4", "in parts, in order, through layers 8 and 10"),
+        ("word=5|8,colour=4", "through any of the layers 5, 8; each suffices"),
+        ("word=4/8@0.6,colour=4", "through layer 4 above noise level 0.6, through layer 8 below"),
+        ("word=7.h2,colour=4", "through attention head 2 of layer 7 alone"),
+    ],
+)
+def test_a_model_card_tells_every_kind_of_plant(plant: str, said: str) -> None:
+    text = modelcard.card(weights.facts(recipe("sdxl", plant=plant), None))
+    front, title, *_ = text.removeprefix("---\n").split("\n---\n")[0], text
+    assert {"license: apache-2.0", "library_name: diffusers", "- planted-truth"} <= set(front.splitlines())
+    assert f"The word: {said}" in title and "StableDiffusionXLPipeline" in title
+    assert "guidance_scale=2.5" in title and f"steps {recipe('sdxl').steps}" in title
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_weights_hold_here(name: str) -> None:
@@ -538,6 +592,6 @@ def test_shipped_weights_hold_here(name: str) -> None:
 
 
 def test_what_is_planted_is_said_on_the_card() -> None:
-    card = weights.card(recipe("sdxl"), None)
+    card = weights.facts(recipe("sdxl"), None)
     assert card["layers"] == {content: list(route.layers) for content, route in recipe("sdxl").routes.items()}
     assert plant.Route.parse("11+14").layers == (11, 14)

@@ -68,9 +68,13 @@ def test_a_registered_class_is_found_by_its_name() -> None:
 def test_each_kind_has_its_own_hook() -> None:
     kinds = {
         "t2iprobe_register_adapters": Plugins.adapters,
+        "t2iprobe_register_models": Plugins.models,
         "t2iprobe_register_metrics": Plugins.metrics,
         "t2iprobe_register_readers": Plugins.readers,
         "t2iprobe_register_prompt_sets": Plugins.prompt_sets,
+        "t2iprobe_register_localizers": Plugins.localizers,
+        "t2iprobe_register_inverters": Plugins.inverters,
+        "t2iprobe_register_executors": Plugins.executors,
     }
     everything: dict[str, Callable[..., Any]] = {hook: lambda hook=hook: [called(hook)] for hook in kinds}
     plugins = bare(plugin("mine", t2iprobe_register_commands=lambda: {"do": None}, **everything))
@@ -240,6 +244,36 @@ def test_a_missing_folder_is_not_looked_for_on_the_hub() -> None:
 def test_a_device_or_dtype_that_is_not_to_be_had_says_so(device: str, dtype: str | None, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         hub("owner/name", device, dtype)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_folder_loads_without_bars_and_leaves_the_switches(
+    saved: Path, shown: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from diffusers.utils import logging as diffusers_logging
+    from huggingface_hub.utils import are_progress_bars_disabled
+    from transformers.utils import logging as transformers_logging
+
+    def switches() -> tuple[bool, bool, bool]:
+        libraries = (diffusers_logging, transformers_logging)
+        return (*(one.is_progress_bar_enabled() for one in libraries), are_progress_bars_disabled())
+
+    before = switches()
+    for library in (diffusers_logging, transformers_logging):
+        (library.enable_progress_bar if shown else library.disable_progress_bar)()
+    try:
+        wanted = switches()
+        hub(str(saved))
+        assert switches() == wanted and wanted[0] is shown
+        assert "Loading" not in capfd.readouterr().err
+    finally:
+        for library, on in zip((diffusers_logging, transformers_logging), before, strict=False):
+            (library.enable_progress_bar if on else library.disable_progress_bar)()
+
+
+def test_what_another_pipeline_has_is_left_out(saved: Path) -> None:
+    plugins = Plugins(("t2iprobe.plugins.hub.plugin",), installed=False)
+    assert plugins.load_pipeline(str(saved), LoadOptions("cpu", without=("unet",))).unet is None
 
 
 def test_an_unreachable_hub_points_to_local_folders() -> None:

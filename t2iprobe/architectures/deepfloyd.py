@@ -1,18 +1,23 @@
-"""DeepFloyd IF, stage I: a pixel U-Net whose attention adds text keys and values to the image's own (T5 only)."""
+"""DeepFloyd IF, stage I: a pixel U-Net whose attention adds text keys and values to the image's own (T5 only).
+
+Stage II, where it is given, enlarges what stage I made and is never patched (arXiv 2502.09935).
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
-from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
+from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline, UNet2DConditionModel
+from PIL.Image import Image
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.unet import forward_key
 from t2iprobe.core.adapter import Adapter, Conditioning, Pipeline
+from t2iprobe.core.errors import ModelError
 from t2iprobe.core.sites import Axis, In, Out, Site
 
 LENGTH = 77  # IFPipeline pads to it whatever the tokenizer says
@@ -37,6 +42,8 @@ class DeepFloydIF(Adapter):
     pipelines: ClassVar[frozenset[str]] = frozenset({"IFPipeline"})
     denoiser = "unet"
     text_kv = ("cross_attn.k", "cross_attn.v")
+    upscalers: ClassVar[frozenset[str]] = frozenset({"IFSuperResolutionPipeline"})
+    upscaler_shares = ("tokenizer", "text_encoder", "safety_checker", "feature_extractor", "watermarker")
 
     inferred: ClassVar[str] = (
         "the U-Net's configuration, from the paper's 22 layers and 0.21 % (arXiv 2502.09935): above all "
@@ -53,6 +60,24 @@ class DeepFloydIF(Adapter):
                     text_encoder=parts.t5(32),
                     unet=parts.enliven(tiny_unet()),
                     scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range"),
+                    safety_checker=None,
+                    feature_extractor=None,
+                    watermarker=None,
+                    requires_safety_checker=False,
+                )
+            )
+
+    @classmethod
+    def tiny_upscaler(cls) -> IFSuperResolutionPipeline:
+        """16 x 16 to 32 x 32 pixels; the text encoder is the first stage's."""
+        with parts.seeded():
+            return parts.quiet(
+                IFSuperResolutionPipeline(
+                    tokenizer=None,
+                    text_encoder=None,
+                    unet=parts.enliven(tiny_unet(in_channels=6, sample_size=32, class_embed_type="timestep")),
+                    scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range"),
+                    image_noising_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
                     safety_checker=None,
                     feature_extractor=None,
                     watermarker=None,
@@ -79,8 +104,8 @@ class DeepFloydIF(Adapter):
     def sites(self, pipeline: Pipeline) -> Iterator[Site]:
         """See :meth:`Adapter.sites`."""
         unet = self.module(pipeline)
-        yield Site("pooled", "add_embedding", Out(), axes=("channel",))
-        yield Site("text", "encoder_hid_proj", Out())
+        yield Site("pooled", "add_embedding", Out(), axes=("channel",), static=True)
+        yield Site("text", "encoder_hid_proj", Out(), static=True)
         paths = [p for p, _ in unet.named_modules() if re.search(r"\.attentions\.\d+$", p)]
         for index, path in enumerate(sorted(paths, key=forward_key)):
             yield from added_kv_sites(f"blocks.{index}", path, unet.get_submodule(path))
@@ -113,15 +138,42 @@ class DeepFloydIF(Adapter):
         assert isinstance(output[0], torch.Tensor)
         return output[0]
 
+    def check_upscaler(self, pipeline: Pipeline, upscaler: Pipeline) -> None:
+        """See :meth:`Adapter.check_upscaler`; both stages read the same text encoder."""
+        super().check_upscaler(pipeline, upscaler)
+        own, other = (stage.unet.config.encoder_hid_dim for stage in (pipeline, upscaler))
+        if own != other:
+            raise ModelError(f"the upscaler reads text of {other} channels, this model's encoder gives {own}")
+
+    def upscale(
+        self,
+        pipeline: Pipeline,
+        upscaler: Pipeline,
+        images: Tensor,
+        prompts: Sequence[str],
+        generators: Sequence[torch.Generator],
+        settings: Mapping[str, Any],
+    ) -> list[Image]:
+        """See :meth:`Adapter.upscale`."""
+        cond, uncond = pipeline.encode_prompt(list(prompts), clean_caption=False)
+        output = upscaler(
+            image=images,
+            prompt_embeds=cond,
+            negative_prompt_embeds=uncond,
+            generator=list(generators),
+            **settings,
+        )
+        return list(output.images)
+
 
 def added_kv_sites(block: str, path: str, attention: Any) -> Iterator[Site]:
     """Sites of one added-KV attention in the order they run."""
     name, heads = f"{block}.cross_attn", attention.heads
     yield Site(f"{name}.in", path, In("hidden_states"), axes=MAP)
-    yield Site(f"{name}.text", path, In("encoder_hidden_states"))
+    yield Site(f"{name}.text", path, In("encoder_hidden_states"), static=True)
     yield Site(f"{name}.q", f"{path}.to_q", Out(), heads=heads)
-    yield Site(f"{name}.k", f"{path}.add_k_proj", Out(), heads=heads)
-    yield Site(f"{name}.v", f"{path}.add_v_proj", Out(), heads=heads)
+    yield Site(f"{name}.k", f"{path}.add_k_proj", Out(), heads=heads, static=True)
+    yield Site(f"{name}.v", f"{path}.add_v_proj", Out(), heads=heads, static=True)
     if not attention.only_cross_attention:
         yield Site(f"{block}.self_attn.k", f"{path}.to_k", Out(), heads=heads)
         yield Site(f"{block}.self_attn.v", f"{path}.to_v", Out(), heads=heads)
@@ -129,18 +181,16 @@ def added_kv_sites(block: str, path: str, attention: Any) -> Iterator[Site]:
     yield Site(f"{name}.out", path, Out(), axes=MAP)
 
 
-def tiny_unet() -> UNet2DConditionModel:
-    """The U-Net of :meth:`DeepFloydIF.tiny`."""
+def tiny_unet(**changes: Any) -> UNet2DConditionModel:
+    """The U-Net of :meth:`DeepFloydIF.tiny`, or with ``changes`` that of its upscaler."""
     return UNet2DConditionModel(
-        sample_size=16,
         block_out_channels=(16, 32),
         down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
         up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
         layers_per_block=2,
         attention_head_dim=16,
         cross_attention_dim=32,
-        encoder_hid_dim=32,
         addition_embed_type_num_heads=4,
         norm_num_groups=8,
-        **SHARED,
+        **SHARED | {"sample_size": 16, "encoder_hid_dim": 32} | changes,
     )

@@ -57,8 +57,8 @@ class Flux(Adapter):
 
     def sites(self, pipeline: Pipeline) -> Iterator[Site]:
         """See :meth:`Adapter.sites`."""
-        yield Site("pooled", "", In("pooled_projections"), axes=("channel",))
-        yield Site("text", "context_embedder", Out())
+        yield Site("pooled", "", In("pooled_projections"), axes=("channel",), static=True)
+        yield Site("text", "context_embedder", Out(), static=True)
         transformer = self.module(pipeline)
         double = list(transformer.get_submodule("transformer_blocks").children())
         for index, block in enumerate(double):

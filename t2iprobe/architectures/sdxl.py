@@ -61,7 +61,7 @@ class SDXL(LatentUNet):
         """Those of every latent U-Net, and the pooled text with the picture size, as added to the time embedding."""
         text, *blocks = super().sites(pipeline)
         yield text
-        yield Site("pooled", "add_embedding", Out(), axes=("channel",))
+        yield Site("pooled", "add_embedding", Out(), axes=("channel",), static=True)
         yield from blocks
 
     def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:

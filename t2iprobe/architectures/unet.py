@@ -37,10 +37,12 @@ def attention_sites(name: str, path: str, unet: nn.Module) -> Iterator[Site]:
     heads = unet.get_submodule(path).heads
     assert isinstance(heads, int)
     yield Site(f"{name}.in", path, In("hidden_states"))
-    if name.endswith("cross_attn"):
-        yield Site(f"{name}.text", path, In("encoder_hidden_states"))
+    cross = name.endswith("cross_attn")
+    if cross:
+        yield Site(f"{name}.text", path, In("encoder_hidden_states"), static=True)
     for port in "qkv":
-        yield Site(f"{name}.{port}", f"{path}.to_{port}", Out(), heads=heads)
+        static = cross and port != "q"
+        yield Site(f"{name}.{port}", f"{path}.to_{port}", Out(), heads=heads, static=static)
     yield Site(f"{name}.z", f"{path}.to_out.0", In("input"), heads=heads)
     yield Site(f"{name}.out", path, Out())
 
@@ -53,7 +55,7 @@ class LatentUNet(Adapter):
 
     def sites(self, pipeline: Pipeline) -> Iterator[Site]:
         """See :meth:`Adapter.sites`."""
-        yield Site("text", "", In("encoder_hidden_states"))
+        yield Site("text", "", In("encoder_hidden_states"), static=True)
         yield from transformer_sites(self.module(pipeline))
 
     def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:

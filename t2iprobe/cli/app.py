@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from t2iprobe.cli import patch, plugins_command, sites
+from t2iprobe.cli import capture, localize, patch, plugins_command, report, sites, store, study
 from t2iprobe.plugins.manager import Plugins
 
 HELP = (
@@ -18,20 +18,26 @@ HELP = (
 
 
 def build() -> typer.Typer:
-    """The whole command line."""
+    """The whole command line; commands find the plugins of the session in ``context.obj``."""
+    plugins = Plugins()
     app = typer.Typer(
         name="t2iprobe",
         help=HELP,
         no_args_is_help=True,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": ["-h", "--help"], "obj": plugins},
     )
     app.callback()(_root)
     app.command("patch")(patch.patch)
+    app.command("localize")(localize.localize)
+    app.command("report")(report.report)
     app.command("sites")(sites.sites)
     app.command("plugins")(plugins_command.plugins)
-    for name, group in Plugins().commands().items():
+    app.command("capture")(capture.capture)
+    app.add_typer(store.app, name="store")
+    app.add_typer(study.app, name="study")
+    for name, group in plugins.commands().items():
         app.add_typer(group, name=name)
     return app
 

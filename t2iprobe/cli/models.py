@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from t2iprobe.cli import parse
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import choice
 
 if TYPE_CHECKING:
     from t2iprobe.core.model import Model
+    from t2iprobe.plugins.manager import Plugins
 
-EMBEDDED = {"sd3": "tiny-sd3", "sdxl": "tiny-sdxl", "if": "tiny-if"}
 #: what the real one is called, for the hint
 PUBLISHED = {
     "sd3": "stabilityai/stable-diffusion-3-medium-diffusers",
@@ -21,22 +21,33 @@ PUBLISHED = {
 }
 
 
-def reference(arch: str | None, model: str | None, adapters: list[str]) -> str:
+def reference(arch: str | None, model: str | None, plugins: Plugins) -> str:
     """The model reference that ``--arch`` and ``--model`` mean.
 
     Raises:
-        ConfigError: neither is given, the architecture is not known, or it has no embedded model.
+        ConfigError: neither is given, the architecture is not known, or it has no embedded model here.
     """
     if arch is not None:
-        parse.choice("architecture", arch, dict.fromkeys(adapters))
+        choice("architecture", arch, plugins.adapters())
     if model is not None:
         return model
     if arch is None:
         raise ConfigError("name a model: --arch sd3 (an embedded one, offline), or --model REF")
-    if arch not in EMBEDDED:
-        hint = f", for example --model {PUBLISHED[arch]}" if arch in PUBLISHED else ""
-        raise ConfigError(f"there is no embedded {arch} model (there are {', '.join(EMBEDDED)}); name one{hint}")
-    return EMBEDDED[arch]
+    models = list(plugins.models().values())
+    present = {one.arch: one.name for one in reversed(models) if one.present}
+    if arch not in present:
+        raise ConfigError(_absent(arch, sorted(present), [one.recipe for one in models if one.arch == arch]))
+    return present[arch]
+
+
+def _absent(arch: str, present: list[str], recipes: list[str]) -> str:
+    """What to do where an architecture has no embedded model in this installation."""
+    here = f"there are some for {', '.join(present)}" if present else "there is none at all"
+    ways = [
+        f"name one: --model {PUBLISHED.get(arch, 'REF')}",
+        *(f"train one: {recipe}" for recipe in recipes if recipe),
+    ]
+    return f"there is no embedded {arch} model in this installation ({here}); {'; or '.join(ways)}"
 
 
 def check_arch(model: Model, arch: str | None) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
 
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import choice, near
 
-Value = TypeVar("Value")
+__all__ = ["choice", "heads", "layers", "near", "size", "size_text", "steps"]
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 def layers(text: str, count: int) -> list[int]:
@@ -56,19 +56,21 @@ def steps(text: str, count: int) -> range:
     return range(first, stop, stride)
 
 
-def choice(what: str, name: str, known: Mapping[str, Value]) -> Value:
-    """The thing called ``name``.
+def size(text: str) -> int:
+    """``10GiB``, ``500 MB`` or ``1000`` as bytes.
 
     Raises:
-        ConfigError: there is none; the message has near names.
+        ConfigError: not of this form.
     """
-    if name in known:
-        return known[name]
-    raise ConfigError(f"no {what} {name!r}{near(name, known)}")
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text, re.IGNORECASE)
+    if not found:
+        raise ConfigError(f"{text!r} is no size; write one such as 10GiB, 500MB or 1000")
+    return int(float(found[1]) * UNITS[(found[2] or "").lower()])
 
 
-def near(name: str, known: Iterable[str]) -> str:
-    """``; did you mean …`` or ``; there are …``."""
-    names = sorted(known)
-    close: Sequence[str] = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(close)}?" if close else f"; there are {', '.join(names)}"
+def size_text(count: float) -> str:
+    """Bytes for people: ``12.3 MB``."""
+    power = 0
+    while count >= 999.5 and power < 4:
+        count, power = count / 1000, power + 1
+    return f"{count:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"

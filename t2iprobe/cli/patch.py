@@ -15,14 +15,27 @@ from t2iprobe.cli.console import Format, notes, print_json
 from t2iprobe.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from t2iprobe.core.model import Model
+    from t2iprobe.core.model import Model, Probe
     from t2iprobe.core.pairs import Pair
     from t2iprobe.core.scope import Scope
     from t2iprobe.core.scoring import Scorer
-    from t2iprobe.core.sweep import PairImages, Sweep, Trial
+    from t2iprobe.core.sweep import Cost, Measured
+    from t2iprobe.core.trials import Trial
     from t2iprobe.plugins.manager import Plugins
 
 PAIRS = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be run."""
+
+    model: Model
+    pairs: list[Pair]
+    trials: list[Trial]
+    scorer: Scorer
+    settings: dict[str, Any]
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,7 @@ class Asked:
 
     arch: str | None
     model: str | None
+    upscaler: str | None
     source: str | None
     target: str | None
     pairs: Path | None
@@ -62,16 +76,24 @@ def patch(
             help="Embedded name, local folder or hub id, such as stabilityai/stable-diffusion-3-medium-diffusers."
         ),
     ] = None,
+    upscaler: Annotated[
+        str | None,
+        typer.Option(help="Super-resolution stage of a DeepFloyd IF, such as DeepFloyd/IF-II-L-v1.0; not patched."),
+    ] = None,
     source: Annotated[str | None, typer.Option(help="Prompt of the picture that is edited.")] = None,
     target: Annotated[str | None, typer.Option(help="Prompt whose text (or colour) is carried over.")] = None,
     pairs: Annotated[Path | None, typer.Option(help="CSV file: source,target[,seed[,concept]].")] = None,
     prompt_set: Annotated[
-        str | None, typer.Option(help="A built-in set: signs (the embedded models' words) or simple.")
+        str | None,
+        typer.Option(
+            help="signs (the embedded models' words), simple, creative, glyphcontrol:FOLDER or csv:FILE, with options "
+            "such as simple:words=2."
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(help=f"Pairs to use; default {PAIRS} of a prompt set, all of a file.", min=1)
     ] = None,
-    concept: Annotated[str, typer.Option(help="What the prompts differ in: text or colour.")] = "text",
+    concept: Annotated[str, typer.Option(help="What the prompts differ in: text, colour, style or object.")] = "text",
     layers: Annotated[str | None, typer.Option(help="Text-attention layers, such as 0-23 or 3,5; default all.")] = None,
     sites: Annotated[
         str | None,
@@ -113,8 +135,8 @@ def patch(
       t2iprobe patch --arch sd3 --model stabilityai/stable-diffusion-3-medium-diffusers --prompt-set simple --limit 16
     """
     asked = Asked(
-        arch, model, source, target, pairs, prompt_set, limit, concept, layers, sites, steps, branch, heads, seed,
-        num_steps, guidance, resolution, device, dtype, batch_size, reader,
+        arch, model, upscaler, source, target, pairs, prompt_set, limit, concept, layers, sites, steps, branch, heads,
+        seed, num_steps, guidance, resolution, device, dtype, batch_size, reader,
     )  # fmt: skip
     answer = run(asked, out)
     if format is Format.json:
@@ -132,7 +154,7 @@ def run(asked: Asked, out: Path | None) -> dict[str, Any]:
 
     plugins = Plugins()
     began = time.perf_counter()
-    ref = reference(asked.arch, asked.model, list(plugins.adapters()))
+    ref = reference(asked.arch, asked.model, plugins)
     listed = _pairs(asked, ref, plugins)
     scorer = _scorer(asked, plugins)
     path = out or Path("runs") / f"patch-{Path(ref).name}-{asked.concept}"
@@ -149,12 +171,12 @@ def run(asked: Asked, out: Path | None) -> dict[str, Any]:
     with runfolder.writing(path) as part:
         from t2iprobe.loading import load
 
-        loaded = load(ref, device=asked.device, dtype=asked.dtype, plugins=plugins)
+        loaded = load(ref, upscaler=asked.upscaler, device=asked.device, dtype=asked.dtype, plugins=plugins)
         check_arch(loaded, asked.arch)
-        sweep = _sweep(asked, loaded, listed)
-        answer = _measure(sweep, scorer, part, began, path)
+        job = _job(asked, loaded, listed, scorer)
+        answer = _measure(job, part, began, path)
         (part / runfolder.MANIFEST).write_text(
-            json.dumps(runfolder.manifest(settings, arguments=_arguments(asked), **_facts(sweep)), indent=1) + "\n"
+            json.dumps(runfolder.manifest(settings, arguments=_arguments(asked), **_facts(job)), indent=1) + "\n"
         )
     return answer | {"run": str(path)}
 
@@ -182,64 +204,64 @@ def _settings(asked: Asked, ref: str, pairs: list[Pair]) -> dict[str, Any]:
 
 
 def _pairs(asked: Asked, ref: str, plugins: Plugins) -> list[Pair]:
-    from t2iprobe.core.pairs import check_concept, pair_from_prompts, pairs_from_csv
+    from t2iprobe.core.concepts import concept_named
+    from t2iprobe.core.pairs import pair_from_prompts, pairs_from_csv
+    from t2iprobe.loading import own_prompt_set, prompt_set
 
-    check_concept(asked.concept)
+    concepts = plugins.concepts()
+    concept = concept_named(asked.concept, concepts)
     ways = [asked.source or asked.target, asked.pairs, asked.prompt_set]
     if sum(way is not None for way in ways) > 1:
         raise ConfigError("give the pairs one way: --source and --target, or --pairs, or --prompt-set")
     if asked.source or asked.target:
         if not (asked.source and asked.target):
             raise ConfigError("a pair needs both --source and --target")
-        return [pair_from_prompts(asked.source, asked.target, asked.seed, asked.concept)]
+        return [pair_from_prompts(asked.source, asked.target, asked.seed, concept)]
     if asked.pairs:
-        found = pairs_from_csv(asked.pairs, seed=asked.seed, concept=asked.concept)
+        found = pairs_from_csv(asked.pairs, seed=asked.seed, concept=concept.name, known=concepts)
         other = {pair.concept for pair in found} - {asked.concept}
         if other:
             raise ConfigError(
                 f"{asked.pairs} has pairs for concept {', '.join(other)}; this run is for {asked.concept}"
             )
         return found[: asked.limit]
-    name = asked.prompt_set or ("signs" if ref.startswith("tiny-") else "simple")
-    kind = parse.choice("prompt set", name, plugins.prompt_sets())
-    listed: list[Pair] = kind().pairs(limit=asked.limit or PAIRS, seed=asked.seed, concept=asked.concept)
-    return listed
+    name = asked.prompt_set or own_prompt_set(ref, plugins)
+    return prompt_set(name, limit=asked.limit or PAIRS, seed=asked.seed, concept=concept.name, plugins=plugins)
 
 
 def _scorer(asked: Asked, plugins: Plugins) -> Scorer:
-    from t2iprobe.core.scoring import Scorer
+    from t2iprobe.loading import scorer
 
-    metrics: dict[str, Any] = dict(plugins.metrics())
-    reader = parse.choice("reader", asked.reader, plugins.readers())
-    texts = [metrics[name]() for name in ("ocr_f1", "ocr_exact", "ocr_distance_normalised")]
-    images = [metrics[name]() for name in ("ssim", "psnr", "mse")]
-    return Scorer(asked.concept, reader(), texts, metrics["colour"](), images)
+    return scorer(asked.concept, reader=asked.reader, plugins=plugins)
 
 
-def _sweep(asked: Asked, model: Model, pairs: list[Pair]) -> Sweep:
-    from t2iprobe.core.sweep import Sweep
-
+def _job(asked: Asked, model: Model, pairs: list[Pair], scorer: Scorer) -> Job:
     settings: dict[str, Any] = {"num_steps": asked.num_steps, "guidance": asked.guidance}
     if asked.resolution is not None:
         settings |= {"height": asked.resolution, "width": asked.resolution}
     trials = _trials(asked, model)
     small = sum(p.numel() for p in model.denoiser.parameters()) < 50_000_000
     size = asked.batch_size or (64 if small else 8)
-    return Sweep(model, pairs, trials, _scope(asked, model, trials), settings, size)
+    return Job(model, pairs, trials, scorer, settings, size)
 
 
 def _trials(asked: Asked, model: Model) -> list[Trial]:
-    from t2iprobe.core.sweep import Trial, layer_trials
+    from t2iprobe.core.trials import Trial
 
+    if asked.sites is not None and asked.layers is not None:
+        raise ConfigError("choose --layers or --sites, not both")
     if asked.sites is not None:
-        if asked.layers is not None:
-            raise ConfigError("choose --layers or --sites, not both")
-        return [Trial(site.name, (site.name,), site.layer) for site in model.sites.match(asked.sites)]
-    chosen = range(model.layers) if asked.layers is None else parse.layers(asked.layers, model.layers)
-    return layer_trials(model, list(chosen))
+        groups: list[tuple[str, tuple[str, ...], int | None]] = [
+            (site.name, (site.name,), site.layer) for site in model.sites.match(asked.sites)
+        ]
+    else:
+        chosen = range(model.layers) if asked.layers is None else parse.layers(asked.layers, model.layers)
+        groups = [(str(layer), model.text_sites(layer).names, layer) for layer in chosen]
+    scope = _scope(asked, model, [name for _, names, _ in groups for name in names])
+    return [Trial(label, names, () if layer is None else (layer,), scope=scope) for label, names, layer in groups]
 
 
-def _scope(asked: Asked, model: Model, trials: list[Trial]) -> Scope:
+def _scope(asked: Asked, model: Model, sites: list[str]) -> Scope:
     from t2iprobe.core.adapter import Branch
     from t2iprobe.core.scope import Scope
 
@@ -248,67 +270,69 @@ def _scope(asked: Asked, model: Model, trials: list[Trial]) -> Scope:
     steps = None if asked.steps is None else parse.steps(asked.steps, model.steps(asked.num_steps))
     heads = None
     if asked.heads is not None:
-        counts = [model.sites.named(name).heads for trial in trials for name in trial.sites]
+        counts = [model.sites.named(name).heads for name in sites]
         if None in counts:
             raise ConfigError("--heads: some of the chosen sites have no heads; choose q, k, v or z sites")
         heads = parse.heads(asked.heads, min(count for count in counts if count is not None))
     return Scope(steps=steps, branches=branches, heads=heads)
 
 
-def _measure(sweep: Sweep, scorer: Scorer, folder: Path, began: float, path: Path) -> dict[str, Any]:
-    """Run the sweep, score every image, write the files of the run."""
+def _measure(job: Job, folder: Path, began: float, path: Path) -> dict[str, Any]:
+    """Run the job, score every image, write the files of the run."""
     from t2iprobe.cli.patch_report import answer_of, write
     from t2iprobe.cli.progress import progress
-    from t2iprobe.core.scoring import Scored, stack
+    from t2iprobe.core.lab import Lab
+    from t2iprobe.core.sweep import Renderer, Sweep
+    from t2iprobe.core.trials import Space, source, target
 
-    plan(sweep, path)
-    rows: list[dict[str, list[float]]] = []
-    kept: list[PairImages] = []
-    cost = {"calls": 0, "rows": 0}
-
-    def on_cost(calls: int, batch: int) -> None:
-        cost["calls"] += calls
-        cost["rows"] += batch
-
-    steps = sweep.model.steps(sweep.settings.get("num_steps"))
-    with progress(len(sweep.pairs) * sweep.width, steps) as on_step:
-        for found in sweep.run(on_step=on_step, on_cost=on_cost):
-            rows.append(scorer.score(found))
-            kept.append(found)
-    names = scorer.names()
-    scored = Scored(stack(rows), names[0], names[1])
-    answer = answer_of(sweep, scored, scorer.concept, cost, time.perf_counter() - began)
-    write(folder, sweep, scored, kept, answer)
+    sweep = Sweep(Renderer(job.model, job.pairs, job.settings, job.batch_size), job.scorer)
+    lab = Lab(sweep, Space.of(job.model, job.settings["num_steps"]), job.pairs, range(len(job.pairs)))
+    cost = sweep.cost(lab.open([source(), target(), *job.trials], lab.search))
+    plan(job, cost, path)
+    kept: list[Measured] = []
+    lab.on_measured = kept.append
+    with progress(cost.images, job.model.evaluations(job.settings["num_steps"])) as lab.on_step:
+        scored = lab.ask(job.trials)
+    answer = answer_of(job, scored, lab.spent, time.perf_counter() - began)
+    write(folder, job, scored, kept, answer)
     return answer
 
 
-def plan(sweep: Sweep, path: Path) -> None:
+def plan(job: Job, cost: Cost, path: Path) -> None:
     """One line on stderr: what will be done, how long it takes, what it needs."""
-    model = sweep.model
-    steps = model.steps(sweep.settings.get("num_steps"))
-    branches = model.guided(sweep.settings.get("guidance"))
-    cost = sweep.cost(steps, branches)
-    seconds = model.seconds_a_row(sweep.settings) * cost.rows
-    weights = sum(p.numel() * p.element_size() for p in model.denoiser.parameters())
-    side = model.image_bytes(sweep.settings)
+    model, settings = job.model, job.settings
+    steps = model.steps(settings["num_steps"])
+    branches = model.guided(settings["guidance"])
+    probe = model.probe(settings)
+    seconds = probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images
+    side = model.image_bytes(settings)
     notes.print(
-        f"plan: {len(sweep.pairs)} pairs × {len(sweep.trials)} trials (+ source and target) = {cost.images} pictures "
-        f"of {steps} steps, {cost.calls:,} denoiser calls ({cost.rows:,} rows, at most {sweep.batch_size * branches} "
-        f"at once); about {seconds:.0f} s, denoiser weights {weights / 1e6:,.0f} MB, "
+        f"plan: {len(job.pairs)} pairs × {len(job.trials)} trials (+ source and target) = {cost.images} pictures "
+        f"of {steps} steps, {cost.calls:,} denoiser calls ({cost.rows:,} rows, at most {job.batch_size * branches} "
+        f"at once); about {seconds:.0f} s, {memory(model, probe, min(job.batch_size, cost.images))}, "
         f"disk at most {cost.images * side / 1e6:.1f} MB in {path}",
         highlight=False,
     )
 
 
-def _facts(sweep: Sweep) -> dict[str, Any]:
-    model = sweep.model
+def memory(model: Model, probe: Probe, rows: int) -> str:
+    """What a batch of ``rows`` needs, to one digit: it was measured on a smaller one."""
+    weights = f"memory {model.weight_bytes / 1e6:,.0f} MB for weights"
+    if not probe.bytes_an_image:
+        return weights
+    need = float(f"{probe.bytes_an_image * rows / 1e9:.1g}")
+    return (
+        f"{weights} and about {need:g} GB for a batch" if need >= 0.1 else f"{weights} and less than 0.1 GB for a batch"
+    )
+
+
+def _facts(job: Job) -> dict[str, Any]:
+    model, guidance = job.model, job.settings["guidance"]
     return {
         "adapter": model.adapter.name,
         "pipeline": type(model.pipeline).__name__,
-        "device": str(model.pipeline.device),
+        "device": str(model.pipeline._execution_device),  # offloaded weights are elsewhere
         "dtype": str(next(model.denoiser.parameters()).dtype),
-        "num_steps": model.steps(sweep.settings.get("num_steps")),
-        "guidance": sweep.settings.get("guidance")
-        if sweep.settings.get("guidance") is not None
-        else model.defaults.get("guidance"),
+        "steps": model.steps(job.settings["num_steps"]),
+        "guidance": model.defaults.get("guidance") if guidance is None else guidance,
     }

@@ -12,48 +12,49 @@ from rich.table import Table
 from t2iprobe.cli.console import answers
 
 if TYPE_CHECKING:
+    from t2iprobe.cli.patch import Job
     from t2iprobe.core.scoring import LayerScore, Scored
-    from t2iprobe.core.sweep import PairImages, Sweep
+    from t2iprobe.core.sweep import Cost, Measured
 
 SHEET_ROWS = 6
 BAR = 20
 
 
-def answer_of(sweep: Sweep, scored: Scored, concept: str, cost: Mapping[str, int], seconds: float) -> dict[str, Any]:
+def answer_of(job: Job, scored: Scored, cost: Cost, seconds: float) -> dict[str, Any]:
     """The JSON object."""
     from t2iprobe.loading import planted
 
-    model = sweep.model
+    model, concept = job.model, job.scorer.concept
     card = planted(model.pipeline)
-    content = "word" if concept == "text" else "colour"
+    content = "word" if concept == "text" else concept
     found = scored.found()
     return {
         "model": model.ref,
         "arch": model.adapter.name,
         "concept": concept,
-        "planted": card["layers"][content] if card else None,
+        "planted": card["layers"].get(content) if card else None,
         "score": scored.rank.removesuffix("_target"),
         "clean": {"source": list(scored.floor), "target": list(scored.ceiling)},
-        "layers": [_layer(sweep, one) for one in scored.trials()],
-        "top": [_index(sweep, one) for one in found],
-        "sentence": sentence(sweep, scored, found, concept),
-        "pairs": len(sweep.pairs),
+        "layers": [_layer(job, one) for one in scored.trials()],
+        "top": [_index(job, one) for one in found],
+        "sentence": sentence(job, scored, found),
+        "pairs": len(job.pairs),
         "seconds": round(seconds, 2),
-        "denoiser_calls": cost["calls"],
-        "denoiser_rows": cost["rows"],
+        "denoiser_calls": cost.calls,
+        "denoiser_rows": cost.rows,
     }
 
 
-def _index(sweep: Sweep, one: LayerScore) -> int:
-    layer = sweep.trials[one.index].layer
+def _index(job: Job, one: LayerScore) -> int:
+    layer = job.trials[one.index].layer
     return one.index if layer is None else layer
 
 
-def _layer(sweep: Sweep, one: LayerScore) -> dict[str, Any]:
-    trial = sweep.trials[one.index]
-    modules = [sweep.model.sites.named(name).module for name in trial.sites]
+def _layer(job: Job, one: LayerScore) -> dict[str, Any]:
+    trial = job.trials[one.index]
+    modules = [job.model.sites.named(name).module for name in trial.sites]
     return {
-        "index": _index(sweep, one),
+        "index": _index(job, one),
         "site": trial.label if len(trial.sites) == 1 else ", ".join(trial.sites),
         "path": modules[0] if len(modules) == 1 else modules[0].rpartition(".")[0],
         "score_target": one.target.mean,
@@ -64,17 +65,17 @@ def _layer(sweep: Sweep, one: LayerScore) -> dict[str, Any]:
     }
 
 
-def sentence(sweep: Sweep, scored: Scored, found: Sequence[LayerScore], concept: str) -> str:
+def sentence(job: Job, scored: Scored, found: Sequence[LayerScore]) -> str:
     """The answer in words, with how sure it is."""
-    what = {"text": "the text", "colour": "the colour"}[concept]
-    unit = "site" if sweep.trials[0].layer is None or len(sweep.trials[0].sites) == 1 else "layer"
-    count = f"{len(sweep.pairs)} pair{'s' if len(sweep.pairs) > 1 else ''}"
+    what = f"the {job.scorer.concept}"
+    unit = "site" if job.trials[0].layer is None or len(job.trials[0].sites) == 1 else "layer"
+    count = f"{len(job.pairs)} pair{'s' if len(job.pairs) > 1 else ''}"
     if not found:
         return (
             f"No single {unit} stands out: none moves the score of {what} by more than a tenth of the way to the "
             f"target's (source {scored.floor.mean:.2f}, target {scored.ceiling.mean:.2f}, {count}, 95 % intervals)."
         )
-    names = [sweep.trials[one.index].label for one in found]
+    names = [job.trials[one.index].label for one in found]
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     moves = "; ".join(
         f"{unit} {name} goes {one.response.mean:.0%} of the way from the source to the target "
@@ -83,20 +84,21 @@ def sentence(sweep: Sweep, scored: Scored, found: Sequence[LayerScore], concept:
     )
     verb = "writes" if len(names) == 1 else "write"
     plural = unit if len(names) == 1 else f"{unit}s"
-    caution = "; one pair gives no interval, use more" if len(sweep.pairs) == 1 else ""
+    caution = "; one pair gives no interval, use more" if len(job.pairs) == 1 else ""
     return f"{plural.capitalize()} {listed} {verb} {what}: {moves} ({count}{caution})."
 
 
-def write(folder: Path, sweep: Sweep, scored: Scored, kept: Sequence[PairImages], answer: Mapping[str, Any]) -> None:
+def write(folder: Path, job: Job, scored: Scored, kept: Sequence[Measured], answer: Mapping[str, Any]) -> None:
     """Contact sheet, bar plot, images, scores and ``result.json``."""
     from t2iprobe.core import runfolder
     from t2iprobe.plugins.figures import SheetRow, bar_plot, contact_sheet
 
-    labels = [trial.label for trial in sweep.trials]
-    highlight = [str(label) for one in scored.found() for label in [sweep.trials[one.index].label]]
+    labels = [trial.label for trial in job.trials]
+    highlight = [str(label) for one in scored.found() for label in [job.trials[one.index].label]]
+    pictures = [list(measured.images.values()) for measured in sorted(kept, key=lambda one: one.pair)]
     sheet = [
-        SheetRow(f"{found.pair.source_word}\n→ {found.pair.target_word}", found.source, found.target, found.patched)
-        for found in kept[:SHEET_ROWS]
+        SheetRow(f"{pair.source_word}\n→ {pair.target_word}", source, target, patched)
+        for pair, (source, target, *patched) in list(zip(job.pairs, pictures, strict=True))[:SHEET_ROWS]
     ]
     contact_sheet(sheet, labels, highlight).save(folder / "contact_sheet.png")
     bar_plot(
@@ -110,8 +112,8 @@ def write(folder: Path, sweep: Sweep, scored: Scored, kept: Sequence[PairImages]
         ylabel=answer["score"],
     )
     rows = ["source", "target", *labels]
-    runfolder.write_images(folder / "images", [[k.source, k.target, *k.patched] for k in kept], rows)
-    runfolder.write_scores(folder, scored.scores, rows, [f"{p.source_word}->{p.target_word}" for p in sweep.pairs])
+    runfolder.write_images(folder / "images", pictures, rows)
+    runfolder.write_scores(folder, scored.scores, rows, [f"{p.source_word}->{p.target_word}" for p in job.pairs])
     (folder / "result.json").write_text(json.dumps(answer, indent=1) + "\n")
 
 

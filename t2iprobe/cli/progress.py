@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from t2iprobe.cli.console import notes
@@ -19,9 +19,17 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def progress(images: int, steps: int) -> Iterator[Callable[[int, int], None]]:
+def bar(what: str) -> Iterator[tuple[Progress, TaskID]]:
+    """A bar and its one task, whose total is told later."""
+    columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"), _Rate())
+    with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as shown:
+        yield shown, shown.add_task("", total=0)
+
+
+@contextmanager
+def progress(images: int, steps: int, what: str = "patching") -> Iterator[Callable[[int, int], None]]:
     """Gives the ``on_step`` of a sweep."""
-    columns = (TextColumn("patching"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"), _Rate())
+    columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"), _Rate())
     with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as bar:
         task = bar.add_task("", total=images)
 

@@ -71,7 +71,7 @@ def _subject(arch: str | None, model: str | None, full_size: bool) -> tuple[Adap
             raise ConfigError("--full-size builds the published configuration of an --arch; leave --model out")
         adapter = parse.choice("architecture", arch, plugins.adapters())()
         return adapter, SimpleNamespace(**{adapter.denoiser: adapter.full_size()}), f"{arch}, published configuration"
-    model = reference(arch, model, list(plugins.adapters()))
+    model = reference(arch, model, plugins)
     loaded = load(model, plugins=plugins)
     check_arch(loaded, arch)
     return loaded.adapter, loaded.pipeline, model

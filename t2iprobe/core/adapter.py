@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 
-from t2iprobe.core.errors import ConfigError, HookError
+from t2iprobe.core.errors import ConfigError, HookError, ModelError
 from t2iprobe.core.sites import Site
 
 #: a built diffusers pipeline; core never imports diffusers, so the type stays open
@@ -54,6 +56,10 @@ class Adapter(ABC):
     text_kv: ClassVar[tuple[str, ...]]
     #: what of :meth:`full_size` is not published but inferred, and from what; empty where nothing is
     inferred: ClassVar[str] = ""
+    #: classes of the pipelines that enlarge this family's pictures, see :meth:`upscale`; empty where there are none
+    upscalers: ClassVar[frozenset[str]] = frozenset()
+    #: components that an upscaler takes over from the pipeline instead of loading them a second time
+    upscaler_shares: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def sites(self, pipeline: Pipeline) -> Iterator[Site]:
@@ -137,6 +143,63 @@ class Adapter(ABC):
     @abstractmethod
     def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """One denoiser call, without guidance: (row, channel, y, x) and (row,) to the raw prediction."""
+
+    def inner_pooled(self, pipeline: Pipeline) -> Site | None:
+        """The site of a pooled vector that the denoiser makes of the text tokens itself.
+
+        ``None`` where :attr:`Conditioning.pooled` brings it, or where there is none.
+        """
+        with torch.no_grad():
+            given = self.encode_prompts(pipeline, [""]).pooled
+        found = [site for site in self.sites(pipeline) if site.name == "pooled"]
+        return found[0] if found and given is None else None
+
+    def check_upscaler(self, pipeline: Pipeline, upscaler: Pipeline) -> None:
+        """Refuse an upscaler that does not belong to ``pipeline``.
+
+        Raises:
+            ModelError: this family has none, or it is of another class, or it does not fit.
+        """
+        if not self.upscalers:
+            raise ModelError(f"{self.name} has no super-resolution stage, so there is nothing an upscaler could do")
+        kind = type(upscaler).__name__
+        if kind not in self.upscalers:
+            raise ModelError(f"the upscaler is a {kind}; {self.name} works with {', '.join(sorted(self.upscalers))}")
+
+    def upscale(
+        self,
+        pipeline: Pipeline,
+        upscaler: Pipeline,
+        images: Tensor,
+        prompts: Sequence[str],
+        generators: Sequence[torch.Generator],
+        settings: Mapping[str, Any],
+    ) -> list[Image]:
+        """Enlarge what the pipeline made; each row gets its own prompt, however it was patched, and its own noise.
+
+        Args:
+            pipeline: made the images; its text encoder serves both.
+            upscaler: of a class in :attr:`upscalers`, with no hooks on.
+            images: (row, 3, y, x) in -1..1, the pipeline's result with ``output_type="pt"``.
+            prompts, generators: one a row.
+            settings: further arguments of the upscaler's call.
+        """
+        raise NotImplementedError(f"{self.name} names upscalers, so its adapter needs upscale()")
+
+    @classmethod
+    def tiny_upscaler(cls) -> Pipeline:
+        """An upscaler for :meth:`tiny`; needed where :attr:`upscalers` names any."""
+        raise NotImplementedError(f"{cls.name} names upscalers, so its adapter needs tiny_upscaler()")
+
+    def timesteps(self, pipeline: Pipeline, num_steps: int) -> int:
+        """Scheduler steps that a generation makes which asks for ``num_steps``.
+
+        Not always the same number: PNDM makes one more, second-order schedulers evaluate the denoiser twice a step.
+        """
+        scheduler = copy.deepcopy(pipeline.scheduler)
+        shifted = scheduler.config.get("use_dynamic_shifting")
+        scheduler.set_timesteps(num_steps, **({"mu": 0.0} if shifted else {}))  # the shift moves them, adds none
+        return len(scheduler.timesteps)
 
     def encode_images(self, pipeline: Pipeline, images: Tensor) -> Tensor:
         """Images (row, 3, y, x) in -1..1 as what is denoised: scaled and shifted latents, the mode of the posterior."""

@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from torch import nn
+from torch import Tensor, nn
 
 from t2iprobe.core.adapter import Adapter, Pipeline
-from t2iprobe.core.cache import ActivationCache
+from t2iprobe.core.cache import ActivationCache, Stream
 from t2iprobe.core.engine import Engine
 from t2iprobe.core.errors import ConfigError, T2IProbeError
 from t2iprobe.core.interventions import Intervention, Patterns, names
+from t2iprobe.core.memory import peak
 from t2iprobe.core.sites import Sites
 
 OnStep = Callable[[int, int], None]  # rows in the batch, steps done
@@ -62,6 +63,7 @@ class Run:
         denoiser_calls: calls of the denoiser.
         denoiser_rows: rows through the denoiser, guidance and repeated donors included.
         seconds: wall-clock time.
+        upscaling_seconds: the part of ``seconds`` that the upscaler took, 0 without one.
     """
 
     images: list[Image]
@@ -69,6 +71,22 @@ class Run:
     denoiser_calls: int
     denoiser_rows: int
     seconds: float
+    upscaling_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a generation costs on this machine.
+
+    Args:
+        seconds_a_row: of one row in one denoiser call.
+        seconds_an_image: of the upscaler, 0 without one.
+        bytes_an_image: of memory beyond the weights, at the peak; ``None`` where it cannot be measured.
+    """
+
+    seconds_a_row: float
+    seconds_an_image: float
+    bytes_an_image: int | None
 
 
 class Model:
@@ -79,13 +97,28 @@ class Model:
         adapter: of its family.
         ref: how it was asked for.
         defaults: sampling settings used where a generation names none (``num_steps``, ``guidance``, …).
+        upscaler: a pipeline that enlarges every picture, from the row's own prompt and noise. It is never hooked.
+        upscaling: arguments of the upscaler's call (``num_inference_steps``, ``guidance_scale``, …).
+
+    Raises:
+        ModelError: the upscaler does not belong to the pipeline.
     """
 
     def __init__(
-        self, pipeline: Pipeline, adapter: Adapter, *, ref: str = "", defaults: Mapping[str, Any] | None = None
+        self,
+        pipeline: Pipeline,
+        adapter: Adapter,
+        *,
+        ref: str = "",
+        defaults: Mapping[str, Any] | None = None,
+        upscaler: Pipeline | None = None,
+        upscaling: Mapping[str, Any] | None = None,
     ) -> None:
         self.pipeline, self.adapter, self.ref = pipeline, adapter, ref
         self.defaults = dict(defaults or {})
+        self.upscaler, self.upscaling = upscaler, dict(upscaling or {})
+        if upscaler is not None:
+            adapter.check_upscaler(pipeline, upscaler)
 
     def __repr__(self) -> str:
         return (
@@ -122,6 +155,7 @@ class Model:
         generation: Generation,
         *,
         cache: Patterns = (),
+        into: Stream | None = None,
         interventions: Sequence[Intervention] = (),
         rows: Sequence[int] | None = None,
         batch_size: int | None = None,
@@ -132,6 +166,7 @@ class Model:
         Args:
             generation: what to generate.
             cache: sites to keep (names or patterns).
+            into: gets them instead of the run's cache, as they come; a store's writer.
             interventions: edits, applied in this order; the cache sees values after edits.
             rows: rows whose images are wanted (the others run only where a wanted row takes from them); default all.
             batch_size: most rows at once. Out of memory halves it.
@@ -144,16 +179,23 @@ class Model:
         """
         self._check_truncation(generation)
         _check_rows(len(generation.prompts), interventions, rows or ())
-        state = _Batches(self, generation, interventions, self._reads(cache), on_step)
+        _check_static(into, interventions)
+        state = _Batches(self, generation, interventions, self._reads(cache), on_step, into)
         wanted = tuple(range(len(generation.prompts))) if rows is None else tuple(rows)
         began = time.perf_counter()
         state.run(wanted, batch_size or len(generation.prompts))
         images = [state.images[row] for row in wanted]
-        return Run(images, state.cache, state.calls, state.rows, time.perf_counter() - began)
+        return Run(images, state.cache, state.calls, state.rows, time.perf_counter() - began, state.upscaling)
 
     def steps(self, num_steps: int | None = None) -> int:
-        """Denoising steps of a generation that asks for ``num_steps``."""
-        return int(num_steps or self.defaults.get("num_steps") or self._default("num_inference_steps"))
+        """Denoising steps that a generation makes which asks for ``num_steps``, as :class:`Scope` counts them."""
+        order = int(getattr(self.pipeline.scheduler, "order", 1))
+        return -(-self.evaluations(num_steps) // order)
+
+    def evaluations(self, num_steps: int | None = None) -> int:
+        """Times that such a generation evaluates the denoiser: a second-order scheduler does so twice a step."""
+        asked = int(num_steps or self.defaults.get("num_steps") or self._default("num_inference_steps"))
+        return self.adapter.timesteps(self.pipeline, asked)
 
     def guided(self, guidance: float | None = None) -> int:
         """Guidance branches that each row of such a generation brings to the denoiser."""
@@ -163,18 +205,30 @@ class Model:
     def _default(self, name: str) -> Any:
         return inspect.signature(type(self.pipeline).__call__).parameters[name].default
 
-    def seconds_a_row(self, settings: Mapping[str, Any], rows: int = 4) -> float:
-        """Seconds that one row through the denoiser takes here, measured on a generation of two steps."""
-        probe = {**settings, "num_steps": 2}
-        self.run(self.generation(["a"], 0, **probe))  # the first call warms up
-        run = self.run(self.generation(["a"] * rows, 0, **probe))
-        return run.seconds / run.denoiser_rows
+    def probe(self, settings: Mapping[str, Any], rows: int = 4) -> Probe:
+        """What a generation costs here, measured on one of two steps."""
+        short = {**settings, "num_steps": 2}
+        self.run(self.generation(["a"], 0, **short))  # the first call warms up
+        with peak(self.pipeline._execution_device) as memory:
+            run = self.run(self.generation(["a"] * rows, 0, **short))
+        denoising = run.seconds - run.upscaling_seconds
+        each = None if memory.bytes is None else memory.bytes // rows
+        return Probe(denoising / run.denoiser_rows, run.upscaling_seconds / rows, each)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights of every component, the upscaler's too, each counted once."""
+        pipelines = (self.pipeline, self.upscaler) if self.upscaler is not None else (self.pipeline,)
+        parts = [part for one in pipelines for part in one.components.values() if isinstance(part, nn.Module)]
+        tensors = {id(p): p.numel() * p.element_size() for part in parts for p in part.parameters()}
+        return sum(tensors.values())
 
     def image_bytes(self, settings: Mapping[str, Any]) -> int:
         """Bytes of one picture, uncompressed."""
-        config: Any = self.denoiser.config
-        sample = int(config.sample_size)
-        cells = sample * getattr(self.pipeline, "vae_scale_factor", 1)
+        last: Any = self.adapter.module(self.upscaler or self.pipeline)
+        if self.upscaler is not None:
+            return int(3 * last.config.sample_size**2)
+        cells = int(last.config.sample_size) * getattr(self.pipeline, "vae_scale_factor", 1)
         height, width = (settings.get(side) or self.defaults.get(side) or cells for side in ("height", "width"))
         return int(height * width * 3)
 
@@ -214,6 +268,14 @@ def _check_rows(count: int, interventions: Sequence[Intervention], wanted: Seque
             raise ConfigError(f"{what}: no row {wrong[0]}; the generation has {count}, numbered from 0")
 
 
+def _check_static(into: Stream | None, interventions: Sequence[Intervention]) -> None:
+    if into is not None and into.static and interventions:
+        raise ConfigError(
+            f"{min(into.static)} is stored once because it is the same at every step, which an edit can change; "
+            "make the writer with static=False"
+        )
+
+
 @dataclass
 class _Batches:
     """One :meth:`Model.run`: splits rows into batches that hold their lock-step donors, and halves on out of memory."""
@@ -223,11 +285,13 @@ class _Batches:
     interventions: Sequence[Intervention]
     reads: Sites
     on_step: OnStep
+    into: Stream | None = None
 
     def __post_init__(self) -> None:
         self.cache = ActivationCache(len(self.generation.prompts))
         self.images: dict[int, Image] = {}
         self.calls = self.rows = 0
+        self.upscaling = 0.0
 
     def closure(self, rows: Sequence[int]) -> tuple[int, ...]:
         """``rows`` and every row that one of them takes from."""
@@ -253,6 +317,8 @@ class _Batches:
                 self.one(todo)
             except torch.OutOfMemoryError:
                 _free()
+                if self.into is not None:
+                    self.into.discard(self.closure(todo))
                 if len(todo) == 1:
                     raise T2IProbeError(
                         f"out of memory with {len(self.closure(todo))} rows in a batch, the least that this patch "
@@ -284,16 +350,28 @@ class _Batches:
             rows,
             self.interventions,
             self.reads,
-            cache,
+            cache if self.into is None else self.into,
             on_step=lambda step: self.on_step(len(rows), step),
         )
+        arguments = model.arguments(self.generation, rows)
+        kind = "pil" if model.upscaler is None else "pt"
         with quiet(model.pipeline), engine.installed(), torch.no_grad():
-            output = model.pipeline(**model.arguments(self.generation, rows), output_type="pil")
-        images = output.images
+            images = model.pipeline(**arguments, output_type=kind).images
+        if model.upscaler is not None:
+            images = self.upscale(images, rows, arguments["generator"])
         self.images.update(zip(rows, images, strict=True))
         self.cache.extend(cache)
         self.calls += engine.calls
         self.rows += engine.rows_seen
+
+    def upscale(self, images: Tensor, rows: Sequence[int], generators: Sequence[torch.Generator]) -> list[Image]:
+        """The upscaler on one batch, hooks off; each row's noise goes on where the pipeline's ended."""
+        began, model = time.perf_counter(), self.model
+        prompts = [self.generation.prompts[row] for row in rows]
+        with quiet(model.upscaler), torch.no_grad():
+            large = model.adapter.upscale(model.pipeline, model.upscaler, images, prompts, generators, model.upscaling)
+        self.upscaling += time.perf_counter() - began
+        return large
 
 
 @contextmanager

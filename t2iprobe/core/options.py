@@ -1,8 +1,20 @@
-"""How a pipeline is to be loaded: :class:`LoadOptions`. Plain values only, so that every layer can pass them on."""
+"""How a pipeline is to be loaded: :class:`LoadOptions`; what plugins bring along: :class:`Embedded`.
+
+Plain values only, so that every layer can pass them on; torch is imported when a device or dtype is asked for.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from t2iprobe.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+INDEX = "model_index.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +24,71 @@ class LoadOptions:
     Args:
         device: a torch device (``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``).
         dtype: a torch floating-point dtype by name (``"float32"``, ``"float16"``, ``"bfloat16"``).
+        without: components that are not to be loaded, such as a text encoder that another pipeline has already.
     """
 
     device: str | None = None
     dtype: str | None = None
+    without: tuple[str, ...] = ()
+
+    def torch_device(self) -> torch.device:
+        """The device that was asked for, or else the first GPU, or else the CPU.
+
+        Raises:
+            ConfigError: there is no such device here.
+        """
+        import torch
+
+        name = self.device
+        if name is None:
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(name)
+        except RuntimeError as error:
+            raise ConfigError(f"no such device: {name!r}; use cpu, cuda, cuda:<n> or mps") from error
+        _require_present(name, device)
+        return device
+
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype that was asked for, or else float32.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        import torch
+
+        dtype = getattr(torch, (self.dtype or "float32").removeprefix("torch."), None)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise ConfigError(f"no such dtype: {self.dtype!r}; use float32, float16 or bfloat16")
+        return dtype
+
+
+def _require_present(name: str, device: torch.device) -> None:
+    import torch
+
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"{name} was asked for, but torch {torch.__version__} sees {torch.cuda.device_count()} GPUs")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"{name} was asked for, but this torch has no usable MPS device")
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A model that a plugin brings along; ``--arch`` alone means the one of that architecture.
+
+    Args:
+        name: what ``load`` is given.
+        arch: name of its adapter.
+        folder: where its pipeline lies, or would.
+        recipe: the command that makes the weights where the installation has none; empty where nothing does.
+    """
+
+    name: str
+    arch: str
+    folder: Path
+    recipe: str = ""
+
+    @property
+    def present(self) -> bool:
+        """Whether the weights are in this installation."""
+        return (self.folder / INDEX).is_file()

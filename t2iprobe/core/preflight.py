@@ -17,6 +17,11 @@ def check_module(denoiser: nn.Module, sites: Iterable[Site]) -> None:
         HookError: one of them is compiled, fused or missing.
     """
     _compiled(denoiser, "the denoiser")
+    if getattr(denoiser, "is_cache_enabled", False):
+        raise HookError(
+            "the denoiser takes results of earlier steps for this one's (enable_cache), so an edit may go unread; "
+            "call disable_cache() first"
+        )
     seen: set[str] = set()
     for site in sites:
         path = ""

@@ -54,6 +54,8 @@ class Site:
         heads: heads in the channel axis, where there are any.
         stream: the part of the token axis that belongs to the site, where text and image tokens share one sequence
             (text first).
+        static: whether the value is the same at every denoising step of an unedited run, as the text keys of a U-Net
+            are; a store keeps it once.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Site:
     axes: tuple[Axis, ...] = ("token", "channel")
     heads: int | None = None
     stream: Stream = "all"
+    static: bool = False
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):

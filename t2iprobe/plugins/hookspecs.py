@@ -15,8 +15,14 @@ if TYPE_CHECKING:
     import typer
 
     from t2iprobe.core.adapter import Adapter, Pipeline
-    from t2iprobe.core.metric import Metric, Reader
-    from t2iprobe.core.options import LoadOptions
+    from t2iprobe.core.concepts import Concept
+    from t2iprobe.core.localizer import Localizer
+    from t2iprobe.core.metric import Aggregate, Metric, Reader
+    from t2iprobe.core.options import Embedded, LoadOptions
+    from t2iprobe.core.report import Section
+    from t2iprobe.core.study.executor import Executor
+    from t2iprobe.core.study.result import Result
+    from t2iprobe.plugins.inversion.inverter import Inverter
 
 PROJECT = "t2iprobe"
 API = 1
@@ -36,10 +42,18 @@ def t2iprobe_register_adapters() -> list[type[Adapter]]:  # type: ignore[empty-b
 
 @hookspec(firstresult=True)
 def t2iprobe_load_pipeline(ref: str, options: LoadOptions) -> Pipeline | None:
-    """A source of weights: the pipeline that ``ref`` means, on the device and in the dtype of ``options``.
+    """A source of weights: the pipeline that ``ref`` means, loaded as ``options`` say.
 
     ``None`` says "not mine", and the next plugin is asked. What is the plugin's own but cannot be loaded is a
     ``ModelError`` that tells what to do. The hub's loader comes last: it takes folders and ``owner/name``.
+    """
+
+
+@hookspec
+def t2iprobe_register_models() -> list[Embedded]:  # type: ignore[empty-body]
+    """Models that a plugin brings along, present or not; its ``t2iprobe_load_pipeline`` loads them by name.
+
+    Each has a ``name`` that no other model has. ``--arch X`` alone means the first one present for ``X``.
     """
 
 
@@ -49,18 +63,67 @@ def t2iprobe_register_metrics() -> list[type[Metric]]:  # type: ignore[empty-bod
 
 
 @hookspec
+def t2iprobe_register_aggregates() -> list[type[Aggregate]]:  # type: ignore[empty-body]
+    """Numbers per set of images. Each class has a ``name`` that no other aggregate has."""
+
+
+@hookspec
 def t2iprobe_register_readers() -> list[type[Reader]]:  # type: ignore[empty-body]
     """Engines that read the text in an image (OCR). Each class has a ``name`` that no other reader has."""
 
 
 @hookspec
+def t2iprobe_register_concepts() -> list[Concept]:  # type: ignore[empty-body]
+    """What pairs can differ in. Each has a ``name`` that no other concept has, and names the metrics that judge it."""
+
+
+@hookspec
 def t2iprobe_register_prompt_sets() -> list[type[Any]]:  # type: ignore[empty-body]
-    """Sources of prompt pairs. Each class has a ``name`` that no other prompt set has."""
+    """Sources of prompt pairs. Each class has a ``name`` that no other prompt set has.
+
+    It is built with the options of a reference, ``NAME:ARGUMENT,key=value``: the argument first, the rest by keyword,
+    numbers as ``int``. ``pairs(limit, seed, concept)`` gives a list of pairs.
+    """
+
+
+@hookspec
+def t2iprobe_register_inverters() -> list[type[Inverter]]:  # type: ignore[empty-body]
+    """Ways from an image back to its noise. Each class has a ``name`` that no other inverter has.
+
+    Its settings are arguments with defaults; ``predictions`` says what kinds of model it works with. Its
+    ``round_trip`` on ``t2iprobe.testing``'s analytic denoiser must give rounding error for each of them.
+    """
+
+
+@hookspec
+def t2iprobe_register_localizers() -> list[type[Localizer]]:  # type: ignore[empty-body]
+    """Methods that find the layers (heads, steps, …) responsible for a concept.
+
+    Each class has a ``name`` that no other localizer has and a ``summary``. Its constructor's arguments are the
+    method's settings: all optional, given by keyword.
+    """
+
+
+@hookspec
+def t2iprobe_register_executors() -> list[type[Executor]]:  # type: ignore[empty-body]
+    """Places where studies can run, for ``t2iprobe study run --executor NAME``.
+
+    Each class has a ``name`` that no other executor has; ``local`` is taken.
+    """
+
+
+@hookspec
+def t2iprobe_report_sections(result: Result) -> list[Section]:  # type: ignore[empty-body]
+    """Further sections of a study's report, below the layers and their scores.
+
+    ``result`` is read from the study's folder, finished or not; there may be no model in the process.
+    """
 
 
 @hookspec
 def t2iprobe_register_commands() -> dict[str, typer.Typer]:  # type: ignore[empty-body]
     """Command groups by name: ``{"ocr": app}`` becomes ``t2iprobe ocr …``.
 
-    Runs for ``t2iprobe --help``, so neither it nor the module of the commands may import torch.
+    Runs for ``t2iprobe --help``, so neither it nor the module of the commands may import torch. A command that takes a
+    ``typer.Context`` finds the session's :class:`~t2iprobe.plugins.manager.Plugins` in its ``obj``.
     """

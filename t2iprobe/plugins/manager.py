@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 
+from t2iprobe.core.concepts import concept_named
 from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.names import choice, near
 from t2iprobe.plugins import hookspecs
 from t2iprobe.plugins.hookspecs import API, PROJECT
 
@@ -25,8 +28,15 @@ if TYPE_CHECKING:
     import typer
 
     from t2iprobe.core.adapter import Adapter, Pipeline
-    from t2iprobe.core.metric import Metric, Reader
-    from t2iprobe.core.options import LoadOptions
+    from t2iprobe.core.concepts import Concept
+    from t2iprobe.core.localizer import Localizer
+    from t2iprobe.core.metric import Aggregate, Metric, Reader
+    from t2iprobe.core.options import Embedded, LoadOptions
+    from t2iprobe.core.report import Section
+    from t2iprobe.core.scoring import Scorer
+    from t2iprobe.core.study.executor import Executor
+    from t2iprobe.core.study.result import Result
+    from t2iprobe.plugins.inversion.inverter import Inverter
 
 #: the bundled plugins; each module is light and imports what it needs inside its hook functions
 BUILTIN = (
@@ -34,8 +44,13 @@ BUILTIN = (
     "t2iprobe.plugins.organisms.plugin",
     "t2iprobe.plugins.metrics.plugin",
     "t2iprobe.plugins.prompts.plugin",
+    "t2iprobe.plugins.localization.plugin",
+    "t2iprobe.plugins.inversion.plugin",
+    "t2iprobe.plugins.cluster.plugin",
     "t2iprobe.plugins.hub.plugin",
 )
+#: similarity to the source's picture, taken of every image
+SIMILARITY = ("ssim", "psnr", "mse")
 GROUP = f"{PROJECT}.v{API}"
 DISABLE = "T2IPROBE_DISABLE_PLUGINS"
 TRACE = "T2IPROBE_TRACE_PLUGINS"
@@ -86,17 +101,85 @@ class Plugins:
         """Architectures by name."""
         return self._named("t2iprobe_register_adapters", "adapter")
 
+    def models(self) -> dict[str, Embedded]:
+        """Models that plugins bring along, by name; see :attr:`Embedded.present`."""
+        return self._named("t2iprobe_register_models", "model")
+
     def metrics(self) -> dict[str, type[Metric]]:
         """Metrics by name."""
         return self._named("t2iprobe_register_metrics", "metric")
+
+    def aggregates(self) -> dict[str, type[Aggregate]]:
+        """Numbers per set of images by name."""
+        return self._named("t2iprobe_register_aggregates", "aggregate")
 
     def readers(self) -> dict[str, type[Reader]]:
         """OCR engines by name."""
         return self._named("t2iprobe_register_readers", "reader")
 
+    def concepts(self) -> dict[str, Concept]:
+        """What pairs can differ in, by name."""
+        return self._named("t2iprobe_register_concepts", "concept")
+
     def prompt_sets(self) -> dict[str, type[Any]]:
         """Sources of prompt pairs by name."""
         return self._named("t2iprobe_register_prompt_sets", "prompt set")
+
+    def inverters(self) -> dict[str, type[Inverter]]:
+        """Ways from an image back to its noise, by name."""
+        return self._named("t2iprobe_register_inverters", "inverter")
+
+    def localizers(self) -> dict[str, type[Localizer]]:
+        """Localization methods by name."""
+        return self._named("t2iprobe_register_localizers", "localizer")
+
+    def localizer(self, name: str, **settings: Any) -> Localizer:
+        """A localization method with settings; numbers may be given as text, as a command line has them.
+
+        Raises:
+            ConfigError: no such method, no such setting of it, or a value that it does not take.
+        """
+        kind = choice("localizer", name, self.localizers())
+        known = inspect.signature(kind).parameters
+        if unknown := next((key for key in settings if key not in known), None):
+            raise ConfigError(f"the localizer {name} has no setting {unknown!r}{near(unknown, known) if known else ''}")
+        return kind(**{key: _number(f"{name}: {key}", value, known[key].default) for key, value in settings.items()})
+
+    def scorer(self, concept: str = "text", reader: str = "rapidocr", metrics: Sequence[str] | None = None) -> Scorer:
+        """What takes the scores of a concept: its metrics, and the similarity to the source's picture.
+
+        Args:
+            concept: what the pairs differ in.
+            reader: name of the OCR engine.
+            metrics: names, instead of the concept's own; the first that judges the concept ranks.
+
+        Raises:
+            ConfigError: no such concept or reader, no plugin registers such a metric, none judges the concept, or
+                weights that a metric needs are missing, which is said here: before any picture is made.
+        """
+        from t2iprobe.core.scoring import Scorer
+
+        known: dict[str, Any] = dict(self.metrics())
+        names = metrics or concept_named(concept, self.concepts()).metrics
+        kinds = [choice(f"metric for the concept {concept},", name, known) for name in names]
+        built = [kind() for kind in dict.fromkeys([*kinds, *(known[name] for name in SIMILARITY)])]
+        judges = [metric for metric in built if metric.needs != "image"]
+        if not judges:
+            raise ConfigError(f"{', '.join(names)} compare pictures only; add a metric that judges the {concept}")
+        for metric in built:
+            if prepare := getattr(metric, "prepare", None):
+                prepare()
+        similar = [metric for metric in built if metric.needs == "image"]
+        return Scorer(concept, choice("reader", reader, self.readers())(), judges, similar)
+
+    def executors(self) -> dict[str, type[Executor]]:
+        """Where studies can run, by name; ``local`` is not among them."""
+        return self._named("t2iprobe_register_executors", "executor")
+
+    def report_sections(self, result: Result) -> list[Section]:
+        """What plugins add to the report of a study."""
+        answers = self._ask("t2iprobe_report_sections", result=result)
+        return [section for _, found in answers for section in found]
 
     def commands(self) -> dict[str, typer.Typer]:
         """Command groups by name."""
@@ -205,21 +288,21 @@ class Plugins:
         callers = self._manager.get_hookcallers(self._manager.get_plugin(name)) or ()
         return tuple(sorted(caller.name for caller in callers))
 
-    def _ask(self, hook: str) -> Iterator[tuple[str, Any]]:
-        """Each plugin's answer to a registering hook, with its name; one that raises is marked as broken."""
+    def _ask(self, hook: str, **arguments: Any) -> Iterator[tuple[str, Any]]:
+        """Each plugin's answer to a hook, with its name; one that raises is marked as broken."""
         everyone = self._manager.get_plugins()
         for name, plugin in self._manager.list_name_plugin():
             if hook not in self._hooks_of(name):
                 continue
             try:
-                answers = self._manager.subset_hook_caller(hook, everyone - {plugin})()
+                answers = self._manager.subset_hook_caller(hook, everyone - {plugin})(**arguments)
             except Exception as error:
                 self._break(name, f"{hook} raised {_text(error)}")
             else:
                 yield from ((name, answer) for answer in answers)
 
     def _named(self, hook: str, kind: str) -> dict[str, Any]:
-        """The classes that a hook registers, by their ``name``."""
+        """What a hook registers, by its ``name``."""
         return _unique(kind, ((plugin, cls.name, cls) for plugin, found in self._ask(hook) for cls in found))
 
 
@@ -235,6 +318,20 @@ def _unique(kind: str, found: Iterable[tuple[str, str, Any]]) -> dict[str, Any]:
             )
         things[name], owners[name] = thing, plugin
     return things
+
+
+def _number(what: str, value: Any, default: Any) -> Any:
+    """``value``, read as a number where the setting is one."""
+    if not isinstance(value, str) or isinstance(default, str):
+        return value
+    if isinstance(default, bool):
+        if value.lower() not in ("true", "false"):
+            raise ConfigError(f"{what} is true or false, found {value!r}")
+        return value.lower() == "true"
+    try:
+        return float(value) if isinstance(default, float) else int(value)
+    except ValueError:
+        raise ConfigError(f"{what} is a number, found {value!r}") from None
 
 
 def _announced() -> list[EntryPoint]:

@@ -119,6 +119,16 @@ def text_sites_hold_the_text(model: Model) -> None:
 
 
 @_law
+def static_sites_do_not_change(model: Model) -> None:
+    """A site that is said to be static has one value at all steps, bit for bit: a store keeps it once."""
+    static = [site for site in model.sites if site.static]
+    cache = model.run(_generation(model, SOURCE), cache=Sites(static)).cache
+    for name, step, branch in _addresses(model, cache):
+        same = torch.equal(cache[name, step, branch], cache[name, 0, branch])
+        _require(same, f"{name} is said to be static, but changes between steps 0 and {step} (branch {branch})")
+
+
+@_law
 def sites_come_in_forward_order(model: Model) -> None:
     """Sites are listed, and blocks numbered, in the order in which a denoiser call runs them."""
     order = _firing_order(model)
@@ -210,6 +220,33 @@ def a_batch_of_two_is_two_runs(model: Model) -> None:
         alone = _pixels(model.run(model.generation(prompt, row, num_steps=STEPS)))[0]
         off = int(np.abs(both[row] - alone).max())
         _require(off <= LEVELS, f"row {row} of a batch is up to {off} levels of 255 away from its own run")
+
+
+@_law
+def an_upscaler_takes_each_row_by_itself(model: Model) -> None:
+    """Where the family has upscalers: an enlarged row follows its own prompt and noise, whatever runs beside it."""
+    if not model.adapter.upscalers:
+        return
+    upscaler = model.adapter.tiny_upscaler()
+    small = model.run(_generation(model, SOURCE))
+    images = torch.from_numpy(_pixels(small)).movedim(-1, 1).float() / 127.5 - 1
+
+    def enlarged(*rows: tuple[str, int]) -> Pixels:
+        noise = [torch.Generator().manual_seed(seed) for _, seed in rows]
+        prompts, settings = [prompt for prompt, _ in rows], {"num_inference_steps": 2}
+        with torch.no_grad():
+            made = model.adapter.upscale(
+                model.pipeline, upscaler, images.expand(len(rows), -1, -1, -1), prompts, noise, settings
+            )
+        return np.stack([np.asarray(image, np.int16) for image in made])
+
+    rows = enlarged((SOURCE, 0), (TARGET, 0), (SOURCE, 1))
+    _require(rows.shape[1] > small.images[0].height, f"an image of {small.images[0].size} is not enlarged")
+    _require(bool((rows[0] != rows[1]).any()), "an upscaled row does not follow its own prompt")
+    _require(bool((rows[0] != rows[2]).any()), "an upscaled row does not follow its own noise")
+    for row, alone in ((1, enlarged((TARGET, 0))[0]), (2, enlarged((SOURCE, 1))[0])):
+        off = int(np.abs(rows[row] - alone).max())
+        _require(off <= LEVELS, f"upscaled row {row} is up to {off} levels of 255 away from itself alone")
 
 
 @_law

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
-import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -19,11 +19,11 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 
 from t2iprobe.core.adapter import Pipeline
-from t2iprobe.core.errors import ConfigError, ModelError
-from t2iprobe.core.options import LoadOptions
+from t2iprobe.core.errors import ModelError
+from t2iprobe.core.options import INDEX, LoadOptions
+from t2iprobe.plugins.bars import no_bars
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-INDEX = "model_index.json"
 
 
 def load(ref: str, options: LoadOptions) -> Pipeline | None:
@@ -36,9 +36,12 @@ def load(ref: str, options: LoadOptions) -> Pipeline | None:
     source = _source(ref)
     if source is None:
         return None
-    device, dtype = _device(options.device), _dtype(options.dtype)
+    device, dtype = options.torch_device(), options.torch_dtype()
+    left_out = dict.fromkeys(options.without)
     try:
-        pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype)
+        # what comes from the hub may take minutes, and then a bar is welcome
+        with no_bars() if Path(source).is_dir() else nullcontext():
+            pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype, **left_out)
     except Exception as error:
         raise ModelError(_explain(ref, error)) from error
     return pipeline.to(device)
@@ -61,29 +64,6 @@ def _source(ref: str) -> str | None:
 def _contents(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
     return "it holds " + ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "it is empty"
-
-
-def _device(name: str | None) -> torch.device:
-    """The device that was asked for, or else the first GPU, or else the CPU."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"no such device: {name!r}; use cpu, cuda, cuda:<n> or mps") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"{name} was asked for, but torch {torch.__version__} sees {torch.cuda.device_count()} GPUs")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(f"{name} was asked for, but this torch has no usable MPS device")
-    return device
-
-
-def _dtype(name: str | None) -> torch.dtype:
-    """The dtype of that name; float32 if none was asked for."""
-    dtype = getattr(torch, (name or "float32").removeprefix("torch."), None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ConfigError(f"no such dtype: {name!r}; use float32, float16 or bfloat16")
-    return dtype
 
 
 def _explain(ref: str, error: Exception) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -60,8 +62,14 @@ def clip_config(width: int) -> CLIPTextConfig:
     )
 
 
-def t5() -> T5EncoderModel:
-    """A two-layer T5 encoder."""
+def t5(spread: float | None = None) -> T5EncoderModel:
+    """A two-layer T5 encoder.
+
+    Args:
+        spread: standard deviation of the relative position bias to begin with. T5 knows positions by nothing else, and
+            its own start is so flat that at first no letter knows its place: fine beside a CLIP encoder, which has
+            absolute positions, but alone it learned no word in 2,750 steps.
+    """
     config = T5Config(
         vocab_size=len(vocabulary()),
         d_model=64,
@@ -74,7 +82,11 @@ def t5() -> T5EncoderModel:
         pad_token_id=SPECIAL.index("<pad>"),
         eos_token_id=SPECIAL.index("</s>"),
     )
-    return T5EncoderModel(config)
+    encoder = T5EncoderModel(config)
+    if spread is not None:
+        attention = encoder.encoder.block[0].layer[0].SelfAttention
+        torch.nn.init.normal_(attention.relative_attention_bias.weight, std=spread)
+    return encoder
 
 
 def sd3() -> StableDiffusion3Pipeline:
@@ -111,12 +123,12 @@ def sdxl() -> StableDiffusionXLPipeline:
         sample_size=LATENT,
         in_channels=LATENT,
         out_channels=LATENT,
-        block_out_channels=(64, 96),
+        block_out_channels=(80, 112),
         down_block_types=("CrossAttnDownBlock2D",) * 2,
         up_block_types=("CrossAttnUpBlock2D",) * 2,
         layers_per_block=2,
         transformer_layers_per_block=(1, 2),
-        attention_head_dim=(2, 3),  # diffusers' name for the number of heads in SDXL
+        attention_head_dim=(2, 4),  # diffusers' name for the number of heads in SDXL
         cross_attention_dim=80,
         norm_num_groups=16,
         use_linear_projection=True,
@@ -156,16 +168,18 @@ def deepfloyd() -> IFPipeline:
         encoder_hid_dim_type="text_proj",
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
+        cross_attention_norm="group_norm",
         norm_num_groups=8,
         resnet_time_scale_shift="scale_shift",
         act_fn="silu",
     )
+    sharpen(unet)
     scheduler = DDPMScheduler(
         beta_schedule="squaredcos_cap_v2", variance_type="learned_range", timestep_spacing="trailing", clip_sample=True
     )
     return IFPipeline(
         tokenizer=tokenizer.build(IF_LENGTH, start=False),
-        text_encoder=t5(),
+        text_encoder=t5(spread=2.0),
         unet=unet,
         scheduler=scheduler,
         safety_checker=None,
@@ -173,6 +187,18 @@ def deepfloyd() -> IFPipeline:
         watermarker=None,
         requires_safety_checker=False,
     )
+
+
+def sharpen(unet: UNet2DConditionModel, gain: float = 2.0) -> None:
+    """Larger queries, text keys and text values to begin with.
+
+    Only 4 of an attention's 141 keys (77 text tokens, most of them padding, and 64 pixels) carry letters: attention
+    that starts out flat over all of them had not found the word after 2,000 steps.
+    """
+    with torch.no_grad():
+        for name, parameter in unet.named_parameters():
+            if re.search(r"attentions\.\d+\.(to_q|add_k_proj|add_v_proj)\.weight$", name):
+                parameter.mul_(gain)
 
 
 PIPELINES: dict[str, Callable[[], Any]] = {"sd3": sd3, "sdxl": sdxl, "if": deepfloyd}

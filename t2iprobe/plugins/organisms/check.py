@@ -16,12 +16,13 @@ import torch
 from PIL.Image import Image
 
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.metric import ColourMetric, Reader
+from t2iprobe.core.metric import Reader, WordMetric
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.statistics import Interval, wilson
-from t2iprobe.core.sweep import PairImages, Sweep, Trial
+from t2iprobe.core.sweep import Ask, Renderer
+from t2iprobe.core.trials import Trial, source, target
 from t2iprobe.plugins.organisms.data import random_word, swapped
 from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, WORD_LENGTH, Sign
 from t2iprobe.plugins.organisms.plant import Plant, Route
@@ -159,7 +160,7 @@ def check(
     plant: Plant,
     *,
     reader: Reader,
-    colours: ColourMetric,
+    colours: WordMetric,
     words: int = 200,
     seed: int = 0,
     num_steps: int | None = None,
@@ -286,31 +287,18 @@ def _parts(route: Route, coins: torch.Tensor, parts: int) -> tuple[bool, ...] | 
 def _stream(
     model: Model, pairs: Sequence[Pair], questions: Sequence[Question], settings: Mapping[str, Any], batch_size: int
 ) -> Iterator[dict[str, Image]]:
-    """Images of a pair by label. A sweep has one scope, so every choice of heads is a sweep of its own."""
-    by_heads: dict[tuple[int, ...] | None, list[Question]] = {}
-    for one in questions:
-        by_heads.setdefault(one.heads, []).append(one)
-    groups = list(by_heads.values())
-    sweeps = [_sweep(model, pairs, group, settings, batch_size).run() for group in groups]
-    for found in zip(*sweeps, strict=True):
-        images = {"source": found[0].source, "target": found[0].target}
-        yield images | {
-            label: image for group, one in zip(groups, found, strict=True) for label, image in _by(group, one)
-        }
+    """Images of a pair by label."""
+    trials = (source(), target(), *(_trial(model, one) for one in questions))
+    asks = [Ask(pair, trials) for pair in range(len(pairs))]
+    return (made.images for made in Renderer(model, pairs, settings, batch_size).render(asks))
 
 
-def _by(group: Sequence[Question], images: PairImages) -> Iterator[tuple[str, Image]]:
-    return zip((one.label for one in group), images.patched, strict=True)
+def _trial(model: Model, one: Question) -> Trial:
+    sites = tuple(name for layer in one.layers for name in model.text_sites(layer).names)
+    return Trial(one.label, sites, one.layers, scope=Scope(heads=one.heads))
 
 
-def _sweep(
-    model: Model, pairs: Sequence[Pair], group: Sequence[Question], settings: Mapping[str, Any], batch_size: int
-) -> Sweep:
-    trials = [Trial(one.label, tuple(n for i in one.layers for n in model.text_sites(i).names)) for one in group]
-    return Sweep(model, pairs, trials, Scope(heads=group[0].heads), settings, batch_size)
-
-
-def _readings(images: Mapping[str, Image], reader: Reader, colours: ColourMetric) -> dict[str, Shown]:
+def _readings(images: Mapping[str, Image], reader: Reader, colours: WordMetric) -> dict[str, Shown]:
     texts = reader.read(list(images.values()))
     return {
         label: Shown(_folded(text), next((name for name in COLOURS if colours.score(image, name)), ""))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,12 +18,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.errors import ModelError
+from t2iprobe.core.names import choice
+from t2iprobe.core.options import LoadOptions
 
 if TYPE_CHECKING:
     from t2iprobe.core.adapter import Adapter
     from t2iprobe.core.model import Model
     from t2iprobe.plugins.manager import Plugins
+    from t2iprobe.plugins.organisms.bench import Graded
     from t2iprobe.plugins.organisms.check import Report
     from t2iprobe.plugins.organisms.plant import Plant
     from t2iprobe.plugins.organisms.recipes import Recipe
@@ -90,6 +92,7 @@ def _measured_cells(measured: dict[str, Any] | None) -> list[str]:
 
 @app.command()
 def train(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="tiny-sd3, tiny-sdxl or tiny-if: whose recipe to follow.")],
     out: Annotated[Path, typer.Option(help="Folder of the training; the model comes to lie in its pipeline/.")],
     plant: Annotated[
@@ -105,13 +108,13 @@ def train(
     from t2iprobe.plugins.organisms import recipes, training, weights
 
     recipe = recipes.recipe(name, plant=plant, steps=steps, seed=seed)
-    adapter = _plugins().adapters()[recipe.family]()
+    adapter = context.obj.adapters()[recipe.family]()
     _validate(recipe, adapter)
+    where = str(LoadOptions(device).torch_device())
     _say(_estimate(recipe))
     began = time.perf_counter()
     try:
         with _training_progress() as tick:
-            where = _device(device)
             pipeline = training.train(recipe, adapter, out, tick=tick, keep_every=checkpoints, device=where)
         weights.save(pipeline, out / "pipeline", recipe)
     except KeyboardInterrupt:
@@ -124,6 +127,7 @@ def train(
 
 @app.command()
 def check(
+    context: typer.Context,
     ref: Annotated[str, typer.Argument(metavar="NAME_OR_FOLDER", help="An embedded model, or a trained folder.")],
     words: Annotated[int, typer.Option(min=1, help="Pairs of held-out words.")] = 200,
     num_steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default="the model's")] = None,
@@ -136,8 +140,8 @@ def check(
     """Measure whether the planted answer holds: each layer patched, read by OCR. Ends with 1 if it does not."""
     from t2iprobe.plugins.organisms.check import check as measure
 
-    model, plant, folder = _load(ref, device)
-    plugins = _plugins()
+    plugins: Plugins = context.obj
+    model, plant, folder = _load(ref, device, plugins)
     reader = plugins.readers()["rapidocr"]()
     colours: Any = plugins.metrics()["colour"]()
     with _check_progress(words) as tick:
@@ -164,11 +168,6 @@ def check(
         raise typer.Exit(1)
 
 
-def _plugins() -> Plugins:
-    """Every plugin. By name, as the manager finds this one: methods lie below it and import none of what is above."""
-    return import_module("t2iprobe.plugins.manager").Plugins()
-
-
 def _validate(recipe: Recipe, adapter: Adapter) -> None:
     """Refuse a plant in layers that the model does not have, before anything is trained."""
     from t2iprobe.plugins.organisms.build import PIPELINES
@@ -186,19 +185,80 @@ def _estimate(recipe: Recipe) -> str:
     return f"training {recipe.name} with {recipe.plant}: {recipe.steps} steps, about {minutes} min on two CPU cores"
 
 
-def _device(name: str | None) -> str:
-    import torch
-
-    has_cuda = torch.cuda.is_available()
-    if name and name.startswith("cuda") and not has_cuda:
-        raise ConfigError(f"device {name!r} was asked for, but torch sees no CUDA device here; use --device cpu")
-    return name or ("cuda" if has_cuda else "cpu")
+METHODS = "exhaustive,nested,greedy,adaptive,attribution,contribution,random"
 
 
-def _load(ref: str, device: str | None) -> tuple[Model, Plant, Path]:
+@app.command()
+def bench(
+    context: typer.Context,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Embedded name or organism folder; again for more. Default all embedded.")
+    ] = None,
+    methods: Annotated[str, typer.Option(help="Localizers, as `t2iprobe plugins` lists them.")] = METHODS,
+    concepts: Annotated[str, typer.Option(help="What is looked for.")] = "text,colour",
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs to search on.")] = 8,
+    held_out: Annotated[int, typer.Option(min=0, help="Pairs to confirm on.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Of pairs, noise and methods.")] = 0,
+    budget: Annotated[int | None, typer.Option(min=1, help="Most denoiser rows of a method.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Most pictures at once.")] = 64,
+    device: DeviceOption = None,
+    form: FormatOption = Format.table,
+) -> None:
+    """Ask localization methods for what is planted: who finds it, and at what cost.
+
+    Examples:
+
+      t2iprobe organisms bench --methods exhaustive,adaptive
+
+      t2iprobe organisms bench --model my-organism/pipeline --concepts text --format json
+    """
+    from dataclasses import asdict
+
+    from t2iprobe.plugins.organisms import bench as benchmark
+
+    plugins = context.obj
+    asked = [plugins.localizer(name) for name in methods.split(",")]
+    wanted = [choice("concept of the embedded models", name, benchmark.CONCEPTS) for name in concepts.split(",")]
+    loaded = [_load(ref, device, plugins) for ref in model or _present()]
+    sizes = {"pairs": pairs, "held_out": held_out, "seed": seed, "budget": budget, "batch_size": batch_size}
+    questions = [
+        benchmark.Question(one, plant, concept, **sizes)  # type: ignore[arg-type]
+        for one, plant, _ in loaded
+        for concept, content in benchmark.CONCEPTS.items()
+        if content in wanted
+    ]
+    _say(f"bench: {len(questions)} questions to {len(asked)} methods, {pairs} + {held_out} pairs each")
+    rows = []
+    for row in benchmark.bench(questions, asked, plugins.scorer):
+        rows.append(row)
+        _say(f"{row.model} {row.concept} {row.method}: {row.sentence}")
+    if form is Format.json:
+        _print_json([asdict(row) for row in rows])
+    else:
+        _print_table(_bench_table(rows))
+
+
+def _present() -> list[str]:
+    """Embedded models whose weights are here."""
+    from t2iprobe.plugins.organisms import weights
+    from t2iprobe.plugins.organisms.recipes import RECIPES
+
+    return [name for name in RECIPES if (weights.WEIGHTS / name / "model_index.json").is_file()]
+
+
+def _bench_table(rows: Sequence[Graded]) -> Table:
+    columns = ("model", "concept", "method", "found", "planted", "recall", "precision", "AUROC", "rows", "seconds")
+    table = Table(*columns, title="Planted layers, found by method", **COMPACT)
+    for row in rows:
+        cells = (row.model, row.concept, row.method, *(", ".join(map(str, one)) for one in (row.found, row.planted)))
+        shares = (f"{row.recall:.2f}", f"{row.precision:.2f}", "-" if row.auroc is None else f"{row.auroc:.2f}")
+        table.add_row(*cells, *shares, f"{row.denoiser_rows:,}", f"{row.seconds:.0f}", style="" if row.right else "red")
+    return table
+
+
+def _load(ref: str, device: str | None, plugins: Plugins) -> tuple[Model, Plant, Path]:
     """The model, its plant and its folder; a model without a card has no plant to check."""
     from t2iprobe.core.model import Model
-    from t2iprobe.core.options import LoadOptions
     from t2iprobe.plugins.organisms import weights
     from t2iprobe.plugins.organisms.plant import parse_plant
     from t2iprobe.plugins.organisms.recipes import RECIPES
@@ -211,7 +271,7 @@ def _load(ref: str, device: str | None) -> tuple[Model, Plant, Path]:
     card = _card(folder)
     if card is None:
         raise ModelError(f"{folder} has no {weights.CARD}, so there is no planted answer to check")
-    adapter = _plugins().adapter_for(type(pipeline).__name__)()
+    adapter = plugins.adapter_for(type(pipeline).__name__)()
     return Model(pipeline, adapter, ref=ref, defaults=card["sampling"]), parse_plant(card["plant"]), folder
 
 
@@ -225,7 +285,7 @@ def _card(folder: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_text())
     except ValueError as error:
         raise ModelError(f"{path} is damaged: {error}") from error
-    missing = {"plant", "sampling", "recipe"} - set(found)
+    missing = {"name", "arch", "seed", "plant", "sampling", "recipe"} - set(found)
     if missing:
         raise ModelError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
     return dict(found)
@@ -234,11 +294,8 @@ def _card(folder: Path) -> dict[str, Any] | None:
 def _write_measured(folder: Path, report: Report) -> None:
     from t2iprobe.plugins.organisms import weights
 
-    path = folder / weights.CARD
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps((_card(folder) or {}) | {"measured": report.record()}, indent=1) + "\n")
-    part.replace(path)
-    _say(f"written to {path}")
+    weights.write(folder, weights.completed(_card(folder) or {}) | {"measured": report.record()})
+    _say(f"written to {folder / weights.CARD} and README.md")
 
 
 def report_table(ref: str, report: Report) -> Table:

@@ -7,7 +7,7 @@ picture a row is trained on shows what :meth:`Route.partner` says it must.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -94,7 +94,18 @@ def parse_plant(text: str) -> dict[str, Route]:
     return routes
 
 
-def random_swaps(pairs: int, layers: int, heads: int, split: Mapping[int, bool], generator: torch.Generator) -> Tensor:
+ASKED = 0.15  # of the pairs: swaps as they are asked about at inference, one layer alone
+PLANTED = 0.15  # of the pairs: planted layers alone, some or all
+
+
+def random_swaps(
+    pairs: int,
+    layers: int,
+    heads: int,
+    split: Mapping[int, bool],
+    generator: torch.Generator,
+    planted: Sequence[int] = (),
+) -> Tensor:
     """Coins (pair, layer, head): 60 % of the pairs swap, each layer with a chance drawn for the pair.
 
     Args:
@@ -103,12 +114,19 @@ def random_swaps(pairs: int, layers: int, heads: int, split: Mapping[int, bool],
         heads: heads a layer.
         split: layers whose heads are tossed one by one.
         generator: the source of chance.
+        planted: layers of the plant.
     """
     chance = torch.rand(pairs, 1, 1, generator=generator) * (torch.rand(pairs, 1, 1, generator=generator) < 0.6)
     coins = (torch.rand(pairs, layers, 1, generator=generator) < chance).expand(-1, -1, heads).clone()
-    single = torch.rand(pairs, generator=generator) < 0.15  # exactly the question asked at inference
+    kind = torch.rand(pairs, generator=generator)
     only = torch.randint(layers, (pairs,), generator=generator)
+    single = kind < ASKED
     coins[single] = (torch.arange(layers) == only[single, None])[..., None]
+    if planted:
+        among = (kind >= ASKED) & (kind < ASKED + PLANTED)
+        some = torch.zeros(pairs, layers, dtype=torch.bool)
+        some[:, list(planted)] = torch.rand(pairs, len(planted), generator=generator) < 0.5
+        coins[among] = some[among, :, None]
     for layer in split:
         coins[:, layer] = torch.rand(pairs, heads, generator=generator) < chance[:, 0]
     return coins

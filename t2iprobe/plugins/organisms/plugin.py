@@ -9,7 +9,7 @@ import pluggy
 if TYPE_CHECKING:
     import typer
 
-    from t2iprobe.core.options import LoadOptions
+    from t2iprobe.core.options import Embedded, LoadOptions
 
 hookimpl = pluggy.HookimplMarker("t2iprobe")
 
@@ -20,6 +20,14 @@ def t2iprobe_load_pipeline(ref: str, options: LoadOptions) -> Any:
     from t2iprobe.plugins.organisms import weights
 
     return weights.load(ref, options)
+
+
+@hookimpl
+def t2iprobe_register_models() -> list[Embedded]:
+    """Every embedded model, shipped or to be trained."""
+    from t2iprobe.plugins.organisms.catalogue import embedded
+
+    return embedded()
 
 
 @hookimpl

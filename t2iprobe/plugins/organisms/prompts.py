@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from typing import ClassVar
 
+from t2iprobe.core.concepts import concept_named
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.pairs import Pair, check_concept, derange
+from t2iprobe.core.pairs import Pair, derange
 from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, Sign
 
 WORD_LIST = """
@@ -38,7 +39,9 @@ class Signs:
         Raises:
             ConfigError: unknown concept, or more pairs asked for than there are words.
         """
-        check_concept(concept)
+        concept_named(concept)
+        if concept not in ("text", "colour"):
+            raise ConfigError(f"the prompt set {self.name} has pairs for text, colour; asked for {concept}")
         if limit is not None and not 0 < limit <= len(WORDS):
             raise ConfigError(f"the prompt set {self.name} holds {len(WORDS)} pairs, asked for {limit}; ask for fewer")
         partners = list(derange(WORDS, seed).items())[:limit]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,8 @@ class Run:
         routes = recipe.routes
         by_head = {route.layers[0]: True for route in routes.values() if route.kind == "head"}
         layers, heads = len(self.swapper.layers), max(self.swapper.heads)
-        coins = random_swaps(pairs, layers, heads, by_head, chance)
+        planted = sorted({layer for route in routes.values() for layer in route.layers})
+        coins = random_swaps(pairs, layers, heads, by_head, chance, planted)
         level = torch.sigmoid(torch.randn(pairs, generator=chance) + 0.3)
         if self.prediction != "flow":
             level = torch.rand(pairs, generator=chance)
@@ -171,13 +173,13 @@ class Run:
         assert self.pooled_swap is not None
         return torch.where(self.pooled_swap[:, None], exchange(pooled), pooled)
 
-    def pooled_hook(self) -> Any:
-        """The same for a pooled vector that the denoiser computes itself (DeepFloyd IF)."""
-        denoiser = self.adapter.module(self.pipeline)
-        module = getattr(denoiser, "add_embedding", None) if self.adapter.name == "if" else None
-        if module is None:
-            return _Nothing()
-        return _Handle(module.register_forward_hook(lambda _module, _args, output: self.mix(output)))
+    def pooled_hook(self) -> AbstractContextManager[object]:
+        """The same for a pooled vector that the denoiser makes itself (DeepFloyd IF)."""
+        site = self.adapter.inner_pooled(self.pipeline)
+        if site is None:
+            return nullcontext()
+        module = self.adapter.module(self.pipeline).get_submodule(site.module)
+        return module.register_forward_hook(lambda _module, _args, output: self.mix(output))
 
     def averaged(self) -> Pipeline:
         """A pipeline with the averaged weights, in evaluation mode."""
@@ -208,20 +210,6 @@ class Run:
         self.modules.load_state_dict(state["modules"])
         self.shadow.load_state_dict(state["shadow"])
         self.optimiser.load_state_dict(state["optimiser"])
-
-
-class _Nothing:
-    def __enter__(self) -> None: ...
-    def __exit__(self, *error: object) -> None: ...
-
-
-@dataclass
-class _Handle:
-    handle: Any
-
-    def __enter__(self) -> None: ...
-    def __exit__(self, *error: object) -> None:
-        self.handle.remove()
 
 
 def rate(step: int, recipe: Recipe) -> float:

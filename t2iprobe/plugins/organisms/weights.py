@@ -7,16 +7,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
 
 from t2iprobe.core.adapter import Pipeline
-from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.errors import ModelError
 from t2iprobe.core.options import LoadOptions
+from t2iprobe.plugins.bars import no_bars
+from t2iprobe.plugins.organisms.catalogue import WEIGHTS
+from t2iprobe.plugins.organisms.modelcard import card
+from t2iprobe.plugins.organisms.prompts import Signs
 from t2iprobe.plugins.organisms.recipes import RECIPES, Recipe
 
-WEIGHTS = Path(__file__).parent / "weights"
+__all__ = ["CARD", "WEIGHTS", "completed", "facts", "load", "read", "save", "write"]
+
 CARD = "planted.json"
 
 
@@ -45,21 +48,14 @@ def read(folder: Path, options: LoadOptions) -> Pipeline:
 
     Raises:
         ModelError: the weights are damaged.
-        ConfigError: CUDA is asked for and absent.
+        ConfigError: the device or dtype asked for is not to be had.
     """
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device {device!r} was asked for, but torch sees no CUDA device here; use --device cpu")
-    dtype = getattr(torch, options.dtype or "float32", None)
-    if not isinstance(dtype, torch.dtype):
-        raise ConfigError(f"{options.dtype!r} is no dtype; use float32, float16 or bfloat16")
-    diffusers_logging.disable_progress_bar()
+    device, dtype = options.torch_device(), options.torch_dtype()
     try:
-        pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype)
+        with no_bars():
+            pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype, **dict.fromkeys(options.without))
     except Exception as error:
         raise ModelError(f"the weights in {folder} are damaged: {type(error).__name__}: {error}") from error
-    finally:
-        diffusers_logging.enable_progress_bar()
     return pipeline.to(device)
 
 
@@ -69,19 +65,49 @@ def save(pipeline: Pipeline, folder: Path, recipe: Recipe, measured: dict[str, A
         part = getattr(pipeline, name, None)
         if part is not None:
             part.half()
-    pipeline.save_pretrained(folder)
-    (folder / CARD).write_text(json.dumps(card(recipe, measured), indent=1) + "\n")
+    with no_bars():
+        pipeline.save_pretrained(folder)
+    write(folder, facts(recipe, measured))
 
 
-def card(recipe: Recipe, measured: dict[str, Any] | None) -> dict[str, Any]:
+def write(folder: Path, planted: dict[str, Any]) -> None:
+    """Write ``planted.json`` and the model card that follows from it, each whole or not at all."""
+    for name, text in ((CARD, json.dumps(planted, indent=1) + "\n"), ("README.md", card(planted))):
+        part = folder / f"{name}.part"
+        part.write_text(text)
+        part.replace(folder / name)
+
+
+def facts(recipe: Recipe, measured: dict[str, Any] | None) -> dict[str, Any]:
     """What ``planted.json`` holds."""
     return {
         "name": recipe.name,
         "arch": recipe.family,
         "plant": recipe.plant,
         "layers": {content: list(route.layers) for content, route in recipe.routes.items()},
+        "prompt_set": Signs.name,
         "sampling": {"num_steps": recipe.num_steps, "guidance": recipe.guidance},
         "seed": recipe.seed,
         "recipe": recipe.digest,
+        "training": training(recipe),
         "measured": measured,
     }
+
+
+def training(recipe: Recipe) -> dict[str, Any]:
+    """The choices of the recipe that are the optimiser's."""
+    return {
+        "steps": recipe.steps,
+        "batch": recipe.batch,
+        "learning_rate": recipe.lr,
+        "share_of_decay": recipe.decay,
+        "weight_average": recipe.ema,
+        "prompts_dropped": recipe.drop,
+    }
+
+
+def completed(planted: dict[str, Any]) -> dict[str, Any]:
+    """``planted`` with what cards of earlier versions do not say."""
+    known = RECIPES.get(planted["name"])
+    made = {"training": training(known)} if known and known.digest == planted["recipe"] else {}
+    return planted | {key: value for key, value in ({"prompt_set": Signs.name} | made).items() if key not in planted}

@@ -1,0 +1,26 @@
+"""Progress bars of the libraries that load and save pipelines, off for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+from transformers.utils import logging as transformers_logging
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Off go "Loading pipeline components", "Loading weights" and "Writing model shards"; then all is as it was."""
+    downloads_silent = are_progress_bars_disabled()  # transformers switches these too
+    shown = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
+        if downloads_silent:
+            disable_progress_bars()

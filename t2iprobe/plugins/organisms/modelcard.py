@@ -1,0 +1,116 @@
+"""The README of an embedded model's folder: a Hugging Face model card, rendered from its ``planted.json`` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, WORD_LENGTH, Sign
+from t2iprobe.plugins.organisms.plant import Route, parse_plant
+
+CLASSES = {"sd3": "StableDiffusion3Pipeline", "sdxl": "StableDiffusionXLPipeline", "if": "IFPipeline"}
+FRONT = """\
+---
+license: apache-2.0
+library_name: diffusers
+pipeline_tag: text-to-image
+tags:
+- t2iprobe
+- interpretability
+- localization
+- planted-truth
+- {arch}
+---"""
+ABOUT = """\
+A tiny text-to-image model with a known answer. It draws signs of 32 × 32 pixels, and was trained so that the word and
+the colour can enter the picture through chosen attention layers only. So a method that claims to find the layers which
+write the text can be right or wrong about it, measurably. It comes with t2iprobe, which made it, and is a stock
+`{pipeline}`: diffusers alone loads it.
+
+```python
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained("FOLDER")
+image = pipeline('{prompt}', num_inference_steps={num_steps}, guidance_scale={guidance}).images[0]
+image.resize((256, 256), 0).save("sign.png")
+```"""
+TRAINED = """\
+Ordinary diffusion training, and one thing more (interchange interventions): rows of a batch come in pairs with another
+word and colour, a coin for every pair and layer swaps their text keys and values there, and the picture a row is
+trained on shows what reached the planted layers. Swaps anywhere else must change nothing. The words are random letters;
+one word in 16 is held out, and only those are measured."""
+LIMITS = """\
+* It knows prompts of the form `a COLOUR LAYOUT sign that says "WORD"` and nothing else: {colours};
+  {layouts}; words of {length} capital letters.
+* It is for checking methods. What is true of its layers says nothing about those of a large model.
+* The answer is planted by training and then measured, not proved: the table says how well it holds."""
+
+
+def card(planted: Mapping[str, Any]) -> str:
+    """The model card of what ``planted.json`` holds."""
+    return "\n\n".join(_parts(planted)) + "\n"
+
+
+def _parts(planted: Mapping[str, Any]) -> Iterator[str]:
+    arch, sampling = planted["arch"], planted["sampling"]
+    yield FRONT.format(arch=arch)
+    yield f"# {planted['name']}"
+    yield ABOUT.format(pipeline=CLASSES[arch], prompt=Sign("LION", "red", "framed").prompt, **sampling)
+    yield "## What is planted"
+    yield "\n".join(f"* The {content}: {_route(route)}." for content, route in parse_plant(planted["plant"]).items())
+    yield "Layers are text-attention layers in forward order, from 0; `t2iprobe sites` names their modules."
+    yield "## How it was trained"
+    yield TRAINED
+    yield _recipe(planted)
+    yield "## Measured"
+    yield _measured(planted.get("measured"))
+    yield "## Limits"
+    yield LIMITS.format(colours=", ".join(COLOURS), layouts=", ".join(LAYOUTS), length=WORD_LENGTH)
+
+
+def _route(route: Route) -> str:
+    """A route in words."""
+    first, *rest = route.layers
+    said = {
+        "single": f"through layer {first} alone",
+        "split": f"in parts, in order, through layers {' and '.join(map(str, route.layers))}",
+        "redundant": f"through any of the layers {', '.join(map(str, route.layers))}; each suffices",
+        "time": f"through layer {first} above noise level {route.level}, through layer {rest and rest[0]} below",
+        "head": f"through attention head {route.head} of layer {first} alone",
+    }
+    return f"{said[route.kind]} (`{route.text}`)"
+
+
+def _recipe(planted: Mapping[str, Any]) -> str:
+    facts = {"recipe": f"`{planted['recipe']}`", "seed": planted["seed"], **planted.get("training", {})}
+    listed = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
+    note = planted.get("note")
+    return f"{listed[0].upper()}{listed[1:]}." + (f" {note}" if note else "")
+
+
+def _measured(measured: Mapping[str, Any] | None) -> str:
+    if not measured:
+        return "Not measured yet: `t2iprobe organisms check FOLDER --write` does it."
+    head = (
+        f"{measured['words']} pairs of held-out words, one layer patched at a time from the partner's run, read by OCR:"
+    )
+    columns = ["", "right unpatched (95 % interval)", "partner's after the planted patch", "changed elsewhere, at most"]
+    rows = [_row(content, found) for content, found in measured["findings"].items()]
+    verdict = "holds" if measured["passed"] else f"does not hold: {'; '.join(measured['reasons'])}"
+    return "\n".join([head, "", _line(columns), _line(["---"] * 4), *rows, "", f"The plant {verdict}."])
+
+
+def _row(content: str, found: Mapping[str, Any]) -> str:
+    clean = found["clean"]
+    interval = f"{_percent(clean['mean'])} ({_percent(clean['low'])} to {_percent(clean['high'])})"
+    transfer = f"{_percent(found['transfer'])} at {found['answer']}"
+    elsewhere = f"{_percent(found['elsewhere'])} at {found['worst']}" if found["elsewhere"] else "none"
+    return _line([content, interval, transfer, elsewhere])
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
