@@ -22,12 +22,11 @@ if TYPE_CHECKING:
     from t2iprobe.core.sites import In, Out, Site, Sites
     from t2iprobe.core.store.reader import ActivationStore
     from t2iprobe.core.store.writer import ActivationWriter
-    from t2iprobe.core.study.result import Result
     from t2iprobe.core.sweep import Renderer, Sweep
     from t2iprobe.core.trials import Space, Trial
     from t2iprobe.loading import load, prompt_set
     from t2iprobe.plugins.manager import Plugins
-    from t2iprobe.study import Study
+    from t2iprobe.study import Result, Study
 
 _HOMES = {
     "core.adapter": ("Adapter", "Branch"),
@@ -43,12 +42,11 @@ _HOMES = {
     "core.sites": ("In", "Out", "Site", "Sites"),
     "core.store.reader": ("ActivationStore",),
     "core.store.writer": ("ActivationWriter",),
-    "core.study.result": ("Result",),
     "core.sweep": ("Renderer", "Sweep"),
     "core.trials": ("Space", "Trial"),
     "loading": ("load", "prompt_set"),
     "plugins.manager": ("Plugins",),
-    "study": ("Study",),
+    "study": ("Result", "Study"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

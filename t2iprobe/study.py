@@ -12,13 +12,27 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.localizer import Localizer
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair, pairs_from_csv
-from t2iprobe.core.study import study
-from t2iprobe.core.study.bench import Bench
+from t2iprobe.core.study import result, study
+from t2iprobe.core.study.bench import Bench, Watch
 from t2iprobe.core.study.file import PairsPart, StudyFile
 from t2iprobe.loading import load, own_prompt_set, prompt_set
 from t2iprobe.plugins.manager import Plugins
+from t2iprobe.reporting import write_report
 
 PAIRS = 8  # of a prompt set, where nobody says
+
+
+class Result(result.Result):
+    """A study, finished or under way, read from its folder without a model."""
+
+    def report(self, out: str | Path | None = None, plugins: Plugins | None = None) -> Path:
+        """Write the answer with its pictures as one HTML file.
+
+        Args:
+            out: where; default ``report.html`` in the study's folder.
+            plugins: which sections it gets; default of all plugins that are installed.
+        """
+        return write_report(self, plugins or Plugins(), None if out is None else Path(out))
 
 
 class Study(study.Study):
@@ -61,6 +75,10 @@ class Study(study.Study):
         judge = plugins.scorer(_concept(pairs), reader, metrics)
         bench = Bench.of(model, pairs, judge, settings, batch_size)
         super().__init__(bench, pairs, chooses, held, budget, seed, {}, versions(plugins), store)
+
+    def run(self, path: str | Path, watch: Watch | None = None) -> Result:
+        """Run it in a folder, go on with it there, or find it finished; see :meth:`t2iprobe.core.study.Study.run`."""
+        return Result.open(super().run(path, watch).path)
 
 
 def _concept(pairs: Sequence[Pair]) -> str:

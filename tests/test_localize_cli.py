@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import t2iprobe
 from t2iprobe.cli import localize as command
 from t2iprobe.cli.app import build
 from t2iprobe.core.errors import ConfigError
@@ -74,3 +75,4 @@ def test_the_planted_layer_is_found_kept_and_reported(tmp_path: Path) -> None:
     (run / "report.html").unlink()
     rebuilt = CliRunner().invoke(build(), ["report", str(run), "--format", "json"])
     assert rebuilt.exit_code == 0 and (run / "report.html").read_text() == page
+    assert t2iprobe.Result.open(run).report(tmp_path / "mine.html").read_text() == page

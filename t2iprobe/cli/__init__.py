@@ -21,5 +21,5 @@ def main() -> None:
         notes.print("[bold red]error:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        notes.print("interrupted; nothing was written")
+        notes.print("interrupted; what a study or capture had finished is kept, the same command goes on")
         sys.exit(130)

@@ -110,13 +110,13 @@ def localize(
 
 
 def _run(asked: Asked, plugins: Plugins, out: Path | None, yes: bool) -> dict[str, Any]:
-    from t2iprobe.cli.report import write
     from t2iprobe.cli.study import RUNS, Where, start
+    from t2iprobe.reporting import write_report
 
     file = _file(asked, plugins)
     path = out or RUNS / f"localize-{Path(file.model.ref).name}-{asked.concept}-{asked.method}"
     result = start(plugins, file, path, Where(yes=yes))
-    page = write(result, plugins)
+    page = write_report(result, plugins)
     return _answer(result, file, plugins) | {"run": str(path), "report": str(page)}
 
 

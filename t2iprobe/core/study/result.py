@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL.Image import Image
@@ -64,7 +64,7 @@ class Result:
         self.path, self.manifest, self._recorded = path, manifest, recorded
 
     @classmethod
-    def open(cls, path: str | Path) -> Result:
+    def open(cls, path: str | Path) -> Self:
         """The study in a folder.
 
         Raises:
@@ -131,14 +131,6 @@ class Result:
         if by not in names and f"{by}_target" not in names:
             raise ConfigError(f"no score {by!r} in {self.path}{near(by, names)}")
         return by if by in names else f"{by}_target"
-
-    def report(self) -> Path:
-        """Write ``report.html``.
-
-        Raises:
-            ConfigError: this installation has no report.
-        """
-        raise ConfigError("this version writes no reports yet; read `result.top()` and `result.images()`")
 
     def images(self, trial: str | Trial, pair: int) -> Image | None:
         """The picture of a trial; ``None`` where it was not made.

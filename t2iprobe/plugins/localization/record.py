@@ -121,7 +121,8 @@ class Record:
         measured = f"{percent(response)} of the way from source to target on {self.details['confirmed_on']} {where}"
         if not self.layers:
             return f"{NOTHING} surely: {named} seemed responsible, but patched it is {measured}."
-        return f"{named} {'carry' if len(self.layers) > 1 else 'carries'} it: patched, {measured}."
+        verb = "write" if len(self.layers) > 1 else "writes"
+        return f"{named} {verb} the {self.lab.pairs[0].concept}: patched, {measured}."
 
 
 def layers_named(layers: Sequence[int]) -> str:
