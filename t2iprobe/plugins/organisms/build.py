@@ -62,13 +62,13 @@ def clip_config(width: int) -> CLIPTextConfig:
     )
 
 
-def t5(spread: float | None = None) -> T5EncoderModel:
+def t5(ordered: bool = False) -> T5EncoderModel:
     """A two-layer T5 encoder.
 
     Args:
-        spread: standard deviation of the relative position bias to begin with. T5 knows positions by nothing else, and
-            its own start is so flat that at first no letter knows its place: fine beside a CLIP encoder, which has
-            absolute positions, but alone it learned no word in 2,750 steps.
+        ordered: start with head k looking k tokens back, so that the letters of a word know their places. T5 knows
+            positions by its relative bias only, and its own start is so flat that, without a CLIP encoder beside it,
+            no word was learned in 2,750 steps.
     """
     config = T5Config(
         vocab_size=len(vocabulary()),
@@ -83,9 +83,11 @@ def t5(spread: float | None = None) -> T5EncoderModel:
         eos_token_id=SPECIAL.index("</s>"),
     )
     encoder = T5EncoderModel(config)
-    if spread is not None:
-        attention = encoder.encoder.block[0].layer[0].SelfAttention
-        torch.nn.init.normal_(attention.relative_attention_bias.weight, std=spread)
+    if ordered:
+        bias = encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias
+        with torch.no_grad():
+            for head in range(config.num_heads):
+                bias.weight[head + 1, head] += 6.0  # bucket k is k tokens back
     return encoder
 
 
@@ -152,7 +154,10 @@ def sdxl() -> StableDiffusionXLPipeline:
 
 
 def deepfloyd() -> IFPipeline:
-    """Eight added-KV attention layers in pixel space, DDPM with learned variance."""
+    """Eight added-KV attention layers in pixel space, DDPM with learned variance.
+
+    The schedule is linear, not IF's cosine: at 32 x 32 pixels most of a cosine's levels still show the letters.
+    """
     unet = UNet2DConditionModel(
         sample_size=SIZE,
         in_channels=3,
@@ -175,11 +180,11 @@ def deepfloyd() -> IFPipeline:
     )
     sharpen(unet)
     scheduler = DDPMScheduler(
-        beta_schedule="squaredcos_cap_v2", variance_type="learned_range", timestep_spacing="trailing", clip_sample=True
+        beta_schedule="linear", variance_type="learned_range", timestep_spacing="trailing", clip_sample=True
     )
     return IFPipeline(
         tokenizer=tokenizer.build(IF_LENGTH, start=False),
-        text_encoder=t5(spread=2.0),
+        text_encoder=t5(ordered=True),
         unet=unet,
         scheduler=scheduler,
         safety_checker=None,
@@ -192,8 +197,8 @@ def deepfloyd() -> IFPipeline:
 def sharpen(unet: UNet2DConditionModel, gain: float = 2.0) -> None:
     """Larger queries, text keys and text values to begin with.
 
-    Only 4 of an attention's 141 keys (77 text tokens, most of them padding, and 64 pixels) carry letters: attention
-    that starts out flat over all of them had not found the word after 2,000 steps.
+    Only 4 of an attention's 141 keys (77 text tokens, most of them padding, and 64 pixels) carry letters. With it the
+    colour was found three times sooner.
     """
     with torch.no_grad():
         for name, parameter in unet.named_parameters():

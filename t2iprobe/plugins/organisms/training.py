@@ -166,7 +166,9 @@ class Run:
             return (guess - noise).square().mean()
         epsilon, fraction = guess.chunk(2, dim=1)
         bound = variational_bound(scheduler, clean, noisy, timestep, epsilon.detach(), fraction)
-        return (epsilon - noise).square().mean() + 1e-3 * bound
+        alpha = scheduler.alphas_cumprod.to(clean.device)[timestep]
+        weight = ((1 - alpha) / alpha).clamp(1.0, 100.0).sqrt()  # only where noise is high does the text count
+        return (weight[:, None, None, None] * (epsilon - noise).square()).mean() + 1e-3 * bound
 
     def mix(self, pooled: Tensor) -> Tensor:
         """Pooled vectors must not tell the word: half the pairs swap theirs, whatever else is swapped."""
