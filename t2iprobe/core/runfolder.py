@@ -40,9 +40,14 @@ def manifest(settings: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
     return {
         "settings": dict(settings),
         **facts,
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that decide a result."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def _version(name: str) -> str:

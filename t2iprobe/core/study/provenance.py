@@ -6,7 +6,6 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 
 from t2iprobe.core.model import Model
 
-PACKAGES = ("t2iprobe", "torch", "diffusers", "transformers", "peft", "zarr", "numpy")
 SAMPLES = 64  # values of a tensor that are hashed
 
 
@@ -64,18 +62,6 @@ def _sample(tensor: Tensor) -> bytes:
     flat = tensor.detach().reshape(-1)
     chosen = torch.linspace(0, flat.numel() - 1, min(SAMPLES, flat.numel()), dtype=torch.float64).long()
     return flat[chosen.to(flat.device)].cpu().contiguous().view(torch.uint8).numpy().tobytes()
-
-
-def versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """Of installed packages."""
-    return {name: _version(name) for name in names}
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def repository(folder: Path | None = None) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -93,7 +94,7 @@ class Result:
         """Their labels; columns of the scores."""
         return self._recorded.pairs
 
-    @property
+    @cached_property
     def scores(self) -> dict[str, Scores]:
         """By name, (trial, pair); NaN is not done, or not asked."""
         return {name: self._recorded.column(name) for name in self._recorded.names}

@@ -147,7 +147,7 @@ class Study:
             "scores": self.bench.instrument.names,
             **({"store": self.store} if self.store else {}),
             "plugins": dict(self.plugins),
-            "versions": provenance.versions(),
+            "versions": runfolder.versions(),
             "git": provenance.repository(),
             "started": found["started"] if found else runfolder.now(),
             "sessions": (found["sessions"] if found else 0) + 1,

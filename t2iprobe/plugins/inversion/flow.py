@@ -6,6 +6,7 @@ dx/ds = v(x, s) walked down or up.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar
 
 from torch import Tensor
@@ -16,7 +17,23 @@ from t2iprobe.plugins.inversion.ddim import FLOW
 from t2iprobe.plugins.inversion.inverter import Course, Stepwise
 
 
-class Midpoint(Stepwise):
+class _Midpoint(Stepwise):
+    """Steps with the velocity half-way; how it is had is what the methods differ in."""
+
+    def guess(self, course: Course, step: int, x: Tensor) -> Tensor:
+        """The velocity half-way up."""
+        return self._middle(course, step + 1, step, x)
+
+    def slope(self, course: Course, step: int, x: Tensor) -> Tensor:
+        """The velocity half-way down."""
+        return self._middle(course, step, step + 1, x)
+
+    @abstractmethod
+    def _middle(self, course: Course, source: int, target: int, x: Tensor) -> Tensor:
+        """The velocity between two levels, from the state at ``source``."""
+
+
+class Midpoint(_Midpoint):
     """RF-Solver (arXiv 2411.04746): v at the middle of the step, 2 calls a step, second order.
 
     The paper's Taylor step x + h v + h^2/2 (v_mid - v)/(h/2), as its code has it, is x + h v_mid: the explicit
@@ -27,20 +44,12 @@ class Midpoint(Stepwise):
     summary: ClassVar[str] = "the midpoint method both ways (RF-Solver), 2 calls a step"
     predictions: ClassVar[frozenset[Prediction]] = FLOW
 
-    def guess(self, course: Course, step: int, x: Tensor) -> Tensor:
-        """The velocity half-way up."""
-        return self._middle(course, step + 1, step, x)
-
-    def slope(self, course: Course, step: int, x: Tensor) -> Tensor:
-        """The velocity half-way down."""
-        return self._middle(course, step, step + 1, x)
-
     def _middle(self, course: Course, source: int, target: int, x: Tensor) -> Tensor:
         first = course.ask(x, course.schedule.timestep_of(source))
         return _half_way(course, source, target, x, first)
 
 
-class FireFlow(Stepwise):
+class FireFlow(_Midpoint):
     """FireFlow (arXiv 2412.07517): the midpoint method with the last step's midpoint velocity as predictor.
 
     1 call a step and one at the start of a walk; second order as long as neighbouring steps are of similar length.
@@ -49,14 +58,6 @@ class FireFlow(Stepwise):
     name: ClassVar[str] = "fireflow"
     summary: ClassVar[str] = "midpoints with the velocity of the step before as predictor, 1 call a step"
     predictions: ClassVar[frozenset[Prediction]] = FLOW
-
-    def guess(self, course: Course, step: int, x: Tensor) -> Tensor:
-        """The velocity half-way up."""
-        return self._middle(course, step + 1, step, x)
-
-    def slope(self, course: Course, step: int, x: Tensor) -> Tensor:
-        """The velocity half-way down."""
-        return self._middle(course, step, step + 1, x)
 
     def _middle(self, course: Course, source: int, target: int, x: Tensor) -> Tensor:
         if course.kept is None:

@@ -67,8 +67,8 @@ def t5(ordered: bool = False) -> T5EncoderModel:
 
     Args:
         ordered: start with head k looking k tokens back, so that the letters of a word know their places. T5 knows
-            positions by its relative bias only, and its own start is so flat that, without a CLIP encoder beside it,
-            no word was learned in 2,750 steps.
+            positions by its relative bias only, which starts flat. Without a CLIP encoder beside it no word was
+            learned in 2,750 steps; that this is why is a guess, see docs/explanation/embedded-models.md.
     """
     config = T5Config(
         vocab_size=len(vocabulary()),
@@ -197,8 +197,8 @@ def deepfloyd() -> IFPipeline:
 def sharpen(unet: UNet2DConditionModel, gain: float = 2.0) -> None:
     """Larger queries, text keys and text values to begin with.
 
-    Only 4 of an attention's 141 keys (77 text tokens, most of them padding, and 64 pixels) carry letters. With it the
-    colour was found three times sooner.
+    Only 4 of an attention's 141 keys (77 text tokens, most of them padding, and 64 pixels) carry letters. With this
+    and group norm on the text the colour was found about three times sooner.
     """
     with torch.no_grad():
         for name, parameter in unet.named_parameters():

@@ -179,8 +179,7 @@ def _validate(recipe: Recipe, adapter: Adapter) -> None:
 
 def _estimate(recipe: Recipe) -> str:
     seconds = recipe.steps * STEP_SECONDS[recipe.family] * recipe.batch / 32
-    if recipe.family != "if":
-        seconds += recipe.autoencoder_steps * AUTOENCODER_SECONDS
+    seconds += recipe.autoencoder_steps * AUTOENCODER_SECONDS
     minutes = max(1, round(seconds / 60))
     return f"training {recipe.name} with {recipe.plant}: {recipe.steps} steps, about {minutes} min on two CPU cores"
 
