@@ -19,7 +19,6 @@ from PIL import Image
 from t2iprobe.architectures.deepfloyd import DeepFloydIF
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import main
-from t2iprobe.cli.models import PUBLISHED, reference
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.options import Embedded
 from t2iprobe.loading import own_prompt_set
@@ -28,6 +27,7 @@ from t2iprobe.plugins.manager import Plugins
 from t2iprobe.plugins.organisms import build, weights
 from t2iprobe.plugins.organisms.catalogue import embedded
 from t2iprobe.plugins.organisms.recipes import recipe
+from t2iprobe.terminal.models import PUBLISHED, reference
 
 SHIPPED = [one.arch for one in embedded() if one.present]
 PAIR = ("--source", 'a sign that says "OPEN"', "--target", 'a sign that says "SHUT"')

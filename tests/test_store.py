@@ -25,7 +25,7 @@ from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
-from t2iprobe.cli import main, parse
+from t2iprobe.cli import main
 from t2iprobe.core.adapter import Adapter, Branch
 from t2iprobe.core.cache import Key
 from t2iprobe.core.errors import ConfigError, DamagedError, LockedError, RunExistsError, SiteError, StoreError
@@ -39,6 +39,7 @@ from t2iprobe.core.store.layout import Entry, Layout
 from t2iprobe.core.store.reader import ActivationStore
 from t2iprobe.core.store.worker import Worker
 from t2iprobe.core.store.writer import ActivationWriter
+from t2iprobe.terminal import parse
 
 COND, UNCOND = Branch.COND, Branch.UNCOND
 PROMPTS = ["a sign that says DOG", "a red CAT on the sign", "the sign"]

@@ -38,8 +38,18 @@ def build() -> typer.Typer:
     app.add_typer(store.app, name="store")
     app.add_typer(study.app, name="study")
     for name, group in plugins.commands().items():
-        app.add_typer(group, name=name)
+        _add(app, name, group)
     return app
+
+
+def _add(app: typer.Typer, name: str, group: typer.Typer) -> None:
+    """A plugin's group, or, where its only command bears the group's own name, that command."""
+    commands = group.registered_commands
+    if len(commands) == 1 and commands[0].name == name and not group.registered_groups:
+        assert commands[0].callback is not None
+        app.command(name)(commands[0].callback)
+    else:
+        app.add_typer(group, name=name)
 
 
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:

@@ -10,9 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from t2iprobe.cli import parse
-from t2iprobe.cli.console import Format, answers, notes, print_json
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.terminal import parse
+from t2iprobe.terminal.console import Format, answers, notes, print_json
+from t2iprobe.terminal.options import (
+    Arch,
+    Device,
+    Dtype,
+    FormatOption,
+    Guidance,
+    ModelChoice,
+    ModelRef,
+    NumSteps,
+    Resolution,
+)
 
 if TYPE_CHECKING:
     from t2iprobe.core.adapter import Branch
@@ -59,22 +70,18 @@ def capture(
         str | None,
         typer.Option(help="Keep the activations at this URL (anything fsspec knows) instead of in the run folder."),
     ] = None,
-    arch: Annotated[
-        str | None, typer.Option(help="sd3, sdxl or if: the embedded model, unless --model says more.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Embedded name, local folder or hub id.")] = None,
+    arch: Arch = None,
+    model: ModelRef = None,
     steps: Annotated[
         str | None, typer.Option(help="Keep only these denoising steps, START:STOP[:STRIDE]. Default all.")
     ] = None,
     branch: Annotated[str, typer.Option(help="Half of guidance to keep: cond, uncond or both.")] = "both",
     seed: Annotated[int, typer.Option(help="Seed of the noise, the same for every prompt.", min=0)] = 0,
-    num_steps: Annotated[int | None, typer.Option(help="Denoising steps; default the model's own.", min=1)] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; default the model's own.")] = None,
-    resolution: Annotated[
-        int | None, typer.Option(help="Side of the picture in pixels; default the model's own.", min=8)
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default CUDA where there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
+    num_steps: NumSteps = None,
+    guidance: Guidance = None,
+    resolution: Resolution = None,
+    device: Device = None,
+    dtype: Dtype = None,
     batch_size: Annotated[
         int | None, typer.Option(help=f"Prompts at once, and in one file; default {BATCH}.", min=1)
     ] = None,
@@ -84,7 +91,7 @@ def capture(
     ] = None,
     max_bytes: Annotated[str, typer.Option(help="Refuse to begin what takes more, such as 500MB or 2TiB.")] = BUDGET,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Begin even if it takes more than --max-bytes.")] = False,
-    format: Annotated[Format, typer.Option(help="table, or one JSON object on stdout.")] = Format.table,
+    format: FormatOption = Format.table,
 ) -> None:
     """Keep activations of many prompts on disk: bounded memory, resumable, checked, and good to patch from.
 
@@ -111,7 +118,6 @@ def capture(
 
 def run(asked: Asked) -> dict[str, Any]:
     """Do what was asked, or find it done; the answer is the JSON object."""
-    from t2iprobe.cli.models import check_arch, reference
     from t2iprobe.core import runfolder
     from t2iprobe.core.lock import lock
     from t2iprobe.plugins.manager import Plugins
@@ -119,17 +125,15 @@ def run(asked: Asked) -> dict[str, Any]:
     budget = parse.size(asked.max_bytes)
     listed = read_prompts(asked.prompts)
     plugins = Plugins()
-    ref = reference(asked.arch, asked.model, plugins)
+    choice = ModelChoice(asked.arch, asked.model, None, asked.device, asked.dtype)
+    ref = choice.reference(plugins)
     settings = _settings(asked, ref, listed)
     done = runfolder.existing(asked.out, settings)
     store = _complete(asked) if done is not None else None
     if store is not None:
         notes.print(f"{asked.out} holds this capture already (delete the folder to run it again)", highlight=False)
         return _answer(asked, store, 0.0, len(listed))
-    from t2iprobe.loading import load
-
-    model = load(ref, device=asked.device, dtype=asked.dtype, plugins=plugins)
-    check_arch(model, asked.arch)
+    model = choice.load(plugins)
     plan = _planned(asked, model, listed, budget)
     runfolder.make(asked.out)
     with lock(asked.out):
@@ -227,8 +231,8 @@ def _planned(asked: Asked, model: Model, prompts: list[str], budget: int) -> Pla
 
 
 def _capture(asked: Asked, model: Model, plan: Plan) -> dict[str, Any]:
-    from t2iprobe.cli.progress import progress
     from t2iprobe.core.store.capture import capture
+    from t2iprobe.terminal.progress import progress
 
     began = time.perf_counter()
     generation = _generation(asked, model, plan.layout.prompts)

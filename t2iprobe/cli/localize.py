@@ -10,8 +10,23 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from t2iprobe.cli.console import Format, answers, print_json
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.terminal.console import Format, answers, print_json
+from t2iprobe.terminal.options import (
+    Arch,
+    BatchSize,
+    Concept,
+    Device,
+    Dtype,
+    FormatOption,
+    Guidance,
+    ModelRef,
+    NumSteps,
+    PairsFile,
+    PromptSet,
+    Resolution,
+    Upscaler,
+)
 
 if TYPE_CHECKING:
     from t2iprobe.core.study.file import StudyFile
@@ -50,20 +65,16 @@ class Asked:
 
 def localize(
     context: typer.Context,
-    arch: Annotated[
-        str | None, typer.Option(help="sd3, sdxl or if: the embedded model, unless --model or --preset says more.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Embedded name, local folder or hub id.")] = None,
-    upscaler: Annotated[str | None, typer.Option(help="DeepFloyd IF's stage II, a folder or hub id.")] = None,
+    arch: Arch = None,
+    model: ModelRef = None,
+    upscaler: Upscaler = None,
     method: Annotated[str, typer.Option(help="A localizer; `t2iprobe localize --method list` shows all.")] = "adaptive",
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the method, NAME=VALUE; repeatable.")
     ] = None,
-    concept: Annotated[str, typer.Option(help="What the prompts differ in: text, colour, style, object.")] = "text",
-    prompt_set: Annotated[
-        str | None, typer.Option(help="Such as signs, simple, creative, glyphcontrol:FOLDER.")
-    ] = None,
-    pairs: Annotated[Path | None, typer.Option(help="CSV file: source,target[,seed[,concept]].")] = None,
+    concept: Concept = "text",
+    prompt_set: PromptSet = None,
+    pairs: PairsFile = None,
     limit: Annotated[int | None, typer.Option(help=f"Pairs, held-out ones included; default {PAIRS}.", min=1)] = None,
     held_out: Annotated[
         int | None, typer.Option(help=f"Of them, the last ones to confirm on; default {HELD_OUT}.", min=0)
@@ -74,16 +85,16 @@ def localize(
     glyphcontrol: Annotated[Path | None, typer.Option(help="Folder of GlyphControl's prompt files.")] = None,
     budget: Annotated[int | None, typer.Option(help="Most rows through the denoiser.", min=1)] = None,
     seed: Annotated[int | None, typer.Option(help="Of the noise and of the method's chance; default 0.", min=0)] = None,
-    num_steps: Annotated[int | None, typer.Option(help="Denoising steps; default the model's own.", min=1)] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; default the model's own.")] = None,
-    resolution: Annotated[int | None, typer.Option(help="Side of the picture in pixels.", min=8)] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default CUDA where there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Most pictures at once.", min=1)] = None,
+    num_steps: NumSteps = None,
+    guidance: Guidance = None,
+    resolution: Resolution = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
     reader: Annotated[str | None, typer.Option(help="OCR engine: rapidocr, or easyocr (an extra).")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Also if it takes hours.")] = False,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/localize-MODEL-CONCEPT-METHOD.")] = None,
-    format: Annotated[Format, typer.Option(help="table, or one JSON object on stdout.")] = Format.table,
+    format: FormatOption = Format.table,
 ) -> None:
     """Find the set of layers that writes the text (or colour, …), confirm it on held-out pairs, write a report.
 
@@ -150,7 +161,7 @@ def _kept(chosen: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _reference(asked: Asked, chosen: dict[str, Any], plugins: Plugins) -> str:
-    from t2iprobe.cli.models import reference
+    from t2iprobe.terminal.models import reference
 
     return reference(asked.arch, chosen.get("model"), plugins)
 

@@ -10,9 +10,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from t2iprobe.cli import parse
-from t2iprobe.cli.console import Format, notes, print_json
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.terminal import parse
+from t2iprobe.terminal.console import Format, notes, print_json
+from t2iprobe.terminal.options import (
+    Arch,
+    BatchSize,
+    Concept,
+    Device,
+    Dtype,
+    FormatOption,
+    Guidance,
+    ModelChoice,
+    ModelRef,
+    NumSteps,
+    PairsChoice,
+    PairsFile,
+    PromptSet,
+    Reader,
+    Resolution,
+    Upscaler,
+)
 
 if TYPE_CHECKING:
     from t2iprobe.core.model import Model, Probe
@@ -67,33 +85,17 @@ class Asked:
 
 
 def patch(
-    arch: Annotated[
-        str | None, typer.Option(help="sd3, sdxl or if: the embedded model, unless --model says more.")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Embedded name, local folder or hub id, such as stabilityai/stable-diffusion-3-medium-diffusers."
-        ),
-    ] = None,
-    upscaler: Annotated[
-        str | None,
-        typer.Option(help="Super-resolution stage of a DeepFloyd IF, such as DeepFloyd/IF-II-L-v1.0; not patched."),
-    ] = None,
+    arch: Arch = None,
+    model: ModelRef = None,
+    upscaler: Upscaler = None,
     source: Annotated[str | None, typer.Option(help="Prompt of the picture that is edited.")] = None,
     target: Annotated[str | None, typer.Option(help="Prompt whose text (or colour) is carried over.")] = None,
-    pairs: Annotated[Path | None, typer.Option(help="CSV file: source,target[,seed[,concept]].")] = None,
-    prompt_set: Annotated[
-        str | None,
-        typer.Option(
-            help="signs (the embedded models' words), simple, creative, glyphcontrol:FOLDER or csv:FILE, with options "
-            "such as simple:words=2."
-        ),
-    ] = None,
+    pairs: PairsFile = None,
+    prompt_set: PromptSet = None,
     limit: Annotated[
         int | None, typer.Option(help=f"Pairs to use; default {PAIRS} of a prompt set, all of a file.", min=1)
     ] = None,
-    concept: Annotated[str, typer.Option(help="What the prompts differ in: text, colour, style or object.")] = "text",
+    concept: Concept = "text",
     layers: Annotated[str | None, typer.Option(help="Text-attention layers, such as 0-23 or 3,5; default all.")] = None,
     sites: Annotated[
         str | None,
@@ -107,19 +109,15 @@ def patch(
     ] = "both",
     heads: Annotated[str | None, typer.Option(help="Patch only these attention heads, such as 0-3.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise; a prompt set counts on from it.", min=0)] = 0,
-    num_steps: Annotated[int | None, typer.Option(help="Denoising steps; default the model's own.", min=1)] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; default the model's own.")] = None,
-    resolution: Annotated[
-        int | None, typer.Option(help="Side of the picture in pixels; default the model's own.", min=8)
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default CUDA where there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Most pictures at once; out of memory halves it.", min=1)
-    ] = None,
-    reader: Annotated[str, typer.Option(help="OCR engine: rapidocr, or easyocr (the paper's, an extra).")] = "rapidocr",
+    num_steps: NumSteps = None,
+    guidance: Guidance = None,
+    resolution: Resolution = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+    reader: Reader = "rapidocr",
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/patch-MODEL-CONCEPT.")] = None,
-    format: Annotated[Format, typer.Option(help="table, or one JSON object on stdout.")] = Format.table,
+    format: FormatOption = Format.table,
 ) -> None:
     """Find the attention layer that writes the text: patch one layer at a time and read the pictures.
 
@@ -149,13 +147,15 @@ def patch(
 
 def run(asked: Asked, out: Path | None) -> dict[str, Any]:
     """Do what was asked, or find it done; the answer is the JSON object."""
-    from t2iprobe.cli.models import check_arch, reference
     from t2iprobe.plugins.manager import Plugins
 
     plugins = Plugins()
     began = time.perf_counter()
-    ref = reference(asked.arch, asked.model, plugins)
-    listed = _pairs(asked, ref, plugins)
+    choice = ModelChoice(asked.arch, asked.model, asked.upscaler, asked.device, asked.dtype)
+    ref = choice.reference(plugins)
+    listed = PairsChoice(
+        asked.source, asked.target, asked.pairs, asked.prompt_set, asked.limit, asked.concept, asked.seed
+    ).read(ref, plugins, PAIRS)
     scorer = _scorer(asked, plugins)
     path = out or Path("runs") / f"patch-{Path(ref).name}-{asked.concept}"
     settings = _settings(asked, ref, listed)
@@ -166,30 +166,14 @@ def run(asked: Asked, out: Path | None) -> dict[str, Any]:
         notes.print(f"{path} holds this run already; showing it (delete the folder to run it again)", highlight=False)
         answer: dict[str, Any] = json.loads((path / "result.json").read_text())
         return answer | {"run": str(path)}
-    if asked.model is None:
-        _say_embedded(asked, ref)
     with runfolder.writing(path) as part:
-        from t2iprobe.loading import load
-
-        loaded = load(ref, upscaler=asked.upscaler, device=asked.device, dtype=asked.dtype, plugins=plugins)
-        check_arch(loaded, asked.arch)
+        loaded = choice.load(plugins)
         job = _job(asked, loaded, listed, scorer)
         answer = _measure(job, part, began, path)
         (part / runfolder.MANIFEST).write_text(
             json.dumps(runfolder.manifest(settings, arguments=_arguments(asked), **_facts(job)), indent=1) + "\n"
         )
     return answer | {"run": str(path)}
-
-
-def _say_embedded(asked: Asked, ref: str) -> None:
-    from t2iprobe.cli.models import PUBLISHED
-
-    arch = asked.arch or ""
-    notes.print(
-        f"model: the embedded [bold]{ref}[/], a tiny trained one with a known answer; "
-        f"the real one: --model {PUBLISHED.get(arch, 'REF')}",
-        highlight=False,
-    )
 
 
 def _arguments(asked: Asked) -> dict[str, Any]:
@@ -201,32 +185,6 @@ def _settings(asked: Asked, ref: str, pairs: list[Pair]) -> dict[str, Any]:
     left_out = {"device", "batch_size", "pairs", "arch", "model", "source", "target", "prompt_set", "limit"}
     kept = {key: value for key, value in vars(asked).items() if key not in left_out}
     return {"model": ref, "pairs": [[p.source, p.target, p.seed] for p in pairs], **kept}
-
-
-def _pairs(asked: Asked, ref: str, plugins: Plugins) -> list[Pair]:
-    from t2iprobe.core.concepts import concept_named
-    from t2iprobe.core.pairs import pair_from_prompts, pairs_from_csv
-    from t2iprobe.loading import own_prompt_set, prompt_set
-
-    concepts = plugins.concepts()
-    concept = concept_named(asked.concept, concepts)
-    ways = [asked.source or asked.target, asked.pairs, asked.prompt_set]
-    if sum(way is not None for way in ways) > 1:
-        raise ConfigError("give the pairs one way: --source and --target, or --pairs, or --prompt-set")
-    if asked.source or asked.target:
-        if not (asked.source and asked.target):
-            raise ConfigError("a pair needs both --source and --target")
-        return [pair_from_prompts(asked.source, asked.target, asked.seed, concept)]
-    if asked.pairs:
-        found = pairs_from_csv(asked.pairs, seed=asked.seed, concept=concept.name, known=concepts)
-        other = {pair.concept for pair in found} - {asked.concept}
-        if other:
-            raise ConfigError(
-                f"{asked.pairs} has pairs for concept {', '.join(other)}; this run is for {asked.concept}"
-            )
-        return found[: asked.limit]
-    name = asked.prompt_set or own_prompt_set(ref, plugins)
-    return prompt_set(name, limit=asked.limit or PAIRS, seed=asked.seed, concept=concept.name, plugins=plugins)
 
 
 def _scorer(asked: Asked, plugins: Plugins) -> Scorer:
@@ -280,10 +238,10 @@ def _scope(asked: Asked, model: Model, sites: list[str]) -> Scope:
 def _measure(job: Job, folder: Path, began: float, path: Path) -> dict[str, Any]:
     """Run the job, score every image, write the files of the run."""
     from t2iprobe.cli.patch_report import answer_of, write
-    from t2iprobe.cli.progress import progress
     from t2iprobe.core.lab import Lab
     from t2iprobe.core.sweep import Renderer, Sweep
     from t2iprobe.core.trials import Space, source, target
+    from t2iprobe.terminal.progress import progress
 
     sweep = Sweep(Renderer(job.model, job.pairs, job.settings, job.batch_size), job.scorer)
     lab = Lab(sweep, Space.of(job.model, job.settings["num_steps"]), job.pairs, range(len(job.pairs)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from t2iprobe.cli.console import answers
+from t2iprobe.terminal.console import answers
 
 if TYPE_CHECKING:
     from t2iprobe.cli.patch import Job

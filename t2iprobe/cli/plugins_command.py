@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from t2iprobe.cli.console import Format, answers, print_json
 from t2iprobe.plugins.manager import Plugins
+from t2iprobe.terminal.console import Format, answers, print_json
 
 
 def plugins(format: Annotated[Format, typer.Option(help="table, or one JSON object.")] = Format.table) -> None:

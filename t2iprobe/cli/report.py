@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
-from t2iprobe.cli.console import Format, answers, print_json
+from t2iprobe.terminal.console import Format, answers, print_json
+from t2iprobe.terminal.options import FormatOption
 
 
 def report(
     context: typer.Context,
     path: Annotated[Path, typer.Argument(help="Run folder of a study, finished or not.")],
     out: Annotated[Path | None, typer.Option(help="Where to write it; default report.html in the run folder.")] = None,
-    format: Annotated[Format, typer.Option(help="table, or one JSON object on stdout.")] = Format.table,
+    format: FormatOption = Format.table,
 ) -> None:
     """Make the report of a study again, from what is in its folder; the model is not needed.
 

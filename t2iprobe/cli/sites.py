@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from t2iprobe.cli import parse
-from t2iprobe.cli.console import Format, answers, notes, print_json
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.terminal import parse
+from t2iprobe.terminal.console import Format, answers, notes, print_json
+from t2iprobe.terminal.options import FormatOption, ModelRef
 
 if TYPE_CHECKING:
     from t2iprobe.core.adapter import Adapter, LayerRow
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def sites(
     arch: Annotated[str | None, typer.Option(help="Architecture: sd, sdxl, sd3, if, flux, or a plugin's.")] = None,
-    model: Annotated[str | None, typer.Option(help="Embedded name, local folder or hub id.")] = None,
+    model: ModelRef = None,
     full_size: Annotated[
         bool, typer.Option("--full-size", help="The published configuration, on the meta device: no weights needed.")
     ] = False,
@@ -27,7 +28,7 @@ def sites(
     all_sites: Annotated[
         str | None, typer.Option("--sites", help="List sites that match this pattern instead, such as 'blocks.*.*.k'.")
     ] = None,
-    format: Annotated[Format, typer.Option(help="table, or one JSON object.")] = Format.table,
+    format: FormatOption = Format.table,
 ) -> None:
     """List the attention layers that read the text, in forward order, with the parameters of their keys and values.
 
@@ -61,9 +62,9 @@ def sites(
 
 def _subject(arch: str | None, model: str | None, full_size: bool) -> tuple[Adapter, Any, str]:
     """The adapter, a pipeline (or a stand-in that has the denoiser only) and its name."""
-    from t2iprobe.cli.models import check_arch, reference
     from t2iprobe.loading import load
     from t2iprobe.plugins.manager import Plugins
+    from t2iprobe.terminal.models import check_arch, reference
 
     plugins = Plugins()
     if full_size:

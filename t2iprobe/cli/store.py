@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from t2iprobe.cli import parse
-from t2iprobe.cli.console import Format, answers, notes, print_json
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.terminal import parse
+from t2iprobe.terminal.console import Format, answers, notes, print_json
 
 if TYPE_CHECKING:
     from t2iprobe.core.store.verify import Size

@@ -12,8 +12,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from t2iprobe.cli.console import Format, answers, notes, print_json
 from t2iprobe.core.errors import ConfigError, RunExistsError
+from t2iprobe.terminal.console import Format, answers, notes, print_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -250,8 +250,8 @@ class _Bar:
 
 @contextmanager
 def _watched(bench: Bench, plan: Planned, path: Path, where: Where, stop: Stop) -> Iterator[Watch]:
-    from t2iprobe.cli.progress import bar
     from t2iprobe.core.study.bench import Watch
+    from t2iprobe.terminal.progress import bar
 
     steps = plan.file.generation.num_steps
     evaluations = bench.model.evaluations(steps) if bench.model else bench.space.steps

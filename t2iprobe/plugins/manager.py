@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from t2iprobe.core.concepts import Concept
     from t2iprobe.core.localizer import Localizer
     from t2iprobe.core.metric import Aggregate, Metric, Reader
+    from t2iprobe.core.model import Model
     from t2iprobe.core.options import Embedded, LoadOptions
+    from t2iprobe.core.pairs import Pair
     from t2iprobe.core.report import Section
     from t2iprobe.core.scoring import Scorer
     from t2iprobe.core.study.executor import Executor
@@ -214,6 +216,24 @@ class Plugins:
                 "a folder (./name) or a hub id (owner/name)"
             )
         return pipeline
+
+    def load(self, model: Any, *, upscaler: Any = None, device: str | None = None, dtype: str | None = None) -> Model:
+        """A model with its adapter, see :func:`t2iprobe.load`."""
+        from t2iprobe.loading import load
+
+        return load(model, upscaler=upscaler, device=device, dtype=dtype, plugins=self)
+
+    def prompt_set(self, ref: str, *, limit: int | None = None, seed: int = 0, concept: str = "text") -> list[Pair]:
+        """Pairs of a registered prompt set, see :func:`t2iprobe.prompt_set`."""
+        from t2iprobe.loading import prompt_set
+
+        return prompt_set(ref, limit=limit, seed=seed, concept=concept, plugins=self)
+
+    def own_prompt_set(self, ref: str) -> str:
+        """The prompt set that the model ``ref`` was made for."""
+        from t2iprobe.loading import own_prompt_set
+
+        return own_prompt_set(ref, self)
 
     def _trace(self) -> None:
         """Report every hook call on stderr, if the environment asks for it."""

@@ -156,7 +156,9 @@ def sdxl() -> StableDiffusionXLPipeline:
 def deepfloyd() -> IFPipeline:
     """Eight added-KV attention layers in pixel space, DDPM with learned variance.
 
-    The schedule is linear, not IF's cosine: at 32 x 32 pixels most of a cosine's levels still show the letters.
+    The schedule is linear, not IF's cosine: at 32 x 32 pixels most of a cosine's levels still show the letters. It
+    predicts velocity, not IF's noise: where the word is still open a noise prediction is a copy of the noisy picture
+    but for a few thousandths, and no word was ever learned from those (docs/explanation/embedded-models.md).
     """
     unet = UNet2DConditionModel(
         sample_size=SIZE,
@@ -180,7 +182,11 @@ def deepfloyd() -> IFPipeline:
     )
     sharpen(unet)
     scheduler = DDPMScheduler(
-        beta_schedule="linear", variance_type="learned_range", timestep_spacing="trailing", clip_sample=True
+        beta_schedule="linear",
+        prediction_type="v_prediction",
+        variance_type="learned_range",
+        timestep_spacing="trailing",
+        clip_sample=True,
     )
     return IFPipeline(
         tokenizer=tokenizer.build(IF_LENGTH, start=False),

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.names import choice
 from t2iprobe.core.options import LoadOptions
+from t2iprobe.terminal.console import Format, answers, notes, print_json
+from t2iprobe.terminal.options import Device, FormatOption
 
 if TYPE_CHECKING:
     from t2iprobe.core.adapter import Adapter
@@ -34,22 +33,10 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="The embedded models: their planted answers, how to train one and how to check one.", no_args_is_help=True
 )
-notes = Console(stderr=True)
 
 COMPACT: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False}
 AUTOENCODER_SECONDS = 0.19  # a step, measured on two CPU cores
 STEP_SECONDS = {"sd3": 0.5, "sdxl": 0.45, "if": 0.6}  # a step of 32 rows, likewise
-
-
-class Format(StrEnum):
-    """How the answer is printed."""
-
-    table = "table"
-    json = "json"
-
-
-FormatOption = Annotated[Format, typer.Option("--format", help="Print a table or one JSON object.")]
-DeviceOption = Annotated[str | None, typer.Option(help="Torch device.", show_default="CUDA if there is one, else CPU")]
 
 
 @app.command("list")
@@ -59,14 +46,14 @@ def show(form: FormatOption = Format.table) -> None:
 
     models = [_entry(recipe) for recipe in RECIPES.values()]
     if form is Format.json:
-        _print_json({"models": models})
+        print_json({"models": models})
         return
     table = Table(
         "model", "plant", "weights", "clean", "transfer", "elsewhere", "words", title="Embedded models", **COMPACT
     )
     for entry in models:
         table.add_row(entry["name"], entry["plant"], entry["weights"], *_measured_cells(entry["measured"]))
-    _print_table(table)
+    answers.print(table)
 
 
 def _entry(recipe: Recipe) -> dict[str, Any]:
@@ -101,7 +88,7 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.", show_default="the recipe's")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of weights and data.", show_default="the recipe's")] = None,
     checkpoints: Annotated[int, typer.Option(min=0, help="Keep a pipeline every so many steps; 0 keeps none.")] = 0,
-    device: DeviceOption = None,
+    device: Device = None,
     form: FormatOption = Format.table,
 ) -> None:
     """Train a model with a planted answer. The same command continues what was interrupted."""
@@ -133,7 +120,7 @@ def check(
     num_steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default="the model's")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Most pictures at once.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of words, colours and noise.")] = 0,
-    device: DeviceOption = None,
+    device: Device = None,
     form: FormatOption = Format.table,
     write: Annotated[bool, typer.Option("--write", help="Keep the result in the model's planted.json.")] = False,
 ) -> None:
@@ -159,9 +146,9 @@ def check(
     if write:
         _write_measured(folder, report)
     if form is Format.json:
-        _print_json({"model": ref} | report.record())
+        print_json({"model": ref} | report.record())
     else:
-        _print_table(report_table(ref, report))
+        answers.print(report_table(ref, report))
     for reason in report.reasons:
         _say(f"does not hold: {reason}")
     if not report.passed:
@@ -200,7 +187,7 @@ def bench(
     seed: Annotated[int, typer.Option(min=0, help="Of pairs, noise and methods.")] = 0,
     budget: Annotated[int | None, typer.Option(min=1, help="Most denoiser rows of a method.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Most pictures at once.")] = 64,
-    device: DeviceOption = None,
+    device: Device = None,
     form: FormatOption = Format.table,
 ) -> None:
     """Ask localization methods for what is planted: who finds it, and at what cost.
@@ -232,9 +219,9 @@ def bench(
         rows.append(row)
         _say(f"{row.model} {row.concept} {row.method}: {row.sentence}")
     if form is Format.json:
-        _print_json([asdict(row) for row in rows])
+        print_json([asdict(row) for row in rows])
     else:
-        _print_table(_bench_table(rows))
+        answers.print(_bench_table(rows))
 
 
 def _present() -> list[str]:
@@ -375,20 +362,11 @@ def _say(text: str) -> None:
     notes.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _print_table(table: Table) -> None:
-    """On stdout; a pipe or a file has no width, so nothing is cut to 80 columns there."""
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1) + "\n")
-
-
 def _print_fields(fields: dict[str, Any], form: Format) -> None:
     if form is Format.json:
-        _print_json(fields)
+        print_json(fields)
         return
     table = Table(show_header=False)
     for name, value in fields.items():
         table.add_row(name, str(value))
-    _print_table(table)
+    answers.print(table)

@@ -137,9 +137,7 @@ class Run:
         layers, heads = len(self.swapper.layers), max(self.swapper.heads)
         planted = sorted({layer for route in routes.values() for layer in route.layers})
         coins = random_swaps(pairs, layers, heads, by_head, chance, planted)
-        level = torch.sigmoid(torch.randn(pairs, generator=chance) + 0.3)
-        if self.prediction != "flow":
-            level = torch.rand(pairs, generator=chance)
+        level = self.noise_levels(pairs, chance)
         pictures = tensor(shown(signs, routes, coins, level)).to(self.device)
         with torch.no_grad():
             clean = self.adapter.encode_images(self.pipeline, pictures)
@@ -151,8 +149,15 @@ class Run:
             conditioning = Conditioning(conditioning.tokens, self.mix(conditioning.pooled), conditioning.extra)
         return self.denoising_loss(clean, noise, level.repeat_interleave(2).to(self.device), conditioning)
 
+    def noise_levels(self, pairs: int, chance: torch.Generator) -> Tensor:
+        """A noise level in 0..1 for each pair, as a share of the scheduler's levels."""
+        if self.prediction == "flow":
+            return torch.sigmoid(torch.randn(pairs, generator=chance) + 0.3)
+        level = torch.rand(pairs, generator=chance)
+        return level if hasattr(self.pipeline, "vae") else level.sqrt()  # pixels show the word until late
+
     def denoising_loss(self, clean: Tensor, noise: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
-        """Flow matching, or noise prediction on the scheduler's own levels."""
+        """Flow matching, or noise or velocity prediction on the scheduler's own levels."""
         if self.prediction == "flow":
             sigma = level[:, None, None, None]
             noisy, target = sigma * noise + (1 - sigma) * clean, noise - clean
@@ -161,14 +166,15 @@ class Run:
         scheduler = self.pipeline.scheduler
         timestep = (level * scheduler.config.num_train_timesteps).long()
         noisy = scheduler.add_noise(clean, noise, timestep)
+        velocity = self.prediction == "v_prediction"
+        target = scheduler.get_velocity(clean, noise, timestep) if velocity else noise
         guess = self.adapter.predict(self.pipeline, noisy, timestep, conditioning)
         if guess.shape[1] == clean.shape[1]:
-            return (guess - noise).square().mean()
-        epsilon, fraction = guess.chunk(2, dim=1)
-        bound = variational_bound(scheduler, clean, noisy, timestep, epsilon.detach(), fraction)
-        alpha = scheduler.alphas_cumprod.to(clean.device)[timestep]
-        weight = ((1 - alpha) / alpha).clamp(1.0, 100.0).sqrt()  # only where noise is high does the text count
-        return (weight[:, None, None, None] * (epsilon - noise).square()).mean() + 1e-3 * bound
+            return (guess - target).square().mean()
+        guess, fraction = guess.chunk(2, dim=1)
+        denoised = predicted_original(scheduler, noisy, timestep, guess.detach())
+        bound = variational_bound(scheduler, clean, noisy, timestep, denoised, fraction)
+        return (guess - target).square().mean() + 1e-3 * bound
 
     def mix(self, pooled: Tensor) -> Tensor:
         """Pooled vectors must not tell the word: half the pairs swap theirs, whatever else is swapped."""
@@ -238,14 +244,22 @@ def text_layers(adapter: Adapter, pipeline: Pipeline) -> tuple[list[list[nn.Modu
     return [layers[i] for i in sorted(layers)], [heads[i] for i in sorted(heads)]
 
 
+def predicted_original(scheduler: Any, noisy: Tensor, timestep: Tensor, guess: Tensor) -> Tensor:
+    """The clean picture, within -1..1, that a noise or velocity prediction stands for."""
+    now = scheduler.alphas_cumprod.to(noisy.device)[timestep][:, None, None, None]
+    if scheduler.config.prediction_type == "v_prediction":
+        return (now.sqrt() * noisy - (1 - now).sqrt() * guess).clamp(-1, 1)
+    return ((noisy - (1 - now).sqrt() * guess) / now.sqrt()).clamp(-1, 1)
+
+
 def variational_bound(
-    scheduler: Any, clean: Tensor, noisy: Tensor, timestep: Tensor, epsilon: Tensor, fraction: Tensor
+    scheduler: Any, clean: Tensor, noisy: Tensor, timestep: Tensor, denoised: Tensor, fraction: Tensor
 ) -> Tensor:
     """Bound in bits on the learned variance (Nichol & Dhariwal, arXiv 2102.09672, eq. 14-16).
 
     Args:
         scheduler: a DDPM scheduler with ``variance_type="learned_range"``.
-        clean, noisy, epsilon: (row, channel, y, x); the noise prediction comes detached.
+        clean, noisy, denoised: (row, channel, y, x); the predicted picture comes detached.
         timestep: (row,).
         fraction: the network's answer in -1..1, between the log of the smaller and the larger variance.
     """
@@ -255,8 +269,7 @@ def variational_bound(
     now, before = (value[:, None, None, None] for value in (now, before))
     beta = 1 - now / before
     small = (beta * (1 - before) / (1 - now)).clamp(min=1e-20)
-    guess = ((noisy - (1 - now).sqrt() * epsilon) / now.sqrt()).clamp(-1, 1)
-    mean_gap = before.sqrt() * beta / (1 - now) * (guess - clean)  # the posterior means differ by this alone
+    mean_gap = before.sqrt() * beta / (1 - now) * (denoised - clean)  # the posterior means differ by this alone
     log_true = torch.log(small.where(before < 1, beta))
     log_guess = (fraction + 1) / 2 * torch.log(beta) + (1 - fraction) / 2 * log_true
     bound = 0.5 * (log_guess - log_true + torch.exp(log_true - log_guess) + mean_gap**2 / torch.exp(log_guess) - 1)

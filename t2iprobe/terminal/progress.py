@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from t2iprobe.cli.console import notes
+from t2iprobe.terminal.console import notes
 
 
 class _Rate(ProgressColumn):
