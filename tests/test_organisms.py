@@ -325,14 +325,19 @@ def test_the_rate_warms_up_and_decays_to_zero() -> None:
     assert training.rate(999, one) == pytest.approx(1 / 400)
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("step", [1, 7, 400, 999])
-def test_the_variational_bound_is_the_divergence_of_the_two_steps(step: int) -> None:
+def test_the_variational_bound_is_the_divergence_of_the_two_steps(step: int, prediction: str) -> None:
     scheduler = DDPMScheduler(
-        beta_schedule="squaredcos_cap_v2", variance_type="learned_range", timestep_spacing="trailing", clip_sample=True
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type=prediction,
+        variance_type="learned_range",
+        timestep_spacing="trailing",
+        clip_sample=True,
     )
     chance = torch.Generator().manual_seed(step)
     clean = torch.rand(2, 3, 4, 4, generator=chance) * 2 - 1
-    noise, epsilon, fraction = (torch.randn(2, 3, 4, 4, generator=chance) for _ in range(3))
+    noise, predicted, fraction = (torch.randn(2, 3, 4, 4, generator=chance) for _ in range(3))
     fraction = fraction.tanh()
     timestep = torch.tensor([step, step])
     noisy = scheduler.add_noise(clean, noise, timestep)
@@ -346,13 +351,14 @@ def test_the_variational_bound_is_the_divergence_of_the_two_steps(step: int) -> 
     # the scheduler's own step, less the noise it adds, is the mean of the model's distribution
     log_variance = scheduler._get_variance(step, predicted_variance=fraction)
     found = scheduler.step(
-        torch.cat([epsilon, fraction], 1), step, noisy, generator=torch.Generator().manual_seed(0)
+        torch.cat([predicted, fraction], 1), step, noisy, generator=torch.Generator().manual_seed(0)
     ).prev_sample
-    added = torch.randn(epsilon.shape, generator=torch.Generator().manual_seed(0)) * (log_variance / 2).exp()
+    added = torch.randn(predicted.shape, generator=torch.Generator().manual_seed(0)) * (log_variance / 2).exp()
     fixed = scheduler._get_variance(step, variance_type="fixed_small")
     truth, guess = Normal(mean(clean), fixed.sqrt()), Normal(found - added, (log_variance / 2).exp())
     bits = kl_divergence(truth, guess).mean() / np.log(2)
-    bound = training.variational_bound(scheduler, clean, noisy, timestep, epsilon, fraction)
+    denoised = training.predicted_original(scheduler, noisy, timestep, predicted)
+    bound = training.variational_bound(scheduler, clean, noisy, timestep, denoised, fraction)
     assert bound.item() == pytest.approx(bits.item(), rel=2e-3, abs=1e-4)
 
 
