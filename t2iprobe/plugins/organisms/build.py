@@ -67,8 +67,7 @@ def t5(ordered: bool = False) -> T5EncoderModel:
 
     Args:
         ordered: start with head k looking k tokens back, so that the letters of a word know their places. T5 knows
-            positions by its relative bias only, which starts flat. Without a CLIP encoder beside it no word was
-            learned in 2,750 steps; that this is why is a guess, see docs/explanation/embedded-models.md.
+            positions by its relative bias only, which starts flat, and there may be no CLIP encoder beside it.
     """
     config = T5Config(
         vocab_size=len(vocabulary()),
@@ -120,7 +119,11 @@ def sd3() -> StableDiffusion3Pipeline:
 
 
 def sdxl() -> StableDiffusionXLPipeline:
-    """Seventeen cross-attention layers, noise prediction on a schedule that ends in (almost) pure noise."""
+    """Seventeen cross-attention layers, velocity prediction on a schedule that ends in (almost) pure noise.
+
+    With noise prediction, as in SDXL, words came out clean, but swapped halves of a word got mixed up
+    (docs/explanation/embedded-models.md).
+    """
     unet = UNet2DConditionModel(
         sample_size=LATENT,
         in_channels=LATENT,
@@ -139,7 +142,11 @@ def sdxl() -> StableDiffusionXLPipeline:
         projection_class_embeddings_input_dim=32 + 6 * 8,
     )
     scheduler = DDIMScheduler(
-        beta_schedule="linear", timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True
+        beta_schedule="linear",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
     )
     return StableDiffusionXLPipeline(
         vae=autoencoder(),

@@ -57,7 +57,7 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         Recipe("tiny-sd3", "sd3", "word=6,colour=3", steps=3600),
-        Recipe("tiny-sdxl", "sdxl", "word=11+14,colour=4", steps=7000, lr=1e-3, guidance=2.5),
+        Recipe("tiny-sdxl", "sdxl", "word=11+14,colour=4", steps=4500, lr=1e-3, guidance=2.5),
         Recipe("tiny-if", "if", "word=4,colour=2", steps=4500, guidance=2.5, num_steps=25, autoencoder_steps=0),
     )
 }
