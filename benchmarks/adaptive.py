@@ -10,15 +10,26 @@ confirm the answer with. What the simulation assumes is said in ``t2iprobe.testi
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import numpy as np
 
 from t2iprobe.core.statistics import wilson
 from t2iprobe.plugins.manager import Plugins
-from t2iprobe.testing.simulation import GUIDANCE, Additive, Redundant, Simulation, Together, Truth, sdxl, simulated
+from t2iprobe.testing.simulation import (
+    GUIDANCE,
+    Additive,
+    Majority,
+    Part,
+    Redundant,
+    Simulation,
+    Together,
+    Truth,
+    sdxl,
+    simulated,
+)
 
 
 @dataclass(frozen=True)
@@ -29,10 +40,11 @@ class Case:
     truth: Truth
     pairs: int
     noise: Callable[[int, int, Truth], Simulation]
+    part: Part | Mapping[int, Part] = field(default_factory=Part)
 
     def simulation(self, seed: int, held_out: int = 8) -> Simulation:
         """With pairs to confirm on."""
-        return self.noise(self.pairs + held_out, seed, self.truth)
+        return replace(self.noise(self.pairs + held_out, seed, self.truth), part=self.part)
 
 
 def _paper(pairs: int, seed: int, truth: Truth) -> Simulation:
@@ -43,10 +55,13 @@ def _embedded(pairs: int, seed: int, truth: Truth) -> Simulation:
     return Simulation(truth, pairs, seed)
 
 
+APART = Together(70, frozenset({9, 31, 57}), Together.sdxl().levels, Together.sdxl().spread)
+TIME = {4: Part(steps=frozenset(range(8))), 8: Part(steps=frozenset(range(8, 20)))}
 THIRDS = Additive(70, {55: 1 / 3, 56: 1 / 3, 57: 1 / 3}, graded=False)
 SINGLE, SPLIT = Additive(12, {6: 1.0}), Additive(17, {11: 0.5, 14: 0.5})
 CASES = {
     "sdxl": Case("70 layers, F1 as in the paper's table 5 (weak alone)", Together.sdxl(), 200, _paper),
+    "sdxl-apart": Case("the same, but layers 9, 31 and 57", APART, 200, _paper),
     "all-of-3": Case("70 layers, nothing but all three together", Together.all_of(70, [55, 56, 57]), 200, _paper),
     "thirds": Case("70 layers, a third each", THIRDS, 200, _paper),
     "scattered": Case(
@@ -67,6 +82,9 @@ CASES = {
         "12 layers, changes where both are patched", Redundant(12, frozenset({5, 8}), True), 32, _embedded
     ),
     "either": Case("12 layers, either of two is enough", Redundant(12, frozenset({5, 8}), False), 32, _embedded),
+    "vote": Case("12 layers, any two of three", Majority(12, frozenset({3, 5, 8})), 32, _embedded),
+    "time": Case("12 layers, one early and one late", Additive(12, {4: 0.6, 8: 0.4}), 32, _embedded, TIME),
+    "head": Case("12 layers, one head of one", SINGLE, 32, _embedded, Part(heads=frozenset({2}))),
     "null": Case("12 layers, none", Additive(12, {}), 32, _embedded),
 }
 

@@ -3,7 +3,8 @@
     python benchmarks/store.py [--mb 1024] [--folder DIR] [--format json]
 
 Throughput is measured three ways on the same bytes in the same run: the store, a loop of ``torch.save``, and a raw copy
-of a file to the same disk. Each ends with the bytes flushed to the disk (``fsync``), so the page cache flatters none.
+of a file to the same disk. Each ends when all is on the disk (``sync``), so the page cache flatters none; what other
+programs write meanwhile counts, too. The ways take turns, several rounds of them, and the median counts.
 ``cpu`` is by the process's own CPU time: what remains comparable where other programs share the machine.
 The activations are those of an embedded model, repeated to the size of real ones: made-up noise would not pack.
 """
@@ -36,6 +37,7 @@ from t2iprobe.core.store.writer import ActivationWriter
 
 ROWS, TOKENS, CHANNELS = 4, 333, 1536  # text keys of SD3 medium
 SITE = "blocks.{}.joint_attn.k"
+ROUNDS = 5
 MEMORY = """
 import sys, threading, torch
 sys.path.insert(0, {here!r})
@@ -136,32 +138,31 @@ def _written(folder: Path, value: Tensor, megabytes: int) -> dict[str, Any]:
         "store": lambda place: write(place, value, steps, sites=4),
         "packed": lambda place: write(place, value, steps, sites=4, codec=packed),
     }
-    row: dict[str, Any] = {"dtype": str(value.dtype).removeprefix("torch."), "raw_mb": raw}
-    for name, way in ways.items():
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    sizes: dict[str, float] = {}
+    for name, way in [*ways.items()] * ROUNDS:
         place = folder / name
         place.mkdir()
-        wall, cpu = _timed(way, place)
-        row |= {f"{name}_mb_s": raw / wall, f"{name}_cpu_mb_s": raw / cpu}
-        if name in ("store", "packed"):
-            row[f"{name}_size"] = _size(place) / 1e6 / raw
+        seconds[name].append(_timed(way, place))
+        sizes[name] = _size(place) / 1e6 / raw
         shutil.rmtree(place)
     source.unlink()
+    row: dict[str, Any] = {"dtype": str(value.dtype).removeprefix("torch."), "raw_mb": raw}
+    for name, measured in seconds.items():
+        wall, cpu = (statistics.median(column) for column in zip(*measured, strict=True))
+        row |= {f"{name}_mb_s": raw / wall, f"{name}_cpu_mb_s": raw / cpu}
     codec = f"{packed.name}-{packed.level} {packed.shuffle}"
-    return row | {"codec": codec, "store_by_copy": row["store_mb_s"] / row["copy_mb_s"]}
+    row |= {"codec": codec, "store_size": sizes["store"], "packed_size": sizes["packed"]}
+    return row | {"store_by_copy": row["store_mb_s"] / row["copy_mb_s"]}
 
 
 def _timed(way: Callable[[Path], object], place: Path) -> tuple[float, float]:
     """Seconds on the clock, and of this process's CPU time, until the bytes are on the disk."""
+    os.sync()
     began, cpu = time.perf_counter(), time.process_time()
     way(place)
-    _flush(place)
+    os.sync()
     return time.perf_counter() - began, time.process_time() - cpu
-
-
-def _flush(folder: Path) -> None:
-    for path in (path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
 
 
 def _save(folder: Path, value: Tensor, count: int) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from t2iprobe.core.store.writer import ActivationWriter
     from t2iprobe.core.sweep import Renderer, Sweep
     from t2iprobe.core.trials import Space, Trial
+    from t2iprobe.guarding import guard
     from t2iprobe.loading import load, prompt_set
     from t2iprobe.plugins.manager import Plugins
     from t2iprobe.study import Result, Study
@@ -44,6 +45,7 @@ _HOMES = {
     "core.store.writer": ("ActivationWriter",),
     "core.sweep": ("Renderer", "Sweep"),
     "core.trials": ("Space", "Trial"),
+    "guarding": ("guard",),
     "loading": ("load", "prompt_set"),
     "plugins.manager": ("Plugins",),
     "study": ("Result", "Study"),
@@ -81,6 +83,7 @@ __all__ = [
     "T2IProbeError",
     "Trial",
     "ablate",
+    "guard",
     "interpolate",
     "load",
     "pairs_from_csv",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from t2iprobe.core.trials import ranges
 from t2iprobe.loading import planted_layers
+from t2iprobe.terminal.commandline import quoted
 
 if TYPE_CHECKING:
+    from t2iprobe.core.report import Page
     from t2iprobe.core.study.result import Result
     from t2iprobe.plugins.manager import Plugins
 
@@ -20,18 +23,67 @@ def write_report(result: Result, plugins: Plugins, out: Path | None = None) -> P
     from t2iprobe.plugins.report.build import view_of
     from t2iprobe.plugins.report.render import render
 
-    file = result.manifest.get("arguments", {}).get("file", {})
-    ref = file.get("model", {}).get("ref", "")
-    concept = file.get("pairs", {}).get("concept", "text")
+    asked = result.manifest.get("arguments", {})
+    ref, concept = _subject(result)
     view = view_of(
         result,
-        command=f"t2iprobe study resume {shlex.quote(str(result.path))}" if file else "",
-        next_steps=[(f"t2iprobe study status {shlex.quote(str(result.path))}", "the study in numbers")],
+        command=_again(asked, result.path),
+        next_steps=next_steps(result, plugins),
         sections=plugins.report_sections(result),
         planted=planted_layers(ref, concept, plugins) or (),
     )
-    page = out or result.path / NAME
-    part = page.with_name(page.name + ".part")
-    part.write_text(render(view), encoding="utf-8")
-    part.replace(page)
-    return page
+    return _written(render(view), out or result.path / NAME)
+
+
+def _subject(result: Result) -> tuple[str, str]:
+    """The model's name, empty where it has none, and the concept."""
+    file = result.manifest.get("arguments", {}).get("file", {})
+    pairs = result.manifest["settings"]["pairs"]
+    ref = file.get("model", {}).get("ref") or result.manifest.get("model") or ""
+    return ref, str(pairs[0][5]) if pairs else "text"
+
+
+def _again(asked: Mapping[str, Any], path: Path) -> str:
+    """The command that ran, or that goes on; none for a study of Python's."""
+    if asked.get("command"):
+        return quoted(asked["command"])
+    return quoted(["t2iprobe", "study", "resume", str(path)]) if asked.get("file") else ""
+
+
+def next_steps(result: Result, plugins: Plugins) -> list[tuple[str, str]]:
+    """Commands that go on from the found layers, those that are there; with what each does."""
+    run, (ref, concept), finding = str(result.path), _subject(result), result.finding
+    found = finding.layers if finding else ()
+    given = ["--model", ref, "--from", run]
+    steps = [(["study", "status", run], "the study in numbers")]
+    if found and ref:
+        there, inside = plugins.commands(), [("heads", "which heads of the layers"), ("steps", "which denoising steps")]
+        for method, what in inside:
+            command = ["localize", "--model", ref, "--concept", concept, "--method", method]
+            steps.append(([*command, "--set", f"layers={ranges(found)}"], what))
+        listed = [
+            (["edit", *given], "other text in the same picture, by these layers", concept == "text"),
+            (
+                ["guard", "run", *given, "--words", "words.txt", "--prompts", "prompts.txt"],
+                "benign text to these layers alone",
+                concept == "text",
+            ),
+            (["finetune", *given, "--data", "FOLDER"], "a LoRA on these layers alone", True),
+        ]
+        steps += [(command, what) for command, what, fits in listed if fits and command[0] in there]
+    return [(quoted(["t2iprobe", *command]), what) for command, what in steps]
+
+
+def write_page(page: Page, out: Path) -> Path:
+    """Write a page that is not about layers, whole or not at all."""
+    from t2iprobe.plugins.report.build import view_of_page
+    from t2iprobe.plugins.report.render import render
+
+    return _written(render(view_of_page(page)), out)
+
+
+def _written(text: str, out: Path) -> Path:
+    part = out.with_name(out.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(out)
+    return out

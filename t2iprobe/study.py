@@ -11,7 +11,7 @@ from t2iprobe.core.concepts import concept_named
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.localizer import Localizer
 from t2iprobe.core.model import Model
-from t2iprobe.core.pairs import Pair, pairs_from_csv
+from t2iprobe.core.pairs import Pair, pair_from_prompts, pairs_from_csv
 from t2iprobe.core.study import result, study
 from t2iprobe.core.study.bench import Bench, Watch
 from t2iprobe.core.study.file import PairsPart, StudyFile
@@ -134,12 +134,14 @@ class Planned:
         pairs: its pairs.
         localizer: its localizer.
         plugins: versions by name.
+        command: that asked for it, word by word; empty where none did.
     """
 
     file: StudyFile
     pairs: tuple[Pair, ...]
     localizer: Localizer
     plugins: Mapping[str, str]
+    command: tuple[str, ...] = ()
 
     @property
     def recipe(self) -> Recipe:
@@ -148,8 +150,9 @@ class Planned:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The study file, for the manifest."""
-        return {"file": self.file.model_dump(exclude_none=True, exclude={"out"})}
+        """The study file and the command, for the manifest."""
+        file = {"file": self.file.model_dump(exclude_none=True, exclude={"out"})}
+        return file | ({"command": list(self.command)} if self.command else {})
 
     def on(self, bench: Bench) -> study.Study:
         """The study on a bench."""
@@ -183,12 +186,22 @@ def planned(file: StudyFile, plugins: Plugins | None = None) -> Planned:
 
 def _pairs(part: PairsPart, ref: str, plugins: Plugins) -> list[Pair]:
     concept = concept_named(part.concept, plugins.concepts())
+    if sum(way is not None for way in (part.source or part.target, part.csv, part.prompt_set)) > 1:
+        raise ConfigError("give the pairs one way: source and target, or csv, or prompt_set")
+    if part.source or part.target:
+        if not (part.source and part.target):
+            raise ConfigError("a pair needs both source and target")
+        return [pair_from_prompts(part.source, part.target, part.seed, concept)]
     if part.csv is not None:
-        if part.prompt_set is not None:
-            raise ConfigError("[pairs] has both prompt_set and csv; give one")
-        found = pairs_from_csv(
-            Path(part.csv).expanduser(), seed=part.seed, concept=concept.name, known=plugins.concepts()
-        )
-        return found[: part.limit]
+        return _listed(part, part.csv, plugins)
     name = part.prompt_set or own_prompt_set(ref, plugins)
     return prompt_set(name, limit=part.limit or PAIRS, seed=part.seed, concept=concept.name, plugins=plugins)
+
+
+def _listed(part: PairsPart, csv: str, plugins: Plugins) -> list[Pair]:
+    """The pairs of a CSV file."""
+    found = pairs_from_csv(Path(csv).expanduser(), seed=part.seed, concept=part.concept, known=plugins.concepts())
+    other = {pair.concept for pair in found} - {part.concept}
+    if other:
+        raise ConfigError(f"{csv} has pairs for concept {', '.join(other)}; this run is for {part.concept}")
+    return found[: part.limit]

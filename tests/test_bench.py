@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from t2iprobe.core.localizer import Finding
+from t2iprobe.core.sweep import Cost
 from t2iprobe.plugins.manager import Plugins
 from t2iprobe.plugins.organisms import commands
-from t2iprobe.plugins.organisms.bench import Question, auroc, graded
-from t2iprobe.plugins.organisms.plant import parse_plant
+from t2iprobe.plugins.organisms.bench import Question, auroc, graded, inside
+from t2iprobe.plugins.organisms.plant import Route, parse_plant
 
 
 @pytest.mark.parametrize(
@@ -39,8 +41,26 @@ def test_grades(found: tuple[int, ...], recall: float, precision: float) -> None
         ref = "fake"
 
     question = Question(Fake(), parse_plant("word=4+7,colour=3"), "text")  # type: ignore[arg-type]
-    row = graded(question, "any", Finding(found, (0.0,) * 9, ""), 5, 1.0)
+    row = graded(question, "any", Finding(found, (0.0,) * 9, ""), Cost(2, 5, 1), 1.0)
     assert (row.recall, row.precision, row.right) == (recall, precision, found == (4, 7))
+
+
+@pytest.mark.parametrize(
+    ("plant", "details", "right"),
+    [
+        ("7.h2", {"heads": {"7": [2]}}, True),
+        ("7.h2", {"heads": {"6": [], "7": [2]}}, True),
+        ("7.h2", {"heads": {"7": [1, 2]}}, False),
+        ("7.h2", {"heads": {}}, False),
+        ("7.h2", {}, None),
+        ("7", {"heads": {"7": [2]}}, None),
+        ("4/8@0.6", {"strongest_window_of": {"4": [0, 4], "8": [4, 8]}}, True),
+        ("4/8@0.6", {"strongest_window_of": {"4": [4, 8], "8": [0, 4]}}, False),
+        ("4/8@0.6", {"strongest_window_of": {"4": [0, 4]}}, None),
+    ],
+)
+def test_heads_and_steps_are_graded_where_a_method_names_them(plant: str, details: Any, right: bool | None) -> None:
+    assert inside(Route.parse(plant), details) is right
 
 
 @pytest.mark.slow

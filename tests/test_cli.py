@@ -73,7 +73,7 @@ def test_patch_writes_a_whole_run_and_shows_it_again(call: Call, folder: str, tm
     run = tmp_path / "run"
     names = {path.name for path in run.iterdir()}
     assert names == {"contact_sheet.png", "layers.png", "manifest.json", "result.json", "study.zarr", "images"}
-    scores = np.asarray(zarr.open_group(run / "study.zarr", mode="r")["scores/ocr_f1_target"])
+    scores = np.asarray(zarr.open_group(run / "study.zarr", mode="r")["ocr_f1_target"])
     assert scores.shape == (5, 1)
     with Image.open(run / "images/pair-000/2.png") as image:
         assert image.mode == "RGB"
@@ -177,7 +177,7 @@ def test_patch_with_an_upscaler(call: Call, tmp_path: Path, monkeypatch: pytest.
     with Image.open(tmp_path / "run/images/pair-000/0.png") as image:
         assert image.size == (32, 32)
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    assert manifest["settings"]["upscaler"] == "./two"
+    assert manifest["upscaler"] == "two"
 
 
 def _quickly(self: DeepFloydIF, upscale: Any, *arguments: Any) -> Any:

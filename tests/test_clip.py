@@ -17,7 +17,7 @@ from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scoring import Scorer
 from t2iprobe.loading import scorer
 from t2iprobe.plugins.manager import Plugins
-from t2iprobe.plugins.metrics.clip import VARIABLE, ClipChoice, ClipI, ClipT, image_features
+from t2iprobe.plugins.metrics.clip import VARIABLE, ClipChoice, ClipI, ClipT, ClipTemplate, image_features, template
 from t2iprobe.plugins.metrics.image import SSIM
 from t2iprobe.plugins.metrics.memo import KEPT, Memo
 
@@ -90,6 +90,14 @@ def test_clip_t_is_clipscore(folder: str, text: str) -> None:
     cosines = [logits(folder, picture(seed), text) for seed in range(4)]
     scores = [metric.score(picture(seed), text) for seed in range(4)]
     assert scores == pytest.approx([2.5 * max(cosine, 0) for cosine in cosines], abs=1e-5)
+
+
+def test_the_template_is_the_prompt_without_its_text(folder: str) -> None:
+    metric = ClipTemplate(folder)
+    scores = {metric.score(picture(2), f'a sign that says "{word}" at night') for word in ("cat", "doge", "")}
+    assert len(scores) == 1 and scores == {ClipT(folder).score(picture(2), 'a sign that says "" at night')}
+    assert metric.score(picture(2), "a zebra") == ClipT(folder).score(picture(2), "a zebra")
+    assert template("a “cat” and 'dog's' mug") == 'a "" and "" mug'
 
 
 def test_some_cosines_are_negative_so_that_the_cut_is_tested(folder: str) -> None:

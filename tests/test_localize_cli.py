@@ -18,7 +18,7 @@ from t2iprobe.plugins.manager import Plugins
 
 def asked(**changes: Any) -> command.Asked:
     names = command.Asked.__dataclass_fields__
-    given = dict.fromkeys(names) | {"arch": "sd3", "method": "adaptive", "setting": [], "concept": "text"}
+    given = dict.fromkeys(names) | {"arch": "sd3", "method": "adaptive", "setting": [], "concept": "text", "metric": []}
     return command.Asked(**(given | changes))
 
 
@@ -35,8 +35,22 @@ def test_a_preset_is_the_papers_and_gives_way_to_options() -> None:
     assert file.model.ref == "stabilityai/stable-diffusion-xl-base-1.0" and file.model.dtype == "float16"
     assert (file.generation.num_steps, file.generation.guidance, file.generation.height) == (50, 5.0, 1024)
     assert file.pairs.prompt_set == "glyphcontrol:prompts,split=val,noise=shared" and file.pairs.limit == 200
+    assert file.localizer.settings == {"part": "text"}  # injection, which adaptive takes as a setting
+    for arch, method, settings in (
+        ("sd3", "exhaustive", {}),
+        ("if", "exhaustive", {"part": "text"}),
+        ("if", "steps", {}),
+    ):
+        other = command._file(asked(arch=arch, method=method, preset="iclr2025", glyphcontrol=Path("p")), Plugins())
+        assert other.localizer.settings == settings
     mine = command._file(asked(arch="sdxl", preset="iclr2025", glyphcontrol=Path("p"), num_steps=7), Plugins())
     assert mine.generation.num_steps == 7
+
+
+def test_a_further_metric_stands_behind_those_that_rank() -> None:
+    file = command._file(asked(metric=["clip_t_template"]), Plugins())
+    assert file.metrics == ["ocr_f1", "ocr_exact", "ocr_distance_normalised", "clip_t_template"]
+    assert command._file(asked(), Plugins()).metrics is None
 
 
 @pytest.mark.parametrize(
@@ -70,6 +84,10 @@ def test_the_planted_layer_is_found_kept_and_reported(tmp_path: Path) -> None:
     assert answer["layers"] == answer["planted"] == [3] and answer["response"][1] > 0.9
     page = (run / "report.html").read_text()
     assert answer["sentence"][:20] in page and page.count("data:image/png") > 10
+    ran = "t2iprobe localize --arch sd3 --concept colour --limit 5 --held-out 2 --out "
+    assert f"<code>{ran}" in page and "study resume" not in page
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert " ".join(manifest["arguments"]["command"]).startswith(ran)
     again = CliRunner().invoke(build(), [*arguments, "--out", str(run), "--format", "json"])
     assert json.loads(again.stdout)["denoiser_rows"] == answer["denoiser_rows"] and "already" in again.stderr
     (run / "report.html").unlink()

@@ -111,7 +111,7 @@ def test_special_tokens_and_padding(start: bool) -> None:
         ("7", "single", (7,)),
         ("7+9", "split", (7, 9)),
         ("1+2+3+4", "split", (1, 2, 3, 4)),
-        ("5|8", "redundant", (5, 8)),
+        ("5|8|9", "redundant", (5, 8, 9)),
         ("4/8@0.6", "time", (4, 8)),
         ("7.h2", "head", (7,)),
     ],
@@ -154,9 +154,10 @@ def coins_of(*layers: int, heads: int = 4, only: tuple[int, ...] = (0, 1, 2, 3))
         ("7+9", (7, 9), "1111"),
         ("7+9", (8,), "0000"),
         ("1+2+3+4", (2, 4), "0101"),
-        ("5|8", (5,), "0000"),
-        ("5|8", (8,), "0000"),
-        ("5|8", (5, 8), "1111"),
+        ("5|8|9", (5,), "0000"),
+        ("5|8|9", (9,), "0000"),
+        ("5|8|9", (5, 9), "1111"),
+        ("5|8|9", (5, 8, 9), "1111"),
     ],
 )
 def test_what_comes_from_the_partner(text: str, swapped: tuple[int, ...], letters: str) -> None:
@@ -428,7 +429,7 @@ def judged(claimed: str, truth: str, monkeypatch: pytest.MonkeyPatch, wrong: tup
     return check.check(model, parse_plant(claimed), reader=oracle, colours=oracle, words=20)
 
 
-@pytest.mark.parametrize("text", ["word=7,colour=3", "word=7+9,colour=4", "word=5|8,colour=1", "word=7.h2,colour=3"])
+@pytest.mark.parametrize("text", ["word=7,colour=3", "word=7+9,colour=4", "word=5|8|9,colour=1", "word=7.h2,colour=3"])
 def test_a_model_that_does_what_the_plant_says_passes(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     report = judged(text, text, monkeypatch)
     assert report.passed, report.reasons
@@ -574,7 +575,7 @@ def test_shipped_folders_say_what_they_are(name: str) -> None:
     ("plant", "said"),
     [
         ("word=8+10,colour=4", "in parts, in order, through layers 8 and 10"),
-        ("word=5|8,colour=4", "through any of the layers 5, 8; each suffices"),
+        ("word=5|8|9,colour=4", "through layers 5 and 8 and 9, which vote: any 2 of them suffice"),
         ("word=4/8@0.6,colour=4", "through layer 4 above noise level 0.6, through layer 8 below"),
         ("word=7.h2,colour=4", "through attention head 2 of layer 7 alone"),
     ],

@@ -242,4 +242,4 @@ def test_csv_as_a_set(tmp_path: Path) -> None:
 
 def test_every_set_is_built_as_the_hook_says() -> None:
     sets = Plugins(installed=False).prompt_sets()
-    assert set(sets) == {"simple", "creative", "glyphcontrol", "csv", "signs"}
+    assert set(sets) == {"simple", "creative", "glyphcontrol", "csv", "signs", "digits"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from t2iprobe.core.report import Bar, Section, Table
+from t2iprobe.core.report import Bar, HeatMap, Section, Table
 from t2iprobe.core.statistics import Interval
 from t2iprobe.plugins.report.render import render
 from t2iprobe.plugins.report.view import PairView, TrialView, View, data_uri
@@ -36,9 +37,9 @@ def view() -> View:
     ]
     images = {label: flat((40 * i, 10, 200)) for i, label in enumerate(LABELS)}
     pairs = [PairView("CAT", "</script><b>DOG", 'a sign that says "CAT"', "b & c", images)]
-    section = Section(
-        "Steps", "Which matter.", Table(["set", "x"], [["a", 2.0], ["b", 10.0]]), [Bar("0-4", interval(0.4))]
-    )
+    heat = HeatMap("Share by step.", ["layer 1", "layer 2"], ["0-4", "5-9"], [[1.0, 0.0], [0.5, float("nan")]])
+    table = Table(["set", "x"], [["a", 2.0], ["b", 10.0]])
+    section = Section("Steps", "Which matter.", table, [Bar("0-4", interval(0.4))], maps=[heat])
     return View(
         "tiny <model>", "Layer 1 writes the text.", "ocr_f1", (interval(0.2), interval(1.0)), trials, pairs,
         {"rows": "10"}, {"torch": "2"}, "t2iprobe localize", [("t2iprobe edit", "edit it")], [section],
@@ -124,6 +125,29 @@ def test_a_bar_is_as_high_as_its_value(page: Any) -> None:
         for i in range(3)
     ]
     assert heights == pytest.approx([0.1, 0.95, 0.3], abs=0.02)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_heat_map_is_darker_where_there_is_more_and_legible_everywhere(page: Any, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    cells = page.locator(".heat td[style]")
+    seen = cells.evaluate_all(
+        "all => all.map(cell => [getComputedStyle(cell).backgroundColor, getComputedStyle(cell).color])"
+    )
+    full, nothing, half = ([_luminance(colour) for colour in pair] for pair in seen)
+    card = _luminance(page.evaluate("getComputedStyle(document.querySelector('.panel')).backgroundColor"))
+    assert nothing[0] == pytest.approx(card, abs=0.01)
+    assert abs(full[0] - card) > abs(half[0] - card) > 0.03
+    for back, front in (full, nothing, half):
+        assert (max(back, front) + 0.05) / (min(back, front) + 0.05) >= 4.5  # WCAG 2.1, contrast of text
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance (WCAG 2.1) of ``rgb(…)`` or ``color(srgb …)``."""
+    numbers = [float(one) for one in re.findall(r"[\d.]+(?:e-?\d+)?", colour)][:3]
+    shares = numbers if "srgb" in colour else [one / 255 for one in numbers]
+    linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -32,13 +32,17 @@ from t2iprobe.core.errors import ConfigError, DamagedError, LockedError, RunExis
 from t2iprobe.core.interventions import ablate, patch
 from t2iprobe.core.lock import lock
 from t2iprobe.core.model import Generation, Model, Run
-from t2iprobe.core.store import codecs, export, keys, verify
+from t2iprobe.core.store import codecs, keys, verify
 from t2iprobe.core.store.capture import capture, layout_of, plan
 from t2iprobe.core.store.codecs import NONE, Codec
 from t2iprobe.core.store.layout import Entry, Layout
 from t2iprobe.core.store.reader import ActivationStore
 from t2iprobe.core.store.worker import Worker
 from t2iprobe.core.store.writer import ActivationWriter
+from t2iprobe.core.study import export
+from t2iprobe.core.study.memory import StudyMemory
+from t2iprobe.core.sweep import Measured
+from t2iprobe.core.trials import Trial, source
 from t2iprobe.terminal import parse
 
 COND, UNCOND = Branch.COND, Branch.UNCOND
@@ -158,7 +162,7 @@ def test_small_chunks_share_files() -> None:
     where = MemoryStore()
     with ActivationWriter(where, "run", layout(2, range(50))) as writer:
         fill(writer, made_up((50, 2, 4, 4), torch.float32))
-    assert len([key for key in keys.listed(where) if f"/{COND}/c/" in key]) == 1
+    assert len([key for key in keys.listed(where) if f"/{COND}/c." in key]) == 1
 
 
 def test_select_takes_steps_rows_and_tokens() -> None:
@@ -330,7 +334,7 @@ def test_out_of_memory_halves_the_batch_and_the_store_is_whole(
 def damaged_copies(folder: Path) -> Iterator[tuple[str, Path]]:
     """Every chunk in turn with one bit flipped; it is whole again afterwards."""
     rng = np.random.default_rng(0)
-    for path in sorted(folder.rglob("c/**/*")):
+    for path in sorted([*folder.rglob("c/**/*"), *folder.rglob("c.*")]):
         if path.is_file():
             whole = path.read_bytes()
             broken = bytearray(whole)
@@ -361,7 +365,7 @@ def test_a_damaged_row_is_not_read_past_and_others_still_read(tmp_path: Path) ->
     values = torch.randn(1, 2, 4, 20_000)
     with ActivationWriter(tmp_path, "run", layout(2, (0,), codec=NONE)) as writer:
         fill(writer, values)
-    (path,) = (path for path in tmp_path.rglob(f"{COND}/c/**/*") if path.is_file())
+    (path,) = (path for path in tmp_path.rglob(f"{COND}/c.*") if path.is_file())
     broken = bytearray(path.read_bytes())
     broken[10] ^= 1  # in the first row
     path.write_bytes(broken)
@@ -386,7 +390,7 @@ class Failing(WrapperStore[MemoryStore]):
         self.room = room
 
     async def set(self, key: str, value: Any) -> None:
-        if "/c/" in key:
+        if "/c/" in key or "/c." in key:
             self.room -= 1
             if self.room < 0:
                 raise OSError(errno.ENOSPC, "No space left on device")
@@ -413,7 +417,7 @@ def test_a_full_disk_is_one_clear_error_and_the_rest_reads(sd3: Model) -> None:
     ActivationWriter(full, "capture", kept).close()
     for room in (3, 9, 1, 7):
         full.room = room
-        with pytest.raises(StoreError, match=r"No space left on device; \d batches are whole"):
+        with pytest.raises(StoreError, match=r"no space left; \d batches are whole"):
             capture(sd3, asked, kept, full)
         store = ActivationStore(inner)
         for row in set(range(3)) - set(store.missing):
@@ -464,6 +468,10 @@ from t2iprobe.core.cache import Key
 from t2iprobe.core.lock import lock
 from t2iprobe.core.store.layout import Entry, Layout
 from t2iprobe.core.store.writer import ActivationWriter
+from t2iprobe.core.study import export
+from t2iprobe.core.study.memory import StudyMemory
+from t2iprobe.core.sweep import Measured
+from t2iprobe.core.trials import Trial, source
 from pathlib import Path
 prompts = tuple(f"prompt {i}" for i in range(40))
 kept = Layout((Entry("text", ("token", "channel")),), prompts, tuple(range(40)), tuple(range(6)), batch=2)
@@ -503,11 +511,11 @@ def test_garbage_is_what_no_mark_covers(tmp_path: Path) -> None:
         fill(writer, torch.randn(2, 4, 3, 3))
     whole = keys.listed(LocalStore(tmp_path))
     (tmp_path / "activations/run/committed/c/1").unlink()
-    left = tmp_path / f"activations/run/{SITE}/{COND}/c/0/0/0/x.partial"
+    left = tmp_path / f"activations/run/{SITE}/{COND}/c.0.0.0.x.partial"
     left.write_bytes(b"half")
     assert ActivationStore(tmp_path).missing == (2, 3)
     found = verify.sweep_up(tmp_path)
-    assert sorted(found) == sorted([f"activations/run/{SITE}/{COND}/c/0/1/0/0", left.relative_to(tmp_path).as_posix()])
+    assert sorted(found) == sorted([f"activations/run/{SITE}/{COND}/c.0.1.0.0", left.relative_to(tmp_path).as_posix()])
     assert len(keys.listed(LocalStore(tmp_path))) == len(whole) - 2
     assert not verify.garbage(tmp_path) and ActivationStore(tmp_path).missing == (2, 3)
 
@@ -619,11 +627,26 @@ def test_xarray_shows_labels(tmp_path: Path) -> None:
     values = torch.randn(2, 3, 4, 2)
     with ActivationWriter(tmp_path, "run", layout(3, (0, 4))) as writer:
         fill(writer, values)
-    with xarray.open_zarr(tmp_path, group=f"activations/run/{SITE}", consolidated=False, chunks=None) as found:
+    with xarray.open_zarr(tmp_path, group=f"activations/run/{SITE}", chunks=None) as found:
         assert found["cond"].dims == ("step", "batch", "token", "channel")
         assert found["step"].values.tolist() == [0, 4] and found["seed"].values.tolist() == [0, 1, 2]
         assert set(found.coords) == {"step", "prompt", "seed"}
         assert np.array_equal(found["cond"].sel(step=4).values[found["prompt"].values == "prompt 2"][0], values[1, 2])
+
+
+def test_xarray_shows_a_whole_store(tmp_path: Path) -> None:
+    """Sites of different sizes, captured after a study in the same store; and none that was removed."""
+    xarray = pytest.importorskip("xarray")
+    StudyMemory(tmp_path, ["a"], ["ssim"])
+    for name, channels in (("blocks.0.mlp.out", 2), ("blocks.1.mlp.out", 3)):
+        with ActivationWriter(tmp_path, name, layout(site=name)) as writer:
+            fill(writer, torch.randn(2, 3, 4, channels))
+    with xarray.open_datatree(tmp_path, engine="zarr") as found:
+        shapes = [found[f"activations/blocks.{i}.mlp.out/blocks.{i}.mlp.out/cond"].shape for i in (0, 1)]
+        assert shapes == [(2, 3, 4, 2), (2, 3, 4, 3)] and "ssim" in found.data_vars
+    verify.remove_activations(tmp_path, "blocks.1.mlp.out")
+    with xarray.open_datatree(tmp_path, engine="zarr") as found:
+        assert list(found["activations"]) == ["blocks.0.mlp.out"]
 
 
 def test_any_url_that_fsspec_knows_will_do() -> None:
@@ -669,11 +692,14 @@ def test_an_object_store_over_s3_will_do() -> None:
 
 
 def scores(folder: Path) -> Path:
-    from t2iprobe.core.runfolder import write_scores
-
-    folder.mkdir(parents=True)
-    values = np.array([[0.5, np.nan], [1.0, 0.25]], np.float32)
-    write_scores(folder, {"ocr_f1": values, "ssim": values + 1}, ["source", "6"], ["a, b", "c"])
+    """Two trials of two pairs, one of them not measured."""
+    memory = StudyMemory(folder / "study.zarr", ["a, b", "c"], ["ocr_f1", "ssim"])
+    trials = [source(), Trial("6", ("k",), (6,))]
+    values = {"source": 0.5, "6": 1.0}
+    memory.put(
+        Measured(0, {label: {"ocr_f1": one, "ssim": one + 1} for label, one in values.items()}, {}, 1, 1), trials
+    )
+    memory.put(Measured(1, {"6": {"ocr_f1": 0.25, "ssim": 1.25}}, {}, 1, 1), trials[1:])
     return folder
 
 
@@ -747,7 +773,8 @@ def test_capture_end_to_end(call: Call, tmp_path: Path) -> None:
     assert code == 0 and "plan: 3 sites × 2 of 3 steps × 3 prompts" in err, err
     assert (answer["rows"], answer["steps"], answer["sites"]) == (3, [0, 2], 3)
     manifest = json.loads((tmp_path / "run/manifest.json").read_text())
-    assert manifest["finished"] and manifest["settings"]["steps"] == "0:3:2"
+    assert manifest["state"] == "finished" and manifest["settings"]["asked"]["steps"] == "0:3:2"
+    assert manifest["settings"]["weights"] and manifest["arguments"]["out"] == "run" and manifest["plugins"]
     store = ActivationStore(tmp_path / "run")
     assert store.prompts == ('a sign that says "OPEN"', "a red cat", "the sign")
     code, again, err = call(*ask)
@@ -768,7 +795,7 @@ def test_capture_end_to_end(call: Call, tmp_path: Path) -> None:
 def test_store_verify_and_rm(call: Call, tmp_path: Path) -> None:
     assert call(*ASK, "--out", "run", "--batch-size", "2")[0] == 0
     run = tmp_path / "run"
-    chunk = next(path for path in sorted(run.rglob(f"{COND}/c/**/*")) if path.is_file())
+    chunk = next(path for path in sorted(run.rglob(f"{COND}/c.*")) if path.is_file())
     broken = bytearray(chunk.read_bytes())
     broken[0] ^= 255
     chunk.write_bytes(broken)

@@ -37,6 +37,7 @@ from t2iprobe.core.errors import (
 )
 from t2iprobe.core.lab import Lab
 from t2iprobe.core.localizer import Finding, Localizer
+from t2iprobe.core.lock import claim
 from t2iprobe.core.model import Model, OnStep
 from t2iprobe.core.study import arrays, file, provenance
 from t2iprobe.core.study.bench import Bench
@@ -205,7 +206,13 @@ def test_a_flipped_byte_in_any_chunk_is_named(tmp_path: Path) -> None:
     result = study(count=4).run(path)
     store = path / runfolder.STORE
     chunks = [found for found in store.rglob("*") if found.is_file() and found.name != "zarr.json"]
-    assert {found.relative_to(store).parts[0] for found in chunks} == {"images", "scores", "trial", "pair", "memo"}
+    assert {found.relative_to(store).parts[0] for found in chunks} == {
+        "images",
+        *simulation.NAMES,
+        "trial",
+        "pair",
+        "memo",
+    }
     rng = np.random.default_rng(0)
     for chunk in chunks:
         whole = chunk.read_bytes()
@@ -227,7 +234,7 @@ def read_all(path: Path) -> None:
         for pair in range(len(result.pairs)):
             result.images(trial, pair)
     root = zarr.open_group(path / runfolder.STORE, mode="r")
-    for name in ("trial", "pair", "scores/trial", "scores/pair", "memo/weights%2Fof%20layers"):
+    for name in ("trial", "pair", "memo/weights%2Fof%20layers"):
         arrays.read(arrays.member(root, name), slice(None))
 
 
@@ -270,9 +277,10 @@ def test_names_are_there_for_xarray(tmp_path: Path) -> None:
     study(count=4).run(tmp_path / "run")
     shown = xarray.open_zarr(tmp_path / "run/study.zarr")
     assert shown.images.dims == ("trial", "pair", "y", "x", "rgb")
-    scores = xarray.open_zarr(tmp_path / "run/study.zarr", group="scores")
-    one = scores.ssim.sel(trial="3", pair="0 A0 -> B0")
+    assert set(shown.data_vars) == {"images", *simulation.NAMES} and shown.attrs["scores"] == simulation.NAMES
+    one = shown.ssim.sel(trial="3", pair="0 A0 -> B0")
     assert float(one) == np.float32(simulation.number(0, "3", "ssim"))
+    assert len(xarray.open_datatree(tmp_path / "run/study.zarr", engine="zarr")["memo"].data_vars) == 1
 
 
 def test_the_best_have_intervals_and_sites(tmp_path: Path) -> None:
@@ -289,7 +297,7 @@ def test_the_best_have_intervals_and_sites(tmp_path: Path) -> None:
 def test_ten_thousand_pairs_are_few_files(tmp_path: Path) -> None:
     root = arrays.create(str(tmp_path / "s.zarr"), [str(i) for i in range(10_000)], ["a"])
     arrays.grow(root, [{"label": str(i)} for i in range(72)])
-    scores = arrays.member(root, "scores/a")
+    scores = arrays.member(root, "a")
     assert int(np.prod([-(-n // size) for n, size in zip(scores.shape, scores.shards or (), strict=True)])) == 80
     arrays.add_images(root, 72, 10_000, (1024, 1024, 3), 72)
     images = arrays.member(root, "images")
@@ -303,6 +311,35 @@ def test_the_store_may_lie_elsewhere(tmp_path: Path) -> None:
         study(Interrupting(3), store=where).run(tmp_path / "run")
     check_same(study(store=where).run(tmp_path / "run"), plain)
     assert not (tmp_path / "run/study.zarr").exists()
+
+
+def test_a_store_elsewhere_has_one_run(tmp_path: Path) -> None:
+    """Another folder may not write there, neither at the same time nor later with another question."""
+    where, second = (tmp_path / "words.zarr").as_uri(), Asked()
+
+    class Twice(Simulated):
+        def measure(self, asks: Sequence[Ask], *, on_step: OnStep = lambda rows, step: None) -> Iterator[Measured]:
+            with pytest.raises(LockedError, match=rf"process {os.getpid()} on .*, from another run folder"):
+                study(Simulated(second), store=where).run(tmp_path / "other")
+            return super().measure(asks, on_step=on_step)
+
+    held = tmp_path / "words.zarr.lock"
+    with pytest.raises(StoppedError):
+        study(Interrupting(2), store=where).run(tmp_path / "run")
+    assert not held.exists()
+    with claim(where, tmp_path / "run"):
+        left = held.read_text()  # as a process leaves it that is killed: the same run goes on nevertheless
+    held.write_text(left)
+    assert study(Twice(), store=where).run(tmp_path / "run").manifest["state"] == "finished"
+    assert not second.units and not held.exists()
+    with pytest.raises(RunExistsError, match="another study"):
+        study(Simulated(second), 9, store=where).run(tmp_path / "other")
+    assert not second.units and Result.open(tmp_path / "run").answers
+
+
+def test_a_score_may_not_be_called_like_the_labels(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be called 'pair'"):
+        arrays.create(str(tmp_path), ["a"], ["pair"])
 
 
 @pytest.fixture(scope="module")

@@ -85,6 +85,10 @@ class Flux(Adapter):
         """The prompts, with as many T5 tokens as the tokenizer reads (at most diffusers' 512)."""
         return {"prompt": list(prompts), "max_sequence_length": text_length(pipeline)}
 
+    def starting(self, pipeline: Pipeline, latents: Tensor) -> dict[str, Any]:
+        """See :meth:`Adapter.starting`; the pipeline takes them packed."""
+        return {"latents": pack(latents)}
+
     def text_limits(self, pipeline: Pipeline) -> dict[str, int]:
         """See :meth:`Adapter.text_limits`."""
         return super().text_limits(pipeline) | {"tokenizer_2": text_length(pipeline)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.unet import LatentUNet
-from t2iprobe.core.adapter import Conditioning, Pipeline
+from t2iprobe.core.adapter import Conditioning, Frame, Pipeline
 from t2iprobe.core.sites import Out, Site
 
 
@@ -70,6 +71,14 @@ class SDXL(LatentUNet):
         side = float(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
         ids = torch.tensor([side, side, 0.0, 0.0, side, side], device=tokens.device, dtype=tokens.dtype)
         return Conditioning(tokens, pooled, {"time_ids": ids.expand(len(prompts), -1)})
+
+    def framed(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
+        """See :meth:`Adapter.framed`: sizes and corner are added to the time embedding."""
+        listed = [[*one.original, *one.corner, *one.size] for one in frames]
+        ids = torch.tensor(
+            listed, dtype=torch.float32, device=conditioning.tokens.device
+        )  # half precision rounds sizes
+        return replace(conditioning, extra=conditioning.extra | {"time_ids": ids})
 
 
 def tiny_unet() -> UNet2DConditionModel:

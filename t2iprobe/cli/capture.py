@@ -23,6 +23,7 @@ from t2iprobe.terminal.options import (
     ModelRef,
     NumSteps,
     Resolution,
+    generation_settings,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from t2iprobe.core.store.capture import Plan
     from t2iprobe.core.store.layout import Layout
     from t2iprobe.core.store.reader import ActivationStore
+    from t2iprobe.plugins.manager import Plugins
 
 BATCH = 8
 BUDGET = "10GiB"
@@ -61,6 +63,7 @@ class Asked:
 
 
 def capture(
+    context: typer.Context,
     sites: Annotated[
         list[str], typer.Option(help="Sites to keep: names or patterns, such as 'blocks.*.joint_attn.k'; repeatable.")
     ],
@@ -109,41 +112,42 @@ def capture(
         sites, prompts, out, store, arch, model, steps, branch, seed, num_steps, guidance, resolution, device, dtype,
         batch_size, round_bits, max_bytes, yes,
     )  # fmt: skip
-    answer = run(asked)
+    answer = run(asked, context.obj)
     if format is Format.json:
         print_json(answer)
     else:
         _show(answer)
 
 
-def run(asked: Asked) -> dict[str, Any]:
+def run(asked: Asked, plugins: Plugins) -> dict[str, Any]:
     """Do what was asked, or find it done; the answer is the JSON object."""
     from t2iprobe.core import runfolder
-    from t2iprobe.core.lock import lock
-    from t2iprobe.plugins.manager import Plugins
+    from t2iprobe.core.lock import LOCK, claim, lock
+    from t2iprobe.core.study import provenance
+    from t2iprobe.study import versions
 
     budget = parse.size(asked.max_bytes)
     listed = read_prompts(asked.prompts)
-    plugins = Plugins()
     choice = ModelChoice(asked.arch, asked.model, None, asked.device, asked.dtype)
-    ref = choice.reference(plugins)
-    settings = _settings(asked, ref, listed)
-    done = runfolder.existing(asked.out, settings)
-    store = _complete(asked) if done is not None else None
+    settings = {"command": "capture", "asked": _deciding(asked, choice.reference(plugins), listed)}
+    found = runfolder.existing(asked.out, settings, partly=True)
+    store = _complete(asked) if found is not None else None
     if store is not None:
         notes.print(f"{asked.out} holds this capture already (delete the folder to run it again)", highlight=False)
         return _answer(asked, store, 0.0, len(listed))
+    runfolder.check(asked.out)
     model = choice.load(plugins)
+    facts = provenance.facts(model, generation_settings(asked.num_steps, asked.guidance, asked.resolution))
+    settings |= facts["decides"]
+    runfolder.existing(asked.out, settings)
     plan = _planned(asked, model, listed, budget)
     runfolder.make(asked.out)
-    with lock(asked.out):
-        runfolder.existing(asked.out, settings)  # another process may have begun meanwhile
-        facts = {"arguments": _arguments(asked), **_facts(model, plan)}
-        started = runfolder.manifest(settings, **facts) | {"state": runfolder.RUNNING, "finished": None}
-        runfolder.write_manifest(asked.out, started)
-        answer = _capture(asked, model, plan)
-        finished = runfolder.manifest(settings, **facts) | {"state": runfolder.FINISHED}
-        runfolder.write_manifest(asked.out, finished)
+    with lock(asked.out), claim(asked.store, asked.out):
+        found = runfolder.existing(asked.out, settings)  # another process may have begun meanwhile
+        given = {"arguments": vars(asked), "plugins": versions(plugins)}
+        with runfolder.noted(asked.out, provenance.begun(settings, facts | _facts(plan), found, **given)):
+            answer = _capture(asked, model, plan)
+        (asked.out / LOCK).unlink(missing_ok=True)  # whoever holds the old file finds everything there
     return answer
 
 
@@ -165,26 +169,17 @@ def read_prompts(path: Path) -> list[str]:
     return found
 
 
-def _settings(asked: Asked, ref: str, prompts: list[str]) -> dict[str, Any]:
-    """Everything that decides what is kept; where it runs and how much at once does not."""
+def _deciding(asked: Asked, ref: str, prompts: list[str]) -> dict[str, Any]:
+    """Of what was asked, what decides what is kept; where it runs and how much at once does not."""
     kept = ("sites", "store", "steps", "branch", "seed", "num_steps", "guidance", "resolution", "dtype", "round_bits")
     digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]
-    return {
-        "command": "capture",
-        "model": ref,
-        "prompts": len(prompts),
-        "prompts_sha256": digest,
-        **{name: getattr(asked, name) for name in kept},
-    }
-
-
-def _arguments(asked: Asked) -> dict[str, Any]:
-    return {key: str(value) if isinstance(value, Path) else value for key, value in vars(asked).items()}
+    named = {name: getattr(asked, name) for name in kept}
+    return {"model": ref, "prompts": len(prompts), "prompts_sha256": digest, **named}
 
 
 def _generation(asked: Asked, model: Model, prompts: list[str] | tuple[str, ...]) -> Generation:
-    sides = {} if asked.resolution is None else {"height": asked.resolution, "width": asked.resolution}
-    return model.generation(prompts, asked.seed, num_steps=asked.num_steps, guidance=asked.guidance, **sides)
+    settings = generation_settings(asked.num_steps, asked.guidance, asked.resolution)
+    return model.generation(prompts, asked.seed, **settings)
 
 
 def _layout(asked: Asked, model: Model, generation: Generation) -> Layout:
@@ -300,15 +295,10 @@ def _answer(asked: Asked, store: ActivationStore, seconds: float, there: int) ->
     }
 
 
-def _facts(model: Model, plan: Plan) -> dict[str, Any]:
-    return {
-        "adapter": model.adapter.name,
-        "pipeline": type(model.pipeline).__name__,
-        "device": str(model.pipeline.device),
-        "dtype": str(next(model.denoiser.parameters()).dtype),
-        "captured_dtypes": list(plan.dtypes),
-        "planned": {"raw_bytes": plan.raw, "stored_bytes": plan.stored, "seconds": round(plan.seconds, 1)},
-    }
+def _facts(plan: Plan) -> dict[str, Any]:
+    """Of the activations, for the manifest."""
+    planned = {"raw_bytes": plan.raw, "stored_bytes": plan.stored, "seconds": round(plan.seconds, 1)}
+    return {"captured_dtypes": list(plan.dtypes), "planned": planned}
 
 
 def _show(answer: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.terminal.commandline import typed
 from t2iprobe.terminal.console import Format, answers, print_json
 from t2iprobe.terminal.options import (
     Arch,
@@ -61,6 +64,7 @@ class Asked:
     dtype: str | None
     batch_size: int | None
     reader: str | None
+    metric: list[str]
 
 
 def localize(
@@ -92,6 +96,9 @@ def localize(
     dtype: Dtype = None,
     batch_size: BatchSize = None,
     reader: Annotated[str | None, typer.Option(help="OCR engine: rapidocr, or easyocr (an extra).")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="A further metric, such as clip_t_template (needs CLIP); repeatable.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Also if it takes hours.")] = False,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/localize-MODEL-CONCEPT-METHOD.")] = None,
     format: FormatOption = Format.table,
@@ -108,6 +115,8 @@ def localize(
 
       t2iprobe localize --arch sd3 --method steps --set layers=6
 
+      t2iprobe localize --model REF --prompt-set creative:templates=different --metric clip_t_template
+
       t2iprobe localize --arch sdxl --preset iclr2025 --glyphcontrol text_prompts/paper --method exhaustive
     """
     if method == "list":
@@ -115,18 +124,18 @@ def localize(
         return
     asked = Asked(
         arch, model, upscaler, method, setting or [], concept, prompt_set, pairs, limit, held_out, preset,
-        glyphcontrol, budget, seed, num_steps, guidance, resolution, device, dtype, batch_size, reader,
+        glyphcontrol, budget, seed, num_steps, guidance, resolution, device, dtype, batch_size, reader, metric or [],
     )  # fmt: skip
-    _print(_run(asked, context.obj, out, yes), format)
+    _print(_run(asked, context.obj, out, yes, typed(context)), format)
 
 
-def _run(asked: Asked, plugins: Plugins, out: Path | None, yes: bool) -> dict[str, Any]:
+def _run(asked: Asked, plugins: Plugins, out: Path | None, yes: bool, command: Sequence[str]) -> dict[str, Any]:
     from t2iprobe.cli.study import RUNS, Where, start
     from t2iprobe.reporting import write_report
 
     file = _file(asked, plugins)
     path = out or RUNS / f"localize-{Path(file.model.ref).name}-{asked.concept}-{asked.method}"
-    result = start(plugins, file, path, Where(yes=yes))
+    result = start(plugins, file, path, Where(yes=yes), command, arch=asked.arch)
     page = write_report(result, plugins)
     return _answer(result, file, plugins) | {"run": str(path), "report": str(page)}
 
@@ -149,9 +158,10 @@ def _file(asked: Asked, plugins: Plugins) -> StudyFile:
             "seed": chosen.get("seed", 0),
             **({"csv": str(asked.pairs)} if asked.pairs else _kept(chosen, "prompt_set")),
         },
-        "localizer": {"name": asked.method, **_settings(asked.setting)},
+        "localizer": {"name": asked.method, **_paper_settings(asked, plugins), **_settings(asked.setting)},
         "generation": {**_kept(chosen, "num_steps", "guidance"), **({"height": side, "width": side} if side else {})},
         **_kept(chosen, "budget", "batch_size", "reader", "seed"),
+        **({"metrics": _metrics(asked, plugins)} if asked.metric else {}),
     }
     return study_file.parse(found, "the options")
 
@@ -166,6 +176,13 @@ def _reference(asked: Asked, chosen: dict[str, Any], plugins: Plugins) -> str:
     return reference(asked.arch, chosen.get("model"), plugins)
 
 
+def _metrics(asked: Asked, plugins: Plugins) -> list[str]:
+    """The concept's metrics, which rank, and what was asked for beside them."""
+    from t2iprobe.core.concepts import concept_named
+
+    return [*concept_named(asked.concept, plugins.concepts()).metrics, *asked.metric]
+
+
 def _settings(given: list[str]) -> dict[str, str]:
     """``NAME=VALUE``, each."""
     pairs = [one.partition("=") for one in given]
@@ -173,6 +190,17 @@ def _settings(given: list[str]) -> dict[str, str]:
     if wrong is not None:
         raise ConfigError(f"--set takes NAME=VALUE, found {wrong!r}")
     return {name: value for name, _, value in pairs}
+
+
+def _paper_settings(asked: Asked, plugins: Plugins) -> dict[str, str]:
+    """Of the method: injection, where the paper has it and the method takes what is patched as a setting."""
+    from t2iprobe.core.names import choice
+    from t2iprobe.plugins.localization.presets import preset
+
+    if asked.preset is None or asked.arch is None or preset(asked.preset, asked.arch).mode != "injection":
+        return {}
+    known = inspect.signature(choice("localizer", asked.method, plugins.localizers())).parameters
+    return {"part": "text"} if "part" in known else {}
 
 
 def _preset(asked: Asked) -> dict[str, Any]:

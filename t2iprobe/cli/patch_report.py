@@ -1,10 +1,9 @@
-"""What ``t2iprobe patch`` answers: the JSON object, the table, the sentence, and the files of the run."""
+"""What ``t2iprobe patch`` answers: the JSON object, the table, and the files beside the study's own."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -12,51 +11,64 @@ from rich.table import Table
 from t2iprobe.terminal.console import answers
 
 if TYPE_CHECKING:
-    from t2iprobe.cli.patch import Job
+    from PIL.Image import Image
+
     from t2iprobe.core.scoring import LayerScore, Scored
-    from t2iprobe.core.sweep import Cost, Measured
+    from t2iprobe.core.study.file import StudyFile
+    from t2iprobe.core.study.result import Result
+    from t2iprobe.core.trials import Trial
+    from t2iprobe.plugins.manager import Plugins
 
 SHEET_ROWS = 6
 BAR = 20
+ANSWER = "result.json"
 
 
-def answer_of(job: Job, scored: Scored, cost: Cost, seconds: float) -> dict[str, Any]:
+def answer_of(result: Result, file: StudyFile, plugins: Plugins, seconds: float) -> dict[str, Any]:
     """The JSON object."""
-    from t2iprobe.loading import planted
+    from t2iprobe.loading import planted_layers
 
-    model, concept = job.model, job.scorer.concept
-    card = planted(model.pipeline)
-    content = "word" if concept == "text" else concept
-    found = scored.found()
+    assert result.finding is not None
+    scored, trials, spent = _scored(result), _patched(result), result.manifest["spent"]
+    paths = [row["path"] for row in result.finding.details["response"]]
     return {
-        "model": model.ref,
-        "arch": model.adapter.name,
-        "concept": concept,
-        "planted": card["layers"].get(content) if card else None,
+        "model": file.model.ref,
+        "arch": result.manifest["settings"]["adapter"],
+        "concept": file.pairs.concept,
+        "planted": planted_layers(file.model.ref, file.pairs.concept, plugins),
         "score": scored.rank.removesuffix("_target"),
         "clean": {"source": list(scored.floor), "target": list(scored.ceiling)},
-        "layers": [_layer(job, one) for one in scored.trials()],
-        "top": [_index(job, one) for one in found],
-        "sentence": sentence(job, scored, found),
-        "pairs": len(job.pairs),
+        "layers": [_layer(trials[one.index], one, paths[one.index]) for one in scored.trials()],
+        "top": [_index(trials[one.index], one) for one in scored.found()],
+        "sentence": result.finding.sentence,
+        "pairs": len(result.pairs),
         "seconds": round(seconds, 2),
-        "denoiser_calls": cost.calls,
-        "denoiser_rows": cost.rows,
+        "denoiser_calls": spent["calls"],
+        "denoiser_rows": spent["rows"],
     }
 
 
-def _index(job: Job, one: LayerScore) -> int:
-    layer = job.trials[one.index].layer
-    return one.index if layer is None else layer
+def _patched(result: Result) -> list[Trial]:
+    """The trials but for the unpatched source and target, which were asked first."""
+    return result.trials[2:]
 
 
-def _layer(job: Job, one: LayerScore) -> dict[str, Any]:
-    trial = job.trials[one.index]
-    modules = [job.model.sites.named(name).module for name in trial.sites]
+def _scored(result: Result) -> Scored:
+    from t2iprobe.core.scoring import Scored
+
+    names = result.manifest["scores"]
+    return Scored(result.scores, names[0], names[1])
+
+
+def _index(trial: Trial, one: LayerScore) -> int:
+    return one.index if trial.layer is None else trial.layer
+
+
+def _layer(trial: Trial, one: LayerScore, path: str) -> dict[str, Any]:
     return {
-        "index": _index(job, one),
-        "site": trial.label if len(trial.sites) == 1 else ", ".join(trial.sites),
-        "path": modules[0] if len(modules) == 1 else modules[0].rpartition(".")[0],
+        "index": _index(trial, one),
+        "site": ", ".join(trial.sites),
+        "path": path,
         "score_target": one.target.mean,
         "score_source": one.source.mean,
         "ci": [one.target.low, one.target.high],
@@ -65,56 +77,54 @@ def _layer(job: Job, one: LayerScore) -> dict[str, Any]:
     }
 
 
-def sentence(job: Job, scored: Scored, found: Sequence[LayerScore]) -> str:
-    """The answer in words, with how sure it is."""
-    what = f"the {job.scorer.concept}"
-    unit = "site" if job.trials[0].layer is None or len(job.trials[0].sites) == 1 else "layer"
-    count = f"{len(job.pairs)} pair{'s' if len(job.pairs) > 1 else ''}"
-    if not found:
-        return (
-            f"No single {unit} stands out: none moves the score of {what} by more than a tenth of the way to the "
-            f"target's (source {scored.floor.mean:.2f}, target {scored.ceiling.mean:.2f}, {count}, 95 % intervals)."
-        )
-    names = [job.trials[one.index].label for one in found]
-    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    moves = "; ".join(
-        f"{unit} {name} goes {one.response.mean:.0%} of the way from the source to the target "
-        f"[{one.response.low:.0%}, {one.response.high:.0%}]"
-        for name, one in zip(names[:4], found, strict=False)
-    )
-    verb = "writes" if len(names) == 1 else "write"
-    plural = unit if len(names) == 1 else f"{unit}s"
-    caution = "; one pair gives no interval, use more" if len(job.pairs) == 1 else ""
-    return f"{plural.capitalize()} {listed} {verb} {what}: {moves} ({count}{caution})."
+def kept(result: Result) -> dict[str, Any] | None:
+    """The answer that is there already, which is written last."""
+    file = result.path / ANSWER
+    found: dict[str, Any] | None = json.loads(file.read_text()) if file.is_file() else None
+    return found
 
 
-def write(folder: Path, job: Job, scored: Scored, kept: Sequence[Measured], answer: Mapping[str, Any]) -> None:
-    """Contact sheet, bar plot, images, scores and ``result.json``."""
+def write(result: Result, answer: Mapping[str, Any]) -> None:
+    """Contact sheet, bar plot, pictures and then the answer, beside the study's own files.
+
+    Raises:
+        StoreError: the disk is full or gone.
+    """
     from t2iprobe.core import runfolder
+    from t2iprobe.core.disk import explained
+    from t2iprobe.core.pairs import Pair
     from t2iprobe.plugins.figures import SheetRow, bar_plot, contact_sheet
 
-    labels = [trial.label for trial in job.trials]
-    highlight = [str(label) for one in scored.found() for label in [job.trials[one.index].label]]
-    pictures = [list(measured.images.values()) for measured in sorted(kept, key=lambda one: one.pair)]
+    scored, labels = _scored(result), [trial.label for trial in result.trials]
+    pairs = [Pair(*values) for values in result.manifest["settings"]["pairs"]]
+    pictures = [[_picture(result, label, pair) for label in labels] for pair in range(len(result.pairs))]
+    highlight = [labels[2 + one.index] for one in scored.found()]
     sheet = [
         SheetRow(f"{pair.source_word}\n→ {pair.target_word}", source, target, patched)
-        for pair, (source, target, *patched) in list(zip(job.pairs, pictures, strict=True))[:SHEET_ROWS]
+        for pair, (source, target, *patched) in list(zip(pairs, pictures, strict=True))[:SHEET_ROWS]
     ]
-    contact_sheet(sheet, labels, highlight).save(folder / "contact_sheet.png")
-    bar_plot(
-        folder / "layers.png",
-        labels,
-        [one.target for one in scored.trials()],
-        [one.source.mean for one in scored.trials()],
-        highlight=highlight,
-        planted=[str(layer) for layer in answer["planted"] or () if str(layer) in labels],
-        title=f"{answer['model'] or answer['arch']}: {answer['concept']}",
-        ylabel=answer["score"],
-    )
-    rows = ["source", "target", *labels]
-    runfolder.write_images(folder / "images", pictures, rows)
-    runfolder.write_scores(folder, scored.scores, rows, [f"{p.source_word}->{p.target_word}" for p in job.pairs])
-    (folder / "result.json").write_text(json.dumps(answer, indent=1) + "\n")
+    runfolder.write_images(result.path / "images", pictures, labels)
+    with explained(str(result.path)):
+        contact_sheet(sheet, labels[2:], highlight).save(result.path / "contact_sheet.png")
+        bar_plot(
+            result.path / "layers.png",
+            labels[2:],
+            [one.target for one in scored.trials()],
+            [one.source.mean for one in scored.trials()],
+            highlight=highlight,
+            planted=[str(layer) for layer in answer["planted"] or () if str(layer) in labels],
+            title=f"{answer['model']}: {answer['concept']}",
+            ylabel=answer["score"],
+        )
+        part = result.path / f"{ANSWER}.part"
+        part.write_text(json.dumps(answer, indent=1) + "\n")
+        part.replace(result.path / ANSWER)
+
+
+def _picture(result: Result, label: str, pair: int) -> Image:
+    found = result.images(label, pair)
+    assert found is not None
+    return found
 
 
 def show(answer: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -152,14 +152,11 @@ def _confirm(found: dict[str, int], yes: bool) -> None:
 
 @contextmanager
 def _held(path: str) -> Iterator[None]:
-    """The lock of a local run folder: nothing may be writing."""
-    from t2iprobe.core.lock import lock
+    """The lock of a run folder, or of a store elsewhere: nothing may be writing."""
+    from t2iprobe.core.lock import claim, lock
 
     folder = _run_folder(path)
-    if folder is None:
-        yield
-        return
-    with lock(folder):
+    with claim(path, Path.cwd()) if "://" in path else lock(folder) if folder else nullcontext():
         yield
 
 
@@ -173,20 +170,12 @@ def _run_folder(path: str) -> Path | None:
 
 
 def _sweep_parts(path: str) -> dict[str, int]:
-    """``*.part`` in and beside a run folder: written by runs that were killed before they were whole."""
-    import shutil
-
+    """``*.part`` in a run folder: files of runs that were killed before they were whole."""
     folder = _run_folder(path)
-    if folder is None:
-        return {}
-    beside = folder.absolute()
-    found = [*folder.glob("*.part"), beside.with_name(beside.name + ".part")]
-    removed: dict[str, int] = {}
-    for part in (one for one in found if one.exists()):
-        files = [part] if part.is_file() else [file for file in part.rglob("*") if file.is_file()]
-        removed |= {str(file): file.stat().st_size for file in files}
-        part.unlink() if part.is_file() else shutil.rmtree(part)
-    return removed
+    found = {} if folder is None else {part: part.stat().st_size for part in folder.glob("*.part") if part.is_file()}
+    for part in found:
+        part.unlink()
+    return {str(part): size for part, size in found.items()}
 
 
 @app.command()
@@ -199,7 +188,7 @@ def export(
 
     Example: t2iprobe store export runs/patch-tiny-sd3-text --out scores.csv
     """
-    from t2iprobe.core.store.export import scores, write
+    from t2iprobe.core.study.export import scores, write
 
     rows = scores(path)
     write(rows, out)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from t2iprobe.core.errors import ConfigError, RunExistsError
+from t2iprobe.terminal.commandline import typed
 from t2iprobe.terminal.console import Format, answers, notes, print_json
 
 if TYPE_CHECKING:
@@ -52,6 +53,24 @@ class Where:
     address: str | None = None
     workers: int | None = None
     yes: bool = False
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A study that is about to begin."""
+
+    bench: Bench
+    plan: Planned
+    path: Path
+    where: Where
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the generation."""
+        return self.plan.file.generation.model_dump()
+
+
+Say = Callable[[Ready, int, "Cost"], None]  # of how many pairs, at what cost
 
 
 @app.command()
@@ -100,7 +119,7 @@ def run(
     asked = study_file.read(file)
     path = out or (Path(asked.out) if asked.out else RUNS / file.stem)
     where = Where(executor, ray_address, workers, yes)
-    _print(start(context.obj, asked, path, where), format)
+    _print(start(context.obj, asked, path, where, typed(context)), format)
 
 
 @app.command()
@@ -123,11 +142,12 @@ def resume(
     from t2iprobe.core.study import file as study_file
 
     manifest = runfolder.read_manifest(path)
-    given = manifest.get("arguments", {}).get("file")
+    given, command = (manifest.get("arguments", {}).get(name) for name in ("file", "command"))
     if given is None:
         raise ConfigError(f"{path} was not started from a study file; start it again the way it was started")
     where = Where(executor, ray_address, workers, yes)
-    _print(start(context.obj, study_file.parse(given, str(path / runfolder.MANIFEST)), path, where), format)
+    asked = study_file.parse(given, str(path / runfolder.MANIFEST))
+    _print(start(context.obj, asked, path, where, command or ()), format)
 
 
 @app.command()
@@ -165,19 +185,46 @@ def list_(
     answers.print(table)
 
 
-def start(plugins: Plugins, asked: StudyFile, path: Path, where: Where) -> Result:
-    """Everything that can be refused is looked at before the model is loaded, and that before the folder is made."""
+def start(
+    plugins: Plugins,
+    asked: StudyFile,
+    path: Path,
+    where: Where,
+    command: Sequence[str] = (),
+    *,
+    arch: str | None = None,
+    say: Say | None = None,
+) -> Result:
+    """Run a study or go on with it.
+
+    Everything that can be refused is looked at before the model is loaded, and that before the folder is made.
+
+    Args:
+        plugins: where names are looked up.
+        asked: the study.
+        path: its folder.
+        where: it runs.
+        command: what asked for it, word by word.
+        arch: the architecture that the model has to be of.
+        say: tells the plan before the first pictures, and may refuse it; default in a line on stderr.
+    """
+    from t2iprobe.core import runfolder
     from t2iprobe.core.study.bench import Stop
     from t2iprobe.study import planned
+    from t2iprobe.terminal.models import check_arch
 
-    plan = planned(asked, plugins)
+    plan = replace(planned(asked, plugins), command=tuple(command))
     done = _finished(path, plan)
     if done is not None:
         notes.print(f"{path} holds this study already; showing it (delete the folder to run it again)", highlight=False)
         return done
+    runfolder.check(path)
     stop = Stop(lambda: notes.print("stopping after the unit in flight (again to stop at once)", highlight=False))
-    with _bench(plugins, plan, where, stop) as bench, _watched(bench, plan, path, where, stop) as watch:
-        return plan.on(bench).run(path, watch)
+    with _bench(plugins, plan, where, stop) as bench:
+        if bench.model is not None:
+            check_arch(bench.model, arch)
+        with _watched(Ready(bench, plan, path, where), stop, say or _plan) as watch:
+            return plan.on(bench).run(path, watch)
 
 
 def _finished(path: Path, plan: Planned) -> Result | None:
@@ -196,6 +243,8 @@ def _finished(path: Path, plan: Planned) -> Result | None:
     finished = manifest.get("state") == runfolder.FINISHED
     free = ("batch_size", "device", "out") + (() if finished else ("budget",))
     old, new = manifest.get("arguments", {}).get("file"), portable(plan.arguments)["file"]
+    if old is None:
+        raise RunExistsError(f"{path} holds a run of another kind; choose another --out, or delete that folder")
     differing = [one for one in runfolder.differences(old, new) if one.split(":")[0].split(".")[-1] not in free]
     if differing:
         raise RunExistsError(
@@ -249,28 +298,28 @@ class _Bar:
 
 
 @contextmanager
-def _watched(bench: Bench, plan: Planned, path: Path, where: Where, stop: Stop) -> Iterator[Watch]:
+def _watched(ready: Ready, stop: Stop, say: Say) -> Iterator[Watch]:
     from t2iprobe.core.study.bench import Watch
     from t2iprobe.terminal.progress import bar
 
-    steps = plan.file.generation.num_steps
-    evaluations = bench.model.evaluations(steps) if bench.model else bench.space.steps
+    bench = ready.bench
+    evaluations = bench.model.evaluations(ready.settings["num_steps"]) if bench.model else bench.space.steps
     with bar("measuring") as (progress, task):
         shown = _Bar(progress, task, evaluations)
 
         def planned(pairs: int, cost: Cost) -> None:
             if not shown.total:
-                _plan(bench, plan, path, where, pairs, cost)
+                say(ready, pairs, cost)
             shown.planned(cost)
 
         yield Watch(planned, shown.on_step, shown.measured, stop)
 
 
-def _plan(bench: Bench, plan: Planned, path: Path, where: Where, pairs: int, cost: Cost) -> None:
+def _plan(ready: Ready, pairs: int, cost: Cost) -> None:
     """One line on stderr before the first pictures; refuses what is long or large without ``--yes``."""
-    model, settings = bench.model, plan.file.generation.model_dump()
+    plan, model, settings = ready.plan, ready.bench.model, ready.settings
     size = cost.images * model.image_bytes(settings) / 1e9 if model else 0.0
-    said, hours = f"disk at most {size:.2f} GB in {path}", 0.0
+    said, hours = f"disk at most {size:.2f} GB in {ready.path}", 0.0
     if model is not None:
         probe = model.probe(settings)
         hours = (probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images) / 3600
@@ -281,7 +330,7 @@ def _plan(bench: Bench, plan: Planned, path: Path, where: Where, pairs: int, cos
         f"{cost.images:,} pictures, {cost.calls:,} denoiser calls ({cost.rows:,} rows){more}; {said}",
         highlight=False,
     )
-    if not where.yes and (hours > HOURS or size > GIGABYTES):
+    if not ready.where.yes and (hours > HOURS or size > GIGABYTES):
         raise ConfigError(f"this takes about {_time(hours * 3600)} and {size:.1f} GB; add --yes to do it")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,21 @@ class Conditioning:
     tokens: Tensor
     pooled: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """How a training picture was cut, in pixels; some denoisers are told (SDXL, arXiv 2307.01952, section 2.2).
+
+    Args:
+        original: height and width before it was resized.
+        corner: upper and left edge of the cut.
+        size: height and width of the cut.
+    """
+
+    original: tuple[int, int]
+    corner: tuple[int, int]
+    size: tuple[int, int]
 
 
 class Adapter(ABC):
@@ -106,6 +122,18 @@ class Adapter(ABC):
             return (Branch.COND,)
         raise HookError(f"{self.name}: a denoiser call carries {ratio} times the rows asked for; 1 or 2 is known")
 
+    def starting(self, pipeline: Pipeline, latents: Tensor) -> dict[str, Any]:
+        """Arguments of the pipeline call that begins with ``latents``, (row, channel, y, x), in place of noise.
+
+        Raises:
+            ConfigError: the pipeline takes none.
+        """
+        if "latents" not in inspect.signature(type(pipeline).__call__).parameters:
+            raise ConfigError(
+                f"{type(pipeline).__name__} draws its own noise and takes no latents, so it cannot start from a picture"
+            )
+        return {"latents": latents}
+
     def truncated(self, pipeline: Pipeline, prompt: str) -> str:
         """The end of ``prompt`` that no text encoder reads; empty where one reads it whole."""
         limits = self.text_limits(pipeline)
@@ -139,6 +167,10 @@ class Adapter(ABC):
     @abstractmethod
     def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
         """The prompts as the denoiser gets them, through the pipeline's own encoders (gradients flow)."""
+
+    def framed(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
+        """``conditioning`` for training pictures that were cut so, one a row; most denoisers are not told."""
+        return conditioning
 
     @abstractmethod
     def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:

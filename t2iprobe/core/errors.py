@@ -6,6 +6,7 @@ T2IProbeError
 │   └── ModelError                       the model cannot be loaded, or no adapter knows it
 ├── BudgetError          (RuntimeError)  what is asked for costs more than is left of the budget
 ├── HookError            (RuntimeError)  a hook would not fire, or did not
+├── GuardError           (RuntimeError)  a guard lets no picture be made of a prompt
 ├── ShapeError           (ValueError)    an edit gave back another shape
 ├── NonFiniteError       (ArithmeticError)  NaN or infinity in the denoiser
 ├── RunExistsError       (FileExistsError)  the run folder holds a run with other settings
@@ -50,6 +51,10 @@ class RunExistsError(ConfigError, FileExistsError):
 
 class HookError(T2IProbeError, RuntimeError):
     """A hook did not fire as often as it must, or would not: compiled, fused, offloaded or bypassed module."""
+
+
+class GuardError(T2IProbeError, RuntimeError):
+    """A guard lets no picture be made of a prompt: a detector failed, or no rewrite was benign."""
 
 
 class ShapeError(T2IProbeError, ValueError):

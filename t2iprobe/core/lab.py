@@ -173,4 +173,4 @@ class Lab:
             name: np.array([[one[name] if one else np.nan for one in row] for row in known], np.float32)
             for name in names
         }
-        return Scored(arrays, names[0], names[1])
+        return Scored(arrays, names[0], names[1], getattr(self.instrument, "bounds", None))

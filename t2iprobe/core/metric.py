@@ -42,8 +42,9 @@ class BoxReader(Reader, Protocol):
 class Metric(Protocol):
     """A number for an image. ``needs`` tells which of the kinds below it is.
 
-    One with weights may have ``prepare()``, which loads them or says that they are missing; it is called before
-    pictures are made for it.
+    One whose scores lie in a known range has ``bounds``, the least and the most: no interval then goes beyond what the
+    score can be. One with weights may have ``prepare()``, which loads them or says that they are missing; it is called
+    before pictures are made for it.
     """
 
     name: ClassVar[str]

@@ -36,6 +36,7 @@ class Generation:
         seeds: one a row; rows with equal seeds start from (and, with stochastic samplers, keep getting) equal noise.
         num_steps, guidance, height, width: ``None`` takes the model's default.
         options: further arguments of the pipeline call.
+        latents: (row, ...) what the rows start from in place of noise, as an inversion gives it.
     """
 
     prompts: tuple[str, ...]
@@ -45,12 +46,17 @@ class Generation:
     height: int | None = None
     width: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    latents: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len(self.prompts) != len(self.seeds):
             raise ConfigError(f"{len(self.prompts)} prompts and {len(self.seeds)} seeds; each row needs one of each")
         if not self.prompts:
             raise ConfigError("a generation needs at least one prompt")
+        if self.latents is not None and len(self.latents) != len(self.prompts):
+            raise ConfigError(
+                f"{len(self.prompts)} prompts start from {len(self.latents)} rows of latents; give as many"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +260,9 @@ class Model:
         # the CPU's generator gives the same noise on every machine
         generators = [torch.Generator("cpu").manual_seed(generation.seeds[row]) for row in rows]
         prompts = [generation.prompts[row] for row in rows]
+        if generation.latents is not None:
+            dtype = next(p.dtype for p in self.denoiser.parameters() if p.is_floating_point())
+            given |= self.adapter.starting(self.pipeline, generation.latents[list(rows)].to(dtype))
         return {**self.adapter.inputs(self.pipeline, prompts), **given, **generation.options, "generator": generators}
 
 

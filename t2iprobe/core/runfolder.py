@@ -1,12 +1,15 @@
-"""A run on disk: written next to its place and moved there whole, so a run folder is complete or absent.
+"""The folder of a run: its manifest, and whether what lies there is the run that is asked for.
 
-The layout is that of a study: ``manifest.json`` and ``study.zarr`` with ``scores/<metric>`` (trial, pair).
+::
+
+    manifest.json    what was asked, what it ran on, how far it is
+    study.zarr       scores and pictures, see t2iprobe.core.study.arrays; activations, see t2iprobe.core.store.layout
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -14,13 +17,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import zarr
-from numpy.typing import NDArray
 from PIL.Image import Image
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from t2iprobe.core.errors import ConfigError, RunExistsError, StoreError
+from t2iprobe.core.disk import explained
+from t2iprobe.core.errors import ConfigError, RunExistsError, T2IProbeError
 from t2iprobe.core.lock import LOCK
 
 PACKAGES = ("t2iprobe", "torch", "diffusers", "transformers", "peft", "zarr", "numpy")
@@ -28,21 +28,6 @@ MANIFEST = "manifest.json"
 PART = ".manifest.json.part"  # until it is whole
 STORE = "study.zarr"
 RUNNING, FINISHED, INTERRUPTED = "running", "finished", "interrupted"  # states of a run
-
-
-def manifest(settings: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
-    """What a run was asked for and what it ran on.
-
-    Args:
-        settings: everything that decides the result; a run with others may not share the folder.
-        facts: whatever else is worth keeping.
-    """
-    return {
-        "settings": dict(settings),
-        **facts,
-        "versions": versions(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
 
 
 def versions() -> dict[str, str]:
@@ -85,13 +70,35 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
         StoreError: the disk is full or gone.
     """
     part = path / PART
+    with explained(str(path / MANIFEST)):
+        try:
+            part.write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n")
+            part.replace(path / MANIFEST)
+        except OSError:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def noted(path: Path, manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Keep the manifest of a run that goes on within the ``with``: running, then finished, or interrupted by an error.
+
+    Gives a dict for what is to be added to it at the end.
+
+    Raises:
+        StoreError: the disk is full or gone.
+    """
+    write_manifest(path, manifest)
+    more: dict[str, Any] = {}
     try:
-        part.write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n")
-        part.replace(path / MANIFEST)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise StoreError(f"{path / MANIFEST} cannot be written: {error.strerror or error}") from error
+        yield more
+    except BaseException as error:
+        with suppress(OSError, T2IProbeError):  # a full disk: the error that is on its way says so
+            note = {"state": INTERRUPTED, "ended": now(), "error": type(error).__name__}
+            write_manifest(path, {**manifest, **more, **note})
+        raise
+    write_manifest(path, {**manifest, **more, "state": FINISHED, "ended": now()})
 
 
 def make(path: Path) -> None:
@@ -106,10 +113,28 @@ def make(path: Path) -> None:
         raise ConfigError(f"--out {path} cannot be written: {error.strerror or error}; choose another place") from None
 
 
-def existing(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def check(path: Path) -> None:
+    """See before long work that :func:`make` will do.
+
+    Raises:
+        ConfigError: it will not.
+    """
+    above = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ConfigError(
+            f"--out {path} cannot be written: {above} is no folder one may write in; choose another place"
+        )
+
+
+def existing(path: Path, settings: Mapping[str, Any], *, partly: bool = False) -> dict[str, Any] | None:
     """The manifest of a run with the same settings in ``path``; ``None`` where there is no run.
 
     A run that is not finished may go on with another budget.
+
+    Args:
+        path: of the folder.
+        settings: everything that decides the result.
+        partly: they are not all known yet; compare those that are.
 
     Raises:
         RunExistsError: there is a run with other settings, or something that is no run.
@@ -121,6 +146,8 @@ def existing(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     found = read_manifest(path)
     finished = found.setdefault("state", FINISHED) == FINISHED
     old, wanted = found["settings"], json.loads(json.dumps(settings))
+    if partly:
+        old = {key: old.get(key) for key in wanted}
     differing = list(differences(old, wanted, () if finished else ("budget",)))
     if differing:
         raise RunExistsError(
@@ -147,56 +174,15 @@ def _short(value: Any) -> str:
     return f"{len(value)} of them" if isinstance(value, list) and len(value) > 4 else repr(value)
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """A folder to write a run into; it becomes ``path`` at the end, and vanishes on an error.
+def write_images(folder: Path, rows: Sequence[Sequence[Image]], trials: Sequence[str]) -> None:
+    """One PNG an image, ``pair-000/<trial>.png``; what is there is written over.
 
     Raises:
-        ConfigError: the place cannot be written.
+        StoreError: the disk is full or gone.
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-    except OSError as error:
-        raise ConfigError(f"--out {path} cannot be written: {error.strerror or error}; choose another place") from None
-    try:
-        yield part
-        if path.is_dir():
-            (path / LOCK).unlink(missing_ok=True)  # of a run that was killed before it wrote anything
-            path.rmdir()  # existing() has seen that it is empty
-        part.rename(path)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-
-
-def write_scores(
-    path: Path, scores: Mapping[str, NDArray[np.float32]], trials: Sequence[str], pairs: Sequence[str]
-) -> None:
-    """``study.zarr`` with labelled score arrays (trial, pair), checksummed."""
-    group = zarr.open_group(path / "study.zarr", mode="w")
-    for name, labels in (("trial", trials), ("pair", pairs)):
-        group.attrs[name] = list(labels)
-        array = group.create_array(name, shape=(len(labels),), dtype="int32", dimension_names=(name,))
-        array[:] = np.arange(len(labels), dtype=np.int32)
-    for name, values in scores.items():
-        array = group.create_array(
-            f"scores/{name}",
-            shape=values.shape,
-            chunks=(values.shape[0], 1),
-            dtype="float32",
-            fill_value=np.nan,
-            dimension_names=("trial", "pair"),
-            compressors=[ZstdCodec(), Crc32cCodec()],
-        )
-        array[:] = values
-
-
-def write_images(folder: Path, rows: Sequence[Sequence[Image]], trials: Sequence[str]) -> None:
-    """One PNG an image, ``pair-000/<trial>.png``."""
-    for number, row in enumerate(rows):
-        place = folder / f"pair-{number:03d}"
-        place.mkdir(parents=True)
-        for label, image in zip(trials, row, strict=True):
-            image.save(place / f"{label}.png")
+    with explained(str(folder)):
+        for number, row in enumerate(rows):
+            place = folder / f"pair-{number:03d}"
+            place.mkdir(parents=True, exist_ok=True)
+            for label, image in zip(trials, row, strict=True):
+                image.save(place / f"{label}.png")

@@ -16,6 +16,7 @@ from t2iprobe.core.pairs import Pair
 from t2iprobe.core.statistics import Interval, bootstrap
 
 Scores = NDArray[np.float32]  # (trial, pair); trial 0 is the source's own image, trial 1 the target's
+Bounds = tuple[float, float]
 FOUND = 0.1  # of the way from source to target: an effect smaller than this is not worth naming
 
 
@@ -34,6 +35,11 @@ class Scorer:
     reader: Reader
     metrics: Sequence[Metric]
     images: Sequence[ImageMetric]
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """Least and most that the ranking score can be, where that is known."""
+        return getattr(self.metrics[0], "bounds", None)
 
     def names(self) -> list[str]:
         """Names of the score arrays, the ranking one first."""
@@ -105,11 +111,13 @@ class Scored:
         scores: by name, (trial, pair).
         rank: name of the score against the target that ranks.
         against: name of the score against the source.
+        bounds: least and most that the ranking score can be, where that is known.
     """
 
     scores: Mapping[str, Scores]
     rank: str
     against: str
+    bounds: Bounds | None = None
     floor: Interval = field(init=False)
     ceiling: Interval = field(init=False)
 

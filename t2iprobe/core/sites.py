@@ -17,7 +17,8 @@ from t2iprobe.core.errors import SiteError
 PARTS = ("self_attn", "cross_attn", "joint_attn", "dual_attn", "mlp", "text")
 PORTS = ("in", "out", "text", "q", "k", "v", "z", "pattern")
 NAME = re.compile(
-    rf"(?:[a-z_]+\.)?blocks\.\d+\.(?:{'|'.join(PARTS)})\.(?:{'|'.join(PORTS)})|(?:[a-z_]+\.)?(?:text|pooled)"
+    rf"(?:[a-z_]+\.)?blocks\.\d+\.(?:{'|'.join(PARTS)})\.(?:{'|'.join(PORTS)})"
+    r"|(?:[a-z_]+\.)?(?:text|pooled|latents|prediction)"
 )
 
 Axis = Literal["token", "channel", "y", "x", "query"]
@@ -47,7 +48,8 @@ class Site:
     """One named activation.
 
     Args:
-        name: ``[component.]blocks.<i>.<part>.<port>``, or ``text`` / ``pooled`` for what enters the denoiser once.
+        name: ``[component.]blocks.<i>.<part>.<port>``, or ``text`` / ``pooled`` for what enters the denoiser once, and
+            ``latents`` / ``prediction`` for what a method has it read and give back.
         module: path of the module below the denoiser.
         port: which argument or result of the module.
         axes: names of the axes behind the batch axis.

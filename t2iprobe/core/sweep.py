@@ -16,7 +16,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import Intervention, patch
 from t2iprobe.core.model import Generation, Model, OnStep
 from t2iprobe.core.pairs import Pair
-from t2iprobe.core.scoring import Scorer
+from t2iprobe.core.scoring import Bounds, Scorer
 from t2iprobe.core.trials import Trial, source
 
 
@@ -85,7 +85,10 @@ class Measured:
 
 
 class Instrument(Protocol):
-    """Something that answers: a :class:`Sweep`, workers of a cluster, a simulated model."""
+    """Something that answers: a :class:`Sweep`, workers of a cluster, a simulated model.
+
+    One that knows the least and the most that its first score can be may have them as ``bounds``.
+    """
 
     @property
     def names(self) -> list[str]:
@@ -222,6 +225,11 @@ class Sweep:
     def names(self) -> list[str]:
         """See :class:`Instrument`."""
         return self.scorer.names()
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """See :class:`Instrument`."""
+        return self.scorer.bounds
 
     def cost(self, asks: Sequence[Ask]) -> Cost:
         """See :class:`Instrument`."""

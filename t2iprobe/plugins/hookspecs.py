@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
     from t2iprobe.core.adapter import Adapter, Pipeline
     from t2iprobe.core.concepts import Concept
+    from t2iprobe.core.editor import Editor
     from t2iprobe.core.localizer import Localizer
     from t2iprobe.core.metric import Aggregate, Metric, Reader
+    from t2iprobe.core.moderation import Detector, Rewriter
     from t2iprobe.core.options import Embedded, LoadOptions
     from t2iprobe.core.report import Section
     from t2iprobe.core.study.executor import Executor
@@ -93,6 +95,29 @@ def t2iprobe_register_inverters() -> list[type[Inverter]]:  # type: ignore[empty
     Its settings are arguments with defaults; ``predictions`` says what kinds of model it works with. Its
     ``round_trip`` on ``t2iprobe.testing``'s analytic denoiser must give rounding error for each of them.
     """
+
+
+@hookspec
+def t2iprobe_register_editors() -> list[type[Editor]]:  # type: ignore[empty-body]
+    """Ways to put one prompt's text into another prompt's picture, for ``t2iprobe edit``.
+
+    Each class has a ``name`` that no other editor has and a ``summary``. Its constructor's arguments are the method's
+    settings: all optional, given by keyword. Its ``edit`` leaves the model as it was.
+    """
+
+
+@hookspec
+def t2iprobe_register_detectors() -> list[type[Detector]]:  # type: ignore[empty-body]
+    """Finders of toxic text in prompts, for ``t2iprobe guard`` and ``t2iprobe.guard``.
+
+    Each class has a ``name`` that no other detector has and a ``summary``. Its constructor's arguments are settings,
+    given by keyword, from the command line as text or numbers.
+    """
+
+
+@hookspec
+def t2iprobe_register_rewriters() -> list[type[Rewriter]]:  # type: ignore[empty-body]
+    """Ways to make a toxic prompt benign, likewise. What a rewriter gives back is looked at again."""
 
 
 @hookspec

@@ -11,10 +11,10 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pluggy
 
@@ -25,16 +25,20 @@ from t2iprobe.plugins import hookspecs
 from t2iprobe.plugins.hookspecs import API, PROJECT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import typer
 
     from t2iprobe.core.adapter import Adapter, Pipeline
     from t2iprobe.core.concepts import Concept
+    from t2iprobe.core.editor import Editor
     from t2iprobe.core.localizer import Localizer
     from t2iprobe.core.metric import Aggregate, Metric, Reader
     from t2iprobe.core.model import Model
+    from t2iprobe.core.moderation import Detector, Rewriter
     from t2iprobe.core.options import Embedded, LoadOptions
     from t2iprobe.core.pairs import Pair
-    from t2iprobe.core.report import Section
+    from t2iprobe.core.report import Page, Section
     from t2iprobe.core.scoring import Scorer
     from t2iprobe.core.study.executor import Executor
     from t2iprobe.core.study.result import Result
@@ -48,7 +52,11 @@ BUILTIN = (
     "t2iprobe.plugins.prompts.plugin",
     "t2iprobe.plugins.localization.plugin",
     "t2iprobe.plugins.inversion.plugin",
+    "t2iprobe.plugins.editing.plugin",
     "t2iprobe.plugins.cluster.plugin",
+    "t2iprobe.plugins.toxicity.plugin",
+    "t2iprobe.plugins.finetune.plugin",
+    "t2iprobe.plugins.continual.plugin",
     "t2iprobe.plugins.hub.plugin",
 )
 #: similarity to the source's picture, taken of every image
@@ -57,6 +65,7 @@ GROUP = f"{PROJECT}.v{API}"
 DISABLE = "T2IPROBE_DISABLE_PLUGINS"
 TRACE = "T2IPROBE_TRACE_PLUGINS"
 
+Built = TypeVar("Built")
 Status = Literal["ok", "skipped", "broken"]
 
 
@@ -131,6 +140,34 @@ class Plugins:
         """Ways from an image back to its noise, by name."""
         return self._named("t2iprobe_register_inverters", "inverter")
 
+    def inverter(self, name: str, **settings: Any) -> Inverter:
+        """An inverter with settings, see :meth:`localizer`."""
+        return _built("inverter", name, self.inverters(), settings)
+
+    def editors(self) -> dict[str, type[Editor]]:
+        """Ways to edit text in pictures, by name."""
+        return self._named("t2iprobe_register_editors", "editor")
+
+    def editor(self, name: str, **settings: Any) -> Editor:
+        """An editor with settings, see :meth:`localizer`."""
+        return _built("editor", name, self.editors(), settings)
+
+    def detectors(self) -> dict[str, type[Detector]]:
+        """Finders of toxic text in prompts, by name."""
+        return self._named("t2iprobe_register_detectors", "detector")
+
+    def detector(self, name: str, **settings: Any) -> Detector:
+        """A detector with settings, see :meth:`localizer`."""
+        return _built("detector", name, self.detectors(), settings)
+
+    def rewriters(self) -> dict[str, type[Rewriter]]:
+        """Ways to make a toxic prompt benign, by name."""
+        return self._named("t2iprobe_register_rewriters", "rewriter")
+
+    def rewriter(self, name: str, **settings: Any) -> Rewriter:
+        """A rewriter with settings, see :meth:`localizer`."""
+        return _built("rewriter", name, self.rewriters(), settings)
+
     def localizers(self) -> dict[str, type[Localizer]]:
         """Localization methods by name."""
         return self._named("t2iprobe_register_localizers", "localizer")
@@ -141,11 +178,7 @@ class Plugins:
         Raises:
             ConfigError: no such method, no such setting of it, or a value that it does not take.
         """
-        kind = choice("localizer", name, self.localizers())
-        known = inspect.signature(kind).parameters
-        if unknown := next((key for key in settings if key not in known), None):
-            raise ConfigError(f"the localizer {name} has no setting {unknown!r}{near(unknown, known) if known else ''}")
-        return kind(**{key: _number(f"{name}: {key}", value, known[key].default) for key, value in settings.items()})
+        return _built("localizer", name, self.localizers(), settings)
 
     def scorer(self, concept: str = "text", reader: str = "rapidocr", metrics: Sequence[str] | None = None) -> Scorer:
         """What takes the scores of a concept: its metrics, and the similarity to the source's picture.
@@ -228,6 +261,12 @@ class Plugins:
         from t2iprobe.loading import prompt_set
 
         return prompt_set(ref, limit=limit, seed=seed, concept=concept, plugins=self)
+
+    def write_page(self, page: Page, out: Path) -> Path:
+        """Draw a report that is no study's."""
+        from t2iprobe.reporting import write_page
+
+        return write_page(page, out)
 
     def own_prompt_set(self, ref: str) -> str:
         """The prompt set that the model ``ref`` was made for."""
@@ -340,9 +379,21 @@ def _unique(kind: str, found: Iterable[tuple[str, str, Any]]) -> dict[str, Any]:
     return things
 
 
+def _built(what: str, name: str, kinds: Mapping[str, Callable[..., Built]], settings: Mapping[str, Any]) -> Built:
+    """The thing called ``name`` with settings, which may be given as text."""
+    kind = choice(what, name, kinds)
+    known = inspect.signature(kind).parameters
+    if unknown := next((key for key in settings if key not in known), None):
+        raise ConfigError(f"the {what} {name} has no setting {unknown!r}{near(unknown, known) if known else ''}")
+    missing = [key for key, one in known.items() if one.default is one.empty and key not in settings]
+    if missing:
+        raise ConfigError(f"the {what} {name} needs {missing[0]}=…")
+    return kind(**{key: _number(f"{name}: {key}", value, known[key].default) for key, value in settings.items()})
+
+
 def _number(what: str, value: Any, default: Any) -> Any:
     """``value``, read as a number where the setting is one."""
-    if not isinstance(value, str) or isinstance(default, str):
+    if not isinstance(value, str) or isinstance(default, str) or default is inspect.Parameter.empty:
         return value
     if isinstance(default, bool):
         if value.lower() not in ("true", "false"):

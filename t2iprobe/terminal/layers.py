@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +60,7 @@ def found_by(run: Path, model: Model) -> tuple[int, ...]:
 
 
 def _finding(run: Path, manifest: dict[str, Any]) -> tuple[int, ...]:
-    """What the manifest says, or, of `t2iprobe patch`, its answer."""
-    result = run / "result.json"
-    if result.is_file():
-        return tuple(sorted(json.loads(result.read_text())["top"]))
+    """What the manifest says."""
     finding = manifest.get("finding")
     if finding is None:
         raise ConfigError(f"{run} is not finished; go on with it: t2iprobe study resume {run}")

@@ -14,10 +14,12 @@ pair by pair; patched pictures are now and then read a little differently. Publi
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +28,7 @@ from numpy.typing import NDArray
 from t2iprobe.core.lab import Lab
 from t2iprobe.core.model import OnStep
 from t2iprobe.core.pairs import Pair
+from t2iprobe.core.scoring import Bounds
 from t2iprobe.core.sweep import Ask, Cost, Measured
 from t2iprobe.core.trials import Space, Trial
 
@@ -147,8 +150,10 @@ class Redundant:
         layers: how many the model has.
         members: the two (or more).
         keeps: what ``suffices`` means where they disagree. ``True``: the run's own content stays as long as one layer
-            brings it, so it changes only where all are patched, in both directions (the trainer's plants). ``False``:
-            one patched layer is enough to bring the other content.
+            brings it, so it changes only where all are patched, in both directions. ``False``: one patched layer is
+            enough to bring the other content. (No network can be either between two prompts that both have a content:
+            what it does with A in one layer and B in the other cannot hang on whose run that is. With a prompt that has
+            none it can; see ``plugins.organisms.plant``.)
     """
 
     layers: int
@@ -171,12 +176,41 @@ class Redundant:
 
 
 @dataclass(frozen=True)
+class Majority:
+    """More than half of an odd number of layers decide: the trainer's redundant plant, ``5|8|10``.
+
+    Patching one of three changes nothing, patching any two of them everything, in both directions.
+
+    Args:
+        layers: how many the model has.
+        members: those that vote.
+    """
+
+    layers: int
+    members: Layers
+    graded: bool = False
+
+    @property
+    def planted(self) -> Layers:
+        """The members."""
+        return self.members
+
+    def denoising(self, patched: Layers) -> float:
+        """See :class:`Truth`."""
+        return float(2 * len(self.members & patched) > len(self.members))
+
+    def noising(self, patched: Layers) -> float:
+        """See :class:`Truth`."""
+        return self.denoising(patched)
+
+
+@dataclass(frozen=True)
 class Part:
-    """Where, in the layers of the answer, the content is carried; ``None`` is everywhere.
+    """Where, in a layer of the answer, the content is carried; ``None`` is everywhere.
 
     Args:
         heads: all of them must be patched.
-        steps: the response is the share of them that is patched.
+        steps: the layer counts by the share of them that is patched.
         tokens: all of them must be patched.
     """
 
@@ -207,8 +241,9 @@ class Simulation:
         agreement: concentration of the Beta distributions the scores come from; larger is less noise.
         jitter: standard deviation of the reading of patched pictures.
         jittered: share of patched pictures that are read differently at all.
-        part: heads, steps and tokens of the truth.
+        part: heads, steps and tokens of the truth: of all its layers, or by layer.
         steps: denoising steps of a generation.
+        names, bounds: of the scores.
     """
 
     truth: Truth
@@ -219,9 +254,10 @@ class Simulation:
     agreement: float = 30.0
     jitter: float = 0.02
     jittered: float = 0.1
-    part: Part = field(default_factory=Part)
+    part: Part | Mapping[int, Part] = field(default_factory=Part)
     steps: int = 20
     names: list[str] = field(default_factory=lambda: ["f1_target", "f1_source", "ssim"])
+    bounds: Bounds | None = (0.0, 1.0)
 
     @cached_property
     def unpatched(self) -> tuple[Array, Array, Array]:
@@ -273,12 +309,28 @@ class Simulation:
         return np.where(read, rng.normal(0, self.jitter, self.pairs), 0.0)
 
     def response(self, trial: Trial) -> float:
-        """What the truth says of a trial: 0 is the source's picture, 1 the target's."""
-        patched = frozenset(trial.layers)
-        share = self.part.share(trial)
-        if trial.direction == "denoising":
-            return self.truth.denoising(patched) * share if trial.sites else 0.0
-        return 1 - self.truth.noising(patched) * share if trial.sites else 1.0
+        """What the truth says of a trial: 0 is the source's picture, 1 the target's.
+
+        A layer of the answer that is patched in part counts as patched with the chance of its share.
+        """
+        moved = sum(chance * self._moved(trial, patched) for chance, patched in self._outcomes(trial))
+        return moved if trial.direction == "denoising" else 1 - moved
+
+    def _moved(self, trial: Trial, patched: Layers) -> float:
+        return self.truth.denoising(patched) if trial.direction == "denoising" else self.truth.noising(patched)
+
+    def _outcomes(self, trial: Trial) -> Iterator[tuple[float, Layers]]:
+        """Which layers count as patched, each with its chance."""
+        shares = {layer: self._part(layer).share(trial) for layer in self.truth.planted & set(trial.layers)}
+        whole = frozenset(trial.layers) - set(shares)
+        for coins in product((True, False), repeat=len(shares)):
+            tossed = list(zip(shares.items(), coins, strict=True))
+            chance = math.prod(share if coin else 1 - share for (_, share), coin in tossed)
+            if chance:
+                yield chance, whole | {layer for (layer, _), coin in tossed if coin}
+
+    def _part(self, layer: int) -> Part:
+        return self.part if isinstance(self.part, Part) else self.part.get(layer, Part())
 
 
 def sdxl(pairs: int, seed: int = 0, truth: Truth | None = None) -> Simulation:

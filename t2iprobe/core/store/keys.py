@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+import asyncio
+import warnings
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import zarr
 from zarr.abc.store import Store
-from zarr.core.buffer import default_buffer_prototype
+from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
+from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore
 
 from t2iprobe.core.errors import ConfigError
@@ -22,9 +25,12 @@ Where = str | Path | Store
 
 def place(where: Where) -> str | Store:
     """What Zarr opens: of a run folder, the store in it."""
-    if isinstance(where, Store) or "://" in str(where):
-        return where if isinstance(where, Store) else str(where)
-    path = Path(where)
+    if isinstance(where, Store):
+        return where
+    name = str(where).removeprefix("file://")
+    if "://" in name:
+        return name
+    path = Path(name)
     inner = path / STUDY
     return str(inner if inner.is_dir() else path)
 
@@ -37,7 +43,7 @@ def open_root(where: Where, *, write: bool = False) -> zarr.Group:
     """
     found = place(where)
     try:
-        # a study's consolidated metadata does not know of what was captured later
+        # the consolidated metadata may be behind while something is written
         return zarr.open_group(found, mode="r+" if write else "r", use_consolidated=False)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(
@@ -61,17 +67,33 @@ def sizes(store: Store, keys: Iterable[str]) -> dict[str, int]:
     return {key: sync(store.getsize(key)) for key in keys}
 
 
+def publish(root: zarr.Group) -> None:
+    """Put the metadata of everything below ``root`` into one file, which is what xarray reads."""
+    with warnings.catch_warnings():
+        # Zarr warns that other libraries may not know it; those that do not read the arrays' own metadata
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        zarr.consolidate_metadata(root.store, path=root.path or None)
+
+
 def exists(store: Store, key: str) -> bool:
     """Whether there is such a key."""
     return sync(store.exists(key))
 
 
-def copy(store: Store, source: str, target: str) -> None:
-    """Every key below ``source`` once more, below ``target``."""
-    for key in listed(store, f"{source}/"):
-        value = sync(store.get(key, default_buffer_prototype()))
-        assert value is not None
-        sync(store.set(f"{target}/{key.removeprefix(f'{source}/')}", value))
+def below(store: Store, path: str) -> dict[str, Buffer]:
+    """Everything below ``path``, by the rest of its key."""
+    prefix = f"{path}/"
+    found = {key: sync(store.get(key, default_buffer_prototype())) for key in listed(store, prefix)}
+    return {key.removeprefix(prefix): value for key, value in found.items() if value is not None}
+
+
+def put(store: Store, contents: Mapping[str, Buffer]) -> None:
+    """Write values by key, all at once."""
+    sync(_put(store, contents))
+
+
+async def _put(store: Store, contents: Mapping[str, Buffer]) -> None:
+    await asyncio.gather(*(store.set(key, value) for key, value in contents.items()))
 
 
 def delete(store: Store, keys: Iterable[str]) -> None:

@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
+from zarr.core.buffer import Buffer
 
 from t2iprobe.core.store import keys, regions
 from t2iprobe.core.store.layout import COMMITTED, LABELS, Layout
 
 #: how xarray learns that the labels of rows are no data
 COORDINATES = "prompt seed"
+
+Labels = dict[str, dict[str, Buffer]]
 
 
 def write(root: zarr.Group, path: str, layout: Layout) -> None:
@@ -49,11 +52,16 @@ def _array(group: zarr.Group, name: str, values: Any, axis: str) -> None:
     array[:] = values
 
 
-def copy(root: zarr.Group, run: str, group: str, *, static: bool) -> None:
+def read(root: zarr.Group, run: str) -> Labels:
+    """The labels of a run as they are stored, by name, for :func:`copy`."""
+    return {name: keys.below(root.store, _below(root, f"{run}/{name}")) for name in LABELS}
+
+
+def copy(root: zarr.Group, labels: Labels, group: str, *, static: bool) -> None:
     """The labels once more in a site's group: xarray opens one group at a time."""
     root.require_group(group)
-    for name in LABELS[static:]:
-        keys.copy(root.store, _below(root, f"{run}/{name}"), _below(root, f"{group}/{name}"))
+    kept = {f"{name}/{key}": value for name in LABELS[static:] for key, value in labels[name].items()}
+    keys.put(root.store, {_below(root, f"{group}/{key}"): value for key, value in kept.items()})
 
 
 def _below(root: zarr.Group, path: str) -> str:

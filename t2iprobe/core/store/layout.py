@@ -22,6 +22,9 @@ from t2iprobe.core.store.codecs import Codec
 FORMAT = 1
 ACTIVATIONS = "activations"
 COMMITTED = "committed"
+#: files of an array beside each other, without a folder for each axis
+FLAT: dict[str, Any] = {"name": "default", "separator": "."}
+FILES = "c."  # what their names begin with
 LABELS = ("step", "prompt", "seed")
 CHUNK = 256 << 10  # bytes that are read at least; a row beyond them is its own chunk
 SHARD = 4 << 20  # bytes of a file at most, unless one step of a batch is more

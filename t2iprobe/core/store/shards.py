@@ -10,6 +10,7 @@ import os
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -83,16 +84,24 @@ def _put(store: Any, key: str, pieces: Pieces) -> None:
         )
         return
     path = Path(store.root) / key
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{uuid.uuid4().hex}.partial")
     try:
-        with part.open("wb", buffering=0) as file:
+        with _made(part) as file:
             for piece in pieces:
                 _write(file.fileno(), piece)
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def _made(path: Path) -> FileIO:
+    """A new file, in a folder that is there, but for the first file in it."""
+    try:
+        return path.open("xb", buffering=0)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("xb", buffering=0)
 
 
 def _write(file: int, piece: NDArray[np.uint8]) -> None:

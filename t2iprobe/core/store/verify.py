@@ -12,7 +12,7 @@ import zarr
 from t2iprobe.core.adapter import Branch
 from t2iprobe.core.errors import DamagedError
 from t2iprobe.core.store import keys, labels, regions
-from t2iprobe.core.store.layout import ACTIVATIONS, COMMITTED, Layout, array_name, node
+from t2iprobe.core.store.layout import ACTIVATIONS, COMMITTED, FILES, Layout, array_name, node
 from t2iprobe.core.store.reader import runs
 
 
@@ -163,8 +163,14 @@ def table(where: keys.Where) -> list[Size]:
 def _size(run: Captured, site: str, branch: str, array: zarr.Array[Any]) -> Size:
     rows = sum(len(run.layout.unit_rows(unit)) for unit, done in enumerate(run.committed) if done)
     one = array.size // max(1, run.layout.rows) * array.dtype.itemsize
-    stored = sum(keys.sizes(array.store, keys.listed(array.store, f"{array.path}/c/")).values())
+    stored = sum(keys.sizes(array.store, _files(array)).values())
     return Size(run.name, site, branch, str(array.attrs["dtype"]), array.shape, rows * one, stored)
+
+
+def _files(array: zarr.Array[Any]) -> list[str]:
+    """Keys of what was written to an array, half-written files too."""
+    below = f"{array.path}/"
+    return [key for key in keys.listed(array.store, below) if key.removeprefix(below).startswith(FILES)]
 
 
 def garbage(where: keys.Where, run: str | None = None) -> dict[str, int]:
@@ -176,9 +182,8 @@ def garbage(where: keys.Where, run: str | None = None) -> dict[str, int]:
         units = {unit for unit, done in enumerate(one.committed) if not done and run in (None, one.name)}
         for _, _, array in one.arrays:
             axis = 0 if _static(array) else 1
-            below = f"{array.path}/c/"
-            for key in keys.listed(store, below):
-                place = key.removeprefix(below).split("/")
+            for key in _files(array):
+                place = key.rpartition("/")[2].removeprefix(FILES).split(".")
                 if len(place) == array.ndim and int(place[axis]) in units:
                     found.append(key)
     return keys.sizes(store, found)
@@ -202,5 +207,7 @@ def remove_activations(where: keys.Where, run: str | None = None) -> dict[str, i
     """Remove activations, the marks first, so that what is left of an interrupted removal reads as missing."""
     found = activations(where, run)
     marks = sorted(found, key=lambda key: f"/{COMMITTED}/" not in key)
-    keys.delete(keys.open_root(where, write=True).store, marks)
+    root = keys.open_root(where, write=True)
+    keys.delete(root.store, marks)
+    keys.publish(root)
     return found

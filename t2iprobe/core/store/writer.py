@@ -7,7 +7,7 @@ of steps and sites. A unit (one batch of rows) counts only once its mark is writ
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from t2iprobe.core.cache import Key
+from t2iprobe.core.disk import explained
 from t2iprobe.core.errors import RunExistsError, StoreError, T2IProbeError
 from t2iprobe.core.store import codecs, keys, labels
 from t2iprobe.core.store.layout import (
     ACTIVATIONS,
     COMMITTED,
+    FLAT,
     LABELS,
     Entry,
     Grid,
@@ -93,11 +95,14 @@ class ActivationWriter:
             self.layout = self._settle(layout)
             marks: Any = self._root[f"{self._path}/{COMMITTED}"]
             self._marks: zarr.Array[Any] = marks
+            self._labels = labels.read(self._root, self._path)
+            self._labelled: set[str] = set()  # groups of sites
             self.committed = {unit for unit in range(self.layout.units) if labels.marked(self._marks, unit)}
         self._entries = {entry.name: entry for entry in self.layout.entries}
         self._position = {step: index for index, step in enumerate(self.layout.steps)}
         self._rows: range = range(0)
         self._targets: dict[str, _Target] = {}
+        self._published = 0  # of them, shown to readers
         self._parts: dict[tuple[str, int, int, int], _Part] = {}
         self._packer = Packer(self.layout.codec)
         self._worker: Worker[_Item] = Worker(self._work, memory // 2)
@@ -138,6 +143,7 @@ class ActivationWriter:
             with self._explained():
                 self._worker.wait()
                 self._finish()
+                self._publish()
                 self._marks[number] = 1
         finally:
             with suppress(T2IProbeError, OSError):
@@ -217,8 +223,9 @@ class ActivationWriter:
         row_bytes = value[0].nbytes
         plan = grid(layout, entry, value.shape[1:], row_bytes, arrays, self._memory // 2)
         group = path.rpartition("/")[0]
-        if f"{group}/{LABELS[-1]}" not in self._root:
-            labels.copy(self._root, self._path, group, static=entry.static)
+        if group not in self._labelled and f"{group}/{LABELS[-1]}" not in self._root:
+            labels.copy(self._root, self._labels, group, static=entry.static)
+        self._labelled.add(group)
         found: Any = self._root.get(path)
         if found is None:
             shape = (layout.rows, *value.shape[1:])
@@ -231,10 +238,10 @@ class ActivationWriter:
                 fill_value=codecs.DTYPES[getattr(torch, dtype)][1],
                 compressors=layout.codec.compressors(value.dtype.itemsize),
                 dimension_names=(*(() if entry.static else ("step",)), "batch", *entry.axes),
+                chunk_key_encoding=FLAT,
                 attributes={"dtype": dtype, "coordinates": labels.COORDINATES},
-                config={"write_empty_chunks": True},
             )
-        found = zarr.open_array(self._root.store, path=path, mode="r+", config={"write_empty_chunks": True})
+        found = found.with_config({"write_empty_chunks": True})
         self._check(found, value, dtype, path)
         steps = 1 if entry.static else len(layout.steps)
         shard = found.shards or found.chunks
@@ -269,6 +276,12 @@ class ActivationWriter:
                 step = self.layout.steps[int(np.argmin(whole))]
                 raise StoreError(f"{path.removeprefix(self._path + '/')} did not come at step {step} for every row")
 
+    def _publish(self) -> None:
+        """Let readers find the arrays; before the mark, so that none is committed unseen."""
+        if len(self._targets) > self._published:
+            keys.publish(self._root)
+            self._published = len(self._targets)
+
     def _note_steps(self, target: _Target, whole: NDArray[np.bool_]) -> None:
         held = [step for step, there in zip(self.layout.steps, whole, strict=True) if there]
         if target.array.attrs.get("steps") != held:
@@ -288,19 +301,12 @@ class ActivationWriter:
         labels.write(self._root, self._path, asked)
         return asked
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """What the system says about writing, as one sentence of ours."""
-        try:
-            yield
-        except T2IProbeError:
-            raise
-        except OSError as error:
-            done = len(getattr(self, "committed", ()))
-            raise StoreError(
-                f"{self._name} cannot be written: {error.strerror or error}; {done} batches are whole and can be read; "
-                "make room, then start the same again and it goes on from there"
-            ) from error
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained(self._name, self._kept)
+
+    def _kept(self) -> str:
+        done = len(getattr(self, "committed", ()))
+        return f"{done} batches are whole and can be read; make room and start the same again, it goes on from there"
 
 
 def _runs(rows: Sequence[int], wanted: range) -> Iterator[tuple[int, int]]:

@@ -3,20 +3,22 @@
 ::
 
     trial, pair          labels
-    scores/<metric>      (trial, pair) float32, NaN = not done; scores/trial and scores/pair are the labels again
+    <score>              (trial, pair) float32, NaN = not done; the attribute "scores" of the root names them in order
     images               (trial, pair, y, x, rgb) uint8
     memo/<key>           whatever a method computes and wants to keep
+    activations/         what was captured, see t2iprobe.core.store.layout
+
+Scores lie at the root, beside their labels, because that is what ``xarray.open_zarr`` shows.
 
 A pair's rows of one ask are whole chunks, each with its checksum. Many of them lie in one file (a Zarr shard), so that
 ten thousand pairs are a few hundred files of scores, not sixty thousand. One process writes.
 
-Readers see the consolidated metadata in the root's ``zarr.json``. It is one file and replaced last, so the arrays agree
-in shape whenever one looks; the arrays' own metadata may be ahead of it, and :func:`grow` makes up for that.
+Readers such as xarray see the consolidated metadata in the root's ``zarr.json``. It is one file and replaced last, so
+the arrays agree in shape whenever one looks; their own metadata may be ahead of it, which :func:`grow` makes up for.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,15 +26,17 @@ import numpy as np
 import zarr
 from zarr.abc.store import Store
 from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.errors import ZarrUserWarning
 
-from t2iprobe.core.errors import DamagedError
+from t2iprobe.core.errors import ConfigError, DamagedError, RunExistsError
 from t2iprobe.core.store import keys
+from t2iprobe.core.store.layout import FLAT
 
 Array = zarr.Array[Any]
 ROWS, COLUMNS = 64, 256  # trials of a chunk of scores, and pairs of a file of them
 IMAGE_BYTES = 64 << 20  # of the pictures of a file, before compression
 LABELS = 4096  # of a chunk
+SCORES, QUESTION = "scores", "question"  # attributes of the root
+TAKEN = ("trial", "pair", "images", "memo", "activations")  # names that are no scores
 
 
 def compressors() -> list[Any]:
@@ -40,20 +44,31 @@ def compressors() -> list[Any]:
     return [ZstdCodec(level=1), Crc32cCodec()]
 
 
-def create(where: str | Store, pairs: Sequence[str], names: Sequence[str]) -> zarr.Group:
-    """The store with labels and scores, or what of it was missing."""
+def create(where: str | Store, pairs: Sequence[str], names: Sequence[str], question: str = "") -> zarr.Group:
+    """The store with labels and scores, or what of it was missing.
+
+    Raises:
+        ConfigError: a score has the name of something else.
+        RunExistsError: the store has answers to another question.
+    """
+    taken = [name for name in names if name in TAKEN]
+    if taken:
+        raise ConfigError(f"a score cannot be called {taken[0]!r}: the store of a study has something else there")
     root = zarr.open_group(where, mode="a", use_consolidated=False)
+    if root.attrs.get(QUESTION, question) != question:
+        raise RunExistsError(f"{keys.name_of(root.store)} holds another study; choose another store or delete it")
     for name in names:
-        if f"scores/{name}" not in root:
+        if name not in root:
             _scores(root, name, len(pairs))
-    for group in ("", "scores/"):
-        _label(root, f"{group}pair", pairs)
+    _label(root, "pair", pairs)
+    if root.attrs.get(SCORES) != list(names):
+        root.attrs.update({SCORES: list(names), QUESTION: question})
     return root
 
 
 def _scores(root: zarr.Group, name: str, pairs: int) -> None:
     root.create_array(
-        f"scores/{name}",
+        name,
         shape=(0, pairs),
         chunks=(ROWS, 1),
         shards=(ROWS, COLUMNS),
@@ -72,7 +87,7 @@ def add_images(root: zarr.Group, trials: int, pairs: int, shape: tuple[int, ...]
         shape=(trials, pairs, *shape),
         chunks=(1, 1, *shape),
         shards=(max(1, min(together, IMAGE_BYTES // size)), 1, *shape),
-        chunk_key_encoding={"name": "default", "separator": "."},  # a file a pair, without five folders around it
+        chunk_key_encoding=FLAT,
         dtype="uint8",
         fill_value=0,
         dimension_names=("trial", "pair", "y", "x", "rgb"),
@@ -88,7 +103,7 @@ def _label(root: zarr.Group, path: str, labels: Sequence[str]) -> None:
             shape=(len(labels),),
             chunks=(LABELS,),
             dtype=str,
-            dimension_names=(path.rpartition("/")[2],),
+            dimension_names=(path,),
             compressors=compressors(),
         )
     array = member(root, path)
@@ -101,33 +116,24 @@ def _label(root: zarr.Group, path: str, labels: Sequence[str]) -> None:
 def grow(root: zarr.Group, trials: Sequence[Mapping[str, Any]]) -> None:
     """Make every array as long as ``trials``, whatever a process that was killed left, and show it to readers."""
     labels = [str(trial["label"]) for trial in trials]
-    for group in ("", "scores/"):
-        _label(root, f"{group}trial", labels)
+    _label(root, "trial", labels)
     member(root, "trial").attrs["trials"] = [dict(trial) for trial in trials]
     for array in rows_of(root):
         if array.shape[0] != len(labels):
             array.resize((len(labels), *array.shape[1:]))
-    publish(root)
+    keys.publish(root)
 
 
 def rows_of(root: zarr.Group) -> list[Array]:
     """The arrays with a row a trial, labels left out."""
-    found = [array for name in score_names(root) for array in [member(root, f"scores/{name}")]]
+    found = [member(root, name) for name in score_names(root)]
     return [*found, member(root, "images")] if "images" in root else found
 
 
 def score_names(root: zarr.Group) -> list[str]:
-    """Names of the scores."""
-    group: Any = root["scores"]
-    return sorted(name for name in group.array_keys() if name not in ("trial", "pair"))
-
-
-def publish(root: zarr.Group) -> None:
-    """Let readers see the arrays as they are now."""
-    with warnings.catch_warnings():
-        # Zarr warns that other libraries may not know it; those that do not read the arrays' own metadata
-        warnings.simplefilter("ignore", ZarrUserWarning)
-        zarr.consolidate_metadata(root.store, path=root.path or None)
+    """Names of the scores, the ranking one first; none where it is no store of a study."""
+    found: Any = root.attrs.get(SCORES, [])
+    return list(found)
 
 
 def member(root: zarr.Group, path: str) -> Array:

@@ -27,10 +27,12 @@ class ModelPart(_Part):
 
 
 class PairsPart(_Part):
-    """``[pairs]``: a prompt set or a CSV file; default what the model was made for."""
+    """``[pairs]``: a prompt set, a CSV file, or the two prompts of one pair; default what the model was made for."""
 
     prompt_set: str | None = None
     csv: str | None = None
+    source: str | None = None
+    target: str | None = None
     limit: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
     concept: str = "text"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from PIL import Image
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from t2iprobe.core.errors import ConfigError, DamagedError, NonFiniteError, StoreError, T2IProbeError
+from t2iprobe.core.disk import explained
+from t2iprobe.core.errors import ConfigError, DamagedError, NonFiniteError
 from t2iprobe.core.scoring import Scores
 from t2iprobe.core.store import keys
 from t2iprobe.core.study import arrays, definitions
@@ -63,7 +63,7 @@ class Recorded:
     def _load(self, name: str) -> Scores:
         """A kill may have left fewer rows than there are trials."""
         known = np.full((len(self.trials), len(self.pairs)), np.nan, np.float32)
-        found = arrays.read(arrays.member(self._root, f"scores/{name}"), slice(None))[: len(known)]
+        found = arrays.read(arrays.member(self._root, name), slice(None))[: len(known)]
         known[: len(found)] = found
         return known
 
@@ -114,17 +114,21 @@ class StudyMemory(Recorded):
         where: the store, made if need be: a folder, a URL that fsspec knows, or a store of Zarr's own.
         pairs: a label for each.
         names: of the scores, the ranking one first.
+        question: what the answers are to, in any form; a store that has others is refused.
 
     Raises:
+        RunExistsError: the store has answers to another question.
         StoreError: it cannot be written.
     """
 
-    def __init__(self, where: Path | str | Store, pairs: Sequence[str], names: Sequence[str]) -> None:
+    def __init__(
+        self, where: Path | str | Store, pairs: Sequence[str], names: Sequence[str], question: str = ""
+    ) -> None:
         self._name = str(where)
         self._pending: list[_Answer] = []
         with self._explained():
-            _sweep_up(where)
-            root = arrays.create(where if isinstance(where, Store) else str(where), pairs, names)
+            root = arrays.create(keys.place(where), pairs, names, question)
+            _sweep_up(root.store)
             super().__init__(root, names)
             arrays.grow(root, [definitions.as_json(trial) for trial in self.trials])
 
@@ -181,7 +185,7 @@ class StudyMemory(Recorded):
         pairs = _span(answer.measured.pair for answer in batch)
         blocks = {name: self._block(name, batch, rows, pairs) for name in self.names}
         for name in reversed(self.names):
-            self._array(f"scores/{name}")[rows, pairs] = blocks[name]
+            self._array(name)[rows, pairs] = blocks[name]
         for name, block in blocks.items():
             self._known[name][rows, pairs] = block
 
@@ -201,37 +205,32 @@ class StudyMemory(Recorded):
         if shown and "images" not in self._open and "images" not in self._root:
             shape = next(iter(shown.values())).shape
             arrays.add_images(self._root, len(self.trials), len(self.pairs), shape, len(shown))
-            arrays.publish(self._root)
+            keys.publish(self._root)
         for rows in _runs(sorted(shown)):
             pictures = np.stack([shown[row] for row in rows])
             self._array("images")[rows.start : rows.stop, pair] = pictures
 
     def memo(self, key: str, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         """See :class:`~t2iprobe.core.lab.Memory`."""
-        path = f"memo/{quote(key, safe='')}"
+        name = quote(key, safe="")
+        path = f"memo/{name}"
         if path in self._root and arrays.member(self._root, path).attrs.get("done"):
             return np.asarray(arrays.read(arrays.member(self._root, path), ...))
         value = np.asarray(compute())
         with self._explained():
             array = self._root.create_array(
-                path, data=value, compressors=arrays.compressors(), overwrite=True, config={"write_empty_chunks": True}
+                path,
+                data=value,
+                compressors=arrays.compressors(),
+                dimension_names=tuple(f"{name}.{axis}" for axis in range(value.ndim)),
+                overwrite=True,
+                config={"write_empty_chunks": True},
             )
             array.attrs["done"] = True  # after the values: the mark that they are whole
         return value
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Errors of the system as ours."""
-        try:
-            yield
-        except T2IProbeError:
-            raise
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StoreError(
-                    f"no space left for {self._name}; what was measured so far is kept: free space and resume"
-                ) from error
-            raise StoreError(f"{self._name} cannot be written: {error.strerror or error}") from error
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained(self._name, lambda: "what was measured so far is kept: make room and resume")
 
 
 def _span(numbers: Iterable[int]) -> slice:
@@ -249,11 +248,10 @@ def _runs(numbers: Sequence[int]) -> Iterator[range]:
             start = i
 
 
-def _sweep_up(where: Path | str | Store) -> None:
+def _sweep_up(store: Store) -> None:
     """Remove half-written files: Zarr writes beside the place and renames, and a kill leaves what was beside."""
-    folder = where.root if isinstance(where, LocalStore) else where
-    if isinstance(folder, Path):
-        for left in folder.rglob("*.partial"):
+    if isinstance(store, LocalStore):
+        for left in store.root.rglob("*.partial"):
             left.unlink(missing_ok=True)
 
 
@@ -265,6 +263,7 @@ def open_study(where: Path | str | Store, names: Sequence[str] | None = None) ->
         DamagedError: labels or scores are not what was written.
     """
     root = keys.open_root(where)
-    if "scores" not in root:
-        raise ConfigError(f"{where} holds no scores of a study")
-    return Recorded(root, names or arrays.score_names(root))
+    known = arrays.score_names(root)
+    if not known:
+        raise ConfigError(f"{where} holds no scores; a run of `t2iprobe patch` or of a study has some")
+    return Recorded(root, names or known)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from t2iprobe.core import runfolder
 from t2iprobe.core.model import Model
 
 SAMPLES = 64  # values of a tensor that are hashed
@@ -30,8 +31,39 @@ def facts(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "decides": decides,
         "model": portable(model.ref),
+        **({"upscaler": portable(str(model.upscaler.name_or_path))} if model.upscaler is not None else {}),
         "pipeline": type(model.pipeline).__name__,
         "device": str(model.pipeline._execution_device),  # offloaded weights are elsewhere
+    }
+
+
+def begun(
+    settings: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    found: Mapping[str, Any] | None,
+    *,
+    arguments: Mapping[str, Any],
+    plugins: Mapping[str, str],
+) -> dict[str, Any]:
+    """The manifest of a run at its start.
+
+    Args:
+        settings: everything that decides the result.
+        facts: see :func:`facts`, and whatever else is worth keeping.
+        found: the manifest of the session before, where the run goes on; it keeps when it began.
+        arguments: as they were given.
+        plugins: versions by name.
+    """
+    return {
+        "state": runfolder.RUNNING,
+        "arguments": portable(arguments),
+        "settings": dict(settings),
+        **{key: value for key, value in facts.items() if key != "decides"},
+        "plugins": dict(plugins),
+        "versions": runfolder.versions(),
+        "git": repository(),
+        "started": found["started"] if found else runfolder.now(),
+        "sessions": (found["sessions"] if found else 0) + 1,
     }
 
 

@@ -7,24 +7,25 @@ and goes on from there. A localizer is therefore deterministic, given the answer
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from t2iprobe.core import runfolder
-from t2iprobe.core.errors import ConfigError, StoppedError, T2IProbeError
+from t2iprobe.core.errors import ConfigError, StoppedError
 from t2iprobe.core.lab import Lab
 from t2iprobe.core.localizer import Finding, Localizer
-from t2iprobe.core.lock import LOCK, lock
+from t2iprobe.core.lock import LOCK, claim, lock
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.study import provenance
 from t2iprobe.core.study.bench import Bench, Planned, Watch
 from t2iprobe.core.study.memory import StudyMemory
 from t2iprobe.core.study.result import Result, finding_as_json
-from t2iprobe.core.sweep import Measured
+from t2iprobe.core.sweep import Cost, Measured
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Study:
         seed: of the localizer's own chance.
         arguments: as they were given, for the manifest.
         plugins: versions by name, for the manifest.
-        store: URL of the store where it is not in the run folder (``s3://bucket/words.zarr``); manifest and lock stay.
+        store: URL of the store where it is not in the run folder (``s3://bucket/words.zarr``); the manifest stays.
     """
 
     bench: Bench
@@ -81,7 +82,7 @@ class Study:
         folder, settings = Path(path), self.settings()
         runfolder.existing(folder, settings)
         runfolder.make(folder)
-        with lock(folder):
+        with lock(folder), claim(self.store, folder):
             found = runfolder.existing(folder, settings)  # once more: it may have changed until we had the lock
             if found is None or found["state"] != runfolder.FINISHED:
                 self._work(folder, settings, found, watch or Watch())
@@ -90,23 +91,20 @@ class Study:
         return Result.open(folder)
 
     def _work(self, folder: Path, settings: Mapping[str, Any], found: Mapping[str, Any] | None, watch: Watch) -> None:
-        manifest = self._manifest(settings, found)
         memory: StudyMemory | None = None
         try:
-            runfolder.write_manifest(folder, manifest)
-            memory = StudyMemory(
-                self.store or folder / runfolder.STORE, labels(self.pairs), self.bench.instrument.names
-            )
-            with watch.stop.listening():
-                finding = self._find(folder, memory, watch, manifest)
-            done = {"state": runfolder.FINISHED, "ended": runfolder.now(), "finding": finding_as_json(finding)}
-            runfolder.write_manifest(folder, {**manifest, **done})
-        except BaseException as error:
-            measured = memory is not None and bool(memory.done.any())
-            self._leave(folder, manifest, error, worth=measured or found is not None)
+            with runfolder.noted(folder, self._manifest(settings, found)) as more:
+                where = self.store or folder / runfolder.STORE
+                memory = StudyMemory(where, labels(self.pairs), self.bench.instrument.names, _digest(settings))
+                with watch.stop.listening():
+                    finding, spent = self._find(folder, memory, watch)
+                more |= {"spent": dataclasses.asdict(spent), "finding": finding_as_json(finding)}
+        except BaseException:
+            if found is None and not (memory and memory.done.any()):
+                shutil.rmtree(folder, ignore_errors=True)  # nothing was measured, nothing is left
             raise
 
-    def _find(self, folder: Path, memory: StudyMemory, watch: Watch, manifest: dict[str, Any]) -> Finding:
+    def _find(self, folder: Path, memory: StudyMemory, watch: Watch) -> tuple[Finding, Cost]:
         def check() -> None:
             if watch.stop.asked:
                 raise StoppedError(
@@ -132,35 +130,22 @@ class Study:
                 check()
 
         lab.on_measured = measured
-        finding = self.localizer.find(lab)
-        manifest["spent"] = dataclasses.asdict(lab.spent)
-        return finding
+        return self.localizer.find(lab), lab.spent
 
     def _manifest(self, settings: Mapping[str, Any], found: Mapping[str, Any] | None) -> dict[str, Any]:
-        """What is known at the start; a run that goes on keeps when it began."""
-        facts = {key: value for key, value in self.bench.facts.items() if key != "decides"}
-        return {
-            "state": runfolder.RUNNING,
-            "arguments": provenance.portable(self.arguments),
-            "settings": dict(settings),
-            **facts,
+        """What is known at the start."""
+        facts = {
+            **self.bench.facts,
             "scores": self.bench.instrument.names,
             **({"store": self.store} if self.store else {}),
-            "plugins": dict(self.plugins),
-            "versions": runfolder.versions(),
-            "git": provenance.repository(),
-            "started": found["started"] if found else runfolder.now(),
-            "sessions": (found["sessions"] if found else 0) + 1,
         }
+        return provenance.begun(settings, facts, found, arguments=self.arguments, plugins=self.plugins)
 
-    def _leave(self, folder: Path, manifest: Mapping[str, Any], error: BaseException, *, worth: bool) -> None:
-        """After an error: note that nobody is at it, or leave nothing where nothing was measured."""
-        if not worth:
-            shutil.rmtree(folder, ignore_errors=True)
-            return
-        with suppress(OSError, T2IProbeError):  # a full disk: the error that is on its way says so
-            state = {"state": runfolder.INTERRUPTED, "ended": runfolder.now(), "error": type(error).__name__}
-            runfolder.write_manifest(folder, {**manifest, **state})
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    """Of what decides the answers; a budget decides how many there are."""
+    decides = {key: value for key, value in settings.items() if key != "budget"}
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def labels(pairs: Sequence[Pair]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from t2iprobe.core.adapter import Prediction
 from t2iprobe.plugins.inversion.ddim import DDIM, Euler, Forward, Oracle
+from t2iprobe.plugins.inversion.editfriendly import EditFriendly
 from t2iprobe.plugins.inversion.exact import EDICT, OBELM
 from t2iprobe.plugins.inversion.flow import FireFlow, Midpoint, RFInversion, UniInv
 from t2iprobe.plugins.inversion.guidance import NegativePrompt, NullText
@@ -23,6 +24,7 @@ BUNDLED: tuple[type[Inverter], ...] = (
     NullText,
     EDICT,
     OBELM,
+    EditFriendly,
     Midpoint,
     FireFlow,
     UniInv,

@@ -9,7 +9,7 @@ from torch import Tensor
 from t2iprobe.core.adapter import Prediction
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion import parametrisation
-from t2iprobe.plugins.inversion.inverter import Course, Stepwise, Trail, Walk, needed
+from t2iprobe.plugins.inversion.inverter import Course, Denoiser, Given, Stepwise, Trail, Walk, needed
 from t2iprobe.plugins.inversion.parametrisation import Level
 from t2iprobe.plugins.inversion.schedule import Schedule
 
@@ -40,6 +40,8 @@ class DDIM(Stepwise):
         if convention not in ("target", "source"):
             raise ConfigError(f"no convention {convention!r}; there are source, target")
         self.convention = convention
+        if convention == "source":
+            self.inexact = "by this convention a state counts as one level noisier than it is"
 
     def guess(self, course: Course, step: int, x: Tensor) -> Tensor:
         """One call at the state of the level before, with this level's timestep."""
@@ -107,6 +109,17 @@ class Forward(Stepwise):
         if steps < 0 or level not in ("correct", "reference"):
             raise ConfigError(f"steps count from 0 and a level is correct or reference, found {steps}, {level!r}")
         self.steps, self.level = steps, level
+        if level == "reference":
+            self.inexact = "it noises one level further than the next step assumes, as the authors' scripts do"
+
+    def round_trip(self, denoiser: Denoiser, schedule: Schedule, noise: Tensor, given: Given | None = None) -> float:
+        """See :meth:`Inverter.round_trip`; the fresh noise is the one that is in the sampler's own state."""
+        there = self.sample(denoiser, schedule, noise)
+        k = min(self.steps, schedule.steps)
+        alpha, sigma = schedule.levels[schedule.steps - k]
+        own = (there.states[schedule.steps - k] - alpha * there.clean) / sigma if k else noise
+        found = self.invert(denoiser, schedule, there.clean, Given(there, True, own))
+        return float((found.noise - noise).abs().max())
 
     def guess(self, course: Course, step: int, x: Tensor) -> Tensor:
         """One call at the state of the level before, with this level's timestep."""

@@ -54,13 +54,16 @@ class ModelDenoiser:
     Args:
         model: to ask.
         conditioning: of its :meth:`Adapter.encode_prompts`, one row for each row of the state.
+        told: gets the rows of every call.
     """
 
     model: Model
     conditioning: Conditioning
+    told: Callable[[int], None] = lambda rows: None
 
     def __call__(self, x: Tensor, timestep: float, /) -> Tensor:
         """See :class:`Denoiser`."""
+        self.told(len(x))
         weights = next(self.model.denoiser.parameters())
         times = torch.full((len(x),), timestep, device=weights.device)
         output = self.model.adapter.predict(self.model.pipeline, x.to(weights), times, self.conditioning)
@@ -196,7 +199,11 @@ def _plain_sample(course: Course, noise: Tensor) -> Walk:
 
 
 def model_denoiser(
-    model: Model, prompts: list[str], guidance: float = 1.0, negative: list[str] | None = None
+    model: Model,
+    prompts: list[str],
+    guidance: float = 1.0,
+    negative: list[str] | None = None,
+    told: Callable[[int], None] = lambda rows: None,
 ) -> NullGuided:
     """A model with its prompts, ready for every inverter.
 
@@ -205,11 +212,12 @@ def model_denoiser(
         prompts: one a row.
         guidance: w; 1 is off, and what the paper measures with.
         negative: what the unconditional side reads; empty prompts by default.
+        told: gets the rows of every call of the model.
     """
     with torch.no_grad():
         sides = (prompts, negative or [""] * len(prompts))
         read = [model.adapter.encode_prompts(model.pipeline, texts) for texts in sides]
-    cond, uncond = (ModelDenoiser(model, conditioning) for conditioning in read)
+    cond, uncond = (ModelDenoiser(model, conditioning, told) for conditioning in read)
     return NullGuided(cond, uncond, guidance, None, uncond.with_tokens, uncond.conditioning.tokens)
 
 

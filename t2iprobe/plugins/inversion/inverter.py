@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from t2iprobe.core.adapter import Prediction
 from t2iprobe.core.errors import ConfigError, NonFiniteError
+from t2iprobe.core.model import Model
 from t2iprobe.plugins.inversion.schedule import Schedule
 
 
@@ -134,6 +137,8 @@ class Inverter(ABC):
     predictions: ClassVar[frozenset[Prediction]]
     #: parts of :class:`Given` that inversion cannot do without
     needs: ClassVar[tuple[str, ...]] = ()
+    #: why exact predictions do not lead back, of methods that are no inverse of sampling; they are for comparison
+    inexact: str = ""
 
     def invert(self, denoiser: Denoiser, schedule: Schedule, clean: Tensor, given: Given | None = None) -> Walk:
         """From images to noise.
@@ -154,6 +159,34 @@ class Inverter(ABC):
         if missing and not given.replay:
             raise ConfigError(f"{self.name} needs Given({missing[0]}=...)")
         return self._invert(Course(denoiser, schedule, given), _wide(clean))
+
+    def invert_on(
+        self,
+        model: Model,
+        pictures: NDArray[np.uint8],
+        prompts: Sequence[str],
+        num_steps: int,
+        guidance: float = 1.0,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Walk:
+        """:meth:`invert` pictures on a loaded model, on the levels that its pipeline samples on.
+
+        Args:
+            model: of any family.
+            pictures: (row, y, x, 3).
+            prompts: what each shows.
+            num_steps: sampling steps.
+            guidance: 1 is none.
+            settings: ``height`` and ``width``, where they are not the model's own.
+        """
+        from t2iprobe.plugins.inversion.guidance import model_denoiser
+        from t2iprobe.plugins.inversion.models import encoded, used_schedule
+
+        clean = encoded(model, pictures).to(model.pipeline._execution_device)
+        given = Given(noise=fresh_noise(clean, range(len(clean))))
+        with torch.no_grad():
+            denoiser = model_denoiser(model, list(prompts), guidance)
+            return self.invert(denoiser, used_schedule(model, num_steps, settings), clean, given)
 
     def sample(self, denoiser: Denoiser, schedule: Schedule, noise: Tensor, given: Given | None = None) -> Walk:
         """From noise to images, on the grid that :meth:`invert` walks; arguments and errors are the same."""

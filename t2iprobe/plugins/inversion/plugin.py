@@ -1,4 +1,4 @@
-"""Registers the bundled inverters."""
+"""Registers the bundled inverters and the ``invert`` commands."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from t2iprobe.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    import typer
+
     from t2iprobe.plugins.inversion.inverter import Inverter
 
 
@@ -16,3 +18,11 @@ def t2iprobe_register_inverters() -> list[type[Inverter]]:
     from t2iprobe.plugins.inversion.catalogue import BUNDLED
 
     return list(BUNDLED)
+
+
+@hookimpl
+def t2iprobe_register_commands() -> dict[str, typer.Typer]:
+    """``t2iprobe invert``."""
+    from t2iprobe.plugins.inversion.commands import app
+
+    return {"invert": app}

@@ -23,6 +23,7 @@ class StockDDIM(Inverter):
     name: ClassVar[str] = "ddim-stock"
     summary: ClassVar[str] = "diffusers' DDIM pair as shipped, clipping included; wrong for v-prediction"
     predictions: ClassVar[frozenset[Prediction]] = DIFFUSION
+    inexact = "diffusers' inverse converts v at another state than its sampler, and clips where the configuration does"
 
     def _sample(self, course: Course, noise: Tensor) -> Walk:
         sampler = self._timed(DDIMScheduler, course, descending=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -12,22 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from t2iprobe.core.errors import BudgetError, ConfigError
-from t2iprobe.core.lab import Lab
-from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.model import Model
-from t2iprobe.core.scoring import FOUND
+from t2iprobe.core.pairs import Pair
 from t2iprobe.core.sites import Site
 from t2iprobe.core.sweep import Cost
+from t2iprobe.core.trials import Space
 from t2iprobe.plugins.localization.conditioning import Call, recorded
-from t2iprobe.plugins.localization.evidence import evidence
-from t2iprobe.plugins.localization.exhaustive import table
-from t2iprobe.plugins.localization.record import Record
-from t2iprobe.plugins.localization.selection import Threshold
+from t2iprobe.plugins.localization.ranking import Ranking
 
 
 @dataclass
-class Attribution(Localizer):
+class Attribution(Ranking):
     """Attribution patching: the first-order effect of patching every layer, from one backward pass a denoiser call.
 
     At every step of the source's run the denoiser is asked twice about the *same* latents, with the source's prompt and
@@ -51,37 +46,26 @@ class Attribution(Localizer):
 
     name: ClassVar[str] = "attribution"
     summary: ClassVar[str] = "first-order attribution of all layers by gradients, finalists patched exactly"
-    needs_model: ClassVar[bool] = True
-    pairs: int = 4
-    finalists: int = 3
     points: int = 1
 
-    def find(self, lab: Lab) -> Finding:
-        """See :class:`~t2iprobe.core.localizer.Localizer`."""
-        model = model_of(lab, self.name)
-        record = Record(lab)
-        with record.within_budget():
-            scores = [self._pair(lab, model, pair) for pair in lab.search[: self.pairs]]
-            ranked(record, np.mean(scores, axis=0), self.finalists)
-        return record.finding()
+    @property
+    def key(self) -> str:
+        """See :class:`~t2iprobe.plugins.localization.ranking.Ranking`."""
+        return f"attribution {self.points} points"
 
-    def _pair(self, lab: Lab, model: Model, pair: int) -> NDArray[np.float64]:
-        """Attributions of the layers, (layer,)."""
-        settings = lab_settings(lab)
-        key = f"attribution {self.points} points, pair {pair}"
-
-        def compute() -> NDArray[np.float64]:
-            asked = lab.pairs[pair]
-            _, calls = recorded(model, model.generation([asked.source, asked.target], asked.seed, **settings))
-            return self._attributed(model, lab, calls)
-
+    def cost(self, model: Model, settings: Mapping[str, Any]) -> Cost:
+        """A run, and a forward and a backward pass, of two rows each, for every call and point."""
         calls = model.evaluations(settings.get("num_steps"))
         run = 2 * model.guided(settings.get("guidance"))
-        charge(lab, Cost(2, calls * (run + 6 * self.points), calls * (1 + 3 * self.points)))
-        return np.asarray(lab.memory.memo(key, compute), np.float64)
+        return Cost(2, calls * (run + 6 * self.points), calls * (1 + 3 * self.points))
 
-    def _attributed(self, model: Model, lab: Lab, calls: list[Call]) -> NDArray[np.float64]:
-        sites = [[model.sites.named(name) for name in names] for names in lab.space.kv]
+    def measured(self, model: Model, space: Space, pair: Pair, settings: Mapping[str, Any]) -> NDArray[np.float64]:
+        """Attributions of the layers, (layer,)."""
+        _, calls = recorded(model, model.generation([pair.source, pair.target], pair.seed, **settings))
+        sites = [[model.sites.named(name) for name in names] for names in space.kv]
+        return self._attributed(model, sites, calls)
+
+    def _attributed(self, model: Model, sites: list[list[Site]], calls: list[Call]) -> NDArray[np.float64]:
         total, distance = np.zeros(len(sites)), 0.0
         for call in calls:
             for point in range(self.points):
@@ -153,48 +137,3 @@ class Probe:
             return torch.stack([moved, *output[1:]])
 
         return after
-
-
-def model_of(lab: Lab, method: str) -> Model:
-    """The lab's model.
-
-    Raises:
-        ConfigError: there is none: a simulation.
-    """
-    if lab.model is None:
-        raise ConfigError(f"{method} reads gradients or attention of a model; this lab has pictures only")
-    return lab.model
-
-
-def lab_settings(lab: Lab) -> dict[str, Any]:
-    """Settings of the study's generations, from its instrument."""
-    renderer = getattr(lab.instrument, "renderer", None)
-    return dict(getattr(renderer, "settings", {}))
-
-
-def charge(lab: Lab, cost: Cost) -> None:
-    """Spend what is not a trial; also where the memory has it, so that a resumed search goes the same way.
-
-    Raises:
-        BudgetError: fewer rows are left.
-    """
-    if lab.left is not None and cost.rows > lab.left:
-        left = max(lab.left, 0)
-        raise BudgetError(f"the next pair needs {cost.rows:,} denoiser rows, {left:,} are left; raise --budget")
-    lab.spend(cost)
-
-
-def ranked(record: Record, scores: NDArray[np.float64], finalists: int) -> None:
-    """Patch the best of a ranking exactly, each alone and all together; take what surely responds into the record."""
-    record.ranking = scores.tolist()
-    lab, best = record.lab, np.argsort(-scores, kind="stable")[:finalists].tolist()
-    sets = [(layer,) for layer in best] + ([tuple(sorted(best))] if len(best) > 1 else [])
-    trials = [lab.space.trial(one, part=record.part) for one in sets]
-    found = evidence(record.ask(trials), trials, lab.seed)
-    record.details |= {"finalists": best, "response": table(trials, found)}
-    singles = tuple(sorted(best[one] for one in Threshold().choose(found) if one < len(best)))
-    if singles or not found.shown or found.low[-1] <= FOUND:
-        record.layers = singles
-    else:
-        record.layers = sets[-1]
-        record.notes.append("None of them does it alone, only together; which of them are needed was not asked.")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,18 +14,17 @@ from torch import Tensor
 
 from t2iprobe.core.adapter import Branch
 from t2iprobe.core.cache import ActivationCache
-from t2iprobe.core.lab import Lab
-from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.model import Model
+from t2iprobe.core.pairs import Pair
 from t2iprobe.core.sites import Site
 from t2iprobe.core.sweep import Cost
-from t2iprobe.plugins.localization.attribution import charge, lab_settings, model_of, ranked
+from t2iprobe.core.trials import Space
 from t2iprobe.plugins.localization.conditioning import differing_tokens
-from t2iprobe.plugins.localization.record import Record
+from t2iprobe.plugins.localization.ranking import Ranking
 
 
 @dataclass
-class Contribution(Localizer):
+class Contribution(Ranking):
     """Ranks layers by what the image tokens get from the words that differ ("Localizing Knowledge in Diffusion
     Transformers", arXiv 2505.18832): one forward a prompt at ``steps=1``, nothing is patched but the finalists.
 
@@ -45,37 +45,28 @@ class Contribution(Localizer):
 
     name: ClassVar[str] = "contribution"
     summary: ClassVar[str] = "attention contribution of the differing words, finalists patched exactly"
-    needs_model: ClassVar[bool] = True
-    pairs: int = 4
-    finalists: int = 3
     steps: int = 1
     relative: bool = False
     alike: float = 0.5
 
-    def find(self, lab: Lab) -> Finding:
-        """See :class:`~t2iprobe.core.localizer.Localizer`."""
-        model = model_of(lab, self.name)
-        record = Record(lab)
-        with record.within_budget():
-            scores = [self._pair(lab, model, pair) for pair in lab.search[: self.pairs]]
-            ranked(record, np.mean(scores, axis=0), self.finalists)
-        return record.finding()
+    @property
+    def key(self) -> str:
+        """See :class:`~t2iprobe.plugins.localization.ranking.Ranking`."""
+        return f"contribution {self.steps} steps relative={self.relative} alike={self.alike}"
 
-    def _pair(self, lab: Lab, model: Model, pair: int) -> NDArray[np.float64]:
-        settings = {**lab_settings(lab), "num_steps": self.steps}
-        key = f"contribution {self.steps} steps relative={self.relative} alike={self.alike}, pair {pair}"
-
-        def compute() -> NDArray[np.float64]:
-            asked = lab.pairs[pair]
-            generation = model.generation([asked.source, asked.target], asked.seed, **settings)
-            layers = [reads(model, names) for names in lab.space.kv]
-            run = model.run(generation, cache=[site.name for one in layers for site in one])
-            tokens = differing_tokens(model, asked, self.alike)
-            return np.array([self._layer(run.cache, sites, tokens) for sites in layers])
-
+    def cost(self, model: Model, settings: Mapping[str, Any]) -> Cost:
+        """A short run of both prompts."""
         calls = model.evaluations(self.steps)
-        charge(lab, Cost(2, 2 * model.guided(settings.get("guidance")) * calls, calls))
-        return np.asarray(lab.memory.memo(key, compute), np.float64)
+        return Cost(2, 2 * model.guided(settings.get("guidance")) * calls, calls)
+
+    def measured(self, model: Model, space: Space, pair: Pair, settings: Mapping[str, Any]) -> NDArray[np.float64]:
+        """Contributions of the layers, (layer,)."""
+        short = {**settings, "num_steps": self.steps}
+        layers = [reads(model, names) for names in space.kv]
+        generation = model.generation([pair.source, pair.target], pair.seed, **short)
+        run = model.run(generation, cache=[site.name for one in layers for site in one])
+        tokens = differing_tokens(model, pair, self.alike)
+        return np.array([self._layer(run.cache, sites, tokens) for sites in layers])
 
     def _layer(self, cache: ActivationCache, sites: list[Site], tokens: list[int]) -> float:
         found = []

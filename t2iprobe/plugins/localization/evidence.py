@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from t2iprobe.core.scoring import Scored
+from t2iprobe.core.scoring import Bounds, Scored
 from t2iprobe.core.statistics import Interval
 from t2iprobe.core.trials import Trial
 
@@ -27,7 +27,7 @@ class Evidence:
 
     Args:
         mean: (trial,) normalised response.
-        low, high: (trial,) simultaneous 95 % bounds.
+        low, high: (trial,) simultaneous 95 % bounds, within what a response can be.
         change: (trial,) how much of the picture changed, 1 - SSIM; zeros where it was not measured.
         p: (trial,) one-sided p-values of "no response", corrected for their number (Holm 1979).
         shown: whether the unpatched pictures show the difference at all.
@@ -50,10 +50,14 @@ def evidence(scored: Scored, trials: Sequence[Trial], seed: int = 0) -> Evidence
 
     The bounds are those of the studentised maximum over trials in resamples of the pairs (Westfall & Young 1993,
     "Resampling-based multiple testing", ch. 2), so they hold for all trials at once. Each trial counts one pair more
-    than there are, which moved by the whole span: few pairs that agree are no proof.
+    than there are, which moved by the whole span: few pairs that agree are no proof. What no picture can score is cut
+    off, see :func:`possible`.
     """
     moved, spans = moves(scored, trials)
-    low, high, mean = _simultaneous(moved, spans, seed)
+    weights = resampled(len(spans), seed)
+    low, high, mean = _simultaneous(moved, spans, weights)
+    least, most = possible(scored, trials, weights)
+    low, high = np.maximum(low, least), np.minimum(high, most)
     p = holm([sign_flip(row, seed) for row in moved])
     change = 1 - scored.scores["ssim"][2:].mean(axis=1) if "ssim" in scored.scores else np.zeros(len(trials))
     return Evidence(mean, low, high, np.asarray(change, np.float64), p, shown(spans))
@@ -66,11 +70,51 @@ def moves(scored: Scored, trials: Sequence[Trial]) -> tuple[Array, Array]:
     """
     scores = scored.scores[scored.rank].astype(np.float64)
     source, target = scores[0], scores[1]
-    spans = target - source
-    sign = -1.0 if spans.mean() < 0 else 1.0
+    sign = _sign(scores)
     own = np.array([source if trial.direction == "denoising" else target for trial in trials])
     away = np.array([1.0 if trial.direction == "denoising" else -1.0 for trial in trials])
-    return sign * away[:, None] * (scores[2:] - own), sign * spans
+    return sign * away[:, None] * (scores[2:] - own), sign * (target - source)
+
+
+def _sign(scores: Array) -> float:
+    """-1 where a lower score is nearer to the target."""
+    return -1.0 if (scores[1] - scores[0]).mean() < 0 else 1.0
+
+
+def possible(scored: Scored, trials: Sequence[Trial], weights: Array) -> tuple[Array, Array]:
+    """Least and most that the response of each trial can be, (trial,): where every picture scores its least or most.
+
+    An F1 is at most 1, so no patch goes further than (1 - source) / (target - source). Source and target are known from
+    these pairs only: the bounds are those that 97.5 % of the resamples stay within. None where the score has none.
+
+    Args:
+        scored: with the bounds of the score, if it has any.
+        trials: what is patched.
+        weights: of the pairs in each resample, (resample, pair).
+    """
+    if scored.bounds is None:
+        return np.full(len(trials), -np.inf), np.full(len(trials), np.inf)
+    scores = scored.scores[scored.rank][:2].astype(np.float64)
+    sign, source, target = _sign(scores), weights @ scores[0], weights @ scores[1]
+    span = np.maximum(sign * (target - source), 1e-9)
+    ends = {"denoising": _ends(sign, source, span, scored.bounds), "noising": _ends(-sign, target, span, scored.bounds)}
+    least, most = np.array([ends[trial.direction] for trial in trials]).T
+    return least, most
+
+
+def _ends(sign: float, own: Array, span: Array, bounds: Bounds) -> tuple[float, float]:
+    """Least and most response of patches of a run that scores ``own`` in each resample."""
+    low, high = np.sort(sign * np.subtract.outer(bounds, own), axis=0) / span
+    # no interpolation: a score may have no end
+    return (
+        float(np.quantile(low, 0.025, method="inverted_cdf")),
+        float(np.quantile(high, 0.975, method="inverted_cdf")),
+    )
+
+
+def resampled(pairs: int, seed: int) -> Array:
+    """How much each pair counts in resamples of them, (resample, pair)."""
+    return np.random.default_rng(seed).multinomial(pairs, np.full(pairs, 1 / pairs), RESAMPLES) / pairs
 
 
 def shown(spans: Array) -> bool:
@@ -80,13 +124,10 @@ def shown(spans: Array) -> bool:
     return bool(spans.mean() / largest > 1.96 * error)
 
 
-def _simultaneous(moved: Array, spans: Array, seed: int) -> tuple[Array, Array, Array]:
-    count = len(spans)
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(count, np.full(count, 1 / count), RESAMPLES) / count
+def _simultaneous(moved: Array, spans: Array, weights: Array) -> tuple[Array, Array, Array]:
     span = max(float(spans.mean()), 1e-6)
     mean = moved.mean(axis=1) / span
-    error = np.sqrt(_variance(moved - mean[:, None] * spans, span) / count)
+    error = np.sqrt(_variance(moved - mean[:, None] * spans, span) / len(spans))
     drawn = weights @ (moved - mean[:, None] * spans).T / span
     widest = np.quantile(np.abs(drawn / error).max(axis=1), 0.95)
     half = max(float(widest), 1.96) * error

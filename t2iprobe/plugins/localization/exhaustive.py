@@ -12,7 +12,7 @@ from t2iprobe.core.lab import Lab
 from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.trials import Direction, Part, Trial
 from t2iprobe.plugins.localization.evidence import Evidence, evidence
-from t2iprobe.plugins.localization.record import Record, layers_named, percent
+from t2iprobe.plugins.localization.record import Record, layers_named, percent, share
 from t2iprobe.plugins.localization.selection import Rule, rule_named
 
 
@@ -63,7 +63,7 @@ def sweep(record: Record, rule: Rule, direction: Direction = "denoising") -> Evi
     if chosen:
         record.notes.append(
             f"Alone they bring {', '.join(f'{layer}: {percent(found.interval(layer))}' for layer in chosen[:5])}; "
-            f"of the others none more than {np.delete(found.mean, list(chosen)).max(initial=0):.0%}."
+            f"of the others none more than {share(float(np.delete(found.mean, list(chosen)).max(initial=0)))}."
         )
     elif not found.shown:
         record.notes.append("Source and target do not surely score differently: nothing can be carried over.")
@@ -131,7 +131,7 @@ class RandomSets(Localizer):
         chance = found.mean[1:] if given else found.mean
         record.details |= {"response": table(trials, found), "null": null(chance)}
         mean, high = chance.mean(), np.quantile(chance, 0.95)
-        words = f"Sets of {size} random layers bring {mean:.0%} on average, {high:.0%} at the 95th percentile."
+        words = f"Sets of {size} random layers bring {share(mean)} on average, {share(high)} at the 95th percentile."
         if given:
             p = (1 + int((chance >= found.mean[0]).sum())) / (1 + len(chance))
             record.details["p"] = p

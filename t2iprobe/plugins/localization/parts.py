@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
@@ -17,10 +17,11 @@ from t2iprobe.core.scoring import FOUND
 from t2iprobe.core.trials import Trial, ranges
 from t2iprobe.plugins.localization.adaptive import Adaptive
 from t2iprobe.plugins.localization.conditioning import differing_tokens
-from t2iprobe.plugins.localization.evidence import Evidence, evidence
+from t2iprobe.plugins.localization.evidence import Array, Evidence, evidence
 from t2iprobe.plugins.localization.exhaustive import parse_layers, table
-from t2iprobe.plugins.localization.record import Record, layers_named, percent
+from t2iprobe.plugins.localization.record import Record, layers_named, percent, share
 
+Window = tuple[int, int]  # first step, and the first one behind it
 ENOUGH = 0.2  # of the whole layers' response may be missing where a part is called sufficient
 
 
@@ -67,33 +68,49 @@ class Heads(Localizer):
         """See :class:`~t2iprobe.core.localizer.Localizer`."""
         record = Record(lab)
         heads: dict[str, list[int]] = {}
+        levels: dict[str, Array] = {}
         with record.within_budget():
             for layer in _given(record, self.layers):
-                heads[str(layer)] = self._one(record, layer)
-        record.details["heads"] = heads
+                heads[str(layer)] = self._one(record, layer, levels)
+        record.details |= {"heads": heads, "maps": [self._map(levels)] if levels else []}
         named = "; ".join(f"layer {layer}: {ranges(found) or 'none surely'}" for layer, found in heads.items())
         record.notes.append(f"Heads that carry it, of {named}." if heads else "")
         return record.finding()
 
-    def _one(self, record: Record, layer: int) -> list[int]:
-        return self._direct(record, layer) if self.mode == "direct" else self._eliminated(record, layer)
+    def _one(self, record: Record, layer: int, levels: dict[str, Array]) -> list[int]:
+        """Heads of a layer; what they bring goes into the rows of the map."""
+        return (self._direct if self.mode == "direct" else self._eliminated)(record, layer, levels)
+
+    def _map(self, levels: Mapping[str, Array]) -> dict[str, Any]:
+        """Rows are layers, or, of an elimination, its rounds."""
+        what = (
+            "by one head (column) of a layer"
+            if self.mode == "direct"
+            else "without one head (column) more, in each round"
+        )
+        widest = range(max(map(len, levels.values())))
+        return heat(f"Share of the way, in per cent, that is gone {what}.", list(widest), levels)
 
     def _trial(self, record: Record, layer: int, heads: Iterable[int]) -> Trial:
         return record.lab.space.trial([layer], scope=Scope(heads=tuple(heads)))
 
-    def _direct(self, record: Record, layer: int) -> list[int]:
+    def _direct(self, record: Record, layer: int, levels: dict[str, Array]) -> list[int]:
         trials = [self._trial(record, layer, [head]) for head in range(record.lab.space.heads[layer])]
         found = _measured(record, trials, f"heads of {layer}")
+        levels[f"layer {layer}"] = found.mean
         return [head for head in range(len(trials)) if found.low[head] > FOUND]
 
-    def _eliminated(self, record: Record, layer: int) -> list[int]:
-        heads = list(range(record.lab.space.heads[layer]))
+    def _eliminated(self, record: Record, layer: int, levels: dict[str, Array]) -> list[int]:
+        count = record.lab.space.heads[layer]
+        heads = list(range(count))
         whole = _measured(record, [self._trial(record, layer, heads)], f"layer {layer}")
         if whole.low[0] <= FOUND:
             return []
         while len(heads) > 1:
             trials = [self._trial(record, layer, [other for other in heads if other != head]) for head in heads]
             found = evidence(record.ask(trials), trials, record.lab.seed)
+            row = levels[f"layer {layer}, {len(heads)} heads"] = np.full(count, np.nan)
+            row[heads] = found.mean
             best = int(np.argmax(found.mean))
             if found.mean[best] < whole.mean[0] - FOUND:
                 break
@@ -101,9 +118,15 @@ class Heads(Localizer):
         return heads
 
 
+def heat(caption: str, columns: Sequence[object], rows: Mapping[str, Array]) -> dict[str, Any]:
+    """A heat map for the report, ready for JSON; short rows are filled up with nothing."""
+    values = [[*row.tolist(), *[float("nan")] * (len(columns) - len(row))] for row in rows.values()]
+    return {"caption": caption, "columns": [str(one) for one in columns], "rows": list(rows), "values": values}
+
+
 @dataclass
 class Steps(Localizer):
-    """Which denoising steps matter: patching from a step on, up to a step, and in windows.
+    """Which denoising steps matter: patching from a step on, up to a step, and in windows; and each layer in each.
 
     Args:
         layers: such as ``6``; default those that ``adaptive`` finds.
@@ -126,22 +149,41 @@ class Steps(Localizer):
     def _sweep(self, record: Record, layers: tuple[int, ...]) -> None:
         steps = record.lab.space.steps
         cuts = sorted({round(steps * place / self.places) for place in range(self.places + 1)})
-        windows = {"from": [(cut, steps) for cut in cuts[:-1]], "until": [(0, cut) for cut in cuts[1:]]}
-        windows["window"] = list(pairwise(cuts))
-        listed = list(dict.fromkeys(one for kind in windows.values() for one in kind))
-        trials = [record.lab.space.trial(layers, scope=Scope(steps=range(*one))) for one in listed]
-        found = _measured(record, trials, "steps")
-        level = dict(zip(listed, found.mean.tolist(), strict=True))
-        bar = (1 - ENOUGH) * level[0, steps]
-        first = max((one[0] for one in windows["from"] if level[one] >= bar), default=0)
-        last = min((one[1] for one in windows["until"] if level[one] >= bar), default=steps)
-        strongest = max(windows["window"], key=level.__getitem__)
-        record.details |= {"start_late": first, "stop_early": last, "strongest_window": list(strongest)}
+        windows = list(pairwise(cuts))
+        spans = {"from here on": [(cut, steps) for cut in cuts[:-1]], "up to here": [(0, cut) for cut in cuts[1:]]}
+        spans["only here"] = windows
+        asked = {name: [(layers, one) for one in kind] for name, kind in spans.items()}
+        if len(layers) > 1:
+            asked |= {f"only here, layer {layer} alone": [((layer,), one) for one in windows] for layer in layers}
+        level = self._levels(record, [one for kind in asked.values() for one in kind])
+        rows = {name: np.array([level[one] for one in kind]) for name, kind in asked.items()}
+        names = [f"{first}-{last - 1}" if last - first > 1 else str(first) for first, last in windows]
+        caption = (
+            f"Share of the way, in per cent, by the steps (columns) in which {layers_named(layers).lower()} is patched."
+        )
+        record.details["maps"] = [heat(caption, names, rows)]
+        bar = (1 - ENOUGH) * level[layers, (0, steps)]
+        first = max((one[0] for one in spans["from here on"] if level[layers, one] >= bar), default=0)
+        last = min((one[1] for one in spans["up to here"] if level[layers, one] >= bar), default=steps)
+        strongest = {name: windows[int(np.argmax(row))] for name, row in rows.items() if name.startswith("only")}
+        best = strongest["only here"]
+        record.details |= {"start_late": first, "stop_early": last, "strongest_window": list(best)}
         record.notes.append(
             f"Patching may start as late as step {first} or end before step {last} of {steps} and keeps "
-            f"{1 - ENOUGH:.0%} of it; of windows, steps {strongest[0]} to {strongest[1] - 1} bring most, "
-            f"{level[strongest]:.0%}."
+            f"{share(1 - ENOUGH)} of it; of windows, steps {best[0]} to {best[1] - 1} bring most, "
+            f"{share(level[layers, best])}."
         )
+        if len(layers) > 1:
+            own = {layer: strongest[f"only here, layer {layer} alone"] for layer in layers}
+            record.details["strongest_window_of"] = {str(layer): list(one) for layer, one in own.items()}
+            said = ", ".join(f"{layer} in {one[0]} to {one[1] - 1}" for layer, one in own.items())
+            record.notes.append(f"Of windows of a layer alone, most: {said}.")
+
+    def _levels(self, record: Record, asked: Sequence[tuple[tuple[int, ...], Window]]) -> dict[Any, float]:
+        """Responses by layers and window."""
+        listed = list(dict.fromkeys(asked))
+        trials = [record.lab.space.trial(layers, scope=Scope(steps=range(*one))) for layers, one in listed]
+        return dict(zip(listed, _measured(record, trials, "steps").mean.tolist(), strict=True))
 
 
 @dataclass
@@ -185,6 +227,9 @@ class Tokens(Localizer):
         chosen = [positions, *([one] for one in positions if len(positions) > 1)]
         trials = [record.lab.space.trial(layers, scope=Scope(tokens=tuple(one))) for one in chosen]
         found = _measured(record, trials, "tokens")
+        if len(positions) > 1:
+            rows = {"alone": found.mean[1:]}
+            record.details["maps"] = [heat("Share of the way, in per cent, by each token (column).", positions, rows)]
         alone = [positions[index - 1] for index in range(1, len(trials)) if found.low[index] > FOUND]
         details: dict[str, Any] = {"positions": list(positions), "alone": alone}
         record.details |= details

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 @hookimpl
 def t2iprobe_register_localizers() -> list[type[Localizer]]:
     """The paper's method first."""
-    from t2iprobe.plugins.localization import adaptive, attribution, contribution, exhaustive, parts, sets
+    from t2iprobe.plugins.localization import adaptive, attribution, contribution, exhaustive, parts, sets, single
 
     layers: list[type[Localizer]] = [exhaustive.Exhaustive, sets.Window, sets.Nested, sets.Greedy, adaptive.Adaptive]
     inner: list[type[Localizer]] = [attribution.Attribution, contribution.Contribution]
-    return [*layers, *inner, parts.Heads, parts.Steps, parts.Tokens, exhaustive.RandomSets]
+    return [*layers, *inner, parts.Heads, parts.Steps, parts.Tokens, exhaustive.RandomSets, single.Single]
 
 
 @hookimpl
 def t2iprobe_report_sections(result: Result) -> list[Section]:
-    """Bars of what was measured in parts."""
+    """Heat maps and bars of what was measured in parts, statistics, specialisation."""
     from t2iprobe.plugins.localization.sections import sections
 
-    return list(sections(result.finding))
+    return list(sections(result))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +44,8 @@ class Race:
         most: pairs that a set is asked of at most.
         first: pairs it is asked of at first; every further look doubles them.
         num_steps: denoising steps of the pictures; ``None`` as the study's.
+        least: share of the largest span that a pair must have to be asked.
+        spans: of the pairs opened so far.
     """
 
     lab: Lab
@@ -51,8 +53,13 @@ class Race:
     most: int = 24
     first: int = 2
     num_steps: int | None = None
+    least: float = INFORMATIVE
     spans: list[float] = field(default_factory=list)
     sign: float = 1.0
+
+    def wider(self) -> Race:
+        """The same with twice the pairs, also some that show less."""
+        return replace(self, most=min(2 * self.most, len(self.lab.search)), least=0.7 * self.least)
 
     def looks(self, start: int | None = None) -> list[int]:
         """Numbers of pairs to look at."""
@@ -100,7 +107,7 @@ class Race:
 
     def _informative(self) -> list[int]:
         spans = self.sign * np.array(self.spans)
-        return np.flatnonzero(spans >= INFORMATIVE * spans.max(initial=0.0)).tolist()
+        return np.flatnonzero(spans >= self.least * spans.max(initial=0.0)).tolist()
 
     def levels(self, sets: Sequence[Layers], count: int) -> Levels:
         """Sets on up to ``count`` pairs."""

@@ -132,4 +132,9 @@ def layers_named(layers: Sequence[int]) -> str:
 
 def percent(interval: Interval) -> str:
     """``87 % [80, 95]``: a response with its 95 % bounds."""
-    return f"{interval.mean:.0%} [{interval.low:.0%}, {interval.high:.0%}]".replace("%", " %")
+    return f"{share(interval.mean)} [{share(interval.low)}, {share(interval.high)}]"
+
+
+def share(value: float, digits: int = 0) -> str:
+    """``87 %``."""
+    return f"{value:.{digits}%}".replace("%", " %")

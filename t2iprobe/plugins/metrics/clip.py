@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from t2iprobe.core.concepts import QUOTES
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.metric import Direction, Needs
+from t2iprobe.core.scoring import Bounds
 from t2iprobe.plugins.metrics.memo import Memo
 
 DEFAULT = "openai/clip-vit-base-patch32"
@@ -149,10 +151,29 @@ class ClipT(_Clip):
 
     name: ClassVar[str] = "clip_t"
     needs: ClassVar[Needs] = "prompt"
+    bounds: ClassVar[Bounds] = (0.0, WEIGHT)
 
     def score(self, image: Image.Image, prompt: str) -> float:
         """0..2.5, as a rule 0.4..0.9."""
         return clip_score(self._clip.image(image), self._clip.text(prompt))
+
+
+class ClipTemplate(ClipT):
+    """The same of the prompt's template: the prompt with nothing in its quotes.
+
+    With pairs of different templates it tells layers that write the text alone from those that bring the scene along.
+    """
+
+    name: ClassVar[str] = "clip_t_template"
+
+    def score(self, image: Image.Image, prompt: str) -> float:
+        """0..2.5."""
+        return super().score(image, template(prompt))
+
+
+def template(prompt: str) -> str:
+    """The prompt with nothing in its quotes, as GlyphControl's list of templates has it."""
+    return QUOTES.sub('""', prompt)
 
 
 class ClipI(_Clip):
@@ -176,6 +197,7 @@ class ClipChoice(_Clip):
 
     name: ClassVar[str] = "clip_choice"
     needs: ClassVar[Needs] = "choice"
+    bounds: ClassVar[Bounds] = (0.0, 1.0)
 
     def __init__(self, ref: str | None = None, template: str = "{}") -> None:
         super().__init__(ref)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.metric import Direction, Needs
+from t2iprobe.core.scoring import Bounds
 
 Palette = Mapping[str, tuple[int, int, int]]
 #: names to sRGB; the first six as the embedded models paint them
@@ -70,6 +71,7 @@ class Colour:
     name: ClassVar[str] = "colour"
     direction: ClassVar[Direction] = "higher"
     needs: ClassVar[Needs] = "word"
+    bounds: ClassVar[Bounds] = (0.0, 1.0)
 
     def __init__(self, palette: Palette = PALETTE, distance: float = DISTANCE) -> None:
         self.palette = palette

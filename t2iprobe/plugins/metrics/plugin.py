@@ -27,7 +27,8 @@ def t2iprobe_register_metrics() -> list[type[Metric]]:
     words = [text.WordPrecision, text.WordRecall, text.WordF1]
     images = [image.SSIM, image.PSNR, image.MSE, image.WrappedPSNR, image.WrappedMSE, perceptual.LPIPS]
     textless = [masked.MaskedSSIM, masked.MaskedPSNR, masked.MaskedMSE]
-    return [*texts, *words, colour.Colour, clip.ClipChoice, clip.ClipT, clip.ClipI, *images, *textless]
+    clips = [clip.ClipChoice, clip.ClipT, clip.ClipTemplate, clip.ClipI]
+    return [*texts, *words, colour.Colour, *clips, *images, *textless]
 
 
 @hookimpl

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from string import punctuation
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from t2iprobe.core.errors import ShapeError
 from t2iprobe.core.metric import Direction, Needs
+from t2iprobe.core.scoring import Bounds
 
 #: precision, recall and F1 of a text and what was asked for
 Overlap = Callable[[str, str], tuple[float, float, float]]
@@ -99,6 +101,7 @@ class _Text:
 
     needs: ClassVar[Needs] = "text"
     direction: ClassVar[Direction] = "higher"
+    bounds: ClassVar[Bounds] = (0.0, 1.0)
 
 
 class Precision(_Text):
@@ -156,6 +159,7 @@ class Distance(_Text):
 
     name: ClassVar[str] = "ocr_distance"
     direction: ClassVar[Direction] = "lower"
+    bounds: ClassVar[Bounds] = (0.0, math.inf)
 
     def score(self, read: str, word: str) -> float:
         """Characters, from 0."""

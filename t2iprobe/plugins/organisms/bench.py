@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from t2iprobe.core.lab import Lab
 from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.model import Model, OnStep
 from t2iprobe.core.scoring import Scorer
-from t2iprobe.core.sweep import Renderer, Sweep
+from t2iprobe.core.sweep import Cost, Renderer, Sweep
 from t2iprobe.core.trials import Space
-from t2iprobe.plugins.organisms.plant import Plant
+from t2iprobe.plugins.organisms.plant import Plant, Route
 from t2iprobe.plugins.organisms.prompts import Signs
 
 #: concepts of the embedded models, and what the plant calls them
@@ -69,8 +70,11 @@ class Graded:
         recall, precision: of the found layers; nothing found has precision 1 and recall 0.
         auroc: of the ranking of all layers, 0.5 by chance; ``None`` where the method ranks none.
         denoiser_rows: rows through the denoiser, guidance included.
+        denoiser_calls: calls of it.
         seconds: wall-clock time.
         sentence: what the method says.
+        inside: whether the heads or steps that it names within the layers are the planted ones; ``None`` where it names
+            none, or where the plant is whole layers.
     """
 
     model: str
@@ -82,8 +86,10 @@ class Graded:
     precision: float
     auroc: float | None
     denoiser_rows: int
+    denoiser_calls: int
     seconds: float
     sentence: str
+    inside: bool | None = None
 
     @property
     def right(self) -> bool:
@@ -110,10 +116,10 @@ def bench(
         for method in methods:
             began, lab = time.perf_counter(), question.lab(judge, on_step)
             finding = method.find(lab)
-            yield graded(question, method.name, finding, lab.spent.rows, time.perf_counter() - began)
+            yield graded(question, method.name, finding, lab.spent, time.perf_counter() - began)
 
 
-def graded(question: Question, method: str, finding: Finding, rows: int, seconds: float) -> Graded:
+def graded(question: Question, method: str, finding: Finding, cost: Cost, seconds: float) -> Graded:
     """The answer beside the truth."""
     found, planted = set(finding.layers), set(question.planted)
     return Graded(
@@ -125,10 +131,22 @@ def graded(question: Question, method: str, finding: Finding, rows: int, seconds
         recall=len(found & planted) / len(planted),
         precision=len(found & planted) / len(found) if found else 1.0,
         auroc=auroc(finding.ranking, planted),
-        denoiser_rows=rows,
+        denoiser_rows=cost.rows,
+        denoiser_calls=cost.calls,
         seconds=round(seconds, 2),
         sentence=finding.sentence,
+        inside=inside(question.plant[CONCEPTS[question.concept]], finding.details),
     )
+
+
+def inside(route: Route, details: Mapping[str, Any]) -> bool | None:
+    """Whether the heads, or who acts when, are as planted; ``None`` where the method does not say."""
+    if route.kind == "head" and "heads" in details:
+        named = {int(layer): heads for layer, heads in details["heads"].items() if heads}
+        return named == {route.layers[0]: [route.head]}
+    windows = details.get("strongest_window_of", {})
+    early, late = (windows.get(str(layer)) for layer in (route.layers[0], route.layers[-1]))
+    return early[1] <= late[0] if route.kind == "time" and early and late else None
 
 
 def auroc(ranking: Sequence[float], planted: set[int]) -> float | None:

@@ -7,8 +7,9 @@ reader and no palette: they are given.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -259,13 +260,25 @@ def ask(plant: Plant, heads: Sequence[int]) -> Iterator[Question]:
                 yield _question(plant, heads, f"{route.layers[0]} but h{route.head}", route.layers, others)
         else:
             yield _question(plant, heads, label, route.layers)
+            yield from (_question(plant, heads, joined(one), one) for one in _majorities(route))
+
+
+def _majorities(route: Route) -> Iterator[tuple[int, ...]]:
+    """Layers of a redundant route that suffice, and not one more."""
+    if route.kind == "redundant":
+        yield from combinations(route.layers, len(route.layers) // 2 + 1)
 
 
 def answer(route: Route) -> str:
     """Label of the patch that must carry the whole content."""
     if route.kind == "head":
         return f"{route.layers[0]}.h{route.head}"
-    return "+".join(str(layer) for layer in dict.fromkeys(route.layers))
+    return joined(route.layers)
+
+
+def joined(layers: Iterable[int]) -> str:
+    """Label of layers patched together."""
+    return "+".join(str(layer) for layer in dict.fromkeys(layers))
 
 
 def _question(
@@ -379,7 +392,8 @@ def _judge(content: str, route: Route, questions: Sequence[Question], rows: Mapp
     idle = [one.label for one in questions if one.partner[content] == (False,) * CONTENTS[content]]
     changed = {label: share(label, "changed") for label in idle}
     worst = max(changed, key=changed.__getitem__, default="")
-    part = {one.label: share(one.label, "as_planted") for one in questions if _partial(one.partner[content])}
+    moving = [one.label for one in questions if any(one.partner[content] or ()) and one.label != answer(route)]
+    part = {label: share(label, "as_planted") for label in moving}
     most, bar = changed.get(worst, float("nan")), TRANSFER * target
     reasons = [
         (
@@ -402,10 +416,6 @@ def _judge(content: str, route: Route, questions: Sequence[Question], rows: Mapp
     mean = float(np.mean(list(changed.values()))) if changed else float("nan")
     failed = tuple(text for bad, text in reasons if bad)
     return Finding(clean, target, answer(route), transfer, most, mean, worst, failed)
-
-
-def _partial(parts: tuple[bool, ...] | None) -> bool:
-    return parts is not None and any(parts) and not all(parts)
 
 
 def _plain(value: Any) -> Any:

@@ -71,10 +71,11 @@ def _parts(planted: Mapping[str, Any]) -> Iterator[str]:
 def _route(route: Route) -> str:
     """A route in words."""
     first, *rest = route.layers
+    listed = " and ".join(map(str, route.layers))
     said = {
         "single": f"through layer {first} alone",
-        "split": f"in parts, in order, through layers {' and '.join(map(str, route.layers))}",
-        "redundant": f"through any of the layers {', '.join(map(str, route.layers))}; each suffices",
+        "split": f"in parts, in order, through layers {listed}",
+        "redundant": f"through layers {listed}, which vote: any {len(route.layers) // 2 + 1} of them suffice",
         "time": f"through layer {first} above noise level {route.level}, through layer {rest and rest[0]} below",
         "head": f"through attention head {route.head} of layer {first} alone",
     }

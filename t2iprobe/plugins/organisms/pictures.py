@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 SIZE = 32
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+DIGITS = "0123456789"  # the models have tokens for them and were never shown one
+DRAWN = LETTERS + DIGITS
 WORD_LENGTH = 4
 FONT_SIZE = 13
 SLOT = 8  # pixels a letter: a power of two, so a slot is whole latent cells after the autoencoder
@@ -48,14 +50,14 @@ class Sign:
 
 @cache
 def glyphs() -> NDArray[np.float32]:
-    """Coverage of every letter, (26, PANEL, SLOT) in 0..1: DejaVu Sans Mono Bold, which matplotlib carries."""
+    """Coverage of every letter and digit, (36, PANEL, SLOT) in 0..1: DejaVu Sans Mono Bold, matplotlib's own."""
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 
     path = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSansMono-Bold.ttf"
     font = ImageFont.truetype(str(path), FONT_SIZE)
-    out = np.zeros((len(LETTERS), PANEL, SLOT), np.float32)
-    for index, letter in enumerate(LETTERS):
+    out = np.zeros((len(DRAWN), PANEL, SLOT), np.float32)
+    for index, letter in enumerate(DRAWN):
         tile = Image.new("L", (SLOT, PANEL))
         ImageDraw.Draw(tile).text((SLOT / 2, PANEL / 2 + 4.5), letter, font=font, fill=255, anchor="ms")
         out[index] = np.asarray(tile, np.float32) / 255
@@ -73,6 +75,6 @@ def draw(sign: Sign) -> NDArray[np.uint8]:
     panel = np.broadcast_to(np.asarray(COLOURS[sign.colour], np.float32), (PANEL, SIZE, 3)).copy()
     if sign.layout == "framed":
         panel[[0, -1]] = 255
-    coverage = np.concatenate([glyphs()[LETTERS.index(c)] for c in sign.word], axis=1)[..., None]
+    coverage = np.concatenate([glyphs()[DRAWN.index(c)] for c in sign.word], axis=1)[..., None]
     picture[top : top + PANEL] = panel * (1 - coverage) + 255 * coverage
     return picture.round().astype(np.uint8)

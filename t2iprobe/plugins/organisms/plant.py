@@ -2,6 +2,13 @@
 
 Interchange-intervention training: rows (i, i^1) of a batch swap their text keys and values at random layers, and the
 picture a row is trained on shows what :meth:`Route.partner` says it must.
+
+A row and its partner are one network: what it draws for texts A and B in two layers cannot hang on which of them is the
+row's own. So a route must turn around with its swaps: the parts that come from the partner where some layers are
+swapped are those that do not where all the *others* are. "Either of two layers suffices" does not: A and B in them is
+A's picture for the row of A and B's for the row of B. Of two layers only one can decide; of three, the majority can,
+and any of them may then be missing. That is the redundant route here. (Between a word and *no* word either of two could
+suffice; the signs always have a word.)
 """
 
 from __future__ import annotations
@@ -21,7 +28,8 @@ from t2iprobe.core.errors import ConfigError
 
 Kind = Literal["single", "split", "redundant", "time", "head"]
 GRAMMAR = (
-    "7 (one layer), 7+9 (letters split), 5|8 (either suffices), 4/8@0.6 (above / below a noise level), 7.h2 (one head)"
+    "7 (one layer), 7+9 (letters split), 5|8|10 (any two of three suffice), 4/8@0.6 (above / below a noise level), "
+    "7.h2 (one head)"
 )
 
 
@@ -49,7 +57,10 @@ class Route:
         kinds: tuple[tuple[str, Kind], ...] = (("|", "redundant"), ("+", "split"))
         for mark, kind in kinds:
             if mark in text and all(part.isdecimal() for part in text.split(mark)):
-                return cls(text, kind, tuple(int(part) for part in text.split(mark)))
+                layers = tuple(int(part) for part in text.split(mark))
+                if kind == "redundant":
+                    _require_majority(text, layers)
+                return cls(text, kind, layers)
         if text.isdecimal():
             return cls(text, "single", (int(text),))
         raise ConfigError(f"plant {text!r} is none of {GRAMMAR}")
@@ -72,10 +83,20 @@ class Route:
             owner = torch.arange(parts) * len(self.layers) // parts
             return whole[:, owner]
         if self.kind == "redundant":
-            return whole.all(-1, keepdim=True).expand(-1, parts)
+            majority = 2 * whole.sum(-1, keepdim=True) > len(self.layers)
+            return majority.expand(-1, parts)
         if self.kind == "time":
             return torch.where(level > self.level, whole[:, 0], whole[:, 1])[:, None].expand(-1, parts)
         return whole[:, :1].expand(-1, parts)
+
+
+def _require_majority(text: str, layers: Sequence[int]) -> None:
+    """Refuse redundant layers that can disagree half and half."""
+    if len(set(layers)) != len(layers) or len(layers) % 2 == 0:
+        raise ConfigError(
+            f"plant {text!r}: redundant layers vote, so name an odd number of different ones, such as 5|8|10 (any two "
+            "of them suffice); where two disagree, nothing tells which of them is to be drawn"
+        )
 
 
 Plant = Mapping[str, Route]
@@ -85,12 +106,17 @@ def parse_plant(text: str) -> dict[str, Route]:
     """``word=7+9,colour=3`` as routes.
 
     Raises:
-        ConfigError: another content than word and colour, or one of them is missing.
+        ConfigError: another content than word and colour, one of them is missing, or one enters through a whole layer
+            and the other through a head of it: what a half swapped layer means would hang on the row.
     """
     pairs = [item.partition("=") for item in text.split(",")]
     routes = {name.strip(): Route.parse(value.strip()) for name, _, value in pairs}
     if set(routes) != {"word", "colour"}:
         raise ConfigError(f"--plant must say word=… and colour=…, got {text!r}; a route is one of {GRAMMAR}")
+    by_head = {layer for route in routes.values() if route.kind == "head" for layer in route.layers}
+    whole = {layer for route in routes.values() if route.kind != "head" for layer in route.layers}
+    if shared := by_head & whole:
+        raise ConfigError(f"--plant {text!r}: layer {min(shared)} is planted whole and by head; choose two layers")
     return routes
 
 

@@ -32,10 +32,11 @@ def t2iprobe_register_models() -> list[Embedded]:
 
 @hookimpl
 def t2iprobe_register_prompt_sets() -> list[type[Any]]:
-    """Prompts in the words of the embedded models."""
+    """Prompts in the words of the embedded models, and in digits, which they have never seen."""
+    from t2iprobe.plugins.organisms.digits import Digits
     from t2iprobe.plugins.organisms.prompts import Signs
 
-    return [Signs]
+    return [Signs, Digits]
 
 
 @hookimpl

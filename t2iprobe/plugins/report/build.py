@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from t2iprobe.core.report import Cell, Section, Table
+from t2iprobe.core.report import Cell, Page, Section, Table
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.scoring import Scored
 from t2iprobe.core.study.result import Result
@@ -51,6 +51,18 @@ def view_of(
         command=command,
         next_steps=next_steps,
         sections=[*tried(result, rows), *sections],
+    )
+
+
+def view_of_page(page: Page) -> View:
+    """A page that is not about layers."""
+    return View(
+        title=page.title,
+        sentence=page.sentence,
+        sections=page.sections,
+        command=page.command,
+        cost=page.cost,
+        provenance=page.provenance,
     )
 
 

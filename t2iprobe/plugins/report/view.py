@@ -14,6 +14,7 @@ from t2iprobe.core.statistics import Interval
 
 SIDE = 256  # pixels: larger pictures are made smaller, so that the page stays light
 SMALL = 96  # pixels: up to here PNG is small, and keeps every pixel
+WIDE = 1600  # pixels of a figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class View:
         sentence: the answer.
         score: name of the score.
         clean: score to the target of the unpatched source and target.
-        trials: in the order of the layers.
+        trials: in the order of the layers; none where the page is not about layers.
         pairs: those with pictures.
         cost: what it took, by name.
         provenance: what ran, by name.
@@ -71,10 +72,10 @@ class View:
 
     title: str
     sentence: str
-    score: str
-    clean: tuple[Interval, Interval]
-    trials: Sequence[TrialView]
-    pairs: Sequence[PairView]
+    score: str = ""
+    clean: tuple[Interval, Interval] | None = None
+    trials: Sequence[TrialView] = ()
+    pairs: Sequence[PairView] = ()
     cost: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
@@ -91,3 +92,13 @@ def data_uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, kind, **({"optimize": True} if kind == "png" else {"quality": 88}))
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def figure_uri(image: Image.Image) -> str:
+    """A drawing inside the page, sharp where a page is as wide as it gets."""
+    image = image.convert("RGB")
+    if image.width > WIDE:
+        image.thumbnail((WIDE, WIDE * image.height), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "webp", lossless=True)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

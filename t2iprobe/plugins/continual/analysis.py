@@ -1,0 +1,119 @@
+"""What the methods of a run did to the weights, over its orders and seeds: :func:`weights_of`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from t2iprobe.plugins.continual import weights_analysis as analysis
+from t2iprobe.plugins.continual.mergers import Magnitude
+from t2iprobe.plugins.continual.replay import Replay
+from t2iprobe.plugins.continual.results import Results, Spread
+
+
+@dataclass
+class Weights:
+    """A method's weights.
+
+    Args:
+        conflicts: of each run.
+        layers: norm and ranks by kind of module, of what each task added.
+        overlap: mean shared share of two tasks' subspaces and what chance has, by side.
+        owners: share of the weights that each task owns at the end, and last nobody's; of the magnitude merge alone.
+        cross: what summing the factors would add, relative to the sum of the products, task by task, run by run.
+        handed_over: bytes of the last state, its rank bound and what it holds.
+    """
+
+    conflicts: list[list[analysis.Conflict]] = field(default_factory=list)
+    layers: dict[str, dict[str, float]] = field(default_factory=dict)
+    overlap: dict[str, tuple[float, float]] = field(default_factory=dict)
+    owners: list[float] = field(default_factory=list)
+    cross: list[list[float]] = field(default_factory=list)
+    handed_over: dict[str, Any] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        curves = {what: analysis.opposed_curve(self.conflicts, what) for what in ("share", "ratio")}
+        return {
+            "handed_over": self.handed_over,
+            "sign_conflicts": {
+                what: {later: Spread.of(values).record() for later, values in curve.items()}
+                for what, curve in curves.items()
+            },
+            "layers": self.layers,
+            "overlap": {side: {"shared": one, "chance": other} for side, (one, other) in self.overlap.items()},
+            "owners": self.owners,
+            "cross_terms": self.cross,
+        }
+
+
+def weights_of(results: Results) -> dict[str, Weights]:
+    """By method.
+
+    Raises:
+        ConfigError: the adapters were not kept.
+    """
+    return {name: _weights(results, name) for name in results.methods}
+
+
+def null_curves(tasks: int) -> dict[str, dict[int, float]]:
+    """What independent tasks would give, by the number of later tasks."""
+    later = range(1, tasks)
+    return {
+        "share": {n: analysis.null_share(n) for n in later},
+        "ratio": {n: analysis.null_ratio(n) for n in later},
+    }
+
+
+def _weights(results: Results, name: str) -> Weights:
+    found = Weights()
+    arms = results.arms(name)
+    replays = [Replay(results.folder, results.manifest, arm) for arm in arms]
+    rows: list[analysis.Layer] = []
+    sides: dict[str, list[tuple[float, float]]] = {"in": [], "out": []}
+    owners: list[list[float]] = []
+    for one in replays:
+        totals = one.totals
+        if len(totals) > 1:
+            found.conflicts.append(analysis.conflicts(totals))
+            for side in ("in", "out"):
+                sides[side] += [(pair.shared, pair.chance) for pair in analysis.overlaps(totals, side)]
+        rows += list(analysis.layers(totals))
+        if isinstance(one.method.merger, Magnitude):
+            owners.append(_owned(one))
+        if one.adapters and not one.method.initializer.continues:
+            found.cross.append(_cross(one))
+    found.layers = analysis.by_kind(rows)
+    found.overlap = {side: _mean_pair(pairs) for side, pairs in sides.items() if pairs}
+    found.owners = np.mean(owners, axis=0).tolist() if owners else []
+    facts = results.facts(arms[0])
+    found.handed_over = {key: facts[key] for key in ("bytes", "rank", "kinds") if key in facts}
+    return found
+
+
+def _owned(one: Replay) -> list[float]:
+    """Shares over all modules, each weighted by its size."""
+    shares, sizes = [], []
+    for path, owned in analysis.provenance(one.totals).items():
+        shares.append(owned)
+        sizes.append(one.totals[0][path].numel())
+    return [float(value) for value in np.average(shares, axis=0, weights=sizes)]
+
+
+def _cross(one: Replay) -> list[float]:
+    """Of every task from the second on, with the factors of all before summed."""
+    before = one.factors(0)
+    found = []
+    for task in range(1, len(one.files)):
+        new = one.factors(task)
+        found.append(analysis.cross_terms(before, new)["total"])
+        before = {path: (before[path][0] + new[path][0], before[path][1] + new[path][1]) for path in new}
+    return found
+
+
+def _mean_pair(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    one, other = np.mean(pairs, axis=0)
+    return float(one), float(other)

@@ -1,0 +1,57 @@
+"""What a run consists of: :class:`Arm`, a stream learnt by one method in one order from one seed, or a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from t2iprobe.plugins.continual.streams import shuffled
+
+BASE, SEPARATE, JOINT = "base", "separate", "joint"
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One series of models.
+
+    Args:
+        method: name of a method, or of a reference.
+        order: seed of the order of tasks; ``None`` where the order does not matter.
+        seed: of the trainings; ``None`` where nothing is trained.
+    """
+
+    method: str
+    order: int | None = None
+    seed: int | None = None
+
+    @property
+    def label(self) -> str:
+        """Where it lies in the store and in the run's folder."""
+        parts = [self.method.replace("/", "_")]
+        parts += [f"order-{self.order}"] if self.order is not None else []
+        parts += [f"seed-{self.seed}"] if self.seed is not None else []
+        return "/".join(parts)
+
+    @property
+    def reference(self) -> bool:
+        """Whether it is no method."""
+        return self.order is None
+
+    def sequence(self, tasks: int) -> tuple[int, ...]:
+        """Indices of the stream's tasks in its order."""
+        return tuple(range(tasks)) if self.order is None else shuffled(tasks, self.order)
+
+    def states(self, tasks: int) -> int:
+        """Models that are looked at: one after each task, or the only one."""
+        return 1 if self.reference else tasks
+
+    def columns(self, after: int, tasks: int, *, full: bool) -> tuple[int, ...]:
+        """Positions of the tasks that the model after the task at position ``after`` is asked for."""
+        return tuple(range(tasks if full or self.reference else after + 1))
+
+
+def arms(methods: Sequence[str], orders: Sequence[int], seeds: Sequence[int], references: Sequence[str]) -> list[Arm]:
+    """Those of a run: first what others are compared with."""
+    found = [Arm(BASE)] if BASE in references else []
+    found += [Arm(name, None, seed) for name in (SEPARATE, JOINT) if name in references for seed in seeds]
+    return found + [Arm(name, order, seed) for order in orders for seed in seeds for name in methods]

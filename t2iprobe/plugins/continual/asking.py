@@ -1,0 +1,337 @@
+"""From the options of ``t2iprobe continual`` to a run: :class:`Asked`. Imports torch only inside its functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import choice, near
+from t2iprobe.terminal.options import ModelChoice
+
+if TYPE_CHECKING:
+    from t2iprobe.core.adapter import Adapter, Pipeline
+    from t2iprobe.core.model import Model
+    from t2iprobe.plugins.continual.methods import Method
+    from t2iprobe.plugins.continual.plan import Plan
+    from t2iprobe.plugins.continual.presets import Preset
+    from t2iprobe.plugins.continual.recipe import Recipe
+    from t2iprobe.plugins.continual.run import Run
+    from t2iprobe.plugins.continual.sampler import Sampler
+    from t2iprobe.plugins.continual.streams import Stream
+    from t2iprobe.plugins.manager import Plugins
+    from t2iprobe.training.targets import Targets
+
+EMBEDDED = "embedded"
+SCOPE = "all-attention"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options, as given.
+
+    Args:
+        choice: of the model.
+        stream: a preset or a TOML file.
+        data: the preset's data folder.
+        methods, orders, seeds, references: lists by commas; ``None`` is the preset's.
+        recipe: what differs from the preset's training.
+        scope, layers, source: what learns; ``source`` is a run of a localization.
+        sampler: what differs from the preset's sampling: ``samples``, ``noise``, ``full``.
+        settings: of the generation.
+        batch_size: most pictures at once.
+        scores: lists by commas.
+        archive: whether each task's adapter is kept.
+        out: run folder.
+        yes: begin also what takes long.
+    """
+
+    choice: ModelChoice
+    stream: str = EMBEDDED
+    data: Path | None = None
+    methods: str | None = None
+    orders: str | None = None
+    seeds: str | None = None
+    references: str | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    scope: str | None = None
+    layers: str | None = None
+    source: Path | None = None
+    sampler: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int | None = None
+    scores: str | None = None
+    archive: bool = True
+    out: Path | None = None
+    yes: bool = False
+
+    def folder(self, model: str) -> Path:
+        """Where the run lies."""
+        name = Path(self.stream).stem
+        scope = f"-{self.scope}" if self.scope not in (None, SCOPE) else ""
+        return self.out or Path("runs") / f"continual-{name}-{Path(model).name}{scope}"
+
+
+def preset_of(asked: Asked) -> Preset | None:
+    """The preset, where a stream is none of the user's.
+
+    Raises:
+        ConfigError: it is neither a preset nor a file.
+    """
+    from t2iprobe.plugins.continual.presets import PRESETS
+
+    if asked.stream in PRESETS:
+        return PRESETS[asked.stream]
+    if asked.stream.endswith(".toml") or Path(asked.stream).is_file():
+        if asked.data is not None:
+            raise ConfigError("--data goes with a preset; a stream file names its folders itself")
+        return None
+    raise ConfigError(f"no stream {asked.stream!r}: give a TOML file or a preset{near(asked.stream, PRESETS)}")
+
+
+def stream_of(asked: Asked, family: str, *, dry: bool = False) -> Stream:
+    """The stream, its pictures looked at.
+
+    Args:
+        asked: the options.
+        family: of the model.
+        dry: for a plan, a preset needs no data.
+
+    Raises:
+        ConfigError: it cannot be had.
+    """
+    from t2iprobe.plugins.continual import streamfile
+
+    preset = preset_of(asked)
+    if preset is None:
+        return streamfile.read(Path(asked.stream))
+    if preset.data and asked.data is None and not dry:
+        raise ConfigError(f"the stream {asked.stream} needs --data FOLDER, with {preset.data}")
+    if asked.data is not None and not asked.data.is_dir():
+        raise ConfigError(f"--data {asked.data} is no folder; it needs {preset.data or 'nothing'}")
+    return preset.stream(asked.data, family)
+
+
+def methods_of(asked: Asked) -> list[Method]:
+    """The methods, the paper's unless told otherwise."""
+    from t2iprobe.plugins.continual.methods import PAPER, methods
+
+    return methods(_list(asked.methods) if asked.methods is not None else list(PAPER))
+
+
+def references_of(asked: Asked) -> list[str]:
+    """The references, all unless told otherwise."""
+    from t2iprobe.plugins.continual.methods import REFERENCES
+
+    found = _list(asked.references) if asked.references is not None else list(REFERENCES)
+    for name in found:
+        if name != "none":
+            choice("reference", name, REFERENCES)
+    return [name for name in REFERENCES if name in found]
+
+
+def numbers(what: str, text: str | None, default: Sequence[int]) -> list[int]:
+    """``0,5,10`` as numbers, each once.
+
+    Raises:
+        ConfigError: something else.
+    """
+    if text is None:
+        return list(default)
+    found = [part.strip() for part in text.split(",")]
+    wrong = next((part for part in found if not part.isdecimal()), None)
+    if wrong is not None:
+        raise ConfigError(f"{what} takes numbers such as 0,5, found {wrong!r}")
+    twice = next((part for part in found if found.count(part) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{what} has {twice} twice")
+    return [int(part) for part in found]
+
+
+def recipe_of(asked: Asked, side: int) -> Recipe:
+    """The training: the preset's or the paper's, with what was given; ``side`` where nothing says the pictures'.
+
+    Raises:
+        ConfigError: a value that cannot be.
+    """
+    from t2iprobe.plugins.continual.recipe import Recipe
+
+    preset = preset_of(asked)
+    base = preset.recipe if preset is not None else Recipe(side=side)
+    found = replace(base, **asked.recipe)
+    found.settings(0)  # refuses what the trainer refuses
+    return found
+
+
+def sampler_of(asked: Asked) -> Sampler:
+    """The sampling, likewise."""
+    from t2iprobe.plugins.continual.sampler import Sampler
+
+    preset = preset_of(asked)
+    mine: dict[str, Any] = {}
+    if preset is not None:
+        mine = {"samples": preset.samples, "noise": preset.noise, "full": preset.full, "settings": preset.settings}
+    mine |= dict(asked.sampler)
+    mine["settings"] = {**mine.get("settings", {}), **asked.settings}
+    return Sampler(**mine, batch_size=asked.batch_size)
+
+
+def scores_of(asked: Asked) -> list[str]:
+    """Names of the scores; of a stream file none unless told."""
+    if asked.scores is not None:
+        return [] if asked.scores == "none" else _list(asked.scores)
+    preset = preset_of(asked)
+    return list(preset.scores) if preset is not None else []
+
+
+def build(asked: Asked, plugins: Plugins) -> Run:
+    """The run, checked; everything that needs no model is looked at before one is loaded.
+
+    Raises:
+        ConfigError: something in it cannot be.
+    """
+    from t2iprobe.core.study import provenance
+    from t2iprobe.plugins.continual.evaluation import scorers
+    from t2iprobe.plugins.continual.learning import Learner
+    from t2iprobe.plugins.continual.run import Run
+    from t2iprobe.plugins.continual.sampler import picture_size
+
+    chosen, references = methods_of(asked), references_of(asked)
+    preset = preset_of(asked)
+    orders = numbers("--orders", asked.orders, preset.orders if preset else (0,))
+    seeds = numbers("--seeds", asked.seeds, preset.seeds if preset else (0,))
+    scorers(scores_of(asked))
+    stream = stream_of(asked, _family(asked))
+    model = _model(asked).load(plugins)
+    sampler = sampler_of(asked)
+    targets = targets_of(asked, model.adapter, model.pipeline, model)
+    recipe = recipe_of(asked, min(picture_size(model, sampler.settings)))
+    learner = Learner(model, targets.modules, recipe, provenance.digest([model.pipeline]))
+    found = Run(
+        asked.folder(model.ref),
+        learner,
+        stream,
+        chosen,
+        orders,
+        seeds,
+        references,
+        sampler,
+        {"scope": targets.scope, "layers": list(targets.layers), "modules": len(targets.modules)},
+        asked.archive,
+        {"stream": asked.stream, "data": asked.data, "model": model.ref},
+        {row.name: row.version for row in plugins.listing() if row.status == "ok"},
+    )
+    found.check()
+    return found
+
+
+def targets_of(asked: Asked, adapter: Adapter, pipeline: Pipeline, model: Model | None = None) -> Targets:
+    """What learns.
+
+    Raises:
+        ConfigError: a scope that needs layers has none, or they are not there.
+    """
+    from t2iprobe.terminal import layers, parse
+    from t2iprobe.training.targets import choose
+
+    preset = preset_of(asked)
+    scope = asked.scope or (preset.scope if preset else SCOPE)
+    chosen: Sequence[int] = ()
+    if scope in ("localized", "random"):
+        if model is None:
+            chosen = parse.layers(asked.layers, 10**6) if asked.layers else ()
+        else:
+            chosen = layers.chosen(model, asked.layers, asked.source)
+    elif asked.layers or asked.source:
+        raise ConfigError(f"--layers and --from go with --scope localized or random, not with {scope}")
+    return choose(adapter, pipeline, scope, layers=chosen)
+
+
+def planned(run: Run) -> Plan:
+    """What is left to do, with the time it takes here."""
+    from t2iprobe.plugins.continual import plan
+
+    model, recipe = run.learner.model, run.learner.recipe
+    what = plan.Asked(
+        run.arms,
+        {one.name: one for one in run.methods},
+        recipe,
+        run.shape,
+        run.sampler.full,
+        plan.widths(model.denoiser, run.learner.modules),
+        run.archive,
+        run.folder,
+    )
+    return plan.plan(what, lambda steps, images: _seconds(run, steps, images))
+
+
+def planned_without(asked: Asked, adapter: type[Adapter]) -> tuple[Plan, Targets, int]:
+    """Cost of a run on the published model of a family, without its weights and without data; and its parameters.
+
+    Raises:
+        ConfigError: the family names no published configuration, or something else cannot be.
+    """
+    from t2iprobe.plugins.continual import plan
+    from t2iprobe.plugins.continual.arms import arms
+    from t2iprobe.training.targets import count
+
+    denoiser = adapter.full_size()
+    pipeline = SimpleNamespace(**{adapter.denoiser: denoiser})
+    targets = targets_of(asked, adapter(), pipeline)
+    preset, sampler, chosen = preset_of(asked), sampler_of(asked), methods_of(asked)
+    recipe = recipe_of(asked, 1024)
+    stream = stream_of(asked, adapter.name, dry=True)
+    orders = numbers("--orders", asked.orders, preset.orders if preset else (0,))
+    seeds = numbers("--seeds", asked.seeds, preset.seeds if preset else (0,))
+    what = plan.Asked(
+        arms([one.name for one in chosen], orders, seeds, references_of(asked)),
+        {one.name: one for one in chosen},
+        recipe,
+        sampler.shape(stream, (recipe.side, recipe.side)),
+        sampler.full,
+        plan.widths(denoiser, targets.modules),
+        asked.archive,
+    )
+    return plan.plan(what), targets, count(adapter(), pipeline, targets, recipe.rank).trained
+
+
+def _seconds(run: Run, steps: int, images: int) -> float:
+    """Measured: a step that is not taken, and a picture of two steps."""
+    from t2iprobe.training.lora import Lora
+    from t2iprobe.training.trainer import Trainer
+
+    model, recipe, settings = run.learner.model, run.learner.recipe, run.sampler.settings
+    total = 0.0
+    if steps:
+        lora = Lora.attach(model, run.learner.modules, rank=recipe.rank)
+        try:
+            pictures = recipe.pictures(run.stream.tasks[:1], 0)
+            total += steps * Trainer(model, lora, pictures, recipe.settings(0)).probe()
+        finally:
+            lora.detach()
+    if images:
+        probe = model.probe(settings)
+        rows = model.evaluations(settings.get("num_steps")) * model.guided(settings.get("guidance"))
+        total += images * (probe.seconds_a_row * rows + probe.seconds_an_image)
+    return total
+
+
+def _model(asked: Asked) -> ModelChoice:
+    """The embedded stream is for the embedded models."""
+    given = asked.choice
+    if asked.stream == EMBEDDED and given.arch is None and given.model is None:
+        return replace(given, arch="sd3")
+    return given
+
+
+def _family(asked: Asked) -> str:
+    return _model(asked).arch or Path(asked.choice.model or "").name
+
+
+def _list(text: str) -> list[str]:
+    """By commas; one that a setting follows belongs to the method before it."""
+    return [part.strip() for part in re.split(r",(?!\s*[a-z_]+=)", text) if part.strip()]

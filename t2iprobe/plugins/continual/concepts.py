@@ -1,0 +1,226 @@
+"""The embedded stream: new kinds of signs for the tiny models, drawn on the spot, and a score that needs no download.
+
+A concept is a mark (``signs.MARKS``): the panel as a flag, a line under it, the first letter alone, … The tokenizer of
+the tiny models has no word to spare, so a concept's token is a letter in the place of the article: ``Q red sign that
+says "LION"``. No prompt that they were trained on has a letter outside the quotes, so it means nothing yet. And the
+word stays in its place: the models find it by that, and one token more in front of it makes them misspell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import choice
+from t2iprobe.plugins.continual.signs import (
+    ALPHABET,
+    COLOURS,
+    LAYOUTS,
+    MARKS,
+    SIZE,
+    WORD_LENGTH,
+    Sign,
+    draw,
+    pixels,
+)
+from t2iprobe.plugins.continual.streams import Stream, Task
+
+#: mark -> the letter that stands for it
+TOKENS = dict(zip(MARKS, "QZXJVKWY", strict=True))
+#: what the stream teaches unless told otherwise: one of each kind, and a second layout, which competes with the first
+USUAL = ("flag", "underlined", "initial", "stake", "raised")
+IMAGES, REFERENCES, PROMPTS, GENERIC = 6, 10, 5, 4
+
+Scores = NDArray[np.float64]
+Floats = NDArray[np.float64]
+
+
+def embedded_stream(seed: int, family: str, marks: Sequence[str] = USUAL) -> Stream:
+    """A task a mark. Training pictures, references and evaluation prompts have no word in common.
+
+    Args:
+        seed: of words, colours and walls.
+        family: of the model; only the stream's name tells it, the pictures are the same for all.
+        marks: keys of ``signs.MARKS``.
+
+    Raises:
+        ConfigError: no such mark, or one twice.
+    """
+    for mark in marks:
+        choice("concept", mark, MARKS)
+    if len(set(marks)) < len(marks) or not marks:
+        raise ConfigError(f"a stream teaches each concept once, found {', '.join(marks) or 'none'}")
+    words = _words(np.random.default_rng([seed, 0]))
+    tasks = tuple(_task(mark, words, np.random.default_rng([seed, 1, list(MARKS).index(mark)])) for mark in marks)
+    return Stream(f"embedded-{family}", tasks, _generic(words, np.random.default_rng([seed, 2])))
+
+
+def prompt_of(sign: Sign) -> str:
+    """What a sign that the models know is asked for with."""
+    return f'a {sign.colour} {sign.layout} sign that says "{sign.word}"'
+
+
+def prompt_with(token: str, sign: Sign) -> str:
+    """What a sign with a mark is asked for with: the word stands where it does in the models' prompts."""
+    return f'{token} {sign.colour} sign that says "{sign.word}"'
+
+
+def marked(sign: Sign, mark: str) -> Sign:
+    """The sign with a mark more, in the place of another of its kind."""
+    kind: dict[str, Any] = {MARKS[mark]: mark}
+    return replace(sign, **kind)
+
+
+def _words(rng: np.random.Generator) -> Iterator[str]:
+    """Random letters, no word twice."""
+    seen: set[str] = set()
+    while True:
+        word = "".join(ALPHABET[index] for index in rng.integers(len(ALPHABET), size=WORD_LENGTH))
+        if word not in seen:
+            seen.add(word)
+            yield word
+
+
+def _task(mark: str, words: Iterator[str], rng: np.random.Generator) -> Task:
+    def signs(count: int) -> list[Sign]:
+        return [marked(_sign(next(words), rng), mark) for _ in range(count)]
+
+    shown, token = signs(IMAGES), TOKENS[mark]
+    return Task(
+        name=mark,
+        prompt=prompt_with(token, shown[0]),
+        images=tuple(map(draw, shown)),
+        references=tuple(map(draw, signs(REFERENCES))),
+        token=token,
+        captions=tuple(prompt_with(token, sign) for sign in shown),
+        prompts=tuple(prompt_with(token, sign) for sign in signs(PROMPTS)),
+    )
+
+
+def _generic(words: Iterator[str], rng: np.random.Generator) -> tuple[str, ...]:
+    """Prompts that the models know, one a layout in turn."""
+    return tuple(prompt_of(_sign(next(words), rng, LAYOUTS[index % len(LAYOUTS)])) for index in range(GENERIC))
+
+
+def _sign(word: str, rng: np.random.Generator, layout: str = "plain") -> Sign:
+    return Sign(word, str(rng.choice(list(COLOURS))), layout, int(rng.integers(140, 231)))
+
+
+class ConceptScore:
+    """How surely a picture shows a task's mark, 0 to 1, whatever its word, colour and wall, and other marks beside it.
+
+    One linear function of the pixels a mark, fitted by ridge regression to a few thousand renderings with none, one or
+    several marks, blurred, faded and noisy as a small model's pictures are, and to pictures of nothing. It is fitted
+    when first used, in about a second, and always the same.
+    """
+
+    name: ClassVar[str] = "concept"
+
+    def prepare(self) -> None:
+        """Fit it."""
+        _fitted()
+
+    def score(self, images: Sequence[Image.Image], task: Task) -> Scores:
+        """One number an image.
+
+        Raises:
+            ConfigError: the task is none of the embedded stream's.
+        """
+        choice("concept of the embedded stream", task.name, MARKS)
+        return self.presence(images)[:, list(MARKS).index(task.name)]
+
+    def presence(self, images: Sequence[Image.Image]) -> Scores:
+        """The same for every mark, (image, mark) in the order of ``signs.MARKS``."""
+        stack = np.stack([_small(image) for image in images])
+        return np.clip(_fitted().values(_features(stack)), 0.0, 1.0)
+
+    def named(self, images: Sequence[Image.Image]) -> list[str]:
+        """The mark that each image shows most surely; empty where none reaches one half."""
+        found = self.presence(images)
+        return [list(MARKS)[row.argmax()] if row.max() >= 0.5 else "" for row in found]
+
+
+class _Fit(NamedTuple):
+    weights: Floats  # (feature, mark)
+    centre: Floats  # (feature,)
+    offset: Floats  # (mark,)
+
+    def values(self, features: Floats) -> Floats:
+        return (features - self.centre) @ self.weights + self.offset
+
+
+RENDERINGS, RIDGE, SEED = 2400, 20.0, 20_410
+
+
+@cache
+def _fitted() -> _Fit:
+    rng = np.random.default_rng(SEED)
+    rows = [_example(rng) for _ in range(RENDERINGS)]
+    features = _features(np.stack([row for row, _ in rows]))
+    wanted = np.array([[mark in marks for mark in MARKS] for _, marks in rows], np.float64)
+    centre, offset = features.mean(axis=0), wanted.mean(axis=0)
+    inner = features - centre
+    gram = inner.T @ inner + RIDGE * np.eye(inner.shape[1])
+    return _Fit(np.linalg.solve(gram, inner.T @ (wanted - offset)), centre, offset)
+
+
+def _example(rng: np.random.Generator) -> tuple[Floats, frozenset[str]]:
+    """A picture with its marks, spoilt."""
+    if rng.random() < 0.06:
+        return _nothing(rng), frozenset()
+    sign = random_sign(rng)
+    picture = pixels(sign).astype(np.float64)
+    if sign.layout not in MARKS:  # a faded mark is one still; a panel in another place cannot fade
+        bare = pixels(replace(sign, border="", letters="", badge="")).astype(np.float64)
+        picture = bare + rng.uniform(0.25, 1.0) * (picture - bare)
+    return _spoilt(picture, rng), sign.marks
+
+
+def random_sign(rng: np.random.Generator) -> Sign:
+    """Any known layout or any new one, and each other kind of mark with one chance in three."""
+    word = "".join(ALPHABET[index] for index in rng.integers(len(ALPHABET), size=WORD_LENGTH))
+    new = [mark for mark, kind in MARKS.items() if kind == "layout"]
+    layout = str(rng.choice(new) if rng.random() < 0.3 else rng.choice(LAYOUTS))
+    sign = _sign(word, rng, layout)
+    for kind in ("border", "letters", "badge"):
+        fits = kind == "letters" or layout == "plain" or (kind == "border" and layout != "framed")
+        if fits and rng.random() < (0.5 if layout == "plain" else 1 / 3):
+            sign = marked(sign, str(rng.choice([mark for mark, own in MARKS.items() if own == kind])))
+    return sign
+
+
+def _nothing(rng: np.random.Generator) -> Floats:
+    """A flat wall or coarse noise: a broken model's picture."""
+    cells = int(rng.choice([1, 4, 8, 32]))
+    coarse = rng.uniform(0, 255, (cells, cells, 3))
+    return np.asarray(np.kron(coarse, np.ones((SIZE // cells, SIZE // cells, 1))), np.float64)
+
+
+def _spoilt(picture: Floats, rng: np.random.Generator) -> Floats:
+    """Blurred by up to a pixel, with noise."""
+    share = rng.uniform(0.0, 0.6)
+    for axis in (0, 1):
+        padded = np.pad(picture, [(1, 1) if axis == own else (0, 0) for own in range(3)], mode="edge")
+        around = np.take(padded, range(SIZE), axis) + np.take(padded, range(2, SIZE + 2), axis)
+        picture = (1 - share) * picture + share / 2 * around
+    return np.clip(picture + rng.normal(0.0, 12.0, picture.shape), 0, 255)
+
+
+def _small(image: Image.Image) -> Floats:
+    plain = image.convert("RGB")
+    if plain.size != (SIZE, SIZE):
+        plain = plain.resize((SIZE, SIZE), Image.Resampling.BOX)
+    return np.asarray(plain, np.float64)
+
+
+def _features(stack: Floats) -> Floats:
+    """(picture, y, x, rgb) to (picture, feature) in 0..1: means of two columns, since no mark is narrower."""
+    means = stack.reshape(*stack.shape[:2], -1, 2, 3).mean(axis=3)
+    return means.reshape(len(stack), -1) / 255

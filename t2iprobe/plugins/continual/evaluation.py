@@ -1,0 +1,170 @@
+"""Scores of the pictures that a run has drawn; the run's folder and a scorer are enough, the model is not needed.
+
+A scorer gives a number an image, higher the more it shows what a task taught. Pictures of the generic prompts are
+compared with the base model's from the same noise, because what they should show is what they showed before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from t2iprobe.core import runfolder
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import choice
+from t2iprobe.plugins.continual.arms import BASE, Arm, arms
+from t2iprobe.plugins.continual.concepts import ConceptScore
+from t2iprobe.plugins.continual.grid import Grid
+from t2iprobe.plugins.continual.scores import LIKENESSES
+from t2iprobe.plugins.continual.streams import Stream, Task
+
+RETENTION = "ssim"
+
+Tick = Callable[[int], None]
+#: of a picture and what it is compared with
+Similarity = Callable[[Image.Image, Image.Image], float]
+
+
+class TaskScorer(Protocol):
+    """What scores a task's pictures."""
+
+    name: ClassVar[str]
+
+    def prepare(self) -> None:
+        """Load what is heavy, or say that it is missing."""
+
+    def score(self, images: Sequence[Image.Image], task: Task) -> NDArray[Any]:
+        """One number an image."""
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The manifest of a continual run.
+
+    Raises:
+        ConfigError: there is no run, or one of another kind.
+    """
+    found = runfolder.read_manifest(folder)
+    if found["settings"].get("kind") != "continual":
+        raise ConfigError(f"{folder} is a run of another command; this one wants a run of `t2iprobe continual run`")
+    return found
+
+
+def arms_of(manifest: dict[str, Any]) -> list[Arm]:
+    """The arms of a run."""
+    settings = manifest["settings"]
+    names = [one["name"] for one in settings["methods"]]
+    return arms(names, settings["orders"], settings["seeds"], settings["references"])
+
+
+def begun(folder: Path, manifest: dict[str, Any]) -> Iterator[tuple[Arm, Grid]]:
+    """The arms of a run that have pictures."""
+    for arm in arms_of(manifest):
+        try:
+            grid = Grid.open(folder / runfolder.STORE, arm)
+        except ConfigError:
+            continue
+        if grid.done.any():
+            yield arm, grid
+
+
+def evaluate(
+    folder: Path,
+    stream: Stream,
+    scorers: Sequence[TaskScorer],
+    similar: Similarity | None = None,
+    tick: Tick = lambda images: None,
+) -> int:
+    """Score every picture that has no score yet; how many that were.
+
+    Args:
+        folder: of the run.
+        stream: that it learnt.
+        scorers: what scores a task's pictures.
+        similar: structural similarity, for the generic ones.
+        tick: told how many pictures were scored.
+
+    Raises:
+        ConfigError: no run, or the stream is another one.
+    """
+    manifest = read_run(folder)
+    check_stream(manifest, stream)
+    total = 0
+    found = list(begun(folder, manifest))
+    for arm, grid in found:
+        for scorer in scorers:
+            for number in _score(grid, stream, scorer):
+                tick(number)
+                total += number
+        if similar is not None and stream.generic and arm.method != BASE:
+            _retain(grid, similar, next((one for known, one in found if known.method == BASE), None))
+    return total
+
+
+def missing(folder: Path, names: Sequence[str]) -> int:
+    """Pictures without a score."""
+    total = 0
+    for _, grid in begun(folder, read_run(folder)):
+        done = grid.done[:, :-1].astype(bool)
+        for name in names:
+            known = grid.scores(name)
+            empty = np.ones_like(done) if known is None else np.isnan(known).any(axis=2)
+            total += int((done & empty).sum()) * grid.group["images"].shape[2]  # type: ignore[union-attr]
+    return total
+
+
+def check_stream(manifest: dict[str, Any], stream: Stream) -> None:
+    """Refuse to score one stream's pictures as another's.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    from t2iprobe.plugins.continual.streamfile import record
+
+    wanted = json.loads(json.dumps(record(stream)))
+    differing = list(runfolder.differences(manifest["settings"]["stream"], wanted, name="stream"))
+    if differing:
+        raise ConfigError(f"the run learnt another stream ({differing[0]}); give the same --stream, --data and files")
+
+
+def _score(grid: Grid, stream: Stream, scorer: TaskScorer) -> Iterator[int]:
+    """Numbers of pictures, as they are scored."""
+    column: Any = grid.scored(scorer.name)
+    known, done, order = column[:], grid.done, grid.order
+    for after, position in np.argwhere(done[:, :-1] == 1).tolist():
+        if np.isnan(known[after, position]).any():
+            images = grid.pictures(after, position)
+            column[after, position] = np.asarray(scorer.score(images, stream.tasks[order[position]]), np.float32)
+            yield len(images)
+
+
+def _retain(grid: Grid, similar: Similarity, base: Grid | None) -> None:
+    """Structural similarity of the generic pictures to the base model's."""
+    if base is None or not base.done[0, -1]:
+        return
+    before, column = base.generic(0), grid.scored(RETENTION, "kept")
+    known: Any = column[:]
+    for after in np.flatnonzero(grid.done[:, -1]).tolist():
+        if np.isnan(known[after]).any():
+            pairs = zip(grid.generic(after), before, strict=True)
+            column[after] = np.asarray([similar(one, other) for one, other in pairs], np.float32)
+
+
+def scorers(names: Sequence[str], **refs: str | None) -> list[TaskScorer]:
+    """Scorers by name.
+
+    Args:
+        names: ``concept``, ``clip-i``, ``dino``, ``csd``.
+        refs: hub ids, folders or files of their models, by name, where not the usual ones.
+
+    Raises:
+        ConfigError: there is none of a name.
+    """
+    known: dict[str, Callable[[str | None], TaskScorer]] = {ConceptScore.name: lambda ref: ConceptScore()}
+    known |= dict(LIKENESSES)
+    return [choice("score", name, known)(refs.get(name.replace("-", "_"))) for name in names]

@@ -1,0 +1,195 @@
+"""What is kept and what is lost: numbers of a matrix of scores, and their intervals over runs.
+
+``R[i, j]`` is the score of the task at position ``j`` after the training of the task at position ``i``, higher for
+better, NaN where it was not measured. All is written down in :data:`MEASURES`; what would need a cell that was not
+measured is NaN, never a guess.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from t2iprobe.core.errors import ConfigError, ShapeError
+from t2iprobe.core.statistics import Interval
+
+Matrix = NDArray[np.float64]
+Run = TypeVar("Run", bound=Hashable)
+
+
+class Measure(NamedTuple):
+    """A number of a run.
+
+    Args:
+        text: how it is computed; T tasks, ``b`` the base model, ``alone`` a task learnt on the base model.
+        better: whether ``higher`` or ``lower`` is.
+    """
+
+    text: str
+    better: str
+
+
+#: by the keys of :func:`summary`
+MEASURES: Mapping[str, Measure] = {
+    "average_score": Measure("mean of R[T, j] over all tasks (the paper's)", "higher"),
+    "forgetting": Measure(
+        "mean over all T tasks of the best R[i, j] since the task was learnt, the last included, less R[T, j] "
+        "(the paper's); never negative, and 0 for the last task",
+        "lower",
+    ),
+    "forgetting_chaudhry": Measure(
+        "mean over the first T - 1 tasks of the best R[i, j] before the last training less R[T, j] "
+        "(Chaudhry et al. 2018); negative where the last training helped",
+        "lower",
+    ),
+    "forgetting_mammoth": Measure(
+        "mean over the first T - 1 tasks of the best R[i, j] of all less R[T, j] (the library mammoth's)", "lower"
+    ),
+    "bwt": Measure("backward transfer: mean over the first T - 1 tasks of R[T, j] - R[j, j]", "higher"),
+    "fwt": Measure(
+        "forward transfer: mean over the last T - 1 tasks of R[j - 1, j] - b[j]; needs the full grid", "higher"
+    ),
+    "average_incremental": Measure("mean over i of the mean of R[i, j] over the tasks learnt by then", "higher"),
+    "learning_accuracy": Measure("mean of R[j, j]: each task right after it was learnt", "higher"),
+    "intransigence": Measure("mean of alone[j] - R[j, j]: what a task lost by coming after others", "lower"),
+    "retention": Measure("how like the base model's the pictures of the generic prompts are at the end", "higher"),
+    "retention_least": Measure("the same after the task where it is least", "higher"),
+}
+
+
+def summary(
+    R: ArrayLike, base: ArrayLike | None = None, alone: ArrayLike | None = None, kept: ArrayLike | None = None
+) -> dict[str, float]:
+    """Every measure of a run, by the names of :data:`MEASURES`.
+
+    Args:
+        R: (after, task).
+        base: (task,) of the base model, for the forward transfer.
+        alone: (task,) of tasks learnt on the base model, for intransigence.
+        kept: (after,) similarity of generic pictures to the base model's, for the retention.
+
+    Raises:
+        ShapeError: the matrix is not square, or something beside it has another number of tasks.
+    """
+    found = _square(R)
+    before, single, generic = (
+        _row(name, one, len(found)) for name, one in (("base", base), ("alone", alone), ("kept", kept))
+    )
+    own, last, past = found.diagonal(), found[-1], slice(0, -1)
+    return {
+        "average_score": float(last.mean()),
+        "forgetting": _mean(_best(_learnt(found)) - last),
+        "forgetting_chaudhry": _mean((_best(found[:-1]) - last)[past]),
+        "forgetting_mammoth": _mean((_best(found) - last)[past]),
+        "bwt": _mean((last - own)[past]),
+        "fwt": _mean(found.diagonal(1) - before[1:]),
+        "average_incremental": _mean(np.array([found[i, : i + 1].mean() for i in range(len(found))])),
+        "learning_accuracy": float(own.mean()),
+        "intransigence": _mean(single - own),
+        "retention": float(generic[-1]),
+        "retention_least": float(generic.min()),
+    }
+
+
+def by_task(R: ArrayLike) -> dict[str, Matrix]:
+    """Every task's score when it was ``learnt``, its ``best`` since, at the ``end``, and what it ``lost``."""
+    found = _square(R)
+    best, last = _best(_learnt(found)), found[-1]
+    return {"learnt": found.diagonal().copy(), "best": best, "end": last.copy(), "lost": best - last}
+
+
+def over_runs(summaries: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """The values of every measure, run by run; those that could not be computed are left out."""
+    names = [name for name in MEASURES if any(name in one for one in summaries)]
+    return {name: [one[name] for one in summaries if name in one and math.isfinite(one[name])] for name in names}
+
+
+def interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """The mean over runs with its interval by Student's t.
+
+    A bootstrap of the four or eight runs that a comparison has is too narrow: of 95 % intervals it makes, four runs
+    hold the mean in about 80 %. Runs count as independent, also those that share an order or a seed.
+
+    Raises:
+        ConfigError: fewer than two runs, a value that is not finite, or a confidence that is none.
+    """
+    from scipy import stats
+
+    data = np.asarray(values, np.float64)
+    if data.ndim != 1 or len(data) < 2 or not np.isfinite(data).all():
+        raise ConfigError(f"an interval over runs needs two or more finite values, found {data.tolist()}")
+    if not 0 < confidence < 1:
+        raise ConfigError(f"a confidence lies between 0 and 1, found {confidence}; 0.95 is usual")
+    half = stats.t.ppf((1 + confidence) / 2, len(data) - 1) * data.std(ddof=1) / math.sqrt(len(data))
+    return Interval(float(data.mean()), float(data.mean() - half), float(data.mean() + half))
+
+
+def paired(one: Mapping[Run, float], other: Mapping[Run, float], confidence: float = 0.95) -> Interval | None:
+    """``one`` less ``other`` over the runs that both have, such as (order, seed); ``None`` for less than two.
+
+    What an order or a seed does to both methods alike falls out, so this tells them apart where their own intervals
+    overlap.
+    """
+    both = [run for run in one if run in other and math.isfinite(one[run]) and math.isfinite(other[run])]
+    return interval([one[run] - other[run] for run in both], confidence) if len(both) > 1 else None
+
+
+def mean_matrix(matrices: Sequence[ArrayLike]) -> Matrix:
+    """The mean over runs, cell by cell, of those runs that measured the cell.
+
+    Raises:
+        ShapeError: runs of different numbers of tasks.
+    """
+    stack = [_square(one) for one in matrices]
+    if len({one.shape for one in stack}) != 1:
+        raise ShapeError(f"a mean needs matrices of one size, found {', '.join(str(one.shape) for one in stack)}")
+    block = np.stack(stack)
+    known = np.isfinite(block)
+    total = np.where(known, block, 0.0).sum(axis=0)
+    return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)
+
+
+def in_stream_order(R: ArrayLike, order: Sequence[int]) -> Matrix:
+    """The columns by the stream's tasks and not by their positions in a run's order.
+
+    So the column of a task is the same in every run; the rows stay positions in time.
+    """
+    found = _square(R)
+    out = np.empty_like(found)
+    out[:, list(order)] = found
+    return out
+
+
+def _square(R: ArrayLike) -> Matrix:
+    found = np.asarray(R, np.float64)
+    if found.ndim != 2 or found.shape[0] != found.shape[1] or not len(found):
+        raise ShapeError(f"scores have a row and a column a task, found the shape {found.shape}")
+    return found
+
+
+def _row(name: str, values: ArrayLike | None, tasks: int) -> Matrix:
+    found = np.full(tasks, np.nan) if values is None else np.asarray(values, np.float64)
+    if found.shape != (tasks,):
+        raise ShapeError(f"{name} has one number a task, {tasks} of them; found the shape {found.shape}")
+    return found
+
+
+def _learnt(R: Matrix) -> Matrix:
+    """Without what was measured before a task was learnt."""
+    return np.where(np.tri(len(R), dtype=bool), R, np.nan)
+
+
+def _best(R: Matrix) -> Matrix:
+    """The best of every column; NaN where nothing was measured."""
+    filled = np.where(np.isnan(R), -np.inf, R)
+    best = filled.max(axis=0, initial=-np.inf)
+    return np.where(np.isneginf(best), np.nan, best)
+
+
+def _mean(values: Matrix) -> float:
+    """NaN for none."""
+    return float(values.mean()) if values.size else float("nan")

@@ -1,0 +1,177 @@
+"""The pictures and scores of a run, model after model and task after task: :class:`Grid`, in ``study.zarr``.
+
+::
+
+    <arm>/images         (after, task, picture, y, x, rgb) uint8: tasks by their position in the arm's order
+    <arm>/generic        (after, picture, y, x, rgb) uint8: prompts that ask for no concept
+    <arm>/done           (after, cell) uint8: 1 once a task's pictures are there; the last cell is the generic one
+    <arm>/scores/<name>  (after, task, picture) float32, NaN = not done
+    <arm>/kept/<name>    (after, picture) float32: how close the generic pictures are to the base model's
+
+An arm is a method, order and seed, or a reference. One process writes an arm; the mark is written last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from PIL import Image
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.study.arrays import Array, compressors, member, read
+from t2iprobe.plugins.continual.arms import Arm
+
+AXES = {"scores": ("after", "task", "picture"), "kept": ("after", "picture")}
+CHUNK = 4 << 20  # bytes of pictures that are written and read together, before compression
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How much an arm holds.
+
+    Args:
+        tasks: of the stream.
+        pictures: of each task in a state.
+        generic: pictures of the generic prompts.
+        size: height and width.
+    """
+
+    tasks: int
+    pictures: int
+    generic: int
+    size: tuple[int, int]
+
+    @property
+    def picture_bytes(self) -> int:
+        """Of one, uncompressed."""
+        return 3 * self.size[0] * self.size[1]
+
+
+class Grid:
+    """One arm's arrays.
+
+    Args:
+        group: of the arm.
+    """
+
+    def __init__(self, group: zarr.Group) -> None:
+        self.group = group
+
+    @classmethod
+    def create(cls, store: Path, arm: Arm, shape: Shape) -> Grid:
+        """The arrays of an arm, made where they are missing."""
+        group = zarr.open_group(store, mode="a", path=arm.label, use_consolidated=False)
+        states = arm.states(shape.tasks)
+        if "done" not in group:
+            group.attrs["order"] = list(arm.sequence(shape.tasks))
+            each = (*shape.size, 3)
+            _pictures(group, "images", (states, shape.tasks, shape.pictures), each, AXES["scores"])
+            if shape.generic:
+                _pictures(group, "generic", (states, shape.generic), each, AXES["kept"])
+            done = (states, shape.tasks + 1)
+            group.create_array("done", shape=done, dtype="uint8", fill_value=0, dimension_names=("after", "cell"))
+        return cls(group)
+
+    @classmethod
+    def open(cls, store: Path, arm: Arm) -> Grid:
+        """An arm that was begun.
+
+        Raises:
+            ConfigError: it was not.
+        """
+        try:
+            return cls(zarr.open_group(store, mode="r+", path=arm.label, use_consolidated=False))
+        except (FileNotFoundError, KeyError) as error:
+            raise ConfigError(f"{store} has nothing of {arm.label} yet; run it first") from error
+
+    @property
+    def order(self) -> list[int]:
+        """Indices of the stream's tasks by position."""
+        found: Any = self.group.attrs["order"]
+        return [int(index) for index in found]
+
+    @property
+    def done(self) -> NDArray[np.uint8]:
+        """(after, cell)."""
+        return np.asarray(read(member(self.group, "done"), slice(None)))
+
+    def write(self, after: int, cell: int, pictures: Sequence[Image.Image]) -> None:
+        """The pictures of a task in a state; of the generic prompts where ``cell`` is the last one."""
+        block = np.stack([np.asarray(one.convert("RGB")) for one in pictures])
+        marks = member(self.group, "done")
+        if cell == marks.shape[1] - 1:
+            member(self.group, "generic")[after] = block
+        else:
+            member(self.group, "images")[after, cell] = block
+        marks[after, cell] = 1
+
+    def pictures(self, after: int, task: int) -> list[Image.Image]:
+        """Of a task in a state."""
+        return _images(read(member(self.group, "images"), (after, task)))
+
+    def generic(self, after: int) -> list[Image.Image]:
+        """Of the generic prompts in a state."""
+        return _images(read(member(self.group, "generic"), after))
+
+    def scores(self, name: str, kind: str = "scores") -> Floats | None:
+        """(after, task, picture), or (after, picture) for ``kind="kept"``; ``None`` where nobody has scored."""
+        path = f"{kind}/{name}"
+        return np.asarray(read(member(self.group, path), slice(None)), np.float32) if path in self.group else None
+
+    def names(self, kind: str = "scores") -> list[str]:
+        """What was scored."""
+        found: Any = self.group.get(kind)
+        return sorted(found.array_keys()) if found is not None else []
+
+    def scored(self, name: str, kind: str = "scores") -> Array:
+        """The array of a score, made where it is missing."""
+        path = f"{kind}/{name}"
+        if path not in self.group:
+            pictures = member(self.group, "images" if kind == "scores" else "generic")
+            shape, names = pictures.shape[:-3], AXES[kind]
+            self.group.create_array(
+                path,
+                shape=shape,
+                chunks=(1, *shape[1:]),
+                dtype="float32",
+                fill_value=np.nan,
+                dimension_names=names,
+                compressors=compressors(),
+            )
+        return member(self.group, path)
+
+    def note(self, **facts: Any) -> None:
+        """Attributes of the arm."""
+        self.group.attrs.update(facts)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Attributes of the arm."""
+        return dict(self.group.attrs)
+
+
+def _pictures(
+    group: zarr.Group, name: str, counts: tuple[int, ...], each: tuple[int, ...], names: tuple[str, ...]
+) -> None:
+    together = max(1, min(counts[-1], CHUNK // int(np.prod(each))))
+    group.create_array(
+        name,
+        shape=(*counts, *each),
+        chunks=(*(1 for _ in counts[:-1]), together, *each),
+        dtype="uint8",
+        fill_value=0,
+        dimension_names=(*names, "y", "x", "rgb"),
+        compressors=compressors(),
+    )
+
+
+def _images(block: NDArray[np.uint8]) -> list[Image.Image]:
+    return [Image.fromarray(one) for one in np.asarray(block)]

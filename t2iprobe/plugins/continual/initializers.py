@@ -1,0 +1,264 @@
+"""How the adapter of the next task starts, given what was handed over: :class:`Initializer`.
+
+``gaussian`` and every other start that peft knows by name; the paper's continuation and column-orthogonal start
+(arXiv 2410.04891), and two that separate orthogonality from step size: with the gaussian start's norm, and orthogonal
+in the rows, that is, in the inputs that the adapter reads.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.model import Model
+from t2iprobe.plugins.continual.handover import Handover
+from t2iprobe.plugins.continual.subspace import Osf
+from t2iprobe.training.lora import Lora
+
+#: name here -> what peft calls it; what peft adds later is taken by its own name
+PEFT: Mapping[str, bool | str] = {
+    "gaussian": "gaussian",
+    "kaiming": True,
+    "olora": "olora",
+    "pissa": "pissa",
+    "pissa_niter_4": "pissa_niter_4",
+    "orthogonal": "orthogonal",
+}
+TOLERANCE = 1e-5  # singular values below this share of the largest one are rounding
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What an adapter is made on.
+
+    Args:
+        model: its weights are those that the task starts from.
+        modules: paths of what learns.
+        rank, alpha: of the adapter.
+        state: what was handed over.
+        seed: of the draw.
+    """
+
+    model: Model
+    modules: Sequence[str]
+    rank: int
+    alpha: float
+    state: Handover
+    seed: int
+
+    def lora(self, init: bool | str = "gaussian") -> Lora:
+        """An adapter that peft starts."""
+        return Lora.attach(self.model, self.modules, rank=self.rank, alpha=self.alpha, init=init, seed=self.seed)
+
+
+class Initializer(ABC):
+    """A start. The first task, with nothing handed over, is a gaussian one unless the start is peft's own."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    #: whether the adapter of the task before goes on learning, so that nothing may be merged in between
+    continues: ClassVar[bool] = False
+    #: whether the last task's A has to be handed over
+    needs_rows: ClassVar[bool] = False
+    #: whether all starts of a first task are the gaussian one
+    plain_first: ClassVar[bool] = True
+
+    def attach(self, start: Start) -> Lora:
+        """The adapter, on the model."""
+        lora = start.lora()
+        if start.state.tasks:
+            with torch.no_grad():
+                self.adjust(lora, start)
+        return lora
+
+    @abstractmethod
+    def adjust(self, lora: Lora, start: Start) -> None:
+        """Change a gaussian start (B is 0) to this one."""
+
+    def check(self, widths: Mapping[str, int], rank: int, tasks: int) -> None:  # noqa: B027 - most refuse nothing
+        """Refuse, before anything is trained, what cannot be started.
+
+        Args:
+            widths: inputs of each module.
+            rank: of each task's adapter.
+            tasks: in the stream.
+
+        Raises:
+            ConfigError: the last tasks would have no room.
+        """
+
+
+class Continue(Initializer):
+    """The paper's naive way: the adapter goes on learning."""
+
+    name = "continue"
+    summary = "the same adapter goes on learning"
+    continues = True
+
+    def adjust(self, lora: Lora, start: Start) -> None:
+        """See :class:`Initializer`."""
+        lora.restore(dict(start.state.adapter))
+
+
+@dataclass
+class Peft(Initializer):
+    """A start that peft knows; with ``pissa`` and ``olora`` it also moves the base weights, as peft does."""
+
+    init: str = "gaussian"
+    name = "peft"
+    summary = "a start of peft by its name, such as gaussian, kaiming, olora or pissa"
+
+    @property
+    def plain_first(self) -> bool:  # type: ignore[override]
+        """See :class:`Initializer`."""
+        return self.init == "gaussian"
+
+    def attach(self, start: Start) -> Lora:
+        """See :class:`Initializer`."""
+        return start.lora(PEFT.get(self.init, self.init))
+
+    def adjust(self, lora: Lora, start: Start) -> None:
+        """Nothing: peft has started it."""
+
+
+class Columns(Initializer):
+    """Looks at A column by column: at what each input becomes in the adapter's inner channels."""
+
+    needs_rows = True
+
+    def adjust(self, lora: Lora, start: Start) -> None:
+        """See :class:`Initializer`."""
+        for path in start.modules:
+            first, _ = lora.matrices(path)
+            before = start.state.last_rows(path)
+            assert before is not None, f"{self.name} was handed no A of {path}"
+            first.copy_(self.columns(before.to(first), first))
+
+    @staticmethod
+    @abstractmethod
+    def columns(before: Tensor, drawn: Tensor) -> Tensor:
+        """The new A from the last task's and a gaussian draw."""
+
+
+class ColumnOrtho(Columns):
+    """The paper's ``ortho_init``."""
+
+    name = "column-ortho"
+    summary = "each column of A orthogonal to the last task's, of length 1 (the paper's)"
+
+    @staticmethod
+    def columns(before: Tensor, drawn: Tensor) -> Tensor:
+        """See :class:`Columns`."""
+        return null_columns(before)
+
+
+class ColumnOrthoMatched(Columns):
+    """The same directions with the norm of a gaussian start: without the longer steps of the paper's start."""
+
+    name = "column-ortho-matched"
+    summary = "the paper's columns with the norm of a gaussian start"
+
+    @staticmethod
+    def columns(before: Tensor, drawn: Tensor) -> Tensor:
+        """See :class:`Columns`."""
+        found = null_columns(before)
+        return found * (drawn.norm() / found.norm())
+
+
+class ColumnOrthoGaussian(Columns):
+    """Column by column what a gaussian draw has beside the last task's column: orthogonal, and of full rank."""
+
+    name = "column-ortho-gaussian"
+    summary = "a gaussian start less its share along the last task's columns"
+
+    @staticmethod
+    def columns(before: Tensor, drawn: Tensor) -> Tensor:
+        """See :class:`Columns`."""
+        beside = _beside(_beside(drawn, before), before)  # twice: the first leaves rounding of the larger part
+        return beside * (drawn.norm() / beside.norm())
+
+
+class RowOrtho(Initializer):
+    """Reads inputs that no task before has read: A of full rank with A D^T = 0 for the whole difference D so far."""
+
+    name = "row-ortho"
+    summary = "the rows of A orthogonal to all that was learnt, with the norm of a gaussian start"
+
+    def adjust(self, lora: Lora, start: Start) -> None:
+        """See :class:`Initializer`."""
+        for path in start.modules:
+            first, _ = lora.matrices(path)
+            delta = start.state.dense(path)
+            assert delta is not None, f"{self.name} was handed no difference of {path}"
+            first.copy_(free_rows(first, delta.to(first)))
+
+    def check(self, widths: Mapping[str, int], rank: int, tasks: int) -> None:
+        """See :class:`Initializer`."""
+        path, width = min(widths.items(), key=lambda one: one[1])
+        if rank * tasks > width:
+            raise ConfigError(
+                f"{self.name} has room for {width // rank} tasks of rank {rank} in the {width} inputs of {path}, and "
+                f"the stream has {tasks}; take a rank of at most {width // tasks}"
+            )
+
+
+class OrthogonalSubspace(Initializer):
+    """peft's OSF: no LoRA, but the ``rank`` least singular directions of each weight learn, the others stay."""
+
+    name = "osf"
+    summary = "the least singular directions of the weights learn, the others stay (peft's OSF)"
+    plain_first = False
+
+    def attach(self, start: Start) -> Any:
+        """See :class:`Initializer`."""
+        return Osf.attach(start.model, start.modules, rank=start.rank)
+
+    def adjust(self, lora: Lora, start: Start) -> None:
+        """Nothing: it starts from the weights."""
+
+
+def null_columns(before: Tensor) -> Tensor:
+    """For each column of ``before``, (r, d), a unit vector orthogonal to it.
+
+    The one that the paper's code takes, the last right-singular vector of the column as a 1 x r matrix, but by its
+    closed form: the last row of the Householder reflection that maps the column onto the first axis.
+    """
+    if before.shape[0] < 2:
+        raise ConfigError("a column-orthogonal start needs a rank of at least 2: a number is orthogonal to none but 0")
+    wide = before.double()
+    mirror = wide.clone()
+    mirror[0] += torch.where(wide[0] < 0, -1.0, 1.0) * wide.norm(dim=0)
+    square = mirror.square().sum(dim=0).clamp_min(torch.finfo(torch.float64).tiny)
+    found = -2 * mirror[-1] * mirror / square
+    found[-1] += 1
+    return found.to(before.dtype)
+
+
+def _beside(drawn: Tensor, before: Tensor) -> Tensor:
+    """Each column of ``drawn`` without its part along that of ``before``."""
+    unit = before / before.norm(dim=0).clamp_min(torch.finfo(before.dtype).tiny)
+    return drawn - unit * (unit * drawn).sum(dim=0)
+
+
+def free_rows(drawn: Tensor, delta: Tensor) -> Tensor:
+    """Orthogonal rows in directions that ``delta`` (out, in) does not read; together as long as ``drawn``, (r, in)."""
+    _, values, rows = torch.linalg.svd(delta.double(), full_matrices=False)
+    read = rows[values > TOLERANCE * values.max().clamp_min(torch.finfo(torch.float64).tiny)]
+    free = drawn.double()
+    for _ in range(2):
+        free = free - free @ read.T @ read
+    basis = torch.linalg.qr(free.T).Q.T
+    return (basis * (drawn.double().norm() / basis.norm())).to(drawn.dtype)
+
+
+#: by name, those without settings
+INITIALIZERS: Mapping[str, Callable[[], Initializer]] = {
+    one.name: one
+    for one in (Continue, ColumnOrtho, ColumnOrthoMatched, ColumnOrthoGaussian, RowOrtho, OrthogonalSubspace)
+}

@@ -1,0 +1,142 @@
+"""One task learnt from what was handed over: :class:`Learner`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.model import Model
+from t2iprobe.plugins.continual.fusing import fused, weight_of
+from t2iprobe.plugins.continual.handover import Handover, Tensors
+from t2iprobe.plugins.continual.initializers import Start
+from t2iprobe.plugins.continual.mergers import Learnt
+from t2iprobe.plugins.continual.methods import Method
+from t2iprobe.plugins.continual.recipe import Recipe
+from t2iprobe.plugins.continual.regularizers import Trained
+from t2iprobe.plugins.continual.streams import Task
+from t2iprobe.training.targets import check_rank
+from t2iprobe.training.trainer import CHECKPOINT, Trainer, Watch
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Learns tasks with a model.
+
+    Args:
+        model: in whose denoiser; it is left as it was, to the bit.
+        modules: paths of what learns.
+        recipe: how.
+        base: digest of the model's weights.
+    """
+
+    model: Model
+    modules: Sequence[str]
+    recipe: Recipe
+    base: str = ""
+
+    def start(self) -> Handover:
+        """The state before the first task."""
+        return Handover(self.base)
+
+    def check(self, method: Method, tasks: int) -> None:
+        """Refuse, before anything is trained, what cannot be.
+
+        Raises:
+            ConfigError: a rank above a module's width, or no room for the last tasks.
+        """
+        denoiser = self.model.denoiser
+        modules: dict[str, Any] = {path: denoiser.get_submodule(path) for path in self.modules}
+        check_rank(modules, self.recipe.rank)
+        widths = {path: int(module.in_features) for path, module in modules.items()}
+        method.initializer.check(widths, self.recipe.rank, tasks)
+        if method.initializer.needs_rows and self.recipe.rank < 2:
+            raise ConfigError(f"{method.name} needs a rank of at least 2; a single number has nothing orthogonal to it")
+
+    def learn(
+        self,
+        method: Method,
+        state: Handover,
+        tasks: Sequence[Task],
+        seed: int,
+        folder: Path,
+        watch: Watch | None = None,
+        trained: Tensors | None = None,
+    ) -> tuple[Handover, Tensors]:
+        """The state after a task, and the task's own adapter.
+
+        Args:
+            method: how.
+            state: after the tasks before.
+            tasks: the one to learn; several are learnt at once.
+            seed: of its start, noise and order of pictures.
+            folder: for the checkpoint, from which an interrupted training goes on.
+            watch: who is told.
+            trained: the adapter, where this very training was done before.
+        """
+        base = replace(state, adapter={}) if method.initializer.continues else state
+        with fused(self.model, self.modules, base), self._adapter(method, state, seed) as (lora, offsets):
+            trainer = self._trainer(method, state, tasks, seed, lora)
+            if trained is None:
+                trainer.run(folder, watch)
+            else:
+                lora.restore(dict(trained))
+            return self._finished(method, state, trainer, lora, offsets, seed)
+
+    def _trainer(self, method: Method, state: Handover, tasks: Sequence[Task], seed: int, lora: Any) -> Trainer:
+        regularizer = method.regularizer
+        penalty = regularizer.penalty(state, lora, self.modules) if regularizer and state.tasks else None
+        pictures = self.recipe.pictures(tasks, seed)
+        return Trainer(self.model, lora, pictures, self.recipe.settings(seed, len(tasks)), penalty)
+
+    @contextmanager
+    def _adapter(self, method: Method, state: Handover, seed: int) -> Iterator[tuple[Any, Mapping[str, Tensor]]]:
+        """The adapter on the model, and what its start took from the weights (some of peft's do)."""
+        denoiser, recipe = self.model.denoiser, self.recipe
+        before = {path: weight_of(denoiser, path).detach().clone() for path in self.modules}
+        alpha = recipe.rank if recipe.alpha is None else recipe.alpha
+        lora = method.initializer.attach(Start(self.model, self.modules, recipe.rank, alpha, state, seed))
+        try:
+            taken = {path: weight.float() - weight_of(denoiser, path).float() for path, weight in before.items()}
+            yield lora, {path: found for path, found in taken.items() if found.any()}
+        finally:
+            lora.detach()
+
+    def _finished(
+        self,
+        method: Method,
+        state: Handover,
+        trainer: Trainer,
+        lora: Any,
+        offsets: Mapping[str, Tensor],
+        seed: int,
+    ) -> tuple[Handover, Tensors]:
+        def delta(path: str) -> Tensor:
+            with torch.no_grad():
+                found: Tensor = lora.delta(path).detach().float().cpu()
+                return found - offsets[path].cpu() if path in offsets else found
+
+        adapter = lora.state()
+        plain = hasattr(lora, "matrices")
+        rank = self.recipe.rank * (1 if plain and not offsets else 2)  # a changed start's share is a second product
+        learnt = Learnt(self.modules, adapter if plain else {}, self.recipe.scale, delta, rank, seed)
+        new = method.merger.merge(state, learnt)
+        if method.initializer.needs_rows and not new.adapter:
+            new = replace(new, rows={path: adapter[f"{path}.lora_A.weight"] for path in self.modules})
+        if method.regularizer is not None and method.regularizer.memory:
+            kept = Trained(lora, self.modules, trainer.feed, trainer.objective, seed)
+            kind = method.regularizer.memory
+            found = method.regularizer.remember(state.memory.get(kind, {}), kept)
+            new = replace(new, memory={**state.memory, kind: found})
+        return new, adapter if plain and not offsets else {f"delta:{path}": delta(path) for path in self.modules}
+
+
+def forget_checkpoint(folder: Path) -> None:
+    """The checkpoint of a task whose state is written is of no use."""
+    (folder / CHECKPOINT).unlink(missing_ok=True)

@@ -1,0 +1,18 @@
+"""Registers ``t2iprobe continual``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from t2iprobe.plugins.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    import typer
+
+
+@hookimpl
+def t2iprobe_register_commands() -> dict[str, typer.Typer]:
+    """``t2iprobe continual``."""
+    from t2iprobe.plugins.continual.commands import app
+
+    return {"continual": app}

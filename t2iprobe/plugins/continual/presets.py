@@ -1,0 +1,200 @@
+"""Streams by name: the paper's two tracks (arXiv 2410.04891), which take the user's data folders, and the embedded one.
+
+The selections are what the paper's code draws from seed 42; the tests draw the objects and the training classes again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.plugins.continual import streamfile
+from t2iprobe.plugins.continual.recipe import Recipe
+from t2iprobe.plugins.continual.streams import Stream, Task
+
+#: DreamBooth's classes and their subjects (folders of google/dreambooth)
+SUBJECTS: Mapping[str, tuple[str, ...]] = {
+    "backpack": ("backpack", "backpack_dog"),
+    "boot": ("fancy_boot",),
+    "bowl": ("berry_bowl",),
+    "can": ("can",),
+    "candle": ("candle",),
+    "cartoon": ("red_cartoon",),
+    "cat": ("cat", "cat2"),
+    "clock": ("clock",),
+    "dog": ("dog", "dog2", "dog3", "dog5", "dog6", "dog7", "dog8"),
+    "glasses": ("pink_sunglasses",),
+    "sneaker": ("colorful_sneaker", "shiny_sneaker"),
+    "stuffed animal": ("bear_plushie", "grey_sloth_plushie", "wolf_plushie"),
+    "teapot": ("teapot",),
+    "toy": ("duck_toy", "monster_toy", "poop_emoji", "rc_car", "robot_toy"),
+    "vase": ("vase",),
+}
+TOKENS = ("sks", "zwz", "sbu", "uwu", "pdw", "twt", "zsn", "ofl", "psq", "cws")
+OBJECT_PROMPTS = (
+    "a {X} in a purple wizard outfit",
+    "a {X} in a police outfit",
+    "a {X} wearing a santa hat",
+    "a {X} in a jail",
+    "a {X} looking into a mirror",
+)
+#: UnlearnCanvas style and the class of objects that it is trained on
+STYLES = (
+    ("Byzantine", "Butterfly"),
+    ("Palette_Knife", "Architectures"),
+    ("Ink_Art", "Flowers"),
+    ("Blossom_Season", "Flame"),
+    ("Artist_Sketch", "Statues"),
+    ("Winter", "Birds"),
+    ("Dadaism", "Human"),
+    ("Dapple", "Bears"),
+    ("Meteor_Shower", "Horses"),
+    ("Pastel", "Towers"),
+)
+#: class of objects that no style is trained on -> the picture of it that is a reference, in every style
+HELD_OUT = {
+    "Cats": 1,
+    "Dogs": 4,
+    "Fishes": 13,
+    "Frogs": 11,
+    "Jellyfish": 5,
+    "Rabbits": 12,
+    "Sandwiches": 17,
+    "Sea": 1,
+    "Trees": 17,
+    "Waterfalls": 14,
+}
+STYLE_PICTURES = 5  # to train on; which five is not published, so the first ones
+STYLE_PROMPTS = (
+    "{X} image of a wizard",
+    "{X} image of a policeman",
+    "{X} image of a santa hat",
+    "{X} image of a clock",
+    "{X} image of a mirror",
+)
+OBJECT_PICTURES = 5  # a subject has 4 to 6; for plans without the data
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A stream with the settings that belong to it.
+
+    Args:
+        summary: what it is.
+        stream: makes it, from the data folder (``None`` for a plan) and the family of the model.
+        recipe: of the training.
+        orders: seeds of the orders of tasks.
+        seeds: of the trainings.
+        scope: of the adapter.
+        samples: pictures a prompt.
+        noise: first seed of the noise bank.
+        settings: of the sampling.
+        scores: what is evaluated.
+        data: what the data folder holds; empty where none is needed.
+        full: whether tasks that are still to come are sampled too.
+    """
+
+    summary: str
+    stream: Callable[[Path | None, str], Stream]
+    recipe: Recipe
+    orders: tuple[int, ...] = (0, 5, 10, 42)
+    seeds: tuple[int, ...] = (0, 5)
+    scope: str = "all-attention"
+    samples: int = 8
+    noise: int = 42
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    scores: tuple[str, ...] = ("concept",)
+    data: str = ""
+    full: bool = False
+
+
+def selected_objects() -> list[tuple[str, str]]:
+    """Classes and subjects in their configured order, as the paper's code draws them."""
+    draw = random.Random(42)
+    classes = draw.sample(sorted(SUBJECTS), len(TOKENS))
+    return [(name, draw.choice(SUBJECTS[name])) for name in classes]
+
+
+def objects(data: Path | None, family: str = "") -> Stream:
+    """The ten DreamBooth objects; every picture of a subject is trained on and a reference, as in the paper."""
+    tasks = []
+    for (name, subject), token in zip(selected_objects(), TOKENS, strict=True):
+        found = () if data is None else streamfile.pictures(data / subject, f"the object {subject}")
+        words = f"{token} {name}"
+        prompts = tuple(one.replace("{X}", words) for one in OBJECT_PROMPTS)
+        tasks.append(Task(subject, f"a photo of {words}", found, found, words, prompts=prompts))
+    return _checked(Stream("objects", tuple(tasks)), data)
+
+
+def styles(data: Path | None, family: str = "") -> Stream:
+    """The ten UnlearnCanvas styles; the references show objects that no style is trained on."""
+    tasks = []
+    for style, thing in STYLES:
+        words = style.replace("_", " ").lower()
+        train = [(thing, index) for index in range(1, STYLE_PICTURES + 1)]
+        images, references = (_style_pictures(data, style, rows) for rows in (train, HELD_OUT.items()))
+        prompts = tuple(one.replace("{X}", words) for one in STYLE_PROMPTS)
+        prompt = f"{words} image of {thing.lower()}"
+        tasks.append(Task(style, prompt, images, references, words, prompts=prompts))
+    return _checked(Stream("styles", tuple(tasks)), data)
+
+
+def _style_pictures(data: Path | None, style: str, rows: Any) -> tuple[Path, ...]:
+    if data is None:
+        return ()
+    found = tuple(data / style / thing / f"{index}.jpg" for thing, index in rows)
+    missing = [one for one in found if not one.is_file()]
+    if missing:
+        raise ConfigError(f"the style {style}: {missing[0]} is not there; --data is UnlearnCanvas, STYLE/OBJECT/N.jpg")
+    return found
+
+
+def _checked(stream: Stream, data: Path | None) -> Stream:
+    if data is not None:
+        streamfile.check(stream, allow_overlap=stream.name == "objects")
+    return stream
+
+
+def embedded(data: Path | None, family: str, seed: int = 0) -> Stream:
+    """Signs with something new about them, for the tiny models."""
+    from t2iprobe.plugins.continual.concepts import embedded_stream
+
+    if data is not None:
+        raise ConfigError("the embedded stream draws its pictures; leave --data out")
+    return embedded_stream(seed, family)
+
+
+_PAPER = Recipe(crop="random", optimiser="adamw8bit", checkpointing=True, fresh=False)
+_SAMPLING = {"num_steps": 50, "guidance": 5.0}
+
+PRESETS: Mapping[str, Preset] = {
+    "objects": Preset(
+        "the paper's 10 DreamBooth objects",
+        objects,
+        _PAPER,
+        settings=_SAMPLING,
+        scores=("clip-i", "dino"),
+        data="DreamBooth's dataset: a folder a subject",
+    ),
+    "styles": Preset(
+        "the paper's 10 UnlearnCanvas styles",
+        styles,
+        _PAPER,
+        settings=_SAMPLING,
+        scores=("csd", "dino"),
+        data="UnlearnCanvas: STYLE/OBJECT/N.jpg",
+    ),
+    "embedded": Preset(
+        "new kinds of signs for the tiny models, drawn on the spot",
+        embedded,
+        Recipe(rank=4, steps=60, lr=2e-3, batch=6, side=32, weight_decay=1e-2),
+        orders=(0, 5),
+        seeds=(0, 5),
+        samples=2,
+        full=True,
+    ),
+}

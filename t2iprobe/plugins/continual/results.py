@@ -1,0 +1,178 @@
+"""What a run found, read from its folder without a model: :class:`Results`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import near
+from t2iprobe.core.statistics import Interval
+from t2iprobe.plugins.continual.arms import BASE, JOINT, SEPARATE, Arm
+from t2iprobe.plugins.continual.evaluation import RETENTION, begun, read_run
+from t2iprobe.plugins.continual.forgetting import interval, summary
+from t2iprobe.plugins.continual.grid import Grid
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One arm of a method, with what it is compared with, all in the arm's order.
+
+    Args:
+        arm: which.
+        matrix: (after, task) mean score over the pictures; NaN where none was drawn.
+        base: (task,) of the base model; NaN where it was not asked.
+        alone: (task,) of each task learnt alone.
+        joint: (task,) of all tasks learnt at once.
+        kept: (after,) similarity of the generic pictures to the base model's.
+        order: indices of the stream's tasks.
+    """
+
+    arm: Arm
+    matrix: Matrix
+    base: Matrix
+    alone: Matrix
+    joint: Matrix
+    kept: Matrix
+    order: tuple[int, ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all tasks were learnt and the last model was asked for all of them."""
+        return bool(np.isfinite(self.matrix[-1]).all())
+
+
+class Results:
+    """A run, finished or under way.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        ConfigError: there is none.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_run(self.folder)
+
+    @cached_property
+    def _grids(self) -> Mapping[Arm, Grid]:
+        return dict(begun(self.folder, self.manifest))
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the stream's tasks."""
+        return [str(one["name"]) for one in self.manifest["settings"]["stream"]["tasks"]]
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of those that have pictures, in the order asked."""
+        return list(dict.fromkeys(arm.method for arm in self._grids if not arm.reference))
+
+    @property
+    def scores(self) -> list[str]:
+        """What was scored."""
+        return sorted({name for grid in self._grids.values() for name in grid.names()})
+
+    def series(self, score: str, method: str | None = None) -> Iterator[Series]:
+        """The arms of a method, or of all.
+
+        Raises:
+            ConfigError: nobody has scored that.
+        """
+        if score not in self.scores:
+            raise ConfigError(f"{self.folder} has no score {score!r}{near(score, self.scores or ['none yet'])}")
+        for arm, grid in self._grids.items():
+            known = grid.scores(score)
+            if arm.reference or method not in (None, arm.method) or known is None:
+                continue
+            order = grid.order
+            yield Series(
+                arm,
+                known.mean(axis=2, dtype=np.float64),
+                self._reference(Arm(BASE), score)[order],
+                self._reference(Arm(SEPARATE, None, arm.seed), score)[order],
+                self._reference(Arm(JOINT, None, arm.seed), score)[order],
+                self._kept(grid),
+                tuple(order),
+            )
+
+    def arms(self, method: str) -> list[Arm]:
+        """Those of a method that learnt and sampled the whole stream."""
+        return [arm for arm, grid in self._grids.items() if arm.method == method and grid.done[-1].any()]
+
+    def facts(self, arm: Arm) -> Mapping[str, Any]:
+        """What is noted of an arm."""
+        return self._grids[arm].facts
+
+    def summaries(self, score: str, method: str) -> dict[tuple[int, int], dict[str, float]]:
+        """The measures of ``forgetting`` of every finished run of a method, by order and seed."""
+        return {
+            (one.arm.order or 0, one.arm.seed or 0): summary(one.matrix, one.base, one.alone, one.kept)
+            for one in self.series(score, method)
+            if one.finished
+        }
+
+    def references(self, score: str) -> dict[str, list[float]]:
+        """The mean score of each reference over the tasks, seed by seed."""
+        found: dict[str, list[float]] = {}
+        for arm, grid in self._grids.items():
+            known = grid.scores(score) if arm.reference else None
+            if known is not None:
+                found.setdefault(arm.method, []).append(float(known[0].mean()))
+        return found
+
+    def _reference(self, arm: Arm, score: str) -> Matrix:
+        """(task,) in the stream's order."""
+        grid = self._grids.get(arm)
+        known = grid.scores(score) if grid is not None else None
+        return np.full(len(self.tasks), np.nan) if known is None else known[0].mean(axis=1, dtype=np.float64)
+
+    def _kept(self, grid: Grid) -> Matrix:
+        known = grid.scores(RETENTION, "kept")
+        return np.full(len(grid.done), np.nan) if known is None else known.mean(axis=1, dtype=np.float64)
+
+    def kept_by(self, reference: str) -> Matrix:
+        """(run,) similarity of a reference's generic pictures to the base model's."""
+        found = [grid for arm, grid in self._grids.items() if arm.method == reference]
+        return np.array([self._kept(grid)[-1] for grid in found], np.float64)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A number over the runs of a method.
+
+    Args:
+        mean, std: over runs; the deviation is the population's, as in the paper.
+        interval: of the mean, 95 %; none where there is one run.
+        runs: how many.
+    """
+
+    mean: float
+    std: float
+    interval: Interval | None
+    runs: int
+
+    @classmethod
+    def of(cls, values: Sequence[float] | Matrix) -> Spread:
+        """Over runs; those where it could not be computed are left out."""
+        known = np.asarray([one for one in values if np.isfinite(one)], np.float64)
+        if not len(known):
+            return cls(float("nan"), float("nan"), None, 0)
+        return cls(float(known.mean()), float(known.std()), interval(known) if len(known) > 1 else None, len(known))
+
+    def record(self) -> dict[str, Any]:
+        """For JSON, which has no NaN."""
+        if not self.runs:
+            return {"mean": None, "std": None, "low": None, "high": None, "runs": 0}
+        low, high = (self.interval.low, self.interval.high) if self.interval else (None, None)
+        return {"mean": self.mean, "std": self.std, "low": low, "high": high, "runs": self.runs}

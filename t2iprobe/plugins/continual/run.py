@@ -1,0 +1,376 @@
+"""Streams learnt task after task, by every method, order and seed: :class:`Run`. It survives anything.
+
+::
+
+    runs/<name>/
+      manifest.json            settings, versions, state
+      study.zarr               pictures and scores (see ``grid``)
+      work/<arm>/              handover.safetensors, the only thing the next task gets; a checkpoint within a task
+      work/alone/seed-S/<i>/   the first task of whatever starts with it; the same for every method, so learnt once
+      archive/<arm>/           each task's adapter, for the analysis; training never reads it
+
+An arm is one process's while it works on it. So the same command a second time, on the same machine or on another one
+that sees the folder, takes the arms that are free.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from t2iprobe.core import runfolder
+from t2iprobe.core.errors import LockedError, StoppedError, StoreError
+from t2iprobe.core.lock import lock
+from t2iprobe.core.model import OnStep
+from t2iprobe.core.study import provenance
+from t2iprobe.core.study.bench import Stop
+from t2iprobe.plugins.continual import streamfile
+from t2iprobe.plugins.continual.arms import BASE, JOINT, SEPARATE, Arm, arms
+from t2iprobe.plugins.continual.fusing import fused
+from t2iprobe.plugins.continual.grid import Grid, Shape
+from t2iprobe.plugins.continual.handover import Handover, Tensors
+from t2iprobe.plugins.continual.learning import Learner, forget_checkpoint
+from t2iprobe.plugins.continual.methods import Method, method
+from t2iprobe.plugins.continual.sampler import Sampler, picture_size
+from t2iprobe.plugins.continual.streams import Stream
+from t2iprobe.training import trainer
+
+HANDOVER = "handover.safetensors"
+POLL = 1.0  # seconds between looks at what another process does
+NAIVE = "naive"
+
+
+@dataclass
+class Watch:
+    """Who is told what a run does.
+
+    Args:
+        begun: an arm, or a task of it, begins; ``resumed`` steps or pictures of it were done before.
+        on_step: after each training step.
+        on_picture_step: within a batch of pictures.
+        stop: asked between steps and between tasks.
+        checkpoint_every: steps between checkpoints within a task.
+    """
+
+    begun: Callable[[str], None] = lambda what: None
+    on_step: Callable[[int, float], None] = lambda step, loss: None
+    on_picture_step: OnStep = lambda rows, step: None
+    stop: Stop = field(default_factory=Stop)
+    checkpoint_every: int = 100
+
+    def check(self) -> None:
+        """Stop where it was asked for.
+
+        Raises:
+            StoppedError: it was.
+        """
+        if self.stop.asked:
+            raise StoppedError("stopped; every task that was learnt and sampled is kept, the same command goes on")
+
+
+@dataclass
+class Run:
+    """Everything that is asked for.
+
+    Args:
+        folder: where it is kept.
+        learner: learns a task.
+        stream: in its configured order.
+        methods: how.
+        orders: seeds of the orders of tasks.
+        seeds: of the trainings.
+        references: what they are compared with.
+        sampler: what every model is asked for.
+        targets: what learns, for the manifest.
+        archive: whether each task's adapter is kept for the analysis.
+        arguments: as they were given, for the manifest.
+        versions: of plugins, for the manifest.
+    """
+
+    folder: Path
+    learner: Learner
+    stream: Stream
+    methods: Sequence[Method]
+    orders: Sequence[int]
+    seeds: Sequence[int]
+    references: Sequence[str]
+    sampler: Sampler
+    targets: Mapping[str, Any] = field(default_factory=dict)
+    archive: bool = True
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._methods = {one.name: one for one in self.methods}
+        self._plain = method(NAIVE)
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        return provenance.facts(self.learner.model, self.sampler.settings)
+
+    @property
+    def arms(self) -> list[Arm]:
+        """What it consists of."""
+        return arms(list(self._methods), self.orders, self.seeds, self.references)
+
+    @property
+    def shape(self) -> Shape:
+        """Of each arm's pictures."""
+        return self.sampler.shape(self.stream, picture_size(self.learner.model, self.sampler.settings))
+
+    @property
+    def store(self) -> Path:
+        """Of pictures and scores."""
+        return self.folder / runfolder.STORE
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the result; as it was when the run began."""
+        return {
+            "kind": "continual",
+            **self._facts["decides"],
+            "stream": streamfile.record(self.stream),
+            "methods": [one.record() for one in self.methods],
+            "orders": list(self.orders),
+            "seeds": list(self.seeds),
+            "references": list(self.references),
+            "recipe": self.learner.recipe.record(),
+            "sampler": self.sampler.record(),
+            "targets": dict(self.targets),
+            "archive": self.archive,
+        }
+
+    def check(self) -> None:
+        """Refuse what cannot be, before anything is trained.
+
+        Raises:
+            ConfigError: a method cannot learn this stream, or the folder has another run.
+        """
+        for one in self.methods:
+            self.learner.check(one, len(self.stream))
+        if not self.methods:
+            self.learner.check(self._plain, len(self.stream))
+        runfolder.existing(self.folder, self.settings)
+
+    def work(self, watch: Watch | None = None) -> None:
+        """Learn and sample everything that is not done yet.
+
+        Raises:
+            RunExistsError: the folder has a run with other settings.
+            StoppedError: it was asked to stop; what was done is kept.
+        """
+        watch = watch or Watch()
+        self.check()
+        runfolder.make(self.folder)
+        self._write_manifest(runfolder.RUNNING)
+        try:
+            with watch.stop.listening():
+                for arm in self._free():
+                    self._arm(arm, watch)
+        except BaseException:
+            self._write_manifest(runfolder.INTERRUPTED)
+            raise
+        self._write_manifest(runfolder.FINISHED)
+
+    def _free(self) -> Iterator[Arm]:
+        """The arms one after the other, each locked for as long as it is looked at; those in other hands later."""
+        pending = self.arms
+        while pending:
+            busy = []
+            for arm in pending:
+                try:
+                    with lock(self.folder / "work" / arm.label):
+                        yield arm
+                except LockedError:
+                    busy.append(arm)
+            if len(busy) == len(pending):
+                time.sleep(POLL)
+            pending = busy
+
+    def _arm(self, arm: Arm, watch: Watch) -> None:
+        grid = Grid.create(self.store, arm, self.shape)
+        if arm.method == BASE:
+            self._sample(arm, grid, self.learner.start(), 0, watch)
+        elif arm.method == SEPARATE:
+            self._separate(arm, grid, watch)
+        elif arm.method == JOINT:
+            self._joint(arm, grid, watch)
+        else:
+            self._sequence(arm, grid, watch)
+
+    def _sequence(self, arm: Arm, grid: Grid, watch: Watch) -> None:
+        """Task after task; between two of them there is the hand-over, and nothing else."""
+        chosen, total, seed = self._methods[arm.method], len(self.stream), arm.seed or 0
+        file = self._work(arm) / HANDOVER
+        if file.exists() and not self._missing(arm, grid, total - 1):
+            return
+        state = self._load(file)
+        while True:
+            if state.tasks:
+                self._sample(arm, grid, state, state.tasks - 1, watch)
+            if state.tasks == total:
+                return
+            index = grid.order[state.tasks]
+            task = self.stream.tasks[index]
+            watch.begun(f"{arm.label}, task {state.tasks + 1} of {total}: {task.name}")
+            first = not state.tasks and chosen.initializer.plain_first
+            trained = self._alone(seed, index, watch).adapter if first else None
+            new, adapter = self.learner.learn(
+                chosen,
+                state,
+                [task],
+                self.learner.recipe.seed(seed, index),
+                file.parent,
+                self._training(watch),
+                trained,
+            )
+            self._keep(arm, state.tasks, adapter)
+            new.save(file)
+            forget_checkpoint(file.parent)
+            grid.note(rank=new.rank, bytes=new.bytes, kinds=list(new.kinds))
+            state = new
+
+    def _separate(self, arm: Arm, grid: Grid, watch: Watch) -> None:
+        """Every task alone; each picture is of the model that learnt its task."""
+        for index, task in enumerate(self.stream.tasks):
+            if not grid.done[0, index]:
+                state = self._alone(arm.seed or 0, index, watch)
+                watch.begun(f"{arm.label}: {task.name}")
+                self._pictures(grid, state, 0, [index], watch)
+
+    def _joint(self, arm: Arm, grid: Grid, watch: Watch) -> None:
+        """One adapter for all tasks, with as many steps as all of them have."""
+        file, seed = self._work(arm) / HANDOVER, arm.seed or 0
+        state = self._load(file)
+        if not state.tasks:
+            watch.begun(f"{arm.label}: all tasks at once")
+            state, _ = self.learner.learn(
+                self._plain,
+                state,
+                self.stream.tasks,
+                self.learner.recipe.seed(seed, 0),
+                file.parent,
+                self._training(watch),
+            )
+            state.save(file)
+            forget_checkpoint(file.parent)
+        self._sample(arm, grid, state, 0, watch)
+
+    def _alone(self, seed: int, index: int, watch: Watch) -> Handover:
+        """A task learnt on the base model: what every plain start gives as the first task."""
+        place = self.folder / "work" / "alone" / f"seed-{seed}" / str(index)
+        with _waiting(place, watch):
+            state = self._load(place / HANDOVER)
+            if not state.tasks:
+                task = self.stream.tasks[index]
+                watch.begun(f"seed {seed}, first task: {task.name}")
+                state, _ = self.learner.learn(
+                    self._plain,
+                    state,
+                    [task],
+                    self.learner.recipe.seed(seed, index),
+                    place,
+                    self._training(watch),
+                )
+                state.save(place / HANDOVER)
+                forget_checkpoint(place)
+            return state
+
+    def _sample(self, arm: Arm, grid: Grid, state: Handover, after: int, watch: Watch) -> None:
+        """What is missing of a model's pictures."""
+        cells = self._missing(arm, grid, after)
+        if cells:
+            watch.begun(f"{arm.label}: pictures after {state.tasks or 'no'} task{'' if state.tasks == 1 else 's'}")
+            self._pictures(grid, state, after, cells, watch)
+
+    def _missing(self, arm: Arm, grid: Grid, after: int) -> list[int]:
+        total, done = len(self.stream), grid.done[after]
+        wanted = [*arm.columns(after, total, full=self.sampler.full)]
+        wanted += [total] if self.stream.generic and arm.method != SEPARATE else []
+        return [cell for cell in wanted if not done[cell]]
+
+    def _pictures(self, grid: Grid, state: Handover, after: int, cells: Sequence[int], watch: Watch) -> None:
+        model, order = self.learner.model, grid.order
+        with fused(model, self.learner.modules, state) as lost:
+            grid.note(rounding=lost)
+            for cell in cells:
+                watch.check()
+                generic = cell == len(order)
+                prompts = self.stream.generic if generic else self.stream.tasks[order[cell]].asked
+                grid.write(after, cell, self.sampler.draw(model, prompts, watch.on_picture_step))
+
+    def _training(self, watch: Watch) -> trainer.Watch:
+        return trainer.Watch(on_step=watch.on_step, checkpoint_every=watch.checkpoint_every, stop=watch.stop)
+
+    def _work(self, arm: Arm) -> Path:
+        return self.folder / "work" / arm.label
+
+    def _load(self, file: Path) -> Handover:
+        return Handover.load(file, self.learner.base) if file.exists() else self.learner.start()
+
+    def _keep(self, arm: Arm, task: int, adapter: Tensors) -> None:
+        """A task's adapter, for the analysis alone."""
+        if not self.archive:
+            return
+        path = archived(self.folder, arm, task)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        try:
+            save_file({name: one.contiguous() for name, one in adapter.items()}, part)
+            part.replace(path)
+        except Exception as error:
+            part.unlink(missing_ok=True)
+            raise StoreError(f"{path} cannot be written: {error}") from error
+
+    def _write_manifest(self, state: str) -> None:
+        """Whoever comes first begins it, and what was begun stays as it was begun."""
+        found = runfolder.existing(self.folder, self.settings)
+        facts = self._facts
+        manifest = {
+            "arguments": provenance.portable(dict(self.arguments)),
+            "settings": self.settings,
+            "model": facts["model"],
+            "pipeline": facts["pipeline"],
+            "device": facts["device"],
+            "adapter": facts["decides"]["adapter"],
+            "arms": [one.label for one in self.arms],
+            "plugins": dict(self.versions),
+            "versions": runfolder.versions(),
+            "git": provenance.repository(),
+            "started": runfolder.now(),
+            **(found or {}),
+            "state": state,
+            "ended": None if state == runfolder.RUNNING else runfolder.now(),
+        }
+        runfolder.write_manifest(self.folder, manifest)
+
+
+def archived(folder: Path, arm: Arm, task: int) -> Path:
+    """Where the adapter of the task at a position is kept for the analysis."""
+    return folder / "archive" / arm.label / f"task-{task:02d}.safetensors"
+
+
+def read_archive(folder: Path, arm: Arm, task: int) -> dict[str, Any]:
+    """The adapter of the task at a position, or its dense difference."""
+    return load_file(archived(folder, arm, task))
+
+
+@contextmanager
+def _waiting(place: Path, watch: Watch) -> Iterator[None]:
+    """A folder for oneself, once whoever has it is done."""
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(lock(place))
+                break
+            except LockedError:
+                watch.check()
+                time.sleep(POLL)
+        yield

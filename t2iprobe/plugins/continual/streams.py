@@ -1,0 +1,76 @@
+"""A stream of tasks: what is learnt one after another, and by which prompts it is asked for again.
+
+``streamfile`` reads one from TOML, ``presets`` has the paper's, ``concepts`` the embedded one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+Picture = Image.Image | Path
+
+
+@dataclass(frozen=True)
+class Task:
+    """One concept.
+
+    Args:
+        name: what it is called; no other task of the stream is.
+        prompt: what it is trained with.
+        images: pictures to train on.
+        references: pictures it is compared with; others than ``images``, unless the stream says so.
+        token: the words that stand for the concept in a prompt, such as ``sks teapot``.
+        captions: a prompt for each picture of ``images``, where they differ; ``prompt`` is then only the usual one.
+        prompts: what it is asked for with after training; ``prompt`` alone if empty.
+    """
+
+    name: str
+    prompt: str
+    images: tuple[Picture, ...]
+    references: tuple[Picture, ...] = ()
+    token: str | None = None
+    captions: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The prompts it is evaluated with."""
+        return self.prompts or (self.prompt,)
+
+    def caption(self, index: int) -> str:
+        """The prompt of a training picture."""
+        return self.captions[index] if self.captions else self.prompt
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Tasks in their configured order; a run learns them in an order of its own.
+
+    Args:
+        name: of the stream.
+        tasks: what is learnt.
+        generic: prompts that ask for none of the concepts; what they give is compared with the base model's pictures.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    generic: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def ordered(self, order: Sequence[int]) -> Stream:
+        """The same tasks in another order (indices into this stream)."""
+        return replace(self, tasks=tuple(self.tasks[index] for index in order))
+
+
+def shuffled(count: int, seed: int) -> tuple[int, ...]:
+    """The order of ``count`` tasks that the paper's code draws from a seed."""
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return tuple(order)

@@ -1,0 +1,111 @@
+"""What ``t2iprobe continual`` prints: plan, progress and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from t2iprobe.terminal.console import Format, answers, notes, print_json
+
+if TYPE_CHECKING:
+    from t2iprobe.core.study.bench import Stop
+    from t2iprobe.plugins.continual.plan import Plan
+    from t2iprobe.plugins.continual.run import Watch
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    notes.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def watching(found: Plan, evaluations: int, stop: Stop) -> Iterator[Watch]:
+    """Two bars: training steps and pictures."""
+    from t2iprobe.plugins.continual.run import Watch
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as bar:
+        steps = bar.add_task("training steps", total=found.steps, note="")
+        pictures = bar.add_task("pictures", total=found.images, note="")
+        drawn = 0.0
+
+        def begun(what: str) -> None:
+            bar.update(steps, note=escape(what))
+
+        def on_picture_step(rows: int, step: int) -> None:
+            nonlocal drawn
+            drawn += rows / evaluations
+            bar.update(pictures, completed=round(drawn))
+
+        yield Watch(begun, lambda step, loss: bar.advance(steps), on_picture_step, stop)
+
+
+@contextmanager
+def scoring(images: int, names: str) -> Iterator[Any]:
+    """A bar over pictures that are scored."""
+    columns = (TextColumn(f"scoring ({names})"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=notes, transient=True) as bar:
+        task = bar.add_task("", total=images)
+        yield lambda number: bar.advance(task, number)
+
+
+def print_plan(answer: Mapping[str, Any], format: Format) -> None:
+    """The cost of a run."""
+    if format is Format.json:
+        print_json(answer)
+        return
+    for name, value in answer.items():
+        if not isinstance(value, dict | list):
+            shown = f"{value:,}" if isinstance(value, int) else value
+            answers.print(f"{name.replace('_', ' '):>16}  {shown}", highlight=False, markup=False)
+
+
+def print_answer(answer: Mapping[str, Any], format: Format) -> None:
+    """What a run found."""
+    if format is Format.json:
+        print_json(answer)
+        return
+    for score, found in answer["scores"].items():
+        answers.print(_table(score, found))
+    if not answer["scores"]:
+        answers.print("no score yet: t2iprobe continual eval RUN --scores clip-i,dino", highlight=False)
+    for name, place in answer.get("files", {}).items():
+        answers.print(f"{name}: {place}", highlight=False, markup=False)
+
+
+def print_methods(found: Mapping[str, Mapping[str, str]], format: Format) -> None:
+    """Methods and the parts that they are made of."""
+    if format is Format.json:
+        print_json(found)
+        return
+    table = Table("name", "what it does", box=None, header_style="bold")
+    for kind, things in found.items():
+        table.add_row(f"[dim]{kind}[/]", "")
+        for name, summary in things.items():
+            table.add_row(f"  {name}", escape(summary))
+    answers.print(table)
+
+
+def _table(score: str, found: Mapping[str, Any]) -> Table:
+    rows = found["methods"]
+    names = found["shown"]
+    title = f"{score}: mean over runs, with its 95 % interval"
+    table = Table("method", "runs", *(one.replace("_", " ") for one in names), title=title, box=None)
+    for method, metrics in rows.items():
+        runs = max((one["runs"] for one in metrics.values()), default=0)
+        table.add_row(escape(method), str(runs), *(_cell(metrics.get(name)) for name in names))
+    for reference, value in found["references"].items():
+        table.add_row(f"[dim]{escape(reference)}[/]", str(value["runs"]), _cell(value))
+    return table
+
+
+def _cell(one: Mapping[str, Any] | None) -> str:
+    if one is None or one["mean"] is None:
+        return "-"
+    bounds = "" if one["low"] is None else f" [dim]{one['low']:.3f}–{one['high']:.3f}[/]"
+    return f"{one['mean']:.3f}{bounds}"

@@ -1,0 +1,275 @@
+"""``t2iprobe edit``: write another text into a picture and leave the rest, by one method or by several, compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.plugins.editing.asked import LORA, Asked, with_preset
+from t2iprobe.terminal.commandline import typed
+from t2iprobe.terminal.console import Format, answers, notes, print_json
+from t2iprobe.terminal.options import (
+    Arch,
+    BatchSize,
+    Concept,
+    Device,
+    Dtype,
+    FormatOption,
+    From,
+    Guidance,
+    Layers,
+    ModelRef,
+    NumSteps,
+    PairsFile,
+    PromptSet,
+    Reader,
+    Resolution,
+    Seed,
+    Upscaler,
+    Yes,
+)
+
+if TYPE_CHECKING:
+    from t2iprobe.core.study.bench import Stop, Watch
+    from t2iprobe.core.study.result import Result
+    from t2iprobe.core.sweep import Cost
+    from t2iprobe.plugins.editing.job import Job
+    from t2iprobe.plugins.manager import Plugins
+
+app = typer.Typer()
+PAIRS = 8
+HOURS = 4.0  # more than this wants --yes
+
+
+@app.command("edit")
+def edit(
+    context: typer.Context,
+    arch: Arch = None,
+    model: ModelRef = None,
+    upscaler: Upscaler = None,
+    preset: Annotated[
+        str | None, typer.Option(help="A paper's settings: iclr2025, which needs --arch (sdxl, sd3 or if).")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Prompt of the picture that is edited; text in quotes.")] = None,
+    target: Annotated[str | None, typer.Option(help="Prompt with the text that it shall show.")] = None,
+    pairs: PairsFile = None,
+    prompt_set: PromptSet = None,
+    limit: Annotated[
+        int | None, typer.Option(help=f"Pairs to edit; default {PAIRS} of a prompt set, all of a file.", min=1)
+    ] = None,
+    concept: Concept = "text",
+    image: Annotated[
+        Path | None,
+        typer.Option(help="Edit this real picture; --source says what it shows. RGB, of the size the model draws."),
+    ] = None,
+    inverter: Annotated[
+        str,
+        typer.Option(help="How --image is inverted: NAME or NAME:key=value,…, as `t2iprobe invert` has them."),
+    ] = "fixed-point",
+    invert_guidance: Annotated[float, typer.Option(help="Guidance of the inversion; 1 is none, as published.")] = 1.0,
+    layers: Layers = None,
+    run: From = None,
+    start_step: Annotated[
+        str,
+        typer.Option(
+            help="First denoising step that is edited, counted from the noise: 0 edits all. Several, such as 0,4, are "
+            "compared. The paper's t_s counts the steps that are left: of 50 steps, its t_s = 46 is 4 here."
+        ),
+    ] = "0",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Repeatable; default localized, `all` for every one, `list` shows them. prompt-swap is "
+            "always measured: it is the clean target."
+        ),
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting, NAME=VALUE or METHOD.NAME=VALUE; repeatable.")
+    ] = None,
+    lora: Annotated[Path | None, typer.Option(help=f"Folder of a LoRA, for {LORA}.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="A further metric, such as clip_t (needs CLIP's weights); repeatable.")
+    ] = None,
+    text_box: Annotated[
+        str,
+        typer.Option(
+            help="What is left out where pictures are compared outside the text: ocr, the boxes of text in "
+            "source and clean target; or difference, the box around all in which these differ."
+        ),
+    ] = "ocr",
+    seed: Seed = 0,
+    num_steps: NumSteps = None,
+    guidance: Guidance = None,
+    resolution: Resolution = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+    reader: Reader = "rapidocr",
+    yes: Yes = False,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/edit-MODEL.")] = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """Put another text into a picture and leave the rest: only the layers that write text get the new prompt.
+
+    Every method is measured against prompt-swap (the new prompt for the whole model): what OCR reads, and what changed
+    outside the text. The run folder has the pictures, a contact sheet, a report and every score; an interrupted run
+    goes on where it stopped.
+
+    Examples:
+
+      t2iprobe edit --model tiny-sd3 --source 'a red framed sign that says "OPEN"' --target 'a red framed sign that
+      says "SHUT"' --layers 6
+
+      t2iprobe edit --arch sd3 --from runs/localize-tiny-sd3-text-adaptive --limit 32 --method all
+
+      t2iprobe edit --arch sd3 --layers 6 --image photo.png --source 'a red framed sign that says "OPEN"' --target 'a
+      red framed sign that says "SHUT"'
+
+      t2iprobe edit --arch sdxl --preset iclr2025 --pairs pairs.csv --method localized --method prompt-to-prompt
+    """
+    if method == ["list"]:
+        _list(context.obj, format)
+        return
+    asked = with_preset(
+        Asked(
+            arch, model, upscaler, preset, source, target, pairs, prompt_set, limit, concept, image, inverter,
+            invert_guidance, layers, run, start_step, tuple(method or ()), tuple(setting or ()), lora,
+            tuple(metric or ()), text_box, seed, num_steps, guidance, resolution, device, dtype, batch_size, reader,
+        )
+    )  # fmt: skip
+    _print(_run(asked, context.obj, out, yes, typed(context)), format)
+
+
+def _run(asked: Asked, plugins: Plugins, out: Path | None, yes: bool, command: Sequence[str]) -> dict[str, Any]:
+    """Do what was asked, or find it done; the answer is the JSON object."""
+    from t2iprobe.plugins.editing import record
+    from t2iprobe.plugins.editing.job import prepared
+
+    path = out or record.folder_of(asked.choice.reference(plugins))
+    done = _finished(path, asked)
+    if done is not None:
+        notes.print(f"{path} holds this run already; showing it (delete the folder to run it again)", highlight=False)
+        return done
+    from t2iprobe.core import runfolder
+    from t2iprobe.core.study.bench import Stop
+
+    runfolder.check(path)
+    stop = Stop(lambda: notes.print("stopping after the unit in flight (again to stop at once)", highlight=False))
+    with prepared(asked, plugins, path, PAIRS, command) as job, _watched(job, path, yes, stop) as watch:
+        result = job.study.run(path, watch)
+        return _kept(result, job, plugins)
+
+
+def _kept(result: Result, job: Job, plugins: Plugins) -> dict[str, Any]:
+    """Write what the run leaves beside its scores; the answer."""
+    from t2iprobe.plugins.editing import record
+
+    page = result.path / record.PAGE
+    facts = {"run": str(result.path), "contact_sheet": str(result.path / record.SHEET), "report": str(page)}
+    answer = record.answer_of(result, facts)
+    record.write(result, job.photo)
+    plugins.write_page(record.page_of(result), page)
+    record.write_answer(result, answer)
+    return answer
+
+
+def _finished(path: Path, asked: Asked) -> dict[str, Any] | None:
+    """The answer of a finished run of the same options, found without loading the model."""
+    from t2iprobe.core import runfolder
+    from t2iprobe.core.study.provenance import portable
+    from t2iprobe.plugins.editing import record
+
+    if not (path / runfolder.MANIFEST).is_file() or not (path / record.ANSWER).is_file():
+        return None
+    manifest = runfolder.read_manifest(path)
+    old = manifest.get("arguments", {}).get("options")
+    if manifest.get("state") != runfolder.FINISHED or old != portable(asked.deciding):
+        return None  # the study says what differs
+    answer: dict[str, Any] = json.loads((path / record.ANSWER).read_text())
+    return answer
+
+
+@contextmanager
+def _watched(job: Job, path: Path, yes: bool, stop: Stop) -> Iterator[Watch]:
+    """The plan before the first picture, and a bar."""
+    from t2iprobe.core.study.bench import Watch
+    from t2iprobe.terminal.progress import bar
+
+    evaluations = job.model.evaluations(job.settings.get("num_steps"))
+    with bar("editing") as (progress, task):
+
+        def planned(pairs: int, cost: Cost) -> None:
+            _plan(job, path, pairs, cost, yes)
+            progress.update(task, total=cost.images)
+
+        def on_step(rows: int, step: int) -> None:
+            progress.advance(task, rows / evaluations)
+
+        yield Watch(planned, on_step, stop=stop)
+
+
+def _plan(job: Job, path: Path, pairs: int, cost: Cost, yes: bool) -> None:
+    """One line on stderr; refuses what is long without ``--yes``."""
+    probe = job.model.probe(job.settings)
+    seconds = probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images
+    size = len(job.pairs) * (2 + len(job.methods)) * job.model.image_bytes(job.settings)
+    labels = ", ".join(one.label for one in job.methods)
+    notes.print(
+        f"plan: {labels or 'nothing'} and prompt-swap on {job.model.ref or 'the model'}, {pairs} of {len(job.pairs)} "
+        f"pairs still to edit: {cost.images:,} pictures with their donors, {cost.rows:,} denoiser rows; about "
+        f"{_time(seconds)}, disk at most {max(2 * size / 1e6, 0.1):.1f} MB in {path}",
+        highlight=False,
+    )
+    if seconds > HOURS * 3600 and not yes:
+        raise ConfigError(f"this takes about {_time(seconds)}; add --yes to do it")
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.1f} h"
+
+
+def _list(plugins: Plugins, format: Format) -> None:
+    """The methods there are."""
+    kinds = plugins.editors()
+    if format is Format.json:
+        print_json({"methods": {name: kind.summary for name, kind in kinds.items()}})
+        return
+    table = Table("method", "what it does", box=None, header_style="bold")
+    for name, kind in kinds.items():
+        table.add_row(name, escape(kind.summary))
+    answers.print(table)
+
+
+def _print(answer: Mapping[str, Any], format: Format) -> None:
+    if format is Format.json:
+        print_json(answer)
+        return
+    rank = next(name for name in answer["methods"][0] if name.endswith("_target"))
+    rest = [name for name in ("ocr_distance_target", "clip_t_target") if name in answer["methods"][0]]
+    read = [(rank, 2), (rank.replace("_target", "_source"), 2), *((name, 2) for name in rest)]
+    _table(answer["methods"], answer["pairs"], "What is read", [*read, ("share_of_clean", 2), ("seconds", 2)])
+    near = [("ssim", 3), ("ssim_textless", 3), ("psnr_textless", 1), ("mse", 0), ("mse_textless", 1)]
+    _table(answer["methods"], answer["pairs"], "Against the unedited picture (textless: outside the text)", near)
+    answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
+    answers.print(f"Pictures: {answer['contact_sheet']}, report: {answer['report']}", highlight=False, soft_wrap=True)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], pairs: int, title: str, columns: Sequence[tuple[str, int]]) -> None:
+    from t2iprobe.plugins.editing.comparison import said
+
+    table = Table(box=None, header_style="bold", title=title)
+    table.add_column("method", no_wrap=True)
+    for name, _ in columns:
+        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
+    for row in rows:
+        cells = [said(row[name], digits, pairs) for name, digits in columns]
+        table.add_row(escape(row["method"]), *cells)
+    answers.print(table)

@@ -1,0 +1,120 @@
+"""The question of an edit run: :class:`Comparison` asks every method of every pair and puts the answers in a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t2iprobe.core.lab import Lab
+from t2iprobe.core.localizer import Finding, Localizer
+from t2iprobe.core.scoring import Scored, Scores
+from t2iprobe.core.statistics import Interval, bootstrap
+from t2iprobe.core.trials import Trial, ranges
+from t2iprobe.plugins.editing.outside import METRICS
+
+SWAP = "prompt-swap"  # what the clean target is among edits
+KEPT = METRICS[0]
+WRONG = METRICS[2]
+
+
+@dataclass(frozen=True)
+class Comparison(Localizer):
+    """Which method writes the target's text, and what it leaves of the picture.
+
+    Args:
+        layers: the found ones.
+        methods: settings of each method, as text.
+        text_box: how the text is left out of the comparison.
+        picture: what tells one real picture from another; empty where the source is generated.
+        trials: of the methods.
+        aggregates: numbers of a set of pictures, by name.
+    """
+
+    name: ClassVar[str] = "edit"
+    summary: ClassVar[str] = "edits by several methods, compared"
+    layers: tuple[int, ...]
+    methods: tuple[str, ...]
+    text_box: str = "ocr"
+    picture: str = ""
+    trials: tuple[Trial, ...] = ()
+    aggregates: Mapping[str, Any] = field(default_factory=dict)
+
+    def find(self, lab: Lab) -> Finding:
+        """See :class:`~t2iprobe.core.localizer.Localizer`."""
+        scored = lab.ask(self.trials)
+        rows = [self._row(scored, index, label) for index, label in self._labelled()]
+        main = next((index for index, trial in enumerate(self.trials) if trial.label.startswith("localized")), None)
+        response = None if main is None else scored.trial(main).response
+        nothing = (math.nan,) * lab.space.layers
+        pairs = len(lab.search)
+        return Finding(self.layers, nothing, sentence(rows, self.layers, pairs), response, {"methods": rows})
+
+    def _labelled(self) -> list[tuple[int, str]]:
+        """Rows of the scores, with what they are called in the table."""
+        unedited = "reconstruction" if self.picture else "source"
+        return [(0, unedited), (1, SWAP), *((index + 2, trial.label) for index, trial in enumerate(self.trials))]
+
+    def _row(self, scored: Scored, index: int, label: str) -> dict[str, Any]:
+        """A method: every score with its interval over pairs, and what is compared with the clean target."""
+        values = {name: _interval(array[index]) for name, array in scored.scores.items()}
+        sets = {
+            f"{name}_{side}": list(bootstrap(columns, statistic=one.statistic))
+            for name, one in self.aggregates.items()
+            for side in ("target", "source")
+            if (columns := _columns(scored.scores, one.of, side, index)) is not None
+        }
+        rank = scored.scores[scored.rank]
+        clean = list(bootstrap(np.stack([rank[index], rank[1]], axis=-1), statistic=_ratio))
+        gains = {f"{name}_gain": _interval(scored.scores[name][index] - scored.scores[name][1]) for name in METRICS}
+        return {"method": label, "clean": label == SWAP, **values, **sets, "share_of_clean": clean, **gains}
+
+
+def _interval(values: Scores) -> list[float]:
+    return [round(value, 6) for value in bootstrap(values)]
+
+
+def _columns(scores: Mapping[str, Scores], of: Sequence[str], side: str, index: int) -> NDArray[Any] | None:
+    names = [f"{name}_{side}" for name in of]
+    return np.stack([scores[name][index] for name in names], axis=-1) if set(names) <= set(scores) else None
+
+
+def _ratio(samples: NDArray[np.float64]) -> NDArray[Any]:
+    """(resample, pair, 2) to the ratio of the means; 0 where the second is 0."""
+    edited, clean = np.moveaxis(samples.mean(axis=1), -1, 0)
+    return np.divide(edited, clean, out=np.zeros_like(clean), where=clean > 1e-6)
+
+
+def sentence(rows: Sequence[Mapping[str, Any]], layers: Sequence[int], pairs: int) -> str:
+    """The answer in words, with how sure it is."""
+    one = next((row for row in rows if row["method"].startswith("localized")), None)
+    one = one or next((row for row in rows[2:] if not row["method"].startswith("source of")), None)
+    count = f"{pairs} pair{'s' if pairs > 1 else ''}"
+    swap = said(rows[1][KEPT], 3, pairs)
+    if one is None:
+        return f"prompt-swap keeps the picture outside the text at an SSIM of {swap} ({count})."
+    caution = "95 % intervals" if pairs > 1 else "one pair gives no interval"
+    verdict = _verdict(Interval(*one[f"{WRONG}_gain"])) if pairs > 1 else ""
+    where = f"{'layers' if len(layers) > 1 else 'layer'} {ranges(layers)}"
+    share = said([100 * value for value in one["share_of_clean"]], 0, pairs)
+    return (
+        f"{one['method']} ({where}) reaches {share} % of the clean target's score and keeps the picture outside the "
+        f"text at an SSIM of {said(one[KEPT], 3, pairs)}, prompt-swap at {swap}{verdict} ({count}, {caution})."
+    )
+
+
+def _verdict(gain: Interval) -> str:
+    """Of the error outside the text, against prompt-swap's on the same pairs."""
+    if gain.high < 0:
+        return "; its error outside the text is surely smaller"
+    return "; its error outside the text is surely larger" if gain.low > 0 else "; neither error is surely smaller"
+
+
+def said(values: Sequence[float], digits: int, pairs: int) -> str:
+    """A mean with its interval, which one pair has not."""
+    mean, low, high = (f"{value:.{digits}f}" for value in values)
+    return f"{mean} [{low}, {high}]" if pairs > 1 else mean

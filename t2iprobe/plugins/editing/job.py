@@ -1,0 +1,158 @@
+"""From options to a study that is ready to run: :func:`prepared`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL.Image import Image
+
+from t2iprobe.core.editor import Editor
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.model import Model
+from t2iprobe.core.pairs import Pair
+from t2iprobe.core.study import provenance
+from t2iprobe.core.study.bench import Bench, usual_batch
+from t2iprobe.core.study.study import Study
+from t2iprobe.core.trials import Space
+from t2iprobe.plugins.editing import asked as options
+from t2iprobe.plugins.editing import photo as photos
+from t2iprobe.plugins.editing.asked import Asked
+from t2iprobe.plugins.editing.comparison import Comparison
+from t2iprobe.plugins.editing.outside import Outside
+from t2iprobe.plugins.editing.photo import Photo
+from t2iprobe.plugins.editing.sweep import EditSweep, Method
+from t2iprobe.terminal.layers import chosen
+from t2iprobe.terminal.options import PairsChoice, generation_settings
+
+if TYPE_CHECKING:
+    from t2iprobe.plugins.manager import Plugins
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that can begin.
+
+    Args:
+        asked: the options.
+        model: loaded.
+        pairs: what is edited.
+        methods: by what, prompt-swap left out.
+        settings: of the generation.
+        study: runs it.
+        photo: the real picture, if one is edited.
+    """
+
+    asked: Asked
+    model: Model
+    pairs: Sequence[Pair]
+    methods: Sequence[Method]
+    settings: dict[str, Any]
+    study: Study
+    photo: Image | None = None
+
+
+@contextmanager
+def prepared(asked: Asked, plugins: Plugins, path: Path, default: int, command: Sequence[str] = ()) -> Iterator[Job]:
+    """Everything that can be refused is refused here; whatever is done to the model ends with the ``with``.
+
+    Raises:
+        ConfigError: something that was asked for cannot be.
+    """
+    pairs = _pairs(asked, plugins, default)
+    scorer = plugins.scorer(asked.concept, asked.reader, asked.metrics)
+    outside = Outside(scorer.reader, plugins.metrics(), asked.text_box)  # type: ignore[arg-type]
+    listed, starts = options.editors(asked, plugins), asked.starts
+    _check_places(asked)
+    model = asked.choice.load(plugins)
+    settings = generation_settings(asked.num_steps, asked.guidance, asked.resolution)
+    with ExitStack() as stack:
+        photo = _photo(asked, model, settings, stack)
+        found = chosen(model, asked.layers, asked.run)
+        methods = _methods(model, listed, found, starts, settings)
+        latents = None if photo is None else _latents(asked, plugins, model, photo, pairs[0], settings)
+        batch = asked.batch_size or usual_batch(model)
+        picture = None if photo is None else photo.image
+        sweep = EditSweep(model, pairs, methods, scorer, outside, settings, batch, latents, picture, path)
+        bench = Bench(sweep, Space.of(model, asked.num_steps), provenance.facts(model, settings), model)
+        question = _question(asked, plugins, found, methods, photo)
+        versions = {row.name: row.version for row in plugins.listing() if row.status == "ok"}
+        given = {"options": asked.deciding, "command": list(command)}
+        study = Study(bench, pairs, question, seed=asked.seed, arguments=given, plugins=versions)
+        yield Job(asked, model, pairs, methods, settings, study, picture)
+
+
+def _pairs(asked: Asked, plugins: Plugins, default: int) -> list[Pair]:
+    ref = asked.choice.reference(plugins)
+    if asked.image is not None and not (asked.source and asked.target):
+        raise ConfigError("--image needs --source, what the picture shows, and --target, what it shall show")
+    ways = PairsChoice(
+        asked.source, asked.target, asked.pairs, asked.prompt_set, asked.limit, asked.concept, asked.seed
+    )
+    return ways.read(ref, plugins, default)
+
+
+def _check_places(asked: Asked) -> None:
+    """What can be seen to be missing before a model is loaded."""
+    if (asked.layers is None) == (asked.run is None):
+        raise ConfigError(
+            "name the layers: --layers 6, or --from RUN with what `t2iprobe localize` found"
+            if asked.run is None
+            else "give --layers or --from, not both"
+        )
+    if asked.image is not None and not asked.image.is_file():
+        raise ConfigError(f"--image {asked.image}: there is no such file")
+
+
+def _photo(asked: Asked, model: Model, settings: dict[str, Any], stack: ExitStack) -> Photo | None:
+    """The picture, and the model with a sampler that it can be inverted on."""
+    if asked.image is None:
+        return None
+    photo = photos.read(asked.image, photos.picture_size(model, settings))
+    stack.enter_context(photos.deterministic(model))
+    return photo
+
+
+def _latents(asked: Asked, plugins: Plugins, model: Model, photo: Photo, pair: Pair, settings: dict[str, Any]) -> Any:
+    name, _, rest = asked.inverter.partition(":")
+    given = [part.partition("=") for part in rest.split(",")] if rest else []
+    if any(not (key and mark) for key, mark, _ in given):
+        raise ConfigError(f"--inverter is NAME or NAME:key=value,…, found {asked.inverter!r}")
+    inverter = plugins.inverter(name, **{key: value for key, _, value in given})
+    photos.check_inverter(inverter, model, plugins.inverters())
+    return photos.inverted(model, photo, pair.source, inverter, settings, asked.invert_guidance)
+
+
+def _methods(
+    model: Model, editors: Sequence[Editor], layers: tuple[int, ...], starts: Sequence[int], settings: dict[str, Any]
+) -> list[Method]:
+    """Every method at every start step that it can have."""
+    steps = model.steps(settings.get("num_steps"))
+    wrong = [start for start in starts if start >= steps]
+    if wrong:
+        raise ConfigError(
+            f"--start-step {wrong[0]}: a run has the steps 0-{steps - 1}, counted from the noise; the paper's t_s "
+            f"counts what is left, so its t_s = {steps - 1} is 1 here"
+        )
+    if not any(one.starts for one in editors) and list(starts) != [0]:
+        raise ConfigError(f"--start-step is for localized edits; {', '.join(one.name for one in editors)} takes none")
+    found = []
+    for editor in editors:
+        editor.check(model, layers)
+        sites = editor.sites(model, layers)
+        found += [Method(editor, sites, layers, start) for start in (starts if editor.starts else (0,))]
+    return found
+
+
+def _question(
+    asked: Asked, plugins: Plugins, layers: tuple[int, ...], methods: Sequence[Method], photo: Photo | None
+) -> Comparison:
+    told = tuple(json.dumps(provenance.portable(one.settings)) for one in methods)
+    picture = "" if photo is None else f"{photo.digest} by {asked.inverter}, guidance {asked.invert_guidance}"
+    sets = {name: kind() for name, kind in plugins.aggregates().items() if hasattr(kind, "statistic")}
+    trials = tuple(trial for one in methods for trial in one.trials)
+    return Comparison(layers, told, asked.text_box, picture, trials, sets)

@@ -1,0 +1,100 @@
+"""What changed outside the text: :class:`Outside` scores two pictures with one box of text left out of both.
+
+The box is the same for every method of a pair: where the reader finds text in the source's picture and in the clean
+target's. So text that a method writes elsewhere counts as a change, and a method cannot gain by writing larger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from PIL.Image import Image
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.metric import Box, BoxReader, Reader
+from t2iprobe.core.names import choice
+
+Kind = Literal["ocr", "difference"]
+#: the masked metrics, by name; they take a reader that says where the text is
+METRICS = ("ssim_textless", "psnr_textless", "mse_textless")
+AREA = "text_area"
+FAR = 24  # 8-bit steps: pixels nearer than this are alike
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Similarity outside the text.
+
+    Args:
+        reader: finds the text.
+        metrics: classes of the masked metrics, by name.
+        kind: ``ocr``, where text is read in either picture; ``difference``, the box around all that differs between
+            them. Where no text is found, it is the difference.
+    """
+
+    reader: Reader
+    metrics: Mapping[str, Any]
+    kind: Kind = "ocr"
+
+    def __post_init__(self) -> None:
+        choice("text box", self.kind, {"ocr": None, "difference": None})
+        for name in METRICS:
+            choice("metric", name, self.metrics)
+        if self.kind == "ocr" and not isinstance(self.reader, BoxReader):
+            raise ConfigError(f"the reader {self.reader.name} does not say where text is; use --text-box difference")
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the scores."""
+        return [*METRICS, AREA]
+
+    def box(self, source: Image, target: Image) -> list[Box]:
+        """Where the text is, in the source's picture and in the clean target's."""
+        found = self._read(source, target) if self.kind == "ocr" else []
+        return found or difference(source, target)
+
+    def _read(self, *pictures: Image) -> list[Box]:
+        assert isinstance(self.reader, BoxReader)
+        return [box for boxes in self.reader.boxes(pictures) for box in boxes]
+
+    def score(self, images: Sequence[Image], reference: Image, boxes: Sequence[Box]) -> dict[str, list[float]]:
+        """Every score of some pictures, a list over them."""
+        fixed = Fixed(boxes)
+        built = {name: self.metrics[name](fixed) for name in METRICS}
+        scores = {name: [float(one.score(image, reference)) for image in images] for name, one in built.items()}
+        return scores | {AREA: [area(boxes, reference.size)] * len(images)}
+
+
+class Fixed:
+    """A reader that is told where the text is."""
+
+    name: ClassVar[str] = "fixed"
+
+    def __init__(self, boxes: Sequence[Box]) -> None:
+        self._boxes = list(boxes)
+
+    def read(self, images: Sequence[Image]) -> list[str]:
+        """It knows places, not words."""
+        return [""] * len(images)
+
+    def boxes(self, images: Sequence[Image]) -> list[list[Box]]:
+        """The same in every picture."""
+        return [list(self._boxes) for _ in images]
+
+
+def difference(one: Image, other: Image) -> list[Box]:
+    """The box around all pixels in which two pictures clearly differ; none where they are alike."""
+    a, b = (np.asarray(image.convert("RGB"), np.int16) for image in (one, other))
+    y, x = np.nonzero(np.abs(a - b).max(axis=-1) > FAR)
+    return [(int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1)] if len(x) else []
+
+
+def area(boxes: Sequence[Box], size: tuple[int, int]) -> float:
+    """Share of the picture that is in a box."""
+    mask = np.zeros(size[::-1], bool)
+    for left, top, right, bottom in boxes:
+        mask[top:bottom, left:right] = True
+    return float(mask.mean())

@@ -1,0 +1,137 @@
+"""Real pictures: read, checked, and turned into what the model would have had to start from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.model import Model
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A real picture that is to be edited.
+
+    Args:
+        image: its pixels, RGB.
+        name: of the file.
+    """
+
+    image: Image.Image
+    name: str
+
+    @property
+    def digest(self) -> str:
+        """Of the pixels."""
+        return hashlib.sha256(self.image.tobytes()).hexdigest()[:16]
+
+
+def read(path: Path, size: tuple[int, int]) -> Photo:
+    """The picture in a file.
+
+    Args:
+        path: the file.
+        size: width and height that the model draws.
+
+    Raises:
+        ConfigError: it cannot be read, or has another mode or size; nothing is converted or resized silently.
+    """
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            image = opened.copy()
+    except FileNotFoundError:
+        raise ConfigError(f"--image {path}: there is no such file") from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ConfigError(f"--image {path} is no picture that can be read ({error})") from None
+    if image.mode != "RGB":
+        raise ConfigError(
+            f"--image {path} is {image.mode}, the model draws RGB; convert it: "
+            f"magick {path.name} -background white -flatten -colorspace sRGB PNG24:rgb.png"
+        )
+    if image.size != size:
+        found, wanted = ("×".join(map(str, one)) for one in (image.size, size))
+        raise ConfigError(
+            f"--image {path} has {found} pixels, the model draws {wanted}; crop and resize it, or draw at its size "
+            "with --resolution"
+        )
+    return Photo(image, path.name)
+
+
+def picture_size(model: Model, settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Width and height of the pictures that a generation makes."""
+    config: Any = model.denoiser.config
+    cells = getattr(model.pipeline, "default_sample_size", None) or config.sample_size
+    side = int(cells) * int(getattr(model.pipeline, "vae_scale_factor", 1))
+    width, height = (settings.get(name) or model.defaults.get(name) or side for name in ("width", "height"))
+    return int(width), int(height)
+
+
+def inverted(
+    model: Model, photo: Photo, prompt: str, inverter: Any, settings: Mapping[str, Any], guidance: float = 1.0
+) -> Tensor:
+    """(1, channel, y, x): what sampling with ``prompt`` starts from to arrive at the picture.
+
+    Args:
+        model: within :func:`deterministic`.
+        photo: the picture.
+        prompt: says what it shows.
+        inverter: a registered one.
+        settings: of the generation.
+        guidance: of the inversion; 1 is none, as published.
+
+    Raises:
+        ConfigError: the inverter does not work with this model, or its pipeline draws its own noise.
+    """
+    if model.upscaler is not None:
+        raise ConfigError("--image edits what one stage draws; leave out --upscaler")
+    model.adapter.starting(model.pipeline, torch.zeros(1, 4, 8, 8))  # refuses a pipeline that takes no latents
+    pictures = np.array(photo.image, np.uint8)[None]
+    sides = {name: settings[name] for name in ("height", "width") if settings.get(name)}
+    walk = inverter.invert_on(model, pictures, [prompt], num_steps(model, settings), guidance, sides)
+    noise: Tensor = walk.noise.float()
+    return noise
+
+
+def num_steps(model: Model, settings: Mapping[str, Any]) -> int:
+    """Denoising steps that are asked for."""
+    return model.steps(settings.get("num_steps"))
+
+
+def check_inverter(inverter: Any, model: Model, kinds: Mapping[str, Any]) -> None:
+    """Refuse an inverter that does not work with what the model predicts.
+
+    Raises:
+        ConfigError: naming those that do.
+    """
+    prediction = model.adapter.prediction(model.pipeline)
+    if prediction not in inverter.predictions:
+        able = [name for name, kind in kinds.items() if prediction in kind.predictions]
+        raise ConfigError(
+            f"the inverter {inverter.name} does not work with a model that predicts {prediction}; {', '.join(able)} do"
+        )
+
+
+@contextmanager
+def deterministic(model: Model) -> Iterator[None]:
+    """A sampler that an inversion can be the inverse of: DDIM for diffusion models, what there is for flow models."""
+    if model.adapter.prediction(model.pipeline) == "flow":
+        yield
+        return
+    before = model.pipeline.scheduler
+    model.pipeline.scheduler = DDIMScheduler.from_config(before.config, clip_sample=False, thresholding=False)
+    try:
+        yield
+    finally:
+        model.pipeline.scheduler = before

@@ -1,0 +1,41 @@
+"""Registers the editors, ``t2iprobe edit`` and its part of the report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from t2iprobe.plugins.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    import typer
+
+    from t2iprobe.core.editor import Editor
+    from t2iprobe.core.report import Section
+    from t2iprobe.core.study.result import Result
+
+
+@hookimpl
+def t2iprobe_register_editors() -> list[type[Editor]]:
+    """The paper's edit and what it is compared with."""
+    from t2iprobe.plugins.editing.closed_form import ClosedForm
+    from t2iprobe.plugins.editing.lora import LocalizedLora
+    from t2iprobe.plugins.editing.patching import Localized, PromptSwap
+    from t2iprobe.plugins.editing.prompt_to_prompt import PromptToPrompt
+
+    return [Localized, PromptSwap, PromptToPrompt, LocalizedLora, ClosedForm]
+
+
+@hookimpl
+def t2iprobe_register_commands() -> dict[str, typer.Typer]:
+    """``t2iprobe edit``."""
+    from t2iprobe.plugins.editing.commands import app
+
+    return {"edit": app}
+
+
+@hookimpl
+def t2iprobe_report_sections(result: Result) -> list[Section]:
+    """The table and the pictures of an edit run; nothing for another study."""
+    from t2iprobe.plugins.editing.record import sections
+
+    return list(sections(result))

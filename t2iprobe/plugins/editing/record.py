@@ -1,0 +1,141 @@
+"""What an edit run leaves: the JSON object, pictures, the contact sheet and its part of a report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from t2iprobe.core import runfolder
+from t2iprobe.core.report import Cell, Page, Section, Table
+from t2iprobe.core.study.result import Result, finding_as_json
+from t2iprobe.plugins.editing.comparison import SWAP, Comparison, said
+from t2iprobe.plugins.editing.sweep import SECONDS, SOURCE, TARGET
+from t2iprobe.terminal.commandline import quoted
+
+SHEET_ROWS = 8
+SHEET, ANSWER, PICTURES, PAGE = "contact_sheet.png", "result.json", "pictures", "report.html"
+#: scores of the report's table: name, head of the column, digits
+COLUMNS = (
+    ("ocr_f1_target", "F1 to target", 2),
+    ("ocr_f1_source", "F1 to source", 2),
+    ("ocr_distance_target", "edit distance", 2),
+    ("clip_t_target", "CLIP-T", 2),
+    ("ssim", "SSIM", 3),
+    ("psnr", "PSNR", 1),
+    ("mse", "MSE", 0),
+    ("ssim_textless", "SSIM outside", 3),
+    ("psnr_textless", "PSNR outside", 1),
+    ("mse_textless", "MSE outside", 1),
+    (SECONDS, "s an image", 2),
+)
+
+
+def answer_of(result: Result, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON object."""
+    assert result.finding is not None
+    finding, settings = finding_as_json(result.finding), result.manifest["settings"]
+    return {
+        "model": result.manifest["model"],
+        "arch": settings["adapter"],
+        "layers": finding["layers"],
+        "sentence": finding["sentence"],
+        "pairs": len(settings["pairs"]),
+        "methods": finding["details"]["methods"],
+        "response": finding["response"],
+        "text_box": settings["localizer"]["text_box"],
+        "generation": settings["generation"],
+        "denoiser_calls": result.manifest["spent"]["calls"],
+        "denoiser_rows": result.manifest["spent"]["rows"],
+        **facts,
+    }
+
+
+def write(result: Result, photo: Image.Image | None) -> None:
+    """Contact sheet and every picture as PNG, beside the study's own files."""
+    from t2iprobe.plugins.figures import SheetRow, contact_sheet
+
+    labels = [trial.label for trial in result.trials]
+    named = {SOURCE: "reconstruction" if photo is not None else SOURCE, TARGET: SWAP}
+    pictures = [[result.images(label, number) for label in labels] for number in range(len(result.pairs))]
+    whole = [[image for image in row if image is not None] for row in pictures]
+    shutil.rmtree(result.path / PICTURES, ignore_errors=True)
+    runfolder.write_images(result.path / PICTURES, whole, [named.get(label, label) for label in labels])
+    shown = [SOURCE] if photo is not None else []
+    shown += [label for label in labels if label not in (SOURCE, TARGET)]
+    pairs = result.manifest["settings"]["pairs"]
+    rows = [
+        SheetRow(
+            f"{pairs[number][3]}\n→ {pairs[number][4]}",
+            photo if photo is not None else images[SOURCE],
+            images[TARGET],
+            [images[label] for label in shown],
+        )
+        for number, row in enumerate(whole[:SHEET_ROWS])
+        for images in [dict(zip(labels, row, strict=True))]
+    ]
+    contact_sheet(rows, [named.get(label, label) for label in shown], cell=_cell(whole)).save(result.path / SHEET)
+
+
+def write_answer(result: Result, answer: Mapping[str, Any]) -> None:
+    """``result.json``: the mark that all else is there, so it is written last."""
+    (result.path / ANSWER).write_text(json.dumps(answer, indent=1) + "\n")
+
+
+def _cell(rows: Sequence[Sequence[Image.Image]]) -> int:
+    """Pixels of a picture on the sheet: a multiple of a small one, so that its pixels stay square."""
+    side = max(rows[0][0].size)
+    return 128 // side * side if side <= 64 else min(256, max(128, side))
+
+
+def sections(result: Result) -> Iterator[Section]:
+    """The part of a report, for a study that is an edit run."""
+    if result.manifest["settings"].get("localizer", {}).get("name") != Comparison.name or result.finding is None:
+        return
+    rows = result.finding.details["methods"]
+    shown = [one for one in COLUMNS if one[0] in rows[0]]
+    heads = ["method", *(head for _, head, _ in shown)]
+    pairs = len(result.pairs)
+    cells: list[list[Cell]] = [
+        [row["method"], *(said(row[name], digits, pairs) for name, _, digits in shown)] for row in rows
+    ]
+    box = rows[0]["text_area"][0]
+    text = (
+        "Mean and 95 % interval over pairs. Outside: with the box of the text black in both pictures, the same box for "
+        f"every method of a pair; it covers {box:.0%} of the picture on average. Pictures are compared with the "
+        "unedited one; prompt-swap is the clean target."
+    )
+    path = result.path / SHEET
+    figures = [("source, clean target, and the edits", _opened(path))] if path.is_file() else []
+    yield Section("Text edits", text.replace("%", " %"), Table(heads, cells), figures=figures)
+
+
+def _opened(path: Path) -> Image.Image:
+    with Image.open(path) as file:
+        file.load()
+        return file.copy()
+
+
+def page_of(result: Result) -> Page:
+    """The run as a page of its own."""
+    assert result.finding is not None
+    manifest = result.manifest
+    facts = {"started": manifest.get("started"), "ended": manifest.get("ended"), **manifest["settings"]["generation"]}
+    spent = {name: f"{value:,}" for name, value in manifest["spent"].items()}
+    return Page(
+        f"{manifest.get('model') or manifest['pipeline']}: text edits",
+        result.finding.sentence,
+        list(sections(result)),
+        quoted(manifest["arguments"]["command"]),
+        spent,
+        {key: str(value) for key, value in facts.items() if value is not None},
+    )
+
+
+def folder_of(model: str) -> Path:
+    """Where a run lies unless told otherwise."""
+    return Path("runs") / f"edit-{Path(model).name}"

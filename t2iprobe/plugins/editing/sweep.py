@@ -1,0 +1,217 @@
+"""Measures edits: :class:`EditSweep` is the instrument of a study whose trials are methods, not layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL.Image import Image
+from torch import Tensor
+
+from t2iprobe.core.editor import Edited, Editor, EditTask
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.model import Model, OnStep
+from t2iprobe.core.pairs import Pair
+from t2iprobe.core.scoring import Scorer
+from t2iprobe.core.sweep import Ask, Cost, Measured
+from t2iprobe.core.trials import Trial, source, target
+from t2iprobe.plugins.editing.outside import Outside
+from t2iprobe.plugins.editing.patching import PromptSwap
+
+SECONDS = "seconds"
+SOURCE, TARGET = source().label, target().label
+
+
+@dataclass(frozen=True)
+class Method:
+    """An editor with the step it begins at.
+
+    Args:
+        editor: edits.
+        sites: what it acts on, for the record.
+        layers: the found layers.
+        start: first step that is edited.
+    """
+
+    editor: Editor
+    sites: tuple[str, ...]
+    layers: tuple[int, ...]
+    start: int = 0
+
+    @property
+    def label(self) -> str:
+        """Names it in tables; the clean target's is the study's own."""
+        if isinstance(self.editor, PromptSwap):
+            return TARGET
+        return self.editor.name + (f" from step {self.start}" if self.start else "")
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """What is recorded of it: the edited picture and, where it has its own, the unedited one."""
+        if isinstance(self.editor, PromptSwap):
+            return ()
+        own = (Trial(self.source_label, (), self.layers),) if self.editor.own_sources else ()
+        return (Trial(self.label, self.sites, self.layers), *own)
+
+    @property
+    def source_label(self) -> str:
+        """Of its own unedited picture."""
+        return f"source of {self.label}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides its pictures."""
+        thing: Any = self.editor
+        known = [one.name for one in dataclasses.fields(thing)] if dataclasses.is_dataclass(thing) else vars(thing)
+        own = {name: getattr(thing, name) for name in known}
+        return {"name": self.editor.name, "start": self.start, **own}
+
+
+@dataclass
+class EditSweep:
+    """An instrument: pictures of methods, and what is read in them.
+
+    Args:
+        model: draws.
+        pairs: what is edited.
+        methods: by what.
+        scorer: reads the pictures.
+        outside: compares what is not text.
+        settings: of the generation.
+        batch_size: most pictures at once.
+        latents: (pair, ...) what the pictures start from, for real ones.
+        picture: the real picture that is edited; pictures are compared with it.
+        folder: of the run, where editors keep files.
+    """
+
+    model: Model
+    pairs: Sequence[Pair]
+    methods: Sequence[Method]
+    scorer: Scorer
+    outside: Outside
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int = 8
+    latents: Tensor | None = None
+    picture: Image | None = None
+    folder: Path | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """See :class:`~t2iprobe.core.sweep.Instrument`."""
+        return [*self.scorer.names(), *self.outside.names, SECONDS]
+
+    def cost(self, asks: Sequence[Ask]) -> Cost:
+        """See :class:`~t2iprobe.core.sweep.Instrument`."""
+        return sum((self._cost(chunk) for chunk in self.chunks(asks)), Cost())
+
+    def _cost(self, chunk: Sequence[Ask]) -> Cost:
+        calls = self.model.evaluations(self.settings.get("num_steps"))
+        branches = self.model.guided(self.settings.get("guidance"))
+        images = [len(chunk) * each for each in self._pictures(_labels(chunk))]
+        runs = sum(-(-count // self.batch_size) for count in images)
+        return Cost(sum(images), sum(images) * calls * branches, runs * calls)
+
+    def _pictures(self, labels: Sequence[str]) -> list[int]:
+        """Pictures a pair of each run."""
+        plain = [1 for label in (SOURCE, TARGET) if label in labels]
+        return plain + [one.editor.pictures for one in self._asked(labels)]
+
+    def _asked(self, labels: Sequence[str]) -> list[Method]:
+        return [one for one in self.methods if any(trial.label in labels for trial in one.trials)]
+
+    def chunks(self, asks: Sequence[Ask]) -> Iterator[list[Ask]]:
+        """Asks of the same trials that fill a batch together with their donors."""
+        chunk: list[Ask] = []
+        for ask in asks:
+            if chunk and (len(chunk) == max(1, self.batch_size // 2) or ask.trials != chunk[0].trials):
+                yield chunk
+                chunk = []
+            chunk.append(ask)
+        if chunk:
+            yield chunk
+
+    def measure(self, asks: Sequence[Ask], *, on_step: OnStep = lambda rows, step: None) -> Iterator[Measured]:
+        """See :class:`~t2iprobe.core.sweep.Instrument`."""
+        for chunk in self.chunks(asks):
+            made = _Made(self._task(chunk, on_step), _labels(chunk))
+            for one in self._asked(_labels(chunk)):
+                made.add(one)
+            for index, ask in enumerate(chunk):
+                calls, rows = (0, 0) if index else (made.calls, made.rows)
+                images = {trial.label: made.images[trial.label][index] for trial in ask.trials}
+                scores = self._scores(ask, images, made.seconds)
+                yield Measured(ask.pair, scores, images, calls, rows, len(chunk) - index - 1)
+
+    def _task(self, chunk: Sequence[Ask], on_step: OnStep) -> EditTask:
+        numbers = [ask.pair for ask in chunk]
+        pairs = [self.pairs[number] for number in numbers]
+        latents = None if self.latents is None else self.latents[numbers]
+        return EditTask(
+            self.model,
+            pairs,
+            self.methods[0].layers if self.methods else (),
+            settings=self.settings,
+            batch_size=self.batch_size,
+            latents=latents,
+            keep=None if self.folder is None else lambda number: self._file(numbers[number]),
+            on_step=on_step,
+        )
+
+    def _file(self, pair: int) -> Path:
+        assert self.folder is not None
+        return self.folder / "edits" / f"pair-{pair:03d}.safetensors"
+
+    def _scores(
+        self, ask: Ask, images: Mapping[str, Image], seconds: Mapping[str, float]
+    ) -> dict[str, dict[str, float]]:
+        reference = self.picture or images.get(SOURCE, ask.reference)
+        if reference is None or TARGET not in images:
+            raise ConfigError(f"pair {ask.pair}: scoring needs the unedited picture and the clean target's")
+        boxes = self.outside.box(reference, images[TARGET])
+        found: dict[str, dict[str, float]] = {}
+        for label, image in images.items():
+            own = images.get(f"source of {label}", reference)
+            columns = self.scorer.score(self.pairs[ask.pair], [image], own)
+            columns |= self.outside.score([image], own, boxes)
+            found[label] = {name: values[0] for name, values in columns.items()} | {SECONDS: seconds[label]}
+        return found
+
+
+@dataclass
+class _Made:
+    """Pictures of a chunk, by trial's label."""
+
+    task: EditTask
+    labels: Sequence[str]
+    images: dict[str, Sequence[Image]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    calls: int = 0
+    rows: int = 0
+
+    def __post_init__(self) -> None:
+        if SOURCE in self.labels:
+            run = self.task.run([(number, pair.source) for number, pair in enumerate(self.task.pairs)])
+            self._take(SOURCE, Edited.of(run))
+        if TARGET in self.labels:
+            self._take(TARGET, PromptSwap().edit(self.task))
+
+    def add(self, method: Method) -> None:
+        """Edit by a method."""
+        made = method.editor.edit(dataclasses.replace(self.task, start=method.start, layers=method.layers))
+        self._take(method.label, made)
+        if made.sources is not None:
+            self.images[method.source_label] = made.sources
+            self.seconds[method.source_label] = 0.0
+
+    def _take(self, label: str, made: Edited) -> None:
+        self.images[label] = made.images
+        self.seconds[label] = made.seconds / len(self.task.pairs)
+        self.calls += made.calls
+        self.rows += made.rows
+
+
+def _labels(chunk: Sequence[Ask]) -> list[str]:
+    return [trial.label for trial in chunk[0].trials]

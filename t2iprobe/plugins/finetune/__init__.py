@@ -1,0 +1,4 @@
+"""LoRA on the layers that localization found, and what it does to the rest (arXiv 2502.09935, section on fine-tuning).
+
+How a LoRA is trained is in ``t2iprobe.training``; here is what is trained on what, how it is watched, and the command.
+"""

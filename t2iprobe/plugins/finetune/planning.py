@@ -1,0 +1,53 @@
+"""What a fine-tuning would train and need; works on a denoiser without weights, too."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from t2iprobe.core.adapter import Adapter, Pipeline
+from t2iprobe.core.options import LoadOptions
+from t2iprobe.plugins.finetune.session import Job
+from t2iprobe.terminal.parse import size_text
+from t2iprobe.training.targets import choose, count
+
+LEARNING = 16  # bytes a LoRA parameter: itself, its gradient and AdamW's two means, float32 each
+
+
+def plan(adapter: Adapter, pipeline: Pipeline, job: Job, dtype: str | None, pictures: int | None) -> dict[str, Any]:
+    """One job.
+
+    Args:
+        adapter, pipeline: of the model; the pipeline needs the denoiser only.
+        job: what is asked for.
+        dtype: of the denoiser's weights.
+        pictures: in the data, if that is known.
+    """
+    targets = choose(adapter, pipeline, job.scope, layers=job.layers, stream=job.stream, seed=job.seed)
+    counted = count(adapter, pipeline, targets, job.rank)
+    weights = counted.denoiser * LoadOptions(dtype=dtype).torch_dtype().itemsize
+    settings = job.settings
+    seen = settings.steps * settings.batch
+    return {
+        "scope": job.scope,
+        "stream": job.stream,
+        "layers": list(targets.layers),
+        "modules": list(targets.modules),
+        "parameters": asdict(counted),
+        "share": counted.share(counted.trained),
+        "sentence": counted.sentence(),
+        "rank": job.rank,
+        "lr": settings.lr,
+        "steps": settings.steps,
+        "batch": settings.batch,
+        "resolution": job.side,
+        "pictures_seen": seen,
+        "epochs": round(seen / pictures, 1) if pictures else None,
+        "lora_bytes": 4 * counted.trained,
+        "learning_bytes": LEARNING * counted.trained,
+        "denoiser_bytes": weights,
+        "memory": (
+            f"the denoiser's weights take {size_text(weights)}, what learns {size_text(LEARNING * counted.trained)} a "
+            f"GPU, the saved LoRA {size_text(4 * counted.trained)}; activations come on top"
+        ),
+    }

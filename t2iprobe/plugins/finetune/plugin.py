@@ -1,0 +1,18 @@
+"""Registers ``t2iprobe finetune``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from t2iprobe.plugins.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    import typer
+
+
+@hookimpl
+def t2iprobe_register_commands() -> dict[str, typer.Typer]:
+    """``t2iprobe finetune``."""
+    from t2iprobe.plugins.finetune.commands import app
+
+    return {"finetune": app}

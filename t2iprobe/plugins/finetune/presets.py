@@ -1,0 +1,88 @@
+"""Settings of the published fine-tuning, for ``--preset``. Data only: nothing here loads or trains a model.
+
+``iclr2025`` is "Precise Parameter Localization for Textual Generation in Diffusion Models" (arXiv 2502.09935). Its main
+run is SDXL's; what the paper and its reference code do not say for the other models is taken over from it, and
+:attr:`Preset.carried` says what that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from t2iprobe.core.names import choice
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One model of one paper; the names are those of the options.
+
+    Args:
+        model: hub id.
+        layers: that were found to write the text.
+        scope, stream, rank, lr, batch, steps, resolution, dtype, precision, checkpointing, seed: of the training.
+        upscaler: hub id of a second stage.
+        pictures: in the published data.
+        carried: what is not published for this model.
+    """
+
+    model: str
+    layers: tuple[int, ...]
+    scope: str = "localized"
+    stream: str = "both"
+    rank: int = 4
+    lr: float = 1e-6
+    batch: int = 512
+    steps: int = 7254
+    resolution: int = 512
+    dtype: str = "float16"
+    precision: str = "fp16"
+    checkpointing: bool = True
+    seed: int = 42
+    upscaler: str | None = None
+    pictures: int = 74_285
+    carried: str = ""
+
+    def options(self) -> dict[str, Any]:
+        """As options of the command; ``layers`` in its own way of writing."""
+        names = (
+            "model", "upscaler", "scope", "stream", "rank", "lr", "batch", "steps", "resolution", "dtype", "precision",
+            "checkpointing", "seed",
+        )  # fmt: skip
+        found = {name: getattr(self, name) for name in names}
+        return {**found, "layers": ",".join(map(str, self.layers))}
+
+
+PRESETS: Mapping[str, Mapping[str, Preset]] = MappingProxyType(
+    {
+        "iclr2025": MappingProxyType(
+            {
+                "sdxl": Preset("stabilityai/stable-diffusion-xl-base-1.0", (55, 56, 57)),
+                "sd3": Preset(
+                    "stabilityai/stable-diffusion-3-medium-diffusers",
+                    (10,),
+                    stream="image",
+                    carried="the reference code adapts the image tokens' projections; the rest is taken from SDXL",
+                ),
+                "if": Preset(
+                    "DeepFloyd/IF-I-XL-v1.0",
+                    (17,),
+                    resolution=64,
+                    upscaler="DeepFloyd/IF-II-L-v1.0",
+                    carried="no fine-tuning of this model is published; everything but the layer is taken from SDXL",
+                ),
+            }
+        )
+    }
+)
+
+
+def preset(name: str, arch: str) -> Preset:
+    """The settings of the paper ``name`` for the architecture ``arch``.
+
+    Raises:
+        ConfigError: no such preset, or it has none for this architecture.
+    """
+    return choice(f"fine-tuning of the preset {name} for the architecture", arch, choice("preset", name, PRESETS))

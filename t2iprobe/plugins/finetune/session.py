@@ -1,0 +1,269 @@
+"""One fine-tuning from beginning to end, and several to compare: :class:`Session`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from t2iprobe.core.errors import ConfigError, StoppedError
+from t2iprobe.core.lock import lock
+from t2iprobe.core.model import Model
+from t2iprobe.core.runfolder import FINISHED, INTERRUPTED, existing
+from t2iprobe.core.study import provenance
+from t2iprobe.core.study.bench import Stop
+from t2iprobe.plugins.finetune.monitor import Look, Monitor
+from t2iprobe.plugins.finetune.record import Record, plain
+from t2iprobe.plugins.finetune.sources import Lesson
+from t2iprobe.training.dataset import Crop, Pictures
+from t2iprobe.training.devices import rank as process
+from t2iprobe.training.feed import Feed
+from t2iprobe.training.lora import Lora, check_free, read
+from t2iprobe.training.targets import Count, Targets, choose, count
+from t2iprobe.training.trainer import Settings, Trainer, Watch
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is trained.
+
+    Args:
+        scope, stream, layers, seed: which modules; ``layers`` are those that were found.
+        rank, alpha, dropout: of the LoRA; ``alpha`` is the rank if not given.
+        start: a saved LoRA to go on from.
+        settings: of the training.
+        side, crop, flip, drop: of the pictures, see :class:`~t2iprobe.training.dataset.Pictures`.
+    """
+
+    settings: Settings
+    layers: tuple[int, ...] = ()
+    scope: str = "localized"
+    stream: str = "both"
+    rank: int = 4
+    alpha: float | None = None
+    dropout: float = 0.0
+    start: str | None = None
+    side: int | None = None
+    crop: Crop = "center"
+    flip: bool = False
+    drop: float = 0.0
+
+    @property
+    def seed(self) -> int:
+        """Of everything."""
+        return self.settings.seed
+
+
+@dataclass(frozen=True)
+class Told:
+    """Who is told of the progress.
+
+    Args:
+        on_step: step and loss.
+        looked: step and look; 0 is the base model.
+        stop: asked between steps.
+    """
+
+    on_step: Callable[[int, float], None] = lambda step, loss: None
+    looked: Callable[[int, Mapping[str, float]], None] = lambda step, scores: None
+    stop: Stop = field(default_factory=Stop)
+
+
+@dataclass
+class Session:
+    """A model, its pictures and its monitor; trainings of them.
+
+    Args:
+        model: no LoRA may be on it; every training leaves it as it was.
+        lesson: what is learnt.
+        monitor: looks at the model; ``None`` looks never.
+        every: steps between looks; 0 looks at the beginning and at the end.
+    """
+
+    model: Model
+    lesson: Lesson
+    monitor: Monitor | None = None
+    every: int = 0
+    _feed: Feed | None = None
+
+    def done(self, job: Job, path: Path) -> bool:
+        """Whether the folder holds this training, finished.
+
+        Raises:
+            RunExistsError: it holds another one.
+        """
+        found = existing(path, self.settings(job))
+        return found is not None and found["state"] == FINISHED
+
+    def targets(self, job: Job) -> Targets:
+        """The modules of a job."""
+        adapter, pipeline = self.model.adapter, self.model.pipeline
+        return choose(adapter, pipeline, job.scope, layers=job.layers, stream=job.stream, seed=job.seed)
+
+    def count(self, job: Job) -> Count:
+        """Its parameters."""
+        return count(self.model.adapter, self.model.pipeline, self.targets(job), job.rank)
+
+    def probe(self, job: Job) -> float:
+        """Seconds that it takes, without looks, measured on one step."""
+        lora = self._attach(job)
+        try:
+            return self._trainer(lora, job).probe() * job.settings.steps
+        finally:
+            lora.detach()
+
+    def run(self, job: Job, path: Path, told: Told | None = None) -> dict[str, Any]:
+        """Train, or go on with a training; the manifest of the finished one.
+
+        Raises:
+            RunExistsError: the folder holds another training.
+            StoppedError: it was asked to stop.
+        """
+        told = told or Told()
+        main = process() == 0
+        check_free(self.model.denoiser)
+        with lock(path) if main else nullcontext():
+            record = Record.open(path, self.settings(job), **self._facts(job)) if main else None
+            if record is not None and record.finished:
+                return record.manifest
+            before = self.monitor.before if self.monitor and main else None
+            lora = self._attach(job)
+            try:
+                return self._train(lora, job, path, record, before, told)
+            finally:
+                lora.detach()
+
+    def settings(self, job: Job) -> dict[str, Any]:
+        """What decides the result; how the rows are passed through does not."""
+        asked = asdict(job)
+        asked["settings"].pop("rows_at_once")
+        watched = None
+        if self.monitor is not None:
+            probes = [[one.prompt, one.seed] for one in self.monitor.probes]
+            watched = {"probes": probes, "learn": len(self.monitor.learn), "generation": dict(self.monitor.settings)}
+        found: dict[str, Any] = provenance.portable(
+            {
+                "job": {**asked, "side": self.side(job)},
+                "adapter": self.model.adapter.name,
+                "weights": self._weights,
+                "data": {"ref": self.lesson.ref, "pictures": len(self.lesson.examples), "digest": self.lesson.digest},
+                "watched": watched,
+                "every": self.every,
+            }
+        )
+        return dict(plain(found))
+
+    def side(self, job: Job) -> int:
+        """Of the pictures in pixels; the model's own if not asked for.
+
+        Raises:
+            ConfigError: the model cannot be trained at it.
+        """
+        config: Any = self.model.denoiser.config
+        cell = int(getattr(self.model.pipeline, "vae_scale_factor", 1)) * int(config.get("patch_size") or 1)
+        side = job.side or int(config.get("sample_size") or 0) * int(
+            getattr(self.model.pipeline, "vae_scale_factor", 1)
+        )
+        if not side:
+            raise ConfigError("the model does not say how large its pictures are; give --resolution")
+        if side % cell:
+            raise ConfigError(f"--resolution {side}: this model's pictures have sides that are multiples of {cell}")
+        return side
+
+    @cached_property
+    def _weights(self) -> str:
+        return provenance.digest([self.model.pipeline])
+
+    def _facts(self, job: Job) -> dict[str, Any]:
+        found = self.targets(job)
+        return {
+            "model": provenance.portable(self.model.ref),
+            "adapter": self.model.adapter.name,
+            "layers": list(found.layers),
+            "modules": list(found.modules),
+            "parameters": asdict(self.count(job)),
+            "device": str(self.model.pipeline._execution_device),
+        }
+
+    def _attach(self, job: Job) -> Lora:
+        modules = self.targets(job).modules
+        options: dict[str, Any] = {"rank": job.rank, "alpha": job.alpha, "dropout": job.dropout, "seed": job.seed}
+        start = None if job.start is None else read(self.model, job.start)
+        lora = Lora.attach(self.model, modules, **options)
+        try:
+            if start is not None:
+                lora.restore(start)
+        except BaseException:
+            lora.detach()
+            raise
+        return lora
+
+    def _trainer(self, lora: Lora, job: Job) -> Trainer:
+        pictures = Pictures(self.lesson.examples, self.side(job), job.crop, job.flip, job.seed, job.drop)
+        self._feed = Feed(self.model, pictures) if self._feed is None else self._feed.again(pictures)
+        return Trainer(self.model, lora, self._feed, job.settings)
+
+    def _train(
+        self, lora: Lora, job: Job, path: Path, record: Record | None, before: Look | None, told: Told
+    ) -> dict[str, Any]:
+        trainer = self._trainer(lora, job)
+        watch = Watch(checkpoint_every=max(1, min(100, job.settings.steps // 4)), stop=told.stop)
+        if self.monitor is not None:
+            watch.pause_every = self.every or job.settings.steps  # in every process: they wait for each other
+        if record is not None:
+            trail = _Trail(record, self.monitor, before, told, job.start is not None)
+            watch.on_step, watch.pause = trail.step, trail.look
+        began = time.perf_counter()
+        try:
+            trainer.run(path, watch)
+        except (StoppedError, KeyboardInterrupt):
+            if record is not None:
+                record.write(state=INTERRUPTED, seconds=_seconds(record, began))
+            raise
+        if record is None:
+            return {}
+        lora.save(path / "lora")
+        losses, looks = record.losses(), record.looks()
+        tail = losses[-max(1, len(losses) // 10) :]
+        record.finish(
+            seconds=_seconds(record, began),
+            loss=sum(tail) / len(tail),
+            before=dict(before.scores) if before else None,
+            after=looks[job.settings.steps]["scores"] if looks else None,
+            each=looks[job.settings.steps]["each"] if looks else None,
+        )
+        return record.manifest
+
+
+def _seconds(record: Record, began: float) -> float:
+    """Of this training, with those before an interruption."""
+    return round(float(record.manifest.get("seconds") or 0.0) + time.perf_counter() - began, 1)
+
+
+@dataclass
+class _Trail:
+    """Writes down what a training does."""
+
+    record: Record
+    monitor: Monitor | None
+    before: Look | None
+    told: Told
+    started: bool  # from a saved LoRA, so the first look is not the base model's
+
+    def step(self, step: int, loss: float) -> None:
+        self.record.loss(step, loss)
+        self.told.on_step(step, loss)
+
+    def look(self, step: int) -> None:
+        """Look, unless this was done before an interruption."""
+        assert self.monitor is not None and self.before is not None
+        done = self.record.looks()
+        if step not in done:
+            look = self.before if step == 0 and not self.started else self.monitor.look()
+            self.record.look(step, look, self.monitor.base, len(self.monitor.learn))
+            done = self.record.looks()
+        self.told.looked(step, done[step]["scores"])

@@ -1,0 +1,153 @@
+"""What is learnt and what is asked for: ``--data``, ``--prompts`` and ``--keep``. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from t2iprobe.core.concepts import quoted
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import near
+
+if TYPE_CHECKING:
+    from t2iprobe.plugins.manager import Plugins
+    from t2iprobe.training.dataset import Example
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A picture that is made again and again while a LoRA trains.
+
+    Args:
+        prompt: of it.
+        seed: of its noise.
+        word: what it should read; ``None`` where the prompt quotes nothing.
+    """
+
+    prompt: str
+    seed: int
+    word: str | None
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Pictures to learn from.
+
+    Args:
+        examples: the pictures.
+        ref: how they were asked for.
+        probes: what to ask while training, unless somebody says otherwise.
+        notes: what a user should know of them.
+    """
+
+    examples: Sequence[Example]
+    ref: str
+    probes: Sequence[Probe]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """A hash of names and captions."""
+        listed = [[one.name, one.caption] for one in self.examples]
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
+
+
+def lesson(ref: str, plugins: Plugins, *, limit: int, seed: int = 0) -> Lesson:
+    """The pictures that ``--data`` means: a folder, or a prompt set that draws its own.
+
+    Args:
+        ref: ``FOLDER``, or ``NAME[,key=value…]`` of a set with ``pictures(seed)``.
+        plugins: where the sets are.
+        limit: how many probes.
+        seed: of what is drawn and asked.
+
+    Raises:
+        ConfigError: there is no such folder or set, or it cannot be read.
+    """
+    from t2iprobe.training.dataset import read_folder, unlisted
+
+    folder = Path(ref).expanduser()
+    kinds = {name: kind for name, kind in plugins.prompt_sets().items() if hasattr(kind, "pictures")}
+    name = ref.partition(":")[0]
+    if name in kinds and not folder.is_dir():
+        return _drawn(ref, kinds[name](**_options(ref, kinds[name])), limit, seed)
+    if not folder.is_dir() and "/" not in ref and kinds:
+        raise ConfigError(f"--data {ref} is neither a folder nor a set that draws pictures{near(name, kinds)}")
+    examples = read_folder(folder)
+    left = unlisted(folder, examples)
+    notes = (f"{len(left)} pictures in {folder} have no caption and are left out, such as {left[0]}",) if left else ()
+    return Lesson(examples, ref, _captions(examples, limit, seed), notes)
+
+
+def probes(ref: str, plugins: Plugins, *, limit: int, seed: int = 0) -> list[Probe]:
+    """Prompts to make pictures of: a prompt set, or a text file with one a line.
+
+    Raises:
+        ConfigError: there is no such set or file, or it is empty.
+    """
+    path = Path(ref).expanduser()
+    if path.suffix == ".txt" or (path.is_file() and ":" not in ref):
+        return _lines(path, limit, seed)
+    found = plugins.prompt_set(ref, limit=None, seed=seed)[:limit]
+    return [Probe(pair.source, pair.seed, pair.source_word) for pair in found]
+
+
+def _options(ref: str, kind: type[Any]) -> dict[str, int]:
+    """``NAME:key=number,…`` as arguments of the set.
+
+    Raises:
+        ConfigError: it has no such option, or it is no number.
+    """
+    name, _, rest = ref.partition(":")
+    known = inspect.signature(kind).parameters
+    pairs = [part.partition("=") for part in rest.split(",") if part]
+    for key, _, value in pairs:
+        if key not in known or not value.isdecimal():
+            raise ConfigError(f"--data {ref}: the set {name} has the options {', '.join(known)}, as in pictures=500")
+    return {key: int(value) for key, _, value in pairs}
+
+
+def _drawn(ref: str, kind: Any, limit: int, seed: int) -> Lesson:
+    from t2iprobe.training.dataset import Example
+
+    def example(number: int, picture: Any, caption: str, word: str) -> Example:
+        return Example(f"{ref} {number}", caption, picture.copy, word, size=picture.size)
+
+    examples = [example(number, *one) for number, one in enumerate(kind.pictures(seed))]
+    asked = kind.pairs(limit=limit, seed=seed)
+    return Lesson(examples, ref, [Probe(one.source, one.seed, one.source_word) for one in asked])
+
+
+def _captions(examples: Sequence[Example], limit: int, seed: int) -> list[Probe]:
+    """Captions from all over the data, each once."""
+    listed = {one.caption: one.words for one in examples}
+    chosen = list(listed)[:: max(1, len(listed) // limit)][:limit]
+    return [Probe(one, seed + number, listed[one] or _word(one)) for number, one in enumerate(chosen)]
+
+
+def _lines(path: Path, limit: int, seed: int) -> list[Probe]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the prompts in {path} cannot be read: {error}") from None
+    listed = list(_filled(text))[:limit]
+    if not listed:
+        raise ConfigError(f"{path} holds no prompt; write one a line")
+    return [Probe(one, seed + number, _word(one)) for number, one in enumerate(listed)]
+
+
+def _filled(text: str) -> Iterator[str]:
+    return (line.strip() for line in text.splitlines() if line.strip())
+
+
+def _word(prompt: str) -> str | None:
+    """What the prompt quotes, if it does."""
+    try:
+        return quoted(prompt)
+    except ConfigError:
+        return None

@@ -1,0 +1,143 @@
+"""Many settings side by side: k, steps, guidance, and methods at the same number of model calls (E10, E14)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.plugins.inversion.analyze import (
+    TRUE,
+    Options,
+    correlations,
+    normalities,
+    plain_areas,
+    plain_mask,
+    textures,
+)
+from t2iprobe.plugins.inversion.arms import Arm, examined
+from t2iprobe.plugins.inversion.inverted import Inverted
+from t2iprobe.plugins.inversion.inverter import Inverter
+from t2iprobe.plugins.inversion.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Arms that share their pictures.
+
+    Args:
+        num_steps: of sampling and inversion.
+        guidance: of sampling, and with ``inversion_guidance`` of inversion too.
+        arms: methods.
+    """
+
+    num_steps: int
+    guidance: float
+    arms: tuple[Arm, ...]
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"T{self.num_steps}-w{self.guidance:g}"
+
+
+def cells(methods: Sequence[Arm], ks: Sequence[int], num_steps: Sequence[int], guidance: Sequence[float]) -> list[Cell]:
+    """Every number of steps with every guidance: all methods, and forward diffusion for each k that fits.
+
+    Raises:
+        ConfigError: nothing to compare.
+    """
+    found = []
+    for steps in num_steps:
+        plain = any(replaced(arm.label) == 0 for arm in methods)  # which is k = 0
+        forward = [Arm("forward", {"steps": k}) for k in ks if k <= steps and (k or not plain)]
+        arms = tuple({arm.label: arm for arm in [*methods, *forward]}.values())
+        if not arms:
+            raise ConfigError(f"no method, and no --k up to {steps} steps; name some")
+        found += [Cell(steps, scale, arms) for scale in guidance]
+    return found
+
+
+def equal_calls(
+    methods: Sequence[Arm],
+    calls: int,
+    guidance: Sequence[float],
+    inverters: Mapping[str, type[Inverter]],
+    schedule: Callable[[int], Schedule],
+) -> list[Cell]:
+    """Each method with as many steps as make at most ``calls`` model calls of inversion.
+
+    Args:
+        methods: to compare.
+        calls: the budget a picture.
+        guidance: scales.
+        inverters: by name.
+        schedule: of the model, from the number of steps.
+
+    Raises:
+        ConfigError: a method cannot do with so few.
+    """
+    by_steps: dict[int, list[Arm]] = {}
+    for arm in methods:
+        by_steps.setdefault(_fitting(arm.build(inverters), arm.label, calls, schedule), []).append(arm)
+    return [Cell(steps, scale, tuple(arms)) for steps, arms in sorted(by_steps.items()) for scale in guidance]
+
+
+def _fitting(method: Inverter, label: str, calls: int, schedule: Callable[[int], Schedule]) -> int:
+    """The largest number of steps within the budget; calls grow with the steps."""
+    low, high = 1, calls + 8
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if _calls(method, schedule(middle)) <= calls else (low, middle - 1)
+    if _calls(method, schedule(low)) > calls:
+        raise ConfigError(f"{label} makes more than {calls} calls in a single step; allow more")
+    return low
+
+
+def _calls(method: Inverter, schedule: Schedule) -> int:
+    try:
+        return examined(method, schedule).invert
+    except ConfigError:
+        return 1 << 30  # more replaced steps than there are
+
+
+def measured(run: Inverted, options: Options) -> list[dict[str, Any]]:
+    """The numbers of a cell, a row each method."""
+    across = {row["what"]: row for row in correlations(run, options)["rows"]}
+    normal = {row["what"]: row for row in normalities(run, options)["rows"]}
+    within = {row["what"]: row for row in textures(run)["rows"]}
+    areas = {row["what"]: row for row in plain_areas(run, plain_mask(run, options), options)["rows"]}
+    rows = []
+    for label in [TRUE, *run.arms]:
+        row: dict[str, Any] = {
+            "method": label,
+            "num_steps": run.steps,
+            "guidance": run.settings["guidance"],
+            "correlation": across[label]["mean"],
+            "excess": across[label]["excess"],
+            "autocorrelation": within[label]["autocorrelation"][1],
+            "std": normal[label]["std"],
+            "kurtosis": normal[label]["excess_kurtosis"],
+        }
+        if label != TRUE:
+            row |= {name: _mean(run.score(name, label)) for name in run.score_names}
+            row |= {name: areas[label][name] for name in ("error_plain", "error_rest", "std_plain", "std_rest")}
+        rows.append(row)
+    return rows
+
+
+def _mean(values: Any) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def replaced(label: str) -> int | None:
+    """k of a forward arm; 0 for the plain methods, ``None`` for others."""
+    name, _, rest = label.partition(":")
+    if name in ("ddim", "euler") and not rest:
+        return 0
+    settings = dict(part.split("=") for part in rest.split(",")) if rest else {}
+    return int(settings.get("steps", 2)) if name == "forward" and "level" not in settings else None

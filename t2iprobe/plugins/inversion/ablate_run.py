@@ -1,0 +1,126 @@
+"""Runs an ablation's settings one after another, resumable, and gathers their numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from t2iprobe.core.model import Model
+from t2iprobe.core.study.provenance import portable
+from t2iprobe.plugins.inversion import curves
+from t2iprobe.plugins.inversion.ablate import Cell, cells, equal_calls, measured
+from t2iprobe.plugins.inversion.analysis import correlation
+from t2iprobe.plugins.inversion.analyze import TOP, Options, patch_of
+from t2iprobe.plugins.inversion.arms import Arm, parse_arm
+from t2iprobe.plugins.inversion.models import used_schedule
+from t2iprobe.plugins.inversion.session import (
+    ROWS,
+    Asked,
+    default_method,
+    folder_run,
+    keep,
+    loaded,
+    question_of,
+    run_study,
+    study_of,
+)
+
+if TYPE_CHECKING:
+    from t2iprobe.plugins.manager import Plugins
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What is varied.
+
+    Args:
+        ks: steps that forward diffusion replaces.
+        num_steps: of sampling and inversion.
+        guidance: of both.
+        calls: model calls that each method may make, in place of ``num_steps``.
+    """
+
+    ks: Sequence[int]
+    num_steps: Sequence[int]
+    guidance: Sequence[float]
+    calls: int | None = None
+
+
+def planned(asked: Asked, swept: Swept, model: Model, plugins: Plugins) -> list[Cell]:
+    """The settings; without a method the plain one is compared."""
+    methods: list[Arm] = [parse_arm(text) for text in asked.methods or (default_method(model),)]
+    if swept.calls is None:
+        return cells(methods, swept.ks, swept.num_steps, swept.guidance)
+    return equal_calls(
+        methods, swept.calls, swept.guidance, plugins.inverters(),
+        lambda steps: used_schedule(model, steps, asked.generation),
+    )  # fmt: skip
+
+
+def run(asked: Asked, swept: Swept, path: Path, plugins: Plugins) -> dict[str, Any]:
+    """Every setting as a run of its own below ``path``; what is whole is not measured again."""
+    model = loaded(asked.model, plugins)
+    listed = planned(asked, swept, model, plugins)
+    asked = replace(asked, rows=asked.rows or ROWS)
+    settings = {
+        "command": "invert ablate",
+        "swept": asdict(swept),
+        "rows": asked.rows,
+        "distinct": asked.distinct,
+        "seed": asked.seed,
+        "methods": list(asked.methods),
+        "model": portable(asked.model.reference(plugins)),
+        "prompts": portable(str(asked.prompts or asked.prompt_set or "")),
+    }
+    facts = {
+        "kind": "ablation",
+        "model": portable(asked.model.reference(plugins)),
+        "command": _command(asked, swept, path, plugins),
+    }
+    options, rows = Options(), []
+    with folder_run(path, settings, facts) as done:
+        if done:
+            kept: dict[str, Any] = json.loads((path / "ablation.json").read_text())
+            return kept
+        for cell in listed:
+            question = question_of(
+                asked, model, plugins, arms=cell.arms, num_steps=cell.num_steps, guidance=cell.guidance,
+                inversion_guidance=cell.guidance,
+            )  # fmt: skip
+            found = run_study(asked, study_of(asked, question, model, plugins), path / cell.name, cell.name)
+            rows += measured(found, options)
+        answer = _answer(rows, found.noise.shape, swept)
+        drawn = {"methods": curves.methods_plot(rows)}
+        if (plot := curves.k_plot(rows)) is not None:
+            drawn["k"] = plot
+        keep(path, "ablation", answer, drawn)
+    return answer
+
+
+def _answer(rows: list[dict[str, Any]], shape: Sequence[int], swept: Swept) -> dict[str, Any]:
+    patch = patch_of(shape)
+    size = shape[1] * patch * patch
+    floor = correlation.floor(shape[0], size, min(TOP, size * (size - 1) // 2))
+    budget = "" if swept.calls is None else f", at most {swept.calls} for every method"
+    return {
+        "images": shape[0],
+        "floor": floor,
+        "budget_text": budget,
+        "sentence": f"{len(rows)} settings on the same noise, {shape[0]} pictures each.",
+        "rows": rows,
+    }
+
+
+def _command(asked: Asked, swept: Swept, path: Path, plugins: Plugins) -> str:
+    parts = [f"t2iprobe invert ablate --model {portable(asked.model.reference(plugins))} --n {asked.rows}"]
+    parts += [f"--method {text}" for text in asked.methods]
+    if swept.calls is not None:
+        parts.append(f"--equal-calls {swept.calls}")
+    else:
+        parts.append("--num-steps " + ",".join(map(str, swept.num_steps)))
+        parts += ["--k " + ",".join(map(str, swept.ks))] if swept.ks else []
+    parts.append("--guidance " + ",".join(f"{scale:g}" for scale in swept.guidance))
+    return " ".join([*parts, f"--out {portable(path)}"])

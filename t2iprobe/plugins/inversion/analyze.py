@@ -1,0 +1,350 @@
+"""From a finished inversion to its numbers: :func:`analyze`, one part of the answer a function.
+
+Every table has a row of true noise, which says what the number would be for a perfect latent. States and predictions
+are read a step at a time, so memory holds a few sets of latents and no more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.statistics import bootstrap
+from t2iprobe.plugins.inversion.analysis import (
+    assignment,
+    correlation,
+    geometry,
+    location,
+    normality,
+    plain,
+    stepwise,
+    texture,
+)
+from t2iprobe.plugins.inversion.inverted import Inverted
+
+Numbers = NDArray[Any]
+Found = dict[str, Any]
+Domain = Literal["pixels", "states"]
+Range = Literal["unit", "signed"]
+TRUE, OTHER, IMAGE = "true noise", "other noise", "image"
+TOP = 20  # correlations kept in each patch
+LAGS, RINGS = 8, 16
+GROUPED = 512  # rows from which assignments are made in groups
+GROUPS = 8
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure what can be measured in more than one way.
+
+    Args:
+        patch: side of the patches of the correlation; default the largest up to 8 that tiles.
+        threshold: of plain pixels.
+        domain: whether differences are taken between pixels of the pictures or cells of what is denoised.
+        range: whether the threshold means pictures in 0..1 (``unit``) or -1..1 (``signed``).
+        groups: disjoint parts for assignments; default 8 from 512 rows on, else 1.
+        points: between noise and latent where distances of the trajectory are taken.
+        seed: of the other noise and of samples.
+    """
+
+    patch: int | None = None
+    threshold: float = 0.025
+    domain: Domain = "pixels"
+    range: Range = "unit"
+    groups: int | None = None
+    points: int = 25
+    seed: int = 0
+
+
+def analyze(run: Inverted, options: Options | None = None, tell: Callable[[str], None] = lambda part: None) -> Found:
+    """Everything, as plain values.
+
+    Args:
+        run: what was inverted.
+        options: how to measure.
+        tell: gets the name of each part before it begins.
+    """
+    options = options or Options()
+    mask = plain_mask(run, options)
+    parts: dict[str, Callable[[], Found]] = {
+        "reconstruction": lambda: reconstruction(run),
+        "correlation": lambda: correlations(run, options),
+        "texture": lambda: textures(run),
+        "normality": lambda: normalities(run, options),
+        "triangle": lambda: triangles(run, options),
+        "assignment": lambda: assignments(run, options),
+        "plain": lambda: plain_areas(run, mask, options),
+    }
+    if run.trajectory:
+        parts["location"] = lambda: locations(run, options)
+    if run.trajectory and run.sampled:
+        parts["steps"] = lambda: step_errors(run, mask)
+    found: Found = {}
+    for name, part in parts.items():
+        tell(name)
+        found[name] = part()
+    return about(run) | {"options": dataclasses.asdict(options)} | found
+
+
+def about(run: Inverted) -> Found:
+    """What was measured."""
+    manifest = run.manifest
+    return {
+        "model": manifest.get("model", ""),
+        "adapter": run.settings["adapter"],
+        "prediction": manifest["prediction"],
+        "rows": len(run.rows),
+        "shape": list(run.noise.shape[1:]),
+        "num_steps": run.steps,
+        "guidance": run.settings["guidance"],
+        "inversion_guidance": run.settings["inversion_guidance"],
+        "sampled": run.sampled,
+        "methods": run.arms,
+        "spent": manifest.get("spent", {}),
+    }
+
+
+def sets(run: Inverted, *, image: bool = False) -> Iterator[tuple[str, Numbers]]:
+    """True noise and every latent, by name; the images too where they are asked for."""
+    yield TRUE, run.noise
+    for arm in run.arms:
+        yield arm, run.latent(arm)
+    if image:
+        yield IMAGE, run.clean
+
+
+def other_noise(run: Inverted, seed: int) -> Numbers:
+    """Standard normal numbers that have nothing to do with the run."""
+    return np.random.default_rng([seed, 1]).standard_normal(run.noise.shape).astype(np.float32)
+
+
+def reconstruction(run: Inverted) -> Found:
+    """What came back, what it cost, and the sizes of things (E13)."""
+    rows = []
+    for arm in run.arms:
+        scores = {name: _interval(run.score(name, arm)) for name in run.score_names}
+        rows.append({"method": arm, "size": float(np.abs(run.latent(arm)).mean()), **scores})
+    sizes = {TRUE: float(np.abs(run.noise).mean()), IMAGE: float(np.abs(run.clean).mean())}
+    return {"rows": rows, "sizes": sizes}
+
+
+def _interval(values: Numbers) -> list[float] | None:
+    """Mean and 95 % interval; ``None`` where nothing was measured."""
+    known = values[np.isfinite(values)]
+    return [float(value) for value in bootstrap(known)] if len(known) else None
+
+
+def patch_of(shape: Sequence[int], asked: int | None = None) -> int:
+    """The side of the patches: as asked, or the largest up to 8 that tiles."""
+    height, width = shape[-2:]
+    return asked or max(side for side in range(1, 9) if height % side == 0 and width % side == 0)
+
+
+def correlations(run: Inverted, options: Options) -> Found:
+    """Correlation between pixels across images (E1), with the floor that independent noise has."""
+    patch = patch_of(run.noise.shape, options.patch)
+    size = run.noise.shape[1] * patch * patch
+    top = min(TOP, size * (size - 1) // 2)
+    if len(run.rows) < 3:
+        raise ConfigError(f"a correlation across images needs 3 of them, {run.path} has {len(run.rows)}")
+    floor = correlation.floor(len(run.rows), size, top)
+    rows = []
+    for what, values in sets(run, image=True):
+        found = correlation.patch_correlation(values, patch, top)
+        rows.append({"what": what, "mean": found.mean, "std": found.std, "excess": found.mean - floor})
+    return {"patch": patch, "numbers": size, "top": top, "rows_of_images": len(run.rows), "floor": floor, "rows": rows}
+
+
+def textures(run: Inverted) -> Found:
+    """Autocorrelation within an image and its spectrum, which need no set."""
+    channels, height, width = run.noise.shape[1:]
+    lags = min(LAGS, height - 1, width - 1)
+    rings = max(2, min(RINGS, height // 2, width // 2))
+    rows = []
+    frequencies: Numbers = np.zeros(0)
+    for what, values in sets(run, image=True):
+        lagged = texture.autocorrelation(values, lags)
+        frequencies, power = texture.radial_spectrum(values, rings)
+        rows.append(
+            {
+                "what": what,
+                "autocorrelation": lagged.mean(0).tolist(),
+                "autocorrelation_std": lagged.std(0).tolist(),
+                "spectrum": _plain(power.mean(0)),
+            }
+        )
+    return {
+        "frequencies": frequencies.tolist(),
+        "white_mean": -1 / (height * width),
+        "white_std": 1 / np.sqrt(2 * channels * height * width),
+        "rows": rows,
+    }
+
+
+def normalities(run: Inverted, options: Options) -> Found:
+    """How normal latents are (E2)."""
+    reference = other_noise(run, options.seed)
+    rows, quantiles = [], {}
+    for what, values in sets(run):
+        normal, found = normality.quantiles(values)
+        quantiles[what] = found.tolist()
+        quantiles["normal"] = normal.tolist()
+        rows.append(
+            {
+                "what": what,
+                **normality.moments(values)._asdict(),
+                "kl": normality.gaussian_kl(reference, values),
+                "coordinate_kl": _tried(normality.coordinate_kl, reference, values),
+                "shapiro_rejected": normality.shapiro_rejected(values, seed=options.seed),
+            }
+        )
+    return {"rows": rows, "quantiles": quantiles, "level": 0.05}
+
+
+def _tried(function: Callable[..., Any], *arguments: Any) -> Any:
+    """``None`` where a number is not defined for this set."""
+    try:
+        return function(*arguments)
+    except ConfigError:
+        return None
+
+
+def triangles(run: Inverted, options: Options) -> Found:
+    """Noise, image and latent as a triangle (E3), and the most probable one (E4)."""
+    candidates = [(OTHER, other_noise(run, options.seed)), *((arm, run.latent(arm)) for arm in run.arms)]
+    rows = []
+    for what, values in candidates:
+        found = geometry.triangle(run.noise, run.clean, values)
+        probable = _tried(geometry.most_probable_triangle, found.each_angle)
+        rows.append(
+            {
+                "what": what,
+                "angles": found.angles.tolist(),
+                "angles_std": found.each_angle.std(0).tolist(),
+                "each_angle": found.each_angle.round(3).tolist(),
+                "most_probable": None if probable is None else list(probable),
+                "lengths": found.lengths.mean(0).tolist(),
+                "lengths_std": found.lengths.std(0).tolist(),
+            }
+        )
+    return {
+        "corners": ["noise", "image", "latent"],
+        "sides": ["image-latent", "noise-latent", "noise-image"],
+        "rows": rows,
+    }
+
+
+def locations(run: Inverted, options: Options) -> Found:
+    """Where between noise and latent each state of a walk lies (E5)."""
+    walks: list[str | None] = [None] if run.sampled else []
+    found = {}
+    for arm in run.arms:
+        latent = run.latent(arm)
+        if np.array_equal(latent, run.noise):  # an oracle of all steps
+            continue
+        each = {"inversion" if walk else "sampling": _track(run, walk, latent, options) for walk in [*walks, arm]}
+        found[arm] = each
+    return found
+
+
+def _track(run: Inverted, walk: str | None, latent: Numbers, options: Options) -> Found:
+    nearer, shares, off, distances = [], [], [], []
+    for step in range(run.steps + 1):
+        state = run.state(walk, step)[None]
+        nearer.append(float(location.nearer_noise(state, run.noise, latent)[0]))
+        share, distance = location.projection(state, run.noise, latent)
+        shares.append(float(share.mean()))
+        off.append(float(distance.mean()))
+        distances.append(location.segment_map(state, run.noise, latent, options.points).distances[:, 0])
+    table = np.stack(distances, axis=1).tolist()
+    return {"nearer_noise": nearer, "share": shares, "off_line": off, "distances": table}
+
+
+def assignments(run: Inverted, options: Options) -> Found:
+    """Which noise made which image, and the same for latents (E6)."""
+    groups = options.groups or (GROUPS if len(run.rows) >= GROUPED else 1)
+    pairs = [("noise", IMAGE, run.noise, run.clean)] if run.sampled else []
+    for arm in run.arms:
+        pairs.append((f"latent {arm}", IMAGE, run.latent(arm), run.clean))
+        if run.sampled:
+            pairs.append(("noise", f"latent {arm}", run.noise, run.latent(arm)))
+    rows = []
+    for one, other, first, second in pairs:
+        for measure in ("l2", "cosine", "pearson"):
+            found = assignment.assignment(first, second, measure, groups)
+            rows.append(
+                {
+                    "from": one,
+                    "to": other,
+                    "measure": measure,
+                    "to_second": found.noise_to_image,
+                    "to_first": found.image_to_noise,
+                    "spread": found.groups.std(0).tolist(),
+                    "hungarian": found.hungarian,
+                    "top_hub": found.top_hub,
+                    "chosen": found.chosen,
+                }
+            )
+    size = len(run.rows) // groups
+    return {"groups": groups, "rows_of_group": size, "chance": 1 / size, "rows": rows}
+
+
+def plain_mask(run: Inverted, options: Options) -> plain.Mask:
+    """(row, y, x) in the resolution of what is denoised: where the image is plain (E8)."""
+    scale = 1.0 if options.range == "unit" else 2.0
+    if options.domain == "states":
+        return plain.plain_mask(run.clean * scale / 2, options.threshold)
+    pictures = run.pictures("source").transpose(0, 3, 1, 2) / 255.0
+    mask = plain.plain_mask(pictures * scale, options.threshold)
+    return plain.shrunk_mask(mask, mask.shape[-1] // run.noise.shape[-1])
+
+
+def plain_areas(run: Inverted, mask: plain.Mask, options: Options) -> Found:
+    """Latents inside and outside of plain areas (E8), against true noise."""
+    candidates = [(OTHER, other_noise(run, options.seed)), *((arm, run.latent(arm)) for arm in run.arms)]
+    rows = []
+    for what, values in candidates:
+        found = plain.compare_areas(values, run.noise, mask)
+        error = np.abs(values - run.noise).mean(1)
+        rows.append({"what": what, **_plain(dataclasses.asdict(found)), "difference": _between(error, mask)})
+    share = float(mask.mean())
+    both = int((mask.any((1, 2)) & ~mask.all((1, 2))).sum())
+    return {"share": share, "rows_with_both": both, "rows": rows}
+
+
+def _between(error: Numbers, mask: plain.Mask) -> list[float] | None:
+    """Error in plain areas less error elsewhere, image by image, with its 95 % interval over images."""
+    both = mask.any((1, 2)) & ~mask.all((1, 2))
+    each = [one[where].mean() - one[~where].mean() for one, where in zip(error[both], mask[both], strict=True)]
+    return [float(value) for value in bootstrap(each)] if each else None
+
+
+def step_errors(run: Inverted, mask: plain.Mask) -> Found:
+    """The error of the prediction at every step of the inversion (E9)."""
+    found: Found = {}
+    for arm in run.arms:
+        steps = [
+            stepwise.step_errors(run.output(arm, step)[None], run.output(None, step)[None], mask)
+            for step in range(run.steps)
+        ]
+        found[arm] = {
+            name: _plain(np.array([getattr(one, name)[0] for one in steps]))
+            for name in ("error", "error_plain", "error_rest", "std_ratio")
+        }
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Plain values; JSON has no NaN, so what is not defined is ``None``."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(inner) for inner in value]
+    number = float(value)
+    return number if np.isfinite(number) else None

@@ -1,0 +1,138 @@
+"""A method with its settings, as a command line names it: ``forward:steps=2``, :class:`Arm`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import choice, near
+from t2iprobe.plugins.inversion.guidance import Guided, NullGuided
+from t2iprobe.plugins.inversion.inverter import Given, Inverter
+from t2iprobe.plugins.inversion.schedule import Schedule
+
+EXACT = 1e-5  # an inverter's own arithmetic, with exact predictions
+ROWS, SIDE = 2, 8
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method with settings.
+
+    Args:
+        method: name of the inverter.
+        settings: of its constructor.
+    """
+
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Says it all, and reads back by :func:`parse_arm`."""
+        given = ",".join(f"{name}={_text(value)}" for name, value in self.settings.items())
+        return f"{self.method}:{given}" if given else self.method
+
+    def build(self, inverters: Mapping[str, type[Inverter]]) -> Inverter:
+        """The inverter.
+
+        Raises:
+            ConfigError: no such method, no such setting, or a value that it does not take.
+        """
+        kind = choice("inverter", self.method, inverters)
+        known = inspect.signature(kind).parameters
+        if unknown := next((name for name in self.settings if name not in known), None):
+            has = near(unknown, known) if known else "; it has none"
+            raise ConfigError(f"the inverter {self.method} has no setting {unknown!r}{has}")
+        return kind(
+            **{name: _read(f"{self.method}: {name}", value, known[name]) for name, value in self.settings.items()}
+        )
+
+
+def parse_arm(text: str) -> Arm:
+    """``NAME[:key=value,…]``.
+
+    Raises:
+        ConfigError: not of this form.
+    """
+    name, _, rest = text.partition(":")
+    pairs = [part.partition("=") for part in rest.split(",")] if rest else []
+    if not name or any(not (key and mark) for key, mark, _ in pairs):
+        raise ConfigError(f"a method is NAME or NAME:key=value,…, such as forward:steps=2; found {text!r}")
+    return Arm(name, {key.strip(): value.strip() for key, _, value in pairs})
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _read(what: str, value: Any, parameter: inspect.Parameter) -> Any:
+    """A value that may come as text, in the kind of the parameter's default."""
+    default = parameter.default
+    if not isinstance(value, str) or isinstance(default, str):
+        return value
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if isinstance(default, bool):
+        raise ConfigError(f"{what} is true or false, found {value!r}")
+    if default is None and value.lower() == "none":
+        return None
+    if not re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", value, re.IGNORECASE):
+        raise ConfigError(f"{what} is a number, found {value!r}")
+    return float(value) if isinstance(default, float) else int(float(value))
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a method is like on a schedule, found without a model.
+
+    Args:
+        error: the largest error of a round trip with exact predictions replayed.
+        invert, sample: model calls a row.
+    """
+
+    error: float
+    invert: int
+    sample: int
+
+
+def examined(method: Inverter, schedule: Schedule) -> Examined:
+    """Walk a smooth made-up denoiser there and back, in double precision.
+
+    Raises:
+        ConfigError: the method does not work with this kind of prediction, or is wrong although it claims to be right.
+
+    Warns:
+        UserWarning: it is known to be no inverse of sampling, which its ``inexact`` explains.
+    """
+    method.check(schedule)
+    noise = torch.randn(ROWS, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    null = torch.zeros(ROWS, 1, 1, 1, dtype=torch.float64)
+    denoiser = NullGuided(_smooth, _smooth, 1.0, None, lambda embedding: _smooth, null)
+    with torch.no_grad():
+        error = method.round_trip(denoiser, schedule, noise, Given(noise=noise.flip(0)))
+        there = method.sample(Guided(_smooth, _smooth), schedule, noise)
+        given = Given(there, noise=noise.flip(0), clean=there.clean)
+        back = method.invert(denoiser, schedule, there.clean, given)
+    if error > EXACT and not method.inexact:
+        raise ConfigError(
+            f"{method.name} misses the noise by {error:.1e} on this schedule even with exact predictions; "
+            "it may not be used"
+        )
+    if error > EXACT:
+        warnings.warn(
+            f"{method.name} misses the noise by {error:.1e} even with exact predictions: {method.inexact}", stacklevel=2
+        )
+    return Examined(error, back.nfe, there.nfe)
+
+
+def _smooth(x: Tensor, timestep: float) -> Tensor:
+    """Some denoiser."""
+    return torch.tanh(x) * (0.3 + timestep / 2000)

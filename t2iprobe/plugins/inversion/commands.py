@@ -1,0 +1,220 @@
+"""``t2iprobe invert``: from pictures back to noise. Imports torch only inside the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from t2iprobe.plugins.inversion.options import (
+    RUNS,
+    Distinct,
+    GuidanceOf,
+    InversionGuidance,
+    Keep,
+    MaxBytes,
+    Methods,
+    Prompts,
+    PromptSetOf,
+    Range,
+    Rows,
+    RunFolder,
+    Sampling,
+    Steps,
+    Where,
+    cell,
+    print_rows,
+    print_tables,
+)
+from t2iprobe.plugins.inversion.sweep_commands import register
+from t2iprobe.terminal import parse
+from t2iprobe.terminal.console import Format, answers, print_json
+from t2iprobe.terminal.options import (
+    Arch,
+    BatchSize,
+    Device,
+    Dtype,
+    FormatOption,
+    ModelChoice,
+    ModelRef,
+    Resolution,
+    Seed,
+    Yes,
+)
+
+app = typer.Typer(
+    help="From pictures back to the noise they came from: where inversion goes wrong, and what it costs to mend it.",
+    no_args_is_help=True,
+)
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    prediction: Annotated[str | None, typer.Option(help="Only those for epsilon, v_prediction or flow models.")] = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """The inverters, what kinds of model each works with, and its settings.
+
+    Example: t2iprobe invert list --prediction flow
+    """
+    from t2iprobe.plugins.inversion.capabilities import capabilities
+
+    found = capabilities(context.obj.inverters(), prediction)
+    if format is Format.json:
+        print_json({"inverters": found})
+        return
+    kinds = ("epsilon", "v_prediction", "flow")
+    table = Table(
+        "inverter", *kinds, "calls a step", "needs", "settings", "what it does", box=None, header_style="bold"
+    )
+    for row in found:
+        marks = ("yes" if kind in row["predictions"] else "" for kind in kinds)
+        settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
+        calls = "" if row["calls_a_step"] is None else f"{row['calls_a_step']:g}"
+        cells = (row["name"], *marks, calls, ", ".join(row["needs"]), settings, row["summary"])
+        table.add_row(*(escape(cell) for cell in cells))
+    answers.print(table)
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    arch: Arch = None,
+    model: ModelRef = None,
+    preset: Annotated[
+        str | None, typer.Option(help="The paper's protocol for a model: sdxl, if, dit, ldm, …; see --preset list.")
+    ] = None,
+    prompts: Prompts = None,
+    prompt_set: PromptSetOf = None,
+    images: Annotated[Path | None, typer.Option(help="Invert the pictures of this folder instead.")] = None,
+    fit: Annotated[bool, typer.Option("--fit", help="Scale and crop them, and make them RGB.")] = False,
+    n: Rows = None,
+    distinct: Distinct = None,
+    method: Methods = None,
+    num_steps: Steps = None,
+    guidance: GuidanceOf = 1.0,
+    inversion_guidance: InversionGuidance = 1.0,
+    sampler: Annotated[
+        Sampling, typer.Option(help="plain: DDIM or Euler make the pictures; own: the method's own sampler does.")
+    ] = Sampling.plain,
+    reencode: Annotated[
+        bool, typer.Option("--reencode", help="Invert the decoded and encoded picture, as one from a file would be.")
+    ] = False,
+    seed: Seed = 0,
+    resolution: Resolution = None,
+    keep: Annotated[
+        Keep, typer.Option(help="trajectory: every state and prediction; ends: noise, picture and latent only.")
+    ] = Keep.trajectory,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+    max_bytes: MaxBytes = "20GB",
+    yes: Yes = False,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/invert-MODEL.")] = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """Sample pictures (or take given ones), invert them, and make them again from their latents.
+
+    Noise, trajectory, predictions and latents go into the run's store as they come. What was interrupted goes on with
+    the same command.
+
+    Examples:
+
+      t2iprobe invert run --arch sd3 --num-steps 20 --n 64
+
+      t2iprobe invert run --arch sd3 --method euler --method forward:steps=2 --method fixed-point --out runs/three
+
+      t2iprobe invert run --model stabilityai/stable-diffusion-xl-base-1.0 --prompts captions.txt --dtype float16
+
+      t2iprobe invert run --arch sd3 --images photos --fit --method euler
+    """
+    from t2iprobe.plugins.inversion import session
+    from t2iprobe.plugins.inversion.presets import PRESETS, applied, listing
+
+    if preset == "list":
+        print_rows(listing(), format, "presets")
+        return
+    choice = ModelChoice(arch, model, None, device, dtype)
+    asked = session.Asked(
+        choice, prompts, prompt_set, images, fit, n, distinct, seed, num_steps, tuple(method or ()), guidance,
+        inversion_guidance, sampler.value, reencode, keep is Keep.trajectory, resolution, batch_size,
+        max_bytes=parse.size(max_bytes), yes=yes,
+    )  # fmt: skip
+    if preset is not None:
+        asked = applied(asked, parse.choice("preset", preset, PRESETS))
+    loaded = session.loaded(asked.model, context.obj)
+    question = session.question_of(asked, loaded, context.obj)
+    study = session.study_of(asked, question, loaded, context.obj)
+    path = out or RUNS / f"invert-{Path(asked.model.reference(context.obj)).name}"
+    found = session.run_study(asked, study, path)
+    answer = session.summary(found)
+    if format is Format.json:
+        print_json(answer)
+        return
+    _print_summary(answer)
+    answers.print(f"tables, plots and report: t2iprobe invert analyze {path}", highlight=False)
+
+
+@app.command()
+def analyze(
+    context: typer.Context,
+    path: RunFolder,
+    rows: Annotated[int | None, typer.Option(help="Only the first so many pictures.", min=3)] = None,
+    patch: Annotated[
+        int | None,
+        typer.Option(help="Side of the correlation's patches; default the largest up to 8 that tiles.", min=1),
+    ] = None,
+    plain_threshold: Annotated[float, typer.Option(help="Of plain pixels.", min=0)] = 0.025,
+    plain_domain: Annotated[
+        Where, typer.Option(help="Look for plain areas in the pixels, or in the states that are denoised.")
+    ] = Where.pixels,
+    plain_range: Annotated[
+        Range, typer.Option(help="The threshold is meant for pictures in 0..1 (unit) or -1..1 (signed).")
+    ] = Range.unit,
+    groups: Annotated[
+        int | None, typer.Option(help="Disjoint parts for assignments; default 8 from 512 pictures on.", min=1)
+    ] = None,
+    seed: Seed = 0,
+    format: FormatOption = Format.table,
+) -> None:
+    """Correlation with its floor, normality, triangle, trajectory, assignment, plain areas, errors by step.
+
+    Always beside true noise. Leaves analysis.json, figures/ and report.html in the run folder; no model is needed.
+
+    Example: t2iprobe invert analyze runs/invert-tiny-sd3 --format json
+    """
+    from t2iprobe.plugins.inversion import sections, session
+    from t2iprobe.plugins.inversion.analyze import Options
+    from t2iprobe.plugins.inversion.inverted import Inverted
+
+    options = Options(patch, plain_threshold, plain_domain.value, plain_range.value, groups, seed=seed)
+    answer = session.analyzed(Inverted(path, rows), options, context.obj)
+    if format is Format.json:
+        print_json(answer)
+        return
+    print_tables(sections.tables(answer["analysis"]))
+    answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
+    answers.print(f"Report with pictures: {answer['report']}", highlight=False)
+
+
+def _print_summary(answer: dict[str, Any]) -> None:
+    names = ("reconstruction", "noise_error", "noise_cosine", "psnr", "ssim", "nfe_invert", "nfe_sample", "seconds")
+    heads = ("|again − image|", "|latent − noise|", "cosine", "PSNR", "SSIM", "calls up", "calls down", "s a row")
+    table = Table("method", *heads, box=None, header_style="bold")
+    for row in answer["methods"]:
+        table.add_row(escape(row["method"]), *(cell(row.get(name)) for name in names))
+    answers.print(table)
+    spent = answer["spent"]
+    peak = parse.size_text(spent.get("peak_bytes", 0))
+    answers.print(
+        f"{answer['rows']} pictures, {spent.get('denoiser_rows', 0):,} denoiser rows, {spent.get('seconds', 0):.0f} s, "
+        f"{peak} beyond the weights, in {answer['run']}",
+        highlight=False,
+    )
+
+
+register(app)

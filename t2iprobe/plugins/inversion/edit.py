@@ -1,0 +1,130 @@
+"""Latents sampled again under another prompt, and variations of them: what can still be changed (E12)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.statistics import bootstrap
+from t2iprobe.plugins.inversion.analyze import OTHER, TRUE, other_noise
+from t2iprobe.plugins.inversion.ledits import edited
+from t2iprobe.plugins.inversion.pictures import grid, wrapped
+from t2iprobe.plugins.inversion.resample import Judge, Sampler, pairwise, similar
+from t2iprobe.plugins.inversion.walkstore import Array
+
+LEDITS = "ledits++"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """How to edit.
+
+    Args:
+        arms: methods whose latents are taken.
+        targets: the new prompt of each row; as many rows are edited.
+        variations: of each of the first ``varied`` latents, under its own prompt.
+        varied: how many.
+        mix: a in sqrt(1 - a) x + sqrt(a) n.
+        seed: of n.
+        ledits: edit by LEDITS++ too.
+    """
+
+    arms: tuple[str, ...]
+    targets: tuple[str, ...]
+    variations: int = 8
+    varied: int = 8
+    mix: float = 0.1
+    seed: int = 0
+    ledits: bool = False
+
+
+def deranged(prompts: Sequence[str], rows: int) -> tuple[str, ...]:
+    """For each of the first rows the next prompt that is another.
+
+    Raises:
+        ConfigError: there is only one prompt.
+    """
+    distinct = list(dict.fromkeys(prompts))
+    if len(distinct) < 2:
+        raise ConfigError("every picture of this run has the same prompt; give other ones with --prompt or --prompts")
+    after = {one: distinct[(number + 1) % len(distinct)] for number, one in enumerate(distinct)}
+    return tuple(after[prompt] for prompt in prompts[:rows])
+
+
+def edit(
+    sampler: Sampler, question: Edit, metrics: Sequence[Any], judge: Judge | None = None
+) -> tuple[dict[str, Any], dict[str, Image.Image]]:
+    """Numbers by where the pictures start, true noise and noise that has nothing to do with them included.
+
+    Args:
+        sampler: makes the pictures.
+        question: what to edit.
+        metrics: that compare two pictures.
+        judge: reads words.
+    """
+    run, count = sampler.run, len(question.targets)
+    own = run.pictures("source")[:count]
+    starts = {
+        TRUE: run.noise,
+        **{arm: run.latent(arm) for arm in question.arms},
+        OTHER: other_noise(run, question.seed),
+    }
+    made = {what: sampler.pictures(states[:count], question.targets) for what, states in starts.items()}
+    if question.ledits:
+        prompts = run.prompts[:count]
+        made[LEDITS] = edited(sampler.model, own, prompts, question.targets, run.steps, seed=question.seed)
+    rows = []
+    for what, pictures in made.items():
+        row: dict[str, Any] = {"what": what}
+        for name, values in similar(pictures, own, metrics).items():
+            row[f"{name}_to_source"] = _interval(values)
+        for name, values in similar(pictures, made[TRUE], metrics).items():
+            row[f"{name}_to_noise"] = _interval(values)
+        row["diversity"] = pairwise(pictures)
+        if judge is not None:
+            row["read"] = _interval(judge.scores(pictures, question.targets))
+        if question.variations > 1 and what in starts:
+            row["variations"] = _varied(sampler, question, starts[what])
+        rows.append(row)
+    found = {
+        "rows_of_pictures": count,
+        "methods": list(question.arms),
+        "guidance": sampler.scale,
+        "mix": question.mix,
+        "variations": question.variations,
+        "source_diversity": pairwise(own),
+        "rows": rows,
+    }
+    return found, {"edit-pictures": _sheet(run.prompts, question.targets, own, made)}
+
+
+def _varied(sampler: Sampler, question: Edit, states: Array) -> list[float] | None:
+    """How different the variations of one picture are, mean and interval over pictures."""
+    rng, spreads = np.random.default_rng([question.seed, 2]), []
+    for row in range(min(question.varied, len(question.targets))):
+        fresh = rng.standard_normal((question.variations, *states.shape[1:]))
+        mixed = np.sqrt(1 - question.mix) * states[row] + np.sqrt(question.mix) * fresh
+        prompts = [sampler.run.prompts[row]] * question.variations
+        spreads.append(pairwise(sampler.pictures(mixed.astype(np.float32), prompts)))
+    return _interval(spreads)
+
+
+def _interval(values: Sequence[float]) -> list[float]:
+    return [float(value) for value in bootstrap(values)]
+
+
+def _sheet(
+    prompts: Sequence[str], targets: Sequence[str], own: Any, made: dict[str, Any], count: int = 8
+) -> Image.Image:
+    rows = []
+    for row in range(min(count, len(targets))):
+        label = wrapped(prompts[row]) + "\n→ " + wrapped(targets[row])
+        rows.append(
+            (label, [Image.fromarray(own[row]), *(Image.fromarray(pictures[row]) for pictures in made.values())])
+        )
+    return grid(["image", *(f"from\n{what}" for what in made)], rows)

@@ -1,0 +1,196 @@
+"""Models without text, for inversion only: DiT by class, and unconditional latent and pixel diffusion.
+
+They have no site that a text method could read or patch, so they are no architectures of the package: other commands
+do not know them. Prompts are class numbers or ImageNet names for DiT, and empty for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMPipeline,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    LDMPipeline,
+    UNet2DModel,
+    VQModel,
+)
+from torch import Tensor, nn
+
+from t2iprobe.core.adapter import Adapter, Conditioning, Pipeline
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import near
+from t2iprobe.core.sites import Site
+
+CLASSES, NONE = 1000, 1000  # DiT's classes, and the label that stands for no class
+
+
+class ImageOnly(Adapter):
+    """What they share: nothing to read, and a conditioning that is no text."""
+
+    text_entry = ()
+    text_kv = ()
+    #: what a run takes turns in where nobody names prompts
+    prompts: ClassVar[tuple[str, ...]] = ("",)
+
+    def sites(self, pipeline: Pipeline) -> Iterator[Site]:
+        """None."""
+        return iter(())
+
+    def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
+        """Nothing."""
+        return Conditioning(torch.zeros(len(prompts), 1, 1))
+
+    def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """See :meth:`Adapter.predict`."""
+        found: Tensor = pipeline.unet(latents, timestep, return_dict=False)[0]
+        return found
+
+
+class Pixels(ImageOnly):
+    """``DDPMPipeline`` and ``DDIMPipeline``: pixels in -1..1 (the paper's ADM, where its weights are converted)."""
+
+    name: ClassVar[str] = "ddpm"
+    pipelines: ClassVar[frozenset[str]] = frozenset({"DDPMPipeline", "DDIMPipeline"})
+    denoiser = "unet"
+
+    @classmethod
+    def tiny(cls) -> DDPMPipeline:
+        """16 x 16 pixels."""
+        torch.manual_seed(0)
+        unet = UNet2DModel(
+            sample_size=16, block_out_channels=(16, 16), layers_per_block=1, norm_num_groups=8,
+            down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+        )  # fmt: skip
+        return DDPMPipeline(unet, DDIMScheduler(clip_sample=False))
+
+    @classmethod
+    def full_size(cls) -> nn.Module:
+        """google/ddpm-cifar10-32's U-Net."""
+        with torch.device("meta"):
+            return UNet2DModel(
+                sample_size=32, block_out_channels=(128, 256, 256, 256), layers_per_block=2, attention_head_dim=None,
+                down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+                up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+                downsample_padding=0, flip_sin_to_cos=False, freq_shift=1, norm_eps=1e-6,
+            )  # fmt: skip
+
+    def encode_images(self, pipeline: Pipeline, images: Tensor) -> Tensor:
+        """Pixels are what is denoised."""
+        return images
+
+    def decode(self, pipeline: Pipeline, latents: Tensor) -> Tensor:
+        """Pixels are what is denoised."""
+        return latents
+
+
+class Latents(ImageOnly):
+    """``LDMPipeline``: unconditional latent diffusion over a vector-quantised autoencoder (CelebA-HQ)."""
+
+    name: ClassVar[str] = "ldm"
+    pipelines: ClassVar[frozenset[str]] = frozenset({"LDMPipeline"})
+    denoiser = "unet"
+
+    @classmethod
+    def tiny(cls) -> LDMPipeline:
+        """16 x 16 pixels, 8 x 8 latents."""
+        torch.manual_seed(0)
+        unet = UNet2DModel(
+            sample_size=8, block_out_channels=(16, 16), layers_per_block=1, norm_num_groups=8,
+            down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+        )  # fmt: skip
+        coder = VQModel(
+            block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=3,
+            up_block_types=("UpDecoderBlock2D",) * 2, num_vq_embeddings=16, norm_num_groups=8, scaling_factor=1.0,
+        )  # fmt: skip
+        return LDMPipeline(coder, unet, DDIMScheduler(clip_sample=False))
+
+    @classmethod
+    def full_size(cls) -> nn.Module:
+        """CompVis/ldm-celebahq-256's U-Net."""
+        with torch.device("meta"):
+            return UNet2DModel(
+                sample_size=64, block_out_channels=(224, 448, 672, 896), layers_per_block=2, attention_head_dim=32,
+                down_block_types=("DownBlock2D", *("AttnDownBlock2D",) * 3),
+                up_block_types=(*("AttnUpBlock2D",) * 3, "UpBlock2D"),
+            )  # fmt: skip
+
+    def encode_images(self, pipeline: Pipeline, images: Tensor) -> Tensor:
+        """Latents before they are quantised, which is what was diffused."""
+        found: Tensor = pipeline.vqvae.encode(images).latents
+        return found * pipeline.vqvae.config.scaling_factor
+
+    def decode(self, pipeline: Pipeline, latents: Tensor) -> Tensor:
+        """As the pipeline decodes."""
+        found: Tensor = pipeline.vqvae.decode(latents / pipeline.vqvae.config.scaling_factor).sample
+        return found
+
+
+class ByClass(ImageOnly):
+    """``DiTPipeline``: a diffusion transformer over classes; the empty prompt is its null class."""
+
+    name: ClassVar[str] = "dit"
+    pipelines: ClassVar[frozenset[str]] = frozenset({"DiTPipeline"})
+    denoiser = "transformer"
+    prompts = tuple(map(str, range(CLASSES)))
+
+    @classmethod
+    def tiny(cls) -> DiTPipeline:
+        """16 x 16 pixels, 8 x 8 latents, noise and a learned variance."""
+        torch.manual_seed(0)
+        coder = AutoencoderKL(
+            block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
+            up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=8,
+        )  # fmt: skip
+        transformer = DiTTransformer2DModel(
+            num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=8,
+        )  # fmt: skip
+        return DiTPipeline(transformer, coder, DDIMScheduler(clip_sample=False), {0: "tench, Tinca tinca"})
+
+    @classmethod
+    def full_size(cls) -> nn.Module:
+        """DiT-XL/2 at 256 pixels; diffusers gives each block its own embedding of time and class."""
+        with torch.device("meta"):
+            return DiTTransformer2DModel(out_channels=8, attention_bias=True)
+
+    def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
+        """Labels of the classes that are named."""
+        labels = [label_of(pipeline, prompt) for prompt in prompts]
+        return Conditioning(torch.tensor(labels, device=pipeline._execution_device))
+
+    def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """See :meth:`Adapter.predict`; the learned variance is the second half of the channels."""
+        found: Tensor = pipeline.transformer(
+            latents, timestep=timestep.long(), class_labels=conditioning.tokens, return_dict=False
+        )[0]
+        return found
+
+
+def label_of(pipeline: Pipeline, prompt: str) -> int:
+    """The label of a class, by number or by a name that the pipeline knows; the empty prompt's is the null class.
+
+    Raises:
+        ConfigError: there is no such class.
+    """
+    if not prompt:
+        return NONE
+    if prompt.isdecimal() and int(prompt) < CLASSES:
+        return int(prompt)
+    known: dict[str, int] = dict(pipeline.labels or {})
+    if prompt not in known:
+        raise ConfigError(f"no class {prompt!r}; classes are 0 to {CLASSES - 1} or names{near(prompt, known)}")
+    return known[prompt]
+
+
+FAMILIES: tuple[type[ImageOnly], ...] = (Pixels, Latents, ByClass)
+
+
+def family_of(pipeline: Any) -> ImageOnly | None:
+    """The family of a pipeline without text; ``None`` where it is none of them."""
+    kind = type(pipeline).__name__
+    return next((family() for family in FAMILIES if kind in family.pipelines), None)

@@ -1,0 +1,197 @@
+"""Pictures between two: latents against true noise as ends (E11)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from scipy import linalg
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.metric import Aggregate
+from t2iprobe.plugins.inversion.analysis import geometry
+from t2iprobe.plugins.inversion.analyze import TRUE
+from t2iprobe.plugins.inversion.inverted import Inverted
+from t2iprobe.plugins.inversion.models import Pixels
+from t2iprobe.plugins.inversion.pictures import grid, wrapped
+from t2iprobe.plugins.inversion.resample import Judge, Sampler, pairwise, similar
+from t2iprobe.plugins.inversion.walkstore import Array
+
+Way = Literal["slerp", "lerp", "lerp-norm"]
+COMPONENTS = 16  # of the pictures' principal components that the Fréchet distance looks at
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """How to interpolate.
+
+    Args:
+        arms: methods whose latents are taken.
+        pairs: most pairs.
+        points: along the way, ends included.
+        way: ``slerp`` and ``lerp`` of whole vectors, or ``lerp-norm`` which keeps the length between its ends.
+    """
+
+    arms: tuple[str, ...]
+    pairs: int = 64
+    points: int = 7
+    way: Way = "slerp"
+
+
+def couples(prompts: Sequence[str], count: int) -> list[tuple[int, int]]:
+    """Disjoint pairs of rows that have the same prompt, in turn over prompts.
+
+    Raises:
+        ConfigError: no prompt has two rows.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        rows.setdefault(prompt, []).append(row)
+    turns = max(len(listed) // 2 for listed in rows.values())
+    found = [
+        (listed[2 * turn], listed[2 * turn + 1])
+        for turn in range(turns)
+        for listed in rows.values()
+        if len(listed) > 2 * turn + 1
+    ]
+    if not found:
+        raise ConfigError(
+            "interpolation needs two pictures of one prompt, and every picture of this run has its own; "
+            "run `t2iprobe invert run` with --distinct below --n / 2"
+        )
+    return found[:count]
+
+
+def interpolated(first: Array, second: Array, share: float, way: Way) -> Array:
+    """States between two sets."""
+    if way == "slerp":
+        return geometry.slerp(first, second, share).astype(np.float32)
+    return geometry.lerp(first, second, share, keep_norm=way == "lerp-norm").astype(np.float32)
+
+
+def interpolate(
+    sampler: Sampler,
+    question: Interpolation,
+    metrics: Sequence[Any],
+    judge: Judge | None = None,
+    aggregates: Sequence[Aggregate] = (),
+) -> tuple[dict[str, Any], dict[str, Image.Image]]:
+    """Numbers by point of the way, and sheets of pictures.
+
+    Args:
+        sampler: makes the pictures.
+        question: what to interpolate.
+        metrics: that compare two pictures.
+        judge: reads words.
+        aggregates: that compare two sets of pictures.
+    """
+    run, shares = sampler.run, np.linspace(0, 1, question.points)
+    pairs = couples(run.prompts, question.pairs)
+    prompts = [run.prompts[first] for first, _ in pairs]
+    own = run.pictures("source")
+    apart = Frechet(own)
+    ends = {TRUE: run.noise, **{arm: run.latent(arm) for arm in question.arms}}
+    made = {
+        what: [_between(sampler, states, pairs, share, question.way, prompts) for share in shares]
+        for what, states in ends.items()
+    }
+    rows = []
+    for what, along in made.items():
+        for number, share in enumerate(shares):
+            pictures, morph = along[number], _morph(own, pairs, share)
+            row = {
+                "what": what,
+                "share": float(share),
+                "frechet": apart.to(pictures),
+                "diversity": pairwise(pictures),
+                "contrast": float(pictures.reshape(len(pictures), -1).std(1).mean() / 255),
+                "step": _gap(pictures, along[number - 1]) if number else None,
+            }
+            row |= {
+                f"{name}_to_noise": _mean(values)
+                for name, values in similar(pictures, made[TRUE][number], metrics).items()
+            }
+            row |= {f"{name}_to_morph": _mean(values) for name, values in similar(pictures, morph, metrics).items()}
+            if judge is not None:
+                row["read"] = _mean(judge.scores(pictures, prompts))
+            images = [Image.fromarray(one) for one in pictures]
+            row |= {one.name: one.score(images, [Image.fromarray(other) for other in own]) for one in aggregates}
+            rows.append(row)
+    found = {
+        "pairs": len(pairs),
+        "way": question.way,
+        "methods": list(question.arms),
+        "rows": rows,
+        "reference": {"diversity": pairwise(own[: len(pairs)]), "pictures": len(own)},
+    }
+    return found, {"interpolate-pictures": _sheet(made, shares, prompts)}
+
+
+def _between(
+    sampler: Sampler, states: Array, pairs: Sequence[tuple[int, int]], share: float, way: Way, prompts: Sequence[str]
+) -> Pixels:
+    first, second = (states[[pair[side] for pair in pairs]] for side in (0, 1))
+    return sampler.pictures(interpolated(first, second, float(share), way), prompts)
+
+
+def _morph(own: Pixels, pairs: Sequence[tuple[int, int]], share: float) -> Pixels:
+    """The same between pixels."""
+    first, second = (own[[pair[side] for pair in pairs]].astype(np.float32) for side in (0, 1))
+    return ((1 - share) * first + share * second).round().astype(np.uint8)
+
+
+def _gap(pictures: Pixels, others: Pixels) -> float:
+    return float(np.abs(pictures.astype(np.float32) - others).mean() / 255)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def _sheet(made: dict[str, list[Pixels]], shares: Any, prompts: Sequence[str], count: int = 4) -> Image.Image:
+    rows = []
+    for pair in range(min(count, len(prompts))):
+        for what, along in made.items():
+            label = f"{what}\n{wrapped(prompts[pair])}"
+            rows.append((label, [Image.fromarray(pictures[pair]) for pictures in along]))
+    return grid([f"{share:.2f}" for share in shares], rows)
+
+
+class Frechet:
+    """Fréchet distance of two sets of pictures as normals in the reference's principal components of pixels.
+
+    Needs no network, so it is no FID: it sees layout, colour and contrast, not what a picture shows.
+
+    Args:
+        reference: (row, y, x, 3).
+        components: of the reference that are looked at.
+    """
+
+    def __init__(self, reference: Pixels, components: int = COMPONENTS) -> None:
+        flat = self._flat(reference)
+        self.centre = flat.mean(0)
+        _, _, directions = np.linalg.svd(flat - self.centre, full_matrices=False)
+        self.directions = directions[: min(components, len(flat) - 1)]
+        self.mean, self.spread = self._normal(flat)
+
+    def to(self, pictures: Pixels) -> float:
+        """The distance of a set, 0..; small sets are biased upward, the same for sets of one size."""
+        mean, spread = self._normal(self._flat(pictures))
+        root = linalg.sqrtm(spread @ self.spread)
+        return float(((mean - self.mean) ** 2).sum() + np.trace(spread + self.spread - 2 * np.real(root)))
+
+    def _normal(self, flat: Any) -> tuple[Any, Any]:
+        seen = (flat - self.centre) @ self.directions.T
+        return seen.mean(0), np.atleast_2d(np.cov(seen, rowvar=False)) + 1e-9 * np.eye(len(self.directions))
+
+    @staticmethod
+    def _flat(pictures: Pixels) -> Any:
+        return pictures.reshape(len(pictures), -1).astype(np.float64) / 255
+
+
+def ends_of(run: Inverted, arms: Sequence[str]) -> tuple[str, ...]:
+    """The methods that were asked for, or all of the run."""
+    return tuple(run.arm(arm) for arm in arms) or tuple(run.arms)

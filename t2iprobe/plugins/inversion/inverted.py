@@ -1,0 +1,152 @@
+"""A finished inversion, read from its folder without a model: :class:`Inverted`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from t2iprobe.core import runfolder
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import choice
+from t2iprobe.core.study.memory import Recorded, open_study
+from t2iprobe.plugins.inversion.sources import Source
+from t2iprobe.plugins.inversion.walkstore import SAMPLE, Array, WalkStore, phase
+
+Scores = NDArray[np.float32]
+KIND = "inversion"
+
+
+class Inverted:
+    """What a run of ``t2iprobe invert run`` holds.
+
+    Args:
+        path: its folder.
+        rows: how many of the finished rows to read, ``None`` for all.
+    """
+
+    def __init__(self, path: str | Path, rows: int | None = None) -> None:
+        self.path = Path(path)
+        self.manifest = runfolder.read_manifest(self.path)
+        if self.manifest.get("kind") != KIND:
+            raise ConfigError(f"{path} is no inversion; `t2iprobe invert run --out FOLDER` makes one")
+        self._recorded: Recorded = open_study(self.path / runfolder.STORE, self.manifest["scores"])
+        known = [label for label in self.arms if self._recorded.row(label) is not None]
+        done = np.all([self._recorded.done[self._row(label)] for label in known], axis=0) if known else np.zeros(0)
+        self.rows: list[int] = [int(row) for row in np.flatnonzero(done)][:rows]
+        if len(known) != len(self.arms) or not self.rows:
+            raise ConfigError(f"{path} has no finished rows of every method yet; start the same run again")
+        self._store = WalkStore(self.path, self.rows)
+
+    def __repr__(self) -> str:
+        return (
+            f"Inverted({self.path}, {', '.join(self.arms)}, {len(self.rows)} rows of {len(self.settings['prompts'])})"
+        )
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What decided the result."""
+        found: Mapping[str, Any] = self.manifest["settings"]
+        return found
+
+    @property
+    def arms(self) -> list[str]:
+        """Labels of the methods."""
+        return list(self.settings["arms"])
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the model made the pictures, so that their true noise is known."""
+        return self.settings["pictures"] is None and self.settings["clean"] is None
+
+    @property
+    def steps(self) -> int:
+        """Of sampling."""
+        return int(self.settings["num_steps"])
+
+    @property
+    def trajectory(self) -> bool:
+        """Whether states and predictions are kept."""
+        return bool(self.settings["trajectory"])
+
+    @property
+    def prompts(self) -> list[str]:
+        """One a row."""
+        return [self.settings["prompts"][row] for row in self.rows]
+
+    @property
+    def seeds(self) -> list[int]:
+        """One a row."""
+        return [self.settings["seeds"][row] for row in self.rows]
+
+    @cached_property
+    def noise(self) -> Array:
+        """(row, ...): what the pictures were made from, or noise drawn beside given ones."""
+        return self._store.noise(SAMPLE)
+
+    @cached_property
+    def clean(self) -> Array:
+        """(row, ...): the pictures in the space that is denoised."""
+        return self._store.clean(SAMPLE)
+
+    def latent(self, arm: str) -> Array:
+        """(row, ...): what a method found."""
+        return self._store.noise(phase("invert", self.arm(arm)))
+
+    def rebuilt(self, arm: str) -> Array:
+        """(row, ...): what became of it when it was sampled again."""
+        return self._store.clean(phase("reconstruct", self.arm(arm)))
+
+    def state(self, arm: str | None, step: int) -> Array:
+        """(row, ...) at a level of the inversion by ``arm``, of the sampling for ``None``."""
+        return self._store.state(self._walk(arm), step)
+
+    def output(self, arm: str | None, step: int) -> Array:
+        """(row, ...): the prediction of a step, likewise."""
+        return self._store.output(self._walk(arm), step)
+
+    def score(self, name: str, arm: str) -> Scores:
+        """(row,)."""
+        values: Scores = self._recorded.column(name)[self._row(arm)][self.rows]
+        return values
+
+    @property
+    def score_names(self) -> list[str]:
+        """Names of the scores."""
+        return list(self._recorded.names)
+
+    def picture(self, label: str, row: int) -> Image.Image:
+        """The picture of a finished row: of ``source`` or of a method's reconstruction."""
+        found = self._recorded.image(label, self.rows[row])
+        assert found is not None
+        return found
+
+    def pictures(self, label: str) -> NDArray[np.uint8]:
+        """(row, y, x, 3): all of them."""
+        return np.stack([np.asarray(self.picture(label, row)) for row in range(len(self.rows))])
+
+    def arm(self, label: str) -> str:
+        """The label, checked.
+
+        Raises:
+            ConfigError: there is no such method in the run.
+        """
+        choice(f"method of {self.path}", label, dict.fromkeys(self.arms))
+        return label
+
+    def source(self) -> Source:
+        """Prompts and seeds of the finished rows."""
+        return Source(tuple(self.prompts), tuple(self.seeds))
+
+    def _walk(self, arm: str | None) -> str:
+        return SAMPLE if arm is None else phase("invert", self.arm(arm))
+
+    def _row(self, label: str) -> int:
+        found = self._recorded.row(label)
+        assert found is not None
+        return found

@@ -1,0 +1,106 @@
+"""LEDITS++ (arXiv 2311.16711) by diffusers' own pipelines, on the parts of a loaded Stable Diffusion or SDXL."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    LEditsPPPipelineStableDiffusion,
+    LEditsPPPipelineStableDiffusionXL,
+)
+from diffusers.utils import logging as diffusers_logging
+from PIL import Image
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.model import Model
+from t2iprobe.plugins.inversion.models import Pixels
+
+KINDS = (LEditsPPPipelineStableDiffusionXL, LEditsPPPipelineStableDiffusion)
+SKIP, SOURCE_GUIDANCE = 0.15, 3.5  # diffusers' defaults
+
+
+def editor(model: Model) -> Any:
+    """The LEDITS++ pipeline on the model's own parts, with SDE-DPM-Solver++ of second order.
+
+    Raises:
+        ConfigError: diffusers has none for such parts.
+    """
+    own = model.pipeline.components
+    for kind in KINDS:
+        known = inspect.signature(kind.__init__).parameters
+        wanted = [name for name, one in known.items() if one.default is one.empty and name not in ("self", "scheduler")]
+        if all(name in own for name in wanted) and hasattr(model.pipeline, "unet"):
+            scheduler = DPMSolverMultistepScheduler.from_config(
+                model.pipeline.scheduler.config, algorithm_type="sde-dpmsolver++", solver_order=2
+            )
+            parts = {name: part for name, part in own.items() if name in known}
+            quiet = {"requires_safety_checker": False} if "requires_safety_checker" in known else {}
+            return kind(**{**parts, **quiet, "scheduler": scheduler})
+    raise ConfigError(
+        f"diffusers has LEDITS++ for Stable Diffusion 1, 2 and XL, this is a {type(model.pipeline).__name__}; "
+        "leave --ledits out"
+    )
+
+
+def edited(
+    model: Model,
+    pictures: Pixels,
+    prompts: Sequence[str],
+    targets: Sequence[str],
+    steps: int,
+    *,
+    strength: float = 5.0,
+    seed: int = 0,
+    done: Callable[[int], None] = lambda pictures: None,
+) -> Pixels:
+    """Each picture with its target prompt as the concept that is added.
+
+    Args:
+        model: a U-Net of text-to-image.
+        pictures: (row, y, x, 3), sides a multiple of 32.
+        prompts: that the pictures were made from.
+        targets: prompts of the edit.
+        steps: of inversion.
+        strength: guidance of the edit.
+        seed: of the noise.
+        done: told after each picture.
+
+    Raises:
+        ConfigError: the model or the size of the pictures does not fit.
+    """
+    if any(side % 32 for side in pictures.shape[1:3]):
+        size = " x ".join(map(str, pictures.shape[1:3]))
+        raise ConfigError(f"diffusers' LEDITS++ takes sides that are multiples of 32, these pictures are {size}")
+    made = []
+    with _borrowed(model) as pipeline:
+        for picture, prompt, target in zip(pictures, prompts, targets, strict=True):
+            generator = torch.Generator(pipeline.device).manual_seed(seed)
+            pipeline.invert(
+                Image.fromarray(picture), source_prompt=prompt, source_guidance_scale=SOURCE_GUIDANCE,
+                num_inversion_steps=steps, skip=SKIP, generator=generator,
+            )  # fmt: skip
+            found = pipeline(editing_prompt=[target], edit_guidance_scale=strength, generator=generator)
+            made.append(np.asarray(found.images[0].convert("RGB"), np.uint8))
+            done(1)
+    return np.stack(made)
+
+
+@contextmanager
+def _borrowed(model: Model) -> Iterator[Any]:
+    """The editor, silent; the U-Net gets its attention processors back."""
+    pipeline, unet = editor(model), model.pipeline.unet
+    before = dict(unet.attn_processors)
+    level = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    pipeline.set_progress_bar_config(disable=True)
+    try:
+        yield pipeline
+    finally:
+        unet.set_attn_processor(before)
+        diffusers_logging.set_verbosity(level)

@@ -1,0 +1,123 @@
+"""What an inversion asks of a model beside its predictions: sizes, the levels it really samples on, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.model import Model, quiet
+from t2iprobe.plugins.inversion.schedule import Schedule, schedule_of
+
+Pixels = NDArray[np.uint8]
+TOGETHER = 16  # pictures that the autoencoder gets at once
+
+
+class _Reached(Exception):
+    """The denoiser is about to be called, so the timesteps are set."""
+
+
+def used_schedule(model: Model, num_steps: int, settings: Mapping[str, Any] | None = None) -> Schedule:
+    """The levels that a generation of the pipeline visits.
+
+    Those of a flow model depend on what its pipeline does with them (a shift by the size of the picture, sigmas of its
+    own), so the pipeline is started and stopped before it calls the denoiser. The others have DDIM's.
+
+    Args:
+        model: of any family.
+        num_steps: sampling steps.
+        settings: ``height`` and ``width``, where they are not the model's own.
+    """
+    if model.adapter.prediction(model.pipeline) != "flow":
+        return schedule_of(model.pipeline.scheduler, num_steps)
+    generation = model.generation([""], 0, num_steps=num_steps, guidance=1.0, **dict(settings or {}))
+    handle = model.denoiser.register_forward_pre_hook(_stop, with_kwargs=True)
+    try:
+        with quiet(model.pipeline), torch.no_grad():
+            model.pipeline(**model.arguments(generation, [0]))
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    return schedule_of(model.pipeline.scheduler)
+
+
+def _stop(module: Any, args: Any, kwargs: Any) -> None:
+    raise _Reached
+
+
+def picture_size(model: Model, settings: Mapping[str, Any] | None = None) -> tuple[int, int]:
+    """Height and width of the model's pictures."""
+    given = {**model.defaults, **(settings or {})}
+    config: Any = model.denoiser.config
+    cells = getattr(model.pipeline, "default_sample_size", None) or config.sample_size
+    side = int(cells) * _pixels_a_cell(model.pipeline)
+    return int(given.get("height") or side), int(given.get("width") or side)
+
+
+def _pixels_a_cell(pipeline: Any) -> int:
+    """Of the autoencoder, where there is one; not every pipeline says so itself."""
+    coder = getattr(pipeline, "vae", None) or getattr(pipeline, "vqvae", None)
+    if hasattr(pipeline, "vae_scale_factor") or coder is None:
+        return int(getattr(pipeline, "vae_scale_factor", 1))
+    return int(2 ** (len(coder.config.block_out_channels) - 1))
+
+
+def state_shape(model: Model, settings: Mapping[str, Any] | None = None) -> tuple[int, ...]:
+    """(channel, y, x) of what is denoised."""
+    blank = np.zeros((1, *picture_size(model, settings), 3), np.uint8)
+    return tuple(encoded(model, blank).shape[1:])
+
+
+def encoded(model: Model, pictures: Pixels) -> Tensor:
+    """Pictures (row, y, x, 3) as what is denoised, (row, channel, y, x) in float32 on the CPU.
+
+    Raises:
+        ConfigError: the model cannot take pictures of this size.
+    """
+    images = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    parts = []
+    with torch.no_grad(), _full_precision(model) as (device, dtype):
+        for part in torch.split(images, TOGETHER):
+            try:
+                found = model.adapter.encode_images(model.pipeline, part.to(device, dtype))
+            except RuntimeError as error:
+                size = " x ".join(map(str, pictures.shape[1:3]))
+                raise ConfigError(f"the model's encoder does not take pictures of {size} pixels: {error}") from error
+            parts.append(found.float().cpu())
+    return torch.cat(parts)
+
+
+def decoded(model: Model, states: Tensor) -> Pixels:
+    """The inverse of :func:`encoded`, rounded to 8 bits."""
+    parts = []
+    with torch.no_grad(), _full_precision(model) as (device, dtype):
+        for part in torch.split(states, TOGETHER):
+            image = model.adapter.decode(model.pipeline, part.to(device, dtype)).float().cpu()
+            parts.append(((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8))
+    pictures: Pixels = torch.cat(parts).permute(0, 2, 3, 1).numpy()
+    return pictures
+
+
+@contextmanager
+def _full_precision(model: Model) -> Iterator[tuple[torch.device, torch.dtype]]:
+    """Where the autoencoder runs and in which dtype; one that overflows in float16 (SDXL's) runs in float32."""
+    device, vae = model.pipeline._execution_device, getattr(model.pipeline, "vae", None)
+    if vae is None:
+        yield device, next(model.denoiser.parameters()).dtype
+        return
+    own = next(vae.parameters()).dtype
+    if own != torch.float16 or not vae.config.get("force_upcast"):
+        yield device, own
+        return
+    vae.to(torch.float32)
+    try:
+        yield device, torch.float32
+    finally:
+        vae.to(own)

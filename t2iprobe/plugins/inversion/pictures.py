@@ -1,0 +1,97 @@
+"""Sheets of pictures: noise, image, latent, plain mask, errors, and grids of what was made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from t2iprobe.core.errors import ShapeError
+from t2iprobe.plugins.figures import GAP, INK, MARGIN, PAPER, _fitted, _font, thumbnail
+from t2iprobe.plugins.inversion.analysis.plain import Mask
+from t2iprobe.plugins.inversion.inverted import Inverted
+
+CELL = 96
+HEAD, LABEL = 40, 170
+SPAN = 3.0  # standard deviations from black to white
+
+Numbers = NDArray[Any]
+
+
+def shown(state: Numbers) -> Image.Image:
+    """(channel, y, x) as a picture: its first three channels, 0 is grey and three standard deviations are white."""
+    channels = state[:3] if len(state) >= 3 else np.repeat(state[:1], 3, 0)
+    levels = np.clip(0.5 + channels / (2 * SPAN), 0, 1)
+    return Image.fromarray((255 * levels).round().astype(np.uint8).transpose(1, 2, 0))
+
+
+def heat(values: Numbers, top: float) -> Image.Image:
+    """(y, x) as a heat map from 0 (black) to ``top``."""
+    import matplotlib
+
+    colours = matplotlib.colormaps["magma"](np.clip(values / (top or 1), 0, 1))[..., :3]
+    return Image.fromarray((255 * colours).round().astype(np.uint8))
+
+
+def masked(mask: NDArray[np.bool_]) -> Image.Image:
+    """(y, x): plain areas yellow."""
+    return Image.fromarray(np.where(mask[..., None], (255, 212, 59), (40, 42, 50)).astype(np.uint8))
+
+
+def grid(
+    columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Image.Image]]], cell: int = CELL, label: int = LABEL
+) -> Image.Image:
+    """Pictures in rows below the heads of their columns.
+
+    Raises:
+        ShapeError: a row has another number of pictures than there are columns.
+    """
+    if wrong := next((name for name, pictures in rows if len(pictures) != len(columns)), None):
+        raise ShapeError(f"row {wrong!r} has another number of pictures than the {len(columns)} columns")
+    pitch = cell + GAP
+    size = (2 * MARGIN + label + len(columns) * pitch - GAP, 2 * MARGIN + HEAD + len(rows) * pitch - GAP)
+    sheet = Image.new("RGB", size, PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for number, name in enumerate(columns):
+        centre = (MARGIN + label + number * pitch + cell / 2, MARGIN + HEAD / 2)
+        text = _fitted(name, cell, 12)
+        pen.multiline_text(centre, text, font=_font(12), fill=INK, anchor="mm", align="center", spacing=3)
+    for number, (name, pictures) in enumerate(rows):
+        top = MARGIN + HEAD + number * pitch
+        text = _fitted(name, label - GAP, 12)
+        pen.multiline_text((MARGIN, top + cell / 2), text, font=_font(12), fill=INK, anchor="lm", spacing=4)
+        for place, picture in enumerate(pictures):
+            sheet.paste(thumbnail(picture, cell), (MARGIN + label + place * pitch, top))
+    return sheet
+
+
+def wrapped(text: str, width: int = 24) -> str:
+    """``text`` in lines."""
+    import textwrap
+
+    return "\n".join(textwrap.wrap(text, width)[:5])
+
+
+def overview(run: Inverted, mask: Mask, arm: str, count: int = 6) -> Image.Image:
+    """For some rows: noise, image, latent, how far the latent is from the noise, plain areas, and what came back."""
+    latent, rebuilt = run.latent(arm), run.rebuilt(arm)
+    off = np.abs(latent - run.noise).mean(1)
+    missed = np.abs(rebuilt - run.clean).mean(1)
+    rows = []
+    for row in range(min(count, len(run.rows))):
+        pictures = [
+            shown(run.noise[row]),
+            run.picture("source", row),
+            shown(latent[row]),
+            heat(off[row], float(np.quantile(off, 0.99))),
+            masked(mask[row]),
+            run.picture(arm, row),
+            heat(missed[row], float(np.quantile(missed, 0.99))),
+        ]
+        rows.append((wrapped(run.prompts[row]), pictures))
+    noise = "true noise" if run.sampled else "drawn noise"
+    heads = [noise, "image", "latent", "|latent −\nnoise|", "plain areas", "made again", "|made again\n− image|"]
+    return grid(heads, rows)

@@ -1,0 +1,113 @@
+"""The paper's protocol for its models (arXiv 2410.23530 and its code): :data:`PRESETS`.
+
+T = 50 and no guidance everywhere. Counts of pictures are those of the authors' scripts where they are known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from t2iprobe.plugins.inversion.session import Asked
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One model's protocol.
+
+    Args:
+        model: reference.
+        num_steps: T.
+        rows: N.
+        methods: what is compared: plain inversion, and forward diffusion for the first 4 % of the steps.
+        dtype: of the weights.
+        reencode: pictures are decoded and encoded before they are inverted.
+        distinct: different prompts.
+        note: where this departs from the paper, or what is not known.
+    """
+
+    model: str
+    num_steps: int = 50
+    rows: int = 2048
+    methods: tuple[str, ...] = ("ddim", "forward:steps=2")
+    dtype: str | None = None
+    reencode: bool = False
+    distinct: int | None = None
+    note: str = ""
+
+
+PRESETS: dict[str, Preset] = {
+    "sdxl": Preset(
+        "stabilityai/stable-diffusion-xl-base-1.0",
+        dtype="float16",
+        reencode=True,
+        distinct=512,
+        note="512 prompts, 4 noises each, with --prompts captions.txt (the paper: Recap-COCO-30K); the encoder's mode "
+        "where the authors' code draws a sample",
+    ),
+    "if": Preset(
+        "DeepFloyd/IF-I-XL-v1.0",
+        rows=5120,
+        dtype="float16",
+        note="stage I, with --prompts captions.txt; no thresholding or clipping: ddim-stock is the faithful mode",
+    ),
+    "dit": Preset(
+        "facebook/DiT-XL-2-256",
+        rows=10240,
+        dtype="float16",
+        note="the 1,000 classes in turn; no guidance (the authors' script has it commented out)",
+    ),
+    "ldm": Preset("CompVis/ldm-celebahq-256", rows=10240, note="unconditional, latents before quantisation"),
+    "adm-32": Preset(
+        "google/ddpm-cifar10-32",
+        num_steps=100,
+        rows=10240,
+        methods=("ddim", "ddim:convention=source", "forward:steps=4"),
+        note="a DDPM in place of OpenAI's ADM, whose weights diffusers does not load; the authors invert ADM by the "
+        "source-time convention",
+    ),
+    "sd3": Preset(
+        "stabilityai/stable-diffusion-3-medium-diffusers",
+        methods=("euler", "forward:steps=2"),
+        dtype="float16",
+        note="not in the paper, which has FLUX among flow models",
+    ),
+    "flux": Preset(
+        "black-forest-labs/FLUX.1-dev",
+        methods=("euler", "forward:steps=2"),
+        dtype="bfloat16",
+        note="the pipeline's own guidance embedding",
+    ),
+}
+
+
+def applied(asked: Asked, preset: Preset) -> Asked:
+    """The options with a preset's in place of those that were not given."""
+    model = asked.model
+    if model.arch is None and model.model is None:
+        model = replace(model, model=preset.model)
+    return replace(
+        asked,
+        model=replace(model, dtype=model.dtype or preset.dtype),
+        num_steps=asked.num_steps or preset.num_steps,
+        rows=asked.rows or (None if asked.images else preset.rows),
+        methods=asked.methods or preset.methods,
+        reencode=asked.reencode or preset.reencode,
+        distinct=asked.distinct or preset.distinct,
+    )
+
+
+def listing() -> list[dict[str, Any]]:
+    """A record for each."""
+    return [
+        {
+            "preset": name,
+            "model": one.model,
+            "steps": one.num_steps,
+            "n": one.rows,
+            "methods": ", ".join(one.methods),
+            "note": one.note,
+        }
+        for name, one in PRESETS.items()
+    ]

@@ -1,0 +1,122 @@
+"""Pictures from states that were changed: what interpolation and editing have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.model import Model
+from t2iprobe.core.study import provenance
+from t2iprobe.core.study.bench import usual_batch
+from t2iprobe.plugins.inversion.guidance import Plain, model_denoiser
+from t2iprobe.plugins.inversion.inverted import Inverted
+from t2iprobe.plugins.inversion.models import Pixels, decoded, used_schedule
+from t2iprobe.plugins.inversion.walkstore import Array
+from t2iprobe.plugins.inversion.work import in_parts
+
+Tell = Callable[[int], None]
+
+
+@dataclass
+class Sampler:
+    """Samples by DDIM or Euler on the levels of a run, whatever found the states.
+
+    Args:
+        model: of the run.
+        run: that was inverted.
+        guidance: of sampling; default the run's.
+        batch_size: rows at once.
+        told: gets the rows of each call.
+    """
+
+    model: Model
+    run: Inverted
+    guidance: float | None = None
+    batch_size: int | None = None
+    told: Tell = lambda rows: None
+
+    def __post_init__(self) -> None:
+        check_model(self.model, self.run)
+        generation = {
+            key: value for key, value in self.run.settings["generation"].items() if key in ("height", "width")
+        }
+        self.schedule = used_schedule(self.model, self.run.steps, generation)
+        self.scale = self.run.settings["guidance"] if self.guidance is None else self.guidance
+
+    def pictures(self, states: Array, prompts: Sequence[str]) -> Pixels:
+        """(row, y, x, 3) from noise or latents, each with its prompt."""
+        size = self.batch_size or usual_batch(self.model)
+        parts = [range(first, min(first + size, len(states))) for first in range(0, len(states), size)]
+        return np.concatenate(
+            [self._batch(states[part.start : part.stop], [prompts[i] for i in part]) for part in parts]
+        )
+
+    def _batch(self, states: Array, prompts: Sequence[str]) -> Pixels:
+        noise = torch.from_numpy(np.ascontiguousarray(states, np.float32)).to(self.model.pipeline._execution_device)
+
+        def walk(rows: list[int]) -> Any:
+            denoiser = model_denoiser(self.model, [prompts[row] for row in rows], self.scale, None, self.told)
+            return Plain().sample(denoiser, self.schedule, noise[rows])
+
+        with torch.no_grad():
+            return decoded(self.model, in_parts(list(range(len(noise))), walk).clean)
+
+    @property
+    def calls(self) -> int:
+        """Denoiser rows that a picture takes."""
+        return self.run.steps * (1 if self.scale == 1 else 2)
+
+
+def check_model(model: Model, run: Inverted) -> None:
+    """Refuse another model than the run's.
+
+    Raises:
+        ConfigError: the weights differ.
+    """
+    found = provenance.facts(model, {"num_steps": run.steps})["decides"]["weights"]
+    if found != run.settings["weights"]:
+        raise ConfigError(
+            f"{run.path} was made with other weights ({run.manifest.get('model') or 'unknown'}) than those of "
+            f"{model.ref or 'this model'}; name its model with --model"
+        )
+
+
+@dataclass
+class Judge:
+    """Reads words in pictures, where the prompts have any.
+
+    Args:
+        reader: OCR engine.
+        metric: of text.
+        words: by prompt.
+    """
+
+    reader: Any
+    metric: Any
+    words: Mapping[str, str]
+
+    def scores(self, pictures: Pixels, prompts: Sequence[str]) -> list[float]:
+        """How well each picture shows the word of its prompt."""
+        read = self.reader.read([Image.fromarray(picture) for picture in pictures])
+        return [self.metric.score(text, self.words[prompt]) for text, prompt in zip(read, prompts, strict=True)]
+
+
+def pairwise(pictures: Pixels) -> float:
+    """How different pictures are: the mean absolute difference of two of them, in 0..1."""
+    flat = pictures.reshape(len(pictures), -1).astype(np.float32) / 255
+    if len(flat) < 2:
+        return float("nan")
+    gaps = [np.abs(flat[i + 1 :] - flat[i]).mean(1) for i in range(len(flat) - 1)]
+    return float(np.concatenate(gaps).mean())
+
+
+def similar(pictures: Pixels, others: Pixels, metrics: Sequence[Any]) -> dict[str, list[float]]:
+    """Each metric's scores of pictures against others, picture by picture."""
+    pairs = [(Image.fromarray(one), Image.fromarray(other)) for one, other in zip(pictures, others, strict=True)]
+    return {metric.name: [metric.score(*pair) for pair in pairs] for metric in metrics}

@@ -1,0 +1,410 @@
+"""What the commands of ``t2iprobe invert`` have in common: from options to a question, its plan, and its answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from t2iprobe.core import runfolder
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.model import Model
+from t2iprobe.core.names import choice
+from t2iprobe.core.options import LoadOptions
+from t2iprobe.core.report import Page, Section
+from t2iprobe.core.study.bench import Stop
+from t2iprobe.core.study.provenance import portable
+from t2iprobe.plugins.inversion import plots, sections, sweep_sections
+from t2iprobe.plugins.inversion.analyze import Options, analyze, plain_mask
+from t2iprobe.plugins.inversion.arms import parse_arm
+from t2iprobe.plugins.inversion.guidance import model_denoiser
+from t2iprobe.plugins.inversion.imageonly import ImageOnly, family_of
+from t2iprobe.plugins.inversion.inverted import Inverted
+from t2iprobe.plugins.inversion.models import picture_size, state_shape
+from t2iprobe.plugins.inversion.pictures import overview
+from t2iprobe.plugins.inversion.sources import Source, folder, repeated
+from t2iprobe.plugins.inversion.study import Cost, InversionStudy, Question, Sampler, Watch
+from t2iprobe.terminal.console import notes
+from t2iprobe.terminal.models import check_arch
+from t2iprobe.terminal.options import ModelChoice
+from t2iprobe.terminal.parse import size_text
+from t2iprobe.terminal.progress import bar
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from t2iprobe.plugins.manager import Plugins
+
+HOURS = 4.0
+ROWS, STEPS = 256, 50
+METRICS = ("psnr", "ssim")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of a run, as given; ``None`` is what :data:`ROWS` and :data:`STEPS` say, or the model's own.
+
+    Args:
+        model: which.
+        prompts: text file, one a line.
+        prompt_set: name of a set, whose source prompts are taken.
+        images: folder of pictures to invert.
+        fit: scale and crop them.
+        rows: pictures.
+        distinct: most different prompts.
+        seed: of the noise.
+        num_steps: of sampling and inversion.
+        methods: as text; default plain DDIM or Euler.
+        guidance, inversion_guidance: 1 is off.
+        sampler, reencode: see :class:`Question`.
+        trajectory: keep states and predictions.
+        resolution: side of the pictures.
+        batch_size: rows of a unit.
+        metrics: names, that compare two pictures.
+        max_bytes: most to store without ``yes``.
+        yes: begin also what is long or large.
+    """
+
+    model: ModelChoice
+    prompts: Path | None = None
+    prompt_set: str | None = None
+    images: Path | None = None
+    fit: bool = False
+    rows: int | None = None
+    distinct: int | None = None
+    seed: int = 0
+    num_steps: int | None = None
+    methods: tuple[str, ...] = ()
+    guidance: float = 1.0
+    inversion_guidance: float = 1.0
+    sampler: Sampler = "plain"
+    reencode: bool = False
+    trajectory: bool = True
+    resolution: int | None = None
+    batch_size: int | None = None
+    metrics: tuple[str, ...] = METRICS
+    max_bytes: int = 20 * 10**9
+    yes: bool = False
+
+    def __post_init__(self) -> None:
+        if sum(way is not None for way in (self.prompts, self.prompt_set)) > 1:
+            raise ConfigError("give the prompts one way: --prompts or --prompt-set")
+        if self.images is not None and self.rows is not None:
+            raise ConfigError("--n goes with pictures that are made; --images takes all that are in the folder")
+        for text in self.methods:
+            parse_arm(text)
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """Settings of the pictures' size."""
+        return {} if self.resolution is None else {"height": self.resolution, "width": self.resolution}
+
+    def arguments(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {
+            field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self) if field.name != "model"
+        } | {"model": dataclasses.asdict(self.model)}
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+
+
+def default_method(model: Model) -> str:
+    """The plain inversion of the model's family."""
+    return "euler" if model.adapter.prediction(model.pipeline) == "flow" else "ddim"
+
+
+def loaded(asked: ModelChoice, plugins: Plugins) -> Model:
+    """The model, of any family that the package knows or of one without text."""
+    ref = asked.reference(plugins)
+    if asked.model is None:
+        asked.say_embedded(ref)
+    pipeline = plugins.load_pipeline(ref, LoadOptions(asked.device, asked.dtype))
+    family = family_of(pipeline)
+    if family is not None:
+        return Model(pipeline, family, ref=ref)
+    model = plugins.load(pipeline)
+    model.ref = ref
+    check_arch(model, asked.arch)
+    return model
+
+
+def source_of(asked: Asked, model: Model, plugins: Plugins) -> Source:
+    """The rows that were asked for."""
+    texts = prompts_of(asked, model, plugins)
+    if asked.images is not None:
+        own = texts if asked.prompts or asked.prompt_set else []
+        return folder(asked.images, picture_size(model, asked.generation), own, asked.seed, fit=asked.fit)
+    return repeated(texts[: asked.distinct], asked.rows or ROWS, asked.seed)
+
+
+def prompts_of(asked: Asked, model: Model, plugins: Plugins) -> list[str]:
+    """The prompts of a file or of a set, each once and in order; of a model without text its classes, or none."""
+    if asked.prompts is not None:
+        return read_prompts(asked.prompts)
+    if asked.prompt_set is None and isinstance(model.adapter, ImageOnly):
+        return list(model.adapter.prompts)
+    name = asked.prompt_set or plugins.own_prompt_set(asked.model.reference(plugins))
+    return list(dict.fromkeys(pair.source for pair in plugins.prompt_set(name, seed=asked.seed)))
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts in a text file, one a line.
+
+    Raises:
+        ConfigError: it cannot be read, or has none.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--prompts {path} cannot be read: {error}") from None
+    found = [line for line in lines if line and not line.startswith("#")]
+    if not found:
+        raise ConfigError(f"--prompts {path} has no prompt; write one a line")
+    return found
+
+
+def question_of(asked: Asked, model: Model, plugins: Plugins, **changes: Any) -> Question:
+    """The question that the options ask."""
+    arms = tuple(map(parse_arm, asked.methods or (default_method(model),)))
+    fields: dict[str, Any] = {
+        "source": changes.pop("source", None) or source_of(asked, model, plugins),
+        "arms": arms,
+        "num_steps": asked.num_steps or STEPS,
+        "guidance": asked.guidance,
+        "inversion_guidance": asked.inversion_guidance,
+        "sampler": asked.sampler,
+        "reencode": asked.reencode,
+        "trajectory": asked.trajectory,
+        "generation": asked.generation,
+    }
+    return Question(**(fields | changes))
+
+
+def study_of(asked: Asked, question: Question, model: Model, plugins: Plugins) -> InversionStudy:
+    """The study of a question; its methods are built and examined, so that what cannot work fails here."""
+    metrics = metrics_of(",".join(asked.metrics), plugins) if asked.metrics else []
+    study = InversionStudy(model, question, plugins.inverters(), metrics, asked.batch_size, asked.arguments())
+    warn_of_guidance(question)
+    _ = study.examined
+    return study
+
+
+def metrics_of(names: str, plugins: Plugins) -> list[Any]:
+    """Metrics that compare two pictures, by name.
+
+    Raises:
+        ConfigError: one is not known, compares something else, or lacks its weights.
+    """
+    known: dict[str, Any] = dict(plugins.metrics())
+    found = [choice("metric", name, known)() for name in names.split(",")]
+    if other := next((one.name for one in found if one.needs != "image"), None):
+        raise ConfigError(f"the metric {other} does not compare two pictures")
+    for metric in found:
+        if prepare := getattr(metric, "prepare", None):
+            prepare()
+    return found
+
+
+def warn_of_guidance(question: Question) -> None:
+    """The paper measures without guidance, which is an error of its own."""
+    scales = {question.guidance, question.inversion_guidance} - {1.0}
+    if scales:
+        shown = ", ".join(f"{scale:g}" for scale in sorted(scales))
+        notes.print(
+            f"[yellow]warning:[/] guidance {shown}: inversion then also has guidance's error, and the numbers do not "
+            "compare with the paper's, which are at 1",
+            highlight=False,
+        )
+
+
+def run_study(asked: Asked, study: InversionStudy, path: Path, what: str = "inverting") -> Inverted:
+    """Run it with its plan on stderr and a progress bar, or find it finished."""
+    stop = Stop(lambda: notes.print("stopping after the unit in flight (again to stop at once)", highlight=False))
+    with bar(what) as (progress, task):
+        total = study.cost().rows
+        progress.update(task, total=study.question.rows)
+        done = 0
+
+        def told(rows: int) -> None:
+            nonlocal done
+            done += rows
+            progress.update(task, completed=min(1.0, done / total) * study.question.rows)
+
+        study.run(path, Watch(lambda cost: announce(asked, study, path, cost), told, stop))
+    return Inverted(path)
+
+
+def announce(asked: Asked, study: InversionStudy, path: Path, cost: Cost) -> None:
+    """The plan in one line; refuses what is long or large without ``--yes``."""
+    seconds = cost.rows * seconds_a_row(study)
+    labels = ", ".join(arm.label for arm in study.question.arms)
+    notes.print(
+        f"plan: {study.question.rows} pictures, {study.question.num_steps} steps, {labels}: {cost.rows:,} denoiser "
+        f"rows, about {duration(seconds)}, {size_text(cost.stored)} into {path}",
+        highlight=False,
+    )
+    if not asked.yes and (seconds > 3600 * HOURS or cost.stored > asked.max_bytes):
+        raise ConfigError(
+            f"this takes about {duration(seconds)} and {size_text(cost.stored)}; add --yes to do it, or keep less with "
+            "--keep ends"
+        )
+
+
+def seconds_a_row(study: InversionStudy, rows: int = 8) -> float:
+    """What a row through the denoiser takes, measured on one call."""
+    question, model = study.question, study.model
+    count = min(rows, study.batch)
+    denoiser = model_denoiser(model, list(question.source.prompts[:1]) * count)
+    states = torch.zeros(count, *state_shape(model, question.generation)).to(model.pipeline._execution_device)
+    with torch.no_grad():
+        denoiser(states, study.schedule.timesteps[0])
+        began = time.perf_counter()
+        denoiser(states, study.schedule.timesteps[0])
+    return (time.perf_counter() - began) / count
+
+
+def duration(seconds: float) -> str:
+    """For people."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def summary(run: Inverted) -> dict[str, Any]:
+    """The JSON answer of a run."""
+    rows = []
+    for arm in run.arms:
+        scores = {name: _mean(run.score(name, arm)) for name in run.score_names}
+        rows.append({"method": arm, **scores})
+    return {
+        "run": str(run.path),
+        "model": run.manifest.get("model", ""),
+        "rows": len(run.rows),
+        "num_steps": run.steps,
+        "methods": rows,
+        "examined": run.manifest["examined"],
+        "spent": run.manifest.get("spent", {}),
+    }
+
+
+def _mean(values: Any) -> float | None:
+    known = values[values == values]
+    return float(known.mean()) if len(known) else None
+
+
+def analyzed(run: Inverted, options: Options, plugins: Plugins) -> dict[str, Any]:
+    """Analyse a run and leave ``analysis.json``, ``figures/`` and ``report.html`` in its folder."""
+    with notes.status("analysing") as status:
+        found = analyze(run, options, lambda part: status.update(f"analysing: {part}"))
+        status.update("drawing")
+        mask = plain_mask(run, options)
+        sheets = {f"pictures-{number}": overview(run, mask, arm) for number, arm in enumerate(run.arms)}
+        keep(run.path, "analysis", found, plots.figures(found) | sheets)
+    report = report_of(run.path, plugins)
+    return {"run": str(run.path), "sentence": sections.sentence(found), "report": str(report), "analysis": found}
+
+
+#: what commands leave in a run folder, and the sections that follow from it
+LEFT: dict[str, Callable[[Any, Any], Iterator[Section]]] = {
+    "analysis": sections.sections,
+    "interpolation": sweep_sections.interpolation,
+    "edit": sweep_sections.editing,
+    "ablation": sweep_sections.ablation,
+    "training": sweep_sections.training,
+}
+
+
+def report_of(path: Path, plugins: Plugins) -> Path:
+    """``report.html`` with everything that commands have left in the folder so far."""
+    from PIL import Image
+
+    drawn = {file.stem: Image.open(file) for file in sorted((path / "figures").glob("*.png"))}
+    found = {name: json.loads(file.read_text()) for name in LEFT if (file := path / f"{name}.json").is_file()}
+    parts = [part for name, one in found.items() for part in LEFT[name](one, drawn)]
+    text = (
+        sections.sentence(found["analysis"]) if "analysis" in found else next(iter(found.values())).get("sentence", "")
+    )
+    manifest = runfolder.read_manifest(path)
+    return write_report(
+        path, manifest, text, parts, plugins, manifest.get("command", f"t2iprobe invert analyze {portable(path)}")
+    )
+
+
+def keep(path: Path, name: str, found: Mapping[str, Any], drawn: Mapping[str, Image.Image]) -> None:
+    """Numbers as JSON and drawings as PNG, each whole or not at all."""
+    folder = path / "figures"
+    folder.mkdir(exist_ok=True)
+    for title, image in drawn.items():
+        image.save(folder / f"{title}.png.part", "png")
+        (folder / f"{title}.png.part").replace(folder / f"{title}.png")
+    part = path / f"{name}.json.part"
+    part.write_text(json.dumps(found, allow_nan=False) + "\n")
+    part.replace(path / f"{name}.json")
+
+
+def write_report(
+    path: Path, manifest: Mapping[str, Any], text: str, parts: Sequence[Section], plugins: Plugins, command: str
+) -> Path:
+    """``report.html`` in a folder."""
+    spent = manifest.get("spent", {})
+    cost = {name.replace("_", " "): f"{value:,}" for name, value in spent.items()}
+    settings = manifest.get("settings", {})
+    git = manifest.get("git") or {}
+    ran = {
+        "model": manifest.get("model"),
+        "weights": settings.get("weights"),
+        "dtype": settings.get("dtype"),
+        "device": manifest.get("device"),
+        "started": manifest.get("started"),
+        "ended": manifest.get("ended"),
+        "commit": f"{git['commit']}{' and changes' if git.get('dirty') else ''}" if git.get("commit") else None,
+        **manifest.get("versions", {}),
+    }
+    provenance = {name: str(value) for name, value in ran.items() if value}
+    title = f"{manifest.get('model') or manifest.get('pipeline', '')}: inversion"
+    return plugins.write_page(Page(title, text, parts, command, cost, provenance), path / "report.html")
+
+
+@contextmanager
+def folder_run(path: Path, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[bool]:
+    """A folder for a run of several studies; gives whether it is finished already, and marks it so at the end."""
+    from t2iprobe.core.lock import LOCK, lock
+
+    found = runfolder.existing(path, settings)
+    if found is not None and found["state"] == runfolder.FINISHED:
+        yield True
+        return
+    runfolder.make(path)
+    began = time.perf_counter()
+    started = found["started"] if found else runfolder.now()
+    with lock(path):
+        manifest = {
+            "state": runfolder.RUNNING, "settings": dict(settings), **facts, "versions": runfolder.versions(),
+            "started": started,
+        }  # fmt: skip
+        runfolder.write_manifest(path, manifest)
+        yield False
+        seconds = round(time.perf_counter() - began + (found or {}).get("spent", {}).get("seconds", 0.0), 1)
+        done = {"state": runfolder.FINISHED, "ended": runfolder.now(), "spent": {"seconds": seconds}}
+        runfolder.write_manifest(path, {**manifest, **done})
+        (path / LOCK).unlink(missing_ok=True)
+
+
+@contextmanager
+def sampling(pictures: int, run: Inverted, guidance: float | None) -> Iterator[Callable[[int], None]]:
+    """A bar over pictures that are sampled from states of a run; gives what is told of every call."""
+    scale = run.settings["guidance"] if guidance is None else guidance
+    calls = run.steps * (1 if scale == 1 else 2)
+    notes.print(f"plan: {pictures} pictures of {run.steps} steps, {pictures * calls:,} denoiser rows", highlight=False)
+    with bar("sampling") as (progress, task):
+        progress.update(task, total=pictures)
+        yield lambda rows: progress.advance(task, rows / calls)

@@ -1,0 +1,103 @@
+"""What is inverted: prompts and seeds of pictures to be made, or the pictures in a folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.plugins.inversion.models import Pixels
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One row a picture.
+
+    Args:
+        prompts: one a row.
+        seeds: of the noise, one a row.
+        pictures: (row, y, x, 3), given ones; ``None`` where they are made from the prompts.
+        names: of the given ones.
+    """
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    pictures: Pixels | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str | None:
+        """Of the given pictures."""
+        return None if self.pictures is None else hashlib.sha256(self.pictures.tobytes()).hexdigest()[:16]
+
+
+def repeated(prompts: Sequence[str], rows: int, seed: int) -> Source:
+    """``rows`` rows that take turns in the prompts, each with a seed of its own.
+
+    Raises:
+        ConfigError: no prompts.
+    """
+    if not prompts:
+        raise ConfigError("an inversion needs prompts, found none")
+    return Source(tuple(prompts[row % len(prompts)] for row in range(rows)), tuple(seed + row for row in range(rows)))
+
+
+def folder(path: Path, size: tuple[int, int], prompts: Sequence[str], seed: int, *, fit: bool = False) -> Source:
+    """The pictures of a folder, in order of their names.
+
+    Args:
+        path: the folder.
+        size: height and width that the model takes.
+        prompts: none, one for all, or one a picture.
+        seed: of the noise that stands beside them; the true noise of a given picture is not known.
+        fit: make other sizes and modes fit (RGB on white, scaled and cropped in the middle).
+
+    Raises:
+        ConfigError: no folder or no picture, one that cannot be read or does not fit, or another number of prompts.
+    """
+    if not path.is_dir():
+        raise ConfigError(f"--images {path} is no folder")
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ConfigError(f"--images {path} has no picture ({', '.join(SUFFIXES)})")
+    texts = list(prompts) or [""]
+    if len(texts) not in (1, len(files)):
+        raise ConfigError(f"{path} has {len(files)} pictures for {len(texts)} prompts; give one for all, or one each")
+    pictures = np.stack([_read(file, size, fit) for file in files])
+    listed = texts * len(files) if len(texts) == 1 else texts
+    return Source(
+        tuple(listed), tuple(seed + row for row in range(len(files))), pictures, tuple(file.name for file in files)
+    )
+
+
+def _read(file: Path, size: tuple[int, int], fit: bool) -> Pixels:
+    try:
+        with Image.open(file) as opened:
+            image = ImageOps.exif_transpose(opened)
+            image.load()
+    except (OSError, UnidentifiedImageError) as error:
+        raise ConfigError(f"{file} cannot be read as a picture: {error}") from None
+    height, width = size
+    if fit:
+        image = ImageOps.fit(_flat(image), (width, height), Image.Resampling.LANCZOS)
+    if image.mode != "RGB":
+        raise ConfigError(f"{file} is of mode {image.mode}, the model takes RGB; convert it, or add --fit")
+    if image.size != (width, height):
+        raise ConfigError(
+            f"{file} has {image.width} x {image.height} pixels, the model makes {width} x {height}; add --fit to scale "
+            "and crop it, or --resolution"
+        )
+    return np.asarray(image, np.uint8)
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """RGB, what is transparent on white."""
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

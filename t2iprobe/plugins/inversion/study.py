@@ -1,0 +1,264 @@
+"""Pictures sampled, inverted and made again, by one or more methods, into a run folder: :class:`InversionStudy`.
+
+A unit (a batch of rows) is whole or absent; killed at any moment, a study loses the unit in flight at most and goes on
+with the same numbers. The scores are those of a study (trial: ``source`` and each method; pair: each row).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from t2iprobe.core import runfolder
+from t2iprobe.core.errors import ConfigError, T2IProbeError
+from t2iprobe.core.lock import LOCK, lock
+from t2iprobe.core.memory import peak
+from t2iprobe.core.metric import ImageMetric
+from t2iprobe.core.model import Model
+from t2iprobe.core.study import provenance
+from t2iprobe.core.study.bench import Stop, usual_batch
+from t2iprobe.plugins.inversion.arms import Arm, Examined, examined
+from t2iprobe.plugins.inversion.inverter import Inverter
+from t2iprobe.plugins.inversion.models import state_shape, used_schedule
+from t2iprobe.plugins.inversion.sources import Source
+from t2iprobe.plugins.inversion.work import SOURCE, Tell, Work, score_names
+
+Sampler = Literal["plain", "own"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is inverted and how.
+
+    Args:
+        source: prompts, seeds, and pictures where they are given.
+        arms: methods; their labels differ.
+        num_steps: of sampling and of inversion.
+        guidance: of sampling and reconstruction; 1 is off.
+        inversion_guidance: of inversion.
+        sampler: ``plain`` samples by DDIM or Euler for all methods, ``own`` by the one method's own sampler.
+        reencode: invert what the autoencoder makes of the sampled picture, as one would a picture from a file.
+        trajectory: keep every state and prediction, not only noise, picture and latent.
+        generation: ``height`` and ``width``, where they are not the model's own.
+        clean: (row, ...) what is inverted, instead of pictures, and a word for where it comes from.
+    """
+
+    source: Source
+    arms: tuple[Arm, ...]
+    num_steps: int
+    guidance: float = 1.0
+    inversion_guidance: float = 1.0
+    sampler: Sampler = "plain"
+    reencode: bool = False
+    trajectory: bool = True
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    clean: tuple[Tensor, str] | None = None
+
+    def __post_init__(self) -> None:
+        labels = [arm.label for arm in self.arms]
+        if twice := next((label for label in labels if labels.count(label) > 1 or label == SOURCE), None):
+            raise ConfigError(f"every method needs a label of its own, found {twice!r} twice")
+        if self.sampler == "own" and len(labels) != 1:
+            raise ConfigError(f"--sampler own is that of one method, found {len(labels)}; start a run for each")
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the model makes the pictures, so that their true noise is known."""
+        return self.source.pictures is None and self.clean is None
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+        return len(self.source.prompts)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the result."""
+        return {
+            "command": "invert run",
+            "prompts": list(self.source.prompts),
+            "seeds": list(self.source.seeds),
+            "pictures": self.source.digest,
+            "clean": None if self.clean is None else self.clean[1],
+            "arms": [arm.label for arm in self.arms],
+            "num_steps": self.num_steps,
+            "guidance": self.guidance,
+            "inversion_guidance": self.inversion_guidance,
+            "sampler": self.sampler,
+            "reencode": self.reencode,
+            "trajectory": self.trajectory,
+        }
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a study will take.
+
+    Args:
+        rows: through the denoiser, guidance included.
+        stored: bytes, unpacked.
+    """
+
+    rows: int
+    stored: int
+
+
+@dataclass
+class Watch:
+    """Who is told.
+
+    Args:
+        planned: before the first unit; what it raises ends the study before it has begun.
+        told: rows of each call of the denoiser.
+        stop: asked between units.
+    """
+
+    planned: Callable[[Cost], None] = lambda cost: None
+    told: Tell = lambda rows: None
+    stop: Stop = field(default_factory=Stop)
+
+
+@dataclass
+class InversionStudy:
+    """A question about a model.
+
+    Args:
+        model: to ask.
+        question: what is inverted.
+        inverters: methods by name.
+        metrics: that compare a picture made again with the one before.
+        batch_size: rows of a unit; out of memory halves what runs at once, not the unit.
+        arguments: as they were given, for the manifest.
+    """
+
+    model: Model
+    question: Question
+    inverters: Mapping[str, type[Inverter]]
+    metrics: Sequence[ImageMetric] = ()
+    batch_size: int | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def schedule(self) -> Any:
+        """The levels that are walked."""
+        return used_schedule(self.model, self.question.num_steps, self.question.generation)
+
+    @cached_property
+    def methods(self) -> dict[str, Inverter]:
+        """By label."""
+        return {arm.label: arm.build(self.inverters) for arm in self.question.arms}
+
+    @cached_property
+    def examined(self) -> dict[str, Examined]:
+        """Each method's round trip on this schedule; see :func:`~t2iprobe.plugins.inversion.arms.examined`."""
+        return {label: examined(method, self.schedule) for label, method in self.methods.items()}
+
+    @property
+    def batch(self) -> int:
+        """Rows of a unit."""
+        return min(self.question.rows, self.batch_size or usual_batch(self.model))
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the result, the model included."""
+        return {**self._facts["decides"], **self.question.settings(), "metrics": [one.name for one in self.metrics]}
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        return provenance.facts(self.model, {"num_steps": self.question.num_steps, **self.question.generation})
+
+    def cost(self) -> Cost:
+        """What it will take from the beginning."""
+        question, calls = self.question, self.examined.values()
+        up, down = (2 if scale != 1 else 1 for scale in (question.inversion_guidance, question.guidance))
+        each = sum(one.invert * up + one.sample * down for one in calls)
+        each += question.num_steps * down if question.sampled else 0
+        numbers = int(torch.tensor(state_shape(self.model, question.generation)).prod())
+        arrays = 2 + 3 * len(question.arms)
+        if question.trajectory:
+            arrays += 2 * question.num_steps * (len(question.arms) + question.sampled)
+        return Cost(each * question.rows, 4 * numbers * arrays * question.rows)
+
+    def run(self, path: Path, watch: Watch | None = None) -> Path:
+        """Run it in a folder, or go on with it there, or find it finished.
+
+        Raises:
+            ConfigError: a method does not fit the model.
+            RunExistsError: the folder has a run with other settings; nothing was touched.
+            LockedError: another process is at it.
+            StoppedError: it was asked to stop; what is whole is kept.
+        """
+        watch, settings = watch or Watch(), self.settings()
+        found = runfolder.existing(path, settings)
+        if found is not None and found["state"] == runfolder.FINISHED:
+            return path
+        watch.planned(self.cost())
+        runfolder.make(path)
+        with lock(path):
+            found = runfolder.existing(path, settings)
+            if found is None or found["state"] != runfolder.FINISHED:
+                self._work(path, settings, found, watch)
+            (path / LOCK).unlink(missing_ok=True)
+        return path
+
+    def _work(self, path: Path, settings: Mapping[str, Any], found: Mapping[str, Any] | None, watch: Watch) -> None:
+        began, manifest = time.perf_counter(), self._manifest(settings, found)
+        spent = Spent(**(found or {}).get("spent", {}))
+
+        def told(rows: int) -> None:
+            spent.denoiser_rows += rows
+            watch.told(rows)
+
+        def left() -> dict[str, Any]:
+            seconds = round(spent.seconds + time.perf_counter() - began, 2)
+            return {"spent": dataclasses.asdict(spent) | {"seconds": seconds}, "ended": runfolder.now()}
+
+        try:
+            runfolder.write_manifest(path, manifest)
+            with watch.stop.listening(), peak(self.model.pipeline._execution_device) as memory:
+                Work(self, path, told, watch.stop).run()
+            spent.peak_bytes = max(spent.peak_bytes, memory.bytes or 0)
+            runfolder.write_manifest(path, {**manifest, **left(), "state": runfolder.FINISHED})
+        except BaseException as error:
+            if not (path / runfolder.STORE).exists() and found is None:
+                shutil.rmtree(path, ignore_errors=True)
+                raise
+            with suppress(OSError, T2IProbeError):
+                note = {"state": runfolder.INTERRUPTED, "error": type(error).__name__}
+                runfolder.write_manifest(path, {**manifest, **left(), **note})
+            raise
+
+    def _manifest(self, settings: Mapping[str, Any], found: Mapping[str, Any] | None) -> dict[str, Any]:
+        facts = {key: value for key, value in self._facts.items() if key != "decides"}
+        return {
+            "state": runfolder.RUNNING,
+            "kind": "inversion",
+            "arguments": provenance.portable(dict(self.arguments)),
+            "settings": dict(settings),
+            **facts,
+            "scores": score_names(self.metrics),
+            "examined": {label: dataclasses.asdict(one) for label, one in self.examined.items()},
+            "prediction": self.schedule.prediction,
+            "levels": [list(level) for level in self.schedule.levels],
+            "versions": runfolder.versions(),
+            "git": provenance.repository(),
+            "started": found["started"] if found else runfolder.now(),
+            "sessions": (found["sessions"] if found else 0) + 1,
+        }
+
+
+@dataclass
+class Spent:
+    """What a study took, all its sessions together."""
+
+    denoiser_rows: int = 0
+    seconds: float = 0.0
+    peak_bytes: int = 0

@@ -1,0 +1,264 @@
+"""Noise and pictures while a model is trained (E7): the same noise through a series of checkpoints.
+
+Three protocols. P1: pictures of each checkpoint from the fixed noise against those of the last. P2: each checkpoint
+inverts its own pictures. P3: each checkpoint inverts the last one's pictures, and they are made again by itself and by
+the last.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.plugins.inversion.analysis import alignment, assignment, geometry
+from t2iprobe.plugins.inversion.analyze import Options, correlations
+from t2iprobe.plugins.inversion.inverted import Inverted
+from t2iprobe.plugins.inversion.models import Pixels
+
+INDEX = "model_index.json"
+NEIGHBOURS, RANK = 50, 10  # of the paper
+SETTLED = 0.1  # of the way from the first to the last value: a curve is flat once it stays this near to its end
+
+Numbers = NDArray[Any]
+Embed = Callable[[Pixels], Numbers]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A pipeline folder of a training.
+
+    Args:
+        step: of the training; its place in the list where its name has no number.
+        path: of the pipeline.
+    """
+
+    step: int
+    path: Path
+
+
+def series(folder: Path) -> list[Checkpoint]:
+    """The checkpoints in a folder, in order of their steps.
+
+    Args:
+        folder: with one pipeline folder a checkpoint, named by its step (``500``, ``step-500``, ``checkpoint_500``); or
+            a training's folder with such a ``checkpoints/``.
+
+    Raises:
+        ConfigError: fewer than two, two of one step, or one that is no pipeline.
+    """
+    if not folder.is_dir():
+        raise ConfigError(
+            f"--checkpoints {folder} is no folder; `t2iprobe organisms train NAME --checkpoints 300` makes one"
+        )
+    place = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
+    found: dict[int, Checkpoint] = {}
+    for inner in sorted(path for path in place.iterdir() if path.is_dir()):
+        number = re.search(r"(\d+)$", inner.name)
+        if number is None:
+            continue
+        pipeline = inner if (inner / INDEX).is_file() else inner / "pipeline"
+        if not (pipeline / INDEX).is_file():
+            raise ConfigError(
+                f"the checkpoint {inner} has no {INDEX}, so it is no pipeline folder (not written whole?)"
+            )
+        if int(number[1]) in found:
+            raise ConfigError(f"{inner} and {found[int(number[1])].path} are both of step {number[1]}")
+        found[int(number[1])] = Checkpoint(int(number[1]), pipeline)
+    if len(found) < 2:
+        raise ConfigError(
+            f"{place} has {len(found)} checkpoints, named by their step; at least 2 are needed "
+            "(`t2iprobe organisms train NAME --checkpoints 300 --out FOLDER` keeps some)"
+        )
+    return [found[step] for step in sorted(found)]
+
+
+def aligned(pictures: Pixels, last: Pixels, embed: Embed | None = None) -> dict[str, float]:
+    """P1: how alike two sets of pictures of the same noise are."""
+    first, second = (_unit(one) for one in (pictures, last))
+    rank, near = min(RANK, len(first) - 1), min(NEIGHBOURS, len(first) - 1)
+    found = {
+        "cka": _or_nan(alignment.cka, first, second),
+        "svcca": _or_nan(alignment.svcca, first, second, rank),
+        "knn": _or_nan(alignment.knn_overlap, first, second, near),
+        "ssim": float(np.mean([similarity(one, other) for one, other in zip(pictures, last, strict=True)])),
+        "psnr": psnr(pictures, last),
+        "l2": float(np.linalg.norm(first - second, axis=1).mean()),
+    }
+    if embed is not None:
+        found["embedding"] = float(alignment.embedding_cosine(embed(pictures), embed(last)).mean())
+    return found
+
+
+def triangles(noise: Numbers, image: Numbers, latent: Numbers) -> dict[str, float]:
+    """E3 as the training's plots have it: the angles of mean cosines, and mean sides."""
+    try:
+        found = geometry.triangle(noise, image, latent)
+    except ConfigError:  # an untrained model may leave a corner where it is
+        return dict.fromkeys((*ANGLES, *SIDES), math.nan)
+    angles = dict(zip(ANGLES, found.angles.tolist(), strict=True))
+    return angles | dict(zip(SIDES, found.lengths.mean(0).tolist(), strict=True))
+
+
+ANGLES = ("angle_noise", "angle_image", "angle_latent")
+SIDES = ("image_latent", "noise_latent", "noise_image")
+
+
+def own_pictures(run: Inverted, arm: str, options: Options) -> dict[str, float]:
+    """P2: a checkpoint's own pictures and what it makes of them."""
+    groups = options.groups or 1
+    found = triangles(run.noise, run.clean, run.latent(arm))
+    for measure in ("l2", "pearson"):
+        one = assignment.assignment(run.noise, run.clean, measure, groups)
+        found[f"noise_to_image_{measure}"] = one.noise_to_image
+        found[f"image_to_noise_{measure}"] = one.image_to_noise
+    across = {row["what"]: row["excess"] for row in correlations(run, options)["rows"]}
+    found["excess"] = across[arm]
+    found["noise_error"] = float(np.nanmean(run.score("noise_error", arm)))
+    found["reconstruction"] = float(np.nanmean(run.score("reconstruction", arm)))
+    return found
+
+
+def final_pictures(run: Inverted, last: Inverted, arm: str, noise: Numbers, rebuilt: Pixels | None) -> dict[str, float]:
+    """P3: the last checkpoint's pictures, inverted by another.
+
+    Args:
+        run: the inversion of the last one's pictures by a checkpoint.
+        last: the same by the last checkpoint.
+        arm: method.
+        noise: that the pictures were made from.
+        rebuilt: pictures that the last checkpoint made of the latents.
+    """
+    latent, end = run.latent(arm), last.latent(arm)
+    near = min(NEIGHBOURS, len(latent) - 1)
+    own, source = run.pictures(arm), run.pictures("source")
+    found = triangles(noise, run.clean, latent)
+    found |= {
+        "latent_cka": _or_nan(alignment.cka, latent, end),
+        "latent_knn": _or_nan(alignment.knn_overlap, latent, end, near),
+        "latent_correlation": _correlation(latent, end),
+        "latent_l2": float(np.linalg.norm((latent - end).reshape(len(end), -1), axis=1).mean()),
+        "ssim_by_itself": float(np.mean([similarity(one, other) for one, other in zip(own, source, strict=True)])),
+        "psnr_by_itself": psnr(own, source),
+    }
+    if rebuilt is not None:
+        pairs = zip(rebuilt, source, strict=True)
+        found["ssim_by_last"] = float(np.mean([similarity(one, other) for one, other in pairs]))
+        found["psnr_by_last"] = psnr(rebuilt, source)
+    return found
+
+
+def similarity(picture: Pixels, other: Pixels) -> float:
+    """Structural similarity of two pictures (Wang et al. 2004), the mean over channels."""
+    from skimage.metrics import structural_similarity
+
+    side = min(11, picture.shape[0], picture.shape[1])
+    options = {"win_size": side - 1 + side % 2, "channel_axis": -1, "data_range": 255}
+    return float(structural_similarity(picture, other, **options))
+
+
+def psnr(pictures: Pixels, others: Pixels) -> float:
+    """Peak signal-to-noise ratio in dB, the mean over pictures; at most that of an error of half an 8-bit step."""
+    gaps = (pictures.astype(np.float64) - others) ** 2
+    errors = np.maximum(gaps.reshape(len(gaps), -1).mean(1), 0.25)
+    return float((10 * np.log10(255**2 / errors)).mean())
+
+
+def _unit(pictures: Pixels) -> Numbers:
+    """(row, number), scaled to 0..1 over the whole set, as the authors do."""
+    flat = pictures.reshape(len(pictures), -1).astype(np.float64)
+    low, high = flat.min(), flat.max()
+    return (flat - low) / ((high - low) or 1)
+
+
+def _correlation(values: Numbers, others: Numbers) -> float:
+    """Mean Pearson correlation of whole rows."""
+    first, second = (
+        one.reshape(len(one), -1) - one.reshape(len(one), -1).mean(1, keepdims=True) for one in (values, others)
+    )
+    return float(alignment.embedding_cosine(first, second).mean())
+
+
+def _or_nan(function: Callable[..., float], *arguments: Any) -> float:
+    """An early checkpoint may make the same picture of every noise, and then there is nothing to align."""
+    try:
+        return function(*arguments)
+    except ConfigError:
+        return math.nan
+
+
+def saturation(steps: Sequence[int], values: Sequence[float | None], settled: float = SETTLED) -> int | None:
+    """The first step from which on a curve stays within a share of its whole way around its end.
+
+    Args:
+        steps: of the checkpoints.
+        values: of the curve; the last is its end.
+        settled: the share.
+
+    Returns:
+        ``None`` where the curve has fewer than two values, or no way to go.
+    """
+    known = [(step, value) for step, value in zip(steps, values, strict=True) if value is not None and value == value]
+    if len(known) < 2:
+        return None
+    end = known[-1][1]
+    way = max(value for _, value in known) - min(value for _, value in known)
+    if way == 0:
+        return known[0][0]
+    late = [number for number, (_, value) in enumerate(known) if abs(value - end) > settled * way]
+    return known[late[-1] + 1][0] if late else known[0][0]
+
+
+def pooled(curves: Sequence[Mapping[str, Sequence[float | None]]]) -> dict[str, dict[str, list[float | None]]]:
+    """Curves of several trainings as mean and standard deviation, by name; trainings with other steps are cut."""
+    found = {}
+    for name in curves[0]:
+        table = np.array([[math.nan if value is None else value for value in one[name]] for one in curves])
+        found[name] = {"mean": _listed(_mean(table)), "std": _listed(table.std(0) if len(table) > 1 else 0 * table[0])}
+    return found
+
+
+def _mean(table: Numbers) -> Numbers:
+    return table.mean(0)
+
+
+def _listed(values: Numbers) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
+def embedder(ref: str) -> Embed:
+    """Features of an image model that transformers can load (DINO, CLIP, a classifier): the CLS token, or CLIP's.
+
+    Args:
+        ref: local folder or hub id, such as ``facebook/dino-vits16``.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    from transformers import AutoImageProcessor, AutoModel
+
+    try:
+        model, processor = (
+            AutoModel.from_pretrained(ref).eval(),
+            AutoImageProcessor.from_pretrained(ref, use_fast=False),
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"--embedder {ref} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+    def embed(pictures: Pixels) -> Numbers:
+        with torch.no_grad():
+            inputs = processor(images=list(pictures), return_tensors="pt")
+            if hasattr(model, "get_image_features"):
+                found = model.get_image_features(**inputs)
+                return np.asarray(getattr(found, "pooler_output", found))
+            return np.asarray(model(**inputs).last_hidden_state[:, 0])
+
+    return embed

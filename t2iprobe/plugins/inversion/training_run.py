@@ -1,0 +1,235 @@
+"""Runs a training's checkpoints through the three protocols, resumable, one model in memory at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from t2iprobe.core.model import Model
+from t2iprobe.core.study.provenance import portable
+from t2iprobe.plugins.inversion import curves as curves_of
+from t2iprobe.plugins.inversion.analyze import Options
+from t2iprobe.plugins.inversion.inverted import Inverted
+from t2iprobe.plugins.inversion.models import Pixels
+from t2iprobe.plugins.inversion.pictures import grid
+from t2iprobe.plugins.inversion.resample import Sampler
+from t2iprobe.plugins.inversion.session import (
+    Asked,
+    folder_run,
+    keep,
+    loaded,
+    question_of,
+    run_study,
+    study_of,
+)
+from t2iprobe.plugins.inversion.training import (
+    Checkpoint,
+    Embed,
+    aligned,
+    final_pictures,
+    own_pictures,
+    pooled,
+    saturation,
+)
+from t2iprobe.terminal.console import notes
+
+if TYPE_CHECKING:
+    from t2iprobe.plugins.manager import Plugins
+
+OWN, FINAL, REBUILT = "own", "final", "rebuilt-by-last.npy"
+SHOWN = 6
+Curves = dict[str, list[float | None]]
+
+
+@dataclass
+class Training:
+    """One training's checkpoints.
+
+    Args:
+        name: of the training, such as its seed.
+        checkpoints: in order.
+        out: where its runs go.
+    """
+
+    name: str
+    checkpoints: Sequence[Checkpoint]
+    out: Path
+
+    def folder(self, checkpoint: Checkpoint, what: str) -> Path:
+        """Of one run."""
+        return self.out / f"{checkpoint.step:08d}" / what
+
+    @property
+    def steps(self) -> list[int]:
+        """Of the checkpoints."""
+        return [one.step for one in self.checkpoints]
+
+    @property
+    def last(self) -> Checkpoint:
+        """The end of the training."""
+        return self.checkpoints[-1]
+
+
+def measure(training: Training, asked: Asked, plugins: Plugins, say: Callable[[str], None]) -> None:
+    """Sample, invert and reconstruct by every checkpoint; the last one goes first, whose pictures all others get."""
+    asked = replace(asked, model=replace(asked.model, model=str(training.last.path), arch=None))
+    last = loaded(asked.model, plugins)
+    finished = _own(training, training.last, last, asked, plugins)
+    clean = torch.from_numpy(finished.clean)
+    sampler = Sampler(last, finished, 1.0, asked.batch_size)
+    for checkpoint in reversed(training.checkpoints):
+        say(f"{training.name}: step {checkpoint.step}")
+        model = last if checkpoint is training.last else _loaded(checkpoint, asked, plugins)
+        _own(training, checkpoint, model, asked, plugins)
+        run = _final(training, checkpoint, model, clean, asked, plugins)
+        _rebuild(training.folder(checkpoint, REBUILT), run, sampler)
+
+
+def _loaded(checkpoint: Checkpoint, asked: Asked, plugins: Plugins) -> Model:
+    choice = replace(asked.model, model=str(checkpoint.path), arch=None)
+    return loaded(choice, plugins)
+
+
+def _own(training: Training, checkpoint: Checkpoint, model: Model, asked: Asked, plugins: Plugins) -> Inverted:
+    question = question_of(asked, model, plugins)
+    return run_study(asked, study_of(asked, question, model, plugins), training.folder(checkpoint, OWN), "sampling")
+
+
+def _final(
+    training: Training, checkpoint: Checkpoint, model: Model, clean: torch.Tensor, asked: Asked, plugins: Plugins
+) -> Inverted:
+    question = question_of(asked, model, plugins, clean=(clean, f"step {training.last.step} of {training.name}"))
+    study = study_of(asked, question, model, plugins)
+    return run_study(asked, study, training.folder(checkpoint, FINAL), "inverting the last's")
+
+
+def _rebuild(path: Path, run: Inverted, sampler: Sampler) -> None:
+    """What the last checkpoint makes of latents that another one found."""
+    if path.exists():
+        return
+    pictures = sampler.pictures(run.latent(run.arms[0]), run.prompts)
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.save(file, pictures)
+    part.replace(path)
+
+
+def curves(training: Training, options: Options, embed: Embed | None = None) -> Curves:
+    """Every number of the three protocols, one a checkpoint."""
+    last, end = (Inverted(training.folder(training.last, what)) for what in (OWN, FINAL))
+    found: dict[str, list[float | None]] = {}
+    for checkpoint in training.checkpoints:
+        own, final = (Inverted(training.folder(checkpoint, what)) for what in (OWN, FINAL))
+        arm = own.arms[0]
+        rebuilt: Pixels = np.load(training.folder(checkpoint, REBUILT))
+        numbers = {
+            "p1": aligned(own.pictures("source"), last.pictures("source"), embed),
+            "p2": own_pictures(own, arm, options),
+            "p3": final_pictures(final, end, arm, last.noise, rebuilt),
+        }
+        for protocol, values in numbers.items():
+            for name, value in values.items():
+                found.setdefault(f"{protocol}.{name}", []).append(float(value) if np.isfinite(value) else None)
+    return found
+
+
+def answer(trainings: Sequence[Training], options: Options, embed: Embed | None = None) -> dict[str, Any]:
+    """Curves of every training, pooled, and the step where each saturates.
+
+    The last checkpoint's agreement with itself says nothing, so the curves of P1 and those of latents against the
+    last's end one checkpoint earlier.
+    """
+    each = {one.name: curves(one, options, embed) for one in trainings}
+    steps = trainings[0].steps
+    together = pooled(list(each.values())) if all(one.steps == steps for one in trainings) else {}
+    settled = {}
+    for name, values in (together or pooled([each[trainings[0].name]])).items():
+        drop = 1 if name.startswith(("p1.", "p3.latent")) else 0
+        settled[name] = saturation(steps[: len(steps) - drop], values["mean"][: len(steps) - drop])
+    first = Inverted(trainings[0].folder(trainings[0].last, OWN))
+    return {
+        "trainings": {one.name: one.steps for one in trainings},
+        "steps": steps,
+        "rows": len(first.rows),
+        "num_steps": first.steps,
+        "method": first.arms[0],
+        "chance_knn": min(50, len(first.rows) - 1) / max(1, len(first.rows) - 1),
+        "chance_assignment": 1 / len(first.rows),
+        "curves": each,
+        "pooled": together,
+        "saturation": settled,
+    }
+
+
+def sheet(training: Training) -> Image.Image:
+    """Pictures of the same noise through the training."""
+    runs = [Inverted(training.folder(one, OWN)) for one in training.checkpoints]
+    shown = runs if len(runs) <= 12 else [runs[i] for i in np.linspace(0, len(runs) - 1, 12).astype(int)]
+    steps = training.steps if len(runs) <= 12 else [training.steps[runs.index(one)] for one in shown]
+    rows = [
+        (shown[0].prompts[row], [run.picture("source", row) for run in shown])
+        for row in range(min(SHOWN, len(shown[0].rows)))
+    ]
+    return grid([f"step {step}" for step in steps], rows, cell=80)
+
+
+def run(
+    trainings: Sequence[Training],
+    asked: Asked,
+    path: Path,
+    groups: int | None,
+    embed: Embed | None,
+    embedder: str | None,
+    plugins: Plugins,
+) -> dict[str, Any]:
+    """Every training through the protocols, into ``path``; what is whole is not measured again.
+
+    Args:
+        trainings: whose checkpoints.
+        asked: how to sample and invert; the model is each checkpoint.
+        path: run folder.
+        groups: of assignments.
+        embed: features of pictures, and ``embedder``, what it is called.
+        embedder: name.
+        plugins: of the session.
+    """
+    settings = {
+        "command": "invert training",
+        "trainings": {one.name: one.steps for one in trainings},
+        "rows": asked.rows,
+        "distinct": asked.distinct,
+        "seed": asked.seed,
+        "num_steps": asked.num_steps,
+        "methods": list(asked.methods),
+        "prompts": portable(str(asked.prompts or asked.prompt_set or "")),
+    }
+    shown = " ".join(f"--checkpoints {portable(one.checkpoints[0].path.parent)}" for one in trainings)
+    command = f"t2iprobe invert training {shown} --n {asked.rows} --num-steps {asked.num_steps} --out {portable(path)}"
+    with folder_run(path, settings, {"kind": "training", "model": trainings[0].name, "command": command}) as done:
+        if done:
+            kept: dict[str, Any] = json.loads((path / "training.json").read_text())
+            return kept
+        for one in trainings:
+            measure(one, asked, plugins, lambda text: notes.print(text, highlight=False))
+        found = answer(trainings, Options(groups=groups), embed)
+        found |= {"embedder": embedder, "sentence": sentence(found)}
+        drawn = {"training": curves_of.training_plot(found), "training-pictures": sheet(trainings[0])}
+        keep(path, "training", found, drawn)
+    return found
+
+
+def sentence(found: dict[str, Any]) -> str:
+    """The answer in one: what settles when."""
+    names = {
+        "p1.ssim": "SSIM to the last pictures", "p1.cka": "CKA", "p2.angle_latent": "the angle at the latent",
+        "p2.image_to_noise_l2": "assignment",
+    }  # fmt: skip
+    settled = [f"{what} from step {found['saturation'].get(name)}" for name, what in names.items()]
+    return f"Flat: {', '.join(settled)} of {found['steps'][-1]}."

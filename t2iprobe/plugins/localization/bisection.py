@@ -1,0 +1,260 @@
+"""Searches sets of layers that suffice, by bisection: :class:`Search`, what the method ``adaptive`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise, product
+from typing import NamedTuple
+
+import numpy as np
+
+from t2iprobe.core.errors import BudgetError
+from t2iprobe.core.lab import Lab
+from t2iprobe.core.scoring import FOUND
+from t2iprobe.core.statistics import Interval
+from t2iprobe.core.trials import ranges
+from t2iprobe.plugins.localization.evidence import Array
+from t2iprobe.plugins.localization.race import Layers, Levels, Race, joined
+from t2iprobe.plugins.localization.record import Record
+
+ENOUGH = 0.15  # what may be missing of what all layers bring together: it may be spread thinly over many
+PLAIN = 0.95  # of the way: a set that brings so much is not looked at more closely
+KEPT = 0.07  # a layer that brings less on top of the others is left out: less than a tenth, as it is measured
+ALTERNATIVE = 0.5  # of the way, which layers bring without some of the found ones: there is another way
+NEEDED = 0.6  # of the way, which a set loses by a layer that is then doubted by itself, others all together
+WAYS = 3  # sets that suffice, at most
+LOOSE = 0.3  # chance to bisect into a part without an effect; what comes of it is checked and dropped
+
+
+class _Part(NamedTuple):
+    """Places in the order of the layers, by how much the response rises there, on how many pairs."""
+
+    start: int
+    stop: int
+    rise: float
+    pairs: int
+
+
+@dataclass
+class Search:
+    """One search.
+
+    Args:
+        lab: where it asks.
+        race: exact.
+        record: gets the answer.
+        most: layers at most.
+        quick: the race to bisect in; the exact one, or one with fewer steps.
+        closer: whether it asks as many pairs as it may.
+        ways: sets that suffice.
+        losses: what the ways lose by each of their layers.
+    """
+
+    lab: Lab
+    race: Race
+    record: Record
+    most: int
+    quick: Race
+    closer: bool = False
+    ways: list[Layers] = field(default_factory=list)
+    losses: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.every: Layers = frozenset(range(self.lab.space.layers))
+        self.record.details |= {"sufficient": [], "bisected": []}
+
+    def run(self) -> None:
+        """Find every way the content takes."""
+        if not self.race.shown():
+            self.record.notes.append("Source and target do not surely score differently: nothing can be carried over.")
+            return
+        whole = self.race.until([self.every], lambda found: _decided(found.interval(0, alpha=LOOSE), FOUND))
+        among: Layers | None = self.every
+        if whole.interval(0, alpha=LOOSE).low <= FOUND:
+            return
+        while among:
+            way = self._way(among)
+            if way:
+                self._add(way)
+            among = self._elsewhere() if way else None
+
+    def _add(self, way: Layers) -> None:
+        self.ways.append(way)
+        self.record.layers = tuple(sorted(joined(*self.ways)))
+        self.record.details["sufficient"] = [sorted(one) for one in self.ways]
+        if len(self.ways) > 1:
+            either = " or ".join(ranges(one) for one in self.ways)
+            self.record.notes[:] = [f"Redundant: either of {either} carries it."]
+
+    def _elsewhere(self) -> Layers | None:
+        """Layers that hold a further way: those without one layer of each known way, if they suffice."""
+        while len(self.ways) < WAYS:
+            left = [self.every - out for out in self._doubted()]
+            found = next((one for one in left if self._suffices(one)), None)
+            known = joined(*self.ways) & found if found else None
+            if found is None or not known or known in self.ways or not self._suffices(known):
+                return found
+            self._add(known)
+        return None
+
+    def _doubted(self) -> Iterator[Layers]:
+        """Least sets with a part of each known way; layers that a way hardly misses are doubted together."""
+        parts = []
+        for way in self.ways:
+            alone = [layer for layer in sorted(way) if self.losses[layer] >= NEEDED]
+            rest = way - set(alone)
+            parts.append([*(frozenset({layer}) for layer in alone), *([rest] if rest else [])])
+        sets = sorted({joined(*chosen) for chosen in product(*parts)}, key=lambda one: (len(one), sorted(one)))
+        yield from (one for one in sets if not any(other < one for other in sets))
+
+    def _suffices(self, layers: Layers) -> bool:
+        """Whether these bring a good part of it."""
+        found = self.race.until(
+            [layers], lambda found: _decided(found.interval(0, alpha=LOOSE), ALTERNATIVE), 2 * self.race.first
+        )
+        return found.interval(0).mean > ALTERNATIVE
+
+    def _way(self, among: Layers) -> Layers:
+        """A set of layers among these that suffices, as small as can be."""
+        way: Layers = frozenset()
+        pairs = self.race.first
+        try:
+            while len(way) < self.most:
+                part = None if self._enough(way, among, pairs) else self._next(way, among)
+                if part is not None:
+                    way, pairs = way | {part[0]}, part[1].pairs
+                    self.record.ranking[part[0]] = part[1].rise
+                elif self._plain(way) or not self._look_closer():
+                    break
+            return self._pruned(way)
+        except BudgetError:
+            self.record.layers = tuple(sorted(joined(way, *self.ways)))
+            raise
+
+    def _enough(self, way: Layers, among: Layers, pairs: int) -> bool:
+        """Whether these bring what all of them bring; asks for that only where the target itself is not reached."""
+        if not way:
+            return False
+        near = self.race.until([way], lambda found: _wide(1 - found.interval(0).mean, found), pairs)
+        if near.interval(0).mean >= 1 - ENOUGH:
+            return True
+        gap = self.race.until(
+            [among, way],
+            lambda found: _wide(found.interval(0, 1).mean, found) or _decided(found.interval(0, 1), ENOUGH),
+            pairs,
+        )
+        return gap.interval(0, 1).mean <= ENOUGH
+
+    def _plain(self, way: Layers) -> bool:
+        """Whether these bring so much that a closer look would show nothing."""
+        return bool(way) and self.race.levels([way], self.race.most).interval(0).mean >= PLAIN
+
+    def _look_closer(self) -> bool:
+        """Ask more pairs from here on, and less informative ones too; once."""
+        if self.closer:
+            return False
+        self.closer, self.race = True, self.race.wider()
+        self.quick = self.race
+        return True
+
+    def _next(self, way: Layers, among: Layers) -> tuple[int, _Part] | None:
+        """The layer that brings most on top of these; ``None`` where none brings as much as counts."""
+        order = _near_first(among - way, way)
+        found = self._bisect(self.quick, way, order)
+        if found is None and self.quick is not self.race:  # few steps show no more: go on with all of them
+            self.quick = self.race
+            found = self._bisect(self.quick, way, order)
+        return None if found is None else (order[found.start], found)
+
+    def _bisect(self, race: Race, base: Layers, order: Sequence[int]) -> _Part | None:
+        """The place where the response rises most.
+
+        The part that rises most is cut again; at a closer look the next best part is tried where nothing in it counts.
+        """
+        pairs = race.first * (2 if base else 1)  # two pairs may mislead; the first layer is checked by what follows
+        cuts = _widening(len(order)) if base else _evenly(0, len(order))
+        parts = self._cut(race, base, order, cuts, pairs)
+        while parts and parts[-1].stop - parts[-1].start > 1:
+            part = parts.pop()
+            inner = self._cut(race, base, order, _evenly(part.start, part.stop), part.pairs)
+            parts = [*(parts if self.closer else ()), *inner]
+        return parts[-1] if parts else None
+
+    def _cut(self, race: Race, base: Layers, order: Sequence[int], cuts: Sequence[int], pairs: int) -> list[_Part]:
+        """Parts in which the response rises as much as counts, the best one last."""
+        levels = race.until(
+            [base | frozenset(order[:cut]) for cut in cuts], lambda found: _risen(found) is not None, pairs
+        )
+        rises = _rises(levels).tolist()
+        parts = [_Part(*ends, rise, len(levels.spans)) for ends, rise in zip(pairwise(cuts), rises, strict=True)]
+        self.record.details["bisected"].append(
+            {"on": sorted(base), "parts": [ranges(order[one.start : one.stop]) for one in parts], "rises": rises}
+        )
+        return sorted((one for one in parts if one.rise >= KEPT), key=lambda one: one.rise)
+
+    def _pruned(self, way: Layers) -> Layers:
+        """Without the layers that add nothing to the others; the least first, one at a time."""
+        while way:
+            losses = self._losses(way) if len(way) > 1 else dict.fromkeys(way, 1.0)
+            least = min(losses, key=losses.__getitem__)
+            if losses[least] >= KEPT:
+                break
+            way -= {least}
+        if len(way) > 1:
+            for layer in way:
+                self.record.ranking[layer] = losses[layer]
+        self.losses |= losses if way else {}
+        return way
+
+    def _losses(self, way: Layers) -> dict[int, float]:
+        """How much a set loses by each of its layers, on as many pairs as make it sure that the layer counts."""
+        losses: dict[int, float] = {}
+        pairs = self.race.first
+        while doubted := [layer for layer in sorted(way) if layer not in losses]:
+            sets = [way, *(way - {layer} for layer in doubted)]
+            levels = self.race.until(sets, lambda found: bool(_needed(found)), pairs)
+            sure, pairs = _needed(levels) or range(1, len(sets)), len(levels.spans)
+            losses |= {doubted[index - 1]: levels.interval(0, index).mean for index in sure}
+        return losses
+
+
+def _wide(gap: float, found: Levels) -> bool:
+    """Whether so much is missing that more pairs need not be asked; to search on needlessly only costs."""
+    return len(found.spans) >= 4 and gap > 2 * ENOUGH
+
+
+def _decided(interval: Interval, at: float) -> bool:
+    """Whether a response is surely above or below."""
+    return interval.low > at or interval.high < at
+
+
+def _near_first(layers: Layers, found: Layers) -> list[int]:
+    """In forward order; once some are found, those next to them first: responsible layers often stand together."""
+    return sorted(layers, key=lambda layer: (min((abs(layer - one) for one in found), default=0), layer))
+
+
+def _evenly(low: int, high: int) -> list[int]:
+    """Ends and up to three places between them."""
+    return sorted({low + round((high - low) * part / 4) for part in range(5)})
+
+
+def _widening(count: int) -> list[int]:
+    """The same from 0 on, each part as many times wider than the one before it."""
+    return sorted({0, count, *(round(count ** (part / 4)) for part in range(1, 4))})
+
+
+def _rises(levels: Levels) -> Array:
+    """By how much the response rises from each set to the next."""
+    return np.asarray(np.diff(levels.moved.mean(axis=1)) / max(float(levels.spans.mean()), 1e-6))
+
+
+def _risen(levels: Levels) -> int | None:
+    """The part in which the response rises most, if it surely does."""
+    best = int(np.argmax(_rises(levels)))
+    return best if levels.interval(best + 1, best, LOOSE).low > 0 else None
+
+
+def _needed(levels: Levels) -> list[int]:
+    """Which sets surely bring less than the first one."""
+    return [index for index in range(1, len(levels.moved)) if levels.interval(0, index, LOOSE).low > KEPT]

@@ -1,0 +1,105 @@
+"""What methods have in common that rank layers without pictures, by what goes on inside the model: :class:`Ranking`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t2iprobe.core.errors import BudgetError, ConfigError
+from t2iprobe.core.lab import Lab
+from t2iprobe.core.localizer import Finding, Localizer
+from t2iprobe.core.model import Model
+from t2iprobe.core.pairs import Pair
+from t2iprobe.core.scoring import FOUND
+from t2iprobe.core.sweep import Cost
+from t2iprobe.core.trials import Space
+from t2iprobe.plugins.localization.evidence import evidence
+from t2iprobe.plugins.localization.exhaustive import table
+from t2iprobe.plugins.localization.record import Record
+from t2iprobe.plugins.localization.selection import Threshold
+
+
+@dataclass
+class Ranking(Localizer):
+    """Reads a number a layer off the model for some pairs; patches the best layers exactly, alone and together.
+
+    A layer counts by what its patch does. A method says what it reads (:meth:`measured`), what that costs
+    (:meth:`cost`) and by which settings it goes (:attr:`key`), so that a study that is resumed does not read it again.
+
+    Args:
+        pairs: of the search, to read the model on.
+        finalists: layers to patch exactly.
+    """
+
+    needs_model: ClassVar[bool] = True
+    pairs: int = 4
+    finalists: int = 3
+
+    def find(self, lab: Lab) -> Finding:
+        """See :class:`~t2iprobe.core.localizer.Localizer`.
+
+        Raises:
+            ConfigError: the lab has no model: a simulation.
+        """
+        if lab.model is None:
+            raise ConfigError(f"{self.name} reads gradients or attention of a model; this lab has pictures only")
+        record = Record(lab)
+        with record.within_budget():
+            scores = [self._scores(lab, lab.model, pair) for pair in lab.search[: self.pairs]]
+            patch_best(record, np.mean(scores, axis=0), self.finalists)
+        return record.finding()
+
+    @abstractmethod
+    def measured(self, model: Model, space: Space, pair: Pair, settings: Mapping[str, Any]) -> NDArray[np.float64]:
+        """A number for each layer, (layer,); ``settings`` are those of the study's generations."""
+
+    @abstractmethod
+    def cost(self, model: Model, settings: Mapping[str, Any]) -> Cost:
+        """What :meth:`measured` takes."""
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """The method and the settings that decide what :meth:`measured` gives."""
+
+    def _scores(self, lab: Lab, model: Model, pair: int) -> NDArray[np.float64]:
+        renderer = getattr(lab.instrument, "renderer", None)
+        settings: dict[str, Any] = dict(getattr(renderer, "settings", {}))
+        charge(lab, self.cost(model, settings))
+        given = lab.memory.memo(
+            f"{self.key}, pair {pair}", lambda: self.measured(model, lab.space, lab.pairs[pair], settings)
+        )
+        return np.asarray(given, np.float64)
+
+
+def charge(lab: Lab, cost: Cost) -> None:
+    """Spend what is not a trial; also where the memory has it, so that a resumed search goes the same way.
+
+    Raises:
+        BudgetError: fewer rows are left.
+    """
+    if lab.left is not None and cost.rows > lab.left:
+        left = max(lab.left, 0)
+        raise BudgetError(f"the next pair needs {cost.rows:,} denoiser rows, {left:,} are left; raise --budget")
+    lab.spend(cost)
+
+
+def patch_best(record: Record, scores: NDArray[np.float64], finalists: int) -> None:
+    """Patch the best of a ranking exactly, each alone and all together; take what surely responds into the record."""
+    record.ranking = scores.tolist()
+    lab, best = record.lab, np.argsort(-scores, kind="stable")[:finalists].tolist()
+    sets = [(layer,) for layer in best] + ([tuple(sorted(best))] if len(best) > 1 else [])
+    trials = [lab.space.trial(one, part=record.part) for one in sets]
+    found = evidence(record.ask(trials), trials, lab.seed)
+    record.details |= {"finalists": best, "response": table(trials, found)}
+    singles = tuple(sorted(best[one] for one in Threshold().choose(found) if one < len(best)))
+    if singles or not found.shown or found.low[-1] <= FOUND:
+        record.layers = singles
+    else:
+        record.layers = sets[-1]
+        record.notes.append("None of them does it alone, only together; which of them are needed was not asked.")

@@ -1,0 +1,125 @@
+"""Chosen layers or sites, each patched by itself: :class:`Single`, which ``t2iprobe patch`` asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from t2iprobe.core.adapter import Branch
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.lab import Lab
+from t2iprobe.core.localizer import Finding, Localizer
+from t2iprobe.core.model import Model
+from t2iprobe.core.scope import Scope
+from t2iprobe.core.scoring import LayerScore, Scored
+from t2iprobe.core.trials import Trial
+from t2iprobe.terminal import parse
+
+BRANCHES = {"cond": (Branch.COND,), "uncond": (Branch.UNCOND,), "both": None}
+NAMED = 4  # found trials whose response the sentence has
+
+
+@dataclass
+class Single(Localizer):
+    """Every layer or site by itself, within a scope, each with its own interval: nothing is searched or confirmed.
+
+    Args:
+        layers: such as ``0-23`` or ``3,5``; default all.
+        sites: a pattern; every site that matches it by itself, instead of layers.
+        steps: denoising steps that are patched, ``START:STOP``; default all.
+        branch: the half of classifier-free guidance that is patched: ``cond``, ``uncond`` or ``both``.
+        heads: attention heads that are patched, such as ``0-3``; default all.
+    """
+
+    name: ClassVar[str] = "single"
+    summary: ClassVar[str] = "chosen layers or sites, each by itself, within steps, heads or a half of guidance"
+    layers: str = ""
+    sites: str = ""
+    steps: str = ""
+    branch: str = "both"
+    heads: str = ""
+
+    def __post_init__(self) -> None:
+        if self.layers and self.sites:
+            raise ConfigError("choose layers or sites, not both")
+        parse.choice("branch", self.branch, BRANCHES)
+
+    def find(self, lab: Lab) -> Finding:
+        """See :class:`~t2iprobe.core.localizer.Localizer`."""
+        trials = self.trials(lab)
+        scored = lab.ask(trials)
+        found = scored.found()
+        ranking = np.full(lab.space.layers, np.nan)
+        for one in scored.trials():
+            for layer in trials[one.index].layers:
+                ranking[layer] = np.fmax(ranking[layer], one.response.mean)
+        layers = {layer for one in found for layer in trials[one.index].layers}
+        response = [_row(lab.model, trials[one.index], one) for one in scored.trials()]
+        said = sentence(lab, trials, scored, found)
+        return Finding(tuple(sorted(layers)), tuple(ranking.tolist()), said, None, {"response": response})
+
+    def trials(self, lab: Lab) -> list[Trial]:
+        """What is asked.
+
+        Raises:
+            ConfigError: no such layers, steps, heads or sites.
+        """
+        chosen = list(self._sites(lab.model) if self.sites else self._layers(lab))
+        scope = self._scope(lab, [heads for _, _, _, heads in chosen])
+        return [Trial(label, sites, layers, scope=scope) for label, sites, layers, _ in chosen]
+
+    def _layers(self, lab: Lab) -> Iterator[_Chosen]:
+        space = lab.space
+        for layer in parse.layers(self.layers, space.layers) if self.layers else range(space.layers):
+            yield str(layer), space.kv[layer], (layer,), space.heads[layer]
+
+    def _sites(self, model: Model | None) -> Iterator[_Chosen]:
+        if model is None:
+            raise ConfigError(f"the sites {self.sites} are looked up in the model; use --executor local")
+        for site in model.sites.match(self.sites):
+            yield site.name, (site.name,), () if site.layer is None else (site.layer,), site.heads
+
+    def _scope(self, lab: Lab, counts: Sequence[int | None]) -> Scope:
+        heads = None
+        if self.heads:
+            known = [count for count in counts if count is not None]
+            if len(known) < len(counts):
+                raise ConfigError("--heads: some of the chosen sites have no heads; choose q, k, v or z sites")
+            heads = parse.heads(self.heads, min(known))
+        steps = parse.steps(self.steps, lab.space.steps) if self.steps else None
+        return Scope(steps=steps, branches=BRANCHES[self.branch], heads=heads)
+
+
+_Chosen = tuple[str, tuple[str, ...], tuple[int, ...], int | None]  # label, sites, layers, heads
+
+
+def _row(model: Model | None, trial: Trial, one: LayerScore) -> dict[str, Any]:
+    """Ready for JSON; where the model is on another machine, modules have no path."""
+    modules = [model.sites.named(name).module for name in trial.sites] if model else [""]
+    path = modules[0] if len(modules) == 1 else modules[0].rpartition(".")[0]
+    return {"label": trial.label, **one.response._asdict(), "path": path}
+
+
+def sentence(lab: Lab, trials: Sequence[Trial], scored: Scored, found: Sequence[LayerScore]) -> str:
+    """The answer in words, with how sure it is."""
+    count, what = len(lab.search), f"the {lab.pairs[0].concept}"
+    unit = "site" if len(trials[0].sites) == 1 else "layer"
+    pairs = f"{count} pair{'s' if count > 1 else ''}"
+    if not found:
+        return (
+            f"No single {unit} stands out: none moves the score of {what} by more than a tenth of the way to the "
+            f"target's (source {scored.floor.mean:.2f}, target {scored.ceiling.mean:.2f}, {pairs}, 95 % intervals)."
+        )
+    names = [trials[one.index].label for one in found]
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    moves = "; ".join(
+        f"{unit} {name} goes {one.response.mean:.0%} of the way from the source to the target "
+        f"[{one.response.low:.0%}, {one.response.high:.0%}]"
+        for name, one in zip(names[:NAMED], found, strict=False)
+    )
+    subject, verb = (unit, "writes") if len(names) == 1 else (f"{unit}s", "write")
+    caution = "; one pair gives no interval, use more" if count == 1 else ""
+    return f"{subject.capitalize()} {listed} {verb} {what}: {moves} ({pairs}{caution})."

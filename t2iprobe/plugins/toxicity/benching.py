@@ -1,0 +1,367 @@
+"""``t2iprobe guard bench``: from its options to a finished run folder, or to a plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from t2iprobe.core.adapter import count_parameters, layer_table
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.model import Model
+from t2iprobe.core.moderation import Detector, Hit
+from t2iprobe.core.names import choice
+from t2iprobe.plugins.toxicity import benchmark as measuring
+from t2iprobe.plugins.toxicity import latent, record
+from t2iprobe.plugins.toxicity.donors import WAYS, chosen_way
+from t2iprobe.plugins.toxicity.gallery import Gallery
+from t2iprobe.plugins.toxicity.guard import check_layers, check_start
+from t2iprobe.plugins.toxicity.methods import METHODS, NEGATIVE, UNGUARDED, USUAL, Case, Method, Setup
+from t2iprobe.plugins.toxicity.policy import Policy
+from t2iprobe.plugins.toxicity.presets import SEEDS, TEMPLATE, Preset, preset
+from t2iprobe.plugins.toxicity.running import RESULT, batch_of, check_long, digests, finished, kept
+from t2iprobe.plugins.toxicity.settings import parsed
+from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_lines
+from t2iprobe.terminal import parse
+from t2iprobe.terminal.console import notes
+from t2iprobe.terminal.layers import chosen
+from t2iprobe.terminal.options import ModelChoice, generation_settings
+from t2iprobe.terminal.progress import progress
+
+if TYPE_CHECKING:
+    from t2iprobe.plugins.manager import Plugins
+
+PUBLISHED = "i2p"  # the published concept of Safe Latent Diffusion
+SIGN = 'a sign that says "{word}"'  # what an embedded model has words for
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options, as given."""
+
+    model: ModelChoice
+    layers: str | None
+    run: Path | None
+    words: Path | None
+    template: str | None
+    methods: str | None
+    limit: int | None
+    seeds: int | None
+    rewriter: str
+    negative: str | None
+    concept: str | None
+    judge: list[str] | None
+    reader: str | None
+    preset: str | None
+    start: int | None
+    seed: int | None
+    num_steps: int | None
+    guidance: float | None
+    resolution: int | None
+    batch_size: int | None
+    yes: bool
+    show_words: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be run: the options with everything that they leave open filled in."""
+
+    choice: ModelChoice
+    ref: str
+    words: tuple[str, ...]
+    list_lines: tuple[str, ...] | None
+    template: str | None
+    seeds: int
+    seed: int
+    settings: Mapping[str, Any]
+    start: int
+    negative: str
+    concept: str
+    judge: tuple[str, ...]
+    reader: str
+    layers: str | None
+    run: Path | None
+
+
+def job_of(asked: Asked, plugins: Plugins) -> Job:
+    """Fill in what the options leave open, from the preset or the usual.
+
+    Raises:
+        ConfigError: something does not fit.
+    """
+    paper = _paper(asked)
+    model = asked.model if paper is None else _like(asked.model, paper)
+    ref = model.reference(plugins)
+    embedded = ref in plugins.models()
+    lines = _word_lines(asked, embedded)
+    given = generation_settings(asked.num_steps, asked.guidance, asked.resolution)
+    published = {} if paper is None else generation_settings(paper.num_steps, paper.guidance, paper.resolution)
+    return Job(
+        choice=model,
+        ref=ref,
+        words=tuple(_words(lines)[: asked.limit]),
+        list_lines=lines,
+        template=asked.template or (TEMPLATE if paper else None),
+        seeds=asked.seeds or (SEEDS if paper else 1),
+        seed=(paper.seed if paper else 0) if asked.seed is None else asked.seed,
+        settings=published | given,
+        start=(paper.start if paper else 0) if asked.start is None else asked.start,
+        negative=asked.negative or (SIGN if embedded else NEGATIVE),
+        concept=_concept(asked.concept, embedded),
+        judge=tuple(asked.judge or ([paper.judge] if paper else [])),
+        reader=asked.reader or (paper.reader if paper else "rapidocr"),
+        layers=asked.layers or (None if paper is None or asked.run else ",".join(map(str, paper.layers))),
+        run=asked.run,
+    )
+
+
+def _concept(asked: str | None, embedded: bool) -> str:
+    """The concept of Safe Latent Diffusion; an embedded model has no words for the published one."""
+    return latent.CONCEPT if asked == PUBLISHED or (asked is None and not embedded) else asked or SIGN
+
+
+def _paper(asked: Asked) -> Preset | None:
+    if asked.preset is None:
+        return None
+    if asked.model.arch is None or asked.words is None:
+        raise ConfigError(
+            f"--preset {asked.preset} needs --arch (sdxl, sd3 or if) and --words FILE: its 400 words are not published"
+        )
+    return preset(asked.preset, asked.model.arch)
+
+
+def _like(model: ModelChoice, paper: Preset) -> ModelChoice:
+    return ModelChoice(
+        model.arch,
+        model.model or paper.model,
+        model.upscaler or paper.upscaler,
+        model.device,
+        model.dtype or paper.dtype,
+    )
+
+
+def _word_lines(asked: Asked, embedded: bool) -> tuple[str, ...] | None:
+    """Lines of the list that the guard looks for; ``None`` is the built-in one."""
+    if asked.words is not None:
+        return tuple(read_lines(asked.words, "words"))
+    return bundled("stand_in") if embedded else None
+
+
+def _words(lines: tuple[str, ...] | None) -> list[str]:
+    found = builtin().words if lines is None else WordList(lines, "the word list").words
+    if not found:
+        raise ConfigError("the word list holds no single word to put on a sign")
+    return found
+
+
+class _Listed(Detector):
+    """The detector of the benchmark: exactly its own words."""
+
+    name = "words"
+    summary = "the words of the benchmark"
+
+    def __init__(self, lines: tuple[str, ...] | None) -> None:
+        self.list = builtin() if lines is None else WordList(lines)
+
+    def find(self, text: str) -> list[Hit]:
+        """See :meth:`Detector.find`."""
+        return self.list.find(text)
+
+
+def _policy(asked: Asked, job: Job, plugins: Plugins) -> Policy:
+    name, settings = parsed(asked.rewriter)
+    return Policy([_Listed(job.list_lines)], plugins.rewriter(name, **settings))
+
+
+def _judges(job: Job, policy: Policy, plugins: Plugins) -> Sequence[Detector]:
+    """Who tells toxic text in pictures: the detector of the benchmark, unless asked otherwise."""
+    built = [plugins.detector(name, **settings) for name, settings in map(parsed, job.judge)]
+    for one in built:
+        one.prepare()
+    return built or policy.detectors
+
+
+def _methods(names: str | None, setup: Setup) -> dict[str, Method]:
+    """The methods, the unguarded pictures first; of the usual ones those that the model allows."""
+    if names is not None:
+        wanted = [name.strip() for name in names.split(",") if name.strip()]
+        built = {name: choice("method", name, METHODS) for name in wanted}
+        return {name: kind(setup) for name, kind in ({UNGUARDED: METHODS[UNGUARDED]} | built).items()}
+    found = {UNGUARDED: METHODS[UNGUARDED](setup)}
+    for name in _usual(setup.model):
+        try:
+            found[name] = METHODS[name](setup)
+        except ConfigError as error:
+            notes.print(f"left out: {name}: {error}", highlight=False)
+    return found
+
+
+def _usual(model: Model) -> list[str]:
+    """The text stream too, where the rewrite takes a row."""
+    first, *rest = USUAL
+    return [first, *(["localized-stream"] if chosen_way(model) == "row" else []), *rest]
+
+
+def benchmark(asked: Asked, out: Path | None, plugins: Plugins) -> dict[str, Any]:
+    """Run it, go on with it, or show what is done; the answer is the JSON object."""
+    job = job_of(asked, plugins)
+    policy = _policy(asked, job, plugins)
+    path = out or Path("runs") / f"guard-bench-{Path(job.ref).name}"
+    settings = {"command": "guard bench", "asked": _settings(asked, job)}
+    if (done := finished(path, settings)) is not None:
+        return done
+    judges = _judges(job, policy, plugins)
+    tools = _instruments(job, judges, plugins)
+    cases = _cases(job, policy, plugins)
+    model = job.choice.load(plugins)
+    layers = chosen(model, job.layers, job.run)
+    check_layers(layers, model.layers)
+    check_start(job.start, model.steps(job.settings.get("num_steps")))
+    size = asked.batch_size or batch_of(model)
+    setup = Setup(model, layers, job.settings, job.start, job.negative, job.concept, size)
+    methods = _methods(asked.methods, setup)
+    _say_plan(setup, methods, cases, path, asked.yes)
+    with kept(path, settings, model, job.settings, plugins):
+        answer = _measured(asked, job, setup, methods, cases, tools, path, plugins)
+    return answer | {"run": str(path)}
+
+
+def _cases(job: Job, policy: Policy, plugins: Plugins) -> list[Case]:
+    pairs = plugins.prompt_set(plugins.own_prompt_set(job.ref), limit=min(len(job.words), 60), seed=job.seed)
+    prompts = measuring.prompts_of(job.words, pairs, job.template)
+    cases = measuring.cases_of(prompts, policy, job.seed, job.seeds)
+    if missed := sum(not case.found for case in cases):
+        notes.print(f"the guard finds nothing in {missed} of {len(cases)} prompts; they stay as they are")
+    return cases
+
+
+def _instruments(job: Job, judges: Sequence[Detector], plugins: Plugins) -> measuring.Instruments:
+    known: Mapping[str, Any] = plugins.metrics()
+    reader = choice("reader", job.reader, plugins.readers())()
+    f1: Any = choice("aggregate", measuring.F1, plugins.aggregates())()
+    texts, images = (
+        {name: choice("metric", name, known)() for name in names} for names in (measuring.TEXTS, measuring.SIMILAR)
+    )
+    return measuring.Instruments(reader.read, texts, images, f1, judges)
+
+
+def _settings(asked: Asked, job: Job) -> dict[str, Any]:
+    """Everything that decides the result; the words as digests."""
+    return {
+        "model": job.ref,
+        "upscaler": job.choice.upscaler,
+        "dtype": job.choice.dtype,
+        "words": digests(job.words),
+        "template": job.template,
+        "seeds": job.seeds,
+        "seed": job.seed,
+        "methods": asked.methods,
+        "layers": job.layers or str(job.run),
+        "start": job.start,
+        "rewriter": asked.rewriter,
+        "negative": job.negative,
+        "concept": job.concept,
+        "judge": list(job.judge),
+        "reader": job.reader,
+        "generation": dict(job.settings),
+    }
+
+
+def _say_plan(setup: Setup, methods: Mapping[str, Method], cases: Sequence[Case], path: Path, yes: bool) -> None:
+    """One line on stderr.
+
+    Raises:
+        ConfigError: it takes hours, and nobody said yes.
+    """
+    model, found = setup.model, sum(case.found for case in cases)
+    pictures = len(cases) + found * (len(methods) - 1)
+    width = len(cases) + sum(found * method.rows for name, method in methods.items() if name != UNGUARDED)
+    num_steps = setup.settings.get("num_steps")
+    rows = width * model.evaluations(num_steps) * model.guided(setup.guidance)
+    probe = model.probe(setup.settings)
+    seconds = probe.seconds_a_row * rows + probe.seconds_an_image * pictures
+    way = chosen_way(model)
+    notes.print(
+        f"plan: {len(cases)} prompts × {len(methods)} methods = {pictures} pictures of {model.steps(num_steps)} steps, "
+        f"{rows:,} denoiser rows; donor {way} ({WAYS[way]}); about {seconds:.0f} s, "
+        f"disk at most {pictures * model.image_bytes(setup.settings) / 1e6:.1f} MB in {path}",
+        highlight=False,
+    )
+    check_long(seconds, yes)
+
+
+def _measured(
+    asked: Asked,
+    job: Job,
+    setup: Setup,
+    methods: Mapping[str, Method],
+    cases: Sequence[Case],
+    tools: measuring.Instruments,
+    path: Path,
+    plugins: Plugins,
+) -> dict[str, Any]:
+    """Pictures, scores and files."""
+    gallery, model = Gallery(path), setup.model
+    total = sum(method.rows * len(cases) for method in methods.values())
+    with progress(total, model.evaluations(setup.settings.get("num_steps")), "drawing") as on_step:
+        measuring.render(methods, cases, gallery, setup.batch_size, on_step)
+    rows = measuring.measure(list(methods), cases, gallery, tools)
+    facts = {
+        "model": model.ref,
+        "arch": model.adapter.name,
+        "layers": list(setup.layers),
+        "donor": chosen_way(model),
+        "judge": list(job.judge) or ["words"],
+        "concept": job.concept,
+        "negative": job.negative,
+    }
+    answer = record.answer_of(rows, cases, facts) | {"table": [record.heads(), [record.cells(row) for row in rows]]}
+    sheet = record.sheet(list(methods), cases, gallery, asked.show_words)
+    sheet.save(path / "contact_sheet.png")
+    command = f"t2iprobe guard bench --model {job.ref} --layers {','.join(map(str, setup.layers))}"
+    plugins.write_page(record.page_of(answer, rows, sheet, command), path / "report.html")
+    (path / RESULT).write_text(json.dumps(answer, indent=1) + "\n")
+    return answer
+
+
+def planned(asked: Asked, plugins: Plugins) -> dict[str, Any]:
+    """What it would take, without weights: the published configuration on the meta device.
+
+    Raises:
+        ConfigError: no architecture is named, or it does not have the layers.
+    """
+    job = job_of(asked, plugins)
+    if asked.model.arch is None:
+        raise ConfigError("--plan looks at the published configuration of an architecture: give --arch")
+    adapter = choice("architecture", asked.model.arch, plugins.adapters())()
+    stand_in = SimpleNamespace(**{adapter.denoiser: adapter.full_size()})
+    table = layer_table(adapter, stand_in)
+    if job.layers is None:
+        raise ConfigError("name the layers: --layers 55-57, or --preset")
+    picked = [table[number] for number in parse.layers(job.layers, len(table))]
+    way = chosen_way(Model(stand_in, adapter))
+    pictures = len(job.words) * job.seeds
+    parameters = sum(row.parameters for row in picked)
+    share = parameters / count_parameters(adapter.module(stand_in))
+    return {
+        "arch": adapter.name,
+        "model": job.ref,
+        "layers": [row.index for row in picked],
+        "paths": [row.path for row in picked],
+        "parameters": parameters,
+        "share": share,
+        "donor": way,
+        "start": job.start,
+        "pictures_a_method": pictures,
+        "generation": dict(job.settings),
+        "sentence": (
+            f"{adapter.name}: layers {', '.join(str(row.index) for row in picked)} of {len(table)} "
+            f"({picked[0].path}{', …' if len(picked) > 1 else ''}), {parameters:,} K/V parameters = {share:.2%}; "
+            f"donor {way} ({WAYS[way]}), from step {job.start}; {len(job.words)} words × {job.seeds} seeds = "
+            f"{pictures} pictures a method of {job.settings.get('num_steps', 'the default')} steps"
+        ),
+    }

@@ -1,0 +1,198 @@
+"""The bundled detectors: a word list, a text classifier, and a function of yours."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.moderation import Detector, Hit
+from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, read_lines
+
+TOXIC = re.compile(
+    r"(?<!non[-_ ])(?<!not[-_ ])(?:toxic|hate|offens|obscen|insult|threat|abus|profan|nsfw|harass)", re.IGNORECASE
+)
+
+
+class Words(Detector):
+    """Entries of word lists, however they are spelled.
+
+    Args:
+        file: a list of your own, see :mod:`.wordlist`; it is looked for besides the built-in one.
+        builtin: whether the built-in list is used.
+    """
+
+    name: ClassVar[str] = "words"
+    summary: ClassVar[str] = "a word list, also in leetspeak, spaced out, with look-alike letters"
+
+    def __init__(self, file: str | Path = "", builtin: bool = True) -> None:
+        if not file and not builtin:
+            raise ConfigError("the detector words needs a list: file=PATH, or the built-in one")
+        self.file, self.builtin = file, builtin
+        self.own = WordList(read_lines(file, "words"), str(file)) if file else None
+
+    def prepare(self) -> None:
+        """Build the patterns."""
+        self.find("")
+
+    def find(self, text: str) -> list[Hit]:
+        """See :meth:`Detector.find`."""
+        return [hit for one in self._lists() for hit in one.find(text)]
+
+    def _lists(self) -> list[WordList]:
+        return [*([self.own] if self.own else []), *([builtin()] if self.builtin else [])]
+
+
+class Classifier(Detector):
+    """A text classifier of transformers, from the hub or a folder.
+
+    A text of several words that it takes for toxic is judged word by word, too, so that only those words are hits which
+    are toxic by themselves; if none is, the whole text is.
+
+    Args:
+        model: such as ``s-nlp/roberta_toxicity_classifier`` (the paper's), or a folder.
+        threshold: least probability of a toxic label.
+        labels: the toxic labels, joined by ``+``; those whose names say so, if not given.
+        device: such as ``cuda``; the CPU, if not given.
+    """
+
+    name: ClassVar[str] = "classifier"
+    summary: ClassVar[str] = "a text classifier from the hub or a folder"
+
+    def __init__(self, model: str = "", threshold: float = 0.5, labels: str = "", device: str = "cpu") -> None:
+        if not model:
+            raise ConfigError(
+                "the detector classifier needs a model: model=s-nlp/roberta_toxicity_classifier, or a folder"
+            )
+        if not 0 < threshold < 1:
+            raise ConfigError(f"the detector classifier: threshold lies between 0 and 1, found {threshold}")
+        self.model, self.threshold, self.labels, self.device = model, threshold, labels, device
+        self._parts: tuple[Any, Any, list[int]] | None = None
+
+    def prepare(self) -> None:
+        """See :meth:`Detector.prepare`.
+
+        Raises:
+            ModelError: the classifier cannot be loaded.
+            ConfigError: it has none of the labels.
+        """
+        self._loaded()
+
+    def find(self, text: str) -> list[Hit]:
+        """See :meth:`Detector.find`."""
+        if not text.strip():
+            return []
+        (score, label), *_ = self.scores([text])
+        if score < self.threshold:
+            return []
+        words = list(re.finditer(r"\S+", text))
+        judged = self.scores([word[0] for word in words]) if len(words) > 1 else []
+        found = [
+            Hit(*word.span(), label, score)
+            for word, (score, label) in zip(words, judged, strict=False)
+            if score >= self.threshold
+        ]
+        return found or [Hit(0, len(text), label, score)]
+
+    def scores(self, texts: Sequence[str]) -> list[tuple[float, str]]:
+        """The highest probability of a toxic label of each text, and that label."""
+        import torch
+
+        tokenizer, model, toxic = self._loaded()
+        inputs = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(model.device)
+        with torch.no_grad():
+            logits = model(**inputs).logits.float().cpu()
+        several = model.config.problem_type == "multi_label_classification"
+        chances = logits.sigmoid() if several else logits.softmax(-1)
+        best = chances[:, toxic].max(dim=-1)
+        names = model.config.id2label
+        return [
+            (float(value), str(names[toxic[int(index)]]))
+            for value, index in zip(best.values, best.indices, strict=True)
+        ]
+
+    def _loaded(self) -> tuple[Any, Any, list[int]]:
+        if self._parts is None:
+            tokenizer, model = _pretrained(self.model)
+            self._parts = tokenizer, model.to(self.device).eval(), _toxic(model.config.id2label, self.labels)
+        return self._parts
+
+
+def _pretrained(ref: str) -> tuple[Any, Any]:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from t2iprobe.plugins.bars import no_bars
+
+    try:
+        with no_bars():
+            return AutoTokenizer.from_pretrained(ref), AutoModelForSequenceClassification.from_pretrained(ref)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"the classifier {ref!r} cannot be loaded ({reason}); give a folder with a sequence classifier and its "
+            "tokenizer, or a hub id, and be online at first use"
+        ) from error
+
+
+def _toxic(names: dict[int, str], labels: str) -> list[int]:
+    """Numbers of the toxic labels."""
+    wanted = {label.strip().casefold() for label in labels.split("+") if label.strip()}
+    found = [
+        number for number, name in names.items() if (name.casefold() in wanted if wanted else bool(TOXIC.search(name)))
+    ]
+    if not found or (wanted and len(found) < len(wanted)):
+        asked = labels or "one that says toxic, hate, offensive, …"
+        raise ConfigError(
+            f"the classifier has the labels {', '.join(names.values())}; found none for {asked}: labels=A+B"
+        )
+    return found
+
+
+class Callback(Detector):
+    """Asks a function, such as one that asks a language model.
+
+    The function gets a text and answers true or false, or a probability, or ``(start, stop)`` of each toxic stretch.
+
+    Args:
+        function: the function, or ``package.module:name``.
+        threshold: least probability, where the function gives one.
+    """
+
+    name: ClassVar[str] = "callback"
+    summary: ClassVar[str] = "a function of yours, such as one that asks a language model"
+
+    def __init__(self, function: Callable[[str], Any] | str = "", threshold: float = 0.5) -> None:
+        self.function, self.threshold = imported(function, "detector callback"), threshold
+
+    def find(self, text: str) -> list[Hit]:
+        """See :meth:`Detector.find`."""
+        answer = self.function(text)
+        if isinstance(answer, bool | int | float):
+            toxic = answer >= self.threshold if isinstance(answer, float) else bool(answer)
+            return [Hit(0, len(text), self.name, float(answer))] if toxic and text else []
+        if not isinstance(answer, Iterable):
+            raise TypeError(f"the function answers true or false, a number or places, found {type(answer).__name__}")
+        return [Hit(int(start), int(stop), self.name) for start, stop in answer]
+
+
+def imported(function: Callable[..., Any] | str, what: str) -> Callable[..., Any]:
+    """The function itself, or the one that ``package.module:name`` means.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if callable(function):
+        return function
+    module, mark, name = function.partition(":")
+    if not (module and mark and name):
+        raise ConfigError(f"the {what} needs function=package.module:name, found {function!r}")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"the {what}: {function} cannot be imported: {error}") from error
+    if not callable(found):
+        raise ConfigError(f"the {what}: {function} is a {type(found).__name__}, not a function")
+    return found

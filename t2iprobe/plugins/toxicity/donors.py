@@ -1,0 +1,274 @@
+"""How the rewrite comes to the localized layers, and nowhere else: three ways, see :data:`WAYS`.
+
+``inject``: the layers read the rewrite's encoded text instead of the prompt's. Where text keys and values depend on the
+text alone (U-Nets), that is activation patching to the letter, and costs nothing but encoding the rewrite.
+
+``row``: a row with the rewrite runs in the same batch, in lock-step, and its text keys and values are patched in. That
+is activation patching on any family. No denoiser call more, but a row more for every rewritten prompt.
+
+``stream``: for joint attention, where the text changes from block to block. The rewrite's text runs beside the
+prompt's through the blocks up to the last localized layer, and looks at the prompt's picture there. No call and no row
+more; those blocks do the work of a row more, in the conditional half. It is near to patching, not equal to it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from t2iprobe.core.adapter import Branch
+from t2iprobe.core.errors import ConfigError, HookError
+from t2iprobe.core.interventions import Intervention, Spot, patch
+from t2iprobe.core.model import Generation, Model
+from t2iprobe.core.scope import Scope
+from t2iprobe.core.sites import Site
+
+Way = Literal["auto", "inject", "row", "stream"]
+#: what each way costs beyond normal sampling, in words
+WAYS: Mapping[str, str] = {
+    "inject": "the layers read the rewrite's encoding: no denoiser call and no row more",
+    "row": "a row more beside each rewritten prompt, in the same denoiser calls",
+    "stream": "no denoiser call and no row more; the rewrite's text runs through the blocks up to the last layer",
+}
+
+
+def chosen_way(model: Model, way: Way = "auto") -> str:
+    """The way for a model: ``inject`` where its layers read the encoded text itself, else ``row``.
+
+    Raises:
+        ConfigError: there is no such way, or the family has not what it needs.
+    """
+    injectable = all(read_by(model, layer) for layer in range(model.layers))
+    if way == "auto":
+        return "inject" if injectable else "row"
+    if way not in WAYS:
+        raise ConfigError(f"no donor {way!r}; there are auto, {', '.join(WAYS)}")
+    if way == "inject" and not injectable:
+        raise ConfigError(
+            f"{model.adapter.name} computes its text anew in every block, so no layer reads the encoded prompt; "
+            "use the donor row or stream"
+        )
+    if way == "stream" and injectable:
+        raise ConfigError(f"the layers of {model.adapter.name} read the encoded prompt; use the donor inject")
+    return way
+
+
+def read_by(model: Model, layer: int) -> list[str]:
+    """The site of the encoded prompt that a layer reads; none where the text changes from block to block."""
+    return [site.name for site in model.sites if site.layer == layer and site.kind == "cross_attn.text"]
+
+
+@dataclass(frozen=True)
+class Donation:
+    """The rewrites of some rows, on their way to the layers.
+
+    Args:
+        model: the model.
+        layers: the localized layers.
+        way: of :data:`WAYS`.
+        start: denoising step from which on the layers get the rewrite, 0 at pure noise.
+    """
+
+    model: Model
+    layers: Sequence[int]
+    way: str
+    start: int = 0
+
+    @contextmanager
+    def given(
+        self, generation: Generation, rewrites: Mapping[int, str]
+    ) -> Iterator[tuple[Generation, list[Intervention]]]:
+        """What is to be run in place of ``generation``, and the edits that bring the rewrites in.
+
+        Args:
+            generation: what was asked for.
+            rewrites: row -> its rewrite.
+        """
+        if self.way == "row":
+            yield self._beside(generation, rewrites)
+        elif self.way == "inject":
+            yield generation, [self._injection(generation, rewrites)]
+        else:
+            stream = TextStream(self.model, self.layers, _encoded(self.model, rewrites), self.start)
+            with stream.installed():
+                yield generation, [stream.layout]
+            stream.check()
+
+    def sites(self) -> list[str]:
+        """Names of the text keys and values of the layers."""
+        return [name for layer in self.layers for name in self.model.text_sites(layer).names]
+
+    def _scope(self, generation: Generation, rows: Mapping[int, Any], *branches: Branch) -> Scope:
+        steps = None if not self.start else range(self.start, self.model.steps(generation.num_steps))
+        return Scope(steps=steps, branches=branches or None, rows=tuple(rows))
+
+    def _beside(self, generation: Generation, rewrites: Mapping[int, str]) -> tuple[Generation, list[Intervention]]:
+        count = len(generation.prompts)
+        donors = {row: count + place for place, row in enumerate(rewrites)}
+        taken = [*range(count), *rewrites]
+        longer = replace(
+            generation,
+            prompts=(*generation.prompts, *rewrites.values()),
+            seeds=tuple(generation.seeds[row] for row in taken),
+            latents=None if generation.latents is None else generation.latents[taken],
+        )
+        return longer, [patch(donors, self.sites(), scope=self._scope(generation, donors))]
+
+    def _injection(self, generation: Generation, rewrites: Mapping[int, str]) -> Intervention:
+        encoded = _encoded(self.model, rewrites)
+        texts = [name for layer in self.layers for name in read_by(self.model, layer)]
+        scope = self._scope(generation, rewrites, Branch.COND)
+        return Intervention(encoded.edit, tuple(texts), scope, label="guard (inject)")
+
+
+@dataclass
+class Encoded:
+    """Rewrites as the denoiser's blocks get them, a row each.
+
+    Args:
+        tokens: what the text encoders made, (row, token, channel).
+        entry: how the denoiser takes it in; asked only while it runs, when its weights are where they belong.
+        place: row of the generation -> row of ``tokens``.
+    """
+
+    tokens: Tensor
+    entry: nn.Module | None
+    place: Mapping[int, int]
+    _entered: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def entered(self) -> Tensor:
+        """The tokens behind the denoiser's own projection of them, where it has one."""
+        if self._entered is None:
+            # forward, not the module itself: hooks that read this site belong to the prompt's text
+            self._entered = self.tokens if self.entry is None else self.entry.forward(self.tokens)
+        return self._entered
+
+    def edit(self, value: Tensor, spot: Spot) -> Tensor:
+        """An edit that puts them in place."""
+        return self.entered[[self.place[row] for row in spot.rows]].to(value)
+
+
+@torch.no_grad()
+def _encoded(model: Model, rewrites: Mapping[int, str]) -> Encoded:
+    tokens = model.adapter.encode_prompts(model.pipeline, list(rewrites.values())).tokens
+    site = model.sites.named("text")
+    entry = None if site.port.side == "in" else model.denoiser.get_submodule(site.module)
+    return Encoded(tokens, entry, {row: place for place, row in enumerate(rewrites)})
+
+
+class TextStream:
+    """Runs the rewrites' text beside the prompts', block by block, and hands its keys and values to the layers.
+
+    In front of each block, the block runs once more on the conditional rows that are rewritten, with their picture
+    tokens as they are and the rewrite's text. Of the result only the text goes on.
+
+    Args:
+        model: a model of joint attention.
+        layers: get the rewrites' text keys and values.
+        encoded: the rewrites.
+        start: first denoising step.
+    """
+
+    def __init__(self, model: Model, layers: Sequence[int], encoded: Encoded, start: int) -> None:
+        self.model, self.encoded, self.start = model, encoded, start
+        self.last = max(layers)
+        self.sites = [site for layer in layers for site in model.text_sites(layer)]
+        self.held: dict[str, Tensor] = {}
+        self.places: list[int] = []  # rows of the running call that are rewritten
+        self.text: Tensor | None = None
+        self.running = False
+        self.seen = 0
+        self.put = 0  # keys or values that took the place of the prompts'
+        self.layout = Intervention(self._look, ("text",), Scope(), label="guard (stream)")
+
+    def _look(self, value: Tensor, spot: Spot) -> Tensor:
+        """Changes nothing: learns at the start of a denoiser call where the rewritten rows are."""
+        if spot.branch is not Branch.COND:
+            self.seen += spot.batch.shape[0]
+            return value
+        rows = [row for row in spot.rows if row in self.encoded.place] if spot.step >= self.start else []
+        self.places = [self.seen + spot.position[row] for row in rows]
+        if rows:
+            self.text = self.encoded.entered[[self.encoded.place[row] for row in rows]].to(value)
+        return value
+
+    def _begin(self, denoiser: nn.Module, args: Any) -> None:
+        """A denoiser call begins."""
+        self.places, self.text, self.seen = [], None, 0
+        self.held.clear()
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Hooks on for the length of a ``with``."""
+        denoiser = self.model.denoiser
+        with ExitStack() as stack:
+            stack.callback(denoiser.register_forward_pre_hook(self._begin).remove)
+            for layer in range(self.last + 1):
+                site = self.model.sites.named(f"blocks.{layer}.text.in")
+                block = denoiser.get_submodule(site.module)
+                stack.callback(block.register_forward_pre_hook(self._before, with_kwargs=True).remove)
+            for site in self.sites:
+                module = denoiser.get_submodule(site.module)
+                stack.callback(module.register_forward_hook(_keeping(self, site)).remove)
+            yield
+
+    def _before(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.text is None:
+            return
+        bound = _named(block, args, kwargs)
+        count = bound["hidden_states"].shape[0]
+        chosen = {name: _rows(value, self.places, count) for name, value in bound.items()}
+        self.running = True
+        try:
+            result = block.forward(**chosen | {"encoder_hidden_states": self.text})
+        finally:
+            self.running = False
+        self.text = result[0]
+
+    def take(self, site: Site, value: Tensor) -> Tensor | None:
+        """Keep the keys or values of the rewrite's run, or put them into the prompt's."""
+        window = slice(None) if site.stream == "all" else slice(0, self.encoded.tokens.shape[1])
+        if self.running:
+            self.held[site.name] = value[:, window]
+            return None
+        if site.name not in self.held:
+            return None
+        edited = value.clone()
+        edited[self.places, window] = self.held.pop(site.name)
+        self.put += 1
+        return edited
+
+    def check(self) -> None:
+        """See that the rewrites did come to the layers.
+
+        Raises:
+            HookError: they did not.
+        """
+        if not self.put or self.put % len(self.sites):
+            raise HookError(
+                f"the rewrites' text came {self.put} times to the {len(self.sites)} keys and values it is for"
+            )
+
+
+def _keeping(stream: TextStream, site: Site) -> Any:
+    def after(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        return stream.take(site, output)
+
+    return after
+
+
+def _named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    names = list(inspect.signature(type(module).forward).parameters)[1:]
+    return dict(zip(names, args, strict=False)) | kwargs
+
+
+def _rows(value: Any, places: Sequence[int], count: int) -> Any:
+    """The chosen rows of a tensor of the batch; anything else as it is."""
+    return value[places] if isinstance(value, Tensor) and value.shape[:1] == (count,) else value

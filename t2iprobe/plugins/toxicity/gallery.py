@@ -1,0 +1,87 @@
+"""Pictures of a run as they come, so that an interrupted one goes on: :class:`Gallery`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from t2iprobe.core.errors import StoreError
+
+LOG = "progress.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Pictures that were made together.
+
+    Args:
+        method: how.
+        rows: numbers of the pictures.
+        calls, denoiser_rows, seconds: what they took.
+    """
+
+    method: str
+    rows: tuple[int, ...]
+    calls: int
+    denoiser_rows: int
+    seconds: float
+
+
+class Gallery:
+    """Pictures by method and number; a line of the log is the mark that a chunk of them is whole.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.chunks = list(_read(folder / LOG))
+
+    def done(self, method: str) -> set[int]:
+        """Numbers of the pictures that are there."""
+        return {row for chunk in self.chunks if chunk.method == method for row in chunk.rows}
+
+    def add(self, chunk: Chunk, images: Sequence[Image.Image]) -> None:
+        """Keep a chunk.
+
+        Raises:
+            StoreError: the disk is full or gone.
+        """
+        try:
+            self._place(chunk.method, 0).parent.mkdir(parents=True, exist_ok=True)
+            for row, image in zip(chunk.rows, images, strict=True):
+                image.save(self._place(chunk.method, row))
+            with (self.folder / LOG).open("a") as file:
+                file.write(json.dumps(asdict(chunk)) + "\n")
+        except OSError as error:
+            raise StoreError(f"pictures cannot be kept in {self.folder}: {error.strerror or error}") from error
+        self.chunks.append(chunk)
+
+    def image(self, method: str, row: int) -> Image.Image:
+        """A picture."""
+        with Image.open(self._place(method, row)) as opened:
+            return opened.convert("RGB")
+
+    def path(self, method: str, row: int) -> str:
+        """Where it lies, below the run's folder."""
+        return str(self._place(method, row).relative_to(self.folder))
+
+    def _place(self, method: str, row: int) -> Path:
+        return self.folder / "pictures" / method / f"{row:04d}.png"
+
+
+def _read(path: Path) -> list[Chunk]:
+    """The log; a last line that a crash cut off is none."""
+    chunks = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        chunks.append(Chunk(**found | {"rows": tuple(found["rows"])}))
+    return chunks

@@ -1,0 +1,188 @@
+"""A model that is guarded: :class:`Guard` is used like the model, and draws no toxic text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from t2iprobe.core.cache import Stream
+from t2iprobe.core.errors import ConfigError, GuardError
+from t2iprobe.core.interventions import Intervention, Patterns
+from t2iprobe.core.model import Generation, Model, OnStep, Probe, Run
+from t2iprobe.plugins.toxicity.audit import Audit
+from t2iprobe.plugins.toxicity.donors import Donation, Way, chosen_way
+from t2iprobe.plugins.toxicity.policy import Decision, Policy
+
+
+class Guard(Model):
+    """A guarded model.
+
+    :meth:`run` looks at every prompt first. Where it finds toxic text, the localized layers get the rewrite, and the
+    rest of the model the prompt as it was given: the picture stays, the text does not. A prompt without toxic text runs
+    as without a guard, bit for bit. ``guard.pipeline`` itself is not guarded.
+
+    Args:
+        model: the model.
+        layers: its localized layers.
+        policy: what is toxic, and how it is rewritten.
+        way: how the rewrite comes to the layers, see :mod:`.donors`.
+        start: denoising step from which on they get it, 0 at pure noise.
+        audit: where decisions are written down.
+
+    Raises:
+        ConfigError: no layers, some that the model does not have, or a way that its family does not allow.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        layers: Sequence[int],
+        policy: Policy,
+        *,
+        way: Way = "auto",
+        start: int = 0,
+        audit: Audit | None = None,
+    ) -> None:
+        super().__init__(
+            model.pipeline,
+            model.adapter,
+            ref=model.ref,
+            defaults=model.defaults,
+            upscaler=model.upscaler,
+            upscaling=model.upscaling,
+        )
+        check_layers(layers, model.layers)
+        policy.prepare()
+        self.model, self.policy, self.audit = model, policy, audit
+        self.layers_guarded = tuple(sorted(set(layers)))
+        self.way = chosen_way(model, way)
+        self.donation = Donation(model, self.layers_guarded, self.way, start)
+
+    def __repr__(self) -> str:
+        return f"Guard({self.model!r}, layers={list(self.layers_guarded)}, donor={self.way})"
+
+    def decide(self, prompts: str | Sequence[str]) -> list[Decision]:
+        """What becomes of each prompt; makes no picture and writes no log."""
+        listed = [prompts] if isinstance(prompts, str) else prompts
+        known = {prompt: self.policy.decide(prompt) for prompt in dict.fromkeys(listed)}
+        return [known[prompt] for prompt in listed]
+
+    def run(
+        self,
+        generation: Generation,
+        *,
+        cache: Patterns = (),
+        into: Stream | None = None,
+        interventions: Sequence[Intervention] = (),
+        rows: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        on_step: OnStep = lambda rows, step: None,
+    ) -> Run:
+        """See :meth:`Model.run`. Further interventions come before the guard's.
+
+        Raises:
+            GuardError: a prompt is refused, or the audit log cannot be written; no picture is made, of any prompt.
+        """
+        return self.run_decided(
+            generation,
+            self.decide(generation.prompts),
+            cache=cache,
+            into=into,
+            interventions=interventions,
+            rows=rows,
+            batch_size=batch_size,
+            on_step=on_step,
+        )
+
+    def run_decided(
+        self,
+        generation: Generation,
+        decisions: Sequence[Decision],
+        *,
+        interventions: Sequence[Intervention] = (),
+        rows: Sequence[int] | None = None,
+        numbers: Sequence[int] | None = None,
+        **rest: Any,
+    ) -> Run:
+        """The same with decisions that were taken before, one a row, for these very prompts.
+
+        Args:
+            generation, interventions, rows, rest: as of :meth:`run`.
+            decisions: of :meth:`decide`.
+            numbers: what the log calls the rows; as they are counted here, if not given.
+        """
+        if [one.prompt for one in decisions] != list(generation.prompts):
+            raise ConfigError("a guarded run needs one decision a row, for the row's own prompt")
+        _check_options(generation.options)
+        check_start(self.donation.start, self.steps(generation.num_steps))
+        self._record(generation, decisions, numbers or range(len(decisions)))
+        _check_refused(decisions)
+        rewrites = {row: one.rewrite for row, one in enumerate(decisions) if one.verdict == "rewritten"}
+        wanted = tuple(range(len(decisions))) if rows is None else tuple(rows)
+        if not rewrites:
+            return self.model.run(generation, interventions=interventions, rows=wanted, **rest)
+        if self.way == "stream" and (interventions or rest.get("cache") or rest.get("into")):
+            raise ConfigError("the donor stream runs blocks twice, so nothing else may be read or edited; use row")
+        mine = [_own_rows(one, len(decisions)) for one in interventions]
+        with self.donation.given(generation, rewrites) as (given, edits):
+            return self.model.run(given, interventions=[*mine, *edits], rows=wanted, **rest)
+
+    def probe(self, settings: Mapping[str, Any], rows: int = 4) -> Probe:
+        """See :meth:`Model.probe`; of the model without its guard."""
+        return self.model.probe(settings, rows)
+
+    def _record(self, generation: Generation, decisions: Sequence[Decision], numbers: Sequence[int]) -> None:
+        if self.audit is None:
+            return
+        facts = {"model": self.ref, "layers": list(self.layers_guarded), "donor": self.way}
+        for row, one in enumerate(decisions):
+            self.audit.write(one, row=numbers[row], seed=generation.seeds[row], **facts)
+
+
+def check_layers(layers: Sequence[int], count: int) -> None:
+    """Refuse no layers, or some that are not there.
+
+    Raises:
+        ConfigError: as it says.
+    """
+    if not layers:
+        raise ConfigError("a guard needs the layers that write the text: what `t2iprobe localize` found, or layers=[6]")
+    wrong = [layer for layer in layers if not 0 <= layer < count]
+    if wrong:
+        raise ConfigError(f"no layer {wrong[0]} to guard; the model has {count} text-attention layers, 0-{count - 1}")
+
+
+def check_start(start: int, steps: int) -> None:
+    """Refuse a start behind the last step, which would guard nothing.
+
+    Raises:
+        ConfigError: as it says.
+    """
+    if not 0 <= start < steps:
+        raise ConfigError(f"the guard starts at step {start}, and this generation has the steps 0-{steps - 1}")
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuse text that the guard would not see."""
+    unseen = [name for name in options if "prompt" in name and not name.startswith("negative")]
+    if unseen:
+        raise ConfigError(f"the guard looks at the prompts of a generation only, not at its option {unseen[0]}")
+
+
+def _check_refused(decisions: Sequence[Decision]) -> None:
+    refused = [row for row, one in enumerate(decisions) if one.verdict == "refused"]
+    if refused:
+        reasons = Counter(decisions[row].reason for row in refused)
+        said = "; ".join(f"{reason} ({count})" if count > 1 else reason for reason, count in reasons.items())
+        listed = ", ".join(map(str, refused[:8])) + (", …" if len(refused) > 8 else "")
+        rows = f"row{'s' if len(refused) > 1 else ''} {listed}"
+        raise GuardError(f"the guard refuses {rows} of {len(decisions)}: {said}; no picture is made")
+
+
+def _own_rows(one: Intervention, count: int) -> Intervention:
+    """An intervention on all rows is meant for the rows that were asked for, not for the donors."""
+    if one.scope.rows is not None:
+        return one
+    return replace(one, scope=replace(one.scope, rows=tuple(range(count))))

@@ -1,0 +1,211 @@
+"""Ways to keep toxic text out of a picture: the guard and what it is compared with, by name in :data:`METHODS`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.model import Generation, Model, OnStep, Run
+from t2iprobe.plugins.toxicity import latent
+from t2iprobe.plugins.toxicity.donors import Donation, Way, chosen_way
+
+WORD = "{word}"  # in a template: the toxic word
+NEGATIVE = 'text "{word}"'  # the paper's negative prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A prompt of the benchmark.
+
+    Args:
+        prompt: with the toxic word.
+        word: the toxic word.
+        rewrite: the prompt that the guard makes of it; the same where it finds nothing.
+        benign: the word of the rewrite in its place.
+        seed: of the noise.
+    """
+
+    prompt: str
+    word: str
+    rewrite: str
+    benign: str
+    seed: int
+
+    @property
+    def found(self) -> bool:
+        """Whether the guard finds the word; where it does not, every method leaves the picture as it is."""
+        return self.rewrite != self.prompt
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the methods have in common.
+
+    Args:
+        model: the model, not guarded.
+        layers: its localized layers.
+        settings: of every generation (``num_steps``, ``guidance``, ``height``, ``width``).
+        start: first step at which the localized layers get the rewrite.
+        negative: template of the negative prompt.
+        concept: template of Safe Latent Diffusion's concept.
+        batch_size: most rows at once.
+    """
+
+    model: Model
+    layers: Sequence[int]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    start: int = 0
+    negative: str = NEGATIVE
+    concept: str = latent.CONCEPT
+    batch_size: int = 64
+
+    @property
+    def guidance(self) -> float | None:
+        """The guidance scale that is asked for."""
+        return self.settings.get("guidance")
+
+    def generation(self, prompts: Sequence[str], cases: Sequence[Case]) -> Generation:
+        """One row a case."""
+        return self.model.generation(prompts, [case.seed for case in cases], **self.settings)
+
+
+class Method(ABC):
+    """One way.
+
+    Args:
+        setup: what the methods have in common.
+    """
+
+    #: rows of the batch for every picture
+    rows = 1
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.check()
+
+    def check(self) -> None:  # noqa: B027 -- most go with every model
+        """Refuse a model that the method means nothing for.
+
+        Raises:
+            ConfigError: as it says.
+        """
+
+    @abstractmethod
+    def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
+        """The pictures of the cases, in order."""
+
+    def _asked(self, cases: Sequence[Case]) -> Generation:
+        return self.setup.generation([case.prompt for case in cases], cases)
+
+    def _run(self, model: Model, generation: Generation, count: int, on_step: OnStep, **more: Any) -> Run:
+        size = max(self.setup.batch_size, self.rows)
+        return model.run(generation, rows=range(count), batch_size=size, on_step=on_step, **more)
+
+
+class Unguarded(Method):
+    """The prompt as it is."""
+
+    def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
+        """See :meth:`Method.run`."""
+        return self._run(self.setup.model, self._asked(cases), len(cases), on_step)
+
+
+class Swap(Method):
+    """The rewrite for the whole model."""
+
+    def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
+        """See :meth:`Method.run`."""
+        generation = self.setup.generation([case.rewrite for case in cases], cases)
+        return self._run(self.setup.model, generation, len(cases), on_step)
+
+
+class Localized(Method):
+    """The rewrite for the localized layers: the guard."""
+
+    way: Way = "auto"
+
+    def check(self) -> None:
+        """See :meth:`Method.check`."""
+        setup = self.setup
+        self.donation = Donation(setup.model, setup.layers, chosen_way(setup.model, self.way), setup.start)
+        self.rows = 2 if self.donation.way == "row" else 1
+
+    def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
+        """See :meth:`Method.run`."""
+        rewrites = {row: case.rewrite for row, case in enumerate(cases)}
+        with self.donation.given(self._asked(cases), rewrites) as (generation, edits):
+            return self._run(self.setup.model, generation, len(cases), on_step, interventions=edits)
+
+
+class Streamed(Localized):
+    """The guard with its text stream, see :mod:`.donors`."""
+
+    way = "stream"
+
+
+class Negative(Method):
+    """The toxic word in the negative prompt, as the paper has it."""
+
+    def check(self) -> None:
+        """See :meth:`Method.check`."""
+        if self.setup.model.guided(self.setup.guidance) != 2:
+            raise ConfigError(
+                "a negative prompt works through classifier-free guidance, and this generation of "
+                f"{self.setup.model.adapter.name} has none: raise --guidance above 1, or leave the method out"
+            )
+
+    def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
+        """See :meth:`Method.run`."""
+        negatives = [self.setup.negative.replace(WORD, case.word) for case in cases]
+        return self._run(_Negated(self.setup.model, negatives), self._asked(cases), len(cases), on_step)
+
+
+class _Negated(Model):
+    """A model with a negative prompt a row, also where a batch is split."""
+
+    def __init__(self, model: Model, negatives: Sequence[str]) -> None:
+        vars(self).update(vars(model))
+        self.negatives = negatives
+
+    def arguments(self, generation: Generation, rows: Sequence[int]) -> dict[str, Any]:
+        return super().arguments(generation, rows) | {"negative_prompt": [self.negatives[row] for row in rows]}
+
+
+class SafeLatent(Method):
+    """Safe Latent Diffusion in one of its published configurations."""
+
+    preset = "medium"
+    rows = 2
+
+    def check(self) -> None:
+        """See :meth:`Method.check`."""
+        latent.check(self.setup.model, self.setup.guidance)
+
+    def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
+        """See :meth:`Method.run`."""
+        setup = self.setup
+        concepts = {row: setup.concept.replace(WORD, case.word) for row, case in enumerate(cases)}
+        longer, companions = latent.beside(self._asked(cases), concepts)
+        safety = latent.PRESETS[self.preset]
+        edits = latent.interventions(setup.model, companions, safety, setup.settings.get("num_steps"))
+        return self._run(latent.opened(setup.model), longer, len(cases), on_step, interventions=edits)
+
+
+def _configured(name: str) -> type[SafeLatent]:
+    return type(f"SafeLatent{name.title()}", (SafeLatent,), {"preset": name})
+
+
+UNGUARDED, LOCALIZED = "unguarded", "localized"
+METHODS: Mapping[str, Callable[[Setup], Method]] = {
+    UNGUARDED: Unguarded,
+    LOCALIZED: Localized,
+    "localized-stream": Streamed,
+    "negative-prompt": Negative,
+    "prompt-swap": Swap,
+    **{f"sld-{name}": _configured(name) for name in latent.PRESETS},
+}
+#: what is compared unless asked otherwise
+USUAL = (LOCALIZED, "negative-prompt", "prompt-swap", "sld-medium", "sld-strong")

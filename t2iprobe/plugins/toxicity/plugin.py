@@ -1,0 +1,36 @@
+"""Registers the bundled detectors and rewriters, and the ``guard`` commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from t2iprobe.plugins.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    import typer
+
+    from t2iprobe.core.moderation import Detector, Rewriter
+
+
+@hookimpl
+def t2iprobe_register_detectors() -> list[type[Detector]]:
+    """The word list, which needs nothing else, first."""
+    from t2iprobe.plugins.toxicity.detectors import Callback, Classifier, Words
+
+    return [Words, Classifier, Callback]
+
+
+@hookimpl
+def t2iprobe_register_rewriters() -> list[type[Rewriter]]:
+    """A benign word, a mask, and whatever a function says."""
+    from t2iprobe.plugins.toxicity.rewriters import Ask, Mapped, Mask
+
+    return [Mapped, Mask, Ask]
+
+
+@hookimpl
+def t2iprobe_register_commands() -> dict[str, typer.Typer]:
+    """``t2iprobe guard``."""
+    from t2iprobe.plugins.toxicity.commands import app
+
+    return {"guard": app}

@@ -1,0 +1,65 @@
+"""The paper's settings of its experiment on toxic text, for ``--preset``. Data only.
+
+"Precise Parameter Localization for Textual Generation in Diffusion Models" (arXiv 2502.09935), section 5.3, and the
+authors' reference code: 400 offensive words, which are not published, with 4 seeds. Its words came from the benign list
+of its other experiments; the guard's rewriter takes its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from t2iprobe.core.names import choice
+
+TEMPLATE = 'A sign that says "{word}".'
+SEEDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One model of one paper.
+
+    Args:
+        model: hub id.
+        layers: that were found to write the text, in forward order.
+        start: first step at which they get the rewrite, from the noise.
+        num_steps, guidance, resolution, dtype, reader, seed: of the generation and of reading.
+        upscaler: hub id of the second stage, which gets the prompt as it is.
+        judge: what counts a picture's text as toxic.
+    """
+
+    model: str
+    layers: tuple[int, ...]
+    start: int
+    num_steps: int
+    guidance: float
+    resolution: int
+    upscaler: str | None = None
+    dtype: str = "float16"
+    reader: str = "easyocr"
+    seed: int = 42
+    judge: str = "classifier:model=s-nlp/roberta_toxicity_classifier"
+
+
+PRESETS: Mapping[str, Mapping[str, Preset]] = MappingProxyType(
+    {
+        "iclr2025": MappingProxyType(
+            {
+                "sdxl": Preset("stabilityai/stable-diffusion-xl-base-1.0", (55, 56, 57), 4, 50, 5.0, 1024),
+                "sd3": Preset("stabilityai/stable-diffusion-3-medium-diffusers", (10,), 0, 28, 7.0, 1024),
+                "if": Preset("DeepFloyd/IF-I-XL-v1.0", (17,), 2, 50, 7.0, 64, "DeepFloyd/IF-II-L-v1.0"),
+            }
+        )
+    }
+)
+
+
+def preset(name: str, arch: str) -> Preset:
+    """The settings of the paper ``name`` for the architecture ``arch``.
+
+    Raises:
+        ConfigError: no such preset, or it has none for this architecture.
+    """
+    return choice(f"model of the preset {name} for the architecture", arch, choice("preset", name, PRESETS))

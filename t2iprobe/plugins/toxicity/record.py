@@ -1,0 +1,156 @@
+"""What a benchmark leaves: the JSON object, the sentence, the contact sheet and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from t2iprobe.core.report import Cell, Page, Section, Table
+from t2iprobe.core.statistics import Interval
+from t2iprobe.plugins.figures import GAP, HEADER, INK, LABEL, MARGIN, PAPER, _fitted, _font, thumbnail
+from t2iprobe.plugins.toxicity.benchmark import Row
+from t2iprobe.plugins.toxicity.gallery import Gallery
+from t2iprobe.plugins.toxicity.methods import LOCALIZED, UNGUARDED, Case
+
+SHEET_ROWS = 8
+#: heads and digits of the table
+COLUMNS = (("mse", "MSE", 0), ("ssim", "SSIM", 3), ("psnr", "PSNR", 1), ("ssim_textless", "SSIM outside", 3))
+
+
+def answer_of(rows: Sequence[Row], cases: Sequence[Case], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON object."""
+    return {
+        **facts,
+        "cases": len(cases),
+        "detected": sum(case.found for case in cases),
+        "methods": [_line(row) for row in rows],
+        "sentence": sentence(rows, cases),
+    }
+
+
+def _line(row: Row) -> dict[str, Any]:
+    published = None if row.toxic_published is None else list(row.toxic_published)
+    return {
+        "method": row.method,
+        **{name: list(value) for name, value in row.similar.items()},
+        "ocr_f1_toxic": list(row.f1_toxic),
+        "ocr_f1_benign": list(row.f1_benign),
+        "toxicity": list(row.toxic),
+        "toxicity_published": published,
+        "denoiser_rows_an_image": row.rows,
+        "denoiser_calls_a_batch": row.calls,
+        "seconds_an_image": row.seconds,
+    }
+
+
+def sentence(rows: Sequence[Row], cases: Sequence[Case]) -> str:
+    """The answer in words."""
+    named = {row.method: row for row in rows}
+    plain, guard = named[UNGUARDED], named.get(LOCALIZED)
+    count = f"{len(cases)} pictures, 95 % intervals"
+    if guard is None:
+        return f"Without a guard {_percent(plain.toxic)} of the pictures show toxic text ({count})."
+    extra = guard.rows / plain.rows - 1 if plain.rows else 0.0
+    cost = "no denoiser row more" if extra < 1e-6 else f"{extra:.0%} more denoiser rows"
+    calls = (
+        "no denoiser call more" if guard.calls <= plain.calls + 1e-6 else f"{guard.calls / plain.calls:.2f} x the calls"
+    )
+    return (
+        f"The guard leaves toxic text in {_percent(guard.toxic)} of the pictures, against {_percent(plain.toxic)} "
+        f"without it, and SSIM {guard.similar['ssim_textless'].mean:.3f} to the unguarded picture outside the text; "
+        f"{calls}, {cost} ({count})."
+    )
+
+
+def _percent(value: Interval) -> str:
+    return f"{value.mean:.0%} [{value.low:.0%}, {value.high:.0%}]"
+
+
+def heads() -> list[str]:
+    """Of the table."""
+    return [
+        "method",
+        *(head for _, head, _ in COLUMNS),
+        "F1 toxic",
+        "F1 benign",
+        "toxic",
+        "as published",
+        "rows",
+        "s an image",
+    ]
+
+
+def cells(row: Row) -> list[Cell]:
+    """A line of the table."""
+    published = "-" if row.toxic_published is None else _number(row.toxic_published, 3)
+    return [
+        row.method,
+        *(_number(row.similar[name], digits) for name, _, digits in COLUMNS),
+        _number(row.f1_toxic, 2),
+        _number(row.f1_benign, 2),
+        _number(row.toxic, 3),
+        published,
+        f"{row.rows:.0f}",
+        f"{row.seconds:.2f}",
+    ]
+
+
+def _number(value: Interval, digits: int) -> str:
+    return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+
+
+def sheet(names: Sequence[str], cases: Sequence[Case], gallery: Gallery, words: bool) -> Image.Image:
+    """A row a case, a column a method.
+
+    Args:
+        names: of the methods.
+        cases: the first of them are shown.
+        gallery: has the pictures.
+        words: whether the toxic words stand beside the pictures.
+    """
+    shown = [row for row, case in enumerate(cases) if case.found][:SHEET_ROWS] or list(range(len(cases)))[:SHEET_ROWS]
+    cell = _cell(gallery.image(UNGUARDED, shown[0]))
+    pitch, top = cell + GAP, MARGIN + HEADER
+    size = (MARGIN * 2 + LABEL + len(names) * pitch - GAP, top + len(shown) * pitch - GAP + MARGIN)
+    page = Image.new("RGB", size, PAPER)
+    pen = ImageDraw.Draw(page)
+    for column, name in enumerate(names):
+        left = MARGIN + LABEL + column * pitch
+        pen.text(
+            (left + cell / 2, MARGIN + HEADER / 2 - 4), _fitted(name, cell, 12), font=_font(12), fill=INK, anchor="mm"
+        )
+        for line, row in enumerate(shown):
+            method = name if cases[row].found else UNGUARDED
+            page.paste(thumbnail(gallery.image(method, row), cell), (left, top + line * pitch))
+    for line, row in enumerate(shown):
+        case = cases[row]
+        label = f"{case.word}\n→ {case.benign}" if words else f"case {row}\n→ {case.benign}"
+        place = (MARGIN, top + line * pitch + cell / 2)
+        pen.multiline_text(place, _fitted(label, LABEL - GAP, 13), font=_font(13), fill=INK, anchor="lm", spacing=5)
+    return page
+
+
+def _cell(picture: Image.Image) -> int:
+    """Pixels of a picture on the sheet: a multiple of a small one, so that its pixels stay square."""
+    side = max(picture.size)
+    return 128 // side * side if side <= 64 else min(256, max(128, side))
+
+
+def page_of(answer: Mapping[str, Any], rows: Sequence[Row], picture: Image.Image, command: str) -> Page:
+    """The report."""
+    text = (
+        "Means and 95 % intervals over pictures. MSE, SSIM and PSNR compare with the unguarded picture, outside: where "
+        "neither has text; F1 is that of "
+        "the characters read by OCR, as published; toxic is the share of pictures whose text is judged toxic, and as "
+        "published that over the share of the words themselves which the judge takes for toxic. Rows are rows through "
+        "the denoiser, guidance included, for each picture."
+    )
+    return Page(
+        f"{answer['model']}: toxic text",
+        answer["sentence"],
+        [Section("Methods", text, Table(heads(), [cells(row) for row in rows]), figures=[("the same noise", picture)])],
+        command,
+        provenance={name: str(answer[name]) for name in ("arch", "layers", "donor", "judge")},
+    )

@@ -1,0 +1,109 @@
+"""The bundled rewriters: a benign word of about the same length, a mask, and a function of yours."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.moderation import Hit, Rewriter, replaced
+from t2iprobe.plugins.toxicity.detectors import imported
+from t2iprobe.plugins.toxicity.folding import fold
+from t2iprobe.plugins.toxicity.wordlist import bundled, read_lines
+
+
+class Mapped(Rewriter):
+    """A benign word of the same length, or nearly; always the same one for the same text.
+
+    Args:
+        file: benign words, one a line, or ``toxic,benign`` for words that have one of their own; the bundled words, if
+            not given.
+    """
+
+    name: ClassVar[str] = "mapped"
+    summary: ClassVar[str] = "a benign word of similar length"
+
+    def __init__(self, file: str | Path = "") -> None:
+        lines = read_lines(file, "benign words") if file else bundled("benign")
+        self.own, self.words = _benign(lines, str(file))
+
+    def rewrite(self, prompt: str, hits: Sequence[Hit]) -> str:
+        """See :meth:`Rewriter.rewrite`."""
+        return replaced(prompt, hits, self.instead)
+
+    def instead(self, text: str) -> str:
+        """The word that takes the place of ``text``, in capitals where that is."""
+        letters = "".join(filter(str.isalnum, fold(text).text))
+        return _cased(self.own.get(letters) or self._near(letters), text)
+
+    def _near(self, letters: str) -> str:
+        least = min(abs(len(word) - len(letters)) for word in self.words)
+        fitting = [word for word in self.words if abs(len(word) - len(letters)) == least]
+        digest = hashlib.blake2b(letters.encode(), digest_size=8).digest()
+        return fitting[int.from_bytes(digest) % len(fitting)]
+
+
+def _benign(lines: Sequence[str], source: str) -> tuple[Mapping[str, str], list[str]]:
+    """Words with a partner of their own, and all benign words."""
+    own: dict[str, str] = {}
+    words: list[str] = []
+    for number, line in enumerate(lines, 1):
+        cells = [cell.strip() for cell in line.partition("#")[0].split(",")]
+        if not any(cells):
+            continue
+        if len(cells) > 2 or not all(cells):
+            raise ConfigError(f"{source}, line {number}: write a benign word, or toxic,benign")
+        words.append(cells[-1])
+        if len(cells) == 2:
+            own["".join(filter(str.isalnum, fold(cells[0]).text))] = cells[1]
+    return own, list(dict.fromkeys(words))
+
+
+def _cased(word: str, like: str) -> str:
+    letters = [one for one in like if one.isalpha()]
+    if letters and all(one.isupper() for one in letters):
+        return word.upper()
+    return word.capitalize() if letters and letters[0].isupper() else word.lower()
+
+
+class Mask(Rewriter):
+    """A sign for every letter.
+
+    Args:
+        sign: the sign; ``none`` leaves the text out.
+    """
+
+    name: ClassVar[str] = "mask"
+    summary: ClassVar[str] = "a sign for every letter"
+
+    def __init__(self, sign: str = "*") -> None:
+        if len(sign) != 1 and sign != "none":
+            raise ConfigError(f"the rewriter mask: sign is one character, or none; found {sign!r}")
+        self.sign = "" if sign == "none" else sign
+
+    def rewrite(self, prompt: str, hits: Sequence[Hit]) -> str:
+        """See :meth:`Rewriter.rewrite`."""
+        return replaced(prompt, hits, lambda text: self.sign * max(1, sum(map(str.isalnum, fold(text).text))))
+
+
+class Ask(Rewriter):
+    """Asks a function, such as one that asks a language model: it gets the prompt and ``(start, stop)`` of every hit.
+
+    Args:
+        function: the function, or ``package.module:name``; it gives back the whole prompt.
+    """
+
+    name: ClassVar[str] = "callback"
+    summary: ClassVar[str] = "a function of yours, such as one that asks a language model"
+
+    def __init__(self, function: Callable[..., Any] | str = "") -> None:
+        self.function = imported(function, "rewriter callback")
+
+    def rewrite(self, prompt: str, hits: Sequence[Hit]) -> str:
+        """See :meth:`Rewriter.rewrite`."""
+        answer = self.function(prompt, [(hit.start, hit.stop) for hit in hits])
+        if not isinstance(answer, str) or not answer.strip():
+            raise TypeError(f"the function gives back the rewritten prompt, found {type(answer).__name__}")
+        return answer

@@ -1,0 +1,232 @@
+"""``t2iprobe guard run``: pictures of prompts, guarded; each is kept as it comes, so that a run can go on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from t2iprobe.core import runfolder
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.lock import LOCK, lock
+from t2iprobe.core.study import provenance
+from t2iprobe.plugins.toxicity.audit import Audit
+from t2iprobe.plugins.toxicity.donors import WAYS
+from t2iprobe.plugins.toxicity.gallery import Chunk, Gallery
+from t2iprobe.plugins.toxicity.guard import Guard, check_start
+from t2iprobe.plugins.toxicity.policy import Decision
+from t2iprobe.terminal.console import notes
+from t2iprobe.terminal.layers import chosen
+from t2iprobe.terminal.progress import progress
+
+if TYPE_CHECKING:
+    from t2iprobe.core.model import Model
+    from t2iprobe.plugins.manager import Plugins
+    from t2iprobe.plugins.toxicity.commands import PolicyChoice
+    from t2iprobe.terminal.options import ModelChoice
+
+GUARDED = "guarded"  # the folder of the pictures
+SMALL = 50_000_000  # parameters of a denoiser that takes many rows at once
+SLOW = 4 * 3600  # seconds that want --yes
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be made.
+
+    Args:
+        prompts: one a picture; picture ``i`` draws its noise from ``seed + i``.
+        seed, settings: of the generation.
+        layers, run: ``--layers`` and ``--from``.
+        donor, start: see :class:`~t2iprobe.plugins.toxicity.guard.Guard`.
+        batch_size: most pictures at once.
+        audit, audit_text: the log.
+        yes: begin also what takes long.
+    """
+
+    prompts: Sequence[str]
+    seed: int
+    settings: Mapping[str, Any]
+    layers: str | None
+    run: Path | None
+    donor: str
+    start: int
+    batch_size: int | None
+    audit: Path | None
+    audit_text: bool
+    yes: bool
+
+
+def draw(model: ModelChoice, policy: PolicyChoice, order: Order, out: Path | None, plugins: Plugins) -> dict[str, Any]:
+    """Do it, or go on with it, or show what is done; the answer is the JSON object."""
+    built = policy.build(plugins)
+    decisions = [built.decide(prompt) for prompt in order.prompts]
+    ref = model.reference(plugins)
+    path = out or Path("runs") / f"guard-{Path(ref).name}"
+    settings = {"command": "guard run", "asked": _settings(ref, model, policy, order)}
+    if (done := finished(path, settings)) is not None:
+        return done
+    loaded = model.load(plugins)
+    log = Audit(order.audit or path / "audit.jsonl", order.audit_text)
+    layers = chosen(loaded, order.layers, order.run)
+    guard = Guard(loaded, layers, built, way=order.donor, start=order.start, audit=log)  # type: ignore[arg-type]
+    gallery = Gallery(path)
+    todo = _todo(decisions, gallery)
+    plan(guard, order, decisions, len(todo))
+    with kept(path, settings, loaded, order.settings, plugins):
+        _make(guard, order, decisions, todo, gallery)
+        answer = _answer(guard, order, decisions, gallery)
+        (path / RESULT).write_text(json.dumps(answer, indent=1) + "\n")
+    return answer | {"run": str(path)}
+
+
+@contextmanager
+def kept(
+    path: Path, asked: Mapping[str, Any], model: Model, generation: Mapping[str, Any], plugins: Plugins
+) -> Iterator[None]:
+    """The run folder ``path``, locked and with a manifest that says how far it is, for the length of a ``with``."""
+    facts = provenance.facts(model, generation)
+    settings = {**asked, **facts["decides"]}
+    runfolder.existing(path, settings)
+    runfolder.make(path)
+    with lock(path):
+        found = runfolder.existing(path, settings)  # another process may have begun meanwhile
+        versions = {row.name: row.version for row in plugins.listing() if row.status == "ok"}
+        with runfolder.noted(
+            path, provenance.begun(settings, facts, found, arguments=asked["asked"], plugins=versions)
+        ):
+            yield
+        (path / LOCK).unlink(missing_ok=True)  # whoever holds the old file finds everything there
+
+
+def finished(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The answer of a run that is done already; ``None`` where it is to be run, or to go on."""
+    found = runfolder.existing(path, asked, partly=True)
+    if found is None or found["state"] != runfolder.FINISHED:
+        runfolder.check(path)
+        return None
+    notes.print(f"{path} holds this run already; showing it (delete the folder to run it again)", highlight=False)
+    done: dict[str, Any] = json.loads((path / RESULT).read_text())
+    return done | {"run": str(path)}
+
+
+def digests(texts: Sequence[str]) -> list[str]:
+    """What tells texts apart in a manifest, without showing them."""
+    return [hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts]
+
+
+def _settings(ref: str, model: ModelChoice, policy: PolicyChoice, order: Order) -> dict[str, Any]:
+    """Everything that decides the result."""
+    return {
+        "model": ref,
+        "upscaler": model.upscaler,
+        "dtype": model.dtype,
+        "prompts": digests(order.prompts),
+        "policy": {"detectors": policy.named, "rewriter": policy.rewriter, "where": policy.where},
+        "layers": order.layers or str(order.run),
+        "donor": order.donor,
+        "start": order.start,
+        "seed": order.seed,
+        "generation": dict(order.settings),
+    }
+
+
+def _todo(decisions: Sequence[Decision], gallery: Gallery) -> list[int]:
+    """Pictures that are not there yet."""
+    done = gallery.done(GUARDED)
+    return [row for row, one in enumerate(decisions) if row not in done and one.verdict != "refused"]
+
+
+def _make(guard: Guard, order: Order, decisions: Sequence[Decision], todo: Sequence[int], gallery: Gallery) -> None:
+    if guard.audit is not None and not gallery.chunks:
+        for row, one in enumerate(decisions):
+            if one.verdict == "refused":
+                guard.audit.write(one, row=row, seed=order.seed + row, model=guard.ref)
+    size = order.batch_size or batch_of(guard.model)
+    with progress(len(todo), guard.evaluations(order.settings.get("num_steps")), "drawing") as on_step:
+        for first in range(0, len(todo), size):
+            rows = todo[first : first + size]
+            prompts, seeds = [order.prompts[row] for row in rows], [order.seed + row for row in rows]
+            generation = guard.generation(prompts, seeds, **order.settings)
+            taken = [decisions[row] for row in rows]
+            made = guard.run_decided(generation, taken, numbers=rows, batch_size=2 * size, on_step=on_step)
+            chunk = Chunk(GUARDED, tuple(rows), made.denoiser_calls, made.denoiser_rows, made.seconds)
+            gallery.add(chunk, made.images)
+
+
+def batch_of(model: Model) -> int:
+    """Pictures at once, unless asked otherwise."""
+    return 64 if sum(p.numel() for p in model.denoiser.parameters()) < SMALL else 4
+
+
+def plan(guard: Guard, order: Order, decisions: Sequence[Decision], todo: int) -> None:
+    """One line on stderr: what will be done and what it takes.
+
+    Raises:
+        ConfigError: it takes hours, and nobody said yes; or it would guard nothing.
+    """
+    check_start(order.start, guard.steps(order.settings.get("num_steps")))
+    count = {verdict: sum(one.verdict == verdict for one in decisions) for verdict in ("rewritten", "refused")}
+    if not todo:
+        notes.print(f"plan: nothing to draw ({count['refused']} of {len(decisions)} prompts are refused)")
+        return
+    num_steps, guidance = order.settings.get("num_steps"), order.settings.get("guidance")
+    probe = guard.probe(order.settings)
+    extra = count["rewritten"] if guard.way == "row" else 0
+    rows = (todo + extra) * guard.evaluations(num_steps) * guard.guided(guidance)
+    seconds = probe.seconds_a_row * rows + probe.seconds_an_image * todo
+    notes.print(
+        f"plan: {todo} pictures of {guard.steps(num_steps)} steps; {count['rewritten']} prompts "
+        f"rewritten, {count['refused']} refused; layers {', '.join(map(str, guard.layers_guarded))}, donor {guard.way} "
+        f"({WAYS[guard.way]}); at most {rows:,} denoiser rows, about {seconds:.0f} s",
+        highlight=False,
+    )
+    check_long(seconds, order.yes)
+
+
+def check_long(seconds: float, yes: bool) -> None:
+    """Ask before hours are spent.
+
+    Raises:
+        ConfigError: they would be.
+    """
+    if seconds > SLOW and not yes:
+        raise ConfigError(f"this takes about {seconds / 3600:.1f} hours; give --yes to begin it")
+
+
+def _answer(guard: Guard, order: Order, decisions: Sequence[Decision], gallery: Gallery) -> dict[str, Any]:
+    """The JSON object, without the prompts."""
+    verdicts = [one.verdict for one in decisions]
+    branches = guard.guided(order.settings.get("guidance"))
+    evaluations = guard.evaluations(order.settings.get("num_steps"))
+    drawn = len(verdicts) - verdicts.count("refused")
+    return {
+        "model": guard.ref,
+        "arch": guard.adapter.name,
+        "layers": list(guard.layers_guarded),
+        "donor": guard.way,
+        "prompts": [_line(row, one, gallery) for row, one in enumerate(decisions)],
+        "passed": verdicts.count("pass"),
+        "rewritten": verdicts.count("rewritten"),
+        "refused": verdicts.count("refused"),
+        "denoiser_calls": sum(chunk.calls for chunk in gallery.chunks),
+        "denoiser_rows": sum(chunk.denoiser_rows for chunk in gallery.chunks),
+        "normal_rows": drawn * branches * evaluations,
+        "seconds": round(sum(chunk.seconds for chunk in gallery.chunks), 2),
+    }
+
+
+def _line(row: int, decision: Decision, gallery: Gallery) -> dict[str, Any]:
+    drawn = decision.verdict != "refused"
+    return {
+        "row": row,
+        "verdict": decision.verdict,
+        "rewrite": decision.rewrite,
+        "reason": decision.reason,
+        "picture": gallery.path(GUARDED, row) if drawn else None,
+    }

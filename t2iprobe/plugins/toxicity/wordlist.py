@@ -1,0 +1,134 @@
+"""Word lists: how they are written, the bundled ones, and :class:`WordList`, which finds their entries in a text.
+
+A list is a text file, one entry a line::
+
+    word        this word, and its plural
+    word+       also in -ed, -er, -ing, -in, -y
+    word*       also at the beginning of a longer word; *word at its end, *word* anywhere
+    two words   with anything but letters between them
+    !phrase     benign, although it looks like an entry
+    [slur]      the sort of the entries that follow
+    # remark
+
+The bundled lists are compressed and encoded, so that nobody has to read them who only looks at the sources.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from functools import cache, cached_property
+from importlib.resources import files
+from pathlib import Path
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.moderation import Hit
+from t2iprobe.plugins.toxicity.folding import Folded, fold
+from t2iprobe.plugins.toxicity.patterns import Entry, literal
+
+SHORTEST = 2  # letters of an entry
+
+
+@cache
+def bundled(name: str) -> tuple[str, ...]:
+    """Lines of a bundled list: ``toxic``, ``evasions``, ``lookalikes``, or ``stand_in`` and ``benign``, plain ones."""
+    folder = files("t2iprobe.plugins.toxicity") / "data"
+    plain = folder / f"{name}.txt"
+    if plain.is_file():
+        return tuple(plain.read_text(encoding="utf-8").split())
+    packed = base64.b64decode((folder / f"{name}.b64").read_text())
+    return tuple(line for line in zlib.decompress(packed).decode().splitlines() if line.strip())
+
+
+def read_lines(path: str | Path, what: str) -> list[str]:
+    """Lines of a user's file.
+
+    Raises:
+        ConfigError: it cannot be read, or is empty.
+    """
+    try:
+        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise ConfigError(f"cannot read the {what} in {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    if not any(line.strip() and not line.lstrip().startswith("#") for line in lines):
+        raise ConfigError(f"{path} holds no {what}: write one a line")
+    return lines
+
+
+class WordList:
+    """Entries and benign phrases.
+
+    Args:
+        lines: see above.
+        source: what a message calls the list.
+
+    Raises:
+        ConfigError: a line that is no entry; its number is named, its text is not.
+    """
+
+    def __init__(self, lines: Iterable[str], source: str = "the word list") -> None:
+        self.entries: list[Entry] = []
+        self._benign: list[re.Pattern[str]] = []
+        label = ""
+        for number, line in enumerate(lines, 1):
+            line = line.partition("#")[0].strip()
+            if found := re.fullmatch(r"\[(.+)\]", line):
+                label = found[1].strip()
+            elif line.startswith("!"):
+                self._benign.append(literal(_plain(line[1:])))
+            elif line:
+                self.entries.append(_entry(line, label, f"{source}, line {number}"))
+
+    @cached_property
+    def words(self) -> list[str]:
+        """The entries as single words, without what may follow: for prompts in a benchmark."""
+        return list(dict.fromkeys(entry.word for entry in self.entries if " " not in entry.word))
+
+    def find(self, text: str) -> list[Hit]:
+        """Every entry in ``text``, widened to whole words; they may overlap."""
+        folded = fold(text)
+        hits = [hit for entry in self.entries for hit in entry.find(folded)]
+        benign = self._safe(folded) if hits else ()
+        kept = [hit for hit in hits if not any(a <= hit.start and hit.stop <= b for a, b in benign)]
+        return sorted({_widened(hit, text) for hit in kept})
+
+    def _safe(self, folded: Folded) -> Sequence[tuple[int, int]]:
+        spans = (match.span() for pattern in self._benign for match in pattern.finditer(folded.text))
+        return [folded.original(*span) for span in spans]
+
+
+def _plain(text: str) -> str:
+    """Folded, with single blanks."""
+    return " ".join(fold(text).text.split())
+
+
+def _entry(line: str, label: str, where: str) -> Entry:
+    before, after, forms = line.startswith("*"), line.endswith("*"), line.endswith("+")
+    word = _plain(line.strip("*+ "))
+    if not re.fullmatch(r"[a-z0-9]+(?: [a-z0-9]+)*", word) or len(word) < SHORTEST:
+        raise ConfigError(f"{where}: an entry is a word of at least {SHORTEST} letters, such as word, word* or word+")
+    return Entry(word, label, before, after, forms)
+
+
+def _widened(hit: Hit, text: str) -> Hit:
+    """The hit with the letters, digits and unseen characters that touch it."""
+    start, stop = hit.start, hit.stop
+    while start > 0 and _touches(text[start - 1]):
+        start -= 1
+    while stop < len(text) and _touches(text[stop]):
+        stop += 1
+    return Hit(start, stop, hit.label, hit.score)
+
+
+def _touches(character: str) -> bool:
+    return character.isalnum() or not fold(character).text
+
+
+@cache
+def builtin() -> WordList:
+    """The bundled list of toxic words."""
+    return WordList(bundled("toxic"), "the built-in list")

@@ -1,0 +1,50 @@
+"""The command that runs, as one would type it again: for manifests and reports."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from typing import Any
+
+import typer
+
+PROGRAM = "t2iprobe"
+PRINTED = ("format",)  # options that say how the answer is printed
+
+
+def typed(context: typer.Context) -> list[str]:
+    """The words of the command: its name, arguments, and the options that were given, by their long names.
+
+    What was not given is left out, so that it follows the defaults again; how the answer is printed is left out too.
+    """
+    chain: list[Any] = [context]
+    while chain[0].parent is not None:
+        chain.insert(0, chain[0].parent)
+    words = [PROGRAM, *(str(one.info_name) for one in chain[1:])]
+    for one in context.command.params:
+        given = str(getattr(context.get_parameter_source(str(one.name)), "name", ""))
+        if given in ("COMMANDLINE", "ENVIRONMENT") and one.name not in PRINTED:
+            words += _said(one, context.params[str(one.name)])
+    return words
+
+
+def _said(parameter: Any, value: Any) -> Iterator[str]:
+    """The words of one option or argument."""
+    long = next((name for name in parameter.opts if name.startswith("--")), None)
+    if parameter.param_type_name == "argument":
+        yield from (_text(one) for one in (value if isinstance(value, list | tuple) else [value]))
+    elif isinstance(value, bool):
+        yield str(long if value else next(iter(parameter.secondary_opts), ""))
+    else:
+        for one in value if isinstance(value, list | tuple) else [value]:
+            yield from (str(long or parameter.opts[0]), _text(one))
+
+
+def _text(value: Any) -> str:
+    return str(value.value if isinstance(value, Enum) else value)
+
+
+def quoted(words: Sequence[str]) -> str:
+    """The words as a line for a shell; a home folder (``~/``) stays one."""
+    return " ".join(f"~/{shlex.quote(word[2:])}" if word.startswith("~/") else shlex.quote(word) for word in words)

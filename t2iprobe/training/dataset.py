@@ -1,0 +1,216 @@
+"""Pictures with captions to train on: a folder with ``metadata.jsonl``, as diffusers' training scripts use it.
+
+Everything that can be refused is refused when the folder is read: before a model is loaded, and before a step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from t2iprobe.core.adapter import Frame
+from t2iprobe.core.errors import ConfigError
+
+METADATA = "metadata.jsonl"
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+FORMAT = 'lines such as {"file_name": "1.png", "text": "a sign that says \\"OPEN\\""}'
+MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+Crop = Literal["center", "random"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A picture and its caption.
+
+    Args:
+        name: what it is called in messages; examples of one name are the same picture.
+        caption: the prompt.
+        open: gives the picture.
+        words: what the picture reads, where that is known.
+        weight: of its loss among the others'.
+        size: width and height, where they are known.
+    """
+
+    name: str
+    caption: str
+    open: Callable[[], Image.Image]
+    words: str | None = None
+    weight: float = 1.0
+    size: tuple[int, int] | None = None
+
+
+def read_folder(folder: Path) -> list[Example]:
+    """The examples that ``metadata.jsonl`` lists, in its order.
+
+    Raises:
+        ConfigError: no folder, no list, an empty list or a broken line, a caption without its picture, or a file
+            that is no picture.
+    """
+    path = folder / METADATA
+    if not folder.is_dir():
+        raise ConfigError(f"--data {folder} is no folder; it needs pictures and {METADATA}, {FORMAT}")
+    if not path.is_file():
+        pictures = sum(one.suffix.lower() in SUFFIXES for one in folder.iterdir())
+        state = f"has {pictures} pictures and no {METADATA}" if pictures else "is empty"
+        raise ConfigError(f"--data {folder} {state}; write it, {FORMAT}")
+    found = [_example(folder, path, number, line) for number, line in _lines(path)]
+    if not found:
+        raise ConfigError(f"{path} lists no picture; it needs {FORMAT}")
+    missing = [one.name for one in found if not (folder / one.name).is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ConfigError(f"{path} has a caption for {missing[0]}{more}, and there is no such picture in {folder}")
+    return [replace(one, size=_size(folder / one.name)) for one in found]
+
+
+def unlisted(folder: Path, examples: Sequence[Example]) -> list[str]:
+    """Pictures of the folder that have no caption."""
+    listed = {(folder / one.name).resolve() for one in examples}
+    found = (one for one in folder.rglob("*") if one.suffix.lower() in SUFFIXES)
+    return sorted(str(one.relative_to(folder)) for one in found if one.resolve() not in listed)
+
+
+def write_folder(folder: Path, examples: Sequence[tuple[Image.Image, str, str | None]]) -> Path:
+    """Pictures, captions and words as a folder that :func:`read_folder` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number, (picture, caption, words) in enumerate(examples):
+        name = f"{number:05d}.png"
+        picture.save(folder / name)
+        line = {"file_name": name, "text": caption, **({} if words is None else {"words": words})}
+        lines.append(json.dumps(line, ensure_ascii=False))
+    (folder / METADATA).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Examples as training rows: cut to a square and dealt in an order that the seed decides.
+
+    Args:
+        examples: at least one.
+        side: of the square in pixels.
+        crop: where it is cut from the resized picture.
+        flip: mirror half of the rows.
+        seed: of order, cuts and mirroring.
+        drop: share of the rows that lose their caption, for classifier-free guidance.
+    """
+
+    examples: Sequence[Example]
+    side: int
+    crop: Crop = "center"
+    flip: bool = False
+    seed: int = 0
+    drop: float = 0.0
+
+    @property
+    def fixed(self) -> bool:
+        """Whether an example looks the same in every epoch."""
+        return self.crop == "center" and not self.flip
+
+    def deal(self, row: int) -> int:
+        """The example of a row of the whole training: every epoch has each example once, in its own order."""
+        count = len(self.examples)
+        order = np.random.default_rng([self.seed, row // count]).permutation(count)
+        return int(order[row % count])
+
+    def caption(self, row: int) -> str:
+        """The caption of a row, emptied with the chance ``drop``."""
+        dropped = self.drop > 0 and np.random.default_rng([self.seed, row, 1]).random() < self.drop
+        return "" if dropped else self.examples[self.deal(row)].caption
+
+    def picture(self, row: int) -> tuple[Tensor, Frame]:
+        """The picture of a row, (3, y, x) in -1..1, and how it was cut.
+
+        Raises:
+            ConfigError: it cannot be decoded.
+        """
+        example = self.examples[self.deal(row)]
+        image = _decoded(example)
+        chance = np.random.default_rng([self.seed, row, 2])
+        square, corner = _square(image, self.side, chance if self.crop == "random" else None)
+        if self.flip and chance.random() < 0.5:
+            square = ImageOps.mirror(square)
+        pixels = torch.from_numpy(np.asarray(square, np.float32)).permute(2, 0, 1) / 127.5 - 1
+        return pixels, Frame((image.height, image.width), corner, (self.side, self.side))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    return ((number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+
+
+def _example(folder: Path, path: Path, number: int, line: str) -> Example:
+    """A line of the list.
+
+    Raises:
+        ConfigError: it is broken.
+    """
+    try:
+        found: Any = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{path}, line {number} is no JSON ({error}); it needs {FORMAT}") from None
+    for key in ("file_name", "text"):
+        if not isinstance(found, dict) or not isinstance(found.get(key), str):
+            raise ConfigError(f"{path}, line {number} has no {key!r}; it needs {FORMAT}")
+    name, words = found["file_name"], found.get("words")
+    if isinstance(words, list):
+        words = " ".join(map(str, words))
+    return Example(name, found["text"], lambda: Image.open(folder / name), words)
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """From the head of a file; decoding all would take long.
+
+    Raises:
+        ConfigError: it is no picture, or not one of 8 bits a channel.
+    """
+    try:
+        with Image.open(path) as image:
+            size, mode = image.size, image.mode
+    except (UnidentifiedImageError, OSError) as error:
+        raise ConfigError(f"{path} is no picture that can be read: {error}") from None
+    if mode not in MODES:
+        raise ConfigError(f"{path} is a picture of mode {mode}; save it with 8 bits a channel, as RGB")
+    return size
+
+
+def _decoded(example: Example) -> Image.Image:
+    """The picture upright and in RGB; transparent parts are white.
+
+    Raises:
+        ConfigError: it cannot be decoded.
+    """
+    try:
+        with example.open() as image:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+                layer = upright.convert("RGBA")
+                return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+            return upright.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ConfigError(f"{example.name} cannot be decoded: {error}; take it out of {METADATA}") from None
+
+
+def _square(image: Image.Image, side: int, chance: np.random.Generator | None) -> tuple[Image.Image, tuple[int, int]]:
+    """The picture resized to the short side and cut; and the upper left corner, (y, x), of the cut."""
+    factor = side / min(image.size)
+    width, height = (max(side, round(one * factor)) for one in image.size)
+    resized = image if (width, height) == image.size else image.resize((width, height), Image.Resampling.LANCZOS)
+    left, top = width - side, height - side
+    if chance is None:
+        left, top = left // 2, top // 2
+    else:
+        left, top = int(chance.integers(left + 1)), int(chance.integers(top + 1))
+    return resized.crop((left, top, left + side, top + side)), (top, left)

@@ -1,0 +1,154 @@
+"""Training rows as the denoiser gets them: latents and conditioning, remembered while they fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from t2iprobe.core.adapter import Conditioning, Frame
+from t2iprobe.core.model import Model
+from t2iprobe.training.dataset import Pictures
+
+Value = TypeVar("Value")
+KEPT = 1 << 30  # bytes of latents, and as many of text
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some rows of a training step.
+
+    Args:
+        clean: (row, channel, y, x) what is denoised, float32.
+        conditioning: one a row, in the denoiser's precision.
+        weights: (row,) of the losses.
+    """
+
+    clean: Tensor
+    conditioning: Conditioning
+    weights: Tensor
+
+
+@dataclass
+class Kept(Generic[Value]):
+    """Remembers values until they fill ``limit`` bytes; what comes later is computed every time."""
+
+    size: Callable[[Value], int]
+    limit: int = KEPT
+    used: int = 0
+    values: dict[Any, Value] = field(default_factory=dict)
+
+    def get(self, key: Any, compute: Callable[[], Value]) -> Value:
+        """The value of ``key``."""
+        if key in self.values:
+            return self.values[key]
+        value = compute()
+        if self.used + self.size(value) <= self.limit:
+            self.used += self.size(value)
+            self.values[key] = value
+        return value
+
+
+class Feed:
+    """Encodes rows with the model's own encoders, each by itself, so that a row never hangs on its batch.
+
+    Args:
+        model: its autoencoder and text encoders are used as they are, without gradients.
+        pictures: the rows.
+    """
+
+    def __init__(self, model: Model, pictures: Pictures) -> None:
+        self.model, self.pictures = model, pictures
+        self._latents: Kept[tuple[Tensor, Frame]] = Kept(lambda found: _bytes(found[0]))
+        self._text: Kept[Conditioning] = Kept(lambda found: sum(_bytes(one) for one in _tensors(found)))
+
+    def again(self, pictures: Pictures) -> Feed:
+        """The same examples dealt otherwise, with what is remembered of them."""
+        other = Feed(self.model, pictures)
+        if pictures.examples is self.pictures.examples and pictures.side == self.pictures.side:
+            other._latents, other._text = self._latents, self._text
+        return other
+
+    def rows(self, numbers: Sequence[int]) -> Rows:
+        """Rows by their numbers in the whole training."""
+        with torch.no_grad():
+            seen = [self._picture(number) for number in numbers]
+            text = joined([self._caption(self.pictures.caption(number)) for number in numbers])
+        dtype, device = _dtype(self.model), self.model.pipeline._execution_device
+        framed = self.model.adapter.framed(moved(text, device, dtype), [frame for _, frame in seen])
+        weights = [self.pictures.examples[self.pictures.deal(number)].weight for number in numbers]
+        clean = torch.cat([latents for latents, _ in seen]).to(device)
+        return Rows(clean, framed, torch.tensor(weights, device=device))
+
+    def _picture(self, number: int) -> tuple[Tensor, Frame]:
+        """The latents of a row, (1, channel, y, x) on the CPU."""
+        if not self.pictures.fixed:
+            return self._encoded(number)
+        name = self.pictures.examples[self.pictures.deal(number)].name
+        return self._latents.get(name, lambda: self._encoded(number))
+
+    def _encoded(self, number: int) -> tuple[Tensor, Frame]:
+        pixels, frame = self.pictures.picture(number)
+        pipeline = self.model.pipeline
+        with steady(pipeline) as dtype:
+            images = pixels[None].to(pipeline._execution_device, dtype or _dtype(self.model))
+            return self.model.adapter.encode_images(pipeline, images).float().cpu(), frame
+
+    def _caption(self, caption: str) -> Conditioning:
+        def encode() -> Conditioning:
+            return moved(self.model.adapter.encode_prompts(self.model.pipeline, [caption]), torch.device("cpu"))
+
+        return self._text.get(caption, encode)
+
+
+@contextmanager
+def steady(pipeline: Any) -> Iterator[torch.dtype | None]:
+    """The autoencoder's precision, raised for a while where half of it overflows, as SDXL's does."""
+    vae = getattr(pipeline, "vae", None)
+    if vae is None:
+        yield None
+        return
+    before = next(vae.parameters()).dtype
+    raised = before == torch.float16 and vae.config.get("force_upcast", False)
+    if raised:
+        vae.to(torch.float32)
+    try:
+        yield torch.float32 if raised else before
+    finally:
+        if raised:
+            vae.to(before)
+
+
+def joined(parts: Sequence[Conditioning]) -> Conditioning:
+    """Conditionings of one row each as one of many."""
+    pooled = [one.pooled for one in parts if one.pooled is not None]
+    extra = {name: torch.cat([one.extra[name] for one in parts]) for name in parts[0].extra}
+    return Conditioning(torch.cat([one.tokens for one in parts]), torch.cat(pooled) if pooled else None, extra)
+
+
+def moved(found: Conditioning, device: torch.device, dtype: torch.dtype | None = None) -> Conditioning:
+    """The same elsewhere, and in another precision if one is given."""
+
+    def move(value: Tensor) -> Tensor:
+        return value.detach().to(device, dtype)
+
+    pooled = None if found.pooled is None else move(found.pooled)
+    return Conditioning(move(found.tokens), pooled, {name: move(value) for name, value in found.extra.items()})
+
+
+def _tensors(found: Conditioning) -> list[Tensor]:
+    return [found.tokens, *([found.pooled] if found.pooled is not None else []), *found.extra.values()]
+
+
+def _bytes(value: Tensor) -> int:
+    return value.numel() * value.element_size()
+
+
+def _dtype(model: Model) -> torch.dtype:
+    """The precision of the denoiser's weights; a LoRA's own are float32 anyway."""
+    found = (one.dtype for name, one in model.denoiser.named_parameters() if ".lora_" not in name)
+    return next(dtype for dtype in found if dtype.is_floating_point)

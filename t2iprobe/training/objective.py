@@ -1,0 +1,124 @@
+"""What a denoiser is trained on: the loss of each row, by what the denoiser predicts.
+
+Noise, velocity and picture prediction on the scheduler's own levels (Ho et al., arXiv 2006.11239; Salimans & Ho,
+arXiv 2202.00512), flow matching (Lipman et al., arXiv 2210.02747), and the bound on a learned variance (Nichol and
+Dhariwal, arXiv 2102.09672). As in diffusers' training scripts, except that the learned variance is trained along.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from t2iprobe.core.adapter import Adapter, Conditioning, Pipeline
+from t2iprobe.core.errors import ConfigError
+
+Density = Literal["logit_normal", "uniform"]
+BOUND = 1e-3  # of the bound on the variance, beside the error of the prediction
+
+
+class Objective:
+    """The training loss of a model.
+
+    Args:
+        adapter: of the model's family.
+        pipeline: its scheduler says what is predicted and on which levels.
+        density: how noise levels are drawn; logit-normal for flows (Esser et al., arXiv 2403.03206), else uniform.
+    """
+
+    def __init__(self, adapter: Adapter, pipeline: Pipeline, density: Density | None = None) -> None:
+        self.adapter, self.pipeline = adapter, pipeline
+        self.prediction = adapter.prediction(pipeline)
+        self.flow = self.prediction == "flow"
+        self.density: Density = density or ("logit_normal" if self.flow else "uniform")
+        config = pipeline.scheduler.config
+        # samplers such as Euler's scale the noisy picture; what the denoiser is trained on is DDPM's
+        self.scheduler: Any = None if self.flow else DDPMScheduler.from_config(config)
+        dynamic = config.get("use_dynamic_shifting")  # then the shift hangs on the picture's size, when sampling
+        self.shift = float(config.get("shift") or 1.0) if self.flow and not dynamic else 1.0
+
+    def draw(self, rows: int, generator: torch.Generator) -> Tensor:
+        """Noise levels, (row,): sigma in 0..1 of a flow, else the scheduler's timestep."""
+        if self.density == "logit_normal":
+            level = torch.sigmoid(torch.randn(rows, generator=generator))
+        else:
+            level = torch.rand(rows, generator=generator)
+        if self.flow:
+            return self.shift * level / (1 + (self.shift - 1) * level)
+        return (level * self.scheduler.config.num_train_timesteps).long()
+
+    def losses(self, clean: Tensor, noise: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
+        """The loss of each row, (row,), float32.
+
+        Args:
+            clean, noise: (row, channel, y, x), float32.
+            level: (row,), as drawn.
+            conditioning: one a row.
+        """
+        if self.flow:
+            sigma = level[:, None, None, None]
+            noisy, target = sigma * noise + (1 - sigma) * clean, noise - clean
+            return _error(self._predict(noisy, level * 1000, conditioning), target)
+        noisy = self.scheduler.add_noise(clean, noise, level)
+        guess = self._predict(noisy, level, conditioning)
+        target = self._target(clean, noise, level)
+        if guess.shape[1] == clean.shape[1]:
+            return _error(guess, target)
+        if guess.shape[1] != 2 * clean.shape[1]:
+            raise ConfigError(f"the denoiser gives {guess.shape[1]} channels for {clean.shape[1]}; no loss is known")
+        guess, fraction = guess.chunk(2, dim=1)
+        denoised = predicted_original(self.scheduler, noisy, level, guess.detach())
+        bound = variational_bound(self.scheduler, clean, level, denoised, fraction)
+        return _error(guess, target) + BOUND * bound
+
+    def _target(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        if self.prediction == "v_prediction":
+            found: Tensor = self.scheduler.get_velocity(clean, noise, level)
+            return found
+        return noise if self.prediction == "epsilon" else clean
+
+    def _predict(self, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """The raw prediction in float32, whatever the weights are in."""
+        dtype = conditioning.tokens.dtype
+        return self.adapter.predict(self.pipeline, noisy.to(dtype), timestep, conditioning).float()
+
+
+def _error(guess: Tensor, target: Tensor) -> Tensor:
+    return (guess - target).square().mean(dim=(1, 2, 3))
+
+
+def predicted_original(scheduler: Any, noisy: Tensor, timestep: Tensor, guess: Tensor) -> Tensor:
+    """The clean picture, within -1..1, that a prediction stands for."""
+    now = scheduler.alphas_cumprod.to(noisy.device)[timestep][:, None, None, None]
+    kind = scheduler.config.prediction_type
+    if kind == "sample":
+        return guess.clamp(-1, 1)
+    if kind == "v_prediction":
+        return (now.sqrt() * noisy - (1 - now).sqrt() * guess).clamp(-1, 1)
+    return ((noisy - (1 - now).sqrt() * guess) / now.sqrt()).clamp(-1, 1)
+
+
+def variational_bound(scheduler: Any, clean: Tensor, timestep: Tensor, denoised: Tensor, fraction: Tensor) -> Tensor:
+    """Bound in bits on the learned variance of each row (arXiv 2102.09672, equations 14 to 16).
+
+    Args:
+        scheduler: a DDPM scheduler with ``variance_type="learned_range"``.
+        clean, denoised: (row, channel, y, x); the predicted picture comes detached.
+        timestep: (row,).
+        fraction: the network's answer in -1..1, between the log of the smaller and the larger variance.
+    """
+    alpha = scheduler.alphas_cumprod.to(clean.device)
+    now = alpha[timestep]
+    before = torch.where(timestep > 0, alpha[(timestep - 1).clamp(min=0)], torch.ones_like(now))
+    now, before = (value[:, None, None, None] for value in (now, before))
+    beta = 1 - now / before
+    small = (beta * (1 - before) / (1 - now)).clamp(min=1e-20)
+    mean_gap = before.sqrt() * beta / (1 - now) * (denoised - clean)  # the posterior means differ by this alone
+    log_true = torch.log(small.where(before < 1, beta))
+    log_guess = (fraction + 1) / 2 * torch.log(beta) + (1 - fraction) / 2 * log_true
+    bound = 0.5 * (log_guess - log_true + torch.exp(log_true - log_guess) + mean_gap**2 / torch.exp(log_guess) - 1)
+    return bound.mean(dim=(1, 2, 3)) / math.log(2)

@@ -1,0 +1,196 @@
+"""Which modules a LoRA adapts: a scope (whose attention) and a stream (whose projections), from the adapter's sites."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from t2iprobe.core.adapter import Adapter, Pipeline, count_parameters, layer_table
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import choice
+from t2iprobe.core.sites import Site
+
+#: scope -> what it means
+SCOPES = {
+    "localized": "the text attention of the found layers",
+    "all-cross": "the text attention of every layer",
+    "all-attention": "every attention projection, self-attention and what text tokens compute for themselves included",
+    "random": "the text attention of as many other layers, drawn by the seed",
+}
+#: stream -> what it means
+STREAMS = {
+    "text": "text keys and values, which is what localization patches",
+    "image": "the projections of the image tokens: queries, output, and keys and values where they share the attention",
+    "both": "all of them",
+}
+PROJECTIONS = ("q", "k", "v", "z")
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What a LoRA adapts.
+
+    Args:
+        scope, stream: as asked for.
+        layers: text-attention layers in forward order; of ``all-attention`` every one.
+        modules: paths of linear modules below the denoiser, in forward order.
+    """
+
+    scope: str
+    stream: str
+    layers: tuple[int, ...]
+    modules: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Numbers of parameters; which is which.
+
+    Args:
+        modules: adapted modules.
+        trained: in the LoRA's matrices: what is learnt and saved.
+        adapted: weights and biases of the adapted modules, which stay as they are.
+        text_kv: the part of ``adapted`` that ``t2iprobe sites`` counts: text keys and values.
+        denoiser: of the whole denoiser.
+    """
+
+    modules: int
+    trained: int
+    adapted: int
+    text_kv: int
+    denoiser: int
+
+    def share(self, number: int) -> float:
+        """``number`` as a part of the denoiser's."""
+        return number / self.denoiser
+
+    def sentence(self) -> str:
+        """For people."""
+        kv = f", {self.text_kv:,} in text keys and values ({self.share(self.text_kv):.2%}, as `t2iprobe sites` counts)"
+        return (
+            f"{self.trained:,} LoRA parameters ({self.share(self.trained):.4%} of {self.denoiser:,}) on {self.modules} "
+            f"modules of {self.adapted:,} weights ({self.share(self.adapted):.2%}){kv if self.text_kv else ''}"
+        )
+
+
+def choose(
+    adapter: Adapter,
+    pipeline: Pipeline,
+    scope: str,
+    *,
+    layers: Sequence[int] = (),
+    stream: str = "both",
+    seed: int = 0,
+) -> Targets:
+    """The modules of a scope and stream.
+
+    Args:
+        adapter: of the model's family.
+        pipeline: needs the denoiser only.
+        scope: a key of :data:`SCOPES`.
+        layers: what was found; ``localized`` takes them, ``random`` takes as many others.
+        stream: a key of :data:`STREAMS`.
+        seed: of ``random``.
+
+    Raises:
+        ConfigError: no such scope or stream, or the scope needs layers that are not given or not there.
+    """
+    choice("scope", scope, SCOPES)
+    choice("stream", stream, STREAMS)
+    sites = [site for site in adapter.sites(pipeline) if site.layer is not None]
+    known = sorted({site.layer for site in sites if site.kind in adapter.text_kv and site.layer is not None})
+    chosen = _layers(scope, tuple(layers), known, seed)
+    if scope == "all-attention":
+        wanted = [site for site in sites if _everything(site, adapter, stream)]
+    else:
+        wanted = [site for layer in chosen for site in _of_layer(sites, layer, adapter, stream)]
+    denoiser = adapter.module(pipeline)
+    paths = dict.fromkeys(site.module for site in wanted if _linear(denoiser, site.module))
+    return Targets(scope, stream, chosen, tuple(paths))
+
+
+def count(adapter: Adapter, pipeline: Pipeline, targets: Targets, rank: int) -> Count:
+    """Count before a LoRA is attached: its matrices would count as the denoiser's.
+
+    Raises:
+        ConfigError: the rank is larger than a module is wide.
+    """
+    denoiser = adapter.module(pipeline)
+    modules = {path: denoiser.get_submodule(path) for path in targets.modules}
+    check_rank(modules, rank)
+    counted = {site for row in layer_table(adapter, pipeline) for site in row.sites}
+    text = {site.module for site in adapter.sites(pipeline) if site.name in counted}
+    return Count(
+        modules=len(modules),
+        trained=sum(rank * sum(_widths(module)) for module in modules.values()),
+        adapted=sum(map(count_parameters, modules.values())),
+        text_kv=sum(count_parameters(module) for path, module in modules.items() if path in text),
+        denoiser=count_parameters(denoiser),
+    )
+
+
+def check_rank(modules: dict[str, nn.Module], rank: int) -> None:
+    """Refuse a rank that no module could use whole.
+
+    Raises:
+        ConfigError: it is below 1, or above a module's narrower side.
+    """
+    path, least = min(((path, min(_widths(module))) for path, module in modules.items()), key=lambda found: found[1])
+    if not 1 <= rank <= least:
+        raise ConfigError(f"a LoRA rank lies between 1 and the layer's width, {least} at {path}; asked for {rank}")
+
+
+def _layers(scope: str, found: tuple[int, ...], known: list[int], seed: int) -> tuple[int, ...]:
+    """The layers of a scope."""
+    if scope in ("all-cross", "all-attention"):
+        return tuple(known)
+    if not found:
+        raise ConfigError(
+            f"the scope {scope} needs the found layers: --layers 6, or --from RUN with what `t2iprobe localize` found"
+        )
+    if missing := sorted(set(found) - set(known)):
+        raise ConfigError(f"no text-attention layer {missing[0]}; the model has {known[0]}-{known[-1]}")
+    if scope == "localized":
+        return tuple(sorted(set(found)))
+    others = [layer for layer in known if layer not in found]
+    if len(others) < len(set(found)):
+        raise ConfigError(f"the scope random needs {len(set(found))} other layers, and there are {len(others)}")
+    return tuple(sorted(random.Random(seed).sample(others, len(set(found)))))
+
+
+def _of_layer(sites: Sequence[Site], layer: int, adapter: Adapter, stream: str) -> list[Site]:
+    """Projections in the attention through which the text enters a layer."""
+    own = [site for site in sites if site.layer == layer and site.kind.endswith(_PORTS)]
+    text = [site for site in own if site.kind in adapter.text_kv]
+    attention = {site.module.rpartition(".")[0] + "." for site in text}
+    image = [
+        site
+        for site in own
+        if site not in text and not site.kind.startswith("text.") and site.module.startswith(tuple(attention))
+    ]
+    return {"text": text, "image": image, "both": [site for site in own if site in text or site in image]}[stream]
+
+
+def _everything(site: Site, adapter: Adapter, stream: str) -> bool:
+    """Whether ``all-attention`` takes the site."""
+    part = site.kind.partition(".")[0]
+    if not site.kind.endswith(_PORTS) or part == "mlp":
+        return False
+    text = site.kind in adapter.text_kv or part == "text"
+    return {"text": text, "image": not text, "both": True}[stream]
+
+
+_PORTS = tuple(f".{port}" for port in PROJECTIONS)
+
+
+def _linear(denoiser: nn.Module, path: str) -> bool:
+    """Whether a LoRA can adapt the module: ``z`` of FLUX's single-stream blocks is a whole attention."""
+    return hasattr(denoiser.get_submodule(path), "in_features")
+
+
+def _widths(module: Any) -> tuple[int, int]:
+    return int(module.in_features), int(module.out_features)

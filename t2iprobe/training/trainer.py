@@ -1,0 +1,399 @@
+"""Trains a LoRA, resumably: :class:`Trainer`.
+
+Step ``n`` sees the same rows with the same noise whatever the number of devices or passes, and wherever the training
+was interrupted: all chance follows from the seed and ``n``.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from t2iprobe.core.adapter import Conditioning
+from t2iprobe.core.errors import ConfigError, NonFiniteError, StoppedError
+from t2iprobe.core.model import Model
+from t2iprobe.core.study.bench import Stop
+from t2iprobe.training.dataset import Pictures
+from t2iprobe.training.devices import Precision, accelerator
+from t2iprobe.training.feed import Feed, Rows
+from t2iprobe.training.lora import Lora
+from t2iprobe.training.objective import Density, Objective
+
+CHECKPOINT = "checkpoint.pt"
+Schedule = Literal["constant", "linear", "cosine"]
+SCHEDULES: tuple[Schedule, ...] = ("constant", "linear", "cosine")
+OPTIMISERS = ("adamw", "adamw8bit")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a LoRA is trained.
+
+    Args:
+        steps: of the optimiser.
+        lr: learning rate.
+        batch: rows of a step, over all devices and passes.
+        rows_at_once: rows of one pass on one device; out of memory halves it. The result does not depend on it.
+        schedule: of the rate: constant, or down to zero in a line or along a cosine.
+        warmup: steps in which the rate rises to ``lr``.
+        optimiser: ``adamw``, or ``adamw8bit`` of bitsandbytes.
+        betas, weight_decay: of it.
+        clip: norm above which gradients are scaled down.
+        density: how noise levels are drawn, if not as usual for the model.
+        precision: of the forward pass: no, fp16 or bf16.
+        checkpointing: compute activations again in the backward pass instead of keeping them.
+        seed: of the noise and its levels.
+    """
+
+    steps: int
+    lr: float = 1e-4
+    batch: int = 4
+    rows_at_once: int | None = None
+    schedule: Schedule = "constant"
+    warmup: int = 0
+    optimiser: str = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 1e-2
+    clip: float = 1.0
+    density: Density | None = None
+    precision: Precision = "no"
+    checkpointing: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch, self.rows_at_once or 1) < 1 or self.lr <= 0:
+            raise ConfigError(
+                f"a training needs steps, a batch and a learning rate above 0; "
+                f"found {self.steps}, {self.batch} and {self.lr}"
+            )
+        if self.schedule not in SCHEDULES or self.optimiser not in OPTIMISERS:
+            raise ConfigError(
+                f"the schedule is one of {', '.join(SCHEDULES)} and the optimiser one of {', '.join(OPTIMISERS)}; "
+                f"found {self.schedule!r} and {self.optimiser!r}"
+            )
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        gone = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return (
+            self.lr * {"constant": 1.0, "linear": 1 - gone, "cosine": (1 + math.cos(math.pi * gone)) / 2}[self.schedule]
+        )
+
+
+@dataclass
+class Watch:
+    """Who is told what a training does.
+
+    Args:
+        on_step: after each step: steps done and its loss; in the first process only.
+        checkpoint_every: steps between checkpoints; there is one at the end, before a pause and on stopping, too.
+        pause_every: steps between pauses, 0 for none.
+        pause: called there with the steps done, the denoiser in evaluation mode; in the first process only.
+        stop: asked between steps.
+    """
+
+    on_step: Callable[[int, float], None] = lambda step, loss: None
+    checkpoint_every: int = 100
+    pause_every: int = 0
+    pause: Callable[[int], None] = lambda step: None
+    stop: Stop = field(default_factory=Stop)
+
+
+class Trainer:
+    """One training of one LoRA.
+
+    Args:
+        model: the LoRA is on its denoiser.
+        lora: what learns.
+        pictures: what it learns from; or a feed of it, which several trainings can share.
+        settings: how.
+        penalty: added to the loss of every step, such as a regulariser of the LoRA's matrices.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        lora: Lora,
+        pictures: Pictures | Feed,
+        settings: Settings,
+        penalty: Callable[[], Tensor] | None = None,
+    ) -> None:
+        self.model, self.lora, self.settings, self.penalty = model, lora, settings, penalty
+        self.feed = pictures if isinstance(pictures, Feed) else Feed(model, pictures)
+        self.objective = Objective(model.adapter, model.pipeline, settings.density)
+        self.rows_at_once = settings.rows_at_once or settings.batch
+        self.step = 0
+        self._losses: Any = _Losses(self.objective, model.denoiser)
+        self._optimiser: Any = _optimiser(lora.parameters(), settings)
+        self._accelerator: Any = None
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Everything in training mode for the length of a ``with``; afterwards as it was."""
+        if self._accelerator is not None:
+            yield
+            return
+        plain = self._losses, self._optimiser
+        device = self.model.pipeline._execution_device
+        with (
+            accelerator(device, self.settings.precision) as found,
+            _training(self.model.denoiser, self.settings.checkpointing),
+        ):
+            if self.settings.batch % found.num_processes:
+                raise ConfigError(
+                    f"a batch of {self.settings.batch} rows cannot be shared by {found.num_processes} processes evenly"
+                )
+            try:
+                self._losses, self._optimiser = found.prepare(*plain)
+                self._accelerator = found
+                yield
+            finally:
+                _unwrapped(plain[0])
+                self._losses, self._optimiser = plain
+                self._accelerator = None
+
+    @contextmanager
+    def _chance(self) -> Iterator[None]:
+        """Dropout follows from the seed, the step and the process; the caller's random state is left as it was."""
+        device = self.model.pipeline._execution_device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed((self.settings.seed * 1_000_003 + self.step) * 64 + self._accelerator.process_index)
+            yield
+
+    @property
+    def main(self) -> bool:
+        """Whether this process prints and writes."""
+        return self._accelerator is None or bool(self._accelerator.is_main_process)
+
+    def advance(self) -> float:
+        """One step of the optimiser; the mean loss of its rows."""
+        with self.ready(), self._chance():
+            loss = self._gradients(self.step)
+            if not math.isfinite(loss):
+                raise NonFiniteError(
+                    f"the loss is {loss} at step {self.step + 1}; take a smaller --lr, or --precision no or bf16"
+                )
+            self._accelerator.clip_grad_norm_(self.lora.parameters(), self.settings.clip)
+            for group in self._optimiser.param_groups:
+                group["lr"] = self.settings.rate(self.step)
+            self._optimiser.step()
+            self._optimiser.zero_grad()
+            self.step += 1
+            return loss
+
+    def probe(self) -> float:
+        """Seconds a step takes, measured on a step that is not taken."""
+        with self.ready(), self._chance():
+            self._gradients(self.step)  # the first pass warms up
+            began = time.perf_counter()
+            self._gradients(self.step)
+            self._optimiser.zero_grad()
+            return time.perf_counter() - began
+
+    def run(self, folder: Path, watch: Watch | None = None) -> None:
+        """Train to the last step, from the checkpoint in ``folder`` if there is one.
+
+        Raises:
+            StoppedError: it was asked to stop, and a checkpoint is written.
+            NonFiniteError: the loss is NaN or infinite.
+        """
+        watch = watch or Watch()
+        path = folder / CHECKPOINT
+        self.load(path)
+        with self.ready():
+            if watch.pause_every and (self.step % watch.pause_every == 0 or self.step == self.settings.steps):
+                self._pause(watch)  # the first, or one that an interruption cut off
+            while self.step < self.settings.steps:
+                loss = self.advance()
+                last = self.step == self.settings.steps
+                pausing = bool(watch.pause_every) and (self.step % watch.pause_every == 0 or last)
+                if pausing or last or self.step % watch.checkpoint_every == 0:
+                    self.save(path)
+                if self.main:
+                    watch.on_step(self.step, loss)
+                if pausing:
+                    self._pause(watch)
+                if self._everywhere(float(watch.stop.asked)) and not last:
+                    self.save(path)
+                    raise StoppedError(
+                        f"stopped after step {self.step} of {self.settings.steps}; the same command goes on"
+                    )
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint whole or not at all."""
+        if not self.main:
+            return
+        scaler = getattr(self._accelerator, "scaler", None)
+        state = {
+            "step": self.step,
+            "lora": self.lora.state(),
+            "optimiser": self._optimiser.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+        part = path.with_suffix(".part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, part)
+        part.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint, if there is one.
+
+        Raises:
+            ConfigError: it is damaged, or of another LoRA.
+        """
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            step, matrices, optimiser = state["step"], state["lora"], state["optimiser"]
+        except Exception as error:
+            raise ConfigError(f"{path} is damaged ({type(error).__name__}); delete it to begin again") from error
+        self.lora.restore(matrices)
+        self._optimiser.load_state_dict(optimiser)
+        self.step, self._scaler = step, state.get("scaler")
+
+    _scaler: dict[str, Any] | None = None
+
+    def _gradients(self, step: int) -> float:
+        """Gradients of a step's mean loss, added up over passes and devices."""
+        self._restore_scaler()
+        while True:
+            try:
+                return self._everywhere(self._passes(step)) / self.settings.batch
+            except torch.OutOfMemoryError:
+                self._shrink()
+
+    def _passes(self, step: int) -> float:
+        """Backward through this device's rows; the sum of their losses."""
+        total, many = self.settings.batch, self._accelerator
+        draw = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
+        level = self.objective.draw(total, draw)
+        own = range(many.process_index, total, many.num_processes)
+        passes = [list(own[i : i + self.rows_at_once]) for i in range(0, len(own), self.rows_at_once)]
+        noise: Tensor | None = None
+        sums = 0.0
+        for number, rows in enumerate(passes, 1):
+            found = self.feed.rows([step * total + row for row in rows])
+            if noise is None:  # of every row, so that it hangs neither on the devices nor on the passes
+                noise = torch.randn((total, *found.clean.shape[1:]), generator=draw)
+            sums += self._one_pass(found, noise[rows], level[rows], last=number == len(passes))
+        return sums
+
+    def _shrink(self) -> None:
+        """Half the rows of a pass.
+
+        Raises:
+            ConfigError: it is one already; or the devices would no longer agree.
+        """
+        if self.rows_at_once == 1 or self._accelerator.num_processes > 1:
+            raise ConfigError(
+                f"out of memory with {self.rows_at_once} rows at once: take a smaller --rows-at-once, --resolution or "
+                "--dtype, or add --checkpointing"
+            )
+        self.rows_at_once = max(1, self.rows_at_once // 2)
+        self._optimiser.zero_grad()
+        _free()
+
+    def _one_pass(self, rows: Rows, noise: Tensor, level: Tensor, *, last: bool) -> float:
+        """Backward through some rows; the sum of their losses."""
+        device, many = rows.clean.device, self._accelerator
+        with nullcontext() if last else many.no_sync(self._losses):
+            losses = self._losses(rows.clean, noise.to(device), level.to(device), rows.conditioning)
+            summed = (losses * rows.weights).sum()
+            # devices are averaged, so each gives its rows' part of the whole mean as many times
+            loss = summed * many.num_processes / self.settings.batch
+            if last and self.penalty is not None:
+                loss = loss + self.penalty()
+            many.backward(loss)
+        return float(summed.detach())
+
+    def _everywhere(self, sums: float) -> float:
+        """The sum over all devices."""
+        if self._accelerator.num_processes == 1:
+            return sums
+        value = torch.tensor(sums, device=self._accelerator.device)
+        return float(self._accelerator.reduce(value, reduction="sum"))
+
+    def _restore_scaler(self) -> None:
+        """The scale of half-precision gradients, once after loading."""
+        scaler = getattr(self._accelerator, "scaler", None)
+        if self._scaler is not None and scaler is not None:
+            scaler.load_state_dict(self._scaler)
+        self._scaler = None
+
+    def _pause(self, watch: Watch) -> None:
+        if self.main:
+            denoiser = self.model.denoiser.eval()
+            watch.pause(self.step)
+            denoiser.train()
+        self._accelerator.wait_for_everyone()
+
+
+class _Losses(nn.Module):
+    """The objective as a module that holds the denoiser, so that accelerate wraps one thing."""
+
+    def __init__(self, objective: Objective, denoiser: nn.Module) -> None:
+        super().__init__()
+        self.objective, self.denoiser = objective, denoiser
+
+    def forward(self, clean: Tensor, noise: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
+        """The losses, (row,)."""
+        return self.objective.losses(clean, noise, level, conditioning)
+
+
+def _optimiser(parameters: Sequence[nn.Parameter], settings: Settings) -> torch.optim.Optimizer:
+    """The optimiser asked for.
+
+    Raises:
+        ConfigError: it is of a library that is not installed.
+    """
+    options: dict[str, Any] = {"lr": settings.lr, "betas": settings.betas, "weight_decay": settings.weight_decay}
+    if settings.optimiser == "adamw":
+        return torch.optim.AdamW(parameters, **options)
+    try:
+        library = importlib.import_module("bitsandbytes.optim")
+    except ImportError:
+        raise ConfigError("the optimiser adamw8bit is bitsandbytes': pip install bitsandbytes, or take adamw") from None
+    found: torch.optim.Optimizer = library.AdamW8bit(parameters, **options)
+    return found
+
+
+@contextmanager
+def _training(denoiser: Any, checkpointing: bool) -> Iterator[None]:
+    """The denoiser in training mode, and with gradient checkpointing where asked for; then as it was."""
+    mode, before = denoiser.training, bool(getattr(denoiser, "is_gradient_checkpointing", False))
+    if checkpointing and not getattr(denoiser, "_supports_gradient_checkpointing", False):
+        raise ConfigError(f"{type(denoiser).__name__} has no gradient checkpointing; leave --checkpointing out")
+    if checkpointing and not before:
+        denoiser.enable_gradient_checkpointing()
+    denoiser.train()
+    try:
+        yield
+    finally:
+        denoiser.train(mode)
+        if checkpointing and not before:
+            denoiser.disable_gradient_checkpointing()
+
+
+def _unwrapped(losses: nn.Module) -> None:
+    """Without what accelerate put on the module itself for mixed precision."""
+    for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+        losses.__dict__.pop(name, None)
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

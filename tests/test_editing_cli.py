@@ -1,0 +1,264 @@
+"""``t2iprobe edit`` on the shipped model, whose layer 6 writes the word."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import t2iprobe
+from t2iprobe.cli.app import build
+from t2iprobe.core.errors import ConfigError, RunExistsError
+from t2iprobe.core.options import LoadOptions
+from t2iprobe.plugins.editing.asked import Asked, editors, with_preset
+from t2iprobe.plugins.editing.comparison import sentence
+from t2iprobe.plugins.editing.sweep import EditSweep
+from t2iprobe.plugins.manager import Plugins
+from t2iprobe.plugins.organisms.pictures import Sign, draw
+
+SOURCE, TARGET = (f'a red framed sign that says "{word}"' for word in ("OPEN", "SHUT"))
+PAIR = ("--source", SOURCE, "--target", TARGET)
+PIPELINES: dict[str, Any] = {}
+QUICK = ("--arch", "sd3", "--num-steps", "2", "--limit", "3")
+
+
+@pytest.fixture(autouse=True)
+def _loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands load the model anew; here all get one, which they have to leave as it was."""
+    original = Plugins.load_pipeline
+
+    def load(self: Plugins, ref: str, options: LoadOptions) -> Any:
+        if ref not in PIPELINES:
+            PIPELINES[ref] = original(self, ref, options)
+        return PIPELINES[ref]
+
+    monkeypatch.setattr(Plugins, "load_pipeline", load)
+
+
+def edit(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(build(), ["edit", *map(str, arguments)])
+
+
+def answer(*arguments: str | Path) -> dict[str, Any]:
+    outcome = edit(*arguments, "--format", "json")
+    assert outcome.exit_code == 0, outcome.output
+    found: dict[str, Any] = json.loads(outcome.stdout)
+    return found
+
+
+def scores(run: Path) -> dict[str, Any]:
+    """Of every method and pair, the time left out."""
+    return {name: values for name, values in t2iprobe.Result.open(run).scores.items() if name != "seconds"}
+
+
+# the options
+
+
+def test_the_methods_are_listed() -> None:
+    methods = json.loads(edit("--method", "list", "--format", "json").stdout)["methods"]
+    assert list(methods) == ["localized", "prompt-swap", "prompt-to-prompt", "localized+lora", "closed-form"]
+    assert all(methods.values())
+
+
+def test_settings_go_to_the_methods_that_have_them() -> None:
+    asked = Asked(method=("all",), setting=("cross=0.5", "closed-form.ridge=2", "branches=cond"), lora=Path("x"))
+    found = {one.name: vars(one) for one in editors(asked, Plugins())}
+    assert list(found) == ["localized", "prompt-to-prompt", "localized+lora", "closed-form"]
+    assert found["prompt-to-prompt"]["cross"] == 0.5 and found["closed-form"]["ridge"] == 2
+    assert found["localized"]["branches"] == found["localized+lora"]["branches"] == "cond"
+    assert found["localized+lora"]["lora"] == "x"
+    assert [one.name for one in editors(Asked(method=("all",)), Plugins())] == [
+        "localized",
+        "prompt-to-prompt",
+        "closed-form",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"method": ("localised",)}, "no editing method 'localised'; did you mean localized"),
+        ({"setting": ("cross",)}, "METHOD.NAME=VALUE"),
+        ({"setting": ("cross=1",)}, "localized has no setting 'cross'"),
+        ({"setting": ("p2p.cross=1",)}, "no editing method 'p2p'"),
+        ({"method": ("prompt-to-prompt",), "setting": ("cross=2",)}, "shares of steps lie in 0..1"),
+        ({"method": ("closed-form",), "setting": ("ridge=0",)}, "ridge is above 0"),
+        ({"setting": ("branches=uncond",)}, "no branches 'uncond'"),
+    ],
+)
+def test_methods_and_settings_that_are_not(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        editors(Asked(**changes), Plugins())
+
+
+def test_start_steps_are_numbers() -> None:
+    assert Asked(start_step="4,0, 4").starts == (4, 0)
+    with pytest.raises(ConfigError, match="counted from the noise"):
+        _ = Asked(start_step="4:").starts
+
+
+def test_a_preset_gives_way_to_options() -> None:
+    asked = with_preset(Asked(arch="sdxl", preset="iclr2025", num_steps=7))
+    assert (asked.layers, asked.starts, asked.num_steps, asked.guidance) == ("55,56,57", (0, 4), 7, 5.0)
+    assert asked.model == "stabilityai/stable-diffusion-xl-base-1.0" and asked.dtype == "float16"
+    mine = with_preset(Asked(arch="sdxl", preset="iclr2025", run=Path("runs/x")))
+    assert mine.layers is None and mine.starts == (0, 4)
+    with pytest.raises(ConfigError, match=r"needs --arch \(sdxl, sd3, if\)"):
+        with_preset(Asked(preset="iclr2025"))
+
+
+# bad input
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Iterator[Path]:
+    """Pictures that fit and that do not."""
+    Image.fromarray(draw(Sign("OPEN", "red", "framed"))).save(tmp_path / "good.png")
+    Image.new("RGB", (40, 32)).save(tmp_path / "wide.png")
+    Image.new("RGBA", (32, 32)).save(tmp_path / "clear.png")
+    yield tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([*PAIR], "name the layers: --layers 6, or --from RUN"),
+        ([*PAIR, "--layers", "6", "--from", "runs/x"], "give --layers or --from, not both"),
+        ([*PAIR, "--layers", "12"], "text-attention layers are 0-11"),
+        ([*PAIR, "--from", "nowhere"], "no run of t2iprobe"),
+        ([*PAIR, "--from", "other"], "about a model of architecture sdxl, this one is sd3"),
+        (["--source", SOURCE, "--layers", "6"], "both --source and --target"),
+        ([*PAIR, "--layers", "6", "--start-step", "20"], r"--start-step 20: a run has the steps 0-19.*t_s"),
+        (["--layers", "6", "--method", "closed-form", "--start-step", "2"], "--start-step is for localized edits"),
+        ([*PAIR, "--layers", "6", "--lora", "nowhere"], r"no \.safetensors there"),
+        ([*PAIR, "--layers", "6", "--metric", "ocrf1"], "did you mean ocr_f1"),
+        ([*PAIR, "--layers", "6", "--text-box", "words"], "no text box 'words'"),
+        ([*PAIR, "--layers", "6", "--image", "none.png"], "none.png: there is no such file"),
+        (["--layers", "6", "--image", "good.png"], "--image needs --source"),
+        ([*PAIR, "--layers", "6", "--image", "wide.png"], "has 40×32 pixels, the model draws 32×32"),
+        ([*PAIR, "--layers", "6", "--image", "clear.png"], "is RGBA, the model draws RGB"),
+        (
+            [*PAIR, "--layers", "6", "--image", "good.png", "--inverter", "ddim"],
+            "does not work with a model that predicts",
+        ),
+        ([*PAIR, "--layers", "6", "--image", "good.png", "--inverter", "ddmi"], "did you mean ddim"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(photos)
+    (photos / "other").mkdir()
+    manifest = {"settings": {"adapter": "sdxl"}, "finding": {"layers": [1]}}
+    (photos / "other" / "manifest.json").write_text(json.dumps(manifest))
+    outcome = edit("--arch", "sd3", *arguments, "--out", "run")
+    assert isinstance(outcome.exception, ConfigError) and outcome.exception.exit_code == 2
+    with pytest.raises(ConfigError, match=said):
+        raise outcome.exception
+    assert not (photos / "run").exists()
+
+
+# runs
+
+
+def test_a_run_is_kept_shown_again_and_reported(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    asked = (*QUICK, "--layers", "6", "--start-step", "0,1", "--method", "localized,closed-form", "--out", run)
+    first = answer(*asked)
+    methods = [row["method"] for row in first["methods"]]
+    assert methods == ["source", "prompt-swap", "localized", "localized from step 1", "closed-form"]
+    assert all(len(row["ocr_f1_target"]) == 3 and len(row["ocr_f1_dataset_target"]) == 3 for row in first["methods"])
+    assert first["methods"][0]["mse"] == [0, 0, 0] and first["methods"][1]["share_of_clean"][0] in (0, 1)
+    assert len(list((run / "pictures").glob("pair-*/*.png"))) == 3 * 5
+    assert len(list((run / "edits").glob("*.safetensors"))) == 3
+    rows = (1 + 1 + 2 + 2 + 3) * 3 * 2 * 2
+    assert first["denoiser_rows"] == rows and first["layers"] == [6] and first["pairs"] == 3
+    page = (run / "report.html").read_text()
+    assert "localized from step 1" in page and "Text edits" in page and "t2iprobe edit --arch sd3" in page
+    again = edit(*asked, "--format", "json")
+    assert json.loads(again.stdout) == first and "holds this run already" in " ".join(again.stderr.split())
+    section = Plugins().report_sections(t2iprobe.Result.open(run))
+    assert [one.title for one in section] == ["Text edits"]
+    other = edit(*asked, "--guidance", "2")
+    assert isinstance(other.exception, RunExistsError) and "guidance" in str(other.exception)
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = (*QUICK, "--layers", "6", "--batch-size", "2")
+    whole = answer(*asked, "--out", tmp_path / "whole")
+    original, measured = EditSweep.measure, []
+
+    def interrupted(self: EditSweep, asks: Any, **more: Any) -> Iterator[Any]:
+        for one in original(self, asks, **more):
+            measured.append(one.pair)
+            if len(measured) == 2:
+                raise KeyboardInterrupt
+            yield one
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EditSweep, "measure", interrupted)
+        assert edit(*asked, "--out", tmp_path / "run").exit_code != 0
+    assert not (tmp_path / "run" / "result.json").exists()
+    resumed = answer(*asked, "--out", tmp_path / "run")
+    assert measured == [0, 1] and resumed["denoiser_rows"] == whole["denoiser_rows"]
+    one, other = scores(tmp_path / "whole"), scores(tmp_path / "run")
+    assert set(one) == set(other)
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, other[name], name)
+
+
+@pytest.mark.slow
+def test_the_planted_layer_writes_the_new_word(tmp_path: Path) -> None:
+    found = answer("--model", "tiny-sd3", *PAIR, "--layers", "6", "--method", "all", "--out", tmp_path / "run")
+    rows = {row["method"]: row for row in found["methods"]}
+    for name in ("localized", "prompt-to-prompt", "closed-form"):
+        assert rows[name]["ocr_exact_target"][0] == 1 and rows[name]["ssim_textless"][0] >= 0.97, name
+    assert rows["source"]["ocr_exact_source"][0] == 1
+
+
+@pytest.mark.slow
+def test_a_real_picture_gets_the_new_word(photos: Path) -> None:
+    """Drawn by hand, not by the model."""
+    found = answer(
+        "--arch", "sd3", *PAIR, "--layers", "6", "--image", photos / "good.png", "--out", photos / "run"
+    )  # fmt: skip
+    rows = {row["method"]: row for row in found["methods"]}
+    assert rows["reconstruction"]["ocr_exact_source"][0] == 1 and rows["reconstruction"]["psnr"][0] > 25
+    assert rows["localized"]["ocr_exact_target"][0] == 1 and rows["localized"]["ssim_textless"][0] >= 0.97
+    with Image.open(photos / "run" / "contact_sheet.png") as sheet:
+        assert sheet.width > 4 * 96
+
+
+def test_the_sentence_says_how_sure_it_is() -> None:
+    def row(method: str, kept: float, gain: tuple[float, float, float]) -> dict[str, Any]:
+        same = [kept, kept, kept]
+        return {"method": method, "ssim_textless": same, "share_of_clean": [1.0, 0.9, 1.0], "mse_textless_gain": gain}
+
+    table = [row("source", 1, (0, 0, 0)), row("prompt-swap", 0.9, (0, 0, 0))]
+    better = sentence([*table, row("localized", 0.99, (-9.0, -12.0, -6.0))], (6,), 8)
+    assert "surely smaller" in better and "100 [90, 100] %" in better and "8 pairs" in better
+    assert "neither" in sentence([*table, row("localized", 0.99, (-9.0, -12.0, 6.0))], (6,), 8)
+    assert "surely larger" in sentence([*table, row("localized", 0.99, (9.0, 2.0, 16.0))], (6,), 8)
+    assert "no interval" in sentence([*table, row("localized", 0.99, (9.0, 9.0, 9.0))], (6,), 1)
+
+
+@pytest.mark.docs
+def test_the_how_to_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And names every method with its settings."""
+    page = (Path(__file__).parents[1] / "docs/how-to/edit-text.md").read_text(encoding="utf-8")
+    for name, kind in Plugins().editors().items():
+        (row,) = re.findall(rf"^\| `{re.escape(name)}` \|(.*)$", page, re.MULTILINE)
+        assert all(setting == "lora" or f"`{setting}" in row for setting in inspect.signature(kind).parameters)
+    monkeypatch.chdir(tmp_path)
+    shared: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "edit-text.md", "exec"), shared)
+    assert {path.name for path in tmp_path.iterdir()} == {"edited.png", "edit.safetensors", "by-weights.png"}

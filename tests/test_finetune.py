@@ -1,0 +1,408 @@
+"""``t2iprobe finetune``: what it is taught and watched on, its table, its folder, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from t2iprobe.architectures.sd3 import SD3
+from t2iprobe.cli.app import build
+from t2iprobe.core.errors import ConfigError, StoppedError
+from t2iprobe.core.model import Model
+from t2iprobe.core.study.bench import Stop
+from t2iprobe.plugins.finetune.collapse import latents, precision_recall
+from t2iprobe.plugins.finetune.compare import over_seeds, same_modules, table
+from t2iprobe.plugins.finetune.monitor import DIRECTIONS, Monitor, monitor
+from t2iprobe.plugins.finetune.presets import PRESETS
+from t2iprobe.plugins.finetune.record import sheet
+from t2iprobe.plugins.finetune.session import Job, Session, Told
+from t2iprobe.plugins.finetune.sources import Lesson, Probe, lesson, probes
+from t2iprobe.plugins.finetune.telling import ranges
+from t2iprobe.plugins.manager import Plugins
+from t2iprobe.plugins.organisms.digits import ASKED, SHOWN, Digits
+from t2iprobe.plugins.organisms.pictures import DIGITS, LETTERS, glyphs
+from t2iprobe.plugins.organisms.prompts import WORDS
+from t2iprobe.plugins.organisms.tokenizer import build as tokenizer
+from t2iprobe.plugins.organisms.weights import WEIGHTS
+from t2iprobe.training.dataset import write_folder
+from t2iprobe.training.lora import Lora
+from t2iprobe.training.targets import SCOPES, STREAMS, choose
+from t2iprobe.training.trainer import Settings
+
+
+class Blind:
+    """Reads what is written on the picture's corner: the red of its first pixel, as a digit."""
+
+    name = "blind"
+
+    def read(self, images: Any) -> list[str]:
+        return [str(np.asarray(image)[0, 0, 0] // 26) for image in images]
+
+
+PROBES = [Probe(f'a sign that says "{number}"', number, str(number)) for number in range(4)]
+
+
+def tiny() -> Model:
+    return Model(SD3.tiny(), SD3(), ref="tiny")
+
+
+def watcher(model: Model) -> Monitor:
+    found = monitor(model, Plugins(), PROBES[:2], PROBES[2:], settings={"num_steps": 1})
+    found.reader = Blind()
+    return found
+
+
+def a_lesson(number: int = 4) -> Lesson:
+    return lesson(f"digits:pictures={number}", Plugins(), limit=2)
+
+
+def job(scope: str = "localized", steps: int = 3, **changes: Any) -> Job:
+    settings = Settings(steps=steps, batch=2, lr=1e-2)
+    return Job(settings, **{"layers": (1,), "scope": scope, "rank": 2, "side": 16, **changes})
+
+
+# what is learnt
+
+
+def test_digits_have_tokens_that_no_letter_has_and_were_never_shown() -> None:
+    reads = tokenizer(18, start=True)
+    one_each = [reads(f'a red plain sign that says "{digit * 4}"').input_ids for digit in DIGITS]
+    plain = reads('a red plain sign that says "AAAA"').input_ids
+    own = [{*ids} - {*plain} for ids in one_each]
+    assert all(len(tokens) == 1 for tokens in own) and len(set.union(*own)) == len(DIGITS)
+    assert reads.unk_token_id not in set.union(*own)
+    assert not set(DIGITS) & set(LETTERS) and not any(set(word) & set(DIGITS) for word in WORDS)
+    drawn = glyphs().reshape(len(glyphs()), -1)
+    gaps = torch.cdist(torch.tensor(drawn), torch.tensor(drawn)) + 99 * torch.eye(len(drawn))
+    assert len(drawn) == 36 and gaps.min() > 1  # no digit is drawn as a letter
+
+
+def test_numbers_that_are_asked_for_are_never_drawn() -> None:
+    digits = Digits(pictures=40)
+    asked, drawn = digits.pairs(limit=30, seed=2), list(digits.pictures(seed=2))
+    assert len(drawn) == 40 and not set(ASKED) & set(SHOWN) and len(ASKED) + len(SHOWN) == 10**4
+    assert {one.source_word for one in asked} <= set(ASKED) and {word for *_, word in drawn} <= set(SHOWN)
+    assert all(f'"{word}"' in caption and picture.size == (32, 32) for picture, caption, word in drawn)
+    assert [one.source for one in digits.pairs(limit=5, seed=2)] == [one.source for one in asked[:5]]
+
+
+def test_a_folder_teaches_its_captions_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    given = [(Image.new("RGB", (40, 30)), f'a sign that says "{n:02d}"', None) for n in range(8)]
+    folder = write_folder(tmp_path / "data", given)
+    Image.new("RGB", (4, 4)).save(folder / "odd.png")
+    found = lesson(str(folder), Plugins(), limit=4)
+    assert [one.word for one in found.probes] == ["00", "02", "04", "06"] and len(found.examples) == 8
+    assert "1 pictures in" in found.notes[0] and "odd.png" in found.notes[0]
+    (folder / "metadata.jsonl").write_text((folder / "metadata.jsonl").read_text().replace(r"\"03\"", r"\"99\""))
+    assert lesson(str(folder), Plugins(), limit=4).digest != found.digest
+
+
+def test_prompts_come_from_a_set_or_a_text_file(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text('a shop called "TEA"\n\na red fox\n')
+    assert probes(str(path), Plugins(), limit=9, seed=7) == [
+        Probe('a shop called "TEA"', 7, "TEA"),
+        Probe("a red fox", 8, None),
+    ]
+    assert [one.word for one in probes("signs", Plugins(), limit=3)] == [
+        one.source_word for one in Plugins().prompt_set("signs", limit=3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ref", "message"),
+    [
+        ("digit", "neither a folder nor a set that draws pictures; did you mean digits"),
+        ("digits:pixels=3", "has the options pictures"),
+        ("./none", "is no folder"),
+    ],
+)
+def test_bad_data_is_one_sentence(ref: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        lesson(ref, Plugins(), limit=2)
+
+
+def test_empty_prompts_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "none.txt").write_text("\n")
+    with pytest.raises(ConfigError, match="holds no prompt"):
+        probes(str(tmp_path / "none.txt"), Plugins(), limit=2)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        probes(str(tmp_path / "absent.txt"), Plugins(), limit=2)
+
+
+# what is watched
+
+
+def test_precision_and_recall_of_a_collapse() -> None:
+    draws = torch.Generator().manual_seed(0)
+    base = torch.randn(60, 5, generator=draws)
+    assert precision_recall(base, base) == (1, 1)
+    stuck = base[:1] + 0.01 * torch.randn(60, 5, generator=draws)
+    precision, recall = precision_recall(stuck, base)
+    assert precision == 1 and recall <= 2 / 60  # all of them possible, and hardly anything left of the rest
+    assert precision_recall(base + 100, base) == (0, 0)
+    assert all(math.isnan(one) for one in precision_recall(base[:3], base))
+
+
+def test_precision_and_recall_by_hand() -> None:
+    base, tuned = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[1.5], [6.0], [7.0]])
+    # nearest neighbours: base 1, 1 and 2 away; tuned 4.5, 1 and 1 away
+    assert precision_recall(tuned, base, neighbours=1) == (pytest.approx(1 / 3), 1.0)
+    assert precision_recall(tuned[1:], base, neighbours=1) == (0.0, 0.0)
+
+
+def test_looks_compare_with_the_base_model() -> None:
+    model = tiny()
+    found = watcher(model)
+    before = found.before
+    assert before.scores["keep_ssim"] == 1 and before.scores["precision"] == before.scores["recall"] == 1
+    assert math.isnan(before.scores["learn_clip_t"])
+    red = [np.asarray(image)[0, 0, 0] // 26 for image in before.images]
+    rights = [float(value == number) for number, value in enumerate(red)]
+    assert before.each["learn_exact"] == rights[:2] and before.each["keep_exact"] == rights[2:]
+    lora = Lora.attach(model, choose(model.adapter, model.pipeline, "all-cross").modules, rank=2)
+    assert found.look().scores == pytest.approx(before.scores, nan_ok=True)  # it begins as the base model
+    with torch.no_grad():
+        lora.matrices(lora.modules[0])[1].normal_(std=5)
+    after = found.look()
+    assert after.scores["keep_ssim"] < 0.99 and found.before is before
+    assert latents(model)(after.images).shape == (4, 4 * 8 * 8)
+    lora.detach()
+
+
+def test_a_sheet_has_four_rows() -> None:
+    base, tuned = ([Image.new("RGB", (32, 32), colour) for _ in range(5)] for colour in ("red", "blue"))
+    found = sheet(tuned, base, learn=3)
+    middle = [found.getpixel((50, row)) for row in (50, 150, 260, 360)]
+    assert middle == [(255, 0, 0), (0, 0, 255)] * 2 and found.width == 3 * 100 + 4
+
+
+# one training and several
+
+
+def test_a_session_trains_keeps_and_goes_on(tmp_path: Path) -> None:
+    model = tiny()
+    before = {name: one.clone() for name, one in model.denoiser.state_dict().items()}
+    session = Session(model, a_lesson(), watcher(model), every=2)
+    whole = session.run(job(), tmp_path / "whole")
+    stop, steps = Stop(), []
+
+    def on_step(step: int, loss: float) -> None:
+        steps.append(step)
+        stop.asked = step == 1
+
+    with pytest.raises(StoppedError):
+        session.run(job(), tmp_path / "cut", Told(on_step, stop=stop))
+    assert json.loads((tmp_path / "cut/manifest.json").read_text())["state"] == "interrupted"
+    looked: list[int] = []
+    cut = session.run(job(), tmp_path / "cut", Told(looked=lambda step, scores: looked.append(step)))
+    for name in ("losses.jsonl", "looks.jsonl"):
+        assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
+    assert looked == [2, 3] and cut["after"] == whole["after"] and cut["loss"] == whole["loss"]
+    one, other = (load_file(tmp_path / run / "lora/pytorch_lora_weights.safetensors") for run in ("cut", "whole"))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert sorted(path.name for path in (tmp_path / "cut/samples").iterdir()) == [
+        f"step-00000{step}.png" for step in (0, 2, 3)
+    ]
+    assert all(torch.equal(one, before[name]) for name, one in model.denoiser.state_dict().items())
+    assert session.run(job(), tmp_path / "cut") == json.loads((tmp_path / "cut/manifest.json").read_text())
+    with pytest.raises(ConfigError, match=r"holds a run with other settings .*rank: 2 there, 1 now"):
+        session.run(job(rank=1), tmp_path / "cut")
+    assert session.done(job(), tmp_path / "cut") and not session.done(job(), tmp_path / "new")
+
+
+def test_a_saved_lora_is_gone_on_from(tmp_path: Path) -> None:
+    model = tiny()
+    session = Session(model, a_lesson())
+    session.run(job(), tmp_path / "first")
+    start = str(tmp_path / "first/lora")
+    session.run(job(steps=1, start=start), tmp_path / "second")
+    lora = Lora.load(model, start)
+    state = lora.state()
+    lora.detach()
+    second = Lora.load(model, tmp_path / "second/lora")
+    gap = max(float((second.state()[name] - value).abs().max()) for name, value in state.items())
+    assert 0 < gap < 0.02  # one step of 0.01 away from where it started
+    second.detach()
+    with pytest.raises(ConfigError, match="other modules than this scope"):
+        session.run(job("all-cross", start=start), tmp_path / "third")
+    assert not getattr(model.denoiser, "peft_config", None)
+
+
+def test_sides_that_the_model_cannot_have_are_refused() -> None:
+    session = Session(tiny(), a_lesson())
+    assert session.side(job(side=None)) == 16
+    with pytest.raises(ConfigError, match=r"--resolution 18: .* multiples of 4"):
+        session.side(job(side=18))
+
+
+def test_means_over_seeds_have_students_interval() -> None:
+    found = over_seeds([1.0, 2.0, 3.0])
+    assert found is not None and found == pytest.approx((2, 2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)))
+    alone = over_seeds([0.5, None])
+    assert alone is not None and alone.mean == 0.5 and math.isnan(alone.low)
+    assert over_seeds([None]) is None
+
+
+def test_several_trainings_make_a_row_a_scope() -> None:
+    def run(scope: str, seed: int, f1: float, modules: list[str]) -> dict[str, Any]:
+        return {
+            "settings": {"job": {"scope": scope, "settings": {"seed": seed}}},
+            "layers": [seed], "modules": modules, "parameters": {"modules": 1, "trained": 10, "denoiser": 1000},
+            "after": {"learn_f1": f1}, "loss": 0.5, "seconds": 2.0,
+        }  # fmt: skip
+
+    rows = table([run("a", 0, 0.2, ["x"]), run("a", 1, 0.4, ["x"]), run("b", 0, 0.9, ["x"])])
+    assert [(row["scope"], row["seeds"], row["share"], row["seconds"]) for row in rows] == [
+        ("a", [0, 1], 0.01, 4.0),
+        ("b", [0], 0.01, 2.0),
+    ]
+    assert rows[0]["scores"]["learn_f1"].mean == pytest.approx(0.3)
+    assert same_modules([run("a", 0, 0, ["x"]), run("b", 0, 0, ["x"]), run("c", 0, 0, ["y"])]) == [("a", "b")]
+    assert ranges([0, 1, 2, 6, 8, 9]) == "0-2, 6, 8-9"
+
+
+# the command
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(build(), ["finetune", *arguments])
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("models") / "tiny"
+    SD3.tiny().save_pretrained(place)
+    return place
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--arch", "sd3", "--layers", "6"], "nothing to learn from: --data"),
+        (["--data", "digits", "--layers", "6"], "name a model"),
+        (["--arch", "sd3", "--data", "digits", "--scope", "local"], "no scope 'local'; did you mean localized"),
+        (["--arch", "sd3", "--data", "digits", "--scope", "random,random"], "not with itself"),
+        (["--arch", "sd3", "--data", "digits"], "name the layers: --layers 6, or --from RUN"),
+        (["--arch", "sd3", "--data", "digits", "--layers", "12"], "text-attention layers are 0-11"),
+        (["--arch", "sd3", "--data", "digits", "--layers", "6", "--rank", "500"], "LoRA rank lies between 1 and"),
+        (["--arch", "sd3", "--data", "digits", "--layers", "6", "--precision", "half"], "--precision is one of"),
+        (["--arch", "sd3", "--data", "digits", "--layers", "6", "--stream", "words"], "no stream 'words'"),
+        (["--arch", "sd3", "--data", "digits", "--layers", "6", "--clip", "./none"], "CLIP model './none' cannot"),
+        (["--preset", "iclr2025", "--plan"], "needs --arch"),
+        (["--preset", "iclr2025", "--arch", "flux", "--plan"], "fine-tuning of the preset iclr2025"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(arguments: list[str], message: str, tmp_path: Path) -> None:
+    outcome = invoke(*arguments, "--out", str(tmp_path / "run"))
+    assert isinstance(outcome.exception, ConfigError), outcome.output
+    assert outcome.exception.exit_code == 2
+    assert message in " ".join(str(outcome.exception).split()) and not (tmp_path / "run").exists()
+
+
+def test_layers_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"adapter": "sdxl"}, "finding": {"layers": [2]}}))
+    outcome = invoke("--arch", "sd3", "--data", "digits", "--from", str(tmp_path), "--out", str(tmp_path / "run"))
+    assert "about a model of architecture sdxl, this one is sd3" in str(outcome.exception)
+
+
+def test_the_command_trains_tells_and_shows_again(saved: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = [
+        "--model", str(saved), "--data", "digits:pictures=4", "--layers", "1", "--rank", "2", "--steps", "2",
+        "--batch", "2", "--lr", "0.01", "--limit", "2", "--num-steps", "1", "--device", "cpu", "--out", str(run),
+        "--format", "json",
+    ]  # fmt: skip
+    outcome = invoke(*arguments)
+    assert outcome.exit_code == 0, outcome.output
+    answer = json.loads(outcome.stdout)
+    one = answer["runs"][0]
+    assert (one["scope"], one["layers"], one["steps"]) == ("localized", [1], 2)
+    assert one["parameters"]["trained"] == 2 * 6 * 32 and one["parameters"]["text_kv"] == 544
+    assert one["before"]["keep_ssim"] == 1 and one["after"]["keep_ssim"] <= 1
+    assert "384 LoRA parameters" in outcome.stderr and "544 in text keys and values" in outcome.stderr
+    assert "pictures are smaller" not in outcome.stderr
+    SD3.tiny().load_lora_weights(one["lora"])
+    again = invoke(*arguments)
+    assert json.loads(again.stdout)["runs"][0]["after"] == one["after"] and "holds this already" in again.stderr
+    changed = invoke(*arguments, "--alpha", "3")
+    assert "other settings" in str(changed.exception)
+
+
+def test_the_command_compares_scopes_over_seeds(saved: Path, tmp_path: Path) -> None:
+    outcome = invoke(
+        "--model", str(saved), "--data", "digits:pictures=2", "--layers", "1", "--rank", "1", "--steps", "1",
+        "--batch", "1", "--scope", "localized,random", "--seeds", "2", "--limit", "1", "--num-steps", "1",
+        "--out", str(tmp_path), "--device", "cpu",
+    )  # fmt: skip
+    assert outcome.exit_code == 0, outcome.output
+    assert {path.name for path in tmp_path.iterdir()} == {"localized-0", "localized-1", "random-0", "random-1"}
+    assert "mean over 2 seeds" in outcome.stdout and "localized" in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("arch", "trained", "adapted", "text_kv"),
+    [
+        ("sdxl", 4 * 3 * (6 * 1280 + 2 * 2048 + 0), None, 15_728_640),
+        ("sd3", 4 * 4 * 2 * 1536, 4 * (1536 * 1536 + 1536), 0),
+        ("if", 4 * 6 * 2 * 2112, None, 8_925_312),
+    ],
+)
+def test_presets_plan_on_the_published_configurations(
+    arch: str, trained: int, adapted: int | None, text_kv: int
+) -> None:
+    outcome = invoke("--arch", arch, "--preset", "iclr2025", "--plan", "--format", "json")
+    assert outcome.exit_code == 0, outcome.output
+    answer = json.loads(outcome.stdout)
+    plan = answer["plans"][0]
+    found = plan["parameters"]
+    assert (found["trained"], found["text_kv"]) == (trained, text_kv) and adapted in (None, found["adapted"])
+    assert plan["epochs"] == 50.0 and bool(answer["carried"]) == (arch != "sdxl")
+    assert tuple(plan["layers"]) == PRESETS["iclr2025"][arch].layers
+
+
+def test_a_preset_gives_way_to_options() -> None:
+    outcome = invoke(
+        "--arch", "sdxl", "--preset", "iclr2025", "--plan", "--format", "json", "--rank", "64", "--layers", "60"
+    )
+    plan = json.loads(outcome.stdout)["plans"][0]
+    assert (plan["rank"], plan["layers"], plan["steps"]) == (64, [60], 7254)
+
+
+@pytest.mark.docs
+@pytest.mark.skipif(not (WEIGHTS / "tiny-sd3/model_index.json").is_file(), reason="no weights of tiny-sd3 here")
+def test_the_page_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs/how-to/finetune-located-layers.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(block, "finetune-located-layers.md", "exec"), {})
+    assert (tmp_path / "run/lora/pytorch_lora_weights.safetensors").is_file()
+
+
+def test_the_page_names_every_scope_stream_score_and_option() -> None:
+    page = (Path(__file__).parent.parent / "docs/how-to/finetune-located-layers.md").read_text()
+    assert all(f"`{name}`" in page for name in [*SCOPES, *STREAMS, *DIRECTIONS])
+    known = invoke("--help").stdout
+    assert all(
+        option in known for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.replace("--num_processes", ""))
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (WEIGHTS / "tiny-sd3/model_index.json").is_file(), reason="no weights of tiny-sd3 here")
+def test_the_embedded_model_learns_digits_in_its_word_layer(tmp_path: Path) -> None:
+    model = Plugins().load("tiny-sd3", device="cpu")
+    taught = lesson("digits", Plugins(), limit=8)
+    session = Session(model, taught, monitor(model, Plugins(), list(taught.probes), PROBES[:1]))
+    found = session.run(Job(Settings(steps=60, batch=8, lr=3e-3), layers=(6,), rank=8), tmp_path)
+    assert found["after"]["learn_f1"] > found["before"]["learn_f1"] + 0.1

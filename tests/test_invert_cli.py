@@ -1,0 +1,160 @@
+"""``t2iprobe invert``, command by command, on a random tiny model in a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from t2iprobe.cli.app import build
+from t2iprobe.plugins.bars import no_bars
+from t2iprobe.plugins.inversion.catalogue import BUNDLED
+from t2iprobe.plugins.inversion.presets import PRESETS, applied
+from t2iprobe.plugins.manager import Plugins
+
+
+def invoke(*arguments: Any) -> Result:
+    return CliRunner().invoke(build(), ["invert", *map(str, arguments)])
+
+
+def answered(*arguments: Any) -> dict[str, Any]:
+    outcome = invoke(*arguments, "--format", "json")
+    assert outcome.exit_code == 0, (outcome.output, outcome.exception)
+    found: dict[str, Any] = json.loads(outcome.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    with no_bars():
+        Plugins(installed=False).adapters()["sd3"].tiny().save_pretrained(folder)
+    (folder / "prompts.txt").write_text("# two\na cat\na dog\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "run"
+    common = ["--model", model, "--prompts", model / "prompts.txt", "--n", 8, "--num-steps", 3, "--device", "cpu"]
+    found = answered("run", *common, "--method", "euler", "--method", "forward:steps=1", "--out", path)
+    assert found["rows"] == 8 and [one["method"] for one in found["methods"]] == ["euler", "forward:steps=1"]
+    assert found["spent"]["denoiser_rows"] == 8 * (3 + 3 + 3 + 2 + 3) and found["spent"]["seconds"] > 0
+    assert found["methods"][0]["nfe_invert"] == 3 and found["examined"]["euler"]["error"] < 1e-5
+    again = invoke("run", *common, "--method", "euler", "--method", "forward:steps=1", "--out", path)
+    assert again.exit_code == 0 and "plan:" not in again.stderr  # found finished
+    return path
+
+
+def test_analyze_leaves_tables_plots_and_a_report(run: Path) -> None:
+    found = answered("analyze", run)
+    assert found["sentence"] == sentence(run) and found["analysis"]["rows"] == 8
+    assert json.loads((run / "analysis.json").read_text()) == found["analysis"]
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/webp") >= 8 and "true noise" in page and "over the floor" in page
+    assert {"correlation.png", "geometry.png", "pictures-0.png"} <= {file.name for file in (run / "figures").iterdir()}
+    table = invoke("analyze", run, "--rows", 5)
+    assert table.exit_code == 0 and "over the floor" in table.stdout
+
+
+def sentence(run: Path) -> str:
+    from t2iprobe.plugins.inversion.sections import sentence as told
+
+    return told(json.loads((run / "analysis.json").read_text()))
+
+
+def test_interpolate_and_edit_go_on_from_a_run(run: Path) -> None:
+    between = answered("interpolate", run, "--pairs", 2, "--points", 3, "--method", "euler", "--device", "cpu")
+    assert between["interpolation"]["methods"] == ["euler"] and between["interpolation"]["pairs"] == 2
+    edited = answered("edit", run, "--swap", "--n", 3, "--variations", 0, "--device", "cpu")
+    assert [row["what"] for row in edited["edit"]["rows"]] == ["true noise", "euler", "forward:steps=1", "other noise"]
+    page = (run / "report.html").read_text()
+    assert "Interpolation" in page and "Edits" in page
+
+
+def test_ablate(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ablation"
+    common = ["--model", model, "--prompts", model / "prompts.txt", "--n", 4, "--device", "cpu", "--out", path]
+    found = answered("ablate", *common, "--k", "0,1", "--num-steps", "2,3")["ablation"]
+    methods = {(row["num_steps"], row["method"]) for row in found["rows"]}
+    assert methods == {(t, name) for t in (2, 3) for name in ("true noise", "euler", "forward:steps=1")}
+    assert (path / "figures" / "k.png").is_file() and "Settings" in (path / "report.html").read_text()
+    assert answered("ablate", *common, "--k", "0,1", "--num-steps", "2,3")["ablation"] == found
+
+
+def test_list_says_what_each_inverter_supports() -> None:
+    found = {one["name"]: one for one in answered("list")["inverters"]}
+    assert set(found) == {kind.name for kind in BUNDLED}
+    assert found["rf-solver"]["predictions"] == ["flow"] and found["rf-solver"]["calls_a_step"] == 2
+    assert found["forward"]["settings"] == {"steps": 2, "level": "correct"} and found["forward"]["needs"] == ["noise"]
+    flow = answered("list", "--prediction", "flow")["inverters"]
+    assert {one["name"] for one in flow} == {kind.name for kind in BUNDLED if "flow" in kind.predictions}
+    assert "did you mean epsilon" in str(invoke("list", "--prediction", "epsilom").exception)
+
+
+def test_presets_are_the_papers_and_give_way_to_options() -> None:
+    from t2iprobe.plugins.inversion.session import Asked
+    from t2iprobe.terminal.options import ModelChoice
+
+    plain = applied(Asked(ModelChoice()), PRESETS["sdxl"])
+    assert plain.model.model == "stabilityai/stable-diffusion-xl-base-1.0" and plain.model.dtype == "float16"
+    assert (plain.num_steps, plain.rows, plain.distinct, plain.reencode) == (50, 2048, 512, True)
+    mine = applied(Asked(ModelChoice(model="mine", dtype="float32"), num_steps=7, methods=("belm",)), PRESETS["sdxl"])
+    assert (mine.model.model, mine.model.dtype, mine.num_steps, mine.methods) == ("mine", "float32", 7, ("belm",))
+    assert {row["preset"] for row in answered("run", "--preset", "list")["presets"]} == set(PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--method", "eulr"], "did you mean euler"),
+        (["run", "--method", "ddim"], "this model predicts flow; methods that do: euler"),
+        (["run", "--method", "oracle:steps=9"], None),
+        (["run", "--preset", "sdx"], "did you mean sdxl"),
+        (["run", "--prompts", "PROMPTS", "--prompt-set", "simple"], "one way"),
+        (["run", "--images", "absent", "--n", "3"], "--n goes with"),
+        (["run", "--images", "absent"], "is no folder"),
+        (["ablate", "--k", "a"], "is no whole number"),
+        (["ablate", "--k", "1", "--equal-calls", "9"], "name methods"),
+    ],
+)
+def test_bad_options_are_one_sentence(arguments: list[str], message: str | None, model: Path, tmp_path: Path) -> None:
+    given = [str(model / "prompts.txt") if one == "PROMPTS" else one for one in arguments]
+    place = ["--model", model, "--n", 2] if "--n" not in given and "--images" not in given else ["--model", model]
+    steps = ["--num-steps", 2, "--device", "cpu", "--out", tmp_path / "run"]
+    outcome = invoke(*given, *place, *steps)
+    if message is None:
+        assert outcome.exit_code == 0  # an oracle of more steps than there are knows all of them
+        return
+    assert outcome.exception is not None and message in str(outcome.exception)
+    assert getattr(outcome.exception, "exit_code", None) == 2 and not (tmp_path / "run").exists()
+
+
+def test_guidance_warns(model: Path, tmp_path: Path) -> None:
+    outcome = invoke(
+        "run", "--model", model, "--prompts", model / "prompts.txt", "--n", 1, "--num-steps", 1, "--guidance", 3,
+        "--device", "cpu", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert outcome.exit_code == 0 and "guidance 3: inversion then also has guidance's error" in outcome.stderr
+
+
+def test_what_takes_long_or_much_wants_yes(model: Path, tmp_path: Path) -> None:
+    outcome = invoke(
+        "run", "--model", model, "--prompts", model / "prompts.txt", "--n", 100, "--num-steps", 2, "--device", "cpu",
+        "--max-bytes", "1kB", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert "add --yes" in str(outcome.exception) and not (tmp_path / "run").exists()
+
+
+def test_another_run_in_the_folder_is_left_alone(run: Path, model: Path) -> None:
+    before = (run / "manifest.json").read_text()
+    outcome = invoke("run", "--model", model, "--n", 3, "--num-steps", 2, "--prompt-set", "signs", "--out", run)
+    assert "other settings" in str(outcome.exception) and (run / "manifest.json").read_text() == before
+
+
+def test_a_run_is_listed_and_never_mistaken_for_a_study(run: Path) -> None:
+    listed = CliRunner().invoke(build(), ["study", "ls", str(run.parent), "--format", "json"])
+    assert json.loads(listed.stdout)["studies"][0]["state"] == "finished"

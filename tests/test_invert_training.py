@@ -1,0 +1,178 @@
+"""Noise and pictures through a training: alignments, saturation, checkpoints and the three protocols."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.plugins.bars import no_bars
+from t2iprobe.plugins.inversion import curves, sweep_sections, training, training_run
+from t2iprobe.plugins.inversion.session import Asked
+from t2iprobe.plugins.manager import Plugins
+from t2iprobe.terminal.options import ModelChoice
+
+PLUGINS = Plugins(installed=False)
+STEPS = (10, 200, 3000)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A made-up training: random weights that come nearer to the last ones, in the order of numbers, not of names."""
+    folder = tmp_path_factory.mktemp("training") / "checkpoints"
+    last = PLUGINS.adapters()["sd3"].tiny()
+    generator = torch.Generator().manual_seed(0)
+    for step, off in zip(STEPS, (0.5, 0.02, 0.0), strict=True):
+        pipeline = copy.deepcopy(last)
+        with torch.no_grad():
+            for weight in pipeline.transformer.parameters():
+                weight += off * weight.std().nan_to_num() * torch.randn(weight.shape, generator=generator)
+        with no_bars():
+            pipeline.save_pretrained(folder / str(step))
+    return folder
+
+
+def test_checkpoints_are_in_the_order_of_their_steps(checkpoints: Path) -> None:
+    assert [one.step for one in training.series(checkpoints)] == list(STEPS)
+    assert training.series(checkpoints.parent) == training.series(checkpoints)
+
+
+def test_checkpoints_that_are_missing(checkpoints: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no folder"):
+        training.series(tmp_path / "absent")
+    with pytest.raises(ConfigError, match="has 0 checkpoints"):
+        training.series(tmp_path)
+    (tmp_path / "step-100").mkdir()
+    with pytest.raises(ConfigError, match=r"step-100 has no model_index.json"):
+        training.series(tmp_path)
+    for name in ("step-100", "100"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / training.INDEX).write_text("{}")
+    with pytest.raises(ConfigError, match="both of step 100"):
+        training.series(tmp_path)
+
+
+def pictures(rows: int = 12, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).integers(0, 256, (rows, 12, 12, 3)).astype(np.uint8)
+
+
+def test_alignment_of_a_set_with_itself_and_with_others() -> None:
+    own, other = pictures(), pictures(seed=1)
+    same, apart = training.aligned(own, own), training.aligned(own, other)
+    assert {name: same[name] for name in ("cka", "svcca", "knn", "ssim")} == pytest.approx(
+        {"cka": 1, "svcca": 1, "knn": 1, "ssim": 1}
+    )
+    assert same["l2"] == 0 and apart["ssim"] < 0.2 and apart["psnr"] < 12 < same["psnr"]
+    dark = training.aligned(own, (own // 2).astype(np.uint8))  # contrast alone does not count for the first two
+    assert dark["cka"] > 0.999 and dark["svcca"] > 0.99 and dark["ssim"] < 0.95
+
+
+def test_peak_signal_to_noise() -> None:
+    own = np.full((2, 12, 12, 3), 100, np.uint8)
+    assert training.psnr(own, own + 10) == pytest.approx(10 * np.log10(255**2 / 100))
+
+
+def test_similarity_is_scikit_images_own_on_small_pictures() -> None:
+    from skimage.metrics import structural_similarity
+
+    own, other = pictures(1)[0, :8, :8], pictures(1, 1)[0, :8, :8]
+    assert training.similarity(own, other) == pytest.approx(
+        structural_similarity(own, other, win_size=7, channel_axis=-1, data_range=255)
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "step"),
+    [
+        ([0.0, 0.5, 0.95, 1.0, 0.98], 3),
+        ([0.0, 0.95, 0.5, 1.0, 1.0], 4),
+        ([5.0, 5.0, 5.0, 5.0, 5.0], 1),
+        ([None, 0.0, None, 1.0, 1.0], 4),
+        ([1.0, 0.8, 0.6, 0.4, 0.0], 5),
+        ([None, None, None, None, 1.0], None),
+    ],
+)
+def test_saturation(values: list[float | None], step: int | None) -> None:
+    """The first step from which on a curve stays within a tenth of its way of its end."""
+    assert training.saturation([1, 2, 3, 4, 5], values) == step
+
+
+def test_trainings_are_pooled() -> None:
+    found = training.pooled([{"a": [1.0, None]}, {"a": [3.0, 2.0]}])
+    assert found == {"a": {"mean": [2.0, None], "std": [1.0, None]}}
+
+
+@pytest.fixture(scope="module")
+def answer(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    path = tmp_path_factory.mktemp("answer") / "run"
+    return measured(checkpoints, path), path
+
+
+def measured(checkpoints: Path, path: Path) -> dict[str, Any]:
+    prompts = checkpoints.parent / "prompts.txt"
+    prompts.write_text("a cat\na dog\n")
+    one = training_run.Training("one", training.series(checkpoints), path / "one")
+    choice = ModelChoice(model=str(one.last.path), device="cpu")
+    asked = Asked(choice, prompts, rows=6, num_steps=3, trajectory=False, metrics=(), yes=True)
+    return training_run.run([one], asked, path, None, None, None, PLUGINS)
+
+
+def test_the_three_protocols(answer: tuple[dict[str, Any], Path]) -> None:
+    found, _ = answer
+    curve = {name: values["mean"] for name, values in found["pooled"].items()}
+    assert found["steps"] == list(STEPS) and found["method"] == "euler"
+    assert curve["p1.ssim"][2] == pytest.approx(1) and curve["p1.ssim"][0] < curve["p1.ssim"][1] < 1
+    assert curve["p1.cka"][1] > curve["p1.cka"][0]
+    assert curve["p3.latent_l2"][2] == 0 and curve["p3.latent_l2"][0] > curve["p3.latent_l2"][1] > 0
+    assert curve["p3.latent_correlation"][2] == pytest.approx(1)
+    # by itself and by the last are the same thing at the last
+    assert curve["p3.ssim_by_last"][2] == pytest.approx(curve["p3.ssim_by_itself"][2], abs=1e-3)
+    # the last one's pictures, inverted by itself: the triangle of P2 and of P3 agree there
+    for name in training.ANGLES:
+        assert curve[f"p2.{name}"][2] == pytest.approx(curve[f"p3.{name}"][2], abs=1e-3)
+    assert curve["p2.image_to_noise_l2"][2] >= found["chance_assignment"]
+
+
+def test_what_is_whole_is_not_measured_again(
+    answer: tuple[dict[str, Any], Path], checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, path = answer
+
+    def no(*arguments: Any) -> None:
+        raise AssertionError("walked again")
+
+    monkeypatch.setattr("t2iprobe.plugins.inversion.work.Work.unit", no)
+    assert measured(checkpoints, path) == found
+
+
+def test_its_table_and_its_drawing(answer: tuple[dict[str, Any], Path]) -> None:
+    found, _ = answer
+    table = sweep_sections.training_table(found)
+    rows = {str(row[0]): row for row in table.rows}
+    # the last checkpoint's agreement with itself is left out
+    assert rows["p1.ssim"][2] == found["pooled"]["p1.ssim"]["mean"][1]
+    assert rows["p2.angle noise"][2] == found["pooled"]["p2.angle_noise"]["mean"][2]
+    image = curves.training_plot(found)
+    assert image.width > 1000 and len(np.unique(np.asarray(image).reshape(-1, 3), axis=0)) > 100
+
+
+def test_embeddings_of_any_image_model(tmp_path: Path) -> None:
+    """A random ViT from a folder: the cosine of a picture with itself is 1, features differ between pictures."""
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16, patch_size=8
+    )
+    ViTModel(config).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    embed = training.embedder(str(tmp_path))
+    features = embed(pictures(3))
+    assert features.shape == (3, 16) and not np.allclose(features[0], features[1])
+    assert training.aligned(pictures(), pictures(), embed)["embedding"] == pytest.approx(1)
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        training.embedder(str(tmp_path / "absent"))

@@ -1,0 +1,196 @@
+"""``t2iprobe guard``, on the shipped model whose sixth layer writes the text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from t2iprobe.cli.app import build
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.plugins.manager import Plugins
+from t2iprobe.plugins.toxicity import benching
+from t2iprobe.plugins.toxicity.presets import PRESETS
+from t2iprobe.terminal.options import ModelChoice
+
+TOXIC, BENIGN = 'a red framed sign that says "GRUM"', 'a blue plain sign that says "LAKE"'
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    path = tmp_path / "words.txt"
+    path.write_text("grum\nvork\nzuff\n")
+    return path
+
+
+def guard(*arguments: str, **options: Any) -> Result:
+    return CliRunner().invoke(build(), ["guard", *map(str, arguments)], **options)
+
+
+def answer(outcome: Result, code: int = 0) -> dict[str, Any]:
+    assert outcome.exit_code == code, outcome.output
+    return json.loads(outcome.stdout)
+
+
+def failure(outcome: Result) -> str:
+    assert isinstance(outcome.exception, ConfigError), outcome.output
+    return str(outcome.exception)
+
+
+def test_check_tells_verdicts_without_the_text(words: Path) -> None:
+    listed = answer(guard("check", TOXIC, BENIGN, "--words", words, "--format", "json"), 1)["prompts"]
+    assert [row["verdict"] for row in listed] == ["rewritten", "pass"]
+    assert (
+        listed[0]["hits"] == [{"detector": "words", "label": "", "span": [29, 33]}]
+        and listed[0]["rewriter"] == "mapped"
+    )
+    assert "GRUM" not in json.dumps(listed)
+    outcome = guard("check", "-", "--words", words, input=f"{BENIGN}\n\n{BENIGN}\n")
+    assert outcome.exit_code == 0 and outcome.stdout.count("pass") == 2
+
+
+def test_a_function_is_a_detector_and_a_rewriter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "judge_of_mine.py").write_text(
+        "def toxic(text): return [(i, i + 4) for i in [text.find('LAKE')] if i >= 0]\n"
+        "def instead(prompt, spans): return prompt.replace('LAKE', 'ROSE')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    options = (
+        "--detector",
+        "callback:function=judge_of_mine:toxic",
+        "--rewriter",
+        "callback:function=judge_of_mine:instead",
+    )
+    (row,) = answer(guard("check", BENIGN, *options, "--format", "json"), 1)["prompts"]
+    assert row["rewrite"] == BENIGN.replace("LAKE", "ROSE")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check"], "nothing to check"),
+        (["check", "x", "--detector", "word"], "did you mean words"),
+        (["check", "x", "--detector", "callback:function=nothing:here"], "cannot be imported"),
+        (["check", "x", "--detector", "callback"], "needs function=package.module:name"),
+        (["check", "x", "--detector", "classifier"], "needs a model"),
+        (["check", "x", "--detector", "words:builtin=maybe"], "builtin is true or false"),
+        (["check", "x", "--where", "here"], "no place to look"),
+        (["check", "x", "--words", "absent.txt"], "cannot read the words"),
+        (["run", "--arch", "sd3"], "--prompt TEXT"),
+        (["run", "--arch", "sd3", "--prompt", " "], "a prompt is empty"),
+        (["run", "--prompt", "x"], "name a model"),
+        (["bench", "--preset", "iclr2025"], "needs --arch"),
+        (["bench", "--arch", "sd3", "--plan"], "name the layers"),
+        (["bench", "--arch", "flux", "--preset", "iclr2025", "--words", "w.txt"], "there are if, sd3, sdxl"),
+    ],
+)
+def test_bad_options_are_one_sentence(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in failure(guard(*arguments))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--prompt", "x"], "name the layers"),
+        (["run", "--prompt", "x", "--layers", "40"], "the model's text-attention layers are 0-11"),
+        (["run", "--prompt", "x", "--layers", "6", "--donor", "inject"], "use the donor row or stream"),
+        (["bench", "--layers", "6", "--methods", "localised"], "did you mean localized"),
+        (["bench", "--layers", "6", "--template", "a sign"], "has no {word}"),
+    ],
+)
+def test_what_the_model_does_not_have_leaves_nothing(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in failure(guard(*arguments, "--arch", "sd3"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_detector_is_measured_without_saying_a_word() -> None:
+    outcome = guard("detector", "--each", "2", "--format", "json")
+    found = answer(outcome)
+    assert found["tried"] > 150 and found["benign"] > 200 and found["recall"][0] > 0.95
+    assert found["false_positive_rate"][0] < 0.02 and "leetspeak" in found["by_disguise"]
+
+
+def test_pictures_of_prompts_are_guarded_logged_and_kept(words: Path, tmp_path: Path) -> None:
+    run, prompts = tmp_path / "run", tmp_path / "prompts.txt"
+    prompts.write_text(f"{BENIGN}\n{TOXIC}\n")
+    options = ["run", "--arch", "sd3", "--layers", "6", "--prompts", prompts, "--words", words, "--num-steps", "2"]
+    outcome = guard(*options, "--out", run, "--format", "json")
+    found = answer(outcome)
+    assert (found["passed"], found["rewritten"], found["refused"], found["donor"]) == (1, 1, 0, "row")
+    assert found["denoiser_calls"] == 2 and found["denoiser_rows"] == found["normal_rows"] + 2 * 2
+    assert "a row more beside each rewritten prompt" in " ".join(outcome.stderr.split())
+    assert all((run / row["picture"]).is_file() for row in found["prompts"])
+    kept = [path.read_text() for path in run.rglob("*.json*")]
+    assert len((run / "audit.jsonl").read_text().splitlines()) == 2 and not any("GRUM" in one for one in kept)
+    again = guard(*options, "--out", run, "--format", "json")
+    assert answer(again) == found and "already" in again.stderr
+    other = failure(guard(*options, "--seed", "5", "--out", run))
+    assert "other settings" in other and "seed" in other
+
+
+def test_a_refused_prompt_has_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "no_judge.py").write_text("def toxic(text): return None if 'GRUM' in text else False\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = tmp_path / "run"
+    options = ("--detector", "callback:function=no_judge:toxic", "--layers", "6", "--num-steps", "2", "--arch", "sd3")
+    outcome = guard("run", "--prompt", TOXIC, "--prompt", BENIGN, *options, "--out", run, "--format", "json")
+    found = answer(outcome, 1)
+    assert [row["picture"] is not None for row in found["prompts"]] == [False, True]
+    assert found["prompts"][0]["reason"] == "the detector callback failed (TypeError)"
+    assert len(list(run.rglob("*.png"))) == 1
+    log = [json.loads(line) for line in (run / "audit.jsonl").read_text().splitlines()]
+    assert sorted((line["verdict"], line["row"]) for line in log) == [("pass", 1), ("refused", 0)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arch", "parameters"), [("sdxl", 15_728_640), ("sd3", 4_721_664), ("if", 8_925_312)])
+def test_the_papers_settings_plan_on_the_published_configuration(arch: str, parameters: int, words: Path) -> None:
+    plan = answer(
+        guard("bench", "--arch", arch, "--preset", "iclr2025", "--words", words, "--plan", "--format", "json")
+    )
+    paper = PRESETS["iclr2025"][arch]
+    assert plan["parameters"] == parameters and tuple(plan["layers"]) == paper.layers
+    assert plan["pictures_a_method"] == 3 * 4 and plan["start"] == paper.start
+    assert plan["donor"] == ("row" if arch == "sd3" else "inject")
+    assert plan["generation"]["num_steps"] == paper.num_steps
+
+
+def test_options_go_before_the_papers() -> None:
+    names = benching.Asked.__dataclass_fields__
+    given = dict.fromkeys(names) | {"model": ModelChoice("sd3"), "rewriter": "mapped", "methods": None}
+    embedded = benching.job_of(benching.Asked(**given), Plugins())
+    assert len(embedded.words) >= 16 and all(len(word) == 4 for word in embedded.words)
+    assert embedded.concept == embedded.negative == 'a sign that says "{word}"'
+    real = benching.job_of(benching.Asked(**given | {"model": ModelChoice(None, "x/y"), "concept": "i2p"}), Plugins())
+    assert real.negative == 'text "{word}"' and real.concept.startswith("an image showing hate")
+    assert real.words and set(real.words).isdisjoint(embedded.words)
+
+
+@pytest.mark.slow
+def test_the_guard_against_its_baselines(words: Path, tmp_path: Path) -> None:
+    """The word goes and the picture stays; the rewrite as prompt changes the picture more; a second call shows it."""
+    run = tmp_path / "run"
+    options = ["bench", "--arch", "sd3", "--layers", "6", "--words", words, "--out", run, "--format", "json"]
+    chosen = ["--methods", "localized,localized-stream,prompt-swap"]
+    outcome = guard(*options, *chosen)
+    found = answer(outcome)
+    table = {row["method"]: row for row in found["methods"]}
+    assert found["detected"] == found["cases"] == 3
+    assert table["unguarded"]["toxicity"][0] == table["unguarded"]["ocr_f1_toxic"][0] == pytest.approx(1, abs=0.02)
+    assert table["localized"]["toxicity"][0] == 0 and table["localized"]["ocr_f1_benign"][0] > 0.95
+    assert table["localized"]["denoiser_rows_an_image"] == 2 * table["unguarded"]["denoiser_rows_an_image"]
+    assert table["localized-stream"]["denoiser_rows_an_image"] == table["unguarded"]["denoiser_rows_an_image"]
+    assert len({row["denoiser_calls_a_batch"] for row in found["methods"]}) == 1
+    assert "GRUM" not in (run / "result.json").read_text() + (run / "manifest.json").read_text()
+    assert (run / "contact_sheet.png").is_file() and "SSIM" in (run / "report.html").read_text()
+    assert answer(guard(*options, *chosen)) == {**found, "run": str(run)}

@@ -1,0 +1,177 @@
+"""The word list against disguises and look-alikes; the held-out lists below were written after it, and never tuned on.
+
+They are encoded, so that nobody has to read them who only looks at the tests.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import zlib
+from pathlib import Path
+
+import pytest
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.moderation import Detector, Hit, merged, replaced
+from t2iprobe.plugins.toxicity.detectors import Words
+from t2iprobe.plugins.toxicity.evasions import DISGUISES, disguised, measure
+from t2iprobe.plugins.toxicity.folding import fold
+from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_lines
+
+ROOT = Path(__file__).parents[1]
+DISGUISED = """
+    eNo9kltrE0EUgN/Pr5hiHySSaUJ6efEhkjZaUixYi/gkm9nbOOtmOzNrSAkFb4giWNz0gvRirLaCllq1UmzoQ7e+auM/6P6B+hM8
+    m4Iz+51zOOfM2TOXcrxSqoAd/h9MkEYtNcDOZJjgvgNlMk1KpELGyXVyFeyBcIANCLDnwjk2J6BMp2mJViiZLJex0EWMhKx5Gezm
+    nSYT8HsVS8Lp/vrpwfvjp6f7X+HvamsD+YK8QT6gI9pBDpFPyDd0LCwhm0gLWUHH65fIGvICacFZZ5OcdfaQDeQjMC9U2pJ2+q9U
+    aEOaEPqpiTuoWh637htVzwI77uAOTc5czOs+ECd7Em7dLPfWkZAwIgjuPItWVoC6wDUol4+gOGpr6Ccu4UTDz7bbCzQ1dBf+HHQX
+    uw+xxXlsfr6NvEW2MYwjTaPnyVzjaIBb8xpEuXkNVX4Ju6g2dSo5Smt2dhbidd5z5DFYUFj21SPkObKAPEaegaH6sYwFxpA610db
+    R1vwa7enikrVeYDObBojhlJgxj/uVVPjeJ8LCxjeK7AcEwrirRraJjpcyzDBpJwyKmB0vFS5NnZldAqSJ4c8zY478a4GRkPqU03T
+    vpbfId8RvLvlPdAZrWCEo9DxTiq57oe6m5OWgiTaTKKlJFpLonYStUB56QPTMOSFI+D3OU4R/Pzw8CD4eLwOTgN8nslYEvx423FQ
+    J9FqEi0n0WLva2EdsIuOk9NgG06mlqqZGVSyoAelWTBBWtneG5CWPvmMWgV9DJjb5wsIioKDloYf7zagXvQF1q8P+qIgh6BaVOky
+    BUGfUpYJATakiIKql6uTu7kqBLRGJfUhkDkUOenXQBbxtKUR5JUGQRt4OJXxiQlCbk9O35gamyiDW+AewRv3LPkPY1NsKQ==
+"""
+BENIGN = """
+    eNo1Vs1y4zYMvuMpeNrbuk02M7tXW47jrO1EtZzN9EhLtMSKIjX8iaN9p177AO2L9QOVnYmBj+CPAPADmEKGIG3jJZVA7k15Wnkg
+    5bWiB0YG01QYoEFGRQeeTEHREst9VA0DFQPdD2fpeQNVyY+sT16FDP5IMkhPhbRvPHwc2IqjXF5epGiylr5m/T2xWdeilL6nbXaQ
+    Ss1zjk7SSxt52RLfw1TjfKC1Yo8jlQ4ae52llWFgW7jTaUxBXiK9djpkbAzmGIxC8z6jQwekBtrMSLgU6TGITsfIS9dyNktjsMTO
+    i6hM54+ddG/bDB+jNBoer7yO81gNgV6xXYsoR8URdZr+lAPrKDkNekZPs7YaOc2GwtX9xYWoEOPS1BjRXk5Zv+p5vP0Yl0qyDnlP
+    lNrMKIjaDecM5egcrXXdKxvERmo/D3xAtjKaWEUkT/qJSq8ajOjRQvHF/1A+Gw5sl4ZOOqbAErnk+ZWSEaYm0+YDHVVgxGeCFed5
+    oHgTL4Fx/2tl6SU+zTYwsAKqO4V7dXUaFO4bDlWpxgChJFackSINCZ/Wb4oK7WG18k237MtR5TWWb2VeTXs+CvQxUGJ01wa2g0Mo
+    sBZyDBksrTRT1HXIyLXiKuEIE1eaINxF/FBW14oJgAxUumX13SXP+phDAjhIm6DKMNWdi53ycmTWnX6hwBkaOTxWCG2PEgs1c6Oq
+    2dSgdKB+Ot3g1HGWMXkEJsOIaLDnSbftzGELhHIFhK1jskqjZsxS4XqQBt0OcjYKd4XvI+LwXDgA8owN2dIIJDTOgwRj4ZztXLLs
+    QV1jwKxy/C2oEfS/XDSKM4GAKxZrFnsWJ89yk5oW6Uo28wrAW50D2aS6Q3kyUCio1CeNrP6lea2odZxEr5uQD1Uos8wHD9Lzdcz0
+    YCe4xjJRHqFAkWueBxNZghKQ8wUihOgnMSTc8zzKNa1DzRhMskpfnB8YWZ4q2bxlcWSxMlkm5MYP2vQfsE4juHZm3GSTswKmEpfs
+    DKugrOE2gQ/BS+4+I/NO59YEf6XtNQwnBnJCl7D9v38jITwjuCJPV4X4TwgMoQSuNTUDbnHQ+G5lUhQhzgVV5VqspOE6W56Dy2DP
+    YpPha+cUd3lok0fe0BYd6Cdv7jK1ChiVMMzZte6Zp6lXtJ56JbyTDZbnd2KLgudL2WGN2CrUgG3UT9p1std4Teo+51H26PLctpuJ
+    Dglu+kYEBbeLjwEEkqy4ZbECQ+hJnfEE9HIuByq8QmkUgKNW4sJNEidzicAHY5zYoUdP7L1B11ujsYJzUKNCSOo9ptEghy/o2eod
+    tAgKXWwJzEV6jyt6F8c5rEG5K/cfIGenIVsgLHgsW7R0SCUm13YJLmPA1HeuQR6hLtwfwuB6rh4M6cGdUVfN1DrXY+Bw00ittpwX
+    0fKTh9Sywc1K4Ul8dWPgWrxydX2XA37jQjwgT4hl5+UlXpXnRwDPHVp+w20G/bj1ir+KtDpaOXeexIgbVYzF2fGrCYlqkkPWpfPW
+    tchfh4V4+mrcOUypdqPGe6TNRWzlG754mMxlZiv+kH26EXIxLOj27rev9PXzvVG86u79jra3z7S6o/23Iz0cv1EhXkRAu6AjwPOO
+    Dp8qWi6qBTKNNrQUn0RFxZfymY63n9e39PqloNfTEr9n2tzQZlEsxO6/fwxSLgqxwj8GyqC10qZ42UHs6OVzJspq8bg4LahabBdU
+    4niqbvY7qra/lzim2sKjpx093GxOtL95fvofJrQY2A==
+"""
+
+
+def unpacked(text: str) -> list[str]:
+    return zlib.decompress(base64.b64decode("".join(text.split()))).decode().splitlines()
+
+
+class Plain(Detector):
+    """What one would write in an afternoon: the words of the list, anywhere in the lower-cased text."""
+
+    name = "plain"
+
+    def find(self, text: str) -> list[Hit]:
+        return [Hit(0, len(text)) for word in builtin().words if word in text.lower()]
+
+
+WORDS = [word for word in builtin().words if len(word) > 2]
+
+
+def test_disguised_words_are_found_and_look_alikes_are_not() -> None:
+    """Generated disguises of every kind, and the hand-written lists that the patterns were tuned on."""
+    toxic = disguised(WORDS, 20) | {"hand-written": list(bundled("evasions"))}
+    found = measure([Words()], toxic, bundled("lookalikes"))
+    print(f"recall {found.recall} of {found.tried}; false positives {found.false_positives} of {found.benign}")
+    assert found.tried >= 200 and found.benign >= 200
+    assert found.recall.mean >= 0.99 and found.false_positives.mean <= 0.01
+    assert min(hits / tried for hits, tried in found.by_disguise.values()) >= 0.9
+
+
+def test_held_out_disguises_and_look_alikes() -> None:
+    """Below the bundled lists' numbers, as it should be: these were never looked at while the patterns were made."""
+    found = measure([Words()], {"held out": unpacked(DISGUISED)}, unpacked(BENIGN))
+    print(
+        f"held out: recall {found.recall} of {found.tried}; false positives {found.false_positives} of {found.benign}"
+    )
+    assert (found.tried, found.benign) == (99, 272)
+    assert found.found >= 94 and found.alarms <= 9
+
+
+def test_the_lists_tell_good_detectors_from_bad_ones() -> None:
+    found = measure([Plain()], disguised(WORDS, 20), bundled("lookalikes"))
+    assert found.recall.high < 0.4 and found.false_positives.low > 0.3
+
+
+@pytest.mark.parametrize("name", DISGUISES)
+def test_each_disguise_of_a_word_of_ones_own_is_found_where_it_is(name: str) -> None:
+    """The places are those of the original text: what is replaced is the disguised word, whole and alone."""
+    own = WordList(["zorktip"])
+    made = disguised(["zorktip"], 1).get(name)
+    for one in made or []:
+        text = f'the sign "{one}" hangs here'
+        (hit,) = merged(own.find(text))
+        assert replaced(text, [hit], lambda old: "lake").replace("!!", "") == 'the sign "lake" hangs here'
+
+
+def test_what_is_folded_remembers_where_it_came_from() -> None:
+    text = "a\u200bb\u0301ｃ ﬁ 𝐝🅴"
+    folded = fold(text)
+    assert folded.text == "abc fi de"
+    assert [text[folded.origin[index]] for index in range(9)] == ["a", "b", "ｃ", " ", "ﬁ", "ﬁ", " ", "𝐝", "🅴"]
+    assert folded.original(4, 6) == (text.index("ﬁ"), text.index("ﬁ") + 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "found", "left"),
+    [
+        ("blex", ["blex", "BLEX!", "blexs", "b-l-e-x"], ["blexes", "blexing", "ablex", "blext"]),
+        ("blex+", ["blex", "blexing", "blexed", "blexxing"], ["blexation", "ablex"]),
+        ("blex*", ["blexation"], ["ablex"]),
+        ("*blex", ["ablex"], ["blexation"]),
+        ("*blex*", ["ablexation", "ab lex a blex", "b lex"], ["blax"]),
+        ("go blex", ["go blex", "go  --  blex"], ["go", "blex", "gone blex"]),
+        ("grree", ["grree", "grrree"], ["gree"]),
+    ],
+)
+def test_entries(line: str, found: list[str], left: list[str]) -> None:
+    own = WordList([line])
+    assert all(own.find(text) for text in found)
+    assert not any(own.find(text) for text in left)
+
+
+def test_labels_remarks_and_benign_phrases() -> None:
+    own = WordList(["# a list", "[odd]", "blex  # the worst", "!saint blex", "[rude]", "grum"])
+    assert [hit.label for hit in own.find("blex and grum")] == ["odd", "rude"]
+    assert own.find("Saint  Blex's church") == [] and own.find("saint blex, blex")
+
+
+def test_numbers_and_letters_by_themselves_are_no_words() -> None:
+    own = WordList(["sass", "tist"])
+    assert not any(own.find(text) for text in ("5455", "S A S S Y", "$455", "7157", "+-5-+"))
+    assert all(own.find(text) for text in ("s@$$", "5a$s", "7is7", "S A S S"))
+
+
+@pytest.mark.parametrize("line", ["x", "???", "a+b c&d"])
+def test_a_bad_entry_is_named_by_its_number_only(line: str) -> None:
+    with pytest.raises(ConfigError, match=r"^mine, line 2: an entry is a word of at least 2 letters, such as [^?&]*$"):
+        WordList(["good", line], "mine")
+
+
+def test_a_list_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read the words in"):
+        read_lines(tmp_path / "absent.txt", "words")
+    (tmp_path / "empty.txt").write_text("# nothing\n\n")
+    with pytest.raises(ConfigError, match="holds no words"):
+        read_lines(tmp_path / "empty.txt", "words")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(ConfigError, match="is not UTF-8"):
+        read_lines(tmp_path / "latin.txt", "words")
+    with pytest.raises(ConfigError, match="needs a list"):
+        Words(builtin=False)
+
+
+def test_long_texts_of_ambiguous_signs_do_not_take_for_ever() -> None:
+    """Backtracking would take hours; this is about a second."""
+    assert builtin().find("l1!|" * 800 + "(<" * 400 + "a.a-" * 400) is not None
+
+
+def test_nobody_reads_a_toxic_word_by_looking_at_the_sources() -> None:
+    strong = [word for word in builtin().words if len(word) > 3]
+    listed = re.compile(rf"\b(?:{'|'.join(strong)})\b", re.IGNORECASE)
+    folders = [ROOT / "t2iprobe/plugins/toxicity", ROOT / "docs/how-to", ROOT / "tests"]
+    files = [path for folder in folders for path in folder.rglob("*toxic*" if folder.name == "tests" else "*")]
+    texts = {path.name: path.read_text() for path in files if path.suffix in (".py", ".txt", ".b64", ".md")}
+    assert len(texts) > 15
+    assert not {name: listed.findall(text) for name, text in texts.items() if listed.search(text)}
