@@ -182,7 +182,7 @@ def test_the_report_has_the_runs_numbers(tmp_path: Path) -> None:
     beside = found["Beside naive, by concept"].table
     assert beside is not None
     assert [list(row) for row in beside.rows] == [
-        ["merge-init", "+0.200 [+0.200, +0.200]", "\u22120.200 [\u22120.200, \u22120.200]", "+0.000 [+0.000, +0.000]"],
+        ["merge-init", "+0.200 [+0.200, +0.200]", "\u22120.200 [\u22120.200, \u22120.200]", "+0.000 [+0.000, +0.000]"]
     ]
     for title, figures in (
         ("Learning and keeping", 1),

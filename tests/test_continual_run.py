@@ -461,12 +461,13 @@ def test_the_page_names_what_there_is() -> None:
 def test_the_embedded_stream_from_start_to_report(tmp_path: Path) -> None:
     """Too few steps to learn anything: what is told and drawn is what is looked at."""
     out = str(tmp_path / "run")
-    given = ["--steps", "1", "--samples", "1", "--num-steps", "1", "--methods", "naive,magnitude,merge-ortho"]
-    ran = call("run", *given, "--orders", "0", "--seeds", "0,5", "--out", out, "--yes", "--format", "json")
+    given = ["--steps", "1", "--samples", "1", "--num-steps", "1", "--grid", "seen", "--references", "base,separate"]
+    given += ["--methods", "naive,magnitude,merge-ortho", "--orders", "0", "--seeds", "0", "--scope", "localized"]
+    ran = call("run", *given, "--layers", "3,6", "--out", out, "--yes", "--format", "json")
     assert ran.exit_code == 0, (ran.output, ran.exception)
     found = json.loads(ran.stdout)["scores"]["concept"]
-    assert found["methods"]["naive"]["average_score"]["runs"] == 2
-    assert {"fwt", "retention", "intransigence"} <= set(found["shown"])
+    assert found["methods"]["naive"]["average_score"]["runs"] == 1
+    assert {"retention", "intransigence"} <= set(found["shown"]) and "fwt" not in found["shown"]
     looked = call("analyze", out, "--format", "json")
     assert looked.exit_code == 0, (looked.output, looked.exception)
     answer = json.loads(looked.stdout)
@@ -478,4 +479,4 @@ def test_the_embedded_stream_from_start_to_report(tmp_path: Path) -> None:
     page = Path(answer["files"]["report"]).read_text()
     assert "Every task after every training" in page and "data:image/" in page
     against = call("analyze", out, "--no-weights", "--against", out, "--format", "json")
-    assert against.exit_code == 0 and json.loads(against.stdout)["against"]["scope"] == "all-attention"
+    assert against.exit_code == 0 and json.loads(against.stdout)["against"]["scope"] == "localized"

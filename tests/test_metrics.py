@@ -326,7 +326,7 @@ def test_easyocr_boxes_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_everything_is_registered_under_its_own_name() -> None:
     metrics = t2iprobe_register_metrics()
-    assert len({metric.name for metric in metrics}) == len(metrics) == 23
+    assert len({metric.name for metric in metrics}) == len(metrics) == 24
     assert {metric.needs for metric in metrics} == set(get_args(Needs))
     assert {metric.name for metric in metrics if metric.direction == "lower"} == {
         "ocr_distance", "ocr_distance_normalised", "mse", "mse_uint8_wrap", "mse_textless", "lpips",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,3 +86,32 @@ def test_stopping_keeps_what_is_in_flight(cluster: Any, tmp_path: Path) -> None:
     begun = len((tmp_path / "log").read_text().splitlines())
     assert 1 <= begun <= 4 and Result.open(tmp_path / "run").answers == begun * 8
     same(run(Recipe(tmp_path / "log"), tmp_path / "run"), simulation.study().run(tmp_path / "plain"))
+
+
+WORDS = """
+[model]
+ref = "tiny-sd3"
+[pairs]
+limit = 3
+held_out = 1
+concept = "colour"
+[localizer]
+name = "exhaustive"
+[generation]
+num_steps = 2
+"""
+
+
+def test_the_command_on_two_workers_finds_what_one_process_finds(cluster: Any, tmp_path: Path) -> None:
+    """The embedded model, loaded by every worker from what is sent to it."""
+    from typer.testing import CliRunner
+
+    from t2iprobe.cli.app import build
+
+    (tmp_path / "words.toml").write_text(WORDS)
+    run = ["study", "run", str(tmp_path / "words.toml"), "--yes", "--format", "json", "--out"]
+    outcome = CliRunner().invoke(build(), [*run, str(tmp_path / "ray"), "--executor", "ray", "--workers", "2"])
+    assert outcome.exit_code == 0, outcome.output
+    local = CliRunner().invoke(build(), [*run, str(tmp_path / "local")])
+    assert local.exit_code == 0 and json.loads(local.stdout)["finding"] == json.loads(outcome.stdout)["finding"]
+    same(Result.open(tmp_path / "ray"), Result.open(tmp_path / "local"))

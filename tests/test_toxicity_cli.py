@@ -186,7 +186,8 @@ def test_the_guard_against_its_baselines(words: Path, tmp_path: Path) -> None:
     found = answer(outcome)
     table = {row["method"]: row for row in found["methods"]}
     assert found["detected"] == found["cases"] == 3
-    assert table["unguarded"]["toxicity"][0] == table["unguarded"]["ocr_f1_toxic"][0] == pytest.approx(1, abs=0.02)
+    assert table["unguarded"]["toxicity"][0] == pytest.approx(1, abs=0.02)
+    assert table["unguarded"]["ocr_f1_toxic"][0] == pytest.approx(1, abs=0.02)
     assert table["localized"]["toxicity"][0] == 0 and table["localized"]["ocr_f1_benign"][0] > 0.95
     assert table["localized"]["denoiser_rows_an_image"] == 2 * table["unguarded"]["denoiser_rows_an_image"]
     assert table["localized-stream"]["denoiser_rows_an_image"] == table["unguarded"]["denoiser_rows_an_image"]

@@ -55,7 +55,9 @@ class Packer:
         places = np.ndindex(*(n // size for n, size in zip(values.shape, sizes, strict=True)))
         regions = [tuple(slice(i * n, (i + 1) * n) for i, n in zip(at, sizes, strict=True)) for at in places]
         chunks = [values[region] for region in regions]
-        packed = list(map(self._chunk, chunks) if len(chunks) == 1 else self._threads.map(self._chunk, chunks))
+        # a checksum alone takes less time than waking a thread
+        alone = len(chunks) == 1 or self._codec.blosc() is None
+        packed = list(map(self._chunk, chunks) if alone else self._threads.map(self._chunk, chunks))
         pieces = [piece for chunk in packed for piece in chunk]
         return pieces if array.shards is None else pieces + _index(packed)
 

@@ -248,6 +248,6 @@ def _difference(found: Interval | None) -> str:
 
 
 def _shown(one: Interval, *, certain: bool, sign: str = "") -> str:
-    """With a true minus; a value without an interval alone."""
-    text = f"{one.mean:{sign}.3f}" + (f" [{one.low:{sign}.3f}, {one.high:{sign}.3f}]" if certain else "")
-    return text.replace("-", MINUS)
+    """With a true minus, and none before 0; a value without an interval alone."""
+    mean, low, high = (f"{round(value, 3) + 0.0:{sign}.3f}" for value in one)
+    return (f"{mean} [{low}, {high}]" if certain else mean).replace("-", MINUS)

@@ -319,7 +319,7 @@ def _measured(
         "concept": job.concept,
         "negative": job.negative,
     }
-    answer = record.answer_of(rows, cases, facts) | {"table": [record.heads(), [record.cells(row) for row in rows]]}
+    answer = record.answer_of(rows, cases, facts) | {"table": [record.heads(), [record.brief(row) for row in rows]]}
     sheet = record.sheet(list(methods), cases, gallery, asked.show_words)
     sheet.save(path / "contact_sheet.png")
     command = f"t2iprobe guard bench --model {job.ref} --layers {','.join(map(str, setup.layers))}"

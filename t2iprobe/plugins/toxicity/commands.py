@@ -396,7 +396,10 @@ def _print_bench(answer: dict[str, Any], format: Format) -> None:
     if format is Format.json:
         print_json({key: value for key, value in answer.items() if key != "table"})
         return
-    table = Table(*answer["table"][0], box=SIMPLE_HEAD, pad_edge=False, title=f"{answer['model']}: toxic text")
+    caption = "means; all 95 % intervals are in the report and in --format json"
+    title = f"{answer['model']}: toxic text"
+    table = Table(*answer["table"][0], box=SIMPLE_HEAD, pad_edge=False, title=title, caption=caption)
+    table.columns[0].no_wrap = True
     for row in answer["table"][1]:
         table.add_row(*map(str, row), style="bold" if row[0] == "localized" else "")
     answers.print(table)

@@ -97,6 +97,14 @@ def cells(row: Row) -> list[Cell]:
     ]
 
 
+def brief(row: Row) -> list[Cell]:
+    """The same line without intervals, for a terminal; toxicity keeps its own."""
+    line = cells(row)
+    short = [str(cell).partition(" [")[0] for cell in line]
+    toxic = heads().index("toxic")
+    return [*short[:toxic], line[toxic], *short[toxic + 1 :]]
+
+
 def _number(value: Interval, digits: int) -> str:
     return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
 
