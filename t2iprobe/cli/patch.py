@@ -180,12 +180,11 @@ def plan(ready: Ready, pairs: int, cost: Cost) -> None:
     batch = ready.plan.file.batch_size or usual_batch(model)
     probe = model.probe(settings)
     seconds = probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images
-    side = model.image_bytes(settings)
     notes.print(
         f"plan: {pairs} pairs × {cost.images // pairs - 2} trials (+ source and target) = {cost.images} pictures "
         f"of {steps} steps, {cost.calls:,} denoiser calls ({cost.rows:,} rows, at most {batch * branches} "
         f"at once); about {seconds:.0f} s, {memory(model, probe, min(batch, cost.images))}, "
-        f"disk at most {cost.images * side / 1e6:.1f} MB in {ready.path}",
+        f"disk at most {cost.images * ready.bench.image_bytes / 1e6:.1f} MB in {ready.path}",
         highlight=False,
     )
 

@@ -318,8 +318,8 @@ def _watched(ready: Ready, stop: Stop, say: Say) -> Iterator[Watch]:
 def _plan(ready: Ready, pairs: int, cost: Cost) -> None:
     """One line on stderr before the first pictures; refuses what is long or large without ``--yes``."""
     plan, model, settings = ready.plan, ready.bench.model, ready.settings
-    size = cost.images * model.image_bytes(settings) / 1e9 if model else 0.0
-    said, hours = f"disk at most {size:.2f} GB in {ready.path}", 0.0
+    size, hours = cost.images * ready.bench.image_bytes / 1e9, 0.0
+    said = f"disk at most {size:.2f} GB in {plan.file.store or ready.path}"
     if model is not None:
         probe = model.probe(settings)
         hours = (probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images) / 3600
@@ -331,7 +331,8 @@ def _plan(ready: Ready, pairs: int, cost: Cost) -> None:
         highlight=False,
     )
     if not ready.where.yes and (hours > HOURS or size > GIGABYTES):
-        raise ConfigError(f"this takes about {_time(hours * 3600)} and {size:.1f} GB; add --yes to do it")
+        time = f"about {_time(hours * 3600)} and " if hours else ""
+        raise ConfigError(f"this takes {time}{size:.1f} GB; add --yes to do it")
 
 
 def _time(seconds: float) -> str:

@@ -27,12 +27,14 @@ class Bench:
         space: what can be patched.
         facts: of the model, for the manifest; what is in ``"decides"`` decides the result.
         model: where it is in this process.
+        image_bytes: of a picture, uncompressed; 0 where that is not known.
     """
 
     instrument: Instrument
     space: Space
     facts: Mapping[str, Any] = field(default_factory=dict)
     model: Model | None = None
+    image_bytes: int = 0
 
     @classmethod
     def of(
@@ -46,7 +48,8 @@ class Bench:
         """The bench of a model in this process."""
         asked = dict(settings or {})
         sweep = Sweep(Renderer(model, pairs, asked, batch_size or usual_batch(model)), scorer)
-        return cls(sweep, Space.of(model, asked.get("num_steps")), provenance.facts(model, asked), model)
+        space, facts = Space.of(model, asked.get("num_steps")), provenance.facts(model, asked)
+        return cls(sweep, space, facts, model, model.image_bytes(asked))
 
 
 def usual_batch(model: Model) -> int:
