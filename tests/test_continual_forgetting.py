@@ -12,7 +12,6 @@ from t2iprobe.core.statistics import bootstrap
 from t2iprobe.plugins.continual.forgetting import (
     MEASURES,
     by_task,
-    in_stream_order,
     interval,
     mean_matrix,
     over_runs,
@@ -108,12 +107,6 @@ def test_means_over_runs_leave_out_what_is_missing() -> None:
     assert mean_matrix([one, other]) == pytest.approx(np.array([[1.5, NAN], [5.0, 3.5]]), nan_ok=True)
     values = over_runs([{"bwt": 0.1, "fwt": NAN}, {"bwt": 0.3, "fwt": NAN}])
     assert values == {"bwt": [0.1, 0.3], "fwt": []}
-
-
-def test_columns_go_back_to_the_streams_tasks() -> None:
-    # position 0 was the stream's task 2, and so on
-    found = in_stream_order([[1, 2, 3], [4, 5, 6], [7, 8, 9]], (2, 0, 1))
-    assert found.tolist() == [[2, 3, 1], [5, 6, 4], [8, 9, 7]]
 
 
 def test_the_interval_is_students_by_hand() -> None:

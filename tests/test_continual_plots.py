@@ -191,7 +191,18 @@ def test_the_report_has_the_runs_numbers(tmp_path: Path) -> None:
         ("Pictures", 1),
     ):
         assert len(found[title].figures) == figures
-    assert len(found) == 6
+    table = found["Which tasks are forgotten, by concept"].table
+    assert table is not None
+    lost = {(row[0], row[1]): list(row[2:]) for row in table.rows}
+    firsts = [arms(["naive"], [order], [0], [])[0].sequence(3) for order in (0, 5)]
+    place = [order.index(TASKS.index("cup")) for order in firsts]
+    learnt = [KEPT[at, at] + plus for at, plus in zip(place, (0.0, 0.1), strict=True)]
+    end = [KEPT[2, at] + plus for at, plus in zip(place, (0.0, 0.1), strict=True)]
+    assert lost["naive", "cup"] == pytest.approx(
+        [np.mean(learnt), np.mean(learnt), np.mean(end), np.mean(learnt) - np.mean(end), 0.1]
+    )
+    assert [lost["merge-init", task][3] for task in TASKS] == [0.0, 0.0, 0.0]
+    assert len(found) == 7
 
 
 def test_runs_that_trained_other_layers_are_compared_run_by_run(tmp_path: Path) -> None:

@@ -161,7 +161,13 @@ def test_no_task_opens_anything_of_an_earlier_one(
     assert now == 2 and same(the_state(plain, arm), the_state(spied, arm))
     foreign = []
     for task, path in heard:
-        own = (f"spied/work/{arm.label}/", f"others/t{order[task]}/", "spied/study.zarr/", "spied/manifest.json")
+        own = (
+            f"spied/work/{arm.label}/",
+            f"others/t{order[task]}/",
+            "spied/study.zarr/",
+            "spied/manifest.json",
+            "spied/.lock",
+        )
         if task > 0 and not path.removeprefix(f"{tmp_path}/").startswith(own):
             foreign.append(path)
     assert foreign == []
@@ -390,34 +396,21 @@ def call(*arguments: str) -> Any:
 def test_the_command(files: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "run")
     given = ["--stream", str(files / "mine.toml"), "--model", str(files / "model"), "--methods", "naive,merge-init"]
-    given += [
-        "--scope",
-        "localized",
-        "--layers",
-        "1",
-        "--rank",
-        "2",
-        "--steps",
-        "1",
-        "--samples",
-        "1",
-        "--num-steps",
-        "1",
-    ]
-    given += ["--out", out, "--format", "json"]
+    given += ["--scope", "localized", "--layers", "1", "--rank", "2", "--steps", "1", "--samples", "1"]
+    given += ["--num-steps", "1", "--out", out, "--format", "json"]
     planned = call("plan", *given)
     assert planned.exit_code == 0, planned.output
     cost = json.loads(planned.stdout)
     # the first task is shared with what is learnt alone; base, alone, joint, and 2 methods: 2+1, 2, 2+1, (1+2+2) each
     assert (cost["adapters"], cost["steps"], cost["images"]) == (5, 6, 3 + 2 + 3 + 2 * 5)
-    ran = call("run", *given)
+    ran = call("run", *given, "--workers", "1")
     assert ran.exit_code == 0, (ran.output, ran.exception)
     answer = json.loads(ran.stdout)
     assert answer["tasks"] == ["t0", "t1"] and answer["scores"] == {} and answer["scope"] == "localized"
     assert "plan: naive, merge-init on mine (2 tasks): 5 arms" in " ".join(ran.stderr.split())
     state = Handover.load(next(Path(out).glob("work/merge-init/*/*/handover.safetensors")), base_of(out))
     assert {path.split(".attn")[0] for path in state.delta} == {"transformer_blocks.1"}
-    again = call("run", *given)
+    again = call("run", *given, "--workers", "1")
     assert again.exit_code == 0 and "is learnt and drawn already" in again.stderr
     left = json.loads(call("plan", *given).stdout)
     assert (left["steps"], left["images"]) == (0, 0)
@@ -463,7 +456,7 @@ def test_the_embedded_stream_from_start_to_report(tmp_path: Path) -> None:
     out = str(tmp_path / "run")
     given = ["--steps", "1", "--samples", "1", "--num-steps", "1", "--grid", "seen", "--references", "base,separate"]
     given += ["--methods", "naive,magnitude,merge-ortho", "--orders", "0", "--seeds", "0", "--scope", "localized"]
-    ran = call("run", *given, "--layers", "3,6", "--out", out, "--yes", "--format", "json")
+    ran = call("run", *given, "--layers", "3,6", "--workers", "2", "--out", out, "--yes", "--format", "json")
     assert ran.exit_code == 0, (ran.output, ran.exception)
     found = json.loads(ran.stdout)["scores"]["concept"]
     assert found["methods"]["naive"]["average_score"]["runs"] == 1

@@ -205,8 +205,10 @@ def build(asked: Asked, plugins: Plugins) -> Run:
     orders = numbers("--orders", asked.orders, preset.orders if preset else (0,))
     seeds = numbers("--seeds", asked.seeds, preset.seeds if preset else (0,))
     scorers(scores_of(asked))
-    stream = stream_of(asked, _family(asked))
+    stream = stream_of(asked, _model(asked).arch or "")
     model = _model(asked).load(plugins)
+    if preset is not None and not preset.data:
+        stream = stream_of(asked, model.adapter.name)
     sampler = sampler_of(asked)
     targets = targets_of(asked, model.adapter, model.pipeline, model)
     recipe = recipe_of(asked, min(picture_size(model, sampler.settings)))
@@ -326,10 +328,6 @@ def _model(asked: Asked) -> ModelChoice:
     if asked.stream == EMBEDDED and given.arch is None and given.model is None:
         return replace(given, arch="sd3")
     return given
-
-
-def _family(asked: Asked) -> str:
-    return _model(asked).arch or Path(asked.choice.model or "").name
 
 
 def _list(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,7 @@ from t2iprobe.terminal.options import (
 
 if TYPE_CHECKING:
     from t2iprobe.plugins.continual.evaluation import TaskScorer
+    from t2iprobe.plugins.continual.plan import Plan
     from t2iprobe.plugins.continual.run import Run
     from t2iprobe.plugins.continual.streams import Stream
     from t2iprobe.plugins.manager import Plugins
@@ -120,6 +122,10 @@ def run(
     archive: ArchiveOption = True,
     device: Device = None,
     dtype: Dtype = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes, each with the model; default a core each for a tiny model on a CPU.", min=1),
+    ] = None,
     yes: Yes = False,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/continual-STREAM-MODEL.")] = None,
     format: FormatOption = Format.table,
@@ -152,7 +158,7 @@ def run(
     )  # fmt: skip
     made = _scorers(scores_of(asked), {})
     found = build(asked, context.obj)
-    _work(asked, found)
+    _work(asked, found, workers, type(context.obj))
     _score(found.folder, found.stream, made, context.obj)
     print_answer(_finish(found.folder, context.obj), format)
 
@@ -283,25 +289,37 @@ def _sampler(samples: int | None, noise: int | None, grid: str | None) -> dict[s
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _work(asked: Asked, found: Run) -> None:
+def _work(asked: Asked, found: Run, workers: int | None, plugins: type[Plugins]) -> None:
     """The plan, and then the run."""
     from t2iprobe.core.study.bench import Stop
-    from t2iprobe.plugins.continual.plan import check_disk, duration
+    from t2iprobe.plugins.continual.workers import Shared, helping, threads, usual
 
-    cost = planned(found)
-    if not cost.steps and not cost.images:
-        say(f"{found.folder} is learnt and drawn already")
-    else:
-        names = ", ".join(one.name for one in found.methods)
-        say(f"plan: {names} on {found.stream.name} ({len(found.stream)} tasks): {cost.sentence()}, in {found.folder}")
-        check_disk(found.folder, cost)
-        hours, gigabytes = (cost.seconds or 0) / 3600, cost.bytes / 1e9
-        if not asked.yes and (hours > HOURS or gigabytes > GIGABYTES):
-            raise ConfigError(f"this takes about {duration(hours * 3600)} and {gigabytes:.1f} GB; add --yes to do it")
+    count = workers or min(usual(found.learner.model), len(found.arms))
     stop = Stop(lambda: say("stopping after this step (again to stop at once)"))
     evaluations = found.learner.model.evaluations(found.sampler.settings.get("num_steps"))
-    with watching(cost, evaluations, stop) as watch:
-        found.work(watch)
+    shared = Shared.new()
+    with threads(count) as share:
+        cost = planned(found)
+        if cost.steps or cost.images:
+            _say_plan(asked, found, replace(cost, seconds=(cost.seconds or 0.0) / count), count)
+        else:
+            say(f"{found.folder} is learnt and drawn already")
+            count = 1
+        with watching(cost, evaluations, stop, shared) as watch, helping(asked, count - 1, share, shared, plugins):
+            found.work(watch)
+
+
+def _say_plan(asked: Asked, found: Run, cost: Plan, workers: int) -> None:
+    """One line on stderr; refuses a short disk, and what is long or large without ``--yes``."""
+    from t2iprobe.plugins.continual.plan import check_disk, duration
+
+    names = ", ".join(one.name for one in found.methods)
+    many = f", with {workers} processes" if workers > 1 else ""
+    say(f"plan: {names} on {found.stream.name} ({len(found.stream)} tasks): {cost.sentence()}{many}, in {found.folder}")
+    check_disk(found.folder, cost)
+    hours, gigabytes = (cost.seconds or 0) / 3600, cost.bytes / 1e9
+    if not asked.yes and (hours > HOURS or gigabytes > GIGABYTES):
+        raise ConfigError(f"this takes about {duration(hours * 3600)} and {gigabytes:.1f} GB; add --yes to do it")
 
 
 def _scorers(names: list[str], refs: dict[str, str | None]) -> list[TaskScorer]:
@@ -336,7 +354,7 @@ def _again(path: Path, stream: str | None, data: Path | None) -> tuple[dict[str,
     manifest = read_run(path)
     given = manifest["arguments"]
     folder = data or (Path(given["data"]).expanduser() if given.get("data") else None)
-    return manifest, Asked(ModelChoice(), stream or given["stream"], folder)
+    return manifest, Asked(ModelChoice(), stream or str(Path(given["stream"]).expanduser()), folder)
 
 
 def _full_size(asked: Asked, arch: str, plugins: Plugins) -> dict[str, Any]:

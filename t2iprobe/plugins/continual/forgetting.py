@@ -153,17 +153,6 @@ def mean_matrix(matrices: Sequence[ArrayLike]) -> Matrix:
     return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)
 
 
-def in_stream_order(R: ArrayLike, order: Sequence[int]) -> Matrix:
-    """The columns by the stream's tasks and not by their positions in a run's order.
-
-    So the column of a task is the same in every run; the rows stay positions in time.
-    """
-    found = _square(R)
-    out = np.empty_like(found)
-    out[:, list(order)] = found
-    return out
-
-
 def _square(R: ArrayLike) -> Matrix:
     found = np.asarray(R, np.float64)
     if found.ndim != 2 or found.shape[0] != found.shape[1] or not len(found):

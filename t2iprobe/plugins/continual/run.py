@@ -331,6 +331,10 @@ class Run:
 
     def _write_manifest(self, state: str) -> None:
         """Whoever comes first begins it, and what was begun stays as it was begun."""
+        with _waiting(self.folder, Watch()):
+            self._write_manifest_alone(state)
+
+    def _write_manifest_alone(self, state: str) -> None:
         found = runfolder.existing(self.folder, self.settings)
         facts = self._facts
         manifest = {

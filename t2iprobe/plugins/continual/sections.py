@@ -15,7 +15,7 @@ from t2iprobe.core.report import Cell, Section, Table
 from t2iprobe.core.statistics import Interval
 from t2iprobe.plugins.continual import plots
 from t2iprobe.plugins.continual.arms import BASE, Arm
-from t2iprobe.plugins.continual.forgetting import MEASURES, Matrix, mean_matrix, over_runs, paired
+from t2iprobe.plugins.continual.forgetting import MEASURES, Matrix, by_task, mean_matrix, over_runs, paired
 from t2iprobe.plugins.continual.grid import Grid
 from t2iprobe.plugins.continual.results import Results, Series, Spread
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MINUS = "\u2212"
 NAIVE = "naive"
+LOST = ("learnt", "best", "end", "lost")  # of a task
 
 
 def sections(
@@ -62,6 +63,7 @@ def scored(results: Results, score: str) -> Iterator[Section]:
     series = {name: [one for one in results.series(score, name) if one.finished] for name in summaries}
     yield _forgetting(series, score)
     yield _maps(series, score)
+    yield _tasks(series, results.tasks, score)
 
 
 def against(results: Results, other: Results, score: str) -> Iterator[Section]:
@@ -208,6 +210,26 @@ def _maps(series: Mapping[str, Sequence[Series]], score: str) -> Section:
     text = "Means over runs; tasks by their place in the order, so that a row is another concept in another order."
     drawn = plots.image(plots.heat_maps(means, score=score))
     return Section("Every task after every training", text, figures=[(score, drawn)])
+
+
+def _tasks(series: Mapping[str, Sequence[Series]], tasks: Sequence[str], score: str) -> Section:
+    """The stream's tasks, wherever in an order they came."""
+    rows: list[list[Cell]] = []
+    for name, runs in series.items():
+        found = [by_task(one.matrix) for one in runs]
+        for index, task in enumerate(tasks):
+            place = [one.order.index(index) for one in runs]
+            numbers = ([each[what][at] for each, at in zip(found, place, strict=True)] for what in LOST)
+            base = [one.base[at] for one, at in zip(runs, place, strict=True)]
+            rows.append([name, task, *(_mean(one) for one in (*numbers, base))])
+    text = "Means over runs: when the task was learnt, the best since, at the end, and what is lost from the best."
+    columns = ["method", "task", *LOST, "base model"]
+    return Section(f"Which tasks are forgotten, by {score}", text, table=Table(columns, rows, digits=3))
+
+
+def _mean(values: Sequence[float]) -> Cell:
+    known = [one for one in values if np.isfinite(one)]
+    return float(np.mean(known)) if known else "–"
 
 
 def _weights_rows(name: str, one: Weights) -> Iterator[list[Cell]]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from t2iprobe.core.study.bench import Stop
     from t2iprobe.plugins.continual.plan import Plan
     from t2iprobe.plugins.continual.run import Watch
+    from t2iprobe.plugins.continual.workers import Shared
 
 
 def say(text: str) -> None:
@@ -24,25 +25,25 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def watching(found: Plan, evaluations: int, stop: Stop) -> Iterator[Watch]:
-    """Two bars: training steps and pictures."""
+def watching(found: Plan, evaluations: int, stop: Stop, shared: Shared) -> Iterator[Watch]:
+    """Two bars, training steps and pictures of all processes."""
     from t2iprobe.plugins.continual.run import Watch
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
     with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as bar:
         steps = bar.add_task("training steps", total=found.steps, note="")
         pictures = bar.add_task("pictures", total=found.images, note="")
-        drawn = 0.0
 
         def begun(what: str) -> None:
             bar.update(steps, note=escape(what))
 
-        def on_picture_step(rows: int, step: int) -> None:
-            nonlocal drawn
-            drawn += rows / evaluations
-            bar.update(pictures, completed=round(drawn))
+        def on_step(step: int, loss: float) -> None:
+            bar.update(steps, completed=shared.stepped())
 
-        yield Watch(begun, lambda step, loss: bar.advance(steps), on_picture_step, stop)
+        def on_picture_step(rows: int, step: int) -> None:
+            bar.update(pictures, completed=shared.drew(rows / evaluations))
+
+        yield Watch(begun, on_step, on_picture_step, stop)
 
 
 @contextmanager
