@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.terminal.commandline import typed
-from t2iprobe.terminal.console import Format, answers, print_json
+from t2iprobe.terminal.console import Format, answers, print_json, print_methods
 from t2iprobe.terminal.options import (
     Arch,
     BatchSize,
@@ -120,7 +119,7 @@ def localize(
       t2iprobe localize --arch sdxl --preset iclr2025 --glyphcontrol text_prompts/paper --method exhaustive
     """
     if method == "list":
-        _list(context.obj, format)
+        print_methods(context.obj.localizers(), format)
         return
     asked = Asked(
         arch, model, upscaler, method, setting or [], concept, prompt_set, pairs, limit, held_out, preset,
@@ -271,15 +270,3 @@ def _print(answer: dict[str, Any], format: Format) -> None:
         f"Report with pictures: {answer['report']}",
         highlight=False,
     )
-
-
-def _list(plugins: Plugins, format: Format) -> None:
-    """The methods there are."""
-    kinds = plugins.localizers()
-    if format is Format.json:
-        print_json({"methods": {name: kind.summary for name, kind in kinds.items()}})
-        return
-    table = Table("method", "what it does", box=None, header_style="bold")
-    for name, kind in kinds.items():
-        table.add_row(name, escape(kind.summary))
-    answers.print(table)

@@ -15,6 +15,8 @@ from rich.table import Table
 from t2iprobe.core.errors import ConfigError, RunExistsError
 from t2iprobe.terminal.commandline import typed
 from t2iprobe.terminal.console import Format, answers, notes, print_json
+from t2iprobe.terminal.cost import agree, duration
+from t2iprobe.terminal.options import FormatOption, Yes
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -30,10 +32,8 @@ app = typer.Typer(
     help="Run a localization over many pairs, interrupt it, go on with it: every answer is kept as it comes.",
     no_args_is_help=True,
 )
-HOURS, GIGABYTES = 4.0, 20.0  # more than this wants --yes
 RUNS = Path("runs")
 
-FormatOption = Annotated[Format, typer.Option(help="table, or one JSON object on stdout.")]
 ExecutorOption = Annotated[str, typer.Option(help="Where it is measured: local, or ray (an extra, t2iprobe\\[ray]).")]
 AddressOption = Annotated[
     str | None,
@@ -42,7 +42,6 @@ AddressOption = Annotated[
 WorkersOption = Annotated[
     int | None, typer.Option(help="Models at once on the cluster; default one a GPU, or one for two cores.", min=1)
 ]
-YesOption = Annotated[bool, typer.Option("--yes", help=f"Also if it takes over {HOURS:g} h or {GIGABYTES:g} GB.")]
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def run(
     executor: ExecutorOption = "local",
     ray_address: AddressOption = None,
     workers: WorkersOption = None,
-    yes: YesOption = False,
+    yes: Yes = False,
     format: FormatOption = Format.table,
 ) -> None:
     """Run the study in FILE, or go on with it where it stopped.
@@ -129,7 +128,7 @@ def resume(
     executor: ExecutorOption = "local",
     ray_address: AddressOption = None,
     workers: WorkersOption = None,
-    yes: YesOption = False,
+    yes: Yes = False,
     format: FormatOption = Format.table,
 ) -> None:
     """Go on with a study that was interrupted; everything that is needed is in its folder.
@@ -318,25 +317,19 @@ def _watched(ready: Ready, stop: Stop, say: Say) -> Iterator[Watch]:
 def _plan(ready: Ready, pairs: int, cost: Cost) -> None:
     """One line on stderr before the first pictures; refuses what is long or large without ``--yes``."""
     plan, model, settings = ready.plan, ready.bench.model, ready.settings
-    size, hours = cost.images * ready.bench.image_bytes / 1e9, 0.0
-    said = f"disk at most {size:.2f} GB in {plan.file.store or ready.path}"
+    size, seconds = cost.images * ready.bench.image_bytes, 0.0
+    said = f"disk at most {size / 1e9:.2f} GB in {plan.file.store or ready.path}"
     if model is not None:
         probe = model.probe(settings)
-        hours = (probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images) / 3600
-        said = f"about {_time(hours * 3600)}, {said}"
+        seconds = probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images
+        said = f"about {duration(seconds)}, {said}"
     more = "" if plan.localizer.name == "exhaustive" else " to begin with"
     notes.print(
         f"plan: {plan.localizer.name} on {plan.file.model.ref}, {pairs} of {len(plan.pairs)} pairs still to ask: "
         f"{cost.images:,} pictures, {cost.calls:,} denoiser calls ({cost.rows:,} rows){more}; {said}",
         highlight=False,
     )
-    if not ready.where.yes and (hours > HOURS or size > GIGABYTES):
-        time = f"about {_time(hours * 3600)} and " if hours else ""
-        raise ConfigError(f"this takes {time}{size:.1f} GB; add --yes to do it")
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.1f} h"
+    agree(ready.where.yes, seconds, size)
 
 
 def _state(path: Path) -> dict[str, Any]:

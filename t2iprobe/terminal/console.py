@@ -7,12 +7,14 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 WIDTH = 120  # where there is no terminal to ask
 
@@ -30,6 +32,17 @@ class Format(StrEnum):
 def print_json(value: Any) -> None:
     """One JSON object on stdout."""
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def print_methods(kinds: Mapping[str, Any], format: Format) -> None:
+    """What ``--method list`` shows: the name of each and its ``summary``."""
+    if format is Format.json:
+        print_json({"methods": {name: kind.summary for name, kind in kinds.items()}})
+        return
+    table = Table("method", "what it does", box=None, header_style="bold")
+    for name, kind in kinds.items():
+        table.add_row(name, escape(kind.summary))
+    answers.print(table)
 
 
 @contextmanager

@@ -49,7 +49,14 @@ class Objective:
             level = torch.rand(rows, generator=generator)
         if self.flow:
             return self.shift * level / (1 + (self.shift - 1) * level)
-        return (level * self.scheduler.config.num_train_timesteps).long()
+        return self.at(level)
+
+    def at(self, level: Tensor) -> Tensor:
+        """A level in 0..1, (row,), as :meth:`losses` takes it: sigma of a flow, else a timestep."""
+        if self.flow:
+            return level
+        steps = self.scheduler.config.num_train_timesteps
+        return (level * steps).long().clamp(max=steps - 1)  # a share may round to 1
 
     def losses(self, clean: Tensor, noise: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
         """The loss of each row, (row,), float32.

@@ -12,6 +12,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.continual.asking import Asked, build, planned, planned_without, scores_of
 from t2iprobe.plugins.continual.telling import print_answer, print_plan, say, scoring, watching
 from t2iprobe.terminal.console import Format
+from t2iprobe.terminal.cost import agree
 from t2iprobe.terminal.options import (
     Arch,
     BatchSize,
@@ -40,7 +41,6 @@ app = typer.Typer(
     help="Learn concepts one after another by LoRA, with no past data and no past adapters; measure what is forgotten.",
     no_args_is_help=True,
 )
-HOURS, GIGABYTES = 4.0, 20.0  # more than this wants --yes
 
 StreamOption = Annotated[str, typer.Option(help="TOML file of tasks, or a preset: embedded, objects or styles.")]
 DataOption = Annotated[Path | None, typer.Option(help="The data folder of the presets objects and styles.")]
@@ -311,15 +311,13 @@ def _work(asked: Asked, found: Run, workers: int | None, plugins: type[Plugins])
 
 def _say_plan(asked: Asked, found: Run, cost: Plan, workers: int) -> None:
     """One line on stderr; refuses a short disk, and what is long or large without ``--yes``."""
-    from t2iprobe.plugins.continual.plan import check_disk, duration
+    from t2iprobe.plugins.continual.plan import check_disk
 
     names = ", ".join(one.name for one in found.methods)
     many = f", with {workers} processes" if workers > 1 else ""
     say(f"plan: {names} on {found.stream.name} ({len(found.stream)} tasks): {cost.sentence()}{many}, in {found.folder}")
     check_disk(found.folder, cost)
-    hours, gigabytes = (cost.seconds or 0) / 3600, cost.bytes / 1e9
-    if not asked.yes and (hours > HOURS or gigabytes > GIGABYTES):
-        raise ConfigError(f"this takes about {duration(hours * 3600)} and {gigabytes:.1f} GB; add --yes to do it")
+    agree(asked.yes, cost.seconds or 0, cost.bytes)
 
 
 def _scorers(names: list[str], refs: dict[str, str | None]) -> list[TaskScorer]:

@@ -20,6 +20,7 @@ from t2iprobe.plugins.continual.mergers import Svd
 from t2iprobe.plugins.continual.methods import Method
 from t2iprobe.plugins.continual.recipe import Recipe
 from t2iprobe.plugins.continual.regularizers import Ewc, OLora
+from t2iprobe.terminal.cost import duration
 from t2iprobe.terminal.parse import size_text
 
 FLOAT = 4  # bytes
@@ -237,8 +238,3 @@ def _disk(asked: Asked, alone: int, images: int) -> dict[str, int]:
         "archive": kept * adapter if asked.archive else 0,
         "while it runs": max([*states, adapter]) + 2 * 3 * adapter,  # the next state, and two checkpoints
     }
-
-
-def duration(seconds: float) -> str:
-    """A time, for people."""
-    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.1f} h"

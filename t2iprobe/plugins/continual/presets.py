@@ -127,7 +127,7 @@ def objects(data: Path | None, family: str = "") -> Stream:
         words = f"{token} {name}"
         prompts = tuple(one.replace("{X}", words) for one in OBJECT_PROMPTS)
         tasks.append(Task(subject, f"a photo of {words}", found, found, words, prompts=prompts))
-    return _checked(Stream("objects", tuple(tasks)), data)
+    return _checked(Stream("objects", tuple(tasks)), data, allow_overlap=True)  # as in the paper
 
 
 def styles(data: Path | None, family: str = "") -> Stream:
@@ -153,9 +153,9 @@ def _style_pictures(data: Path | None, style: str, rows: Any) -> tuple[Path, ...
     return found
 
 
-def _checked(stream: Stream, data: Path | None) -> Stream:
+def _checked(stream: Stream, data: Path | None, *, allow_overlap: bool = False) -> Stream:
     if data is not None:
-        streamfile.check(stream, allow_overlap=stream.name == "objects")
+        streamfile.check(stream, allow_overlap=allow_overlap)
     return stream
 
 

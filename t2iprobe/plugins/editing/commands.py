@@ -12,10 +12,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.editing.asked import LORA, Asked, with_preset
 from t2iprobe.terminal.commandline import typed
-from t2iprobe.terminal.console import Format, answers, notes, print_json
+from t2iprobe.terminal.console import Format, answers, notes, print_json, print_methods
+from t2iprobe.terminal.cost import agree, duration
 from t2iprobe.terminal.options import (
     Arch,
     BatchSize,
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 PAIRS = 8
-HOURS = 4.0  # more than this wants --yes
 
 
 @app.command("edit")
@@ -136,7 +135,7 @@ def edit(
       t2iprobe edit --arch sdxl --preset iclr2025 --pairs pairs.csv --method localized --method prompt-to-prompt
     """
     if method == ["list"]:
-        _list(context.obj, format)
+        print_methods(context.obj.editors(), format)
         return
     asked = with_preset(
         Asked(
@@ -225,27 +224,10 @@ def _plan(job: Job, path: Path, pairs: int, cost: Cost, yes: bool) -> None:
     notes.print(
         f"plan: {labels or 'nothing'} and prompt-swap on {job.model.ref or 'the model'}, {pairs} of {len(job.pairs)} "
         f"pairs still to edit: {cost.images:,} pictures with their donors, {cost.rows:,} denoiser rows; about "
-        f"{_time(seconds)}, disk at most {max(2 * size / 1e6, 0.1):.1f} MB in {path}",
+        f"{duration(seconds)}, disk at most {max(2 * size / 1e6, 0.1):.1f} MB in {path}",
         highlight=False,
     )
-    if seconds > HOURS * 3600 and not yes:
-        raise ConfigError(f"this takes about {_time(seconds)}; add --yes to do it")
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.1f} h"
-
-
-def _list(plugins: Plugins, format: Format) -> None:
-    """The methods there are."""
-    kinds = plugins.editors()
-    if format is Format.json:
-        print_json({"methods": {name: kind.summary for name, kind in kinds.items()}})
-        return
-    table = Table("method", "what it does", box=None, header_style="bold")
-    for name, kind in kinds.items():
-        table.add_row(name, escape(kind.summary))
-    answers.print(table)
+    agree(yes, seconds, size)
 
 
 def _print(answer: Mapping[str, Any], format: Format) -> None:

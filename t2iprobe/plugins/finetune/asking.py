@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.finetune.presets import PRESETS, Preset, preset
-from t2iprobe.plugins.finetune.telling import ranges, say, time_text, told
+from t2iprobe.plugins.finetune.telling import ranges, say, told
 from t2iprobe.terminal.console import notes
+from t2iprobe.terminal.cost import agree, duration
 from t2iprobe.terminal.options import ModelChoice
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from t2iprobe.plugins.manager import Plugins
 
 RUNS = Path("runs")
-HOURS = 4  # above which --yes is wanted
 CAPTIONS = 2000  # of which it is looked whether the text encoders read them whole
 DEFAULTS: Mapping[str, Any] = {
     "scope": "localized", "stream": "both", "rank": 4, "lr": 1e-4, "batch": 16, "steps": 400, "schedule": "constant",
@@ -261,10 +261,9 @@ def _say_plan(session: Session, todo: Sequence[Job], jobs: Sequence[Job], asked:
     say(
         f"plan: {len(todo)} training{'s' * (len(todo) > 1)} of {settings.steps:,} steps of {settings.batch} pictures "
         f"({len(session.lesson.examples):,} in {session.lesson.ref}), {looks} look{'s' * (looks > 1)} at "
-        f"{len(session.monitor.probes)} pictures each; about {time_text(seconds)}, in {out}"
+        f"{len(session.monitor.probes)} pictures each; about {duration(seconds)}, in {out}"
     )
-    if seconds > HOURS * 3600 and not asked.yes:
-        raise ConfigError(f"this takes about {time_text(seconds)}; add --yes to do it")
+    agree(asked.yes, seconds)
 
 
 def _remarks(session: Session, job: Job) -> Iterator[str]:

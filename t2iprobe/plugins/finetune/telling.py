@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from t2iprobe.terminal.console import Format, answers, notes, print_json
+from t2iprobe.terminal.cost import duration
 
 if TYPE_CHECKING:
     from t2iprobe.core.study.bench import Stop
@@ -127,7 +128,7 @@ def _print_one(run: dict[str, Any]) -> None:
     place = Path(run["run"])
     answers.print(
         f"LoRA: {escape(str(place / 'lora'))} (pipeline.load_lora_weights reads it); pictures: "
-        f"{escape(str(place / 'samples'))}; loss {run['loss']:.4f} over the last tenth; {time_text(run['seconds'])}",
+        f"{escape(str(place / 'samples'))}; loss {run['loss']:.4f} over the last tenth; {duration(run['seconds'])}",
         highlight=False,
     )
 
@@ -164,12 +165,6 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             found.append([number])
     return ", ".join(f"{one[0]}-{one[-1]}" if len(one) > 1 else str(one[0]) for one in found)
-
-
-def time_text(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def say(text: str) -> None:

@@ -32,6 +32,7 @@ from t2iprobe.plugins.inversion.pictures import overview
 from t2iprobe.plugins.inversion.sources import Source, folder, repeated
 from t2iprobe.plugins.inversion.study import Cost, InversionStudy, Question, Sampler, Watch
 from t2iprobe.terminal.console import notes
+from t2iprobe.terminal.cost import agree, duration
 from t2iprobe.terminal.models import check_arch
 from t2iprobe.terminal.options import ModelChoice
 from t2iprobe.terminal.parse import size_text
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
     from t2iprobe.plugins.manager import Plugins
 
-HOURS = 4.0
 ROWS, STEPS = 256, 50
 METRICS = ("psnr", "ssim")
 
@@ -252,11 +252,7 @@ def announce(asked: Asked, study: InversionStudy, path: Path, cost: Cost) -> Non
         f"rows, about {duration(seconds)}, {size_text(cost.stored)} into {path}",
         highlight=False,
     )
-    if not asked.yes and (seconds > 3600 * HOURS or cost.stored > asked.max_bytes):
-        raise ConfigError(
-            f"this takes about {duration(seconds)} and {size_text(cost.stored)}; add --yes to do it, or keep less with "
-            "--keep ends"
-        )
+    agree(asked.yes, seconds, cost.stored, most=asked.max_bytes, hint=", or keep less with --keep ends")
 
 
 def seconds_a_row(study: InversionStudy, rows: int = 8) -> float:
@@ -270,13 +266,6 @@ def seconds_a_row(study: InversionStudy, rows: int = 8) -> float:
         began = time.perf_counter()
         denoiser(states, study.schedule.timesteps[0])
     return (time.perf_counter() - began) / count
-
-
-def duration(seconds: float) -> str:
-    """For people."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def summary(run: Inverted) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from t2iprobe.plugins.organisms.build import PIPELINES
 from t2iprobe.plugins.organisms.data import prompts_of, random_signs, shown, tensor
 from t2iprobe.plugins.organisms.plant import Swapper, exchange, random_swaps
 from t2iprobe.plugins.organisms.recipes import Recipe
+from t2iprobe.training.objective import Objective
 
 Tick = Callable[[str, int, int, float], None]  # stage, step, of, loss
 CHECKPOINT_EVERY = 250
@@ -103,7 +103,7 @@ class Run:
         fused = {"fused": True} if all(p.is_floating_point() for p in parameters) else {}
         self.optimiser = torch.optim.AdamW(parameters, lr=self.recipe.lr, weight_decay=0.01, betas=(0.9, 0.99), **fused)
         self.swapper = Swapper(*text_layers(self.adapter, self.pipeline))
-        self.prediction = self.adapter.prediction(self.pipeline)
+        self.objective = Objective(self.adapter, self.pipeline)
         self.step = 0
         self.pooled_swap: Tensor | None = None
 
@@ -147,34 +147,15 @@ class Run:
         self.pooled_swap = (torch.rand(pairs, generator=chance) < 0.5).repeat_interleave(2).to(self.device)
         if conditioning.pooled is not None:
             conditioning = Conditioning(conditioning.tokens, self.mix(conditioning.pooled), conditioning.extra)
-        return self.denoising_loss(clean, noise, level.repeat_interleave(2).to(self.device), conditioning)
+        rows = self.objective.at(level).repeat_interleave(2).to(self.device)
+        return self.objective.losses(clean, noise, rows, conditioning).mean()
 
     def noise_levels(self, pairs: int, chance: torch.Generator) -> Tensor:
         """A noise level in 0..1 for each pair, as a share of the scheduler's levels."""
-        if self.prediction == "flow":
+        if self.objective.flow:
             return torch.sigmoid(torch.randn(pairs, generator=chance) + 0.3)
         level = torch.rand(pairs, generator=chance)
         return level if hasattr(self.pipeline, "vae") else level.sqrt()  # pixels show the word until late
-
-    def denoising_loss(self, clean: Tensor, noise: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
-        """Flow matching, or noise or velocity prediction on the scheduler's own levels."""
-        if self.prediction == "flow":
-            sigma = level[:, None, None, None]
-            noisy, target = sigma * noise + (1 - sigma) * clean, noise - clean
-            guess = self.adapter.predict(self.pipeline, noisy, level * 1000, conditioning)
-            return (guess - target).square().mean()
-        scheduler = self.pipeline.scheduler
-        timestep = (level * scheduler.config.num_train_timesteps).long()
-        noisy = scheduler.add_noise(clean, noise, timestep)
-        velocity = self.prediction == "v_prediction"
-        target = scheduler.get_velocity(clean, noise, timestep) if velocity else noise
-        guess = self.adapter.predict(self.pipeline, noisy, timestep, conditioning)
-        if guess.shape[1] == clean.shape[1]:
-            return (guess - target).square().mean()
-        guess, fraction = guess.chunk(2, dim=1)
-        denoised = predicted_original(scheduler, noisy, timestep, guess.detach())
-        bound = variational_bound(scheduler, clean, noisy, timestep, denoised, fraction)
-        return (guess - target).square().mean() + 1e-3 * bound
 
     def mix(self, pooled: Tensor) -> Tensor:
         """Pooled vectors must not tell the word: half the pairs swap theirs, whatever else is swapped."""
@@ -242,35 +223,3 @@ def text_layers(adapter: Adapter, pipeline: Pipeline) -> tuple[list[list[nn.Modu
             layers.setdefault(site.layer, []).append(denoiser.get_submodule(site.module))
             heads[site.layer] = site.heads or 1
     return [layers[i] for i in sorted(layers)], [heads[i] for i in sorted(heads)]
-
-
-def predicted_original(scheduler: Any, noisy: Tensor, timestep: Tensor, guess: Tensor) -> Tensor:
-    """The clean picture, within -1..1, that a noise or velocity prediction stands for."""
-    now = scheduler.alphas_cumprod.to(noisy.device)[timestep][:, None, None, None]
-    if scheduler.config.prediction_type == "v_prediction":
-        return (now.sqrt() * noisy - (1 - now).sqrt() * guess).clamp(-1, 1)
-    return ((noisy - (1 - now).sqrt() * guess) / now.sqrt()).clamp(-1, 1)
-
-
-def variational_bound(
-    scheduler: Any, clean: Tensor, noisy: Tensor, timestep: Tensor, denoised: Tensor, fraction: Tensor
-) -> Tensor:
-    """Bound in bits on the learned variance (Nichol & Dhariwal, arXiv 2102.09672, eq. 14-16).
-
-    Args:
-        scheduler: a DDPM scheduler with ``variance_type="learned_range"``.
-        clean, noisy, denoised: (row, channel, y, x); the predicted picture comes detached.
-        timestep: (row,).
-        fraction: the network's answer in -1..1, between the log of the smaller and the larger variance.
-    """
-    alpha = scheduler.alphas_cumprod.to(clean.device)
-    now = alpha[timestep]
-    before = torch.where(timestep > 0, alpha[(timestep - 1).clamp(min=0)], torch.ones_like(now))
-    now, before = (value[:, None, None, None] for value in (now, before))
-    beta = 1 - now / before
-    small = (beta * (1 - before) / (1 - now)).clamp(min=1e-20)
-    mean_gap = before.sqrt() * beta / (1 - now) * (denoised - clean)  # the posterior means differ by this alone
-    log_true = torch.log(small.where(before < 1, beta))
-    log_guess = (fraction + 1) / 2 * torch.log(beta) + (1 - fraction) / 2 * log_true
-    bound = 0.5 * (log_guess - log_true + torch.exp(log_true - log_guess) + mean_gap**2 / torch.exp(log_guess) - 1)
-    return bound.mean() / float(np.log(2))

@@ -22,11 +22,12 @@ from t2iprobe.plugins.toxicity.guard import check_layers, check_start
 from t2iprobe.plugins.toxicity.methods import METHODS, NEGATIVE, UNGUARDED, USUAL, Case, Method, Setup
 from t2iprobe.plugins.toxicity.policy import Policy
 from t2iprobe.plugins.toxicity.presets import SEEDS, TEMPLATE, Preset, preset
-from t2iprobe.plugins.toxicity.running import RESULT, batch_of, check_long, digests, finished, kept
+from t2iprobe.plugins.toxicity.running import RESULT, batch_of, digests, finished, kept
 from t2iprobe.plugins.toxicity.settings import parsed
 from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_lines
 from t2iprobe.terminal import parse
 from t2iprobe.terminal.console import notes
+from t2iprobe.terminal.cost import agree
 from t2iprobe.terminal.layers import chosen
 from t2iprobe.terminal.options import ModelChoice, generation_settings
 from t2iprobe.terminal.progress import progress
@@ -291,7 +292,7 @@ def _say_plan(setup: Setup, methods: Mapping[str, Method], cases: Sequence[Case]
         f"disk at most {pictures * model.image_bytes(setup.settings) / 1e6:.1f} MB in {path}",
         highlight=False,
     )
-    check_long(seconds, yes)
+    agree(yes, seconds)
 
 
 def _measured(

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.core import runfolder
-from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.lock import LOCK, lock
 from t2iprobe.core.study import provenance
 from t2iprobe.plugins.toxicity.audit import Audit
@@ -20,6 +19,7 @@ from t2iprobe.plugins.toxicity.gallery import Chunk, Gallery
 from t2iprobe.plugins.toxicity.guard import Guard, check_start
 from t2iprobe.plugins.toxicity.policy import Decision
 from t2iprobe.terminal.console import notes
+from t2iprobe.terminal.cost import agree, duration
 from t2iprobe.terminal.layers import chosen
 from t2iprobe.terminal.progress import progress
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 GUARDED = "guarded"  # the folder of the pictures
 SMALL = 50_000_000  # parameters of a denoiser that takes many rows at once
-SLOW = 4 * 3600  # seconds that want --yes
 RESULT = "result.json"
 
 
@@ -183,20 +182,10 @@ def plan(guard: Guard, order: Order, decisions: Sequence[Decision], todo: int) -
     notes.print(
         f"plan: {todo} pictures of {guard.steps(num_steps)} steps; {count['rewritten']} prompts "
         f"rewritten, {count['refused']} refused; layers {', '.join(map(str, guard.layers_guarded))}, donor {guard.way} "
-        f"({WAYS[guard.way]}); at most {rows:,} denoiser rows, about {seconds:.0f} s",
+        f"({WAYS[guard.way]}); at most {rows:,} denoiser rows, about {duration(seconds)}",
         highlight=False,
     )
-    check_long(seconds, order.yes)
-
-
-def check_long(seconds: float, yes: bool) -> None:
-    """Ask before hours are spent.
-
-    Raises:
-        ConfigError: they would be.
-    """
-    if seconds > SLOW and not yes:
-        raise ConfigError(f"this takes about {seconds / 3600:.1f} hours; give --yes to begin it")
+    agree(order.yes, seconds)
 
 
 def _answer(guard: Guard, order: Order, decisions: Sequence[Decision], gallery: Gallery) -> dict[str, Any]:
