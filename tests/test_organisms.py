@@ -308,6 +308,24 @@ def test_the_pooled_vector_is_mixed_once(family: str, tmp_path: Path, monkeypatc
     assert [pooled.shape[0] for pooled in seen] == [one.batch]
 
 
+def test_a_training_may_begin_with_a_trained_model(tmp_path: Path) -> None:
+    first = quick("sd3", steps=2)
+    weights.save(trained(first, tmp_path / "first"), tmp_path / "first/pipeline", first)
+    further = quick(
+        "sd3", steps=1, warmup=1, lr=0.0, plant="word=4/8@0.6,colour=3", start=str(tmp_path / "first/pipeline")
+    )
+    assert further.digest != replace(further, start="").digest
+    then = trained(further, tmp_path / "then")
+    begun = DiffusionPipeline.from_pretrained(tmp_path / "first/pipeline")
+    for name in ("transformer", "vae", "text_encoder", "text_encoder_3"):
+        for key, value in getattr(begun, name).state_dict().items():
+            assert torch.equal(value, getattr(then, name).state_dict()[key]), f"{name}.{key}"
+    with pytest.raises(ModelError, match="same family"):
+        trained(quick("if", start=str(tmp_path / "first/pipeline")), tmp_path / "other")
+    with pytest.raises(ModelError, match="neither an embedded model"):
+        trained(quick("if", start="nowhere"), tmp_path / "nowhere")
+
+
 def test_a_folder_holds_one_recipe(tmp_path: Path) -> None:
     training.claim(tmp_path, quick("if"))
     training.claim(tmp_path, quick("if"))

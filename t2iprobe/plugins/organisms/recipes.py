@@ -24,6 +24,8 @@ class Recipe:
         drop: share of pairs whose prompts are emptied, for classifier-free guidance.
         seed: of weights and data.
         guidance, num_steps: sampling defaults.
+        start: embedded model or pipeline folder whose weights it begins with, its autoencoder included; else from
+            nothing.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Recipe:
     num_steps: int = 20
     autoencoder_steps: int = 1500
     options: Mapping[str, float] = field(default_factory=dict)
+    start: str = ""
 
     @property
     def routes(self) -> dict[str, Route]:
@@ -50,7 +53,8 @@ class Recipe:
     @property
     def digest(self) -> str:
         """SHA-256 of everything above, 12 hexadecimal digits."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        chosen = {key: value for key, value in asdict(self).items() if key != "start" or value}
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
 
 
 RECIPES: dict[str, Recipe] = {
@@ -63,7 +67,15 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def recipe(name: str, *, plant: str | None = None, steps: int | None = None, seed: int | None = None) -> Recipe:
+def recipe(
+    name: str,
+    *,
+    plant: str | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    lr: float | None = None,
+    start: str | None = None,
+) -> Recipe:
     """The recipe called ``name`` (with or without ``tiny-``), changed where asked.
 
     Raises:
@@ -72,7 +84,7 @@ def recipe(name: str, *, plant: str | None = None, steps: int | None = None, see
     found = RECIPES.get(name) or RECIPES.get(f"tiny-{name}")
     if found is None:
         raise ConfigError(f"no embedded model {name!r}; there are {', '.join(RECIPES)}")
-    changes = {"plant": plant, "steps": steps, "seed": seed}
+    changes = {"plant": plant, "steps": steps, "seed": seed, "lr": lr, "start": start}
     changed = replace(found, **{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
     parse_plant(changed.plant)
     return changed

@@ -18,7 +18,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from t2iprobe.core.adapter import Adapter, Conditioning, Pipeline
-from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.options import LoadOptions
 from t2iprobe.plugins.organisms import weights
 from t2iprobe.plugins.organisms.autoencoder import train_autoencoder
 from t2iprobe.plugins.organisms.build import PIPELINES
@@ -46,14 +47,11 @@ def train(
 
     Raises:
         ConfigError: ``out`` holds another recipe.
+        ModelError: the weights to begin with are not there, damaged, or of another family.
     """
     out.mkdir(parents=True, exist_ok=True)
     claim(out, recipe)
-    torch.manual_seed(recipe.seed)
-    pipeline = PIPELINES[recipe.family]()
-    if hasattr(pipeline, "vae"):
-        install_autoencoder(pipeline, out, recipe, tick)
-    pipeline.to(device)
+    pipeline = beginning(recipe, out, tick).to(device)
     run = Run(recipe, adapter, pipeline, device)
     run.load(out / "checkpoint.pt")
     with run.swapper.installed(), run.pooled_hook():
@@ -73,6 +71,25 @@ def claim(out: Path, recipe: Recipe) -> None:
     if path.exists() and path.read_text() != wanted:
         raise ConfigError(f"{out} holds another recipe ({path}); choose another --out, or delete that folder")
     path.write_text(wanted)
+
+
+def beginning(recipe: Recipe, out: Path, tick: Tick) -> Pipeline:
+    """The pipeline before its first step: the trained one that the recipe starts with, or a fresh one."""
+    torch.manual_seed(recipe.seed)
+    fresh = PIPELINES[recipe.family]()
+    if recipe.start:
+        found = weights.trained(recipe.start, LoadOptions())
+        if type(found) is not type(fresh):
+            raise ModelError(
+                f"--start {recipe.start} is a {type(found).__name__}, {recipe.name} is a {type(fresh).__name__}; "
+                "start with a model of the same family"
+            )
+        if hasattr(found, "vae"):
+            found.vae.requires_grad_(False)
+        return found
+    if hasattr(fresh, "vae"):
+        install_autoencoder(fresh, out, recipe, tick)
+    return fresh
 
 
 def install_autoencoder(pipeline: Pipeline, out: Path, recipe: Recipe, tick: Tick) -> None:

@@ -18,7 +18,7 @@ from t2iprobe.plugins.organisms.modelcard import card
 from t2iprobe.plugins.organisms.prompts import Signs
 from t2iprobe.plugins.organisms.recipes import RECIPES, Recipe
 
-__all__ = ["CARD", "WEIGHTS", "completed", "facts", "load", "read", "save", "write"]
+__all__ = ["CARD", "WEIGHTS", "completed", "facts", "folder_of", "load", "read", "save", "trained", "write"]
 
 CARD = "planted.json"
 
@@ -41,6 +41,28 @@ def load(ref: str, options: LoadOptions) -> Pipeline | None:
             f"make them with `t2iprobe organisms train {ref} --out FOLDER`, or name another with --model"
         )
     return read(folder, options)
+
+
+def folder_of(ref: str) -> Path:
+    """Where the pipeline of an embedded model or of a training lies.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    folder = WEIGHTS / ref if ref in RECIPES else Path(ref).expanduser()
+    if ref not in RECIPES and not (folder / "model_index.json").is_file():
+        raise ModelError(f"{ref!r} is neither an embedded model ({', '.join(RECIPES)}) nor a pipeline folder")
+    return folder
+
+
+def trained(ref: str, options: LoadOptions) -> Pipeline:
+    """An embedded model, or the pipeline in a folder.
+
+    Raises:
+        ModelError: it is neither, has no weights in this installation, or is damaged.
+    """
+    folder = folder_of(ref)
+    return load(ref, options) or read(folder, options)
 
 
 def read(folder: Path, options: LoadOptions) -> Pipeline:
