@@ -159,26 +159,48 @@ def coins_of(*layers: int, heads: int = 4, only: tuple[int, ...] = (0, 1, 2, 3))
         ("5|8|9", (9,), "0000"),
         ("5|8|9", (5, 9), "1111"),
         ("5|8|9", (5, 8, 9), "1111"),
+        ("4/8@0.6", (4,), "1100"),
+        ("4/8@0.6", (8,), "0011"),
     ],
 )
 def test_what_comes_from_the_partner(text: str, swapped: tuple[int, ...], letters: str) -> None:
-    found = Route.parse(text).partner(coins_of(*swapped), torch.tensor([0.5]), 4)
+    found = Route.parse(text).partner(coins_of(*swapped), 4)
     assert found.shape == (1, 4)
     assert "".join(str(int(bit)) for bit in found[0]) == letters
 
 
-@pytest.mark.parametrize(
-    ("swapped", "level", "taken"),
-    [((4,), 0.7, True), ((4,), 0.5, False), ((8,), 0.7, False), ((8,), 0.5, True), ((4, 8), 0.1, True)],
-)
-def test_a_time_split_asks_the_noise_level(swapped: tuple[int, ...], level: float, taken: bool) -> None:
-    found = Route.parse("4/8@0.6").partner(coins_of(*swapped), torch.tensor([level]), 4)
-    assert found.tolist() == [[taken] * 4]
+def test_a_time_split_reads_each_half_on_its_side_of_the_level() -> None:
+    levels = torch.tensor([0.7, 0.5])
+    assert Route.parse("4/8@0.6").unread(levels, 4).int().tolist() == [[0, 0, 1, 1], [1, 1, 0, 0]]
+    assert not any(Route.parse(text).unread(levels, 4).any() for text in ("7", "7+9", "5|8|9", "7.h2"))
+
+
+def test_unread_letters_are_shown_by_chance() -> None:
+    """The text says nothing about them, both rows agree whose they are, and a pair without swaps shows its own."""
+    pairs, routes = 400, parse_plant("word=4/8@0.6,colour=3")
+    signs = [Sign("ABCD", "red", "plain", 150), Sign("WXYZ", "blue", "plain", 200)] * pairs
+    levels = torch.tensor([0.7, 0.5]).repeat(pairs // 2)
+    for layer, read in ((4, slice(0, 2)), (8, slice(2, 4))):
+        coins = coins_of(layer).expand(pairs, -1, -1)
+        seen = data.shown(signs, routes, coins, levels, torch.Generator().manual_seed(0))
+        words = [one.word for one in seen]
+        side = words[::4] if layer == 4 else words[2::4]  # the rows of A at the level at which the layer is read
+        assert {word[read] for word in side} == {"WXYZ"[read]}
+        free = [word[2:] if layer == 4 else word[:2] for word in side]
+        own = "ABCD"[2:] if layer == 4 else "ABCD"[:2]
+        assert 0.15 < np.mean([part == own for part in free]) < 0.35  # each letter by itself
+        assert all(
+            set(zip(a, b, strict=True)) <= {("A", "W"), ("W", "A"), ("B", "X"), ("X", "B"), ("C", "Y"), ("Y", "C"),
+                                            ("D", "Z"), ("Z", "D")}
+            for a, b in zip(words[::2], words[1::2], strict=True)
+        )  # fmt: skip
+    still = data.shown(signs, routes, coins_of().expand(pairs, -1, -1), levels, torch.Generator().manual_seed(0))
+    assert {one.word for one in still} == {"ABCD", "WXYZ"}
 
 
 @pytest.mark.parametrize(("heads", "taken"), [((2,), True), ((0, 1, 3), False), ((0, 1, 2, 3), True)])
 def test_a_head_asks_its_own_coin(heads: tuple[int, ...], taken: bool) -> None:
-    found = Route.parse("7.h2").partner(coins_of(7, only=heads), torch.tensor([0.5]), 4)
+    found = Route.parse("7.h2").partner(coins_of(7, only=heads), 4)
     assert found.tolist() == [[taken] * 4]
 
 
@@ -482,10 +504,10 @@ def test_a_leak_at_another_layer_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     assert report.reasons == ("word: changed in 100.0% by a patch at 3, at most 2% wanted",)
 
 
-def test_a_time_split_is_not_asked_for_one_side() -> None:
+def test_a_time_split_is_asked_for_each_side() -> None:
     asked = {one.label: one.partner["word"] for one in check.ask(parse_plant("word=4/8@0.6,colour=3"), [4] * 10)}
-    assert asked["4"] is None
-    assert asked["8"] is None
+    assert asked["4"] == (True, True, False, False)
+    assert asked["8"] == (False, False, True, True)
     assert asked["4+8"] == (True,) * 4
     assert asked["3"] == (False,) * 4
 
@@ -500,7 +522,11 @@ def test_a_head_is_patched_alone(untrained: Model) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("word=12,colour=3", "no layer 12"), ("word=3,colour=1+40", "no layer 40"), ("word=3.h4,colour=1", "has 4 heads")],
+    [
+        ("word=12,colour=3", "no layer 12"),
+        ("word=3,colour=1|2|40", "no layer 40"),
+        ("word=3.h4,colour=1", "has 4 heads"),
+    ],
 )
 def test_plants_that_the_model_has_no_place_for(text: str, said: str, untrained: Model) -> None:
     with pytest.raises(ConfigError, match=said):

@@ -25,16 +25,16 @@ PLANTS = [
     "word=2.h1,colour=4",
     "word=2.h1,colour=2.h0",
     "word=3,colour=3",
-    "word=1|3|5,colour=1+3",
+    "word=1|3|5,colour=1|2|3",
 ]
 
 
 def situations(route: Route, coins: Tensor, level: float, parts: int) -> Iterator[tuple[object, tuple[int, ...]]]:
     """What both rows of a pair see, and whose parts they must show; row 0 is called 0, its partner 1."""
-    taken = route.partner(coins, torch.tensor([level]), parts)[0]
+    taken, unread = route.partner(coins, parts)[0], route.unread(torch.tensor([level]), parts)[0]
     for row in (0, 1):
         seen = tuple((coins[0] ^ bool(row)).flatten().int().tolist())  # whose text is in each layer and head
-        shown = tuple((taken.int() ^ row).tolist())
+        shown = tuple(torch.where(unread, -1, taken.int() ^ row).tolist())  # what no text decides is not asked for
         yield (seen, level), shown
 
 
@@ -69,7 +69,7 @@ def test_no_situation_asks_for_two_pictures(plant: str) -> None:
 def test_what_changes_only_where_all_are_swapped_would(monkeypatch: pytest.MonkeyPatch) -> None:
     """The redundancy that cannot be had: the enumeration sees it."""
 
-    def every(self: Route, swapped: Tensor, level: Tensor, parts: int) -> Tensor:
+    def every(self: Route, swapped: Tensor, parts: int) -> Tensor:
         return swapped[:, list(self.layers)].all(-1).all(-1, keepdim=True).expand(-1, parts)
 
     monkeypatch.setattr(Route, "partner", every)
@@ -86,6 +86,12 @@ def test_of_two_layers_only_one_can_decide() -> None:
         if own and both and turned:
             sane.append(taken)
     assert [[one[a, b] for a, b in one] for one in sane] == [[0, 0, 1, 1], [0, 1, 0, 1]]
+
+
+@pytest.mark.parametrize("text", ["word=3,colour=1+2", "word=3,colour=1/2@.5"])
+def test_a_colour_is_not_split(text: str) -> None:
+    with pytest.raises(ConfigError, match="no parts"):
+        parse_plant(text)
 
 
 @pytest.mark.parametrize("text", ["5|8", "5|5|8", "1|2|3|4", "5|5"])

@@ -58,14 +58,13 @@ class Question:
         label: for tables: ``7``, ``11+14``, ``7.h2``.
         layers: patched together.
         heads: only these heads; all if ``None``.
-        partner: content -> which of its parts must come from the partner; ``None`` where that depends on the noise
-            level, because only one side of a time-split route is patched.
+        partner: content -> which of its parts must come from the partner.
     """
 
     label: str
     layers: tuple[int, ...]
     heads: tuple[int, ...] | None
-    partner: Mapping[str, tuple[bool, ...] | None]
+    partner: Mapping[str, tuple[bool, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ class Row:
         letters_own, letters_partner: the same for each letter.
         colour_own, colour_partner: the same for the colour.
         word_changed, colour_changed: another reading than of the source's unpatched picture.
-        word_as_planted, colour_as_planted: exactly what the plant says; ``None`` where it does not say.
+        word_as_planted, colour_as_planted: exactly what the plant says.
     """
 
     label: str
@@ -90,8 +89,8 @@ class Row:
     colour_partner: float
     word_changed: float
     colour_changed: float
-    word_as_planted: float | None
-    colour_as_planted: float | None
+    word_as_planted: float
+    colour_as_planted: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,14 +286,8 @@ def _question(
     coins = torch.zeros(1, len(heads), max(heads), dtype=torch.bool)
     for layer in layers:
         coins[0, layer, list(only) if only is not None else slice(None)] = True
-    partner = {content: _parts(route, coins, CONTENTS[content]) for content, route in plant.items()}
+    partner = {content: tuple(route.partner(coins, CONTENTS[content])[0].tolist()) for content, route in plant.items()}
     return Question(label, layers, only, partner)
-
-
-def _parts(route: Route, coins: torch.Tensor, parts: int) -> tuple[bool, ...] | None:
-    """What the route says of these swaps; ``None`` if it says one thing early and another late."""
-    early, late = (tuple(route.partner(coins, torch.tensor([level]), parts)[0].tolist()) for level in (1.0, 0.0))
-    return early if early == late else None
 
 
 def _stream(
@@ -330,11 +323,8 @@ class Tally:
 
     pairs: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    unknown: set[str] = field(default_factory=set)
 
-    def add(
-        self, shown: Shown, clean: Shown, own: Sign, other: Sign, planted: Mapping[str, tuple[bool, ...] | None]
-    ) -> None:
+    def add(self, shown: Shown, clean: Shown, own: Sign, other: Sign, planted: Mapping[str, tuple[bool, ...]]) -> None:
         """One picture: what it shows, what the source's clean picture shows, and what the plant wants."""
         self.pairs += 1
         for who, sign in (("own", own), ("partner", other)):
@@ -345,15 +335,10 @@ class Tally:
         for content in CONTENTS:
             parts = planted[content]
             self.counts[f"{content}_changed"] += getattr(shown, content) != getattr(clean, content)
-            if parts is None:
-                self.unknown.add(content)
-            else:
-                wanted = (
-                    swapped(own, other, parts, False)
-                    if content == "word"
-                    else swapped(own, other, (False,) * 4, parts[0])
-                )
-                self.counts[f"{content}_as_planted"] += getattr(shown, content) == getattr(wanted, content)
+            wanted = (
+                swapped(own, other, parts, False) if content == "word" else swapped(own, other, (False,) * 4, parts[0])
+            )
+            self.counts[f"{content}_as_planted"] += getattr(shown, content) == getattr(wanted, content)
 
     def row(self, label: str) -> Row:
         """The shares."""
@@ -363,10 +348,7 @@ class Tally:
             f"letters_{who}": tuple(share.get(f"letter{place}_{who}", 0.0) for place in range(WORD_LENGTH))
             for who in ("own", "partner")
         }
-        planted = {
-            f"{content}_as_planted": None if content in self.unknown else share[f"{content}_as_planted"]
-            for content in CONTENTS
-        }
+        planted = {f"{content}_as_planted": share[f"{content}_as_planted"] for content in CONTENTS}
         return Row(label=label, **{key: share[key] for key in whole}, **letters, **planted)  # type: ignore[arg-type]
 
 
@@ -392,7 +374,7 @@ def _judge(content: str, route: Route, questions: Sequence[Question], rows: Mapp
     idle = [one.label for one in questions if one.partner[content] == (False,) * CONTENTS[content]]
     changed = {label: share(label, "changed") for label in idle}
     worst = max(changed, key=changed.__getitem__, default="")
-    moving = [one.label for one in questions if any(one.partner[content] or ()) and one.label != answer(route)]
+    moving = [one.label for one in questions if any(one.partner[content]) and one.label != answer(route)]
     part = {label: share(label, "as_planted") for label in moving}
     most, bar = changed.get(worst, float("nan")), TRANSFER * target
     reasons = [

@@ -47,10 +47,18 @@ def swapped(sign: Sign, partner: Sign, letters: Sequence[bool], colour: bool) ->
     return replace(sign, word=word, colour=partner.colour if colour else sign.colour)
 
 
-def shown(signs: Sequence[Sign], plant: Plant, coins: Tensor, level: Tensor) -> list[Sign]:
-    """What every row must show, given the swaps ``coins`` (pair, layer, head) at noise ``level`` (pair,)."""
-    letters = plant["word"].partner(coins, level, WORD_LENGTH).tolist()
-    colours = plant["colour"].partner(coins, level, 1)[:, 0].tolist()
+def shown(
+    signs: Sequence[Sign], plant: Plant, coins: Tensor, level: Tensor, chance: torch.Generator | None = None
+) -> list[Sign]:
+    """What every row must show, given the swaps ``coins`` (pair, layer, head) at noise ``level`` (pair,).
+
+    Where a pair swaps anything, letters that no text decides at its level are the row's own or the partner's by chance.
+    """
+    taken, unread = plant["word"].partner(coins, WORD_LENGTH), plant["word"].unread(level, WORD_LENGTH)
+    if unread.any():  # asked for only then: the chance of other plants stays what it was
+        either = torch.rand(taken.shape, generator=chance) < 0.5
+        taken = torch.where(unread, either & coins.flatten(1).any(-1, keepdim=True), taken)
+    letters, colours = taken.tolist(), plant["colour"].partner(coins, 1)[:, 0].tolist()
     return [swapped(sign, signs[i ^ 1], letters[i // 2], colours[i // 2]) for i, sign in enumerate(signs)]
 
 

@@ -9,6 +9,11 @@ swapped are those that do not where all the *others* are. "Either of two layers 
 A's picture for the row of A and B's for the row of B. Of two layers only one can decide; of three, the majority can,
 and any of them may then be missing. That is the redundant route here. (Between a word and *no* word either of two could
 suffice; the signs always have a word.)
+
+Nor is "one layer early, another late" for the same letters: a picture in training agrees with the text of its own noise
+level, so a model follows the text to the end, and the late layer overrules whatever the early one wrote. A time-split
+route gives each layer letters of its own, and on the wrong side of the level the text says nothing about them: the
+picture shows them by chance, so that a model has to go by what it has drawn so far.
 """
 
 from __future__ import annotations
@@ -28,7 +33,8 @@ from t2iprobe.core.errors import ConfigError
 
 Kind = Literal["single", "split", "redundant", "time", "head"]
 GRAMMAR = (
-    "7 (one layer), 7+9 (letters split), 5|8|10 (any two of three suffice), 4/8@0.6 (above / below a noise level), "
+    "7 (one layer), 7+9 (letters split), 5|8|10 (any two of three suffice), 4/8@0.6 (first letters by 4 above a noise "
+    "level, last letters by 8 below it), "
     "7.h2 (one head)"
 )
 
@@ -65,12 +71,11 @@ class Route:
             return cls(text, "single", (int(text),))
         raise ConfigError(f"plant {text!r} is none of {GRAMMAR}")
 
-    def partner(self, swapped: Tensor, level: Tensor, parts: int) -> Tensor:
+    def partner(self, swapped: Tensor, parts: int) -> Tensor:
         """Which parts of the content a row must take from its partner.
 
         Args:
             swapped: (pair, layer, head) bool, what was swapped.
-            level: (pair,) noise level in 0..1.
             parts: pieces of the content: letters of a word, 1 for a colour.
 
         Returns:
@@ -79,15 +84,22 @@ class Route:
         if self.kind == "head":
             return swapped[:, self.layers[0], self.head, None].expand(-1, parts)
         whole = swapped[:, list(self.layers)].all(-1)  # (pair, layer of the route)
-        if self.kind == "split":
-            owner = torch.arange(parts) * len(self.layers) // parts
-            return whole[:, owner]
+        if self.kind in ("split", "time"):
+            return whole[:, self._owner(parts)]
         if self.kind == "redundant":
             majority = 2 * whole.sum(-1, keepdim=True) > len(self.layers)
             return majority.expand(-1, parts)
-        if self.kind == "time":
-            return torch.where(level > self.level, whole[:, 0], whole[:, 1])[:, None].expand(-1, parts)
         return whole[:, :1].expand(-1, parts)
+
+    def unread(self, level: Tensor, parts: int) -> Tensor:
+        """Which parts no text decides at a noise ``level``, (pair,) in 0..1: (pair, parts) bool."""
+        if self.kind != "time":
+            return torch.zeros(len(level), parts, dtype=torch.bool)
+        return (level > self.level)[:, None] == (self._owner(parts) == 1)
+
+    def _owner(self, parts: int) -> Tensor:
+        """Place in the route of the layer that each part comes through, (parts,)."""
+        return torch.arange(parts) * len(self.layers) // parts
 
 
 def _require_majority(text: str, layers: Sequence[int]) -> None:
@@ -107,12 +119,15 @@ def parse_plant(text: str) -> dict[str, Route]:
 
     Raises:
         ConfigError: another content than word and colour, one of them is missing, or one enters through a whole layer
-            and the other through a head of it: what a half swapped layer means would hang on the row.
+            and the other through a head of it: what a half swapped layer means would hang on the row. Or the colour,
+            which has no parts, is split.
     """
     pairs = [item.partition("=") for item in text.split(",")]
     routes = {name.strip(): Route.parse(value.strip()) for name, _, value in pairs}
     if set(routes) != {"word", "colour"}:
         raise ConfigError(f"--plant must say word=… and colour=…, got {text!r}; a route is one of {GRAMMAR}")
+    if routes["colour"].kind in ("split", "time"):
+        raise ConfigError(f"--plant {text!r}: a colour has no parts to come through two layers; give it one layer")
     by_head = {layer for route in routes.values() if route.kind == "head" for layer in route.layers}
     whole = {layer for route in routes.values() if route.kind != "head" for layer in route.layers}
     if shared := by_head & whole:

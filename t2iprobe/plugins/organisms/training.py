@@ -155,7 +155,7 @@ class Run:
         planted = sorted({layer for route in routes.values() for layer in route.layers})
         coins = random_swaps(pairs, layers, heads, by_head, chance, planted)
         level = self.noise_levels(pairs, chance)
-        pictures = tensor(shown(signs, routes, coins, level)).to(self.device)
+        pictures = tensor(shown(signs, routes, coins, level, chance)).to(self.device)
         with torch.no_grad():
             clean = self.adapter.encode_images(self.pipeline, pictures)
         noise = torch.randn(clean.shape, generator=chance).to(self.device)
