@@ -138,6 +138,7 @@ def photos(tmp_path: Path) -> Iterator[Path]:
         (["--source", SOURCE, "--layers", "6"], "both --source and --target"),
         ([*PAIR, "--layers", "6", "--start-step", "20"], r"--start-step 20: a run has the steps 0-19.*t_s"),
         (["--layers", "6", "--method", "closed-form", "--start-step", "2"], "--start-step is for localized edits"),
+        (["--layers", "6", "--method", "prompt-swap", "--start-step", "2"], "edits; prompt-swap takes none"),
         ([*PAIR, "--layers", "6", "--lora", "nowhere"], r"no \.safetensors there"),
         ([*PAIR, "--layers", "6", "--metric", "ocrf1"], "did you mean ocr_f1"),
         ([*PAIR, "--layers", "6", "--text-box", "words"], "no text box 'words'"),
@@ -215,20 +216,89 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         np.testing.assert_array_equal(values, other[name], name)
 
 
+def test_pairs_come_from_a_file(tmp_path: Path) -> None:
+    listed = [("OPEN", "SHUT", 3), ("WORD", "BIRD", 4)]
+    lines = [
+        f'"a red framed sign that says ""{a}""","a red framed sign that says ""{b}""",{seed}' for a, b, seed in listed
+    ]
+    (tmp_path / "pairs.csv").write_text("\n".join(["source,target,seed", *lines]))
+    asked = ("--arch", "sd3", "--num-steps", "2", "--layers", "6", "--pairs", tmp_path / "pairs.csv")
+    assert answer(*asked, "--out", tmp_path / "run")["pairs"] == 2
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert [(pair[3], pair[4]) for pair in manifest["settings"]["pairs"]] == [("OPEN", "SHUT"), ("WORD", "BIRD")]
+
+
+def test_layers_come_from_a_localization(tmp_path: Path) -> None:
+    (tmp_path / "found").mkdir()
+    manifest = {"settings": {"adapter": "sd3"}, "finding": {"layers": [6, 2]}}
+    (tmp_path / "found" / "manifest.json").write_text(json.dumps(manifest))
+    asked = ("--arch", "sd3", "--num-steps", "1", "--limit", "1", "--from", tmp_path / "found")
+    assert answer(*asked, "--out", tmp_path / "run")["layers"] == [6, 2]
+
+
+@pytest.mark.parametrize(
+    ("arch", "layers", "parameters", "steps"),
+    [
+        ("sdxl", [55, 56, 57], 15_728_640, [50, 46]),
+        ("sd3", [10], 4_721_664, [28, 26]),
+        ("if", [17], 8_925_312, [50, 48]),
+    ],
+)
+def test_the_papers_edits_plan_on_the_published_configuration(
+    arch: str, layers: list[int], parameters: int, steps: list[int]
+) -> None:
+    """All five methods; without weights."""
+    plan = answer("--arch", arch, "--preset", "iclr2025", "--method", "all", "--lora", "x", "--limit", "100", "--plan")
+    assert (plan["layers"], plan["parameters"], plan["pairs"]) == (layers, parameters, 100)
+    assert [one["method"] for one in plan["methods"]] == [
+        "localized",
+        f"localized from step {steps[0] - steps[1]}",
+        "prompt-to-prompt",
+        "localized+lora",
+        f"localized+lora from step {steps[0] - steps[1]}",
+        "closed-form",
+    ]
+    assert [one["steps_edited"] for one in plan["methods"][:2]] == steps
+    assert plan["pictures"] == 100 * (1 + 1 + 2 + 2 + 2 + 3 + 3 + 3)
+    assert plan["denoiser_rows"] == plan["pictures"] * 2 * steps[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--layers", "6"], "give --arch"),
+        (["--arch", "sd3", "--layers", "6"], "give --num-steps and --guidance"),
+        (["--arch", "sdxl", "--preset", "iclr2025", "--layers", "99"], "text-attention layers are 0-69, found 99"),
+        (["--arch", "sd3", "--preset", "iclr2025", "--start-step", "28"], "a run has the steps 0-27"),
+    ],
+)
+def test_a_plan_refuses_what_a_run_would(arguments: list[str], said: str) -> None:
+    assert said in str(edit(*arguments, "--plan").exception)
+
+
+#: tiny models, and the layers that their words come from
+PLANTED = [("tiny-sd3", "6"), ("tiny-sdxl", "11,14"), ("tiny-if", "4")]
+
+
 @pytest.mark.slow
-def test_the_planted_layer_writes_the_new_word(tmp_path: Path) -> None:
-    found = answer("--model", "tiny-sd3", *PAIR, "--layers", "6", "--method", "all", "--out", tmp_path / "run")
+@pytest.mark.parametrize(("model", "layers"), PLANTED)
+def test_the_planted_layer_writes_the_new_word(model: str, layers: str, tmp_path: Path) -> None:
+    found = answer("--model", model, *PAIR, "--layers", layers, "--method", "all", "--out", tmp_path / "run")
     rows = {row["method"]: row for row in found["methods"]}
     for name in ("localized", "prompt-to-prompt", "closed-form"):
-        assert rows[name]["ocr_exact_target"][0] == 1 and rows[name]["ssim_textless"][0] >= 0.97, name
+        # one set of weights cannot answer to the source as to the target and keep the empty prompt: worst on tiny-if
+        written = "ocr_f1_target" if (model, name) == ("tiny-if", "closed-form") else "ocr_exact_target"
+        assert rows[name][written][0] > (0.5 if written == "ocr_f1_target" else 0.99), name
+        assert rows[name]["ssim_textless"][0] >= 0.97, name
     assert rows["source"]["ocr_exact_source"][0] == 1
 
 
 @pytest.mark.slow
-def test_a_real_picture_gets_the_new_word(photos: Path) -> None:
-    """Drawn by hand, not by the model."""
+@pytest.mark.parametrize(("model", "layers"), PLANTED[:2])
+def test_a_real_picture_gets_the_new_word(model: str, layers: str, photos: Path) -> None:
+    """Drawn by hand, not by the model; the U-Net's is inverted by DDIM, the flow's by its own sampler."""
     found = answer(
-        "--arch", "sd3", *PAIR, "--layers", "6", "--image", photos / "good.png", "--out", photos / "run"
+        "--model", model, *PAIR, "--layers", layers, "--image", photos / "good.png", "--out", photos / "run"
     )  # fmt: skip
     rows = {row["method"]: row for row in found["methods"]}
     assert rows["reconstruction"]["ocr_exact_source"][0] == 1 and rows["reconstruction"]["psnr"][0] > 25
@@ -247,6 +317,8 @@ def test_the_sentence_says_how_sure_it_is() -> None:
     assert "surely smaller" in better and "100 [90, 100] %" in better and "8 pairs" in better
     assert "neither" in sentence([*table, row("localized", 0.99, (-9.0, -12.0, 6.0))], (6,), 8)
     assert "surely larger" in sentence([*table, row("localized", 0.99, (9.0, 2.0, 16.0))], (6,), 8)
+    few = sentence([*table, row("localized", 0.99, (-9.0, -12.0, -6.0))], (6,), 5)
+    assert "surely" not in few and "5 pairs, too few" in few
     assert "no interval" in sentence([*table, row("localized", 0.99, (9.0, 9.0, 9.0))], (6,), 1)
 
 

@@ -112,6 +112,9 @@ def edit(
     dtype: Dtype = None,
     batch_size: BatchSize = None,
     reader: Reader = "rapidocr",
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say what it would take, on the published configuration of --arch.")
+    ] = False,
     yes: Yes = False,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/edit-MODEL.")] = None,
     format: FormatOption = Format.table,
@@ -133,6 +136,8 @@ def edit(
       red framed sign that says "SHUT"'
 
       t2iprobe edit --arch sdxl --preset iclr2025 --pairs pairs.csv --method localized --method prompt-to-prompt
+
+      t2iprobe edit --arch sdxl --preset iclr2025 --pairs pairs.csv --plan
     """
     if method == ["list"]:
         print_methods(context.obj.editors(), format)
@@ -144,6 +149,9 @@ def edit(
             tuple(metric or ()), text_box, seed, num_steps, guidance, resolution, device, dtype, batch_size, reader,
         )
     )  # fmt: skip
+    if plan:
+        _print_plan(asked, context.obj, format)
+        return
     _print(_run(asked, context.obj, out, yes, typed(context)), format)
 
 
@@ -230,6 +238,18 @@ def _plan(job: Job, path: Path, pairs: int, cost: Cost, yes: bool) -> None:
     agree(yes, seconds, size)
 
 
+def _print_plan(asked: Asked, plugins: Plugins, format: Format) -> None:
+    from t2iprobe.plugins.editing.planning import planned
+
+    answer = planned(asked, plugins, PAIRS)
+    if format is Format.json:
+        print_json(answer)
+        return
+    answers.print(answer["sentence"], highlight=False, markup=False, soft_wrap=True)
+    if answer["inferred"]:
+        notes.print(f"inferred: {answer['inferred']}", highlight=False)
+
+
 def _print(answer: Mapping[str, Any], format: Format) -> None:
     if format is Format.json:
         print_json(answer)
@@ -250,7 +270,7 @@ def _table(rows: Sequence[Mapping[str, Any]], pairs: int, title: str, columns: S
     table = Table(box=None, header_style="bold", title=title)
     table.add_column("method", no_wrap=True)
     for name, _ in columns:
-        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
+        table.add_column(name.replace("_", " "), justify="right")  # an interval may go on a line of its own
     for row in rows:
         cells = [said(row[name], digits, pairs) for name, digits in columns]
         table.add_row(escape(row["method"]), *cells)

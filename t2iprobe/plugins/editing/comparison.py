@@ -18,6 +18,7 @@ from t2iprobe.core.trials import Trial, ranges
 from t2iprobe.plugins.editing.outside import METRICS
 
 SWAP = "prompt-swap"  # what the clean target is among edits
+LEAST = 6  # pairs, of which all have to agree for a sign test at 5 %; resampling fewer says too much
 KEPT = METRICS[0]
 WRONG = METRICS[2]
 
@@ -97,8 +98,9 @@ def sentence(rows: Sequence[Mapping[str, Any]], layers: Sequence[int], pairs: in
     swap = said(rows[1][KEPT], 3, pairs)
     if one is None:
         return f"prompt-swap keeps the picture outside the text at an SSIM of {swap} ({count})."
-    caution = "95 % intervals" if pairs > 1 else "one pair gives no interval"
-    verdict = _verdict(Interval(*one[f"{WRONG}_gain"])) if pairs > 1 else ""
+    caution = "95 % intervals" if pairs >= LEAST else "too few for an interval to be trusted"
+    caution = caution if pairs > 1 else "one pair gives no interval"
+    verdict = _verdict(Interval(*one[f"{WRONG}_gain"])) if pairs >= LEAST else ""
     where = f"{'layers' if len(layers) > 1 else 'layer'} {ranges(layers)}"
     share = said([100 * value for value in one["share_of_clean"]], 0, pairs)
     return (

@@ -63,11 +63,11 @@ def prepared(asked: Asked, plugins: Plugins, path: Path, default: int, command: 
     Raises:
         ConfigError: something that was asked for cannot be.
     """
-    pairs = _pairs(asked, plugins, default)
+    pairs = pairs_of(asked, plugins, default)
     scorer = plugins.scorer(asked.concept, asked.reader, asked.metrics)
     outside = Outside(scorer.reader, plugins.metrics(), asked.text_box)  # type: ignore[arg-type]
     listed, starts = options.editors(asked, plugins), asked.starts
-    _check_places(asked)
+    check_places(asked)
     model = asked.choice.load(plugins)
     settings = generation_settings(asked.num_steps, asked.guidance, asked.resolution)
     with ExitStack() as stack:
@@ -86,7 +86,12 @@ def prepared(asked: Asked, plugins: Plugins, path: Path, default: int, command: 
         yield Job(asked, model, pairs, methods, settings, study, picture)
 
 
-def _pairs(asked: Asked, plugins: Plugins, default: int) -> list[Pair]:
+def pairs_of(asked: Asked, plugins: Plugins, default: int) -> list[Pair]:
+    """What is edited.
+
+    Raises:
+        ConfigError: it cannot be had.
+    """
     ref = asked.choice.reference(plugins)
     if asked.image is not None and not (asked.source and asked.target):
         raise ConfigError("--image needs --source, what the picture shows, and --target, what it shall show")
@@ -96,8 +101,12 @@ def _pairs(asked: Asked, plugins: Plugins, default: int) -> list[Pair]:
     return ways.read(ref, plugins, default)
 
 
-def _check_places(asked: Asked) -> None:
-    """What can be seen to be missing before a model is loaded."""
+def check_places(asked: Asked) -> None:
+    """See before a model is loaded what is missing.
+
+    Raises:
+        ConfigError: layers, or the real picture.
+    """
     if (asked.layers is None) == (asked.run is None):
         raise ConfigError(
             "name the layers: --layers 6, or --from RUN with what `t2iprobe localize` found"
@@ -130,8 +139,19 @@ def _latents(asked: Asked, plugins: Plugins, model: Model, photo: Photo, pair: P
 def _methods(
     model: Model, editors: Sequence[Editor], layers: tuple[int, ...], starts: Sequence[int], settings: dict[str, Any]
 ) -> list[Method]:
-    """Every method at every start step that it can have."""
-    steps = model.steps(settings.get("num_steps"))
+    """What is to be compared, each method seen to work with the model."""
+    check_starts(editors, starts, model.steps(settings.get("num_steps")))
+    for editor in editors:
+        editor.check(model, layers)
+    return methods_of(model, editors, layers, starts)
+
+
+def check_starts(editors: Sequence[Editor], starts: Sequence[int], steps: int) -> None:
+    """Refuse start steps that a run does not have, or that no method takes.
+
+    Raises:
+        ConfigError: as it says.
+    """
     wrong = [start for start in starts if start >= steps]
     if wrong:
         raise ConfigError(
@@ -139,13 +159,17 @@ def _methods(
             f"counts what is left, so its t_s = {steps - 1} is 1 here"
         )
     if not any(one.starts for one in editors) and list(starts) != [0]:
-        raise ConfigError(f"--start-step is for localized edits; {', '.join(one.name for one in editors)} takes none")
-    found = []
-    for editor in editors:
-        editor.check(model, layers)
-        sites = editor.sites(model, layers)
-        found += [Method(editor, sites, layers, start) for start in (starts if editor.starts else (0,))]
-    return found
+        named = ", ".join(one.name for one in editors) or options.SWAP
+        raise ConfigError(f"--start-step is for localized edits; {named} takes none")
+
+
+def methods_of(model: Model, editors: Sequence[Editor], layers: tuple[int, ...], starts: Sequence[int]) -> list[Method]:
+    """Every method at every start step that it can have."""
+    return [
+        Method(editor, editor.sites(model, layers), layers, start)
+        for editor in editors
+        for start in (starts if editor.starts else (0,))
+    ]
 
 
 def _question(
