@@ -104,7 +104,9 @@ def test_a_folder_teaches_its_captions_and_says_what_it_leaves_out(tmp_path: Pat
     assert [one.word for one in found.probes] == ["00", "02", "04", "06"] and len(found.examples) == 8
     assert "1 pictures in" in found.notes[0] and "odd.png" in found.notes[0]
     (folder / "metadata.jsonl").write_text((folder / "metadata.jsonl").read_text().replace(r"\"03\"", r"\"99\""))
-    assert lesson(str(folder), Plugins(), limit=4).digest != found.digest
+    renamed = lesson(str(folder), Plugins(), limit=4).digest
+    Image.new("RGB", (40, 30), "red").save(folder / "00005.png")
+    assert len({found.digest, renamed, lesson(str(folder), Plugins(), limit=4).digest}) == 3
 
 
 def test_prompts_come_from_a_set_or_a_text_file(tmp_path: Path) -> None:
@@ -219,6 +221,9 @@ def test_a_session_trains_keeps_and_goes_on(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds a run with other settings .*rank: 2 there, 1 now"):
         session.run(job(rank=1), tmp_path / "cut")
     assert session.done(job(), tmp_path / "cut") and not session.done(job(), tmp_path / "new")
+    session.monitor.reader.name = "another"  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="reader: 'blind' there, 'another' now"):
+        session.run(job(), tmp_path / "cut")
 
 
 def test_a_saved_lora_is_gone_on_from(tmp_path: Path) -> None:
@@ -314,6 +319,19 @@ def test_layers_of_another_architecture_are_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"adapter": "sdxl"}, "finding": {"layers": [2]}}))
     outcome = invoke("--arch", "sd3", "--data", "digits", "--from", str(tmp_path), "--out", str(tmp_path / "run"))
     assert "about a model of architecture sdxl, this one is sd3" in str(outcome.exception)
+
+
+def test_a_plan_takes_its_layers_as_a_training_does(tmp_path: Path) -> None:
+    plan = ("--preset", "iclr2025", "--plan", "--format", "json")
+    (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"adapter": "sd3"}, "finding": {"layers": [2]}}))
+    found = json.loads(invoke("--arch", "sd3", "--from", str(tmp_path), *plan).stdout)
+    assert found["plans"][0]["layers"] == [2]
+    for arguments, message in (
+        (["--arch", "sdxl", "--from", str(tmp_path)], "about a model of architecture sd3, this one is sdxl"),
+        (["--arch", "sd3", "--layers", "24"], "text-attention layers are 0-23, found 24"),
+        (["--arch", "sd3", "--layers", "1", "--from", str(tmp_path)], "give --layers or --from, not both"),
+    ):
+        assert message in str(invoke(*arguments, *plan).exception)
 
 
 def test_the_command_trains_tells_and_shows_again(saved: Path, tmp_path: Path) -> None:

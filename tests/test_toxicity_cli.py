@@ -136,6 +136,8 @@ def test_pictures_of_prompts_are_guarded_logged_and_kept(words: Path, tmp_path: 
     assert answer(again) == found and "already" in again.stderr
     other = failure(guard(*options, "--seed", "5", "--out", run))
     assert "other settings" in other and "seed" in other
+    words.write_text(words.read_text() + "another\n")
+    assert "other settings" in failure(guard(*options, "--out", run))
 
 
 def test_a_refused_prompt_has_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,4 +196,5 @@ def test_the_guard_against_its_baselines(words: Path, tmp_path: Path) -> None:
     assert len({row["denoiser_calls_a_batch"] for row in found["methods"]}) == 1
     assert "GRUM" not in (run / "result.json").read_text() + (run / "manifest.json").read_text()
     assert (run / "contact_sheet.png").is_file() and "SSIM" in (run / "report.html").read_text()
+    assert "--methods localized,localized-stream,prompt-swap" in (run / "report.html").read_text()
     assert answer(guard(*options, *chosen)) == {**found, "run": str(run)}

@@ -5,9 +5,11 @@ Everything that can be refused is refused when the folder is read: before a mode
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from os import SEEK_END
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +25,7 @@ METADATA = "metadata.jsonl"
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 FORMAT = 'lines such as {"file_name": "1.png", "text": "a sign that says \\"OPEN\\""}'
 MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+TAIL = 4096  # bytes
 Crop = Literal["center", "random"]
 
 
@@ -37,6 +40,7 @@ class Example:
         words: what the picture reads, where that is known.
         weight: of its loss among the others'.
         size: width and height, where they are known.
+        mark: tells its file from another of the same name.
     """
 
     name: str
@@ -45,6 +49,7 @@ class Example:
     words: str | None = None
     weight: float = 1.0
     size: tuple[int, int] | None = None
+    mark: str = ""
 
 
 def read_folder(folder: Path) -> list[Example]:
@@ -68,7 +73,7 @@ def read_folder(folder: Path) -> list[Example]:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ConfigError(f"{path} has a caption for {missing[0]}{more}, and there is no such picture in {folder}")
-    return [replace(one, size=_size(folder / one.name)) for one in found]
+    return [replace(one, size=_size(folder / one.name), mark=_mark(folder / one.name)) for one in found]
 
 
 def unlisted(folder: Path, examples: Sequence[Example]) -> list[str]:
@@ -184,6 +189,14 @@ def _size(path: Path) -> tuple[int, int]:
     if mode not in MODES:
         raise ConfigError(f"{path} is a picture of mode {mode}; save it with 8 bits a channel, as RGB")
     return size
+
+
+def _mark(path: Path) -> str:
+    """Of a file's length and end, where compressed pictures have their checksums; reading all would take long."""
+    with path.open("rb") as file:
+        length = file.seek(0, SEEK_END)
+        file.seek(-min(length, TAIL), SEEK_END)
+        return hashlib.blake2b(file.read(), digest_size=8, salt=str(length).encode()).hexdigest()
 
 
 def _decoded(example: Example) -> Image.Image:

@@ -89,30 +89,33 @@ class Asked:
 
 def planned(asked: Asked, plugins: Plugins) -> dict[str, Any]:
     """What would be trained; a preset's on the published configuration, without weights."""
-    from types import SimpleNamespace
-
     from t2iprobe.plugins.finetune.planning import plan
-    from t2iprobe.terminal.parse import choice, layers
 
-    paper = asked.paper
-    if paper is None or asked.choice.model is not None:
-        model = asked.model.load(plugins)
-        adapter, pipeline, found = model.adapter, model.pipeline, _layers(asked, model)
-        name = model.ref
-    else:
-        adapter = choice("architecture", str(asked.choice.arch), plugins.adapters())()
-        pipeline = SimpleNamespace(**{adapter.denoiser: adapter.full_size()})
-        found = tuple(layers(asked.layers or asked.value("layers"), 10**6))
-        name = f"{paper.model}, published configuration"
+    scopes, paper = _scopes(asked), asked.paper
+    model = _published(paper, asked, plugins) if paper and asked.choice.model is None else asked.model.load(plugins)
+    found = _layers(asked, model)
     pictures = paper.pictures if paper else None
     if asked.data is not None:
         pictures = len(_lesson(asked, plugins).examples)
-    scopes = str(asked.value("scope")).split(",")
-    rows = [
-        plan(adapter, pipeline, _job(asked, scope, int(asked.value("seed")), found), asked.model.dtype, pictures)
-        for scope in scopes
-    ]
-    return {"model": name, "carried": paper.carried if paper else "", "inferred": adapter.inferred, "plans": rows}
+    jobs = [_job(asked, scope, int(asked.value("seed")), found) for scope in scopes]
+    return {
+        "model": model.ref,
+        "carried": paper.carried if paper else "",
+        "inferred": model.adapter.inferred,
+        "plans": [plan(model.adapter, model.pipeline, job, asked.model.dtype, pictures) for job in jobs],
+    }
+
+
+def _published(paper: Preset, asked: Asked, plugins: Plugins) -> Model:
+    """The denoiser of a preset as it was published, on the meta device; it has no weights and cannot run."""
+    from types import SimpleNamespace
+
+    from t2iprobe.core.model import Model
+    from t2iprobe.terminal.parse import choice
+
+    adapter = choice("architecture", str(asked.choice.arch), plugins.adapters())()
+    pipeline = SimpleNamespace(**{adapter.denoiser: adapter.full_size()})
+    return Model(pipeline, adapter, ref=f"{paper.model}, published configuration")
 
 
 def trained(asked: Asked, plugins: Plugins) -> list[dict[str, Any]]:

@@ -83,6 +83,17 @@ class Monitor:
         """Everything that is asked for."""
         return [*self.learn, *self.keep]
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What decides the scores, as plain values."""
+        return {
+            "probes": [[one.prompt, one.seed] for one in self.probes],
+            "learn": len(self.learn),
+            "generation": dict(self.settings),
+            "reader": self.reader.name,
+            "clip": None if self.clip is None else self.clip.ref,
+        }
+
     @cached_property
     def base(self) -> Sequence[Image]:
         """The base model's pictures."""

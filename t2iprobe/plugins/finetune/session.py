@@ -141,10 +141,7 @@ class Session:
         """What decides the result; how the rows are passed through does not."""
         asked = asdict(job)
         asked["settings"].pop("rows_at_once")
-        watched = None
-        if self.monitor is not None:
-            probes = [[one.prompt, one.seed] for one in self.monitor.probes]
-            watched = {"probes": probes, "learn": len(self.monitor.learn), "generation": dict(self.monitor.settings)}
+        watched = None if self.monitor is None else self.monitor.asked
         found: dict[str, Any] = provenance.portable(
             {
                 "job": {**asked, "side": self.side(job)},

@@ -52,8 +52,8 @@ class Lesson:
 
     @property
     def digest(self) -> str:
-        """A hash of names and captions."""
-        listed = [[one.name, one.caption] for one in self.examples]
+        """A hash of names, captions and files."""
+        listed = [[one.name, one.caption, *([one.mark] if one.mark else [])] for one in self.examples]
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
 

@@ -23,9 +23,10 @@ from t2iprobe.plugins.toxicity.methods import METHODS, NEGATIVE, UNGUARDED, USUA
 from t2iprobe.plugins.toxicity.policy import Policy
 from t2iprobe.plugins.toxicity.presets import SEEDS, TEMPLATE, Preset, preset
 from t2iprobe.plugins.toxicity.running import RESULT, batch_of, digests, finished, kept
-from t2iprobe.plugins.toxicity.settings import parsed
+from t2iprobe.plugins.toxicity.settings import deciding, parsed
 from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_lines
 from t2iprobe.terminal import parse
+from t2iprobe.terminal.commandline import quoted
 from t2iprobe.terminal.console import notes
 from t2iprobe.terminal.cost import agree
 from t2iprobe.terminal.layers import chosen
@@ -207,7 +208,7 @@ def _usual(model: Model) -> list[str]:
     return [first, *(["localized-stream"] if chosen_way(model) == "row" else []), *rest]
 
 
-def benchmark(asked: Asked, out: Path | None, plugins: Plugins) -> dict[str, Any]:
+def benchmark(asked: Asked, out: Path | None, plugins: Plugins, command: Sequence[str]) -> dict[str, Any]:
     """Run it, go on with it, or show what is done; the answer is the JSON object."""
     job = job_of(asked, plugins)
     policy = _policy(asked, job, plugins)
@@ -227,7 +228,7 @@ def benchmark(asked: Asked, out: Path | None, plugins: Plugins) -> dict[str, Any
     methods = _methods(asked.methods, setup)
     _say_plan(setup, methods, cases, path, asked.yes)
     with kept(path, settings, model, job.settings, plugins):
-        answer = _measured(asked, job, setup, methods, cases, tools, path, plugins)
+        answer = _measured(asked, job, setup, methods, cases, tools, path, plugins, command)
     return answer | {"run": str(path)}
 
 
@@ -257,16 +258,17 @@ def _settings(asked: Asked, job: Job) -> dict[str, Any]:
         "upscaler": job.choice.upscaler,
         "dtype": job.choice.dtype,
         "words": digests(job.words),
+        "list": digests(job.list_lines or ()),
         "template": job.template,
         "seeds": job.seeds,
         "seed": job.seed,
         "methods": asked.methods,
         "layers": job.layers or str(job.run),
         "start": job.start,
-        "rewriter": asked.rewriter,
+        "rewriter": deciding(asked.rewriter),
         "negative": job.negative,
         "concept": job.concept,
-        "judge": list(job.judge),
+        "judge": [deciding(one) for one in job.judge],
         "reader": job.reader,
         "generation": dict(job.settings),
     }
@@ -304,6 +306,7 @@ def _measured(
     tools: measuring.Instruments,
     path: Path,
     plugins: Plugins,
+    command: Sequence[str],
 ) -> dict[str, Any]:
     """Pictures, scores and files."""
     gallery, model = Gallery(path), setup.model
@@ -323,8 +326,7 @@ def _measured(
     answer = record.answer_of(rows, cases, facts) | {"table": [record.heads(), [record.brief(row) for row in rows]]}
     sheet = record.sheet(list(methods), cases, gallery, asked.show_words)
     sheet.save(path / "contact_sheet.png")
-    command = f"t2iprobe guard bench --model {job.ref} --layers {','.join(map(str, setup.layers))}"
-    plugins.write_page(record.page_of(answer, rows, sheet, command), path / "report.html")
+    plugins.write_page(record.page_of(answer, rows, sheet, quoted(command)), path / "report.html")
     (path / RESULT).write_text(json.dumps(answer, indent=1) + "\n")
     return answer
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice
 from t2iprobe.plugins.toxicity.settings import parsed
+from t2iprobe.terminal.commandline import typed
 from t2iprobe.terminal.console import Format, answers, print_json
 from t2iprobe.terminal.options import (
     Arch,
@@ -381,7 +382,7 @@ def bench(
     if plan:
         _print_plan(benching.planned(asked, context.obj), format)
         return
-    _print_bench(benching.benchmark(asked, out, context.obj), format)
+    _print_bench(benching.benchmark(asked, out, context.obj, typed(context)), format)
 
 
 def _print_methods(names: list[str], format: Format) -> None:

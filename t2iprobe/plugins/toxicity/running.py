@@ -18,6 +18,7 @@ from t2iprobe.plugins.toxicity.donors import WAYS
 from t2iprobe.plugins.toxicity.gallery import Chunk, Gallery
 from t2iprobe.plugins.toxicity.guard import Guard, check_start
 from t2iprobe.plugins.toxicity.policy import Decision
+from t2iprobe.plugins.toxicity.settings import deciding
 from t2iprobe.terminal.console import notes
 from t2iprobe.terminal.cost import agree, duration
 from t2iprobe.terminal.layers import chosen
@@ -126,7 +127,11 @@ def _settings(ref: str, model: ModelChoice, policy: PolicyChoice, order: Order) 
         "upscaler": model.upscaler,
         "dtype": model.dtype,
         "prompts": digests(order.prompts),
-        "policy": {"detectors": policy.named, "rewriter": policy.rewriter, "where": policy.where},
+        "policy": {
+            "detectors": [deciding(one) for one in policy.named],
+            "rewriter": deciding(policy.rewriter),
+            "where": policy.where,
+        },
         "layers": order.layers or str(order.run),
         "donor": order.donor,
         "start": order.start,

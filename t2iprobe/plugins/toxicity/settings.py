@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from contextlib import suppress
+from pathlib import Path
 
 from t2iprobe.core.errors import ConfigError
 
@@ -19,3 +22,13 @@ def parsed(text: str) -> tuple[str, dict[str, str]]:
     if wrong := next((key for key, mark, _ in pairs if not (key and mark)), None):
         raise ConfigError(f"{text}: write NAME:key=value,key=value, found {wrong!r}")
     return name, {key: value for key, _, value in pairs}
+
+
+def deciding(text: str) -> str:
+    """The same with a digest of what its file holds in place of the file's name: another list is another run."""
+    name, settings = parsed(text)
+    if "file" in settings:
+        with suppress(OSError):  # a file that is not there is told of by what reads it
+            held = Path(settings["file"]).expanduser().read_bytes()
+            settings["file"] = hashlib.blake2b(held, digest_size=8).hexdigest()
+    return ":".join([name, *([",".join(f"{key}={value}" for key, value in settings.items())] if settings else [])])
