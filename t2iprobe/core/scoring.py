@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,6 +125,26 @@ class Scored:
         ranked = self.scores[self.rank]
         object.__setattr__(self, "floor", bootstrap(ranked[0]))
         object.__setattr__(self, "ceiling", bootstrap(ranked[1]))
+
+    def averaged(self, groups: Sequence[Hashable]) -> Scored:
+        """The same with a column a group of pairs, their mean.
+
+        Pairs of the same prompts that start from different noise are one observation of these prompts, not several:
+        intervals over their means hold over prompts and noise both.
+
+        Args:
+            groups: of each pair, such as its prompts.
+        """
+        members: dict[Hashable, list[int]] = {}
+        for column, group in enumerate(groups):
+            members.setdefault(group, []).append(column)
+        if len(members) == len(groups):
+            return self
+        means = {
+            name: np.stack([values[:, columns].mean(axis=1) for columns in members.values()], axis=1)
+            for name, values in self.scores.items()
+        }
+        return Scored(means, self.rank, self.against, self.bounds)
 
     def trials(self) -> list[LayerScore]:
         """Every trial, in order."""

@@ -13,6 +13,7 @@ from t2iprobe.core.trials import Part
 from t2iprobe.plugins.localization.bisection import Search
 from t2iprobe.plugins.localization.race import Race
 from t2iprobe.plugins.localization.record import Record
+from t2iprobe.plugins.localization.settings import at_least, check_part
 
 
 @dataclass
@@ -47,6 +48,13 @@ class Adaptive(Localizer):
     pairs: int = 24
     most: int = 12
     screen_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        check_part(self.part)
+        at_least(2, pairs=self.pairs)
+        at_least(1, most=self.most)
+        if self.screen_steps is not None:
+            at_least(1, screen_steps=self.screen_steps)
 
     def find(self, lab: Lab) -> Finding:
         """See :class:`~t2iprobe.core.localizer.Localizer`."""

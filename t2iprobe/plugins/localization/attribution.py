@@ -19,6 +19,7 @@ from t2iprobe.core.sweep import Cost
 from t2iprobe.core.trials import Space
 from t2iprobe.plugins.localization.conditioning import Call, recorded
 from t2iprobe.plugins.localization.ranking import Ranking
+from t2iprobe.plugins.localization.settings import at_least
 
 
 @dataclass
@@ -47,6 +48,10 @@ class Attribution(Ranking):
     name: ClassVar[str] = "attribution"
     summary: ClassVar[str] = "first-order attribution of all layers by gradients, finalists patched exactly"
     points: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, points=self.points)
 
     @property
     def key(self) -> str:

@@ -21,6 +21,7 @@ from t2iprobe.core.sweep import Cost
 from t2iprobe.core.trials import Space
 from t2iprobe.plugins.localization.conditioning import differing_tokens
 from t2iprobe.plugins.localization.ranking import Ranking
+from t2iprobe.plugins.localization.settings import at_least
 
 
 @dataclass
@@ -48,6 +49,10 @@ class Contribution(Ranking):
     steps: int = 1
     relative: bool = False
     alike: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, steps=self.steps)
 
     @property
     def key(self) -> str:

@@ -14,6 +14,7 @@ from t2iprobe.core.trials import Direction, Part, Trial
 from t2iprobe.plugins.localization.evidence import Evidence, evidence
 from t2iprobe.plugins.localization.record import Record, layers_named, percent, share
 from t2iprobe.plugins.localization.selection import Rule, rule_named
+from t2iprobe.plugins.localization.settings import at_least, check_direction, check_part, parse_layers
 
 
 @dataclass
@@ -37,6 +38,8 @@ class Exhaustive(Localizer):
     select: str = "threshold"
 
     def __post_init__(self) -> None:
+        check_part(self.part)
+        check_direction(self.direction)
         self.rule: Rule = rule_named(self.select)
 
     def find(self, lab: Lab) -> Finding:
@@ -111,6 +114,10 @@ class RandomSets(Localizer):
     layers: str = ""
     part: Part = "kv"
 
+    def __post_init__(self) -> None:
+        check_part(self.part)
+        at_least(1, draws=self.draws)
+
     def find(self, lab: Lab) -> Finding:
         """See :class:`~t2iprobe.core.localizer.Localizer`."""
         record = Record(lab, self.part)
@@ -124,8 +131,10 @@ class RandomSets(Localizer):
         lab, size = record.lab, len(given) or self.size
         if not 0 < size <= lab.space.layers:
             raise ConfigError(f"random sets of {size} layers: the model has {lab.space.layers}")
-        drawn = _drawn(lab.space.layers, size, self.draws, np.random.default_rng([lab.seed, size]))
-        sets = [*([given] if given else []), *sorted(drawn - {given})]
+        drawn = _drawn(lab.space.layers, size, self.draws, given, np.random.default_rng([lab.seed, size]))
+        if not drawn:
+            raise ConfigError(f"there is no other set of {size} layers to compare with, of {lab.space.layers}")
+        sets = [*([given] if given else []), *drawn]
         trials = [lab.space.trial(one, part=self.part) for one in sets]
         found = evidence(record.ask(trials), trials, lab.seed)
         chance = found.mean[1:] if given else found.mean
@@ -139,26 +148,12 @@ class RandomSets(Localizer):
         return words
 
 
-def _drawn(layers: int, size: int, draws: int, rng: np.random.Generator) -> set[tuple[int, ...]]:
-    """Different sets, fewer where there are no more."""
+def _drawn(
+    layers: int, size: int, draws: int, given: tuple[int, ...], rng: np.random.Generator
+) -> list[tuple[int, ...]]:
+    """Different sets, none of them the given one; fewer where there are no more."""
     found: set[tuple[int, ...]] = set()
     for _ in range(20 * draws):
         if len(found) < draws:
-            found.add(tuple(sorted(rng.choice(layers, size, replace=False).tolist())))
-    return found
-
-
-def parse_layers(text: str) -> tuple[int, ...]:
-    """``3,5-8`` as numbers.
-
-    Raises:
-        ConfigError: not such a list.
-    """
-    found: list[int] = []
-    try:
-        for part in text.replace("+", ",").split(","):
-            first, _, last = part.partition("-")
-            found += range(int(first), int(last or first) + 1)
-    except ValueError:
-        raise ConfigError(f"layers {text!r}: write numbers and ranges, such as 3,5-8") from None
-    return tuple(sorted(set(found)))
+            found |= {tuple(sorted(rng.choice(layers, size, replace=False).tolist()))} - {given}
+    return sorted(found)

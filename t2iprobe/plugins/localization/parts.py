@@ -14,12 +14,14 @@ from t2iprobe.core.lab import Lab
 from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.scoring import FOUND
+from t2iprobe.core.statistics import Interval
 from t2iprobe.core.trials import Trial, ranges
 from t2iprobe.plugins.localization.adaptive import Adaptive
 from t2iprobe.plugins.localization.conditioning import differing_tokens
 from t2iprobe.plugins.localization.evidence import Array, Evidence, evidence
-from t2iprobe.plugins.localization.exhaustive import parse_layers, table
+from t2iprobe.plugins.localization.exhaustive import table
 from t2iprobe.plugins.localization.record import Record, layers_named, percent, share
+from t2iprobe.plugins.localization.settings import at_least, parse_layers
 
 Window = tuple[int, int]  # first step, and the first one behind it
 ENOUGH = 0.2  # of the whole layers' response may be missing where a part is called sufficient
@@ -28,7 +30,7 @@ ENOUGH = 0.2  # of the whole layers' response may be missing where a part is cal
 def _given(record: Record, layers: str) -> tuple[int, ...]:
     """The layers asked for, or those that ``adaptive`` finds."""
     if layers:
-        record.layers = parse_layers(layers)
+        record.layers = record.lab.space.trial(parse_layers(layers)).layers  # refuses what is not there
     else:
         Adaptive(record.part).search(record.lab, record)
     return record.layers
@@ -138,6 +140,9 @@ class Steps(Localizer):
     layers: str = ""
     places: int = 8
 
+    def __post_init__(self) -> None:
+        at_least(1, places=self.places)
+
     def find(self, lab: Lab) -> Finding:
         """See :class:`~t2iprobe.core.localizer.Localizer`."""
         record = Record(lab)
@@ -155,13 +160,17 @@ class Steps(Localizer):
         asked = {name: [(layers, one) for one in kind] for name, kind in spans.items()}
         if len(layers) > 1:
             asked |= {f"only here, layer {layer} alone": [((layer,), one) for one in windows] for layer in layers}
-        level = self._levels(record, [one for kind in asked.values() for one in kind])
+        answers = self._levels(record, [one for kind in asked.values() for one in kind])
+        level = {one: answer.mean for one, answer in answers.items()}
         rows = {name: np.array([level[one] for one in kind]) for name, kind in asked.items()}
         names = [f"{first}-{last - 1}" if last - first > 1 else str(first) for first, last in windows]
         caption = (
             f"Share of the way, in per cent, by the steps (columns) in which {layers_named(layers).lower()} is patched."
         )
         record.details["maps"] = [heat(caption, names, rows)]
+        if answers[layers, (0, steps)].low <= FOUND:
+            record.notes.append("In all steps together they do not surely respond: no step can be told from another.")
+            return
         bar = (1 - ENOUGH) * level[layers, (0, steps)]
         first = max((one[0] for one in spans["from here on"] if level[layers, one] >= bar), default=0)
         last = min((one[1] for one in spans["up to here"] if level[layers, one] >= bar), default=steps)
@@ -179,11 +188,12 @@ class Steps(Localizer):
             said = ", ".join(f"{layer} in {one[0]} to {one[1] - 1}" for layer, one in own.items())
             record.notes.append(f"Of windows of a layer alone, most: {said}.")
 
-    def _levels(self, record: Record, asked: Sequence[tuple[tuple[int, ...], Window]]) -> dict[Any, float]:
+    def _levels(self, record: Record, asked: Sequence[tuple[tuple[int, ...], Window]]) -> dict[Any, Interval]:
         """Responses by layers and window."""
         listed = list(dict.fromkeys(asked))
         trials = [record.lab.space.trial(layers, scope=Scope(steps=range(*one))) for layers, one in listed]
-        return dict(zip(listed, _measured(record, trials, "steps").mean.tolist(), strict=True))
+        found = _measured(record, trials, "steps")
+        return {one: found.interval(index) for index, one in enumerate(listed)}
 
 
 @dataclass

@@ -22,6 +22,7 @@ from t2iprobe.plugins.localization.evidence import evidence
 from t2iprobe.plugins.localization.exhaustive import table
 from t2iprobe.plugins.localization.record import Record
 from t2iprobe.plugins.localization.selection import Threshold
+from t2iprobe.plugins.localization.settings import at_least
 
 
 @dataclass
@@ -39,6 +40,9 @@ class Ranking(Localizer):
     needs_model: ClassVar[bool] = True
     pairs: int = 4
     finalists: int = 3
+
+    def __post_init__(self) -> None:
+        at_least(1, pairs=self.pairs, finalists=self.finalists)
 
     def find(self, lab: Lab) -> Finding:
         """See :class:`~t2iprobe.core.localizer.Localizer`.

@@ -54,7 +54,7 @@ class Record:
             self.stopped = self.stopped or str(error)
 
     def ask(self, trials: Sequence[Trial], pairs: Sequence[int] | None = None) -> Scored:
-        """As the lab does, on as many of the pairs as the budget allows.
+        """As the lab does, on as many of the pairs as the budget allows; pairs of the same prompts as their mean.
 
         Raises:
             BudgetError: it does not allow a single one.
@@ -64,8 +64,12 @@ class Record:
             with suppress(BudgetError):
                 scored = self.lab.ask(trials, chosen[:count])
                 self._cut(count, len(chosen))
-                return scored
+                return scored.averaged(self._prompts(chosen[:count]))
         return self.lab.ask(trials, chosen[:1])  # says what it would need
+
+    def _prompts(self, pairs: Sequence[int]) -> list[tuple[str, str]]:
+        """Both prompts of each of these pairs."""
+        return [(self.lab.pairs[pair].source, self.lab.pairs[pair].target) for pair in pairs]
 
     def _cut(self, count: int, wanted: int) -> None:
         if count < wanted:
@@ -101,9 +105,11 @@ class Record:
             return None
         scored = asked[0]
         self.details["confirmed_on"] = scored.scores[scored.rank].shape[1]
-        if evidence(scored, [trial]).low[0] <= FOUND:
+        self.details["noises"] = len({self.lab.pairs[pair].seed for pair in self._confirming()})
+        response = evidence(scored, [trial]).interval(0)
+        if response.low <= FOUND:
             self.details["unconfirmed"], self.layers = list(self.layers), ()
-        return scored.trial(0).response
+        return response
 
     def _confirming(self) -> Sequence[int]:
         """Held-out pairs; one alone would confirm nothing."""
@@ -120,7 +126,7 @@ class Record:
         where = "held-out pairs" if held_out else "pairs of the search (there are no held-out ones)"
         measured = f"{percent(response)} of the way from source to target on {self.details['confirmed_on']} {where}"
         if not self.layers:
-            return f"{NOTHING} surely: {named} seemed responsible, but patched it is {measured}."
+            return f"{NOTHING} surely: {named}, patched, brings {measured}."
         verb = "write" if len(self.layers) > 1 else "writes"
         return f"{named} {verb} the {self.lab.pairs[0].concept}: patched, {measured}."
 

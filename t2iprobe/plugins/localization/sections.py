@@ -96,10 +96,11 @@ def _null(null: Any) -> Iterator[str]:
 def _confirmed(finding: Finding) -> Iterator[str]:
     if finding.response is not None:
         mean, low, high = finding.response
-        pairs = finding.details.get("confirmed_on")
+        pairs, noises = (finding.details.get(name) for name in ("confirmed_on", "noises"))
+        over = f"{noises} different noises" if noises != 1 else "one noise for all, so nothing is known of others"
         yield (
             f"The layers together, on the {pairs} pairs that they were to be confirmed on: {share(mean, 1)} of the "
-            f"way, {share(low, 1)} to {share(high, 1)} by the bootstrap over pairs, each with its own noise."
+            f"way, {share(low, 1)} to {share(high, 1)} with 95 % by the bootstrap over pairs, from {over}."
         )
 
 

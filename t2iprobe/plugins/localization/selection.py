@@ -5,6 +5,7 @@ A rule reads the evidence of single layers and gives their numbers, strongest fi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -84,14 +85,30 @@ def rule_named(text: str) -> Rule:
     name, _, number = text.partition(":")
     try:
         if name == "top":
-            return TopK(int(number))
+            return TopK(_positive(number))
         kinds: dict[str, type[Threshold | LargestGap | Pareto]]
         kinds = {"threshold": Threshold, "gap": LargestGap, "pareto": Pareto}
-        return kinds[name](float(number)) if number else kinds[name]()
+        return kinds[name](_finite(number)) if number else kinds[name]()
     except (KeyError, ValueError):
         raise ConfigError(
             f"selection {text!r} is none of threshold[:0.1], gap[:0.1], top:COUNT, pareto[:0.1]"
         ) from None
+
+
+def _positive(number: str) -> int:
+    """A whole number from 1, or a :class:`ValueError`."""
+    count = int(number)
+    if count < 1:
+        raise ValueError
+    return count
+
+
+def _finite(number: str) -> float:
+    """A number, or a :class:`ValueError`; every comparison with NaN is false, so it would choose nothing."""
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
 
 
 def _ranked(evidence: Evidence) -> tuple[int, ...]:

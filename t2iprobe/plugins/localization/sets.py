@@ -17,6 +17,7 @@ from t2iprobe.plugins.localization.evidence import Array, Evidence, bounds, evid
 from t2iprobe.plugins.localization.exhaustive import sweep, table
 from t2iprobe.plugins.localization.record import Record
 from t2iprobe.plugins.localization.selection import Threshold
+from t2iprobe.plugins.localization.settings import at_least, check_part
 
 ENOUGH = 0.05  # of what the fullest set brings: a set that misses no more is as good
 
@@ -37,6 +38,9 @@ class Window(Localizer):
     summary: ClassVar[str] = "windows of neighbouring layers patched together"
     size: int = 3
     part: Part = "kv"
+
+    def __post_init__(self) -> None:
+        check_part(self.part)
 
     def find(self, lab: Lab) -> Finding:
         """See :class:`~t2iprobe.core.localizer.Localizer`."""
@@ -86,10 +90,12 @@ class Nested(Localizer):
     part: Part = "kv"
 
     def __post_init__(self) -> None:
+        check_part(self.part)
         try:
             self.sizes = sorted({int(count) for count in self.counts.split("/")})
         except ValueError:
             raise ConfigError(f"counts {self.counts!r}: write sizes such as 1/2/3/10") from None
+        at_least(1, counts=self.sizes[0])
 
     def find(self, lab: Lab) -> Finding:
         """See :class:`~t2iprobe.core.localizer.Localizer`."""
@@ -147,6 +153,8 @@ class Greedy(Localizer):
     def __post_init__(self) -> None:
         if self.direction not in ("forward", "backward"):
             raise ConfigError(f"direction {self.direction!r} is neither forward nor backward")
+        check_part(self.part)
+        at_least(1, most=self.most)
 
     def find(self, lab: Lab) -> Finding:
         """See :class:`~t2iprobe.core.localizer.Localizer`."""

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
 from t2iprobe.core.pairs import Pair
-from t2iprobe.plugins.prompts.pairing import another, check_concept, phrases, seeded, take
+from t2iprobe.plugins.prompts.pairing import another, check_concept, check_seeds, phrases, seeded, take
 from t2iprobe.plugins.prompts.words import WORDS
 
 Templates = Literal["same", "different"]
@@ -67,13 +67,15 @@ class Creative:
         words: words of a text.
         templates: ``same`` for both prompts of a pair, or ``different``, which tells layers of the text from layers of
             the scene.
+        seeds: noises that each pair starts from; a limit counts them all.
     """
 
     name: ClassVar[str] = "creative"
 
-    def __init__(self, *, words: int = 1, templates: Templates = "same") -> None:
+    def __init__(self, *, words: int = 1, templates: Templates = "same", seeds: int = 1) -> None:
         self.words = words
         self.templates = one_of("templates", templates, ("same", "different"))
+        self.seeds = check_seeds(seeds)
 
     def pairs(self, limit: int | None = None, seed: int = 0, concept: str = "text") -> list[Pair]:
         """Up to ``limit`` pairs; the first ones of a larger limit are those of a smaller one.
@@ -90,7 +92,7 @@ class Creative:
         texts = phrases(WORDS, seed, self.words)
         chosen = dealt(TEMPLATES, [one for one, _ in texts], seed)
         pairs = [text_pair(chosen[one], one, other, seed, self.templates, TEMPLATES) for one, other in texts]
-        return seeded(take(self.name, pairs, limit), seed)
+        return list(take(self.name, seeded(pairs, seed, self.seeds), limit))
 
 
 def one_of(option: str, value: str, known: Sequence[str]) -> str:

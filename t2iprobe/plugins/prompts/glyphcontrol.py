@@ -15,7 +15,7 @@ from typing import ClassVar
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pairs import Pair, derange
 from t2iprobe.plugins.prompts.creative import dealt, one_of, text_pair
-from t2iprobe.plugins.prompts.pairing import alternate, check_concept, seeded, take
+from t2iprobe.plugins.prompts.pairing import alternate, check_concept, check_seeds, seeded, take
 
 SIMPLE_TEMPLATE = 'A sign that says "{}".'
 VALIDATION = "top_1000"
@@ -63,18 +63,27 @@ class GlyphControl:
         bench: ``simple``, ``creative`` or ``both``, in turn.
         templates: ``same`` for both prompts of a pair, or ``different`` (the creative bench).
         noise: ``own`` for every pair, or ``shared``: all pairs start from the same noise, as published.
+        seeds: noises that each pair starts from, shared ones or its own; a limit counts them all.
     """
 
     name: ClassVar[str] = "glyphcontrol"
 
     def __init__(
-        self, path: str, *, split: str = "all", bench: str = "both", templates: str = "same", noise: str = "own"
+        self,
+        path: str,
+        *,
+        split: str = "all",
+        bench: str = "both",
+        templates: str = "same",
+        noise: str = "own",
+        seeds: int = 1,
     ) -> None:
         self.path = Path(path).expanduser()
         self.split = one_of("split", split, ("val", "test", "all"))
         self.bench = one_of("bench", bench, BENCHES)
         self.templates = one_of("templates", templates, ("same", "different"))
         self.noise = one_of("noise", noise, ("own", "shared"))
+        self.seeds = check_seeds(seeds)
 
     def pairs(self, limit: int | None = None, seed: int = 0, concept: str = "text") -> list[Pair]:
         """Up to ``limit`` pairs; the first ones of a larger limit are those of a smaller one.
@@ -93,8 +102,8 @@ class GlyphControl:
         chosen = [one for one in self._with_creative(buckets, spare) if self._wanted(one)]
         if not chosen:
             raise ConfigError(self._nothing(files))
-        pairs = take(self.name, alternate([self._paired(bucket, seed, spare) for bucket in chosen]), limit)
-        return seeded(pairs, seed) if self.noise == "own" else list(pairs)
+        pairs = alternate([self._paired(bucket, seed, spare) for bucket in chosen])
+        return list(take(self.name, seeded(pairs, seed, self.seeds, shared=self.noise == "shared"), limit))
 
     def _files(self) -> list[Path]:
         if self.path.is_file():

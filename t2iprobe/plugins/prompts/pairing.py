@@ -64,9 +64,29 @@ def alternate(groups: Sequence[Sequence[Item]]) -> list[Item]:
     return [item for item in mixed if item is not nothing]  # type: ignore[misc]
 
 
-def seeded(pairs: Sequence[Pair], seed: int) -> list[Pair]:
-    """The same pairs, each with noise of its own: ``seed``, ``seed + 1`` and so on."""
-    return [replace(pair, seed=seed + index) for index, pair in enumerate(pairs)]
+def seeded(pairs: Sequence[Pair], seed: int, seeds: int = 1, *, shared: bool = False) -> list[Pair]:
+    """Each pair from so many noises, one after the other; their seeds count up from ``seed``.
+
+    Args:
+        pairs: without noise.
+        seed: of the first noise.
+        seeds: noises of a pair.
+        shared: whether every pair starts from the same ones, instead of its own.
+    """
+    again = [pair for pair in pairs for _ in range(seeds)]
+    different = seeds if shared else max(len(again), 1)
+    return [replace(pair, seed=seed + index % different) for index, pair in enumerate(again)]
+
+
+def check_seeds(seeds: int) -> int:
+    """``seeds``, if there is any.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if seeds < 1:
+        raise ConfigError(f"seeds is a whole number from 1, found {seeds}")
+    return seeds
 
 
 def check_concept(kind: str, concept: str, has: Collection[str]) -> None:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from t2iprobe.core.pairs import Pair
-from t2iprobe.plugins.prompts.pairing import check_concept, phrases, seeded, take
+from t2iprobe.plugins.prompts.pairing import check_concept, check_seeds, phrases, seeded, take
 from t2iprobe.plugins.prompts.words import COLOURS, OBJECTS, STYLES, WORDS
 
 
@@ -17,12 +17,14 @@ class Simple:
 
     Args:
         words: words on a sign.
+        seeds: noises that each pair starts from; a limit counts them all.
     """
 
     name: ClassVar[str] = "simple"
 
-    def __init__(self, *, words: int = 1) -> None:
+    def __init__(self, *, words: int = 1, seeds: int = 1) -> None:
         self.words = words
+        self.seeds = check_seeds(seeds)
 
     def pairs(self, limit: int | None = None, seed: int = 0, concept: str = "text") -> list[Pair]:
         """Up to ``limit`` pairs; the first ones of a larger limit are those of a smaller one.
@@ -37,7 +39,7 @@ class Simple:
             ConfigError: unknown concept, or more pairs asked for than there are words.
         """
         check_concept(self.name, concept, MAKERS)
-        return seeded(take(self.name, MAKERS[concept](seed, self.words), limit), seed)
+        return list(take(self.name, seeded(MAKERS[concept](seed, self.words), seed, self.seeds), limit))
 
 
 def _text(seed: int, count: int) -> list[Pair]:
