@@ -8,11 +8,17 @@ Prints the tables of docs/benchmarks.md. The denoiser is the conditional expecta
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepInverseScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
 
 from t2iprobe.core.adapter import Prediction
 from t2iprobe.plugins.inversion.analysis.correlation import floor, simulated_floor
@@ -36,10 +42,12 @@ KINDS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "flow")
 
 def floors() -> None:
     """The top 20 |r| of independent noise: computed, and drawn."""
-    print("| images | numbers in a patch | published | computed | drawn |\n|---|---|---|---|---|")
+    print("| images | numbers in a patch | published | computed | drawn, mean of 20 |\n|---|---|---|---|---|")
     for count, size, published in ((8192, 192, 0.0386), (8192, 256, 0.0403), (2048, 192, 0.0787)):
-        drawn = simulated_floor(count, size, draws=3)
-        print(f"| {count:,} | {size} | {published:.4f} | {floor(count, size):.4f} | {drawn.mean:.4f} |")
+        drawn = simulated_floor(count, size, draws=20)
+        print(
+            f"| {count:,} | {size} | {published:.4f} | {floor(count, size):.4f} | {drawn.mean:.4f} |"
+        )
 
 
 def levels() -> None:
@@ -97,7 +105,7 @@ def stock() -> None:
     """diffusers' inverse of v-prediction with exact predictions."""
     named = {kind.name: kind for kind in BUNDLED}
     print("\n| steps | diffusers' pair, v-prediction | `ddim` |\n|---|---|---|")
-    for steps in (8, 16, 32):
+    for steps in (7, 8, 16, 32):
         denoiser, schedule, noise = bed("v_prediction", steps)
         errors = []
         for name in ("ddim-stock", "ddim"):
@@ -106,6 +114,36 @@ def stock() -> None:
             found = method.invert(denoiser, schedule, there.clean, Given(there, True))
             errors.append(float((found.noise - noise).abs().mean()))
         print(f"| {steps} | {errors[0]:.3f} | {errors[1]:.0e} |")
+
+
+def dpm_solver(steps: int = 20) -> None:
+    """diffusers' DPM-Solver inverse after its own sampler: the sampler's predictions replayed, and its own."""
+    print("\n| order | spacing | epsilon: replayed, own | v_prediction: replayed, own |\n|---|---|---|---|")
+    for order, spacing in itertools.product((1, 2), ("linspace", "leading", "trailing")):
+        cells = [dpm_errors(kind, order, spacing, steps) for kind in ("epsilon", "v_prediction")]
+        print(f"| {order} | {spacing} | {' | '.join(f'{one:.0e}, {other:.3f}' for one, other in cells)} |")
+
+
+def dpm_errors(prediction: str, order: int, spacing: str, steps: int) -> tuple[float, float]:
+    """The largest error with the sampler's predictions replayed, and the mean one with the inverse's own."""
+    own = SD | {"solver_order": order, "timestep_spacing": spacing, "prediction_type": prediction}
+    sampler = DPMSolverMultistepScheduler(**own, final_sigmas_type="sigma_min")
+    inverse = DPMSolverMultistepInverseScheduler(**own)
+    denoiser, _, noise = bed(prediction, steps)  # type: ignore[arg-type]
+    sampler.set_timesteps(steps)
+    clean, told = noise, []
+    for timestep in sampler.timesteps:
+        told.append(denoiser(clean, float(timestep)))
+        clean = sampler.step(told[-1], timestep, clean).prev_sample.double()
+    found = []
+    for replay in (told[::-1], None):
+        inverse.set_timesteps(steps)
+        x = clean
+        for index, timestep in enumerate(inverse.timesteps):
+            output = replay[index] if replay else denoiser(x, float(timestep))
+            x = inverse.step(output, timestep, x).prev_sample.double()
+        found.append((x - noise).abs())
+    return float(found[0].max()), float(found[1].mean())
 
 
 def one_too_far() -> None:
@@ -122,4 +160,5 @@ if __name__ == "__main__":
         levels()
         methods()
         stock()
+        dpm_solver()
         one_too_far()

@@ -268,6 +268,15 @@ def test_top_k_counts_those_nearer_than_the_own() -> None:
     assert assignment.top_k(table, 3) == (1, 1)
 
 
+def test_an_assignment_tells_who_is_among_the_nearest() -> None:
+    """Each image is beside its noise by two and a half places, so its own is the third or fourth nearest."""
+    start = np.arange(20.0)[:, None]
+    found = assignment.assignment(start, start + 2.4)
+    assert found.image_to_noise == pytest.approx(1 / 20) and found.near_noise == 1 and found.near_image > 0.8
+    apart = assignment.assignment(noise(400, 4), noise(400, 4, seed=1))
+    assert apart.near_noise == pytest.approx(assignment.NEAR / 400, abs=0.02)
+
+
 def test_plain_mask_of_a_half_smooth_picture() -> None:
     image = np.zeros((1, 2, 4, 6))
     image[:, 0, :, 3:] = RNG.uniform(1, 2, (4, 3)).cumsum(1)  # every step to the right is at least 1
@@ -292,6 +301,23 @@ def test_areas_are_compared_apart() -> None:
     assert (found.share, found.error_plain, found.error_rest, found.std_plain) == (0.25, 5, 1, 0)
     assert found.std_rest == pytest.approx(np.std([-1, 1, 1]))
     assert math.isnan(plain.compare_areas(values, truth, np.zeros_like(mask)).error_plain)
+
+
+def test_structure_is_seen_nearby_and_by_packing() -> None:
+    """Noise has variance 1 nearby and 7 bits a number; a smooth half has little of either."""
+    values = noise(8, 3, 32, 32)
+    mask = np.zeros((8, 32, 32), bool)
+    mask[:, :, :16] = True
+    same = plain.structure(values, mask)
+    assert (same.local_plain, same.local_rest) == pytest.approx((1, 1), abs=0.05)
+    entropy = np.log2(np.sqrt(2 * np.pi * np.e)) - np.log2(2 * plain.SPREAD / 255)
+    assert same.bits_plain == pytest.approx(entropy, rel=0.05)
+    values[..., :16] = np.arange(16) / 100
+    found = plain.structure(values, mask)
+    assert found.local_plain < 0.1 and found.bits_plain < 1  # a column of the neighbours is noise at the border
+    assert found.bits_rest == pytest.approx(same.bits_rest, rel=0.02)
+    none = plain.structure(values[..., :2], np.ones((8, 32, 2), bool))
+    assert math.isnan(none.local_plain) and math.isnan(none.bits_rest)
 
 
 def test_a_latent_cell_is_plain_where_all_its_pixels_are() -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from t2iprobe.cli.app import build
+from t2iprobe.core.errors import ModelError
 from t2iprobe.plugins.bars import no_bars
+from t2iprobe.plugins.inversion import plan
 from t2iprobe.plugins.inversion.catalogue import BUNDLED
 from t2iprobe.plugins.inversion.presets import PRESETS, applied
 from t2iprobe.plugins.manager import Plugins
@@ -107,6 +110,47 @@ def test_presets_are_the_papers_and_give_way_to_options() -> None:
     assert {row["preset"] for row in answered("run", "--preset", "list")["presets"]} == set(PRESETS)
 
 
+@pytest.mark.filterwarnings("ignore:ddim misses the noise:UserWarning")  # ADM's source-time, which says so
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_planned_and_built_without_weights(name: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """The published denoiser takes what the plan counts; the levels are those of its scheduler."""
+    monkeypatch.chdir(tmp_path)
+    found = answered("plan", "--preset", name)
+    preset, plugins = PRESETS[name], Plugins(installed=False)
+    flow = "shift" in preset.levels
+    assert (found["rows"], found["num_steps"]) == (preset.rows, preset.num_steps) and found["hours"] is None
+    up = sum(one["calls_up"] + one["calls_down"] for one in found["methods"]) + preset.num_steps
+    assert found["denoiser_rows"] == up * preset.rows
+    assert [one["method"] for one in found["methods"]] == list(preset.methods)
+    config: Any = plan.family_named(preset.family, plugins).full_size().config
+    assert preset.shape[0] == (config.in_channels // 4 if name == "flux" else config.in_channels)
+    assert name == "flux" or preset.shape[1:] == (config.sample_size,) * 2
+    assert found["prediction"] == ("flow" if flow else "epsilon") and not list(tmp_path.iterdir())
+    wrong = "ddim" if flow else "euler"
+    assert "methods that do: " in str(invoke("plan", "--preset", name, "--method", wrong).exception)
+
+
+def test_a_preset_without_its_weights_says_what_can_be_had(monkeypatch: Any) -> None:
+    def absent(*arguments: Any, **settings: Any) -> None:
+        raise ModelError("far/away cannot be loaded")
+
+    monkeypatch.setattr(Plugins, "load_pipeline", absent)
+    error = invoke("run", "--preset", "dit").exception
+    assert getattr(error, "exit_code", None) == 2 and "t2iprobe invert plan --preset dit needs no weights" in str(error)
+    assert "plan" not in str(invoke("run", "--model", "far/away").exception)
+
+
+def test_the_plan_of_a_model_is_what_its_run_says(model: Path, run: Path) -> None:
+    common = ["--model", model, "--n", 8, "--num-steps", 3, "--device", "cpu"]
+    found = answered("plan", *common, "--method", "euler", "--method", "forward:steps=1")
+    spent = json.loads((run / "manifest.json").read_text())["spent"]
+    assert found["denoiser_rows"] == spent["denoiser_rows"] and found["hours"] is not None
+    assert found["methods"][1] == {"method": "forward:steps=1", "calls_up": 2, "calls_down": 3}
+    table = invoke("plan", *common)
+    assert table.exit_code == 0 and "denoiser rows  72" in table.stdout
+    assert "leave --resolution out" in str(invoke("plan", "--preset", "ldm", "--resolution", 64).exception)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -117,13 +161,23 @@ def test_presets_are_the_papers_and_give_way_to_options() -> None:
         (["run", "--prompts", "PROMPTS", "--prompt-set", "simple"], "one way"),
         (["run", "--images", "absent", "--n", "3"], "--n goes with"),
         (["run", "--images", "absent"], "is no folder"),
+        (["run", "--images", "SMALL"], "has 8 x 16 pixels, the model makes 16 x 16; add --fit"),
+        (["run", "--images", "GREY"], "is of mode L, the model takes RGB; convert it, or add --fit"),
+        (["run", "--method", "forward:steps=3"], "3 of 2 steps cannot be replaced"),
+        (["training", "--checkpoints", "absent"], "is no folder; `t2iprobe organisms train NAME"),
+        (["training", "--checkpoints", "GREY"], "has 0 checkpoints, named by their step; at least 2"),
         (["ablate", "--k", "a"], "is no whole number"),
         (["ablate", "--k", "1", "--equal-calls", "9"], "name methods"),
     ],
 )
 def test_bad_options_are_one_sentence(arguments: list[str], message: str | None, model: Path, tmp_path: Path) -> None:
-    given = [str(model / "prompts.txt") if one == "PROMPTS" else one for one in arguments]
+    for name, mode, size in (("SMALL", "RGB", (8, 16)), ("GREY", "L", (16, 16))):
+        (tmp_path / name).mkdir()
+        Image.new(mode, size).save(tmp_path / name / "one.png")
+    known = {"PROMPTS": model / "prompts.txt", "SMALL": tmp_path / "SMALL", "GREY": tmp_path / "GREY"}
+    given = [str(known.get(one, one)) for one in arguments]
     place = ["--model", model, "--n", 2] if "--n" not in given and "--images" not in given else ["--model", model]
+    place = ["--n", 4] if "training" in given else place
     steps = ["--num-steps", 2, "--device", "cpu", "--out", tmp_path / "run"]
     outcome = invoke(*given, *place, *steps)
     if message is None:

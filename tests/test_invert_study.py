@@ -435,7 +435,19 @@ def test_editing_to_the_own_prompt_changes_nothing(sampler: resample.Sampler, fi
     rows = {row["what"]: row for row in found["rows"]}
     assert rows["true noise"]["ssim_to_source"][0] > 0.999
     assert rows["euler"]["ssim_to_source"][0] > rows["other noise"]["ssim_to_source"][0]
-    assert rows["true noise"]["variations"][0] > 0
+    assert rows["true noise"]["variations"][0] > 0 and "letters_to_target" not in rows["true noise"]
+
+    class Letters:
+        """Of the prompt that it is given."""
+
+        name, needs = "letters", "prompt"
+
+        def score(self, image: Image.Image, prompt: str) -> float:
+            return float(len(prompt))
+
+    told = replace(asked, targets=("a", "bc", "def"), variations=0)
+    found, _ = edit.edit(sampler, told, [*metrics, Letters()])
+    assert {row["letters_to_target"][0] for row in found["rows"]} == {2} and "ssim_to_source" in found["rows"][0]
     swapped = edit.deranged(finished.prompts, 3)
     assert all(new != old for new, old in zip(swapped, finished.prompts, strict=False))
     with pytest.raises(ConfigError, match="same prompt"):

@@ -26,6 +26,7 @@ from t2iprobe.core.adapter import Adapter, Prediction
 from t2iprobe.core.errors import ConfigError, NonFiniteError
 from t2iprobe.core.model import Model
 from t2iprobe.plugins.inversion import parametrisation
+from t2iprobe.plugins.inversion.arms import EXACT
 from t2iprobe.plugins.inversion.catalogue import BUNDLED, supports
 from t2iprobe.plugins.inversion.ddim import DDIM, Euler, Forward, Oracle
 from t2iprobe.plugins.inversion.exact import EDICT, OBELM
@@ -570,7 +571,7 @@ def test_transfer_is_the_step_of_its_definition(prediction: Prediction) -> None:
 
 
 def test_dpm_solver_inverse_of_diffusers_is_on_another_grid() -> None:
-    """Why it is not offered: it walks to another end than its sampler comes from, and only first order shows."""
+    """Also why it is not offered: it walks to another end than its sampler comes from, and only first order shows."""
     sampler, inverse = DPMSolverMultistepScheduler(**SD), DPMSolverMultistepInverseScheduler(**SD)
     denoiser = LINE.denoiser("epsilon", levels_of(sampler))
 
@@ -587,6 +588,36 @@ def test_dpm_solver_inverse_of_diffusers_is_on_another_grid() -> None:
     sampler.set_timesteps(20)
     inverse.set_timesteps(20)
     assert sorted(map(int, sampler.timesteps)) != list(map(int, inverse.timesteps))
+
+
+@pytest.mark.parametrize("algorithm", ["dpmsolver++", "dpmsolver"])
+@pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_dpm_solver_inverse_of_diffusers_is_right_where_it_is_ddim(
+    prediction: Prediction, order: int, spacing: str, algorithm: str
+) -> None:
+    """With the sampler's predictions replayed: only first-order steps of noise on a linspace grid lead back.
+
+    Those are DDIM's on another grid, which ``ddim`` has; what the second order would add may not be used.
+    """
+    own = SD | {"solver_order": order, "timestep_spacing": spacing, "algorithm_type": algorithm}
+    own |= {"prediction_type": prediction}
+    sampler = DPMSolverMultistepScheduler(**own | {"final_sigmas_type": "sigma_min"})
+    inverse = DPMSolverMultistepInverseScheduler(**own)
+    _, _, noise = bed(prediction)
+    means = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    denoiser = GaussianMixture(means, 0.4).denoiser(prediction, levels_of(sampler))
+    x, told = noise, []
+    sampler.set_timesteps(STEPS)
+    for timestep in sampler.timesteps:
+        told.append(denoiser(x, float(timestep)))
+        x = sampler.step(told[-1], timestep, x).prev_sample.double()
+    inverse.set_timesteps(STEPS)
+    for timestep, output in zip(inverse.timesteps, reversed(told), strict=True):
+        x = inverse.step(output, timestep, x).prev_sample.double()
+    right = (prediction, order, spacing) == ("epsilon", 1, "linspace")
+    assert (float((x - noise).abs().max()) < EXACT) == right
 
 
 @pytest.mark.parametrize("adapter", [SDXL, SD3, DeepFloydIF], ids=lambda one: one.name)

@@ -287,12 +287,15 @@ def assignments(run: Inverted, options: Options) -> Found:
                     "to_first": found.image_to_noise,
                     "spread": found.groups.std(0).tolist(),
                     "hungarian": found.hungarian,
+                    "to_second_near": found.near_image,
+                    "to_first_near": found.near_noise,
                     "top_hub": found.top_hub,
                     "chosen": found.chosen,
                 }
             )
     size = len(run.rows) // groups
-    return {"groups": groups, "rows_of_group": size, "chance": 1 / size, "rows": rows}
+    chances = {"chance": 1 / size, "near": assignment.NEAR, "chance_near": min(1.0, assignment.NEAR / size)}
+    return {"groups": groups, "rows_of_group": size, **chances, "rows": rows}
 
 
 def plain_mask(run: Inverted, options: Options) -> plain.Mask:
@@ -312,7 +315,8 @@ def plain_areas(run: Inverted, mask: plain.Mask, options: Options) -> Found:
     for what, values in candidates:
         found = plain.compare_areas(values, run.noise, mask)
         error = np.abs(values - run.noise).mean(1)
-        rows.append({"what": what, **_plain(dataclasses.asdict(found)), "difference": _between(error, mask)})
+        left = _plain(dataclasses.asdict(plain.structure(values, mask)))
+        rows.append({"what": what, **_plain(dataclasses.asdict(found)), **left, "difference": _between(error, mask)})
     share = float(mask.mean())
     both = int((mask.any((1, 2)) & ~mask.all((1, 2))).sum())
     return {"share": share, "rows_with_both": both, "rows": rows}

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.plugins.inversion.options import (
     RUNS,
     Distinct,
     GuidanceOf,
     InversionGuidance,
     Keep,
+    KeepOption,
     MaxBytes,
     Methods,
+    PresetOption,
     Prompts,
     PromptSetOf,
     Range,
@@ -26,6 +29,7 @@ from t2iprobe.plugins.inversion.options import (
     Steps,
     Where,
     cell,
+    print_facts,
     print_rows,
     print_tables,
 )
@@ -44,6 +48,10 @@ from t2iprobe.terminal.options import (
     Seed,
     Yes,
 )
+
+if TYPE_CHECKING:
+    from t2iprobe.core.model import Model
+    from t2iprobe.plugins.manager import Plugins
 
 app = typer.Typer(
     help="From pictures back to the noise they came from: where inversion goes wrong, and what it costs to mend it.",
@@ -85,9 +93,7 @@ def run(
     context: typer.Context,
     arch: Arch = None,
     model: ModelRef = None,
-    preset: Annotated[
-        str | None, typer.Option(help="The paper's protocol for a model: sdxl, if, dit, ldm, …; see --preset list.")
-    ] = None,
+    preset: PresetOption = None,
     prompts: Prompts = None,
     prompt_set: PromptSetOf = None,
     images: Annotated[Path | None, typer.Option(help="Invert the pictures of this folder instead.")] = None,
@@ -106,9 +112,7 @@ def run(
     ] = False,
     seed: Seed = 0,
     resolution: Resolution = None,
-    keep: Annotated[
-        Keep, typer.Option(help="trajectory: every state and prediction; ends: noise, picture and latent only.")
-    ] = Keep.trajectory,
+    keep: KeepOption = Keep.trajectory,
     device: Device = None,
     dtype: Dtype = None,
     batch_size: BatchSize = None,
@@ -146,7 +150,7 @@ def run(
     )  # fmt: skip
     if preset is not None:
         asked = applied(asked, parse.choice("preset", preset, PRESETS))
-    loaded = session.loaded(asked.model, context.obj)
+    loaded = _loaded(asked.model, preset, context.obj)
     question = session.question_of(asked, loaded, context.obj)
     study = session.study_of(asked, question, loaded, context.obj)
     path = out or RUNS / f"invert-{Path(asked.model.reference(context.obj)).name}"
@@ -157,6 +161,53 @@ def run(
         return
     _print_summary(answer)
     answers.print(f"tables, plots and report: t2iprobe invert analyze {path}", highlight=False)
+
+
+@app.command("plan")
+def plan_(
+    context: typer.Context,
+    arch: Arch = None,
+    model: ModelRef = None,
+    preset: PresetOption = None,
+    n: Rows = None,
+    method: Methods = None,
+    num_steps: Steps = None,
+    guidance: GuidanceOf = 1.0,
+    inversion_guidance: InversionGuidance = 1.0,
+    resolution: Resolution = None,
+    keep: KeepOption = Keep.trajectory,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """Say what a run takes before it starts: denoiser rows, disk, and the time where the model is here.
+
+    With --preset alone no weights are needed: the published denoiser is built without them.
+
+    Examples:
+
+      t2iprobe invert plan --preset sdxl
+
+      t2iprobe invert plan --arch sd3 --method euler --method rf-solver --num-steps 20 --n 64
+    """
+    from t2iprobe.plugins.inversion import plan, session
+    from t2iprobe.plugins.inversion.presets import PRESETS, applied
+
+    asked = session.Asked(
+        ModelChoice(arch, model, None, device, dtype), rows=n, num_steps=num_steps, methods=tuple(method or ()),
+        guidance=guidance, inversion_guidance=inversion_guidance, trajectory=keep is Keep.trajectory,
+        resolution=resolution, batch_size=batch_size,
+    )  # fmt: skip
+    name = None if preset is None else parse.choice("preset", preset, PRESETS)
+    if preset is not None and name is not None and arch is None and model is None:
+        if resolution is not None:
+            raise ConfigError(
+                f"the preset {preset} has the model's own size; leave --resolution out, or name a --model"
+            )
+        print_facts(plan.published(asked, preset, context.obj), format)
+        return
+    print_facts(plan.planned(asked if name is None else applied(asked, name), context.obj), format)
 
 
 @app.command()
@@ -199,6 +250,19 @@ def analyze(
     print_tables(sections.tables(answer["analysis"]))
     answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
     answers.print(f"Report with pictures: {answer['report']}", highlight=False)
+
+
+def _loaded(choice: ModelChoice, preset: str | None, plugins: Plugins) -> Model:
+    """The model; where a preset's is not here, what can be had without it."""
+    from t2iprobe.plugins.inversion import session
+
+    try:
+        return session.loaded(choice, plugins)
+    except ModelError as error:
+        if preset is None or choice.arch is not None:
+            raise
+        hint = f"t2iprobe invert plan --preset {preset} needs no weights, --model takes a folder with them"
+        raise ModelError(f"{error}; {hint}") from error
 
 
 def _print_summary(answer: dict[str, Any]) -> None:

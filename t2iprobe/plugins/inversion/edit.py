@@ -64,7 +64,7 @@ def edit(
     Args:
         sampler: makes the pictures.
         question: what to edit.
-        metrics: that compare two pictures.
+        metrics: that compare two pictures, or a picture with its prompt (the new one).
         judge: reads words.
     """
     run, count = sampler.run, len(question.targets)
@@ -79,12 +79,18 @@ def edit(
         prompts = run.prompts[:count]
         made[LEDITS] = edited(sampler.model, own, prompts, question.targets, run.steps, seed=question.seed)
     rows = []
+    asked = [one for one in metrics if one.needs == "prompt"]
+    metrics = [one for one in metrics if one.needs != "prompt"]
     for what, pictures in made.items():
         row: dict[str, Any] = {"what": what}
         for name, values in similar(pictures, own, metrics).items():
             row[f"{name}_to_source"] = _interval(values)
         for name, values in similar(pictures, made[TRUE], metrics).items():
             row[f"{name}_to_noise"] = _interval(values)
+        for one in asked:
+            images = map(Image.fromarray, pictures)
+            scored = [one.score(image, target) for image, target in zip(images, question.targets, strict=True)]
+            row[f"{one.name}_to_target"] = _interval(scored)
         row["diversity"] = pairwise(pictures)
         if judge is not None:
             row["read"] = _interval(judge.scores(pictures, question.targets))

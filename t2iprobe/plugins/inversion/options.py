@@ -65,6 +65,12 @@ Methods = Annotated[
         "`t2iprobe invert list` shows all.",
     ),
 ]
+PresetOption = Annotated[
+    str | None, typer.Option(help="The paper's protocol for a model: sdxl, if, dit, ldm, …; see `run --preset list`.")
+]
+KeepOption = Annotated[
+    Keep, typer.Option(help="trajectory: every state and prediction; ends: noise, picture and latent only.")
+]
 GuidanceOf = Annotated[float, typer.Option(help="Guidance of sampling and reconstruction; 1 is off, as in the paper.")]
 InversionGuidance = Annotated[float, typer.Option(help="Guidance of inversion.")]
 MaxBytes = Annotated[str, typer.Option(help="Refuse to begin what takes more, such as 500MB or 2TiB.")]
@@ -100,6 +106,25 @@ def print_tables(tables: Mapping[str, Numbers]) -> None:
             table.add_row(*(escape(cell(value, one.digits)) for value in row))
         answers.print(table)
         answers.print()
+
+
+def print_facts(facts: Mapping[str, Any], format: Format) -> None:
+    """A record, a line a fact; lists of records as tables."""
+    if format is Format.json:
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            print_rows(value, format, name)
+        elif value not in (None, ""):
+            shown = f"{value:,}" if isinstance(value, int) else _listed(value)
+            answers.print(f"{name.replace('_', ' '):>18}  {shown}", highlight=False, markup=False)
+
+
+def _listed(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {one}" for key, one in value.items())
+    return " x ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def print_rows(rows: Sequence[dict[str, Any]], format: Format, name: str) -> None:

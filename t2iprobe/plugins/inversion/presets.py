@@ -5,7 +5,8 @@ T = 50 and no guidance everywhere. Counts of pictures are those of the authors' 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ class Preset:
 
     Args:
         model: reference.
+        family: its adapter's name, whose published denoiser a plan is made for.
+        shape: (channel, y, x) of what is denoised.
+        levels: of the published scheduler; a ``shift`` makes it a flow model's, ``mu`` is the shift by the size.
         num_steps: T.
         rows: N.
         methods: what is compared: plain inversion, and forward diffusion for the first 4 % of the steps.
@@ -28,6 +32,9 @@ class Preset:
     """
 
     model: str
+    family: str
+    shape: tuple[int, int, int]
+    levels: Mapping[str, Any] = field(default_factory=dict)
     num_steps: int = 50
     rows: int = 2048
     methods: tuple[str, ...] = ("ddim", "forward:steps=2")
@@ -37,9 +44,14 @@ class Preset:
     note: str = ""
 
 
+_LATENT = {"beta_schedule": "scaled_linear"}
+
 PRESETS: dict[str, Preset] = {
     "sdxl": Preset(
         "stabilityai/stable-diffusion-xl-base-1.0",
+        "sdxl",
+        (4, 128, 128),
+        _LATENT | {"beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1, "set_alpha_to_one": False},
         dtype="float16",
         reencode=True,
         distinct=512,
@@ -48,19 +60,33 @@ PRESETS: dict[str, Preset] = {
     ),
     "if": Preset(
         "DeepFloyd/IF-I-XL-v1.0",
+        "if",
+        (3, 64, 64),
+        {"beta_schedule": "squaredcos_cap_v2"},
         rows=5120,
         dtype="float16",
         note="stage I, with --prompts captions.txt; no thresholding or clipping: ddim-stock is the faithful mode",
     ),
     "dit": Preset(
         "facebook/DiT-XL-2-256",
+        "dit",
+        (4, 32, 32),
         rows=10240,
         dtype="float16",
         note="the 1,000 classes in turn; no guidance (the authors' script has it commented out)",
     ),
-    "ldm": Preset("CompVis/ldm-celebahq-256", rows=10240, note="unconditional, latents before quantisation"),
+    "ldm": Preset(
+        "CompVis/ldm-celebahq-256",
+        "ldm",
+        (3, 64, 64),
+        _LATENT | {"beta_start": 0.0015, "beta_end": 0.0195},
+        rows=10240,
+        note="unconditional, latents before quantisation",
+    ),
     "adm-32": Preset(
         "google/ddpm-cifar10-32",
+        "ddpm",
+        (3, 32, 32),
         num_steps=100,
         rows=10240,
         methods=("ddim", "ddim:convention=source", "forward:steps=4"),
@@ -69,12 +95,18 @@ PRESETS: dict[str, Preset] = {
     ),
     "sd3": Preset(
         "stabilityai/stable-diffusion-3-medium-diffusers",
+        "sd3",
+        (16, 128, 128),
+        {"shift": 3.0},
         methods=("euler", "forward:steps=2"),
         dtype="float16",
         note="not in the paper, which has FLUX among flow models",
     ),
     "flux": Preset(
         "black-forest-labs/FLUX.1-dev",
+        "flux",
+        (16, 128, 128),
+        {"shift": 3.0, "use_dynamic_shifting": True, "mu": 1.15},
         methods=("euler", "forward:steps=2"),
         dtype="bfloat16",
         note="the pipeline's own guidance embedding",

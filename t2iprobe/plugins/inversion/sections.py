@@ -80,6 +80,7 @@ def plain(found: Found) -> Table:
     """Plain areas and the rest."""
     columns = [
         "latent", "error, plain", "error, elsewhere", "difference by image", "std, plain", "std, elsewhere",
+        "variance nearby, plain", "elsewhere", "bits, plain", "elsewhere",
     ]  # fmt: skip
     rows: list[list[Cell]] = []
     for row in found["plain"]["rows"]:
@@ -87,7 +88,9 @@ def plain(found: Found) -> Table:
         between = "–" if gap is None else f"{gap[0]:.3f} [{gap[1]:.3f}, {gap[2]:.3f}]"
         numbers = (_number(row[name]) for name in ("error_plain", "error_rest"))
         spreads = (_number(row[name]) for name in ("std_plain", "std_rest"))
-        rows.append([row["what"], *numbers, between, *spreads])
+        # runs that were analysed before these were measured have none
+        left = (_number(row.get(f"{what}_{where}")) for what in ("local", "bits") for where in ("plain", "rest"))
+        rows.append([row["what"], *numbers, between, *spreads, *left])
     return Table(columns, rows, 3)
 
 
@@ -133,7 +136,8 @@ TEXT = {
     "Triangle": "Noise, image and latent as three points. Angles are arccos of the mean cosine, which need not sum to "
     "180; the most probable triangle does. Other noise is a latent that knows nothing.",
     "Plain areas": "Mean |latent − noise| and spread of the latent where the image is plain and elsewhere, and the "
-    "difference of the errors image by image with its 95 % interval.",
+    "difference of the errors image by image with its 95 % interval. Variance nearby is that within 3 x 3 numbers, "
+    "bits are what a number takes when packed: both are lower where a latent has structure that noise has not.",
     "Assignment": "Share of rows that find their own partner as the nearest. By L2 images of low contrast are near "
     "every noise: hubs. Chosen is the share of second ones that are anyone's nearest.",
 }

@@ -198,16 +198,17 @@ def study_of(asked: Asked, question: Question, model: Model, plugins: Plugins) -
     return study
 
 
-def metrics_of(names: str, plugins: Plugins) -> list[Any]:
-    """Metrics that compare two pictures, by name.
+def metrics_of(names: str, plugins: Plugins, needs: Sequence[str] = ("image",)) -> list[Any]:
+    """Metrics by name: those that compare two pictures, and where ``needs`` says so also a picture with its prompt.
 
     Raises:
         ConfigError: one is not known, compares something else, or lacks its weights.
     """
     known: dict[str, Any] = dict(plugins.metrics())
     found = [choice("metric", name, known)() for name in names.split(",")]
-    if other := next((one.name for one in found if one.needs != "image"), None):
-        raise ConfigError(f"the metric {other} does not compare two pictures")
+    if other := next((one.name for one in found if one.needs not in needs), None):
+        able = ", ".join(name for name, one in known.items() if getattr(one, "needs", "") in needs)
+        raise ConfigError(f"the metric {other} does not compare two pictures; those that fit here: {able}")
     for metric in found:
         if prepare := getattr(metric, "prepare", None):
             prepare()

@@ -7,6 +7,7 @@ with the same numbers. The scores are those of a study (trial: ``source`` and ea
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from t2iprobe.core import runfolder
@@ -112,6 +112,23 @@ class Cost:
     stored: int
 
 
+def cost_of(question: Question, examined: Mapping[str, Examined], shape: Sequence[int]) -> Cost:
+    """What a question takes from the beginning.
+
+    Args:
+        question: what is inverted.
+        examined: each method by its label.
+        shape: (channel, y, x) of what is denoised.
+    """
+    up, down = (2 if scale != 1 else 1 for scale in (question.inversion_guidance, question.guidance))
+    each = sum(one.invert * up + one.sample * down for one in examined.values())
+    each += question.num_steps * down if question.sampled else 0
+    arrays = 2 + 3 * len(question.arms)
+    if question.trajectory:
+        arrays += 2 * question.num_steps * (len(question.arms) + question.sampled)
+    return Cost(each * question.rows, 4 * math.prod(shape) * arrays * question.rows)
+
+
 @dataclass
 class Watch:
     """Who is told.
@@ -177,15 +194,7 @@ class InversionStudy:
 
     def cost(self) -> Cost:
         """What it will take from the beginning."""
-        question, calls = self.question, self.examined.values()
-        up, down = (2 if scale != 1 else 1 for scale in (question.inversion_guidance, question.guidance))
-        each = sum(one.invert * up + one.sample * down for one in calls)
-        each += question.num_steps * down if question.sampled else 0
-        numbers = int(torch.tensor(state_shape(self.model, question.generation)).prod())
-        arrays = 2 + 3 * len(question.arms)
-        if question.trajectory:
-            arrays += 2 * question.num_steps * (len(question.arms) + question.sampled)
-        return Cost(each * question.rows, 4 * numbers * arrays * question.rows)
+        return cost_of(self.question, self.examined, state_shape(self.model, self.question.generation))
 
     def run(self, path: Path, watch: Watch | None = None) -> Path:
         """Run it in a folder, or go on with it there, or find it finished.

@@ -114,7 +114,9 @@ def edit(
     ledits: Annotated[
         bool, typer.Option("--ledits", help="Also by diffusers' LEDITS++ (Stable Diffusion, XL).")
     ] = False,
-    metrics: MetricsOf = "ssim,psnr",
+    metrics: Annotated[
+        str, typer.Option(help="That compare two pictures (psnr, ssim, lpips, …), or one with its new prompt: clip_t.")
+    ] = "ssim,psnr",
     read: Read = False,
     reader: Reader = "rapidocr",
     guidance: GuidanceOf = None,
@@ -134,7 +136,7 @@ def edit(
 
     plugins: Plugins = context.obj
     run = _sampled(path)
-    kinds = session.metrics_of(metrics, plugins)
+    kinds = session.metrics_of(metrics, plugins, ("image", "prompt"))
     arms = interpolate.ends_of(run, method or ())
     if sum([bool(prompt), prompts is not None, swap]) > 1:
         raise ConfigError("give the new prompts one way: --prompt, --prompts or --swap")

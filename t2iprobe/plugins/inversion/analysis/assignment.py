@@ -13,6 +13,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.analysis.arrays import Array, together
 
 Measure = Literal["l2", "cosine", "pearson"]
+NEAR = 5  # that count as near
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Assignment:
         noise_to_image: for each noise the nearest image is its own. By L2 images of low contrast are near every noise,
             which makes this the harder way.
         hungarian: right pairs of the one-to-one assignment with the least total.
+        near_noise, near_image: for each image its own noise is among the ``NEAR`` nearest, for each noise its image.
         chance: of a right pair when guessing.
         top_hub: the share of noises whose nearest image is the one most often chosen; ``chance`` if all differ.
         chosen: the share of images that are nearest to any noise; 1 if all differ.
@@ -34,6 +36,8 @@ class Assignment:
     image_to_noise: float
     noise_to_image: float
     hungarian: float
+    near_noise: float
+    near_image: float
     chance: float
     top_hub: float
     chosen: float
@@ -74,8 +78,9 @@ def assignment(noise: ArrayLike, image: ArrayLike, measure: Measure = "l2", grou
     tables = [costs(first[part], second[part], measure) for part in parts]
     found = np.array([_accuracies(table) for table in tables])
     to_noise, to_image, hungarian = map(float, found.mean(0))
+    near_noise, near_image = map(float, np.array([top_k(table, NEAR) for table in tables]).mean(0))
     hub, chosen = map(float, np.array([_hubs(table) for table in tables]).mean(0))
-    return Assignment(to_noise, to_image, hungarian, 1 / size, hub, chosen, size, found)
+    return Assignment(to_noise, to_image, hungarian, near_noise, near_image, 1 / size, hub, chosen, size, found)
 
 
 def top_k(table: Array, k: int) -> tuple[float, float]:

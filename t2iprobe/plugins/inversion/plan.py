@@ -1,0 +1,127 @@
+"""What a run takes, before it begins: :func:`published` without weights, :func:`planned` of a model that is here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+
+from t2iprobe.core.adapter import Adapter
+from t2iprobe.core.names import choice
+from t2iprobe.plugins.inversion import session
+from t2iprobe.plugins.inversion.arms import Arm, Examined, examined, parse_arm
+from t2iprobe.plugins.inversion.imageonly import FAMILIES
+from t2iprobe.plugins.inversion.models import state_shape
+from t2iprobe.plugins.inversion.presets import PRESETS, Preset, applied
+from t2iprobe.plugins.inversion.schedule import Schedule, schedule_of
+from t2iprobe.plugins.inversion.session import Asked
+from t2iprobe.plugins.inversion.sources import repeated
+from t2iprobe.plugins.inversion.study import Question, cost_of
+from t2iprobe.terminal.cost import duration
+from t2iprobe.terminal.parse import size_text
+
+if TYPE_CHECKING:
+    from t2iprobe.plugins.manager import Plugins
+
+Found = dict[str, Any]
+EARLY = (1, 2, 3, 5)  # first steps of inversion, after which the noise is told
+
+
+def published(asked: Asked, name: str, plugins: Plugins) -> Found:
+    """The cost of a preset on the published model: its denoiser is built on the meta device, without weights.
+
+    Raises:
+        ConfigError: a method does not work with the model's kind of prediction.
+    """
+    preset = PRESETS[name]
+    asked = applied(asked, preset)
+    arms = tuple(map(parse_arm, asked.methods))
+    question = _question(asked, arms)
+    schedule = schedule_for(preset, question.num_steps)
+    calls = {arm.label: examined(arm.build(plugins.inverters()), schedule) for arm in arms}
+    family = family_named(preset.family, plugins)
+    parameters = sum(one.numel() for one in family.full_size().parameters())
+    facts = {"preset": name, "model": preset.model, "parameters": parameters, "note": preset.note}
+    return facts | _record(question, schedule, calls, preset.shape, None)
+
+
+def planned(asked: Asked, plugins: Plugins) -> Found:
+    """The cost on a model that is here, and the time that it takes on this machine."""
+    model = session.loaded(asked.model, plugins)
+    question = session.question_of(asked, model, plugins, source=repeated([""], asked.rows or session.ROWS, asked.seed))
+    study = session.study_of(asked, question, model, plugins)
+    parameters = sum(one.numel() for one in model.denoiser.parameters())
+    shape = state_shape(model, question.generation)
+    seconds = study.cost().rows * session.seconds_a_row(study)
+    return {"model": model.ref, "parameters": parameters} | _record(
+        question, study.schedule, study.examined, shape, seconds
+    )
+
+
+def schedule_for(preset: Preset, num_steps: int) -> Schedule:
+    """The levels that a preset's model is sampled on, from its published scheduler."""
+    levels = dict(preset.levels)
+    if "shift" not in levels:
+        return schedule_of(DDIMScheduler(clip_sample=False, **levels), num_steps)
+    mu = levels.pop("mu", None)
+    scheduler = FlowMatchEulerDiscreteScheduler(**levels)
+    if mu is None:
+        return schedule_of(scheduler, num_steps)
+    # as FluxPipeline calls it
+    return schedule_of(scheduler, None, sigmas=np.linspace(1.0, 1 / num_steps, num_steps).tolist(), mu=mu)
+
+
+def family_named(name: str, plugins: Plugins) -> type[Adapter]:
+    """An adapter, of the package or of a model without text."""
+    known: dict[str, type[Adapter]] = {**plugins.adapters(), **{one.name: one for one in FAMILIES}}
+    return choice("family", name, known)
+
+
+def _question(asked: Asked, arms: tuple[Arm, ...]) -> Question:
+    """Costs do not depend on what the prompts say."""
+    source = repeated([""], asked.rows or session.ROWS, asked.seed)
+    return Question(
+        source,
+        arms,
+        asked.num_steps or session.STEPS,
+        asked.guidance,
+        asked.inversion_guidance,
+        asked.sampler,
+        asked.reencode,
+        asked.trajectory,
+    )
+
+
+def _record(
+    question: Question,
+    schedule: Schedule,
+    calls: Mapping[str, Examined],
+    shape: tuple[int, ...],
+    seconds: float | None,
+) -> Found:
+    cost = cost_of(question, calls, shape)
+    early = {str(k): round(schedule.levels[-1 - k].sigma, 4) for k in EARLY if k <= schedule.steps}
+    methods = [{"method": label, "calls_up": one.invert, "calls_down": one.sample} for label, one in calls.items()]
+    found: Found = {
+        "prediction": schedule.prediction,
+        "shape": list(shape),
+        "rows": question.rows,
+        "num_steps": question.num_steps,
+        "methods": methods,
+        "noise_after_steps": early,
+        "denoiser_rows": cost.rows,
+        "hours": None if seconds is None else round(seconds / 3600, 3),
+        "stored_bytes": cost.stored,
+    }
+    return found | {"sentence": _sentence(found, seconds)}
+
+
+def _sentence(found: Found, seconds: float | None) -> str:
+    labels = ", ".join(one["method"] for one in found["methods"])
+    time = "" if seconds is None else f"about {duration(seconds)}, "
+    return (
+        f"{found['rows']:,} pictures, {found['num_steps']} steps, {labels}: {found['denoiser_rows']:,} denoiser rows, "
+        f"{time}{size_text(found['stored_bytes'])} to store"
+    )
