@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import t2iprobe as t2i
 from t2iprobe.architectures.deepfloyd import DeepFloydIF
@@ -124,9 +126,29 @@ def test_the_picture_is_that_of_patching_the_rewrite_in(model: Model) -> None:
     assert gaps(run, plain)[0] == 0 and min(gaps(run, plain)[1:]) > 1
 
 
+@contextmanager
+def counted(model: Model) -> Iterator[list[int]]:
+    """The rows of every call of the denoiser, counted by a hook of its own."""
+    seen: list[int] = []
+
+    def count(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(len(next(iter([*args, *kwargs.values()]))))
+
+    handle = model.denoiser.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
 def test_no_denoiser_call_more_and_rows_only_where_they_must_be(model: Model) -> None:
-    plain, run = model.run(asked(model)), guarded(model).run(asked(model))
-    assert run.denoiser_calls == plain.denoiser_calls == STEPS
+    guard = guarded(model)
+    with counted(model) as before:
+        plain = model.run(asked(model))
+    with counted(model) as after:
+        run = guard.run(asked(model))
+    assert len(after) == len(before) == run.denoiser_calls == plain.denoiser_calls == STEPS
+    assert (sum(before), sum(after)) == (plain.denoiser_rows, run.denoiser_rows)
     beside = 0 if type(model.adapter) in U_NETS else 2 * STEPS * model.guided()
     assert run.denoiser_rows == plain.denoiser_rows + beside
 
