@@ -13,6 +13,7 @@ import t2iprobe
 from t2iprobe.cli import localize as command
 from t2iprobe.cli.app import build
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.plugins.localization.presets import preset
 from t2iprobe.plugins.manager import Plugins
 
 
@@ -53,6 +54,72 @@ def test_a_further_metric_stands_behind_those_that_rank() -> None:
     assert command._file(asked(), Plugins()).metrics is None
 
 
+#: two more pictures a pair where it found three layers: they together, and the target that they take from
+PICTURES = {"sd3": 200 * 26, "if": 200 * 24, "sdxl": 200 * 72 + 200 * 2}
+
+
+@pytest.mark.parametrize("arch", PICTURES)
+def test_the_papers_sweep_is_counted_without_weights(arch: str) -> None:
+    paper = preset("iclr2025", arch)
+    asks = ["localize", "--arch", arch, "--preset", "iclr2025", "--method", "exhaustive", "--plan", "--format", "json"]
+    outcome = CliRunner().invoke(build(), asks)
+    assert outcome.exit_code == 0, outcome.output
+    plan = json.loads(outcome.stdout)
+    assert (plan["model"], plan["layers"], plan["pictures"]) == (paper.model, paper.layers, PICTURES[arch])
+    assert plan["denoiser_rows"] == plan["pictures"] * paper.num_steps * 2
+    assert plan["disk_bytes"] == plan["pictures"] * 3 * paper.read_at**2
+    assert tuple(one["layer"] for one in plan["expected"]) == paper.found
+    assert f"{plan['pictures']:,} pictures" in plan["sentence"] and bool(plan["inferred"]) == (arch == "if")
+
+
+def plan(method: str = "adaptive", **changes: Any) -> dict[str, Any]:
+    return command._planned(asked(method=method, plan=True, **changes), Plugins())
+
+
+@pytest.mark.parametrize("method", ["adaptive", "attribution", "contribution"])
+def test_a_search_is_rehearsed_for_its_cost(method: str) -> None:
+    """It is a part of the sweep's; gradients and attention take rows beyond those of the patched pictures."""
+    found = plan(method, preset="iclr2025")
+    assert 0 < found["pictures"] < PICTURES["sd3"]
+    read = found["denoiser_rows"] - 2 * 28 * found["pictures"]
+    # of four pairs, two pictures each: 28 calls of 10 rows, or one call of 4, in place of 28 calls of 4
+    assert read == {"adaptive": 0, "attribution": 4 * 28 * 6, "contribution": 4 * (4 - 4 * 28)}[method]
+
+
+def test_a_plan_of_other_settings() -> None:
+    own = {"num_steps": 10, "guidance": 1.0, "resolution": 512, "limit": 8, "held_out": 2, "prompt_set": "creative"}
+    found = plan("exhaustive", **own)
+    assert (found["pairs"], found["held_out"]) == (8, 2) and found["pictures"] == 6 * 26 + 2 * 3
+    assert found["denoiser_rows"] == 10 * found["pictures"]  # no guidance, no second branch
+    assert plan("exhaustive", **own, budget=600)["denoiser_rows"] <= 600
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arch": None, "model": "any"}, "give --arch"),
+        ({}, "--num-steps, --guidance and --resolution"),
+        ({"preset": "iclr2025", "method": "tokens"}, "give positions"),
+        ({"preset": "iclr2025", "held_out": 200}, "leaves none to search on"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan(**changes)
+
+
+def test_few_pairs_keep_a_third_to_confirm_on(tmp_path: Path) -> None:
+    assert command._file(asked(limit=6), Plugins()).pairs.held_out == 2
+    assert command._file(asked(limit=2), Plugins()).pairs.held_out == 0
+    assert command._file(asked(limit=60), Plugins()).pairs.held_out == command.HELD_OUT
+    mine = tmp_path / "mine.csv"
+    mine.write_text("source,target\n" + '"a ""A""","a ""B"""\n' * 5)
+    file = command._file(asked(pairs=mine), Plugins())
+    assert (file.pairs.limit, file.pairs.held_out) == (5, 1)
+    with pytest.raises(ConfigError, match="holds 5 pairs, asked for 9"):
+        command._file(asked(pairs=mine, limit=9), Plugins())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -81,7 +148,7 @@ def test_the_planted_layer_is_found_kept_and_reported(tmp_path: Path) -> None:
     outcome = CliRunner().invoke(build(), [*arguments, "--out", str(run), "--format", "json"])
     assert outcome.exit_code == 0, outcome.output
     answer = json.loads(outcome.stdout)
-    assert answer["layers"] == answer["planted"] == [3] and answer["response"][1] > 0.9
+    assert answer["layers"] == answer["planted"] == [3] and answer["response"][0] > 0.9 and answer["response"][1] > 0.1
     page = (run / "report.html").read_text()
     assert answer["sentence"][:20] in page and page.count("data:image/png") > 10
     ran = "t2iprobe localize --arch sd3 --concept colour --limit 5 --held-out 2 --out "

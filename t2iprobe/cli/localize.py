@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,6 +64,7 @@ class Asked:
     batch_size: int | None
     reader: str | None
     metric: list[str]
+    plan: bool = False
 
 
 def localize(
@@ -80,7 +81,8 @@ def localize(
     pairs: PairsFile = None,
     limit: Annotated[int | None, typer.Option(help=f"Pairs, held-out ones included; default {PAIRS}.", min=1)] = None,
     held_out: Annotated[
-        int | None, typer.Option(help=f"Of them, the last ones to confirm on; default {HELD_OUT}.", min=0)
+        int | None,
+        typer.Option(help=f"Of them, the last ones to confirm on; default a third, at most {HELD_OUT}.", min=0),
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help="A paper's settings: iclr2025, which needs --arch and --glyphcontrol.")
@@ -98,6 +100,10 @@ def localize(
     metric: Annotated[
         list[str] | None, typer.Option(help="A further metric, such as clip_t_template (needs CLIP); repeatable.")
     ] = None,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Only say what it would take, on the published configuration; needs no weights."),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Also if it takes hours.")] = False,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/localize-MODEL-CONCEPT-METHOD.")] = None,
     format: FormatOption = Format.table,
@@ -117,6 +123,8 @@ def localize(
       t2iprobe localize --model REF --prompt-set creative:templates=different --metric clip_t_template
 
       t2iprobe localize --arch sdxl --preset iclr2025 --glyphcontrol text_prompts/paper --method exhaustive
+
+      t2iprobe localize --arch sdxl --preset iclr2025 --method exhaustive --plan
     """
     if method == "list":
         print_methods(context.obj.localizers(), format)
@@ -124,7 +132,11 @@ def localize(
     asked = Asked(
         arch, model, upscaler, method, setting or [], concept, prompt_set, pairs, limit, held_out, preset,
         glyphcontrol, budget, seed, num_steps, guidance, resolution, device, dtype, batch_size, reader, metric or [],
+        plan,
     )  # fmt: skip
+    if plan:
+        _print_plan(_planned(asked, context.obj), format)
+        return
     _print(_run(asked, context.obj, out, yes, typed(context)), format)
 
 
@@ -139,6 +151,16 @@ def _run(asked: Asked, plugins: Plugins, out: Path | None, yes: bool, command: S
     return _answer(result, file, plugins) | {"run": str(path), "report": str(page)}
 
 
+def _planned(asked: Asked, plugins: Plugins) -> dict[str, Any]:
+    from t2iprobe.cli.localize_plan import planned
+    from t2iprobe.plugins.localization.presets import preset
+    from t2iprobe.terminal.models import PUBLISHED
+
+    paper = preset(asked.preset, asked.arch) if asked.preset and asked.arch else None
+    published = paper.model if paper else PUBLISHED.get(asked.arch or "")
+    return planned(_file(replace(asked, model=asked.model or published), plugins), asked.arch, paper, plugins)
+
+
 def _file(asked: Asked, plugins: Plugins) -> StudyFile:
     """The same question as a study file."""
     from t2iprobe.core.study import file as study_file
@@ -147,13 +169,13 @@ def _file(asked: Asked, plugins: Plugins) -> StudyFile:
     ways = [one for one in ("prompt_set", "pairs") if vars(asked)[one] is not None]
     if len(ways) > 1:
         raise ConfigError("give the pairs one way: --prompt-set or --pairs")
-    side = chosen.get("resolution")
+    side, limit = chosen.get("resolution"), _limit(asked, chosen, plugins)
     found = {
         "model": {"ref": _reference(asked, chosen, plugins), **_kept(chosen, "upscaler", "device", "dtype")},
         "pairs": {
             "concept": asked.concept,
-            "limit": chosen.get("limit", PAIRS),
-            "held_out": chosen.get("held_out", HELD_OUT),
+            "limit": limit,
+            "held_out": chosen.get("held_out", min(HELD_OUT, limit // 3)),
             "seed": chosen.get("seed", 0),
             **({"csv": str(asked.pairs)} if asked.pairs else _kept(chosen, "prompt_set")),
         },
@@ -163,6 +185,23 @@ def _file(asked: Asked, plugins: Plugins) -> StudyFile:
         **({"metrics": _metrics(asked, plugins)} if asked.metric else {}),
     }
     return study_file.parse(found, "the options")
+
+
+def _limit(asked: Asked, chosen: dict[str, Any], plugins: Plugins) -> int:
+    """How many pairs; a file of pairs may have fewer than are taken by default.
+
+    Raises:
+        ConfigError: it has fewer than were asked for, or cannot be read.
+    """
+    from t2iprobe.core.pairs import pairs_from_csv
+
+    limit = int(chosen.get("limit", PAIRS))
+    if asked.pairs is None:
+        return limit
+    there = len(pairs_from_csv(asked.pairs, concept=asked.concept, known=plugins.concepts()))
+    if asked.limit is not None and there < limit:
+        raise ConfigError(f"{asked.pairs} holds {there} pairs, asked for {limit}; ask for fewer")
+    return min(limit, there)
 
 
 def _kept(chosen: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -213,7 +252,7 @@ def _preset(asked: Asked) -> dict[str, Any]:
             raise ConfigError("--glyphcontrol goes with --preset; alone write --prompt-set glyphcontrol:FOLDER")
         return {}
     known = choice("preset", asked.preset, PRESETS)
-    if asked.arch is None or asked.glyphcontrol is None:
+    if asked.arch is None or (asked.glyphcontrol is None and not asked.plan):
         raise ConfigError(
             f"--preset {asked.preset} needs --arch ({', '.join(known)}) and --glyphcontrol FOLDER, "
             "where GlyphControl's prompt files are"
@@ -228,7 +267,7 @@ def _preset(asked: Asked) -> dict[str, Any]:
         "dtype": one.dtype,
         "seed": one.seed,
         "reader": one.reader,
-        "prompt_set": one.prompt_set(str(asked.glyphcontrol)),
+        "prompt_set": one.prompt_set(str(asked.glyphcontrol)) if asked.glyphcontrol else None,
         "limit": PAPER_PAIRS,
         "held_out": 0,
     }
@@ -270,3 +309,12 @@ def _print(answer: dict[str, Any], format: Format) -> None:
         f"Report with pictures: {answer['report']}",
         highlight=False,
     )
+
+
+def _print_plan(plan: dict[str, Any], format: Format) -> None:
+    if format is Format.json:
+        print_json(plan)
+        return
+    answers.print(plan["sentence"], highlight=False, markup=False)
+    if plan["inferred"]:
+        answers.print(f"not published but inferred: {plan['inferred']}", highlight=False, markup=False)
