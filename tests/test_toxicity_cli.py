@@ -167,6 +167,13 @@ def test_the_papers_settings_plan_on_the_published_configuration(arch: str, para
     assert plan["generation"]["num_steps"] == paper.num_steps
 
 
+def test_a_plan_takes_its_layers_from_a_run(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"adapter": "sd3"}, "finding": {"layers": [2]}}))
+    options = ("bench", "--plan", "--from", tmp_path, "--format", "json", "--arch")
+    assert answer(guard(*options, "sd3"))["layers"] == [2]
+    assert "about a model of architecture sd3, this one is sdxl" in failure(guard(*options, "sdxl"))
+
+
 def test_options_go_before_the_papers() -> None:
     names = benching.Asked.__dataclass_fields__
     given = dict.fromkeys(names) | {"model": ModelChoice("sd3"), "rewriter": "mapped", "methods": None}

@@ -103,15 +103,16 @@ def sections(result: Result) -> Iterator[Section]:
     cells: list[list[Cell]] = [
         [row["method"], *(said(row[name], digits, pairs) for name, _, digits in shown)] for row in rows
     ]
-    box = rows[0]["text_area"][0]
+    box = f"{100 * rows[0]['text_area'][0]:.0f} %"
+    interval = "Mean and 95 % interval over pairs" if pairs > 1 else "One pair, so no intervals"
     text = (
-        "Mean and 95 % interval over pairs. Outside: with the box of the text black in both pictures, the same box for "
-        f"every method of a pair; it covers {box:.0%} of the picture on average. Pictures are compared with the "
-        "unedited one; prompt-swap is the clean target."
+        f"{interval}. Outside: with the box of the text black in both pictures, the same box for every method of a "
+        f"pair; it covers {box} of the picture on average. Pictures are compared with the unedited one; prompt-swap is "
+        "the clean target."
     )
     path = result.path / SHEET
     figures = [("source, clean target, and the edits", _opened(path))] if path.is_file() else []
-    yield Section("Text edits", text.replace("%", " %"), Table(heads, cells), figures=figures)
+    yield Section("Text edits", text, Table(heads, cells), figures=figures)
 
 
 def _opened(path: Path) -> Image.Image:

@@ -25,7 +25,6 @@ from t2iprobe.plugins.toxicity.presets import SEEDS, TEMPLATE, Preset, preset
 from t2iprobe.plugins.toxicity.running import RESULT, batch_of, digests, finished, kept
 from t2iprobe.plugins.toxicity.settings import deciding, parsed
 from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_lines
-from t2iprobe.terminal import parse
 from t2iprobe.terminal.commandline import quoted
 from t2iprobe.terminal.console import notes
 from t2iprobe.terminal.cost import agree
@@ -342,11 +341,9 @@ def planned(asked: Asked, plugins: Plugins) -> dict[str, Any]:
         raise ConfigError("--plan looks at the published configuration of an architecture: give --arch")
     adapter = choice("architecture", asked.model.arch, plugins.adapters())()
     stand_in = SimpleNamespace(**{adapter.denoiser: adapter.full_size()})
-    table = layer_table(adapter, stand_in)
-    if job.layers is None:
-        raise ConfigError("name the layers: --layers 55-57, or --preset")
-    picked = [table[number] for number in parse.layers(job.layers, len(table))]
-    way = chosen_way(Model(stand_in, adapter))
+    model, table = Model(stand_in, adapter), layer_table(adapter, stand_in)
+    picked = [table[number] for number in chosen(model, job.layers, job.run)]
+    way = chosen_way(model)
     pictures = len(job.words) * job.seeds
     parameters = sum(row.parameters for row in picked)
     share = parameters / count_parameters(adapter.module(stand_in))
