@@ -33,6 +33,7 @@ from t2iprobe.core.interventions import ablate, patch
 from t2iprobe.core.lock import lock
 from t2iprobe.core.model import Generation, Model, Run
 from t2iprobe.core.store import codecs, keys, verify
+from t2iprobe.core.store.buffers import Buffers
 from t2iprobe.core.store.capture import capture, layout_of, plan
 from t2iprobe.core.store.codecs import NONE, Codec
 from t2iprobe.core.store.layout import Entry, Layout
@@ -466,17 +467,15 @@ import sys, torch
 from t2iprobe.core.adapter import Branch
 from t2iprobe.core.cache import Key
 from t2iprobe.core.lock import lock
+from t2iprobe.core.store import verify
 from t2iprobe.core.store.layout import Entry, Layout
 from t2iprobe.core.store.writer import ActivationWriter
-from t2iprobe.core.study import export
-from t2iprobe.core.study.memory import StudyMemory
-from t2iprobe.core.sweep import Measured
-from t2iprobe.core.trials import Trial, source
 from pathlib import Path
 prompts = tuple(f"prompt {i}" for i in range(40))
 kept = Layout((Entry("text", ("token", "channel")),), prompts, tuple(range(40)), tuple(range(6)), batch=2)
 with lock(Path(sys.argv[1])), ActivationWriter(Path(sys.argv[1]) / "study.zarr", "run", kept) as writer:
     print("ready", flush=True)
+    verify.sweep_up(Path(sys.argv[1]))  # as capture does
     for unit in writer.todo:
         with writer.unit(unit) as rows:
             for step in kept.steps:
@@ -552,6 +551,29 @@ def test_the_queue_holds_no_more_than_its_limit() -> None:
     worker.wait()
     worker.close()
     assert most <= 120  # a put that has returned may be counted before the work that made room
+
+
+def test_memory_is_used_again_but_not_hoarded() -> None:
+    buffers = Buffers(100)
+    small, other, large = torch.ones(10), torch.ones(12), torch.ones(50)
+    first = buffers.take(small)
+    buffers.give(first)
+    assert buffers.take(other) is not first and buffers.take(small.double()) is not first
+    assert buffers.take(small) is first and buffers.take(small) is not first
+    for buffer in (first, large):  # more than the limit: alone
+        buffers.give(buffer)
+    assert buffers.take(small) is not first and buffers.take(large) is large
+
+
+def test_pieces_of_one_file_by_several_threads_all_arrive(tmp_path: Path) -> None:
+    """A run in smaller batches than a unit: each piece reads its file, changes it and writes it again."""
+    value = torch.randn(3, 16, 4, 4)
+    kept = layout(16, range(3), batch=16)
+    with ActivationWriter(tmp_path, "run", kept) as writer, writer.unit(0):
+        for row in range(16):
+            for step in range(3):
+                writer.add(Key(SITE, step, COND), [row], value[step, row : row + 1])
+    assert torch.equal(ActivationStore(tmp_path).select(SITE), value)
 
 
 def test_an_error_in_the_thread_is_raised_where_values_are_put() -> None:

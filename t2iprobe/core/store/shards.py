@@ -7,11 +7,11 @@ with its own. Edges and parts of shards go through Zarr itself.
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import FileIO
-from pathlib import Path
+from contextlib import suppress
 from typing import Any, cast
 
 import google_crc32c
@@ -25,6 +25,8 @@ from zarr.storage import LocalStore
 from t2iprobe.core.store.codecs import Codec
 
 Pieces = list[NDArray[np.uint8]]
+AT_ONCE = 128 << 10  # bytes of a call: for more, Linux takes pages so large that fetching them costs most of the time
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class Packer:
@@ -32,29 +34,31 @@ class Packer:
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
+        self._lock = threading.Lock()  # parts of a file are read, changed and written again
         self._threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="t2iprobe-packer")
 
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown()
 
-    def write(self, array: zarr.Array[Any], place: Sequence[int], values: NDArray[Any]) -> None:
-        """``values`` from the index ``place`` on, along the first axes."""
+    def write(self, array: zarr.Array[Any], place: Sequence[int], steps: Sequence[NDArray[Any]]) -> None:
+        """(row, …) of each of ``steps`` from the index ``place`` on, along the first axes; one where there are none."""
         file = array.shards or array.chunks
-        whole = values.shape == file and all(at % size == 0 for at, size in zip(place, file, strict=False))
+        shape = (*((len(steps),) if len(place) > 1 else ()), *steps[0].shape)
+        whole = shape == file and all(at % size == 0 for at, size in zip(place, file, strict=False))
         if not whole:
-            array[tuple(slice(at, at + n) for at, n in zip(place, values.shape, strict=False))] = values
+            values = np.stack(steps).reshape(shape)
+            with self._lock:
+                array[tuple(slice(at, at + n) for at, n in zip(place, shape, strict=False))] = values
             return
         index = [at // size for at, size in zip(place, file, strict=False)] + [0] * (array.ndim - len(place))
         key = f"{array.path}/{array.metadata.encode_chunk_key(tuple(index))}"
-        _put(array.store, key, self._file(array, values))
+        _put(array.store, key, self._file(array, steps))
 
-    def _file(self, array: zarr.Array[Any], values: NDArray[Any]) -> Pieces:
-        """The bytes of one file."""
-        sizes = array.chunks
-        places = np.ndindex(*(n // size for n, size in zip(values.shape, sizes, strict=True)))
-        regions = [tuple(slice(i * n, (i + 1) * n) for i, n in zip(at, sizes, strict=True)) for at in places]
-        chunks = [values[region] for region in regions]
+    def _file(self, array: zarr.Array[Any], steps: Sequence[NDArray[Any]]) -> Pieces:
+        """The bytes of one file; a chunk never holds more than one step."""
+        rows, *_ = array.chunks[-steps[0].ndim :]
+        chunks = [step[row : row + rows] for step in steps for row in range(0, len(step), rows)]
         # a checksum alone takes less time than waking a thread
         alone = len(chunks) == 1 or self._codec.blosc() is None
         packed = list(map(self._chunk, chunks) if alone else self._threads.map(self._chunk, chunks))
@@ -85,28 +89,38 @@ def _put(store: Any, key: str, pieces: Pieces) -> None:
             store.set(key, default_buffer_prototype().buffer.from_bytes(b"".join(piece.tobytes() for piece in pieces)))
         )
         return
-    path = Path(store.root) / key
-    part = path.with_suffix(f".{uuid.uuid4().hex}.partial")
+    path = f"{store.root}/{key}"
+    part = f"{path}.{uuid.uuid4().hex}.partial"
     try:
-        with _made(part) as file:
-            for piece in pieces:
-                _write(file.fileno(), piece)
-        part.replace(path)
+        _fill(part, pieces)
+        os.replace(part, path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(part)
         raise
 
 
-def _made(path: Path) -> FileIO:
+def _fill(path: str, pieces: Pieces) -> None:
+    """A new file with these bytes, one piece a call: a call for several (``writev``) takes four times as long."""
+    file = _made(path)
+    try:
+        for piece in pieces:
+            _write(file, piece)
+    finally:
+        os.close(file)
+
+
+def _made(path: str) -> int:
     """A new file, in a folder that is there, but for the first file in it."""
     try:
-        return path.open("xb", buffering=0)
+        return os.open(path, NEW, 0o666)
     except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("xb", buffering=0)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return os.open(path, NEW, 0o666)
 
 
 def _write(file: int, piece: NDArray[np.uint8]) -> None:
     """All of it: the system may take less at once."""
-    while piece.size:
-        piece = piece[os.write(file, cast(Any, piece)) :]
+    rest = memoryview(cast(Any, piece))
+    while rest:
+        rest = rest[os.write(file, rest[:AT_ONCE]) :]

@@ -1,4 +1,4 @@
-"""A thread that works off a queue whose bytes are bounded: :class:`Worker`."""
+"""Threads that work off a queue whose bytes are bounded: :class:`Worker`."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ Item = TypeVar("Item")
 
 
 class Worker(Generic[Item]):
-    """Calls ``work`` on every item, in order, in a thread of its own.
+    """Calls ``work`` on every item, begun in order, in threads of its own.
 
     The first error stops it: what is waiting is dropped, and the error is raised where items are put or waited for.
 
     Args:
         work: what to do with an item.
         limit: most bytes waiting or being worked on. A larger item goes alone.
+        threads: how many items are worked on at once.
     """
 
-    def __init__(self, work: Callable[[Item], None], limit: int) -> None:
+    def __init__(self, work: Callable[[Item], None], limit: int, threads: int = 1) -> None:
         self._work, self._limit = work, limit
         self._items: deque[tuple[Item, int]] = deque()
         self._bytes = 0
         self._ended = False
         self._error: BaseException | None = None
         self._change = threading.Condition()
-        self._thread = threading.Thread(target=self._loop, name="t2iprobe-writer", daemon=True)
-        self._thread.start()
+        name = "t2iprobe-writer"
+        self._threads = [threading.Thread(target=self._loop, name=name, daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
     def put(self, item: Item, nbytes: int) -> None:
         """Queue an item; waits while the queue is full."""
@@ -54,11 +57,12 @@ class Worker(Generic[Item]):
             self._error = None
 
     def close(self) -> None:
-        """End the thread once the queue is empty."""
+        """End the threads once the queue is empty."""
         with self._change:
             self._ended = True
             self._change.notify_all()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _raise(self) -> None:
         if self._error is not None:

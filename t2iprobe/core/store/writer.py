@@ -1,14 +1,15 @@
 """Writes activations as they come: :class:`ActivationWriter`, which a run streams into.
 
-A background thread packs and writes; what waits for it and what is being put together is bounded, whatever the number
+Background threads pack and write; what waits for it and what is being put together is bounded, whatever the number
 of steps and sites. A unit (one batch of rows) counts only once its mark is written, which happens last.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from t2iprobe.core.cache import Key
 from t2iprobe.core.disk import explained
 from t2iprobe.core.errors import RunExistsError, StoreError, T2IProbeError
 from t2iprobe.core.store import codecs, keys, labels
+from t2iprobe.core.store.buffers import Buffers
 from t2iprobe.core.store.layout import (
     ACTIVATIONS,
     COMMITTED,
@@ -38,6 +40,7 @@ from t2iprobe.core.store.shards import Packer
 from t2iprobe.core.store.worker import Worker
 
 MEMORY = 128 << 20
+WRITERS = 2  # threads; one waits for the system most of the time
 
 
 @dataclass
@@ -49,16 +52,6 @@ class _Item:
     first: int
     value: Tensor
     copied: Any = None  # the CUDA event after which ``value`` is there
-
-
-@dataclass
-class _Part:
-    """A shard that is being put together, for some rows."""
-
-    begin: int
-    first: int
-    values: NDArray[Any]
-    have: set[int] = field(default_factory=set)
 
 
 @dataclass
@@ -78,7 +71,7 @@ class ActivationWriter:
         where: the store; made if need be.
         run: name of the run in it.
         layout: what it will hold. A run that is there goes on with its own batch and codec.
-        memory: most bytes held, half of them waiting and half put together to shards.
+        memory: most bytes held: a quarter waiting, a quarter kept for what comes next, half put together to shards.
 
     Raises:
         RunExistsError: the store has such a run that holds something else; the message says what.
@@ -103,9 +96,11 @@ class ActivationWriter:
         self._rows: range = range(0)
         self._targets: dict[str, _Target] = {}
         self._published = 0  # of them, shown to readers
-        self._parts: dict[tuple[str, int, int, int], _Part] = {}
+        self._parts: dict[tuple[str, int, int, int], dict[int, _Item]] = {}  # shards put together, by step
         self._packer = Packer(self.layout.codec)
-        self._worker: Worker[_Item] = Worker(self._work, memory // 2)
+        self._buffers = Buffers(memory // 4)
+        self._lock = threading.Lock()  # of targets and parts
+        self._worker: Worker[_Item] = Worker(self._work, memory // 4, WRITERS)
 
     def __enter__(self) -> ActivationWriter:
         return self
@@ -159,7 +154,7 @@ class ActivationWriter:
             return
         position = 0 if entry.static else self._position[key.step]
         for begin, end in _runs(rows, self._rows):
-            self._put(_Item(key, position, rows[begin], *_to_host(value[begin:end])))
+            self._put(_Item(key, position, rows[begin], *self._to_host(value[begin:end])))
 
     def _takes(self, entry: Entry, key: Key) -> bool:
         layout = self.layout
@@ -173,47 +168,66 @@ class ActivationWriter:
         with self._explained():
             self._worker.put(item, item.value.nbytes)
 
+    def _to_host(self, value: Tensor) -> tuple[Tensor, Any]:
+        """A copy on the CPU and what to wait for; the stream of a CUDA device goes on meanwhile."""
+        value = value.detach()
+        host = self._buffers.take(value)
+        if value.device.type != "cuda":
+            return host.copy_(value), None
+        host.copy_(value, non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record(torch.cuda.current_stream(value.device))
+        return host, copied
+
     def discard(self, rows: Sequence[int]) -> None:
         """See :class:`~t2iprobe.core.cache.Stream`; shards that are written already will be written over."""
         with self._explained():
             self._worker.wait()
         self._parts.clear()
 
-    # the background thread
+    # the background threads
 
     def _work(self, item: _Item) -> None:
         if item.copied is not None:
             item.copied.synchronize()
-        value = codecs.rounded(codecs.to_numpy(item.value), item.value.dtype, self.layout.round_bits)
-        target = self._target(item, value)
+        with self._lock:
+            target = self._target(item)
+            items = self._together(target, item)
+        if items:
+            self._write(target, items[0].position, items)
+
+    def _together(self, target: _Target, item: _Item) -> list[_Item]:
+        """What goes into one shard, once ``item`` makes it whole."""
         if target.static or target.grid.steps == 1:
-            self._write(target, item.position, item.first, value if target.static else value[None])
-            return
+            return [item]
         begin = item.position - item.position % target.grid.steps
-        where = (target.array.path, begin, item.first, len(value))
-        part = self._parts.get(where)
-        if part is None:
-            steps = min(target.grid.steps, len(self.layout.steps) - begin)
-            part = self._parts[where] = _Part(begin, item.first, np.empty((steps, *value.shape), value.dtype))
-        part.values[item.position - begin] = value
-        part.have.add(item.position - begin)
-        if len(part.have) == len(part.values):
-            self._write(target, begin, item.first, self._parts.pop(where).values)
+        where = (target.array.path, begin, item.first, len(item.value))
+        part = self._parts.setdefault(where, {})
+        part[item.position] = item
+        whole = len(part) == min(target.grid.steps, len(self.layout.steps) - begin)
+        return _in_order(self._parts.pop(where)) if whole else []
 
-    def _write(self, target: _Target, position: int, first: int, values: NDArray[Any]) -> None:
-        """``values`` (step, row, …), of a static site (row, …), to their place."""
-        rows = values.shape[0 if target.static else 1]
+    def _write(self, target: _Target, position: int, items: Sequence[_Item]) -> None:
+        """Neighbouring steps of the same rows, or one of a static site, to their place."""
+        first, rows = items[0].first, len(items[0].value)
         local = first - self._rows[0]
+        values = [self._stored(item.value) for item in items]
         self._packer.write(target.array, (first,) if target.static else (position, first), values)
-        steps = slice(None) if target.static else slice(position, position + len(values))
+        steps = slice(None) if target.static else slice(position, position + len(items))
         target.written[steps, local : local + rows] = True
+        for item in items:
+            self._buffers.give(item.value)
 
-    def _target(self, item: _Item, value: NDArray[Any]) -> _Target:
+    def _stored(self, value: Tensor) -> NDArray[Any]:
+        return codecs.rounded(codecs.to_numpy(value), value.dtype, self.layout.round_bits)
+
+    def _target(self, item: _Item) -> _Target:
         name = array_name(item.key.branch, item.key.evaluation)
         path = f"{self._path}/{node(item.key.site)}/{name}"
         if path not in self._targets:
             entry = self._entries[item.key.site]
-            self._targets[path] = self._open(path, entry, value, str(item.value.dtype).removeprefix("torch."))
+            dtype = str(item.value.dtype).removeprefix("torch.")
+            self._targets[path] = self._open(path, entry, codecs.to_numpy(item.value), dtype)
         return self._targets[path]
 
     def _open(self, path: str, entry: Entry, value: NDArray[Any], dtype: str) -> _Target:
@@ -261,8 +275,8 @@ class ActivationWriter:
         """What is left of the unit, and a look whether it is whole."""
         for (path, *_), part in self._parts.items():
             target = self._targets[path]
-            for step in sorted(part.have):
-                self._write(target, part.begin + step, part.first, part.values[step : step + 1])
+            for item in _in_order(part):
+                self._write(target, item.position, [item])
         rows = len(self._rows)
         sites = {path.rpartition("/")[0].rpartition("/")[2] for path in self._targets}
         absent = [entry.name for entry in self.layout.entries if node(entry.name) not in sites]
@@ -321,13 +335,5 @@ def _runs(rows: Sequence[int], wanted: range) -> Iterator[tuple[int, int]]:
             begin = i
 
 
-def _to_host(value: Tensor) -> tuple[Tensor, Any]:
-    """A copy on the CPU and what to wait for; the stream of a CUDA device goes on meanwhile."""
-    value = value.detach()
-    if value.device.type != "cuda":
-        return value.to("cpu", copy=True, memory_format=torch.contiguous_format), None
-    host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-    host.copy_(value, non_blocking=True)
-    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copied.record(torch.cuda.current_stream(value.device))
-    return host, copied
+def _in_order(part: dict[int, _Item]) -> list[_Item]:
+    return [part[position] for position in sorted(part)]
