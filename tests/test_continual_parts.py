@@ -21,7 +21,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.plugins.continual.fusing import fused, weight_of
 from t2iprobe.plugins.continual.handover import Handover
-from t2iprobe.plugins.continual.initializers import INITIALIZERS, Start, free_rows, null_columns
+from t2iprobe.plugins.continual.initializers import INITIALIZERS, PEFT, Start, free_rows, null_columns
 from t2iprobe.plugins.continual.mergers import Exact, FactorSum, Keep, Learnt, Magnitude, Svd, Ties
 from t2iprobe.plugins.continual.methods import METHODS, PAPER, method, methods
 from t2iprobe.plugins.continual.regularizers import CLora, Ewc, OLora
@@ -175,6 +175,29 @@ class TestStartsOnAModel:
         assert (left[:, :-3].T @ change).norm() < 1e-5 * change.norm()
         osf.detach()
         assert {name for name, one in model.denoiser.named_parameters() if one.requires_grad} == before
+
+    @pytest.mark.parametrize("name", [*PEFT, "peft:init=pissa_niter_2"])
+    def test_every_start_of_peft_begins_at_the_model_and_learns(
+        self, name: str, model: Model, weights: dict[str, Tensor]
+    ) -> None:
+        """A start that were another one under its name would not show; those that peft makes kaiming are refused."""
+        before = predicted(model)
+        lora: Any = method(f"{name}+exact").initializer.attach(Start(model, MODULES, 2, 2, Handover("x"), seed=3))
+        assert distance(predicted(model), before) < 1e-5
+        learning = [one for one in lora.parameters() if one.requires_grad]
+        assert learning and len(learning) == len(MODULES) * (1 if name == "mica" else 2)
+        latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        text = model.adapter.encode_prompts(model.pipeline, ["a dog"])
+        out = model.adapter.predict(model.pipeline, latents, torch.tensor([500.0]), text)
+        grads = torch.autograd.grad(out.square().mean(), learning, allow_unused=True)
+        assert any(grad is not None and grad.any() for grad in grads)
+        lora.detach()
+
+    def test_an_odd_rank_is_refused_before_the_start(self) -> None:
+        start = method("orthogonal+exact").initializer
+        start.check({"a": 16}, 2, 5)
+        with pytest.raises(ConfigError, match=r"the start orthogonal cannot have the rank 3: .* even"):
+            start.check({"a": 16}, 3, 5)
 
     def test_pissa_moves_the_base_and_gives_it_back(self, model: Model, weights: dict[str, Tensor]) -> None:
         lora = method("pissa+exact").initializer.attach(Start(model, MODULES, 2, 2, Handover("x"), seed=3))
@@ -444,6 +467,11 @@ class TestNames:
             ("osf+factor-sum", "osf trains no adapter"),
             ("pissa+factor-sum", "leaves the weights as they are"),
             ("a+b+c+d", "INITIALIZER"),
+            ("peft:init=pisa+exact", "no start 'pisa'; did you mean pissa"),
+            ("peft:init=eva+exact", "the start eva is made from inputs of the task's own data"),
+            ("peft:init=lora_ga+exact", "the start lora_ga is made from gradients"),
+            ("peft:init=corda+exact", "the start corda is made from covariances"),
+            ("peft:init=loftq+exact", "the start loftq is made from a quantised model"),
         ],
     )
     def test_refusals(self, text: str, said: str) -> None:

@@ -26,7 +26,7 @@ from t2iprobe.core.lock import lock
 from t2iprobe.core.model import Model
 from t2iprobe.core.study import provenance
 from t2iprobe.core.study.bench import Stop
-from t2iprobe.plugins.continual import asking, evaluation, handover, run, streamfile
+from t2iprobe.plugins.continual import asking, evaluation, handover, plan, run, streamfile
 from t2iprobe.plugins.continual.arms import Arm
 from t2iprobe.plugins.continual.asking import Asked
 from t2iprobe.plugins.continual.forgetting import summary
@@ -414,6 +414,61 @@ def test_the_command(files: Path, tmp_path: Path) -> None:
     assert again.exit_code == 0 and "is learnt and drawn already" in again.stderr
     left = json.loads(call("plan", *given).stdout)
     assert (left["steps"], left["images"]) == (0, 0)
+
+
+def given_for(files: Path, out: Path, *more: str) -> list[str]:
+    """The smallest run there is."""
+    given = ["--stream", str(files / "mine.toml"), "--model", str(files / "model"), "--methods", "merge-init"]
+    given += ["--rank", "2", "--steps", "1", "--samples", "1", "--num-steps", "1", "--references", "base"]
+    return [*given, "--out", str(out), *more]
+
+
+def test_each_command_answers_with_one_object(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All layers and located ones: learnt, scored and compared."""
+    monkeypatch.setattr(evaluation, "scorers", lambda names, **refs: [Brightness()] if names else [])
+    scopes = {"all": (), "some": ("--scope", "localized", "--layers", "1")}
+    for name, scope in scopes.items():
+        ran = call("run", *given_for(files, tmp_path / name, *scope, "--workers", "1", "--scores", "none"))
+        assert ran.exit_code == 0, (ran.output, ran.exception)
+    for name in scopes:
+        scored = call("eval", str(tmp_path / name), "--scores", "brightness", "--format", "json")
+        assert scored.exit_code == 0, (scored.output, scored.exception)
+        assert set(json.loads(scored.stdout)["scores"]) == {"brightness"}
+    compared = call("analyze", str(tmp_path / "all"), "--against", str(tmp_path / "some"), "--format", "json")
+    assert compared.exit_code == 0, (compared.output, compared.exception)
+    answer = json.loads(compared.stdout)
+    assert (answer["scope"], answer["against"]["scope"]) == ("all-attention", "localized")
+    assert answer["weights"]["merge-init"]["handed_over"]["rank"] == 4
+    page = Path(answer["files"]["report"]).read_text()
+    assert "Which layers learn" in page and "localized" in page
+    table = call("analyze", str(tmp_path / "all"), "--no-weights")
+    assert table.exit_code == 0 and "merge-init" in table.stdout
+
+
+def test_a_short_disk_ends_a_run_before_it_begins(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan.shutil, "disk_usage", lambda place: SimpleNamespace(free=1000))
+    ran = call("run", *given_for(files, tmp_path / "run", "--workers", "1"))
+    assert getattr(ran.exception, "exit_code", None) == 2 and "has 1 kB free" in str(ran.exception)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--rank", "17"), "between 1 and the layer's width, 16"),
+        (("--methods", "merge-ortho", "--rank", "1"), "needs a rank of at least 2"),
+        (("--methods", "orthogonal+exact", "--rank", "3"), "cannot have the rank 3"),
+        (("--scope", "localized"), "--layers"),
+        (("--stream", "absent.toml"), "cannot read the stream absent.toml"),
+        (("--stream", "objects"), "needs --data FOLDER"),
+        (("--model", "nowhere/at-all"), "nowhere/at-all"),
+    ],
+)
+def test_a_bad_option_is_one_sentence(more: tuple[str, ...], said: str, files: Path, tmp_path: Path) -> None:
+    ran = call("run", *given_for(files, tmp_path / "run"), *more)
+    assert getattr(ran.exception, "exit_code", None) == 2, (ran.output, ran.exception)
+    assert said in str(ran.exception) and "\n" not in str(ran.exception)
+    assert not (tmp_path / "run").exists()
 
 
 def base_of(out: str) -> str:

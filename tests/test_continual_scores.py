@@ -215,7 +215,9 @@ def test_a_missing_model_says_what_to_do(name: str, tmp_path: Path, monkeypatch:
     kind = LIKENESSES[name]
     (tmp_path / "config.json").write_text("{}")
     for ref in (None, str(tmp_path / "none"), str(tmp_path)):
-        with pytest.raises(ModelError, match=rf"cannot be loaded: give --{name} a folder") as caught:
+        with pytest.raises(
+            ModelError, match=rf"cannot be loaded: give --{name} of `continual eval` a folder"
+        ) as caught:
             kind(ref).prepare()
         assert "\n" not in str(caught.value) and f"hf download {kind.default}" in str(caught.value)
     monkeypatch.setenv(kind.variable, "/no/such/folder")

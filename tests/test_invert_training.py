@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from t2iprobe.cli.app import build
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.bars import no_bars
 from t2iprobe.plugins.inversion import curves, sweep_sections, training, training_run
@@ -136,6 +139,16 @@ def test_the_three_protocols(answer: tuple[dict[str, Any], Path]) -> None:
     for name in training.ANGLES:
         assert curve[f"p2.{name}"][2] == pytest.approx(curve[f"p3.{name}"][2], abs=1e-3)
     assert curve["p2.image_to_noise_l2"][2] >= found["chance_assignment"]
+
+
+def test_the_command_answers_with_one_object(checkpoints: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    given = ["--checkpoints", checkpoints, "--prompts", tmp_path / "prompts.txt", "--n", 4, "--num-steps", 2]
+    given += ["--device", "cpu", "--out", tmp_path / "run", "--format", "json"]
+    outcome = CliRunner().invoke(build(), ["invert", "training", *map(str, given)])
+    assert outcome.exit_code == 0, (outcome.output, outcome.exception)
+    found = json.loads(outcome.stdout)
+    assert found["training"]["steps"] == list(STEPS) and "Through the training" in Path(found["report"]).read_text()
 
 
 def test_what_is_whole_is_not_measured_again(

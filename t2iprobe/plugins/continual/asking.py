@@ -109,11 +109,22 @@ def stream_of(asked: Asked, family: str, *, dry: bool = False) -> Stream:
     preset = preset_of(asked)
     if preset is None:
         return streamfile.read(Path(asked.stream))
-    if preset.data and asked.data is None and not dry:
-        raise ConfigError(f"the stream {asked.stream} needs --data FOLDER, with {preset.data}")
-    if asked.data is not None and not asked.data.is_dir():
-        raise ConfigError(f"--data {asked.data} is no folder; it needs {preset.data or 'nothing'}")
+    if not dry or asked.data is not None:
+        check_data(asked)
     return preset.stream(asked.data, family)
+
+
+def check_data(asked: Asked) -> None:
+    """Whether a preset has its folder; quicker than to look at the pictures in it.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    preset = preset_of(asked)
+    if preset is not None and preset.data and asked.data is None:
+        raise ConfigError(f"the stream {asked.stream} needs --data FOLDER, with {preset.data}")
+    if preset is not None and asked.data is not None and not asked.data.is_dir():
+        raise ConfigError(f"--data {asked.data} is no folder; it needs {preset.data or 'nothing'}")
 
 
 def methods_of(asked: Asked) -> list[Method]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.plugins.continual.asking import Asked, build, planned, planned_without, scores_of
+from t2iprobe.plugins.continual.asking import Asked, build, check_data, planned, planned_without, scores_of
 from t2iprobe.plugins.continual.telling import print_answer, print_plan, say, scoring, watching
 from t2iprobe.terminal.console import Format
 from t2iprobe.terminal.cost import agree
@@ -156,6 +156,7 @@ def run(
         _sampler(samples, noise, grid), generation_settings(num_steps, guidance, resolution), batch_size, scores,
         archive, out, yes,
     )  # fmt: skip
+    check_data(asked)
     made = _scorers(scores_of(asked), {})
     found = build(asked, context.obj)
     _work(asked, found, workers, type(context.obj))

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
+from t2iprobe.core.names import near
 from t2iprobe.plugins.continual.handover import Handover
 from t2iprobe.plugins.continual.subspace import Osf
 from t2iprobe.training.lora import Lora
@@ -29,6 +31,14 @@ PEFT: Mapping[str, bool | str] = {
     "pissa": "pissa",
     "pissa_niter_4": "pissa_niter_4",
     "orthogonal": "orthogonal",
+    "mica": "mica",
+}
+#: starts that a name alone does not make: peft would refuse the first two, and make the others kaiming without a word
+NEEDING: Mapping[str, str] = {
+    "corda": "covariances of inputs",
+    "loftq": "a quantised model",
+    "eva": "inputs of the task's own data",
+    "lora_ga": "gradients of the task's own data",
 }
 TOLERANCE = 1e-5  # singular values below this share of the largest one are rounding
 
@@ -114,6 +124,17 @@ class Peft(Initializer):
     name = "peft"
     summary = "a start of peft by its name, such as gaussian, kaiming, olora or pissa"
 
+    def __post_init__(self) -> None:
+        if self.init in NEEDING:
+            raise ConfigError(
+                f"the start {self.init} is made from {NEEDING[self.init]}, which is not there when a task begins; "
+                f"take one of {', '.join(PEFT)}"
+            )
+        if _tried(self.init, 2):
+            raise ConfigError(
+                f"no start {self.init!r}{near(self.init, PEFT)}; it is one of {', '.join(PEFT)}, or another of peft's"
+            )
+
     @property
     def plain_first(self) -> bool:  # type: ignore[override]
         """See :class:`Initializer`."""
@@ -125,6 +146,11 @@ class Peft(Initializer):
 
     def adjust(self, lora: Lora, start: Start) -> None:
         """Nothing: peft has started it."""
+
+    def check(self, widths: Mapping[str, int], rank: int, tasks: int) -> None:
+        """See :class:`Initializer`."""
+        if said := _tried(self.init, rank):
+            raise ConfigError(f"the start {self.init} cannot have the rank {rank}: {said}")
 
 
 class Columns(Initializer):
@@ -221,6 +247,17 @@ class OrthogonalSubspace(Initializer):
 
     def adjust(self, lora: Lora, start: Start) -> None:
         """Nothing: it starts from the weights."""
+
+
+def _tried(init: str, rank: int) -> str:
+    """What peft itself says against a start, tried on a module of its own; empty where it says nothing."""
+    config = LoraConfig(r=rank, init_lora_weights=PEFT.get(init, init), target_modules=["0"])
+    with torch.random.fork_rng(devices=[]):
+        try:
+            inject_adapter_in_model(config, nn.Sequential(nn.Linear(rank, rank)))
+        except ValueError as error:
+            return " ".join(str(error).split())
+    return ""
 
 
 def null_columns(before: Tensor) -> Tensor:

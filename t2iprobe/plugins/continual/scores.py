@@ -123,8 +123,9 @@ class Likeness(ABC):
     def _missing(self, error: Exception) -> ModelError:
         reason = " ".join(str(error).split())[:160]
         return ModelError(
-            f"the model of the score {self.name}, {self.ref!r}, cannot be loaded: give --{self.name} a folder with it, "
-            f"set {self.variable}, or fetch it once with `hf download {self.default}` "
+            f"the model of the score {self.name}, {self.ref!r}, cannot be loaded: give --{self.name} of `continual "
+            f"eval` a folder with it, set {self.variable}, leave it out with --scores, or fetch it once with "
+            f"`hf download {self.default}` "
             f"({type(error).__name__}: {reason})"
         )
 
