@@ -529,6 +529,10 @@ def test_schedule_of_another_sampler_is_ddims_with_its_configuration() -> None:
 def test_steps_that_do_not_divide_warn() -> None:
     with pytest.warns(UserWarning, match="33, 34 apart"):
         schedule_of(DDIMScheduler(timestep_spacing="trailing"), 30)
+    with pytest.warns(UserWarning, match="600 steps do not divide the 1000 of training, so sampling begins at .* 599"):
+        schedule_of(DDIMScheduler(), 600)
+    with pytest.raises(ConfigError, match="7,000 steps were asked for, and the model was trained at 1,000"):
+        schedule_of(DDIMScheduler(), 7000)
     with pytest.raises(ConfigError, match="do not fall"):
         Schedule("flow", (Level(0, 1), Level(0, 1)), (1000.0,), 1000, Level(0, 1))
 

@@ -107,10 +107,12 @@ def schedule_of(scheduler: Any, num_steps: int | None = None, **settings: Any) -
         settings: further arguments of ``set_timesteps`` (``mu`` or ``sigmas`` of FLUX).
 
     Raises:
-        ConfigError: levels that do not fall, a dynamic shift without ``mu``, or timesteps that are not set.
+        ConfigError: levels that do not fall, a dynamic shift without ``mu``, timesteps that are not set, or more steps
+            than the model was trained at.
 
     Warns:
-        UserWarning: diffusers' DDIM would not end its steps where the next ones start.
+        UserWarning: the number of steps does not divide, so that diffusers' DDIM would not end its steps where the next
+            ones start, or would begin far below the noisiest level.
     """
     kind = scheduler.config.get("prediction_type") or "flow"
     if kind in ("flow", "flow_prediction"):
@@ -148,16 +150,19 @@ def _ddim(scheduler: Any, num_steps: int | None, prediction: Prediction) -> Sche
     if num_steps is None:
         raise ConfigError("give num_steps, or a scheduler whose timesteps are set")
     own = ddim_scheduler(scheduler.config)
+    total = int(own.config.num_train_timesteps)
+    if num_steps > total:
+        raise ConfigError(f"{num_steps:,} steps were asked for, and the model was trained at {total:,} noise levels")
     own.set_timesteps(num_steps)
     timesteps = [int(timestep) for timestep in own.timesteps]
-    ratio = own.config.num_train_timesteps // num_steps
+    ratio = total // num_steps
     _warn_of_gaps(timesteps, ratio)
+    _warn_of_start(timesteps[0], ratio, total, num_steps)
     last = timesteps[-1] - ratio
     final = own.final_alpha_cumprod if last < 0 else own.alphas_cumprod[last]
     shares = [float(own.alphas_cumprod[timestep]) for timestep in timesteps] + [float(final)]
     levels = tuple(_level(share) for share in shares)
     terminal = _level(float(own.alphas_cumprod[-1]))
-    total = int(own.config.num_train_timesteps)
     return Schedule(prediction, levels, tuple(map(float, timesteps)), total, terminal, dict(scheduler.config))
 
 
@@ -176,5 +181,15 @@ def _warn_of_gaps(timesteps: Sequence[int], ratio: int) -> None:
         warnings.warn(
             f"the timesteps are {', '.join(map(str, sorted(gaps)))} apart, diffusers' DDIM steps {ratio}: its own "
             "states lie between these levels; a number of steps that divides the training timesteps avoids it",
+            stacklevel=4,
+        )
+
+
+def _warn_of_start(first: int, ratio: int, total: int, num_steps: int) -> None:
+    """Leading spacing rounds the distance of two steps down, and what is lost is missing at the noisy end."""
+    if first < total - 2 * ratio:
+        warnings.warn(
+            f"{num_steps} steps do not divide the {total} of training, so sampling begins at timestep {first}, where "
+            "pictures are no pure noise yet; take a number of steps that divides them",
             stacklevel=4,
         )
