@@ -4,6 +4,7 @@ the shipped model."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from t2iprobe.loading import load, prompt_set, scorer
 from t2iprobe.plugins.localization.attribution import first_order
 from t2iprobe.plugins.localization.conditioning import differing_tokens, recorded
 from t2iprobe.plugins.localization.contribution import contributions
-from t2iprobe.plugins.localization.evidence import bounds, evidence, holm, sign_flip
+from t2iprobe.plugins.localization.evidence import Evidence, bounds, evidence, holm, sign_flip
 from t2iprobe.plugins.localization.selection import LargestGap, Pareto, Threshold, TopK, rule_named
 from t2iprobe.plugins.manager import Plugins
 from t2iprobe.testing.simulation import (
@@ -136,11 +137,14 @@ def test_screening_with_fewer_steps_costs_less_and_finds_the_same() -> None:
     assert one.layers == other.layers == (11, 14)
 
 
-@pytest.mark.parametrize("method", ["exhaustive", "window", "nested", "greedy", "adaptive", "heads", "steps", "random"])
+@pytest.mark.parametrize(
+    "method", ["exhaustive", "window", "nested", "greedy", "adaptive", "heads", "steps", "tokens", "random"]
+)
 def test_a_budget_ends_a_search_and_is_said(method: str) -> None:
+    settings = {"positions": "4-9"} if method == "tokens" else {}
     for budget in (0, 100, 1000, 3000):
         lab = simulated(Simulation(SPLIT, 32), held_out=8, budget=budget)
-        found = find(method, lab)
+        found = find(method, lab, **settings)
         assert lab.spent.rows <= budget
         assert "budget" in found.sentence
         assert found.details["cost"]["rows"] == lab.spent.rows
@@ -260,6 +264,31 @@ def test_without_held_out_pairs_it_says_so() -> None:
     assert "8 held-out pairs" in find("adaptive", simulated(Simulation(SINGLE, 24), held_out=8)).sentence
 
 
+def test_few_pairs_that_agree_are_not_called_sure() -> None:
+    """A plain bootstrap of equal responses is a point; these bounds say 65 % to the side for two, 12 % for sixteen."""
+    widths = []
+    for held_out in (2, 4, 16):
+        found = find("adaptive", simulated(Simulation(SINGLE, 12 + held_out), held_out=held_out))
+        assert found.layers == (6,) and found.response is not None
+        widths.append(found.response.mean - found.response.low)
+    assert widths[0] > 0.5 > widths[1] > 0.3 > 0.15 > widths[2]
+
+
+def test_several_noises_of_a_pair_are_one_observation() -> None:
+    """Twelve pairs of three prompts each are as sure as three pairs: their rows do not vote one by one."""
+    lab = simulated(Simulation(SINGLE, 24), held_out=12)
+    lab.pairs = [replace(pair, source=lab.pairs[i % 3].source, target=lab.pairs[i % 3].target)
+                 if i >= 12 else pair for i, pair in enumerate(lab.pairs)]  # fmt: skip
+    found = find("exhaustive", lab)
+    alone = find("exhaustive", simulated(Simulation(SINGLE, 15), held_out=3))
+    assert (found.details["confirmed_on"], found.details["noises"]) == (3, 12)
+    assert found.response is not None and alone.response is not None
+    assert found.response.low == pytest.approx(alone.response.low, abs=0.05)
+    scores = np.array([[1, 3, 5, 8]] * 2, np.float32)
+    whole = Scored({"f1": scores}, "f1", "f1")
+    assert whole.averaged("abab").scores["f1"][0].tolist() == [3, 5.5] and whole.averaged("abcd") is whole
+
+
 @pytest.mark.parametrize("method", ["exhaustive", "adaptive"])
 @pytest.mark.parametrize("pairs", [2, 3])
 def test_two_clean_pairs_suffice_for_a_whole_layer(method: str, pairs: int) -> None:
@@ -318,7 +347,15 @@ def test_rules() -> None:
     assert Threshold().choose(scored([0.0, 0.01])) == LargestGap().choose(scored([0.0, 0.01])) == ()
 
 
-@pytest.mark.parametrize("text", ["best", "top", "top:x", "gap:wide"])
+def test_pareto_leaves_out_what_changes_more_for_less() -> None:
+    """0 moves most and changes most, 2 moves less and changes less; 1 moves less than 0 and changes more than 2."""
+    mean, change = np.array([0.9, 0.6, 0.7, 0.05]), np.array([0.5, 0.4, 0.2, 0.0])
+    found = Evidence(mean, mean - 0.1, mean + 0.1, change, np.zeros(4), shown=True)
+    assert Pareto().choose(found) == (0, 2)
+    assert Threshold().choose(found) == (0, 2, 1)
+
+
+@pytest.mark.parametrize("text", ["best", "top", "top:x", "top:0", "top:-1", "gap:wide", "threshold:nan", "pareto:inf"])
 def test_a_rule_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="is none of threshold"):
         rule_named(text)
@@ -373,6 +410,46 @@ def test_a_localizer_is_built_by_name() -> None:
         PLUGINS.localizer("adaptive", pair=3)
     with pytest.raises(ConfigError, match="size is a number, found 'wide'"):
         PLUGINS.localizer("window", size="wide")
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "said"),
+    [
+        ("exhaustive", {"direction": "sideways"}, "no direction 'sideways'"),
+        ("exhaustive", {"part": "k"}, "no part 'k'; did you mean kv"),
+        ("window", {"part": "x"}, "no part"),
+        ("nested", {"counts": "0/2"}, "counts is a whole number from 1, found 0"),
+        ("greedy", {"most": 0}, "most is a whole number from 1"),
+        ("adaptive", {"pairs": 1}, "pairs is a whole number from 2"),
+        ("adaptive", {"screen_steps": 0}, "screen_steps is a whole number from 1"),
+        ("steps", {"places": 0}, "places is a whole number from 1"),
+        ("random", {"draws": 0}, "draws is a whole number from 1"),
+        ("attribution", {"points": 0}, "points is a whole number from 1"),
+        ("attribution", {"finalists": 0}, "finalists is a whole number from 1"),
+        ("contribution", {"steps": 0}, "steps is a whole number from 1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(method: str, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        PLUGINS.localizer(method, **settings)
+
+
+@pytest.mark.parametrize("method", ["heads", "steps"])
+@pytest.mark.parametrize(("layers", "said"), [("99", "the model has 12"), ("8-5", "write numbers and ranges")])
+def test_layers_that_are_not_there_are_refused(method: str, layers: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        find(method, simulated(Simulation(SINGLE, 4)), layers=layers)
+
+
+def test_random_sets_need_another_set() -> None:
+    with pytest.raises(ConfigError, match="no other set of 12 layers"):
+        find("random", simulated(Simulation(SINGLE, 4)), layers="0-11")
+
+
+def test_steps_of_a_layer_that_does_nothing_are_not_told_apart() -> None:
+    found = find("steps", simulated(Simulation(SINGLE, 12), held_out=4), layers="3")
+    assert found.sentence.startswith("Nothing stands out") and "no step can be told" in found.sentence
+    assert "strongest_window" not in found.details
 
 
 @pytest.mark.parametrize("method", ["attribution", "contribution"])
@@ -441,6 +518,16 @@ def test_the_planted_layer_of_the_shipped_model(
     found = find(method, lab, **settings)
     assert found.layers == (layer,)
     assert found.details["cost"]["rows"] == lab.spent.rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["attribution", "contribution"])
+def test_a_budget_of_what_reads_the_model(shipped: Callable[..., Lab], method: str) -> None:
+    """Its own calls are charged too: too few rows for a single pair are said, and spent on nothing."""
+    lab = shipped("text", 2)
+    lab.budget = 30
+    found = find(method, lab)
+    assert lab.spent.rows <= 30 and found.layers == () and "raise --budget" in found.sentence
 
 
 @pytest.mark.slow

@@ -125,6 +125,21 @@ def test_texts_of_several_words_share_none(kind: type[Simple | Creative], count:
         assert pair == pair_from_prompts(pair.source, pair.target, pair.seed)
 
 
+@pytest.mark.parametrize("ref", ["simple:seeds=4", "creative:seeds=4"])
+def test_several_noises_of_a_pair_stand_together(ref: str) -> None:
+    pairs = prompt_set(ref, limit=10, seed=3)
+    assert [pair.seed for pair in pairs] == list(range(3, 13))
+    once = prompt_set(ref.removesuffix(":seeds=4"), limit=3, seed=3)
+    assert [pair.source for pair in pairs] == [once[place // 4].source for place in range(10)]
+
+
+def test_published_noises_are_the_same_for_every_pair(tmp_path: Path) -> None:
+    pairs = GlyphControl(str(release(tmp_path) / "paper"), noise="shared", seeds=4).pairs(8, seed=42)
+    assert [pair.seed for pair in pairs] == [42, 43, 44, 45] * 2 and len({pair.source for pair in pairs}) == 2
+    with pytest.raises(ConfigError, match="seeds is a whole number from 1"):
+        Simple(seeds=0)
+
+
 def test_own_templates() -> None:
     assert len(set(TEMPLATES)) == len(TEMPLATES) == 40
     assert all(one.count('"{}"') == 1 and one.count('"') == 2 and one.endswith(".") for one in TEMPLATES)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from t2iprobe.core.report import Bar, HeatMap, Section, Table
 from t2iprobe.core.statistics import Interval
+from t2iprobe.plugins.report.build import patched
 from t2iprobe.plugins.report.render import render
 from t2iprobe.plugins.report.view import PairView, TrialView, View, data_uri
 
@@ -35,7 +36,7 @@ def view() -> View:
         TrialView(str(i), f"blocks.{i}", interval(score), interval(score), 0.5, 0.9, found=i == 1, planted=i == 1)
         for i, score in enumerate((0.1, 0.95, 0.3))
     ]
-    images = {label: flat((40 * i, 10, 200)) for i, label in enumerate(LABELS)}
+    images = {label: flat((40 * i, 10, 200)) for i, label in enumerate(LABELS) if label != "0"}
     pairs = [PairView("CAT", "</script><b>DOG", 'a sign that says "CAT"', "b & c", images)]
     heat = HeatMap("Share by step.", ["layer 1", "layer 2"], ["0-4", "5-9"], [[1.0, 0.0], [0.5, float("nan")]])
     table = Table(["set", "x"], [["a", 2.0], ["b", 10.0]])
@@ -55,6 +56,20 @@ def test_text_cannot_become_markup(view: View) -> None:
 def test_the_page_needs_no_network(view: View) -> None:
     page = render(view)
     assert "http://" not in page and "https://" not in page and "@import" not in page
+
+
+@pytest.mark.parametrize(
+    ("sites", "short"),
+    [
+        (["blocks.6.joint_attn.k", "blocks.6.joint_attn.v"], "blocks.6.joint_attn.{k,v}"),
+        ([f"blocks.{i}.cross_attn.{port}" for i in (0, 1, 2, 9) for port in "kv"], "blocks.0-2+9.cross_attn.{k,v}"),
+        (["blocks.3.cross_attn.text"], "blocks.3.cross_attn.text"),
+        (["pooled", "blocks.3.cross_attn.k"], "pooled, blocks.3.cross_attn.k"),
+        ([], ""),
+    ],
+)
+def test_sites_in_short(sites: list[str], short: str) -> None:
+    assert patched(sites) == short
 
 
 def test_large_pictures_are_made_small() -> None:
@@ -108,6 +123,12 @@ def test_a_layer_shows_its_pictures(page: Any, view: View, how: str) -> None:
     assert shown(page) == data_uri(view.pairs[0].images["2"])
     assert column.get_attribute("aria-pressed") == "true"
     assert "30" in page.locator("#chosen").inner_text()
+
+
+def test_a_patch_that_was_not_asked_of_a_pair_shows_no_picture(page: Any) -> None:
+    assert page.locator("img.patched").first.is_visible()
+    page.locator('[data-trial="0"]').click()
+    assert page.locator("img.patched").first.is_hidden()
 
 
 def test_a_table_sorts_by_number(page: Any) -> None:

@@ -65,6 +65,17 @@ def test_statistics_say_null_and_confirmation() -> None:
     assert "The 11 others" in section.text and "on the 4 pairs" in section.text
 
 
+def test_a_search_without_a_sweep_says_how_sure_it_is() -> None:
+    assert "on the 4 pairs" in shown(find("adaptive"))["Statistics"].text
+
+
+def test_one_noise_for_all_is_said() -> None:
+    made = find("adaptive")
+    shared = Finding(made.layers, made.ranking, "", made.response, {**made.details, "noises": 1})
+    assert "one noise for all" in shown(shared)["Statistics"].text
+    assert "4 different noises" in shown(made)["Statistics"].text
+
+
 def test_a_search_that_found_nothing_has_sections_too() -> None:
     assert shown(Finding((), (float("nan"),), "Nothing stands out.")) == {}
 

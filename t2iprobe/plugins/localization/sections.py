@@ -19,6 +19,10 @@ from t2iprobe.plugins.localization.record import share
 #: of a metric of whole prompts that leaves the text out; see ``clip_t_template``
 TEMPLATE = "clip_t_template"
 WAY = "Share of the way from source to target that each patch goes, with its 95 % interval."
+CONFIRMED = (
+    "The bootstrap is studentised and counts one pair more than there are, a whole way off: few pairs that agree prove "
+    "little. The bars above are plain bootstrap intervals of the pairs that each was asked of."
+)
 
 
 def sections(result: Result) -> Iterator[Section]:
@@ -70,6 +74,8 @@ def statistics(finding: Finding) -> Iterator[Section]:
     """How sure the responses are that decided."""
     rows = finding.details.get("response")
     if not _is_table(rows) or not rows:
+        if confirmed := " ".join(_confirmed(finding)):
+            yield Section("Statistics", f"{confirmed} {CONFIRMED}")
         return
     cells: list[list[Cell]] = [
         [row["label"], *(_number(row[name]) for name in (*Interval._fields, "p", "change"))] for row in rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,9 +13,10 @@ from t2iprobe.core.report import Cell, Page, Section, Table
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.scoring import Scored
 from t2iprobe.core.study.result import Result
-from t2iprobe.core.trials import Trial, source, target
+from t2iprobe.core.trials import Trial, ranges, source, target
 from t2iprobe.plugins.report.view import PairView, TrialView, View
 
+SITE = re.compile(r"blocks\.(?P<block>\d+)\.(?P<kind>\w+)\.(?P<port>\w+)")
 PAIRS = 8  # with pictures: a page that loads at once
 
 
@@ -97,14 +99,26 @@ def trial_view(result: Result, trial: Trial, found: Sequence[int], planted: Sequ
     one = scored.trial(0)
     return TrialView(
         label=trial.label,
-        path=", ".join(trial.sites[:4]) + (f" and {len(trial.sites) - 4} more" if len(trial.sites) > 4 else ""),
+        path=patched(trial.sites),
         target=one.target,
         response=one.response,
         source=one.source.mean,
         ssim=one.ssim,
+        pairs=scored.scores[scored.rank].shape[1],
         found=bool(trial.layers) and set(trial.layers) <= set(found),
         planted=bool(trial.layers) and set(trial.layers) <= set(planted),
     )
+
+
+def patched(sites: Sequence[str]) -> str:
+    """Sites in short: ``blocks.0-2.joint_attn.{k,v}``."""
+    found = [SITE.fullmatch(site) for site in sites]
+    blocks = ranges(int(one["block"]) for one in found if one)
+    kinds = {one["kind"] for one in found if one}
+    if not all(found) or len(kinds) != 1:  # also where nothing is patched
+        return ", ".join(sites)
+    ports = list(dict.fromkeys(one["port"] for one in found if one))
+    return f"blocks.{blocks}.{kinds.pop()}.{ports[0] if len(ports) == 1 else '{' + ','.join(ports) + '}'}"
 
 
 def pair_views(result: Result, rows: Sequence[Trial]) -> list[PairView]:

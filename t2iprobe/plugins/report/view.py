@@ -29,6 +29,7 @@ class TrialView:
         ssim: similarity to the unpatched picture.
         found: whether it is part of the answer.
         planted: whether it is part of the truth, where that is known.
+        pairs: how many it was asked of.
     """
 
     label: str
@@ -39,6 +40,7 @@ class TrialView:
     ssim: float
     found: bool = False
     planted: bool = False
+    pairs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,17 @@ class View:
     command: str = ""
     next_steps: Sequence[tuple[str, str]] = ()
     sections: Sequence[Section] = ()
+
+    @property
+    def single(self) -> bool:
+        """Whether every patch is of one layer."""
+        return all(trial.label.isdecimal() for trial in self.trials)
+
+    @property
+    def asked(self) -> str:
+        """How many pairs the patches were asked of: ``4``, or ``2 to 6``."""
+        counts = sorted({trial.pairs for trial in self.trials}) or [0]
+        return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def data_uri(image: Image.Image) -> str:
