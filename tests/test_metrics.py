@@ -18,6 +18,7 @@ from PIL import Image
 
 from t2iprobe.core.errors import ConfigError, ShapeError
 from t2iprobe.core.metric import BoxReader, Needs
+from t2iprobe.plugins.manager import Plugins
 from t2iprobe.plugins.metrics import text
 from t2iprobe.plugins.metrics.colour import PALETTE, Colour, coverage, read_colour
 from t2iprobe.plugins.metrics.image import MSE, PSNR, SSIM, WrappedMSE, WrappedPSNR, mse, psnr, ssim
@@ -303,6 +304,10 @@ def test_easyocr_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "easyocr", None)
     with pytest.raises(ConfigError, match=r"pip install t2iprobe\[easyocr\]"):
         EasyOCRReader().read([noise(0)])
+    plugins = Plugins(installed=False)
+    with pytest.raises(ConfigError, match="not installed"):  # before any picture
+        plugins.scorer("text", "easyocr")
+    assert plugins.scorer("colour", "easyocr").names()[0] == "colour_target"  # nothing is read
 
 
 def test_easyocr_boxes_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,7 +175,7 @@ def _file(asked: Asked, plugins: Plugins) -> StudyFile:
         "pairs": {
             "concept": asked.concept,
             "limit": limit,
-            "held_out": chosen.get("held_out", min(HELD_OUT, limit // 3)),
+            "held_out": chosen.get("held_out", _third(limit)),
             "seed": chosen.get("seed", 0),
             **({"csv": str(asked.pairs)} if asked.pairs else _kept(chosen, "prompt_set")),
         },
@@ -202,6 +202,12 @@ def _limit(asked: Asked, chosen: dict[str, Any], plugins: Plugins) -> int:
     if asked.limit is not None and there < limit:
         raise ConfigError(f"{asked.pairs} holds {there} pairs, asked for {limit}; ask for fewer")
     return min(limit, there)
+
+
+def _third(limit: int) -> int:
+    """How many pairs are held out by default; one alone would confirm nothing."""
+    third = min(HELD_OUT, limit // 3)
+    return third if third > 1 else 0
 
 
 def _kept(chosen: dict[str, Any], *names: str) -> dict[str, Any]:

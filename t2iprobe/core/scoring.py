@@ -26,7 +26,8 @@ class Scorer:
 
     Args:
         concept: name of what the pairs differ in.
-        reader: for metrics of text; runs once for all of them.
+        reader: for metrics of text; runs once for all of them. Where it has a ``prepare``, that is called if any metric
+            needs it, so that a reader which is not installed is said before the first picture.
         metrics: what judges the concept, the first of them ranks the layers.
         images: similarity to the source's image.
     """
@@ -35,6 +36,16 @@ class Scorer:
     reader: Reader
     metrics: Sequence[Metric]
     images: Sequence[ImageMetric]
+
+    def __post_init__(self) -> None:
+        prepare = getattr(self.reader, "prepare", None)
+        if prepare is not None and self._reads:
+            prepare()
+
+    @property
+    def _reads(self) -> bool:
+        """Whether any metric is of text."""
+        return any(metric.needs == "text" for metric in self.metrics)
 
     @property
     def bounds(self) -> Bounds | None:
@@ -48,7 +59,7 @@ class Scorer:
 
     def score(self, pair: Pair, images: Sequence[Image], reference: Image) -> dict[str, list[float]]:
         """Every score of some pictures of a pair, a list over the pictures; ``reference`` is the source's picture."""
-        texts = self.reader.read(images) if any(metric.needs == "text" for metric in self.metrics) else []
+        texts = self.reader.read(images) if self._reads else []
         own = {
             f"{metric.name}_{side}": _judged(metric, texts, images, asked)
             for metric in self.metrics

@@ -115,6 +115,10 @@ class Record:
         """Held-out pairs; one alone would confirm nothing."""
         return self.lab.held_out if len(self.lab.held_out) >= 2 else self.lab.search
 
+    def _missing(self) -> str:
+        """Why the search's own pairs are taken."""
+        return "one held-out pair confirms nothing" if self.lab.held_out else "there are no held-out ones"
+
     def _answer(self, response: Interval | None) -> str:
         looked = self.layers or tuple(self.details.get("unconfirmed", ()))
         if not looked:
@@ -123,7 +127,7 @@ class Record:
         if response is None:
             return f"{named} seemed responsible, but there was no budget left to confirm it."
         held_out = self._confirming() is self.lab.held_out
-        where = "held-out pairs" if held_out else "pairs of the search (there are no held-out ones)"
+        where = "held-out pairs" if held_out else f"pairs of the search ({self._missing()})"
         measured = f"{percent(response)} of the way from source to target on {self.details['confirmed_on']} {where}"
         if not self.layers:
             return f"{NOTHING} surely: {named}, patched, brings {measured}."

@@ -118,6 +118,14 @@ class EasyOCRReader:
     def _engine(self) -> Any:
         return _module("easyocr", "t2iprobe[easyocr]").Reader(self.languages, gpu=self.gpu, verbose=False)
 
+    def prepare(self) -> None:
+        """Look whether EasyOCR is there.
+
+        Raises:
+            ConfigError: it is not installed.
+        """
+        _module("easyocr", "t2iprobe[easyocr]")
+
     def read(self, images: Sequence[Image.Image]) -> list[str]:
         """The text in each image, boxes in EasyOCR's own order, as published."""
         return [" ".join(self._engine.readtext(np.asarray(enlarged(image)), detail=0)) for image in images]
