@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from t2iprobe.core.report import Page
 from t2iprobe.core.trials import ranges
 from t2iprobe.loading import planted_layers
 from t2iprobe.terminal.commandline import quoted
 
 if TYPE_CHECKING:
-    from t2iprobe.core.report import Page
+    from t2iprobe.core.report import Section
     from t2iprobe.core.study.result import Result
     from t2iprobe.plugins.manager import Plugins
 
@@ -23,16 +24,30 @@ def write_report(result: Result, plugins: Plugins, out: Path | None = None) -> P
     from t2iprobe.plugins.report.build import view_of
     from t2iprobe.plugins.report.render import render
 
-    asked = result.manifest.get("arguments", {})
+    page, sections = out or result.path / NAME, plugins.report_sections(result)
+    command = _again(result.manifest.get("arguments", {}), result.path)
+    if result.finding is not None and not result.finding.ranking:
+        return write_page(_page(result, sections, command), page)
     ref, concept = _subject(result)
     view = view_of(
         result,
-        command=_again(asked, result.path),
+        command=command,
         next_steps=next_steps(result, plugins),
-        sections=plugins.report_sections(result),
+        sections=sections,
         planted=planted_layers(ref, concept, plugins) or (),
     )
-    return _written(render(view), out or result.path / NAME)
+    return _written(render(view), page)
+
+
+def _page(result: Result, sections: Sequence[Section], command: str) -> Page:
+    """A study whose question was not about layers: what plugins say of it."""
+    from t2iprobe.plugins.report.build import provenance
+
+    assert result.finding is not None
+    manifest = result.manifest
+    title = f"{manifest.get('model') or manifest['pipeline']}: {manifest['settings']['localizer']['name']}"
+    spent = {name.replace("_", " "): f"{value:,}" for name, value in manifest["spent"].items()}
+    return Page(title, result.finding.sentence, sections, command, spent, provenance(manifest))
 
 
 def _subject(result: Result) -> tuple[str, str]:

@@ -188,6 +188,9 @@ def test_a_run_is_kept_shown_again_and_reported(tmp_path: Path) -> None:
     assert json.loads(again.stdout) == first and "holds this run already" in " ".join(again.stderr.split())
     section = Plugins().report_sections(t2iprobe.Result.open(run))
     assert [one.title for one in section] == ["Text edits"]
+    (run / "report.html").unlink()
+    t2iprobe.Result.open(run).report()
+    assert (run / "report.html").read_text() == page and "Layer by layer" not in page
     other = edit(*asked, "--guidance", "2")
     assert isinstance(other.exception, RunExistsError) and "guidance" in str(other.exception)
 

@@ -17,7 +17,8 @@ class Finding:
 
     Args:
         layers: the layers that write the concept, together; empty where nothing stands out.
-        ranking: one number a layer, higher is more responsible; NaN where the method did not look.
+        ranking: one number a layer, higher is more responsible; NaN where the method did not look. Empty where layers
+            were no question.
         sentence: the answer in words, with how sure it is.
         response: of the layers patched together, confirmed on held-out pairs: 0 is the source, 1 the target.
         details: whatever else the method found (heads, steps, sets tried), ready for JSON.

@@ -262,6 +262,12 @@ class Plugins:
 
         return prompt_set(ref, limit=limit, seed=seed, concept=concept, plugins=self)
 
+    def write_report(self, result: Result) -> Path:
+        """Draw the report of a study into its folder."""
+        from t2iprobe.reporting import write_report
+
+        return write_report(result, self)
+
     def write_page(self, page: Page, out: Path) -> Path:
         """Draw a report that is no study's."""
         from t2iprobe.reporting import write_page

@@ -183,7 +183,7 @@ def _kept(result: Result, job: Job, plugins: Plugins) -> dict[str, Any]:
     facts = {"run": str(result.path), "contact_sheet": str(result.path / record.SHEET), "report": str(page)}
     answer = record.answer_of(result, facts)
     record.write(result, job.photo)
-    plugins.write_page(record.page_of(result), page)
+    plugins.write_report(result)
     record.write_answer(result, answer)
     return answer
 

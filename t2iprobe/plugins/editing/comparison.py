@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -51,9 +50,8 @@ class Comparison(Localizer):
         rows = [self._row(scored, index, label) for index, label in self._labelled()]
         main = next((index for index, trial in enumerate(self.trials) if trial.label.startswith("localized")), None)
         response = None if main is None else scored.trial(main).response
-        nothing = (math.nan,) * lab.space.layers
         pairs = len(lab.search)
-        return Finding(self.layers, nothing, sentence(rows, self.layers, pairs), response, {"methods": rows})
+        return Finding(self.layers, (), sentence(rows, self.layers, pairs), response, {"methods": rows})
 
     def _labelled(self) -> list[tuple[int, str]]:
         """Rows of the scores, with what they are called in the table."""

@@ -11,11 +11,10 @@ from typing import Any
 from PIL import Image
 
 from t2iprobe.core import runfolder
-from t2iprobe.core.report import Cell, Page, Section, Table
+from t2iprobe.core.report import Cell, Section, Table
 from t2iprobe.core.study.result import Result, finding_as_json
 from t2iprobe.plugins.editing.comparison import SWAP, Comparison, said
 from t2iprobe.plugins.editing.sweep import SECONDS, SOURCE, TARGET
-from t2iprobe.terminal.commandline import quoted
 
 SHEET_ROWS = 8
 SHEET, ANSWER, PICTURES, PAGE = "contact_sheet.png", "result.json", "pictures", "report.html"
@@ -119,22 +118,6 @@ def _opened(path: Path) -> Image.Image:
     with Image.open(path) as file:
         file.load()
         return file.copy()
-
-
-def page_of(result: Result) -> Page:
-    """The run as a page of its own."""
-    assert result.finding is not None
-    manifest = result.manifest
-    facts = {"started": manifest.get("started"), "ended": manifest.get("ended"), **manifest["settings"]["generation"]}
-    spent = {name: f"{value:,}" for name, value in manifest["spent"].items()}
-    return Page(
-        f"{manifest.get('model') or manifest['pipeline']}: text edits",
-        result.finding.sentence,
-        list(sections(result)),
-        quoted(manifest["arguments"]["command"]),
-        spent,
-        {key: str(value) for key, value in facts.items() if value is not None},
-    )
 
 
 def folder_of(model: str) -> Path:

@@ -26,9 +26,9 @@ CONFIRMED = (
 
 
 def sections(result: Result) -> Iterator[Section]:
-    """Of a study, finished or not."""
+    """Of a study of layers, finished or not."""
     finding = result.finding
-    if finding is not None:
+    if finding is not None and finding.ranking:
         yield from maps(finding)
         yield from parts(finding)
         yield from statistics(finding)
