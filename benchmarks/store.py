@@ -3,7 +3,8 @@
     python benchmarks/store.py [--mb 1024] [--folder DIR] [--format json]
 
 Throughput is measured on the same bytes in the same run: the store, a loop of ``torch.save``, and two ways to do no
-more than the bytes: a raw copy of a file, inside the kernel, and ``write()`` from memory into one file. Each ends when
+more than the bytes: a raw copy of a file, inside the kernel, and ``write()`` from memory into one file, in calls of
+the size that the store uses and, as the store, telling the disk to begin every few megabytes. Each ends when
 all is on the disk (``sync``), so the page cache flatters none; what other programs write meanwhile counts, too. The
 ways take turns, several rounds of them, and the median counts, of throughputs and of ratios within a round.
 ``cpu`` is by the process's own CPU time: what remains comparable where other programs share the machine.
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from t2iprobe.core.adapter import Branch
 from t2iprobe.core.cache import Key
-from t2iprobe.core.store import codecs
+from t2iprobe.core.store import codecs, shards
 from t2iprobe.core.store.layout import Entry, Layout
 from t2iprobe.core.store.reader import ActivationStore
 from t2iprobe.core.store.writer import ActivationWriter
@@ -39,7 +40,6 @@ from t2iprobe.core.store.writer import ActivationWriter
 ROWS, TOKENS, CHANNELS = 4, 333, 1536  # text keys of SD3 medium
 SITE = "blocks.{}.joint_attn.k"
 ROUNDS = 5
-AT_ONCE = 128 << 10  # bytes of a call of the plain write, the size that is quickest
 MEMORY = """
 import sys, threading, torch
 sys.path.insert(0, {here!r})
@@ -134,6 +134,7 @@ def _written(folder: Path, value: Tensor, megabytes: int) -> dict[str, Any]:
     packed = codecs.choose([codecs.to_numpy(value[row]) for row in range(ROWS)])
     source = folder / "source"
     _write_raw(source, value, count)
+    shutil.copyfile(source, os.devnull)  # into memory, where a copy begins
     ways: dict[str, Callable[[Path], object]] = {
         "copy": lambda place: shutil.copyfile(source, place / "copy"),
         "plain": lambda place: _write_raw(place / "plain", value, count),
@@ -190,8 +191,9 @@ def _write_raw(path: Path, value: Tensor, count: int) -> None:
     flat = memoryview(codecs.to_numpy(value).reshape(-1)).cast("B")
     with path.open("wb", buffering=0) as file:
         for _ in range(count):
-            for begin in range(0, len(flat), AT_ONCE):
-                file.write(flat[begin : begin + AT_ONCE])
+            for begin in range(0, len(flat), shards.AT_ONCE):
+                file.write(flat[begin : begin + shards.AT_ONCE])
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _size(folder: Path) -> int:
