@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from t2iprobe.core.study.bench import Stop, Watch
 from t2iprobe.core.study.result import Result
 from t2iprobe.core.study.study import Study
 from t2iprobe.core.sweep import Measured
+from t2iprobe.plugins.cluster.executor import Unit
 
 pytest.importorskip("ray")
 pytestmark = [
@@ -89,10 +91,11 @@ def test_stopping_keeps_what_is_in_flight(cluster: Any, tmp_path: Path) -> None:
 
 
 WORDS = """
+batch_size = 8
 [model]
 ref = "tiny-sd3"
 [pairs]
-limit = 3
+limit = 6
 held_out = 1
 concept = "colour"
 [localizer]
@@ -102,7 +105,40 @@ num_steps = 2
 """
 
 
-def test_the_command_on_two_workers_finds_what_one_process_finds(cluster: Any, tmp_path: Path) -> None:
+@pytest.fixture
+def killed(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Ends the process of a worker once the first answer is there; those that were ended, and replaced."""
+    from t2iprobe.plugins.cluster.executor import Crew
+
+    victims: list[int] = []
+    replaced: list[int] = []
+    work, replace = Crew.work, Crew.replace
+
+    def deadly(crew: Crew, units: Sequence[Unit]) -> Iterator[Measured]:
+        if not victims:
+            victims.append(cluster.get(crew.actors[1].__ray_call__.remote(lambda holder: os.getpid())))
+        for answer in work(crew, units):
+            if not replaced and alive(victims[0]):
+                os.kill(victims[0], signal.SIGKILL)
+            yield answer
+
+    def note(crew: Crew, lost: Any) -> None:
+        replaced.extend(victims)
+        replace(crew, lost)
+
+    monkeypatch.setattr(Crew, "work", deadly)
+    monkeypatch.setattr(Crew, "replace", note)
+    return replaced
+
+
+def alive(process: int) -> bool:
+    return Path(f"/proc/{process}").exists()
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for the process of a worker as Linux shows it")
+def test_the_command_on_two_workers_one_of_them_killed_finds_what_one_process_finds(
+    cluster: Any, tmp_path: Path, killed: list[int]
+) -> None:
     """The embedded model, loaded by every worker from what is sent to it."""
     from typer.testing import CliRunner
 
@@ -112,6 +148,7 @@ def test_the_command_on_two_workers_finds_what_one_process_finds(cluster: Any, t
     run = ["study", "run", str(tmp_path / "words.toml"), "--yes", "--format", "json", "--out"]
     outcome = CliRunner().invoke(build(), [*run, str(tmp_path / "ray"), "--executor", "ray", "--workers", "2"])
     assert outcome.exit_code == 0, outcome.output
+    assert len(killed) == 1 and not alive(killed[0])
     local = CliRunner().invoke(build(), [*run, str(tmp_path / "local")])
     assert local.exit_code == 0 and json.loads(local.stdout)["finding"] == json.loads(outcome.stdout)["finding"]
     same(Result.open(tmp_path / "ray"), Result.open(tmp_path / "local"))

@@ -6,8 +6,9 @@ Asks are independent, so what a lost actor was at is asked again on a new one. O
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -67,7 +68,8 @@ class RayExecutor(Executor):
     def bench(self, build: Build, stop: Stop) -> Iterator[Bench]:
         """See :class:`~t2iprobe.core.study.executor.Executor`."""
         ray = _ray()
-        with _connected(ray, self.address, self.workers):
+        # Ray prints what it notices, such as a lost worker, between the answers
+        with redirect_stdout(sys.stderr), _connected(ray, self.address, self.workers):
             crew = Crew(ray, build, _needs(ray), stop)
             crew.hire(self.workers or _fit(ray, crew.needs))
             try:
