@@ -790,7 +790,7 @@ ASK = (
 
 def test_capture_end_to_end(call: Call, tmp_path: Path) -> None:
     ask = (*ASK, "--steps", "0:3:2", "--out", "run", "--format", "json")
-    code, out, err = call(*ask)
+    code, out, err = call(*ask, "--max-bytes", "1kB", "--yes")
     answer = json.loads(out)
     assert code == 0 and "plan: 3 sites × 2 of 3 steps × 3 prompts" in err, err
     assert (answer["rows"], answer["steps"], answer["sites"]) == (3, [0, 2], 3)
