@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -98,8 +97,7 @@ def planned(file: StudyFile, arch: str | None, paper: Preset | None, plugins: Pl
     if method.needs_model and not isinstance(method, Ranking):
         raise ConfigError(f"{method.name} reads the model itself: what it takes is known with weights only")
     adapter = choice("architecture", arch, plugins.adapters())()
-    stand_in = SimpleNamespace(**{adapter.denoiser: adapter.full_size(), "scheduler": _Scheduler()})
-    model = Model(stand_in, adapter, ref=file.model.ref)
+    model = Model(adapter.published(scheduler=_Scheduler()), adapter, ref=file.model.ref)
     expected = paper.found if paper else (model.layers // 2,)
     lab = _lab(file, model, expected, _pairs(file, paper, plugins), method)
     method.find(lab)

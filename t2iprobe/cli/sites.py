@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -71,7 +70,7 @@ def _subject(arch: str | None, model: str | None, full_size: bool) -> tuple[Adap
         if arch is None or model is not None:
             raise ConfigError("--full-size builds the published configuration of an --arch; leave --model out")
         adapter = parse.choice("architecture", arch, plugins.adapters())()
-        return adapter, SimpleNamespace(**{adapter.denoiser: adapter.full_size()}), f"{arch}, published configuration"
+        return adapter, adapter.published(), f"{arch}, published configuration"
     model = reference(arch, model, plugins)
     loaded = load(model, plugins=plugins)
     check_arch(loaded, arch)

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -94,6 +95,15 @@ class Adapter(ABC):
             ConfigError: the family names no published configuration.
         """
         raise ConfigError(f"{cls.name} has no published configuration; its adapter does not define full_size()")
+
+    @classmethod
+    def published(cls, **more: Any) -> Pipeline:
+        """A stand-in for the published pipeline that has the denoiser of :meth:`full_size` only, and what is given.
+
+        Raises:
+            ConfigError: the family names no published configuration.
+        """
+        return SimpleNamespace(**{cls.denoiser: cls.full_size()}, **more)
 
     def module(self, pipeline: Pipeline) -> nn.Module:
         """The denoiser itself."""

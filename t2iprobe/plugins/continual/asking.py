@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.core.errors import ConfigError
@@ -292,8 +291,7 @@ def planned_without(asked: Asked, adapter: type[Adapter]) -> tuple[Plan, Targets
     from t2iprobe.plugins.continual.arms import arms
     from t2iprobe.training.targets import count
 
-    denoiser = adapter.full_size()
-    pipeline = SimpleNamespace(**{adapter.denoiser: denoiser})
+    pipeline = adapter.published()
     targets = targets_of(asked, adapter(), pipeline)
     preset, sampler, chosen = preset_of(asked), sampler_of(asked), methods_of(asked)
     recipe = recipe_of(asked, 1024)
@@ -306,7 +304,7 @@ def planned_without(asked: Asked, adapter: type[Adapter]) -> tuple[Plan, Targets
         recipe,
         sampler.shape(stream, (recipe.side, recipe.side)),
         sampler.full,
-        plan.widths(denoiser, targets.modules),
+        plan.widths(adapter().module(pipeline), targets.modules),
         asked.archive,
     )
     return plan.plan(what), targets, count(adapter(), pipeline, targets, recipe.rank).trained

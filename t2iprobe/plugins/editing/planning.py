@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.core.adapter import count_parameters, layer_table
@@ -36,7 +35,7 @@ def planned(asked: Asked, plugins: Plugins, default: int) -> dict[str, Any]:
     check_places(asked)
     check_starts(listed, asked.starts, asked.num_steps)
     adapter = choice("architecture", asked.arch, plugins.adapters())()
-    model = Model(SimpleNamespace(**{adapter.denoiser: adapter.full_size()}), adapter)
+    model = Model(adapter.published(), adapter)
     layers = chosen(model, asked.layers, asked.run)
     methods = methods_of(model, listed, layers, asked.starts)
     images = pairs * (2 + sum(one.editor.pictures for one in methods))

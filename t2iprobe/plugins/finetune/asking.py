@@ -108,14 +108,11 @@ def planned(asked: Asked, plugins: Plugins) -> dict[str, Any]:
 
 def _published(paper: Preset, asked: Asked, plugins: Plugins) -> Model:
     """The denoiser of a preset as it was published, on the meta device; it has no weights and cannot run."""
-    from types import SimpleNamespace
-
     from t2iprobe.core.model import Model
     from t2iprobe.terminal.parse import choice
 
     adapter = choice("architecture", str(asked.choice.arch), plugins.adapters())()
-    pipeline = SimpleNamespace(**{adapter.denoiser: adapter.full_size()})
-    return Model(pipeline, adapter, ref=f"{paper.model}, published configuration")
+    return Model(adapter.published(), adapter, ref=f"{paper.model}, published configuration")
 
 
 def trained(asked: Asked, plugins: Plugins) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.core.adapter import count_parameters, layer_table
@@ -340,7 +339,7 @@ def planned(asked: Asked, plugins: Plugins) -> dict[str, Any]:
     if asked.model.arch is None:
         raise ConfigError("--plan looks at the published configuration of an architecture: give --arch")
     adapter = choice("architecture", asked.model.arch, plugins.adapters())()
-    stand_in = SimpleNamespace(**{adapter.denoiser: adapter.full_size()})
+    stand_in = adapter.published()
     model, table = Model(stand_in, adapter), layer_table(adapter, stand_in)
     picked = [table[number] for number in chosen(model, job.layers, job.run)]
     way = chosen_way(model)
