@@ -72,8 +72,9 @@ def next_steps(result: Result, plugins: Plugins) -> list[tuple[str, str]]:
     given = ["--model", ref, "--from", run]
     steps = [(["study", "status", run], "the study in numbers")]
     if found and ref:
-        there, inside = plugins.commands(), [("heads", "which heads of the layers"), ("steps", "which denoising steps")]
-        for method, what in inside:
+        there, asked = plugins.commands(), result.manifest["settings"]["localizer"]["name"]
+        inside = [("heads", "which heads of the layers"), ("steps", "which denoising steps")]
+        for method, what in [one for one in inside if one[0] != asked]:
             command = ["localize", "--model", ref, "--concept", concept, "--method", method]
             steps.append(([*command, "--set", f"layers={ranges(found)}"], what))
         listed = [

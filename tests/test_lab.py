@@ -92,7 +92,7 @@ def test_labels_tell_trials_apart(sd: Model) -> None:
 
 def test_a_space_has_no_further_layer(sd3: Model) -> None:
     known = Space.of(sd3)
-    with pytest.raises(ConfigError, match=f"the model has {known.layers}"):
+    with pytest.raises(ConfigError, match=f"the model has layers 0-{known.layers - 1}"):
         known.trial([known.layers])
     with pytest.raises(ConfigError, match="injection needs"):
         known.trial([0], part="text")

@@ -438,7 +438,7 @@ def test_settings_that_make_no_sense_are_refused(method: str, settings: dict[str
 
 
 @pytest.mark.parametrize("method", ["heads", "steps"])
-@pytest.mark.parametrize(("layers", "said"), [("99", "the model has 12"), ("8-5", "write numbers and ranges")])
+@pytest.mark.parametrize(("layers", "said"), [("99", "the model has layers 0-11"), ("8-5", "write numbers and ranges")])
 def test_layers_that_are_not_there_are_refused(method: str, layers: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         find(method, simulated(Simulation(SINGLE, 4)), layers=layers)

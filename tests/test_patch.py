@@ -112,6 +112,7 @@ def test_it_goes_on_after_an_interruption(call: Call, monkeypatch: pytest.Monkey
     code, out, err = call("--out", "run")
     answer = json.loads(out)
     assert code == 0 and "plan: 2 pairs × 3 trials" in err, err
+    assert [one.pop("run") for one in (plain, answer)] == ["plain", "run"]
     for one in (plain, answer):
         one.pop("seconds")
     assert answer == plain

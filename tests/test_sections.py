@@ -106,10 +106,14 @@ def test_without_its_trial_there_is_no_specialisation() -> None:
 
 
 def steps(
-    commands: list[str], layers: tuple[int, ...] = (3, 5, 6, 7), concept: str = "text", ref: str = "tiny-sd3"
+    commands: list[str],
+    layers: tuple[int, ...] = (3, 5, 6, 7),
+    concept: str = "text",
+    ref: str = "tiny-sd3",
+    method: str = "adaptive",
 ) -> list[str]:
     pair = ["a", "b", 0, "A", "B", concept]
-    manifest = {"model": ref, "settings": {"pairs": [pair]}, "arguments": {}}
+    manifest = {"model": ref, "settings": {"pairs": [pair], "localizer": {"name": method}}, "arguments": {}}
     interval = Interval(1, 1, 1)
     result: Any = SimpleNamespace(path=Path("my run"), manifest=manifest, finding=Finding(layers, (), "", interval))
     plugins: Any = SimpleNamespace(commands=lambda: dict.fromkeys(commands))
@@ -123,3 +127,4 @@ def test_next_steps_name_only_what_is_there() -> None:
     assert "--from 'my run'" in named[3] and "--set layers=3+5-7" in named[1]
     assert not [one for one in steps(["edit", "guard"], concept="colour") if "edit" in one or "guard" in one]
     assert len(steps(["edit"], layers=())) == len(steps(["edit"], ref="")) == 1
+    assert not any("--method heads" in one for one in steps([], method="heads"))  # that is where one is

@@ -45,6 +45,7 @@ from t2iprobe.core.study.result import Result
 from t2iprobe.core.study.study import Study
 from t2iprobe.core.sweep import Ask, Measured
 from t2iprobe.core.trials import source
+from t2iprobe.terminal.layers import found_by
 
 Call = Callable[[Sequence[str]], tuple[int, str, str]]
 
@@ -470,3 +471,18 @@ def test_bad_requests_are_one_sentence(call: Call, tmp_path: Path) -> None:
         code, out, err = call(arguments)
         assert (code, out) == (2, "") and said in err, err
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_help_shows_a_study_file_whole(call: Call) -> None:
+    """Markup would swallow what is in brackets."""
+    shown = call(["run", "--help"])[1]
+    assert all(part in shown for part in ("[model]", "[pairs]", "[localizer]"))
+
+
+def test_layers_are_not_looked_for_in_a_run_of_another_kind(tmp_path: Path) -> None:
+    """A capture is no unfinished localization."""
+    (tmp_path / runfolder.MANIFEST).write_text(
+        json.dumps({"state": runfolder.FINISHED, "settings": {"adapter": "sd3"}})
+    )
+    with pytest.raises(ConfigError, match="holds no localization"):
+        found_by(tmp_path, Model(SD3.tiny(), SD3()))

@@ -124,7 +124,7 @@ def patch(
     )  # fmt: skip
     answer = run(asked, context.obj, out, typed(context))
     if format is Format.json:
-        print_json({key: value for key, value in answer.items() if key != "run"})
+        print_json(answer)
     else:
         from t2iprobe.cli.patch_report import show
 

@@ -147,7 +147,7 @@ def show(answer: Mapping[str, Any]) -> None:
             f"{row['index']}{mark}",
             row["path"],
             f"{row['score_target']:.2f}",
-            f"{low:.2f}–{high:.2f}",
+            f"{low:.2f}–{high:.2f}" if answer["pairs"] > 1 else "-",
             f"{row['score_source']:.2f}",
             f"{row['ssim']:.2f}",
             "█" * round(BAR * max(0.0, min(1.0, row["score_target"]))),

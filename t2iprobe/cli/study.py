@@ -17,6 +17,7 @@ from t2iprobe.terminal.commandline import typed
 from t2iprobe.terminal.console import Format, answers, notes, print_json
 from t2iprobe.terminal.cost import agree, duration
 from t2iprobe.terminal.options import FormatOption, Yes
+from t2iprobe.terminal.parse import size_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -85,17 +86,17 @@ def run(
 ) -> None:
     """Run the study in FILE, or go on with it where it stopped.
 
-    A study file, of which only [model] has to be there:
+    A study file, of which only \\[model] has to be there:
 
       out = "runs/words"
 
       metrics = ["ocr_f1"]
 
-      [model]
+      \\[model]
 
       ref = "tiny-sd3"
 
-      [pairs]
+      \\[pairs]
 
       prompt_set = "signs"
 
@@ -103,7 +104,7 @@ def run(
 
       held_out = 4
 
-      [localizer]
+      \\[localizer]
 
       name = "exhaustive"
 
@@ -318,7 +319,7 @@ def _plan(ready: Ready, pairs: int, cost: Cost) -> None:
     """One line on stderr before the first pictures; refuses what is long or large without ``--yes``."""
     plan, model, settings = ready.plan, ready.bench.model, ready.settings
     size, seconds = cost.images * ready.bench.image_bytes, 0.0
-    said = f"disk at most {size / 1e9:.2f} GB in {plan.file.store or ready.path}"
+    said = f"disk at most {size_text(size)} in {plan.file.store or ready.path}"
     if model is not None:
         probe = model.probe(settings)
         seconds = probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images

@@ -99,7 +99,7 @@ class Space:
         chosen = tuple(sorted(set(layers)))
         wrong = [layer for layer in chosen if not 0 <= layer < self.layers]
         if wrong or not chosen:
-            raise ConfigError(f"layers {chosen}: the model has {self.layers}, numbered from 0")
+            raise ConfigError(f"the model has layers 0-{self.layers - 1}, found {ranges(chosen) or 'none'}")
         listed = self.kv if part == "kv" else self.text
         sites = tuple(name for layer in chosen for name in listed[layer])
         if not sites:

@@ -62,6 +62,8 @@ def found_by(run: Path, model: Model) -> tuple[int, ...]:
 def _finding(run: Path, manifest: dict[str, Any]) -> tuple[int, ...]:
     """What the manifest says."""
     finding = manifest.get("finding")
+    if finding is None and "localizer" not in manifest.get("settings", {}):
+        raise ConfigError(f"{run} holds no localization; name what `t2iprobe localize` made, or layers with --layers")
     if finding is None:
         raise ConfigError(f"{run} is not finished; go on with it: t2iprobe study resume {run}")
     return tuple(finding["layers"])

@@ -84,9 +84,10 @@ def print_plan(answer: dict[str, Any], format: Format) -> None:
         listed = row["modules"] if len(row["modules"]) <= LISTED else [*row["modules"][:3], "…", row["modules"][-1]]
         for module in listed:
             answers.print(f"  {module}", highlight=False)
+        side, epochs = row["resolution"], row["epochs"]
         answers.print(
-            f"  {row['steps']:,} steps of {row['batch']} pictures at {row['resolution']}² "
-            f"({row['epochs']} epochs), rate {row['lr']:g}; {row['memory']}",
+            f"  {row['steps']:,} steps of {row['batch']} pictures{f' at {side}²' if side else ''}"
+            f"{f' ({epochs} epochs)' if epochs is not None else ''}, rate {row['lr']:g}; {row['memory']}",
             highlight=False,
         )
     for key in ("carried", "inferred"):

@@ -137,7 +137,7 @@ def study(
     targets = targets_of(run.prompts[: rows // 2], None, model, plugins)
     answer |= bench.edit(edit.Edit(arms, targets), judge_of(targets, None, reader, model, plugins))
     ks = [k for k in (0, 1, 2, 3, 5, 10) if k <= num_steps]
-    swept = ablate_run.Swept(ks, [num_steps, 50], [1.0])
+    swept = ablate_run.Swept(ks, [num_steps, 5 * num_steps // 2], [1.0])
     lean = session.Asked(choice_of_model, rows=max(8, rows // 2), distinct=distinct, trajectory=False, yes=True)
     answer["ablation"] = ablate_run.run(lean, swept, path / "ablation", plugins)
     session.report_of(path / "ablation", plugins)

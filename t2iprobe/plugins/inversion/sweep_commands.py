@@ -262,7 +262,9 @@ def study(
     arch: Arch = None,
     model: ModelRef = None,
     n: Annotated[int, typer.Option("--n", help="Pictures.", min=16)] = 64,
-    num_steps: Annotated[int, typer.Option(help="Steps of sampling and inversion.", min=3)] = 20,
+    num_steps: Annotated[
+        int, typer.Option(help="Steps of sampling and inversion; k is also varied at 2.5 times as many.", min=3)
+    ] = 20,
     reader: Reader = "rapidocr",
     device: Device = None,
     dtype: Dtype = None,

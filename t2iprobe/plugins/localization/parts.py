@@ -75,8 +75,8 @@ class Heads(Localizer):
             for layer in _given(record, self.layers):
                 heads[str(layer)] = self._one(record, layer, levels)
         record.details |= {"heads": heads, "maps": [self._map(levels)] if levels else []}
-        named = "; ".join(f"layer {layer}: {ranges(found) or 'none surely'}" for layer, found in heads.items())
-        record.notes.append(f"Heads that carry it, of {named}." if heads else "")
+        named = "; ".join(f"in layer {layer} {_heads_named(found)}" for layer, found in heads.items())
+        record.notes.append(f"What carries it: {named}." if heads else "")
         return record.finding()
 
     def _one(self, record: Record, layer: int, levels: dict[str, Array]) -> list[int]:
@@ -118,6 +118,17 @@ class Heads(Localizer):
                 break
             del heads[best]
         return heads
+
+
+def _heads_named(heads: Sequence[int]) -> str:
+    if not heads:
+        return "no head surely"
+    return f"head{'s' * (len(heads) > 1)} {ranges(heads)}"
+
+
+def _steps_named(window: Window) -> str:
+    first, last = window[0], window[1] - 1
+    return f"step {first} alone" if first == last else f"steps {first} to {last} together"
 
 
 def heat(caption: str, columns: Sequence[object], rows: Mapping[str, Array]) -> dict[str, Any]:
@@ -178,14 +189,14 @@ class Steps(Localizer):
         best = strongest["only here"]
         record.details |= {"start_late": first, "stop_early": last, "strongest_window": list(best)}
         record.notes.append(
-            f"Patching may start as late as step {first} or end before step {last} of {steps} and keeps "
-            f"{share(1 - ENOUGH)} of it; of windows, steps {best[0]} to {best[1] - 1} bring most, "
+            f"Of steps 0 to {steps - 1}, patching may start as late as {first}, or end with {last - 1}, and keeps at "
+            f"least {share(1 - ENOUGH)} of it; of windows, {_steps_named(best)} brings most, "
             f"{share(level[layers, best])}."
         )
         if len(layers) > 1:
             own = {layer: strongest[f"only here, layer {layer} alone"] for layer in layers}
             record.details["strongest_window_of"] = {str(layer): list(one) for layer, one in own.items()}
-            said = ", ".join(f"{layer} in {one[0]} to {one[1] - 1}" for layer, one in own.items())
+            said = ", ".join(f"{layer} in {_steps_named(one)}" for layer, one in own.items())
             record.notes.append(f"Of windows of a layer alone, most: {said}.")
 
     def _levels(self, record: Record, asked: Sequence[tuple[tuple[int, ...], Window]]) -> dict[Any, Interval]:

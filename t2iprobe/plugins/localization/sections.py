@@ -18,7 +18,10 @@ from t2iprobe.plugins.localization.record import share
 
 #: of a metric of whole prompts that leaves the text out; see ``clip_t_template``
 TEMPLATE = "clip_t_template"
-WAY = "Share of the way from source to target that each patch goes, with its 95 % interval."
+WAY = (
+    "Share of the way from source to target that each patch goes, with bounds that hold for all of them at once with "
+    "95 % and count one pair more, a whole way off: of few pairs they are wide, also where all agree."
+)
 CONFIRMED = (
     "The bootstrap is studentised and counts one pair more than there are, a whole way off: few pairs that agree prove "
     "little. The bars above are plain bootstrap intervals of the pairs that each was asked of."
