@@ -399,10 +399,14 @@ def _print(result: Result, format: Format) -> None:
     if format is Format.json:
         print_json(answer)
         return
-    table = Table("trial", f"{answer['score']}", "95 % CI", "pairs", box=None, header_style="bold")
+    title = f"the best {len(answer['top'])} of what was asked"
+    table = Table("trial", f"{answer['score']}", "95 % CI", "pairs", box=None, header_style="bold", title=title)
     for row in answer["top"]:
         mean, low, high = row["score"]
         table.add_row(escape(row["trial"]), f"{mean:.2f}", f"{low:.2f}–{high:.2f}", str(row["pairs"]))
     answers.print(table)
     answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
-    answers.print(f"{answer['answers']} answers in {answer['path']}", highlight=False)
+    answers.print(
+        f"{answer['answers']} answers in {answer['path']}; with pictures: t2iprobe report {answer['path']}",
+        highlight=False,
+    )
