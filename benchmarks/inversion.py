@@ -45,9 +45,7 @@ def floors() -> None:
     print("| images | numbers in a patch | published | computed | drawn, mean of 20 |\n|---|---|---|---|---|")
     for count, size, published in ((8192, 192, 0.0386), (8192, 256, 0.0403), (2048, 192, 0.0787)):
         drawn = simulated_floor(count, size, draws=20)
-        print(
-            f"| {count:,} | {size} | {published:.4f} | {floor(count, size):.4f} | {drawn.mean:.4f} |"
-        )
+        print(f"| {count:,} | {size} | {published:.4f} | {floor(count, size):.4f} | {drawn.mean:.4f} |")
 
 
 def levels() -> None:
