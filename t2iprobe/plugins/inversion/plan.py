@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-from t2iprobe.core.adapter import Adapter
+from t2iprobe.core.adapter import Adapter, count_parameters
 from t2iprobe.core.names import choice
 from t2iprobe.plugins.inversion import session
 from t2iprobe.plugins.inversion.arms import Arm, Examined, examined, parse_arm
@@ -42,7 +42,7 @@ def published(asked: Asked, name: str, plugins: Plugins) -> Found:
     schedule = schedule_for(preset, question.num_steps)
     calls = {arm.label: examined(arm.build(plugins.inverters()), schedule) for arm in arms}
     family = family_named(preset.family, plugins)
-    parameters = sum(one.numel() for one in family.full_size().parameters())
+    parameters = count_parameters(family.full_size())
     facts = {"preset": name, "model": preset.model, "parameters": parameters, "note": preset.note}
     return facts | _record(question, schedule, calls, preset.shape, None)
 
@@ -52,7 +52,7 @@ def planned(asked: Asked, plugins: Plugins) -> Found:
     model = session.loaded(asked.model, plugins)
     question = session.question_of(asked, model, plugins, source=repeated([""], asked.rows or session.ROWS, asked.seed))
     study = session.study_of(asked, question, model, plugins)
-    parameters = sum(one.numel() for one in model.denoiser.parameters())
+    parameters = count_parameters(model.denoiser)
     shape = state_shape(model, question.generation)
     seconds = study.cost().rows * session.seconds_a_row(study)
     return {"model": model.ref, "parameters": parameters} | _record(
