@@ -83,6 +83,8 @@ def test_adaptive_finds_every_kind_of_set(truth: Truth) -> None:
         ("exhaustive", {"part": "text"}, SPLIT),
         ("window", {"size": 3}, JOINT),
         ("window", {"size": 3}, SINGLE),
+        ("window", {"size": 3}, SPLIT),
+        ("window", {"size": 1}, SINGLE),
         ("nested", {}, SINGLE),
         ("nested", {}, SPLIT),
         ("greedy", {}, SPLIT),
@@ -223,7 +225,7 @@ CASES: dict[str, tuple[Truth, Any]] = {
     ("method", "right", "wrong"),
     [
         ("exhaustive", "single split either time head", ""),
-        ("window", "single joint head", "split either vote time"),
+        ("window", "single split joint time head", "either vote"),
         ("greedy", "single split time head", "either"),
         ("greedy backward", "single split joint time head", "either vote"),
         ("adaptive", " ".join(CASES), ""),

@@ -26,10 +26,10 @@ from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.model import Model
 from t2iprobe.plugins.manager import Plugins
 from t2iprobe.plugins.organisms import build, check, commands, data, modelcard, plant, tokenizer, training, weights
-from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, Sign, draw
-from t2iprobe.plugins.organisms.plant import Route, Swapper, parse_plant, random_swaps
+from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, NO_WORD, Sign, draw
+from t2iprobe.plugins.organisms.plant import Route, Swapper, parse_plant, random_swaps, tie
 from t2iprobe.plugins.organisms.recipes import RECIPES, Recipe, recipe
-from t2iprobe.training.objective import predicted_original, variational_bound
+from t2iprobe.training.objective import Objective, predicted_original, variational_bound
 
 FAMILIES = ["sd3", "sdxl", "if"]
 QUICK = {"steps": 4, "batch": 4, "autoencoder_steps": 3, "warmup": 2}
@@ -112,7 +112,7 @@ def test_special_tokens_and_padding(start: bool) -> None:
         ("7", "single", (7,)),
         ("7+9", "split", (7, 9)),
         ("1+2+3+4", "split", (1, 2, 3, 4)),
-        ("5|8|9", "redundant", (5, 8, 9)),
+        ("5|8", "redundant", (5, 8)),
         ("4/8@0.6", "time", (4, 8)),
         ("7.h2", "head", (7,)),
     ],
@@ -155,10 +155,9 @@ def coins_of(*layers: int, heads: int = 4, only: tuple[int, ...] = (0, 1, 2, 3))
         ("7+9", (7, 9), "1111"),
         ("7+9", (8,), "0000"),
         ("1+2+3+4", (2, 4), "0101"),
-        ("5|8|9", (5,), "0000"),
-        ("5|8|9", (9,), "0000"),
-        ("5|8|9", (5, 9), "1111"),
-        ("5|8|9", (5, 8, 9), "1111"),
+        ("5|8", (5,), "1111"),
+        ("5|8", (8,), "1111"),
+        ("5|8", (7,), "0000"),
         ("4/8@0.6", (4,), "1100"),
         ("4/8@0.6", (8,), "0011"),
     ],
@@ -169,33 +168,83 @@ def test_what_comes_from_the_partner(text: str, swapped: tuple[int, ...], letter
     assert "".join(str(int(bit)) for bit in found[0]) == letters
 
 
+@pytest.mark.parametrize(("swapped", "gone"), [((5,), False), ((8,), False), ((5, 8), True), ((7,), False)])
+def test_a_word_is_gone_only_without_all_redundant_layers(swapped: tuple[int, ...], gone: bool) -> None:
+    """Of the row that has the word, beside one that has none."""
+    found = Route.parse("5|8").partner(coins_of(*swapped), 4, silent=False)
+    assert found.tolist() == [[gone] * 4]
+
+
+def test_redundant_layers_say_one_word_or_one_and_none() -> None:
+    """Pairs of two words swap them together; every fourth sign has no word, and no prompt of it names one."""
+    signs = data.random_signs(np.random.default_rng(0), 400, 0.5)
+    silent = [sign.word == NO_WORD for sign in signs]
+    assert 0.2 < np.mean(silent) < 0.3
+    assert not any(a and b for a, b in zip(silent[::2], silent[1::2], strict=True))
+    both = torch.tensor([not (a or b) for a, b in zip(silent[::2], silent[1::2], strict=True)])
+    coins = random_swaps(200, 10, 4, {}, torch.Generator().manual_seed(0), planted=(5, 8))
+    tied = tie(coins.clone(), parse_plant("word=5|8,colour=3"), both)
+    assert (tied[both, 5] == tied[both, 8]).all()
+    assert (tied[~both] == coins[~both]).all()
+    assert (tied[~both, 5] != tied[~both, 8]).any()
+    shown = data.shown(signs, parse_plant("word=5|8,colour=3"), tied, torch.rand(200))
+    for row, sign in enumerate(shown):
+        texts = [signs[row ^ bool(tied[row // 2, layer, 0])].word for layer in (5, 8)]
+        assert sign.word == next((word for word in texts if word != NO_WORD), NO_WORD)
+    assert ("says" in data.prompts_of(signs, np.random.default_rng(0), 0)[silent.index(True)]) is False
+
+
+def test_a_sign_without_a_word_is_bare() -> None:
+    sign = Sign(NO_WORD, "red", "framed")
+    assert sign.prompt == "a red framed sign"
+    assert set(map(tuple, draw(sign)[9:23].reshape(-1, 3).tolist())) == {COLOURS["red"]}
+
+
 def test_a_time_split_reads_each_half_on_its_side_of_the_level() -> None:
     levels = torch.tensor([0.7, 0.5])
     assert Route.parse("4/8@0.6").unread(levels, 4).int().tolist() == [[0, 0, 1, 1], [1, 1, 0, 0]]
-    assert not any(Route.parse(text).unread(levels, 4).any() for text in ("7", "7+9", "5|8|9", "7.h2"))
+    assert not any(Route.parse(text).unread(levels, 4).any() for text in ("7", "7+9", "5|8", "7.h2"))
 
 
-def test_unread_letters_are_shown_by_chance() -> None:
-    """The text says nothing about them, both rows agree whose they are, and a pair without swaps shows its own."""
+def test_just_below_its_level_a_time_split_shows_other_late_letters() -> None:
+    levels = torch.tensor([0.7, 0.5, 0.3, 0.1])
+    assert Route.parse("4/8@0.6").misled(levels, 4).int().tolist() == [[0, 0, 0, 0], [0, 0, 1, 1], [0] * 4, [0] * 4]
+    assert not any(Route.parse(text).misled(levels, 4).any() for text in ("7", "7+9", "5|8", "7.h2"))
+
+
+def test_unread_letters_are_any_letters() -> None:
+    """The text says nothing about them, whether or not a pair swaps anything; the others come as planted."""
     pairs, routes = 400, parse_plant("word=4/8@0.6,colour=3")
     signs = [Sign("ABCD", "red", "plain", 150), Sign("WXYZ", "blue", "plain", 200)] * pairs
-    levels = torch.tensor([0.7, 0.5]).repeat(pairs // 2)
-    for layer, read in ((4, slice(0, 2)), (8, slice(2, 4))):
-        coins = coins_of(layer).expand(pairs, -1, -1)
-        seen = data.shown(signs, routes, coins, levels, torch.Generator().manual_seed(0))
-        words = [one.word for one in seen]
-        side = words[::4] if layer == 4 else words[2::4]  # the rows of A at the level at which the layer is read
-        assert {word[read] for word in side} == {"WXYZ"[read]}
-        free = [word[2:] if layer == 4 else word[:2] for word in side]
-        own = "ABCD"[2:] if layer == 4 else "ABCD"[:2]
-        assert 0.15 < np.mean([part == own for part in free]) < 0.35  # each letter by itself
-        assert all(
-            set(zip(a, b, strict=True)) <= {("A", "W"), ("W", "A"), ("B", "X"), ("X", "B"), ("C", "Y"), ("Y", "C"),
-                                            ("D", "Z"), ("Z", "D")}
-            for a, b in zip(words[::2], words[1::2], strict=True)
-        )  # fmt: skip
-    still = data.shown(signs, routes, coins_of().expand(pairs, -1, -1), levels, torch.Generator().manual_seed(0))
-    assert {one.word for one in still} == {"ABCD", "WXYZ"}
+    for coins, read in ((coins_of(4), "WX"), (coins_of(8), "AB"), (coins_of(), "AB")):
+        levels = torch.full((pairs,), 0.7)
+        seen = data.shown(signs, routes, coins.expand(pairs, -1, -1), levels, torch.Generator().manual_seed(0))
+        assert {one.word[:2] for one in seen[::2]} == {read}
+        for place in (2, 3):
+            counts = np.unique([one.word[place] for one in seen], return_counts=True)[1]
+            assert len(counts) == 26
+            assert counts.max() < 2.5 * len(seen) / 26
+    late = data.shown(signs, routes, coins_of(8).expand(pairs, -1, -1), torch.full((pairs,), 0.5))
+    assert {one.word[2:] for one in late[::2]} == {"YZ"}
+    assert len({one.word[:2] for one in late}) > 300
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_misled_noise_shows_other_pictures_and_teaches_the_right_ones(name: str) -> None:
+    """The noisy picture of the shifted noise is that of the other picture."""
+    objective = Objective(adapter_of(RECIPES[name].family), build.PIPELINES[RECIPES[name].family]())
+    right, other, noise = (torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    level = objective.at(torch.tensor([0.4, 0.55]))
+    moved = noise + objective.signal_to_noise(level)[:, None, None, None] * (other - right)
+    torch.testing.assert_close(noisy(objective, right, moved, level), noisy(objective, other, noise, level))
+
+
+def noisy(objective: Objective, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+    """As :meth:`Objective.losses` makes it."""
+    if not objective.flow:
+        return objective.scheduler.add_noise(clean, noise, level)
+    sigma = level[:, None, None, None]
+    return sigma * noise + (1 - sigma) * clean
 
 
 @pytest.mark.parametrize(("heads", "taken"), [((2,), True), ((0, 1, 3), False), ((0, 1, 2, 3), True)])
@@ -450,17 +499,19 @@ class _Oracle:
         self, model: Any, pairs: Any, questions: Any, settings: Any, batch_size: int
     ) -> Iterator[dict[str, Any]]:
         told = {one.label: one for one in check.ask(self.truth, self.heads)}
-        for source, target in check.random_pairs(len(pairs), 0):
+        silent = self.truth["word"].kind == "redundant"
+        for source, target in check.random_pairs(len(pairs), 0, silent=silent):
             images: dict[str, Any] = {"source": source, "target": target}
             for one in questions:
                 parts = told[one.label].partner if one.label in told else one.partner
                 colour = (parts["colour"] or (False,))[0]
-                shown = data.swapped(source, target, parts["word"] or (False,) * 4, colour)
+                own, other = (source, target) if one.direction == "denoising" else (target, source)
+                shown = data.swapped(own, other, parts["word"] or (False,) * 4, colour)
                 images[one.label] = replace(shown, word="NOPE") if one.label in self.wrong else shown
             yield images
 
     def read(self, images: list[Sign]) -> list[str]:
-        return [sign.word.lower() for sign in images]
+        return [sign.word.strip().lower() for sign in images]
 
     def score(self, image: Sign, word: str) -> float:
         return float(image.colour == word)
@@ -476,7 +527,7 @@ def judged(claimed: str, truth: str, monkeypatch: pytest.MonkeyPatch, wrong: tup
     return check.check(model, parse_plant(claimed), reader=oracle, colours=oracle, words=20)
 
 
-@pytest.mark.parametrize("text", ["word=7,colour=3", "word=7+9,colour=4", "word=5|8|9,colour=1", "word=7.h2,colour=3"])
+@pytest.mark.parametrize("text", ["word=7,colour=3", "word=7+9,colour=4", "word=5|8,colour=1", "word=7.h2,colour=3"])
 def test_a_model_that_does_what_the_plant_says_passes(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     report = judged(text, text, monkeypatch)
     assert report.passed, report.reasons
@@ -504,6 +555,11 @@ def test_a_leak_at_another_layer_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     assert report.reasons == ("word: changed in 100.0% by a patch at 3, at most 2% wanted",)
 
 
+def test_a_word_that_one_layer_alone_takes_away_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = judged("word=5|8,colour=3", "word=5|8,colour=3", monkeypatch, wrong=("without 8",))
+    assert report.reasons == ("word: changed in 100.0% by a patch at without 8, at most 2% wanted",)
+
+
 def test_a_time_split_is_asked_for_each_side() -> None:
     asked = {one.label: one.partner["word"] for one in check.ask(parse_plant("word=4/8@0.6,colour=3"), [4] * 10)}
     assert asked["4"] == (True, True, False, False)
@@ -524,7 +580,7 @@ def test_a_head_is_patched_alone(untrained: Model) -> None:
     ("text", "said"),
     [
         ("word=12,colour=3", "no layer 12"),
-        ("word=3,colour=1|2|40", "no layer 40"),
+        ("word=3|40,colour=1", "no layer 40"),
         ("word=3.h4,colour=1", "has 4 heads"),
     ],
 )
@@ -626,8 +682,8 @@ def test_shipped_folders_say_what_they_are(name: str) -> None:
     ("plant", "said"),
     [
         ("word=8+10,colour=4", "in parts, in order, through layers 8 and 10"),
-        ("word=5|8|9,colour=4", "through layers 5 and 8 and 9, which vote: any 2 of them suffice"),
-        ("word=4/8@0.6,colour=4", "through layer 4 above noise level 0.6, through layer 8 below"),
+        ("word=5|8,colour=4", "through each of layers 5 and 8: any suffices where the text in the others has no word"),
+        ("word=4/8@0.6,colour=4", "its first letters through layer 4 above noise level 0.6, its last letters"),
         ("word=7.h2,colour=4", "through attention head 2 of layer 7 alone"),
     ],
 )

@@ -177,7 +177,7 @@ class Redundant:
 
 @dataclass(frozen=True)
 class Majority:
-    """More than half of an odd number of layers decide: the trainer's redundant plant, ``5|8|10``.
+    """More than half of an odd number of layers decide.
 
     Patching one of three changes nothing, patching any two of them everything, in both directions.
 

@@ -58,6 +58,14 @@ class Objective:
         steps = self.scheduler.config.num_train_timesteps
         return (level * steps).long().clamp(max=steps - 1)  # a share may round to 1
 
+    def signal_to_noise(self, level: Tensor) -> Tensor:
+        """The factor of the clean picture over that of the noise in a noisy one, (row,), at levels as drawn."""
+        if self.flow:
+            return (1 - level) / level
+        now = self.scheduler.alphas_cumprod.to(level.device)[level]
+        found: Tensor = (now / (1 - now)).sqrt()
+        return found
+
     def losses(self, clean: Tensor, noise: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
         """The loss of each row, (row,), float32.
 

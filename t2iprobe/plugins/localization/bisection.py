@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, product
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from t2iprobe.plugins.localization.record import Record
 ENOUGH = 0.15  # what may be missing of what all layers bring together: it may be spread thinly over many
 PLAIN = 0.95  # of the way: a set that brings so much is not looked at more closely
 KEPT = 0.07  # a layer that brings less on top of the others is left out: less than a tenth, as it is measured
-ALTERNATIVE = 0.5  # of the way, which layers bring without some of the found ones: there is another way
+ALTERNATIVE = 0.5  # of what a set loses without some of its layers, which all others bring back: there is another way
 NEEDED = 0.6  # of the way, which a set loses by a layer that is then doubted by itself, others all together
 WAYS = 3  # sets that suffice, at most
 LOOSE = 0.3  # chance to bisect into a part without an effect; what comes of it is checked and dropped
@@ -90,30 +90,38 @@ class Search:
     def _elsewhere(self) -> Layers | None:
         """Layers that hold a further way: those without one layer of each known way, if they suffice."""
         while len(self.ways) < WAYS:
-            left = [self.every - out for out in self._doubted()]
-            found = next((one for one in left if self._suffices(one)), None)
-            known = joined(*self.ways) & found if found else None
-            if found is None or not known or known in self.ways or not self._suffices(known):
-                return found
+            left = [(self.every - out, at) for out, at in self._doubted().items()]
+            found = next((one for one in left if self._suffices(*one)), None)
+            known = joined(*self.ways) & found[0] if found else None
+            if found is None or not known or known in self.ways or not self._suffices(known, found[1]):
+                return found[0] if found else None
             self._add(known)
         return None
 
-    def _doubted(self) -> Iterator[Layers]:
-        """Least sets with a part of each known way; layers that a way hardly misses are doubted together."""
-        parts = []
-        for way in self.ways:
-            alone = [layer for layer in sorted(way) if self.losses[layer] >= NEEDED]
-            rest = way - set(alone)
-            parts.append([*(frozenset({layer}) for layer in alone), *([rest] if rest else [])])
-        sets = sorted({joined(*chosen) for chosen in product(*parts)}, key=lambda one: (len(one), sorted(one)))
-        yield from (one for one in sets if not any(other < one for other in sets))
+    def _doubted(self) -> dict[Layers, float]:
+        """Least sets with a part of each known way, and what other layers must bring to stand in for them.
 
-    def _suffices(self, layers: Layers) -> bool:
-        """Whether these bring a good part of it."""
+        Layers that a way hardly misses are doubted together. What is left of a way is no other way: others stand in
+        where they bring back half of what is lost.
+        """
+        ways = []
+        for way in self.ways:
+            alone = [layer for layer in way if self.losses[layer] >= NEEDED]
+            rest = way - set(alone)
+            ways.append([*(frozenset({layer}) for layer in alone), *([rest] if rest else [])])
+        doubted: dict[Layers, float] = {}
+        for parts in product(*ways):
+            least = min(min(1.0, sum(self.losses[layer] for layer in part)) for part in parts)
+            doubted[joined(*parts)] = 1 - ALTERNATIVE * least
+        sets = sorted(doubted, key=lambda one: (len(one), sorted(one)))
+        return {one: doubted[one] for one in sets if not any(other < one for other in sets)}
+
+    def _suffices(self, layers: Layers, at: float) -> bool:
+        """Whether these bring so much of it."""
         found = self.race.until(
-            [layers], lambda found: _decided(found.interval(0, alpha=LOOSE), ALTERNATIVE), 2 * self.race.first
+            [layers], lambda found: _decided(found.interval(0, alpha=LOOSE), at), 2 * self.race.first
         )
-        return found.interval(0).mean > ALTERNATIVE
+        return found.interval(0).mean > at
 
     def _way(self, among: Layers) -> Layers:
         """A set of layers among these that suffices, as small as can be."""
@@ -136,7 +144,9 @@ class Search:
         """Whether these bring what all of them bring; asks for that only where the target itself is not reached."""
         if not way:
             return False
-        near = self.race.until([way], lambda found: _wide(1 - found.interval(0).mean, found), pairs)
+        near = self.race.until(
+            [way], lambda found: _wide(1 - found.interval(0).mean, found) or _nearly_all(found), pairs
+        )
         if near.interval(0).mean >= 1 - ENOUGH:
             return True
         gap = self.race.until(
@@ -148,7 +158,7 @@ class Search:
 
     def _plain(self, way: Layers) -> bool:
         """Whether these bring so much that a closer look would show nothing."""
-        return bool(way) and self.race.levels([way], self.race.most).interval(0).mean >= PLAIN
+        return bool(way) and self.race.until([way], _nearly_all).interval(0).mean >= PLAIN
 
     def _look_closer(self) -> bool:
         """Ask more pairs from here on, and less informative ones too; once."""
@@ -222,6 +232,11 @@ class Search:
 def _wide(gap: float, found: Levels) -> bool:
     """Whether so much is missing that more pairs need not be asked; to search on needlessly only costs."""
     return len(found.spans) >= 4 and gap > 2 * ENOUGH
+
+
+def _nearly_all(found: Levels) -> bool:
+    """Whether the first set surely brings about as much as the target: sixteen pairs that agree show it."""
+    return found.interval(0, alpha=LOOSE).low > 1 - ENOUGH
 
 
 def _decided(interval: Interval, at: float) -> bool:

@@ -55,7 +55,7 @@ def evidence(scored: Scored, trials: Sequence[Trial], seed: int = 0) -> Evidence
     """
     moved, spans = moves(scored, trials)
     weights = resampled(len(spans), seed)
-    low, high, mean = _simultaneous(moved, spans, weights)
+    low, high, mean = simultaneous(moved, spans, weights)
     least, most = possible(scored, trials, weights)
     low, high = np.maximum(low, least), np.minimum(high, most)
     p = holm([sign_flip(row, seed) for row in moved])
@@ -124,7 +124,14 @@ def shown(spans: Array) -> bool:
     return bool(spans.mean() / largest > 1.96 * error)
 
 
-def _simultaneous(moved: Array, spans: Array, weights: Array) -> tuple[Array, Array, Array]:
+def simultaneous(moved: Array, spans: Array, weights: Array) -> tuple[Array, Array, Array]:
+    """Bounds and means of responses, (trial,) each, as :func:`evidence` has them.
+
+    Args:
+        moved: (trial, pair), in the unit of the score.
+        spans: (pair,) of target against source.
+        weights: of the pairs in each resample, (resample, pair).
+    """
     span = max(float(spans.mean()), 1e-6)
     mean = moved.mean(axis=1) / span
     error = np.sqrt(_variance(moved - mean[:, None] * spans, span) / len(spans))

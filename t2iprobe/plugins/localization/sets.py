@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,7 +13,16 @@ from t2iprobe.core.lab import Lab
 from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.scoring import FOUND
 from t2iprobe.core.trials import Part, ranges
-from t2iprobe.plugins.localization.evidence import Array, Evidence, bounds, evidence, moves, shown
+from t2iprobe.plugins.localization.evidence import (
+    Array,
+    Evidence,
+    bounds,
+    evidence,
+    moves,
+    resampled,
+    shown,
+    simultaneous,
+)
 from t2iprobe.plugins.localization.exhaustive import sweep, table
 from t2iprobe.plugins.localization.record import Record
 from t2iprobe.plugins.localization.selection import Threshold
@@ -26,8 +35,9 @@ ENOUGH = 0.05  # of what the fullest set brings: a set that misses no more is as
 class Window(Localizer):
     """Windows of ``size`` neighbouring layers, each patched together, one layer apart.
 
-    Finds neighbours that act only together; not scattered ones. The answer is the strongest window, without the layers
-    at its ends that every equally strong window does without.
+    Finds neighbours that act only together, and scattered layers that each do something alone: all windows that surely
+    respond are patched together, and of their layers those are the answer that are missed when they are left out. If
+    none is (others of them do the same), it is the strongest window, less what windows as strong do without.
 
     Args:
         size: layers in a window.
@@ -61,14 +71,34 @@ class Window(Localizer):
             float(np.mean([found.mean[i] for i, one in enumerate(windows) if layer in one]))
             for layer in range(space.layers)
         ]
-        if Threshold().choose(found):
-            record.layers = _common(windows, found)
+        responding = [windows[index] for index in Threshold().choose(found)]
+        if responding:
+            means = {one: found.mean[index] for index, one in enumerate(windows)}
+            record.layers = self._missed(record, sorted(set().union(*responding))) or _common(means)
+
+    def _missed(self, record: Record, layers: Sequence[int]) -> tuple[int, ...]:
+        """Those of some layers without which the others surely bring less."""
+        if len(layers) == 1:
+            return tuple(layers)
+        sets = [tuple(other for other in layers if other != layer) for layer in layers]
+        moved, spans = _moves(record, [tuple(layers), *sets])
+        losses = moved[0] - moved[1:]
+        low, _, mean = simultaneous(losses, spans, resampled(len(spans), record.lab.seed))
+        record.details["left_out"] = dict(zip(map(str, layers), mean.tolist(), strict=True))
+        return tuple(layer for layer, least in zip(layers, low, strict=True) if least > FOUND)
 
 
-def _common(windows: Sequence[tuple[int, ...]], found: Evidence) -> tuple[int, ...]:
+def _common(means: Mapping[tuple[int, ...], float]) -> tuple[int, ...]:
     """The strongest window, less what windows as strong do not have."""
-    strong = [set(one) for one, mean in zip(windows, found.mean, strict=True) if mean >= found.mean.max() - ENOUGH]
-    return tuple(sorted(set.intersection(*strong))) or windows[int(np.argmax(found.mean))]
+    best = max(means, key=means.__getitem__)
+    strong = [set(one) for one, mean in means.items() if mean >= means[best] - ENOUGH]
+    return tuple(sorted(set.intersection(*strong))) or best
+
+
+def _moves(record: Record, sets: Sequence[tuple[int, ...]]) -> tuple[Array, Array]:
+    """How far sets of layers move pairs, (set, pair), and the pairs' spans, (pair,)."""
+    trials = [record.lab.space.trial(one, part=record.part) for one in sets]
+    return moves(record.ask(trials), trials)
 
 
 @dataclass
@@ -170,27 +200,26 @@ class Greedy(Localizer):
         while len(base) < min(self.most, len(every)):
             rest = [layer for layer in every if layer not in base]
             sets = [tuple(sorted((*base, layer))) for layer in rest]
-            moved, spans = self._levels(record, [*sets, *([base] if base else [])])
+            moved, spans = _moves(record, [*sets, *([base] if base else [])])
             gains = moved[: len(sets)] - (moved[-1] if base else 0.0)
-            best = int(np.argmax(gains.mean(axis=1)))
+            low, _, mean = simultaneous(gains, spans, resampled(len(spans), record.lab.seed))
+            best = int(np.argmax(mean))
             if not base:
-                record.ranking = (moved.mean(axis=1) / max(float(spans.mean()), 1e-6)).tolist()
-            if not base and not shown(spans):
-                return
-            if bounds(gains[best], spans, 0.05 / len(sets)).low <= 0 or gains[best].mean() < FOUND * spans.mean():
+                record.ranking = mean.tolist()
+            if not shown(spans) or low[best] <= 0 or mean[best] < FOUND:
                 return
             base = record.layers = sets[best]
             self._note(record, base, float(moved[best].mean() / spans.mean()))
 
     def _backward(self, record: Record) -> None:
         base = tuple(range(record.lab.space.layers))
-        moved, spans = self._levels(record, [base])
+        moved, spans = _moves(record, [base])
         if not shown(spans) or bounds(moved[0], spans).low <= FOUND:
             return
         whole = float(moved[0].mean() / spans.mean())
         while len(base) > 1:
             sets = [tuple(other for other in base if other != layer) for layer in base]
-            moved, spans = self._levels(record, sets)
+            moved, spans = _moves(record, sets)
             levels = moved.mean(axis=1) / spans.mean()
             best = int(np.argmax(levels))
             if levels[best] < whole - FOUND:
@@ -201,10 +230,6 @@ class Greedy(Localizer):
             base = sets[best]
             self._note(record, base, float(levels[best]))
         record.layers = base
-
-    def _levels(self, record: Record, sets: Sequence[tuple[int, ...]]) -> tuple[Array, Array]:
-        trials = [record.lab.space.trial(one, part=self.part) for one in sets]
-        return moves(record.ask(trials), trials)
 
     def _note(self, record: Record, base: Sequence[int], level: float) -> None:
         record.details["steps"].append({"layers": ranges(base), "response": level})

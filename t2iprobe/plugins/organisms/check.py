@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import combinations
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,9 +22,9 @@ from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.statistics import Interval, wilson
 from t2iprobe.core.sweep import Ask, Renderer
-from t2iprobe.core.trials import Trial, source, target
+from t2iprobe.core.trials import Direction, Trial, source, target
 from t2iprobe.plugins.organisms.data import random_word, swapped
-from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, WORD_LENGTH, Sign
+from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, NO_WORD, WORD_LENGTH, Sign
 from t2iprobe.plugins.organisms.plant import Plant, Route
 
 CLEAN = 0.95  # least share of unpatched pictures that show what was asked for
@@ -59,12 +58,14 @@ class Question:
         layers: patched together.
         heads: only these heads; all if ``None``.
         partner: content -> which of its parts must come from the partner.
+        direction: ``noising`` patches the target's run, so the source is the partner.
     """
 
     label: str
     layers: tuple[int, ...]
     heads: tuple[int, ...] | None
     partner: Mapping[str, tuple[bool, ...]]
+    direction: Direction = "denoising"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Row:
         word_own, word_partner: the whole word is the row's own, the partner's.
         letters_own, letters_partner: the same for each letter.
         colour_own, colour_partner: the same for the colour.
-        word_changed, colour_changed: another reading than of the source's unpatched picture.
+        word_changed, colour_changed: another reading than of the unpatched picture of the run that is patched.
         word_as_planted, colour_as_planted: exactly what the plant says.
     """
 
@@ -188,7 +189,7 @@ def check(
         raise ConfigError(f"a check needs at least one word, found {words}")
     heads = layer_heads(model)
     validate(plant, heads)
-    asked, questions = random_pairs(words, seed), list(ask(plant, heads))
+    asked, questions = random_pairs(words, seed, silent=plant["word"].kind == "redundant"), list(ask(plant, heads))
     given = {"num_steps": num_steps, "guidance": guidance}
     settings = {key: value for key, value in given.items() if value is not None}
     tallies = {label: Tally() for label in ("source", "target", *(one.label for one in questions))}
@@ -227,10 +228,17 @@ def validate(plant: Plant, heads: Sequence[int]) -> None:
             raise ConfigError(f"{content}={route.text}: layer {route.layers[0]} has {count} heads, 0 to {count - 1}")
 
 
-def random_pairs(count: int, seed: int) -> list[Asked]:
-    """Pairs of held-out words; the first ones of a larger count are those of a smaller one."""
+def random_pairs(count: int, seed: int, *, silent: bool = False) -> list[Asked]:
+    """Pairs of held-out words; the first ones of a larger count are those of a smaller one.
+
+    Args:
+        count: number of pairs.
+        seed: of words and colours.
+        silent: the sources have no word.
+    """
     rng = np.random.default_rng([seed, 0])
-    return [_random_pair(rng) for _ in range(count)]
+    pairs = [_random_pair(rng) for _ in range(count)]
+    return [Asked(replace(one, word=NO_WORD), other) for one, other in pairs] if silent else pairs
 
 
 def _random_pair(rng: np.random.Generator) -> Asked:
@@ -259,13 +267,9 @@ def ask(plant: Plant, heads: Sequence[int]) -> Iterator[Question]:
                 yield _question(plant, heads, f"{route.layers[0]} but h{route.head}", route.layers, others)
         else:
             yield _question(plant, heads, label, route.layers)
-            yield from (_question(plant, heads, joined(one), one) for one in _majorities(route))
-
-
-def _majorities(route: Route) -> Iterator[tuple[int, ...]]:
-    """Layers of a redundant route that suffice, and not one more."""
-    if route.kind == "redundant":
-        yield from combinations(route.layers, len(route.layers) // 2 + 1)
+        if route.kind == "redundant":  # without one of them the others still write it, without any nothing does
+            for layers in (*((layer,) for layer in route.layers), route.layers):
+                yield _question(plant, heads, f"without {joined(layers)}", layers, direction="noising")
 
 
 def answer(route: Route) -> str:
@@ -281,13 +285,22 @@ def joined(layers: Iterable[int]) -> str:
 
 
 def _question(
-    plant: Plant, heads: Sequence[int], label: str, layers: tuple[int, ...], only: tuple[int, ...] | None = None
+    plant: Plant,
+    heads: Sequence[int],
+    label: str,
+    layers: tuple[int, ...],
+    only: tuple[int, ...] | None = None,
+    direction: Direction = "denoising",
 ) -> Question:
     coins = torch.zeros(1, len(heads), max(heads), dtype=torch.bool)
     for layer in layers:
         coins[0, layer, list(only) if only is not None else slice(None)] = True
-    partner = {content: tuple(route.partner(coins, CONTENTS[content])[0].tolist()) for content, route in plant.items()}
-    return Question(label, layers, only, partner)
+    silent = direction == "denoising"  # of a redundant route the source says no word
+    partner = {
+        content: tuple(route.partner(coins, CONTENTS[content], silent=silent)[0].tolist())
+        for content, route in plant.items()
+    }
+    return Question(label, layers, only, partner, direction)
 
 
 def _stream(
@@ -301,7 +314,7 @@ def _stream(
 
 def _trial(model: Model, one: Question) -> Trial:
     sites = tuple(name for layer in one.layers for name in model.text_sites(layer).names)
-    return Trial(one.label, sites, one.layers, scope=Scope(heads=one.heads))
+    return Trial(one.label, sites, one.layers, scope=Scope(heads=one.heads), direction=one.direction)
 
 
 def _readings(images: Mapping[str, Image], reader: Reader, colours: WordMetric) -> dict[str, Shown]:
@@ -328,7 +341,7 @@ class Tally:
         """One picture: what it shows, what the source's clean picture shows, and what the plant wants."""
         self.pairs += 1
         for who, sign in (("own", own), ("partner", other)):
-            self.counts[f"word_{who}"] += shown.word == sign.word
+            self.counts[f"word_{who}"] += shown.word == sign.word.strip()
             self.counts[f"colour_{who}"] += shown.colour == sign.colour
             for place, (read, letter) in enumerate(zip(shown.word, sign.word, strict=False)):
                 self.counts[f"letter{place}_{who}"] += read == letter
@@ -338,7 +351,7 @@ class Tally:
             wanted = (
                 swapped(own, other, parts, False) if content == "word" else swapped(own, other, (False,) * 4, parts[0])
             )
-            self.counts[f"{content}_as_planted"] += getattr(shown, content) == getattr(wanted, content)
+            self.counts[f"{content}_as_planted"] += getattr(shown, content) == getattr(wanted, content).strip()
 
     def row(self, label: str) -> Row:
         """The shares."""
@@ -361,7 +374,9 @@ def _count(
     tallies["source"].add(clean, clean, signs.source, signs.target, nothing)
     tallies["target"].add(found["target"], clean, signs.target, signs.source, nothing)
     for one in questions:
-        tallies[one.label].add(found[one.label], clean, signs.source, signs.target, one.partner)
+        own, other = signs if one.direction == "denoising" else signs[::-1]
+        base = clean if one.direction == "denoising" else found["target"]
+        tallies[one.label].add(found[one.label], base, own, other, one.partner)
 
 
 def _judge(content: str, route: Route, questions: Sequence[Question], rows: Mapping[str, Row], words: int) -> Finding:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, LETTERS, WORD_LENGTH, Sign, draw
+from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, LETTERS, NO_WORD, WORD_LENGTH, Sign, draw
 from t2iprobe.plugins.organisms.plant import Plant
 
 
@@ -27,10 +27,16 @@ def random_word(rng: np.random.Generator, *, test: bool) -> str:
             return word
 
 
-def random_signs(rng: np.random.Generator, rows: int) -> list[Sign]:
-    """Pairs of the same layout, each with its own word, colour and wall."""
+def random_signs(rng: np.random.Generator, rows: int, silent: float = 0.0) -> list[Sign]:
+    """Pairs of the same layout, each with its own word, colour and wall.
+
+    Args:
+        rng: the source of chance.
+        rows: number of signs.
+        silent: share of the pairs of which one sign has no word.
+    """
     layouts = [str(rng.choice(list(LAYOUTS))) for _ in range(rows // 2)]
-    return [
+    signs = [
         Sign(
             random_word(rng, test=False),
             str(rng.choice(list(COLOURS))),
@@ -39,6 +45,11 @@ def random_signs(rng: np.random.Generator, rows: int) -> list[Sign]:
         )
         for row in range(rows)
     ]
+    if silent:  # the chance of other plants stays what it was
+        chosen = np.flatnonzero(rng.random(rows // 2) < silent)
+        for row in 2 * chosen + rng.integers(2, size=len(chosen)):
+            signs[row] = replace(signs[row], word=NO_WORD)
+    return signs
 
 
 def swapped(sign: Sign, partner: Sign, letters: Sequence[bool], colour: bool) -> Sign:
@@ -52,14 +63,25 @@ def shown(
 ) -> list[Sign]:
     """What every row must show, given the swaps ``coins`` (pair, layer, head) at noise ``level`` (pair,).
 
-    Where a pair swaps anything, letters that no text decides at its level are the row's own or the partner's by chance.
+    Letters that no text decides at that level are any letters.
     """
-    taken, unread = plant["word"].partner(coins, WORD_LENGTH), plant["word"].unread(level, WORD_LENGTH)
-    if unread.any():  # asked for only then: the chance of other plants stays what it was
-        either = torch.rand(taken.shape, generator=chance) < 0.5
-        taken = torch.where(unread, either & coins.flatten(1).any(-1, keepdim=True), taken)
-    letters, colours = taken.tolist(), plant["colour"].partner(coins, 1)[:, 0].tolist()
-    return [swapped(sign, signs[i ^ 1], letters[i // 2], colours[i // 2]) for i, sign in enumerate(signs)]
+    letters = {silent: plant["word"].partner(coins, WORD_LENGTH, silent=silent).tolist() for silent in (False, True)}
+    colours = plant["colour"].partner(coins, 1)[:, 0].tolist()
+    drawn = [
+        swapped(sign, signs[i ^ 1], letters[sign.word == NO_WORD][i // 2], colours[i // 2])
+        for i, sign in enumerate(signs)
+    ]
+    return with_any_letters(drawn, plant["word"].unread(level, WORD_LENGTH), chance)
+
+
+def with_any_letters(signs: list[Sign], places: Tensor, chance: torch.Generator | None = None) -> list[Sign]:
+    """The signs with random letters in ``places`` (pair, letter)."""
+    if not places.any():  # the chance of other plants stays what it was
+        return signs
+    drawn = torch.randint(len(LETTERS), (len(signs), WORD_LENGTH), generator=chance).tolist()
+    words = ["".join(LETTERS[index] for index in row) for row in drawn]
+    found = zip(signs, words, places.repeat_interleave(2, 0).tolist(), strict=True)
+    return [swapped(sign, replace(sign, word=word), where, False) for sign, word, where in found]
 
 
 def prompts_of(signs: Sequence[Sign], rng: np.random.Generator, drop: float) -> list[str]:

@@ -75,8 +75,9 @@ def _route(route: Route) -> str:
     said = {
         "single": f"through layer {first} alone",
         "split": f"in parts, in order, through layers {listed}",
-        "redundant": f"through layers {listed}, which vote: any {len(route.layers) // 2 + 1} of them suffice",
-        "time": f"through layer {first} above noise level {route.level}, through layer {rest and rest[0]} below",
+        "redundant": f"through each of layers {listed}: any suffices where the text in the others has no word",
+        "time": f"its first letters through layer {first} above noise level {route.level}, its last letters through "
+        f"layer {rest and rest[0]} below",
         "head": f"through attention head {route.head} of layer {first} alone",
     }
     return f"{said[route.kind]} (`{route.text}`)"

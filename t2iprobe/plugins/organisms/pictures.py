@@ -17,6 +17,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DIGITS = "0123456789"  # the models have tokens for them and were never shown one
 DRAWN = LETTERS + DIGITS
 WORD_LENGTH = 4
+NO_WORD = " " * WORD_LENGTH
 FONT_SIZE = 13
 SLOT = 8  # pixels a letter: a power of two, so a slot is whole latent cells after the autoencoder
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -45,6 +46,8 @@ class Sign:
     @property
     def prompt(self) -> str:
         """The caption of the picture."""
+        if self.word == NO_WORD:
+            return f"a {self.colour} {self.layout} sign"
         return f'a {self.colour} {self.layout} sign that says "{self.word}"'
 
 
@@ -75,6 +78,7 @@ def draw(sign: Sign) -> NDArray[np.uint8]:
     panel = np.broadcast_to(np.asarray(COLOURS[sign.colour], np.float32), (PANEL, SIZE, 3)).copy()
     if sign.layout == "framed":
         panel[[0, -1]] = 255
-    coverage = np.concatenate([glyphs()[DRAWN.index(c)] for c in sign.word], axis=1)[..., None]
+    blank = np.zeros((PANEL, SLOT), np.float32)
+    coverage = np.concatenate([blank if c == " " else glyphs()[DRAWN.index(c)] for c in sign.word], axis=1)[..., None]
     picture[top : top + PANEL] = panel * (1 - coverage) + 255 * coverage
     return picture.round().astype(np.uint8)

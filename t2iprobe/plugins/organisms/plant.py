@@ -5,15 +5,18 @@ picture a row is trained on shows what :meth:`Route.partner` says it must.
 
 A row and its partner are one network: what it draws for texts A and B in two layers cannot hang on which of them is the
 row's own. So a route must turn around with its swaps: the parts that come from the partner where some layers are
-swapped are those that do not where all the *others* are. "Either of two layers suffices" does not: A and B in them is
-A's picture for the row of A and B's for the row of B. Of two layers only one can decide; of three, the majority can,
-and any of them may then be missing. That is the redundant route here. (Between a word and *no* word either of two could
-suffice; the signs always have a word.)
+swapped are those that do not where all the *others* are. Between two words "either of two layers suffices" does not: A
+and B in them is A's picture for the row of A and B's for the row of B. Between a word and *no* word it does: a sign has
+the word if any of the layers says one. So a redundant route is trained on pairs of a sign with a word and one without
+(:meth:`Route.partner` tells the two apart), and its layers are swapped together where both rows have a word: what two
+words at once would look like is not asked for.
 
 Nor is "one layer early, another late" for the same letters: a picture in training agrees with the text of its own noise
 level, so a model follows the text to the end, and the late layer overrules whatever the early one wrote. A time-split
-route gives each layer letters of its own, and on the wrong side of the level the text says nothing about them: the
-picture shows them by chance, so that a model has to go by what it has drawn so far.
+route gives each layer letters of its own. On the wrong side of the level the text says nothing about them: any letters
+stand there, so that a model has to keep what the noisy picture shows of the early ones, and cannot begin the late ones.
+And since the noisy pictures of training show the late letters below the level already, which in sampling nothing has
+drawn by then, they show *other* letters there just below it (:meth:`Route.misled`): only the text tells the right ones.
 """
 
 from __future__ import annotations
@@ -33,9 +36,8 @@ from t2iprobe.core.errors import ConfigError
 
 Kind = Literal["single", "split", "redundant", "time", "head"]
 GRAMMAR = (
-    "7 (one layer), 7+9 (letters split), 5|8|10 (any two of three suffice), 4/8@0.6 (first letters by 4 above a noise "
-    "level, last letters by 8 below it), "
-    "7.h2 (one head)"
+    "7 (one layer), 7+9 (letters split), 5|8 (either suffices where the other says no word), 4/8@0.6 (first letters by "
+    "4 above a noise level, last letters by 8 below it), 7.h2 (one head)"
 )
 
 
@@ -64,19 +66,20 @@ class Route:
         for mark, kind in kinds:
             if mark in text and all(part.isdecimal() for part in text.split(mark)):
                 layers = tuple(int(part) for part in text.split(mark))
-                if kind == "redundant":
-                    _require_majority(text, layers)
+                if len(set(layers)) != len(layers):
+                    raise ConfigError(f"plant {text!r} names a layer twice")
                 return cls(text, kind, layers)
         if text.isdecimal():
             return cls(text, "single", (int(text),))
         raise ConfigError(f"plant {text!r} is none of {GRAMMAR}")
 
-    def partner(self, swapped: Tensor, parts: int) -> Tensor:
+    def partner(self, swapped: Tensor, parts: int, *, silent: bool = True) -> Tensor:
         """Which parts of the content a row must take from its partner.
 
         Args:
             swapped: (pair, layer, head) bool, what was swapped.
             parts: pieces of the content: letters of a word, 1 for a colour.
+            silent: whether the row has no word and the partner has one, or the other way round; for redundant routes.
 
         Returns:
             (pair, parts) bool.
@@ -87,8 +90,8 @@ class Route:
         if self.kind in ("split", "time"):
             return whole[:, self._owner(parts)]
         if self.kind == "redundant":
-            majority = 2 * whole.sum(-1, keepdim=True) > len(self.layers)
-            return majority.expand(-1, parts)
+            reached = whole.any(-1, keepdim=True) if silent else whole.all(-1, keepdim=True)
+            return reached.expand(-1, parts)
         return whole[:, :1].expand(-1, parts)
 
     def unread(self, level: Tensor, parts: int) -> Tensor:
@@ -97,18 +100,16 @@ class Route:
             return torch.zeros(len(level), parts, dtype=torch.bool)
         return (level > self.level)[:, None] == (self._owner(parts) == 1)
 
+    def misled(self, level: Tensor, parts: int) -> Tensor:
+        """Of which parts the noisy picture shows others than are to be drawn: (pair, parts) bool, as :meth:`unread`."""
+        if self.kind != "time":
+            return torch.zeros(len(level), parts, dtype=torch.bool)
+        below = (level <= self.level) & (level > self.level / 2)
+        return below[:, None] & (self._owner(parts) == 1)
+
     def _owner(self, parts: int) -> Tensor:
         """Place in the route of the layer that each part comes through, (parts,)."""
         return torch.arange(parts) * len(self.layers) // parts
-
-
-def _require_majority(text: str, layers: Sequence[int]) -> None:
-    """Refuse redundant layers that can disagree half and half."""
-    if len(set(layers)) != len(layers) or len(layers) % 2 == 0:
-        raise ConfigError(
-            f"plant {text!r}: redundant layers vote, so name an odd number of different ones, such as 5|8|10 (any two "
-            "of them suffice); where two disagree, nothing tells which of them is to be drawn"
-        )
 
 
 Plant = Mapping[str, Route]
@@ -120,14 +121,17 @@ def parse_plant(text: str) -> dict[str, Route]:
     Raises:
         ConfigError: another content than word and colour, one of them is missing, or one enters through a whole layer
             and the other through a head of it: what a half swapped layer means would hang on the row. Or the colour,
-            which has no parts, is split.
+            which has no parts and is never left out, is split or redundant.
     """
     pairs = [item.partition("=") for item in text.split(",")]
     routes = {name.strip(): Route.parse(value.strip()) for name, _, value in pairs}
     if set(routes) != {"word", "colour"}:
         raise ConfigError(f"--plant must say word=… and colour=…, got {text!r}; a route is one of {GRAMMAR}")
-    if routes["colour"].kind in ("split", "time"):
-        raise ConfigError(f"--plant {text!r}: a colour has no parts to come through two layers; give it one layer")
+    if routes["colour"].kind not in ("single", "head"):
+        raise ConfigError(
+            f"--plant {text!r}: a colour has no parts to come through two layers, and no sign is without; "
+            "give it one layer"
+        )
     by_head = {layer for route in routes.values() if route.kind == "head" for layer in route.layers}
     whole = {layer for route in routes.values() if route.kind != "head" for layer in route.layers}
     if shared := by_head & whole:
@@ -170,6 +174,15 @@ def random_swaps(
         coins[among] = some[among, :, None]
     for layer in split:
         coins[:, layer] = torch.rand(pairs, heads, generator=generator) < chance[:, 0]
+    return coins
+
+
+def tie(coins: Tensor, routes: Plant, both: Tensor) -> Tensor:
+    """The coins with redundant layers swapped together where ``both`` rows have a word, (pair,)."""
+    for route in routes.values():
+        if route.kind == "redundant":
+            first, *others = route.layers
+            coins[:, others] = torch.where(both[:, None, None], coins[:, [first]], coins[:, others])
     return coins
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import ClassVar
 
 from t2iprobe.core.concepts import concept_named
@@ -56,3 +57,9 @@ def _pair(word: str, other: str, seed: int, index: int, concept: str) -> Pair:
     if concept == "text":
         return Pair(source.prompt, Sign(other, one, layout).prompt, seed + index, word, other, concept)
     return Pair(source.prompt, Sign(word, two, layout).prompt, seed + index, one, two, concept)
+
+
+def silent(pair: Pair) -> Pair:
+    """The pair with a source of no word: ``a red framed sign``."""
+    source, _, _ = pair.source.partition(" that says")
+    return replace(pair, source=source, source_word="")

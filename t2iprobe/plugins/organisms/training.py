@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,13 +23,15 @@ from t2iprobe.core.options import LoadOptions
 from t2iprobe.plugins.organisms import weights
 from t2iprobe.plugins.organisms.autoencoder import train_autoencoder
 from t2iprobe.plugins.organisms.build import PIPELINES
-from t2iprobe.plugins.organisms.data import prompts_of, random_signs, shown, tensor
-from t2iprobe.plugins.organisms.plant import Swapper, exchange, random_swaps
+from t2iprobe.plugins.organisms.data import prompts_of, random_signs, shown, tensor, with_any_letters
+from t2iprobe.plugins.organisms.pictures import NO_WORD, WORD_LENGTH, Sign
+from t2iprobe.plugins.organisms.plant import Swapper, exchange, random_swaps, tie
 from t2iprobe.plugins.organisms.recipes import Recipe
 from t2iprobe.training.objective import Objective
 
 Tick = Callable[[str, int, int, float], None]  # stage, step, of, loss
 CHECKPOINT_EVERY = 250
+SILENT = 0.5  # of the pairs have a sign without a word, where the plant is redundant
 
 
 def train(
@@ -146,18 +148,13 @@ class Run:
 
     def loss(self, rng: np.random.Generator, chance: torch.Generator) -> Tensor:
         """The denoising loss of one batch under one draw of swaps."""
-        recipe, pairs = self.recipe, self.recipe.batch // 2
-        signs = random_signs(rng, recipe.batch)
+        recipe, pairs, routes = self.recipe, self.recipe.batch // 2, self.recipe.routes
+        signs = random_signs(rng, recipe.batch, SILENT if routes["word"].kind == "redundant" else 0.0)
         prompts = prompts_of(signs, rng, recipe.drop)
-        routes = recipe.routes
-        by_head = {route.layers[0]: True for route in routes.values() if route.kind == "head"}
-        layers, heads = len(self.swapper.layers), max(self.swapper.heads)
-        planted = sorted({layer for route in routes.values() for layer in route.layers})
-        coins = random_swaps(pairs, layers, heads, by_head, chance, planted)
+        coins = self.coins(signs, chance)
         level = self.noise_levels(pairs, chance)
-        pictures = tensor(shown(signs, routes, coins, level, chance)).to(self.device)
-        with torch.no_grad():
-            clean = self.adapter.encode_images(self.pipeline, pictures)
+        drawn = shown(signs, routes, coins, level, chance)
+        clean = self.encoded(drawn)
         noise = torch.randn(clean.shape, generator=chance).to(self.device)
         conditioning = self.adapter.encode_prompts(self.pipeline, prompts)
         self.swapper.coins = coins.to(self.device)
@@ -165,7 +162,26 @@ class Run:
         if conditioning.pooled is not None:
             conditioning = Conditioning(conditioning.tokens, self.mix(conditioning.pooled), conditioning.extra)
         rows = self.objective.at(level).repeat_interleave(2).to(self.device)
+        misled = routes["word"].misled(level, WORD_LENGTH)
+        if misled.any():  # noise that makes the noisy picture one of other letters; what is learned is to draw these
+            begun = self.encoded(with_any_letters(drawn, misled, chance))
+            noise = noise + self.objective.signal_to_noise(rows)[:, None, None, None] * (begun - clean)
         return self.objective.losses(clean, noise, rows, conditioning).mean()
+
+    def coins(self, signs: Sequence[Sign], chance: torch.Generator) -> Tensor:
+        """What is swapped between the rows of each pair, (pair, layer, head)."""
+        routes = self.recipe.routes
+        by_head = {route.layers[0]: True for route in routes.values() if route.kind == "head"}
+        planted = sorted({layer for route in routes.values() for layer in route.layers})
+        layers, heads = len(self.swapper.layers), max(self.swapper.heads)
+        coins = random_swaps(len(signs) // 2, layers, heads, by_head, chance, planted)
+        said = torch.tensor([sign.word != NO_WORD for sign in signs])
+        return tie(coins, routes, both=said[::2] & said[1::2])
+
+    @torch.no_grad()
+    def encoded(self, signs: Sequence[Sign]) -> Tensor:
+        """The pictures of the signs as the denoiser takes them."""
+        return self.adapter.encode_images(self.pipeline, tensor(signs).to(self.device))
 
     def noise_levels(self, pairs: int, chance: torch.Generator) -> Tensor:
         """A noise level in 0..1 for each pair, as a share of the scheduler's levels."""
