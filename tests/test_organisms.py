@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
@@ -498,7 +498,7 @@ class _Oracle:
     def stream(
         self, model: Any, pairs: Any, questions: Any, settings: Any, batch_size: int
     ) -> Iterator[dict[str, Any]]:
-        told = {one.label: one for one in check.ask(self.truth, self.heads)}
+        told = {one.label: one for one in check.ask(self.truth, self.heads, [1.0, 0.8, 0.4, 0.2])}
         silent = self.truth["word"].kind == "redundant"
         for source, target in check.random_pairs(len(pairs), 0, silent=silent):
             images: dict[str, Any] = {"source": source, "target": target}
@@ -523,7 +523,8 @@ def judged(claimed: str, truth: str, monkeypatch: pytest.MonkeyPatch, wrong: tup
     oracle: Any = _Oracle(truth, heads, wrong)
     monkeypatch.setattr(check, "layer_heads", lambda model: heads)
     monkeypatch.setattr(check, "_stream", oracle.stream)
-    model: Any = Model(None, adapter_of("sd3"))
+    monkeypatch.setattr(check, "noise_levels", lambda model, num_steps: [1.0, 0.8, 0.4, 0.2])
+    model: Any = Model(None, adapter_of("sd3"), defaults={"num_steps": 4})
     return check.check(model, parse_plant(claimed), reader=oracle, colours=oracle, words=20)
 
 
@@ -561,11 +562,31 @@ def test_a_word_that_one_layer_alone_takes_away_is_told(monkeypatch: pytest.Monk
 
 
 def test_a_time_split_is_asked_for_each_side() -> None:
-    asked = {one.label: one.partner["word"] for one in check.ask(parse_plant("word=4/8@0.6,colour=3"), [4] * 10)}
-    assert asked["4"] == (True, True, False, False)
-    assert asked["8"] == (False, False, True, True)
-    assert asked["4+8"] == (True,) * 4
-    assert asked["3"] == (False,) * 4
+    levels = (1.0, 0.8, 0.61, 0.6, 0.3)
+    asked = {one.label: one for one in check.ask(parse_plant("word=4/8@0.6,colour=3"), [4] * 10, levels)}
+    first, last, nothing = (True, True, False, False), (False, False, True, True), (False,) * 4
+    words = {label: one.partner["word"] for label, one in asked.items()}
+    assert (words["4"], words["8"], words["4+8"], words["3"]) == (first, last, (True,) * 4, nothing)
+    assert (words["4 above 0.6"], words["4 below 0.6"]) == (first, nothing)
+    assert (words["8 above 0.6"], words["8 below 0.6"]) == (nothing, last)
+    assert asked["4 above 0.6"].steps == asked["8 above 0.6"].steps == (0, 1, 2)
+    assert asked["4 below 0.6"].steps == asked["8 below 0.6"].steps == (3, 4)
+
+
+def test_noise_levels_are_those_of_training(untrained: Model) -> None:
+    """Of a flow, sigma, with the scheduler's shift."""
+    levels = check.noise_levels(untrained, 7)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=2.0)
+    scheduler.set_timesteps(7)
+    assert levels == pytest.approx(scheduler.sigmas[:-1].tolist(), abs=1e-6)
+    assert levels[0] == 1 and levels == sorted(levels, reverse=True)
+
+
+def test_a_time_split_that_writes_on_the_wrong_side_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "word=4/8@0.6,colour=3"
+    assert judged(text, text, monkeypatch).passed
+    report = judged(text, text, monkeypatch, wrong=("8 above 0.6",))
+    assert report.reasons == ("word: changed in 100.0% by a patch at 8 above 0.6, at most 2% wanted",)
 
 
 def test_a_head_is_patched_alone(untrained: Model) -> None:
@@ -683,7 +704,7 @@ def test_shipped_folders_say_what_they_are(name: str) -> None:
     [
         ("word=8+10,colour=4", "in parts, in order, through layers 8 and 10"),
         ("word=5|8,colour=4", "through each of layers 5 and 8: any suffices where the text in the others has no word"),
-        ("word=4/8@0.6,colour=4", "its first letters through layer 4 above noise level 0.6, its last letters"),
+        ("word=4/8@0.6,colour=3", "its first letters through layer 4 above noise level 0.6, its last letters"),
         ("word=7.h2,colour=4", "through attention head 2 of layer 7 alone"),
     ],
 )

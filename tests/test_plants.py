@@ -98,13 +98,18 @@ def test_a_colour_is_not_split(text: str) -> None:
         parse_plant(text)
 
 
+def test_the_colour_acts_at_every_level() -> None:
+    with pytest.raises(ConfigError, match="a layer of its own"):
+        parse_plant("word=4/8@0.6,colour=8")
+
+
 @pytest.mark.parametrize("text", ["5|5", "5+8+5"])
 def test_a_layer_is_named_once(text: str) -> None:
     with pytest.raises(ConfigError, match="names a layer twice"):
         Route.parse(text)
 
 
-@pytest.mark.parametrize("text", ["word=2.h1,colour=2", "word=1+2,colour=2.h0", "word=2/3@.5,colour=3.h1"])
+@pytest.mark.parametrize("text", ["word=2.h1,colour=2", "word=1+2,colour=2.h0", "word=2+3,colour=3.h1"])
 def test_a_layer_is_not_planted_whole_and_by_head(text: str) -> None:
     with pytest.raises(ConfigError, match="whole and by head"):
         parse_plant(text)

@@ -6,9 +6,11 @@ reader and no palette: they are given.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,6 +61,7 @@ class Question:
         heads: only these heads; all if ``None``.
         partner: content -> which of its parts must come from the partner.
         direction: ``noising`` patches the target's run, so the source is the partner.
+        steps: only in these denoising steps; in all if ``None``.
     """
 
     label: str
@@ -66,6 +69,7 @@ class Question:
     heads: tuple[int, ...] | None
     partner: Mapping[str, tuple[bool, ...]]
     direction: Direction = "denoising"
+    steps: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +193,10 @@ def check(
         raise ConfigError(f"a check needs at least one word, found {words}")
     heads = layer_heads(model)
     validate(plant, heads)
-    asked, questions = random_pairs(words, seed, silent=plant["word"].kind == "redundant"), list(ask(plant, heads))
+    asked = random_pairs(words, seed, silent=plant["word"].kind == "redundant")
     given = {"num_steps": num_steps, "guidance": guidance}
     settings = {key: value for key, value in given.items() if value is not None}
+    questions = list(ask(plant, heads, noise_levels(model, num_steps or model.defaults["num_steps"])))
     tallies = {label: Tally() for label in ("source", "target", *(one.label for one in questions))}
     pairs = [Pair(a.prompt, b.prompt, seed + i, a.word, b.word) for i, (a, b) in enumerate(asked)]
     stream = _stream(model, pairs, questions, settings, batch_size)
@@ -208,6 +213,13 @@ def check(
 def layer_heads(model: Model) -> list[int]:
     """Heads of every text-attention layer, in forward order."""
     return [model.text_sites(layer)[0].heads or 1 for layer in range(model.layers)]
+
+
+def noise_levels(model: Model, num_steps: int) -> list[float]:
+    """The noise level of every denoising step, as a share of the scheduler's: 1 is pure noise."""
+    scheduler = copy.deepcopy(model.pipeline.scheduler)
+    scheduler.set_timesteps(num_steps)
+    return [float(step) / scheduler.config.num_train_timesteps for step in scheduler.timesteps]
 
 
 def validate(plant: Plant, heads: Sequence[int]) -> None:
@@ -250,8 +262,15 @@ def _random_pair(rng: np.random.Generator) -> Asked:
     return Asked(Sign(word, one, layout), Sign(other, two, layout))
 
 
-def ask(plant: Plant, heads: Sequence[int]) -> Iterator[Question]:
-    """Every layer alone, then the planted sites that are no single layer."""
+def ask(plant: Plant, heads: Sequence[int], levels: Sequence[float] = ()) -> Iterator[Question]:
+    """Every layer alone, then the planted sites that are no single layer.
+
+    Args:
+        plant: what is planted.
+        heads: of every layer.
+        levels: noise level of every step, for time-split routes: each layer must do its part on its side, and nothing
+            on the other.
+    """
     for layer in range(len(heads)):
         yield _question(plant, heads, str(layer), (layer,))
     seen: set[str] = set()
@@ -267,9 +286,23 @@ def ask(plant: Plant, heads: Sequence[int]) -> Iterator[Question]:
                 yield _question(plant, heads, f"{route.layers[0]} but h{route.head}", route.layers, others)
         else:
             yield _question(plant, heads, label, route.layers)
+        if route.kind == "time":
+            yield from _sides(plant, heads, route, levels)
         if route.kind == "redundant":  # without one of them the others still write it, without any nothing does
             for layers in (*((layer,) for layer in route.layers), route.layers):
                 yield _question(plant, heads, f"without {joined(layers)}", layers, direction="noising")
+
+
+def _sides(plant: Plant, heads: Sequence[int], route: Route, levels: Sequence[float]) -> Iterator[Question]:
+    """Each layer of a time-split route above its noise level, and below."""
+    above = tuple(step for step, level in enumerate(levels) if level > route.level)
+    below = tuple(step for step in range(len(levels)) if step not in above)
+    for (layer, own), (side, steps) in product(
+        zip(route.layers, (above, below), strict=True), (("above", above), ("below", below))
+    ):
+        found = _question(plant, heads, f"{layer} {side} {route.level}", (layer,))
+        nothing = {content: (False,) * parts for content, parts in CONTENTS.items()}
+        yield replace(found, steps=steps, partner=found.partner if steps is own else nothing)
 
 
 def answer(route: Route) -> str:
@@ -314,7 +347,7 @@ def _stream(
 
 def _trial(model: Model, one: Question) -> Trial:
     sites = tuple(name for layer in one.layers for name in model.text_sites(layer).names)
-    return Trial(one.label, sites, one.layers, scope=Scope(heads=one.heads), direction=one.direction)
+    return Trial(one.label, sites, one.layers, scope=Scope(heads=one.heads, steps=one.steps), direction=one.direction)
 
 
 def _readings(images: Mapping[str, Image], reader: Reader, colours: WordMetric) -> dict[str, Shown]:

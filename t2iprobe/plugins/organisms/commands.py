@@ -98,13 +98,16 @@ def train(
 ) -> None:
     """Train a model with a planted answer. The same command continues what was interrupted.
 
-    A model that has learned to draw moves to another plant sooner than one learns from nothing (--start).
+    A model that has learned to draw moves to another head of its planted layer sooner than one learns from nothing
+    (--start); for another layer train from nothing.
 
     Examples:
 
       t2iprobe organisms train tiny-sd3 --plant word=9,colour=5 --seed 1 --out organism
 
-      t2iprobe organisms train tiny-sd3 --plant word=6/8@0.6,colour=3 --start tiny-sd3 --steps 1200 --out time-split
+      t2iprobe organisms train tiny-sd3 --plant word=5/8@0.6,colour=3 --out time-split
+
+      t2iprobe organisms train tiny-sd3 --plant word=6.h1,colour=3 --start tiny-sd3 --steps 900 --out head
     """
     from t2iprobe.plugins.organisms import recipes, training, weights
 

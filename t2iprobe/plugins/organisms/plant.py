@@ -121,7 +121,7 @@ def parse_plant(text: str) -> dict[str, Route]:
     Raises:
         ConfigError: another content than word and colour, one of them is missing, or one enters through a whole layer
             and the other through a head of it: what a half swapped layer means would hang on the row. Or the colour,
-            which has no parts and is never left out, is split or redundant.
+            which has no parts and is never left out, is split or redundant, or in a layer of a time-split word.
     """
     pairs = [item.partition("=") for item in text.split(",")]
     routes = {name.strip(): Route.parse(value.strip()) for name, _, value in pairs}
@@ -132,6 +132,8 @@ def parse_plant(text: str) -> dict[str, Route]:
             f"--plant {text!r}: a colour has no parts to come through two layers, and no sign is without; "
             "give it one layer"
         )
+    if routes["word"].kind == "time" and set(routes["word"].layers) & set(routes["colour"].layers):
+        raise ConfigError(f"--plant {text!r}: give the colour a layer of its own, which acts at every noise level")
     by_head = {layer for route in routes.values() if route.kind == "head" for layer in route.layers}
     whole = {layer for route in routes.values() if route.kind != "head" for layer in route.layers}
     if shared := by_head & whole:
