@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from t2iprobe.plugins.inversion import plan
 from t2iprobe.plugins.inversion.catalogue import BUNDLED
 from t2iprobe.plugins.inversion.presets import PRESETS, applied
 from t2iprobe.plugins.manager import Plugins
+from t2iprobe.terminal.console import answers
 
 
 def invoke(*arguments: Any) -> Result:
@@ -78,7 +80,7 @@ def test_interpolate_and_edit_go_on_from_a_run(run: Path) -> None:
     assert "Interpolation" in page and "Edits" in page
 
 
-def test_ablate(model: Path, tmp_path: Path) -> None:
+def test_ablate(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "ablation"
     common = ["--model", model, "--prompts", model / "prompts.txt", "--n", 4, "--device", "cpu", "--out", path]
     found = answered("ablate", *common, "--k", "0,1", "--num-steps", "2,3")["ablation"]
@@ -86,6 +88,22 @@ def test_ablate(model: Path, tmp_path: Path) -> None:
     assert methods == {(t, name) for t in (2, 3) for name in ("true noise", "euler", "forward:steps=1")}
     assert (path / "figures" / "k.png").is_file() and "Settings" in (path / "report.html").read_text()
     assert answered("ablate", *common, "--k", "0,1", "--num-steps", "2,3")["ablation"] == found
+    monkeypatch.setattr(answers, "width", 80)
+    shown = invoke("ablate", *common, "--k", "0,1", "--num-steps", "2,3").stdout.splitlines()
+    assert {"autocorrelation", "correlation", "elsewhere", "|again", "image|"} <= set(" ".join(shown).split())
+    assert max(map(len, shown[:-1])) <= 80 and "…" not in " ".join(shown)
+    assert sum(line.split()[:2] == ["forward:steps=1", "3"] for line in shown) > 1  # in every part of the table
+
+
+@pytest.mark.slow
+def test_a_study_tells_its_total_before_its_parts(model: Path, tmp_path: Path) -> None:
+    """And the parts add up to it."""
+    run = tmp_path / "run"
+    outcome = invoke("study", "--model", model, "--n", 16, "--num-steps", 3, "--device", "cpu", "--out", run)
+    assert outcome.exit_code == 0, (outcome.output, outcome.exception)
+    total, *parts = re.findall(r"plan.*?([\d,]+) denoiser rows", " ".join(outcome.stderr.split()))
+    assert "plan of all parts: 16 inverted" in outcome.stderr and len(parts) == 5
+    assert int(total.replace(",", "")) == sum(int(one.replace(",", "")) for one in parts)
 
 
 def test_list_says_what_each_inverter_supports() -> None:

@@ -21,9 +21,11 @@ import simulation
 import zarr
 import zarr.storage._local
 from simulation import Simulated, study
+from typer.testing import CliRunner
 
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import main
+from t2iprobe.cli.app import build
 from t2iprobe.core import runfolder
 from t2iprobe.core.errors import (
     BudgetError,
@@ -401,6 +403,9 @@ def test_the_hash_is_of_the_weights(model: Model) -> None:
     [
         ('[model]\nref = "a"\n[pairs]\nhold_out = 3', "did you mean held_out"),
         ('modle = 3\n[model]\nref = "a"', "did you mean model"),
+        ('[modle]\nref = "a"', r"unknown section \[modle\]; did you mean model"),
+        ('[model]\nref = "a"\n[pears]\nlimit = 2', r"unknown section \[pears\]; did you mean pairs\?"),
+        ('[model]\nref = "a"\n[x]\ny = 2', r"\[x\]; there are generation, localizer, model, pairs$"),
         ("seed = 3", "model is missing"),
         ('seed = "x"\n[model]\nref = "a"', "seed: input should be a valid integer"),
         ("seed = ", "no TOML"),
@@ -471,6 +476,40 @@ def test_bad_requests_are_one_sentence(call: Call, tmp_path: Path) -> None:
         code, out, err = call(arguments)
         assert (code, out) == (2, "") and said in err, err
     assert not (tmp_path / "runs").exists()
+
+
+def test_runs_of_other_kinds_have_dashes_and_a_reason(call: Call, tmp_path: Path) -> None:
+    for name, state, settings in (
+        ("keys", "finished", {"command": "capture"}),
+        ("young", "interrupted", {"pairs": [1, 2], "localizer": {"name": "exhaustive"}}),
+    ):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        manifest = {"state": state, "model": "tiny", "settings": settings, "started": "today", "ended": "today"}
+        (tmp_path / "runs" / name / runfolder.MANIFEST).write_text(json.dumps(manifest))
+    (tmp_path / "runs/broken").mkdir()
+    (tmp_path / "runs/broken" / runfolder.MANIFEST).write_text("{")
+    shown = call(["ls"])[1]
+    rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines()}
+    assert rows["runs/keys"] == ["finished", "capture", "tiny", "–", "–", "today"]
+    assert rows["runs/young"] == ["interrupted", "exhaustive", "tiny", "2", "0", "today"]
+    assert rows["runs/broken"] == ["damaged", *"–––––"] and "runs/broken/manifest.json cannot be read" in shown
+    assert "–: runs of capture ask no pairs" in shown
+    assert "answers  – (capture keeps none)" in call(["status", "runs/keys"])[1]
+    young = call(["status", "runs/young"])[1]
+    assert "answers  0" in young and "sentence  – (the run is interrupted)" in young
+    assert json.loads(call(["status", "runs/keys", "--format", "json"])[1])["pairs"] is None
+
+
+def test_a_store_says_what_its_study_holds(tmp_path: Path) -> None:
+    result = study().run(tmp_path / "run")
+    outcome = CliRunner().invoke(build(), ["store", "info", str(result.path)])
+    shown = " ".join(outcome.stdout.split())
+    trials, made = len(result.trials), result.answers
+    assert f"study: {trials} trials, 10 pairs, {made} pictures; {made} of {10 * trials} measured" in shown
+    assert "score_target, score_source, ssim" in shown and "no activations" in shown and "branch" not in shown
+    outcome = CliRunner().invoke(build(), ["store", "info", str(result.path), "--format", "json"])
+    held = json.loads(outcome.stdout)["study"]
+    assert (held["trials"], held["pairs"], held["answers"], held["pictures"]) == (trials, 10, made, made)
 
 
 def test_the_help_shows_a_study_file_whole(call: Call) -> None:

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from t2iprobe.cli.app import build
-from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.errors import ConfigError, RunExistsError
+from t2iprobe.core.statistics import Interval
 from t2iprobe.plugins.manager import Plugins
-from t2iprobe.plugins.toxicity import benching
+from t2iprobe.plugins.toxicity import benching, benchmark, commands, conflicts, record, sheet
+from t2iprobe.plugins.toxicity.gallery import Chunk, Gallery
+from t2iprobe.plugins.toxicity.methods import Case
 from t2iprobe.plugins.toxicity.presets import PRESETS
+from t2iprobe.terminal.console import Format, answers
 from t2iprobe.terminal.options import ModelChoice
 
 TOXIC, BENIGN = 'a red framed sign that says "GRUM"', 'a blue plain sign that says "LAKE"'
@@ -132,12 +137,21 @@ def test_pictures_of_prompts_are_guarded_logged_and_kept(words: Path, tmp_path: 
     assert all((run / row["picture"]).is_file() for row in found["prompts"])
     kept = [path.read_text() for path in run.rglob("*.json*")]
     assert len((run / "audit.jsonl").read_text().splitlines()) == 2 and not any("GRUM" in one for one in kept)
+    assert "1 prompt rewritten" in " ".join(outcome.stderr.split())
+    assert found["contact_sheet"] == str(run / "contact_sheet.png")
+    with Image.open(run / "contact_sheet.png") as opened:
+        assert opened.height > 2 * 128 and len(opened.convert("RGB").getcolors(1 << 20) or ()) > 50
     again = guard(*options, "--out", run, "--format", "json")
     assert answer(again) == found and "already" in again.stderr
+    assert f"Contact sheet: {run / 'contact_sheet.png'}" in guard(*options, "--out", run).stdout
+    state = CliRunner().invoke(build(), ["study", "status", str(run)]).stdout
+    assert "kind  guard run" in state and "1 as they are, 1 rewritten, 0 refused" in state
     other = failure(guard(*options, "--seed", "5", "--out", run))
-    assert "other settings" in other and "seed" in other
+    assert "other settings (--seed 0 there, 5 now)" in other
     words.write_text(words.read_text() + "another\n")
-    assert "other settings" in failure(guard(*options, "--out", run))
+    assert "(--detector words with a file, which holds something else now)" in failure(guard(*options, "--out", run))
+    prompts.write_text(f"{TOXIC}\n{BENIGN}\n")
+    assert "the same 2 prompts in another order" in failure(guard(*options, "--out", run))
 
 
 def test_a_refused_prompt_has_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +163,7 @@ def test_a_refused_prompt_has_no_picture(tmp_path: Path, monkeypatch: pytest.Mon
     found = answer(outcome, 1)
     assert [row["picture"] is not None for row in found["prompts"]] == [False, True]
     assert found["prompts"][0]["reason"] == "the detector callback failed (TypeError)"
-    assert len(list(run.rglob("*.png"))) == 1
+    assert [path.name for path in (run / "pictures").rglob("*.png")] == ["0001.png"]
     log = [json.loads(line) for line in (run / "audit.jsonl").read_text().splitlines()]
     assert sorted((line["verdict"], line["row"]) for line in log) == [("pass", 1), ("refused", 0)]
 
@@ -185,6 +199,63 @@ def test_options_go_before_the_papers() -> None:
     assert real.words and set(real.words).isdisjoint(embedded.words)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ({"command": "guard bench"}, {}, "holds a run of `t2iprobe guard bench`, not one of `t2iprobe guard run`"),
+        ({"command": None}, {}, "holds a run of another kind"),
+        ({"words": ["aa", "bb"]}, {"words": ["aa", "cc"], "list": ["dd"]}, "settings (1 of 2 words differs);"),
+        ({"list": ["aa"]}, {"list": ["bb"]}, "(the word list has other lines)"),
+        ({"judge": []}, {"judge": ["classifier:model=x"]}, "(--judge not given there, classifier:model=x now)"),
+        ({"layers": "6"}, {"layers": "None"}, "(--layers 6 there, not given now)"),
+        ({"weights": "sampled-sha256:ab"}, {"weights": "sampled-sha256:cd"}, "(the model has other weights)"),
+        (
+            {"generation": {"height": 8, "width": 8}, "start": 0},
+            {"generation": {"num_steps": 2}, "start": 1, "seed": 1, "dtype": "float16"},
+            "not given now; --num-steps not given there, 2 now; --start-step 0 there, 1 now; 2 more)",
+        ),
+    ],
+)
+def test_a_conflict_is_told_in_words(old: Any, new: Any, message: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"command": "guard run"} | old}))
+    with pytest.raises(RunExistsError) as caught:
+        conflicts.check(tmp_path, {"command": "guard run"} | new)
+    assert message in str(caught.value)
+
+
+def test_a_sheet_has_a_row_a_prompt_and_a_column_a_method(tmp_path: Path) -> None:
+    gallery = Gallery(tmp_path)
+    found, missed = (Case("a GRUM", "GRUM", "a " + word, word, 0) for word in ("RAIN", "GRUM"))
+    for name, rows, colour in (("unguarded", (0, 1), "red"), ("localized-stream", (0,), "blue")):
+        gallery.add(Chunk(name, rows, 1, 1, 0.1), [Image.new("RGB", (48, 48), colour)] * len(rows))
+    drawn = record.sheet(["unguarded", "localized-stream"], [found, missed], gallery, words=False)
+    colours = {colour: count for count, colour in drawn.getcolors(1 << 20) or ()}
+    assert colours[255, 0, 0] == colours[0, 0, 255] == 96 * 96  # the one that is guarded, in whole pixels
+    assert sheet._headed("localized-stream", 96) == "localized-\nstream"
+    assert sheet._wrapped("a word " * 40).count("\n") == sheet.LINES - 1
+
+
+def test_the_table_of_methods_is_readable_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    toxic = "0.000 [0.000, 0.561]"
+    line = ["localized-stream", "1434", "0.740", "16.7", "1.000", "0.25", "1.00", toxic, "0.000", "8", "0.10"]
+    files = {"contact_sheet": "runs/x/contact_sheet.png", "report": "runs/x/report.html"}
+    given = {"model": "tiny", "table": [record.heads(), [line, ["unguarded", *line[1:]]]], "sentence": "So."} | files
+    monkeypatch.setattr(answers, "width", 80)
+    with answers.capture() as shown:
+        commands._print_bench(given, Format.table)
+    lines = shown.get().splitlines()
+    assert max(map(len, lines)) <= 80 and sum("localized-stream" in row for row in lines) == 2
+    assert {"outside", "published", "benign"} <= set(shown.get().split()) and toxic in shown.get()
+    assert files["contact_sheet"] in lines[-1]
+
+
+def test_percent_and_plurals_in_the_sentence() -> None:
+    some = Interval(0.5, 0.2, 0.8)
+    row = benchmark.Row("unguarded", {}, some, some, some, None, 8, 1, 0.1)
+    told = record.sentence([row], [Case("a", "b", "c", "d", 0)])
+    assert told == "Without a guard 50 % [20 %, 80 %] of the pictures show toxic text (1 picture, 95 % intervals)."
+
+
 @pytest.mark.slow
 def test_the_guard_against_its_baselines(words: Path, tmp_path: Path) -> None:
     """The word goes and the picture stays; the rewrite as prompt changes the picture more; a second call shows it."""
@@ -201,6 +272,8 @@ def test_the_guard_against_its_baselines(words: Path, tmp_path: Path) -> None:
     assert table["localized"]["denoiser_rows_an_image"] == 2 * table["unguarded"]["denoiser_rows_an_image"]
     assert table["localized-stream"]["denoiser_rows_an_image"] == table["unguarded"]["denoiser_rows_an_image"]
     assert len({row["denoiser_calls_a_batch"] for row in found["methods"]}) == 1
+    assert found["contact_sheet"] == str(run / "contact_sheet.png") and found["report"] == str(run / "report.html")
+    assert "3 words there, 2 now" in failure(guard(*options, *chosen, "--limit", "2"))
     assert "GRUM" not in (run / "result.json").read_text() + (run / "manifest.json").read_text()
     assert (run / "contact_sheet.png").is_file() and "SSIM" in (run / "report.html").read_text()
     assert "--methods localized,localized-stream,prompt-swap" in (run / "report.html").read_text()

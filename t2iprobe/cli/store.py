@@ -14,6 +14,7 @@ from rich.table import Table
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.terminal import parse
 from t2iprobe.terminal.console import Format, answers, notes, print_json
+from t2iprobe.terminal.cost import counted
 
 if TYPE_CHECKING:
     from t2iprobe.core.store.verify import Size
@@ -36,17 +37,47 @@ def info(path: StorePath, format: FormatOption = Format.table) -> None:
     sizes = verify.table(path)
     runs = [_run(run) for run in verify.captured(root)]
     total = sum(keys.sizes(root.store, keys.listed(root.store)).values())
+    study = _study(root)
     if format is Format.json:
-        print_json({"path": path, "bytes": total, "runs": runs, "arrays": [asdict(size) for size in sizes]})
+        arrays = [asdict(size) for size in sizes]
+        print_json({"path": path, "bytes": total, "study": study, "runs": runs, "arrays": arrays})
         return
-    _print_sizes(sizes)
+    if study is not None:
+        _print_study(study)
+    if runs:
+        _print_sizes(sizes)
+    else:
+        answers.print("no activations (`t2iprobe capture` keeps some)", highlight=False)
     for run in runs:
+        rows = f"{run['rows_committed']} of {counted(run['rows'], 'prompt')}"
         answers.print(
-            f"{run['name']}: {run['rows_committed']} of {run['rows']} prompts, steps {_steps(run['steps'])}, "
+            f"{run['name']}: {rows}, steps {_steps(run['steps'])}, "
             f"packed with {run['codec']['name']}, {run['round_bits'] or 'all'} mantissa bits kept",
             highlight=False,
         )
     answers.print(f"{parse.size_text(total)} in all in {path}", highlight=False)
+
+
+def _study(root: Any) -> dict[str, Any] | None:
+    """What a study has left in a store; ``None`` where none has been there."""
+    from t2iprobe.core.study import arrays
+    from t2iprobe.core.study.memory import Recorded
+
+    names = arrays.score_names(root)
+    if not names:
+        return None
+    found = Recorded(root, names)
+    counts = {"trials": len(found.trials), "pairs": len(found.pairs), "answers": int(found.done.sum())}
+    return {"scores": names, **counts, "pictures": found.pictures}
+
+
+def _print_study(study: dict[str, Any]) -> None:
+    counts = ", ".join(counted(study[name], name.removesuffix("s")) for name in ("trials", "pairs", "pictures"))
+    answers.print(
+        f"study: {counts}; {study['answers']:,} of {study['trials'] * study['pairs']:,} measured, "
+        f"by {', '.join(study['scores'])}",
+        highlight=False,
+    )
 
 
 def _run(run: Any) -> dict[str, Any]:
@@ -95,9 +126,9 @@ def verify(path: StorePath, format: FormatOption = Format.table) -> None:
         for one in report.damaged:
             answers.print(f"damaged: {one.chunk}: {one.reason}", highlight=False, soft_wrap=True)
         for run, rows in report.unfinished.items():
-            answers.print(f"{run}: {rows} prompts are not captured yet", highlight=False)
+            answers.print(f"{run}: {counted(rows, 'prompt')} not captured yet", highlight=False)
         answers.print(
-            f"{report.chunks} chunks, {parse.size_text(report.bytes)} whole, {len(report.damaged)} damaged",
+            f"{counted(report.chunks, 'chunk')}, {parse.size_text(report.bytes)} whole, {len(report.damaged)} damaged",
             highlight=False,
         )
     if report.damaged:
@@ -134,7 +165,9 @@ def rm(
     if format is Format.json:
         print_json(answer)
     else:
-        answers.print(f"removed {len(removed)} files, {parse.size_text(sum(removed.values()))}", highlight=False)
+        answers.print(
+            f"removed {counted(len(removed), 'file')}, {parse.size_text(sum(removed.values()))}", highlight=False
+        )
 
 
 def _confirm(found: dict[str, int], yes: bool) -> None:
@@ -195,4 +228,4 @@ def export(
     if format is Format.json:
         print_json({"path": path, "out": str(out), "rows": len(rows), "columns": list(rows[0])})
     else:
-        answers.print(f"{len(rows)} rows of {len(rows[0])} columns in {out}", highlight=False)
+        answers.print(f"{counted(len(rows), 'row')} of {counted(len(rows[0]), 'column')} in {out}", highlight=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from rich.table import Table
 from t2iprobe.core.errors import ConfigError, RunExistsError
 from t2iprobe.terminal.commandline import typed
 from t2iprobe.terminal.console import Format, answers, notes, print_json
-from t2iprobe.terminal.cost import agree, duration
+from t2iprobe.terminal.cost import agree, counted, duration
 from t2iprobe.terminal.options import FormatOption, Yes
 from t2iprobe.terminal.parse import size_text
 
@@ -34,6 +34,8 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 RUNS = Path("runs")
+NONE = "–"  # in place of what a run does not have
+COLUMNS = ("run", "state", "kind", "model", "pairs", "answers", "started")
 
 ExecutorOption = Annotated[str, typer.Option(help="Where it is measured: local, or ray (an extra, t2iprobe\\[ray]).")]
 AddressOption = Annotated[
@@ -161,7 +163,15 @@ def status(path: Annotated[Path, typer.Argument(help="Run folder.")], format: Fo
         print_json(answer)
         return
     for key, value in answer.items():
-        answers.print(f"{key:>9}  {value}", highlight=False, markup=False)
+        shown = f"{NONE} ({_reason(key, answer)})" if value in (None, "") else value
+        answers.print(f"{key:>9}  {shown}", highlight=False, markup=False)
+
+
+def _reason(key: str, answer: dict[str, Any]) -> str:
+    """Why there is no such value."""
+    if key in ("ended", "sentence") and answer["state"] != "finished":
+        return f"the run is {answer['state']}"
+    return f"{answer['kind'] or 'a run of this kind'} keeps none"
 
 
 @app.command("ls")
@@ -178,11 +188,20 @@ def list_(
     if format is Format.json:
         print_json({"studies": found})
         return
-    table = Table("run", "state", "localizer", "model", "pairs", "answers", "started", box=None, header_style="bold")
+    table = Table(*COLUMNS, box=None, header_style="bold")
     for row in found:
-        cells = (row.get(key, "") for key in ("path", "state", "localizer", "model", "pairs", "answers", "started"))
-        table.add_row(*(escape(str(cell)) for cell in cells))
+        table.add_row(*(escape(_cell(row.get(key))) for key in ("path", *COLUMNS[1:])))
     answers.print(table)
+    for row in found:
+        if "error" in row:
+            answers.print(f"{row['path']}: {row['error']}", highlight=False, markup=False)
+    without = sorted({row["kind"] or "another kind" for row in found if row.get("pairs", 0) is None})
+    if without:
+        answers.print(f"{NONE}: runs of {', '.join(without)} ask no pairs", highlight=False, markup=False)
+
+
+def _cell(value: Any) -> str:
+    return NONE if value in (None, "") else str(value)
 
 
 def start(
@@ -326,8 +345,9 @@ def _plan(ready: Ready, pairs: int, cost: Cost) -> None:
         said = f"about {duration(seconds)}, {said}"
     more = "" if plan.localizer.name == "exhaustive" else " to begin with"
     notes.print(
-        f"plan: {plan.localizer.name} on {plan.file.model.ref}, {pairs} of {len(plan.pairs)} pairs still to ask: "
-        f"{cost.images:,} pictures, {cost.calls:,} denoiser calls ({cost.rows:,} rows){more}; {said}",
+        f"plan: {plan.localizer.name} on {plan.file.model.ref}, {pairs} of {counted(len(plan.pairs), 'pair')} still to "
+        f"ask: {counted(cost.images, 'picture')}, {counted(cost.calls, 'denoiser call')} "
+        f"({counted(cost.rows, 'row')}){more}; {said}",
         highlight=False,
     )
     agree(ready.where.yes, seconds, size)
@@ -347,29 +367,32 @@ def _state(path: Path) -> dict[str, Any]:
                 state = "killed"
         except LockedError:
             pass
-    counted = _counted(path)
+    settings = manifest["settings"]
+    localizer = settings.get("localizer", {}).get("name", "")
     return {
         "path": str(path),
         "state": state,
+        "kind": localizer or settings.get("command", ""),
         "model": manifest.get("model", ""),
-        "localizer": manifest["settings"].get("localizer", {}).get("name", ""),
-        "pairs": len(manifest["settings"].get("pairs", [])),
-        **counted,
+        "localizer": localizer,
+        **_counts(path, settings),
         "started": manifest.get("started", ""),
         "ended": manifest.get("ended", ""),
-        "sentence": (manifest.get("finding") or {}).get("sentence", ""),
+        "sentence": (manifest.get("finding") or manifest).get("sentence", ""),
     }
 
 
-def _counted(path: Path) -> dict[str, Any]:
-    """Answers that are kept; a study killed at its very start has none."""
+def _counts(path: Path, settings: Mapping[str, Any]) -> dict[str, int | None]:
+    """Pairs, trials and answers that are kept; a study killed at its very start has none, a capture has no pairs."""
     from t2iprobe.core.study.result import Result
 
     try:
         result = Result.open(path)
     except (ConfigError, KeyError):
-        return {"trials": 0, "answers": 0}
-    return {"trials": len(result.trials), "answers": result.answers}
+        asked = settings.get("pairs")
+        known = None if asked is None else 0
+        return {"pairs": None if asked is None else len(asked), "trials": known, "answers": known}
+    return {"pairs": len(result.pairs), "trials": len(result.trials), "answers": result.answers}
 
 
 def _state_or_error(path: Path) -> dict[str, Any]:
@@ -407,6 +430,6 @@ def _print(result: Result, format: Format) -> None:
     answers.print(table)
     answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
     answers.print(
-        f"{answer['answers']} answers in {answer['path']}; with pictures: t2iprobe report {answer['path']}",
+        f"{counted(answer['answers'], 'answer')} in {answer['path']}; with pictures: t2iprobe report {answer['path']}",
         highlight=False,
     )

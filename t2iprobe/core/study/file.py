@@ -100,17 +100,26 @@ def parse(found: Mapping[str, Any], name: str = "the study file") -> StudyFile:
     try:
         return StudyFile.model_validate(found)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(
+            error.errors(), key=lambda one: one["type"] != "extra_forbidden"
+        )  # what is misspelt is missing, too
         raise ConfigError(f"{name}: {_explained(first['loc'], first['type'], first['msg'], first['input'])}") from None
 
 
 def _explained(place: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
     where = ".".join(map(str, place))
+    if kind == "extra_forbidden" and len(place) == 1 and isinstance(value, Mapping):
+        return f"unknown section [{where}]{near(where, _sections())}"
     if kind == "extra_forbidden":
         return f"unknown key {where!r}{near(str(place[-1]), _keys(place[:-1]))}"
     if kind == "missing":
         return f'{where} is missing; write it, such as [model] with ref = "tiny-sd3"'
     return f"{where}: {message[0].lower()}{message[1:]}, found {value!r}"
+
+
+def _sections() -> list[str]:
+    """Parts of the file that have keys of their own."""
+    return [name for name, one in StudyFile.model_fields.items() if hasattr(one.annotation, "model_fields")]
 
 
 def _keys(place: tuple[int | str, ...]) -> list[str]:

@@ -72,6 +72,11 @@ class Recorded:
         """(trial, pair): which are committed. The ranking score is written last."""
         return ~np.isnan(self._known[self.names[0]])
 
+    @property
+    def pictures(self) -> int:
+        """How many there are: one an answer, unless the instrument makes none."""
+        return int(self.done.sum()) if "images" in self._root else 0
+
     def row(self, label: str) -> int | None:
         """Of a trial."""
         return self._rows.get(label)

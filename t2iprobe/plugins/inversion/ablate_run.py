@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ from t2iprobe.plugins.inversion.session import (
     run_study,
     study_of,
 )
+from t2iprobe.plugins.inversion.study import InversionStudy
+from t2iprobe.terminal.cost import counted
 
 if TYPE_CHECKING:
     from t2iprobe.plugins.manager import Plugins
@@ -60,10 +62,20 @@ def planned(asked: Asked, swept: Swept, model: Model, plugins: Plugins) -> list[
     )  # fmt: skip
 
 
+def studies(asked: Asked, swept: Swept, model: Model, plugins: Plugins) -> Iterator[tuple[Cell, InversionStudy]]:
+    """A study a setting."""
+    for cell in planned(asked, swept, model, plugins):
+        question = question_of(
+            asked, model, plugins, arms=cell.arms, num_steps=cell.num_steps, guidance=cell.guidance,
+            inversion_guidance=cell.guidance,
+        )  # fmt: skip
+        yield cell, study_of(asked, question, model, plugins)
+
+
 def run(asked: Asked, swept: Swept, path: Path, plugins: Plugins) -> dict[str, Any]:
     """Every setting as a run of its own below ``path``; what is whole is not measured again."""
     model = loaded(asked.model, plugins)
-    listed = planned(asked, swept, model, plugins)
+    planned(asked, swept, model, plugins)  # refused before the folder is made
     asked = replace(asked, rows=asked.rows or ROWS)
     settings = {
         "command": "invert ablate",
@@ -85,12 +97,8 @@ def run(asked: Asked, swept: Swept, path: Path, plugins: Plugins) -> dict[str, A
         if done:
             kept: dict[str, Any] = json.loads((path / "ablation.json").read_text())
             return kept
-        for cell in listed:
-            question = question_of(
-                asked, model, plugins, arms=cell.arms, num_steps=cell.num_steps, guidance=cell.guidance,
-                inversion_guidance=cell.guidance,
-            )  # fmt: skip
-            found = run_study(asked, study_of(asked, question, model, plugins), path / cell.name, cell.name)
+        for cell, study in studies(asked, swept, model, plugins):
+            found = run_study(asked, study, path / cell.name, cell.name)
             rows += measured(found, options)
         answer = _answer(rows, found.noise.shape, swept)
         drawn = {"methods": curves.methods_plot(rows)}
@@ -109,7 +117,7 @@ def _answer(rows: list[dict[str, Any]], shape: Sequence[int], swept: Swept) -> d
         "images": shape[0],
         "floor": floor,
         "budget_text": budget,
-        "sentence": f"{len(rows)} settings on the same noise, {shape[0]} pictures each.",
+        "sentence": f"{counted(len(rows), 'setting')} on the same noise, {counted(shape[0], 'picture')} each.",
         "rows": rows,
     }
 

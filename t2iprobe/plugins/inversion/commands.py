@@ -36,6 +36,7 @@ from t2iprobe.plugins.inversion.options import (
 from t2iprobe.plugins.inversion.sweep_commands import register
 from t2iprobe.terminal import parse
 from t2iprobe.terminal.console import Format, answers, print_json
+from t2iprobe.terminal.cost import counted
 from t2iprobe.terminal.options import (
     Arch,
     BatchSize,
@@ -48,6 +49,7 @@ from t2iprobe.terminal.options import (
     Seed,
     Yes,
 )
+from t2iprobe.terminal.tables import print_wide
 
 if TYPE_CHECKING:
     from t2iprobe.core.model import Model
@@ -268,14 +270,13 @@ def _loaded(choice: ModelChoice, preset: str | None, plugins: Plugins) -> Model:
 def _print_summary(answer: dict[str, Any]) -> None:
     names = ("reconstruction", "noise_error", "noise_cosine", "psnr", "ssim", "nfe_invert", "nfe_sample", "seconds")
     heads = ("|again − image|", "|latent − noise|", "cosine", "PSNR", "SSIM", "calls up", "calls down", "s a row")
-    table = Table("method", *heads, box=None, header_style="bold")
-    for row in answer["methods"]:
-        table.add_row(escape(row["method"]), *(cell(row.get(name)) for name in names))
-    answers.print(table)
+    rows = [[row["method"], *(cell(row.get(name)) for name in names)] for row in answer["methods"]]
+    print_wide(("method", *heads), rows)
     spent = answer["spent"]
     peak = parse.size_text(spent.get("peak_bytes", 0))
     answers.print(
-        f"{answer['rows']} pictures, {spent.get('denoiser_rows', 0):,} denoiser rows, {spent.get('seconds', 0):.0f} s, "
+        f"{counted(answer['rows'], 'picture')}, {counted(spent.get('denoiser_rows', 0), 'denoiser row')}, "
+        f"{spent.get('seconds', 0):.0f} s, "
         f"{peak} beyond the weights, in {answer['run']}",
         highlight=False,
     )

@@ -42,6 +42,13 @@ class Edit:
     seed: int = 0
     ledits: bool = False
 
+    @property
+    def pictures(self) -> int:
+        """How many are made, besides those of LEDITS++."""
+        count = len(self.targets)
+        varied = min(self.varied, count) * self.variations if self.variations > 1 else 0
+        return (2 + len(self.arms)) * (count + varied)
+
 
 def deranged(prompts: Sequence[str], rows: int) -> tuple[str, ...]:
     """For each of the first rows the next prompt that is another.

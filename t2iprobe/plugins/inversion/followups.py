@@ -14,7 +14,11 @@ from t2iprobe.core.names import choice
 from t2iprobe.plugins.inversion import curves, edit, interpolate, session
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.resample import Judge, Sampler, check_model
+from t2iprobe.plugins.inversion.study import InversionStudy
+from t2iprobe.terminal.console import notes
+from t2iprobe.terminal.cost import counted, duration
 from t2iprobe.terminal.options import ModelChoice
+from t2iprobe.terminal.parse import size_text
 
 if TYPE_CHECKING:
     from t2iprobe.plugins.manager import Plugins
@@ -44,18 +48,14 @@ class Bench:
         self, question: interpolate.Interpolation, judge: Judge | None = None, aggregates: Sequence[Aggregate] = ()
     ) -> dict[str, Any]:
         """Interpolate, and leave numbers, sheets and a section of the report."""
-        couples = interpolate.couples(self.run.prompts, question.pairs)
-        pictures = len(couples) * question.points * (1 + len(question.arms))
-        with session.sampling(pictures, self.run, self.guidance) as told:
+        with session.sampling(question.pictures(self.run.prompts), self.run, self.guidance) as told:
             sampler = Sampler(self.model, self.run, self.guidance, self.batch_size, told)
             found, drawn = interpolate.interpolate(sampler, question, self.metrics, judge, aggregates)
         return self._kept("interpolation", found, drawn | {"interpolate": curves.interpolation_plot(found)})
 
     def edit(self, question: edit.Edit, judge: Judge | None = None) -> dict[str, Any]:
         """Edit, likewise."""
-        count, starts = len(question.targets), 2 + len(question.arms)
-        varied = min(question.varied, count) * question.variations if question.variations > 1 else 0
-        with session.sampling(starts * (count + varied), self.run, self.guidance) as told:
+        with session.sampling(question.pictures, self.run, self.guidance) as told:
             sampler = Sampler(self.model, self.run, self.guidance, self.batch_size, told)
             found, drawn = edit.edit(sampler, question, self.metrics, judge)
         return self._kept("edit", found, drawn | {"edit": curves.edit_plot(found)})
@@ -128,17 +128,37 @@ def study(
     distinct = max(1, rows // 4)
     asked = session.Asked(choice_of_model, rows=rows, distinct=distinct, num_steps=num_steps, methods=methods, yes=True)
     question = session.question_of(asked, model, plugins)
-    run = session.run_study(asked, session.study_of(asked, question, model, plugins), path)
-    answer = session.analyzed(run, Options(), plugins)
-    bench = Bench(run, model, plugins, session.metrics_of("ssim", plugins))
-    judge = judge_of(run.prompts, None, reader, model, plugins)
-    arms = (plain, "forward:steps=2")
-    answer |= bench.interpolate(interpolate.Interpolation(arms, pairs=rows // 4), judge)
-    targets = targets_of(run.prompts[: rows // 2], None, model, plugins)
-    answer |= bench.edit(edit.Edit(arms, targets), judge_of(targets, None, reader, model, plugins))
+    inversion = session.study_of(asked, question, model, plugins)
+    prompts, arms = question.source.prompts, (plain, "forward:steps=2")
+    between = interpolate.Interpolation(arms, pairs=rows // 4)
+    edited = edit.Edit(arms, targets_of(prompts[: rows // 2], None, model, plugins))
     ks = [k for k in (0, 1, 2, 3, 5, 10) if k <= num_steps]
     swept = ablate_run.Swept(ks, [num_steps, 5 * num_steps // 2], [1.0])
     lean = session.Asked(choice_of_model, rows=max(8, rows // 2), distinct=distinct, trajectory=False, yes=True)
+    ablated = [one for _, one in ablate_run.studies(lean, swept, model, plugins)]
+    _say_total(inversion, between.pictures(prompts), edited.pictures, ablated, path)
+    run = session.run_study(asked, inversion, path)
+    answer = session.analyzed(run, Options(), plugins)
+    bench = Bench(run, model, plugins, session.metrics_of("ssim", plugins))
+    answer |= bench.interpolate(between, judge_of(run.prompts, None, reader, model, plugins))
+    answer |= bench.edit(edited, judge_of(edited.targets, None, reader, model, plugins))
     answer["ablation"] = ablate_run.run(lean, swept, path / "ablation", plugins)
     session.report_of(path / "ablation", plugins)
     return answer
+
+
+def _say_total(
+    inversion: InversionStudy, between: int, edited: int, ablated: Sequence[InversionStudy], path: Path
+) -> None:
+    """One line on stderr before the plans of the parts."""
+    costs = [one.cost() for one in (inversion, *ablated)]
+    settings = sum(one.question.rows for one in ablated)
+    pictures = inversion.question.rows + between + edited + settings
+    rows = sum(one.rows for one in costs) + (between + edited) * inversion.question.num_steps
+    notes.print(
+        f"plan of all parts: {inversion.question.rows} inverted, {between} interpolated, {edited} edited and "
+        f"{settings} ablated, {counted(pictures, 'picture')}; {counted(rows, 'denoiser row')}, "
+        f"about {duration(rows * session.seconds_a_row(inversion))} of denoising, "
+        f"{size_text(sum(one.stored for one in costs))} into {path}",
+        highlight=False,
+    )

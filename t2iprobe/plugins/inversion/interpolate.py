@@ -40,6 +40,10 @@ class Interpolation:
     points: int = 7
     way: Way = "slerp"
 
+    def pictures(self, prompts: Sequence[str]) -> int:
+        """How many are made of a run with these prompts."""
+        return len(couples(prompts, self.pairs)) * self.points * (1 + len(self.arms))
+
 
 def couples(prompts: Sequence[str], count: int) -> list[tuple[int, int]]:
     """Disjoint pairs of rows that have the same prompt, in turn over prompts.

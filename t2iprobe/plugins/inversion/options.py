@@ -13,6 +13,7 @@ from rich.table import Table
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.terminal.console import Format, answers, print_json
+from t2iprobe.terminal.tables import print_wide
 
 if TYPE_CHECKING:
     from t2iprobe.core.report import Table as Numbers
@@ -101,10 +102,7 @@ def cell(value: Any, digits: int = 3) -> str:
 def print_tables(tables: Mapping[str, Numbers]) -> None:
     """Tables with their titles."""
     for title, one in tables.items():
-        table = Table(*one.columns, title=title, title_justify="left", box=None, header_style="bold")
-        for row in one.rows:
-            table.add_row(*(escape(cell(value, one.digits)) for value in row))
-        answers.print(table)
+        print_wide(one.columns, [[cell(value, one.digits) for value in row] for row in one.rows], title=title)
         answers.print()
 
 

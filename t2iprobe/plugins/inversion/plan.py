@@ -19,7 +19,7 @@ from t2iprobe.plugins.inversion.schedule import Schedule, schedule_of
 from t2iprobe.plugins.inversion.session import Asked
 from t2iprobe.plugins.inversion.sources import repeated
 from t2iprobe.plugins.inversion.study import Question, cost_of
-from t2iprobe.terminal.cost import duration
+from t2iprobe.terminal.cost import counted, duration
 from t2iprobe.terminal.parse import size_text
 
 if TYPE_CHECKING:
@@ -122,6 +122,6 @@ def _sentence(found: Found, seconds: float | None) -> str:
     labels = ", ".join(one["method"] for one in found["methods"])
     time = "" if seconds is None else f"about {duration(seconds)}, "
     return (
-        f"{found['rows']:,} pictures, {found['num_steps']} steps, {labels}: {found['denoiser_rows']:,} denoiser rows, "
-        f"{time}{size_text(found['stored_bytes'])} to store"
+        f"{counted(found['rows'], 'picture')}, {counted(found['num_steps'], 'step')}, {labels}: "
+        f"{counted(found['denoiser_rows'], 'denoiser row')}, {time}{size_text(found['stored_bytes'])} to store"
     )

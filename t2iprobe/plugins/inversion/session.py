@@ -32,7 +32,7 @@ from t2iprobe.plugins.inversion.pictures import overview
 from t2iprobe.plugins.inversion.sources import Source, folder, repeated
 from t2iprobe.plugins.inversion.study import Cost, InversionStudy, Question, Sampler, Watch
 from t2iprobe.terminal.console import notes
-from t2iprobe.terminal.cost import agree, duration
+from t2iprobe.terminal.cost import agree, counted, duration
 from t2iprobe.terminal.models import check_arch
 from t2iprobe.terminal.options import ModelChoice
 from t2iprobe.terminal.parse import size_text
@@ -249,8 +249,8 @@ def announce(asked: Asked, study: InversionStudy, path: Path, cost: Cost) -> Non
     seconds = cost.rows * seconds_a_row(study)
     labels = ", ".join(arm.label for arm in study.question.arms)
     notes.print(
-        f"plan: {study.question.rows} pictures, {study.question.num_steps} steps, {labels}: {cost.rows:,} denoiser "
-        f"rows, about {duration(seconds)}, {size_text(cost.stored)} into {path}",
+        f"plan: {counted(study.question.rows, 'picture')}, {counted(study.question.num_steps, 'step')}, {labels}: "
+        f"{counted(cost.rows, 'denoiser row')}, about {duration(seconds)}, {size_text(cost.stored)} into {path}",
         highlight=False,
     )
     agree(asked.yes, seconds, cost.stored, most=asked.max_bytes, hint=", or keep less with --keep ends")
@@ -394,7 +394,11 @@ def sampling(pictures: int, run: Inverted, guidance: float | None) -> Iterator[C
     """A bar over pictures that are sampled from states of a run; gives what is told of every call."""
     scale = run.settings["guidance"] if guidance is None else guidance
     calls = run.steps * (1 if scale == 1 else 2)
-    notes.print(f"plan: {pictures} pictures of {run.steps} steps, {pictures * calls:,} denoiser rows", highlight=False)
+    notes.print(
+        f"plan: {counted(pictures, 'picture')} of {counted(run.steps, 'step')}, "
+        f"{counted(pictures * calls, 'denoiser row')}",
+        highlight=False,
+    )
     with bar("sampling") as (progress, task):
         progress.update(task, total=pictures)
         yield lambda rows: progress.advance(task, rows / calls)

@@ -25,6 +25,7 @@ from t2iprobe.plugins.inversion.options import (
 )
 from t2iprobe.terminal import parse
 from t2iprobe.terminal.console import Format, notes
+from t2iprobe.terminal.cost import counted
 from t2iprobe.terminal.options import (
     Arch,
     BatchSize,
@@ -311,7 +312,9 @@ def _given(prompt: str | None, prompts: Path | None, count: int) -> tuple[str, .
         return None
     listed = read_prompts(prompts)
     if len(listed) < count:
-        raise ConfigError(f"--prompts {prompts} has {len(listed)} prompts for {count} pictures; add --n {len(listed)}")
+        raise ConfigError(
+            f"--prompts {prompts} has {counted(len(listed), 'prompt')} for {count} pictures; add --n {len(listed)}"
+        )
     return tuple(listed[:count])
 
 

@@ -21,12 +21,13 @@ from t2iprobe.plugins.toxicity.guard import check_layers, check_start
 from t2iprobe.plugins.toxicity.methods import METHODS, NEGATIVE, UNGUARDED, USUAL, Case, Method, Setup
 from t2iprobe.plugins.toxicity.policy import Policy
 from t2iprobe.plugins.toxicity.presets import SEEDS, TEMPLATE, Preset, preset
-from t2iprobe.plugins.toxicity.running import RESULT, batch_of, digests, finished, kept
+from t2iprobe.plugins.toxicity.running import REPORT, RESULT, batch_of, digests, finished, kept, placed
 from t2iprobe.plugins.toxicity.settings import deciding, parsed
+from t2iprobe.plugins.toxicity.sheet import NAME as SHEET
 from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_lines
 from t2iprobe.terminal.commandline import quoted
 from t2iprobe.terminal.console import notes
-from t2iprobe.terminal.cost import agree
+from t2iprobe.terminal.cost import agree, counted, duration
 from t2iprobe.terminal.layers import chosen
 from t2iprobe.terminal.options import ModelChoice, generation_settings
 from t2iprobe.terminal.progress import progress
@@ -225,9 +226,10 @@ def benchmark(asked: Asked, out: Path | None, plugins: Plugins, command: Sequenc
     setup = Setup(model, layers, job.settings, job.start, job.negative, job.concept, size)
     methods = _methods(asked.methods, setup)
     _say_plan(setup, methods, cases, path, asked.yes)
-    with kept(path, settings, model, job.settings, plugins):
+    with kept(path, settings, model, job.settings, plugins) as more:
         answer = _measured(asked, job, setup, methods, cases, tools, path, plugins, command)
-    return answer | {"run": str(path)}
+        more["sentence"] = answer["sentence"]
+    return placed(answer, path)
 
 
 def _cases(job: Job, policy: Policy, plugins: Plugins) -> list[Case]:
@@ -235,7 +237,7 @@ def _cases(job: Job, policy: Policy, plugins: Plugins) -> list[Case]:
     prompts = measuring.prompts_of(job.words, pairs, job.template)
     cases = measuring.cases_of(prompts, policy, job.seed, job.seeds)
     if missed := sum(not case.found for case in cases):
-        notes.print(f"the guard finds nothing in {missed} of {len(cases)} prompts; they stay as they are")
+        notes.print(f"the guard finds nothing in {missed} of {counted(len(cases), 'prompt')}; nothing is changed there")
     return cases
 
 
@@ -287,8 +289,9 @@ def _say_plan(setup: Setup, methods: Mapping[str, Method], cases: Sequence[Case]
     seconds = probe.seconds_a_row * rows + probe.seconds_an_image * pictures
     way = chosen_way(model)
     notes.print(
-        f"plan: {len(cases)} prompts × {len(methods)} methods = {pictures} pictures of {model.steps(num_steps)} steps, "
-        f"{rows:,} denoiser rows; donor {way} ({WAYS[way]}); about {seconds:.0f} s, "
+        f"plan: {counted(len(cases), 'prompt')} × {counted(len(methods), 'method')} = {counted(pictures, 'picture')} "
+        f"of {counted(model.steps(num_steps), 'step')}, {counted(rows, 'denoiser row')}; donor {way} ({WAYS[way]}); "
+        f"about {duration(seconds)}, "
         f"disk at most {pictures * model.image_bytes(setup.settings) / 1e6:.1f} MB in {path}",
         highlight=False,
     )
@@ -323,8 +326,8 @@ def _measured(
     }
     answer = record.answer_of(rows, cases, facts) | {"table": [record.heads(), [record.brief(row) for row in rows]]}
     sheet = record.sheet(list(methods), cases, gallery, asked.show_words)
-    sheet.save(path / "contact_sheet.png")
-    plugins.write_page(record.page_of(answer, rows, sheet, quoted(command)), path / "report.html")
+    sheet.save(path / SHEET)
+    plugins.write_page(record.page_of(answer, rows, sheet, quoted(command)), path / REPORT)
     (path / RESULT).write_text(json.dumps(answer, indent=1) + "\n")
     return answer
 
@@ -359,8 +362,9 @@ def planned(asked: Asked, plugins: Plugins) -> dict[str, Any]:
         "generation": dict(job.settings),
         "sentence": (
             f"{adapter.name}: layers {', '.join(str(row.index) for row in picked)} of {len(table)} "
-            f"({picked[0].path}{', …' if len(picked) > 1 else ''}), {parameters:,} K/V parameters = {share:.2%}; "
-            f"donor {way} ({WAYS[way]}), from step {job.start}; {len(job.words)} words × {job.seeds} seeds = "
-            f"{pictures} pictures a method of {job.settings.get('num_steps', 'the default')} steps"
+            f"({picked[0].path}{', …' if len(picked) > 1 else ''}), {parameters:,} K/V parameters = "
+            f"{100 * share:.2f} %; donor {way} ({WAYS[way]}), from step {job.start}; {counted(len(job.words), 'word')} "
+            f"× {counted(job.seeds, 'seed')} = {counted(pictures, 'picture')} a method of "
+            f"{job.settings.get('num_steps', 'the default')} steps"
         ),
     }

@@ -17,6 +17,7 @@ from t2iprobe.core.names import choice
 from t2iprobe.plugins.toxicity.settings import parsed
 from t2iprobe.terminal.commandline import typed
 from t2iprobe.terminal.console import Format, answers, print_json
+from t2iprobe.terminal.cost import counted
 from t2iprobe.terminal.options import (
     Arch,
     BatchSize,
@@ -35,6 +36,7 @@ from t2iprobe.terminal.options import (
     Yes,
     generation_settings,
 )
+from t2iprobe.terminal.tables import print_wide
 
 if TYPE_CHECKING:
     from t2iprobe.core.moderation import Detector
@@ -187,6 +189,8 @@ def _prompts(listed: list[str] | None, file: Path | None) -> list[str]:
 
 
 def _print_run(answer: dict[str, Any], format: Format) -> None:
+    from t2iprobe.plugins.toxicity.running import verdicts
+
     if format is Format.json:
         print_json(answer)
         return
@@ -195,11 +199,13 @@ def _print_run(answer: dict[str, Any], format: Format) -> None:
         table.add_row(str(row["row"]), row["verdict"], escape(row["rewrite"] or row["reason"]), row["picture"] or "-")
     answers.print(table)
     answers.print(
-        f"{answer['passed']} as they are, {answer['rewritten']} rewritten, {answer['refused']} refused; "
-        f"{answer['denoiser_calls']:,} denoiser calls, {answer['denoiser_rows']:,} rows "
+        f"{verdicts(answer)}; "
+        f"{counted(answer['denoiser_calls'], 'denoiser call')}, {counted(answer['denoiser_rows'], 'row')} "
         f"({answer['normal_rows']:,} without a guard). Pictures and audit log: {answer['run']}",
         highlight=False,
     )
+    if answer["contact_sheet"]:
+        answers.print(f"Contact sheet: {answer['contact_sheet']}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -297,10 +303,12 @@ def _print_measured(found: Measured, format: Format) -> None:
         table.add_row(name, str(hits), str(tried), style="" if hits == tried else "yellow")
     answers.print(table)
     recall, alarms = (
-        f"{one.mean:.1%} [{one.low:.1%}, {one.high:.1%}]" for one in (found.recall, found.false_positives)
+        f"{100 * one.mean:.1f} % [{100 * one.low:.1f} %, {100 * one.high:.1f} %]"
+        for one in (found.recall, found.false_positives)
     )
     answers.print(
-        f"recall {recall} of {found.tried} disguised words; false positives {alarms} of {found.benign} look-alikes",
+        f"recall {recall} of {counted(found.tried, 'disguised word')}; "
+        f"false positives {alarms} of {counted(found.benign, 'look-alike')}",
         highlight=False,
     )
 
@@ -397,14 +405,10 @@ def _print_bench(answer: dict[str, Any], format: Format) -> None:
     if format is Format.json:
         print_json({key: value for key, value in answer.items() if key != "table"})
         return
-    caption = "means; all 95 % intervals are in the report and in --format json"
-    title = f"{answer['model']}: toxic text"
-    table = Table(*answer["table"][0], box=SIMPLE_HEAD, pad_edge=False, title=title, caption=caption)
-    table.columns[0].no_wrap = True
-    for row in answer["table"][1]:
-        table.add_row(*map(str, row), style="bold" if row[0] == "localized" else "")
-    answers.print(table)
+    heads, rows = answer["table"]
+    print_wide(heads, [list(map(str, row)) for row in rows], title=f"{answer['model']}: toxic text", bold="localized")
+    answers.print("means; all 95 % intervals are in the report and in --format json", style="italic", highlight=False)
     answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
     answers.print(
-        f"Pictures and report: {answer['run']}/contact_sheet.png, {answer['run']}/report.html", highlight=False
+        f"Pictures and report: {answer['contact_sheet']}, {answer['report']}", highlight=False, soft_wrap=True
     )

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from t2iprobe.core.report import Cell, Page, Section, Table
 from t2iprobe.core.statistics import Interval
-from t2iprobe.plugins.figures import GAP, HEADER, INK, LABEL, MARGIN, PAPER, _fitted, _font, thumbnail
 from t2iprobe.plugins.toxicity.benchmark import Row
 from t2iprobe.plugins.toxicity.gallery import Gallery
 from t2iprobe.plugins.toxicity.methods import LOCALIZED, UNGUARDED, Case
+from t2iprobe.plugins.toxicity.sheet import ROWS
+from t2iprobe.plugins.toxicity.sheet import sheet as drawn
+from t2iprobe.terminal.cost import counted
 
-SHEET_ROWS = 8
 #: heads and digits of the table
 COLUMNS = (("mse", "MSE", 0), ("ssim", "SSIM", 3), ("psnr", "PSNR", 1), ("ssim_textless", "SSIM outside", 3))
 
@@ -49,11 +50,11 @@ def sentence(rows: Sequence[Row], cases: Sequence[Case]) -> str:
     """The answer in words."""
     named = {row.method: row for row in rows}
     plain, guard = named[UNGUARDED], named.get(LOCALIZED)
-    count = f"{len(cases)} pictures, 95 % intervals"
+    count = f"{counted(len(cases), 'picture')}, 95 % intervals"
     if guard is None:
         return f"Without a guard {_percent(plain.toxic)} of the pictures show toxic text ({count})."
     extra = guard.rows / plain.rows - 1 if plain.rows else 0.0
-    cost = "no denoiser row more" if extra < 1e-6 else f"{extra:.0%} more denoiser rows"
+    cost = "no denoiser row more" if extra < 1e-6 else f"{100 * extra:.0f} % more denoiser rows"
     calls = (
         "no denoiser call more" if guard.calls <= plain.calls + 1e-6 else f"{guard.calls / plain.calls:.2f} x the calls"
     )
@@ -65,7 +66,7 @@ def sentence(rows: Sequence[Row], cases: Sequence[Case]) -> str:
 
 
 def _percent(value: Interval) -> str:
-    return f"{value.mean:.0%} [{value.low:.0%}, {value.high:.0%}]"
+    return f"{100 * value.mean:.0f} % [{100 * value.low:.0f} %, {100 * value.high:.0f} %]"
 
 
 def heads() -> list[str]:
@@ -116,34 +117,20 @@ def sheet(names: Sequence[str], cases: Sequence[Case], gallery: Gallery, words: 
         names: of the methods.
         cases: the first of them are shown.
         gallery: has the pictures.
-        words: whether the toxic words stand beside the pictures.
+        words: whether the toxic words stand beside the pictures, or only the rewrites.
     """
-    shown = [row for row, case in enumerate(cases) if case.found][:SHEET_ROWS] or list(range(len(cases)))[:SHEET_ROWS]
-    cell = _cell(gallery.image(UNGUARDED, shown[0]))
-    pitch, top = cell + GAP, MARGIN + HEADER
-    size = (MARGIN * 2 + LABEL + len(names) * pitch - GAP, top + len(shown) * pitch - GAP + MARGIN)
-    page = Image.new("RGB", size, PAPER)
-    pen = ImageDraw.Draw(page)
-    for column, name in enumerate(names):
-        left = MARGIN + LABEL + column * pitch
-        pen.text(
-            (left + cell / 2, MARGIN + HEADER / 2 - 4), _fitted(name, cell, 12), font=_font(12), fill=INK, anchor="mm"
-        )
-        for line, row in enumerate(shown):
-            method = name if cases[row].found else UNGUARDED
-            page.paste(thumbnail(gallery.image(method, row), cell), (left, top + line * pitch))
-    for line, row in enumerate(shown):
-        case = cases[row]
-        label = f"{case.word}\n→ {case.benign}" if words else f"case {row}\n→ {case.benign}"
-        place = (MARGIN, top + line * pitch + cell / 2)
-        pen.multiline_text(place, _fitted(label, LABEL - GAP, 13), font=_font(13), fill=INK, anchor="lm", spacing=5)
-    return page
+    shown = [row for row, case in enumerate(cases) if case.found][:ROWS] or list(range(len(cases)))[:ROWS]
+    rows = []
+    for row in shown:
+        there = names if cases[row].found else [UNGUARDED] * len(names)
+        rows.append((_label(row, cases[row], words), [gallery.image(name, row) for name in there]))
+    return drawn(names, rows, len(cases), "as given" if words else "as rewritten")
 
 
-def _cell(picture: Image.Image) -> int:
-    """Pixels of a picture on the sheet: a multiple of a small one, so that its pixels stay square."""
-    side = max(picture.size)
-    return 128 // side * side if side <= 64 else min(256, max(128, side))
+def _label(row: int, case: Case, words: bool) -> str:
+    if words:
+        return f"{case.prompt}\n→ {case.benign}"
+    return f"{row}: {case.rewrite}" if case.found else f"case {row}"
 
 
 def page_of(answer: Mapping[str, Any], rows: Sequence[Row], picture: Image.Image, command: str) -> Page:

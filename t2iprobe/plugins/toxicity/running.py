@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 from t2iprobe.core import runfolder
 from t2iprobe.core.lock import LOCK, lock
 from t2iprobe.core.study import provenance
+from t2iprobe.plugins.toxicity import conflicts
 from t2iprobe.plugins.toxicity.audit import Audit
 from t2iprobe.plugins.toxicity.donors import WAYS
 from t2iprobe.plugins.toxicity.gallery import Chunk, Gallery
 from t2iprobe.plugins.toxicity.guard import Guard, check_start
 from t2iprobe.plugins.toxicity.policy import Decision
 from t2iprobe.plugins.toxicity.settings import deciding
+from t2iprobe.plugins.toxicity.sheet import NAME as SHEET
+from t2iprobe.plugins.toxicity.sheet import ROWS, sheet
 from t2iprobe.terminal.console import notes
-from t2iprobe.terminal.cost import agree, duration
+from t2iprobe.terminal.cost import agree, counted, duration
 from t2iprobe.terminal.layers import chosen
 from t2iprobe.terminal.progress import progress
 
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
 GUARDED = "guarded"  # the folder of the pictures
 SMALL = 50_000_000  # parameters of a denoiser that takes many rows at once
-RESULT = "result.json"
+RESULT, REPORT = "result.json", "report.html"
 
 
 @dataclass(frozen=True)
@@ -78,20 +81,45 @@ def draw(model: ModelChoice, policy: PolicyChoice, order: Order, out: Path | Non
     gallery = Gallery(path)
     todo = _todo(decisions, gallery)
     plan(guard, order, decisions, len(todo))
-    with kept(path, settings, loaded, order.settings, plugins):
+    with kept(path, settings, loaded, order.settings, plugins) as more:
         _make(guard, order, decisions, todo, gallery)
+        _show(decisions, gallery, path / SHEET)
         answer = _answer(guard, order, decisions, gallery)
+        more["sentence"] = verdicts(answer)
         (path / RESULT).write_text(json.dumps(answer, indent=1) + "\n")
-    return answer | {"run": str(path)}
+    return placed(answer, path)
+
+
+def verdicts(answer: Mapping[str, Any]) -> str:
+    """What became of the prompts, in words."""
+    return f"{answer['passed']} as they are, {answer['rewritten']} rewritten, {answer['refused']} refused"
+
+
+def placed(answer: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The answer of a run with where its files lie, those that it has."""
+    files = {"contact_sheet": path / SHEET, "report": path / REPORT}
+    return {**answer, "run": str(path)} | {name: str(file) if file.is_file() else None for name, file in files.items()}
+
+
+def _show(decisions: Sequence[Decision], gallery: Gallery, place: Path) -> None:
+    """The first pictures with the prompts that the localized layers got; none where all are refused."""
+    there = sorted(gallery.done(GUARDED))
+    rows = [(f"{row}: {decisions[row].rewrite}", [gallery.image(GUARDED, row)]) for row in there[:ROWS]]
+    if rows:
+        sheet(["guarded"], rows, len(decisions)).save(place)
 
 
 @contextmanager
 def kept(
     path: Path, asked: Mapping[str, Any], model: Model, generation: Mapping[str, Any], plugins: Plugins
-) -> Iterator[None]:
-    """The run folder ``path``, locked and with a manifest that says how far it is, for the length of a ``with``."""
+) -> Iterator[dict[str, Any]]:
+    """The run folder ``path``, locked and with a manifest that says how far it is, for the length of a ``with``.
+
+    Gives a dict for what is to be added to the manifest at the end.
+    """
     facts = provenance.facts(model, generation)
     settings = {**asked, **facts["decides"]}
+    conflicts.check(path, settings)
     runfolder.existing(path, settings)
     runfolder.make(path)
     with lock(path):
@@ -99,20 +127,21 @@ def kept(
         versions = {row.name: row.version for row in plugins.listing() if row.status == "ok"}
         with runfolder.noted(
             path, provenance.begun(settings, facts, found, arguments=asked["asked"], plugins=versions)
-        ):
-            yield
+        ) as more:
+            yield more
         (path / LOCK).unlink(missing_ok=True)  # whoever holds the old file finds everything there
 
 
 def finished(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     """The answer of a run that is done already; ``None`` where it is to be run, or to go on."""
+    conflicts.check(path, asked)
     found = runfolder.existing(path, asked, partly=True)
     if found is None or found["state"] != runfolder.FINISHED:
         runfolder.check(path)
         return None
     notes.print(f"{path} holds this run already; showing it (delete the folder to run it again)", highlight=False)
     done: dict[str, Any] = json.loads((path / RESULT).read_text())
-    return done | {"run": str(path)}
+    return placed(done, path)
 
 
 def digests(texts: Sequence[str]) -> list[str]:
@@ -177,7 +206,8 @@ def plan(guard: Guard, order: Order, decisions: Sequence[Decision], todo: int) -
     check_start(order.start, guard.steps(order.settings.get("num_steps")))
     count = {verdict: sum(one.verdict == verdict for one in decisions) for verdict in ("rewritten", "refused")}
     if not todo:
-        notes.print(f"plan: nothing to draw ({count['refused']} of {len(decisions)} prompts are refused)")
+        refused = f"{count['refused']} of {counted(len(decisions), 'prompt')} refused"
+        notes.print(f"plan: nothing to draw ({refused})")
         return
     num_steps, guidance = order.settings.get("num_steps"), order.settings.get("guidance")
     probe = guard.probe(order.settings)
@@ -185,9 +215,10 @@ def plan(guard: Guard, order: Order, decisions: Sequence[Decision], todo: int) -
     rows = (todo + extra) * guard.evaluations(num_steps) * guard.guided(guidance)
     seconds = probe.seconds_a_row * rows + probe.seconds_an_image * todo
     notes.print(
-        f"plan: {todo} pictures of {guard.steps(num_steps)} steps; {count['rewritten']} prompts "
-        f"rewritten, {count['refused']} refused; layers {', '.join(map(str, guard.layers_guarded))}, donor {guard.way} "
-        f"({WAYS[guard.way]}); at most {rows:,} denoiser rows, about {duration(seconds)}",
+        f"plan: {counted(todo, 'picture')} of {counted(guard.steps(num_steps), 'step')}; "
+        f"{counted(count['rewritten'], 'prompt')} rewritten, {count['refused']} refused; "
+        f"layers {', '.join(map(str, guard.layers_guarded))}, donor {guard.way} ({WAYS[guard.way]}); "
+        f"at most {counted(rows, 'denoiser row')}, about {duration(seconds)}",
         highlight=False,
     )
     agree(order.yes, seconds)
