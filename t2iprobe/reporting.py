@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,24 @@ from t2iprobe.loading import planted_layers
 from t2iprobe.terminal.commandline import quoted
 
 if TYPE_CHECKING:
+    from typer import Typer
+
     from t2iprobe.core.report import Section
     from t2iprobe.core.study.result import Result
     from t2iprobe.plugins.manager import Plugins
 
 NAME = "report.html"
+#: settings of a run that other commands may take, by where its study file has them
+CARRIED = {
+    "upscaler": "model", "device": "model", "dtype": "model",
+    "source": "pairs", "target": "pairs", "prompt_set": "pairs", "pairs": "pairs", "limit": "pairs",
+    "held_out": "pairs", "seed": "pairs", "num_steps": "generation", "guidance": "generation",
+    "resolution": "generation", "batch_size": "", "reader": "",
+}  # fmt: skip
+SPELT = {"pairs": "csv", "resolution": "height"}  # where the study file has another name
+USUAL = {"seed": 0, "reader": "rapidocr"}  # as all commands have it that are not told
+OF_PAIRS = frozenset({"limit", "held_out"})  # elsewhere ``--limit`` counts something else
+LOCALIZE = frozenset(CARRIED) - {"source", "target"}
 
 
 def write_report(result: Result, plugins: Plugins, out: Path | None = None) -> Path:
@@ -69,25 +83,59 @@ def next_steps(result: Result, plugins: Plugins) -> list[tuple[str, str]]:
     """Commands that go on from the found layers, those that are there; with what each does."""
     run, (ref, concept), finding = str(result.path), _subject(result), result.finding
     found = finding.layers if finding else ()
-    given = ["--model", ref, "--from", run]
+    carried = _carried(result.manifest.get("arguments", {}))
     steps = [(["study", "status", run], "the study in numbers")]
     if found and ref:
         there, asked = plugins.commands(), result.manifest["settings"]["localizer"]["name"]
+        model = ["--model", ref]
         inside = [("heads", "which heads of the layers"), ("steps", "which denoising steps")]
         for method, what in [one for one in inside if one[0] != asked]:
-            command = ["localize", "--model", ref, "--concept", concept, "--method", method]
-            steps.append(([*command, "--set", f"layers={ranges(found)}"], what))
+            command = ["localize", *model, "--concept", concept, "--method", method, "--set", f"layers={ranges(found)}"]
+            steps.append((command + _options(carried, LOCALIZE), what))
         listed = [
-            (["edit", *given], "other text in the same picture, by these layers", concept == "text"),
+            ("edit", [], "other text in the same picture, by these layers", concept == "text"),
             (
-                ["guard", "run", *given, "--words", "words.txt", "--prompts", "prompts.txt"],
+                "guard run",
+                ["--words", "words.txt", "--prompts", "prompts.txt"],
                 "benign text to these layers alone",
                 concept == "text",
             ),
-            (["finetune", *given, "--data", "FOLDER"], "a LoRA on these layers alone", True),
+            ("finetune", ["--data", "FOLDER"], "a LoRA on these layers alone", True),
         ]
-        steps += [(command, what) for command, what, fits in listed if fits and command[0] in there]
+        for name, more, what, fits in listed:
+            group, *_ = words = name.split()
+            if fits and group in there:
+                taken = _options(carried, _parameters(there[group], words[-1]))
+                steps.append(([*words, *model, "--from", run, *taken, *more], what))
     return [(quoted(["t2iprobe", *command]), what) for command, what in steps]
+
+
+def _carried(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that a run was given, by option; a study file and a preset give all that they say."""
+    file, typed = arguments.get("file", {}), arguments.get("command", ())
+    found = {}
+    for name, part in CARRIED.items():
+        value = (file.get(part, {}) if part else file).get(SPELT.get(name, name))
+        given = typed[1:2] == ["study"] or "--preset" in typed or not typed or _option(name) in typed
+        if given and value is not None and value != USUAL.get(name):
+            found[name] = str(value)
+    return found
+
+
+def _options(carried: Mapping[str, str], known: Collection[str]) -> list[str]:
+    """Those that a command has."""
+    fits = [name for name in carried if name in known and (name not in OF_PAIRS or "prompt_set" in known)]
+    return [word for name in fits for word in (_option(name), carried[name])]
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _parameters(group: Typer, name: str) -> Collection[str]:
+    """Of the command ``name`` of a group."""
+    callbacks = [(one.name, one.callback) for one in group.registered_commands if one.callback]
+    return inspect.signature(next(one for known, one in callbacks if name in (known, one.__name__))).parameters
 
 
 def write_page(page: Page, out: Path) -> Path:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,17 @@ import pytest
 from typer.testing import CliRunner
 
 import t2iprobe
+from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import localize as command
 from t2iprobe.cli.app import build
+from t2iprobe.cli.localize_plan import announce, searches
+from t2iprobe.cli.study import Ready, Where
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.model import Model
+from t2iprobe.core.sweep import Cost
 from t2iprobe.plugins.localization.presets import preset
 from t2iprobe.plugins.manager import Plugins
+from t2iprobe.study import planned
 
 
 def asked(**changes: Any) -> command.Asked:
@@ -106,6 +115,44 @@ def test_a_plan_of_other_settings() -> None:
 def test_what_cannot_be_planned_is_said(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         plan(**changes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "light"),
+    [
+        (["localize", "--arch", "sd3", "--concept", "colr"], "torch"),
+        (["localize", "--arch", "sd3", "--reader", "rapid"], "torch"),
+        (["localize", "--arch", "sd3", "--method", "adaptve"], "diffusers"),
+        (["localize", "--arch", "sd3", "--set", "foo=1"], "diffusers"),
+        (["patch", "--arch", "sd3", "--concept", "colr"], "torch"),
+        (["patch", "--arch", "sd3", "--branch", "con"], "diffusers"),
+    ],
+)
+def test_a_wrong_name_is_said_before_the_libraries_are_imported(arguments: list[str], light: str) -> None:
+    code = (
+        "import sys; from t2iprobe.cli import main; sys.argv = ['t2iprobe', *sys.argv[2:]]\n"
+        "try: main()\nexcept SystemExit as ended: print(ended.code, LIGHT in sys.modules)"
+    ).replace("LIGHT", repr(light))
+    ran = subprocess.run([sys.executable, "-c", code, "", *arguments], check=False, capture_output=True, text=True)
+    assert ran.stdout.split() == ["2", "False"], ran.stderr
+
+
+def test_the_plan_of_a_search_is_of_all_its_questions(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The first ones were told, a sixth of them."""
+    model = Model(SD3.tiny(), SD3(), ref="tiny")
+    monkeypatch.setattr("t2iprobe.study.load", lambda *_, **__: model)
+    given = {"num_steps": 2, "guidance": 1.0, "limit": 6, "held_out": 2, "prompt_set": "signs", "model": "tiny"}
+    file = command._file(asked(**given), Plugins())
+    study = planned(file)
+    ready = Ready(study.recipe(), study, tmp_path, Where())
+    announce(ready, 4, Cost(8, 16, 2))
+    said = " ".join(capsys.readouterr().err.split())
+    counts = [int(one) for one in re.findall(r"(\d+) pictures", said)]
+    assert len(counts) == 2 and 8 < counts[0] <= counts[1] and "to begin with" not in said
+    assert "adaptive on tiny, 6 pairs: in all" in said and searches(study.localizer)
+    assert not searches(Plugins().localizer("exhaustive"))
 
 
 def test_few_pairs_keep_a_third_to_confirm_on(tmp_path: Path) -> None:

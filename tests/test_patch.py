@@ -19,12 +19,14 @@ from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import main, patch_report
 from t2iprobe.core.adapter import Branch
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.localizer import Finding
 from t2iprobe.core.model import Model
 from t2iprobe.core.study.memory import StudyMemory
 from t2iprobe.core.study.result import Result
 from t2iprobe.core.trials import Space, Trial
 from t2iprobe.plugins.localization.single import Single
 from t2iprobe.terminal.layers import found_by
+from t2iprobe.testing.simulation import Additive, Simulation, simulated
 
 Call = Callable[..., tuple[int, str, str]]
 PAIRS = "source,target\na red sign,a blue sign\na red wall,a green wall\na white cup,a black cup\n"
@@ -92,6 +94,32 @@ def test_what_cannot_be_is_said(model: Model, settings: dict[str, str], said: st
     if "sites" in settings and "heads" in settings:
         with pytest.raises(ConfigError, match="--executor local"):
             trials(None, Space.of(model, 4), **settings)
+
+
+def found(pairs: int) -> Finding:
+    """Of pairs that all agree: one layer of twelve is the answer."""
+    made = Simulation(Additive(12, {6: 1.0}), pairs, agreement=1e6, jitter=0.0, jittered=0.0)
+    return Single().find(simulated(made, held_out=0))
+
+
+def test_its_bounds_are_those_of_localize() -> None:
+    """A plain bootstrap of four pairs that agree says 100 % to 100 %."""
+    row = found(4).details["response"][6]
+    assert row["mean"] == pytest.approx(1, abs=0.02) and 0.5 < row["low"] < 0.7
+    assert "layer 6 goes 100 % [61 %, 103 %] of the way" in found(4).sentence and "(4 pairs)" in found(4).sentence
+    assert found(4).layers == (6,) and "prove little" not in found(4).sentence
+    assert found(2).layers == found(3).layers == (6,)
+
+
+def test_a_layer_that_few_pairs_do_not_prove_is_named_with_a_caution() -> None:
+    half = Simulation(Additive(12, {6: 0.5, 7: 0.5}), 3, agreement=1e6, jitter=0.0, jittered=0.0)
+    said = Single().find(simulated(half, held_out=0))
+    assert said.layers == (6, 7) and "(3 pairs; few pairs prove little, use more)" in said.sentence
+
+
+def test_one_pair_has_no_interval_and_is_no_plural() -> None:
+    assert found(1).layers == (6,) and "100 % of the way" in found(1).sentence
+    assert "[" not in found(1).sentence and "(1 pair;" in found(1).sentence
 
 
 def test_it_goes_on_after_an_interruption(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

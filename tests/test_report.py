@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from PIL import Image
 
 from t2iprobe.core.report import Bar, HeatMap, Section, Table
 from t2iprobe.core.statistics import Interval
-from t2iprobe.plugins.report.build import patched
+from t2iprobe.plugins.report.build import held, patched
 from t2iprobe.plugins.report.render import render
-from t2iprobe.plugins.report.view import PairView, TrialView, View, data_uri
+from t2iprobe.plugins.report.view import HELD, Held, PairView, TrialView, View, data_uri
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
@@ -33,7 +33,9 @@ def flat(colour: tuple[int, int, int]) -> Image.Image:
 @pytest.fixture(scope="module")
 def view() -> View:
     trials = [
-        TrialView(str(i), f"blocks.{i}", interval(score), interval(score), 0.5, 0.9, found=i == 1, planted=i == 1)
+        TrialView(
+            str(i), f"blocks.{i}", interval(score), interval(score), 0.5, 0.9, "found" if i == 1 else "none", i == 1
+        )
         for i, score in enumerate((0.1, 0.95, 0.3))
     ]
     images = {label: flat((40 * i, 10, 200)) for i, label in enumerate(LABELS) if label != "0"}
@@ -70,6 +72,38 @@ def test_the_page_needs_no_network(view: View) -> None:
 )
 def test_sites_in_short(sites: list[str], short: str) -> None:
     assert patched(sites) == short
+
+
+@pytest.mark.parametrize(
+    ("layers", "found", "holds"),
+    [
+        ((3,), (3, 5), "found"),
+        ((3, 5), (3, 5), "found"),
+        (range(7), (3, 5), "all"),
+        (range(7), (6,), "all"),
+        ((3, 4), (3, 5), "some"),
+        ((3, 5), (3, 5, 6), "some"),
+        ((0, 1), (3, 5), "none"),
+        ((0, 1), (), "none"),
+        ((), (3,), "none"),
+    ],
+)
+def test_what_a_patch_holds_of_the_answer(layers: Sequence[int], found: Sequence[int], holds: Held) -> None:
+    assert held(layers, found) == holds
+
+
+def test_sets_that_hold_the_answer_are_told_apart_without_colour() -> None:
+    kinds: dict[str, Held] = {"6": "found", "0-6": "all", "6+7": "some", "0-5": "none"}
+    trials = [TrialView(name, "", interval(0.5), interval(0.5), 0.5, 0.9, one) for name, one in kinds.items()]
+    page = render(View("", "", trials=trials))
+    legend = page.split('class="legend">')[1].split("</p>")[0]
+    for name, kind in kinds.items():
+        mark, words = HELD[kind]
+        assert f'class="column {kind}" data-trial="{name}"' in page and f"{words} " in legend
+        assert re.search(rf'aria-label="{re.escape(name)}: [^"]*, {words}"', page) and f"<td>{words}</td>" in page
+        assert mark in legend
+    single = render(View("", "", trials=[trials[0], trials[3]]))
+    assert HELD["all"][1] not in single and HELD["some"][1] not in single
 
 
 def test_large_pictures_are_made_small() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Collection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +20,7 @@ from t2iprobe.plugins.localization.sections import sections
 from t2iprobe.plugins.manager import Plugins
 from t2iprobe.plugins.report.render import render
 from t2iprobe.plugins.report.view import View
-from t2iprobe.reporting import next_steps
+from t2iprobe.reporting import LOCALIZE, next_steps
 from t2iprobe.testing.simulation import Additive, Part, Simulation, simulated
 
 PLUGINS = Plugins(installed=False)
@@ -76,6 +78,13 @@ def test_one_noise_for_all_is_said() -> None:
     assert "4 different noises" in shown(made)["Statistics"].text
 
 
+def test_one_of_a_kind_is_no_plural() -> None:
+    made = find("exhaustive")
+    one = {**made.details, "confirmed_on": 1, "null": {**made.details["null"], "count": 1}}
+    text = shown(Finding(made.layers, made.ranking, "", made.response, one))["Statistics"].text
+    assert "The 1 other," in text and "on the 1 pair that" in text
+
+
 def test_a_search_that_found_nothing_has_sections_too() -> None:
     assert shown(Finding((), (float("nan"),), "Nothing stands out.")) == {}
 
@@ -98,7 +107,7 @@ def test_specialisation_is_the_papers_table() -> None:
     assert table is not None
     assert [row[0] for row in table.rows] == ["source, unpatched", "source, patched", "target, unpatched"]
     assert table.rows[1][1:] == pytest.approx([0.7, 0.4, 0.1, 0.9])
-    assert "over 1 pairs" in specialised()["Specialisation"].text
+    assert "over 1 pair:" in specialised()["Specialisation"].text
 
 
 def test_without_its_trial_there_is_no_specialisation() -> None:
@@ -106,25 +115,70 @@ def test_without_its_trial_there_is_no_specialisation() -> None:
 
 
 def steps(
-    commands: list[str],
+    commands: Collection[str],
     layers: tuple[int, ...] = (3, 5, 6, 7),
     concept: str = "text",
     ref: str = "tiny-sd3",
     method: str = "adaptive",
+    arguments: dict[str, Any] | None = None,
 ) -> list[str]:
     pair = ["a", "b", 0, "A", "B", concept]
-    manifest = {"model": ref, "settings": {"pairs": [pair], "localizer": {"name": method}}, "arguments": {}}
+    manifest: dict[str, Any] = {"model": ref, "settings": {"pairs": [pair], "localizer": {"name": method}}}
+    manifest["arguments"] = arguments or {}
     interval = Interval(1, 1, 1)
     result: Any = SimpleNamespace(path=Path("my run"), manifest=manifest, finding=Finding(layers, (), "", interval))
-    plugins: Any = SimpleNamespace(commands=lambda: dict.fromkeys(commands))
+    there = {name: group for name, group in PLUGINS.commands().items() if name in commands}
+    plugins: Any = SimpleNamespace(commands=lambda: there)
     return [command for command, _ in next_steps(result, plugins)]
+
+
+ALL = ("edit", "guard", "finetune")
 
 
 def test_next_steps_name_only_what_is_there() -> None:
     assert [one.split()[1] for one in steps([])] == ["study", "localize", "localize"]
-    named = steps(["edit", "guard", "finetune", "other"])
+    named = steps(ALL)
     assert [one.split()[1] for one in named][3:] == ["edit", "guard", "finetune"]
     assert "--from 'my run'" in named[3] and "--set layers=3+5-7" in named[1]
     assert not [one for one in steps(["edit", "guard"], concept="colour") if "edit" in one or "guard" in one]
     assert len(steps(["edit"], layers=())) == len(steps(["edit"], ref="")) == 1
     assert not any("--method heads" in one for one in steps([], method="heads"))  # that is where one is
+
+
+def ran(*options: str, **parts: Any) -> dict[str, Any]:
+    """The arguments of a run of ``localize``, whose own choices are 12 pairs, 4 of them held out."""
+    pairs = {"limit": 12, "held_out": 4, "seed": 0, "concept": "text"} | parts.pop("pairs", {})
+    file = {"seed": 0, "reader": "rapidocr", "model": {"ref": "tiny-sd3"}, "pairs": pairs} | parts
+    return {"file": file, "command": ["t2iprobe", "localize", "--arch", "sd3", *options]}
+
+
+def test_next_steps_carry_the_settings_that_were_given_to_commands_that_have_them() -> None:
+    given = ran(
+        "--limit", "6", "--num-steps", "10", "--seed", "3",
+        pairs={"limit": 6, "held_out": 2, "seed": 3}, generation={"num_steps": 10}, seed=3,
+    )  # fmt: skip
+    _, heads, _, edit, guard, finetune = steps(ALL, arguments=given)
+    every = "--seed 3 --num-steps 10"
+    assert heads.endswith(f"layers=3+5-7 --limit 6 {every}") and f"--limit 6 {every}" in edit
+    for one in (guard, finetune):  # their pictures are no pairs
+        assert every in one and "--limit" not in one
+    assert steps(ALL, arguments=ran()) == steps(ALL)
+
+
+def test_a_preset_and_a_study_file_give_all_that_they_say() -> None:
+    parts = {"generation": {"num_steps": 28, "height": 1024, "width": 1024}, "reader": "easyocr"}
+    file = ran("--preset", "iclr2025", pairs={"prompt_set": "creative"}, **parts)
+    written = file | {"command": ["t2iprobe", "study", "run", "words.toml"]}
+    for asked in (file, written, {"file": file["file"]}):
+        _, heads, _, edit, guard, _ = steps(ALL, arguments=asked)
+        assert (
+            "--prompt-set creative --limit 12 --held-out 4 --num-steps 28 --resolution 1024 --reader easyocr" in heads
+        )
+        assert "--reader easyocr" in edit and "--held-out" not in edit
+        assert "--num-steps 28 --resolution 1024" in guard and "--reader" not in guard
+
+
+def test_localize_has_the_options_that_are_carried_to_it() -> None:
+    from t2iprobe.cli.localize import localize
+
+    assert set(inspect.signature(localize).parameters) >= LOCALIZE

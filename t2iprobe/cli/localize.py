@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ from rich.markup import escape
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.terminal.commandline import typed
 from t2iprobe.terminal.console import Format, answers, print_json, print_methods
+from t2iprobe.terminal.cost import counted
 from t2iprobe.terminal.options import (
     Arch,
     BatchSize,
@@ -134,19 +135,39 @@ def localize(
         glyphcontrol, budget, seed, num_steps, guidance, resolution, device, dtype, batch_size, reader, metric or [],
         plan,
     )  # fmt: skip
+    check(context.obj, concept, method, _settings(asked.setting), reader)
     if plan:
         _print_plan(_planned(asked, context.obj), format)
         return
     _print(_run(asked, context.obj, out, yes, typed(context)), format)
 
 
+def check(plugins: Plugins, concept: str, method: str, settings: Mapping[str, Any], reader: str | None) -> None:
+    """Refuse wrong names before the models' libraries are imported, which takes seconds.
+
+    Raises:
+        ConfigError: no such concept, reader or method, or a setting that the method does not take.
+    """
+    from t2iprobe.core.concepts import concept_named
+    from t2iprobe.core.names import choice
+
+    concept_named(concept, plugins.concepts())
+    if reader is not None:
+        choice("reader", reader, plugins.readers())
+    plugins.localizer(method, **settings)
+
+
 def _run(asked: Asked, plugins: Plugins, out: Path | None, yes: bool, command: Sequence[str]) -> dict[str, Any]:
+    from t2iprobe.cli.localize_plan import announce, searches
     from t2iprobe.cli.study import RUNS, Where, start
     from t2iprobe.reporting import write_report
 
     file = _file(asked, plugins)
+    method = plugins.localizer(file.localizer.name, **file.localizer.settings)
     path = out or RUNS / f"localize-{Path(file.model.ref).name}-{asked.concept}-{asked.method}"
-    result = start(plugins, file, path, Where(yes=yes), command, arch=asked.arch)
+    result = start(
+        plugins, file, path, Where(yes=yes), command, arch=asked.arch, say=announce if searches(method) else None
+    )
     page = write_report(result, plugins)
     return _answer(result, file, plugins) | {"run": str(path), "report": str(page)}
 
@@ -200,7 +221,7 @@ def _limit(asked: Asked, chosen: dict[str, Any], plugins: Plugins) -> int:
         return limit
     there = len(pairs_from_csv(asked.pairs, concept=asked.concept, known=plugins.concepts()))
     if asked.limit is not None and there < limit:
-        raise ConfigError(f"{asked.pairs} holds {there} pairs, asked for {limit}; ask for fewer")
+        raise ConfigError(f"{asked.pairs} holds {counted(there, 'pair')}, asked for {limit}; ask for fewer")
     return min(limit, there)
 
 
@@ -311,7 +332,7 @@ def _print(answer: dict[str, Any], format: Format) -> None:
     if answer["planted"] is not None:
         answers.print(f"planted: {', '.join(map(str, answer['planted']))}", highlight=False)
     answers.print(
-        f"{answer['denoiser_calls']:,} denoiser calls, {answer['denoiser_rows']:,} rows. "
+        f"{counted(answer['denoiser_calls'], 'denoiser call')}, {counted(answer['denoiser_rows'], 'row')}. "
         f"Report with pictures: {answer['report']}",
         highlight=False,
     )

@@ -22,14 +22,23 @@ from t2iprobe.core.pairs import Pair, pairs_from_csv
 from t2iprobe.core.study.bench import usual_batch
 from t2iprobe.core.sweep import Ask, Cost, Measured, Renderer
 from t2iprobe.core.trials import Space, ranges
+from t2iprobe.plugins.localization.adaptive import Adaptive
 from t2iprobe.plugins.localization.ranking import Ranking
+from t2iprobe.plugins.localization.sets import Greedy
+from t2iprobe.terminal.console import notes
+from t2iprobe.terminal.cost import agree, counted, duration
 from t2iprobe.terminal.parse import size_text
 from t2iprobe.testing.simulation import Additive, Simulation
 
 if TYPE_CHECKING:
+    from t2iprobe.cli.study import Ready
     from t2iprobe.core.study.file import StudyFile
     from t2iprobe.plugins.localization.presets import Preset
     from t2iprobe.plugins.manager import Plugins
+
+
+SEARCHES = (Adaptive, Greedy, Ranking)
+EXPECTED = (1, 3)  # layers that share the answer of a rehearsal
 
 
 class _Scheduler:
@@ -94,7 +103,7 @@ def planned(file: StudyFile, arch: str | None, paper: Preset | None, plugins: Pl
             "or --preset iclr2025"
         )
     method = plugins.localizer(file.localizer.name, **file.localizer.settings)
-    if method.needs_model and not isinstance(method, Ranking):
+    if not _can_rehearse(method):
         raise ConfigError(f"{method.name} reads the model itself: what it takes is known with weights only")
     adapter = choice("architecture", arch, plugins.adapters())()
     model = Model(adapter.published(scheduler=_Scheduler()), adapter, ref=file.model.ref)
@@ -116,6 +125,49 @@ def _pairs(file: StudyFile, paper: Preset | None, plugins: Plugins) -> list[Pair
         return [Pair(f'"A{one}"', f'"B{one}"', part.seed, f"A{one}", f"B{one}") for one in range(part.limit or 0)]
     name = part.prompt_set or own_prompt_set(file.model.ref, plugins)
     return prompt_set(name, limit=part.limit, seed=part.seed, concept=part.concept, plugins=plugins)
+
+
+def announce(ready: Ready, pairs: int, cost: Cost) -> None:
+    """The plan of a real run: of a search, whose first questions say little, what it takes in all.
+
+    Raises:
+        ConfigError: it is long or large, and not agreed to.
+    """
+    plan, model = ready.plan, ready.bench.model
+    assert model is not None
+    probe = model.probe(ready.settings)
+    taken = [_rehearsed(ready, model, count) for count in EXPECTED]
+    seconds = [probe.seconds_a_row * one.rows + probe.seconds_an_image * one.images for one in taken]
+    said = [
+        f"{counted(one.images, 'picture')}, {counted(one.rows, 'row')}, about {duration(time)}"
+        for one, time in zip(taken, seconds, strict=True)
+    ]
+    size = max(one.images for one in taken) * ready.bench.image_bytes
+    notes.print(
+        f"plan: {plan.localizer.name} on {plan.file.model.ref}, {counted(len(plan.pairs), 'pair')}: in all {said[0]} "
+        f"where one layer is the answer; {said[1]} where {EXPECTED[1]} share it (rehearsed on a simulated model); disk "
+        f"about {size_text(size)} in {plan.file.store or ready.path}",
+        highlight=False,
+    )
+    agree(ready.where.yes, max(seconds), size)
+
+
+def _rehearsed(ready: Ready, model: Model, count: int) -> Cost:
+    """What the search takes where so many layers, far apart, share the answer."""
+    expected = sorted({round(model.layers * (one + 0.5) / count - 0.5) for one in range(count)})
+    lab = _lab(ready.plan.file, model, expected, ready.plan.pairs, ready.plan.localizer)
+    ready.plan.localizer.find(lab)
+    return lab.spent
+
+
+def searches(method: Localizer) -> bool:
+    """Whether its first questions are few of all, and a rehearsal tells how many those are."""
+    return isinstance(method, SEARCHES)
+
+
+def _can_rehearse(method: Localizer) -> bool:
+    """Whether it asks the simulated model only."""
+    return not method.needs_model or isinstance(method, Ranking)
 
 
 def _lab(file: StudyFile, model: Model, expected: Sequence[int], pairs: Sequence[Pair], method: Localizer) -> Lab:
@@ -144,6 +196,7 @@ def _lab(file: StudyFile, model: Model, expected: Sequence[int], pairs: Sequence
 def _answer(file: StudyFile, lab: Lab, model: Model, expected: Sequence[int], disk: int) -> dict[str, Any]:
     settings, spent, table = file.generation.model_dump(), lab.spent, layer_table(model.adapter, model.pipeline)
     name, held_out = file.localizer.name, len(lab.held_out)
+    one = len(expected) == 1
     return {
         "model": file.model.ref,
         "arch": model.adapter.name,
@@ -160,11 +213,12 @@ def _answer(file: StudyFile, lab: Lab, model: Model, expected: Sequence[int], di
         "denoiser_rows": spent.rows,
         "disk_bytes": disk,
         "sentence": (
-            f"{name} on {file.model.ref}, published configuration: {model.layers} layers, {lab.space.steps} steps, "
-            f"guidance {settings['guidance']:g}, {settings['height']} pixels; {len(lab.pairs)} pairs, {held_out} of "
-            f"them held out: {spent.images:,} pictures, {spent.calls:,} denoiser calls ({spent.rows:,} rows), disk at "
-            f"most {size_text(disk)}. Counted on a simulated model in which layer{'s' * (len(expected) > 1)} "
-            f"{ranges(expected)} ({table[expected[0]].path}{', …' * (len(expected) > 1)}) would be the answer; the "
-            "time is measured before a real run."
+            f"{name} on {file.model.ref}, published configuration: {counted(model.layers, 'layer')}, "
+            f"{counted(lab.space.steps, 'step')}, guidance {settings['guidance']:g}, {settings['height']} pixels; "
+            f"{counted(len(lab.pairs), 'pair')}, {held_out} of them held out: {counted(spent.images, 'picture')}, "
+            f"{counted(spent.calls, 'denoiser call')} ({counted(spent.rows, 'row')}), disk at most {size_text(disk)}. "
+            f"Counted on a simulated model in which {'layer' if one else 'layers'} {ranges(expected)} "
+            f"({table[expected[0]].path}{'' if one else ', …'}) would be the answer (a search takes more where "
+            "several share it); the time is measured before a real run."
         ),
     }

@@ -12,6 +12,7 @@ import typer
 
 from t2iprobe.terminal.commandline import typed
 from t2iprobe.terminal.console import Format, notes, print_json
+from t2iprobe.terminal.cost import counted, duration
 from t2iprobe.terminal.options import (
     Arch,
     BatchSize,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from t2iprobe.plugins.manager import Plugins
 
 PAIRS = 8
+SETTINGS = ("layers", "sites", "steps", "branch", "heads")  # of the method
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,11 @@ def patch(
 def run(asked: Asked, plugins: Plugins, out: Path | None, command: Sequence[str] = ()) -> dict[str, Any]:
     """Do what was asked, or find it done; the answer is the JSON object."""
     from t2iprobe.cli import patch_report
+    from t2iprobe.cli.localize import check
     from t2iprobe.cli.study import RUNS, Where, start
 
     began = time.perf_counter()
+    check(plugins, asked.concept, "single", _given(asked, *SETTINGS), asked.reader)
     choice = ModelChoice(asked.arch, asked.model, asked.upscaler, asked.device, asked.dtype)
     file = _file(asked, choice.reference(plugins))
     path = out or RUNS / f"patch-{Path(file.model.ref).name}-{asked.concept}"
@@ -154,19 +158,20 @@ def _file(asked: Asked, ref: str) -> StudyFile:
     """The same question as a study file."""
     from t2iprobe.core.study import file as study_file
 
-    def given(*names: str) -> dict[str, Any]:
-        return {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
-
-    pairs = given("source", "target", "prompt_set", "limit", "concept", "seed")
+    pairs = _given(asked, "source", "target", "prompt_set", "limit", "concept", "seed")
     pairs |= {"limit": asked.limit or PAIRS} if asked.pairs is None else {"csv": str(asked.pairs)}
     found = {
-        "model": {"ref": ref} | given("upscaler", "device", "dtype"),
+        "model": {"ref": ref} | _given(asked, "upscaler", "device", "dtype"),
         "pairs": pairs,
-        "localizer": {"name": "single"} | given("layers", "sites", "steps", "branch", "heads"),
+        "localizer": {"name": "single"} | _given(asked, *SETTINGS),
         "generation": generation_settings(asked.num_steps, asked.guidance, asked.resolution),
-        **given("batch_size", "reader"),
+        **_given(asked, "batch_size", "reader"),
     }
     return study_file.parse(found, "the options")
+
+
+def _given(asked: Asked, *names: str) -> dict[str, Any]:
+    return {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
 
 
 def plan(ready: Ready, pairs: int, cost: Cost) -> None:
@@ -181,9 +186,10 @@ def plan(ready: Ready, pairs: int, cost: Cost) -> None:
     probe = model.probe(settings)
     seconds = probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images
     notes.print(
-        f"plan: {pairs} pairs × {cost.images // pairs - 2} trials (+ source and target) = {cost.images} pictures "
-        f"of {steps} steps, {cost.calls:,} denoiser calls ({cost.rows:,} rows, at most {batch * branches} "
-        f"at once); about {seconds:.0f} s, {memory(model, probe, min(batch, cost.images))}, "
+        f"plan: {counted(pairs, 'pair')} × {counted(cost.images // pairs - 2, 'trial')} (+ source and target) = "
+        f"{counted(cost.images, 'picture')} of {counted(steps, 'step')}, {counted(cost.calls, 'denoiser call')} "
+        f"({counted(cost.rows, 'row')}, at most {batch * branches} at once); "
+        f"about {duration(seconds)}, {memory(model, probe, min(batch, cost.images))}, "
         f"disk at most {cost.images * ready.bench.image_bytes / 1e6:.1f} MB in {ready.path}",
         highlight=False,
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from t2iprobe.terminal.console import answers
+from t2iprobe.terminal.cost import counted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,7 +31,7 @@ def answer_of(result: Result, file: StudyFile, plugins: Plugins, seconds: float)
 
     assert result.finding is not None
     scored, trials, spent = _scored(result), _patched(result), result.manifest["spent"]
-    paths = [row["path"] for row in result.finding.details["response"]]
+    rows = result.finding.details["response"]
     return {
         "model": file.model.ref,
         "arch": result.manifest["settings"]["adapter"],
@@ -38,7 +39,7 @@ def answer_of(result: Result, file: StudyFile, plugins: Plugins, seconds: float)
         "planted": planted_layers(file.model.ref, file.pairs.concept, plugins),
         "score": scored.rank.removesuffix("_target"),
         "clean": {"source": list(scored.floor), "target": list(scored.ceiling)},
-        "layers": [_layer(trials[one.index], one, paths[one.index]) for one in scored.trials()],
+        "layers": [_layer(trials[one.index], one, rows[one.index]) for one in scored.trials()],
         "top": [_index(trials[one.index], one) for one in scored.found()],
         "sentence": result.finding.sentence,
         "pairs": len(result.pairs),
@@ -64,15 +65,15 @@ def _index(trial: Trial, one: LayerScore) -> int:
     return one.index if trial.layer is None else trial.layer
 
 
-def _layer(trial: Trial, one: LayerScore, path: str) -> dict[str, Any]:
+def _layer(trial: Trial, one: LayerScore, row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "index": _index(trial, one),
         "site": ", ".join(trial.sites),
-        "path": path,
+        "path": row["path"],
         "score_target": one.target.mean,
         "score_source": one.source.mean,
         "ci": [one.target.low, one.target.high],
-        "response": list(one.response),
+        "response": [row["mean"], row["low"], row["high"]],
         "ssim": one.ssim,
     }
 
@@ -131,7 +132,10 @@ def show(answer: Mapping[str, Any]) -> None:
     """Table and sentence on stdout."""
     score = answer["score"]
     table = Table(
-        box=None, header_style="bold", title=f"{answer['model']}: patching one at a time, {answer['concept']}"
+        box=None,
+        header_style="bold",
+        title=f"{answer['model']}: patching one at a time, {answer['concept']}",
+        caption="95 % CI: of the score, a plain bootstrap of the pairs seen" if answer["pairs"] > 1 else None,
     )
     table.add_column("layer", no_wrap=True)
     table.add_column("path", overflow="fold")
@@ -162,7 +166,7 @@ def show(answer: Mapping[str, Any]) -> None:
     )
     answers.print(f"[bold]{answer['sentence']}[/]", highlight=False)
     answers.print(
-        f"{answer['seconds']:.0f} s, {answer['denoiser_calls']:,} denoiser calls. "
+        f"{answer['seconds']:.0f} s, {counted(answer['denoiser_calls'], 'denoiser call')}. "
         f"Pictures: {answer['run']}/contact_sheet.png, {answer['run']}/layers.png",
         highlight=False,
     )

@@ -15,6 +15,7 @@ from t2iprobe.core.statistics import Interval
 from t2iprobe.core.sweep import Cost
 from t2iprobe.core.trials import Part, Trial, ranges
 from t2iprobe.plugins.localization.evidence import evidence
+from t2iprobe.terminal.cost import counted
 
 NOTHING = "Nothing stands out"
 
@@ -127,8 +128,9 @@ class Record:
         if response is None:
             return f"{named} seemed responsible, but there was no budget left to confirm it."
         held_out = self._confirming() is self.lab.held_out
-        where = "held-out pairs" if held_out else f"pairs of the search ({self._missing()})"
-        measured = f"{percent(response)} of the way from source to target on {self.details['confirmed_on']} {where}"
+        pairs = counted(self.details["confirmed_on"], "held-out pair" if held_out else "pair")
+        where = pairs if held_out else f"{pairs} of the search ({self._missing()})"
+        measured = f"{percent(response)} of the way from source to target on {where}"
         if not self.layers:
             return f"{NOTHING} surely: {named}, patched, brings {measured}."
         verb = "write" if len(self.layers) > 1 else "writes"

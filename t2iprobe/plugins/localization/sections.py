@@ -15,6 +15,7 @@ from t2iprobe.core.statistics import Interval
 from t2iprobe.core.study.result import Result
 from t2iprobe.core.trials import Trial, source, target
 from t2iprobe.plugins.localization.record import share
+from t2iprobe.terminal.cost import counted
 
 #: of a metric of whole prompts that leaves the text out; see ``clip_t_template``
 TEMPLATE = "clip_t_template"
@@ -97,7 +98,7 @@ def statistics(finding: Finding) -> Iterator[Section]:
 def _null(null: Any) -> Iterator[str]:
     if null:
         yield (
-            f"The {null['count']} others, which are what chance brings, go {share(null['mean'], 1)} of the way on "
+            f"The {counted(null['count'], 'other')}, what chance brings: {share(null['mean'], 1)} of the way on "
             f"average, {share(null['q95'], 1)} at the 95th percentile."
         )
 
@@ -105,11 +106,11 @@ def _null(null: Any) -> Iterator[str]:
 def _confirmed(finding: Finding) -> Iterator[str]:
     if finding.response is not None:
         mean, low, high = finding.response
-        pairs, noises = (finding.details.get(name) for name in ("confirmed_on", "noises"))
-        over = f"{noises} different noises" if noises != 1 else "one noise for all, so nothing is known of others"
+        pairs, noises = (int(finding.details.get(name, 0)) for name in ("confirmed_on", "noises"))
+        over = counted(noises, "different noise") if noises != 1 else "one noise for all, so nothing is known of others"
         yield (
-            f"The layers together, on the {pairs} pairs that they were to be confirmed on: {share(mean, 1)} of the "
-            f"way, {share(low, 1)} to {share(high, 1)} with 95 % by the bootstrap over pairs, from {over}."
+            f"The layers together, on the {counted(pairs, 'pair')} that they were to be confirmed on: {share(mean, 1)} "
+            f"of the way, {share(low, 1)} to {share(high, 1)} with 95 % by the bootstrap over pairs, from {over}."
         )
 
 
@@ -139,9 +140,9 @@ def specialisation(result: Result, finding: Finding) -> Iterator[Section]:
         "text of the target",
     ]
     text = (
-        f"Means over {int(done.sum())} pairs: CLIPScore to the prompts without their quoted text, and the text's own "
-        "score. Layers that write the text and nothing else leave the templates' columns as they are, also where "
-        "source and target prompt have different ones."
+        f"Means over {counted(int(done.sum()), 'pair')}: CLIPScore to the prompts without their quoted text, and the "
+        "text's own score. Layers that write the text and nothing else leave the templates' columns as they are, also "
+        "where source and target prompt have different ones."
     )
     yield Section("Specialisation", text, Table(columns, rows, digits=3))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -14,9 +14,13 @@ from t2iprobe.core.lab import Lab
 from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.model import Model
 from t2iprobe.core.scope import Scope
-from t2iprobe.core.scoring import LayerScore, Scored
+from t2iprobe.core.scoring import FOUND, Scored
 from t2iprobe.core.trials import Trial
+from t2iprobe.plugins.localization.evidence import Evidence, evidence
+from t2iprobe.plugins.localization.exhaustive import table
+from t2iprobe.plugins.localization.record import percent, share
 from t2iprobe.terminal import parse
+from t2iprobe.terminal.cost import counted
 
 BRANCHES = {"cond": (Branch.COND,), "uncond": (Branch.UNCOND,), "both": None}
 NAMED = 4  # found trials whose response the sentence has
@@ -51,14 +55,17 @@ class Single(Localizer):
         """See :class:`~t2iprobe.core.localizer.Localizer`."""
         trials = self.trials(lab)
         scored = lab.ask(trials)
-        found = scored.found()
+        seen = evidence(scored, trials, lab.seed)
+        found = [one.index for one in scored.found()]
         ranking = np.full(lab.space.layers, np.nan)
-        for one in scored.trials():
-            for layer in trials[one.index].layers:
-                ranking[layer] = np.fmax(ranking[layer], one.response.mean)
-        layers = {layer for one in found for layer in trials[one.index].layers}
-        response = [_row(lab.model, trials[one.index], one) for one in scored.trials()]
-        said = sentence(lab, trials, scored, found)
+        for trial, mean in zip(trials, seen.mean, strict=True):
+            for layer in trial.layers:
+                ranking[layer] = np.fmax(ranking[layer], mean)
+        layers = {layer for index in found for layer in trials[index].layers}
+        response = [
+            {**row, "path": _path(lab.model, trial)} for row, trial in zip(table(trials, seen), trials, strict=True)
+        ]
+        said = sentence(lab, trials, scored, seen, found)
         return Finding(tuple(sorted(layers)), tuple(ranking.tolist()), said, None, {"response": response})
 
     def trials(self, lab: Lab) -> list[Trial]:
@@ -96,30 +103,30 @@ class Single(Localizer):
 _Chosen = tuple[str, tuple[str, ...], tuple[int, ...], int | None]  # label, sites, layers, heads
 
 
-def _row(model: Model | None, trial: Trial, one: LayerScore) -> dict[str, Any]:
-    """Ready for JSON; where the model is on another machine, modules have no path."""
+def _path(model: Model | None, trial: Trial) -> str:
+    """Of the module that is patched; where the model is on another machine it is not known."""
     modules = [model.sites.named(name).module for name in trial.sites] if model else [""]
-    path = modules[0] if len(modules) == 1 else modules[0].rpartition(".")[0]
-    return {"label": trial.label, **one.response._asdict(), "path": path}
+    return modules[0] if len(modules) == 1 else modules[0].rpartition(".")[0]
 
 
-def sentence(lab: Lab, trials: Sequence[Trial], scored: Scored, found: Sequence[LayerScore]) -> str:
+def sentence(lab: Lab, trials: Sequence[Trial], scored: Scored, seen: Evidence, found: Sequence[int]) -> str:
     """The answer in words, with how sure it is."""
     count, what = len(lab.search), f"the {lab.pairs[0].concept}"
     unit = "site" if len(trials[0].sites) == 1 else "layer"
-    pairs = f"{count} pair{'s' if count > 1 else ''}"
+    pairs = counted(count, "pair")
     if not found:
         return (
             f"No single {unit} stands out: none moves the score of {what} by more than a tenth of the way to the "
             f"target's (source {scored.floor.mean:.2f}, target {scored.ceiling.mean:.2f}, {pairs}, 95 % intervals)."
         )
-    names = [trials[one.index].label for one in found]
+    names = [trials[index].label for index in found]
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     moves = "; ".join(
-        f"{unit} {name} goes {one.response.mean:.0%} of the way from the source to the target "
-        f"[{one.response.low:.0%}, {one.response.high:.0%}]"
-        for name, one in zip(names[:NAMED], found, strict=False)
+        f"{unit} {name} goes {percent(seen.interval(index)) if count > 1 else share(float(seen.mean[index]))} of the "
+        "way from the source to the target"
+        for name, index in zip(names[:NAMED], found, strict=False)
     )
     subject, verb = (unit, "writes") if len(names) == 1 else (f"{unit}s", "write")
-    caution = "; one pair gives no interval, use more" if count == 1 else ""
+    caution = "; few pairs prove little, use more" if min(seen.low[index] for index in found) <= FOUND else ""
+    caution = "; one pair gives no interval, use more" if count == 1 else caution
     return f"{subject.capitalize()} {listed} {verb} {what}: {moves} ({pairs}{caution})."

@@ -14,7 +14,7 @@ from t2iprobe.core.scope import Scope
 from t2iprobe.core.scoring import Scored
 from t2iprobe.core.study.result import Result
 from t2iprobe.core.trials import Trial, ranges, source, target
-from t2iprobe.plugins.report.view import PairView, TrialView, View
+from t2iprobe.plugins.report.view import Held, PairView, TrialView, View
 
 SITE = re.compile(r"blocks\.(?P<block>\d+)\.(?P<kind>\w+)\.(?P<port>\w+)")
 PAIRS = 8  # with pictures: a page that loads at once
@@ -105,9 +105,19 @@ def trial_view(result: Result, trial: Trial, found: Sequence[int], planted: Sequ
         source=one.source.mean,
         ssim=one.ssim,
         pairs=scored.scores[scored.rank].shape[1],
-        found=bool(trial.layers) and set(trial.layers) <= set(found),
+        held=held(trial.layers, found),
         planted=bool(trial.layers) and set(trial.layers) <= set(planted),
     )
+
+
+def held(layers: Sequence[int], found: Sequence[int]) -> Held:
+    """What of the found layers a patch holds; a single one of them is found, a set is where it is all of them."""
+    patch, answer = set(layers), set(found)
+    if not patch & answer:
+        return "none"
+    if patch == answer or len(patch) == 1:
+        return "found"
+    return "all" if patch > answer else "some"
 
 
 def patched(sites: Sequence[str]) -> str:

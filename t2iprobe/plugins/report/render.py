@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from t2iprobe.core.statistics import Interval
-from t2iprobe.plugins.report.view import View, data_uri, figure_uri
+from t2iprobe.plugins.report.view import HELD, View, data_uri, figure_uri
 
 
 def render(view: View) -> str:
@@ -22,7 +22,7 @@ def render(view: View) -> str:
     )
     environment.filters |= {"percent": percent, "height": height, "number": number, "picture": data_uri, "tight": tight}
     environment.filters["figure"] = figure_uri
-    return environment.get_template("page.html.j2").render(view=view, gallery=_gallery(view))
+    return environment.get_template("page.html.j2").render(view=view, known=HELD, gallery=_gallery(view))
 
 
 def _gallery(view: View) -> str:

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from PIL import Image
 
@@ -15,6 +16,15 @@ from t2iprobe.core.statistics import Interval
 SIDE = 256  # pixels: larger pictures are made smaller, so that the page stays light
 SMALL = 96  # pixels: up to here PNG is small, and keeps every pixel
 WIDE = 1600  # pixels of a figure
+
+Held = Literal["found", "all", "some", "none"]
+#: what a patch holds of the answer: a mark, which tells it without colour, and words
+HELD: Mapping[Held, tuple[str, str]] = {
+    "found": ("●", "found"),
+    "all": ("◉", "all found layers, and others"),
+    "some": ("◐", "some of the found layers"),
+    "none": ("", "not found"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +37,7 @@ class TrialView:
         target, response: score to the target and the share of the way to it, with intervals.
         source: score to the source.
         ssim: similarity to the unpatched picture.
-        found: whether it is part of the answer.
+        held: what it holds of the answer.
         planted: whether it is part of the truth, where that is known.
         pairs: how many it was asked of.
     """
@@ -38,7 +48,7 @@ class TrialView:
     response: Interval
     source: float
     ssim: float
-    found: bool = False
+    held: Held = "none"
     planted: bool = False
     pairs: int = 0
 
@@ -88,6 +98,11 @@ class View:
     def single(self) -> bool:
         """Whether every patch is of one layer."""
         return all(trial.label.isdecimal() for trial in self.trials)
+
+    @property
+    def held(self) -> list[Held]:
+        """What the patches hold of the answer, for the legend: what was found and what was not is always there."""
+        return [held for held in HELD if held in ("found", "none") or any(one.held == held for one in self.trials)]
 
     @property
     def asked(self) -> str:

@@ -27,7 +27,8 @@ columns.forEach((column, index) => {
     columns[(index + step + columns.length) % columns.length].focus();
   });
 });
-const first = columns.find((column) => column.classList.contains("found")) || columns[0];
+const holding = (kind) => columns.find((column) => column.classList.contains(kind));
+const first = holding("found") || holding("all") || columns[0];
 if (first) choose(first);
 
 for (const table of document.querySelectorAll("table.sortable")) {
