@@ -4,7 +4,7 @@ the shipped model."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -259,6 +259,28 @@ def test_redundancy_is_said() -> None:
     assert "either of 5 or 8" in find("adaptive", simulated(Simulation(EITHER, 16))).sentence
     vote = find("adaptive", simulated(Simulation(VOTE, 24)))
     assert sorted(vote.details["sufficient"]) == [[3, 5], [3, 8], [5, 8]]
+
+
+@dataclass(frozen=True)
+class _HalfRedundant(Additive):
+    """Letters over layers 2 and 8, and layer 5 can stand in for 2."""
+
+    def denoising(self, patched: frozenset[int]) -> float:
+        return 0.5 * bool(patched & {2, 5}) + 0.5 * (8 in patched)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_layer_that_stands_in_for_a_part_is_found(seed: int) -> None:
+    found = find("adaptive", simulated(Simulation(_HalfRedundant(12, {2: 0.5, 8: 0.5}), 32, seed), held_out=8))
+    assert sorted(found.details["sufficient"]) == [[2, 8], [5, 8]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_left_of_a_set_is_no_other_way(seed: int) -> None:
+    """Layer 4 brings most of it alone; that it does so without the weak ones makes it no second answer."""
+    found = find("adaptive", simulated(Simulation(Additive(12, {4: 0.64, 7: 0.18, 9: 0.18}), 32, seed), held_out=8))
+    assert found.details["sufficient"] == [[4, 7, 9]]
+    assert "Redundant" not in found.sentence
 
 
 def test_without_held_out_pairs_it_says_so() -> None:

@@ -22,7 +22,8 @@ ENOUGH = 0.15  # what may be missing of what all layers bring together: it may b
 PLAIN = 0.95  # of the way: a set that brings so much is not looked at more closely
 KEPT = 0.07  # a layer that brings less on top of the others is left out: less than a tenth, as it is measured
 ALTERNATIVE = 0.5  # of what a set loses without some of its layers, which all others bring back: there is another way
-NEEDED = 0.6  # of the way, which a set loses by a layer that is then doubted by itself, others all together
+NEEDED = 0.3  # of the way, which a set loses by a layer that is then doubted by itself, others all together
+ADDING = 1.3  # of the way, which the layers of a set lose one by one at most, where they add up to it
 WAYS = 3  # sets that suffice, at most
 LOOSE = 0.3  # chance to bisect into a part without an effect; what comes of it is checked and dropped
 
@@ -90,38 +91,63 @@ class Search:
     def _elsewhere(self) -> Layers | None:
         """Layers that hold a further way: those without one layer of each known way, if they suffice."""
         while len(self.ways) < WAYS:
-            left = [(self.every - out, at) for out, at in self._doubted().items()]
-            found = next((one for one in left if self._suffices(*one)), None)
-            known = joined(*self.ways) & found[0] if found else None
-            if found is None or not known or known in self.ways or not self._suffices(known, found[1]):
-                return found[0] if found else None
+            others, lost = self._standing_in() or (None, 0.0)
+            known = joined(*self.ways) & others if others else None
+            if not known or known in self.ways or not self._suffices(known, lost):
+                return others
             self._add(known)
         return None
 
-    def _doubted(self) -> dict[Layers, float]:
-        """Least sets with a part of each known way, and what other layers must bring to stand in for them.
+    def _standing_in(self) -> tuple[Layers, float] | None:
+        """All layers but those doubted, where they bring back what is lost without these; and how much that is."""
+        if self._nothing_else():
+            return None
+        doubted = self._doubted()
+        self.race.levels([self.every - out for out in doubted], 2 * self.race.first)  # together they share donor rows
+        left = ((self.every - out, lost) for out, lost in doubted.items())
+        return next((one for one in left if self._suffices(*one)), None)
 
-        Layers that a way hardly misses are doubted together. What is left of a way is no other way: others stand in
-        where they bring back half of what is lost.
+    def _nothing_else(self) -> bool:
+        """Whether the layers outside bring nothing, and found ones add up: then nothing stands in for any of them."""
+        way = joined(*self.ways)
+        adding = sum(self.losses[layer] for layer in way) <= ADDING and self._plain(way)
+        if len(self.ways) > 1 or len(way) < 2 or not adding:
+            return False
+        outside = self.every - way
+        found = self.race.until(
+            [outside], lambda found: _decided(found.interval(0, alpha=LOOSE), NEEDED), 2 * self.race.first
+        )
+        return found.interval(0).mean <= NEEDED
+
+    def _doubted(self) -> dict[Layers, float]:
+        """Least sets with a part of each known way, and what these ways lose without it at least.
+
+        Layers that a way hardly misses are doubted together.
         """
         ways = []
         for way in self.ways:
             alone = [layer for layer in way if self.losses[layer] >= NEEDED]
             rest = way - set(alone)
             ways.append([*(frozenset({layer}) for layer in alone), *([rest] if rest else [])])
-        doubted: dict[Layers, float] = {}
-        for parts in product(*ways):
-            least = min(min(1.0, sum(self.losses[layer] for layer in part)) for part in parts)
-            doubted[joined(*parts)] = 1 - ALTERNATIVE * least
+        doubted = {
+            joined(*parts): min(min(1.0, sum(self.losses[layer] for layer in part)) for part in parts)
+            for parts in product(*ways)
+        }
         sets = sorted(doubted, key=lambda one: (len(one), sorted(one)))
         return {one: doubted[one] for one in sets if not any(other < one for other in sets)}
 
-    def _suffices(self, layers: Layers, at: float) -> bool:
-        """Whether these bring so much of it."""
+    def _suffices(self, layers: Layers, lost: float) -> bool:
+        """Whether these bring back half of what is ``lost``: what is left of a known way is no other way."""
+        back, known = ALTERNATIVE * lost, joined(*self.ways) & layers
         found = self.race.until(
-            [layers], lambda found: _decided(found.interval(0, alpha=LOOSE), at), 2 * self.race.first
+            [layers, known],
+            lambda found: (
+                _decided(found.interval(0, alpha=LOOSE), 1 - back)
+                or (known != layers and found.interval(0, 1, LOOSE).high < back)
+            ),
+            2 * self.race.first,
         )
-        return found.interval(0).mean > at
+        return found.interval(0).mean > 1 - back
 
     def _way(self, among: Layers) -> Layers:
         """A set of layers among these that suffices, as small as can be."""
