@@ -158,16 +158,12 @@ def check(plugins: Plugins, concept: str, method: str, settings: Mapping[str, An
 
 
 def _run(asked: Asked, plugins: Plugins, out: Path | None, yes: bool, command: Sequence[str]) -> dict[str, Any]:
-    from t2iprobe.cli.localize_plan import announce, searches
     from t2iprobe.cli.study import RUNS, Where, start
     from t2iprobe.reporting import write_report
 
     file = _file(asked, plugins)
-    method = plugins.localizer(file.localizer.name, **file.localizer.settings)
     path = out or RUNS / f"localize-{Path(file.model.ref).name}-{asked.concept}-{asked.method}"
-    result = start(
-        plugins, file, path, Where(yes=yes), command, arch=asked.arch, say=announce if searches(method) else None
-    )
+    result = start(plugins, file, path, Where(yes=yes), command, arch=asked.arch)
     page = write_report(result, plugins)
     return _answer(result, file, plugins) | {"run": str(path), "report": str(page)}
 

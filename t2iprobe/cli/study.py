@@ -225,7 +225,8 @@ def start(
         where: it runs.
         command: what asked for it, word by word.
         arch: the architecture that the model has to be of.
-        say: tells the plan before the first pictures, and may refuse it; default in a line on stderr.
+        say: tells the plan before the first pictures, and may refuse it; default in a line on stderr, of a search
+            with what a rehearsal takes.
     """
     from t2iprobe.core import runfolder
     from t2iprobe.core.study.bench import Stop
@@ -242,7 +243,7 @@ def start(
     with _bench(plugins, plan, where, stop) as bench:
         if bench.model is not None:
             check_arch(bench.model, arch)
-        with _watched(Ready(bench, plan, path, where), stop, say or _plan) as watch:
+        with _watched(Ready(bench, plan, path, where), stop, say or _teller(bench, plan)) as watch:
             return plan.on(bench).run(path, watch)
 
 
@@ -332,6 +333,13 @@ def _watched(ready: Ready, stop: Stop, say: Say) -> Iterator[Watch]:
             shown.planned(cost)
 
         yield Watch(planned, shown.on_step, shown.measured, stop)
+
+
+def _teller(bench: Bench, plan: Planned) -> Say:
+    """What tells the plan: of a search, whose first questions are few of all, a rehearsal."""
+    from t2iprobe.cli.localize_plan import announce, searches
+
+    return announce if bench.model is not None and searches(plan.localizer) else _plan
 
 
 def _plan(ready: Ready, pairs: int, cost: Cost) -> None:
