@@ -176,17 +176,21 @@ def test_a_word_is_gone_only_without_all_redundant_layers(swapped: tuple[int, ..
 
 
 def test_redundant_layers_say_one_word_or_one_and_none() -> None:
-    """Pairs of two words swap them together; every fourth sign has no word, and no prompt of it names one."""
+    """Pairs of two words swap them together, most others one alone; no prompt of a sign without a word names one."""
     signs = data.random_signs(np.random.default_rng(0), 400, 0.5)
     silent = [sign.word == NO_WORD for sign in signs]
     assert 0.2 < np.mean(silent) < 0.3
     assert not any(a and b for a, b in zip(silent[::2], silent[1::2], strict=True))
     both = torch.tensor([not (a or b) for a, b in zip(silent[::2], silent[1::2], strict=True)])
     coins = random_swaps(200, 10, 4, {}, torch.Generator().manual_seed(0), planted=(5, 8))
-    tied = tie(coins.clone(), parse_plant("word=5|8,colour=3"), both)
+    tied = tie(coins.clone(), parse_plant("word=5|8,colour=3"), both, torch.Generator().manual_seed(0))
+    others = [layer for layer in range(10) if layer not in (5, 8)]
     assert (tied[both, 5] == tied[both, 8]).all()
-    assert (tied[~both] == coins[~both]).all()
-    assert (tied[~both, 5] != tied[~both, 8]).any()
+    assert (tied[:, others] == coins[:, others]).all()
+    alone = (tied[~both, 5] != tied[~both, 8])[:, 0]
+    assert alone.float().mean() > 0.5
+    assert 0.35 < tied[~both, 5, 0][alone].float().mean() < 0.65
+    assert (~tied[~both, 5] & ~tied[~both, 8]).any() and (tied[~both, 5] & tied[~both, 8]).any()
     shown = data.shown(signs, parse_plant("word=5|8,colour=3"), tied, torch.rand(200))
     for row, sign in enumerate(shown):
         texts = [signs[row ^ bool(tied[row // 2, layer, 0])].word for layer in (5, 8)]
@@ -198,6 +202,19 @@ def test_a_sign_without_a_word_is_bare() -> None:
     sign = Sign(NO_WORD, "red", "framed")
     assert sign.prompt == "a red framed sign"
     assert set(map(tuple, draw(sign)[9:23].reshape(-1, 3).tolist())) == {COLOURS["red"]}
+
+
+def test_a_redundant_model_is_asked_beside_no_word() -> None:
+    card = weights.facts(recipe("sd3", plant="word=5|8,colour=3"), None)
+    assert card["prompt_set"] == "signs:source=none"
+    pair, *_ = loading.prompt_set(card["prompt_set"], limit=2)
+    assert " sign" in pair.source and "says" not in pair.source and pair.source_word == ""
+    assert pair.target == f'{pair.source} that says "{pair.target_word}"'
+    assert loading.prompt_set(card["prompt_set"], limit=2, concept="colour") == loading.prompt_set(
+        "signs", limit=2, concept="colour"
+    )
+    with pytest.raises(ConfigError, match="source"):
+        loading.prompt_set("signs:source=noen")
 
 
 def test_a_time_split_reads_each_half_on_its_side_of_the_level() -> None:

@@ -81,7 +81,7 @@ def test_references(ref: str, parsed: object) -> None:
         ("simple:words=x", "words is a whole number, found 'x'"),
         ("simple:words=65", "words make phrases of 1 to 64 words, asked for 65"),
         ("creative:templates=other", "no templates 'other'; there are different, same"),
-        ("signs:words=3", "signs has no option 'words'; it has none"),
+        ("signs:words=3", "signs has no option 'words'; there are source"),
         ("glyphcontrol", "needs a path: write glyphcontrol:PATH"),
         ("glyphcontrol:none", "no file or folder none: give GlyphControl's text_prompts/paper"),
         ("glyphcontrol:.", "holds no .txt files"),

@@ -15,13 +15,14 @@ from t2iprobe.plugins.organisms.data import random_signs, tensor
 BATCH = 48
 
 
-def train_autoencoder(steps: int, seed: int, tick: Callable[[int, float], None]) -> AutoencoderKL:
+def train_autoencoder(steps: int, seed: int, tick: Callable[[int, float], None], silent: float = 0.0) -> AutoencoderKL:
     """L1 + MSE with a whiff of KL, decoding from slightly noised latents so that small errors stay small.
 
     Args:
         steps: optimiser steps of :data:`BATCH` pictures.
         seed: of weights and pictures.
         tick: called with the step and the loss.
+        silent: share of the pairs of pictures with a sign without a word: it draws letters on those it never saw.
 
     Returns:
         The autoencoder, its ``scaling_factor`` and ``shift_factor`` measured so that latents are (0, 1) overall.
@@ -32,7 +33,7 @@ def train_autoencoder(steps: int, seed: int, tick: Callable[[int, float], None])
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-4, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps, pct_start=0.1)
     for step in range(steps):
-        pictures = tensor(random_signs(rng, BATCH))
+        pictures = tensor(random_signs(rng, BATCH, silent))
         posterior = model.encode(pictures).latent_dist
         latents: Tensor = posterior.mode()
         noisy = latents + 0.1 * latents.detach().std() * torch.randn_like(latents)
@@ -45,6 +46,6 @@ def train_autoencoder(steps: int, seed: int, tick: Callable[[int, float], None])
         schedule.step()
         tick(step + 1, loss.item())
     with torch.no_grad():
-        latents = model.encode(tensor(random_signs(rng, 512))).latent_dist.mode()
+        latents = model.encode(tensor(random_signs(rng, 512, silent))).latent_dist.mode()
     model.register_to_config(scaling_factor=float(1 / latents.std()), shift_factor=float(latents.mean()))
     return model.eval()

@@ -15,7 +15,7 @@ from t2iprobe.core.scoring import Scorer
 from t2iprobe.core.sweep import Cost, Renderer, Sweep
 from t2iprobe.core.trials import Space
 from t2iprobe.plugins.organisms.plant import Plant, Route
-from t2iprobe.plugins.organisms.prompts import Signs, silent
+from t2iprobe.plugins.organisms.prompts import signs
 
 #: concepts of the embedded models, and what the plant calls them
 CONCEPTS = {"text": "word", "colour": "colour"}
@@ -52,9 +52,7 @@ class Question:
     def lab(self, scorer: Scorer, on_step: OnStep) -> Lab:
         """A fresh one, which remembers nothing of other methods."""
         count = self.pairs + self.held_out
-        listed = Signs().pairs(limit=count, seed=self.seed, concept=self.concept)
-        if self.concept == "text" and self.plant["word"].kind == "redundant":
-            listed = [silent(pair) for pair in listed]  # only beside no word is another way in one
+        listed = signs(self.plant).pairs(limit=count, seed=self.seed, concept=self.concept)
         sweep = Sweep(Renderer(self.model, listed, batch_size=self.batch_size), scorer)
         search, held_out = range(self.pairs), range(self.pairs, count)
         lab = Lab(sweep, Space.of(self.model), listed, search, held_out, self.model, budget=self.budget, seed=self.seed)

@@ -179,12 +179,24 @@ def random_swaps(
     return coins
 
 
-def tie(coins: Tensor, routes: Plant, both: Tensor) -> Tensor:
-    """The coins with redundant layers swapped together where ``both`` rows have a word, (pair,)."""
+ALONE = 0.6  # of the pairs of a word and none: one redundant layer swapped, so that each has the word alone in one row
+
+
+def tie(coins: Tensor, routes: Plant, both: Tensor, generator: torch.Generator) -> Tensor:
+    """The coins of redundant layers as they can be asked for.
+
+    Where ``both`` rows of a pair have a word, (pair,), they are swapped together; in most other pairs one is swapped
+    alone: else the model learns one way in and leaves the other.
+    """
     for route in routes.values():
         if route.kind == "redundant":
             first, *others = route.layers
             coins[:, others] = torch.where(both[:, None, None], coins[:, [first]], coins[:, others])
+            alone = ~both & (torch.rand(len(both), generator=generator) < ALONE)
+            one = torch.randint(len(route.layers), (len(both),), generator=generator)
+            only = (torch.arange(len(route.layers)) == one[:, None])[..., None]
+            chosen = list(route.layers)
+            coins[:, chosen] = torch.where(alone[:, None, None], only, coins[:, chosen])
     return coins
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from t2iprobe.core.concepts import concept_named
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import choice
 from t2iprobe.core.pairs import Pair, derange
 from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, Sign
+from t2iprobe.plugins.organisms.plant import Plant
 
 WORD_LIST = """
     ABLE ACID ARMY AUNT BABY BACK BAND BANK BARK BATH BEAN BEAR BELL BIRD BOAT BONE BOOK BUSH CAKE CALM CAMP CARD
@@ -25,9 +27,22 @@ WORDS = tuple(WORD_LIST.split())
 
 
 class Signs:
-    """``a red framed sign that says "LION"``: prompts of the embedded models."""
+    """``a red framed sign that says "LION"``: prompts of the embedded models.
+
+    Args:
+        source: ``word``, or ``none``: pairs for the text whose source is ``a red framed sign``, as models with a
+            redundant plant are asked.
+    """
 
     name: ClassVar[str] = "signs"
+
+    def __init__(self, *, source: Literal["word", "none"] = "word") -> None:
+        self.silent = choice("source", source, {"word": False, "none": True})
+
+    @property
+    def ref(self) -> str:
+        """As ``--prompt-set`` takes it."""
+        return f"{self.name}:source=none" if self.silent else self.name
 
     def pairs(self, limit: int | None = None, seed: int = 0, concept: str = "text") -> list[Pair]:
         """Up to ``limit`` pairs; the first ones of a larger limit are those of a smaller one.
@@ -46,7 +61,8 @@ class Signs:
         if limit is not None and not 0 < limit <= len(WORDS):
             raise ConfigError(f"the prompt set {self.name} holds {len(WORDS)} pairs, asked for {limit}; ask for fewer")
         partners = list(derange(WORDS, seed).items())[:limit]
-        return [_pair(*words, seed, index, concept) for index, words in enumerate(partners)]
+        pairs = [_pair(*words, seed, index, concept) for index, words in enumerate(partners)]
+        return [_silenced(pair) for pair in pairs] if self.silent and concept == "text" else pairs
 
 
 def _pair(word: str, other: str, seed: int, index: int, concept: str) -> Pair:
@@ -59,7 +75,11 @@ def _pair(word: str, other: str, seed: int, index: int, concept: str) -> Pair:
     return Pair(source.prompt, Sign(word, two, layout).prompt, seed + index, one, two, concept)
 
 
-def silent(pair: Pair) -> Pair:
-    """The pair with a source of no word: ``a red framed sign``."""
+def _silenced(pair: Pair) -> Pair:
     source, _, _ = pair.source.partition(" that says")
     return replace(pair, source=source, source_word="")
+
+
+def signs(plant: Plant) -> Signs:
+    """The set that a model with this plant is asked with."""
+    return Signs(source="none") if plant["word"].kind == "redundant" else Signs()

@@ -31,7 +31,7 @@ from t2iprobe.training.objective import Objective
 
 Tick = Callable[[str, int, int, float], None]  # stage, step, of, loss
 CHECKPOINT_EVERY = 250
-SILENT = 0.5  # of the pairs have a sign without a word, where the plant is redundant
+SILENT = 0.75  # of the pairs have a sign without a word, where the plant is redundant
 
 
 def train(
@@ -99,7 +99,9 @@ def install_autoencoder(pipeline: Pipeline, out: Path, recipe: Recipe, tick: Tic
     folder = out / "autoencoder"
     if not (folder / "config.json").exists():
         steps = recipe.autoencoder_steps
-        trained = train_autoencoder(steps, recipe.seed, lambda step, loss: tick("autoencoder", step, steps, loss))
+        trained = train_autoencoder(
+            steps, recipe.seed, lambda step, loss: tick("autoencoder", step, steps, loss), silent(recipe)
+        )
         part = out / "autoencoder.part"  # config.json is written first: the folder must appear whole or not at all
         trained.save_pretrained(part)
         part.replace(folder)
@@ -149,7 +151,7 @@ class Run:
     def loss(self, rng: np.random.Generator, chance: torch.Generator) -> Tensor:
         """The denoising loss of one batch under one draw of swaps."""
         recipe, pairs, routes = self.recipe, self.recipe.batch // 2, self.recipe.routes
-        signs = random_signs(rng, recipe.batch, SILENT if routes["word"].kind == "redundant" else 0.0)
+        signs = random_signs(rng, recipe.batch, silent(recipe))
         prompts = prompts_of(signs, rng, recipe.drop)
         coins = self.coins(signs, chance)
         level = self.noise_levels(pairs, chance)
@@ -176,7 +178,7 @@ class Run:
         layers, heads = len(self.swapper.layers), max(self.swapper.heads)
         coins = random_swaps(len(signs) // 2, layers, heads, by_head, chance, planted)
         said = torch.tensor([sign.word != NO_WORD for sign in signs])
-        return tie(coins, routes, both=said[::2] & said[1::2])
+        return tie(coins, routes, said[::2] & said[1::2], chance)
 
     @torch.no_grad()
     def encoded(self, signs: Sequence[Sign]) -> Tensor:
@@ -232,6 +234,11 @@ class Run:
         self.modules.load_state_dict(state["modules"])
         self.shadow.load_state_dict(state["shadow"])
         self.optimiser.load_state_dict(state["optimiser"])
+
+
+def silent(recipe: Recipe) -> float:
+    """Share of the pairs with a sign without a word."""
+    return SILENT if recipe.routes["word"].kind == "redundant" else 0.0
 
 
 def rate(step: int, recipe: Recipe) -> float:

@@ -15,7 +15,7 @@ from t2iprobe.core.options import LoadOptions
 from t2iprobe.plugins.bars import no_bars
 from t2iprobe.plugins.organisms.catalogue import WEIGHTS
 from t2iprobe.plugins.organisms.modelcard import card
-from t2iprobe.plugins.organisms.prompts import Signs
+from t2iprobe.plugins.organisms.prompts import Signs, signs
 from t2iprobe.plugins.organisms.recipes import RECIPES, Recipe
 
 __all__ = ["CARD", "WEIGHTS", "completed", "facts", "folder_of", "load", "read", "save", "trained", "write"]
@@ -107,7 +107,7 @@ def facts(recipe: Recipe, measured: dict[str, Any] | None) -> dict[str, Any]:
         "arch": recipe.family,
         "plant": recipe.plant,
         "layers": {content: list(route.layers) for content, route in recipe.routes.items()},
-        "prompt_set": Signs.name,
+        "prompt_set": signs(recipe.routes).ref,
         "sampling": {"num_steps": recipe.num_steps, "guidance": recipe.guidance},
         "seed": recipe.seed,
         "recipe": recipe.digest,
