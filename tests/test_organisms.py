@@ -25,7 +25,18 @@ from t2iprobe.core.adapter import Adapter
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.model import Model
 from t2iprobe.plugins.manager import Plugins
-from t2iprobe.plugins.organisms import build, check, commands, data, modelcard, plant, tokenizer, training, weights
+from t2iprobe.plugins.organisms import (
+    autoencoder,
+    build,
+    check,
+    commands,
+    data,
+    modelcard,
+    plant,
+    tokenizer,
+    training,
+    weights,
+)
 from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, NO_WORD, Sign, draw
 from t2iprobe.plugins.organisms.plant import Route, Swapper, parse_plant, random_swaps, tie
 from t2iprobe.plugins.organisms.recipes import RECIPES, Recipe, recipe
@@ -202,6 +213,22 @@ def test_a_sign_without_a_word_is_bare() -> None:
     sign = Sign(NO_WORD, "red", "framed")
     assert sign.prompt == "a red framed sign"
     assert set(map(tuple, draw(sign)[9:23].reshape(-1, 3).tolist())) == {COLOURS["red"]}
+
+
+def test_bare_signs_are_drawn_for_redundant_plants_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By the denoiser's training and by the autoencoder's, which puts letters where it never saw none."""
+    seen: list[float] = []
+
+    def random_signs(rng: np.random.Generator, rows: int, silent: float = 0.0) -> list[Sign]:
+        seen.append(silent)
+        return data.random_signs(rng, rows, silent)
+
+    monkeypatch.setattr(training, "random_signs", random_signs)
+    monkeypatch.setattr(autoencoder, "random_signs", random_signs)
+    for text, share in (("word=6,colour=3", 0.0), ("word=5|8,colour=3", training.SILENT)):
+        trained(quick("sd3", plant=text, steps=1, autoencoder_steps=1), tmp_path / text)
+        assert len(seen) == 3 and set(seen) == {share}
+        seen.clear()
 
 
 def test_a_redundant_model_is_asked_beside_no_word() -> None:
