@@ -359,8 +359,9 @@ def _readings(images: Mapping[str, Image], reader: Reader, colours: WordMetric) 
 
 
 def _folded(text: str) -> str:
-    """Case and the number of blanks do not count; a digit for a letter does."""
-    return " ".join(text.upper().split())
+    """Case and the number of blanks do not count, nor does a single character; a digit for a letter does."""
+    folded = " ".join(text.upper().split())
+    return folded if len(folded) > 1 else ""  # the post of a bare sign is read as 1 or T
 
 
 @dataclass
