@@ -105,7 +105,7 @@ def train(
 
       t2iprobe organisms train tiny-sd3 --plant word=9,colour=5 --seed 1 --out organism
 
-      t2iprobe organisms train tiny-sd3 --plant word=5/8@0.6,colour=3 --out time-split
+      t2iprobe organisms train tiny-sd3 --plant 'word=5|8,colour=3' --out redundant
 
       t2iprobe organisms train tiny-sd3 --plant word=6.h1,colour=3 --start tiny-sd3 --steps 900 --out head
     """
