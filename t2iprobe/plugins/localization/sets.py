@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -37,7 +37,7 @@ class Window(Localizer):
 
     Finds neighbours that act only together, and scattered layers that each do something alone: all windows that surely
     respond are patched together, and of their layers those are the answer that are missed when they are left out. If
-    none is (others of them do the same), it is the strongest window, less what windows as strong do without.
+    none is (others of them do the same), it is those of the strongest window.
 
     Args:
         size: layers in a window.
@@ -73,8 +73,8 @@ class Window(Localizer):
         ]
         responding = [windows[index] for index in Threshold().choose(found)]
         if responding:
-            means = {one: found.mean[index] for index, one in enumerate(windows)}
-            record.layers = self._missed(record, sorted(set().union(*responding))) or _common(means)
+            record.layers = best = windows[int(np.argmax(found.mean))]  # where the budget ends here
+            record.layers = self._missed(record, sorted(set().union(*responding))) or self._missed(record, best) or best
 
     def _missed(self, record: Record, layers: Sequence[int]) -> tuple[int, ...]:
         """Those of some layers without which the others surely bring less."""
@@ -86,13 +86,6 @@ class Window(Localizer):
         low, _, mean = simultaneous(losses, spans, resampled(len(spans), record.lab.seed))
         record.details["left_out"] = dict(zip(map(str, layers), mean.tolist(), strict=True))
         return tuple(layer for layer, least in zip(layers, low, strict=True) if least > FOUND)
-
-
-def _common(means: Mapping[tuple[int, ...], float]) -> tuple[int, ...]:
-    """The strongest window, less what windows as strong do not have."""
-    best = max(means, key=means.__getitem__)
-    strong = [set(one) for one, mean in means.items() if mean >= means[best] - ENOUGH]
-    return tuple(sorted(set.intersection(*strong))) or best
 
 
 def _moves(record: Record, sets: Sequence[tuple[int, ...]]) -> tuple[Array, Array]:
