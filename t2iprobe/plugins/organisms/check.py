@@ -196,7 +196,9 @@ def check(
     asked = random_pairs(words, seed, silent=plant["word"].kind == "redundant")
     given = {"num_steps": num_steps, "guidance": guidance}
     settings = {key: value for key, value in given.items() if value is not None}
-    questions = list(ask(plant, heads, noise_levels(model, num_steps or model.defaults["num_steps"])))
+    timed = plant["word"].kind == "time"
+    levels = noise_levels(model, num_steps or model.defaults["num_steps"]) if timed else ()
+    questions = list(ask(plant, heads, levels))
     tallies = {label: Tally() for label in ("source", "target", *(one.label for one in questions))}
     pairs = [Pair(a.prompt, b.prompt, seed + i, a.word, b.word) for i, (a, b) in enumerate(asked)]
     stream = _stream(model, pairs, questions, settings, batch_size)
