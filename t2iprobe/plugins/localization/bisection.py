@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -12,20 +12,14 @@ import numpy as np
 from t2iprobe.core.errors import BudgetError
 from t2iprobe.core.lab import Lab
 from t2iprobe.core.scoring import FOUND
-from t2iprobe.core.statistics import Interval
 from t2iprobe.core.trials import ranges
 from t2iprobe.plugins.localization.evidence import Array
 from t2iprobe.plugins.localization.race import Layers, Levels, Race, joined
 from t2iprobe.plugins.localization.record import Record
+from t2iprobe.plugins.localization.standins import ENOUGH, LOOSE, StandIns, decided, nearly_all, plain
 
-ENOUGH = 0.15  # what may be missing of what all layers bring together: it may be spread thinly over many
-PLAIN = 0.95  # of the way: a set that brings so much is not looked at more closely
 KEPT = 0.07  # a layer that brings less on top of the others is left out: less than a tenth, as it is measured
-ALTERNATIVE = 0.5  # of what a set loses without some of its layers, which all others bring back: there is another way
-NEEDED = 0.3  # of the way, which a set loses by a layer that is then doubted by itself, others all together
-ADDING = 1.3  # of the way, which the layers of a set lose one by one at most, where they add up to it
 WAYS = 3  # sets that suffice, at most
-LOOSE = 0.3  # chance to bisect into a part without an effect; what comes of it is checked and dropped
 
 
 class _Part(NamedTuple):
@@ -70,7 +64,7 @@ class Search:
         if not self.race.shown():
             self.record.notes.append("Source and target do not surely score differently: nothing can be carried over.")
             return
-        whole = self.race.until([self.every], lambda found: _decided(found.interval(0, alpha=LOOSE), FOUND))
+        whole = self.race.until([self.every], lambda found: decided(found.interval(0, alpha=LOOSE), FOUND))
         among: Layers | None = self.every
         if whole.interval(0, alpha=LOOSE).low <= FOUND:
             return
@@ -78,7 +72,7 @@ class Search:
             way = self._way(among)
             if way:
                 self._add(way)
-            among = self._elsewhere() if way else None
+            among = self._others() if way else None
 
     def _add(self, way: Layers) -> None:
         self.ways.append(way)
@@ -88,66 +82,16 @@ class Search:
             either = " or ".join(ranges(one) for one in self.ways)
             self.record.notes[:] = [f"Redundant: either of {either} carries it."]
 
-    def _elsewhere(self) -> Layers | None:
-        """Layers that hold a further way: those without one layer of each known way, if they suffice."""
+    def _others(self) -> Layers | None:
+        """Layers that hold a further way; those of known ways that are one themselves are added."""
         while len(self.ways) < WAYS:
-            others, lost = self._standing_in() or (None, 0.0)
-            known = joined(*self.ways) & others if others else None
-            if not known or known in self.ways or not self._suffices(known, lost):
-                return others
+            asked = StandIns(self.race, self.every, self.ways, self.losses)
+            found = asked.found()
+            known = asked.known(*found) if found else None
+            if known is None:
+                return found[0] if found else None
             self._add(known)
         return None
-
-    def _standing_in(self) -> tuple[Layers, float] | None:
-        """All layers but those doubted, where they bring back what is lost without these; and how much that is."""
-        if self._nothing_else():
-            return None
-        doubted = self._doubted()
-        self.race.levels([self.every - out for out in doubted], 2 * self.race.first)  # together they share donor rows
-        left = ((self.every - out, lost) for out, lost in doubted.items())
-        return next((one for one in left if self._suffices(*one)), None)
-
-    def _nothing_else(self) -> bool:
-        """Whether the layers outside bring nothing, and found ones add up: then nothing stands in for any of them."""
-        way = joined(*self.ways)
-        adding = sum(self.losses[layer] for layer in way) <= ADDING and self._plain(way)
-        if len(self.ways) > 1 or len(way) < 2 or not adding:
-            return False
-        outside = self.every - way
-        found = self.race.until(
-            [outside], lambda found: _decided(found.interval(0, alpha=LOOSE), NEEDED), 2 * self.race.first
-        )
-        return found.interval(0).mean <= NEEDED
-
-    def _doubted(self) -> dict[Layers, float]:
-        """Least sets with a part of each known way, and what these ways lose without it at least.
-
-        Layers that a way hardly misses are doubted together.
-        """
-        ways = []
-        for way in self.ways:
-            alone = [layer for layer in way if self.losses[layer] >= NEEDED]
-            rest = way - set(alone)
-            ways.append([*(frozenset({layer}) for layer in alone), *([rest] if rest else [])])
-        doubted = {
-            joined(*parts): min(min(1.0, sum(self.losses[layer] for layer in part)) for part in parts)
-            for parts in product(*ways)
-        }
-        sets = sorted(doubted, key=lambda one: (len(one), sorted(one)))
-        return {one: doubted[one] for one in sets if not any(other < one for other in sets)}
-
-    def _suffices(self, layers: Layers, lost: float) -> bool:
-        """Whether these bring back half of what is ``lost``: what is left of a known way is no other way."""
-        back, known = ALTERNATIVE * lost, joined(*self.ways) & layers
-        found = self.race.until(
-            [layers, known],
-            lambda found: (
-                _decided(found.interval(0, alpha=LOOSE), 1 - back)
-                or (known != layers and found.interval(0, 1, LOOSE).high < back)
-            ),
-            2 * self.race.first,
-        )
-        return found.interval(0).mean > 1 - back
 
     def _way(self, among: Layers) -> Layers:
         """A set of layers among these that suffices, as small as can be."""
@@ -171,20 +115,20 @@ class Search:
         if not way:
             return False
         near = self.race.until(
-            [way], lambda found: _wide(1 - found.interval(0).mean, found) or _nearly_all(found), pairs
+            [way], lambda found: _wide(1 - found.interval(0).mean, found) or nearly_all(found), pairs
         )
         if near.interval(0).mean >= 1 - ENOUGH:
             return True
         gap = self.race.until(
             [among, way],
-            lambda found: _wide(found.interval(0, 1).mean, found) or _decided(found.interval(0, 1), ENOUGH),
+            lambda found: _wide(found.interval(0, 1).mean, found) or decided(found.interval(0, 1), ENOUGH),
             pairs,
         )
         return gap.interval(0, 1).mean <= ENOUGH
 
     def _plain(self, way: Layers) -> bool:
         """Whether these bring so much that a closer look would show nothing."""
-        return bool(way) and self.race.until([way], _nearly_all).interval(0).mean >= PLAIN
+        return bool(way) and plain(self.race, way)
 
     def _look_closer(self) -> bool:
         """Ask more pairs from here on, and less informative ones too; once."""
@@ -258,16 +202,6 @@ class Search:
 def _wide(gap: float, found: Levels) -> bool:
     """Whether so much is missing that more pairs need not be asked; to search on needlessly only costs."""
     return len(found.spans) >= 4 and gap > 2 * ENOUGH
-
-
-def _nearly_all(found: Levels) -> bool:
-    """Whether the first set surely brings about as much as the target: sixteen pairs that agree show it."""
-    return found.interval(0, alpha=LOOSE).low > 1 - ENOUGH
-
-
-def _decided(interval: Interval, at: float) -> bool:
-    """Whether a response is surely above or below."""
-    return interval.low > at or interval.high < at
 
 
 def _near_first(layers: Layers, found: Layers) -> list[int]:
