@@ -16,7 +16,7 @@ import t2iprobe
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import localize as command
 from t2iprobe.cli.app import build
-from t2iprobe.cli.localize_plan import announce, searches
+from t2iprobe.cli.localize_plan import announce, rehearses
 from t2iprobe.cli.study import Ready, Where
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
@@ -151,8 +151,8 @@ def test_the_plan_of_a_search_is_of_all_its_questions(
     said = " ".join(capsys.readouterr().err.split())
     counts = [int(one) for one in re.findall(r"(\d+) pictures", said)]
     assert len(counts) == 2 and 8 < counts[0] <= counts[1] and "to begin with" not in said
-    assert "adaptive on tiny, 6 pairs: in all" in said and searches(study.localizer)
-    assert not searches(Plugins().localizer("exhaustive"))
+    assert "adaptive on tiny, 6 pairs: in all" in said and rehearses(study.localizer)
+    assert not rehearses(Plugins().localizer("exhaustive"))
 
 
 def test_few_pairs_keep_a_third_to_confirm_on(tmp_path: Path) -> None:

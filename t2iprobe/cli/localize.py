@@ -12,9 +12,9 @@ import typer
 from rich.markup import escape
 
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import counted
 from t2iprobe.terminal.commandline import typed
 from t2iprobe.terminal.console import Format, answers, print_json, print_methods
-from t2iprobe.terminal.cost import counted
 from t2iprobe.terminal.options import (
     Arch,
     BatchSize,

@@ -17,16 +17,14 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.lab import Lab, Recall
 from t2iprobe.core.localizer import Localizer
 from t2iprobe.core.model import Model, OnStep
-from t2iprobe.core.names import choice
+from t2iprobe.core.names import choice, counted
 from t2iprobe.core.pairs import Pair, pairs_from_csv
 from t2iprobe.core.study.bench import usual_batch
 from t2iprobe.core.sweep import Ask, Cost, Measured, Renderer
 from t2iprobe.core.trials import Space, ranges
-from t2iprobe.plugins.localization.adaptive import Adaptive
 from t2iprobe.plugins.localization.ranking import Ranking
-from t2iprobe.plugins.localization.sets import Greedy
 from t2iprobe.terminal.console import notes
-from t2iprobe.terminal.cost import agree, counted, duration
+from t2iprobe.terminal.cost import agree, duration
 from t2iprobe.terminal.parse import size_text
 from t2iprobe.testing.simulation import Additive, Simulation
 
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
     from t2iprobe.plugins.manager import Plugins
 
 
-SEARCHES = (Adaptive, Greedy, Ranking)
 EXPECTED = (1, 3)  # layers that share the answer of a rehearsal
 
 
@@ -160,9 +157,9 @@ def _rehearsed(ready: Ready, model: Model, count: int) -> Cost:
     return lab.spent
 
 
-def searches(method: Localizer) -> bool:
-    """Whether its first questions are few of all, and a rehearsal tells how many those are."""
-    return isinstance(method, SEARCHES)
+def rehearses(method: Localizer) -> bool:
+    """Whether the plan of a real run is a rehearsal."""
+    return method.searches and _can_rehearse(method)
 
 
 def _can_rehearse(method: Localizer) -> bool:

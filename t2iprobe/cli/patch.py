@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from t2iprobe.core.names import counted
 from t2iprobe.terminal.commandline import typed
 from t2iprobe.terminal.console import Format, notes, print_json
-from t2iprobe.terminal.cost import counted, duration
+from t2iprobe.terminal.cost import duration
 from t2iprobe.terminal.options import (
     Arch,
     BatchSize,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from t2iprobe.core.names import counted
 from t2iprobe.terminal.console import answers
-from t2iprobe.terminal.cost import counted
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -12,9 +12,9 @@ import typer
 from rich.table import Table
 
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import counted
 from t2iprobe.terminal import parse
 from t2iprobe.terminal.console import Format, answers, notes, print_json
-from t2iprobe.terminal.cost import counted
 
 if TYPE_CHECKING:
     from t2iprobe.core.store.verify import Size

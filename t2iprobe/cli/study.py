@@ -13,9 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from t2iprobe.core.errors import ConfigError, RunExistsError
+from t2iprobe.core.names import counted
 from t2iprobe.terminal.commandline import typed
 from t2iprobe.terminal.console import Format, answers, notes, print_json
-from t2iprobe.terminal.cost import agree, counted, duration
+from t2iprobe.terminal.cost import agree, duration
 from t2iprobe.terminal.options import FormatOption, Yes
 from t2iprobe.terminal.parse import size_text
 
@@ -337,9 +338,9 @@ def _watched(ready: Ready, stop: Stop, say: Say) -> Iterator[Watch]:
 
 def _teller(bench: Bench, plan: Planned) -> Say:
     """What tells the plan: of a search, whose first questions are few of all, a rehearsal."""
-    from t2iprobe.cli.localize_plan import announce, searches
+    from t2iprobe.cli.localize_plan import announce, rehearses
 
-    return announce if bench.model is not None and searches(plan.localizer) else _plan
+    return announce if bench.model is not None and rehearses(plan.localizer) else _plan
 
 
 def _plan(ready: Ready, pairs: int, cost: Cost) -> None:
@@ -351,7 +352,7 @@ def _plan(ready: Ready, pairs: int, cost: Cost) -> None:
         probe = model.probe(settings)
         seconds = probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images
         said = f"about {duration(seconds)}, {said}"
-    more = "" if plan.localizer.name == "exhaustive" else " to begin with"
+    more = " to begin with" if plan.localizer.searches else ""
     notes.print(
         f"plan: {plan.localizer.name} on {plan.file.model.ref}, {pairs} of {counted(len(plan.pairs), 'pair')} still to "
         f"ask: {counted(cost.images, 'picture')}, {counted(cost.calls, 'denoiser call')} "

@@ -39,6 +39,8 @@ class Localizer(ABC):
     summary: ClassVar[str]
     #: reads more of the model than pictures (gradients, attention), so it cannot run on a simulation
     needs_model: ClassVar[bool] = False
+    #: asks on by what was answered, so that its first questions say little of its cost
+    searches: ClassVar[bool] = False
 
     @abstractmethod
     def find(self, lab: Lab) -> Finding:

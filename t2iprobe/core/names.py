@@ -27,3 +27,8 @@ def near(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close: Sequence[str] = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(close)}?" if close else f"; there are {', '.join(names)}"
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 pair``, ``1,000 pairs``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -15,11 +15,6 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def counted(count: int, noun: str) -> str:
-    """``1 pair``, ``1,000 pairs``."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
 def agree(yes: bool, seconds: float, size: float = 0, *, most: float = BYTES, hint: str = "") -> None:
     """Refuse what is long or large, unless ``--yes`` was given.
 

@@ -100,9 +100,8 @@ def parse(found: Mapping[str, Any], name: str = "the study file") -> StudyFile:
     try:
         return StudyFile.model_validate(found)
     except ValidationError as error:
-        first = min(
-            error.errors(), key=lambda one: one["type"] != "extra_forbidden"
-        )  # what is misspelt is missing, too
+        # what is misspelt is missing, too: the unknown name comes first
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         raise ConfigError(f"{name}: {_explained(first['loc'], first['type'], first['msg'], first['input'])}") from None
 
 

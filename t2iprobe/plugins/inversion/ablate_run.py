@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.core.model import Model
+from t2iprobe.core.names import counted
 from t2iprobe.core.study.provenance import portable
 from t2iprobe.plugins.inversion import curves
 from t2iprobe.plugins.inversion.ablate import Cell, cells, equal_calls, measured
@@ -28,7 +29,6 @@ from t2iprobe.plugins.inversion.session import (
     study_of,
 )
 from t2iprobe.plugins.inversion.study import InversionStudy
-from t2iprobe.terminal.cost import counted
 
 if TYPE_CHECKING:
     from t2iprobe.plugins.manager import Plugins

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.names import counted
 from t2iprobe.plugins.inversion.options import (
     RUNS,
     Distinct,
@@ -36,7 +37,6 @@ from t2iprobe.plugins.inversion.options import (
 from t2iprobe.plugins.inversion.sweep_commands import register
 from t2iprobe.terminal import parse
 from t2iprobe.terminal.console import Format, answers, print_json
-from t2iprobe.terminal.cost import counted
 from t2iprobe.terminal.options import (
     Arch,
     BatchSize,

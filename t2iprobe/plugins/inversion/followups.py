@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.metric import Aggregate
 from t2iprobe.core.model import Model
-from t2iprobe.core.names import choice
+from t2iprobe.core.names import choice, counted
 from t2iprobe.plugins.inversion import curves, edit, interpolate, session
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.resample import Judge, Sampler, check_model
 from t2iprobe.plugins.inversion.study import InversionStudy
 from t2iprobe.terminal.console import notes
-from t2iprobe.terminal.cost import counted, duration
+from t2iprobe.terminal.cost import duration
 from t2iprobe.terminal.options import ModelChoice
 from t2iprobe.terminal.parse import size_text
 

@@ -9,7 +9,7 @@ import numpy as np
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from t2iprobe.core.adapter import Adapter, count_parameters
-from t2iprobe.core.names import choice
+from t2iprobe.core.names import choice, counted
 from t2iprobe.plugins.inversion import session
 from t2iprobe.plugins.inversion.arms import Arm, Examined, examined, parse_arm
 from t2iprobe.plugins.inversion.imageonly import FAMILIES
@@ -19,7 +19,7 @@ from t2iprobe.plugins.inversion.schedule import Schedule, schedule_of
 from t2iprobe.plugins.inversion.session import Asked
 from t2iprobe.plugins.inversion.sources import repeated
 from t2iprobe.plugins.inversion.study import Question, cost_of
-from t2iprobe.terminal.cost import counted, duration
+from t2iprobe.terminal.cost import duration
 from t2iprobe.terminal.parse import size_text
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import torch
 from t2iprobe.core import runfolder
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
-from t2iprobe.core.names import choice
+from t2iprobe.core.names import choice, counted
 from t2iprobe.core.options import LoadOptions
 from t2iprobe.core.report import Page, Section
 from t2iprobe.core.study.bench import Stop
@@ -32,7 +32,7 @@ from t2iprobe.plugins.inversion.pictures import overview
 from t2iprobe.plugins.inversion.sources import Source, folder, repeated
 from t2iprobe.plugins.inversion.study import Cost, InversionStudy, Question, Sampler, Watch
 from t2iprobe.terminal.console import notes
-from t2iprobe.terminal.cost import agree, counted, duration
+from t2iprobe.terminal.cost import agree, duration
 from t2iprobe.terminal.models import check_arch
 from t2iprobe.terminal.options import ModelChoice
 from t2iprobe.terminal.parse import size_text

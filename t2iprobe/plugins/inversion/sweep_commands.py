@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.names import choice
+from t2iprobe.core.names import choice, counted
 from t2iprobe.plugins.inversion.options import (
     RUNS,
     Distinct,
@@ -25,7 +25,6 @@ from t2iprobe.plugins.inversion.options import (
 )
 from t2iprobe.terminal import parse
 from t2iprobe.terminal.console import Format, notes
-from t2iprobe.terminal.cost import counted
 from t2iprobe.terminal.options import (
     Arch,
     BatchSize,

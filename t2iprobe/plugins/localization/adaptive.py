@@ -42,6 +42,7 @@ class Adaptive(Localizer):
             well; what is found is always checked with all steps.
     """
 
+    searches: ClassVar[bool] = True
     name: ClassVar[str] = "adaptive"
     summary: ClassVar[str] = "the responsible set of layers by bisection and racing, with far fewer pictures"
     part: Part = "kv"

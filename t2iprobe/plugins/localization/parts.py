@@ -57,6 +57,7 @@ class Heads(Localizer):
         mode: ``direct`` or ``elimination``.
     """
 
+    searches: ClassVar[bool] = True
     name: ClassVar[str] = "heads"
     summary: ClassVar[str] = "which attention heads of the found layers"
     layers: str = ""
@@ -146,6 +147,7 @@ class Steps(Localizer):
         places: how many first (and last) steps are tried, evenly.
     """
 
+    searches: ClassVar[bool] = True
     name: ClassVar[str] = "steps"
     summary: ClassVar[str] = "which denoising steps matter, in the found layers"
     layers: str = ""

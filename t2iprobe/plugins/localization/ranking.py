@@ -38,6 +38,7 @@ class Ranking(Localizer):
     """
 
     needs_model: ClassVar[bool] = True
+    searches: ClassVar[bool] = True
     pairs: int = 4
     finalists: int = 3
 

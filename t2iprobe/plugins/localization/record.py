@@ -10,12 +10,12 @@ from typing import Any
 from t2iprobe.core.errors import BudgetError
 from t2iprobe.core.lab import Lab
 from t2iprobe.core.localizer import Finding
+from t2iprobe.core.names import counted
 from t2iprobe.core.scoring import FOUND, Scored
 from t2iprobe.core.statistics import Interval
 from t2iprobe.core.sweep import Cost
 from t2iprobe.core.trials import Part, Trial, ranges
 from t2iprobe.plugins.localization.evidence import evidence
-from t2iprobe.terminal.cost import counted
 
 NOTHING = "Nothing stands out"
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from t2iprobe.core.localizer import Finding
+from t2iprobe.core.names import counted
 from t2iprobe.core.report import Bar, Cell, HeatMap, Section, Table
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.scoring import FOUND
@@ -15,7 +16,6 @@ from t2iprobe.core.statistics import Interval
 from t2iprobe.core.study.result import Result
 from t2iprobe.core.trials import Trial, source, target
 from t2iprobe.plugins.localization.record import share
-from t2iprobe.terminal.cost import counted
 
 #: of a metric of whole prompts that leaves the text out; see ``clip_t_template``
 TEMPLATE = "clip_t_template"

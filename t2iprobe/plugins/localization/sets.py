@@ -44,6 +44,7 @@ class Window(Localizer):
         part: what is patched.
     """
 
+    searches: ClassVar[bool] = True
     name: ClassVar[str] = "window"
     summary: ClassVar[str] = "windows of neighbouring layers patched together"
     size: int = 3
@@ -107,6 +108,7 @@ class Nested(Localizer):
         part: what is patched.
     """
 
+    searches: ClassVar[bool] = True
     name: ClassVar[str] = "nested"
     summary: ClassVar[str] = "the best 1, 2, 3, 10, 30 and all layers, as in the paper's table of layer counts"
     counts: str = "1/2/3/10/30"
@@ -167,6 +169,7 @@ class Greedy(Localizer):
         part: what is patched.
     """
 
+    searches: ClassVar[bool] = True
     name: ClassVar[str] = "greedy"
     summary: ClassVar[str] = "adds (or takes away) one layer at a time, the best first"
     direction: Literal["forward", "backward"] = "forward"

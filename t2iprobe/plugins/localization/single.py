@@ -13,6 +13,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.lab import Lab
 from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.model import Model
+from t2iprobe.core.names import counted
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.scoring import FOUND, Scored
 from t2iprobe.core.trials import Trial
@@ -20,7 +21,6 @@ from t2iprobe.plugins.localization.evidence import Evidence, evidence
 from t2iprobe.plugins.localization.exhaustive import table
 from t2iprobe.plugins.localization.record import percent, share
 from t2iprobe.terminal import parse
-from t2iprobe.terminal.cost import counted
 
 BRANCHES = {"cond": (Branch.COND,), "uncond": (Branch.UNCOND,), "both": None}
 NAMED = 4  # found trials whose response the sentence has

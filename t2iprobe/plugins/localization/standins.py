@@ -45,8 +45,8 @@ class StandIns:
     def _nothing_else(self) -> bool:
         """Whether the layers outside bring nothing, and found ones add up: then nothing stands in for any of them."""
         way = joined(*self.ways)
-        adding = sum(self.losses[layer] for layer in way) <= ADDING and plain(self.race, way)
-        if len(self.ways) > 1 or len(way) < 2 or not adding:
+        adding = sum(self.losses[layer] for layer in way) <= ADDING
+        if len(self.ways) > 1 or len(way) < 2 or not adding or not plain(self.race, way):
             return False
         outside = self.every - way
         found = self.race.until(

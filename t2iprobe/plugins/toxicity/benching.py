@@ -12,7 +12,7 @@ from t2iprobe.core.adapter import count_parameters, layer_table
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.moderation import Detector, Hit
-from t2iprobe.core.names import choice
+from t2iprobe.core.names import choice, counted
 from t2iprobe.plugins.toxicity import benchmark as measuring
 from t2iprobe.plugins.toxicity import latent, record
 from t2iprobe.plugins.toxicity.donors import WAYS, chosen_way
@@ -27,7 +27,7 @@ from t2iprobe.plugins.toxicity.sheet import NAME as SHEET
 from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_lines
 from t2iprobe.terminal.commandline import quoted
 from t2iprobe.terminal.console import notes
-from t2iprobe.terminal.cost import agree, counted, duration
+from t2iprobe.terminal.cost import agree, duration
 from t2iprobe.terminal.layers import chosen
 from t2iprobe.terminal.options import ModelChoice, generation_settings
 from t2iprobe.terminal.progress import progress

@@ -13,11 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.names import choice
+from t2iprobe.core.names import choice, counted
 from t2iprobe.plugins.toxicity.settings import parsed
 from t2iprobe.terminal.commandline import typed
 from t2iprobe.terminal.console import Format, answers, print_json
-from t2iprobe.terminal.cost import counted
 from t2iprobe.terminal.options import (
     Arch,
     BatchSize,

@@ -9,8 +9,8 @@ from typing import Any
 
 from t2iprobe.core import runfolder
 from t2iprobe.core.errors import RunExistsError
+from t2iprobe.core.names import counted
 from t2iprobe.plugins.toxicity.settings import parsed
-from t2iprobe.terminal.cost import counted
 
 SHOWN = 3  # differences at most
 #: settings that are digests of texts, and what a text is

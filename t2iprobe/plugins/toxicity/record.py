@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from t2iprobe.core.names import counted
 from t2iprobe.core.report import Cell, Page, Section, Table
 from t2iprobe.core.statistics import Interval
 from t2iprobe.plugins.toxicity.benchmark import Row
@@ -14,7 +15,6 @@ from t2iprobe.plugins.toxicity.gallery import Gallery
 from t2iprobe.plugins.toxicity.methods import LOCALIZED, UNGUARDED, Case
 from t2iprobe.plugins.toxicity.sheet import ROWS
 from t2iprobe.plugins.toxicity.sheet import sheet as drawn
-from t2iprobe.terminal.cost import counted
 
 #: heads and digits of the table
 COLUMNS = (("mse", "MSE", 0), ("ssim", "SSIM", 3), ("psnr", "PSNR", 1), ("ssim_textless", "SSIM outside", 3))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2iprobe.core import runfolder
 from t2iprobe.core.lock import LOCK, lock
+from t2iprobe.core.names import counted
 from t2iprobe.core.study import provenance
 from t2iprobe.plugins.toxicity import conflicts
 from t2iprobe.plugins.toxicity.audit import Audit
@@ -23,7 +24,7 @@ from t2iprobe.plugins.toxicity.settings import deciding
 from t2iprobe.plugins.toxicity.sheet import NAME as SHEET
 from t2iprobe.plugins.toxicity.sheet import ROWS, sheet
 from t2iprobe.terminal.console import notes
-from t2iprobe.terminal.cost import agree, counted, duration
+from t2iprobe.terminal.cost import agree, duration
 from t2iprobe.terminal.layers import chosen
 from t2iprobe.terminal.progress import progress
 
