@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from t2iprobe.core.adapter import Adapter
 from t2iprobe.testing.laws import Law, laws
 
+#: the environment variable that names the torch device on which the laws are asked; the CPU if it is not set
+DEVICE = "T2IPROBE_TEST_DEVICE"
+
 
 def adapter_conformance(adapter: type[Adapter]) -> type:
-    """A test class for pytest with one method a law, each on a fresh ``adapter.tiny()``."""
+    """A test class for pytest with one method a law, each on a fresh ``adapter.tiny()``.
+
+    ``T2IPROBE_TEST_DEVICE=cuda pytest`` asks them on a GPU.
+    """
     methods = {f"test_{law.__name__}": _method(law, adapter) for law in laws()}
     name = f"Test{adapter.__name__}"
     return type(name, (), {**methods, "__doc__": f"The laws of an adapter, asked of {adapter.__name__}."})
@@ -17,7 +24,7 @@ def adapter_conformance(adapter: type[Adapter]) -> type:
 
 def _method(law: Law, adapter: type[Adapter]) -> Callable[[object], None]:
     def test(self: object) -> None:
-        law(adapter(), adapter.tiny())
+        law(adapter(), adapter.tiny().to(os.environ.get(DEVICE, "cpu")))
 
     test.__doc__ = law.__doc__
     return test
