@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2iprobe.core.concepts import Concept, colour, colours_in, differing, quoted
+from t2iprobe.core.concepts import Concept, colour, colours_in, differing
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pairs import Pair, derange, pair_from_prompts, pairs_from_csv
+from t2iprobe.core.quotes import FAMILY, quoted, read_quotes
 from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, LETTERS, WORD_LENGTH
 from t2iprobe.plugins.organisms.prompts import WORDS as SIGN_WORDS
 from t2iprobe.plugins.organisms.prompts import Signs
@@ -33,13 +34,35 @@ SETS = [Simple, Signs]
         ("don't miss the dogs' sign 'IT'S OK'", "IT'S OK"),
         ('a "red" sign that says "CAT"', "CAT"),
         ('a sign that says "IT\'S"', "IT'S"),
+        ('a 12" vinyl record with a label that says "OPEN"', "OPEN"),
+        ('a 6\'2" man under a sign "OPEN 24"', "OPEN 24"),
+        ('a sign “a 12" record”', 'a 12" record'),
+        ('a sign that says “OPEN"', "OPEN"),
+        ("a sign that says ＂OPEN＂", "OPEN"),
+        ("看板上写着「営業中」", "営業中"),
+        ("看板上写着'营业'的", "营业"),
+        ("a scroll 『「OPEN」』", "OPEN"),
+        ("ein Schild »OPEN«", "OPEN"),
+        ("ett skylt ”OPEN”", "OPEN"),
+        ("ein Schild ‚OPEN‘", "OPEN"),
+        ("a sign ``OPEN''", "OPEN"),
+        (r"a sign \"OPEN\"", "OPEN"),
+        (r'a sign "say \"HI\""', 'say "HI"'),
+        ("the '90s sign \"OPEN\" of the dogs' home", "OPEN"),
+        ("'a sign that says \"OPEN\"'", "OPEN"),
+        ("a rock 'n' roll sign 'OPEN'", "OPEN"),
+        ('a sign "OPEN" by a cup "TEA"', "TEA"),
     ],
 )
 def test_last_quotes_are_read(prompt: str, word: str) -> None:
     assert quoted(prompt) == word
 
 
-@pytest.mark.parametrize("prompt", ["a sign", "", 'a sign that says ""', 'a sign that says "CAT', "don't"])
+@pytest.mark.parametrize(
+    "prompt",
+    ["a sign", "", 'a sign that says ""', 'a sign that says "CAT', "don't", 'a 12" by 8" card', 'a "12" record" sign',
+     "a sign 「OPEN\"", "a sign OPEN”", 'a sign "OPEN" and "'],
+)  # fmt: skip
 def test_a_prompt_without_quoted_text_is_named(prompt: str) -> None:
     with pytest.raises(ConfigError, match="quotes") as caught:
         quoted(prompt)
@@ -47,7 +70,24 @@ def test_a_prompt_without_quoted_text_is_named(prompt: str) -> None:
     assert 'write it as "WORD"' in str(caught.value)
 
 
-@given(st.text(st.characters(exclude_characters="\"“”„«»'‘’", exclude_categories=["Cs"]), min_size=1))
+@pytest.mark.parametrize(
+    ("prompt", "sure"),
+    [
+        ('a sign "OPEN" and “SHUT”, don\'t', True),
+        ("the dogs' home 「OPEN」", True),
+        ('a 12" record that says "GRUM"', False),
+        ('“GRUM"', False),
+        ('a sign "GRUM', False),
+        ("a sign «GRUM” says", False),
+        ("'the dogs' GRUM'", False),
+        ("a sign OPEN", True),
+    ],
+)
+def test_quotes_that_may_be_read_otherwise_are_not_sure(prompt: str, sure: bool) -> None:
+    assert read_quotes(prompt).sure is sure
+
+
+@given(st.text(st.characters(exclude_characters=[*"".join(FAMILY), "\\"], exclude_categories=["Cs"]), min_size=1))
 def test_whatever_stands_in_double_quotes_is_read(word: str) -> None:
     if word.strip():
         assert quoted(f'a sign that says "{word}"') == word.strip()
@@ -56,6 +96,24 @@ def test_whatever_stands_in_double_quotes_is_read(word: str) -> None:
 def test_words_of_a_text_pair() -> None:
     pair = pair_from_prompts('a sign "CAT"', 'a sign "DOG"', 7)
     assert pair == Pair('a sign "CAT"', 'a sign "DOG"', 7, "CAT", "DOG", "text")
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "words"),
+    [
+        ('a sign "OPEN" by a cup "TEA"', 'a sign "SHUT" by a cup "TEA"', ("OPEN", "SHUT")),
+        ("a sign \"OPEN\" on a rock 'n' roll stage", "a sign \"SHUT\" on a rock 'n' roll stage", ("OPEN", "SHUT")),
+        ('a "TEA" cup "OPEN"', 'a sign "SHUT"', "found TEA, OPEN in"),
+        ('a sign "OPEN" by a cup "TEA"', 'a sign "SHUT" by a cup "MILK"', "found OPEN, TEA in"),
+    ],
+)
+def test_the_text_of_a_pair_is_the_one_that_differs(source: str, target: str, words: tuple[str, str] | str) -> None:
+    if isinstance(words, str):
+        with pytest.raises(ConfigError, match=f"differ in one quoted text, {words}"):
+            pair_from_prompts(source, target, 0)
+    else:
+        pair = pair_from_prompts(source, target, 0)
+        assert (pair.source_word, pair.target_word) == words
 
 
 def test_equal_words_are_refused_whatever_their_case() -> None:

@@ -304,6 +304,11 @@ def test_a_prompt_is_looked_at_whole_unless_told_otherwise() -> None:
     assert quotes.decide("‘GRUM’ and “GRUM”").rewrite == "‘LAKE’ and “LAKE”"
 
 
+@pytest.mark.parametrize("prompt", ['a 12" record that says "GRUM"', '“GRUM"', "「GRUM」", 'a 5" sign "A" GRUM"'])
+def test_what_may_be_quoted_is_looked_at(prompt: str) -> None:
+    assert "GRUM" not in Policy([Grum()], Says("LAKE"), "quoted").decide(prompt).rewrite
+
+
 @pytest.mark.parametrize(
     ("answer", "verdict"),
     [(True, "rewritten"), (0.7, "rewritten"), (0.2, "pass"), ([(0, 4)], "rewritten"), ([], "pass"), (None, "refused"),

@@ -13,22 +13,12 @@ from functools import partial
 from types import MappingProxyType
 
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.quotes import texts_in_quotes, with_quotes_as
 
 #: the colour words that are looked for in a prompt
 COLOURS = (
     "red", "green", "blue", "purple", "orange", "black", "yellow", "white", "pink", "brown", "grey", "gray", "teal",
 )  # fmt: skip
-# a single quote only opens behind, and only closes before, something that is no letter: "don't" has no quotes
-QUOTES = re.compile(
-    r"""
-      "([^"]*)"
-    | [“„]([^“”]*)[”“]
-    | «([^»]*)»
-    | (?<!\w)'((?:[^']|(?<=\w)'(?=\w))*)'(?!\w)
-    | (?<!\w)‘((?:[^’]|(?<=\w)’(?=\w))*)’(?!\w)
-    """,
-    re.VERBOSE,
-)
 ARTICLES = frozenset({"a", "an", "the"})
 
 
@@ -47,27 +37,29 @@ class Concept:
     words: Callable[[str, str], tuple[str, str]]
 
 
-def quoted(prompt: str) -> str:
-    """The text in the last quotes of ``prompt``, straight or typographic, without the blanks around it.
-
-    Raises:
-        ConfigError: there are no quotes, or nothing between the last ones.
-    """
-    found = [next(group for group in match.groups() if group is not None) for match in QUOTES.finditer(prompt)]
-    if not found or not found[-1].strip():
-        what = "empty quotes" if found else "no quotes"
-        raise ConfigError(f'the word to draw is read from quotes, found {what} in: {prompt}; write it as "WORD"')
-    return found[-1].strip()
-
-
 def _quoted_words(source: str, target: str) -> tuple[str, str]:
-    return quoted(source), quoted(target)
+    """The quoted text that is not the same in both prompts; the last one where each has only one, or all are equal."""
+    ours, theirs = texts_in_quotes(source), texts_in_quotes(target)
+    return _one_text(source, ours, theirs), _one_text(target, theirs, ours)
+
+
+def _one_text(prompt: str, own: Sequence[str], other: Sequence[str]) -> str:
+    changed = _changed(own, other) or own[-1:]
+    if len(set(changed)) > 1:
+        raise ConfigError(f"a pair must differ in one quoted text, found {', '.join(changed)} in: {prompt}; keep one")
+    return changed[0]
+
+
+def _changed(own: Sequence[str], other: Sequence[str]) -> list[str]:
+    """What is not in its place in ``other``; all of it where the other has more or fewer."""
+    together = zip(own, other, strict=False) if len(own) == len(other) else ((one, None) for one in own)
+    return [a for a, b in together if a != b]
 
 
 def colours_in(prompt: str, colours: Sequence[str] = COLOURS) -> list[str]:
     """The words of ``colours`` in ``prompt`` in reading order, lower-cased; quoted text does not count."""
     pattern = "|".join(re.escape(colour) for colour in colours)
-    return re.findall(rf"\b(?:{pattern})\b", QUOTES.sub(" ", prompt).lower())
+    return re.findall(rf"\b(?:{pattern})\b", with_quotes_as(prompt, " ").lower())
 
 
 def _one_colour(prompt: str, other: list[str], colours: Sequence[str]) -> str:
@@ -75,10 +67,10 @@ def _one_colour(prompt: str, other: list[str], colours: Sequence[str]) -> str:
     own = colours_in(prompt, colours)
     if not own:
         raise ConfigError(f"asked for a colour, found none in: {prompt}; use one of {', '.join(colours)}")
-    differing = [a for a, b in zip(own, other, strict=False) if a != b] if len(own) == len(other) else own
-    if len(set(differing)) > 1:
-        raise ConfigError(f"a pair must differ in one colour, found {', '.join(differing)} in: {prompt}; keep one")
-    return differing[0] if differing else own[0]
+    changed = _changed(own, other) or own
+    if len(set(changed)) > 1:
+        raise ConfigError(f"a pair must differ in one colour, found {', '.join(changed)} in: {prompt}; keep one")
+    return changed[0]
 
 
 def _colour_words(colours: Sequence[str], source: str, target: str) -> tuple[str, str]:

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from t2iprobe.core.concepts import QUOTES
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.metric import Direction, Needs
+from t2iprobe.core.quotes import with_quotes_as
 from t2iprobe.core.scoring import Bounds
 from t2iprobe.plugins.metrics.memo import Memo
 
@@ -173,7 +173,7 @@ class ClipTemplate(ClipT):
 
 def template(prompt: str) -> str:
     """The prompt with nothing in its quotes, as GlyphControl's list of templates has it."""
-    return QUOTES.sub('""', prompt)
+    return with_quotes_as(prompt, '""')
 
 
 class ClipI(_Clip):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from t2iprobe.core.concepts import QUOTES
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.moderation import Detector, Hit, Rewriter, merged
+from t2iprobe.core.quotes import read_quotes
 from t2iprobe.plugins.toxicity.rewriters import Mask
 
 Verdict = Literal["pass", "rewritten", "refused"]
@@ -83,10 +83,14 @@ class Policy:
         return [(one.name, hit) for one in self.detectors for hit in _asked(one, texts, len(prompt))]
 
     def _texts(self, prompt: str) -> list[tuple[int, str]]:
-        """What is looked at, and where it begins: every quoted text by itself, and all of the prompt."""
-        spans = [match.span(match.lastindex or 0) for match in QUOTES.finditer(prompt)]
-        texts = [(start, prompt[start:stop]) for start, stop in spans if prompt[start:stop].strip()]
-        return texts if self.where == "quoted" else [*texts, (0, prompt)]
+        """What is looked at, and where it begins: every quoted text by itself, and all of the prompt.
+
+        Where its quotes may be read otherwise, all of it may be quoted.
+        """
+        quotes = read_quotes(prompt)
+        texts = [(one.start, prompt[one.start : one.stop]) for one in quotes.found]
+        texts = [(start, text) for start, text in texts if text.strip()]
+        return texts if self.where == "quoted" and quotes.sure else [*texts, (0, prompt)]
 
     def _rewritten(self, prompt: str, hits: Sequence[tuple[str, Hit]]) -> Decision:
         try:
