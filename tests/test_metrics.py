@@ -18,6 +18,7 @@ from PIL import Image
 
 from t2iprobe.core.errors import ConfigError, ShapeError
 from t2iprobe.core.metric import BoxReader, Needs
+from t2iprobe.core.writing import plain
 from t2iprobe.plugins.manager import Plugins
 from t2iprobe.plugins.metrics import text
 from t2iprobe.plugins.metrics.colour import PALETTE, Colour, coverage, read_colour
@@ -115,6 +116,47 @@ def test_edit_distance_against_brute_force(pred: str, truth: str) -> None:
 )
 def test_exact(read: str, word: str, same: float) -> None:
     assert text.Exact().score(read, word) == same
+
+
+@pytest.mark.parametrize(
+    ("read", "word"),
+    [
+        ("cafe\u0301", "café"),
+        ("don't", "don’t"),
+        ("don't", "don´t"),
+        ("ＯＰＥＮ", "OPEN"),
+        ("ｵｰﾌﾟﾝ", "オープン"),
+        ("ﬁsh", "FISH"),
+        ("STRASSE", "Straße"),
+        ("OP\u00adEN\u200b", "OPEN"),
+        ("24-7", "24–7"),
+        ("営業中.", "営業中。"),
+        ("NEW TOWN", "NEW\u3000TOWN"),
+    ],
+)
+def test_the_same_writing_scores_fully_whatever_its_unicode_form(read: str, word: str) -> None:
+    assert text.Exact().score(read, word) == text.WordF1().score(read, word) == text.Accuracy().score(read, word) == 1
+    assert text.F1().score(read, word) == pytest.approx(1, abs=1e-5)
+    assert text.Distance().score(read, word) == text.NormalisedDistance().score(read, word) == 0
+
+
+@pytest.mark.parametrize(
+    ("read", "word", "distance"), [("cafe", "café", 1), ("ОРЕN", "OPEN", 3), ("OPEN.", "OPEN", 1), ("RO AD", "ROAD", 1)]
+)
+def test_what_can_be_seen_counts(read: str, word: str, distance: int) -> None:
+    assert text.Exact().score(read, word) == 0 and text.Distance().score(read, word) == distance
+
+
+@pytest.mark.parametrize("read", ["“OPEN”", "OPEN。", "「OPEN」", "¡OPEN!", "— OPEN —", "<OPEN>"])
+def test_marks_around_a_word_do_not_count_in_any_script(read: str) -> None:
+    assert text.WordF1().score(read, "OPEN") == 1
+
+
+@given(st.text())
+def test_plain_text_is_plain_and_ascii_only_loses_case(word: str) -> None:
+    assert plain(plain(word)) == plain(word)
+    letters = word.encode("ascii", "ignore").decode()
+    assert plain(letters) == letters.lower()
 
 
 def organism_pictures() -> list[Sign]:

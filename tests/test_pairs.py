@@ -119,6 +119,8 @@ def test_the_text_of_a_pair_is_the_one_that_differs(source: str, target: str, wo
 def test_equal_words_are_refused_whatever_their_case() -> None:
     with pytest.raises(ConfigError, match="both prompts ask for 'CAT'"):
         pair_from_prompts('a red sign "CAT"', 'a blue sign "cat"', 0)
+    with pytest.raises(ConfigError, match="both prompts ask for 'café'"):
+        pair_from_prompts('a sign "café"', 'a sign "CAFE\u0301"', 0)
 
 
 def test_colour_is_read_outside_the_quotes_and_as_a_whole_word() -> None:

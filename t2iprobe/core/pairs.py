@@ -14,6 +14,7 @@ from typing import TextIO
 
 from t2iprobe.core.concepts import CONCEPTS, Concept, concept_named
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.writing import same
 
 COLUMNS = ("source", "target", "seed", "concept")
 
@@ -49,13 +50,14 @@ def pair_from_prompts(source: str, target: str, seed: int, concept: str | Concep
         concept: name of a bundled concept, or any concept.
 
     Raises:
-        ConfigError: a word is missing, or both prompts ask for the same one (upper and lower case are the same).
+        ConfigError: a word is missing, or both prompts ask for the same one, see
+            :func:`~t2iprobe.core.writing.same`.
     """
     what = concept_named(concept) if isinstance(concept, str) else concept
     if seed < 0:
         raise ConfigError(f"a seed is a whole number from 0, found {seed}")
     one, other = what.words(source, target)
-    if one.casefold() == other.casefold():
+    if same(one, other):
         raise ConfigError(f"a pair needs two different {what.name}s, both prompts ask for {one!r}; change one")
     return Pair(source, target, seed, one, other, what.name)
 

@@ -1,4 +1,4 @@
-"""Scores of read text against the word that was asked for. All ignore upper and lower case.
+"""Scores of read text against the word that was asked for, of both as :func:`~t2iprobe.core.writing.plain` has them.
 
 ``ocr_precision``, ``ocr_recall``, ``ocr_f1``, ``ocr_accuracy`` and ``ocr_distance`` are the published numbers of
 "Precise Parameter Localization for Textual Generation in Diffusion Models": they count *characters*, not words.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from string import punctuation
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from t2iprobe.core.errors import ShapeError
 from t2iprobe.core.metric import Direction, Needs
 from t2iprobe.core.scoring import Bounds
+from t2iprobe.core.writing import bare, plain, same
 
 #: precision, recall and F1 of a text and what was asked for
 Overlap = Callable[[str, str], tuple[float, float, float]]
@@ -26,8 +26,8 @@ F1_EPSILON = 1e-6
 
 
 def _tokens(text: str) -> list[str]:
-    """The characters, lower-cased; a blank becomes an empty token, which counts like any other (as published)."""
-    return [character.strip().lower() for character in text]
+    """The characters; a blank becomes an empty token, which counts like any other (as published)."""
+    return [character.strip() for character in plain(text)]
 
 
 def char_overlap(pred: str, truth: str) -> tuple[float, float, float]:
@@ -36,9 +36,10 @@ def char_overlap(pred: str, truth: str) -> tuple[float, float, float]:
     Precision is overlap / (|pred| + 1e-8), recall overlap / (|truth| + 1e-8): exact matches come out 1e-8 below 1.
     The F1 of a set of images is :func:`dataset_f1`, not the mean of these.
     """
-    overlap = (Counter(_tokens(pred)) & Counter(_tokens(truth))).total()
-    precision = overlap / (len(pred) + COUNT_EPSILON)
-    recall = overlap / (len(truth) + COUNT_EPSILON)
+    read, asked = _tokens(pred), _tokens(truth)
+    overlap = (Counter(read) & Counter(asked)).total()
+    precision = overlap / (len(read) + COUNT_EPSILON)
+    recall = overlap / (len(asked) + COUNT_EPSILON)
     return precision, recall, 2 * precision * recall / (precision + recall + F1_EPSILON)
 
 
@@ -68,32 +69,28 @@ def word_overlap(pred: str, truth: str) -> tuple[float, float, float]:
 
 
 def _words(text: str) -> list[str]:
-    return [word for word in (part.strip(punctuation) for part in text.casefold().split()) if word]
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())
+    return [word for word in map(bare, plain(text).split()) if word]
 
 
 def exact(pred: str, truth: str) -> bool:
-    """Whether the two are the same text but for case and the number of blanks."""
-    return _folded(pred) == _folded(truth)
+    """Whether the two are the same writing, whatever the number of blanks."""
+    return same(pred, truth)
 
 
 def edit_distance(pred: str, truth: str) -> int:
-    """Levenshtein distance of the lower-cased texts: insertions, deletions and substitutions cost 1 each."""
-    pred, truth = pred.lower(), truth.lower()
-    row = list(range(len(truth) + 1))
-    for i, a in enumerate(pred, 1):
+    """Levenshtein distance: insertions, deletions and substitutions of a character cost 1 each."""
+    read, asked = plain(pred), plain(truth)
+    row = list(range(len(asked) + 1))
+    for i, a in enumerate(read, 1):
         corner, row[0] = row[0], i
-        for j, b in enumerate(truth, 1):
+        for j, b in enumerate(asked, 1):
             corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (a != b))
     return row[-1]
 
 
 def normalised_edit_distance(pred: str, truth: str) -> float:
     """:func:`edit_distance` over the length of the longer text: 0 is equal, 1 nothing in common."""
-    return edit_distance(pred, truth) / max(len(pred.lower()), len(truth.lower()), 1)
+    return edit_distance(pred, truth) / max(len(plain(pred)), len(plain(truth)), 1)
 
 
 class _Text:
