@@ -18,11 +18,12 @@ from t2iprobe.core.lab import Lab
 from t2iprobe.core.localizer import Finding
 from t2iprobe.core.model import Model
 from t2iprobe.core.scoring import Scored
+from t2iprobe.core.sites import Port, Site
 from t2iprobe.core.sweep import Renderer, Sweep
 from t2iprobe.core.trials import Space, Trial
 from t2iprobe.loading import load, prompt_set, scorer
-from t2iprobe.plugins.localization.attribution import first_order
-from t2iprobe.plugins.localization.conditioning import differing_tokens, recorded
+from t2iprobe.plugins.localization.attribution import Probe, attributed, difference, first_order
+from t2iprobe.plugins.localization.conditioning import Call, differing_tokens, recorded
 from t2iprobe.plugins.localization.contribution import contributions
 from t2iprobe.plugins.localization.evidence import Evidence, bounds, evidence, holm, sign_flip
 from t2iprobe.plugins.localization.selection import LargestGap, Pareto, Threshold, TopK, rule_named
@@ -491,13 +492,23 @@ def tiny(request: pytest.FixtureRequest) -> Model:
 
 
 def test_gradients_are_those_of_a_small_patch(tiny: Model) -> None:
-    """Against finite differences: a thousandth of the way to the target's values, through the same hooks."""
+    """Against finite differences: a hundredth of the way to the target's values, through the same hooks."""
     run, calls = recorded(tiny, tiny.generation(["a cat", "two dogs"], 0))
     assert len(calls) == run.denoiser_calls == 2
     sites = [list(tiny.text_sites(layer)) for layer in range(tiny.layers)]
-    effects, apart = first_order(tiny, calls[0], sites, 0.0)
-    _, nearer = first_order(tiny, calls[0], sites, 1e-2)
-    assert effects.sum() == pytest.approx((apart - nearer) / 2 / 1e-2, rel=0.05, abs=1e-9)
+    apart = difference(tiny.denoiser, calls[0])
+    effects = first_order(tiny.denoiser, calls[0], sites, 0.0, apart)
+    gone = (moved_along(tiny, calls[0], sites, 1e-2) * apart).sum()
+    assert effects.sum() == pytest.approx(float(gone) / 1e-2, rel=0.05, abs=1e-9)
+
+
+def moved_along(model: Model, call: Call, sites: list[list[Site]], share: float) -> torch.Tensor:
+    """What the source's prediction gains a share of the way to the target's values."""
+    given = call.with_latents_of(0) | {"return_dict": False}
+    with torch.no_grad():
+        plain = model.denoiser(**given)[0][0]
+        with Probe(share, call.arguments["encoder_hidden_states"].shape[1]).on(model.denoiser, sites):
+            return torch.Tensor(model.denoiser(**given)[0][0] - plain)
 
 
 def test_all_layers_of_a_u_net_are_the_whole_difference() -> None:
@@ -505,7 +516,43 @@ def test_all_layers_of_a_u_net_are_the_whole_difference() -> None:
     model = Model(SD.tiny(), SD(), defaults={"num_steps": 2})
     _, calls = recorded(model, model.generation(["a cat", "two dogs"], 0))
     sites = [list(model.text_sites(layer)) for layer in range(model.layers)]
-    assert first_order(model, calls[0], sites, 1.0)[1] == pytest.approx(0, abs=1e-6)
+    apart = difference(model.denoiser, calls[0])
+    assert (moved_along(model, calls[0], sites, 1.0) - apart).abs().max() < 1e-5
+    # so, summed over layers, they are the whole: 1, by enough points
+    assert attributed(model.denoiser, sites, calls, 8).sum() == pytest.approx(1, abs=0.01)
+
+
+class Toy(torch.nn.Module):
+    """Predicts latents + a + curved * b ** 2 + mixed * a * b, where two "layers" give a and b from the text."""
+
+    def __init__(self, curved: float = 0.0, mixed: float = 0.0) -> None:
+        super().__init__()
+        self.a, self.b, self.curved, self.mixed = torch.nn.Identity(), torch.nn.Identity(), curved, mixed
+
+    def forward(self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor) -> tuple[torch.Tensor]:
+        a, b = self.a(encoder_hidden_states), self.b(encoder_hidden_states)
+        return (hidden_states + a + self.curved * b**2 + self.mixed * a * b,)
+
+
+@pytest.mark.parametrize("points", [1, 2, 8, 32])
+@pytest.mark.parametrize(
+    ("toy", "shares"),
+    [
+        (Toy(), (1.0, 0.0)),
+        # text 1 -> 3: the prediction goes from 1 + .5 to 3 + 4.5, by 2 through a and 4 through b ** 2 / 2
+        (Toy(curved=0.5), (2 / 6, 4 / 6)),
+        # 1 + 1 to 3 + 9: by 2 through a alone, and 8 through a * b, which both share alike
+        (Toy(mixed=1.0), (6 / 10, 4 / 10)),
+    ],
+    ids=["linear", "curved", "mixed"],
+)
+def test_attributions_add_up_to_the_whole(toy: Toy, shares: tuple[float, float], points: int) -> None:
+    """Of predictions that are linear or quadratic in what is patched, with any number of points."""
+    text = torch.tensor([1.0, 3.0]).reshape(2, 1, 1).expand(2, 4, 5)
+    latents = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0))
+    call = Call({"hidden_states": latents, "encoder_hidden_states": text}, 2)
+    sites = [[Site(f"blocks.{i}.joint_attn.k", name, Port("out"), stream="text")] for i, name in enumerate("ab")]
+    assert attributed(toy, sites, [call, call], points).tolist() == pytest.approx(shares, abs=1e-5)
 
 
 def test_contributions_by_hand() -> None:

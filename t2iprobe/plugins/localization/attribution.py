@@ -1,8 +1,8 @@
-"""Layers by gradients, all at once: :class:`Attribution`."""
+"""Layers by integrated gradients, all at once: :class:`Attribution`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -24,20 +24,21 @@ from t2iprobe.plugins.localization.settings import at_least
 
 @dataclass
 class Attribution(Ranking):
-    """Attribution patching: the first-order effect of patching every layer, from one backward pass a denoiser call.
+    """Integrated gradients of every layer at once, from one backward pass a denoiser call and point.
 
-    At every step of the source's run the denoiser is asked twice about the *same* latents, with the source's prompt and
-    with the target's. What is watched needs no OCR: half the squared distance between the two predictions. Its gradient
-    with respect to a layer's text keys and values, times (target's - source's), is what patching the layer there would
-    take off it, to first order (Nanda 2023, "Attribution patching"; Syed et al., arXiv 2310.10348). Summed over steps
-    and divided by the summed squared distance: 1 is a layer that, linearly, makes all of the difference. That is about
-    4 T denoiser calls a pair (T to get the latents, T forward, T backward at about twice a forward), for any number of
-    layers; the donor's values are those the target's prompt gives at the source's latents, not of the target's run.
+    At every step of the source's run the denoiser is asked about the *same* latents with the source's prompt and with
+    the target's. What is watched needs no OCR: how far the prediction goes from the source's to the target's, along the
+    straight line between the two. Its gradient with respect to a layer's text keys and values, times (target's -
+    source's), is what patching the layer there adds, to first order (attribution patching: Nanda 2023; Syed et al.,
+    arXiv 2310.10348). The gradient is averaged over ``points`` midpoints of the way from the source's to the target's
+    values, all layers together, which is integrated gradients (Sundararajan et al., arXiv 1703.01365; Hanna et al.,
+    arXiv 2403.17806): summed over layers, it is what patching all of them together brings, up to the error of the
+    midpoint rule, which is none where the prediction is at most quadratic along the way. Steps count by their squared
+    distance of the two predictions: 1 is a layer that makes all of the difference. The donor's values are those the
+    target's prompt gives at the source's latents, not of the target's run.
 
-    It misses what is not linear: saturated softmax, and layers that act only together. ``points`` > 1 averages the
-    gradient along the way from the source's to the target's values, all layers together, which is integrated gradients
-    (Hanna et al., arXiv 2403.17806) and adds up to the whole. The ``finalists`` are then patched exactly, each alone
-    and all together, and a layer counts by that.
+    It misses what only the path's ends show: layers that act only together share what they bring by chance of the path.
+    The ``finalists`` are then patched exactly, each alone and all together, and a layer counts by that.
 
     Args:
         pairs: of the search, to take gradients on.
@@ -46,7 +47,7 @@ class Attribution(Ranking):
     """
 
     name: ClassVar[str] = "attribution"
-    summary: ClassVar[str] = "first-order attribution of all layers by gradients, finalists patched exactly"
+    summary: ClassVar[str] = "integrated gradients of all layers, finalists patched exactly"
     points: int = 1
 
     def __post_init__(self) -> None:
@@ -56,54 +57,73 @@ class Attribution(Ranking):
     @property
     def key(self) -> str:
         """See :class:`~t2iprobe.plugins.localization.ranking.Ranking`."""
-        return f"attribution {self.points} points"
+        return f"integrated gradients {self.points} points"
 
     def cost(self, model: Model, settings: Mapping[str, Any]) -> Cost:
-        """A run, and a forward and a backward pass, of two rows each, for every call and point."""
+        """A run; for every call the two predictions, and a forward and a backward pass of two rows for every point."""
         calls = model.evaluations(settings.get("num_steps"))
         run = 2 * model.guided(settings.get("guidance"))
-        return Cost(2, calls * (run + 6 * self.points), calls * (1 + 3 * self.points))
+        return Cost(2, calls * (run + 2 + 6 * self.points), calls * (2 + 3 * self.points))
 
     def measured(self, model: Model, space: Space, pair: Pair, settings: Mapping[str, Any]) -> NDArray[np.float64]:
         """Attributions of the layers, (layer,)."""
         _, calls = recorded(model, model.generation([pair.source, pair.target], pair.seed, **settings))
         sites = [[model.sites.named(name) for name in names] for names in space.kv]
-        return self._attributed(model, sites, calls)
-
-    def _attributed(self, model: Model, sites: list[list[Site]], calls: list[Call]) -> NDArray[np.float64]:
-        total, distance = np.zeros(len(sites)), 0.0
-        for call in calls:
-            for point in range(self.points):
-                share = 0.0 if self.points == 1 else (point + 0.5) / self.points
-                effects, apart = first_order(model, call, sites, share)
-                total += effects / self.points
-                distance += apart / self.points if self.points == 1 else 0.0
-            if self.points > 1:
-                distance += first_order(model, call, sites, 0.0)[1]
-        return total / max(distance, 1e-12)
+        return attributed(model.denoiser, sites, calls, self.points)
 
 
-def first_order(model: Model, call: Call, sites: list[list[Site]], share: float) -> tuple[NDArray[np.float64], float]:
-    """First-order effects of layers on half the squared distance of the predictions, and the squared distance.
+def attributed(
+    denoiser: nn.Module, sites: Sequence[Sequence[Site]], calls: Sequence[Call], points: int
+) -> NDArray[np.float64]:
+    """Share of the way from the source's predictions to the target's that each layer makes, (layer,).
 
     Args:
-        model: the model.
+        denoiser: is asked.
+        sites: text keys and values by layer.
+        calls: rows are source and target; the latents are taken from the source.
+        points: gradients a call.
+    """
+    total, distance = np.zeros(len(sites)), 0.0
+    for call in calls:
+        apart = difference(denoiser, call)
+        shares = (np.arange(points) + 0.5) / points
+        total += np.mean([first_order(denoiser, call, sites, share, apart) for share in shares], axis=0)
+        distance += float(apart.square().sum())
+    return total / max(distance, 1e-12)
+
+
+def difference(denoiser: nn.Module, call: Call) -> Tensor:
+    """The target's prediction less the source's, at the source's latents."""
+    with torch.no_grad():
+        value = _predicted(denoiser, call)
+    return (value[1] - value[0]).float()
+
+
+def first_order(
+    denoiser: nn.Module, call: Call, sites: Sequence[Sequence[Site]], share: float, along: Tensor
+) -> NDArray[np.float64]:
+    """First-order effect of every layer on the source's prediction, as far as it is ``along`` a direction, (layer,).
+
+    Args:
+        denoiser: is asked.
         call: rows are source and target; the latents are taken from the source.
         sites: text keys and values by layer.
         share: how far on the way to the target's values the gradient is taken, 0..1.
+        along: of the shape of a prediction.
     """
-    given = call.with_latents_of(0)
-    text = given.get("encoder_hidden_states")
+    text = call.arguments.get("encoder_hidden_states")
     probe = Probe(share, 0 if text is None else int(text.shape[1]))
-    with probe.on(model.denoiser, sites), torch.enable_grad():
-        output = model.denoiser(**given)
-        value = output[0] if isinstance(output, (tuple, list)) else output.sample
-        apart = (value[0] - value[1].detach()).float()
-        loss = -0.5 * apart.square().sum()
+    with probe.on(denoiser, sites), torch.enable_grad():
+        gone = (_predicted(denoiser, call)[0].float() * along).sum()
         names = list(probe.added)
-        slopes = dict(zip(names, torch.autograd.grad(loss, [probe.added[name] for name in names]), strict=True))
-    effects = [sum(float((slopes[s.name] * probe.step[s.name]).sum()) for s in layer) for layer in sites]
-    return np.array(effects), float(apart.detach().square().sum())
+        slopes = dict(zip(names, torch.autograd.grad(gone, [probe.added[name] for name in names]), strict=True))
+    return np.array([sum(float((slopes[one.name] * probe.step[one.name]).sum()) for one in layer) for layer in sites])
+
+
+def _predicted(denoiser: nn.Module, call: Call) -> Tensor:
+    output = denoiser(**call.with_latents_of(0))
+    value: Tensor = output[0] if isinstance(output, (tuple, list)) else output.sample
+    return value
 
 
 @dataclass
@@ -123,7 +143,7 @@ class Probe:
     step: dict[str, Tensor] = field(default_factory=dict)
 
     @contextmanager
-    def on(self, denoiser: nn.Module, sites: list[list[Site]]) -> Iterator[None]:
+    def on(self, denoiser: nn.Module, sites: Sequence[Sequence[Site]]) -> Iterator[None]:
         """Hooks on for the length of a ``with``."""
         with ExitStack() as stack:
             for site in (one for layer in sites for one in layer):
