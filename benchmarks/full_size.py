@@ -72,6 +72,7 @@ def built(name: str, device: str, dtype: torch.dtype) -> DiffusionPipeline:
     """The model ``name`` of :data:`MODELS` with random weights on ``device``."""
     with placed(device, dtype):
         pipeline = MODELS[name].build()
+    pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)  # its tables lie on the CPU
     return tiny_parts.quiet(pipeline.to(device, dtype))
 
 
