@@ -26,11 +26,12 @@ from zarr.storage import LocalStore, MemoryStore, WrapperStore
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import main
+from t2iprobe.core import runfolder
 from t2iprobe.core.adapter import Adapter, Branch
 from t2iprobe.core.cache import Key
 from t2iprobe.core.errors import ConfigError, DamagedError, LockedError, RunExistsError, SiteError, StoreError
 from t2iprobe.core.interventions import ablate, patch
-from t2iprobe.core.lock import lock
+from t2iprobe.core.lock import LOCK, lock
 from t2iprobe.core.model import Generation, Model, Run
 from t2iprobe.core.store import codecs, keys, verify
 from t2iprobe.core.store.buffers import Buffers
@@ -849,6 +850,48 @@ def test_store_rm_asks_before_it_removes_activations(
     monkeypatch.setattr("builtins.input", lambda: "y")
     assert call("store", "rm", "run", "--activations")[0] == 0
     assert not (tmp_path / "run/study.zarr/activations").exists()
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def test_store_rm_touches_nothing_outside_the_store(call: Call, tmp_path: Path) -> None:
+    with ActivationWriter(tmp_path / "run/study.zarr", "capture", layout()) as writer:
+        fill(writer, torch.randn(2, 3, 3, 3))
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    before = contents(tmp_path)
+    for name, said in (
+        ("../../../precious", "no captured run"),
+        ("captur", "did you mean capture"),
+        ("", "no captured"),
+    ):
+        code, out, err = call("store", "rm", "run", "--activations", "--run", name, "--yes")
+        assert (code, out) == (2, "") and said in err, err
+    code, _, err = call("store", "rm", "run", "--run", "capture")
+    assert code == 2 and "add --activations" in err
+    assert contents(tmp_path) == before
+
+    (tmp_path / "run/study.zarr/activations").rename(tmp_path / "elsewhere")
+    (tmp_path / "run/study.zarr/activations").symlink_to(tmp_path / "elsewhere")
+    before = contents(tmp_path)
+    code, out, err = call("store", "rm", "run", "--activations", "--yes")
+    assert (code, out) == (2, "") and "is a link" in err
+    assert contents(tmp_path) == before
+
+
+def test_links_in_a_run_folder_are_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / "run" / runfolder.PART).symlink_to(tmp_path / "thesis.txt")
+    runfolder.write_manifest(tmp_path / "run", {"settings": {}})
+    (tmp_path / "run" / LOCK).symlink_to(tmp_path / "thesis.txt")
+    with pytest.raises(ConfigError, match="is a link"), lock(tmp_path / "run"):
+        pass
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert runfolder.read_manifest(tmp_path / "run") == {"settings": {}}
 
 
 def test_store_export_at_the_command_line(call: Call, tmp_path: Path) -> None:

@@ -155,6 +155,8 @@ def rm(
     """
     from t2iprobe.core.store import keys, verify
 
+    if run is not None and not activations:
+        raise ConfigError(f"--run {run} chooses whose activations are removed; add --activations, or leave it out")
     keys.open_root(path)
     with _held(path):
         removed = verify.sweep_up(path) | _sweep_parts(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -26,15 +27,26 @@ def lock(path: Path) -> Iterator[None]:
 
     Raises:
         LockedError: another process holds it; the message names that process.
+        ConfigError: the file of the lock is a link.
     """
     path.mkdir(parents=True, exist_ok=True)
-    with (path / LOCK).open("a+") as file:
+    with _opened(path / LOCK) as file:
         _take(file, path)
         _write(file, _process())
         try:
             yield
         finally:
             _write(file, "")
+
+
+def _opened(path: Path) -> TextIO:
+    """The file of the lock; a link is not followed, because what it leads to would be emptied."""
+    try:
+        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise ConfigError(f"{path} is a link, which no lock may be; delete it or choose another folder") from None
 
 
 def _take(file: TextIO, path: Path) -> None:

@@ -72,6 +72,7 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     part = path / PART
     with explained(str(path / MANIFEST)):
         try:
+            part.unlink(missing_ok=True)  # it may be a link
             part.write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n")
             part.replace(path / MANIFEST)
         except OSError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import AsyncIterator, Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import zarr
@@ -97,11 +97,30 @@ async def _put(store: Store, contents: Mapping[str, Buffer]) -> None:
 
 
 def delete(store: Store, keys: Iterable[str]) -> None:
-    """Remove keys; folders that are empty then go too."""
+    """Remove keys; folders that are empty then go too.
+
+    Raises:
+        ConfigError: a key lies behind a link or outside the store; nothing was removed.
+    """
+    keys = list(keys)
+    if isinstance(store, LocalStore):
+        for key in keys:
+            _check_inside(store.root, key)
     for key in keys:
         sync(store.delete(key))
         if isinstance(store, LocalStore):
             _prune((store.root / key).parent, store.root)
+
+
+def _check_inside(root: Path, key: str) -> None:
+    path = root
+    for part in PurePosixPath(key).parts:
+        path = path / part
+        if part == ".." or path.is_symlink():
+            what = "is a link" if path.is_symlink() else "leads out of the store"
+            raise ConfigError(
+                f"{path} {what}; nothing is removed behind it: delete it yourself, or name the store that it leads to"
+            )
 
 
 def _prune(folder: Path, root: Path) -> None:

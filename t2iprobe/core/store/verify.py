@@ -10,7 +10,8 @@ from typing import Any
 import zarr
 
 from t2iprobe.core.adapter import Branch
-from t2iprobe.core.errors import DamagedError
+from t2iprobe.core.errors import ConfigError, DamagedError
+from t2iprobe.core.names import near
 from t2iprobe.core.store import keys, labels, regions
 from t2iprobe.core.store.layout import ACTIVATIONS, COMMITTED, FILES, Layout, array_name, node
 from t2iprobe.core.store.reader import runs
@@ -197,8 +198,15 @@ def sweep_up(where: keys.Where, run: str | None = None) -> dict[str, int]:
 
 
 def activations(where: keys.Where, run: str | None = None) -> dict[str, int]:
-    """Keys, with their bytes, of the activations of one captured run, or of all."""
+    """Keys, with their bytes, of the activations of one captured run, or of all.
+
+    Raises:
+        ConfigError: no such run was captured into this store.
+    """
     root = keys.open_root(where)
+    if run is not None and run not in (known := list(runs(root))):
+        others = near(run, known) if known else "; it holds no activations"
+        raise ConfigError(f"{keys.name_of(root.store)} holds no captured run {run!r}{others}")
     prefix = ACTIVATIONS if run is None else f"{ACTIVATIONS}/{run}"
     return keys.sizes(root.store, keys.listed(root.store, f"{prefix}/"))
 
