@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,34 @@ def test_a_saved_lora_is_gone_on_from(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="other modules than this scope"):
         session.run(job("all-cross", start=start), tmp_path / "third")
     assert not getattr(model.denoiser, "peft_config", None)
+
+
+def test_a_saved_lora_goes_on_with_the_scale_that_it_has(tmp_path: Path) -> None:
+    """Plain diffusers draws what was not trained on as it draws what was started from."""
+    model = tiny()
+    session = Session(model, a_lesson())
+    lora = Lora.attach(model, session.targets(job()).modules, rank=2, alpha=16)
+    torch.manual_seed(0)
+    for one in lora.parameters():
+        torch.nn.init.normal_(one, std=0.5)
+    start = str(lora.save(tmp_path / "start"))
+    lora.detach()
+    still = replace(job(start=start), settings=Settings(steps=1, batch=2, lr=1e-12))
+    session.run(still, tmp_path / "second")
+
+    def drawn(folder: Path | str | None) -> Any:
+        pipeline = SD3.tiny()
+        if folder is not None:
+            pipeline.load_lora_weights(folder)
+        seed = torch.Generator().manual_seed(1)
+        return np.asarray(pipeline("a sign", num_inference_steps=2, generator=seed, max_sequence_length=24).images[0])
+
+    assert np.array_equal(drawn(tmp_path / "second/lora"), drawn(start))
+    assert not np.array_equal(drawn(start), drawn(None))
+    for changes, said in (({"alpha": 2.0}, "an alpha of 16 at .*; asked for is 2"), ({"rank": 1}, "give --rank 2")):
+        with pytest.raises(ConfigError, match=said):
+            session.run(job(start=start, **changes), tmp_path / min(changes))
+        assert not getattr(model.denoiser, "peft_config", None)
 
 
 def test_sides_that_the_model_cannot_have_are_refused() -> None:

@@ -17,7 +17,9 @@ Below plugins, above core; knows no method. Import from the modules (nothing hea
 
 * ``targets``: which modules (scope x stream), and which count is which.
 * ``lora``: :class:`~t2iprobe.training.lora.Lora` - ``state()`` / ``restore()`` (A and B, fp32), ``delta(path)`` (scale
-  * B A), ``disabled()``, ``save`` / ``Lora.load`` (refuses another model's), ``detach``. Every init of peft by name.
+  * B A), ``disabled()``, ``save``, ``detach``. Every init of peft by name. ``Lora.load`` draws as diffusers'
+  ``load_lora_weights`` does, whatever kind of file; ``.learn()`` goes on with it.
+* ``saved``: what ``Lora.load`` does: the one way a file comes onto a model; refuses another model's.
 * ``dataset``: a folder of pictures with ``metadata.jsonl``; :class:`~t2iprobe.training.dataset.Example` also takes
   pictures from elsewhere and has a ``weight`` (prior preservation). ``Pictures`` crops, flips and deals them.
 * ``feed``: rows as the denoiser gets them: latents and conditioning, remembered while they fit.

@@ -1,4 +1,4 @@
-"""One LoRA (Hu et al., arXiv 2106.09685) on chosen modules of a denoiser, by peft: :class:`Lora`.
+"""One LoRA (Hu et al., arXiv 2106.09685) on a model, new or saved, by peft and diffusers: :class:`Lora`.
 
 The base weights stay what they are; :meth:`Lora.detach` gives the base model back bit by bit.
 """
@@ -14,42 +14,33 @@ from typing import Any
 
 import torch
 from diffusers.training_utils import cast_training_params
-from diffusers.utils import logging
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
+from t2iprobe.training import saved
 from t2iprobe.training.targets import check_rank
 
 NAME = "default"  # of the adapter inside peft
 PLAIN = (True, "gaussian", "orthogonal", "eva")  # inits that leave the base weights alone
-#: module path and matrix of a LoRA weight, as peft, diffusers and kohya's converted files name them
-KEY = re.compile(r"(?P<path>.+?)\.(?:lora_(?P<peft>[AB])|lora\.(?P<old>down|up))\.weight")
+OWN = re.compile(rf"\.lo\w+\.{NAME}(\.|$)")  # in the name of an adapter's parameter: lora_A.default.weight
 State = dict[str, Tensor]
 
 
 class Lora:
-    """A LoRA that is attached to a model's denoiser.
+    """A LoRA that is on a model: on its denoiser, and a saved one perhaps on text encoders, too.
 
     Args:
-        model: whose denoiser has it.
-        modules: paths of the adapted modules below the denoiser.
-        config: peft's.
+        model: has it.
+        before: which parameters of the model required gradients without it.
         kept: base weights that the initialisation changed, by module.
-        trainable: parameters of the denoiser that required gradients before.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        modules: Sequence[str],
-        config: LoraConfig,
-        kept: Mapping[str, Tensor],
-        trainable: Sequence[str],
-    ) -> None:
-        self.model, self.modules, self.config = model, tuple(modules), config
-        self._kept, self._trainable = dict(kept), frozenset(trainable)
+    def __init__(self, model: Model, before: Mapping[str, frozenset[str]], kept: Mapping[str, Tensor]) -> None:
+        self.model, self._before, self._kept = model, dict(before), dict(kept)
 
     @classmethod
     def attach(
@@ -76,10 +67,12 @@ class Lora:
 
         Raises:
             ConfigError: no module, the rank is above a module's width, peft knows no such initialisation, or the
-                denoiser has a LoRA already.
+                model has a LoRA already.
         """
         denoiser: Any = model.denoiser
-        check_free(denoiser)
+        check_free(model)
+        if not hasattr(denoiser, "add_adapter"):
+            raise ConfigError(f"{type(denoiser).__name__} takes no LoRA: diffusers gives it no add_adapter")
         if not modules:
             raise ConfigError("a LoRA needs at least one module to adapt")
         check_rank({path: denoiser.get_submodule(path) for path in modules}, rank)
@@ -90,49 +83,73 @@ class Lora:
             lora_dropout=dropout,
             target_modules="|".join(map(re.escape, modules)),  # the whole path has to match
         )
-        trainable = [name for name, one in denoiser.named_parameters() if one.requires_grad]
         kept = {} if init in PLAIN else {path: _weight(denoiser, path).detach().clone() for path in modules}
-        lora = cls(model, modules, config, kept, trainable)
+        lora = cls(model, _learning(model), kept)
         with torch.random.fork_rng(devices=[]), _inits(init):
             torch.default_generator.manual_seed(seed)
             denoiser.add_adapter(config, NAME)
-        cast_training_params(denoiser)
-        return lora
+        return lora.learn(dropout)
 
     @classmethod
-    def load(cls, model: Model, ref: str | Path) -> Lora:
-        """Put a saved LoRA on the model: a folder, a file or a hub id, as ``pipeline.load_lora_weights`` takes it.
+    def load(cls, model: Model, ref: str | Path, scale: float = 1.0) -> Lora:
+        """Put a saved LoRA on the model, to be drawn with; see :meth:`learn`.
+
+        Args:
+            model: drawn with from now on as ``pipeline.load_lora_weights(ref)`` draws.
+            ref: a file, a folder or a hub id.
+            scale: of all of it, beside its own (alpha / rank).
 
         Raises:
-            ConfigError: it cannot be read, it is of another model, or the denoiser has a LoRA already.
+            ConfigError: it cannot be read, it is of another model, or the model has a LoRA already.
         """
-        denoiser: Any = model.denoiser
-        check_free(denoiser)
-        state = read(model, ref)
-        trainable = [name for name, one in denoiser.named_parameters() if one.requires_grad]
-        with _quiet():
-            model.pipeline.load_lora_weights(_reference(ref), adapter_name=NAME)
-        lora = cls(model, paths(state), denoiser.peft_config[NAME], {}, trainable)
-        for parameter in lora.parameters():
-            parameter.requires_grad_(True)
-        cast_training_params(denoiser)
+        check_free(model)
+        lora = cls(model, _learning(model), {})
+        try:
+            with torch.random.fork_rng(devices=[]):  # peft draws what is overwritten
+                saved.put_on(model, ref, NAME)
+            if scale != 1:
+                pipeline: Any = model.pipeline
+                pipeline.set_adapters(NAME, scale)
+        except BaseException:
+            lora.detach()
+            raise
         return lora
+
+    def learn(self, dropout: float = 0.0) -> Lora:
+        """From now on its matrices in the denoiser learn, in float32, and nothing else in there.
+
+        Args:
+            dropout: share of the input that is dropped while training.
+        """
+        self.denoiser.requires_grad_(False)
+        for _, layer in self._layers(self.denoiser):
+            layer.set_adapter(NAME)  # peft knows which of its matrices learn
+            layer.lora_dropout[NAME] = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.denoiser.peft_config[NAME].lora_dropout = dropout
+        cast_training_params(self.denoiser)
+        return self
 
     @property
     def denoiser(self) -> Any:
-        """The module that has it."""
+        """The module that learns."""
         return self.model.denoiser
 
     @property
-    def scale(self) -> float:
-        """What the product of the matrices is multiplied with."""
-        return float(self.config.lora_alpha / self.config.r)
+    def modules(self) -> tuple[str, ...]:
+        """Paths of the adapted modules below the denoiser."""
+        return tuple(path for path, _ in self._layers(self.denoiser))
+
+    def rank(self, path: str) -> int:
+        """Of the matrices of one module."""
+        return int(self._layer(path).r[NAME])
+
+    def scale(self, path: str) -> float:
+        """What the product of the matrices of one module is multiplied with."""
+        return float(self._layer(path).scaling[NAME])
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Its matrices: ``<path>.lora_A.<name>.weight`` and B."""
-        for name, parameter in self.denoiser.named_parameters():
-            if f".lora_A.{NAME}." in name or f".lora_B.{NAME}." in name:
-                yield name, parameter
+        """What is its own in the denoiser: ``<path>.lora_A.<name>.weight``, B, and what else a kind has."""
+        return ((name, one) for name, one in self.denoiser.named_parameters() if OWN.search(name))
 
     def parameters(self) -> list[nn.Parameter]:
         """What learns."""
@@ -140,18 +157,24 @@ class Lora:
 
     def matrices(self, path: str) -> tuple[nn.Parameter, nn.Parameter]:
         """A (rank, in) and B (out, rank) of one module."""
-        module = self.denoiser.get_submodule(path)
-        return module.lora_A[NAME].weight, module.lora_B[NAME].weight
+        layer = self._layer(path)
+        return layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
 
     def delta(self, path: str) -> Tensor:
-        """What it adds to the weight of one module: scale * B A, with gradients."""
-        first, second = self.matrices(path)
-        return self.scale * second @ first
+        """What it adds to the weight of one module: the module's scale times B A, with gradients.
+
+        Raises:
+            ConfigError: a DoRA, whose change is no such product.
+        """
+        layer = self._layer(path)
+        if layer.use_dora.get(NAME, False):
+            raise ConfigError(f"the LoRA at {path} is a DoRA, whose change of the weight is no product of two matrices")
+        found: Tensor = layer.get_delta_weight(NAME)
+        return found
 
     def state(self) -> State:
-        """A copy of the matrices, float32 on the CPU: ``<path>.lora_A.weight`` and B."""
-        found = get_peft_model_state_dict(self.denoiser, adapter_name=NAME)
-        return {name: value.detach().float().cpu().clone() for name, value in found.items()}
+        """A copy of what it has in the denoiser, float32 on the CPU: ``<path>.lora_A.weight`` and B."""
+        return _state(self.denoiser)
 
     def restore(self, state: State) -> None:
         """Take other matrices of the same shapes.
@@ -169,11 +192,18 @@ class Lora:
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """The base model for the length of a ``with``."""
-        self.denoiser.disable_lora()
+        layers = [layer for part in _parts(self.model).values() for _, layer in self._layers(part)]
+        learning = [one for layer in layers for one in layer.parameters() if one.requires_grad]
+        for layer in layers:
+            layer.enable_adapters(False)  # which takes their gradients as well
         try:
             yield
         finally:
-            self.denoiser.enable_lora()
+            for layer in layers:
+                layer.enable_adapters(True)
+                layer.requires_grad_(False)
+            for one in learning:
+                one.requires_grad_(True)
 
     def save(self, folder: Path) -> Path:
         """Write it as diffusers does, whole or not at all; ``pipeline.load_lora_weights(folder)`` reads it.
@@ -181,90 +211,86 @@ class Lora:
         Raises:
             ConfigError: the pipeline's class takes no LoRA.
         """
-        kind, component = type(self.model.pipeline), self.model.adapter.denoiser
+        kind = type(self.model.pipeline)
         if not hasattr(kind, "save_lora_weights"):
             raise ConfigError(f"{kind.__name__} has no save_lora_weights, so diffusers could not load what is saved")
-        settings = {key: sorted(v) if isinstance(v, set) else v for key, v in self.config.to_dict().items()}
-        part = folder.with_name(folder.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        named = {f"{component}_lora_layers": self.state(), f"{component}_lora_adapter_metadata": settings}
-        kind.save_lora_weights(part, **named)
+        named: dict[str, Any] = {}
+        for component, part in _parts(self.model).items():
+            if NAME in (getattr(part, "peft_config", None) or {}):
+                named[f"{component}_lora_layers"] = _state(part)
+                named[f"{component}_lora_adapter_metadata"] = _settings(part)
+        new = folder.with_name(folder.name + ".part")
+        shutil.rmtree(new, ignore_errors=True)
+        kind.save_lora_weights(new, **named)
         shutil.rmtree(folder, ignore_errors=True)
-        part.replace(folder)
+        new.replace(folder)
         return folder
 
     def detach(self) -> None:
         """Take it off: the base model again, and what required gradients before does so again."""
-        self.denoiser.delete_adapters(NAME)
-        self.denoiser.unload_lora()
+        unload = getattr(self.model.pipeline, "unload_lora_weights", None) or self.denoiser.unload_lora
+        unload()
         with torch.no_grad():
             for path, weight in self._kept.items():
                 _weight(self.denoiser, path).copy_(weight)
-        for name, parameter in self.denoiser.named_parameters():
-            parameter.requires_grad_(name in self._trainable)
+        for component, part in _parts(self.model).items():
+            for name, parameter in part.named_parameters():
+                parameter.requires_grad_(name in self._before[component])
+
+    @staticmethod
+    def _layers(part: nn.Module) -> Iterator[tuple[str, Any]]:
+        """peft's layers of a part by the paths of the modules in them."""
+        return ((path, module) for path, module in part.named_modules() if isinstance(module, BaseTunerLayer))
+
+    def _layer(self, path: str) -> Any:
+        """Of one module.
+
+        Raises:
+            ConfigError: it has none, or one of another kind.
+        """
+        found = self.denoiser.get_submodule(path)
+        if not isinstance(found, LoraLayer):
+            raise ConfigError(f"there is no LoRA on {path}")
+        return found
 
 
-def read(model: Model, ref: str | Path) -> State:
-    """The matrices of a saved LoRA for this model's denoiser, by ``<path>.lora_A.weight`` and B, as they are saved.
-
-    Raises:
-        ConfigError: it cannot be read, or is of another model.
-    """
-    pipeline, component = model.pipeline, model.adapter.denoiser
-    try:
-        found = type(pipeline).lora_state_dict(_reference(ref))
-    except Exception as error:
-        raise ConfigError(f"no LoRA can be read from {ref}: {' '.join(str(error).split())[:200]}") from error
-    state = found[0] if isinstance(found, tuple) else found
-    own = {key.removeprefix(f"{component}."): value for key, value in state.items() if key.startswith(f"{component}.")}
-    if not own:
-        raise ConfigError(f"{ref} is a LoRA of another model: it has nothing for a {component}")
-    matrices = {_peft_key(key): value for key, value in own.items()}
-    for path in paths(matrices):
-        _check_fits(model, ref, path, matrices)
-    return matrices
-
-
-def paths(state: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Modules that a state adapts."""
-    found = (KEY.fullmatch(key) for key in state)
-    return tuple(dict.fromkeys(match["path"] for match in found if match))
-
-
-def check_free(denoiser: Any) -> None:
-    """Refuse a denoiser that a LoRA is on already, or that takes none.
+def check_free(model: Model) -> None:
+    """Refuse a model that a LoRA is on already.
 
     Raises:
         ConfigError: so it is.
     """
-    if getattr(denoiser, "peft_config", None):
-        names = ", ".join(denoiser.peft_config)
-        raise ConfigError(f"the model already has a LoRA ({names}): fuse it and unload it, or load the model without")
-    if not hasattr(denoiser, "add_adapter"):
-        raise ConfigError(f"{type(denoiser).__name__} takes no LoRA: diffusers gives it no add_adapter")
+    found = {name for part in _parts(model).values() for name in getattr(part, "peft_config", None) or ()}
+    if found:
+        raise ConfigError(
+            f"the model already has a LoRA ({', '.join(sorted(found))}): fuse it and unload it, or load the model "
+            "without"
+        )
 
 
-def _check_fits(model: Model, ref: str | Path, path: str, state: State) -> None:
-    """Refuse a LoRA whose matrices do not fit the module."""
-    other = f"{ref} is a LoRA of another model than {model.ref or type(model.pipeline).__name__}"
-    try:
-        module: Any = model.denoiser.get_submodule(path)
-    except AttributeError:
-        raise ConfigError(f"{other}: there is no module {path}") from None
-    first, second = (state.get(f"{path}.lora_{letter}.weight") for letter in "AB")
-    if first is None or second is None:
-        raise ConfigError(f"{ref} is damaged: one of the two matrices of {path} is missing")
-    found, own = (first.shape[1], second.shape[0]), (module.in_features, module.out_features)
-    if found != own:
-        raise ConfigError(f"{other}: at {path} it goes from {found[0]} to {found[1]} channels, the model {own}")
+def _parts(model: Model) -> dict[str, nn.Module]:
+    """The pipeline's modules by name."""
+    return {name: part for name, part in model.pipeline.components.items() if isinstance(part, nn.Module)}
 
 
-def _peft_key(key: str) -> str:
-    match = KEY.fullmatch(key)
-    if match is None:
-        return key
-    letter = match["peft"] or {"down": "A", "up": "B"}[match["old"]]
-    return f"{match['path']}.lora_{letter}.weight"
+def _learning(model: Model) -> dict[str, frozenset[str]]:
+    """Names of the parameters that require gradients, by component."""
+    return {
+        component: frozenset(name for name, one in part.named_parameters() if one.requires_grad)
+        for component, part in _parts(model).items()
+    }
+
+
+def _state(part: nn.Module) -> State:
+    """A copy of the adapter in one part of the pipeline."""
+    found = get_peft_model_state_dict(part, adapter_name=NAME)
+    return {name: value.detach().float().cpu().clone() for name, value in found.items()}
+
+
+def _settings(part: Any) -> dict[str, Any]:
+    """peft's settings of the adapter in one part, as they can be written down."""
+    settings = part.peft_config[NAME].to_dict()
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
 
 
 def _difference(own: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> str:
@@ -277,24 +303,8 @@ def _difference(own: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[in
     return f"the LoRA has another rank: {name} is {given[name]} there and {own[name]} here"
 
 
-def _reference(ref: str | Path) -> str:
-    path = Path(ref).expanduser()
-    return str(path) if path.exists() else str(ref)
-
-
 def _weight(denoiser: nn.Module, path: str) -> nn.Parameter:
     return denoiser.get_submodule(path).get_parameter("weight")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """diffusers says of every text encoder that the LoRA has nothing for it; it never does here."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 @contextmanager
@@ -306,4 +316,4 @@ def _inits(init: bool | str) -> Iterator[None]:
         raise ConfigError(f"peft cannot start a LoRA with init={init!r}: {' '.join(str(error).split())}") from error
 
 
-__all__ = ["NAME", "Lora", "State", "check_free", "paths", "read"]
+__all__ = ["NAME", "Lora", "State", "check_free"]

@@ -93,7 +93,7 @@ def edit(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="A setting, NAME=VALUE or METHOD.NAME=VALUE; repeatable.")
     ] = None,
-    lora: Annotated[Path | None, typer.Option(help=f"Folder of a LoRA, for {LORA}.")] = None,
+    lora: Annotated[Path | None, typer.Option(help=f"Folder or file of a LoRA, for {LORA}.")] = None,
     metric: Annotated[
         list[str] | None, typer.Option(help="A further metric, such as clip_t (needs CLIP's weights); repeatable.")
     ] = None,

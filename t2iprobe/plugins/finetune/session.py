@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -22,7 +23,7 @@ from t2iprobe.plugins.finetune.sources import Lesson
 from t2iprobe.training.dataset import Crop, Pictures
 from t2iprobe.training.devices import rank as process
 from t2iprobe.training.feed import Feed
-from t2iprobe.training.lora import Lora, check_free, read
+from t2iprobe.training.lora import Lora, check_free
 from t2iprobe.training.targets import Count, Targets, choose, count
 from t2iprobe.training.trainer import Settings, Trainer, Watch
 
@@ -33,8 +34,8 @@ class Job:
 
     Args:
         scope, stream, layers, seed: which modules; ``layers`` are those that were found.
-        rank, alpha, dropout: of the LoRA; ``alpha`` is the rank if not given.
-        start: a saved LoRA to go on from.
+        rank, alpha, dropout: of the LoRA; ``alpha`` is the rank if not given, or that of ``start``.
+        start: a saved LoRA of the same modules and rank to go on from.
         settings: of the training.
         side, crop, flip, drop: of the pictures, see :class:`~t2iprobe.training.dataset.Pictures`.
     """
@@ -125,7 +126,7 @@ class Session:
         """
         told = told or Told()
         main = process() == 0
-        check_free(self.model.denoiser)
+        check_free(self.model)
         with lock(path) if main else nullcontext():
             record = Record.open(path, self.settings(job), **self._facts(job)) if main else None
             if record is not None and record.finished:
@@ -188,16 +189,10 @@ class Session:
 
     def _attach(self, job: Job) -> Lora:
         modules = self.targets(job).modules
+        if job.start is not None:
+            return _continued(self.model, job.start, modules, job)
         options: dict[str, Any] = {"rank": job.rank, "alpha": job.alpha, "dropout": job.dropout, "seed": job.seed}
-        start = None if job.start is None else read(self.model, job.start)
-        lora = Lora.attach(self.model, modules, **options)
-        try:
-            if start is not None:
-                lora.restore(start)
-        except BaseException:
-            lora.detach()
-            raise
-        return lora
+        return Lora.attach(self.model, modules, **options)
 
     def _trainer(self, lora: Lora, job: Job) -> Trainer:
         pictures = Pictures(self.lesson.examples, self.side(job), job.crop, job.flip, job.seed, job.drop)
@@ -234,6 +229,36 @@ class Session:
             each=looks[job.settings.steps]["each"] if looks else None,
         )
         return record.manifest
+
+
+def _continued(model: Model, start: str, modules: Sequence[str], job: Job) -> Lora:
+    """A saved LoRA that goes on learning, with the scale that it has.
+
+    Raises:
+        ConfigError: it is not what the job is said to train.
+    """
+    lora = Lora.load(model, start)
+    try:
+        _check_continues(lora, start, modules, job)
+        return lora.learn(job.dropout)
+    except BaseException:
+        lora.detach()
+        raise
+
+
+def _check_continues(lora: Lora, start: str, modules: Sequence[str], job: Job) -> None:
+    """Refuse to go on with a LoRA that is not what the job is said to train."""
+    if odd := set(modules) ^ set(lora.modules):
+        what = "does not adapt" if min(odd) in modules else "adapts, and the scope does not,"
+        raise ConfigError(f"{start} is for other modules than this scope: it {what} {min(odd)}")
+    for path in modules:
+        rank, alpha = lora.rank(path), lora.scale(path) * lora.rank(path)
+        if rank != job.rank:
+            raise ConfigError(f"{start} has the rank {rank} at {path}; asked for is {job.rank}: give --rank {rank}")
+        if job.alpha is not None and not math.isclose(alpha, job.alpha, rel_tol=1e-6):
+            raise ConfigError(f"{start} has an alpha of {alpha:g} at {path}; asked for is {job.alpha:g}: leave it out")
+    if len(lora.parameters()) > 2 * len(modules):
+        raise ConfigError(f"{start} has more than two matrices a module, as a DoRA has; a plain LoRA is gone on from")
 
 
 def _seconds(record: Record, began: float) -> float:

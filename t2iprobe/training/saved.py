@@ -1,0 +1,183 @@
+"""The one way a saved LoRA comes onto a model: diffusers loads it, after a look at what diffusers is about to load.
+
+So every kind of file that diffusers reads (its own, with or without peft's settings; kohya's) is drawn as diffusers
+draws it, scale and text-encoder parts included; and a file of another model is refused before anything is changed.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
+from diffusers.utils import (
+    convert_state_dict_to_diffusers,
+    convert_state_dict_to_peft,
+    convert_unet_state_dict_to_peft,
+)
+from torch import Tensor, nn
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.model import Model
+
+State = Mapping[str, Tensor]
+#: how a weight's name goes on behind its module's path
+MARKS = (".lora_", ".lokr_")
+#: loggers that say of every part of a pipeline that the LoRA has nothing for it, and how they begin
+SAYING, EXPECTED = ("diffusers.loaders.peft", "diffusers.loaders.lora_base"), "No LoRA keys associated to"
+
+
+def put_on(model: Model, ref: str | Path, name: str) -> None:
+    """Load a LoRA as ``pipeline.load_lora_weights`` does.
+
+    Args:
+        model: gets it.
+        ref: a file, a folder or a hub id.
+        name: of the adapter inside peft.
+
+    Raises:
+        ConfigError: it cannot be read, is of another model, or the pipeline takes none; parts of it may be on then.
+    """
+    pipeline = model.pipeline
+    if not hasattr(pipeline, "load_lora_weights"):
+        raise ConfigError(f"{type(pipeline).__name__} takes no LoRA: diffusers gives it no load_lora_weights")
+    place = _place(ref)
+    try:
+        with _unsaid(), _looking(pipeline, lambda state: _check_fits(model, ref, state)):
+            pipeline.load_lora_weights(place, adapter_name=name)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a broken file makes the readers raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ConfigError(f"no LoRA can be read from {ref} ({reason})") from error
+
+
+def _place(ref: str | Path) -> str:
+    """What diffusers is told.
+
+    Raises:
+        ConfigError: a folder without a LoRA, or with several.
+    """
+    path = Path(ref).expanduser()
+    if not path.is_dir():
+        return str(path) if path.exists() else str(ref)
+    found = sorted(one.name for one in path.glob("*.safetensors"))
+    if not found and not any(path.glob("*.bin")):
+        raise ConfigError(f"no LoRA can be read from {ref}: there is no .safetensors in this folder")
+    if len(found) > 1 and LORA_WEIGHT_NAME_SAFE not in found:
+        raise ConfigError(f"{ref} holds several LoRAs ({', '.join(found[:4])}); name the file")
+    return str(path)
+
+
+@contextmanager
+def _looking(pipeline: Any, look: Callable[[State], None]) -> Iterator[None]:
+    """Show ``look`` what diffusers has read and renamed, before it is loaded.
+
+    Reading it a second time would need the arguments that each pipeline reads its files with.
+    """
+    read = pipeline.lora_state_dict
+
+    def shown(*args: Any, **options: Any) -> Any:
+        found = read(*args, **options)
+        look(found[0] if isinstance(found, tuple) else found)
+        return found
+
+    pipeline.lora_state_dict = shown
+    try:
+        yield
+    finally:
+        del pipeline.lora_state_dict
+
+
+def _check_fits(model: Model, ref: str | Path, state: State) -> None:
+    """Refuse a LoRA of another model: diffusers would load what fits and say nothing of the rest."""
+    pipeline: Any = model.pipeline
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        part, _, rest = key.partition(".")
+        parts.setdefault(part, {})[rest] = value
+    known = {part: own for part, own in parts.items() if part in pipeline._lora_loadable_modules}
+    if not known:
+        raise ConfigError(
+            f"{ref} is a LoRA of another model: it has nothing for the {model.adapter.denoiser} or a text encoder of "
+            f"{_named(model)} (it begins with {next(iter(state), 'nothing')})"
+        )
+    if left := sorted(set(parts) - set(known)):
+        warnings.warn(f"diffusers leaves out what {ref} has for {', '.join(left)}", stacklevel=2)
+    for part, own in known.items():
+        _check_part(model, ref, part, own)
+
+
+def _check_part(model: Model, ref: str | Path, name: str, state: State) -> None:
+    """Each module that the LoRA adapts is there, and as wide."""
+    other = f"{ref} is a LoRA of another model than {_named(model)}"
+    part = getattr(model.pipeline, name)
+    if part is None:
+        raise ConfigError(f"{other}: it has a part for the {name}, which was not loaded")
+    weights = _peft_names(part, state, name == model.adapter.denoiser)
+    if unknown := [key for key in weights if _path(key) is None]:
+        warnings.warn(
+            f"diffusers leaves out {len(unknown)} weights of {ref} whose names it does not know in the {name}, such as "
+            f"{unknown[0]}",
+            stacklevel=2,
+        )
+    for path in dict.fromkeys(found for found in map(_path, weights) if found):
+        try:
+            module: Any = part.get_submodule(path)
+        except AttributeError:
+            raise ConfigError(f"{other}: there is no module {path} in the {name}") from None
+        first, second = (weights.get(f"{path}.lora_{letter}.weight") for letter in "AB")
+        if (first is None) != (second is None):
+            raise ConfigError(f"{ref} is damaged: one of the two matrices of {path} is missing")
+        if first is not None and second is not None:
+            given, own = (first.shape[1], second.shape[0]), _widths(module)
+            if own and given != own:
+                raise ConfigError(f"{other}: at {path} it goes from {given[0]} to {given[1]} channels, the model {own}")
+
+
+def _peft_names(part: nn.Module, state: State, denoiser: bool) -> State:
+    """The weights by the names that diffusers goes on to give them."""
+    if denoiser:
+        named: State = state if "lora_A" in next(iter(state)) else convert_unet_state_dict_to_peft(dict(state))
+        return named
+    found = convert_state_dict_to_peft(convert_state_dict_to_diffusers(dict(state)))
+    flat = "" if hasattr(part, "text_model") else "text_model."
+    return {key.removeprefix(flat): value for key, value in found.items()}
+
+
+def _path(key: str) -> str | None:
+    """The module of a weight; ``None`` for what is no LoRA's."""
+    return next((key.partition(mark)[0] for mark in MARKS if mark in key), None)
+
+
+def _widths(module: Any) -> tuple[int, int] | None:
+    """Channels in and out of a linear layer or a convolution; quantised weights have other shapes."""
+    for names in (("in_features", "out_features"), ("in_channels", "out_channels")):
+        if hasattr(module, names[0]):
+            return int(getattr(module, names[0])), int(getattr(module, names[1]))
+    return None
+
+
+def _named(model: Model) -> str:
+    return model.ref or type(model.pipeline).__name__
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """Without the warning that a part of the pipeline has no LoRA: most have none."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(EXPECTED)
+
+    loggers = [logging.getLogger(name) for name in SAYING]
+    for logger in loggers:
+        logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(wanted)
