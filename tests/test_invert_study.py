@@ -40,7 +40,7 @@ from t2iprobe.plugins.inversion.catalogue import BUNDLED
 from t2iprobe.plugins.inversion.editfriendly import EditFriendly
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.inverter import Given, Walk, fresh_noise
-from t2iprobe.plugins.inversion.models import decoded, encoded, picture_size, used_schedule
+from t2iprobe.plugins.inversion.models import decoded, encoded, used_schedule
 from t2iprobe.plugins.inversion.schedule import schedule_of
 from t2iprobe.plugins.inversion.study import InversionStudy, Question, Watch
 from t2iprobe.plugins.inversion.walkstore import SAMPLE, WalkStore, phase
@@ -196,13 +196,13 @@ def test_every_family_runs(arch: str, tmp_path: Path) -> None:
     model = tiny(arch)
     method = "euler" if arch == "flux" else "ddim"
     run = Inverted(study(model, question(method, rows=3, num_steps=2, guidance=2.0)).run(tmp_path / "run"))
-    assert np.isfinite(run.latent(method)).all() and run.picture(method, 2).size == picture_size(model)[::-1]
+    assert np.isfinite(run.latent(method)).all() and run.picture(method, 2).size == model.picture_size()[::-1]
     assert run.manifest["spent"]["denoiser_rows"] == 3 * (2 * 2 + 2 + 2 * 2)  # guidance doubles all but the inversion
 
 
 def test_given_pictures(sd3: Model, tmp_path: Path) -> None:
     """They are inverted as they are; their true noise is not known, so nothing is compared with it."""
-    size = picture_size(sd3)
+    size = sd3.picture_size()
     folder = tmp_path / "pictures"
     folder.mkdir()
     for name, colour in (("b", "red"), ("a", "blue")):
@@ -245,7 +245,7 @@ def test_pictures_that_do_not_fit(tmp_path: Path) -> None:
 def test_encoding_and_decoding_are_on_one_scale() -> None:
     """IF denoises pixels, so there and back is the identity up to 8 bits."""
     model = tiny("if")
-    given = np.random.default_rng(0).integers(0, 256, (3, *picture_size(model), 3)).astype(np.uint8)
+    given = np.random.default_rng(0).integers(0, 256, (3, *model.picture_size(), 3)).astype(np.uint8)
     states = encoded(model, given)
     assert float(states.min()) >= -1 and float(states.max()) <= 1
     assert np.array_equal(decoded(model, states), given)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -32,6 +33,8 @@ class Flux(Adapter):
     pipelines: ClassVar[frozenset[str]] = frozenset({"FluxPipeline"})
     denoiser = "transformer"
     text_kv = ("joint_attn.k", "joint_attn.v")
+    guides_apart = True
+    published_facts = MappingProxyType({"vae_scale_factor": 8, "default_sample_size": 128})
 
     @classmethod
     def tiny(cls) -> FluxPipeline:
@@ -68,9 +71,17 @@ class Flux(Adapter):
             found = single_block_sites(f"blocks.{len(double) + index}", f"single_transformer_blocks.{index}", block)
             yield from (site for site in found if index + 1 < len(single) or site.kind not in UNREAD)
 
-    def guidance_branches(self, pipeline: Pipeline, guidance: float) -> int:
-        """One: the scale is an input of the network; true guidance is asked for by ``true_cfg_scale``."""
-        return 1
+    def grain(self, pipeline: Pipeline) -> int:
+        """See :meth:`Adapter.grain`; the pipeline packs squares of four cells and rounds other sizes down."""
+        return 2 * self.cell(pipeline)
+
+    def guidance(self, pipeline: Pipeline, scale: float) -> dict[str, Any]:
+        """See :meth:`Adapter.guidance`; a model that is not told a scale can only be guided truly, by two calls."""
+        return {"guidance_scale" if _is_told(pipeline) else "true_cfg_scale": scale}
+
+    def guidance_branches(self, pipeline: Pipeline, arguments: Mapping[str, Any]) -> int:
+        """See :meth:`Adapter.guidance_branches`; the scale that the network is told takes no rows."""
+        return 2 if (arguments.get("true_cfg_scale") or 0) > 1 else 1
 
     def branches(self, pipeline: Pipeline, call: int, ratio: int) -> tuple[Branch, ...]:
         """See :meth:`Adapter.branches`; true guidance asks for the negative prompt in a second call."""
@@ -82,8 +93,15 @@ class Flux(Adapter):
         return (Branch.UNCOND,) if call else (Branch.COND,)
 
     def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
-        """The prompts, with as many T5 tokens as the tokenizer reads (at most diffusers' 512)."""
-        return {"prompt": list(prompts), "max_sequence_length": text_length(pipeline)}
+        """The prompts, with as many T5 tokens as the tokenizer reads (at most diffusers' 512).
+
+        The empty negative prompt is that of every other family; true guidance, where it is asked for, needs it said.
+        """
+        return {
+            "prompt": list(prompts),
+            "negative_prompt": [""] * len(prompts),
+            "max_sequence_length": text_length(pipeline),
+        }
 
     def starting(self, pipeline: Pipeline, latents: Tensor) -> dict[str, Any]:
         """See :meth:`Adapter.starting`; the pipeline takes them packed."""
@@ -96,7 +114,7 @@ class Flux(Adapter):
     def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
         """See :meth:`Adapter.encode_prompts`; ``extra`` holds the guidance a distilled model is told."""
         tokens, pooled, _ = pipeline.encode_prompt(list(prompts), max_sequence_length=text_length(pipeline))
-        if not pipeline.transformer.config.guidance_embeds:
+        if not _is_told(pipeline):
             return Conditioning(tokens, pooled)
         guidance = torch.full((len(prompts),), GUIDANCE, device=tokens.device, dtype=torch.float32)
         return Conditioning(tokens, pooled, {"guidance": guidance})
@@ -115,6 +133,11 @@ class Flux(Adapter):
             **conditioning.extra,
         )
         return unpack(output[0], height, width)
+
+
+def _is_told(pipeline: Pipeline) -> bool:
+    """Whether the network has the guidance scale as an input: FLUX.1-dev has, FLUX.1-schnell has not."""
+    return bool(pipeline.transformer.config.guidance_embeds)
 
 
 def pack(latents: Tensor) -> Tensor:

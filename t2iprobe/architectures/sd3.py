@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +28,7 @@ class SD3(Adapter):
     pipelines: ClassVar[frozenset[str]] = frozenset({"StableDiffusion3Pipeline"})
     denoiser = "transformer"
     text_kv = ("joint_attn.k", "joint_attn.v")
+    published_facts = MappingProxyType({"vae_scale_factor": 8})
 
     @classmethod
     def tiny(cls) -> StableDiffusion3Pipeline:

@@ -68,8 +68,8 @@ class SDXL(LatentUNet):
     def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
         """See :meth:`Adapter.encode_prompts`."""
         tokens, _, pooled, _ = pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False)
-        side = float(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
-        ids = torch.tensor([side, side, 0.0, 0.0, side, side], device=tokens.device, dtype=tokens.dtype)
+        size = self.picture_size(pipeline)
+        ids = torch.tensor([*size, 0, 0, *size], device=tokens.device, dtype=tokens.dtype)
         return Conditioning(tokens, pooled, {"time_ids": ids.expand(len(prompts), -1)})
 
     def framed(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -52,11 +53,17 @@ class LatentUNet(Adapter):
 
     denoiser = "unet"
     text_kv = ("cross_attn.k", "cross_attn.v")
+    published_facts = MappingProxyType({"vae_scale_factor": 8})
 
     def sites(self, pipeline: Pipeline) -> Iterator[Site]:
         """See :meth:`Adapter.sites`."""
         yield Site("text", "", In("encoder_hidden_states"), static=True)
         yield from transformer_sites(self.module(pipeline))
+
+    def guidance_branches(self, pipeline: Pipeline, arguments: Mapping[str, Any]) -> int:
+        """See :meth:`Adapter.guidance_branches`; a U-Net that is told the scale (LCM, arXiv 2310.04378) needs one."""
+        told = self.module(pipeline).config.time_cond_proj_dim is not None
+        return 1 if told else super().guidance_branches(pipeline, arguments)
 
     def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """See :meth:`Adapter.predict`."""

@@ -182,7 +182,7 @@ def plan(ready: Ready, pairs: int, cost: Cost) -> None:
     model, settings = ready.bench.model, ready.settings
     assert model is not None
     steps = model.steps(settings["num_steps"])
-    branches = model.guided(settings["guidance"])
+    branches = model.guided(settings)
     batch = ready.plan.file.batch_size or usual_batch(model)
     probe = model.probe(settings)
     seconds = probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images

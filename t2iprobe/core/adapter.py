@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -73,6 +73,10 @@ class Adapter(ABC):
     text_kv: ClassVar[tuple[str, ...]]
     #: what of :meth:`full_size` is not published but inferred, and from what; empty where nothing is
     inferred: ClassVar[str] = ""
+    #: what the published pipeline says of itself beside its denoiser, such as ``vae_scale_factor``
+    published_facts: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    #: whether each branch of guidance is a denoiser call of its own, and not a part of the call's batch
+    guides_apart: ClassVar[bool] = False
     #: classes of the pipelines that enlarge this family's pictures, see :meth:`upscale`; empty where there are none
     upscalers: ClassVar[frozenset[str]] = frozenset()
     #: components that an upscaler takes over from the pipeline instead of loading them a second time
@@ -98,18 +102,41 @@ class Adapter(ABC):
 
     @classmethod
     def published(cls, **more: Any) -> Pipeline:
-        """A stand-in for the published pipeline that has the denoiser of :meth:`full_size` only, and what is given.
+        """A stand-in for the published pipeline that has the denoiser of :meth:`full_size`, and what is given.
 
         Raises:
             ConfigError: the family names no published configuration.
         """
-        return SimpleNamespace(**{cls.denoiser: cls.full_size()}, **more)
+        return SimpleNamespace(**{cls.denoiser: cls.full_size(), **cls.published_facts, **more})
 
     def module(self, pipeline: Pipeline) -> nn.Module:
         """The denoiser itself."""
         module = getattr(pipeline, self.denoiser)
         assert isinstance(module, nn.Module)
         return module
+
+    def picture_size(self, pipeline: Pipeline) -> tuple[int, int]:
+        """Height and width in pixels of what the pipeline draws where nobody asks for a size.
+
+        Raises:
+            ModelError: neither the pipeline nor its denoiser says.
+        """
+        config = getattr(self.module(pipeline), "config", {})
+        cells = getattr(pipeline, "default_sample_size", None) or config.get("sample_size")
+        if not cells:
+            raise ModelError(f"{self.name}: nothing says how large its pictures are; its adapter needs picture_size()")
+        height, width = (cells, cells) if isinstance(cells, int) else cells
+        pixels = self.cell(pipeline)
+        return int(height) * pixels, int(width) * pixels
+
+    def cell(self, pipeline: Pipeline) -> int:
+        """Pixels a side of one latent cell; 1 where pixels are denoised."""
+        return int(getattr(pipeline, "vae_scale_factor", 1))
+
+    def grain(self, pipeline: Pipeline) -> int:
+        """Sides of pictures are multiples of so many pixels."""
+        config = getattr(self.module(pipeline), "config", {})
+        return self.cell(pipeline) * int(config.get("patch_size") or 1)
 
     def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
         """Arguments of the pipeline call that carry the prompts."""
@@ -156,9 +183,18 @@ class Adapter(ABC):
         found = {name: part for name, part in pipeline.components.items() if name.startswith("tokenizer") and part}
         return {name: min(int(part.model_max_length), 256) for name, part in found.items()}
 
-    def guidance_branches(self, pipeline: Pipeline, guidance: float) -> int:
-        """Rows that the denoiser gets for each row asked for at this guidance scale."""
-        return 2 if guidance > 1 else 1
+    def guidance(self, pipeline: Pipeline, scale: float) -> dict[str, Any]:
+        """Arguments of the pipeline call that ask for this guidance scale."""
+        return {"guidance_scale": scale}
+
+    def guidance_branches(self, pipeline: Pipeline, arguments: Mapping[str, Any]) -> int:
+        """Rows that the denoiser gets for each row asked for.
+
+        Args:
+            pipeline: the pipeline.
+            arguments: of the pipeline call, its defaults included.
+        """
+        return 2 if (arguments.get("guidance_scale") or 0) > 1 else 1
 
     def prediction(self, pipeline: Pipeline) -> Prediction:
         """What the denoiser predicts, read from the scheduler."""

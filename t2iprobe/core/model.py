@@ -184,6 +184,7 @@ class Model:
             NonFiniteError: NaN or infinity in the denoiser.
         """
         self._check_truncation(generation)
+        self.picture_size({"height": generation.height, "width": generation.width})
         _check_rows(len(generation.prompts), interventions, rows or ())
         _check_static(into, interventions)
         state = _Batches(self, generation, interventions, self._reads(cache), on_step, into)
@@ -200,16 +201,29 @@ class Model:
 
     def evaluations(self, num_steps: int | None = None) -> int:
         """Times that such a generation evaluates the denoiser: a second-order scheduler does so twice a step."""
-        asked = int(num_steps or self.defaults.get("num_steps") or self._default("num_inference_steps"))
+        asked = int(num_steps or self.defaults.get("num_steps") or self._own()["num_inference_steps"])
         return self.adapter.timesteps(self.pipeline, asked)
 
-    def guided(self, guidance: float | None = None) -> int:
-        """Guidance branches that each row of such a generation brings to the denoiser."""
-        scale = guidance if guidance is not None else self.defaults.get("guidance", self._default("guidance_scale"))
-        return self.adapter.guidance_branches(self.pipeline, float(scale))
+    def guided(self, settings: Mapping[str, Any] | None = None) -> int:
+        """Guidance branches that each row of a generation with these settings brings to the denoiser."""
+        asked = settings or {}
+        arguments = {**self._own(), **self._guidance(asked.get("guidance")), **(asked.get("options") or {})}
+        return self.adapter.guidance_branches(self.pipeline, arguments)
 
-    def _default(self, name: str) -> Any:
-        return inspect.signature(type(self.pipeline).__call__).parameters[name].default
+    def calls(self, settings: Mapping[str, Any] | None = None) -> int:
+        """Denoiser calls that a batch of such a generation makes."""
+        apart = self.guided(settings) if self.adapter.guides_apart else 1
+        return self.evaluations((settings or {}).get("num_steps")) * apart
+
+    def _guidance(self, scale: float | None) -> dict[str, Any]:
+        """Arguments of the pipeline call that ask for the scale given, or for the model's own; none where neither."""
+        asked = scale if scale is not None else self.defaults.get("guidance")
+        return {} if asked is None else self.adapter.guidance(self.pipeline, asked)
+
+    def _own(self) -> dict[str, Any]:
+        """What the pipeline call takes where an argument is not given."""
+        parameters = inspect.signature(type(self.pipeline).__call__).parameters.values()
+        return {one.name: one.default for one in parameters if one.default is not one.empty}
 
     def probe(self, settings: Mapping[str, Any], rows: int = 4) -> Probe:
         """What a generation costs here, measured on one of two steps."""
@@ -230,13 +244,31 @@ class Model:
         return sum(tensors.values())
 
     def image_bytes(self, settings: Mapping[str, Any]) -> int:
-        """Bytes of one picture, uncompressed."""
-        last: Any = self.adapter.module(self.upscaler or self.pipeline)
-        if self.upscaler is not None:
-            return int(3 * last.config.sample_size**2)
-        cells = int(last.config.sample_size) * getattr(self.pipeline, "vae_scale_factor", 1)
-        height, width = (settings.get(side) or self.defaults.get(side) or cells for side in ("height", "width"))
-        return int(height * width * 3)
+        """Bytes of one picture as it is kept, uncompressed: of the upscaler's, where there is one."""
+        enlarged = self.upscaler is not None
+        height, width = self.adapter.picture_size(self.upscaler) if enlarged else self.picture_size(settings)
+        return height * width * 3
+
+    def picture_size(self, settings: Mapping[str, Any] | None = None) -> tuple[int, int]:
+        """Height and width of the pictures that a generation draws, in pixels, before any upscaler.
+
+        Args:
+            settings: of the generation; ``height`` and ``width`` may be missing or ``None``.
+
+        Raises:
+            ConfigError: the model does not draw pictures of the size that is asked for.
+        """
+        asked = {side: (settings or {}).get(side) or self.defaults.get(side) for side in ("height", "width")}
+        own = (0, 0) if all(asked.values()) else self.adapter.picture_size(self.pipeline)
+        height, width = int(asked["height"] or own[0]), int(asked["width"] or own[1])
+        grain = self.adapter.grain(self.pipeline)
+        if height % grain or width % grain:
+            near = grain * max(round(min(height, width) / grain), 1)
+            raise ConfigError(
+                f"pictures of {height} × {width} pixels were asked for; this model's have sides that are multiples of "
+                f"{grain}, such as {near}"
+            )
+        return height, width
 
     def _reads(self, cache: Patterns) -> Sites:
         patterns = names(cache)
@@ -252,11 +284,11 @@ class Model:
         """Arguments of the pipeline call for some rows of a generation."""
         settings = {
             "num_inference_steps": generation.num_steps or self.defaults.get("num_steps"),
-            "guidance_scale": generation.guidance if generation.guidance is not None else self.defaults.get("guidance"),
             "height": generation.height or self.defaults.get("height"),
             "width": generation.width or self.defaults.get("width"),
         }
         given = {key: value for key, value in settings.items() if value is not None}
+        given |= self._guidance(generation.guidance)
         # the CPU's generator gives the same noise on every machine
         generators = [torch.Generator("cpu").manual_seed(generation.seeds[row]) for row in rows]
         prompts = [generation.prompts[row] for row in rows]

@@ -164,9 +164,9 @@ class Renderer:
 
     def _cost(self, chunk: Sequence[Ask]) -> Cost:
         images = sum(ask.rows for ask in chunk)
-        calls = self.model.evaluations(chunk[0].num_steps or self.settings.get("num_steps"))
-        branches = self.model.guided(self.settings.get("guidance"))
-        return Cost(images, images * calls * branches, -(-images // self.batch_size) * calls)
+        settings = {**self.settings, "num_steps": chunk[0].num_steps or self.settings.get("num_steps")}
+        rows = self.model.evaluations(settings["num_steps"]) * self.model.guided(settings)
+        return Cost(images, images * rows, -(-images // self.batch_size) * self.model.calls(settings))
 
     def chunks(self, asks: Sequence[Ask]) -> Iterator[list[Ask]]:
         """Asks that fill a batch together; one wider than a batch is alone, and the run splits it."""

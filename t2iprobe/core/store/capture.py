@@ -129,7 +129,7 @@ def plan(model: Model, generation: Generation, layout: Layout) -> Plan:
     probe = _probe(model, generation, layout)
     raw = layout.rows * sum(size * _times(key, layout, model, generation) for key, size in probe.bytes_a_row.items())
     cost = model.probe(_settings(generation), rows=min(4, layout.batch))
-    calls = model.evaluations(generation.num_steps) * model.guided(generation.guidance)
+    calls = model.evaluations(generation.num_steps) * model.guided(_settings(generation))
     seconds = layout.rows * (calls * cost.seconds_a_row + cost.seconds_an_image)
     codec = codecs.choose(probe.sample, raw / (SHARE * seconds))
     packing = raw / codec.speed if codec.speed else 0.0

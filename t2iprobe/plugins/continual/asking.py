@@ -326,7 +326,7 @@ def _seconds(run: Run, steps: int, images: int) -> float:
             lora.detach()
     if images:
         probe = model.probe(settings)
-        rows = model.evaluations(settings.get("num_steps")) * model.guided(settings.get("guidance"))
+        rows = model.evaluations(settings.get("num_steps")) * model.guided(settings)
         total += images * (probe.seconds_a_row * rows + probe.seconds_an_image)
     return total
 

@@ -69,6 +69,4 @@ def picture_size(model: Model, settings: Mapping[str, Any]) -> tuple[int, int]:
     """Height and width of what a generation gives."""
     if model.upscaler is not None:
         raise ConfigError("continual personalization trains and samples stage I; leave --upscaler out")
-    native = round((model.image_bytes({}) / 3) ** 0.5)
-    height, width = (settings.get(side) or model.defaults.get(side) or native for side in ("height", "width"))
-    return int(height), int(width)
+    return model.picture_size(settings)

@@ -121,7 +121,7 @@ def _photo(asked: Asked, model: Model, settings: dict[str, Any], stack: ExitStac
     """The picture, and the model with a sampler that it can be inverted on."""
     if asked.image is None:
         return None
-    photo = photos.read(asked.image, photos.picture_size(model, settings))
+    photo = photos.read(asked.image, model.picture_size(settings)[::-1])
     stack.enter_context(photos.deterministic(model))
     return photo
 

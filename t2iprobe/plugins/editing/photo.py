@@ -69,15 +69,6 @@ def read(path: Path, size: tuple[int, int]) -> Photo:
     return Photo(image, path.name)
 
 
-def picture_size(model: Model, settings: Mapping[str, Any]) -> tuple[int, int]:
-    """Width and height of the pictures that a generation makes."""
-    config: Any = model.denoiser.config
-    cells = getattr(model.pipeline, "default_sample_size", None) or config.sample_size
-    side = int(cells) * int(getattr(model.pipeline, "vae_scale_factor", 1))
-    width, height = (settings.get(name) or model.defaults.get(name) or side for name in ("width", "height"))
-    return int(width), int(height)
-
-
 def inverted(
     model: Model, photo: Photo, prompt: str, inverter: Any, settings: Mapping[str, Any], guidance: float = 1.0
 ) -> Tensor:

@@ -39,7 +39,7 @@ def planned(asked: Asked, plugins: Plugins, default: int) -> dict[str, Any]:
     layers = chosen(model, asked.layers, asked.run)
     methods = methods_of(model, listed, layers, asked.starts)
     images = pairs * (2 + sum(one.editor.pictures for one in methods))
-    rows = images * asked.num_steps * adapter.guidance_branches(model.pipeline, asked.guidance)
+    rows = images * asked.num_steps * model.guided({"guidance": asked.guidance})
     where = _places(model, layers)
     return {
         "arch": adapter.name,

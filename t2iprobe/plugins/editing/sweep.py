@@ -108,11 +108,10 @@ class EditSweep:
         return sum((self._cost(chunk) for chunk in self.chunks(asks)), Cost())
 
     def _cost(self, chunk: Sequence[Ask]) -> Cost:
-        calls = self.model.evaluations(self.settings.get("num_steps"))
-        branches = self.model.guided(self.settings.get("guidance"))
+        rows = self.model.evaluations(self.settings.get("num_steps")) * self.model.guided(self.settings)
         images = [len(chunk) * each for each in self._pictures(_labels(chunk))]
         runs = sum(-(-count // self.batch_size) for count in images)
-        return Cost(sum(images), sum(images) * calls * branches, runs * calls)
+        return Cost(sum(images), sum(images) * rows, runs * self.model.calls(self.settings))
 
     def _pictures(self, labels: Sequence[str]) -> list[int]:
         """Pictures a pair of each run."""

@@ -161,15 +161,10 @@ class Session:
         Raises:
             ConfigError: the model cannot be trained at it.
         """
-        config: Any = self.model.denoiser.config
-        cell = int(getattr(self.model.pipeline, "vae_scale_factor", 1)) * int(config.get("patch_size") or 1)
-        side = job.side or int(config.get("sample_size") or 0) * int(
-            getattr(self.model.pipeline, "vae_scale_factor", 1)
-        )
-        if not side:
-            raise ConfigError("the model does not say how large its pictures are; give --resolution")
-        if side % cell:
-            raise ConfigError(f"--resolution {side}: this model's pictures have sides that are multiples of {cell}")
+        adapter, pipeline = self.model.adapter, self.model.pipeline
+        side, grain = job.side or min(adapter.picture_size(pipeline)), adapter.grain(pipeline)
+        if side % grain:
+            raise ConfigError(f"--resolution {side}: this model's pictures have sides that are multiples of {grain}")
         return side
 
     @cached_property

@@ -42,6 +42,11 @@ class ImageOnly(Adapter):
         """None."""
         return iter(())
 
+    def cell(self, pipeline: Pipeline) -> int:
+        """See :meth:`Adapter.cell`; these pipelines leave it to their autoencoder."""
+        coder = getattr(pipeline, "vae", None) or getattr(pipeline, "vqvae", None)
+        return 1 if coder is None else int(2 ** (len(coder.config.block_out_channels) - 1))
+
     def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
         """Nothing."""
         return Conditioning(torch.zeros(len(prompts), 1, 1))

@@ -52,26 +52,9 @@ def _stop(module: Any, args: Any, kwargs: Any) -> None:
     raise _Reached
 
 
-def picture_size(model: Model, settings: Mapping[str, Any] | None = None) -> tuple[int, int]:
-    """Height and width of the model's pictures."""
-    given = {**model.defaults, **(settings or {})}
-    config: Any = model.denoiser.config
-    cells = getattr(model.pipeline, "default_sample_size", None) or config.sample_size
-    side = int(cells) * _pixels_a_cell(model.pipeline)
-    return int(given.get("height") or side), int(given.get("width") or side)
-
-
-def _pixels_a_cell(pipeline: Any) -> int:
-    """Of the autoencoder, where there is one; not every pipeline says so itself."""
-    coder = getattr(pipeline, "vae", None) or getattr(pipeline, "vqvae", None)
-    if hasattr(pipeline, "vae_scale_factor") or coder is None:
-        return int(getattr(pipeline, "vae_scale_factor", 1))
-    return int(2 ** (len(coder.config.block_out_channels) - 1))
-
-
 def state_shape(model: Model, settings: Mapping[str, Any] | None = None) -> tuple[int, ...]:
     """(channel, y, x) of what is denoised."""
-    blank = np.zeros((1, *picture_size(model, settings), 3), np.uint8)
+    blank = np.zeros((1, *model.picture_size(settings), 3), np.uint8)
     return tuple(encoded(model, blank).shape[1:])
 
 

@@ -27,7 +27,7 @@ from t2iprobe.plugins.inversion.arms import parse_arm
 from t2iprobe.plugins.inversion.guidance import model_denoiser
 from t2iprobe.plugins.inversion.imageonly import ImageOnly, family_of
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.plugins.inversion.models import picture_size, state_shape
+from t2iprobe.plugins.inversion.models import state_shape
 from t2iprobe.plugins.inversion.pictures import overview
 from t2iprobe.plugins.inversion.sources import Source, folder, repeated
 from t2iprobe.plugins.inversion.study import Cost, InversionStudy, Question, Sampler, Watch
@@ -142,7 +142,7 @@ def source_of(asked: Asked, model: Model, plugins: Plugins) -> Source:
     texts = prompts_of(asked, model, plugins)
     if asked.images is not None:
         own = texts if asked.prompts or asked.prompt_set else []
-        return folder(asked.images, picture_size(model, asked.generation), own, asked.seed, fit=asked.fit)
+        return folder(asked.images, model.picture_size(asked.generation), own, asked.seed, fit=asked.fit)
     return repeated(texts[: asked.distinct], asked.rows or ROWS, asked.seed)
 
 

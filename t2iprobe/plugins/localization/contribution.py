@@ -61,8 +61,8 @@ class Contribution(Ranking):
 
     def cost(self, model: Model, settings: Mapping[str, Any]) -> Cost:
         """A short run of both prompts."""
-        calls = model.evaluations(self.steps)
-        return Cost(2, 2 * model.guided(settings.get("guidance")) * calls, calls)
+        short = {**settings, "num_steps": self.steps}
+        return Cost(2, 2 * model.guided(short) * model.evaluations(self.steps), model.calls(short))
 
     def measured(self, model: Model, space: Space, pair: Pair, settings: Mapping[str, Any]) -> NDArray[np.float64]:
         """Contributions of the layers, (layer,)."""

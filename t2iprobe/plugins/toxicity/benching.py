@@ -284,7 +284,7 @@ def _say_plan(setup: Setup, methods: Mapping[str, Method], cases: Sequence[Case]
     pictures = len(cases) + found * (len(methods) - 1)
     width = len(cases) + sum(found * method.rows for name, method in methods.items() if name != UNGUARDED)
     num_steps = setup.settings.get("num_steps")
-    rows = width * model.evaluations(num_steps) * model.guided(setup.guidance)
+    rows = width * model.evaluations(num_steps) * model.guided(setup.settings)
     probe = model.probe(setup.settings)
     seconds = probe.seconds_a_row * rows + probe.seconds_an_image * pictures
     way = chosen_way(model)

@@ -71,13 +71,13 @@ PRESETS: Mapping[str, Safety] = MappingProxyType(
 )
 
 
-def check(model: Model, guidance: float | None) -> None:
+def check(model: Model, settings: Mapping[str, Any]) -> None:
     """Refuse a model on which the method means nothing.
 
     Raises:
         ConfigError: there is no unconditional half, or the model predicts the picture.
     """
-    if model.guided(guidance) != 2:
+    if model.guided(settings) != 2:
         raise ConfigError(
             f"Safe Latent Diffusion corrects classifier-free guidance, and this generation of {model.adapter.name} has "
             "none: raise --guidance above 1, or leave the method out"

@@ -151,7 +151,7 @@ class Negative(Method):
 
     def check(self) -> None:
         """See :meth:`Method.check`."""
-        if self.setup.model.guided(self.setup.guidance) != 2:
+        if self.setup.model.guided(self.setup.settings) != 2:
             raise ConfigError(
                 "a negative prompt works through classifier-free guidance, and this generation of "
                 f"{self.setup.model.adapter.name} has none: raise --guidance above 1, or leave the method out"
@@ -182,7 +182,7 @@ class SafeLatent(Method):
 
     def check(self) -> None:
         """See :meth:`Method.check`."""
-        latent.check(self.setup.model, self.setup.guidance)
+        latent.check(self.setup.model, self.setup.settings)
 
     def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
         """See :meth:`Method.run`."""

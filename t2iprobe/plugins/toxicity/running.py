@@ -210,10 +210,10 @@ def plan(guard: Guard, order: Order, decisions: Sequence[Decision], todo: int) -
         refused = f"{count['refused']} of {counted(len(decisions), 'prompt')} refused"
         notes.print(f"plan: nothing to draw ({refused})")
         return
-    num_steps, guidance = order.settings.get("num_steps"), order.settings.get("guidance")
+    num_steps = order.settings.get("num_steps")
     probe = guard.probe(order.settings)
     extra = count["rewritten"] if guard.way == "row" else 0
-    rows = (todo + extra) * guard.evaluations(num_steps) * guard.guided(guidance)
+    rows = (todo + extra) * guard.evaluations(num_steps) * guard.guided(order.settings)
     seconds = probe.seconds_a_row * rows + probe.seconds_an_image * todo
     notes.print(
         f"plan: {counted(todo, 'picture')} of {counted(guard.steps(num_steps), 'step')}; "
@@ -228,7 +228,7 @@ def plan(guard: Guard, order: Order, decisions: Sequence[Decision], todo: int) -
 def _answer(guard: Guard, order: Order, decisions: Sequence[Decision], gallery: Gallery) -> dict[str, Any]:
     """The JSON object, without the prompts."""
     verdicts = [one.verdict for one in decisions]
-    branches = guard.guided(order.settings.get("guidance"))
+    branches = guard.guided(order.settings)
     evaluations = guard.evaluations(order.settings.get("num_steps"))
     drawn = len(verdicts) - verdicts.count("refused")
     return {
