@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -249,6 +249,33 @@ class UpscalesFromOneGenerator(DeepFloydIF):
         return super().upscale(pipeline, upscaler, images, prompts, shared, settings)
 
 
+class HalfTheSize(Flux):
+    """Takes the cells of a picture for its pixels."""
+
+    def cell(self, pipeline: Any) -> int:
+        return 1
+
+
+class FinerGrain(Flux):
+    """Does not know that four cells are one token."""
+
+    def grain(self, pipeline: Any) -> int:
+        return self.cell(pipeline)
+
+
+class AlwaysGuided(SD3):
+    """Doubles the rows whatever the scale."""
+
+    def guidance_branches(self, pipeline: Any, arguments: Mapping[str, Any]) -> int:
+        return 2
+
+
+class GuidesTogether(Flux):
+    """Takes the two calls of true guidance for one."""
+
+    guides_apart = False
+
+
 WRONG: tuple[tuple[type[Adapter], str], ...] = (
     (BadName, "names_follow_the_grammar"),
     (RepeatedName, "names_follow_the_grammar"),
@@ -278,6 +305,10 @@ WRONG: tuple[tuple[type[Adapter], str], ...] = (
     (FirstPromptOnly, "a_batch_of_two_is_two_runs"),
     (UpscalesTheFirstPrompt, "an_upscaler_takes_each_row_by_itself"),
     (UpscalesFromOneGenerator, "an_upscaler_takes_each_row_by_itself"),
+    (HalfTheSize, "pictures_are_as_large_as_said"),
+    (FinerGrain, "pictures_are_as_large_as_said"),
+    (AlwaysGuided, "calls_and_rows_are_as_many_as_said"),
+    (GuidesTogether, "calls_and_rows_are_as_many_as_said"),
     (Meddler, "no_hook_survives_an_error"),
 )
 BY_NAME = {law.__name__: law for law in laws()}

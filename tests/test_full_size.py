@@ -16,6 +16,7 @@ from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.architectures.unet import LatentUNet
 from t2iprobe.core.adapter import Adapter, LayerRow, count_parameters, layer_table
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.model import Model
 
 
 def full(adapter: type[Adapter]) -> tuple[Any, list[LayerRow]]:
@@ -93,6 +94,14 @@ def test_flux() -> None:
     assert count_parameters(transformer) == 11_901_408_320
     assert (rows[18].path, rows[19].path) == ("transformer_blocks.18.attn", "single_transformer_blocks.0.attn")
     assert {row.parameters for row in rows} == {2 * (3072 * 3072 + 3072)}
+
+
+@pytest.mark.parametrize(("adapter", "side"), [(SD, 512), (SDXL, 1024), (SD3, 1024), (DeepFloydIF, 64), (Flux, 1024)])
+def test_a_published_picture_has_its_size(adapter: type[Adapter], side: int) -> None:
+    """As the model cards say; FLUX's configuration has no sample_size."""
+    model = Model(adapter.published(), adapter())
+    assert model.picture_size() == (side, side) and model.image_bytes({}) == 3 * side**2
+    assert model.picture_size({"height": 2 * side, "width": None}) == (2 * side, side)
 
 
 def test_only_what_is_inferred_says_so() -> None:

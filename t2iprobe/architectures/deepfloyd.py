@@ -110,6 +110,10 @@ class DeepFloydIF(Adapter):
         for index, path in enumerate(sorted(paths, key=forward_key)):
             yield from added_kv_sites(f"blocks.{index}", path, unet.get_submodule(path))
 
+    def grain(self, pipeline: Pipeline) -> int:
+        """See :meth:`Adapter.grain`; the U-Net's resolutions have to halve without a rest."""
+        return int(2**pipeline.unet.num_upsamplers)
+
     def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
         """The prompts, lower-cased and stripped only: cleaning captions depends on what else is installed."""
         return {"prompt": list(prompts), "clean_caption": False}

@@ -60,9 +60,13 @@ class LatentUNet(Adapter):
         yield Site("text", "", In("encoder_hidden_states"), static=True)
         yield from transformer_sites(self.module(pipeline))
 
+    def grain(self, pipeline: Pipeline) -> int:
+        """See :meth:`Adapter.grain`; the pipelines refuse others, however small a cell is."""
+        return max(8, self.cell(pipeline))
+
     def guidance_branches(self, pipeline: Pipeline, arguments: Mapping[str, Any]) -> int:
         """See :meth:`Adapter.guidance_branches`; a U-Net that is told the scale (LCM, arXiv 2310.04378) needs one."""
-        told = self.module(pipeline).config.time_cond_proj_dim is not None
+        told = pipeline.unet.config.time_cond_proj_dim is not None
         return 1 if told else super().guidance_branches(pipeline, arguments)
 
     def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:

@@ -250,6 +250,28 @@ def an_upscaler_takes_each_row_by_itself(model: Model) -> None:
 
 
 @_law
+def pictures_are_as_large_as_said(model: Model) -> None:
+    """A picture that nobody asked a size for has the adapter's; one that is a grain wider is drawn so."""
+    height, width = model.picture_size()
+    own = model.run(model.generation(SOURCE, num_steps=1)).images[0]
+    _require(own.size == (width, height), f"pictures of {width} × {height} pixels are said, drawn {own.size}")
+    wider = width + model.adapter.grain(model.pipeline)
+    drawn = model.run(model.generation(SOURCE, num_steps=1, height=height, width=wider)).images[0]
+    _require(drawn.size == (wider, height), f"{wider} × {height} pixels are asked for, drawn {drawn.size}")
+
+
+@_law
+def calls_and_rows_are_as_many_as_said(model: Model) -> None:
+    """Whatever guidance is asked for, what a run costs is known before it."""
+    for guidance in (None, 0.0, 1.0, 2.0):
+        settings: dict[str, Any] = {"num_steps": STEPS, "guidance": guidance}
+        run = model.run(model.generation([SOURCE, TARGET], **settings))
+        said = model.calls(settings), 2 * model.evaluations(STEPS) * model.guided(settings)
+        found = run.denoiser_calls, run.denoiser_rows
+        _require(said == found, f"guidance {guidance}: {said} denoiser calls and rows are said, {found} were made")
+
+
+@_law
 def no_hook_survives_an_error(model: Model) -> None:
     """An edit that raises leaves no hook on any module and the scheduler as it was."""
     model.run(_generation(model, SOURCE))  # transformers leaves hooks of its own at an encoder's first call

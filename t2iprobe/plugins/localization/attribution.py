@@ -61,9 +61,9 @@ class Attribution(Ranking):
 
     def cost(self, model: Model, settings: Mapping[str, Any]) -> Cost:
         """A run; for every call the two predictions, and a forward and a backward pass of two rows for every point."""
-        calls = model.evaluations(settings.get("num_steps"))
-        run = 2 * model.guided(settings.get("guidance"))
-        return Cost(2, calls * (run + 2 + 6 * self.points), calls * (2 + 3 * self.points))
+        evaluations = model.evaluations(settings.get("num_steps"))
+        rows = evaluations * (2 * model.guided(settings) + 2 + 6 * self.points)
+        return Cost(2, rows, model.calls(settings) + evaluations * (1 + 3 * self.points))
 
     def measured(self, model: Model, space: Space, pair: Pair, settings: Mapping[str, Any]) -> NDArray[np.float64]:
         """Attributions of the layers, (layer,)."""

@@ -62,11 +62,6 @@ class Setup:
     concept: str = latent.CONCEPT
     batch_size: int = 64
 
-    @property
-    def guidance(self) -> float | None:
-        """The guidance scale that is asked for."""
-        return self.settings.get("guidance")
-
     def generation(self, prompts: Sequence[str], cases: Sequence[Case]) -> Generation:
         """One row a case."""
         return self.model.generation(prompts, [case.seed for case in cases], **self.settings)
