@@ -172,6 +172,13 @@ def test_dino_is_the_class_token_of_the_square_in_the_middle(dino_folder: Path) 
     assert scorer.score([one.references[0]], Task("same", "", (), one.references[:1])) == pytest.approx([1.0])
 
 
+def test_transparent_references_are_white_as_in_training(dino_folder: Path, tmp_path: Path) -> None:
+    Image.new("RGBA", (32, 32), (9, 9, 9, 0)).save(tmp_path / "clear.png")
+    white = Image.new("RGB", (32, 32), "white")
+    task = Task("clear", "", (), (tmp_path / "clear.png",))
+    assert DinoLikeness(str(dino_folder)).score([white], task) == pytest.approx([1.0])
+
+
 def test_csd_is_the_published_models_style_head(csd: Csd, csd_file: Path, tmp_path: Path) -> None:
     images, one = [picture(seed) for seed in range(3)], task()
     wanted = [expected(csd, CLIP, image, one.references) for image in images]

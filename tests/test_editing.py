@@ -443,6 +443,14 @@ def test_pictures_that_do_not_fit(tmp_path: Path, mode: str, size: tuple[int, in
         photo.read(tmp_path / "photo.png", (16, 16))
 
 
+def test_a_photo_is_edited_upright(tmp_path: Path) -> None:
+    upright = Image.effect_noise((16, 16), 40).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by a quarter
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "photo.png", exif=exif)
+    assert photo.read(tmp_path / "photo.png", (16, 16)).image.tobytes() == upright.tobytes()
+
+
 def test_files_that_are_no_pictures(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not a picture")
     with pytest.raises(ConfigError, match="no picture that can be read"):

@@ -139,7 +139,7 @@ def test_empty_prompts_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "none.txt").write_text("\n")
     with pytest.raises(ConfigError, match="holds no prompt"):
         probes(str(tmp_path / "none.txt"), Plugins(), limit=2)
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot read the prompts in"):
         probes(str(tmp_path / "absent.txt"), Plugins(), limit=2)
 
 

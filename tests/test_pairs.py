@@ -153,7 +153,7 @@ def test_own_colours() -> None:
 def test_unknown_concept_and_negative_seed() -> None:
     with pytest.raises(ConfigError, match="text, colour"):
         pair_from_prompts('"A"', '"B"', 0, "font")
-    with pytest.raises(ConfigError, match="from 0, found -1"):
+    with pytest.raises(ConfigError, match="from 0 to 4294967295, found -1"):
         pair_from_prompts('"A"', '"B"', -1)
 
 

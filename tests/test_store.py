@@ -750,7 +750,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatc
 # the command line
 
 Call = Callable[..., tuple[int, str, str]]
-LINES = '\na sign that says "OPEN"\n  # not this\na red cat\n\nthe sign\n'
+LINES = '\ufeff\na sign that says "OPEN"\n  # not this\na red cat\n\nthe sign\n'
 
 
 @pytest.fixture(scope="module")
@@ -905,9 +905,9 @@ def test_store_export_at_the_command_line(call: Call, tmp_path: Path) -> None:
 BAD = {
     "beyond the budget": ((*ASK, "--max-bytes", "1kB"), "more than --max-bytes 1kB"),
     "no size": ((*ASK, "--max-bytes", "lots"), "is no size"),
-    "no file": ((*ASK[:6], "nowhere.txt"), "nowhere.txt cannot be read"),
-    "no prompt": ((*ASK[:6], "empty.txt"), "has no prompt"),
-    "no text": ((*ASK[:6], "binary.txt"), "no UTF-8"),
+    "no file": ((*ASK[:6], "nowhere.txt"), "cannot read the prompts in nowhere.txt"),
+    "no prompt": ((*ASK[:6], "empty.txt"), "empty.txt holds no prompts"),
+    "no text": ((*ASK[:6], "binary.txt"), "binary.txt is UTF-16 text"),
     "no site": (("capture", "--model", "FOLDER", "--sites", "blocks.*.cross_attn.k", *ASK[5:]), "no site matches"),
     "no step": ((*ASK, "--steps", "2:9"), "0:3"),
     "no branch": ((*ASK, "--branch", "con"), "cond"),

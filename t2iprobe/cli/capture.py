@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.textfile import LISTED, read_entries
 from t2iprobe.terminal import parse
 from t2iprobe.terminal.console import Format, answers, notes, print_json
 from t2iprobe.terminal.options import (
@@ -67,7 +68,7 @@ def capture(
     sites: Annotated[
         list[str], typer.Option(help="Sites to keep: names or patterns, such as 'blocks.*.joint_attn.k'; repeatable.")
     ],
-    prompts: Annotated[Path, typer.Option(help="Text file, one prompt a line; blank lines and # lines are skipped.")],
+    prompts: Annotated[Path, typer.Option(help=f"File of prompts, {LISTED}.")],
     out: Annotated[Path, typer.Option(help="Run folder. One that was interrupted goes on where it stopped.")],
     store: Annotated[
         str | None,
@@ -127,7 +128,7 @@ def run(asked: Asked, plugins: Plugins) -> dict[str, Any]:
     from t2iprobe.study import versions
 
     budget = parse.size(asked.max_bytes)
-    listed = read_prompts(asked.prompts)
+    listed = read_entries(asked.prompts, "prompts")
     choice = ModelChoice(asked.arch, asked.model, None, asked.device, asked.dtype)
     settings = {"command": "capture", "asked": _deciding(asked, choice.reference(plugins), listed)}
     found = runfolder.existing(asked.out, settings, partly=True)
@@ -149,24 +150,6 @@ def run(asked: Asked, plugins: Plugins) -> dict[str, Any]:
             answer = _capture(asked, model, plan)
         (asked.out / LOCK).unlink(missing_ok=True)  # whoever holds the old file finds everything there
     return answer
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The prompts in a text file, one a line.
-
-    Raises:
-        ConfigError: it cannot be read, or has none.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise ConfigError(f"--prompts {path} cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"--prompts {path} is no UTF-8 text ({error.reason} at byte {error.start})") from None
-    found = [line for line in lines if line and not line.startswith("#")]
-    if not found:
-        raise ConfigError(f"--prompts {path} has no prompt; write one a line")
-    return found
 
 
 def _deciding(asked: Asked, ref: str, prompts: list[str]) -> dict[str, Any]:

@@ -9,14 +9,18 @@ import csv
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from io import StringIO
 from pathlib import Path
-from typing import TextIO
 
 from t2iprobe.core.concepts import CONCEPTS, Concept, concept_named
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.seeds import SEEDS, check_seed
+from t2iprobe.core.textfile import read_text
 from t2iprobe.core.writing import same
 
 COLUMNS = ("source", "target", "seed", "concept")
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +50,15 @@ def pair_from_prompts(source: str, target: str, seed: int, concept: str | Concep
     Args:
         source: prompt to edit.
         target: prompt whose content is carried over.
-        seed: seed of the initial noise, from 0.
+        seed: seed of the initial noise.
         concept: name of a bundled concept, or any concept.
 
     Raises:
-        ConfigError: a word is missing, or both prompts ask for the same one, see
+        ConfigError: the seed is none, a word is missing, or both prompts ask for the same one, see
             :func:`~t2iprobe.core.writing.same`.
     """
     what = concept_named(concept) if isinstance(concept, str) else concept
-    if seed < 0:
-        raise ConfigError(f"a seed is a whole number from 0, found {seed}")
+    seed = check_seed(seed)
     one, other = what.words(source, target)
     if same(one, other):
         raise ConfigError(f"a pair needs two different {what.name}s, both prompts ask for {one!r}; change one")
@@ -65,7 +68,7 @@ def pair_from_prompts(source: str, target: str, seed: int, concept: str | Concep
 def pairs_from_csv(
     path: str | Path, *, seed: int = 0, concept: str = "text", known: Mapping[str, Concept] = CONCEPTS
 ) -> list[Pair]:
-    """The pairs of a CSV file with the columns ``source,target[,seed[,concept]]`` in any order, UTF-8.
+    """The pairs of a CSV file with the columns ``source,target[,seed[,concept]]`` in any order, in UTF-8.
 
     Args:
         path: the file; its first line names the columns, blank lines are skipped.
@@ -76,17 +79,11 @@ def pairs_from_csv(
     Raises:
         ConfigError: the file cannot be read, holds no pair, or has a broken line, which is named by its number.
     """
-    try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            return _read_csv(file, str(path), seed, concept, known)
-    except OSError as error:
-        raise ConfigError(f"cannot read the pairs in {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    return _read_csv(read_text(path, "the pairs in"), str(path), seed, concept, known)
 
 
-def _read_csv(file: TextIO, path: str, seed: int, concept: str, known: Mapping[str, Concept]) -> list[Pair]:
-    reader = csv.reader(file, strict=True)
+def _read_csv(text: str, path: str, seed: int, concept: str, known: Mapping[str, Concept]) -> list[Pair]:
+    reader = csv.reader(StringIO(text, newline=""), strict=True)
     pairs: list[Pair] = []
     header: list[str] = []
     try:
@@ -97,8 +94,11 @@ def _read_csv(file: TextIO, path: str, seed: int, concept: str, known: Mapping[s
                 header = _header(row)
             else:
                 pairs.append(_line(header, row, seed, concept, known))
-    except (ConfigError, csv.Error) as error:
+    except ConfigError as error:
         raise ConfigError(f"{path}, line {reader.line_num}: {error}") from error
+    except csv.Error as error:
+        hint = "a cell in quotes ends with its quote, and has quotes inside written twice"
+        raise ConfigError(f"{path}, line {reader.line_num}: {error}; {hint}") from error
     if not pairs:
         raise ConfigError(f"{path} holds no pairs: write a first line source,target and one line a pair")
     return pairs
@@ -106,6 +106,8 @@ def _read_csv(file: TextIO, path: str, seed: int, concept: str, known: Mapping[s
 
 def _header(row: list[str]) -> list[str]:
     header = [cell.strip().lower() for cell in row]
+    if other := next((name for mark, name in SEPARATORS.items() if mark in row[0] and len(row) == 1), ""):
+        raise ConfigError(f"the columns are separated by {other}, found {row[0]!r}; save the file with commas")
     known = set(header) <= set(COLUMNS) and len(set(header)) == len(header)
     if not known or not {"source", "target"} <= set(header):
         raise ConfigError(f"the first line names the columns source,target[,seed[,concept]], found {','.join(header)}")
@@ -116,10 +118,20 @@ def _line(header: list[str], row: list[str], seed: int, concept: str, known: Map
     if len(row) != len(header):
         raise ConfigError(f"expected {len(header)} cells ({','.join(header)}), found {len(row)}; quote commas")
     cells = {name: cell.strip() for name, cell in zip(header, row, strict=True)}
-    if (given := cells.get("seed") or str(seed)) and not given.isdecimal():
-        raise ConfigError(f"a seed is a whole number from 0, found {given!r}")
+    given = _seed(cells["seed"]) if cells.get("seed") else seed
     what = concept_named(cells.get("concept") or concept, known)
-    return pair_from_prompts(cells["source"], cells["target"], int(given), what)
+    return pair_from_prompts(cells["source"], cells["target"], given, what)
+
+
+def _seed(cell: str) -> int:
+    """A whole number, also as a spreadsheet writes one: ``1.0``, ``1E+5``."""
+    try:
+        number = Decimal(cell)
+        if 0 <= number < SEEDS and number == int(number):
+            return int(number)
+    except InvalidOperation:
+        pass
+    return check_seed(cell)
 
 
 def derange(items: Iterable[str], seed: int) -> dict[str, str]:

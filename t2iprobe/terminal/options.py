@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.seeds import SEEDS
 from t2iprobe.terminal.console import Format, notes
 from t2iprobe.terminal.models import PUBLISHED, check_arch, reference
 
@@ -31,14 +32,14 @@ Upscaler = Annotated[
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default CUDA where there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
 
-Seed = Annotated[int, typer.Option(help="Of the noise and of every other chance.", min=0)]
+Seed = Annotated[int, typer.Option(help="Of the noise and of every other chance.", min=0, max=SEEDS - 1)]
 NumSteps = Annotated[int | None, typer.Option(help="Denoising steps; default the model's own.", min=1)]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale; default the model's own.")]
 Resolution = Annotated[int | None, typer.Option(help="Side of the picture in pixels; default the model's own.", min=8)]
 BatchSize = Annotated[int | None, typer.Option(help="Most pictures at once; out of memory halves it.", min=1)]
 
 Concept = Annotated[str, typer.Option(help="What the prompts differ in: text, colour, style or object.")]
-PairsFile = Annotated[Path | None, typer.Option(help="CSV file: source,target[,seed[,concept]].")]
+PairsFile = Annotated[Path | None, typer.Option(help="CSV file, UTF-8, with commas: source,target[,seed[,concept]].")]
 PromptSet = Annotated[
     str | None,
     typer.Option(

@@ -15,11 +15,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from t2iprobe.core.adapter import Frame
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.pictures import on_white, readable, upright
+from t2iprobe.core.textfile import lines_of, read_text
 
 METADATA = "metadata.jsonl"
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
@@ -149,11 +151,8 @@ class Pictures:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
-    return ((number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+    lines = lines_of(read_text(path, "the captions in"))
+    return ((number, line) for number, line in enumerate(lines, 1) if line)
 
 
 def _example(folder: Path, path: Path, number: int, line: str) -> Example:
@@ -181,11 +180,8 @@ def _size(path: Path) -> tuple[int, int]:
     Raises:
         ConfigError: it is no picture, or not one of 8 bits a channel.
     """
-    try:
-        with Image.open(path) as image:
-            size, mode = image.size, image.mode
-    except (UnidentifiedImageError, OSError) as error:
-        raise ConfigError(f"{path} is no picture that can be read: {error}") from None
+    with readable(str(path)), Image.open(path) as image:
+        size, mode = image.size, image.mode
     if mode not in MODES:
         raise ConfigError(f"{path} is a picture of mode {mode}; save it with 8 bits a channel, as RGB")
     return size
@@ -207,11 +203,7 @@ def _decoded(example: Example) -> Image.Image:
     """
     try:
         with example.open() as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-                layer = upright.convert("RGBA")
-                return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-            return upright.convert("RGB")
+            return on_white(upright(image))
     except (OSError, SyntaxError, ValueError) as error:
         raise ConfigError(f"{example.name} cannot be decoded: {error}; take it out of {METADATA}") from None
 

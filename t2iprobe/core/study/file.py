@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
+from t2iprobe.core.textfile import read_text
 
 
 class _Part(BaseModel):
@@ -83,10 +84,8 @@ def read(path: Path) -> StudyFile:
         ConfigError: it cannot be read, or says something that is not known.
     """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the study file {path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        found = tomllib.loads(read_text(path, "the study file"))
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is no TOML: {error}") from None
     return parse(found, str(path))
 

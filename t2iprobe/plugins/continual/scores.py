@@ -16,10 +16,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.pictures import on_white, opened, upright
 from t2iprobe.plugins.continual.streams import Picture, Task
 
 BATCH = 16  # pictures at once
@@ -195,8 +196,5 @@ LIKENESSES: Mapping[str, type[Likeness]] = {one.name: one for one in (ClipLikene
 
 
 def _opened(picture: Picture) -> Image.Image:
-    """Upright and in RGB."""
-    if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
-    with Image.open(picture) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
+    """Upright and in RGB, as it is trained on."""
+    return on_white(upright(picture) if isinstance(picture, Image.Image) else opened(picture))

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
+from t2iprobe.core.pictures import opened
+from t2iprobe.core.textfile import read_text
 from t2iprobe.plugins.continual.streams import Picture, Stream, Task
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
@@ -61,10 +63,8 @@ def read(path: Path) -> Stream:
         ConfigError: the file cannot be read or says something that is not known, or the stream is refused.
     """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the stream {path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        found = tomllib.loads(read_text(path, "the stream"))
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is no TOML: {error}") from None
     file = _parsed(found, path)
     tasks = tuple(_task(one, file.prompts, path) for one in file.tasks)
@@ -160,12 +160,7 @@ def _check_picture(task: Task, picture: Picture) -> None:
         raise ConfigError(f"the task {task.name}: a picture is an image or a path, found {type(picture).__name__}")
     if isinstance(picture, Image.Image):
         return
-    try:
-        with Image.open(picture) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        reason = "it is not there" if isinstance(error, FileNotFoundError) else str(error)
-        raise ConfigError(f"the task {task.name}: {picture} is no picture that can be read: {reason}") from None
+    opened(picture, f"the task {task.name}: {picture}")
 
 
 def _check_disjoint(task: Task) -> None:

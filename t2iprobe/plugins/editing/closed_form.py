@@ -34,6 +34,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import patch
 from t2iprobe.core.model import Model, Run
 from t2iprobe.core.sites import Site
+from t2iprobe.core.textfile import read_entries
 
 Rows = Sequence[int]
 
@@ -202,7 +203,7 @@ class ClosedForm(Editor):
 
     Args:
         ridge, preserve: see :class:`Ridge`.
-        prompts: file of prompts, one a line, that are to be answered as before.
+        prompts: file of prompts that are to be answered as before, one a line; ``# remark`` lines are left out.
         keep: whether the edits are saved, ``edits/pair-000.safetensors`` in the run folder.
     """
 
@@ -269,13 +270,7 @@ class ClosedForm(Editor):
         }
 
     def _listed(self) -> list[str]:
-        if not self.prompts:
-            return []
-        try:
-            lines = Path(self.prompts).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"closed-form: cannot read the prompts in {self.prompts} ({error})") from None
-        return [line.strip() for line in lines if line.strip()]
+        return read_entries(self.prompts, "prompts") if self.prompts else []
 
 
 def _none(gatherer: Gatherer, text: str) -> Moments:

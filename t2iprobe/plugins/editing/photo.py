@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
+from t2iprobe.core.pictures import opened
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Photo:
 
 
 def read(path: Path, size: tuple[int, int]) -> Photo:
-    """The picture in a file.
+    """The picture in a file, upright.
 
     Args:
         path: the file.
@@ -47,14 +48,7 @@ def read(path: Path, size: tuple[int, int]) -> Photo:
     Raises:
         ConfigError: it cannot be read, or has another mode or size; nothing is converted or resized silently.
     """
-    try:
-        with Image.open(path) as opened:
-            opened.load()
-            image = opened.copy()
-    except FileNotFoundError:
-        raise ConfigError(f"--image {path}: there is no such file") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ConfigError(f"--image {path} is no picture that can be read ({error})") from None
+    image = opened(path, f"--image {path}")
     if image.mode != "RGB":
         raise ConfigError(
             f"--image {path} is {image.mode}, the model draws RGB; convert it: "

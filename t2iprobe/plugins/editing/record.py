@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from t2iprobe.core import runfolder
+from t2iprobe.core.pictures import opened
 from t2iprobe.core.report import Cell, Section, Table
 from t2iprobe.core.study.result import Result, finding_as_json
 from t2iprobe.plugins.editing.comparison import SWAP, Comparison, said
@@ -110,14 +111,8 @@ def sections(result: Result) -> Iterator[Section]:
         "the clean target."
     )
     path = result.path / SHEET
-    figures = [("source, clean target, and the edits", _opened(path))] if path.is_file() else []
+    figures = [("source, clean target, and the edits", opened(path))] if path.is_file() else []
     yield Section("Text edits", text, Table(heads, cells), figures=figures)
-
-
-def _opened(path: Path) -> Image.Image:
-    with Image.open(path) as file:
-        file.load()
-        return file.copy()
 
 
 def folder_of(model: str) -> Path:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from t2iprobe.core.textfile import LISTED
 from t2iprobe.plugins.finetune.asking import Asked, planned, trained
 from t2iprobe.plugins.finetune.telling import only_one_speaks, print_plan, print_runs
 from t2iprobe.terminal.console import Format
@@ -76,7 +77,7 @@ def finetune(
         bool | None, typer.Option("--checkpointing/--no-checkpointing", help="Less memory, a third more time.")
     ] = None,
     prompts: Annotated[
-        str | None, typer.Option(help="Prompts to learn: a prompt set or a text file; default from the data.")
+        str | None, typer.Option(help=f"Prompts to learn: a prompt set, or a file, {LISTED}; default from the data.")
     ] = None,
     keep: Annotated[
         str | None, typer.Option(help="Prompts whose pictures shall stay: likewise; default the model's own set.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
 from t2iprobe.core.quotes import quoted
+from t2iprobe.core.textfile import read_entries
 
 if TYPE_CHECKING:
     from t2iprobe.plugins.manager import Plugins
@@ -131,18 +132,8 @@ def _captions(examples: Sequence[Example], limit: int, seed: int) -> list[Probe]
 
 
 def _lines(path: Path, limit: int, seed: int) -> list[Probe]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the prompts in {path} cannot be read: {error}") from None
-    listed = list(_filled(text))[:limit]
-    if not listed:
-        raise ConfigError(f"{path} holds no prompt; write one a line")
+    listed = read_entries(path, "prompts")[:limit]
     return [Probe(one, seed + number, _word(one)) for number, one in enumerate(listed)]
-
-
-def _filled(text: str) -> Iterator[str]:
-    return (line.strip() for line in text.splitlines() if line.strip())
 
 
 def _word(prompt: str) -> str | None:

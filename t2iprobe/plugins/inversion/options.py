@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.textfile import LISTED
 from t2iprobe.terminal.console import Format, answers, print_json
 from t2iprobe.terminal.tables import print_wide
 
@@ -49,7 +50,7 @@ class Range(StrEnum):
     signed = "signed"
 
 
-Prompts = Annotated[Path | None, typer.Option(help="Text file, one prompt a line.")]
+Prompts = Annotated[Path | None, typer.Option(help=f"File of prompts, {LISTED}.")]
 PromptSetOf = Annotated[
     str | None, typer.Option(help="Prompt set, whose source prompts are taken; default what the model was made for.")
 ]

@@ -21,6 +21,7 @@ from t2iprobe.core.options import LoadOptions
 from t2iprobe.core.report import Page, Section
 from t2iprobe.core.study.bench import Stop
 from t2iprobe.core.study.provenance import portable
+from t2iprobe.core.textfile import read_entries
 from t2iprobe.plugins.inversion import plots, sections, sweep_sections
 from t2iprobe.plugins.inversion.analyze import Options, analyze, plain_mask
 from t2iprobe.plugins.inversion.arms import parse_arm
@@ -149,27 +150,11 @@ def source_of(asked: Asked, model: Model, plugins: Plugins) -> Source:
 def prompts_of(asked: Asked, model: Model, plugins: Plugins) -> list[str]:
     """The prompts of a file or of a set, each once and in order; of a model without text its classes, or none."""
     if asked.prompts is not None:
-        return read_prompts(asked.prompts)
+        return read_entries(asked.prompts, "prompts")
     if asked.prompt_set is None and isinstance(model.adapter, ImageOnly):
         return list(model.adapter.prompts)
     name = asked.prompt_set or plugins.own_prompt_set(asked.model.reference(plugins))
     return list(dict.fromkeys(pair.source for pair in plugins.prompt_set(name, seed=asked.seed)))
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The prompts in a text file, one a line.
-
-    Raises:
-        ConfigError: it cannot be read, or has none.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--prompts {path} cannot be read: {error}") from None
-    found = [line for line in lines if line and not line.startswith("#")]
-    if not found:
-        raise ConfigError(f"--prompts {path} has no prompt; write one a line")
-    return found
 
 
 def question_of(asked: Asked, model: Model, plugins: Plugins, **changes: Any) -> Question:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.pictures import on_white, opened
 from t2iprobe.plugins.inversion.models import Pixels
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -78,15 +79,10 @@ def folder(path: Path, size: tuple[int, int], prompts: Sequence[str], seed: int,
 
 
 def _read(file: Path, size: tuple[int, int], fit: bool) -> Pixels:
-    try:
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
-            image.load()
-    except (OSError, UnidentifiedImageError) as error:
-        raise ConfigError(f"{file} cannot be read as a picture: {error}") from None
+    image = opened(file)
     height, width = size
     if fit:
-        image = ImageOps.fit(_flat(image), (width, height), Image.Resampling.LANCZOS)
+        image = ImageOps.fit(on_white(image), (width, height), Image.Resampling.LANCZOS)
     if image.mode != "RGB":
         raise ConfigError(f"{file} is of mode {image.mode}, the model takes RGB; convert it, or add --fit")
     if image.size != (width, height):
@@ -95,9 +91,3 @@ def _read(file: Path, size: tuple[int, int], fit: bool) -> Pixels:
             "and crop it, or --resolution"
         )
     return np.asarray(image, np.uint8)
-
-
-def _flat(image: Image.Image) -> Image.Image:
-    """RGB, what is transparent on white."""
-    rgba = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

@@ -10,6 +10,7 @@ import typer
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice, counted
+from t2iprobe.core.textfile import read_entries
 from t2iprobe.plugins.inversion.options import (
     RUNS,
     Distinct,
@@ -303,13 +304,11 @@ def _sampled(path: Path) -> Inverted:
 
 
 def _given(prompt: str | None, prompts: Path | None, count: int) -> tuple[str, ...] | None:
-    from t2iprobe.plugins.inversion.session import read_prompts
-
     if prompt is not None:
         return (prompt,) * count
     if prompts is None:
         return None
-    listed = read_prompts(prompts)
+    listed = read_entries(prompts, "prompts")
     if len(listed) < count:
         raise ConfigError(
             f"--prompts {prompts} has {counted(len(listed), 'prompt')} for {count} pictures; add --n {len(listed)}"

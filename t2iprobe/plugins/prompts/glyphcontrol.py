@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pairs import Pair, derange
+from t2iprobe.core.textfile import lines_of, read_text
 from t2iprobe.plugins.prompts.creative import dealt, one_of, text_pair
 from t2iprobe.plugins.prompts.pairing import alternate, check_concept, check_seeds, seeded, take
 
@@ -161,13 +162,7 @@ def _rank(bucket: Bucket) -> int:
 
 
 def _lines(file: Path) -> list[str]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"cannot read the prompts in {file}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    return sorted({line.strip() for line in text.splitlines() if line.strip()})
+    return sorted({line for line in lines_of(read_text(file, "the prompts in")) if line})
 
 
 def _bucket(file: Path, lines: Sequence[str]) -> Bucket:

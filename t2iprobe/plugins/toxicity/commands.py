@@ -14,6 +14,7 @@ from rich.table import Table
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice, counted
+from t2iprobe.core.textfile import LISTED, entries, read_entries
 from t2iprobe.plugins.toxicity.settings import parsed
 from t2iprobe.terminal.commandline import typed
 from t2iprobe.terminal.console import Format, answers, print_json
@@ -120,7 +121,7 @@ def _rewriter(named: str, plugins: Plugins) -> Any:
 def run(
     context: typer.Context,
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="A prompt; repeatable.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="A file of prompts, one a line.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help=f"File of prompts, {LISTED}.")] = None,
     arch: Arch = None,
     model: ModelRef = None,
     upscaler: Upscaler = None,
@@ -177,11 +178,9 @@ def _prompts(listed: list[str] | None, file: Path | None) -> list[str]:
     Raises:
         ConfigError: none, or in two ways.
     """
-    from t2iprobe.plugins.toxicity.wordlist import read_lines
-
     if bool(listed) == bool(file):
         raise ConfigError("give the prompts one way: --prompt TEXT (repeatable), or --prompts FILE")
-    found = [line.strip() for line in (listed or read_lines(str(file), "prompts")) if line.strip()]
+    found = read_entries(file, "prompts") if file else [line.strip() for line in listed or () if line.strip()]
     if not found:
         raise ConfigError("a prompt is empty; write one, such as 'a sign that says \"HELLO\"'")
     return found
@@ -210,7 +209,7 @@ def _print_run(answer: dict[str, Any], format: Format) -> None:
 @app.command()
 def check(
     context: typer.Context,
-    text: Annotated[list[str] | None, typer.Argument(help="Prompts; - reads lines from stdin.")] = None,
+    text: Annotated[list[str] | None, typer.Argument(help="Prompts; - reads them from stdin, one a line.")] = None,
     detector: Detectors = None,
     words: WordsFile = None,
     rewriter: RewriterOption = "mapped",
@@ -227,7 +226,7 @@ def check(
     """
     policy = PolicyChoice(detector, words, rewriter, where).build(context.obj)
     given = text or []
-    asked = [line.strip() for line in sys.stdin if line.strip()] if given == ["-"] else given
+    asked = entries(sys.stdin.read()) if given == ["-"] else given
     if not asked:
         raise ConfigError("nothing to check: write a prompt, or - to read lines from stdin")
     rows = [_checked(policy.decide(one)) for one in asked]
@@ -254,7 +253,7 @@ def detector(
     context: typer.Context,
     detector: Detectors = None,
     words: WordsFile = None,
-    toxic: Annotated[Path | None, typer.Option(help="Texts that must be found, one a line, instead of ours.")] = None,
+    toxic: Annotated[Path | None, typer.Option(help=f"Texts that must be found instead of ours, {LISTED}.")] = None,
     benign: Annotated[Path | None, typer.Option(help="Texts that must not, likewise.")] = None,
     each: Annotated[int, typer.Option(help="Words by each disguise.", min=1)] = 20,
     seed: Seed = 0,
@@ -267,20 +266,16 @@ def detector(
     Example: t2iprobe guard detector --detector classifier:model=./classifier
     """
     from t2iprobe.plugins.toxicity.evasions import disguised, measure
-    from t2iprobe.plugins.toxicity.wordlist import builtin, bundled, read_lines
+    from t2iprobe.plugins.toxicity.wordlist import builtin, bundled
 
     found = PolicyChoice(detector, words, "mask", "prompt").build(context.obj).detectors
     if toxic is not None:
-        texts = {"given": _lines(read_lines(toxic, "texts"))}
+        texts = {"given": read_entries(toxic, "texts")}
     else:
         known = [word for word in builtin().words if len(word) > 2]
         texts = disguised(known, each, seed) | {"hand-written": list(bundled("evasions"))}
-    innocent = _lines(read_lines(benign, "texts")) if benign else list(bundled("lookalikes"))
+    innocent = read_entries(benign, "texts") if benign else list(bundled("lookalikes"))
     _print_measured(measure(found, texts, innocent), format)
-
-
-def _lines(lines: list[str]) -> list[str]:
-    return [line.strip() for line in lines if line.strip()]
 
 
 def _print_measured(found: Measured, format: Format) -> None:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.moderation import Hit
+from t2iprobe.core.textfile import lines_of, read_text
 from t2iprobe.plugins.toxicity.folding import Folded, fold
 from t2iprobe.plugins.toxicity.patterns import Entry, literal
 
@@ -48,12 +49,7 @@ def read_lines(path: str | Path, what: str) -> list[str]:
     Raises:
         ConfigError: it cannot be read, or is empty.
     """
-    try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise ConfigError(f"cannot read the {what} in {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    lines = lines_of(read_text(path, f"the {what} in"))
     if not any(line.strip() and not line.lstrip().startswith("#") for line in lines):
         raise ConfigError(f"{path} holds no {what}: write one a line")
     return lines

@@ -1,0 +1,61 @@
+"""Text files that people write: UTF-8, with or without a byte-order mark, and lists of one thing a line."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from pathlib import Path
+
+from t2iprobe.core.errors import ConfigError
+
+OTHERS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
+REMARK = re.compile(r"#(\s|$)")
+#: what the help of an option says that takes such a list
+LISTED = "one a line, in UTF-8; blank lines and remarks (# and a blank, or # alone) are left out"
+
+
+def read_text(path: str | Path, what: str) -> str:
+    """The text of a file, line ends as they are.
+
+    Args:
+        path: the file.
+        what: what an error calls it, such as ``the prompts in``.
+
+    Raises:
+        ConfigError: it cannot be read, or is in no UTF-8.
+    """
+    try:
+        raw = Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {what} {path}: {error.strerror or error}") from error
+    if other := next((name for mark, name in OTHERS.items() if raw.startswith(mark)), ""):
+        raise ConfigError(f"{path} is {other} text; save it as UTF-8")
+    if b"\0" in raw:
+        line = raw[: raw.index(0)].count(b"\n") + 1
+        raise ConfigError(f"{path} is not UTF-8 text: a NUL in line {line}; save it as UTF-8")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a text, without blanks at their ends; numbered as an editor does."""
+    return [line.strip() for line in re.split(r"\r\n|\n|\r", text.removeprefix("\ufeff"))]
+
+
+def entries(text: str) -> list[str]:
+    """The lines that say something: neither empty nor a remark (``# like this``; ``#1 fan`` is none)."""
+    return [line for line in lines_of(text) if line and not REMARK.match(line)]
+
+
+def read_entries(path: str | Path, what: str) -> list[str]:
+    """The entries of a file.
+
+    Raises:
+        ConfigError: it cannot be read, or has none.
+    """
+    found = entries(read_text(path, f"the {what} in"))
+    if not found:
+        raise ConfigError(f"{path} holds no {what}; write one a line")
+    return found
