@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,11 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.lab import Lab
 from t2iprobe.core.localizer import Finding
 from t2iprobe.core.model import Model
+from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scoring import Scored
 from t2iprobe.core.sites import Port, Site
+from t2iprobe.core.study.bench import Bench
+from t2iprobe.core.study.study import Study
 from t2iprobe.core.sweep import Renderer, Sweep
 from t2iprobe.core.trials import Space, Trial
 from t2iprobe.loading import load, prompt_set, scorer
@@ -592,6 +596,20 @@ def test_the_planted_layer_of_the_shipped_model(
     found = find(method, lab, **settings)
     assert found.layers == (layer,)
     assert found.details["cost"]["rows"] == lab.spent.rows
+
+
+@pytest.mark.parametrize("method", ["attribution", "contribution"])
+def test_what_reads_the_model_reads_the_studys_generation(method: str, tmp_path: Path) -> None:
+    """Not the model's own: every denoiser call of a study has its picture size, and no more steps than it asks for."""
+    model, pair = Model(SD.tiny(), SD()), Pair("a red cat", "a blue cat", 0, "red", "blue", "colour")
+    sizes, steps = set(), set()
+    model.denoiser.conv_in.register_forward_pre_hook(lambda module, given: sizes.add(given[0].shape[-2:]))
+    model.denoiser.time_proj.register_forward_pre_hook(lambda module, given: steps.update(given[0].tolist()))
+    settings = {"num_steps": 2, "guidance": 1.0, "height": 24, "width": 32}
+    bench = Bench.of(model, [pair, pair], scorer("colour", plugins=PLUGINS), settings)
+    Study(bench, [pair, pair], PLUGINS.localizer(method, pairs=1, finalists=1)).run(tmp_path / "run")
+    assert sizes == {torch.Size([12, 16])}
+    assert len(steps) <= {"attribution": 2, "contribution": 3}[method]  # a contribution has a step of its own
 
 
 @pytest.mark.slow

@@ -187,6 +187,7 @@ def _lab(file: StudyFile, model: Model, expected: Sequence[int], pairs: Sequence
         _Expected(space.layers, expected),
         file.budget,
         file.seed,
+        settings=settings,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -84,6 +84,7 @@ class Lab:
         seed: of a method's own chance.
         on_step: progress within a batch.
         on_measured: told every new answer.
+        settings: of every generation (``num_steps``, ``guidance``, …), for methods that make their own with the model.
     """
 
     instrument: Instrument
@@ -97,6 +98,7 @@ class Lab:
     seed: int = 0
     on_step: OnStep = lambda rows, step: None
     on_measured: Callable[[Measured], None] = lambda measured: None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     spent: Cost = field(default=Cost(), init=False)
     _asked: set[tuple[str, int]] = field(default_factory=set, init=False, repr=False)
 

@@ -28,6 +28,7 @@ class Bench:
         facts: of the model, for the manifest; what is in ``"decides"`` decides the result.
         model: where it is in this process.
         image_bytes: of a picture, uncompressed; 0 where that is not known.
+        settings: of every generation.
     """
 
     instrument: Instrument
@@ -35,6 +36,7 @@ class Bench:
     facts: Mapping[str, Any] = field(default_factory=dict)
     model: Model | None = None
     image_bytes: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -49,7 +51,7 @@ class Bench:
         asked = dict(settings or {})
         sweep = Sweep(Renderer(model, pairs, asked, batch_size or usual_batch(model)), scorer)
         space, facts = Space.of(model, asked.get("num_steps")), provenance.facts(model, asked)
-        return cls(sweep, space, facts, model, model.image_bytes(asked))
+        return cls(sweep, space, facts, model, model.image_bytes(asked), asked)
 
 
 def usual_batch(model: Model) -> int:

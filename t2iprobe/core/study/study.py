@@ -122,6 +122,7 @@ class Study:
             self.budget,
             self.seed,
             watch.on_step,
+            settings=self.bench.settings,
         )
 
         def measured(answer: Measured) -> None:

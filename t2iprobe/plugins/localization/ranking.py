@@ -73,11 +73,9 @@ class Ranking(Localizer):
         """The method and the settings that decide what :meth:`measured` gives."""
 
     def _scores(self, lab: Lab, model: Model, pair: int) -> NDArray[np.float64]:
-        renderer = getattr(lab.instrument, "renderer", None)
-        settings: dict[str, Any] = dict(getattr(renderer, "settings", {}))
-        charge(lab, self.cost(model, settings))
+        charge(lab, self.cost(model, lab.settings))
         given = lab.memory.memo(
-            f"{self.key}, pair {pair}", lambda: self.measured(model, lab.space, lab.pairs[pair], settings)
+            f"{self.key}, pair {pair}", lambda: self.measured(model, lab.space, lab.pairs[pair], lab.settings)
         )
         return np.asarray(given, np.float64)
 

@@ -6,7 +6,7 @@ prediction, which comes to the same as the paper's equation 3. No denoiser call 
 
 The paper defines it for models that predict noise. On v and flow models the same formulas are applied to what these
 predict, so that the threshold means something else there. Not for models without an unconditional half (distilled
-guidance, FLUX), nor for those that predict the picture itself.
+guidance) or with one in a call of its own (FLUX's true guidance), nor for those that predict the picture itself.
 """
 
 from __future__ import annotations
@@ -75,12 +75,18 @@ def check(model: Model, settings: Mapping[str, Any]) -> None:
     """Refuse a model on which the method means nothing.
 
     Raises:
-        ConfigError: there is no unconditional half, or the model predicts the picture.
+        ConfigError: there is no unconditional half, or it comes too late, or the model predicts the picture.
     """
     if model.guided(settings) != 2:
         raise ConfigError(
             f"Safe Latent Diffusion corrects classifier-free guidance, and this generation of {model.adapter.name} has "
-            "none: raise --guidance above 1, or leave the method out"
+            "none: raise --guidance above 1 (a model distilled with guidance has none at any scale), or leave the "
+            "method out"
+        )
+    if model.adapter.guides_apart:
+        raise ConfigError(
+            f"Safe Latent Diffusion needs both halves of guidance at once, and {model.adapter.name} asks for them in "
+            "two calls; leave the method out"
         )
     if model.adapter.prediction(model.pipeline) == "sample":
         raise ConfigError("Safe Latent Diffusion is defined on noise, and this model predicts the picture itself")

@@ -149,7 +149,8 @@ class Negative(Method):
         if self.setup.model.guided(self.setup.settings) != 2:
             raise ConfigError(
                 "a negative prompt works through classifier-free guidance, and this generation of "
-                f"{self.setup.model.adapter.name} has none: raise --guidance above 1, or leave the method out"
+                f"{self.setup.model.adapter.name} has none: raise --guidance above 1 (a model distilled with guidance "
+                "has none at any scale), or leave the method out"
             )
 
     def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
