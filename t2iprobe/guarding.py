@@ -61,9 +61,9 @@ def guard(
 
 def _named(part: Any, make: Callable[..., Any]) -> Any:
     """A detector or rewriter from ``NAME[:key=value,…]``, or as it is."""
-    from t2iprobe.plugins.toxicity.settings import parsed
+    from t2iprobe.core.names import with_settings
 
     if not isinstance(part, str):
         return part
-    name, settings = parsed(part)
+    name, settings = with_settings(part)
     return make(name, **settings)

@@ -9,6 +9,7 @@ from typing import Any
 
 from t2iprobe.core.concepts import concept_named
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.legibility import check_pairs
 from t2iprobe.core.localizer import Localizer
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair, pair_from_prompts, pairs_from_csv
@@ -73,6 +74,7 @@ class Study(study.Study):
         chooses = plugins.localizer(localizer) if isinstance(localizer, str) else localizer
         held = tail(len(pairs), held_out) if isinstance(held_out, int) else tuple(held_out)
         judge = plugins.scorer(_concept(pairs), reader, metrics)
+        check_pairs(judge, pairs, plugins.readers())
         bench = Bench.of(model, pairs, judge, settings, batch_size)
         super().__init__(bench, pairs, chooses, held, budget, seed, {}, versions(plugins), store)
 
@@ -180,7 +182,7 @@ def planned(file: StudyFile, plugins: Plugins | None = None) -> Planned:
     chooses = plugins.localizer(file.localizer.name, **file.localizer.settings)
     pairs = _pairs(file.pairs, file.model.ref, plugins)
     tail(len(pairs), file.pairs.held_out)
-    plugins.scorer(_concept(pairs), file.reader, file.metrics)
+    check_pairs(plugins.scorer(_concept(pairs), file.reader, file.metrics), pairs, plugins.readers())
     return Planned(file, tuple(pairs), chooses, versions(plugins))
 
 

@@ -7,8 +7,10 @@ import itertools
 import logging
 import random
 import sys
+from collections.abc import Collection, Sequence
 from functools import cache
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,7 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from t2iprobe.core.errors import ConfigError, ShapeError
+from t2iprobe.core.legibility import check_pairs, check_words
 from t2iprobe.core.metric import BoxReader, Needs
+from t2iprobe.core.pairs import pair_from_prompts
 from t2iprobe.core.writing import plain
 from t2iprobe.plugins.manager import Plugins
 from t2iprobe.plugins.metrics import text
@@ -350,6 +354,89 @@ def test_easyocr_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ConfigError, match="not installed"):  # before any picture
         plugins.scorer("text", "easyocr")
     assert plugins.scorer("colour", "easyocr").names()[0] == "colour_target"  # nothing is read
+
+
+ASKED = {
+    "ОТКРЫТО": "О",  # all of it; RapidOCR gives "OTKPbITO"
+    "ΨΩΜΙ": "ψ",  # the model has Greek letters, for formulas: "ΨΩMI", with Latin ones
+    "Việt": "ệ",
+    "مفتوح": "م",
+}
+
+
+@pytest.mark.parametrize("word", ASKED)
+def test_rapidocr_says_what_it_cannot_read(rapid: RapidOCRReader, word: str) -> None:
+    image = Image.new("RGB", (400, 60), "white")
+    _write(image, word)
+    assert plain(rapid.read([image])[0]) != plain(word)
+    assert plain(ASKED[word]) in rapid.lacking(set(plain(word)))
+
+
+@pytest.mark.parametrize("word", ["OPEN", "Straße", "ŁÓDŹ", "açúcar", "don’t", "営業中！", "オープン", "24–7 €5"])
+def test_rapidocr_has_the_letters_of_what_it_reads(rapid: RapidOCRReader, word: str) -> None:
+    assert rapid.lacking(set(plain(word)) - {" "}) == set()
+
+
+def test_rapidocrs_models_for_other_scripts_are_there_by_these_names() -> None:
+    from rapidocr import RapidOCR
+
+    known = RapidOCR.list_supported_langs("rec", "PP-OCRv5", "mobile")
+    assert {way.removeprefix("lang=") for way in RapidOCRReader.scripts.values()} <= set(known)
+    config = RapidOCRReader(lang="cyrillic")._engine.cfg.Rec  # the model itself is loaded at the first picture
+    assert (config.lang_type, config.ocr_version.value) == ("cyrillic", "PP-OCRv5")
+    with pytest.raises(ConfigError, match=r"RapidOCR's model for lang='xx' cannot be had: Unsupported rec"):
+        RapidOCRReader(lang="xx").lacking({"ж"})
+
+
+def test_easyocr_knows_the_letters_of_its_languages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "character").mkdir()
+    for language, letters in (("en", "ABab"), ("ru", "ЖЫжы")):
+        (tmp_path / "character" / f"{language}_char.txt").write_text("\n".join(letters), encoding="utf-8-sig")
+    monkeypatch.setitem(sys.modules, "easyocr", type("module", (), {"__file__": str(tmp_path / "__init__.py")}))
+    assert EasyOCRReader().lacking({"a", "1", "!", "ж", "é"}) == {"ж", "é"}
+    assert EasyOCRReader("ru+en").lacking({"a", "ж", "ы"}) == set()
+    with pytest.raises(ConfigError, match="EasyOCR has no language 'rus'"):
+        EasyOCRReader("rus").lacking({"a"})
+
+
+class Latin:
+    """Reads nothing but ASCII."""
+
+    name, scripts = "latin", {"Cyrillic": "lang=cyrillic"}
+
+    def read(self, images: Sequence[Image.Image]) -> list[str]:
+        return ["" for _ in images]
+
+    def lacking(self, characters: Collection[str]) -> set[str]:
+        return {character for character in characters if not character.isascii()}
+
+
+def test_texts_that_the_reader_cannot_read_are_said_before_a_run() -> None:
+    known: Any = {"latin": Latin}
+    advice = "use latin:lang=cyrillic as the reader"
+    with pytest.raises(ConfigError, match=rf"latin cannot read ж, и \(Cyrillic\) in ЖЖ, И; {advice}: no text"):
+        check_words(Latin(), ["ЖЖ", "И"], known, also=["OPEN"])
+    with pytest.warns(UserWarning, match=rf"cannot read é, ж \(Cyrillic, Latin\) in Ж, café; {advice}: such"):
+        check_words(Latin(), ["Ж", "café", "OPEN"], known)
+    with pytest.warns(UserWarning, match="there is no reader of it here"):
+        check_words(Latin(), ["OPEN"], {}, also=["ＯＰＥＮ", "Ж"])
+    check_words(Latin(), ["ＯＰＥＮ", "don’t"], known)  # full-width is the same writing
+
+    class Silent:
+        name = "silent"
+
+    check_words(Silent(), ["Ж"], known)  # type: ignore[arg-type]
+
+
+def test_a_study_of_texts_that_cannot_be_read_is_refused() -> None:
+    plugins = Plugins(installed=False)
+    pairs = [pair_from_prompts('a sign "OPEN"', 'a sign "ОТКРЫТО"', 0)]
+    with pytest.raises(ConfigError, match="use rapidocr:lang=cyrillic or easyocr:languages=ru"):
+        check_pairs(plugins.scorer("text"), pairs, plugins.readers())
+    check_pairs(plugins.scorer("colour"), pairs, {})  # nothing is read
+    assert plugins.reader("rapidocr:lang=el").lang == "el"  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="the reader rapidocr has no setting 'language'; did you mean lang"):
+        plugins.reader("rapidocr:language=el")
 
 
 def test_easyocr_boxes_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:

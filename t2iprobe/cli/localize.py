@@ -149,11 +149,10 @@ def check(plugins: Plugins, concept: str, method: str, settings: Mapping[str, An
         ConfigError: no such concept, reader or method, or a setting that the method does not take.
     """
     from t2iprobe.core.concepts import concept_named
-    from t2iprobe.core.names import choice
 
     concept_named(concept, plugins.concepts())
     if reader is not None:
-        choice("reader", reader, plugins.readers())
+        plugins.reader(reader)
     plugins.localizer(method, **settings)
 
 

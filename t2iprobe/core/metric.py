@@ -6,7 +6,7 @@ without arguments where defaults will do, and load what is heavy when they are f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -37,6 +37,20 @@ class BoxReader(Reader, Protocol):
 
     def boxes(self, images: Sequence[Image.Image]) -> list[list[Box]]:
         """Upright boxes around the text in each image, in its own pixels; none where there is no text."""
+
+
+@runtime_checkable
+class LiterateReader(Reader, Protocol):
+    """A reader that knows what it cannot read.
+
+    ``scripts`` says by which settings it can be had for others: ``{"Cyrillic": "lang=cyrillic"}``, by the first word of
+    the characters' names in Unicode.
+    """
+
+    scripts: ClassVar[Mapping[str, str]]
+
+    def lacking(self, characters: Collection[str]) -> set[str]:
+        """Those of ``characters`` that it never gives; they are as :func:`~t2iprobe.core.writing.plain` has them."""
 
 
 class Metric(Protocol):

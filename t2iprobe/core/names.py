@@ -1,8 +1,9 @@
-"""Names that were asked for among the ones there are: :func:`choice`, and what to say when there is none."""
+"""Names that were asked for, with their settings, and the ones there are: what to say when there is none."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -32,3 +33,19 @@ def near(name: str, known: Iterable[str]) -> str:
 def counted(count: int, noun: str) -> str:
     """``1 pair``, ``1,000 pairs``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def with_settings(text: str) -> tuple[str, dict[str, str]]:
+    """``NAME[:key=value,key=value]`` as the name and the settings, as text.
+
+    A comma that no ``key=`` follows belongs to what stands before it.
+
+    Raises:
+        ConfigError: a setting without a value.
+    """
+    name, _, rest = text.partition(":")
+    parts = re.split(r",(?=[a-z_]+=)", rest) if rest else []
+    pairs = [part.partition("=") for part in parts]
+    if wrong := next((key for key, mark, _ in pairs if not (key and mark)), None):
+        raise ConfigError(f"{text}: write NAME:key=value,key=value, found {wrong!r}")
+    return name, {key: value for key, _, value in pairs}

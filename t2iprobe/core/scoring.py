@@ -39,11 +39,11 @@ class Scorer:
 
     def __post_init__(self) -> None:
         prepare = getattr(self.reader, "prepare", None)
-        if prepare is not None and self._reads:
+        if prepare is not None and self.reads:
             prepare()
 
     @property
-    def _reads(self) -> bool:
+    def reads(self) -> bool:
         """Whether any metric is of text."""
         return any(metric.needs == "text" for metric in self.metrics)
 
@@ -59,7 +59,7 @@ class Scorer:
 
     def score(self, pair: Pair, images: Sequence[Image], reference: Image) -> dict[str, list[float]]:
         """Every score of some pictures of a pair, a list over the pictures; ``reference`` is the source's picture."""
-        texts = self.reader.read(images) if self._reads else []
+        texts = self.reader.read(images) if self.reads else []
         own = {
             f"{metric.name}_{side}": _judged(metric, texts, images, asked)
             for metric in self.metrics

@@ -20,7 +20,7 @@ import pluggy
 
 from t2iprobe.core.concepts import concept_named
 from t2iprobe.core.errors import ConfigError, ModelError
-from t2iprobe.core.names import choice, near
+from t2iprobe.core.names import choice, near, with_settings
 from t2iprobe.plugins import hookspecs
 from t2iprobe.plugins.hookspecs import API, PROJECT
 
@@ -128,6 +128,15 @@ class Plugins:
         """OCR engines by name."""
         return self._named("t2iprobe_register_readers", "reader")
 
+    def reader(self, ref: str) -> Reader:
+        """A reader by its name, with settings if need be: ``rapidocr:lang=cyrillic``.
+
+        Raises:
+            ConfigError: there is none, or it has no such setting.
+        """
+        name, settings = with_settings(ref)
+        return _built("reader", name, self.readers(), settings)
+
     def concepts(self) -> dict[str, Concept]:
         """What pairs can differ in, by name."""
         return self._named("t2iprobe_register_concepts", "concept")
@@ -185,7 +194,7 @@ class Plugins:
 
         Args:
             concept: what the pairs differ in.
-            reader: name of the OCR engine.
+            reader: name of the OCR engine, see :meth:`reader`.
             metrics: names, instead of the concept's own; the first that judges the concept ranks.
 
         Raises:
@@ -205,7 +214,7 @@ class Plugins:
             if prepare := getattr(metric, "prepare", None):
                 prepare()
         similar = [metric for metric in built if metric.needs == "image"]
-        return Scorer(concept, choice("reader", reader, self.readers())(), judges, similar)
+        return Scorer(concept, self.reader(reader), judges, similar)
 
     def executors(self) -> dict[str, type[Executor]]:
         """Where studies can run, by name; ``local`` is not among them."""

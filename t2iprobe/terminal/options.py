@@ -47,7 +47,12 @@ PromptSet = Annotated[
         "such as simple:words=2."
     ),
 ]
-Reader = Annotated[str, typer.Option(help="OCR engine: rapidocr, or easyocr (the paper's, an extra).")]
+Reader = Annotated[
+    str,
+    typer.Option(
+        help="OCR engine: rapidocr, or easyocr (the paper's, an extra), with options such as rapidocr:lang=cyrillic."
+    ),
+]
 
 Layers = Annotated[str | None, typer.Option(help="Text-attention layers, such as 6 or 55-57.")]
 From = Annotated[

@@ -13,6 +13,7 @@ from PIL.Image import Image
 
 from t2iprobe.core.editor import Editor
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.legibility import check_pairs
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.study import provenance
@@ -65,6 +66,7 @@ def prepared(asked: Asked, plugins: Plugins, path: Path, default: int, command: 
     """
     pairs = pairs_of(asked, plugins, default)
     scorer = plugins.scorer(asked.concept, asked.reader, asked.metrics)
+    check_pairs(scorer, pairs, plugins.readers())
     outside = Outside(scorer.reader, plugins.metrics(), asked.text_box)  # type: ignore[arg-type]
     listed, starts = options.editors(asked, plugins), asked.starts
     check_places(asked)

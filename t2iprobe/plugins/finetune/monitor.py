@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from PIL.Image import Image
 
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.legibility import check_words
 from t2iprobe.core.model import Model, OnStep
-from t2iprobe.core.names import choice
 from t2iprobe.core.study.bench import usual_batch
 from t2iprobe.plugins.finetune.collapse import Features, latents, precision_recall
 from t2iprobe.plugins.finetune.sources import Probe
@@ -189,6 +189,9 @@ def monitor(
     if not learn or not keep:
         raise ConfigError("a fine-tuning is watched on prompts to learn and on prompts to keep; one of them is empty")
     metrics: dict[str, Any] = dict(plugins.metrics())
+    sees = plugins.reader(reader)
+    asked, kept = ([one.word for one in probes if one.word] for probes in (learn, keep))
+    check_words(sees, asked, plugins.readers(), also=kept)
     judge = None
     if clip is not None:
         judge = metrics["clip_t"](ref=clip)
@@ -198,7 +201,7 @@ def monitor(
         model=model,
         learn=learn,
         keep=keep,
-        reader=choice("reader", reader, plugins.readers())(),
+        reader=sees,
         text={**text, "ocr_f1_dataset": plugins.aggregates()["ocr_f1_dataset"]()},
         similarity=metrics["ssim"](),
         clip=judge,

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.legibility import check_words
 from t2iprobe.core.metric import Aggregate
 from t2iprobe.core.model import Model
-from t2iprobe.core.names import choice, counted
+from t2iprobe.core.names import counted
 from t2iprobe.plugins.inversion import curves, edit, interpolate, session
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.resample import Judge, Sampler, check_model
@@ -93,7 +94,9 @@ def judge_of(prompts: Sequence[str], prompt_set: str | None, reader: str, model:
     if absent is not None:
         raise ConfigError(f"--read: the prompt set does not say which word {absent!r} asks for; leave --read out")
     known: dict[str, Any] = dict(plugins.metrics())
-    return Judge(choice("reader", reader, plugins.readers())(), known["ocr_f1"](), words)
+    sees = plugins.reader(reader)
+    check_words(sees, [words[prompt] for prompt in prompts], plugins.readers())
+    return Judge(sees, known["ocr_f1"](), words)
 
 
 def targets_of(prompts: Sequence[str], prompt_set: str | None, model: Model, plugins: Plugins) -> tuple[str, ...]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 import math
 import os
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
+from string import digits, punctuation
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -16,6 +19,8 @@ from PIL import Image
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.metric import Box
+from t2iprobe.core.textfile import read_text
+from t2iprobe.core.writing import plain
 
 SHORT_SIDE = 256  # pixels
 
@@ -50,6 +55,11 @@ def _box(points: NDArray[np.float64], size: tuple[int, int]) -> Box:
     return math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
 
 
+def _greek(character: str) -> bool:
+    """Greek letters, which the bundled model has for formulas: it reads words of them as Latin ones."""
+    return unicodedata.name(character, "").startswith("GREEK")
+
+
 def _module(name: str, install: str) -> ModuleType:
     try:
         return importlib.import_module(name)
@@ -61,26 +71,61 @@ class RapidOCRReader:
     """RapidOCR, whose models come inside its wheel: no download. The default.
 
     Reads upright text. In random capitals an O may come out as the digit 0: 5 of 200 four-letter strings, no English
-    word of 133.
+    word of 133. The model inside the wheel reads Chinese, Japanese and Latin letters.
 
     Args:
         threads: CPU threads of an inference; ``OMP_NUM_THREADS``, or all cores, if not given.
+        lang: one of RapidOCR's models for other scripts (PP-OCRv5), such as ``cyrillic``; downloaded at first use.
     """
 
     name: ClassVar[str] = "rapidocr"
+    scripts: ClassVar[Mapping[str, str]] = {
+        "Arabic": "lang=arabic",
+        "Cyrillic": "lang=cyrillic",
+        "Devanagari": "lang=devanagari",
+        "Greek": "lang=el",
+        "Hangul": "lang=korean",
+        "Tamil": "lang=ta",
+        "Telugu": "lang=te",
+        "Thai": "lang=th",
+    }
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, lang: str = "") -> None:
         self.threads = thread_count(threads)
+        self.lang = lang
 
     @cached_property
     def _engine(self) -> Any:
-        params = {
+        rapid = _module("rapidocr", "rapidocr onnxruntime")
+        params: dict[str, Any] = {
             "Global.log_level": "critical",
             "Global.use_cls": False,  # would turn text that it takes for upside down
             "Det.limit_side_len": SHORT_SIDE,  # 736 by default: as good on small images, five times slower
             "EngineConfig.onnxruntime.intra_op_num_threads": self.threads,
         }
-        return _module("rapidocr", "rapidocr onnxruntime").RapidOCR(params=params)
+        if self.lang:
+            model = {"ocr_version": rapid.OCRVersion.PPOCRV5, "model_type": rapid.ModelType.MOBILE}
+            params |= {f"Rec.{key}": value for key, value in (model | {"lang_type": self.lang}).items()}
+        return rapid.RapidOCR(params=params)
+
+    @cached_property
+    def alphabet(self) -> frozenset[str]:
+        """What the model can give.
+
+        Raises:
+            ConfigError: it cannot be had.
+        """
+        try:
+            self._engine(Image.new("RGB", (32, 32)), use_det=False, use_cls=False, use_rec=True)  # loads it
+        except Exception as error:  # RapidOCR's own, the network's, onnxruntime's
+            raise ConfigError(f"RapidOCR's model for lang={self.lang!r} cannot be had: {error}") from error
+        given = {character for entry in self._engine.text_rec.postprocess_op.character for character in plain(entry)}
+        return frozenset(given if self.lang else {one for one in given if not _greek(one)})
+
+    def lacking(self, characters: Collection[str]) -> set[str]:
+        """What the model's list of characters has not; all have ASCII, so the model is loaded for others only."""
+        other = {character for character in characters if not character.isascii()}
+        return other - self.alphabet if other else other
 
     def read(self, images: Sequence[Image.Image]) -> list[str]:
         """The text in each image; RapidOCR gives the boxes of an image in reading order."""
@@ -104,14 +149,29 @@ class EasyOCRReader:
     """EasyOCR, the reader of the published numbers. Downloads its models at first use.
 
     Args:
-        languages: EasyOCR's language codes.
+        languages: EasyOCR's language codes, such as ``ru+en``.
         gpu: whether to read on the GPU.
     """
 
     name: ClassVar[str] = "easyocr"
+    scripts: ClassVar[Mapping[str, str]] = {
+        "Arabic": "languages=ar+en",
+        "Bengali": "languages=bn+en",
+        "Cjk": "languages=ch_sim+en",
+        "Cyrillic": "languages=ru+en",
+        "Devanagari": "languages=hi+en",
+        "Hangul": "languages=ko+en",
+        "Hiragana": "languages=ja+en",
+        "Kannada": "languages=kn+en",
+        "Katakana": "languages=ja+en",
+        "Latin": "languages=vi+en",  # what the others lack are Vietnamese letters
+        "Tamil": "languages=ta+en",
+        "Telugu": "languages=te+en",
+        "Thai": "languages=th+en",
+    }
 
-    def __init__(self, languages: Sequence[str] = ("en",), gpu: bool = False) -> None:
-        self.languages = list(languages)
+    def __init__(self, languages: str = "en", gpu: bool = False) -> None:
+        self.languages = languages.split("+")
         self.gpu = gpu
 
     @cached_property
@@ -125,6 +185,19 @@ class EasyOCRReader:
             ConfigError: it is not installed.
         """
         _module("easyocr", "t2iprobe[easyocr]")
+
+    def lacking(self, characters: Collection[str]) -> set[str]:
+        """What no list of letters of the languages has; EasyOCR leaves out everything else.
+
+        Raises:
+            ConfigError: it does not know a language.
+        """
+        folder = Path(str(_module("easyocr", "t2iprobe[easyocr]").__file__)).parent / "character"
+        lists = [folder / f"{language}_char.txt" for language in self.languages]
+        if unknown := next((one for one, file in zip(self.languages, lists, strict=True) if not file.is_file()), None):
+            raise ConfigError(f"EasyOCR has no language {unknown!r}; write its codes, such as languages=ru+en")
+        given = plain("".join([digits, punctuation, "€", *(read_text(file, "EasyOCR's") for file in lists)]))
+        return set(characters) - set(given)
 
     def read(self, images: Sequence[Image.Image]) -> list[str]:
         """The text in each image, boxes in EasyOCR's own order, as published."""

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from t2iprobe.core.adapter import count_parameters, layer_table
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.legibility import check_words
 from t2iprobe.core.model import Model
 from t2iprobe.core.moderation import Detector, Hit
-from t2iprobe.core.names import choice, counted
+from t2iprobe.core.names import choice, counted, with_settings
 from t2iprobe.plugins.toxicity import benchmark as measuring
 from t2iprobe.plugins.toxicity import latent, record
 from t2iprobe.plugins.toxicity.donors import WAYS, chosen_way
@@ -22,7 +23,7 @@ from t2iprobe.plugins.toxicity.methods import METHODS, NEGATIVE, UNGUARDED, USUA
 from t2iprobe.plugins.toxicity.policy import Policy
 from t2iprobe.plugins.toxicity.presets import SEEDS, TEMPLATE, Preset, preset
 from t2iprobe.plugins.toxicity.running import REPORT, RESULT, batch_of, digests, finished, kept, placed
-from t2iprobe.plugins.toxicity.settings import deciding, parsed
+from t2iprobe.plugins.toxicity.settings import deciding
 from t2iprobe.plugins.toxicity.sheet import NAME as SHEET
 from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_lines
 from t2iprobe.terminal.commandline import quoted
@@ -174,13 +175,13 @@ class _Listed(Detector):
 
 
 def _policy(asked: Asked, job: Job, plugins: Plugins) -> Policy:
-    name, settings = parsed(asked.rewriter)
+    name, settings = with_settings(asked.rewriter)
     return Policy([_Listed(job.list_lines)], plugins.rewriter(name, **settings))
 
 
 def _judges(job: Job, policy: Policy, plugins: Plugins) -> Sequence[Detector]:
     """Who tells toxic text in pictures: the detector of the benchmark, unless asked otherwise."""
-    built = [plugins.detector(name, **settings) for name, settings in map(parsed, job.judge)]
+    built = [plugins.detector(name, **settings) for name, settings in map(with_settings, job.judge)]
     for one in built:
         one.prepare()
     return built or policy.detectors
@@ -243,7 +244,8 @@ def _cases(job: Job, policy: Policy, plugins: Plugins) -> list[Case]:
 
 def _instruments(job: Job, judges: Sequence[Detector], plugins: Plugins) -> measuring.Instruments:
     known: Mapping[str, Any] = plugins.metrics()
-    reader = choice("reader", job.reader, plugins.readers())()
+    reader = plugins.reader(job.reader)
+    check_words(reader, job.words, plugins.readers())
     f1: Any = choice("aggregate", measuring.F1, plugins.aggregates())()
     texts, images = (
         {name: choice("metric", name, known)() for name in names} for names in (measuring.TEXTS, measuring.SIMILAR)

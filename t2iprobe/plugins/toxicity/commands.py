@@ -13,9 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.names import choice, counted
+from t2iprobe.core.names import choice, counted, with_settings
 from t2iprobe.core.textfile import LISTED, entries, read_entries
-from t2iprobe.plugins.toxicity.settings import parsed
 from t2iprobe.terminal.commandline import typed
 from t2iprobe.terminal.console import Format, answers, print_json
 from t2iprobe.terminal.options import (
@@ -109,11 +108,11 @@ class PolicyChoice:
 
 
 def _detectors(named: list[str], plugins: Plugins) -> list[Detector]:
-    return [plugins.detector(name, **settings) for name, settings in map(parsed, named)]
+    return [plugins.detector(name, **settings) for name, settings in map(with_settings, named)]
 
 
 def _rewriter(named: str, plugins: Plugins) -> Any:
-    name, settings = parsed(named)
+    name, settings = with_settings(named)
     return plugins.rewriter(name, **settings)
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from t2iprobe.core import runfolder
 from t2iprobe.core.errors import RunExistsError
-from t2iprobe.core.names import counted
-from t2iprobe.plugins.toxicity.settings import parsed
+from t2iprobe.core.names import counted, with_settings
 
 SHOWN = 3  # differences at most
 #: settings that are digests of texts, and what a text is
@@ -87,7 +86,7 @@ def _named(option: str, old: Any, new: Any) -> str:
 
 def _fileless(text: str) -> str:
     """``NAME:key=value`` without the digest of its file."""
-    name, settings = parsed(text)
+    name, settings = with_settings(text)
     kept = ",".join(f"{key}={value}" for key, value in settings.items() if key != "file")
     return f"{name}:{kept}" if kept else f"{name} with a file" if "file" in settings else name
 
