@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from t2iprobe.architectures.deepfloyd import DeepFloydIF
 from t2iprobe.architectures.flux import Flux
@@ -215,6 +216,20 @@ class FirstPromptOnly(SD):
         return {"prompt": [prompts[0]] * len(prompts)}
 
 
+class GlobalNoise(SD):
+    """Starts from noise that no seed decides."""
+
+    def inputs(self, pipeline: Any, prompts: Sequence[str]) -> dict[str, Any]:
+        return {"prompt": list(prompts), "latents": torch.randn(len(prompts), 4, 8, 8)}
+
+
+class LongerInCompany(SD):
+    """Adds to the prompts where there are many."""
+
+    def inputs(self, pipeline: Any, prompts: Sequence[str]) -> dict[str, Any]:
+        return {"prompt": [f"{prompt} and more" if len(prompts) > 2 else prompt for prompt in prompts]}
+
+
 class Counting(SD):
     """Asks for something else every time."""
 
@@ -303,6 +318,8 @@ WRONG: tuple[tuple[type[Adapter], str], ...] = (
     (SwappedCalls, "branches_are_not_swapped"),
     (OtherEncoding, "branches_are_not_swapped"),
     (FirstPromptOnly, "a_batch_of_two_is_two_runs"),
+    (GlobalNoise, "equal_seeds_get_equal_noise"),
+    (LongerInCompany, "no_edit_depends_on_the_batch"),
     (UpscalesTheFirstPrompt, "an_upscaler_takes_each_row_by_itself"),
     (UpscalesFromOneGenerator, "an_upscaler_takes_each_row_by_itself"),
     (HalfTheSize, "pictures_are_as_large_as_said"),

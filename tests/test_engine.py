@@ -267,7 +267,7 @@ def test_steering_adds_the_direction(sd: Model) -> None:
 
 def test_ablation_by_the_mean(sd: Model) -> None:
     plain, edited = cached_k(sd)[K, 0, COND], cached_k(sd, ablate(K, kind="mean"))[K, 0, COND]
-    assert torch.allclose(edited, plain.mean(dim=(0, 1)).expand_as(plain), atol=1e-6)
+    assert torch.allclose(edited, plain.mean(dim=1, keepdim=True).expand_as(plain), atol=1e-6)
 
 
 def test_ablation_by_the_mean_of_a_feature_map() -> None:
@@ -275,7 +275,32 @@ def test_ablation_by_the_mean_of_a_feature_map() -> None:
     generation = one.generation([DOG, CAT], num_steps=1)
     plain = one.run(generation, cache=name).cache[name, 0, COND]
     edited = one.run(generation, cache=name, interventions=[ablate(name, kind="mean")]).cache[name, 0, COND]
-    assert torch.allclose(edited, plain.mean(dim=(0, 2, 3), keepdim=True).expand_as(plain), atol=1e-5)
+    assert torch.allclose(edited, plain.mean(dim=(2, 3), keepdim=True).expand_as(plain), atol=1e-5)
+
+
+def test_ablation_by_the_mean_of_a_reference(sd: Model) -> None:
+    """Place by place, over rows that are none of the run's."""
+    reference = sd.run(sd.generation(["the sign", "a red sign", CAT], num_steps=3), cache=K).cache
+    edited = cached_k(sd, ablate(K, kind="mean", reference=reference))
+    for branch in (COND, UNCOND):
+        expected = sum(reference[K, 1, branch][row] for row in range(3)) / 3
+        assert torch.allclose(edited[K, 1, branch], expected.expand(2, -1, -1), atol=1e-6)
+    with pytest.raises(ConfigError, match="ablation by zero has none"):
+        ablate(K, reference=reference)
+
+
+def test_what_has_no_tokens_has_no_mean_of_its_own() -> None:
+    model = build(SD3)
+    with pytest.raises(ConfigError, match=r"pooled has no tokens.*reference="):
+        model.run(model.generation(DOG, num_steps=1), interventions=[ablate("pooled", kind="mean")])
+
+
+def test_a_direction_is_the_same_for_every_row(sd: Model) -> None:
+    """One with a row axis would mean other rows in other batches."""
+    width = cached_k(sd)[K, 0, COND].shape[-1]
+    with pytest.raises(ShapeError, match=r"steer at blocks\.1\.cross_attn\.k: one row has.*steer rows apart"):
+        cached_k(sd, steer(torch.zeros(2, 1, width), K))
+    cached_k(sd, steer(torch.zeros(1, 1, width), K))
 
 
 def test_ablation_by_another_row(sd: Model) -> None:
@@ -386,6 +411,51 @@ def test_generations_are_checked(sd: Model) -> None:
         sd.generation([])
     with pytest.warns(UserWarning, match="is cut off"):
         sd.run(sd.generation("a sign that says " + "very " * 30, num_steps=1))
+
+
+def test_numbers_are_numpys_too_and_in_range(sd: Model) -> None:
+    made = sd.generation(DOG, np.int64(3), num_steps=np.int64(2))  # type: ignore[arg-type]
+    assert (made.seeds, made.num_steps) == ((3,), 2)
+    assert sd.generation([DOG, CAT], np.array([1, 2])).seeds == (1, 2)  # type: ignore[arg-type]
+    for seed in (2**70, -1, 1.5):
+        with pytest.raises(ConfigError, match="a seed is a whole number from 0 to"):
+            sd.generation(DOG, seed)  # type: ignore[arg-type]
+    for name in ("num_steps", "height", "width"):
+        with pytest.raises(ConfigError, match=f"{name} is a whole number from 1, found 0"):
+            sd.generation(DOG, **{name: 0})
+    with pytest.raises(ConfigError, match="num_steps is a whole number from 1, found 0"):
+        sd.steps(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("generator", torch.Generator(), "give seeds="),
+        ("output_type", "pt", "pictures come as PIL images"),
+        ("num_images_per_prompt", 2, "a seed each"),
+        ("callback_on_step_end", print, "on_step="),
+        ("prompt_embeds", torch.zeros(1), "prompts="),
+        ("guidance_scale", 2.0, "give guidance="),
+        ("negativ_prompt", "blurred", "takes no 'negativ_prompt'; did you mean negative_prompt"),
+        ("negative_prompt", ["blurred"], "1 texts as negative_prompt for 2 prompts"),
+    ],
+)
+def test_options_that_are_not_heard_are_refused(sd: Model, name: str, value: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        sd.run(pair(sd, options={name: value}))
+
+
+@pytest.mark.parametrize("adapter", [SD, SDXL, SD3, DeepFloydIF], ids=lambda one: one.name)
+def test_every_row_may_have_its_own_negative_prompt(adapter: type[Adapter]) -> None:
+    """Also where the rows are split over batches; diffusers by itself is asked row by row."""
+    model = build(adapter)
+    negatives = ["blurred", "a red cat"]
+    run = pixels(model.run(pair(model, options={"negative_prompt": negatives}), batch_size=1))
+    for row, (prompt, negative) in enumerate(zip((DOG, CAT), negatives, strict=True)):
+        inputs = model.adapter.inputs(model.pipeline, [prompt])
+        generator = torch.Generator().manual_seed(0)
+        plain = model.pipeline(**inputs, negative_prompt=[negative], num_inference_steps=2, generator=generator)
+        assert np.abs(np.asarray(plain.images[0], np.int16) - run[row]).max() <= 1
 
 
 # what may go wrong in a model

@@ -19,6 +19,7 @@ from PIL import Image
 from t2iprobe.core import runfolder
 from t2iprobe.core.errors import ConfigError, RunExistsError, StoppedError
 from t2iprobe.core.model import Model
+from t2iprobe.core.room import Room
 from t2iprobe.core.study.bench import Stop
 from t2iprobe.core.study.memory import open_study
 from t2iprobe.plugins.inversion import ablate as ablation
@@ -336,9 +337,12 @@ def test_out_of_memory_halves_what_runs_at_once() -> None:
         values = torch.tensor(rows, dtype=torch.float32)[None, :, None]
         return Walk(values, values, 7, values[0])
 
-    found = in_parts([0, 1, 2, 3, 4], walk)
-    assert seen == [[0, 1], [2], [3, 4]] and found.nfe == 7
+    room = Room()
+    found = in_parts(room, "walk", 5, walk)
+    assert seen == [[0, 1], [2, 3], [4]] and found.nfe == 7
     assert found.states.flatten().tolist() == [0, 1, 2, 3, 4] and found.companion is not None
+    in_parts(room, "walk", 3, walk)  # what fits is known by now
+    assert seen[3:] == [[0, 1], [2]]
 
 
 def test_true_noise_is_in_every_table(finished: Inverted) -> None:

@@ -23,6 +23,7 @@ from t2iprobe.core.errors import HookError, NonFiniteError, ShapeError
 from t2iprobe.core.interventions import Intervention, Spot
 from t2iprobe.core.preflight import check_module
 from t2iprobe.core.scope import Moment
+from t2iprobe.core.shadow import shadowed
 from t2iprobe.core.sites import Port, Site, Sites
 
 
@@ -97,8 +98,7 @@ class Engine:
             self.on_step(self.step)
             return result
 
-        scheduler.step = step
-        stack.callback(vars(scheduler).pop, "step", None)
+        stack.enter_context(shadowed(scheduler, "step", step))
         before = self.denoiser.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True)
         after = self.denoiser.register_forward_hook(self._leave, with_kwargs=True)
         stack.callback(before.remove)

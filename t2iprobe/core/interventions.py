@@ -7,7 +7,7 @@ knows no hook.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import torch
@@ -109,24 +109,42 @@ def ablate(
     kind: Literal["zero", "mean", "resample"] = "zero",
     scope: Scope | None = None,
     donors: Mapping[int, int] | None = None,
+    reference: Donor | None = None,
 ) -> Intervention:
-    """Remove an activation: by zero, by its mean over tokens and rows, or by another row's (resample ablation).
+    """Remove an activation: by zero, by a mean, or by another row's (resample ablation).
+
+    No kind depends on which rows share a batch.
+
+    Args:
+        sites: names, patterns or sites.
+        kind: ``mean`` is, with a ``reference``, the mean over its rows, place by place (mean ablation as in Wang et
+            al., arXiv 2211.00593); without one, each row's own mean over its tokens or places, channel by channel.
+        scope: where to ablate.
+        donors: for ``resample``, ``{row: row to take from}``.
+        reference: for ``mean``, a cache or store of the same sites and steps.
 
     Raises:
-        ConfigError: ``resample`` without ``donors``.
+        ConfigError: ``resample`` without ``donors``, or ``reference`` for another kind than ``mean``.
     """
+    if reference is not None and kind != "mean":
+        raise ConfigError(f"reference= is what a mean is taken over; ablation by {kind} has none")
     if kind == "resample":
         if not donors:
             raise ConfigError("resample ablation needs donors={row: row to take from}")
         return patch(donors, sites, scope=scope)
-    edit = _zero if kind == "zero" else _mean
+    edit = _zero if kind == "zero" else _own_mean if reference is None else _reference_mean(reference)
     return Intervention(edit, names(sites), scope or Scope(), label=f"ablate ({kind})")
 
 
 def steer(direction: Tensor, sites: Patterns, *, strength: float = 1.0, scope: Scope | None = None) -> Intervention:
-    """Add ``strength * direction``; the direction broadcasts against (row, token, channel)."""
+    """Add ``strength * direction``; the direction broadcasts against (token, channel), the same for every row."""
 
     def edit(value: Tensor, spot: Spot) -> Tensor:
+        if any(size != 1 for size in direction.shape[: 1 - value.ndim]):
+            raise ShapeError(
+                f"steer at {spot.site.name}: one row has {tuple(value.shape[1:])}, the direction "
+                f"{tuple(direction.shape)}; steer rows apart with scope=Scope(rows=...)"
+            )
         return value + strength * direction.to(value)
 
     return Intervention(edit, names(sites), scope or Scope(), label="steer")
@@ -190,6 +208,21 @@ def _zero(value: Tensor, spot: Spot) -> Tensor:
     return torch.zeros_like(value)
 
 
-def _mean(value: Tensor, spot: Spot) -> Tensor:
-    axes = tuple(range(value.ndim - 1)) if spot.site.axes[-1] == "channel" else (0, *range(2, value.ndim))
+def _own_mean(value: Tensor, spot: Spot) -> Tensor:
+    axes = [axis for axis, name in enumerate(spot.site.axes, 1) if name != "channel"]
+    if not axes:
+        raise ConfigError(
+            f"{spot.site.name} has no tokens that a mean could be taken over; give ablate() a reference= of other rows"
+        )
     return value.mean(dim=axes, keepdim=True).expand_as(value)
+
+
+def _reference_mean(reference: Donor) -> Edit:
+    every = _cached(reference, None)
+
+    def edit(value: Tensor, spot: Spot) -> Tensor:
+        rows = tuple(range(reference.rows))
+        like = value[:1].expand(len(rows), *value.shape[1:])
+        return every(like, replace(spot, rows=rows)).mean(dim=0, keepdim=True).expand_as(value)
+
+    return edit

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,11 +15,14 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from t2iprobe.core.adapter import Adapter, Pipeline
+from t2iprobe.core.arguments import check_options, count, options_of
+from t2iprobe.core.batches import Batches, batches, takes
 from t2iprobe.core.cache import ActivationCache, Stream
-from t2iprobe.core.engine import Engine
-from t2iprobe.core.errors import ConfigError, T2IProbeError
+from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import Intervention, Patterns, names
 from t2iprobe.core.memory import peak
+from t2iprobe.core.room import Room
+from t2iprobe.core.seeds import check_seed
 from t2iprobe.core.sites import Sites
 
 OnStep = Callable[[int, int], None]  # rows in the batch, steps done
@@ -35,8 +36,11 @@ class Generation:
         prompts: one a row.
         seeds: one a row; rows with equal seeds start from (and, with stochastic samplers, keep getting) equal noise.
         num_steps, guidance, height, width: ``None`` takes the model's default.
-        options: further arguments of the pipeline call.
+        options: further arguments of the pipeline call, the same for every row; a negative prompt may be one each.
         latents: (row, ...) what the rows start from in place of noise, as an inversion gives it.
+
+    Raises:
+        ConfigError: there is not one of each for every row, or a number cannot be.
     """
 
     prompts: tuple[str, ...]
@@ -57,6 +61,10 @@ class Generation:
             raise ConfigError(
                 f"{len(self.prompts)} prompts start from {len(self.latents)} rows of latents; give as many"
             )
+        object.__setattr__(self, "seeds", tuple(map(check_seed, self.seeds)))
+        for name in ("num_steps", "height", "width"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, count(name, value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +74,8 @@ class Run:
     Args:
         images: one a row.
         cache: the activations asked for.
-        denoiser_calls: calls of the denoiser.
-        denoiser_rows: rows through the denoiser, guidance and repeated donors included.
+        denoiser_calls: calls of the denoiser, those of a batch that ran out of memory included.
+        denoiser_rows: rows through the denoiser: guidance, repeated donors and such batches included.
         seconds: wall-clock time.
         upscaling_seconds: the part of ``seconds`` that the upscaler took, 0 without one.
     """
@@ -123,6 +131,7 @@ class Model:
         self.pipeline, self.adapter, self.ref = pipeline, adapter, ref
         self.defaults = dict(defaults or {})
         self.upscaler, self.upscaling = upscaler, dict(upscaling or {})
+        self.room = Room()
         if upscaler is not None:
             adapter.check_upscaler(pipeline, upscaler)
 
@@ -153,7 +162,7 @@ class Model:
     def generation(self, prompts: str | Sequence[str], seed: int | Sequence[int] = 0, **settings: Any) -> Generation:
         """A :class:`Generation`; one seed serves every prompt."""
         listed = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-        seeds = (seed,) * len(listed) if isinstance(seed, int) else tuple(seed)
+        seeds = tuple(seed) if isinstance(seed, Iterable) else (seed,) * len(listed)
         return Generation(listed, seeds, **settings)
 
     def run(
@@ -175,24 +184,43 @@ class Model:
             into: gets them instead of the run's cache, as they come; a store's writer.
             interventions: edits, applied in this order; the cache sees values after edits.
             rows: rows whose images are wanted (the others run only where a wanted row takes from them); default all.
-            batch_size: most rows at once. Out of memory halves it.
+            batch_size: most rows at once. Out of memory halves it, for later runs of this model as well.
             on_step: progress.
 
         Raises:
+            ConfigError: rows or options that cannot be, or a scheduler whose noise no seed decides.
             SiteError: a pattern matches no site.
             HookError: a hook would not fire, or did not.
             NonFiniteError: NaN or infinity in the denoiser.
         """
+        check_options(self.pipeline, generation.options, len(generation.prompts))
         self._check_truncation(generation)
         self.picture_size({"height": generation.height, "width": generation.width})
         _check_rows(len(generation.prompts), interventions, rows or ())
         _check_static(into, interventions)
-        state = _Batches(self, generation, interventions, self._reads(cache), on_step, into)
+        state = Batches(self, generation, interventions, self._reads(cache), on_step, into)
         wanted = tuple(range(len(generation.prompts))) if rows is None else tuple(rows)
         began = time.perf_counter()
         state.run(wanted, batch_size or len(generation.prompts))
         images = [state.images[row] for row in wanted]
         return Run(images, state.cache, state.calls, state.rows, time.perf_counter() - began, state.upscaling)
+
+    def batches(
+        self,
+        generation: Generation,
+        interventions: Sequence[Intervention] = (),
+        rows: Sequence[int] | None = None,
+        batch_size: int | None = None,
+    ) -> list[tuple[int, ...]]:
+        """Rows that such a run takes together, as far as known what fits; donors come wherever they are needed."""
+        wanted = range(len(generation.prompts)) if rows is None else rows
+        size = self.room.most(self.work(generation), batch_size or len(generation.prompts))
+        return list(batches(wanted, takes(interventions), size))
+
+    def work(self, generation: Generation) -> Hashable:
+        """What decides how much memory a row of a generation needs."""
+        settings = {"guidance": generation.guidance, "options": generation.options}
+        return "denoise", generation.height, generation.width, self.guided(settings)
 
     def steps(self, num_steps: int | None = None) -> int:
         """Denoising steps that a generation makes which asks for ``num_steps``, as :class:`Scope` counts them."""
@@ -201,8 +229,9 @@ class Model:
 
     def evaluations(self, num_steps: int | None = None) -> int:
         """Times that such a generation evaluates the denoiser: a second-order scheduler does so twice a step."""
-        asked = int(num_steps or self.defaults.get("num_steps") or self._own()["num_inference_steps"])
-        return self.adapter.timesteps(self.pipeline, asked)
+        asked = num_steps if num_steps is not None else self.defaults.get("num_steps")
+        asked = self._own()["num_inference_steps"] if asked is None else asked
+        return self.adapter.timesteps(self.pipeline, count("num_steps", asked))
 
     def guided(self, settings: Mapping[str, Any] | None = None) -> int:
         """Guidance branches that each row of a generation with these settings brings to the denoiser."""
@@ -295,7 +324,8 @@ class Model:
         if generation.latents is not None:
             dtype = next(p.dtype for p in self.denoiser.parameters() if p.is_floating_point())
             given |= self.adapter.starting(self.pipeline, generation.latents[list(rows)].to(dtype))
-        return {**self.adapter.inputs(self.pipeline, prompts), **given, **generation.options, "generator": generators}
+        options = options_of(generation.options, rows)
+        return {**self.adapter.inputs(self.pipeline, prompts), **given, **options, "generator": generators}
 
 
 def _check_rows(count: int, interventions: Sequence[Intervention], wanted: Sequence[int]) -> None:
@@ -315,121 +345,3 @@ def _check_static(into: Stream | None, interventions: Sequence[Intervention]) ->
             f"{min(into.static)} is stored once because it is the same at every step, which an edit can change; "
             "make the writer with static=False"
         )
-
-
-@dataclass
-class _Batches:
-    """One :meth:`Model.run`: splits rows into batches that hold their lock-step donors, and halves on out of memory."""
-
-    model: Model
-    generation: Generation
-    interventions: Sequence[Intervention]
-    reads: Sites
-    on_step: OnStep
-    into: Stream | None = None
-
-    def __post_init__(self) -> None:
-        self.cache = ActivationCache(len(self.generation.prompts))
-        self.images: dict[int, Image] = {}
-        self.calls = self.rows = 0
-        self.upscaling = 0.0
-
-    def closure(self, rows: Sequence[int]) -> tuple[int, ...]:
-        """``rows`` and every row that one of them takes from."""
-        found, queue = set(rows), list(rows)
-        while queue:
-            row = queue.pop()
-            for one in self.interventions:
-                donor = one.donors.get(row)
-                if donor is not None and donor not in found:
-                    found.add(donor)
-                    queue.append(donor)
-        return tuple(sorted(found))
-
-    def run(self, rows: Sequence[int], size: int) -> None:
-        """Run ``rows`` in batches of at most ``size`` rows, donors included."""
-        queue = list(self.split(rows, size))
-        while queue:
-            chunk = queue.pop(0)
-            todo = tuple(row for row in chunk if row not in self.images)
-            if not todo:
-                continue
-            try:
-                self.one(todo)
-            except torch.OutOfMemoryError:
-                _free()
-                if self.into is not None:
-                    self.into.discard(self.closure(todo))
-                if len(todo) == 1:
-                    raise T2IProbeError(
-                        f"out of memory with {len(self.closure(todo))} rows in a batch, the least that this patch "
-                        "needs; use a smaller resolution, a smaller dtype or a cached donor"
-                    ) from None
-                middle = len(todo) // 2
-                queue[:0] = [todo[:middle], todo[middle:]]
-
-    def split(self, rows: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
-        """Greedy: as many rows in order as fit with their donors; a row with its donors is never split."""
-        chunk: tuple[int, ...] = ()
-        for row in rows:
-            if chunk and len(self.closure((*chunk, row))) > size:
-                yield chunk
-                chunk = ()
-            chunk = (*chunk, row)
-        if chunk:
-            yield chunk
-
-    def one(self, todo: Sequence[int]) -> None:
-        """One batch through the pipeline."""
-        rows = self.closure(todo)
-        model = self.model
-        cache = ActivationCache(self.cache.rows)
-        engine = Engine(
-            model.pipeline,
-            model.adapter,
-            model.sites,
-            rows,
-            self.interventions,
-            self.reads,
-            cache if self.into is None else self.into,
-            on_step=lambda step: self.on_step(len(rows), step),
-        )
-        arguments = model.arguments(self.generation, rows)
-        kind = "pil" if model.upscaler is None else "pt"
-        with quiet(model.pipeline), engine.installed(), torch.no_grad():
-            images = model.pipeline(**arguments, output_type=kind).images
-        if model.upscaler is not None:
-            images = self.upscale(images, rows, arguments["generator"])
-        self.images.update(zip(rows, images, strict=True))
-        self.cache.extend(cache)
-        self.calls += engine.calls
-        self.rows += engine.rows_seen
-
-    def upscale(self, images: Tensor, rows: Sequence[int], generators: Sequence[torch.Generator]) -> list[Image]:
-        """The upscaler on one batch, hooks off; each row's noise goes on where the pipeline's ended."""
-        began, model = time.perf_counter(), self.model
-        prompts = [self.generation.prompts[row] for row in rows]
-        with quiet(model.upscaler), torch.no_grad():
-            large = model.adapter.upscale(model.pipeline, model.upscaler, images, prompts, generators, model.upscaling)
-        self.upscaling += time.perf_counter() - began
-        return large
-
-
-@contextmanager
-def quiet(pipeline: Pipeline) -> Iterator[None]:
-    """The pipeline's own progress bar off, and back as it was."""
-    before = getattr(pipeline, "_progress_bar_config", None)
-    pipeline.set_progress_bar_config(**{**(before or {}), "disable": True})
-    try:
-        yield
-    finally:
-        if before is None:
-            del pipeline._progress_bar_config
-        else:
-            pipeline._progress_bar_config = before
-
-
-def _free() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -163,10 +163,11 @@ class Renderer:
         return sum((self._cost(chunk) for chunk in self.chunks(asks)), Cost())
 
     def _cost(self, chunk: Sequence[Ask]) -> Cost:
-        images = sum(ask.rows for ask in chunk)
+        rows = _rows(chunk)
         settings = {**self.settings, "num_steps": chunk[0].num_steps or self.settings.get("num_steps")}
-        rows = self.model.evaluations(settings["num_steps"]) * self.model.guided(settings)
-        return Cost(images, images * rows, -(-images // self.batch_size) * self.model.calls(settings))
+        batches = self.model.batches(self._generation(rows), _patches(rows), _wanted(rows), self.batch_size)
+        each = self.model.evaluations(settings["num_steps"]) * self.model.guided(settings)
+        return Cost(len(rows), sum(map(len, batches)) * each, len(batches) * self.model.calls(settings))
 
     def chunks(self, asks: Sequence[Ask]) -> Iterator[list[Ask]]:
         """Asks that fill a batch together; one wider than a batch is alone, and the run splits it."""
@@ -183,11 +184,11 @@ class Renderer:
     def render(self, asks: Sequence[Ask], *, on_step: OnStep = lambda rows, step: None) -> Iterator[Rendered]:
         """Every ask once, in order, as they come."""
         for chunk in self.chunks(asks):
-            rows = [(ask, trial) for ask in chunk for trial in (*ask.trials, *ask.donors)]
+            rows = _rows(chunk)
             run = self.model.run(
                 self._generation(rows),
                 interventions=_patches(rows),
-                rows=[row for row, (ask, trial) in enumerate(rows) if trial in ask.trials],
+                rows=_wanted(rows),
                 batch_size=self.batch_size,
                 on_step=on_step,
             )
@@ -255,6 +256,14 @@ class Sweep:
 
 def _opposite(trial: Trial) -> str:
     return "noising" if trial.direction == "denoising" else "denoising"
+
+
+def _rows(chunk: Sequence[Ask]) -> list[tuple[Ask, Trial]]:
+    return [(ask, trial) for ask in chunk for trial in (*ask.trials, *ask.donors)]
+
+
+def _wanted(rows: Sequence[tuple[Ask, Trial]]) -> list[int]:
+    return [row for row, (ask, trial) in enumerate(rows) if trial in ask.trials]
 
 
 def _patches(rows: Sequence[tuple[Ask, Trial]]) -> list[Intervention]:

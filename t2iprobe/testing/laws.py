@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from t2iprobe.core.adapter import Adapter, Branch, Pipeline
 from t2iprobe.core.cache import ActivationCache
-from t2iprobe.core.interventions import Intervention, Spot, ablate, patch
+from t2iprobe.core.interventions import Intervention, Spot, ablate, interpolate, patch, steer
 from t2iprobe.core.model import Generation, Model, Run
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.sites import NAME, Site, Sites
+from t2iprobe.testing.watching import entry_by_itself, event, firing_order, first_output, marks
 
 SOURCE, TARGET = "a sign that says DOG", "a red cat on the sign"
 STEPS = 3
@@ -131,10 +131,10 @@ def static_sites_do_not_change(model: Model) -> None:
 @_law
 def sites_come_in_forward_order(model: Model) -> None:
     """Sites are listed, and blocks numbered, in the order in which a denoiser call runs them."""
-    order = _firing_order(model)
-    silent = [site.name for site in model.sites if _event(site) not in order]
+    order = firing_order(model, SOURCE)
+    silent = [site.name for site in model.sites if event(site) not in order]
     _require(not silent, f"{', '.join(silent[:3])} did not run")
-    ranks = [order[_event(site)] for site in model.sites]
+    ranks = [order[event(site)] for site in model.sites]
     late = [i for i in range(1, len(ranks)) if ranks[i] < ranks[i - 1]]
     listed = model.sites.names
     _require(not late, f"{late and listed[late[0]]} runs before {late and listed[late[0] - 1]}, listed ahead of it")
@@ -157,7 +157,7 @@ def every_site_can_be_written(model: Model) -> None:
     names = model.sites.names
     edits = [Intervention(_noise, (name,), Scope(rows=(row,)), label="noise") for row, name in enumerate(names)]
     generation = model.generation([SOURCE] * (len(names) + 1), num_steps=1)
-    with _first_output(model) as seen:
+    with first_output(model) as seen:
         model.run(generation, interventions=edits)
     output = seen[0].reshape(-1, len(names) + 1, *seen[0].shape[1:])
     change = (output - output[:, -1:]).abs().flatten(2).amax(dim=(0, 2)) / output[:, -1].abs().max()
@@ -223,6 +223,39 @@ def a_batch_of_two_is_two_runs(model: Model) -> None:
 
 
 @_law
+def equal_seeds_get_equal_noise(model: Model) -> None:
+    """Rows with one prompt and one seed give one picture, at every run, and torch's global generator is left alone."""
+    before = torch.get_rng_state()
+    generation = model.generation([SOURCE, SOURCE, SOURCE], (0, 0, 1), num_steps=STEPS)
+    run = model.run(generation)
+    _require(torch.equal(before, torch.get_rng_state()), "noise comes from torch's global generator")
+    first, same, other = _pixels(run)
+    _require(int(np.abs(first - same).max()) <= LEVELS, "two rows with one prompt and one seed differ")
+    _require(bool((first != other).any()), "two rows with two seeds are the same")
+    _same_images(model.run(generation), run, "a second run")
+
+
+@_law
+def no_edit_depends_on_the_batch(model: Model) -> None:
+    """Whatever edit a row has, it is the same alone as beside rows with others; up to rounding."""
+    sites = model.text_sites(model.layers // 2)
+    edits = _edits(model, sites)
+    rows = len(edits) + 1  # the last one is the others' donor
+    generation = model.generation([SOURCE] * (rows - 1) + [TARGET], range(rows), num_steps=2)
+    whole, plain, alone = (
+        model.run(generation, cache=sites, interventions=given, batch_size=size).cache
+        for given, size in ((tuple(edits.values()), rows), ((), rows), (tuple(edits.values()), 1))
+    )
+    for site in sites:
+        for row, kind in enumerate(edits):
+            beside, before, own = (one[site.name, 1, Branch.COND][row] for one in (whole, plain, alone))
+            far = 1e-3 * float(before.abs().max())
+            _require(float((beside - before).abs().max()) > far, f"{kind} of {site.name} changes nothing")
+            off = float((beside - own).abs().max())
+            _require(off <= far, f"{kind} of {site.name} is off by {off:.2g} where other rows share the batch")
+
+
+@_law
 def an_upscaler_takes_each_row_by_itself(model: Model) -> None:
     """Where the family has upscalers: an enlarged row follows its own prompt and noise, whatever runs beside it."""
     if not model.adapter.upscalers:
@@ -275,7 +308,7 @@ def calls_and_rows_are_as_many_as_said(model: Model) -> None:
 def no_hook_survives_an_error(model: Model) -> None:
     """An edit that raises leaves no hook on any module and the scheduler as it was."""
     model.run(_generation(model, SOURCE))  # transformers leaves hooks of its own at an encoder's first call
-    before = _marks(model)
+    before = marks(model)
 
     def fail(value: Tensor, spot: Spot) -> Tensor:
         raise ZeroDivisionError("on purpose")
@@ -283,13 +316,33 @@ def no_hook_survives_an_error(model: Model) -> None:
     try:
         model.run(_generation(model, SOURCE), cache="*", interventions=[Intervention(fail, (model.sites[-1].name,))])
     except ZeroDivisionError:
-        _require(_marks(model) == before, "hooks or a shadowed scheduler.step are left behind")
+        _require(marks(model) == before, "hooks or a shadowed scheduler.step are left behind")
     else:
         raise AssertionError(f"an edit of {model.sites[-1].name} never ran")
 
 
 def _generation(model: Model, prompt: str) -> Generation:
     return model.generation(prompt, num_steps=STEPS)
+
+
+def _edits(model: Model, sites: Sites) -> dict[str, Intervention]:
+    """One of every kind, each for a row of its own; the last row is the donor of those that take from one."""
+    cache = model.run(model.generation([TARGET, "a hat"], num_steps=2), cache=sites).cache
+    kinds: dict[str, Callable[[int], Intervention]] = {
+        "zero ablation": lambda row: ablate(sites, scope=Scope(rows=(row,))),
+        "mean ablation": lambda row: ablate(sites, kind="mean", scope=Scope(rows=(row,))),
+        "mean ablation by a reference": lambda row: ablate(
+            sites, kind="mean", scope=Scope(rows=(row,)), reference=cache
+        ),
+        "resample ablation": lambda row: ablate(sites, kind="resample", donors={row: donor}),
+        "steering": lambda row: steer(torch.ones(1), sites, scope=Scope(rows=(row,))),
+        "a lock-step patch": lambda row: patch({row: donor}, sites),
+        "a cached patch": lambda row: patch(cache, sites, rows={row: 1}),
+        "interpolation in lock-step": lambda row: interpolate({row: donor}, sites, 0.5),
+        "cached interpolation": lambda row: interpolate(cache, sites, 0.5, rows={row: 1}),
+    }
+    donor = len(kinds)
+    return {kind: make(row) for row, (kind, make) in enumerate(kinds.items())}
 
 
 def _guided(model: Model, prompt: str) -> Generation:
@@ -336,90 +389,10 @@ def _noise(value: Tensor, spot: Spot) -> Tensor:
     return value + 3 * (value.std() + 0.1) * noise
 
 
-def _event(site: Site) -> tuple[str, str]:
-    return site.module, site.port.side
-
-
-def _firing_order(model: Model) -> dict[tuple[str, str], int]:
-    """When each module of a site was first entered and left, by hooks of our own in an otherwise plain run."""
-    order: dict[tuple[str, str], int] = {}
-    with ExitStack() as stack:
-        for module, side in {_event(site) for site in model.sites}:
-            found = model.denoiser.get_submodule(module)
-            note = functools.partial(_note, order, (module, side))
-            handle = found.register_forward_pre_hook(note) if side == "in" else found.register_forward_hook(note)
-            stack.callback(handle.remove)
-        model.run(model.generation(SOURCE, num_steps=1))
-    return order
-
-
-def _note(order: dict[tuple[str, str], int], event: tuple[str, str], *_: Any) -> None:
-    order.setdefault(event, len(order))
-
-
-@contextmanager
-def _first_output(model: Model) -> Iterator[list[Tensor]]:
-    """What the denoiser returns, call by call, as it returns it."""
-    seen: list[Tensor] = []
-
-    def keep(module: nn.Module, args: Any, output: Any) -> None:
-        seen.append((output[0] if isinstance(output, tuple | list) else output.sample).detach())
-
-    handle = model.denoiser.register_forward_hook(keep)
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
 def _require_prompt(model: Model, entry: Sites, run: Run) -> None:
     """The text entry of ``run`` holds, as cond, what the adapter itself makes of the prompt."""
-    told = _entry_by_itself(model, entry, run)
+    told = entry_by_itself(model, entry, run, SOURCE)
     for site in entry:
         cond, expected = _first(run.cache, site), told[site.name]
         fits = cond.shape == expected.shape and torch.allclose(cond, expected.to(cond), rtol=1e-3, atol=1e-4)
         _require(fits, f"{site.name}, branch cond, is not what encode_prompts and predict make of the prompt")
-
-
-@torch.no_grad()
-def _entry_by_itself(model: Model, entry: Sequence[Site], run: Run) -> dict[str, Tensor]:
-    """The text entry in one call of ``predict`` on what ``encode_prompts`` gives, by hooks of our own."""
-    adapter, pipeline = model.adapter, model.pipeline
-    width, height = run.images[0].size
-    like = next(model.denoiser.parameters())
-    latents = adapter.encode_images(pipeline, torch.zeros(1, 3, height, width).to(like))
-    found: dict[str, Tensor] = {}
-    with ExitStack() as stack:
-        for site in entry:
-            stack.callback(_keep_first(model, site, found).remove)
-        adapter.predict(
-            pipeline,
-            latents,
-            pipeline.scheduler.timesteps[:1].to(like.device),
-            adapter.encode_prompts(pipeline, [SOURCE]),
-        )
-    return found
-
-
-def _keep_first(model: Model, site: Site, found: dict[str, Tensor]) -> Any:
-    module = model.denoiser.get_submodule(site.module)
-    key = site.port.key
-
-    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        bound = inspect.signature(type(module).forward).bind_partial(module, *args, **kwargs).arguments
-        found[site.name] = bound[str(key)].detach()
-
-    def after(module: nn.Module, args: Any, output: Any) -> None:
-        found[site.name] = (output if key is None else output[key]).detach()
-
-    if site.port.side == "in":
-        return module.register_forward_pre_hook(before, with_kwargs=True)
-    return module.register_forward_hook(after)
-
-
-def _marks(model: Model) -> tuple[int, bool]:
-    """Hooks on every module of the pipeline, and whether ``scheduler.step`` is shadowed."""
-    parts = [part for part in model.pipeline.components.values() if isinstance(part, nn.Module)]
-    modules = [module for part in parts for module in part.modules()]
-    hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
-    return hooks, "step" in vars(model.pipeline.scheduler)

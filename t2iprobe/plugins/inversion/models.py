@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from t2iprobe.core.batches import quiet
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.model import Model, quiet
+from t2iprobe.core.model import Model
 from t2iprobe.plugins.inversion.schedule import Schedule, schedule_of
 
 Pixels = NDArray[np.uint8]
@@ -65,27 +66,34 @@ def encoded(model: Model, pictures: Pixels) -> Tensor:
         ConfigError: the model cannot take pictures of this size.
     """
     images = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    parts = []
     with torch.no_grad(), _full_precision(model) as (device, dtype):
-        for part in torch.split(images, TOGETHER):
-            try:
-                found = model.adapter.encode_images(model.pipeline, part.to(device, dtype))
-            except RuntimeError as error:
-                size = " x ".join(map(str, pictures.shape[1:3]))
-                raise ConfigError(f"the model's encoder does not take pictures of {size} pixels: {error}") from error
-            parts.append(found.float().cpu())
-    return torch.cat(parts)
+
+        def make(part: slice) -> Tensor:
+            return model.adapter.encode_images(model.pipeline, images[part].to(device, dtype)).float().cpu()
+
+        try:
+            return _in_parts(model, "encode", images, make)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            size = " x ".join(map(str, pictures.shape[1:3]))
+            raise ConfigError(f"the model's encoder does not take pictures of {size} pixels: {error}") from error
 
 
 def decoded(model: Model, states: Tensor) -> Pixels:
     """The inverse of :func:`encoded`, rounded to 8 bits."""
-    parts = []
     with torch.no_grad(), _full_precision(model) as (device, dtype):
-        for part in torch.split(states, TOGETHER):
-            image = model.adapter.decode(model.pipeline, part.to(device, dtype)).float().cpu()
-            parts.append(((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8))
-    pictures: Pixels = torch.cat(parts).permute(0, 2, 3, 1).numpy()
+
+        def make(part: slice) -> Tensor:
+            image = model.adapter.decode(model.pipeline, states[part].to(device, dtype)).float().cpu()
+            return ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+        pictures: Pixels = _in_parts(model, "decode", states, make).permute(0, 2, 3, 1).numpy()
     return pictures
+
+
+def _in_parts(model: Model, work: str, rows: Tensor, make: Callable[[slice], Tensor]) -> Tensor:
+    return torch.cat(model.room.sliced((work, *rows.shape[1:]), len(rows), make, most=TOGETHER))
 
 
 @contextmanager

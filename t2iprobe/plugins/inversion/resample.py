@@ -65,7 +65,8 @@ class Sampler:
             return Plain().sample(denoiser, self.schedule, noise[rows])
 
         with torch.no_grad():
-            return decoded(self.model, in_parts(list(range(len(noise))), walk).clean)
+            made = in_parts(self.model.room, ("resample", *noise.shape[1:]), len(noise), walk)
+            return decoded(self.model, made.clean)
 
     @property
     def calls(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from t2iprobe.core import runfolder
 from t2iprobe.core.errors import StoppedError, T2IProbeError
 from t2iprobe.core.metric import ImageMetric
+from t2iprobe.core.room import Room
 from t2iprobe.core.study.bench import Stop
 from t2iprobe.core.study.memory import StudyMemory
 from t2iprobe.core.sweep import Measured
@@ -109,7 +110,8 @@ class Work:
         if question.sampled:
             one = next(iter(self.study.methods.values())) if question.sampler == "own" else Plain()
             return self._walked(
-                list(rows),
+                SAMPLE,
+                rows,
                 lambda part: one.sample(
                     self._denoiser([rows[i] for i in part], question.guidance), self.study.schedule, noise[part]
                 ),
@@ -132,10 +134,10 @@ class Work:
         prompts = [self.question.source.prompts[row] for row in rows]
         return model_denoiser(self.study.model, prompts, guidance, None, self.told)
 
-    def _walked(self, rows: Sequence[int], walk: Callable[[list[int]], Walk]) -> Walk:
-        """``walk`` of the positions of ``rows``; out of memory halves what runs at once."""
+    def _walked(self, work: str, rows: Sequence[int], walk: Callable[[list[int]], Walk]) -> Walk:
+        """``walk`` of the positions of ``rows``; out of memory halves what runs at once, from then on."""
         with torch.no_grad():
-            return in_parts(list(range(len(rows))), walk)
+            return in_parts(self.study.model.room, (work, *self.shape), len(rows), walk)
 
     def _arm(self, label: str, unit: int, rows: range, sampled: Walk, pictures: Pixels) -> None:
         """Invert a unit by one method and make it again."""
@@ -151,7 +153,7 @@ class Work:
             denoiser = self._denoiser([rows[i] for i in part], question.inversion_guidance)
             return method.invert(denoiser, self.study.schedule, clean[part], given)
 
-        found = self._walked(rows, up)
+        found = self._walked(phase("invert", label), rows, up)
 
         def down(part: list[int]) -> Walk:
             own = _part(found, part)
@@ -159,7 +161,7 @@ class Work:
             denoiser = self._denoiser([rows[i] for i in part], question.guidance)
             return method.sample(denoiser, self.study.schedule, found.noise[part], given)
 
-        again = self._walked(rows, down)
+        again = self._walked(phase("reconstruct", label), rows, down)
         self.writer.write(phase("invert", label), unit, found, self.entries)
         self.writer.write(phase("reconstruct", label), unit, again, CLEAN)
         made = decoded(self.study.model, again.clean)
@@ -193,21 +195,22 @@ class Work:
             self.memory.put(Measured(row, {label: whole}, {label: image}, 0, 0, last - number), [trial])
 
 
-def in_parts(rows: list[int], walk: Callable[[list[int]], Walk]) -> Walk:
-    """A walk of all rows; where they do not fit into memory, of halves.
+def in_parts(room: Room, work: Hashable, count: int, walk: Callable[[list[int]], Walk]) -> Walk:
+    """A walk of ``count`` rows, in parts that fit into memory.
+
+    Args:
+        room: remembers what fits.
+        work: what it is remembered by.
+        count: rows there are.
+        walk: of some of them.
 
     Raises:
         T2IProbeError: not even one row fits.
     """
     try:
-        return walk(rows)
+        return joined(room.sliced(work, count, lambda part: walk(list(range(part.start, part.stop)))))
     except torch.OutOfMemoryError:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if len(rows) == 1:
-            raise T2IProbeError("out of memory with one picture at once; use a smaller resolution or dtype") from None
-    middle = len(rows) // 2
-    return joined([in_parts(part, walk) for part in (rows[:middle], rows[middle:])])
+        raise T2IProbeError("out of memory with one picture at once; use a smaller resolution or dtype") from None
 
 
 def joined(walks: Sequence[Walk]) -> Walk:

@@ -1,0 +1,210 @@
+"""Which rows of a generation run together, and how one run goes through them: :class:`Batches`."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from t2iprobe.core.adapter import Pipeline
+from t2iprobe.core.cache import ActivationCache, Stream
+from t2iprobe.core.engine import Engine
+from t2iprobe.core.errors import T2IProbeError
+from t2iprobe.core.interventions import Intervention
+from t2iprobe.core.names import counted
+from t2iprobe.core.noise import own_noise
+from t2iprobe.core.shadow import shadowed
+from t2iprobe.core.sites import Sites
+
+if TYPE_CHECKING:
+    from t2iprobe.core.model import Generation, Model, OnStep
+
+Takes = Mapping[int, Set[int]]  # row -> rows whose activations it takes
+
+
+def takes(interventions: Iterable[Intervention]) -> Takes:
+    """Which rows take from which, in lock-step."""
+    found: defaultdict[int, set[int]] = defaultdict(set)
+    for one in interventions:
+        for row, donor in one.donors.items():
+            found[row].add(donor)
+    return found
+
+
+def first_batch(rows: Sequence[int], taken: Takes, size: int) -> tuple[int, ...]:
+    """As many of ``rows``, in order, as fit with their donors; the first one's are never split from it."""
+    batch: set[int] = set()
+    for row in rows:
+        grown = _closure(row, taken, batch)
+        if batch and len(grown) > size:
+            break
+        batch = grown
+    return tuple(sorted(batch))
+
+
+def batches(rows: Sequence[int], taken: Takes, size: int) -> Iterator[tuple[int, ...]]:
+    """Every row once, donors as often as a batch needs them."""
+    while rows:
+        batch = first_batch(rows, taken, size)
+        yield batch
+        rows = _without(rows, batch)
+
+
+def _closure(row: int, taken: Takes, held: Set[int]) -> set[int]:
+    """``held``, ``row`` and every row that it takes from, directly or not."""
+    found, queue = set(held), [row]
+    while queue:
+        now = queue.pop()
+        if now not in found:
+            found.add(now)
+            queue.extend(taken.get(now, ()))
+    return found
+
+
+def _without(rows: Sequence[int], made: Iterable[int]) -> list[int]:
+    done = frozenset(made)
+    return [row for row in rows if row not in done]
+
+
+@dataclass
+class Batches:
+    """One :meth:`Model.run`: batch after batch, smaller ones once one did not fit into memory."""
+
+    model: Model
+    generation: Generation
+    interventions: Sequence[Intervention]
+    reads: Sites
+    on_step: OnStep
+    into: Stream | None = None
+
+    def __post_init__(self) -> None:
+        self.cache = ActivationCache(len(self.generation.prompts))
+        self.images: dict[int, Image] = {}
+        self.calls = self.rows = 0
+        self.upscaling = 0.0
+
+    def run(self, rows: Sequence[int], size: int) -> None:
+        """Run ``rows`` in batches of at most ``size`` rows, donors included.
+
+        Raises:
+            T2IProbeError: the smallest batch does not fit.
+        """
+        taken, room, work = takes(self.interventions), self.model.room, self.model.work(self.generation)
+        left = list(rows)
+        while left:
+            batch = first_batch(left, taken, room.most(work, size))
+            if self._fits(batch):
+                left = _without(left, batch)
+            elif len(batch) == len(first_batch(left, taken, 1)):
+                raise T2IProbeError(
+                    f"out of memory with {counted(len(batch), 'row')} in a batch, the least that can run together; "
+                    "use a smaller resolution, a smaller dtype or, for a patch, a cached donor"
+                )
+            else:
+                room.shrink(work, len(batch))
+
+    def _fits(self, batch: tuple[int, ...]) -> bool:
+        """Run a batch, unless it is too large; then nothing of it is kept."""
+        try:
+            self._one(batch)
+        except torch.OutOfMemoryError:
+            if self.into is not None:
+                self.into.discard(batch)
+            return False
+        return True
+
+    def _one(self, rows: tuple[int, ...]) -> None:
+        """One batch through the pipeline; what ran is counted, also where it was in vain."""
+        model = self.model
+        cache = ActivationCache(self.cache.rows)
+        engine = Engine(
+            model.pipeline,
+            model.adapter,
+            model.sites,
+            rows,
+            self.interventions,
+            self.reads,
+            cache if self.into is None else self.into,
+            on_step=lambda step: self.on_step(len(rows), step),
+        )
+        arguments = model.arguments(self.generation, rows)
+        generators = arguments["generator"]
+        kind = "pil" if model.upscaler is None else "pt"
+        try:
+            with self._running(model.pipeline, generators), engine.installed():
+                images = model.pipeline(**arguments, output_type=kind).images
+        finally:
+            self.calls += engine.calls
+            self.rows += engine.rows_seen
+        if model.upscaler is not None:
+            images = self._upscaled(images, rows, generators)
+        self.images.update(zip(rows, images, strict=True))
+        self.cache.extend(cache)
+
+    @contextmanager
+    def _running(self, pipeline: Pipeline, generators: Sequence[torch.Generator]) -> Iterator[None]:
+        """A pipeline as it is called here: quiet, without gradients, every row's noise its own."""
+        with ExitStack() as stack:
+            stack.enter_context(quiet(pipeline))
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(own_noise(pipeline.scheduler, generators, pipeline._execution_device))
+            if (vae := getattr(pipeline, "vae", None)) is not None:
+                stack.enter_context(shadowed(vae, "decode", self._decoding(vae.decode, generators)))
+            yield
+
+    def _decoding(self, decode: Callable[..., Any], generators: Sequence[torch.Generator]) -> Callable[..., Any]:
+        """A decoder whose own out of memory costs no denoising: it takes what fits at once."""
+
+        @functools.wraps(decode)
+        def sliced(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if kwargs.get("return_dict", True):
+                return decode(latents, *args, **kwargs)
+
+            def make(part: slice) -> Tensor:
+                own = {name: value[part] if name == "generator" else value for name, value in kwargs.items()}
+                return decode(latents[part], *args, **own)[0]
+
+            work = ("decode", *latents.shape[1:])
+            return (torch.cat(self.model.room.sliced(work, len(latents), make, generators)),)
+
+        return sliced
+
+    def _upscaled(self, images: Tensor, rows: Sequence[int], generators: Sequence[torch.Generator]) -> list[Image]:
+        """The upscaler on one batch, hooks off; each row's noise goes on where the pipeline's ended."""
+        began, model = time.perf_counter(), self.model
+        prompts = [self.generation.prompts[row] for row in rows]
+
+        def make(part: slice) -> list[Image]:
+            own = generators[part]
+            with self._running(model.upscaler, own):
+                return model.adapter.upscale(
+                    model.pipeline, model.upscaler, images[part], prompts[part], own, model.upscaling
+                )
+
+        try:
+            parts = model.room.sliced(("upscale", *images.shape[1:]), len(rows), make, generators)
+        finally:
+            self.upscaling += time.perf_counter() - began
+        return [image for part in parts for image in part]
+
+
+@contextmanager
+def quiet(pipeline: Pipeline) -> Iterator[None]:
+    """The pipeline's own progress bar off, and back as it was."""
+    before = getattr(pipeline, "_progress_bar_config", None)
+    pipeline.set_progress_bar_config(**{**(before or {}), "disable": True})
+    try:
+        yield
+    finally:
+        if before is None:
+            del pipeline._progress_bar_config
+        else:
+            pipeline._progress_bar_config = before

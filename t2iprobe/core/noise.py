@@ -1,0 +1,65 @@
+"""Where a sampler's noise comes from: under :func:`own_noise`, each row's from its own generator.
+
+diffusers' pipelines hand their generators to ``scheduler.step`` in some families and not in others (SD3, FLUX), and a
+sampler that gets none draws from torch's global generator: noise that no seed of a row names.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.shadow import shadowed
+
+SEED = "noise_sampler_seed"  # of samplers on a Brownian path (DPMSolverSDEScheduler); one a row makes a path a row
+
+
+@contextmanager
+def own_noise(scheduler: Any, generators: Sequence[torch.Generator], device: torch.device) -> Iterator[None]:
+    """Give every step of a scheduler the rows' generators.
+
+    Args:
+        scheduler: of the running pipeline.
+        generators: one a row of the batch.
+        device: where the pipeline runs.
+
+    Raises:
+        ConfigError: a step draws from torch's global generator all the same.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(shadowed(scheduler, "step", _seeded(scheduler, generators, device)))
+        if SEED in vars(scheduler):
+            stack.enter_context(shadowed(scheduler, SEED, [one.initial_seed() for one in generators]))
+        yield
+
+
+def _seeded(scheduler: Any, generators: Sequence[torch.Generator], device: torch.device) -> Callable[..., Any]:
+    original = scheduler.step
+    takes = "generator" in inspect.signature(original).parameters
+
+    @functools.wraps(original)  # the pipelines read its signature
+    def step(*args: Any, **kwargs: Any) -> Any:
+        if takes and kwargs.get("generator") is None:
+            kwargs["generator"] = list(generators)
+        before = _global_state(device)
+        result = original(*args, **kwargs)
+        if not all(map(torch.equal, before, _global_state(device))):
+            raise ConfigError(
+                f"{type(scheduler).__name__} draws its noise from torch's global generator, so rows with equal seeds "
+                "would get different noise; use a scheduler whose step() takes generator=, such as "
+                "EulerAncestralDiscreteScheduler"
+            )
+        return result
+
+    return step
+
+
+def _global_state(device: torch.device) -> list[torch.Tensor]:
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states

@@ -1,0 +1,21 @@
+"""Something of a pipeline in place of its own for the length of a ``with``: :func:`shadowed`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def shadowed(thing: object, name: str, value: Any) -> Iterator[None]:
+    """An attribute of one object, not of its class; afterwards it is as it was, also after an error."""
+    own = vars(thing)
+    held, before = name in own, own.get(name)
+    own[name] = value
+    try:
+        yield
+    finally:
+        own.pop(name, None)
+        if held:
+            own[name] = before
