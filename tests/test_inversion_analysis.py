@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -45,6 +46,16 @@ def test_the_analytic_floor_is_the_mean_of_simulations() -> None:
     assert correlation.floor(400, 48, 10) == pytest.approx(drawn.mean, rel=0.01)
 
 
+@pytest.mark.parametrize(("count", "patches"), [(24, 1), (24, 9), (64, 4)])
+def test_independent_noise_leaves_its_range_in_a_twentieth_of_sets(count: int, patches: int) -> None:
+    low, high = correlation.noise_range(count, 32, patches, 10)
+    sets = noise(250 * patches, count, 32, seed=7)
+    drawn = np.array([correlation.top_correlations(one, 10).mean() for one in sets]).reshape(250, patches).mean(1)
+    outside = ((drawn < low) | (drawn > high)).mean()
+    assert 0.01 <= outside <= 0.09
+    assert low < correlation.floor(count, 32, 10) < high
+
+
 def test_top_correlations_are_those_of_numpy() -> None:
     data = noise(50, 12) @ noise(12, 12, seed=1)
     every = np.abs(np.corrcoef(data.T)[np.triu_indices(12, 1)])
@@ -79,6 +90,15 @@ def test_autocorrelation_of_one_noise_image_and_of_a_constant() -> None:
     white = texture.autocorrelation(noise(1, 3, 64, 64), 8)[0]
     assert np.abs(white[1:]).max() < 5 / math.sqrt(2 * 3 * 64 * 64)
     assert not texture.autocorrelation(np.ones((1, 1, 8, 8)), 2).any()
+
+
+@pytest.mark.parametrize(("channels", "height", "width"), [(1, 8, 8), (3, 8, 12), (4, 16, 16)])
+def test_autocorrelation_of_white_noise_spreads_more_at_longer_lags(channels: int, height: int, width: int) -> None:
+    """At 7 apart an 8 x 8 image has an eighth of the neighbours that it has pixels."""
+    mean, std = texture.white(channels, height, width, 7)
+    drawn = texture.autocorrelation(noise(6000, channels, height, width), 7)[:, 1:]
+    assert drawn.mean(0) == pytest.approx(np.full(7, mean), abs=5 * std.max() / math.sqrt(6000))
+    assert drawn.std(0) == pytest.approx(std, rel=0.05)
 
 
 def test_spectrum_of_noise_is_flat_and_of_a_wave_is_a_line() -> None:
@@ -119,8 +139,11 @@ def test_coordinate_kl_sees_what_the_overall_kl_cannot() -> None:
     assert normality.coordinate_kl(noise(4000, 40), wide) > 0.05
 
 
-def test_coordinate_kl_of_noise_against_noise_is_what_few_rows_cost() -> None:
-    assert normality.coordinate_kl(noise(100, 4000), noise(100, 4000, seed=1)) == pytest.approx(2 / 100, rel=0.1)
+@pytest.mark.parametrize("count", [8, 16, 100])
+def test_coordinate_kl_of_noise_against_noise_is_what_few_rows_cost(count: int) -> None:
+    found = normality.coordinate_kl(noise(count, 40_000), noise(count, 40_000, seed=1))
+    assert found == pytest.approx(normality.coordinate_kl_of_noise(count), rel=0.03)
+    assert math.isinf(normality.coordinate_kl_of_noise(3))
 
 
 def test_shapiro_keeps_its_level_and_finds_what_is_not_normal() -> None:
@@ -262,10 +285,43 @@ def test_hungarian_solves_what_nearest_cannot() -> None:
 
 
 def test_top_k_counts_those_nearer_than_the_own() -> None:
-    table = np.array([[3.0, 1, 2], [0, 0, 0], [1, 2, 0]])
+    table = np.array([[3.0, 1, 2], [5, 0, 4], [1, 2, 0]])
     assert assignment.top_k(table, 1) == pytest.approx((2 / 3, 2 / 3))
-    assert assignment.top_k(table, 2) == pytest.approx((2 / 3, 2 / 3))
+    assert assignment.top_k(table, 2) == pytest.approx((1, 2 / 3))
     assert assignment.top_k(table, 3) == (1, 1)
+
+
+@pytest.mark.parametrize("measure", ["l2", "cosine", "pearson"])
+def test_pictures_that_are_all_the_same_are_found_by_chance(measure: assignment.Measure) -> None:
+    """One picture of every noise, as an untrained model makes it: nothing tells whose it is."""
+    found = assignment.assignment(noise(40, 20), np.tile(noise(1, 20, seed=1), (40, 1)), measure)
+    shares = (found.image_to_noise, found.noise_to_image, found.hungarian)
+    assert shares == pytest.approx((1 / 40, 1 / 40, 1 / 40), abs=0.08)
+    assert (found.near_noise, found.near_image) == pytest.approx((5 / 40, 5 / 40))
+
+
+def test_ties_are_drawn_by_lot() -> None:
+    """The mean over all orders of equal candidates, by enumeration."""
+    table = np.array([[0.0, 0, 1], [0, 0, 0], [0, 1, 1]])
+    for k in (1, 2):
+        drawn = []
+        for column, own in zip(table.T, range(3), strict=True):
+            orders = [sorted(range(3), key=lambda row: (column[row], order[row])) for order in permutations(range(3))]
+            drawn.append(np.mean([own in order[:k] for order in orders]))
+        assert assignment.top_k(table, k)[0] == pytest.approx(np.mean(drawn))
+
+
+def test_what_chance_finds_of_noise_and_pictures_with_nothing_in_common() -> None:
+    """All three accuracies by three measures below the limit in 95 % of tables, hubs or not."""
+    rng, above = np.random.default_rng(0), 0
+    limit = assignment.most_by_chance(16, 1, 9)
+    for _ in range(400):
+        first, second = rng.standard_normal((2, 16, 8))
+        second *= np.geomspace(0.2, 5, 16)[:, None]
+        found = [assignment.assignment(first, second, measure) for measure in ("l2", "cosine", "pearson")]  # type: ignore[arg-type]
+        above += max(max(one.image_to_noise, one.noise_to_image, one.hungarian) for one in found) > limit
+    assert above / 400 <= 0.05
+    assert limit == pytest.approx(4 / 16) and assignment.most_by_chance(4, 1, 10**6) == 1
 
 
 def test_an_assignment_tells_who_is_among_the_nearest() -> None:
@@ -301,6 +357,16 @@ def test_areas_are_compared_apart() -> None:
     assert (found.share, found.error_plain, found.error_rest, found.std_plain) == (0.25, 5, 1, 0)
     assert found.std_rest == pytest.approx(np.std([-1, 1, 1]))
     assert math.isnan(plain.compare_areas(values, truth, np.zeros_like(mask)).error_plain)
+
+
+def test_the_gap_of_spreads_is_that_of_the_pooled_numbers() -> None:
+    """With a mask of unequal share in each image, which a mean of the images' own deviations would be wrong about."""
+    values = 3 + noise(20, 2, 6, 6) * np.linspace(0.5, 2, 6)
+    mask = np.random.default_rng(1).random((20, 6, 6)) < np.linspace(0.1, 0.9, 20)[:, None, None]
+    inside = np.broadcast_to(mask[:, None], values.shape)
+    found = plain.spread_gap(plain.power_sums(values, mask))
+    assert float(found) == pytest.approx(values[inside].std() - values[~inside].std())
+    assert plain.spread_gap(np.stack([plain.power_sums(values, mask)] * 2)).shape == (2,)
 
 
 def test_structure_is_seen_nearby_and_by_packing() -> None:

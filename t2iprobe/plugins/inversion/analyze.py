@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.statistics import bootstrap
@@ -129,7 +130,8 @@ def reconstruction(run: Inverted) -> Found:
     rows = []
     for arm in run.arms:
         scores = {name: _interval(run.score(name, arm)) for name in run.score_names}
-        rows.append({"method": arm, "size": float(np.abs(run.latent(arm)).mean()), **scores})
+        beside = {name: _beside(run, name, arm) for name in run.score_names}
+        rows.append({"method": arm, "size": float(np.abs(run.latent(arm)).mean()), **scores, "beside_first": beside})
     sizes = {TRUE: float(np.abs(run.noise).mean()), IMAGE: float(np.abs(run.clean).mean())}
     return {"rows": rows, "sizes": sizes}
 
@@ -138,6 +140,11 @@ def _interval(values: Numbers) -> list[float] | None:
     """Mean and 95 % interval; ``None`` where nothing was measured."""
     known = values[np.isfinite(values)]
     return [float(value) for value in bootstrap(known)] if len(known) else None
+
+
+def _beside(run: Inverted, name: str, arm: str) -> list[float] | None:
+    """A score less that of the first method, picture by picture: all methods have the same pictures."""
+    return None if arm == run.arms[0] else _interval(run.score(name, arm) - run.score(name, run.arms[0]))
 
 
 def patch_of(shape: Sequence[int], asked: int | None = None) -> int:
@@ -154,15 +161,17 @@ def correlations(run: Inverted, options: Options) -> Found:
     if len(run.rows) < 3:
         raise ConfigError(f"a correlation across images needs 3 of them, {run.path} has {len(run.rows)}")
     floor = correlation.floor(len(run.rows), size, top)
+    low, high = correlation.noise_range(len(run.rows), size, run.noise[0].size // size, top)
     rows = []
     for what, values in sets(run, image=True):
         found = correlation.patch_correlation(values, patch, top)
         rows.append({"what": what, "mean": found.mean, "std": found.std, "excess": found.mean - floor})
-    return {"patch": patch, "numbers": size, "top": top, "rows_of_images": len(run.rows), "floor": floor, "rows": rows}
+    facts = {"patch": patch, "numbers": size, "top": top, "rows_of_images": len(run.rows), "floor": floor}
+    return {**facts, "excess_of_noise": [low - floor, high - floor], "rows": rows}
 
 
 def textures(run: Inverted) -> Found:
-    """Autocorrelation within an image and its spectrum, which need no set."""
+    """Autocorrelation within an image and its spectrum, which need no set; between what white noise's mean lies."""
     channels, height, width = run.noise.shape[1:]
     lags = min(LAGS, height - 1, width - 1)
     rings = max(2, min(RINGS, height // 2, width // 2))
@@ -179,12 +188,10 @@ def textures(run: Inverted) -> Found:
                 "spectrum": _plain(power.mean(0)),
             }
         )
-    return {
-        "frequencies": frequencies.tolist(),
-        "white_mean": -1 / (height * width),
-        "white_std": 1 / np.sqrt(2 * channels * height * width),
-        "rows": rows,
-    }
+    mean, std = texture.white(channels, height, width, lags)
+    half = 1.96 * std / len(run.rows) ** 0.5
+    white = {"mean": mean, "std": std.tolist(), "low": (mean - half).tolist(), "high": (mean + half).tolist()}
+    return {"frequencies": frequencies.tolist(), "white": white, "rows": rows}
 
 
 def normalities(run: Inverted, options: Options) -> Found:
@@ -204,7 +211,12 @@ def normalities(run: Inverted, options: Options) -> Found:
                 "shapiro_rejected": normality.shapiro_rejected(values, seed=options.seed),
             }
         )
-    return {"rows": rows, "quantiles": quantiles, "level": 0.05}
+    count, level = len(run.rows), 0.05
+    noise = {
+        "coordinate_kl": _plain(normality.coordinate_kl_of_noise(count)),
+        "shapiro_rejected": [float(stats.binom.ppf(share, count, level)) / count for share in (0.025, 0.975)],
+    }
+    return {"rows": rows, "quantiles": quantiles, "level": level, "noise": noise}
 
 
 def _tried(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -285,7 +297,7 @@ def assignments(run: Inverted, options: Options) -> Found:
                     "measure": measure,
                     "to_second": found.noise_to_image,
                     "to_first": found.image_to_noise,
-                    "spread": found.groups.std(0).tolist(),
+                    "spread": found.groups.std(0).tolist() if groups > 1 else None,
                     "hungarian": found.hungarian,
                     "to_second_near": found.near_image,
                     "to_first_near": found.near_noise,
@@ -294,8 +306,20 @@ def assignments(run: Inverted, options: Options) -> Found:
                 }
             )
     size = len(run.rows) // groups
-    chances = {"chance": 1 / size, "near": assignment.NEAR, "chance_near": min(1.0, assignment.NEAR / size)}
+    chances = {
+        "chance": 1 / size,
+        "most_by_chance": assignment.most_by_chance(size, groups, 3 * len(rows)),
+        "chance_by_prompt": _by_prompt(run.prompts, size, groups),
+        "near": assignment.NEAR,
+        "chance_near": min(1.0, assignment.NEAR / size),
+    }
     return {"groups": groups, "rows_of_group": size, **chances, "rows": rows}
+
+
+def _by_prompt(prompts: Sequence[str], size: int, groups: int) -> float:
+    """The share of right pairs for what knows a picture's prompt and nothing else."""
+    parts = [prompts[group * size : (group + 1) * size] for group in range(groups)]
+    return sum(len(set(part)) for part in parts) / (size * groups)
 
 
 def plain_mask(run: Inverted, options: Options) -> plain.Mask:
@@ -310,13 +334,15 @@ def plain_mask(run: Inverted, options: Options) -> plain.Mask:
 
 def plain_areas(run: Inverted, mask: plain.Mask, options: Options) -> Found:
     """Latents inside and outside of plain areas (E8), against true noise."""
-    candidates = [(OTHER, other_noise(run, options.seed)), *((arm, run.latent(arm)) for arm in run.arms)]
+    candidates = [(OTHER, other_noise(run, options.seed)), *sets(run)]
     rows = []
     for what, values in candidates:
-        found = plain.compare_areas(values, run.noise, mask)
-        error = np.abs(values - run.noise).mean(1)
+        found = _plain(dataclasses.asdict(plain.compare_areas(values, run.noise, mask)))
         left = _plain(dataclasses.asdict(plain.structure(values, mask)))
-        rows.append({"what": what, **_plain(dataclasses.asdict(found)), **left, "difference": _between(error, mask)})
+        error = np.abs(values - run.noise).mean(1)
+        gaps = {"difference": _between(error, mask), "spread_difference": _spreads(values, mask)}
+        none = {"error_plain": None, "error_rest": None, "difference": None} if what == TRUE else {}
+        rows.append({"what": what, **found, **left, **gaps, **none})
     share = float(mask.mean())
     both = int((mask.any((1, 2)) & ~mask.all((1, 2))).sum())
     return {"share": share, "rows_with_both": both, "rows": rows}
@@ -327,6 +353,13 @@ def _between(error: Numbers, mask: plain.Mask) -> list[float] | None:
     both = mask.any((1, 2)) & ~mask.all((1, 2))
     each = [one[where].mean() - one[~where].mean() for one, where in zip(error[both], mask[both], strict=True)]
     return [float(value) for value in bootstrap(each)] if each else None
+
+
+def _spreads(values: Numbers, mask: plain.Mask) -> list[float] | None:
+    """Standard deviation in plain areas less that elsewhere, of all images together, resampled over images."""
+    sums = plain.power_sums(values, mask)
+    sums = sums[sums[:, [0, 3]].all(1)]
+    return [float(value) for value in bootstrap(sums, statistic=plain.spread_gap)] if len(sums) else None
 
 
 def step_errors(run: Inverted, mask: plain.Mask) -> Found:

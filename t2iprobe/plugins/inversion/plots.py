@@ -89,22 +89,24 @@ def correlation_plot(found: Found) -> Image.Image:
         first.barh(
             range(len(names)),
             [row["mean"] for row in across["rows"]],
-            xerr=[row["std"] for row in across["rows"]],
             color=[colour(name, methods) for name in names],
-            error_kw={"ecolor": FAINT, "elinewidth": 1},
         )
+        low, high = (across["floor"] + bound for bound in across["excess_of_noise"])
+        first.axvspan(low, high, color="#dee2e6", alpha=0.7, linewidth=0)
         first.axvline(across["floor"], color=INK, linestyle="--", linewidth=1)
         first.set_yticks(range(len(names)), [short(name) for name in names])
         first.invert_yaxis()
         images = across["rows_of_images"]
-        title = f"Correlation across {images:,} images\n(dashed: the floor of white noise, {across['floor']:.4f})"
-        dress(first, title, f"mean of the top {across['top']} |r| in a patch")
+        floor = f"(dashed: the floor of white noise, {across['floor']:.4f}; band: 95 %)"
+        dress(
+            first, f"Correlation across {images:,} images\n{floor}", f"mean of the top {across['top']} |r| in a patch"
+        )
         lags = range(1, len(within["rows"][0]["autocorrelation"]))
-        low, high = (within["white_mean"] + sign * 2 * within["white_std"] for sign in (-1, 1))
-        second.axhspan(low, high, color="#dee2e6", linewidth=0)
+        second.fill_between(lags, within["white"]["low"], within["white"]["high"], color="#dee2e6", linewidth=0)
         for row in within["rows"]:
             second.plot(lags, row["autocorrelation"][1:], "o-", ms=3, lw=1.3, color=colour(row["what"], methods))
-        dress(second, "Autocorrelation within an image\n(band: one image of white noise, 2 sd)", "pixels apart", "r")
+        band = f"(band: mean of {images:,} images of white noise, 95 %)"
+        dress(second, f"Autocorrelation within an image\n{band}", "pixels apart", "r")
         for row in within["rows"]:
             third.plot(
                 within["frequencies"],

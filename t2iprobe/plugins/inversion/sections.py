@@ -26,21 +26,19 @@ def tables(found: Found) -> dict[str, Table]:
 
 def reconstruction(found: Found) -> Table:
     """What came back, and at what cost."""
+    first, *others = found["reconstruction"]["rows"]
+    beside = [f"PSNR beside {first['method']}"] if others and first.get("psnr") else []
     columns = [
-        "method",
-        "|made again − image|",
-        "|latent − noise|",
-        "cosine to noise",
-        "PSNR",
-        "SSIM",
-        "calls",
+        "method", "|made again − image|", "|latent − noise|", "cosine to noise", "PSNR", *beside, "SSIM", "calls",
         "ms a row",
-    ]
+    ]  # fmt: skip
     rows: list[list[Cell]] = []
-    for row in found["reconstruction"]["rows"]:
+    for row in (first, *others):
         calls = int(row["nfe_invert"][0] + row["nfe_sample"][0])
-        scores = (row.get(name) for name in ("reconstruction", "noise_error", "noise_cosine", "psnr", "ssim"))
-        rows.append([row["method"], *(_mean(one) for one in scores), calls, round(1000 * row["seconds"][0], 1)])
+        *scores, ssim = (row.get(name) for name in ("reconstruction", "noise_error", "noise_cosine", "psnr", "ssim"))
+        gap = [between(row["beside_first"]["psnr"], 2)] if beside else []
+        means = (*map(_mean, scores), *gap, _mean(ssim))
+        rows.append([row["method"], *means, calls, round(1000 * row["seconds"][0], 1)])
     return Table(columns, rows, 3)
 
 
@@ -49,19 +47,22 @@ def correlation(found: Found) -> Table:
     across = found["correlation"]
     within = {row["what"]: row for row in found["texture"]["rows"]}
     normal = {row["what"]: row for row in found["normality"]["rows"]}
+    white, noise = found["texture"]["white"], found["normality"]["noise"]
+    over, near, rejected = across["excess_of_noise"], (white["low"][0], white["high"][0]), noise["shapiro_rejected"]
+    known = "" if noise["coordinate_kl"] is None else f" (noise: {noise['coordinate_kl']:.3f})"
     columns = [
-        "what", "correlation", f"over the floor {across['floor']:.4f}", "autocorrelation at 1", "mean", "std",
-        "kurtosis", "KL a number", "not normal",
+        "what", "correlation", f"over the floor {across['floor']:.4f} {_noise(over, 4)}",
+        f"autocorrelation at 1 {_noise(near, 4)}", "mean", "std", "kurtosis", f"KL a number{known}",
+        f"not normal {_noise(rejected, 2)}",
     ]  # fmt: skip
     rows: list[list[Cell]] = []
     for row in across["rows"]:
         one = normal.get(row["what"])
-        near = within[row["what"]]["autocorrelation"][1]
         moments: list[Cell] = ["", "", "", "", ""]
         if one is not None:
             kl = "–" if one["coordinate_kl"] is None else one["coordinate_kl"]
             moments = [one["mean"], one["std"], one["excess_kurtosis"], kl, one["shapiro_rejected"]]
-        rows.append([row["what"], row["mean"], row["excess"], near, *moments])
+        rows.append([row["what"], row["mean"], row["excess"], within[row["what"]]["autocorrelation"][1], *moments])
     return Table(columns, rows, 4)
 
 
@@ -80,17 +81,15 @@ def plain(found: Found) -> Table:
     """Plain areas and the rest."""
     columns = [
         "latent", "error, plain", "error, elsewhere", "difference by image", "std, plain", "std, elsewhere",
-        "variance nearby, plain", "elsewhere", "bits, plain", "elsewhere",
+        "difference", "variance nearby, plain", "elsewhere", "bits, plain", "elsewhere",
     ]  # fmt: skip
     rows: list[list[Cell]] = []
     for row in found["plain"]["rows"]:
-        gap = row["difference"]
-        between = "–" if gap is None else f"{gap[0]:.3f} [{gap[1]:.3f}, {gap[2]:.3f}]"
         numbers = (_number(row[name]) for name in ("error_plain", "error_rest"))
         spreads = (_number(row[name]) for name in ("std_plain", "std_rest"))
-        # runs that were analysed before these were measured have none
-        left = (_number(row.get(f"{what}_{where}")) for what in ("local", "bits") for where in ("plain", "rest"))
-        rows.append([row["what"], *numbers, between, *spreads, *left])
+        left = (_number(row[f"{what}_{where}"]) for what in ("local", "bits") for where in ("plain", "rest"))
+        gaps = between(row["difference"]), between(row["spread_difference"])
+        rows.append([row["what"], *numbers, gaps[0], *spreads, gaps[1], *left])
     return Table(columns, rows, 3)
 
 
@@ -99,6 +98,15 @@ def assignment(found: Found) -> Table:
     columns = ["first", "second", "by", "first finds second", "second finds first", "one to one", "top hub", "chosen"]
     keys = ("from", "to", "measure", "to_second", "to_first", "hungarian", "top_hub", "chosen")
     return Table(columns, [[row[key] for key in keys] for row in found["assignment"]["rows"]], 3)
+
+
+def between(value: Sequence[float] | None, digits: int = 3) -> str:
+    """A mean with its interval."""
+    return "–" if value is None else "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*value, d=digits)
+
+
+def _noise(bounds: Sequence[float], digits: int) -> str:
+    return "(noise: {:.{d}f} to {:.{d}f})".format(*bounds, d=digits)
 
 
 def _mean(value: Sequence[float] | None) -> Cell:
@@ -110,34 +118,50 @@ def _number(value: float | None) -> Cell:
 
 
 def sentence(found: Found) -> str:
-    """The answer in one: the first method's latents against true noise."""
+    """The answer in one: the first method's latents against true noise, and what chance alone would give."""
     method = found["methods"][0]
-    across = found["correlation"]
-    excess = {row["what"]: row["excess"] for row in across["rows"]}
-    text = (
-        f"Latents of {method} correlate by {excess[method]:+.3f} over the floor of {across['floor']:.3f} "
-        f"({found['rows']} images; true noise {excess['true noise']:+.3f})"
-    )
+    text = f"Latents of {method} correlate by {_correlated(found, method)}"
     areas = {row["what"]: row for row in found["plain"]["rows"]}[method]
-    if found["sampled"] and areas["error_plain"] is not None and areas["error_rest"] is not None:
-        text += (
-            f"; they miss the noise by {areas['error_plain']:.2f} in plain areas, {areas['error_rest']:.2f} elsewhere"
-        )
+    if found["sampled"] and areas["difference"] is not None:
+        text += f"; they miss the noise by {_missed(areas, found['plain']['rows_with_both'])}"
     return text + "."
 
 
+def _correlated(found: Found, method: str) -> str:
+    across = found["correlation"]
+    excess = {row["what"]: row["excess"] for row in across["rows"]}[method]
+    low, high = across["excess_of_noise"]
+    verdict = ", so noise would do as much" if excess <= high else ""  # structure only adds
+    return (
+        f"{excess:+.3f} over the floor of {across['floor']:.3f} ({found['rows']} images of independent noise: "
+        f"{low:+.3f} to {high:+.3f}{verdict})"
+    )
+
+
+def _missed(areas: Found, images: int) -> str:
+    mean, low, high = areas["difference"]
+    verdict = ", which shows no difference" if low <= 0 <= high else ""
+    return (
+        f"{areas['error_plain']:.2f} in plain areas, {areas['error_rest']:.2f} elsewhere (by image {mean:+.3f} "
+        f"[{low:.3f}, {high:.3f}], {images} images{verdict})"
+    )
+
+
 TEXT = {
-    "Reconstruction": "Means over rows in the space that is denoised. Calls are those of the model for inversion and "
-    "reconstruction of one row; guidance doubles them.",
+    "Reconstruction": "Means over rows in the space that is denoised; beside the first method picture by picture, with "
+    "a 95 % interval. Calls are those of the model for inversion and reconstruction of one row; guidance doubles them.",
     "Correlation and normality": "Correlation of pixels across images (E1 of arXiv 2410.23530) depends on how many "
-    "images there are: only what exceeds the floor of independent normal numbers counts. Autocorrelation is within an "
-    "image. KL a number is about 2 / images for true noise; not normal is the share of latents that Shapiro and Wilk's "
-    "test rejects at 5 %.",
+    "images there are: only what exceeds the floor of independent normal numbers counts, and of it only what is "
+    "outside of the range that 95 % of such sets have. Autocorrelation is within an image, its range that of the mean "
+    "over so many images of white noise. KL a number has the mean in brackets for true noise; not normal is the share "
+    "of latents that Shapiro and Wilk's test rejects at 5 %.",
     "Triangle": "Noise, image and latent as three points. Angles are arccos of the mean cosine, which need not sum to "
     "180; the most probable triangle does. Other noise is a latent that knows nothing.",
     "Plain areas": "Mean |latent − noise| and spread of the latent where the image is plain and elsewhere, and the "
-    "difference of the errors image by image with its 95 % interval. Variance nearby is that within 3 x 3 numbers, "
-    "bits are what a number takes when packed: both are lower where a latent has structure that noise has not.",
+    "differences of errors (image by image) and of spreads with their 95 % intervals. The true noise of plain areas "
+    "need not be as that elsewhere, as it had a part in making them; nor need packing, as areas differ in size: judge "
+    "by the rows of true and other noise. Variance nearby is that within 3 x 3 numbers, bits are what a number takes "
+    "when packed: both are lower where a latent has structure that noise has not.",
     "Assignment": "Share of rows that find their own partner as the nearest. By L2 images of low contrast are near "
     "every noise: hubs. Chosen is the share of second ones that are anyone's nearest.",
 }
@@ -171,7 +195,7 @@ def sections(found: Found, figures: Mapping[str, Image]) -> Iterator[Section]:
     if shown:
         yield Section("Pictures", _mask_text(found), figures=shown)
     for heading, table in tables(found).items():
-        text = TEXT[heading] + (f" Chance is {found['assignment']['chance']:.4f}." if heading == "Assignment" else "")
+        text = TEXT[heading] + (_chances(found["assignment"]) if heading == "Assignment" else "")
         drawn = [(NAMES[name], figures[name]) for name in BESIDE.get(heading, ()) if name in figures]
         yield Section(heading, text, table=table, figures=drawn)
     where = [(method, figures[f"location-{number}"]) for number, method in enumerate(found.get("location", {}))]
@@ -180,6 +204,14 @@ def sections(found: Found, figures: Mapping[str, Image]) -> Iterator[Section]:
             "Mean distance of each state of a walk to points between noise and latent; the white line is the nearest."
         )
         yield Section("Where the trajectory lies", text, figures=where)
+
+
+def _chances(part: Found) -> str:
+    return (
+        f" Chance is {part['chance']:.4f}; what has nothing in common stays at {part['most_by_chance']:.3f} or below "
+        f"with all of these numbers, in 95 % of such tables. What knows a picture's prompt and no more finds "
+        f"{part['chance_by_prompt']:.3f}."
+    )
 
 
 def _mask_text(found: Found) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 from scipy.optimize import linear_sum_assignment
 
 from t2iprobe.core.errors import ConfigError
@@ -19,6 +20,8 @@ NEAR = 5  # that count as near
 @dataclass(frozen=True)
 class Assignment:
     """How well noise and images find each other. Accuracies are shares of rows; chance is ``1 / rows``.
+
+    Of partners that are equally near one is taken at random: pictures that are all the same are found by chance.
 
     Args:
         image_to_noise: for each image the nearest noise is its own.
@@ -83,17 +86,37 @@ def assignment(noise: ArrayLike, image: ArrayLike, measure: Measure = "l2", grou
     return Assignment(to_noise, to_image, hungarian, near_noise, near_image, 1 / size, hub, chosen, size, found)
 
 
+def most_by_chance(rows: int, groups: int, tests: int) -> float:
+    """The largest share of right pairs that noise and images with nothing in common reach, in 95 % of tables.
+
+    Under any order of the images a group has one right pair on average, and their number varies no more than Poisson's
+    (it is that of a permutation's fixed points where all nearest differ, and 1 where all are the same).
+
+    Args:
+        rows: of each group.
+        groups: over which the share is the mean.
+        tests: accuracies that are looked at together; all of them stay below in 95 % (Bonferroni).
+    """
+    return min(1.0, float(stats.poisson.ppf(1 - 0.05 / tests, groups)) / (rows * groups))
+
+
 def top_k(table: Array, k: int) -> tuple[float, float]:
-    """Shares of images whose noise, and of noises whose image, is among the ``k`` nearest."""
+    """Shares of images whose noise, and of noises whose image, is among the ``k`` nearest; ties are drawn by lot."""
+    return _among(table, k), _among(table.T, k)
+
+
+def _among(table: Array, k: int) -> float:
+    """The expected share of columns whose own row is among the ``k`` least."""
     own = np.diag(table)
-    return float(((table < own).sum(0) < k).mean()), float(((table < own[:, None]).sum(1) < k).mean())
+    nearer, level = (table < own).sum(0), (table == own).sum(0)
+    return float(((k - nearer) / level).clip(0, 1).mean())
 
 
 def _accuracies(table: Array) -> tuple[float, float, float]:
-    order = np.arange(len(table))
-    _, partner = linear_sum_assignment(table)
-    nearest_noise, nearest_image = table.argmin(0) == order, table.argmin(1) == order
-    return float(nearest_noise.mean()), float(nearest_image.mean()), float((partner == order).mean())
+    """In an order that the solver cannot know: among equal costs it takes the pairs on the diagonal."""
+    order = np.random.default_rng(0).permutation(len(table))
+    row, partner = linear_sum_assignment(table[:, order])
+    return *top_k(table, 1), float((order[partner] == row).mean())
 
 
 def _hubs(table: Array) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -78,6 +79,26 @@ def floor(count: int, size: int, top: int = 20) -> float:
         raise ConfigError(f"a floor needs 3 rows and {top} pairs, found {count} rows and {pairs} pairs")
     ranks = (pairs - np.arange(1, top + 1) + 0.625) / (pairs + 0.25)
     return float(np.sqrt(betaincinv(0.5, (count - 2) / 2, ranks)).mean())
+
+
+@lru_cache
+def noise_range(count: int, size: int, patches: int, top: int = 20) -> tuple[float, float]:
+    """Between what :func:`patch_correlation` of independent normal numbers lies in 95 % of sets.
+
+    The spread of one patch is simulated; patches are independent, so the mean over them spreads less. Few simulations
+    of large sets make the range wider.
+
+    Args:
+        count: rows.
+        size: numbers in a patch.
+        patches: over which the mean is taken.
+        top: as there.
+    """
+    draws = int(np.clip(5e7 // (count * size), 32, 400))
+    rng = np.random.default_rng(0)
+    found = [top_correlations(rng.standard_normal((count, size)), top).mean() for _ in range(draws)]
+    half = 1.96 * float(np.std(found, ddof=1)) * (1 / patches + 1 / draws) ** 0.5
+    return float(np.mean(found)) - half, float(np.mean(found)) + half
 
 
 def simulated_floor(count: int, size: int, top: int = 20, draws: int = 1, seed: int = 0) -> Correlation:

@@ -36,7 +36,7 @@ def gaussian_kl(reference: ArrayLike, values: ArrayLike) -> float:
 def coordinate_kl(reference: ArrayLike, values: ArrayLike) -> float:
     """The same for each number across rows, averaged over numbers (E2b), in nats.
 
-    With few rows it is above 0 for noise against noise: about 2 / rows.
+    With few rows it is above 0 for noise against noise: see :func:`coordinate_kl_of_noise`.
 
     Raises:
         ConfigError: a number does not vary, or rows of different length.
@@ -47,6 +47,15 @@ def coordinate_kl(reference: ArrayLike, values: ArrayLike) -> float:
     if not (first.std(0) > 0).all() or not (second.std(0) > 0).all():
         raise ConfigError("a number is the same in every row; more rows, or other ones, are needed")
     return float(_kl(first.mean(0), first.std(0), second.mean(0), second.std(0)).mean())
+
+
+def coordinate_kl_of_noise(count: int) -> float:
+    """What :func:`coordinate_kl` of two sets of ``count`` rows of one normal is on average: 2 / (count - 3).
+
+    With s^2 the variances over rows and m the means, E[s1^2 / s2^2] = (n - 1)/(n - 3), E[log] = 0 and
+    E[(m1 - m2)^2 / s2^2] = 2 / (n - 3). It has no mean up to 3 rows: infinite.
+    """
+    return 2 / (count - 3) if count > 3 else float("inf")
 
 
 def _kl(mean: Array, std: Array, other: Array, spread: Array) -> Array:

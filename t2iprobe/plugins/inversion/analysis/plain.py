@@ -104,6 +104,25 @@ def structure(values: ArrayLike, mask: NDArray[np.bool_]) -> Structure:
     return Structure(_mean(local[inner]), _mean(local[~inner]), _bits(data, mask), _bits(data, ~mask))
 
 
+def power_sums(values: ArrayLike, mask: NDArray[np.bool_]) -> Array:
+    """How many numbers each image has, their sum and their sum of squares, inside and outside of plain areas: (row, 6).
+
+    Args:
+        values: (row, channel, y, x).
+        mask: (row, y, x), True in plain areas.
+    """
+    data = maps(values)
+    areas = [np.broadcast_to(area[:, None], data.shape) for area in (mask, ~mask)]
+    return np.stack([(area * data**power).sum((1, 2, 3)) for area in areas for power in range(3)], axis=1)
+
+
+def spread_gap(sums: Array) -> Array:
+    """Standard deviation in plain areas less that elsewhere, from (..., row, 6) of :func:`power_sums` to (...)."""
+    count, first, second = np.moveaxis(sums.sum(-2).reshape(*sums.shape[:-2], 2, 3), -1, 0)
+    spread = np.sqrt((second / count - (first / count) ** 2).clip(0))
+    return np.asarray(spread[..., 0] - spread[..., 1])
+
+
 def _local_variance(data: Array) -> Array:
     """(row, y - 2, x - 2): the variance in the neighbourhood of each number that has one, over channels the mean."""
     if min(data.shape[2:]) < SIDE:

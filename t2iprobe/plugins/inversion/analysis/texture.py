@@ -17,8 +17,7 @@ def autocorrelation(images: ArrayLike, lags: int = 8) -> Array:
         lags: how far.
 
     Returns:
-        (row, lags + 1), 1 at lag 0. White noise of n pixels a channel has about -1/n ± 1/sqrt(2 channels n) elsewhere;
-        a constant image has 0.
+        (row, lags + 1), 1 at lag 0; for white noise see :func:`white`. A constant image has 0.
     """
     data = maps(images)
     if not 0 < lags < min(data.shape[-2:]):
@@ -27,6 +26,17 @@ def autocorrelation(images: ArrayLike, lags: int = 8) -> Array:
     power = (centred**2).mean((1, 2, 3))
     found = [power] + [_lagged(centred, lag) for lag in range(1, lags + 1)]
     return np.stack(found, axis=1) / np.where(power > 0, power, 1)[:, None]
+
+
+def white(channels: int, height: int, width: int, lags: int = 8) -> tuple[float, Array]:
+    """What :func:`autocorrelation` of white noise is: its mean, and its standard deviation at each lag, (lags,).
+
+    A channel of n pixels has -1/(n - 1) on average, as it is centred by its own mean. The deviation is that of the mean
+    of so many products of independent numbers as there are neighbours at the lag, which become fewer.
+    """
+    steps = np.arange(1, lags + 1)
+    right, down = channels * height * (width - steps), channels * (height - steps) * width
+    return -1 / (height * width - 1), np.sqrt(1 / right + 1 / down) / 2
 
 
 def _lagged(centred: Array, lag: int) -> Array:
