@@ -33,7 +33,7 @@ from t2iprobe.plugins.metrics.plugin import (
     t2iprobe_register_metrics,
     t2iprobe_register_readers,
 )
-from t2iprobe.plugins.metrics.readers import EasyOCRReader, RapidOCRReader, enlarged, thread_count
+from t2iprobe.plugins.metrics.readers import EasyOCRReader, RapidOCRReader, enlarged, reading_order, thread_count
 from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, Sign, draw
 from t2iprobe.plugins.organisms.prompts import WORDS
 
@@ -299,6 +299,29 @@ def test_rapidocr_reads_lines_in_order_and_nothing_where_nothing_is(rapid: Rapid
         picture.paste(sign, place)
     assert rapid.read([picture, Image.new("RGB", (32, 32), "grey")]) == ["SILVER RIVER BRIDGE", ""]
     assert rapid.read([]) == []
+
+
+@pytest.mark.parametrize(
+    ("boxes", "order"),
+    [
+        ([(560, 40, 900, 110), (40, 58, 200, 110)], [1, 0]),  # "ace" beside "TOWN"
+        ([(0, 50, 90, 100), (0, 0, 90, 52)], [1, 0]),
+        ([(50, 60, 90, 100), (0, 61, 40, 99), (60, 2, 90, 40), (0, 0, 50, 42)], [3, 2, 1, 0]),
+        ([], []),
+    ],
+)
+def test_boxes_are_read_line_by_line(boxes: list[tuple[int, int, int, int]], order: list[int]) -> None:
+    assert reading_order(boxes) == order
+
+
+def test_rapidocr_reads_small_letters_before_capitals_on_a_line(rapid: RapidOCRReader) -> None:
+    image = Image.new("RGB", (560, 130), "white")
+    _write(image, "ace")
+    _write(capitals := Image.new("RGB", (200, 60), "white"), "TOWN")
+    image.paste(capitals, (350, 0))
+    _write(below := Image.new("RGB", (200, 60), "white"), "sea")
+    image.paste(below, (0, 70))
+    assert rapid.read([image]) == ["ace TOWN sea"]
 
 
 def test_rapidocr_finds_where_the_text_is(rapid: RapidOCRReader) -> None:
