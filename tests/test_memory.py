@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,18 @@ def test_where_it_cannot_be_measured_nothing_is_said(
 def test_a_probe_measures_time_and_memory() -> None:
     probe = Model(SD.tiny(), SD()).probe({"guidance": 2.0})
     assert 0 < probe.seconds_a_row < 5
-    assert probe.seconds_an_image == 0
+    assert 0 < probe.seconds_an_image < 5
     assert probe.bytes_an_image is None or probe.bytes_an_image >= 0
+
+
+def test_what_comes_once_a_picture_is_not_counted_every_step() -> None:
+    """A decoder of 0.4 s for four pictures, a denoiser of 0.03 s a call: a plan of many steps is near the latter."""
+    model = Model(SD.tiny(), SD())
+    model.pipeline.vae.decoder.register_forward_pre_hook(lambda module, args: time.sleep(0.4))
+    model.denoiser.register_forward_pre_hook(lambda module, args: time.sleep(0.03))
+    probe = model.probe({"guidance": 2.0}, rows=4)
+    assert 0.03 <= probe.seconds_a_row * 8 < 0.15
+    assert 0.4 <= probe.seconds_an_image * 4 < 1.5
 
 
 @pytest.mark.parametrize(

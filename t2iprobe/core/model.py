@@ -24,6 +24,7 @@ from t2iprobe.core.memory import peak
 from t2iprobe.core.room import Room
 from t2iprobe.core.seeds import check_seed
 from t2iprobe.core.sites import Sites
+from t2iprobe.core.watch import StepWatch
 
 OnStep = Callable[[int, int], None]  # rows in the batch, steps done
 
@@ -94,7 +95,7 @@ class Probe:
 
     Args:
         seconds_a_row: of one row in one denoiser call.
-        seconds_an_image: of the upscaler, 0 without one.
+        seconds_an_image: of what comes once a picture: reading the text, decoding, the upscaler.
         bytes_an_image: of memory beyond the weights, at the peak; ``None`` where it cannot be measured.
     """
 
@@ -255,14 +256,15 @@ class Model:
         return {one.name: one.default for one in parameters if one.default is not one.empty}
 
     def probe(self, settings: Mapping[str, Any], rows: int = 4) -> Probe:
-        """What a generation costs here, measured on one of two steps."""
-        short = {**settings, "num_steps": 2}
+        """What a generation costs here, measured on one of three steps."""
+        short = {**settings, "num_steps": 3}
         self.run(self.generation(["a"], 0, **short))  # the first call warms up
+        watch = StepWatch(self.pipeline._execution_device)
         with peak(self.pipeline._execution_device) as memory:
-            run = self.run(self.generation(["a"] * rows, 0, **short))
-        denoising = run.seconds - run.upscaling_seconds
-        each = None if memory.bytes is None else memory.bytes // rows
-        return Probe(denoising / run.denoiser_rows, run.upscaling_seconds / rows, each)
+            run = self.run(self.generation(["a"] * rows, 0, **short), on_step=watch)
+        each = watch.seconds_a_row / self.guided(settings)
+        once = max(0.0, run.seconds - each * run.denoiser_rows)
+        return Probe(each, once / rows, None if memory.bytes is None else memory.bytes // rows)
 
     @property
     def weight_bytes(self) -> int:
