@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from t2iprobe.core.errors import ConfigError
@@ -156,18 +156,9 @@ class Negative(Method):
     def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
         """See :meth:`Method.run`."""
         negatives = [self.setup.negative.replace(WORD, case.word) for case in cases]
-        return self._run(_Negated(self.setup.model, negatives), self._asked(cases), len(cases), on_step)
-
-
-class _Negated(Model):
-    """A model with a negative prompt a row, also where a batch is split."""
-
-    def __init__(self, model: Model, negatives: Sequence[str]) -> None:
-        vars(self).update(vars(model))
-        self.negatives = negatives
-
-    def arguments(self, generation: Generation, rows: Sequence[int]) -> dict[str, Any]:
-        return super().arguments(generation, rows) | {"negative_prompt": [self.negatives[row] for row in rows]}
+        asked = self._asked(cases)
+        generation = replace(asked, options={**asked.options, "negative_prompt": negatives})
+        return self._run(self.setup.model, generation, len(cases), on_step)
 
 
 class SafeLatent(Method):
