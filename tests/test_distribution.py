@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import linalg
 
 from t2iprobe.core.errors import ConfigError, ModelError, ShapeError
 from t2iprobe.plugins.metrics import distribution, perceptual
@@ -56,7 +57,6 @@ def picture(seed: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8))
 
 
-@needs_extra
 def test_fid_of_gaussians() -> None:
     one, other = cloud(0, 50, [0, 1, 2], [1, 2, 3]), cloud(1, 40, [1, 1, 0], [1, 1, 5])
     data = np.concatenate([one, other])
@@ -65,7 +65,23 @@ def test_fid_of_gaussians() -> None:
     assert FID(rows(data)).score(range(50), range(50)) == pytest.approx(0, abs=1e-6)
 
 
-@needs_extra
+def test_fid_of_features_that_are_correlated_is_by_the_root_of_a_matrix() -> None:
+    draws = np.random.default_rng(2)
+    one, other = draws.normal(size=(60, 6)) @ draws.normal(size=(6, 6)), draws.normal(size=(50, 6)) + 0.3
+    data = np.concatenate([one, other])
+    first, second = np.cov(one.T), np.cov(other.T)
+    root = linalg.sqrtm(linalg.sqrtm(first) @ second @ linalg.sqrtm(first))
+    expected = np.square(one.mean(0) - other.mean(0)).sum() + np.trace(first + second - 2 * root)
+    assert FID(rows(data)).score(range(60), range(60, 110)) == pytest.approx(float(expected.real), rel=1e-6)
+
+
+def test_kid_of_subsets_is_that_of_the_whole_within_its_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = np.random.default_rng(3).normal(size=(120, 4)) + np.repeat([0.0, 0.8], 60)[:, None]
+    whole = KID(rows(data)).score(range(60), range(60, 120))
+    monkeypatch.setattr(distribution, "SUBSET", 20)
+    assert KID(rows(data)).score(range(60), range(60, 120)) == pytest.approx(whole, rel=0.1)
+
+
 def test_kid_by_the_definition() -> None:
     data = np.concatenate([cloud(0, 12, [0, 1], [1, 2]), cloud(1, 12, [1, 1], [1, 1])])
     x, y = data[:12], data[12:]
@@ -76,7 +92,6 @@ def test_kid_by_the_definition() -> None:
     assert KID(rows(data)).score(range(12), range(12, 24)) == pytest.approx(same - across)
 
 
-@needs_extra
 def test_manifolds_on_a_line() -> None:
     # references at 0..9; the third neighbour is 3 away at the ends, 2 away inside
     # images at 5, 5.1 … : all among the references; the references within reach of them are 5 and 6
@@ -88,8 +103,7 @@ def test_manifolds_on_a_line() -> None:
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_sets_that_are_too_small_or_unlike(kind: type[_Distribution], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distribution, "library", lambda name, metric: None)
+def test_sets_that_are_too_small_or_unlike(kind: type[_Distribution]) -> None:
     data = np.zeros((9, 2))
     with pytest.raises(ConfigError, match=f"{kind.name} needs at least {kind.least} images in each set, found 1 and 9"):
         kind(rows(data))._both([0], range(9))  # type: ignore[arg-type]
@@ -102,8 +116,10 @@ def test_without_the_extra_it_says_what_to_install(kind: type, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "torchvision", None)
     images = [picture(seed) for seed in range(5)]
     given: tuple[Any, Any] = (images[0], images[1]) if kind is LPIPS else (images, images)
-    with pytest.raises(ConfigError, match=rf"{kind.name} needs torchvision.*pip install 't2iprobe\[metrics\]'"):
-        (kind() if kind is LPIPS else kind(lambda images: torch.eye(5))).score(*given)
+    distribution._inception.cache_clear()
+    who = "lpips" if kind is LPIPS else "Inception-v3"
+    with pytest.raises(ConfigError, match=rf"{who} needs torchvision.*pip install 't2iprobe\[metrics\]'"):
+        kind().score(*given)
 
 
 def test_a_torchvision_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +153,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_network")
 def test_weights_that_cannot_be_fetched_are_said() -> None:
     images = [picture(seed) for seed in range(5)]
-    with pytest.raises(ModelError, match=r"fid needs the weights of Inception-v3, .*no route.*T2IPROBE_INCEPTION"):
+    with pytest.raises(ModelError, match=r"Inception-v3 needs its weights, .*no route.*T2IPROBE_INCEPTION"):
         FID().score(images, images)
     with pytest.raises(ModelError, match=r"lpips needs the weights of AlexNet, .*alexnet-owt-7be5be79.pth"):
         LPIPS().prepare()

@@ -2,7 +2,7 @@
 
 Precision is the share of tuned pictures that could be the base model's; recall the share of the base model's pictures
 that the tuned model could still make: it falls when a model forgets. The aggregates ``manifold_precision`` and
-``manifold_recall`` are the same numbers of an Inception network, by a library of an extra; these need nothing else.
+``manifold_recall`` are the same numbers of an Inception network, which an extra has; these need nothing else.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from t2iprobe.core.manifold import covered
 from t2iprobe.core.model import Model
 from t2iprobe.training.feed import steady
 
@@ -27,13 +28,7 @@ def precision_recall(tuned: Tensor, base: Tensor, neighbours: int = NEIGHBOURS) 
     """Of two sets of features, (picture, feature); NaN where a set has no ``neighbours`` + 1 pictures."""
     if min(len(tuned), len(base)) <= neighbours:
         return float("nan"), float("nan")
-    return _covered(tuned, base, neighbours), _covered(base, tuned, neighbours)
-
-
-def _covered(points: Tensor, manifold: Tensor, neighbours: int) -> float:
-    """Share of the points that lie within the distance of a manifold's point to its k-th neighbour."""
-    radius = torch.cdist(manifold, manifold).kthvalue(neighbours + 1, dim=1).values  # the nearest is the point itself
-    return float((torch.cdist(points, manifold) <= radius).any(dim=1).double().mean())
+    return covered(tuned, base, neighbours), covered(base, tuned, neighbours)
 
 
 def latents(model: Model) -> Features:

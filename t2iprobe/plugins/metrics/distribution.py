@@ -1,7 +1,7 @@
-"""Distances between two sets of images: FID, KID, and precision and recall of manifolds, all by torch-fidelity.
+"""Distances between two sets of images: FID, KID, and precision and recall of manifolds.
 
-They compare features of an Inception network (2048 numbers an image), which torch-fidelity downloads, or of CLIP. FID
-of fewer images than features is biased upward: compare sets of one size, or use KID, which has no such bias.
+They compare features of an Inception network (2048 numbers an image), which torch-fidelity has and downloads, or of
+CLIP. FID of fewer images than features is biased upward: compare sets of one size, or use KID, which has no such bias.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from t2iprobe.core.errors import ConfigError, ShapeError
+from t2iprobe.core.manifold import covered
 from t2iprobe.core.metric import Direction, Needs
 from t2iprobe.plugins.metrics.clip import image_features
 from t2iprobe.plugins.metrics.extra import downloading, library
@@ -24,16 +26,18 @@ from t2iprobe.plugins.metrics.extra import downloading, library
 #: from images to (images, features)
 Features = Callable[[Sequence[Image.Image]], Tensor]
 VARIABLE = "T2IPROBE_INCEPTION"
+Numbers = NDArray[np.float64]
 SUBSETS, SUBSET = 100, 1000  # of KID, as usual
+SEED = 2020  # of the subsets, as torch-fidelity's
 NEIGHBOURS = 3  # as in Kynkäänniemi et al. 2019
 
 
 @cache
 def _inception(path: str | None) -> Any:
     """Inception-v3 with TensorFlow's weights, which published FIDs are of."""
-    extractor = library("torch_fidelity.feature_extractor_inceptionv3", "fid").FeatureExtractorInceptionV3
+    extractor = library("torch_fidelity.feature_extractor_inceptionv3", "Inception-v3").FeatureExtractorInceptionV3
     put = f"download it once, or set {VARIABLE} to the file"
-    with downloading("the weights of Inception-v3", "fid", put):
+    with downloading("its weights", "Inception-v3", put):
         network = extractor("inception-v3-compat", ["2048"], feature_extractor_weights_path=path)
     return network.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -94,9 +98,12 @@ class FID(_Distribution):
 
     def score(self, found: Sequence[Image.Image], asked: Sequence[Image.Image]) -> float:
         """From 0."""
-        module = library("torch_fidelity.metric_fid", self.name)
-        one, other = map(module.fid_features_to_statistics, self._both(found, asked))
-        return float(module.fid_statistics_to_metric(one, other, verbose=False)[module.KEY_METRIC_FID])
+        one, other = (features.numpy() for features in self._both(found, asked))
+        gap = one.mean(0) - other.mean(0)
+        first, second = (np.atleast_2d(np.cov(features, rowvar=False)) for features in (one, other))
+        # the trace of the square root of a product, by its eigenvalues
+        shared = np.sqrt(np.linalg.eigvals(first @ second).astype(np.complex128)).real.sum()
+        return float(gap @ gap + np.trace(first) + np.trace(second) - 2 * shared)
 
 
 class KID(_Distribution):
@@ -107,10 +114,27 @@ class KID(_Distribution):
 
     def score(self, found: Sequence[Image.Image], asked: Sequence[Image.Image]) -> float:
         """About 0 for sets of one distribution, and below it by chance."""
-        module = library("torch_fidelity.metric_kid", self.name)
-        size = min(len(found), len(asked), SUBSET)
-        options = {"kid_subset_size": size, "kid_subsets": SUBSETS, "verbose": False}
-        return float(module.kid_features_to_metric(*self._both(found, asked), **options)[module.KEY_METRIC_KID_MEAN])
+        one, other = (features.numpy() for features in self._both(found, asked))
+        size = min(len(one), len(other), SUBSET)
+        chance = np.random.RandomState(SEED)
+
+        def subset(features: Numbers) -> Numbers:
+            return features[chance.choice(len(features), size, replace=False)]
+
+        return float(np.mean([_discrepancy(subset(one), subset(other)) for _ in range(SUBSETS)]))
+
+
+def _discrepancy(one: Numbers, other: Numbers) -> float:
+    """The unbiased squared maximum mean discrepancy of two sets of one size, with the kernel (x·y / d + 1)³."""
+    size, width = one.shape
+    within = sum(
+        float(kernel.sum() - kernel.trace()) for kernel in (_cubic(one, one, width), _cubic(other, other, width))
+    )
+    return within / (size * (size - 1)) - 2 * float(_cubic(one, other, width).mean())
+
+
+def _cubic(one: Numbers, other: Numbers, width: int) -> Numbers:
+    return np.asarray((one @ other.T / width + 1) ** 3)
 
 
 class _Manifold(_Distribution):
@@ -118,24 +142,24 @@ class _Manifold(_Distribution):
 
     direction: ClassVar[Direction] = "higher"
     least: ClassVar[int] = NEIGHBOURS + 1
-    key: ClassVar[str]
-
-    def score(self, found: Sequence[Image.Image], asked: Sequence[Image.Image]) -> float:
-        """0..1."""
-        module = library("torch_fidelity.metric_prc", self.name)
-        options = {"prc_neighborhood": NEIGHBOURS, "verbose": False}
-        return float(module.prc_features_to_metric(*self._both(found, asked), **options)[self.key])
 
 
 class ManifoldPrecision(_Manifold):
     """Share of the images that could be references: fidelity."""
 
     name: ClassVar[str] = "manifold_precision"
-    key: ClassVar[str] = "precision"
+
+    def score(self, found: Sequence[Image.Image], asked: Sequence[Image.Image]) -> float:
+        """0..1."""
+        return covered(*self._both(found, asked), NEIGHBOURS)
 
 
 class ManifoldRecall(_Manifold):
     """Share of the references that could be among the images: variety."""
 
     name: ClassVar[str] = "manifold_recall"
-    key: ClassVar[str] = "recall"
+
+    def score(self, found: Sequence[Image.Image], asked: Sequence[Image.Image]) -> float:
+        """0..1."""
+        one, other = self._both(found, asked)
+        return covered(other, one, NEIGHBOURS)

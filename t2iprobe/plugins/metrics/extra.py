@@ -13,8 +13,8 @@ from types import ModuleType
 from t2iprobe.core.errors import ConfigError, ModelError
 
 
-def library(name: str, metric: str) -> ModuleType:
-    """The module ``name``.
+def library(name: str, what: str) -> ModuleType:
+    """The module ``name``, which ``what`` needs.
 
     Raises:
         ConfigError: it, or torchvision below it, is not installed, or torchvision does not fit torch.
@@ -24,18 +24,16 @@ def library(name: str, metric: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         missing = error.name or name
-        raise ConfigError(
-            f"the metric {metric} needs {missing}, which is not installed: pip install 't2iprobe[metrics]'"
-        ) from error
+        raise ConfigError(f"{what} needs {missing}, which is not installed: pip install 't2iprobe[metrics]'") from error
     except (RuntimeError, OSError) as error:
         raise ConfigError(
-            f"the metric {metric} needs a torchvision that fits this torch, and importing it failed: install both from "
+            f"{what} needs a torchvision that fits this torch, and importing it failed: install both from "
             f"one index ({' '.join(str(error).split())[:120]})"
         ) from error
 
 
 @contextmanager
-def downloading(what: str, metric: str, put: str) -> Iterator[None]:
+def downloading(weights: str, what: str, put: str) -> Iterator[None]:
     """Says what to do when weights can be neither found nor downloaded.
 
     Raises:
@@ -44,4 +42,4 @@ def downloading(what: str, metric: str, put: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:  # urllib's errors are
-        raise ModelError(f"the metric {metric} needs {what}, which could not be fetched ({error}): {put}") from error
+        raise ModelError(f"{what} needs {weights}, which could not be fetched ({error}): {put}") from error
