@@ -73,33 +73,35 @@ def equal_calls(
     Args:
         methods: to compare.
         calls: the budget a picture.
-        guidance: scales.
+        guidance: scales, of sampling and inversion.
         inverters: by name.
         schedule: of the model, from the number of steps.
 
     Raises:
         ConfigError: a method cannot do with so few.
     """
-    by_steps: dict[int, list[Arm]] = {}
+    by_steps: dict[tuple[int, float], list[Arm]] = {}
     for arm in methods:
-        by_steps.setdefault(_fitting(arm.build(inverters), arm.label, calls, schedule), []).append(arm)
-    return [Cell(steps, scale, tuple(arms)) for steps, arms in sorted(by_steps.items()) for scale in guidance]
+        for scale in guidance:
+            steps = _fitting(arm.build(inverters), arm.label, calls, scale, schedule)
+            by_steps.setdefault((steps, scale), []).append(arm)
+    return [Cell(*key, tuple(arms)) for key, arms in sorted(by_steps.items())]
 
 
-def _fitting(method: Inverter, label: str, calls: int, schedule: Callable[[int], Schedule]) -> int:
+def _fitting(method: Inverter, label: str, calls: int, scale: float, schedule: Callable[[int], Schedule]) -> int:
     """The largest number of steps within the budget; calls grow with the steps."""
     low, high = 1, calls + 8
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if _calls(method, schedule(middle)) <= calls else (low, middle - 1)
-    if _calls(method, schedule(low)) > calls:
+        low, high = (middle, high) if _calls(method, scale, schedule(middle)) <= calls else (low, middle - 1)
+    if _calls(method, scale, schedule(low)) > calls:
         raise ConfigError(f"{label} makes more than {calls} calls in a single step; allow more")
     return low
 
 
-def _calls(method: Inverter, schedule: Schedule) -> int:
+def _calls(method: Inverter, scale: float, schedule: Schedule) -> int:
     try:
-        return examined(method, schedule).invert
+        return examined(method, schedule, inversion_guidance=scale).invert
     except ConfigError:
         return 1 << 30  # more replaced steps than there are
 

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice, near
-from t2iprobe.plugins.inversion.guidance import Guided, NullGuided
-from t2iprobe.plugins.inversion.inverter import Given, Inverter
+from t2iprobe.plugins.inversion.guidance import NullGuided
+from t2iprobe.plugins.inversion.inverter import Denoiser, Given, Inverter
 from t2iprobe.plugins.inversion.schedule import Schedule
 
 EXACT = 1e-5  # an inverter's own arithmetic, with exact predictions
 ROWS, SIDE = 2, 8
+FAR = 100.0  # off every prediction
 
 
 @dataclass(frozen=True)
@@ -95,16 +96,25 @@ class Examined:
 
     Args:
         error: the largest error of a round trip with exact predictions replayed.
-        invert, sample: model calls a row.
+        invert, sample: model calls a row, at most: a method may stop earlier.
+        own: model calls a row of a sampling that has no inversion to come back along.
+        backward: backward passes a row in both, at most.
     """
 
     error: float
     invert: int
     sample: int
+    own: int
+    backward: int
 
 
-def examined(method: Inverter, schedule: Schedule) -> Examined:
+def examined(method: Inverter, schedule: Schedule, guidance: float = 1.0, inversion_guidance: float = 1.0) -> Examined:
     """Walk a smooth made-up denoiser there and back, in double precision.
+
+    Args:
+        method: to examine.
+        schedule: that is walked.
+        guidance, inversion_guidance: of the calls that are counted; the arithmetic is looked at without.
 
     Raises:
         ConfigError: the method does not work with this kind of prediction, or is wrong although it claims to be right.
@@ -114,13 +124,16 @@ def examined(method: Inverter, schedule: Schedule) -> Examined:
     """
     method.check(schedule)
     noise = torch.randn(ROWS, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    null = torch.zeros(ROWS, 1, 1, 1, dtype=torch.float64)
-    denoiser = NullGuided(_smooth, _smooth, 1.0, None, lambda embedding: _smooth, null)
+    other = noise.flip(0)
     with torch.no_grad():
-        error = method.round_trip(denoiser, schedule, noise, Given(noise=noise.flip(0)))
-        there = method.sample(Guided(_smooth, _smooth), schedule, noise)
-        given = Given(there, noise=noise.flip(0), clean=there.clean)
-        back = method.invert(denoiser, schedule, there.clean, given)
+        error = method.round_trip(_made_up(1.0), schedule, noise, Given(noise=other))
+        there = method.sample(_made_up(1.0), schedule, noise)
+        back = method.invert(
+            _made_up(inversion_guidance), schedule, there.clean, Given(there, noise=other, clean=there.clean)
+        )
+        again = Given(back, noise=other, clean=there.clean, companion=back.companion)
+        found = method.sample(_made_up(guidance), schedule, back.noise, again)
+        own = method.sample(_made_up(guidance), schedule, noise)
     if error > EXACT and not method.inexact:
         raise ConfigError(
             f"{method.name} misses the noise by {error:.1e} on this schedule even with exact predictions; "
@@ -130,7 +143,17 @@ def examined(method: Inverter, schedule: Schedule) -> Examined:
         warnings.warn(
             f"{method.name} misses the noise by {error:.1e} even with exact predictions: {method.inexact}", stacklevel=2
         )
-    return Examined(error, back.nfe, there.nfe)
+    return Examined(error, back.nfe, found.nfe, own.nfe, back.backward + found.backward)
+
+
+def _made_up(scale: float) -> NullGuided:
+    """Guidance whose two sides no embedding brings together, so that an optimisation runs to its end."""
+
+    def with_null(embedding: Tensor) -> Denoiser:
+        return lambda x, timestep: FAR + _smooth(x, timestep) + 0 * embedding
+
+    null = torch.zeros(ROWS, 1, 1, 1, dtype=torch.float64)
+    return NullGuided(_smooth, _smooth, scale, None, with_null, null)
 
 
 def _smooth(x: Tensor, timestep: float) -> Tensor:

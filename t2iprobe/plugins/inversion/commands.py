@@ -268,10 +268,15 @@ def _loaded(choice: ModelChoice, preset: str | None, plugins: Plugins) -> Model:
 
 
 def _print_summary(answer: dict[str, Any]) -> None:
-    names = ("reconstruction", "noise_error", "noise_cosine", "psnr", "ssim", "nfe_invert", "nfe_sample", "seconds")
-    heads = ("|again − image|", "|latent − noise|", "cosine", "PSNR", "SSIM", "calls up", "calls down", "s a row")
-    rows = [[row["method"], *(cell(row.get(name)) for name in names)] for row in answer["methods"]]
-    print_wide(("method", *heads), rows)
+    heads = {
+        "reconstruction": "|again − image|", "noise_error": "|latent − noise|", "noise_cosine": "cosine",
+        "psnr": "PSNR", "ssim": "SSIM", "nfe_invert": "calls up", "nfe_sample": "calls down", "backward": "backward",
+        "seconds": "s a row",
+    }  # fmt: skip
+    if not any(row.get("backward") for row in answer["methods"]):
+        del heads["backward"]
+    rows = [[row["method"], *(cell(row.get(name)) for name in heads)] for row in answer["methods"]]
+    print_wide(("method", *heads.values()), rows)
     spent = answer["spent"]
     peak = parse.size_text(spent.get("peak_bytes", 0))
     answers.print(

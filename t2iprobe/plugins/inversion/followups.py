@@ -13,6 +13,7 @@ from t2iprobe.core.metric import Aggregate
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import counted
 from t2iprobe.plugins.inversion import curves, edit, interpolate, session
+from t2iprobe.plugins.inversion.guidance import sides
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.resample import Judge, Sampler, check_model
 from t2iprobe.plugins.inversion.study import InversionStudy
@@ -157,11 +158,13 @@ def _say_total(
     costs = [one.cost() for one in (inversion, *ablated)]
     settings = sum(one.question.rows for one in ablated)
     pictures = inversion.question.rows + between + edited + settings
-    rows = sum(one.rows for one in costs) + (between + edited) * inversion.question.num_steps
+    resampled = (between + edited) * inversion.question.num_steps * sides(inversion.question.guidance)
+    rows = sum(one.rows for one in costs) + resampled
+    work = sum(one.work for one in costs) + resampled
     notes.print(
         f"plan of all parts: {inversion.question.rows} inverted, {between} interpolated, {edited} edited and "
         f"{settings} ablated, {counted(pictures, 'picture')}; {counted(rows, 'denoiser row')}, "
-        f"about {duration(rows * session.seconds_a_row(inversion))} of denoising, "
+        f"about {duration(work * session.seconds_a_row(inversion))} of denoising, "
         f"{size_text(sum(one.stored for one in costs))} into {path}",
         highlight=False,
     )

@@ -33,10 +33,20 @@ class Guided:
     scale: float = 1.0
     source: Denoiser | None = None
 
+    @property
+    def sides(self) -> int:
+        """Calls of the model for one prediction."""
+        return sides(self.scale)
+
     def __call__(self, x: Tensor, timestep: float, /) -> Tensor:
         """See :class:`Denoiser`."""
         cond = self.cond(x, timestep)
-        return cond if self.scale == 1 else guided(self.uncond(x, timestep), cond, self.scale)
+        return cond if self.sides == 1 else guided(self.uncond(x, timestep), cond, self.scale)
+
+
+def sides(scale: float) -> int:
+    """Calls of the model that one prediction takes: without guidance the unconditional side is not asked."""
+    return 1 if scale == 1 else 2
 
 
 def guided(uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
@@ -127,7 +137,8 @@ class NullText(Inverter):
     authors' notebook the learning rate falls with the step, ``rate (1 - i / (2 steps))`` (theirs is written for 50
     steps: 0.01 (1 - i / 100)), and ends where the mean squared error is below ``tolerance + i 2e-5``.
 
-    Sampling needs ``Given.sampled`` (the *inversion* to come back along) and a :class:`NullGuided` denoiser.
+    Sampling needs ``Given.sampled`` (the *inversion* to come back along) and a :class:`NullGuided` denoiser. A row is
+    optimised by itself, whatever else is in the batch. Without guidance (w = 1) there is nothing to optimise.
 
     Args:
         iterations: most updates a step.
@@ -148,7 +159,7 @@ class NullText(Inverter):
 
     def _sample(self, course: Course, noise: Tensor) -> Walk:
         pivots, denoiser = course.given.sampled, course.denoiser
-        if pivots is None or not isinstance(denoiser, NullGuided) or denoiser.with_null is None:
+        if pivots is None or not isinstance(denoiser, NullGuided) or denoiser.with_null is None or denoiser.scale == 1:
             return _plain_sample(course, noise)
         trail, x, null = Trail(course.schedule.steps, {0: noise}), noise, denoiser.null
         for step in range(course.schedule.steps):
@@ -158,7 +169,7 @@ class NullText(Inverter):
                 output = guided(course.at_denoiser(denoiser.with_null(null), step, x), cond, denoiser.scale)
             trail.outputs[step] = output
             x = trail.states[step + 1] = course.schedule.ahead(step, x, output)
-        return trail.walk(course.nfe)
+        return trail.walk(course.nfe, backward=course.backward)
 
     def _optimised(
         self, course: Course, step: int, x: Tensor, cond: Tensor, null: Tensor | None, pivot: Tensor
@@ -169,13 +180,19 @@ class NullText(Inverter):
             raise ConfigError(f"{self.name} needs an embedding to start from: NullGuided(null=...)")
         null = null.detach().clone().requires_grad_()
         adam = torch.optim.Adam([null], lr=self.rate * (1 - step / (2 * course.schedule.steps)))
+        done = torch.zeros(len(x), dtype=torch.bool, device=null.device)
         for _ in range(self.iterations):
             with torch.enable_grad():
                 output = guided(course.at_denoiser(denoiser.with_null(null), step, x), cond.detach(), denoiser.scale)
-                loss = (course.schedule.ahead(step, x, output) - pivot).square().mean()
-                (null.grad,) = torch.autograd.grad(loss, [null])
+                losses = (course.schedule.ahead(step, x, output) - pivot).square().flatten(1).mean(1)
+                (null.grad,) = torch.autograd.grad(losses.sum(), [null])
+            course.backward += 1
+            before = null.detach().clone()
             adam.step()
-            if float(loss.detach()) < self.tolerance + step * 2e-5:
+            with torch.no_grad():
+                null[done] = before[done]
+            done |= losses.detach() < self.tolerance + step * 2e-5
+            if bool(done.all()):
                 break
         return null.detach()
 
@@ -215,8 +232,8 @@ def model_denoiser(
         told: gets the rows of every call of the model.
     """
     with torch.no_grad():
-        sides = (prompts, negative or [""] * len(prompts))
-        read = [model.adapter.encode_prompts(model.pipeline, texts) for texts in sides]
+        both = (prompts, negative or [""] * len(prompts))
+        read = [model.adapter.encode_prompts(model.pipeline, texts) for texts in both]
     cond, uncond = (ModelDenoiser(model, conditioning, told) for conditioning in read)
     return NullGuided(cond, uncond, guidance, None, uncond.with_tokens, uncond.conditioning.tokens)
 

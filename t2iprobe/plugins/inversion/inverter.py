@@ -20,7 +20,7 @@ from t2iprobe.plugins.inversion.schedule import Schedule
 
 
 class Denoiser(Protocol):
-    """A model as a function, guidance included."""
+    """A model as a function, guidance included; one that calls it several times says so by an attribute ``sides``."""
 
     def __call__(self, x: Tensor, timestep: float, /) -> Tensor:
         """The prediction at a state (row, ...) and a timestep of the scheduler, in the dtype of the state."""
@@ -37,14 +37,16 @@ class Walk:
         states: (step + 1, row, ...).
         outputs: (step, row, ...), the prediction that each step used; NaN where a step used none. For methods with
             several model calls a step it is the one that moved the state.
-        nfe: rows of model calls for each row, guidance not counted.
+        nfe: calls of the model for each row; both sides of guidance count.
         companion: the second state where the walk ended, of methods that carry a pair.
+        backward: how many of the calls were differentiated, each of which is a backward pass as well.
     """
 
     states: Tensor
     outputs: Tensor
     nfe: int
     companion: Tensor | None = None
+    backward: int = 0
 
     @property
     def noise(self) -> Tensor:
@@ -84,22 +86,25 @@ class Course:
     schedule: Schedule
     given: Given
     nfe: int = 0
+    backward: int = 0
     #: what a method carries from one step to the next
     kept: Tensor | None = None
 
     def ask(self, x: Tensor, timestep: float) -> Tensor:
-        """One model call."""
-        self.nfe += 1
-        return self.denoiser(x, timestep)
+        """One prediction."""
+        return self._called(self.denoiser, x, timestep)
 
     def at(self, step: int, x: Tensor) -> Tensor:
-        """One model call at a level of the schedule."""
+        """One prediction at a level of the schedule."""
         return self.ask(x, self.schedule.timesteps[step])
 
     def at_denoiser(self, denoiser: Denoiser, step: int, x: Tensor) -> Tensor:
         """One call of one side of guidance at a level of the schedule."""
-        self.nfe += 1
-        return denoiser(x, self.schedule.timesteps[step])
+        return self._called(denoiser, x, self.schedule.timesteps[step])
+
+    def _called(self, denoiser: Denoiser, x: Tensor, timestep: float) -> Tensor:
+        self.nfe += getattr(denoiser, "sides", 1)
+        return denoiser(x, timestep)
 
 
 @dataclass
@@ -110,7 +115,7 @@ class Trail:
     states: dict[int, Tensor] = field(default_factory=dict)
     outputs: dict[int, Tensor] = field(default_factory=dict)
 
-    def walk(self, nfe: int, companion: Tensor | None = None) -> Walk:
+    def walk(self, nfe: int, companion: Tensor | None = None, backward: int = 0) -> Walk:
         """The finished walk.
 
         Raises:
@@ -122,7 +127,7 @@ class Trail:
             raise NonFiniteError(f"NaN or infinity at level {bad[0]} of {self.steps}, 0 being the noise")
         none = torch.full_like(states[0], torch.nan)
         outputs = [self.outputs.get(index, none) for index in range(self.steps)]
-        return Walk(states, torch.stack(outputs), nfe, companion)
+        return Walk(states, torch.stack(outputs), nfe, companion, backward)
 
 
 class Inverter(ABC):

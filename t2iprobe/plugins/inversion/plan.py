@@ -40,7 +40,8 @@ def published(asked: Asked, name: str, plugins: Plugins) -> Found:
     arms = tuple(map(parse_arm, asked.methods))
     question = _question(asked, arms)
     schedule = schedule_for(preset, question.num_steps)
-    calls = {arm.label: examined(arm.build(plugins.inverters()), schedule) for arm in arms}
+    scales = question.guidance, question.inversion_guidance
+    calls = {arm.label: examined(arm.build(plugins.inverters()), schedule, *scales) for arm in arms}
     family = family_named(preset.family, plugins)
     parameters = count_parameters(family.full_size())
     facts = {"preset": name, "model": preset.model, "parameters": parameters, "note": preset.note}
@@ -54,7 +55,7 @@ def planned(asked: Asked, plugins: Plugins) -> Found:
     study = session.study_of(asked, question, model, plugins)
     parameters = count_parameters(model.denoiser)
     shape = state_shape(model, question.generation)
-    seconds = study.cost().rows * session.seconds_a_row(study)
+    seconds = study.cost().work * session.seconds_a_row(study)
     return {"model": model.ref, "parameters": parameters} | _record(
         question, study.schedule, study.examined, shape, seconds
     )

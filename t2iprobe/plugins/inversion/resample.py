@@ -14,7 +14,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.study import provenance
 from t2iprobe.core.study.bench import usual_batch
-from t2iprobe.plugins.inversion.guidance import Plain, model_denoiser
+from t2iprobe.plugins.inversion.guidance import Plain, model_denoiser, sides
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.models import Pixels, decoded, used_schedule
 from t2iprobe.plugins.inversion.walkstore import Array
@@ -71,7 +71,7 @@ class Sampler:
     @property
     def calls(self) -> int:
         """Denoiser rows that a picture takes."""
-        return self.run.steps * (1 if self.scale == 1 else 2)
+        return self.run.steps * sides(self.scale)
 
 
 def check_model(model: Model, run: Inverted) -> None:

@@ -34,7 +34,9 @@ def reconstruction(found: Found) -> Table:
     ]  # fmt: skip
     rows: list[list[Cell]] = []
     for row in (first, *others):
-        calls = int(row["nfe_invert"][0] + row["nfe_sample"][0])
+        calls: Cell = int(row["nfe_invert"][0] + row["nfe_sample"][0])
+        if row["backward"][0]:
+            calls = f"{calls}, {int(row['backward'][0])} of them backward too"
         *scores, ssim = (row.get(name) for name in ("reconstruction", "noise_error", "noise_cosine", "psnr", "ssim"))
         gap = [between(row["beside_first"]["psnr"], 2)] if beside else []
         means = (*map(_mean, scores), *gap, _mean(ssim))

@@ -25,7 +25,7 @@ from t2iprobe.core.textfile import read_entries
 from t2iprobe.plugins.inversion import plots, sections, sweep_sections
 from t2iprobe.plugins.inversion.analyze import Options, analyze, plain_mask
 from t2iprobe.plugins.inversion.arms import parse_arm
-from t2iprobe.plugins.inversion.guidance import model_denoiser
+from t2iprobe.plugins.inversion.guidance import model_denoiser, sides
 from t2iprobe.plugins.inversion.imageonly import ImageOnly, family_of
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.models import state_shape
@@ -231,7 +231,7 @@ def run_study(asked: Asked, study: InversionStudy, path: Path, what: str = "inve
 
 def announce(asked: Asked, study: InversionStudy, path: Path, cost: Cost) -> None:
     """The plan in one line; refuses what is long or large without ``--yes``."""
-    seconds = cost.rows * seconds_a_row(study)
+    seconds = cost.work * seconds_a_row(study)
     labels = ", ".join(arm.label for arm in study.question.arms)
     notes.print(
         f"plan: {counted(study.question.rows, 'picture')}, {counted(study.question.num_steps, 'step')}, {labels}: "
@@ -378,7 +378,7 @@ def folder_run(path: Path, settings: Mapping[str, Any], facts: Mapping[str, Any]
 def sampling(pictures: int, run: Inverted, guidance: float | None) -> Iterator[Callable[[int], None]]:
     """A bar over pictures that are sampled from states of a run; gives what is told of every call."""
     scale = run.settings["guidance"] if guidance is None else guidance
-    calls = run.steps * (1 if scale == 1 else 2)
+    calls = run.steps * sides(scale)
     notes.print(
         f"plan: {counted(pictures, 'picture')} of {counted(run.steps, 'step')}, "
         f"{counted(pictures * calls, 'denoiser row')}",

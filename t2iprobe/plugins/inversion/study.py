@@ -28,6 +28,7 @@ from t2iprobe.core.model import Model
 from t2iprobe.core.study import provenance
 from t2iprobe.core.study.bench import Stop, usual_batch
 from t2iprobe.plugins.inversion.arms import Arm, Examined, examined
+from t2iprobe.plugins.inversion.guidance import sides
 from t2iprobe.plugins.inversion.inverter import Inverter
 from t2iprobe.plugins.inversion.models import state_shape, used_schedule
 from t2iprobe.plugins.inversion.sources import Source
@@ -104,12 +105,19 @@ class Cost:
     """What a study will take.
 
     Args:
-        rows: through the denoiser, guidance included.
+        rows: through the denoiser, guidance included; at most, where a method may stop earlier.
         stored: bytes, unpacked.
+        backward: rows of them that go backward as well.
     """
 
     rows: int
     stored: int
+    backward: int = 0
+
+    @property
+    def work(self) -> int:
+        """In rows that go forward: the way back takes about as long as two of them."""
+        return self.rows + 2 * self.backward
 
 
 def cost_of(question: Question, examined: Mapping[str, Examined], shape: Sequence[int]) -> Cost:
@@ -120,13 +128,15 @@ def cost_of(question: Question, examined: Mapping[str, Examined], shape: Sequenc
         examined: each method by its label.
         shape: (channel, y, x) of what is denoised.
     """
-    up, down = (2 if scale != 1 else 1 for scale in (question.inversion_guidance, question.guidance))
-    each = sum(one.invert * up + one.sample * down for one in examined.values())
-    each += question.num_steps * down if question.sampled else 0
+    each = sum(one.invert + one.sample for one in examined.values())
+    if question.sampled:
+        own = next(iter(examined.values())).own
+        each += own if question.sampler == "own" else question.num_steps * sides(question.guidance)
+    backward = sum(one.backward for one in examined.values())
     arrays = 2 + 3 * len(question.arms)
     if question.trajectory:
         arrays += 2 * question.num_steps * (len(question.arms) + question.sampled)
-    return Cost(each * question.rows, 4 * math.prod(shape) * arrays * question.rows)
+    return Cost(each * question.rows, 4 * math.prod(shape) * arrays * question.rows, backward * question.rows)
 
 
 @dataclass
@@ -177,7 +187,8 @@ class InversionStudy:
     @cached_property
     def examined(self) -> dict[str, Examined]:
         """Each method's round trip on this schedule; see :func:`~t2iprobe.plugins.inversion.arms.examined`."""
-        return {label: examined(method, self.schedule) for label, method in self.methods.items()}
+        scales = self.question.guidance, self.question.inversion_guidance
+        return {label: examined(method, self.schedule, *scales) for label, method in self.methods.items()}
 
     @property
     def batch(self) -> int:

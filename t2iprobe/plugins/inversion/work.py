@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from t2iprobe.core.study.bench import Stop
 from t2iprobe.core.study.memory import StudyMemory
 from t2iprobe.core.sweep import Measured
 from t2iprobe.core.trials import Trial
-from t2iprobe.plugins.inversion.guidance import NullGuided, Plain, model_denoiser
+from t2iprobe.plugins.inversion.guidance import NullGuided, Plain, model_denoiser, sides
 from t2iprobe.plugins.inversion.inverter import Given, Walk, fresh_noise
 from t2iprobe.plugins.inversion.models import Pixels, decoded, encoded, state_shape
 from t2iprobe.plugins.inversion.walkstore import ALL, CLEAN, ENDS, SAMPLE, WalkStore, WalkWriter, phase
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 OTHER_NOISE = 1_000_003  # between a row's own noise and the fresh one that forward diffusion takes
 SOURCE = "source"
 #: the first one commits a row: it is always a number
-SCORES = ("reconstruction", "noise_error", "noise_cosine", "nfe_invert", "nfe_sample", "seconds")
+SCORES = ("reconstruction", "noise_error", "noise_cosine", "nfe_invert", "nfe_sample", "backward", "seconds")
 
 Tell = Callable[[int], None]
 
@@ -97,8 +98,11 @@ class Work:
     def _sample_calls(self) -> float:
         """Model calls a row that the pictures took."""
         question = self.question
-        own = next(iter(self.study.examined.values())).sample if question.sampler == "own" else question.num_steps
-        return float(own if question.sampled else 0)
+        if not question.sampled:
+            return 0.0
+        if question.sampler == "own":
+            return float(next(iter(self.study.examined.values())).own)
+        return float(question.num_steps * sides(question.guidance))
 
     def _sample_entries(self) -> tuple[str, ...]:
         return self.entries if self.question.sampled else ENDS
@@ -181,6 +185,7 @@ class Work:
         rows = [{"reconstruction": float(value)} for value in missed]
         for number, row in enumerate(rows):
             row |= {"nfe_invert": float(found.nfe), "nfe_sample": float(again.nfe)}
+            row["backward"] = float(found.backward + again.backward)
             if self.question.sampled:
                 row |= {"noise_error": float(off[number]), "noise_cosine": float(alike[number])}
         return rows
@@ -221,6 +226,7 @@ def joined(walks: Sequence[Walk]) -> Walk:
         torch.cat([walk.outputs for walk in walks], 1),
         max(walk.nfe for walk in walks),
         torch.cat(companions) if companions else None,
+        max(walk.backward for walk in walks),
     )
 
 
@@ -228,8 +234,8 @@ def _part(walk: Walk | None, rows: list[int]) -> Walk | None:
     if walk is None:
         return None
     companion = None if walk.companion is None else walk.companion[rows]
-    return Walk(walk.states[:, rows], walk.outputs[:, rows], walk.nfe, companion)
+    return replace(walk, states=walk.states[:, rows], outputs=walk.outputs[:, rows], companion=companion)
 
 
 def _to(walk: Walk, device: torch.device) -> Walk:
-    return Walk(walk.states.to(device), walk.outputs.to(device), walk.nfe, walk.companion)
+    return replace(walk, states=walk.states.to(device), outputs=walk.outputs.to(device))
