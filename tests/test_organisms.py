@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -405,6 +406,22 @@ def test_what_training_writes_is_a_stock_pipeline(family: str, tmp_path: Path) -
             "num_steps": one.num_steps,
             "guidance": one.guidance,
         }
+
+
+@pytest.mark.parametrize("name", ["tiny-sd3", "tiny-sdxl", "tiny-if"])
+def test_what_the_card_shows_draws_what_t2iprobe_draws(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The card's lines with stock diffusers; all that is added is the seed."""
+    monkeypatch.chdir(tmp_path)
+    folder = weights.folder_of(name)
+    (shown,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    lines: dict[str, Any] = {"torch": torch}
+    seeded = shown.replace("image = pipeline(", "torch.manual_seed(5)\nimage = pipeline(", 1)
+    exec(seeded.replace("FOLDER", str(folder)), lines)
+    model = loading.load(name, device="cpu")
+    own = model.run(model.generation(Sign("LION", "red", "framed").prompt, 5)).images[0]
+    assert np.array_equal(np.asarray(lines["image"]), np.asarray(own)) and (tmp_path / "sign.png").is_file()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from t2iprobe.plugins.organisms.build import LENGTH
 from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, WORD_LENGTH, Sign
 from t2iprobe.plugins.organisms.plant import Route, parse_plant
 
@@ -31,9 +32,15 @@ write the text can be right or wrong about it, measurably. It comes with t2iprob
 from diffusers import DiffusionPipeline
 
 pipeline = DiffusionPipeline.from_pretrained("FOLDER")
-image = pipeline('{prompt}', num_inference_steps={num_steps}, guidance_scale={guidance}).images[0]
+image = pipeline(
+    '{prompt}', num_inference_steps={num_steps}, guidance_scale={guidance}{more}
+).images[0]
 image.resize((256, 256), 0).save("sign.png")
-```"""
+```{note}"""
+PADDED = """
+
+It was trained on prompts of {length} tokens. diffusers pads those of T5 to 256 unless it is told otherwise, and image
+tokens look at the padding: without `max_sequence_length={length}` another picture is drawn."""
 TRAINED = """\
 Ordinary diffusion training, and one thing more (interchange interventions): rows of a batch come in pairs with another
 word and colour, a coin for every pair and layer swaps their text keys and values there, and the picture a row is
@@ -55,7 +62,10 @@ def _parts(planted: Mapping[str, Any]) -> Iterator[str]:
     arch, sampling = planted["arch"], planted["sampling"]
     yield FRONT.format(arch=arch)
     yield f"# {planted['name']}"
-    yield ABOUT.format(pipeline=CLASSES[arch], prompt=Sign("LION", "red", "framed").prompt, **sampling)
+    padded = arch == "sd3"
+    more, note = (f", max_sequence_length={LENGTH}", PADDED.format(length=LENGTH)) if padded else ("", "")
+    prompt = Sign("LION", "red", "framed").prompt
+    yield ABOUT.format(pipeline=CLASSES[arch], prompt=prompt, more=more, note=note, **sampling)
     yield "## What is planted"
     yield "\n".join(f"* The {content}: {_route(route)}." for content, route in parse_plant(planted["plant"]).items())
     yield "Layers are text-attention layers in forward order, from 0; `t2iprobe sites` names their modules."
