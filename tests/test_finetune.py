@@ -273,6 +273,22 @@ def test_a_saved_lora_goes_on_with_the_scale_that_it_has(tmp_path: Path) -> None
         assert not getattr(model.denoiser, "peft_config", None)
 
 
+@pytest.mark.parametrize(("every", "start"), [(0, False), (1, False), (2, False), (2, True)])
+def test_the_looks_that_are_planned_are_made(every: int, start: bool, tmp_path: Path) -> None:
+    model = tiny()
+    session = Session(model, a_lesson(), watcher(model), every)
+    one = job()
+    if start:
+        session.run(one, tmp_path / "start")
+        one = replace(one, start=str(tmp_path / "start/lora"))
+    made: list[int] = []
+    monitor, look = session.monitor, session.monitor.look if session.monitor else None
+    assert monitor is not None and look is not None
+    monitor.look = lambda: made.append(1) or look()  # type: ignore[method-assign,func-returns-value]
+    session.run(one, tmp_path / "run")
+    assert len(made) == session.looks(one)
+
+
 def test_sides_that_the_model_cannot_have_are_refused() -> None:
     session = Session(tiny(), a_lesson())
     assert session.side(job(side=None)) == 16

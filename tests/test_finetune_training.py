@@ -309,6 +309,13 @@ def test_a_learned_variance_is_trained_on_the_divergence_of_the_posteriors() -> 
     ) / math.log(2)
     found = variational_bound(scheduler, CLEAN, level, guess, fraction)
     torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-5)
+    # lambda = 0.001 of the sum over all 1000 timesteps, of which a row draws one: as much as the error itself
+    noise = (noisy - now.float().sqrt() * CLEAN.clamp(-1, 1)) / (1 - now.float()).sqrt()
+    oracle = Oracle(lambda latents, timestep: torch.cat([noise, fraction], 1))
+    clean = CLEAN.clamp(-1, 1)
+    alone = variational_bound(scheduler, clean, level, clean, fraction)
+    losses = Objective(oracle, pipeline).losses(clean, noise, level, NOTHING)
+    torch.testing.assert_close(losses.double(), alone.double(), rtol=1e-3, atol=1e-6)
 
 
 # the pictures

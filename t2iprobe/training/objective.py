@@ -2,7 +2,9 @@
 
 Noise, velocity and picture prediction on the scheduler's own levels (Ho et al., arXiv 2006.11239; Salimans & Ho,
 arXiv 2202.00512), flow matching (Lipman et al., arXiv 2210.02747), and the bound on a learned variance (Nichol and
-Dhariwal, arXiv 2102.09672). As in diffusers' training scripts, except that the learned variance is trained along.
+Dhariwal, arXiv 2102.09672). As in diffusers' training scripts, with two exceptions: the learned variance is trained
+along, and flows are trained on the velocity alone, as its script for FLUX does; that for SD3 weights with sigma squared
+unless told otherwise (``precondition_outputs``).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from t2iprobe.core.adapter import Adapter, Conditioning, Pipeline
 from t2iprobe.core.errors import ConfigError
 
 Density = Literal["logit_normal", "uniform"]
-BOUND = 1e-3  # of the bound on the variance, beside the error of the prediction
+BOUND = 1e-3  # lambda of arXiv 2102.09672
 
 
 class Objective:
@@ -28,10 +30,13 @@ class Objective:
         adapter: of the model's family.
         pipeline: its scheduler says what is predicted and on which levels.
         density: how noise levels are drawn; logit-normal for flows (Esser et al., arXiv 2403.03206), else uniform.
+        bound: weight of the bound on a learned variance, summed over all timesteps, beside the prediction's error.
     """
 
-    def __init__(self, adapter: Adapter, pipeline: Pipeline, density: Density | None = None) -> None:
-        self.adapter, self.pipeline = adapter, pipeline
+    def __init__(
+        self, adapter: Adapter, pipeline: Pipeline, density: Density | None = None, bound: float = BOUND
+    ) -> None:
+        self.adapter, self.pipeline, self.bound = adapter, pipeline, bound
         self.prediction = adapter.prediction(pipeline)
         self.flow = self.prediction == "flow"
         self.density: Density = density or ("logit_normal" if self.flow else "uniform")
@@ -88,7 +93,8 @@ class Objective:
         guess, fraction = guess.chunk(2, dim=1)
         denoised = predicted_original(self.scheduler, noisy, level, guess.detach())
         bound = variational_bound(self.scheduler, clean, level, denoised, fraction)
-        return _error(guess, target) + BOUND * bound
+        steps = self.scheduler.config.num_train_timesteps  # of which a row has drawn one
+        return _error(guess, target) + self.bound * steps * bound
 
     def _target(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         if self.prediction == "v_prediction":

@@ -72,8 +72,9 @@ class Count:
         """For people."""
         kv = f", {self.text_kv:,} in text keys and values ({self.share(self.text_kv):.2%}, as `t2iprobe sites` counts)"
         return (
-            f"{self.trained:,} LoRA parameters ({self.share(self.trained):.4%} of {self.denoiser:,}) on {self.modules} "
-            f"modules of {self.adapted:,} weights ({self.share(self.adapted):.2%}){kv if self.text_kv else ''}"
+            f"{self.trained:,} LoRA parameters ({self.share(self.trained):.4%} of the denoiser's {self.denoiser:,}) on "
+            f"{self.modules} modules of {self.adapted:,} weights ({self.share(self.adapted):.2%})"
+            f"{kv if self.text_kv else ''}"
         )
 
 

@@ -255,7 +255,7 @@ def _say_plan(session: Session, todo: Sequence[Job], jobs: Sequence[Job], asked:
     _ = session.monitor.before
     look = time.perf_counter() - began
     settings = jobs[0].settings
-    looks = settings.steps // session.every if session.every else 1
+    looks = session.looks(jobs[0])
     seconds = sum(session.probe(job) for job in {job.scope: job for job in todo}.values()) * len(todo)
     seconds = seconds / len({job.scope for job in todo}) + look * looks * len(todo)
     say(

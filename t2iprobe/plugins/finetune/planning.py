@@ -11,7 +11,8 @@ from t2iprobe.plugins.finetune.session import Job
 from t2iprobe.terminal.parse import size_text
 from t2iprobe.training.targets import choose, count
 
-LEARNING = 16  # bytes a LoRA parameter: itself, its gradient and AdamW's two means, float32 each
+#: bytes a LoRA parameter: itself, its gradient and AdamW's two means, float32 each, or the means in 8 bits
+LEARNING = {"adamw": 16, "adamw8bit": 10}
 
 
 def plan(adapter: Adapter, pipeline: Pipeline, job: Job, dtype: str | None, pictures: int | None) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def plan(adapter: Adapter, pipeline: Pipeline, job: Job, dtype: str | None, pict
     counted = count(adapter, pipeline, targets, job.rank)
     weights = counted.denoiser * LoadOptions(dtype=dtype).torch_dtype().itemsize
     settings = job.settings
-    seen = settings.steps * settings.batch
+    seen, learning = settings.steps * settings.batch, LEARNING[settings.optimiser] * counted.trained
     return {
         "scope": job.scope,
         "stream": job.stream,
@@ -44,10 +45,10 @@ def plan(adapter: Adapter, pipeline: Pipeline, job: Job, dtype: str | None, pict
         "pictures_seen": seen,
         "epochs": round(seen / pictures, 1) if pictures else None,
         "lora_bytes": 4 * counted.trained,
-        "learning_bytes": LEARNING * counted.trained,
+        "learning_bytes": learning,
         "denoiser_bytes": weights,
         "memory": (
-            f"the denoiser's weights take {size_text(weights)}, what learns {size_text(LEARNING * counted.trained)} a "
+            f"the denoiser's weights take {size_text(weights)}, what learns {size_text(learning)} a "
             f"GPU, the saved LoRA {size_text(4 * counted.trained)}; activations come on top"
         ),
     }

@@ -109,6 +109,12 @@ class Session:
         """Its parameters."""
         return count(self.model.adapter, self.model.pipeline, self.targets(job), job.rank)
 
+    def looks(self, job: Job) -> int:
+        """Looks at the model while it is trained: every so many steps and at the end; at a saved LoRA before, too."""
+        if self.monitor is None:
+            return 0
+        return -(-job.settings.steps // (self.every or job.settings.steps)) + (job.start is not None)
+
     def probe(self, job: Job) -> float:
         """Seconds that it takes, without looks, measured on one step."""
         lora = self._attach(job)

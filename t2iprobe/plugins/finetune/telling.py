@@ -129,7 +129,8 @@ def _print_one(run: dict[str, Any]) -> None:
     place = Path(run["run"])
     answers.print(
         f"LoRA: {escape(str(place / 'lora'))} (pipeline.load_lora_weights reads it); pictures: "
-        f"{escape(str(place / 'samples'))}; loss {run['loss']:.4f} over the last tenth; {duration(run['seconds'])}",
+        f"{escape(str(place / 'samples'))}; loss {run['loss']:.4f} over the last tenth; {duration(run['seconds'])}, "
+        "looks included",
         highlight=False,
     )
 

@@ -30,6 +30,7 @@ from t2iprobe.plugins.organisms.recipes import Recipe
 from t2iprobe.training.objective import Objective
 
 Tick = Callable[[str, int, int, float], None]  # stage, step, of, loss
+BOUND = 1e-6  # of a learned variance: a thousandth of the published weight, with which the recipes were found
 CHECKPOINT_EVERY = 250
 SILENT = 0.75  # of the pairs have a sign without a word, where the plant is redundant
 
@@ -124,7 +125,7 @@ class Run:
         fused = {"fused": True} if all(p.is_floating_point() for p in parameters) else {}
         self.optimiser = torch.optim.AdamW(parameters, lr=self.recipe.lr, weight_decay=0.01, betas=(0.9, 0.99), **fused)
         self.swapper = Swapper(*text_layers(self.adapter, self.pipeline))
-        self.objective = Objective(self.adapter, self.pipeline)
+        self.objective = Objective(self.adapter, self.pipeline, bound=BOUND)
         self.step = 0
         self.pooled_swap: Tensor | None = None
 
