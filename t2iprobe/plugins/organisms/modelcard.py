@@ -32,11 +32,10 @@ write the text can be right or wrong about it, measurably. It comes with t2iprob
 from diffusers import DiffusionPipeline
 
 pipeline = DiffusionPipeline.from_pretrained("FOLDER")
-image = pipeline(
-    '{prompt}', num_inference_steps={num_steps}, guidance_scale={guidance}{more}
-).images[0]
+image = pipeline({call}).images[0]
 image.resize((256, 256), 0).save("sign.png")
 ```{note}"""
+CALL = "'{prompt}', num_inference_steps={num_steps}, guidance_scale={guidance}"
 PADDED = """
 
 It was trained on prompts of {length} tokens. diffusers pads those of T5 to 256 unless it is told otherwise, and image
@@ -62,10 +61,11 @@ def _parts(planted: Mapping[str, Any]) -> Iterator[str]:
     arch, sampling = planted["arch"], planted["sampling"]
     yield FRONT.format(arch=arch)
     yield f"# {planted['name']}"
-    padded = arch == "sd3"
-    more, note = (f", max_sequence_length={LENGTH}", PADDED.format(length=LENGTH)) if padded else ("", "")
-    prompt = Sign("LION", "red", "framed").prompt
-    yield ABOUT.format(pipeline=CLASSES[arch], prompt=prompt, more=more, note=note, **sampling)
+    call = CALL.format(prompt=Sign("LION", "red", "framed").prompt, **sampling)
+    if arch == "sd3":
+        call = f"\n    {call}, max_sequence_length={LENGTH}\n"
+    note = PADDED.format(length=LENGTH) if arch == "sd3" else ""
+    yield ABOUT.format(pipeline=CLASSES[arch], call=call, note=note)
     yield "## What is planted"
     yield "\n".join(f"* The {content}: {_route(route)}." for content, route in parse_plant(planted["plant"]).items())
     yield "Layers are text-attention layers in forward order, from 0; `t2iprobe sites` names their modules."
