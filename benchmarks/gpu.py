@@ -15,6 +15,7 @@ Results are written as JSON and Markdown after every measurement, so a run that 
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import json
 import tempfile
@@ -32,6 +33,9 @@ import torch
 import transformers
 from PIL.Image import Image
 
+from t2iprobe.architectures.flux import Flux
+from t2iprobe.architectures.sd import SD
+from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.core.adapter import Adapter
 from t2iprobe.core.interventions import patch
 from t2iprobe.core.model import Model, Run
@@ -39,6 +43,12 @@ from t2iprobe.core.store import capture
 
 SOURCE, TARGET = 'a red framed sign that says "OPEN"', 'a red framed sign that says "SHUT"'
 BATCHES = (1, 2, 4, 8, 16)
+SAMPLERS: tuple[tuple[type[Adapter], type[Any], dict[str, Any]], ...] = (
+    (SD, diffusers.EulerAncestralDiscreteScheduler, {}),
+    (SD, diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+    (SD3, diffusers.FlowMatchLCMScheduler, {}),
+    (Flux, diffusers.FlowMatchEulerDiscreteScheduler, {"stochastic_sampling": True}),
+)
 SMALL_CARD = 24 << 30  # bytes that an out-of-memory run may take, beside what the weights take beyond it
 
 
@@ -102,7 +112,10 @@ def main() -> None:
     for name in asked.models.split(","):
         one_model(bench, name, asked.tiny)
     for adapter in dict.fromkeys(model.adapter for model in full_size.MODELS.values()):
-        bench.measure("precision", adapter.name, lambda adapter=adapter: precision(adapter, bench.device))
+        bench.measure("precision", adapter.name, functools.partial(precision, adapter, bench.device))
+    for adapter, scheduler, changes in SAMPLERS:
+        name = f"{adapter.name}, {scheduler.__name__}"
+        bench.measure("noise", name, functools.partial(noise, adapter, scheduler, bench.device, **changes))
     print((bench.out / "gpu.md").read_text())
 
 
@@ -252,14 +265,14 @@ def out_of_memory(model: Model, settings: dict[str, Any], rows: int = 32) -> dic
     return {
         "allowed GB": allowed / 1e9,
         "seconds": spent[0],
-        "rows": run.denoiser_rows,
-        "rows without": rows * model.evaluations(2) * model.guided(settings["guidance"]),
+        "rows, failed attempts included": run.denoiser_rows,
+        "rows without": rows * model.evaluations(2) * model.guided(settings),
         "pictures": len(run.images),
     }
 
 
 def _rows_wasted(run: Run, rows: int, model: Model, settings: dict[str, Any]) -> bool:
-    return run.denoiser_rows > rows * model.evaluations(settings["num_steps"]) * model.guided(settings["guidance"])
+    return run.denoiser_rows > rows * model.evaluations(settings["num_steps"]) * model.guided(settings)
 
 
 def precision(adapter: type[Adapter], device: str) -> dict[str, Any]:
@@ -269,6 +282,19 @@ def precision(adapter: type[Adapter], device: str) -> dict[str, Any]:
         "cpu float32": _difference(_tiny(adapter, "cpu", torch.float32), reference),
         "float16": _difference(_tiny(adapter, device, torch.float16), reference),
         "bfloat16": _difference(_tiny(adapter, device, torch.bfloat16), reference),
+    }
+
+
+def noise(adapter: type[Adapter], scheduler: type[Any], device: str, **changes: Any) -> dict[str, Any]:
+    """A sampler that draws noise: how far rows of equal seeds, and two equal runs, lie apart; of 255."""
+    model = Model(adapter.tiny().to(device), adapter())
+    model.pipeline.scheduler = scheduler.from_config(model.pipeline.scheduler.config, **changes)
+    generation = model.generation([SOURCE] * 3, [3, 3, 4], num_steps=4)
+    first, again = model.run(generation).images, model.run(generation).images
+    return {
+        "equal seeds": _difference(first[:1], first[1:2]),
+        "equal runs": _difference(first, again),
+        "other seed": _difference(first[:1], first[2:]),
     }
 
 
