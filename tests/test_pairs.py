@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2iprobe.core.concepts import Concept, colour, colours_in, differing
+from t2iprobe.core.concepts import Concept, colour, colours_in, differing, quoted
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pairs import Pair, derange, pair_from_prompts, pairs_from_csv
-from t2iprobe.core.quotes import FAMILY, quoted, read_quotes
+from t2iprobe.core.quotes import FAMILY, read_quotes
 from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, LETTERS, WORD_LENGTH
 from t2iprobe.plugins.organisms.prompts import WORDS as SIGN_WORDS
 from t2iprobe.plugins.organisms.prompts import Signs

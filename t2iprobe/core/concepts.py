@@ -37,6 +37,15 @@ class Concept:
     words: Callable[[str, str], tuple[str, str]]
 
 
+def quoted(prompt: str) -> str:
+    """The text in the last quotes of ``prompt``, without the blanks around it.
+
+    Raises:
+        ConfigError: there are no quotes, nothing between them, or a mark has no partner.
+    """
+    return texts_in_quotes(prompt)[-1]
+
+
 def _quoted_words(source: str, target: str) -> tuple[str, str]:
     """The quoted text that is not the same in both prompts; the last one where each has only one, or all are equal."""
     ours, theirs = texts_in_quotes(source), texts_in_quotes(target)

@@ -1,4 +1,4 @@
-"""What a prompt puts in quotes: :func:`quoted`, and :func:`read_quotes` for who has to know how sure that is.
+"""What a prompt puts in quotes: :func:`texts_in_quotes`, and :func:`read_quotes` for who has to know how sure it is.
 
 Marks that are read as quotes, each closed by its own kind:
 
@@ -212,15 +212,6 @@ def _lack(read: Quotes) -> str:
     if read.unpaired:
         return f"quotes without a partner at character {read.unpaired[0] + 1}"
     return "empty quotes" if read.found else "no quotes"
-
-
-def quoted(prompt: str) -> str:
-    """The text in the last quotes of ``prompt``, without the blanks around it.
-
-    Raises:
-        ConfigError: there are no quotes, nothing between them, or a mark has no partner.
-    """
-    return texts_in_quotes(prompt)[-1]
 
 
 def with_quotes_as(prompt: str, instead: str) -> str:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from t2iprobe.core.concepts import quoted
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
-from t2iprobe.core.quotes import quoted
 from t2iprobe.core.textfile import read_entries
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pairs import Pair, derange
+from t2iprobe.core.quotes import read_quotes, texts_in_quotes, with_quotes_as
 from t2iprobe.core.textfile import lines_of, read_text
 from t2iprobe.plugins.prompts.creative import dealt, one_of, text_pair
 from t2iprobe.plugins.prompts.pairing import alternate, check_concept, check_seeds, seeded, take
@@ -22,7 +23,6 @@ SIMPLE_TEMPLATE = 'A sign that says "{}".'
 VALIDATION = "top_1000"
 BUCKET = re.compile(r"unigram_(top_1000|1000_10000|10000_100000|100000_plus)_")
 BENCHES = ("simple", "creative", "both")
-QUOTED = re.compile(r'"([^"]*)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +174,10 @@ def _bucket(file: Path, lines: Sequence[str]) -> Bucket:
 
 def _line(file: Path, line: str) -> Line:
     """A prompt with one quoted text, or a lone word."""
-    quotes = QUOTED.findall(line)
-    if not quotes and '"' not in line and " " not in line:
+    if " " not in line and not read_quotes(line).found:
         return Line(line)
-    if len(quotes) != 1 or not quotes[0].strip():
-        raise ConfigError(f"{file}: a line is one word, or a prompt with one text in quotes, found: {line}")
-    return Line(quotes[0].strip(), QUOTED.sub('"{}"', line))
+    try:
+        (word,) = texts_in_quotes(line)
+    except (ConfigError, ValueError):
+        raise ConfigError(f"{file}: a line is one word, or a prompt with one text in quotes, found: {line}") from None
+    return Line(word, with_quotes_as(line, '"{}"'))

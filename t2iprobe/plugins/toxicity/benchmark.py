@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from t2iprobe.core.concepts import quoted
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import OnStep
 from t2iprobe.core.moderation import Detector
 from t2iprobe.core.pairs import Pair
-from t2iprobe.core.quotes import quoted
 from t2iprobe.core.statistics import Interval, bootstrap, wilson
 from t2iprobe.plugins.toxicity.gallery import Chunk, Gallery
 from t2iprobe.plugins.toxicity.methods import UNGUARDED, WORD, Case, Method
