@@ -13,6 +13,7 @@ from t2iprobe.core.legibility import check_pairs
 from t2iprobe.core.localizer import Localizer
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair, pair_from_prompts, pairs_from_csv
+from t2iprobe.core.scoring import Scorer
 from t2iprobe.core.study import result, study
 from t2iprobe.core.study.bench import Bench, Watch
 from t2iprobe.core.study.file import PairsPart, StudyFile
@@ -72,11 +73,13 @@ class Study(study.Study):
     ) -> None:
         plugins = plugins or Plugins()
         chooses = plugins.localizer(localizer) if isinstance(localizer, str) else localizer
-        held = tail(len(pairs), held_out) if isinstance(held_out, int) else tuple(held_out)
         judge = plugins.scorer(_concept(pairs), reader, metrics)
         check_pairs(judge, pairs, plugins.readers())
+        aside = blind(judge, pairs)
+        held = tail(len(pairs), held_out, aside) if isinstance(held_out, int) else tuple(held_out)
         bench = Bench.of(model, pairs, judge, settings, batch_size)
-        super().__init__(bench, pairs, chooses, held, budget, seed, {}, versions(plugins), store)
+        held = tuple(number for number in held if number not in aside)
+        super().__init__(bench, pairs, chooses, held, budget, seed, {}, versions(plugins), store, aside)
 
     def run(self, path: str | Path, watch: Watch | None = None) -> Result:
         """Run it in a folder, go on with it there, or find it finished; see :meth:`t2iprobe.core.study.Study.run`."""
@@ -90,15 +93,33 @@ def _concept(pairs: Sequence[Pair]) -> str:
     return found[0]
 
 
-def tail(count: int, held_out: int) -> tuple[int, ...]:
-    """The last pairs, which are held out.
+def tail(count: int, held_out: int, set_aside: Sequence[int] = ()) -> tuple[int, ...]:
+    """The last pairs of those that are not set aside, which are held out.
 
     Raises:
         ConfigError: none is left to search on.
     """
-    if held_out >= count:
-        raise ConfigError(f"{held_out} of {count} pairs are to be held out, which leaves none to search on")
-    return tuple(range(count - held_out, count))
+    asked = [number for number in range(count) if number not in set_aside]
+    if held_out >= len(asked):
+        raise ConfigError(f"{held_out} of {len(asked)} pairs are to be held out, which leaves none to search on")
+    return tuple(asked[len(asked) - held_out :])
+
+
+def blind(scorer: Scorer, pairs: Sequence[Pair]) -> tuple[int, ...]:
+    """Numbers of the pairs that the ranking score cannot tell, however well they are drawn; they are set aside.
+
+    Raises:
+        ConfigError: it can tell none of them.
+    """
+    found = tuple(number for number, pair in enumerate(pairs) if scorer.blind(pair))
+    if found and len(found) == len(pairs):
+        one, score = pairs[0], scorer.metrics[0].name
+        raise ConfigError(
+            f"{score} cannot tell source from target: perfect pictures of {one.source_word!r} and {one.target_word!r} "
+            f"score the same to {one.target_word!r}, and so in all {len(pairs)} pairs; take other words, or let a "
+            "metric rank that tells them, such as ocr_distance as the first of a study file's metrics"
+        )
+    return found
 
 
 def versions(plugins: Plugins) -> dict[str, str]:
@@ -136,6 +157,7 @@ class Planned:
         pairs: its pairs.
         localizer: its localizer.
         plugins: versions by name.
+        set_aside: numbers of the pairs that are not asked.
         command: that asked for it, word by word; empty where none did.
     """
 
@@ -143,6 +165,7 @@ class Planned:
     pairs: tuple[Pair, ...]
     localizer: Localizer
     plugins: Mapping[str, str]
+    set_aside: tuple[int, ...] = ()
     command: tuple[str, ...] = ()
 
     @property
@@ -158,7 +181,7 @@ class Planned:
 
     def on(self, bench: Bench) -> study.Study:
         """The study on a bench."""
-        held_out = tail(len(self.pairs), self.file.pairs.held_out)
+        held_out = tail(len(self.pairs), self.file.pairs.held_out, self.set_aside)
         return study.Study(
             bench,
             self.pairs,
@@ -169,6 +192,7 @@ class Planned:
             self.arguments,
             self.plugins,
             self.file.store,
+            self.set_aside,
         )
 
 
@@ -181,9 +205,11 @@ def planned(file: StudyFile, plugins: Plugins | None = None) -> Planned:
     plugins = plugins or Plugins()
     chooses = plugins.localizer(file.localizer.name, **file.localizer.settings)
     pairs = _pairs(file.pairs, file.model.ref, plugins)
-    tail(len(pairs), file.pairs.held_out)
-    check_pairs(plugins.scorer(_concept(pairs), file.reader, file.metrics), pairs, plugins.readers())
-    return Planned(file, tuple(pairs), chooses, versions(plugins))
+    judge = plugins.scorer(_concept(pairs), file.reader, file.metrics)
+    check_pairs(judge, pairs, plugins.readers())
+    aside = blind(judge, pairs)
+    tail(len(pairs), file.pairs.held_out, aside)
+    return Planned(file, tuple(pairs), chooses, versions(plugins), aside)
 
 
 def _pairs(part: PairsPart, ref: str, plugins: Plugins) -> list[Pair]:

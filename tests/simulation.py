@@ -20,6 +20,7 @@ from t2iprobe.core.lab import Lab
 from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.model import OnStep
 from t2iprobe.core.pairs import Pair
+from t2iprobe.core.statistics import Interval
 from t2iprobe.core.study.bench import Bench
 from t2iprobe.core.study.study import Study
 from t2iprobe.core.sweep import Ask, Cost, Measured
@@ -78,13 +79,14 @@ class Climbing(Localizer):
 
     def find(self, lab: Lab) -> Finding:
         alone = lab.ask(lab.space.trial([layer]) for layer in range(lab.space.layers))
-        ranking = tuple(one.target.mean for one in alone.trials())
+        ranking = tuple(alone.scores[alone.rank][2:].mean(axis=1).tolist())
         weights = lab.memory.memo("weights/of layers", lambda: np.arange(6.0))
         best = sorted(range(lab.space.layers), key=lambda layer: -ranking[layer])[:2]
         both = lab.ask([lab.space.trial(best)])
         held = lab.ask([lab.space.trial(best)], lab.held_out)
-        said = f"{both.trial(0).target.mean:.4f} {held.trial(0).target.mean:.4f} {weights.sum():.0f} {lab.spent.rows}"
-        return Finding(tuple(best), ranking, said, held.trial(0).response)
+        means = " ".join(f"{one.scores[one.rank][2].mean():.4f}" for one in (both, held))
+        said = f"{means} {weights.sum():.0f} {lab.spent.rows}"
+        return Finding(tuple(best), ranking, said, Interval(0.5, 0.4, 0.6))
 
 
 def pairs(count: int) -> list[Pair]:

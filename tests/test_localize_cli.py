@@ -91,8 +91,8 @@ def test_a_search_is_rehearsed_for_its_cost(method: str) -> None:
     found = plan(method, preset="iclr2025")
     assert 0 < found["pictures"] < PICTURES["sd3"]
     read = found["denoiser_rows"] - 2 * 28 * found["pictures"]
-    # of four pairs, two pictures each: 28 calls of 10 rows, or one call of 4, in place of 28 calls of 4
-    assert read == {"adaptive": 0, "attribution": 4 * 28 * 6, "contribution": 4 * (4 - 4 * 28)}[method]
+    # of four pairs, two pictures each: 28 calls of 12 rows, or one call of 4, in place of 28 calls of 4
+    assert read == {"adaptive": 0, "attribution": 4 * 28 * 8, "contribution": 4 * (4 - 4 * 28)}[method]
 
 
 def test_a_plan_of_other_settings() -> None:

@@ -288,11 +288,11 @@ def test_names_are_there_for_xarray(tmp_path: Path) -> None:
 
 def test_the_best_have_intervals_and_sites(tmp_path: Path) -> None:
     result = study().run(tmp_path / "run")
-    best = result.top(2, by="score")
+    best = result.ranked(2, by="score")
     assert best[0].score.low <= best[0].score.mean <= best[0].score.high and best[0].score.mean >= best[1].score.mean
-    assert set(best.sites) >= set(best[0].trial.sites) and result.top(1, by="ssim", lowest=True)
+    assert set(best.sites) >= set(best[0].trial.sites) and result.ranked(1, by="ssim", lowest=True)
     with pytest.raises(ConfigError, match="did you mean score"):
-        result.top(1, by="scoer_target")
+        result.ranked(1, by="scoer_target")
     with pytest.raises(ConfigError, match="no trial"):
         result.images("99", 0)
 
@@ -456,7 +456,7 @@ def test_a_study_from_its_file(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_
     code, out, _ = call(["resume", "runs/words", "--format", "json"])
     answer = json.loads(out)
     assert (code, answer["state"], answer["answers"]) == (0, "finished", 10)
-    assert answer["finding"]["sentence"] and len(answer["top"]) == 3
+    assert answer["finding"]["sentence"] and len(answer["ranking"]) == 3
     code, out, err = call(["run", "words.toml", "--format", "json"])
     assert code == 0 and json.loads(out) == answer and "already" in err
     (tmp_path / "words.toml").write_text((tmp_path / "words.toml").read_text() + "guidance = 2.0\n")

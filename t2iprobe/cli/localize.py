@@ -221,9 +221,9 @@ def _limit(asked: Asked, chosen: dict[str, Any], plugins: Plugins) -> int:
 
 
 def _third(limit: int) -> int:
-    """How many pairs are held out by default; one alone would confirm nothing."""
+    """How many pairs are held out by default; one or two would confirm nothing."""
     third = min(HELD_OUT, limit // 3)
-    return third if third > 1 else 0
+    return third if third > 2 else 0
 
 
 def _kept(chosen: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -314,6 +314,9 @@ def _answer(result: Result, file: StudyFile, plugins: Plugins) -> dict[str, Any]
         "response": finding["response"],
         "sentence": finding["sentence"],
         "details": finding["details"],
+        "pairs": len(result.pairs),
+        "clusters": len(set(result.clusters)),
+        "set_aside": result.manifest["settings"]["set_aside"],
         "denoiser_calls": result.manifest["spent"]["calls"],
         "denoiser_rows": result.manifest["spent"]["rows"],
     }

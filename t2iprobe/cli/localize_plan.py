@@ -152,8 +152,10 @@ def announce(ready: Ready, pairs: int, cost: Cost) -> None:
 def _rehearsed(ready: Ready, model: Model, count: int) -> Cost:
     """What the search takes where so many layers, far apart, share the answer."""
     expected = sorted({round(model.layers * (one + 0.5) / count - 0.5) for one in range(count)})
-    lab = _lab(ready.plan.file, model, expected, ready.plan.pairs, ready.plan.localizer)
-    ready.plan.localizer.find(lab)
+    plan = ready.plan
+    asked = [pair for number, pair in enumerate(plan.pairs) if number not in plan.set_aside]
+    lab = _lab(plan.file, model, expected, asked, plan.localizer)
+    plan.localizer.find(lab)
     return lab.spent
 
 

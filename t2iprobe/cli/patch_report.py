@@ -14,7 +14,7 @@ from t2iprobe.terminal.console import answers
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from t2iprobe.core.scoring import LayerScore, Scored
+    from t2iprobe.core.statistics import Interval
     from t2iprobe.core.study.file import StudyFile
     from t2iprobe.core.study.result import Result
     from t2iprobe.core.trials import Trial
@@ -30,19 +30,24 @@ def answer_of(result: Result, file: StudyFile, plugins: Plugins, seconds: float)
     from t2iprobe.loading import planted_layers
 
     assert result.finding is not None
-    scored, trials, spent = _scored(result), _patched(result), result.manifest["spent"]
-    rows = result.finding.details["response"]
+    spent, finding = result.manifest["spent"], result.finding
+    source, target = result.unpatched()
+    rows = [_layer(index, one, result) for index, one in enumerate(finding.details["response"])]
+    named = [row for row, one in zip(rows, finding.details["response"], strict=True) if one["named"]]
     return {
         "model": file.model.ref,
         "arch": result.manifest["settings"]["adapter"],
         "concept": file.pairs.concept,
         "planted": planted_layers(file.model.ref, file.pairs.concept, plugins),
-        "score": scored.rank.removesuffix("_target"),
-        "clean": {"source": list(scored.floor), "target": list(scored.ceiling)},
-        "layers": [_layer(trials[one.index], one, rows[one.index]) for one in scored.trials()],
-        "top": [_index(trials[one.index], one) for one in scored.found()],
-        "sentence": result.finding.sentence,
+        "score": result.rank.removesuffix("_target"),
+        "clean": {"source": list(source), "target": list(target)},
+        "gap": finding.details["gap"],
+        "layers": rows,
+        "top": [row["index"] for row in sorted(named, key=lambda row: -row["response"][0])],
+        "sentence": finding.sentence,
         "pairs": len(result.pairs),
+        "clusters": len(set(result.clusters)),
+        "set_aside": result.manifest["settings"]["set_aside"],
         "seconds": round(seconds, 2),
         "denoiser_calls": spent["calls"],
         "denoiser_rows": spent["rows"],
@@ -54,27 +59,17 @@ def _patched(result: Result) -> list[Trial]:
     return result.trials[2:]
 
 
-def _scored(result: Result) -> Scored:
-    from t2iprobe.core.scoring import Scored
-
-    names = result.manifest["scores"]
-    return Scored(result.scores, names[0], names[1])
-
-
-def _index(trial: Trial, one: LayerScore) -> int:
-    return one.index if trial.layer is None else trial.layer
-
-
-def _layer(trial: Trial, one: LayerScore, row: Mapping[str, Any]) -> dict[str, Any]:
+def _layer(index: int, row: Mapping[str, Any], result: Result) -> dict[str, Any]:
+    trial = _patched(result)[index]
+    scored = result.scored([trial])
     return {
-        "index": _index(trial, one),
+        "index": index if trial.layer is None else trial.layer,
         "site": ", ".join(trial.sites),
         "path": row["path"],
-        "score_target": one.target.mean,
-        "score_source": one.source.mean,
-        "ci": [one.target.low, one.target.high],
+        "score_target": float(scored.clustered(scored.rank)[2].mean()),
+        "score_source": float(scored.clustered(scored.against)[2].mean()),
         "response": [row["mean"], row["low"], row["high"]],
-        "ssim": one.ssim,
+        "ssim": float(scored.clustered("ssim")[2].mean()),
     }
 
 
@@ -96,22 +91,24 @@ def write(result: Result, answer: Mapping[str, Any]) -> None:
     from t2iprobe.core.pairs import Pair
     from t2iprobe.plugins.figures import SheetRow, bar_plot, contact_sheet
 
-    scored, labels = _scored(result), [trial.label for trial in result.trials]
-    pairs = [Pair(*values) for values in result.manifest["settings"]["pairs"]]
-    pictures = [[_picture(result, label, pair) for label in labels] for pair in range(len(result.pairs))]
-    highlight = [labels[2 + one.index] for one in scored.found()]
+    labels, aside = [trial.label for trial in result.trials], result.manifest["settings"]["set_aside"]
+    asked = [number for number in range(len(result.pairs)) if number not in aside]
+    pairs = [Pair(*result.manifest["settings"]["pairs"][number]) for number in asked]
+    pictures = [[_picture(result, label, number) for label in labels] for number in asked]
+    assert result.finding is not None
+    highlight = [row["label"] for row in result.finding.details["response"] if row["named"]]
     sheet = [
         SheetRow(f"{pair.source_word}\n→ {pair.target_word}", source, target, patched)
         for pair, (source, target, *patched) in list(zip(pairs, pictures, strict=True))[:SHEET_ROWS]
     ]
-    runfolder.write_images(result.path / "images", pictures, labels)
+    runfolder.write_images(result.path / "images", dict(zip(asked, pictures, strict=True)), labels)
     with explained(str(result.path)):
         contact_sheet(sheet, labels[2:], highlight).save(result.path / "contact_sheet.png")
         bar_plot(
             result.path / "layers.png",
             labels[2:],
-            [one.target for one in scored.trials()],
-            [one.source.mean for one in scored.trials()],
+            [_scale(row, answer["gap"]) for row in answer["layers"]],
+            [row["score_source"] for row in answer["layers"]],
             highlight=highlight,
             planted=[str(layer) for layer in answer["planted"] or () if str(layer) in labels],
             title=f"{answer['model']}: {answer['concept']}",
@@ -120,6 +117,17 @@ def write(result: Result, answer: Mapping[str, Any]) -> None:
         part = result.path / f"{ANSWER}.part"
         part.write_text(json.dumps(answer, indent=1) + "\n")
         part.replace(result.path / ANSWER)
+
+
+def _scale(row: Mapping[str, Any], gap: Mapping[str, Any]) -> Interval:
+    """The interval of the answer in the unit of the score; a point where there is none."""
+    from t2iprobe.core.statistics import Interval
+
+    mean, low, high = row["response"]
+    if mean is None:
+        return Interval(*[row["score_target"]] * 3)
+    ends = sorted(gap["source"] + way * (gap["target"] - gap["source"]) for way in (low, high))
+    return Interval(row["score_target"], *ends)
 
 
 def _picture(result: Result, label: str, pair: int) -> Image:
@@ -135,26 +143,27 @@ def show(answer: Mapping[str, Any]) -> None:
         box=None,
         header_style="bold",
         title=f"{answer['model']}: patching one at a time, {answer['concept']}",
-        caption="95 % CI: of the score, a plain bootstrap of the pairs seen" if answer["pairs"] > 1 else None,
+        caption="way: from source to target, with 95 % bounds that hold for all rows at once",
     )
     table.add_column("layer", no_wrap=True)
     table.add_column("path", overflow="fold")
-    for name in (f"{score} target", "95 % CI", "source", "SSIM"):
+    for name in (f"{score} target", "way", "95 %", "source", "SSIM"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     planted = answer["planted"] or ()
     for row in answer["layers"]:
         style = "bold green" if row["index"] in answer["top"] else ""
         mark = " (planted)" if row["index"] in planted else ""
-        low, high = row["ci"]
+        way, low, high = row["response"]
         table.add_row(
             f"{row['index']}{mark}",
             row["path"],
             f"{row['score_target']:.2f}",
-            f"{low:.2f}–{high:.2f}" if answer["pairs"] > 1 else "-",
+            "-" if way is None else f"{way:.2f}",
+            "-" if way is None else f"{low:.2f} to {high:.2f}",
             f"{row['score_source']:.2f}",
             f"{row['ssim']:.2f}",
-            "█" * round(BAR * max(0.0, min(1.0, row["score_target"]))),
+            "█" * round(BAR * max(0.0, min(1.0, way or 0.0))),
             style=style,
         )
     answers.print(table)

@@ -420,10 +420,10 @@ def _answer(result: Result) -> dict[str, Any]:
     best = [
         {"trial": one.trial.label, "sites": list(one.trial.sites), "layers": list(one.trial.layers),
          "score": list(one.score), "pairs": one.pairs}
-        for one in result.top(5)
+        for one in result.ranked(5)
     ]  # fmt: skip
     finding = finding_as_json(result.finding) if result.finding else None
-    return {**_state(result.path), "finding": finding, "score": result.rank, "top": best}
+    return {**_state(result.path), "finding": finding, "score": result.rank, "ranking": best}
 
 
 def _print(result: Result, format: Format) -> None:
@@ -431,9 +431,9 @@ def _print(result: Result, format: Format) -> None:
     if format is Format.json:
         print_json(answer)
         return
-    title = f"the best {len(answer['top'])} of what was asked"
+    title = f"ranking: the first {len(answer['ranking'])} of what was asked; what is sure is said below"
     table = Table("trial", f"{answer['score']}", "95 % CI", "pairs", box=None, header_style="bold", title=title)
-    for row in answer["top"]:
+    for row in answer["ranking"]:
         mean, low, high = row["score"]
         table.add_row(escape(row["trial"]), f"{mean:.2f}", f"{low:.2f}–{high:.2f}", str(row["pairs"]))
     answers.print(table)

@@ -12,8 +12,8 @@ from PIL.Image import Image
 
 from t2iprobe.core.errors import BudgetError
 from t2iprobe.core.model import Model, OnStep
-from t2iprobe.core.pairs import Pair
-from t2iprobe.core.scoring import Scored, Scores
+from t2iprobe.core.pairs import Pair, cluster_of
+from t2iprobe.core.scoring import Scale, Scored, Scores
 from t2iprobe.core.sweep import Ask, Cost, Instrument, Measured
 from t2iprobe.core.trials import Space, Trial, source, target
 
@@ -85,6 +85,7 @@ class Lab:
         on_step: progress within a batch.
         on_measured: told every new answer.
         settings: of every generation (``num_steps``, ``guidance``, …), for methods that make their own with the model.
+        set_aside: numbers of the pairs that are not asked, as their score cannot tell source from target.
     """
 
     instrument: Instrument
@@ -99,6 +100,7 @@ class Lab:
     on_step: OnStep = lambda rows, step: None
     on_measured: Callable[[Measured], None] = lambda measured: None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    set_aside: Sequence[int] = ()
     spent: Cost = field(default=Cost(), init=False)
     _asked: set[tuple[str, int]] = field(default_factory=set, init=False, repr=False)
 
@@ -139,6 +141,11 @@ class Lab:
         self.spent = self.spent + cost
 
     @property
+    def scale(self) -> Scale:
+        """Of the ranking score."""
+        return getattr(self.instrument, "scale", Scale())
+
+    @property
     def left(self) -> int | None:
         """Rows left of the budget."""
         return None if self.budget is None else self.budget - self.spent.rows
@@ -175,4 +182,5 @@ class Lab:
             name: np.array([[one[name] if one else np.nan for one in row] for row in known], np.float32)
             for name in names
         }
-        return Scored(arrays, names[0], names[1], getattr(self.instrument, "bounds", None))
+        clusters = [cluster_of(self.pairs[pair]) for pair in pairs]
+        return Scored(arrays, names[0], names[1], self.scale, clusters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,27 @@ class Finding:
     sentence: str
     response: Interval | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    def tables(self) -> dict[str, list[Mapping[str, Any]]]:
+        """The tables of trials among the details, by name: rows with a label and an interval of the response."""
+        return {name: rows for name, rows in self.details.items() if _is_table(rows)}
+
+    def stated(self) -> dict[str, Interval]:
+        """Responses by the trial's label, as the answer has them; those that layers were chosen by go first."""
+        tables = self.tables()
+        ordered = [tables.get("response", []), *tables.values()]
+        rows = {row["label"]: row for table in reversed(ordered) for row in table}
+        return {label: Interval(*(_number(row[name]) for name in Interval._fields)) for label, row in rows.items()}
+
+
+def _is_table(rows: Any) -> bool:
+    wanted = {"label", *Interval._fields}
+    return isinstance(rows, list) and all(isinstance(row, Mapping) and wanted <= set(row) for row in rows)
+
+
+def _number(value: float | None) -> float:
+    """JSON has no NaN."""
+    return math.nan if value is None else float(value)
 
 
 class Localizer(ABC):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import csv
 import random
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from io import StringIO
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from t2iprobe.core.concepts import CONCEPTS, Concept, concept_named
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import counted
 from t2iprobe.core.seeds import SEEDS, check_seed
 from t2iprobe.core.textfile import read_text
 from t2iprobe.core.writing import same
@@ -42,6 +44,20 @@ class Pair:
     source_word: str
     target_word: str
     concept: str = "text"
+
+
+def cluster_of(pair: Pair) -> tuple[str, str]:
+    """What one observation is: both prompts. The same prompts from other noise are no new observation of them."""
+    return pair.source, pair.target
+
+
+def counted_pairs(pairs: Sequence[Pair], kind: str = "pair") -> str:
+    """How many there are, and of how many prompts: ``8 pairs``, ``24 pairs (8 prompts × 3 seeds)``."""
+    sizes = Counter(map(cluster_of, pairs)).values()
+    said, prompts = counted(len(pairs), kind), counted(len(sizes), "prompt")
+    if len(sizes) == len(pairs):
+        return said
+    return f"{said} ({prompts} × {counted(max(sizes), 'seed')})" if len(set(sizes)) == 1 else f"{said} of {prompts}"
 
 
 def pair_from_prompts(source: str, target: str, seed: int, concept: str | Concept = "text") -> Pair:

@@ -175,14 +175,14 @@ def _short(value: Any) -> str:
     return f"{len(value)} of them" if isinstance(value, list) and len(value) > 4 else repr(value)
 
 
-def write_images(folder: Path, rows: Sequence[Sequence[Image]], trials: Sequence[str]) -> None:
-    """One PNG an image, ``pair-000/<trial>.png``; what is there is written over.
+def write_images(folder: Path, rows: Mapping[int, Sequence[Image]], trials: Sequence[str]) -> None:
+    """One PNG an image, by number of the pair, ``pair-000/<trial>.png``; what is there is written over.
 
     Raises:
         StoreError: the disk is full or gone.
     """
     with explained(str(folder)):
-        for number, row in enumerate(rows):
+        for number, row in rows.items():
             place = folder / f"pair-{number:03d}"
             place.mkdir(parents=True, exist_ok=True)
             for label, image in zip(trials, row, strict=True):

@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.metric import ImageMetric, Metric, Reader
+from t2iprobe.core.metric import Direction, ImageMetric, Metric, Reader
 from t2iprobe.core.pairs import Pair
-from t2iprobe.core.statistics import Interval, bootstrap
+from t2iprobe.core.statistics import by_cluster
 
 Scores = NDArray[np.float32]  # (trial, pair); trial 0 is the source's own image, trial 1 the target's
 Bounds = tuple[float, float]
 FOUND = 0.1  # of the way from source to target: an effect smaller than this is not worth naming
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What a ranking score can be.
+
+    Args:
+        direction: which end is nearer to the target, as its metric declares it.
+        bounds: least and most, where that is known.
+    """
+
+    direction: Direction = "higher"
+    bounds: Bounds | None = None
+
+    @property
+    def sign(self) -> float:
+        """1 where higher is nearer to the target, else -1."""
+        return 1.0 if self.direction == "higher" else -1.0
+
+    def as_json(self) -> dict[str, Any]:
+        """For a manifest: JSON has no infinity."""
+        bounds = self.bounds and [one if math.isfinite(one) else None for one in self.bounds]
+        return {"direction": self.direction, "bounds": bounds}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`as_json`."""
+        low, high = found["bounds"] or (None, None)
+        bounds = (-math.inf if low is None else low, math.inf if high is None else high)
+        return cls(found["direction"], bounds if found["bounds"] else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +79,21 @@ class Scorer:
         return any(metric.needs == "text" for metric in self.metrics)
 
     @property
-    def bounds(self) -> Bounds | None:
-        """Least and most that the ranking score can be, where that is known."""
-        return getattr(self.metrics[0], "bounds", None)
+    def scale(self) -> Scale:
+        """Of the ranking score."""
+        metric = self.metrics[0]
+        return Scale(metric.direction, getattr(metric, "bounds", None))
+
+    def blind(self, pair: Pair) -> bool:
+        """Whether perfect pictures of source and target would score alike, so that no patch can be told to work.
+
+        Character counts cannot tell TEAM from MEAT. It is known of a text metric only, before any picture is made.
+        """
+        metric: Any = self.metrics[0]
+        if metric.needs != "text":
+            return False
+        source, target = (metric.score(word, pair.target_word) for word in (pair.source_word, pair.target_word))
+        return bool(self.scale.sign * (target - source) < 1e-6)
 
     def names(self) -> list[str]:
         """Names of the score arrays, the ranking one first."""
@@ -96,25 +139,6 @@ def _judged(metric: Any, texts: Sequence[str], images: Sequence[Image], asked: _
 
 
 @dataclass(frozen=True, slots=True)
-class LayerScore:
-    """One trial of a sweep over pairs.
-
-    Args:
-        index: number of the trial.
-        target: score against the target's word, with its 95 % interval over pairs.
-        source: score against the source's word.
-        response: how far the trial went from the source's image to the target's, with its interval; 1 is all the way.
-        ssim: similarity to the unpatched image.
-    """
-
-    index: int
-    target: Interval
-    source: Interval
-    response: Interval
-    ssim: float
-
-
-@dataclass(frozen=True, slots=True)
 class Scored:
     """All scores of a sweep.
 
@@ -122,64 +146,20 @@ class Scored:
         scores: by name, (trial, pair).
         rank: name of the score against the target that ranks.
         against: name of the score against the source.
-        bounds: least and most that the ranking score can be, where that is known.
+        scale: of the ranking score.
+        clusters: of each pair, such as its prompts; none where every pair is a cluster of its own.
     """
 
     scores: Mapping[str, Scores]
     rank: str
     against: str
-    bounds: Bounds | None = None
-    floor: Interval = field(init=False)
-    ceiling: Interval = field(init=False)
+    scale: Scale = Scale()
+    clusters: Sequence[Hashable] = ()
 
-    def __post_init__(self) -> None:
-        ranked = self.scores[self.rank]
-        object.__setattr__(self, "floor", bootstrap(ranked[0]))
-        object.__setattr__(self, "ceiling", bootstrap(ranked[1]))
+    def clustered(self, name: str) -> NDArray[np.float64]:
+        """A score with a column a cluster, its mean: (trial, cluster).
 
-    def averaged(self, groups: Sequence[Hashable]) -> Scored:
-        """The same with a column a group of pairs, their mean.
-
-        Pairs of the same prompts that start from different noise are one observation of these prompts, not several:
-        intervals over their means hold over prompts and noise both.
-
-        Args:
-            groups: of each pair, such as its prompts.
+        Pairs of the same prompts that start from different noise are one observation of these prompts, not several.
         """
-        members: dict[Hashable, list[int]] = {}
-        for column, group in enumerate(groups):
-            members.setdefault(group, []).append(column)
-        if len(members) == len(groups):
-            return self
-        means = {
-            name: np.stack([values[:, columns].mean(axis=1) for columns in members.values()], axis=1)
-            for name, values in self.scores.items()
-        }
-        return Scored(means, self.rank, self.against, self.bounds)
-
-    def trials(self) -> list[LayerScore]:
-        """Every trial, in order."""
-        return [self.trial(index) for index in range(self.scores[self.rank].shape[0] - 2)]
-
-    def trial(self, index: int) -> LayerScore:
-        """One trial."""
-        target, source, ssim = (self.scores[name][index + 2] for name in (self.rank, self.against, "ssim"))
-        columns = np.stack([target, *self.scores[self.rank][:2]], axis=-1)
-        response = bootstrap(columns, statistic=normalised_response)
-        return LayerScore(index, bootstrap(target), bootstrap(source), response, float(ssim.mean()))
-
-    def found(self) -> list[LayerScore]:
-        """Trials whose response is surely above :data:`FOUND`, strongest first."""
-        clear = [one for one in self.trials() if one.response.low > FOUND]
-        return sorted(clear, key=lambda one: -one.response.mean)
-
-
-def normalised_response(samples: NDArray[np.float64]) -> NDArray[Any]:
-    """(patched - source) / (target - source), of the means over pairs; 0 where source and target score alike.
-
-    Args:
-        samples: (resample, pair, 3) of patched, source and target scores.
-    """
-    patched, source, target = np.moveaxis(samples.mean(axis=1), -1, 0)
-    span = target - source
-    return np.divide(patched - source, span, out=np.zeros_like(span), where=np.abs(span) > 1e-6)
+        values = self.scores[name].astype(np.float64)
+        return by_cluster(values, self.clusters) if len(self.clusters) else values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -33,6 +33,14 @@ def mean(samples: Array) -> Array:
 def _check(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise ConfigError(f"a confidence lies between 0 and 1, found {confidence}; 0.95 is usual")
+
+
+def by_cluster(values: Array, clusters: Sequence[Hashable]) -> Array:
+    """The mean of each cluster, in the order in which they appear: (..., observation) to (..., cluster)."""
+    number = {cluster: index for index, cluster in enumerate(dict.fromkeys(clusters))}
+    member = np.zeros((len(clusters), len(number)))
+    member[range(len(clusters)), [number[cluster] for cluster in clusters]] = 1
+    return np.asarray(values @ (member / member.sum(axis=0)))
 
 
 def bootstrap(

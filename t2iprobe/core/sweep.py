@@ -16,7 +16,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import Intervention, patch
 from t2iprobe.core.model import Generation, Model, OnStep
 from t2iprobe.core.pairs import Pair
-from t2iprobe.core.scoring import Bounds, Scorer
+from t2iprobe.core.scoring import Scale, Scorer
 from t2iprobe.core.trials import Trial, source
 
 
@@ -87,7 +87,7 @@ class Measured:
 class Instrument(Protocol):
     """Something that answers: a :class:`Sweep`, workers of a cluster, a simulated model.
 
-    One that knows the least and the most that its first score can be may have them as ``bounds``.
+    One whose first score is not the higher the better, or has bounds, says so as ``scale``.
     """
 
     @property
@@ -228,9 +228,9 @@ class Sweep:
         return self.scorer.names()
 
     @property
-    def bounds(self) -> Bounds | None:
+    def scale(self) -> Scale:
         """See :class:`Instrument`."""
-        return self.scorer.bounds
+        return self.scorer.scale
 
     def cost(self, asks: Sequence[Ask]) -> Cost:
         """See :class:`Instrument`."""

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from t2iprobe.core.lab import Lab
 from t2iprobe.core.model import OnStep
 from t2iprobe.core.pairs import Pair
-from t2iprobe.core.scoring import Bounds
+from t2iprobe.core.scoring import Bounds, Scale
 from t2iprobe.core.sweep import Ask, Cost, Measured
 from t2iprobe.core.trials import Space, Trial
 
@@ -258,6 +258,11 @@ class Simulation:
     steps: int = 20
     names: list[str] = field(default_factory=lambda: ["f1_target", "f1_source", "ssim"])
     bounds: Bounds | None = (0.0, 1.0)
+
+    @property
+    def scale(self) -> Scale:
+        """See :class:`~t2iprobe.core.sweep.Instrument`."""
+        return Scale("higher", self.bounds)
 
     @cached_property
     def unpatched(self) -> tuple[Array, Array, Array]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from t2iprobe.core.model import Model, OnStep
 from t2iprobe.core.pairs import Pair
-from t2iprobe.core.scoring import Bounds, Scorer
+from t2iprobe.core.scoring import Scale, Scorer
 from t2iprobe.core.study import provenance
 from t2iprobe.core.sweep import Ask, Cost, Instrument, Measured, Renderer, Sweep
 from t2iprobe.core.trials import Space
@@ -122,9 +122,9 @@ class Planned:
         return self.instrument.names
 
     @property
-    def bounds(self) -> Bounds | None:
+    def scale(self) -> Scale:
         """See :class:`~t2iprobe.core.sweep.Instrument`."""
-        return getattr(self.instrument, "bounds", None)
+        return getattr(self.instrument, "scale", Scale())
 
     def cost(self, asks: Sequence[Ask]) -> Cost:
         """See :class:`~t2iprobe.core.sweep.Instrument`."""

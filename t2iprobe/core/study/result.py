@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL.Image import Image
 
 from t2iprobe.core import runfolder
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.localizer import Finding
 from t2iprobe.core.names import near
-from t2iprobe.core.scoring import Scores
-from t2iprobe.core.statistics import Interval, bootstrap
+from t2iprobe.core.scoring import Scale, Scored, Scores
+from t2iprobe.core.statistics import Interval, bootstrap, by_cluster
 from t2iprobe.core.study.memory import Recorded, open_study
-from t2iprobe.core.trials import Trial
+from t2iprobe.core.trials import Trial, source, target
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Ranked:
 
     Args:
         trial: what was patched.
-        score: mean over pairs with its 95 % interval.
+        score: mean over clusters of pairs with its 95 % interval, which is of this trial alone.
         pairs: how many.
     """
 
@@ -38,8 +39,8 @@ class Ranked:
     pairs: int
 
 
-class Top(tuple[Ranked, ...]):
-    """The best trials, in order."""
+class Ranking(tuple[Ranked, ...]):
+    """Trials in the order of their scores: which scored best, not which surely do something."""
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -105,25 +106,65 @@ class Result:
         return self._recorded.names[0]
 
     @property
+    def scale(self) -> Scale:
+        """Of the ranking score."""
+        return Scale.from_json(self.manifest["scale"])
+
+    @property
     def answers(self) -> int:
         """How many there are."""
         return int(self._recorded.done.sum())
 
-    def top(self, k: int = 1, by: str | None = None, *, lowest: bool = False) -> Top:
-        """The ``k`` trials that score highest, with 95 % intervals over the pairs they were asked of.
+    def ranked(self, k: int | None = None, by: str | None = None, *, lowest: bool | None = None) -> Ranking:
+        """Trials in the order of a score, with 95 % intervals over the pairs each was asked of.
+
+        A ranking always has a first one: of layers that all do nothing, the luckiest. What is surely responsible is
+        said by :attr:`finding`.
 
         Args:
-            k: how many.
+            k: how many; default all.
             by: name of a score; ``ocr_f1`` is ``ocr_f1_target``. Default the ranking one.
-            lowest: those that score lowest, as a similarity to the source's picture wants it.
+            lowest: those that score lowest first, as a similarity to the source's picture wants it. Default for the
+                ranking score where lower is nearer to the target.
 
         Raises:
             ConfigError: no such score.
         """
-        column = self._recorded.column(self._score(by))
+        name = self._score(by)
+        column, clusters = self._recorded.column(name), np.array(self.clusters)
         patched = [(row, trial) for row, trial in enumerate(self.trials) if trial.sites]
-        ranked = [_ranked(trial, column[row]) for row, trial in patched if np.isfinite(column[row]).any()]
-        return Top(sorted(ranked, key=lambda one: one.score.mean * (1 if lowest else -1))[:k])
+        found = [_ranked(trial, column[row], clusters) for row, trial in patched if np.isfinite(column[row]).any()]
+        down = name == self.rank and self.scale.direction == "lower" if lowest is None else lowest
+        return Ranking(sorted(found, key=lambda one: one.score.mean * (1 if down else -1))[:k])
+
+    def scored(self, trials: Sequence[Trial]) -> Scored:
+        """Scores of the unpatched source and target and of some trials, on the pairs that all were asked of."""
+        steps = trials[0].num_steps if trials else None
+        rows = [self._row(one) for one in (source(steps), target(steps), *trials)]
+        done = np.all([np.isfinite(values[rows]).all(0) for values in self.scores.values()], axis=0)
+        names = list(self.scores)
+        return Scored(
+            {name: values[rows][:, done] for name, values in self.scores.items()},
+            names[0],
+            names[1],
+            self.scale,
+            np.array(self.clusters)[done].tolist(),
+        )
+
+    def _row(self, trial: Trial) -> int:
+        return [one.label for one in self.trials].index(trial.label)
+
+    def unpatched(self) -> tuple[Interval, Interval]:
+        """Scores to the target of the unpatched source and target, with 95 % intervals over clusters."""
+        scored = self.scored([])
+        low, high = scored.clustered(scored.rank)
+        return bootstrap(low), bootstrap(high)
+
+    @property
+    def clusters(self) -> list[int]:
+        """Of each pair, the number of its prompts: pairs of the same prompts are one observation."""
+        prompts = [tuple(pair[:2]) for pair in self.manifest["settings"]["pairs"]]
+        return [prompts.index(one) for one in prompts]
 
     def _score(self, by: str | None) -> str:
         names = self._recorded.names
@@ -148,9 +189,11 @@ class Result:
         return self._recorded.image(label, pair)
 
 
-def _ranked(trial: Trial, row: Scores) -> Ranked:
-    known = row[np.isfinite(row)]
-    return Ranked(trial, bootstrap(known), len(known))
+def _ranked(trial: Trial, row: Scores, clusters: NDArray[np.int_]) -> Ranked:
+    known = np.isfinite(row)
+    return Ranked(
+        trial, bootstrap(by_cluster(row[known].astype(np.float64), clusters[known].tolist())), int(known.sum())
+    )
 
 
 def finding_as_json(finding: Finding) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from t2iprobe.core.errors import ConfigError, StoppedError
 from t2iprobe.core.lab import Lab
 from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.lock import LOCK, claim, lock
-from t2iprobe.core.pairs import Pair
+from t2iprobe.core.pairs import Pair, cluster_of
+from t2iprobe.core.scoring import Scale
 from t2iprobe.core.study import provenance
 from t2iprobe.core.study.bench import Bench, Planned, Watch
 from t2iprobe.core.study.memory import StudyMemory
@@ -42,6 +43,7 @@ class Study:
         arguments: as they were given, for the manifest.
         plugins: versions by name, for the manifest.
         store: URL of the store where it is not in the run folder (``s3://bucket/words.zarr``); the manifest stays.
+        set_aside: numbers of the pairs that are not asked, see :meth:`~t2iprobe.core.scoring.Scorer.blind`.
     """
 
     bench: Bench
@@ -53,6 +55,7 @@ class Study:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     plugins: Mapping[str, str] = field(default_factory=dict)
     store: str | None = None
+    set_aside: Sequence[int] = ()
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the result; where it runs and how much at once does not."""
@@ -62,6 +65,7 @@ class Study:
             "localizer": {"name": self.localizer.name, **_options(self.localizer)},
             "scores": self.bench.instrument.names,
             "held_out": list(self.held_out),
+            "set_aside": list(self.set_aside),
             "budget": self.budget,
             "seed": self.seed,
         }
@@ -115,7 +119,7 @@ class Study:
             Planned(self.bench.instrument, watch.planned, check),
             self.bench.space,
             self.pairs,
-            [number for number in range(len(self.pairs)) if number not in set(self.held_out)],
+            [number for number in range(len(self.pairs)) if number not in {*self.held_out, *self.set_aside}],
             tuple(self.held_out),
             self.bench.model,
             memory,
@@ -123,6 +127,7 @@ class Study:
             self.seed,
             watch.on_step,
             settings=self.bench.settings,
+            set_aside=tuple(self.set_aside),
         )
 
         def measured(answer: Measured) -> None:
@@ -135,9 +140,13 @@ class Study:
 
     def _manifest(self, settings: Mapping[str, Any], found: Mapping[str, Any] | None) -> dict[str, Any]:
         """What is known at the start."""
+        scale: Scale = getattr(self.bench.instrument, "scale", Scale())
         facts = {
             **self.bench.facts,
             "scores": self.bench.instrument.names,
+            "scale": scale.as_json(),
+            "pairs": len(self.pairs),
+            "clusters": len({cluster_of(pair) for pair in self.pairs}),
             **({"store": self.store} if self.store else {}),
         }
         return provenance.begun(settings, facts, found, arguments=self.arguments, plugins=self.plugins)

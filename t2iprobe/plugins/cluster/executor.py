@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from t2iprobe.core.errors import ConfigError, T2IProbeError
 from t2iprobe.core.model import OnStep
-from t2iprobe.core.scoring import Bounds
+from t2iprobe.core.scoring import Scale
 from t2iprobe.core.study.bench import Bench, Stop
 from t2iprobe.core.study.executor import Executor
 from t2iprobe.core.sweep import Ask, Cost, Measured
@@ -42,11 +42,11 @@ class Holder:
         with suppress(Exception):  # the next call says it
             _ = self._bench
 
-    def describe(self) -> tuple[list[str], Bounds | None, Bench]:
-        """Names and bounds of the scores, and the bench without what cannot travel."""
+    def describe(self) -> tuple[list[str], Scale, Bench]:
+        """Names and scale of the scores, and the bench without what cannot travel."""
         instrument = self._bench.instrument
         bench = replace(self._bench, instrument=None, model=None)  # type: ignore[arg-type]
-        return instrument.names, getattr(instrument, "bounds", None), bench
+        return instrument.names, getattr(instrument, "scale", Scale()), bench
 
     def plan(self, asks: Unit) -> tuple[Cost, list[list[Ask]]]:
         """What asks cost, and which are measured together: the same ones as where there is one process."""
@@ -73,8 +73,8 @@ class RayExecutor(Executor):
             crew = Crew(ray, build, _needs(ray), stop)
             crew.hire(self.workers or _fit(ray, crew.needs))
             try:
-                names, bounds, bench = crew.call("describe")
-                yield replace(bench, instrument=RayInstrument(crew, names, bounds))
+                names, scale, bench = crew.call("describe")
+                yield replace(bench, instrument=RayInstrument(crew, names, scale))
             finally:
                 crew.dismiss()
 
@@ -209,7 +209,7 @@ class RayInstrument:
 
     crew: Crew
     names: list[str]
-    bounds: Bounds | None = None
+    scale: Scale
 
     @property
     def busy(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from t2iprobe.core.evidence import evidence
 from t2iprobe.core.lab import Lab
 from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.scoring import Scored, Scores
@@ -49,7 +50,7 @@ class Comparison(Localizer):
         scored = lab.ask(self.trials)
         rows = [self._row(scored, index, label) for index, label in self._labelled()]
         main = next((index for index, trial in enumerate(self.trials) if trial.label.startswith("localized")), None)
-        response = None if main is None else scored.trial(main).response
+        response = None if main is None else _response(scored, main, self.trials)
         pairs = len(lab.search)
         return Finding(self.layers, (), sentence(rows, self.layers, pairs), response, {"methods": rows})
 
@@ -71,6 +72,12 @@ class Comparison(Localizer):
         clean = list(bootstrap(np.stack([rank[index], rank[1]], axis=-1), statistic=_ratio))
         gains = {f"{name}_gain": _interval(scored.scores[name][index] - scored.scores[name][1]) for name in METRICS}
         return {"method": label, "clean": label == SWAP, **values, **sets, "share_of_clean": clean, **gains}
+
+
+def _response(scored: Scored, index: int, trials: Sequence[Trial]) -> Interval | None:
+    """How far a trial goes from the source to the target; none where these do not surely differ."""
+    found = evidence(scored, trials)
+    return found.interval(index) if found.gap.clear else None
 
 
 def _interval(values: Scores) -> list[float]:

@@ -64,7 +64,9 @@ def write(result: Result, photo: Image.Image | None) -> None:
     pictures = [[result.images(label, number) for label in labels] for number in range(len(result.pairs))]
     whole = [[image for image in row if image is not None] for row in pictures]
     shutil.rmtree(result.path / PICTURES, ignore_errors=True)
-    runfolder.write_images(result.path / PICTURES, whole, [named.get(label, label) for label in labels])
+    runfolder.write_images(
+        result.path / PICTURES, dict(enumerate(whole)), [named.get(label, label) for label in labels]
+    )
     shown = [SOURCE] if photo is not None else []
     shown += [label for label in labels if label not in (SOURCE, TARGET)]
     pairs = result.manifest["settings"]["pairs"]

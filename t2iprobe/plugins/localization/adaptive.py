@@ -30,7 +30,7 @@ class Adaptive(Localizer):
     from first principles"). At last the set is confirmed on held-out pairs.
 
     Each question is asked of few informative pairs first (:class:`~t2iprobe.plugins.localization.race.Race`) and of
-    twice as many until confidence sequences (:func:`~t2iprobe.plugins.localization.evidence.bounds`) make it clear.
+    twice as many until confidence sequences (:func:`~t2iprobe.core.evidence.bounds`) make it clear.
     Where the found layers do not bring nearly all of it, it looks closer: with up to twice the pairs. A layer that
     moves less than a tenth of the way, alone or on top of the others, is not found.
 
@@ -74,7 +74,7 @@ class Adaptive(Localizer):
         if self.screen_steps is None:
             return race
         short = replace(race, num_steps=self.screen_steps, spans=[])
-        alike = race.shown() and short.shown() and race.sign == short.sign
+        alike = race.shown() and short.shown()
         count = min(len(race.spans), len(short.spans))
-        near = alike and np.mean(short.spans[:count]) >= 0.5 * abs(np.mean(race.spans[:count])) * short.sign
+        near = alike and np.mean(short.spans[:count]) >= 0.5 * np.mean(race.spans[:count])
         return short if near else race

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from t2iprobe.core.errors import BudgetError
+from t2iprobe.core.evidence import Array, gap
 from t2iprobe.core.lab import Lab
 from t2iprobe.core.scoring import FOUND
 from t2iprobe.core.trials import ranges
-from t2iprobe.plugins.localization.evidence import Array
 from t2iprobe.plugins.localization.race import Layers, Levels, Race, joined
 from t2iprobe.plugins.localization.record import Record
 from t2iprobe.plugins.localization.standins import ENOUGH, LOOSE, StandIns, decided, nearly_all, plain
@@ -61,8 +61,9 @@ class Search:
 
     def run(self) -> None:
         """Find every way the content takes."""
-        if not self.race.shown():
-            self.record.notes.append("Source and target do not surely score differently: nothing can be carried over.")
+        clear = self.race.shown()
+        self.record.gap = gap(self.lab.ask([], self.lab.search[: len(self.race.spans)]))
+        if not clear:
             return
         whole = self.race.until([self.every], lambda found: decided(found.interval(0, alpha=LOOSE), FOUND))
         among: Layers | None = self.every
@@ -167,7 +168,7 @@ class Search:
             [base | frozenset(order[:cut]) for cut in cuts], lambda found: _risen(found) is not None, pairs
         )
         rises = _rises(levels).tolist()
-        parts = [_Part(*ends, rise, len(levels.spans)) for ends, rise in zip(pairwise(cuts), rises, strict=True)]
+        parts = [_Part(*ends, rise, levels.pairs) for ends, rise in zip(pairwise(cuts), rises, strict=True)]
         self.record.details["bisected"].append(
             {"on": sorted(base), "parts": [ranges(order[one.start : one.stop]) for one in parts], "rises": rises}
         )
@@ -194,7 +195,7 @@ class Search:
         while doubted := [layer for layer in sorted(way) if layer not in losses]:
             sets = [way, *(way - {layer} for layer in doubted)]
             levels = self.race.until(sets, lambda found: bool(_needed(found)), pairs)
-            sure, pairs = _needed(levels) or range(1, len(sets)), len(levels.spans)
+            sure, pairs = _needed(levels) or range(1, len(sets)), levels.pairs
             losses |= {doubted[index - 1]: levels.interval(0, index).mean for index in sure}
         return losses
 

@@ -8,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.evidence import Evidence, evidence
 from t2iprobe.core.lab import Lab
 from t2iprobe.core.localizer import Finding, Localizer
-from t2iprobe.core.trials import Direction, Part, Trial
-from t2iprobe.plugins.localization.evidence import Evidence, evidence
-from t2iprobe.plugins.localization.record import Record, layers_named, percent, share
+from t2iprobe.core.trials import Direction, Part
+from t2iprobe.plugins.localization.record import Record, layers_named, percent, share, table
 from t2iprobe.plugins.localization.selection import Rule, rule_named
 from t2iprobe.plugins.localization.settings import at_least, check_direction, check_part, parse_layers
 
@@ -68,29 +68,14 @@ def sweep(record: Record, rule: Rule, direction: Direction = "denoising") -> Evi
             f"Alone they bring {', '.join(f'{layer}: {percent(found.interval(layer))}' for layer in chosen[:5])}; "
             f"of the others none more than {share(float(np.delete(found.mean, list(chosen)).max(initial=0)))}."
         )
-    elif not found.shown:
-        record.notes.append("Source and target do not surely score differently: nothing can be carried over.")
-    else:
+    elif found.gap.clear:
         record.notes.append("Layers may act only together: `adaptive` and `greedy` look for sets.")
     return found
 
 
-def table(trials: list[Trial], found: Evidence) -> list[dict[str, object]]:
-    """A row a trial, ready for JSON."""
-    return [
-        {
-            "label": trial.label,
-            **found.interval(index)._asdict(),
-            "change": float(found.change[index]),
-            "p": float(found.p[index]),
-        }
-        for index, trial in enumerate(trials)
-    ]
-
-
 def null(responses: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> dict[str, float]:
     """What layers bring that are not responsible: mean and 95th percentile."""
-    if not len(responses):
+    if not np.isfinite(responses).any():
         return {}
     return {"mean": float(responses.mean()), "q95": float(np.quantile(responses, 0.95)), "count": len(responses)}
 
@@ -139,6 +124,8 @@ class RandomSets(Localizer):
         found = evidence(record.ask(trials), trials, lab.seed)
         chance = found.mean[1:] if given else found.mean
         record.details |= {"response": table(trials, found), "null": null(chance)}
+        if not found.gap.clear:
+            return ""
         mean, high = chance.mean(), np.quantile(chance, 0.95)
         words = f"Sets of {size} random layers bring {share(mean)} on average, {share(high)} at the 95th percentile."
         if given:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.evidence import Array, Evidence, evidence
 from t2iprobe.core.lab import Lab
 from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.scope import Scope
@@ -18,9 +19,7 @@ from t2iprobe.core.statistics import Interval
 from t2iprobe.core.trials import Trial, ranges
 from t2iprobe.plugins.localization.adaptive import Adaptive
 from t2iprobe.plugins.localization.conditioning import differing_tokens
-from t2iprobe.plugins.localization.evidence import Array, Evidence, evidence
-from t2iprobe.plugins.localization.exhaustive import table
-from t2iprobe.plugins.localization.record import Record, layers_named, percent, share
+from t2iprobe.plugins.localization.record import Record, layers_named, percent, share, table
 from t2iprobe.plugins.localization.settings import at_least, parse_layers
 
 Window = tuple[int, int]  # first step, and the first one behind it
@@ -107,7 +106,7 @@ class Heads(Localizer):
         count = record.lab.space.heads[layer]
         heads = list(range(count))
         whole = _measured(record, [self._trial(record, layer, heads)], f"layer {layer}")
-        if whole.low[0] <= FOUND:
+        if not whole.low[0] > FOUND:
             return []
         while len(heads) > 1:
             trials = [self._trial(record, layer, [other for other in heads if other != head]) for head in heads]
@@ -181,7 +180,7 @@ class Steps(Localizer):
             f"Share of the way, in per cent, by the steps (columns) in which {layers_named(layers).lower()} is patched."
         )
         record.details["maps"] = [heat(caption, names, rows)]
-        if answers[layers, (0, steps)].low <= FOUND:
+        if not answers[layers, (0, steps)].low > FOUND:
             record.notes.append("In all steps together they do not surely respond: no step can be told from another.")
             return
         bar = (1 - ENOUGH) * level[layers, (0, steps)]

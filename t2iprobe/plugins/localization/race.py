@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from t2iprobe.core.evidence import Array, bounds, shown
 from t2iprobe.core.lab import Lab
-from t2iprobe.core.statistics import Interval
+from t2iprobe.core.pairs import cluster_of
+from t2iprobe.core.statistics import Interval, by_cluster
 from t2iprobe.core.trials import Part
-from t2iprobe.plugins.localization.evidence import Array, bounds, shown
 
 Layers = frozenset[int]
 INFORMATIVE = 0.5  # of the largest span among the pairs seen
@@ -19,10 +20,16 @@ MOSTLY = 0.7  # share of informative pairs from which asking unopened ones is ch
 
 
 class Levels(NamedTuple):
-    """How far sets move pairs: (set, pair), and the pairs' spans, (pair,); in the unit of the score."""
+    """How far sets move clusters of pairs: (set, cluster), and their spans, (cluster,); in the unit of the score.
+
+    Args:
+        moved, spans: see above.
+        pairs: how many were asked.
+    """
 
     moved: Array
     spans: Array
+    pairs: int
 
     def interval(self, one: int, other: int | None = None, alpha: float = 0.05) -> Interval:
         """Response of a set, or by how much it is above that of another."""
@@ -55,7 +62,6 @@ class Race:
     num_steps: int | None = None
     least: float = INFORMATIVE
     spans: list[float] = field(default_factory=list)
-    sign: float = 1.0
 
     def wider(self) -> Race:
         """The same with twice the pairs, also some that show less."""
@@ -75,19 +81,18 @@ class Race:
         if fresh:
             scored = self.lab.ask([], fresh, self.num_steps)
             source, target = scored.scores[scored.rank].astype(np.float64)
-            self.spans += (target - source).tolist()
+            self.spans += (self.lab.scale.sign * (target - source)).tolist()
 
     def shown(self) -> bool:
         """Whether target and source surely score differently; opens pairs until it is clear."""
         count = min(2 * self.first, len(self.lab.search))
         while True:
             self.open(count)
-            spans = np.array(self.spans)
-            self.sign = -1.0 if spans.mean() < 0 else 1.0
+            spans = self._clustered(np.array(self.spans), range(len(self.spans)))
             if count >= len(self.lab.search):
-                return shown(self.sign * spans)
+                return shown(spans)
             scale = np.full(len(spans), max(float(np.abs(spans).max()), 1e-6))
-            if bounds(self.sign * spans, scale).low > 0:
+            if bounds(spans, scale).low > 0:
                 return True
             count = min(2 * count, len(self.lab.search))
 
@@ -106,7 +111,7 @@ class Race:
             self.open(len(self.spans) + missing)
 
     def _informative(self) -> list[int]:
-        spans = self.sign * np.array(self.spans)
+        spans = np.array(self.spans)
         return np.flatnonzero(spans >= self.least * spans.max(initial=0.0)).tolist()
 
     def levels(self, sets: Sequence[Layers], count: int) -> Levels:
@@ -117,8 +122,13 @@ class Race:
             known = set(self._informative())
             kept = [column for column, place in enumerate(places) if place in known]
             if len(kept) == len(places) or len(self.spans) == len(self.lab.search):
-                moved = self.sign * (scores[2:, kept] - scores[0, kept])
-                return Levels(moved, self.sign * (scores[1, kept] - scores[0, kept]))
+                moved = self.lab.scale.sign * (scores[1:, kept] - scores[0, kept])
+                moved = self._clustered(moved, [places[column] for column in kept])
+                return Levels(moved[1:], moved[0], len(kept))
+
+    def _clustered(self, values: Array, places: Sequence[int]) -> Array:
+        """Means over pairs of the same prompts, (..., pair) to (..., cluster)."""
+        return by_cluster(values, [cluster_of(self.lab.pairs[self.lab.search[place]]) for place in places])
 
     def _scores(self, sets: Sequence[Layers], places: Sequence[int]) -> Array:
         """(2 + set, pair); the empty set is the source."""
@@ -127,7 +137,7 @@ class Race:
         scores = scored.scores[scored.rank].astype(np.float64)
         for column, place in enumerate(places):
             if place == len(self.spans):
-                self.spans.append(float(scores[1, column] - scores[0, column]))
+                self.spans.append(float(self.lab.scale.sign * (scores[1, column] - scores[0, column])))
         row = {one: index + 2 for index, one in enumerate(trials)} | {frozenset(): 0}
         return np.stack([scores[0], scores[1], *(scores[row[one]] for one in sets)])
 
@@ -135,7 +145,7 @@ class Race:
         """Levels on as few pairs as make it ``clear``, or on the most there are."""
         for count in self.looks(start):
             found = self.levels(sets, count)
-            if clear(found) or len(found.spans) < count:
+            if clear(found) or found.pairs < count:
                 break
         return found
 

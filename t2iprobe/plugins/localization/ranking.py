@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t2iprobe.core.errors import BudgetError, ConfigError
+from t2iprobe.core.evidence import evidence
 from t2iprobe.core.lab import Lab
 from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.model import Model
@@ -18,9 +19,7 @@ from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scoring import FOUND
 from t2iprobe.core.sweep import Cost
 from t2iprobe.core.trials import Space
-from t2iprobe.plugins.localization.evidence import evidence
-from t2iprobe.plugins.localization.exhaustive import table
-from t2iprobe.plugins.localization.record import Record
+from t2iprobe.plugins.localization.record import Record, table
 from t2iprobe.plugins.localization.selection import Threshold
 from t2iprobe.plugins.localization.settings import at_least
 
@@ -101,7 +100,7 @@ def patch_best(record: Record, scores: NDArray[np.float64], finalists: int) -> N
     found = evidence(record.ask(trials), trials, lab.seed)
     record.details |= {"finalists": best, "response": table(trials, found)}
     singles = tuple(sorted(best[one] for one in Threshold().choose(found) if one < len(best)))
-    if singles or not found.shown or found.low[-1] <= FOUND:
+    if singles or not found.low[-1] > FOUND:
         record.layers = singles
     else:
         record.layers = sets[-1]

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from t2iprobe.core.errors import BudgetError
+from t2iprobe.core.evidence import Evidence, Gap, evidence, gap
 from t2iprobe.core.lab import Lab
 from t2iprobe.core.localizer import Finding
 from t2iprobe.core.names import counted
+from t2iprobe.core.pairs import cluster_of, counted_pairs
 from t2iprobe.core.scoring import FOUND, Scored
 from t2iprobe.core.statistics import Interval
 from t2iprobe.core.sweep import Cost
 from t2iprobe.core.trials import Part, Trial, ranges
-from t2iprobe.plugins.localization.evidence import evidence
 
 NOTHING = "Nothing stands out"
+LEAST = 3  # pairs that can show a gap, if all of them agree
 
 
 @dataclass
@@ -31,6 +33,7 @@ class Record:
         ranking: one number a layer.
         details: of the finding.
         notes: sentences to end the answer with.
+        gap: between the unpatched pictures of the search, once they are there.
         stopped: why the search ended early.
     """
 
@@ -41,6 +44,7 @@ class Record:
     details: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     stopped: str = ""
+    gap: Gap | None = None
 
     def __post_init__(self) -> None:
         self._before = self.lab.spent
@@ -55,7 +59,7 @@ class Record:
             self.stopped = self.stopped or str(error)
 
     def ask(self, trials: Sequence[Trial], pairs: Sequence[int] | None = None) -> Scored:
-        """As the lab does, on as many of the pairs as the budget allows; pairs of the same prompts as their mean.
+        """As the lab does, on as many of the pairs as the budget allows.
 
         Raises:
             BudgetError: it does not allow a single one.
@@ -65,12 +69,9 @@ class Record:
             with suppress(BudgetError):
                 scored = self.lab.ask(trials, chosen[:count])
                 self._cut(count, len(chosen))
-                return scored.averaged(self._prompts(chosen[:count]))
+                self.gap = gap(scored) if pairs is None else self.gap
+                return scored
         return self.lab.ask(trials, chosen[:1])  # says what it would need
-
-    def _prompts(self, pairs: Sequence[int]) -> list[tuple[str, str]]:
-        """Both prompts of each of these pairs."""
-        return [(self.lab.pairs[pair].source, self.lab.pairs[pair].target) for pair in pairs]
 
     def _cut(self, count: int, wanted: int) -> None:
         if count < wanted:
@@ -88,13 +89,15 @@ class Record:
             what: the answer in words, if it is not the layers.
         """
         searching = self.spent()
+        if self.gap is not None and not self.gap.clear:
+            self.layers = ()
         response = self._confirm() if self.layers else None
         total = self.spent()
         cost = {"images": total.images, "rows": total.rows, "calls": total.calls, "searching_rows": searching.rows}
-        words = [what or self._answer(response), *filter(None, self.notes)]
+        words = [what or self._answer(response), *filter(None, [*self.notes, set_aside(self.lab)])]
         if self.stopped:
             words.append(f"The search stopped early: {self.stopped}.")
-        details = {**self.details, "cost": cost}
+        details = {**self.details, "cost": cost, "gap": self.gap and asdict(self.gap)}
         return Finding(self.layers, tuple(self.ranking), " ".join(words), response, details)
 
     def _confirm(self) -> Interval | None:
@@ -104,37 +107,105 @@ class Record:
             asked.append(self.ask([trial], self._confirming()))
         if not asked:
             return None
-        scored = asked[0]
-        self.details["confirmed_on"] = scored.scores[scored.rank].shape[1]
+        found = evidence(asked[0], [trial], self.lab.seed)
+        self.details["confirmed"] = table([trial], found)
+        self.details["confirmed_on"] = found.gap.clusters
         self.details["noises"] = len({self.lab.pairs[pair].seed for pair in self._confirming()})
-        response = evidence(scored, [trial]).interval(0)
-        if response.low <= FOUND:
+        if not found.low[0] > FOUND:
             self.details["unconfirmed"], self.layers = list(self.layers), ()
-        return response
+        return found.interval(0) if found.gap.clear else None
 
     def _confirming(self) -> Sequence[int]:
-        """Held-out pairs; one alone would confirm nothing."""
-        return self.lab.held_out if len(self.lab.held_out) >= 2 else self.lab.search
+        """Held-out pairs; one or two would confirm nothing."""
+        return self.lab.held_out if len(self.lab.held_out) >= LEAST else self.lab.search
 
     def _missing(self) -> str:
         """Why the search's own pairs are taken."""
-        return "one held-out pair confirms nothing" if self.lab.held_out else "there are no held-out ones"
+        few = len(self.lab.held_out)
+        return f"so few as {counted(few, 'held-out pair')} confirm nothing" if few else "there are no held-out ones"
 
     def _answer(self, response: Interval | None) -> str:
         looked = self.layers or tuple(self.details.get("unconfirmed", ()))
         if not looked:
-            return f"{NOTHING}: no layers surely move the pictures from what the source asks for to the target's."
+            clear = self.gap is None or self.gap.clear
+            why = "no layers surely move the pictures from what the source asks for to the target's"
+            return f"{NOTHING}: {why}{self._unpatched()}." if clear else self.unclear()
         named = layers_named(looked)
         if response is None:
-            return f"{named} seemed responsible, but there was no budget left to confirm it."
-        held_out = self._confirming() is self.lab.held_out
-        pairs = counted(self.details["confirmed_on"], "held-out pair" if held_out else "pair")
-        where = pairs if held_out else f"{pairs} of the search ({self._missing()})"
-        measured = f"{percent(response)} of the way from source to target on {where}"
+            unsure = "source and target do not surely score differently" if "confirmed" in self.details else ""
+            why = f"on the pairs to confirm it on {unsure}" if unsure else "there was no budget left to confirm it"
+            return f"{named} seemed responsible, but {why}."
+        measured = f"{percent(response)} of the way from source to target{self._unpatched()} on {self._where()}"
         if not self.layers:
             return f"{NOTHING} surely: {named}, patched, brings {measured}."
         verb = "write" if len(self.layers) > 1 else "writes"
         return f"{named} {verb} the {self.lab.pairs[0].concept}: patched, {measured}."
+
+    def _where(self) -> str:
+        """The pairs that it was confirmed on."""
+        asked = [self.lab.pairs[pair] for pair in self._confirming()]
+        if self._confirming() is not self.lab.held_out:
+            return f"{counted_pairs(asked)} of the search ({self._missing()})"
+        known = {cluster_of(self.lab.pairs[pair]) for pair in self.lab.search}
+        again = sum(cluster in known for cluster in dict.fromkeys(map(cluster_of, asked)))
+        caution = f", {again} of their prompts searched as well, with other noise" if again else ""
+        return f"{counted_pairs(asked, 'held-out pair')}{caution}"
+
+    def _unpatched(self) -> str:
+        return "" if self.gap is None else f" (unpatched {unpatched(self.gap)})"
+
+    def unclear(self) -> str:
+        """That no layer is named as the gap is not clear, why, and what to do."""
+        assert self.gap is not None
+        return no_gap(self.lab, self.gap)
+
+
+def unpatched(gap: Gap) -> str:
+    """Scores of both unpatched pictures: ``0.25 and 1.00``."""
+    return f"{gap.source:.2f} and {gap.target:.2f}"
+
+
+def no_gap(lab: Lab, gap: Gap) -> str:
+    """That no layer is named as the unpatched pictures do not show the difference; why, and what to do."""
+    asked, score = [lab.pairs[pair] for pair in lab.search], lab.instrument.names[0].removesuffix("_target")
+    what = lab.pairs[0].concept
+    return (
+        f"{NOTHING}: unpatched, the target does not surely score nearer to its own {what} than the source does "
+        f"({score} {unpatched(gap)} on {counted_pairs(asked)}; the target is ahead in {gap.ahead} of {gap.clusters}), "
+        "so no patch can be told to bring it and no layer is named. Look at the unpatched pictures: where the target's "
+        f"lacks its {what}, ask for one that the model draws; where it has it, rank by a metric that tells the two "
+        "(the first of a study file's metrics); where few pairs differ, ask more."
+    )
+
+
+def not_ahead(gap: Gap) -> str:
+    """How many clusters have their gap the wrong way round, and that they count; nothing where there is none."""
+    behind = gap.clusters - gap.ahead
+    return f"; in {behind} of {gap.clusters} the target is not ahead, and they count" if behind else ""
+
+
+def set_aside(lab: Lab) -> str:
+    """Which pairs were not asked, and why; nothing where all were."""
+    if not lab.set_aside:
+        return ""
+    first, score = lab.pairs[lab.set_aside[0]], lab.instrument.names[0].removesuffix("_target")
+    return (
+        f"{counted(len(lab.set_aside), 'pair')} set aside: to {score}, perfect pictures of both texts are alike "
+        f"({first.source_word} → {first.target_word})."
+    )
+
+
+def table(trials: Sequence[Trial], found: Evidence) -> list[dict[str, Any]]:
+    """A row a trial, ready for JSON."""
+    return [
+        {
+            "label": trial.label,
+            **found.interval(index)._asdict(),
+            "change": float(found.change[index]),
+            "p": float(found.p[index]),
+        }
+        for index, trial in enumerate(trials)
+    ]
 
 
 def layers_named(layers: Sequence[int]) -> str:

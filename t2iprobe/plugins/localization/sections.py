@@ -25,7 +25,7 @@ WAY = (
 )
 CONFIRMED = (
     "The bootstrap is studentised and counts one pair more than there are, a whole way off: few pairs that agree prove "
-    "little. The bars above are plain bootstrap intervals of the pairs that each was asked of."
+    "little. The bars above that are in no table have bounds of their own, on the pairs that each was asked of."
 )
 
 
@@ -58,14 +58,9 @@ def _number(value: float | None) -> float:
 
 def parts(finding: Finding) -> Iterator[Section]:
     """Bars for each table of trials in the finding's details, but for that of the layers, which has its chart."""
-    for name, rows in finding.details.items():
-        if name != "response" and (bars := [_bar(row) for row in rows] if _is_table(rows) else []):
-            yield Section(name.capitalize(), WAY, bars=bars)
-
-
-def _is_table(rows: Any) -> bool:
-    wanted = {"label", *Interval._fields}
-    return isinstance(rows, list) and all(isinstance(row, Mapping) and wanted <= set(row) for row in rows)
+    for name, rows in finding.tables().items():
+        if name not in ("response", "confirmed") and rows:
+            yield Section(name.capitalize(), WAY, bars=[_bar(row) for row in rows])
 
 
 def _bar(row: Mapping[str, Any]) -> Bar:
@@ -76,8 +71,8 @@ def _bar(row: Mapping[str, Any]) -> Bar:
 
 def statistics(finding: Finding) -> Iterator[Section]:
     """How sure the responses are that decided."""
-    rows = finding.details.get("response")
-    if not _is_table(rows) or not rows:
+    rows = finding.tables().get("response")
+    if not rows:
         if confirmed := " ".join(_confirmed(finding)):
             yield Section("Statistics", f"{confirmed} {CONFIRMED}")
         return

@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.evidence import Evidence
 from t2iprobe.core.scoring import FOUND
-from t2iprobe.plugins.localization.evidence import Evidence
 
 
 class Rule(Protocol):
@@ -35,18 +35,18 @@ class Threshold:
 
     def choose(self, evidence: Evidence) -> tuple[int, ...]:
         """See :class:`Rule`."""
-        return tuple(one for one in _ranked(evidence) if evidence.low[one] > self.at) if evidence.shown else ()
+        return tuple(one for one in _ranked(evidence) if evidence.low[one] > self.at)
 
 
 @dataclass(frozen=True)
 class TopK:
-    """The ``count`` strongest, however sure they are."""
+    """The ``count`` strongest, however sure they are; none where the gap is not clear and so nothing is ranked."""
 
     count: int
 
     def choose(self, evidence: Evidence) -> tuple[int, ...]:
         """See :class:`Rule`."""
-        return _ranked(evidence)[: self.count]
+        return _ranked(evidence)[: self.count] if evidence.gap.clear else ()
 
 
 @dataclass(frozen=True)

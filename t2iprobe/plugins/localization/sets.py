@@ -9,11 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.lab import Lab
-from t2iprobe.core.localizer import Finding, Localizer
-from t2iprobe.core.scoring import FOUND
-from t2iprobe.core.trials import Part, ranges
-from t2iprobe.plugins.localization.evidence import (
+from t2iprobe.core.evidence import (
     Array,
     Evidence,
     bounds,
@@ -23,8 +19,12 @@ from t2iprobe.plugins.localization.evidence import (
     shown,
     simultaneous,
 )
-from t2iprobe.plugins.localization.exhaustive import sweep, table
-from t2iprobe.plugins.localization.record import Record
+from t2iprobe.core.lab import Lab
+from t2iprobe.core.localizer import Finding, Localizer
+from t2iprobe.core.scoring import FOUND
+from t2iprobe.core.trials import Part, ranges
+from t2iprobe.plugins.localization.exhaustive import sweep
+from t2iprobe.plugins.localization.record import Record, table
 from t2iprobe.plugins.localization.selection import Threshold
 from t2iprobe.plugins.localization.settings import at_least, check_part
 
@@ -128,7 +128,7 @@ class Nested(Localizer):
         with record.within_budget():
             single = sweep(record, Threshold())
             record.layers, record.notes = (), []
-            if single.shown:
+            if single.gap.clear:
                 self._grow(record, single)
         return record.finding()
 
@@ -197,12 +197,14 @@ class Greedy(Localizer):
             rest = [layer for layer in every if layer not in base]
             sets = [tuple(sorted((*base, layer))) for layer in rest]
             moved, spans = _moves(record, [*sets, *([base] if base else [])])
+            if not shown(spans):
+                return
             gains = moved[: len(sets)] - (moved[-1] if base else 0.0)
             low, _, mean = simultaneous(gains, spans, resampled(len(spans), record.lab.seed))
             best = int(np.argmax(mean))
             if not base:
                 record.ranking = mean.tolist()
-            if not shown(spans) or low[best] <= 0 or mean[best] < FOUND:
+            if low[best] <= 0 or mean[best] < FOUND:
                 return
             base = record.layers = sets[best]
             self._note(record, base, float(moved[best].mean() / spans.mean()))

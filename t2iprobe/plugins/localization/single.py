@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from t2iprobe.core.adapter import Branch
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.evidence import Evidence, evidence
 from t2iprobe.core.lab import Lab
 from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.model import Model
-from t2iprobe.core.names import counted
+from t2iprobe.core.pairs import counted_pairs
 from t2iprobe.core.scope import Scope
-from t2iprobe.core.scoring import FOUND, Scored
+from t2iprobe.core.scoring import FOUND
 from t2iprobe.core.trials import Trial
-from t2iprobe.plugins.localization.evidence import Evidence, evidence
-from t2iprobe.plugins.localization.exhaustive import table
-from t2iprobe.plugins.localization.record import percent, share
+from t2iprobe.plugins.localization.record import no_gap, not_ahead, percent, set_aside, table, unpatched
+from t2iprobe.plugins.localization.selection import Threshold
 from t2iprobe.terminal import parse
 
 BRANCHES = {"cond": (Branch.COND,), "uncond": (Branch.UNCOND,), "both": None}
@@ -28,7 +28,9 @@ NAMED = 4  # found trials whose response the sentence has
 
 @dataclass
 class Single(Localizer):
-    """Every layer or site by itself, within a scope, each with its own interval: nothing is searched or confirmed.
+    """Every layer or site by itself, within a scope: nothing is searched or confirmed.
+
+    Layers are named by the rule of ``exhaustive``, :class:`~t2iprobe.plugins.localization.selection.Threshold`.
 
     Args:
         layers: such as ``0-23`` or ``3,5``; default all.
@@ -54,19 +56,20 @@ class Single(Localizer):
     def find(self, lab: Lab) -> Finding:
         """See :class:`~t2iprobe.core.localizer.Localizer`."""
         trials = self.trials(lab)
-        scored = lab.ask(trials)
-        seen = evidence(scored, trials, lab.seed)
-        found = [one.index for one in scored.found()]
+        seen = evidence(lab.ask(trials), trials, lab.seed)
+        found = Threshold().choose(seen)
         ranking = np.full(lab.space.layers, np.nan)
         for trial, mean in zip(trials, seen.mean, strict=True):
             for layer in trial.layers:
                 ranking[layer] = np.fmax(ranking[layer], mean)
         layers = {layer for index in found for layer in trials[index].layers}
         response = [
-            {**row, "path": _path(lab.model, trial)} for row, trial in zip(table(trials, seen), trials, strict=True)
+            {**row, "path": _path(lab.model, trial), "named": index in found}
+            for index, (row, trial) in enumerate(zip(table(trials, seen), trials, strict=True))
         ]
-        said = sentence(lab, trials, scored, seen, found)
-        return Finding(tuple(sorted(layers)), tuple(ranking.tolist()), said, None, {"response": response})
+        said = " ".join(filter(None, [sentence(lab, trials, seen, found), set_aside(lab)]))
+        details = {"response": response, "gap": asdict(seen.gap)}
+        return Finding(tuple(sorted(layers)), tuple(ranking.tolist()), said, None, details)
 
     def trials(self, lab: Lab) -> list[Trial]:
         """What is asked.
@@ -109,24 +112,30 @@ def _path(model: Model | None, trial: Trial) -> str:
     return modules[0] if len(modules) == 1 else modules[0].rpartition(".")[0]
 
 
-def sentence(lab: Lab, trials: Sequence[Trial], scored: Scored, seen: Evidence, found: Sequence[int]) -> str:
+def sentence(lab: Lab, trials: Sequence[Trial], seen: Evidence, found: Sequence[int]) -> str:
     """The answer in words, with how sure it is."""
-    count, what = len(lab.search), f"the {lab.pairs[0].concept}"
+    what = f"the {lab.pairs[0].concept}"
     unit = "site" if len(trials[0].sites) == 1 else "layer"
-    pairs = counted(count, "pair")
+    pairs = counted_pairs([lab.pairs[pair] for pair in lab.search])
+    if not seen.gap.clear:
+        return no_gap(lab, seen.gap)
+    where = f"unpatched {unpatched(seen.gap)}, {pairs}{not_ahead(seen.gap)}"
     if not found:
-        return (
-            f"No single {unit} stands out: none moves the score of {what} by more than a tenth of the way to the "
-            f"target's (source {scored.floor.mean:.2f}, target {scored.ceiling.mean:.2f}, {pairs}, 95 % intervals)."
-        )
+        return f"No single {unit} surely writes {what}: {_furthest(unit, trials, seen)} ({where})."
     names = [trials[index].label for index in found]
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     moves = "; ".join(
-        f"{unit} {name} goes {percent(seen.interval(index)) if count > 1 else share(float(seen.mean[index]))} of the "
-        "way from the source to the target"
+        f"{unit} {name} goes {percent(seen.interval(index))} of the way from the source to the target"
         for name, index in zip(names[:NAMED], found, strict=False)
     )
     subject, verb = (unit, "writes") if len(names) == 1 else (f"{unit}s", "write")
-    caution = "; few pairs prove little, use more" if min(seen.low[index] for index in found) <= FOUND else ""
-    caution = "; one pair gives no interval, use more" if count == 1 else caution
-    return f"{subject.capitalize()} {listed} {verb} {what}: {moves} ({pairs}{caution})."
+    return f"{subject.capitalize()} {listed} {verb} {what}: {moves} ({where})."
+
+
+def _furthest(unit: str, trials: Sequence[Trial], seen: Evidence) -> str:
+    """The strongest one, which was not sure enough to be named; and what to do."""
+    best = int(np.argmax(seen.mean))
+    goes = f"{unit} {trials[best].label} goes furthest, {percent(seen.interval(best))} of the way"
+    if seen.mean[best] > FOUND:
+        return f"{goes}, and few pairs prove little: raise --limit, or give more"
+    return f"{goes}; several may write it together, which `t2iprobe localize` finds out"

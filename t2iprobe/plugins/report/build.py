@@ -6,12 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from t2iprobe.core.evidence import evidence
 from t2iprobe.core.report import Cell, Page, Section, Table
 from t2iprobe.core.scope import Scope
-from t2iprobe.core.scoring import Scored
+from t2iprobe.core.statistics import Interval
 from t2iprobe.core.study.result import Result
 from t2iprobe.core.trials import Trial, ranges, source, target
 from t2iprobe.plugins.report.view import Held, PairView, TrialView, View
@@ -39,20 +37,20 @@ def view_of(
     """
     finding, manifest = result.finding, result.manifest
     rows = charted(result.trials, len(finding.ranking) if finding else 0)
-    shown = [trial_view(result, trial, finding.layers if finding else (), planted) for trial in rows]
-    scored = compared(result, target())
+    stated = finding.stated() if finding else {}
+    shown = [trial_view(result, trial, finding.layers if finding else (), planted, stated) for trial in rows]
     return View(
         title=f"{manifest.get('model') or manifest['pipeline']}: {manifest['settings']['localizer']['name']}",
         sentence=finding.sentence if finding else "This study is not finished; what is done so far is shown.",
-        score=scored.rank.removesuffix("_target"),
-        clean=(scored.floor, scored.ceiling),
+        score=result.rank.removesuffix("_target"),
+        clean=result.unpatched(),
         trials=[one for one in shown if one is not None],
         pairs=pair_views(result, rows),
         cost={name.replace("_", " "): f"{value:,}" for name, value in manifest.get("spent", {}).items()},
         provenance=provenance(manifest),
         command=command,
         next_steps=next_steps,
-        sections=[*tried(result, rows), *sections],
+        sections=[*tried(result, rows, stated), *sections],
     )
 
 
@@ -81,30 +79,21 @@ def charted(trials: Sequence[Trial], layers: int) -> list[Trial]:
     return sorted(single if len(single) >= layers else asked, key=lambda one: (len(one.layers), one.layers))
 
 
-def compared(result: Result, trial: Trial) -> Scored:
-    """Scores of the unpatched source and target and of one trial, on the pairs it was asked of."""
-    labels = [source(trial.num_steps).label, target(trial.num_steps).label, trial.label]
-    rows = [next(i for i, one in enumerate(result.trials) if one.label == label) for label in labels]
-    scores = {name: values[rows] for name, values in result.scores.items()}
-    done: NDArray[np.bool_] = np.all([np.isfinite(values).all(0) for values in scores.values()], axis=0)
-    names = list(scores)
-    return Scored({name: values[:, done] for name, values in scores.items()}, names[0], names[1])
-
-
-def trial_view(result: Result, trial: Trial, found: Sequence[int], planted: Sequence[int]) -> TrialView | None:
-    """A row; ``None`` where no pair is done."""
-    scored = compared(result, trial)
-    if not scored.scores[scored.rank].shape[1]:
+def trial_view(
+    result: Result, trial: Trial, found: Sequence[int], planted: Sequence[int], stated: Mapping[str, Interval]
+) -> TrialView | None:
+    """A row; ``None`` where no pair is done. An interval that the answer states is that of the row."""
+    scored = result.scored([trial])
+    if not (pairs := scored.scores[scored.rank].shape[1]):
         return None
-    one = scored.trial(0)
     return TrialView(
         label=trial.label,
         path=patched(trial.sites),
-        target=one.target,
-        response=one.response,
-        source=one.source.mean,
-        ssim=one.ssim,
-        pairs=scored.scores[scored.rank].shape[1],
+        target=float(scored.clustered(scored.rank)[2].mean()),
+        response=stated.get(trial.label) or evidence(scored, [trial]).interval(0),
+        source=float(scored.clustered(scored.against)[2].mean()),
+        ssim=float(scored.scores["ssim"][2].mean()),
+        pairs=pairs,
         held=held(trial.layers, found),
         planted=bool(trial.layers) and set(trial.layers) <= set(planted),
     )
@@ -144,11 +133,11 @@ def pair_views(result: Result, rows: Sequence[Trial]) -> list[PairView]:
     return views
 
 
-def tried(result: Result, charted: Sequence[Trial]) -> list[Section]:
+def tried(result: Result, charted: Sequence[Trial], stated: Mapping[str, Interval]) -> list[Section]:
     """Everything else that was asked."""
     drawn = {trial.label for trial in charted}
     rest = [trial for trial in result.trials if trial.sites and trial.label not in drawn]
-    views = [view for trial in rest if (view := trial_view(result, trial, (), ())) is not None]
+    views = [view for trial in rest if (view := trial_view(result, trial, (), (), stated)) is not None]
     if not views:
         return []
     rows: list[list[Cell]] = [[one.label, *one.response, one.ssim] for one in views]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from t2iprobe.core.statistics import Interval
 from t2iprobe.plugins.report.view import HELD, View, data_uri, figure_uri
+
+NONE = "\u2013"  # what could not be measured
 
 
 def render(view: View) -> str:
@@ -36,7 +39,7 @@ def _gallery(view: View) -> str:
 
 def percent(value: float) -> str:
     """``0.873`` as ``87 %``."""
-    return f"{value:.0%}".replace("%", "\u202f%")
+    return f"{value:.0%}".replace("%", "\u202f%") if math.isfinite(value) else NONE
 
 
 def tight(text: str) -> str:
@@ -46,11 +49,13 @@ def tight(text: str) -> str:
 
 def height(value: float) -> str:
     """A share of a chart's height, kept inside it."""
-    return f"{100 * min(1.0, max(0.0, value)):.1f}%"
+    return f"{100 * min(1.0, max(0.0, value)):.1f}%" if math.isfinite(value) else "0%"
 
 
 def number(value: Any, digits: int = 2) -> str:
     """A cell of a table."""
     if isinstance(value, Interval):
         return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
-    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.{digits}f}" if math.isfinite(value) else NONE
+    return str(value)

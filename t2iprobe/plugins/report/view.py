@@ -34,7 +34,8 @@ class TrialView:
     Args:
         label: of the trial; names its picture in every :class:`PairView`.
         path: what was patched.
-        target, response: score to the target and the share of the way to it, with intervals.
+        target: score to the target.
+        response: share of the way to it, with its interval; NaN where the unpatched pictures do not differ.
         source: score to the source.
         ssim: similarity to the unpatched picture.
         held: what it holds of the answer.
@@ -44,7 +45,7 @@ class TrialView:
 
     label: str
     path: str
-    target: Interval
+    target: float
     response: Interval
     source: float
     ssim: float
