@@ -323,8 +323,8 @@ def test_several_noises_of_a_pair_are_one_observation() -> None:
 
 
 @pytest.mark.parametrize("method", ["exhaustive", "adaptive"])
-@pytest.mark.parametrize("pairs", [3, 4])
-def test_three_clean_pairs_suffice_for_a_whole_layer(method: str, pairs: int) -> None:
+@pytest.mark.parametrize("pairs", [4, 5])
+def test_four_clean_pairs_suffice_for_a_whole_layer(method: str, pairs: int) -> None:
     assert right(method, SINGLE, seeds=10, pairs=pairs + 8) == 1
     lab = simulated(Simulation(SINGLE, pairs))
     assert find(method, lab).layers == (6,)
@@ -366,9 +366,9 @@ def test_bounds_stay_within_what_a_score_can_be(
 
 def test_what_is_printed_is_possible() -> None:
     """The lab hands on what an F1 can be: no bound says more than all of the way and a little."""
-    found = find("exhaustive", simulated(Simulation(SINGLE, 6), held_out=4))
+    found = find("exhaustive", simulated(Simulation(SINGLE, 8), held_out=4))
     assert 1 <= found.details["response"][6]["high"] < 1.1
-    loose = Simulation(SINGLE, 6, bounds=None)
+    loose = Simulation(SINGLE, 8, bounds=None)
     assert find("exhaustive", simulated(loose, held_out=4)).details["response"][6]["high"] > 1.3
 
 

@@ -96,9 +96,9 @@ def test_a_search_is_rehearsed_for_its_cost(method: str) -> None:
 
 
 def test_a_plan_of_other_settings() -> None:
-    own = {"num_steps": 10, "guidance": 1.0, "resolution": 512, "limit": 8, "held_out": 2, "prompt_set": "creative"}
+    own = {"num_steps": 10, "guidance": 1.0, "resolution": 512, "limit": 8, "held_out": 3, "prompt_set": "creative"}
     found = plan("exhaustive", **own)
-    assert (found["pairs"], found["held_out"]) == (8, 2) and found["pictures"] == 6 * 26 + 2 * 3
+    assert (found["pairs"], found["held_out"]) == (8, 3) and found["pictures"] == 5 * 26 + 3 * 3
     assert found["denoiser_rows"] == 10 * found["pictures"]  # no guidance, no second branch
     assert plan("exhaustive", **own, budget=600)["denoiser_rows"] <= 600
 
@@ -156,8 +156,8 @@ def test_the_plan_of_a_search_is_of_all_its_questions(
 
 
 def test_few_pairs_keep_a_third_to_confirm_on(tmp_path: Path) -> None:
-    assert command._file(asked(limit=6), Plugins()).pairs.held_out == 2
-    assert command._file(asked(limit=2), Plugins()).pairs.held_out == 0
+    assert command._file(asked(limit=9), Plugins()).pairs.held_out == 3
+    assert command._file(asked(limit=8), Plugins()).pairs.held_out == 0
     assert command._file(asked(limit=60), Plugins()).pairs.held_out == command.HELD_OUT
     mine = tmp_path / "mine.csv"
     mine.write_text("source,target\n" + '"a ""A""","a ""B"""\n' * 5)
