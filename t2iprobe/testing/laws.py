@@ -24,7 +24,7 @@ from t2iprobe.core.scope import Scope
 from t2iprobe.core.sites import NAME, Site, Sites
 from t2iprobe.testing.watching import entry_by_itself, event, firing_order, first_output, marks
 
-SOURCE, TARGET = "a sign that says DOG", "a red cat on the sign"
+SOURCE, TARGET, OTHER = "a sign that says DOG", "a red cat on the sign", "a red hat"
 STEPS = 3
 EFFECT = 1e-5  # the least relative change of the denoiser's output that counts as one
 LEVELS = 2  # of 255: how far rounding may move a pixel between batch sizes
@@ -237,17 +237,19 @@ def equal_seeds_get_equal_noise(model: Model) -> None:
 
 @_law
 def no_edit_depends_on_the_batch(model: Model) -> None:
-    """Whatever edit a row has, it is the same alone as beside rows with others; up to rounding."""
+    """Whatever edit a row has, its result alone is that beside rows with the same edit and others, up to rounding."""
     sites = model.text_sites(model.layers // 2)
     edits = _edits(model, sites)
-    rows = len(edits) + 1  # the last one is the others' donor
-    generation = model.generation([SOURCE] * (rows - 1) + [TARGET], range(rows), num_steps=2)
+    kinds = [kind for kind in edits for _ in range(2)]  # two rows with two prompts each; the last row is a donor
+    prompts = [*(SOURCE, TARGET) * len(edits), OTHER]
+    generation = model.generation(prompts, range(len(prompts)), num_steps=2)
+    given = tuple(edits.values())
     whole, plain, alone = (
-        model.run(generation, cache=sites, interventions=given, batch_size=size).cache
-        for given, size in ((tuple(edits.values()), rows), ((), rows), (tuple(edits.values()), 1))
+        model.run(generation, cache=sites, interventions=asked, batch_size=size).cache
+        for asked, size in ((given, None), ((), None), (given, 1))
     )
     for site in sites:
-        for row, kind in enumerate(edits):
+        for row, kind in enumerate(kinds):
             beside, before, own = (one[site.name, 1, Branch.COND][row] for one in (whole, plain, alone))
             far = 1e-3 * float(before.abs().max())
             _require(float((beside - before).abs().max()) > far, f"{kind} of {site.name} changes nothing")
@@ -326,23 +328,23 @@ def _generation(model: Model, prompt: str) -> Generation:
 
 
 def _edits(model: Model, sites: Sites) -> dict[str, Intervention]:
-    """One of every kind, each for a row of its own; the last row is the donor of those that take from one."""
-    cache = model.run(model.generation([TARGET, "a hat"], num_steps=2), cache=sites).cache
-    kinds: dict[str, Callable[[int], Intervention]] = {
-        "zero ablation": lambda row: ablate(sites, scope=Scope(rows=(row,))),
-        "mean ablation": lambda row: ablate(sites, kind="mean", scope=Scope(rows=(row,))),
-        "mean ablation by a reference": lambda row: ablate(
-            sites, kind="mean", scope=Scope(rows=(row,)), reference=cache
+    """One of every kind, each for two rows of its own; the row behind them all is the donor of those that take one."""
+    cache = model.run(model.generation([TARGET, OTHER], num_steps=2), cache=sites).cache
+    kinds: dict[str, Callable[[tuple[int, int]], Intervention]] = {
+        "zero ablation": lambda rows: ablate(sites, scope=Scope(rows=rows)),
+        "mean ablation": lambda rows: ablate(sites, kind="mean", scope=Scope(rows=rows)),
+        "mean ablation by a reference": lambda rows: ablate(
+            sites, kind="mean", scope=Scope(rows=rows), reference=cache
         ),
-        "resample ablation": lambda row: ablate(sites, kind="resample", donors={row: donor}),
-        "steering": lambda row: steer(torch.ones(1), sites, scope=Scope(rows=(row,))),
-        "a lock-step patch": lambda row: patch({row: donor}, sites),
-        "a cached patch": lambda row: patch(cache, sites, rows={row: 1}),
-        "interpolation in lock-step": lambda row: interpolate({row: donor}, sites, 0.5),
-        "cached interpolation": lambda row: interpolate(cache, sites, 0.5, rows={row: 1}),
+        "resample ablation": lambda rows: ablate(sites, kind="resample", donors=dict.fromkeys(rows, donor)),
+        "steering": lambda rows: steer(torch.ones(1), sites, scope=Scope(rows=rows)),
+        "a lock-step patch": lambda rows: patch(dict.fromkeys(rows, donor), sites),
+        "a cached patch": lambda rows: patch(cache, sites, rows=dict.fromkeys(rows, 1)),
+        "interpolation in lock-step": lambda rows: interpolate(dict.fromkeys(rows, donor), sites, 0.5),
+        "cached interpolation": lambda rows: interpolate(cache, sites, 0.5, rows=dict.fromkeys(rows, 1)),
     }
-    donor = len(kinds)
-    return {kind: make(row) for row, (kind, make) in enumerate(kinds.items())}
+    donor = 2 * len(kinds)
+    return {kind: make((2 * place, 2 * place + 1)) for place, (kind, make) in enumerate(kinds.items())}
 
 
 def _guided(model: Model, prompt: str) -> Generation:
