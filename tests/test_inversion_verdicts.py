@@ -51,18 +51,18 @@ def structured(rng: np.random.Generator, noise: Any) -> Any:
 
 
 def test_verdicts_on_noise_are_wrong_in_a_twentieth_of_runs() -> None:
-    rng, count = np.random.default_rng(0), 150
+    rng, count = np.random.default_rng(0), 100
     said = [told(run(rng, independent), areas(rng)) for _ in range(count)]
     for verdict in ("so noise would do as much", "shows no difference"):
         wrong = sum(verdict not in one for one in said) / count
-        assert wrong <= 0.08, verdict  # 0.05, and what so few runs leave open
+        assert wrong <= 0.09, verdict  # 0.05, and what so few runs leave open
 
 
 def test_verdicts_on_a_latent_that_has_structure() -> None:
     rng = np.random.default_rng(1)
     found = told(run(rng, structured), areas(rng))
     assert "do as much" not in found and "no difference" not in found
-    assert f"({ROWS} images of independent noise" in found and f"{ROWS} images)" in found
+    assert f"({ROWS} images of independent noise" in found and f"{ROWS} images of {ROWS} prompts)" in found
 
 
 def test_true_noise_stands_in_the_table_of_plain_areas() -> None:

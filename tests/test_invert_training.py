@@ -16,6 +16,7 @@ from t2iprobe.cli.app import build
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.bars import no_bars
 from t2iprobe.plugins.inversion import curves, sweep_sections, training, training_run
+from t2iprobe.plugins.inversion.analysis.jackknife import half_width, jackknife
 from t2iprobe.plugins.inversion.session import Asked
 from t2iprobe.plugins.manager import Plugins
 from t2iprobe.terminal.options import ModelChoice
@@ -106,8 +107,54 @@ def test_saturation(values: list[float | None], step: int | None) -> None:
 
 
 def test_trainings_are_pooled() -> None:
+    """Two seeds at 1 and 3 have a standard deviation of sqrt 2; one alone has none."""
     found = training.pooled([{"a": [1.0, None]}, {"a": [3.0, 2.0]}])
-    assert found == {"a": {"mean": [2.0, None], "std": [1.0, None]}}
+    assert found["a"]["mean"] == [2.0, None] and found["a"]["std"] == [pytest.approx(2**0.5), None]
+    assert training.pooled([{"a": [1.0]}]) == {"a": {"mean": [1.0], "std": [None]}}
+
+
+def test_a_relation_that_stays_is_called_flat() -> None:
+    """Pictures of 16 prompts with a number each that training does not change but for noise of every checkpoint."""
+    rng, prompts, steps = np.random.default_rng(0), np.repeat(np.arange(16), 2).tolist(), list(range(8))
+    flat = 0
+    for _ in range(300):
+        each = rng.standard_normal((32, 1)) + rng.standard_normal((16, 8)).repeat(2, axis=0)
+
+        def off(rows: Any, each: Any = each) -> Any:
+            means = each[rows].mean(0)
+            return means - means[-1]
+
+        _, error, count = jackknife(off, prompts, training_run.LEFT_OUT)
+        half = half_width(error, count, len(steps) - 1)
+        flat += training.saturation(steps, each.mean(0).tolist(), half.tolist()) == 0
+    assert flat / 300 >= 0.93  # 0.95 or more, and what 300 leave open
+    assert training.saturation([1, 2, 3], [5.0, 1.0, 0.0], [0.5, 0.5, 0.5]) == 3
+    assert training.saturation([1, 2, 3], [5.0, 1.0, 0.0], [2.0, 2.0, 2.0]) == 2
+
+
+def test_neighbours_are_few_of_the_rows() -> None:
+    """With 50 of 50 others any two sets would share all of them."""
+    assert [training.neighbours(rows) for rows in (2, 12, 64, 501, 2048)] == [1, 1, 6, 50, 50]
+    assert training.aligned(pictures(40), pictures(40, 1))["knn"] < 0.3
+
+
+def test_another_noise_of_the_same_prompt() -> None:
+    prompts = ["a", "b", "a", "c", "a", "d"]
+    found = training.another(prompts)
+    assert sorted(found) == list(range(6)) and all(row != other for row, other in enumerate(found))
+    assert [prompts[row] for row in found[0:5:2]] == ["a"] * 3  # b, c and d have one picture each, and change places
+    assert training.another(["a", "a", "b"])[2] == 2
+
+
+def test_alignment_by_the_prompt_alone_is_told() -> None:
+    """Pictures of a prompt that have nothing of their noise align as well with another noise's."""
+    of_prompt = pictures(4).astype(float)
+    sets = [of_prompt[np.arange(16) % 4] + np.random.default_rng(seed).normal(0, 5, (16, 12, 12, 3)) for seed in (1, 2)]
+    first, second = (one.clip(0, 255).astype(np.uint8) for one in sets)
+    other = second[training.another([f"prompt {row % 4}" for row in range(16)])]
+    own, apart = training.aligned(first, second), training.aligned(first, other)
+    assert own["cka"] > 0.9 and apart["cka"] == pytest.approx(own["cka"], abs=0.01)
+    assert apart["ssim"] == pytest.approx(own["ssim"], abs=0.02)
 
 
 @pytest.fixture(scope="module")
@@ -168,8 +215,9 @@ def test_its_table_and_its_drawing(answer: tuple[dict[str, Any], Path]) -> None:
     table = sweep_sections.training_table(found)
     rows = {str(row[0]): row for row in table.rows}
     # the last checkpoint's agreement with itself is left out
-    assert rows["p1.ssim"][2] == found["pooled"]["p1.ssim"]["mean"][1]
-    assert rows["p2.angle noise"][2] == found["pooled"]["p2.angle_noise"]["mean"][2]
+    assert rows["p1.ssim"][3] == found["pooled"]["p1.ssim"]["mean"][1]
+    assert rows["p1.ssim"][2] == found["pooled"]["p1.ssim_of_another"]["mean"][0]
+    assert rows["p2.angle noise"][2:4] == ["", found["pooled"]["p2.angle_noise"]["mean"][2]]
     image = curves.training_plot(found)
     assert image.width > 1000 and len(np.unique(np.asarray(image).reshape(-1, 3), axis=0)) > 100
 

@@ -21,6 +21,7 @@ from t2iprobe.plugins.inversion.analyze import (
 from t2iprobe.plugins.inversion.arms import Arm, examined
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.inverter import Inverter
+from t2iprobe.plugins.inversion.paired import beside_first
 from t2iprobe.plugins.inversion.schedule import Schedule
 
 
@@ -126,6 +127,7 @@ def measured(run: Inverted, options: Options) -> list[dict[str, Any]]:
         }
         if label != TRUE:
             row |= {name: _mean(run.score(name, label)) for name in run.score_names}
+            row |= {f"{name}_beside_first": beside_first(run, name, label) for name in run.score_names}
             row |= {name: areas[label][name] for name in ("error_plain", "error_rest", "std_plain", "std_rest")}
         rows.append(row)
     return rows

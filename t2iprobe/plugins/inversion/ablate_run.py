@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -111,11 +112,13 @@ def run(asked: Asked, swept: Swept, path: Path, plugins: Plugins) -> dict[str, A
 def _answer(rows: list[dict[str, Any]], shape: Sequence[int], swept: Swept) -> dict[str, Any]:
     patch = patch_of(shape)
     size = shape[1] * patch * patch
-    floor = correlation.floor(shape[0], size, min(TOP, size * (size - 1) // 2))
+    known = shape[0], size, min(TOP, size * (size - 1) // 2)
+    floor, span = correlation.floor(*known), correlation.noise_range(*known[:2], math.prod(shape[1:]) // size, known[2])
     budget = "" if swept.calls is None else f", at most {swept.calls} for every method"
     return {
         "images": shape[0],
         "floor": floor,
+        "excess_of_noise": [bound - floor for bound in span],
         "budget_text": budget,
         "sentence": f"{counted(len(rows), 'setting')} on the same noise, {counted(shape[0], 'picture')} each.",
         "rows": rows,

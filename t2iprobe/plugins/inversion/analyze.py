@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.statistics import bootstrap
 from t2iprobe.plugins.inversion.analysis import (
     assignment,
     correlation,
@@ -28,6 +27,7 @@ from t2iprobe.plugins.inversion.analysis import (
     texture,
 )
 from t2iprobe.plugins.inversion.inverted import Inverted
+from t2iprobe.plugins.inversion.paired import Between, beside_first, over, spanned
 
 Numbers = NDArray[Any]
 Found = dict[str, Any]
@@ -129,22 +129,11 @@ def reconstruction(run: Inverted) -> Found:
     """What came back, what it cost, and the sizes of things (E13)."""
     rows = []
     for arm in run.arms:
-        scores = {name: _interval(run.score(name, arm)) for name in run.score_names}
-        beside = {name: _beside(run, name, arm) for name in run.score_names}
+        scores = {name: over(run.score(name, arm), run.prompts) for name in run.score_names}
+        beside = {name: beside_first(run, name, arm) for name in run.score_names}
         rows.append({"method": arm, "size": float(np.abs(run.latent(arm)).mean()), **scores, "beside_first": beside})
     sizes = {TRUE: float(np.abs(run.noise).mean()), IMAGE: float(np.abs(run.clean).mean())}
     return {"rows": rows, "sizes": sizes}
-
-
-def _interval(values: Numbers) -> list[float] | None:
-    """Mean and 95 % interval; ``None`` where nothing was measured."""
-    known = values[np.isfinite(values)]
-    return [float(value) for value in bootstrap(known)] if len(known) else None
-
-
-def _beside(run: Inverted, name: str, arm: str) -> list[float] | None:
-    """A score less that of the first method, picture by picture: all methods have the same pictures."""
-    return None if arm == run.arms[0] else _interval(run.score(name, arm) - run.score(name, run.arms[0]))
 
 
 def patch_of(shape: Sequence[int], asked: int | None = None) -> int:
@@ -153,13 +142,28 @@ def patch_of(shape: Sequence[int], asked: int | None = None) -> int:
     return asked or max(side for side in range(1, 9) if height % side == 0 and width % side == 0)
 
 
-def correlations(run: Inverted, options: Options) -> Found:
-    """Correlation between pixels across images (E1), with the floor that independent noise has."""
-    patch = patch_of(run.noise.shape, options.patch)
-    size = run.noise.shape[1] * patch * patch
-    top = min(TOP, size * (size - 1) // 2)
+def patches(run: Inverted, options: Options) -> tuple[int, int, int]:
+    """The side of a patch of the correlation, its numbers, and how many correlations of it are kept.
+
+    Raises:
+        ConfigError: too few images.
+    """
     if len(run.rows) < 3:
         raise ConfigError(f"a correlation across images needs 3 of them, {run.path} has {len(run.rows)}")
+    patch = patch_of(run.noise.shape, options.patch)
+    size = run.noise.shape[1] * patch * patch
+    return patch, size, min(TOP, size * (size - 1) // 2)
+
+
+def excess(run: Inverted, values: Numbers, options: Options) -> float:
+    """The correlation of values across images less what independent noise has on average."""
+    patch, size, top = patches(run, options)
+    return correlation.patch_correlation(values, patch, top).mean - correlation.floor(len(values), size, top)
+
+
+def correlations(run: Inverted, options: Options) -> Found:
+    """Correlation between pixels across images (E1), with the floor that independent noise has."""
+    patch, size, top = patches(run, options)
     floor = correlation.floor(len(run.rows), size, top)
     low, high = correlation.noise_range(len(run.rows), size, run.noise[0].size // size, top)
     rows = []
@@ -340,26 +344,34 @@ def plain_areas(run: Inverted, mask: plain.Mask, options: Options) -> Found:
         found = _plain(dataclasses.asdict(plain.compare_areas(values, run.noise, mask)))
         left = _plain(dataclasses.asdict(plain.structure(values, mask)))
         error = np.abs(values - run.noise).mean(1)
-        gaps = {"difference": _between(error, mask), "spread_difference": _spreads(values, mask)}
+        gaps = {
+            "difference": _between(error, mask, run.prompts),
+            "spread_difference": _spreads(values, mask, run.prompts),
+        }
         none = {"error_plain": None, "error_rest": None, "difference": None} if what == TRUE else {}
         rows.append({"what": what, **found, **left, **gaps, **none})
     share = float(mask.mean())
-    both = int((mask.any((1, 2)) & ~mask.all((1, 2))).sum())
-    return {"share": share, "rows_with_both": both, "rows": rows}
+    both = np.flatnonzero(mask.any((1, 2)) & ~mask.all((1, 2)))
+    prompts = len({run.prompts[row] for row in both})
+    return {"share": share, "rows_with_both": len(both), "prompts_with_both": prompts, "rows": rows}
 
 
-def _between(error: Numbers, mask: plain.Mask) -> list[float] | None:
-    """Error in plain areas less error elsewhere, image by image, with its 95 % interval over images."""
-    both = mask.any((1, 2)) & ~mask.all((1, 2))
-    each = [one[where].mean() - one[~where].mean() for one, where in zip(error[both], mask[both], strict=True)]
-    return [float(value) for value in bootstrap(each)] if each else None
+def _between(error: Numbers, mask: plain.Mask, prompts: Sequence[str]) -> Between | None:
+    """Error in plain areas less error elsewhere, image by image, with its 95 % interval over prompts."""
+    nothing = np.nan
+    each = [
+        one[where].mean() - one[~where].mean() if where.any() and not where.all() else nothing
+        for one, where in zip(error, mask, strict=True)
+    ]
+    return over(np.array(each), prompts)
 
 
-def _spreads(values: Numbers, mask: plain.Mask) -> list[float] | None:
-    """Standard deviation in plain areas less that elsewhere, of all images together, resampled over images."""
+def _spreads(values: Numbers, mask: plain.Mask, prompts: Sequence[str]) -> Between | None:
+    """Standard deviation in plain areas less that elsewhere, of all images together, with its interval over prompts."""
     sums = plain.power_sums(values, mask)
-    sums = sums[sums[:, [0, 3]].all(1)]
-    return [float(value) for value in bootstrap(sums, statistic=plain.spread_gap)] if len(sums) else None
+    if not sums[:, [0, 3]].any(0).all():
+        return None
+    return spanned(lambda rows: plain.spread_gap(sums[rows].sum(0)), prompts)
 
 
 def step_errors(run: Inverted, mask: plain.Mask) -> Found:

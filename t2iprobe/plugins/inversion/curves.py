@@ -54,11 +54,11 @@ def edit_plot(found: Found) -> Image.Image:
         "variations": f"Variations of one picture\n(a = {found['mix']:g})",
     }
     names = [name for name in keys if found["rows"][0].get(name) is not None]
-    nothing = [float("nan")] * 3
+    nothing = [None] * 3
     with canvas(len(names), width=2 + 3 * len(names), height=0.8 + 0.4 * len(found["rows"])) as drawn:
         for number, (axes, name) in enumerate(zip(drawn.panels, names, strict=True)):
             rows = found["rows"]
-            values = np.array([row.get(name) or nothing for row in rows])
+            values = np.array([row.get(name) or nothing for row in rows], np.float64)
             spread = np.abs(values[:, 1:] - values[:, :1]).T
             hues = [colour(row["what"], found["methods"]) for row in rows]
             style = {"ecolor": INK, "elinewidth": 1, "capsize": 2}
@@ -147,7 +147,8 @@ def training_plot(found: Found) -> Image.Image:
                     np.array([np.nan if v is None else v for v in curves[key][part]]) for part in ("mean", "std")
                 )
                 axes.plot(steps, mean, "o-", ms=3, color=hue, label=name.replace("_", " "))
-                axes.fill_between(steps, mean - std, mean + std, color=hue, alpha=0.15, linewidth=0)
+                if np.isfinite(std).any():
+                    axes.fill_between(steps, mean - std, mean + std, color=hue, alpha=0.15, linewidth=0)
                 settled = found["saturation"].get(key)
                 if settled is not None:
                     axes.plot([settled], [mean[steps.index(settled)]], "D", ms=7, mfc="none", mec=hue)
@@ -159,4 +160,4 @@ def training_plot(found: Found) -> Image.Image:
 
 def _single(found: Found) -> dict[str, dict[str, list[float | None]]]:
     first = next(iter(found["curves"].values()))
-    return {name: {"mean": list(values), "std": [0.0] * len(values)} for name, values in first.items()}
+    return {name: {"mean": list(values), "std": [None] * len(values)} for name, values in first.items()}

@@ -10,11 +10,12 @@ import numpy as np
 from PIL import Image
 
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.statistics import bootstrap
 from t2iprobe.plugins.inversion.analyze import OTHER, TRUE, other_noise
 from t2iprobe.plugins.inversion.ledits import edited
+from t2iprobe.plugins.inversion.models import Pixels
+from t2iprobe.plugins.inversion.paired import Between, over
 from t2iprobe.plugins.inversion.pictures import grid, wrapped
-from t2iprobe.plugins.inversion.resample import Judge, Sampler, pairwise, similar
+from t2iprobe.plugins.inversion.resample import Judge, Sampler, more_diverse, pairwise, similar
 from t2iprobe.plugins.inversion.walkstore import Array
 
 LEDITS = "ledits++"
@@ -83,24 +84,19 @@ def edit(
     }
     made = {what: sampler.pictures(states[:count], question.targets) for what, states in starts.items()}
     if question.ledits:
-        prompts = run.prompts[:count]
-        made[LEDITS] = edited(sampler.model, own, prompts, question.targets, run.steps, seed=question.seed)
+        made[LEDITS] = edited(sampler.model, own, run.prompts[:count], question.targets, run.steps, seed=question.seed)
+    prompts = run.prompts[:count]
+    scored = {what: _scored(pictures, own, question.targets, metrics, judge) for what, pictures in made.items()}
+    comparing = [one for one in metrics if one.needs != "prompt"]
     rows = []
-    asked = [one for one in metrics if one.needs == "prompt"]
-    metrics = [one for one in metrics if one.needs != "prompt"]
     for what, pictures in made.items():
-        row: dict[str, Any] = {"what": what}
-        for name, values in similar(pictures, own, metrics).items():
-            row[f"{name}_to_source"] = _interval(values)
-        for name, values in similar(pictures, made[TRUE], metrics).items():
-            row[f"{name}_to_noise"] = _interval(values)
-        for one in asked:
-            images = map(Image.fromarray, pictures)
-            scored = [one.score(image, target) for image, target in zip(images, question.targets, strict=True)]
-            row[f"{one.name}_to_target"] = _interval(scored)
+        row: dict[str, Any] = {"what": what} | {name: over(one, prompts) for name, one in scored[what].items()}
+        for name, values in similar(pictures, made[TRUE], comparing).items():
+            row[f"{name}_to_noise"] = over(np.array(values), prompts)
         row["diversity"] = pairwise(pictures)
-        if judge is not None:
-            row["read"] = _interval(judge.scores(pictures, question.targets))
+        if what != TRUE:
+            gaps = {name: over(one - scored[TRUE][name], prompts) for name, one in scored[what].items()}
+            row["beside_noise"] = gaps | {"diversity": more_diverse(pictures, made[TRUE], prompts)}
         if question.variations > 1 and what in starts:
             row["variations"] = _varied(sampler, question, starts[what])
         rows.append(row)
@@ -116,19 +112,30 @@ def edit(
     return found, {"edit-pictures": _sheet(run.prompts, question.targets, own, made)}
 
 
-def _varied(sampler: Sampler, question: Edit, states: Array) -> list[float] | None:
-    """How different the variations of one picture are, mean and interval over pictures."""
+def _scored(
+    pictures: Pixels, own: Pixels, targets: Sequence[str], metrics: Sequence[Any], judge: Judge | None
+) -> dict[str, Array]:
+    """Each score by its name, (row,): against the picture before, and against the new prompt."""
+    comparing = [one for one in metrics if one.needs != "prompt"]
+    found = {f"{name}_to_source": values for name, values in similar(pictures, own, comparing).items()}
+    images = [Image.fromarray(one) for one in pictures]
+    for one in metrics:
+        if one.needs == "prompt":
+            found[f"{one.name}_to_target"] = [one.score(*pair) for pair in zip(images, targets, strict=True)]
+    if judge is not None:
+        found["read"] = judge.scores(pictures, targets)
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def _varied(sampler: Sampler, question: Edit, states: Array) -> Between | None:
+    """How different the variations of one picture are, mean and interval over prompts."""
     rng, spreads = np.random.default_rng([question.seed, 2]), []
     for row in range(min(question.varied, len(question.targets))):
         fresh = rng.standard_normal((question.variations, *states.shape[1:]))
         mixed = np.sqrt(1 - question.mix) * states[row] + np.sqrt(question.mix) * fresh
         prompts = [sampler.run.prompts[row]] * question.variations
         spreads.append(pairwise(sampler.pictures(mixed.astype(np.float32), prompts)))
-    return _interval(spreads)
-
-
-def _interval(values: Sequence[float]) -> list[float]:
-    return [float(value) for value in bootstrap(values)]
+    return over(np.array(spreads), sampler.run.prompts[: len(spreads)])
 
 
 def _sheet(

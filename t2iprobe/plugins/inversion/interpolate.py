@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-from scipy import linalg
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.metric import Aggregate
@@ -16,12 +16,14 @@ from t2iprobe.plugins.inversion.analysis import geometry
 from t2iprobe.plugins.inversion.analyze import TRUE
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.models import Pixels
+from t2iprobe.plugins.inversion.paired import over
 from t2iprobe.plugins.inversion.pictures import grid, wrapped
-from t2iprobe.plugins.inversion.resample import Judge, Sampler, pairwise, similar
+from t2iprobe.plugins.inversion.resample import Judge, Sampler, more_diverse, pairwise, similar
 from t2iprobe.plugins.inversion.walkstore import Array
 
 Way = Literal["slerp", "lerp", "lerp-norm"]
 COMPONENTS = 16  # of the pictures' principal components that the Fréchet distance looks at
+SWAPS = 499  # that are drawn for the chance of a difference of two such distances
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,15 @@ def interpolate(
                 for name, values in similar(pictures, made[TRUE][number], metrics).items()
             }
             row |= {f"{name}_to_morph": _mean(values) for name, values in similar(pictures, morph, metrics).items()}
+            beside = None if what == TRUE else made[TRUE][number]
+            if beside is not None:
+                row["diversity_beside_noise"] = more_diverse(pictures, beside, prompts)
+                row["frechet_beside_noise"] = apart.beside(pictures, beside, prompts)
             if judge is not None:
-                row["read"] = _mean(judge.scores(pictures, prompts))
+                read = np.array(judge.scores(pictures, prompts))
+                row["read"] = _mean(read)
+                if beside is not None:
+                    row["read_beside_noise"] = over(read - judge.scores(beside, prompts), prompts)
             images = [Image.fromarray(one) for one in pictures]
             row |= {one.name: one.score(images, [Image.fromarray(other) for other in own]) for one in aggregates}
             rows.append(row)
@@ -151,7 +160,7 @@ def _gap(pictures: Pixels, others: Pixels) -> float:
     return float(np.abs(pictures.astype(np.float32) - others).mean() / 255)
 
 
-def _mean(values: Sequence[float]) -> float:
+def _mean(values: Any) -> float:
     return float(np.mean(values))
 
 
@@ -177,19 +186,47 @@ class Frechet:
     def __init__(self, reference: Pixels, components: int = COMPONENTS) -> None:
         flat = self._flat(reference)
         self.centre = flat.mean(0)
-        _, _, directions = np.linalg.svd(flat - self.centre, full_matrices=False)
+        _, sizes, directions = np.linalg.svd(flat - self.centre, full_matrices=False)
         self.directions = directions[: min(components, len(flat) - 1)]
-        self.mean, self.spread = self._normal(flat)
+        #: along its own components the reference's covariance is diagonal
+        self.deviations = sizes[: len(self.directions)] / (len(flat) - 1) ** 0.5
 
     def to(self, pictures: Pixels) -> float:
-        """The distance of a set, 0..; small sets are biased upward, the same for sets of one size."""
-        mean, spread = self._normal(self._flat(pictures))
-        root = linalg.sqrtm(spread @ self.spread)
-        return float(((mean - self.mean) ** 2).sum() + np.trace(spread + self.spread - 2 * np.real(root)))
+        """The distance of a set, 0..; small sets are biased upward, so sets of one size compare."""
+        return float(self._distance(self._seen(pictures)))
 
-    def _normal(self, flat: Any) -> tuple[Any, Any]:
-        seen = (flat - self.centre) @ self.directions.T
-        return seen.mean(0), np.atleast_2d(np.cov(seen, rowvar=False)) + 1e-9 * np.eye(len(self.directions))
+    def beside(self, pictures: Pixels, others: Pixels, clusters: Sequence[Hashable]) -> tuple[float, float]:
+        """How much further a set is than another of the same rows, and how often chance alone makes as much.
+
+        If it is indifferent which set a picture is in, changing places between the two, cluster by cluster, changes
+        nothing: the chance is the share of random changes with a difference at least as large.
+
+        Args:
+            pictures, others: row by row what compares.
+            clusters: a label for each row, equal within what does not vary independently.
+        """
+        first, second = self._seen(pictures), self._seen(others)
+        number = {label: index for index, label in enumerate(dict.fromkeys(clusters))}
+        drawn = np.random.default_rng(0).random((SWAPS, len(number))) < 0.5
+        swapped = drawn[:, [number[label] for label in clusters], None]
+        sets = (np.where(swapped, *pair) for pair in ((second, first), (first, second)))
+        by_chance = np.subtract(*map(self._distance, sets))
+        gap = float(self._distance(first) - self._distance(second))
+        return gap, float((1 + (np.abs(by_chance) >= abs(gap) - 1e-12).sum()) / (1 + SWAPS))
+
+    def _distance(self, seen: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of sets (..., row, component): |m|^2 + tr(S + R - 2 (R^1/2 S R^1/2)^1/2), R the reference's covariance."""
+        mean = seen.mean(-2)
+        centred = seen - mean[..., None, :]
+        spread = np.swapaxes(centred, -1, -2) @ centred / (seen.shape[-2] - 1)
+        inner = self.deviations[:, None] * spread * self.deviations
+        roots = np.sqrt(np.linalg.eigvalsh(inner).clip(0)).sum(-1)
+        traces = np.trace(spread, axis1=-2, axis2=-1) + (self.deviations**2).sum()
+        return np.asarray((mean**2).sum(-1) + traces - 2 * roots)
+
+    def _seen(self, pictures: Pixels) -> NDArray[np.float64]:
+        """(row, component), the reference's mean at 0."""
+        return np.asarray((self._flat(pictures) - self.centre) @ self.directions.T)
 
     @staticmethod
     def _flat(pictures: Pixels) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,15 @@ class Inverted:
         return (
             f"Inverted({self.path}, {', '.join(self.arms)}, {len(self.rows)} rows of {len(self.settings['prompts'])})"
         )
+
+    def part(self, rows: Sequence[int]) -> Inverted:
+        """The same with some of its rows only, by their place among these."""
+        found = copy.copy(self)
+        for kept in ("noise", "clean"):
+            found.__dict__.pop(kept, None)
+        found.rows = [self.rows[row] for row in rows]
+        found._store = WalkStore(self.path, found.rows)
+        return found
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.study import provenance
 from t2iprobe.core.study.bench import usual_batch
+from t2iprobe.plugins.inversion.analysis.jackknife import Rows
 from t2iprobe.plugins.inversion.guidance import Plain, model_denoiser, sides
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.models import Pixels, decoded, used_schedule
+from t2iprobe.plugins.inversion.paired import Between, spanned
 from t2iprobe.plugins.inversion.walkstore import Array
 from t2iprobe.plugins.inversion.work import in_parts
 
@@ -108,13 +111,32 @@ class Judge:
         return [self.metric.score(text, self.words[prompt]) for text, prompt in zip(read, prompts, strict=True)]
 
 
+def gaps(pictures: Pixels) -> NDArray[np.float64]:
+    """The mean absolute difference of every two pictures, (row, row), in 0..1."""
+    flat = pictures.reshape(len(pictures), -1).astype(np.float32) / 255
+    return np.stack([np.abs(flat - one).mean(1, dtype=np.float64) for one in flat])
+
+
 def pairwise(pictures: Pixels) -> float:
     """How different pictures are: the mean absolute difference of two of them, in 0..1."""
-    flat = pictures.reshape(len(pictures), -1).astype(np.float32) / 255
-    if len(flat) < 2:
-        return float("nan")
-    gaps = [np.abs(flat[i + 1 :] - flat[i]).mean(1) for i in range(len(flat) - 1)]
-    return float(np.concatenate(gaps).mean())
+    return mean_gap(gaps(pictures))
+
+
+def mean_gap(table: NDArray[np.float64]) -> float:
+    """The mean of :func:`gaps` over pairs of two."""
+    count = len(table)
+    return float(table.sum() / (count * (count - 1))) if count > 1 else float("nan")
+
+
+def more_diverse(pictures: Pixels, others: Pixels, prompts: Sequence[Hashable]) -> Between:
+    """How much more diverse pictures are than others of the same rows, with its 95 % interval over prompts."""
+    first, second = gaps(pictures), gaps(others)
+
+    def more(rows: Rows) -> float:
+        at = np.ix_(rows, rows)
+        return mean_gap(first[at]) - mean_gap(second[at])
+
+    return spanned(more, prompts)
 
 
 def similar(pictures: Pixels, others: Pixels, metrics: Sequence[Any]) -> dict[str, list[float]]:

@@ -7,7 +7,9 @@ from typing import Any
 
 from PIL.Image import Image
 
+from t2iprobe.core.names import counted
 from t2iprobe.core.report import Cell, Section, Table
+from t2iprobe.plugins.inversion.paired import said
 
 Found = Mapping[str, Any]
 SHEETS = 4  # of pictures in a report
@@ -38,7 +40,7 @@ def reconstruction(found: Found) -> Table:
         if row["backward"][0]:
             calls = f"{calls}, {int(row['backward'][0])} of them backward too"
         *scores, ssim = (row.get(name) for name in ("reconstruction", "noise_error", "noise_cosine", "psnr", "ssim"))
-        gap = [between(row["beside_first"]["psnr"], 2)] if beside else []
+        gap = [said(row["beside_first"]["psnr"], 2)] if beside else []
         means = (*map(_mean, scores), *gap, _mean(ssim))
         rows.append([row["method"], *means, calls, round(1000 * row["seconds"][0], 1)])
     return Table(columns, rows, 3)
@@ -90,7 +92,7 @@ def plain(found: Found) -> Table:
         numbers = (_number(row[name]) for name in ("error_plain", "error_rest"))
         spreads = (_number(row[name]) for name in ("std_plain", "std_rest"))
         left = (_number(row[f"{what}_{where}"]) for what in ("local", "bits") for where in ("plain", "rest"))
-        gaps = between(row["difference"]), between(row["spread_difference"])
+        gaps = said(row["difference"]), said(row["spread_difference"])
         rows.append([row["what"], *numbers, gaps[0], *spreads, gaps[1], *left])
     return Table(columns, rows, 3)
 
@@ -100,11 +102,6 @@ def assignment(found: Found) -> Table:
     columns = ["first", "second", "by", "first finds second", "second finds first", "one to one", "top hub", "chosen"]
     keys = ("from", "to", "measure", "to_second", "to_first", "hungarian", "top_hub", "chosen")
     return Table(columns, [[row[key] for key in keys] for row in found["assignment"]["rows"]], 3)
-
-
-def between(value: Sequence[float] | None, digits: int = 3) -> str:
-    """A mean with its interval."""
-    return "–" if value is None else "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*value, d=digits)
 
 
 def _noise(bounds: Sequence[float], digits: int) -> str:
@@ -125,7 +122,7 @@ def sentence(found: Found) -> str:
     text = f"Latents of {method} correlate by {_correlated(found, method)}"
     areas = {row["what"]: row for row in found["plain"]["rows"]}[method]
     if found["sampled"] and areas["difference"] is not None:
-        text += f"; they miss the noise by {_missed(areas, found['plain']['rows_with_both'])}"
+        text += f"; they miss the noise by {_missed(areas, found['plain'])}"
     return text + "."
 
 
@@ -140,12 +137,14 @@ def _correlated(found: Found, method: str) -> str:
     )
 
 
-def _missed(areas: Found, images: int) -> str:
-    mean, low, high = areas["difference"]
-    verdict = ", which shows no difference" if low <= 0 <= high else ""
+def _missed(areas: Found, part: Found) -> str:
+    _, low, high = gap = areas["difference"]
+    shown = low is not None and not low <= 0 <= high
+    verdict = "" if shown else ", which shows no difference"
+    counts = f"{counted(part['rows_with_both'], 'image')} of {counted(part['prompts_with_both'], 'prompt')}"
     return (
-        f"{areas['error_plain']:.2f} in plain areas, {areas['error_rest']:.2f} elsewhere (by image {mean:+.3f} "
-        f"[{low:.3f}, {high:.3f}], {images} images{verdict})"
+        f"{areas['error_plain']:.2f} in plain areas, {areas['error_rest']:.2f} elsewhere (by image {said(gap)}, "
+        f"{counts}{verdict})"
     )
 
 

@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.analysis import alignment, assignment, geometry
-from t2iprobe.plugins.inversion.analyze import Options, correlations
+from t2iprobe.plugins.inversion.analyze import Options, excess
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.models import Pixels
 
 INDEX = "model_index.json"
+OTHER = "_of_another"  # ends the name of what a number is with another noise of the same prompt
 NEIGHBOURS, RANK = 50, 10  # of the paper
+NEAREST = 0.1  # at most of all rows are neighbours: with 50 of 51, any two sets share all
 SETTLED = 0.1  # of the way from the first to the last value: a curve is flat once it stays this near to its end
 
 Numbers = NDArray[Any]
@@ -84,7 +86,7 @@ def series(folder: Path) -> list[Checkpoint]:
 def aligned(pictures: Pixels, last: Pixels, embed: Embed | None = None) -> dict[str, float]:
     """P1: how alike two sets of pictures of the same noise are."""
     first, second = (_unit(one) for one in (pictures, last))
-    rank, near = min(RANK, len(first) - 1), min(NEIGHBOURS, len(first) - 1)
+    rank, near = min(RANK, len(first) - 1), neighbours(len(first))
     found = {
         "cka": _or_nan(alignment.cka, first, second),
         "svcca": _or_nan(alignment.svcca, first, second, rank),
@@ -95,6 +97,28 @@ def aligned(pictures: Pixels, last: Pixels, embed: Embed | None = None) -> dict[
     }
     if embed is not None:
         found["embedding"] = float(alignment.embedding_cosine(embed(pictures), embed(last)).mean())
+    return found
+
+
+def neighbours(rows: int) -> int:
+    """How many are looked at: the paper's 50, and no more than a tenth of the rows."""
+    return max(1, min(NEIGHBOURS, int(NEAREST * (rows - 1))))
+
+
+def another(prompts: Sequence[str]) -> list[int]:
+    """For each row another one of its prompt; where none has one, of the other rows that have none.
+
+    What a number is for two noises of one prompt is what it is worth nothing below: pictures of a prompt are alike, and
+    features of few rows are always aligned.
+    """
+    listed: dict[str, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        listed.setdefault(prompt, []).append(row)
+    alone = [rows[0] for rows in listed.values() if len(rows) == 1]
+    found = list(range(len(prompts)))
+    for rows in (*(rows for rows in listed.values() if len(rows) > 1), alone):
+        for place, row in enumerate(rows):
+            found[row] = rows[(place + 1) % len(rows)]
     return found
 
 
@@ -120,8 +144,7 @@ def own_pictures(run: Inverted, arm: str, options: Options) -> dict[str, float]:
         one = assignment.assignment(run.noise, run.clean, measure, groups)
         found[f"noise_to_image_{measure}"] = one.noise_to_image
         found[f"image_to_noise_{measure}"] = one.image_to_noise
-    across = {row["what"]: row["excess"] for row in correlations(run, options)["rows"]}
-    found["excess"] = across[arm]
+    found["excess"] = excess(run, run.latent(arm), options)
     found["noise_error"] = float(np.nanmean(run.score("noise_error", arm)))
     found["reconstruction"] = float(np.nanmean(run.score("reconstruction", arm)))
     return found
@@ -138,13 +161,16 @@ def final_pictures(run: Inverted, last: Inverted, arm: str, noise: Numbers, rebu
         rebuilt: pictures that the last checkpoint made of the latents.
     """
     latent, end = run.latent(arm), last.latent(arm)
-    near = min(NEIGHBOURS, len(latent) - 1)
+    near, other = neighbours(len(latent)), end[another(run.prompts)]
     own, source = run.pictures(arm), run.pictures("source")
     found = triangles(noise, run.clean, latent)
     found |= {
         "latent_cka": _or_nan(alignment.cka, latent, end),
         "latent_knn": _or_nan(alignment.knn_overlap, latent, end, near),
         "latent_correlation": _correlation(latent, end),
+        f"latent_cka{OTHER}": _or_nan(alignment.cka, latent, other),
+        f"latent_knn{OTHER}": _or_nan(alignment.knn_overlap, latent, other, near),
+        f"latent_correlation{OTHER}": _correlation(latent, other),
         "latent_l2": float(np.linalg.norm((latent - end).reshape(len(end), -1), axis=1).mean()),
         "ssim_by_itself": float(np.mean([similarity(one, other) for one, other in zip(own, source, strict=True)])),
         "psnr_by_itself": psnr(own, source),
@@ -195,42 +221,46 @@ def _or_nan(function: Callable[..., float], *arguments: Any) -> float:
         return math.nan
 
 
-def saturation(steps: Sequence[int], values: Sequence[float | None], settled: float = SETTLED) -> int | None:
-    """The first step from which on a curve stays within a share of its whole way around its end.
+def saturation(
+    steps: Sequence[int],
+    values: Sequence[float | None],
+    chance: Sequence[float | None] | None = None,
+    settled: float = SETTLED,
+) -> int | None:
+    """The first step from which on a curve stays within a share of its whole way around its end, or within chance.
 
     Args:
         steps: of the checkpoints.
         values: of the curve; the last is its end.
+        chance: how far off the end each may be by chance, where that is known.
         settled: the share.
 
     Returns:
         ``None`` where the curve has fewer than two values, or no way to go.
     """
-    known = [(step, value) for step, value in zip(steps, values, strict=True) if value is not None and value == value]
+    chances = [one if one is not None and one == one else 0.0 for one in chance or [0.0] * len(steps)]
+    every = zip(steps, values, chances, strict=True)
+    known = [(step, value, most) for step, value, most in every if value is not None and value == value]
     if len(known) < 2:
         return None
     end = known[-1][1]
-    way = max(value for _, value in known) - min(value for _, value in known)
-    if way == 0:
-        return known[0][0]
-    late = [number for number, (_, value) in enumerate(known) if abs(value - end) > settled * way]
+    way = max(value for _, value, _ in known) - min(value for _, value, _ in known)
+    late = [number for number, (_, value, most) in enumerate(known) if abs(value - end) > max(settled * way, most)]
     return known[late[-1] + 1][0] if late else known[0][0]
 
 
 def pooled(curves: Sequence[Mapping[str, Sequence[float | None]]]) -> dict[str, dict[str, list[float | None]]]:
-    """Curves of several trainings as mean and standard deviation, by name; trainings with other steps are cut."""
+    """Curves of several trainings as mean and standard deviation (of the sample; none of one), by name."""
     found = {}
     for name in curves[0]:
         table = np.array([[math.nan if value is None else value for value in one[name]] for one in curves])
-        found[name] = {"mean": _listed(_mean(table)), "std": _listed(table.std(0) if len(table) > 1 else 0 * table[0])}
+        spread = table.std(0, ddof=1) if len(table) > 1 else np.full(table.shape[1], math.nan)
+        found[name] = {"mean": listed(table.mean(0)), "std": listed(spread)}
     return found
 
 
-def _mean(table: Numbers) -> Numbers:
-    return table.mean(0)
-
-
-def _listed(values: Numbers) -> list[float | None]:
+def listed(values: Numbers) -> list[float | None]:
+    """For JSON, which has no NaN."""
     return [float(value) if np.isfinite(value) else None for value in values]
 
 

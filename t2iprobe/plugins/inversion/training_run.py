@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 
 from t2iprobe.core.model import Model
+from t2iprobe.core.names import counted
 from t2iprobe.core.study.provenance import portable
 from t2iprobe.plugins.inversion import curves as curves_of
+from t2iprobe.plugins.inversion.analysis.jackknife import Rows, half_width, jackknife, left_out
 from t2iprobe.plugins.inversion.analyze import Options
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.models import Pixels
@@ -30,10 +32,15 @@ from t2iprobe.plugins.inversion.session import (
     study_of,
 )
 from t2iprobe.plugins.inversion.training import (
+    OTHER,
     Checkpoint,
     Embed,
+    Numbers,
     aligned,
+    another,
     final_pictures,
+    listed,
+    neighbours,
     own_pictures,
     pooled,
     saturation,
@@ -45,6 +52,7 @@ if TYPE_CHECKING:
 
 OWN, FINAL, REBUILT = "own", "final", "rebuilt-by-last.npy"
 SHOWN = 6
+LEFT_OUT, FEWEST = 8, 3  # groups of prompts, in turn; rows that then stay at least
 Curves = dict[str, list[float | None]]
 
 
@@ -124,13 +132,17 @@ def _rebuild(path: Path, run: Inverted, sampler: Sampler) -> None:
 def curves(training: Training, options: Options, embed: Embed | None = None) -> Curves:
     """Every number of the three protocols, one a checkpoint."""
     last, end = (Inverted(training.folder(training.last, what)) for what in (OWN, FINAL))
+    finished = last.pictures("source")
+    others = finished[another(last.prompts)]
     found: dict[str, list[float | None]] = {}
     for checkpoint in training.checkpoints:
         own, final = (Inverted(training.folder(checkpoint, what)) for what in (OWN, FINAL))
         arm = own.arms[0]
         rebuilt: Pixels = np.load(training.folder(checkpoint, REBUILT))
+        pictures = own.pictures("source")
+        apart = {f"{name}{OTHER}": value for name, value in aligned(pictures, others, embed).items()}
         numbers = {
-            "p1": aligned(own.pictures("source"), last.pictures("source"), embed),
+            "p1": aligned(pictures, finished, embed) | apart,
             "p2": own_pictures(own, arm, options),
             "p3": final_pictures(final, end, arm, last.noise, rebuilt),
         }
@@ -140,6 +152,27 @@ def curves(training: Training, options: Options, embed: Embed | None = None) -> 
     return found
 
 
+def chances(training: Training, options: Options) -> Curves:
+    """How far a curve of P2 may be off its end by chance, all checkpoints at once: half of 95 % intervals over prompts.
+
+    All checkpoints have the same noise, so a curve's differences from its end vary less than its values. Nothing where
+    the pictures are too few.
+    """
+    runs = [Inverted(training.folder(one, OWN)) for one in training.checkpoints]
+    if any(len(kept) < FEWEST for kept in left_out(runs[0].prompts, LEFT_OUT)):
+        return {}
+    names = list(own_pictures(runs[0], runs[0].arms[0], options))
+
+    def off(rows: Rows) -> Numbers:
+        found = [own_pictures(run.part(rows.tolist()), run.arms[0], options) for run in runs]
+        table = np.array([[one[name] for one in found] for name in names])
+        return table - table[:, -1:]
+
+    _, error, count = jackknife(off, runs[0].prompts, LEFT_OUT)
+    half = half_width(error, count, max(1, len(runs) - 1))
+    return {f"p2.{name}": listed(one) for name, one in zip(names, half, strict=True)}
+
+
 def answer(trainings: Sequence[Training], options: Options, embed: Embed | None = None) -> dict[str, Any]:
     """Curves of every training, pooled, and the step where each saturates.
 
@@ -147,12 +180,14 @@ def answer(trainings: Sequence[Training], options: Options, embed: Embed | None 
     last's end one checkpoint earlier.
     """
     each = {one.name: curves(one, options, embed) for one in trainings}
+    known = chances(trainings[0], options) if len(trainings) == 1 else {}
     steps = trainings[0].steps
     together = pooled(list(each.values())) if all(one.steps == steps for one in trainings) else {}
     settled = {}
     for name, values in (together or pooled([each[trainings[0].name]])).items():
-        drop = 1 if name.startswith(("p1.", "p3.latent")) else 0
-        settled[name] = saturation(steps[: len(steps) - drop], values["mean"][: len(steps) - drop])
+        count = len(steps) - name.startswith(("p1.", "p3.latent"))
+        chance = known.get(name, [None] * len(steps))
+        settled[name] = saturation(steps[:count], values["mean"][:count], chance[:count])
     first = Inverted(trainings[0].folder(trainings[0].last, OWN))
     return {
         "trainings": {one.name: one.steps for one in trainings},
@@ -160,11 +195,12 @@ def answer(trainings: Sequence[Training], options: Options, embed: Embed | None 
         "rows": len(first.rows),
         "num_steps": first.steps,
         "method": first.arms[0],
-        "chance_knn": min(50, len(first.rows) - 1) / max(1, len(first.rows) - 1),
+        "chance_knn": neighbours(len(first.rows)) / max(1, len(first.rows) - 1),
         "chance_assignment": 1 / len(first.rows),
         "curves": each,
         "pooled": together,
         "saturation": settled,
+        "chances": known,
     }
 
 
@@ -231,5 +267,13 @@ def sentence(found: dict[str, Any]) -> str:
         "p1.ssim": "SSIM to the last pictures", "p1.cka": "CKA", "p2.angle_latent": "the angle at the latent",
         "p2.image_to_noise_l2": "assignment",
     }  # fmt: skip
-    settled = [f"{what} from step {found['saturation'].get(name)}" for name, what in names.items()]
-    return f"Flat: {', '.join(settled)} of {found['steps'][-1]}."
+    told = [f"{what} {_told(found['saturation'].get(name), found['steps'])}" for name, what in names.items()]
+    return f"Through {found['steps'][-1]} steps and {counted(found['rows'], 'picture')}: {', '.join(told)}."
+
+
+def _told(settled: int | None, steps: Sequence[int]) -> str:
+    if settled is None:
+        return "cannot be told"
+    if settled == steps[0]:
+        return f"is flat from the first checkpoint (step {settled})"
+    return "moves to the end" if settled == steps[-1] else f"is flat from step {settled}"

@@ -94,7 +94,7 @@ def noise_range(count: int, size: int, patches: int, top: int = 20) -> tuple[flo
         patches: over which the mean is taken.
         top: as there.
     """
-    draws = int(np.clip(5e7 // (count * size), 32, 400))
+    draws = int(np.clip(5e7 // (count * size), 32, 200))
     rng = np.random.default_rng(0)
     found = [top_correlations(rng.standard_normal((count, size)), top).mean() for _ in range(draws)]
     half = 1.96 * float(np.std(found, ddof=1)) * (1 / patches + 1 / draws) ** 0.5

@@ -117,8 +117,8 @@ def power_sums(values: ArrayLike, mask: NDArray[np.bool_]) -> Array:
 
 
 def spread_gap(sums: Array) -> Array:
-    """Standard deviation in plain areas less that elsewhere, from (..., row, 6) of :func:`power_sums` to (...)."""
-    count, first, second = np.moveaxis(sums.sum(-2).reshape(*sums.shape[:-2], 2, 3), -1, 0)
+    """Standard deviation in plain areas less that elsewhere, from sums or means of :func:`power_sums`, (..., 6)."""
+    count, first, second = np.moveaxis(sums.reshape(*sums.shape[:-1], 2, 3), -1, 0)
     spread = np.sqrt((second / count - (first / count) ** 2).clip(0))
     return np.asarray(spread[..., 0] - spread[..., 1])
 

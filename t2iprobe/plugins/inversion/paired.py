@@ -1,0 +1,50 @@
+"""Means and differences of the same pictures with intervals over prompts, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from t2iprobe.plugins.inversion.analysis.jackknife import Rows, half_width, jackknife
+from t2iprobe.plugins.inversion.inverted import Inverted
+
+#: estimate, low, high; bounds are ``None`` where there is one prompt only
+Between = list[float | None]
+
+
+def spanned(statistic: Callable[[Rows], ArrayLike], prompts: Sequence[Hashable]) -> Between:
+    """A number of some rows with its 95 % interval over prompts, whose pictures are not independent.
+
+    Args:
+        statistic: from rows to the number.
+        prompts: one a row.
+    """
+    estimate, error, groups = jackknife(statistic, prompts)
+    half, mean = float(half_width(error, groups)), float(estimate)
+    return [mean, mean - half, mean + half] if np.isfinite(half) else [mean, None, None]
+
+
+def over(values: NDArray[Any], prompts: Sequence[Hashable]) -> Between | None:
+    """The mean with its 95 % interval over prompts; ``None`` where nothing was measured (NaN)."""
+    known = np.flatnonzero(np.isfinite(values))
+    if not len(known):
+        return None
+    measured = np.asarray(values, np.float64)[known]
+    return spanned(lambda rows: measured[rows].mean(), [prompts[row] for row in known.tolist()])
+
+
+def beside_first(run: Inverted, name: str, arm: str) -> Between | None:
+    """A score less that of the first method, picture by picture: all methods have the same pictures."""
+    first = run.arms[0]
+    return None if arm == first else over(run.score(name, arm) - run.score(name, first), run.prompts)
+
+
+def said(value: Sequence[float | None] | None, digits: int = 3) -> str:
+    """An estimate with its interval."""
+    if value is None:
+        return "–"
+    mean, *bounds = ("" if one is None else f"{one:.{digits}f}" for one in value)
+    return f"{mean} [{', '.join(bounds)}]" if all(bounds) else mean
