@@ -94,7 +94,8 @@ def ablation(found: Found, drawn: Drawn) -> Iterator[Section]:
         f"{found['images']} pictures a setting, the same noise for all. Calls up are those of the model for the "
         f"inversion of one picture{found['budget_text']}. The floor of the correlation is {found['floor']:.4f}; "
         f"independent noise is {low:+.4f} to {high:+.4f} over it in 95 % of sets. PSNR is also compared "
-        "picture by picture with that of the first method of the same steps and guidance, with a 95 % interval over prompts."
+        "picture by picture with that of the first method of the same steps and guidance, with a 95 % interval over "
+        "prompts."
     )
     yield _section("Settings", text, ablation_table(found["rows"]), drawn, ("k", "methods"))
 
