@@ -150,7 +150,7 @@ def _missed(areas: Found, part: Found) -> str:
 
 TEXT = {
     "Reconstruction": "Means over rows in the space that is denoised; beside the first method picture by picture, with "
-    "a 95 % interval. Calls are those of the model for inversion and reconstruction of one row; guidance doubles them.",
+    "a 95 % interval. Calls are those of the model for inversion and reconstruction of one row, guidance included.",
     "Correlation and normality": "Correlation of pixels across images (E1 of arXiv 2410.23530) depends on how many "
     "images there are: only what exceeds the floor of independent normal numbers counts, and of it only what is "
     "outside of the range that 95 % of such sets have. Autocorrelation is within an image, its range that of the mean "
