@@ -415,6 +415,11 @@ def test_interpolation_ends_at_the_pictures(sampler: resample.Sampler, finished:
     assert rows["true noise", 0]["ssim_to_morph"] > 0.999 and rows["true noise", 1]["ssim_to_morph"] > 0.999
     assert rows["true noise", 0.5]["ssim_to_noise"] == 1 and rows["euler", 0]["ssim_to_noise"] < 0.999
     assert drawn["interpolate-pictures"].height > 4 * pictures.CELL
+    gap, chance = rows["euler", 0.5]["frechet_beside_noise"]
+    assert gap == pytest.approx(rows["euler", 0.5]["frechet"] - rows["true noise", 0.5]["frechet"])
+    mean, *bounds = rows["euler", 0.5]["diversity_beside_noise"]
+    assert mean == pytest.approx(rows["euler", 0.5]["diversity"] - rows["true noise", 0.5]["diversity"])
+    assert 0 < chance <= 1 and len(bounds) == 2 and "frechet_beside_noise" not in rows["true noise", 0]
 
 
 def test_couples_share_a_prompt() -> None:
@@ -439,6 +444,8 @@ def test_editing_to_the_own_prompt_changes_nothing(sampler: resample.Sampler, fi
     rows = {row["what"]: row for row in found["rows"]}
     assert rows["true noise"]["ssim_to_source"][0] > 0.999
     assert rows["euler"]["ssim_to_source"][0] > rows["other noise"]["ssim_to_source"][0]
+    kept = [rows[what]["ssim_to_source"][0] for what in ("other noise", "true noise")]
+    assert rows["other noise"]["beside_noise"]["ssim_to_source"][0] == pytest.approx(kept[0] - kept[1])
     assert rows["true noise"]["variations"][0] > 0 and "letters_to_target" not in rows["true noise"]
 
     class Letters:
