@@ -484,6 +484,12 @@ def test_the_plan_of_the_published_model_needs_neither_weights_nor_data() -> Non
     assert answer["hours"] is None and answer["disk"]["archive"] == 320 * 4 * 92_897_280
 
 
+@pytest.mark.parametrize(("family", "side"), [("sd", 512), ("if", 64), ("flux", 1024)])
+def test_the_plan_counts_pictures_of_the_familys_size(family: str, side: int) -> None:
+    found = json.loads(call("plan", "--stream", "objects", "--full-size", family, "--format", "json").stdout)
+    assert found["disk"]["pictures"] == found["images"] * 3 * side**2
+
+
 def test_methods_are_listed() -> None:
     found = json.loads(call("run", "--methods", "list", "--format", "json").stdout)
     assert set(PAPER) <= set(found["methods"]) and {"row-ortho", "pissa"} <= set(found["starts"])

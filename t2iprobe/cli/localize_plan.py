@@ -205,7 +205,7 @@ def _answer(file: StudyFile, lab: Lab, model: Model, expected: Sequence[int], di
         "settings": dict(file.localizer.settings),
         "layers": model.layers,
         "expected": [{"layer": layer, "path": table[layer].path} for layer in expected],
-        "generation": {name: value for name, value in settings.items() if value},
+        "generation": {name: value for name, value in settings.items() if value is not None},
         "pairs": len(lab.pairs),
         "held_out": held_out,
         "pictures": spent.images,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,6 +89,10 @@ class ModelChoice:
             ConfigError: no model is named, or ``--arch`` has no embedded one here.
         """
         return reference(self.arch, self.model, plugins)
+
+    def published(self) -> ModelChoice:
+        """The published model of the architecture where none is named: what a plan without weights is of."""
+        return replace(self, model=self.model or PUBLISHED.get(self.arch or ""))
 
     def load(self, plugins: Plugins) -> Model:
         """Load it; an embedded default is said on stderr.

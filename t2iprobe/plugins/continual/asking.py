@@ -287,6 +287,7 @@ def planned_without(asked: Asked, adapter: type[Adapter]) -> tuple[Plan, Targets
     Raises:
         ConfigError: the family names no published configuration, or something else cannot be.
     """
+    from t2iprobe.core.model import Model
     from t2iprobe.plugins.continual import plan
     from t2iprobe.plugins.continual.arms import arms
     from t2iprobe.training.targets import count
@@ -294,7 +295,8 @@ def planned_without(asked: Asked, adapter: type[Adapter]) -> tuple[Plan, Targets
     pipeline = adapter.published()
     targets = targets_of(asked, adapter(), pipeline)
     preset, sampler, chosen = preset_of(asked), sampler_of(asked), methods_of(asked)
-    recipe = recipe_of(asked, 1024)
+    size = Model(pipeline, adapter()).picture_size(sampler.settings)
+    recipe = recipe_of(asked, min(size))
     stream = stream_of(asked, adapter.name, dry=True)
     orders = numbers("--orders", asked.orders, preset.orders if preset else (0,))
     seeds = numbers("--seeds", asked.seeds, preset.seeds if preset else (0,))
@@ -302,7 +304,7 @@ def planned_without(asked: Asked, adapter: type[Adapter]) -> tuple[Plan, Targets
         arms([one.name for one in chosen], orders, seeds, references_of(asked)),
         {one.name: one for one in chosen},
         recipe,
-        sampler.shape(stream, (recipe.side, recipe.side)),
+        sampler.shape(stream, size),
         sampler.full,
         plan.widths(adapter().module(pipeline), targets.modules),
         asked.archive,

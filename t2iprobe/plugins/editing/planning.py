@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.core.adapter import count_parameters, layer_table
@@ -31,7 +32,8 @@ def planned(asked: Asked, plugins: Plugins, default: int) -> dict[str, Any]:
         raise ConfigError("--plan looks at the published configuration of an architecture: give --arch")
     if asked.num_steps is None or asked.guidance is None:
         raise ConfigError("--plan loads no model that would say how it samples: give --num-steps and --guidance")
-    pairs, listed = len(pairs_of(asked, plugins, default)), options.editors(asked, plugins)
+    of = replace(asked, model=asked.choice.published().model)
+    pairs, listed = len(pairs_of(of, plugins, default)), options.editors(asked, plugins)
     check_places(asked)
     check_starts(listed, asked.starts, asked.num_steps)
     adapter = choice("architecture", asked.arch, plugins.adapters())()

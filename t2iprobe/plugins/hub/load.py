@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,6 +25,10 @@ from t2iprobe.core.options import INDEX, LoadOptions
 from t2iprobe.plugins.bars import no_bars
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+#: a component's weights, as diffusers and transformers name them, whole or in shards
+WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)"
+)
 
 
 def load(ref: str, options: LoadOptions) -> Pipeline | None:
@@ -38,10 +43,14 @@ def load(ref: str, options: LoadOptions) -> Pipeline | None:
         return None
     device, dtype = options.torch_device(), options.torch_dtype()
     left_out = dict.fromkeys(options.without)
+    variant = variant_of(Path(source)) if Path(source).is_dir() else None
+    if variant is not None:
+        into = str(dtype).removeprefix("torch.")
+        warnings.warn(f"{ref} holds weights only as the variant {variant}: they are loaded, as {into}", stacklevel=2)
     try:
         # what comes from the hub may take minutes, and then a bar is welcome
         with no_bars() if Path(source).is_dir() else nullcontext():
-            pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype, **left_out)
+            pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype, variant=variant, **left_out)
     except Exception as error:
         raise ModelError(_explain(ref, error)) from error
     return pipeline.to(device)
@@ -59,6 +68,28 @@ def _source(ref: str) -> str | None:
     if ref.startswith((".", "/", "~")):
         raise ModelError(f"no such folder: {ref}")
     return ref if HUB_ID.fullmatch(ref) else None
+
+
+def variant_of(folder: Path) -> str | None:
+    """The variant (``fp16``) of a folder in which some component has no plain weights; ``None`` where all have.
+
+    Raises:
+        ModelError: such components have no variant in common.
+    """
+    only: list[set[str]] = []
+    for part in folder.iterdir():
+        found = [match["variant"] for file in part.glob("*") if (match := WEIGHTS.fullmatch(file.name))]
+        if found and None not in found:
+            only.append(set(found))
+    if not only:
+        return None
+    common = sorted(set.intersection(*only))
+    if not common:
+        raise ModelError(
+            f"{folder} has no plain weights, and its components are there in different variants: "
+            f"{', '.join(sorted(set.union(*only)))}; save it in one"
+        )
+    return common[0]
 
 
 def _contents(folder: Path) -> str:

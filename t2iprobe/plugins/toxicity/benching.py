@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -340,9 +340,9 @@ def planned(asked: Asked, plugins: Plugins) -> dict[str, Any]:
     Raises:
         ConfigError: no architecture is named, or it does not have the layers.
     """
-    job = job_of(asked, plugins)
     if asked.model.arch is None:
         raise ConfigError("--plan looks at the published configuration of an architecture: give --arch")
+    job = job_of(replace(asked, model=asked.model.published()), plugins)
     adapter = choice("architecture", asked.model.arch, plugins.adapters())()
     stand_in = adapter.published()
     model, table = Model(stand_in, adapter), layer_table(adapter, stand_in)
