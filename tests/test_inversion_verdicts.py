@@ -58,6 +58,18 @@ def test_verdicts_on_noise_are_wrong_in_a_twentieth_of_runs() -> None:
         assert wrong <= 0.09, verdict  # 0.05, and what so few runs leave open
 
 
+def test_noise_that_is_weaker_in_plain_areas_makes_them_no_better() -> None:
+    """A latent that knows nothing misses weak noise by less: that says nothing of the latent."""
+    rng, count, wrong = np.random.default_rng(4), 60, 0
+    for _ in range(count):
+        mask, one = areas(rng), run(rng, independent)
+        one.noise *= np.where(mask[:, None], 0.7, 1.1)
+        gap = {row["what"]: row for row in analyze.plain_areas(one, mask, analyze.Options())["rows"]}["euler"]
+        assert gap["difference"][2] < 0
+        wrong += "shows no difference" not in told(one, mask)
+    assert wrong / count <= 0.1
+
+
 def test_verdicts_on_a_latent_that_has_structure() -> None:
     rng = np.random.default_rng(1)
     found = told(run(rng, structured), areas(rng))

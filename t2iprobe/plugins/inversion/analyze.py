@@ -337,33 +337,34 @@ def plain_mask(run: Inverted, options: Options) -> plain.Mask:
 
 
 def plain_areas(run: Inverted, mask: plain.Mask, options: Options) -> Found:
-    """Latents inside and outside of plain areas (E8), against true noise."""
-    candidates = [(OTHER, other_noise(run, options.seed)), *sets(run)]
+    """Latents inside and outside of plain areas (E8), against true noise.
+
+    True noise had a part in making areas plain, so what knows nothing may miss it less there: see ``beside_other``.
+    """
+    other = other_noise(run, options.seed)
+    expected = _gaps(np.abs(other - run.noise).mean(1), mask)
     rows = []
-    for what, values in candidates:
+    for what, values in [(OTHER, other), *sets(run)]:
         found = _plain(dataclasses.asdict(plain.compare_areas(values, run.noise, mask)))
         left = _plain(dataclasses.asdict(plain.structure(values, mask)))
-        error = np.abs(values - run.noise).mean(1)
-        gaps = {
-            "difference": _between(error, mask, run.prompts),
+        gaps = _gaps(np.abs(values - run.noise).mean(1), mask)
+        between = {
+            "difference": over(gaps, run.prompts),
+            "beside_other": None if what == OTHER else over(gaps - expected, run.prompts),
             "spread_difference": _spreads(values, mask, run.prompts),
         }
-        none = {"error_plain": None, "error_rest": None, "difference": None} if what == TRUE else {}
-        rows.append({"what": what, **found, **left, **gaps, **none})
-    share = float(mask.mean())
-    both = np.flatnonzero(mask.any((1, 2)) & ~mask.all((1, 2)))
-    prompts = len({run.prompts[row] for row in both})
-    return {"share": share, "rows_with_both": len(both), "prompts_with_both": prompts, "rows": rows}
+        none = dict.fromkeys(("error_plain", "error_rest", "difference", "beside_other")) if what == TRUE else {}
+        rows.append({"what": what, **found, **left, **between, **none})
+    both = np.flatnonzero(np.isfinite(expected)).tolist()
+    counts = {"rows_with_both": len(both), "prompts_with_both": len({run.prompts[row] for row in both})}
+    return {"share": float(mask.mean()), **counts, "rows": rows}
 
 
-def _between(error: Numbers, mask: plain.Mask, prompts: Sequence[str]) -> Between | None:
-    """Error in plain areas less error elsewhere, image by image, with its 95 % interval over prompts."""
-    nothing = np.nan
-    each = [
-        one[where].mean() - one[~where].mean() if where.any() and not where.all() else nothing
-        for one, where in zip(error, mask, strict=True)
-    ]
-    return over(np.array(each), prompts)
+def _gaps(error: Numbers, mask: plain.Mask) -> Numbers:
+    """Error in plain areas less error elsewhere, (row,); NaN for an image that has only one of them."""
+    plain_there, rest = mask.sum((1, 2)), (~mask).sum((1, 2))
+    with np.errstate(invalid="ignore"):
+        return np.asarray((error * mask).sum((1, 2)) / plain_there - (error * ~mask).sum((1, 2)) / rest)
 
 
 def _spreads(values: Numbers, mask: plain.Mask, prompts: Sequence[str]) -> Between | None:

@@ -84,16 +84,16 @@ def triangle(found: Found) -> Table:
 def plain(found: Found) -> Table:
     """Plain areas and the rest."""
     columns = [
-        "latent", "error, plain", "error, elsewhere", "difference by image", "std, plain", "std, elsewhere",
-        "difference", "variance nearby, plain", "elsewhere", "bits, plain", "elsewhere",
+        "latent", "error, plain", "error, elsewhere", "difference by image", "beside other noise", "std, plain",
+        "std, elsewhere", "difference", "variance nearby, plain", "elsewhere", "bits, plain", "elsewhere",
     ]  # fmt: skip
     rows: list[list[Cell]] = []
     for row in found["plain"]["rows"]:
         numbers = (_number(row[name]) for name in ("error_plain", "error_rest"))
         spreads = (_number(row[name]) for name in ("std_plain", "std_rest"))
         left = (_number(row[f"{what}_{where}"]) for what in ("local", "bits") for where in ("plain", "rest"))
-        gaps = said(row["difference"]), said(row["spread_difference"])
-        rows.append([row["what"], *numbers, gaps[0], *spreads, gaps[1], *left])
+        gaps = said(row["difference"]), said(row["beside_other"])
+        rows.append([row["what"], *numbers, *gaps, *spreads, said(row["spread_difference"]), *left])
     return Table(columns, rows, 3)
 
 
@@ -137,9 +137,15 @@ def _correlated(found: Found, method: str) -> str:
     )
 
 
+def _sign(gap: Sequence[float | None]) -> int:
+    """Of a difference; 0 where its interval shows none."""
+    _, low, high = gap
+    return 0 if low is None or high is None else (low > 0) - (high < 0)
+
+
 def _missed(areas: Found, part: Found) -> str:
-    _, low, high = gap = areas["difference"]
-    shown = low is not None and not low <= 0 <= high
+    gap = areas["difference"]
+    shown = _sign(gap) and _sign(gap) == _sign(areas["beside_other"])
     verdict = "" if shown else ", which shows no difference"
     counts = f"{counted(part['rows_with_both'], 'image')} of {counted(part['prompts_with_both'], 'prompt')}"
     return (
