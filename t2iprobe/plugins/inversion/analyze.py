@@ -355,9 +355,8 @@ def plain_areas(run: Inverted, mask: plain.Mask, options: Options) -> Found:
         }
         none = dict.fromkeys(("error_plain", "error_rest", "difference", "beside_other")) if what == TRUE else {}
         rows.append({"what": what, **found, **left, **between, **none})
-    both = np.flatnonzero(np.isfinite(expected)).tolist()
-    counts = {"rows_with_both": len(both), "prompts_with_both": len({run.prompts[row] for row in both})}
-    return {"share": float(mask.mean()), **counts, "rows": rows}
+    both = [prompt for prompt, gap in zip(run.prompts, expected, strict=True) if np.isfinite(gap)]
+    return {"share": float(mask.mean()), "rows_with_both": len(both), "prompts_with_both": len(set(both)), "rows": rows}
 
 
 def _gaps(error: Numbers, mask: plain.Mask) -> Numbers:
