@@ -16,7 +16,7 @@ from time import perf_counter
 
 import numpy as np
 
-from t2iprobe.core.statistics import wilson
+from t2iprobe.core.statistics import proportion
 from t2iprobe.plugins.manager import Plugins
 from t2iprobe.testing.simulation import (
     GUIDANCE,
@@ -130,7 +130,7 @@ def table(names: list[str], methods: list[str], seeds: int) -> Iterator[str]:
         every = (case.truth.layers + 2) * case.pairs
         for method in methods:
             found = [outcome(case, method, seed) for seed in range(seeds)]
-            right = wilson(sum(one.right for one in found), seeds)
+            right = proportion([one.right for one in found])
             recall, precision, images = (
                 float(np.mean([getattr(one, what) for one in found])) for what in ("recall", "precision", "images")
             )

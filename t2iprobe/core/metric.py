@@ -117,12 +117,12 @@ class Aggregate(Protocol):
 
 
 class ScoreAggregate(Aggregate, Protocol):
-    """An aggregate of scores that are kept for every image anyway, so that it has a bootstrap interval.
+    """An aggregate of scores that are kept for every image anyway, so that it has an interval.
 
     ``of`` are the names of those scores.
     """
 
     of: ClassVar[tuple[str, ...]]
 
-    def statistic(self, samples: NDArray[np.float64]) -> NDArray[Any]:
-        """(resamples, images, scores) to (resamples,), for :func:`t2iprobe.core.statistics.bootstrap`."""
+    def statistic(self, means: NDArray[np.float64]) -> NDArray[Any]:
+        """Means, (..., scores), to (...), for :func:`t2iprobe.core.statistics.interval`."""

@@ -228,6 +228,6 @@ def finding_from_json(found: Mapping[str, Any]) -> Finding:
         tuple(found["layers"]),
         tuple(math.nan if value is None else value for value in found["ranking"]),
         found["sentence"],
-        None if found["response"] is None else Interval(*found["response"]),
+        None if found["response"] is None else Interval.of(found["response"]),
         found["details"],
     )

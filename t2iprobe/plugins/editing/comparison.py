@@ -13,7 +13,7 @@ from t2iprobe.core.evidence import evidence
 from t2iprobe.core.lab import Lab
 from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.scoring import Scored, Scores
-from t2iprobe.core.statistics import Interval, bootstrap
+from t2iprobe.core.statistics import Interval, interval
 from t2iprobe.core.trials import Trial, ranges
 from t2iprobe.plugins.editing.outside import METRICS
 
@@ -63,13 +63,13 @@ class Comparison(Localizer):
         """A method: every score with its interval over pairs, and what is compared with the clean target."""
         values = {name: _interval(array[index]) for name, array in scored.scores.items()}
         sets = {
-            f"{name}_{side}": list(bootstrap(columns, statistic=one.statistic))
+            f"{name}_{side}": interval(columns, bounds=one.bounds, statistic=one.statistic).plain()
             for name, one in self.aggregates.items()
             for side in ("target", "source")
             if (columns := _columns(scored.scores, one.of, side, index)) is not None
         }
         rank = scored.scores[scored.rank]
-        clean = list(bootstrap(np.stack([rank[index], rank[1]], axis=-1), statistic=_ratio))
+        clean = interval(np.stack([rank[index], rank[1]], axis=-1), bounds=scored.bounds, statistic=_ratio).plain()
         gains = {f"{name}_gain": _interval(scored.scores[name][index] - scored.scores[name][1]) for name in METRICS}
         return {"method": label, "clean": label == SWAP, **values, **sets, "share_of_clean": clean, **gains}
 
@@ -80,8 +80,8 @@ def _response(scored: Scored, index: int, trials: Sequence[Trial]) -> Interval |
     return found.interval(index) if found.gap.clear else None
 
 
-def _interval(values: Scores) -> list[float]:
-    return [round(value, 6) for value in bootstrap(values)]
+def _interval(values: Scores) -> list[float | None]:
+    return [None if value is None else round(value, 6) for value in interval(values).plain()]
 
 
 def _columns(scores: Mapping[str, Scores], of: Sequence[str], side: str, index: int) -> NDArray[Any] | None:
@@ -89,9 +89,9 @@ def _columns(scores: Mapping[str, Scores], of: Sequence[str], side: str, index: 
     return np.stack([scores[name][index] for name in names], axis=-1) if set(names) <= set(scores) else None
 
 
-def _ratio(samples: NDArray[np.float64]) -> NDArray[Any]:
-    """(resample, pair, 2) to the ratio of the means; 0 where the second is 0."""
-    edited, clean = np.moveaxis(samples.mean(axis=1), -1, 0)
+def _ratio(means: NDArray[np.float64]) -> NDArray[Any]:
+    """(..., 2) to the ratio; 0 where the second is 0."""
+    edited, clean = np.moveaxis(means, -1, 0)
     return np.divide(edited, clean, out=np.zeros_like(clean), where=clean > 1e-6)
 
 
@@ -105,9 +105,9 @@ def sentence(rows: Sequence[Mapping[str, Any]], layers: Sequence[int], pairs: in
         return f"prompt-swap keeps the picture outside the text at an SSIM of {swap} ({count})."
     caution = "95 % intervals" if pairs >= LEAST else "too few for an interval to be trusted"
     caution = caution if pairs > 1 else "one pair gives no interval"
-    verdict = _verdict(Interval(*one[f"{WRONG}_gain"])) if pairs >= LEAST else ""
+    verdict = _verdict(Interval.of(one[f"{WRONG}_gain"])) if pairs >= LEAST else ""
     where = f"{'layers' if len(layers) > 1 else 'layer'} {ranges(layers)}"
-    share = said([100 * value for value in one["share_of_clean"]], 0, pairs)
+    share = said([value and 100 * value for value in one["share_of_clean"]], 0, pairs)
     return (
         f"{one['method']} ({where}) reaches {share} % of the clean target's score and keeps the picture outside the "
         f"text at an SSIM of {said(one[KEPT], 3, pairs)}, prompt-swap at {swap}{verdict} ({count}, {caution})."
@@ -121,7 +121,7 @@ def _verdict(gain: Interval) -> str:
     return "; its error outside the text is surely larger" if gain.low > 0 else "; neither error is surely smaller"
 
 
-def said(values: Sequence[float], digits: int, pairs: int) -> str:
+def said(values: Sequence[float | None], digits: int, pairs: int) -> str:
     """A mean with its interval, which one pair has not."""
-    mean, low, high = (f"{value:.{digits}f}" for value in values)
-    return f"{mean} [{low}, {high}]" if pairs > 1 else mean
+    found = Interval.of(values)
+    return found.said(digits) if pairs > 1 else f"{found.mean:.{digits}f}"

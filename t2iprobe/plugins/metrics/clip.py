@@ -151,7 +151,6 @@ class ClipT(_Clip):
 
     name: ClassVar[str] = "clip_t"
     needs: ClassVar[Needs] = "prompt"
-    bounds: ClassVar[Bounds] = (0.0, WEIGHT)
 
     def score(self, image: Image.Image, prompt: str) -> float:
         """0..2.5, as a rule 0.4..0.9."""

@@ -43,9 +43,9 @@ def char_overlap(pred: str, truth: str) -> tuple[float, float, float]:
     return precision, recall, 2 * precision * recall / (precision + recall + F1_EPSILON)
 
 
-def f1_of_means(samples: NDArray[np.float64]) -> NDArray[Any]:
-    """(resamples, pairs, 2) precisions and recalls to (resamples,): a ``statistic`` for the bootstrap."""
-    precision, recall = np.moveaxis(samples.mean(axis=1), -1, 0)
+def f1_of_means(means: NDArray[np.float64]) -> NDArray[Any]:
+    """Mean precisions and recalls, (..., 2), to (...): a ``statistic`` of an interval."""
+    precision, recall = np.moveaxis(means, -1, 0)
     return np.asarray(2 * precision * recall / (precision + recall + F1_EPSILON))
 
 
@@ -57,7 +57,7 @@ def dataset_f1(precisions: Sequence[float], recalls: Sequence[float]) -> float:
     """
     if len(precisions) != len(recalls) or not len(precisions):
         raise ShapeError(f"as many precisions as recalls, at least one: found {len(precisions)} and {len(recalls)}")
-    return float(f1_of_means(np.stack([precisions, recalls], axis=-1).astype(np.float64)[None])[0])
+    return float(f1_of_means(np.stack([precisions, recalls], axis=-1).astype(np.float64).mean(axis=0)))
 
 
 def word_overlap(pred: str, truth: str) -> tuple[float, float, float]:
@@ -214,9 +214,9 @@ class DatasetF1(_Text):
         """0..1, of what was read in each image and the word that each was asked for."""
         return dataset_f1(*_columns(found, asked, char_overlap))
 
-    def statistic(self, samples: NDArray[np.float64]) -> NDArray[Any]:
-        """(resamples, images, 2) precisions and recalls to (resamples,)."""
-        return f1_of_means(samples)
+    def statistic(self, means: NDArray[np.float64]) -> NDArray[Any]:
+        """Mean precisions and recalls, (..., 2), to (...)."""
+        return f1_of_means(means)
 
 
 class WordDatasetF1(_Text):
@@ -229,9 +229,9 @@ class WordDatasetF1(_Text):
         """0..1, of what was read in each image and the words that each was asked for."""
         return dataset_f1(*_columns(found, asked, word_overlap))
 
-    def statistic(self, samples: NDArray[np.float64]) -> NDArray[Any]:
-        """(resamples, images, 2) precisions and recalls to (resamples,)."""
-        return f1_of_means(samples)
+    def statistic(self, means: NDArray[np.float64]) -> NDArray[Any]:
+        """Mean precisions and recalls, (..., 2), to (...)."""
+        return f1_of_means(means)
 
 
 def _columns(found: Sequence[str], asked: Sequence[str], overlap: Overlap) -> tuple[list[float], list[float]]:

@@ -22,7 +22,7 @@ from t2iprobe.core.metric import Reader, WordMetric
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scope import Scope
-from t2iprobe.core.statistics import Interval, wilson
+from t2iprobe.core.statistics import Interval, proportion
 from t2iprobe.core.sweep import Ask, Renderer
 from t2iprobe.core.trials import Direction, Trial, source, target
 from t2iprobe.plugins.organisms.data import random_word, swapped
@@ -103,7 +103,7 @@ class Finding:
     """One content, judged.
 
     Args:
-        clean: unpatched pictures, sources and targets, that show what was asked for (Wilson's 95 % interval).
+        clean: unpatched pictures, sources and targets, that show what was asked for (95 % interval over pairs).
         target: the targets' share of it.
         answer: label of the patch at the planted site(s).
         transfer: pictures that show the partner's content after that patch.
@@ -206,7 +206,10 @@ def check(
         _count(tallies, signs, questions, _readings(images, reader, colours))
         tick(done, words)
     rows = {label: tally.row(label) for label, tally in tallies.items()}
-    findings = {content: _judge(content, route, questions, rows, words) for content, route in plant.items()}
+    findings = {
+        content: _judge(content, route, questions, rows, [tallies[one].right[content] for one in ("source", "target")])
+        for content, route in plant.items()
+    }
     sampling = {key: model.defaults[key] for key in given if model.defaults.get(key) is not None} | settings
     text = ",".join(f"{content}={route.text}" for content, route in plant.items())
     return Report(text, words, seed, sampling, tuple(rows.values()), findings)
@@ -372,6 +375,7 @@ class Tally:
 
     pairs: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+    right: dict[str, list[bool]] = field(default_factory=lambda: {content: [] for content in CONTENTS})
 
     def add(self, shown: Shown, clean: Shown, own: Sign, other: Sign, planted: Mapping[str, tuple[bool, ...]]) -> None:
         """One picture: what it shows, what the source's clean picture shows, and what the plant wants."""
@@ -382,6 +386,7 @@ class Tally:
             for place, (read, letter) in enumerate(zip(shown.word, sign.word, strict=False)):
                 self.counts[f"letter{place}_{who}"] += read == letter
         for content in CONTENTS:
+            self.right[content].append(getattr(shown, content) == getattr(own, content).strip())
             parts = planted[content]
             self.counts[f"{content}_changed"] += getattr(shown, content) != getattr(clean, content)
             wanted = (
@@ -415,12 +420,20 @@ def _count(
         tallies[one.label].add(found[one.label], base, own, other, one.partner)
 
 
-def _judge(content: str, route: Route, questions: Sequence[Question], rows: Mapping[str, Row], words: int) -> Finding:
+def _judge(
+    content: str,
+    route: Route,
+    questions: Sequence[Question],
+    rows: Mapping[str, Row],
+    right: Sequence[Sequence[bool]],
+) -> Finding:
+    """``right`` are the unpatched sources and targets, (2, pair), that show what was asked for."""
+
     def share(label: str, what: str) -> float:
         return float(getattr(rows[label], f"{content}_{what}"))
 
-    source, target = share("source", "own"), share("target", "own")
-    clean = wilson(round((source + target) * words), 2 * words)
+    target = share("target", "own")
+    clean = proportion(np.ravel(right), [pair for side in right for pair in range(len(side))])
     transfer = share(answer(route), "partner")
     idle = [one.label for one in questions if one.partner[content] == (False,) * CONTENTS[content]]
     changed = {label: share(label, "changed") for label in idle}

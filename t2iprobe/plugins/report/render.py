@@ -55,7 +55,7 @@ def height(value: float) -> str:
 def number(value: Any, digits: int = 2) -> str:
     """A cell of a table."""
     if isinstance(value, Interval):
-        return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+        return value.said(digits)
     if isinstance(value, float):
         return f"{value:.{digits}f}" if math.isfinite(value) else NONE
     return str(value)

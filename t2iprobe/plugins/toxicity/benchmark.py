@@ -15,7 +15,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import OnStep
 from t2iprobe.core.moderation import Detector
 from t2iprobe.core.pairs import Pair
-from t2iprobe.core.statistics import Interval, bootstrap, wilson
+from t2iprobe.core.statistics import Interval, interval, proportion
 from t2iprobe.plugins.toxicity.gallery import Chunk, Gallery
 from t2iprobe.plugins.toxicity.methods import UNGUARDED, WORD, Case, Method
 from t2iprobe.plugins.toxicity.policy import Policy
@@ -149,13 +149,13 @@ def _row(
 ) -> Row:
     pictures = [gallery.image(name, row) if case.found else plain[row] for row, case in enumerate(cases)]
     texts = tools.read(pictures)
-    toxic = wilson(sum(map(tools.toxic, texts)), len(texts))
+    toxic = proportion([tools.toxic(text) for text in texts])
     pairs = list(zip(pictures, plain, strict=True))
     chunks = [chunk for chunk in gallery.chunks if chunk.method == name]
     made = sum(len(chunk.rows) for chunk in chunks) or 1
     return Row(
         method=name,
-        similar={key: bootstrap([one.score(a, b) for a, b in pairs]) for key, one in tools.images.items()},
+        similar={key: interval([one.score(a, b) for a, b in pairs]) for key, one in tools.images.items()},
         f1_toxic=_f1(texts, [case.word for case in cases], tools),
         f1_benign=_f1(texts, [case.benign for case in cases], tools),
         toxic=toxic,
@@ -170,4 +170,4 @@ def _f1(texts: Sequence[str], words: Sequence[str], tools: Instruments) -> Inter
     """The published F1 with its interval over pictures."""
     columns = [[tools.texts[name].score(text, word) for name in TEXTS] for text, word in zip(texts, words, strict=True)]
     samples: NDArray[np.float64] = np.asarray(columns, np.float64)
-    return bootstrap(samples, statistic=tools.f1.statistic)
+    return interval(samples, bounds=tools.f1.bounds, statistic=tools.f1.statistic)

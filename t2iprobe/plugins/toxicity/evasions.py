@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from t2iprobe.core.moderation import Detector
-from t2iprobe.core.statistics import Interval, wilson
+from t2iprobe.core.statistics import Interval, proportion
 
 LEET = {"a": "4@", "b": "8", "e": "3", "g": "9", "i": "1!", "l": "1", "o": "0", "s": "5$", "t": "7"}
 CYRILLIC = {
@@ -111,7 +111,7 @@ class Measured:
     """What a detector finds.
 
     Args:
-        recall: share of disguised toxic words that are found, with Wilson's 95 % interval.
+        recall: share of disguised toxic words that are found, with its 95 % interval.
         false_positives: share of benign look-alikes that are taken for toxic.
         by_disguise: found and tried, by name of the disguise.
         found, tried, alarms, benign: the counts.
@@ -128,10 +128,11 @@ class Measured:
 
 def measure(detectors: Sequence[Detector], toxic: dict[str, list[str]], benign: Sequence[str]) -> Measured:
     """Count what any of the detectors finds; every text stands in quotes on a sign."""
-    by_disguise = {name: (sum(_seen(detectors, one) for one in made), len(made)) for name, made in toxic.items()}
-    found, tried = (sum(column) for column in zip(*by_disguise.values(), strict=True))
-    alarms = sum(_seen(detectors, one) for one in benign)
-    return Measured(wilson(found, tried), wilson(alarms, len(benign)), by_disguise, found, tried, alarms, len(benign))
+    seen = {name: [_seen(detectors, one) for one in made] for name, made in toxic.items()}
+    by_disguise = {name: (sum(found), len(found)) for name, found in seen.items()}
+    found, alarms = [one for each in seen.values() for one in each], [_seen(detectors, one) for one in benign]
+    rates = proportion(found), proportion(alarms)
+    return Measured(*rates, by_disguise, sum(found), len(found), sum(alarms), len(alarms))
 
 
 def _seen(detectors: Sequence[Detector], text: str) -> bool:

@@ -32,13 +32,13 @@ def answer_of(rows: Sequence[Row], cases: Sequence[Case], facts: Mapping[str, An
 
 
 def _line(row: Row) -> dict[str, Any]:
-    published = None if row.toxic_published is None else list(row.toxic_published)
+    published = None if row.toxic_published is None else row.toxic_published.plain()
     return {
         "method": row.method,
-        **{name: list(value) for name, value in row.similar.items()},
-        "ocr_f1_toxic": list(row.f1_toxic),
-        "ocr_f1_benign": list(row.f1_benign),
-        "toxicity": list(row.toxic),
+        **{name: value.plain() for name, value in row.similar.items()},
+        "ocr_f1_toxic": row.f1_toxic.plain(),
+        "ocr_f1_benign": row.f1_benign.plain(),
+        "toxicity": row.toxic.plain(),
         "toxicity_published": published,
         "denoiser_rows_an_image": row.rows,
         "denoiser_calls_a_batch": row.calls,
@@ -107,7 +107,7 @@ def brief(row: Row) -> list[Cell]:
 
 
 def _number(value: Interval, digits: int) -> str:
-    return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+    return value.said(digits)
 
 
 def sheet(names: Sequence[str], cases: Sequence[Case], gallery: Gallery, words: bool) -> Image.Image:
