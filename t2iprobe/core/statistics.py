@@ -47,9 +47,13 @@ class Interval(NamedTuple):
         mean, low, high = (math.nan if value is None else value for value in plain)
         return cls(mean, low, high)
 
-    def said(self, digits: int, unit: str = "") -> str:
-        """In words: ``0.87 [0.61, 1.00]``, and the estimate alone where there are no bounds."""
-        mean, low, high = (f"{value:.{digits}f}{unit}" for value in self)
+    def said(self, digits: int, unit: str = "", *, sign: bool = False) -> str:
+        """In words: ``0.87 [0.61, 1.00]``, and the estimate alone where there are no bounds.
+
+        ``sign`` puts one before an estimate above 0, too.
+        """
+        low, high = (f"{value:.{digits}f}{unit}" for value in self[1:])
+        mean = f"{self.mean:{'+' if sign else ''}.{digits}f}{unit}"
         return f"{mean} [{low}, {high}]" if self.known else mean
 
 
