@@ -177,11 +177,11 @@ def test_a_run_is_kept_shown_again_and_reported(tmp_path: Path) -> None:
     methods = [row["method"] for row in first["methods"]]
     assert methods == ["source", "prompt-swap", "localized", "localized from step 1", "closed-form"]
     assert all(len(row["ocr_f1_target"]) == 3 and len(row["ocr_f1_dataset_target"]) == 3 for row in first["methods"])
-    assert first["methods"][0]["mse"] == [0, 0, 0] and first["methods"][1]["share_of_clean"][0] in (0, 1)
+    assert first["methods"][0]["mse"] == [0, None, None] and first["methods"][1]["share_of_clean"][0] in (0, 1)
     assert len(list((run / "pictures").glob("pair-*/*.png"))) == 3 * 5
     assert len(list((run / "edits").glob("*.safetensors"))) == 3
     rows = (1 + 1 + 2 + 2 + 3) * 3 * 2 * 2
-    assert first["denoiser_rows"] == rows and first["layers"] == [6] and first["pairs"] == 3
+    assert first["denoiser_rows"] == rows and first["layers"] == [6] and first["pairs"] == first["clusters"] == 3
     page = (run / "report.html").read_text()
     assert "localized from step 1" in page and "Text edits" in page and "t2iprobe edit --arch sd3" in page
     again = edit(*asked, "--format", "json")
@@ -311,18 +311,21 @@ def test_a_real_picture_gets_the_new_word(model: str, layers: str, photos: Path)
 
 
 def test_the_sentence_says_how_sure_it_is() -> None:
-    def row(method: str, kept: float, gain: tuple[float, float, float]) -> dict[str, Any]:
+    def row(method: str, kept: float, gain: tuple[float | None, ...]) -> dict[str, Any]:
         same = [kept, kept, kept]
         return {"method": method, "ssim_textless": same, "share_of_clean": [1.0, 0.9, 1.0], "mse_textless_gain": gain}
 
     table = [row("source", 1, (0, 0, 0)), row("prompt-swap", 0.9, (0, 0, 0))]
-    better = sentence([*table, row("localized", 0.99, (-9.0, -12.0, -6.0))], (6,), 8)
-    assert "surely smaller" in better and "100 [90, 100] %" in better and "8 pairs" in better
-    assert "neither" in sentence([*table, row("localized", 0.99, (-9.0, -12.0, 6.0))], (6,), 8)
-    assert "surely larger" in sentence([*table, row("localized", 0.99, (9.0, 2.0, 16.0))], (6,), 8)
-    few = sentence([*table, row("localized", 0.99, (-9.0, -12.0, -6.0))], (6,), 5)
-    assert "surely" not in few and "5 pairs, too few" in few
-    assert "no interval" in sentence([*table, row("localized", 0.99, (9.0, 9.0, 9.0))], (6,), 1)
+    better = sentence([*table, row("localized", 0.99, (-9.0, -12.0, -6.0))], (6,), 8, "24 pairs (8 prompts × 3 seeds)")
+    assert (
+        "surely smaller" in better
+        and "100 [90, 100] %" in better
+        and "(24 pairs (8 prompts × 3 seeds), 95 % intervals over prompts)" in better
+    )
+    assert "neither" in sentence([*table, row("localized", 0.99, (-9.0, -12.0, 6.0))], (6,), 8, "8 pairs")
+    assert "surely larger" in sentence([*table, row("localized", 0.99, (9.0, 2.0, 16.0))], (6,), 8, "8 pairs")
+    one = sentence([*table, row("localized", 0.99, (9.0, None, None))], (6,), 1, "3 pairs (1 prompt × 3 seeds)")
+    assert "one pair of prompts gives no interval" in one and "surely" not in one
 
 
 @pytest.mark.docs

@@ -40,7 +40,7 @@ def answer_of(result: Result, file: StudyFile, plugins: Plugins, seconds: float)
         "concept": file.pairs.concept,
         "planted": planted_layers(file.model.ref, file.pairs.concept, plugins),
         "score": result.rank.removesuffix("_target"),
-        "clean": {"source": list(source), "target": list(target)},
+        "clean": {"source": source.plain(), "target": target.plain()},
         "gap": finding.details["gap"],
         "layers": rows,
         "top": [row["index"] for row in sorted(named, key=lambda row: -row["response"][0])],

@@ -419,7 +419,7 @@ def _answer(result: Result) -> dict[str, Any]:
 
     best = [
         {"trial": one.trial.label, "sites": list(one.trial.sites), "layers": list(one.trial.layers),
-         "score": list(one.score), "pairs": one.pairs}
+         "score": one.score.plain(), "pairs": one.pairs, "clusters": one.clusters}
         for one in result.ranked(5)
     ]  # fmt: skip
     finding = finding_as_json(result.finding) if result.finding else None
@@ -427,15 +427,19 @@ def _answer(result: Result) -> dict[str, Any]:
 
 
 def _print(result: Result, format: Format) -> None:
+    from t2iprobe.core.statistics import Interval
+
     answer = _answer(result)
     if format is Format.json:
         print_json(answer)
         return
     title = f"ranking: the first {len(answer['ranking'])} of what was asked; what is sure is said below"
-    table = Table("trial", f"{answer['score']}", "95 % CI", "pairs", box=None, header_style="bold", title=title)
+    table = Table(
+        "trial", f"{answer['score']}", "95 % CI", "pairs", "prompts", box=None, header_style="bold", title=title
+    )
     for row in answer["ranking"]:
-        mean, low, high = row["score"]
-        table.add_row(escape(row["trial"]), f"{mean:.2f}", f"{low:.2f}–{high:.2f}", str(row["pairs"]))
+        mean, _, bounds = Interval.of(row["score"]).said(2).partition(" ")
+        table.add_row(escape(row["trial"]), mean, bounds, str(row["pairs"]), str(row["clusters"]))
     answers.print(table)
     answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
     answers.print(

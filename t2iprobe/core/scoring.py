@@ -84,6 +84,12 @@ class Scorer:
         metric = self.metrics[0]
         return Scale(metric.direction, getattr(metric, "bounds", None))
 
+    def bounds(self) -> dict[str, Bounds]:
+        """Least and most of each score that has such, by name."""
+        known = {metric.name: getattr(metric, "bounds", None) for metric in (*self.metrics, *self.images)}
+        names = {metric.name: (f"{metric.name}_target", f"{metric.name}_source") for metric in self.metrics}
+        return {name: found for one, found in known.items() if found for name in names.get(one, (one,))}
+
     def blind(self, pair: Pair) -> bool:
         """Whether perfect pictures of source and target would score alike, so that no patch can be told to work.
 

@@ -18,8 +18,8 @@ from t2iprobe.core import runfolder
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.localizer import Finding
 from t2iprobe.core.names import near
-from t2iprobe.core.scoring import Scale, Scored, Scores
-from t2iprobe.core.statistics import Interval, bootstrap, by_cluster
+from t2iprobe.core.scoring import Bounds, Scale, Scored, Scores
+from t2iprobe.core.statistics import Interval, interval
 from t2iprobe.core.study.memory import Recorded, open_study
 from t2iprobe.core.trials import Trial, source, target
 
@@ -30,13 +30,15 @@ class Ranked:
 
     Args:
         trial: what was patched.
-        score: mean over clusters of pairs with its 95 % interval, which is of this trial alone.
+        score: mean over pairs with its 95 % interval over clusters of pairs, which is of this trial alone.
         pairs: how many.
+        clusters: prompts that they are of.
     """
 
     trial: Trial
     score: Interval
     pairs: int
+    clusters: int
 
 
 class Ranking(tuple[Ranked, ...]):
@@ -131,9 +133,11 @@ class Result:
             ConfigError: no such score.
         """
         name = self._score(by)
-        column, clusters = self._recorded.column(name), np.array(self.clusters)
+        column, bounds = self._recorded.column(name), self.scale.bounds if name == self.rank else None
+        clusters = np.array(self.clusters)
         patched = [(row, trial) for row, trial in enumerate(self.trials) if trial.sites]
-        found = [_ranked(trial, column[row], clusters) for row, trial in patched if np.isfinite(column[row]).any()]
+        known = [(trial, column[row]) for row, trial in patched if np.isfinite(column[row]).any()]
+        found = [_ranked(trial, row, clusters, bounds) for trial, row in known]
         down = name == self.rank and self.scale.direction == "lower" if lowest is None else lowest
         return Ranking(sorted(found, key=lambda one: one.score.mean * (1 if down else -1))[:k])
 
@@ -158,7 +162,7 @@ class Result:
         """Scores to the target of the unpatched source and target, with 95 % intervals over clusters."""
         scored = self.scored([])
         low, high = scored.clustered(scored.rank)
-        return bootstrap(low), bootstrap(high)
+        return interval(low, bounds=self.scale.bounds), interval(high, bounds=self.scale.bounds)
 
     @property
     def clusters(self) -> list[int]:
@@ -189,11 +193,10 @@ class Result:
         return self._recorded.image(label, pair)
 
 
-def _ranked(trial: Trial, row: Scores, clusters: NDArray[np.int_]) -> Ranked:
+def _ranked(trial: Trial, row: Scores, clusters: NDArray[np.int_], bounds: Bounds | None) -> Ranked:
     known = np.isfinite(row)
-    return Ranked(
-        trial, bootstrap(by_cluster(row[known].astype(np.float64), clusters[known].tolist())), int(known.sum())
-    )
+    own = clusters[known].tolist()
+    return Ranked(trial, interval(row[known], own, bounds=bounds), len(own), len(set(own)))
 
 
 def finding_as_json(finding: Finding) -> dict[str, Any]:

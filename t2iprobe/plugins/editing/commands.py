@@ -257,14 +257,14 @@ def _print(answer: Mapping[str, Any], format: Format) -> None:
     rank = next(name for name in answer["methods"][0] if name.endswith("_target"))
     rest = [name for name in ("ocr_distance_target", "clip_t_target") if name in answer["methods"][0]]
     read = [(rank, 2), (rank.replace("_target", "_source"), 2), *((name, 2) for name in rest)]
-    _table(answer["methods"], answer["pairs"], "What is read", [*read, ("share_of_clean", 2), ("seconds", 2)])
+    _table(answer["methods"], answer["clusters"], "What is read", [*read, ("share_of_clean", 2), ("seconds", 2)])
     near = [("ssim", 3), ("ssim_textless", 3), ("psnr_textless", 1), ("mse", 0), ("mse_textless", 1)]
-    _table(answer["methods"], answer["pairs"], "Against the unedited picture (textless: outside the text)", near)
+    _table(answer["methods"], answer["clusters"], "Against the unedited picture (textless: outside the text)", near)
     answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
     answers.print(f"Pictures: {answer['contact_sheet']}, report: {answer['report']}", highlight=False, soft_wrap=True)
 
 
-def _table(rows: Sequence[Mapping[str, Any]], pairs: int, title: str, columns: Sequence[tuple[str, int]]) -> None:
+def _table(rows: Sequence[Mapping[str, Any]], prompts: int, title: str, columns: Sequence[tuple[str, int]]) -> None:
     from t2iprobe.plugins.editing.comparison import said
 
     table = Table(box=None, header_style="bold", title=title)
@@ -272,6 +272,6 @@ def _table(rows: Sequence[Mapping[str, Any]], pairs: int, title: str, columns: S
     for name, _ in columns:
         table.add_column(name.replace("_", " "), justify="right")  # an interval may go on a line of its own
     for row in rows:
-        cells = [said(row[name], digits, pairs) for name, digits in columns]
+        cells = [said(row[name], digits, prompts) for name, digits in columns]
         table.add_row(escape(row["method"]), *cells)
     answers.print(table)

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from t2iprobe.core.evidence import evidence
 from t2iprobe.core.lab import Lab
 from t2iprobe.core.localizer import Finding, Localizer
-from t2iprobe.core.scoring import Scored, Scores
+from t2iprobe.core.pairs import counted_pairs
+from t2iprobe.core.scoring import Bounds, Scored, Scores
 from t2iprobe.core.statistics import Interval, interval
 from t2iprobe.core.trials import Trial, ranges
 from t2iprobe.plugins.editing.outside import METRICS
 
 SWAP = "prompt-swap"  # what the clean target is among edits
-LEAST = 6  # pairs, of which all have to agree for a sign test at 5 %; resampling fewer says too much
 KEPT = METRICS[0]
 WRONG = METRICS[2]
 
@@ -34,6 +34,7 @@ class Comparison(Localizer):
         picture: what tells one real picture from another; empty where the source is generated.
         trials: of the methods.
         aggregates: numbers of a set of pictures, by name.
+        bounds: least and most of the scores of a picture that have such, by name.
     """
 
     name: ClassVar[str] = "edit"
@@ -44,6 +45,7 @@ class Comparison(Localizer):
     picture: str = ""
     trials: tuple[Trial, ...] = ()
     aggregates: Mapping[str, Any] = field(default_factory=dict)
+    bounds: Mapping[str, Bounds] = field(default_factory=dict)
 
     def find(self, lab: Lab) -> Finding:
         """See :class:`~t2iprobe.core.localizer.Localizer`."""
@@ -51,8 +53,9 @@ class Comparison(Localizer):
         rows = [self._row(scored, index, label) for index, label in self._labelled()]
         main = next((index for index, trial in enumerate(self.trials) if trial.label.startswith("localized")), None)
         response = None if main is None else _response(scored, main, self.trials)
-        pairs = len(lab.search)
-        return Finding(self.layers, (), sentence(rows, self.layers, pairs), response, {"methods": rows})
+        count = counted_pairs([lab.pairs[pair] for pair in lab.search])
+        said = sentence(rows, self.layers, len(set(scored.clusters)), count)
+        return Finding(self.layers, (), said, response, {"methods": rows})
 
     def _labelled(self) -> list[tuple[int, str]]:
         """Rows of the scores, with what they are called in the table."""
@@ -60,17 +63,20 @@ class Comparison(Localizer):
         return [(0, unedited), (1, SWAP), *((index + 2, trial.label) for index, trial in enumerate(self.trials))]
 
     def _row(self, scored: Scored, index: int, label: str) -> dict[str, Any]:
-        """A method: every score with its interval over pairs, and what is compared with the clean target."""
-        values = {name: _interval(array[index]) for name, array in scored.scores.items()}
+        """A method: every score with its interval over prompts, and what is compared with the clean target."""
+        known, own = scored.scores, scored.clusters
+        values = {
+            name: _rounded(interval(array[index], own, bounds=self.bounds.get(name))) for name, array in known.items()
+        }
         sets = {
-            f"{name}_{side}": interval(columns, bounds=one.bounds, statistic=one.statistic).plain()
+            f"{name}_{side}": interval(columns, own, bounds=one.bounds, statistic=one.statistic).plain()
             for name, one in self.aggregates.items()
             for side in ("target", "source")
-            if (columns := _columns(scored.scores, one.of, side, index)) is not None
+            if (columns := _columns(known, one.of, side, index)) is not None
         }
-        rank = scored.scores[scored.rank]
-        clean = interval(np.stack([rank[index], rank[1]], axis=-1), bounds=scored.bounds, statistic=_ratio).plain()
-        gains = {f"{name}_gain": _interval(scored.scores[name][index] - scored.scores[name][1]) for name in METRICS}
+        both = np.stack([known[scored.rank][index], known[scored.rank][1]], axis=-1)
+        clean = interval(both, own, bounds=self.bounds.get(scored.rank), statistic=_ratio).plain()
+        gains = {f"{name}_gain": _rounded(interval(known[name][index] - known[name][1], own)) for name in METRICS}
         return {"method": label, "clean": label == SWAP, **values, **sets, "share_of_clean": clean, **gains}
 
 
@@ -80,8 +86,8 @@ def _response(scored: Scored, index: int, trials: Sequence[Trial]) -> Interval |
     return found.interval(index) if found.gap.clear else None
 
 
-def _interval(values: Scores) -> list[float | None]:
-    return [None if value is None else round(value, 6) for value in interval(values).plain()]
+def _rounded(found: Interval) -> list[float | None]:
+    return [None if value is None else round(value, 6) for value in found.plain()]
 
 
 def _columns(scores: Mapping[str, Scores], of: Sequence[str], side: str, index: int) -> NDArray[Any] | None:
@@ -95,22 +101,27 @@ def _ratio(means: NDArray[np.float64]) -> NDArray[Any]:
     return np.divide(edited, clean, out=np.zeros_like(clean), where=clean > 1e-6)
 
 
-def sentence(rows: Sequence[Mapping[str, Any]], layers: Sequence[int], pairs: int) -> str:
-    """The answer in words, with how sure it is."""
+def sentence(rows: Sequence[Mapping[str, Any]], layers: Sequence[int], prompts: int, count: str) -> str:
+    """The answer in words, with how sure it is.
+
+    Args:
+        rows: of the table.
+        layers: that are edited.
+        prompts: pairs of prompts, which the intervals are over.
+        count: of pairs and prompts, in words.
+    """
     one = next((row for row in rows if row["method"].startswith("localized")), None)
     one = one or next((row for row in rows[2:] if not row["method"].startswith("source of")), None)
-    count = f"{pairs} pair{'s' if pairs > 1 else ''}"
-    swap = said(rows[1][KEPT], 3, pairs)
+    swap = said(rows[1][KEPT], 3, prompts)
     if one is None:
         return f"prompt-swap keeps the picture outside the text at an SSIM of {swap} ({count})."
-    caution = "95 % intervals" if pairs >= LEAST else "too few for an interval to be trusted"
-    caution = caution if pairs > 1 else "one pair gives no interval"
-    verdict = _verdict(Interval.of(one[f"{WRONG}_gain"])) if pairs >= LEAST else ""
+    caution = "95 % intervals over prompts" if prompts > 1 else "one pair of prompts gives no interval"
+    verdict = _verdict(Interval.of(one[f"{WRONG}_gain"])) if prompts > 1 else ""
     where = f"{'layers' if len(layers) > 1 else 'layer'} {ranges(layers)}"
-    share = said([value and 100 * value for value in one["share_of_clean"]], 0, pairs)
+    share = said([value and 100 * value for value in one["share_of_clean"]], 0, prompts)
     return (
         f"{one['method']} ({where}) reaches {share} % of the clean target's score and keeps the picture outside the "
-        f"text at an SSIM of {said(one[KEPT], 3, pairs)}, prompt-swap at {swap}{verdict} ({count}, {caution})."
+        f"text at an SSIM of {said(one[KEPT], 3, prompts)}, prompt-swap at {swap}{verdict} ({count}, {caution})."
     )
 
 
@@ -121,7 +132,7 @@ def _verdict(gain: Interval) -> str:
     return "; its error outside the text is surely larger" if gain.low > 0 else "; neither error is surely smaller"
 
 
-def said(values: Sequence[float | None], digits: int, pairs: int) -> str:
-    """A mean with its interval, which one pair has not."""
+def said(values: Sequence[float | None], digits: int, prompts: int) -> str:
+    """A mean with its interval, which is not shown of one pair of prompts."""
     found = Interval.of(values)
-    return found.said(digits) if pairs > 1 else f"{found.mean:.{digits}f}"
+    return found.said(digits) if prompts > 1 else f"{found.mean:.{digits}f}"

@@ -16,6 +16,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_pairs
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair
+from t2iprobe.core.scoring import Scorer
 from t2iprobe.core.study import provenance
 from t2iprobe.core.study.bench import Bench, usual_batch
 from t2iprobe.core.study.study import Study
@@ -81,7 +82,7 @@ def prepared(asked: Asked, plugins: Plugins, path: Path, default: int, command: 
         picture = None if photo is None else photo.image
         sweep = EditSweep(model, pairs, methods, scorer, outside, settings, batch, latents, picture, path)
         bench = Bench(sweep, Space.of(model, asked.num_steps), provenance.facts(model, settings), model)
-        question = _question(asked, plugins, found, methods, photo)
+        question = _question(asked, plugins, scorer, found, methods, photo)
         versions = {row.name: row.version for row in plugins.listing() if row.status == "ok"}
         given = {"options": asked.deciding, "command": list(command)}
         study = Study(bench, pairs, question, seed=asked.seed, arguments=given, plugins=versions)
@@ -175,10 +176,15 @@ def methods_of(model: Model, editors: Sequence[Editor], layers: tuple[int, ...],
 
 
 def _question(
-    asked: Asked, plugins: Plugins, layers: tuple[int, ...], methods: Sequence[Method], photo: Photo | None
+    asked: Asked,
+    plugins: Plugins,
+    scorer: Scorer,
+    layers: tuple[int, ...],
+    methods: Sequence[Method],
+    photo: Photo | None,
 ) -> Comparison:
     told = tuple(json.dumps(provenance.portable(one.settings)) for one in methods)
     picture = "" if photo is None else f"{photo.digest} by {asked.inverter}, guidance {asked.invert_guidance}"
     sets = {name: kind() for name, kind in plugins.aggregates().items() if hasattr(kind, "statistic")}
     trials = tuple(trial for one in methods for trial in one.trials)
-    return Comparison(layers, told, asked.text_box, picture, trials, sets)
+    return Comparison(layers, told, asked.text_box, picture, trials, sets, scorer.bounds())

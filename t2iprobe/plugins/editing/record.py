@@ -45,6 +45,7 @@ def answer_of(result: Result, facts: Mapping[str, Any]) -> dict[str, Any]:
         "layers": finding["layers"],
         "sentence": finding["sentence"],
         "pairs": len(settings["pairs"]),
+        "clusters": len(set(result.clusters)),
         "methods": finding["details"]["methods"],
         "response": finding["response"],
         "text_box": settings["localizer"]["text_box"],
@@ -101,12 +102,16 @@ def sections(result: Result) -> Iterator[Section]:
     rows = result.finding.details["methods"]
     shown = [one for one in COLUMNS if one[0] in rows[0]]
     heads = ["method", *(head for _, head, _ in shown)]
-    pairs = len(result.pairs)
+    prompts = len(set(result.clusters))
     cells: list[list[Cell]] = [
-        [row["method"], *(said(row[name], digits, pairs) for name, _, digits in shown)] for row in rows
+        [row["method"], *(said(row[name], digits, prompts) for name, _, digits in shown)] for row in rows
     ]
     box = f"{100 * rows[0]['text_area'][0]:.0f} %"
-    interval = "Mean and 95 % interval over pairs" if pairs > 1 else "One pair, so no intervals"
+    interval = (
+        f"Mean and 95 % interval over {prompts} pairs of prompts"
+        if prompts > 1
+        else "One pair of prompts, so no intervals"
+    )
     text = (
         f"{interval}. Outside: with the box of the text black in both pictures, the same box for every method of a "
         f"pair; it covers {box} of the picture on average. Pictures are compared with the unedited one; prompt-swap is "
