@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from PIL import Image
+from scipy import stats
 from typer.testing import CliRunner, Result
 
 from t2iprobe.cli.app import build
 from t2iprobe.core.errors import ConfigError, RunExistsError
 from t2iprobe.core.statistics import Interval
 from t2iprobe.plugins.manager import Plugins
+from t2iprobe.plugins.metrics.text import DatasetF1, Precision, Recall
 from t2iprobe.plugins.toxicity import benching, benchmark, commands, conflicts, record, sheet
 from t2iprobe.plugins.toxicity.gallery import Chunk, Gallery
 from t2iprobe.plugins.toxicity.methods import Case
@@ -253,7 +255,33 @@ def test_percent_and_plurals_in_the_sentence() -> None:
     some = Interval(0.5, 0.2, 0.8)
     row = benchmark.Row("unguarded", {}, some, some, some, None, 8, 1, 0.1)
     told = record.sentence([row], [Case("a", "b", "c", "d", 0)])
-    assert told == "Without a guard 50 % [20 %, 80 %] of the pictures show toxic text (1 picture, 95 % intervals)."
+    count = "(1 picture of 1 word, 95 % intervals over words)"
+    assert told == f"Without a guard 50 % [20 %, 80 %] of the pictures show toxic text {count}."
+
+
+def test_pictures_of_a_word_count_once() -> None:
+    """Six words from four seeds each, of which two words are always written: binomial of 6, not of 24."""
+    white = Image.new("RGB", (8, 8), "white")
+
+    class Pictures:
+        chunks: ClassVar[list[Any]] = []
+
+        def image(self, method: str, row: int) -> Image.Image:
+            return white
+
+    class Listed:
+        def find(self, text: str) -> list[str]:
+            return [text]
+
+    cases = [Case("a sign", f"word{row // 4}", "a sign", "calm", row) for row in range(24)]
+    f1 = DatasetF1()
+    tools: Any = benchmark.Instruments(
+        lambda pictures: ["seen" if case.word < "word2" else "" for case in cases],
+        {"ocr_precision": Precision(), "ocr_recall": Recall()}, {}, f1, [Listed()],  # type: ignore[list-item]
+    )  # fmt: skip
+    row = benchmark.measure(["unguarded"], cases, Pictures(), tools)[0]  # type: ignore[arg-type]
+    expected = stats.binomtest(2, 6).proportion_ci(method="exact")
+    assert row.toxic == pytest.approx((1 / 3, expected.low, expected.high), abs=0.01)
 
 
 @pytest.mark.slow

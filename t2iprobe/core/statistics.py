@@ -126,8 +126,7 @@ def interval(
         NonFiniteError: NaN or infinity among the values.
         ShapeError: not a label for each observation.
     """
-    if not 0 < confidence < 1:
-        raise ConfigError(f"a confidence lies between 0 and 1, found {confidence}; 0.95 is usual")
+    _check(confidence)
     data = _rows(values)
     numbers, count = _numbered(clusters, len(data))
     sums, sizes = _summed(data, numbers, count), np.bincount(numbers).astype(np.float64)
@@ -152,6 +151,36 @@ def proportion(outcomes: ArrayLike, clusters: Sequence[Hashable] | None = None, 
     return interval(np.asarray(outcomes, bool), clusters, bounds=(0, 1), confidence=confidence)
 
 
+def crossed(
+    values: ArrayLike, first: Sequence[Hashable], second: Sequence[Hashable], confidence: float = 0.95
+) -> Interval:
+    """The mean with its interval where two things vary independently and each value has one of both.
+
+    Every order of tasks learnt from every seed makes orders × seeds values, but no more orders and no more seeds than
+    there are. The half-widths of the intervals over the means of the one and of the other, Student's, are squared and
+    added: it holds the truth at least as often as it says whichever of the two, or both, or neither makes the
+    difference. Two of a kind make it wide, for they say little of their kind. Of what comes in one only, such as a
+    single seed, nothing is known: the interval is then for that one.
+
+    Args:
+        values: (values,).
+        first, second: labels of each value.
+        confidence: share of intervals that hold the truth, in 0..1.
+    """
+    _check(confidence)
+    data = _rows(values)[:, 0]
+    parts = [interval(by_cluster(data, labels), confidence=confidence) for labels in (first, second)]
+    halves = [one.high - one.mean for one in parts if one.known]
+    estimate = float(data.mean())
+    half = math.hypot(*halves) if halves else math.nan
+    return Interval(estimate, estimate - half, estimate + half)
+
+
+def _check(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ConfigError(f"a confidence lies between 0 and 1, found {confidence}; 0.95 is usual")
+
+
 def _rows(values: ArrayLike) -> Array:
     """(observations, scores)."""
     data = np.asarray(values, np.float64)
@@ -171,7 +200,7 @@ def _students(estimate: float, sums: Array, sizes: Array, statistic: Statistic, 
         return Interval(estimate, math.nan, math.nan)
     left = statistic((sums.sum(axis=0) - sums) / (sizes.sum() - sizes)[:, None])
     error = math.sqrt((count - 1) ** 2 / count * left.var(ddof=1))
-    if error <= 1e-9 * max(abs(estimate), 1e-9):  # rounding
+    if error <= 1e-6 * np.abs(sums / sizes[:, None]).max():  # what is left of rounding to float32
         return Interval(estimate, math.nan, math.nan)
     half = float(stdtrit(count - 1, (1 + confidence) / 2)) * error
     return Interval(estimate, estimate - half, estimate + half)

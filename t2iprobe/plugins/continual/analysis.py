@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from t2iprobe.plugins.continual import weights_analysis as analysis
+from t2iprobe.plugins.continual.forgetting import Run
 from t2iprobe.plugins.continual.mergers import Magnitude
 from t2iprobe.plugins.continual.replay import Replay
 from t2iprobe.plugins.continual.results import Results, Spread
@@ -19,7 +20,8 @@ class Weights:
     """A method's weights.
 
     Args:
-        conflicts: of each run.
+        runs: order and seed of those that have conflicts.
+        conflicts: of each of these runs.
         layers: norm and ranks by kind of module, of what each task added.
         overlap: mean shared share of two tasks' subspaces and what chance has, by side.
         owners: share of the weights that each task owns at the end, and last nobody's; of the magnitude merge alone.
@@ -27,6 +29,7 @@ class Weights:
         handed_over: bytes of the last state, its rank bound and what it holds.
     """
 
+    runs: list[Run] = field(default_factory=list)
     conflicts: list[list[analysis.Conflict]] = field(default_factory=list)
     layers: dict[str, dict[str, float]] = field(default_factory=dict)
     overlap: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -36,18 +39,22 @@ class Weights:
 
     def record(self) -> dict[str, Any]:
         """For JSON."""
-        curves = {what: analysis.opposed_curve(self.conflicts, what) for what in ("share", "ratio")}
         return {
             "handed_over": self.handed_over,
-            "sign_conflicts": {
-                what: {later: Spread.of(values).record() for later, values in curve.items()}
-                for what, curve in curves.items()
-            },
+            "sign_conflicts": {what: self._opposed(what) for what in ("share", "ratio")},
             "layers": self.layers,
             "overlap": {side: {"shared": one, "chance": other} for side, (one, other) in self.overlap.items()},
             "owners": self.owners,
             "cross_terms": self.cross,
         }
+
+    def _opposed(self, what: str) -> dict[int, dict[str, Any]]:
+        """By the number of later tasks, over runs: tasks of one run are not independent."""
+        curves = {
+            run: analysis.opposed_curve([one], what) for run, one in zip(self.runs, self.conflicts, strict=True) if one
+        }
+        every = sorted({later for curve in curves.values() for later in curve})
+        return {n: Spread.of({run: curve.get(n, ()) for run, curve in curves.items()}).record() for n in every}
 
 
 def weights_of(results: Results) -> dict[str, Weights]:
@@ -75,9 +82,10 @@ def _weights(results: Results, name: str) -> Weights:
     rows: list[analysis.Layer] = []
     sides: dict[str, list[tuple[float, float]]] = {"in": [], "out": []}
     owners: list[list[float]] = []
-    for one in replays:
+    for arm, one in zip(arms, replays, strict=True):
         totals = one.totals
         if len(totals) > 1:
+            found.runs.append((arm.order or 0, arm.seed or 0))
             found.conflicts.append(analysis.conflicts(totals))
             for side in ("in", "out"):
                 sides[side] += [(pair.shared, pair.chance) for pair in analysis.overlaps(totals, side)]

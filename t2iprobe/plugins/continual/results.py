@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
-from t2iprobe.core.statistics import Interval
+from t2iprobe.core.statistics import Interval, crossed
 from t2iprobe.plugins.continual.arms import BASE, JOINT, SEPARATE, Arm
 from t2iprobe.plugins.continual.evaluation import RETENTION, begun, read_run
-from t2iprobe.plugins.continual.forgetting import interval, summary
+from t2iprobe.plugins.continual.forgetting import Run, summary
 from t2iprobe.plugins.continual.grid import Grid
 
 Matrix = NDArray[np.float64]
@@ -114,7 +114,7 @@ class Results:
         """What is noted of an arm."""
         return self._grids[arm].facts
 
-    def summaries(self, score: str, method: str) -> dict[tuple[int, int], dict[str, float]]:
+    def summaries(self, score: str, method: str) -> dict[Run, dict[str, float]]:
         """The measures of ``forgetting`` of every finished run of a method, by order and seed."""
         return {
             (one.arm.order or 0, one.arm.seed or 0): summary(one.matrix, one.base, one.alone, one.kept)
@@ -122,13 +122,13 @@ class Results:
             if one.finished
         }
 
-    def references(self, score: str) -> dict[str, list[float]]:
-        """The mean score of each reference over the tasks, seed by seed."""
-        found: dict[str, list[float]] = {}
+    def references(self, score: str) -> dict[str, dict[Run, float]]:
+        """The mean score of each reference over the tasks, seed by seed; all orders have the same."""
+        found: dict[str, dict[Run, float]] = {}
         for arm, grid in self._grids.items():
             known = grid.scores(score) if arm.reference else None
             if known is not None:
-                found.setdefault(arm.method, []).append(float(known[0].mean()))
+                found.setdefault(arm.method, {})[0, arm.seed or 0] = float(known[0].mean())
         return found
 
     def _reference(self, arm: Arm, score: str) -> Matrix:
@@ -152,27 +152,32 @@ class Spread:
     """A number over the runs of a method.
 
     Args:
-        mean, std: over runs; the deviation is the population's, as in the paper.
-        interval: of the mean, 95 %; none where there is one run.
-        runs: how many.
+        mean, std: over the values; the deviation is the population's, as in the paper.
+        interval: of the mean, 95 %, over orders and seeds, see :func:`t2iprobe.core.statistics.crossed`.
+        runs, orders, seeds: how many there are.
     """
 
     mean: float
     std: float
-    interval: Interval | None
+    interval: Interval
     runs: int
+    orders: int
+    seeds: int
 
     @classmethod
-    def of(cls, values: Sequence[float] | Matrix) -> Spread:
-        """Over runs; those where it could not be computed are left out."""
-        known = np.asarray([one for one in values if np.isfinite(one)], np.float64)
-        if not len(known):
-            return cls(float("nan"), float("nan"), None, 0)
-        return cls(float(known.mean()), float(known.std()), interval(known) if len(known) > 1 else None, len(known))
+    def of(cls, values: Mapping[Run, float | Sequence[float]]) -> Spread:
+        """Over runs, of which each has a number or several; those that could not be computed are left out."""
+        known = [(run, one) for run, found in values.items() for one in np.atleast_1d(found) if np.isfinite(one)]
+        if not known:
+            none = float("nan")
+            return cls(none, none, Interval(none, none, none), 0, 0, 0)
+        labels, numbers = zip(*known, strict=True)
+        orders, seeds = zip(*labels, strict=True)
+        found = crossed(numbers, orders, seeds)
+        return cls(found.mean, float(np.std(numbers)), found, *(len(set(one)) for one in (labels, orders, seeds)))
 
     def record(self) -> dict[str, Any]:
         """For JSON, which has no NaN."""
-        if not self.runs:
-            return {"mean": None, "std": None, "low": None, "high": None, "runs": 0}
-        low, high = (self.interval.low, self.interval.high) if self.interval else (None, None)
-        return {"mean": self.mean, "std": self.std, "low": low, "high": high, "runs": self.runs}
+        mean, low, high = self.interval.plain()
+        count = {"runs": self.runs, "orders": self.orders, "seeds": self.seeds}
+        return {"mean": mean, "std": self.std if self.runs else None, "low": low, "high": high, **count}

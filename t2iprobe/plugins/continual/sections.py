@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from t2iprobe.core.report import Cell, Section, Table
 from t2iprobe.core.statistics import Interval
 from t2iprobe.plugins.continual import plots
 from t2iprobe.plugins.continual.arms import BASE, Arm
-from t2iprobe.plugins.continual.forgetting import MEASURES, Matrix, by_task, mean_matrix, over_runs, paired
+from t2iprobe.plugins.continual.forgetting import MEASURES, Matrix, Run, by_task, mean_matrix, over_runs, paired
 from t2iprobe.plugins.continual.grid import Grid
 from t2iprobe.plugins.continual.results import Results, Series, Spread
 
@@ -52,13 +52,13 @@ def scored(results: Results, score: str) -> Iterator[Section]:
     if not summaries:
         return
     references = results.references(score)
-    values = {name: over_runs(list(runs.values())) for name, runs in summaries.items()}
+    values = {name: over_runs(runs) for name, runs in summaries.items()}
     yield Section(f"What is kept, by {score}", _meaning(values), table=_measures(values, references))
     if NAIVE in summaries and len(summaries) > 1:
         yield from _beside_naive(summaries, score)
     if points := _points(values):
         title = "Learning and keeping"
-        text = "Up and to the right is better. The bars are 95 % intervals over runs."
+        text = "Up and to the right is better. The bars are 95 % intervals over orders and seeds."
         yield Section(title, text, figures=[(score, plots.image(plots.stability_plasticity(points, title=title)))])
     series = {name: [one for one in results.series(score, name) if one.finished] for name in summaries}
     yield _forgetting(series, score)
@@ -145,26 +145,26 @@ def words(measure: str) -> str:
     return {"bwt": "backward transfer", "fwt": "forward transfer"}.get(measure, measure.replace("_", " "))
 
 
-def _meaning(values: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+def _meaning(values: Mapping[str, Mapping[str, Mapping[Run, float]]]) -> str:
     known = [name for name in MEASURES if any(runs.get(name) for runs in values.values())]
     meaning = "; ".join(f"{words(name)}: {MEASURES[name].text}" for name in known)
-    return f"Means over runs (orders and seeds) with 95 % intervals. R[i, j]: task j after training i. {meaning}."
+    return f"Means over runs with 95 % intervals over orders and seeds. R[i, j]: task j after training i. {meaning}."
 
 
-def _measures(values: Mapping[str, Mapping[str, Sequence[float]]], references: Mapping[str, Sequence[float]]) -> Table:
+def _measures(
+    values: Mapping[str, Mapping[str, Mapping[Run, float]]], references: Mapping[str, Mapping[Run, float]]
+) -> Table:
     shown = [name for name in MEASURES if any(runs.get(name) for runs in values.values())]
     rows: list[list[Cell]] = [
-        [name, max(map(len, runs.values())), *(_cell(runs.get(one, ())) for one in shown)]
+        [name, _count(set().union(*runs.values())), *(_cell(runs.get(one, {})) for one in shown)]
         for name, runs in values.items()
     ]
     blank = [""] * (len(shown) - 1)
-    rows += [[f"({name})", len(scores), _cell(scores), *blank] for name, scores in references.items()]
-    return Table(["method", "runs", *map(words, shown)], rows, digits=3)
+    rows += [[f"({name})", _count(scores), _cell(scores), *blank] for name, scores in references.items()]
+    return Table(["method", "runs (orders × seeds)", *map(words, shown)], rows, digits=3)
 
 
-def _beside_naive(
-    summaries: Mapping[str, Mapping[tuple[int, int], Mapping[str, float]]], score: str
-) -> Iterator[Section]:
+def _beside_naive(summaries: Mapping[str, Mapping[Run, Mapping[str, float]]], score: str) -> Iterator[Section]:
     """Run by run less the naive way, which is the same order and seed."""
     shown = ("average_score", "forgetting", "learning_accuracy")
     rows: list[list[Cell]] = []
@@ -178,12 +178,18 @@ def _beside_naive(
         yield Section(f"Beside {NAIVE}, by {score}", text, table=Table(["method", *map(words, shown)], rows, digits=3))
 
 
-def _points(values: Mapping[str, Mapping[str, Sequence[float]]]) -> list[plots.Point]:
+def _count(runs: Collection[Run]) -> str:
+    """``8 (4 × 2)``: orders times seeds."""
+    orders, seeds = (len(set(one)) for one in zip(*runs, strict=True))
+    return f"{len(runs)} ({orders} × {seeds})"
+
+
+def _points(values: Mapping[str, Mapping[str, Mapping[Run, float]]]) -> list[plots.Point]:
     found = []
     for name, runs in values.items():
-        learnt, lost = (Spread.of(runs.get(one, ())) for one in ("learning_accuracy", "bwt"))
+        learnt, lost = (Spread.of(runs.get(one, {})) for one in ("learning_accuracy", "bwt"))
         if learnt.runs and lost.runs:
-            found.append(plots.Point(name, _interval(learnt), _interval(lost)))
+            found.append(plots.Point(name, learnt.interval, lost.interval))
     return found
 
 
@@ -251,25 +257,21 @@ def _scope(results: Results) -> str:
     return f"{targets['scope']} ({layers})" if targets["scope"] in ("localized", "random") else str(targets["scope"])
 
 
-def _interval(spread: Spread) -> Interval:
-    return spread.interval or Interval(spread.mean, spread.mean, spread.mean)
-
-
-def _cell(values: Sequence[float]) -> str:
+def _cell(values: Mapping[Run, float]) -> str:
     spread = Spread.of(values)
-    return _shown(_interval(spread), certain=spread.interval is not None) if spread.runs else "–"
+    return _shown(spread.interval) if spread.runs else "–"
 
 
-def _of(runs: Mapping[tuple[int, int], Mapping[str, float]], measure: str) -> dict[tuple[int, int], float]:
+def _of(runs: Mapping[Run, Mapping[str, float]], measure: str) -> dict[Run, float]:
     """One measure of every run."""
     return {run: values[measure] for run, values in runs.items()}
 
 
 def _difference(found: Interval | None) -> str:
-    return "–" if found is None else _shown(found, certain=True, sign="+")
+    return "–" if found is None else _shown(found, sign="+")
 
 
-def _shown(one: Interval, *, certain: bool, sign: str = "") -> str:
+def _shown(one: Interval, *, sign: str = "") -> str:
     """With a true minus, and none before 0; a value without an interval alone."""
     mean, low, high = (f"{round(value, 3) + 0.0:{sign}.3f}" for value in one)
-    return (f"{mean} [{low}, {high}]" if certain else mean).replace("-", MINUS)
+    return (f"{mean} [{low}, {high}]" if one.known else mean).replace("-", MINUS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def scored(results: Results, score: str) -> dict[str, Any]:
 
 def measured(results: Results, score: str, method: str) -> dict[str, Any]:
     """The measures of a method."""
-    values: Mapping[str, list[float]] = over_runs(list(results.summaries(score, method).values()))
+    values = over_runs(results.summaries(score, method))
     return {name: Spread.of(runs).record() for name, runs in values.items()}
 
 

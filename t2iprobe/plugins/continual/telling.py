@@ -95,14 +95,18 @@ def print_methods(found: Mapping[str, Mapping[str, str]], format: Format) -> Non
 def _table(score: str, found: Mapping[str, Any]) -> Table:
     rows = found["methods"]
     names = found["shown"]
-    title = f"{score}: mean over runs, with its 95 % interval"
-    table = Table("method", "runs", *(one.replace("_", " ") for one in names), title=title, box=None)
+    title = f"{score}: mean over runs, with its 95 % interval over orders and seeds"
+    table = Table("method", "runs (orders × seeds)", *(one.replace("_", " ") for one in names), title=title, box=None)
     for method, metrics in rows.items():
-        runs = max((one["runs"] for one in metrics.values()), default=0)
-        table.add_row(escape(method), str(runs), *(_cell(metrics.get(name)) for name in names))
+        most = max(metrics.values(), key=lambda one: one["runs"], default=None)
+        table.add_row(escape(method), _runs(most), *(_cell(metrics.get(name)) for name in names))
     for reference, value in found["references"].items():
-        table.add_row(f"[dim]{escape(reference)}[/]", str(value["runs"]), _cell(value))
+        table.add_row(f"[dim]{escape(reference)}[/]", _runs(value), _cell(value))
     return table
+
+
+def _runs(one: Mapping[str, Any] | None) -> str:
+    return "0" if one is None else f"{one['runs']} ({one['orders']} × {one['seeds']})"
 
 
 def _cell(one: Mapping[str, Any] | None) -> str:

@@ -5,25 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from scipy import stats
-
-from t2iprobe.core.statistics import Interval
+from t2iprobe.core.statistics import Interval, interval
 
 
-def over_seeds(values: Sequence[float | None], confidence: float = 0.95) -> Interval | None:
+def over_seeds(values: Sequence[float | None]) -> Interval | None:
     """The mean of one number a seed and its interval by Student's t; ``None`` where there is no number.
 
     One seed has no interval: its bounds are NaN.
     """
-    known = np.array([value for value in values if value is not None], np.float64)
-    if not known.size:
-        return None
-    mean = float(known.mean())
-    if known.size == 1:
-        return Interval(mean, float("nan"), float("nan"))
-    half = float(stats.t.ppf((1 + confidence) / 2, known.size - 1) * known.std(ddof=1) / np.sqrt(known.size))
-    return Interval(mean, mean - half, mean + half)
+    known = [value for value in values if value is not None]
+    return interval(known) if known else None
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -112,7 +112,7 @@ class Instruments:
 
 @dataclass(frozen=True)
 class Row:
-    """A method's line of the table: means with 95 % intervals over cases.
+    """A method's line of the table: means with 95 % intervals over words, whose pictures are not independent.
 
     Args:
         method: its name.
@@ -149,15 +149,16 @@ def _row(
 ) -> Row:
     pictures = [gallery.image(name, row) if case.found else plain[row] for row, case in enumerate(cases)]
     texts = tools.read(pictures)
-    toxic = proportion([tools.toxic(text) for text in texts])
+    words = [case.word for case in cases]
+    toxic = proportion([tools.toxic(text) for text in texts], words)
     pairs = list(zip(pictures, plain, strict=True))
     chunks = [chunk for chunk in gallery.chunks if chunk.method == name]
     made = sum(len(chunk.rows) for chunk in chunks) or 1
     return Row(
         method=name,
-        similar={key: interval([one.score(a, b) for a, b in pairs]) for key, one in tools.images.items()},
-        f1_toxic=_f1(texts, [case.word for case in cases], tools),
-        f1_benign=_f1(texts, [case.benign for case in cases], tools),
+        similar={key: interval([one.score(a, b) for a, b in pairs], words) for key, one in tools.images.items()},
+        f1_toxic=_f1(texts, words, words, tools),
+        f1_benign=_f1(texts, [case.benign for case in cases], words, tools),
         toxic=toxic,
         toxic_published=Interval(*(value / base for value in toxic)) if base else None,
         rows=sum(chunk.denoiser_rows for chunk in chunks) / made,
@@ -166,8 +167,8 @@ def _row(
     )
 
 
-def _f1(texts: Sequence[str], words: Sequence[str], tools: Instruments) -> Interval:
-    """The published F1 with its interval over pictures."""
-    columns = [[tools.texts[name].score(text, word) for name in TEXTS] for text, word in zip(texts, words, strict=True)]
+def _f1(texts: Sequence[str], asked: Sequence[str], words: Sequence[str], tools: Instruments) -> Interval:
+    """The published F1 with its interval over words."""
+    columns = [[tools.texts[name].score(text, one) for name in TEXTS] for text, one in zip(texts, asked, strict=True)]
     samples: NDArray[np.float64] = np.asarray(columns, np.float64)
-    return interval(samples, bounds=tools.f1.bounds, statistic=tools.f1.statistic)
+    return interval(samples, words, bounds=tools.f1.bounds, statistic=tools.f1.statistic)

@@ -25,6 +25,7 @@ def answer_of(rows: Sequence[Row], cases: Sequence[Case], facts: Mapping[str, An
     return {
         **facts,
         "cases": len(cases),
+        "clusters": len({case.word for case in cases}),
         "detected": sum(case.found for case in cases),
         "methods": [_line(row) for row in rows],
         "sentence": sentence(rows, cases),
@@ -50,7 +51,8 @@ def sentence(rows: Sequence[Row], cases: Sequence[Case]) -> str:
     """The answer in words."""
     named = {row.method: row for row in rows}
     plain, guard = named[UNGUARDED], named.get(LOCALIZED)
-    count = f"{counted(len(cases), 'picture')}, 95 % intervals"
+    words = counted(len({case.word for case in cases}), "word")
+    count = f"{counted(len(cases), 'picture')} of {words}, 95 % intervals over words"
     if guard is None:
         return f"Without a guard {_percent(plain.toxic)} of the pictures show toxic text ({count})."
     extra = guard.rows / plain.rows - 1 if plain.rows else 0.0
@@ -136,7 +138,7 @@ def _label(row: int, case: Case, words: bool) -> str:
 def page_of(answer: Mapping[str, Any], rows: Sequence[Row], picture: Image.Image, command: str) -> Page:
     """The report."""
     text = (
-        "Means and 95 % intervals over pictures. MSE, SSIM and PSNR compare with the unguarded picture, outside: where "
+        "Means, and 95 % intervals over words. MSE, SSIM and PSNR compare with the unguarded picture, outside: where "
         "neither has text; F1 is that of "
         "the characters read by OCR, as published; toxic is the share of pictures whose text is judged toxic, and as "
         "published that over the share of the words themselves which the judge takes for toxic. Rows are rows through "
