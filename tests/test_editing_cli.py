@@ -319,7 +319,7 @@ def test_the_sentence_says_how_sure_it_is() -> None:
     better = sentence([*table, row("localized", 0.99, (-9.0, -12.0, -6.0))], (6,), 8, "24 pairs (8 prompts × 3 seeds)")
     assert (
         "surely smaller" in better
-        and "100 [90, 100] %" in better
+        and "100 [90, 100] % of the clean target's score (unedited 100 %)" in better
         and "(24 pairs (8 prompts × 3 seeds), 95 % intervals over prompts)" in better
     )
     assert "neither" in sentence([*table, row("localized", 0.99, (-9.0, -12.0, 6.0))], (6,), 8, "8 pairs")

@@ -119,9 +119,11 @@ def sentence(rows: Sequence[Mapping[str, Any]], layers: Sequence[int], prompts: 
     verdict = _verdict(Interval.of(one[f"{WRONG}_gain"])) if prompts > 1 else ""
     where = f"{'layers' if len(layers) > 1 else 'layer'} {ranges(layers)}"
     share = said([value and 100 * value for value in one["share_of_clean"]], 0, prompts)
+    idle = f"{100 * rows[0]['share_of_clean'][0]:.0f}"  # words have letters in common
     return (
-        f"{one['method']} ({where}) reaches {share} % of the clean target's score and keeps the picture outside the "
-        f"text at an SSIM of {said(one[KEPT], 3, prompts)}, prompt-swap at {swap}{verdict} ({count}, {caution})."
+        f"{one['method']} ({where}) reaches {share} % of the clean target's score (unedited {idle} %) and keeps the "
+        f"picture outside the text at an SSIM of {said(one[KEPT], 3, prompts)}, prompt-swap at {swap}{verdict} "
+        f"({count}, {caution})."
     )
 
 
