@@ -132,5 +132,7 @@ def test_pairs_of_runs_are_compared_run_by_run() -> None:
     merged = {(0, 0): 0.8, (0, 5): 0.4, (5, 0): 0.6, (5, 5): 0.1, (7, 7): 0.0}
     found = paired(naive, merged)
     assert found is not None and found.mean == pytest.approx(0.1) and not found.known
-    assert paired(naive, merged | {(0, 5): 0.3}) == pytest.approx((0.4 / 3, -0.5, 0.8), abs=0.5)
+    # differences .1, .2 and .1: means of orders .15 and .1, of seeds .1 and .2; t(1, .975) = 12.7062
+    half = 12.7062 * math.hypot(0.025, 0.05)
+    assert paired(naive, merged | {(0, 5): 0.3}) == pytest.approx((0.4 / 3, 0.4 / 3 - half, 0.4 / 3 + half))
     assert paired(naive, {(0, 0): 0.1}) is None

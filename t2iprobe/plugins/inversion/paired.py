@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from t2iprobe.core.statistics import Interval, interval
 from t2iprobe.plugins.inversion.analysis.jackknife import Rows, half_width, jackknife
 from t2iprobe.plugins.inversion.inverted import Inverted
 
-#: estimate, low, high; bounds are ``None`` where there is one prompt only
+#: estimate, low, high; bounds are ``None`` where there is one prompt only, or all agree
 Between = list[float | None]
 
 
@@ -32,8 +33,7 @@ def over(values: NDArray[Any], prompts: Sequence[Hashable]) -> Between | None:
     known = np.flatnonzero(np.isfinite(values))
     if not len(known):
         return None
-    measured = np.asarray(values, np.float64)[known]
-    return spanned(lambda rows: measured[rows].mean(), [prompts[row] for row in known.tolist()])
+    return interval(values[known], [prompts[row] for row in known.tolist()]).plain()
 
 
 def beside_first(run: Inverted, name: str, arm: str) -> Between | None:
@@ -44,7 +44,4 @@ def beside_first(run: Inverted, name: str, arm: str) -> Between | None:
 
 def said(value: Sequence[float | None] | None, digits: int = 3) -> str:
     """An estimate with its interval."""
-    if value is None:
-        return "–"
-    mean, *bounds = ("" if one is None else f"{one:.{digits}f}" for one in value)
-    return f"{mean} [{', '.join(bounds)}]" if all(bounds) else mean
+    return "–" if value is None else Interval.of(value).said(digits)
