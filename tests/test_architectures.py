@@ -67,8 +67,8 @@ def record(adapter: Adapter, pipeline: Any, note: Callable[[Site, Any], None], s
 def generate(adapter: Adapter, pipeline: Any, prompts: tuple[str, ...], **settings: Any) -> Tensor:
     """Undecoded result of a run from seed 0, each row from the same noise."""
     generators = [torch.Generator().manual_seed(0) for _ in prompts]
-    settings = {"num_inference_steps": 1, "output_type": "pt" if adapter.name == "if" else "latent"} | settings
-    result = pipeline(**adapter.inputs(pipeline, prompts), generator=generators, **settings).images
+    given = {"num_inference_steps": 1, "output_type": "pt" if adapter.name == "if" else "latent"}
+    result = pipeline(**(adapter.inputs(pipeline, prompts) | given | settings), generator=generators).images
     assert isinstance(result, Tensor)
     return result
 

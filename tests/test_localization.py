@@ -593,7 +593,7 @@ def shipped() -> Callable[..., Lab]:
 @pytest.mark.parametrize(("concept", "layer"), [("text", 6), ("colour", 3)])
 @pytest.mark.parametrize(
     ("method", "settings", "pairs"),
-    [("adaptive", {}, 4), ("exhaustive", {}, 4), ("attribution", {"pairs": 1}, 3), ("contribution", {"pairs": 1}, 3)],
+    [("adaptive", {}, 4), ("exhaustive", {}, 4), ("attribution", {"pairs": 1}, 4), ("contribution", {"pairs": 1}, 4)],
     ids=["adaptive", "exhaustive", "attribution", "contribution"],
 )
 def test_the_planted_layer_of_the_shipped_model(
