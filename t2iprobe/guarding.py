@@ -25,6 +25,7 @@ def guard(
     donor: Way = "auto",
     start: int = 0,
     where: Where = "prompt",
+    time_limit: float = 30.0,
     audit: str | Path | None = None,
     audit_text: bool = False,
     plugins: Plugins | None = None,
@@ -39,6 +40,7 @@ def guard(
         donor: how the rewrite comes to the layers: ``inject``, ``row`` or ``stream``; ``auto`` chooses by the family.
         start: denoising step from which on they get it, 0 at pure noise.
         where: look at the whole ``prompt``, or only at what is ``quoted``.
+        time_limit: seconds that a detector or rewriter may take for a prompt, which is refused then.
         audit: a file that gets a JSON line for every prompt.
         audit_text: whether it holds the prompts.
         plugins: where detectors and rewriters come from; default all that are installed.
@@ -53,7 +55,8 @@ def guard(
 
     plugins = plugins or Plugins()
     listed = [detectors] if isinstance(detectors, str) or not isinstance(detectors, Sequence) else list(detectors)
-    policy = Policy([_named(one, plugins.detector) for one in listed], _named(rewriter, plugins.rewriter), where)
+    found = [_named(one, plugins.detector) for one in listed]
+    policy = Policy(found, _named(rewriter, plugins.rewriter), where, time_limit)
     numbers = found_by(Path(layers), model) if isinstance(layers, str | Path) else layers
     log = None if audit is None else Audit(Path(audit), audit_text)
     return Guard(model, numbers, policy, way=donor, start=start, audit=log)

@@ -17,3 +17,9 @@ def _plain_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     """The developer's own settings must not change what is tested."""
     monkeypatch.setenv("T2IPROBE_DISABLE_PLUGINS", "all")
     monkeypatch.delenv("T2IPROBE_TRACE_PLUGINS", raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is kept for a user between runs is not kept in the developer's home."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -312,11 +314,68 @@ def test_what_may_be_quoted_is_looked_at(prompt: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "verdict"),
     [(True, "rewritten"), (0.7, "rewritten"), (0.2, "pass"), ([(0, 4)], "rewritten"), ([], "pass"), (None, "refused"),
-     ([(0, 99)], "refused"), ([(3, 2)], "refused")],
+     ([(0, 99)], "refused"), ([(3, 2)], "refused"), (float("nan"), "refused"), (float("inf"), "refused"), 
+     ("", "refused"), ("no", "refused"), (1.5, "refused"), (np.float32(0.7), "rewritten"), (np.bool_(False), "pass"),
+     ([(0.0, 4.0)], "refused"), (iter([]), "refused")],
 )  # fmt: skip
 def test_what_a_function_may_answer(answer: Any, verdict: str) -> None:
     policy = Policy([Callback(lambda text: answer if "GRUM" in text else False)], Says("LAKE"))
     assert policy.decide("GRUM").verdict == verdict
+
+
+class Gives(Detector):
+    """Gives back what it is told to, or does it."""
+
+    name = "gives"
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def find(self, text: str) -> list[Hit]:
+        found: list[Hit] = self.answer() if callable(self.answer) else self.answer
+        return found
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (None, "gave back a NoneType, not a list of hits"),
+        ("", "gave back a str, not a list of hits"),
+        (float("nan"), "gave back a float, not a list of hits"),
+        ([(0, 4)], "gave back a list, not a list of hits"),
+        ([Hit(0, 4, "odd", float("nan"))], "gave a score that is no finite number"),
+        ([Hit(0, 4.5)], "named places that are not in the prompt"),  # type: ignore[arg-type]
+        (lambda: sys.exit(0), r"failed \(SystemExit\)"),
+        (lambda: (_ for _ in ()).throw(KeyboardInterrupt), r"failed \(KeyboardInterrupt\)"),
+        (lambda: threading.Event().wait(), r"failed \(no answer within 0.05 s\)"),
+    ],
+)
+def test_what_is_no_verdict_refuses(sd: Model, calls: list[int], answer: Any, reason: str) -> None:
+    """Also what would end the process, with 0 as its status, or keep it for ever."""
+    guard = t2i.guard(sd, layers=[1], detectors=Gives(answer), time_limit=0.05)
+    with pytest.raises(GuardError, match=f"the detector gives {reason}"):
+        guard.run(asked(sd))
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "reason"),
+    [
+        (lambda: sys.exit(0), "failed (SystemExit)"),
+        (lambda: threading.Event().wait(), "failed (no answer within 0.05 s)"),
+    ],
+)
+def test_a_rewriter_neither_ends_nor_holds_the_process(rewrite: Any, reason: str) -> None:
+    decision = Policy([Grum()], Ask(lambda prompt, spans: rewrite()), limit=0.05).decide(TOXIC)
+    assert (decision.verdict, decision.reason) == ("refused", f"the rewriter {reason}")
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.5, float("nan")])
+def test_a_threshold_that_nothing_reaches_is_refused(threshold: float) -> None:
+    with pytest.raises(ConfigError, match="callback: threshold lies above 0"):
+        Callback(bool, threshold=threshold)
+    with pytest.raises(ConfigError, match="waits for some time above 0"):
+        Policy([Grum()], Mask(), limit=0)
 
 
 # rewriting
@@ -397,6 +456,23 @@ def test_a_classifier_says_what_transformers_says(classifier: Path) -> None:
     found = detector.scores(texts)
     assert [score for score, _ in found] == pytest.approx(wanted, abs=1e-5)
     assert {label for _, label in found} == {"toxic"} and len({round(score, 3) for score, _ in found}) == 3
+
+
+def test_a_classifier_reads_a_long_text_to_its_end(classifier: Path) -> None:
+    """More tokens than the model has positions: the most toxic of windows that overlap, as transformers judges each."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    detector = Classifier(str(classifier))
+    ranked = sorted((f"w{number}" for number in range(40)), key=lambda word: detector.scores([word])[0][0])
+    text = f"{'w1 ' * 700}{f'{ranked[-1]} ' * 300}"
+    ids = AutoTokenizer.from_pretrained(classifier)(text)["input_ids"]
+    direct = AutoModelForSequenceClassification.from_pretrained(classifier).eval()
+    starts = range(0, len(ids), 510 - 127)
+    with torch.no_grad():
+        wanted = [direct(torch.tensor([ids[start : start + 510]])).logits.softmax(-1)[0, 1].item() for start in starts]
+    found = detector.scores([text])[0][0]
+    assert found == pytest.approx(max(wanted), abs=1e-5)
+    assert found > detector.scores([text[:2000]])[0][0]
 
 
 def test_a_classifier_points_at_the_words_that_are_toxic_alone(classifier: Path) -> None:

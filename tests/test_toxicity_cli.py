@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import stat
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +19,7 @@ from t2iprobe.core.statistics import Interval
 from t2iprobe.plugins.manager import Plugins
 from t2iprobe.plugins.metrics.text import DatasetF1, Precision, Recall
 from t2iprobe.plugins.toxicity import benching, benchmark, commands, conflicts, record, sheet
+from t2iprobe.plugins.toxicity.digests import digests, key_file, key_name
 from t2iprobe.plugins.toxicity.gallery import Chunk, Gallery
 from t2iprobe.plugins.toxicity.methods import Case
 from t2iprobe.plugins.toxicity.presets import PRESETS
@@ -223,6 +226,25 @@ def test_a_conflict_is_told_in_words(old: Any, new: Any, message: str, tmp_path:
     with pytest.raises(RunExistsError) as caught:
         conflicts.check(tmp_path, {"command": "guard run"} | new)
     assert message in str(caught.value)
+
+
+def test_digests_of_texts_say_nothing_without_the_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Equal texts have equal ones in any process of the user, and nobody else can try words on them."""
+    (one,), again = digests(["GRUM"]), digests(["BLEX", "GRUM"])
+    assert again[1] == one != again[0]
+    assert one != hashlib.blake2b(b"GRUM", digest_size=8).hexdigest()
+    assert stat.S_IMODE(key_file().stat().st_mode) == 0o600
+    here = {"command": "guard run", "asked": {"key": key_name(), "prompts": [one]}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"settings": here}))
+    conflicts.check(tmp_path, here)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "other"))
+    assert digests(["GRUM"]) != [one]
+    with pytest.raises(RunExistsError, match="noted with the secret of another user or machine"):
+        conflicts.check(tmp_path, {**here, "asked": {"key": key_name(), "prompts": digests(["GRUM"])}})
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match="set XDG_STATE_HOME"):
+        digests(["GRUM"])
 
 
 def test_a_sheet_has_a_row_a_prompt_and_a_column_a_method(tmp_path: Path) -> None:

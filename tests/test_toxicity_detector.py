@@ -8,6 +8,8 @@ from __future__ import annotations
 import base64
 import re
 import zlib
+from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -15,11 +17,13 @@ import pytest
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.moderation import Detector, Hit, merged, replaced
 from t2iprobe.plugins.toxicity.detectors import Words
-from t2iprobe.plugins.toxicity.evasions import DISGUISES, disguised, measure
-from t2iprobe.plugins.toxicity.folding import fold
+from t2iprobe.plugins.toxicity.evasions import DISGUISES, Disguised, disguised, measure
+from t2iprobe.plugins.toxicity.folding import JOINT, fold
+from t2iprobe.plugins.toxicity.policy import Policy
+from t2iprobe.plugins.toxicity.rewriters import Mask
 from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_lines
 
-ROOT = Path(__file__).parents[1]
+ROOT, DATA = Path(__file__).parents[1], Path(__file__).parent / "data"
 DISGUISED = """
     eNo9kltrE0EUgN/Pr5hiHySSaUJ6efEhkjZaUixYi/gkm9nbOOtmOzNrSAkFb4giWNz0gvRirLaCllq1UmzoQ7e+auM/6P6B+hM8
     m4Iz+51zOOfM2TOXcrxSqoAd/h9MkEYtNcDOZJjgvgNlMk1KpELGyXVyFeyBcIANCLDnwjk2J6BMp2mJViiZLJex0EWMhKx5Gezm
@@ -57,6 +61,28 @@ def unpacked(text: str) -> list[str]:
     return zlib.decompress(base64.b64decode("".join(text.split()))).decode().splitlines()
 
 
+def own(texts: Sequence[str]) -> list[Disguised]:
+    """Each a cluster of its own."""
+    return [Disguised(text, text) for text in texts]
+
+
+def lines(name: str) -> list[str]:
+    """Of a list of stand-in words, their evasions, or innocent texts; ``#`` is no remark there."""
+    return (DATA / f"guard_{name}.txt").read_text(encoding="utf-8").splitlines()
+
+
+class Listed(Detector):
+    """A list of words, and nothing else."""
+
+    name = "listed"
+
+    def __init__(self, *words: str) -> None:
+        self.list = WordList(words)
+
+    def find(self, text: str) -> list[Hit]:
+        return self.list.find(text)
+
+
 class Plain(Detector):
     """What one would write in an afternoon: the words of the list, anywhere in the lower-cased text."""
 
@@ -71,7 +97,7 @@ WORDS = [word for word in builtin().words if len(word) > 2]
 
 def test_disguised_words_are_found_and_look_alikes_are_not() -> None:
     """Generated disguises of every kind, and the hand-written lists that the patterns were tuned on."""
-    toxic = disguised(WORDS, 20) | {"hand-written": list(bundled("evasions"))}
+    toxic = disguised(WORDS, 20) | {"hand-written": own(bundled("evasions"))}
     found = measure([Words()], toxic, bundled("lookalikes"))
     print(f"recall {found.recall} of {found.tried}; false positives {found.false_positives} of {found.benign}")
     assert found.tried >= 200 and found.benign >= 200
@@ -81,12 +107,25 @@ def test_disguised_words_are_found_and_look_alikes_are_not() -> None:
 
 def test_held_out_disguises_and_look_alikes() -> None:
     """Below the bundled lists' numbers, as it should be: these were never looked at while the patterns were made."""
-    found = measure([Words()], {"held out": unpacked(DISGUISED)}, unpacked(BENIGN))
+    found = measure([Words()], {"held out": own(unpacked(DISGUISED))}, unpacked(BENIGN))
     print(
         f"held out: recall {found.recall} of {found.tried}; false positives {found.false_positives} of {found.benign}"
     )
     assert (found.tried, found.benign) == (99, 272)
     assert found.found >= 94 and found.alarms <= 9
+
+
+@pytest.mark.parametrize("half", [0, 1], ids=["looked at", "held out"])
+def test_evasions_of_stand_ins_and_innocent_texts(half: int) -> None:
+    """Written by the author of the code, before it and without looking at the second half while it was made."""
+    evasions, innocent = (
+        [one for one in lines(name) if sha256(one.encode()).digest()[0] % 2 == half]
+        for name in ("evasions", "innocent")
+    )
+    found = measure([Listed(*lines("words"))], {"": own(evasions)}, innocent)
+    print(f"recall {found.recall} of {found.tried}; false positives {found.false_positives} of {found.benign}")
+    assert found.tried > 120 and found.recall.mean >= 0.9
+    assert found.benign > 90 and found.false_positives.mean <= 0.025
 
 
 def test_the_lists_tell_good_detectors_from_bad_ones() -> None:
@@ -99,7 +138,7 @@ def test_each_disguise_of_a_word_of_ones_own_is_found_where_it_is(name: str) -> 
     """The places are those of the original text: what is replaced is the disguised word, whole and alone."""
     own = WordList(["zorktip"])
     made = disguised(["zorktip"], 1).get(name)
-    for one in made or []:
+    for one, _ in made or []:
         text = f'the sign "{one}" hangs here'
         (hit,) = merged(own.find(text))
         assert replaced(text, [hit], lambda old: "lake").replace("!!", "") == 'the sign "lake" hangs here'
@@ -108,16 +147,18 @@ def test_each_disguise_of_a_word_of_ones_own_is_found_where_it_is(name: str) -> 
 def test_what_is_folded_remembers_where_it_came_from() -> None:
     text = "a\u200bb\u0301ｃ ﬁ 𝐝🅴"
     folded = fold(text)
-    assert folded.text == "abc fi de"
-    assert [text[folded.origin[index]] for index in range(9)] == ["a", "b", "ｃ", " ", "ﬁ", "ﬁ", " ", "𝐝", "🅴"]
-    assert folded.original(4, 6) == (text.index("ﬁ"), text.index("ﬁ") + 1)
+    assert folded.text == f"a{JOINT}bc fi de"
+    assert [text[slice(*one)] for one in folded.origin] == [*"a\u200b", "b\u0301", *"ｃ ", "ﬁ", "ﬁ", " ", "𝐝", "🅴"]
+    assert folded.original(5, 7) == (text.index("ﬁ"), text.index("ﬁ") + 1)
 
 
 @pytest.mark.parametrize(
     ("line", "found", "left"),
     [
-        ("blex", ["blex", "BLEX!", "blexs", "b-l-e-x"], ["blexes", "blexing", "ablex", "blext"]),
+        ("blex", ["blex", "BLEX!", "blexs", "blexes", "b-l-e-x"], ["blexing", "ablex", "blext"]),
         ("blex+", ["blex", "blexing", "blexed", "blexxing"], ["blexation", "ablex"]),
+        ("snarfe+", ["snarfe", "snarfes", "snarfed", "snarfer", "snarfing", "sn@rf1ng"], ["snarf", "snarfation"]),
+        ("blory+", ["blory", "blories", "bloried", "blorying"], ["blor"]),
         ("blex*", ["blexation"], ["ablex"]),
         ("*blex", ["ablex"], ["blexation"]),
         ("*blex*", ["ablexation", "ab lex a blex", "b lex"], ["blax"]),
@@ -143,6 +184,74 @@ def test_numbers_and_letters_by_themselves_are_no_words() -> None:
     assert all(own.find(text) for text in ("s@$$", "5a$s", "7is7", "S A S S"))
 
 
+def test_a_separator_in_a_doubled_letter_hides_nothing() -> None:
+    """Of every word of the built-in list that has one."""
+    doubled = [(word, match.start() + 1) for word in WORDS if (match := re.search(r"([a-z])\1", word))]
+    assert len(doubled) > 40
+    for sign in "-.":
+        missed = [word for word, at in doubled if not builtin().find(f"{word[:at]}{sign}{word[at:]}")]
+        assert len(missed) == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ᏙᎪᏚᏦ", "ꓦꓮꓢꓗ", "ᐯᗩᔕK", "ꮩask", "ⱱąșƙ", "вaск", "ВАСК", "βλιβετ", "ΒΛΙΒΕΤ", "бливет", "bli&#118;et", "bli&#x76;et",
+     "bli%76et", "bli\\u0076et", "bl\\x69vet", "bli&amp;#118;et", "bli<b>vet</b>", "blㅤivet", "bli vet", "the b livet",
+     "va sk", "tevilb", "ʇǝʌılq", "\u202etevilb", "MyBlivet", "b-l-i-v-e-t"],
+)  # fmt: skip
+def test_more_ways_to_hide_a_word(text: str) -> None:
+    """Where it was is the whole of it, so that a rewrite leaves nothing of it."""
+    found = merged(WordList(["blivet", "vask"]).find(f"it says {text}, there"))
+    assert found and not re.search("[vᐯв]|bli|vet", replaced(f"it says {text}, there", found, lambda old: "lake"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a vast mask", "oliveting", "the vet live", "he'll vet it", "B L I V E T S Y", "вас ждут", "A.V.A.S.K.E.D.",
+     "a blue vet", "ksav", "Vasko", "vas ket", "100%25 vet"],
+)  # fmt: skip
+def test_words_that_only_look_alike(text: str) -> None:
+    assert not WordList(["blivet", "vask", "vetlive", "hellvet"]).find(text)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "rewrite"),
+    [
+        ('"BLI" "VET"', '"***" "***"'),
+        ("“va” then “sk”", "“**” then “**”"),
+        ('a "VA" and a red "SK" and a "CAT"', 'a "**" and a red "**" and a "CAT"'),
+        ('"LIVE" "VET"', '"LIVE" "VET"'),
+    ],
+)
+def test_a_word_in_two_quoted_texts(prompt: str, rewrite: str) -> None:
+    for where in ("prompt", "quoted"):
+        decision = Policy([Listed("blivet", "vask", "livevet")], Mask(), where).decide(prompt)  # type: ignore[arg-type]
+        assert decision.rewrite == rewrite
+
+
+@pytest.mark.parametrize(
+    ("word", "found", "left"),
+    [
+        ("жопа", ["жопа", "ЖОПА!", "ж о п а", "жoпa", "жо-па", "ж*па"], ["стоп", "жопают", "жона"]),
+        ("笨蛋", ["笨蛋", "你这个笨蛋啊", "笨 蛋", "笨.蛋"], ["笨", "蛋糕很笨"]),
+        ("屌", ["很屌的"], ["吊"]),
+        ("أحمق", ["أحمق", "احمق", "أَحْمَق", "أحـــمق", "ﺃﺣﻤﻖ", "يا أحمق!"], ["حمق", "أحمقان"]),
+        ("バカ", ["バカ", "ﾊﾞｶ", "お前はバカだ"], ["ハカ", "バカンス"]),
+        ("바보", ["바보야", "바보"], ["바다"]),
+        ("मूर्ख", ["मूर्ख"], ["मर्ख"]),
+    ],
+)
+def test_words_of_other_scripts(word: str, found: list[str], left: list[str]) -> None:
+    own = WordList([word])
+    assert [text for text in found if not own.find(text)] == []
+    assert [text for text in left if own.find(text)] == []
+
+
+def test_of_text_without_blanks_only_the_word_is_replaced() -> None:
+    text = "你这个笨蛋啊"
+    assert replaced(text, merged(WordList(["笨蛋"]).find(text)), lambda old: "朋友") == "你这个朋友啊"
+
+
 @pytest.mark.parametrize("line", ["x", "???", "a+b c&d"])
 def test_a_bad_entry_is_named_by_its_number_only(line: str) -> None:
     with pytest.raises(ConfigError, match=r"^mine, line 2: an entry is a word of at least 2 letters, such as [^?&]*$"):
@@ -164,7 +273,8 @@ def test_a_list_that_is_none(tmp_path: Path) -> None:
 
 def test_long_texts_of_ambiguous_signs_do_not_take_for_ever() -> None:
     """Backtracking would take hours; this is about a second."""
-    assert builtin().find("l1!|" * 800 + "(<" * 400 + "a.a-" * 400) is not None
+    signs = "l1!|" * 800 + "(<" * 400 + "a.a-" * 400 + ". " * 400 + "a\u200b" * 200 + "aB" * 200 + "&#1" * 200
+    assert builtin().find(signs + "a" + "\u0301" * 2000) is not None
 
 
 def test_nobody_reads_a_toxic_word_by_looking_at_the_sources() -> None:

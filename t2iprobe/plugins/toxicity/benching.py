@@ -16,13 +16,14 @@ from t2iprobe.core.moderation import Detector, Hit
 from t2iprobe.core.names import choice, counted, with_settings
 from t2iprobe.plugins.toxicity import benchmark as measuring
 from t2iprobe.plugins.toxicity import latent, record
+from t2iprobe.plugins.toxicity.digests import digests, key_name
 from t2iprobe.plugins.toxicity.donors import WAYS, chosen_way
 from t2iprobe.plugins.toxicity.gallery import Gallery
 from t2iprobe.plugins.toxicity.guard import check_layers, check_start
 from t2iprobe.plugins.toxicity.methods import METHODS, NEGATIVE, UNGUARDED, USUAL, Case, Method, Setup
 from t2iprobe.plugins.toxicity.policy import Policy
 from t2iprobe.plugins.toxicity.presets import SEEDS, TEMPLATE, Preset, preset
-from t2iprobe.plugins.toxicity.running import REPORT, RESULT, batch_of, digests, finished, kept, placed
+from t2iprobe.plugins.toxicity.running import REPORT, RESULT, batch_of, finished, kept, placed
 from t2iprobe.plugins.toxicity.settings import deciding
 from t2iprobe.plugins.toxicity.sheet import NAME as SHEET
 from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_lines
@@ -259,6 +260,7 @@ def _settings(asked: Asked, job: Job) -> dict[str, Any]:
         "model": job.ref,
         "upscaler": job.choice.upscaler,
         "dtype": job.choice.dtype,
+        "key": key_name(),
         "words": digests(job.words),
         "list": digests(job.list_lines or ()),
         "template": job.template,

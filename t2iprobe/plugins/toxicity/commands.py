@@ -15,6 +15,7 @@ from rich.table import Table
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice, counted, with_settings
 from t2iprobe.core.textfile import LISTED, entries, read_entries
+from t2iprobe.plugins.toxicity.limits import SECONDS
 from t2iprobe.terminal.commandline import typed
 from t2iprobe.terminal.console import Format, answers, print_json
 from t2iprobe.terminal.options import (
@@ -61,6 +62,10 @@ RewriterOption = Annotated[
     str, typer.Option("--rewriter", help="mapped, mapped:file=FILE, mask, or callback:function=package.module:name.")
 ]
 WhereOption = Annotated[str, typer.Option("--where", help="Look at the whole prompt, or only at what is quoted.")]
+TimeLimit = Annotated[
+    float,
+    typer.Option("--time-limit", help="Seconds a detector or rewriter may take for a prompt before it is refused."),
+]
 Donor = Annotated[
     str, typer.Option("--donor", help="inject, row or stream: how the rewrite comes to the layers; auto by the family.")
 ]
@@ -77,13 +82,14 @@ class PolicyChoice:
     """The options that say what is toxic.
 
     Args:
-        detectors, words, rewriter, where: as given.
+        detectors, words, rewriter, where, limit: as given.
     """
 
     detectors: list[str] | None
     words: Path | None
     rewriter: str
     where: str
+    limit: float = SECONDS
 
     @property
     def named(self) -> list[str]:
@@ -102,7 +108,7 @@ class PolicyChoice:
         if self.words and self.detectors and "words" not in self.detectors:
             raise ConfigError("--words is a list for the detector words, which is not among --detector")
         choice("place to look for --where", self.where, {"prompt": 0, "quoted": 0})
-        policy = Policy(_detectors(self.named, plugins), _rewriter(self.rewriter, plugins), self.where)  # type: ignore[arg-type]
+        policy = Policy(_detectors(self.named, plugins), _rewriter(self.rewriter, plugins), self.where, self.limit)  # type: ignore[arg-type]
         policy.prepare()
         return policy
 
@@ -130,6 +136,7 @@ def run(
     words: WordsFile = None,
     rewriter: RewriterOption = "mapped",
     where: WhereOption = "prompt",
+    time_limit: TimeLimit = SECONDS,
     donor: Donor = "auto",
     start_step: Start = None,
     seed: Seed = 0,
@@ -159,7 +166,7 @@ def run(
 
     asked = _prompts(prompt, prompts)
     chosen = ModelChoice(arch, model, upscaler, device, dtype)
-    policy = PolicyChoice(detector, words, rewriter, where)
+    policy = PolicyChoice(detector, words, rewriter, where, time_limit)
     order = Order(
         prompts=asked, seed=seed, settings=generation_settings(num_steps, guidance, resolution), layers=layers,
         run=from_run, donor=donor, start=start_step or 0, batch_size=batch_size, audit=audit, audit_text=audit_text,
@@ -213,6 +220,7 @@ def check(
     words: WordsFile = None,
     rewriter: RewriterOption = "mapped",
     where: WhereOption = "prompt",
+    time_limit: TimeLimit = SECONDS,
     format: FormatOption = Format.table,
 ) -> None:
     """What a guard would do about prompts; needs no model. Ends with 1 if any is toxic.
@@ -223,7 +231,7 @@ def check(
 
       t2iprobe guard check - --detector classifier:model=./classifier < prompts.txt
     """
-    policy = PolicyChoice(detector, words, rewriter, where).build(context.obj)
+    policy = PolicyChoice(detector, words, rewriter, where, time_limit).build(context.obj)
     given = text or []
     asked = entries(sys.stdin.read()) if given == ["-"] else given
     if not asked:
@@ -264,15 +272,15 @@ def detector(
 
     Example: t2iprobe guard detector --detector classifier:model=./classifier
     """
-    from t2iprobe.plugins.toxicity.evasions import disguised, measure
+    from t2iprobe.plugins.toxicity.evasions import Disguised, disguised, measure
     from t2iprobe.plugins.toxicity.wordlist import builtin, bundled
 
     found = PolicyChoice(detector, words, "mask", "prompt").build(context.obj).detectors
     if toxic is not None:
-        texts = {"given": read_entries(toxic, "texts")}
+        texts = {"given": [Disguised(text, text) for text in read_entries(toxic, "texts")]}
     else:
         known = [word for word in builtin().words if len(word) > 2]
-        texts = disguised(known, each, seed) | {"hand-written": list(bundled("evasions"))}
+        texts = disguised(known, each, seed) | {"hand-written": [Disguised(text, text) for text in bundled("evasions")]}
     innocent = read_entries(benign, "texts") if benign else list(bundled("lookalikes"))
     _print_measured(measure(found, texts, innocent), format)
 
@@ -284,6 +292,7 @@ def _print_measured(found: Measured, format: Format) -> None:
                 "recall": list(found.recall),
                 "found": found.found,
                 "tried": found.tried,
+                "words": found.words,
                 "false_positive_rate": list(found.false_positives),
                 "false_positives": found.alarms,
                 "benign": found.benign,
@@ -300,7 +309,7 @@ def _print_measured(found: Measured, format: Format) -> None:
         for one in (found.recall, found.false_positives)
     )
     answers.print(
-        f"recall {recall} of {counted(found.tried, 'disguised word')}; "
+        f"recall {recall} of {counted(found.tried, 'disguise')} of {counted(found.words, 'word')}; "
         f"false positives {alarms} of {counted(found.benign, 'look-alike')}",
         highlight=False,
     )

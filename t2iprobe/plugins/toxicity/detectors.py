@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from numbers import Real
+from operator import index
 from pathlib import Path
 from typing import Any, ClassVar
+
+import numpy as np
 
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.moderation import Detector, Hit
 from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, read_lines
 
+SHORT = 512  # tokens of a text, where neither model nor tokenizer says how many
+PADDING = 2  # positions that RoBERTa numbers before the first token
 TOXIC = re.compile(
     r"(?<!non[-_ ])(?<!not[-_ ])(?:toxic|hate|offens|obscen|insult|threat|abus|profan|nsfw|harass)", re.IGNORECASE
 )
@@ -98,27 +104,35 @@ class Classifier(Detector):
         return found or [Hit(0, len(text), label, score)]
 
     def scores(self, texts: Sequence[str]) -> list[tuple[float, str]]:
-        """The highest probability of a toxic label of each text, and that label."""
+        """The highest probability of a toxic label of each text, and that label; a long text is read in windows."""
         import torch
 
         tokenizer, model, toxic = self._loaded()
-        inputs = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(model.device)
+        longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", SHORT) - PADDING)
+        inputs = tokenizer(
+            list(texts), padding=True, truncation=True, max_length=longest, stride=longest // 4,
+            return_overflowing_tokens=True, return_tensors="pt",
+        )  # fmt: skip
+        windows = inputs.pop("overflow_to_sample_mapping")
         with torch.no_grad():
-            logits = model(**inputs).logits.float().cpu()
+            logits = model(**inputs.to(model.device)).logits.float().cpu()
         several = model.config.problem_type == "multi_label_classification"
-        chances = logits.sigmoid() if several else logits.softmax(-1)
-        best = chances[:, toxic].max(dim=-1)
-        names = model.config.id2label
-        return [
-            (float(value), str(names[toxic[int(index)]]))
-            for value, index in zip(best.values, best.indices, strict=True)
-        ]
+        chances = (logits.sigmoid() if several else logits.softmax(-1))[:, toxic]
+        return [_best(chances[windows == number], toxic, model.config.id2label) for number in range(len(texts))]
 
     def _loaded(self) -> tuple[Any, Any, list[int]]:
         if self._parts is None:
             tokenizer, model = _pretrained(self.model)
+            if not tokenizer.is_fast:
+                raise ModelError(f"the classifier {self.model!r} has a slow tokenizer, which cannot window long texts")
             self._parts = tokenizer, model.to(self.device).eval(), _toxic(model.config.id2label, self.labels)
         return self._parts
+
+
+def _best(chances: Any, toxic: Sequence[int], names: dict[int, str]) -> tuple[float, str]:
+    """The highest of some probabilities (windows, toxic labels), and its label; NaN where one is."""
+    best, where = chances.max(dim=0).values.max(dim=0)
+    return float(best), str(names[toxic[int(where)]])
 
 
 def _pretrained(ref: str) -> tuple[Any, Any]:
@@ -154,7 +168,8 @@ def _toxic(names: dict[int, str], labels: str) -> list[int]:
 class Callback(Detector):
     """Asks a function, such as one that asks a language model.
 
-    The function gets a text and answers true or false, or a probability, or ``(start, stop)`` of each toxic stretch.
+    The function gets a text and answers true or false, or a probability, or ``(start, stop)`` of each toxic stretch;
+    anything else is an error, and no picture is made.
 
     Args:
         function: the function, or ``package.module:name``.
@@ -165,17 +180,21 @@ class Callback(Detector):
     summary: ClassVar[str] = "a function of yours, such as one that asks a language model"
 
     def __init__(self, function: Callable[[str], Any] | str = "", threshold: float = 0.5) -> None:
+        if not 0 < threshold <= 1:
+            raise ConfigError(f"the detector callback: threshold lies above 0 and at most at 1, found {threshold}")
         self.function, self.threshold = imported(function, "detector callback"), threshold
 
     def find(self, text: str) -> list[Hit]:
         """See :meth:`Detector.find`."""
         answer = self.function(text)
-        if isinstance(answer, bool | int | float):
-            toxic = answer >= self.threshold if isinstance(answer, float) else bool(answer)
-            return [Hit(0, len(text), self.name, float(answer))] if toxic and text else []
-        if not isinstance(answer, Iterable):
+        if isinstance(answer, Real | np.bool_):
+            chance = float(answer)
+            if not 0 <= chance <= 1:
+                raise ValueError(f"the function gave {chance}, which is no probability")
+            return [Hit(0, len(text), self.name, chance)] if text and chance >= self.threshold else []
+        if not isinstance(answer, list | tuple):
             raise TypeError(f"the function answers true or false, a number or places, found {type(answer).__name__}")
-        return [Hit(int(start), int(stop), self.name) for start, stop in answer]
+        return [Hit(index(start), index(stop), self.name) for start, stop in answer]
 
 
 def imported(function: Callable[..., Any] | str, what: str) -> Callable[..., Any]:
@@ -193,6 +212,8 @@ def imported(function: Callable[..., Any] | str, what: str) -> Callable[..., Any
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"the {what}: {function} cannot be imported: {error}") from error
+    except SystemExit as error:
+        raise ConfigError(f"the {what}: {module} exits when it is imported; guard that by __name__") from error
     if not callable(found):
         raise ConfigError(f"the {what}: {function} is a {type(found).__name__}, not a function")
     return found

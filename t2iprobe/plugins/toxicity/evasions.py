@@ -6,11 +6,15 @@ All lists that come out hold toxic text; nothing here prints or stores any.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from t2iprobe.core.moderation import Detector
+from t2iprobe.core.quotes import read_quotes
 from t2iprobe.core.statistics import Interval, proportion
+from t2iprobe.plugins.toxicity.policy import Policy
+from t2iprobe.plugins.toxicity.rewriters import Mask
 
 LEET = {"a": "4@", "b": "8", "e": "3", "g": "9", "i": "1!", "l": "1", "o": "0", "s": "5$", "t": "7"}
 CYRILLIC = {
@@ -31,6 +35,18 @@ GREEK = dict(zip("abeiknoptuv", "αβεικηορτυν", strict=True))
 ACCENTS = "\u0300\u0301\u0302\u0308\u030a\u0323"
 VOWELS = "aeiouy"
 Disguise = Callable[[str, random.Random], str]
+
+
+class Disguised(NamedTuple):
+    """A disguised word.
+
+    Args:
+        text: the disguise.
+        word: what it disguises; disguises of one word are one cluster. The text itself where nobody says.
+    """
+
+    text: str
+    word: str
 
 
 def _some(word: str, table: dict[str, str], draw: random.Random) -> str:
@@ -96,13 +112,13 @@ DISGUISES: dict[str, Disguise] = {
 }
 
 
-def disguised(words: Sequence[str], each: int, seed: int = 0) -> dict[str, list[str]]:
+def disguised(words: Sequence[str], each: int, seed: int = 0) -> dict[str, list[Disguised]]:
     """``each`` words by each disguise, drawn anew for each; none that the disguise leaves as it was."""
-    out: dict[str, list[str]] = {}
+    out: dict[str, list[Disguised]] = {}
     for name, disguise in DISGUISES.items():
         draw = random.Random(f"{seed}:{name}")
         made = ((word, disguise(word, draw)) for word in draw.sample(list(words), len(words)))
-        out[name] = [new for word, new in made if new != word][:each]
+        out[name] = [Disguised(new, word) for word, new in made if new != word][:each]
     return out
 
 
@@ -111,10 +127,10 @@ class Measured:
     """What a detector finds.
 
     Args:
-        recall: share of disguised toxic words that are found, with its 95 % interval.
+        recall: share of disguised toxic words that are found, with its 95 % interval over words.
         false_positives: share of benign look-alikes that are taken for toxic.
         by_disguise: found and tried, by name of the disguise.
-        found, tried, alarms, benign: the counts.
+        found, tried, words, alarms, benign: the counts.
     """
 
     recall: Interval
@@ -122,18 +138,25 @@ class Measured:
     by_disguise: dict[str, tuple[int, int]]
     found: int
     tried: int
+    words: int
     alarms: int
     benign: int
 
 
-def measure(detectors: Sequence[Detector], toxic: dict[str, list[str]], benign: Sequence[str]) -> Measured:
-    """Count what any of the detectors finds; every text stands in quotes on a sign."""
-    seen = {name: [_seen(detectors, one) for one in made] for name, made in toxic.items()}
+def measure(detectors: Sequence[Detector], toxic: Mapping[str, Sequence[Disguised]], benign: Sequence[str]) -> Measured:
+    """Count what a guard with these detectors finds; a text that has no quotes stands in them on a sign.
+
+    Raises:
+        GuardError: a detector fails.
+    """
+    policy = Policy(detectors, Mask())
+    seen = {name: [_seen(policy, one.text) for one in made] for name, made in toxic.items()}
     by_disguise = {name: (sum(found), len(found)) for name, found in seen.items()}
-    found, alarms = [one for each in seen.values() for one in each], [_seen(detectors, one) for one in benign]
-    rates = proportion(found), proportion(alarms)
-    return Measured(*rates, by_disguise, sum(found), len(found), sum(alarms), len(alarms))
+    found, alarms = [one for each in seen.values() for one in each], [_seen(policy, one) for one in benign]
+    words = [one.word for made in toxic.values() for one in made]
+    rates = proportion(found, words), proportion(alarms)
+    return Measured(*rates, by_disguise, sum(found), len(found), len(set(words)), sum(alarms), len(alarms))
 
 
-def _seen(detectors: Sequence[Detector], text: str) -> bool:
-    return any(detector.find(f'a sign that says "{text}"') for detector in detectors)
+def _seen(policy: Policy, text: str) -> bool:
+    return bool(policy.find(text if read_quotes(text).found else f'a sign that says "{text}"'))

@@ -1,51 +1,30 @@
 """Writes a text as plain lower-case letters, and remembers where each letter came from: :func:`fold`.
 
-Accents, letters of other alphabets that look Latin, styled letters (full width, bold, circled, …), invisible
-characters and long repeats go. What may or may not stand for a letter (``1``, ``$``, ``*``) stays: patterns decide.
+Accents, letters that look like a Latin one, styled letters (full width, bold, circled, …), invisible characters and
+long repeats go. What may or may not stand for a letter (``1``, ``$``, ``*``), and letters that may be
+read in several ways, stay: patterns decide, see :func:`.letters.readings`. :func:`readings` says how a text may be read
+as a whole.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+
+from t2iprobe.plugins.toxicity.escapes import Span, unescaped
+from t2iprobe.plugins.toxicity.letters import TURNED, is_turned, plain
 
 LONGEST_RUN = 6  # of one character: more says nothing, and would make patterns slow
-#: look-alikes that Unicode's compatibility forms do not undo, by what they look like
-LOOKALIKES = {
-    "a": "аαɑᴀ∆Λλдﾑⱥ",
-    "b": "вβьъʙƅɓ฿Ьᏼ♭",
-    "c": "сϲᴄ¢ƈςↄ",
-    "d": "ԁɗᴅđժ∂",
-    "e": "еёεєҽᴇəɘɛ∊℮э",
-    "f": "ƒꜰϝғ",
-    "g": "ɡɢցǥԍ",
-    "h": "һнʜћհħ",
-    "i": "іιıɪїɩ׀",
-    "j": "јʝϳᴊ",
-    "k": "кκᴋқƙҝ",
-    "l": "ӏłʟℓⅼاן∣",
-    "m": "мϻᴍṃ",
-    "n": "ηпոռɴи∩",
-    "o": "оοօᴏøσөỏ○◯●ⵔ",
-    "p": "рρᴘþ",
-    "q": "ԛզ",
-    "r": "гʀяɾ",
-    "s": "ѕꜱʂઽ§",
-    "t": "тτᴛŧ†",
-    "u": "υսᴜцμµʋ∪",
-    "v": "ѵνᴠ∨ѷ√",
-    "w": "ԝωᴡшщա",
-    "x": "хχ×ҳ⨯",
-    "y": "уүγʏ¥ÿყ",
-    "z": "ᴢʐƶ",
-}
-PLAIN = {ord(other): letter for letter, others in LOOKALIKES.items() for other in others}
-#: first code point of alphabets drawn in boxes and circles, and as halves of flags
-BOXED = (0x1F110, 0x1F130, 0x1F150, 0x1F170, 0x1F1E6)
-#: drawn as nothing, or as blank, although not of a category that says so
-BLANK = frozenset("\u115f\u1160\u3164\uffa0\u17b4\u17b5\u2800")
-UNSEEN = ("Cf", "Mn", "Me", "Cc", "Co", "Cs")
+#: where a word may end or go on: a capital behind a small letter, or what may be a blank or nothing
+JOINT = "\ue000"
+FILLERS = frozenset("\u200b\u115f\u1160\u3164\uffa0\u17b4\u17b5")
+BLANK = "\u2800"  # drawn as blank, although no blank
+UNSEEN = ("Cf", "Cc", "Co", "Cs")
+MARKS = 16  # on one letter, more are not looked at
+TATWEEL = "\u0640"  # stretches Arabic letters
+OVERRIDES = frozenset("\u202e\u202b\u2067")  # text behind them runs from right to left
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,48 +33,96 @@ class Folded:
 
     Args:
         text: plain lower-case letters, and whatever is no letter.
-        origin: the place in the original of each character of ``text``.
+        origin: where each character of ``text`` was in the original.
     """
 
     text: str
-    origin: tuple[int, ...]
+    origin: tuple[Span, ...]
 
-    def original(self, start: int, stop: int) -> tuple[int, int]:
+    def original(self, start: int, stop: int) -> Span:
         """Where a stretch of ``text`` was in the original."""
-        return self.origin[start], self.origin[stop - 1] + 1
+        spans = self.origin[start:stop]
+        return min(first for first, _ in spans), max(last for _, last in spans)
 
 
-def fold(text: str) -> Folded:
-    """``text`` in plain lower-case letters."""
+def readings(text: str) -> list[Folded]:
+    """The ways to read ``text``: as it stands; and without escapes, and turned round, where it has what asks for it."""
+    found = [fold(text)]
+    decoded, origin = unescaped(text)
+    if decoded != text:
+        found.append(fold(decoded, origin))
+    if any(map(is_turned, text)):
+        found.append(_backwards(found[-1], TURNED))
+    elif not OVERRIDES.isdisjoint(decoded):
+        found.append(_backwards(found[-1], {}))
+    return found
+
+
+def _backwards(folded: Folded, upside: dict[int, int]) -> Folded:
+    return Folded(folded.text[::-1].translate(upside), folded.origin[::-1])
+
+
+def fold(text: str, origin: Sequence[Span] | None = None) -> Folded:
+    """``text`` in plain lower-case letters.
+
+    Args:
+        text: any.
+        origin: where its characters were in another text; they are where they are, if not given.
+    """
+    places = origin if origin is not None else [(place, place + 1) for place in range(len(text))]
     letters: list[str] = []
-    origin: list[int] = []
-    for place, character in enumerate(text):
-        for plain in _plain(character):
-            if letters[-LONGEST_RUN:] != [plain] * LONGEST_RUN:
-                letters.append(plain)
-                origin.append(place)
-    return Folded("".join(letters), tuple(origin))
+    spans: list[Span] = []
+    for start, stop in _clusters(text):
+        for one in _joint(text, start) + _folded(text[start:stop]):
+            longest = 1 if one == JOINT else LONGEST_RUN
+            if letters[-longest:] != [one] * longest:
+                letters.append(one)
+                spans.append((places[start][0], places[stop - 1][1]))
+    return Folded("".join(letters), tuple(spans))
 
 
-def _plain(character: str) -> Iterator[str]:
-    """What one character looks like; nothing where it is not seen."""
-    if character.isspace() or character in BLANK:
-        yield " "
-        return
-    if found := _known(character):
-        yield found
-        return
-    for part in unicodedata.normalize("NFKD", character).casefold():
-        if unicodedata.category(part) not in UNSEEN:
-            yield _known(part) or part
+def _clusters(text: str) -> Iterator[Span]:
+    """Where letters begin and end, with the marks on them."""
+    start = 0
+    for place in range(1, len(text) + 1):
+        if place == len(text) or not _goes_on(text[place]):
+            yield start, place
+            start = place
 
 
-def _known(character: str) -> str:
-    """The letter that a look-alike stands for; empty for any other character."""
-    code = ord(character)
-    if code in PLAIN:
-        return PLAIN[code]
-    lower = character.casefold()
-    if len(lower) == 1 and ord(lower) in PLAIN:
-        return PLAIN[ord(lower)]
-    return next((chr(97 + code - first) for first in BOXED if 0 <= code - first < 26), "")
+def _goes_on(character: str) -> bool:
+    """A mark, a vowel or end of a Korean syllable, or a half-width voicing mark."""
+    return character > "\u02ff" and (
+        unicodedata.category(character)[0] == "M" or "\u1161" <= character <= "\u11ff" or character in "ﾞﾟ"
+    )
+
+
+def _joint(text: str, place: int) -> str:
+    pair = [unicodedata.category(one) for one in text[max(0, place - 1) : place + 1]]
+    return JOINT if pair == ["Ll", "Lu"] else ""
+
+
+@lru_cache(maxsize=65536)
+def _folded(cluster: str) -> str:
+    """What one character with its marks looks like."""
+    first = cluster[0]
+    if first.isspace() or first == BLANK:
+        return " "
+    if first in FILLERS:
+        return JOINT
+    whole = unicodedata.normalize("NFKD", cluster[:MARKS])
+    kept = unicodedata.normalize("NFC", "".join(one for one in whole if unicodedata.combining(one) < 10))
+    return "".join(plain(one) for place, one in enumerate(kept) if _drawn(one, kept[:place]))
+
+
+def _drawn(character: str, before: str) -> bool:
+    """Whether it is a letter of its own: a mark only among the letters of its script, as a vowel in Hindi is."""
+    if character == TATWEEL or unicodedata.category(character) in UNSEEN:
+        return False
+    marks = unicodedata.category(character)[0] == "M"
+    return not marks or script(character) == script(before[:1])
+
+
+def script(character: str) -> str:
+    """The first word of a character's name, such as ``GREEK``; empty where it has none."""
+    return unicodedata.name(character, "").partition(" ")[0] if character else ""

@@ -1,19 +1,20 @@
 """Entries of a word list as patterns on folded text, see :mod:`.folding`.
 
-An entry is looked for in four spellings: solid (with signs that stand for letters, repeats, and dots or dashes between
-letters), spaced out letter by letter, broken into pieces (only entries that are toxic anywhere), and partly masked.
+An entry is looked for in five spellings: solid (with signs that stand for letters, repeats, and dots or dashes between
+letters), spaced out letter by letter, in pieces, partly masked, and backwards.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.resources import files
 
 from t2iprobe.core.moderation import Hit
-from t2iprobe.plugins.toxicity.folding import Folded
+from t2iprobe.plugins.toxicity.folding import JOINT, Folded, script
+from t2iprobe.plugins.toxicity.letters import ambiguous, readings
 
 #: what may stand for a letter, in folded text; the letter itself comes first
 SIGNS = {
@@ -27,18 +28,32 @@ DRAWN = {
     "w": ["vv", r"\\/\\/"],
 }  # fmt: skip
 MASKS = "*#?%@&•●■█✱_-"  # drawn in place of a letter
-INSIDE = r"[.\-_~·•*,/\\=+]{0,2}"  # between the letters of a solid word
+BETWEEN = rf".\-_~·•*,/\\=+{JOINT}"
+INSIDE = rf"[{BETWEEN}]{{0,3}}"  # between the letters of a solid word
+PIECES = rf"[ {BETWEEN}]{{0,3}}"  # and of one in pieces
 AROUND = r"[\W_]{1,5}"  # between letters that are spaced out
-BROKEN = r"[\W_]{0,3}"  # between letters of a word in pieces
+BROKEN = r"[\W_]{0,3}"  # between letters of an entry that is toxic anywhere
 BEFORE = r"(?<![^\W\d_])"  # no letter in front
 AFTER = r"(?![^\W\d_]|\d+[^\W\d_])"  # no letter behind, also not after a digit that may be one
+#: in dotted abbreviations: not where one letter more goes before, or follows
+UNDOTTED = rf"(?!(?<=(?<![^\W_])[^\W_][{BETWEEN}])[^\W_][{BETWEEN}])"
+DOTLESS = rf"(?!(?<=[{BETWEEN}][^\W_])[{BETWEEN}][^\W_](?![^\W_]))"
 FIRST = r"(?<![^\W_])"
 ALONE = rf"{FIRST}(?<!{FIRST}[^\W_][\W_])"  # nor behind a single letter and a blank
 LAST = rf"(?![^\W_])(?!{AROUND}[^\W_](?![^\W_]))"
-LONG = 10  # letters of several words that are looked for without the blanks
-FORMS = ("", "s", "ed", "er", "ers", "ing", "ings", "in", "y", "ies")
+KATAKANA = "\u30a1-\u30fa\u30fc-\u30ff"
+APOSTROPHES = "'’"
+TORN = rf"{FIRST}(?<![{APOSTROPHES}])"
+WHOLE = rf"(?![^\W_]|[{APOSTROPHES}])"
+FORMS = ("ed", "er", "ers", "ing", "ings", "in", "y", "ies")
+HISSING = ("s", "x", "z", "ch", "sh")  # their plural is in -es
+PLURAL_OF = 4  # letters of a hissing word that has one: shorter ones are in too many others
 RUN = 6  # letters, see folding.LONGEST_RUN
 SURE = 2  # letters or signs that are no digits and no masks, at least
+TEARABLE = 4  # letters of a word that is looked for in pieces
+BACKWARDS = 5  # and of one that is looked for backwards
+#: written without blanks between words, or with endings and particles on them
+UNSPACED = frozenset({"CJK", "HIRAGANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "BOPOMOFO"})
 
 
 @dataclass(frozen=True)
@@ -70,21 +85,21 @@ class Entry:
                 yield Hit(*folded.original(start, stop), self.label)
 
     def _spelled(self) -> Iterator[Spelling]:
-        before = "" if self.open_before else BEFORE
-        after = "" if self.open_after else AFTER
-        forms = FORMS if self.forms else ("", "s")
-        tail = "" if self.open_after else f"(?:{'|'.join(map(solid, forms))})"
-        yield Spelling(before + solid(self.word) + tail + after)
+        before, after = edges(self.word)
+        before, after = "" if self.open_before else before, "" if self.open_after else after
+        forms = [self.word] if self.open_after else inflected(self.word, self.forms)
+        yield Spelling(f"{before}(?:{'|'.join(map(solid, forms))}){after}", sure=min(SURE, len(self.word)))
+        if self.open_before and self.open_after and len(self.word) > 1:
+            yield Spelling(f"{FIRST}{joined(self.word, BROKEN)}")
         if len(self.word) < 3:
             return
-        listed = "|".join(spaced(self.word + form) for form in forms)
-        yield Spelling(f"{ALONE}(?:{listed}){LAST}")
-        if self.open_before and self.open_after:
-            yield Spelling(f"{FIRST}{broken(self.word)}")
+        yield Spelling(f"{ALONE}(?:{'|'.join(map(spaced, forms))}){LAST}")
+        if len(self.word) >= TEARABLE:
+            yield Spelling(f"{TORN}(?:{'|'.join(joined(form, PIECES) for form in forms)}){WHOLE}", torn=True)
         if " " not in self.word and len(self.word) > 3:
             yield Spelling(f"{before}{masked(self.word)}{after}", half=(len(self.word) + 1) // 2)
-        if " " in self.word and len(self.word) >= LONG:
-            yield Spelling(f"{FIRST}{broken(self.word)}{AFTER}")
+        if " " not in self.word and len(self.word) >= BACKWARDS:
+            yield Spelling(f"{BEFORE}{solid(self.word[::-1])}{AFTER}")
 
 
 @dataclass(frozen=True)
@@ -94,10 +109,14 @@ class Spelling:
     Args:
         pattern: regular expression on folded text.
         half: of a masked word, the letters that must be there.
+        torn: whether the pieces between blanks are looked at.
+        sure: letters, or signs for them, that must be there.
     """
 
     pattern: str
     half: int = 0
+    torn: bool = False
+    sure: int = SURE
     compiled: re.Pattern[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -106,33 +125,95 @@ class Spelling:
     def find(self, text: str) -> Iterator[tuple[int, int]]:
         """Matches with enough letters in them: 455 is a number, a$$ is not."""
         for match in self.compiled.finditer(text):
-            if _sure(match[0], self.half):
+            if self._holds(match[0]):
                 yield match.span()
 
+    def _holds(self, found: str) -> bool:
+        if self.half:
+            return sum(character.isalpha() for character in found) >= self.half
+        if self.torn and not _is_torn(found):
+            return False
+        return sum(map(_sure, found)) >= self.sure
 
-def _sure(found: str, half: int) -> bool:
-    if half:
-        return sum("a" <= character <= "z" for character in found) >= half
-    sure = (not character.isdigit() and not character.isspace() and character not in ".-_*," for character in found)
-    return sum(sure) >= SURE
+
+def _sure(character: str) -> bool:
+    return not character.isdigit() and not character.isspace() and character not in f".-_*,{JOINT}"
+
+
+def _is_torn(found: str) -> bool:
+    """Whether one of the pieces between blanks is no word; letters one by one are looked for elsewhere."""
+    pieces = [piece.strip(".-_,") for piece in found.split()]
+    return len(pieces) > 1 and max(map(len, pieces)) > 1 and not words().issuperset(pieces)
+
+
+@cache
+def words() -> frozenset[str]:
+    """Short English words, which are no pieces of others."""
+    return frozenset((files("t2iprobe.plugins.toxicity") / "data" / "short.txt").read_text().split())
+
+
+def unspaced(word: str) -> bool:
+    """Whether its letters are written without blanks between words."""
+    return any(script(character) in UNSPACED for character in word)
+
+
+def edges(word: str) -> tuple[str, str]:
+    """What may not stand before and behind a word: letters; for one in katakana, more of it."""
+    if any(script(character) == "KATAKANA" for character in word):
+        return rf"(?<![{KATAKANA}])", rf"(?![{KATAKANA}])"
+    return BEFORE + UNDOTTED, AFTER + DOTLESS
+
+
+def inflected(word: str, verb: bool = False) -> list[str]:
+    """The word and its plural; with the endings of verbs and adjectives, too."""
+    if not word.isascii():
+        return [word]
+    found = [word, word + "s"]
+    if word.endswith(HISSING) and len(word) >= PLURAL_OF:
+        found.append(word + "es")
+    if verb:
+        found += [word.removesuffix("e") + form for form in FORMS]
+    if verb and word.endswith("y"):
+        found += [word[:-1] + form for form in ("ies", "ied", "ier", "iers")]
+    return list(dict.fromkeys(found))
 
 
 def letter(character: str, least: int = 1, most: int = RUN) -> str:
     """A run of one letter or of what stands for it."""
-    signs = "".join(map(re.escape, SIGNS.get(character, character)))
+    return f"{one_letter(character)}{{{least},{most}}}"
+
+
+@cache
+def one_letter(character: str) -> str:
+    """One letter, or what stands for it."""
+    signs = SIGNS.get(character, character) + ambiguous().get(character, "")
+    others = "".join(one for one in readings(character) if len(one) == 1)
     drawn = "".join(f"|{one}" for one in DRAWN.get(character, ()))
-    one = f"(?:[{signs}]{drawn})" if drawn else f"[{signs}]"
-    return f"{one}{{{least},{most}}}"
+    found = f"[{''.join(map(re.escape, signs + others))}]"
+    return f"(?:{found}{drawn})" if drawn else found
 
 
-def _runs(word: str) -> list[str]:
-    """``letter`` for every run; a doubled letter must be there at least twice."""
-    return [letter(character, len(list(run))) for character, run in itertools.groupby(word)]
+def _runs(word: str, gap: str) -> Iterator[str]:
+    """``letter`` for every letter of a word, with ``gap`` between them; two letters may be one of another alphabet."""
+    place = 0
+    while place < len(word):
+        pair = word[place : place + 2]
+        both = ambiguous().get(pair, "") if len(pair) == 2 else ""
+        if both:
+            yield f"(?:{letter(pair[0])}{gap}{letter(pair[1])}|[{both}]{{1,{RUN}}})"
+        else:
+            yield letter(word[place])
+        place += 2 if both else 1
+
+
+def joined(word: str, gap: str) -> str:
+    """The letters of a word with ``gap`` between them, one after the other."""
+    return gap.join(_runs(word.replace(" ", ""), gap))
 
 
 def solid(word: str) -> str:
     """The letters together, at most with dots and dashes between them."""
-    return (r"[\W_]+").join(INSIDE.join(_runs(part)) for part in word.split())
+    return (r"[\W_]+").join(joined(part, INSIDE) for part in word.split())
 
 
 def spaced(word: str) -> str:
@@ -140,17 +221,11 @@ def spaced(word: str) -> str:
     return AROUND.join(letter(character, most=3) for character in word.replace(" ", ""))
 
 
-def broken(word: str) -> str:
-    """The letters in pieces of any length."""
-    runs = _runs(word.replace(" ", ""))
-    return "".join(runs[:1] + [BROKEN + run for run in runs[1:]])
-
-
 def masked(word: str) -> str:
     """The first and the last letter, and masks for some of the others."""
     masks = re.escape(MASKS)
-    first, *rest, last = (letter(character, most=1) for character in word)
-    return first + "".join(f"(?:{one}|[{masks}])" for one in rest) + last
+    first, *rest, last = map(one_letter, word)
+    return f"{JOINT}?".join([first, *(f"(?:{one}|[{masks}])" for one in rest), last])
 
 
 def literal(phrase: str) -> re.Pattern[str]:

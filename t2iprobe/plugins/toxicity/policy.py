@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from numbers import Integral, Real
+from typing import Any, Literal
 
-from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.errors import ConfigError, GuardError
 from t2iprobe.core.moderation import Detector, Hit, Rewriter, merged
 from t2iprobe.core.quotes import read_quotes
+from t2iprobe.plugins.toxicity.escapes import Span
+from t2iprobe.plugins.toxicity.limits import SECONDS, Failed, within
 from t2iprobe.plugins.toxicity.rewriters import Mask
 
 Verdict = Literal["pass", "rewritten", "refused"]
 Where = Literal["prompt", "quoted"]
 ROUNDS = 4  # looks at a prompt, rewriting between them
+SEAM = "\n"  # between quoted texts that are read together
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,36 +44,47 @@ class Decision:
 
 @dataclass(frozen=True)
 class Policy:
-    """Detectors and a rewriter. What fails, fails closed: the prompt is refused.
+    """Detectors and a rewriter. What fails, or gives no proper answer in time, fails closed: the prompt is refused.
 
     Args:
         detectors: all are asked; any of them is enough.
         rewriter: where its rewrite is still toxic, the hits are masked; where that is, too, the prompt is refused.
         where: ``prompt`` looks at all of it, since models also write what is not in quotes; ``quoted`` only at quotes.
+        limit: seconds for one look of a detector at a prompt, or one rewrite.
     """
 
     detectors: Sequence[Detector]
     rewriter: Rewriter
     where: Where = "prompt"
+    limit: float = SECONDS
 
     def __post_init__(self) -> None:
         if not self.detectors:
             raise ConfigError("a guard needs at least one detector, such as words")
         if self.where not in ("prompt", "quoted"):
             raise ConfigError(f"a guard looks at the prompt or at what is quoted, found {self.where!r}")
+        if not self.limit > 0:
+            raise ConfigError(f"a guard waits for some time above 0 s for an answer, found {self.limit:g}")
 
     def prepare(self) -> None:
-        """Load what is heavy, or say that it is missing."""
-        for detector in self.detectors:
-            detector.prepare()
-        self.rewriter.prepare()
+        """Load what is heavy, or say that it is missing.
+
+        Raises:
+            GuardError: a detector or the rewriter tried to end the process.
+        """
+        parts: list[Detector | Rewriter] = [*self.detectors, self.rewriter]
+        for part in parts:
+            try:
+                part.prepare()
+            except SystemExit as error:
+                raise GuardError(f"{part.name} tried to exit when it was loaded, so no picture is made") from error
 
     def decide(self, prompt: str) -> Decision:
         """What becomes of ``prompt``. Never raises for what a detector or rewriter does."""
         try:
             hits = self.find(prompt)
-        except Exception as error:
-            return Decision(prompt, "refused", reason=_failed(error))
+        except NoVerdict as error:
+            return Decision(prompt, "refused", reason=str(error))
         if not hits:
             return Decision(prompt, "pass", prompt)
         return self._rewritten(prompt, hits)
@@ -77,28 +93,42 @@ class Policy:
         """What every detector finds, in the whole prompt.
 
         Raises:
-            DetectorFailed: one of them raised, or named places that are not there.
+            NoVerdict: one of them raised, took too long, or gave no proper answer.
         """
-        texts = self._texts(prompt)
-        return [(one.name, hit) for one in self.detectors for hit in _asked(one, texts, len(prompt))]
+        looks = self._looks(prompt)
+        return [(one.name, hit) for one in self.detectors for hit in self._asked(one, prompt, looks)]
 
-    def _texts(self, prompt: str) -> list[tuple[int, str]]:
-        """What is looked at, and where it begins: every quoted text by itself, and all of the prompt.
+    def _looks(self, prompt: str) -> list[list[Span]]:
+        """The stretches of the prompt that are looked at as one text: every quoted one, those together, all of it.
 
         Where its quotes may be read otherwise, all of it may be quoted.
         """
         quotes = read_quotes(prompt)
-        texts = [(one.start, prompt[one.start : one.stop]) for one in quotes.found]
-        texts = [(start, text) for start, text in texts if text.strip()]
-        return texts if self.where == "quoted" and quotes.sure else [*texts, (0, prompt)]
+        inside = [(one.start, one.stop) for one in quotes.found if prompt[one.start : one.stop].strip()]
+        looks = [[one] for one in inside] + [inside] * (len(inside) > 1)
+        return looks if self.where == "quoted" and quotes.sure else [*looks, [(0, len(prompt))]]
+
+    def _asked(self, detector: Detector, prompt: str, looks: Sequence[Sequence[Span]]) -> list[Hit]:
+        texts = [SEAM.join(prompt[start:stop] for start, stop in look) for look in looks]
+        try:
+            answers = within(self.limit, lambda: [detector.find(text) for text in texts])
+        except Failed as error:
+            raise NoVerdict(f"the detector {detector.name} failed ({error})") from error
+        for answer, text in zip(answers, texts, strict=True):
+            _check(detector, answer, len(text))
+        hits = [
+            hit for answer, look in zip(answers, looks, strict=True) for one in answer for hit in _placed(one, look)
+        ]
+        narrow = [hit for hit in hits if hit.stop - hit.start < len(prompt)]
+        return list(dict.fromkeys(narrow or hits))
 
     def _rewritten(self, prompt: str, hits: Sequence[tuple[str, Hit]]) -> Decision:
         try:
             for rewriter in (self.rewriter, Mask(), Mask("none")):
                 if rewrite := self._benign(prompt, rewriter):
                     return Decision(prompt, "rewritten", rewrite, tuple(hits), rewriter.name)
-        except Exception as error:
-            return Decision(prompt, "refused", hits=tuple(hits), reason=_failed(error))
+        except NoVerdict as error:
+            return Decision(prompt, "refused", hits=tuple(hits), reason=str(error))
         return Decision(prompt, "refused", hits=tuple(hits), reason="no rewrite of it was benign")
 
     def _benign(self, prompt: str, rewriter: Rewriter) -> str:
@@ -107,29 +137,46 @@ class Policy:
             hits = self.find(prompt)
             if not hits:
                 return prompt
-            prompt = rewriter.rewrite(prompt, merged(hit for _, hit in hits))
+            prompt = self._rewrite(prompt, rewriter, merged(hit for _, hit in hits))
         return ""
 
-
-class DetectorFailed(Exception):
-    """A detector raised; the message names it, not what it looked at."""
-
-
-def _asked(detector: Detector, texts: Sequence[tuple[int, str]], length: int) -> list[Hit]:
-    try:
-        hits = [
-            Hit(start + hit.start, start + hit.stop, hit.label, hit.score)
-            for start, text in texts
-            for hit in detector.find(text)
-        ]
-    except Exception as error:
-        raise DetectorFailed(f"the detector {detector.name} failed ({type(error).__name__})") from error
-    if any(not 0 <= hit.start < hit.stop <= length for hit in hits):
-        raise DetectorFailed(f"the detector {detector.name} named places that are not in the prompt")
-    narrow = [hit for hit in hits if hit.stop - hit.start < length]
-    return list(dict.fromkeys(narrow or hits))
+    def _rewrite(self, prompt: str, rewriter: Rewriter, hits: Sequence[Hit]) -> str:
+        try:
+            found: object = within(self.limit, lambda: rewriter.rewrite(prompt, hits))
+        except Failed as error:
+            raise NoVerdict(f"the rewriter failed ({error})") from error
+        if not isinstance(found, str):
+            raise NoVerdict(f"the rewriter gave back a {type(found).__name__}, not a prompt")
+        return found
 
 
-def _failed(error: Exception) -> str:
-    """Without the message of the error, which may quote the prompt."""
-    return str(error) if isinstance(error, DetectorFailed) else f"the rewriter failed ({type(error).__name__})"
+class NoVerdict(GuardError):
+    """A detector or rewriter gave no answer; the message names it, not what it looked at."""
+
+
+def _check(detector: Detector, answer: Any, length: int) -> None:
+    """Refuse what is no verdict.
+
+    Raises:
+        NoVerdict: it is not.
+    """
+    if not isinstance(answer, list | tuple) or not all(isinstance(hit, Hit) for hit in answer):
+        raise NoVerdict(f"the detector {detector.name} gave back a {type(answer).__name__}, not a list of hits")
+    if not all(isinstance(hit.score, Real) and math.isfinite(hit.score) for hit in answer):
+        raise NoVerdict(f"the detector {detector.name} gave a score that is no finite number")
+    if not all(_place(hit.start) and _place(hit.stop) and 0 <= hit.start < hit.stop <= length for hit in answer):
+        raise NoVerdict(f"the detector {detector.name} named places that are not in the prompt")
+
+
+def _place(value: object) -> bool:
+    return isinstance(value, Integral)
+
+
+def _placed(hit: Hit, look: Sequence[Span]) -> Iterator[Hit]:
+    """A hit in stretches that are read as one, as hits in the prompt."""
+    before = 0
+    for start, stop in look:
+        first, last = max(hit.start - before, 0), min(hit.stop - before, stop - start)
+        if first < last:
+            yield Hit(start + first, start + last, hit.label, hit.score)
+        before += stop - start + len(SEAM)

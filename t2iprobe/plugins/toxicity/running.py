@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from t2iprobe.core.names import counted
 from t2iprobe.core.study import provenance
 from t2iprobe.plugins.toxicity import conflicts
 from t2iprobe.plugins.toxicity.audit import Audit
+from t2iprobe.plugins.toxicity.digests import digests, key_name
 from t2iprobe.plugins.toxicity.donors import WAYS
 from t2iprobe.plugins.toxicity.gallery import Chunk, Gallery
 from t2iprobe.plugins.toxicity.guard import Guard, check_start
@@ -145,17 +145,13 @@ def finished(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     return placed(done, path)
 
 
-def digests(texts: Sequence[str]) -> list[str]:
-    """What tells texts apart in a manifest, without showing them."""
-    return [hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts]
-
-
 def _settings(ref: str, model: ModelChoice, policy: PolicyChoice, order: Order) -> dict[str, Any]:
     """Everything that decides the result."""
     return {
         "model": ref,
         "upscaler": model.upscaler,
         "dtype": model.dtype,
+        "key": key_name(),
         "prompts": digests(order.prompts),
         "policy": {
             "detectors": [deciding(one) for one in policy.named],

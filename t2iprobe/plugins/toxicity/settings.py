@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import suppress
 from pathlib import Path
 
 from t2iprobe.core.names import with_settings
+from t2iprobe.plugins.toxicity.digests import digest_of
 
 
 def deciding(text: str) -> str:
@@ -14,6 +14,5 @@ def deciding(text: str) -> str:
     name, settings = with_settings(text)
     if "file" in settings:
         with suppress(OSError):  # a file that is not there is told of by what reads it
-            held = Path(settings["file"]).expanduser().read_bytes()
-            settings["file"] = hashlib.blake2b(held, digest_size=8).hexdigest()
+            settings["file"] = digest_of(Path(settings["file"]).expanduser().read_bytes())
     return ":".join([name, *([",".join(f"{key}={value}" for key, value in settings.items())] if settings else [])])

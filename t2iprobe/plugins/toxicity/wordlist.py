@@ -3,7 +3,7 @@
 A list is a text file, one entry a line::
 
     word        this word, and its plural
-    word+       also in -ed, -er, -ing, -in, -y
+    word+       also in -ed, -er, -ing, -in, -y, without its -e
     word*       also at the beginning of a longer word; *word at its end, *word* anywhere
     two words   with anything but letters between them
     !phrase     benign, although it looks like an entry
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import base64
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterable, Sequence
 from functools import cache, cached_property
@@ -26,8 +27,8 @@ from pathlib import Path
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.moderation import Hit
 from t2iprobe.core.textfile import lines_of, read_text
-from t2iprobe.plugins.toxicity.folding import Folded, fold
-from t2iprobe.plugins.toxicity.patterns import Entry, literal
+from t2iprobe.plugins.toxicity.folding import JOINT, Folded, fold, readings
+from t2iprobe.plugins.toxicity.patterns import Entry, literal, unspaced
 
 SHORTEST = 2  # letters of an entry
 
@@ -86,11 +87,12 @@ class WordList:
 
     def find(self, text: str) -> list[Hit]:
         """Every entry in ``text``, widened to whole words; they may overlap."""
-        folded = fold(text)
+        return sorted({_widened(hit, text) for folded in readings(text) for hit in self._found(folded)})
+
+    def _found(self, folded: Folded) -> list[Hit]:
         hits = [hit for entry in self.entries for hit in entry.find(folded)]
         benign = self._safe(folded) if hits else ()
-        kept = [hit for hit in hits if not any(a <= hit.start and hit.stop <= b for a, b in benign)]
-        return sorted({_widened(hit, text) for hit in kept})
+        return [hit for hit in hits if not any(a <= hit.start and hit.stop <= b for a, b in benign)]
 
     def _safe(self, folded: Folded) -> Sequence[tuple[int, int]]:
         spans = (match.span() for pattern in self._benign for match in pattern.finditer(folded.text))
@@ -105,9 +107,15 @@ def _plain(text: str) -> str:
 def _entry(line: str, label: str, where: str) -> Entry:
     before, after, forms = line.startswith("*"), line.endswith("*"), line.endswith("+")
     word = _plain(line.strip("*+ "))
-    if not re.fullmatch(r"[a-z0-9]+(?: [a-z0-9]+)*", word) or len(word) < SHORTEST:
+    anywhere = unspaced(word)
+    if not re.fullmatch(r"[^\W_]+(?: [^\W_]+)*", _letters(word)) or len(word) < (1 if anywhere else SHORTEST):
         raise ConfigError(f"{where}: an entry is a word of at least {SHORTEST} letters, such as word, word* or word+")
-    return Entry(word, label, before, after, forms)
+    return Entry(word, label, before or anywhere, after or anywhere, forms)
+
+
+def _letters(word: str) -> str:
+    """Without the marks that are vowels, as in Hindi."""
+    return "".join(one for one in word if unicodedata.category(one)[0] != "M")
 
 
 def _widened(hit: Hit, text: str) -> Hit:
@@ -121,7 +129,7 @@ def _widened(hit: Hit, text: str) -> Hit:
 
 
 def _touches(character: str) -> bool:
-    return character.isalnum() or not fold(character).text
+    return (character.isalnum() and not unspaced(character)) or fold(character).text in ("", JOINT)
 
 
 @cache
