@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 
 import pytest
 
@@ -17,6 +18,17 @@ def _plain_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     """The developer's own settings must not change what is tested."""
     monkeypatch.setenv("T2IPROBE_DISABLE_PLUGINS", "all")
     monkeypatch.delenv("T2IPROBE_TRACE_PLUGINS", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _same_chance_every_time() -> None:
+    """What a test draws without a generator of its own is the same in every run, so that a failure can be repeated."""
+    import numpy as np
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True, scope="session")
