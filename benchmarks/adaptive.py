@@ -4,7 +4,7 @@
 
 Prints a table in Markdown: share of seeds with exactly the planted layers (Wilson's 95 % interval), mean recall and
 precision, pictures (the mean, and how many times fewer than ``exhaustive`` on the same pairs), without the pictures to
-confirm the answer with. What the simulation assumes is said in ``t2iprobe.testing.simulation``.
+confirm the answer with. What the simulation assumes is said in ``t2iprobe.simulation``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from time import perf_counter
 import numpy as np
 
 from t2iprobe.core.statistics import proportion
-from t2iprobe.plugins.manager import Plugins
-from t2iprobe.testing.simulation import (
+from t2iprobe.registry.manager import Plugins
+from t2iprobe.simulation import (
     GUIDANCE,
     Additive,
     Majority,

@@ -33,12 +33,12 @@ from t2iprobe.core.runfolder import read_manifest
 from t2iprobe.plugins.finetune.collapse import latents, precision_recall
 from t2iprobe.plugins.finetune.compare import over_seeds
 from t2iprobe.plugins.finetune.record import sheet
-from t2iprobe.plugins.finetune.session import Job, Session, Told
-from t2iprobe.plugins.finetune.sources import Lesson, lesson
-from t2iprobe.plugins.manager import Plugins
+from t2iprobe.plugins.finetune.session import FinetuneCallbacks, FinetuneJob, Session
+from t2iprobe.plugins.finetune.sources import TrainingSet, lesson
 from t2iprobe.plugins.organisms.digits import ASKED
 from t2iprobe.plugins.organisms.pictures import COLOURS, DRAWN, LAYOUTS, PANEL, SLOT, WORD_LENGTH, Sign, draw, glyphs
 from t2iprobe.plugins.organisms.prompts import WORDS
+from t2iprobe.registry.manager import Plugins
 from t2iprobe.training.lora import Lora
 from t2iprobe.training.targets import SCOPES
 from t2iprobe.training.trainer import Settings
@@ -145,12 +145,12 @@ def measured(
     return {"scores": found, "new": new, "kept": kept}
 
 
-def trainings(session: Session, jobs: Sequence[Job], out: Path) -> Iterator[tuple[Job, Path, float]]:
+def trainings(session: Session, jobs: Sequence[FinetuneJob], out: Path) -> Iterator[tuple[FinetuneJob, Path, float]]:
     """Each job trained, or found trained."""
     for job in jobs:
         path = out / f"{job.scope}-{job.seed}"
         began = time.perf_counter()
-        manifest = session.run(job, path, Told())
+        manifest = session.run(job, path, FinetuneCallbacks())
         print(f"{path.name}: loss {manifest['loss']:.4f}, {time.perf_counter() - began:.0f} s", flush=True)
         yield job, path, manifest["seconds"]
 
@@ -187,14 +187,14 @@ def main() -> None:
 
     plugins = Plugins()
     model = plugins.load(options.model, device="cpu")
-    taught: Lesson = lesson("digits", plugins, limit=1)
+    taught: TrainingSet = lesson("digits", plugins, limit=1)
     session = Session(model, taught)
     numbers, words = asked(ASKED, options.pictures), asked(WORDS, options.pictures)
     options.out.mkdir(parents=True, exist_ok=True)
     base = measured(model, plugins, numbers, words, None)
     print("base model:", json.dumps(base["scores"]), flush=True)
     jobs = [
-        Job(
+        FinetuneJob(
             Settings(steps=options.steps, batch=options.batch, lr=options.lr, schedule="cosine", seed=seed),
             layers=LAYER[options.model], scope=scope, stream=options.stream, rank=options.rank,
         )

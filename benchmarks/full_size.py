@@ -34,7 +34,7 @@ from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
-from t2iprobe.core.adapter import Adapter
+from t2iprobe.core.contracts.adapter import Adapter
 
 CLIP_VOCABULARY, T5_VOCABULARY = 49408, 32128
 

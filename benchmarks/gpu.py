@@ -36,7 +36,7 @@ from PIL.Image import Image
 from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
-from t2iprobe.core.adapter import Adapter
+from t2iprobe.core.contracts.adapter import Adapter
 from t2iprobe.core.interventions import patch
 from t2iprobe.core.model import Model, Run
 from t2iprobe.core.store import capture

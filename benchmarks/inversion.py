@@ -20,13 +20,14 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
 )
 
-from t2iprobe.core.adapter import Prediction
+from t2iprobe.core.contracts.adapter import Prediction
 from t2iprobe.plugins.inversion.analysis.correlation import floor, simulated_floor
 from t2iprobe.plugins.inversion.catalogue import BUNDLED
 from t2iprobe.plugins.inversion.ddim import Forward
-from t2iprobe.plugins.inversion.guidance import NullGuided
-from t2iprobe.plugins.inversion.inverter import Given, Inverter
+from t2iprobe.plugins.inversion.denoisers import NullGuided
+from t2iprobe.plugins.inversion.inverter import Inverter
 from t2iprobe.plugins.inversion.schedule import schedule_of
+from t2iprobe.plugins.inversion.trajectory import InversionInputs
 from t2iprobe.testing import GaussianMixture, levels_of
 
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -88,7 +89,7 @@ def methods(steps: int = 20) -> None:
                 continue
             method = kind()
             denoiser, schedule, noise = bed(prediction, steps)
-            replayed = method.round_trip(denoiser, schedule, noise, Given(noise=noise.flip(0)))
+            replayed = method.round_trip(denoiser, schedule, noise, InversionInputs(noise=noise.flip(0)))
             cells.append(f"{replayed:.0e}, {own_error(method, denoiser, schedule, noise):.3f}")
         print(f"| `{kind.name}` | {' | '.join(cells)} |")
 
@@ -96,7 +97,7 @@ def methods(steps: int = 20) -> None:
 def own_error(method: Inverter, denoiser: Any, schedule: Any, noise: torch.Tensor) -> float:
     """Mean |found - noise| where the method has to guess, from an image that its own sampler made."""
     there = method.sample(denoiser, schedule, noise)
-    given = Given(there, noise=noise.flip(0), clean=there.clean)
+    given = InversionInputs(there, noise=noise.flip(0), clean=there.clean)
     return float((method.invert(denoiser, schedule, there.clean, given).noise - noise).abs().mean())
 
 
@@ -110,7 +111,7 @@ def stock() -> None:
         for name in ("ddim-stock", "ddim"):
             method = named[name]()
             there = method.sample(denoiser, schedule, noise)
-            found = method.invert(denoiser, schedule, there.clean, Given(there, True))
+            found = method.invert(denoiser, schedule, there.clean, InversionInputs(there, True))
             errors.append(float((found.noise - noise).abs().mean()))
         print(f"| {steps} | {errors[0]:.3f} | {errors[1]:.0e} |")
 

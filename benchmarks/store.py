@@ -30,10 +30,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2iprobe.core.adapter import Branch
 from t2iprobe.core.cache import Key
+from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.store import codecs, shards
-from t2iprobe.core.store.layout import Entry, Layout
+from t2iprobe.core.store.layout import Layout, SiteLayout
 from t2iprobe.core.store.reader import ActivationStore
 from t2iprobe.core.store.writer import ActivationWriter
 
@@ -90,7 +90,7 @@ def synthetic(dtype: torch.dtype, seed: int) -> Tensor:
 
 def real(dtype: torch.dtype) -> Tensor:
     """(row, token, channel): text keys of the embedded tiny-sd3 at all layers and steps, laid side by side."""
-    from t2iprobe.loading import load
+    from t2iprobe.api import load
 
     model = load("tiny-sd3")
     prompts = ['a red framed sign that says "OPEN"', 'a sign that says "SHUT"']
@@ -103,7 +103,7 @@ def real(dtype: torch.dtype) -> Tensor:
 
 def layout(steps: int, sites: int, rows: int, codec: codecs.Codec) -> Layout:
     """``sites`` sites of ``rows`` rows, one batch."""
-    entries = tuple(Entry(SITE.format(i), ("token", "channel")) for i in range(sites))
+    entries = tuple(SiteLayout(SITE.format(i), ("token", "channel")) for i in range(sites))
     return Layout(entries, ("a",) * rows, (0,) * rows, tuple(range(steps)), batch=rows, codec=codec)
 
 

@@ -9,46 +9,42 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from t2iprobe.core.adapter import Adapter, Branch
+    from t2iprobe.api import guard, load, prompt_set
     from t2iprobe.core.cache import ActivationCache
+    from t2iprobe.core.contracts.adapter import Adapter, Branch
+    from t2iprobe.core.contracts.localizer import Finding, Localizer
     from t2iprobe.core.errors import T2IProbeError
-    from t2iprobe.core.interventions import Intervention, ablate, interpolate, patch, steer
-    from t2iprobe.core.lab import Lab
-    from t2iprobe.core.localizer import Finding, Localizer
+    from t2iprobe.core.interventions import HookContext, Intervention, ablate, interpolate, patch, steer
     from t2iprobe.core.model import Generation, Model, Run
     from t2iprobe.core.pairs import Pair, pairs_from_csv
-    from t2iprobe.core.scope import Moment, Scope
+    from t2iprobe.core.scope import DenoiserCall, Scope
     from t2iprobe.core.scoring import Scored, Scorer
     from t2iprobe.core.sites import In, Out, Site, Sites
     from t2iprobe.core.store.reader import ActivationStore
     from t2iprobe.core.store.writer import ActivationWriter
-    from t2iprobe.core.sweep import Renderer, Sweep
-    from t2iprobe.core.trials import Space, Trial
-    from t2iprobe.guarding import guard
-    from t2iprobe.loading import load, prompt_set
-    from t2iprobe.plugins.manager import Plugins
-    from t2iprobe.study import Result, Study
+    from t2iprobe.core.trials import Trial
+    from t2iprobe.registry.hookspecs import hookimpl
+    from t2iprobe.registry.manager import Plugins
+    from t2iprobe.registry.studies import Result, Study
 
 _HOMES = {
-    "core.adapter": ("Adapter", "Branch"),
+    "core.contracts.adapter": ("Adapter", "Branch"),
     "core.cache": ("ActivationCache",),
     "core.errors": ("T2IProbeError",),
-    "core.interventions": ("Intervention", "ablate", "interpolate", "patch", "steer"),
-    "core.lab": ("Lab",),
-    "core.localizer": ("Finding", "Localizer"),
+    "core.interventions": ("HookContext", "Intervention", "ablate", "interpolate", "patch", "steer"),
+    "core.contracts.localizer": ("Finding", "Localizer"),
     "core.model": ("Generation", "Model", "Run"),
     "core.pairs": ("Pair", "pairs_from_csv"),
-    "core.scope": ("Moment", "Scope"),
+    "core.scope": ("DenoiserCall", "Scope"),
     "core.scoring": ("Scored", "Scorer"),
     "core.sites": ("In", "Out", "Site", "Sites"),
     "core.store.reader": ("ActivationStore",),
     "core.store.writer": ("ActivationWriter",),
-    "core.sweep": ("Renderer", "Sweep"),
-    "core.trials": ("Space", "Trial"),
-    "guarding": ("guard",),
-    "loading": ("load", "prompt_set"),
-    "plugins.manager": ("Plugins",),
-    "study": ("Result", "Study"),
+    "core.trials": ("Trial",),
+    "api": ("guard", "load", "prompt_set"),
+    "registry.hookspecs": ("hookimpl",),
+    "registry.manager": ("Plugins",),
+    "registry.studies": ("Result", "Study"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -58,18 +54,17 @@ __all__ = [
     "ActivationWriter",
     "Adapter",
     "Branch",
+    "DenoiserCall",
     "Finding",
     "Generation",
+    "HookContext",
     "In",
     "Intervention",
-    "Lab",
     "Localizer",
     "Model",
-    "Moment",
     "Out",
     "Pair",
     "Plugins",
-    "Renderer",
     "Result",
     "Run",
     "Scope",
@@ -77,13 +72,12 @@ __all__ = [
     "Scorer",
     "Site",
     "Sites",
-    "Space",
     "Study",
-    "Sweep",
     "T2IProbeError",
     "Trial",
     "ablate",
     "guard",
+    "hookimpl",
     "interpolate",
     "load",
     "pairs_from_csv",

@@ -15,20 +15,20 @@ import numpy as np
 import zarr.storage._local
 from PIL import Image
 
+from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import NonFiniteError
-from t2iprobe.core.lab import Lab
-from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.model import OnStep
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.statistics import Interval
-from t2iprobe.core.study.bench import Bench
-from t2iprobe.core.study.study import Study
-from t2iprobe.core.sweep import Ask, Cost, Measured
+from t2iprobe.core.study.context import StudyContext
+from t2iprobe.core.study.study import StudyRunner
+from t2iprobe.core.sweep import Cost, TrialBatch, TrialResult
+from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Space, Trial
 
 NAMES = ["score_target", "score_source", "ssim"]
 LAYERS, SIDE = 6, 16
-Told = Callable[[Ask], None]
+Told = Callable[[TrialBatch], None]
 
 
 def number(*parts: Any) -> float:
@@ -52,11 +52,13 @@ class Simulated:
     def __init__(self, told: Told = lambda ask: None, seconds: float = 0.0, batch: int = 1) -> None:
         self.told, self.seconds, self.batch = told, seconds, batch
 
-    def cost(self, asks: Sequence[Ask]) -> Cost:
+    def cost(self, asks: Sequence[TrialBatch]) -> Cost:
         rows = sum(ask.rows for ask in asks)
         return Cost(rows, rows, len(asks))
 
-    def measure(self, asks: Sequence[Ask], *, on_step: OnStep = lambda rows, step: None) -> Iterator[Measured]:
+    def measure(
+        self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None
+    ) -> Iterator[TrialResult]:
         for first in range(0, len(asks), self.batch):
             together = asks[first : first + self.batch]
             for ask in together:
@@ -66,9 +68,9 @@ class Simulated:
                 yield answer(ask, len(together) - position - 1)
 
 
-def answer(ask: Ask, more: int = 0) -> Measured:
+def answer(ask: TrialBatch, more: int = 0) -> TrialResult:
     scores = {t.label: {name: number(ask.pair, t.label, name) for name in NAMES} for t in ask.trials}
-    return Measured(ask.pair, scores, {t.label: picture(ask.pair, t) for t in ask.trials}, 1, ask.rows, more)
+    return TrialResult(ask.pair, scores, {t.label: picture(ask.pair, t) for t in ask.trials}, 1, ask.rows, more)
 
 
 class Climbing(Localizer):
@@ -77,7 +79,7 @@ class Climbing(Localizer):
     name = "climbing"
     summary = "for tests"
 
-    def find(self, lab: Lab) -> Finding:
+    def find(self, lab: TrialRunner) -> Finding:
         alone = lab.ask(lab.space.trial([layer]) for layer in range(lab.space.layers))
         ranking = tuple(alone.scores[alone.rank][2:].mean(axis=1).tolist())
         weights = lab.memory.memo("weights/of layers", lambda: np.arange(6.0))
@@ -93,17 +95,21 @@ def pairs(count: int) -> list[Pair]:
     return [Pair(f'a "A{i}"', f'a "B{i}"', i, f"A{i}", f"B{i}") for i in range(count)]
 
 
-def study(instrument: Any = None, count: int = 10, **settings: Any) -> Study:
+def study(instrument: Any = None, count: int = 10, **settings: Any) -> StudyRunner:
     space = Space(tuple((f"k{i}", f"v{i}") for i in range(LAYERS)), ((),) * LAYERS, (2,) * LAYERS, 10)
-    return Study(
-        Bench(instrument or Simulated(), space), pairs(count), Climbing(), held_out=range(count - 3, count), **settings
+    return StudyRunner(
+        StudyContext(instrument or Simulated(), space),
+        pairs(count),
+        Climbing(),
+        held_out=range(count - 3, count),
+        **settings,
     )
 
 
 def logging(log: Path) -> Told:
     """Appends a line for every ask; it is there even if the process is killed next."""
 
-    def told(ask: Ask) -> None:
+    def told(ask: TrialBatch) -> None:
         with log.open("a") as file:
             file.write(f"{ask.pair} {len(ask.trials)}\n")
 
@@ -140,7 +146,9 @@ class Fragile(Simulated):
         super().__init__(logging(log), 0.02)
         self.log, self.fatal, self.times, self.broken = log, fatal, times, broken
 
-    def measure(self, asks: Sequence[Ask], *, on_step: OnStep = lambda rows, step: None) -> Iterator[Measured]:
+    def measure(
+        self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None
+    ) -> Iterator[TrialResult]:
         for ask in asks:
             deaths = self.log.with_suffix(".deaths")
             died = len(deaths.read_text()) if deaths.exists() else 0
@@ -163,5 +171,5 @@ class Recipe:
     times: int = 1
     broken: bool = False
 
-    def __call__(self) -> Bench:
-        return Bench(Fragile(self.log, self.fatal, self.times, self.broken), study().bench.space)
+    def __call__(self) -> StudyContext:
+        return StudyContext(Fragile(self.log, self.fatal, self.times, self.broken), study().bench.space)

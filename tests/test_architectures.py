@@ -17,7 +17,7 @@ from t2iprobe.architectures.flux import Flux, pack, unpack
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
-from t2iprobe.core.adapter import Adapter, Branch, Conditioning, layer_table
+from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning, layer_table
 from t2iprobe.core.errors import HookError
 from t2iprobe.core.sites import Site
 

@@ -16,13 +16,13 @@ from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
-from t2iprobe.core.adapter import Adapter
 from t2iprobe.core.batches import batches
+from t2iprobe.core.contracts.adapter import Adapter
 from t2iprobe.core.errors import T2IProbeError
 from t2iprobe.core.interventions import patch
 from t2iprobe.core.model import Model, Run
 from t2iprobe.core.pairs import Pair
-from t2iprobe.core.sweep import Ask, Renderer
+from t2iprobe.core.sweep import Renderer, TrialBatch
 from t2iprobe.core.trials import Trial, source, target
 
 DOG, CAT = "a sign that says DOG", "a red CAT on the sign"
@@ -118,9 +118,9 @@ def test_a_batch_that_cannot_be_smaller_is_an_error_that_counts_rows() -> None:
         model.run(model.generation(DOG, num_steps=1))
 
 
-def asks(model: Model, pairs: int) -> Sequence[Ask]:
+def asks(model: Model, pairs: int) -> Sequence[TrialBatch]:
     layers = [Trial(f"layer {i}", model.text_sites(i).names) for i in range(model.layers)]
-    return [Ask(pair, (source(), target(), *layers, *layers_again(layers))) for pair in range(pairs)]
+    return [TrialBatch(pair, (source(), target(), *layers, *layers_again(layers))) for pair in range(pairs)]
 
 
 def layers_again(layers: Sequence[Trial]) -> list[Trial]:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from t2iprobe.core.localizer import Finding
+from t2iprobe.core.contracts.localizer import Finding
 from t2iprobe.core.sweep import Cost
-from t2iprobe.plugins.manager import Plugins
 from t2iprobe.plugins.organisms import commands
-from t2iprobe.plugins.organisms.bench import Question, auroc, graded, inside
+from t2iprobe.plugins.organisms.bench import BenchQuestion, auroc, graded, inside
 from t2iprobe.plugins.organisms.plant import Route, parse_plant
+from t2iprobe.registry.manager import Plugins
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_grades(found: tuple[int, ...], recall: float, precision: float) -> None
     class Fake:
         ref = "fake"
 
-    question = Question(Fake(), parse_plant("word=4+7,colour=3"), "text")  # type: ignore[arg-type]
+    question = BenchQuestion(Fake(), parse_plant("word=4+7,colour=3"), "text")  # type: ignore[arg-type]
     row = graded(question, "any", Finding(found, (0.0,) * 9, ""), Cost(2, 5, 1), 1.0)
     assert (row.recall, row.precision, row.right) == (recall, precision, found == (4, 7))
 

@@ -19,15 +19,14 @@ from PIL import Image
 from t2iprobe.architectures.deepfloyd import DeepFloydIF
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import main
+from t2iprobe.cli.models import PUBLISHED, reference
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.options import Embedded
-from t2iprobe.loading import own_prompt_set
-from t2iprobe.plugins.hookspecs import hookimpl
-from t2iprobe.plugins.manager import Plugins
 from t2iprobe.plugins.organisms import build, weights
 from t2iprobe.plugins.organisms.catalogue import embedded
 from t2iprobe.plugins.organisms.recipes import recipe
-from t2iprobe.terminal.models import PUBLISHED, reference
+from t2iprobe.registry.hookspecs import hookimpl
+from t2iprobe.registry.manager import Plugins
 
 SHIPPED = [one.arch for one in embedded() if one.present]
 PAIR = ("--source", 'a sign that says "OPEN"', "--target", 'a sign that says "SHUT"')
@@ -163,7 +162,7 @@ def test_a_trained_folder_brings_its_prompts(call: Call, tmp_path: Path) -> None
     assert json.loads(out)["planted"] == [6]
     assert "memory" in err and "for weights" in " ".join(err.split())
     (tmp_path / "anything" / weights.CARD).unlink()
-    assert own_prompt_set("anything", Plugins()) == "simple"
+    assert Plugins().own_prompt_set("anything") == "simple"
 
 
 def test_patch_with_an_upscaler(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,10 @@ from PIL import Image
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scoring import Scorer
-from t2iprobe.loading import scorer
-from t2iprobe.plugins.manager import Plugins
 from t2iprobe.plugins.metrics.clip import VARIABLE, ClipChoice, ClipI, ClipT, ClipTemplate, image_features, template
 from t2iprobe.plugins.metrics.image import SSIM
 from t2iprobe.plugins.metrics.memo import KEPT, Memo
+from t2iprobe.registry.manager import Plugins
 
 SIDE = 30
 MEAN, STD = np.array([0.48, 0.46, 0.41]), np.array([0.27, 0.26, 0.28])
@@ -129,12 +128,12 @@ def test_a_missing_model_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Mon
         assert "\n" not in str(caught.value)
     monkeypatch.setenv(VARIABLE, "/no/such/folder")
     with pytest.raises(ModelError, match="/no/such/folder"):
-        scorer("object", plugins=Plugins(installed=False))
+        Plugins(installed=False).scorer("object")
 
 
 def test_styles_and_objects_are_scored_from_both_sides(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, folder)
-    made = scorer("object", plugins=Plugins(installed=False))
+    made = Plugins(installed=False).scorer("object")
     pair = Pair("a cat", "a dog", 0, "cat", "dog", "object")
     pictures = [picture(0, 64), picture(1, 64)]
     found = made.score(pair, pictures, pictures[0])

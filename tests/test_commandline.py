@@ -10,8 +10,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from t2iprobe.terminal.commandline import quoted, typed
-from t2iprobe.terminal.console import Format
+from t2iprobe.cli.commandline import quoted, typed
+from t2iprobe.cli.console import Format
 
 app, inner = typer.Typer(), typer.Typer()
 app.add_typer(inner, name="inner")

@@ -20,7 +20,7 @@ from t2iprobe.plugins.continual.concepts import (
     prompt_of,
     prompt_with,
 )
-from t2iprobe.plugins.continual.signs import COLOURS, LAYOUTS, MARKS, POST, Sign, draw, pixels
+from t2iprobe.plugins.continual.signs import COLOURS, LAYOUTS, MARKS, POST, NewSign, draw, pixels
 from t2iprobe.plugins.continual.streamfile import check
 from t2iprobe.plugins.continual.streams import Task
 from t2iprobe.plugins.organisms import pictures
@@ -40,10 +40,10 @@ def word(draw: np.random.Generator) -> str:
     return "".join(draw.choice(list(string.ascii_uppercase), 4))
 
 
-def plain(seed: int) -> Sign:
+def plain(seed: int) -> NewSign:
     """With words and walls that the score was not fitted to."""
     chance = np.random.default_rng([7, seed])
-    return Sign(word(chance), str(chance.choice(list(COLOURS))), "plain", int(chance.integers(140, 231)))
+    return NewSign(word(chance), str(chance.choice(list(COLOURS))), "plain", int(chance.integers(140, 231)))
 
 
 def task(mark: str) -> Task:
@@ -62,7 +62,7 @@ def test_without_a_mark_a_sign_is_what_the_models_were_trained_on(layout: str) -
 
 @pytest.mark.parametrize("mark", MARKS)
 def test_a_mark_changes_the_picture_and_leaves_the_rest(mark: str) -> None:
-    bare = Sign("LION", "red")
+    bare = NewSign("LION", "red")
     with_it = marked(bare, mark)
     assert with_it.marks == {mark} and bare.marks == frozenset()
     changed = (pixels(with_it) != pixels(bare)).any(-1)
@@ -112,10 +112,10 @@ def test_the_seed_chooses_whatever_the_family() -> None:
 @pytest.mark.parametrize("start", [True, False])
 def test_a_token_is_in_the_vocabulary_and_the_word_stays_in_its_place(start: bool) -> None:
     tokenizer = build(18, start=start)
-    known = tokenizer(prompt_of(Sign("LION", "red")))["input_ids"]
+    known = tokenizer(prompt_of(NewSign("LION", "red")))["input_ids"]
     seen = set()
     for token in TOKENS.values():
-        found = tokenizer(prompt_with(token, Sign("LION", "red")))["input_ids"]
+        found = tokenizer(prompt_with(token, NewSign("LION", "red")))["input_ids"]
         assert tokenizer.unk_token_id not in found and len(found) == len(known)
         assert found[-9:] == known[-9:]  # that says "LION" and the end
         seen.add(tuple(found))

@@ -20,12 +20,12 @@ from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.plugins.continual.fusing import fused, weight_of
-from t2iprobe.plugins.continual.handover import Handover
 from t2iprobe.plugins.continual.initializers import INITIALIZERS, PEFT, Start, free_rows, null_columns
-from t2iprobe.plugins.continual.mergers import Exact, FactorSum, Keep, Learnt, Magnitude, Svd, Ties
+from t2iprobe.plugins.continual.mergers import ExactSum, FactorSum, KeepLast, Magnitude, Svd, TaskUpdate, Ties
 from t2iprobe.plugins.continual.methods import METHODS, PAPER, method, methods
 from t2iprobe.plugins.continual.regularizers import CLora, Ewc, OLora
 from t2iprobe.plugins.continual.subspace import Osf
+from t2iprobe.plugins.continual.task_state import TaskState
 from t2iprobe.training.lora import Lora
 from t2iprobe.training.targets import choose, count
 
@@ -57,14 +57,14 @@ def random_state(rank: int = 2, seed: int = 0) -> dict[str, Tensor]:
     return state
 
 
-def learnt(state: dict[str, Tensor], scale: float = 1.0, seed: int = 0) -> Learnt:
+def learnt(state: dict[str, Tensor], scale: float = 1.0, seed: int = 0) -> TaskUpdate:
     def delta(path: str) -> Tensor:
         return scale * state[f"{path}.lora_B.weight"] @ state[f"{path}.lora_A.weight"]
 
-    return Learnt(MODULES, state, scale, delta, len(state[f"{MODULES[0]}.lora_A.weight"]), seed)
+    return TaskUpdate(MODULES, state, scale, delta, len(state[f"{MODULES[0]}.lora_A.weight"]), seed)
 
 
-def dense(state: Handover) -> dict[str, Tensor]:
+def dense(state: TaskState) -> dict[str, Tensor]:
     found = {path: state.dense(path) for path in MODULES}
     assert all(one is not None for one in found.values())
     return found  # type: ignore[return-value]
@@ -131,21 +131,21 @@ class TestRowStart:
 
 
 class TestStartsOnAModel:
-    def started(self, model: Model, name: str, state: Handover) -> Any:
+    def started(self, model: Model, name: str, state: TaskState) -> Any:
         return INITIALIZERS[name]().attach(Start(model, MODULES, 2, 2, state, seed=3))
 
     def test_first_task_starts_alike(self, model: Model, weights: dict[str, Tensor]) -> None:
         """Whatever the method does later; the SVD start of OSF is no LoRA and stays apart."""
         states = []
         for name in PAPER:
-            lora: Any = method(name).initializer.attach(Start(model, MODULES, 2, 2, Handover("x"), seed=3))
+            lora: Any = method(name).initializer.attach(Start(model, MODULES, 2, 2, TaskState("x"), seed=3))
             states.append(lora.state())
             lora.detach()
         assert all(torch.equal(states[0][key], one[key]) for one in states for key in states[0])
         assert all(not one[f"{path}.lora_B.weight"].any() for one in states for path in MODULES)
 
     def test_continue_takes_the_adapter(self, model: Model, weights: dict[str, Tensor]) -> None:
-        state = Handover("x", 1, adapter=random_state())
+        state = TaskState("x", 1, adapter=random_state())
         lora = self.started(model, "continue", state)
         assert all(torch.equal(value, state.adapter[key]) for key, value in lora.state().items())
         lora.detach()
@@ -153,7 +153,7 @@ class TestStartsOnAModel:
     @pytest.mark.parametrize("name", ["column-ortho", "column-ortho-matched", "column-ortho-gaussian"])
     def test_column_starts_use_the_last_rows(self, name: str, model: Model, weights: dict[str, Tensor]) -> None:
         rows = {path: random_state()[f"{path}.lora_A.weight"] for path in MODULES}
-        lora = self.started(model, name, Handover("x", 1, delta={path: torch.eye(16) for path in MODULES}, rows=rows))
+        lora = self.started(model, name, TaskState("x", 1, delta={path: torch.eye(16) for path in MODULES}, rows=rows))
         for path in MODULES:
             first, second = lora.matrices(path)
             assert (first * rows[path]).sum(dim=0).abs().max() < 1e-6
@@ -182,7 +182,7 @@ class TestStartsOnAModel:
     ) -> None:
         """A start that were another one under its name would not show; those that peft makes kaiming are refused."""
         before = predicted(model)
-        lora: Any = method(f"{name}+exact").initializer.attach(Start(model, MODULES, 2, 2, Handover("x"), seed=3))
+        lora: Any = method(f"{name}+exact").initializer.attach(Start(model, MODULES, 2, 2, TaskState("x"), seed=3))
         assert distance(predicted(model), before) < 1e-5
         learning = [one for one in lora.parameters() if one.requires_grad]
         assert learning and len(learning) == len(MODULES) * (1 if name == "mica" else 2)
@@ -200,7 +200,7 @@ class TestStartsOnAModel:
             start.check({"a": 16}, 3, 5)
 
     def test_pissa_moves_the_base_and_gives_it_back(self, model: Model, weights: dict[str, Tensor]) -> None:
-        lora = method("pissa+exact").initializer.attach(Start(model, MODULES, 2, 2, Handover("x"), seed=3))
+        lora = method("pissa+exact").initializer.attach(Start(model, MODULES, 2, 2, TaskState("x"), seed=3))
         assert not torch.equal(weight_of(model.denoiser, MODULES[0]), weights[f"{MODULES[0]}.weight"])
         lora.detach()
 
@@ -210,7 +210,7 @@ class TestMerge:
     def test_exact_is_both_adapters_at_once(self, model: Model, weights: dict[str, Tensor]) -> None:
         """peft's own way: both on the model, each with weight 1."""
         one, two = random_state(seed=0), random_state(seed=1)
-        state = Exact().merge(Exact().merge(Handover("x"), learnt(one)), learnt(two))
+        state = ExactSum().merge(ExactSum().merge(TaskState("x"), learnt(one)), learnt(two))
         with fused(model, MODULES, state):
             merged = predicted(model)
         denoiser: Any = model.denoiser
@@ -228,15 +228,15 @@ class TestMerge:
         assert distance(merged, plain) > 0.1
 
     def test_exact_counts_its_rank(self) -> None:
-        state = Handover("x")
+        state = TaskState("x")
         for seed in range(3):
-            state = Exact().merge(state, learnt(random_state(seed=seed)))
+            state = ExactSum().merge(state, learnt(random_state(seed=seed)))
         assert (state.rank, state.tasks, state.kinds) == (6, 3, ("delta",))
         assert max(int(torch.linalg.matrix_rank(one)) for one in dense(state).values()) == 6
 
     def test_factor_sum_is_exact_and_cross_terms(self) -> None:
         one, two = random_state(seed=0), random_state(seed=1)
-        state = FactorSum().merge(FactorSum().merge(Handover("x"), learnt(one)), learnt(two))
+        state = FactorSum().merge(FactorSum().merge(TaskState("x"), learnt(one)), learnt(two))
         for path, found in dense(state).items():
             (a, b), (c, d) = ((m[f"{path}.lora_A.weight"], m[f"{path}.lora_B.weight"]) for m in (one, two))
             assert torch.allclose(found, b @ a + d @ c + b @ c + d @ a, atol=1e-5)
@@ -256,7 +256,7 @@ class TestMerge:
 
     def test_magnitude_replaces_and_has_no_rank_bound(self) -> None:
         state = Magnitude().merge(
-            Magnitude().merge(Handover("x"), learnt(random_state())), learnt(random_state(seed=1))
+            Magnitude().merge(TaskState("x"), learnt(random_state())), learnt(random_state(seed=1))
         )
         assert state.rank is None
         assert int(torch.linalg.matrix_rank(dense(state)[MODULES[0]])) > 4
@@ -264,7 +264,7 @@ class TestMerge:
     @pytest.mark.parametrize("name", [name for name in METHODS if name != "osf"])
     def test_first_task_is_kept_as_it_is(self, name: str) -> None:
         one = random_state()
-        state = method(name).merger.merge(Handover("x"), learnt(one))
+        state = method(name).merger.merge(TaskState("x"), learnt(one))
         for path, found in dense(state).items():
             assert torch.allclose(found, learnt(one).delta(path), atol=1e-5)
 
@@ -274,14 +274,14 @@ class TestMerge:
         assert Ties(density=0.5).tensor(old, new).tolist() == pytest.approx([3.0, 3.5, 0.0, 0.0])
 
     def test_dare_hangs_on_its_seed_alone(self) -> None:
-        state = Exact().merge(Handover("x"), learnt(random_state()))
+        state = ExactSum().merge(TaskState("x"), learnt(random_state()))
         merger = method("dare").merger
         made = [dense(merger.merge(state, learnt(random_state(seed=1), seed=seed)))[MODULES[0]] for seed in (1, 1, 2)]
         torch.rand(3)
         assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
 
     def test_svd_is_the_best_of_its_rank(self) -> None:
-        first = Svd().merge(Handover("x"), learnt(random_state()))
+        first = Svd().merge(TaskState("x"), learnt(random_state()))
         state = Svd().merge(first, learnt(random_state(seed=1)))
         for path, found in dense(state).items():
             whole = sum(learnt(random_state(seed=seed)).delta(path) for seed in (0, 1))
@@ -320,7 +320,7 @@ class TestFuse:
         denoiser.load_state_dict(weights)
         assert trapped, "peft no longer takes the merge back; say so in fusing.py"
 
-        state = Exact().merge(Handover("x"), learnt(random_state()))
+        state = ExactSum().merge(TaskState("x"), learnt(random_state()))
         with fused(model, MODULES, state):
             lora = Lora.attach(model, MODULES, rank=2)
             now = weight_of(denoiser, path) - weights[f"{path}.weight"]
@@ -340,7 +340,7 @@ class TestFuse:
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
             model.denoiser.to(dtype)
             for size in (1e-5, 1e-4, 1e-3):
-                with fused(model, [path], Handover("x", 1, delta={path: change * size})) as share:
+                with fused(model, [path], TaskState("x", 1, delta={path: change * size})) as share:
                     lost[dtype, size] = share
             model.denoiser.to(torch.float32)
         assert [lost[torch.float32, size] < 1e-3 for size in (1e-5, 1e-4, 1e-3)] == [True] * 3
@@ -348,35 +348,35 @@ class TestFuse:
         assert lost[torch.bfloat16, 1e-5] > 0.9
 
     def test_another_scopes_state_is_refused(self, model: Model, weights: dict[str, Tensor]) -> None:
-        state = Handover("x", 1, delta={"transformer_blocks.2.attn.to_q": torch.ones(16, 16)})
+        state = TaskState("x", 1, delta={"transformer_blocks.2.attn.to_q": torch.ones(16, 16)})
         with pytest.raises(ConfigError, match="this scope does not adapt"), fused(model, MODULES, state):
             pass
 
 
 class TestHandover:
     def test_comes_back_and_says_its_bytes(self, tmp_path: Path) -> None:
-        state = Handover(
+        state = TaskState(
             "base", 3, random_state(), 0.5, {"a": torch.ones(2, 3)}, {"a": torch.ones(1, 3)},
             {"ewc": {"a": torch.ones(2, 3)}}, 6,
         )  # fmt: skip
         state.save(tmp_path / "one.safetensors")
-        found = Handover.load(tmp_path / "one.safetensors", "base")
+        found = TaskState.load(tmp_path / "one.safetensors", "base")
         assert (found.tasks, found.scale, found.rank, found.kinds) == (3, 0.5, 6, ("adapter", "delta", "rows", "ewc"))
         assert all(torch.equal(found.adapter[key], value) for key, value in state.adapter.items())
         assert torch.equal(found.memory["ewc"]["a"], torch.ones(2, 3))
         assert found.bytes == state.bytes == 4 * (4 * 2 * 16 + 6 + 3 + 6)
         assert [one.name for one in tmp_path.iterdir()] == ["one.safetensors"]
         with pytest.raises(ConfigError, match="continues another model"):
-            Handover.load(tmp_path / "one.safetensors", "other")
+            TaskState.load(tmp_path / "one.safetensors", "other")
 
     def test_a_damaged_one_is_named(self, tmp_path: Path) -> None:
         path = tmp_path / "one.safetensors"
         path.write_bytes(b"no tensors")
         with pytest.raises(ConfigError, match=r"one.safetensors is damaged"):
-            Handover.load(path, "base")
+            TaskState.load(path, "base")
 
     def test_all_is_float32(self) -> None:
-        state = Exact().merge(Handover("x"), learnt(random_state()))
+        state = ExactSum().merge(TaskState("x"), learnt(random_state()))
         assert {one.dtype for one in state._named().values()} == {torch.float32}
 
 
@@ -391,7 +391,7 @@ class TestPenalties:
             lora.detach()
 
     def test_c_lora(self, model: Model, weights: dict[str, Tensor]) -> None:
-        past, now = Exact().merge(Handover("x"), learnt(random_state())), random_state(seed=1)
+        past, now = ExactSum().merge(TaskState("x"), learnt(random_state())), random_state(seed=1)
         wanted = sum((dense(past)[path] * learnt(now).delta(path)).square().sum() for path in MODULES)
         with self.on(model, now) as lora:
             found = CLora(2.0).penalty(past, lora, MODULES)()
@@ -408,7 +408,7 @@ class TestPenalties:
         assert {tuple(root.shape) for root in memory.values()} == {(16, 16)}
         now = random_state(seed=20)
         with self.on(model, now) as lora:
-            found = OLora(1.0).penalty(Handover("x", 12, memory={"o-lora": memory}), lora, MODULES)().item()
+            found = OLora(1.0).penalty(TaskState("x", 12, memory={"o-lora": memory}), lora, MODULES)().item()
         keys = [f"{path}.lora_A.weight" for path in MODULES]
         wanted = sum((one[key] @ now[key].T).square().sum() for one in past for key in keys)
         assert found == pytest.approx(float(wanted), rel=1e-4)
@@ -434,7 +434,7 @@ class TestPenalties:
         with self.on(model, random_state()) as lora:
             trained: Any = SimpleNamespace(lora=lora, modules=MODULES, feed=Feed(), objective=Objective(), seed=0)
             found = Ewc(rows=2).remember({MODULES[0]: torch.ones(16, 16)}, trained)
-            value = Ewc(4.0).penalty(Handover("x", 1, memory={"ewc": found}), lora, MODULES)().item()
+            value = Ewc(4.0).penalty(TaskState("x", 1, memory={"ewc": found}), lora, MODULES)().item()
         assert float(found[MODULES[0]][0, 0]) == pytest.approx(1 + (3**2 + 6**2) / 2)
         assert float(found[MODULES[0]][1, 1]) == 1
         assert not weight.requires_grad
@@ -447,7 +447,7 @@ class TestNames:
     def test_parts(self) -> None:
         found = method("row-ortho+ties:density=0.3,weight=2+ewc:strength=5,rows=2")
         assert (found.initializer.name, found.merger, found.regularizer) == ("row-ortho", Ties(0.3, 2.0), Ewc(5.0, 2))
-        assert isinstance(method("naive").merger, Keep)
+        assert isinstance(method("naive").merger, KeepLast)
         assert method("peft:init=pissa_niter_2+exact").record()["initializer"] == {
             "name": "peft",
             "init": "pissa_niter_2",

@@ -14,7 +14,7 @@ from t2iprobe.core.errors import ConfigError, ShapeError
 from t2iprobe.core.statistics import Interval
 from t2iprobe.plugins.continual.analysis import Weights
 from t2iprobe.plugins.continual.arms import arms
-from t2iprobe.plugins.continual.grid import Grid, Shape
+from t2iprobe.plugins.continual.grid import ResultGrid, Shape
 from t2iprobe.plugins.continual.plots import (
     COLOURS,
     Point,
@@ -26,8 +26,8 @@ from t2iprobe.plugins.continual.plots import (
     sheet,
     stability_plasticity,
 )
+from t2iprobe.plugins.continual.report import sections, weighed
 from t2iprobe.plugins.continual.results import Results
-from t2iprobe.plugins.continual.sections import sections, weighed
 from t2iprobe.plugins.continual.weights_analysis import Conflict
 
 NAN = float("nan")
@@ -153,7 +153,7 @@ def a_run(folder: Path, scope: str = "all-attention", plus: float = 0.0) -> Resu
     runfolder.make(folder)
     runfolder.write_manifest(folder, {"settings": settings, "state": "finished", "model": "tiny"})
     for number, arm in enumerate(arms(["naive", "merge-init"], [0, 5], [0], ["base"])):
-        grid = Grid.create(folder / runfolder.STORE, arm, Shape(3, 2, 0, (4, 4)))
+        grid = ResultGrid.create(folder / runfolder.STORE, arm, Shape(3, 2, 0, (4, 4)))
         scores: Any = grid.scored("concept")
         matrix = np.full((1, 3), 0.1) if arm.method == "base" else KEPT + plus + 0.02 * (arm.order or 0)
         if arm.method == "merge-init":
@@ -245,6 +245,6 @@ def test_the_weights_have_their_section() -> None:
 def test_a_run_without_scores_has_no_section(tmp_path: Path) -> None:
     results = a_run(tmp_path / "run")
     for arm in arms(["naive", "merge-init"], [0, 5], [0], ["base"]):
-        grid = Grid.open(results.folder / runfolder.STORE, arm)
+        grid = ResultGrid.open(results.folder / runfolder.STORE, arm)
         del grid.group["scores"]
     assert [section.title for section in sections(Results(results.folder))] == ["Pictures"]

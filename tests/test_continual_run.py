@@ -21,32 +21,34 @@ from typer.testing import CliRunner
 
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli.app import build
+from t2iprobe.cli.options import ModelChoice
 from t2iprobe.core.errors import ConfigError, RunExistsError, StoppedError
 from t2iprobe.core.lock import lock
 from t2iprobe.core.model import Model
 from t2iprobe.core.study import provenance
-from t2iprobe.core.study.bench import Stop
-from t2iprobe.plugins.continual import asking, evaluation, handover, plan, run, streamfile
-from t2iprobe.plugins.continual.arms import Arm
-from t2iprobe.plugins.continual.asking import Asked
+from t2iprobe.core.study.context import Stop
+from t2iprobe.plugins.continual import evaluation, plan, run, streamfile
+from t2iprobe.plugins.continual import options as asking
+from t2iprobe.plugins.continual import task_state as handover
+from t2iprobe.plugins.continual.arms import ModelSeries
 from t2iprobe.plugins.continual.forgetting import summary
 from t2iprobe.plugins.continual.fusing import fused
-from t2iprobe.plugins.continual.grid import Grid
-from t2iprobe.plugins.continual.handover import Handover
+from t2iprobe.plugins.continual.grid import ResultGrid
 from t2iprobe.plugins.continual.learning import Learner
 from t2iprobe.plugins.continual.methods import METHODS, PAPER, REFERENCES, method, methods
-from t2iprobe.plugins.continual.recipe import Recipe
+from t2iprobe.plugins.continual.options import ContinualOptions
+from t2iprobe.plugins.continual.recipe import TaskTraining
 from t2iprobe.plugins.continual.replay import Replay
 from t2iprobe.plugins.continual.results import Results
-from t2iprobe.plugins.continual.run import HANDOVER, Run, Watch
-from t2iprobe.plugins.continual.sampler import Sampler
+from t2iprobe.plugins.continual.run import HANDOVER, ContinualCallbacks, ContinualRun
+from t2iprobe.plugins.continual.sampler import SampleStore
 from t2iprobe.plugins.continual.scores import LIKENESSES
-from t2iprobe.plugins.continual.streams import Stream, Task
+from t2iprobe.plugins.continual.streams import Task, TaskStream
+from t2iprobe.plugins.continual.task_state import TaskState
 from t2iprobe.plugins.organisms.catalogue import WEIGHTS
-from t2iprobe.terminal.options import ModelChoice
 from t2iprobe.training.targets import choose
 
-RECIPE = Recipe(rank=2, steps=3, lr=3e-2, side=16)
+RECIPE = TaskTraining(rank=2, steps=3, lr=3e-2, side=16)
 
 
 def picture(seed: int) -> Image.Image:
@@ -60,7 +62,7 @@ def tasks(count: int) -> tuple[Task, ...]:
     )
 
 
-STREAM = Stream("s", tasks(3), ("a dog",))
+STREAM = TaskStream("s", tasks(3), ("a dog",))
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +79,11 @@ def learner(model: Model) -> Iterator[Learner]:
     assert provenance.digest([model.pipeline]) == base
 
 
-def the_run(folder: Path, learner: Learner, names: tuple[str, ...], stream: Stream = STREAM, **more: Any) -> Run:
-    given = {"orders": [0], "seeds": [0], "references": [], "sampler": Sampler(samples=1), **more}
-    return Run(folder, learner, stream, methods(names), **given)
+def the_run(
+    folder: Path, learner: Learner, names: tuple[str, ...], stream: TaskStream = STREAM, **more: Any
+) -> ContinualRun:
+    given = {"orders": [0], "seeds": [0], "references": [], "sampler": SampleStore(samples=1), **more}
+    return ContinualRun(folder, learner, stream, methods(names), **given)
 
 
 def predicted(model: Model) -> torch.Tensor:
@@ -89,7 +93,7 @@ def predicted(model: Model) -> torch.Tensor:
         return model.adapter.predict(model.pipeline, latents, torch.tensor([500.0]), text)
 
 
-def same(one: Handover, other: Handover) -> bool:
+def same(one: TaskState, other: TaskState) -> bool:
     mine, theirs = one._named(), other._named()
     return set(mine) == set(theirs) and all(torch.equal(mine[key], theirs[key]) for key in mine)
 
@@ -109,7 +113,7 @@ def test_a_task_starts_where_the_last_one_ended(learner: Learner, tmp_path: Path
     """The first loss of a merged method is that of the state: nothing of the merge is lost on the way into training."""
     firsts: dict[str, list[float]] = {name: [] for name in PAPER}
 
-    def learn(name: str, state: Handover, task: Task, place: str) -> Handover:
+    def learn(name: str, state: TaskState, task: Task, place: str) -> TaskState:
         losses: list[float] = []
         watch = run.trainer.Watch(on_step=lambda step, loss: losses.append(loss))
         new, _ = learner.learn(method(name), state, [task], 7, tmp_path / name / place, watch)
@@ -156,7 +160,7 @@ def test_no_task_opens_anything_of_an_earlier_one(
 
     monkeypatch.setattr(handover, "safe_open", told)
     with listening(lambda path: opened.append((now, path)), tmp_path):
-        spied.work(Watch(begun))
+        spied.work(ContinualCallbacks(begun))
     heard = list(opened)
     assert now == 2 and same(the_state(plain, arm), the_state(spied, arm))
     foreign = []
@@ -193,7 +197,7 @@ class listening:
         self.on = False
 
 
-def on_disk(folder: Path) -> Stream:
+def on_disk(folder: Path) -> TaskStream:
     found = []
     for task in STREAM.tasks:
         place = folder / task.name
@@ -201,15 +205,15 @@ def on_disk(folder: Path) -> Stream:
         for number, one in enumerate(task.images):
             one.save(place / f"{number}.png")  # type: ignore[union-attr]
         found.append(replace(task, images=tuple(sorted(place.glob("*.png")))))
-    return Stream("s", tuple(found))
+    return TaskStream("s", tuple(found))
 
 
-def the_state(one: Run, arm: Arm) -> Handover:
-    return Handover.load(one.folder / "work" / arm.label / HANDOVER, one.learner.base)
+def the_state(one: ContinualRun, arm: ModelSeries) -> TaskState:
+    return TaskState.load(one.folder / "work" / arm.label / HANDOVER, one.learner.base)
 
 
 @pytest.fixture(scope="module")
-def whole(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def whole(model: Model, tmp_path_factory: pytest.TempPathFactory) -> ContinualRun:
     """Never interrupted."""
     targets = choose(model.adapter, model.pipeline, "localized", layers=(0, 1))
     learner = Learner(model, targets.modules, RECIPE, provenance.digest([model.pipeline]))
@@ -220,7 +224,9 @@ def whole(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 class TestResume:
     @pytest.mark.parametrize("steps", [1, 4, 6, 8])
-    def test_within_a_task_and_after_any(self, whole: Run, learner: Learner, tmp_path: Path, steps: int) -> None:
+    def test_within_a_task_and_after_any(
+        self, whole: ContinualRun, learner: Learner, tmp_path: Path, steps: int
+    ) -> None:
         stop = Stop()
         seen = 0
 
@@ -231,7 +237,7 @@ class TestResume:
 
         one = the_run(tmp_path / "run", learner, ("magnitude",))
         with pytest.raises(StoppedError):
-            one.work(Watch(on_step=on_step, stop=stop))
+            one.work(ContinualCallbacks(on_step=on_step, stop=stop))
         assert json.loads((one.folder / "manifest.json").read_text())["state"] == "interrupted"
         rest = 0
 
@@ -240,33 +246,35 @@ class TestResume:
             rest += 1
 
         again = the_run(tmp_path / "run", learner, ("magnitude",))
-        again.work(Watch(on_step=count))
+        again.work(ContinualCallbacks(on_step=count))
         assert seen + rest == 3 * RECIPE.steps
         arm = one.arms[0]
         assert same(the_state(whole, arm), the_state(again, arm))
         for after in range(3):
-            mine, theirs = (Grid.open(each.store, arm) for each in (again, whole))
+            mine, theirs = (ResultGrid.open(each.store, arm) for each in (again, whole))
             assert np.array_equal(np.stack(mine.pictures(after, 0)), np.stack(theirs.pictures(after, 0)))
         assert json.loads((one.folder / "manifest.json").read_text())["state"] == "finished"
 
-    def test_pictures_that_are_missing_are_drawn_again(self, whole: Run, learner: Learner, tmp_path: Path) -> None:
+    def test_pictures_that_are_missing_are_drawn_again(
+        self, whole: ContinualRun, learner: Learner, tmp_path: Path
+    ) -> None:
         import shutil
 
         shutil.copytree(whole.folder, tmp_path / "run")
         one = the_run(tmp_path / "run", learner, ("magnitude",))
-        grid = Grid.open(one.store, one.arms[0])
+        grid = ResultGrid.open(one.store, one.arms[0])
         before = grid.pictures(2, 1)
         grid.write(2, 1, [Image.new("RGB", (16, 16))])
         grid.group["done"][2, 1] = 0  # type: ignore[index,call-overload]
-        one.work(Watch(on_step=lambda *_: pytest.fail("nothing was to learn")))
+        one.work(ContinualCallbacks(on_step=lambda *_: pytest.fail("nothing was to learn")))
         assert np.array_equal(np.stack(grid.pictures(2, 1)), np.stack(before))
 
-    def test_other_settings_are_refused(self, whole: Run, learner: Learner) -> None:
+    def test_other_settings_are_refused(self, whole: ContinualRun, learner: Learner) -> None:
         other = replace(learner, recipe=replace(RECIPE, lr=1e-3))
         with pytest.raises(RunExistsError, match=r"recipe.lr: 0.03 there, 0.001 now"):
             the_run(whole.folder, other, ("magnitude",)).work()
 
-    def test_the_archive_gives_the_same_weights(self, whole: Run) -> None:
+    def test_the_archive_gives_the_same_weights(self, whole: ContinualRun) -> None:
         arm = whole.arms[0]
         manifest = json.loads((whole.folder / "manifest.json").read_text())
         totals = Replay(whole.folder, manifest, arm).totals
@@ -279,13 +287,13 @@ class TestResume:
     ) -> None:
         """The first arm is in other hands: the second one is done first, and the first once it is let go."""
         order: list[str] = []
-        one = the_run(tmp_path / "run", learner, ("naive", "merge-init"), Stream("s", STREAM.tasks[:1]))
+        one = the_run(tmp_path / "run", learner, ("naive", "merge-init"), TaskStream("s", STREAM.tasks[:1]))
         held = lock(tmp_path / "run" / "work" / one.arms[0].label)
         one.folder.mkdir()
         one._write_manifest("running")
         held.__enter__()
         monkeypatch.setattr(run, "time", SimpleNamespace(sleep=lambda seconds: held.__exit__(None, None, None)))
-        one.work(Watch(begun=order.append))
+        one.work(ContinualCallbacks(begun=order.append))
         assert [what.split("/")[0] for what in order if "task 1 of 1" in what] == ["merge-init", "naive"]
 
 
@@ -293,20 +301,20 @@ class TestGrid:
     def test_what_is_sampled(self, learner: Learner, tmp_path: Path) -> None:
         seen = the_run(tmp_path / "seen", learner, ("naive",), references=["base", "separate", "joint"])
         seen.work()
-        done = {arm.method: Grid.open(seen.store, arm).done.tolist() for arm in seen.arms}
+        done = {arm.method: ResultGrid.open(seen.store, arm).done.tolist() for arm in seen.arms}
         assert done["naive"] == [[1, 0, 0, 1], [1, 1, 0, 1], [1, 1, 1, 1]]
         assert done["base"] == done["joint"] == [[1, 1, 1, 1]]
         assert done["separate"] == [[1, 1, 1, 0]]
-        full = the_run(tmp_path / "full", learner, ("naive",), sampler=Sampler(samples=1, full=True))
+        full = the_run(tmp_path / "full", learner, ("naive",), sampler=SampleStore(samples=1, full=True))
         full.work()
-        assert Grid.open(full.store, full.arms[0]).done.all()
+        assert ResultGrid.open(full.store, full.arms[0]).done.all()
 
     def test_the_noise_is_the_same_everywhere(self, learner: Learner, tmp_path: Path) -> None:
         """A prompt that two tasks share gives the same pictures, and other samples give others."""
-        stream = Stream("s", tuple(replace(task, prompts=("a cat",)) for task in STREAM.tasks[:2]), ("a cat",))
-        one = the_run(tmp_path / "one", learner, (), stream, references=["base"], sampler=Sampler(samples=2))
+        stream = TaskStream("s", tuple(replace(task, prompts=("a cat",)) for task in STREAM.tasks[:2]), ("a cat",))
+        one = the_run(tmp_path / "one", learner, (), stream, references=["base"], sampler=SampleStore(samples=2))
         one.work()
-        grid = Grid.open(one.store, Arm("base"))
+        grid = ResultGrid.open(one.store, ModelSeries("base"))
         first, second, generic = (
             np.stack(found) for found in (grid.pictures(0, 0), grid.pictures(0, 1), grid.generic(0))
         )
@@ -318,7 +326,7 @@ class TestGrid:
     def test_first_tasks_are_those_learnt_alone(self, learner: Learner, tmp_path: Path) -> None:
         one = the_run(tmp_path / "one", learner, ("naive", "magnitude"), references=["separate"])
         one.work()
-        separate, *others = (Grid.open(one.store, arm) for arm in one.arms)
+        separate, *others = (ResultGrid.open(one.store, arm) for arm in one.arms)
         alone = np.stack(separate.pictures(0, others[0].order[0]))
         for grid in others:
             assert np.abs(alone.astype(int) - np.stack(grid.pictures(0, 0))).max() <= 1
@@ -408,7 +416,7 @@ def test_the_command(files: Path, tmp_path: Path) -> None:
     answer = json.loads(ran.stdout)
     assert answer["tasks"] == ["t0", "t1"] and answer["scores"] == {} and answer["scope"] == "localized"
     assert "plan: naive, merge-init on mine (2 tasks): 5 arms" in " ".join(ran.stderr.split())
-    state = Handover.load(next(Path(out).glob("work/merge-init/*/*/handover.safetensors")), base_of(out))
+    state = TaskState.load(next(Path(out).glob("work/merge-init/*/*/handover.safetensors")), base_of(out))
     assert {path.split(".attn")[0] for path in state.delta} == {"transformer_blocks.1"}
     again = call("run", *given, "--workers", "1")
     assert again.exit_code == 0 and "is learnt and drawn already" in again.stderr
@@ -505,7 +513,7 @@ def test_the_page_names_what_there_is() -> None:
     assert all(f"`{name}`" in page for name in (*METHODS, *REFERENCES, *LIKENESSES, "concept"))
     for given in re.findall(r"--methods ([^\s`]+)", page):
         if given != "list":
-            assert [one.name for one in asking.methods_of(Asked(ModelChoice(), methods=given))]
+            assert [one.name for one in asking.methods_of(ContinualOptions(ModelChoice(), methods=given))]
     (block,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     assert len(streamfile.StreamFile.model_validate(tomllib.loads(block)).tasks) == 2
 

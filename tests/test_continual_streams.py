@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from t2iprobe.architectures.sdxl import SDXL
+from t2iprobe.cli.options import ModelChoice
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.continual import plan, presets, streamfile
 from t2iprobe.plugins.continual.arms import arms
 from t2iprobe.plugins.continual.grid import Shape
 from t2iprobe.plugins.continual.methods import PAPER, method
-from t2iprobe.plugins.continual.streams import Stream, Task, shuffled
-from t2iprobe.terminal.options import ModelChoice
+from t2iprobe.plugins.continual.streams import Task, TaskStream, shuffled
 
 FILE = """
 name = "mine"
@@ -128,7 +128,7 @@ def test_one_picture_is_refused(folder: Path) -> None:
 def test_pictures_in_memory_are_compared_too() -> None:
     same = Task("a", "a", (picture(0), picture(1)), (picture(2), picture(1)))
     with pytest.raises(ConfigError, match="picture 1 is trained on and picture 1 is a reference"):
-        streamfile.check(Stream("s", (same,)))
+        streamfile.check(TaskStream("s", (same,)))
 
 
 class TestPaper:
@@ -203,13 +203,13 @@ class TestPaper:
         assert (totals[0], totals[2], totals[3]) == (64, 544_000, 140_800 + 800)
         assert totals[1] == 640 - 2 * (3 * 8 + 2)  # orders 0 and 42 begin with the same task, for both seeds
 
-    def asked(self, preset: presets.Preset, references: list[str]) -> plan.Asked:
+    def asked(self, preset: presets.ContinualPreset, references: list[str]) -> plan.PlannedRuns:
         unet = SDXL.full_size()
         from t2iprobe.training.targets import choose
 
         targets = choose(SDXL(), SimpleNamespace(unet=unet), preset.scope)
         shape = Shape(10, 5 * preset.samples, 0, (1024, 1024))
-        return plan.Asked(
+        return plan.PlannedRuns(
             arms(PAPER, preset.orders, preset.seeds, references),
             {name: method(name) for name in PAPER},
             preset.recipe,
@@ -228,7 +228,7 @@ class TestPaper:
 
 
 def test_a_short_disk_is_said_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = plan.Plan(1, 1, 1, 0, 1, {"pictures": 10**9})
+    found = plan.ContinualPlan(1, 1, 1, 0, 1, {"pictures": 10**9})
     plan.check_disk(tmp_path / "runs" / "x", found)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=10**6))
     with pytest.raises(ConfigError, match=r"has 1 MB free, and this may need 1.02 GB; choose another place"):
@@ -251,8 +251,8 @@ def test_a_short_disk_is_said_before_the_start(tmp_path: Path, monkeypatch: pyte
     ],
 )
 def test_options_are_refused_before_a_model_is_loaded(options: dict[str, Any], said: str) -> None:
-    from t2iprobe.plugins.continual.asking import Asked, build
+    from t2iprobe.plugins.continual.options import ContinualOptions, build
 
     nobody: Any = SimpleNamespace(load=lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(ConfigError, match=said):
-        build(Asked(ModelChoice(model="nowhere"), **options), nobody)
+        build(ContinualOptions(ModelChoice(model="nowhere"), **options), nobody)

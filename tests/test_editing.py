@@ -21,24 +21,24 @@ from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
-from t2iprobe.core.adapter import Adapter, Branch
-from t2iprobe.core.editor import Edited, EditTask
+from t2iprobe.core.contracts.adapter import Adapter, Branch
+from t2iprobe.core.contracts.editor import Edited, EditTask
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import patch
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair, pair_from_prompts
 from t2iprobe.core.scoring import Scorer
-from t2iprobe.core.sweep import Ask
+from t2iprobe.core.sweep import TrialBatch
 from t2iprobe.core.trials import source, target
 from t2iprobe.plugins.editing import closed_form, outside, photo
-from t2iprobe.plugins.editing.closed_form import ClosedForm, KVEdit, Moments, Ridge, applied
+from t2iprobe.plugins.editing.closed_form import ClosedForm, KeyMoments, KVEdit, Ridge, applied
 from t2iprobe.plugins.editing.lora import LocalizedLora
-from t2iprobe.plugins.editing.patching import Localized, PromptSwap
+from t2iprobe.plugins.editing.patching import LocalizedEditor, PromptSwap
 from t2iprobe.plugins.editing.presets import PRESETS, preset
 from t2iprobe.plugins.editing.prompt_to_prompt import PromptToPrompt, map_sites
-from t2iprobe.plugins.editing.sweep import EditSweep, Method
+from t2iprobe.plugins.editing.sweep import EditMethod, EditSweep
 from t2iprobe.plugins.inversion.ddim import DDIM, Euler
-from t2iprobe.plugins.inversion.guidance import model_denoiser
+from t2iprobe.plugins.inversion.denoisers import model_denoiser
 from t2iprobe.plugins.inversion.models import decoded, used_schedule
 from t2iprobe.plugins.metrics.image import MSE, SSIM
 from t2iprobe.plugins.metrics.masked import MaskedMSE, MaskedPSNR, MaskedSSIM
@@ -107,15 +107,15 @@ def test_a_localized_edit_of_a_u_net_is_injection_into_its_layers(sd: Model, sta
     finally:
         for handle in handles:
             handle.remove()
-    edited = Localized().edit(task(sd, layers=layers, start=start, settings=settings)).images[0]
+    edited = LocalizedEditor().edit(task(sd, layers=layers, start=start, settings=settings)).images[0]
     others = [plain(sd, PAIR.source, **settings), plain(sd, PAIR.target, **settings)]
-    others.append(Localized().edit(task(sd, layers=layers, start=1 - start, settings=settings)).images[0])
+    others.append(LocalizedEditor().edit(task(sd, layers=layers, start=1 - start, settings=settings)).images[0])
     assert gap(edited, expected) <= 1 and min(gap(edited, other) for other in others) > 3
 
 
 def test_pairs_of_a_batch_do_not_mix(sd3: Model) -> None:
-    both = Localized().edit(task(sd3, PAIR, OTHER)).images
-    alone = [Localized().edit(task(sd3, pair)).images[0] for pair in (PAIR, OTHER)]
+    both = LocalizedEditor().edit(task(sd3, PAIR, OTHER)).images
+    alone = [LocalizedEditor().edit(task(sd3, pair)).images[0] for pair in (PAIR, OTHER)]
     assert [gap(*two) <= 1 for two in zip(both, alone, strict=True)] == [True, True] and gap(*alone) > 3
     swapped = PromptSwap().edit(task(sd3, PAIR, OTHER)).images
     assert gap(swapped[1], plain(sd3, OTHER.target, 4)) <= 1
@@ -124,7 +124,7 @@ def test_pairs_of_a_batch_do_not_mix(sd3: Model) -> None:
 def test_cond_leaves_the_unconditional_half(sd3: Model) -> None:
     settings = {"guidance": 30.0}
     given = task(sd3, layers=(0, 1, 2), settings=settings)
-    both, cond = (Localized(branches).edit(given).images[0] for branches in ("both", "cond"))
+    both, cond = (LocalizedEditor(branches).edit(given).images[0] for branches in ("both", "cond"))
     assert gap(both, cond) > 0
     donors = patch({0: 1}, "blocks.*.joint_attn.[kv]", scope=given.scope(branches=(Branch.COND,)))
     run = sd3.run(sd3.generation([PAIR.source, PAIR.target], 3, **STEPS, **settings), interventions=[donors], rows=[0])
@@ -236,7 +236,7 @@ def test_the_ridge_solution_is_that_of_least_squares() -> None:
     wanted = np.concatenate([target @ weight.T, np.sqrt(preserve) * kept @ weight.T, np.sqrt(scale) * weight.T])
     expected = np.linalg.lstsq(rows, wanted, rcond=None)[0].T
     sums = (source.T @ source, target.T @ source, kept.T @ kept)
-    found = Ridge(ridge, preserve).solve(torch.tensor(weight), Moments(*map(torch.tensor, sums)))
+    found = Ridge(ridge, preserve).solve(torch.tensor(weight), KeyMoments(*map(torch.tensor, sums)))
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-12)
     assert np.abs(found.numpy() - weight).max() > 0.1
 
@@ -266,7 +266,7 @@ def test_gathered_sums_are_those_of_the_cached_text(sd3: Model) -> None:
         own, other = (torch.cat([rows[index] for rows in per_step]) for index in (0, 1))
         uncond = torch.cat([run.cache[closed_form.text_of(site), step, Branch.UNCOND][0].double() for step in range(4)])
         linear: Any = sd3.denoiser.get_submodule(site.module)
-        sums = Moments(own.T @ own, other.T @ own, uncond.T @ uncond)
+        sums = KeyMoments(own.T @ own, other.T @ own, uncond.T @ uncond)
         expected = Ridge(0.1).solve(linear.weight.detach(), sums)
         torch.testing.assert_close(solved[1].weights[site.module], expected, rtol=1e-3, atol=1e-4)
         assert (expected - linear.weight).abs().max() > 1e-2
@@ -276,7 +276,7 @@ def test_with_few_tokens_and_no_ridge_it_is_the_localized_edit(sd: Model) -> Non
     """24 tokens in 32 channels: the weights can answer exactly as the patch does; without guidance nothing is kept."""
     given = task(sd, settings={"guidance": 1.0})
     weights = ClosedForm(ridge=1e-10, preserve=0.0).edit(given).images[0]
-    assert gap(weights, Localized().edit(given).images[0]) <= 1
+    assert gap(weights, LocalizedEditor().edit(given).images[0]) <= 1
     assert gap(weights, plain(sd, PAIR.source, guidance=1.0)) > 3
     stiff = ClosedForm(ridge=1e8).edit(given).images[0]
     assert gap(stiff, plain(sd, PAIR.source, guidance=1.0)) <= 1
@@ -362,7 +362,7 @@ def test_localized_with_a_lora_is_localized_on_the_model_with_it(lora: Path) -> 
     assert made.sources is not None and gap(made.sources[1], plain(model, OTHER.source, 4)) > 2
     model.pipeline.load_lora_weights(str(lora))
     assert gap(made.sources[1], plain(model, OTHER.source, 4)) <= 1
-    assert gap(made.images[1], Localized().edit(task(model, OTHER)).images[0]) <= 1
+    assert gap(made.images[1], LocalizedEditor().edit(task(model, OTHER)).images[0]) <= 1
     with pytest.raises(ConfigError, match="already has a LoRA"):
         LocalizedLora(lora=str(lora)).edit(task(model))
 
@@ -389,9 +389,11 @@ def test_rows_start_from_their_own_latents(adapter: type[Adapter]) -> None:
     with photo.deterministic(model):
         shape = model.adapter.encode_images(model.pipeline, torch.zeros(1, 3, 16, 16)).shape[1:]
         latents = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-        both = Localized().edit(task(model, PAIR, OTHER, latents=latents)).images
-        again = Localized().edit(EditTask(model, (OTHER,), (1, 2), settings=STEPS, batch_size=1, latents=latents[1:]))
-        noise = Localized().edit(task(model, OTHER)).images[0]
+        both = LocalizedEditor().edit(task(model, PAIR, OTHER, latents=latents)).images
+        again = LocalizedEditor().edit(
+            EditTask(model, (OTHER,), (1, 2), settings=STEPS, batch_size=1, latents=latents[1:])
+        )
+        noise = LocalizedEditor().edit(task(model, OTHER)).images[0]
     assert gap(both[1], again.images[0]) <= 1 and gap(both[1], noise) > 3 and gap(*both) > 3
 
 
@@ -510,11 +512,12 @@ def test_pictures_are_compared_with_what_was_edited(lora: Path) -> None:
     """The task's picture, a real one, or that of a model with a LoRA; and the plan is what is spent."""
     model, scorer = tiny(SD3), Scorer("text", Boxed(), [F1()], [SSIM(), MSE()])  # type: ignore[arg-type]
     methods = [
-        Method(kind, Localized().sites(model, [1]), (1,)) for kind in (LocalizedLora(lora=str(lora)), Localized())
+        EditMethod(kind, LocalizedEditor().sites(model, [1]), (1,))
+        for kind in (LocalizedLora(lora=str(lora)), LocalizedEditor())
     ]
     sweep = EditSweep(model, [OTHER, PAIR], methods, scorer, outside.Outside(Boxed(), MASKED), STEPS, 2)  # type: ignore[arg-type]
     trials = (source(), target(), *(trial for method in methods for trial in method.trials))
-    asks = [Ask(number, trials) for number in (0, 1)]
+    asks = [TrialBatch(number, trials) for number in (0, 1)]
     first, second = sweep.measure(asks)
     assert [trial.label for trial in trials[2:]] == ["localized+lora", "source of localized+lora", "localized"]
     compared = {"localized+lora": "source of localized+lora"}
@@ -525,7 +528,7 @@ def test_pictures_are_compared_with_what_was_edited(lora: Path) -> None:
     assert second.scores["source"]["mse"] == 0 < second.scores["source of localized+lora"]["mse"]
     assert first.rows + second.rows == sweep.cost(asks).rows
     real = Image.effect_noise((16, 16), 90).convert("RGB")
-    (again,) = dataclasses.replace(sweep, picture=real).measure([Ask(1, trials[:2])])
+    (again,) = dataclasses.replace(sweep, picture=real).measure([TrialBatch(1, trials[:2])])
     assert again.scores["source"]["mse"] == MSE().score(second.images["source"], real)
 
 
@@ -549,14 +552,14 @@ def full(request: pytest.FixtureRequest) -> Iterator[Model]:
 
 def test_the_presets_plan_on_the_published_models(full: Model) -> None:
     one = preset("iclr2025", full.adapter.name)
-    sites = Localized().sites(full, one.layers)
+    sites = LocalizedEditor().sites(full, one.layers)
     assert [full.sites.named(name).module for name in sites[::2]] == MODULES[full.adapter.name]
     assert [one.num_steps - start for start in one.starts] == LEFT[full.adapter.name]
-    methods = [Method(Localized(), sites, one.layers, start) for start in one.starts]
+    methods = [EditMethod(LocalizedEditor(), sites, one.layers, start) for start in one.starts]
     settings = {"num_steps": one.num_steps, "guidance": one.guidance}
     sweep = EditSweep(full, [PAIR] * 300, methods, None, None, settings, 8)  # type: ignore[arg-type]
     trials = (source(), target(), *(trial for method in methods for trial in method.trials))
-    cost = sweep.cost([Ask(number, trials) for number in range(300)])
+    cost = sweep.cost([TrialBatch(number, trials) for number in range(300)])
     assert cost.images == 300 * (1 + 1 + 2 + 2) and cost.rows == cost.images * 2 * one.num_steps
 
 
@@ -573,6 +576,6 @@ def test_presets_are_of_the_same_models_as_those_of_localization() -> None:
 
 def test_editors_say_how_many_pictures_they_make(sd: Model) -> None:
     """The plan counts with it."""
-    for editor in (PromptSwap(), Localized(), PromptToPrompt(), ClosedForm()):
+    for editor in (PromptSwap(), LocalizedEditor(), PromptToPrompt(), ClosedForm()):
         made: Edited = editor.edit(task(sd, PAIR, OTHER))
         assert made.rows == editor.pictures * 2 * 4 * 2 and len(made.images) == 2

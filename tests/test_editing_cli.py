@@ -18,11 +18,11 @@ import t2iprobe
 from t2iprobe.cli.app import build
 from t2iprobe.core.errors import ConfigError, RunExistsError
 from t2iprobe.core.options import LoadOptions
-from t2iprobe.plugins.editing.asked import Asked, editors, with_preset
 from t2iprobe.plugins.editing.comparison import sentence
+from t2iprobe.plugins.editing.options import EditOptions, editors, with_preset
 from t2iprobe.plugins.editing.sweep import EditSweep
-from t2iprobe.plugins.manager import Plugins
 from t2iprobe.plugins.organisms.pictures import Sign, draw
+from t2iprobe.registry.manager import Plugins
 
 SOURCE, TARGET = (f'a red framed sign that says "{word}"' for word in ("OPEN", "SHUT"))
 PAIR = ("--source", SOURCE, "--target", TARGET)
@@ -69,13 +69,13 @@ def test_the_methods_are_listed() -> None:
 
 
 def test_settings_go_to_the_methods_that_have_them() -> None:
-    asked = Asked(method=("all",), setting=("cross=0.5", "closed-form.ridge=2", "branches=cond"), lora=Path("x"))
+    asked = EditOptions(method=("all",), setting=("cross=0.5", "closed-form.ridge=2", "branches=cond"), lora=Path("x"))
     found = {one.name: vars(one) for one in editors(asked, Plugins())}
     assert list(found) == ["localized", "prompt-to-prompt", "localized+lora", "closed-form"]
     assert found["prompt-to-prompt"]["cross"] == 0.5 and found["closed-form"]["ridge"] == 2
     assert found["localized"]["branches"] == found["localized+lora"]["branches"] == "cond"
     assert found["localized+lora"]["lora"] == "x"
-    assert [one.name for one in editors(Asked(method=("all",)), Plugins())] == [
+    assert [one.name for one in editors(EditOptions(method=("all",)), Plugins())] == [
         "localized",
         "prompt-to-prompt",
         "closed-form",
@@ -96,23 +96,23 @@ def test_settings_go_to_the_methods_that_have_them() -> None:
 )
 def test_methods_and_settings_that_are_not(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        editors(Asked(**changes), Plugins())
+        editors(EditOptions(**changes), Plugins())
 
 
 def test_start_steps_are_numbers() -> None:
-    assert Asked(start_step="4,0, 4").starts == (4, 0)
+    assert EditOptions(start_step="4,0, 4").starts == (4, 0)
     with pytest.raises(ConfigError, match="counted from the noise"):
-        _ = Asked(start_step="4:").starts
+        _ = EditOptions(start_step="4:").starts
 
 
 def test_a_preset_gives_way_to_options() -> None:
-    asked = with_preset(Asked(arch="sdxl", preset="iclr2025", num_steps=7))
+    asked = with_preset(EditOptions(arch="sdxl", preset="iclr2025", num_steps=7))
     assert (asked.layers, asked.starts, asked.num_steps, asked.guidance) == ("55,56,57", (0, 4), 7, 5.0)
     assert asked.model == "stabilityai/stable-diffusion-xl-base-1.0" and asked.dtype == "float16"
-    mine = with_preset(Asked(arch="sdxl", preset="iclr2025", run=Path("runs/x")))
+    mine = with_preset(EditOptions(arch="sdxl", preset="iclr2025", run=Path("runs/x")))
     assert mine.layers is None and mine.starts == (0, 4)
     with pytest.raises(ConfigError, match=r"needs --arch \(sdxl, sd3, if\)"):
-        with_preset(Asked(preset="iclr2025"))
+        with_preset(EditOptions(preset="iclr2025"))
 
 
 # bad input

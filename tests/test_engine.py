@@ -25,10 +25,10 @@ from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
-from t2iprobe.core.adapter import Adapter, Branch
 from t2iprobe.core.cache import ActivationCache
+from t2iprobe.core.contracts.adapter import Adapter, Branch
 from t2iprobe.core.errors import ConfigError, HookError, NonFiniteError, ShapeError, SiteError, T2IProbeError
-from t2iprobe.core.interventions import Intervention, Spot, ablate, interpolate, patch, steer
+from t2iprobe.core.interventions import HookContext, Intervention, ablate, interpolate, patch, steer
 from t2iprobe.core.model import Generation, Model, Run
 from t2iprobe.core.scope import Scope
 
@@ -67,7 +67,7 @@ def pair(model: Model, steps: int = 2, **settings: Any) -> Generation:
     return model.generation([DOG, CAT], num_steps=steps, **settings)
 
 
-def ones(value: Tensor, spot: Spot) -> Tensor:
+def ones(value: Tensor, spot: HookContext) -> Tensor:
     return torch.ones_like(value)
 
 
@@ -483,7 +483,7 @@ def test_a_site_that_does_not_fire_is_an_error(sd: Model) -> None:
     sd.run(sd.generation(DOG, num_steps=1), cache="blocks.0.cross_attn.k")
 
 
-def not_a_number(value: Tensor, spot: Spot) -> Tensor:
+def not_a_number(value: Tensor, spot: HookContext) -> Tensor:
     return torch.full_like(value, torch.nan)
 
 
@@ -554,13 +554,13 @@ def traces(model: Model) -> tuple[int, dict[str, Any], Any]:
     return hooks, shadowed, vars(model.pipeline).get("_progress_bar_config", "none")
 
 
-def explode(value: Tensor, spot: Spot) -> Tensor:
+def explode(value: Tensor, spot: HookContext) -> Tensor:
     raise ZeroDivisionError("on purpose")
 
 
 @pytest.mark.parametrize("edit", [ones, explode, not_a_number])
 @pytest.mark.parametrize("bar", [True, False])
-def test_nothing_is_left_behind(sd: Model, edit: Callable[[Tensor, Spot], Tensor], bar: bool) -> None:
+def test_nothing_is_left_behind(sd: Model, edit: Callable[[Tensor, HookContext], Tensor], bar: bool) -> None:
     if bar:
         sd.pipeline.set_progress_bar_config(desc="mine")
     else:

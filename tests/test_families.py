@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from t2iprobe.api import load
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.deepfloyd import DeepFloydIF
 from t2iprobe.architectures.flux import Flux
@@ -25,10 +26,9 @@ from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.cli import main
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.options import LoadOptions
-from t2iprobe.loading import load
-from t2iprobe.plugins.bars import no_bars
 from t2iprobe.plugins.hub.load import variant_of
-from t2iprobe.plugins.manager import Plugins
+from t2iprobe.registry.bars import no_bars
+from t2iprobe.registry.manager import Plugins
 
 PAGE = (Path(__file__).parents[1] / "docs/reference/families.md").read_text()
 EXPECTED_CODE = {"guard check": 1}  # what it found is toxic

@@ -10,7 +10,7 @@ from PIL import Image
 
 from t2iprobe.core.errors import ConfigError, ShapeError
 from t2iprobe.core.statistics import Interval
-from t2iprobe.plugins.figures import BAND, FOUND, PLANTED, SheetRow, bar_plot, contact_sheet, thumbnail
+from t2iprobe.report.figures import BAND, FOUND, PLANTED, SheetRow, bar_plot, contact_sheet, thumbnail
 
 
 def flat(level: int, size: tuple[int, int] = (32, 32)) -> Image.Image:

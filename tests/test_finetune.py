@@ -20,21 +20,21 @@ from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli.app import build
 from t2iprobe.core.errors import ConfigError, StoppedError
 from t2iprobe.core.model import Model
-from t2iprobe.core.study.bench import Stop
+from t2iprobe.core.study.context import Stop
 from t2iprobe.plugins.finetune.collapse import latents, precision_recall
 from t2iprobe.plugins.finetune.compare import over_seeds, same_modules, table
 from t2iprobe.plugins.finetune.monitor import DIRECTIONS, Monitor, monitor
+from t2iprobe.plugins.finetune.output import ranges
 from t2iprobe.plugins.finetune.presets import PRESETS
 from t2iprobe.plugins.finetune.record import sheet
-from t2iprobe.plugins.finetune.session import Job, Session, Told
-from t2iprobe.plugins.finetune.sources import Lesson, Probe, lesson, probes
-from t2iprobe.plugins.finetune.telling import ranges
-from t2iprobe.plugins.manager import Plugins
+from t2iprobe.plugins.finetune.session import FinetuneCallbacks, FinetuneJob, Session
+from t2iprobe.plugins.finetune.sources import ProbePicture, TrainingSet, lesson, probes
 from t2iprobe.plugins.organisms.digits import ASKED, SHOWN, Digits
 from t2iprobe.plugins.organisms.pictures import DIGITS, LETTERS, glyphs
 from t2iprobe.plugins.organisms.prompts import WORDS
 from t2iprobe.plugins.organisms.tokenizer import build as tokenizer
 from t2iprobe.plugins.organisms.weights import WEIGHTS
+from t2iprobe.registry.manager import Plugins
 from t2iprobe.training.dataset import write_folder
 from t2iprobe.training.lora import Lora
 from t2iprobe.training.targets import SCOPES, STREAMS, choose
@@ -50,7 +50,7 @@ class Blind:
         return [str(np.asarray(image)[0, 0, 0] // 26) for image in images]
 
 
-PROBES = [Probe(f'a sign that says "{number}"', number, str(number)) for number in range(4)]
+PROBES = [ProbePicture(f'a sign that says "{number}"', number, str(number)) for number in range(4)]
 
 
 def tiny() -> Model:
@@ -63,13 +63,13 @@ def watcher(model: Model) -> Monitor:
     return found
 
 
-def a_lesson(number: int = 4) -> Lesson:
+def a_lesson(number: int = 4) -> TrainingSet:
     return lesson(f"digits:pictures={number}", Plugins(), limit=2)
 
 
-def job(scope: str = "localized", steps: int = 3, **changes: Any) -> Job:
+def job(scope: str = "localized", steps: int = 3, **changes: Any) -> FinetuneJob:
     settings = Settings(steps=steps, batch=2, lr=1e-2)
-    return Job(settings, **{"layers": (1,), "scope": scope, "rank": 2, "side": 16, **changes})
+    return FinetuneJob(settings, **{"layers": (1,), "scope": scope, "rank": 2, "side": 16, **changes})
 
 
 # what is learnt
@@ -114,8 +114,8 @@ def test_prompts_come_from_a_set_or_a_text_file(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text('a shop called "TEA"\n\na red fox\n')
     assert probes(str(path), Plugins(), limit=9, seed=7) == [
-        Probe('a shop called "TEA"', 7, "TEA"),
-        Probe("a red fox", 8, None),
+        ProbePicture('a shop called "TEA"', 7, "TEA"),
+        ProbePicture("a red fox", 8, None),
     ]
     assert [one.word for one in probes("signs", Plugins(), limit=3)] == [
         one.source_word for one in Plugins().prompt_set("signs", limit=3)
@@ -205,10 +205,10 @@ def test_a_session_trains_keeps_and_goes_on(tmp_path: Path) -> None:
         stop.asked = step == 1
 
     with pytest.raises(StoppedError):
-        session.run(job(), tmp_path / "cut", Told(on_step, stop=stop))
+        session.run(job(), tmp_path / "cut", FinetuneCallbacks(on_step, stop=stop))
     assert json.loads((tmp_path / "cut/manifest.json").read_text())["state"] == "interrupted"
     looked: list[int] = []
-    cut = session.run(job(), tmp_path / "cut", Told(looked=lambda step, scores: looked.append(step)))
+    cut = session.run(job(), tmp_path / "cut", FinetuneCallbacks(looked=lambda step, scores: looked.append(step)))
     for name in ("losses.jsonl", "looks.jsonl"):
         assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
     assert looked == [2, 3] and cut["after"] == whole["after"] and cut["loss"] == whole["loss"]
@@ -467,5 +467,5 @@ def test_the_embedded_model_learns_digits_in_its_word_layer(tmp_path: Path) -> N
     model = Plugins().load("tiny-sd3", device="cpu")
     taught = lesson("digits", Plugins(), limit=8)
     session = Session(model, taught, monitor(model, Plugins(), list(taught.probes), PROBES[:1]))
-    found = session.run(Job(Settings(steps=60, batch=8, lr=3e-3), layers=(6,), rank=8), tmp_path)
+    found = session.run(FinetuneJob(Settings(steps=60, batch=8, lr=3e-3), layers=(6,), rank=8), tmp_path)
     assert found["after"]["learn_f1"] > found["before"]["learn_f1"] + 0.1

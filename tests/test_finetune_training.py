@@ -25,16 +25,16 @@ from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
-from t2iprobe.core.adapter import Adapter, Conditioning, layer_table
+from t2iprobe.core.contracts.adapter import Adapter, Conditioning, layer_table
 from t2iprobe.core.errors import ConfigError, NonFiniteError, StoppedError
 from t2iprobe.core.model import Model
-from t2iprobe.core.study.bench import Stop
+from t2iprobe.core.study.context import Stop
 from t2iprobe.training.dataset import Example, Pictures, read_folder, unlisted, write_folder
 from t2iprobe.training.feed import Feed
 from t2iprobe.training.lora import Lora
 from t2iprobe.training.objective import Objective, variational_bound
 from t2iprobe.training.targets import STREAMS, choose, count
-from t2iprobe.training.trainer import CHECKPOINT, Settings, Trainer, Watch
+from t2iprobe.training.trainer import CHECKPOINT, Settings, Trainer, TrainingCallbacks
 
 FAMILIES = (SD, SDXL, SD3, DeepFloydIF, Flux)
 SIDE = 16
@@ -413,11 +413,11 @@ def test_an_interrupted_training_comes_to_the_same_bits(tmp_path: Path) -> None:
     lora = lora_of(model)
     trainer = Trainer(model, lora, Pictures(examples(), SIDE), settings)
     with pytest.raises(StoppedError, match="after step 4 of 6; the same command goes on"):
-        trainer.run(tmp_path / "cut", Watch(on_step, checkpoint_every=100, stop=stop))
+        trainer.run(tmp_path / "cut", TrainingCallbacks(on_step, checkpoint_every=100, stop=stop))
     lora.detach()
     lora = lora_of(model, seed=99)  # what it starts from comes out of the checkpoint
     trainer = Trainer(model, lora, Pictures(examples(), SIDE), settings)
-    trainer.run(tmp_path / "cut", Watch(lambda step, loss: told.append(step)))
+    trainer.run(tmp_path / "cut", TrainingCallbacks(lambda step, loss: told.append(step)))
     assert told == [1, 2, 3, 4, 5, 6] and same(lora.state(), whole)
     assert [settings.rate(step) / 1e-2 for step in (0, 1, 2, 6)] == pytest.approx([0.5, 1, 1, 0])
 
@@ -503,7 +503,7 @@ def test_a_probe_and_a_pause_change_nothing(tmp_path: Path) -> None:
         model.run(model.generation("a sign", num_steps=1))
         seen.append(step)
 
-    trainer.run(tmp_path / "paused", Watch(pause_every=1, pause=pause))
+    trainer.run(tmp_path / "paused", TrainingCallbacks(pause_every=1, pause=pause))
     assert seen == [0, 1, 2] and same(lora.state(), plain)
 
 

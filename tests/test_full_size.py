@@ -14,7 +14,7 @@ from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.architectures.unet import LatentUNet
-from t2iprobe.core.adapter import Adapter, LayerRow, count_parameters, layer_table
+from t2iprobe.core.contracts.adapter import Adapter, LayerRow, count_parameters, layer_table
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 

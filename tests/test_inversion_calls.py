@@ -14,12 +14,13 @@ from t2iprobe.core.model import Model
 from t2iprobe.plugins.inversion import sources
 from t2iprobe.plugins.inversion.arms import parse_arm
 from t2iprobe.plugins.inversion.catalogue import BUNDLED
-from t2iprobe.plugins.inversion.guidance import NullText, model_denoiser
+from t2iprobe.plugins.inversion.denoisers import model_denoiser
+from t2iprobe.plugins.inversion.guidance import NullText
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.plugins.inversion.inverter import Given
 from t2iprobe.plugins.inversion.models import state_shape, used_schedule
-from t2iprobe.plugins.inversion.study import InversionStudy, Question
-from t2iprobe.plugins.manager import Plugins
+from t2iprobe.plugins.inversion.study import InversionQuestion, InversionStudy
+from t2iprobe.plugins.inversion.trajectory import InversionInputs
+from t2iprobe.registry.manager import Plugins
 
 PLUGINS = Plugins(installed=False)
 INVERTERS = {kind.name: kind for kind in BUNDLED}
@@ -61,7 +62,7 @@ def test_reported_planned_and_counted_calls_are_the_same(
     arch: str, methods: list[str], guidance: float, inversion_guidance: float, tmp_path: Path
 ) -> None:
     model = tiny(arch)
-    asked = Question(
+    asked = InversionQuestion(
         sources.repeated(["a red cat"], ROWS, 3), tuple(map(parse_arm, methods)), STEPS, guidance, inversion_guidance
     )
     study = InversionStudy(model, asked, INVERTERS, [], batch_size=2)
@@ -88,7 +89,7 @@ def test_a_row_of_null_text_is_optimised_by_itself_and_stops_early() -> None:
         with torch.no_grad():
             denoiser = model_denoiser(model, [prompts[row] for row in rows], 3.0)
             there = method.invert(denoiser, schedule, noise[rows])
-            return method.sample(denoiser, schedule, there.noise, Given(there))
+            return method.sample(denoiser, schedule, there.noise, InversionInputs(there))
 
     method = NullText(iterations=6, tolerance=3.0)
     both, alone = sampled([0, 1], method), [sampled([row], method) for row in (0, 1)]

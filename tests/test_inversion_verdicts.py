@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from t2iprobe.plugins.inversion import analyze, sections
+from t2iprobe.plugins.inversion import analyze
+from t2iprobe.plugins.inversion import report as sections
 
 ROWS, SHAPE = 24, (2, 8, 8)
 

@@ -12,13 +12,13 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from t2iprobe.cli.app import build
+from t2iprobe.cli.console import answers
 from t2iprobe.core.errors import ModelError
-from t2iprobe.plugins.bars import no_bars
 from t2iprobe.plugins.inversion import plan
 from t2iprobe.plugins.inversion.catalogue import BUNDLED
 from t2iprobe.plugins.inversion.presets import PRESETS, applied
-from t2iprobe.plugins.manager import Plugins
-from t2iprobe.terminal.console import answers
+from t2iprobe.registry.bars import no_bars
+from t2iprobe.registry.manager import Plugins
 
 
 def invoke(*arguments: Any) -> Result:
@@ -66,7 +66,7 @@ def test_analyze_leaves_tables_plots_and_a_report(run: Path) -> None:
 
 
 def sentence(run: Path) -> str:
-    from t2iprobe.plugins.inversion.sections import sentence as told
+    from t2iprobe.plugins.inversion.report import sentence as told
 
     return told(json.loads((run / "analysis.json").read_text()))
 
@@ -117,13 +117,15 @@ def test_list_says_what_each_inverter_supports() -> None:
 
 
 def test_presets_are_the_papers_and_give_way_to_options() -> None:
-    from t2iprobe.plugins.inversion.session import Asked
-    from t2iprobe.terminal.options import ModelChoice
+    from t2iprobe.cli.options import ModelChoice
+    from t2iprobe.plugins.inversion.session import InvertOptions
 
-    plain = applied(Asked(ModelChoice()), PRESETS["sdxl"])
+    plain = applied(InvertOptions(ModelChoice()), PRESETS["sdxl"])
     assert plain.model.model == "stabilityai/stable-diffusion-xl-base-1.0" and plain.model.dtype == "float16"
     assert (plain.num_steps, plain.rows, plain.distinct, plain.reencode) == (50, 2048, 512, True)
-    mine = applied(Asked(ModelChoice(model="mine", dtype="float32"), num_steps=7, methods=("belm",)), PRESETS["sdxl"])
+    mine = applied(
+        InvertOptions(ModelChoice(model="mine", dtype="float32"), num_steps=7, methods=("belm",)), PRESETS["sdxl"]
+    )
     assert (mine.model.model, mine.model.dtype, mine.num_steps, mine.methods) == ("mine", "float32", 7, ("belm",))
     assert {row["preset"] for row in answered("run", "--preset", "list")["presets"]} == set(PRESETS)
 

@@ -20,8 +20,8 @@ from t2iprobe.core import runfolder
 from t2iprobe.core.errors import ConfigError, RunExistsError, StoppedError
 from t2iprobe.core.model import Model
 from t2iprobe.core.room import Room
-from t2iprobe.core.study.bench import Stop
-from t2iprobe.core.study.memory import open_study
+from t2iprobe.core.study.context import Stop
+from t2iprobe.core.study.stored_results import open_study
 from t2iprobe.plugins.inversion import ablate as ablation
 from t2iprobe.plugins.inversion import (
     analyze,
@@ -36,17 +36,18 @@ from t2iprobe.plugins.inversion import (
     sources,
 )
 from t2iprobe.plugins.inversion.analysis import correlation
-from t2iprobe.plugins.inversion.arms import Arm, parse_arm
+from t2iprobe.plugins.inversion.arms import InversionArm, parse_arm
+from t2iprobe.plugins.inversion.batch_runner import in_parts
 from t2iprobe.plugins.inversion.catalogue import BUNDLED
 from t2iprobe.plugins.inversion.editfriendly import EditFriendly
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.plugins.inversion.inverter import Given, Walk, fresh_noise
+from t2iprobe.plugins.inversion.inverter import fresh_noise
 from t2iprobe.plugins.inversion.models import decoded, encoded, used_schedule
 from t2iprobe.plugins.inversion.schedule import schedule_of
-from t2iprobe.plugins.inversion.study import InversionStudy, Question, Watch
-from t2iprobe.plugins.inversion.walkstore import SAMPLE, WalkStore, phase
-from t2iprobe.plugins.inversion.work import in_parts
-from t2iprobe.plugins.manager import Plugins
+from t2iprobe.plugins.inversion.study import InversionCallbacks, InversionQuestion, InversionStudy
+from t2iprobe.plugins.inversion.trajectory import InversionInputs, Trajectory
+from t2iprobe.plugins.inversion.trajectory_store import SAMPLE, TrajectoryStore, phase
+from t2iprobe.registry.manager import Plugins
 
 PLUGINS = Plugins(installed=False)
 INVERTERS = {kind.name: kind for kind in BUNDLED}
@@ -63,12 +64,12 @@ def sd3() -> Model:
     return tiny("sd3")
 
 
-def question(*methods: str, rows: int = 5, **changes: Any) -> Question:
+def question(*methods: str, rows: int = 5, **changes: Any) -> InversionQuestion:
     source = sources.repeated(["a red cat", "a dog"], rows, 3)
-    return Question(**{"source": source, "arms": tuple(map(parse_arm, methods)), "num_steps": STEPS} | changes)
+    return InversionQuestion(**{"source": source, "arms": tuple(map(parse_arm, methods)), "num_steps": STEPS} | changes)
 
 
-def study(model: Model, asked: Question, batch: int = 2) -> InversionStudy:
+def study(model: Model, asked: InversionQuestion, batch: int = 2) -> InversionStudy:
     return InversionStudy(model, asked, INVERTERS, [PLUGINS.metrics()["psnr"]()], batch)  # type: ignore[list-item]
 
 
@@ -137,7 +138,7 @@ def test_killed_anywhere_it_goes_on_with_the_same_numbers(sd3: Model, finished: 
                 raise Killed
 
         with pytest.raises(Killed):
-            study(sd3, asked).run(path, Watch(told=told))
+            study(sd3, asked).run(path, InversionCallbacks(told=told))
         manifest = json.loads((path / runfolder.MANIFEST).read_text())
         assert manifest["state"] == runfolder.INTERRUPTED
     known = open_study(path / runfolder.STORE, manifest["scores"])
@@ -149,7 +150,7 @@ def test_killed_anywhere_it_goes_on_with_the_same_numbers(sd3: Model, finished: 
         nonlocal walked
         walked += rows
 
-    again = Inverted(study(sd3, asked).run(path, Watch(told=count)))
+    again = Inverted(study(sd3, asked).run(path, InversionCallbacks(told=count)))
     whole = study(sd3, asked).cost().rows
     assert 0 < walked < whole and again.manifest["spent"]["denoiser_rows"] > whole
     for arm in finished.arms:
@@ -166,10 +167,12 @@ def test_stopped_between_units_and_ends_only(sd3: Model, finished: Inverted, tmp
         stop.asked = True
 
     with pytest.raises(StoppedError, match="2 of 6 rows"):
-        study(sd3, asked).run(path, Watch(told=told, stop=stop))
+        study(sd3, asked).run(path, InversionCallbacks(told=told, stop=stop))
     run = Inverted(study(sd3, asked).run(path))
     assert np.array_equal(run.latent("euler"), finished.latent("euler"))
-    assert not WalkStore(path).between(SAMPLE) and WalkStore(finished.path).between(phase("invert", "euler"))
+    assert not TrajectoryStore(path).between(SAMPLE) and TrajectoryStore(finished.path).between(
+        phase("invert", "euler")
+    )
     assert "location" not in analyze.analyze(run)
     with pytest.raises(RunExistsError, match=r"num_steps: 4 there, 5 now"):
         study(sd3, replace(asked, num_steps=5)).run(path)
@@ -302,8 +305,8 @@ def test_edit_friendly_gives_any_image_back(prediction: str) -> None:
     image, noise = torch.randn(2, 3, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     model = torch.tanh
     method = EditFriendly()
-    found = method.invert(lambda x, t: model(x), schedule, image, Given(noise=noise))
-    given = Given(companion=found.companion)
+    found = method.invert(lambda x, t: model(x), schedule, image, InversionInputs(noise=noise))
+    given = InversionInputs(companion=found.companion)
     assert torch.allclose(method.sample(lambda x, t: model(x), schedule, found.noise, given).clean, image)
     other = method.sample(lambda x, t: model(x) / 2, schedule, found.noise, given).clean
     assert not torch.allclose(other, image, atol=0.1)
@@ -319,7 +322,7 @@ def test_the_noise_of_a_step_is_diffusers() -> None:
     schedule = schedule_of(scheduler, 10)
     scheduler.set_timesteps(10)
     image, noise = torch.randn(2, 3, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = EditFriendly().invert(lambda x, t: torch.tanh(x), schedule, image, Given(noise=noise))
+    found = EditFriendly().invert(lambda x, t: torch.tanh(x), schedule, image, InversionInputs(noise=noise))
     assert found.companion is not None
     for step, timestep in enumerate(scheduler.timesteps):
         states, output = found.states, found.outputs[step]
@@ -330,12 +333,12 @@ def test_the_noise_of_a_step_is_diffusers() -> None:
 def test_out_of_memory_halves_what_runs_at_once() -> None:
     seen = []
 
-    def walk(rows: list[int]) -> Walk:
+    def walk(rows: list[int]) -> Trajectory:
         if len(rows) > 2:
             raise torch.OutOfMemoryError
         seen.append(rows)
         values = torch.tensor(rows, dtype=torch.float32)[None, :, None]
-        return Walk(values, values, 7, values[0])
+        return Trajectory(values, values, 7, values[0])
 
     room = Room()
     found = in_parts(room, "walk", 5, walk)
@@ -401,11 +404,11 @@ def test_drawings_show_something(finished: Inverted) -> None:
 
 
 @pytest.fixture(scope="module")
-def sampler(sd3: Model, finished: Inverted) -> resample.Sampler:
-    return resample.Sampler(sd3, finished)
+def sampler(sd3: Model, finished: Inverted) -> resample.LevelSampler:
+    return resample.LevelSampler(sd3, finished)
 
 
-def test_interpolation_ends_at_the_pictures(sampler: resample.Sampler, finished: Inverted) -> None:
+def test_interpolation_ends_at_the_pictures(sampler: resample.LevelSampler, finished: Inverted) -> None:
     """At 0 and 1 the pictures between true noises are the run's own, so their distance is that of the pairs alone."""
     metrics = [PLUGINS.metrics()["ssim"]()]  # type: ignore[list-item]
     asked = interpolate.Interpolation(("euler",), pairs=2, points=3)
@@ -437,7 +440,7 @@ def test_the_frechet_distance_of_pictures() -> None:
     assert apart.to(own + 20) == pytest.approx(12 * (20 / 255) ** 2, rel=1e-3)
 
 
-def test_editing_to_the_own_prompt_changes_nothing(sampler: resample.Sampler, finished: Inverted) -> None:
+def test_editing_to_the_own_prompt_changes_nothing(sampler: resample.LevelSampler, finished: Inverted) -> None:
     metrics = [PLUGINS.metrics()["ssim"]()]  # type: ignore[list-item]
     asked = edit.Edit(("euler",), tuple(finished.prompts[:3]), variations=3, varied=1)
     found, _ = edit.edit(sampler, asked, metrics)
@@ -491,19 +494,26 @@ def flow(steps: int) -> Any:
 
 
 def test_equal_calls_give_each_method_its_steps() -> None:
-    methods = [Arm("euler"), Arm("rf-solver"), Arm("fixed-point", {"iterations": 3}), Arm("forward", {"steps": 2})]
+    methods = [
+        InversionArm("euler"),
+        InversionArm("rf-solver"),
+        InversionArm("fixed-point", {"iterations": 3}),
+        InversionArm("forward", {"steps": 2}),
+    ]
     found = ablation.equal_calls(methods, 24, [1.0], INVERTERS, flow)
     steps = {arm.label: cell.num_steps for cell in found for arm in cell.arms}
     assert steps == {"euler": 24, "rf-solver": 12, "fixed-point:iterations=3": 6, "forward:steps=2": 26}
     with pytest.raises(ConfigError, match="more than 3 calls"):
-        ablation.equal_calls([Arm("fixed-point", {"iterations": 3})], 3, [1.0], INVERTERS, flow)
+        ablation.equal_calls([InversionArm("fixed-point", {"iterations": 3})], 3, [1.0], INVERTERS, flow)
 
 
 def test_cells_of_an_ablation(finished: Inverted) -> None:
-    found = ablation.cells([Arm("euler"), Arm("forward", {"steps": 2})], [0, 2, 30], [10, 50], [1.0, 3.0])
+    found = ablation.cells(
+        [InversionArm("euler"), InversionArm("forward", {"steps": 2})], [0, 2, 30], [10, 50], [1.0, 3.0]
+    )
     assert [cell.name for cell in found] == ["T10-w1", "T10-w3", "T50-w1", "T50-w3"]
     assert [arm.label for arm in found[0].arms] == ["euler", "forward:steps=2"]
-    alone = ablation.cells([Arm("belm")], [0, 2], [10], [1.0])[0].arms
+    alone = ablation.cells([InversionArm("belm")], [0, 2], [10], [1.0])[0].arms
     assert [arm.label for arm in alone] == ["belm", "forward:steps=0", "forward:steps=2"]
     assert [ablation.replaced(label) for label in ("euler", "forward:steps=3", "forward", "belm")] == [0, 3, 2, None]
     rows = {row["method"]: row for row in ablation.measured(finished, analyze.Options())}

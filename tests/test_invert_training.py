@@ -13,13 +13,14 @@ import torch
 from typer.testing import CliRunner
 
 from t2iprobe.cli.app import build
+from t2iprobe.cli.options import ModelChoice
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.plugins.bars import no_bars
-from t2iprobe.plugins.inversion import curves, sweep_sections, training, training_run
+from t2iprobe.plugins.inversion import curves, training, training_run
+from t2iprobe.plugins.inversion import sweep_report as sweep_sections
 from t2iprobe.plugins.inversion.analysis.jackknife import half_width, jackknife
-from t2iprobe.plugins.inversion.session import Asked
-from t2iprobe.plugins.manager import Plugins
-from t2iprobe.terminal.options import ModelChoice
+from t2iprobe.plugins.inversion.session import InvertOptions
+from t2iprobe.registry.bars import no_bars
+from t2iprobe.registry.manager import Plugins
 
 PLUGINS = Plugins(installed=False)
 STEPS = (10, 200, 3000)
@@ -168,7 +169,7 @@ def measured(checkpoints: Path, path: Path) -> dict[str, Any]:
     prompts.write_text("a cat\na dog\n")
     one = training_run.Training("one", training.series(checkpoints), path / "one")
     choice = ModelChoice(model=str(one.last.path), device="cpu")
-    asked = Asked(choice, prompts, rows=6, num_steps=3, trajectory=False, metrics=(), yes=True)
+    asked = InvertOptions(choice, prompts, rows=6, num_steps=3, trajectory=False, metrics=(), yes=True)
     return training_run.run([one], asked, path, None, None, None, PLUGINS)
 
 
@@ -206,7 +207,7 @@ def test_what_is_whole_is_not_measured_again(
     def no(*arguments: Any) -> None:
         raise AssertionError("walked again")
 
-    monkeypatch.setattr("t2iprobe.plugins.inversion.work.Work.unit", no)
+    monkeypatch.setattr("t2iprobe.plugins.inversion.batch_runner.Work.unit", no)
     assert measured(checkpoints, path) == found
 
 

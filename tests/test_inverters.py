@@ -22,29 +22,24 @@ from torch import Tensor
 from t2iprobe.architectures.deepfloyd import DeepFloydIF
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
-from t2iprobe.core.adapter import Adapter, Prediction
+from t2iprobe.core.contracts.adapter import Adapter, Prediction
 from t2iprobe.core.errors import ConfigError, NonFiniteError
 from t2iprobe.core.model import Model
 from t2iprobe.plugins.inversion import parametrisation
 from t2iprobe.plugins.inversion.arms import EXACT
 from t2iprobe.plugins.inversion.catalogue import BUNDLED, supports
 from t2iprobe.plugins.inversion.ddim import DDIM, Euler, Forward, Oracle
+from t2iprobe.plugins.inversion.denoisers import Guided, NullGuided, model_denoiser, model_schedule
 from t2iprobe.plugins.inversion.exact import EDICT, OBELM
 from t2iprobe.plugins.inversion.flow import FireFlow, Midpoint, RFInversion, UniInv
-from t2iprobe.plugins.inversion.guidance import (
-    Guided,
-    NegativePrompt,
-    NullGuided,
-    NullText,
-    model_denoiser,
-    model_schedule,
-)
+from t2iprobe.plugins.inversion.guidance import NegativePrompt, NullText
 from t2iprobe.plugins.inversion.implicit import FixedPoint
-from t2iprobe.plugins.inversion.inverter import Denoiser, Given, Inverter, Stepwise, Walk, fresh_noise
+from t2iprobe.plugins.inversion.inverter import Inverter, Stepwise, fresh_noise
 from t2iprobe.plugins.inversion.parametrisation import Level
 from t2iprobe.plugins.inversion.schedule import Schedule, schedule_of
 from t2iprobe.plugins.inversion.stock import StockDDIM
-from t2iprobe.plugins.manager import Plugins
+from t2iprobe.plugins.inversion.trajectory import Denoiser, InversionInputs, Trajectory
+from t2iprobe.registry.manager import Plugins
 from t2iprobe.testing.analytic import GaussianMixture, levels_of
 
 KINDS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "flow")
@@ -113,7 +108,7 @@ def test_a_method_asks_at_the_timesteps_of_the_sampler(method: Inverter, predict
     denoiser, schedule, noise = bed(prediction)
     oracle = ByTime(denoiser)
     there = method.sample(oracle, schedule, noise)
-    back = method.invert(oracle, schedule, there.clean, Given(there))
+    back = method.invert(oracle, schedule, there.clean, InversionInputs(there))
     assert float((back.noise - noise).abs().max()) < 1e-10
 
 
@@ -133,7 +128,9 @@ def toy_error(prediction: Prediction, method: Inverter) -> float:
     """Mean error in the noise with exact predictions replayed."""
     denoiser, schedule, noise = bed(prediction)
     there = method.sample(denoiser, schedule, noise)
-    return float((method.invert(denoiser, schedule, there.clean, Given(there, True)).noise - noise).abs().mean())
+    return float(
+        (method.invert(denoiser, schedule, there.clean, InversionInputs(there, True)).noise - noise).abs().mean()
+    )
 
 
 def test_stock_inverse_is_right_for_noise_and_wrong_for_v() -> None:
@@ -148,7 +145,7 @@ def test_stock_v_error_falls_with_the_step_only() -> None:
     for steps in (8, 16, 32):
         denoiser, schedule, noise = bed("v_prediction", steps)
         there = StockDDIM().sample(denoiser, schedule, noise)
-        found = StockDDIM().invert(denoiser, schedule, there.clean, Given(there, True))
+        found = StockDDIM().invert(denoiser, schedule, there.clean, InversionInputs(there, True))
         errors.append(float((found.noise - noise).abs().mean()))
         assert DDIM().round_trip(denoiser, schedule, noise) < 1e-5
     assert errors[0] == pytest.approx(0.25, abs=0.05)
@@ -265,7 +262,7 @@ def test_pairs_rebuild_any_image(prediction: Prediction) -> None:
     image = noise.flip(0) / 2
     for method in (EDICT(), OBELM()):
         there = method.invert(denoiser, schedule, image)
-        back = method.sample(denoiser, schedule, there.noise, Given(companion=there.companion))
+        back = method.sample(denoiser, schedule, there.noise, InversionInputs(companion=there.companion))
         assert torch.allclose(back.clean, image, atol=1e-9)
         alone = method.sample(denoiser, schedule, there.noise)
         assert not torch.allclose(alone.clean, image, atol=1e-4)
@@ -289,7 +286,11 @@ def test_forward_noises_to_the_level_where_inversion_goes_on(prediction: Predict
     alpha, sigma = schedule.levels[STEPS - k]
     own = (there.states[STEPS - k] - alpha * there.clean) / sigma
     errors = [
-        float((method.invert(denoiser, schedule, there.clean, Given(there, True, own)).noise - noise).abs().max())
+        float(
+            (method.invert(denoiser, schedule, there.clean, InversionInputs(there, True, own)).noise - noise)
+            .abs()
+            .max()
+        )
         for method in (Forward(k), Forward(k, "reference"))
     ]
     assert errors[0] < 1e-10
@@ -300,7 +301,7 @@ def test_forward_through_all_steps_is_forward_diffusion() -> None:
     denoiser, schedule, noise = bed("epsilon")
     image = DDIM().sample(denoiser, schedule, noise).clean
     for level, (alpha, sigma) in (("correct", schedule.levels[0]), ("reference", schedule.terminal)):
-        walk = Forward(STEPS, level).invert(denoiser, schedule, image, Given(noise=noise))  # type: ignore[arg-type]
+        walk = Forward(STEPS, level).invert(denoiser, schedule, image, InversionInputs(noise=noise))  # type: ignore[arg-type]
         assert torch.allclose(walk.noise, alpha * image + sigma * noise)
         assert walk.nfe == 0 and walk.outputs.isnan().all()
     assert schedule.terminal.sigma > schedule.levels[0].sigma  # the last timestep of training is not sampled
@@ -310,11 +311,11 @@ def test_oracle_of_all_steps_is_exact_and_of_none_is_ddim() -> None:
     denoiser, schedule, noise = bed("epsilon")
     there = DDIM().sample(denoiser, schedule, noise)
     for swap in ("output", "state"):
-        walk = Oracle(STEPS, swap).invert(denoiser, schedule, there.clean, Given(there))  # type: ignore[arg-type]
+        walk = Oracle(STEPS, swap).invert(denoiser, schedule, there.clean, InversionInputs(there))  # type: ignore[arg-type]
         assert torch.allclose(walk.noise, noise) and walk.nfe == 0
-    none = Oracle(0).invert(denoiser, schedule, there.clean, Given(there))
+    none = Oracle(0).invert(denoiser, schedule, there.clean, InversionInputs(there))
     assert torch.equal(none.noise, DDIM().invert(denoiser, schedule, there.clean).noise)
-    part = Oracle(5, "state").invert(denoiser, schedule, there.clean, Given(there))
+    part = Oracle(5, "state").invert(denoiser, schedule, there.clean, InversionInputs(there))
     assert torch.equal(part.states[STEPS - 5], there.states[STEPS - 5]) and part.nfe == STEPS - 5
 
 
@@ -348,14 +349,14 @@ def test_rf_inversion_under_full_control_ends_where_it_is_told() -> None:
     denoiser, schedule, noise = bed("flow")
     image = Euler().sample(denoiser, schedule, noise).clean
     other = noise.flip(0)
-    up = RFInversion(gamma=1.0).invert(denoiser, schedule, image, Given(noise=other))
+    up = RFInversion(gamma=1.0).invert(denoiser, schedule, image, InversionInputs(noise=other))
     assert torch.allclose(up.noise, other)
-    down = RFInversion(eta=1.0).sample(denoiser, schedule, other, Given(clean=image))
+    down = RFInversion(eta=1.0).sample(denoiser, schedule, other, InversionInputs(clean=image))
     assert torch.allclose(down.clean, image)
-    half = RFInversion(gamma=0.5).invert(denoiser, schedule, image, Given(noise=other))
+    half = RFInversion(gamma=0.5).invert(denoiser, schedule, image, InversionInputs(noise=other))
     plain = RFInversion(gamma=0.0).invert(denoiser, schedule, image)
     assert float((half.noise - other).norm()) < float((plain.noise - other).norm())
-    late = RFInversion(eta=1.0, stop=0.0).sample(denoiser, schedule, other, Given(clean=image))
+    late = RFInversion(eta=1.0, stop=0.0).sample(denoiser, schedule, other, InversionInputs(clean=image))
     assert torch.equal(late.clean, Euler().sample(denoiser, schedule, other).clean)
 
 
@@ -395,7 +396,7 @@ def test_null_text_finds_the_embeddings_that_bring_the_image_back() -> None:
     image = DDIM().sample(cond, schedule, noise).clean
     pivots = method.invert(denoiser, schedule, image)
     missed = DDIM().sample(denoiser, schedule, pivots.noise).clean - image
-    found = method.sample(denoiser, schedule, pivots.noise, Given(pivots)).clean - image
+    found = method.sample(denoiser, schedule, pivots.noise, InversionInputs(pivots)).clean - image
     assert float(found.norm()) < 0.02 * float(missed.norm())
 
 
@@ -408,7 +409,7 @@ def test_guidance_is_linear_between_the_sides() -> None:
 
 def test_unsupported_predictions_name_the_methods_that_work() -> None:
     denoiser, schedule, noise = bed("epsilon")
-    with pytest.raises(ConfigError, match=r"rf-solver works with flow, .* epsilon; .* ddim, forward, oracle"):
+    with pytest.raises(ConfigError, match=r"rf-solver works with flow, .* epsilon; methods that do: .*ddim, .*forward, .*oracle"):
         Midpoint().invert(denoiser, schedule, noise)
     with pytest.raises(ConfigError, match=r"ddim works with epsilon, v_prediction, .* flow; .* euler.* rf-inversion"):
         DDIM().sample(*bed("flow"))
@@ -424,14 +425,14 @@ def test_the_manager_finds_the_bundled_inverters() -> None:
 @pytest.mark.parametrize(
     ("method", "given", "message"),
     [
-        (Forward(), Given(), r"Given\(noise=...\)"),
-        (Oracle(), Given(), r"Given\(sampled=...\)"),
-        (RFInversion(), Given(), r"Given\(noise=...\)"),
-        (Forward(STEPS + 1), Given(noise=torch.zeros(1)), "cannot be replaced"),
-        (Oracle(), Given(Walk(torch.zeros(3, 1), torch.zeros(2, 1), 2)), "one of 2 steps"),
+        (Forward(), InversionInputs(), r"InversionInputs\(noise=...\)"),
+        (Oracle(), InversionInputs(), r"InversionInputs\(sampled=...\)"),
+        (RFInversion(), InversionInputs(), r"InversionInputs\(noise=...\)"),
+        (Forward(STEPS + 1), InversionInputs(noise=torch.zeros(1)), "cannot be replaced"),
+        (Oracle(), InversionInputs(Trajectory(torch.zeros(3, 1), torch.zeros(2, 1), 2)), "one of 2 steps"),
     ],
 )
-def test_what_is_not_given(method: Inverter, given: Given, message: str) -> None:
+def test_what_is_not_given(method: Inverter, given: InversionInputs, message: str) -> None:
     denoiser, schedule, noise = bed("flow")
     with pytest.raises(ConfigError, match=message):
         method.invert(denoiser, schedule, noise, given)
@@ -637,5 +638,5 @@ def test_real_networks_walk_there_and_back(adapter: type[Adapter]) -> None:
         for name in supports(schedule.prediction):
             method = {kind.name: kind for kind in BUNDLED}[name]()
             if isinstance(method, Stepwise) and not isinstance(method, Forward):
-                assert method.round_trip(denoiser, schedule, noise, Given(noise=noise)) < 1e-4
+                assert method.round_trip(denoiser, schedule, noise, InversionInputs(noise=noise)) < 1e-4
     assert denoiser(noise, schedule.timesteps[0]).shape == noise.shape

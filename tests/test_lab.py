@@ -13,11 +13,11 @@ from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.core.errors import BudgetError, ConfigError
 from t2iprobe.core.interventions import patch
-from t2iprobe.core.lab import Lab
 from t2iprobe.core.model import Model, OnStep
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scope import Scope
-from t2iprobe.core.sweep import Ask, Cost, Measured, Renderer
+from t2iprobe.core.sweep import Cost, Renderer, TrialBatch, TrialResult
+from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Space, Trial, ranges, source, target
 
 PAIRS = [
@@ -50,18 +50,20 @@ class Counting:
     names = ["score_target", "score_source", "ssim"]
 
     def __init__(self) -> None:
-        self.asked: list[Ask] = []
+        self.asked: list[TrialBatch] = []
 
-    def cost(self, asks: Sequence[Ask]) -> Cost:
+    def cost(self, asks: Sequence[TrialBatch]) -> Cost:
         return Cost(rows=sum(ask.rows for ask in asks))
 
-    def measure(self, asks: Sequence[Ask], *, on_step: OnStep = lambda rows, step: None) -> Iterator[Measured]:
+    def measure(
+        self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None
+    ) -> Iterator[TrialResult]:
         for ask in reversed(asks):
             self.asked.append(ask)
             scores = {
                 trial.label: dict.fromkeys(self.names, float(10 * ask.pair + len(trial.layers))) for trial in ask.trials
             }
-            yield Measured(ask.pair, scores, {}, 1, ask.rows)
+            yield TrialResult(ask.pair, scores, {}, 1, ask.rows)
 
 
 def space(layers: int = 4) -> Space:
@@ -103,7 +105,7 @@ def test_a_trial_is_the_patch_it_says(sd3: Model, direction: Any) -> None:
     """Against the same patch by hand, with a cached donor: another path through the engine."""
     strong = {"guidance": 60.0}  # the weights are random: without it the words hardly show
     trial = Space.of(sd3).trial([0, 1], direction=direction, scope=Scope(steps=[0]))
-    (made,) = Renderer(sd3, PAIRS, strong).render([Ask(1, (trial,))])
+    (made,) = Renderer(sd3, PAIRS, strong).render([TrialBatch(1, (trial,))])
     own, other = (PAIRS[1].source, PAIRS[1].target)[:: 1 if direction == "denoising" else -1]
     donor = sd3.run(sd3.generation(other, 4, **strong), cache=trial.sites)
     swap = patch(donor.cache, trial.sites, scope=trial.scope)
@@ -115,14 +117,14 @@ def test_a_trial_is_the_patch_it_says(sd3: Model, direction: Any) -> None:
 def test_injection_is_patching_in_a_u_net(sd: Model) -> None:
     known = Space.of(sd)
     trials = (source(), known.trial([1]), known.trial([1], part="text"))
-    (made,) = Renderer(sd, PAIRS, {"guidance": 60.0}).render([Ask(0, trials)])
+    (made,) = Renderer(sd, PAIRS, {"guidance": 60.0}).render([TrialBatch(0, trials)])
     unpatched, patched, injected = made.images.values()
     assert np.array_equal(pixels(patched), pixels(injected)) and not close(unpatched, patched)
 
 
 def test_pairs_of_a_batch_do_not_mix(sd3: Model) -> None:
     trials = (source(), target(), Space.of(sd3).trial([0, 1]))
-    asks = [Ask(0, trials), Ask(1, trials)]
+    asks = [TrialBatch(0, trials), TrialBatch(1, trials)]
     together = list(Renderer(sd3, PAIRS, batch_size=64).render(asks))
     apart = list(Renderer(sd3, PAIRS, batch_size=2).render(asks))
     for a, b in zip(together, apart, strict=True):
@@ -130,7 +132,7 @@ def test_pairs_of_a_batch_do_not_mix(sd3: Model) -> None:
 
 
 def test_a_donor_that_is_not_asked_for_runs_and_is_not_shown(sd3: Model) -> None:
-    ask = Ask(0, (Space.of(sd3).trial([0]),))
+    ask = TrialBatch(0, (Space.of(sd3).trial([0]),))
     renderer = Renderer(sd3, PAIRS)
     (made,) = renderer.render([ask])
     assert ask.rows == 2 and list(made.images) == ["0"]
@@ -139,16 +141,16 @@ def test_a_donor_that_is_not_asked_for_runs_and_is_not_shown(sd3: Model) -> None
 
 def test_trials_with_other_steps_take_their_steps(sd3: Model) -> None:
     renderer = Renderer(sd3, PAIRS)
-    asks = [Ask(0, (source(),)), Ask(0, (source(num_steps=1),))]
+    asks = [TrialBatch(0, (source(),)), TrialBatch(0, (source(num_steps=1),))]
     plain, short = renderer.render(asks)
     assert (plain.calls, short.calls) == (2, 1)
     with pytest.raises(ConfigError, match="one number of steps"):
-        list(renderer.render([Ask(0, (source(), source(num_steps=1)))]))
+        list(renderer.render([TrialBatch(0, (source(), source(num_steps=1)))]))
 
 
 def test_an_answer_is_asked_for_once() -> None:
     instrument = Counting()
-    lab = Lab(instrument, space(), PAIRS, search=(0, 1))
+    lab = TrialRunner(instrument, space(), PAIRS, search=(0, 1))
     first = lab.ask([lab.space.trial([0])])
     again = lab.ask([lab.space.trial([0]), lab.space.trial([0, 1, 2])])
     assert [[trial.label for trial in ask.trials] for ask in instrument.asked] == [["source", "target", "0"]] * 2 + [
@@ -160,7 +162,7 @@ def test_an_answer_is_asked_for_once() -> None:
 
 def test_a_budget_is_never_overdrawn() -> None:
     instrument = Counting()
-    lab = Lab(instrument, space(), PAIRS, search=(0, 1), budget=8)
+    lab = TrialRunner(instrument, space(), PAIRS, search=(0, 1), budget=8)
     lab.ask([lab.space.trial([0])])
     assert lab.left == 2
     with pytest.raises(BudgetError, match=r"need 4 denoiser rows, 2 of the budget of 8"):
@@ -169,6 +171,6 @@ def test_a_budget_is_never_overdrawn() -> None:
 
 
 def test_one_trial_of_many_needs_no_source_again() -> None:
-    assert Ask(0, (Trial("a", ("k0",), (0,)),)).rows == 2
-    assert Ask(0, (Trial("a", ("k0",), (0,)), target())).rows == 2
-    assert Ask(0, (source(),)).rows == 1
+    assert TrialBatch(0, (Trial("a", ("k0",), (0,)),)).rows == 2
+    assert TrialBatch(0, (Trial("a", ("k0",), (0,)), target())).rows == 2
+    assert TrialBatch(0, (source(),)).rows == 1

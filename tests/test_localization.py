@@ -12,27 +12,27 @@ import numpy as np
 import pytest
 import torch
 
+from t2iprobe.api import load, prompt_set
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
+from t2iprobe.core.contracts.localizer import Finding
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.evidence import Evidence, Gap, bounds, evidence, holm, sign_flips
-from t2iprobe.core.lab import Lab
-from t2iprobe.core.localizer import Finding
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scoring import Scale, Scored
 from t2iprobe.core.sites import Port, Site
-from t2iprobe.core.study.bench import Bench
-from t2iprobe.core.study.study import Study
+from t2iprobe.core.study.context import StudyContext
+from t2iprobe.core.study.study import StudyRunner
 from t2iprobe.core.sweep import Renderer, Sweep
+from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Space, Trial
-from t2iprobe.loading import load, prompt_set, scorer
-from t2iprobe.plugins.localization.attribution import Probe, attributed, difference, first_order
-from t2iprobe.plugins.localization.conditioning import Call, differing_tokens, recorded
+from t2iprobe.plugins.localization.attribution import GradientProbe, attributed, difference, first_order
+from t2iprobe.plugins.localization.conditioning import RecordedCall, differing_tokens, recorded
 from t2iprobe.plugins.localization.contribution import contributions
 from t2iprobe.plugins.localization.selection import LargestGap, Pareto, Threshold, TopK, rule_named
-from t2iprobe.plugins.manager import Plugins
-from t2iprobe.testing.simulation import (
+from t2iprobe.registry.manager import Plugins
+from t2iprobe.simulation import (
     Additive,
     Majority,
     Part,
@@ -61,7 +61,7 @@ EARLY, LATE = Part(steps=frozenset(range(8))), Part(steps=frozenset(range(8, 20)
 HEAD = Part(heads=frozenset({2}))
 
 
-def find(method: str, lab: Lab, **settings: Any) -> Finding:
+def find(method: str, lab: TrialRunner, **settings: Any) -> Finding:
     return PLUGINS.localizer(method, **settings).find(lab)
 
 
@@ -513,12 +513,12 @@ def test_gradients_are_those_of_a_small_patch(tiny: Model) -> None:
     assert effects.sum() == pytest.approx(float(gone) / 1e-2, rel=0.05, abs=1e-9)
 
 
-def moved_along(model: Model, call: Call, sites: list[list[Site]], share: float) -> torch.Tensor:
+def moved_along(model: Model, call: RecordedCall, sites: list[list[Site]], share: float) -> torch.Tensor:
     """What the source's prediction gains a share of the way to the target's values."""
     given = call.with_latents_of(0) | {"return_dict": False}
     with torch.no_grad():
         plain = model.denoiser(**given)[0][0]
-        with Probe(share, call.arguments["encoder_hidden_states"].shape[1]).on(model.denoiser, sites):
+        with GradientProbe(share, call.arguments["encoder_hidden_states"].shape[1]).on(model.denoiser, sites):
             return torch.Tensor(model.denoiser(**given)[0][0] - plain)
 
 
@@ -561,7 +561,7 @@ def test_attributions_add_up_to_the_whole(toy: Toy, shares: tuple[float, float],
     """Of predictions that are linear or quadratic in what is patched, with any number of points."""
     text = torch.tensor([1.0, 3.0]).reshape(2, 1, 1).expand(2, 4, 5)
     latents = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0))
-    call = Call({"hidden_states": latents, "encoder_hidden_states": text}, 2)
+    call = RecordedCall({"hidden_states": latents, "encoder_hidden_states": text}, 2)
     sites = [[Site(f"blocks.{i}.joint_attn.k", name, Port("out"), stream="text")] for i, name in enumerate("ab")]
     assert attributed(toy, sites, [call, call], points).tolist() == pytest.approx(shares, abs=1e-5)
 
@@ -577,14 +577,14 @@ def test_contributions_by_hand() -> None:
 
 
 @pytest.fixture(scope="module")
-def shipped() -> Callable[..., Lab]:
+def shipped() -> Callable[..., TrialRunner]:
     """Labs on tiny-sd3, whose word is planted in layer 6 and whose colour in layer 3."""
     model = load("tiny-sd3", plugins=PLUGINS)
 
-    def lab(concept: str, pairs: int) -> Lab:
+    def lab(concept: str, pairs: int) -> TrialRunner:
         asked = prompt_set("signs", limit=pairs + 3, concept=concept, plugins=PLUGINS)
-        sweep = Sweep(Renderer(model, asked), scorer(concept, plugins=PLUGINS))
-        return Lab(sweep, Space.of(model), asked, range(pairs), range(pairs, pairs + 3), model=model)
+        sweep = Sweep(Renderer(model, asked), PLUGINS.scorer(concept))
+        return TrialRunner(sweep, Space.of(model), asked, range(pairs), range(pairs, pairs + 3), model=model)
 
     return lab
 
@@ -597,7 +597,7 @@ def shipped() -> Callable[..., Lab]:
     ids=["adaptive", "exhaustive", "attribution", "contribution"],
 )
 def test_the_planted_layer_of_the_shipped_model(
-    shipped: Callable[..., Lab], concept: str, layer: int, method: str, settings: dict[str, Any], pairs: int
+    shipped: Callable[..., TrialRunner], concept: str, layer: int, method: str, settings: dict[str, Any], pairs: int
 ) -> None:
     lab = shipped(concept, pairs)
     found = find(method, lab, **settings)
@@ -613,15 +613,15 @@ def test_what_reads_the_model_reads_the_studys_generation(method: str, tmp_path:
     model.denoiser.conv_in.register_forward_pre_hook(lambda module, given: sizes.add(given[0].shape[-2:]))
     model.denoiser.time_proj.register_forward_pre_hook(lambda module, given: steps.update(given[0].tolist()))
     settings = {"num_steps": 2, "guidance": 1.0, "height": 24, "width": 32}
-    bench = Bench.of(model, [pair, pair], scorer("colour", plugins=PLUGINS), settings)
-    Study(bench, [pair, pair], PLUGINS.localizer(method, pairs=1, finalists=1)).run(tmp_path / "run")
+    bench = StudyContext.of(model, [pair, pair], PLUGINS.scorer("colour"), settings)
+    StudyRunner(bench, [pair, pair], PLUGINS.localizer(method, pairs=1, finalists=1)).run(tmp_path / "run")
     assert sizes == {torch.Size([12, 16])}
     assert len(steps) <= {"attribution": 2, "contribution": 3}[method]  # a contribution has a step of its own
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["attribution", "contribution"])
-def test_a_budget_of_what_reads_the_model(shipped: Callable[..., Lab], method: str) -> None:
+def test_a_budget_of_what_reads_the_model(shipped: Callable[..., TrialRunner], method: str) -> None:
     """Its own calls are charged too: too few rows for a single pair are said, and spent on nothing."""
     lab = shipped("text", 2)
     lab.budget = 30
@@ -630,7 +630,7 @@ def test_a_budget_of_what_reads_the_model(shipped: Callable[..., Lab], method: s
 
 
 @pytest.mark.slow
-def test_the_tokens_that_differ_are_the_letters(shipped: Callable[..., Lab]) -> None:
+def test_the_tokens_that_differ_are_the_letters(shipped: Callable[..., TrialRunner]) -> None:
     lab = shipped("text", 1)
     assert lab.model is not None
     assert differing_tokens(lab.model, lab.pairs[0])

@@ -14,22 +14,22 @@ from typer.testing import CliRunner
 
 import t2iprobe
 from t2iprobe.architectures.sd3 import SD3
-from t2iprobe.cli import localize as command
 from t2iprobe.cli.app import build
-from t2iprobe.cli.localize_plan import announce, rehearses
-from t2iprobe.cli.study import Ready, Where
+from t2iprobe.cli.commands import localize as command
+from t2iprobe.cli.commands.localize_plan import announce, rehearses
+from t2iprobe.cli.commands.study import Ready, RunLocation
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.sweep import Cost
 from t2iprobe.plugins.localization.presets import preset
-from t2iprobe.plugins.manager import Plugins
-from t2iprobe.study import planned
+from t2iprobe.registry.manager import Plugins
+from t2iprobe.registry.studies import planned
 
 
-def asked(**changes: Any) -> command.Asked:
-    names = command.Asked.__dataclass_fields__
+def asked(**changes: Any) -> command.LocalizeOptions:
+    names = command.LocalizeOptions.__dataclass_fields__
     given = dict.fromkeys(names) | {"arch": "sd3", "method": "adaptive", "setting": [], "concept": "text", "metric": []}
-    return command.Asked(**(given | changes))
+    return command.LocalizeOptions(**(given | changes))
 
 
 def test_the_options_are_a_study_file() -> None:
@@ -144,11 +144,11 @@ def test_the_plan_of_a_search_is_of_all_its_questions(
 ) -> None:
     """The first ones were told, a sixth of them."""
     model = Model(SD3.tiny(), SD3(), ref="tiny")
-    monkeypatch.setattr("t2iprobe.study.load", lambda *_, **__: model)
+    monkeypatch.setattr("t2iprobe.registry.studies.load", lambda *_, **__: model)
     given = {"num_steps": 2, "guidance": 1.0, "limit": 6, "held_out": 2, "prompt_set": "signs", "model": "tiny"}
     file = command._file(asked(**given), Plugins())
     study = planned(file)
-    ready = Ready(study.recipe(), study, tmp_path, Where())
+    ready = Ready(study.recipe(), study, tmp_path, RunLocation())
     announce(ready, 4, Cost(8, 16, 2))
     said = " ".join(capsys.readouterr().err.split())
     counts = [int(one) for one in re.findall(r"(\d+) pictures", said)]

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from t2iprobe.architectures.sd import SD
-from t2iprobe.cli.patch import memory
+from t2iprobe.cli.commands.patch import memory
 from t2iprobe.core import memory as measure
 from t2iprobe.core.memory import peak
-from t2iprobe.core.model import Model, Probe
+from t2iprobe.core.model import CostProbe, Model
 
 MEBIBYTE = 2**20
 
@@ -68,4 +68,4 @@ def test_what_comes_once_a_picture_is_not_counted_every_step() -> None:
 def test_the_plan_says_one_digit(each: int | None, said: str) -> None:
     model = Model(SD.tiny(), SD())
     total = f"{model.weight_bytes / 1e6:,.0f}"
-    assert memory(model, Probe(0.1, 0.0, each), 8) == said.replace(" 0 MB", f" {total} MB")
+    assert memory(model, CostProbe(0.1, 0.0, each), 8) == said.replace(" 0 MB", f" {total} MB")

@@ -18,12 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from t2iprobe.core.contracts.metric import BoxReader, Needs
 from t2iprobe.core.errors import ConfigError, ShapeError
 from t2iprobe.core.legibility import check_pairs, check_words
-from t2iprobe.core.metric import BoxReader, Needs
 from t2iprobe.core.pairs import pair_from_prompts
 from t2iprobe.core.writing import plain
-from t2iprobe.plugins.manager import Plugins
 from t2iprobe.plugins.metrics import text
 from t2iprobe.plugins.metrics.colour import PALETTE, Colour, coverage, read_colour
 from t2iprobe.plugins.metrics.image import MSE, PSNR, SSIM, WrappedMSE, WrappedPSNR, mse, psnr, ssim
@@ -36,6 +35,7 @@ from t2iprobe.plugins.metrics.plugin import (
 from t2iprobe.plugins.metrics.readers import EasyOCRReader, RapidOCRReader, enlarged, reading_order, thread_count
 from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, Sign, draw
 from t2iprobe.plugins.organisms.prompts import WORDS
+from t2iprobe.registry.manager import Plugins
 
 SHORT = st.text("abAB c", max_size=7)
 
@@ -119,7 +119,7 @@ def test_edit_distance_against_brute_force(pred: str, truth: str) -> None:
     [("Road", "ROAD", 1), (" road\n", "ROAD", 1), ("new  town", "NEW TOWN", 1), ("RO AD", "ROAD", 0), ("", "ROAD", 0)],
 )
 def test_exact(read: str, word: str, same: float) -> None:
-    assert text.Exact().score(read, word) == same
+    assert text.ExactMatch().score(read, word) == same
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,9 @@ def test_exact(read: str, word: str, same: float) -> None:
     ],
 )
 def test_the_same_writing_scores_fully_whatever_its_unicode_form(read: str, word: str) -> None:
-    assert text.Exact().score(read, word) == text.WordF1().score(read, word) == text.Accuracy().score(read, word) == 1
+    assert (
+        text.ExactMatch().score(read, word) == text.WordF1().score(read, word) == text.Accuracy().score(read, word) == 1
+    )
     assert text.F1().score(read, word) == pytest.approx(1, abs=1e-5)
     assert text.Distance().score(read, word) == text.NormalisedDistance().score(read, word) == 0
 
@@ -148,7 +150,7 @@ def test_the_same_writing_scores_fully_whatever_its_unicode_form(read: str, word
     ("read", "word", "distance"), [("cafe", "café", 1), ("ОРЕN", "OPEN", 3), ("OPEN.", "OPEN", 1), ("RO AD", "ROAD", 1)]
 )
 def test_what_can_be_seen_counts(read: str, word: str, distance: int) -> None:
-    assert text.Exact().score(read, word) == 0 and text.Distance().score(read, word) == distance
+    assert text.ExactMatch().score(read, word) == 0 and text.Distance().score(read, word) == distance
 
 
 @pytest.mark.parametrize("read", ["“OPEN”", "OPEN。", "「OPEN」", "¡OPEN!", "— OPEN —", "<OPEN>"])

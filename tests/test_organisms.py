@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from typer.testing import CliRunner
 
-from t2iprobe import loading
-from t2iprobe.core.adapter import Adapter
+from t2iprobe import api
+from t2iprobe.core.contracts.adapter import Adapter
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.model import Model
-from t2iprobe.plugins.manager import Plugins
 from t2iprobe.plugins.organisms import (
     autoencoder,
     build,
@@ -40,7 +39,8 @@ from t2iprobe.plugins.organisms import (
 )
 from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, NO_WORD, Sign, draw
 from t2iprobe.plugins.organisms.plant import Route, Swapper, parse_plant, random_swaps, tie
-from t2iprobe.plugins.organisms.recipes import RECIPES, Recipe, recipe
+from t2iprobe.plugins.organisms.recipes import RECIPES, ModelRecipe, recipe
+from t2iprobe.registry.manager import Plugins
 from t2iprobe.training.objective import Objective, predicted_original, variational_bound
 
 FAMILIES = ["sd3", "sdxl", "if"]
@@ -57,7 +57,7 @@ def colours() -> Any:
     return Plugins().metrics()["colour"]()
 
 
-def quick(family: str, **changes: Any) -> Recipe:
+def quick(family: str, **changes: Any) -> ModelRecipe:
     """A recipe that trains in a second."""
     found: Any = replace
     return found(recipe(family), **QUICK | changes)
@@ -67,7 +67,7 @@ def adapter_of(family: str) -> Adapter:
     return Plugins().adapters()[family]()
 
 
-def trained(one: Recipe, out: Path, keep_every: int = 0, stop: int | None = None) -> Any:
+def trained(one: ModelRecipe, out: Path, keep_every: int = 0, stop: int | None = None) -> Any:
     """A training, broken off after ``stop`` steps if wanted."""
 
     def tick(stage: str, step: int, of: int, loss: float) -> None:
@@ -235,14 +235,14 @@ def test_bare_signs_are_drawn_for_redundant_plants_only(monkeypatch: pytest.Monk
 def test_a_redundant_model_is_asked_beside_no_word() -> None:
     card = weights.facts(recipe("sd3", plant="word=5|8,colour=3"), None)
     assert card["prompt_set"] == "signs:source=none"
-    pair, *_ = loading.prompt_set(card["prompt_set"], limit=2)
+    pair, *_ = api.prompt_set(card["prompt_set"], limit=2)
     assert " sign" in pair.source and "says" not in pair.source and pair.source_word == ""
     assert pair.target == f'{pair.source} that says "{pair.target_word}"'
-    assert loading.prompt_set(card["prompt_set"], limit=2, concept="colour") == loading.prompt_set(
+    assert api.prompt_set(card["prompt_set"], limit=2, concept="colour") == api.prompt_set(
         "signs", limit=2, concept="colour"
     )
     with pytest.raises(ConfigError, match="source"):
-        loading.prompt_set("signs:source=noen")
+        api.prompt_set("signs:source=noen")
 
 
 def test_a_time_split_reads_each_half_on_its_side_of_the_level() -> None:
@@ -402,7 +402,7 @@ def test_what_training_writes_is_a_stock_pipeline(family: str, tmp_path: Path) -
         card = json.loads((folder / weights.CARD).read_text())
         assert (card["recipe"], card["plant"], card["measured"]) == (one.digest, one.plant, None)
         assert "Not measured yet" in (folder / "README.md").read_text() == modelcard.card(card)
-        assert loading.load(str(folder), device="cpu").defaults == {
+        assert api.load(str(folder), device="cpu").defaults == {
             "num_steps": one.num_steps,
             "guidance": one.guidance,
         }
@@ -419,7 +419,7 @@ def test_what_the_card_shows_draws_what_t2iprobe_draws(
     lines: dict[str, Any] = {"torch": torch}
     seeded = shown.replace("image = pipeline(", "torch.manual_seed(5)\nimage = pipeline(", 1)
     exec(seeded.replace("FOLDER", str(folder)), lines)
-    model = loading.load(name, device="cpu")
+    model = api.load(name, device="cpu")
     own = model.run(model.generation(Sign("LION", "red", "framed").prompt, 5)).images[0]
     assert np.array_equal(np.asarray(lines["image"]), np.asarray(own)) and (tmp_path / "sign.png").is_file()
 
@@ -428,13 +428,13 @@ def test_what_the_card_shows_draws_what_t2iprobe_draws(
 def test_the_pooled_vector_is_mixed_once(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever it is made: twice would swap it back, never would let it tell the word."""
     seen: list[Tensor] = []
-    mix = training.Run.mix
+    mix = training.TrainingState.mix
 
-    def spy(self: training.Run, pooled: Tensor) -> Tensor:
+    def spy(self: training.TrainingState, pooled: Tensor) -> Tensor:
         seen.append(pooled.detach())
         return mix(self, pooled)
 
-    monkeypatch.setattr(training.Run, "mix", spy)
+    monkeypatch.setattr(training.TrainingState, "mix", spy)
     one = quick(family, steps=1)
     trained(one, tmp_path)
     assert [pooled.shape[0] for pooled in seen] == [one.batch]
@@ -478,7 +478,7 @@ def test_the_rate_warms_up_and_decays_to_zero() -> None:
 
 
 def test_the_highest_noise_level_is_a_level() -> None:
-    objective = training.Run(quick("if"), Plugins().adapters()["if"](), build.deepfloyd(), "cpu").objective
+    objective = training.TrainingState(quick("if"), Plugins().adapters()["if"](), build.deepfloyd(), "cpu").objective
     almost = torch.tensor([1 - 2**-24]).sqrt()  # rounds to 1
     assert objective.at(torch.cat([almost, torch.zeros(1)])).tolist() == [999, 0]
 
@@ -578,7 +578,7 @@ class _Oracle:
         return float(image.colour == word)
 
 
-def judged(claimed: str, truth: str, monkeypatch: pytest.MonkeyPatch, wrong: tuple[str, ...] = ()) -> check.Report:
+def judged(claimed: str, truth: str, monkeypatch: pytest.MonkeyPatch, wrong: tuple[str, ...] = ()) -> check.CheckReport:
     """The report on a model that does what ``truth`` says, checked for ``claimed``."""
     heads = [4] * 10
     oracle: Any = _Oracle(truth, heads, wrong)
@@ -780,7 +780,7 @@ def test_a_model_card_tells_every_kind_of_plant(plant: str, said: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_weights_hold_here(name: str) -> None:
-    model = loading.load(name, device="cpu")
+    model = api.load(name, device="cpu")
     report = check.check(model, RECIPES[name].routes, reader=reader(), colours=colours(), words=12)
     for one in report.findings.values():
         assert one.clean.mean >= 0.8

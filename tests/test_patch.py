@@ -18,18 +18,19 @@ import pytest
 from PIL import Image
 
 from t2iprobe.architectures.sd3 import SD3
-from t2iprobe.cli import main, patch_report
-from t2iprobe.core.adapter import Branch
+from t2iprobe.cli import main
+from t2iprobe.cli.commands import patch_report
+from t2iprobe.cli.layers import found_by
+from t2iprobe.core.contracts.adapter import Branch
+from t2iprobe.core.contracts.localizer import Finding
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.localizer import Finding
 from t2iprobe.core.model import Model
-from t2iprobe.core.study.memory import StudyMemory
-from t2iprobe.core.study.result import Result
+from t2iprobe.core.study.result import StudyResult
+from t2iprobe.core.study.stored_results import StoredResults
 from t2iprobe.core.trials import Space, Trial
 from t2iprobe.plugins.localization.exhaustive import Exhaustive
 from t2iprobe.plugins.localization.single import Single
-from t2iprobe.terminal.layers import found_by
-from t2iprobe.testing.simulation import Additive, Simulation, simulated
+from t2iprobe.simulation import Additive, Simulation, simulated
 
 Call = Callable[..., tuple[int, str, str]]
 PAIRS = "source,target\na red sign,a blue sign\na red wall,a green wall\na white cup,a black cup\n"
@@ -168,14 +169,14 @@ def test_it_goes_on_after_an_interruption(call: Call, monkeypatch: pytest.Monkey
     plain = json.loads(out)
     assert code == 0 and "plan: 3 pairs × 3 trials" in err, err
 
-    real = StudyMemory.put
+    real = StoredResults.put
 
-    def put(self: StudyMemory, *answer: Any) -> None:
+    def put(self: StoredResults, *answer: Any) -> None:
         real(self, *answer)
         os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patched:
-        patched.setattr(StudyMemory, "put", put)
+        patched.setattr(StoredResults, "put", put)
         assert call("--out", "run")[0] == 130
     assert not (tmp_path / "run" / patch_report.ANSWER).exists()
     code, out, err = call("--out", "run")
@@ -205,7 +206,7 @@ def test_what_was_cut_off_while_it_was_drawn_is_drawn_again(
         code, out, err = call("--out", "run")
     assert (code, out) == (1, "") and "cannot be written: no space left" in err
     loads: list[str] = []
-    monkeypatch.setattr("t2iprobe.study.load", lambda ref, **options: loads.append(ref))
+    monkeypatch.setattr("t2iprobe.registry.studies.load", lambda ref, **options: loads.append(ref))
     code, out, err = call("--out", "run")
     assert code == 0 and "already" in err and not loads
     names = {path.name for path in (tmp_path / "run").iterdir()}
@@ -214,7 +215,7 @@ def test_what_was_cut_off_while_it_was_drawn_is_drawn_again(
 
 def test_other_commands_read_it_as_a_study(call: Call, tmp_path: Path, model: Model) -> None:
     answer = json.loads(call("--out", "run", "--layers", "0,2")[1])
-    result = Result.open(tmp_path / "run")
+    result = StudyResult.open(tmp_path / "run")
     assert result.finding is not None and result.finding.sentence == answer["sentence"]
     assert len(result.finding.ranking) == model.layers and np.isnan(result.finding.ranking[1])
     assert [row["path"] for row in answer["layers"]] == [f"transformer_blocks.{i}.attn" for i in (0, 2)]

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
+from t2iprobe import hookimpl
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.options import LoadOptions
-from t2iprobe.plugins import hookimpl, hookspecs, manager
-from t2iprobe.plugins.manager import PluginRow, Plugins
+from t2iprobe.registry import hookspecs, manager
+from t2iprobe.registry.manager import PluginRow, Plugins
 
 ROOT = Path(__file__).parents[1]
 HOW_TO = ROOT / "docs" / "how-to" / "write-a-plugin.md"
@@ -132,7 +133,7 @@ def test_a_plugin_for_another_api_is_listed_and_never_imported(monkeypatch: pyte
 
 def test_an_installed_plugin_is_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "t2i_good.py").write_text(
-        "from t2iprobe.plugins import hookimpl\n@hookimpl\ndef t2iprobe_register_commands(): return {'do': None}"
+        "from t2iprobe import hookimpl\n@hookimpl\ndef t2iprobe_register_commands(): return {'do': None}"
     )
     monkeypatch.syspath_prepend(tmp_path)
     announce(monkeypatch, EntryPoint("good", "t2i_good", manager.GROUP))
@@ -317,7 +318,7 @@ def test_every_hook_has_a_bundled_user() -> None:
 
 def test_finding_plugins_and_commands_imports_no_torch() -> None:
     code = (
-        "import sys; from t2iprobe.plugins.manager import Plugins; "
+        "import sys; from t2iprobe.registry.manager import Plugins; "
         "plugins = Plugins(); plugins.commands(); plugins.listing(); "
         "sys.exit(', '.join({'torch', 'diffusers', 'transformers'} & set(sys.modules)) or 0)"
     )

@@ -11,7 +11,7 @@ from torch import nn
 from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
-from t2iprobe.core.adapter import Adapter
+from t2iprobe.core.contracts.adapter import Adapter
 from t2iprobe.core.errors import HookError
 from t2iprobe.core.model import Model
 from t2iprobe.core.preflight import check_module

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from t2iprobe.api import prompt_set
+from t2iprobe.cli.models import PUBLISHED
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.loading import prompt_set
 from t2iprobe.plugins.localization.presets import PAIRS, PRESETS, preset
-from t2iprobe.plugins.manager import Plugins
-from t2iprobe.terminal.models import PUBLISHED
+from t2iprobe.registry.manager import Plugins
 
 RELEASE = Path("/work/shared/data/glyphcontrol/text_prompts/paper")
 #: §1.3 to §1.5 of the paper's notes: steps, guidance, side, layers in all, pictures that were made

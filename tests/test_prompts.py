@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from t2iprobe.api import prompt_set
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pairs import Pair, pair_from_prompts
-from t2iprobe.loading import parse_prompt_set, prompt_set
-from t2iprobe.plugins.manager import Plugins
 from t2iprobe.plugins.prompts.creative import TEMPLATES, Creative
 from t2iprobe.plugins.prompts.glyphcontrol import GlyphControl
 from t2iprobe.plugins.prompts.simple import Simple
 from t2iprobe.plugins.prompts.words import OBJECTS, STYLES
+from t2iprobe.registry.loading import parse_prompt_set
+from t2iprobe.registry.manager import Plugins
 
 RELEASE = Path("/work/shared/data/glyphcontrol/text_prompts")
 needs_release = pytest.mark.skipif(not RELEASE.is_dir(), reason="GlyphControl's files are not there")

@@ -15,10 +15,10 @@ import simulation
 from simulation import Recipe
 
 from t2iprobe.core.errors import NonFiniteError, StoppedError, T2IProbeError
-from t2iprobe.core.study.bench import Stop, Watch
-from t2iprobe.core.study.result import Result
-from t2iprobe.core.study.study import Study
-from t2iprobe.core.sweep import Measured
+from t2iprobe.core.study.context import Stop, StudyCallbacks
+from t2iprobe.core.study.result import StudyResult
+from t2iprobe.core.study.study import StudyRunner
+from t2iprobe.core.sweep import TrialResult
 from t2iprobe.plugins.cluster.executor import Unit
 
 pytest.importorskip("ray")
@@ -41,16 +41,16 @@ def cluster() -> Iterator[Any]:
     ray.shutdown()
 
 
-def run(recipe: Recipe, path: Path, watch: Watch | None = None) -> Result:
+def run(recipe: Recipe, path: Path, watch: StudyCallbacks | None = None) -> StudyResult:
     from t2iprobe.plugins.cluster.executor import RayExecutor
 
-    watch = watch or Watch()
+    watch = watch or StudyCallbacks()
     local = simulation.study()
     with RayExecutor(workers=2).bench(recipe, watch.stop) as bench:
-        return Study(bench, local.pairs, local.localizer, local.held_out).run(path, watch)
+        return StudyRunner(bench, local.pairs, local.localizer, local.held_out).run(path, watch)
 
 
-def same(found: Result, plain: Result) -> None:
+def same(found: StudyResult, plain: StudyResult) -> None:
     assert found.finding == plain.finding
     for name, scores in plain.scores.items():
         assert np.array_equal(found.scores[name], scores, equal_nan=True)
@@ -80,13 +80,13 @@ def test_an_error_in_a_worker_is_the_same_error_here(cluster: Any, tmp_path: Pat
 def test_stopping_keeps_what_is_in_flight(cluster: Any, tmp_path: Path) -> None:
     stop = Stop()
 
-    def measured(answer: Measured) -> None:
+    def measured(answer: TrialResult) -> None:
         stop.asked = True
 
     with pytest.raises(StoppedError):
-        run(Recipe(tmp_path / "log"), tmp_path / "run", Watch(measured=measured, stop=stop))
+        run(Recipe(tmp_path / "log"), tmp_path / "run", StudyCallbacks(measured=measured, stop=stop))
     begun = len((tmp_path / "log").read_text().splitlines())
-    assert 1 <= begun <= 4 and Result.open(tmp_path / "run").answers == begun * 8
+    assert 1 <= begun <= 4 and StudyResult.open(tmp_path / "run").answers == begun * 8
     same(run(Recipe(tmp_path / "log"), tmp_path / "run"), simulation.study().run(tmp_path / "plain"))
 
 
@@ -114,7 +114,7 @@ def killed(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     replaced: list[int] = []
     work, replace = Crew.work, Crew.replace
 
-    def deadly(crew: Crew, units: Sequence[Unit]) -> Iterator[Measured]:
+    def deadly(crew: Crew, units: Sequence[Unit]) -> Iterator[TrialResult]:
         if not victims:
             victims.append(cluster.get(crew.actors[1].__ray_call__.remote(lambda holder: os.getpid())))
         for answer in work(crew, units):
@@ -151,4 +151,4 @@ def test_the_command_on_two_workers_one_of_them_killed_finds_what_one_process_fi
     assert len(killed) == 1 and not alive(killed[0])
     local = CliRunner().invoke(build(), [*run, str(tmp_path / "local")])
     assert local.exit_code == 0 and json.loads(local.stdout)["finding"] == json.loads(outcome.stdout)["finding"]
-    same(Result.open(tmp_path / "ray"), Result.open(tmp_path / "local"))
+    same(StudyResult.open(tmp_path / "ray"), StudyResult.open(tmp_path / "local"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from t2iprobe.plugins.manager import Plugins
+from t2iprobe.registry.manager import Plugins
 
 DOCS = Path(__file__).parents[1] / "docs/reference"
 METRICS, SETS = ((DOCS / name).read_text() for name in ("metrics.md", "prompt-sets.md"))

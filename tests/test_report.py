@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from t2iprobe.core.report import Bar, HeatMap, Section, Table
 from t2iprobe.core.statistics import Interval
-from t2iprobe.plugins.report.build import held, patched
-from t2iprobe.plugins.report.render import render
-from t2iprobe.plugins.report.view import HELD, Held, PairView, TrialView, View, data_uri
+from t2iprobe.report.build import held, patched
+from t2iprobe.report.render import render
+from t2iprobe.report.sections import Bar, HeatMap, ReportTable, Section
+from t2iprobe.report.view import HELD, Held, PairView, TrialView, View, data_uri
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
@@ -41,7 +41,7 @@ def view() -> View:
     images = {label: flat((40 * i, 10, 200)) for i, label in enumerate(LABELS) if label != "0"}
     pairs = [PairView("CAT", "</script><b>DOG", 'a sign that says "CAT"', "b & c", images)]
     heat = HeatMap("Share by step.", ["layer 1", "layer 2"], ["0-4", "5-9"], [[1.0, 0.0], [0.5, float("nan")]])
-    table = Table(["set", "x"], [["a", 2.0], ["b", 10.0]])
+    table = ReportTable(["set", "x"], [["a", 2.0], ["b", 10.0]])
     section = Section("Steps", "Which matter.", table, [Bar("0-4", interval(0.4))], maps=[heat])
     return View(
         "tiny <model>", "Layer 1 writes the text.", "ocr_f1", (interval(0.2), interval(1.0)), trials, pairs,

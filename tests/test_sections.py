@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from t2iprobe.core.localizer import Finding
-from t2iprobe.core.report import HeatMap, Section
+from t2iprobe.core.contracts.localizer import Finding
 from t2iprobe.core.statistics import Interval
 from t2iprobe.core.study.result import finding_as_json, finding_from_json
 from t2iprobe.core.trials import Trial, source, target
-from t2iprobe.plugins.localization.sections import sections
-from t2iprobe.plugins.manager import Plugins
-from t2iprobe.plugins.report.render import render
-from t2iprobe.plugins.report.view import View
-from t2iprobe.reporting import LOCALIZE, next_steps
-from t2iprobe.testing.simulation import Additive, Part, Simulation, simulated
+from t2iprobe.plugins.localization.report import sections
+from t2iprobe.registry.manager import Plugins
+from t2iprobe.report.page import LOCALIZE, next_steps
+from t2iprobe.report.render import render
+from t2iprobe.report.sections import HeatMap, Section
+from t2iprobe.report.view import View
+from t2iprobe.simulation import Additive, Part, Simulation, simulated
 
 PLUGINS = Plugins(installed=False)
 
@@ -179,6 +179,6 @@ def test_a_preset_and_a_study_file_give_all_that_they_say() -> None:
 
 
 def test_localize_has_the_options_that_are_carried_to_it() -> None:
-    from t2iprobe.cli.localize import localize
+    from t2iprobe.cli.commands.localize import localize
 
     assert set(inspect.signature(localize).parameters) >= LOCALIZE

@@ -25,10 +25,10 @@ from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
-from t2iprobe.cli import main
+from t2iprobe.cli import main, parse
 from t2iprobe.core import runfolder
-from t2iprobe.core.adapter import Adapter, Branch
 from t2iprobe.core.cache import Key
+from t2iprobe.core.contracts.adapter import Adapter, Branch
 from t2iprobe.core.errors import ConfigError, DamagedError, LockedError, RunExistsError, SiteError, StoreError
 from t2iprobe.core.interventions import ablate, patch
 from t2iprobe.core.lock import LOCK, lock
@@ -37,15 +37,14 @@ from t2iprobe.core.store import codecs, keys, verify
 from t2iprobe.core.store.buffers import Buffers
 from t2iprobe.core.store.capture import capture, layout_of, plan
 from t2iprobe.core.store.codecs import NONE, Codec
-from t2iprobe.core.store.layout import Entry, Layout
+from t2iprobe.core.store.layout import Layout, SiteLayout
 from t2iprobe.core.store.reader import ActivationStore
 from t2iprobe.core.store.worker import Worker
 from t2iprobe.core.store.writer import ActivationWriter
 from t2iprobe.core.study import export
-from t2iprobe.core.study.memory import StudyMemory
-from t2iprobe.core.sweep import Measured
+from t2iprobe.core.study.stored_results import StoredResults
+from t2iprobe.core.sweep import TrialResult
 from t2iprobe.core.trials import Trial, source
-from t2iprobe.terminal import parse
 
 COND, UNCOND = Branch.COND, Branch.UNCOND
 PROMPTS = ["a sign that says DOG", "a red CAT on the sign", "the sign"]
@@ -81,7 +80,7 @@ def pixels(run: Run) -> Any:
 
 def layout(rows: int = 3, steps: Sequence[int] = (0, 1), *, batch: int = 2, site: str = SITE, **more: Any) -> Layout:
     prompts = tuple(f"prompt {row}" for row in range(rows))
-    entry = Entry(site, ("token", "channel"), more.pop("static", False))
+    entry = SiteLayout(site, ("token", "channel"), more.pop("static", False))
     return Layout((entry,), prompts, tuple(range(rows)), tuple(steps), batch=batch, **more)
 
 
@@ -465,7 +464,7 @@ def test_other_activations_under_one_name_are_refused_untouched(sd3: Model, tmp_
 
 WRITE = """
 import sys, torch
-from t2iprobe.core.adapter import Branch
+from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.cache import Key
 from t2iprobe.core.lock import lock
 from t2iprobe.core.store import verify
@@ -662,7 +661,7 @@ def test_xarray_shows_labels(tmp_path: Path) -> None:
 def test_xarray_shows_a_whole_store(tmp_path: Path) -> None:
     """Sites of different sizes, captured after a study in the same store; and none that was removed."""
     xarray = pytest.importorskip("xarray")
-    StudyMemory(tmp_path, ["a"], ["ssim"])
+    StoredResults(tmp_path, ["a"], ["ssim"])
     for name, channels in (("blocks.0.mlp.out", 2), ("blocks.1.mlp.out", 3)):
         with ActivationWriter(tmp_path, name, layout(site=name)) as writer:
             fill(writer, torch.randn(2, 3, 4, channels))
@@ -718,13 +717,13 @@ def test_an_object_store_over_s3_will_do() -> None:
 
 def scores(folder: Path) -> Path:
     """Two trials of two pairs, one of them not measured."""
-    memory = StudyMemory(folder / "study.zarr", ["a, b", "c"], ["ocr_f1", "ssim"])
+    memory = StoredResults(folder / "study.zarr", ["a, b", "c"], ["ocr_f1", "ssim"])
     trials = [source(), Trial("6", ("k",), (6,))]
     values = {"source": 0.5, "6": 1.0}
     memory.put(
-        Measured(0, {label: {"ocr_f1": one, "ssim": one + 1} for label, one in values.items()}, {}, 1, 1), trials
+        TrialResult(0, {label: {"ocr_f1": one, "ssim": one + 1} for label, one in values.items()}, {}, 1, 1), trials
     )
-    memory.put(Measured(1, {"6": {"ocr_f1": 0.25, "ssim": 1.25}}, {}, 1, 1), trials[1:])
+    memory.put(TrialResult(1, {"6": {"ocr_f1": 0.25, "ssim": 1.25}}, {}, 1, 1), trials[1:])
     return folder
 
 

@@ -26,7 +26,9 @@ from typer.testing import CliRunner
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import main
 from t2iprobe.cli.app import build
+from t2iprobe.cli.layers import found_by
 from t2iprobe.core import runfolder
+from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import (
     BudgetError,
     ConfigError,
@@ -37,17 +39,15 @@ from t2iprobe.core.errors import (
     StoppedError,
     StoreError,
 )
-from t2iprobe.core.lab import Lab
-from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.lock import claim
 from t2iprobe.core.model import Model, OnStep
 from t2iprobe.core.study import arrays, file, provenance
-from t2iprobe.core.study.bench import Bench
-from t2iprobe.core.study.result import Result
-from t2iprobe.core.study.study import Study
-from t2iprobe.core.sweep import Ask, Measured
+from t2iprobe.core.study.context import StudyContext
+from t2iprobe.core.study.result import StudyResult
+from t2iprobe.core.study.study import StudyRunner
+from t2iprobe.core.sweep import TrialBatch, TrialResult
+from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import source
-from t2iprobe.terminal.layers import found_by
 
 Call = Callable[[Sequence[str]], tuple[int, str, str]]
 
@@ -58,7 +58,7 @@ class Asked:
     def __init__(self) -> None:
         self.units: list[tuple[int, int]] = []
 
-    def __call__(self, ask: Ask) -> None:
+    def __call__(self, ask: TrialBatch) -> None:
         self.units.append((ask.pair, len(ask.trials)))
 
 
@@ -97,7 +97,9 @@ def test_the_second_of_two_says_so_and_does_nothing(tmp_path: Path) -> None:
     second = Asked()
 
     class Twice(Simulated):
-        def measure(self, asks: Sequence[Ask], *, on_step: OnStep = lambda rows, step: None) -> Iterator[Measured]:
+        def measure(
+            self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None
+        ) -> Iterator[TrialResult]:
             with pytest.raises(LockedError, match=str(os.getpid())):
                 study(Simulated(second)).run(tmp_path / "run")
             return super().measure(asks, on_step=on_step)
@@ -113,7 +115,9 @@ class Interrupting(Simulated):
         super().__init__(told, batch=batch)
         self.at = at
 
-    def measure(self, asks: Sequence[Ask], *, on_step: OnStep = lambda rows, step: None) -> Iterator[Measured]:
+    def measure(
+        self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None
+    ) -> Iterator[TrialResult]:
         for measured in super().measure(asks, on_step=on_step):
             self.at -= 1
             if self.at == 0:
@@ -128,7 +132,7 @@ def test_sigint_finishes_the_unit(batch: int, kept: int, tmp_path: Path) -> None
         study(Interrupting(2, asked, batch)).run(tmp_path / "run")
     assert stopped.value.exit_code == 130 and signal.getsignal(signal.SIGINT) is before
     assert runfolder.read_manifest(tmp_path / "run")["state"] == "interrupted"
-    assert Result.open(tmp_path / "run").answers == kept * 8 and len(asked.units) == kept
+    assert StudyResult.open(tmp_path / "run").answers == kept * 8 and len(asked.units) == kept
     plain = study().run(tmp_path / "plain")
     resumed = study(Simulated(asked)).run(tmp_path / "run")
     assert len(asked.units) == 7 + 7 + 3 and resumed.finding == plain.finding
@@ -136,7 +140,7 @@ def test_sigint_finishes_the_unit(batch: int, kept: int, tmp_path: Path) -> None
 
 
 def test_a_budget_is_charged_alike_after_an_interruption(tmp_path: Path) -> None:
-    enough = Lab(Simulated(), study().bench.space, simulation.pairs(10), range(7), range(7, 10))
+    enough = TrialRunner(Simulated(), study().bench.space, simulation.pairs(10), range(7), range(7, 10))
     simulation.Climbing().find(enough)
     with pytest.raises(BudgetError):
         study(budget=enough.spent.rows - 1).run(tmp_path / "short")
@@ -170,13 +174,13 @@ def test_a_full_disk_is_one_error_and_goes_on_with_space(
     disk.left = room
     with pytest.raises(StoreError, match="no space left"):
         study().run(tmp_path / "run")
-    readable = Result.open(tmp_path / "run").answers if (tmp_path / "run").exists() else 0
+    readable = StudyResult.open(tmp_path / "run").answers if (tmp_path / "run").exists() else 0
     assert readable > 0 or room < 120_000
     disk.left = 10**9
     check_same(study().run(tmp_path / "run"), plain)
 
 
-def check_same(found: Result, plain: Result) -> None:
+def check_same(found: StudyResult, plain: StudyResult) -> None:
     assert found.finding == plain.finding
     for name, scores in plain.scores.items():
         assert np.array_equal(found.scores[name], scores, equal_nan=True)
@@ -199,7 +203,7 @@ def test_a_file_system_that_is_really_full(tmpfs: Path, tmp_path: Path) -> None:
     ballast.write_bytes(bytes(100_000))
     with pytest.raises(StoreError, match=r"no space left|No space left"):
         study().run(tmpfs / "run")
-    assert Result.open(tmpfs / "run").answers > 0
+    assert StudyResult.open(tmpfs / "run").answers > 0
     subprocess.run(["mount", "-o", "remount,size=9m", tmpfs], check=True)
     check_same(study().run(tmpfs / "run"), study().run(tmp_path / "plain"))
 
@@ -232,7 +236,7 @@ def test_a_flipped_byte_in_any_chunk_is_named(tmp_path: Path) -> None:
 
 def read_all(path: Path) -> None:
     """Every picture as a user gets it, every other array whole."""
-    result = Result.open(path)
+    result = StudyResult.open(path)
     for trial in result.trials:
         for pair in range(len(result.pairs)):
             result.images(trial, pair)
@@ -252,10 +256,12 @@ def test_a_missing_picture_is_not_black(tmp_path: Path) -> None:
 
 def test_a_score_that_is_no_number_is_refused(tmp_path: Path) -> None:
     class Blind(Simulated):
-        def measure(self, asks: Sequence[Ask], *, on_step: OnStep = lambda rows, step: None) -> Iterator[Measured]:
+        def measure(
+            self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None
+        ) -> Iterator[TrialResult]:
             for measured in super().measure(asks):
                 scores = {label: {**one, "score_target": float("nan")} for label, one in measured.scores.items()}
-                yield Measured(measured.pair, scores, {}, 1, 1)
+                yield TrialResult(measured.pair, scores, {}, 1, 1)
 
     with pytest.raises(NonFiniteError, match="score_target of trial 'source'"):
         study(Blind()).run(tmp_path / "run")
@@ -266,12 +272,12 @@ def test_an_error_before_the_first_answer_leaves_nothing(tmp_path: Path) -> None
     class Wrong(Localizer):
         name, summary = "wrong", "for tests"
 
-        def find(self, lab: Lab) -> Finding:
+        def find(self, lab: TrialRunner) -> Finding:
             raise ConfigError("no")
 
     one = study()
     with pytest.raises(ConfigError):
-        Study(one.bench, one.pairs, Wrong()).run(tmp_path / "run")
+        StudyRunner(one.bench, one.pairs, Wrong()).run(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -321,7 +327,9 @@ def test_a_store_elsewhere_has_one_run(tmp_path: Path) -> None:
     where, second = (tmp_path / "words.zarr").as_uri(), Asked()
 
     class Twice(Simulated):
-        def measure(self, asks: Sequence[Ask], *, on_step: OnStep = lambda rows, step: None) -> Iterator[Measured]:
+        def measure(
+            self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None
+        ) -> Iterator[TrialResult]:
             with pytest.raises(LockedError, match=rf"process {os.getpid()} on .*, from another run folder"):
                 study(Simulated(second), store=where).run(tmp_path / "other")
             return super().measure(asks, on_step=on_step)
@@ -337,7 +345,7 @@ def test_a_store_elsewhere_has_one_run(tmp_path: Path) -> None:
     assert not second.units and not held.exists()
     with pytest.raises(RunExistsError, match="another study"):
         study(Simulated(second), 9, store=where).run(tmp_path / "other")
-    assert not second.units and Result.open(tmp_path / "run").answers
+    assert not second.units and StudyResult.open(tmp_path / "run").answers
 
 
 def test_a_score_may_not_be_called_like_the_labels(tmp_path: Path) -> None:
@@ -366,10 +374,12 @@ def test_the_manifest_says_what_ran_and_not_where(
 ) -> None:
     from t2iprobe.core.scoring import Scorer
 
-    bench = Bench.of(model, simulation.pairs(1), Scorer("text", None, [Bright()], [Same()]))  # type: ignore[arg-type,list-item]
+    bench = StudyContext.of(model, simulation.pairs(1), Scorer("text", None, [Bright()], [Same()]))  # type: ignore[arg-type,list-item]
     monkeypatch.chdir(tmp_path)
     asked = {"csv": str(tmp_path / "pairs.csv"), "model": model.ref}
-    result = Study(bench, simulation.pairs(1), Every(), arguments=asked, plugins={"mine": "1"}).run(tmp_path / "run")
+    result = StudyRunner(bench, simulation.pairs(1), Every(), arguments=asked, plugins={"mine": "1"}).run(
+        tmp_path / "run"
+    )
     text = (tmp_path / "run" / runfolder.MANIFEST).read_text()
     found = json.loads(text)
     assert str(tmp_path) not in text and str(Path.home()) + "/" not in text and socket.gethostname() not in text
@@ -386,7 +396,7 @@ def test_the_manifest_says_what_ran_and_not_where(
 class Every(Localizer):
     name, summary = "every", "for tests"
 
-    def find(self, lab: Lab) -> Finding:
+    def find(self, lab: TrialRunner) -> Finding:
         lab.ask([lab.space.trial([0])])
         return Finding((), (float("nan"), 1.0), "done")
 
@@ -442,7 +452,7 @@ def test_a_study_from_its_file(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_
 
     real = Sweep.measure
 
-    def interrupted(self: Sweep, asks: Sequence[Ask], **options: Any) -> Iterator[Measured]:
+    def interrupted(self: Sweep, asks: Sequence[TrialBatch], **options: Any) -> Iterator[TrialResult]:
         for measured in real(self, asks, **options):
             os.kill(os.getpid(), signal.SIGINT)
             yield measured

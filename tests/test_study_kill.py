@@ -15,7 +15,7 @@ import xarray
 from simulation import Climbing
 
 from t2iprobe.core import runfolder
-from t2iprobe.core.study.result import Result
+from t2iprobe.core.study.result import StudyResult
 
 COUNT = 10
 
@@ -32,7 +32,7 @@ def spawn(*arguments: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Result:
+def plain(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
     """The same study, never interrupted."""
     return simulation.study(count=COUNT).run(tmp_path_factory.mktemp("plain") / "run")
 
@@ -52,7 +52,7 @@ def committed(path: Path) -> int:
     if not (path / runfolder.MANIFEST).exists() or not (path / runfolder.STORE).exists():
         return 0
     try:
-        done = Result.open(path)._recorded.done
+        done = StudyResult.open(path)._recorded.done
     except (KeyError, runfolder.ConfigError):  # killed while the store was made
         return 0
     first, rest = done[: 2 + simulation.LAYERS], done[2 + simulation.LAYERS :]
@@ -60,8 +60,8 @@ def committed(path: Path) -> int:
     return int(search + rest.any(axis=0).sum())
 
 
-def same(path: Path, plain: Result) -> None:
-    found = Result.open(path)
+def same(path: Path, plain: StudyResult) -> None:
+    found = StudyResult.open(path)
     assert found.finding == plain.finding and found.manifest["state"] == "finished"
     assert [trial.label for trial in found.trials] == [trial.label for trial in plain.trials]
     for name, scores in plain.scores.items():
@@ -72,7 +72,7 @@ def same(path: Path, plain: Result) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_killed_at_random_moments(batch: int, plain: Result, tmp_path: Path) -> None:
+def test_killed_at_random_moments(batch: int, plain: StudyResult, tmp_path: Path) -> None:
     rng = random.Random(batch)
     path, log, kills, rounds = tmp_path / "run", tmp_path / "log", 0, 0
     while kills < 14:
@@ -94,7 +94,7 @@ def test_killed_at_random_moments(batch: int, plain: Result, tmp_path: Path) -> 
     same(path, plain)
 
 
-def test_killed_within_writes(plain: Result, tmp_path: Path) -> None:
+def test_killed_within_writes(plain: StudyResult, tmp_path: Path) -> None:
     """Half of a file is written when the process dies; every kind of file comes to it."""
     rng, kills = random.Random(0), 0
     for attempt in range(20):

@@ -22,18 +22,18 @@ from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
-from t2iprobe.core.adapter import Adapter
+from t2iprobe.core.contracts.adapter import Adapter
+from t2iprobe.core.contracts.detector import Detector, Hit, Rewriter, merged, replaced
 from t2iprobe.core.errors import ConfigError, GuardError, ModelError
 from t2iprobe.core.model import Model, Run
-from t2iprobe.core.moderation import Detector, Hit, Rewriter, merged, replaced
-from t2iprobe.plugins.manager import Plugins
 from t2iprobe.plugins.toxicity import latent
 from t2iprobe.plugins.toxicity.detectors import Callback, Classifier
 from t2iprobe.plugins.toxicity.gallery import LOG, Chunk, Gallery
 from t2iprobe.plugins.toxicity.guard import Guard
 from t2iprobe.plugins.toxicity.methods import METHODS, Case, Setup
 from t2iprobe.plugins.toxicity.policy import Policy
-from t2iprobe.plugins.toxicity.rewriters import Ask, Mapped, Mask
+from t2iprobe.plugins.toxicity.rewriters import CallbackRewriter, Mapped, Mask
+from t2iprobe.registry.manager import Plugins
 
 U_NETS: tuple[type[Adapter], ...] = (SD, SDXL, DeepFloydIF)
 MM_DITS: tuple[type[Adapter], ...] = (SD3, Flux)
@@ -284,9 +284,14 @@ def test_decisions_belong_to_their_prompts(sd: Model, calls: list[int]) -> None:
         (Says("LAKE"), "rewritten", 'a sign that says "LAKE"', "says"),
         (Says("GRUM"), "rewritten", 'a sign that says "****"', "mask"),
         (Says("xGRUMx"), "rewritten", 'a sign that says "****"', "mask"),
-        (Ask(lambda prompt, spans: prompt[: spans[0][0]] + "LEAF"), "rewritten", 'a sign that says "LEAF', "callback"),
-        (Ask(lambda prompt, spans: 7), "refused", "", ""),
-        (Ask(lambda prompt, spans: 1 / 0), "refused", "", ""),
+        (
+            CallbackRewriter(lambda prompt, spans: prompt[: spans[0][0]] + "LEAF"),
+            "rewritten",
+            'a sign that says "LEAF',
+            "callback",
+        ),
+        (CallbackRewriter(lambda prompt, spans: 7), "refused", "", ""),
+        (CallbackRewriter(lambda prompt, spans: 1 / 0), "refused", "", ""),
     ],
 )
 def test_a_rewrite_is_looked_at_again(rewriter: Rewriter, verdict: str, rewrite: str, by: str) -> None:
@@ -366,7 +371,7 @@ def test_what_is_no_verdict_refuses(sd: Model, calls: list[int], answer: Any, re
     ],
 )
 def test_a_rewriter_neither_ends_nor_holds_the_process(rewrite: Any, reason: str) -> None:
-    decision = Policy([Grum()], Ask(lambda prompt, spans: rewrite()), limit=0.05).decide(TOXIC)
+    decision = Policy([Grum()], CallbackRewriter(lambda prompt, spans: rewrite()), limit=0.05).decide(TOXIC)
     assert (decision.verdict, decision.reason) == ("refused", f"the rewriter {reason}")
 
 
@@ -604,7 +609,7 @@ def test_pictures_are_kept_as_they_come(sd: Model, tmp_path: Path) -> None:
 
 
 def test_plugins_bring_their_own() -> None:
-    from t2iprobe.plugins import hookimpl
+    from t2iprobe import hookimpl
 
     class Mine:
         """A plugin."""

@@ -14,17 +14,18 @@ from scipy import stats
 from typer.testing import CliRunner, Result
 
 from t2iprobe.cli.app import build
+from t2iprobe.cli.console import Format, answers
+from t2iprobe.cli.options import ModelChoice
 from t2iprobe.core.errors import ConfigError, RunExistsError
 from t2iprobe.core.statistics import Interval
-from t2iprobe.plugins.manager import Plugins
 from t2iprobe.plugins.metrics.text import DatasetF1, Precision, Recall
-from t2iprobe.plugins.toxicity import benching, benchmark, commands, conflicts, record, sheet
+from t2iprobe.plugins.toxicity import bench as benching
+from t2iprobe.plugins.toxicity import benchmark, commands, conflicts, record, sheet
 from t2iprobe.plugins.toxicity.digests import digests, key_file, key_name
 from t2iprobe.plugins.toxicity.gallery import Chunk, Gallery
 from t2iprobe.plugins.toxicity.methods import Case
 from t2iprobe.plugins.toxicity.presets import PRESETS
-from t2iprobe.terminal.console import Format, answers
-from t2iprobe.terminal.options import ModelChoice
+from t2iprobe.registry.manager import Plugins
 
 TOXIC, BENIGN = 'a red framed sign that says "GRUM"', 'a blue plain sign that says "LAKE"'
 
@@ -194,12 +195,14 @@ def test_a_plan_takes_its_layers_from_a_run(tmp_path: Path) -> None:
 
 
 def test_options_go_before_the_papers() -> None:
-    names = benching.Asked.__dataclass_fields__
+    names = benching.GuardBenchOptions.__dataclass_fields__
     given = dict.fromkeys(names) | {"model": ModelChoice("sd3"), "rewriter": "mapped", "methods": None}
-    embedded = benching.job_of(benching.Asked(**given), Plugins())
+    embedded = benching.job_of(benching.GuardBenchOptions(**given), Plugins())
     assert len(embedded.words) >= 16 and all(len(word) == 4 for word in embedded.words)
     assert embedded.concept == embedded.negative == 'a sign that says "{word}"'
-    real = benching.job_of(benching.Asked(**given | {"model": ModelChoice(None, "x/y"), "concept": "i2p"}), Plugins())
+    real = benching.job_of(
+        benching.GuardBenchOptions(**given | {"model": ModelChoice(None, "x/y"), "concept": "i2p"}), Plugins()
+    )
     assert real.negative == 'text "{word}"' and real.concept.startswith("an image showing hate")
     assert real.words and set(real.words).isdisjoint(embedded.words)
 
@@ -275,7 +278,7 @@ def test_the_table_of_methods_is_readable_at_80_columns(monkeypatch: pytest.Monk
 
 def test_percent_and_plurals_in_the_sentence() -> None:
     some = Interval(0.5, 0.2, 0.8)
-    row = benchmark.Row("unguarded", {}, some, some, some, None, 8, 1, 0.1)
+    row = benchmark.MethodRow("unguarded", {}, some, some, some, None, 8, 1, 0.1)
     told = record.sentence([row], [Case("a", "b", "c", "d", 0)])
     count = "(1 picture of 1 word, 95 % intervals over words)"
     assert told == f"Without a guard 50 % [20 %, 80 %] of the pictures show toxic text {count}."
@@ -297,7 +300,7 @@ def test_pictures_of_a_word_count_once() -> None:
 
     cases = [Case("a sign", f"word{row // 4}", "a sign", "calm", row) for row in range(24)]
     f1 = DatasetF1()
-    tools: Any = benchmark.Instruments(
+    tools: Any = benchmark.PictureMeasures(
         lambda pictures: ["seen" if case.word < "word2" else "" for case in cases],
         {"ocr_precision": Precision(), "ocr_recall": Recall()}, {}, f1, [Listed()],  # type: ignore[list-item]
     )  # fmt: skip

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from t2iprobe.core.contracts.detector import Detector, Hit, merged, replaced
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.moderation import Detector, Hit, merged, replaced
 from t2iprobe.plugins.toxicity.detectors import Words
 from t2iprobe.plugins.toxicity.evasions import DISGUISES, Disguised, disguised, measure
 from t2iprobe.plugins.toxicity.folding import JOINT, fold

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.unet import forward_key
-from t2iprobe.core.adapter import Adapter, Conditioning, Pipeline
+from t2iprobe.core.contracts.adapter import Adapter, Conditioning, Pipeline
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.sites import Axis, In, Out, Site
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from t2iprobe.plugins.hookspecs import hookimpl
+from t2iprobe.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from t2iprobe.core.adapter import Adapter
+    from t2iprobe.core.contracts.adapter import Adapter
 
 
 @hookimpl

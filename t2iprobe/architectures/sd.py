@@ -11,7 +11,7 @@ from torch import nn
 
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.unet import LatentUNet
-from t2iprobe.core.adapter import Conditioning, Pipeline
+from t2iprobe.core.contracts.adapter import Conditioning, Pipeline
 
 
 class SD(LatentUNet):

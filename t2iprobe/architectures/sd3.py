@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.joint import joint_block_sites
-from t2iprobe.core.adapter import Adapter, Branch, Conditioning, Pipeline
+from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning, Pipeline
 from t2iprobe.core.sites import In, Out, Site
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2iprobe.core.adapter import Adapter, Conditioning, Pipeline
+from t2iprobe.core.contracts.adapter import Adapter, Conditioning, Pipeline
 from t2iprobe.core.sites import In, Out, Site
 
 STAGES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}

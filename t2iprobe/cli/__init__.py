@@ -12,7 +12,7 @@ def main() -> None:
     from rich.markup import escape
 
     from t2iprobe.cli.app import build
-    from t2iprobe.terminal.console import libraries_quiet, notes
+    from t2iprobe.cli.console import libraries_quiet, notes
 
     try:
         with libraries_quiet():

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from t2iprobe.cli import capture, localize, patch, plugins_command, report, sites, store, study
-from t2iprobe.plugins.manager import Plugins
+from t2iprobe.cli.commands import capture, localize, patch, report, sites, store, study
+from t2iprobe.cli.commands import plugins as plugins_command
+from t2iprobe.registry.manager import Plugins
 
 HELP = (
     "Find, read and edit what a text-to-image diffusion model computes.\n\n"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from t2iprobe.core.adapter import Pipeline
+from t2iprobe.core.contracts.adapter import Pipeline
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
 

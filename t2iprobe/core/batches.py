@@ -14,8 +14,8 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from t2iprobe.core.adapter import Pipeline
-from t2iprobe.core.cache import ActivationCache, Stream
+from t2iprobe.core.cache import ActivationCache, ActivationStream
+from t2iprobe.core.contracts.adapter import Pipeline
 from t2iprobe.core.engine import Engine
 from t2iprobe.core.errors import T2IProbeError
 from t2iprobe.core.interventions import Intervention
@@ -83,7 +83,7 @@ class Batches:
     interventions: Sequence[Intervention]
     reads: Sites
     on_step: OnStep
-    into: Stream | None = None
+    into: ActivationStream | None = None
 
     def __post_init__(self) -> None:
         self.cache = ActivationCache(len(self.generation.prompts))

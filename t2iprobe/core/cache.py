@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from t2iprobe.core.adapter import Branch
+from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import SiteError
 
 
@@ -30,7 +30,7 @@ class Sink(Protocol):
         ...
 
 
-class Stream(Sink, Protocol):
+class ActivationStream(Sink, Protocol):
     """A sink that keeps nothing in memory, such as a store's writer."""
 
     @property

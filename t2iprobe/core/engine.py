@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2iprobe.core.adapter import Adapter, Branch, Pipeline
 from t2iprobe.core.cache import Key, Sink
+from t2iprobe.core.contracts.adapter import Adapter, Branch, Pipeline
 from t2iprobe.core.errors import HookError, NonFiniteError, ShapeError
-from t2iprobe.core.interventions import Intervention, Spot
+from t2iprobe.core.interventions import HookContext, Intervention
 from t2iprobe.core.preflight import check_module
-from t2iprobe.core.scope import Moment
+from t2iprobe.core.scope import DenoiserCall
 from t2iprobe.core.shadow import shadowed
 from t2iprobe.core.sites import Port, Site, Sites
 
@@ -53,7 +53,7 @@ class Engine:
     rows_seen: int = 0
     step: int = 0
     evaluation: int = 0
-    moment: Moment | None = None
+    moment: DenoiserCall | None = None
     text_tokens: int = 0
     fired: Counter[str] = field(default_factory=Counter)
     applied: Counter[int] = field(default_factory=Counter)
@@ -115,7 +115,7 @@ class Engine:
             raise HookError(f"a denoiser call has {latents.shape[0]} rows for {len(self.rows)} asked for")
         branches = self.adapter.branches(self.pipeline, call, ratio)
         timestep = torch.as_tensor(bound["timestep"]).flatten()[0]
-        self.moment = Moment(self.step, call, float(timestep), branches)
+        self.moment = DenoiserCall(self.step, call, float(timestep), branches)
         self.calls += 1
         self.rows_seen += latents.shape[0]
         self.expected += Branch.SKIP not in branches
@@ -195,7 +195,7 @@ class Engine:
             where = [self.position[row] for row in rows]
             result = value.clone() if result is None else result
             own = result[where]
-            spot = Spot(site, self.step, branch, rows, value, self.position, self.evaluation)
+            spot = HookContext(site, self.step, branch, rows, value, self.position, self.evaluation)
             new = intervention.edit(own, spot)
             if new.shape != own.shape:
                 raise ShapeError(f"{intervention.label} at {site.name} gave {tuple(new.shape)} for {tuple(own.shape)}")

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from t2iprobe.core.adapter import Branch
+from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError, ShapeError
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.sites import Site, Sites
@@ -22,7 +22,7 @@ Patterns = str | Site | Sequence[str] | Sequence[Site] | Sites
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
+class HookContext:
     """What an edit is told about the value it gets.
 
     Args:
@@ -44,7 +44,7 @@ class Spot:
     evaluation: int = 0
 
 
-Edit = Callable[[Tensor, Spot], Tensor]
+Edit = Callable[[Tensor, HookContext], Tensor]
 
 
 class Donor(Protocol):
@@ -65,7 +65,7 @@ class Intervention:
     """An edit, the sites it is for and the scope it acts in.
 
     Args:
-        edit: takes (row, ...) and a :class:`Spot`, gives back the same shape.
+        edit: takes (row, ...) and a :class:`HookContext`, gives back the same shape.
         sites: names or patterns.
         scope: where it acts.
         donors: row -> row of the same batch that ``edit`` reads (lock-step); the engine keeps both in one batch.
@@ -139,7 +139,7 @@ def ablate(
 def steer(direction: Tensor, sites: Patterns, *, strength: float = 1.0, scope: Scope | None = None) -> Intervention:
     """Add ``strength * direction``; the direction broadcasts against (token, channel), the same for every row."""
 
-    def edit(value: Tensor, spot: Spot) -> Tensor:
+    def edit(value: Tensor, spot: HookContext) -> Tensor:
         if any(size != 1 for size in direction.shape[: 1 - value.ndim]):
             raise ShapeError(
                 f"steer at {spot.site.name}: one row has {tuple(value.shape[1:])}, the direction "
@@ -161,7 +161,7 @@ def interpolate(
     """``(1 - alpha) * own + alpha * donor``: 0 changes nothing, 1 is :func:`patch`."""
     inner = patch(donor, sites, scope=scope, rows=rows)
 
-    def edit(value: Tensor, spot: Spot) -> Tensor:
+    def edit(value: Tensor, spot: HookContext) -> Tensor:
         return torch.lerp(value, inner.edit(value, spot), alpha)
 
     return Intervention(edit, inner.sites, inner.scope, inner.donors, "interpolate")
@@ -181,14 +181,14 @@ def _with_rows(scope: Scope, rows: Iterable[int]) -> Scope:
 
 
 def _lock_step(donors: Mapping[int, int]) -> Edit:
-    def edit(value: Tensor, spot: Spot) -> Tensor:
+    def edit(value: Tensor, spot: HookContext) -> Tensor:
         return spot.batch[[spot.position[donors[row]] for row in spot.rows]]
 
     return edit
 
 
 def _cached(donor: Donor, rows: Mapping[int, int] | None) -> Edit:
-    def edit(value: Tensor, spot: Spot) -> Tensor:
+    def edit(value: Tensor, spot: HookContext) -> Tensor:
         if rows is not None:
             wanted = [rows[row] for row in spot.rows]
         else:
@@ -204,11 +204,11 @@ def _cached(donor: Donor, rows: Mapping[int, int] | None) -> Edit:
     return edit
 
 
-def _zero(value: Tensor, spot: Spot) -> Tensor:
+def _zero(value: Tensor, spot: HookContext) -> Tensor:
     return torch.zeros_like(value)
 
 
-def _own_mean(value: Tensor, spot: Spot) -> Tensor:
+def _own_mean(value: Tensor, spot: HookContext) -> Tensor:
     axes = [axis for axis, name in enumerate(spot.site.axes, 1) if name != "channel"]
     if not axes:
         raise ConfigError(
@@ -220,7 +220,7 @@ def _own_mean(value: Tensor, spot: Spot) -> Tensor:
 def _reference_mean(reference: Donor) -> Edit:
     every = _cached(reference, None)
 
-    def edit(value: Tensor, spot: Spot) -> Tensor:
+    def edit(value: Tensor, spot: HookContext) -> Tensor:
         rows = tuple(range(reference.rows))
         like = value[:1].expand(len(rows), *value.shape[1:])
         return every(like, replace(spot, rows=rows)).mean(dim=0, keepdim=True).expand_as(value)

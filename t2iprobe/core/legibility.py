@@ -6,8 +6,8 @@ import unicodedata
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from t2iprobe.core.contracts.metric import LiterateReader, Reader
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.metric import LiterateReader, Reader
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scoring import Scorer
 from t2iprobe.core.writing import plain

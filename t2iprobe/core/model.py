@@ -14,10 +14,10 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from t2iprobe.core.adapter import Adapter, Pipeline
 from t2iprobe.core.arguments import check_options, count, options_of
 from t2iprobe.core.batches import Batches, batches, takes
-from t2iprobe.core.cache import ActivationCache, Stream
+from t2iprobe.core.cache import ActivationCache, ActivationStream
+from t2iprobe.core.contracts.adapter import Adapter, Pipeline
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import Intervention, Patterns, names
 from t2iprobe.core.memory import peak
@@ -90,7 +90,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class CostProbe:
     """What a generation costs on this machine.
 
     Args:
@@ -171,7 +171,7 @@ class Model:
         generation: Generation,
         *,
         cache: Patterns = (),
-        into: Stream | None = None,
+        into: ActivationStream | None = None,
         interventions: Sequence[Intervention] = (),
         rows: Sequence[int] | None = None,
         batch_size: int | None = None,
@@ -255,7 +255,7 @@ class Model:
         parameters = inspect.signature(type(self.pipeline).__call__).parameters.values()
         return {one.name: one.default for one in parameters if one.default is not one.empty}
 
-    def probe(self, settings: Mapping[str, Any], rows: int = 4) -> Probe:
+    def probe(self, settings: Mapping[str, Any], rows: int = 4) -> CostProbe:
         """What a generation costs here, measured on one of three steps."""
         short = {**settings, "num_steps": 3}
         self.run(self.generation(["a"], 0, **short))  # the first call warms up
@@ -264,7 +264,7 @@ class Model:
             run = self.run(self.generation(["a"] * rows, 0, **short), on_step=watch)
         each = watch.seconds_a_row / self.guided(settings)
         once = max(0.0, run.seconds - each * run.denoiser_rows)
-        return Probe(each, once / rows, None if memory.bytes is None else memory.bytes // rows)
+        return CostProbe(each, once / rows, None if memory.bytes is None else memory.bytes // rows)
 
     @property
     def weight_bytes(self) -> int:
@@ -341,7 +341,7 @@ def _check_rows(count: int, interventions: Sequence[Intervention], wanted: Seque
             raise ConfigError(f"{what}: no row {wrong[0]}; the generation has {count}, numbered from 0")
 
 
-def _check_static(into: Stream | None, interventions: Sequence[Intervention]) -> None:
+def _check_static(into: ActivationStream | None, interventions: Sequence[Intervention]) -> None:
     if into is not None and into.static and interventions:
         raise ConfigError(
             f"{min(into.static)} is stored once because it is the same at every step, which an edit can change; "

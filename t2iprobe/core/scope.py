@@ -1,15 +1,15 @@
-"""When and where an intervention acts: :class:`Scope`, and the :class:`Moment` it is asked about."""
+"""When and where an intervention acts: :class:`Scope`, and the :class:`DenoiserCall` it is asked about."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from t2iprobe.core.adapter import Branch
+from t2iprobe.core.contracts.adapter import Branch
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class DenoiserCall:
     """One denoiser call.
 
     Args:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from t2iprobe.core.contracts.metric import Direction, ImageMetric, Metric, Reader
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.metric import Direction, ImageMetric, Metric, Reader
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.statistics import by_cluster
 
@@ -118,7 +118,7 @@ class Scorer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Expected:
     """What one prompt of a pair asks for, and the other's word."""
 
     word: str
@@ -126,12 +126,12 @@ class _Asked:
     prompt: str
 
 
-def _sides(pair: Pair) -> Iterator[tuple[str, _Asked]]:
-    yield "target", _Asked(pair.target_word, pair.source_word, pair.target)
-    yield "source", _Asked(pair.source_word, pair.target_word, pair.source)
+def _sides(pair: Pair) -> Iterator[tuple[str, _Expected]]:
+    yield "target", _Expected(pair.target_word, pair.source_word, pair.target)
+    yield "source", _Expected(pair.source_word, pair.target_word, pair.source)
 
 
-def _judged(metric: Any, texts: Sequence[str], images: Sequence[Image], asked: _Asked) -> list[float]:
+def _judged(metric: Any, texts: Sequence[str], images: Sequence[Image], asked: _Expected) -> list[float]:
     """The scores of all pictures by one metric, which is asked as its ``needs`` says."""
     wanted = {"text": (asked.word,), "word": (asked.word,), "choice": (asked.word, asked.other)}
     wanted["prompt"] = (asked.prompt,)

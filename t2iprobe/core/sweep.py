@@ -21,7 +21,7 @@ from t2iprobe.core.trials import Trial, source
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class TrialBatch:
     """Trials of one pair, with one number of steps: the unit of work.
 
     Args:
@@ -64,8 +64,8 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """The answer to an :class:`Ask`.
+class TrialResult:
+    """The answer to an :class:`TrialBatch`.
 
     Args:
         pair: number of the pair.
@@ -84,7 +84,7 @@ class Measured:
     more: int = 0
 
 
-class Instrument(Protocol):
+class Evaluator(Protocol):
     """Something that answers: a :class:`Sweep`, workers of a cluster, a simulated model.
 
     One whose first score is not the higher the better, or has bounds, says so as ``scale``.
@@ -95,11 +95,11 @@ class Instrument(Protocol):
         """Names of the scores: against the target first, then against the source."""
         ...
 
-    def measure(self, asks: Sequence[Ask], *, on_step: OnStep = ...) -> Iterator[Measured]:
+    def measure(self, asks: Sequence[TrialBatch], *, on_step: OnStep = ...) -> Iterator[TrialResult]:
         """Every ask once, in any order, as they come."""
         ...
 
-    def cost(self, asks: Sequence[Ask]) -> Cost:
+    def cost(self, asks: Sequence[TrialBatch]) -> Cost:
         """What the asks will cost."""
         ...
 
@@ -127,15 +127,15 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """The pictures of an :class:`Ask`.
+    """The pictures of an :class:`TrialBatch`.
 
     Args:
         ask: what was asked.
         images: by trial's label.
-        calls, rows, more: see :class:`Measured`.
+        calls, rows, more: see :class:`TrialResult`.
     """
 
-    ask: Ask
+    ask: TrialBatch
     images: dict[str, Image]
     calls: int
     rows: int
@@ -158,20 +158,20 @@ class Renderer:
     settings: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 64
 
-    def cost(self, asks: Sequence[Ask]) -> Cost:
+    def cost(self, asks: Sequence[TrialBatch]) -> Cost:
         """What the asks will cost."""
         return sum((self._cost(chunk) for chunk in self.chunks(asks)), Cost())
 
-    def _cost(self, chunk: Sequence[Ask]) -> Cost:
+    def _cost(self, chunk: Sequence[TrialBatch]) -> Cost:
         rows = _rows(chunk)
         settings = {**self.settings, "num_steps": chunk[0].num_steps or self.settings.get("num_steps")}
         batches = self.model.batches(self._generation(rows), _patches(rows), _wanted(rows), self.batch_size)
         each = self.model.evaluations(settings["num_steps"]) * self.model.guided(settings)
         return Cost(len(rows), sum(map(len, batches)) * each, len(batches) * self.model.calls(settings))
 
-    def chunks(self, asks: Sequence[Ask]) -> Iterator[list[Ask]]:
+    def chunks(self, asks: Sequence[TrialBatch]) -> Iterator[list[TrialBatch]]:
         """Asks that fill a batch together; one wider than a batch is alone, and the run splits it."""
-        chunk: list[Ask] = []
+        chunk: list[TrialBatch] = []
         for ask in asks:
             full = sum(one.rows for one in chunk) + ask.rows > self.batch_size
             if chunk and (full or ask.num_steps != chunk[0].num_steps):
@@ -181,7 +181,7 @@ class Renderer:
         if chunk:
             yield chunk
 
-    def render(self, asks: Sequence[Ask], *, on_step: OnStep = lambda rows, step: None) -> Iterator[Rendered]:
+    def render(self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None) -> Iterator[Rendered]:
         """Every ask once, in order, as they come."""
         for chunk in self.chunks(asks):
             rows = _rows(chunk)
@@ -198,7 +198,7 @@ class Renderer:
                 pictures = {trial.label: next(images) for trial in ask.trials}
                 yield Rendered(ask, pictures, *spent, more=len(chunk) - first - 1)
 
-    def _generation(self, rows: Sequence[tuple[Ask, Trial]]) -> Generation:
+    def _generation(self, rows: Sequence[tuple[TrialBatch, Trial]]) -> Generation:
         settings = dict(self.settings)
         if (num_steps := rows[0][0].num_steps) is not None:
             settings["num_steps"] = num_steps
@@ -224,26 +224,28 @@ class Sweep:
 
     @property
     def names(self) -> list[str]:
-        """See :class:`Instrument`."""
+        """See :class:`Evaluator`."""
         return self.scorer.names()
 
     @property
     def scale(self) -> Scale:
-        """See :class:`Instrument`."""
+        """See :class:`Evaluator`."""
         return self.scorer.scale
 
-    def cost(self, asks: Sequence[Ask]) -> Cost:
-        """See :class:`Instrument`."""
+    def cost(self, asks: Sequence[TrialBatch]) -> Cost:
+        """See :class:`Evaluator`."""
         return self.renderer.cost(asks)
 
-    def chunks(self, asks: Sequence[Ask]) -> Iterator[list[Ask]]:
+    def chunks(self, asks: Sequence[TrialBatch]) -> Iterator[list[TrialBatch]]:
         """Which are measured together."""
         return self.renderer.chunks(asks)
 
-    def measure(self, asks: Sequence[Ask], *, on_step: OnStep = lambda rows, step: None) -> Iterator[Measured]:
-        """See :class:`Instrument`."""
+    def measure(
+        self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None
+    ) -> Iterator[TrialResult]:
+        """See :class:`Evaluator`."""
         for made in self.renderer.render(asks, on_step=on_step):
-            yield Measured(made.ask.pair, self._scores(made), made.images, made.calls, made.rows, made.more)
+            yield TrialResult(made.ask.pair, self._scores(made), made.images, made.calls, made.rows, made.more)
 
     def _scores(self, made: Rendered) -> dict[str, dict[str, float]]:
         ask = made.ask
@@ -258,15 +260,15 @@ def _opposite(trial: Trial) -> str:
     return "noising" if trial.direction == "denoising" else "denoising"
 
 
-def _rows(chunk: Sequence[Ask]) -> list[tuple[Ask, Trial]]:
+def _rows(chunk: Sequence[TrialBatch]) -> list[tuple[TrialBatch, Trial]]:
     return [(ask, trial) for ask in chunk for trial in (*ask.trials, *ask.donors)]
 
 
-def _wanted(rows: Sequence[tuple[Ask, Trial]]) -> list[int]:
+def _wanted(rows: Sequence[tuple[TrialBatch, Trial]]) -> list[int]:
     return [row for row, (ask, trial) in enumerate(rows) if trial in ask.trials]
 
 
-def _patches(rows: Sequence[tuple[Ask, Trial]]) -> list[Intervention]:
+def _patches(rows: Sequence[tuple[TrialBatch, Trial]]) -> list[Intervention]:
     """One patch a trial, for all pairs of the batch."""
     unpatched = {(ask.pair, trial.direction): row for row, (ask, trial) in enumerate(rows) if not trial.sites}
     donors: dict[str, dict[int, int]] = {}

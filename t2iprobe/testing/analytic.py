@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2iprobe.core.adapter import Prediction
+from t2iprobe.core.contracts.adapter import Prediction
 from t2iprobe.core.errors import ConfigError
 
 #: from a timestep, as the scheduler counts, to how much data and how much noise is in a state: (alpha, sigma)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from t2iprobe.core.adapter import Adapter
+from t2iprobe.core.contracts.adapter import Adapter
 from t2iprobe.testing.laws import Law, laws
 
 #: the environment variable that names the torch device on which the laws are asked; the CPU if it is not set

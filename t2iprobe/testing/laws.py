@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from t2iprobe.core.adapter import Adapter, Branch, Pipeline
 from t2iprobe.core.cache import ActivationCache
-from t2iprobe.core.interventions import Intervention, Spot, ablate, interpolate, patch, steer
+from t2iprobe.core.contracts.adapter import Adapter, Branch, Pipeline
+from t2iprobe.core.interventions import HookContext, Intervention, ablate, interpolate, patch, steer
 from t2iprobe.core.model import Generation, Model, Run
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.sites import NAME, Site, Sites
@@ -312,7 +312,7 @@ def no_hook_survives_an_error(model: Model) -> None:
     model.run(_generation(model, SOURCE))  # transformers leaves hooks of its own at an encoder's first call
     before = marks(model)
 
-    def fail(value: Tensor, spot: Spot) -> Tensor:
+    def fail(value: Tensor, spot: HookContext) -> Tensor:
         raise ZeroDivisionError("on purpose")
 
     try:
@@ -386,7 +386,7 @@ def _is_text(adapter: Adapter, site: Site) -> bool:
     return site.kind in adapter.text_kv or part == "text" or port == "text" or site.name in adapter.text_entry
 
 
-def _noise(value: Tensor, spot: Spot) -> Tensor:
+def _noise(value: Tensor, spot: HookContext) -> Tensor:
     noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).to(value)
     return value + 3 * (value.std() + 0.1) * noise
 

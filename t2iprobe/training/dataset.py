@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from t2iprobe.core.adapter import Frame
+from t2iprobe.core.contracts.adapter import Frame
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pictures import on_white, readable, upright
 from t2iprobe.core.textfile import lines_of, read_text

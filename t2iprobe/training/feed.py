@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from t2iprobe.core.adapter import Conditioning, Frame
+from t2iprobe.core.contracts.adapter import Conditioning, Frame
 from t2iprobe.core.model import Model
 from t2iprobe.training.dataset import Pictures
 

@@ -16,7 +16,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from t2iprobe.core.adapter import Adapter, Conditioning, Pipeline
+from t2iprobe.core.contracts.adapter import Adapter, Conditioning, Pipeline
 from t2iprobe.core.errors import ConfigError
 
 Density = Literal["logit_normal", "uniform"]

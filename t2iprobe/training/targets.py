@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from t2iprobe.core.adapter import Adapter, Pipeline, count_parameters, layer_table
+from t2iprobe.core.contracts.adapter import Adapter, Pipeline, count_parameters, layer_table
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice
 from t2iprobe.core.sites import Site

@@ -19,10 +19,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from t2iprobe.core.adapter import Conditioning
+from t2iprobe.core.contracts.adapter import Conditioning
 from t2iprobe.core.errors import ConfigError, NonFiniteError, StoppedError
 from t2iprobe.core.model import Model
-from t2iprobe.core.study.bench import Stop
+from t2iprobe.core.study.context import Stop
 from t2iprobe.training.dataset import Pictures
 from t2iprobe.training.devices import Precision, accelerator
 from t2iprobe.training.feed import Feed, Rows
@@ -93,7 +93,7 @@ class Settings:
 
 
 @dataclass
-class Watch:
+class TrainingCallbacks:
     """Who is told what a training does.
 
     Args:
@@ -202,14 +202,14 @@ class Trainer:
             self._optimiser.zero_grad()
             return time.perf_counter() - began
 
-    def run(self, folder: Path, watch: Watch | None = None) -> None:
+    def run(self, folder: Path, watch: TrainingCallbacks | None = None) -> None:
         """Train to the last step, from the checkpoint in ``folder`` if there is one.
 
         Raises:
             StoppedError: it was asked to stop, and a checkpoint is written.
             NonFiniteError: the loss is NaN or infinite.
         """
-        watch = watch or Watch()
+        watch = watch or TrainingCallbacks()
         path = folder / CHECKPOINT
         self.load(path)
         with self.ready():
@@ -333,7 +333,7 @@ class Trainer:
             scaler.load_state_dict(self._scaler)
         self._scaler = None
 
-    def _pause(self, watch: Watch) -> None:
+    def _pause(self, watch: TrainingCallbacks) -> None:
         if self.main:
             denoiser = self.model.denoiser.eval()
             watch.pause(self.step)

@@ -13,14 +13,14 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import Tensor
 
-from t2iprobe.core.adapter import Branch
 from t2iprobe.core.cache import Key
+from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import Patterns, names
 from t2iprobe.core.model import Generation, Model, OnStep
 from t2iprobe.core.sites import Sites
 from t2iprobe.core.store import codecs, keys, verify
-from t2iprobe.core.store.layout import Entry, Layout
+from t2iprobe.core.store.layout import Layout, SiteLayout
 from t2iprobe.core.store.reader import ActivationStore
 from t2iprobe.core.store.writer import ActivationWriter
 
@@ -31,7 +31,7 @@ RUN = "capture"
 
 
 @dataclass(frozen=True)
-class Plan:
+class CapturePlan:
     """What a capture will hold and cost.
 
     Args:
@@ -52,7 +52,7 @@ class Plan:
 
 
 @dataclass
-class Probe:
+class CaptureProbe:
     """A sink that keeps shapes and a sample of the values."""
 
     branches: frozenset[str] | None
@@ -114,7 +114,7 @@ def layout_of(
     chosen = model.sites.match(*names(sites))
     units = -(-len(generation.prompts) // batch)
     return Layout(
-        tuple(Entry(site.name, site.axes, site.static and static) for site in chosen),
+        tuple(SiteLayout(site.name, site.axes, site.static and static) for site in chosen),
         generation.prompts,
         generation.seeds,
         wanted,
@@ -124,7 +124,7 @@ def layout_of(
     )
 
 
-def plan(model: Model, generation: Generation, layout: Layout) -> Plan:
+def plan(model: Model, generation: Generation, layout: Layout) -> CapturePlan:
     """Measure on a short generation what the capture will cost, and choose how to pack it."""
     probe = _probe(model, generation, layout)
     raw = layout.rows * sum(size * _times(key, layout, model, generation) for key, size in probe.bytes_a_row.items())
@@ -135,7 +135,7 @@ def plan(model: Model, generation: Generation, layout: Layout) -> Plan:
     packing = raw / codec.speed if codec.speed else 0.0
     stored = math.ceil(raw * codec.ratio)
     done = replace(layout, codec=codec)
-    return Plan(done, raw, stored, max(seconds, packing), layout.rows * calls, tuple(probe.dtypes))
+    return CapturePlan(done, raw, stored, max(seconds, packing), layout.rows * calls, tuple(probe.dtypes))
 
 
 def capture(
@@ -176,13 +176,13 @@ def capture(
     return ActivationStore(where, run)
 
 
-def _probe(model: Model, generation: Generation, layout: Layout) -> Probe:
+def _probe(model: Model, generation: Generation, layout: Layout) -> CaptureProbe:
     """One row, two steps."""
     sites = model.sites.match(*(entry.name for entry in layout.entries))
     static = frozenset(entry.name for entry in layout.entries if entry.static)
     branches = None if layout.branches is None else frozenset(layout.branches)
     piece = min(PIECE, max(4096, SAMPLE // (6 * len(sites))))
-    probe = Probe(branches, static, frozenset(layout.steps), piece, layout.round_bits)
+    probe = CaptureProbe(branches, static, frozenset(layout.steps), piece, layout.round_bits)
     short = replace(generation, prompts=generation.prompts[:1], seeds=generation.seeds[:1], num_steps=2)
     model.run(short, cache=Sites(sites), into=probe)
     return probe

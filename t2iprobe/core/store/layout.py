@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from t2iprobe.core.adapter import Branch
+from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError, StoreError
 from t2iprobe.core.store.codecs import Codec
 
@@ -32,7 +32,7 @@ RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class SiteLayout:
     """A site as it is stored."""
 
     name: str
@@ -55,7 +55,7 @@ class Layout:
         round_bits: bits of the mantissa that are kept, ``None`` for all.
     """
 
-    entries: tuple[Entry, ...]
+    entries: tuple[SiteLayout, ...]
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     steps: tuple[int, ...]
@@ -106,7 +106,7 @@ class Layout:
         sites = attributes["sites"].items()
         branches = attributes["branches"]
         return cls(
-            tuple(Entry(name, tuple(site["axes"]), site["static"]) for name, site in sites),
+            tuple(SiteLayout(name, tuple(site["axes"]), site["static"]) for name, site in sites),
             prompts,
             seeds,
             steps,
@@ -136,7 +136,7 @@ def _short(value: Any) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class ChunkGrid:
     """Chunks of one array.
 
     Args:
@@ -152,7 +152,9 @@ class Grid:
     shard: tuple[int, ...] | None
 
 
-def grid(layout: Layout, entry: Entry, rest: tuple[int, ...], row_bytes: int, arrays: int, memory: int) -> Grid:
+def grid(
+    layout: Layout, entry: SiteLayout, rest: tuple[int, ...], row_bytes: int, arrays: int, memory: int
+) -> ChunkGrid:
     """Chunks for an array whose rows have the shape ``rest``.
 
     A shard is put together in memory, for every array at once: ``memory`` bounds them all.
@@ -162,9 +164,9 @@ def grid(layout: Layout, entry: Entry, rest: tuple[int, ...], row_bytes: int, ar
     steps = max(1, min(len(layout.steps), SHARD // step_bytes, memory // arrays // step_bytes))
     chunk, shard = (rows, *rest), (layout.batch, *rest)
     if entry.static:
-        return Grid(1, rows, chunk, None if shard == chunk else shard)
+        return ChunkGrid(1, rows, chunk, None if shard == chunk else shard)
     chunk, shard = (1, *chunk), (steps, *shard)
-    return Grid(steps, rows, chunk, None if shard == chunk else shard)
+    return ChunkGrid(steps, rows, chunk, None if shard == chunk else shard)
 
 
 def check_run(name: str) -> str:

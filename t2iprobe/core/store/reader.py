@@ -13,8 +13,8 @@ import torch
 import zarr
 from torch import Tensor
 
-from t2iprobe.core.adapter import Branch
 from t2iprobe.core.cache import Key
+from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError, SiteError
 from t2iprobe.core.store import codecs, keys, labels, regions
 from t2iprobe.core.store.layout import ACTIVATIONS, COMMITTED, Layout, array_name, node

@@ -9,7 +9,7 @@ from typing import Any
 
 import zarr
 
-from t2iprobe.core.adapter import Branch
+from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError, DamagedError
 from t2iprobe.core.names import near
 from t2iprobe.core.store import keys, labels, regions
@@ -26,7 +26,7 @@ class Damage:
 
 
 @dataclass
-class Report:
+class StoreReport:
     """What :func:`verify` found.
 
     Args:
@@ -104,10 +104,10 @@ def _arrays(group: zarr.Group, layout: Layout) -> Iterator[tuple[str, str, zarr.
                 yield entry.name, name, array
 
 
-def verify(where: keys.Where) -> Report:
+def verify(where: keys.Where) -> StoreReport:
     """Read every chunk of a store and compare it with its checksum; what is unfinished is no damage."""
     root = keys.open_root(where)
-    report = Report()
+    report = StoreReport()
     present = set(keys.listed(root.store))
     inside: set[str] = set()
     for name in runs(root):
@@ -131,7 +131,7 @@ def verify(where: keys.Where) -> Report:
     return report
 
 
-def _look(report: Report, array: zarr.Array[Any], key: str, region: regions.Region) -> None:
+def _look(report: StoreReport, array: zarr.Array[Any], key: str, region: regions.Region) -> None:
     report.chunks += 1
     reason = regions.damage(array, key, region)
     if reason is not None:

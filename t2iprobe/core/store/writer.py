@@ -28,9 +28,9 @@ from t2iprobe.core.store.layout import (
     COMMITTED,
     FLAT,
     LABELS,
-    Entry,
-    Grid,
+    ChunkGrid,
     Layout,
+    SiteLayout,
     array_name,
     check_run,
     grid,
@@ -59,7 +59,7 @@ class _Target:
     """One array that is being written."""
 
     array: zarr.Array[Any]
-    grid: Grid
+    grid: ChunkGrid
     static: bool
     written: NDArray[np.bool_]  # (step, row of the unit)
 
@@ -115,7 +115,7 @@ class ActivationWriter:
 
     @property
     def static(self) -> frozenset[str]:
-        """See :class:`~t2iprobe.core.cache.Stream`."""
+        """See :class:`~t2iprobe.core.cache.ActivationStream`."""
         return frozenset(entry.name for entry in self.layout.entries if entry.static)
 
     @property
@@ -156,7 +156,7 @@ class ActivationWriter:
         for begin, end in _runs(rows, self._rows):
             self._put(_Item(key, position, rows[begin], *self._to_host(value[begin:end])))
 
-    def _takes(self, entry: Entry, key: Key) -> bool:
+    def _takes(self, entry: SiteLayout, key: Key) -> bool:
         layout = self.layout
         if layout.branches is not None and str(key.branch) not in layout.branches:
             return False
@@ -180,7 +180,7 @@ class ActivationWriter:
         return host, copied
 
     def discard(self, rows: Sequence[int]) -> None:
-        """See :class:`~t2iprobe.core.cache.Stream`; shards that are written already will be written over."""
+        """See :class:`~t2iprobe.core.cache.ActivationStream`; shards that are written already will be written over."""
         with self._explained():
             self._worker.wait()
         self._parts.clear()
@@ -230,7 +230,7 @@ class ActivationWriter:
             self._targets[path] = self._open(path, entry, codecs.to_numpy(item.value), dtype)
         return self._targets[path]
 
-    def _open(self, path: str, entry: Entry, value: NDArray[Any], dtype: str) -> _Target:
+    def _open(self, path: str, entry: SiteLayout, value: NDArray[Any], dtype: str) -> _Target:
         """The array at ``path``, made if need be."""
         layout = self.layout
         arrays = 2 * len(layout.entries)
@@ -259,7 +259,7 @@ class ActivationWriter:
         self._check(found, value, dtype, path)
         steps = 1 if entry.static else len(layout.steps)
         shard = found.shards or found.chunks
-        plan = Grid(1 if entry.static else shard[0], plan.rows, found.chunks, found.shards)
+        plan = ChunkGrid(1 if entry.static else shard[0], plan.rows, found.chunks, found.shards)
         return _Target(found, plan, entry.static, np.zeros((steps, layout.batch), np.bool_))
 
     def _check(self, array: zarr.Array[Any], value: NDArray[Any], dtype: str, path: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.store import keys
-from t2iprobe.core.study.memory import open_study
+from t2iprobe.core.study.stored_results import open_study
 
 Row = dict[str, Any]
 

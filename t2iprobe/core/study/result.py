@@ -1,4 +1,4 @@
-"""What a study found, read from its folder without a model: :class:`Result`."""
+"""What a study found, read from its folder without a model: :class:`StudyResult`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from t2iprobe.core import runfolder
+from t2iprobe.core.contracts.localizer import Finding
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.localizer import Finding
 from t2iprobe.core.names import near
 from t2iprobe.core.scoring import Bounds, Scale, Scored, Scores
 from t2iprobe.core.statistics import Interval, interval
-from t2iprobe.core.study.memory import Recorded, open_study
+from t2iprobe.core.study.stored_results import RecordedResults, open_study
 from t2iprobe.core.trials import Trial, source, target
 
 
@@ -55,7 +55,7 @@ class Ranking(tuple[Ranked, ...]):
         return tuple(dict.fromkeys(layer for one in self for layer in one.trial.layers))
 
 
-class Result:
+class StudyResult:
     """A study, finished or under way.
 
     Args:
@@ -64,7 +64,7 @@ class Result:
         recorded: its answers.
     """
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any], recorded: Recorded) -> None:
+    def __init__(self, path: Path, manifest: Mapping[str, Any], recorded: RecordedResults) -> None:
         self.path, self.manifest, self._recorded = path, manifest, recorded
 
     @classmethod

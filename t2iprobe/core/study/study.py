@@ -1,4 +1,4 @@
-"""Runs a localizer over stored answers: :class:`Study`.
+"""Runs a localizer over stored answers: :class:`StudyRunner`.
 
 To resume is to run the localizer again: what it asked before is in the store, so it takes the same way to where it was
 and goes on from there. A localizer is therefore deterministic, given the answers and the study's seed.
@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from t2iprobe.core import runfolder
+from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import ConfigError, StoppedError
-from t2iprobe.core.lab import Lab
-from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.lock import LOCK, claim, lock
 from t2iprobe.core.pairs import Pair, cluster_of
 from t2iprobe.core.scoring import Scale
 from t2iprobe.core.study import provenance
-from t2iprobe.core.study.bench import Bench, Planned, Watch
-from t2iprobe.core.study.memory import StudyMemory
-from t2iprobe.core.study.result import Result, finding_as_json
-from t2iprobe.core.sweep import Cost, Measured
+from t2iprobe.core.study.context import PlannedEvaluator, StudyCallbacks, StudyContext
+from t2iprobe.core.study.result import StudyResult, finding_as_json
+from t2iprobe.core.study.stored_results import StoredResults
+from t2iprobe.core.sweep import Cost, TrialResult
+from t2iprobe.core.trial_runner import TrialRunner
 
 
 @dataclass
-class Study:
+class StudyRunner:
     """A question about a model, and the pairs to ask it of.
 
     Args:
@@ -46,7 +46,7 @@ class Study:
         set_aside: numbers of the pairs that are not asked, see :meth:`~t2iprobe.core.scoring.Scorer.blind`.
     """
 
-    bench: Bench
+    bench: StudyContext
     pairs: Sequence[Pair]
     localizer: Localizer
     held_out: Sequence[int] = ()
@@ -70,7 +70,7 @@ class Study:
             "seed": self.seed,
         }
 
-    def run(self, path: str | Path, watch: Watch | None = None) -> Result:
+    def run(self, path: str | Path, watch: StudyCallbacks | None = None) -> StudyResult:
         """Run it in a folder, or go on with it there, or find it finished.
 
         Raises:
@@ -89,17 +89,19 @@ class Study:
         with lock(folder), claim(self.store, folder):
             found = runfolder.existing(folder, settings)  # once more: it may have changed until we had the lock
             if found is None or found["state"] != runfolder.FINISHED:
-                self._work(folder, settings, found, watch or Watch())
+                self._work(folder, settings, found, watch or StudyCallbacks())
             # whoever gets the old file's lock now finds the run finished
             (folder / LOCK).unlink(missing_ok=True)
-        return Result.open(folder)
+        return StudyResult.open(folder)
 
-    def _work(self, folder: Path, settings: Mapping[str, Any], found: Mapping[str, Any] | None, watch: Watch) -> None:
-        memory: StudyMemory | None = None
+    def _work(
+        self, folder: Path, settings: Mapping[str, Any], found: Mapping[str, Any] | None, watch: StudyCallbacks
+    ) -> None:
+        memory: StoredResults | None = None
         try:
             with runfolder.noted(folder, self._manifest(settings, found)) as more:
                 where = self.store or folder / runfolder.STORE
-                memory = StudyMemory(where, labels(self.pairs), self.bench.instrument.names, _digest(settings))
+                memory = StoredResults(where, labels(self.pairs), self.bench.instrument.names, _digest(settings))
                 with watch.stop.listening():
                     finding, spent = self._find(folder, memory, watch)
                 more |= {"spent": dataclasses.asdict(spent), "finding": finding_as_json(finding)}
@@ -108,15 +110,15 @@ class Study:
                 shutil.rmtree(folder, ignore_errors=True)  # nothing was measured, nothing is left
             raise
 
-    def _find(self, folder: Path, memory: StudyMemory, watch: Watch) -> tuple[Finding, Cost]:
+    def _find(self, folder: Path, memory: StoredResults, watch: StudyCallbacks) -> tuple[Finding, Cost]:
         def check() -> None:
             if watch.stop.asked:
                 raise StoppedError(
                     f"stopped; {int(memory.done.sum()):,} answers are kept: `t2iprobe study resume {folder}` goes on"
                 )
 
-        lab = Lab(
-            Planned(self.bench.instrument, watch.planned, check),
+        lab = TrialRunner(
+            PlannedEvaluator(self.bench.instrument, watch.planned, check),
             self.bench.space,
             self.pairs,
             [number for number in range(len(self.pairs)) if number not in {*self.held_out, *self.set_aside}],
@@ -130,7 +132,7 @@ class Study:
             set_aside=tuple(self.set_aside),
         )
 
-        def measured(answer: Measured) -> None:
+        def measured(answer: TrialResult) -> None:
             watch.measured(answer)
             if not answer.more and not getattr(self.bench.instrument, "busy", 0):
                 check()

@@ -13,18 +13,18 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
+from t2iprobe.core.contracts.executor import Executor
 from t2iprobe.core.errors import ConfigError, T2IProbeError
 from t2iprobe.core.model import OnStep
 from t2iprobe.core.scoring import Scale
-from t2iprobe.core.study.bench import Bench, Stop
-from t2iprobe.core.study.executor import Executor
-from t2iprobe.core.sweep import Ask, Cost, Measured
+from t2iprobe.core.study.context import Stop, StudyContext
+from t2iprobe.core.sweep import Cost, TrialBatch, TrialResult
 
 CPUS = 2  # of an actor on a machine without GPUs
 LOST = 3  # actors that may be lost over one unit
 
-Build = Callable[[], Bench]
-Unit = Sequence[Ask]
+Build = Callable[[], StudyContext]
+Unit = Sequence[TrialBatch]
 
 
 class Holder:
@@ -34,7 +34,7 @@ class Holder:
         self._build = build
 
     @cached_property
-    def _bench(self) -> Bench:
+    def _bench(self) -> StudyContext:
         return self._build()
 
     def load(self) -> None:
@@ -42,19 +42,19 @@ class Holder:
         with suppress(Exception):  # the next call says it
             _ = self._bench
 
-    def describe(self) -> tuple[list[str], Scale, Bench]:
+    def describe(self) -> tuple[list[str], Scale, StudyContext]:
         """Names and scale of the scores, and the bench without what cannot travel."""
         instrument = self._bench.instrument
         bench = replace(self._bench, instrument=None, model=None)  # type: ignore[arg-type]
         return instrument.names, getattr(instrument, "scale", Scale()), bench
 
-    def plan(self, asks: Unit) -> tuple[Cost, list[list[Ask]]]:
+    def plan(self, asks: Unit) -> tuple[Cost, list[list[TrialBatch]]]:
         """What asks cost, and which are measured together: the same ones as where there is one process."""
         instrument: Any = self._bench.instrument
         chunks = getattr(instrument, "chunks", lambda asks: [[ask] for ask in asks])
         return instrument.cost(asks), list(chunks(asks))
 
-    def measure(self, unit: Unit) -> list[Measured]:
+    def measure(self, unit: Unit) -> list[TrialResult]:
         """The answers to a unit."""
         return list(self._bench.instrument.measure(unit))
 
@@ -65,8 +65,8 @@ class RayExecutor(Executor):
     name: ClassVar[str] = "ray"
 
     @contextmanager
-    def bench(self, build: Build, stop: Stop) -> Iterator[Bench]:
-        """See :class:`~t2iprobe.core.study.executor.Executor`."""
+    def bench(self, build: Build, stop: Stop) -> Iterator[StudyContext]:
+        """See :class:`~t2iprobe.core.contracts.executor.Executor`."""
         ray = _ray()
         # Ray prints what it notices, such as a lost worker, between the answers
         with redirect_stdout(sys.stderr), _connected(ray, self.address, self.workers):
@@ -74,7 +74,7 @@ class RayExecutor(Executor):
             crew.hire(self.workers or _fit(ray, crew.needs))
             try:
                 names, scale, bench = crew.call("describe")
-                yield replace(bench, instrument=RayInstrument(crew, names, scale))
+                yield replace(bench, instrument=RayEvaluator(crew, names, scale))
             finally:
                 crew.dismiss()
 
@@ -174,7 +174,7 @@ class Crew:
         except self.ray.exceptions.RayTaskError as error:
             raise (error.cause if isinstance(error.cause, Exception) else error) from None
 
-    def work(self, units: Sequence[Unit]) -> Iterator[Measured]:
+    def work(self, units: Sequence[Unit]) -> Iterator[TrialResult]:
         """Every unit once, as they come."""
         queue, idle, busy = [(unit, 0) for unit in units], list(self.actors), self.busy
         busy.clear()
@@ -204,7 +204,7 @@ class Crew:
 
 
 @dataclass(frozen=True)
-class RayInstrument:
+class RayEvaluator:
     """An instrument whose asks are answered by a crew."""
 
     crew: Crew
@@ -217,10 +217,10 @@ class RayInstrument:
         return len(self.crew.busy)
 
     def cost(self, asks: Unit) -> Cost:
-        """See :class:`~t2iprobe.core.sweep.Instrument`."""
+        """See :class:`~t2iprobe.core.sweep.Evaluator`."""
         cost: Cost = self.crew.call("plan", asks)[0]
         return cost
 
-    def measure(self, asks: Unit, *, on_step: OnStep = lambda rows, step: None) -> Iterator[Measured]:
-        """See :class:`~t2iprobe.core.sweep.Instrument`."""
+    def measure(self, asks: Unit, *, on_step: OnStep = lambda rows, step: None) -> Iterator[TrialResult]:
+        """See :class:`~t2iprobe.core.sweep.Evaluator`."""
         yield from self.crew.work(self.crew.call("plan", asks)[1])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from t2iprobe.plugins.hookspecs import hookimpl
+from t2iprobe.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from t2iprobe.core.study.executor import Executor
+    from t2iprobe.core.contracts.executor import Executor
 
 
 @hookimpl

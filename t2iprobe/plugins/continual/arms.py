@@ -1,4 +1,4 @@
-"""What a run consists of: :class:`Arm`, a stream learnt by one method in one order from one seed, or a reference."""
+"""What a run consists of: a :class:`ModelSeries` for each method, order and seed, and the reference models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BASE, SEPARATE, JOINT = "base", "separate", "joint"
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class ModelSeries:
     """One series of models.
 
     Args:
@@ -50,8 +50,10 @@ class Arm:
         return tuple(range(tasks if full or self.reference else after + 1))
 
 
-def arms(methods: Sequence[str], orders: Sequence[int], seeds: Sequence[int], references: Sequence[str]) -> list[Arm]:
+def arms(
+    methods: Sequence[str], orders: Sequence[int], seeds: Sequence[int], references: Sequence[str]
+) -> list[ModelSeries]:
     """Those of a run: first what others are compared with."""
-    found = [Arm(BASE)] if BASE in references else []
-    found += [Arm(name, None, seed) for name in (SEPARATE, JOINT) if name in references for seed in seeds]
-    return found + [Arm(name, order, seed) for order in orders for seed in seeds for name in methods]
+    found = [ModelSeries(BASE)] if BASE in references else []
+    found += [ModelSeries(name, None, seed) for name in (SEPARATE, JOINT) if name in references for seed in seeds]
+    return found + [ModelSeries(name, order, seed) for order in orders for seed in seeds for name in methods]

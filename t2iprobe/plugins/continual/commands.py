@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from t2iprobe.core.errors import ConfigError
-from t2iprobe.plugins.continual.asking import Asked, build, check_data, planned, planned_without, scores_of
-from t2iprobe.plugins.continual.telling import print_answer, print_plan, say, scoring, watching
-from t2iprobe.terminal.console import Format
-from t2iprobe.terminal.cost import agree
-from t2iprobe.terminal.options import (
+from t2iprobe.cli.console import Format
+from t2iprobe.cli.cost import agree
+from t2iprobe.cli.options import (
     Arch,
     BatchSize,
     Device,
@@ -29,13 +26,16 @@ from t2iprobe.terminal.options import (
     Yes,
     generation_settings,
 )
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.plugins.continual.options import ContinualOptions, build, check_data, planned, planned_without, scores_of
+from t2iprobe.plugins.continual.output import print_answer, print_plan, say, scoring, watching
 
 if TYPE_CHECKING:
     from t2iprobe.plugins.continual.evaluation import TaskScorer
-    from t2iprobe.plugins.continual.plan import Plan
-    from t2iprobe.plugins.continual.run import Run
-    from t2iprobe.plugins.continual.streams import Stream
-    from t2iprobe.plugins.manager import Plugins
+    from t2iprobe.plugins.continual.plan import ContinualPlan
+    from t2iprobe.plugins.continual.run import ContinualRun
+    from t2iprobe.plugins.continual.streams import TaskStream
+    from t2iprobe.registry.manager import Plugins
 
 app = typer.Typer(
     help="Learn concepts one after another by LoRA, with no past data and no past adapters; measure what is forgotten.",
@@ -239,7 +239,7 @@ def eval_(
 
       t2iprobe continual eval runs/mine --scores dino --dino my/dino-vits16
     """
-    from t2iprobe.plugins.continual.asking import stream_of
+    from t2iprobe.plugins.continual.options import stream_of
 
     manifest, asked = _again(path, stream, data)
     found = stream_of(asked, str(manifest["settings"]["adapter"]))
@@ -270,12 +270,12 @@ def analyze(
     print_answer(_finish(path, context.obj, weights=weights, against=against), format)
 
 
-def _asked(choice: ModelChoice, stream: str, data: Path | None, *rest: Any) -> Asked:
+def _asked(choice: ModelChoice, stream: str, data: Path | None, *rest: Any) -> ContinualOptions:
     names = (
         "methods", "orders", "seeds", "references", "scope", "layers", "source", "recipe", "sampler", "settings",
         "batch_size", "scores", "archive", "out", "yes",
     )  # fmt: skip
-    return Asked(choice, stream, data, **dict(zip(names, rest, strict=True)))
+    return ContinualOptions(choice, stream, data, **dict(zip(names, rest, strict=True)))
 
 
 def _recipe(*values: Any) -> dict[str, Any]:
@@ -290,9 +290,9 @@ def _sampler(samples: int | None, noise: int | None, grid: str | None) -> dict[s
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _work(asked: Asked, found: Run, workers: int | None, plugins: type[Plugins]) -> None:
+def _work(asked: ContinualOptions, found: ContinualRun, workers: int | None, plugins: type[Plugins]) -> None:
     """The plan, and then the run."""
-    from t2iprobe.core.study.bench import Stop
+    from t2iprobe.core.study.context import Stop
     from t2iprobe.plugins.continual.workers import Shared, helping, threads, usual
 
     count = workers or min(usual(found.learner.model), len(found.arms))
@@ -310,7 +310,7 @@ def _work(asked: Asked, found: Run, workers: int | None, plugins: type[Plugins])
             found.work(watch)
 
 
-def _say_plan(asked: Asked, found: Run, cost: Plan, workers: int) -> None:
+def _say_plan(asked: ContinualOptions, found: ContinualRun, cost: ContinualPlan, workers: int) -> None:
     """One line on stderr; refuses a short disk, and what is long or large without ``--yes``."""
     from t2iprobe.plugins.continual.plan import check_disk
 
@@ -331,7 +331,7 @@ def _scorers(names: list[str], refs: dict[str, str | None]) -> list[TaskScorer]:
     return made
 
 
-def _score(path: Path, stream: Stream, made: list[TaskScorer], plugins: Plugins) -> None:
+def _score(path: Path, stream: TaskStream, made: list[TaskScorer], plugins: Plugins) -> None:
     from t2iprobe.plugins.continual.evaluation import evaluate, missing
 
     names = [one.name for one in made]
@@ -346,17 +346,17 @@ def _finish(path: Path, plugins: Plugins, *, weights: bool = False, against: Pat
     return answer(path, plugins.write_page, weights=weights, against=against)
 
 
-def _again(path: Path, stream: str | None, data: Path | None) -> tuple[dict[str, Any], Asked]:
+def _again(path: Path, stream: str | None, data: Path | None) -> tuple[dict[str, Any], ContinualOptions]:
     """The stream options that a run was started with."""
     from t2iprobe.plugins.continual.evaluation import read_run
 
     manifest = read_run(path)
     given = manifest["arguments"]
     folder = data or (Path(given["data"]).expanduser() if given.get("data") else None)
-    return manifest, Asked(ModelChoice(), stream or str(Path(given["stream"]).expanduser()), folder)
+    return manifest, ContinualOptions(ModelChoice(), stream or str(Path(given["stream"]).expanduser()), folder)
 
 
-def _full_size(asked: Asked, arch: str, plugins: Plugins) -> dict[str, Any]:
+def _full_size(asked: ContinualOptions, arch: str, plugins: Plugins) -> dict[str, Any]:
     from t2iprobe.core.names import choice
 
     adapter = choice("architecture", arch, plugins.adapters())
@@ -369,8 +369,8 @@ def _list_methods(format: Format) -> None:
     from t2iprobe.plugins.continual.initializers import INITIALIZERS, PEFT
     from t2iprobe.plugins.continual.mergers import MERGERS
     from t2iprobe.plugins.continual.methods import METHODS, REFERENCES
+    from t2iprobe.plugins.continual.output import print_methods
     from t2iprobe.plugins.continual.regularizers import REGULARIZERS
-    from t2iprobe.plugins.continual.telling import print_methods
 
     kinds: dict[str, Any] = {"starts": INITIALIZERS, "merges": MERGERS, "penalties": REGULARIZERS}
     found = {

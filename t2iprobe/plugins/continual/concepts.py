@@ -26,11 +26,11 @@ from t2iprobe.plugins.continual.signs import (
     MARKS,
     SIZE,
     WORD_LENGTH,
-    Sign,
+    NewSign,
     draw,
     pixels,
 )
-from t2iprobe.plugins.continual.streams import Stream, Task
+from t2iprobe.plugins.continual.streams import Task, TaskStream
 
 #: mark -> the letter that stands for it
 TOKENS = dict(zip(MARKS, "QZXJVKWY", strict=True))
@@ -42,7 +42,7 @@ Scores = NDArray[np.float64]
 Floats = NDArray[np.float64]
 
 
-def embedded_stream(seed: int, family: str, marks: Sequence[str] = USUAL) -> Stream:
+def embedded_stream(seed: int, family: str, marks: Sequence[str] = USUAL) -> TaskStream:
     """A task a mark. Training pictures, references and evaluation prompts have no word in common.
 
     Args:
@@ -59,20 +59,20 @@ def embedded_stream(seed: int, family: str, marks: Sequence[str] = USUAL) -> Str
         raise ConfigError(f"a stream teaches each concept once, found {', '.join(marks) or 'none'}")
     words = _words(np.random.default_rng([seed, 0]))
     tasks = tuple(_task(mark, words, np.random.default_rng([seed, 1, list(MARKS).index(mark)])) for mark in marks)
-    return Stream(f"embedded-{family}", tasks, _generic(words, np.random.default_rng([seed, 2])))
+    return TaskStream(f"embedded-{family}", tasks, _generic(words, np.random.default_rng([seed, 2])))
 
 
-def prompt_of(sign: Sign) -> str:
+def prompt_of(sign: NewSign) -> str:
     """What a sign that the models know is asked for with."""
     return f'a {sign.colour} {sign.layout} sign that says "{sign.word}"'
 
 
-def prompt_with(token: str, sign: Sign) -> str:
+def prompt_with(token: str, sign: NewSign) -> str:
     """What a sign with a mark is asked for with: the word stands where it does in the models' prompts."""
     return f'{token} {sign.colour} sign that says "{sign.word}"'
 
 
-def marked(sign: Sign, mark: str) -> Sign:
+def marked(sign: NewSign, mark: str) -> NewSign:
     """The sign with a mark more, in the place of another of its kind."""
     kind: dict[str, Any] = {MARKS[mark]: mark}
     return replace(sign, **kind)
@@ -89,7 +89,7 @@ def _words(rng: np.random.Generator) -> Iterator[str]:
 
 
 def _task(mark: str, words: Iterator[str], rng: np.random.Generator) -> Task:
-    def signs(count: int) -> list[Sign]:
+    def signs(count: int) -> list[NewSign]:
         return [marked(_sign(next(words), rng), mark) for _ in range(count)]
 
     shown, token = signs(IMAGES), TOKENS[mark]
@@ -109,8 +109,8 @@ def _generic(words: Iterator[str], rng: np.random.Generator) -> tuple[str, ...]:
     return tuple(prompt_of(_sign(next(words), rng, LAYOUTS[index % len(LAYOUTS)])) for index in range(GENERIC))
 
 
-def _sign(word: str, rng: np.random.Generator, layout: str = "plain") -> Sign:
-    return Sign(word, str(rng.choice(list(COLOURS))), layout, int(rng.integers(140, 231)))
+def _sign(word: str, rng: np.random.Generator, layout: str = "plain") -> NewSign:
+    return NewSign(word, str(rng.choice(list(COLOURS))), layout, int(rng.integers(140, 231)))
 
 
 class ConceptScore:
@@ -183,7 +183,7 @@ def _example(rng: np.random.Generator) -> tuple[Floats, frozenset[str]]:
     return _spoilt(picture, rng), sign.marks
 
 
-def random_sign(rng: np.random.Generator) -> Sign:
+def random_sign(rng: np.random.Generator) -> NewSign:
     """Any known layout or any new one, and each other kind of mark with one chance in three."""
     word = "".join(ALPHABET[index] for index in rng.integers(len(ALPHABET), size=WORD_LENGTH))
     new = [mark for mark, kind in MARKS.items() if kind == "layout"]

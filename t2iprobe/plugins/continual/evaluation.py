@@ -18,11 +18,11 @@ from PIL import Image
 from t2iprobe.core import runfolder
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice
-from t2iprobe.plugins.continual.arms import BASE, Arm, arms
+from t2iprobe.plugins.continual.arms import BASE, ModelSeries, arms
 from t2iprobe.plugins.continual.concepts import ConceptScore
-from t2iprobe.plugins.continual.grid import Grid
+from t2iprobe.plugins.continual.grid import ResultGrid
 from t2iprobe.plugins.continual.scores import LIKENESSES
-from t2iprobe.plugins.continual.streams import Stream, Task
+from t2iprobe.plugins.continual.streams import Task, TaskStream
 
 RETENTION = "ssim"
 
@@ -55,18 +55,18 @@ def read_run(folder: Path) -> dict[str, Any]:
     return found
 
 
-def arms_of(manifest: dict[str, Any]) -> list[Arm]:
+def arms_of(manifest: dict[str, Any]) -> list[ModelSeries]:
     """The arms of a run."""
     settings = manifest["settings"]
     names = [one["name"] for one in settings["methods"]]
     return arms(names, settings["orders"], settings["seeds"], settings["references"])
 
 
-def begun(folder: Path, manifest: dict[str, Any]) -> Iterator[tuple[Arm, Grid]]:
+def begun(folder: Path, manifest: dict[str, Any]) -> Iterator[tuple[ModelSeries, ResultGrid]]:
     """The arms of a run that have pictures."""
     for arm in arms_of(manifest):
         try:
-            grid = Grid.open(folder / runfolder.STORE, arm)
+            grid = ResultGrid.open(folder / runfolder.STORE, arm)
         except ConfigError:
             continue
         if grid.done.any():
@@ -75,7 +75,7 @@ def begun(folder: Path, manifest: dict[str, Any]) -> Iterator[tuple[Arm, Grid]]:
 
 def evaluate(
     folder: Path,
-    stream: Stream,
+    stream: TaskStream,
     scorers: Sequence[TaskScorer],
     similar: Similarity | None = None,
     tick: Tick = lambda images: None,
@@ -118,7 +118,7 @@ def missing(folder: Path, names: Sequence[str]) -> int:
     return total
 
 
-def check_stream(manifest: dict[str, Any], stream: Stream) -> None:
+def check_stream(manifest: dict[str, Any], stream: TaskStream) -> None:
     """Refuse to score one stream's pictures as another's.
 
     Raises:
@@ -132,7 +132,7 @@ def check_stream(manifest: dict[str, Any], stream: Stream) -> None:
         raise ConfigError(f"the run learnt another stream ({differing[0]}); give the same --stream, --data and files")
 
 
-def _score(grid: Grid, stream: Stream, scorer: TaskScorer) -> Iterator[int]:
+def _score(grid: ResultGrid, stream: TaskStream, scorer: TaskScorer) -> Iterator[int]:
     """Numbers of pictures, as they are scored."""
     column: Any = grid.scored(scorer.name)
     known, done, order = column[:], grid.done, grid.order
@@ -143,7 +143,7 @@ def _score(grid: Grid, stream: Stream, scorer: TaskScorer) -> Iterator[int]:
             yield len(images)
 
 
-def _retain(grid: Grid, similar: Similarity, base: Grid | None) -> None:
+def _retain(grid: ResultGrid, similar: Similarity, base: ResultGrid | None) -> None:
     """Structural similarity of the generic pictures to the base model's."""
     if base is None or not base.done[0, -1]:
         return

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
-from t2iprobe.plugins.continual.handover import Handover
+from t2iprobe.plugins.continual.task_state import TaskState
 
 
 @contextmanager
-def fused(model: Model, modules: Sequence[str], state: Handover) -> Iterator[float]:
+def fused(model: Model, modules: Sequence[str], state: TaskState) -> Iterator[float]:
     """The model with the state's difference in its weights, for the length of a ``with``; then as before, to the bit.
 
     Gives the share of the difference that the weights' precision cannot hold: 0 for float32, near 1 where a small

@@ -1,4 +1,4 @@
-"""The pictures and scores of a run, model after model and task after task: :class:`Grid`, in ``study.zarr``.
+"""The pictures and scores of a run, model after model and task after task: :class:`ResultGrid`, in ``study.zarr``.
 
 ::
 
@@ -25,7 +25,7 @@ from PIL import Image
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.study.arrays import Array, compressors, member, read
-from t2iprobe.plugins.continual.arms import Arm
+from t2iprobe.plugins.continual.arms import ModelSeries
 
 AXES = {"scores": ("after", "task", "picture"), "kept": ("after", "picture")}
 CHUNK = 4 << 20  # bytes of pictures that are written and read together, before compression
@@ -55,7 +55,7 @@ class Shape:
         return 3 * self.size[0] * self.size[1]
 
 
-class Grid:
+class ResultGrid:
     """One arm's arrays.
 
     Args:
@@ -66,7 +66,7 @@ class Grid:
         self.group = group
 
     @classmethod
-    def create(cls, store: Path, arm: Arm, shape: Shape) -> Grid:
+    def create(cls, store: Path, arm: ModelSeries, shape: Shape) -> ResultGrid:
         """The arrays of an arm, made where they are missing."""
         group = zarr.open_group(store, mode="a", path=arm.label, use_consolidated=False)
         states = arm.states(shape.tasks)
@@ -81,7 +81,7 @@ class Grid:
         return cls(group)
 
     @classmethod
-    def open(cls, store: Path, arm: Arm) -> Grid:
+    def open(cls, store: Path, arm: ModelSeries) -> ResultGrid:
         """An arm that was begun.
 
         Raises:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import near
-from t2iprobe.plugins.continual.handover import Handover
 from t2iprobe.plugins.continual.subspace import Osf
+from t2iprobe.plugins.continual.task_state import TaskState
 from t2iprobe.training.lora import Lora
 
 #: name here -> what peft calls it; what peft adds later is taken by its own name
@@ -59,7 +59,7 @@ class Start:
     modules: Sequence[str]
     rank: int
     alpha: float
-    state: Handover
+    state: TaskState
     seed: int
 
     def lora(self, init: bool | str = "gaussian") -> Lora:

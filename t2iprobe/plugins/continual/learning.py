@@ -14,15 +14,15 @@ from torch import Tensor
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.plugins.continual.fusing import fused, weight_of
-from t2iprobe.plugins.continual.handover import Handover, Tensors
 from t2iprobe.plugins.continual.initializers import Start
-from t2iprobe.plugins.continual.mergers import Learnt
-from t2iprobe.plugins.continual.methods import Method
-from t2iprobe.plugins.continual.recipe import Recipe
+from t2iprobe.plugins.continual.mergers import TaskUpdate
+from t2iprobe.plugins.continual.methods import ContinualMethod
+from t2iprobe.plugins.continual.recipe import TaskTraining
 from t2iprobe.plugins.continual.regularizers import Trained
 from t2iprobe.plugins.continual.streams import Task
+from t2iprobe.plugins.continual.task_state import TaskState, Tensors
 from t2iprobe.training.targets import check_rank
-from t2iprobe.training.trainer import CHECKPOINT, Trainer, Watch
+from t2iprobe.training.trainer import CHECKPOINT, Trainer, TrainingCallbacks
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Learner:
 
     model: Model
     modules: Sequence[str]
-    recipe: Recipe
+    recipe: TaskTraining
     base: str = ""
 
-    def start(self) -> Handover:
+    def start(self) -> TaskState:
         """The state before the first task."""
-        return Handover(self.base)
+        return TaskState(self.base)
 
-    def check(self, method: Method, tasks: int) -> None:
+    def check(self, method: ContinualMethod, tasks: int) -> None:
         """Refuse, before anything is trained, what cannot be.
 
         Raises:
@@ -61,14 +61,14 @@ class Learner:
 
     def learn(
         self,
-        method: Method,
-        state: Handover,
+        method: ContinualMethod,
+        state: TaskState,
         tasks: Sequence[Task],
         seed: int,
         folder: Path,
-        watch: Watch | None = None,
+        watch: TrainingCallbacks | None = None,
         trained: Tensors | None = None,
-    ) -> tuple[Handover, Tensors]:
+    ) -> tuple[TaskState, Tensors]:
         """The state after a task, and the task's own adapter.
 
         Args:
@@ -89,14 +89,18 @@ class Learner:
                 lora.restore(dict(trained))
             return self._finished(method, state, trainer, lora, offsets, seed)
 
-    def _trainer(self, method: Method, state: Handover, tasks: Sequence[Task], seed: int, lora: Any) -> Trainer:
+    def _trainer(
+        self, method: ContinualMethod, state: TaskState, tasks: Sequence[Task], seed: int, lora: Any
+    ) -> Trainer:
         regularizer = method.regularizer
         penalty = regularizer.penalty(state, lora, self.modules) if regularizer and state.tasks else None
         pictures = self.recipe.pictures(tasks, seed)
         return Trainer(self.model, lora, pictures, self.recipe.settings(seed, len(tasks)), penalty)
 
     @contextmanager
-    def _adapter(self, method: Method, state: Handover, seed: int) -> Iterator[tuple[Any, Mapping[str, Tensor]]]:
+    def _adapter(
+        self, method: ContinualMethod, state: TaskState, seed: int
+    ) -> Iterator[tuple[Any, Mapping[str, Tensor]]]:
         """The adapter on the model, and what its start took from the weights (some of peft's do)."""
         denoiser, recipe = self.model.denoiser, self.recipe
         before = {path: weight_of(denoiser, path).detach().clone() for path in self.modules}
@@ -110,13 +114,13 @@ class Learner:
 
     def _finished(
         self,
-        method: Method,
-        state: Handover,
+        method: ContinualMethod,
+        state: TaskState,
         trainer: Trainer,
         lora: Any,
         offsets: Mapping[str, Tensor],
         seed: int,
-    ) -> tuple[Handover, Tensors]:
+    ) -> tuple[TaskState, Tensors]:
         def delta(path: str) -> Tensor:
             with torch.no_grad():
                 found: Tensor = lora.delta(path).detach().float().cpu()
@@ -125,7 +129,7 @@ class Learner:
         adapter = lora.state()
         plain = hasattr(lora, "matrices")
         rank = self.recipe.rank * (1 if plain and not offsets else 2)  # a changed start's share is a second product
-        learnt = Learnt(self.modules, adapter if plain else {}, self.recipe.scale, delta, rank, seed)
+        learnt = TaskUpdate(self.modules, adapter if plain else {}, self.recipe.scale, delta, rank, seed)
         new = method.merger.merge(state, learnt)
         if method.initializer.needs_rows and not new.adapter:
             new = replace(new, rows={path: adapter[f"{path}.lora_A.weight"] for path in self.modules})

@@ -18,13 +18,13 @@ from peft.utils import merge_utils
 from torch import Tensor
 
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.plugins.continual.handover import Handover
+from t2iprobe.plugins.continual.task_state import TaskState
 
 Rank = int | None
 
 
 @dataclass(frozen=True)
-class Learnt:
+class TaskUpdate:
     """What a task has learnt.
 
     Args:
@@ -53,18 +53,18 @@ class Merger(ABC):
     keeps_adapter: ClassVar[bool] = False
 
     @abstractmethod
-    def merge(self, state: Handover, learnt: Learnt) -> Handover:
+    def merge(self, state: TaskState, learnt: TaskUpdate) -> TaskState:
         """The next state; rows and memory are the caller's business."""
 
 
-class Keep(Merger):
+class KeepLast(Merger):
     """The adapter is the state."""
 
     name = "keep"
     summary = "the one adapter is what is handed over"
     keeps_adapter = True
 
-    def merge(self, state: Handover, learnt: Learnt) -> Handover:
+    def merge(self, state: TaskState, learnt: TaskUpdate) -> TaskState:
         """See :class:`Merger`."""
         kept = {key: value.clone() for key, value in learnt.adapter.items()}
         return replace(state, tasks=state.tasks + 1, adapter=kept, scale=learnt.scale, delta={}, rank=learnt.rank)
@@ -77,7 +77,7 @@ class FactorSum(Merger):
     summary = "A and B are summed by themselves (the published code's)"
     keeps_adapter = True
 
-    def merge(self, state: Handover, learnt: Learnt) -> Handover:
+    def merge(self, state: TaskState, learnt: TaskUpdate) -> TaskState:
         """See :class:`Merger`."""
         before = state.adapter
         summed = {key: value + before[key] if key in before else value for key, value in learnt.adapter.items()}
@@ -87,7 +87,7 @@ class FactorSum(Merger):
 class _Dense(Merger):
     """Merges whole differences, one module at a time."""
 
-    def merge(self, state: Handover, learnt: Learnt) -> Handover:
+    def merge(self, state: TaskState, learnt: TaskUpdate) -> TaskState:
         """See :class:`Merger`."""
         merged: dict[str, Tensor] = {}
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -108,7 +108,7 @@ class _Dense(Merger):
         return None
 
 
-class Exact(_Dense):
+class ExactSum(_Dense):
     """The sum: what was trained is what is kept."""
 
     name = "exact"
@@ -220,7 +220,7 @@ class Svd(Merger):
     name = "svd"
     summary = "the sum, cut to one adapter's rank"
 
-    def merge(self, state: Handover, learnt: Learnt) -> Handover:
+    def merge(self, state: TaskState, learnt: TaskUpdate) -> TaskState:
         """See :class:`Merger`."""
         rank = self.to or learnt.rank
         kept: dict[str, Tensor] = {}
@@ -248,5 +248,5 @@ def _check_density(name: str, density: float) -> None:
 
 
 MERGERS: Mapping[str, Callable[..., Merger]] = {
-    one.name: one for one in (Keep, Exact, FactorSum, Magnitude, Ties, Dare, Prune, Svd)
+    one.name: one for one in (KeepLast, ExactSum, FactorSum, Magnitude, Ties, Dare, Prune, Svd)
 }

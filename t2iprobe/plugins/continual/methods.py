@@ -1,4 +1,4 @@
-"""Continual methods as an initializer, a merger and, if wanted, a regularizer: :class:`Method`, and :func:`method`."""
+"""Continual-learning methods: an initializer, a merger and optionally a regularizer, see :class:`ContinualMethod`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from t2iprobe.plugins.continual.initializers import (
 from t2iprobe.plugins.continual.mergers import (
     MERGERS,
     Dare,
-    Exact,
+    ExactSum,
     FactorSum,
-    Keep,
+    KeepLast,
     Magnitude,
     Merger,
     Svd,
@@ -45,7 +45,7 @@ REFERENCES = {
 
 
 @dataclass(frozen=True)
-class Method:
+class ContinualMethod:
     """How tasks are learnt one after another.
 
     Args:
@@ -65,7 +65,7 @@ class Method:
 
     def __post_init__(self) -> None:
         start, merger = self.initializer, self.merger
-        if start.continues != (merger.name == Keep.name):
+        if start.continues != (merger.name == KeepLast.name):
             raise ConfigError(
                 f"{self.name}: continue and keep go together; with another merger the adapter's share would count "
                 "twice, and with another start everything before would be lost"
@@ -100,43 +100,43 @@ def _of(start: Callable[[], Initializer], merger: Callable[[], Merger], reg: Cal
 
 #: name -> what it is, and its parts; the first four are the paper's
 METHODS: Mapping[str, tuple[str, Make]] = {
-    "naive": ("one adapter goes on learning", _of(Continue, Keep, None)),
-    "merge-init": ("each task is merged, the next starts anew", _of(Peft, Exact, None)),
-    "merge-ortho": ("each task is merged, the next starts orthogonal to it", _of(ColumnOrtho, Exact, None)),
+    "naive": ("one adapter goes on learning", _of(Continue, KeepLast, None)),
+    "merge-init": ("each task is merged, the next starts anew", _of(Peft, ExactSum, None)),
+    "merge-ortho": ("each task is merged, the next starts orthogonal to it", _of(ColumnOrtho, ExactSum, None)),
     "magnitude": ("of each weight the larger change stays", _of(Peft, Magnitude, None)),
     "merge-ortho-head": ("merge-ortho as the published code sums it", _of(ColumnOrtho, FactorSum, None)),
-    "merge-ortho-matched": ("merge-ortho without its larger steps", _of(ColumnOrthoMatched, Exact, None)),
-    "merge-ortho-gaussian": ("merge-ortho from a draw of full rank", _of(ColumnOrthoGaussian, Exact, None)),
-    "merge-row-ortho": ("each task reads inputs that none before has read", _of(RowOrtho, Exact, None)),
+    "merge-ortho-matched": ("merge-ortho without its larger steps", _of(ColumnOrthoMatched, ExactSum, None)),
+    "merge-ortho-gaussian": ("merge-ortho from a draw of full rank", _of(ColumnOrthoGaussian, ExactSum, None)),
+    "merge-row-ortho": ("each task reads inputs that none before has read", _of(RowOrtho, ExactSum, None)),
     "ties": ("merged by TIES", _of(Peft, Ties, None)),
     "dare": ("merged by DARE", _of(Peft, Dare, None)),
     "svd": ("merged and cut to one adapter's rank", _of(Peft, Svd, None)),
-    "o-lora": ("merge-init with O-LoRA's penalty", _of(Peft, Exact, OLora)),
-    "c-lora": ("merge-init with C-LoRA's penalty", _of(Peft, Exact, CLora)),
-    "ewc": ("merge-init with EWC's penalty", _of(Peft, Exact, Ewc)),
-    "osf": ("the least singular directions of the weights learn", _of(OrthogonalSubspace, Exact, None)),
+    "o-lora": ("merge-init with O-LoRA's penalty", _of(Peft, ExactSum, OLora)),
+    "c-lora": ("merge-init with C-LoRA's penalty", _of(Peft, ExactSum, CLora)),
+    "ewc": ("merge-init with EWC's penalty", _of(Peft, ExactSum, Ewc)),
+    "osf": ("the least singular directions of the weights learn", _of(OrthogonalSubspace, ExactSum, None)),
 }
 PAPER = ("naive", "merge-init", "merge-ortho", "magnitude")
 
 
-def method(text: str) -> Method:
+def method(text: str) -> ContinualMethod:
     """A method by its name, or by its parts, such as ``row-ortho+ties:density=0.3`` or ``gaussian+exact+ewc``.
 
     Raises:
         ConfigError: no such method or part, a setting that a part does not have, or parts that do not go together.
     """
     if "+" not in text:
-        return Method(text, *choice("method", text, METHODS)[1]())
+        return ContinualMethod(text, *choice("method", text, METHODS)[1]())
     start, merger, *rest = text.split("+")
     if len(rest) > 1:
         raise ConfigError(f"{text!r}: a method is INITIALIZER+MERGER or INITIALIZER+MERGER+REGULARIZER")
     starts: dict[str, Callable[..., Initializer]] = {name: partial(Peft, name) for name in PEFT}
     starts |= {"peft": Peft, **INITIALIZERS}
     regularizer = _part("regularizer", rest[0], REGULARIZERS) if rest else None
-    return Method(text, _part("initializer", start, starts), _part("merger", merger, MERGERS), regularizer)
+    return ContinualMethod(text, _part("initializer", start, starts), _part("merger", merger, MERGERS), regularizer)
 
 
-def methods(names: Sequence[str]) -> list[Method]:
+def methods(names: Sequence[str]) -> list[ContinualMethod]:
     """Several, each once.
 
     Raises:
@@ -176,4 +176,4 @@ def _value(what: str, text: str, default: Any) -> Any:
         raise ConfigError(f"{what} is a number, found {text!r}") from None
 
 
-__all__ = ["METHODS", "PAPER", "REFERENCES", "Method", "method", "methods"]
+__all__ = ["METHODS", "PAPER", "REFERENCES", "ContinualMethod", "method", "methods"]

@@ -1,4 +1,4 @@
-"""What a run costs, before it begins: :class:`Plan`. What is done already is not counted again."""
+"""What a run costs, before it begins: :class:`ContinualPlan`. What is done already is not counted again."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from t2iprobe.cli.cost import duration
+from t2iprobe.cli.parse import size_text
 from t2iprobe.core import runfolder
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.plugins.continual.arms import BASE, JOINT, SEPARATE, Arm
-from t2iprobe.plugins.continual.grid import Grid, Shape
+from t2iprobe.plugins.continual.arms import BASE, JOINT, SEPARATE, ModelSeries
+from t2iprobe.plugins.continual.grid import ResultGrid, Shape
 from t2iprobe.plugins.continual.mergers import Svd
-from t2iprobe.plugins.continual.methods import Method
-from t2iprobe.plugins.continual.recipe import Recipe
+from t2iprobe.plugins.continual.methods import ContinualMethod
+from t2iprobe.plugins.continual.recipe import TaskTraining
 from t2iprobe.plugins.continual.regularizers import Ewc, OLora
-from t2iprobe.terminal.cost import duration
-from t2iprobe.terminal.parse import size_text
 
 FLOAT = 4  # bytes
 ROOM = 1.02  # of what is counted, for metadata and file system
 
 
 @dataclass(frozen=True)
-class Asked:
+class PlannedRuns:
     """What is planned; the model may be on the meta device.
 
     Args:
@@ -42,9 +42,9 @@ class Asked:
         folder: of the run; ``None`` where none is begun.
     """
 
-    arms: Sequence[Arm]
-    methods: Mapping[str, Method]
-    recipe: Recipe
+    arms: Sequence[ModelSeries]
+    methods: Mapping[str, ContinualMethod]
+    recipe: TaskTraining
     shape: Shape
     full: bool
     widths: Sequence[tuple[int, int]]
@@ -53,7 +53,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ContinualPlan:
     """The cost.
 
     Args:
@@ -103,7 +103,7 @@ class Plan:
         }
 
 
-def plan(asked: Asked, seconds: Callable[[int, int], float] | None = None) -> Plan:
+def plan(asked: PlannedRuns, seconds: Callable[[int, int], float] | None = None) -> ContinualPlan:
     """Count it.
 
     Args:
@@ -120,13 +120,13 @@ def plan(asked: Asked, seconds: Callable[[int, int], float] | None = None) -> Pl
     starting = [arm for arm in asked.arms if _first_is_shared(asked, arm) and not _known(asked, arm)]
     shared = max(0, len(starting) - len({_first(asked, arm) for arm in starting} & alone)) * steps
     images = sum(_pictures(asked, arm) for arm in asked.arms)
-    found = Plan(len(asked.arms), adapters, todo, shared, images, _disk(asked, len(alone), images))
+    found = ContinualPlan(len(asked.arms), adapters, todo, shared, images, _disk(asked, len(alone), images))
     if seconds is None:
         return found
-    return Plan(**{**vars(found), "seconds": seconds(todo, images)})
+    return ContinualPlan(**{**vars(found), "seconds": seconds(todo, images)})
 
 
-def check_disk(folder: Path, found: Plan) -> None:
+def check_disk(folder: Path, found: ContinualPlan) -> None:
     """Refuse a run that would fill the disk.
 
     Raises:
@@ -149,7 +149,7 @@ def widths(denoiser: nn.Module, modules: Sequence[str]) -> list[tuple[int, int]]
     return [(int(one.in_features), int(one.out_features)) for one in found]
 
 
-def handed_over(method: Method, recipe: Recipe, sides: Sequence[tuple[int, int]], tasks: int) -> int:
+def handed_over(method: ContinualMethod, recipe: TaskTraining, sides: Sequence[tuple[int, int]], tasks: int) -> int:
     """Bytes of a method's state after the last task."""
     dense = FLOAT * sum(a * b for a, b in sides)
     adapter = FLOAT * recipe.rank * sum(a + b for a, b in sides)
@@ -161,15 +161,15 @@ def handed_over(method: Method, recipe: Recipe, sides: Sequence[tuple[int, int]]
     return found + (dense if isinstance(method.regularizer, Ewc) else 0)
 
 
-def _first(asked: Asked, arm: Arm) -> tuple[int, int]:
+def _first(asked: PlannedRuns, arm: ModelSeries) -> tuple[int, int]:
     return arm.seed or 0, arm.sequence(asked.shape.tasks)[0]
 
 
-def _first_is_shared(asked: Asked, arm: Arm) -> bool:
+def _first_is_shared(asked: PlannedRuns, arm: ModelSeries) -> bool:
     return not arm.reference and asked.methods[arm.method].initializer.plain_first
 
 
-def _alone(asked: Asked) -> set[tuple[int, int]]:
+def _alone(asked: PlannedRuns) -> set[tuple[int, int]]:
     """Seed and task of the trainings on the base model that are still to do."""
     wanted: set[tuple[int, int]] = set()
     for arm in asked.arms:
@@ -181,7 +181,7 @@ def _alone(asked: Asked) -> set[tuple[int, int]]:
     return {one for one in wanted if work is None or not learnt(work / f"seed-{one[0]}" / str(one[1]))}
 
 
-def _known(asked: Asked, arm: Arm) -> int:
+def _known(asked: PlannedRuns, arm: ModelSeries) -> int:
     """Tasks that an arm has learnt."""
     return learnt(asked.folder / "work" / arm.label) if asked.folder else 0
 
@@ -198,7 +198,7 @@ def learnt(place: Path) -> int:
         return 0
 
 
-def _learns(asked: Asked, arm: Arm) -> int:
+def _learns(asked: PlannedRuns, arm: ModelSeries) -> int:
     """Trainings of an arm's own that are still to do."""
     if arm.method in (BASE, SEPARATE):
         return 0
@@ -208,12 +208,12 @@ def _learns(asked: Asked, arm: Arm) -> int:
     return own - 1 if _first_is_shared(asked, arm) and not _known(asked, arm) else own
 
 
-def _pictures(asked: Asked, arm: Arm) -> int:
+def _pictures(asked: PlannedRuns, arm: ModelSeries) -> int:
     """Pictures of an arm that are still to draw."""
     shape, total = asked.shape, 0
     store = asked.folder / runfolder.STORE if asked.folder else None
     try:
-        done = Grid.open(store, arm).done if store is not None and store.exists() else None
+        done = ResultGrid.open(store, arm).done if store is not None and store.exists() else None
     except ConfigError:
         done = None
     for after in range(arm.states(shape.tasks)):
@@ -224,7 +224,7 @@ def _pictures(asked: Asked, arm: Arm) -> int:
     return total
 
 
-def _disk(asked: Asked, alone: int, images: int) -> dict[str, int]:
+def _disk(asked: PlannedRuns, alone: int, images: int) -> dict[str, int]:
     """Bytes that are still to be written."""
     tasks, sides = asked.shape.tasks, asked.widths
     adapter = FLOAT * asked.recipe.rank * sum(a + b for a, b in sides)

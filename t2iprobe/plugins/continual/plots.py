@@ -16,7 +16,7 @@ from PIL import Image
 
 from t2iprobe.core.errors import ConfigError, ShapeError
 from t2iprobe.core.statistics import Interval
-from t2iprobe.plugins.figures import FAINT, INK, PAPER
+from t2iprobe.report.figures import FAINT, INK, PAPER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from t2iprobe.plugins.hookspecs import hookimpl
+from t2iprobe.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     import typer

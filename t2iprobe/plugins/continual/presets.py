@@ -13,8 +13,8 @@ from typing import Any
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.continual import streamfile
-from t2iprobe.plugins.continual.recipe import Recipe
-from t2iprobe.plugins.continual.streams import Stream, Task
+from t2iprobe.plugins.continual.recipe import TaskTraining
+from t2iprobe.plugins.continual.streams import Task, TaskStream
 
 #: DreamBooth's classes and their subjects (folders of google/dreambooth)
 SUBJECTS: Mapping[str, tuple[str, ...]] = {
@@ -80,7 +80,7 @@ OBJECT_PICTURES = 5  # a subject has 4 to 6; for plans without the data
 
 
 @dataclass(frozen=True)
-class Preset:
+class ContinualPreset:
     """A stream with the settings that belong to it.
 
     Args:
@@ -99,8 +99,8 @@ class Preset:
     """
 
     summary: str
-    stream: Callable[[Path | None, str], Stream]
-    recipe: Recipe
+    stream: Callable[[Path | None, str], TaskStream]
+    recipe: TaskTraining
     orders: tuple[int, ...] = (0, 5, 10, 42)
     seeds: tuple[int, ...] = (0, 5)
     scope: str = "all-attention"
@@ -119,7 +119,7 @@ def selected_objects() -> list[tuple[str, str]]:
     return [(name, draw.choice(SUBJECTS[name])) for name in classes]
 
 
-def objects(data: Path | None, family: str = "") -> Stream:
+def objects(data: Path | None, family: str = "") -> TaskStream:
     """The ten DreamBooth objects; every picture of a subject is trained on and a reference, as in the paper."""
     tasks = []
     for (name, subject), token in zip(selected_objects(), TOKENS, strict=True):
@@ -127,10 +127,10 @@ def objects(data: Path | None, family: str = "") -> Stream:
         words = f"{token} {name}"
         prompts = tuple(one.replace("{X}", words) for one in OBJECT_PROMPTS)
         tasks.append(Task(subject, f"a photo of {words}", found, found, words, prompts=prompts))
-    return _checked(Stream("objects", tuple(tasks)), data, allow_overlap=True)  # as in the paper
+    return _checked(TaskStream("objects", tuple(tasks)), data, allow_overlap=True)  # as in the paper
 
 
-def styles(data: Path | None, family: str = "") -> Stream:
+def styles(data: Path | None, family: str = "") -> TaskStream:
     """The ten UnlearnCanvas styles; the references show objects that no style is trained on."""
     tasks = []
     for style, thing in STYLES:
@@ -140,7 +140,7 @@ def styles(data: Path | None, family: str = "") -> Stream:
         prompts = tuple(one.replace("{X}", words) for one in STYLE_PROMPTS)
         prompt = f"{words} image of {thing.lower()}"
         tasks.append(Task(style, prompt, images, references, words, prompts=prompts))
-    return _checked(Stream("styles", tuple(tasks)), data)
+    return _checked(TaskStream("styles", tuple(tasks)), data)
 
 
 def _style_pictures(data: Path | None, style: str, rows: Any) -> tuple[Path, ...]:
@@ -153,13 +153,13 @@ def _style_pictures(data: Path | None, style: str, rows: Any) -> tuple[Path, ...
     return found
 
 
-def _checked(stream: Stream, data: Path | None, *, allow_overlap: bool = False) -> Stream:
+def _checked(stream: TaskStream, data: Path | None, *, allow_overlap: bool = False) -> TaskStream:
     if data is not None:
         streamfile.check(stream, allow_overlap=allow_overlap)
     return stream
 
 
-def embedded(data: Path | None, family: str, seed: int = 0) -> Stream:
+def embedded(data: Path | None, family: str, seed: int = 0) -> TaskStream:
     """Signs with something new about them, for the tiny models."""
     from t2iprobe.plugins.continual.concepts import embedded_stream
 
@@ -168,11 +168,11 @@ def embedded(data: Path | None, family: str, seed: int = 0) -> Stream:
     return embedded_stream(seed, family)
 
 
-_PAPER = Recipe(crop="random", optimiser="adamw8bit", checkpointing=True, fresh=False)
+_PAPER = TaskTraining(crop="random", optimiser="adamw8bit", checkpointing=True, fresh=False)
 _SAMPLING = {"num_steps": 50, "guidance": 5.0}
 
-PRESETS: Mapping[str, Preset] = {
-    "objects": Preset(
+PRESETS: Mapping[str, ContinualPreset] = {
+    "objects": ContinualPreset(
         "the paper's 10 DreamBooth objects",
         objects,
         _PAPER,
@@ -180,7 +180,7 @@ PRESETS: Mapping[str, Preset] = {
         scores=("clip-i", "dino"),
         data="DreamBooth's dataset: a folder a subject",
     ),
-    "styles": Preset(
+    "styles": ContinualPreset(
         "the paper's 10 UnlearnCanvas styles",
         styles,
         _PAPER,
@@ -188,10 +188,10 @@ PRESETS: Mapping[str, Preset] = {
         scores=("csd", "dino"),
         data="UnlearnCanvas: STYLE/OBJECT/N.jpg",
     ),
-    "embedded": Preset(
+    "embedded": ContinualPreset(
         "new kinds of signs for the tiny models, drawn on the spot",
         embedded,
-        Recipe(rank=4, steps=20, lr=5e-3, batch=6, side=32, weight_decay=1e-2),
+        TaskTraining(rank=4, steps=20, lr=5e-3, batch=6, side=32, weight_decay=1e-2),
         samples=1,
         full=True,
     ),

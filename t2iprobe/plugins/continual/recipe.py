@@ -1,4 +1,4 @@
-"""How every task of a run is trained: :class:`Recipe`."""
+"""How every task of a run is trained: :class:`TaskTraining`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ APART = 1009  # between the seeds of two runs, more than a stream has tasks
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TaskTraining:
     """The training of a task; the paper's where nothing else is said.
 
     Args:

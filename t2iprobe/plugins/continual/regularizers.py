@@ -16,7 +16,7 @@ from torch import Tensor
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.continual.fusing import weight_of
-from t2iprobe.plugins.continual.handover import Handover, Tensors
+from t2iprobe.plugins.continual.task_state import TaskState, Tensors
 from t2iprobe.training.feed import Feed
 from t2iprobe.training.objective import Objective
 
@@ -52,7 +52,7 @@ class Regularizer(ABC):
     strength: float
 
     @abstractmethod
-    def penalty(self, state: Handover, lora: Any, modules: Sequence[str]) -> Penalty:
+    def penalty(self, state: TaskState, lora: Any, modules: Sequence[str]) -> Penalty:
         """The penalty of a task that starts from ``state``, as a function of where the adapter is."""
 
     def remember(self, before: Tensors, trained: Trained) -> Tensors:
@@ -68,7 +68,7 @@ class CLora(Regularizer):
     name = "c-lora"
     summary = "weights that changed before change less (C-LoRA)"
 
-    def penalty(self, state: Handover, lora: Any, modules: Sequence[str]) -> Penalty:
+    def penalty(self, state: TaskState, lora: Any, modules: Sequence[str]) -> Penalty:
         """See :class:`Regularizer`: the squared norm of |what all tasks changed| times what this one changes."""
         device = lora.parameters()[0].device
         before = {path: found.to(device) for path in modules if (found := state.dense(path)) is not None}
@@ -92,7 +92,7 @@ class OLora(Regularizer):
     summary = "A is drawn towards orthogonality to every earlier task's (O-LoRA)"
     memory = "o-lora"
 
-    def penalty(self, state: Handover, lora: Any, modules: Sequence[str]) -> Penalty:
+    def penalty(self, state: TaskState, lora: Any, modules: Sequence[str]) -> Penalty:
         """See :class:`Regularizer`: the sum over earlier tasks s of the squared norm of A_s A^T."""
         device = lora.parameters()[0].device
         before = {path: root.to(device) for path, root in state.memory.get(self.memory, {}).items()}
@@ -128,7 +128,7 @@ class Ewc(Regularizer):
     summary = "weights that earlier tasks depend on change less (EWC)"
     memory = "ewc"
 
-    def penalty(self, state: Handover, lora: Any, modules: Sequence[str]) -> Penalty:
+    def penalty(self, state: TaskState, lora: Any, modules: Sequence[str]) -> Penalty:
         """See :class:`Regularizer`: the squared change of each weight, by how much earlier losses depend on it."""
         device = lora.parameters()[0].device
         before = {path: root.to(device) for path, root in state.memory.get(self.memory, {}).items()}

@@ -11,12 +11,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.plugins.continual.arms import Arm
-from t2iprobe.plugins.continual.handover import Handover
-from t2iprobe.plugins.continual.mergers import Learnt
+from t2iprobe.plugins.continual.arms import ModelSeries
+from t2iprobe.plugins.continual.mergers import TaskUpdate
 from t2iprobe.plugins.continual.methods import method
-from t2iprobe.plugins.continual.recipe import Recipe
+from t2iprobe.plugins.continual.recipe import TaskTraining
 from t2iprobe.plugins.continual.run import archived
+from t2iprobe.plugins.continual.task_state import TaskState
 from t2iprobe.plugins.continual.weights_analysis import Factors, Lazy
 
 DELTA = "delta:"
@@ -34,9 +34,9 @@ class Replay:
         ConfigError: its adapters were not kept.
     """
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any], arm: Arm) -> None:
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], arm: ModelSeries) -> None:
         settings = manifest["settings"]
-        self.arm, self.method, self.recipe = arm, method(arm.method), Recipe(**settings["recipe"])
+        self.arm, self.method, self.recipe = arm, method(arm.method), TaskTraining(**settings["recipe"])
         count = len(settings["stream"]["tasks"])
         self.order = arm.sequence(count)
         self.files = [archived(folder, arm, task) for task in range(count)]
@@ -74,7 +74,7 @@ class Replay:
     def _totals(self, path: str) -> list[Tensor]:
         """Of one module, which is asked for task by task."""
         if self._kept[0] != path:
-            state, found = Handover(""), []
+            state, found = TaskState(""), []
             for task, file in enumerate(self.files):
                 state = self.method.merger.merge(state, self._learnt(file, path, task))
                 total = state.dense(path)
@@ -83,12 +83,14 @@ class Replay:
             self._kept = path, found
         return self._kept[1]
 
-    def _learnt(self, file: Path, path: str, task: int) -> Learnt:
+    def _learnt(self, file: Path, path: str, task: int) -> TaskUpdate:
         with safe_open(file, "pt") as kept:
             names = [name for name in kept.keys() if _path(name) == path]  # noqa: SIM118 - it is no dict
             tensors = {name: kept.get_tensor(name) for name in names}
         seed = self.recipe.seed(self.arm.seed or 0, self.order[task])
-        return Learnt([path], tensors, self.recipe.scale, lambda one: self._delta(tensors, one), self.recipe.rank, seed)
+        return TaskUpdate(
+            [path], tensors, self.recipe.scale, lambda one: self._delta(tensors, one), self.recipe.rank, seed
+        )
 
     def _delta(self, tensors: Mapping[str, Tensor], path: str) -> Tensor:
         if f"{DELTA}{path}" in tensors:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
 from t2iprobe.core.statistics import Interval, crossed
-from t2iprobe.plugins.continual.arms import BASE, JOINT, SEPARATE, Arm
+from t2iprobe.plugins.continual.arms import BASE, JOINT, SEPARATE, ModelSeries
 from t2iprobe.plugins.continual.evaluation import RETENTION, begun, read_run
 from t2iprobe.plugins.continual.forgetting import Run, summary
-from t2iprobe.plugins.continual.grid import Grid
+from t2iprobe.plugins.continual.grid import ResultGrid
 
 Matrix = NDArray[np.float64]
 
@@ -36,7 +36,7 @@ class Series:
         order: indices of the stream's tasks.
     """
 
-    arm: Arm
+    arm: ModelSeries
     matrix: Matrix
     base: Matrix
     alone: Matrix
@@ -65,7 +65,7 @@ class Results:
         self.manifest = read_run(self.folder)
 
     @cached_property
-    def _grids(self) -> Mapping[Arm, Grid]:
+    def _grids(self) -> Mapping[ModelSeries, ResultGrid]:
         return dict(begun(self.folder, self.manifest))
 
     @property
@@ -99,18 +99,18 @@ class Results:
             yield Series(
                 arm,
                 known.mean(axis=2, dtype=np.float64),
-                self._reference(Arm(BASE), score)[order],
-                self._reference(Arm(SEPARATE, None, arm.seed), score)[order],
-                self._reference(Arm(JOINT, None, arm.seed), score)[order],
+                self._reference(ModelSeries(BASE), score)[order],
+                self._reference(ModelSeries(SEPARATE, None, arm.seed), score)[order],
+                self._reference(ModelSeries(JOINT, None, arm.seed), score)[order],
                 self._kept(grid),
                 tuple(order),
             )
 
-    def arms(self, method: str) -> list[Arm]:
+    def arms(self, method: str) -> list[ModelSeries]:
         """Those of a method that learnt and sampled the whole stream."""
         return [arm for arm, grid in self._grids.items() if arm.method == method and grid.done[-1].any()]
 
-    def facts(self, arm: Arm) -> Mapping[str, Any]:
+    def facts(self, arm: ModelSeries) -> Mapping[str, Any]:
         """What is noted of an arm."""
         return self._grids[arm].facts
 
@@ -131,13 +131,13 @@ class Results:
                 found.setdefault(arm.method, {})[0, arm.seed or 0] = float(known[0].mean())
         return found
 
-    def _reference(self, arm: Arm, score: str) -> Matrix:
+    def _reference(self, arm: ModelSeries, score: str) -> Matrix:
         """(task,) in the stream's order."""
         grid = self._grids.get(arm)
         known = grid.scores(score) if grid is not None else None
         return np.full(len(self.tasks), np.nan) if known is None else known[0].mean(axis=1, dtype=np.float64)
 
-    def _kept(self, grid: Grid) -> Matrix:
+    def _kept(self, grid: ResultGrid) -> Matrix:
         known = grid.scores(RETENTION, "kept")
         return np.full(len(grid.done), np.nan) if known is None else known.mean(axis=1, dtype=np.float64)
 

@@ -1,4 +1,4 @@
-"""Streams learnt task after task, by every method, order and seed: :class:`Run`. It survives anything.
+"""Streams learnt task after task, by every method, order and seed: :class:`ContinualRun`. It survives anything.
 
 ::
 
@@ -30,16 +30,16 @@ from t2iprobe.core.errors import LockedError, StoppedError, StoreError
 from t2iprobe.core.lock import lock
 from t2iprobe.core.model import OnStep
 from t2iprobe.core.study import provenance
-from t2iprobe.core.study.bench import Stop
+from t2iprobe.core.study.context import Stop
 from t2iprobe.plugins.continual import streamfile
-from t2iprobe.plugins.continual.arms import BASE, JOINT, SEPARATE, Arm, arms
+from t2iprobe.plugins.continual.arms import BASE, JOINT, SEPARATE, ModelSeries, arms
 from t2iprobe.plugins.continual.fusing import fused
-from t2iprobe.plugins.continual.grid import Grid, Shape
-from t2iprobe.plugins.continual.handover import Handover, Tensors
+from t2iprobe.plugins.continual.grid import ResultGrid, Shape
 from t2iprobe.plugins.continual.learning import Learner, forget_checkpoint
-from t2iprobe.plugins.continual.methods import Method, method
-from t2iprobe.plugins.continual.sampler import Sampler, picture_size
-from t2iprobe.plugins.continual.streams import Stream
+from t2iprobe.plugins.continual.methods import ContinualMethod, method
+from t2iprobe.plugins.continual.sampler import SampleStore, picture_size
+from t2iprobe.plugins.continual.streams import TaskStream
+from t2iprobe.plugins.continual.task_state import TaskState, Tensors
 from t2iprobe.training import trainer
 
 HANDOVER = "handover.safetensors"
@@ -48,7 +48,7 @@ NAIVE = "naive"
 
 
 @dataclass
-class Watch:
+class ContinualCallbacks:
     """Who is told what a run does.
 
     Args:
@@ -76,7 +76,7 @@ class Watch:
 
 
 @dataclass
-class Run:
+class ContinualRun:
     """Everything that is asked for.
 
     Args:
@@ -96,12 +96,12 @@ class Run:
 
     folder: Path
     learner: Learner
-    stream: Stream
-    methods: Sequence[Method]
+    stream: TaskStream
+    methods: Sequence[ContinualMethod]
     orders: Sequence[int]
     seeds: Sequence[int]
     references: Sequence[str]
-    sampler: Sampler
+    sampler: SampleStore
     targets: Mapping[str, Any] = field(default_factory=dict)
     archive: bool = True
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -116,7 +116,7 @@ class Run:
         return provenance.facts(self.learner.model, self.sampler.settings)
 
     @property
-    def arms(self) -> list[Arm]:
+    def arms(self) -> list[ModelSeries]:
         """What it consists of."""
         return arms(list(self._methods), self.orders, self.seeds, self.references)
 
@@ -159,14 +159,14 @@ class Run:
             self.learner.check(self._plain, len(self.stream))
         runfolder.existing(self.folder, self.settings)
 
-    def work(self, watch: Watch | None = None) -> None:
+    def work(self, watch: ContinualCallbacks | None = None) -> None:
         """Learn and sample everything that is not done yet.
 
         Raises:
             RunExistsError: the folder has a run with other settings.
             StoppedError: it was asked to stop; what was done is kept.
         """
-        watch = watch or Watch()
+        watch = watch or ContinualCallbacks()
         self.check()
         runfolder.make(self.folder)
         self._write_manifest(runfolder.RUNNING)
@@ -179,7 +179,7 @@ class Run:
             raise
         self._write_manifest(runfolder.FINISHED)
 
-    def _free(self) -> Iterator[Arm]:
+    def _free(self) -> Iterator[ModelSeries]:
         """The arms one after the other, each locked for as long as it is looked at; those in other hands later."""
         pending = self.arms
         while pending:
@@ -194,8 +194,8 @@ class Run:
                 time.sleep(POLL)
             pending = busy
 
-    def _arm(self, arm: Arm, watch: Watch) -> None:
-        grid = Grid.create(self.store, arm, self.shape)
+    def _arm(self, arm: ModelSeries, watch: ContinualCallbacks) -> None:
+        grid = ResultGrid.create(self.store, arm, self.shape)
         if arm.method == BASE:
             self._sample(arm, grid, self.learner.start(), 0, watch)
         elif arm.method == SEPARATE:
@@ -205,7 +205,7 @@ class Run:
         else:
             self._sequence(arm, grid, watch)
 
-    def _sequence(self, arm: Arm, grid: Grid, watch: Watch) -> None:
+    def _sequence(self, arm: ModelSeries, grid: ResultGrid, watch: ContinualCallbacks) -> None:
         """Task after task; between two of them there is the hand-over, and nothing else."""
         chosen, total, seed = self._methods[arm.method], len(self.stream), arm.seed or 0
         file = self._work(arm) / HANDOVER
@@ -237,7 +237,7 @@ class Run:
             grid.note(rank=new.rank, bytes=new.bytes, kinds=list(new.kinds))
             state = new
 
-    def _separate(self, arm: Arm, grid: Grid, watch: Watch) -> None:
+    def _separate(self, arm: ModelSeries, grid: ResultGrid, watch: ContinualCallbacks) -> None:
         """Every task alone; each picture is of the model that learnt its task."""
         for index, task in enumerate(self.stream.tasks):
             if not grid.done[0, index]:
@@ -245,7 +245,7 @@ class Run:
                 watch.begun(f"{arm.label}: {task.name}")
                 self._pictures(grid, state, 0, [index], watch)
 
-    def _joint(self, arm: Arm, grid: Grid, watch: Watch) -> None:
+    def _joint(self, arm: ModelSeries, grid: ResultGrid, watch: ContinualCallbacks) -> None:
         """One adapter for all tasks, with as many steps as all of them have."""
         file, seed = self._work(arm) / HANDOVER, arm.seed or 0
         state = self._load(file)
@@ -263,7 +263,7 @@ class Run:
             forget_checkpoint(file.parent)
         self._sample(arm, grid, state, 0, watch)
 
-    def _alone(self, seed: int, index: int, watch: Watch) -> Handover:
+    def _alone(self, seed: int, index: int, watch: ContinualCallbacks) -> TaskState:
         """A task learnt on the base model: what every plain start gives as the first task."""
         place = self.folder / "work" / "alone" / f"seed-{seed}" / str(index)
         with _waiting(place, watch):
@@ -283,20 +283,24 @@ class Run:
                 forget_checkpoint(place)
             return state
 
-    def _sample(self, arm: Arm, grid: Grid, state: Handover, after: int, watch: Watch) -> None:
+    def _sample(
+        self, arm: ModelSeries, grid: ResultGrid, state: TaskState, after: int, watch: ContinualCallbacks
+    ) -> None:
         """What is missing of a model's pictures."""
         cells = self._missing(arm, grid, after)
         if cells:
             watch.begun(f"{arm.label}: pictures after {state.tasks or 'no'} task{'' if state.tasks == 1 else 's'}")
             self._pictures(grid, state, after, cells, watch)
 
-    def _missing(self, arm: Arm, grid: Grid, after: int) -> list[int]:
+    def _missing(self, arm: ModelSeries, grid: ResultGrid, after: int) -> list[int]:
         total, done = len(self.stream), grid.done[after]
         wanted = [*arm.columns(after, total, full=self.sampler.full)]
         wanted += [total] if self.stream.generic and arm.method != SEPARATE else []
         return [cell for cell in wanted if not done[cell]]
 
-    def _pictures(self, grid: Grid, state: Handover, after: int, cells: Sequence[int], watch: Watch) -> None:
+    def _pictures(
+        self, grid: ResultGrid, state: TaskState, after: int, cells: Sequence[int], watch: ContinualCallbacks
+    ) -> None:
         model, order = self.learner.model, grid.order
         with fused(model, self.learner.modules, state) as lost:
             grid.note(rounding=lost)
@@ -306,16 +310,18 @@ class Run:
                 prompts = self.stream.generic if generic else self.stream.tasks[order[cell]].asked
                 grid.write(after, cell, self.sampler.draw(model, prompts, watch.on_picture_step))
 
-    def _training(self, watch: Watch) -> trainer.Watch:
-        return trainer.Watch(on_step=watch.on_step, checkpoint_every=watch.checkpoint_every, stop=watch.stop)
+    def _training(self, watch: ContinualCallbacks) -> trainer.TrainingCallbacks:
+        return trainer.TrainingCallbacks(
+            on_step=watch.on_step, checkpoint_every=watch.checkpoint_every, stop=watch.stop
+        )
 
-    def _work(self, arm: Arm) -> Path:
+    def _work(self, arm: ModelSeries) -> Path:
         return self.folder / "work" / arm.label
 
-    def _load(self, file: Path) -> Handover:
-        return Handover.load(file, self.learner.base) if file.exists() else self.learner.start()
+    def _load(self, file: Path) -> TaskState:
+        return TaskState.load(file, self.learner.base) if file.exists() else self.learner.start()
 
-    def _keep(self, arm: Arm, task: int, adapter: Tensors) -> None:
+    def _keep(self, arm: ModelSeries, task: int, adapter: Tensors) -> None:
         """A task's adapter, for the analysis alone."""
         if not self.archive:
             return
@@ -331,7 +337,7 @@ class Run:
 
     def _write_manifest(self, state: str) -> None:
         """Whoever comes first begins it, and what was begun stays as it was begun."""
-        with _waiting(self.folder, Watch()):
+        with _waiting(self.folder, ContinualCallbacks()):
             self._write_manifest_alone(state)
 
     def _write_manifest_alone(self, state: str) -> None:
@@ -356,18 +362,18 @@ class Run:
         runfolder.write_manifest(self.folder, manifest)
 
 
-def archived(folder: Path, arm: Arm, task: int) -> Path:
+def archived(folder: Path, arm: ModelSeries, task: int) -> Path:
     """Where the adapter of the task at a position is kept for the analysis."""
     return folder / "archive" / arm.label / f"task-{task:02d}.safetensors"
 
 
-def read_archive(folder: Path, arm: Arm, task: int) -> dict[str, Any]:
+def read_archive(folder: Path, arm: ModelSeries, task: int) -> dict[str, Any]:
     """The adapter of the task at a position, or its dense difference."""
     return load_file(archived(folder, arm, task))
 
 
 @contextmanager
-def _waiting(place: Path, watch: Watch) -> Iterator[None]:
+def _waiting(place: Path, watch: ContinualCallbacks) -> Iterator[None]:
     """A folder for oneself, once whoever has it is done."""
     with ExitStack() as held:
         while True:

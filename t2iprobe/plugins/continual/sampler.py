@@ -1,4 +1,4 @@
-"""What a model is asked for, always with the same noise: :class:`Sampler`."""
+"""What a model is asked for, always with the same noise: :class:`SampleStore`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from PIL import Image
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model, OnStep
-from t2iprobe.core.study.bench import usual_batch
+from t2iprobe.core.study.context import usual_batch
 from t2iprobe.plugins.continual.grid import Shape
-from t2iprobe.plugins.continual.streams import Stream
+from t2iprobe.plugins.continual.streams import TaskStream
 
 
 @dataclass(frozen=True)
-class Sampler:
+class SampleStore:
     """The pictures of a run.
 
     Args:
@@ -46,7 +46,7 @@ class Sampler:
         generation = model.generation(rows, seeds, **self.settings)
         return model.run(generation, batch_size=self.batch_size or usual_batch(model), on_step=on_step).images
 
-    def shape(self, stream: Stream, size: tuple[int, int]) -> Shape:
+    def shape(self, stream: TaskStream, size: tuple[int, int]) -> Shape:
         """Of an arm's arrays.
 
         Raises:

@@ -107,7 +107,7 @@ class Likeness(ABC):
         """Its features, and the side of the pictures it takes."""
         from huggingface_hub import model_info
 
-        from t2iprobe.plugins.bars import no_bars
+        from t2iprobe.registry.bars import no_bars
 
         try:
             with no_bars():

@@ -49,7 +49,7 @@ MARKS: dict[str, Kind] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Sign:
+class NewSign:
     """What a picture shows.
 
     Args:
@@ -74,7 +74,7 @@ class Sign:
         return frozenset({self.layout, self.border, self.letters, self.badge} & set(MARKS))
 
 
-def pixels(sign: Sign) -> NDArray[np.uint8]:
+def pixels(sign: NewSign) -> NDArray[np.uint8]:
     """The picture of a sign, (SIZE, SIZE, 3)."""
     top = TOPS[sign.layout]
     picture = np.full((SIZE, SIZE, 3), sign.shade, np.float32)
@@ -83,12 +83,12 @@ def pixels(sign: Sign) -> NDArray[np.uint8]:
     return picture.round().astype(np.uint8)
 
 
-def draw(sign: Sign) -> Image.Image:
+def draw(sign: NewSign) -> Image.Image:
     """The same as an image."""
     return Image.fromarray(pixels(sign))
 
 
-def _supports(picture: Canvas, sign: Sign, top: int) -> None:
+def _supports(picture: Canvas, sign: NewSign, top: int) -> None:
     """Posts and ropes."""
     above, below = slice(0, top), slice(top + PANEL, SIZE)
     if sign.layout == "standing":
@@ -103,7 +103,7 @@ def _supports(picture: Canvas, sign: Sign, top: int) -> None:
         picture[below, 14:18] = POST
 
 
-def _panel(sign: Sign) -> Canvas:
+def _panel(sign: NewSign) -> Canvas:
     """The panel with letters and lines, (PANEL, SIZE, 3)."""
     ground, coverage = np.asarray(COLOURS[sign.colour], np.float32), _coverage(sign)
     panel = np.broadcast_to(ground, (PANEL, SIZE, 3)) * (1 - coverage) + 255 * coverage
@@ -114,7 +114,7 @@ def _panel(sign: Sign) -> Canvas:
     return panel
 
 
-def _coverage(sign: Sign) -> Canvas:
+def _coverage(sign: NewSign) -> Canvas:
     """How much of each pixel is letter, (PANEL, SIZE, 1) in 0..1."""
     letters = np.concatenate([glyphs()[ALPHABET.index(letter)] for letter in sign.word], axis=1)
     if sign.letters == "initial":

@@ -16,7 +16,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
 from t2iprobe.core.pictures import opened
 from t2iprobe.core.textfile import read_text
-from t2iprobe.plugins.continual.streams import Picture, Stream, Task
+from t2iprobe.plugins.continual.streams import Picture, Task, TaskStream
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 CONCEPT = "{X}"  # in prompts: the task's token
@@ -56,7 +56,7 @@ class StreamFile(_Part):
     tasks: list[TaskPart]
 
 
-def read(path: Path) -> Stream:
+def read(path: Path) -> TaskStream:
     """The stream in a TOML file, checked.
 
     Raises:
@@ -68,7 +68,7 @@ def read(path: Path) -> Stream:
         raise ConfigError(f"{path} is no TOML: {error}") from None
     file = _parsed(found, path)
     tasks = tuple(_task(one, file.prompts, path) for one in file.tasks)
-    stream = Stream(file.name or path.stem, tasks, tuple(file.generic))
+    stream = TaskStream(file.name or path.stem, tasks, tuple(file.generic))
     check(stream, allow_overlap=file.allow_overlap)
     return stream
 
@@ -121,7 +121,7 @@ def pictures(folder: Path, what: str) -> tuple[Path, ...]:
     return found
 
 
-def check(stream: Stream, *, allow_overlap: bool = False) -> None:
+def check(stream: TaskStream, *, allow_overlap: bool = False) -> None:
     """Refuse what would spoil a run.
 
     Raises:
@@ -183,7 +183,7 @@ def _digest(picture: Picture) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def record(stream: Stream) -> dict[str, Any]:
+def record(stream: TaskStream) -> dict[str, Any]:
     """The stream for a manifest: what decides the result, with the pictures as digests."""
     return {
         "name": stream.name,

@@ -48,7 +48,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Stream:
+class TaskStream:
     """Tasks in their configured order; a run learns them in an order of its own.
 
     Args:
@@ -64,7 +64,7 @@ class Stream:
     def __len__(self) -> int:
         return len(self.tasks)
 
-    def ordered(self, order: Sequence[int]) -> Stream:
+    def ordered(self, order: Sequence[int]) -> TaskStream:
         """The same tasks in another order (indices into this stream)."""
         return replace(self, tasks=tuple(self.tasks[index] for index in order))
 

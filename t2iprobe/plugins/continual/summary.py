@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.report import Page, Section
 from t2iprobe.plugins.continual.analysis import null_curves, weights_of
 from t2iprobe.plugins.continual.forgetting import MEASURES, over_runs
+from t2iprobe.plugins.continual.report import sections
 from t2iprobe.plugins.continual.results import Results, Spread
-from t2iprobe.plugins.continual.sections import sections
+from t2iprobe.report.sections import Page, Section
 
 REPORT = "report.html"
 #: in the table of a terminal; all are in the JSON

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from t2iprobe.core.model import Model
-    from t2iprobe.plugins.continual.asking import Asked
-    from t2iprobe.plugins.manager import Plugins
+    from t2iprobe.plugins.continual.options import ContinualOptions
+    from t2iprobe.registry.manager import Plugins
 
 SMALL = 50_000_000  # parameters of a denoiser that leaves a processor's cores idle
 MOST = 4  # processes where nobody says
@@ -71,7 +71,7 @@ def threads(processes: int) -> Iterator[int]:
 
 
 @contextmanager
-def helping(asked: Asked, count: int, share: int, shared: Shared, plugins: type[Plugins]) -> Iterator[None]:
+def helping(asked: ContinualOptions, count: int, share: int, shared: Shared, plugins: type[Plugins]) -> Iterator[None]:
     """Processes beside this one, for the length of a ``with``; one that fails leaves its arms to the others.
 
     Args:
@@ -97,14 +97,14 @@ def helping(asked: Asked, count: int, share: int, shared: Shared, plugins: type[
                 one.terminate()
 
 
-def _help(asked: Asked, threads: int, shared: Shared, plugins: type[Plugins]) -> None:
+def _help(asked: ContinualOptions, threads: int, shared: Shared, plugins: type[Plugins]) -> None:
     """A process: the same run, without words."""
     import torch
 
+    from t2iprobe.cli.console import libraries_quiet, notes
     from t2iprobe.core.errors import T2IProbeError
-    from t2iprobe.plugins.continual.asking import build
-    from t2iprobe.plugins.continual.run import Watch
-    from t2iprobe.terminal.console import libraries_quiet, notes
+    from t2iprobe.plugins.continual.options import build
+    from t2iprobe.plugins.continual.run import ContinualCallbacks
 
     torch.set_num_threads(threads)
     notes.quiet = True
@@ -112,7 +112,7 @@ def _help(asked: Asked, threads: int, shared: Shared, plugins: type[Plugins]) ->
         with libraries_quiet():
             run = build(asked, plugins())
             evaluations = run.learner.model.evaluations(run.sampler.settings.get("num_steps"))
-            watch = Watch(
+            watch = ContinualCallbacks(
                 on_step=lambda step, loss: _done(shared.stepped()),
                 on_picture_step=lambda rows, step: _done(shared.drew(rows / evaluations)),
             )

@@ -27,9 +27,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from t2iprobe.core.adapter import Branch
 from t2iprobe.core.cache import Key
-from t2iprobe.core.editor import Edited, Editor, EditTask
+from t2iprobe.core.contracts.adapter import Branch
+from t2iprobe.core.contracts.editor import Edited, Editor, EditTask
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import patch
 from t2iprobe.core.model import Model, Run
@@ -120,7 +120,7 @@ class Ridge:
     ridge: float = 0.01
     preserve: float = 1.0
 
-    def solve(self, weight: Tensor, moments: Moments) -> Tensor:
+    def solve(self, weight: Tensor, moments: KeyMoments) -> Tensor:
         """The edited weight, see the module; computed in float64."""
         kept = self.preserve * moments.kept
         size = len(moments.source)
@@ -131,7 +131,7 @@ class Ridge:
 
 
 @dataclass
-class Moments:
+class KeyMoments:
     """Sums of outer products of text features, (input, input) each, in float64.
 
     Args:
@@ -145,12 +145,12 @@ class Moments:
     kept: Tensor
 
     @classmethod
-    def zeros(cls, size: int, device: torch.device | str = "cpu") -> Moments:
+    def zeros(cls, size: int, device: torch.device | str = "cpu") -> KeyMoments:
         """None yet."""
         return cls(*(torch.zeros(size, size, dtype=torch.float64, device=device) for _ in range(3)))
 
-    def __add__(self, other: Moments) -> Moments:
-        return Moments(self.source + other.source, self.crossed + other.crossed, self.kept + other.kept)
+    def __add__(self, other: KeyMoments) -> KeyMoments:
+        return KeyMoments(self.source + other.source, self.crossed + other.crossed, self.kept + other.kept)
 
 
 @dataclass
@@ -167,7 +167,7 @@ class Gatherer:
     kept: frozenset[int] = frozenset()
     once: frozenset[str] = frozenset()
     static: frozenset[str] = frozenset()
-    _batches: dict[tuple[int, ...], dict[tuple[int, str], Moments]] = field(default_factory=dict)
+    _batches: dict[tuple[int, ...], dict[tuple[int, str], KeyMoments]] = field(default_factory=dict)
 
     def add(self, key: Key, rows: Rows, value: Tensor) -> None:
         """See :class:`~t2iprobe.core.cache.Sink`."""
@@ -178,10 +178,10 @@ class Gatherer:
         batch = self._batches.setdefault(tuple(rows), {})
         for row in rows:
             if row in self.pairs or row in self.kept:
-                one = batch.setdefault((row, key.site), Moments.zeros(wide.shape[-1], wide.device))
+                one = batch.setdefault((row, key.site), KeyMoments.zeros(wide.shape[-1], wide.device))
                 self._take(one, key.branch, text[row], text.get(self.pairs.get(row, -1)))
 
-    def _take(self, one: Moments, branch: Branch, own: Tensor, other: Tensor | None) -> None:
+    def _take(self, one: KeyMoments, branch: Branch, own: Tensor, other: Tensor | None) -> None:
         if branch is Branch.COND and other is not None:
             one.source += own.T @ own
             one.crossed += other.T @ own
@@ -189,10 +189,10 @@ class Gatherer:
             one.kept += own.T @ own
 
     def discard(self, rows: Rows) -> None:
-        """See :class:`~t2iprobe.core.cache.Stream`."""
+        """See :class:`~t2iprobe.core.cache.ActivationStream`."""
         self._batches.pop(tuple(rows), None)
 
-    def moments(self, row: int, site: str) -> Moments:
+    def moments(self, row: int, site: str) -> KeyMoments:
         """Of a source's row."""
         return next(batch[row, site] for batch in self._batches.values() if (row, site) in batch)
 
@@ -262,7 +262,7 @@ class ClosedForm(Editor):
             found.append(KVEdit(self._solved(model, sites, moments), facts | {"ridge": str(self.ridge)}))
         return found, run
 
-    def _solved(self, model: Model, sites: Sequence[Site], moments: Mapping[str, Moments]) -> dict[str, Tensor]:
+    def _solved(self, model: Model, sites: Sequence[Site], moments: Mapping[str, KeyMoments]) -> dict[str, Tensor]:
         solver = Ridge(self.ridge, self.preserve)
         return {
             site.module: solver.solve(_projection(model, site.module).weight.detach(), moments[text_of(site)])
@@ -273,9 +273,9 @@ class ClosedForm(Editor):
         return read_entries(self.prompts, "prompts") if self.prompts else []
 
 
-def _none(gatherer: Gatherer, text: str) -> Moments:
+def _none(gatherer: Gatherer, text: str) -> KeyMoments:
     like = gatherer.moments(0, text).source
-    return Moments.zeros(len(like), like.device)
+    return KeyMoments.zeros(len(like), like.device)
 
 
 def text_of(site: Site) -> str:

@@ -12,11 +12,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from t2iprobe.plugins.editing.asked import LORA, Asked, with_preset
-from t2iprobe.terminal.commandline import typed
-from t2iprobe.terminal.console import Format, answers, notes, print_json, print_methods
-from t2iprobe.terminal.cost import agree, duration
-from t2iprobe.terminal.options import (
+from t2iprobe.cli.commandline import typed
+from t2iprobe.cli.console import Format, answers, notes, print_json, print_methods
+from t2iprobe.cli.cost import agree, duration
+from t2iprobe.cli.options import (
     Arch,
     BatchSize,
     Concept,
@@ -36,13 +35,14 @@ from t2iprobe.terminal.options import (
     Upscaler,
     Yes,
 )
+from t2iprobe.plugins.editing.options import LORA, EditOptions, with_preset
 
 if TYPE_CHECKING:
-    from t2iprobe.core.study.bench import Stop, Watch
-    from t2iprobe.core.study.result import Result
+    from t2iprobe.core.study.context import Stop, StudyCallbacks
+    from t2iprobe.core.study.result import StudyResult
     from t2iprobe.core.sweep import Cost
-    from t2iprobe.plugins.editing.job import Job
-    from t2iprobe.plugins.manager import Plugins
+    from t2iprobe.plugins.editing.job import EditJob
+    from t2iprobe.registry.manager import Plugins
 
 app = typer.Typer()
 PAIRS = 8
@@ -143,7 +143,7 @@ def edit(
         print_methods(context.obj.editors(), format)
         return
     asked = with_preset(
-        Asked(
+        EditOptions(
             arch, model, upscaler, preset, source, target, pairs, prompt_set, limit, concept, image, inverter,
             invert_guidance, layers, run, start_step, tuple(method or ()), tuple(setting or ()), lora,
             tuple(metric or ()), text_box, seed, num_steps, guidance, resolution, device, dtype, batch_size, reader,
@@ -155,7 +155,7 @@ def edit(
     _print(_run(asked, context.obj, out, yes, typed(context)), format)
 
 
-def _run(asked: Asked, plugins: Plugins, out: Path | None, yes: bool, command: Sequence[str]) -> dict[str, Any]:
+def _run(asked: EditOptions, plugins: Plugins, out: Path | None, yes: bool, command: Sequence[str]) -> dict[str, Any]:
     """Do what was asked, or find it done; the answer is the JSON object."""
     from t2iprobe.plugins.editing import record
     from t2iprobe.plugins.editing.job import prepared
@@ -166,7 +166,7 @@ def _run(asked: Asked, plugins: Plugins, out: Path | None, yes: bool, command: S
         notes.print(f"{path} holds this run already; showing it (delete the folder to run it again)", highlight=False)
         return done
     from t2iprobe.core import runfolder
-    from t2iprobe.core.study.bench import Stop
+    from t2iprobe.core.study.context import Stop
 
     runfolder.check(path)
     stop = Stop(lambda: notes.print("stopping after the unit in flight (again to stop at once)", highlight=False))
@@ -175,7 +175,7 @@ def _run(asked: Asked, plugins: Plugins, out: Path | None, yes: bool, command: S
         return _kept(result, job, plugins)
 
 
-def _kept(result: Result, job: Job, plugins: Plugins) -> dict[str, Any]:
+def _kept(result: StudyResult, job: EditJob, plugins: Plugins) -> dict[str, Any]:
     """Write what the run leaves beside its scores; the answer."""
     from t2iprobe.plugins.editing import record
 
@@ -188,7 +188,7 @@ def _kept(result: Result, job: Job, plugins: Plugins) -> dict[str, Any]:
     return answer
 
 
-def _finished(path: Path, asked: Asked) -> dict[str, Any] | None:
+def _finished(path: Path, asked: EditOptions) -> dict[str, Any] | None:
     """The answer of a finished run of the same options, found without loading the model."""
     from t2iprobe.core import runfolder
     from t2iprobe.core.study.provenance import portable
@@ -205,10 +205,10 @@ def _finished(path: Path, asked: Asked) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _watched(job: Job, path: Path, yes: bool, stop: Stop) -> Iterator[Watch]:
+def _watched(job: EditJob, path: Path, yes: bool, stop: Stop) -> Iterator[StudyCallbacks]:
     """The plan before the first picture, and a bar."""
-    from t2iprobe.core.study.bench import Watch
-    from t2iprobe.terminal.progress import bar
+    from t2iprobe.cli.progress import bar
+    from t2iprobe.core.study.context import StudyCallbacks
 
     evaluations = job.model.evaluations(job.settings.get("num_steps"))
     with bar("editing") as (progress, task):
@@ -220,10 +220,10 @@ def _watched(job: Job, path: Path, yes: bool, stop: Stop) -> Iterator[Watch]:
         def on_step(rows: int, step: int) -> None:
             progress.advance(task, rows / evaluations)
 
-        yield Watch(planned, on_step, stop=stop)
+        yield StudyCallbacks(planned, on_step, stop=stop)
 
 
-def _plan(job: Job, path: Path, pairs: int, cost: Cost, yes: bool) -> None:
+def _plan(job: EditJob, path: Path, pairs: int, cost: Cost, yes: bool) -> None:
     """One line on stderr; refuses what is long without ``--yes``."""
     probe = job.model.probe(job.settings)
     seconds = probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images
@@ -238,7 +238,7 @@ def _plan(job: Job, path: Path, pairs: int, cost: Cost, yes: bool) -> None:
     agree(yes, seconds, size)
 
 
-def _print_plan(asked: Asked, plugins: Plugins, format: Format) -> None:
+def _print_plan(asked: EditOptions, plugins: Plugins, format: Format) -> None:
     from t2iprobe.plugins.editing.planning import planned
 
     answer = planned(asked, plugins, PAIRS)

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.evidence import evidence
-from t2iprobe.core.lab import Lab
-from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.pairs import counted_pairs
 from t2iprobe.core.scoring import Bounds, Scored, Scores
 from t2iprobe.core.statistics import Interval, interval
+from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Trial, ranges
 from t2iprobe.plugins.editing.outside import METRICS
 
@@ -47,8 +47,8 @@ class Comparison(Localizer):
     aggregates: Mapping[str, Any] = field(default_factory=dict)
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
 
-    def find(self, lab: Lab) -> Finding:
-        """See :class:`~t2iprobe.core.localizer.Localizer`."""
+    def find(self, lab: TrialRunner) -> Finding:
+        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
         scored = lab.ask(self.trials)
         rows = [self._row(scored, index, label) for index, label in self._labelled()]
         main = next((index for index, trial in enumerate(self.trials) if trial.label.startswith("localized")), None)

@@ -11,32 +11,32 @@ from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Image
 
-from t2iprobe.core.editor import Editor
+from t2iprobe.cli.layers import chosen
+from t2iprobe.cli.options import PairsChoice, generation_settings
+from t2iprobe.core.contracts.editor import Editor
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_pairs
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scoring import Scorer
 from t2iprobe.core.study import provenance
-from t2iprobe.core.study.bench import Bench, usual_batch
-from t2iprobe.core.study.study import Study
+from t2iprobe.core.study.context import StudyContext, usual_batch
+from t2iprobe.core.study.study import StudyRunner
 from t2iprobe.core.trials import Space
-from t2iprobe.plugins.editing import asked as options
+from t2iprobe.plugins.editing import options
 from t2iprobe.plugins.editing import photo as photos
-from t2iprobe.plugins.editing.asked import Asked
 from t2iprobe.plugins.editing.comparison import Comparison
+from t2iprobe.plugins.editing.options import EditOptions
 from t2iprobe.plugins.editing.outside import Outside
 from t2iprobe.plugins.editing.photo import Photo
-from t2iprobe.plugins.editing.sweep import EditSweep, Method
-from t2iprobe.terminal.layers import chosen
-from t2iprobe.terminal.options import PairsChoice, generation_settings
+from t2iprobe.plugins.editing.sweep import EditMethod, EditSweep
 
 if TYPE_CHECKING:
-    from t2iprobe.plugins.manager import Plugins
+    from t2iprobe.registry.manager import Plugins
 
 
 @dataclass(frozen=True)
-class Job:
+class EditJob:
     """A run that can begin.
 
     Args:
@@ -49,17 +49,19 @@ class Job:
         photo: the real picture, if one is edited.
     """
 
-    asked: Asked
+    asked: EditOptions
     model: Model
     pairs: Sequence[Pair]
-    methods: Sequence[Method]
+    methods: Sequence[EditMethod]
     settings: dict[str, Any]
-    study: Study
+    study: StudyRunner
     photo: Image | None = None
 
 
 @contextmanager
-def prepared(asked: Asked, plugins: Plugins, path: Path, default: int, command: Sequence[str] = ()) -> Iterator[Job]:
+def prepared(
+    asked: EditOptions, plugins: Plugins, path: Path, default: int, command: Sequence[str] = ()
+) -> Iterator[EditJob]:
     """Everything that can be refused is refused here; whatever is done to the model ends with the ``with``.
 
     Raises:
@@ -81,15 +83,15 @@ def prepared(asked: Asked, plugins: Plugins, path: Path, default: int, command: 
         batch = asked.batch_size or usual_batch(model)
         picture = None if photo is None else photo.image
         sweep = EditSweep(model, pairs, methods, scorer, outside, settings, batch, latents, picture, path)
-        bench = Bench(sweep, Space.of(model, asked.num_steps), provenance.facts(model, settings), model)
+        bench = StudyContext(sweep, Space.of(model, asked.num_steps), provenance.facts(model, settings), model)
         question = _question(asked, plugins, scorer, found, methods, photo)
         versions = {row.name: row.version for row in plugins.listing() if row.status == "ok"}
         given = {"options": asked.deciding, "command": list(command)}
-        study = Study(bench, pairs, question, seed=asked.seed, arguments=given, plugins=versions)
-        yield Job(asked, model, pairs, methods, settings, study, picture)
+        study = StudyRunner(bench, pairs, question, seed=asked.seed, arguments=given, plugins=versions)
+        yield EditJob(asked, model, pairs, methods, settings, study, picture)
 
 
-def pairs_of(asked: Asked, plugins: Plugins, default: int) -> list[Pair]:
+def pairs_of(asked: EditOptions, plugins: Plugins, default: int) -> list[Pair]:
     """What is edited.
 
     Raises:
@@ -104,7 +106,7 @@ def pairs_of(asked: Asked, plugins: Plugins, default: int) -> list[Pair]:
     return ways.read(ref, plugins, default)
 
 
-def check_places(asked: Asked) -> None:
+def check_places(asked: EditOptions) -> None:
     """See before a model is loaded what is missing.
 
     Raises:
@@ -120,7 +122,7 @@ def check_places(asked: Asked) -> None:
         raise ConfigError(f"--image {asked.image}: there is no such file")
 
 
-def _photo(asked: Asked, model: Model, settings: dict[str, Any], stack: ExitStack) -> Photo | None:
+def _photo(asked: EditOptions, model: Model, settings: dict[str, Any], stack: ExitStack) -> Photo | None:
     """The picture, and the model with a sampler that it can be inverted on."""
     if asked.image is None:
         return None
@@ -129,7 +131,9 @@ def _photo(asked: Asked, model: Model, settings: dict[str, Any], stack: ExitStac
     return photo
 
 
-def _latents(asked: Asked, plugins: Plugins, model: Model, photo: Photo, pair: Pair, settings: dict[str, Any]) -> Any:
+def _latents(
+    asked: EditOptions, plugins: Plugins, model: Model, photo: Photo, pair: Pair, settings: dict[str, Any]
+) -> Any:
     name, _, rest = asked.inverter.partition(":")
     given = [part.partition("=") for part in rest.split(",")] if rest else []
     if any(not (key and mark) for key, mark, _ in given):
@@ -141,7 +145,7 @@ def _latents(asked: Asked, plugins: Plugins, model: Model, photo: Photo, pair: P
 
 def _methods(
     model: Model, editors: Sequence[Editor], layers: tuple[int, ...], starts: Sequence[int], settings: dict[str, Any]
-) -> list[Method]:
+) -> list[EditMethod]:
     """What is to be compared, each method seen to work with the model."""
     check_starts(editors, starts, model.steps(settings.get("num_steps")))
     for editor in editors:
@@ -166,21 +170,23 @@ def check_starts(editors: Sequence[Editor], starts: Sequence[int], steps: int) -
         raise ConfigError(f"--start-step is for localized edits; {named} takes none")
 
 
-def methods_of(model: Model, editors: Sequence[Editor], layers: tuple[int, ...], starts: Sequence[int]) -> list[Method]:
+def methods_of(
+    model: Model, editors: Sequence[Editor], layers: tuple[int, ...], starts: Sequence[int]
+) -> list[EditMethod]:
     """Every method at every start step that it can have."""
     return [
-        Method(editor, editor.sites(model, layers), layers, start)
+        EditMethod(editor, editor.sites(model, layers), layers, start)
         for editor in editors
         for start in (starts if editor.starts else (0,))
     ]
 
 
 def _question(
-    asked: Asked,
+    asked: EditOptions,
     plugins: Plugins,
     scorer: Scorer,
     layers: tuple[int, ...],
-    methods: Sequence[Method],
+    methods: Sequence[EditMethod],
     photo: Photo | None,
 ) -> Comparison:
     told = tuple(json.dumps(provenance.portable(one.settings)) for one in methods)

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from t2iprobe.core.editor import Edited, EditTask
+from t2iprobe.core.contracts.editor import Edited, EditTask
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
-from t2iprobe.plugins.editing.patching import Localized
+from t2iprobe.plugins.editing.patching import LocalizedEditor
 from t2iprobe.training.lora import Lora
 
 
 @dataclass(frozen=True)
-class LocalizedLora(Localized):
-    """The paper's "Ours LoRA": :class:`Localized` on the model with a LoRA, compared with *that* model's pictures.
+class LocalizedLora(LocalizedEditor):
+    """The paper's "Ours LoRA": :class:`LocalizedEditor` on a model with a LoRA, against *that* model's pictures.
 
     Args:
         branches: as of ``localized``.
@@ -40,7 +40,7 @@ class LocalizedLora(Localized):
             pass
 
     def edit(self, task: EditTask) -> Edited:
-        """See :class:`~t2iprobe.core.editor.Editor`."""
+        """See :class:`~t2iprobe.core.contracts.editor.Editor`."""
         rows = [
             (number, text) for number, pair in enumerate(task.pairs) for text in (pair.source, pair.target, pair.source)
         ]

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from PIL.Image import Image
 
+from t2iprobe.core.contracts.metric import Box, BoxReader, Reader
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.metric import Box, BoxReader, Reader
 from t2iprobe.core.names import choice
 
 Kind = Literal["ocr", "difference"]

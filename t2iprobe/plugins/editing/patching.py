@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from t2iprobe.core.adapter import Branch
-from t2iprobe.core.editor import Edited, Editor, EditTask
+from t2iprobe.core.contracts.adapter import Branch
+from t2iprobe.core.contracts.editor import Edited, Editor, EditTask
 from t2iprobe.core.interventions import Intervention, patch
 from t2iprobe.core.names import choice
 
@@ -30,7 +30,7 @@ class PromptSwap(Editor):
 
 
 @dataclass(frozen=True)
-class Localized(Editor):
+class LocalizedEditor(Editor):
     """The found layers' text keys and values from the target's run (arXiv 2502.09935, section 5.1).
 
     The run of the target's prompt goes along in the same batch. In a U-Net this is the same as injecting the target's

@@ -6,23 +6,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from t2iprobe.core.adapter import count_parameters, layer_table
+from t2iprobe.cli.layers import chosen
+from t2iprobe.cli.options import generation_settings
+from t2iprobe.core.contracts.adapter import count_parameters, layer_table
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import choice
 from t2iprobe.core.trials import ranges
-from t2iprobe.plugins.editing import asked as options
-from t2iprobe.plugins.editing.asked import SWAP, Asked
+from t2iprobe.plugins.editing import options
 from t2iprobe.plugins.editing.job import check_places, check_starts, methods_of, pairs_of
-from t2iprobe.plugins.editing.sweep import Method
-from t2iprobe.terminal.layers import chosen
-from t2iprobe.terminal.options import generation_settings
+from t2iprobe.plugins.editing.options import SWAP, EditOptions
+from t2iprobe.plugins.editing.sweep import EditMethod
 
 if TYPE_CHECKING:
-    from t2iprobe.plugins.manager import Plugins
+    from t2iprobe.registry.manager import Plugins
 
 
-def planned(asked: Asked, plugins: Plugins, default: int) -> dict[str, Any]:
+def planned(asked: EditOptions, plugins: Plugins, default: int) -> dict[str, Any]:
     """The JSON object.
 
     Raises:
@@ -74,7 +74,7 @@ def _places(model: Model, layers: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _method(one: Method, steps: int) -> dict[str, Any]:
+def _method(one: EditMethod, steps: int) -> dict[str, Any]:
     """A method; ``steps_edited`` is the paper's t_s."""
     return {
         "method": one.label,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from t2iprobe.plugins.hookspecs import hookimpl
+from t2iprobe.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     import typer
 
-    from t2iprobe.core.editor import Editor
-    from t2iprobe.core.report import Section
-    from t2iprobe.core.study.result import Result
+    from t2iprobe.core.contracts.editor import Editor
+    from t2iprobe.core.study.result import StudyResult
+    from t2iprobe.report.sections import Section
 
 
 @hookimpl
@@ -19,10 +19,10 @@ def t2iprobe_register_editors() -> list[type[Editor]]:
     """The paper's edit and what it is compared with."""
     from t2iprobe.plugins.editing.closed_form import ClosedForm
     from t2iprobe.plugins.editing.lora import LocalizedLora
-    from t2iprobe.plugins.editing.patching import Localized, PromptSwap
+    from t2iprobe.plugins.editing.patching import LocalizedEditor, PromptSwap
     from t2iprobe.plugins.editing.prompt_to_prompt import PromptToPrompt
 
-    return [Localized, PromptSwap, PromptToPrompt, LocalizedLora, ClosedForm]
+    return [LocalizedEditor, PromptSwap, PromptToPrompt, LocalizedLora, ClosedForm]
 
 
 @hookimpl
@@ -34,7 +34,7 @@ def t2iprobe_register_commands() -> dict[str, typer.Typer]:
 
 
 @hookimpl
-def t2iprobe_report_sections(result: Result) -> list[Section]:
+def t2iprobe_report_sections(result: StudyResult) -> list[Section]:
     """The table and the pictures of an edit run; nothing for another study."""
     from t2iprobe.plugins.editing.record import sections
 

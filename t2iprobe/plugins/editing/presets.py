@@ -14,7 +14,7 @@ from t2iprobe.core.names import choice
 
 
 @dataclass(frozen=True, slots=True)
-class Preset:
+class EditPreset:
     """One model of one paper.
 
     Args:
@@ -37,20 +37,20 @@ class Preset:
     seed: int = 42
 
 
-PRESETS: Mapping[str, Mapping[str, Preset]] = MappingProxyType(
+PRESETS: Mapping[str, Mapping[str, EditPreset]] = MappingProxyType(
     {
         "iclr2025": MappingProxyType(
             {
-                "sdxl": Preset("stabilityai/stable-diffusion-xl-base-1.0", (55, 56, 57), (0, 4), 50, 5.0, 1024),
-                "sd3": Preset("stabilityai/stable-diffusion-3-medium-diffusers", (10,), (0, 2), 28, 7.0, 1024),
-                "if": Preset("DeepFloyd/IF-I-XL-v1.0", (17,), (0, 2), 50, 7.0, 64, "DeepFloyd/IF-II-L-v1.0"),
+                "sdxl": EditPreset("stabilityai/stable-diffusion-xl-base-1.0", (55, 56, 57), (0, 4), 50, 5.0, 1024),
+                "sd3": EditPreset("stabilityai/stable-diffusion-3-medium-diffusers", (10,), (0, 2), 28, 7.0, 1024),
+                "if": EditPreset("DeepFloyd/IF-I-XL-v1.0", (17,), (0, 2), 50, 7.0, 64, "DeepFloyd/IF-II-L-v1.0"),
             }
         )
     }
 )
 
 
-def preset(name: str, arch: str) -> Preset:
+def preset(name: str, arch: str) -> EditPreset:
     """The settings of the paper ``name`` for the architecture ``arch``.
 
     Raises:

@@ -23,10 +23,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from t2iprobe.core.adapter import Branch
-from t2iprobe.core.editor import Edited, Editor, EditTask
+from t2iprobe.core.contracts.adapter import Branch
+from t2iprobe.core.contracts.editor import Edited, Editor, EditTask
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.interventions import Intervention, Spot, patch
+from t2iprobe.core.interventions import HookContext, Intervention, patch
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scope import Scope
@@ -80,7 +80,7 @@ class PromptToPrompt(Editor):
     def _small(self, inner: Intervention) -> Intervention:
         """Leaves large maps alone."""
 
-        def edit(value: Tensor, spot: Spot) -> Tensor:
+        def edit(value: Tensor, spot: HookContext) -> Tensor:
             return inner.edit(value, spot) if value.shape[1] <= self.largest else value
 
         return Intervention(edit, inner.sites, inner.scope, inner.donors, "prompt-to-prompt")

@@ -12,10 +12,10 @@ from PIL import Image
 
 from t2iprobe.core import runfolder
 from t2iprobe.core.pictures import opened
-from t2iprobe.core.report import Cell, Section, Table
-from t2iprobe.core.study.result import Result, finding_as_json
+from t2iprobe.core.study.result import StudyResult, finding_as_json
 from t2iprobe.plugins.editing.comparison import SWAP, Comparison, said
 from t2iprobe.plugins.editing.sweep import SECONDS, SOURCE, TARGET
+from t2iprobe.report.sections import Cell, ReportTable, Section
 
 SHEET_ROWS = 8
 SHEET, ANSWER, PICTURES, PAGE = "contact_sheet.png", "result.json", "pictures", "report.html"
@@ -35,7 +35,7 @@ COLUMNS = (
 )
 
 
-def answer_of(result: Result, facts: Mapping[str, Any]) -> dict[str, Any]:
+def answer_of(result: StudyResult, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON object."""
     assert result.finding is not None
     finding, settings = finding_as_json(result.finding), result.manifest["settings"]
@@ -56,9 +56,9 @@ def answer_of(result: Result, facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def write(result: Result, photo: Image.Image | None) -> None:
+def write(result: StudyResult, photo: Image.Image | None) -> None:
     """Contact sheet and every picture as PNG, beside the study's own files."""
-    from t2iprobe.plugins.figures import SheetRow, contact_sheet
+    from t2iprobe.report.figures import SheetRow, contact_sheet
 
     labels = [trial.label for trial in result.trials]
     named = {SOURCE: "reconstruction" if photo is not None else SOURCE, TARGET: SWAP}
@@ -84,7 +84,7 @@ def write(result: Result, photo: Image.Image | None) -> None:
     contact_sheet(rows, [named.get(label, label) for label in shown], cell=_cell(whole)).save(result.path / SHEET)
 
 
-def write_answer(result: Result, answer: Mapping[str, Any]) -> None:
+def write_answer(result: StudyResult, answer: Mapping[str, Any]) -> None:
     """``result.json``: the mark that all else is there, so it is written last."""
     (result.path / ANSWER).write_text(json.dumps(answer, indent=1) + "\n")
 
@@ -95,7 +95,7 @@ def _cell(rows: Sequence[Sequence[Image.Image]]) -> int:
     return 128 // side * side if side <= 64 else min(256, max(128, side))
 
 
-def sections(result: Result) -> Iterator[Section]:
+def sections(result: StudyResult) -> Iterator[Section]:
     """The part of a report, for a study that is an edit run."""
     if result.manifest["settings"].get("localizer", {}).get("name") != Comparison.name or result.finding is None:
         return
@@ -119,7 +119,7 @@ def sections(result: Result) -> Iterator[Section]:
     )
     path = result.path / SHEET
     figures = [("source, clean target, and the edits", opened(path))] if path.is_file() else []
-    yield Section("Text edits", text, Table(heads, cells), figures=figures)
+    yield Section("Text edits", text, ReportTable(heads, cells), figures=figures)
 
 
 def folder_of(model: str) -> Path:

@@ -11,12 +11,12 @@ from typing import Any
 from PIL.Image import Image
 from torch import Tensor
 
-from t2iprobe.core.editor import Edited, Editor, EditTask
+from t2iprobe.core.contracts.editor import Edited, Editor, EditTask
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model, OnStep
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scoring import Scorer
-from t2iprobe.core.sweep import Ask, Cost, Measured
+from t2iprobe.core.sweep import Cost, TrialBatch, TrialResult
 from t2iprobe.core.trials import Trial, source, target
 from t2iprobe.plugins.editing.outside import Outside
 from t2iprobe.plugins.editing.patching import PromptSwap
@@ -26,7 +26,7 @@ SOURCE, TARGET = source().label, target().label
 
 
 @dataclass(frozen=True)
-class Method:
+class EditMethod:
     """An editor with the step it begins at.
 
     Args:
@@ -89,7 +89,7 @@ class EditSweep:
 
     model: Model
     pairs: Sequence[Pair]
-    methods: Sequence[Method]
+    methods: Sequence[EditMethod]
     scorer: Scorer
     outside: Outside
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -100,14 +100,14 @@ class EditSweep:
 
     @property
     def names(self) -> list[str]:
-        """See :class:`~t2iprobe.core.sweep.Instrument`."""
+        """See :class:`~t2iprobe.core.sweep.Evaluator`."""
         return [*self.scorer.names(), *self.outside.names, SECONDS]
 
-    def cost(self, asks: Sequence[Ask]) -> Cost:
-        """See :class:`~t2iprobe.core.sweep.Instrument`."""
+    def cost(self, asks: Sequence[TrialBatch]) -> Cost:
+        """See :class:`~t2iprobe.core.sweep.Evaluator`."""
         return sum((self._cost(chunk) for chunk in self.chunks(asks)), Cost())
 
-    def _cost(self, chunk: Sequence[Ask]) -> Cost:
+    def _cost(self, chunk: Sequence[TrialBatch]) -> Cost:
         rows = self.model.evaluations(self.settings.get("num_steps")) * self.model.guided(self.settings)
         images = [len(chunk) * each for each in self._pictures(_labels(chunk))]
         runs = sum(-(-count // self.batch_size) for count in images)
@@ -118,12 +118,12 @@ class EditSweep:
         plain = [1 for label in (SOURCE, TARGET) if label in labels]
         return plain + [one.editor.pictures for one in self._asked(labels)]
 
-    def _asked(self, labels: Sequence[str]) -> list[Method]:
+    def _asked(self, labels: Sequence[str]) -> list[EditMethod]:
         return [one for one in self.methods if any(trial.label in labels for trial in one.trials)]
 
-    def chunks(self, asks: Sequence[Ask]) -> Iterator[list[Ask]]:
+    def chunks(self, asks: Sequence[TrialBatch]) -> Iterator[list[TrialBatch]]:
         """Asks of the same trials that fill a batch together with their donors."""
-        chunk: list[Ask] = []
+        chunk: list[TrialBatch] = []
         for ask in asks:
             if chunk and (len(chunk) == max(1, self.batch_size // 2) or ask.trials != chunk[0].trials):
                 yield chunk
@@ -132,8 +132,10 @@ class EditSweep:
         if chunk:
             yield chunk
 
-    def measure(self, asks: Sequence[Ask], *, on_step: OnStep = lambda rows, step: None) -> Iterator[Measured]:
-        """See :class:`~t2iprobe.core.sweep.Instrument`."""
+    def measure(
+        self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None
+    ) -> Iterator[TrialResult]:
+        """See :class:`~t2iprobe.core.sweep.Evaluator`."""
         for chunk in self.chunks(asks):
             made = _Made(self._task(chunk, on_step), _labels(chunk))
             for one in self._asked(_labels(chunk)):
@@ -142,9 +144,9 @@ class EditSweep:
                 calls, rows = (0, 0) if index else (made.calls, made.rows)
                 images = {trial.label: made.images[trial.label][index] for trial in ask.trials}
                 scores = self._scores(ask, images, made.seconds)
-                yield Measured(ask.pair, scores, images, calls, rows, len(chunk) - index - 1)
+                yield TrialResult(ask.pair, scores, images, calls, rows, len(chunk) - index - 1)
 
-    def _task(self, chunk: Sequence[Ask], on_step: OnStep) -> EditTask:
+    def _task(self, chunk: Sequence[TrialBatch], on_step: OnStep) -> EditTask:
         numbers = [ask.pair for ask in chunk]
         pairs = [self.pairs[number] for number in numbers]
         latents = None if self.latents is None else self.latents[numbers]
@@ -164,7 +166,7 @@ class EditSweep:
         return self.folder / "edits" / f"pair-{pair:03d}.safetensors"
 
     def _scores(
-        self, ask: Ask, images: Mapping[str, Image], seconds: Mapping[str, float]
+        self, ask: TrialBatch, images: Mapping[str, Image], seconds: Mapping[str, float]
     ) -> dict[str, dict[str, float]]:
         reference = self.picture or images.get(SOURCE, ask.reference)
         if reference is None or TARGET not in images:
@@ -197,7 +199,7 @@ class _Made:
         if TARGET in self.labels:
             self._take(TARGET, PromptSwap().edit(self.task))
 
-    def add(self, method: Method) -> None:
+    def add(self, method: EditMethod) -> None:
         """Edit by a method."""
         made = method.editor.edit(dataclasses.replace(self.task, start=method.start, layers=method.layers))
         self._take(method.label, made)
@@ -212,5 +214,5 @@ class _Made:
         self.rows += made.rows
 
 
-def _labels(chunk: Sequence[Ask]) -> list[str]:
+def _labels(chunk: Sequence[TrialBatch]) -> list[str]:
     return [trial.label for trial in chunk[0].trials]

@@ -7,11 +7,8 @@ from typing import Annotated
 
 import typer
 
-from t2iprobe.core.textfile import LISTED
-from t2iprobe.plugins.finetune.asking import Asked, planned, trained
-from t2iprobe.plugins.finetune.telling import only_one_speaks, print_plan, print_runs
-from t2iprobe.terminal.console import Format
-from t2iprobe.terminal.options import (
+from t2iprobe.cli.console import Format
+from t2iprobe.cli.options import (
     Arch,
     BatchSize,
     Device,
@@ -28,6 +25,9 @@ from t2iprobe.terminal.options import (
     Yes,
     generation_settings,
 )
+from t2iprobe.core.textfile import LISTED
+from t2iprobe.plugins.finetune.options import FinetuneOptions, planned, trained
+from t2iprobe.plugins.finetune.output import only_one_speaks, print_plan, print_runs
 
 app = typer.Typer()
 
@@ -124,7 +124,7 @@ def finetune(
         "optimiser": optimiser, "resolution": resolution, "crop": crop, "flip": flip, "drop": drop,
         "precision": precision, "checkpointing": checkpointing, "seed": seed,
     }  # fmt: skip
-    asked = Asked(
+    asked = FinetuneOptions(
         ModelChoice(arch, model, upscaler, device, dtype), layers, run, preset, data, given, seeds, prompts, keep,
         limit, validate_every, clip, reader, generation_settings(num_steps, guidance, None), batch_size, out, yes,
     )  # fmt: skip

@@ -18,12 +18,12 @@ from PIL.Image import Image
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_words
 from t2iprobe.core.model import Model, OnStep
-from t2iprobe.core.study.bench import usual_batch
+from t2iprobe.core.study.context import usual_batch
 from t2iprobe.plugins.finetune.collapse import Features, latents, precision_recall
-from t2iprobe.plugins.finetune.sources import Probe
+from t2iprobe.plugins.finetune.sources import ProbePicture
 
 if TYPE_CHECKING:
-    from t2iprobe.plugins.manager import Plugins
+    from t2iprobe.registry.manager import Plugins
 
 #: score -> which way is better
 DIRECTIONS = {
@@ -67,8 +67,8 @@ class Monitor:
     """
 
     model: Model
-    learn: Sequence[Probe]
-    keep: Sequence[Probe]
+    learn: Sequence[ProbePicture]
+    keep: Sequence[ProbePicture]
     reader: Any
     text: Mapping[str, Any]
     similarity: Any
@@ -79,7 +79,7 @@ class Monitor:
     on_step: OnStep = lambda rows, step: None
 
     @property
-    def probes(self) -> list[Probe]:
+    def probes(self) -> list[ProbePicture]:
         """Everything that is asked for."""
         return [*self.learn, *self.keep]
 
@@ -128,7 +128,7 @@ class Monitor:
         generation = self.model.generation(prompts, seeds, **self.settings)
         return self.model.run(generation, batch_size=self.batch_size, on_step=self.on_step).images
 
-    def _set(self, name: str, probes: Sequence[Probe], images: Sequence[Image]) -> dict[str, list[float]]:
+    def _set(self, name: str, probes: Sequence[ProbePicture], images: Sequence[Image]) -> dict[str, list[float]]:
         """Scores of each picture of one of the two sets."""
         read = self._read(probes, images)
         found = {
@@ -141,7 +141,7 @@ class Monitor:
             ]
         return found
 
-    def _read(self, probes: Sequence[Probe], images: Sequence[Image]) -> list[tuple[str, str]]:
+    def _read(self, probes: Sequence[ProbePicture], images: Sequence[Image]) -> list[tuple[str, str]]:
         """What is read and what should be, where a prompt asks for a word."""
         asked = [(image, one.word) for image, one in zip(images, probes, strict=True) if one.word is not None]
         texts = self._reading(tuple(image for image, _ in asked))
@@ -158,7 +158,7 @@ class Monitor:
     def _texts(self) -> dict[int, tuple[Image, str]]:
         return {}
 
-    def _f1(self, probes: Sequence[Probe], images: Sequence[Image]) -> float:
+    def _f1(self, probes: Sequence[ProbePicture], images: Sequence[Image]) -> float:
         read = self._read(probes, images)
         return float(self.text["ocr_f1_dataset"].score(*zip(*read, strict=True))) if read else float("nan")
 
@@ -171,8 +171,8 @@ class Monitor:
 def monitor(
     model: Model,
     plugins: Plugins,
-    learn: Sequence[Probe],
-    keep: Sequence[Probe],
+    learn: Sequence[ProbePicture],
+    keep: Sequence[ProbePicture],
     *,
     reader: str = "rapidocr",
     clip: str | None = None,

@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from t2iprobe.core.adapter import Adapter, Pipeline
+from t2iprobe.cli.parse import size_text
+from t2iprobe.core.contracts.adapter import Adapter, Pipeline
 from t2iprobe.core.options import LoadOptions
-from t2iprobe.plugins.finetune.session import Job
-from t2iprobe.terminal.parse import size_text
+from t2iprobe.plugins.finetune.session import FinetuneJob
 from t2iprobe.training.targets import choose, count
 
 #: bytes a LoRA parameter: itself, its gradient and AdamW's two means, float32 each, or the means in 8 bits
 LEARNING = {"adamw": 16, "adamw8bit": 10}
 
 
-def plan(adapter: Adapter, pipeline: Pipeline, job: Job, dtype: str | None, pictures: int | None) -> dict[str, Any]:
+def plan(
+    adapter: Adapter, pipeline: Pipeline, job: FinetuneJob, dtype: str | None, pictures: int | None
+) -> dict[str, Any]:
     """One job.
 
     Args:

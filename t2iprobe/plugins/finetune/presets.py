@@ -2,7 +2,7 @@
 
 ``iclr2025`` is "Precise Parameter Localization for Textual Generation in Diffusion Models" (arXiv 2502.09935). Its main
 run is SDXL's; what the paper and its reference code do not say for the other models is taken over from it, and
-:attr:`Preset.carried` says what that is.
+:attr:`FinetunePreset.carried` says what that is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from t2iprobe.core.names import choice
 
 
 @dataclass(frozen=True, slots=True)
-class Preset:
+class FinetunePreset:
     """One model of one paper; the names are those of the options.
 
     Args:
@@ -55,18 +55,18 @@ class Preset:
         return {**found, "layers": ",".join(map(str, self.layers))}
 
 
-PRESETS: Mapping[str, Mapping[str, Preset]] = MappingProxyType(
+PRESETS: Mapping[str, Mapping[str, FinetunePreset]] = MappingProxyType(
     {
         "iclr2025": MappingProxyType(
             {
-                "sdxl": Preset("stabilityai/stable-diffusion-xl-base-1.0", (55, 56, 57)),
-                "sd3": Preset(
+                "sdxl": FinetunePreset("stabilityai/stable-diffusion-xl-base-1.0", (55, 56, 57)),
+                "sd3": FinetunePreset(
                     "stabilityai/stable-diffusion-3-medium-diffusers",
                     (10,),
                     stream="image",
                     carried="the reference code adapts the image tokens' projections; the rest is taken from SDXL",
                 ),
-                "if": Preset(
+                "if": FinetunePreset(
                     "DeepFloyd/IF-I-XL-v1.0",
                     (17,),
                     resolution=64,
@@ -79,7 +79,7 @@ PRESETS: Mapping[str, Mapping[str, Preset]] = MappingProxyType(
 )
 
 
-def preset(name: str, arch: str) -> Preset:
+def preset(name: str, arch: str) -> FinetunePreset:
     """The settings of the paper ``name`` for the architecture ``arch``.
 
     Raises:

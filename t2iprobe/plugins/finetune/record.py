@@ -27,7 +27,7 @@ CELL, GAP, MOST = 96, 4, 16  # pixels a picture and between them; pictures in a 
 
 
 @dataclass(frozen=True)
-class Record:
+class FinetuneRecord:
     """The folder of a training.
 
     Args:
@@ -39,7 +39,7 @@ class Record:
     manifest: dict[str, Any]
 
     @classmethod
-    def open(cls, path: Path, settings: Mapping[str, Any], **facts: Any) -> Record:
+    def open(cls, path: Path, settings: Mapping[str, Any], **facts: Any) -> FinetuneRecord:
         """A new folder, or the one of the same training that was interrupted or finished.
 
         Raises:

@@ -16,20 +16,20 @@ from t2iprobe.core.lock import lock
 from t2iprobe.core.model import Model
 from t2iprobe.core.runfolder import FINISHED, INTERRUPTED, existing
 from t2iprobe.core.study import provenance
-from t2iprobe.core.study.bench import Stop
+from t2iprobe.core.study.context import Stop
 from t2iprobe.plugins.finetune.monitor import Look, Monitor
-from t2iprobe.plugins.finetune.record import Record, plain
-from t2iprobe.plugins.finetune.sources import Lesson
+from t2iprobe.plugins.finetune.record import FinetuneRecord, plain
+from t2iprobe.plugins.finetune.sources import TrainingSet
 from t2iprobe.training.dataset import Crop, Pictures
 from t2iprobe.training.devices import rank as process
 from t2iprobe.training.feed import Feed
 from t2iprobe.training.lora import Lora, check_free
 from t2iprobe.training.targets import Count, Targets, choose, count
-from t2iprobe.training.trainer import Settings, Trainer, Watch
+from t2iprobe.training.trainer import Settings, Trainer, TrainingCallbacks
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class FinetuneJob:
     """What is trained.
 
     Args:
@@ -60,7 +60,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Told:
+class FinetuneCallbacks:
     """Who is told of the progress.
 
     Args:
@@ -86,12 +86,12 @@ class Session:
     """
 
     model: Model
-    lesson: Lesson
+    lesson: TrainingSet
     monitor: Monitor | None = None
     every: int = 0
     _feed: Feed | None = None
 
-    def done(self, job: Job, path: Path) -> bool:
+    def done(self, job: FinetuneJob, path: Path) -> bool:
         """Whether the folder holds this training, finished.
 
         Raises:
@@ -100,22 +100,22 @@ class Session:
         found = existing(path, self.settings(job))
         return found is not None and found["state"] == FINISHED
 
-    def targets(self, job: Job) -> Targets:
+    def targets(self, job: FinetuneJob) -> Targets:
         """The modules of a job."""
         adapter, pipeline = self.model.adapter, self.model.pipeline
         return choose(adapter, pipeline, job.scope, layers=job.layers, stream=job.stream, seed=job.seed)
 
-    def count(self, job: Job) -> Count:
+    def count(self, job: FinetuneJob) -> Count:
         """Its parameters."""
         return count(self.model.adapter, self.model.pipeline, self.targets(job), job.rank)
 
-    def looks(self, job: Job) -> int:
+    def looks(self, job: FinetuneJob) -> int:
         """Looks at the model while it is trained: every so many steps and at the end; at a saved LoRA before, too."""
         if self.monitor is None:
             return 0
         return -(-job.settings.steps // (self.every or job.settings.steps)) + (job.start is not None)
 
-    def probe(self, job: Job) -> float:
+    def probe(self, job: FinetuneJob) -> float:
         """Seconds that it takes, without looks, measured on one step."""
         lora = self._attach(job)
         try:
@@ -123,18 +123,18 @@ class Session:
         finally:
             lora.detach()
 
-    def run(self, job: Job, path: Path, told: Told | None = None) -> dict[str, Any]:
+    def run(self, job: FinetuneJob, path: Path, told: FinetuneCallbacks | None = None) -> dict[str, Any]:
         """Train, or go on with a training; the manifest of the finished one.
 
         Raises:
             RunExistsError: the folder holds another training.
             StoppedError: it was asked to stop.
         """
-        told = told or Told()
+        told = told or FinetuneCallbacks()
         main = process() == 0
         check_free(self.model)
         with lock(path) if main else nullcontext():
-            record = Record.open(path, self.settings(job), **self._facts(job)) if main else None
+            record = FinetuneRecord.open(path, self.settings(job), **self._facts(job)) if main else None
             if record is not None and record.finished:
                 return record.manifest
             before = self.monitor.before if self.monitor and main else None
@@ -144,7 +144,7 @@ class Session:
             finally:
                 lora.detach()
 
-    def settings(self, job: Job) -> dict[str, Any]:
+    def settings(self, job: FinetuneJob) -> dict[str, Any]:
         """What decides the result; how the rows are passed through does not."""
         asked = asdict(job)
         asked["settings"].pop("rows_at_once")
@@ -161,7 +161,7 @@ class Session:
         )
         return dict(plain(found))
 
-    def side(self, job: Job) -> int:
+    def side(self, job: FinetuneJob) -> int:
         """Of the pictures in pixels; the model's own if not asked for.
 
         Raises:
@@ -177,7 +177,7 @@ class Session:
     def _weights(self) -> str:
         return provenance.digest([self.model.pipeline])
 
-    def _facts(self, job: Job) -> dict[str, Any]:
+    def _facts(self, job: FinetuneJob) -> dict[str, Any]:
         found = self.targets(job)
         return {
             "model": provenance.portable(self.model.ref),
@@ -188,23 +188,29 @@ class Session:
             "device": str(self.model.pipeline._execution_device),
         }
 
-    def _attach(self, job: Job) -> Lora:
+    def _attach(self, job: FinetuneJob) -> Lora:
         modules = self.targets(job).modules
         if job.start is not None:
             return _continued(self.model, job.start, modules, job)
         options: dict[str, Any] = {"rank": job.rank, "alpha": job.alpha, "dropout": job.dropout, "seed": job.seed}
         return Lora.attach(self.model, modules, **options)
 
-    def _trainer(self, lora: Lora, job: Job) -> Trainer:
+    def _trainer(self, lora: Lora, job: FinetuneJob) -> Trainer:
         pictures = Pictures(self.lesson.examples, self.side(job), job.crop, job.flip, job.seed, job.drop)
         self._feed = Feed(self.model, pictures) if self._feed is None else self._feed.again(pictures)
         return Trainer(self.model, lora, self._feed, job.settings)
 
     def _train(
-        self, lora: Lora, job: Job, path: Path, record: Record | None, before: Look | None, told: Told
+        self,
+        lora: Lora,
+        job: FinetuneJob,
+        path: Path,
+        record: FinetuneRecord | None,
+        before: Look | None,
+        told: FinetuneCallbacks,
     ) -> dict[str, Any]:
         trainer = self._trainer(lora, job)
-        watch = Watch(checkpoint_every=max(1, min(100, job.settings.steps // 4)), stop=told.stop)
+        watch = TrainingCallbacks(checkpoint_every=max(1, min(100, job.settings.steps // 4)), stop=told.stop)
         if self.monitor is not None:
             watch.pause_every = self.every or job.settings.steps  # in every process: they wait for each other
         if record is not None:
@@ -232,7 +238,7 @@ class Session:
         return record.manifest
 
 
-def _continued(model: Model, start: str, modules: Sequence[str], job: Job) -> Lora:
+def _continued(model: Model, start: str, modules: Sequence[str], job: FinetuneJob) -> Lora:
     """A saved LoRA that goes on learning, with the scale that it has.
 
     Raises:
@@ -247,7 +253,7 @@ def _continued(model: Model, start: str, modules: Sequence[str], job: Job) -> Lo
         raise
 
 
-def _check_continues(lora: Lora, start: str, modules: Sequence[str], job: Job) -> None:
+def _check_continues(lora: Lora, start: str, modules: Sequence[str], job: FinetuneJob) -> None:
     """Refuse to go on with a LoRA that is not what the job is said to train."""
     if odd := set(modules) ^ set(lora.modules):
         what = "does not adapt" if min(odd) in modules else "adapts, and the scope does not,"
@@ -262,7 +268,7 @@ def _check_continues(lora: Lora, start: str, modules: Sequence[str], job: Job) -
         raise ConfigError(f"{start} has more than two matrices a module, as a DoRA has; a plain LoRA is gone on from")
 
 
-def _seconds(record: Record, began: float) -> float:
+def _seconds(record: FinetuneRecord, began: float) -> float:
     """Of this training, with those before an interruption."""
     return round(float(record.manifest.get("seconds") or 0.0) + time.perf_counter() - began, 1)
 
@@ -271,10 +277,10 @@ def _seconds(record: Record, began: float) -> float:
 class _Trail:
     """Writes down what a training does."""
 
-    record: Record
+    record: FinetuneRecord
     monitor: Monitor | None
     before: Look | None
-    told: Told
+    told: FinetuneCallbacks
     started: bool  # from a saved LoRA, so the first look is not the base model's
 
     def step(self, step: int, loss: float) -> None:

@@ -16,12 +16,12 @@ from t2iprobe.core.names import near
 from t2iprobe.core.textfile import read_entries
 
 if TYPE_CHECKING:
-    from t2iprobe.plugins.manager import Plugins
+    from t2iprobe.registry.manager import Plugins
     from t2iprobe.training.dataset import Example
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class ProbePicture:
     """A picture that is made again and again while a LoRA trains.
 
     Args:
@@ -36,7 +36,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingSet:
     """Pictures to learn from.
 
     Args:
@@ -48,7 +48,7 @@ class Lesson:
 
     examples: Sequence[Example]
     ref: str
-    probes: Sequence[Probe]
+    probes: Sequence[ProbePicture]
     notes: tuple[str, ...] = ()
 
     @property
@@ -58,7 +58,7 @@ class Lesson:
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
 
-def lesson(ref: str, plugins: Plugins, *, limit: int, seed: int = 0) -> Lesson:
+def lesson(ref: str, plugins: Plugins, *, limit: int, seed: int = 0) -> TrainingSet:
     """The pictures that ``--data`` means: a folder, or a prompt set that draws its own.
 
     Args:
@@ -82,10 +82,10 @@ def lesson(ref: str, plugins: Plugins, *, limit: int, seed: int = 0) -> Lesson:
     examples = read_folder(folder)
     left = unlisted(folder, examples)
     notes = (f"{len(left)} pictures in {folder} have no caption and are left out, such as {left[0]}",) if left else ()
-    return Lesson(examples, ref, _captions(examples, limit, seed), notes)
+    return TrainingSet(examples, ref, _captions(examples, limit, seed), notes)
 
 
-def probes(ref: str, plugins: Plugins, *, limit: int, seed: int = 0) -> list[Probe]:
+def probes(ref: str, plugins: Plugins, *, limit: int, seed: int = 0) -> list[ProbePicture]:
     """Prompts to make pictures of: a prompt set, or a text file with one a line.
 
     Raises:
@@ -95,7 +95,7 @@ def probes(ref: str, plugins: Plugins, *, limit: int, seed: int = 0) -> list[Pro
     if path.suffix == ".txt" or (path.is_file() and ":" not in ref):
         return _lines(path, limit, seed)
     found = plugins.prompt_set(ref, limit=None, seed=seed)[:limit]
-    return [Probe(pair.source, pair.seed, pair.source_word) for pair in found]
+    return [ProbePicture(pair.source, pair.seed, pair.source_word) for pair in found]
 
 
 def _options(ref: str, kind: type[Any]) -> dict[str, int]:
@@ -113,7 +113,7 @@ def _options(ref: str, kind: type[Any]) -> dict[str, int]:
     return {key: int(value) for key, _, value in pairs}
 
 
-def _drawn(ref: str, kind: Any, limit: int, seed: int) -> Lesson:
+def _drawn(ref: str, kind: Any, limit: int, seed: int) -> TrainingSet:
     from t2iprobe.training.dataset import Example
 
     def example(number: int, picture: Any, caption: str, word: str) -> Example:
@@ -121,19 +121,19 @@ def _drawn(ref: str, kind: Any, limit: int, seed: int) -> Lesson:
 
     examples = [example(number, *one) for number, one in enumerate(kind.pictures(seed))]
     asked = kind.pairs(limit=limit, seed=seed)
-    return Lesson(examples, ref, [Probe(one.source, one.seed, one.source_word) for one in asked])
+    return TrainingSet(examples, ref, [ProbePicture(one.source, one.seed, one.source_word) for one in asked])
 
 
-def _captions(examples: Sequence[Example], limit: int, seed: int) -> list[Probe]:
+def _captions(examples: Sequence[Example], limit: int, seed: int) -> list[ProbePicture]:
     """Captions from all over the data, each once."""
     listed = {one.caption: one.words for one in examples}
     chosen = list(listed)[:: max(1, len(listed) // limit)][:limit]
-    return [Probe(one, seed + number, listed[one] or _word(one)) for number, one in enumerate(chosen)]
+    return [ProbePicture(one, seed + number, listed[one] or _word(one)) for number, one in enumerate(chosen)]
 
 
-def _lines(path: Path, limit: int, seed: int) -> list[Probe]:
+def _lines(path: Path, limit: int, seed: int) -> list[ProbePicture]:
     listed = read_entries(path, "prompts")[:limit]
-    return [Probe(one, seed + number, _word(one)) for number, one in enumerate(listed)]
+    return [ProbePicture(one, seed + number, _word(one)) for number, one in enumerate(listed)]
 
 
 def _word(prompt: str) -> str | None:

@@ -19,10 +19,10 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
-from t2iprobe.core.adapter import Pipeline
+from t2iprobe.core.contracts.adapter import Pipeline
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.options import INDEX, LoadOptions
-from t2iprobe.plugins.bars import no_bars
+from t2iprobe.registry.bars import no_bars
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 #: a component's weights, as diffusers and transformers name them, whole or in shards

@@ -18,7 +18,7 @@ from t2iprobe.plugins.inversion.analyze import (
     plain_mask,
     textures,
 )
-from t2iprobe.plugins.inversion.arms import Arm, examined
+from t2iprobe.plugins.inversion.arms import InversionArm, examined
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.inverter import Inverter
 from t2iprobe.plugins.inversion.paired import beside_first
@@ -37,7 +37,7 @@ class Cell:
 
     num_steps: int
     guidance: float
-    arms: tuple[Arm, ...]
+    arms: tuple[InversionArm, ...]
 
     @property
     def name(self) -> str:
@@ -45,7 +45,9 @@ class Cell:
         return f"T{self.num_steps}-w{self.guidance:g}"
 
 
-def cells(methods: Sequence[Arm], ks: Sequence[int], num_steps: Sequence[int], guidance: Sequence[float]) -> list[Cell]:
+def cells(
+    methods: Sequence[InversionArm], ks: Sequence[int], num_steps: Sequence[int], guidance: Sequence[float]
+) -> list[Cell]:
     """Every number of steps with every guidance: all methods, and forward diffusion for each k that fits.
 
     Raises:
@@ -54,7 +56,7 @@ def cells(methods: Sequence[Arm], ks: Sequence[int], num_steps: Sequence[int], g
     found = []
     for steps in num_steps:
         plain = any(replaced(arm.label) == 0 for arm in methods)  # which is k = 0
-        forward = [Arm("forward", {"steps": k}) for k in ks if k <= steps and (k or not plain)]
+        forward = [InversionArm("forward", {"steps": k}) for k in ks if k <= steps and (k or not plain)]
         arms = tuple({arm.label: arm for arm in [*methods, *forward]}.values())
         if not arms:
             raise ConfigError(f"no method, and no --k up to {steps} steps; name some")
@@ -63,7 +65,7 @@ def cells(methods: Sequence[Arm], ks: Sequence[int], num_steps: Sequence[int], g
 
 
 def equal_calls(
-    methods: Sequence[Arm],
+    methods: Sequence[InversionArm],
     calls: int,
     guidance: Sequence[float],
     inverters: Mapping[str, type[Inverter]],
@@ -81,7 +83,7 @@ def equal_calls(
     Raises:
         ConfigError: a method cannot do with so few.
     """
-    by_steps: dict[tuple[int, float], list[Arm]] = {}
+    by_steps: dict[tuple[int, float], list[InversionArm]] = {}
     for arm in methods:
         for scale in guidance:
             steps = _fitting(arm.build(inverters), arm.label, calls, scale, schedule)

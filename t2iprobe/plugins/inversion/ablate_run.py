@@ -16,11 +16,11 @@ from t2iprobe.plugins.inversion import curves
 from t2iprobe.plugins.inversion.ablate import Cell, cells, equal_calls, measured
 from t2iprobe.plugins.inversion.analysis import correlation
 from t2iprobe.plugins.inversion.analyze import TOP, Options, patch_of
-from t2iprobe.plugins.inversion.arms import Arm, parse_arm
+from t2iprobe.plugins.inversion.arms import InversionArm, parse_arm
 from t2iprobe.plugins.inversion.models import used_schedule
 from t2iprobe.plugins.inversion.session import (
     ROWS,
-    Asked,
+    InvertOptions,
     default_method,
     folder_run,
     keep,
@@ -32,7 +32,7 @@ from t2iprobe.plugins.inversion.session import (
 from t2iprobe.plugins.inversion.study import InversionStudy
 
 if TYPE_CHECKING:
-    from t2iprobe.plugins.manager import Plugins
+    from t2iprobe.registry.manager import Plugins
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Swept:
     calls: int | None = None
 
 
-def planned(asked: Asked, swept: Swept, model: Model, plugins: Plugins) -> list[Cell]:
+def planned(asked: InvertOptions, swept: Swept, model: Model, plugins: Plugins) -> list[Cell]:
     """The settings; without a method the plain one is compared."""
-    methods: list[Arm] = [parse_arm(text) for text in asked.methods or (default_method(model),)]
+    methods: list[InversionArm] = [parse_arm(text) for text in asked.methods or (default_method(model),)]
     if swept.calls is None:
         return cells(methods, swept.ks, swept.num_steps, swept.guidance)
     return equal_calls(
@@ -63,7 +63,9 @@ def planned(asked: Asked, swept: Swept, model: Model, plugins: Plugins) -> list[
     )  # fmt: skip
 
 
-def studies(asked: Asked, swept: Swept, model: Model, plugins: Plugins) -> Iterator[tuple[Cell, InversionStudy]]:
+def studies(
+    asked: InvertOptions, swept: Swept, model: Model, plugins: Plugins
+) -> Iterator[tuple[Cell, InversionStudy]]:
     """A study a setting."""
     for cell in planned(asked, swept, model, plugins):
         question = question_of(
@@ -73,7 +75,7 @@ def studies(asked: Asked, swept: Swept, model: Model, plugins: Plugins) -> Itera
         yield cell, study_of(asked, question, model, plugins)
 
 
-def run(asked: Asked, swept: Swept, path: Path, plugins: Plugins) -> dict[str, Any]:
+def run(asked: InvertOptions, swept: Swept, path: Path, plugins: Plugins) -> dict[str, Any]:
     """Every setting as a run of its own below ``path``; what is whole is not measured again."""
     model = loaded(asked.model, plugins)
     planned(asked, swept, model, plugins)  # refused before the folder is made
@@ -125,7 +127,7 @@ def _answer(rows: list[dict[str, Any]], shape: Sequence[int], swept: Swept) -> d
     }
 
 
-def _command(asked: Asked, swept: Swept, path: Path, plugins: Plugins) -> str:
+def _command(asked: InvertOptions, swept: Swept, path: Path, plugins: Plugins) -> str:
     parts = [f"t2iprobe invert ablate --model {portable(asked.model.reference(plugins))} --n {asked.rows}"]
     parts += [f"--method {text}" for text in asked.methods]
     if swept.calls is not None:

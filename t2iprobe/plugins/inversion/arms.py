@@ -1,4 +1,4 @@
-"""A method with its settings, as a command line names it: ``forward:steps=2``, :class:`Arm`."""
+"""A method with its settings, as a command line names it: ``forward:steps=2``, :class:`InversionArm`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice, near
-from t2iprobe.plugins.inversion.guidance import NullGuided
-from t2iprobe.plugins.inversion.inverter import Denoiser, Given, Inverter
+from t2iprobe.plugins.inversion.denoisers import NullGuided
+from t2iprobe.plugins.inversion.inverter import Inverter
 from t2iprobe.plugins.inversion.schedule import Schedule
+from t2iprobe.plugins.inversion.trajectory import Denoiser, InversionInputs
 
 EXACT = 1e-5  # an inverter's own arithmetic, with exact predictions
 ROWS, SIDE = 2, 8
@@ -24,7 +25,7 @@ FAR = 100.0  # off every prediction
 
 
 @dataclass(frozen=True)
-class Arm:
+class InversionArm:
     """A method with settings.
 
     Args:
@@ -57,7 +58,7 @@ class Arm:
         )
 
 
-def parse_arm(text: str) -> Arm:
+def parse_arm(text: str) -> InversionArm:
     """``NAME[:key=value,…]``.
 
     Raises:
@@ -67,7 +68,7 @@ def parse_arm(text: str) -> Arm:
     pairs = [part.partition("=") for part in rest.split(",")] if rest else []
     if not name or any(not (key and mark) for key, mark, _ in pairs):
         raise ConfigError(f"a method is NAME or NAME:key=value,…, such as forward:steps=2; found {text!r}")
-    return Arm(name, {key.strip(): value.strip() for key, _, value in pairs})
+    return InversionArm(name, {key.strip(): value.strip() for key, _, value in pairs})
 
 
 def _text(value: Any) -> str:
@@ -91,7 +92,7 @@ def _read(what: str, value: Any, parameter: inspect.Parameter) -> Any:
 
 
 @dataclass(frozen=True)
-class Examined:
+class ArmProperties:
     """What a method is like on a schedule, found without a model.
 
     Args:
@@ -108,7 +109,9 @@ class Examined:
     backward: int
 
 
-def examined(method: Inverter, schedule: Schedule, guidance: float = 1.0, inversion_guidance: float = 1.0) -> Examined:
+def examined(
+    method: Inverter, schedule: Schedule, guidance: float = 1.0, inversion_guidance: float = 1.0
+) -> ArmProperties:
     """Walk a smooth made-up denoiser there and back, in double precision.
 
     Args:
@@ -126,12 +129,12 @@ def examined(method: Inverter, schedule: Schedule, guidance: float = 1.0, invers
     noise = torch.randn(ROWS, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     other = noise.flip(0)
     with torch.no_grad():
-        error = method.round_trip(_made_up(1.0), schedule, noise, Given(noise=other))
+        error = method.round_trip(_made_up(1.0), schedule, noise, InversionInputs(noise=other))
         there = method.sample(_made_up(1.0), schedule, noise)
         back = method.invert(
-            _made_up(inversion_guidance), schedule, there.clean, Given(there, noise=other, clean=there.clean)
+            _made_up(inversion_guidance), schedule, there.clean, InversionInputs(there, noise=other, clean=there.clean)
         )
-        again = Given(back, noise=other, clean=there.clean, companion=back.companion)
+        again = InversionInputs(back, noise=other, clean=there.clean, companion=back.companion)
         found = method.sample(_made_up(guidance), schedule, back.noise, again)
         own = method.sample(_made_up(guidance), schedule, noise)
     if error > EXACT and not method.inexact:
@@ -143,7 +146,7 @@ def examined(method: Inverter, schedule: Schedule, guidance: float = 1.0, invers
         warnings.warn(
             f"{method.name} misses the noise by {error:.1e} even with exact predictions: {method.inexact}", stacklevel=2
         )
-    return Examined(error, back.nfe, found.nfe, own.nfe, back.backward + found.backward)
+    return ArmProperties(error, back.nfe, found.nfe, own.nfe, back.backward + found.backward)
 
 
 def _made_up(scale: float) -> NullGuided:

@@ -9,35 +9,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from t2iprobe.core.errors import ConfigError, ModelError
-from t2iprobe.core.names import counted
-from t2iprobe.plugins.inversion.options import (
-    RUNS,
-    Distinct,
-    GuidanceOf,
-    InversionGuidance,
-    Keep,
-    KeepOption,
-    MaxBytes,
-    Methods,
-    PresetOption,
-    Prompts,
-    PromptSetOf,
-    Range,
-    Rows,
-    RunFolder,
-    Sampling,
-    Steps,
-    Where,
-    cell,
-    print_facts,
-    print_rows,
-    print_tables,
-)
-from t2iprobe.plugins.inversion.sweep_commands import register
-from t2iprobe.terminal import parse
-from t2iprobe.terminal.console import Format, answers, print_json
-from t2iprobe.terminal.options import (
+from t2iprobe.cli import parse
+from t2iprobe.cli.console import Format, answers, print_json
+from t2iprobe.cli.options import (
     Arch,
     BatchSize,
     Device,
@@ -49,11 +23,37 @@ from t2iprobe.terminal.options import (
     Seed,
     Yes,
 )
-from t2iprobe.terminal.tables import print_wide
+from t2iprobe.cli.tables import print_wide
+from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.names import counted
+from t2iprobe.plugins.inversion.options import (
+    RUNS,
+    Distinct,
+    GuidanceOf,
+    InversionGuidance,
+    KeepOption,
+    MaskSource,
+    MaxBytes,
+    Methods,
+    PresetOption,
+    Prompts,
+    PromptSetOf,
+    Range,
+    Rows,
+    RunFolder,
+    Sampling,
+    Steps,
+    StoredStates,
+    cell,
+    print_facts,
+    print_rows,
+    print_tables,
+)
+from t2iprobe.plugins.inversion.sweep_commands import register
 
 if TYPE_CHECKING:
     from t2iprobe.core.model import Model
-    from t2iprobe.plugins.manager import Plugins
+    from t2iprobe.registry.manager import Plugins
 
 app = typer.Typer(
     help="From pictures back to the noise they came from: where inversion goes wrong, and what it costs to mend it.",
@@ -114,7 +114,7 @@ def run(
     ] = False,
     seed: Seed = 0,
     resolution: Resolution = None,
-    keep: KeepOption = Keep.trajectory,
+    keep: KeepOption = StoredStates.trajectory,
     device: Device = None,
     dtype: Dtype = None,
     batch_size: BatchSize = None,
@@ -145,9 +145,9 @@ def run(
         print_rows(listing(), format, "presets")
         return
     choice = ModelChoice(arch, model, None, device, dtype)
-    asked = session.Asked(
+    asked = session.InvertOptions(
         choice, prompts, prompt_set, images, fit, n, distinct, seed, num_steps, tuple(method or ()), guidance,
-        inversion_guidance, sampler.value, reencode, keep is Keep.trajectory, resolution, batch_size,
+        inversion_guidance, sampler.value, reencode, keep is StoredStates.trajectory, resolution, batch_size,
         max_bytes=parse.size(max_bytes), yes=yes,
     )  # fmt: skip
     if preset is not None:
@@ -177,7 +177,7 @@ def plan_(
     guidance: GuidanceOf = 1.0,
     inversion_guidance: InversionGuidance = 1.0,
     resolution: Resolution = None,
-    keep: KeepOption = Keep.trajectory,
+    keep: KeepOption = StoredStates.trajectory,
     device: Device = None,
     dtype: Dtype = None,
     batch_size: BatchSize = None,
@@ -196,9 +196,9 @@ def plan_(
     from t2iprobe.plugins.inversion import plan, session
     from t2iprobe.plugins.inversion.presets import PRESETS, applied
 
-    asked = session.Asked(
+    asked = session.InvertOptions(
         ModelChoice(arch, model, None, device, dtype), rows=n, num_steps=num_steps, methods=tuple(method or ()),
-        guidance=guidance, inversion_guidance=inversion_guidance, trajectory=keep is Keep.trajectory,
+        guidance=guidance, inversion_guidance=inversion_guidance, trajectory=keep is StoredStates.trajectory,
         resolution=resolution, batch_size=batch_size,
     )  # fmt: skip
     name = None if preset is None else parse.choice("preset", preset, PRESETS)
@@ -223,8 +223,8 @@ def analyze(
     ] = None,
     plain_threshold: Annotated[float, typer.Option(help="Of plain pixels.", min=0)] = 0.025,
     plain_domain: Annotated[
-        Where, typer.Option(help="Look for plain areas in the pixels, or in the states that are denoised.")
-    ] = Where.pixels,
+        MaskSource, typer.Option(help="Look for plain areas in the pixels, or in the states that are denoised.")
+    ] = MaskSource.pixels,
     plain_range: Annotated[
         Range, typer.Option(help="The threshold is meant for pictures in 0..1 (unit) or -1..1 (signed).")
     ] = Range.unit,
@@ -240,7 +240,8 @@ def analyze(
 
     Example: t2iprobe invert analyze runs/invert-tiny-sd3 --format json
     """
-    from t2iprobe.plugins.inversion import sections, session
+    from t2iprobe.plugins.inversion import report as sections
+    from t2iprobe.plugins.inversion import session
     from t2iprobe.plugins.inversion.analyze import Options
     from t2iprobe.plugins.inversion.inverted import Inverted
 

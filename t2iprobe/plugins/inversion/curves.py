@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from t2iprobe.plugins.figures import FAINT, INK
 from t2iprobe.plugins.inversion.ablate import replaced
 from t2iprobe.plugins.inversion.analyze import TRUE
 from t2iprobe.plugins.inversion.plots import COLOURS, GREY, canvas, colour, dress, short
+from t2iprobe.report.figures import FAINT, INK
 
 Found = Mapping[str, Any]
 ALONG = {

@@ -6,12 +6,13 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from t2iprobe.core.adapter import Prediction
+from t2iprobe.core.contracts.adapter import Prediction
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion import parametrisation
-from t2iprobe.plugins.inversion.inverter import Course, Denoiser, Given, Stepwise, Trail, Walk, needed
+from t2iprobe.plugins.inversion.inverter import Stepwise, needed
 from t2iprobe.plugins.inversion.parametrisation import Level
 from t2iprobe.plugins.inversion.schedule import Schedule
+from t2iprobe.plugins.inversion.trajectory import Denoiser, InversionInputs, InversionRun, Trajectory, TrajectoryBuilder
 
 DIFFUSION: frozenset[Prediction] = frozenset({"epsilon", "v_prediction"})
 FLOW: frozenset[Prediction] = frozenset({"flow"})
@@ -43,25 +44,25 @@ class DDIM(Stepwise):
         if convention == "source":
             self.inexact = "by this convention a state counts as one level noisier than it is"
 
-    def guess(self, course: Course, step: int, x: Tensor) -> Tensor:
+    def guess(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
         """One call at the state of the level before, with this level's timestep."""
-        return course.at(step, x)
+        return run.at(step, x)
 
-    def _invert(self, course: Course, clean: Tensor) -> Walk:
-        return super()._invert(course, clean) if self.convention == "target" else _source_time(course, clean)
+    def _invert(self, run: InversionRun, clean: Tensor) -> Trajectory:
+        return super()._invert(run, clean) if self.convention == "target" else _source_time(run, clean)
 
 
-def _source_time(course: Course, clean: Tensor) -> Walk:
+def _source_time(run: InversionRun, clean: Tensor) -> Trajectory:
     """guided-diffusion's convention: from the level of a timestep to the next one's, the last step to alpha = 0."""
-    schedule = course.schedule
-    trail, x = Trail(schedule.steps, {schedule.steps: clean}), clean
+    schedule = run.schedule
+    builder, x = TrajectoryBuilder(schedule.steps, {schedule.steps: clean}), clean
     for step in reversed(range(schedule.steps)):
-        output = needed(course, "replay").outputs[step] if course.given.replay else course.at(step, x)
+        output = needed(run, "replay").outputs[step] if run.given.replay else run.at(step, x)
         target = schedule.levels[step - 1] if step else Level(0.0, 1.0)
         scale, gain = parametrisation.transfer(schedule.prediction, schedule.levels[step], target)
         x = scale * x + gain * output
-        trail.outputs[step], trail.states[step] = output, x
-    return trail.walk(course.nfe)
+        builder.outputs[step], builder.states[step] = output, x
+    return builder.trajectory(run.nfe)
 
 
 class Euler(Stepwise):
@@ -83,9 +84,9 @@ class Euler(Stepwise):
             raise ConfigError(f"no convention {convention!r}; there are source, target")
         self.convention = convention
 
-    def guess(self, course: Course, step: int, x: Tensor) -> Tensor:
+    def guess(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
         """One call at the state of the level before."""
-        return course.ask(x, course.schedule.timestep_of(step + (self.convention == "source")))
+        return run.ask(x, run.schedule.timestep_of(step + (self.convention == "source")))
 
 
 class Forward(Stepwise):
@@ -112,42 +113,44 @@ class Forward(Stepwise):
         if level == "reference":
             self.inexact = "it noises one level further than the next step assumes, as the authors' scripts do"
 
-    def round_trip(self, denoiser: Denoiser, schedule: Schedule, noise: Tensor, given: Given | None = None) -> float:
+    def round_trip(
+        self, denoiser: Denoiser, schedule: Schedule, noise: Tensor, given: InversionInputs | None = None
+    ) -> float:
         """See :meth:`Inverter.round_trip`; the fresh noise is the one that is in the sampler's own state."""
         there = self.sample(denoiser, schedule, noise)
         k = min(self.steps, schedule.steps)
         alpha, sigma = schedule.levels[schedule.steps - k]
         own = (there.states[schedule.steps - k] - alpha * there.clean) / sigma if k else noise
-        found = self.invert(denoiser, schedule, there.clean, Given(there, True, own))
+        found = self.invert(denoiser, schedule, there.clean, InversionInputs(there, True, own))
         return float((found.noise - noise).abs().max())
 
-    def guess(self, course: Course, step: int, x: Tensor) -> Tensor:
+    def guess(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
         """One call at the state of the level before, with this level's timestep."""
-        return course.at(step, x)
+        return run.at(step, x)
 
-    def _invert(self, course: Course, clean: Tensor) -> Walk:
-        schedule = course.schedule
+    def _invert(self, run: InversionRun, clean: Tensor) -> Trajectory:
+        schedule = run.schedule
         if self.steps > schedule.steps:
             raise ConfigError(f"{self.steps} of {schedule.steps} steps cannot be replaced")
         start = schedule.steps - self.steps
-        trail, x = Trail(schedule.steps, {schedule.steps: clean}), clean
+        builder, x = TrajectoryBuilder(schedule.steps, {schedule.steps: clean}), clean
         for step in reversed(range(schedule.steps)):
             if step >= start:
-                x = self._noised(course, step, clean)
+                x = self._noised(run, step, clean)
             else:
-                trail.outputs[step] = self._output(course, step, x)
-                x = schedule.back(step, x, trail.outputs[step])
-            trail.states[step] = x
-        return trail.walk(course.nfe)
+                builder.outputs[step] = self._output(run, step, x)
+                x = schedule.back(step, x, builder.outputs[step])
+            builder.states[step] = x
+        return builder.trajectory(run.nfe)
 
-    def _output(self, course: Course, step: int, x: Tensor) -> Tensor:
-        return needed(course, "replay").outputs[step] if course.given.replay else self.guess(course, step, x)
+    def _output(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
+        return needed(run, "replay").outputs[step] if run.given.replay else self.guess(run, step, x)
 
-    def _noised(self, course: Course, step: int, clean: Tensor) -> Tensor:
-        noise = course.given.noise
+    def _noised(self, run: InversionRun, step: int, clean: Tensor) -> Tensor:
+        noise = run.given.noise
         if noise is None:
-            raise ConfigError(f"{self.name} needs Given(noise=...)")
-        alpha, sigma = self._level(course.schedule, step)
+            raise ConfigError(f"{self.name} needs InversionInputs(noise=...)")
+        alpha, sigma = self._level(run.schedule, step)
         return alpha * clean + sigma * noise
 
     def _level(self, schedule: Schedule, step: int) -> Level:
@@ -174,16 +177,16 @@ class Oracle(Stepwise):
             raise ConfigError(f"steps count from 0 and a swap is output or state, found {steps}, {swap!r}")
         self.steps, self.swap = steps, swap
 
-    def guess(self, course: Course, step: int, x: Tensor) -> Tensor:
+    def guess(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
         """The sampler's prediction, or one call."""
-        if self._early(course, step):
-            return needed(course, self.name).outputs[step]
-        return course.at(step, x)
+        if self._early(run, step):
+            return needed(run, self.name).outputs[step]
+        return run.at(step, x)
 
-    def revise(self, course: Course, step: int, x: Tensor) -> Tensor:
+    def revise(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
         """The sampler's state, if states are swapped."""
-        swapped = self.swap == "state" and self._early(course, step)
-        return needed(course, self.name).states[step] if swapped else x
+        swapped = self.swap == "state" and self._early(run, step)
+        return needed(run, self.name).states[step] if swapped else x
 
-    def _early(self, course: Course, step: int) -> bool:
-        return step >= course.schedule.steps - self.steps
+    def _early(self, run: InversionRun, step: int) -> bool:
+        return step >= run.schedule.steps - self.steps

@@ -15,8 +15,8 @@ from t2iprobe.plugins.inversion.ledits import edited
 from t2iprobe.plugins.inversion.models import Pixels
 from t2iprobe.plugins.inversion.paired import Between, over
 from t2iprobe.plugins.inversion.pictures import grid, wrapped
-from t2iprobe.plugins.inversion.resample import Judge, Sampler, more_diverse, pairwise, similar
-from t2iprobe.plugins.inversion.walkstore import Array
+from t2iprobe.plugins.inversion.resample import LevelSampler, WordJudge, more_diverse, pairwise, similar
+from t2iprobe.plugins.inversion.trajectory_store import Array
 
 LEDITS = "ledits++"
 
@@ -65,7 +65,7 @@ def deranged(prompts: Sequence[str], rows: int) -> tuple[str, ...]:
 
 
 def edit(
-    sampler: Sampler, question: Edit, metrics: Sequence[Any], judge: Judge | None = None
+    sampler: LevelSampler, question: Edit, metrics: Sequence[Any], judge: WordJudge | None = None
 ) -> tuple[dict[str, Any], dict[str, Image.Image]]:
     """Numbers by where the pictures start, true noise and noise that has nothing to do with them included.
 
@@ -113,7 +113,7 @@ def edit(
 
 
 def _scored(
-    pictures: Pixels, own: Pixels, targets: Sequence[str], metrics: Sequence[Any], judge: Judge | None
+    pictures: Pixels, own: Pixels, targets: Sequence[str], metrics: Sequence[Any], judge: WordJudge | None
 ) -> dict[str, Array]:
     """Each score by its name, (row,): against the picture before, and against the new prompt."""
     comparing = [one for one in metrics if one.needs != "prompt"]
@@ -127,7 +127,7 @@ def _scored(
     return {name: np.array(values) for name, values in found.items()}
 
 
-def _varied(sampler: Sampler, question: Edit, states: Array) -> Between | None:
+def _varied(sampler: LevelSampler, question: Edit, states: Array) -> Between | None:
     """How different the variations of one picture are, mean and interval over prompts."""
     rng, spreads = np.random.default_rng([question.seed, 2]), []
     for row in range(min(question.varied, len(question.targets))):

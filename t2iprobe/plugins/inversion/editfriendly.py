@@ -8,11 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from t2iprobe.core.adapter import Prediction
+from t2iprobe.core.contracts.adapter import Prediction
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.ddim import DIFFUSION
-from t2iprobe.plugins.inversion.inverter import Course, Denoiser, Given, Inverter, Trail, Walk
+from t2iprobe.plugins.inversion.inverter import Inverter
 from t2iprobe.plugins.inversion.schedule import Schedule
+from t2iprobe.plugins.inversion.trajectory import Denoiser, InversionInputs, InversionRun, Trajectory, TrajectoryBuilder
 
 
 class EditFriendly(Inverter):
@@ -41,41 +42,43 @@ class EditFriendly(Inverter):
             raise ConfigError(f"eta lies above 0 and up to 1, found {eta}")
         self.eta = eta
 
-    def round_trip(self, denoiser: Denoiser, schedule: Schedule, noise: Tensor, given: Given | None = None) -> float:
+    def round_trip(
+        self, denoiser: Denoiser, schedule: Schedule, noise: Tensor, given: InversionInputs | None = None
+    ) -> float:
         """The largest error in the *image*, after inverting and sampling with what the inversion found.
 
         There is no way from an image to its own noise here, so that is what its arithmetic has to get right.
         """
-        found = self.invert(denoiser, schedule, noise, Given(noise=noise.flip(0)))
-        again = self.sample(denoiser, schedule, found.noise, Given(companion=found.companion))
+        found = self.invert(denoiser, schedule, noise, InversionInputs(noise=noise.flip(0)))
+        again = self.sample(denoiser, schedule, found.noise, InversionInputs(companion=found.companion))
         return float((again.clean - noise).abs().max())
 
-    def _invert(self, course: Course, clean: Tensor) -> Walk:
-        schedule, noise = course.schedule, course.given.noise
+    def _invert(self, run: InversionRun, clean: Tensor) -> Trajectory:
+        schedule, noise = run.schedule, run.given.noise
         if noise is None:
-            raise ConfigError(f"{self.name} needs Given(noise=...)")
-        trail = Trail(schedule.steps, {schedule.steps: clean})
+            raise ConfigError(f"{self.name} needs InversionInputs(noise=...)")
+        builder = TrajectoryBuilder(schedule.steps, {schedule.steps: clean})
         for step, fresh in enumerate(_independent(noise, schedule.steps)):
-            trail.states[step] = schedule.noised(step, clean, fresh)
+            builder.states[step] = schedule.noised(step, clean, fresh)
         drawn = []
         for step in range(schedule.steps):
-            trail.outputs[step] = course.at(step, trail.states[step])
-            mean, spread = self._step(schedule, step, trail.states[step], trail.outputs[step])
-            drawn.append((trail.states[step + 1] - mean) / spread)
-        return trail.walk(course.nfe, torch.stack(drawn, 1))
+            builder.outputs[step] = run.at(step, builder.states[step])
+            mean, spread = self._step(schedule, step, builder.states[step], builder.outputs[step])
+            drawn.append((builder.states[step + 1] - mean) / spread)
+        return builder.trajectory(run.nfe, torch.stack(drawn, 1))
 
-    def _sample(self, course: Course, noise: Tensor) -> Walk:
-        schedule, drawn = course.schedule, course.given.companion
-        trail, x = Trail(schedule.steps, {0: noise}), noise
+    def _sample(self, run: InversionRun, noise: Tensor) -> Trajectory:
+        schedule, drawn = run.schedule, run.given.companion
+        builder, x = TrajectoryBuilder(schedule.steps, {0: noise}), noise
         for step in range(schedule.steps):
-            output = trail.outputs[step] = course.at(step, x)
+            output = builder.outputs[step] = run.at(step, x)
             if drawn is None:
                 x = schedule.ahead(step, x, output)
             else:
                 mean, spread = self._step(schedule, step, x, output)
                 x = mean + spread * drawn[:, step]
-            trail.states[step + 1] = x
-        return trail.walk(course.nfe, drawn)
+            builder.states[step + 1] = x
+        return builder.trajectory(run.nfe, drawn)
 
     def _step(self, schedule: Schedule, step: int, x: Tensor, output: Tensor) -> tuple[Tensor, float]:
         """Mean and standard deviation of a stochastic step (arXiv 2010.02502, eq. 12 and 16)."""

@@ -6,12 +6,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from t2iprobe.core.adapter import Prediction
+from t2iprobe.core.contracts.adapter import Prediction
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.ddim import EVERY
-from t2iprobe.plugins.inversion.inverter import Course, Inverter, Trail, Walk
+from t2iprobe.plugins.inversion.inverter import Inverter
 from t2iprobe.plugins.inversion.parametrisation import coordinates, slope_of
 from t2iprobe.plugins.inversion.schedule import Schedule
+from t2iprobe.plugins.inversion.trajectory import InversionRun, Trajectory, TrajectoryBuilder
 
 
 class EDICT(Inverter):
@@ -36,33 +37,33 @@ class EDICT(Inverter):
             raise ConfigError(f"the mixing lies above 0.5 and up to 1, found {mixing}; the paper takes 0.93")
         self.mixing = mixing
 
-    def _sample(self, course: Course, noise: Tensor) -> Walk:
-        pair = [noise, noise if course.given.companion is None else course.given.companion]
-        trail, p = Trail(course.schedule.steps, {0: noise}), self.mixing
-        for step in range(course.schedule.steps):
+    def _sample(self, run: InversionRun, noise: Tensor) -> Trajectory:
+        pair = [noise, noise if run.given.companion is None else run.given.companion]
+        builder, p = TrajectoryBuilder(run.schedule.steps, {0: noise}), self.mixing
+        for step in range(run.schedule.steps):
             for mover in (step % 2, 1 - step % 2):
-                slope = _slope(course, step, pair[1 - mover])
-                pair[mover] = _move(course.schedule, step, step + 1, pair[mover], slope)
+                slope = _slope(run, step, pair[1 - mover])
+                pair[mover] = _move(run.schedule, step, step + 1, pair[mover], slope)
                 if mover == 0:
-                    trail.outputs[step] = slope
+                    builder.outputs[step] = slope
             pair[0] = p * pair[0] + (1 - p) * pair[1]
             pair[1] = p * pair[1] + (1 - p) * pair[0]
-            trail.states[step + 1] = pair[0]
-        return trail.walk(course.nfe, pair[1])
+            builder.states[step + 1] = pair[0]
+        return builder.trajectory(run.nfe, pair[1])
 
-    def _invert(self, course: Course, clean: Tensor) -> Walk:
-        pair = [clean, clean if course.given.companion is None else course.given.companion]
-        trail, p = Trail(course.schedule.steps, {course.schedule.steps: clean}), self.mixing
-        for step in reversed(range(course.schedule.steps)):
+    def _invert(self, run: InversionRun, clean: Tensor) -> Trajectory:
+        pair = [clean, clean if run.given.companion is None else run.given.companion]
+        builder, p = TrajectoryBuilder(run.schedule.steps, {run.schedule.steps: clean}), self.mixing
+        for step in reversed(range(run.schedule.steps)):
             pair[1] = (pair[1] - (1 - p) * pair[0]) / p
             pair[0] = (pair[0] - (1 - p) * pair[1]) / p
             for mover in (1 - step % 2, step % 2):
-                slope = _slope(course, step, pair[1 - mover])
-                pair[mover] = _move(course.schedule, step + 1, step, pair[mover], slope)
+                slope = _slope(run, step, pair[1 - mover])
+                pair[mover] = _move(run.schedule, step + 1, step, pair[mover], slope)
                 if mover == 0:
-                    trail.outputs[step] = slope
-            trail.states[step] = pair[0]
-        return trail.walk(course.nfe, pair[1])
+                    builder.outputs[step] = slope
+            builder.states[step] = pair[0]
+        return builder.trajectory(run.nfe, pair[1])
 
 
 class OBELM(Inverter):
@@ -78,42 +79,42 @@ class OBELM(Inverter):
     summary: ClassVar[str] = "two-step leapfrog of least local error (O-BELM), exactly invertible"
     predictions: ClassVar[frozenset[Prediction]] = EVERY
 
-    def _sample(self, course: Course, noise: Tensor) -> Walk:
-        schedule, second = course.schedule, course.given.companion
-        trail = Trail(schedule.steps, {0: noise})
+    def _sample(self, run: InversionRun, noise: Tensor) -> Trajectory:
+        schedule, second = run.schedule, run.given.companion
+        builder = TrajectoryBuilder(schedule.steps, {0: noise})
         for step in range(schedule.steps):
-            here = trail.states[step]
+            here = builder.states[step]
             if step == 0 and second is not None:
-                trail.states[1] = second
+                builder.states[1] = second
                 continue
-            slope = trail.outputs[step] = _slope(course, step, here)
+            slope = builder.outputs[step] = _slope(run, step, here)
             if step == 0:
-                trail.states[1] = _move(schedule, 0, 1, here, slope)
+                builder.states[1] = _move(schedule, 0, 1, here, slope)
             else:
-                trail.states[step + 1] = _leap(schedule, step, here, trail.states[step - 1], slope, ahead=True)
-        return trail.walk(course.nfe, trail.states[schedule.steps - 1])
+                builder.states[step + 1] = _leap(schedule, step, here, builder.states[step - 1], slope, ahead=True)
+        return builder.trajectory(run.nfe, builder.states[schedule.steps - 1])
 
-    def _invert(self, course: Course, clean: Tensor) -> Walk:
-        schedule, second = course.schedule, course.given.companion
+    def _invert(self, run: InversionRun, clean: Tensor) -> Trajectory:
+        schedule, second = run.schedule, run.given.companion
         last = schedule.steps - 1
-        trail = Trail(schedule.steps, {schedule.steps: clean})
-        trail.states[last] = self._first_back(course, clean, trail) if second is None else second
+        builder = TrajectoryBuilder(schedule.steps, {schedule.steps: clean})
+        builder.states[last] = self._first_back(run, clean, builder) if second is None else second
         for step in range(last, 0, -1):
-            here = trail.states[step]
-            slope = trail.outputs[step] = _slope(course, step, here)
-            trail.states[step - 1] = _leap(schedule, step, here, trail.states[step + 1], slope, ahead=False)
-        return trail.walk(course.nfe, trail.states[1])
+            here = builder.states[step]
+            slope = builder.outputs[step] = _slope(run, step, here)
+            builder.states[step - 1] = _leap(schedule, step, here, builder.states[step + 1], slope, ahead=False)
+        return builder.trajectory(run.nfe, builder.states[1])
 
-    def _first_back(self, course: Course, clean: Tensor, trail: Trail) -> Tensor:
+    def _first_back(self, run: InversionRun, clean: Tensor, builder: TrajectoryBuilder) -> Tensor:
         """One target-time step: a real image has no companion."""
-        last = course.schedule.steps - 1
-        output = course.at(last, clean)
-        return course.schedule.back(last, clean, output)
+        last = run.schedule.steps - 1
+        output = run.at(last, clean)
+        return run.schedule.back(last, clean, output)
 
 
-def _slope(course: Course, step: int, x: Tensor) -> Tensor:
-    schedule = course.schedule
-    return slope_of(schedule.prediction, schedule.levels[step], x, course.at(step, x))
+def _slope(run: InversionRun, step: int, x: Tensor) -> Tensor:
+    schedule = run.schedule
+    return slope_of(schedule.prediction, schedule.levels[step], x, run.at(step, x))
 
 
 def _move(schedule: Schedule, source: int, target: int, x: Tensor, slope: Tensor) -> Tensor:

@@ -11,25 +11,26 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from t2iprobe.core.adapter import Prediction
+from t2iprobe.core.contracts.adapter import Prediction
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.ddim import FLOW
-from t2iprobe.plugins.inversion.inverter import Course, Stepwise
+from t2iprobe.plugins.inversion.inverter import Stepwise
+from t2iprobe.plugins.inversion.trajectory import InversionRun
 
 
 class _Midpoint(Stepwise):
     """Steps with the velocity half-way; how it is had is what the methods differ in."""
 
-    def guess(self, course: Course, step: int, x: Tensor) -> Tensor:
+    def guess(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
         """The velocity half-way up."""
-        return self._middle(course, step + 1, step, x)
+        return self._middle(run, step + 1, step, x)
 
-    def slope(self, course: Course, step: int, x: Tensor) -> Tensor:
+    def slope(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
         """The velocity half-way down."""
-        return self._middle(course, step, step + 1, x)
+        return self._middle(run, step, step + 1, x)
 
     @abstractmethod
-    def _middle(self, course: Course, source: int, target: int, x: Tensor) -> Tensor:
+    def _middle(self, run: InversionRun, source: int, target: int, x: Tensor) -> Tensor:
         """The velocity between two levels, from the state at ``source``."""
 
 
@@ -44,9 +45,9 @@ class Midpoint(_Midpoint):
     summary: ClassVar[str] = "the midpoint method both ways (RF-Solver), 2 calls a step"
     predictions: ClassVar[frozenset[Prediction]] = FLOW
 
-    def _middle(self, course: Course, source: int, target: int, x: Tensor) -> Tensor:
-        first = course.ask(x, course.schedule.timestep_of(source))
-        return _half_way(course, source, target, x, first)
+    def _middle(self, run: InversionRun, source: int, target: int, x: Tensor) -> Tensor:
+        first = run.ask(x, run.schedule.timestep_of(source))
+        return _half_way(run, source, target, x, first)
 
 
 class FireFlow(_Midpoint):
@@ -59,11 +60,11 @@ class FireFlow(_Midpoint):
     summary: ClassVar[str] = "midpoints with the velocity of the step before as predictor, 1 call a step"
     predictions: ClassVar[frozenset[Prediction]] = FLOW
 
-    def _middle(self, course: Course, source: int, target: int, x: Tensor) -> Tensor:
-        if course.kept is None:
-            course.kept = course.ask(x, course.schedule.timestep_of(source))
-        course.kept = _half_way(course, source, target, x, course.kept)
-        return course.kept
+    def _middle(self, run: InversionRun, source: int, target: int, x: Tensor) -> Tensor:
+        if run.kept is None:
+            run.kept = run.ask(x, run.schedule.timestep_of(source))
+        run.kept = _half_way(run, source, target, x, run.kept)
+        return run.kept
 
 
 class UniInv(Stepwise):
@@ -84,13 +85,13 @@ class UniInv(Stepwise):
     def __init__(self, ask_clean: bool = True) -> None:
         self.ask_clean = ask_clean
 
-    def guess(self, course: Course, step: int, x: Tensor) -> Tensor:
+    def guess(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
         """The velocity at the predicted state."""
-        if course.kept is None and self.ask_clean:
-            course.kept = course.ask(x, course.schedule.timestep_of(step + 1))
-        ahead = x if course.kept is None else course.schedule.back(step, x, course.kept)
-        course.kept = course.at(step, ahead)
-        return course.kept
+        if run.kept is None and self.ask_clean:
+            run.kept = run.ask(x, run.schedule.timestep_of(step + 1))
+        ahead = x if run.kept is None else run.schedule.back(step, x, run.kept)
+        run.kept = run.at(step, ahead)
+        return run.kept
 
 
 class RFInversion(Stepwise):
@@ -104,8 +105,8 @@ class RFInversion(Stepwise):
     scheduler's shifted sigmas; here both are the sampler's.
 
     Args:
-        gamma: control of inversion, 0..1; the paper takes 0.5. Above 0 it needs ``Given.noise``.
-        eta: control of sampling, 0..1. Above 0 it needs ``Given.clean``.
+        gamma: control of inversion, 0..1; the paper takes 0.5. Above 0 it needs ``InversionInputs.noise``.
+        eta: control of sampling, 0..1. Above 0 it needs ``InversionInputs.clean``.
         start, stop: sampling steps (from, up to) that are controlled, as shares of all.
     """
 
@@ -118,28 +119,28 @@ class RFInversion(Stepwise):
             raise ConfigError(f"controls and shares lie in 0..1, found {gamma=}, {eta=}, {start=}, {stop=}")
         self.gamma, self.eta, self.start, self.stop = gamma, eta, start, stop
 
-    def guess(self, course: Course, step: int, x: Tensor) -> Tensor:
+    def guess(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
         """The velocity at the lower level, steered toward the noise."""
-        velocity = course.ask(x, course.schedule.timestep_of(step + 1))
+        velocity = run.ask(x, run.schedule.timestep_of(step + 1))
         if not self.gamma:
             return velocity
-        if course.given.noise is None:
-            raise ConfigError(f"{self.name} with gamma={self.gamma} needs Given(noise=...)")
-        toward = (course.given.noise - x) / (1 - course.schedule.levels[step + 1].sigma)
+        if run.given.noise is None:
+            raise ConfigError(f"{self.name} with gamma={self.gamma} needs InversionInputs(noise=...)")
+        toward = (run.given.noise - x) / (1 - run.schedule.levels[step + 1].sigma)
         return velocity + self.gamma * (toward - velocity)
 
-    def slope(self, course: Course, step: int, x: Tensor) -> Tensor:
+    def slope(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
         """The velocity, steered away from the image (down is backwards in s)."""
-        velocity = course.at(step, x)
-        if not self.eta or not self.start <= step / course.schedule.steps < self.stop:
+        velocity = run.at(step, x)
+        if not self.eta or not self.start <= step / run.schedule.steps < self.stop:
             return velocity
-        if course.given.clean is None:
-            raise ConfigError(f"{self.name} with eta={self.eta} needs Given(clean=...)")
-        away = (x - course.given.clean) / course.schedule.levels[step].sigma
+        if run.given.clean is None:
+            raise ConfigError(f"{self.name} with eta={self.eta} needs InversionInputs(clean=...)")
+        away = (x - run.given.clean) / run.schedule.levels[step].sigma
         return velocity + self.eta * (away - velocity)
 
 
-def _half_way(course: Course, source: int, target: int, x: Tensor, velocity: Tensor) -> Tensor:
+def _half_way(run: InversionRun, source: int, target: int, x: Tensor, velocity: Tensor) -> Tensor:
     """The velocity in the middle between two levels, reached with a velocity."""
-    begin, end = (course.schedule.levels[index].sigma for index in (source, target))
-    return course.ask(x + (end - begin) / 2 * velocity, course.schedule.timestep_at((begin + end) / 2))
+    begin, end = (run.schedule.levels[index].sigma for index in (source, target))
+    return run.ask(x + (end - begin) / 2 * velocity, run.schedule.timestep_at((begin + end) / 2))

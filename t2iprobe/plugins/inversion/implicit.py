@@ -7,10 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from t2iprobe.core.adapter import Prediction
+from t2iprobe.core.contracts.adapter import Prediction
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.ddim import EVERY
-from t2iprobe.plugins.inversion.inverter import Course, Stepwise
+from t2iprobe.plugins.inversion.inverter import Stepwise
+from t2iprobe.plugins.inversion.trajectory import InversionRun
 
 
 class FixedPoint(Stepwise):
@@ -38,13 +39,13 @@ class FixedPoint(Stepwise):
             raise ConfigError("Anderson's method and an average of the predictions exclude each other")
         self.iterations, self.average_from, self.anderson = iterations, average_from, anderson
 
-    def guess(self, course: Course, step: int, x: Tensor) -> Tensor:
+    def guess(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
         """K + 1 calls at ever better guesses of the state at level ``step``."""
-        found = Iterates(x, course.at(step, x))
+        found = Iterates(x, run.at(step, x))
         outputs = [found.output]
         for _ in range(self.iterations):
-            found = found.next(course.schedule.back(step, x, found.output), self.anderson)
-            found.output = course.at(step, found.state)
+            found = found.next(run.schedule.back(step, x, found.output), self.anderson)
+            found.output = run.at(step, found.state)
             outputs.append(found.output)
         kept = outputs[-1:] if self.average_from is None else outputs[self.average_from :]
         return torch.stack(kept).mean(0)

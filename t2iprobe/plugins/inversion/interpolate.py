@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from t2iprobe.core.contracts.metric import Aggregate
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.metric import Aggregate
 from t2iprobe.plugins.inversion.analysis import geometry
 from t2iprobe.plugins.inversion.analyze import TRUE
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.models import Pixels
 from t2iprobe.plugins.inversion.paired import over
 from t2iprobe.plugins.inversion.pictures import grid, wrapped
-from t2iprobe.plugins.inversion.resample import Judge, Sampler, more_diverse, pairwise, similar
-from t2iprobe.plugins.inversion.walkstore import Array
+from t2iprobe.plugins.inversion.resample import LevelSampler, WordJudge, more_diverse, pairwise, similar
+from t2iprobe.plugins.inversion.trajectory_store import Array
 
 Way = Literal["slerp", "lerp", "lerp-norm"]
 COMPONENTS = 16  # of the pictures' principal components that the Fréchet distance looks at
@@ -79,10 +79,10 @@ def interpolated(first: Array, second: Array, share: float, way: Way) -> Array:
 
 
 def interpolate(
-    sampler: Sampler,
+    sampler: LevelSampler,
     question: Interpolation,
     metrics: Sequence[Any],
-    judge: Judge | None = None,
+    judge: WordJudge | None = None,
     aggregates: Sequence[Aggregate] = (),
 ) -> tuple[dict[str, Any], dict[str, Image.Image]]:
     """Numbers by point of the way, and sheets of pictures.
@@ -144,7 +144,12 @@ def interpolate(
 
 
 def _between(
-    sampler: Sampler, states: Array, pairs: Sequence[tuple[int, int]], share: float, way: Way, prompts: Sequence[str]
+    sampler: LevelSampler,
+    states: Array,
+    pairs: Sequence[tuple[int, int]],
+    share: float,
+    way: Way,
+    prompts: Sequence[str],
 ) -> Pixels:
     first, second = (states[[pair[side] for pair in pairs]] for side in (0, 1))
     return sampler.pictures(interpolated(first, second, float(share), way), prompts)

@@ -15,9 +15,9 @@ from PIL import Image
 from t2iprobe.core import runfolder
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice
-from t2iprobe.core.study.memory import Recorded, open_study
+from t2iprobe.core.study.stored_results import RecordedResults, open_study
 from t2iprobe.plugins.inversion.sources import Source
-from t2iprobe.plugins.inversion.walkstore import SAMPLE, Array, WalkStore, phase
+from t2iprobe.plugins.inversion.trajectory_store import SAMPLE, Array, TrajectoryStore, phase
 
 Scores = NDArray[np.float32]
 KIND = "inversion"
@@ -36,13 +36,13 @@ class Inverted:
         self.manifest = runfolder.read_manifest(self.path)
         if self.manifest.get("kind") != KIND:
             raise ConfigError(f"{path} is no inversion; `t2iprobe invert run --out FOLDER` makes one")
-        self._recorded: Recorded = open_study(self.path / runfolder.STORE, self.manifest["scores"])
+        self._recorded: RecordedResults = open_study(self.path / runfolder.STORE, self.manifest["scores"])
         known = [label for label in self.arms if self._recorded.row(label) is not None]
         done = np.all([self._recorded.done[self._row(label)] for label in known], axis=0) if known else np.zeros(0)
         self.rows: list[int] = [int(row) for row in np.flatnonzero(done)][:rows]
         if len(known) != len(self.arms) or not self.rows:
             raise ConfigError(f"{path} has no finished rows of every method yet; start the same run again")
-        self._store = WalkStore(self.path, self.rows)
+        self._store = TrajectoryStore(self.path, self.rows)
 
     def __repr__(self) -> str:
         return (
@@ -55,7 +55,7 @@ class Inverted:
         for kept in ("noise", "clean"):
             found.__dict__.pop(kept, None)
         found.rows = [self.rows[row] for row in rows]
-        found._store = WalkStore(self.path, found.rows)
+        found._store = TrajectoryStore(self.path, found.rows)
         return found
 
     @property

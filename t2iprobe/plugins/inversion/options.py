@@ -11,18 +11,18 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from t2iprobe.cli.console import Format, answers, print_json
+from t2iprobe.cli.tables import print_wide
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.textfile import LISTED
-from t2iprobe.terminal.console import Format, answers, print_json
-from t2iprobe.terminal.tables import print_wide
 
 if TYPE_CHECKING:
-    from t2iprobe.core.report import Table as Numbers
+    from t2iprobe.report.sections import ReportTable as Numbers
 
 RUNS = Path("runs")
 
 
-class Keep(StrEnum):
+class StoredStates(StrEnum):
     """What stays on the disk."""
 
     trajectory = "trajectory"
@@ -36,7 +36,7 @@ class Sampling(StrEnum):
     own = "own"
 
 
-class Where(StrEnum):
+class MaskSource(StrEnum):
     """Where plain areas are looked for."""
 
     pixels = "pixels"
@@ -71,7 +71,7 @@ PresetOption = Annotated[
     str | None, typer.Option(help="The paper's protocol for a model: sdxl, if, dit, ldm, …; see `run --preset list`.")
 ]
 KeepOption = Annotated[
-    Keep, typer.Option(help="trajectory: every state and prediction; ends: noise, picture and latent only.")
+    StoredStates, typer.Option(help="trajectory: every state and prediction; ends: noise, picture and latent only.")
 ]
 GuidanceOf = Annotated[float, typer.Option(help="Guidance of sampling and reconstruction; 1 is off, as in the paper.")]
 InversionGuidance = Annotated[float, typer.Option(help="Guidance of inversion.")]

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from t2iprobe.core.errors import ShapeError
-from t2iprobe.plugins.figures import GAP, INK, MARGIN, PAPER, _fitted, _font, thumbnail
 from t2iprobe.plugins.inversion.analysis.plain import Mask
 from t2iprobe.plugins.inversion.inverted import Inverted
+from t2iprobe.report.figures import GAP, INK, MARGIN, PAPER, _fitted, _font, thumbnail
 
 CELL = 96
 HEAD, LABEL = 40, 170

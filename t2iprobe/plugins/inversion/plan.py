@@ -8,28 +8,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-from t2iprobe.core.adapter import Adapter, count_parameters
+from t2iprobe.cli.cost import duration
+from t2iprobe.cli.parse import size_text
+from t2iprobe.core.contracts.adapter import Adapter, count_parameters
 from t2iprobe.core.names import choice, counted
 from t2iprobe.plugins.inversion import session
-from t2iprobe.plugins.inversion.arms import Arm, Examined, examined, parse_arm
+from t2iprobe.plugins.inversion.arms import ArmProperties, InversionArm, examined, parse_arm
 from t2iprobe.plugins.inversion.imageonly import FAMILIES
 from t2iprobe.plugins.inversion.models import state_shape
-from t2iprobe.plugins.inversion.presets import PRESETS, Preset, applied
+from t2iprobe.plugins.inversion.presets import PRESETS, InversionPreset, applied
 from t2iprobe.plugins.inversion.schedule import Schedule, schedule_of
-from t2iprobe.plugins.inversion.session import Asked
+from t2iprobe.plugins.inversion.session import InvertOptions
 from t2iprobe.plugins.inversion.sources import repeated
-from t2iprobe.plugins.inversion.study import Question, cost_of
-from t2iprobe.terminal.cost import duration
-from t2iprobe.terminal.parse import size_text
+from t2iprobe.plugins.inversion.study import InversionQuestion, cost_of
 
 if TYPE_CHECKING:
-    from t2iprobe.plugins.manager import Plugins
+    from t2iprobe.registry.manager import Plugins
 
 Found = dict[str, Any]
 EARLY = (1, 2, 3, 5)  # first steps of inversion, after which the noise is told
 
 
-def published(asked: Asked, name: str, plugins: Plugins) -> Found:
+def published(asked: InvertOptions, name: str, plugins: Plugins) -> Found:
     """The cost of a preset on the published model: its denoiser is built on the meta device, without weights.
 
     Raises:
@@ -48,7 +48,7 @@ def published(asked: Asked, name: str, plugins: Plugins) -> Found:
     return facts | _record(question, schedule, calls, preset.shape, None)
 
 
-def planned(asked: Asked, plugins: Plugins) -> Found:
+def planned(asked: InvertOptions, plugins: Plugins) -> Found:
     """The cost on a model that is here, and the time that it takes on this machine."""
     model = session.loaded(asked.model, plugins)
     question = session.question_of(asked, model, plugins, source=repeated([""], asked.rows or session.ROWS, asked.seed))
@@ -61,7 +61,7 @@ def planned(asked: Asked, plugins: Plugins) -> Found:
     )
 
 
-def schedule_for(preset: Preset, num_steps: int) -> Schedule:
+def schedule_for(preset: InversionPreset, num_steps: int) -> Schedule:
     """The levels that a preset's model is sampled on, from its published scheduler."""
     levels = dict(preset.levels)
     if "shift" not in levels:
@@ -80,10 +80,10 @@ def family_named(name: str, plugins: Plugins) -> type[Adapter]:
     return choice("family", name, known)
 
 
-def _question(asked: Asked, arms: tuple[Arm, ...]) -> Question:
+def _question(asked: InvertOptions, arms: tuple[InversionArm, ...]) -> InversionQuestion:
     """Costs do not depend on what the prompts say."""
     source = repeated([""], asked.rows or session.ROWS, asked.seed)
-    return Question(
+    return InversionQuestion(
         source,
         arms,
         asked.num_steps or session.STEPS,
@@ -96,9 +96,9 @@ def _question(asked: Asked, arms: tuple[Arm, ...]) -> Question:
 
 
 def _record(
-    question: Question,
+    question: InversionQuestion,
     schedule: Schedule,
-    calls: Mapping[str, Examined],
+    calls: Mapping[str, ArmProperties],
     shape: tuple[int, ...],
     seconds: float | None,
 ) -> Found:

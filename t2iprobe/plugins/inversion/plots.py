@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from t2iprobe.plugins.figures import FAINT, INK, PAPER
 from t2iprobe.plugins.inversion.analyze import OTHER, TRUE
+from t2iprobe.report.figures import FAINT, INK, PAPER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

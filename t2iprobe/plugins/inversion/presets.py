@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from t2iprobe.plugins.inversion.session import Asked
+    from t2iprobe.plugins.inversion.session import InvertOptions
 
 
 @dataclass(frozen=True)
-class Preset:
+class InversionPreset:
     """One model's protocol.
 
     Args:
@@ -46,8 +46,8 @@ class Preset:
 
 _LATENT = {"beta_schedule": "scaled_linear"}
 
-PRESETS: dict[str, Preset] = {
-    "sdxl": Preset(
+PRESETS: dict[str, InversionPreset] = {
+    "sdxl": InversionPreset(
         "stabilityai/stable-diffusion-xl-base-1.0",
         "sdxl",
         (4, 128, 128),
@@ -58,7 +58,7 @@ PRESETS: dict[str, Preset] = {
         note="512 prompts, 4 noises each, with --prompts captions.txt (the paper: Recap-COCO-30K); the encoder's mode "
         "where the authors' code draws a sample",
     ),
-    "if": Preset(
+    "if": InversionPreset(
         "DeepFloyd/IF-I-XL-v1.0",
         "if",
         (3, 64, 64),
@@ -67,7 +67,7 @@ PRESETS: dict[str, Preset] = {
         dtype="float16",
         note="stage I, with --prompts captions.txt; no thresholding or clipping: ddim-stock is the faithful mode",
     ),
-    "dit": Preset(
+    "dit": InversionPreset(
         "facebook/DiT-XL-2-256",
         "dit",
         (4, 32, 32),
@@ -75,7 +75,7 @@ PRESETS: dict[str, Preset] = {
         dtype="float16",
         note="the 1,000 classes in turn; no guidance (the authors' script has it commented out)",
     ),
-    "ldm": Preset(
+    "ldm": InversionPreset(
         "CompVis/ldm-celebahq-256",
         "ldm",
         (3, 64, 64),
@@ -83,7 +83,7 @@ PRESETS: dict[str, Preset] = {
         rows=10240,
         note="unconditional, latents before quantisation",
     ),
-    "adm-32": Preset(
+    "adm-32": InversionPreset(
         "google/ddpm-cifar10-32",
         "ddpm",
         (3, 32, 32),
@@ -93,7 +93,7 @@ PRESETS: dict[str, Preset] = {
         note="a DDPM in place of OpenAI's ADM, whose weights diffusers does not load; the authors invert ADM by the "
         "source-time convention",
     ),
-    "sd3": Preset(
+    "sd3": InversionPreset(
         "stabilityai/stable-diffusion-3-medium-diffusers",
         "sd3",
         (16, 128, 128),
@@ -102,7 +102,7 @@ PRESETS: dict[str, Preset] = {
         dtype="float16",
         note="not in the paper, which has FLUX among flow models",
     ),
-    "flux": Preset(
+    "flux": InversionPreset(
         "black-forest-labs/FLUX.1-dev",
         "flux",
         (16, 128, 128),
@@ -114,7 +114,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def applied(asked: Asked, preset: Preset) -> Asked:
+def applied(asked: InvertOptions, preset: InversionPreset) -> InvertOptions:
     """The options with a preset's in place of those that were not given."""
     model = asked.model
     if model.arch is None and model.model is None:

@@ -14,20 +14,21 @@ from PIL import Image
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.study import provenance
-from t2iprobe.core.study.bench import usual_batch
+from t2iprobe.core.study.context import usual_batch
 from t2iprobe.plugins.inversion.analysis.jackknife import Rows
-from t2iprobe.plugins.inversion.guidance import Plain, model_denoiser, sides
+from t2iprobe.plugins.inversion.batch_runner import in_parts
+from t2iprobe.plugins.inversion.denoisers import model_denoiser, sides
+from t2iprobe.plugins.inversion.guidance import Plain
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.models import Pixels, decoded, used_schedule
 from t2iprobe.plugins.inversion.paired import Between, spanned
-from t2iprobe.plugins.inversion.walkstore import Array
-from t2iprobe.plugins.inversion.work import in_parts
+from t2iprobe.plugins.inversion.trajectory_store import Array
 
 Tell = Callable[[int], None]
 
 
 @dataclass
-class Sampler:
+class LevelSampler:
     """Samples by DDIM or Euler on the levels of a run, whatever found the states.
 
     Args:
@@ -92,7 +93,7 @@ def check_model(model: Model, run: Inverted) -> None:
 
 
 @dataclass
-class Judge:
+class WordJudge:
     """Reads words in pictures, where the prompts have any.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from t2iprobe.core.adapter import Prediction
+from t2iprobe.core.contracts.adapter import Prediction
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion import parametrisation
 from t2iprobe.plugins.inversion.parametrisation import Level

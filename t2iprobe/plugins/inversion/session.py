@@ -13,43 +13,51 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from t2iprobe.cli.console import notes
+from t2iprobe.cli.cost import agree, duration
+from t2iprobe.cli.models import check_arch
+from t2iprobe.cli.options import ModelChoice
+from t2iprobe.cli.parse import size_text
+from t2iprobe.cli.progress import bar
 from t2iprobe.core import runfolder
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import choice, counted
 from t2iprobe.core.options import LoadOptions
-from t2iprobe.core.report import Page, Section
-from t2iprobe.core.study.bench import Stop
+from t2iprobe.core.study.context import Stop
 from t2iprobe.core.study.provenance import portable
 from t2iprobe.core.textfile import read_entries
-from t2iprobe.plugins.inversion import plots, sections, sweep_sections
+from t2iprobe.plugins.inversion import plots
+from t2iprobe.plugins.inversion import report as sections
+from t2iprobe.plugins.inversion import sweep_report as sweep_sections
 from t2iprobe.plugins.inversion.analyze import Options, analyze, plain_mask
 from t2iprobe.plugins.inversion.arms import parse_arm
-from t2iprobe.plugins.inversion.guidance import model_denoiser, sides
+from t2iprobe.plugins.inversion.denoisers import model_denoiser, sides
 from t2iprobe.plugins.inversion.imageonly import ImageOnly, family_of
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.models import state_shape
 from t2iprobe.plugins.inversion.pictures import overview
 from t2iprobe.plugins.inversion.sources import Source, folder, repeated
-from t2iprobe.plugins.inversion.study import Cost, InversionStudy, Question, Sampler, Watch
-from t2iprobe.terminal.console import notes
-from t2iprobe.terminal.cost import agree, duration
-from t2iprobe.terminal.models import check_arch
-from t2iprobe.terminal.options import ModelChoice
-from t2iprobe.terminal.parse import size_text
-from t2iprobe.terminal.progress import bar
+from t2iprobe.plugins.inversion.study import (
+    InversionCallbacks,
+    InversionCost,
+    InversionQuestion,
+    InversionStudy,
+    Sampler,
+)
+from t2iprobe.report.sections import Page, Section
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from t2iprobe.plugins.manager import Plugins
+    from t2iprobe.registry.manager import Plugins
 
 ROWS, STEPS = 256, 50
 METRICS = ("psnr", "ssim")
 
 
 @dataclass(frozen=True)
-class Asked:
+class InvertOptions:
     """The options of a run, as given; ``None`` is what :data:`ROWS` and :data:`STEPS` say, or the model's own.
 
     Args:
@@ -64,7 +72,7 @@ class Asked:
         num_steps: of sampling and inversion.
         methods: as text; default plain DDIM or Euler.
         guidance, inversion_guidance: 1 is off.
-        sampler, reencode: see :class:`Question`.
+        sampler, reencode: see :class:`InversionQuestion`.
         trajectory: keep states and predictions.
         resolution: side of the pictures.
         batch_size: rows of a unit.
@@ -138,7 +146,7 @@ def loaded(asked: ModelChoice, plugins: Plugins) -> Model:
     return model
 
 
-def source_of(asked: Asked, model: Model, plugins: Plugins) -> Source:
+def source_of(asked: InvertOptions, model: Model, plugins: Plugins) -> Source:
     """The rows that were asked for."""
     texts = prompts_of(asked, model, plugins)
     if asked.images is not None:
@@ -147,7 +155,7 @@ def source_of(asked: Asked, model: Model, plugins: Plugins) -> Source:
     return repeated(texts[: asked.distinct], asked.rows or ROWS, asked.seed)
 
 
-def prompts_of(asked: Asked, model: Model, plugins: Plugins) -> list[str]:
+def prompts_of(asked: InvertOptions, model: Model, plugins: Plugins) -> list[str]:
     """The prompts of a file or of a set, each once and in order; of a model without text its classes, or none."""
     if asked.prompts is not None:
         return read_entries(asked.prompts, "prompts")
@@ -157,7 +165,7 @@ def prompts_of(asked: Asked, model: Model, plugins: Plugins) -> list[str]:
     return list(dict.fromkeys(pair.source for pair in plugins.prompt_set(name, seed=asked.seed)))
 
 
-def question_of(asked: Asked, model: Model, plugins: Plugins, **changes: Any) -> Question:
+def question_of(asked: InvertOptions, model: Model, plugins: Plugins, **changes: Any) -> InversionQuestion:
     """The question that the options ask."""
     arms = tuple(map(parse_arm, asked.methods or (default_method(model),)))
     fields: dict[str, Any] = {
@@ -171,10 +179,10 @@ def question_of(asked: Asked, model: Model, plugins: Plugins, **changes: Any) ->
         "trajectory": asked.trajectory,
         "generation": asked.generation,
     }
-    return Question(**(fields | changes))
+    return InversionQuestion(**(fields | changes))
 
 
-def study_of(asked: Asked, question: Question, model: Model, plugins: Plugins) -> InversionStudy:
+def study_of(asked: InvertOptions, question: InversionQuestion, model: Model, plugins: Plugins) -> InversionStudy:
     """The study of a question; its methods are built and examined, so that what cannot work fails here."""
     metrics = metrics_of(",".join(asked.metrics), plugins) if asked.metrics else []
     study = InversionStudy(model, question, plugins.inverters(), metrics, asked.batch_size, asked.arguments())
@@ -200,7 +208,7 @@ def metrics_of(names: str, plugins: Plugins, needs: Sequence[str] = ("image",)) 
     return found
 
 
-def warn_of_guidance(question: Question) -> None:
+def warn_of_guidance(question: InversionQuestion) -> None:
     """The paper measures without guidance, which is an error of its own."""
     scales = {question.guidance, question.inversion_guidance} - {1.0}
     if scales:
@@ -212,7 +220,7 @@ def warn_of_guidance(question: Question) -> None:
         )
 
 
-def run_study(asked: Asked, study: InversionStudy, path: Path, what: str = "inverting") -> Inverted:
+def run_study(asked: InvertOptions, study: InversionStudy, path: Path, what: str = "inverting") -> Inverted:
     """Run it with its plan on stderr and a progress bar, or find it finished."""
     stop = Stop(lambda: notes.print("stopping after the unit in flight (again to stop at once)", highlight=False))
     with bar(what) as (progress, task):
@@ -225,11 +233,11 @@ def run_study(asked: Asked, study: InversionStudy, path: Path, what: str = "inve
             done += rows
             progress.update(task, completed=min(1.0, done / total) * study.question.rows)
 
-        study.run(path, Watch(lambda cost: announce(asked, study, path, cost), told, stop))
+        study.run(path, InversionCallbacks(lambda cost: announce(asked, study, path, cost), told, stop))
     return Inverted(path)
 
 
-def announce(asked: Asked, study: InversionStudy, path: Path, cost: Cost) -> None:
+def announce(asked: InvertOptions, study: InversionStudy, path: Path, cost: InversionCost) -> None:
     """The plan in one line; refuses what is long or large without ``--yes``."""
     seconds = cost.work * seconds_a_row(study)
     labels = ", ".join(arm.label for arm in study.question.arms)

@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from torch import Tensor
 
-from t2iprobe.core.adapter import Prediction
+from t2iprobe.core.contracts.adapter import Prediction
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.ddim import DIFFUSION
-from t2iprobe.plugins.inversion.inverter import Course, Inverter, Trail, Walk, needed
+from t2iprobe.plugins.inversion.inverter import Inverter, needed
+from t2iprobe.plugins.inversion.trajectory import InversionRun, Trajectory, TrajectoryBuilder
 
 
 class StockDDIM(Inverter):
@@ -25,34 +26,34 @@ class StockDDIM(Inverter):
     predictions: ClassVar[frozenset[Prediction]] = DIFFUSION
     inexact = "diffusers' inverse converts v at another state than its sampler, and clips where the configuration does"
 
-    def _sample(self, course: Course, noise: Tensor) -> Walk:
-        sampler = self._timed(DDIMScheduler, course, descending=True)
-        trail, x = Trail(course.schedule.steps, {0: noise}), noise
+    def _sample(self, run: InversionRun, noise: Tensor) -> Trajectory:
+        sampler = self._timed(DDIMScheduler, run, descending=True)
+        builder, x = TrajectoryBuilder(run.schedule.steps, {0: noise}), noise
         for step, timestep in enumerate(sampler.timesteps):
-            trail.outputs[step] = course.at(step, x)
-            x = trail.states[step + 1] = sampler.step(trail.outputs[step], timestep, x, return_dict=False)[0]
-        return trail.walk(course.nfe)
+            builder.outputs[step] = run.at(step, x)
+            x = builder.states[step + 1] = sampler.step(builder.outputs[step], timestep, x, return_dict=False)[0]
+        return builder.trajectory(run.nfe)
 
-    def _invert(self, course: Course, clean: Tensor) -> Walk:
-        inverse = self._timed(DDIMInverseScheduler, course, descending=False)
-        last = course.schedule.steps - 1
-        trail, x = Trail(course.schedule.steps, {last + 1: clean}), clean
+    def _invert(self, run: InversionRun, clean: Tensor) -> Trajectory:
+        inverse = self._timed(DDIMInverseScheduler, run, descending=False)
+        last = run.schedule.steps - 1
+        builder, x = TrajectoryBuilder(run.schedule.steps, {last + 1: clean}), clean
         for index, timestep in enumerate(inverse.timesteps):
             step = last - index
-            replay = course.given.replay
-            trail.outputs[step] = needed(course, "replay").outputs[step] if replay else course.at(step, x)
-            x = trail.states[step] = inverse.step(trail.outputs[step], timestep, x, return_dict=False)[0]
-        return trail.walk(course.nfe)
+            replay = run.given.replay
+            builder.outputs[step] = needed(run, "replay").outputs[step] if replay else run.at(step, x)
+            x = builder.states[step] = inverse.step(builder.outputs[step], timestep, x, return_dict=False)[0]
+        return builder.trajectory(run.nfe)
 
-    def _timed(self, kind: Any, course: Course, *, descending: bool) -> Any:
+    def _timed(self, kind: Any, run: InversionRun, *, descending: bool) -> Any:
         """The scheduler on the schedule's timesteps."""
-        own = kind.from_config(dict(course.schedule.config))
+        own = kind.from_config(dict(run.schedule.config))
         try:
-            own.set_timesteps(course.schedule.steps)
+            own.set_timesteps(run.schedule.steps)
         except ValueError as error:
             raise ConfigError(f"{kind.__name__}: {error}") from error
         found = [float(timestep) for timestep in own.timesteps]
-        wanted = list(course.schedule.timesteps) if descending else list(course.schedule.timesteps[::-1])
+        wanted = list(run.schedule.timesteps) if descending else list(run.schedule.timesteps[::-1])
         if found != wanted:
             raise ConfigError(f"{kind.__name__} visits {found[:3]}… where the sampler visits {wanted[:3]}…")
         return own

@@ -20,25 +20,25 @@ from typing import Any, Literal
 from torch import Tensor
 
 from t2iprobe.core import runfolder
+from t2iprobe.core.contracts.metric import ImageMetric
 from t2iprobe.core.errors import ConfigError, T2IProbeError
 from t2iprobe.core.lock import LOCK, lock
 from t2iprobe.core.memory import peak
-from t2iprobe.core.metric import ImageMetric
 from t2iprobe.core.model import Model
 from t2iprobe.core.study import provenance
-from t2iprobe.core.study.bench import Stop, usual_batch
-from t2iprobe.plugins.inversion.arms import Arm, Examined, examined
-from t2iprobe.plugins.inversion.guidance import sides
+from t2iprobe.core.study.context import Stop, usual_batch
+from t2iprobe.plugins.inversion.arms import ArmProperties, InversionArm, examined
+from t2iprobe.plugins.inversion.batch_runner import SOURCE, BatchRunner, Tell, score_names
+from t2iprobe.plugins.inversion.denoisers import sides
 from t2iprobe.plugins.inversion.inverter import Inverter
 from t2iprobe.plugins.inversion.models import state_shape, used_schedule
 from t2iprobe.plugins.inversion.sources import Source
-from t2iprobe.plugins.inversion.work import SOURCE, Tell, Work, score_names
 
 Sampler = Literal["plain", "own"]
 
 
 @dataclass(frozen=True)
-class Question:
+class InversionQuestion:
     """What is inverted and how.
 
     Args:
@@ -55,7 +55,7 @@ class Question:
     """
 
     source: Source
-    arms: tuple[Arm, ...]
+    arms: tuple[InversionArm, ...]
     num_steps: int
     guidance: float = 1.0
     inversion_guidance: float = 1.0
@@ -101,7 +101,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Cost:
+class InversionCost:
     """What a study will take.
 
     Args:
@@ -120,7 +120,7 @@ class Cost:
         return self.rows + 2 * self.backward
 
 
-def cost_of(question: Question, examined: Mapping[str, Examined], shape: Sequence[int]) -> Cost:
+def cost_of(question: InversionQuestion, examined: Mapping[str, ArmProperties], shape: Sequence[int]) -> InversionCost:
     """What a question takes from the beginning.
 
     Args:
@@ -136,11 +136,11 @@ def cost_of(question: Question, examined: Mapping[str, Examined], shape: Sequenc
     arrays = 2 + 3 * len(question.arms)
     if question.trajectory:
         arrays += 2 * question.num_steps * (len(question.arms) + question.sampled)
-    return Cost(each * question.rows, 4 * math.prod(shape) * arrays * question.rows, backward * question.rows)
+    return InversionCost(each * question.rows, 4 * math.prod(shape) * arrays * question.rows, backward * question.rows)
 
 
 @dataclass
-class Watch:
+class InversionCallbacks:
     """Who is told.
 
     Args:
@@ -149,7 +149,7 @@ class Watch:
         stop: asked between units.
     """
 
-    planned: Callable[[Cost], None] = lambda cost: None
+    planned: Callable[[InversionCost], None] = lambda cost: None
     told: Tell = lambda rows: None
     stop: Stop = field(default_factory=Stop)
 
@@ -168,7 +168,7 @@ class InversionStudy:
     """
 
     model: Model
-    question: Question
+    question: InversionQuestion
     inverters: Mapping[str, type[Inverter]]
     metrics: Sequence[ImageMetric] = ()
     batch_size: int | None = None
@@ -185,7 +185,7 @@ class InversionStudy:
         return {arm.label: arm.build(self.inverters) for arm in self.question.arms}
 
     @cached_property
-    def examined(self) -> dict[str, Examined]:
+    def examined(self) -> dict[str, ArmProperties]:
         """Each method's round trip on this schedule; see :func:`~t2iprobe.plugins.inversion.arms.examined`."""
         scales = self.question.guidance, self.question.inversion_guidance
         return {label: examined(method, self.schedule, *scales) for label, method in self.methods.items()}
@@ -203,11 +203,11 @@ class InversionStudy:
     def _facts(self) -> dict[str, Any]:
         return provenance.facts(self.model, {"num_steps": self.question.num_steps, **self.question.generation})
 
-    def cost(self) -> Cost:
+    def cost(self) -> InversionCost:
         """What it will take from the beginning."""
         return cost_of(self.question, self.examined, state_shape(self.model, self.question.generation))
 
-    def run(self, path: Path, watch: Watch | None = None) -> Path:
+    def run(self, path: Path, watch: InversionCallbacks | None = None) -> Path:
         """Run it in a folder, or go on with it there, or find it finished.
 
         Raises:
@@ -216,7 +216,7 @@ class InversionStudy:
             LockedError: another process is at it.
             StoppedError: it was asked to stop; what is whole is kept.
         """
-        watch, settings = watch or Watch(), self.settings()
+        watch, settings = watch or InversionCallbacks(), self.settings()
         found = runfolder.existing(path, settings)
         if found is not None and found["state"] == runfolder.FINISHED:
             return path
@@ -229,7 +229,9 @@ class InversionStudy:
             (path / LOCK).unlink(missing_ok=True)
         return path
 
-    def _work(self, path: Path, settings: Mapping[str, Any], found: Mapping[str, Any] | None, watch: Watch) -> None:
+    def _work(
+        self, path: Path, settings: Mapping[str, Any], found: Mapping[str, Any] | None, watch: InversionCallbacks
+    ) -> None:
         began, manifest = time.perf_counter(), self._manifest(settings, found)
         spent = Spent(**(found or {}).get("spent", {}))
 
@@ -244,7 +246,7 @@ class InversionStudy:
         try:
             runfolder.write_manifest(path, manifest)
             with watch.stop.listening(), peak(self.model.pipeline._execution_device) as memory:
-                Work(self, path, told, watch.stop).run()
+                BatchRunner(self, path, told, watch.stop).run()
             spent.peak_bytes = max(spent.peak_bytes, memory.bytes or 0)
             runfolder.write_manifest(path, {**manifest, **left(), "state": runfolder.FINISHED})
         except BaseException as error:

@@ -8,25 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.names import choice, counted
-from t2iprobe.core.textfile import read_entries
-from t2iprobe.plugins.inversion.options import (
-    RUNS,
-    Distinct,
-    Keep,
-    MaxBytes,
-    Methods,
-    Prompts,
-    PromptSetOf,
-    Rows,
-    RunFolder,
-    numbers,
-    print_answer,
-)
-from t2iprobe.terminal import parse
-from t2iprobe.terminal.console import Format, notes
-from t2iprobe.terminal.options import (
+from t2iprobe.cli import parse
+from t2iprobe.cli.console import Format, notes
+from t2iprobe.cli.options import (
     Arch,
     BatchSize,
     Device,
@@ -39,10 +23,26 @@ from t2iprobe.terminal.options import (
     Seed,
     Yes,
 )
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import choice, counted
+from t2iprobe.core.textfile import read_entries
+from t2iprobe.plugins.inversion.options import (
+    RUNS,
+    Distinct,
+    MaxBytes,
+    Methods,
+    Prompts,
+    PromptSetOf,
+    Rows,
+    RunFolder,
+    StoredStates,
+    numbers,
+    print_answer,
+)
 
 if TYPE_CHECKING:
     from t2iprobe.plugins.inversion.inverted import Inverted
-    from t2iprobe.plugins.manager import Plugins
+    from t2iprobe.registry.manager import Plugins
 
 
 class Way(StrEnum):
@@ -84,7 +84,9 @@ def interpolate(
 
     Example: t2iprobe invert interpolate runs/invert-tiny-sd3 --pairs 32 --read
     """
-    from t2iprobe.plugins.inversion import followups, interpolate, session, sweep_sections
+    from t2iprobe.plugins.inversion import downstream as followups
+    from t2iprobe.plugins.inversion import interpolate, session
+    from t2iprobe.plugins.inversion import sweep_report as sweep_sections
 
     plugins: Plugins = context.obj
     run = _sampled(path)
@@ -95,7 +97,7 @@ def interpolate(
     interpolate.couples(run.prompts, pairs)  # refused before the model is loaded
     loaded = followups.model_of(run, model, device, dtype, plugins)
     judge = followups.judge_of(run.prompts, prompt_set, reader, loaded, plugins) if read else None
-    bench = followups.Bench(run, loaded, plugins, kinds, guidance, batch_size)
+    bench = followups.DownstreamContext(run, loaded, plugins, kinds, guidance, batch_size)
     answer = bench.interpolate(question, judge, wholes)
     print_answer(answer, {"Interpolation": sweep_sections.interpolation_table(answer["interpolation"])}, format)
 
@@ -133,7 +135,9 @@ def edit(
 
     Example: t2iprobe invert edit runs/invert-tiny-sd3 --read --guidance 3
     """
-    from t2iprobe.plugins.inversion import edit, followups, interpolate, session, sweep_sections
+    from t2iprobe.plugins.inversion import downstream as followups
+    from t2iprobe.plugins.inversion import edit, interpolate, session
+    from t2iprobe.plugins.inversion import sweep_report as sweep_sections
 
     plugins: Plugins = context.obj
     run = _sampled(path)
@@ -147,7 +151,7 @@ def edit(
     if targets is None:
         targets = followups.targets_of(run.prompts[:count], prompt_set, loaded, plugins)
     judge = followups.judge_of(targets, prompt_set, reader, loaded, plugins) if read else None
-    bench = followups.Bench(run, loaded, plugins, kinds, guidance, batch_size)
+    bench = followups.DownstreamContext(run, loaded, plugins, kinds, guidance, batch_size)
     answer = bench.edit(edit.Edit(arms, targets, variations, mix=mix, seed=seed, ledits=ledits), judge)
     print_answer(answer, {"Edits": sweep_sections.edit_table(answer["edit"])}, format)
 
@@ -170,7 +174,7 @@ def ablate(
     distinct: Distinct = None,
     seed: Seed = 0,
     resolution: Resolution = None,
-    keep: Annotated[Keep, typer.Option(help="What each setting leaves on the disk.")] = Keep.ends,
+    keep: Annotated[StoredStates, typer.Option(help="What each setting leaves on the disk.")] = StoredStates.ends,
     device: Device = None,
     dtype: Dtype = None,
     batch_size: BatchSize = None,
@@ -187,15 +191,16 @@ def ablate(
 
       t2iprobe invert ablate --arch sd3 --equal-calls 40 --method euler --method fixed-point --method rf-solver
     """
-    from t2iprobe.plugins.inversion import ablate_run, session, sweep_sections
+    from t2iprobe.plugins.inversion import ablate_run, session
+    from t2iprobe.plugins.inversion import sweep_report as sweep_sections
 
     plugins: Plugins = context.obj
     if equal_calls is not None and k:
         raise ConfigError("--k goes with --num-steps; with --equal-calls name methods, such as forward:steps=2")
-    asked = session.Asked(
+    asked = session.InvertOptions(
         ModelChoice(arch, model, None, device, dtype), prompts, prompt_set, rows=n, distinct=distinct, seed=seed,
-        methods=tuple(method or ()), trajectory=keep is Keep.trajectory, resolution=resolution, batch_size=batch_size,
-        max_bytes=parse.size(max_bytes), yes=yes,
+        methods=tuple(method or ()), trajectory=keep is StoredStates.trajectory, resolution=resolution,
+        batch_size=batch_size, max_bytes=parse.size(max_bytes), yes=yes,
     )  # fmt: skip
     swept = ablate_run.Swept(numbers("--k", k), numbers("--num-steps", num_steps), _scales(guidance), equal_calls)
     path = out or RUNS / f"invert-ablate-{Path(asked.model.reference(plugins)).name}"
@@ -237,7 +242,8 @@ def training(
 
     Example: t2iprobe invert training --checkpoints organism/checkpoints --n 64 --out runs/through-training
     """
-    from t2iprobe.plugins.inversion import session, sweep_sections, training_run
+    from t2iprobe.plugins.inversion import session, training_run
+    from t2iprobe.plugins.inversion import sweep_report as sweep_sections
     from t2iprobe.plugins.inversion.training import embedder as loaded_embedder
     from t2iprobe.plugins.inversion.training import series
 
@@ -248,7 +254,7 @@ def training(
         for number, folder in enumerate(checkpoints)
     ]
     embed = loaded_embedder(embedder) if embedder else None
-    asked = session.Asked(
+    asked = session.InvertOptions(
         ModelChoice(None, str(trainings[0].last.path), None, device, dtype), prompts, prompt_set, rows=n,
         distinct=distinct, seed=seed, num_steps=num_steps, methods=(method,) if method else (), trajectory=False,
         batch_size=batch_size, metrics=(), yes=yes,
@@ -276,7 +282,9 @@ def study(
 
     Example: t2iprobe invert study --arch sd3
     """
-    from t2iprobe.plugins.inversion import followups, sections, sweep_sections
+    from t2iprobe.plugins.inversion import downstream as followups
+    from t2iprobe.plugins.inversion import report as sections
+    from t2iprobe.plugins.inversion import sweep_report as sweep_sections
 
     plugins: Plugins = context.obj
     choice_of_model = ModelChoice(arch, model, None, device, dtype)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from t2iprobe.cli.console import notes
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import counted
 from t2iprobe.core.study.provenance import portable
@@ -21,9 +22,9 @@ from t2iprobe.plugins.inversion.analyze import Options
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.models import Pixels
 from t2iprobe.plugins.inversion.pictures import grid
-from t2iprobe.plugins.inversion.resample import Sampler
+from t2iprobe.plugins.inversion.resample import LevelSampler
 from t2iprobe.plugins.inversion.session import (
-    Asked,
+    InvertOptions,
     folder_run,
     keep,
     loaded,
@@ -45,10 +46,9 @@ from t2iprobe.plugins.inversion.training import (
     pooled,
     saturation,
 )
-from t2iprobe.terminal.console import notes
 
 if TYPE_CHECKING:
-    from t2iprobe.plugins.manager import Plugins
+    from t2iprobe.registry.manager import Plugins
 
 OWN, FINAL, REBUILT = "own", "final", "rebuilt-by-last.npy"
 SHOWN = 6
@@ -85,13 +85,13 @@ class Training:
         return self.checkpoints[-1]
 
 
-def measure(training: Training, asked: Asked, plugins: Plugins, say: Callable[[str], None]) -> None:
+def measure(training: Training, asked: InvertOptions, plugins: Plugins, say: Callable[[str], None]) -> None:
     """Sample, invert and reconstruct by every checkpoint; the last one goes first, whose pictures all others get."""
     asked = replace(asked, model=replace(asked.model, model=str(training.last.path), arch=None))
     last = loaded(asked.model, plugins)
     finished = _own(training, training.last, last, asked, plugins)
     clean = torch.from_numpy(finished.clean)
-    sampler = Sampler(last, finished, 1.0, asked.batch_size)
+    sampler = LevelSampler(last, finished, 1.0, asked.batch_size)
     for checkpoint in reversed(training.checkpoints):
         say(f"{training.name}: step {checkpoint.step}")
         model = last if checkpoint is training.last else _loaded(checkpoint, asked, plugins)
@@ -100,25 +100,30 @@ def measure(training: Training, asked: Asked, plugins: Plugins, say: Callable[[s
         _rebuild(training.folder(checkpoint, REBUILT), run, sampler)
 
 
-def _loaded(checkpoint: Checkpoint, asked: Asked, plugins: Plugins) -> Model:
+def _loaded(checkpoint: Checkpoint, asked: InvertOptions, plugins: Plugins) -> Model:
     choice = replace(asked.model, model=str(checkpoint.path), arch=None)
     return loaded(choice, plugins)
 
 
-def _own(training: Training, checkpoint: Checkpoint, model: Model, asked: Asked, plugins: Plugins) -> Inverted:
+def _own(training: Training, checkpoint: Checkpoint, model: Model, asked: InvertOptions, plugins: Plugins) -> Inverted:
     question = question_of(asked, model, plugins)
     return run_study(asked, study_of(asked, question, model, plugins), training.folder(checkpoint, OWN), "sampling")
 
 
 def _final(
-    training: Training, checkpoint: Checkpoint, model: Model, clean: torch.Tensor, asked: Asked, plugins: Plugins
+    training: Training,
+    checkpoint: Checkpoint,
+    model: Model,
+    clean: torch.Tensor,
+    asked: InvertOptions,
+    plugins: Plugins,
 ) -> Inverted:
     question = question_of(asked, model, plugins, clean=(clean, f"step {training.last.step} of {training.name}"))
     study = study_of(asked, question, model, plugins)
     return run_study(asked, study, training.folder(checkpoint, FINAL), "inverting the last's")
 
 
-def _rebuild(path: Path, run: Inverted, sampler: Sampler) -> None:
+def _rebuild(path: Path, run: Inverted, sampler: LevelSampler) -> None:
     """What the last checkpoint makes of latents that another one found."""
     if path.exists():
         return
@@ -218,7 +223,7 @@ def sheet(training: Training) -> Image.Image:
 
 def run(
     trainings: Sequence[Training],
-    asked: Asked,
+    asked: InvertOptions,
     path: Path,
     groups: int | None,
     embed: Embed | None,

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from t2iprobe.core.lab import Lab
-from t2iprobe.core.localizer import Finding, Localizer
+from t2iprobe.core.contracts.localizer import Finding, Localizer
+from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Part
 from t2iprobe.plugins.localization.bisection import Search
-from t2iprobe.plugins.localization.race import Race
-from t2iprobe.plugins.localization.record import Record
+from t2iprobe.plugins.localization.record import SearchRecord
+from t2iprobe.plugins.localization.sequential import SequentialTest
 from t2iprobe.plugins.localization.settings import at_least, check_part
 
 
@@ -29,8 +29,9 @@ class Adaptive(Localizer):
     left out, and asks whether others can stand in for the found ones (redundancy: Reiter 1987, "A theory of diagnosis
     from first principles"). At last the set is confirmed on held-out pairs.
 
-    Each question is asked of few informative pairs first (:class:`~t2iprobe.plugins.localization.race.Race`) and of
-    twice as many until confidence sequences (:func:`~t2iprobe.core.evidence.bounds`) make it clear.
+    Each question is asked of few informative pairs first
+    (:class:`~t2iprobe.plugins.localization.sequential.SequentialTest`) and of twice as many
+    until confidence sequences (:func:`~t2iprobe.core.evidence.bounds`) make it clear.
     Where the found layers do not bring nearly all of it, it looks closer: with up to twice the pairs. A layer that
     moves less than a tenth of the way, alone or on top of the others, is not found.
 
@@ -57,19 +58,19 @@ class Adaptive(Localizer):
         if self.screen_steps is not None:
             at_least(1, screen_steps=self.screen_steps)
 
-    def find(self, lab: Lab) -> Finding:
-        """See :class:`~t2iprobe.core.localizer.Localizer`."""
-        record = Record(lab, self.part)
+    def find(self, lab: TrialRunner) -> Finding:
+        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
+        record = SearchRecord(lab, self.part)
         with record.within_budget():
             self.search(lab, record)
         return record.finding()
 
-    def search(self, lab: Lab, record: Record) -> None:
+    def search(self, lab: TrialRunner, record: SearchRecord) -> None:
         """Fill a record with what there is to find."""
-        race = Race(lab, self.part, min(self.pairs, len(lab.search)))
+        race = SequentialTest(lab, self.part, min(self.pairs, len(lab.search)))
         Search(lab, race, record, self.most, self._screen(race)).run()
 
-    def _screen(self, race: Race) -> Race:
+    def _screen(self, race: SequentialTest) -> SequentialTest:
         """The race to bisect in."""
         if self.screen_steps is None:
             return race

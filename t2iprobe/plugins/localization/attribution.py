@@ -17,13 +17,13 @@ from t2iprobe.core.pairs import Pair
 from t2iprobe.core.sites import Site
 from t2iprobe.core.sweep import Cost
 from t2iprobe.core.trials import Space
-from t2iprobe.plugins.localization.conditioning import Call, recorded
-from t2iprobe.plugins.localization.ranking import Ranking
+from t2iprobe.plugins.localization.conditioning import RecordedCall, recorded
+from t2iprobe.plugins.localization.ranking import RankingLocalizer
 from t2iprobe.plugins.localization.settings import at_least
 
 
 @dataclass
-class Attribution(Ranking):
+class Attribution(RankingLocalizer):
     """Integrated gradients of every layer at once, from one backward pass a denoiser call and point.
 
     At every step of the source's run the denoiser is asked about the *same* latents with the source's prompt and with
@@ -56,7 +56,7 @@ class Attribution(Ranking):
 
     @property
     def key(self) -> str:
-        """See :class:`~t2iprobe.plugins.localization.ranking.Ranking`."""
+        """See :class:`~t2iprobe.plugins.localization.ranking.RankingLocalizer`."""
         return f"integrated gradients {self.points} points"
 
     def cost(self, model: Model, settings: Mapping[str, Any]) -> Cost:
@@ -73,7 +73,7 @@ class Attribution(Ranking):
 
 
 def attributed(
-    denoiser: nn.Module, sites: Sequence[Sequence[Site]], calls: Sequence[Call], points: int
+    denoiser: nn.Module, sites: Sequence[Sequence[Site]], calls: Sequence[RecordedCall], points: int
 ) -> NDArray[np.float64]:
     """Share of the way from the source's predictions to the target's that each layer makes, (layer,).
 
@@ -92,7 +92,7 @@ def attributed(
     return total / max(distance, 1e-12)
 
 
-def difference(denoiser: nn.Module, call: Call) -> Tensor:
+def difference(denoiser: nn.Module, call: RecordedCall) -> Tensor:
     """The target's prediction less the source's, at the source's latents."""
     with torch.no_grad():
         value = _predicted(denoiser, call)
@@ -100,7 +100,7 @@ def difference(denoiser: nn.Module, call: Call) -> Tensor:
 
 
 def first_order(
-    denoiser: nn.Module, call: Call, sites: Sequence[Sequence[Site]], share: float, along: Tensor
+    denoiser: nn.Module, call: RecordedCall, sites: Sequence[Sequence[Site]], share: float, along: Tensor
 ) -> NDArray[np.float64]:
     """First-order effect of every layer on the source's prediction, as far as it is ``along`` a direction, (layer,).
 
@@ -112,7 +112,7 @@ def first_order(
         along: of the shape of a prediction.
     """
     text = call.arguments.get("encoder_hidden_states")
-    probe = Probe(share, 0 if text is None else int(text.shape[1]))
+    probe = GradientProbe(share, 0 if text is None else int(text.shape[1]))
     with probe.on(denoiser, sites), torch.enable_grad():
         gone = (_predicted(denoiser, call)[0].float() * along).sum()
         names = list(probe.added)
@@ -120,14 +120,14 @@ def first_order(
     return np.array([sum(float((slopes[one.name] * probe.step[one.name]).sum()) for one in layer) for layer in sites])
 
 
-def _predicted(denoiser: nn.Module, call: Call) -> Tensor:
+def _predicted(denoiser: nn.Module, call: RecordedCall) -> Tensor:
     output = denoiser(**call.with_latents_of(0))
     value: Tensor = output[0] if isinstance(output, (tuple, list)) else output.sample
     return value
 
 
 @dataclass
-class Probe:
+class GradientProbe:
     """Hooks that move row 0's activations towards row 1's and let gradients be taken there.
 
     Args:

@@ -11,12 +11,12 @@ import numpy as np
 
 from t2iprobe.core.errors import BudgetError
 from t2iprobe.core.evidence import Array, gap
-from t2iprobe.core.lab import Lab
 from t2iprobe.core.scoring import FOUND
+from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import ranges
-from t2iprobe.plugins.localization.race import Layers, Levels, Race, joined
-from t2iprobe.plugins.localization.record import Record
-from t2iprobe.plugins.localization.standins import ENOUGH, LOOSE, StandIns, decided, nearly_all, plain
+from t2iprobe.plugins.localization.record import SearchRecord
+from t2iprobe.plugins.localization.redundancy import ENOUGH, LOOSE, Redundancy, decided, nearly_all, plain
+from t2iprobe.plugins.localization.sequential import Layers, Levels, SequentialTest, joined
 
 KEPT = 0.07  # a layer that brings less on top of the others is left out: less than a tenth, as it is measured
 WAYS = 3  # sets that suffice, at most
@@ -46,11 +46,11 @@ class Search:
         losses: what the ways lose by each of their layers.
     """
 
-    lab: Lab
-    race: Race
-    record: Record
+    lab: TrialRunner
+    race: SequentialTest
+    record: SearchRecord
     most: int
-    quick: Race
+    quick: SequentialTest
     closer: bool = False
     ways: list[Layers] = field(default_factory=list)
     losses: dict[int, float] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class Search:
     def _others(self) -> Layers | None:
         """Layers that hold a further way; those of known ways that are one themselves are added."""
         while len(self.ways) < WAYS:
-            asked = StandIns(self.race, self.every, self.ways, self.losses)
+            asked = Redundancy(self.race, self.every, self.ways, self.losses)
             found = asked.found()
             known = asked.known(*found) if found else None
             if known is None:
@@ -148,7 +148,7 @@ class Search:
             found = self._bisect(self.quick, way, order)
         return None if found is None else (order[found.start], found)
 
-    def _bisect(self, race: Race, base: Layers, order: Sequence[int]) -> _Part | None:
+    def _bisect(self, race: SequentialTest, base: Layers, order: Sequence[int]) -> _Part | None:
         """The place where the response rises most.
 
         The part that rises most is cut again; at a closer look the next best part is tried where nothing in it counts.
@@ -162,7 +162,9 @@ class Search:
             parts = [*(parts if self.closer else ()), *inner]
         return parts[-1] if parts else None
 
-    def _cut(self, race: Race, base: Layers, order: Sequence[int], cuts: Sequence[int], pairs: int) -> list[_Part]:
+    def _cut(
+        self, race: SequentialTest, base: Layers, order: Sequence[int], cuts: Sequence[int], pairs: int
+    ) -> list[_Part]:
         """Parts in which the response rises as much as counts, the best one last."""
         levels = race.until(
             [base | frozenset(order[:cut]) for cut in cuts], lambda found: _risen(found) is not None, pairs

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2iprobe.core.adapter import Branch
+from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.model import Generation, Model, Run
 from t2iprobe.core.pairs import Pair
 
@@ -30,7 +30,7 @@ def differing_tokens(model: Model, pair: Pair, alike: float = 0.5) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RecordedCall:
     """One call of the denoiser: its arguments, for the conditional branch only.
 
     Args:
@@ -49,10 +49,10 @@ class Call:
         return given
 
 
-def recorded(model: Model, generation: Generation) -> tuple[Run, list[Call]]:
+def recorded(model: Model, generation: Generation) -> tuple[Run, list[RecordedCall]]:
     """Run a generation and keep the arguments of every denoiser call that holds the conditional branch."""
-    calls: list[Call] = []
-    rows, seen = len(generation.prompts), Seen()
+    calls: list[RecordedCall] = []
+    rows, seen = len(generation.prompts), CallCounter()
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = {**_named(module, args), **kwargs}
@@ -60,7 +60,7 @@ def recorded(model: Model, generation: Generation) -> tuple[Run, list[Call]]:
         branches = model.adapter.branches(model.pipeline, seen.at(given["timestep"]), total // rows)
         if Branch.COND in branches:
             start = branches.index(Branch.COND) * rows
-            calls.append(Call({name: _rows(value, total, start, rows) for name, value in given.items()}, rows))
+            calls.append(RecordedCall({name: _rows(value, total, start, rows) for name, value in given.items()}, rows))
 
     handle = model.denoiser.register_forward_pre_hook(keep, with_kwargs=True)
     try:
@@ -71,7 +71,7 @@ def recorded(model: Model, generation: Generation) -> tuple[Run, list[Call]]:
 
 
 @dataclass
-class Seen:
+class CallCounter:
     """Counts denoiser calls at one timestep: guidance in two calls a step makes two."""
 
     timestep: float = float("nan")

@@ -12,20 +12,20 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from t2iprobe.core.adapter import Branch
 from t2iprobe.core.cache import ActivationCache
+from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.sites import Site
 from t2iprobe.core.sweep import Cost
 from t2iprobe.core.trials import Space
 from t2iprobe.plugins.localization.conditioning import differing_tokens
-from t2iprobe.plugins.localization.ranking import Ranking
+from t2iprobe.plugins.localization.ranking import RankingLocalizer
 from t2iprobe.plugins.localization.settings import at_least
 
 
 @dataclass
-class Contribution(Ranking):
+class Contribution(RankingLocalizer):
     """Ranks layers by what the image tokens get from the words that differ ("Localizing Knowledge in Diffusion
     Transformers", arXiv 2505.18832): one forward a prompt at ``steps=1``, nothing is patched but the finalists.
 
@@ -56,7 +56,7 @@ class Contribution(Ranking):
 
     @property
     def key(self) -> str:
-        """See :class:`~t2iprobe.plugins.localization.ranking.Ranking`."""
+        """See :class:`~t2iprobe.plugins.localization.ranking.RankingLocalizer`."""
         return f"contribution {self.steps} steps relative={self.relative} alike={self.alike}"
 
     def cost(self, model: Model, settings: Mapping[str, Any]) -> Cost:

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.evidence import Evidence, evidence
-from t2iprobe.core.lab import Lab
-from t2iprobe.core.localizer import Finding, Localizer
+from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Direction, Part
-from t2iprobe.plugins.localization.record import Record, layers_named, percent, share, table
+from t2iprobe.plugins.localization.record import SearchRecord, layers_named, percent, share, table
 from t2iprobe.plugins.localization.selection import Rule, rule_named
 from t2iprobe.plugins.localization.settings import at_least, check_direction, check_part, parse_layers
 
@@ -42,15 +42,15 @@ class Exhaustive(Localizer):
         check_direction(self.direction)
         self.rule: Rule = rule_named(self.select)
 
-    def find(self, lab: Lab) -> Finding:
-        """See :class:`~t2iprobe.core.localizer.Localizer`."""
-        record = Record(lab, self.part)
+    def find(self, lab: TrialRunner) -> Finding:
+        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
+        record = SearchRecord(lab, self.part)
         with record.within_budget():
             sweep(record, self.rule, self.direction)
         return record.finding()
 
 
-def sweep(record: Record, rule: Rule, direction: Direction = "denoising") -> Evidence:
+def sweep(record: SearchRecord, rule: Rule, direction: Direction = "denoising") -> Evidence:
     """Every layer by itself into a record; the evidence of them.
 
     Raises:
@@ -103,16 +103,16 @@ class RandomSets(Localizer):
         check_part(self.part)
         at_least(1, draws=self.draws)
 
-    def find(self, lab: Lab) -> Finding:
-        """See :class:`~t2iprobe.core.localizer.Localizer`."""
-        record = Record(lab, self.part)
+    def find(self, lab: TrialRunner) -> Finding:
+        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
+        record = SearchRecord(lab, self.part)
         given = parse_layers(self.layers) if self.layers else ()
         words = ""
         with record.within_budget():
             words = self._draw(record, given)
         return record.finding(words)
 
-    def _draw(self, record: Record, given: tuple[int, ...]) -> str:
+    def _draw(self, record: SearchRecord, given: tuple[int, ...]) -> str:
         lab, size = record.lab, len(given) or self.size
         if not 0 < size <= lab.space.layers:
             raise ConfigError(f"random sets of {size} layers: the model has {lab.space.layers}")

@@ -9,24 +9,24 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.evidence import Array, Evidence, evidence
-from t2iprobe.core.lab import Lab
-from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.scoring import FOUND
 from t2iprobe.core.statistics import Interval
+from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Trial, ranges
 from t2iprobe.plugins.localization.adaptive import Adaptive
 from t2iprobe.plugins.localization.conditioning import differing_tokens
-from t2iprobe.plugins.localization.record import Record, layers_named, percent, share, table
+from t2iprobe.plugins.localization.record import SearchRecord, layers_named, percent, share, table
 from t2iprobe.plugins.localization.settings import at_least, parse_layers
 
 Window = tuple[int, int]  # first step, and the first one behind it
 ENOUGH = 0.2  # of the whole layers' response may be missing where a part is called sufficient
 
 
-def _given(record: Record, layers: str) -> tuple[int, ...]:
+def _given(record: SearchRecord, layers: str) -> tuple[int, ...]:
     """The layers asked for, or those that ``adaptive`` finds."""
     if layers:
         record.layers = record.lab.space.trial(parse_layers(layers)).layers  # refuses what is not there
@@ -35,7 +35,7 @@ def _given(record: Record, layers: str) -> tuple[int, ...]:
     return record.layers
 
 
-def _measured(record: Record, trials: Sequence[Trial], kind: str) -> Evidence:
+def _measured(record: SearchRecord, trials: Sequence[Trial], kind: str) -> Evidence:
     """Evidence of trials, its table in the record."""
     found = evidence(record.ask(trials), trials, record.lab.seed)
     record.details[kind] = table(list(trials), found)
@@ -66,9 +66,9 @@ class Heads(Localizer):
         if self.mode not in ("direct", "elimination"):
             raise ConfigError(f"mode {self.mode!r} is neither direct nor elimination")
 
-    def find(self, lab: Lab) -> Finding:
-        """See :class:`~t2iprobe.core.localizer.Localizer`."""
-        record = Record(lab)
+    def find(self, lab: TrialRunner) -> Finding:
+        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
+        record = SearchRecord(lab)
         heads: dict[str, list[int]] = {}
         levels: dict[str, Array] = {}
         with record.within_budget():
@@ -79,7 +79,7 @@ class Heads(Localizer):
         record.notes.append(f"What carries it: {named}." if heads else "")
         return record.finding()
 
-    def _one(self, record: Record, layer: int, levels: dict[str, Array]) -> list[int]:
+    def _one(self, record: SearchRecord, layer: int, levels: dict[str, Array]) -> list[int]:
         """Heads of a layer; what they bring goes into the rows of the map."""
         return (self._direct if self.mode == "direct" else self._eliminated)(record, layer, levels)
 
@@ -93,16 +93,16 @@ class Heads(Localizer):
         widest = range(max(map(len, levels.values())))
         return heat(f"Share of the way, in per cent, that is gone {what}.", list(widest), levels)
 
-    def _trial(self, record: Record, layer: int, heads: Iterable[int]) -> Trial:
+    def _trial(self, record: SearchRecord, layer: int, heads: Iterable[int]) -> Trial:
         return record.lab.space.trial([layer], scope=Scope(heads=tuple(heads)))
 
-    def _direct(self, record: Record, layer: int, levels: dict[str, Array]) -> list[int]:
+    def _direct(self, record: SearchRecord, layer: int, levels: dict[str, Array]) -> list[int]:
         trials = [self._trial(record, layer, [head]) for head in range(record.lab.space.heads[layer])]
         found = _measured(record, trials, f"heads of {layer}")
         levels[f"layer {layer}"] = found.mean
         return [head for head in range(len(trials)) if found.low[head] > FOUND]
 
-    def _eliminated(self, record: Record, layer: int, levels: dict[str, Array]) -> list[int]:
+    def _eliminated(self, record: SearchRecord, layer: int, levels: dict[str, Array]) -> list[int]:
         count = record.lab.space.heads[layer]
         heads = list(range(count))
         whole = _measured(record, [self._trial(record, layer, heads)], f"layer {layer}")
@@ -155,15 +155,15 @@ class Steps(Localizer):
     def __post_init__(self) -> None:
         at_least(1, places=self.places)
 
-    def find(self, lab: Lab) -> Finding:
-        """See :class:`~t2iprobe.core.localizer.Localizer`."""
-        record = Record(lab)
+    def find(self, lab: TrialRunner) -> Finding:
+        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
+        record = SearchRecord(lab)
         with record.within_budget():
             if layers := _given(record, self.layers):
                 self._sweep(record, layers)
         return record.finding()
 
-    def _sweep(self, record: Record, layers: tuple[int, ...]) -> None:
+    def _sweep(self, record: SearchRecord, layers: tuple[int, ...]) -> None:
         steps = record.lab.space.steps
         cuts = sorted({round(steps * place / self.places) for place in range(self.places + 1)})
         windows = list(pairwise(cuts))
@@ -200,7 +200,7 @@ class Steps(Localizer):
             said = ", ".join(f"{layer} in {_steps_named(one)}" for layer, one in own.items())
             record.notes.append(f"Of windows of a layer alone, most: {said}.")
 
-    def _levels(self, record: Record, asked: Sequence[tuple[tuple[int, ...], Window]]) -> dict[Any, Interval]:
+    def _levels(self, record: SearchRecord, asked: Sequence[tuple[tuple[int, ...], Window]]) -> dict[Any, Interval]:
         """Responses by layers and window."""
         listed = list(dict.fromkeys(asked))
         trials = [record.lab.space.trial(layers, scope=Scope(steps=range(*one))) for layers, one in listed]
@@ -227,15 +227,15 @@ class Tokens(Localizer):
     positions: str = ""
     alike: float = 0.5
 
-    def find(self, lab: Lab) -> Finding:
-        """See :class:`~t2iprobe.core.localizer.Localizer`."""
-        record = Record(lab)
+    def find(self, lab: TrialRunner) -> Finding:
+        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
+        record = SearchRecord(lab)
         with record.within_budget():
             if layers := _given(record, self.layers):
                 self._sweep(record, layers, self._positions(lab))
         return record.finding()
 
-    def _positions(self, lab: Lab) -> tuple[int, ...]:
+    def _positions(self, lab: TrialRunner) -> tuple[int, ...]:
         if self.positions:
             return parse_layers(self.positions)
         if lab.model is None:
@@ -245,7 +245,7 @@ class Tokens(Localizer):
             found.update(differing_tokens(lab.model, lab.pairs[pair], self.alike))
         return tuple(sorted(found))
 
-    def _sweep(self, record: Record, layers: tuple[int, ...], positions: tuple[int, ...]) -> None:
+    def _sweep(self, record: SearchRecord, layers: tuple[int, ...], positions: tuple[int, ...]) -> None:
         chosen = [positions, *([one] for one in positions if len(positions) > 1)]
         trials = [record.lab.space.trial(layers, scope=Scope(tokens=tuple(one))) for one in chosen]
         found = _measured(record, trials, "tokens")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from t2iprobe.plugins.hookspecs import hookimpl
+from t2iprobe.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from t2iprobe.core.localizer import Localizer
-    from t2iprobe.core.report import Section
-    from t2iprobe.core.study.result import Result
+    from t2iprobe.core.contracts.localizer import Localizer
+    from t2iprobe.core.study.result import StudyResult
+    from t2iprobe.report.sections import Section
 
 
 @hookimpl
@@ -23,8 +23,8 @@ def t2iprobe_register_localizers() -> list[type[Localizer]]:
 
 
 @hookimpl
-def t2iprobe_report_sections(result: Result) -> list[Section]:
+def t2iprobe_report_sections(result: StudyResult) -> list[Section]:
     """Heat maps and bars of what was measured in parts, statistics, specialisation."""
-    from t2iprobe.plugins.localization.sections import sections
+    from t2iprobe.plugins.localization.report import sections
 
     return list(sections(result))

@@ -16,7 +16,7 @@ from t2iprobe.core.names import choice
 
 
 @dataclass(frozen=True, slots=True)
-class Preset:
+class LocalizePreset:
     """One model of one paper.
 
     Args:
@@ -55,11 +55,11 @@ class Preset:
 
 #: validation pairs: 100 of SimpleBench and 100 of CreativeBench
 PAIRS = 200
-PRESETS: Mapping[str, Mapping[str, Preset]] = MappingProxyType(
+PRESETS: Mapping[str, Mapping[str, LocalizePreset]] = MappingProxyType(
     {
         "iclr2025": MappingProxyType(
             {
-                "sdxl": Preset(
+                "sdxl": LocalizePreset(
                     arch="sdxl",
                     model="stabilityai/stable-diffusion-xl-base-1.0",
                     num_steps=50,
@@ -69,7 +69,7 @@ PRESETS: Mapping[str, Mapping[str, Preset]] = MappingProxyType(
                     layers=70,
                     found=(55, 56, 57),
                 ),
-                "sd3": Preset(
+                "sd3": LocalizePreset(
                     arch="sd3",
                     model="stabilityai/stable-diffusion-3-medium-diffusers",
                     num_steps=28,
@@ -79,7 +79,7 @@ PRESETS: Mapping[str, Mapping[str, Preset]] = MappingProxyType(
                     layers=24,
                     found=(10,),
                 ),
-                "if": Preset(
+                "if": LocalizePreset(
                     arch="if",
                     model="DeepFloyd/IF-I-XL-v1.0",
                     num_steps=50,
@@ -97,7 +97,7 @@ PRESETS: Mapping[str, Mapping[str, Preset]] = MappingProxyType(
 )
 
 
-def preset(name: str, arch: str) -> Preset:
+def preset(name: str, arch: str) -> LocalizePreset:
     """The settings of the paper ``name`` for the architecture ``arch``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What methods have in common that rank layers without pictures, by what goes on inside the model: :class:`Ranking`."""
+"""Methods that rank layers by activations or gradients instead of pictures: :class:`RankingLocalizer`."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import BudgetError, ConfigError
 from t2iprobe.core.evidence import evidence
-from t2iprobe.core.lab import Lab
-from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scoring import FOUND
 from t2iprobe.core.sweep import Cost
+from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Space
-from t2iprobe.plugins.localization.record import Record, table
+from t2iprobe.plugins.localization.record import SearchRecord, table
 from t2iprobe.plugins.localization.selection import Threshold
 from t2iprobe.plugins.localization.settings import at_least
 
 
 @dataclass
-class Ranking(Localizer):
+class RankingLocalizer(Localizer):
     """Reads a number a layer off the model for some pairs; patches the best layers exactly, alone and together.
 
     A layer counts by what its patch does. A method says what it reads (:meth:`measured`), what that costs
@@ -44,15 +44,15 @@ class Ranking(Localizer):
     def __post_init__(self) -> None:
         at_least(1, pairs=self.pairs, finalists=self.finalists)
 
-    def find(self, lab: Lab) -> Finding:
-        """See :class:`~t2iprobe.core.localizer.Localizer`.
+    def find(self, lab: TrialRunner) -> Finding:
+        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`.
 
         Raises:
             ConfigError: the lab has no model: a simulation.
         """
         if lab.model is None:
             raise ConfigError(f"{self.name} reads gradients or attention of a model; this lab has pictures only")
-        record = Record(lab)
+        record = SearchRecord(lab)
         with record.within_budget():
             scores = [self._scores(lab, lab.model, pair) for pair in lab.search[: self.pairs]]
             patch_best(record, np.mean(scores, axis=0), self.finalists)
@@ -71,7 +71,7 @@ class Ranking(Localizer):
     def key(self) -> str:
         """The method and the settings that decide what :meth:`measured` gives."""
 
-    def _scores(self, lab: Lab, model: Model, pair: int) -> NDArray[np.float64]:
+    def _scores(self, lab: TrialRunner, model: Model, pair: int) -> NDArray[np.float64]:
         charge(lab, self.cost(model, lab.settings))
         given = lab.memory.memo(
             f"{self.key}, pair {pair}", lambda: self.measured(model, lab.space, lab.pairs[pair], lab.settings)
@@ -79,7 +79,7 @@ class Ranking(Localizer):
         return np.asarray(given, np.float64)
 
 
-def charge(lab: Lab, cost: Cost) -> None:
+def charge(lab: TrialRunner, cost: Cost) -> None:
     """Spend what is not a trial; also where the memory has it, so that a resumed search goes the same way.
 
     Raises:
@@ -91,7 +91,7 @@ def charge(lab: Lab, cost: Cost) -> None:
     lab.spend(cost)
 
 
-def patch_best(record: Record, scores: NDArray[np.float64], finalists: int) -> None:
+def patch_best(record: SearchRecord, scores: NDArray[np.float64], finalists: int) -> None:
     """Patch the best of a ranking exactly, each alone and all together; take what surely responds into the record."""
     record.ranking = scores.tolist()
     lab, best = record.lab, np.argsort(-scores, kind="stable")[:finalists].tolist()

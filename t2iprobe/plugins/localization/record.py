@@ -1,4 +1,4 @@
-"""Takes down what a method finds out: :class:`Record`. It confirms the answer, counts its cost and puts it in words."""
+"""What a search found: :class:`SearchRecord` confirms the answer, counts its cost and puts it in words."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from t2iprobe.core.contracts.localizer import Finding
 from t2iprobe.core.errors import BudgetError
 from t2iprobe.core.evidence import Evidence, Gap, evidence, gap
-from t2iprobe.core.lab import Lab
-from t2iprobe.core.localizer import Finding
 from t2iprobe.core.names import counted
 from t2iprobe.core.pairs import cluster_of, counted_pairs
 from t2iprobe.core.scoring import FOUND, Scored
 from t2iprobe.core.statistics import Interval
 from t2iprobe.core.sweep import Cost
+from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Part, Trial, ranges
 
 NOTHING = "Nothing stands out"
@@ -23,7 +23,7 @@ LEAST = 3  # pairs that can show a gap, if all of them agree
 
 
 @dataclass
-class Record:
+class SearchRecord:
     """One search.
 
     Args:
@@ -37,7 +37,7 @@ class Record:
         stopped: why the search ended early.
     """
 
-    lab: Lab
+    lab: TrialRunner
     part: Part = "kv"
     layers: tuple[int, ...] = ()
     ranking: list[float] = field(default_factory=list)
@@ -165,7 +165,7 @@ def unpatched(gap: Gap) -> str:
     return f"{gap.source:.2f} and {gap.target:.2f}"
 
 
-def no_gap(lab: Lab, gap: Gap) -> str:
+def no_gap(lab: TrialRunner, gap: Gap) -> str:
     """That no layer is named as the unpatched pictures do not show the difference; why, and what to do."""
     asked, score = [lab.pairs[pair] for pair in lab.search], lab.instrument.names[0].removesuffix("_target")
     what = lab.pairs[0].concept
@@ -184,7 +184,7 @@ def not_ahead(gap: Gap) -> str:
     return f"; in {behind} of {gap.clusters} the target is not ahead, and they count" if behind else ""
 
 
-def set_aside(lab: Lab) -> str:
+def set_aside(lab: TrialRunner) -> str:
     """Which pairs were not asked, and why; nothing where all were."""
     if not lab.set_aside:
         return ""

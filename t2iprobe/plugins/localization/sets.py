@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.evidence import (
     Array,
@@ -19,12 +20,11 @@ from t2iprobe.core.evidence import (
     shown,
     simultaneous,
 )
-from t2iprobe.core.lab import Lab
-from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.scoring import FOUND
+from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Part, ranges
 from t2iprobe.plugins.localization.exhaustive import sweep
-from t2iprobe.plugins.localization.record import Record, table
+from t2iprobe.plugins.localization.record import SearchRecord, table
 from t2iprobe.plugins.localization.selection import Threshold
 from t2iprobe.plugins.localization.settings import at_least, check_part
 
@@ -53,16 +53,16 @@ class Window(Localizer):
     def __post_init__(self) -> None:
         check_part(self.part)
 
-    def find(self, lab: Lab) -> Finding:
-        """See :class:`~t2iprobe.core.localizer.Localizer`."""
+    def find(self, lab: TrialRunner) -> Finding:
+        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
         if not 0 < self.size <= lab.space.layers:
             raise ConfigError(f"windows of {self.size} layers: the model has {lab.space.layers}")
-        record = Record(lab, self.part)
+        record = SearchRecord(lab, self.part)
         with record.within_budget():
             self._search(record)
         return record.finding()
 
-    def _search(self, record: Record) -> None:
+    def _search(self, record: SearchRecord) -> None:
         space = record.lab.space
         windows = [tuple(range(first, first + self.size)) for first in range(space.layers - self.size + 1)]
         trials = [space.trial(one, part=self.part) for one in windows]
@@ -77,7 +77,7 @@ class Window(Localizer):
             record.layers = best = windows[int(np.argmax(found.mean))]  # where the budget ends here
             record.layers = self._missed(record, sorted(set().union(*responding))) or self._missed(record, best) or best
 
-    def _missed(self, record: Record, layers: Sequence[int]) -> tuple[int, ...]:
+    def _missed(self, record: SearchRecord, layers: Sequence[int]) -> tuple[int, ...]:
         """Those of some layers without which the others surely bring less."""
         if len(layers) == 1:
             return tuple(layers)
@@ -89,7 +89,7 @@ class Window(Localizer):
         return tuple(layer for layer, least in zip(layers, low, strict=True) if least > FOUND)
 
 
-def _moves(record: Record, sets: Sequence[tuple[int, ...]]) -> tuple[Array, Array]:
+def _moves(record: SearchRecord, sets: Sequence[tuple[int, ...]]) -> tuple[Array, Array]:
     """How far sets of layers move pairs, (set, pair), and the pairs' spans, (pair,)."""
     trials = [record.lab.space.trial(one, part=record.part) for one in sets]
     return moves(record.ask(trials), trials)
@@ -122,9 +122,9 @@ class Nested(Localizer):
             raise ConfigError(f"counts {self.counts!r}: write sizes such as 1/2/3/10") from None
         at_least(1, counts=self.sizes[0])
 
-    def find(self, lab: Lab) -> Finding:
-        """See :class:`~t2iprobe.core.localizer.Localizer`."""
-        record = Record(lab, self.part)
+    def find(self, lab: TrialRunner) -> Finding:
+        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
+        record = SearchRecord(lab, self.part)
         with record.within_budget():
             single = sweep(record, Threshold())
             record.layers, record.notes = (), []
@@ -132,7 +132,7 @@ class Nested(Localizer):
                 self._grow(record, single)
         return record.finding()
 
-    def _grow(self, record: Record, single: Evidence) -> None:
+    def _grow(self, record: SearchRecord, single: Evidence) -> None:
         count = record.lab.space.layers
         ranked = np.argsort(-single.mean, kind="stable").tolist()
         sizes = [*(size for size in self.sizes if 0 < size < count), count]
@@ -182,15 +182,15 @@ class Greedy(Localizer):
         check_part(self.part)
         at_least(1, most=self.most)
 
-    def find(self, lab: Lab) -> Finding:
-        """See :class:`~t2iprobe.core.localizer.Localizer`."""
-        record = Record(lab, self.part)
+    def find(self, lab: TrialRunner) -> Finding:
+        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
+        record = SearchRecord(lab, self.part)
         record.details["steps"] = []
         with record.within_budget():
             (self._forward if self.direction == "forward" else self._backward)(record)
         return record.finding()
 
-    def _forward(self, record: Record) -> None:
+    def _forward(self, record: SearchRecord) -> None:
         every = range(record.lab.space.layers)
         base: tuple[int, ...] = ()
         while len(base) < min(self.most, len(every)):
@@ -209,7 +209,7 @@ class Greedy(Localizer):
             base = record.layers = sets[best]
             self._note(record, base, float(moved[best].mean() / spans.mean()))
 
-    def _backward(self, record: Record) -> None:
+    def _backward(self, record: SearchRecord) -> None:
         base = tuple(range(record.lab.space.layers))
         moved, spans = _moves(record, [base])
         if not shown(spans) or bounds(moved[0], spans).low <= FOUND:
@@ -229,5 +229,5 @@ class Greedy(Localizer):
             self._note(record, base, float(levels[best]))
         record.layers = base
 
-    def _note(self, record: Record, base: Sequence[int], level: float) -> None:
+    def _note(self, record: SearchRecord, base: Sequence[int], level: float) -> None:
         record.details["steps"].append({"layers": ranges(base), "response": level})

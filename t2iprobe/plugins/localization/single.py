@@ -8,19 +8,19 @@ from typing import ClassVar
 
 import numpy as np
 
-from t2iprobe.core.adapter import Branch
+from t2iprobe.cli import parse
+from t2iprobe.core.contracts.adapter import Branch
+from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.evidence import Evidence, evidence
-from t2iprobe.core.lab import Lab
-from t2iprobe.core.localizer import Finding, Localizer
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import counted_pairs
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.scoring import FOUND
+from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Trial
 from t2iprobe.plugins.localization.record import no_gap, not_ahead, percent, set_aside, table, unpatched
 from t2iprobe.plugins.localization.selection import Threshold
-from t2iprobe.terminal import parse
 
 BRANCHES = {"cond": (Branch.COND,), "uncond": (Branch.UNCOND,), "both": None}
 NAMED = 4  # found trials whose response the sentence has
@@ -53,8 +53,8 @@ class Single(Localizer):
             raise ConfigError("choose layers or sites, not both")
         parse.choice("branch", self.branch, BRANCHES)
 
-    def find(self, lab: Lab) -> Finding:
-        """See :class:`~t2iprobe.core.localizer.Localizer`."""
+    def find(self, lab: TrialRunner) -> Finding:
+        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
         trials = self.trials(lab)
         seen = evidence(lab.ask(trials), trials, lab.seed)
         found = Threshold().choose(seen)
@@ -71,7 +71,7 @@ class Single(Localizer):
         details = {"response": response, "gap": asdict(seen.gap)}
         return Finding(tuple(sorted(layers)), tuple(ranking.tolist()), said, None, details)
 
-    def trials(self, lab: Lab) -> list[Trial]:
+    def trials(self, lab: TrialRunner) -> list[Trial]:
         """What is asked.
 
         Raises:
@@ -81,7 +81,7 @@ class Single(Localizer):
         scope = self._scope(lab, [heads for _, _, _, heads in chosen])
         return [Trial(label, sites, layers, scope=scope) for label, sites, layers, _ in chosen]
 
-    def _layers(self, lab: Lab) -> Iterator[_Chosen]:
+    def _layers(self, lab: TrialRunner) -> Iterator[_Chosen]:
         space = lab.space
         for layer in parse.layers(self.layers, space.layers) if self.layers else range(space.layers):
             yield str(layer), space.kv[layer], (layer,), space.heads[layer]
@@ -92,7 +92,7 @@ class Single(Localizer):
         for site in model.sites.match(self.sites):
             yield site.name, (site.name,), () if site.layer is None else (site.layer,), site.heads
 
-    def _scope(self, lab: Lab, counts: Sequence[int | None]) -> Scope:
+    def _scope(self, lab: TrialRunner, counts: Sequence[int | None]) -> Scope:
         heads = None
         if self.heads:
             known = [count for count in counts if count is not None]
@@ -112,7 +112,7 @@ def _path(model: Model | None, trial: Trial) -> str:
     return modules[0] if len(modules) == 1 else modules[0].rpartition(".")[0]
 
 
-def sentence(lab: Lab, trials: Sequence[Trial], seen: Evidence, found: Sequence[int]) -> str:
+def sentence(lab: TrialRunner, trials: Sequence[Trial], seen: Evidence, found: Sequence[int]) -> str:
     """The answer in words, with how sure it is."""
     what = f"the {lab.pairs[0].concept}"
     unit = "site" if len(trials[0].sites) == 1 else "layer"

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from t2iprobe.core.contracts.metric import Direction, Needs
 from t2iprobe.core.errors import ModelError
-from t2iprobe.core.metric import Direction, Needs
 from t2iprobe.core.quotes import with_quotes_as
 from t2iprobe.core.scoring import Bounds
 from t2iprobe.plugins.metrics.memo import Memo
@@ -72,7 +72,7 @@ def _loaded(ref: str) -> tuple[Any, Any, Any]:
     """Model, tokenizer, image processor: from the folder or the cache, else from the hub."""
     from huggingface_hub import model_info
 
-    from t2iprobe.plugins.bars import no_bars
+    from t2iprobe.registry.bars import no_bars
 
     try:
         with no_bars():

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from t2iprobe.core.contracts.metric import Direction, Needs
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.metric import Direction, Needs
 from t2iprobe.core.scoring import Bounds
 
 Palette = Mapping[str, tuple[int, int, int]]

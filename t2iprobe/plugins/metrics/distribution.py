@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from t2iprobe.core.contracts.metric import Direction, Needs
 from t2iprobe.core.errors import ConfigError, ShapeError
 from t2iprobe.core.manifold import covered
-from t2iprobe.core.metric import Direction, Needs
 from t2iprobe.plugins.metrics.clip import image_features
 from t2iprobe.plugins.metrics.extra import downloading, library
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from t2iprobe.core.contracts.metric import Direction, Needs
 from t2iprobe.core.errors import ConfigError, ShapeError
-from t2iprobe.core.metric import Direction, Needs
 
 Mode = Literal["float", "uint8_wrap"]
 WINDOW = 11  # pixels

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from PIL import Image, ImageDraw
 
-from t2iprobe.core.metric import Box, BoxReader, Direction, Needs
+from t2iprobe.core.contracts.metric import Box, BoxReader, Direction, Needs
 from t2iprobe.plugins.metrics.image import mse, psnr, ssim
 from t2iprobe.plugins.metrics.memo import Memo
 from t2iprobe.plugins.metrics.readers import RapidOCRReader

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from t2iprobe.core.contracts.metric import Direction, Needs
 from t2iprobe.core.errors import ShapeError
-from t2iprobe.core.metric import Direction, Needs
 from t2iprobe.plugins.metrics.extra import downloading, library
 
 LEAST = 32  # pixels: AlexNet leaves nothing of less

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from t2iprobe.plugins.hookspecs import hookimpl
+from t2iprobe.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from t2iprobe.core.metric import Aggregate, Metric, Reader
+    from t2iprobe.core.contracts.metric import Aggregate, Metric, Reader
 
 
 @hookimpl
@@ -23,7 +23,15 @@ def t2iprobe_register_metrics() -> list[type[Metric]]:
     """Scores of text, of colour, of CLIP and of similarity."""
     from t2iprobe.plugins.metrics import clip, colour, image, masked, perceptual, text
 
-    texts = [text.F1, text.Exact, text.Precision, text.Recall, text.Accuracy, text.Distance, text.NormalisedDistance]
+    texts = [
+        text.F1,
+        text.ExactMatch,
+        text.Precision,
+        text.Recall,
+        text.Accuracy,
+        text.Distance,
+        text.NormalisedDistance,
+    ]
     words = [text.WordPrecision, text.WordRecall, text.WordF1]
     images = [image.SSIM, image.PSNR, image.MSE, image.WrappedPSNR, image.WrappedMSE, perceptual.LPIPS]
     textless = [masked.MaskedSSIM, masked.MaskedPSNR, masked.MaskedMSE]

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from t2iprobe.core.contracts.metric import Box
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.metric import Box
 from t2iprobe.core.textfile import read_text
 from t2iprobe.core.writing import plain
 

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from t2iprobe.core.contracts.metric import Direction, Needs
 from t2iprobe.core.errors import ShapeError
-from t2iprobe.core.metric import Direction, Needs
 from t2iprobe.core.scoring import Bounds
 from t2iprobe.core.writing import bare, plain, same
 
@@ -131,7 +131,7 @@ class F1(_Text):
         return char_overlap(read, word)[2]
 
 
-class Exact(_Text):
+class ExactMatch(_Text):
     """Whether the word was read exactly."""
 
     name: ClassVar[str] = "ocr_exact"

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from t2iprobe.core.lab import Lab
-from t2iprobe.core.localizer import Finding, Localizer
+from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.model import Model, OnStep
 from t2iprobe.core.scoring import Scorer
 from t2iprobe.core.sweep import Cost, Renderer, Sweep
+from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Space
 from t2iprobe.plugins.organisms.plant import Plant, Route
 from t2iprobe.plugins.organisms.prompts import signs
@@ -22,7 +22,7 @@ CONCEPTS = {"text": "word", "colour": "colour"}
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class BenchQuestion:
     """What a method is asked.
 
     Args:
@@ -49,19 +49,21 @@ class Question:
         """The layers that carry the concept."""
         return tuple(sorted(set(self.plant[CONCEPTS[self.concept]].layers)))
 
-    def lab(self, scorer: Scorer, on_step: OnStep) -> Lab:
+    def lab(self, scorer: Scorer, on_step: OnStep) -> TrialRunner:
         """A fresh one, which remembers nothing of other methods."""
         count = self.pairs + self.held_out
         listed = signs(self.plant).pairs(limit=count, seed=self.seed, concept=self.concept)
         sweep = Sweep(Renderer(self.model, listed, batch_size=self.batch_size), scorer)
         search, held_out = range(self.pairs), range(self.pairs, count)
-        lab = Lab(sweep, Space.of(self.model), listed, search, held_out, self.model, budget=self.budget, seed=self.seed)
+        lab = TrialRunner(
+            sweep, Space.of(self.model), listed, search, held_out, self.model, budget=self.budget, seed=self.seed
+        )
         lab.on_step = on_step
         return lab
 
 
 @dataclass(frozen=True, slots=True)
-class Graded:
+class GradedAnswer:
     """One answer beside the truth.
 
     Args:
@@ -98,11 +100,11 @@ class Graded:
 
 
 def bench(
-    questions: Iterable[Question],
+    questions: Iterable[BenchQuestion],
     methods: Sequence[Localizer],
     scorer: Callable[[str], Scorer],
     on_step: OnStep = lambda rows, step: None,
-) -> Iterator[Graded]:
+) -> Iterator[GradedAnswer]:
     """Every method on every question, as they come.
 
     Args:
@@ -119,10 +121,10 @@ def bench(
             yield graded(question, method.name, finding, lab.spent, time.perf_counter() - began)
 
 
-def graded(question: Question, method: str, finding: Finding, cost: Cost, seconds: float) -> Graded:
+def graded(question: BenchQuestion, method: str, finding: Finding, cost: Cost, seconds: float) -> GradedAnswer:
     """The answer beside the truth."""
     found, planted = set(finding.layers), set(question.planted)
-    return Graded(
+    return GradedAnswer(
         model=question.model.ref,
         concept=question.concept,
         method=method,

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
+from t2iprobe.core.contracts.metric import Reader, WordMetric
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.metric import Reader, WordMetric
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.statistics import Interval, proportion
-from t2iprobe.core.sweep import Ask, Renderer
+from t2iprobe.core.sweep import Renderer, TrialBatch
 from t2iprobe.core.trials import Direction, Trial, source, target
 from t2iprobe.plugins.organisms.data import random_word, swapped
 from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, NO_WORD, WORD_LENGTH, Sign
@@ -44,7 +44,7 @@ class Shown(NamedTuple):
     colour: str
 
 
-class Asked(NamedTuple):
+class SignPair(NamedTuple):
     """A pair as signs: same layout; another colour and another letter in every place."""
 
     source: Sign
@@ -52,7 +52,7 @@ class Asked(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class PlantedPatch:
     """A patch, and what the plant says it does.
 
     Args:
@@ -73,7 +73,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CheckRow:
     """Shares of the pairs, 0..1, for one kind of picture.
 
     Args:
@@ -99,7 +99,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckVerdict:
     """One content, judged.
 
     Args:
@@ -124,7 +124,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CheckReport:
     """A measured plant.
 
     Args:
@@ -140,8 +140,8 @@ class Report:
     words: int
     seed: int
     sampling: Mapping[str, Any]
-    rows: tuple[Row, ...]
-    findings: Mapping[str, Finding]
+    rows: tuple[CheckRow, ...]
+    findings: Mapping[str, CheckVerdict]
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -172,7 +172,7 @@ def check(
     guidance: float | None = None,
     batch_size: int = 64,
     tick: Tick = lambda done, of: None,
-) -> Report:
+) -> CheckReport:
     """Patch every layer, and the planted sites, between pairs of held-out words.
 
     Args:
@@ -212,7 +212,7 @@ def check(
     }
     sampling = {key: model.defaults[key] for key in given if model.defaults.get(key) is not None} | settings
     text = ",".join(f"{content}={route.text}" for content, route in plant.items())
-    return Report(text, words, seed, sampling, tuple(rows.values()), findings)
+    return CheckReport(text, words, seed, sampling, tuple(rows.values()), findings)
 
 
 def layer_heads(model: Model) -> list[int]:
@@ -245,7 +245,7 @@ def validate(plant: Plant, heads: Sequence[int]) -> None:
             raise ConfigError(f"{content}={route.text}: layer {route.layers[0]} has {count} heads, 0 to {count - 1}")
 
 
-def random_pairs(count: int, seed: int, *, silent: bool = False) -> list[Asked]:
+def random_pairs(count: int, seed: int, *, silent: bool = False) -> list[SignPair]:
     """Pairs of held-out words; the first ones of a larger count are those of a smaller one.
 
     Args:
@@ -255,19 +255,19 @@ def random_pairs(count: int, seed: int, *, silent: bool = False) -> list[Asked]:
     """
     rng = np.random.default_rng([seed, 0])
     pairs = [_random_pair(rng) for _ in range(count)]
-    return [Asked(replace(one, word=NO_WORD), other) for one, other in pairs] if silent else pairs
+    return [SignPair(replace(one, word=NO_WORD), other) for one, other in pairs] if silent else pairs
 
 
-def _random_pair(rng: np.random.Generator) -> Asked:
+def _random_pair(rng: np.random.Generator) -> SignPair:
     layout = str(rng.choice(list(LAYOUTS)))
     one, two = rng.choice(list(COLOURS), 2, replace=False).tolist()
     word = other = random_word(rng, test=True)
     while any(a == b for a, b in zip(word, other, strict=True)):
         other = random_word(rng, test=True)
-    return Asked(Sign(word, one, layout), Sign(other, two, layout))
+    return SignPair(Sign(word, one, layout), Sign(other, two, layout))
 
 
-def ask(plant: Plant, heads: Sequence[int], levels: Sequence[float] = ()) -> Iterator[Question]:
+def ask(plant: Plant, heads: Sequence[int], levels: Sequence[float] = ()) -> Iterator[PlantedPatch]:
     """Every layer alone, then the planted sites that are no single layer.
 
     Args:
@@ -298,7 +298,7 @@ def ask(plant: Plant, heads: Sequence[int], levels: Sequence[float] = ()) -> Ite
                 yield _question(plant, heads, f"without {joined(layers)}", layers, direction="noising")
 
 
-def _sides(plant: Plant, heads: Sequence[int], route: Route, levels: Sequence[float]) -> Iterator[Question]:
+def _sides(plant: Plant, heads: Sequence[int], route: Route, levels: Sequence[float]) -> Iterator[PlantedPatch]:
     """Each layer of a time-split route above its noise level, and below."""
     above = tuple(step for step, level in enumerate(levels) if level > route.level)
     below = tuple(step for step in range(len(levels)) if step not in above)
@@ -329,7 +329,7 @@ def _question(
     layers: tuple[int, ...],
     only: tuple[int, ...] | None = None,
     direction: Direction = "denoising",
-) -> Question:
+) -> PlantedPatch:
     coins = torch.zeros(1, len(heads), max(heads), dtype=torch.bool)
     for layer in layers:
         coins[0, layer, list(only) if only is not None else slice(None)] = True
@@ -338,19 +338,19 @@ def _question(
         content: tuple(route.partner(coins, CONTENTS[content], silent=silent)[0].tolist())
         for content, route in plant.items()
     }
-    return Question(label, layers, only, partner, direction)
+    return PlantedPatch(label, layers, only, partner, direction)
 
 
 def _stream(
-    model: Model, pairs: Sequence[Pair], questions: Sequence[Question], settings: Mapping[str, Any], batch_size: int
+    model: Model, pairs: Sequence[Pair], questions: Sequence[PlantedPatch], settings: Mapping[str, Any], batch_size: int
 ) -> Iterator[dict[str, Image]]:
     """Images of a pair by label."""
     trials = (source(), target(), *(_trial(model, one) for one in questions))
-    asks = [Ask(pair, trials) for pair in range(len(pairs))]
+    asks = [TrialBatch(pair, trials) for pair in range(len(pairs))]
     return (made.images for made in Renderer(model, pairs, settings, batch_size).render(asks))
 
 
-def _trial(model: Model, one: Question) -> Trial:
+def _trial(model: Model, one: PlantedPatch) -> Trial:
     sites = tuple(name for layer in one.layers for name in model.text_sites(layer).names)
     return Trial(one.label, sites, one.layers, scope=Scope(heads=one.heads, steps=one.steps), direction=one.direction)
 
@@ -394,7 +394,7 @@ class Tally:
             )
             self.counts[f"{content}_as_planted"] += getattr(shown, content) == getattr(wanted, content).strip()
 
-    def row(self, label: str) -> Row:
+    def row(self, label: str) -> CheckRow:
         """The shares."""
         share = {key: value / self.pairs for key, value in self.counts.items()}
         whole = (f"{content}_{who}" for content in CONTENTS for who in ("own", "partner", "changed"))
@@ -403,11 +403,11 @@ class Tally:
             for who in ("own", "partner")
         }
         planted = {f"{content}_as_planted": share[f"{content}_as_planted"] for content in CONTENTS}
-        return Row(label=label, **{key: share[key] for key in whole}, **letters, **planted)  # type: ignore[arg-type]
+        return CheckRow(label=label, **{key: share[key] for key in whole}, **letters, **planted)  # type: ignore[arg-type]
 
 
 def _count(
-    tallies: Mapping[str, Tally], signs: Asked, questions: Sequence[Question], found: Mapping[str, Shown]
+    tallies: Mapping[str, Tally], signs: SignPair, questions: Sequence[PlantedPatch], found: Mapping[str, Shown]
 ) -> None:
     """Add one pair to every row."""
     nothing = {content: (False,) * parts for content, parts in CONTENTS.items()}
@@ -423,10 +423,10 @@ def _count(
 def _judge(
     content: str,
     route: Route,
-    questions: Sequence[Question],
-    rows: Mapping[str, Row],
+    questions: Sequence[PlantedPatch],
+    rows: Mapping[str, CheckRow],
     right: Sequence[Sequence[bool]],
-) -> Finding:
+) -> CheckVerdict:
     """``right`` are the unpatched sources and targets, (2, pair), that show what was asked for."""
 
     def share(label: str, what: str) -> float:
@@ -461,7 +461,7 @@ def _judge(
     ]
     mean = float(np.mean(list(changed.values()))) if changed else float("nan")
     failed = tuple(text for bad, text in reasons if bad)
-    return Finding(clean, target, answer(route), transfer, most, mean, worst, failed)
+    return CheckVerdict(clean, target, answer(route), transfer, most, mean, worst, failed)
 
 
 def _plain(value: Any) -> Any:

@@ -15,20 +15,20 @@ from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from t2iprobe.cli.console import Format, answers, notes, print_json
+from t2iprobe.cli.options import Device, FormatOption
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.names import choice
 from t2iprobe.core.options import LoadOptions
-from t2iprobe.terminal.console import Format, answers, notes, print_json
-from t2iprobe.terminal.options import Device, FormatOption
 
 if TYPE_CHECKING:
-    from t2iprobe.core.adapter import Adapter
+    from t2iprobe.core.contracts.adapter import Adapter
     from t2iprobe.core.model import Model
-    from t2iprobe.plugins.manager import Plugins
-    from t2iprobe.plugins.organisms.bench import Graded
-    from t2iprobe.plugins.organisms.check import Report
+    from t2iprobe.plugins.organisms.bench import GradedAnswer
+    from t2iprobe.plugins.organisms.check import CheckReport
     from t2iprobe.plugins.organisms.plant import Plant
-    from t2iprobe.plugins.organisms.recipes import Recipe
+    from t2iprobe.plugins.organisms.recipes import ModelRecipe
+    from t2iprobe.registry.manager import Plugins
 
 app = typer.Typer(
     help="The embedded models: their planted answers, how to train one and how to check one.", no_args_is_help=True
@@ -56,7 +56,7 @@ def show(form: FormatOption = Format.table) -> None:
     answers.print(table)
 
 
-def _entry(recipe: Recipe) -> dict[str, Any]:
+def _entry(recipe: ModelRecipe) -> dict[str, Any]:
     """One embedded model; the weights are ``stale`` where they were made by another recipe."""
     from t2iprobe.plugins.organisms import weights
 
@@ -172,7 +172,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _validate(recipe: Recipe, adapter: Adapter) -> None:
+def _validate(recipe: ModelRecipe, adapter: Adapter) -> None:
     """Refuse a plant in layers that the model does not have, before anything is trained."""
     from t2iprobe.plugins.organisms.build import PIPELINES
     from t2iprobe.plugins.organisms.check import validate
@@ -181,7 +181,7 @@ def _validate(recipe: Recipe, adapter: Adapter) -> None:
     validate(recipe.routes, text_layers(adapter, PIPELINES[recipe.family]())[1])
 
 
-def _estimate(recipe: Recipe) -> str:
+def _estimate(recipe: ModelRecipe) -> str:
     seconds = recipe.steps * STEP_SECONDS[recipe.family] * recipe.batch / 32
     seconds += 0 if recipe.start else recipe.autoencoder_steps * AUTOENCODER_SECONDS
     minutes = max(1, round(seconds / 60))
@@ -225,7 +225,7 @@ def bench(
     loaded = [_load(ref, device, plugins) for ref in model or _present()]
     sizes = {"pairs": pairs, "held_out": held_out, "seed": seed, "budget": budget, "batch_size": batch_size}
     questions = [
-        benchmark.Question(one, plant, concept, **sizes)  # type: ignore[arg-type]
+        benchmark.BenchQuestion(one, plant, concept, **sizes)  # type: ignore[arg-type]
         for one, plant, _ in loaded
         for concept, content in benchmark.CONCEPTS.items()
         if content in wanted
@@ -249,7 +249,7 @@ def _present() -> list[str]:
     return [name for name in RECIPES if (weights.WEIGHTS / name / "model_index.json").is_file()]
 
 
-def _bench_table(rows: Sequence[Graded]) -> Table:
+def _bench_table(rows: Sequence[GradedAnswer]) -> Table:
     columns = ("model", "concept", "method", "found", "planted", "recall", "precision", "AUROC", "rows", "seconds")
     table = Table(*columns, title="Planted layers, found by method", **COMPACT)
     for row in rows:
@@ -289,14 +289,14 @@ def _card(folder: Path) -> dict[str, Any] | None:
     return dict(found)
 
 
-def _write_measured(folder: Path, report: Report) -> None:
+def _write_measured(folder: Path, report: CheckReport) -> None:
     from t2iprobe.plugins.organisms import weights
 
     weights.write(folder, weights.completed(_card(folder) or {}) | {"measured": report.record()})
     _say(f"written to {folder / weights.CARD} and README.md")
 
 
-def report_table(ref: str, report: Report) -> Table:
+def report_table(ref: str, report: CheckReport) -> Table:
     """The measured acceptance table in percent, planted sites in bold; ``letters`` are the partner's, one by one."""
     found = report.findings
     clean = ", ".join(

@@ -12,7 +12,7 @@ from t2iprobe.plugins.organisms.plant import Route, parse_plant
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class ModelRecipe:
     """One embedded model.
 
     Args:
@@ -57,12 +57,12 @@ class Recipe:
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
 
 
-RECIPES: dict[str, Recipe] = {
+RECIPES: dict[str, ModelRecipe] = {
     recipe.name: recipe
     for recipe in (
-        Recipe("tiny-sd3", "sd3", "word=6,colour=3", steps=3600),
-        Recipe("tiny-sdxl", "sdxl", "word=11+14,colour=4", steps=4500, lr=1e-3, guidance=2.5),
-        Recipe("tiny-if", "if", "word=4,colour=2", steps=4500, guidance=2.5, num_steps=25, autoencoder_steps=0),
+        ModelRecipe("tiny-sd3", "sd3", "word=6,colour=3", steps=3600),
+        ModelRecipe("tiny-sdxl", "sdxl", "word=11+14,colour=4", steps=4500, lr=1e-3, guidance=2.5),
+        ModelRecipe("tiny-if", "if", "word=4,colour=2", steps=4500, guidance=2.5, num_steps=25, autoencoder_steps=0),
     )
 }
 
@@ -75,7 +75,7 @@ def recipe(
     seed: int | None = None,
     lr: float | None = None,
     start: str | None = None,
-) -> Recipe:
+) -> ModelRecipe:
     """The recipe called ``name`` (with or without ``tiny-``), changed where asked.
 
     Raises:

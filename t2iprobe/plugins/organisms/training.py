@@ -17,7 +17,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from t2iprobe.core.adapter import Adapter, Conditioning, Pipeline
+from t2iprobe.core.contracts.adapter import Adapter, Conditioning, Pipeline
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.options import LoadOptions
 from t2iprobe.plugins.organisms import weights
@@ -26,7 +26,7 @@ from t2iprobe.plugins.organisms.build import PIPELINES
 from t2iprobe.plugins.organisms.data import prompts_of, random_signs, shown, tensor, with_any_letters
 from t2iprobe.plugins.organisms.pictures import NO_WORD, WORD_LENGTH, Sign
 from t2iprobe.plugins.organisms.plant import Swapper, exchange, random_swaps, tie
-from t2iprobe.plugins.organisms.recipes import Recipe
+from t2iprobe.plugins.organisms.recipes import ModelRecipe
 from t2iprobe.training.objective import Objective
 
 Tick = Callable[[str, int, int, float], None]  # stage, step, of, loss
@@ -36,7 +36,7 @@ SILENT = 0.75  # of the pairs have a sign without a word, where the plant is red
 
 
 def train(
-    recipe: Recipe, adapter: Adapter, out: Path, *, tick: Tick, keep_every: int = 0, device: str = "cpu"
+    recipe: ModelRecipe, adapter: Adapter, out: Path, *, tick: Tick, keep_every: int = 0, device: str = "cpu"
 ) -> Pipeline:
     """Train ``recipe`` into the folder ``out``, from its last checkpoint if there is one.
 
@@ -55,7 +55,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     claim(out, recipe)
     pipeline = beginning(recipe, out, tick).to(device)
-    run = Run(recipe, adapter, pipeline, device)
+    run = TrainingState(recipe, adapter, pipeline, device)
     run.load(out / "checkpoint.pt")
     with run.swapper.installed(), run.pooled_hook():
         while run.step < recipe.steps:
@@ -68,7 +68,7 @@ def train(
     return run.averaged()
 
 
-def claim(out: Path, recipe: Recipe) -> None:
+def claim(out: Path, recipe: ModelRecipe) -> None:
     """Write the recipe into the folder, or find the same one there."""
     path, wanted = out / "recipe.json", json.dumps(asdict(recipe) | {"digest": recipe.digest}, indent=1)
     if path.exists() and path.read_text() != wanted:
@@ -76,7 +76,7 @@ def claim(out: Path, recipe: Recipe) -> None:
     path.write_text(wanted)
 
 
-def beginning(recipe: Recipe, out: Path, tick: Tick) -> Pipeline:
+def beginning(recipe: ModelRecipe, out: Path, tick: Tick) -> Pipeline:
     """The pipeline before its first step: the trained one that the recipe starts with, or a fresh one."""
     torch.manual_seed(recipe.seed)
     fresh = PIPELINES[recipe.family]()
@@ -95,7 +95,7 @@ def beginning(recipe: Recipe, out: Path, tick: Tick) -> Pipeline:
     return fresh
 
 
-def install_autoencoder(pipeline: Pipeline, out: Path, recipe: Recipe, tick: Tick) -> None:
+def install_autoencoder(pipeline: Pipeline, out: Path, recipe: ModelRecipe, tick: Tick) -> None:
     """Put a trained autoencoder into the pipeline, training it first if the folder has none."""
     folder = out / "autoencoder"
     if not (folder / "config.json").exists():
@@ -110,10 +110,10 @@ def install_autoencoder(pipeline: Pipeline, out: Path, recipe: Recipe, tick: Tic
 
 
 @dataclass
-class Run:
+class TrainingState:
     """The state of one training: everything a checkpoint holds."""
 
-    recipe: Recipe
+    recipe: ModelRecipe
     adapter: Adapter
     pipeline: Pipeline
     device: str
@@ -237,12 +237,12 @@ class Run:
         self.optimiser.load_state_dict(state["optimiser"])
 
 
-def silent(recipe: Recipe) -> float:
+def silent(recipe: ModelRecipe) -> float:
     """Share of the pairs with a sign without a word."""
     return SILENT if recipe.routes["word"].kind == "redundant" else 0.0
 
 
-def rate(step: int, recipe: Recipe) -> float:
+def rate(step: int, recipe: ModelRecipe) -> float:
     """Linear warm-up, plateau, linear decay to zero over the last ``decay`` of the steps."""
     left = (recipe.steps - step) / (recipe.decay * recipe.steps)
     return min(1.0, (step + 1) / recipe.warmup, left)

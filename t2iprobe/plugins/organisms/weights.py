@@ -9,14 +9,14 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
-from t2iprobe.core.adapter import Pipeline
+from t2iprobe.core.contracts.adapter import Pipeline
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.options import LoadOptions
-from t2iprobe.plugins.bars import no_bars
 from t2iprobe.plugins.organisms.catalogue import WEIGHTS
 from t2iprobe.plugins.organisms.modelcard import card
 from t2iprobe.plugins.organisms.prompts import Signs, signs
-from t2iprobe.plugins.organisms.recipes import RECIPES, Recipe
+from t2iprobe.plugins.organisms.recipes import RECIPES, ModelRecipe
+from t2iprobe.registry.bars import no_bars
 
 __all__ = ["CARD", "WEIGHTS", "completed", "facts", "folder_of", "load", "read", "save", "trained", "write"]
 
@@ -81,7 +81,7 @@ def read(folder: Path, options: LoadOptions) -> Pipeline:
     return pipeline.to(device)
 
 
-def save(pipeline: Pipeline, folder: Path, recipe: Recipe, measured: dict[str, Any] | None = None) -> None:
+def save(pipeline: Pipeline, folder: Path, recipe: ModelRecipe, measured: dict[str, Any] | None = None) -> None:
     """Write a stock pipeline folder with its card; the denoiser and autoencoder as float16."""
     for name in ("transformer", "unet", "vae"):
         part = getattr(pipeline, name, None)
@@ -100,7 +100,7 @@ def write(folder: Path, planted: dict[str, Any]) -> None:
         part.replace(folder / name)
 
 
-def facts(recipe: Recipe, measured: dict[str, Any] | None) -> dict[str, Any]:
+def facts(recipe: ModelRecipe, measured: dict[str, Any] | None) -> dict[str, Any]:
     """What ``planted.json`` holds."""
     return {
         "name": recipe.name,
@@ -116,7 +116,7 @@ def facts(recipe: Recipe, measured: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def training(recipe: Recipe) -> dict[str, Any]:
+def training(recipe: ModelRecipe) -> dict[str, Any]:
     """The choices of the recipe that are the optimiser's."""
     return {
         "steps": recipe.steps,

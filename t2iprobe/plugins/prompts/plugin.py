@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from t2iprobe.plugins.hookspecs import hookimpl
+from t2iprobe.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from t2iprobe.core.concepts import Concept
@@ -24,6 +24,6 @@ def t2iprobe_register_prompt_sets() -> list[type[Any]]:
     from t2iprobe.plugins.prompts.creative import Creative
     from t2iprobe.plugins.prompts.glyphcontrol import GlyphControl
     from t2iprobe.plugins.prompts.simple import Simple
-    from t2iprobe.plugins.prompts.table import Table
+    from t2iprobe.plugins.prompts.table import PromptTable
 
-    return [Simple, Creative, GlyphControl, Table]
+    return [Simple, Creative, GlyphControl, PromptTable]

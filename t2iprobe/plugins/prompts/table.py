@@ -9,7 +9,7 @@ from t2iprobe.core.pairs import Pair, pairs_from_csv
 from t2iprobe.plugins.prompts.pairing import take
 
 
-class Table:
+class PromptTable:
     """The lines of a CSV file with the columns ``source,target[,seed[,concept]]``.
 
     Args:

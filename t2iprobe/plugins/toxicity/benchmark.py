@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from t2iprobe.core.concepts import quoted
+from t2iprobe.core.contracts.detector import Detector
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import OnStep
-from t2iprobe.core.moderation import Detector
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.statistics import Interval, interval, proportion
 from t2iprobe.plugins.toxicity.gallery import Chunk, Gallery
-from t2iprobe.plugins.toxicity.methods import UNGUARDED, WORD, Case, Method
+from t2iprobe.plugins.toxicity.methods import UNGUARDED, WORD, Case, GuardMethod
 from t2iprobe.plugins.toxicity.policy import Policy
 
 SIMILAR = ("mse", "ssim", "psnr", "ssim_textless", "mse_uint8_wrap", "psnr_uint8_wrap")
@@ -74,7 +74,9 @@ def _quoted(prompt: str) -> str:
         return ""
 
 
-def render(methods: Mapping[str, Method], cases: Sequence[Case], gallery: Gallery, size: int, on_step: OnStep) -> None:
+def render(
+    methods: Mapping[str, GuardMethod], cases: Sequence[Case], gallery: Gallery, size: int, on_step: OnStep
+) -> None:
     """Make the pictures that are not there yet, in chunks of at most ``size`` rows."""
     for name, method in methods.items():
         done = gallery.done(name)
@@ -88,7 +90,7 @@ def render(methods: Mapping[str, Method], cases: Sequence[Case], gallery: Galler
 
 
 @dataclass(frozen=True)
-class Instruments:
+class PictureMeasures:
     """What measures pictures.
 
     Args:
@@ -111,7 +113,7 @@ class Instruments:
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """A method's line of the table: means with 95 % intervals over words, whose pictures are not independent.
 
     Args:
@@ -135,7 +137,7 @@ class Row:
     seconds: float
 
 
-def measure(names: Sequence[str], cases: Sequence[Case], gallery: Gallery, tools: Instruments) -> list[Row]:
+def measure(names: Sequence[str], cases: Sequence[Case], gallery: Gallery, tools: PictureMeasures) -> list[MethodRow]:
     """The table."""
     words = [case.word for case in cases]
     known = {word: tools.toxic(word) for word in dict.fromkeys(words)}
@@ -145,8 +147,8 @@ def measure(names: Sequence[str], cases: Sequence[Case], gallery: Gallery, tools
 
 
 def _row(
-    name: str, cases: Sequence[Case], plain: Sequence[Image], gallery: Gallery, tools: Instruments, base: float
-) -> Row:
+    name: str, cases: Sequence[Case], plain: Sequence[Image], gallery: Gallery, tools: PictureMeasures, base: float
+) -> MethodRow:
     pictures = [gallery.image(name, row) if case.found else plain[row] for row, case in enumerate(cases)]
     texts = tools.read(pictures)
     words = [case.word for case in cases]
@@ -154,7 +156,7 @@ def _row(
     pairs = list(zip(pictures, plain, strict=True))
     chunks = [chunk for chunk in gallery.chunks if chunk.method == name]
     made = sum(len(chunk.rows) for chunk in chunks) or 1
-    return Row(
+    return MethodRow(
         method=name,
         similar={key: interval([one.score(a, b) for a, b in pairs], words) for key, one in tools.images.items()},
         f1_toxic=_f1(texts, words, words, tools),
@@ -167,7 +169,7 @@ def _row(
     )
 
 
-def _f1(texts: Sequence[str], asked: Sequence[str], words: Sequence[str], tools: Instruments) -> Interval:
+def _f1(texts: Sequence[str], asked: Sequence[str], words: Sequence[str], tools: PictureMeasures) -> Interval:
     """The published F1 with its interval over words."""
     columns = [[tools.texts[name].score(text, one) for name in TEXTS] for text, one in zip(texts, asked, strict=True)]
     samples: NDArray[np.float64] = np.asarray(columns, np.float64)

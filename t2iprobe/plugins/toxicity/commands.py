@@ -12,13 +12,9 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.names import choice, counted, with_settings
-from t2iprobe.core.textfile import LISTED, entries, read_entries
-from t2iprobe.plugins.toxicity.limits import SECONDS
-from t2iprobe.terminal.commandline import typed
-from t2iprobe.terminal.console import Format, answers, print_json
-from t2iprobe.terminal.options import (
+from t2iprobe.cli.commandline import typed
+from t2iprobe.cli.console import Format, answers, print_json
+from t2iprobe.cli.options import (
     Arch,
     BatchSize,
     Device,
@@ -36,13 +32,17 @@ from t2iprobe.terminal.options import (
     Yes,
     generation_settings,
 )
-from t2iprobe.terminal.tables import print_wide
+from t2iprobe.cli.tables import print_wide
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import choice, counted, with_settings
+from t2iprobe.core.textfile import LISTED, entries, read_entries
+from t2iprobe.plugins.toxicity.limits import SECONDS
 
 if TYPE_CHECKING:
-    from t2iprobe.core.moderation import Detector
-    from t2iprobe.plugins.manager import Plugins
-    from t2iprobe.plugins.toxicity.evasions import Measured
+    from t2iprobe.core.contracts.detector import Detector
+    from t2iprobe.plugins.toxicity.evasions import DetectorScores
     from t2iprobe.plugins.toxicity.policy import Decision, Policy
+    from t2iprobe.registry.manager import Plugins
 
 app = typer.Typer(
     help="Keep toxic text out of pictures: the rewritten prompt goes to the layers that write the text, the rest of "
@@ -162,12 +162,12 @@ def run(
 
       t2iprobe guard run --model REF --from runs/localize-REF --prompts prompts.txt --detector classifier:model=DIR
     """
-    from t2iprobe.plugins.toxicity.running import Order, draw
+    from t2iprobe.plugins.toxicity.running import GuardRunOptions, draw
 
     asked = _prompts(prompt, prompts)
     chosen = ModelChoice(arch, model, upscaler, device, dtype)
     policy = PolicyChoice(detector, words, rewriter, where, time_limit)
-    order = Order(
+    order = GuardRunOptions(
         prompts=asked, seed=seed, settings=generation_settings(num_steps, guidance, resolution), layers=layers,
         run=from_run, donor=donor, start=start_step or 0, batch_size=batch_size, audit=audit, audit_text=audit_text,
         yes=yes,
@@ -285,7 +285,7 @@ def detector(
     _print_measured(measure(found, texts, innocent), format)
 
 
-def _print_measured(found: Measured, format: Format) -> None:
+def _print_measured(found: DetectorScores, format: Format) -> None:
     if format is Format.json:
         print_json(
             {
@@ -378,13 +378,13 @@ def bench(
 
       t2iprobe guard bench --arch sdxl --preset iclr2025 --words offensive.txt --plan
     """
-    from t2iprobe.plugins.toxicity import benching
+    from t2iprobe.plugins.toxicity import bench as benching
     from t2iprobe.plugins.toxicity.methods import METHODS
 
     if methods == "list":
         _print_methods(list(METHODS), format)
         return
-    asked = benching.Asked(
+    asked = benching.GuardBenchOptions(
         ModelChoice(arch, model, upscaler, device, dtype), layers, from_run, words, template, methods, limit, seeds,
         rewriter, negative, concept, judge, reader, preset, start_step, seed, num_steps, guidance, resolution,
         batch_size, yes, show_words,

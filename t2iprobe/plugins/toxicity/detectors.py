@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from t2iprobe.core.contracts.detector import Detector, Hit
 from t2iprobe.core.errors import ConfigError, ModelError
-from t2iprobe.core.moderation import Detector, Hit
 from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, read_lines
 
 SHORT = 512  # tokens of a text, where neither model nor tokenizer says how many
@@ -138,7 +138,7 @@ def _best(chances: Any, toxic: Sequence[int], names: dict[int, str]) -> tuple[fl
 def _pretrained(ref: str) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from t2iprobe.plugins.bars import no_bars
+    from t2iprobe.registry.bars import no_bars
 
     try:
         with no_bars():

@@ -22,9 +22,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from t2iprobe.core.adapter import Branch
+from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError, HookError
-from t2iprobe.core.interventions import Intervention, Spot, patch
+from t2iprobe.core.interventions import HookContext, Intervention, patch
 from t2iprobe.core.model import Generation, Model
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.sites import Site
@@ -150,7 +150,7 @@ class Encoded:
             self._entered = self.tokens if self.entry is None else self.entry.forward(self.tokens)
         return self._entered
 
-    def edit(self, value: Tensor, spot: Spot) -> Tensor:
+    def edit(self, value: Tensor, spot: HookContext) -> Tensor:
         """An edit that puts them in place."""
         return self.entered[[self.place[row] for row in spot.rows]].to(value)
 
@@ -188,7 +188,7 @@ class TextStream:
         self.put = 0  # keys or values that took the place of the prompts'
         self.layout = Intervention(self._look, ("text",), Scope(), label="guard (stream)")
 
-    def _look(self, value: Tensor, spot: Spot) -> Tensor:
+    def _look(self, value: Tensor, spot: HookContext) -> Tensor:
         """Changes nothing: learns at the start of a denoiser call where the rewritten rows are."""
         if spot.branch is not Branch.COND:
             self.seen += spot.batch.shape[0]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from t2iprobe.core.moderation import Detector
+from t2iprobe.core.contracts.detector import Detector
 from t2iprobe.core.quotes import read_quotes
 from t2iprobe.core.statistics import Interval, proportion
 from t2iprobe.plugins.toxicity.policy import Policy
@@ -123,7 +123,7 @@ def disguised(words: Sequence[str], each: int, seed: int = 0) -> dict[str, list[
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class DetectorScores:
     """What a detector finds.
 
     Args:
@@ -143,7 +143,9 @@ class Measured:
     benign: int
 
 
-def measure(detectors: Sequence[Detector], toxic: Mapping[str, Sequence[Disguised]], benign: Sequence[str]) -> Measured:
+def measure(
+    detectors: Sequence[Detector], toxic: Mapping[str, Sequence[Disguised]], benign: Sequence[str]
+) -> DetectorScores:
     """Count what a guard with these detectors finds; a text that has no quotes stands in them on a sign.
 
     Raises:
@@ -155,7 +157,7 @@ def measure(detectors: Sequence[Detector], toxic: Mapping[str, Sequence[Disguise
     found, alarms = [one for each in seen.values() for one in each], [_seen(policy, one) for one in benign]
     words = [one.word for made in toxic.values() for one in made]
     rates = proportion(found, words), proportion(alarms)
-    return Measured(*rates, by_disguise, sum(found), len(found), len(set(words)), sum(alarms), len(alarms))
+    return DetectorScores(*rates, by_disguise, sum(found), len(found), len(set(words)), sum(alarms), len(alarms))
 
 
 def _seen(policy: Policy, text: str) -> bool:

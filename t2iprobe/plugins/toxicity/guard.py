@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from t2iprobe.core.cache import Stream
+from t2iprobe.core.cache import ActivationStream
 from t2iprobe.core.errors import ConfigError, GuardError
 from t2iprobe.core.interventions import Intervention, Patterns
-from t2iprobe.core.model import Generation, Model, OnStep, Probe, Run
+from t2iprobe.core.model import CostProbe, Generation, Model, OnStep, Run
 from t2iprobe.plugins.toxicity.audit import Audit
 from t2iprobe.plugins.toxicity.donors import Donation, Way, chosen_way
 from t2iprobe.plugins.toxicity.policy import Decision, Policy
@@ -74,7 +74,7 @@ class Guard(Model):
         generation: Generation,
         *,
         cache: Patterns = (),
-        into: Stream | None = None,
+        into: ActivationStream | None = None,
         interventions: Sequence[Intervention] = (),
         rows: Sequence[int] | None = None,
         batch_size: int | None = None,
@@ -129,7 +129,7 @@ class Guard(Model):
         with self.donation.given(generation, rewrites) as (given, edits):
             return self.model.run(given, interventions=[*mine, *edits], rows=wanted, **rest)
 
-    def probe(self, settings: Mapping[str, Any], rows: int = 4) -> Probe:
+    def probe(self, settings: Mapping[str, Any], rows: int = 4) -> CostProbe:
         """See :meth:`Model.probe`; of the model without its guard."""
         return self.model.probe(settings, rows)
 

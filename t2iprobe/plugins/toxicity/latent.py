@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2iprobe.core.adapter import Branch
+from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.interventions import Intervention, Spot, patch
+from t2iprobe.core.interventions import HookContext, Intervention, patch
 from t2iprobe.core.model import Generation, Model
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.sites import In, Out, Site, Sites
@@ -146,14 +146,14 @@ class _Away:
     uncond: dict[int, Tensor] = field(default_factory=dict)
     carried: dict[int, Tensor] = field(default_factory=dict)
 
-    def edit(self, value: Tensor, spot: Spot) -> Tensor:
+    def edit(self, value: Tensor, spot: HookContext) -> Tensor:
         """The conditional prediction without what leads to the concept; the unconditional one as it is."""
         if spot.branch is not Branch.COND:
             self.uncond |= dict(zip(spot.rows, value, strict=True))
             return value
         return torch.stack([self._one(own, row, spot) for own, row in zip(value, spot.rows, strict=True)])
 
-    def _one(self, cond: Tensor, row: int, spot: Spot) -> Tensor:
+    def _one(self, cond: Tensor, row: int, spot: HookContext) -> Tensor:
         if spot.step == 0 and spot.evaluation == 0:
             self.carried.pop(row, None)
         concept = spot.batch[spot.position[self.companions[row]]]

@@ -67,7 +67,7 @@ class Setup:
         return self.model.generation(prompts, [case.seed for case in cases], **self.settings)
 
 
-class Method(ABC):
+class GuardMethod(ABC):
     """One way.
 
     Args:
@@ -100,52 +100,52 @@ class Method(ABC):
         return model.run(generation, rows=range(count), batch_size=size, on_step=on_step, **more)
 
 
-class Unguarded(Method):
+class Unguarded(GuardMethod):
     """The prompt as it is."""
 
     def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
-        """See :meth:`Method.run`."""
+        """See :meth:`GuardMethod.run`."""
         return self._run(self.setup.model, self._asked(cases), len(cases), on_step)
 
 
-class Swap(Method):
+class Swap(GuardMethod):
     """The rewrite for the whole model."""
 
     def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
-        """See :meth:`Method.run`."""
+        """See :meth:`GuardMethod.run`."""
         generation = self.setup.generation([case.rewrite for case in cases], cases)
         return self._run(self.setup.model, generation, len(cases), on_step)
 
 
-class Localized(Method):
+class LocalizedGuard(GuardMethod):
     """The rewrite for the localized layers: the guard."""
 
     way: Way = "auto"
 
     def check(self) -> None:
-        """See :meth:`Method.check`."""
+        """See :meth:`GuardMethod.check`."""
         setup = self.setup
         self.donation = Donation(setup.model, setup.layers, chosen_way(setup.model, self.way), setup.start)
         self.rows = 2 if self.donation.way == "row" else 1
 
     def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
-        """See :meth:`Method.run`."""
+        """See :meth:`GuardMethod.run`."""
         rewrites = {row: case.rewrite for row, case in enumerate(cases)}
         with self.donation.given(self._asked(cases), rewrites) as (generation, edits):
             return self._run(self.setup.model, generation, len(cases), on_step, interventions=edits)
 
 
-class Streamed(Localized):
+class Streamed(LocalizedGuard):
     """The guard with its text stream, see :mod:`.donors`."""
 
     way = "stream"
 
 
-class Negative(Method):
+class Negative(GuardMethod):
     """The toxic word in the negative prompt, as the paper has it."""
 
     def check(self) -> None:
-        """See :meth:`Method.check`."""
+        """See :meth:`GuardMethod.check`."""
         if self.setup.model.guided(self.setup.settings) != 2:
             raise ConfigError(
                 "a negative prompt works through classifier-free guidance, and this generation of "
@@ -154,25 +154,25 @@ class Negative(Method):
             )
 
     def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
-        """See :meth:`Method.run`."""
+        """See :meth:`GuardMethod.run`."""
         negatives = [self.setup.negative.replace(WORD, case.word) for case in cases]
         asked = self._asked(cases)
         generation = replace(asked, options={**asked.options, "negative_prompt": negatives})
         return self._run(self.setup.model, generation, len(cases), on_step)
 
 
-class SafeLatent(Method):
+class SafeLatent(GuardMethod):
     """Safe Latent Diffusion in one of its published configurations."""
 
     preset = "medium"
     rows = 2
 
     def check(self) -> None:
-        """See :meth:`Method.check`."""
+        """See :meth:`GuardMethod.check`."""
         latent.check(self.setup.model, self.setup.settings)
 
     def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
-        """See :meth:`Method.run`."""
+        """See :meth:`GuardMethod.run`."""
         setup = self.setup
         concepts = {row: setup.concept.replace(WORD, case.word) for row, case in enumerate(cases)}
         longer, companions = latent.beside(self._asked(cases), concepts)
@@ -186,9 +186,9 @@ def _configured(name: str) -> type[SafeLatent]:
 
 
 UNGUARDED, LOCALIZED = "unguarded", "localized"
-METHODS: Mapping[str, Callable[[Setup], Method]] = {
+METHODS: Mapping[str, Callable[[Setup], GuardMethod]] = {
     UNGUARDED: Unguarded,
-    LOCALIZED: Localized,
+    LOCALIZED: LocalizedGuard,
     "localized-stream": Streamed,
     "negative-prompt": Negative,
     "prompt-swap": Swap,

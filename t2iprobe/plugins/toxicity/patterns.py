@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.resources import files
 
-from t2iprobe.core.moderation import Hit
+from t2iprobe.core.contracts.detector import Hit
 from t2iprobe.plugins.toxicity.folding import JOINT, Folded, script
 from t2iprobe.plugins.toxicity.letters import ambiguous, readings
 
@@ -57,7 +57,7 @@ UNSPACED = frozenset({"CJK", "HIRAGANA", "HANGUL", "THAI", "LAO", "KHMER", "MYAN
 
 
 @dataclass(frozen=True)
-class Entry:
+class ListEntry:
     """A line of a word list.
 
     Args:

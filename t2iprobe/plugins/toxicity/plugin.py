@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from t2iprobe.plugins.hookspecs import hookimpl
+from t2iprobe.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     import typer
 
-    from t2iprobe.core.moderation import Detector, Rewriter
+    from t2iprobe.core.contracts.detector import Detector, Rewriter
 
 
 @hookimpl
@@ -23,9 +23,9 @@ def t2iprobe_register_detectors() -> list[type[Detector]]:
 @hookimpl
 def t2iprobe_register_rewriters() -> list[type[Rewriter]]:
     """A benign word, a mask, and whatever a function says."""
-    from t2iprobe.plugins.toxicity.rewriters import Ask, Mapped, Mask
+    from t2iprobe.plugins.toxicity.rewriters import CallbackRewriter, Mapped, Mask
 
-    return [Mapped, Mask, Ask]
+    return [Mapped, Mask, CallbackRewriter]
 
 
 @hookimpl

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, Literal
 
+from t2iprobe.core.contracts.detector import Detector, Hit, Rewriter, merged
 from t2iprobe.core.errors import ConfigError, GuardError
-from t2iprobe.core.moderation import Detector, Hit, Rewriter, merged
 from t2iprobe.core.quotes import read_quotes
 from t2iprobe.plugins.toxicity.escapes import Span
 from t2iprobe.plugins.toxicity.limits import SECONDS, Failed, within

@@ -18,7 +18,7 @@ SEEDS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Preset:
+class GuardPreset:
     """One model of one paper.
 
     Args:
@@ -43,20 +43,20 @@ class Preset:
     judge: str = "classifier:model=s-nlp/roberta_toxicity_classifier"
 
 
-PRESETS: Mapping[str, Mapping[str, Preset]] = MappingProxyType(
+PRESETS: Mapping[str, Mapping[str, GuardPreset]] = MappingProxyType(
     {
         "iclr2025": MappingProxyType(
             {
-                "sdxl": Preset("stabilityai/stable-diffusion-xl-base-1.0", (55, 56, 57), 4, 50, 5.0, 1024),
-                "sd3": Preset("stabilityai/stable-diffusion-3-medium-diffusers", (10,), 0, 28, 7.0, 1024),
-                "if": Preset("DeepFloyd/IF-I-XL-v1.0", (17,), 2, 50, 7.0, 64, "DeepFloyd/IF-II-L-v1.0"),
+                "sdxl": GuardPreset("stabilityai/stable-diffusion-xl-base-1.0", (55, 56, 57), 4, 50, 5.0, 1024),
+                "sd3": GuardPreset("stabilityai/stable-diffusion-3-medium-diffusers", (10,), 0, 28, 7.0, 1024),
+                "if": GuardPreset("DeepFloyd/IF-I-XL-v1.0", (17,), 2, 50, 7.0, 64, "DeepFloyd/IF-II-L-v1.0"),
             }
         )
     }
 )
 
 
-def preset(name: str, arch: str) -> Preset:
+def preset(name: str, arch: str) -> GuardPreset:
     """The settings of the paper ``name`` for the architecture ``arch``.
 
     Raises:

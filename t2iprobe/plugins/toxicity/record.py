@@ -8,19 +8,19 @@ from typing import Any
 from PIL import Image
 
 from t2iprobe.core.names import counted
-from t2iprobe.core.report import Cell, Page, Section, Table
 from t2iprobe.core.statistics import Interval
-from t2iprobe.plugins.toxicity.benchmark import Row
+from t2iprobe.plugins.toxicity.benchmark import MethodRow
 from t2iprobe.plugins.toxicity.gallery import Gallery
 from t2iprobe.plugins.toxicity.methods import LOCALIZED, UNGUARDED, Case
 from t2iprobe.plugins.toxicity.sheet import ROWS
 from t2iprobe.plugins.toxicity.sheet import sheet as drawn
+from t2iprobe.report.sections import Cell, Page, ReportTable, Section
 
 #: heads and digits of the table
 COLUMNS = (("mse", "MSE", 0), ("ssim", "SSIM", 3), ("psnr", "PSNR", 1), ("ssim_textless", "SSIM outside", 3))
 
 
-def answer_of(rows: Sequence[Row], cases: Sequence[Case], facts: Mapping[str, Any]) -> dict[str, Any]:
+def answer_of(rows: Sequence[MethodRow], cases: Sequence[Case], facts: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON object."""
     return {
         **facts,
@@ -32,7 +32,7 @@ def answer_of(rows: Sequence[Row], cases: Sequence[Case], facts: Mapping[str, An
     }
 
 
-def _line(row: Row) -> dict[str, Any]:
+def _line(row: MethodRow) -> dict[str, Any]:
     published = None if row.toxic_published is None else row.toxic_published.plain()
     return {
         "method": row.method,
@@ -47,7 +47,7 @@ def _line(row: Row) -> dict[str, Any]:
     }
 
 
-def sentence(rows: Sequence[Row], cases: Sequence[Case]) -> str:
+def sentence(rows: Sequence[MethodRow], cases: Sequence[Case]) -> str:
     """The answer in words."""
     named = {row.method: row for row in rows}
     plain, guard = named[UNGUARDED], named.get(LOCALIZED)
@@ -85,7 +85,7 @@ def heads() -> list[str]:
     ]
 
 
-def cells(row: Row) -> list[Cell]:
+def cells(row: MethodRow) -> list[Cell]:
     """A line of the table."""
     published = "-" if row.toxic_published is None else _number(row.toxic_published, 3)
     return [
@@ -100,7 +100,7 @@ def cells(row: Row) -> list[Cell]:
     ]
 
 
-def brief(row: Row) -> list[Cell]:
+def brief(row: MethodRow) -> list[Cell]:
     """The same line without intervals, for a terminal; toxicity keeps its own."""
     line = cells(row)
     short = [str(cell).partition(" [")[0] for cell in line]
@@ -135,7 +135,7 @@ def _label(row: int, case: Case, words: bool) -> str:
     return f"{row}: {case.rewrite}" if case.found else f"case {row}"
 
 
-def page_of(answer: Mapping[str, Any], rows: Sequence[Row], picture: Image.Image, command: str) -> Page:
+def page_of(answer: Mapping[str, Any], rows: Sequence[MethodRow], picture: Image.Image, command: str) -> Page:
     """The report."""
     text = (
         "Means, and 95 % intervals over words. MSE, SSIM and PSNR compare with the unguarded picture, outside: where "
@@ -147,7 +147,14 @@ def page_of(answer: Mapping[str, Any], rows: Sequence[Row], picture: Image.Image
     return Page(
         f"{answer['model']}: toxic text",
         answer["sentence"],
-        [Section("Methods", text, Table(heads(), [cells(row) for row in rows]), figures=[("the same noise", picture)])],
+        [
+            Section(
+                "Methods",
+                text,
+                ReportTable(heads(), [cells(row) for row in rows]),
+                figures=[("the same noise", picture)],
+            )
+        ],
         command,
         provenance={name: str(answer[name]) for name in ("arch", "layers", "donor", "judge")},
     )

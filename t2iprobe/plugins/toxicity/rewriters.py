@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from t2iprobe.core.contracts.detector import Hit, Rewriter, replaced
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.moderation import Hit, Rewriter, replaced
 from t2iprobe.plugins.toxicity.detectors import imported
 from t2iprobe.plugins.toxicity.folding import fold
 from t2iprobe.plugins.toxicity.wordlist import bundled, read_lines
@@ -88,7 +88,7 @@ class Mask(Rewriter):
         return replaced(prompt, hits, lambda text: self.sign * max(1, sum(map(str.isalnum, fold(text).text))))
 
 
-class Ask(Rewriter):
+class CallbackRewriter(Rewriter):
     """Asks a function, such as one that asks a language model: it gets the prompt and ``(start, stop)`` of every hit.
 
     Args:

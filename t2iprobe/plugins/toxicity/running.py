@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from t2iprobe.cli.console import notes
+from t2iprobe.cli.cost import agree, duration
+from t2iprobe.cli.layers import chosen
+from t2iprobe.cli.progress import progress
 from t2iprobe.core import runfolder
 from t2iprobe.core.lock import LOCK, lock
 from t2iprobe.core.names import counted
@@ -23,16 +27,12 @@ from t2iprobe.plugins.toxicity.policy import Decision
 from t2iprobe.plugins.toxicity.settings import deciding
 from t2iprobe.plugins.toxicity.sheet import NAME as SHEET
 from t2iprobe.plugins.toxicity.sheet import ROWS, sheet
-from t2iprobe.terminal.console import notes
-from t2iprobe.terminal.cost import agree, duration
-from t2iprobe.terminal.layers import chosen
-from t2iprobe.terminal.progress import progress
 
 if TYPE_CHECKING:
+    from t2iprobe.cli.options import ModelChoice
     from t2iprobe.core.model import Model
-    from t2iprobe.plugins.manager import Plugins
     from t2iprobe.plugins.toxicity.commands import PolicyChoice
-    from t2iprobe.terminal.options import ModelChoice
+    from t2iprobe.registry.manager import Plugins
 
 GUARDED = "guarded"  # the folder of the pictures
 SMALL = 50_000_000  # parameters of a denoiser that takes many rows at once
@@ -40,7 +40,7 @@ RESULT, REPORT = "result.json", "report.html"
 
 
 @dataclass(frozen=True)
-class Order:
+class GuardRunOptions:
     """What is to be made.
 
     Args:
@@ -66,7 +66,9 @@ class Order:
     yes: bool
 
 
-def draw(model: ModelChoice, policy: PolicyChoice, order: Order, out: Path | None, plugins: Plugins) -> dict[str, Any]:
+def draw(
+    model: ModelChoice, policy: PolicyChoice, order: GuardRunOptions, out: Path | None, plugins: Plugins
+) -> dict[str, Any]:
     """Do it, or go on with it, or show what is done; the answer is the JSON object."""
     built = policy.build(plugins)
     decisions = [built.decide(prompt) for prompt in order.prompts]
@@ -145,7 +147,7 @@ def finished(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     return placed(done, path)
 
 
-def _settings(ref: str, model: ModelChoice, policy: PolicyChoice, order: Order) -> dict[str, Any]:
+def _settings(ref: str, model: ModelChoice, policy: PolicyChoice, order: GuardRunOptions) -> dict[str, Any]:
     """Everything that decides the result."""
     return {
         "model": ref,
@@ -172,7 +174,9 @@ def _todo(decisions: Sequence[Decision], gallery: Gallery) -> list[int]:
     return [row for row, one in enumerate(decisions) if row not in done and one.verdict != "refused"]
 
 
-def _make(guard: Guard, order: Order, decisions: Sequence[Decision], todo: Sequence[int], gallery: Gallery) -> None:
+def _make(
+    guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision], todo: Sequence[int], gallery: Gallery
+) -> None:
     if guard.audit is not None and not gallery.chunks:
         for row, one in enumerate(decisions):
             if one.verdict == "refused":
@@ -194,7 +198,7 @@ def batch_of(model: Model) -> int:
     return 64 if sum(p.numel() for p in model.denoiser.parameters()) < SMALL else 4
 
 
-def plan(guard: Guard, order: Order, decisions: Sequence[Decision], todo: int) -> None:
+def plan(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision], todo: int) -> None:
     """One line on stderr: what will be done and what it takes.
 
     Raises:
@@ -221,7 +225,7 @@ def plan(guard: Guard, order: Order, decisions: Sequence[Decision], todo: int) -
     agree(order.yes, seconds)
 
 
-def _answer(guard: Guard, order: Order, decisions: Sequence[Decision], gallery: Gallery) -> dict[str, Any]:
+def _answer(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision], gallery: Gallery) -> dict[str, Any]:
     """The JSON object, without the prompts."""
     verdicts = [one.verdict for one in decisions]
     branches = guard.guided(order.settings)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw
 
 from t2iprobe.core.names import counted
-from t2iprobe.plugins.figures import FAINT, GAP, INK, MARGIN, PAPER, _fitted, _font, thumbnail
+from t2iprobe.report.figures import FAINT, GAP, INK, MARGIN, PAPER, _fitted, _font, thumbnail
 
 NAME = "contact_sheet.png"
 ROWS = 8

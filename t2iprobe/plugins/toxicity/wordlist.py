@@ -24,11 +24,11 @@ from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 
+from t2iprobe.core.contracts.detector import Hit
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.moderation import Hit
 from t2iprobe.core.textfile import lines_of, read_text
 from t2iprobe.plugins.toxicity.folding import JOINT, Folded, fold, readings
-from t2iprobe.plugins.toxicity.patterns import Entry, literal, unspaced
+from t2iprobe.plugins.toxicity.patterns import ListEntry, literal, unspaced
 
 SHORTEST = 2  # letters of an entry
 
@@ -68,7 +68,7 @@ class WordList:
     """
 
     def __init__(self, lines: Iterable[str], source: str = "the word list") -> None:
-        self.entries: list[Entry] = []
+        self.entries: list[ListEntry] = []
         self._benign: list[re.Pattern[str]] = []
         label = ""
         for number, line in enumerate(lines, 1):
@@ -104,13 +104,13 @@ def _plain(text: str) -> str:
     return " ".join(fold(text).text.split())
 
 
-def _entry(line: str, label: str, where: str) -> Entry:
+def _entry(line: str, label: str, where: str) -> ListEntry:
     before, after, forms = line.startswith("*"), line.endswith("*"), line.endswith("+")
     word = _plain(line.strip("*+ "))
     anywhere = unspaced(word)
     if not re.fullmatch(r"[^\W_]+(?: [^\W_]+)*", _letters(word)) or len(word) < (1 if anywhere else SHORTEST):
         raise ConfigError(f"{where}: an entry is a word of at least {SHORTEST} letters, such as word, word* or word+")
-    return Entry(word, label, before or anywhere, after or anywhere, forms)
+    return ListEntry(word, label, before or anywhere, after or anywhere, forms)
 
 
 def _letters(word: str) -> str:

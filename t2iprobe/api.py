@@ -1,0 +1,116 @@
+"""What Python users call: the functions of ``import t2iprobe``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from t2iprobe.registry.manager import Plugins
+
+if TYPE_CHECKING:
+    from t2iprobe.core.contracts.detector import Detector, Rewriter
+    from t2iprobe.core.model import Model
+    from t2iprobe.core.pairs import Pair
+    from t2iprobe.plugins.toxicity.donors import Way
+    from t2iprobe.plugins.toxicity.guard import Guard
+    from t2iprobe.plugins.toxicity.policy import Where
+
+
+def load(
+    model: Any,
+    *,
+    upscaler: Any = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    plugins: Plugins | None = None,
+) -> Model:
+    """A model to ask questions.
+
+    Args:
+        model: name of an embedded model (``"tiny-sd3"``), a local folder, a hub id, or an already built pipeline (also
+            one with LoRA loaded), which is used as it is.
+        upscaler: a super-resolution stage that enlarges every picture (DeepFloyd IF's stage II), given like ``model``;
+            it gets the text encoder of ``model`` and is never patched.
+        device: torch device; default CUDA where there is one, else the CPU.
+        dtype: weights' precision by name; default float32.
+        plugins: where adapters and sources of weights come from; default all that are installed.
+
+    Raises:
+        ModelError: it cannot be loaded, or no adapter serves its pipeline class.
+    """
+    return (plugins or Plugins()).load(model, upscaler=upscaler, device=device, dtype=dtype)
+
+
+def prompt_set(
+    ref: str, *, limit: int | None = None, seed: int = 0, concept: str = "text", plugins: Plugins | None = None
+) -> list[Pair]:
+    """Pairs of a registered prompt set.
+
+    Args:
+        ref: ``NAME[:ARGUMENT][,key=value…]``, such as ``simple``, ``simple:words=3`` or
+            ``glyphcontrol:data/text_prompts/paper,split=val``.
+        limit: number of pairs; all if not given.
+        seed: chooses the pairs and the noise.
+        concept: what the pairs differ in.
+
+    Raises:
+        ConfigError: no such set, no such option of it, or it cannot give these pairs.
+    """
+    return (plugins or Plugins()).prompt_set(ref, limit=limit, seed=seed, concept=concept)
+
+
+def guard(
+    model: Model,
+    *,
+    layers: Sequence[int] | str | Path,
+    detectors: str | Detector | Sequence[str | Detector] = "words",
+    rewriter: str | Rewriter = "mapped",
+    donor: Way = "auto",
+    start: int = 0,
+    where: Where = "prompt",
+    time_limit: float = 30.0,
+    audit: str | Path | None = None,
+    audit_text: bool = False,
+    plugins: Plugins | None = None,
+) -> Guard:
+    """The model, guarded: used like it, see :class:`~t2iprobe.plugins.toxicity.guard.Guard`.
+
+    Args:
+        model: the model.
+        layers: those that write the text; or the run folder of a localization that found them.
+        detectors: names, such as ``words`` or ``classifier:model=FOLDER``, or detectors; any of them is enough.
+        rewriter: a name, such as ``mapped`` or ``mask``, or a rewriter.
+        donor: how the rewrite comes to the layers: ``inject``, ``row`` or ``stream``; ``auto`` chooses by the family.
+        start: denoising step from which on they get it, 0 at pure noise.
+        where: look at the whole ``prompt``, or only at what is ``quoted``.
+        time_limit: seconds that a detector or rewriter may take for a prompt, which is refused then.
+        audit: a file that gets a JSON line for every prompt.
+        audit_text: whether it holds the prompts.
+        plugins: where detectors and rewriters come from; default all that are installed.
+
+    Raises:
+        ConfigError: no such layers, detector, rewriter or donor.
+    """
+    from t2iprobe.cli.layers import found_by
+    from t2iprobe.plugins.toxicity.audit import Audit
+    from t2iprobe.plugins.toxicity.guard import Guard
+    from t2iprobe.plugins.toxicity.policy import Policy
+
+    plugins = plugins or Plugins()
+    listed = [detectors] if isinstance(detectors, str) or not isinstance(detectors, Sequence) else list(detectors)
+    found = [_named(one, plugins.detector) for one in listed]
+    policy = Policy(found, _named(rewriter, plugins.rewriter), where, time_limit)
+    numbers = found_by(Path(layers), model) if isinstance(layers, str | Path) else layers
+    log = None if audit is None else Audit(Path(audit), audit_text)
+    return Guard(model, numbers, policy, way=donor, start=start, audit=log)
+
+
+def _named(part: Any, make: Callable[..., Any]) -> Any:
+    """A detector or rewriter from ``NAME[:key=value,…]``, or as it is."""
+    from t2iprobe.core.names import with_settings
+
+    if not isinstance(part, str):
+        return part
+    name, settings = with_settings(part)
+    return make(name, **settings)

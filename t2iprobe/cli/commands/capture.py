@@ -1,0 +1,294 @@
+"""``t2iprobe capture``: activations of a list of prompts, kept in a store that can be read and patched from."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from t2iprobe.cli import parse
+from t2iprobe.cli.console import Format, answers, notes, print_json
+from t2iprobe.cli.options import (
+    Arch,
+    Device,
+    Dtype,
+    FormatOption,
+    Guidance,
+    ModelChoice,
+    ModelRef,
+    NumSteps,
+    Resolution,
+    generation_settings,
+)
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.textfile import LISTED, read_entries
+
+if TYPE_CHECKING:
+    from t2iprobe.core.contracts.adapter import Branch
+    from t2iprobe.core.model import Generation, Model
+    from t2iprobe.core.store.capture import CapturePlan
+    from t2iprobe.core.store.layout import Layout
+    from t2iprobe.core.store.reader import ActivationStore
+    from t2iprobe.registry.manager import Plugins
+
+BATCH = 8
+BUDGET = "10GiB"
+
+
+@dataclass(frozen=True)
+class CaptureOptions:
+    """The options, as given."""
+
+    sites: list[str]
+    prompts: Path
+    out: Path
+    store: str | None
+    arch: str | None
+    model: str | None
+    steps: str | None
+    branch: str
+    seed: int
+    num_steps: int | None
+    guidance: float | None
+    resolution: int | None
+    device: str | None
+    dtype: str | None
+    batch_size: int | None
+    round_bits: int | None
+    max_bytes: str
+    yes: bool
+
+
+def capture(
+    context: typer.Context,
+    sites: Annotated[
+        list[str], typer.Option(help="Sites to keep: names or patterns, such as 'blocks.*.joint_attn.k'; repeatable.")
+    ],
+    prompts: Annotated[Path, typer.Option(help=f"File of prompts, {LISTED}.")],
+    out: Annotated[Path, typer.Option(help="Run folder. One that was interrupted goes on where it stopped.")],
+    store: Annotated[
+        str | None,
+        typer.Option(help="Keep the activations at this URL (anything fsspec knows) instead of in the run folder."),
+    ] = None,
+    arch: Arch = None,
+    model: ModelRef = None,
+    steps: Annotated[
+        str | None, typer.Option(help="Keep only these denoising steps, START:STOP[:STRIDE]. Default all.")
+    ] = None,
+    branch: Annotated[str, typer.Option(help="Half of guidance to keep: cond, uncond or both.")] = "both",
+    seed: Annotated[int, typer.Option(help="Seed of the noise, the same for every prompt.", min=0)] = 0,
+    num_steps: NumSteps = None,
+    guidance: Guidance = None,
+    resolution: Resolution = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help=f"Prompts at once, and in one file; default {BATCH}.", min=1)
+    ] = None,
+    round_bits: Annotated[
+        int | None,
+        typer.Option(help="Keep only so many bits of the mantissa: smaller, no longer exact.", min=1),
+    ] = None,
+    max_bytes: Annotated[str, typer.Option(help="Refuse to begin what takes more, such as 500MB or 2TiB.")] = BUDGET,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Begin even if it takes more than --max-bytes.")] = False,
+    format: FormatOption = Format.table,
+) -> None:
+    """Keep activations of many prompts on disk: bounded memory, resumable, checked, and good to patch from.
+
+    Bytes and time are said before it begins. In Python it reads like a cache: t2iprobe.ActivationStore("runs/keys").
+
+    Examples:
+
+      t2iprobe capture --arch sd3 --sites "blocks.*.joint_attn.k" --prompts prompts.txt --out runs/keys
+
+      t2iprobe capture --arch sd3 --sites "blocks.6.*" --sites text --prompts prompts.txt --steps 0:20:4 --out runs/six
+
+      t2iprobe store info runs/keys
+    """
+    asked = CaptureOptions(
+        sites, prompts, out, store, arch, model, steps, branch, seed, num_steps, guidance, resolution, device, dtype,
+        batch_size, round_bits, max_bytes, yes,
+    )  # fmt: skip
+    answer = run(asked, context.obj)
+    if format is Format.json:
+        print_json(answer)
+    else:
+        _show(answer)
+
+
+def run(asked: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
+    """Do what was asked, or find it done; the answer is the JSON object."""
+    from t2iprobe.core import runfolder
+    from t2iprobe.core.lock import LOCK, claim, lock
+    from t2iprobe.core.study import provenance
+    from t2iprobe.registry.studies import versions
+
+    budget = parse.size(asked.max_bytes)
+    listed = read_entries(asked.prompts, "prompts")
+    choice = ModelChoice(asked.arch, asked.model, None, asked.device, asked.dtype)
+    settings = {"command": "capture", "asked": _deciding(asked, choice.reference(plugins), listed)}
+    found = runfolder.existing(asked.out, settings, partly=True)
+    store = _complete(asked) if found is not None else None
+    if store is not None:
+        notes.print(f"{asked.out} holds this capture already (delete the folder to run it again)", highlight=False)
+        return _answer(asked, store, 0.0, len(listed))
+    runfolder.check(asked.out)
+    model = choice.load(plugins)
+    facts = provenance.facts(model, generation_settings(asked.num_steps, asked.guidance, asked.resolution))
+    settings |= facts["decides"]
+    runfolder.existing(asked.out, settings)
+    plan = _planned(asked, model, listed, budget)
+    runfolder.make(asked.out)
+    with lock(asked.out), claim(asked.store, asked.out):
+        found = runfolder.existing(asked.out, settings)  # another process may have begun meanwhile
+        given = {"arguments": vars(asked), "plugins": versions(plugins)}
+        with runfolder.noted(asked.out, provenance.begun(settings, facts | _facts(plan), found, **given)):
+            answer = _capture(asked, model, plan)
+        (asked.out / LOCK).unlink(missing_ok=True)  # whoever holds the old file finds everything there
+    return answer
+
+
+def _deciding(asked: CaptureOptions, ref: str, prompts: list[str]) -> dict[str, Any]:
+    """Of what was asked, what decides what is kept; where it runs and how much at once does not."""
+    kept = ("sites", "store", "steps", "branch", "seed", "num_steps", "guidance", "resolution", "dtype", "round_bits")
+    digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]
+    named = {name: getattr(asked, name) for name in kept}
+    return {"model": ref, "prompts": len(prompts), "prompts_sha256": digest, **named}
+
+
+def _generation(asked: CaptureOptions, model: Model, prompts: list[str] | tuple[str, ...]) -> Generation:
+    settings = generation_settings(asked.num_steps, asked.guidance, asked.resolution)
+    return model.generation(prompts, asked.seed, **settings)
+
+
+def _layout(asked: CaptureOptions, model: Model, generation: Generation) -> Layout:
+    from t2iprobe.core.store.capture import layout_of
+
+    steps = None if asked.steps is None else parse.steps(asked.steps, model.steps(asked.num_steps))
+    return layout_of(
+        model,
+        generation,
+        asked.sites,
+        steps=steps,
+        branches=_branches(asked.branch),
+        batch=asked.batch_size or BATCH,
+        round_bits=asked.round_bits,
+    )
+
+
+def _branches(name: str) -> tuple[Branch, ...] | None:
+    from t2iprobe.core.contracts.adapter import Branch
+
+    return parse.choice("branch", name, {"cond": (Branch.COND,), "uncond": (Branch.UNCOND,), "both": None})
+
+
+def _planned(asked: CaptureOptions, model: Model, prompts: list[str], budget: int) -> CapturePlan:
+    """What will be done and what it takes, said on stderr; refused where that is too much."""
+    from t2iprobe.core.store.capture import plan
+
+    generation = _generation(asked, model, prompts)
+    found = plan(model, generation, _layout(asked, model, generation))
+    layout, codec = found.layout, found.layout.codec
+    notes.print(
+        f"plan: {len(layout.entries)} sites × {len(layout.steps)} of {model.steps(asked.num_steps)} steps × "
+        f"{layout.rows} prompts in {layout.units} batches; {parse.size_text(found.raw)} raw, about "
+        f"{parse.size_text(found.stored)} stored ({codec.name} {codec.level} {codec.shuffle}, measured), "
+        f"about {found.seconds:.0f} s, into {asked.store or asked.out}",
+        highlight=False,
+    )
+    if max(found.stored, 0) > budget and not asked.yes:
+        raise ConfigError(
+            f"this takes about {parse.size_text(found.stored)}, more than --max-bytes {asked.max_bytes}; "
+            "keep fewer sites, steps or prompts, or add --yes"
+        )
+    return found
+
+
+def _capture(asked: CaptureOptions, model: Model, plan: CapturePlan) -> dict[str, Any]:
+    from t2iprobe.cli.progress import progress
+    from t2iprobe.core.store.capture import capture
+
+    began = time.perf_counter()
+    generation = _generation(asked, model, plan.layout.prompts)
+    there = 0
+
+    def skip(rows: int) -> None:
+        nonlocal there
+        there = rows
+        on_step(rows * steps, 0)  # the bar begins where the last run stopped
+        if rows:
+            notes.print(f"{rows} of {plan.layout.rows} prompts are there already", highlight=False)
+
+    steps = model.steps(asked.num_steps)
+    try:
+        with progress(plan.layout.rows, steps, "capturing") as on_step:
+            store = capture(
+                model,
+                generation,
+                plan.layout,
+                _where(asked),
+                batch_size=asked.batch_size,
+                on_step=on_step,
+                on_skip=skip,
+            )
+    except KeyboardInterrupt:
+        notes.print("interrupted; whole batches are kept, and the same command goes on from there")
+        raise typer.Exit(130) from None
+    return _answer(asked, store, time.perf_counter() - began, there)
+
+
+def _where(asked: CaptureOptions) -> str | Path:
+    from t2iprobe.core.store.keys import STUDY
+
+    return asked.store or asked.out / STUDY
+
+
+def _complete(asked: CaptureOptions) -> ActivationStore | None:
+    """What has been captured, where nothing is missing."""
+    from t2iprobe.core.store.capture import RUN
+    from t2iprobe.core.store.reader import ActivationStore
+
+    try:
+        store = ActivationStore(_where(asked), RUN)
+    except ConfigError:  # nothing yet, or removed again
+        return None
+    return None if store.missing else store
+
+
+def _answer(asked: CaptureOptions, store: ActivationStore, seconds: float, there: int) -> dict[str, Any]:
+    from t2iprobe.core.store import verify
+
+    sizes = verify.table(_where(asked))
+    return {
+        "run": str(asked.out),
+        "store": str(_where(asked)),
+        "rows": store.rows,
+        "rows_there_already": there,
+        "steps": list(store.layout.steps),
+        "sites": len(store.sites),
+        "raw_bytes": sum(size.raw for size in sizes),
+        "stored_bytes": sum(size.stored for size in sizes),
+        "codec": store.layout.codec.as_json(),
+        "round_bits": store.layout.round_bits,
+        "seconds": round(seconds, 2),
+    }
+
+
+def _facts(plan: CapturePlan) -> dict[str, Any]:
+    """Of the activations, for the manifest."""
+    planned = {"raw_bytes": plan.raw, "stored_bytes": plan.stored, "seconds": round(plan.seconds, 1)}
+    return {"captured_dtypes": list(plan.dtypes), "planned": planned}
+
+
+def _show(answer: dict[str, Any]) -> None:
+    answers.print(
+        f"{answer['sites']} sites × {len(answer['steps'])} steps × {answer['rows']} prompts: "
+        f"{parse.size_text(answer['raw_bytes'])} raw, {parse.size_text(answer['stored_bytes'])} stored "
+        f"in {answer['store']} ({answer['seconds']:.0f} s)",
+        highlight=False,
+    )
+    notes.print(f"sizes: t2iprobe store info {answer['run']}", highlight=False)

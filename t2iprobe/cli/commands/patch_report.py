@@ -1,0 +1,181 @@
+"""What ``t2iprobe patch`` answers: the JSON object, the table, and the files beside the study's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from t2iprobe.cli.console import answers
+from t2iprobe.core.names import counted
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from t2iprobe.core.statistics import Interval
+    from t2iprobe.core.study.file import StudyFile
+    from t2iprobe.core.study.result import StudyResult
+    from t2iprobe.core.trials import Trial
+    from t2iprobe.registry.manager import Plugins
+
+SHEET_ROWS = 6
+BAR = 20
+ANSWER = "result.json"
+
+
+def answer_of(result: StudyResult, file: StudyFile, plugins: Plugins, seconds: float) -> dict[str, Any]:
+    """The JSON object."""
+    from t2iprobe.core.planted import planted_layers
+
+    assert result.finding is not None
+    spent, finding = result.manifest["spent"], result.finding
+    source, target = result.unpatched()
+    rows = [_layer(index, one, result) for index, one in enumerate(finding.details["response"])]
+    named = [row for row, one in zip(rows, finding.details["response"], strict=True) if one["named"]]
+    return {
+        "model": file.model.ref,
+        "arch": result.manifest["settings"]["adapter"],
+        "concept": file.pairs.concept,
+        "planted": planted_layers(file.model.ref, file.pairs.concept, plugins.models()),
+        "score": result.rank.removesuffix("_target"),
+        "clean": {"source": source.plain(), "target": target.plain()},
+        "gap": finding.details["gap"],
+        "layers": rows,
+        "top": [row["index"] for row in sorted(named, key=lambda row: -row["response"][0])],
+        "sentence": finding.sentence,
+        "pairs": len(result.pairs),
+        "clusters": len(set(result.clusters)),
+        "set_aside": result.manifest["settings"]["set_aside"],
+        "seconds": round(seconds, 2),
+        "denoiser_calls": spent["calls"],
+        "denoiser_rows": spent["rows"],
+    }
+
+
+def _patched(result: StudyResult) -> list[Trial]:
+    """The trials but for the unpatched source and target, which were asked first."""
+    return result.trials[2:]
+
+
+def _layer(index: int, row: Mapping[str, Any], result: StudyResult) -> dict[str, Any]:
+    trial = _patched(result)[index]
+    scored = result.scored([trial])
+    return {
+        "index": index if trial.layer is None else trial.layer,
+        "site": ", ".join(trial.sites),
+        "path": row["path"],
+        "score_target": float(scored.clustered(scored.rank)[2].mean()),
+        "score_source": float(scored.clustered(scored.against)[2].mean()),
+        "response": [row["mean"], row["low"], row["high"]],
+        "ssim": float(scored.clustered("ssim")[2].mean()),
+    }
+
+
+def kept(result: StudyResult) -> dict[str, Any] | None:
+    """The answer that is there already, which is written last."""
+    file = result.path / ANSWER
+    found: dict[str, Any] | None = json.loads(file.read_text()) if file.is_file() else None
+    return found
+
+
+def write(result: StudyResult, answer: Mapping[str, Any]) -> None:
+    """Contact sheet, bar plot, pictures and then the answer, beside the study's own files.
+
+    Raises:
+        StoreError: the disk is full or gone.
+    """
+    from t2iprobe.core import runfolder
+    from t2iprobe.core.disk import explained
+    from t2iprobe.core.pairs import Pair
+    from t2iprobe.report.figures import SheetRow, bar_plot, contact_sheet
+
+    labels, aside = [trial.label for trial in result.trials], result.manifest["settings"]["set_aside"]
+    asked = [number for number in range(len(result.pairs)) if number not in aside]
+    pairs = [Pair(*result.manifest["settings"]["pairs"][number]) for number in asked]
+    pictures = [[_picture(result, label, number) for label in labels] for number in asked]
+    assert result.finding is not None
+    highlight = [row["label"] for row in result.finding.details["response"] if row["named"]]
+    sheet = [
+        SheetRow(f"{pair.source_word}\n→ {pair.target_word}", source, target, patched)
+        for pair, (source, target, *patched) in list(zip(pairs, pictures, strict=True))[:SHEET_ROWS]
+    ]
+    runfolder.write_images(result.path / "images", dict(zip(asked, pictures, strict=True)), labels)
+    with explained(str(result.path)):
+        contact_sheet(sheet, labels[2:], highlight).save(result.path / "contact_sheet.png")
+        bar_plot(
+            result.path / "layers.png",
+            labels[2:],
+            [_scale(row, answer["gap"]) for row in answer["layers"]],
+            [row["score_source"] for row in answer["layers"]],
+            highlight=highlight,
+            planted=[str(layer) for layer in answer["planted"] or () if str(layer) in labels],
+            title=f"{answer['model']}: {answer['concept']}",
+            ylabel=answer["score"],
+        )
+        part = result.path / f"{ANSWER}.part"
+        part.write_text(json.dumps(answer, indent=1) + "\n")
+        part.replace(result.path / ANSWER)
+
+
+def _scale(row: Mapping[str, Any], gap: Mapping[str, Any]) -> Interval:
+    """The interval of the answer in the unit of the score; a point where there is none."""
+    from t2iprobe.core.statistics import Interval
+
+    mean, low, high = row["response"]
+    if mean is None:
+        return Interval(*[row["score_target"]] * 3)
+    ends = sorted(gap["source"] + way * (gap["target"] - gap["source"]) for way in (low, high))
+    return Interval(row["score_target"], *ends)
+
+
+def _picture(result: StudyResult, label: str, pair: int) -> Image:
+    found = result.images(label, pair)
+    assert found is not None
+    return found
+
+
+def show(answer: Mapping[str, Any]) -> None:
+    """Table and sentence on stdout."""
+    score = answer["score"]
+    table = Table(
+        box=None,
+        header_style="bold",
+        title=f"{answer['model']}: patching one at a time, {answer['concept']}",
+        caption="way: from source to target, with 95 % bounds that hold for all rows at once",
+    )
+    table.add_column("layer", no_wrap=True)
+    table.add_column("path", overflow="fold")
+    for name in (f"{score} target", "way", "95 %", "source", "SSIM"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    planted = answer["planted"] or ()
+    for row in answer["layers"]:
+        style = "bold green" if row["index"] in answer["top"] else ""
+        mark = " (planted)" if row["index"] in planted else ""
+        way, low, high = row["response"]
+        table.add_row(
+            f"{row['index']}{mark}",
+            row["path"],
+            f"{row['score_target']:.2f}",
+            "-" if way is None else f"{way:.2f}",
+            "-" if way is None else f"{low:.2f} to {high:.2f}",
+            f"{row['score_source']:.2f}",
+            f"{row['ssim']:.2f}",
+            "█" * round(BAR * max(0.0, min(1.0, way or 0.0))),
+            style=style,
+        )
+    answers.print(table)
+    clean = answer["clean"]
+    answers.print(
+        f"unpatched: source {clean['source'][0]:.2f}, target {clean['target'][0]:.2f} "
+        f"to the target's {answer['concept']}",
+        highlight=False,
+    )
+    answers.print(f"[bold]{answer['sentence']}[/]", highlight=False)
+    answers.print(
+        f"{answer['seconds']:.0f} s, {counted(answer['denoiser_calls'], 'denoiser call')}. "
+        f"Pictures: {answer['run']}/contact_sheet.png, {answer['run']}/layers.png",
+        highlight=False,
+    )

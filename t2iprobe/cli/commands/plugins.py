@@ -1,0 +1,25 @@
+"""``t2iprobe plugins``: every plugin found, used or not, and why."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from t2iprobe.cli.console import Format, answers, print_json
+from t2iprobe.registry.manager import Plugins
+
+
+def plugins(format: Annotated[Format, typer.Option(help="table, or one JSON object.")] = Format.table) -> None:
+    """List the plugins: bundled and installed ones, with their hooks, and those that are not used with the reason."""
+    rows = Plugins().listing()
+    if format is Format.json:
+        print_json({"plugins": [asdict(row) for row in rows]})
+        return
+    table = Table("plugin", "version", "status", "hooks / reason", box=None, header_style="bold")
+    for row in rows:
+        hooks = ", ".join(hook.removeprefix("t2iprobe_").removeprefix("register_") for hook in row.hooks)
+        table.add_row(row.name, row.version, row.status, row.reason or hooks)
+    answers.print(table)

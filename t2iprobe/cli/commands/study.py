@@ -1,0 +1,448 @@
+"""``t2iprobe study``: runs that survive anything. Start one, see how far it is, go on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from t2iprobe.cli.commandline import typed
+from t2iprobe.cli.console import Format, answers, notes, print_json
+from t2iprobe.cli.cost import agree, duration
+from t2iprobe.cli.options import FormatOption, Yes
+from t2iprobe.cli.parse import size_text
+from t2iprobe.core.errors import ConfigError, RunExistsError
+from t2iprobe.core.names import counted
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from t2iprobe.core.study.context import Stop, StudyCallbacks, StudyContext
+    from t2iprobe.core.study.file import StudyFile
+    from t2iprobe.core.study.result import StudyResult
+    from t2iprobe.core.sweep import Cost, TrialResult
+    from t2iprobe.registry.manager import Plugins
+    from t2iprobe.registry.studies import PlannedStudy
+
+app = typer.Typer(
+    help="Run a localization over many pairs, interrupt it, go on with it: every answer is kept as it comes.",
+    no_args_is_help=True,
+)
+RUNS = Path("runs")
+NONE = "–"  # in place of what a run does not have
+COLUMNS = ("run", "state", "kind", "model", "pairs", "answers", "started")
+
+ExecutorOption = Annotated[str, typer.Option(help="Where it is measured: local, or ray (an extra, t2iprobe\\[ray]).")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(help="Head of a Ray cluster, such as ray://head:10001 or auto; default one on this machine."),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(help="Models at once on the cluster; default one a GPU, or one for two cores.", min=1)
+]
+
+
+@dataclass(frozen=True)
+class RunLocation:
+    """Where and whether to run."""
+
+    executor: str = "local"
+    address: str | None = None
+    workers: int | None = None
+    yes: bool = False
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A study that is about to begin."""
+
+    bench: StudyContext
+    plan: PlannedStudy
+    path: Path
+    where: RunLocation
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the generation."""
+        return self.plan.file.generation.model_dump()
+
+
+Say = Callable[[Ready, int, "Cost"], None]  # of how many pairs, at what cost
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="Study file, TOML.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder; default what the file says, or runs/FILE.")] = None,
+    executor: ExecutorOption = "local",
+    ray_address: AddressOption = None,
+    workers: WorkersOption = None,
+    yes: Yes = False,
+    format: FormatOption = Format.table,
+) -> None:
+    """Run the study in FILE, or go on with it where it stopped.
+
+    A study file, of which only \\[model] has to be there:
+
+      out = "runs/words"
+
+      metrics = ["ocr_f1"]
+
+      \\[model]
+
+      ref = "tiny-sd3"
+
+      \\[pairs]
+
+      prompt_set = "signs"
+
+      limit = 16
+
+      held_out = 4
+
+      \\[localizer]
+
+      name = "exhaustive"
+
+    Examples:
+
+      t2iprobe study run words.toml
+
+      t2iprobe study run words.toml --executor ray --ray-address auto --yes
+    """
+    from t2iprobe.core.study import file as study_file
+
+    asked = study_file.read(file)
+    path = out or (Path(asked.out) if asked.out else RUNS / file.stem)
+    where = RunLocation(executor, ray_address, workers, yes)
+    _print(start(context.obj, asked, path, where, typed(context)), format)
+
+
+@app.command()
+def resume(
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(help="Run folder of a study that was interrupted.")],
+    executor: ExecutorOption = "local",
+    ray_address: AddressOption = None,
+    workers: WorkersOption = None,
+    yes: Yes = False,
+    format: FormatOption = Format.table,
+) -> None:
+    """Go on with a study that was interrupted; everything that is needed is in its folder.
+
+    Nothing that was committed is measured again, and the result is that of a run that was never interrupted.
+
+    Example: t2iprobe study resume runs/words
+    """
+    from t2iprobe.core import runfolder
+    from t2iprobe.core.study import file as study_file
+
+    manifest = runfolder.read_manifest(path)
+    given, command = (manifest.get("arguments", {}).get(name) for name in ("file", "command"))
+    if given is None:
+        raise ConfigError(f"{path} was not started from a study file; start it again the way it was started")
+    where = RunLocation(executor, ray_address, workers, yes)
+    asked = study_file.parse(given, str(path / runfolder.MANIFEST))
+    _print(start(context.obj, asked, path, where, command or ()), format)
+
+
+@app.command()
+def status(path: Annotated[Path, typer.Argument(help="Run folder.")], format: FormatOption = Format.table) -> None:
+    """How far a study is, also while it runs.
+
+    Example: t2iprobe study status runs/words
+    """
+    answer = _state(path)
+    if format is Format.json:
+        print_json(answer)
+        return
+    for key, value in answer.items():
+        shown = f"{NONE} ({_reason(key, answer)})" if value in (None, "") else value
+        answers.print(f"{key:>9}  {shown}", highlight=False, markup=False)
+
+
+def _reason(key: str, answer: dict[str, Any]) -> str:
+    """Why there is no such value."""
+    if key in ("ended", "sentence") and answer["state"] != "finished":
+        return f"the run is {answer['state']}"
+    return f"{answer['kind'] or 'a run of this kind'} keeps none"
+
+
+@app.command("ls")
+def list_(
+    folder: Annotated[Path, typer.Argument(help="Where the runs are.")] = RUNS, format: FormatOption = Format.table
+) -> None:
+    """List the studies in a folder.
+
+    Example: t2iprobe study ls runs --format json
+    """
+    from t2iprobe.core import runfolder
+
+    found = [_state_or_error(place.parent) for place in sorted(folder.glob(f"*/{runfolder.MANIFEST}"))]
+    if format is Format.json:
+        print_json({"studies": found})
+        return
+    table = Table(*COLUMNS, box=None, header_style="bold")
+    for row in found:
+        table.add_row(*(escape(_cell(row.get(key))) for key in ("path", *COLUMNS[1:])))
+    answers.print(table)
+    for row in found:
+        if "error" in row:
+            answers.print(f"{row['path']}: {row['error']}", highlight=False, markup=False)
+    without = sorted({row["kind"] or "another kind" for row in found if row.get("pairs", 0) is None})
+    if without:
+        answers.print(f"{NONE}: runs of {', '.join(without)} ask no pairs", highlight=False, markup=False)
+
+
+def _cell(value: Any) -> str:
+    return NONE if value in (None, "") else str(value)
+
+
+def start(
+    plugins: Plugins,
+    asked: StudyFile,
+    path: Path,
+    where: RunLocation,
+    command: Sequence[str] = (),
+    *,
+    arch: str | None = None,
+    say: Say | None = None,
+) -> StudyResult:
+    """Run a study or go on with it.
+
+    Everything that can be refused is looked at before the model is loaded, and that before the folder is made.
+
+    Args:
+        plugins: where names are looked up.
+        asked: the study.
+        path: its folder.
+        where: it runs.
+        command: what asked for it, word by word.
+        arch: the architecture that the model has to be of.
+        say: tells the plan before the first pictures, and may refuse it; default in a line on stderr, of a search
+            with what a rehearsal takes.
+    """
+    from t2iprobe.cli.models import check_arch
+    from t2iprobe.core import runfolder
+    from t2iprobe.core.study.context import Stop
+    from t2iprobe.registry.studies import planned
+
+    plan = replace(planned(asked, plugins), command=tuple(command))
+    done = _finished(path, plan)
+    if done is not None:
+        notes.print(f"{path} holds this study already; showing it (delete the folder to run it again)", highlight=False)
+        return done
+    runfolder.check(path)
+    stop = Stop(lambda: notes.print("stopping after the unit in flight (again to stop at once)", highlight=False))
+    with _bench(plugins, plan, where, stop) as bench:
+        if bench.model is not None:
+            check_arch(bench.model, arch)
+        with _watched(Ready(bench, plan, path, where), stop, say or _teller(bench, plan)) as watch:
+            return plan.on(bench).run(path, watch)
+
+
+def _finished(path: Path, plan: PlannedStudy) -> StudyResult | None:
+    """A finished run of the same study file, found without loading the model.
+
+    Raises:
+        RunExistsError: the folder has a study from another file.
+    """
+    from t2iprobe.core import runfolder
+    from t2iprobe.core.study.provenance import portable
+    from t2iprobe.core.study.result import StudyResult
+
+    if not (path / runfolder.MANIFEST).is_file():
+        return None
+    manifest = runfolder.read_manifest(path)
+    finished = manifest.get("state") == runfolder.FINISHED
+    free = ("batch_size", "device", "out") + (() if finished else ("budget",))
+    old, new = manifest.get("arguments", {}).get("file"), portable(plan.arguments)["file"]
+    if old is None:
+        raise RunExistsError(f"{path} holds a run of another kind; choose another --out, or delete that folder")
+    differing = [one for one in runfolder.differences(old, new) if one.split(":")[0].split(".")[-1] not in free]
+    if differing:
+        raise RunExistsError(
+            f"{path} holds a study with other settings ({'; '.join(differing[:3])}); choose another --out, "
+            "or delete that folder"
+        )
+    return StudyResult.open(path) if finished else None
+
+
+@contextmanager
+def _bench(plugins: Plugins, plan: PlannedStudy, where: RunLocation, stop: Stop) -> Iterator[StudyContext]:
+    from t2iprobe.core.names import choice
+
+    if where.executor == "local":
+        if where.address or where.workers:
+            raise ConfigError("--ray-address and --workers go with --executor ray")
+        yield plan.recipe()
+        return
+    kinds = plugins.executors()
+    if where.executor not in kinds:
+        choice("executor", where.executor, {"local": None, **kinds})
+    with kinds[where.executor](where.address, where.workers).bench(plan.recipe, stop) as bench:
+        yield bench
+
+
+@dataclass
+class _Bar:
+    """Progress in pictures; a localizer may ask more than once, so the total grows."""
+
+    progress: Progress
+    task: TaskID
+    evaluations: int
+    total: float = 0.0
+    done: float = 0.0
+    within: bool = False
+
+    def planned(self, cost: Cost) -> None:
+        self.total += cost.images
+        self.progress.update(self.task, total=self.total)
+
+    def on_step(self, rows: int, step: int) -> None:
+        self.within = True
+        self.done += rows / self.evaluations
+        self.progress.update(self.task, completed=self.done)
+
+    def measured(self, answer: TrialResult) -> None:
+        """Where no steps are told, as on a cluster, pictures count as they come."""
+        if not self.within:
+            self.done += len(answer.scores)
+            self.progress.update(self.task, completed=self.done)
+
+
+@contextmanager
+def _watched(ready: Ready, stop: Stop, say: Say) -> Iterator[StudyCallbacks]:
+    from t2iprobe.cli.progress import bar
+    from t2iprobe.core.study.context import StudyCallbacks
+
+    bench = ready.bench
+    evaluations = bench.model.evaluations(ready.settings["num_steps"]) if bench.model else bench.space.steps
+    with bar("measuring") as (progress, task):
+        shown = _Bar(progress, task, evaluations)
+
+        def planned(pairs: int, cost: Cost) -> None:
+            if not shown.total:
+                say(ready, pairs, cost)
+            shown.planned(cost)
+
+        yield StudyCallbacks(planned, shown.on_step, shown.measured, stop)
+
+
+def _teller(bench: StudyContext, plan: PlannedStudy) -> Say:
+    """What tells the plan: of a search, whose first questions are few of all, a rehearsal."""
+    from t2iprobe.cli.commands.localize_plan import announce, rehearses
+
+    return announce if bench.model is not None and rehearses(plan.localizer) else _plan
+
+
+def _plan(ready: Ready, pairs: int, cost: Cost) -> None:
+    """One line on stderr before the first pictures; refuses what is long or large without ``--yes``."""
+    plan, model, settings = ready.plan, ready.bench.model, ready.settings
+    size, seconds = cost.images * ready.bench.image_bytes, 0.0
+    said = f"disk at most {size_text(size)} in {plan.file.store or ready.path}"
+    if model is not None:
+        probe = model.probe(settings)
+        seconds = probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images
+        said = f"about {duration(seconds)}, {said}"
+    more = " to begin with" if plan.localizer.searches else ""
+    notes.print(
+        f"plan: {plan.localizer.name} on {plan.file.model.ref}, {pairs} of {counted(len(plan.pairs), 'pair')} still to "
+        f"ask: {counted(cost.images, 'picture')}, {counted(cost.calls, 'denoiser call')} "
+        f"({counted(cost.rows, 'row')}){more}; {said}",
+        highlight=False,
+    )
+    agree(ready.where.yes, seconds, size)
+
+
+def _state(path: Path) -> dict[str, Any]:
+    """Of a run folder, as the JSON object."""
+    from t2iprobe.core import runfolder
+    from t2iprobe.core.errors import LockedError
+    from t2iprobe.core.lock import LOCK, lock
+
+    manifest = runfolder.read_manifest(path)
+    state = manifest.get("state", runfolder.FINISHED)
+    if state == runfolder.RUNNING and (path / LOCK).exists():
+        try:
+            with lock(path):
+                state = "killed"
+        except LockedError:
+            pass
+    settings = manifest["settings"]
+    localizer = settings.get("localizer", {}).get("name", "")
+    return {
+        "path": str(path),
+        "state": state,
+        "kind": localizer or settings.get("command", ""),
+        "model": manifest.get("model", ""),
+        "localizer": localizer,
+        **_counts(path, settings),
+        "started": manifest.get("started", ""),
+        "ended": manifest.get("ended", ""),
+        "sentence": (manifest.get("finding") or manifest).get("sentence", ""),
+    }
+
+
+def _counts(path: Path, settings: Mapping[str, Any]) -> dict[str, int | None]:
+    """Pairs, trials and answers that are kept; a study killed at its very start has none, a capture has no pairs."""
+    from t2iprobe.core.study.result import StudyResult
+
+    try:
+        result = StudyResult.open(path)
+    except (ConfigError, KeyError):
+        asked = settings.get("pairs")
+        known = None if asked is None else 0
+        return {"pairs": None if asked is None else len(asked), "trials": known, "answers": known}
+    return {"pairs": len(result.pairs), "trials": len(result.trials), "answers": result.answers}
+
+
+def _state_or_error(path: Path) -> dict[str, Any]:
+    """One folder that cannot be read does not hide the others."""
+    from t2iprobe.core.errors import T2IProbeError
+
+    try:
+        return _state(path)
+    except T2IProbeError as error:
+        return {"path": str(path), "state": "damaged", "error": str(error)}
+
+
+def _answer(result: StudyResult) -> dict[str, Any]:
+    from t2iprobe.core.study.result import finding_as_json
+
+    best = [
+        {"trial": one.trial.label, "sites": list(one.trial.sites), "layers": list(one.trial.layers),
+         "score": one.score.plain(), "pairs": one.pairs, "clusters": one.clusters}
+        for one in result.ranked(5)
+    ]  # fmt: skip
+    finding = finding_as_json(result.finding) if result.finding else None
+    return {**_state(result.path), "finding": finding, "score": result.rank, "ranking": best}
+
+
+def _print(result: StudyResult, format: Format) -> None:
+    from t2iprobe.core.statistics import Interval
+
+    answer = _answer(result)
+    if format is Format.json:
+        print_json(answer)
+        return
+    title = f"ranking: the first {len(answer['ranking'])} of what was asked; what is sure is said below"
+    table = Table(
+        "trial", f"{answer['score']}", "95 % CI", "pairs", "prompts", box=None, header_style="bold", title=title
+    )
+    for row in answer["ranking"]:
+        mean, _, bounds = Interval.of(row["score"]).said(2).partition(" ")
+        table.add_row(escape(row["trial"]), mean, bounds, str(row["pairs"]), str(row["clusters"]))
+    answers.print(table)
+    answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
+    answers.print(
+        f"{counted(answer['answers'], 'answer')} in {answer['path']}; with pictures: t2iprobe report {answer['path']}",
+        highlight=False,
+    )

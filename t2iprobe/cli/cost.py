@@ -1,0 +1,34 @@
+"""What a command takes, in words, and when it has to be agreed to."""
+
+from __future__ import annotations
+
+from t2iprobe.cli.parse import size_text
+from t2iprobe.core.errors import ConfigError
+
+HOURS, BYTES = 4.0, 20e9  # more than this wants --yes
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def agree(yes: bool, seconds: float, size: float = 0, *, most: float = BYTES, hint: str = "") -> None:
+    """Refuse what is long or large, unless ``--yes`` was given.
+
+    Args:
+        yes: whether it was.
+        seconds: the estimated time, 0 where it is not known.
+        size: bytes on disk.
+        most: bytes from which on it is large.
+        hint: what else could be done.
+
+    Raises:
+        ConfigError: it is, and was not.
+    """
+    if yes or (seconds <= HOURS * 3600 and size <= most):
+        return
+    takes = [f"about {duration(seconds)}"] * bool(seconds) + [size_text(size)] * bool(size)
+    raise ConfigError(f"this takes {' and '.join(takes)}; add --yes to do it{hint}")

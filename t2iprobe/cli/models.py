@@ -1,0 +1,63 @@
+"""Which model a command means: ``--arch`` alone is the embedded one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import choice
+
+if TYPE_CHECKING:
+    from t2iprobe.core.model import Model
+    from t2iprobe.registry.manager import Plugins
+
+#: what the real one is called, for the hint
+PUBLISHED = {
+    "sd3": "stabilityai/stable-diffusion-3-medium-diffusers",
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+    "if": "DeepFloyd/IF-I-XL-v1.0",
+    "sd": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "flux": "black-forest-labs/FLUX.1-dev",
+}
+
+
+def reference(arch: str | None, model: str | None, plugins: Plugins) -> str:
+    """The model reference that ``--arch`` and ``--model`` mean.
+
+    Raises:
+        ConfigError: neither is given, the architecture is not known, or it has no embedded model here.
+    """
+    if arch is not None:
+        choice("architecture", arch, plugins.adapters())
+    if model is not None:
+        return model
+    if arch is None:
+        raise ConfigError("name a model: --arch sd3 (an embedded one, offline), or --model REF")
+    models = list(plugins.models().values())
+    present = {one.arch: one.name for one in reversed(models) if one.present}
+    if arch not in present:
+        raise ConfigError(_absent(arch, sorted(present), [one.recipe for one in models if one.arch == arch]))
+    return present[arch]
+
+
+def _absent(arch: str, present: list[str], recipes: list[str]) -> str:
+    """What to do where an architecture has no embedded model in this installation."""
+    here = f"there are some for {', '.join(present)}" if present else "there is none at all"
+    ways = [
+        f"name one: --model {PUBLISHED.get(arch, 'REF')}",
+        *(f"train one: {recipe}" for recipe in recipes if recipe),
+    ]
+    return f"there is no embedded {arch} model in this installation ({here}); {'; or '.join(ways)}"
+
+
+def check_arch(model: Model, arch: str | None) -> None:
+    """Refuse a model of another architecture than was asked for.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    if arch is not None and model.adapter.name != arch:
+        kind = type(model.pipeline).__name__
+        raise ConfigError(
+            f"--arch {arch} was asked for, but {model.ref} is a {kind}, which is --arch {model.adapter.name}"
+        )

@@ -1,0 +1,39 @@
+"""A progress bar over pictures, fed by denoising steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from t2iprobe.cli.console import notes
+
+
+class _Rate(ProgressColumn):
+    """Pictures a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} images/s" if task.speed else "… images/s")
+
+
+@contextmanager
+def bar(what: str) -> Iterator[tuple[Progress, TaskID]]:
+    """A bar and its one task, whose total is told later."""
+    columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"), _Rate())
+    with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as shown:
+        yield shown, shown.add_task("", total=0)
+
+
+@contextmanager
+def progress(images: int, steps: int, what: str = "patching") -> Iterator[Callable[[int, int], None]]:
+    """Gives the ``on_step`` of a sweep."""
+    columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"), _Rate())
+    with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as bar:
+        task = bar.add_task("", total=images)
+
+        def on_step(rows: int, step: int) -> None:
+            bar.advance(task, rows / steps)
+
+        yield on_step

@@ -1,0 +1,35 @@
+"""What an embedded model's folder says in ``planted.json``: its planted layers, prompt set and sampling defaults."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from t2iprobe.core.options import Embedded
+
+
+def sampling_defaults(pipeline: Any) -> dict[str, Any]:
+    """Sampling defaults that a pipeline folder carries in ``planted.json`` (the embedded models do)."""
+    name = getattr(pipeline, "name_or_path", None) or getattr(pipeline.config, "_name_or_path", "")
+    card = _card(Path(str(name)))
+    return dict(card["sampling"]) if card else {}
+
+
+def own_prompt_set(ref: str, models: Mapping[str, Embedded]) -> str:
+    """The prompt set that the model ``ref`` was made for, as its folder says; ``simple`` for any other."""
+    card = _card(models[ref].folder if ref in models else Path(ref).expanduser()) or {}
+    return str(card.get("prompt_set", "simple"))
+
+
+def planted_layers(ref: str, concept: str, models: Mapping[str, Embedded]) -> list[int] | None:
+    """Layers of the known truth of the model ``ref``; ``None`` where there is none."""
+    content = {"text": "word", "colour": "colour"}.get(concept)
+    card = _card(models[ref].folder if ref in models else Path(ref).expanduser()) or {}
+    return card.get("layers", {}).get(content)
+
+
+def _card(folder: Path) -> dict[str, Any] | None:
+    path = folder / "planted.json"
+    return json.loads(path.read_text()) if path.is_file() else None

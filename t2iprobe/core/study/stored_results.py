@@ -1,0 +1,274 @@
+"""A memory that lasts: :class:`StoredResults` keeps a study's answers in Zarr, and :func:`open_study` reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from PIL import Image
+from zarr.abc.store import Store
+from zarr.storage import LocalStore
+
+from t2iprobe.core.disk import explained
+from t2iprobe.core.errors import ConfigError, DamagedError, NonFiniteError
+from t2iprobe.core.scoring import Scores
+from t2iprobe.core.store import keys
+from t2iprobe.core.study import arrays, definitions
+from t2iprobe.core.sweep import TrialResult
+from t2iprobe.core.trials import Trial
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Of one pair, for the rows of some trials."""
+
+    measured: TrialResult
+    trials: tuple[Trial, ...]
+    rows: tuple[int, ...]
+
+
+class RecordedResults:
+    """What a store holds, to read. Scores are in memory, pictures stay on the disk until they are asked for.
+
+    Args:
+        root: of the store.
+        names: of the scores, the ranking one first.
+
+    Raises:
+        DamagedError: a chunk of labels or scores is not what was written.
+    """
+
+    def __init__(self, root: zarr.Group, names: Sequence[str]) -> None:
+        self._root, self.names = root, list(names)
+        defined = arrays.member(root, "trial").attrs.get("trials", []) if "trial" in root else []
+        self.trials = [definitions.from_json(found) for found in defined]  # type: ignore[union-attr,arg-type]
+        self._rows = {trial.label: row for row, trial in enumerate(self.trials)}
+        self.pairs = [str(label) for label in arrays.read(arrays.member(root, "pair"), slice(None))]
+        self._open: dict[str, arrays.Array] = {}
+        self._known: dict[str, Scores] = {name: self._load(name) for name in self.names}
+
+    def _array(self, path: str) -> arrays.Array:
+        """Opened once: opening reads its metadata, which takes longer than a small write."""
+        if path not in self._open:
+            self._open[path] = arrays.member(self._root, path)
+        return self._open[path]
+
+    def _load(self, name: str) -> Scores:
+        """A kill may have left fewer rows than there are trials."""
+        known = np.full((len(self.trials), len(self.pairs)), np.nan, np.float32)
+        found = arrays.read(arrays.member(self._root, name), slice(None))[: len(known)]
+        known[: len(found)] = found
+        return known
+
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """(trial, pair): which are committed. The ranking score is written last."""
+        return ~np.isnan(self._known[self.names[0]])
+
+    @property
+    def pictures(self) -> int:
+        """How many there are: one an answer, unless the instrument makes none."""
+        return int(self.done.sum()) if "images" in self._root else 0
+
+    def row(self, label: str) -> int | None:
+        """Of a trial."""
+        return self._rows.get(label)
+
+    def column(self, name: str) -> Scores:
+        """One score of all, (trial, pair), NaN where it is not done."""
+        return np.where(self.done, self._known[name], np.float32(np.nan))
+
+    def scores(self, label: str, pair: int) -> dict[str, float] | None:
+        """See :class:`~t2iprobe.core.trial_runner.ResultCache`."""
+        row = self._rows.get(label)
+        if row is None or np.isnan(self._known[self.names[0]][row, pair]):
+            return None
+        return {name: float(self._known[name][row, pair]) for name in self.names}
+
+    def image(self, label: str, pair: int) -> Image.Image | None:
+        """See :class:`~t2iprobe.core.trial_runner.ResultCache`; ``None`` where it is not done or there are no pictures.
+
+        Raises:
+            DamagedError: it is not what was written.
+        """
+        if self.scores(label, pair) is None or not ("images" in self._open or "images" in self._root):
+            return None
+        array, row = self._array("images"), self._rows[label]
+        found = arrays.read(array, (row, pair))
+        key = arrays.file_of(array, (row, pair))
+        if not found.any() and not keys.exists(array.store, key):
+            raise DamagedError(f"chunk {key} of {keys.name_of(array.store)} is missing; restore a copy of it")
+        return Image.fromarray(np.asarray(found, np.uint8))
+
+
+class StoredResults(RecordedResults):
+    """Keeps answers in a store; only one process may.
+
+    An answer counts once its ranking score is there, and that is written last: pictures, other scores, then it. The
+    answers of one batch are written together when the last of them is in, so a run that goes on after a kill composes
+    its batches as one that was never killed.
+
+    Args:
+        where: the store, made if need be: a folder, a URL that fsspec knows, or a store of Zarr's own.
+        pairs: a label for each.
+        names: of the scores, the ranking one first.
+        question: what the answers are to, in any form; a store that has others is refused.
+
+    Raises:
+        RunExistsError: the store has answers to another question.
+        StoreError: it cannot be written.
+    """
+
+    def __init__(
+        self, where: Path | str | Store, pairs: Sequence[str], names: Sequence[str], question: str = ""
+    ) -> None:
+        self._name = str(where)
+        self._pending: list[_Answer] = []
+        with self._explained():
+            root = arrays.create(keys.place(where), pairs, names, question)
+            _sweep_up(root.store)
+            super().__init__(root, names)
+            arrays.grow(root, [definitions.as_json(trial) for trial in self.trials])
+
+    def put(self, measured: TrialResult, trials: Sequence[Trial]) -> None:
+        """See :class:`~t2iprobe.core.trial_runner.ResultCache`.
+
+        Raises:
+            StoreError: the disk is full or gone; what was committed stays.
+            NonFiniteError: the ranking score is no number, which on disk means "not done".
+        """
+        self._check(measured, trials)
+        with self._explained():
+            self._pending.append(_Answer(measured, tuple(trials), self._placed(trials)))
+            if not measured.more:
+                batch, self._pending = self._pending, []
+                self._commit(batch)
+
+    def _check(self, measured: TrialResult, trials: Sequence[Trial]) -> None:
+        for trial in trials:
+            value = measured.scores[trial.label][self.names[0]]
+            if not np.isfinite(value):
+                raise NonFiniteError(
+                    f"{self.names[0]} of trial {trial.label!r}, pair {measured.pair}, is {value}; a ranking score has "
+                    "to be a number, choose another metric"
+                )
+
+    def _placed(self, trials: Sequence[Trial]) -> tuple[int, ...]:
+        """Rows of trials; new ones get theirs."""
+        new = [trial for trial in trials if trial.label not in self._rows]
+        if new:
+            grown = [*self.trials, *new]
+            arrays.grow(self._root, [definitions.as_json(trial) for trial in grown])
+            self._open.clear()
+            self._extend(new)
+        for trial in trials:
+            known = self.trials[self._rows[trial.label]]
+            if definitions.as_json(known) != definitions.as_json(trial):
+                raise ConfigError(
+                    f"the study has a trial {trial.label!r} that patches something else ({known} there, {trial} now)"
+                )
+        return tuple(self._rows[trial.label] for trial in trials)
+
+    def _extend(self, new: Sequence[Trial]) -> None:
+        for trial in new:
+            self._rows[trial.label] = len(self.trials)
+            self.trials.append(trial)
+        empty = np.full((len(new), len(self.pairs)), np.nan, np.float32)
+        self._known = {name: np.concatenate([known, empty]) for name, known in self._known.items()}
+
+    def _commit(self, batch: Sequence[_Answer]) -> None:
+        for answer in batch:
+            self._write_images(answer)
+        rows = _span(row for answer in batch for row in answer.rows)
+        pairs = _span(answer.measured.pair for answer in batch)
+        blocks = {name: self._block(name, batch, rows, pairs) for name in self.names}
+        for name in reversed(self.names):
+            self._array(name)[rows, pairs] = blocks[name]
+        for name, block in blocks.items():
+            self._known[name][rows, pairs] = block
+
+    def _block(self, name: str, batch: Sequence[_Answer], rows: slice, pairs: slice) -> Scores:
+        """What is known of a rectangle, with the answers in it: written at once, it is there or is not."""
+        block = self._known[name][rows, pairs].copy()
+        for answer in batch:
+            for row, trial in zip(answer.rows, answer.trials, strict=True):
+                score = answer.measured.scores[trial.label][name]
+                block[row - rows.start, answer.measured.pair - pairs.start] = score
+        return block
+
+    def _write_images(self, answer: _Answer) -> None:
+        made, pair = answer.measured.images, answer.measured.pair
+        placed = zip(answer.rows, answer.trials, strict=True)
+        shown = {row: np.asarray(made[trial.label]) for row, trial in placed if trial.label in made}
+        if shown and "images" not in self._open and "images" not in self._root:
+            shape = next(iter(shown.values())).shape
+            arrays.add_images(self._root, len(self.trials), len(self.pairs), shape, len(shown))
+            keys.publish(self._root)
+        for rows in _runs(sorted(shown)):
+            pictures = np.stack([shown[row] for row in rows])
+            self._array("images")[rows.start : rows.stop, pair] = pictures
+
+    def memo(self, key: str, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """See :class:`~t2iprobe.core.trial_runner.ResultCache`."""
+        name = quote(key, safe="")
+        path = f"memo/{name}"
+        if path in self._root and arrays.member(self._root, path).attrs.get("done"):
+            return np.asarray(arrays.read(arrays.member(self._root, path), ...))
+        value = np.asarray(compute())
+        with self._explained():
+            array = self._root.create_array(
+                path,
+                data=value,
+                compressors=arrays.compressors(),
+                dimension_names=tuple(f"{name}.{axis}" for axis in range(value.ndim)),
+                overwrite=True,
+                config={"write_empty_chunks": True},
+            )
+            array.attrs["done"] = True  # after the values: the mark that they are whole
+        return value
+
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained(self._name, lambda: "what was measured so far is kept: make room and resume")
+
+
+def _span(numbers: Iterable[int]) -> slice:
+    """From the first to the last."""
+    listed = list(numbers)
+    return slice(min(listed), max(listed) + 1)
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[range]:
+    """Sorted numbers as ranges without gaps: most often one."""
+    start = 0
+    for i in range(1, len(numbers) + 1):
+        if i == len(numbers) or numbers[i] != numbers[i - 1] + 1:
+            yield range(numbers[start], numbers[i - 1] + 1)
+            start = i
+
+
+def _sweep_up(store: Store) -> None:
+    """Remove half-written files: Zarr writes beside the place and renames, and a kill leaves what was beside."""
+    if isinstance(store, LocalStore):
+        for left in store.root.rglob("*.partial"):
+            left.unlink(missing_ok=True)
+
+
+def open_study(where: Path | str | Store, names: Sequence[str] | None = None) -> RecordedResults:
+    """The answers in a store, to read, also while a study is running.
+
+    Raises:
+        ConfigError: there is none.
+        DamagedError: labels or scores are not what was written.
+    """
+    root = keys.open_root(where)
+    known = arrays.score_names(root)
+    if not known:
+        raise ConfigError(f"{where} holds no scores; a run of `t2iprobe patch` or of a study has some")
+    return RecordedResults(root, names or known)

@@ -1,0 +1,186 @@
+"""Runs the trials of a localizer: :class:`TrialRunner`. It caches results, counts the cost and keeps to a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from t2iprobe.core.errors import BudgetError
+from t2iprobe.core.model import Model, OnStep
+from t2iprobe.core.pairs import Pair, cluster_of
+from t2iprobe.core.scoring import Scale, Scored, Scores
+from t2iprobe.core.sweep import Cost, Evaluator, TrialBatch, TrialResult
+from t2iprobe.core.trials import Space, Trial, source, target
+
+
+class ResultCache(Protocol):
+    """What has been answered already; a study keeps it on disk."""
+
+    def scores(self, label: str, pair: int) -> dict[str, float] | None:
+        """By name of the score; ``None`` where the trial was not asked of this pair."""
+        ...
+
+    def image(self, label: str, pair: int) -> Image | None:
+        """The picture of a trial."""
+        ...
+
+    def put(self, measured: TrialResult, trials: Sequence[Trial]) -> None:
+        """Keep an answer, whole or not at all."""
+        ...
+
+    def memo(self, key: str, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """``compute()``, or what it gave before: for what is not a trial (gradients, attention contributions)."""
+        ...
+
+
+class InMemoryResults:
+    """A memory that lasts as long as the process; of the pictures it keeps the sources', which scoring needs."""
+
+    def __init__(self) -> None:
+        self._scores: dict[tuple[str, int], dict[str, float]] = {}
+        self._images: dict[tuple[str, int], Image] = {}
+        self._memos: dict[str, NDArray[Any]] = {}
+
+    def scores(self, label: str, pair: int) -> dict[str, float] | None:
+        """See :class:`ResultCache`."""
+        return self._scores.get((label, pair))
+
+    def image(self, label: str, pair: int) -> Image | None:
+        """See :class:`ResultCache`."""
+        return self._images.get((label, pair))
+
+    def put(self, measured: TrialResult, trials: Sequence[Trial]) -> None:
+        """See :class:`ResultCache`."""
+        for trial in trials:
+            self._scores[trial.label, measured.pair] = dict(measured.scores[trial.label])
+            if not trial.sites and trial.label in measured.images:
+                self._images[trial.label, measured.pair] = measured.images[trial.label]
+
+    def memo(self, key: str, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """See :class:`ResultCache`."""
+        if key not in self._memos:
+            self._memos[key] = compute()
+        return self._memos[key]
+
+
+@dataclass
+class TrialRunner:
+    """Asks trials of pairs.
+
+    Args:
+        instrument: answers.
+        space: what can be patched.
+        pairs: all pairs.
+        search: numbers of the pairs to search on.
+        held_out: numbers of the pairs to confirm on.
+        model: for methods that read more than pictures; a simulation has none.
+        memory: of answers.
+        budget: most rows through the denoiser, ``None`` for no limit.
+        seed: of a method's own chance.
+        on_step: progress within a batch.
+        on_measured: told every new answer.
+        settings: of every generation (``num_steps``, ``guidance``, …), for methods that make their own with the model.
+        set_aside: numbers of the pairs that are not asked, as their score cannot tell source from target.
+    """
+
+    instrument: Evaluator
+    space: Space
+    pairs: Sequence[Pair]
+    search: Sequence[int]
+    held_out: Sequence[int] = ()
+    model: Model | None = None
+    memory: ResultCache = field(default_factory=InMemoryResults)
+    budget: int | None = None
+    seed: int = 0
+    on_step: OnStep = lambda rows, step: None
+    on_measured: Callable[[TrialResult], None] = lambda measured: None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    set_aside: Sequence[int] = ()
+    spent: Cost = field(default=Cost(), init=False)
+    _asked: set[tuple[str, int]] = field(default_factory=set, init=False, repr=False)
+
+    def ask(self, trials: Iterable[Trial], pairs: Sequence[int] | None = None, num_steps: int | None = None) -> Scored:
+        """Scores (2 + trial, pair) of the unpatched source, the unpatched target and the trials.
+
+        Args:
+            trials: each with the given ``num_steps``.
+            pairs: numbers of pairs; default all of ``search``.
+            num_steps: of the unpatched runs.
+
+        Raises:
+            BudgetError: what was not yet asked costs more than is left of the budget; nothing was run.
+        """
+        listed = [source(num_steps), target(num_steps), *trials]
+        chosen = list(self.search if pairs is None else pairs)
+        asks = self.open(listed, chosen)
+        self._charge(self._fresh(listed, chosen), asks)
+        by_pair = {ask.pair: ask for ask in asks}
+        for measured in self.instrument.measure(asks, on_step=self.on_step):
+            self.memory.put(measured, by_pair[measured.pair].trials)
+            self.spend(Cost(by_pair[measured.pair].rows, measured.rows, measured.calls))
+            self.on_measured(measured)
+        return self._scored(listed, chosen)
+
+    def open(self, trials: Sequence[Trial], pairs: Sequence[int]) -> list[TrialBatch]:
+        """What of this is not known yet."""
+        asks = []
+        for pair in pairs:
+            missing = tuple(trial for trial in trials if self.memory.scores(trial.label, pair) is None)
+            if missing:
+                reference = source(missing[0].num_steps).label
+                asks.append(TrialBatch(pair, missing, self.memory.image(reference, pair)))
+        return asks
+
+    def spend(self, cost: Cost) -> None:
+        """Count what was spent; for methods that call the denoiser themselves."""
+        self.spent = self.spent + cost
+
+    @property
+    def scale(self) -> Scale:
+        """Of the ranking score."""
+        return getattr(self.instrument, "scale", Scale())
+
+    @property
+    def left(self) -> int | None:
+        """Rows left of the budget."""
+        return None if self.budget is None else self.budget - self.spent.rows
+
+    def _fresh(self, trials: Sequence[Trial], pairs: Sequence[int]) -> list[TrialBatch]:
+        """What this lab was not asked before, whether the memory has it from an earlier process or not."""
+        asks = []
+        for pair in pairs:
+            new = tuple(trial for trial in trials if (trial.label, pair) not in self._asked)
+            if new:
+                asks.append(TrialBatch(pair, new))
+        return asks
+
+    def _charge(self, fresh: Sequence[TrialBatch], asks: Sequence[TrialBatch]) -> None:
+        """Afford what is fresh, and spend what the memory has of it: a run that was interrupted is charged alike."""
+        if self.budget is not None and fresh:
+            self._afford(len(fresh), self.instrument.cost(fresh))
+        if sum(len(ask.trials) for ask in fresh) > sum(len(ask.trials) for ask in asks):
+            self.spend(self.instrument.cost(fresh) - self.instrument.cost(asks))
+        self._asked.update((trial.label, ask.pair) for ask in fresh for trial in ask.trials)
+
+    def _afford(self, pairs: int, cost: Cost) -> None:
+        left = max(self.left or 0, 0)
+        if cost.rows > left:
+            raise BudgetError(
+                f"the next {pairs} pairs need {cost.rows:,} denoiser rows, {left:,} of the budget of "
+                f"{self.budget:,} are left; raise --budget to go on from here"
+            )
+
+    def _scored(self, trials: Sequence[Trial], pairs: Sequence[int]) -> Scored:
+        known = [[self.memory.scores(trial.label, pair) for pair in pairs] for trial in trials]
+        names = self.instrument.names
+        arrays: dict[str, Scores] = {
+            name: np.array([[one[name] if one else np.nan for one in row] for row in known], np.float32)
+            for name in names
+        }
+        clusters = [cluster_of(self.pairs[pair]) for pair in pairs]
+        return Scored(arrays, names[0], names[1], self.scale, clusters)

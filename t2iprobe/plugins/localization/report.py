@@ -1,0 +1,148 @@
+"""What a localization adds to the report: heat maps and bars of heads, steps and tokens, statistics, specialisation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from t2iprobe.core.contracts.localizer import Finding
+from t2iprobe.core.names import counted
+from t2iprobe.core.scope import Scope
+from t2iprobe.core.scoring import FOUND
+from t2iprobe.core.statistics import Interval
+from t2iprobe.core.study.result import StudyResult
+from t2iprobe.core.trials import Trial, source, target
+from t2iprobe.plugins.localization.record import share
+from t2iprobe.report.sections import Bar, Cell, HeatMap, ReportTable, Section
+
+#: of a metric of whole prompts that leaves the text out; see ``clip_t_template``
+TEMPLATE = "clip_t_template"
+WAY = (
+    "Share of the way from source to target that each patch goes, with bounds that hold for all of them at once with "
+    "95 % and count one pair more, a whole way off: of few pairs they are wide, also where all agree."
+)
+CONFIRMED = (
+    "The bootstrap is studentised and counts one pair more than there are, a whole way off: few pairs that agree prove "
+    "little. The bars above that are in no table have bounds of their own, on the pairs that each was asked of."
+)
+
+
+def sections(result: StudyResult) -> Iterator[Section]:
+    """Of a study of layers, finished or not."""
+    finding = result.finding
+    if finding is not None and finding.ranking:
+        yield from maps(finding)
+        yield from parts(finding)
+        yield from statistics(finding)
+        yield from specialisation(result, finding)
+
+
+def maps(finding: Finding) -> Iterator[Section]:
+    """What was measured on a grid: heads of layers, steps, tokens."""
+    found = [_map(one) for one in finding.details.get("maps", ())]
+    if found:
+        yield Section("Where in the layers", maps=found)
+
+
+def _map(found: Mapping[str, Any]) -> HeatMap:
+    values = [[_number(value) for value in row] for row in found["values"]]
+    return HeatMap(found["caption"], found["rows"], found["columns"], values)
+
+
+def _number(value: float | None) -> float:
+    """JSON has no NaN: what could not be measured is ``null`` there."""
+    return float("nan") if value is None else float(value)
+
+
+def parts(finding: Finding) -> Iterator[Section]:
+    """Bars for each table of trials in the finding's details, but for that of the layers, which has its chart."""
+    for name, rows in finding.tables().items():
+        if name not in ("response", "confirmed") and rows:
+            yield Section(name.capitalize(), WAY, bars=[_bar(row) for row in rows])
+
+
+def _bar(row: Mapping[str, Any]) -> Bar:
+    """An effect that could not be measured is an empty bar."""
+    interval = Interval(*(float(row[name] or 0.0) for name in Interval._fields))
+    return Bar(str(row["label"]), interval, interval.low > FOUND)
+
+
+def statistics(finding: Finding) -> Iterator[Section]:
+    """How sure the responses are that decided."""
+    rows = finding.tables().get("response")
+    if not rows:
+        if confirmed := " ".join(_confirmed(finding)):
+            yield Section("Statistics", f"{confirmed} {CONFIRMED}")
+        return
+    cells: list[list[Cell]] = [
+        [row["label"], *(_number(row[name]) for name in (*Interval._fields, "p", "change"))] for row in rows
+    ]
+    said = [
+        "Bounds hold for all rows at once with 95 % (studentised maximum over resampled pairs) and count one pair "
+        "more, a whole way off: few pairs prove little. p is of no response, by sign flips, corrected for the number "
+        "of rows (Holm). Change is 1 - SSIM to the unpatched picture.",
+        *_null(finding.details.get("null")),
+        *_confirmed(finding),
+    ]
+    columns = ["patch", "way to the target", "low", "high", "p", "change"]
+    yield Section("Statistics", " ".join(said), ReportTable(columns, cells, digits=3))
+
+
+def _null(null: Any) -> Iterator[str]:
+    if null:
+        yield (
+            f"The {counted(null['count'], 'other')}, what chance brings: {share(null['mean'], 1)} of the way on "
+            f"average, {share(null['q95'], 1)} at the 95th percentile."
+        )
+
+
+def _confirmed(finding: Finding) -> Iterator[str]:
+    if finding.response is not None:
+        mean, low, high = finding.response
+        pairs, noises = (int(finding.details.get(name, 0)) for name in ("confirmed_on", "noises"))
+        over = counted(noises, "different noise") if noises != 1 else "one noise for all, so nothing is known of others"
+        yield (
+            f"The layers together, on the {counted(pairs, 'pair')} that they were to be confirmed on: {share(mean, 1)} "
+            f"of the way, {share(low, 1)} to {share(high, 1)} with 95 % by the bootstrap over pairs, from {over}."
+        )
+
+
+def specialisation(result: StudyResult, finding: Finding) -> Iterator[Section]:
+    """Whether the layers bring the text alone, or the scene along: the templates' CLIPScore beside the text's score.
+
+    The table of arXiv 2502.09935 on specialisation; it takes pairs of two templates and the metric ``clip_t_template``.
+    """
+    patched = _together(result.trials, finding.layers)
+    names = [f"{TEMPLATE}_source", f"{TEMPLATE}_target", f"{result.rank.removesuffix('_target')}_source", result.rank]
+    if patched is None or not set(names) <= set(result.scores):
+        return
+    labels = [one.label for one in result.trials]
+    trials = {"source, unpatched": source(), "source, patched": patched, "target, unpatched": target()}
+    lines = [labels.index(one.label) for one in trials.values()]
+    values = np.stack([result.scores[name][lines] for name in names])  # (score, trial, pair)
+    done = np.isfinite(values).all(axis=(0, 1))
+    if not done.any():
+        return
+    means = values[:, :, done].mean(axis=-1).T
+    rows: list[list[Cell]] = [[name, *map(float, row)] for name, row in zip(trials, means, strict=True)]
+    columns = [
+        "picture",
+        "template of the source",
+        "template of the target",
+        "text of the source",
+        "text of the target",
+    ]
+    text = (
+        f"Means over {counted(int(done.sum()), 'pair')}: CLIPScore to the prompts without their quoted text, and the "
+        "text's own score. Layers that write the text and nothing else leave the templates' columns as they are, also "
+        "where source and target prompt have different ones."
+    )
+    yield Section("Specialisation", text, ReportTable(columns, rows, digits=3))
+
+
+def _together(trials: Sequence[Trial], layers: Sequence[int]) -> Trial | None:
+    """The trial that patched just these layers, wholly."""
+    whole = (one for one in trials if one.scope == Scope() and one.direction == "denoising" and one.num_steps is None)
+    return next((one for one in whole if layers and set(one.layers) == set(layers)), None)

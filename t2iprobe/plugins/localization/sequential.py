@@ -1,0 +1,155 @@
+"""Asks sets of layers of few pairs first and of more where it is not clear yet: :class:`SequentialTest`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from t2iprobe.core.evidence import Array, bounds, shown
+from t2iprobe.core.pairs import cluster_of
+from t2iprobe.core.statistics import Interval, by_cluster
+from t2iprobe.core.trial_runner import TrialRunner
+from t2iprobe.core.trials import Part
+
+Layers = frozenset[int]
+INFORMATIVE = 0.5  # of the largest span among the pairs seen
+MOSTLY = 0.7  # share of informative pairs from which asking unopened ones is cheaper than opening them first
+
+
+class Levels(NamedTuple):
+    """How far sets move clusters of pairs: (set, cluster), and their spans, (cluster,); in the unit of the score.
+
+    Args:
+        moved, spans: see above.
+        pairs: how many were asked.
+    """
+
+    moved: Array
+    spans: Array
+    pairs: int
+
+    def interval(self, one: int, other: int | None = None, alpha: float = 0.05) -> Interval:
+        """Response of a set, or by how much it is above that of another."""
+        moved = self.moved[one] if other is None else self.moved[one] - self.moved[other]
+        return bounds(moved, self.spans, alpha)
+
+
+@dataclass
+class SequentialTest:
+    """Levels of sets on pairs that show something.
+
+    Which pairs those are is read off the *unpatched* pictures: a pair whose target scores little better than its source
+    cannot tell whether a patch worked. They are taken in the order of the search, those whose span is at least half of
+    the largest seen; as unpatched pictures do not depend on any patch, this favours no set.
+
+    Args:
+        lab: where it asks.
+        part: what is patched.
+        most: pairs that a set is asked of at most.
+        first: pairs it is asked of at first; every further look doubles them.
+        num_steps: denoising steps of the pictures; ``None`` as the study's.
+        least: share of the largest span that a pair must have to be asked.
+        spans: of the pairs opened so far.
+    """
+
+    lab: TrialRunner
+    part: Part = "kv"
+    most: int = 24
+    first: int = 2
+    num_steps: int | None = None
+    least: float = INFORMATIVE
+    spans: list[float] = field(default_factory=list)
+
+    def wider(self) -> SequentialTest:
+        """The same with twice the pairs, also some that show less."""
+        return replace(self, most=min(2 * self.most, len(self.lab.search)), least=0.7 * self.least)
+
+    def looks(self, start: int | None = None) -> list[int]:
+        """Numbers of pairs to look at."""
+        count, found = start or self.first, []
+        while count < self.most:
+            found.append(count)
+            count *= 2
+        return [*found, self.most]
+
+    def open(self, count: int) -> None:
+        """Know the spans of the first ``count`` pairs of the search."""
+        fresh = list(self.lab.search)[len(self.spans) : count]
+        if fresh:
+            scored = self.lab.ask([], fresh, self.num_steps)
+            source, target = scored.scores[scored.rank].astype(np.float64)
+            self.spans += (self.lab.scale.sign * (target - source)).tolist()
+
+    def shown(self) -> bool:
+        """Whether target and source surely score differently; opens pairs until it is clear."""
+        count = min(2 * self.first, len(self.lab.search))
+        while True:
+            self.open(count)
+            spans = self._clustered(np.array(self.spans), range(len(self.spans)))
+            if count >= len(self.lab.search):
+                return shown(spans)
+            scale = np.full(len(spans), max(float(np.abs(spans).max()), 1e-6))
+            if bounds(spans, scale).low > 0:
+                return True
+            count = min(2 * count, len(self.lab.search))
+
+    def pairs(self, count: int) -> list[int]:
+        """Places in the search of up to ``count`` pairs to ask: informative ones, or not opened yet.
+
+        Where most are informative, pairs are opened together with the question, which saves a row each.
+        """
+        while True:
+            found = self._informative()
+            missing, closed = count - len(found), range(len(self.spans), len(self.lab.search))
+            if missing <= 0 or not closed:
+                return found[:count]
+            if len(found) >= MOSTLY * len(self.spans):
+                return [*found, *closed[:missing]]
+            self.open(len(self.spans) + missing)
+
+    def _informative(self) -> list[int]:
+        spans = np.array(self.spans)
+        return np.flatnonzero(spans >= self.least * spans.max(initial=0.0)).tolist()
+
+    def levels(self, sets: Sequence[Layers], count: int) -> Levels:
+        """Sets on up to ``count`` pairs."""
+        while True:
+            places = self.pairs(count)
+            scores = self._scores(sets, places)
+            known = set(self._informative())
+            kept = [column for column, place in enumerate(places) if place in known]
+            if len(kept) == len(places) or len(self.spans) == len(self.lab.search):
+                moved = self.lab.scale.sign * (scores[1:, kept] - scores[0, kept])
+                moved = self._clustered(moved, [places[column] for column in kept])
+                return Levels(moved[1:], moved[0], len(kept))
+
+    def _clustered(self, values: Array, places: Sequence[int]) -> Array:
+        """Means over pairs of the same prompts, (..., pair) to (..., cluster)."""
+        return by_cluster(values, [cluster_of(self.lab.pairs[self.lab.search[place]]) for place in places])
+
+    def _scores(self, sets: Sequence[Layers], places: Sequence[int]) -> Array:
+        """(2 + set, pair); the empty set is the source."""
+        trials = {one: self.lab.space.trial(one, part=self.part, num_steps=self.num_steps) for one in sets if one}
+        scored = self.lab.ask(trials.values(), [self.lab.search[place] for place in places], self.num_steps)
+        scores = scored.scores[scored.rank].astype(np.float64)
+        for column, place in enumerate(places):
+            if place == len(self.spans):
+                self.spans.append(float(self.lab.scale.sign * (scores[1, column] - scores[0, column])))
+        row = {one: index + 2 for index, one in enumerate(trials)} | {frozenset(): 0}
+        return np.stack([scores[0], scores[1], *(scores[row[one]] for one in sets)])
+
+    def until(self, sets: Sequence[Layers], clear: Callable[[Levels], bool], start: int | None = None) -> Levels:
+        """Levels on as few pairs as make it ``clear``, or on the most there are."""
+        for count in self.looks(start):
+            found = self.levels(sets, count)
+            if clear(found) or found.pairs < count:
+                break
+        return found
+
+
+def joined(*sets: Iterable[int]) -> Layers:
+    """Their union."""
+    return frozenset().union(*sets)

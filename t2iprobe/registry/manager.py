@@ -1,0 +1,453 @@
+"""Finds plugins and answers "who can?": :class:`Plugins`.
+
+A value, not a global: every caller may build its own. A plugin that is broken, disabled or made for another API stops
+nothing else and is never silent: :meth:`Plugins.listing` has a row with the reason. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import pluggy
+
+from t2iprobe.core import planted
+from t2iprobe.core.concepts import concept_named
+from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.names import choice, near, with_settings
+from t2iprobe.core.options import LoadOptions
+from t2iprobe.registry import hookspecs
+from t2iprobe.registry.hookspecs import API, PROJECT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import typer
+
+    from t2iprobe.core.concepts import Concept
+    from t2iprobe.core.contracts.adapter import Adapter, Pipeline
+    from t2iprobe.core.contracts.detector import Detector, Rewriter
+    from t2iprobe.core.contracts.editor import Editor
+    from t2iprobe.core.contracts.executor import Executor
+    from t2iprobe.core.contracts.localizer import Localizer
+    from t2iprobe.core.contracts.metric import Aggregate, Metric, Reader
+    from t2iprobe.core.model import Model
+    from t2iprobe.core.options import Embedded
+    from t2iprobe.core.pairs import Pair
+    from t2iprobe.core.scoring import Scorer
+    from t2iprobe.core.study.result import StudyResult
+    from t2iprobe.plugins.inversion.inverter import Inverter
+    from t2iprobe.report.sections import Page, Section
+
+#: the bundled plugins; each module is light and imports what it needs inside its hook functions
+BUILTIN = (
+    "t2iprobe.architectures.plugin",
+    "t2iprobe.plugins.organisms.plugin",
+    "t2iprobe.plugins.metrics.plugin",
+    "t2iprobe.plugins.prompts.plugin",
+    "t2iprobe.plugins.localization.plugin",
+    "t2iprobe.plugins.inversion.plugin",
+    "t2iprobe.plugins.editing.plugin",
+    "t2iprobe.plugins.cluster.plugin",
+    "t2iprobe.plugins.toxicity.plugin",
+    "t2iprobe.plugins.finetune.plugin",
+    "t2iprobe.plugins.continual.plugin",
+    "t2iprobe.plugins.hub.plugin",
+)
+#: similarity to the source's picture, taken of every image
+SIMILARITY = ("ssim", "psnr", "mse")
+GROUP = f"{PROJECT}.v{API}"
+DISABLE = "T2IPROBE_DISABLE_PLUGINS"
+TRACE = "T2IPROBE_TRACE_PLUGINS"
+
+Built = TypeVar("Built")
+Status = Literal["ok", "skipped", "broken"]
+
+
+@dataclass(frozen=True, slots=True)
+class PluginRow:
+    """A line of ``t2iprobe plugins``."""
+
+    name: str
+    version: str
+    status: Status
+    reason: str = ""
+    hooks: tuple[str, ...] = ()
+
+
+class Plugins:
+    """The plugins of one session.
+
+    Args:
+        builtin: modules of bundled plugins, by name.
+        installed: also load what other packages announce in the entry-point group ``t2iprobe.v1``.
+        extra: further plugins, as objects. ``__name__``, or else the class, names them.
+    """
+
+    def __init__(
+        self, builtin: Sequence[str] = BUILTIN, *, installed: bool = True, extra: Iterable[object] = ()
+    ) -> None:
+        self._manager = pluggy.PluginManager(PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self._rows: list[PluginRow] = []
+        self._disabled = frozenset(filter(None, map(str.strip, os.environ.get(DISABLE, "").split(","))))
+        self._trace()
+        self._add_builtin(builtin)
+        if installed:
+            self._add_installed()
+        for plugin in extra:
+            self._add(PluginRow(_name_of(plugin), "", "ok"), plugin)
+        self._drop_unfitting()
+
+    def listing(self) -> list[PluginRow]:
+        """Every plugin that was found, in the order of loading, with the hooks it has or the reason it is not used."""
+        return [replace(row, hooks=self._hooks_of(row.name)) if row.status == "ok" else row for row in self._rows]
+
+    def adapters(self) -> dict[str, type[Adapter]]:
+        """Architectures by name."""
+        return self._named("t2iprobe_register_adapters", "adapter")
+
+    def models(self) -> dict[str, Embedded]:
+        """Models that plugins bring along, by name; see :attr:`Embedded.present`."""
+        return self._named("t2iprobe_register_models", "model")
+
+    def metrics(self) -> dict[str, type[Metric]]:
+        """Metrics by name."""
+        return self._named("t2iprobe_register_metrics", "metric")
+
+    def aggregates(self) -> dict[str, type[Aggregate]]:
+        """Numbers per set of images by name."""
+        return self._named("t2iprobe_register_aggregates", "aggregate")
+
+    def readers(self) -> dict[str, type[Reader]]:
+        """OCR engines by name."""
+        return self._named("t2iprobe_register_readers", "reader")
+
+    def reader(self, ref: str) -> Reader:
+        """A reader by its name, with settings if need be: ``rapidocr:lang=cyrillic``.
+
+        Raises:
+            ConfigError: there is none, or it has no such setting.
+        """
+        name, settings = with_settings(ref)
+        return _built("reader", name, self.readers(), settings)
+
+    def concepts(self) -> dict[str, Concept]:
+        """What pairs can differ in, by name."""
+        return self._named("t2iprobe_register_concepts", "concept")
+
+    def prompt_sets(self) -> dict[str, type[Any]]:
+        """Sources of prompt pairs by name."""
+        return self._named("t2iprobe_register_prompt_sets", "prompt set")
+
+    def inverters(self) -> dict[str, type[Inverter]]:
+        """Ways from an image back to its noise, by name."""
+        return self._named("t2iprobe_register_inverters", "inverter")
+
+    def inverter(self, name: str, **settings: Any) -> Inverter:
+        """An inverter with settings, see :meth:`localizer`."""
+        return _built("inverter", name, self.inverters(), settings)
+
+    def editors(self) -> dict[str, type[Editor]]:
+        """Ways to edit text in pictures, by name."""
+        return self._named("t2iprobe_register_editors", "editor")
+
+    def editor(self, name: str, **settings: Any) -> Editor:
+        """An editor with settings, see :meth:`localizer`."""
+        return _built("editor", name, self.editors(), settings)
+
+    def detectors(self) -> dict[str, type[Detector]]:
+        """Finders of toxic text in prompts, by name."""
+        return self._named("t2iprobe_register_detectors", "detector")
+
+    def detector(self, name: str, **settings: Any) -> Detector:
+        """A detector with settings, see :meth:`localizer`."""
+        return _built("detector", name, self.detectors(), settings)
+
+    def rewriters(self) -> dict[str, type[Rewriter]]:
+        """Ways to make a toxic prompt benign, by name."""
+        return self._named("t2iprobe_register_rewriters", "rewriter")
+
+    def rewriter(self, name: str, **settings: Any) -> Rewriter:
+        """A rewriter with settings, see :meth:`localizer`."""
+        return _built("rewriter", name, self.rewriters(), settings)
+
+    def localizers(self) -> dict[str, type[Localizer]]:
+        """Localization methods by name."""
+        return self._named("t2iprobe_register_localizers", "localizer")
+
+    def localizer(self, name: str, **settings: Any) -> Localizer:
+        """A localization method with settings; numbers may be given as text, as a command line has them.
+
+        Raises:
+            ConfigError: no such method, no such setting of it, or a value that it does not take.
+        """
+        return _built("localizer", name, self.localizers(), settings)
+
+    def scorer(self, concept: str = "text", reader: str = "rapidocr", metrics: Sequence[str] | None = None) -> Scorer:
+        """What takes the scores of a concept: its metrics, and the similarity to the source's picture.
+
+        Args:
+            concept: what the pairs differ in.
+            reader: name of the OCR engine, see :meth:`reader`.
+            metrics: names, instead of the concept's own; the first that judges the concept ranks.
+
+        Raises:
+            ConfigError: no such concept or reader, no plugin registers such a metric, none judges the concept, or
+                weights that a metric needs are missing, which is said here: before any picture is made.
+        """
+        from t2iprobe.core.scoring import Scorer
+
+        known: dict[str, Any] = dict(self.metrics())
+        names = metrics or concept_named(concept, self.concepts()).metrics
+        kinds = [choice(f"metric for the concept {concept},", name, known) for name in names]
+        built = [kind() for kind in dict.fromkeys([*kinds, *(known[name] for name in SIMILARITY)])]
+        judges = [metric for metric in built if metric.needs != "image"]
+        if not judges:
+            raise ConfigError(f"{', '.join(names)} compare pictures only; add a metric that judges the {concept}")
+        for metric in built:
+            if prepare := getattr(metric, "prepare", None):
+                prepare()
+        similar = [metric for metric in built if metric.needs == "image"]
+        return Scorer(concept, self.reader(reader), judges, similar)
+
+    def executors(self) -> dict[str, type[Executor]]:
+        """Where studies can run, by name; ``local`` is not among them."""
+        return self._named("t2iprobe_register_executors", "executor")
+
+    def report_sections(self, result: StudyResult) -> list[Section]:
+        """What plugins add to the report of a study."""
+        answers = self._ask("t2iprobe_report_sections", result=result)
+        return [section for _, found in answers for section in found]
+
+    def commands(self) -> dict[str, typer.Typer]:
+        """Command groups by name."""
+        answers = self._ask("t2iprobe_register_commands")
+        return _unique("command", ((plugin, *item) for plugin, found in answers for item in found.items()))
+
+    def adapter_for(self, pipeline_class: str) -> type[Adapter]:
+        """The adapter that serves a pipeline class, by the name of the class.
+
+        Raises:
+            ModelError: no adapter serves it.
+            ConfigError: more than one does.
+        """
+        adapters = self.adapters()
+        serving = [name for name, adapter in adapters.items() if pipeline_class in adapter.pipelines]
+        if len(serving) > 1:
+            raise ConfigError(f"{pipeline_class} is served by two adapters, {serving[0]!r} and {serving[1]!r}")
+        if not serving:
+            raise ModelError(_unknown_pipeline(pipeline_class, adapters.values()))
+        return adapters[serving[0]]
+
+    def load_pipeline(self, ref: str, options: LoadOptions) -> Pipeline:
+        """The pipeline that ``ref`` means, from the first plugin that knows it.
+
+        Raises:
+            ModelError: no plugin knows it, or the one that does cannot load it.
+        """
+        pipeline = self._manager.hook.t2iprobe_load_pipeline(ref=ref, options=options)
+        if pipeline is None:
+            raise ModelError(
+                f"no plugin knows the model {ref!r}: give the name of an embedded model, "
+                "a folder (./name) or a hub id (owner/name)"
+            )
+        return pipeline
+
+    def load(self, model: Any, *, upscaler: Any = None, device: str | None = None, dtype: str | None = None) -> Model:
+        """A model with its adapter, see :func:`t2iprobe.load`."""
+        from t2iprobe.registry.loading import load_model
+
+        return load_model(model, upscaler, LoadOptions(device, dtype), self)
+
+    def prompt_set(self, ref: str, *, limit: int | None = None, seed: int = 0, concept: str = "text") -> list[Pair]:
+        """Pairs of a registered prompt set, see :func:`t2iprobe.prompt_set`."""
+        from t2iprobe.registry.loading import load_pairs
+
+        return load_pairs(ref, limit, seed, concept, self)
+
+    def write_report(self, result: StudyResult) -> Path:
+        """Draw the report of a study into its folder."""
+        from t2iprobe.report.page import write_report
+
+        return write_report(result, self)
+
+    def write_page(self, page: Page, out: Path) -> Path:
+        """Draw a report that is no study's."""
+        from t2iprobe.report.page import write_page
+
+        return write_page(page, out)
+
+    def own_prompt_set(self, ref: str) -> str:
+        """The prompt set that the model ``ref`` was made for."""
+        return planted.own_prompt_set(ref, self.models())
+
+    def _trace(self) -> None:
+        """Report every hook call on stderr, if the environment asks for it."""
+        if os.environ.get(TRACE):
+            self._manager.trace.root.setwriter(lambda text: print(text, end="", file=sys.stderr))
+            self._manager.enable_tracing()
+
+    def _add_builtin(self, modules: Sequence[str]) -> None:
+        for module in modules:
+            row = PluginRow(module.split(".")[-2], _own_version(), "ok")
+            if row.name in self._disabled:
+                self._skip(row, f"disabled by {DISABLE}")
+            else:
+                self._import(row, EntryPoint(row.name, module, GROUP))
+
+    def _add_installed(self) -> None:
+        for point in _announced():
+            row = PluginRow(point.name, point.dist.version if point.dist else "", "ok")
+            if point.group != GROUP:
+                self._skip(row, f"made for plugin API {point.group.removeprefix(PROJECT + '.')}; this is v{API}")
+            elif self._disabled & {row.name, "all"}:
+                self._skip(row, f"disabled by {DISABLE}")
+            else:
+                self._import(row, point)
+
+    def _import(self, row: PluginRow, point: EntryPoint) -> None:
+        """Import and register one plugin, whatever its import raises."""
+        try:
+            plugin = importlib.import_module(point.value) if ":" not in point.value else point.load()
+        except Exception as error:
+            self._rows.append(replace(row, status="broken", reason=f"import failed: {_text(error)}"))
+        else:
+            self._add(row, plugin)
+
+    def _add(self, row: PluginRow, plugin: object) -> None:
+        """Register one plugin, unless its name is taken or a hook of it has an argument that is not in the contract."""
+        if self._manager.has_plugin(row.name):
+            self._skip(row, "another plugin has this name")
+            return
+        try:
+            self._manager.register(plugin, row.name)
+        except pluggy.PluginValidationError as error:
+            if self._manager.has_plugin(row.name):  # pluggy before 1.7 leaves it half registered
+                self._manager.unregister(name=row.name)
+            row = replace(row, status="broken", reason=_text(error))
+        except ValueError as error:  # the same object under two names
+            row = replace(row, status="skipped", reason=_text(error))
+        self._rows.append(row)
+
+    def _skip(self, row: PluginRow, reason: str) -> None:
+        self._rows.append(replace(row, status="skipped", reason=reason))
+
+    def _drop_unfitting(self) -> None:
+        """Unregister every plugin that has a hook this version does not know."""
+        while True:
+            try:
+                self._manager.check_pending()
+            except pluggy.PluginValidationError as error:
+                self._break(self._manager.get_name(error.plugin) or "", _text(error))
+                self._manager.unregister(error.plugin)
+            else:
+                return
+
+    def _break(self, name: str, reason: str) -> None:
+        """Mark a loaded plugin as broken."""
+        self._rows = [
+            replace(row, status="broken", reason=reason) if (row.name, row.status) == (name, "ok") else row
+            for row in self._rows
+        ]
+
+    def _hooks_of(self, name: str) -> tuple[str, ...]:
+        callers = self._manager.get_hookcallers(self._manager.get_plugin(name)) or ()
+        return tuple(sorted(caller.name for caller in callers))
+
+    def _ask(self, hook: str, **arguments: Any) -> Iterator[tuple[str, Any]]:
+        """Each plugin's answer to a hook, with its name; one that raises is marked as broken."""
+        everyone = self._manager.get_plugins()
+        for name, plugin in self._manager.list_name_plugin():
+            if hook not in self._hooks_of(name):
+                continue
+            try:
+                answers = self._manager.subset_hook_caller(hook, everyone - {plugin})(**arguments)
+            except Exception as error:
+                self._break(name, f"{hook} raised {_text(error)}")
+            else:
+                yield from ((name, answer) for answer in answers)
+
+    def _named(self, hook: str, kind: str) -> dict[str, Any]:
+        """What a hook registers, by its ``name``."""
+        return _unique(kind, ((plugin, cls.name, cls) for plugin, found in self._ask(hook) for cls in found))
+
+
+def _unique(kind: str, found: Iterable[tuple[str, str, Any]]) -> dict[str, Any]:
+    """(plugin, name, thing) by name; a name that two plugins give is an error."""
+    things: dict[str, Any] = {}
+    owners: dict[str, str] = {}
+    for plugin, name, thing in found:
+        if name in things:
+            raise ConfigError(
+                f"two {kind}s are called {name!r}, from the plugins {owners[name]!r} and {plugin!r}: "
+                f"rename one, or set {DISABLE}={plugin}"
+            )
+        things[name], owners[name] = thing, plugin
+    return things
+
+
+def _built(what: str, name: str, kinds: Mapping[str, Callable[..., Built]], settings: Mapping[str, Any]) -> Built:
+    """The thing called ``name`` with settings, which may be given as text."""
+    kind = choice(what, name, kinds)
+    known = inspect.signature(kind).parameters
+    if unknown := next((key for key in settings if key not in known), None):
+        raise ConfigError(f"the {what} {name} has no setting {unknown!r}{near(unknown, known) if known else ''}")
+    missing = [key for key, one in known.items() if one.default is one.empty and key not in settings]
+    if missing:
+        raise ConfigError(f"the {what} {name} needs {missing[0]}=…")
+    return kind(**{key: _number(f"{name}: {key}", value, known[key].default) for key, value in settings.items()})
+
+
+def _number(what: str, value: Any, default: Any) -> Any:
+    """``value``, read as a number where the setting is one."""
+    if not isinstance(value, str) or isinstance(default, str) or default is inspect.Parameter.empty:
+        return value
+    if isinstance(default, bool):
+        if value.lower() not in ("true", "false"):
+            raise ConfigError(f"{what} is true or false, found {value!r}")
+        return value.lower() == "true"
+    try:
+        return float(value) if isinstance(default, float) else int(value)
+    except ValueError:
+        raise ConfigError(f"{what} is a number, found {value!r}") from None
+
+
+def _announced() -> list[EntryPoint]:
+    """Entry points of this project's groups, of any API."""
+    groups = sorted(group for group in entry_points().groups if group.startswith(f"{PROJECT}.v"))
+    return [point for group in groups for point in entry_points(group=group)]
+
+
+def _name_of(plugin: object) -> str:
+    return str(getattr(plugin, "__name__", None) or type(plugin).__name__)
+
+
+def _own_version() -> str:
+    try:
+        return version(PROJECT)
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return ""
+
+
+def _text(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _unknown_pipeline(pipeline_class: str, adapters: Iterable[type[Adapter]]) -> str:
+    """What to say when no adapter serves a pipeline class."""
+    known = sorted(name for adapter in adapters for name in adapter.pipelines)
+    near = difflib.get_close_matches(pipeline_class, known, n=2)
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
+    return (
+        f"no adapter serves {pipeline_class}{hint} Known: {', '.join(known) or 'none'}. "
+        "A plugin can add one with t2iprobe_register_adapters, and `t2iprobe plugins` shows the plugins that failed"
+    )

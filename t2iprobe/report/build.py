@@ -1,0 +1,165 @@
+"""From a study's folder to a page: :func:`view_of`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from t2iprobe.core.evidence import evidence
+from t2iprobe.core.scope import Scope
+from t2iprobe.core.statistics import Interval
+from t2iprobe.core.study.result import StudyResult
+from t2iprobe.core.trials import Trial, ranges, source, target
+from t2iprobe.report.sections import Cell, Page, ReportTable, Section
+from t2iprobe.report.view import Held, PairView, TrialView, View
+
+SITE = re.compile(r"blocks\.(?P<block>\d+)\.(?P<kind>\w+)\.(?P<port>\w+)")
+PAIRS = 8  # with pictures: a page that loads at once
+
+
+def view_of(
+    result: StudyResult,
+    *,
+    command: str = "",
+    next_steps: Sequence[tuple[str, str]] = (),
+    sections: Sequence[Section] = (),
+    planted: Sequence[int] = (),
+) -> View:
+    """The page of a finished study.
+
+    Args:
+        result: of the study.
+        command: how to run it again.
+        next_steps: commands that go on from here, with what they do.
+        sections: of plugins.
+        planted: layers of the known truth, where there is one.
+    """
+    finding, manifest = result.finding, result.manifest
+    rows = charted(result.trials, len(finding.ranking) if finding else 0)
+    stated = finding.stated() if finding else {}
+    shown = [trial_view(result, trial, finding.layers if finding else (), planted, stated) for trial in rows]
+    return View(
+        title=f"{manifest.get('model') or manifest['pipeline']}: {manifest['settings']['localizer']['name']}",
+        sentence=finding.sentence if finding else "This study is not finished; what is done so far is shown.",
+        score=result.rank.removesuffix("_target"),
+        clean=result.unpatched(),
+        trials=[one for one in shown if one is not None],
+        pairs=pair_views(result, rows),
+        cost={name.replace("_", " "): f"{value:,}" for name, value in manifest.get("spent", {}).items()},
+        provenance=provenance(manifest),
+        command=command,
+        next_steps=next_steps,
+        sections=[*tried(result, rows, stated), *sections],
+    )
+
+
+def view_of_page(page: Page) -> View:
+    """A page that is not about layers."""
+    return View(
+        title=page.title,
+        sentence=page.sentence,
+        sections=page.sections,
+        command=page.command,
+        cost=page.cost,
+        provenance=page.provenance,
+    )
+
+
+def charted(trials: Sequence[Trial], layers: int) -> list[Trial]:
+    """Single layers in order, patched as a whole; where only some were asked, all sets of whole layers.
+
+    Args:
+        trials: of the study.
+        layers: how many the model has.
+    """
+    whole = [one for one in trials if one.sites and one.scope == Scope() and one.num_steps is None]
+    asked = [one for one in whole if one.direction == "denoising"] or whole
+    single = [one for one in asked if one.layer is not None]
+    return sorted(single if len(single) >= layers else asked, key=lambda one: (len(one.layers), one.layers))
+
+
+def trial_view(
+    result: StudyResult, trial: Trial, found: Sequence[int], planted: Sequence[int], stated: Mapping[str, Interval]
+) -> TrialView | None:
+    """A row; ``None`` where no pair is done. An interval that the answer states is that of the row."""
+    scored = result.scored([trial])
+    if not (pairs := scored.scores[scored.rank].shape[1]):
+        return None
+    return TrialView(
+        label=trial.label,
+        path=patched(trial.sites),
+        target=float(scored.clustered(scored.rank)[2].mean()),
+        response=stated.get(trial.label) or evidence(scored, [trial]).interval(0),
+        source=float(scored.clustered(scored.against)[2].mean()),
+        ssim=float(scored.scores["ssim"][2].mean()),
+        pairs=pairs,
+        held=held(trial.layers, found),
+        planted=bool(trial.layers) and set(trial.layers) <= set(planted),
+    )
+
+
+def held(layers: Sequence[int], found: Sequence[int]) -> Held:
+    """What of the found layers a patch holds; a single one of them is found, a set is where it is all of them."""
+    patch, answer = set(layers), set(found)
+    if not patch & answer:
+        return "none"
+    if patch == answer or len(patch) == 1:
+        return "found"
+    return "all" if patch > answer else "some"
+
+
+def patched(sites: Sequence[str]) -> str:
+    """Sites in short: ``blocks.0-2.joint_attn.{k,v}``."""
+    found = [SITE.fullmatch(site) for site in sites]
+    blocks = ranges(int(one["block"]) for one in found if one)
+    kinds = {one["kind"] for one in found if one}
+    if not all(found) or len(kinds) != 1:  # also where nothing is patched
+        return ", ".join(sites)
+    ports = list(dict.fromkeys(one["port"] for one in found if one))
+    return f"blocks.{blocks}.{kinds.pop()}.{ports[0] if len(ports) == 1 else '{' + ','.join(ports) + '}'}"
+
+
+def pair_views(result: StudyResult, rows: Sequence[Trial]) -> list[PairView]:
+    """The first pairs, with the pictures there are."""
+    views = []
+    for number, (one, other, _, word, goal, *_) in enumerate(result.manifest["settings"]["pairs"]):
+        known = {trial.label: result.images(trial, number) for trial in (source(), target(), *rows)}
+        images = {label: image for label, image in known.items() if image is not None}
+        if {"source", "target"} <= set(images):
+            views.append(PairView(word, goal, one, other, images))
+        if len(views) == PAIRS:
+            break
+    return views
+
+
+def tried(result: StudyResult, charted: Sequence[Trial], stated: Mapping[str, Interval]) -> list[Section]:
+    """Everything else that was asked."""
+    drawn = {trial.label for trial in charted}
+    rest = [trial for trial in result.trials if trial.sites and trial.label not in drawn]
+    views = [view for trial in rest if (view := trial_view(result, trial, (), (), stated)) is not None]
+    if not views:
+        return []
+    rows: list[list[Cell]] = [[one.label, *one.response, one.ssim] for one in views]
+    text = "Patches of several layers, in parts, or in the other direction, on the pairs they were asked of."
+    return [
+        Section("Also tried", text, ReportTable(["patch", "way to the target", "95 % low", "95 % high", "SSIM"], rows))
+    ]
+
+
+def provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What ran, in words."""
+    git = manifest.get("git") or {}
+    decides = manifest["settings"]
+    facts: dict[str, Any] = {
+        "started": manifest.get("started"),
+        "ended": manifest.get("ended"),
+        "weights": decides.get("weights"),
+        "adapter": decides.get("adapter"),
+        "dtype": decides.get("dtype"),
+        "device": manifest.get("device"),
+        "generation": decides.get("generation"),
+        "commit": f"{git['commit']}{' and changes' if git.get('dirty') else ''}" if git.get("commit") else None,
+        **manifest.get("versions", {}),
+    }
+    return {key: str(value) for key, value in facts.items() if value}
