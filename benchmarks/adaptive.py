@@ -103,13 +103,13 @@ class Outcome:
 def outcome(case: Case, method: str, seed: int) -> Outcome:
     """Run a method on one simulated model."""
     simulation = case.simulation(seed)
-    lab = simulated(simulation, held_out=8)
+    runner = simulated(simulation, held_out=8)
     name, _, setting = method.partition(":")
     began = perf_counter()
     finding = (
         Plugins(installed=False)
         .localizer(name, **dict(part.split("=") for part in setting.split(",") if part))
-        .find(lab)
+        .find(runner)
     )
     found, planted = set(finding.layers), set(case.truth.planted)
     found |= set(

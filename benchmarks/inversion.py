@@ -131,12 +131,12 @@ def dpm_errors(prediction: str, order: int, spacing: str, steps: int) -> tuple[f
     inverse = DPMSolverMultistepInverseScheduler(**own)
     denoiser, _, noise = bed(prediction, steps)  # type: ignore[arg-type]
     sampler.set_timesteps(steps)
-    clean, told = noise, []
+    clean, on_rows = noise, []
     for timestep in sampler.timesteps:
-        told.append(denoiser(clean, float(timestep)))
-        clean = sampler.step(told[-1], timestep, clean).prev_sample.double()
+        on_rows.append(denoiser(clean, float(timestep)))
+        clean = sampler.step(on_rows[-1], timestep, clean).prev_sample.double()
     found = []
-    for replay in (told[::-1], None):
+    for replay in (on_rows[::-1], None):
         inverse.set_timesteps(steps)
         x = clean
         for index, timestep in enumerate(inverse.timesteps):

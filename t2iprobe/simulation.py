@@ -4,8 +4,8 @@ A *truth* says how far a set of patched layers moves a picture from the source (
 turns that into scores of pairs with noise. It is an :class:`~t2iprobe.core.sweep.Evaluator`, so a method can be tested
 for rightness and for cost::
 
-    lab = simulated(Together.sdxl(), pairs=100, held_out=50)
-    finding = Adaptive().find(lab)
+    runner = simulated(Together.sdxl(), pairs=100, held_out=50)
+    finding = Adaptive().find(runner)
 
 What is *assumed*: scores of pairs are drawn from Beta distributions with the means that are given; a pair flips to its
 target's score where a patch's response exceeds the pair's own threshold (uniform in 0..1), so that nested patches agree
@@ -231,7 +231,7 @@ class Part:
 
 @dataclass
 class Simulation:
-    """An instrument with a known answer.
+    """An evaluator with a known answer.
 
     Args:
         truth: the answer.
@@ -350,7 +350,7 @@ def sdxl(pairs: int, seed: int = 0, truth: Truth | None = None) -> Simulation:
 
 
 def simulated(simulation: Simulation, *, held_out: int = 0, budget: int | None = None, heads: int = 4) -> TrialRunner:
-    """A lab around a simulation; the last ``held_out`` of its pairs are to confirm on."""
+    """A trial runner around a simulation; the last ``held_out`` of its pairs are to confirm on."""
     layers = simulation.truth.layers
     space = Space(
         tuple((f"blocks.{i}.cross_attn.k", f"blocks.{i}.cross_attn.v") for i in range(layers)),

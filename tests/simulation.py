@@ -1,4 +1,4 @@
-"""An instrument without a model, and a study on it, quick enough to be killed often. For the tests of studies."""
+"""An evaluator without a model, and a study on it, quick enough to be killed often. For the tests of studies."""
 
 from __future__ import annotations
 
@@ -79,15 +79,15 @@ class Climbing(Localizer):
     name = "climbing"
     summary = "for tests"
 
-    def find(self, lab: TrialRunner) -> Finding:
-        alone = lab.ask(lab.space.trial([layer]) for layer in range(lab.space.layers))
+    def find(self, runner: TrialRunner) -> Finding:
+        alone = runner.ask(runner.space.trial([layer]) for layer in range(runner.space.layers))
         ranking = tuple(alone.scores[alone.rank][2:].mean(axis=1).tolist())
-        weights = lab.memory.memo("weights/of layers", lambda: np.arange(6.0))
-        best = sorted(range(lab.space.layers), key=lambda layer: -ranking[layer])[:2]
-        both = lab.ask([lab.space.trial(best)])
-        held = lab.ask([lab.space.trial(best)], lab.held_out)
+        weights = runner.memory.memo("weights/of layers", lambda: np.arange(6.0))
+        best = sorted(range(runner.space.layers), key=lambda layer: -ranking[layer])[:2]
+        both = runner.ask([runner.space.trial(best)])
+        held = runner.ask([runner.space.trial(best)], runner.held_out)
         means = " ".join(f"{one.scores[one.rank][2].mean():.4f}" for one in (both, held))
-        said = f"{means} {weights.sum():.0f} {lab.spent.rows}"
+        said = f"{means} {weights.sum():.0f} {runner.spent.rows}"
         return Finding(tuple(best), ranking, said, Interval(0.5, 0.4, 0.6))
 
 
@@ -95,10 +95,10 @@ def pairs(count: int) -> list[Pair]:
     return [Pair(f'a "A{i}"', f'a "B{i}"', i, f"A{i}", f"B{i}") for i in range(count)]
 
 
-def study(instrument: Any = None, count: int = 10, **settings: Any) -> StudyRunner:
+def study(evaluator: Any = None, count: int = 10, **settings: Any) -> StudyRunner:
     space = Space(tuple((f"k{i}", f"v{i}") for i in range(LAYERS)), ((),) * LAYERS, (2,) * LAYERS, 10)
     return StudyRunner(
-        StudyContext(instrument or Simulated(), space),
+        StudyContext(evaluator or Simulated(), space),
         pairs(count),
         Climbing(),
         held_out=range(count - 3, count),

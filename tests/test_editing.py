@@ -486,8 +486,8 @@ def picture(level: int, **spots: tuple[slice, slice]) -> Image.Image:
 def test_one_box_for_every_method_and_only_the_rest_counts() -> None:
     compare = outside.Outside(Boxed(), MASKED)  # type: ignore[arg-type]
     white, grey = picture(255), picture(128)
-    inside = picture(255, spot=(slice(2, 6), slice(2, 6)))
-    beyond = picture(255, spot=(slice(20, 24), slice(20, 30)))
+    inside = picture(255, hook=(slice(2, 6), slice(2, 6)))
+    beyond = picture(255, hook=(slice(20, 24), slice(20, 30)))
     boxes = compare.box(white, grey)
     assert boxes == [(0, 0, 8, 8)]
     scores = compare.score([white, inside, beyond], white, boxes)

@@ -67,7 +67,7 @@ def pair(model: Model, steps: int = 2, **settings: Any) -> Generation:
     return model.generation([DOG, CAT], num_steps=steps, **settings)
 
 
-def ones(value: Tensor, spot: HookContext) -> Tensor:
+def ones(value: Tensor, hook: HookContext) -> Tensor:
     return torch.ones_like(value)
 
 
@@ -120,7 +120,7 @@ def test_a_donor_of_another_size_is_refused(sd: Model) -> None:
 
 def test_an_edit_that_changes_the_shape_is_refused(sd: Model) -> None:
     with pytest.raises(ShapeError, match=r"intervention at blocks\.1\.cross_attn\.k gave"):
-        sd.run(sd.generation(DOG, num_steps=1), interventions=[Intervention(lambda value, spot: value[:, :2], (K,))])
+        sd.run(sd.generation(DOG, num_steps=1), interventions=[Intervention(lambda value, hook: value[:, :2], (K,))])
 
 
 def test_what_was_not_cached_is_said(sd: Model) -> None:
@@ -483,7 +483,7 @@ def test_a_site_that_does_not_fire_is_an_error(sd: Model) -> None:
     sd.run(sd.generation(DOG, num_steps=1), cache="blocks.0.cross_attn.k")
 
 
-def not_a_number(value: Tensor, spot: HookContext) -> Tensor:
+def not_a_number(value: Tensor, hook: HookContext) -> Tensor:
     return torch.full_like(value, torch.nan)
 
 
@@ -554,7 +554,7 @@ def traces(model: Model) -> tuple[int, dict[str, Any], Any]:
     return hooks, shadowed, vars(model.pipeline).get("_progress_bar_config", "none")
 
 
-def explode(value: Tensor, spot: HookContext) -> Tensor:
+def explode(value: Tensor, hook: HookContext) -> Tensor:
     raise ZeroDivisionError("on purpose")
 
 

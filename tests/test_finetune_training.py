@@ -404,10 +404,10 @@ def test_a_written_folder_reads_back(tmp_path: Path) -> None:
 def test_an_interrupted_training_comes_to_the_same_bits(tmp_path: Path) -> None:
     model, settings = tiny(), Settings(steps=6, batch=3, lr=1e-2, schedule="cosine", warmup=2, seed=4)
     whole = trained(model, settings, tmp_path / "whole")
-    stop, told = Stop(), []
+    stop, callbacks = Stop(), []
 
     def on_step(step: int, loss: float) -> None:
-        told.append(step)
+        callbacks.append(step)
         stop.asked = step == 4
 
     lora = lora_of(model)
@@ -417,8 +417,8 @@ def test_an_interrupted_training_comes_to_the_same_bits(tmp_path: Path) -> None:
     lora.detach()
     lora = lora_of(model, seed=99)  # what it starts from comes out of the checkpoint
     trainer = Trainer(model, lora, Pictures(examples(), SIDE), settings)
-    trainer.run(tmp_path / "cut", TrainingCallbacks(lambda step, loss: told.append(step)))
-    assert told == [1, 2, 3, 4, 5, 6] and same(lora.state(), whole)
+    trainer.run(tmp_path / "cut", TrainingCallbacks(lambda step, loss: callbacks.append(step)))
+    assert callbacks == [1, 2, 3, 4, 5, 6] and same(lora.state(), whole)
     assert [settings.rate(step) / 1e-2 for step in (0, 1, 2, 6)] == pytest.approx([0.5, 1, 1, 0])
 
 

@@ -29,7 +29,7 @@ def run(rng: np.random.Generator, latent: Any) -> Any:
     )
 
 
-def told(one: Any, mask: np.ndarray[Any, Any]) -> str:
+def on_rows(one: Any, mask: np.ndarray[Any, Any]) -> str:
     options = analyze.Options()
     parts = {"correlation": analyze.correlations(one, options), "plain": analyze.plain_areas(one, mask, options)}
     return sections.sentence({"methods": one.arms, "rows": ROWS, "sampled": True, **parts})
@@ -53,7 +53,7 @@ def structured(rng: np.random.Generator, noise: Any) -> Any:
 
 def test_verdicts_on_noise_are_wrong_in_a_twentieth_of_runs() -> None:
     rng, count = np.random.default_rng(0), 100
-    said = [told(run(rng, independent), areas(rng)) for _ in range(count)]
+    said = [on_rows(run(rng, independent), areas(rng)) for _ in range(count)]
     for verdict in ("so noise would do as much", "shows no difference"):
         wrong = sum(verdict not in one for one in said) / count
         assert wrong <= 0.09, verdict  # 0.05, and what so few runs leave open
@@ -67,13 +67,13 @@ def test_noise_that_is_weaker_in_plain_areas_makes_them_no_better() -> None:
         one.noise *= np.where(mask[:, None], 0.7, 1.1)
         gap = {row["what"]: row for row in analyze.plain_areas(one, mask, analyze.Options())["rows"]}["euler"]
         assert gap["difference"][2] < 0
-        wrong += "shows no difference" not in told(one, mask)
+        wrong += "shows no difference" not in on_rows(one, mask)
     assert wrong / count <= 0.1
 
 
 def test_verdicts_on_a_latent_that_has_structure() -> None:
     rng = np.random.default_rng(1)
-    found = told(run(rng, structured), areas(rng))
+    found = on_rows(run(rng, structured), areas(rng))
     assert "do as much" not in found and "no difference" not in found
     assert f"({ROWS} images of independent noise" in found and f"{ROWS} images of {ROWS} prompts)" in found
 

@@ -409,7 +409,9 @@ def test_guidance_is_linear_between_the_sides() -> None:
 
 def test_unsupported_predictions_name_the_methods_that_work() -> None:
     denoiser, schedule, noise = bed("epsilon")
-    with pytest.raises(ConfigError, match=r"rf-solver works with flow, .* epsilon; methods that do: .*ddim, .*forward, .*oracle"):
+    with pytest.raises(
+        ConfigError, match=r"rf-solver works with flow, .* epsilon; methods that do: .*ddim, .*forward, .*oracle"
+    ):
         Midpoint().invert(denoiser, schedule, noise)
     with pytest.raises(ConfigError, match=r"ddim works with epsilon, v_prediction, .* flow; .* euler.* rf-inversion"):
         DDIM().sample(*bed("flow"))

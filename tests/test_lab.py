@@ -1,4 +1,4 @@
-"""Trials, the sweep that runs them and the lab that remembers them, on the adapters' random pipelines."""
+"""Trials, the sweep that runs them and the runner that remembers them, on the adapters' random pipelines."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def close(a: Image, b: Image) -> bool:
 
 
 class Counting:
-    """An instrument that reads nothing and counts what it is asked."""
+    """An evaluator that reads nothing and counts what it is asked."""
 
     names = ["score_target", "score_source", "ssim"]
 
@@ -149,11 +149,11 @@ def test_trials_with_other_steps_take_their_steps(sd3: Model) -> None:
 
 
 def test_an_answer_is_asked_for_once() -> None:
-    instrument = Counting()
-    lab = TrialRunner(instrument, space(), PAIRS, search=(0, 1))
-    first = lab.ask([lab.space.trial([0])])
-    again = lab.ask([lab.space.trial([0]), lab.space.trial([0, 1, 2])])
-    assert [[trial.label for trial in ask.trials] for ask in instrument.asked] == [["source", "target", "0"]] * 2 + [
+    evaluator = Counting()
+    runner = TrialRunner(evaluator, space(), PAIRS, search=(0, 1))
+    first = runner.ask([runner.space.trial([0])])
+    again = runner.ask([runner.space.trial([0]), runner.space.trial([0, 1, 2])])
+    assert [[trial.label for trial in ask.trials] for ask in evaluator.asked] == [["source", "target", "0"]] * 2 + [
         ["0-2"]
     ] * 2
     assert np.array_equal(first.scores["score_target"], [[0, 10], [0, 10], [1, 11]])
@@ -161,13 +161,13 @@ def test_an_answer_is_asked_for_once() -> None:
 
 
 def test_a_budget_is_never_overdrawn() -> None:
-    instrument = Counting()
-    lab = TrialRunner(instrument, space(), PAIRS, search=(0, 1), budget=8)
-    lab.ask([lab.space.trial([0])])
-    assert lab.left == 2
+    evaluator = Counting()
+    runner = TrialRunner(evaluator, space(), PAIRS, search=(0, 1), budget=8)
+    runner.ask([runner.space.trial([0])])
+    assert runner.left == 2
     with pytest.raises(BudgetError, match=r"need 4 denoiser rows, 2 of the budget of 8"):
-        lab.ask([lab.space.trial([1])])
-    assert len(instrument.asked) == 2 and lab.spent == Cost(6, 6, 2)
+        runner.ask([runner.space.trial([1])])
+    assert len(evaluator.asked) == 2 and runner.spent == Cost(6, 6, 2)
 
 
 def test_one_trial_of_many_needs_no_source_again() -> None:

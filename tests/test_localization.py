@@ -61,14 +61,14 @@ EARLY, LATE = Part(steps=frozenset(range(8))), Part(steps=frozenset(range(8, 20)
 HEAD = Part(heads=frozenset({2}))
 
 
-def find(method: str, lab: TrialRunner, **settings: Any) -> Finding:
-    return PLUGINS.localizer(method, **settings).find(lab)
+def find(method: str, runner: TrialRunner, **settings: Any) -> Finding:
+    return PLUGINS.localizer(method, **settings).find(runner)
 
 
 def right(method: str, truth: Truth, seeds: int = SEEDS, pairs: int = 24, **settings: Any) -> float:
     """Share of seeds with exactly the planted layers."""
-    labs = (simulated(Simulation(truth, pairs, seed), held_out=8) for seed in range(seeds))
-    return float(np.mean([set(find(method, lab, **settings).layers) == truth.planted for lab in labs]))
+    runners = (simulated(Simulation(truth, pairs, seed), held_out=8) for seed in range(seeds))
+    return float(np.mean([set(find(method, runner, **settings).layers) == truth.planted for runner in runners]))
 
 
 @pytest.mark.parametrize(
@@ -118,10 +118,10 @@ def test_nothing_stands_out_where_there_is_nothing(method: str, alike: bool) -> 
 
 def test_adaptive_asks_for_far_fewer_pictures() -> None:
     for truth, pairs in ((SINGLE, 32), (SPLIT, 32)):
-        lab, other = (simulated(Simulation(truth, pairs)) for _ in range(2))
+        runner, other = (simulated(Simulation(truth, pairs)) for _ in range(2))
         rows = [
             find(name, where).details["cost"]["searching_rows"]
-            for name, where in (("adaptive", lab), ("exhaustive", other))
+            for name, where in (("adaptive", runner), ("exhaustive", other))
         ]
         assert 3 * rows[0] <= rows[1]
 
@@ -150,11 +150,11 @@ def test_screening_with_fewer_steps_costs_less_and_finds_the_same() -> None:
 def test_a_budget_ends_a_search_and_is_said(method: str) -> None:
     settings = {"positions": "4-9"} if method == "tokens" else {}
     for budget in (0, 100, 1000, 3000):
-        lab = simulated(Simulation(SPLIT, 32), held_out=8, budget=budget)
-        found = find(method, lab, **settings)
-        assert lab.spent.rows <= budget
+        runner = simulated(Simulation(SPLIT, 32), held_out=8, budget=budget)
+        found = find(method, runner, **settings)
+        assert runner.spent.rows <= budget
         assert "budget" in found.sentence
-        assert found.details["cost"]["rows"] == lab.spent.rows
+        assert found.details["cost"]["rows"] == runner.spent.rows
 
 
 class Remembering(Simulation):
@@ -309,10 +309,10 @@ def test_few_pairs_that_agree_are_not_called_sure() -> None:
 
 def test_several_noises_of_a_pair_are_one_observation() -> None:
     """Twelve pairs of three prompts each are as sure as three pairs: their rows do not vote one by one."""
-    lab = simulated(Simulation(SINGLE, 24), held_out=12)
-    lab.pairs = [replace(pair, source=lab.pairs[i % 3].source, target=lab.pairs[i % 3].target)
-                 if i >= 12 else pair for i, pair in enumerate(lab.pairs)]  # fmt: skip
-    found = find("exhaustive", lab)
+    runner = simulated(Simulation(SINGLE, 24), held_out=12)
+    runner.pairs = [replace(pair, source=runner.pairs[i % 3].source, target=runner.pairs[i % 3].target)
+                 if i >= 12 else pair for i, pair in enumerate(runner.pairs)]  # fmt: skip
+    found = find("exhaustive", runner)
     alone = find("exhaustive", simulated(Simulation(SINGLE, 15), held_out=3))
     assert (found.details["confirmed_on"], found.details["noises"]) == (3, 12)
     assert found.response is not None and alone.response is not None
@@ -326,15 +326,15 @@ def test_several_noises_of_a_pair_are_one_observation() -> None:
 @pytest.mark.parametrize("pairs", [4, 5])
 def test_four_clean_pairs_suffice_for_a_whole_layer(method: str, pairs: int) -> None:
     assert right(method, SINGLE, seeds=10, pairs=pairs + 8) == 1
-    lab = simulated(Simulation(SINGLE, pairs))
-    assert find(method, lab).layers == (6,)
+    runner = simulated(Simulation(SINGLE, pairs))
+    assert find(method, runner).layers == (6,)
 
 
 def scored(responses: list[float], pairs: int = 16) -> Any:
     """Evidence of layers that bring these shares of the way."""
-    lab = simulated(Simulation(Additive(len(responses), dict(enumerate(responses))), pairs))
-    trials = [lab.space.trial([layer]) for layer in range(len(responses))]
-    return evidence(lab.ask(trials), trials)
+    runner = simulated(Simulation(Additive(len(responses), dict(enumerate(responses))), pairs))
+    trials = [runner.space.trial([layer]) for layer in range(len(responses))]
+    return evidence(runner.ask(trials), trials)
 
 
 @pytest.mark.parametrize(
@@ -365,7 +365,7 @@ def test_bounds_stay_within_what_a_score_can_be(
 
 
 def test_what_is_printed_is_possible() -> None:
-    """The lab hands on what an F1 can be: no bound says more than all of the way and a little."""
+    """The runner hands on what an F1 can be: no bound says more than all of the way and a little."""
     found = find("exhaustive", simulated(Simulation(SINGLE, 8), held_out=4))
     assert 1 <= found.details["response"][6]["high"] < 1.1
     loose = Simulation(SINGLE, 8, bounds=None)
@@ -425,9 +425,9 @@ def test_simultaneous_bounds_hold_for_all_layers_at_once() -> None:
     """70 layers that do nothing, at the paper's noise: any of them above 0 in at most 5 % of 20 runs."""
     wrong = 0
     for seed in range(20):
-        lab = simulated(sdxl(60, seed, Additive(70, {})))
-        trials = [lab.space.trial([layer]) for layer in range(70)]
-        wrong += bool((evidence(lab.ask(trials), trials, seed).low > 0).any())
+        runner = simulated(sdxl(60, seed, Additive(70, {})))
+        trials = [runner.space.trial([layer]) for layer in range(70)]
+        wrong += bool((evidence(runner.ask(trials), trials, seed).low > 0).any())
     assert wrong <= 1
 
 
@@ -493,7 +493,7 @@ def test_steps_of_a_layer_that_does_nothing_are_not_told_apart() -> None:
 
 @pytest.mark.parametrize("method", ["attribution", "contribution"])
 def test_what_reads_a_model_needs_one(method: str) -> None:
-    with pytest.raises(ConfigError, match="this lab has pictures only"):
+    with pytest.raises(ConfigError, match="this runner has pictures only"):
         find(method, simulated(Simulation(SINGLE, 4)))
 
 
@@ -578,15 +578,15 @@ def test_contributions_by_hand() -> None:
 
 @pytest.fixture(scope="module")
 def shipped() -> Callable[..., TrialRunner]:
-    """Labs on tiny-sd3, whose word is planted in layer 6 and whose colour in layer 3."""
+    """Trial runners on tiny-sd3, whose word is planted in layer 6 and whose colour in layer 3."""
     model = load("tiny-sd3", plugins=PLUGINS)
 
-    def lab(concept: str, pairs: int) -> TrialRunner:
+    def runner(concept: str, pairs: int) -> TrialRunner:
         asked = prompt_set("signs", limit=pairs + 3, concept=concept, plugins=PLUGINS)
         sweep = Sweep(Renderer(model, asked), PLUGINS.scorer(concept))
         return TrialRunner(sweep, Space.of(model), asked, range(pairs), range(pairs, pairs + 3), model=model)
 
-    return lab
+    return runner
 
 
 @pytest.mark.slow
@@ -599,10 +599,10 @@ def shipped() -> Callable[..., TrialRunner]:
 def test_the_planted_layer_of_the_shipped_model(
     shipped: Callable[..., TrialRunner], concept: str, layer: int, method: str, settings: dict[str, Any], pairs: int
 ) -> None:
-    lab = shipped(concept, pairs)
-    found = find(method, lab, **settings)
+    runner = shipped(concept, pairs)
+    found = find(method, runner, **settings)
     assert found.layers == (layer,)
-    assert found.details["cost"]["rows"] == lab.spent.rows
+    assert found.details["cost"]["rows"] == runner.spent.rows
 
 
 @pytest.mark.parametrize("method", ["attribution", "contribution"])
@@ -623,14 +623,14 @@ def test_what_reads_the_model_reads_the_studys_generation(method: str, tmp_path:
 @pytest.mark.parametrize("method", ["attribution", "contribution"])
 def test_a_budget_of_what_reads_the_model(shipped: Callable[..., TrialRunner], method: str) -> None:
     """Its own calls are charged too: too few rows for a single pair are said, and spent on nothing."""
-    lab = shipped("text", 2)
-    lab.budget = 30
-    found = find(method, lab)
-    assert lab.spent.rows <= 30 and found.layers == () and "raise --budget" in found.sentence
+    runner = shipped("text", 2)
+    runner.budget = 30
+    found = find(method, runner)
+    assert runner.spent.rows <= 30 and found.layers == () and "raise --budget" in found.sentence
 
 
 @pytest.mark.slow
 def test_the_tokens_that_differ_are_the_letters(shipped: Callable[..., TrialRunner]) -> None:
-    lab = shipped("text", 1)
-    assert lab.model is not None
-    assert differing_tokens(lab.model, lab.pairs[0])
+    runner = shipped("text", 1)
+    assert runner.model is not None
+    assert differing_tokens(runner.model, runner.pairs[0])

@@ -66,8 +66,8 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
 
 
 def trials(model: Model | None, space: Space, **settings: str) -> list[Trial]:
-    lab: Any = SimpleNamespace(space=space, model=model)
-    return Single(**settings).trials(lab)
+    runner: Any = SimpleNamespace(space=space, model=model)
+    return Single(**settings).trials(runner)
 
 
 def test_the_settings_are_the_scope_of_every_trial(model: Model) -> None:
@@ -114,8 +114,11 @@ def test_its_bounds_and_its_rule_are_those_of_localize() -> None:
     assert "(unpatched 0.25 and 0.98, 4 pairs)" in found(4).sentence
     assert found(4).layers == found(3).layers == (6,)
     noisy = Simulation(Additive(70, {6: 0.6}), 24, 3, 0.19, 0.34, agreement=3, jitter=0.2, jittered=1)
-    labs = [simulated(noisy, held_out=0) for _ in range(2)]
-    (one, other), keys = (Single().find(labs[0]), Exhaustive().find(labs[1])), ("label", "mean", "low", "high", "p")
+    runners = [simulated(noisy, held_out=0) for _ in range(2)]
+    (one, other), keys = (
+        (Single().find(runners[0]), Exhaustive().find(runners[1])),
+        ("label", "mean", "low", "high", "p"),
+    )
     assert [[row[key] for key in keys] for row in one.details["response"]] == [
         [row[key] for key in keys] for row in other.details["response"]
     ]
@@ -138,9 +141,9 @@ def test_two_pairs_show_no_gap_and_name_nothing() -> None:
 def turned(source: float, target: float, pairs: int = 24) -> Finding:
     """One layer brings all of what there is; three prompts with eight seeds each."""
     made = Simulation(Additive(12, {6: 1.0}), pairs, 0, source, target)
-    lab = simulated(made, held_out=0)
-    lab.pairs = [replace(one, source=str(i % 3), target=f"to {i % 3}") for i, one in enumerate(lab.pairs)]
-    return Single().find(lab)
+    runner = simulated(made, held_out=0)
+    runner.pairs = [replace(one, source=str(i % 3), target=f"to {i % 3}") for i, one in enumerate(runner.pairs)]
+    return Single().find(runner)
 
 
 @pytest.mark.parametrize(("source", "target"), [(0.73, 0.39), (0.5, 0.5)])

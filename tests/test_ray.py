@@ -41,13 +41,13 @@ def cluster() -> Iterator[Any]:
     ray.shutdown()
 
 
-def run(recipe: Recipe, path: Path, watch: StudyCallbacks | None = None) -> StudyResult:
+def run(recipe: Recipe, path: Path, callbacks: StudyCallbacks | None = None) -> StudyResult:
     from t2iprobe.plugins.cluster.executor import RayExecutor
 
-    watch = watch or StudyCallbacks()
+    callbacks = callbacks or StudyCallbacks()
     local = simulation.study()
-    with RayExecutor(workers=2).bench(recipe, watch.stop) as bench:
-        return StudyRunner(bench, local.pairs, local.localizer, local.held_out).run(path, watch)
+    with RayExecutor(workers=2).bench(recipe, callbacks.stop) as bench:
+        return StudyRunner(bench, local.pairs, local.localizer, local.held_out).run(path, callbacks)
 
 
 def same(found: StudyResult, plain: StudyResult) -> None:

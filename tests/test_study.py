@@ -272,7 +272,7 @@ def test_an_error_before_the_first_answer_leaves_nothing(tmp_path: Path) -> None
     class Wrong(Localizer):
         name, summary = "wrong", "for tests"
 
-        def find(self, lab: TrialRunner) -> Finding:
+        def find(self, runner: TrialRunner) -> Finding:
             raise ConfigError("no")
 
     one = study()
@@ -396,8 +396,8 @@ def test_the_manifest_says_what_ran_and_not_where(
 class Every(Localizer):
     name, summary = "every", "for tests"
 
-    def find(self, lab: TrialRunner) -> Finding:
-        lab.ask([lab.space.trial([0])])
+    def find(self, runner: TrialRunner) -> Finding:
+        runner.ask([runner.space.trial([0])])
         return Finding((), (float("nan"), 1.0), "done")
 
 

@@ -498,7 +498,7 @@ def test_a_classifier_points_at_the_words_that_are_toxic_alone(classifier: Path)
         ({}, ConfigError, "needs a model"),
         ({"threshold": 2.0}, ConfigError, "threshold lies between 0 and 1"),
         ({"model": "/nowhere/at/all"}, ModelError, "cannot be loaded"),
-        ({"labels": "rude"}, ConfigError, "has the labels neutral, toxic; found none for rude"),
+        ({"labels": "rude"}, ConfigError, "has the runnerels neutral, toxic; found none for rude"),
     ],
 )
 def test_a_classifier_that_cannot_be_had(
@@ -561,9 +561,9 @@ def test_the_momentum_is_carried_and_a_variance_left_alone() -> None:
 
     def step(number: int) -> torch.Tensor:
         for branch, value in ((t2i.Branch.UNCOND, torch.zeros(1, 2)), (t2i.Branch.COND, cond)):
-            spot = SimpleNamespace(branch=branch, step=number, evaluation=0, rows=(0,), position={1: 1})
-            spot.batch = torch.cat([value, concept])
-            out = away.edit(value, spot)  # type: ignore[arg-type]
+            hook = SimpleNamespace(branch=branch, step=number, evaluation=0, rows=(0,), position={1: 1})
+            hook.batch = torch.cat([value, concept])
+            out = away.edit(value, hook)  # type: ignore[arg-type]
         return out
 
     # nearness -2, scale min(1, 2 * .5) = 1, so 3 away; momentum 0, then .75 * 3

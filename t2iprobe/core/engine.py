@@ -195,8 +195,8 @@ class Engine:
             where = [self.position[row] for row in rows]
             result = value.clone() if result is None else result
             own = result[where]
-            spot = HookContext(site, self.step, branch, rows, value, self.position, self.evaluation)
-            new = intervention.edit(own, spot)
+            hook = HookContext(site, self.step, branch, rows, value, self.position, self.evaluation)
+            new = intervention.edit(own, hook)
             if new.shape != own.shape:
                 raise ShapeError(f"{intervention.label} at {site.name} gave {tuple(new.shape)} for {tuple(own.shape)}")
             result[where] = _narrow(own, new, site, intervention)

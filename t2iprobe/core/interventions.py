@@ -139,10 +139,10 @@ def ablate(
 def steer(direction: Tensor, sites: Patterns, *, strength: float = 1.0, scope: Scope | None = None) -> Intervention:
     """Add ``strength * direction``; the direction broadcasts against (token, channel), the same for every row."""
 
-    def edit(value: Tensor, spot: HookContext) -> Tensor:
+    def edit(value: Tensor, hook: HookContext) -> Tensor:
         if any(size != 1 for size in direction.shape[: 1 - value.ndim]):
             raise ShapeError(
-                f"steer at {spot.site.name}: one row has {tuple(value.shape[1:])}, the direction "
+                f"steer at {hook.site.name}: one row has {tuple(value.shape[1:])}, the direction "
                 f"{tuple(direction.shape)}; steer rows apart with scope=Scope(rows=...)"
             )
         return value + strength * direction.to(value)
@@ -161,8 +161,8 @@ def interpolate(
     """``(1 - alpha) * own + alpha * donor``: 0 changes nothing, 1 is :func:`patch`."""
     inner = patch(donor, sites, scope=scope, rows=rows)
 
-    def edit(value: Tensor, spot: HookContext) -> Tensor:
-        return torch.lerp(value, inner.edit(value, spot), alpha)
+    def edit(value: Tensor, hook: HookContext) -> Tensor:
+        return torch.lerp(value, inner.edit(value, hook), alpha)
 
     return Intervention(edit, inner.sites, inner.scope, inner.donors, "interpolate")
 
@@ -181,22 +181,22 @@ def _with_rows(scope: Scope, rows: Iterable[int]) -> Scope:
 
 
 def _lock_step(donors: Mapping[int, int]) -> Edit:
-    def edit(value: Tensor, spot: HookContext) -> Tensor:
-        return spot.batch[[spot.position[donors[row]] for row in spot.rows]]
+    def edit(value: Tensor, hook: HookContext) -> Tensor:
+        return hook.batch[[hook.position[donors[row]] for row in hook.rows]]
 
     return edit
 
 
 def _cached(donor: Donor, rows: Mapping[int, int] | None) -> Edit:
-    def edit(value: Tensor, spot: HookContext) -> Tensor:
+    def edit(value: Tensor, hook: HookContext) -> Tensor:
         if rows is not None:
-            wanted = [rows[row] for row in spot.rows]
+            wanted = [rows[row] for row in hook.rows]
         else:
-            wanted = [0 if donor.rows == 1 else row for row in spot.rows]
-        found = donor.fetch(spot.site.name, spot.step, spot.branch, wanted, spot.evaluation)
+            wanted = [0 if donor.rows == 1 else row for row in hook.rows]
+        found = donor.fetch(hook.site.name, hook.step, hook.branch, wanted, hook.evaluation)
         if found.shape != value.shape:
             raise ShapeError(
-                f"patch at {spot.site.name}: the donor has {tuple(found.shape)}, the run {tuple(value.shape)}; "
+                f"patch at {hook.site.name}: the donor has {tuple(found.shape)}, the run {tuple(value.shape)}; "
                 "prompts must be padded to the same length and images have the same size"
             )
         return found.to(value)
@@ -204,15 +204,15 @@ def _cached(donor: Donor, rows: Mapping[int, int] | None) -> Edit:
     return edit
 
 
-def _zero(value: Tensor, spot: HookContext) -> Tensor:
+def _zero(value: Tensor, hook: HookContext) -> Tensor:
     return torch.zeros_like(value)
 
 
-def _own_mean(value: Tensor, spot: HookContext) -> Tensor:
-    axes = [axis for axis, name in enumerate(spot.site.axes, 1) if name != "channel"]
+def _own_mean(value: Tensor, hook: HookContext) -> Tensor:
+    axes = [axis for axis, name in enumerate(hook.site.axes, 1) if name != "channel"]
     if not axes:
         raise ConfigError(
-            f"{spot.site.name} has no tokens that a mean could be taken over; give ablate() a reference= of other rows"
+            f"{hook.site.name} has no tokens that a mean could be taken over; give ablate() a reference= of other rows"
         )
     return value.mean(dim=axes, keepdim=True).expand_as(value)
 
@@ -220,9 +220,9 @@ def _own_mean(value: Tensor, spot: HookContext) -> Tensor:
 def _reference_mean(reference: Donor) -> Edit:
     every = _cached(reference, None)
 
-    def edit(value: Tensor, spot: HookContext) -> Tensor:
+    def edit(value: Tensor, hook: HookContext) -> Tensor:
         rows = tuple(range(reference.rows))
         like = value[:1].expand(len(rows), *value.shape[1:])
-        return every(like, replace(spot, rows=rows)).mean(dim=0, keepdim=True).expand_as(value)
+        return every(like, replace(hook, rows=rows)).mean(dim=0, keepdim=True).expand_as(value)
 
     return edit

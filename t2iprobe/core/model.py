@@ -259,10 +259,10 @@ class Model:
         """What a generation costs here, measured on one of three steps."""
         short = {**settings, "num_steps": 3}
         self.run(self.generation(["a"], 0, **short))  # the first call warms up
-        watch = StepWatch(self.pipeline._execution_device)
+        callbacks = StepWatch(self.pipeline._execution_device)
         with peak(self.pipeline._execution_device) as memory:
-            run = self.run(self.generation(["a"] * rows, 0, **short), on_step=watch)
-        each = watch.seconds_a_row / self.guided(settings)
+            run = self.run(self.generation(["a"] * rows, 0, **short), on_step=callbacks)
+        each = callbacks.seconds_a_row / self.guided(settings)
         once = max(0.0, run.seconds - each * run.denoiser_rows)
         return CostProbe(each, once / rows, None if memory.bytes is None else memory.bytes // rows)
 

@@ -212,7 +212,7 @@ class Renderer:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """An instrument: pictures of a model, and what is read in them.
+    """An evaluator: pictures of a model, and what is read in them.
 
     Args:
         renderer: makes the pictures.

@@ -73,7 +73,7 @@ class TrialRunner:
     """Asks trials of pairs.
 
     Args:
-        instrument: answers.
+        evaluator: answers.
         space: what can be patched.
         pairs: all pairs.
         search: numbers of the pairs to search on.
@@ -88,7 +88,7 @@ class TrialRunner:
         set_aside: numbers of the pairs that are not asked, as their score cannot tell source from target.
     """
 
-    instrument: Evaluator
+    evaluator: Evaluator
     space: Space
     pairs: Sequence[Pair]
     search: Sequence[int]
@@ -120,7 +120,7 @@ class TrialRunner:
         asks = self.open(listed, chosen)
         self._charge(self._fresh(listed, chosen), asks)
         by_pair = {ask.pair: ask for ask in asks}
-        for measured in self.instrument.measure(asks, on_step=self.on_step):
+        for measured in self.evaluator.measure(asks, on_step=self.on_step):
             self.memory.put(measured, by_pair[measured.pair].trials)
             self.spend(Cost(by_pair[measured.pair].rows, measured.rows, measured.calls))
             self.on_measured(measured)
@@ -143,7 +143,7 @@ class TrialRunner:
     @property
     def scale(self) -> Scale:
         """Of the ranking score."""
-        return getattr(self.instrument, "scale", Scale())
+        return getattr(self.evaluator, "scale", Scale())
 
     @property
     def left(self) -> int | None:
@@ -151,7 +151,7 @@ class TrialRunner:
         return None if self.budget is None else self.budget - self.spent.rows
 
     def _fresh(self, trials: Sequence[Trial], pairs: Sequence[int]) -> list[TrialBatch]:
-        """What this lab was not asked before, whether the memory has it from an earlier process or not."""
+        """What this runner was not asked before, whether the memory has it from an earlier process or not."""
         asks = []
         for pair in pairs:
             new = tuple(trial for trial in trials if (trial.label, pair) not in self._asked)
@@ -162,9 +162,9 @@ class TrialRunner:
     def _charge(self, fresh: Sequence[TrialBatch], asks: Sequence[TrialBatch]) -> None:
         """Afford what is fresh, and spend what the memory has of it: a run that was interrupted is charged alike."""
         if self.budget is not None and fresh:
-            self._afford(len(fresh), self.instrument.cost(fresh))
+            self._afford(len(fresh), self.evaluator.cost(fresh))
         if sum(len(ask.trials) for ask in fresh) > sum(len(ask.trials) for ask in asks):
-            self.spend(self.instrument.cost(fresh) - self.instrument.cost(asks))
+            self.spend(self.evaluator.cost(fresh) - self.evaluator.cost(asks))
         self._asked.update((trial.label, ask.pair) for ask in fresh for trial in ask.trials)
 
     def _afford(self, pairs: int, cost: Cost) -> None:
@@ -177,7 +177,7 @@ class TrialRunner:
 
     def _scored(self, trials: Sequence[Trial], pairs: Sequence[int]) -> Scored:
         known = [[self.memory.scores(trial.label, pair) for pair in pairs] for trial in trials]
-        names = self.instrument.names
+        names = self.evaluator.names
         arrays: dict[str, Scores] = {
             name: np.array([[one[name] if one else np.nan for one in row] for row in known], np.float32)
             for name in names

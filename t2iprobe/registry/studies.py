@@ -80,9 +80,9 @@ class Study(study.StudyRunner):
         held = tuple(number for number in held if number not in aside)
         super().__init__(bench, pairs, chooses, held, budget, seed, {}, versions(plugins), store, aside)
 
-    def run(self, path: str | Path, watch: StudyCallbacks | None = None) -> Result:
+    def run(self, path: str | Path, callbacks: StudyCallbacks | None = None) -> Result:
         """Run it in a folder, go on with it there, or find it finished; see :meth:`t2iprobe.core.study.Study.run`."""
-        return Result.open(super().run(path, watch).path)
+        return Result.open(super().run(path, callbacks).path)
 
 
 def _concept(pairs: Sequence[Pair]) -> str:

@@ -312,7 +312,7 @@ def no_hook_survives_an_error(model: Model) -> None:
     model.run(_generation(model, SOURCE))  # transformers leaves hooks of its own at an encoder's first call
     before = marks(model)
 
-    def fail(value: Tensor, spot: HookContext) -> Tensor:
+    def fail(value: Tensor, hook: HookContext) -> Tensor:
         raise ZeroDivisionError("on purpose")
 
     try:
@@ -386,7 +386,7 @@ def _is_text(adapter: Adapter, site: Site) -> bool:
     return site.kind in adapter.text_kv or part == "text" or port == "text" or site.name in adapter.text_entry
 
 
-def _noise(value: Tensor, spot: HookContext) -> Tensor:
+def _noise(value: Tensor, hook: HookContext) -> Tensor:
     noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).to(value)
     return value + 3 * (value.std() + 0.1) * noise
 

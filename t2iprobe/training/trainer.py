@@ -202,30 +202,30 @@ class Trainer:
             self._optimiser.zero_grad()
             return time.perf_counter() - began
 
-    def run(self, folder: Path, watch: TrainingCallbacks | None = None) -> None:
+    def run(self, folder: Path, callbacks: TrainingCallbacks | None = None) -> None:
         """Train to the last step, from the checkpoint in ``folder`` if there is one.
 
         Raises:
             StoppedError: it was asked to stop, and a checkpoint is written.
             NonFiniteError: the loss is NaN or infinite.
         """
-        watch = watch or TrainingCallbacks()
+        callbacks = callbacks or TrainingCallbacks()
         path = folder / CHECKPOINT
         self.load(path)
         with self.ready():
-            if watch.pause_every and (self.step % watch.pause_every == 0 or self.step == self.settings.steps):
-                self._pause(watch)  # the first, or one that an interruption cut off
+            if callbacks.pause_every and (self.step % callbacks.pause_every == 0 or self.step == self.settings.steps):
+                self._pause(callbacks)  # the first, or one that an interruption cut off
             while self.step < self.settings.steps:
                 loss = self.advance()
                 last = self.step == self.settings.steps
-                pausing = bool(watch.pause_every) and (self.step % watch.pause_every == 0 or last)
-                if pausing or last or self.step % watch.checkpoint_every == 0:
+                pausing = bool(callbacks.pause_every) and (self.step % callbacks.pause_every == 0 or last)
+                if pausing or last or self.step % callbacks.checkpoint_every == 0:
                     self.save(path)
                 if self.main:
-                    watch.on_step(self.step, loss)
+                    callbacks.on_step(self.step, loss)
                 if pausing:
-                    self._pause(watch)
-                if self._everywhere(float(watch.stop.asked)) and not last:
+                    self._pause(callbacks)
+                if self._everywhere(float(callbacks.stop.asked)) and not last:
                     self.save(path)
                     raise StoppedError(
                         f"stopped after step {self.step} of {self.settings.steps}; the same command goes on"
@@ -333,10 +333,10 @@ class Trainer:
             scaler.load_state_dict(self._scaler)
         self._scaler = None
 
-    def _pause(self, watch: TrainingCallbacks) -> None:
+    def _pause(self, callbacks: TrainingCallbacks) -> None:
         if self.main:
             denoiser = self.model.denoiser.eval()
-            watch.pause(self.step)
+            callbacks.pause(self.step)
             denoiser.train()
         self._accelerator.wait_for_everyone()
 

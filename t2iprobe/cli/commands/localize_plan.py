@@ -107,10 +107,10 @@ def planned(file: StudyFile, arch: str | None, paper: LocalizePreset | None, plu
     adapter = choice("architecture", arch, plugins.adapters())()
     model = Model(adapter.published(scheduler=_Scheduler()), adapter, ref=file.model.ref)
     expected = paper.found if paper else (model.layers // 2,)
-    lab = _lab(file, model, expected, _pairs(file, paper, plugins), method)
-    method.find(lab)
+    runner = _lab(file, model, expected, _pairs(file, paper, plugins), method)
+    method.find(runner)
     side = paper.read_at if paper and file.model.upscaler else settings["height"]
-    return _answer(file, lab, model, expected, lab.spent.images * 3 * side**2)
+    return _answer(file, runner, model, expected, runner.spent.images * 3 * side**2)
 
 
 def _pairs(file: StudyFile, paper: LocalizePreset | None, plugins: Plugins) -> list[Pair]:
@@ -155,9 +155,9 @@ def _rehearsed(ready: Ready, model: Model, count: int) -> Cost:
     expected = sorted({round(model.layers * (one + 0.5) / count - 0.5) for one in range(count)})
     plan = ready.plan
     asked = [pair for number, pair in enumerate(plan.pairs) if number not in plan.set_aside]
-    lab = _lab(plan.file, model, expected, asked, plan.localizer)
-    plan.localizer.find(lab)
-    return lab.spent
+    runner = _lab(plan.file, model, expected, asked, plan.localizer)
+    plan.localizer.find(runner)
+    return runner.spent
 
 
 def rehearses(method: Localizer) -> bool:
@@ -196,9 +196,9 @@ def _lab(
     )
 
 
-def _answer(file: StudyFile, lab: TrialRunner, model: Model, expected: Sequence[int], disk: int) -> dict[str, Any]:
-    settings, spent, table = file.generation.model_dump(), lab.spent, layer_table(model.adapter, model.pipeline)
-    name, held_out = file.localizer.name, len(lab.held_out)
+def _answer(file: StudyFile, runner: TrialRunner, model: Model, expected: Sequence[int], disk: int) -> dict[str, Any]:
+    settings, spent, table = file.generation.model_dump(), runner.spent, layer_table(model.adapter, model.pipeline)
+    name, held_out = file.localizer.name, len(runner.held_out)
     one = len(expected) == 1
     return {
         "model": file.model.ref,
@@ -209,7 +209,7 @@ def _answer(file: StudyFile, lab: TrialRunner, model: Model, expected: Sequence[
         "layers": model.layers,
         "expected": [{"layer": layer, "path": table[layer].path} for layer in expected],
         "generation": {name: value for name, value in settings.items() if value is not None},
-        "pairs": len(lab.pairs),
+        "pairs": len(runner.pairs),
         "held_out": held_out,
         "pictures": spent.images,
         "denoiser_calls": spent.calls,
@@ -217,8 +217,8 @@ def _answer(file: StudyFile, lab: TrialRunner, model: Model, expected: Sequence[
         "disk_bytes": disk,
         "sentence": (
             f"{name} on {file.model.ref}, published configuration: {counted(model.layers, 'layer')}, "
-            f"{counted(lab.space.steps, 'step')}, guidance {settings['guidance']:g}, {settings['height']} pixels; "
-            f"{counted(len(lab.pairs), 'pair')}, {held_out} of them held out: {counted(spent.images, 'picture')}, "
+            f"{counted(runner.space.steps, 'step')}, guidance {settings['guidance']:g}, {settings['height']} pixels; "
+            f"{counted(len(runner.pairs), 'pair')}, {held_out} of them held out: {counted(spent.images, 'picture')}, "
             f"{counted(spent.calls, 'denoiser call')} ({counted(spent.rows, 'row')}), disk at most {size_text(disk)}. "
             f"Counted on a simulated model in which {'layer' if one else 'layers'} {ranges(expected)} "
             f"({table[expected[0]].path}{'' if one else ', …'}) would be the answer (a search takes more where "

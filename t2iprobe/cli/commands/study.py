@@ -244,8 +244,8 @@ def start(
     with _bench(plugins, plan, where, stop) as bench:
         if bench.model is not None:
             check_arch(bench.model, arch)
-        with _watched(Ready(bench, plan, path, where), stop, say or _teller(bench, plan)) as watch:
-            return plan.on(bench).run(path, watch)
+        with _watched(Ready(bench, plan, path, where), stop, say or _teller(bench, plan)) as callbacks:
+            return plan.on(bench).run(path, callbacks)
 
 
 def _finished(path: Path, plan: PlannedStudy) -> StudyResult | None:

@@ -27,6 +27,6 @@ class Executor(ABC):
     def bench(self, build: Callable[[], StudyContext], stop: Stop) -> AbstractContextManager[StudyContext]:
         """A bench that measures on all of the workers; ``build`` is sent to each of them.
 
-        Its answers come as they are ready. Once ``stop`` is asked, it begins nothing new. ``busy`` of its instrument is
+        Its answers come as they are ready. Once ``stop`` is asked, it begins nothing new. ``busy`` of its evaluator is
         how many units are being measured; the study waits for them before it stops.
         """

@@ -65,5 +65,5 @@ class Localizer(ABC):
     searches: ClassVar[bool] = False
 
     @abstractmethod
-    def find(self, lab: TrialRunner) -> Finding:
-        """Search on ``lab.search``, confirm on ``lab.held_out``; every picture comes from ``lab.ask``."""
+    def find(self, runner: TrialRunner) -> Finding:
+        """Search on ``runner.search``, confirm on ``runner.held_out``; every picture comes from ``runner.ask``."""

@@ -23,7 +23,7 @@ class StudyContext:
     """A model to measure on, here or elsewhere.
 
     Args:
-        instrument: answers asks.
+        evaluator: answers asks.
         space: what can be patched.
         facts: of the model, for the manifest; what is in ``"decides"`` decides the result.
         model: where it is in this process.
@@ -31,7 +31,7 @@ class StudyContext:
         settings: of every generation.
     """
 
-    instrument: Evaluator
+    evaluator: Evaluator
     space: Space
     facts: Mapping[str, Any] = field(default_factory=dict)
     model: Model | None = None
@@ -87,7 +87,7 @@ class Stop:
 
 @dataclass
 class StudyCallbacks:
-    """Who is told what a study does.
+    """Whom a study tells of its progress.
 
     Args:
         planned: before pictures are made: how many pairs are asked, and the cost. What it raises stops the study.
@@ -104,31 +104,31 @@ class StudyCallbacks:
 
 @dataclass(frozen=True)
 class PlannedEvaluator:
-    """An instrument that tells its cost before it begins.
+    """An evaluator that tells its cost before it begins.
 
     Args:
-        instrument: answers.
+        evaluator: answers.
         told: how many pairs are asked, and the cost.
-        check: raises where the study is to stop; an instrument that saw so itself has left asks unanswered.
+        check: raises where the study is to stop; an evaluator that saw so itself has left asks unanswered.
     """
 
-    instrument: Evaluator
+    evaluator: Evaluator
     told: Callable[[int, Cost], None]
     check: Callable[[], None]
 
     @property
     def names(self) -> list[str]:
         """See :class:`~t2iprobe.core.sweep.Evaluator`."""
-        return self.instrument.names
+        return self.evaluator.names
 
     @property
     def scale(self) -> Scale:
         """See :class:`~t2iprobe.core.sweep.Evaluator`."""
-        return getattr(self.instrument, "scale", Scale())
+        return getattr(self.evaluator, "scale", Scale())
 
     def cost(self, asks: Sequence[TrialBatch]) -> Cost:
         """See :class:`~t2iprobe.core.sweep.Evaluator`."""
-        return self.instrument.cost(asks)
+        return self.evaluator.cost(asks)
 
     def measure(
         self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None
@@ -137,5 +137,5 @@ class PlannedEvaluator:
         if asks:
             self.check()
             self.told(len(asks), self.cost(asks))
-            yield from self.instrument.measure(asks, on_step=on_step)
+            yield from self.evaluator.measure(asks, on_step=on_step)
             self.check()

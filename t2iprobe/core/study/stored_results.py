@@ -74,7 +74,7 @@ class RecordedResults:
 
     @property
     def pictures(self) -> int:
-        """How many there are: one an answer, unless the instrument makes none."""
+        """How many there are: one an answer, unless the evaluator makes none."""
         return int(self.done.sum()) if "images" in self._root else 0
 
     def row(self, label: str) -> int | None:

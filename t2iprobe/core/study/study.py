@@ -63,14 +63,14 @@ class StudyRunner:
             **self.bench.facts.get("decides", {}),
             "pairs": [list(dataclasses.astuple(pair)) for pair in self.pairs],
             "localizer": {"name": self.localizer.name, **_options(self.localizer)},
-            "scores": self.bench.instrument.names,
+            "scores": self.bench.evaluator.names,
             "held_out": list(self.held_out),
             "set_aside": list(self.set_aside),
             "budget": self.budget,
             "seed": self.seed,
         }
 
-    def run(self, path: str | Path, watch: StudyCallbacks | None = None) -> StudyResult:
+    def run(self, path: str | Path, callbacks: StudyCallbacks | None = None) -> StudyResult:
         """Run it in a folder, or go on with it there, or find it finished.
 
         Raises:
@@ -89,36 +89,36 @@ class StudyRunner:
         with lock(folder), claim(self.store, folder):
             found = runfolder.existing(folder, settings)  # once more: it may have changed until we had the lock
             if found is None or found["state"] != runfolder.FINISHED:
-                self._work(folder, settings, found, watch or StudyCallbacks())
+                self._work(folder, settings, found, callbacks or StudyCallbacks())
             # whoever gets the old file's lock now finds the run finished
             (folder / LOCK).unlink(missing_ok=True)
         return StudyResult.open(folder)
 
     def _work(
-        self, folder: Path, settings: Mapping[str, Any], found: Mapping[str, Any] | None, watch: StudyCallbacks
+        self, folder: Path, settings: Mapping[str, Any], found: Mapping[str, Any] | None, callbacks: StudyCallbacks
     ) -> None:
         memory: StoredResults | None = None
         try:
             with runfolder.noted(folder, self._manifest(settings, found)) as more:
                 where = self.store or folder / runfolder.STORE
-                memory = StoredResults(where, labels(self.pairs), self.bench.instrument.names, _digest(settings))
-                with watch.stop.listening():
-                    finding, spent = self._find(folder, memory, watch)
+                memory = StoredResults(where, labels(self.pairs), self.bench.evaluator.names, _digest(settings))
+                with callbacks.stop.listening():
+                    finding, spent = self._find(folder, memory, callbacks)
                 more |= {"spent": dataclasses.asdict(spent), "finding": finding_as_json(finding)}
         except BaseException:
             if found is None and not (memory and memory.done.any()):
                 shutil.rmtree(folder, ignore_errors=True)  # nothing was measured, nothing is left
             raise
 
-    def _find(self, folder: Path, memory: StoredResults, watch: StudyCallbacks) -> tuple[Finding, Cost]:
+    def _find(self, folder: Path, memory: StoredResults, callbacks: StudyCallbacks) -> tuple[Finding, Cost]:
         def check() -> None:
-            if watch.stop.asked:
+            if callbacks.stop.asked:
                 raise StoppedError(
                     f"stopped; {int(memory.done.sum()):,} answers are kept: `t2iprobe study resume {folder}` goes on"
                 )
 
-        lab = TrialRunner(
-            PlannedEvaluator(self.bench.instrument, watch.planned, check),
+        runner = TrialRunner(
+            PlannedEvaluator(self.bench.evaluator, callbacks.planned, check),
             self.bench.space,
             self.pairs,
             [number for number in range(len(self.pairs)) if number not in {*self.held_out, *self.set_aside}],
@@ -127,25 +127,25 @@ class StudyRunner:
             memory,
             self.budget,
             self.seed,
-            watch.on_step,
+            callbacks.on_step,
             settings=self.bench.settings,
             set_aside=tuple(self.set_aside),
         )
 
         def measured(answer: TrialResult) -> None:
-            watch.measured(answer)
-            if not answer.more and not getattr(self.bench.instrument, "busy", 0):
+            callbacks.measured(answer)
+            if not answer.more and not getattr(self.bench.evaluator, "busy", 0):
                 check()
 
-        lab.on_measured = measured
-        return self.localizer.find(lab), lab.spent
+        runner.on_measured = measured
+        return self.localizer.find(runner), runner.spent
 
     def _manifest(self, settings: Mapping[str, Any], found: Mapping[str, Any] | None) -> dict[str, Any]:
         """What is known at the start."""
-        scale: Scale = getattr(self.bench.instrument, "scale", Scale())
+        scale: Scale = getattr(self.bench.evaluator, "scale", Scale())
         facts = {
             **self.bench.facts,
-            "scores": self.bench.instrument.names,
+            "scores": self.bench.evaluator.names,
             "scale": scale.as_json(),
             "pairs": len(self.pairs),
             "clusters": len({cluster_of(pair) for pair in self.pairs}),

@@ -44,19 +44,19 @@ class Holder:
 
     def describe(self) -> tuple[list[str], Scale, StudyContext]:
         """Names and scale of the scores, and the bench without what cannot travel."""
-        instrument = self._bench.instrument
-        bench = replace(self._bench, instrument=None, model=None)  # type: ignore[arg-type]
-        return instrument.names, getattr(instrument, "scale", Scale()), bench
+        evaluator = self._bench.evaluator
+        bench = replace(self._bench, evaluator=None, model=None)  # type: ignore[arg-type]
+        return evaluator.names, getattr(evaluator, "scale", Scale()), bench
 
     def plan(self, asks: Unit) -> tuple[Cost, list[list[TrialBatch]]]:
         """What asks cost, and which are measured together: the same ones as where there is one process."""
-        instrument: Any = self._bench.instrument
-        chunks = getattr(instrument, "chunks", lambda asks: [[ask] for ask in asks])
-        return instrument.cost(asks), list(chunks(asks))
+        evaluator: Any = self._bench.evaluator
+        chunks = getattr(evaluator, "chunks", lambda asks: [[ask] for ask in asks])
+        return evaluator.cost(asks), list(chunks(asks))
 
     def measure(self, unit: Unit) -> list[TrialResult]:
         """The answers to a unit."""
-        return list(self._bench.instrument.measure(unit))
+        return list(self._bench.evaluator.measure(unit))
 
 
 class RayExecutor(Executor):
@@ -74,7 +74,7 @@ class RayExecutor(Executor):
             crew.hire(self.workers or _fit(ray, crew.needs))
             try:
                 names, scale, bench = crew.call("describe")
-                yield replace(bench, instrument=RayEvaluator(crew, names, scale))
+                yield replace(bench, evaluator=RayEvaluator(crew, names, scale))
             finally:
                 crew.dismiss()
 

@@ -306,8 +306,8 @@ def _work(asked: ContinualOptions, found: ContinualRun, workers: int | None, plu
         else:
             say(f"{found.folder} is learnt and drawn already")
             count = 1
-        with watching(cost, evaluations, stop, shared) as watch, helping(asked, count - 1, share, shared, plugins):
-            found.work(watch)
+        with watching(cost, evaluations, stop, shared) as callbacks, helping(asked, count - 1, share, shared, plugins):
+            found.work(callbacks)
 
 
 def _say_plan(asked: ContinualOptions, found: ContinualRun, cost: ContinualPlan, workers: int) -> None:

@@ -66,7 +66,7 @@ class Learner:
         tasks: Sequence[Task],
         seed: int,
         folder: Path,
-        watch: TrainingCallbacks | None = None,
+        callbacks: TrainingCallbacks | None = None,
         trained: Tensors | None = None,
     ) -> tuple[TaskState, Tensors]:
         """The state after a task, and the task's own adapter.
@@ -77,14 +77,14 @@ class Learner:
             tasks: the one to learn; several are learnt at once.
             seed: of its start, noise and order of pictures.
             folder: for the checkpoint, from which an interrupted training goes on.
-            watch: who is told.
+            callbacks: who is told.
             trained: the adapter, where this very training was done before.
         """
         base = replace(state, adapter={}) if method.initializer.continues else state
         with fused(self.model, self.modules, base), self._adapter(method, state, seed) as (lora, offsets):
             trainer = self._trainer(method, state, tasks, seed, lora)
             if trained is None:
-                trainer.run(folder, watch)
+                trainer.run(folder, callbacks)
             else:
                 lora.restore(dict(trained))
             return self._finished(method, state, trainer, lora, offsets, seed)

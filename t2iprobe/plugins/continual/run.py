@@ -159,21 +159,21 @@ class ContinualRun:
             self.learner.check(self._plain, len(self.stream))
         runfolder.existing(self.folder, self.settings)
 
-    def work(self, watch: ContinualCallbacks | None = None) -> None:
+    def work(self, callbacks: ContinualCallbacks | None = None) -> None:
         """Learn and sample everything that is not done yet.
 
         Raises:
             RunExistsError: the folder has a run with other settings.
             StoppedError: it was asked to stop; what was done is kept.
         """
-        watch = watch or ContinualCallbacks()
+        callbacks = callbacks or ContinualCallbacks()
         self.check()
         runfolder.make(self.folder)
         self._write_manifest(runfolder.RUNNING)
         try:
-            with watch.stop.listening():
+            with callbacks.stop.listening():
                 for arm in self._free():
-                    self._arm(arm, watch)
+                    self._arm(arm, callbacks)
         except BaseException:
             self._write_manifest(runfolder.INTERRUPTED)
             raise
@@ -194,18 +194,18 @@ class ContinualRun:
                 time.sleep(POLL)
             pending = busy
 
-    def _arm(self, arm: ModelSeries, watch: ContinualCallbacks) -> None:
+    def _arm(self, arm: ModelSeries, callbacks: ContinualCallbacks) -> None:
         grid = ResultGrid.create(self.store, arm, self.shape)
         if arm.method == BASE:
-            self._sample(arm, grid, self.learner.start(), 0, watch)
+            self._sample(arm, grid, self.learner.start(), 0, callbacks)
         elif arm.method == SEPARATE:
-            self._separate(arm, grid, watch)
+            self._separate(arm, grid, callbacks)
         elif arm.method == JOINT:
-            self._joint(arm, grid, watch)
+            self._joint(arm, grid, callbacks)
         else:
-            self._sequence(arm, grid, watch)
+            self._sequence(arm, grid, callbacks)
 
-    def _sequence(self, arm: ModelSeries, grid: ResultGrid, watch: ContinualCallbacks) -> None:
+    def _sequence(self, arm: ModelSeries, grid: ResultGrid, callbacks: ContinualCallbacks) -> None:
         """Task after task; between two of them there is the hand-over, and nothing else."""
         chosen, total, seed = self._methods[arm.method], len(self.stream), arm.seed or 0
         file = self._work(arm) / HANDOVER
@@ -214,21 +214,21 @@ class ContinualRun:
         state = self._load(file)
         while True:
             if state.tasks:
-                self._sample(arm, grid, state, state.tasks - 1, watch)
+                self._sample(arm, grid, state, state.tasks - 1, callbacks)
             if state.tasks == total:
                 return
             index = grid.order[state.tasks]
             task = self.stream.tasks[index]
-            watch.begun(f"{arm.label}, task {state.tasks + 1} of {total}: {task.name}")
+            callbacks.begun(f"{arm.label}, task {state.tasks + 1} of {total}: {task.name}")
             first = not state.tasks and chosen.initializer.plain_first
-            trained = self._alone(seed, index, watch).adapter if first else None
+            trained = self._alone(seed, index, callbacks).adapter if first else None
             new, adapter = self.learner.learn(
                 chosen,
                 state,
                 [task],
                 self.learner.recipe.seed(seed, index),
                 file.parent,
-                self._training(watch),
+                self._training(callbacks),
                 trained,
             )
             self._keep(arm, state.tasks, adapter)
@@ -237,60 +237,60 @@ class ContinualRun:
             grid.note(rank=new.rank, bytes=new.bytes, kinds=list(new.kinds))
             state = new
 
-    def _separate(self, arm: ModelSeries, grid: ResultGrid, watch: ContinualCallbacks) -> None:
+    def _separate(self, arm: ModelSeries, grid: ResultGrid, callbacks: ContinualCallbacks) -> None:
         """Every task alone; each picture is of the model that learnt its task."""
         for index, task in enumerate(self.stream.tasks):
             if not grid.done[0, index]:
-                state = self._alone(arm.seed or 0, index, watch)
-                watch.begun(f"{arm.label}: {task.name}")
-                self._pictures(grid, state, 0, [index], watch)
+                state = self._alone(arm.seed or 0, index, callbacks)
+                callbacks.begun(f"{arm.label}: {task.name}")
+                self._pictures(grid, state, 0, [index], callbacks)
 
-    def _joint(self, arm: ModelSeries, grid: ResultGrid, watch: ContinualCallbacks) -> None:
+    def _joint(self, arm: ModelSeries, grid: ResultGrid, callbacks: ContinualCallbacks) -> None:
         """One adapter for all tasks, with as many steps as all of them have."""
         file, seed = self._work(arm) / HANDOVER, arm.seed or 0
         state = self._load(file)
         if not state.tasks:
-            watch.begun(f"{arm.label}: all tasks at once")
+            callbacks.begun(f"{arm.label}: all tasks at once")
             state, _ = self.learner.learn(
                 self._plain,
                 state,
                 self.stream.tasks,
                 self.learner.recipe.seed(seed, 0),
                 file.parent,
-                self._training(watch),
+                self._training(callbacks),
             )
             state.save(file)
             forget_checkpoint(file.parent)
-        self._sample(arm, grid, state, 0, watch)
+        self._sample(arm, grid, state, 0, callbacks)
 
-    def _alone(self, seed: int, index: int, watch: ContinualCallbacks) -> TaskState:
+    def _alone(self, seed: int, index: int, callbacks: ContinualCallbacks) -> TaskState:
         """A task learnt on the base model: what every plain start gives as the first task."""
         place = self.folder / "work" / "alone" / f"seed-{seed}" / str(index)
-        with _waiting(place, watch):
+        with _waiting(place, callbacks):
             state = self._load(place / HANDOVER)
             if not state.tasks:
                 task = self.stream.tasks[index]
-                watch.begun(f"seed {seed}, first task: {task.name}")
+                callbacks.begun(f"seed {seed}, first task: {task.name}")
                 state, _ = self.learner.learn(
                     self._plain,
                     state,
                     [task],
                     self.learner.recipe.seed(seed, index),
                     place,
-                    self._training(watch),
+                    self._training(callbacks),
                 )
                 state.save(place / HANDOVER)
                 forget_checkpoint(place)
             return state
 
     def _sample(
-        self, arm: ModelSeries, grid: ResultGrid, state: TaskState, after: int, watch: ContinualCallbacks
+        self, arm: ModelSeries, grid: ResultGrid, state: TaskState, after: int, callbacks: ContinualCallbacks
     ) -> None:
         """What is missing of a model's pictures."""
         cells = self._missing(arm, grid, after)
         if cells:
-            watch.begun(f"{arm.label}: pictures after {state.tasks or 'no'} task{'' if state.tasks == 1 else 's'}")
-            self._pictures(grid, state, after, cells, watch)
+            callbacks.begun(f"{arm.label}: pictures after {state.tasks or 'no'} task{'' if state.tasks == 1 else 's'}")
+            self._pictures(grid, state, after, cells, callbacks)
 
     def _missing(self, arm: ModelSeries, grid: ResultGrid, after: int) -> list[int]:
         total, done = len(self.stream), grid.done[after]
@@ -299,20 +299,20 @@ class ContinualRun:
         return [cell for cell in wanted if not done[cell]]
 
     def _pictures(
-        self, grid: ResultGrid, state: TaskState, after: int, cells: Sequence[int], watch: ContinualCallbacks
+        self, grid: ResultGrid, state: TaskState, after: int, cells: Sequence[int], callbacks: ContinualCallbacks
     ) -> None:
         model, order = self.learner.model, grid.order
         with fused(model, self.learner.modules, state) as lost:
             grid.note(rounding=lost)
             for cell in cells:
-                watch.check()
+                callbacks.check()
                 generic = cell == len(order)
                 prompts = self.stream.generic if generic else self.stream.tasks[order[cell]].asked
-                grid.write(after, cell, self.sampler.draw(model, prompts, watch.on_picture_step))
+                grid.write(after, cell, self.sampler.draw(model, prompts, callbacks.on_picture_step))
 
-    def _training(self, watch: ContinualCallbacks) -> trainer.TrainingCallbacks:
+    def _training(self, callbacks: ContinualCallbacks) -> trainer.TrainingCallbacks:
         return trainer.TrainingCallbacks(
-            on_step=watch.on_step, checkpoint_every=watch.checkpoint_every, stop=watch.stop
+            on_step=callbacks.on_step, checkpoint_every=callbacks.checkpoint_every, stop=callbacks.stop
         )
 
     def _work(self, arm: ModelSeries) -> Path:
@@ -373,7 +373,7 @@ def read_archive(folder: Path, arm: ModelSeries, task: int) -> dict[str, Any]:
 
 
 @contextmanager
-def _waiting(place: Path, watch: ContinualCallbacks) -> Iterator[None]:
+def _waiting(place: Path, callbacks: ContinualCallbacks) -> Iterator[None]:
     """A folder for oneself, once whoever has it is done."""
     with ExitStack() as held:
         while True:
@@ -381,6 +381,6 @@ def _waiting(place: Path, watch: ContinualCallbacks) -> Iterator[None]:
                 held.enter_context(lock(place))
                 break
             except LockedError:
-                watch.check()
+                callbacks.check()
                 time.sleep(POLL)
         yield

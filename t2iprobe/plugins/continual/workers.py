@@ -112,11 +112,11 @@ def _help(asked: ContinualOptions, threads: int, shared: Shared, plugins: type[P
         with libraries_quiet():
             run = build(asked, plugins())
             evaluations = run.learner.model.evaluations(run.sampler.settings.get("num_steps"))
-            watch = ContinualCallbacks(
+            callbacks = ContinualCallbacks(
                 on_step=lambda step, loss: _done(shared.stepped()),
                 on_picture_step=lambda rows, step: _done(shared.drew(rows / evaluations)),
             )
-            run.work(watch)
+            run.work(callbacks)
     except (T2IProbeError, KeyboardInterrupt):
         raise SystemExit(1) from None
 

@@ -170,8 +170,8 @@ def _run(asked: EditOptions, plugins: Plugins, out: Path | None, yes: bool, comm
 
     runfolder.check(path)
     stop = Stop(lambda: notes.print("stopping after the unit in flight (again to stop at once)", highlight=False))
-    with prepared(asked, plugins, path, PAIRS, command) as job, _watched(job, path, yes, stop) as watch:
-        result = job.study.run(path, watch)
+    with prepared(asked, plugins, path, PAIRS, command) as job, _watched(job, path, yes, stop) as callbacks:
+        result = job.study.run(path, callbacks)
         return _kept(result, job, plugins)
 
 

@@ -47,13 +47,13 @@ class Comparison(Localizer):
     aggregates: Mapping[str, Any] = field(default_factory=dict)
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
 
-    def find(self, lab: TrialRunner) -> Finding:
+    def find(self, runner: TrialRunner) -> Finding:
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
-        scored = lab.ask(self.trials)
+        scored = runner.ask(self.trials)
         rows = [self._row(scored, index, label) for index, label in self._labelled()]
         main = next((index for index, trial in enumerate(self.trials) if trial.label.startswith("localized")), None)
         response = None if main is None else _response(scored, main, self.trials)
-        count = counted_pairs([lab.pairs[pair] for pair in lab.search])
+        count = counted_pairs([runner.pairs[pair] for pair in runner.search])
         said = sentence(rows, self.layers, len(set(scored.clusters)), count)
         return Finding(self.layers, (), said, response, {"methods": rows})
 

@@ -80,8 +80,8 @@ class PromptToPrompt(Editor):
     def _small(self, inner: Intervention) -> Intervention:
         """Leaves large maps alone."""
 
-        def edit(value: Tensor, spot: HookContext) -> Tensor:
-            return inner.edit(value, spot) if value.shape[1] <= self.largest else value
+        def edit(value: Tensor, hook: HookContext) -> Tensor:
+            return inner.edit(value, hook) if value.shape[1] <= self.largest else value
 
         return Intervention(edit, inner.sites, inner.scope, inner.donors, "prompt-to-prompt")
 

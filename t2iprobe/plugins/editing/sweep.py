@@ -1,4 +1,4 @@
-"""Measures edits: :class:`EditSweep` is the instrument of a study whose trials are methods, not layers."""
+"""Measures edits: :class:`EditSweep` is the evaluator of a study whose trials are methods, not layers."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class EditMethod:
 
 @dataclass
 class EditSweep:
-    """An instrument: pictures of methods, and what is read in them.
+    """An evaluator: pictures of methods, and what is read in them.
 
     Args:
         model: draws.

@@ -12,7 +12,7 @@ from t2iprobe.cli.console import notes
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.options import ModelChoice
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.plugins.finetune.output import ranges, say, told
+from t2iprobe.plugins.finetune.output import callbacks, ranges, say
 from t2iprobe.plugins.finetune.presets import PRESETS, FinetunePreset, preset
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def trained(asked: FinetuneOptions, plugins: Plugins) -> list[dict[str, Any]]:
     with stop.listening():
         try:
             for number, job in enumerate(jobs):
-                with told(job, stop, _named(job, number, len(jobs))) as listener:
+                with callbacks(job, stop, _named(job, number, len(jobs))) as listener:
                     manifests.append(session.run(job, places[_key(job)], listener))
         finally:
             part()

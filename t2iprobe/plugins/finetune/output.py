@@ -38,7 +38,7 @@ MEANINGS = {
 
 
 @contextmanager
-def told(job: FinetuneJob, stop: Stop, what: str) -> Iterator[FinetuneCallbacks]:
+def callbacks(job: FinetuneJob, stop: Stop, what: str) -> Iterator[FinetuneCallbacks]:
     """A bar with the loss, and a line a look."""
     from t2iprobe.plugins.finetune.session import FinetuneCallbacks
 

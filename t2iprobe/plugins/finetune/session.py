@@ -61,7 +61,7 @@ class FinetuneJob:
 
 @dataclass(frozen=True)
 class FinetuneCallbacks:
-    """Who is told of the progress.
+    """Whom training tells of its progress.
 
     Args:
         on_step: step and loss.
@@ -123,14 +123,14 @@ class Session:
         finally:
             lora.detach()
 
-    def run(self, job: FinetuneJob, path: Path, told: FinetuneCallbacks | None = None) -> dict[str, Any]:
+    def run(self, job: FinetuneJob, path: Path, callbacks: FinetuneCallbacks | None = None) -> dict[str, Any]:
         """Train, or go on with a training; the manifest of the finished one.
 
         Raises:
             RunExistsError: the folder holds another training.
             StoppedError: it was asked to stop.
         """
-        told = told or FinetuneCallbacks()
+        callbacks = callbacks or FinetuneCallbacks()
         main = process() == 0
         check_free(self.model)
         with lock(path) if main else nullcontext():
@@ -140,7 +140,7 @@ class Session:
             before = self.monitor.before if self.monitor and main else None
             lora = self._attach(job)
             try:
-                return self._train(lora, job, path, record, before, told)
+                return self._train(lora, job, path, record, before, callbacks)
             finally:
                 lora.detach()
 
@@ -207,18 +207,18 @@ class Session:
         path: Path,
         record: FinetuneRecord | None,
         before: Look | None,
-        told: FinetuneCallbacks,
+        callbacks: FinetuneCallbacks,
     ) -> dict[str, Any]:
         trainer = self._trainer(lora, job)
-        watch = TrainingCallbacks(checkpoint_every=max(1, min(100, job.settings.steps // 4)), stop=told.stop)
+        training = TrainingCallbacks(checkpoint_every=max(1, min(100, job.settings.steps // 4)), stop=callbacks.stop)
         if self.monitor is not None:
-            watch.pause_every = self.every or job.settings.steps  # in every process: they wait for each other
+            training.pause_every = self.every or job.settings.steps  # in every process: they wait for each other
         if record is not None:
-            trail = _Trail(record, self.monitor, before, told, job.start is not None)
-            watch.on_step, watch.pause = trail.step, trail.look
+            trail = _Trail(record, self.monitor, before, callbacks, job.start is not None)
+            training.on_step, training.pause = trail.step, trail.look
         began = time.perf_counter()
         try:
-            trainer.run(path, watch)
+            trainer.run(path, training)
         except (StoppedError, KeyboardInterrupt):
             if record is not None:
                 record.write(state=INTERRUPTED, seconds=_seconds(record, began))
@@ -280,12 +280,12 @@ class _Trail:
     record: FinetuneRecord
     monitor: Monitor | None
     before: Look | None
-    told: FinetuneCallbacks
+    callbacks: FinetuneCallbacks
     started: bool  # from a saved LoRA, so the first look is not the base model's
 
     def step(self, step: int, loss: float) -> None:
         self.record.loss(step, loss)
-        self.told.on_step(step, loss)
+        self.callbacks.on_step(step, loss)
 
     def look(self, step: int) -> None:
         """Look, unless this was done before an interruption."""
@@ -295,4 +295,4 @@ class _Trail:
             look = self.before if step == 0 and not self.started else self.monitor.look()
             self.record.look(step, look, self.monitor.base, len(self.monitor.learn))
             done = self.record.looks()
-        self.told.looked(step, done[step]["scores"])
+        self.callbacks.looked(step, done[step]["scores"])

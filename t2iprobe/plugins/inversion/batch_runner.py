@@ -54,8 +54,8 @@ def score_names(metrics: Sequence[ImageMetric]) -> list[str]:
 class BatchRunner:
     """One session of a study."""
 
-    def __init__(self, study: InversionStudy, path: Path, told: Tell, stop: Stop) -> None:
-        self.study, self.question, self.told, self.stop = study, study.question, told, stop
+    def __init__(self, study: InversionStudy, path: Path, on_rows: Tell, stop: Stop) -> None:
+        self.study, self.question, self.on_rows, self.stop = study, study.question, on_rows, stop
         self.path = path
         self.device = study.model.pipeline._execution_device
         self.shape = state_shape(study.model, study.question.generation)
@@ -146,7 +146,7 @@ class BatchRunner:
 
     def _denoiser(self, rows: Sequence[int], guidance: float) -> NullGuided:
         prompts = [self.question.source.prompts[row] for row in rows]
-        return model_denoiser(self.study.model, prompts, guidance, None, self.told)
+        return model_denoiser(self.study.model, prompts, guidance, None, self.on_rows)
 
     def _walked(self, work: str, rows: Sequence[int], walk: Callable[[list[int]], Trajectory]) -> Trajectory:
         """``walk`` of the positions of ``rows``; out of memory halves what runs at once, from then on."""

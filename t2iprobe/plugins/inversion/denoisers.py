@@ -62,16 +62,16 @@ class ModelDenoiser:
     Args:
         model: to ask.
         conditioning: of its :meth:`Adapter.encode_prompts`, one row for each row of the state.
-        told: gets the rows of every call.
+        on_rows: gets the rows of every call.
     """
 
     model: Model
     conditioning: Conditioning
-    told: Callable[[int], None] = lambda rows: None
+    on_rows: Callable[[int], None] = lambda rows: None
 
     def __call__(self, x: Tensor, timestep: float, /) -> Tensor:
         """See :class:`Denoiser`."""
-        self.told(len(x))
+        self.on_rows(len(x))
         weights = next(self.model.denoiser.parameters())
         times = torch.full((len(x),), timestep, device=weights.device)
         output = self.model.adapter.predict(self.model.pipeline, x.to(weights), times, self.conditioning)
@@ -100,7 +100,7 @@ def model_denoiser(
     prompts: list[str],
     guidance: float = 1.0,
     negative: list[str] | None = None,
-    told: Callable[[int], None] = lambda rows: None,
+    on_rows: Callable[[int], None] = lambda rows: None,
 ) -> NullGuided:
     """A model with its prompts, ready for every inverter.
 
@@ -109,12 +109,12 @@ def model_denoiser(
         prompts: one a row.
         guidance: w; 1 is off, and what the paper measures with.
         negative: what the unconditional side reads; empty prompts by default.
-        told: gets the rows of every call of the model.
+        on_rows: gets the rows of every call of the model.
     """
     with torch.no_grad():
         both = (prompts, negative or [""] * len(prompts))
         read = [model.adapter.encode_prompts(model.pipeline, texts) for texts in both]
-    cond, uncond = (ModelDenoiser(model, conditioning, told) for conditioning in read)
+    cond, uncond = (ModelDenoiser(model, conditioning, on_rows) for conditioning in read)
     return NullGuided(cond, uncond, guidance, None, uncond.with_tokens, uncond.conditioning.tokens)
 
 

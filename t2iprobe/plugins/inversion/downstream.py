@@ -50,15 +50,15 @@ class DownstreamContext:
         self, question: interpolate.Interpolation, judge: WordJudge | None = None, aggregates: Sequence[Aggregate] = ()
     ) -> dict[str, Any]:
         """Interpolate, and leave numbers, sheets and a section of the report."""
-        with session.sampling(question.pictures(self.run.prompts), self.run, self.guidance) as told:
-            sampler = LevelSampler(self.model, self.run, self.guidance, self.batch_size, told)
+        with session.sampling(question.pictures(self.run.prompts), self.run, self.guidance) as on_rows:
+            sampler = LevelSampler(self.model, self.run, self.guidance, self.batch_size, on_rows)
             found, drawn = interpolate.interpolate(sampler, question, self.metrics, judge, aggregates)
         return self._kept("interpolation", found, drawn | {"interpolate": curves.interpolation_plot(found)})
 
     def edit(self, question: edit.Edit, judge: WordJudge | None = None) -> dict[str, Any]:
         """Edit, likewise."""
-        with session.sampling(question.pictures, self.run, self.guidance) as told:
-            sampler = LevelSampler(self.model, self.run, self.guidance, self.batch_size, told)
+        with session.sampling(question.pictures, self.run, self.guidance) as on_rows:
+            sampler = LevelSampler(self.model, self.run, self.guidance, self.batch_size, on_rows)
             found, drawn = edit.edit(sampler, question, self.metrics, judge)
         return self._kept("edit", found, drawn | {"edit": curves.edit_plot(found)})
 

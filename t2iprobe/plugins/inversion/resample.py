@@ -36,14 +36,14 @@ class LevelSampler:
         run: that was inverted.
         guidance: of sampling; default the run's.
         batch_size: rows at once.
-        told: gets the rows of each call.
+        on_rows: gets the rows of each call.
     """
 
     model: Model
     run: Inverted
     guidance: float | None = None
     batch_size: int | None = None
-    told: Tell = lambda rows: None
+    on_rows: Tell = lambda rows: None
 
     def __post_init__(self) -> None:
         check_model(self.model, self.run)
@@ -65,7 +65,7 @@ class LevelSampler:
         noise = torch.from_numpy(np.ascontiguousarray(states, np.float32)).to(self.model.pipeline._execution_device)
 
         def walk(rows: list[int]) -> Any:
-            denoiser = model_denoiser(self.model, [prompts[row] for row in rows], self.scale, None, self.told)
+            denoiser = model_denoiser(self.model, [prompts[row] for row in rows], self.scale, None, self.on_rows)
             return Plain().sample(denoiser, self.schedule, noise[rows])
 
         with torch.no_grad():

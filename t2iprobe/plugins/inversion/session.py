@@ -228,12 +228,12 @@ def run_study(asked: InvertOptions, study: InversionStudy, path: Path, what: str
         progress.update(task, total=study.question.rows)
         done = 0
 
-        def told(rows: int) -> None:
+        def on_rows(rows: int) -> None:
             nonlocal done
             done += rows
             progress.update(task, completed=min(1.0, done / total) * study.question.rows)
 
-        study.run(path, InversionCallbacks(lambda cost: announce(asked, study, path, cost), told, stop))
+        study.run(path, InversionCallbacks(lambda cost: announce(asked, study, path, cost), on_rows, stop))
     return Inverted(path)
 
 

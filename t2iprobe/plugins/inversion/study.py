@@ -145,12 +145,12 @@ class InversionCallbacks:
 
     Args:
         planned: before the first unit; what it raises ends the study before it has begun.
-        told: rows of each call of the denoiser.
+        on_rows: rows of each call of the denoiser.
         stop: asked between units.
     """
 
     planned: Callable[[InversionCost], None] = lambda cost: None
-    told: Tell = lambda rows: None
+    on_rows: Tell = lambda rows: None
     stop: Stop = field(default_factory=Stop)
 
 
@@ -207,7 +207,7 @@ class InversionStudy:
         """What it will take from the beginning."""
         return cost_of(self.question, self.examined, state_shape(self.model, self.question.generation))
 
-    def run(self, path: Path, watch: InversionCallbacks | None = None) -> Path:
+    def run(self, path: Path, callbacks: InversionCallbacks | None = None) -> Path:
         """Run it in a folder, or go on with it there, or find it finished.
 
         Raises:
@@ -216,28 +216,28 @@ class InversionStudy:
             LockedError: another process is at it.
             StoppedError: it was asked to stop; what is whole is kept.
         """
-        watch, settings = watch or InversionCallbacks(), self.settings()
+        callbacks, settings = callbacks or InversionCallbacks(), self.settings()
         found = runfolder.existing(path, settings)
         if found is not None and found["state"] == runfolder.FINISHED:
             return path
-        watch.planned(self.cost())
+        callbacks.planned(self.cost())
         runfolder.make(path)
         with lock(path):
             found = runfolder.existing(path, settings)
             if found is None or found["state"] != runfolder.FINISHED:
-                self._work(path, settings, found, watch)
+                self._work(path, settings, found, callbacks)
             (path / LOCK).unlink(missing_ok=True)
         return path
 
     def _work(
-        self, path: Path, settings: Mapping[str, Any], found: Mapping[str, Any] | None, watch: InversionCallbacks
+        self, path: Path, settings: Mapping[str, Any], found: Mapping[str, Any] | None, callbacks: InversionCallbacks
     ) -> None:
         began, manifest = time.perf_counter(), self._manifest(settings, found)
         spent = Spent(**(found or {}).get("spent", {}))
 
-        def told(rows: int) -> None:
+        def on_rows(rows: int) -> None:
             spent.denoiser_rows += rows
-            watch.told(rows)
+            callbacks.on_rows(rows)
 
         def left() -> dict[str, Any]:
             seconds = round(spent.seconds + time.perf_counter() - began, 2)
@@ -245,8 +245,8 @@ class InversionStudy:
 
         try:
             runfolder.write_manifest(path, manifest)
-            with watch.stop.listening(), peak(self.model.pipeline._execution_device) as memory:
-                BatchRunner(self, path, told, watch.stop).run()
+            with callbacks.stop.listening(), peak(self.model.pipeline._execution_device) as memory:
+                BatchRunner(self, path, on_rows, callbacks.stop).run()
             spent.peak_bytes = max(spent.peak_bytes, memory.bytes or 0)
             runfolder.write_manifest(path, {**manifest, **left(), "state": runfolder.FINISHED})
         except BaseException as error:

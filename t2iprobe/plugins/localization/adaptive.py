@@ -58,17 +58,17 @@ class Adaptive(Localizer):
         if self.screen_steps is not None:
             at_least(1, screen_steps=self.screen_steps)
 
-    def find(self, lab: TrialRunner) -> Finding:
+    def find(self, runner: TrialRunner) -> Finding:
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
-        record = SearchRecord(lab, self.part)
+        record = SearchRecord(runner, self.part)
         with record.within_budget():
-            self.search(lab, record)
+            self.search(runner, record)
         return record.finding()
 
-    def search(self, lab: TrialRunner, record: SearchRecord) -> None:
+    def search(self, runner: TrialRunner, record: SearchRecord) -> None:
         """Fill a record with what there is to find."""
-        race = SequentialTest(lab, self.part, min(self.pairs, len(lab.search)))
-        Search(lab, race, record, self.most, self._screen(race)).run()
+        race = SequentialTest(runner, self.part, min(self.pairs, len(runner.search)))
+        Search(runner, race, record, self.most, self._screen(race)).run()
 
     def _screen(self, race: SequentialTest) -> SequentialTest:
         """The race to bisect in."""

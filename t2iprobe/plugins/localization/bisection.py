@@ -36,7 +36,7 @@ class Search:
     """One search.
 
     Args:
-        lab: where it asks.
+        runner: where it asks.
         race: exact.
         record: gets the answer.
         most: layers at most.
@@ -46,7 +46,7 @@ class Search:
         losses: what the ways lose by each of their layers.
     """
 
-    lab: TrialRunner
+    runner: TrialRunner
     race: SequentialTest
     record: SearchRecord
     most: int
@@ -56,13 +56,13 @@ class Search:
     losses: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.every: Layers = frozenset(range(self.lab.space.layers))
+        self.every: Layers = frozenset(range(self.runner.space.layers))
         self.record.details |= {"sufficient": [], "bisected": []}
 
     def run(self) -> None:
         """Find every way the content takes."""
         clear = self.race.shown()
-        self.record.gap = gap(self.lab.ask([], self.lab.search[: len(self.race.spans)]))
+        self.record.gap = gap(self.runner.ask([], self.runner.search[: len(self.race.spans)]))
         if not clear:
             return
         whole = self.race.until([self.every], lambda found: decided(found.interval(0, alpha=LOOSE), FOUND))

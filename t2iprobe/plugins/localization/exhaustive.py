@@ -42,9 +42,9 @@ class Exhaustive(Localizer):
         check_direction(self.direction)
         self.rule: Rule = rule_named(self.select)
 
-    def find(self, lab: TrialRunner) -> Finding:
+    def find(self, runner: TrialRunner) -> Finding:
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
-        record = SearchRecord(lab, self.part)
+        record = SearchRecord(runner, self.part)
         with record.within_budget():
             sweep(record, self.rule, self.direction)
         return record.finding()
@@ -56,9 +56,9 @@ def sweep(record: SearchRecord, rule: Rule, direction: Direction = "denoising") 
     Raises:
         BudgetError: it does not allow a single pair.
     """
-    space = record.lab.space
+    space = record.runner.space
     trials = [space.trial([layer], part=record.part, direction=direction) for layer in range(space.layers)]
-    found = evidence(record.ask(trials), trials, record.lab.seed)
+    found = evidence(record.ask(trials), trials, record.runner.seed)
     chosen = rule.choose(found)
     record.ranking = found.mean.tolist()
     record.layers = tuple(sorted(chosen))
@@ -103,9 +103,9 @@ class RandomSets(Localizer):
         check_part(self.part)
         at_least(1, draws=self.draws)
 
-    def find(self, lab: TrialRunner) -> Finding:
+    def find(self, runner: TrialRunner) -> Finding:
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
-        record = SearchRecord(lab, self.part)
+        record = SearchRecord(runner, self.part)
         given = parse_layers(self.layers) if self.layers else ()
         words = ""
         with record.within_budget():
@@ -113,15 +113,15 @@ class RandomSets(Localizer):
         return record.finding(words)
 
     def _draw(self, record: SearchRecord, given: tuple[int, ...]) -> str:
-        lab, size = record.lab, len(given) or self.size
-        if not 0 < size <= lab.space.layers:
-            raise ConfigError(f"random sets of {size} layers: the model has {lab.space.layers}")
-        drawn = _drawn(lab.space.layers, size, self.draws, given, np.random.default_rng([lab.seed, size]))
+        runner, size = record.runner, len(given) or self.size
+        if not 0 < size <= runner.space.layers:
+            raise ConfigError(f"random sets of {size} layers: the model has {runner.space.layers}")
+        drawn = _drawn(runner.space.layers, size, self.draws, given, np.random.default_rng([runner.seed, size]))
         if not drawn:
-            raise ConfigError(f"there is no other set of {size} layers to compare with, of {lab.space.layers}")
+            raise ConfigError(f"there is no other set of {size} layers to compare with, of {runner.space.layers}")
         sets = [*([given] if given else []), *drawn]
-        trials = [lab.space.trial(one, part=self.part) for one in sets]
-        found = evidence(record.ask(trials), trials, lab.seed)
+        trials = [runner.space.trial(one, part=self.part) for one in sets]
+        found = evidence(record.ask(trials), trials, runner.seed)
         chance = found.mean[1:] if given else found.mean
         record.details |= {"response": table(trials, found), "null": null(chance)}
         if not found.gap.clear:

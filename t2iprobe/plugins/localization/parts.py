@@ -29,15 +29,15 @@ ENOUGH = 0.2  # of the whole layers' response may be missing where a part is cal
 def _given(record: SearchRecord, layers: str) -> tuple[int, ...]:
     """The layers asked for, or those that ``adaptive`` finds."""
     if layers:
-        record.layers = record.lab.space.trial(parse_layers(layers)).layers  # refuses what is not there
+        record.layers = record.runner.space.trial(parse_layers(layers)).layers  # refuses what is not there
     else:
-        Adaptive(record.part).search(record.lab, record)
+        Adaptive(record.part).search(record.runner, record)
     return record.layers
 
 
 def _measured(record: SearchRecord, trials: Sequence[Trial], kind: str) -> Evidence:
     """Evidence of trials, its table in the record."""
-    found = evidence(record.ask(trials), trials, record.lab.seed)
+    found = evidence(record.ask(trials), trials, record.runner.seed)
     record.details[kind] = table(list(trials), found)
     return found
 
@@ -66,9 +66,9 @@ class Heads(Localizer):
         if self.mode not in ("direct", "elimination"):
             raise ConfigError(f"mode {self.mode!r} is neither direct nor elimination")
 
-    def find(self, lab: TrialRunner) -> Finding:
+    def find(self, runner: TrialRunner) -> Finding:
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
-        record = SearchRecord(lab)
+        record = SearchRecord(runner)
         heads: dict[str, list[int]] = {}
         levels: dict[str, Array] = {}
         with record.within_budget():
@@ -94,23 +94,23 @@ class Heads(Localizer):
         return heat(f"Share of the way, in per cent, that is gone {what}.", list(widest), levels)
 
     def _trial(self, record: SearchRecord, layer: int, heads: Iterable[int]) -> Trial:
-        return record.lab.space.trial([layer], scope=Scope(heads=tuple(heads)))
+        return record.runner.space.trial([layer], scope=Scope(heads=tuple(heads)))
 
     def _direct(self, record: SearchRecord, layer: int, levels: dict[str, Array]) -> list[int]:
-        trials = [self._trial(record, layer, [head]) for head in range(record.lab.space.heads[layer])]
+        trials = [self._trial(record, layer, [head]) for head in range(record.runner.space.heads[layer])]
         found = _measured(record, trials, f"heads of {layer}")
         levels[f"layer {layer}"] = found.mean
         return [head for head in range(len(trials)) if found.low[head] > FOUND]
 
     def _eliminated(self, record: SearchRecord, layer: int, levels: dict[str, Array]) -> list[int]:
-        count = record.lab.space.heads[layer]
+        count = record.runner.space.heads[layer]
         heads = list(range(count))
         whole = _measured(record, [self._trial(record, layer, heads)], f"layer {layer}")
         if not whole.low[0] > FOUND:
             return []
         while len(heads) > 1:
             trials = [self._trial(record, layer, [other for other in heads if other != head]) for head in heads]
-            found = evidence(record.ask(trials), trials, record.lab.seed)
+            found = evidence(record.ask(trials), trials, record.runner.seed)
             row = levels[f"layer {layer}, {len(heads)} heads"] = np.full(count, np.nan)
             row[heads] = found.mean
             best = int(np.argmax(found.mean))
@@ -155,16 +155,16 @@ class Steps(Localizer):
     def __post_init__(self) -> None:
         at_least(1, places=self.places)
 
-    def find(self, lab: TrialRunner) -> Finding:
+    def find(self, runner: TrialRunner) -> Finding:
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
-        record = SearchRecord(lab)
+        record = SearchRecord(runner)
         with record.within_budget():
             if layers := _given(record, self.layers):
                 self._sweep(record, layers)
         return record.finding()
 
     def _sweep(self, record: SearchRecord, layers: tuple[int, ...]) -> None:
-        steps = record.lab.space.steps
+        steps = record.runner.space.steps
         cuts = sorted({round(steps * place / self.places) for place in range(self.places + 1)})
         windows = list(pairwise(cuts))
         spans = {"from here on": [(cut, steps) for cut in cuts[:-1]], "up to here": [(0, cut) for cut in cuts[1:]]}
@@ -203,7 +203,7 @@ class Steps(Localizer):
     def _levels(self, record: SearchRecord, asked: Sequence[tuple[tuple[int, ...], Window]]) -> dict[Any, Interval]:
         """Responses by layers and window."""
         listed = list(dict.fromkeys(asked))
-        trials = [record.lab.space.trial(layers, scope=Scope(steps=range(*one))) for layers, one in listed]
+        trials = [record.runner.space.trial(layers, scope=Scope(steps=range(*one))) for layers, one in listed]
         found = _measured(record, trials, "steps")
         return {one: found.interval(index) for index, one in enumerate(listed)}
 
@@ -227,27 +227,27 @@ class Tokens(Localizer):
     positions: str = ""
     alike: float = 0.5
 
-    def find(self, lab: TrialRunner) -> Finding:
+    def find(self, runner: TrialRunner) -> Finding:
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
-        record = SearchRecord(lab)
+        record = SearchRecord(runner)
         with record.within_budget():
             if layers := _given(record, self.layers):
-                self._sweep(record, layers, self._positions(lab))
+                self._sweep(record, layers, self._positions(runner))
         return record.finding()
 
-    def _positions(self, lab: TrialRunner) -> tuple[int, ...]:
+    def _positions(self, runner: TrialRunner) -> tuple[int, ...]:
         if self.positions:
             return parse_layers(self.positions)
-        if lab.model is None:
+        if runner.model is None:
             raise ConfigError("which tokens differ is read off a model; there is none here, give positions")
         found: set[int] = set()
-        for pair in lab.search:
-            found.update(differing_tokens(lab.model, lab.pairs[pair], self.alike))
+        for pair in runner.search:
+            found.update(differing_tokens(runner.model, runner.pairs[pair], self.alike))
         return tuple(sorted(found))
 
     def _sweep(self, record: SearchRecord, layers: tuple[int, ...], positions: tuple[int, ...]) -> None:
         chosen = [positions, *([one] for one in positions if len(positions) > 1)]
-        trials = [record.lab.space.trial(layers, scope=Scope(tokens=tuple(one))) for one in chosen]
+        trials = [record.runner.space.trial(layers, scope=Scope(tokens=tuple(one))) for one in chosen]
         found = _measured(record, trials, "tokens")
         if len(positions) > 1:
             rows = {"alone": found.mean[1:]}

@@ -44,17 +44,17 @@ class RankingLocalizer(Localizer):
     def __post_init__(self) -> None:
         at_least(1, pairs=self.pairs, finalists=self.finalists)
 
-    def find(self, lab: TrialRunner) -> Finding:
+    def find(self, runner: TrialRunner) -> Finding:
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`.
 
         Raises:
-            ConfigError: the lab has no model: a simulation.
+            ConfigError: the runner has no model: a simulation.
         """
-        if lab.model is None:
-            raise ConfigError(f"{self.name} reads gradients or attention of a model; this lab has pictures only")
-        record = SearchRecord(lab)
+        if runner.model is None:
+            raise ConfigError(f"{self.name} reads gradients or attention of a model; this runner has pictures only")
+        record = SearchRecord(runner)
         with record.within_budget():
-            scores = [self._scores(lab, lab.model, pair) for pair in lab.search[: self.pairs]]
+            scores = [self._scores(runner, runner.model, pair) for pair in runner.search[: self.pairs]]
             patch_best(record, np.mean(scores, axis=0), self.finalists)
         return record.finding()
 
@@ -71,33 +71,33 @@ class RankingLocalizer(Localizer):
     def key(self) -> str:
         """The method and the settings that decide what :meth:`measured` gives."""
 
-    def _scores(self, lab: TrialRunner, model: Model, pair: int) -> NDArray[np.float64]:
-        charge(lab, self.cost(model, lab.settings))
-        given = lab.memory.memo(
-            f"{self.key}, pair {pair}", lambda: self.measured(model, lab.space, lab.pairs[pair], lab.settings)
+    def _scores(self, runner: TrialRunner, model: Model, pair: int) -> NDArray[np.float64]:
+        charge(runner, self.cost(model, runner.settings))
+        given = runner.memory.memo(
+            f"{self.key}, pair {pair}", lambda: self.measured(model, runner.space, runner.pairs[pair], runner.settings)
         )
         return np.asarray(given, np.float64)
 
 
-def charge(lab: TrialRunner, cost: Cost) -> None:
+def charge(runner: TrialRunner, cost: Cost) -> None:
     """Spend what is not a trial; also where the memory has it, so that a resumed search goes the same way.
 
     Raises:
         BudgetError: fewer rows are left.
     """
-    if lab.left is not None and cost.rows > lab.left:
-        left = max(lab.left, 0)
+    if runner.left is not None and cost.rows > runner.left:
+        left = max(runner.left, 0)
         raise BudgetError(f"the next pair needs {cost.rows:,} denoiser rows, {left:,} are left; raise --budget")
-    lab.spend(cost)
+    runner.spend(cost)
 
 
 def patch_best(record: SearchRecord, scores: NDArray[np.float64], finalists: int) -> None:
     """Patch the best of a ranking exactly, each alone and all together; take what surely responds into the record."""
     record.ranking = scores.tolist()
-    lab, best = record.lab, np.argsort(-scores, kind="stable")[:finalists].tolist()
+    runner, best = record.runner, np.argsort(-scores, kind="stable")[:finalists].tolist()
     sets = [(layer,) for layer in best] + ([tuple(sorted(best))] if len(best) > 1 else [])
-    trials = [lab.space.trial(one, part=record.part) for one in sets]
-    found = evidence(record.ask(trials), trials, lab.seed)
+    trials = [runner.space.trial(one, part=record.part) for one in sets]
+    found = evidence(record.ask(trials), trials, runner.seed)
     record.details |= {"finalists": best, "response": table(trials, found)}
     singles = tuple(sorted(best[one] for one in Threshold().choose(found) if one < len(best)))
     if singles or not found.low[-1] > FOUND:

@@ -27,7 +27,7 @@ class SearchRecord:
     """One search.
 
     Args:
-        lab: where it asks.
+        runner: where it asks.
         part: what is patched; the confirmation patches the same.
         layers: found so far.
         ranking: one number a layer.
@@ -37,7 +37,7 @@ class SearchRecord:
         stopped: why the search ended early.
     """
 
-    lab: TrialRunner
+    runner: TrialRunner
     part: Part = "kv"
     layers: tuple[int, ...] = ()
     ranking: list[float] = field(default_factory=list)
@@ -47,8 +47,8 @@ class SearchRecord:
     gap: Gap | None = None
 
     def __post_init__(self) -> None:
-        self._before = self.lab.spent
-        self.ranking = [float("nan")] * self.lab.space.layers
+        self._before = self.runner.spent
+        self.ranking = [float("nan")] * self.runner.space.layers
 
     @contextmanager
     def within_budget(self) -> Iterator[None]:
@@ -59,27 +59,27 @@ class SearchRecord:
             self.stopped = self.stopped or str(error)
 
     def ask(self, trials: Sequence[Trial], pairs: Sequence[int] | None = None) -> Scored:
-        """As the lab does, on as many of the pairs as the budget allows.
+        """As the runner does, on as many of the pairs as the budget allows.
 
         Raises:
             BudgetError: it does not allow a single one.
         """
-        chosen = list(self.lab.search if pairs is None else pairs)
+        chosen = list(self.runner.search if pairs is None else pairs)
         for count in range(len(chosen), 0, -1):
             with suppress(BudgetError):
-                scored = self.lab.ask(trials, chosen[:count])
+                scored = self.runner.ask(trials, chosen[:count])
                 self._cut(count, len(chosen))
                 self.gap = gap(scored) if pairs is None else self.gap
                 return scored
-        return self.lab.ask(trials, chosen[:1])  # says what it would need
+        return self.runner.ask(trials, chosen[:1])  # says what it would need
 
     def _cut(self, count: int, wanted: int) -> None:
         if count < wanted:
-            self.stopped = f"the budget of {self.lab.budget:,} denoiser rows allowed {count} of {wanted} pairs"
+            self.stopped = f"the budget of {self.runner.budget:,} denoiser rows allowed {count} of {wanted} pairs"
 
     def spent(self) -> Cost:
         """Since the search began."""
-        now, then = self.lab.spent, self._before
+        now, then = self.runner.spent, self._before
         return Cost(now.images - then.images, now.rows - then.rows, now.calls - then.calls)
 
     def finding(self, what: str = "") -> Finding:
@@ -94,34 +94,34 @@ class SearchRecord:
         response = self._confirm() if self.layers else None
         total = self.spent()
         cost = {"images": total.images, "rows": total.rows, "calls": total.calls, "searching_rows": searching.rows}
-        words = [what or self._answer(response), *filter(None, [*self.notes, set_aside(self.lab)])]
+        words = [what or self._answer(response), *filter(None, [*self.notes, set_aside(self.runner)])]
         if self.stopped:
             words.append(f"The search stopped early: {self.stopped}.")
         details = {**self.details, "cost": cost, "gap": self.gap and asdict(self.gap)}
         return Finding(self.layers, tuple(self.ranking), " ".join(words), response, details)
 
     def _confirm(self) -> Interval | None:
-        trial = self.lab.space.trial(self.layers, part=self.part)
+        trial = self.runner.space.trial(self.layers, part=self.part)
         asked: list[Scored] = []
         with self.within_budget():
             asked.append(self.ask([trial], self._confirming()))
         if not asked:
             return None
-        found = evidence(asked[0], [trial], self.lab.seed)
+        found = evidence(asked[0], [trial], self.runner.seed)
         self.details["confirmed"] = table([trial], found)
         self.details["confirmed_on"] = found.gap.clusters
-        self.details["noises"] = len({self.lab.pairs[pair].seed for pair in self._confirming()})
+        self.details["noises"] = len({self.runner.pairs[pair].seed for pair in self._confirming()})
         if not found.low[0] > FOUND:
             self.details["unconfirmed"], self.layers = list(self.layers), ()
         return found.interval(0) if found.gap.clear else None
 
     def _confirming(self) -> Sequence[int]:
         """Held-out pairs; one or two would confirm nothing."""
-        return self.lab.held_out if len(self.lab.held_out) >= LEAST else self.lab.search
+        return self.runner.held_out if len(self.runner.held_out) >= LEAST else self.runner.search
 
     def _missing(self) -> str:
         """Why the search's own pairs are taken."""
-        few = len(self.lab.held_out)
+        few = len(self.runner.held_out)
         return f"so few as {counted(few, 'held-out pair')} confirm nothing" if few else "there are no held-out ones"
 
     def _answer(self, response: Interval | None) -> str:
@@ -139,14 +139,14 @@ class SearchRecord:
         if not self.layers:
             return f"{NOTHING} surely: {named}, patched, brings {measured}."
         verb = "write" if len(self.layers) > 1 else "writes"
-        return f"{named} {verb} the {self.lab.pairs[0].concept}: patched, {measured}."
+        return f"{named} {verb} the {self.runner.pairs[0].concept}: patched, {measured}."
 
     def _where(self) -> str:
         """The pairs that it was confirmed on."""
-        asked = [self.lab.pairs[pair] for pair in self._confirming()]
-        if self._confirming() is not self.lab.held_out:
+        asked = [self.runner.pairs[pair] for pair in self._confirming()]
+        if self._confirming() is not self.runner.held_out:
             return f"{counted_pairs(asked)} of the search ({self._missing()})"
-        known = {cluster_of(self.lab.pairs[pair]) for pair in self.lab.search}
+        known = {cluster_of(self.runner.pairs[pair]) for pair in self.runner.search}
         again = sum(cluster in known for cluster in dict.fromkeys(map(cluster_of, asked)))
         caution = f", {again} of their prompts searched as well, with other noise" if again else ""
         return f"{counted_pairs(asked, 'held-out pair')}{caution}"
@@ -157,7 +157,7 @@ class SearchRecord:
     def unclear(self) -> str:
         """That no layer is named as the gap is not clear, why, and what to do."""
         assert self.gap is not None
-        return no_gap(self.lab, self.gap)
+        return no_gap(self.runner, self.gap)
 
 
 def unpatched(gap: Gap) -> str:
@@ -165,10 +165,10 @@ def unpatched(gap: Gap) -> str:
     return f"{gap.source:.2f} and {gap.target:.2f}"
 
 
-def no_gap(lab: TrialRunner, gap: Gap) -> str:
+def no_gap(runner: TrialRunner, gap: Gap) -> str:
     """That no layer is named as the unpatched pictures do not show the difference; why, and what to do."""
-    asked, score = [lab.pairs[pair] for pair in lab.search], lab.instrument.names[0].removesuffix("_target")
-    what = lab.pairs[0].concept
+    asked, score = [runner.pairs[pair] for pair in runner.search], runner.evaluator.names[0].removesuffix("_target")
+    what = runner.pairs[0].concept
     return (
         f"{NOTHING}: unpatched, the target does not surely score nearer to its own {what} than the source does "
         f"({score} {unpatched(gap)} on {counted_pairs(asked)}; the target is ahead in {gap.ahead} of {gap.clusters}), "
@@ -184,13 +184,13 @@ def not_ahead(gap: Gap) -> str:
     return f"; in {behind} of {gap.clusters} the target is not ahead, and they count" if behind else ""
 
 
-def set_aside(lab: TrialRunner) -> str:
+def set_aside(runner: TrialRunner) -> str:
     """Which pairs were not asked, and why; nothing where all were."""
-    if not lab.set_aside:
+    if not runner.set_aside:
         return ""
-    first, score = lab.pairs[lab.set_aside[0]], lab.instrument.names[0].removesuffix("_target")
+    first, score = runner.pairs[runner.set_aside[0]], runner.evaluator.names[0].removesuffix("_target")
     return (
-        f"{counted(len(lab.set_aside), 'pair')} set aside: to {score}, perfect pictures of both texts are alike "
+        f"{counted(len(runner.set_aside), 'pair')} set aside: to {score}, perfect pictures of both texts are alike "
         f"({first.source_word} → {first.target_word})."
     )
 

@@ -46,7 +46,7 @@ class SequentialTest:
     the largest seen; as unpatched pictures do not depend on any patch, this favours no set.
 
     Args:
-        lab: where it asks.
+        runner: where it asks.
         part: what is patched.
         most: pairs that a set is asked of at most.
         first: pairs it is asked of at first; every further look doubles them.
@@ -55,7 +55,7 @@ class SequentialTest:
         spans: of the pairs opened so far.
     """
 
-    lab: TrialRunner
+    runner: TrialRunner
     part: Part = "kv"
     most: int = 24
     first: int = 2
@@ -65,7 +65,7 @@ class SequentialTest:
 
     def wider(self) -> SequentialTest:
         """The same with twice the pairs, also some that show less."""
-        return replace(self, most=min(2 * self.most, len(self.lab.search)), least=0.7 * self.least)
+        return replace(self, most=min(2 * self.most, len(self.runner.search)), least=0.7 * self.least)
 
     def looks(self, start: int | None = None) -> list[int]:
         """Numbers of pairs to look at."""
@@ -77,24 +77,24 @@ class SequentialTest:
 
     def open(self, count: int) -> None:
         """Know the spans of the first ``count`` pairs of the search."""
-        fresh = list(self.lab.search)[len(self.spans) : count]
+        fresh = list(self.runner.search)[len(self.spans) : count]
         if fresh:
-            scored = self.lab.ask([], fresh, self.num_steps)
+            scored = self.runner.ask([], fresh, self.num_steps)
             source, target = scored.scores[scored.rank].astype(np.float64)
-            self.spans += (self.lab.scale.sign * (target - source)).tolist()
+            self.spans += (self.runner.scale.sign * (target - source)).tolist()
 
     def shown(self) -> bool:
         """Whether target and source surely score differently; opens pairs until it is clear."""
-        count = min(2 * self.first, len(self.lab.search))
+        count = min(2 * self.first, len(self.runner.search))
         while True:
             self.open(count)
             spans = self._clustered(np.array(self.spans), range(len(self.spans)))
-            if count >= len(self.lab.search):
+            if count >= len(self.runner.search):
                 return shown(spans)
             scale = np.full(len(spans), max(float(np.abs(spans).max()), 1e-6))
             if bounds(spans, scale).low > 0:
                 return True
-            count = min(2 * count, len(self.lab.search))
+            count = min(2 * count, len(self.runner.search))
 
     def pairs(self, count: int) -> list[int]:
         """Places in the search of up to ``count`` pairs to ask: informative ones, or not opened yet.
@@ -103,7 +103,7 @@ class SequentialTest:
         """
         while True:
             found = self._informative()
-            missing, closed = count - len(found), range(len(self.spans), len(self.lab.search))
+            missing, closed = count - len(found), range(len(self.spans), len(self.runner.search))
             if missing <= 0 or not closed:
                 return found[:count]
             if len(found) >= MOSTLY * len(self.spans):
@@ -121,23 +121,23 @@ class SequentialTest:
             scores = self._scores(sets, places)
             known = set(self._informative())
             kept = [column for column, place in enumerate(places) if place in known]
-            if len(kept) == len(places) or len(self.spans) == len(self.lab.search):
-                moved = self.lab.scale.sign * (scores[1:, kept] - scores[0, kept])
+            if len(kept) == len(places) or len(self.spans) == len(self.runner.search):
+                moved = self.runner.scale.sign * (scores[1:, kept] - scores[0, kept])
                 moved = self._clustered(moved, [places[column] for column in kept])
                 return Levels(moved[1:], moved[0], len(kept))
 
     def _clustered(self, values: Array, places: Sequence[int]) -> Array:
         """Means over pairs of the same prompts, (..., pair) to (..., cluster)."""
-        return by_cluster(values, [cluster_of(self.lab.pairs[self.lab.search[place]]) for place in places])
+        return by_cluster(values, [cluster_of(self.runner.pairs[self.runner.search[place]]) for place in places])
 
     def _scores(self, sets: Sequence[Layers], places: Sequence[int]) -> Array:
         """(2 + set, pair); the empty set is the source."""
-        trials = {one: self.lab.space.trial(one, part=self.part, num_steps=self.num_steps) for one in sets if one}
-        scored = self.lab.ask(trials.values(), [self.lab.search[place] for place in places], self.num_steps)
+        trials = {one: self.runner.space.trial(one, part=self.part, num_steps=self.num_steps) for one in sets if one}
+        scored = self.runner.ask(trials.values(), [self.runner.search[place] for place in places], self.num_steps)
         scores = scored.scores[scored.rank].astype(np.float64)
         for column, place in enumerate(places):
             if place == len(self.spans):
-                self.spans.append(float(self.lab.scale.sign * (scores[1, column] - scores[0, column])))
+                self.spans.append(float(self.runner.scale.sign * (scores[1, column] - scores[0, column])))
         row = {one: index + 2 for index, one in enumerate(trials)} | {frozenset(): 0}
         return np.stack([scores[0], scores[1], *(scores[row[one]] for one in sets)])
 

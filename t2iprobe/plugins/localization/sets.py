@@ -53,20 +53,20 @@ class Window(Localizer):
     def __post_init__(self) -> None:
         check_part(self.part)
 
-    def find(self, lab: TrialRunner) -> Finding:
+    def find(self, runner: TrialRunner) -> Finding:
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
-        if not 0 < self.size <= lab.space.layers:
-            raise ConfigError(f"windows of {self.size} layers: the model has {lab.space.layers}")
-        record = SearchRecord(lab, self.part)
+        if not 0 < self.size <= runner.space.layers:
+            raise ConfigError(f"windows of {self.size} layers: the model has {runner.space.layers}")
+        record = SearchRecord(runner, self.part)
         with record.within_budget():
             self._search(record)
         return record.finding()
 
     def _search(self, record: SearchRecord) -> None:
-        space = record.lab.space
+        space = record.runner.space
         windows = [tuple(range(first, first + self.size)) for first in range(space.layers - self.size + 1)]
         trials = [space.trial(one, part=self.part) for one in windows]
-        found = evidence(record.ask(trials), trials, record.lab.seed)
+        found = evidence(record.ask(trials), trials, record.runner.seed)
         record.details["response"] = table(trials, found)
         record.ranking = [
             float(np.mean([found.mean[i] for i, one in enumerate(windows) if layer in one]))
@@ -84,14 +84,14 @@ class Window(Localizer):
         sets = [tuple(other for other in layers if other != layer) for layer in layers]
         moved, spans = _moves(record, [tuple(layers), *sets])
         losses = moved[0] - moved[1:]
-        low, _, mean = simultaneous(losses, spans, resampled(len(spans), record.lab.seed))
+        low, _, mean = simultaneous(losses, spans, resampled(len(spans), record.runner.seed))
         record.details["left_out"] = dict(zip(map(str, layers), mean.tolist(), strict=True))
         return tuple(layer for layer, least in zip(layers, low, strict=True) if least > FOUND)
 
 
 def _moves(record: SearchRecord, sets: Sequence[tuple[int, ...]]) -> tuple[Array, Array]:
     """How far sets of layers move pairs, (set, pair), and the pairs' spans, (pair,)."""
-    trials = [record.lab.space.trial(one, part=record.part) for one in sets]
+    trials = [record.runner.space.trial(one, part=record.part) for one in sets]
     return moves(record.ask(trials), trials)
 
 
@@ -122,9 +122,9 @@ class Nested(Localizer):
             raise ConfigError(f"counts {self.counts!r}: write sizes such as 1/2/3/10") from None
         at_least(1, counts=self.sizes[0])
 
-    def find(self, lab: TrialRunner) -> Finding:
+    def find(self, runner: TrialRunner) -> Finding:
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
-        record = SearchRecord(lab, self.part)
+        record = SearchRecord(runner, self.part)
         with record.within_budget():
             single = sweep(record, Threshold())
             record.layers, record.notes = (), []
@@ -133,15 +133,15 @@ class Nested(Localizer):
         return record.finding()
 
     def _grow(self, record: SearchRecord, single: Evidence) -> None:
-        count = record.lab.space.layers
+        count = record.runner.space.layers
         ranked = np.argsort(-single.mean, kind="stable").tolist()
         sizes = [*(size for size in self.sizes if 0 < size < count), count]
         kinds = {"best": ranked, "neighbours": _outward(ranked[0], count)}
         sets = {tuple(sorted(order[:size])): kind for kind, order in reversed(kinds.items()) for size in sizes}
         trials = {
-            one: record.lab.space.trial(one, part=self.part) for one in sorted(sets, key=lambda one: (len(one), one))
+            one: record.runner.space.trial(one, part=self.part) for one in sorted(sets, key=lambda one: (len(one), one))
         }
-        found = evidence(record.ask(list(trials.values())), list(trials.values()), record.lab.seed)
+        found = evidence(record.ask(list(trials.values())), list(trials.values()), record.runner.seed)
         rows = table(list(trials.values()), found)
         kept = zip(trials, rows, strict=True)
         record.details["nested"] = [{"count": len(one), "kind": sets[one], **row} for one, row in kept]
@@ -182,16 +182,16 @@ class Greedy(Localizer):
         check_part(self.part)
         at_least(1, most=self.most)
 
-    def find(self, lab: TrialRunner) -> Finding:
+    def find(self, runner: TrialRunner) -> Finding:
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
-        record = SearchRecord(lab, self.part)
+        record = SearchRecord(runner, self.part)
         record.details["steps"] = []
         with record.within_budget():
             (self._forward if self.direction == "forward" else self._backward)(record)
         return record.finding()
 
     def _forward(self, record: SearchRecord) -> None:
-        every = range(record.lab.space.layers)
+        every = range(record.runner.space.layers)
         base: tuple[int, ...] = ()
         while len(base) < min(self.most, len(every)):
             rest = [layer for layer in every if layer not in base]
@@ -200,7 +200,7 @@ class Greedy(Localizer):
             if not shown(spans):
                 return
             gains = moved[: len(sets)] - (moved[-1] if base else 0.0)
-            low, _, mean = simultaneous(gains, spans, resampled(len(spans), record.lab.seed))
+            low, _, mean = simultaneous(gains, spans, resampled(len(spans), record.runner.seed))
             best = int(np.argmax(mean))
             if not base:
                 record.ranking = mean.tolist()
@@ -210,7 +210,7 @@ class Greedy(Localizer):
             self._note(record, base, float(moved[best].mean() / spans.mean()))
 
     def _backward(self, record: SearchRecord) -> None:
-        base = tuple(range(record.lab.space.layers))
+        base = tuple(range(record.runner.space.layers))
         moved, spans = _moves(record, [base])
         if not shown(spans) or bounds(moved[0], spans).low <= FOUND:
             return

@@ -53,36 +53,36 @@ class Single(Localizer):
             raise ConfigError("choose layers or sites, not both")
         parse.choice("branch", self.branch, BRANCHES)
 
-    def find(self, lab: TrialRunner) -> Finding:
+    def find(self, runner: TrialRunner) -> Finding:
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
-        trials = self.trials(lab)
-        seen = evidence(lab.ask(trials), trials, lab.seed)
+        trials = self.trials(runner)
+        seen = evidence(runner.ask(trials), trials, runner.seed)
         found = Threshold().choose(seen)
-        ranking = np.full(lab.space.layers, np.nan)
+        ranking = np.full(runner.space.layers, np.nan)
         for trial, mean in zip(trials, seen.mean, strict=True):
             for layer in trial.layers:
                 ranking[layer] = np.fmax(ranking[layer], mean)
         layers = {layer for index in found for layer in trials[index].layers}
         response = [
-            {**row, "path": _path(lab.model, trial), "named": index in found}
+            {**row, "path": _path(runner.model, trial), "named": index in found}
             for index, (row, trial) in enumerate(zip(table(trials, seen), trials, strict=True))
         ]
-        said = " ".join(filter(None, [sentence(lab, trials, seen, found), set_aside(lab)]))
+        said = " ".join(filter(None, [sentence(runner, trials, seen, found), set_aside(runner)]))
         details = {"response": response, "gap": asdict(seen.gap)}
         return Finding(tuple(sorted(layers)), tuple(ranking.tolist()), said, None, details)
 
-    def trials(self, lab: TrialRunner) -> list[Trial]:
+    def trials(self, runner: TrialRunner) -> list[Trial]:
         """What is asked.
 
         Raises:
             ConfigError: no such layers, steps, heads or sites.
         """
-        chosen = list(self._sites(lab.model) if self.sites else self._layers(lab))
-        scope = self._scope(lab, [heads for _, _, _, heads in chosen])
+        chosen = list(self._sites(runner.model) if self.sites else self._layers(runner))
+        scope = self._scope(runner, [heads for _, _, _, heads in chosen])
         return [Trial(label, sites, layers, scope=scope) for label, sites, layers, _ in chosen]
 
-    def _layers(self, lab: TrialRunner) -> Iterator[_Chosen]:
-        space = lab.space
+    def _layers(self, runner: TrialRunner) -> Iterator[_Chosen]:
+        space = runner.space
         for layer in parse.layers(self.layers, space.layers) if self.layers else range(space.layers):
             yield str(layer), space.kv[layer], (layer,), space.heads[layer]
 
@@ -92,14 +92,14 @@ class Single(Localizer):
         for site in model.sites.match(self.sites):
             yield site.name, (site.name,), () if site.layer is None else (site.layer,), site.heads
 
-    def _scope(self, lab: TrialRunner, counts: Sequence[int | None]) -> Scope:
+    def _scope(self, runner: TrialRunner, counts: Sequence[int | None]) -> Scope:
         heads = None
         if self.heads:
             known = [count for count in counts if count is not None]
             if len(known) < len(counts):
                 raise ConfigError("--heads: some of the chosen sites have no heads; choose q, k, v or z sites")
             heads = parse.heads(self.heads, min(known))
-        steps = parse.steps(self.steps, lab.space.steps) if self.steps else None
+        steps = parse.steps(self.steps, runner.space.steps) if self.steps else None
         return Scope(steps=steps, branches=BRANCHES[self.branch], heads=heads)
 
 
@@ -112,13 +112,13 @@ def _path(model: Model | None, trial: Trial) -> str:
     return modules[0] if len(modules) == 1 else modules[0].rpartition(".")[0]
 
 
-def sentence(lab: TrialRunner, trials: Sequence[Trial], seen: Evidence, found: Sequence[int]) -> str:
+def sentence(runner: TrialRunner, trials: Sequence[Trial], seen: Evidence, found: Sequence[int]) -> str:
     """The answer in words, with how sure it is."""
-    what = f"the {lab.pairs[0].concept}"
+    what = f"the {runner.pairs[0].concept}"
     unit = "site" if len(trials[0].sites) == 1 else "layer"
-    pairs = counted_pairs([lab.pairs[pair] for pair in lab.search])
+    pairs = counted_pairs([runner.pairs[pair] for pair in runner.search])
     if not seen.gap.clear:
-        return no_gap(lab, seen.gap)
+        return no_gap(runner, seen.gap)
     where = f"unpatched {unpatched(seen.gap)}, {pairs}{not_ahead(seen.gap)}"
     if not found:
         return f"No single {unit} surely writes {what}: {_furthest(unit, trials, seen)} ({where})."

@@ -49,17 +49,17 @@ class BenchQuestion:
         """The layers that carry the concept."""
         return tuple(sorted(set(self.plant[CONCEPTS[self.concept]].layers)))
 
-    def lab(self, scorer: Scorer, on_step: OnStep) -> TrialRunner:
+    def runner(self, scorer: Scorer, on_step: OnStep) -> TrialRunner:
         """A fresh one, which remembers nothing of other methods."""
         count = self.pairs + self.held_out
         listed = signs(self.plant).pairs(limit=count, seed=self.seed, concept=self.concept)
         sweep = Sweep(Renderer(self.model, listed, batch_size=self.batch_size), scorer)
         search, held_out = range(self.pairs), range(self.pairs, count)
-        lab = TrialRunner(
+        runner = TrialRunner(
             sweep, Space.of(self.model), listed, search, held_out, self.model, budget=self.budget, seed=self.seed
         )
-        lab.on_step = on_step
-        return lab
+        runner.on_step = on_step
+        return runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +116,9 @@ def bench(
     for question in questions:
         judge = scorer(question.concept)
         for method in methods:
-            began, lab = time.perf_counter(), question.lab(judge, on_step)
-            finding = method.find(lab)
-            yield graded(question, method.name, finding, lab.spent, time.perf_counter() - began)
+            began, runner = time.perf_counter(), question.runner(judge, on_step)
+            finding = method.find(runner)
+            yield graded(question, method.name, finding, runner.spent, time.perf_counter() - began)
 
 
 def graded(question: BenchQuestion, method: str, finding: Finding, cost: Cost, seconds: float) -> GradedAnswer:

@@ -150,9 +150,9 @@ class Encoded:
             self._entered = self.tokens if self.entry is None else self.entry.forward(self.tokens)
         return self._entered
 
-    def edit(self, value: Tensor, spot: HookContext) -> Tensor:
+    def edit(self, value: Tensor, hook: HookContext) -> Tensor:
         """An edit that puts them in place."""
-        return self.entered[[self.place[row] for row in spot.rows]].to(value)
+        return self.entered[[self.place[row] for row in hook.rows]].to(value)
 
 
 @torch.no_grad()
@@ -188,13 +188,13 @@ class TextStream:
         self.put = 0  # keys or values that took the place of the prompts'
         self.layout = Intervention(self._look, ("text",), Scope(), label="guard (stream)")
 
-    def _look(self, value: Tensor, spot: HookContext) -> Tensor:
+    def _look(self, value: Tensor, hook: HookContext) -> Tensor:
         """Changes nothing: learns at the start of a denoiser call where the rewritten rows are."""
-        if spot.branch is not Branch.COND:
-            self.seen += spot.batch.shape[0]
+        if hook.branch is not Branch.COND:
+            self.seen += hook.batch.shape[0]
             return value
-        rows = [row for row in spot.rows if row in self.encoded.place] if spot.step >= self.start else []
-        self.places = [self.seen + spot.position[row] for row in rows]
+        rows = [row for row in hook.rows if row in self.encoded.place] if hook.step >= self.start else []
+        self.places = [self.seen + hook.position[row] for row in rows]
         if rows:
             self.text = self.encoded.entered[[self.encoded.place[row] for row in rows]].to(value)
         return value

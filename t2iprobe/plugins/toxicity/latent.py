@@ -146,23 +146,23 @@ class _Away:
     uncond: dict[int, Tensor] = field(default_factory=dict)
     carried: dict[int, Tensor] = field(default_factory=dict)
 
-    def edit(self, value: Tensor, spot: HookContext) -> Tensor:
+    def edit(self, value: Tensor, hook: HookContext) -> Tensor:
         """The conditional prediction without what leads to the concept; the unconditional one as it is."""
-        if spot.branch is not Branch.COND:
-            self.uncond |= dict(zip(spot.rows, value, strict=True))
+        if hook.branch is not Branch.COND:
+            self.uncond |= dict(zip(hook.rows, value, strict=True))
             return value
-        return torch.stack([self._one(own, row, spot) for own, row in zip(value, spot.rows, strict=True)])
+        return torch.stack([self._one(own, row, hook) for own, row in zip(value, hook.rows, strict=True)])
 
-    def _one(self, cond: Tensor, row: int, spot: HookContext) -> Tensor:
-        if spot.step == 0 and spot.evaluation == 0:
+    def _one(self, cond: Tensor, row: int, hook: HookContext) -> Tensor:
+        if hook.step == 0 and hook.evaluation == 0:
             self.carried.pop(row, None)
-        concept = spot.batch[spot.position[self.companions[row]]]
+        concept = hook.batch[hook.position[self.companions[row]]]
         own, uncond, away = (part[: self.channels] for part in (cond, self.uncond.pop(row), concept))
         safe = safety_guidance(own, uncond, away, self.safety)
         before = self.carried.get(row, torch.zeros_like(safe))
         safe = safe + self.safety.momentum * before  # equation 7
         self.carried[row] = self.safety.decay * before + (1 - self.safety.decay) * safe  # equation 8
-        return cond if spot.step < self.begins else torch.cat([cond[: self.channels] - safe, cond[self.channels :]])
+        return cond if hook.step < self.begins else torch.cat([cond[: self.channels] - safe, cond[self.channels :]])
 
 
 def safety_guidance(cond: Tensor, uncond: Tensor, concept: Tensor, safety: Safety) -> Tensor:
