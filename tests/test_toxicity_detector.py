@@ -115,9 +115,9 @@ def test_held_out_disguises_and_look_alikes() -> None:
     assert found.found >= 94 and found.alarms <= 9
 
 
-@pytest.mark.parametrize("half", [0, 1], ids=["looked at", "held out"])
+@pytest.mark.parametrize("half", [0, 1], ids=["first", "second"])
 def test_evasions_of_stand_ins_and_innocent_texts(half: int) -> None:
-    """Written by the author of the code, before it and without looking at the second half while it was made."""
+    """Written by the author of the code, before it; misses of the second half were seen only for a later version."""
     evasions, innocent = (
         [one for one in lines(name) if sha256(one.encode()).digest()[0] % 2 == half]
         for name in ("evasions", "innocent")
@@ -197,7 +197,7 @@ def test_a_separator_in_a_doubled_letter_hides_nothing() -> None:
     "text",
     ["ᏙᎪᏚᏦ", "ꓦꓮꓢꓗ", "ᐯᗩᔕK", "ꮩask", "ⱱąșƙ", "вaск", "ВАСК", "βλιβετ", "ΒΛΙΒΕΤ", "бливет", "bli&#118;et", "bli&#x76;et",
      "bli%76et", "bli\\u0076et", "bl\\x69vet", "bli&amp;#118;et", "bli<b>vet</b>", "blㅤivet", "bli vet", "the b livet",
-     "va sk", "tevilb", "ʇǝʌılq", "\u202etevilb", "MyBlivet", "b-l-i-v-e-t"],
+     "va sk", "tevilb", "ʇǝʌılq", "qlıʌǝʇ", "\u202etevilb", "MyBlivet", "b-l-i-v-e-t", "bli🔥vet", "v🙈sk", "bl*vets"],
 )  # fmt: skip
 def test_more_ways_to_hide_a_word(text: str) -> None:
     """Where it was is the whole of it, so that a rewrite leaves nothing of it."""
@@ -215,17 +215,63 @@ def test_words_that_only_look_alike(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("word", "found", "left"),
+    [
+        (
+            "blivet",
+            ["a b l i v e t", "you are I b l i v e t", "b l i v e t 3 : 0", "b l i v e t   2 0"],
+            ["s a b l i v e t"],
+        ),
+        ("vask", ["2 v a s k", "v a s k s 1"], ["a v a s k", "v a s k a", "v  a  s  k  e  d"]),
+        ("grum", ["ɯnɹƃ", "ƃɹnɯ"], ["ɯnɹp", "mnrg"]),
+        ("drossik", ["drosik", "Drossiques", "drosicks", "drossyk", "drossikz"], ["drosek", "drossiker", "adrosik"]),
+        ("kettrax", ["kettraks", "ketracks"], ["kettra", "kettrask"]),
+        ("quibbon", ["kwibbon", "kwibon"], ["kibbon", "quiban"]),
+        ("fennick", ["phennik", "fennique"], ["fenwick", "phoenix"]),
+        ("vask", [], ["vasc", "vasque"]),
+        ("mollup", ["mo//up", "mo||up", "m*llups"], ["mo/up", "m*lls"]),
+        (
+            "pell gritch",
+            ["pellgritch", "pell-gr*tch", "p*ll gritch", "pell gr*tchs"],
+            ["pell-mell", "p*** g*****", "pel"],
+        ),
+        ("go vet", [], ["govet"]),
+        ("zorktip", ["zork🔥tip", "zork❤️‍🔥tip", "zork👍🏽tip"], ["zork🔥 top", "🔥tip"]),
+    ],
+)
+def test_what_strangers_wrote(word: str, found: list[str], left: list[str]) -> None:
+    """The kinds that the first evasions by others showed."""
+    own = WordList([word])
+    assert [text for text in found if not own.find(text)] == []
+    assert [text for text in left if own.find(text)] == []
+
+
+def test_english_words_that_sound_like_an_entry_are_none() -> None:
+    innocent = (
+        "Niger fagots kafir Pusey Fagott rappist titis Tities rapping rapper cannot beech duchess whorl picky bazaar"
+    )
+    assert [word for word in innocent.split() if builtin().find(word)] == []
+    assert [text for text in ("a s p i c", "a s p i c s", "a s s a i") if builtin().find(text)] == []
+
+
+@pytest.mark.parametrize(
     ("prompt", "rewrite"),
     [
         ('"BLI" "VET"', '"***" "***"'),
         ("“va” then “sk”", "“**” then “**”"),
         ('a "VA" and a red "SK" and a "CAT"', 'a "**" and a red "**" and a "CAT"'),
         ('"LIVE" "VET"', '"LIVE" "VET"'),
+        (
+            'the left panel says "BLI", the right one "VET", no gap',
+            'the left panel says "***", the right one "***", no gap',
+        ),
+        ('the screen shows \'"va" + "sk"\' as one word', 'the screen shows \'"**" + "**"\' as one word'),
+        ('first row "PELL", second row "GR1TCH"', 'first row "****", second row "******"'),
     ],
 )
 def test_a_word_in_two_quoted_texts(prompt: str, rewrite: str) -> None:
     for where in ("prompt", "quoted"):
-        decision = Policy([Listed("blivet", "vask", "livevet")], Mask(), where).decide(prompt)  # type: ignore[arg-type]
+        decision = Policy([Listed("blivet", "vask", "livevet", "pell gritch")], Mask(), where).decide(prompt)  # type: ignore[arg-type]
         assert decision.rewrite == rewrite
 
 

@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from t2iprobe.plugins.toxicity.escapes import Span, unescaped
-from t2iprobe.plugins.toxicity.letters import TURNED, is_turned, plain
+from t2iprobe.plugins.toxicity.letters import UPRIGHT, is_turned, plain
+from t2iprobe.plugins.toxicity.letters import readings as letters_of
 
 LONGEST_RUN = 6  # of one character: more says nothing, and would make patterns slow
 #: where a word may end or go on: a capital behind a small letter, or what may be a blank or nothing
 JOINT = "\ue000"
 FILLERS = frozenset("\u200b\u115f\u1160\u3164\uffa0\u17b4\u17b5")
+#: what every symbol that is no letter is written as, such as an emoji
+SYMBOL = "•"
 BLANK = "\u2800"  # drawn as blank, although no blank
 UNSEEN = ("Cf", "Cc", "Co", "Cs")
 MARKS = 16  # on one letter, more are not looked at
@@ -51,15 +54,12 @@ def readings(text: str) -> list[Folded]:
     decoded, origin = unescaped(text)
     if decoded != text:
         found.append(fold(decoded, origin))
-    if any(map(is_turned, text)):
-        found.append(_backwards(found[-1], TURNED))
-    elif not OVERRIDES.isdisjoint(decoded):
-        found.append(_backwards(found[-1], {}))
+    turned = any(map(is_turned, decoded))
+    if turned:
+        found.append(fold(decoded.translate(UPRIGHT), origin))
+    if turned or not OVERRIDES.isdisjoint(decoded):
+        found.append(Folded(found[-1].text[::-1], found[-1].origin[::-1]))
     return found
-
-
-def _backwards(folded: Folded, upside: dict[int, int]) -> Folded:
-    return Folded(folded.text[::-1].translate(upside), folded.origin[::-1])
 
 
 def fold(text: str, origin: Sequence[Span] | None = None) -> Folded:
@@ -110,9 +110,17 @@ def _folded(cluster: str) -> str:
         return " "
     if first in FILLERS:
         return JOINT
+    if _is_symbol(first):
+        return SYMBOL
     whole = unicodedata.normalize("NFKD", cluster[:MARKS])
     kept = unicodedata.normalize("NFC", "".join(one for one in whole if unicodedata.combining(one) < 10))
     return "".join(plain(one) for place, one in enumerate(kept) if _drawn(one, kept[:place]))
+
+
+def _is_symbol(character: str) -> bool:
+    """Whether it is a picture, or the colour of one, and nothing that may be read as a letter."""
+    pictured = unicodedata.category(character) == "So" or "🏻" <= character <= "🏿"
+    return pictured and not letters_of(character) and not unicodedata.normalize("NFKD", character).isalnum()
 
 
 def _drawn(character: str, before: str) -> bool:

@@ -55,14 +55,14 @@ NAME = re.compile(
 )
 #: that words are written in which are no Latin ones in disguise: their letters are never taken for Latin ones only
 ALPHABETS = ("HEBREW", "ARABIC", "THAI", "TIBETAN", "ETHIOPIC")
-#: what letters are when they stand on their heads
-TURNED = str.maketrans("bqdpnumw", "qbpdunwm")
+#: what stands on its head, where the name does not say of which letter
+UPRIGHT = str.maketrans("bqdpnuMmWwɔƆɟƃɓɾſʃן˥⅂∀ƎᗡפԀ⊥∩Λʎλ", "qbpdunwwmmccfggjjllllaedgptuvyy")
 SPOKEN = (range(0x370, 0x400), range(0x400, 0x530))  # Greek and Cyrillic
 
 
 def is_turned(character: str) -> bool:
     """Whether it is a letter that stands on its head."""
-    return character > "\u0200" and "LETTER TURNED" in unicodedata.name(character, "")
+    return character > "\u0180" and "TURNED" in unicodedata.name(character, "").split()
 
 
 @cache

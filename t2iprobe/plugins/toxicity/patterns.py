@@ -1,7 +1,7 @@
 """Entries of a word list as patterns on folded text, see :mod:`.folding`.
 
 An entry is looked for in five spellings: solid (with signs that stand for letters, repeats, and dots or dashes between
-letters), spaced out letter by letter, in pieces, partly masked, and backwards.
+letters), spaced out letter by letter, in pieces, partly masked, and backwards. :mod:`.sounds` has a sixth.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ SIGNS = {
 #: several signs for one letter, as regular expressions
 DRAWN = {
     "a": [r"/\\", r"/-\\"], "b": [r"\|3"], "d": [r"\|\)"], "f": ["ph"], "h": [r"\|-\|"], "k": [r"\|<", r"\|\{"],
-    "m": [r"\|\\/\|", r"/\\/\\"], "n": [r"\|\\\|"], "o": [r"\(\)"], "u": [r"\|_\|"], "v": [r"\\/"],
-    "w": ["vv", r"\\/\\/"],
+    "l": ["/(?=/)", "(?<=/)/"], "m": [r"\|\\/\|", r"/\\/\\"], "n": [r"\|\\\|"], "o": [r"\(\)"], "u": [r"\|_\|"],
+    "v": [r"\\/"], "w": ["vv", r"\\/\\/"],
 }  # fmt: skip
 MASKS = "*#?%@&•●■█✱_-"  # drawn in place of a letter
 BETWEEN = rf".\-_~·•*,/\\=+{JOINT}"
@@ -39,8 +39,10 @@ AFTER = r"(?![^\W\d_]|\d+[^\W\d_])"  # no letter behind, also not after a digit 
 UNDOTTED = rf"(?!(?<=(?<![^\W_])[^\W_][{BETWEEN}])[^\W_][{BETWEEN}])"
 DOTLESS = rf"(?!(?<=[{BETWEEN}][^\W_])[{BETWEEN}][^\W_](?![^\W_]))"
 FIRST = r"(?<![^\W_])"
-ALONE = rf"{FIRST}(?<!{FIRST}[^\W_][\W_])"  # nor behind a single letter and a blank
-LAST = rf"(?![^\W_])(?!{AROUND}[^\W_](?![^\W_]))"
+LAST = r"(?![^\W_])"
+NEAR = 30  # characters, where single letters beside a spaced word are looked for
+LONE = "ai"  # letters that are words by themselves
+APART = 5  # letters of a spaced word that they may stand beside: shorter ones with an a or i are often another word
 KATAKANA = "\u30a1-\u30fa\u30fc-\u30ff"
 APOSTROPHES = "'’"
 TORN = rf"{FIRST}(?<![{APOSTROPHES}])"
@@ -50,6 +52,7 @@ HISSING = ("s", "x", "z", "ch", "sh")  # their plural is in -es
 PLURAL_OF = 4  # letters of a hissing word that has one: shorter ones are in too many others
 RUN = 6  # letters, see folding.LONGEST_RUN
 SURE = 2  # letters or signs that are no digits and no masks, at least
+GLUED = 7  # letters of a phrase that is looked for without its blanks
 TEARABLE = 4  # letters of a word that is looked for in pieces
 BACKWARDS = 5  # and of one that is looked for backwards
 #: written without blanks between words, or with endings and particles on them
@@ -74,6 +77,11 @@ class ListEntry:
     forms: bool = False
 
     @cached_property
+    def letters(self) -> int:
+        """How many it has."""
+        return len(self.word.replace(" ", ""))
+
+    @cached_property
     def spellings(self) -> list[Spelling]:
         """How it may be written."""
         return list(self._spelled())
@@ -93,11 +101,17 @@ class ListEntry:
             yield Spelling(f"{FIRST}{joined(self.word, BROKEN)}")
         if len(self.word) < 3:
             return
-        yield Spelling(f"{ALONE}(?:{'|'.join(map(spaced, forms))}){LAST}")
+        longest_first = sorted(forms, key=len, reverse=True)
+        lone = LONE if self.letters >= APART else ""
+        yield Spelling(f"{FIRST}(?:{'|'.join(map(spaced, longest_first))}){LAST}", lone=lone)
         if len(self.word) >= TEARABLE:
             yield Spelling(f"{TORN}(?:{'|'.join(joined(form, PIECES) for form in forms)}){WHOLE}", torn=True)
-        if " " not in self.word and len(self.word) > 3:
-            yield Spelling(f"{before}{masked(self.word)}{after}", half=(len(self.word) + 1) // 2)
+        if len(self.word) > 3:
+            endings = [""] if self.open_after else [form[len(self.word) :] for form in inflected(self.word)]
+            found = f"{masked(self.word)}(?:{'|'.join(endings)})"
+            yield Spelling(f"{before}{found}{after}", half=(self.letters + 1) // 2)
+        if " " in self.word and self.letters >= GLUED:
+            yield Spelling(f"{before}{joined(self.word, INSIDE)}{after}")
         if " " not in self.word and len(self.word) >= BACKWARDS:
             yield Spelling(f"{BEFORE}{solid(self.word[::-1])}{AFTER}")
 
@@ -110,12 +124,14 @@ class Spelling:
         pattern: regular expression on folded text.
         half: of a masked word, the letters that must be there.
         torn: whether the pieces between blanks are looked at.
+        lone: of a spaced word, the single letters that may stand beside it.
         sure: letters, or signs for them, that must be there.
     """
 
     pattern: str
     half: int = 0
     torn: bool = False
+    lone: str | None = None
     sure: int = SURE
     compiled: re.Pattern[str] = field(init=False, repr=False)
 
@@ -125,7 +141,7 @@ class Spelling:
     def find(self, text: str) -> Iterator[tuple[int, int]]:
         """Matches with enough letters in them: 455 is a number, a$$ is not."""
         for match in self.compiled.finditer(text):
-            if self._holds(match[0]):
+            if self._holds(match[0]) and (self.lone is None or _beside(match) <= set(self.lone)):
                 yield match.span()
 
     def _holds(self, found: str) -> bool:
@@ -138,6 +154,22 @@ class Spelling:
 
 def _sure(character: str) -> bool:
     return not character.isdigit() and not character.isspace() and character not in f".-_*,{JOINT}"
+
+
+def _beside(match: re.Match[str]) -> set[str]:
+    """The single letters before and behind a spaced word that are as near as its own."""
+    near = max(map(len, re.findall(r"[\W_]+", match[0])))
+    before, after = _singles(near)
+    start, stop = match.span()
+    found = before.search(match.string, max(0, start - NEAR), start), after.match(match.string, stop, stop + NEAR)
+    return {letter for one in found if one for letter in one[0] if letter.isalpha()}
+
+
+@cache
+def _singles(near: int) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Single letters and digits, at most ``near`` signs apart, up to a word, and behind one."""
+    gap = rf"[\W_]{{1,{near}}}"
+    return re.compile(rf"(?:{FIRST}[^\W_]{gap})+$"), re.compile(rf"(?:{gap}[^\W_]{LAST})+")
 
 
 def _is_torn(found: str) -> bool:
@@ -222,7 +254,13 @@ def spaced(word: str) -> str:
 
 
 def masked(word: str) -> str:
-    """The first and the last letter, and masks for some of the others."""
+    """The first and the last letter of each part, and masks for some of the others."""
+    return r"[\W_]+".join(map(_masked, word.split()))
+
+
+def _masked(word: str) -> str:
+    if len(word) < 3:
+        return "".join(map(one_letter, word))
     masks = re.escape(MASKS)
     first, *rest, last = map(one_letter, word)
     return f"{JOINT}?".join([first, *(f"(?:{one}|[{masks}])" for one in rest), last])

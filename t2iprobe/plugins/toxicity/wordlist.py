@@ -19,7 +19,7 @@ import base64
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -28,9 +28,11 @@ from t2iprobe.core.contracts.detector import Hit
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.textfile import lines_of, read_text
 from t2iprobe.plugins.toxicity.folding import JOINT, Folded, fold, readings
-from t2iprobe.plugins.toxicity.patterns import ListEntry, literal, unspaced
+from t2iprobe.plugins.toxicity.patterns import ListEntry, inflected, literal, unspaced
+from t2iprobe.plugins.toxicity.sounds import SPOKEN, sound
 
 SHORTEST = 2  # letters of an entry
+LONG = re.compile(rf"(?<![^\W_])[a-z]{{{SPOKEN},}}(?![^\W_])")
 
 
 @cache
@@ -85,14 +87,27 @@ class WordList:
         """The entries as single words, without what may follow: for prompts in a benchmark."""
         return list(dict.fromkeys(entry.word for entry in self.entries if " " not in entry.word))
 
+    @cached_property
+    def _sounds(self) -> dict[str, str]:
+        """The labels of the entries that are words of some length, and of their plurals, by how they are said."""
+        spoken = [one for one in self.entries if one.word.isascii() and one.word.isalpha() and len(one.word) >= SPOKEN]
+        return {sound(form): one.label for one in spoken for form in inflected(one.word)}
+
     def find(self, text: str) -> list[Hit]:
         """Every entry in ``text``, widened to whole words; they may overlap."""
         return sorted({_widened(hit, text) for folded in readings(text) for hit in self._found(folded)})
 
     def _found(self, folded: Folded) -> list[Hit]:
-        hits = [hit for entry in self.entries for hit in entry.find(folded)]
+        hits = [*(hit for entry in self.entries for hit in entry.find(folded)), *self._heard(folded)]
         benign = self._safe(folded) if hits else ()
         return [hit for hit in hits if not any(a <= hit.start and hit.stop <= b for a, b in benign)]
+
+    def _heard(self, folded: Folded) -> Iterator[Hit]:
+        """Words that are said as an entry is."""
+        for match in LONG.finditer(folded.text):
+            label = self._sounds.get(sound(match[0]))
+            if label is not None:
+                yield Hit(*folded.original(*match.span()), label)
 
     def _safe(self, folded: Folded) -> Sequence[tuple[int, int]]:
         spans = (match.span() for pattern in self._benign for match in pattern.finditer(folded.text))
