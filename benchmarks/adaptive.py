@@ -2,9 +2,9 @@
 
     python benchmarks/adaptive.py [--seeds 100] [--cases sdxl thirds …] [--methods exhaustive adaptive …]
 
-Prints a table in Markdown: share of seeds with exactly the planted layers (Wilson's 95 % interval), mean recall and
-precision, pictures (the mean, and how many times fewer than ``exhaustive`` on the same pairs), without the pictures to
-confirm the answer with. What the simulation assumes is said in ``t2iprobe.simulation``.
+Prints a table in Markdown: share of seeds with exactly the planted layers (Clopper and Pearson's 95 % interval), mean
+recall and precision, pictures (the mean, and how many times fewer than ``exhaustive`` on the same pairs), without the
+pictures to confirm the answer with. What the simulation assumes is said in ``t2iprobe.simulation``.
 """
 
 from __future__ import annotations

@@ -288,13 +288,46 @@ def test_what_is_left_of_a_set_is_no_other_way(seed: int) -> None:
     assert "Redundant" not in found.sentence
 
 
-def test_without_held_out_pairs_it_says_so() -> None:
-    assert "there are no held-out" in find("adaptive", simulated(Simulation(SINGLE, 16))).sentence
-    assert (
-        "so few as 1 held-out pair confirm nothing"
-        in find("adaptive", simulated(Simulation(SINGLE, 17), held_out=1)).sentence
-    )
-    assert "8 held-out pairs" in find("adaptive", simulated(Simulation(SINGLE, 24), held_out=8)).sentence
+@pytest.mark.parametrize(
+    ("held_out", "said"),
+    [
+        (0, "16 pairs of the search; not confirmed, as no pairs were held out: add --held-out 4."),
+        (1, "16 pairs of the search; not confirmed, as so few as 1 held-out pair confirm nothing: add --held-out 4."),
+        (8, "8 held-out pairs."),
+    ],
+)
+@pytest.mark.parametrize("method", ["exhaustive", "adaptive"])
+def test_only_held_out_pairs_confirm(method: str, held_out: int, said: str) -> None:
+    """The pairs that it was chosen on do not, and nothing says they did."""
+    found = find(method, simulated(Simulation(SINGLE, 16 + held_out), held_out=held_out))
+    assert found.layers == (6,) and said in found.sentence
+    assert found.sentence.startswith("Layer 6 writes the text" if held_out == 8 else "Layer 6 seems to write the text")
+    assert ("confirmed" in found.details, "chosen" in found.details) == (held_out == 8, held_out != 8)
+    split = find(method, simulated(Simulation(SPLIT, 16)))
+    assert split.sentence.startswith("Layers 11+14 seem to write the text")
+
+
+def noisy(among: int) -> Evidence:
+    """Of a layer that moves three pairs of four."""
+    moved = np.tile([0.9, 1.0, 0.8, 0.1], 4)
+    scores = np.array([np.zeros(16), np.ones(16), moved], np.float32)
+    return evidence(Scored({"f1": scores}, "f1", "f1"), [Trial("6", ("k",), (6,))], among=among)
+
+
+def test_bounds_of_the_best_of_many_are_wider() -> None:
+    alone, few, many = (noisy(among) for among in (1, 12, 70))
+    assert alone.low > few.low > many.low and alone.high < few.high < many.high
+    assert alone.mean == few.mean == many.mean
+
+
+def test_what_is_measured_where_it_was_chosen_has_the_bounds_of_a_choice() -> None:
+    runner = simulated(sdxl(200, 3, SCATTERED))
+    found = find("exhaustive", runner, select="top:1")
+    looked = found.layers or found.details["unconfirmed"]
+    trial = runner.space.trial(looked)
+    plain = evidence(runner.ask([trial]), [trial], runner.seed).interval(0)
+    assert found.response is not None and found.response.mean == plain.mean
+    assert found.response.low < plain.low and found.response.high >= plain.high
 
 
 def test_few_pairs_that_agree_are_not_called_sure() -> None:

@@ -20,6 +20,7 @@ from t2iprobe.core.trials import Trial
 
 Array = NDArray[np.float64]
 RESAMPLES = 2000
+FINE = 20_000  # of them, where the bounds are to hold for the best of many: their far ends count
 EXACT = 12  # clusters up to which all sign flips are tried
 
 
@@ -65,7 +66,7 @@ class Evidence:
         return Interval(float(self.mean[index]), float(self.low[index]), float(self.high[index]))
 
 
-def evidence(scored: Scored, trials: Sequence[Trial], seed: int = 0) -> Evidence:
+def evidence(scored: Scored, trials: Sequence[Trial], seed: int = 0, among: int = 1) -> Evidence:
     """What the scores of ``trials`` say, in the direction each of them has: a response is always 1 for all the way.
 
     The bounds are those of the studentised maximum over trials in resamples of the clusters (Westfall & Young 1993,
@@ -73,14 +74,21 @@ def evidence(scored: Scored, trials: Sequence[Trial], seed: int = 0) -> Evidence
     than there are, which moved by the whole span: few pairs that agree are no proof. What no picture can score is cut
     off, see :func:`possible`. No pair is left out for its own gap: those that remain would be pairs whose source
     happened to score low, and every patch that is read anew would seem to bring something.
+
+    Args:
+        scored: what was asked.
+        trials: of which, in the order of the scores.
+        seed: of the resamples and signs.
+        among: how many trials each of these was chosen from on the same pairs, by what it scored there; the bounds are
+            to hold for whichever of them would have been, see :func:`simultaneous`.
     """
     moved, spans = moves(scored, trials)
     change = 1 - scored.scores["ssim"][2:].mean(axis=1) if "ssim" in scored.scores else np.zeros(len(trials))
     p = holm(sign_flips(moved, seed))
     between = gap(scored)
     if between.clear:
-        weights = resampled(len(spans), seed)
-        low, high, mean = simultaneous(moved, spans, weights)
+        weights = resampled(len(spans), seed, RESAMPLES if among == 1 else _fine(len(spans)))
+        low, high, mean = simultaneous(moved, spans, weights, among)
         least, most = possible(scored, trials, weights)
         low, high = np.maximum(low, least), np.minimum(high, most)
     else:
@@ -140,9 +148,14 @@ def _ends(sign: float, own: Array, span: Array, bounds: Bounds) -> tuple[float, 
     )
 
 
-def resampled(clusters: int, seed: int) -> Array:
+def resampled(clusters: int, seed: int, resamples: int = RESAMPLES) -> Array:
     """How much each cluster counts in resamples of them, (resample, cluster)."""
-    return np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), RESAMPLES) / clusters
+    return np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), resamples) / clusters
+
+
+def _fine(clusters: int) -> int:
+    """Resamples for far quantiles; fewer of so many clusters that their weights would fill the memory."""
+    return min(FINE, max(RESAMPLES, (1 << 22) // clusters))
 
 
 def shown(spans: Array) -> bool:
@@ -152,16 +165,20 @@ def shown(spans: Array) -> bool:
     return bool(spans.mean() / largest > _student(len(spans)) * error)
 
 
-def simultaneous(moved: Array, spans: Array, weights: Array) -> tuple[Array, Array, Array]:
+def simultaneous(moved: Array, spans: Array, weights: Array, among: int = 1) -> tuple[Array, Array, Array]:
     """Bounds and means of responses, (trial,) each, as :func:`evidence` has them.
 
     Each resample is divided by its own error, as the sample is by its own: with few clusters that vary, both are
     uncertain, and the bounds are as wide as that asks for.
 
+    Of the best ``among`` many, the resamples' quantile is Bonferroni's, as far as there are resamples. Student's, which
+    the bounds have at least, is not: it is of the one cluster more, and four that agree would name nothing any more.
+
     Args:
         moved: (trial, cluster), in the unit of the score.
         spans: (cluster,) of target against source.
         weights: of the clusters in each resample, (resample, cluster).
+        among: how many trials each of these was chosen from by these scores.
     """
     count, span = len(spans), max(float(spans.mean()), 1e-6)
     mean = moved.mean(axis=1) / span
@@ -169,7 +186,7 @@ def simultaneous(moved: Array, spans: Array, weights: Array) -> tuple[Array, Arr
     error = np.sqrt(_variance((residuals**2).mean(axis=1), count) / count)
     drawn, squares = weights @ residuals.T, weights @ (residuals**2).T
     errors = np.sqrt(_variance(np.maximum(squares - drawn**2, 0), count) / count)
-    widest = np.quantile(np.abs(drawn / errors).max(axis=1), 0.95)
+    widest = np.quantile(np.abs(drawn / errors).max(axis=1), 1 - 0.05 / among)
     half = max(float(widest), _student(count)) * error
     return mean - half, mean + half, mean
 

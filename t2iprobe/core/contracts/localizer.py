@@ -21,7 +21,8 @@ class Finding:
         ranking: one number a layer, higher is more responsible; NaN where the method did not look. Empty where layers
             were no question.
         sentence: the answer in words, with how sure it is.
-        response: of the layers patched together, confirmed on held-out pairs: 0 is the source, 1 the target.
+        response: of the layers patched together: 0 is the source, 1 the target. It is of held-out pairs, or where there
+            are none of those that the layers were chosen on, with bounds for every set that could have been chosen.
         details: whatever else the method found (heads, steps, sets tried), ready for JSON.
     """
 

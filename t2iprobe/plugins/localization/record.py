@@ -1,7 +1,12 @@
-"""What a search found: :class:`SearchRecord` confirms the answer, counts its cost and puts it in words."""
+"""What a search found: :class:`SearchRecord` confirms the answer, counts its cost and puts it in words.
+
+An answer is confirmed on pairs that were held out, or not at all: on the pairs that the layers were chosen on, the best
+of many sets looks better than it is. There its bounds are as wide as such a choice asks for, and it is said.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -83,7 +88,7 @@ class SearchRecord:
         return Cost(now.images - then.images, now.rows - then.rows, now.calls - then.calls)
 
     def finding(self, what: str = "") -> Finding:
-        """Confirm the layers on held-out pairs, and put the answer in words.
+        """Confirm the layers on held-out pairs, if there are any, and put the answer in words.
 
         Args:
             what: the answer in words, if it is not the layers.
@@ -91,7 +96,7 @@ class SearchRecord:
         searching = self.spent()
         if self.gap is not None and not self.gap.clear:
             self.layers = ()
-        response = self._confirm() if self.layers else None
+        response = self._together() if self.layers else None
         total = self.spent()
         cost = {"images": total.images, "rows": total.rows, "calls": total.calls, "searching_rows": searching.rows}
         words = [what or self._answer(response), *filter(None, [*self.notes, set_aside(self.runner)])]
@@ -100,29 +105,41 @@ class SearchRecord:
         details = {**self.details, "cost": cost, "gap": self.gap and asdict(self.gap)}
         return Finding(self.layers, tuple(self.ranking), " ".join(words), response, details)
 
-    def _confirm(self) -> Interval | None:
+    def _together(self) -> Interval | None:
+        """What the layers bring together; they are the answer no longer if that is not sure."""
         trial = self.runner.space.trial(self.layers, part=self.part)
         asked: list[Scored] = []
         with self.within_budget():
-            asked.append(self.ask([trial], self._confirming()))
+            asked.append(self.ask([trial], self._judging()))
         if not asked:
             return None
-        found = evidence(asked[0], [trial], self.runner.seed)
-        self.details["confirmed"] = table([trial], found)
-        self.details["confirmed_on"] = found.gap.clusters
-        self.details["noises"] = len({self.runner.pairs[pair].seed for pair in self._confirming()})
+        found = evidence(asked[0], [trial], self.runner.seed, 1 if self._held_out else self._choices())
+        name = "confirmed" if self._held_out else "chosen"
+        self.details |= {name: table([trial], found), f"{name}_on": found.gap.clusters}
+        self.details["noises"] = len({self.runner.pairs[pair].seed for pair in self._judging()})
         if not found.low[0] > FOUND:
             self.details["unconfirmed"], self.layers = list(self.layers), ()
         return found.interval(0) if found.gap.clear else None
 
-    def _confirming(self) -> Sequence[int]:
-        """Held-out pairs; one or two would confirm nothing."""
-        return self.runner.held_out if len(self.runner.held_out) >= LEAST else self.runner.search
+    @property
+    def _held_out(self) -> bool:
+        """Whether there are pairs to confirm on; one or two would confirm nothing."""
+        return len(self.runner.held_out) >= LEAST
+
+    def _judging(self) -> Sequence[int]:
+        """Pairs that the answer is judged on: those held out, else those that it was chosen on."""
+        return self.runner.held_out if self._held_out else self.runner.search
+
+    def _choices(self) -> int:
+        """Sets of as many layers, any of which could have been chosen; as many as layers, for the size was chosen."""
+        layers = self.runner.space.layers
+        return max(layers, math.comb(layers, len(self.layers)))
 
     def _missing(self) -> str:
-        """Why the search's own pairs are taken."""
+        """Why nothing is confirmed, and what to do."""
         few = len(self.runner.held_out)
-        return f"so few as {counted(few, 'held-out pair')} confirm nothing" if few else "there are no held-out ones"
+        why = f"so few as {counted(few, 'held-out pair')} confirm nothing" if few else "no pairs were held out"
+        return f"not confirmed, as {why}: add --held-out 4"
 
     def _answer(self, response: Interval | None) -> str:
         looked = self.layers or tuple(self.details.get("unconfirmed", ()))
@@ -132,20 +149,23 @@ class SearchRecord:
             return f"{NOTHING}: {why}{self._unpatched()}." if clear else self.unclear()
         named = layers_named(looked)
         if response is None:
-            unsure = "source and target do not surely score differently" if "confirmed" in self.details else ""
-            why = f"on the pairs to confirm it on {unsure}" if unsure else "there was no budget left to confirm it"
-            return f"{named} seemed responsible, but {why}."
+            unsure = {"confirmed", "chosen"} & set(self.details)
+            where = "the pairs to confirm it on" if self._held_out else "all pairs of the search"
+            why = f"on {where} source and target do not surely score differently"
+            return f"{named} seemed responsible, but {why if unsure else 'there was no budget left to confirm it'}."
         measured = f"{percent(response)} of the way from source to target{self._unpatched()} on {self._where()}"
         if not self.layers:
             return f"{NOTHING} surely: {named}, patched, brings {measured}."
-        verb = "write" if len(self.layers) > 1 else "writes"
-        return f"{named} {verb} the {self.runner.pairs[0].concept}: patched, {measured}."
+        one, concept = len(self.layers) == 1, self.runner.pairs[0].concept
+        if not self._held_out:
+            return f"{named} seem{'s' * one} to write the {concept}: patched, {measured}; {self._missing()}."
+        return f"{named} write{'s' * one} the {concept}: patched, {measured}."
 
     def _where(self) -> str:
-        """The pairs that it was confirmed on."""
-        asked = [self.runner.pairs[pair] for pair in self._confirming()]
-        if self._confirming() is not self.runner.held_out:
-            return f"{counted_pairs(asked)} of the search ({self._missing()})"
+        """The pairs that it was judged on."""
+        asked = [self.runner.pairs[pair] for pair in self._judging()]
+        if not self._held_out:
+            return f"{counted_pairs(asked)} of the search"
         known = {cluster_of(self.runner.pairs[pair]) for pair in self.runner.search}
         again = sum(cluster in known for cluster in dict.fromkeys(map(cluster_of, asked)))
         caution = f", {again} of their prompts searched as well, with other noise" if again else ""

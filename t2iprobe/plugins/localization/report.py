@@ -59,7 +59,7 @@ def _number(value: float | None) -> float:
 def parts(finding: Finding) -> Iterator[Section]:
     """Bars for each table of trials in the finding's details, but for that of the layers, which has its chart."""
     for name, rows in finding.tables().items():
-        if name not in ("response", "confirmed") and rows:
+        if name not in ("response", "confirmed", "chosen") and rows:
             yield Section(name.capitalize(), WAY, bars=[_bar(row) for row in rows])
 
 
@@ -101,11 +101,14 @@ def _null(null: Any) -> Iterator[str]:
 def _confirmed(finding: Finding) -> Iterator[str]:
     if finding.response is not None:
         mean, low, high = finding.response
-        pairs, noises = (int(finding.details.get(name, 0)) for name in ("confirmed_on", "noises"))
+        details, confirmed = finding.details, "confirmed_on" in finding.details
+        pairs, noises = (int(details.get(name, 0)) for name in ("confirmed_on" if confirmed else "chosen_on", "noises"))
+        where = "they were to be confirmed on" if confirmed else "they were chosen on, as none were held out"
+        bounds = "" if confirmed else ", wide enough for the best of all sets of as many layers"
         over = counted(noises, "different noise") if noises != 1 else "one noise for all, so nothing is known of others"
         yield (
-            f"The layers together, on the {counted(pairs, 'pair')} that they were to be confirmed on: {share(mean, 1)} "
-            f"of the way, {share(low, 1)} to {share(high, 1)} with 95 % by the bootstrap over pairs, from {over}."
+            f"The layers together, on the {counted(pairs, 'pair')} that {where}: {share(mean, 1)} of the way, "
+            f"{share(low, 1)} to {share(high, 1)} with 95 % by the bootstrap over pairs{bounds}, from {over}."
         )
 
 

@@ -43,7 +43,10 @@ class SequentialTest:
 
     Which pairs those are is read off the *unpatched* pictures: a pair whose target scores little better than its source
     cannot tell whether a patch worked. They are taken in the order of the search, those whose span is at least half of
-    the largest seen; as unpatched pictures do not depend on any patch, this favours no set.
+    the largest seen. As unpatched pictures do not depend on any patch, this favours no set over another. It does favour
+    any over none: those pairs are also the ones whose source happened to score low, and whatever is read anew seems to
+    bring something there. So levels are for choosing what to look at; no answer rests on them, see
+    :mod:`~t2iprobe.plugins.localization.record`, which asks pairs that were not picked by their scores.
 
     Args:
         runner: where it asks.
