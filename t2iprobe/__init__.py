@@ -88,6 +88,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("t2iprobe.registry.manager").own_version()
     if name not in _HOME:
         raise AttributeError(f"module 't2iprobe' has no attribute {name!r}")
     return getattr(importlib.import_module(f"t2iprobe.{_HOME[name]}"), name)

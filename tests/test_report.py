@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from t2iprobe.core.html import data_uri
 from t2iprobe.core.statistics import Interval
 from t2iprobe.report.build import held, patched
 from t2iprobe.report.render import render
 from t2iprobe.report.sections import Bar, HeatMap, ReportTable, Section
-from t2iprobe.report.view import HELD, Held, PairView, TrialView, View, data_uri
+from t2iprobe.report.view import HELD, Held, PairView, TrialView, View
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")

@@ -177,7 +177,7 @@ def test_select_takes_steps_rows_and_tokens() -> None:
     assert torch.equal(picked, values[[2, 0]][:, [4, 1, 4]][:, :, [3, 0]])
     assert torch.equal(store.fetch(SITE, 4, COND, store.rows_of("prompt 3")), values[1, [3]])
     assert (SITE, 4, COND) in store and (SITE, 1, COND) not in store and (SITE, 4, UNCOND) not in store
-    assert (len(store), store.rows, store.steps(SITE), store.steps("text")) == (3, 5, (0, 4, 8), ())
+    assert (len(store), store.rows, store.steps(SITE), store.steps("text")) == (1, 5, (0, 4, 8), ())
 
 
 def test_what_is_not_there_is_said() -> None:
@@ -216,7 +216,7 @@ def test_the_store_holds_what_the_cache_holds(adapter: type[Adapter], tmp_path: 
     assert [one for one in addresses if one in store and one[0] not in static] == [
         one for one in held if one[0] not in static
     ]
-    assert len(store) == len(held)
+    assert set(store) == set(cache) and all(torch.equal(store[name], cache[name]) for name in cache)
     assert all(torch.equal(store[address], cache[address]) for address in held)
     assert store.sites == model.sites.match(*some).names
 
@@ -468,11 +468,11 @@ from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.cache import Key
 from t2iprobe.core.lock import lock
 from t2iprobe.core.store import verify
-from t2iprobe.core.store.layout import Entry, Layout
+from t2iprobe.core.store.layout import Layout, SiteLayout
 from t2iprobe.core.store.writer import ActivationWriter
 from pathlib import Path
 prompts = tuple(f"prompt {i}" for i in range(40))
-kept = Layout((Entry("text", ("token", "channel")),), prompts, tuple(range(40)), tuple(range(6)), batch=2)
+kept = Layout((SiteLayout("text", ("token", "channel")),), prompts, tuple(range(40)), tuple(range(6)), batch=2)
 with lock(Path(sys.argv[1])), ActivationWriter(Path(sys.argv[1]) / "study.zarr", "run", kept) as writer:
     print("ready", flush=True)
     verify.sweep_up(Path(sys.argv[1]))  # as capture does

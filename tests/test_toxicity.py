@@ -498,7 +498,7 @@ def test_a_classifier_points_at_the_words_that_are_toxic_alone(classifier: Path)
         ({}, ConfigError, "needs a model"),
         ({"threshold": 2.0}, ConfigError, "threshold lies between 0 and 1"),
         ({"model": "/nowhere/at/all"}, ModelError, "cannot be loaded"),
-        ({"labels": "rude"}, ConfigError, "has the runnerels neutral, toxic; found none for rude"),
+        ({"labels": "rude"}, ConfigError, "has the labels neutral, toxic; found none for rude"),
     ],
 )
 def test_a_classifier_that_cannot_be_had(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, overload
 
 import torch
 from torch import Tensor
 
 from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import SiteError
+from t2iprobe.core.html import table
+from t2iprobe.core.names import counted, near
 
 
 class Key(NamedTuple):
@@ -43,8 +46,109 @@ class ActivationStream(Sink, Protocol):
         ...
 
 
-class ActivationCache:
-    """Activations by site, step and branch; (row, ...) each, on the CPU.
+class Activations(ABC):
+    """Activations read by the name of their site, like a dictionary; a donor for ``Model.run(patch=…)``.
+
+    ``found["blocks.6.joint_attn.k"]`` is (row, evaluation, branch, ...), always with these three axes first and the
+    site's own (:attr:`Site.axes`) behind them. An evaluation is a denoising step, or with a second-order scheduler one
+    of the two of a step (:meth:`evaluations`); the branches are those of guidance (:meth:`branches`).
+    ``found[name, step, branch]`` is (row, ...) of one step. A site that is the same at every step
+    (:attr:`Site.static`) is there at every step all the same.
+    """
+
+    # no Mapping: that has equality, which tensors have not, and for `patch` a mapping is {row: row of the same batch}
+
+    @property
+    @abstractmethod
+    def rows(self) -> int:
+        """Rows of the generation."""
+
+    @property
+    @abstractmethod
+    def sites(self) -> tuple[str, ...]:
+        """Names of the sites held."""
+
+    @abstractmethod
+    def evaluations(self, site: str) -> tuple[tuple[int, int], ...]:
+        """(step, evaluation within the step) of each entry along the second axis of ``found[site]``."""
+
+    @abstractmethod
+    def branches(self, site: str) -> tuple[Branch, ...]:
+        """Of each entry along the third axis of ``found[site]``."""
+
+    @abstractmethod
+    def holds(self, key: Key) -> bool:
+        """Whether an activation is there."""
+
+    @abstractmethod
+    def fetch(self, site: str, step: int, branch: Branch, rows: Sequence[int], evaluation: int = 0) -> Tensor:
+        """(row, ...) of ``rows``."""
+
+    def keys(self) -> tuple[str, ...]:
+        """Names of the sites held, as :attr:`sites`."""
+        return self.sites
+
+    def values(self) -> Iterator[Tensor]:
+        """Activations of each site, see the class."""
+        return (self[name] for name in self.sites)
+
+    def items(self) -> Iterator[tuple[str, Tensor]]:
+        """Each site's name with its activations, see the class."""
+        return ((name, self[name]) for name in self.sites)
+
+    @overload
+    def __getitem__(self, key: str) -> Tensor: ...
+    @overload
+    def __getitem__(self, key: tuple[str, int, Branch]) -> Tensor: ...
+    def __getitem__(self, key: str | tuple[str, int, Branch]) -> Tensor:
+        """Of every row: (row, evaluation, branch, ...) of a site, (row, ...) of a site at a step and branch.
+
+        Raises:
+            SiteError: there is none; the message has near names, or what is held. A site of which a branch was not
+                there at every step, as in skip-layer guidance, is read step by step.
+        """
+        return self._whole(key) if isinstance(key, str) else self.fetch(*key, rows=range(self.rows))
+
+    def __contains__(self, key: object) -> bool:
+        return self.holds(Key(*key)) if isinstance(key, tuple) else key in self.sites
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sites)
+
+    def __len__(self) -> int:
+        return len(self.sites)
+
+    def _whole(self, site: str) -> Tensor:
+        """(row, evaluation, branch, ...)."""
+        if site not in self.sites:
+            raise self._unknown(site)
+        evaluations, branches, rows = self.evaluations(site), self.branches(site), range(self.rows)
+        absent = [
+            (step, branch)
+            for step, evaluation in evaluations
+            for branch in branches
+            if not self.holds(Key(site, step, branch, evaluation))
+        ]
+        if absent:
+            step, branch = absent[0]
+            raise SiteError(
+                f"{site} has no branch {branch} at step {step}, so its steps are no one tensor; read them one by one: "
+                f"[{site!r}, step, branch]"
+            )
+        moments = [
+            torch.stack([self.fetch(site, step, branch, rows, evaluation) for branch in branches], 1)
+            for step, evaluation in evaluations
+        ]
+        return torch.stack(moments, 1)
+
+    def _unknown(self, site: str) -> SiteError:
+        if not self.sites:
+            return SiteError(f"no activations are held; name what to keep: run(…, cache={site!r})")
+        return SiteError(f"{site} is not among the activations held{near(site, self.sites)}")
+
+
+class ActivationCache(Activations):
+    """Activations of a run in memory, on the CPU; read as :class:`Activations` says.
 
     A run that was split into batches adds its rows in parts; reading puts them in order.
     """
@@ -72,6 +176,18 @@ class ActivationCache:
         """Steps at which ``site`` was seen."""
         return tuple(dict.fromkeys(key.step for key in self._parts if key.site == site))
 
+    def evaluations(self, site: str) -> tuple[tuple[int, int], ...]:
+        """See :class:`Activations`."""
+        return tuple(dict.fromkeys((key.step, key.evaluation) for key in self._parts if key.site == site))
+
+    def branches(self, site: str) -> tuple[Branch, ...]:
+        """See :class:`Activations`."""
+        return tuple(dict.fromkeys(key.branch for key in self._parts if key.site == site))
+
+    def holds(self, key: Key) -> bool:
+        """See :class:`Activations`."""
+        return key in self._parts
+
     def add(self, key: Key, rows: Sequence[int], value: Tensor) -> None:
         """Keep a copy of ``value`` (row, ...), whose rows are ``rows`` of the generation."""
         self._parts[key].append((tuple(rows), value.detach().to("cpu", copy=True)))
@@ -90,7 +206,9 @@ class ActivationCache:
         parts = self._parts.get(Key(site, step, branch, evaluation))
         if parts is None:
             steps = self.steps(site)
-            held = f"steps {steps[0]}-{steps[-1]}" if steps else f"sites {', '.join(self.sites) or 'none'}"
+            if not steps:
+                raise self._unknown(site)
+            held = f"steps {steps[0]}-{steps[-1]} of branch {', '.join(self.branches(site))}"
             when = f"step {step}" + (f", evaluation {evaluation + 1}" if evaluation else "")
             raise SiteError(f"{site} at {when}, branch {branch}, is not in the cache; it holds {held}")
         where = {row: (part, i) for held_rows, part in parts for i, row in enumerate(held_rows)}
@@ -99,12 +217,15 @@ class ActivationCache:
             raise SiteError(f"rows {missing} of {site} are not in the cache, which has {self._rows}")
         return torch.stack([where[row][0][where[row][1]] for row in rows])
 
-    def __getitem__(self, key: tuple[str, int, Branch]) -> Tensor:
-        """(row, ...) of every row."""
-        return self.fetch(*key, rows=range(self._rows))
+    def __repr__(self) -> str:
+        size = f"{self.nbytes / 1e6:.1f} MB"
+        return f"ActivationCache({counted(len(self), 'site')}, {counted(self._rows, 'row')}, {size})"
 
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, tuple) and Key(*key) in self._parts
+    def _repr_html_(self) -> str:
+        heads = ("site", "evaluations", "branches", "a row at one of them")
+        rows = [(name, len(self.evaluations(name)), ", ".join(self.branches(name)), self._shape(name)) for name in self]
+        return f"<p>{self!r}</p>{table(heads, rows)}"
 
-    def __len__(self) -> int:
-        return len(self._parts)
+    def _shape(self, site: str) -> tuple[int, ...]:
+        parts = next(parts for key, parts in self._parts.items() if key.site == site)
+        return tuple(parts[0][1].shape[1:])

@@ -64,7 +64,7 @@ class Engine:
         self.position = {row: index for index, row in enumerate(self.rows)}
         self.edits: dict[str, list[tuple[int, Intervention]]] = {}
         for index, intervention in enumerate(self.interventions):
-            for site in self.sites.match(*intervention.sites):
+            for site in self.sites.match(*intervention.patterns):
                 self.edits.setdefault(site.name, []).append((index, intervention))
         self.kept = frozenset(self.reads.names)
         asked = self.kept | set(self.edits)
@@ -215,7 +215,7 @@ class Engine:
         if idle:
             one = self.interventions[idle[0]]
             raise HookError(
-                f"{one.label} on {', '.join(one.sites)} was never applied: its scope covers none of the {self.step} "
+                f"{one.label} on {', '.join(one.patterns)} was never applied: its scope covers none of the {self.step} "
                 f"steps and branches of this run (steps {one.scope.steps}, branches {one.scope.branches})"
             )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -66,17 +66,27 @@ class Intervention:
 
     Args:
         edit: takes (row, ...) and a :class:`HookContext`, gives back the same shape.
-        sites: names or patterns.
+        sites: names, patterns or sites; a single one may stand by itself. Kept as names and patterns.
         scope: where it acts.
         donors: row -> row of the same batch that ``edit`` reads (lock-step); the engine keeps both in one batch.
         label: for messages.
     """
 
     edit: Edit
-    sites: tuple[str, ...]
+    sites: Patterns
     scope: Scope = field(default_factory=Scope)
     donors: Mapping[int, int] = field(default_factory=dict)
     label: str = "intervention"
+
+    def __post_init__(self) -> None:
+        if not callable(self.edit):
+            raise ConfigError(f"an edit is a function of a tensor and a HookContext, found {self.edit!r}")
+        object.__setattr__(self, "sites", names(self.sites))
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The sites, as names and patterns."""
+        return names(self.sites)
 
 
 def patch(
@@ -168,12 +178,17 @@ def interpolate(
 
 
 def names(sites: Patterns) -> tuple[str, ...]:
-    """Site names and patterns out of whatever was given."""
-    if isinstance(sites, str):
-        return (sites,)
-    if isinstance(sites, Site):
-        return (sites.name,)
-    return tuple(site.name if isinstance(site, Site) else site for site in sites)
+    """Site names and patterns out of whatever was given.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    given: Any = sites  # whatever a caller without types gives
+    listed = (given,) if isinstance(given, str | Site) or not isinstance(given, Iterable) else tuple(given)
+    for one in listed:
+        if not isinstance(one, str | Site):
+            raise ConfigError(f"sites are names or patterns, such as 'blocks.6.joint_attn.k', or sites; found {one!r}")
+    return tuple(one.name if isinstance(one, Site) else one for one in listed)
 
 
 def _with_rows(scope: Scope, rows: Iterable[int]) -> Scope:

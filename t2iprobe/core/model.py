@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from t2iprobe.core.arguments import check_options, count, options_of
 from t2iprobe.core.batches import Batches, batches, takes
-from t2iprobe.core.cache import ActivationCache, ActivationStream
+from t2iprobe.core.cache import ActivationCache, Activations, ActivationStream
 from t2iprobe.core.contracts.adapter import Adapter, Pipeline
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.interventions import Intervention, Patterns, names
+from t2iprobe.core.html import sheet, table
+from t2iprobe.core.interventions import Intervention, Patterns, names, patch
 from t2iprobe.core.memory import peak
+from t2iprobe.core.names import counted
 from t2iprobe.core.room import Room
 from t2iprobe.core.seeds import check_seed
 from t2iprobe.core.sites import Sites
@@ -79,6 +81,7 @@ class Run:
         denoiser_rows: rows through the denoiser: guidance, repeated donors and such batches included.
         seconds: wall-clock time.
         upscaling_seconds: the part of ``seconds`` that the upscaler took, 0 without one.
+        prompts: of each image.
     """
 
     images: list[Image]
@@ -87,6 +90,18 @@ class Run:
     denoiser_rows: int
     seconds: float
     upscaling_seconds: float = 0.0
+    prompts: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return (
+            f"Run({counted(len(self.images), 'image')}, {self.cache!r}, "
+            f"{counted(self.denoiser_calls, 'denoiser call')}, {self.seconds:.1f} s)"
+        )
+
+    def _repr_html_(self) -> str:
+        """The images with their prompts, and what was cached."""
+        cached = self.cache._repr_html_() if len(self.cache) else ""
+        return sheet(self.images, self.prompts or [""] * len(self.images)) + cached
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +152,22 @@ class Model:
             adapter.check_upscaler(pipeline, upscaler)
 
     def __repr__(self) -> str:
-        return (
-            f"Model({self.ref or type(self.pipeline).__name__}, adapter={self.adapter.name}, sites={len(self.sites)})"
-        )
+        kind = type(self.pipeline).__name__
+        named = f"{self.ref}: {kind}" if self.ref else kind
+        return f"Model({named}, adapter={self.adapter.name}, layers={self.layers}, sites={len(self.sites)})"
+
+    def _repr_html_(self) -> str:
+        weight = next(self.denoiser.parameters())
+        facts = {
+            "model": self.ref or "a built pipeline",
+            "pipeline": type(self.pipeline).__name__,
+            "adapter": self.adapter.name,
+            "text-attention layers": self.layers,
+            "sites": len(self.sites),
+            "pictures": " × ".join(map(str, self.picture_size())),
+            "weights": f"{self.weight_bytes / 1e6:,.0f} MB, {weight.dtype}, {weight.device}".replace("torch.", ""),
+        }
+        return table(("", ""), facts.items())
 
     @property
     def denoiser(self) -> nn.Module:
@@ -161,18 +189,26 @@ class Model:
         return len({site.layer for site in self.sites if site.kind in self.adapter.text_kv})
 
     def generation(self, prompts: str | Sequence[str], seed: int | Sequence[int] = 0, **settings: Any) -> Generation:
-        """A :class:`Generation`; one seed serves every prompt."""
+        """A :class:`Generation`; one seed serves every prompt, or there is one each."""
         listed = (prompts,) if isinstance(prompts, str) else tuple(prompts)
         seeds = tuple(seed) if isinstance(seed, Iterable) else (seed,) * len(listed)
         return Generation(listed, seeds, **settings)
 
     def run(
         self,
-        generation: Generation,
+        prompts: str | Sequence[str] | Generation,
         *,
+        seed: int | Sequence[int] | None = None,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        latents: Tensor | None = None,
         cache: Patterns = (),
-        into: ActivationStream | None = None,
+        patch: Activations | None = None,
         interventions: Sequence[Intervention] = (),
+        into: ActivationStream | None = None,
         rows: Sequence[int] | None = None,
         batch_size: int | None = None,
         on_step: OnStep = lambda rows, step: None,
@@ -180,31 +216,67 @@ class Model:
         """Generate, keeping and editing activations on the way.
 
         Args:
-            generation: what to generate.
+            prompts: a prompt, several (one a row), or a :class:`Generation`, which has all settings of its own.
+            seed: of the noise, one for every row or one each; default 0.
+            num_steps, guidance, height, width: default the model's own; sides in pixels.
+            options: further arguments of the pipeline call, such as ``{"negative_prompt": "blurry"}``.
+            latents: (row, ...) what the rows start from in place of noise.
             cache: sites to keep (names or patterns).
-            into: gets them instead of the run's cache, as they come; a store's writer.
+            patch: a cache or store, put in place at every site that it holds: row i takes row i, or the only row there
+                is. It comes before ``interventions``; :func:`t2iprobe.patch` chooses sites, steps, rows and more.
             interventions: edits, applied in this order; the cache sees values after edits.
+            into: gets the activations instead of the run's cache, as they come; a store's writer.
             rows: rows whose images are wanted (the others run only where a wanted row takes from them); default all.
             batch_size: most rows at once. Out of memory halves it, for later runs of this model as well.
             on_step: progress.
 
         Raises:
-            ConfigError: rows or options that cannot be, or a scheduler whose noise no seed decides.
+            ConfigError: arguments of another kind, rows or options that cannot be, settings beside a generation, or a
+                scheduler whose noise no seed decides.
             SiteError: a pattern matches no site.
             HookError: a hook would not fire, or did not.
+            ShapeError: what is patched in has another shape.
             NonFiniteError: NaN or infinity in the denoiser.
         """
+        given = {
+            "seed": seed, "num_steps": num_steps, "guidance": guidance, "height": height, "width": width,
+            "options": options, "latents": latents,
+        }  # fmt: skip
+        generation = self.asked(prompts, **{name: value for name, value in given.items() if value is not None})
+        edits = edits_of(patch, interventions)
         check_options(self.pipeline, generation.options, len(generation.prompts))
         self._check_truncation(generation)
         self.picture_size({"height": generation.height, "width": generation.width})
-        _check_rows(len(generation.prompts), interventions, rows or ())
-        _check_static(into, interventions)
-        state = Batches(self, generation, interventions, self._reads(cache), on_step, into)
+        _check_rows(len(generation.prompts), edits, rows or ())
+        _check_static(into, edits)
+        state = Batches(self, generation, edits, self._reads(cache), on_step, into)
         wanted = tuple(range(len(generation.prompts))) if rows is None else tuple(rows)
         began = time.perf_counter()
         state.run(wanted, batch_size or len(generation.prompts))
         images = [state.images[row] for row in wanted]
-        return Run(images, state.cache, state.calls, state.rows, time.perf_counter() - began, state.upscaling)
+        texts = tuple(generation.prompts[row] for row in wanted)
+        return Run(images, state.cache, state.calls, state.rows, time.perf_counter() - began, state.upscaling, texts)
+
+    def asked(self, prompts: str | Sequence[str] | Generation, **settings: Any) -> Generation:
+        """What :meth:`run` is asked for: a generation as it is, or one of the prompts with these settings.
+
+        Raises:
+            ConfigError: it is neither, or a generation has settings beside it.
+        """
+        if isinstance(prompts, Generation):
+            if settings:
+                raise ConfigError(
+                    f"{', '.join(settings)} beside a Generation: it has settings of its own; set them there, or give "
+                    "the prompts instead"
+                )
+            return prompts
+        given: Any = prompts  # whatever a caller without types gives
+        listed = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+        for one in listed:
+            if not isinstance(one, str):
+                found = f"{one!r} of type {type(one).__name__}"
+                raise ConfigError(f"run takes a prompt, a list of prompts or a Generation, found {found}")
+        return self.generation(listed, **settings)
 
     def batches(
         self,
@@ -328,6 +400,36 @@ class Model:
             given |= self.adapter.starting(self.pipeline, generation.latents[list(rows)].to(dtype))
         options = options_of(generation.options, rows)
         return {**self.adapter.inputs(self.pipeline, prompts), **given, **options, "generator": generators}
+
+
+def edits_of(donor: Activations | None, interventions: Sequence[Intervention]) -> list[Intervention]:
+    """The edits of a run: what is patched in as a whole, and the others.
+
+    Args:
+        donor: the ``patch`` of :meth:`Model.run`.
+        interventions: the others; a single one is refused, as a string of sites would be.
+
+    Raises:
+        ConfigError: one of them is something else, or the donor is empty.
+    """
+    if isinstance(interventions, Intervention) or not isinstance(interventions, Iterable):
+        raise ConfigError("interventions= takes a list: interventions=[t2i.ablate(…)]")
+    listed = list(interventions)
+    for one in listed:
+        if not isinstance(one, Intervention):
+            raise ConfigError(f"interventions= takes what t2i.patch, ablate, steer and so on give, found {one!r}")
+    if donor is None:
+        return listed
+    _check_donor(donor)
+    if not donor.sites:
+        raise ConfigError("patch= holds no activations; name what to keep in the run that it is of: cache='blocks.*'")
+    return [patch(donor, donor.sites), *listed]
+
+
+def _check_donor(donor: object) -> None:
+    if not isinstance(donor, Activations):
+        hint = "give its .cache" if isinstance(donor, Run) else "t2i.patch makes an intervention of other donors"
+        raise ConfigError(f"patch= takes a cache or a store, found a {type(donor).__name__}; {hint}")
 
 
 def _check_rows(count: int, interventions: Sequence[Intervention], wanted: Sequence[int]) -> None:

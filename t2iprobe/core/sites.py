@@ -8,11 +8,13 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, overload
 
 from t2iprobe.core.errors import SiteError
+from t2iprobe.core.html import table
 
 PARTS = ("self_attn", "cross_attn", "joint_attn", "dual_attn", "mlp", "text")
 PORTS = ("in", "out", "text", "q", "k", "v", "z", "pattern")
@@ -116,7 +118,20 @@ class Sites(Sequence[Site]):
         return item in self._by_name or item in self._sites
 
     def __repr__(self) -> str:
-        return f"Sites({', '.join(self.names)})"
+        kinds = ", ".join(f"{kind} × {count}" if count > 1 else kind for kind, count in self._kinds().items())
+        return f"Sites({len(self)}: {kinds})"
+
+    def _repr_html_(self) -> str:
+        """A line a kind: how many, the first name, its module and axes."""
+        first = {site.kind: site for site in reversed(self._sites)}
+        rows = [
+            (kind, count, first[kind].name, first[kind].module, "row, " + ", ".join(first[kind].axes))
+            for kind, count in self._kinds().items()
+        ]
+        return table(("kind", "sites", "the first", "module", "axes"), rows)
+
+    def _kinds(self) -> Counter[str]:
+        return Counter(site.kind for site in self._sites)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -297,7 +297,7 @@ class Plugins:
 
     def _add_builtin(self, modules: Sequence[str]) -> None:
         for module in modules:
-            row = PluginRow(module.split(".")[-2], _own_version(), "ok")
+            row = PluginRow(module.split(".")[-2], own_version(), "ok")
             if row.name in self._disabled:
                 self._skip(row, f"disabled by {DISABLE}")
             else:
@@ -430,10 +430,11 @@ def _name_of(plugin: object) -> str:
     return str(getattr(plugin, "__name__", None) or type(plugin).__name__)
 
 
-def _own_version() -> str:
+def own_version() -> str:
+    """Of this package; empty where it runs from a source tree that is not installed."""
     try:
         return version(PROJECT)
-    except PackageNotFoundError:  # run from a source tree that is not installed
+    except PackageNotFoundError:
         return ""
 
 

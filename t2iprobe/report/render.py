@@ -8,8 +8,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from t2iprobe.core.html import data_uri
 from t2iprobe.core.statistics import Interval
-from t2iprobe.report.view import HELD, View, data_uri, figure_uri
+from t2iprobe.report.view import HELD, View, figure_uri
 
 NONE = "\u2013"  # what could not be measured
 

@@ -13,8 +13,6 @@ from PIL import Image
 from t2iprobe.core.statistics import Interval
 from t2iprobe.report.sections import Section
 
-SIDE = 256  # pixels: larger pictures are made smaller, so that the page stays light
-SMALL = 96  # pixels: up to here PNG is small, and keeps every pixel
 WIDE = 1600  # pixels of a figure
 
 Held = Literal["found", "all", "some", "none"]
@@ -110,17 +108,6 @@ class View:
         """How many pairs the patches were asked of: ``4``, or ``2 to 6``."""
         counts = sorted({trial.pairs for trial in self.trials}) or [0]
         return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-
-
-def data_uri(image: Image.Image) -> str:
-    """The picture inside the page: PNG if small, else WebP of at most :data:`SIDE` pixels."""
-    image = image.convert("RGB")
-    if max(image.size) > SIDE:
-        image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    kind = "png" if max(image.size) <= SMALL else "webp"
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **({"optimize": True} if kind == "png" else {"quality": 88}))
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def figure_uri(image: Image.Image) -> str:

@@ -64,7 +64,7 @@ class Rewriter(ABC):
 
 
 def merged(hits: Iterable[Hit]) -> list[Hit]:
-    """Hits in order, those that overlap as one; the surer of two gives the runnerel."""
+    """Hits in order, those that overlap as one; the surer of two gives the label."""
     out: list[Hit] = []
     for hit in sorted(hits):
         if out and hit.start < out[-1].stop:

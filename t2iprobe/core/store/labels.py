@@ -12,7 +12,7 @@ from zarr.core.buffer import Buffer
 from t2iprobe.core.store import keys, regions
 from t2iprobe.core.store.layout import COMMITTED, LABELS, Layout
 
-#: how xarray learns that the runnerels of rows are no data
+#: how xarray learns that the labels of rows are no data
 COORDINATES = "prompt seed"
 
 Labels = dict[str, dict[str, Buffer]]

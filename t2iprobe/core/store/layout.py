@@ -79,7 +79,7 @@ class Layout:
         return range(unit * self.batch, min((unit + 1) * self.batch, self.rows))
 
     def attributes(self) -> dict[str, Any]:
-        """What the runnerels do not hold, as attributes of the run's group."""
+        """What the labels do not hold, as attributes of the run's group."""
         return {
             "format": FORMAT,
             "rows": self.rows,

@@ -5,6 +5,7 @@ Only the chunks that are asked for are read, and every one is checked against it
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,15 +14,15 @@ import torch
 import zarr
 from torch import Tensor
 
-from t2iprobe.core.cache import Key
+from t2iprobe.core.cache import Activations, Key
 from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError, SiteError
 from t2iprobe.core.store import codecs, keys, labels, regions
 from t2iprobe.core.store.layout import ACTIVATIONS, COMMITTED, Layout, array_name, node
 
 
-class ActivationStore:
-    """Activations of a captured run; a donor for :func:`~t2iprobe.core.interventions.patch`.
+class ActivationStore(Activations):
+    """Activations of a captured run, read as :class:`~t2iprobe.core.cache.Activations` says.
 
     Args:
         where: run folder, ``.zarr`` folder, URL that fsspec knows, or a store of Zarr's own.
@@ -115,19 +116,19 @@ class ActivationStore:
             raise ConfigError(f"no row was generated from {prompt!r}; there are {len(set(self.prompts))} other prompts")
         return rows
 
-    def __getitem__(self, key: tuple[str, int, Branch]) -> Tensor:
-        """(row, ...) of every row."""
-        return self.fetch(*key, rows=range(self.rows))
+    def evaluations(self, site: str) -> tuple[tuple[int, int], ...]:
+        """See :class:`~t2iprobe.core.cache.Activations`."""
+        branches = self.branches(site)
+        every = [(step, evaluation) for step in self.steps(site) for evaluation in range(self._most(site))]
+        return tuple(one for one in every if any(self._holds(site, one[0], branch, one[1]) for branch in branches))
 
-    def __contains__(self, key: object) -> bool:
-        if not isinstance(key, tuple):
-            return False
-        site, step, branch, evaluation = Key(*key)
-        return self._holds(site, step, branch, evaluation)
+    def branches(self, site: str) -> tuple[Branch, ...]:
+        """See :class:`~t2iprobe.core.cache.Activations`."""
+        return tuple(branch for branch in Branch if self._array(site, branch, 0) is not None)
 
-    def __len__(self) -> int:
-        held = [Key(site, step, branch) for site in self.sites for step in self.layout.steps for branch in Branch]
-        return sum(key in self for key in held)
+    def holds(self, key: Key) -> bool:
+        """See :class:`~t2iprobe.core.cache.Activations`."""
+        return self._holds(*key)
 
     def _holds(self, site: str, step: int, branch: Branch, evaluation: int) -> bool:
         entry, array = self._entries.get(site), self._array(site, branch, evaluation)
@@ -137,6 +138,12 @@ class ActivationStore:
             return True  # at any step and evaluation: it is the same
         held: Any = array.attrs.get("steps", self.layout.steps)
         return step in self._position and step in held
+
+    def _most(self, site: str) -> int:
+        """Evaluations of a step that are kept at most; of a site that is the same at every step one."""
+        further = itertools.count(1)
+        static = self._entries[site].static
+        return 1 if static else next(n for n in further if not any(self._array(site, one, n) for one in Branch))
 
     def _array(self, site: str, branch: Branch, evaluation: int) -> zarr.Array[Any] | None:
         static = site in self._entries and self._entries[site].static

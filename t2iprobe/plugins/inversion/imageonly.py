@@ -27,7 +27,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
 from t2iprobe.core.sites import Site
 
-CLASSES, NONE = 1000, 1000  # DiT's classes, and the runnerel that stands for no class
+CLASSES, NONE = 1000, 1000  # DiT's classes, and the label that stands for no class
 
 
 class ImageOnly(Adapter):

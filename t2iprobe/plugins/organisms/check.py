@@ -77,7 +77,7 @@ class CheckRow:
     """Shares of the pairs, 0..1, for one kind of picture.
 
     Args:
-        label: ``source``, ``target``, or the runnerel of the patch.
+        label: ``source``, ``target``, or the label of the patch.
         word_own, word_partner: the whole word is the row's own, the partner's.
         letters_own, letters_partner: the same for each letter.
         colour_own, colour_partner: the same for the colour.

@@ -83,7 +83,7 @@ class Classifier(Detector):
 
         Raises:
             ModelError: the classifier cannot be loaded.
-            ConfigError: it has none of the runnerels.
+            ConfigError: it has none of the labels.
         """
         self._loaded()
 
@@ -160,7 +160,7 @@ def _toxic(names: dict[int, str], labels: str) -> list[int]:
     if not found or (wanted and len(found) < len(wanted)):
         asked = labels or "one that says toxic, hate, offensive, …"
         raise ConfigError(
-            f"the classifier has the runnerels {', '.join(names.values())}; found none for {asked}: labels=A+B"
+            f"the classifier has the labels {', '.join(names.values())}; found none for {asked}: labels=A+B"
         )
     return found
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from t2iprobe.core.cache import ActivationStream
+from t2iprobe.core.cache import Activations, ActivationStream
 from t2iprobe.core.errors import ConfigError, GuardError
 from t2iprobe.core.interventions import Intervention, Patterns
-from t2iprobe.core.model import CostProbe, Generation, Model, OnStep, Run
+from t2iprobe.core.model import CostProbe, Generation, Model, OnStep, Run, edits_of
 from t2iprobe.plugins.toxicity.audit import Audit
 from t2iprobe.plugins.toxicity.donors import Donation, Way, chosen_way
 from t2iprobe.plugins.toxicity.policy import Decision, Policy
@@ -71,26 +71,29 @@ class Guard(Model):
 
     def run(
         self,
-        generation: Generation,
+        prompts: str | Sequence[str] | Generation,
         *,
         cache: Patterns = (),
-        into: ActivationStream | None = None,
+        patch: Activations | None = None,
         interventions: Sequence[Intervention] = (),
+        into: ActivationStream | None = None,
         rows: Sequence[int] | None = None,
         batch_size: int | None = None,
         on_step: OnStep = lambda rows, step: None,
+        **settings: Any,
     ) -> Run:
-        """See :meth:`Model.run`. Further interventions come before the guard's.
+        """See :meth:`Model.run`; ``settings`` are ``seed``, ``num_steps`` and so on. Edits come before the guard's.
 
         Raises:
             GuardError: a prompt is refused, or the audit log cannot be written; no picture is made, of any prompt.
         """
+        generation = self.model.asked(prompts, **settings)
         return self.run_decided(
             generation,
             self.decide(generation.prompts),
             cache=cache,
             into=into,
-            interventions=interventions,
+            interventions=edits_of(patch, interventions),
             rows=rows,
             batch_size=batch_size,
             on_step=on_step,

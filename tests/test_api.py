@@ -1,0 +1,131 @@
+"""What a researcher types in Python works as it is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import t2iprobe as t2i
+from t2iprobe.core.errors import ConfigError, SiteError
+from t2iprobe.core.interventions import names
+from t2iprobe.plugins.organisms.catalogue import WEIGHTS
+
+A, B = 'a red framed sign that says "OPEN"', 'a red framed sign that says "SHUT"'
+K, V, Z = (f"blocks.6.joint_attn.{port}" for port in "kvz")
+STEPS = 4
+pytestmark = pytest.mark.skipif(
+    not (WEIGHTS / "tiny-sd3" / "model_index.json").is_file(), reason="the weights of tiny-sd3 are not there"
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> t2i.Model:
+    return t2i.load("tiny-sd3", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def run(model: t2i.Model) -> t2i.Run:
+    return model.run(B, seed=0, num_steps=STEPS, cache="blocks.6.joint_attn.[kv]")
+
+
+def same(one: t2i.Run, other: t2i.Run) -> bool:
+    return [image.tobytes() for image in one.images] == [image.tobytes() for image in other.images]
+
+
+def test_a_prompt_prompts_and_a_generation_are_the_same_run(model: t2i.Model, run: t2i.Run) -> None:
+    generation = model.generation(B, 0, num_steps=STEPS)
+    for again in (model.run(generation), model.run([B], seed=[0], num_steps=STEPS)):
+        assert same(run, again) and again.prompts == (B,)
+
+
+def test_a_whole_cache_is_patched_as_its_sites_are(model: t2i.Model, run: t2i.Run) -> None:
+    listed = model.run(A, num_steps=STEPS, interventions=[t2i.patch(run.cache, run.cache.sites)])
+    whole = model.run(A, num_steps=STEPS, patch=run.cache)
+    assert same(listed, whole) and not same(whole, model.run(A, num_steps=STEPS))
+
+
+def test_a_single_name_is_a_name(model: t2i.Model) -> None:
+    zero = t2i.Intervention(lambda act, hook: act * 0, Z)
+    assert zero.sites == (Z,) == names(Z)
+    assert not model.run(A, num_steps=2, cache=Z, interventions=[zero]).cache[Z].any()
+
+
+def test_a_cache_is_read_like_a_dictionary(run: t2i.Run) -> None:
+    cache = run.cache
+    assert list(cache) == list(cache.keys()) == [K, V] and len(cache) == 2
+    assert K in cache and Z not in cache and (K, 0, t2i.Branch.COND) in cache
+    assert cache.branches(K) == (t2i.Branch.UNCOND, t2i.Branch.COND)
+    assert cache.evaluations(K) == tuple((step, 0) for step in range(STEPS))
+    tokens, channels = cache[K, 0, t2i.Branch.COND].shape[1:]
+    assert cache[K].shape == (1, STEPS, 2, tokens, channels)
+    assert all(torch.equal(value, cache[name]) for name, value in cache.items())
+    assert torch.equal(cache[K][:, 2, 1], cache[K, 2, t2i.Branch.COND])
+    with pytest.raises(SiteError, match=r"did you mean blocks\.6\.joint_attn\.k or"):
+        cache["blocks.6.joint_attn.kk"]
+    with pytest.raises(SiteError, match="at step 9"):
+        cache[K, 9, t2i.Branch.COND]
+
+
+def test_rows_and_branches_that_are_left_out_leave_no_axis_out(model: t2i.Model) -> None:
+    """One branch, several rows in batches of one: the axes stay where they are."""
+    cache = model.run([A, B, A], num_steps=2, guidance=1.0, cache=K, batch_size=1).cache
+    assert cache[K].shape[:3] == (3, 2, 1) and torch.equal(cache[K][0], cache[K][2])
+
+
+def test_a_store_is_read_and_patched_from_as_a_cache(model: t2i.Model, run: t2i.Run, tmp_path: Path) -> None:
+    from t2iprobe.core.store.capture import capture, layout_of
+
+    generation = model.generation(B, 0, num_steps=STEPS)
+    store = capture(model, generation, layout_of(model, generation, [K, V], steps=None), tmp_path / "study.zarr")
+    assert store.keys() == (K, V) and torch.equal(store[K], run.cache[K])
+    assert same(model.run(A, num_steps=STEPS, patch=store), model.run(A, num_steps=STEPS, patch=run.cache))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"prompts": 3}, "takes a prompt, a list of prompts or a Generation, found 3 of type int"),
+        ({"prompts": [A, None]}, "found None of type NoneType"),
+        ({"prompts": t2i.Generation((A,), (0,)), "seed": 1}, "seed beside a Generation"),
+        ({"prompts": A, "patch": {0: 1}}, "takes a cache or a store, found a dict"),
+        ({"prompts": A, "interventions": t2i.ablate(Z)}, "takes a list"),
+        ({"prompts": A, "interventions": [Z]}, "found 'blocks.6.joint_attn.z'"),
+        ({"prompts": A, "cache": [None]}, "names or patterns, such as .* found None"),
+    ],
+)
+def test_another_kind_of_argument_is_said_in_a_sentence(model: t2i.Model, wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        model.run(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_run_without_cache_is_no_donor(model: t2i.Model, run: t2i.Run) -> None:
+    with pytest.raises(ConfigError, match="give its"):
+        model.run(A, patch=run)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="holds no activations"):
+        model.run(A, patch=model.run(A, num_steps=1).cache)
+
+
+def test_a_guard_is_run_like_the_model(model: t2i.Model) -> None:
+    guard = t2i.guard(model, layers=[6])
+    assert same(guard.run(A, num_steps=2), model.run(A, num_steps=2))
+
+
+def shown(model: t2i.Model, run: t2i.Run) -> Iterator[tuple[object, str]]:
+    yield model, "layers=12"
+    yield model.sites, "joint_attn.k × 12"
+    yield run, "1 image, ActivationCache(2 sites"
+    yield run.cache, "2 sites, 1 row"
+
+
+def test_everything_shows_itself(model: t2i.Model, run: t2i.Run) -> None:
+    for one, said in shown(model, run):
+        assert said in repr(one) and len(repr(one)) < 400
+        assert "<t" in one._repr_html_()  # type: ignore[attr-defined]
+    assert "&quot;SHUT&quot;" in run._repr_html_() and "data:image/png" in run._repr_html_()
+
+
+def test_the_version_is_there() -> None:
+    assert t2i.__version__.count(".") == 2
