@@ -107,7 +107,7 @@ class Rates:
 
 def superfluous(truth: Truth, layers: frozenset[int]) -> bool:
     """Whether any of these layers can be left out."""
-    return any(truth.denoising(layers - {one}) == truth.denoising(layers) for one in layers)
+    return any(truth.into_source(layers - {one}) == truth.into_source(layers) for one in layers)
 
 
 def rates(truth: Truth, method: str, pairs: int, held_out: int, target: float, studies: int) -> Rates:
@@ -122,7 +122,7 @@ def rates(truth: Truth, method: str, pairs: int, held_out: int, target: float, s
         false += superfluous(truth, frozenset(finding.layers))
         if finding.response is not None:
             asked += 1
-            held += finding.response.low <= truth.denoising(frozenset(answer)) <= finding.response.high
+            held += finding.response.low <= truth.into_source(frozenset(answer)) <= finding.response.high
     among = held / asked if asked else float("nan")
     return Rates(looked / studies, named / studies, false / studies, asked / studies, among)
 

@@ -1,15 +1,15 @@
-"""A simulated model with a known answer: :class:`Simulation` answers a localizer's asks without pictures, in no time.
+"""A simulated model with known ground truth: :class:`Simulation` answers a localizer's trials without any pictures.
 
-A *truth* says how far a set of patched layers moves a picture from the source (0) to the target (1). The simulation
-turns that into scores of pairs with noise. It is an :class:`~t2iprobe.core.sweep.Evaluator`, so a method can be tested
-for rightness and for cost::
+A *truth* defines how far a set of patched layers moves a picture from the source (0) to the target (1). The simulation
+turns it into noisy scores of pairs. It is an :class:`~t2iprobe.core.sweep.Evaluator`, so a method can be tested
+for correctness and for cost::
 
     runner = simulated(Together.sdxl(), pairs=100, held_out=50)
     finding = Adaptive().find(runner)
 
-What is *assumed*: scores of pairs are drawn from Beta distributions with the means that are given; a pair flips to its
-target's score where a patch's response exceeds the pair's own threshold (uniform in 0..1), so that nested patches agree
-pair by pair; patched pictures are now and then read a little differently. Published are means only.
+Assumptions, because only means are published: scores of pairs are drawn from Beta distributions with the given means;
+a pair flips to its target's score where a patch's response exceeds the pair's own threshold (uniform in 0..1), so that
+nested patches agree pair by pair; the scores of some patched pictures get a little reading noise.
 """
 
 from __future__ import annotations
@@ -34,45 +34,45 @@ from t2iprobe.core.trials import Space, Trial
 
 Array = NDArray[np.float64]
 Layers = frozenset[int]
-#: denoiser rows an image takes at each step: guidance doubles them
+#: denoiser rows per image and step; guidance doubles them
 GUIDANCE = 2
 
 
 class Truth(Protocol):
-    """How far patched layers move the picture."""
+    """Ground truth: how far patched layers move the picture."""
 
     @property
     def layers(self) -> int:
-        """How many the model has."""
+        """Number of layers of the model."""
         ...
 
     @property
     def planted(self) -> Layers:
-        """The right answer."""
+        """The layers that a localizer should find."""
         ...
 
     @property
     def graded(self) -> bool:
-        """Each pair moves by the response (letters); otherwise that share of the pairs moves wholly."""
+        """Whether each pair moves by the response (letter by letter) or that share of the pairs moves all the way."""
         ...
 
-    def denoising(self, patched: Layers) -> float:
+    def into_source(self, patched: Layers) -> float:
         """The source's run with the target's activations in ``patched``: 0 is the source, 1 the target."""
         ...
 
-    def noising(self, patched: Layers) -> float:
+    def into_target(self, patched: Layers) -> float:
         """The target's run with the source's activations in ``patched``: 0 is the target, 1 the source."""
         ...
 
 
 @dataclass(frozen=True)
 class Additive:
-    """Each layer brings its share, whatever the others do, up to the whole.
+    """Each layer contributes its share independently of the others; the sum is capped at 1.
 
     Args:
-        layers: how many the model has.
+        layers: number of layers of the model.
         shares: layer -> how far it moves the picture alone.
-        graded: see :class:`Truth`; letters split over layers move a part of every word.
+        graded: see :class:`Truth`; when letters are split over layers, a patch changes a part of every word.
     """
 
     layers: int
@@ -81,27 +81,28 @@ class Additive:
 
     @property
     def planted(self) -> Layers:
-        """Layers with a share of a tenth and more."""
+        """Layers with a share of at least 0.1."""
         return frozenset(layer for layer, share in self.shares.items() if share >= 0.1)
 
-    def denoising(self, patched: Layers) -> float:
+    def into_source(self, patched: Layers) -> float:
         """See :class:`Truth`."""
         return min(1.0, sum(share for layer, share in self.shares.items() if layer in patched))
 
-    def noising(self, patched: Layers) -> float:
+    def into_target(self, patched: Layers) -> float:
         """See :class:`Truth`; nothing but the layers carries the content."""
-        return self.denoising(frozenset(range(self.layers))) - self.denoising(frozenset(range(self.layers)) - patched)
+        everything = frozenset(range(self.layers))
+        return self.into_source(everything) - self.into_source(everything - patched)
 
 
 @dataclass(frozen=True)
 class Together:
-    """Weak alone, strong together.
+    """Layers that are weak alone and strong together.
 
     Args:
-        layers: how many the model has.
-        members: the responsible layers; which of them are patched does not matter, only how many.
-        levels: response to 0, 1, … of them.
-        spread: what every other layer adds, which is little.
+        layers: number of layers of the model.
+        members: the responsible layers; only how many of them are patched matters, not which.
+        levels: response with 0, 1, … of them patched.
+        spread: the small contribution of every other layer.
     """
 
     layers: int
@@ -112,10 +113,10 @@ class Together:
 
     @classmethod
     def sdxl(cls) -> Together:
-        """Table 5 of arXiv 2502.09935: F1 to the target .19, .20, .30, .32 with 0 to 3 of layers 55 to 57, .33 with
-        54 to 63, .34 with 34 to 63 and with all 70, as parts of the way from .19 to .34.
+        """Table 5 of arXiv 2502.09935: F1 against the target is .19, .20, .30, .32 with 0 to 3 of layers 55 to 57, .33
+        with 54 to 63, .34 with 34 to 63 and with all 70; here as fractions of the way from .19 to .34.
 
-        That each of the three layers is like the others is assumed: the table has one set of each size.
+        The three layers are assumed to be interchangeable: the table has only one set of each size.
         """
         near = dict.fromkeys((54, *range(58, 64)), 0.01 / 0.15 / 7)
         far = dict.fromkeys(range(34, 54), 0.01 / 0.15 / 20)
@@ -123,7 +124,7 @@ class Together:
 
     @classmethod
     def all_of(cls, layers: int, members: Sequence[int]) -> Together:
-        """Nothing happens until all of them are patched."""
+        """Patching has no effect until all members are patched."""
         return cls(layers, frozenset(members), (0.0,) * len(members) + (1.0,))
 
     @property
@@ -131,29 +132,29 @@ class Together:
         """The members."""
         return self.members
 
-    def denoising(self, patched: Layers) -> float:
+    def into_source(self, patched: Layers) -> float:
         """See :class:`Truth`."""
         rest = sum(share for layer, share in self.spread.items() if layer in patched)
         return min(1.0, self.levels[len(patched & self.members)] + rest)
 
-    def noising(self, patched: Layers) -> float:
+    def into_target(self, patched: Layers) -> float:
         """See :class:`Truth`; nothing but the layers carries the content."""
         everything = frozenset(range(self.layers))
-        return self.denoising(everything) - self.denoising(everything - patched)
+        return self.into_source(everything) - self.into_source(everything - patched)
 
 
 @dataclass(frozen=True)
 class Redundant:
-    """Either of two layers suffices.
+    """Redundant layers: any one of them suffices.
 
     Args:
-        layers: how many the model has.
-        members: the two (or more).
-        keeps: what ``suffices`` means where they disagree. ``True``: the run's own content stays as long as one layer
-            brings it, so it changes only where all are patched, in both directions. ``False``: one patched layer is
-            enough to bring the other content. (No network can be either between two prompts that both have a content:
-            what it does with A in one layer and B in the other cannot hang on whose run that is. With a prompt that has
-            none it can; see ``plugins.organisms.plant``.)
+        layers: number of layers of the model.
+        members: the redundant layers, two or more.
+        keeps: which content wins where the layers disagree. ``True``: the run keeps its own content as long as one
+            layer carries it, so it changes only when all are patched, in both directions. ``False``: one patched layer
+            is enough to bring in the other content. (No real network can behave in either way between two prompts that
+            both have content: its output with A in one layer and B in the other cannot depend on whose run it is. If
+            one prompt has no content it can; see ``plugins.organisms.plant``.)
     """
 
     layers: int
@@ -166,24 +167,24 @@ class Redundant:
         """The members."""
         return self.members
 
-    def denoising(self, patched: Layers) -> float:
+    def into_source(self, patched: Layers) -> float:
         """See :class:`Truth`."""
         return float(self.members <= patched if self.keeps else bool(self.members & patched))
 
-    def noising(self, patched: Layers) -> float:
+    def into_target(self, patched: Layers) -> float:
         """See :class:`Truth`."""
-        return float(self.members <= patched) if self.keeps else 1 - self.denoising(self.members - patched)
+        return float(self.members <= patched) if self.keeps else 1 - self.into_source(self.members - patched)
 
 
 @dataclass(frozen=True)
 class Majority:
-    """More than half of an odd number of layers decide.
+    """An odd number of layers decide by majority.
 
-    Patching one of three changes nothing, patching any two of them everything, in both directions.
+    Of three, patching one changes nothing and patching any two changes everything, in both directions.
 
     Args:
-        layers: how many the model has.
-        members: those that vote.
+        layers: number of layers of the model.
+        members: the layers that vote.
     """
 
     layers: int
@@ -195,23 +196,23 @@ class Majority:
         """The members."""
         return self.members
 
-    def denoising(self, patched: Layers) -> float:
+    def into_source(self, patched: Layers) -> float:
         """See :class:`Truth`."""
         return float(2 * len(self.members & patched) > len(self.members))
 
-    def noising(self, patched: Layers) -> float:
+    def into_target(self, patched: Layers) -> float:
         """See :class:`Truth`."""
-        return self.denoising(patched)
+        return self.into_source(patched)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Where, in a layer of the answer, the content is carried; ``None`` is everywhere.
+    """Which part of a responsible layer carries the content; ``None`` means all of it.
 
     Args:
-        heads: all of them must be patched.
-        steps: the layer counts by the share of them that is patched.
-        tokens: all of them must be patched.
+        heads: heads that must all be patched.
+        steps: steps that carry the content; the response is the share of them that is patched.
+        tokens: tokens that must all be patched.
     """
 
     heads: frozenset[int] | None = None
@@ -219,7 +220,7 @@ class Part:
     tokens: frozenset[int] | None = None
 
     def share(self, trial: Trial) -> float:
-        """How much of what counts a trial's scope covers, in 0..1."""
+        """Share of this part that a trial's scope covers, in 0..1."""
         scope, share = trial.scope, 1.0
         for needed, given in ((self.heads, scope.heads), (self.tokens, scope.tokens)):
             if needed is not None and given is not None and not needed <= set(given):
@@ -231,19 +232,19 @@ class Part:
 
 @dataclass
 class Simulation:
-    """An evaluator with a known answer.
+    """An evaluator with known ground truth.
 
     Args:
-        truth: the answer.
-        pairs: how many.
-        seed: of pairs and noise.
-        source, target: mean score of the unpatched pictures.
-        agreement: concentration of the Beta distributions the scores come from; larger is less noise.
-        jitter: standard deviation of the reading of patched pictures.
-        jittered: share of patched pictures that are read differently at all.
-        part: heads, steps and tokens of the truth: of all its layers, or by layer.
+        truth: the ground truth.
+        pairs: number of pairs.
+        seed: random seed of the scores and of the noise.
+        source, target: mean scores of the unpatched pictures.
+        agreement: concentration of the Beta distributions that scores are drawn from; larger means less noise.
+        jitter: standard deviation of the reading noise on patched pictures.
+        jittered: share of patched pictures that get reading noise.
+        part: heads, steps and tokens that carry the content, for all responsible layers or by layer.
         steps: denoising steps of a generation.
-        names, bounds: of the scores.
+        names, bounds: names of the scores, and their bounds.
     """
 
     truth: Truth
@@ -266,7 +267,7 @@ class Simulation:
 
     @cached_property
     def unpatched(self) -> tuple[Array, Array, Array]:
-        """Scores of sources and targets, and the pairs' thresholds, (pair,) each."""
+        """Scores of the sources, scores of the targets, and thresholds of the pairs; each of shape (pair,)."""
         rng = np.random.default_rng([self.seed, 0])
         low, high = (
             rng.beta(mean * self.agreement, (1 - mean) * self.agreement, self.pairs)
@@ -275,7 +276,7 @@ class Simulation:
         return low, high, rng.uniform(size=self.pairs)
 
     def cost(self, asks: Sequence[TrialBatch]) -> Cost:
-        """See :class:`~t2iprobe.core.sweep.Evaluator`: 64 images a batch, two rows an image and step."""
+        """See :class:`~t2iprobe.core.sweep.Evaluator`; 64 images per batch, two rows per image and step."""
         rows = sum(ask.rows * GUIDANCE * (ask.num_steps or self.steps) for ask in asks)
         calls = sum(-(-ask.rows // 64) * (ask.num_steps or self.steps) for ask in asks)
         return Cost(sum(ask.rows for ask in asks), rows, calls)
@@ -294,7 +295,7 @@ class Simulation:
         return {"f1_target": float(toward[pair]), "f1_source": float(away[pair]), "ssim": float(1 - toward[pair] / 2)}
 
     def _columns(self, trial: Trial) -> tuple[Array, Array]:
-        """Scores against target and source of every pair."""
+        """Scores of every pair against its target and against its source, (pair,) each."""
         if trial.label not in self._known:
             self._known[trial.label] = self._draw(trial)
         return self._known[trial.label]
@@ -316,18 +317,18 @@ class Simulation:
         return np.where(read, rng.normal(0, self.jitter, self.pairs), 0.0)
 
     def response(self, trial: Trial) -> float:
-        """What the truth says of a trial: 0 is the source's picture, 1 the target's.
+        """True response to a trial: 0 is the source's picture, 1 the target's.
 
-        A layer of the answer that is patched in part counts as patched with the chance of its share.
+        A responsible layer that is patched in part counts as patched with the probability of the share patched.
         """
         moved = sum(chance * self._moved(trial, patched) for chance, patched in self._outcomes(trial))
-        return moved if trial.direction == "denoising" else 1 - moved
+        return moved if trial.direction == "into_source" else 1 - moved
 
     def _moved(self, trial: Trial, patched: Layers) -> float:
-        return self.truth.denoising(patched) if trial.direction == "denoising" else self.truth.noising(patched)
+        return self.truth.into_source(patched) if trial.direction == "into_source" else self.truth.into_target(patched)
 
     def _outcomes(self, trial: Trial) -> Iterator[tuple[float, Layers]]:
-        """Which layers count as patched, each with its chance."""
+        """Sets of layers that count as patched, each with its probability."""
         shares = {layer: self._part(layer).share(trial) for layer in self.truth.planted & set(trial.layers)}
         whole = frozenset(trial.layers) - set(shares)
         for coins in product((True, False), repeat=len(shares)):
@@ -343,14 +344,14 @@ class Simulation:
 def sdxl(pairs: int, seed: int = 0, truth: Truth | None = None) -> Simulation:
     """70 layers with the paper's F1 values (.19 to .34) and as much noise as such values can have.
 
-    The per-image scatter is not published; a concentration of 3 gives standard deviations of .20 and .24, those of
-    characters that agree by chance in some pictures and a word that is legible in others.
+    The scatter over images is not published; a concentration of 3 gives standard deviations of .20 and .24, as when
+    characters agree by chance in some pictures and the word is legible in others.
     """
     return Simulation(truth or Together.sdxl(), pairs, seed, 0.19, 0.34, agreement=3.0, jitter=0.05, jittered=0.3)
 
 
 def simulated(simulation: Simulation, *, held_out: int = 0, budget: int | None = None, heads: int = 4) -> TrialRunner:
-    """A trial runner around a simulation; the last ``held_out`` of its pairs are to confirm on."""
+    """A trial runner around a simulation; the last ``held_out`` pairs are held out for confirmation."""
     layers = simulation.truth.layers
     space = Space(
         tuple((f"blocks.{i}.cross_attn.k", f"blocks.{i}.cross_attn.v") for i in range(layers)),

@@ -82,7 +82,7 @@ def test_labels_tell_trials_apart(sd: Model) -> None:
     trials = [
         known.trial([0]),
         known.trial([0], part="text"),
-        known.trial([0], direction="noising"),
+        known.trial([0], direction="into_target"),
         known.trial([0], scope=Scope(steps=range(1))),
         known.trial([0], scope=Scope(heads=[0])),
         known.trial([0], scope=Scope(tokens=[0])),
@@ -100,13 +100,13 @@ def test_a_space_has_no_further_layer(sd3: Model) -> None:
         known.trial([0], part="text")
 
 
-@pytest.mark.parametrize("direction", ["denoising", "noising"])
+@pytest.mark.parametrize("direction", ["into_source", "into_target"])
 def test_a_trial_is_the_patch_it_says(sd3: Model, direction: Any) -> None:
     """Against the same patch by hand, with a cached donor: another path through the engine."""
     strong = {"guidance": 60.0}  # the weights are random: without it the words hardly show
     trial = Space.of(sd3).trial([0, 1], direction=direction, scope=Scope(steps=[0]))
     (made,) = Renderer(sd3, PAIRS, strong).render([TrialBatch(1, (trial,))])
-    own, other = (PAIRS[1].source, PAIRS[1].target)[:: 1 if direction == "denoising" else -1]
+    own, other = (PAIRS[1].source, PAIRS[1].target)[:: 1 if direction == "into_source" else -1]
     donor = sd3.run(sd3.generation(other, 4, **strong), cache=trial.sites)
     swap = patch(donor.cache, trial.sites, scope=trial.scope)
     by_hand = sd3.run(sd3.generation(own, 4, **strong), interventions=[swap])

@@ -83,7 +83,7 @@ def test_adaptive_finds_every_kind_of_set(truth: Truth) -> None:
     [
         ("exhaustive", {}, SINGLE),
         ("exhaustive", {}, SPLIT),
-        ("exhaustive", {"direction": "noising"}, JOINT),
+        ("exhaustive", {"direction": "into_target"}, JOINT),
         ("exhaustive", {"select": "gap"}, SINGLE),
         ("exhaustive", {"part": "text"}, SPLIT),
         ("window", {"size": 3}, JOINT),
@@ -270,7 +270,7 @@ def test_redundancy_is_said() -> None:
 class _HalfRedundant(Additive):
     """Letters over layers 2 and 8, and layer 5 can stand in for 2."""
 
-    def denoising(self, patched: frozenset[int]) -> float:
+    def into_source(self, patched: frozenset[int]) -> float:
         return 0.5 * bool(patched & {2, 5}) + 0.5 * (8 in patched)
 
 
@@ -373,16 +373,16 @@ def scored(responses: list[float], pairs: int = 16) -> Any:
 @pytest.mark.parametrize(
     ("direction", "source", "target", "least", "most"),
     [
-        ("denoising", 0.25, 0.75, -0.5, 1.5),  # from .25, scores of 0 and 1 are half a span below and 1.5 above
-        ("noising", 0.25, 0.75, -0.5, 1.5),
-        ("denoising", 0.8, 0.2, -1 / 3, 4 / 3),  # a distance: lower is nearer to the target
-        ("noising", 0.2, 0.7, -0.6, 1.4),  # from .7 down to 0, and up to 1
+        ("into_source", 0.25, 0.75, -0.5, 1.5),  # from .25, scores of 0 and 1 are half a span below and 1.5 above
+        ("into_target", 0.25, 0.75, -0.5, 1.5),
+        ("into_source", 0.8, 0.2, -1 / 3, 4 / 3),  # a distance: lower is nearer to the target
+        ("into_target", 0.2, 0.7, -0.6, 1.4),  # from .7 down to 0, and up to 1
     ],
 )
 def test_bounds_stay_within_what_a_score_can_be(
     direction: Any, source: float, target: float, least: float, most: float
 ) -> None:
-    own, other = (source, target) if direction == "denoising" else (target, source)
+    own, other = (source, target) if direction == "into_source" else (target, source)
     patched = [own + share * (other - own) for share in (1.1, 0.0, -0.3)]
     trials = [Trial(str(layer), ("k",), (layer,), direction) for layer in range(3)]
     scores = np.array([[score] * 3 for score in (source, target, *patched)], np.float32)

@@ -566,7 +566,7 @@ class _Oracle:
             for one in questions:
                 parts = told[one.label].partner if one.label in told else one.partner
                 colour = (parts["colour"] or (False,))[0]
-                own, other = (source, target) if one.direction == "denoising" else (target, source)
+                own, other = (source, target) if one.direction == "into_source" else (target, source)
                 shown = data.swapped(own, other, parts["word"] or (False,) * 4, colour)
                 images[one.label] = replace(shown, word="NOPE") if one.label in self.wrong else shown
             yield images

@@ -110,8 +110,8 @@ def moves(scored: Scored, trials: Sequence[Trial]) -> tuple[Array, Array]:
     """
     scores = scored.clustered(scored.rank)
     source, target = scores[0], scores[1]
-    own = np.array([source if trial.direction == "denoising" else target for trial in trials])
-    away = np.array([1.0 if trial.direction == "denoising" else -1.0 for trial in trials])
+    own = np.array([source if trial.direction == "into_source" else target for trial in trials])
+    away = np.array([1.0 if trial.direction == "into_source" else -1.0 for trial in trials])
     sign = scored.scale.sign
     return sign * away[:, None] * (scores[2:] - own.reshape(len(trials), -1)), sign * (target - source)
 
@@ -133,7 +133,7 @@ def possible(scored: Scored, trials: Sequence[Trial], weights: Array) -> tuple[A
     scores, sign = scored.clustered(scored.rank)[:2], scored.scale.sign
     source, target = weights @ scores[0], weights @ scores[1]
     span = np.maximum(sign * (target - source), 1e-9)
-    ends = {"denoising": _ends(sign, source, span, bounds), "noising": _ends(-sign, target, span, bounds)}
+    ends = {"into_source": _ends(sign, source, span, bounds), "into_target": _ends(-sign, target, span, bounds)}
     least, most = np.array([ends[trial.direction] for trial in trials]).T
     return least, most
 

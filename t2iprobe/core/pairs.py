@@ -30,8 +30,8 @@ class Pair:
     """Two prompts that share ``seed`` and differ in one content.
 
     Args:
-        source: the prompt of the picture that is edited (the field's *clean* run).
-        target: the prompt whose content is carried over.
+        source: the prompt of the picture that is edited.
+        target: the prompt whose content is transferred.
         seed: seed of the initial noise, the same for both prompts.
         source_word: what ``source`` asks for: the word on the sign, the name of a colour, a style or an object.
         target_word: what ``target`` asks for.

@@ -204,7 +204,7 @@ class Renderer:
             settings["num_steps"] = num_steps
         pairs = [self.pairs[ask.pair] for ask, _ in rows]
         prompts = [
-            pair.source if trial.direction == "denoising" else pair.target
+            pair.source if trial.direction == "into_source" else pair.target
             for pair, (_, trial) in zip(pairs, rows, strict=True)
         ]
         return self.model.generation(prompts, [pair.seed for pair in pairs], **settings)
@@ -257,7 +257,7 @@ class Sweep:
 
 
 def _opposite(trial: Trial) -> str:
-    return "noising" if trial.direction == "denoising" else "denoising"
+    return "into_target" if trial.direction == "into_source" else "into_source"
 
 
 def _rows(chunk: Sequence[TrialBatch]) -> list[tuple[TrialBatch, Trial]]:

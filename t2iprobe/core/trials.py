@@ -1,4 +1,10 @@
-"""One counterfactual question: :class:`Trial`; and all that can be asked of a model: :class:`Space`."""
+"""One counterfactual run, :class:`Trial`, and everything that can be patched in a model, :class:`Space`.
+
+There are two directions. ``into_source`` patches the target's activations into the source's run, ``into_target`` the
+source's into the target's. With the target's run as the *clean* and the source's as the *corrupted* one, they are the
+*denoising* and *noising* of Heimersheim & Nanda (arXiv 2404.15255); those names are avoided here because denoising is
+also what a diffusion model does at every step.
+"""
 
 from __future__ import annotations
 
@@ -10,35 +16,35 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.scope import Scope
 
-Direction = Literal["denoising", "noising"]
-#: what is taken over from the other run: text keys and values, or the text a layer reads (the paper's *injection*)
+Direction = Literal["into_source", "into_target"]
+#: what is taken from the other run: text keys and values, or the text embedding a layer reads (the paper's *injection*)
 Part = Literal["kv", "text"]
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Run one prompt of a pair, with the activations of some sites taken from the run of the other.
+    """Run one prompt of a pair with the activations of some sites taken from the run of the other prompt.
 
     Args:
-        label: says it all, and is unique: it names the trial in tables and in the store.
-        sites: names of the sites; none leaves the run as it is.
+        label: unique description; it names the trial in tables and in the store.
+        sites: names of the patched sites; empty for an unpatched run.
         layers: text-attention layers the sites belong to.
-        direction: ``denoising`` runs the source's prompt and takes from the target's run; ``noising`` runs the
-            target's and takes from the source's (Heimersheim & Nanda, arXiv 2404.15255).
-        scope: steps, branches, tokens and heads.
-        num_steps: denoising steps of the generation; ``None`` as the study's.
+        direction: ``into_source`` runs the source's prompt and takes activations from the target's run;
+            ``into_target`` runs the target's prompt and takes them from the source's run.
+        scope: steps, branches, tokens and heads that are patched.
+        num_steps: denoising steps of the generation; ``None`` takes the study's.
     """
 
     label: str
     sites: tuple[str, ...]
     layers: tuple[int, ...] = ()
-    direction: Direction = "denoising"
+    direction: Direction = "into_source"
     scope: Scope = field(default_factory=Scope)
     num_steps: int | None = None
 
     @property
     def layer(self) -> int | None:
-        """The layer, where it is one."""
+        """The layer if there is exactly one, else ``None``."""
         return self.layers[0] if len(self.layers) == 1 else None
 
 
@@ -49,16 +55,16 @@ def source(num_steps: int | None = None) -> Trial:
 
 def target(num_steps: int | None = None) -> Trial:
     """The target's prompt, unpatched."""
-    return Trial("target" + _at(num_steps), (), direction="noising", num_steps=num_steps)
+    return Trial("target" + _at(num_steps), (), direction="into_target", num_steps=num_steps)
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What a localization can patch.
+    """Everything that a localization can patch in a model.
 
     Args:
         kv: text keys and values of each text-attention layer, in forward order.
-        text: the text each layer reads; empty where the family has no such site a layer.
+        text: sites of the text embedding each layer reads; empty where the family has no such site per layer.
         heads: attention heads of each layer.
         steps: denoising steps of the study.
     """
@@ -79,7 +85,7 @@ class Space:
 
     @property
     def layers(self) -> int:
-        """How many text-attention layers there are."""
+        """Number of text-attention layers."""
         return len(self.kv)
 
     def trial(
@@ -87,14 +93,14 @@ class Space:
         layers: Iterable[int],
         *,
         part: Part = "kv",
-        direction: Direction = "denoising",
+        direction: Direction = "into_source",
         scope: Scope | None = None,
         num_steps: int | None = None,
     ) -> Trial:
         """Patch these layers together.
 
         Raises:
-            ConfigError: no layer, or one that is not there, or ``part="text"`` on a family without such sites.
+            ConfigError: no layer is given, a layer does not exist, or ``part="text"`` on a family without such sites.
         """
         chosen = tuple(sorted(set(layers)))
         wrong = [layer for layer in chosen if not 0 <= layer < self.layers]
@@ -103,21 +109,21 @@ class Space:
         listed = self.kv if part == "kv" else self.text
         sites = tuple(name for layer in chosen for name in listed[layer])
         if not sites:
-            raise ConfigError("injection needs layers that read the prompt's text; this family has none, patch instead")
+            raise ConfigError("injection needs layers that read the prompt's text; this family has none, use part=kv")
         scope = scope or Scope()
-        prefix = ("noising " if direction == "noising" else "") + ("text " if part == "text" else "")
+        prefix = ("into target " if direction == "into_target" else "") + ("text " if part == "text" else "")
         label = prefix + ranges(chosen) + _scoped(scope) + _at(num_steps)
         return Trial(label, sites, chosen, direction, scope, num_steps)
 
 
 def _text_entry(model: Model, layer: int) -> tuple[str, ...]:
-    """What :attr:`Adapter.text_kv` is computed from, where that is the encoded prompt itself: cross-attention."""
+    """The input of :attr:`Adapter.text_kv` where it is the encoded prompt itself, that is, in cross-attention."""
     kinds = ("cross_attn.text",)
     return tuple(site.name for site in model.sites if site.layer == layer and site.kind in kinds)
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """``3+5-8``: numbers in order, runs of three and more shortened."""
+    """Sorted numbers as ``3+5-8``; runs of three or more are abbreviated."""
     return "+".join(_spans(sorted(set(numbers))))
 
 
@@ -135,7 +141,7 @@ def _spans(numbers: list[int]) -> Iterator[str]:
 
 
 def _scoped(scope: Scope) -> str:
-    """The scope in a label."""
+    """The scope as part of a label."""
     parts = {"steps": scope.steps, "heads": scope.heads, "tokens": scope.tokens}
     words = [f" {name} {ranges(values)}" for name, values in parts.items() if values is not None]
     if scope.branches is not None:

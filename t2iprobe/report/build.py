@@ -74,7 +74,7 @@ def charted(trials: Sequence[Trial], layers: int) -> list[Trial]:
         layers: how many the model has.
     """
     whole = [one for one in trials if one.sites and one.scope == Scope() and one.num_steps is None]
-    asked = [one for one in whole if one.direction == "denoising"] or whole
+    asked = [one for one in whole if one.direction == "into_source"] or whole
     single = [one for one in asked if one.layer is not None]
     return sorted(single if len(single) >= layers else asked, key=lambda one: (len(one.layers), one.layers))
 

@@ -19,22 +19,23 @@ from t2iprobe.plugins.localization.settings import at_least, check_direction, ch
 
 @dataclass
 class Exhaustive(Localizer):
-    """Every layer patched by itself (arXiv 2502.09935, section 3), with a rule instead of a look at the figure.
+    """Patch every layer by itself (arXiv 2502.09935, section 3) and select by a rule instead of reading a figure.
 
-    Finds single and split layers. Layers that do nothing alone (weak ones that act together, redundant ones) it cannot
-    find in the ``denoising`` direction; redundancy of the other kind (one patched layer suffices) hides in ``noising``.
+    Finds single layers and content that is split over layers. Patching into the source cannot find layers without an
+    effect of their own (weak ones that act together, redundant ones); patching into the target cannot find the other
+    kind of redundancy, where one patched layer suffices.
 
     Args:
-        part: ``kv`` patches text keys and values; ``text`` the text a layer reads (the paper's injection).
-        direction: ``noising`` takes the source's activations into the target's run; a response of 1 then is a layer
-            without which the target's content is gone.
+        part: ``kv`` patches text keys and values; ``text`` the text embedding a layer reads (the paper's injection).
+        direction: ``into_target`` patches the source's activations into the target's run; a response of 1 then means
+            that the target's content is gone without this layer.
         select: ``threshold[:0.1]``, ``gap[:0.1]``, ``top:COUNT`` or ``pareto[:0.1]``, see ``selection``.
     """
 
     name: ClassVar[str] = "exhaustive"
     summary: ClassVar[str] = "every layer patched by itself, as the paper did"
     part: Part = "kv"
-    direction: Direction = "denoising"
+    direction: Direction = "into_source"
     select: str = "threshold"
 
     def __post_init__(self) -> None:
@@ -50,7 +51,7 @@ class Exhaustive(Localizer):
         return record.finding()
 
 
-def sweep(record: SearchRecord, rule: Rule, direction: Direction = "denoising") -> Evidence:
+def sweep(record: SearchRecord, rule: Rule, direction: Direction = "into_source") -> Evidence:
     """Every layer by itself into a record; the evidence of them.
 
     Raises:

@@ -147,5 +147,5 @@ def specialisation(result: StudyResult, finding: Finding) -> Iterator[Section]:
 
 def _together(trials: Sequence[Trial], layers: Sequence[int]) -> Trial | None:
     """The trial that patched just these layers, wholly."""
-    whole = (one for one in trials if one.scope == Scope() and one.direction == "denoising" and one.num_steps is None)
+    whole = (one for one in trials if one.scope == Scope() and one.direction == "into_source" and one.num_steps is None)
     return next((one for one in whole if layers and set(one.layers) == set(layers)), None)

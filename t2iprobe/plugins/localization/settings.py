@@ -33,7 +33,7 @@ def check_direction(direction: str) -> None:
     """Refuse what is no direction of patching.
 
     Raises:
-        ConfigError: neither denoising nor noising.
+        ConfigError: neither ``into_source`` nor ``into_target``.
     """
     choice("direction", direction, dict.fromkeys(get_args(Direction)))
 

@@ -60,7 +60,7 @@ class PlantedPatch:
         layers: patched together.
         heads: only these heads; all if ``None``.
         partner: content -> which of its parts must come from the partner.
-        direction: ``noising`` patches the target's run, so the source is the partner.
+        direction: ``into_target`` patches the target's run, so the source is the partner.
         steps: only in these denoising steps; in all if ``None``.
     """
 
@@ -68,7 +68,7 @@ class PlantedPatch:
     layers: tuple[int, ...]
     heads: tuple[int, ...] | None
     partner: Mapping[str, tuple[bool, ...]]
-    direction: Direction = "denoising"
+    direction: Direction = "into_source"
     steps: tuple[int, ...] | None = None
 
 
@@ -295,7 +295,7 @@ def ask(plant: Plant, heads: Sequence[int], levels: Sequence[float] = ()) -> Ite
             yield from _sides(plant, heads, route, levels)
         if route.kind == "redundant":  # without one of them the others still write it, without any nothing does
             for layers in (*((layer,) for layer in route.layers), route.layers):
-                yield _question(plant, heads, f"without {joined(layers)}", layers, direction="noising")
+                yield _question(plant, heads, f"without {joined(layers)}", layers, direction="into_target")
 
 
 def _sides(plant: Plant, heads: Sequence[int], route: Route, levels: Sequence[float]) -> Iterator[PlantedPatch]:
@@ -328,12 +328,12 @@ def _question(
     label: str,
     layers: tuple[int, ...],
     only: tuple[int, ...] | None = None,
-    direction: Direction = "denoising",
+    direction: Direction = "into_source",
 ) -> PlantedPatch:
     coins = torch.zeros(1, len(heads), max(heads), dtype=torch.bool)
     for layer in layers:
         coins[0, layer, list(only) if only is not None else slice(None)] = True
-    silent = direction == "denoising"  # of a redundant route the source says no word
+    silent = direction == "into_source"  # of a redundant route the source says no word
     partner = {
         content: tuple(route.partner(coins, CONTENTS[content], silent=silent)[0].tolist())
         for content, route in plant.items()
@@ -415,8 +415,8 @@ def _count(
     tallies["source"].add(clean, clean, signs.source, signs.target, nothing)
     tallies["target"].add(found["target"], clean, signs.target, signs.source, nothing)
     for one in questions:
-        own, other = signs if one.direction == "denoising" else signs[::-1]
-        base = clean if one.direction == "denoising" else found["target"]
+        own, other = signs if one.direction == "into_source" else signs[::-1]
+        base = clean if one.direction == "into_source" else found["target"]
         tallies[one.label].add(found[one.label], base, own, other, one.partner)
 
 
