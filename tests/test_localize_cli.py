@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 import t2iprobe
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli.app import build
-from t2iprobe.cli.commands import localize as command
+from t2iprobe.cli.commands import search as command
+from t2iprobe.cli.commands.localize import LocalizeOptions
 from t2iprobe.cli.commands.localize_plan import announce, rehearses
 from t2iprobe.cli.commands.study import Ready, RunLocation
 from t2iprobe.core.errors import ConfigError
@@ -26,22 +27,24 @@ from t2iprobe.registry.manager import Plugins
 from t2iprobe.registry.studies import planned
 
 
-def asked(**changes: Any) -> command.LocalizeOptions:
-    names = command.LocalizeOptions.__dataclass_fields__
-    given = dict.fromkeys(names) | {"arch": "sd3", "method": "adaptive", "setting": [], "concept": "text", "metric": []}
-    return command.LocalizeOptions(**(given | changes))
+def asked(**changes: Any) -> LocalizeOptions:
+    return LocalizeOptions(**{"arch": "sd3"} | changes)
 
 
 def test_the_options_are_a_study_file() -> None:
-    file = command._file(asked(method="steps", setting=["layers=6", "places=4"], resolution=32, seed=5), Plugins())
-    assert (file.model.ref, file.pairs.limit, file.pairs.held_out) == ("tiny-sd3", command.PAIRS, command.HELD_OUT)
-    assert file.localizer.settings == {"layers": "6", "places": "4"}
+    file = command.question(asked(method="steps", set={"layers": 6, "places": "4"}, resolution=32, seed=5), Plugins())
+    assert (file.model.ref, file.pairs.limit, file.pairs.held_out) == (
+        "tiny-sd3",
+        LocalizeOptions.pairs_by_default,
+        command.HELD_OUT,
+    )
+    assert file.localizer.settings == {"layers": 6, "places": "4"}
     assert (file.generation.height, file.generation.width, file.seed, file.pairs.seed) == (32, 32, 5, 5)
 
 
 def test_a_preset_is_the_papers_and_gives_way_to_options() -> None:
     from_paper = asked(arch="sdxl", preset="iclr2025", glyphcontrol=Path("prompts"))
-    file = command._file(from_paper, Plugins())
+    file = command.question(from_paper, Plugins())
     assert file.model.ref == "stabilityai/stable-diffusion-xl-base-1.0" and file.model.dtype == "float16"
     assert (file.generation.num_steps, file.generation.guidance, file.generation.height) == (50, 5.0, 1024)
     assert file.pairs.prompt_set == "glyphcontrol:prompts,split=val,noise=shared" and file.pairs.limit == 200
@@ -51,16 +54,16 @@ def test_a_preset_is_the_papers_and_gives_way_to_options() -> None:
         ("if", "exhaustive", {"part": "text"}),
         ("if", "steps", {}),
     ):
-        other = command._file(asked(arch=arch, method=method, preset="iclr2025", glyphcontrol=Path("p")), Plugins())
+        other = command.question(asked(arch=arch, method=method, preset="iclr2025", glyphcontrol=Path("p")), Plugins())
         assert other.localizer.settings == settings
-    mine = command._file(asked(arch="sdxl", preset="iclr2025", glyphcontrol=Path("p"), num_steps=7), Plugins())
+    mine = command.question(asked(arch="sdxl", preset="iclr2025", glyphcontrol=Path("p"), num_steps=7), Plugins())
     assert mine.generation.num_steps == 7
 
 
 def test_a_further_metric_stands_behind_those_that_rank() -> None:
-    file = command._file(asked(metric=["clip_t_template"]), Plugins())
+    file = command.question(asked(metric=["clip_t_template"]), Plugins())
     assert file.metrics == ["ocr_f1", "ocr_exact", "ocr_distance_normalised", "clip_t_template"]
-    assert command._file(asked(), Plugins()).metrics is None
+    assert command.question(asked(), Plugins()).metrics is None
 
 
 #: two more pictures a pair where it found three layers: they together, and the target that they take from
@@ -84,7 +87,7 @@ def test_the_papers_sweep_is_counted_without_weights(arch: str) -> None:
 
 
 def plan(method: str = "adaptive", **changes: Any) -> dict[str, Any]:
-    return command._planned(asked(method=method, plan=True, **changes), Plugins())
+    return command.planned(asked(method=method, plan=True, **changes), Plugins())
 
 
 @pytest.mark.parametrize("method", ["adaptive", "attribution", "contribution"])
@@ -144,9 +147,9 @@ def test_the_plan_of_a_search_is_of_all_its_questions(
 ) -> None:
     """The first ones were told, a sixth of them."""
     model = Model(SD3.tiny(), SD3(), ref="tiny")
-    monkeypatch.setattr("t2iprobe.registry.studies.load", lambda *_, **__: model)
+    monkeypatch.setattr("t2iprobe.registry.manager.Plugins.load", lambda *_, **__: model)
     given = {"num_steps": 2, "guidance": 1.0, "limit": 6, "held_out": 2, "prompt_set": "signs", "model": "tiny"}
-    file = command._file(asked(**given), Plugins())
+    file = command.question(asked(**given), Plugins())
     study = planned(file)
     ready = Ready(study.recipe(), study, tmp_path, RunLocation())
     announce(ready, 4, Cost(8, 16, 2))
@@ -158,30 +161,30 @@ def test_the_plan_of_a_search_is_of_all_its_questions(
 
 
 def test_few_pairs_keep_a_third_to_confirm_on(tmp_path: Path) -> None:
-    assert command._file(asked(limit=9), Plugins()).pairs.held_out == 3
-    assert command._file(asked(limit=8), Plugins()).pairs.held_out == 0
-    assert command._file(asked(limit=60), Plugins()).pairs.held_out == command.HELD_OUT
+    assert command.question(asked(limit=9), Plugins()).pairs.held_out == 3
+    assert command.question(asked(limit=8), Plugins()).pairs.held_out == 0
+    assert command.question(asked(limit=60), Plugins()).pairs.held_out == command.HELD_OUT
     mine = tmp_path / "mine.csv"
     mine.write_text("source,target\n" + '"a ""A""","a ""B"""\n' * 5)
-    file = command._file(asked(pairs=mine), Plugins())
+    file = command.question(asked(pairs=mine), Plugins())
     assert (file.pairs.limit, file.pairs.held_out) == (5, 0)
     with pytest.raises(ConfigError, match="holds 5 pairs, asked for 9"):
-        command._file(asked(pairs=mine, limit=9), Plugins())
+        command.question(asked(pairs=mine, limit=9), Plugins())
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"setting": ["layers"]}, "NAME=VALUE"),
+        ({"set": ["layers"]}, "NAME=VALUE"),
         ({"prompt_set": "signs", "pairs": Path("x.csv")}, "one way"),
-        ({"preset": "iclr2025"}, "needs --arch .* and --glyphcontrol"),
+        ({"preset": "iclr2025"}, "needs arch .* and glyphcontrol"),
         ({"preset": "iclr2024", "glyphcontrol": Path("x")}, "iclr2025"),
-        ({"glyphcontrol": Path("x")}, "goes with --preset"),
+        ({"glyphcontrol": Path("x")}, "goes with preset"),
     ],
 )
 def test_bad_options_are_one_sentence(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        command._file(asked(**changes), Plugins())
+        command.question(asked(**changes), Plugins())
 
 
 def test_the_methods_are_listed() -> None:

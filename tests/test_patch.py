@@ -209,7 +209,7 @@ def test_what_was_cut_off_while_it_was_drawn_is_drawn_again(
         code, out, err = call("--out", "run")
     assert (code, out) == (1, "") and "cannot be written: no space left" in err
     loads: list[str] = []
-    monkeypatch.setattr("t2iprobe.registry.studies.load", lambda ref, **options: loads.append(ref))
+    monkeypatch.setattr("t2iprobe.registry.manager.Plugins.load", lambda _, ref, **options: loads.append(ref))
     code, out, err = call("--out", "run")
     assert code == 0 and "already" in err and not loads
     names = {path.name for path in (tmp_path / "run").iterdir()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from t2iprobe.cli.console import notes
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice
 
@@ -48,6 +49,15 @@ def _absent(arch: str, present: list[str], recipes: list[str]) -> str:
         *(f"train one: {recipe}" for recipe in recipes if recipe),
     ]
     return f"there is no embedded {arch} model in this installation ({here}); {'; or '.join(ways)}"
+
+
+def say_embedded(arch: str | None, ref: str) -> None:
+    """What a default stands for, on stderr."""
+    notes.print(
+        f"model: the embedded [bold]{ref}[/], a tiny trained one with a known answer; "
+        f"the real one: --model {PUBLISHED.get(arch or '', 'REF')}",
+        highlight=False,
+    )
 
 
 def check_arch(model: Model, arch: str | None) -> None:

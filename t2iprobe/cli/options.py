@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from t2iprobe.cli.console import Format, notes
-from t2iprobe.cli.models import PUBLISHED, check_arch, reference
+from t2iprobe.cli.console import Format
+from t2iprobe.cli.models import PUBLISHED, check_arch, reference, say_embedded
+from t2iprobe.core.command_options import Options, option
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.seeds import SEEDS
 
@@ -64,6 +65,18 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Begin also what takes lo
 FormatOption = Annotated[Format, typer.Option("--format", help="table, or one JSON object on stdout.")]
 
 
+class RunOptions(Options):
+    """Where a run lies, whether it may begin, and how its answer is printed."""
+
+    panel: ClassVar[str] = "Run"
+    plan: bool = option(
+        False, help="Only say what it would take, on the published configuration of --arch; needs no weights."
+    )
+    yes: bool = option(False, flag="-y", help="Begin also what takes long or much disk.")
+    out: Path | None = option(None, help="Run folder; default one in runs/, named by what is asked.")
+    format: Format = option(Format.table, help="table, or one JSON object on stdout.")
+
+
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
     """The model options of a command, as given.
@@ -103,18 +116,10 @@ class ModelChoice:
         """
         ref = self.reference(plugins)
         if self.model is None:
-            self.say_embedded(ref)
+            say_embedded(self.arch, ref)
         model = plugins.load(ref, upscaler=self.upscaler, device=self.device, dtype=self.dtype)
         check_arch(model, self.arch)
         return model
-
-    def say_embedded(self, ref: str) -> None:
-        """What a default stands for."""
-        notes.print(
-            f"model: the embedded [bold]{ref}[/], a tiny trained one with a known answer; "
-            f"the real one: --model {PUBLISHED.get(self.arch or '', 'REF')}",
-            highlight=False,
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,8 +91,9 @@ def write(result: StudyResult, answer: Mapping[str, Any]) -> None:
     from t2iprobe.core.pairs import Pair
     from t2iprobe.report.figures import SheetRow, bar_plot, contact_sheet
 
-    labels, aside = [trial.label for trial in result.trials], result.manifest["settings"]["set_aside"]
-    asked = [number for number in range(len(result.pairs)) if number not in aside]
+    labels, settings = [trial.label for trial in result.trials], result.manifest["settings"]
+    left_out = {*settings["set_aside"], *settings["held_out"]}
+    asked = [number for number in range(len(result.pairs)) if number not in left_out]
     pairs = [Pair(*result.manifest["settings"]["pairs"][number]) for number in asked]
     pictures = [[_picture(result, label, number) for label in labels] for number in asked]
     assert result.finding is not None

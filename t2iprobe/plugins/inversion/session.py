@@ -15,7 +15,7 @@ import torch
 
 from t2iprobe.cli.console import notes
 from t2iprobe.cli.cost import agree, duration
-from t2iprobe.cli.models import check_arch
+from t2iprobe.cli.models import check_arch, say_embedded
 from t2iprobe.cli.options import ModelChoice
 from t2iprobe.cli.parse import size_text
 from t2iprobe.cli.progress import bar
@@ -135,7 +135,7 @@ def loaded(asked: ModelChoice, plugins: Plugins) -> Model:
     """The model, of any family that the package knows or of one without text."""
     ref = asked.reference(plugins)
     if asked.model is None:
-        asked.say_embedded(ref)
+        say_embedded(asked.arch, ref)
     pipeline = plugins.load_pipeline(ref, LoadOptions(asked.device, asked.dtype))
     family = family_of(pipeline)
     if family is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,7 +28,7 @@ NAMED = 4  # found trials whose response the sentence has
 
 @dataclass
 class Single(Localizer):
-    """Every layer or site by itself, within a scope: nothing is searched or confirmed.
+    """Every layer or site by itself, within a scope: nothing is searched, and what is named is asked of held-out pairs.
 
     Layers are named by the rule of ``exhaustive``, :class:`~t2iprobe.plugins.localization.selection.Threshold`.
 
@@ -67,8 +67,9 @@ class Single(Localizer):
             {**row, "path": _path(runner.model, trial), "named": index in found}
             for index, (row, trial) in enumerate(zip(table(trials, seen), trials, strict=True))
         ]
-        said = " ".join(filter(None, [sentence(runner, trials, seen, found), set_aside(runner)]))
-        details = {"response": response, "gap": asdict(seen.gap)}
+        details: dict[str, Any] = {"response": response, "gap": asdict(seen.gap)}
+        again = confirmed(runner, [trials[index] for index in found], details)
+        said = " ".join(filter(None, [sentence(runner, trials, seen, found), again, set_aside(runner)]))
         return Finding(tuple(sorted(layers)), tuple(ranking.tolist()), said, None, details)
 
     def trials(self, runner: TrialRunner) -> list[Trial]:
@@ -130,6 +131,19 @@ def sentence(runner: TrialRunner, trials: Sequence[Trial], seen: Evidence, found
     )
     subject, verb = (unit, "writes") if len(names) == 1 else (f"{unit}s", "write")
     return f"{subject.capitalize()} {listed} {verb} {what}: {moves} ({where})."
+
+
+def confirmed(runner: TrialRunner, named: Sequence[Trial], details: dict[str, Any]) -> str:
+    """Ask the named ones of the held-out pairs, each by itself; in words, and as rows of ``details``."""
+    if not (named and runner.held_out):
+        return ""
+    seen = evidence(runner.ask(named, runner.held_out), named, runner.seed)
+    details["confirmed"] = table(named, seen)
+    pairs = counted_pairs([runner.pairs[pair] for pair in runner.held_out], "held-out pair")
+    if not seen.gap.clear:
+        return f"On {pairs} source and target do not surely score differently."
+    brings = "; ".join(f"{one.label} {percent(seen.interval(index))}" for index, one in enumerate(named[:NAMED]))
+    return f"On {pairs}: {brings}."
 
 
 def _furthest(unit: str, trials: Sequence[Trial], seen: Evidence) -> str:

@@ -1,0 +1,118 @@
+"""A command of its options' model: :func:`takes` builds what typer reads, and the model reads what was typed."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from t2iprobe.core.command_options import Options, extra_of, flags, is_argument, panel_of
+
+Asked = TypeVar("Asked", bound=Options)
+LAST = "Run"  # heading that ends the help
+TYPED = ("COMMANDLINE", "ENVIRONMENT")  # where a value comes from that was given
+
+
+def takes(kind: type[Asked]) -> Callable[[Callable[[Asked, typer.Context], None]], Callable[..., None]]:
+    """Make a function of the options a command, which has one option a field of ``kind``; its docstring is the help.
+
+    Typer gets texts, flags and lists: what they have to be is the model's to say, in the words that Python and TOML
+    get as well.
+    """
+
+    def wrap(body: Callable[[Asked, typer.Context], None]) -> Callable[..., None]:
+        @functools.wraps(body)
+        def command(context: typer.Context, **values: Any) -> None:
+            body(kind.from_shell(_given(context, values)), context)
+
+        first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        ordered = sorted(kind.model_fields.items(), key=lambda one: _place(kind, *one))
+        rest = [_parameter(kind, name, field) for name, field in ordered]
+        signature = inspect.Signature([first, *rest])
+        command.__signature__ = signature  # type: ignore[attr-defined]
+        command.__annotations__ = {one.name: one.annotation for one in signature.parameters.values()}
+        return command
+
+    return wrap
+
+
+def _place(kind: type[Options], name: str, field: FieldInfo) -> int:
+    """Arguments come first, and how a run is begun and printed last."""
+    return 0 if is_argument(field) else 2 if panel_of(kind, name) == LAST else 1
+
+
+def _given(context: typer.Context, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What was typed, without defaults."""
+    typed = {name for name in values if getattr(context.get_parameter_source(name), "name", "") in TYPED}
+    return {name: value for name, value in values.items() if name in typed}
+
+
+def _parameter(kind: type[Options], name: str, field: FieldInfo) -> inspect.Parameter:
+    shape, word = _shape(field.annotation)
+    extra, argument = extra_of(field), is_argument(field)
+    told: dict[str, Any] = {
+        "help": (field.description or "").replace("[", "\\["),
+        "show_default": extra.get("shown") or _has_default(field),
+        "rich_help_panel": panel_of(kind, name),
+    }
+    if shape is not bool:
+        told["metavar"] = name.upper() if argument else word + _bounds(extra)
+    said = typer.Argument(**told) if argument else typer.Option(*_written(name, field, shape), **told)
+    default = inspect.Parameter.empty if field.is_required() else _default(field.default, shape)
+    annotation: Any = Annotated[shape if shape is bool and not _optional(field) else shape | None, said]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _shape(annotation: Any) -> tuple[Any, str]:
+    """What typer reads, and how its help calls it."""
+    parts = [one for one in get_args(annotation) if one is not type(None)]
+    if get_origin(annotation) in (tuple, list):
+        return list[str], "TEXT"
+    if get_origin(annotation) is dict:
+        return list[str], "NAME=VALUE"
+    if parts and all(isinstance(one, str) for one in parts):
+        return str, "|".join(parts)
+    if parts:
+        return _shape(parts[0])
+    if annotation is bool:
+        return bool, ""
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return str, "|".join(str(one.value) for one in annotation)
+    return str, {int: "INTEGER", float: "NUMBER", Path: "PATH"}.get(annotation, "TEXT")
+
+
+def _bounds(extra: Mapping[str, Any]) -> str:
+    """``≥1``, ``0…1``, for the help."""
+    low, high = extra.get("ge", extra.get("gt")), extra.get("le")
+    if low is not None and high is not None:
+        return f" {low}…{high}"
+    return f" {'>' if 'gt' in extra else '≥'}{low}" if low is not None else ""
+
+
+def _written(name: str, field: FieldInfo, shape: Any) -> list[str]:
+    """The option's names for typer; of a flag that may also be off, both."""
+    flag = str(extra_of(field).get("flag", ""))
+    return [flag] if shape is bool and "/" in flag else flags(name, field)
+
+
+def _default(value: Any, shape: Any) -> Any:
+    """As it would be typed, for the help."""
+    if shape is bool or value is None:
+        return value
+    if shape is not str:
+        return None
+    return str(value.value if isinstance(value, Enum) else value)
+
+
+def _has_default(field: FieldInfo) -> bool:
+    return not (field.is_required() or any(field.default is one for one in (None, False)) or field.default in ((), {}))
+
+
+def _optional(field: FieldInfo) -> bool:
+    return type(None) in get_args(field.annotation)

@@ -1,0 +1,197 @@
+"""What ``t2iprobe localize`` and ``t2iprobe patch`` have in common: the options, and the study that these ask for."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from t2iprobe.cli.options import RunOptions
+from t2iprobe.core.command_options import Numbers, Settings, option
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import counted
+from t2iprobe.core.option_groups import GenerationOptions, ModelOptions, PairOptions, ScoreOptions
+
+if TYPE_CHECKING:
+    from t2iprobe.core.study.file import StudyFile
+    from t2iprobe.plugins.localization.presets import LocalizePreset
+    from t2iprobe.registry.manager import Plugins
+
+SCOPE = ("layers", "sites", "steps", "heads", "branch")  # settings that many localizers have
+HELD_OUT = 4
+
+
+class SearchOptions(RunOptions, ScoreOptions, GenerationOptions, PairOptions, ModelOptions):
+    """A question about layers; what is given of the scope goes to the localizer as a setting."""
+
+    panel: ClassVar[str] = "Search"
+    pairs_by_default: ClassVar[int] = 12
+    pairs_of_a_file: ClassVar[int | None] = 12  #: by default; ``None`` takes all
+
+    set: Settings = option({}, help="A setting of the method, NAME=VALUE; repeatable.")
+    layers: Numbers | None = option(None, help="Text-attention layers, such as 0-23 or 3,5; default all.")
+    sites: str | None = option(
+        None, help="Every site that matches this pattern by itself instead, such as 'blocks.*.*_attn.v'."
+    )
+    steps: str | None = option(None, help="Patch only these denoising steps, START:STOP; 0 is pure noise. Default all.")
+    heads: Numbers | None = option(None, help="Patch only these attention heads, such as 0-3.")
+    branch: str | None = option(
+        None, help="Half of classifier-free guidance to patch: cond, uncond or both (as the paper did), the default."
+    )
+    budget: int | None = option(None, help="Most rows through the denoiser.", ge=1)
+    preset: str | None = option(None, help="A paper's settings: iclr2025, which needs --arch and --glyphcontrol.")
+    glyphcontrol: Path | None = option(None, help="Folder of GlyphControl's prompt files.")
+
+    @property
+    def localizer(self) -> str:
+        """The name of the method."""
+        return "single"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the method.
+
+        Raises:
+            ConfigError: one is given in two ways.
+        """
+        scope = self.given(*SCOPE)
+        twice = next((name for name in scope if name in self.set), None)
+        if twice is not None:
+            raise ConfigError(f"give {self.called(twice)} or {self.called('set')} {twice}=…, not both")
+        return {**self.set, **scope}
+
+
+def check(asked: SearchOptions, plugins: Plugins) -> None:
+    """Refuse wrong names before the models' libraries are imported, which takes seconds.
+
+    Raises:
+        ConfigError: no such concept, reader or method, or a setting that the method does not take.
+    """
+    from t2iprobe.core.concepts import concept_named
+
+    asked.check_pairs()
+    concept_named(asked.concept, plugins.concepts())
+    plugins.reader(asked.reader)
+    plugins.localizer(asked.localizer, **asked.settings)
+
+
+def question(asked: SearchOptions, plugins: Plugins) -> StudyFile:
+    """The same as a study file: names looked up, the preset filled in.
+
+    Raises:
+        ConfigError: something in it cannot be.
+    """
+    from t2iprobe.cli.models import reference
+    from t2iprobe.core.study import file as study_file
+
+    check(asked, plugins)
+    full = asked.filled(_preset(asked))
+    limit = _limit(asked, full, plugins)
+    pairs = {"limit": limit} | full.given("concept", "seed", "source", "target", "prompt_set")
+    found = {
+        "model": {"ref": reference(full.arch, full.model, plugins)} | full.given("upscaler", "device", "dtype"),
+        "pairs": pairs
+        | {"held_out": _held_out(full, limit)}
+        | ({"csv": str(full.pairs)} if full.pairs is not None else {}),
+        "localizer": {"name": full.localizer, **_paper_settings(full, plugins), **full.settings},
+        "generation": full.generation,
+        **full.given("budget", "batch_size", "reader", "seed"),
+        **({"metrics": _metrics(full, plugins)} if full.metric else {}),
+    }
+    return study_file.parse(found, "the options")
+
+
+def planned(asked: SearchOptions, plugins: Plugins) -> dict[str, Any]:
+    """What it would take, on the published configuration; the JSON object.
+
+    Raises:
+        ConfigError: something is not known that the cost depends on, or does not fit.
+    """
+    from t2iprobe.cli.commands import localize_plan
+    from t2iprobe.cli.models import PUBLISHED
+
+    paper = paper_of(asked)
+    published = paper.model if paper else PUBLISHED.get(asked.arch or "")
+    return localize_plan.planned(question(asked.filled({"model": published}), plugins), asked.arch, paper, plugins)
+
+
+def paper_of(asked: SearchOptions) -> LocalizePreset | None:
+    """The paper's settings for the architecture, where both are given."""
+    from t2iprobe.plugins.localization.presets import preset
+
+    return preset(asked.preset, asked.arch) if asked.preset and asked.arch else None
+
+
+def _limit(asked: SearchOptions, full: SearchOptions, plugins: Plugins) -> int:
+    """How many pairs; a file of pairs may have fewer than are taken by default or by the preset.
+
+    Raises:
+        ConfigError: it has fewer than were asked for, or cannot be read.
+    """
+    from t2iprobe.core.pairs import pairs_from_csv
+
+    if asked.source is not None:
+        return 1
+    if asked.pairs is None:
+        return full.limit or full.pairs_by_default
+    there = len(pairs_from_csv(asked.pairs, concept=asked.concept, known=plugins.concepts()))
+    if asked.limit is not None and there < asked.limit:
+        raise ConfigError(f"{asked.pairs} holds {counted(there, 'pair')}, asked for {asked.limit}; ask for fewer")
+    return min(full.limit or full.pairs_of_a_file or there, there)
+
+
+def _held_out(asked: SearchOptions, limit: int) -> int:
+    """How many pairs are held out: a third by default, as one or two would confirm nothing."""
+    if asked.held_out is not None:
+        return asked.held_out
+    third = min(HELD_OUT, limit // 3)
+    return third if third > 2 else 0
+
+
+def _metrics(asked: SearchOptions, plugins: Plugins) -> list[str]:
+    """The concept's metrics, which rank, and what was asked for beside them."""
+    from t2iprobe.core.concepts import concept_named
+
+    return [*concept_named(asked.concept, plugins.concepts()).metrics, *asked.metric]
+
+
+def _paper_settings(asked: SearchOptions, plugins: Plugins) -> dict[str, str]:
+    """Of the method: injection, where the paper has it and the method takes what is patched as a setting."""
+    from t2iprobe.core.names import choice
+
+    paper = paper_of(asked)
+    if paper is None or paper.mode != "injection":
+        return {}
+    known = inspect.signature(choice("localizer", asked.localizer, plugins.localizers())).parameters
+    return {"part": "text"} if "part" in known else {}
+
+
+def _preset(asked: SearchOptions) -> dict[str, Any]:
+    """The paper's settings, where asked for; what is given beside it goes first.
+
+    Raises:
+        ConfigError: no such preset, or what it needs is not given.
+    """
+    from t2iprobe.core.names import choice
+    from t2iprobe.plugins.localization.presets import PAIRS as PAPER_PAIRS
+    from t2iprobe.plugins.localization.presets import PRESETS, preset
+
+    arch, folder, mine = (asked.called(one) for one in ("arch", "glyphcontrol", "preset"))
+    if asked.preset is None:
+        if asked.glyphcontrol is not None:
+            raise ConfigError(
+                f"{folder} goes with {mine}; alone write {asked.called('prompt_set')} glyphcontrol:FOLDER"
+            )
+        return {}
+    known = choice("preset", asked.preset, PRESETS)
+    if asked.arch is None or (asked.glyphcontrol is None and not asked.plan):
+        raise ConfigError(
+            f"{mine} {asked.preset} needs {arch} ({', '.join(known)}) and {folder} FOLDER, "
+            "where GlyphControl's prompt files are"
+        )
+    one = preset(asked.preset, asked.arch)
+    own = ("model", "upscaler", "num_steps", "guidance", "resolution", "dtype", "seed", "reader")
+    pairs = {"limit": PAPER_PAIRS, "held_out": 0}
+    given = asked.has("source") or asked.has("pairs") or asked.glyphcontrol is None
+    words = {} if given else {"prompt_set": one.prompt_set(str(asked.glyphcontrol))}
+    return {name: getattr(one, name) for name in own} | pairs | words

@@ -1,0 +1,252 @@
+"""What a command can be asked: :class:`Options`, a model with one field an option.
+
+The model is the only description of a command's options: names, kinds, defaults, bounds and help. A shell, a TOML file
+and Python's keyword arguments are read by it, and what was given of it is what a manifest keeps. How an option looks at
+a shell is built from it by :mod:`t2iprobe.cli.command`; what options mean together is said where they are used.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import near
+from t2iprobe.core.textfile import read_text
+
+COMMA = re.compile(r",(?!\s*[a-z_]+=)")  # one that a setting follows belongs to the name before it
+
+
+def option(
+    default: Any = ..., *, help: str, flag: str = "", shown: str = "", argument: bool = False, **bounds: Any
+) -> Any:
+    """A field of :class:`Options`.
+
+    Args:
+        default: its value where none is given; ``...`` where one has to be.
+        help: what it does.
+        flag: how it is written at a shell, where that is not ``--its-name``: ``--from``, ``--deep/--flat``; or a short
+            name beside that, ``-y``.
+        shown: the default in words, where it is not a value.
+        argument: whether it stands at a shell by itself, without a name.
+        **bounds: ``ge``, ``gt``, ``le`` and ``lt``.
+    """
+    extra: dict[str, Any] = {"flag": flag, "shown": shown, "argument": argument, **bounds}
+    return Field(default, description=help, json_schema_extra=extra, **bounds)
+
+
+class Options(BaseModel):
+    """The options of a command; a group of options that several commands share is one, too.
+
+    ``model_fields_set`` names those that were given.
+
+    Raises:
+        ConfigError: an option is not known, missing, of another kind, empty or out of bounds. The message is a sentence
+            that names the option as it was written.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True, protected_namespaces=()
+    )
+    panel: ClassVar[str] = "Options"  #: heading of the group in the help
+    _at_shell: bool = PrivateAttr(default=False)
+
+    def __init__(self, /, **given: Any) -> None:
+        self._read(given)
+
+    @classmethod
+    def from_shell(cls, given: Mapping[str, Any]) -> Self:
+        """Of what was typed, by the fields' names; errors name the options as they are typed."""
+        made = cls.__new__(cls)
+        made._read(given, shell=True)
+        return made
+
+    @classmethod
+    def from_toml(cls, path: Path, what: str) -> Self:
+        """Of a TOML file, whose keys are the fields' names.
+
+        Args:
+            path: the file.
+            what: it is, for messages: ``the study file``.
+
+        Raises:
+            ConfigError: as for the model, or the file cannot be read.
+        """
+        try:
+            found = tomllib.loads(read_text(path, what))
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path} is no TOML: {error}") from None
+        made = cls.__new__(cls)
+        made._read(found, place=f"{path}: ")
+        return made
+
+    def _read(self, given: Mapping[str, Any], shell: bool = False, place: str = "") -> None:
+        try:
+            self.__pydantic_validator__.validate_python(dict(given), self_instance=self)
+        except ValidationError as error:
+            raise ConfigError(place + _sentence(type(self), error, shell)) from None
+        self._at_shell = shell
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_what_it_seems(cls, value: Any, info: Any) -> Any:
+        """Refuse what a conversion would take for something else."""
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("is empty; leave it out, or give a value")
+        takes = _kinds(cls.model_fields[info.field_name].annotation)
+        if isinstance(value, bool) and bool not in takes and {int, float} & takes:
+            raise ValueError(f"takes a number, found {str(value).lower()}")
+        if bool in takes and not isinstance(value, bool | None):
+            raise ValueError(f"is true or false, found {value!r}")
+        return value
+
+    def called(self, name: str) -> str:
+        """An option as whoever gave these would write it: ``--num-steps`` at a shell, ``num_steps`` elsewhere."""
+        return flags(name, type(self).model_fields[name])[0] if self._at_shell else name
+
+    def has(self, name: str) -> bool:
+        """Whether it was given."""
+        return name in self.model_fields_set and getattr(self, name) is not None
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """What was given, of ``names`` or of all; ready for JSON."""
+        asked = {name for name in names or type(self).model_fields if self.has(name)}
+        return self.model_dump(mode="json", include=asked)
+
+    def filled(self, values: Mapping[str, Any]) -> Self:
+        """With ``values`` where nothing was given; ``None`` of them is left out. They count as given."""
+        taken = {name: value for name, value in values.items() if value is not None and not self.has(name)}
+        made = type(self).__new__(type(self))
+        made._read({**{name: getattr(self, name) for name in self.model_fields_set}, **taken}, self._at_shell)
+        return made
+
+
+def extra_of(field: FieldInfo) -> dict[str, Any]:
+    """What :func:`option` was told beside the default and the help."""
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+
+
+def is_argument(field: FieldInfo) -> bool:
+    """Whether it stands at a shell by itself."""
+    return bool(extra_of(field).get("argument"))
+
+
+def flags(name: str, field: FieldInfo) -> list[str]:
+    """How an option is written at a shell; the first one is what messages call it."""
+    written, dashes = str(extra_of(field).get("flag", "")), f"--{name.replace('_', '-')}"
+    if is_argument(field):
+        return [name.upper()]
+    if not written.startswith("--"):
+        return [dashes, *([written] if written else [])]
+    return [written.split("/")[0]]
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that an annotation is made of."""
+    parts = get_args(annotation)
+    return {one for part in parts for one in _kinds(part)} if parts else {annotation}
+
+
+def _sentence(kind: type[Options], error: ValidationError, shell: bool) -> str:
+    """The first thing that is wrong; what is misspelt is missing, too, so the unknown name comes first."""
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    name, rest = str(first["loc"][0]), first["loc"][1:]
+    fields = kind.model_fields
+    if first["type"] == "extra_forbidden":
+        return f"no option {name!r}{near(name, fields)}"
+    called = flags(name, fields[name])[0] if shell else name
+    if first["type"] == "missing":
+        return f"{called} is missing: {fields[name].description}"
+    if isinstance(cause := first.get("ctx", {}).get("error"), ConfigError):
+        return f"{called}: {cause}"
+    return f"{called} {_said(first['type'], first['msg'], first['input'], first.get('ctx', {}), bool(rest))}"
+
+
+def _said(kind: str, message: str, value: Any, context: Mapping[str, Any], within: bool) -> str:
+    """What is wrong with a value."""
+    found = f", found {value if isinstance(value, str) else repr(value)}"
+    for start, what in KINDS.items():
+        if kind.startswith(start):
+            return f"takes {what}{found}"
+    for bound, what in BOUNDS.items():
+        if kind == bound:
+            return f"{what.format(*context.values())}{found}"
+    if kind in ("literal_error", "enum"):
+        known = re.findall(r"'([^']*)'", str(context["expected"]))
+        return f"has no choice {value!r}{near(str(value), known)}"
+    if kind == "value_error":
+        return str(context["error"])
+    return f"{'has an entry that ' if within else ''}{message[0].lower()}{message[1:]}{found}"
+
+
+KINDS = {
+    "finite_number": "a finite number",
+    "int": "a whole number",
+    "float": "a number",
+    "string": "text",
+    "path": "a path",
+    "tuple": "a list",
+}
+BOUNDS = {
+    "greater_than_equal": "is {:g} or more",
+    "greater_than": "is more than {:g}",
+    "less_than_equal": "is {:g} or less",
+    "less_than": "is less than {:g}",
+}
+
+
+def _entries(value: Any) -> Any:
+    """A text, or a list of texts, by commas."""
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or not all(isinstance(one, str) for one in listed):
+        return value
+    found = [part.strip() for one in listed for part in COMMA.split(one)]
+    if not all(found):
+        raise ValueError("has an empty entry")
+    return tuple(dict.fromkeys(found))
+
+
+def _repeated(value: Any) -> Any:
+    if isinstance(value, list | tuple) and any(isinstance(one, str) and not one.strip() for one in value):
+        raise ValueError("has an empty entry")
+    return (value,) if isinstance(value, str) else value
+
+
+def _numbered(value: Any) -> Any:
+    """Numbers of Python and TOML as they are typed: ``6``, ``3,5``."""
+    listed = list(value) if isinstance(value, list | tuple | range) else [value]
+    if listed and all(isinstance(one, int) and not isinstance(one, bool) for one in listed):
+        return ",".join(map(str, listed))
+    return value
+
+
+def _settings(value: Any) -> Any:
+    """``NAME=VALUE``, each."""
+    if not isinstance(value, list | tuple):
+        return value
+    pairs = [str(one).partition("=") for one in value]
+    wrong = next((name for name, mark, _ in pairs if not (name and mark)), None)
+    if wrong is not None:
+        raise ValueError(f"takes NAME=VALUE, found {wrong!r}")
+    return {name: text for name, _, text in pairs}
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_entries)]  #: repeatable at a shell, or by commas
+Texts = Annotated[tuple[str, ...], BeforeValidator(_repeated)]  #: repeatable; a comma is part of the text
+Numbers = Annotated[str, BeforeValidator(_numbered)]  #: ``6``, ``0-5`` or ``3,5``; in Python and TOML also numbers
+Settings = Annotated[dict[str, Any], BeforeValidator(_settings)]  #: ``NAME=VALUE``, repeatable; elsewhere a table
+
+
+def panel_of(kind: type[Options], name: str) -> str:
+    """The heading over an option: that of the group that has it first."""
+    return next(one.panel for one in reversed(list(_groups(kind))) if name in vars(one).get("__annotations__", {}))
+
+
+def _groups(kind: type[Options]) -> Iterator[type[Options]]:
+    return (one for one in kind.__mro__ if isinstance(one, type) and issubclass(one, Options))

@@ -1,0 +1,89 @@
+"""Options that many commands share: which model, which pairs, how pictures are made and scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from t2iprobe.core.command_options import Names, Options, option
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.seeds import SEEDS
+
+
+class ModelOptions(Options):
+    """Which weights, and where they run."""
+
+    panel: ClassVar[str] = "Model"
+    arch: str | None = option(None, help="sd3, sdxl or if: the embedded model, unless --model says more.")
+    model: str | None = option(
+        None, help="Embedded name, local folder or hub id, such as stabilityai/stable-diffusion-3-medium-diffusers."
+    )
+    upscaler: str | None = option(
+        None, help="Super-resolution stage of a DeepFloyd IF, such as DeepFloyd/IF-II-L-v1.0; not patched."
+    )
+    device: str | None = option(None, help="cpu, cuda, cuda:1; default CUDA where there is one.")
+    dtype: str | None = option(None, help="float32, float16 or bfloat16.")
+
+
+class PairOptions(Options):
+    """Which pairs of prompts."""
+
+    panel: ClassVar[str] = "Pairs"
+    source: str | None = option(None, help="Prompt of the picture that is edited; text in quotes.")
+    target: str | None = option(None, help="Prompt whose text (or colour) is carried over.")
+    pairs: Path | None = option(None, help="CSV file, UTF-8, with commas: source,target[,seed[,concept]].")
+    prompt_set: str | None = option(
+        None,
+        help="signs (the embedded models' words), simple, creative, glyphcontrol:FOLDER or csv:FILE, with options "
+        "such as simple:words=2.",
+    )
+    concept: str = option("text", help="What the prompts differ in: text, colour, style or object.")
+    limit: int | None = option(None, help="Pairs to take, held-out ones included.", ge=1)
+    held_out: int | None = option(None, help="Of them, the last ones to confirm on.", ge=0)
+    seed: int = option(
+        0, help="Of the noise and of every other chance; a prompt set counts on from it.", ge=0, lt=SEEDS
+    )
+
+    def check_pairs(self) -> None:
+        """Refuse pairs that are given in two ways, or half.
+
+        Raises:
+            ConfigError: they are.
+        """
+        source, target, pairs, prompt_set = (self.called(one) for one in ("source", "target", "pairs", "prompt_set"))
+        if sum(bool(way) for way in (self.source or self.target, self.pairs, self.prompt_set)) > 1:
+            raise ConfigError(f"give the pairs one way: {source} and {target}, or {pairs}, or {prompt_set}")
+        if bool(self.source) != bool(self.target):
+            raise ConfigError(f"a pair needs both {source} and {target}")
+
+
+class GenerationOptions(Options):
+    """How pictures are made."""
+
+    panel: ClassVar[str] = "Generation"
+    num_steps: int | None = option(None, help="Denoising steps; default the model's own.", ge=1)
+    guidance: float | None = option(None, help="Guidance scale; default the model's own.")
+    resolution: int | None = option(None, help="Side of the picture in pixels; default the model's own.", ge=8)
+    batch_size: int | None = option(None, help="Most pictures at once; out of memory halves it.", ge=1)
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """The settings that a generation gets."""
+        given = {
+            "num_steps": self.num_steps,
+            "guidance": self.guidance,
+            "height": self.resolution,
+            "width": self.resolution,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class ScoreOptions(Options):
+    """How pictures are scored."""
+
+    panel: ClassVar[str] = "Scores"
+    metric: Names = option((), help="A further metric, such as clip_t_template (needs CLIP); repeatable, or by commas.")
+    reader: str = option(
+        "rapidocr",
+        help="OCR engine: rapidocr, or easyocr (the paper's, an extra), with options such as rapidocr:lang=cyrillic.",
+    )
