@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from t2iprobe.api import guard, load, prompt_set
+    from t2iprobe.api.searching import localize, patch_layers
     from t2iprobe.core.cache import ActivationCache
     from t2iprobe.core.contracts.adapter import Adapter, Branch
     from t2iprobe.core.contracts.localizer import Finding, Localizer
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from t2iprobe.core.trials import Trial
     from t2iprobe.registry.hookspecs import hookimpl
     from t2iprobe.registry.manager import Plugins
-    from t2iprobe.registry.studies import Result, Study
+    from t2iprobe.registry.results import Result
+    from t2iprobe.registry.studies import Study
 
 _HOMES = {
     "core.contracts.adapter": ("Adapter", "Branch"),
@@ -42,9 +44,11 @@ _HOMES = {
     "core.store.writer": ("ActivationWriter",),
     "core.trials": ("Trial",),
     "api": ("guard", "load", "prompt_set"),
+    "api.searching": ("localize", "patch_layers"),
     "registry.hookspecs": ("hookimpl",),
     "registry.manager": ("Plugins",),
-    "registry.studies": ("Result", "Study"),
+    "registry.results": ("Result",),
+    "registry.studies": ("Study",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -80,8 +84,10 @@ __all__ = [
     "hookimpl",
     "interpolate",
     "load",
+    "localize",
     "pairs_from_csv",
     "patch",
+    "patch_layers",
     "prompt_set",
     "steer",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,3 +131,82 @@ def test_everything_shows_itself(model: t2i.Model, run: t2i.Run) -> None:
 
 def test_the_version_is_there() -> None:
     assert t2i.__version__.count(".") == 2
+
+
+# a function for every command
+
+SMALL = {"method": "single", "layers": [5, 6, 7], "num_steps": 8, "prompt_set": "signs", "quiet": True}
+
+
+@pytest.fixture(scope="module")
+def found(model: t2i.Model, tmp_path_factory: pytest.TempPathFactory) -> t2i.Result:
+    return t2i.localize(model, pairs=5, out=tmp_path_factory.mktemp("runs") / "words", **SMALL)
+
+
+def test_localize_is_the_command(model: t2i.Model, found: t2i.Result) -> None:
+    file = found.manifest["arguments"]["file"]
+    assert file["model"]["ref"] == "tiny-sd3" and file["localizer"] == {"name": "single", "layers": "5,6,7"}
+    assert (file["pairs"]["limit"], file["pairs"]["held_out"], file["generation"]["num_steps"]) == (5, 0, 8)
+    again = t2i.localize(model, pairs=5, out=found.path, **SMALL)
+    assert again.manifest == found.manifest
+    with pytest.raises(t2i.T2IProbeError, match="holds a study with other settings"):
+        t2i.localize(model, pairs=4, out=found.path, **SMALL)
+
+
+def test_a_result_shows_what_it_holds(found: t2i.Result) -> None:
+    assert found.finding is not None and found.layers == found.finding.layers == (6,)
+    assert found.finding.sentence in repr(found) and found.finding.sentence[:12] in found._repr_html_()
+    assert len(found.to_frame()) == found.answers and {"trial", "pair", found.rank} <= set(found.to_frame().columns)
+    dataset = found.to_xarray()
+    assert dict(dataset.sizes) == {"trial": len(found.trials), "pair": 5} and found.rank in dataset
+    assert found.plot().width > 500 and found.report().is_file()
+
+
+def test_a_ranking_says_its_unit(found: t2i.Result) -> None:
+    ranking = found.ranking
+    assert ranking.unit == "share of the way from source to target" and ranking.unit in repr(ranking)
+    assert [one.value.mean for one in ranking] == sorted((one.value.mean for one in ranking), reverse=True)
+    assert all(one.way == one.value for one in ranking) and [one.layer for one in ranking if one.named] == [6]
+    assert set(ranking.to_frame()["unit"]) <= {ranking.unit}
+
+
+def test_without_a_folder_the_run_goes_with_its_result(model: t2i.Model, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = t2i.prompt_set("signs", limit=1)
+    result = t2i.patch_layers(model, pairs=pairs, layers=[5, 6], num_steps=2, guidance=1.0)
+    said = capsys.readouterr()
+    assert "plan: 1 pair × 2 trials" in said.err and said.out == ""
+    assert result.asked == tuple(pairs) and [one.layers for one in result.trials[2:]] == [(5,), (6,)]
+    folder = result.path
+    assert folder.is_dir()
+    del result
+    gc.collect()
+    assert not folder.parent.exists()
+
+
+def test_quiet_is_quiet(model: t2i.Model, capsys: pytest.CaptureFixture[str]) -> None:
+    t2i.patch_layers(model, source=A, target=B, layers=6, num_steps=1, quiet=True)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_built_pipeline_is_a_model(model: t2i.Model) -> None:
+    result = t2i.patch_layers(model.pipeline, source=A, target=B, layers=6, num_steps=1, quiet=True)
+    assert result.manifest["arguments"]["file"]["model"]["ref"] == "StableDiffusion3Pipeline"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"num_step": 3}, "localize takes no 'num_step'; did you mean num_steps"),
+        ({"device": "cuda"}, "the model is built already"),
+        ({"pairs": 3, "limit": 4}, "give one"),
+        ({"concept": "txt"}, "unknown concept 'txt'"),
+        ({"pairs": 4, "held_out": 4}, "leaves none to search on"),
+    ],
+)
+def test_what_cannot_be_is_said_and_leaves_nothing(
+    model: t2i.Model, wrong: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(ConfigError, match=said):
+        t2i.localize(model, quiet=True, **wrong)
+    assert not list(tmp_path.iterdir())

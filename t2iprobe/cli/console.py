@@ -46,6 +46,16 @@ def print_methods(kinds: Mapping[str, Any], format: Format) -> None:
 
 
 @contextmanager
+def silent(asked: bool = True) -> Iterator[None]:
+    """Nothing on stderr for the length of a ``with``: no plan, no notes, no bar."""
+    before, notes.quiet = notes.quiet, asked or notes.quiet
+    try:
+        yield
+    finally:
+        notes.quiet = before
+
+
+@contextmanager
 def libraries_quiet() -> Iterator[None]:
     """Third-party chatter off; our own warnings as one line each on stderr."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -14,26 +14,13 @@ from t2iprobe.core.legibility import check_pairs
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair, pair_from_prompts, pairs_from_csv
 from t2iprobe.core.scoring import Scorer
-from t2iprobe.core.study import result, study
+from t2iprobe.core.study import study
 from t2iprobe.core.study.context import StudyCallbacks, StudyContext
 from t2iprobe.core.study.file import PairsPart, StudyFile
 from t2iprobe.registry.manager import Plugins
-from t2iprobe.report.page import write_report
+from t2iprobe.registry.results import Result
 
 PAIRS = 8  # of a prompt set, where nobody says
-
-
-class Result(result.StudyResult):
-    """A study, finished or under way, read from its folder without a model."""
-
-    def report(self, out: str | Path | None = None, plugins: Plugins | None = None) -> Path:
-        """Write the answer with its pictures as one HTML file.
-
-        Args:
-            out: where; default ``report.html`` in the study's folder.
-            plugins: which sections it gets; default of all plugins that are installed.
-        """
-        return write_report(self, plugins or Plugins(), None if out is None else Path(out))
 
 
 class Study(study.StudyRunner):
@@ -138,9 +125,9 @@ class ContextRecipe:
     file: StudyFile
     pairs: tuple[Pair, ...]
 
-    def __call__(self) -> StudyContext:
-        """Load the model and what reads its pictures."""
-        file, plugins = self.file, Plugins()
+    def __call__(self, plugins: Plugins | None = None) -> StudyContext:
+        """Load the model and what reads its pictures; from all plugins that are installed where none are given."""
+        file, plugins = self.file, plugins or Plugins()
         judge = plugins.scorer(_concept(self.pairs), file.reader, file.metrics)
         part = file.model
         model = plugins.load(part.ref, upscaler=part.upscaler, device=part.device, dtype=part.dtype)

@@ -21,7 +21,7 @@ def report(
 
     Example: t2iprobe report runs/localize-tiny-sd3-text-adaptive
     """
-    from t2iprobe.registry.studies import Result
+    from t2iprobe.registry.results import Result
 
     result = Result.open(path)
     page = result.report(out, context.obj)

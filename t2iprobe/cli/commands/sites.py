@@ -61,7 +61,6 @@ def sites(
 
 def _subject(arch: str | None, model: str | None, full_size: bool) -> tuple[Adapter, Any, str]:
     """The adapter, a pipeline (or a stand-in that has the denoiser only) and its name."""
-    from t2iprobe.api import load
     from t2iprobe.cli.models import check_arch, reference
     from t2iprobe.registry.manager import Plugins
 
@@ -72,7 +71,7 @@ def _subject(arch: str | None, model: str | None, full_size: bool) -> tuple[Adap
         adapter = parse.choice("architecture", arch, plugins.adapters())()
         return adapter, adapter.published(), f"{arch}, published configuration"
     model = reference(arch, model, plugins)
-    loaded = load(model, plugins=plugins)
+    loaded = plugins.load(model)
     check_arch(loaded, arch)
     return loaded.adapter, loaded.pipeline, model
 

@@ -282,7 +282,7 @@ def _bench(plugins: Plugins, plan: PlannedStudy, where: RunLocation, stop: Stop)
     if where.executor == "local":
         if where.address or where.workers:
             raise ConfigError("--ray-address and --workers go with --executor ray")
-        yield plan.recipe()
+        yield plan.recipe(plugins)
         return
     kinds = plugins.executors()
     if where.executor not in kinds:

@@ -11,6 +11,9 @@ from typing import Any, ClassVar
 from t2iprobe.core.statistics import Interval
 from t2iprobe.core.trial_runner import TrialRunner
 
+#: the unit of most rankings: what patching a layer brings, 0 as the source, 1 as the target
+WAY = "share of the way from source to target"
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -60,6 +63,8 @@ class Localizer(ABC):
     name: ClassVar[str]
     #: for lists: what it does, in one line
     summary: ClassVar[str]
+    #: of the numbers that it ranks layers by
+    unit: ClassVar[str] = WAY
     #: reads more of the model than pictures (gradients, attention), so it cannot run on a simulation
     needs_model: ClassVar[bool] = False
     #: asks on by what was answered, so that its first questions say little of its cost

@@ -104,7 +104,11 @@ class StudyRunner:
                 memory = StoredResults(where, labels(self.pairs), self.bench.evaluator.names, _digest(settings))
                 with callbacks.stop.listening():
                     finding, spent = self._find(folder, memory, callbacks)
-                more |= {"spent": dataclasses.asdict(spent), "finding": finding_as_json(finding)}
+                more |= {
+                    "spent": dataclasses.asdict(spent),
+                    "finding": finding_as_json(finding),
+                    "ranking_unit": self.localizer.unit,
+                }
         except BaseException:
             if found is None and not (memory and memory.done.any()):
                 shutil.rmtree(folder, ignore_errors=True)  # nothing was measured, nothing is left

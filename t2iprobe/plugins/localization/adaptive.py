@@ -46,6 +46,7 @@ class Adaptive(Localizer):
     searches: ClassVar[bool] = True
     name: ClassVar[str] = "adaptive"
     summary: ClassVar[str] = "the responsible set of layers by bisection and racing, with far fewer pictures"
+    unit: ClassVar[str] = "share of the way that the layer adds to the others named"
     part: Part = "kv"
     pairs: int = 24
     most: int = 12

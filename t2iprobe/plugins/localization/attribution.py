@@ -48,6 +48,7 @@ class Attribution(RankingLocalizer):
 
     name: ClassVar[str] = "attribution"
     summary: ClassVar[str] = "integrated gradients of all layers, finalists patched exactly"
+    unit: ClassVar[str] = "integrated gradient, share of the change in the prediction"
     points: int = 1
 
     def __post_init__(self) -> None:

@@ -46,6 +46,7 @@ class Contribution(RankingLocalizer):
 
     name: ClassVar[str] = "contribution"
     summary: ClassVar[str] = "attention contribution of the differing words, finalists patched exactly"
+    unit: ClassVar[str] = "norm of what attention brings from the differing words"
     steps: int = 1
     relative: bool = False
     alike: float = 0.5

@@ -47,6 +47,7 @@ class Window(Localizer):
     searches: ClassVar[bool] = True
     name: ClassVar[str] = "window"
     summary: ClassVar[str] = "windows of neighbouring layers patched together"
+    unit: ClassVar[str] = "mean share of the way of the windows with the layer"
     size: int = 3
     part: Part = "kv"
 
@@ -172,6 +173,7 @@ class Greedy(Localizer):
     searches: ClassVar[bool] = True
     name: ClassVar[str] = "greedy"
     summary: ClassVar[str] = "adds (or takes away) one layer at a time, the best first"
+    unit: ClassVar[str] = "share of the way with the layer less that without it"
     direction: Literal["forward", "backward"] = "forward"
     most: int = 12
     part: Part = "kv"

@@ -1,0 +1,104 @@
+"""Which layers write a concept, in Python: :func:`localize` and :func:`patch_layers`."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from t2iprobe.api.calls import Call, calling
+from t2iprobe.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from t2iprobe.core.model import Model
+    from t2iprobe.core.pairs import Pair
+    from t2iprobe.registry.manager import Plugins
+    from t2iprobe.registry.results import Result
+
+COLUMNS = ("source", "target", "seed", "concept")
+
+
+def localize(
+    model: Model | str | Any,
+    *,
+    pairs: int | str | Path | Sequence[Pair] | None = None,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    plugins: Plugins | None = None,
+    **options: Any,
+) -> Result:
+    """The set of layers that writes the text (or colour, …), confirmed on held-out pairs: ``t2iprobe localize``.
+
+    Args:
+        model: what :func:`t2iprobe.load` gives or takes.
+        pairs: how many of a prompt set; or a CSV file, or pairs.
+        out: run folder, which is kept: the same call goes on with it where it stopped, or finds it finished. Without
+            one the run lies in a temporary folder that goes with the result.
+        quiet: show neither plan nor progress, which else are on stderr.
+        plugins: default all that are installed.
+        **options: those of the command: ``concept``, ``method``, ``set`` (settings of the method, a
+            dictionary), ``layers``, ``prompt_set``, ``held_out``, ``budget``, ``seed``, ``num_steps``, ``guidance``,
+            ``resolution``, ``batch_size``, ``reader``, ``metric``, ``preset``, …
+
+    Raises:
+        ConfigError: an option is not known or cannot be; or it takes hours, and ``yes=True`` was not given.
+        RunExistsError: ``out`` holds another run.
+        StoppedError: Ctrl-C; what was measured is kept where ``out`` was given.
+    """
+    from t2iprobe.cli.commands import localize as command
+    from t2iprobe.registry.results import Result
+
+    with calling("localize", model, out, quiet, plugins) as call:
+        given = {**options, **_pairs(pairs, options, call)}
+        command.run(call.options(command.LocalizeOptions, given), call.plugins)
+        return call.left(Result.open(call.folder))
+
+
+def patch_layers(
+    model: Model | str | Any,
+    *,
+    pairs: int | str | Path | Sequence[Pair] | None = None,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    plugins: Plugins | None = None,
+    **options: Any,
+) -> Result:
+    """Every layer patched by itself, as the paper did: ``t2iprobe patch``. (:func:`t2iprobe.patch` is one edit.)
+
+    Args:
+        model, out, quiet, plugins: see :func:`localize`.
+        pairs: see :func:`localize`; or give ``source`` and ``target``.
+        **options: those of the command: ``source``, ``target``, ``layers``, ``sites``, ``steps``, ``branch``,
+            ``heads``, ``concept``, ``prompt_set``, ``seed``, ``num_steps``, ``guidance``, ``resolution``, …
+
+    Raises:
+        ConfigError, RunExistsError, StoppedError: see :func:`localize`.
+    """
+    from t2iprobe.cli.commands import patch as command
+    from t2iprobe.registry.results import Result
+
+    with calling("patch_layers", model, out, quiet, plugins) as call:
+        given = {**options, **_pairs(pairs, options, call)}
+        command.run(call.options(command.PatchOptions, given), call.plugins)
+        return call.left(Result.open(call.folder))
+
+
+def _pairs(pairs: int | str | Path | Sequence[Pair] | None, options: dict[str, Any], call: Call) -> dict[str, Any]:
+    """How many, which file, or a file that is written for them beside the run folder."""
+    if pairs is None:
+        return {}
+    if isinstance(pairs, int):
+        if options.get("limit") is not None:
+            raise ConfigError(f"{call.name}: pairs={pairs} and limit={options['limit']} both say how many; give one")
+        return {"limit": pairs}
+    if isinstance(pairs, str | Path):
+        return {"pairs": Path(pairs)}
+    file = call.folder.with_name(f"{call.folder.name}-pairs.csv")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="", encoding="utf-8") as text:
+        writer = csv.writer(text)
+        writer.writerow(COLUMNS)
+        writer.writerows([dataclasses.asdict(pair)[name] for name in COLUMNS] for pair in pairs)
+    return {"pairs": file}

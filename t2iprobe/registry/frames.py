@@ -1,0 +1,37 @@
+"""Tables for pandas and xarray, which are asked for when they are used and not before."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from t2iprobe.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def framed(rows: Iterable[Mapping[str, Any]]) -> DataFrame:
+    """Rows as a table.
+
+    Raises:
+        ConfigError: pandas is not installed.
+    """
+    return _library("pandas").DataFrame(list(rows))
+
+
+def xarray() -> Any:
+    """The library.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    return _library("xarray")
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ConfigError(f"this needs {name}: pip install {name}") from None

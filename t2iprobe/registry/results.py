@@ -1,0 +1,231 @@
+"""What a study found, for Python and notebooks: :class:`Result`."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from t2iprobe.core.contracts.localizer import WAY
+from t2iprobe.core.html import BarCell, paragraph, sheet, table
+from t2iprobe.core.names import counted
+from t2iprobe.core.pairs import Pair
+from t2iprobe.core.planted import planted_layers
+from t2iprobe.core.statistics import Interval
+from t2iprobe.core.study.result import StudyResult
+from t2iprobe.core.trials import ranges
+from t2iprobe.registry.frames import framed, xarray
+from t2iprobe.registry.manager import Plugins
+from t2iprobe.report.figures import bar_plot
+from t2iprobe.report.page import write_report
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from xarray import Dataset
+
+SHOWN = 12  # layers in a notebook
+
+
+@dataclass(frozen=True, slots=True)
+class RankedLayer:
+    """A layer, and how responsible a localization found it.
+
+    Args:
+        layer: its number.
+        value: higher is more responsible, in the ranking's unit; its bounds are NaN where the method gives none.
+        way: how much of the way from source to target its patch brings, where it was patched by itself: 0 is the
+            source, 1 the target.
+        named: whether it is part of the answer.
+    """
+
+    layer: int
+    value: Interval
+    way: Interval | None
+    named: bool
+
+
+class LayerRanking(tuple[RankedLayer, ...]):
+    """Layers from the most responsible down; those that the method did not look at are left out.
+
+    A ranking always has a first one. What is surely responsible is said by the finding, and marked here (``named``).
+    """
+
+    unit: str  #: of the values
+
+    @classmethod
+    def of(cls, rows: Sequence[RankedLayer], unit: str) -> LayerRanking:
+        """These rows, in order."""
+        found = cls(sorted(rows, key=lambda one: -one.value.mean))
+        found.unit = unit
+        return found
+
+    def __repr__(self) -> str:
+        lines = [f"{'* ' if one.named else '  '}{one.layer:>3}  {one.value.said(2)}" for one in self]
+        return "\n".join([f"layer, {self.unit} (* named)", *(lines or ["  none was ranked"])])
+
+    def _repr_html_(self) -> str:
+        most = max((one.value.mean for one in self), default=0.0)
+        rows = [
+            (
+                f"{one.layer}{' ●' if one.named else ''}",
+                BarCell(one.value.mean / most if most > 0 else 0.0, one.value.said(2)),
+                one.way.said(2) if one.way else "–",
+            )
+            for one in self[:SHOWN]
+        ]
+        return table(("layer", self.unit, WAY), rows) + paragraph("● named by the finding; [95 % bounds]")
+
+    def to_frame(self) -> DataFrame:
+        """A line a layer: ``layer``, ``value``, ``low``, ``high``, ``unit``, ``way`` with its bounds, ``named``.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        unknown = Interval(math.nan, math.nan, math.nan)
+        return framed(
+            {
+                "layer": one.layer,
+                **dict(zip(("value", "low", "high"), one.value, strict=True)),
+                "unit": self.unit,
+                **dict(zip(("way", "way_low", "way_high"), one.way or unknown, strict=True)),
+                "named": one.named,
+            }
+            for one in self
+        )
+
+
+class Result(StudyResult):
+    """A study, finished or under way, read from its folder without a model."""
+
+    def __repr__(self) -> str:
+        said = f"\n  {self.finding.sentence}" if self.finding else ""
+        return f"{super().__repr__()}{said}"
+
+    def _repr_html_(self) -> str:
+        """The sentence, the ranking, and the pictures of the first pair."""
+        said = self.finding.sentence if self.finding else "This study is not finished."
+        ranking = self.ranking._repr_html_() if self.finding and self.finding.ranking else ""
+        return f"{paragraph(said)}{ranking}{self._pictures()}{paragraph(self.cost)}"
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that the finding names; none where nothing stands out or the study is not finished."""
+        return self.finding.layers if self.finding else ()
+
+    @property
+    def ranking(self) -> LayerRanking:
+        """Layers from the most responsible down, with the unit of the method; empty where layers were no question."""
+        finding, unit = self.finding, str(self.manifest.get("ranking_unit") or WAY)
+        if finding is None:
+            return LayerRanking.of((), unit)
+        stated = finding.stated()
+        rows = []
+        for layer, value in enumerate(finding.ranking):
+            way = stated.get(str(layer))
+            exact = way is not None and unit == WAY and math.isclose(way.mean, value, rel_tol=1e-6, abs_tol=1e-9)
+            shown = way if exact and way else Interval(value, math.nan, math.nan)
+            rows.append(RankedLayer(layer, shown, way, layer in finding.layers))
+        return LayerRanking.of([one for one in rows if math.isfinite(one.value.mean)], unit)
+
+    @cached_property
+    def asked(self) -> tuple[Pair, ...]:
+        """The pairs, those that were set aside included."""
+        return tuple(Pair(*one) for one in self.manifest["settings"]["pairs"])
+
+    @property
+    def cost(self) -> str:
+        """What it took, in words."""
+        spent = self.manifest.get("spent")
+        if spent is None:
+            return f"{counted(self.answers, 'answer')} so far"
+        parts = [("images", "picture"), ("calls", "denoiser call"), ("rows", "denoiser row")]
+        return ", ".join(counted(int(spent[name]), word) for name, word in parts)
+
+    def plot(self, plugins: Plugins | None = None) -> Image.Image:
+        """One bar a layer, with 95 % bounds where there are any; the named ones stand out, planted ones are marked.
+
+        Args:
+            plugins: which know the planted layers of embedded models; default all that are installed.
+
+        Raises:
+            ShapeError: no layer was ranked.
+        """
+        rows = sorted(self.ranking, key=lambda one: one.layer)
+        labels = [str(one.layer) for one in rows]
+        settings = self.manifest["settings"]
+        models = (plugins or Plugins()).models()
+        known = planted_layers(self.manifest.get("model", ""), self.asked[0].concept, models)
+        with tempfile.TemporaryDirectory() as folder:
+            file = bar_plot(
+                Path(folder) / "layers.png",
+                labels,
+                [one.value if one.value.known else Interval(*[one.value.mean] * 3) for one in rows],
+                highlight=[str(one.layer) for one in rows if one.named],
+                planted=[str(layer) for layer in known or () if str(layer) in labels],
+                title=f"{self.manifest.get('model') or self.manifest['pipeline']}: {settings['localizer']['name']}",
+                ylabel=self.ranking.unit,
+            )
+            with Image.open(file) as drawn:
+                return drawn.convert("RGB")
+
+    def to_frame(self) -> DataFrame:
+        """The scores, a line an answer: ``trial``, ``layers``, ``pair``, its prompts, words and seed, and every score.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        done = self._recorded.done
+        return framed(
+            {
+                "trial": trial.label,
+                "layers": ranges(trial.layers),
+                "direction": trial.direction,
+                "pair": number,
+                **{name: getattr(pair, name) for name in ("source", "target", "source_word", "target_word", "seed")},
+                **{name: float(column[row, number]) for name, column in self.scores.items()},
+            }
+            for row, trial in enumerate(self.trials)
+            for number, pair in enumerate(self.asked)
+            if done[row, number]
+        )
+
+    def to_xarray(self) -> Dataset:
+        """The scores as variables over (trial, pair), NaN where nothing was asked; in memory.
+
+        Raises:
+            ConfigError: xarray is not installed.
+        """
+        of_pair = {name: ("pair", [getattr(one, name) for one in self.asked]) for name in ("source", "target", "seed")}
+        trials = {"trial": [one.label for one in self.trials], "layers": ("trial", [*map(_layers, self.trials)])}
+        told = {"model": self.manifest.get("model", ""), "score": self.rank, "ranking_unit": self.ranking.unit}
+        scores = {name: (("trial", "pair"), values) for name, values in self.scores.items()}
+        return xarray().Dataset(scores, {**trials, "pair": self.pairs, **of_pair}, told)
+
+    def report(self, out: str | Path | None = None, plugins: Plugins | None = None) -> Path:
+        """Write the answer with its pictures as one HTML file.
+
+        Args:
+            out: where; default ``report.html`` in the study's folder.
+            plugins: which sections it gets; default of all plugins that are installed.
+        """
+        return write_report(self, plugins or Plugins(), None if out is None else Path(out))
+
+    def _pictures(self) -> str:
+        """Source, target and the patches of the first pair that has them, the named layers first."""
+        named = [one for one in self.trials if set(one.layers) == set(self.layers)]
+        shown = list(dict.fromkeys([*self.trials[:2], *named, *self.trials[2:SHOWN]]))
+        for pair in range(len(self.pairs)):
+            found = [(trial.label, image) for trial in shown if (image := self.images(trial, pair)) is not None]
+            if len(found) > 1:
+                return sheet([image for _, image in found], [label for label, _ in found])
+        return ""
+
+
+def _layers(trial: Any) -> str:
+    return ranges(trial.layers)
