@@ -368,7 +368,7 @@ def test_localized_with_a_lora_is_localized_on_the_model_with_it(lora: Path) -> 
 
 
 def test_a_lora_that_does_not_fit_is_refused(lora: Path, sd: Model, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nothing for the unet or a text encoder"):
+    with pytest.raises(ConfigError, match="none of it fits the unet or a text encoder"):
         LocalizedLora(lora=str(lora)).check(sd, [0])
     make_lora(tiny(SDXL), tmp_path / "sdxl", ["to_k"])
     with pytest.raises(ConfigError, match="LoRA of another model"):

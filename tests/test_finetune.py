@@ -127,7 +127,7 @@ def test_prompts_come_from_a_set_or_a_text_file(tmp_path: Path) -> None:
     [
         ("digit", "neither a folder nor a set that draws pictures; did you mean digits"),
         ("digits:pixels=3", "has the options pictures"),
-        ("./none", "is no folder"),
+        ("./none", "is not a folder"),
     ],
 )
 def test_bad_data_is_one_sentence(ref: str, message: str) -> None:

@@ -134,7 +134,7 @@ def test_random_layers_are_as_many_others_and_the_seeds() -> None:
         ({"scope": "all-cross", "stream": "txt"}, "did you mean text"),
         ({"scope": "localized"}, "needs the found layers"),
         ({"scope": "localized", "layers": (3,)}, "no text-attention layer 3; the model has 0-2"),
-        ({"scope": "random", "layers": (0, 1)}, "needs 2 other layers, and there are 1"),
+        ({"scope": "random", "layers": (0, 1)}, "needs 2 other layers, but there are 1"),
     ],
 )
 def test_bad_scopes_are_one_sentence(options: dict[str, Any], message: str) -> None:
@@ -207,7 +207,7 @@ def test_a_lora_of_another_model_is_refused(tmp_path: Path) -> None:
     lora.save(tmp_path / "sdxl")
     with pytest.raises(ConfigError, match="LoRA of another model than tiny sd"):
         Lora.load(model, tmp_path / "sdxl")
-    with pytest.raises(ConfigError, match="another model: it has nothing for the transformer"):
+    with pytest.raises(ConfigError, match="another model: none of it fits the transformer"):
         Lora.load(tiny(SD3), tmp_path / "sdxl")
     with pytest.raises(ConfigError, match="no LoRA can be read from"):
         Lora.load(model, tmp_path / "nowhere")
@@ -336,7 +336,7 @@ def folder(place: Path, lines: list[Any] | None, *names: str) -> Path:
         (None, (), "is empty"),
         (None, ("a.png",), "has 1 pictures and no metadata.jsonl"),
         ([], ("a.png",), "lists no picture"),
-        ([{"file_name": "a.png", "text": "x"}, "{"], ("a.png",), "line 2 is no JSON"),
+        ([{"file_name": "a.png", "text": "x"}, "{"], ("a.png",), "line 2 is not valid JSON"),
         ([{"file_name": "a.png"}], ("a.png",), "line 1 has no 'text'"),
         (
             [{"file_name": "b.png", "text": "x"}, {"file_name": "c.png", "text": "x"}],

@@ -272,11 +272,11 @@ def test_a_lora_of_another_model_changes_nothing(tmp_path: Path) -> None:
     before = everything(model)
     wide = {name: torch.zeros(2, 64) if "lora_A" in name else torch.zeros(64, 2) for name in plain_keys(model)}
     for tensors, said in (
-        (wide, "LoRA of another model than tiny flux: at x_embedder it goes from 64 to 64 channels"),
+        (wide, "LoRA of another model than tiny flux: at x_embedder it maps 64 to 64 channels"),
         ({"transformer.nowhere.lora_A.weight": torch.zeros(2, 4)}, "there is no module nowhere in the transformer"),
         ({"transformer.x_embedder.lora_A.weight": torch.zeros(2, 4)}, "one of the two matrices of x_embedder"),
-        ({"unet.conv_in.lora_A.weight": torch.zeros(2, 4)}, "another model: it has nothing for the transformer"),
-        ({"conv_in.weight": torch.zeros(2, 4)}, "begins with conv_in.weight"),
+        ({"unet.conv_in.lora_A.weight": torch.zeros(2, 4)}, "another model: none of it fits the transformer"),
+        ({"conv_in.weight": torch.zeros(2, 4)}, "its first weight is conv_in.weight"),
     ):
         path = write(tmp_path / "lora.safetensors", tensors)
         with pytest.raises(ConfigError, match=said):
@@ -293,7 +293,7 @@ def test_a_part_that_diffusers_leaves_out_is_said(tmp_path: Path) -> None:
     modules = {"transformer": denoiser_modules(model.pipeline, "transformer")}
     extra = {"text_encoder_2.encoder.lora_A.weight": torch.zeros(2, 4)}
     path = write(tmp_path / "lora.safetensors", weights(modules) | extra)
-    with pytest.warns(UserWarning, match="leaves out what .* has for text_encoder_2"):
+    with pytest.warns(UserWarning, match="drops what .* has for text_encoder_2"):
         Lora.load(model, path)
 
 
@@ -302,7 +302,7 @@ def test_a_name_that_diffusers_does_not_know_is_said(tmp_path: Path) -> None:
     model, other = Model(SD.tiny(), SD()), SD.tiny()
     path = kohya(tmp_path / "lora.safetensors", other, "unet")
     odd = {key: value for key, value in load_file(path).items() if "out_proj" not in key}
-    with pytest.warns(UserWarning, match=r"leaves out 4 weights .* such as encoder.layers.0.self_attn.to_q_lora"):
+    with pytest.warns(UserWarning, match=r"drops 4 weights .* such as encoder.layers.0.self_attn.to_q_lora"):
         lora = Lora.load(model, write(path, odd))
     other.load_lora_weights(str(path))
     assert np.array_equal(ours(model), stock(other))
@@ -311,11 +311,11 @@ def test_a_name_that_diffusers_does_not_know_is_said(tmp_path: Path) -> None:
 
 def test_a_folder_of_several_and_one_of_none(tmp_path: Path) -> None:
     model = Model(SD.tiny(), SD())
-    with pytest.raises(ConfigError, match=r"there is no .safetensors in this folder"):
+    with pytest.raises(ConfigError, match=r"there is no .safetensors file in this folder"):
         Lora.load(model, tmp_path)
     for name in ("one", "two"):
         plain(tmp_path / f"{name}.safetensors", model.pipeline, "unet")
-    with pytest.raises(ConfigError, match=r"holds several LoRAs \(one.safetensors, two.safetensors\); name the file"):
+    with pytest.raises(ConfigError, match=r"holds several LoRAs \(one.safetensors, two.safetensors\); give the path of one file"):
         Lora.load(model, tmp_path)
     Lora.load(model, tmp_path / "two.safetensors")
 

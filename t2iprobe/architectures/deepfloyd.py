@@ -1,6 +1,6 @@
 """DeepFloyd IF, stage I: a pixel U-Net whose attention adds text keys and values to the image's own (T5 only).
 
-Stage II, where it is given, enlarges what stage I made and is never patched (arXiv 2502.09935).
+Stage II, if given, upscales what stage I generated and is never patched (arXiv 2502.09935).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from t2iprobe.core.contracts.adapter import Adapter, Conditioning, Pipeline
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.sites import Axis, In, Out, Site
 
-LENGTH = 77  # IFPipeline pads to it whatever the tokenizer says
+LENGTH = 77  # IFPipeline pads to it regardless of the tokenizer
 SHARED: dict[str, Any] = {
     "in_channels": 3,
     "out_channels": 6,
@@ -52,7 +52,7 @@ class DeepFloydIF(Adapter):
 
     @classmethod
     def tiny(cls) -> IFPipeline:
-        """Six text-attention layers, 16 x 16 pixels, noise and its learned variance."""
+        """Six text-attention layers, 16 x 16 pixels, predicting noise and a learned variance."""
         with parts.seeded():
             return parts.quiet(
                 IFPipeline(
@@ -69,7 +69,7 @@ class DeepFloydIF(Adapter):
 
     @classmethod
     def tiny_upscaler(cls) -> IFSuperResolutionPipeline:
-        """16 x 16 to 32 x 32 pixels; the text encoder is the first stage's."""
+        """16 x 16 to 32 x 32 pixels; shares the first stage's text encoder."""
         with parts.seeded():
             return parts.quiet(
                 IFSuperResolutionPipeline(
@@ -111,11 +111,11 @@ class DeepFloydIF(Adapter):
             yield from added_kv_sites(f"blocks.{index}", path, unet.get_submodule(path))
 
     def grain(self, pipeline: Pipeline) -> int:
-        """See :meth:`Adapter.grain`; the U-Net's resolutions have to halve without a rest."""
+        """See :meth:`Adapter.grain`; every resolution of the U-Net has to be divisible by two."""
         return int(2**pipeline.unet.num_upsamplers)
 
     def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
-        """The prompts, lower-cased and stripped only: cleaning captions depends on what else is installed."""
+        """The prompts, only lower-cased and stripped: caption cleaning depends on other installed packages."""
         return {"prompt": list(prompts), "clean_caption": False}
 
     def text_limits(self, pipeline: Pipeline) -> dict[str, int]:
@@ -123,17 +123,17 @@ class DeepFloydIF(Adapter):
         return {"tokenizer": LENGTH}
 
     def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
-        """See :meth:`Adapter.encode_prompts`; diffusers turns gradients off here, so its wrapper is left out."""
+        """See :meth:`Adapter.encode_prompts`; bypasses diffusers' wrapper, which disables gradients."""
         encode = cast(Callable[..., tuple[Tensor, Any]], type(pipeline).encode_prompt.__wrapped__)
         tokens, _ = encode(pipeline, list(prompts), do_classifier_free_guidance=False, clean_caption=False)
         return Conditioning(tokens)
 
     def encode_images(self, pipeline: Pipeline, images: Tensor) -> Tensor:
-        """IF denoises pixels."""
+        """See :meth:`Adapter.encode_images`; IF denoises pixels, so there is nothing to encode."""
         return images
 
     def decode(self, pipeline: Pipeline, latents: Tensor) -> Tensor:
-        """IF denoises pixels."""
+        """See :meth:`Adapter.decode`; IF denoises pixels, so there is nothing to decode."""
         return latents
 
     def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
@@ -147,7 +147,7 @@ class DeepFloydIF(Adapter):
         super().check_upscaler(pipeline, upscaler)
         own, other = (stage.unet.config.encoder_hid_dim for stage in (pipeline, upscaler))
         if own != other:
-            raise ModelError(f"the upscaler reads text of {other} channels, this model's encoder gives {own}")
+            raise ModelError(f"the upscaler expects text of {other} channels, this model's encoder gives {own}")
 
     def upscale(
         self,
@@ -171,7 +171,7 @@ class DeepFloydIF(Adapter):
 
 
 def added_kv_sites(block: str, path: str, attention: Any) -> Iterator[Site]:
-    """Sites of one added-KV attention in the order they run."""
+    """Sites of one added-KV attention module in the order they run."""
     name, heads = f"{block}.cross_attn", attention.heads
     yield Site(f"{name}.in", path, In("hidden_states"), axes=MAP)
     yield Site(f"{name}.text", path, In("encoder_hidden_states"), static=True)
@@ -186,7 +186,7 @@ def added_kv_sites(block: str, path: str, attention: Any) -> Iterator[Site]:
 
 
 def tiny_unet(**changes: Any) -> UNet2DConditionModel:
-    """The U-Net of :meth:`DeepFloydIF.tiny`, or with ``changes`` that of its upscaler."""
+    """The U-Net of :meth:`DeepFloydIF.tiny`; with ``changes``, the U-Net of its upscaler."""
     return UNet2DConditionModel(
         block_out_channels=(16, 32),
         down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),

@@ -18,14 +18,14 @@ from t2iprobe.core.errors import HookError
 from t2iprobe.core.sites import In, Out, Site
 
 GUIDANCE = 3.5  # the pipeline's default, for models distilled with guidance
-UNREAD = ("text.q", "text.z", "text.out")  # these run in the last block too, but nothing reads them
+UNREAD = ("text.q", "text.z", "text.out")  # these run in the last block too, but their results are never used
 
 
 class Flux(Adapter):
     """Adapter of ``FluxPipeline``.
 
     Latents are (row, channel, y, x) here, as in every family; the pipeline's own are packed, see :func:`pack`.
-    Single-stream blocks are numbered on from the two-stream blocks. There the text tokens share the keys' and values'
+    Single-stream blocks continue the numbering of the two-stream blocks. In them, text tokens share the key and value
     projections with the image tokens: the same module carries ``joint_attn.k`` (text) and ``self_attn.k`` (image).
     """
 
@@ -38,7 +38,7 @@ class Flux(Adapter):
 
     @classmethod
     def tiny(cls) -> FluxPipeline:
-        """Two blocks of each sort, not guidance-distilled."""
+        """Two blocks of each kind, not guidance-distilled."""
         with parts.seeded():
             pipeline = FluxPipeline(
                 transformer=parts.enliven(tiny_transformer()),
@@ -49,12 +49,12 @@ class Flux(Adapter):
                 text_encoder_2=parts.t5(32),
                 tokenizer_2=parts.tokenizer(start=False),
             )
-        pipeline.default_sample_size = parts.LATENT  # fixed at 128 in diffusers, whatever the model
+        pipeline.default_sample_size = parts.LATENT  # diffusers fixes it at 128 for every model
         return parts.quiet(pipeline)
 
     @classmethod
     def full_size(cls) -> nn.Module:
-        """FLUX.1-dev's transformer; FLUX.1-schnell's differs by the guidance embedding only."""
+        """FLUX.1-dev's transformer; FLUX.1-schnell's differs only by the guidance embedding."""
         with torch.device("meta"):
             return FluxTransformer2DModel(guidance_embeds=True)
 
@@ -72,30 +72,30 @@ class Flux(Adapter):
             yield from (site for site in found if index + 1 < len(single) or site.kind not in UNREAD)
 
     def grain(self, pipeline: Pipeline) -> int:
-        """See :meth:`Adapter.grain`; the pipeline packs squares of four cells and rounds other sizes down."""
+        """See :meth:`Adapter.grain`; the pipeline packs squares of 2 x 2 cells and rounds other sizes down."""
         return 2 * self.cell(pipeline)
 
     def guidance(self, pipeline: Pipeline, scale: float) -> dict[str, Any]:
-        """See :meth:`Adapter.guidance`; a model that is not told a scale can only be guided truly, by two calls."""
+        """See :meth:`Adapter.guidance`; a model without a guidance input needs true guidance, that is, two calls."""
         return {"guidance_scale" if _is_told(pipeline) else "true_cfg_scale": scale}
 
     def guidance_branches(self, pipeline: Pipeline, arguments: Mapping[str, Any]) -> int:
-        """See :meth:`Adapter.guidance_branches`; the scale that the network is told takes no rows."""
+        """See :meth:`Adapter.guidance_branches`; guidance that is an input of the network adds no rows."""
         return 2 if (arguments.get("true_cfg_scale") or 0) > 1 else 1
 
     def branches(self, pipeline: Pipeline, call: int, ratio: int) -> tuple[Branch, ...]:
-        """See :meth:`Adapter.branches`; true guidance asks for the negative prompt in a second call."""
+        """See :meth:`Adapter.branches`; true guidance runs the negative prompt in a second call."""
         if ratio != 1 or call > 1:
             raise HookError(
                 f"{self.name}: denoiser call {call + 1} of a step carries {ratio} times the rows asked for; "
-                "two calls of one time each are known"
+                "only two calls per step with one row each are supported"
             )
         return (Branch.UNCOND,) if call else (Branch.COND,)
 
     def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
         """The prompts, with as many T5 tokens as the tokenizer reads (at most diffusers' 512).
 
-        The empty negative prompt is that of every other family; true guidance, where it is asked for, needs it said.
+        As in every other family the negative prompt is empty; for true guidance it has to be passed explicitly.
         """
         return {
             "prompt": list(prompts),
@@ -104,7 +104,7 @@ class Flux(Adapter):
         }
 
     def starting(self, pipeline: Pipeline, latents: Tensor) -> dict[str, Any]:
-        """See :meth:`Adapter.starting`; the pipeline takes them packed."""
+        """See :meth:`Adapter.starting`; the pipeline takes packed latents."""
         return {"latents": pack(latents)}
 
     def text_limits(self, pipeline: Pipeline) -> dict[str, int]:
@@ -112,7 +112,7 @@ class Flux(Adapter):
         return super().text_limits(pipeline) | {"tokenizer_2": text_length(pipeline)}
 
     def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
-        """See :meth:`Adapter.encode_prompts`; ``extra`` holds the guidance a distilled model is told."""
+        """See :meth:`Adapter.encode_prompts`; ``extra`` holds the guidance input of a distilled model."""
         tokens, pooled, _ = pipeline.encode_prompt(list(prompts), max_sequence_length=text_length(pipeline))
         if not _is_told(pipeline):
             return Conditioning(tokens, pooled)
@@ -136,12 +136,12 @@ class Flux(Adapter):
 
 
 def _is_told(pipeline: Pipeline) -> bool:
-    """Whether the network has the guidance scale as an input: FLUX.1-dev has, FLUX.1-schnell has not."""
+    """Whether the guidance scale is an input of the network: it is in FLUX.1-dev, but not in FLUX.1-schnell."""
     return bool(pipeline.transformer.config.guidance_embeds)
 
 
 def pack(latents: Tensor) -> Tensor:
-    """(row, channel, y, x) as the transformer reads it: squares of four cells as one token."""
+    """(row, channel, y, x) as the transformer reads it: each square of 2 x 2 cells is one token."""
     return rearrange(latents, "row channel (y dy) (x dx) -> row (y x) (channel dy dx)", dy=2, dx=2)
 
 
@@ -152,12 +152,12 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
 
 
 def image_ids(height: int, width: int) -> Tensor:
-    """Where each image token lies: (token, 3), the first number always 0."""
+    """Position of each image token, (token, 3); the first coordinate is always 0."""
     return torch.cartesian_prod(torch.zeros(1), torch.arange(float(height)), torch.arange(float(width)))
 
 
 def text_length(pipeline: Pipeline) -> int:
-    """T5 tokens a prompt is padded or cut to."""
+    """Number of T5 tokens that a prompt is padded or truncated to."""
     tokenizer = pipeline.tokenizer_2
     return 512 if tokenizer is None else min(512, tokenizer.model_max_length)
 
@@ -165,7 +165,7 @@ def text_length(pipeline: Pipeline) -> int:
 def single_block_sites(name: str, path: str, block: Any) -> Iterator[Site]:
     """Sites of one single-stream block in the order they run: the MLP branch starts before the attention.
 
-    There is no ``out`` of the attention or the MLP: one projection maps both to the residual stream.
+    The attention and the MLP have no ``out`` of their own: one projection maps both to the residual stream.
     """
     attn, heads = f"{path}.attn", block.attn.heads
     yield Site(f"{name}.text.in", path, In("encoder_hidden_states"))

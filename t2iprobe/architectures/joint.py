@@ -1,4 +1,4 @@
-"""What the MM-DiT families share: the sites of a block whose image and text tokens attend jointly."""
+"""Shared by the MM-DiT families: the sites of a block in which image and text tokens attend jointly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def joint_block_sites(index: int, block: nn.Module, *, text_z_first: bool) -> It
     Args:
         index: number of the block.
         block: a ``JointTransformerBlock`` or ``FluxTransformerBlock``.
-        text_z_first: whether the family projects the text tokens' result before the image tokens'.
+        text_z_first: whether the family projects the text tokens' attention result before the image tokens'.
     """
     path, name = f"transformer_blocks.{index}", f"blocks.{index}"
     attn: Any = block.attn
@@ -25,7 +25,7 @@ def joint_block_sites(index: int, block: nn.Module, *, text_z_first: bool) -> It
     yield Site(f"{name}.joint_attn.in", f"{path}.attn", In("hidden_states"))
     yield Site(f"{name}.joint_attn.text", f"{path}.attn", In("encoder_hidden_states"))
     for site in projection_sites(name, f"{path}.attn", attn.heads):
-        if not (last and site.kind == "text.q"):  # it runs, but the last block drops what the text tokens see
+        if not (last and site.kind == "text.q"):  # it runs, but the last block drops the text tokens' result
             yield site
     z = [Site(f"{name}.joint_attn.z", f"{path}.attn.to_out.0", In("input"), heads=attn.heads)]
     if not last:
@@ -41,7 +41,7 @@ def joint_block_sites(index: int, block: nn.Module, *, text_z_first: bool) -> It
 
 
 def projection_sites(name: str, path: str, heads: int) -> Iterator[Site]:
-    """Queries, keys and values: the image tokens' first, then the text tokens'."""
+    """Queries, keys and values; the image tokens' come first."""
     yield Site(f"{name}.joint_attn.q", f"{path}.to_q", Out(), heads=heads)
     yield Site(f"{name}.self_attn.k", f"{path}.to_k", Out(), heads=heads)
     yield Site(f"{name}.self_attn.v", f"{path}.to_v", Out(), heads=heads)

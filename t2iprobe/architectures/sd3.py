@@ -19,8 +19,8 @@ from t2iprobe.core.sites import In, Out, Site
 class SD3(Adapter):
     """Adapter of ``StableDiffusion3Pipeline``.
 
-    The text keys and values of joint attention are ``joint_attn.k`` and ``.v``, as in cross-attention; the image
-    tokens' own are ``self_attn.k`` and ``.v`` of the same attention. ``text.*`` is what the text tokens compute for
+    The text keys and values of joint attention are ``joint_attn.k`` and ``.v``, as in cross-attention; those of the
+    image tokens in the same attention are ``self_attn.k`` and ``.v``. ``text.*`` is what the text tokens compute for
     themselves.
     """
 
@@ -32,7 +32,7 @@ class SD3(Adapter):
 
     @classmethod
     def tiny(cls) -> StableDiffusion3Pipeline:
-        """Three joint blocks: one with SD3.5's dual attention, a plain one, and the last, which drops the text."""
+        """Three joint blocks: one with SD3.5's dual attention, a plain one, and a last one that drops the text."""
         with parts.seeded():
             return parts.quiet(
                 StableDiffusion3Pipeline(
@@ -76,7 +76,7 @@ class SD3(Adapter):
     def branches(self, pipeline: Pipeline, call: int, ratio: int) -> tuple[Branch, ...]:
         """See :meth:`Adapter.branches`; skip-layer guidance repeats the conditional half after the doubled call.
 
-        The blocks it skips do not run in that call.
+        The skipped blocks do not run in that call.
         """
         if (call, ratio) == (1, 1) and pipeline.do_classifier_free_guidance:
             return (Branch.SKIP,)
@@ -101,7 +101,7 @@ class SD3(Adapter):
 
 
 def text_length(pipeline: Pipeline) -> int:
-    """T5 tokens a prompt is padded or cut to."""
+    """Number of T5 tokens that a prompt is padded or truncated to."""
     tokenizer = pipeline.tokenizer_3
     return 256 if tokenizer is None else min(256, tokenizer.model_max_length)
 

@@ -24,7 +24,7 @@ class SDXL(LatentUNet):
 
     @classmethod
     def tiny(cls) -> StableDiffusionXLPipeline:
-        """Eight cross-attention layers, two in a row in places, as in the full model."""
+        """Eight cross-attention layers, in places two in succession, as in the full model."""
         with parts.seeded():
             return parts.quiet(
                 StableDiffusionXLPipeline(
@@ -41,7 +41,7 @@ class SDXL(LatentUNet):
 
     @classmethod
     def full_size(cls) -> nn.Module:
-        """The U-Net of the base model, 1.0."""
+        """The U-Net of the base model 1.0."""
         with torch.device("meta"):
             return UNet2DConditionModel(
                 sample_size=128,
@@ -59,7 +59,7 @@ class SDXL(LatentUNet):
             )
 
     def sites(self, pipeline: Pipeline) -> Iterator[Site]:
-        """Those of every latent U-Net, and the pooled text with the picture size, as added to the time embedding."""
+        """The sites of every latent U-Net, plus the pooled text and picture size that enter the time embedding."""
         text, *blocks = super().sites(pipeline)
         yield text
         yield Site("pooled", "add_embedding", Out(), axes=("channel",), static=True)
@@ -73,11 +73,11 @@ class SDXL(LatentUNet):
         return Conditioning(tokens, pooled, {"time_ids": ids.expand(len(prompts), -1)})
 
     def framed(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
-        """See :meth:`Adapter.framed`: sizes and corner are added to the time embedding."""
+        """See :meth:`Adapter.framed`; sizes and corner enter the time embedding."""
         listed = [[*one.original, *one.corner, *one.size] for one in frames]
         ids = torch.tensor(
             listed, dtype=torch.float32, device=conditioning.tokens.device
-        )  # half precision rounds sizes
+        )  # half precision would round the sizes
         return replace(conditioning, extra=conditioning.extra | {"time_ids": ids})
 
 

@@ -1,6 +1,6 @@
-"""What the tiny pipelines are made of: tokenizer, text encoders, autoencoder; random weights, built offline.
+"""Parts of the tiny pipelines: tokenizer, text encoders, autoencoder; random weights, built offline.
 
-They draw noise, not pictures. A prompt changes the noise clearly, at every layer.
+They draw noise, not pictures, but a prompt clearly changes the noise at every layer.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ Built = TypeVar("Built", bound=DiffusionPipeline)
 
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
 WORDS = ("a", "an", "the", "of", "on", "in", "and", "with", "sign", "that", "says")
-LENGTH = 24  # tokens a prompt
-LATENT = 8  # latent cells a side
+LENGTH = 24  # tokens per prompt
+LATENT = 8  # latent cells per side
 CHANNELS = 4  # latent channels
 
 
 def vocabulary() -> dict[str, int]:
-    """A few whole words; any other word is spelled."""
+    """A few whole words; any other word is spelled letter by letter."""
     letters = string.ascii_letters + string.digits
     tokens = [*SPECIAL, *letters, *string.punctuation, *(f"##{letter}" for letter in letters)]
     return {token: index for index, token in enumerate(dict.fromkeys([*tokens, *WORDS]))}
 
 
 def tokenizer(*, start: bool, length: int = LENGTH) -> PreTrainedTokenizerFast:
-    """Reads up to ``length`` tokens; ``start`` puts ``<s>`` in front, as CLIP has it."""
+    """A tokenizer for up to ``length`` tokens; ``start`` prepends ``<s>``, as CLIP does."""
     words = vocabulary()
     fast = Tokenizer(WordPiece(words, unk_token="<unk>"))
     fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -56,7 +56,7 @@ def tokenizer(*, start: bool, length: int = LENGTH) -> PreTrainedTokenizerFast:
 
 
 def clip_config(width: int) -> CLIPTextConfig:
-    """Two layers: diffusers reads the first one's output in SDXL and SD3, the second's in SD and FLUX."""
+    """Two layers: SDXL and SD3 read the output of the first one in diffusers, SD and FLUX that of the second."""
     words = vocabulary()
     return CLIPTextConfig(
         vocab_size=len(words),
@@ -83,7 +83,7 @@ def clip_with_projection(width: int) -> CLIPTextModelWithProjection:
 
 
 def t5(width: int) -> T5EncoderModel:
-    """A T5 encoder of two layers; its own initialisation is lively enough."""
+    """A T5 encoder of two layers; its default initialisation lets enough signal through."""
     words = vocabulary()
     config = T5Config(
         vocab_size=len(words),
@@ -116,7 +116,7 @@ def autoencoder(**settings: Any) -> AutoencoderKL:
 
 @torch.no_grad()
 def enliven(module: nn.Module) -> nn.Module:
-    """Random weights that let a signal through: no zero-initialised gate or output, no tiny embedding."""
+    """Set random weights that let a signal through: no zero-initialised gate or output, no tiny embedding."""
     for part in module.modules():
         if isinstance(part, nn.Embedding):
             part.weight.normal_()
@@ -127,7 +127,7 @@ def enliven(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def seeded() -> Iterator[None]:
-    """The same random weights every time; the caller's random state is left as it was."""
+    """Make the weights built inside reproducible; the caller's random state is restored."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         yield

@@ -1,4 +1,4 @@
-"""What the U-Net families share: blocks in forward order and the sites of a transformer block."""
+"""Shared by the U-Net families: blocks in forward order and the sites of a transformer block."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STAGES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
 
 
 def forward_key(path: str) -> tuple[Any, ...]:
-    """Sorts module paths the way a U-Net runs them; ``named_modules`` lists the middle block last."""
+    """Sort key that puts module paths in forward order; ``named_modules`` lists the middle block last."""
     stage, *rest = path.split(".")
     return (STAGES.get(stage, 3), [int(part) if part.isdecimal() else -1 for part in rest])
 
@@ -34,7 +34,7 @@ def transformer_sites(unet: nn.Module) -> Iterator[Site]:
 
 
 def attention_sites(name: str, path: str, unet: nn.Module) -> Iterator[Site]:
-    """Sites of one plain attention module in the order they run."""
+    """Sites of one plain attention module in the order in which they run."""
     heads = unet.get_submodule(path).heads
     assert isinstance(heads, int)
     yield Site(f"{name}.in", path, In("hidden_states"))
@@ -61,11 +61,11 @@ class LatentUNet(Adapter):
         yield from transformer_sites(self.module(pipeline))
 
     def grain(self, pipeline: Pipeline) -> int:
-        """See :meth:`Adapter.grain`; the pipelines refuse others, however small a cell is."""
+        """See :meth:`Adapter.grain`; the pipelines refuse other sizes, even where a cell is smaller."""
         return max(8, self.cell(pipeline))
 
     def guidance_branches(self, pipeline: Pipeline, arguments: Mapping[str, Any]) -> int:
-        """See :meth:`Adapter.guidance_branches`; a U-Net that is told the scale (LCM, arXiv 2310.04378) needs one."""
+        """See :meth:`Adapter.guidance_branches`; a U-Net with a guidance input (LCM, arXiv 2310.04378) needs one."""
         told = pipeline.unet.config.time_cond_proj_dim is not None
         return 1 if told else super().guidance_branches(pipeline, arguments)
 

@@ -1,6 +1,6 @@
-"""LoRA on chosen attention layers of any adapter's model: what methods that train have in common.
+"""LoRA on selected attention layers of any adapter's model: what all training methods have in common.
 
-Below plugins, above core; knows no method. Import from the modules (nothing heavy is imported here)::
+Lies below the plugins and above core, and knows no method. Import from the modules (this one imports nothing heavy)::
 
     from t2iprobe.training.dataset import Example, Pictures, read_folder
     from t2iprobe.training.lora import Lora
@@ -8,25 +8,26 @@ Below plugins, above core; knows no method. Import from the modules (nothing hea
     from t2iprobe.training.trainer import Settings, Trainer, Watch
 
     targets = choose(model.adapter, model.pipeline, "localized", layers=(6,), stream="both")
-    print(count(model.adapter, model.pipeline, targets, rank=4))  # LoRA, adapted and text K/V parameters
+    print(count(model.adapter, model.pipeline, targets, rank=4))  # parameters: LoRA, adapted, text K/V
     lora = Lora.attach(model, targets.modules, rank=4, init="gaussian", seed=0)
     trainer = Trainer(model, lora, Pictures(read_folder(folder), 512), Settings(steps=400, lr=1e-4))
     trainer.run(out, Watch(on_step=lambda step, loss: ...))  # resumes from out/checkpoint.pt
     lora.save(out / "lora")  # pipeline.load_lora_weights reads it
-    lora.detach()  # the base model again, bit by bit
+    lora.detach()  # restores the base model bit by bit
 
-* ``targets``: which modules (scope x stream), and which count is which.
+* ``targets``: which modules to adapt (scope x stream), and their parameter counts.
 * ``lora``: :class:`~t2iprobe.training.lora.Lora` - ``state()`` / ``restore()`` (A and B, fp32), ``delta(path)`` (scale
-  * B A), ``disabled()``, ``save``, ``detach``. Every init of peft by name. ``Lora.load`` draws as diffusers'
-  ``load_lora_weights`` does, whatever kind of file; ``.learn()`` goes on with it.
-* ``saved``: what ``Lora.load`` does: the one way a file comes onto a model; refuses another model's.
+    * B A), ``disabled()``, ``save``, ``detach``. Every initialisation of peft by name. ``Lora.load`` draws exactly as
+    diffusers' ``load_lora_weights`` does, for every file format; ``.learn()`` continues training it.
+* ``saved``: the implementation of ``Lora.load``, the only way a file gets onto a model; refuses files of other models.
 * ``dataset``: a folder of pictures with ``metadata.jsonl``; :class:`~t2iprobe.training.dataset.Example` also takes
-  pictures from elsewhere and has a ``weight`` (prior preservation). ``Pictures`` crops, flips and deals them.
-* ``feed``: rows as the denoiser gets them: latents and conditioning, remembered while they fit.
-* ``objective``: the loss of a row by what the denoiser predicts (noise, velocity, flow, picture; learned variance).
+    pictures from elsewhere and has a ``weight`` (prior preservation). ``Pictures`` crops, flips and orders them.
+* ``feed``: rows as the denoiser gets them: latents and conditioning, cached while they fit into memory.
+* ``objective``: the loss per row, according to what the denoiser predicts (noise, velocity, flow, picture; learned
+  variance).
 * ``trainer``: the loop. ``Trainer(penalty=...)`` adds a regulariser to every step; ``trainer.advance()`` is one step.
-  What step ``n`` sees follows from the seed and ``n``: not from the number of devices, nor from interruptions.
+    What step ``n`` sees depends only on the seed and ``n``, not on the number of devices or on interruptions.
 * ``devices``: accelerate, for mixed precision and several GPUs.
 
-The base weights are never written to; a LoRA that is attached is the only thing that learns.
+The base weights are never written to; only the attached LoRA is trained.
 """

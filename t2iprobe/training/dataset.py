@@ -1,6 +1,6 @@
 """Pictures with captions to train on: a folder with ``metadata.jsonl``, as diffusers' training scripts use it.
 
-Everything that can be refused is refused when the folder is read: before a model is loaded, and before a step.
+All checks run when the folder is read, before a model is loaded.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Example:
     """A picture and its caption.
 
     Args:
-        name: what it is called in messages; examples of one name are the same picture.
+        name: name in messages; examples with the same name are the same picture.
         caption: the prompt.
-        open: gives the picture.
-        words: what the picture reads, where that is known.
-        weight: of its loss among the others'.
-        size: width and height, where they are known.
-        mark: tells its file from another of the same name.
+        open: returns the picture.
+        words: the text in the picture, if known.
+        weight: relative weight of its loss.
+        size: width and height, if known.
+        mark: distinguishes its file from another of the same name.
     """
 
     name: str
@@ -55,38 +55,38 @@ class Example:
 
 
 def read_folder(folder: Path) -> list[Example]:
-    """The examples that ``metadata.jsonl`` lists, in its order.
+    """The examples listed in ``metadata.jsonl``, in its order.
 
     Raises:
-        ConfigError: no folder, no list, an empty list or a broken line, a caption without its picture, or a file
-            that is no picture.
+        ConfigError: the folder or the list is missing, the list is empty or has a broken line, a caption lacks its
+                picture, or a file is not a picture.
     """
     path = folder / METADATA
     if not folder.is_dir():
-        raise ConfigError(f"--data {folder} is no folder; it needs pictures and {METADATA}, {FORMAT}")
+        raise ConfigError(f"--data {folder} is not a folder; it needs pictures and {METADATA}, {FORMAT}")
     if not path.is_file():
         pictures = sum(one.suffix.lower() in SUFFIXES for one in folder.iterdir())
         state = f"has {pictures} pictures and no {METADATA}" if pictures else "is empty"
         raise ConfigError(f"--data {folder} {state}; write it, {FORMAT}")
     found = [_example(folder, path, number, line) for number, line in _lines(path)]
     if not found:
-        raise ConfigError(f"{path} lists no picture; it needs {FORMAT}")
+        raise ConfigError(f"{path} lists no pictures; it needs {FORMAT}")
     missing = [one.name for one in found if not (folder / one.name).is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ConfigError(f"{path} has a caption for {missing[0]}{more}, and there is no such picture in {folder}")
+        raise ConfigError(f"{path} has a caption for {missing[0]}{more}, but there is no such picture in {folder}")
     return [replace(one, size=_size(folder / one.name), mark=_mark(folder / one.name)) for one in found]
 
 
 def unlisted(folder: Path, examples: Sequence[Example]) -> list[str]:
-    """Pictures of the folder that have no caption."""
+    """Pictures in the folder that have no caption."""
     listed = {(folder / one.name).resolve() for one in examples}
     found = (one for one in folder.rglob("*") if one.suffix.lower() in SUFFIXES)
     return sorted(str(one.relative_to(folder)) for one in found if one.resolve() not in listed)
 
 
 def write_folder(folder: Path, examples: Sequence[tuple[Image.Image, str, str | None]]) -> Path:
-    """Pictures, captions and words as a folder that :func:`read_folder` reads."""
+    """Write pictures, captions and words as a folder that :func:`read_folder` reads."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for number, (picture, caption, words) in enumerate(examples):
@@ -100,15 +100,15 @@ def write_folder(folder: Path, examples: Sequence[tuple[Image.Image, str, str | 
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Examples as training rows: cut to a square and dealt in an order that the seed decides.
+    """Examples as training rows: cropped to a square, in an order that the seed determines.
 
     Args:
         examples: at least one.
-        side: of the square in pixels.
-        crop: where it is cut from the resized picture.
+        side: side of the square in pixels.
+        crop: where the square is cut from the resized picture.
         flip: mirror half of the rows.
-        seed: of order, cuts and mirroring.
-        drop: share of the rows that lose their caption, for classifier-free guidance.
+        seed: random seed of order, crops and mirroring.
+        drop: fraction of the rows that lose their caption, for classifier-free guidance.
     """
 
     examples: Sequence[Example]
@@ -130,12 +130,12 @@ class Pictures:
         return int(order[row % count])
 
     def caption(self, row: int) -> str:
-        """The caption of a row, emptied with the chance ``drop``."""
+        """The caption of a row, emptied with probability ``drop``."""
         dropped = self.drop > 0 and np.random.default_rng([self.seed, row, 1]).random() < self.drop
         return "" if dropped else self.examples[self.deal(row)].caption
 
     def picture(self, row: int) -> tuple[Tensor, Frame]:
-        """The picture of a row, (3, y, x) in -1..1, and how it was cut.
+        """The picture of a row, (3, y, x) in -1..1, and how it was cropped.
 
         Raises:
             ConfigError: it cannot be decoded.
@@ -156,15 +156,15 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _example(folder: Path, path: Path, number: int, line: str) -> Example:
-    """A line of the list.
+    """Parse one line of the list.
 
     Raises:
-        ConfigError: it is broken.
+        ConfigError: the line is broken.
     """
     try:
         found: Any = json.loads(line)
     except ValueError as error:
-        raise ConfigError(f"{path}, line {number} is no JSON ({error}); it needs {FORMAT}") from None
+        raise ConfigError(f"{path}, line {number} is not valid JSON ({error}); it needs {FORMAT}") from None
     for key in ("file_name", "text"):
         if not isinstance(found, dict) or not isinstance(found.get(key), str):
             raise ConfigError(f"{path}, line {number} has no {key!r}; it needs {FORMAT}")
@@ -175,20 +175,20 @@ def _example(folder: Path, path: Path, number: int, line: str) -> Example:
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """From the head of a file; decoding all would take long.
+    """Width and height from the file's header; decoding every picture would take long.
 
     Raises:
-        ConfigError: it is no picture, or not one of 8 bits a channel.
+        ConfigError: the file is not a picture, or does not have 8 bits per channel.
     """
     with readable(str(path)), Image.open(path) as image:
         size, mode = image.size, image.mode
     if mode not in MODES:
-        raise ConfigError(f"{path} is a picture of mode {mode}; save it with 8 bits a channel, as RGB")
+        raise ConfigError(f"{path} is a picture of mode {mode}; save it with 8 bits per channel, as RGB")
     return size
 
 
 def _mark(path: Path) -> str:
-    """Of a file's length and end, where compressed pictures have their checksums; reading all would take long."""
+    """Digest of a file's length and end, where compressed pictures have checksums; reading it all would take long."""
     with path.open("rb") as file:
         length = file.seek(0, SEEK_END)
         file.seek(-min(length, TAIL), SEEK_END)
@@ -205,11 +205,11 @@ def _decoded(example: Example) -> Image.Image:
         with example.open() as image:
             return on_white(upright(image))
     except (OSError, SyntaxError, ValueError) as error:
-        raise ConfigError(f"{example.name} cannot be decoded: {error}; take it out of {METADATA}") from None
+        raise ConfigError(f"{example.name} cannot be decoded: {error}; remove it from {METADATA}") from None
 
 
 def _square(image: Image.Image, side: int, chance: np.random.Generator | None) -> tuple[Image.Image, tuple[int, int]]:
-    """The picture resized to the short side and cut; and the upper left corner, (y, x), of the cut."""
+    """The picture resized by its short side and cropped, and the upper left corner of the crop, (y, x)."""
     factor = side / min(image.size)
     width, height = (max(side, round(one * factor)) for one in image.size)
     resized = image if (width, height) == image.size else image.resize((width, height), Image.Resampling.LANCZOS)

@@ -1,6 +1,6 @@
-"""Mixed precision and several GPUs, by accelerate: ``accelerate launch`` starts as many processes as it is told.
+"""Mixed precision and several GPUs with accelerate: ``accelerate launch`` starts the requested number of processes.
 
-A process without that is one of one. Every process trains its own rows and all take the same step.
+Without it there is a single process. Every process trains on its own rows and all take the same step.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ PRECISIONS: tuple[Precision, ...] = ("no", "fp16", "bf16")
 
 @contextmanager
 def accelerator(device: torch.device, precision: Precision = "no") -> Iterator[Accelerator]:
-    """Accelerate's view of this process, for the length of a ``with``.
+    """Accelerate's view of this process, inside a ``with`` block.
 
     Args:
-        device: where the model lies.
-        precision: of the forward pass; the LoRA's matrices stay float32.
+        device: device of the model.
+        precision: precision of the forward pass; the LoRA's matrices stay float32.
 
     Raises:
-        ConfigError: no such precision, or this device cannot do it.
+        ConfigError: the precision is unknown, or this device does not support it.
     """
     if precision not in PRECISIONS:
-        raise ConfigError(f"mixed precision is one of {', '.join(PRECISIONS)}; asked for {precision!r}")
+        raise ConfigError(f"mixed precision is one of {', '.join(PRECISIONS)}; found {precision!r}")
     if precision == "fp16" and device.type == "cpu":
-        raise ConfigError("mixed precision fp16 needs a GPU; on a CPU take bf16 or no")
-    AcceleratorState._reset_state()  # of an earlier training in this process, which may have had another precision
+        raise ConfigError("mixed precision fp16 needs a GPU; on a CPU use bf16 or no")
+    AcceleratorState._reset_state()  # an earlier training in this process may have had another precision
     try:
         yield Accelerator(
             mixed_precision=precision,
@@ -51,23 +51,23 @@ def accelerator(device: torch.device, precision: Precision = "no") -> Iterator[A
 
 
 def part() -> None:
-    """The processes go their own ways: the last thing of a command that trains."""
+    """Leave the process group; the last call of a command that trains."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def processes() -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """The number of this process among them; 0 prints and writes."""
+    """Rank of this process; rank 0 prints and writes."""
     return int(os.environ.get("RANK", "0"))
 
 
 def own_device() -> str | None:
-    """The GPU that ``accelerate launch`` gives this process; ``None`` where it is alone."""
+    """The GPU that ``accelerate launch`` assigns to this process; ``None`` for a single process."""
     if processes() == 1 or not torch.cuda.is_available():
         return None
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"

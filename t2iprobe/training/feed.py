@@ -1,4 +1,4 @@
-"""Training rows as the denoiser gets them: latents and conditioning, remembered while they fit into memory."""
+"""Training rows as the denoiser gets them: latents and conditioning, cached while they fit into memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from t2iprobe.core.model import Model
 from t2iprobe.training.dataset import Pictures
 
 Value = TypeVar("Value")
-KEPT = 1 << 30  # bytes of latents, and as many of text
+KEPT = 1 << 30  # bytes of cached latents, and as many of cached text
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,9 @@ class Rows:
     """Some rows of a training step.
 
     Args:
-        clean: (row, channel, y, x) what is denoised, float32.
-        conditioning: one a row, in the denoiser's precision.
-        weights: (row,) of the losses.
+        clean: (row, channel, y, x) clean latents or pixels, float32.
+        conditioning: one entry per row, in the denoiser's precision.
+        weights: (row,) weights of the losses.
     """
 
     clean: Tensor
@@ -35,7 +35,7 @@ class Rows:
 
 @dataclass
 class Kept(Generic[Value]):
-    """Remembers values until they fill ``limit`` bytes; what comes later is computed every time."""
+    """A cache that fills up to ``limit`` bytes; values that no longer fit are recomputed every time."""
 
     size: Callable[[Value], int]
     limit: int = KEPT
@@ -43,7 +43,7 @@ class Kept(Generic[Value]):
     values: dict[Any, Value] = field(default_factory=dict)
 
     def get(self, key: Any, compute: Callable[[], Value]) -> Value:
-        """The value of ``key``."""
+        """The value of ``key``, computed if it is not cached."""
         if key in self.values:
             return self.values[key]
         value = compute()
@@ -54,11 +54,11 @@ class Kept(Generic[Value]):
 
 
 class Feed:
-    """Encodes rows with the model's own encoders, each by itself, so that a row never hangs on its batch.
+    """Encodes rows with the model's own encoders, one by one, so that a row never depends on its batch.
 
     Args:
-        model: its autoencoder and text encoders are used as they are, without gradients.
-        pictures: the rows.
+        model: its autoencoder and text encoders are used unchanged, without gradients.
+        pictures: the training rows.
     """
 
     def __init__(self, model: Model, pictures: Pictures) -> None:
@@ -67,14 +67,14 @@ class Feed:
         self._text: Kept[Conditioning] = Kept(lambda found: sum(_bytes(one) for one in _tensors(found)))
 
     def again(self, pictures: Pictures) -> Feed:
-        """The same examples dealt otherwise, with what is remembered of them."""
+        """The same examples in another order, sharing the cache."""
         other = Feed(self.model, pictures)
         if pictures.examples is self.pictures.examples and pictures.side == self.pictures.side:
             other._latents, other._text = self._latents, self._text
         return other
 
     def rows(self, numbers: Sequence[int]) -> Rows:
-        """Rows by their numbers in the whole training."""
+        """Rows by their number in the whole training."""
         with torch.no_grad():
             seen = [self._picture(number) for number in numbers]
             text = joined([self._caption(self.pictures.caption(number)) for number in numbers])
@@ -107,7 +107,7 @@ class Feed:
 
 @contextmanager
 def steady(pipeline: Any) -> Iterator[torch.dtype | None]:
-    """The autoencoder's precision, raised for a while where half of it overflows, as SDXL's does."""
+    """Raise the autoencoder's precision inside a ``with`` block if half precision overflows, as with SDXL's."""
     vae = getattr(pipeline, "vae", None)
     if vae is None:
         yield None
@@ -124,14 +124,14 @@ def steady(pipeline: Any) -> Iterator[torch.dtype | None]:
 
 
 def joined(parts: Sequence[Conditioning]) -> Conditioning:
-    """Conditionings of one row each as one of many."""
+    """Concatenate conditionings of one row each."""
     pooled = [one.pooled for one in parts if one.pooled is not None]
     extra = {name: torch.cat([one.extra[name] for one in parts]) for name in parts[0].extra}
     return Conditioning(torch.cat([one.tokens for one in parts]), torch.cat(pooled) if pooled else None, extra)
 
 
 def moved(found: Conditioning, device: torch.device, dtype: torch.dtype | None = None) -> Conditioning:
-    """The same elsewhere, and in another precision if one is given."""
+    """The conditioning on another device, and in another precision if one is given."""
 
     def move(value: Tensor) -> Tensor:
         return value.detach().to(device, dtype)
@@ -149,6 +149,6 @@ def _bytes(value: Tensor) -> int:
 
 
 def _dtype(model: Model) -> torch.dtype:
-    """The precision of the denoiser's weights; a LoRA's own are float32 anyway."""
+    """Precision of the denoiser's weights, not counting a LoRA's, which are float32."""
     found = (one.dtype for name, one in model.denoiser.named_parameters() if ".lora_" not in name)
     return next(dtype for dtype in found if dtype.is_floating_point)

@@ -1,6 +1,6 @@
-"""One LoRA (Hu et al., arXiv 2106.09685) on a model, new or saved, by peft and diffusers: :class:`Lora`.
+"""One LoRA (Hu et al., arXiv 2106.09685) on a model, new or saved, with peft and diffusers: :class:`Lora`.
 
-The base weights stay what they are; :meth:`Lora.detach` gives the base model back bit by bit.
+The base weights are never changed for good; :meth:`Lora.detach` restores the base model bit by bit.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from t2iprobe.core.model import Model
 from t2iprobe.training import saved
 from t2iprobe.training.targets import check_rank
 
-NAME = "default"  # of the adapter inside peft
-PLAIN = (True, "gaussian", "orthogonal", "eva")  # inits that leave the base weights alone
-OWN = re.compile(rf"\.lo\w+\.{NAME}(\.|$)")  # in the name of an adapter's parameter: lora_A.default.weight
+NAME = "default"  # name of the adapter in peft
+PLAIN = (True, "gaussian", "orthogonal", "eva")  # initialisations that leave the base weights alone
+OWN = re.compile(rf"\.lo\w+\.{NAME}(\.|$)")  # matches an adapter's parameter names: lora_A.default.weight
 State = dict[str, Tensor]
 
 
 class Lora:
-    """A LoRA that is on a model: on its denoiser, and a saved one perhaps on text encoders, too.
+    """A LoRA on a model's denoiser; a saved one may adapt text encoders, too.
 
     Args:
-        model: has it.
-        before: which parameters of the model required gradients without it.
+        model: the model it is attached to.
+        before: parameters that required gradients before it was attached, by component.
         kept: base weights that the initialisation changed, by module.
     """
 
@@ -54,25 +54,25 @@ class Lora:
         dropout: float = 0.0,
         seed: int = 0,
     ) -> Lora:
-        """Put a new LoRA on exactly these modules.
+        """Attach a new LoRA to exactly these modules.
 
         Args:
-            model: it is used as it is; nothing else in it learns from now on.
-            modules: paths below the denoiser.
-            rank: of the two matrices.
-            alpha: scale times rank; the rank if not given, so the scale is 1.
-            init: how peft starts it: ``gaussian``, ``True`` (Kaiming), ``olora``, ``pissa_niter_4``, ….
-            dropout: share of the input that is dropped while training.
-            seed: of the initialisation.
+            model: the base model; all its other parameters are frozen from now on.
+            modules: module paths below the denoiser.
+            rank: rank of the two matrices.
+            alpha: scale times rank; default is the rank, that is, a scale of 1.
+            init: peft's initialisation: ``gaussian``, ``True`` (Kaiming), ``olora``, ``pissa_niter_4``, ….
+            dropout: dropout of the input during training.
+            seed: random seed of the initialisation.
 
         Raises:
-            ConfigError: no module, the rank is above a module's width, peft knows no such initialisation, or the
-                model has a LoRA already.
+            ConfigError: no module is given, the rank exceeds a module's width, peft does not know the initialisation,
+                or the model has a LoRA already.
         """
         denoiser: Any = model.denoiser
         check_free(model)
         if not hasattr(denoiser, "add_adapter"):
-            raise ConfigError(f"{type(denoiser).__name__} takes no LoRA: diffusers gives it no add_adapter")
+            raise ConfigError(f"{type(denoiser).__name__} does not support LoRA: it has no add_adapter in diffusers")
         if not modules:
             raise ConfigError("a LoRA needs at least one module to adapt")
         check_rank({path: denoiser.get_submodule(path) for path in modules}, rank)
@@ -81,7 +81,7 @@ class Lora:
             lora_alpha=rank if alpha is None else alpha,
             init_lora_weights=init,
             lora_dropout=dropout,
-            target_modules="|".join(map(re.escape, modules)),  # the whole path has to match
+            target_modules="|".join(map(re.escape, modules)),  # has to match the whole path
         )
         kept = {} if init in PLAIN else {path: _weight(denoiser, path).detach().clone() for path in modules}
         lora = cls(model, _learning(model), kept)
@@ -92,20 +92,20 @@ class Lora:
 
     @classmethod
     def load(cls, model: Model, ref: str | Path, scale: float = 1.0) -> Lora:
-        """Put a saved LoRA on the model, to be drawn with; see :meth:`learn`.
+        """Attach a saved LoRA for sampling; see :meth:`learn` to train it.
 
         Args:
-            model: drawn with from now on as ``pipeline.load_lora_weights(ref)`` draws.
+            model: the model, which from now on draws as after ``pipeline.load_lora_weights(ref)``.
             ref: a file, a folder or a hub id.
-            scale: of all of it, beside its own (alpha / rank).
+            scale: factor on the whole LoRA, on top of its own scale (alpha / rank).
 
         Raises:
-            ConfigError: it cannot be read, it is of another model, or the model has a LoRA already.
+            ConfigError: it cannot be read, it belongs to another model, or the model has a LoRA already.
         """
         check_free(model)
         lora = cls(model, _learning(model), {})
         try:
-            with torch.random.fork_rng(devices=[]):  # peft draws what is overwritten
+            with torch.random.fork_rng(devices=[]):  # peft draws random weights that are overwritten
                 saved.put_on(model, ref, NAME)
             if scale != 1:
                 pipeline: Any = model.pipeline
@@ -116,14 +116,14 @@ class Lora:
         return lora
 
     def learn(self, dropout: float = 0.0) -> Lora:
-        """From now on its matrices in the denoiser learn, in float32, and nothing else in there.
+        """Make the denoiser's LoRA matrices trainable, in float32, and freeze everything else in the denoiser.
 
         Args:
-            dropout: share of the input that is dropped while training.
+            dropout: dropout of the input during training.
         """
         self.denoiser.requires_grad_(False)
         for _, layer in self._layers(self.denoiser):
-            layer.set_adapter(NAME)  # peft knows which of its matrices learn
+            layer.set_adapter(NAME)  # peft knows which of its matrices are trainable
             layer.lora_dropout[NAME] = nn.Dropout(dropout) if dropout else nn.Identity()
         self.denoiser.peft_config[NAME].lora_dropout = dropout
         cast_training_params(self.denoiser)
@@ -131,7 +131,7 @@ class Lora:
 
     @property
     def denoiser(self) -> Any:
-        """The module that learns."""
+        """The module that is trained."""
         return self.model.denoiser
 
     @property
@@ -140,19 +140,19 @@ class Lora:
         return tuple(path for path, _ in self._layers(self.denoiser))
 
     def rank(self, path: str) -> int:
-        """Of the matrices of one module."""
+        """Rank of the matrices of one module."""
         return int(self._layer(path).r[NAME])
 
     def scale(self, path: str) -> float:
-        """What the product of the matrices of one module is multiplied with."""
+        """Factor on the product of the matrices of one module."""
         return float(self._layer(path).scaling[NAME])
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """What is its own in the denoiser: ``<path>.lora_A.<name>.weight``, B, and what else a kind has."""
+        """The LoRA's parameters in the denoiser: ``<path>.lora_A.<name>.weight``, B, and any others of a variant."""
         return ((name, one) for name, one in self.denoiser.named_parameters() if OWN.search(name))
 
     def parameters(self) -> list[nn.Parameter]:
-        """What learns."""
+        """The trainable parameters."""
         return [parameter for _, parameter in self.named_parameters()]
 
     def matrices(self, path: str) -> tuple[nn.Parameter, nn.Parameter]:
@@ -161,26 +161,26 @@ class Lora:
         return layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
 
     def delta(self, path: str) -> Tensor:
-        """What it adds to the weight of one module: the module's scale times B A, with gradients.
+        """The change of the weight of one module: the module's scale times B A, with gradients.
 
         Raises:
-            ConfigError: a DoRA, whose change is no such product.
+            ConfigError: it is a DoRA, whose change is not such a product.
         """
         layer = self._layer(path)
         if layer.use_dora.get(NAME, False):
-            raise ConfigError(f"the LoRA at {path} is a DoRA, whose change of the weight is no product of two matrices")
+            raise ConfigError(f"the LoRA at {path} is a DoRA, whose weight change is not a product of two matrices")
         found: Tensor = layer.get_delta_weight(NAME)
         return found
 
     def state(self) -> State:
-        """A copy of what it has in the denoiser, float32 on the CPU: ``<path>.lora_A.weight`` and B."""
+        """A copy of the LoRA in the denoiser, float32 on the CPU: ``<path>.lora_A.weight`` and B."""
         return _state(self.denoiser)
 
     def restore(self, state: State) -> None:
-        """Take other matrices of the same shapes.
+        """Replace the matrices by others of the same shapes.
 
         Raises:
-            ConfigError: they are of other modules or of another rank.
+            ConfigError: they belong to other modules or have another rank.
         """
         own = {name: tuple(value.shape) for name, value in self.state().items()}
         given = {name: tuple(value.shape) for name, value in state.items()}
@@ -191,11 +191,11 @@ class Lora:
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """The base model for the length of a ``with``."""
+        """The base model, inside a ``with`` block."""
         layers = [layer for part in _parts(self.model).values() for _, layer in self._layers(part)]
         learning = [one for layer in layers for one in layer.parameters() if one.requires_grad]
         for layer in layers:
-            layer.enable_adapters(False)  # which takes their gradients as well
+            layer.enable_adapters(False)  # this clears requires_grad as well
         try:
             yield
         finally:
@@ -206,10 +206,10 @@ class Lora:
                 one.requires_grad_(True)
 
     def save(self, folder: Path) -> Path:
-        """Write it as diffusers does, whole or not at all; ``pipeline.load_lora_weights(folder)`` reads it.
+        """Write the LoRA atomically in diffusers' format; ``pipeline.load_lora_weights(folder)`` reads it.
 
         Raises:
-            ConfigError: the pipeline's class takes no LoRA.
+            ConfigError: the pipeline's class does not support LoRA.
         """
         kind = type(self.model.pipeline)
         if not hasattr(kind, "save_lora_weights"):
@@ -227,7 +227,7 @@ class Lora:
         return folder
 
     def detach(self) -> None:
-        """Take it off: the base model again, and what required gradients before does so again."""
+        """Remove the LoRA: restores the base model, and which of its parameters require gradients."""
         unload = getattr(self.model.pipeline, "unload_lora_weights", None) or self.denoiser.unload_lora
         unload()
         with torch.no_grad():
@@ -239,14 +239,14 @@ class Lora:
 
     @staticmethod
     def _layers(part: nn.Module) -> Iterator[tuple[str, Any]]:
-        """peft's layers of a part by the paths of the modules in them."""
+        """peft's layers of a component, each with the path of its module."""
         return ((path, module) for path, module in part.named_modules() if isinstance(module, BaseTunerLayer))
 
     def _layer(self, path: str) -> Any:
-        """Of one module.
+        """peft's layer of one module.
 
         Raises:
-            ConfigError: it has none, or one of another kind.
+            ConfigError: the module has none, or a layer of another kind.
         """
         found = self.denoiser.get_submodule(path)
         if not isinstance(found, LoraLayer):
@@ -255,10 +255,10 @@ class Lora:
 
 
 def check_free(model: Model) -> None:
-    """Refuse a model that a LoRA is on already.
+    """Refuse a model that already has a LoRA.
 
     Raises:
-        ConfigError: so it is.
+        ConfigError: it has one.
     """
     found = {name for part in _parts(model).values() for name in getattr(part, "peft_config", None) or ()}
     if found:
@@ -282,25 +282,25 @@ def _learning(model: Model) -> dict[str, frozenset[str]]:
 
 
 def _state(part: nn.Module) -> State:
-    """A copy of the adapter in one part of the pipeline."""
+    """A copy of the adapter in one component of the pipeline."""
     found = get_peft_model_state_dict(part, adapter_name=NAME)
     return {name: value.detach().float().cpu().clone() for name, value in found.items()}
 
 
 def _settings(part: Any) -> dict[str, Any]:
-    """peft's settings of the adapter in one part, as they can be written down."""
+    """peft's settings of the adapter in one component, in serialisable form."""
     settings = part.peft_config[NAME].to_dict()
     return {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
 
 
 def _difference(own: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> str:
-    """How the shapes of two states differ, in words."""
+    """How the shapes of two states differ, as a sentence."""
     if set(own) != set(given):
         odd = min(set(own) ^ set(given))
-        who = "it does not adapt" if odd in own else "it adapts, and the scope does not,"
-        return f"the LoRA is for other modules than this scope: {who} {odd.rpartition('.lora_')[0]}"
+        who = "it does not adapt" if odd in own else "only the LoRA adapts"
+        return f"the LoRA does not match the modules of this scope: {who} {odd.rpartition('.lora_')[0]}"
     name = next(name for name in own if own[name] != given[name])
-    return f"the LoRA has another rank: {name} is {given[name]} there and {own[name]} here"
+    return f"the LoRA has another rank: {name} is {given[name]} in the file and {own[name]} here"
 
 
 def _weight(denoiser: nn.Module, path: str) -> nn.Parameter:
@@ -309,11 +309,11 @@ def _weight(denoiser: nn.Module, path: str) -> nn.Parameter:
 
 @contextmanager
 def _inits(init: bool | str) -> Iterator[None]:
-    """peft's refusals of an initialisation, as ours."""
+    """Turn peft's errors about an initialisation into ours."""
     try:
         yield
     except (ValueError, KeyError, NotImplementedError, ImportError) as error:
-        raise ConfigError(f"peft cannot start a LoRA with init={init!r}: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"peft cannot initialise a LoRA with {init!r}: {' '.join(str(error).split())}") from error
 
 
 __all__ = ["NAME", "Lora", "State", "check_free"]

@@ -1,9 +1,9 @@
-"""What a denoiser is trained on: the loss of each row, by what the denoiser predicts.
+"""Training objective of a denoiser: the loss of each row, according to what the denoiser predicts.
 
-Noise, velocity and picture prediction on the scheduler's own levels (Ho et al., arXiv 2006.11239; Salimans & Ho,
+Noise, velocity and picture prediction on the scheduler's own noise levels (Ho et al., arXiv 2006.11239; Salimans & Ho,
 arXiv 2202.00512), flow matching (Lipman et al., arXiv 2210.02747), and the bound on a learned variance (Nichol and
-Dhariwal, arXiv 2102.09672). As in diffusers' training scripts, with two exceptions: the learned variance is trained
-along, and flows are trained on the velocity alone, as its script for FLUX does; that for SD3 weights with sigma squared
+Dhariwal, arXiv 2102.09672). As in diffusers' training scripts, with two exceptions: a learned variance is trained
+as well, and flows are trained on the plain velocity, as its FLUX script does; its SD3 script weights by sigma squared
 unless told otherwise (``precondition_outputs``).
 """
 
@@ -27,10 +27,11 @@ class Objective:
     """The training loss of a model.
 
     Args:
-        adapter: of the model's family.
-        pipeline: its scheduler says what is predicted and on which levels.
-        density: how noise levels are drawn; logit-normal for flows (Esser et al., arXiv 2403.03206), else uniform.
-        bound: weight of the bound on a learned variance, summed over all timesteps, beside the prediction's error.
+        adapter: adapter of the model's family.
+        pipeline: its scheduler determines what is predicted and the noise levels.
+        density: distribution of noise levels; default logit-normal for flows (Esser et al., arXiv 2403.03206), else
+            uniform.
+        bound: weight of the bound on a learned variance, summed over all timesteps, relative to the prediction error.
     """
 
     def __init__(
@@ -41,13 +42,13 @@ class Objective:
         self.flow = self.prediction == "flow"
         self.density: Density = density or ("logit_normal" if self.flow else "uniform")
         config = pipeline.scheduler.config
-        # samplers such as Euler's scale the noisy picture; what the denoiser is trained on is DDPM's
+        # samplers such as Euler's scale the noisy picture; denoisers are trained with DDPM's scaling
         self.scheduler: Any = None if self.flow else DDPMScheduler.from_config(config)
-        dynamic = config.get("use_dynamic_shifting")  # then the shift hangs on the picture's size, when sampling
+        dynamic = config.get("use_dynamic_shifting")  # then the shift depends on the picture's size, when sampling
         self.shift = float(config.get("shift") or 1.0) if self.flow and not dynamic else 1.0
 
     def draw(self, rows: int, generator: torch.Generator) -> Tensor:
-        """Noise levels, (row,): sigma in 0..1 of a flow, else the scheduler's timestep."""
+        """Draw noise levels, (row,): sigma in 0..1 for a flow, else the scheduler's timestep."""
         if self.density == "logit_normal":
             level = torch.sigmoid(torch.randn(rows, generator=generator))
         else:
@@ -57,14 +58,14 @@ class Objective:
         return self.at(level)
 
     def at(self, level: Tensor) -> Tensor:
-        """A level in 0..1, (row,), as :meth:`losses` takes it: sigma of a flow, else a timestep."""
+        """Convert levels in 0..1, (row,), to what :meth:`losses` takes: sigma for a flow, else a timestep."""
         if self.flow:
             return level
         steps = self.scheduler.config.num_train_timesteps
-        return (level * steps).long().clamp(max=steps - 1)  # a share may round to 1
+        return (level * steps).long().clamp(max=steps - 1)  # level may round to 1
 
     def signal_to_noise(self, level: Tensor) -> Tensor:
-        """The factor of the clean picture over that of the noise in a noisy one, (row,), at levels as drawn."""
+        """Ratio of the factors on the clean picture and on the noise, (row,), at levels as drawn by :meth:`draw`."""
         if self.flow:
             return (1 - level) / level
         now = self.scheduler.alphas_cumprod.to(level.device)[level]
@@ -76,8 +77,8 @@ class Objective:
 
         Args:
             clean, noise: (row, channel, y, x), float32.
-            level: (row,), as drawn.
-            conditioning: one a row.
+            level: (row,), as drawn by :meth:`draw`.
+            conditioning: one entry per row.
         """
         if self.flow:
             sigma = level[:, None, None, None]
@@ -89,11 +90,11 @@ class Objective:
         if guess.shape[1] == clean.shape[1]:
             return _error(guess, target)
         if guess.shape[1] != 2 * clean.shape[1]:
-            raise ConfigError(f"the denoiser gives {guess.shape[1]} channels for {clean.shape[1]}; no loss is known")
+            raise ConfigError(f"the denoiser predicts {guess.shape[1]} channels for {clean.shape[1]}; no loss fits")
         guess, fraction = guess.chunk(2, dim=1)
         denoised = predicted_original(self.scheduler, noisy, level, guess.detach())
         bound = variational_bound(self.scheduler, clean, level, denoised, fraction)
-        steps = self.scheduler.config.num_train_timesteps  # of which a row has drawn one
+        steps = self.scheduler.config.num_train_timesteps  # each row has drawn one of them
         return _error(guess, target) + self.bound * steps * bound
 
     def _target(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ class Objective:
         return noise if self.prediction == "epsilon" else clean
 
     def _predict(self, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """The raw prediction in float32, whatever the weights are in."""
+        """The raw prediction in float32, whatever the precision of the weights."""
         dtype = conditioning.tokens.dtype
         return self.adapter.predict(self.pipeline, noisy.to(dtype), timestep, conditioning).float()
 
@@ -113,7 +114,7 @@ def _error(guess: Tensor, target: Tensor) -> Tensor:
 
 
 def predicted_original(scheduler: Any, noisy: Tensor, timestep: Tensor, guess: Tensor) -> Tensor:
-    """The clean picture, within -1..1, that a prediction stands for."""
+    """The clean picture implied by a prediction, clipped to -1..1."""
     now = scheduler.alphas_cumprod.to(noisy.device)[timestep][:, None, None, None]
     kind = scheduler.config.prediction_type
     if kind == "sample":
@@ -124,13 +125,13 @@ def predicted_original(scheduler: Any, noisy: Tensor, timestep: Tensor, guess: T
 
 
 def variational_bound(scheduler: Any, clean: Tensor, timestep: Tensor, denoised: Tensor, fraction: Tensor) -> Tensor:
-    """Bound in bits on the learned variance of each row (arXiv 2102.09672, equations 14 to 16).
+    """Bound in bits on the learned variance of each row, (row,) (arXiv 2102.09672, equations 14 to 16).
 
     Args:
         scheduler: a DDPM scheduler with ``variance_type="learned_range"``.
-        clean, denoised: (row, channel, y, x); the predicted picture comes detached.
+        clean, denoised: (row, channel, y, x); the predicted picture must be detached.
         timestep: (row,).
-        fraction: the network's answer in -1..1, between the log of the smaller and the larger variance.
+        fraction: the network's output in -1..1, interpolating between the logs of the smaller and the larger variance.
     """
     alpha = scheduler.alphas_cumprod.to(clean.device)
     now = alpha[timestep]
@@ -138,7 +139,7 @@ def variational_bound(scheduler: Any, clean: Tensor, timestep: Tensor, denoised:
     now, before = (value[:, None, None, None] for value in (now, before))
     beta = 1 - now / before
     small = (beta * (1 - before) / (1 - now)).clamp(min=1e-20)
-    mean_gap = before.sqrt() * beta / (1 - now) * (denoised - clean)  # the posterior means differ by this alone
+    mean_gap = before.sqrt() * beta / (1 - now) * (denoised - clean)  # difference of the posterior means
     log_true = torch.log(small.where(before < 1, beta))
     log_guess = (fraction + 1) / 2 * torch.log(beta) + (1 - fraction) / 2 * log_true
     bound = 0.5 * (log_guess - log_true + torch.exp(log_true - log_guess) + mean_gap**2 / torch.exp(log_guess) - 1)

@@ -1,7 +1,7 @@
-"""The one way a saved LoRA comes onto a model: diffusers loads it, after a look at what diffusers is about to load.
+"""Put a saved LoRA on a model: diffusers loads it, after a check of what it is about to load.
 
-So every kind of file that diffusers reads (its own, with or without peft's settings; kohya's) is drawn as diffusers
-draws it, scale and text-encoder parts included; and a file of another model is refused before anything is changed.
+So every file format that diffusers reads (its own, with or without peft's settings; kohya's) draws exactly as in
+diffusers, scale and text-encoder parts included; and a file of another model is refused before anything changes.
 """
 
 from __future__ import annotations
@@ -25,59 +25,60 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 
 State = Mapping[str, Tensor]
-#: how a weight's name goes on behind its module's path
+#: suffixes of weight names behind their module's path
 MARKS = (".lora_", ".lokr_")
-#: loggers that say of every part of a pipeline that the LoRA has nothing for it, and how they begin
+#: loggers that warn for every component of a pipeline that the LoRA does not adapt, and how these warnings begin
 SAYING, EXPECTED = ("diffusers.loaders.peft", "diffusers.loaders.lora_base"), "No LoRA keys associated to"
 
 
 def put_on(model: Model, ref: str | Path, name: str) -> None:
-    """Load a LoRA as ``pipeline.load_lora_weights`` does.
+    """Load a LoRA like ``pipeline.load_lora_weights``.
 
     Args:
-        model: gets it.
+        model: model that gets the LoRA.
         ref: a file, a folder or a hub id.
-        name: of the adapter inside peft.
+        name: name of the adapter in peft.
 
     Raises:
-        ConfigError: it cannot be read, is of another model, or the pipeline takes none; parts of it may be on then.
+        ConfigError: it cannot be read, belongs to another model, or the pipeline does not support LoRA; the LoRA may
+            then be partly loaded.
     """
     pipeline = model.pipeline
     if not hasattr(pipeline, "load_lora_weights"):
-        raise ConfigError(f"{type(pipeline).__name__} takes no LoRA: diffusers gives it no load_lora_weights")
+        raise ConfigError(f"{type(pipeline).__name__} does not support LoRA: it has no load_lora_weights in diffusers")
     place = _place(ref)
     try:
         with _unsaid(), _looking(pipeline, lambda state: _check_fits(model, ref, state)):
             pipeline.load_lora_weights(place, adapter_name=name)
     except ConfigError:
         raise
-    except Exception as error:  # whatever a broken file makes the readers raise
+    except Exception as error:  # a broken file can make the readers raise anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ConfigError(f"no LoRA can be read from {ref} ({reason})") from error
 
 
 def _place(ref: str | Path) -> str:
-    """What diffusers is told.
+    """The reference that is passed to diffusers.
 
     Raises:
-        ConfigError: a folder without a LoRA, or with several.
+        ConfigError: the folder holds no LoRA, or several.
     """
     path = Path(ref).expanduser()
     if not path.is_dir():
         return str(path) if path.exists() else str(ref)
     found = sorted(one.name for one in path.glob("*.safetensors"))
     if not found and not any(path.glob("*.bin")):
-        raise ConfigError(f"no LoRA can be read from {ref}: there is no .safetensors in this folder")
+        raise ConfigError(f"no LoRA can be read from {ref}: there is no .safetensors file in this folder")
     if len(found) > 1 and LORA_WEIGHT_NAME_SAFE not in found:
-        raise ConfigError(f"{ref} holds several LoRAs ({', '.join(found[:4])}); name the file")
+        raise ConfigError(f"{ref} holds several LoRAs ({', '.join(found[:4])}); give the path of one file")
     return str(path)
 
 
 @contextmanager
 def _looking(pipeline: Any, look: Callable[[State], None]) -> Iterator[None]:
-    """Show ``look`` what diffusers has read and renamed, before it is loaded.
+    """Pass to ``look`` what diffusers has read and renamed, before it is loaded.
 
-    Reading it a second time would need the arguments that each pipeline reads its files with.
+    Reading the file a second time would need the arguments that each pipeline reads its files with.
     """
     read = pipeline.lora_state_dict
 
@@ -94,7 +95,7 @@ def _looking(pipeline: Any, look: Callable[[State], None]) -> Iterator[None]:
 
 
 def _check_fits(model: Model, ref: str | Path, state: State) -> None:
-    """Refuse a LoRA of another model: diffusers would load what fits and say nothing of the rest."""
+    """Refuse a LoRA of another model: diffusers would load what fits and silently drop the rest."""
     pipeline: Any = model.pipeline
     parts: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
@@ -103,25 +104,25 @@ def _check_fits(model: Model, ref: str | Path, state: State) -> None:
     known = {part: own for part, own in parts.items() if part in pipeline._lora_loadable_modules}
     if not known:
         raise ConfigError(
-            f"{ref} is a LoRA of another model: it has nothing for the {model.adapter.denoiser} or a text encoder of "
-            f"{_named(model)} (it begins with {next(iter(state), 'nothing')})"
+            f"{ref} is a LoRA of another model: none of it fits the {model.adapter.denoiser} or a text encoder of "
+            f"{_named(model)} (its first weight is {next(iter(state), 'missing')})"
         )
     if left := sorted(set(parts) - set(known)):
-        warnings.warn(f"diffusers leaves out what {ref} has for {', '.join(left)}", stacklevel=2)
+        warnings.warn(f"diffusers drops what {ref} has for {', '.join(left)}", stacklevel=2)
     for part, own in known.items():
         _check_part(model, ref, part, own)
 
 
 def _check_part(model: Model, ref: str | Path, name: str, state: State) -> None:
-    """Each module that the LoRA adapts is there, and as wide."""
-    other = f"{ref} is a LoRA of another model than {_named(model)}"
+    """Check that each module that the LoRA adapts exists and has the same width."""
+    other = f"{ref} is a LoRA of a model other than {_named(model)}"
     part = getattr(model.pipeline, name)
     if part is None:
-        raise ConfigError(f"{other}: it has a part for the {name}, which was not loaded")
+        raise ConfigError(f"{other}: it adapts the {name}, which was not loaded")
     weights = _peft_names(part, state, name == model.adapter.denoiser)
     if unknown := [key for key in weights if _path(key) is None]:
         warnings.warn(
-            f"diffusers leaves out {len(unknown)} weights of {ref} whose names it does not know in the {name}, such as "
+            f"diffusers drops {len(unknown)} weights of {ref} whose names it does not know in the {name}, such as "
             f"{unknown[0]}",
             stacklevel=2,
         )
@@ -136,11 +137,11 @@ def _check_part(model: Model, ref: str | Path, name: str, state: State) -> None:
         if first is not None and second is not None:
             given, own = (first.shape[1], second.shape[0]), _widths(module)
             if own and given != own:
-                raise ConfigError(f"{other}: at {path} it goes from {given[0]} to {given[1]} channels, the model {own}")
+                raise ConfigError(f"{other}: at {path} it maps {given[0]} to {given[1]} channels, the model {own}")
 
 
 def _peft_names(part: nn.Module, state: State, denoiser: bool) -> State:
-    """The weights by the names that diffusers goes on to give them."""
+    """The weights under the names that diffusers will give them."""
     if denoiser:
         named: State = state if "lora_A" in next(iter(state)) else convert_unet_state_dict_to_peft(dict(state))
         return named
@@ -150,12 +151,12 @@ def _peft_names(part: nn.Module, state: State, denoiser: bool) -> State:
 
 
 def _path(key: str) -> str | None:
-    """The module of a weight; ``None`` for what is no LoRA's."""
+    """The module of a weight; ``None`` if the weight is not a LoRA's."""
     return next((key.partition(mark)[0] for mark in MARKS if mark in key), None)
 
 
 def _widths(module: Any) -> tuple[int, int] | None:
-    """Channels in and out of a linear layer or a convolution; quantised weights have other shapes."""
+    """Input and output channels of a linear layer or convolution; the shape of quantised weights would not tell."""
     for names in (("in_features", "out_features"), ("in_channels", "out_channels")):
         if hasattr(module, names[0]):
             return int(getattr(module, names[0])), int(getattr(module, names[1]))
@@ -168,7 +169,7 @@ def _named(model: Model) -> str:
 
 @contextmanager
 def _unsaid() -> Iterator[None]:
-    """Without the warning that a part of the pipeline has no LoRA: most have none."""
+    """Silence the warning that a component of the pipeline has no LoRA weights: most have none."""
 
     def wanted(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith(EXPECTED)

@@ -14,17 +14,17 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice
 from t2iprobe.core.sites import Site
 
-#: scope -> what it means
+#: scope -> description
 SCOPES = {
     "localized": "the text attention of the found layers",
     "all-cross": "the text attention of every layer",
-    "all-attention": "every attention projection, self-attention and what text tokens compute for themselves included",
-    "random": "the text attention of as many other layers, drawn by the seed",
+    "all-attention": "every attention projection, including self-attention and what text tokens compute for themselves",
+    "random": "the text attention of equally many other layers, drawn at random",
 }
-#: stream -> what it means
+#: stream -> description
 STREAMS = {
     "text": "text keys and values, which is what localization patches",
-    "image": "the projections of the image tokens: queries, output, and keys and values where they share the attention",
+    "image": "the projections of the image tokens: queries, output, and keys and values in shared attention",
     "both": "all of them",
 }
 PROJECTIONS = ("q", "k", "v", "z")
@@ -32,11 +32,11 @@ PROJECTIONS = ("q", "k", "v", "z")
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What a LoRA adapts.
+    """The modules that a LoRA adapts.
 
     Args:
-        scope, stream: as asked for.
-        layers: text-attention layers in forward order; of ``all-attention`` every one.
+        scope, stream: as requested.
+        layers: text-attention layers in forward order; all of them for ``all-attention``.
         modules: paths of linear modules below the denoiser, in forward order.
     """
 
@@ -48,14 +48,14 @@ class Targets:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Numbers of parameters; which is which.
+    """Parameter counts.
 
     Args:
-        modules: adapted modules.
-        trained: in the LoRA's matrices: what is learnt and saved.
-        adapted: weights and biases of the adapted modules, which stay as they are.
-        text_kv: the part of ``adapted`` that ``t2iprobe sites`` counts: text keys and values.
-        denoiser: of the whole denoiser.
+        modules: number of adapted modules.
+        trained: parameters of the LoRA's matrices, which are trained and saved.
+        adapted: weights and biases of the adapted modules, which stay frozen.
+        text_kv: the part of ``adapted`` in text keys and values, as ``t2iprobe sites`` counts them.
+        denoiser: parameters of the whole denoiser.
     """
 
     modules: int
@@ -65,11 +65,11 @@ class Count:
     denoiser: int
 
     def share(self, number: int) -> float:
-        """``number`` as a part of the denoiser's."""
+        """``number`` as a fraction of the denoiser's parameters."""
         return number / self.denoiser
 
     def sentence(self) -> str:
-        """For people."""
+        """The counts as a sentence."""
         kv = f", {self.text_kv:,} in text keys and values ({self.share(self.text_kv):.2%}, as `t2iprobe sites` counts)"
         return (
             f"{self.trained:,} LoRA parameters ({self.share(self.trained):.4%} of the denoiser's {self.denoiser:,}) on "
@@ -87,18 +87,18 @@ def choose(
     stream: str = "both",
     seed: int = 0,
 ) -> Targets:
-    """The modules of a scope and stream.
+    """The modules of a scope and stream, as :class:`Targets`.
 
     Args:
-        adapter: of the model's family.
-        pipeline: needs the denoiser only.
+        adapter: adapter of the model's family.
+        pipeline: only its denoiser is needed.
         scope: a key of :data:`SCOPES`.
-        layers: what was found; ``localized`` takes them, ``random`` takes as many others.
+        layers: the localized layers; ``localized`` takes them, ``random`` equally many others.
         stream: a key of :data:`STREAMS`.
-        seed: of ``random``.
+        seed: random seed of the scope ``random``.
 
     Raises:
-        ConfigError: no such scope or stream, or the scope needs layers that are not given or not there.
+        ConfigError: the scope or stream is unknown, or the scope needs layers that are not given or do not exist.
     """
     choice("scope", scope, SCOPES)
     choice("stream", stream, STREAMS)
@@ -115,10 +115,10 @@ def choose(
 
 
 def count(adapter: Adapter, pipeline: Pipeline, targets: Targets, rank: int) -> Count:
-    """Count before a LoRA is attached: its matrices would count as the denoiser's.
+    """Count parameters; before a LoRA is attached, whose matrices would count as the denoiser's.
 
     Raises:
-        ConfigError: the rank is larger than a module is wide.
+        ConfigError: the rank exceeds a module's width.
     """
     denoiser = adapter.module(pipeline)
     modules = {path: denoiser.get_submodule(path) for path in targets.modules}
@@ -135,14 +135,14 @@ def count(adapter: Adapter, pipeline: Pipeline, targets: Targets, rank: int) -> 
 
 
 def check_rank(modules: dict[str, nn.Module], rank: int) -> None:
-    """Refuse a rank that no module could use whole.
+    """Refuse a rank that exceeds what a module can use.
 
     Raises:
-        ConfigError: it is below 1, or above a module's narrower side.
+        ConfigError: the rank is below 1, or above a module's narrower side.
     """
     path, least = min(((path, min(_widths(module))) for path, module in modules.items()), key=lambda found: found[1])
     if not 1 <= rank <= least:
-        raise ConfigError(f"a LoRA rank lies between 1 and the layer's width, {least} at {path}; asked for {rank}")
+        raise ConfigError(f"a LoRA rank lies between 1 and the layer's width, {least} at {path}; found {rank}")
 
 
 def _layers(scope: str, found: tuple[int, ...], known: list[int], seed: int) -> tuple[int, ...]:
@@ -154,17 +154,17 @@ def _layers(scope: str, found: tuple[int, ...], known: list[int], seed: int) -> 
             f"the scope {scope} needs the found layers: --layers 6, or --from RUN with what `t2iprobe localize` found"
         )
     if missing := sorted(set(found) - set(known)):
-        raise ConfigError(f"no text-attention layer {missing[0]}; the model has {known[0]}-{known[-1]}")
+        raise ConfigError(f"there is no text-attention layer {missing[0]}; the model has {known[0]}-{known[-1]}")
     if scope == "localized":
         return tuple(sorted(set(found)))
     others = [layer for layer in known if layer not in found]
     if len(others) < len(set(found)):
-        raise ConfigError(f"the scope random needs {len(set(found))} other layers, and there are {len(others)}")
+        raise ConfigError(f"the scope random needs {len(set(found))} other layers, but there are {len(others)}")
     return tuple(sorted(random.Random(seed).sample(others, len(set(found)))))
 
 
 def _of_layer(sites: Sequence[Site], layer: int, adapter: Adapter, stream: str) -> list[Site]:
-    """Projections in the attention through which the text enters a layer."""
+    """Projections of the attention through which the text enters a layer."""
     own = [site for site in sites if site.layer == layer and site.kind.endswith(_PORTS)]
     text = [site for site in own if site.kind in adapter.text_kv]
     attention = {site.module.rpartition(".")[0] + "." for site in text}
@@ -177,7 +177,7 @@ def _of_layer(sites: Sequence[Site], layer: int, adapter: Adapter, stream: str) 
 
 
 def _everything(site: Site, adapter: Adapter, stream: str) -> bool:
-    """Whether ``all-attention`` takes the site."""
+    """Whether ``all-attention`` includes the site."""
     part = site.kind.partition(".")[0]
     if not site.kind.endswith(_PORTS) or part == "mlp":
         return False
@@ -189,7 +189,7 @@ _PORTS = tuple(f".{port}" for port in PROJECTIONS)
 
 
 def _linear(denoiser: nn.Module, path: str) -> bool:
-    """Whether a LoRA can adapt the module: ``z`` of FLUX's single-stream blocks is a whole attention."""
+    """Whether a LoRA can adapt the module; in FLUX's single-stream blocks, ``z`` is a whole attention module."""
     return hasattr(denoiser.get_submodule(path), "in_features")
 
 

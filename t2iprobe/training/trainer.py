@@ -1,7 +1,7 @@
-"""Trains a LoRA, resumably: :class:`Trainer`.
+"""Resumable training of a LoRA: :class:`Trainer`.
 
-Step ``n`` sees the same rows with the same noise whatever the number of devices or passes, and wherever the training
-was interrupted: all chance follows from the seed and ``n``.
+Step ``n`` sees the same rows with the same noise regardless of the number of devices or passes and of interruptions:
+all randomness depends only on the seed and ``n``.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ OPTIMISERS = ("adamw", "adamw8bit")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a LoRA is trained.
+    """Settings of a LoRA training.
 
     Args:
-        steps: of the optimiser.
+        steps: number of optimiser steps.
         lr: learning rate.
-        batch: rows of a step, over all devices and passes.
-        rows_at_once: rows of one pass on one device; out of memory halves it. The result does not depend on it.
-        schedule: of the rate: constant, or down to zero in a line or along a cosine.
+        batch: rows per step, over all devices and passes.
+        rows_at_once: rows per pass on one device, halved when out of memory. The result does not depend on it.
+        schedule: learning-rate schedule: constant, or linear or cosine decay to zero.
         warmup: steps in which the rate rises to ``lr``.
         optimiser: ``adamw``, or ``adamw8bit`` of bitsandbytes.
-        betas, weight_decay: of it.
-        clip: norm above which gradients are scaled down.
-        density: how noise levels are drawn, if not as usual for the model.
-        precision: of the forward pass: no, fp16 or bf16.
-        checkpointing: compute activations again in the backward pass instead of keeping them.
-        seed: of the noise and its levels.
+        betas, weight_decay: parameters of the optimiser.
+        clip: gradient norm above which gradients are scaled down.
+        density: distribution of noise levels, if not the model's default.
+        precision: precision of the forward pass: no, fp16 or bf16.
+        checkpointing: recompute activations in the backward pass instead of storing them.
+        seed: random seed of noise and noise levels.
     """
 
     steps: int
@@ -73,8 +73,7 @@ class Settings:
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.rows_at_once or 1) < 1 or self.lr <= 0:
             raise ConfigError(
-                f"a training needs steps, a batch and a learning rate above 0; "
-                f"found {self.steps}, {self.batch} and {self.lr}"
+                f"steps, batch and learning rate must be above 0; found {self.steps}, {self.batch} and {self.lr}"
             )
         if self.schedule not in SCHEDULES or self.optimiser not in OPTIMISERS:
             raise ConfigError(
@@ -94,14 +93,14 @@ class Settings:
 
 @dataclass
 class TrainingCallbacks:
-    """Who is told what a training does.
+    """Callbacks of a training.
 
     Args:
-        on_step: after each step: steps done and its loss; in the first process only.
-        checkpoint_every: steps between checkpoints; there is one at the end, before a pause and on stopping, too.
+        on_step: called after each step with the steps done and the loss; in the first process only.
+        checkpoint_every: steps between checkpoints; one is also written at the end, before a pause and on stopping.
         pause_every: steps between pauses, 0 for none.
-        pause: called there with the steps done, the denoiser in evaluation mode; in the first process only.
-        stop: asked between steps.
+        pause: called at each pause with the steps done, the denoiser in evaluation mode; in the first process only.
+        stop: called between steps; stops the training if it returns true.
     """
 
     on_step: Callable[[int, float], None] = lambda step, loss: None
@@ -115,11 +114,11 @@ class Trainer:
     """One training of one LoRA.
 
     Args:
-        model: the LoRA is on its denoiser.
-        lora: what learns.
-        pictures: what it learns from; or a feed of it, which several trainings can share.
-        settings: how.
-        penalty: added to the loss of every step, such as a regulariser of the LoRA's matrices.
+        model: model whose denoiser carries the LoRA.
+        lora: the LoRA to train.
+        pictures: training data; or a feed of it, which several trainings can share.
+        settings: training settings.
+        penalty: a term added to the loss of every step, such as a regulariser of the LoRA's matrices.
     """
 
     def __init__(
@@ -141,7 +140,7 @@ class Trainer:
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Everything in training mode for the length of a ``with``; afterwards as it was."""
+        """Everything in training mode inside a ``with`` block; restored afterwards."""
         if self._accelerator is not None:
             yield
             return
@@ -153,7 +152,7 @@ class Trainer:
         ):
             if self.settings.batch % found.num_processes:
                 raise ConfigError(
-                    f"a batch of {self.settings.batch} rows cannot be shared by {found.num_processes} processes evenly"
+                    f"a batch of {self.settings.batch} rows cannot be split evenly over {found.num_processes} processes"
                 )
             try:
                 self._losses, self._optimiser = found.prepare(*plain)
@@ -166,7 +165,7 @@ class Trainer:
 
     @contextmanager
     def _chance(self) -> Iterator[None]:
-        """Dropout follows from the seed, the step and the process; the caller's random state is left as it was."""
+        """Seed dropout from the seed, the step and the process; the caller's random state is restored."""
         device = self.model.pipeline._execution_device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed((self.settings.seed * 1_000_003 + self.step) * 64 + self._accelerator.process_index)
@@ -178,12 +177,12 @@ class Trainer:
         return self._accelerator is None or bool(self._accelerator.is_main_process)
 
     def advance(self) -> float:
-        """One step of the optimiser; the mean loss of its rows."""
+        """Take one optimiser step and return the mean loss of its rows."""
         with self.ready(), self._chance():
             loss = self._gradients(self.step)
             if not math.isfinite(loss):
                 raise NonFiniteError(
-                    f"the loss is {loss} at step {self.step + 1}; take a smaller --lr, or --precision no or bf16"
+                    f"the loss is {loss} at step {self.step + 1}; use a smaller --lr, or --precision no or bf16"
                 )
             self._accelerator.clip_grad_norm_(self.lora.parameters(), self.settings.clip)
             for group in self._optimiser.param_groups:
@@ -194,7 +193,7 @@ class Trainer:
             return loss
 
     def probe(self) -> float:
-        """Seconds a step takes, measured on a step that is not taken."""
+        """Seconds per step, measured on a step that is not applied."""
         with self.ready(), self._chance():
             self._gradients(self.step)  # the first pass warms up
             began = time.perf_counter()
@@ -203,10 +202,10 @@ class Trainer:
             return time.perf_counter() - began
 
     def run(self, folder: Path, callbacks: TrainingCallbacks | None = None) -> None:
-        """Train to the last step, from the checkpoint in ``folder`` if there is one.
+        """Train to the last step, resuming from the checkpoint in ``folder`` if there is one.
 
         Raises:
-            StoppedError: it was asked to stop, and a checkpoint is written.
+            StoppedError: the training was stopped, after writing a checkpoint.
             NonFiniteError: the loss is NaN or infinite.
         """
         callbacks = callbacks or TrainingCallbacks()
@@ -214,7 +213,7 @@ class Trainer:
         self.load(path)
         with self.ready():
             if callbacks.pause_every and (self.step % callbacks.pause_every == 0 or self.step == self.settings.steps):
-                self._pause(callbacks)  # the first, or one that an interruption cut off
+                self._pause(callbacks)  # the first pause, or one that was interrupted
             while self.step < self.settings.steps:
                 loss = self.advance()
                 last = self.step == self.settings.steps
@@ -228,11 +227,11 @@ class Trainer:
                 if self._everywhere(float(callbacks.stop.asked)) and not last:
                     self.save(path)
                     raise StoppedError(
-                        f"stopped after step {self.step} of {self.settings.steps}; the same command goes on"
+                        f"stopped after step {self.step} of {self.settings.steps}; run the same command to continue"
                     )
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint whole or not at all."""
+        """Write a checkpoint atomically."""
         if not self.main:
             return
         scaler = getattr(self._accelerator, "scaler", None)
@@ -248,10 +247,10 @@ class Trainer:
         part.replace(path)
 
     def load(self, path: Path) -> None:
-        """Continue from a checkpoint, if there is one.
+        """Resume from a checkpoint, if there is one.
 
         Raises:
-            ConfigError: it is damaged, or of another LoRA.
+            ConfigError: the checkpoint is damaged, or belongs to another LoRA.
         """
         if not path.exists():
             return
@@ -259,7 +258,7 @@ class Trainer:
             state = torch.load(path, map_location="cpu", weights_only=True)
             step, matrices, optimiser = state["step"], state["lora"], state["optimiser"]
         except Exception as error:
-            raise ConfigError(f"{path} is damaged ({type(error).__name__}); delete it to begin again") from error
+            raise ConfigError(f"{path} is damaged ({type(error).__name__}); delete it to start over") from error
         self.lora.restore(matrices)
         self._optimiser.load_state_dict(optimiser)
         self.step, self._scaler = step, state.get("scaler")
@@ -267,7 +266,7 @@ class Trainer:
     _scaler: dict[str, Any] | None = None
 
     def _gradients(self, step: int) -> float:
-        """Gradients of a step's mean loss, added up over passes and devices."""
+        """Accumulate the gradients of a step's mean loss over passes and devices; returns that loss."""
         self._restore_scaler()
         while True:
             try:
@@ -276,7 +275,7 @@ class Trainer:
                 self._shrink()
 
     def _passes(self, step: int) -> float:
-        """Backward through this device's rows; the sum of their losses."""
+        """Backward passes through this device's rows; returns the sum of their losses."""
         total, many = self.settings.batch, self._accelerator
         draw = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
         level = self.objective.draw(total, draw)
@@ -286,20 +285,20 @@ class Trainer:
         sums = 0.0
         for number, rows in enumerate(passes, 1):
             found = self.feed.rows([step * total + row for row in rows])
-            if noise is None:  # of every row, so that it hangs neither on the devices nor on the passes
+            if noise is None:  # drawn for all rows, so that it depends neither on the devices nor on the passes
                 noise = torch.randn((total, *found.clean.shape[1:]), generator=draw)
             sums += self._one_pass(found, noise[rows], level[rows], last=number == len(passes))
         return sums
 
     def _shrink(self) -> None:
-        """Half the rows of a pass.
+        """Halve the rows per pass.
 
         Raises:
-            ConfigError: it is one already; or the devices would no longer agree.
+            ConfigError: there is only one row left, or the devices would no longer agree.
         """
         if self.rows_at_once == 1 or self._accelerator.num_processes > 1:
             raise ConfigError(
-                f"out of memory with {self.rows_at_once} rows at once: take a smaller --rows-at-once, --resolution or "
+                f"out of memory with {self.rows_at_once} rows at once: use a smaller --rows-at-once, --resolution or "
                 "--dtype, or add --checkpointing"
             )
         self.rows_at_once = max(1, self.rows_at_once // 2)
@@ -307,12 +306,12 @@ class Trainer:
         _free()
 
     def _one_pass(self, rows: Rows, noise: Tensor, level: Tensor, *, last: bool) -> float:
-        """Backward through some rows; the sum of their losses."""
+        """Backward pass through some rows; returns the sum of their losses."""
         device, many = rows.clean.device, self._accelerator
         with nullcontext() if last else many.no_sync(self._losses):
             losses = self._losses(rows.clean, noise.to(device), level.to(device), rows.conditioning)
             summed = (losses * rows.weights).sum()
-            # devices are averaged, so each gives its rows' part of the whole mean as many times
+            # gradients are averaged over devices, so each device scales its share of the mean by their number
             loss = summed * many.num_processes / self.settings.batch
             if last and self.penalty is not None:
                 loss = loss + self.penalty()
@@ -327,7 +326,7 @@ class Trainer:
         return float(self._accelerator.reduce(value, reduction="sum"))
 
     def _restore_scaler(self) -> None:
-        """The scale of half-precision gradients, once after loading."""
+        """Restore the scale of half-precision gradients, once after loading."""
         scaler = getattr(self._accelerator, "scaler", None)
         if self._scaler is not None and scaler is not None:
             scaler.load_state_dict(self._scaler)
@@ -342,7 +341,7 @@ class Trainer:
 
 
 class _Losses(nn.Module):
-    """The objective as a module that holds the denoiser, so that accelerate wraps one thing."""
+    """The objective as a module that contains the denoiser, so that accelerate wraps a single module."""
 
     def __init__(self, objective: Objective, denoiser: nn.Module) -> None:
         super().__init__()
@@ -354,10 +353,10 @@ class _Losses(nn.Module):
 
 
 def _optimiser(parameters: Sequence[nn.Parameter], settings: Settings) -> torch.optim.Optimizer:
-    """The optimiser asked for.
+    """The requested optimiser.
 
     Raises:
-        ConfigError: it is of a library that is not installed.
+        ConfigError: it needs a library that is not installed.
     """
     options: dict[str, Any] = {"lr": settings.lr, "betas": settings.betas, "weight_decay": settings.weight_decay}
     if settings.optimiser == "adamw":
@@ -365,17 +364,17 @@ def _optimiser(parameters: Sequence[nn.Parameter], settings: Settings) -> torch.
     try:
         library = importlib.import_module("bitsandbytes.optim")
     except ImportError:
-        raise ConfigError("the optimiser adamw8bit is bitsandbytes': pip install bitsandbytes, or take adamw") from None
+        raise ConfigError("optimiser adamw8bit needs bitsandbytes: pip install bitsandbytes, or use adamw") from None
     found: torch.optim.Optimizer = library.AdamW8bit(parameters, **options)
     return found
 
 
 @contextmanager
 def _training(denoiser: Any, checkpointing: bool) -> Iterator[None]:
-    """The denoiser in training mode, and with gradient checkpointing where asked for; then as it was."""
+    """Put the denoiser in training mode, with gradient checkpointing if requested; restored afterwards."""
     mode, before = denoiser.training, bool(getattr(denoiser, "is_gradient_checkpointing", False))
     if checkpointing and not getattr(denoiser, "_supports_gradient_checkpointing", False):
-        raise ConfigError(f"{type(denoiser).__name__} has no gradient checkpointing; leave --checkpointing out")
+        raise ConfigError(f"{type(denoiser).__name__} does not support gradient checkpointing; omit --checkpointing")
     if checkpointing and not before:
         denoiser.enable_gradient_checkpointing()
     denoiser.train()
@@ -388,7 +387,7 @@ def _training(denoiser: Any, checkpointing: bool) -> Iterator[None]:
 
 
 def _unwrapped(losses: nn.Module) -> None:
-    """Without what accelerate put on the module itself for mixed precision."""
+    """Remove what accelerate put on the module itself for mixed precision."""
     for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
         losses.__dict__.pop(name, None)
 
