@@ -99,7 +99,7 @@ def test_levels_are_the_schedulers(prediction: Prediction) -> None:
     alpha, sigma = levels_of(scheduler)(250.0)
     assert alpha**2 == pytest.approx(float(scheduler.alphas_cumprod[250]))
     assert alpha**2 + sigma**2 == pytest.approx(1)
-    with pytest.raises(ConfigError, match="whole timesteps 0 to 999"):
+    with pytest.raises(ConfigError, match="whole numbers from 0 to 999"):
         levels_of(scheduler)(250.5)
     x = states()
     answer = mixture().denoiser(prediction, levels_of(scheduler))(x.float(), 250.0)

@@ -371,7 +371,7 @@ def test_a_lora_that_does_not_fit_is_refused(lora: Path, sd: Model, tmp_path: Pa
     with pytest.raises(ConfigError, match="none of it fits the unet or a text encoder"):
         LocalizedLora(lora=str(lora)).check(sd, [0])
     make_lora(tiny(SDXL), tmp_path / "sdxl", ["to_k"])
-    with pytest.raises(ConfigError, match="LoRA of another model"):
+    with pytest.raises(ConfigError, match="LoRA of a model other"):
         LocalizedLora(lora=str(tmp_path / "sdxl")).check(sd, [0])
     with pytest.raises(ConfigError, match="no LoRA can be read from"):
         LocalizedLora(lora=str(tmp_path / "nowhere")).check(sd, [0])

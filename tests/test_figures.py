@@ -56,7 +56,7 @@ def test_sheets_that_cannot_be() -> None:
         contact_sheet([], ["0"])
     with pytest.raises(ShapeError, match="3 patched images for 2 layers"):
         contact_sheet([row(3)], ["0", "1"])
-    with pytest.raises(ConfigError, match="layers 9 are none"):
+    with pytest.raises(ConfigError, match="layers 9 are not among"):
         contact_sheet([row(1)], ["0"], {"9"})
 
 
@@ -77,5 +77,5 @@ def test_plots_that_cannot_be(tmp_path: Path) -> None:
         bar_plot(tmp_path / "a.png", ["0", "1"], SCORES)
     with pytest.raises(ShapeError, match="1 source"):
         bar_plot(tmp_path / "a.png", ["0", "1", "2"], SCORES, [0.5])
-    with pytest.raises(ConfigError, match="layers 7 are none"):
+    with pytest.raises(ConfigError, match="layers 7 are not among"):
         bar_plot(tmp_path / "a.png", ["0", "1", "2"], SCORES, planted={"7"})

@@ -205,7 +205,7 @@ def test_a_lora_of_another_model_is_refused(tmp_path: Path) -> None:
     other, model = tiny(SDXL), tiny(SD)
     lora = lora_of(other)
     lora.save(tmp_path / "sdxl")
-    with pytest.raises(ConfigError, match="LoRA of another model than tiny sd"):
+    with pytest.raises(ConfigError, match="LoRA of a model other than tiny sd"):
         Lora.load(model, tmp_path / "sdxl")
     with pytest.raises(ConfigError, match="another model: none of it fits the transformer"):
         Lora.load(tiny(SD3), tmp_path / "sdxl")
@@ -214,7 +214,7 @@ def test_a_lora_of_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="already has a LoRA"):
         lora_of(other)
     own = lora_of(model)
-    with pytest.raises(ConfigError, match="other modules than this scope"):
+    with pytest.raises(ConfigError, match="does not match the modules of this scope"):
         own.restore(lora.state())
     bigger = {
         name: torch.zeros(*(2 * side if side == 2 else side for side in v.shape)) for name, v in own.state().items()
@@ -412,7 +412,7 @@ def test_an_interrupted_training_comes_to_the_same_bits(tmp_path: Path) -> None:
 
     lora = lora_of(model)
     trainer = Trainer(model, lora, Pictures(examples(), SIDE), settings)
-    with pytest.raises(StoppedError, match="after step 4 of 6; the same command goes on"):
+    with pytest.raises(StoppedError, match="after step 4 of 6; run the same command to continue"):
         trainer.run(tmp_path / "cut", TrainingCallbacks(on_step, checkpoint_every=100, stop=stop))
     lora.detach()
     lora = lora_of(model, seed=99)  # what it starts from comes out of the checkpoint
@@ -484,7 +484,7 @@ def test_what_cannot_go_on_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         Objective, "losses", lambda self, clean, *rest: lora.parameters()[0].sum() * torch.full((4,), math.nan)
     )
-    with pytest.raises(NonFiniteError, match="the loss is nan at step 1; take a smaller --lr"):
+    with pytest.raises(NonFiniteError, match="the loss is nan at step 1; use a smaller --lr"):
         trainer.run(tmp_path / "new")
     for wrong in ({"steps": 0}, {"steps": 1, "lr": 0.0}, {"steps": 1, "schedule": "zigzag"}):
         with pytest.raises(ConfigError):

@@ -272,7 +272,7 @@ def test_a_lora_of_another_model_changes_nothing(tmp_path: Path) -> None:
     before = everything(model)
     wide = {name: torch.zeros(2, 64) if "lora_A" in name else torch.zeros(64, 2) for name in plain_keys(model)}
     for tensors, said in (
-        (wide, "LoRA of another model than tiny flux: at x_embedder it maps 64 to 64 channels"),
+        (wide, "LoRA of a model other than tiny flux: at x_embedder it maps 64 to 64 channels"),
         ({"transformer.nowhere.lora_A.weight": torch.zeros(2, 4)}, "there is no module nowhere in the transformer"),
         ({"transformer.x_embedder.lora_A.weight": torch.zeros(2, 4)}, "one of the two matrices of x_embedder"),
         ({"unet.conv_in.lora_A.weight": torch.zeros(2, 4)}, "another model: none of it fits the transformer"),
@@ -315,7 +315,7 @@ def test_a_folder_of_several_and_one_of_none(tmp_path: Path) -> None:
         Lora.load(model, tmp_path)
     for name in ("one", "two"):
         plain(tmp_path / f"{name}.safetensors", model.pipeline, "unet")
-    with pytest.raises(ConfigError, match=r"holds several LoRAs \(one.safetensors, two.safetensors\); give the path of one file"):
+    with pytest.raises(ConfigError, match=r"several LoRAs \(one.safetensors, two.safetensors\); give the path"):
         Lora.load(model, tmp_path)
     Lora.load(model, tmp_path / "two.safetensors")
 

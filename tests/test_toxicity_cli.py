@@ -87,7 +87,7 @@ def test_a_function_is_a_detector_and_a_rewriter(tmp_path: Path, monkeypatch: py
         (["check", "x", "--detector", "callback:function=nothing:here"], "cannot be imported"),
         (["check", "x", "--detector", "callback"], "needs function=package.module:name"),
         (["check", "x", "--detector", "classifier"], "needs a model"),
-        (["check", "x", "--detector", "words:builtin=maybe"], "builtin is true or false"),
+        (["check", "x", "--detector", "words:builtin=maybe"], "builtin must be true or false"),
         (["check", "x", "--where", "here"], "no place to look"),
         (["check", "x", "--words", "absent.txt"], "cannot read the words"),
         (["run", "--arch", "sd3"], "--prompt TEXT"),

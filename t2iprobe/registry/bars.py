@@ -1,4 +1,4 @@
-"""Progress bars of the libraries that load and save pipelines, off for a while."""
+"""Switch off the progress bars of the libraries that load and save pipelines, for a while."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from transformers.utils import logging as transformers_logging
 
 @contextmanager
 def no_bars() -> Iterator[None]:
-    """Off go "Loading pipeline components", "Loading weights" and "Writing model shards"; then all is as it was."""
-    downloads_silent = are_progress_bars_disabled()  # transformers switches these too
+    """Hide "Loading pipeline components", "Loading weights" and "Writing model shards" inside a ``with`` block."""
+    downloads_silent = are_progress_bars_disabled()  # transformers changes this setting too
     shown = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
     for library in shown:
         library.disable_progress_bar()

@@ -1,8 +1,8 @@
 """The plugin hooks of API 1. Each docstring is the contract; nothing in the denoising loop goes through them.
 
 A plugin is a module (or object) with functions of these names, marked with :data:`hookimpl`. Functions may leave out
-arguments. They run when the kind is first asked for, so heavy imports belong inside them: importing a plugin must not
-import torch.
+arguments. They are called when something of their kind is first needed, so heavy imports belong inside them:
+importing a plugin must not import torch.
 """
 
 from __future__ import annotations
@@ -46,27 +46,27 @@ def t2iprobe_register_adapters() -> list[type[Adapter]]:  # type: ignore[empty-b
 def t2iprobe_load_pipeline(ref: str, options: LoadOptions) -> Pipeline | None:
     """A source of weights: the pipeline that ``ref`` means, loaded as ``options`` say.
 
-    ``None`` says "not mine", and the next plugin is asked. What is the plugin's own but cannot be loaded is a
-    ``ModelError`` that tells what to do. The hub's loader comes last: it takes folders and ``owner/name``.
+    Return ``None`` if ``ref`` is not yours; the next plugin is then asked. If it is yours but cannot be loaded, raise a
+    ``ModelError`` that says what to do. The hub's loader comes last: it takes folders and ``owner/name``.
     """
 
 
 @hookspec
 def t2iprobe_register_models() -> list[Embedded]:  # type: ignore[empty-body]
-    """Models that a plugin brings along, present or not; its ``t2iprobe_load_pipeline`` loads them by name.
+    """Models that a plugin ships, weights present or not; its ``t2iprobe_load_pipeline`` loads them by name.
 
-    Each has a ``name`` that no other model has. ``--arch X`` alone means the first one present for ``X``.
+    Each has a ``name`` that no other model has. ``--arch X`` alone selects the first one present for ``X``.
     """
 
 
 @hookspec
 def t2iprobe_register_metrics() -> list[type[Metric]]:  # type: ignore[empty-body]
-    """Numbers per image. Each class has a ``name`` that no other metric has; it is the name of the score array."""
+    """Scores per image. Each class has a ``name`` that no other metric has; it is the name of the score array."""
 
 
 @hookspec
 def t2iprobe_register_aggregates() -> list[type[Aggregate]]:  # type: ignore[empty-body]
-    """Numbers per set of images. Each class has a ``name`` that no other aggregate has."""
+    """Scores per set of images. Each class has a ``name`` that no other aggregate has."""
 
 
 @hookspec
@@ -76,7 +76,7 @@ def t2iprobe_register_readers() -> list[type[Reader]]:  # type: ignore[empty-bod
 
 @hookspec
 def t2iprobe_register_concepts() -> list[Concept]:  # type: ignore[empty-body]
-    """What pairs can differ in. Each has a ``name`` that no other concept has, and names the metrics that judge it."""
+    """What pairs can differ in. Each has a ``name`` that no other concept has, and names the metrics that score it."""
 
 
 @hookspec
@@ -84,22 +84,22 @@ def t2iprobe_register_prompt_sets() -> list[type[Any]]:  # type: ignore[empty-bo
     """Sources of prompt pairs. Each class has a ``name`` that no other prompt set has.
 
     It is built with the options of a reference, ``NAME:ARGUMENT,key=value``: the argument first, the rest by keyword,
-    numbers as ``int``. ``pairs(limit, seed, concept)`` gives a list of pairs.
+    numbers as ``int``. ``pairs(limit, seed, concept)`` returns a list of pairs.
     """
 
 
 @hookspec
 def t2iprobe_register_inverters() -> list[type[Inverter]]:  # type: ignore[empty-body]
-    """Ways from an image back to its noise. Each class has a ``name`` that no other inverter has.
+    """Methods that map an image back to its noise. Each class has a ``name`` that no other inverter has.
 
-    Its settings are arguments with defaults; ``predictions`` says what kinds of model it works with. Its
-    ``round_trip`` on ``t2iprobe.testing``'s analytic denoiser must give rounding error for each of them.
+    Its settings are arguments with defaults; ``predictions`` lists the prediction types that it supports. Its
+    ``round_trip`` on ``t2iprobe.testing``'s analytic denoiser must be exact up to rounding for each of them.
     """
 
 
 @hookspec
 def t2iprobe_register_editors() -> list[type[Editor]]:  # type: ignore[empty-body]
-    """Ways to put one prompt's text into another prompt's picture, for ``t2iprobe edit``.
+    """Methods that put one prompt's text into another prompt's picture, for ``t2iprobe edit``.
 
     Each class has a ``name`` that no other editor has and a ``summary``. Its constructor's arguments are the method's
     settings: all optional, given by keyword. Its ``edit`` leaves the model as it was.
@@ -108,16 +108,16 @@ def t2iprobe_register_editors() -> list[type[Editor]]:  # type: ignore[empty-bod
 
 @hookspec
 def t2iprobe_register_detectors() -> list[type[Detector]]:  # type: ignore[empty-body]
-    """Finders of toxic text in prompts, for ``t2iprobe guard`` and ``t2iprobe.guard``.
+    """Detectors of toxic text in prompts, for ``t2iprobe guard`` and ``t2iprobe.guard``.
 
     Each class has a ``name`` that no other detector has and a ``summary``. Its constructor's arguments are settings,
-    given by keyword, from the command line as text or numbers.
+    passed by keyword, from the command line as text or numbers.
     """
 
 
 @hookspec
 def t2iprobe_register_rewriters() -> list[type[Rewriter]]:  # type: ignore[empty-body]
-    """Ways to make a toxic prompt benign, likewise. What a rewriter gives back is looked at again."""
+    """Methods that make a toxic prompt benign, likewise. The detector checks what a rewriter returns."""
 
 
 @hookspec

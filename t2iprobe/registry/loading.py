@@ -1,4 +1,4 @@
-"""From references to things: :func:`load_model`, and :func:`load_pairs` of a prompt set."""
+"""Resolve references: :func:`load_model`, and :func:`load_pairs` of a prompt set."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load_model(model: Any, upscaler: Any, options: LoadOptions, plugins: Plugins
 
 
 def _upscaler(ref: str, pipeline: Any, adapter: Adapter, options: LoadOptions, plugins: Plugins) -> Any:
-    """The upscaler ``ref``, without the components that it has in common with ``pipeline``: it gets those."""
+    """Load the upscaler ``ref`` without the components that it shares with ``pipeline``, and give it those."""
     if not adapter.upscalers:
         having = [name for name, other in plugins.adapters().items() if other.upscalers]
         raise ConfigError(
@@ -61,7 +61,7 @@ def load_pairs(ref: str, limit: int | None, seed: int, concept: str, plugins: Pl
 def parse_prompt_set(ref: str) -> tuple[str, list[str], dict[str, int | str]]:
     """``NAME[:ARGUMENT][,key=value…]`` as the name, the argument (in a list, if there is one) and the options.
 
-    A comma that no ``key=`` follows belongs to what stands before it, as in the names of folders.
+    A comma that is not followed by ``key=`` is part of the preceding value, as in the names of folders.
     """
     name, _, rest = ref.partition(":")
     parts = re.split(r",(?=[a-z_]+=)", rest) if rest else []
@@ -71,7 +71,7 @@ def parse_prompt_set(ref: str) -> tuple[str, list[str], dict[str, int | str]]:
 
 
 def _check_options(name: str, kind: type[Any], arguments: Sequence[str], options: dict[str, int | str]) -> None:
-    """Refuse what the set's constructor does not take, in its own words."""
+    """Refuse what the set's constructor does not take, naming its own options."""
     parameters = inspect.signature(kind).parameters.values()
     known = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
     wanted = [one for one in parameters if one.kind is not one.KEYWORD_ONLY]
@@ -80,7 +80,7 @@ def _check_options(name: str, kind: type[Any], arguments: Sequence[str], options
         raise ConfigError(f"the prompt set {name} has no option {unknown!r}{has}")
     numbers = {one.name for one in parameters if isinstance(one.default, int)}
     if wrong := next((key for key, value in options.items() if key in numbers and isinstance(value, str)), None):
-        raise ConfigError(f"the prompt set {name}: {wrong} is a whole number, found {options[wrong]!r}")
+        raise ConfigError(f"the prompt set {name}: {wrong} must be a whole number, found {options[wrong]!r}")
     if arguments and not wanted:
         form = f"{name}:{known[0]}=…" if known else name
         raise ConfigError(f"the prompt set {name} takes no argument, found {arguments[0]!r}; write {form}")

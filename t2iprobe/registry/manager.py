@@ -1,7 +1,7 @@
-"""Finds plugins and answers "who can?": :class:`Plugins`.
+"""Finds plugins and collects what they register: :class:`Plugins`.
 
-A value, not a global: every caller may build its own. A plugin that is broken, disabled or made for another API stops
-nothing else and is never silent: :meth:`Plugins.listing` has a row with the reason. Imports no torch.
+A value, not a global: every caller may build its own. A plugin that is broken, disabled or made for another API does
+not affect the others and is never ignored silently: :meth:`Plugins.listing` gives the reason. Imports no torch.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ BUILTIN = (
     "t2iprobe.plugins.continual.plugin",
     "t2iprobe.plugins.hub.plugin",
 )
-#: similarity to the source's picture, taken of every image
+#: similarity to the source's picture, computed for every image
 SIMILARITY = ("ssim", "psnr", "mse")
 GROUP = f"{PROJECT}.v{API}"
 DISABLE = "T2IPROBE_DISABLE_PLUGINS"
@@ -87,8 +87,8 @@ class Plugins:
 
     Args:
         builtin: modules of bundled plugins, by name.
-        installed: also load what other packages announce in the entry-point group ``t2iprobe.v1``.
-        extra: further plugins, as objects. ``__name__``, or else the class, names them.
+        installed: also load what other packages register in the entry-point group ``t2iprobe.v1``.
+        extra: further plugins, as objects, named by ``__name__`` or else by their class.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Plugins:
         self._drop_unfitting()
 
     def listing(self) -> list[PluginRow]:
-        """Every plugin that was found, in the order of loading, with the hooks it has or the reason it is not used."""
+        """Every plugin that was found, in loading order, with its hooks or the reason why it is not used."""
         return [replace(row, hooks=self._hooks_of(row.name)) if row.status == "ok" else row for row in self._rows]
 
     def adapters(self) -> dict[str, type[Adapter]]:
@@ -115,7 +115,7 @@ class Plugins:
         return self._named("t2iprobe_register_adapters", "adapter")
 
     def models(self) -> dict[str, Embedded]:
-        """Models that plugins bring along, by name; see :attr:`Embedded.present`."""
+        """Models that plugins ship, by name; see :attr:`Embedded.present`."""
         return self._named("t2iprobe_register_models", "model")
 
     def metrics(self) -> dict[str, type[Metric]]:
@@ -123,7 +123,7 @@ class Plugins:
         return self._named("t2iprobe_register_metrics", "metric")
 
     def aggregates(self) -> dict[str, type[Aggregate]]:
-        """Numbers per set of images by name."""
+        """Scores per set of images, by name."""
         return self._named("t2iprobe_register_aggregates", "aggregate")
 
     def readers(self) -> dict[str, type[Reader]]:
@@ -131,10 +131,10 @@ class Plugins:
         return self._named("t2iprobe_register_readers", "reader")
 
     def reader(self, ref: str) -> Reader:
-        """A reader by its name, with settings if need be: ``rapidocr:lang=cyrillic``.
+        """A reader by name, optionally with settings: ``rapidocr:lang=cyrillic``.
 
         Raises:
-            ConfigError: there is none, or it has no such setting.
+            ConfigError: the reader or the setting does not exist.
         """
         name, settings = with_settings(ref)
         return _built("reader", name, self.readers(), settings)
@@ -148,7 +148,7 @@ class Plugins:
         return self._named("t2iprobe_register_prompt_sets", "prompt set")
 
     def inverters(self) -> dict[str, type[Inverter]]:
-        """Ways from an image back to its noise, by name."""
+        """Methods that map an image back to its noise, by name."""
         return self._named("t2iprobe_register_inverters", "inverter")
 
     def inverter(self, name: str, **settings: Any) -> Inverter:
@@ -156,7 +156,7 @@ class Plugins:
         return _built("inverter", name, self.inverters(), settings)
 
     def editors(self) -> dict[str, type[Editor]]:
-        """Ways to edit text in pictures, by name."""
+        """Methods that edit text in pictures, by name."""
         return self._named("t2iprobe_register_editors", "editor")
 
     def editor(self, name: str, **settings: Any) -> Editor:
@@ -164,7 +164,7 @@ class Plugins:
         return _built("editor", name, self.editors(), settings)
 
     def detectors(self) -> dict[str, type[Detector]]:
-        """Finders of toxic text in prompts, by name."""
+        """Detectors of toxic text in prompts, by name."""
         return self._named("t2iprobe_register_detectors", "detector")
 
     def detector(self, name: str, **settings: Any) -> Detector:
@@ -172,7 +172,7 @@ class Plugins:
         return _built("detector", name, self.detectors(), settings)
 
     def rewriters(self) -> dict[str, type[Rewriter]]:
-        """Ways to make a toxic prompt benign, by name."""
+        """Methods that make a toxic prompt benign, by name."""
         return self._named("t2iprobe_register_rewriters", "rewriter")
 
     def rewriter(self, name: str, **settings: Any) -> Rewriter:
@@ -184,24 +184,24 @@ class Plugins:
         return self._named("t2iprobe_register_localizers", "localizer")
 
     def localizer(self, name: str, **settings: Any) -> Localizer:
-        """A localization method with settings; numbers may be given as text, as a command line has them.
+        """A localization method with settings; numbers may be given as text, as on a command line.
 
         Raises:
-            ConfigError: no such method, no such setting of it, or a value that it does not take.
+            ConfigError: the method or a setting does not exist, or a value is invalid.
         """
         return _built("localizer", name, self.localizers(), settings)
 
     def scorer(self, concept: str = "text", reader: str = "rapidocr", metrics: Sequence[str] | None = None) -> Scorer:
-        """What takes the scores of a concept: its metrics, and the similarity to the source's picture.
+        """The scorer of a concept: its metrics, plus the similarity to the source's picture.
 
         Args:
             concept: what the pairs differ in.
-            reader: name of the OCR engine, see :meth:`reader`.
-            metrics: names, instead of the concept's own; the first that judges the concept ranks.
+            reader: name of the OCR reader, see :meth:`reader`.
+            metrics: names of metrics to use instead of the concept's own; the first that judges the concept ranks.
 
         Raises:
-            ConfigError: no such concept or reader, no plugin registers such a metric, none judges the concept, or
-                weights that a metric needs are missing, which is said here: before any picture is made.
+            ConfigError: the concept, the reader or a metric does not exist, no metric judges the concept, or weights
+                that a metric needs are missing. All of this is checked before any picture is generated.
         """
         from t2iprobe.core.scoring import Scorer
 
@@ -211,7 +211,7 @@ class Plugins:
         built = [kind() for kind in dict.fromkeys([*kinds, *(known[name] for name in SIMILARITY)])]
         judges = [metric for metric in built if metric.needs != "image"]
         if not judges:
-            raise ConfigError(f"{', '.join(names)} compare pictures only; add a metric that judges the {concept}")
+            raise ConfigError(f"{', '.join(names)} only compare pictures; add a metric that judges the {concept}")
         for metric in built:
             if prepare := getattr(metric, "prepare", None):
                 prepare()
@@ -219,11 +219,11 @@ class Plugins:
         return Scorer(concept, self.reader(reader), judges, similar)
 
     def executors(self) -> dict[str, type[Executor]]:
-        """Where studies can run, by name; ``local`` is not among them."""
+        """Executors of studies, by name; ``local`` is not among them."""
         return self._named("t2iprobe_register_executors", "executor")
 
     def report_sections(self, result: StudyResult) -> list[Section]:
-        """What plugins add to the report of a study."""
+        """The sections that plugins add to the report of a study."""
         answers = self._ask("t2iprobe_report_sections", result=result)
         return [section for _, found in answers for section in found]
 
@@ -280,7 +280,7 @@ class Plugins:
         return write_report(result, self)
 
     def write_page(self, page: Page, out: Path) -> Path:
-        """Draw a report that is no study's."""
+        """Draw a report that does not belong to a study."""
         from t2iprobe.report.page import write_page
 
         return write_page(page, out)
@@ -290,7 +290,7 @@ class Plugins:
         return planted.own_prompt_set(ref, self.models())
 
     def _trace(self) -> None:
-        """Report every hook call on stderr, if the environment asks for it."""
+        """Log every hook call to stderr if the environment variable is set."""
         if os.environ.get(TRACE):
             self._manager.trace.root.setwriter(lambda text: print(text, end="", file=sys.stderr))
             self._manager.enable_tracing()
@@ -314,7 +314,7 @@ class Plugins:
                 self._import(row, point)
 
     def _import(self, row: PluginRow, point: EntryPoint) -> None:
-        """Import and register one plugin, whatever its import raises."""
+        """Import and register one plugin; errors of its import are recorded, not raised."""
         try:
             plugin = importlib.import_module(point.value) if ":" not in point.value else point.load()
         except Exception as error:
@@ -323,7 +323,7 @@ class Plugins:
             self._add(row, plugin)
 
     def _add(self, row: PluginRow, plugin: object) -> None:
-        """Register one plugin, unless its name is taken or a hook of it has an argument that is not in the contract."""
+        """Register one plugin, unless its name is taken or one of its hooks has an argument that the contract lacks."""
         if self._manager.has_plugin(row.name):
             self._skip(row, "another plugin has this name")
             return
@@ -341,7 +341,7 @@ class Plugins:
         self._rows.append(replace(row, status="skipped", reason=reason))
 
     def _drop_unfitting(self) -> None:
-        """Unregister every plugin that has a hook this version does not know."""
+        """Unregister every plugin with a hook that this version does not know."""
         while True:
             try:
                 self._manager.check_pending()
@@ -363,7 +363,7 @@ class Plugins:
         return tuple(sorted(caller.name for caller in callers))
 
     def _ask(self, hook: str, **arguments: Any) -> Iterator[tuple[str, Any]]:
-        """Each plugin's answer to a hook, with its name; one that raises is marked as broken."""
+        """Each plugin's answer to a hook, with the plugin's name; a plugin that raises is marked as broken."""
         everyone = self._manager.get_plugins()
         for name, plugin in self._manager.list_name_plugin():
             if hook not in self._hooks_of(name):
@@ -376,12 +376,12 @@ class Plugins:
                 yield from ((name, answer) for answer in answers)
 
     def _named(self, hook: str, kind: str) -> dict[str, Any]:
-        """What a hook registers, by its ``name``."""
+        """What plugins register through a hook, by ``name``."""
         return _unique(kind, ((plugin, cls.name, cls) for plugin, found in self._ask(hook) for cls in found))
 
 
 def _unique(kind: str, found: Iterable[tuple[str, str, Any]]) -> dict[str, Any]:
-    """(plugin, name, thing) by name; a name that two plugins give is an error."""
+    """(plugin, name, thing) by name; a name that two plugins register is an error."""
     things: dict[str, Any] = {}
     owners: dict[str, str] = {}
     for plugin, name, thing in found:
@@ -395,7 +395,7 @@ def _unique(kind: str, found: Iterable[tuple[str, str, Any]]) -> dict[str, Any]:
 
 
 def _built(what: str, name: str, kinds: Mapping[str, Callable[..., Built]], settings: Mapping[str, Any]) -> Built:
-    """The thing called ``name`` with settings, which may be given as text."""
+    """Build the thing called ``name`` with settings, which may be given as text."""
     kind = choice(what, name, kinds)
     known = inspect.signature(kind).parameters
     if unknown := next((key for key in settings if key not in known), None):
@@ -407,17 +407,17 @@ def _built(what: str, name: str, kinds: Mapping[str, Callable[..., Built]], sett
 
 
 def _number(what: str, value: Any, default: Any) -> Any:
-    """``value``, read as a number where the setting is one."""
+    """``value``, parsed as a number if the setting is one."""
     if not isinstance(value, str) or isinstance(default, str) or default is inspect.Parameter.empty:
         return value
     if isinstance(default, bool):
         if value.lower() not in ("true", "false"):
-            raise ConfigError(f"{what} is true or false, found {value!r}")
+            raise ConfigError(f"{what} must be true or false, found {value!r}")
         return value.lower() == "true"
     try:
         return float(value) if isinstance(default, float) else int(value)
     except ValueError:
-        raise ConfigError(f"{what} is a number, found {value!r}") from None
+        raise ConfigError(f"{what} must be a number, found {value!r}") from None
 
 
 def _announced() -> list[EntryPoint]:
@@ -431,7 +431,7 @@ def _name_of(plugin: object) -> str:
 
 
 def own_version() -> str:
-    """Of this package; empty where it runs from a source tree that is not installed."""
+    """Version of this package; empty in a source tree that is not installed."""
     try:
         return version(PROJECT)
     except PackageNotFoundError:
@@ -439,12 +439,12 @@ def own_version() -> str:
 
 
 def _text(error: Exception) -> str:
-    """An error in one line."""
+    """An error on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _unknown_pipeline(pipeline_class: str, adapters: Iterable[type[Adapter]]) -> str:
-    """What to say when no adapter serves a pipeline class."""
+    """Error message for a pipeline class that no adapter serves."""
     known = sorted(name for adapter in adapters for name in adapter.pipelines)
     near = difflib.get_close_matches(pipeline_class, known, n=2)
     hint = f"; did you mean {' or '.join(near)}?" if near else "."

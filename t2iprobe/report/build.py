@@ -1,4 +1,4 @@
-"""From a study's folder to a page: :func:`view_of`."""
+"""Build a page from a study's folder: :func:`view_of`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from t2iprobe.report.sections import Cell, Page, ReportTable, Section
 from t2iprobe.report.view import Held, PairView, TrialView, View
 
 SITE = re.compile(r"blocks\.(?P<block>\d+)\.(?P<kind>\w+)\.(?P<port>\w+)")
-PAIRS = 8  # with pictures: a page that loads at once
+PAIRS = 8  # with pictures: few enough for a page that loads quickly
 
 
 def view_of(
@@ -29,11 +29,11 @@ def view_of(
     """The page of a finished study.
 
     Args:
-        result: of the study.
-        command: how to run it again.
-        next_steps: commands that go on from here, with what they do.
-        sections: of plugins.
-        planted: layers of the known truth, where there is one.
+        result: result of the study.
+        command: command that runs the study again.
+        next_steps: follow-up commands, each with what it does.
+        sections: sections from plugins.
+        planted: the planted layers, if the ground truth is known.
     """
     finding, manifest = result.finding, result.manifest
     rows = charted(result.trials, len(finding.ranking) if finding else 0)
@@ -41,7 +41,7 @@ def view_of(
     shown = [trial_view(result, trial, finding.layers if finding else (), planted, stated) for trial in rows]
     return View(
         title=f"{manifest.get('model') or manifest['pipeline']}: {manifest['settings']['localizer']['name']}",
-        sentence=finding.sentence if finding else "This study is not finished; what is done so far is shown.",
+        sentence=finding.sentence if finding else "This study is not finished; the results so far are shown.",
         score=result.rank.removesuffix("_target"),
         clean=result.unpatched(),
         trials=[one for one in shown if one is not None],
@@ -55,7 +55,7 @@ def view_of(
 
 
 def view_of_page(page: Page) -> View:
-    """A page that is not about layers."""
+    """A page that is not about layers, as a :class:`View`."""
     return View(
         title=page.title,
         sentence=page.sentence,
@@ -67,11 +67,11 @@ def view_of_page(page: Page) -> View:
 
 
 def charted(trials: Sequence[Trial], layers: int) -> list[Trial]:
-    """Single layers in order, patched as a whole; where only some were asked, all sets of whole layers.
+    """The trials to chart: single layers in order, patched as a whole, or if there are few, all sets of whole layers.
 
     Args:
-        trials: of the study.
-        layers: how many the model has.
+        trials: trials of the study.
+        layers: number of layers of the model.
     """
     whole = [one for one in trials if one.sites and one.scope == Scope() and one.num_steps is None]
     asked = [one for one in whole if one.direction == "into_source"] or whole
@@ -82,7 +82,7 @@ def charted(trials: Sequence[Trial], layers: int) -> list[Trial]:
 def trial_view(
     result: StudyResult, trial: Trial, found: Sequence[int], planted: Sequence[int], stated: Mapping[str, Interval]
 ) -> TrialView | None:
-    """A row; ``None`` where no pair is done. An interval that the answer states is that of the row."""
+    """A row for one trial; ``None`` if no pair is done. An interval that the answer quotes is used for its row, too."""
     scored = result.scored([trial])
     if not (pairs := scored.scores[scored.rank].shape[1]):
         return None
@@ -100,7 +100,7 @@ def trial_view(
 
 
 def held(layers: Sequence[int], found: Sequence[int]) -> Held:
-    """What of the found layers a patch holds; a single one of them is found, a set is where it is all of them."""
+    """How a patch relates to the found layers; a single layer among them counts as found, a set only if it is all."""
     patch, answer = set(layers), set(found)
     if not patch & answer:
         return "none"
@@ -110,7 +110,7 @@ def held(layers: Sequence[int], found: Sequence[int]) -> Held:
 
 
 def patched(sites: Sequence[str]) -> str:
-    """Sites in short: ``blocks.0-2.joint_attn.{k,v}``."""
+    """Abbreviate site names: ``blocks.0-2.joint_attn.{k,v}``."""
     found = [SITE.fullmatch(site) for site in sites]
     blocks = ranges(int(one["block"]) for one in found if one)
     kinds = {one["kind"] for one in found if one}
@@ -121,7 +121,7 @@ def patched(sites: Sequence[str]) -> str:
 
 
 def pair_views(result: StudyResult, rows: Sequence[Trial]) -> list[PairView]:
-    """The first pairs, with the pictures there are."""
+    """The first pairs, with the pictures that exist."""
     views = []
     for number, (one, other, _, word, goal, *_) in enumerate(result.manifest["settings"]["pairs"]):
         known = {trial.label: result.images(trial, number) for trial in (source(), target(), *rows)}
@@ -134,21 +134,21 @@ def pair_views(result: StudyResult, rows: Sequence[Trial]) -> list[PairView]:
 
 
 def tried(result: StudyResult, charted: Sequence[Trial], stated: Mapping[str, Interval]) -> list[Section]:
-    """Everything else that was asked."""
+    """All other trials of the study."""
     drawn = {trial.label for trial in charted}
     rest = [trial for trial in result.trials if trial.sites and trial.label not in drawn]
     views = [view for trial in rest if (view := trial_view(result, trial, (), (), stated)) is not None]
     if not views:
         return []
     rows: list[list[Cell]] = [[one.label, *one.response, one.ssim] for one in views]
-    text = "Patches of several layers, in parts, or in the other direction, on the pairs they were asked of."
+    text = "Patches of several layers, of parts of them or in the other direction, on the pairs that they were run on."
     return [
         Section("Also tried", text, ReportTable(["patch", "way to the target", "95 % low", "95 % high", "SSIM"], rows))
     ]
 
 
 def provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """What ran, in words."""
+    """Versions, settings and machine, as text."""
     git = manifest.get("git") or {}
     decides = manifest["settings"]
     facts: dict[str, Any] = {
@@ -159,7 +159,7 @@ def provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
         "dtype": decides.get("dtype"),
         "device": manifest.get("device"),
         "generation": decides.get("generation"),
-        "commit": f"{git['commit']}{' and changes' if git.get('dirty') else ''}" if git.get("commit") else None,
+        "commit": f"{git['commit']}{' with local changes' if git.get('dirty') else ''}" if git.get("commit") else None,
         **manifest.get("versions", {}),
     }
     return {key: str(value) for key, value in facts.items() if value}

@@ -1,4 +1,4 @@
-"""Pictures of results: a sheet of the images of a sweep, and a plot of its scores. Knows neither models nor stores."""
+"""Figures of results: a contact sheet of a sweep's images and a plot of its scores. Knows neither models nor stores."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
     from t2iprobe.core.statistics import Interval
 
-CELL = 96  # pixels a picture
+CELL = 96  # pixels per picture
 GAP = 8  # between pictures
 MARGIN = 16
-HEADER = 26  # the row of layer names
-LABEL = 132  # the column of row labels
-BAND = 18  # layers side by side at most; more go into bands below each other
+HEADER = 26  # height of the row of layer names
+LABEL = 132  # width of the column of row labels
+BAND = 18  # most layers side by side; further ones go into bands below
 INK, FAINT, PAPER, FOUND, PLANTED = "#1f2430", "#8a90a0", "#ffffff", "#d9480f", "#1971c2"
 BAR, OTHER = "#adb5bd", "#5c6370"
 
 
 @dataclass(frozen=True, slots=True)
 class SheetRow:
-    """One pair on a contact sheet: its label (may hold line breaks), its two images, and one image a layer."""
+    """One pair on a contact sheet: its label (may hold line breaks), its two images, and one image per layer."""
 
     label: str
     source: Image.Image
@@ -39,7 +39,7 @@ class SheetRow:
 
 @cache
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib carries."""
+    """DejaVu Sans, which comes with matplotlib."""
     import matplotlib
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
@@ -47,7 +47,7 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def _fitted(text: str, width: int, size: int, bold: bool = False) -> str:
-    """``text``, every line cut with an ellipsis where it is wider than ``width`` pixels."""
+    """``text`` with every line wider than ``width`` pixels cut and ended with an ellipsis."""
     lines = []
     for line in text.split("\n"):
         cut = line
@@ -58,7 +58,7 @@ def _fitted(text: str, width: int, size: int, bold: bool = False) -> str:
 
 
 def thumbnail(image: Image.Image, cell: int = CELL) -> Image.Image:
-    """``image`` as RGB in a square of ``cell`` pixels: whole pixels where it is enlarged, smooth where it shrinks."""
+    """``image`` as RGB in a square of ``cell`` pixels: enlarged by whole factors, or smoothly reduced."""
     factor = cell / max(image.size)
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     how = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS
@@ -70,17 +70,17 @@ def thumbnail(image: Image.Image, cell: int = CELL) -> Image.Image:
 def contact_sheet(
     rows: Sequence[SheetRow], layers: Sequence[str], highlight: Collection[str] = (), cell: int = CELL
 ) -> Image.Image:
-    """The images of a sweep: a row a pair, source | target | the source patched at one layer after the other.
+    """The images of a sweep, one row per pair: source | target | the source patched at one layer after the other.
 
     Args:
         rows: the pairs, each with ``len(layers)`` patched images.
-        layers: what to write above the patched images.
-        highlight: the layers that were found, outlined.
+        layers: headings of the patched images.
+        highlight: the found layers, outlined.
         cell: size of a picture in pixels.
 
     Raises:
-        ShapeError: a row has not one image a layer.
-        ConfigError: no rows, or a highlighted layer that is not there.
+        ShapeError: a row does not have one image per layer.
+        ConfigError: there are no rows, or a highlighted layer does not exist.
     """
     _check(rows, layers, highlight)
     count = max(1, -(-len(layers) // BAND))
@@ -97,7 +97,7 @@ def _check(rows: Sequence[SheetRow], layers: Sequence[str], highlight: Collectio
     if not rows:
         raise ConfigError("a contact sheet needs at least one pair, found none")
     if missing := sorted(set(highlight) - set(layers)):
-        raise ConfigError(f"highlighted layers {', '.join(missing)} are none of the sheet's {len(layers)} layers")
+        raise ConfigError(f"highlighted layers {', '.join(missing)} are not among the sheet's {len(layers)} layers")
     for row in rows:
         if len(row.patched) != len(layers):
             raise ShapeError(f"row {row.label!r} has {len(row.patched)} patched images for {len(layers)} layers")
@@ -146,21 +146,21 @@ def bar_plot(
     title: str = "",
     ylabel: str = "score",
 ) -> Path:
-    """Write a plot of one bar a layer as PNG.
+    """Write a bar plot with one bar per layer as PNG.
 
     Args:
         path: the file to write.
-        layers: what stands below the bars.
+        layers: tick labels of the bars.
         target: score against the target's content, with its interval, for each layer.
         source: score against the source's content for each layer, drawn as points.
-        highlight: the layers that were found: their bars are coloured.
-        planted: the layers that hold the truth, where it is known: marked below the axis.
-        title: above the plot.
-        ylabel: what the scores are.
+        highlight: the found layers, whose bars are coloured.
+        planted: the planted layers, if the ground truth is known; marked below the axis.
+        title: title of the plot.
+        ylabel: name of the score.
 
     Raises:
-        ShapeError: not one score a layer.
-        ConfigError: a highlighted or planted layer that is not there.
+        ShapeError: there is not one score per layer.
+        ConfigError: a highlighted or planted layer does not exist.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -186,9 +186,9 @@ def _check_bars(
 ) -> None:
     if not len(layers) == len(target) == len(target if source is None else source) or not layers:
         counts = f"{len(target)} target and {len(target if source is None else source)} source scores"
-        raise ShapeError(f"a plot has one score a layer: found {len(layers)} layers, {counts}")
+        raise ShapeError(f"a plot needs one score per layer: found {len(layers)} layers, {counts}")
     if missing := sorted(set(marked) - set(layers)):
-        raise ConfigError(f"marked layers {', '.join(missing)} are none of the plot's {len(layers)} layers")
+        raise ConfigError(f"marked layers {', '.join(missing)} are not among the plot's {len(layers)} layers")
 
 
 def _bars(axes: Axes, layers: Sequence[str], target: Sequence[Interval], highlight: Collection[str]) -> None:
@@ -203,7 +203,7 @@ def _bars(axes: Axes, layers: Sequence[str], target: Sequence[Interval], highlig
 
 
 def _points(axes: Axes, source: Sequence[float]) -> None:
-    """One point a layer, edged so that it is seen on a bar."""
+    """One point per layer, with an edge so that it is visible on a bar."""
     at = range(len(source))
     axes.scatter(at, source, 26, color=OTHER, edgecolors=PAPER, linewidths=0.8, label="source's content", zorder=3)
 
@@ -224,7 +224,7 @@ def _dress(axes: Axes, layers: Sequence[str]) -> None:
 
 
 def _mark_planted(axes: Axes, layers: Sequence[str], planted: Collection[str]) -> None:
-    """A band behind the bars of the true layers."""
+    """A band behind the bars of the planted layers."""
     for number, index in enumerate(index for index, layer in enumerate(layers) if layer in planted):
         label = "planted layer" if number == 0 else None
         axes.axvspan(index - 0.5, index + 0.5, color=PLANTED, alpha=0.16, linewidth=0, zorder=0, label=label)

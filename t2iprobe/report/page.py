@@ -1,4 +1,4 @@
-"""The report of a study: :func:`write_report` asks plugins for their sections and writes the page."""
+"""The report of a study: :func:`write_report` collects the sections of plugins and writes the page."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from t2iprobe.report.sections import Section
 
 NAME = "report.html"
-#: settings of a run that other commands may take, by where its study file has them
+#: settings of a run that other commands also take, by their place in the study file
 CARRIED = {
     "upscaler": "model", "device": "model", "dtype": "model",
     "source": "pairs", "target": "pairs", "prompt_set": "pairs", "pairs": "pairs", "limit": "pairs",
     "held_out": "pairs", "seed": "pairs", "num_steps": "generation", "guidance": "generation",
     "resolution": "generation", "batch_size": "", "reader": "",
 }  # fmt: skip
-SPELT = {"pairs": "csv", "resolution": "height"}  # where the study file has another name
-USUAL = {"seed": 0, "reader": "rapidocr"}  # as all commands have it that are not told
-OF_PAIRS = frozenset({"limit", "held_out"})  # elsewhere ``--limit`` counts something else
+SPELT = {"pairs": "csv", "resolution": "height"}  # names that differ in the study file
+USUAL = {"seed": 0, "reader": "rapidocr"}  # the defaults of all commands
+OF_PAIRS = frozenset({"limit", "held_out"})  # for pairs only: elsewhere ``--limit`` counts something else
 LOCALIZE = frozenset(CARRIED) - {"source", "target"}
 
 
 def write_report(result: StudyResult, plugins: Plugins, out: Path | None = None) -> Path:
-    """Write the page, whole or not at all, into the study's folder unless told otherwise."""
+    """Write the page atomically, by default into the study's folder."""
     from t2iprobe.report.build import view_of
     from t2iprobe.report.render import render
 
@@ -54,7 +54,7 @@ def write_report(result: StudyResult, plugins: Plugins, out: Path | None = None)
 
 
 def _page(result: StudyResult, sections: Sequence[Section], command: str) -> Page:
-    """A study whose question was not about layers: what plugins say of it."""
+    """The page of a study that is not about layers: the sections of plugins."""
     from t2iprobe.report.build import provenance
 
     assert result.finding is not None
@@ -65,7 +65,7 @@ def _page(result: StudyResult, sections: Sequence[Section], command: str) -> Pag
 
 
 def _subject(result: StudyResult) -> tuple[str, str]:
-    """The model's name, empty where it has none, and the concept."""
+    """The model's name, empty if it has none, and the concept."""
     file = result.manifest.get("arguments", {}).get("file", {})
     pairs = result.manifest["settings"]["pairs"]
     ref = file.get("model", {}).get("ref") or result.manifest.get("model") or ""
@@ -73,14 +73,14 @@ def _subject(result: StudyResult) -> tuple[str, str]:
 
 
 def _again(asked: Mapping[str, Any], path: Path) -> str:
-    """The command that ran, or that goes on; none for a study of Python's."""
+    """The command that ran or resumes the study; empty for a study that was run from Python."""
     if asked.get("command"):
         return quoted(asked["command"])
     return quoted(["t2iprobe", "study", "resume", str(path)]) if asked.get("file") else ""
 
 
 def next_steps(result: StudyResult, plugins: Plugins) -> list[tuple[str, str]]:
-    """Commands that go on from the found layers, those that are there; with what each does."""
+    """Follow-up commands for the found layers, among those that are installed, each with what it does."""
     run, (ref, concept), finding = str(result.path), _subject(result), result.finding
     found = finding.layers if finding else ()
     carried = _carried(result.manifest.get("arguments", {}))
@@ -88,19 +88,19 @@ def next_steps(result: StudyResult, plugins: Plugins) -> list[tuple[str, str]]:
     if found and ref:
         there, asked = plugins.commands(), result.manifest["settings"]["localizer"]["name"]
         model = ["--model", ref]
-        inside = [("heads", "which heads of the layers"), ("steps", "which denoising steps")]
+        inside = [("heads", "which attention heads of the layers"), ("steps", "which denoising steps")]
         for method, what in [one for one in inside if one[0] != asked]:
             command = ["localize", *model, "--concept", concept, "--method", method, "--set", f"layers={ranges(found)}"]
             steps.append((command + _options(carried, LOCALIZE), what))
         listed = [
-            ("edit", [], "other text in the same picture, by these layers", concept == "text"),
+            ("edit", [], "put other text into the same picture with these layers", concept == "text"),
             (
                 "guard run",
                 ["--words", "words.txt", "--prompts", "prompts.txt"],
-                "benign text to these layers alone",
+                "feed benign text to these layers only",
                 concept == "text",
             ),
-            ("finetune", ["--data", "FOLDER"], "a LoRA on these layers alone", True),
+            ("finetune", ["--data", "FOLDER"], "train a LoRA on these layers only", True),
         ]
         for name, more, what, fits in listed:
             group, *_ = words = name.split()
@@ -111,7 +111,7 @@ def next_steps(result: StudyResult, plugins: Plugins) -> list[tuple[str, str]]:
 
 
 def _carried(arguments: Mapping[str, Any]) -> dict[str, str]:
-    """The settings that a run was given, by option; a study file and a preset give all that they say."""
+    """The settings that a run was given, by option; a study file and a preset give all of theirs."""
     file, typed = arguments.get("file", {}), arguments.get("command", ())
     found = {}
     for name, part in CARRIED.items():
@@ -123,7 +123,7 @@ def _carried(arguments: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _options(carried: Mapping[str, str], known: Collection[str]) -> list[str]:
-    """Those that a command has."""
+    """Those settings that a command has an option for."""
     fits = [name for name in carried if name in known and (name not in OF_PAIRS or "prompt_set" in known)]
     return [word for name in fits for word in (_option(name), carried[name])]
 
@@ -133,13 +133,13 @@ def _option(name: str) -> str:
 
 
 def _parameters(group: Typer, name: str) -> Collection[str]:
-    """Of the command ``name`` of a group."""
+    """Options of the command ``name`` of a group."""
     callbacks = [(one.name, one.callback) for one in group.registered_commands if one.callback]
     return inspect.signature(next(one for known, one in callbacks if name in (known, one.__name__))).parameters
 
 
 def write_page(page: Page, out: Path) -> Path:
-    """Write a page that is not about layers, whole or not at all."""
+    """Write a page that is not about layers, atomically."""
     from t2iprobe.report.build import view_of_page
     from t2iprobe.report.render import render
 

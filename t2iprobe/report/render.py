@@ -1,4 +1,4 @@
-"""A :class:`View` as one HTML file: no network, light and dark, usable with a keyboard and on a phone."""
+"""Render a :class:`View` as one HTML file: no network, light and dark, usable by keyboard and on a phone."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from t2iprobe.core.html import data_uri
 from t2iprobe.core.statistics import Interval
 from t2iprobe.report.view import HELD, View, figure_uri
 
-NONE = "\u2013"  # what could not be measured
+NONE = "\u2013"  # stands for what could not be measured
 
 
 def render(view: View) -> str:
-    """The page."""
+    """The page as HTML."""
     environment = Environment(
         loader=PackageLoader("t2iprobe.report", "templates"),
         autoescape=True,
@@ -30,7 +30,7 @@ def render(view: View) -> str:
 
 
 def _gallery(view: View) -> str:
-    """The patched pictures for the page's script, by trial; ``<`` escaped, so that no text can end the script."""
+    """The patched pictures by trial, as JSON for the page's script; ``<`` is escaped so no text can end the script."""
     shown = {
         trial.label: [data_uri(pair.images[trial.label]) if trial.label in pair.images else "" for pair in view.pairs]
         for trial in view.trials
@@ -44,17 +44,17 @@ def percent(value: float) -> str:
 
 
 def tight(text: str) -> str:
-    """No line ends between a number and its per cent."""
+    """Use a narrow no-break space between a number and its per-cent sign."""
     return text.replace(" %", "\u202f%")
 
 
 def height(value: float) -> str:
-    """A share of a chart's height, kept inside it."""
+    """A value as a share of a chart's height, clipped to it."""
     return f"{100 * min(1.0, max(0.0, value)):.1f}%" if math.isfinite(value) else "0%"
 
 
 def number(value: Any, digits: int = 2) -> str:
-    """A cell of a table."""
+    """The text of a table cell."""
     if isinstance(value, Interval):
         return value.said(digits)
     if isinstance(value, float):

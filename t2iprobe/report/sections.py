@@ -1,6 +1,6 @@
-"""What a report is made of: :class:`Section` with text, tables, bars and pictures; :class:`Page` for a whole one.
+"""Parts of a report: :class:`Section` with text, tables, bars and pictures; :class:`Page` for a complete report.
 
-The report plugin draws both.
+The report layer draws both.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ Cell = str | int | float
 
 @dataclass(frozen=True, slots=True)
 class ReportTable:
-    """A table; a click on a column's head sorts it.
+    """A table; a click on a column heading sorts it.
 
     Args:
-        columns: heads.
+        columns: column headings.
         rows: cells; numbers are aligned right and rounded to ``digits``.
-        digits: after the point.
+        digits: number of decimals.
     """
 
     columns: Sequence[str]
@@ -35,10 +35,10 @@ class Bar:
     """A bar with its 95 % interval.
 
     Args:
-        label: below it.
-        value: its height, and the interval.
-        marked: drawn in the colour of what was found.
-        hint: what a reader gets to know when the bar is chosen.
+        label: text below the bar.
+        value: height of the bar, and its interval.
+        marked: drawn in the colour of found layers.
+        hint: text shown when the bar is pointed at.
     """
 
     label: str
@@ -49,12 +49,12 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class HeatMap:
-    """Shares on a grid, the larger the darker; each cell also tells its number.
+    """Shares on a grid, darker for larger values; each cell also shows its number.
 
     Args:
-        caption: what is shown, and what the rows and columns are.
+        caption: what is shown, and what rows and columns are.
         rows, columns: their names.
-        values: (row, column), drawn from 0 to 1; NaN where there is none.
+        values: (row, column), drawn from 0 to 1; NaN leaves a cell empty.
     """
 
     caption: str
@@ -69,10 +69,10 @@ class Section:
 
     Args:
         title: heading.
-        text: a paragraph, plain.
+        text: a paragraph of plain text.
         table: a table.
         bars: a bar chart from 0 to 1.
-        pictures: captions and images, shown in a row.
+        pictures: captions and images, shown side by side.
         figures: captions and drawings, each as wide as the page.
         maps: heat maps.
     """
@@ -88,15 +88,15 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A report that is no localization's: sections under a sentence.
+    """A report that does not come from a localization: sections below a sentence.
 
     Args:
         title: what was measured.
-        sentence: the answer.
-        sections: the rest.
-        command: how to run it again.
-        cost: what it took, by name.
-        provenance: what ran, by name.
+        sentence: the answer in a sentence.
+        sections: the sections.
+        command: command that runs it again.
+        cost: amounts spent, by name.
+        provenance: versions and settings, by name.
     """
 
     title: str

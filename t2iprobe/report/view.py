@@ -1,4 +1,4 @@
-"""What the page shows, as plain values: :class:`View`."""
+"""The contents of a page as plain values: :class:`View`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from PIL import Image
 from t2iprobe.core.statistics import Interval
 from t2iprobe.report.sections import Section
 
-WIDE = 1600  # pixels of a figure
+WIDE = 1600  # pixels, width of a figure
 
 Held = Literal["found", "all", "some", "none"]
-#: what a patch holds of the answer: a mark, which tells it without colour, and words
+#: how a patch relates to the found layers: a mark, which does not rely on colour, and words
 HELD: Mapping[Held, tuple[str, str]] = {
     "found": ("●", "found"),
-    "all": ("◉", "all found layers, and others"),
+    "all": ("◉", "all found layers, plus others"),
     "some": ("◐", "some of the found layers"),
     "none": ("", "not found"),
 }
@@ -27,18 +27,18 @@ HELD: Mapping[Held, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class TrialView:
-    """One patch.
+    """A patch.
 
     Args:
-        label: of the trial; names its picture in every :class:`PairView`.
-        path: what was patched.
-        target: score to the target.
-        response: share of the way to it, with its interval; NaN where the unpatched pictures do not differ.
-        source: score to the source.
+        label: label of the trial; it names the trial's picture in every :class:`PairView`.
+        path: the patched sites.
+        target: score against the target.
+        response: share of the way to the target, with its interval; NaN where the unpatched pictures do not differ.
+        source: score against the source.
         ssim: similarity to the unpatched picture.
-        held: what it holds of the answer.
-        planted: whether it is part of the truth, where that is known.
-        pairs: how many it was asked of.
+        held: how the patch relates to the found layers.
+        planted: whether it belongs to the ground truth, if that is known.
+        pairs: number of pairs that it was run on.
     """
 
     label: str
@@ -54,7 +54,7 @@ class TrialView:
 
 @dataclass(frozen=True, slots=True)
 class PairView:
-    """The pictures of a pair, by trial's label; ``source`` and ``target`` are the unpatched ones."""
+    """The pictures of a pair, by trial label; ``source`` and ``target`` are the unpatched ones."""
 
     source_word: str
     target_word: str
@@ -65,20 +65,20 @@ class PairView:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A page.
+    """The contents of a page.
 
     Args:
-        title: the model and what was asked.
-        sentence: the answer.
+        title: the model and the method.
+        sentence: the answer in a sentence.
         score: name of the score.
-        clean: score to the target of the unpatched source and target.
-        trials: in the order of the layers; none where the page is not about layers.
-        pairs: those with pictures.
-        cost: what it took, by name.
-        provenance: what ran, by name.
-        command: how to run it again.
-        next_steps: commands that go on from here, with what they do.
-        sections: of the method and of plugins.
+        clean: scores of the unpatched source and target against the target.
+        trials: patches in the order of the layers; empty if the page is not about layers.
+        pairs: pairs with pictures.
+        cost: amounts spent, by name.
+        provenance: versions and settings, by name.
+        command: command that runs the study again.
+        next_steps: follow-up commands, each with what it does.
+        sections: sections of the method and of plugins.
     """
 
     title: str
@@ -95,23 +95,23 @@ class View:
 
     @property
     def single(self) -> bool:
-        """Whether every patch is of one layer."""
+        """Whether every patch is of a single layer."""
         return all(trial.label.isdecimal() for trial in self.trials)
 
     @property
     def held(self) -> list[Held]:
-        """What the patches hold of the answer, for the legend: what was found and what was not is always there."""
+        """Entries of the legend: found and not found are always among them."""
         return [held for held in HELD if held in ("found", "none") or any(one.held == held for one in self.trials)]
 
     @property
     def asked(self) -> str:
-        """How many pairs the patches were asked of: ``4``, or ``2 to 6``."""
+        """Number of pairs that the patches were run on: ``4``, or ``2 to 6``."""
         counts = sorted({trial.pairs for trial in self.trials}) or [0]
         return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def figure_uri(image: Image.Image) -> str:
-    """A drawing inside the page, sharp where a page is as wide as it gets."""
+    """A drawing as a data URI, sharp at the full width of the page."""
     image = image.convert("RGB")
     if image.width > WIDE:
         image.thumbnail((WIDE, WIDE * image.height), Image.Resampling.LANCZOS)

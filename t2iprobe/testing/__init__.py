@@ -1,4 +1,4 @@
-"""The kit for third parties: laws of an adapter as a ready test class, and a denoiser with exactly known answers."""
+"""For authors of plugins: the laws of an adapter as a ready-made test class, and a denoiser with exact answers."""
 
 from t2iprobe.testing.analytic import AnalyticDenoiser, GaussianMixture, levels_of
 from t2iprobe.testing.conformance import adapter_conformance

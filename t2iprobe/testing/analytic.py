@@ -1,7 +1,7 @@
-"""A denoiser whose answers are known exactly: data from a mixture of Gaussians, noised as diffusers noises.
+"""A denoiser with exactly known answers: data from a mixture of Gaussians, noised as diffusers does.
 
-For what walks a trajectory (samplers, inverters) and must be right before it meets a network. Not a model of pictures:
-methods can be *exact* here without being *good* there.
+For testing samplers and inverters before they meet a network. It does not model pictures: a method can be *exact* here
+without being *good* there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from t2iprobe.core.contracts.adapter import Prediction
 from t2iprobe.core.errors import ConfigError
 
-#: from a timestep, as the scheduler counts, to how much data and how much noise is in a state: (alpha, sigma)
+#: maps a timestep, as the scheduler counts, to the factors of data and noise in a state: (alpha, sigma)
 Levels = Callable[[float], tuple[float, float]]
 BISECTIONS = 200
 
@@ -36,7 +36,7 @@ def levels_of(scheduler: Any) -> Levels:
 
     def level(timestep: float) -> tuple[float, float]:
         if timestep != int(timestep) or not 0 <= timestep < len(table):
-            raise ConfigError(f"the table has the whole timesteps 0 to {len(table) - 1}, asked for {timestep}")
+            raise ConfigError(f"timesteps are whole numbers from 0 to {len(table) - 1}, found {timestep}")
         share = float(table[int(timestep)])
         return math.sqrt(share), math.sqrt(1 - share)
 
@@ -45,12 +45,12 @@ def levels_of(scheduler: Any) -> Levels:
 
 @dataclass(frozen=True)
 class AnalyticDenoiser:
-    """What a perfectly trained network would answer: the conditional expectation of its target.
+    """The answer of a perfectly trained network: the conditional expectation of its target.
 
     Args:
-        mixture: the data.
-        prediction: what is predicted.
-        levels: of the scheduler.
+        mixture: the data distribution.
+        prediction: the prediction type.
+        levels: noise levels of the scheduler.
     """
 
     mixture: GaussianMixture
@@ -63,17 +63,17 @@ class AnalyticDenoiser:
 
 
 class GaussianMixture:
-    """Data x0 ~ sum_k w_k N(mu_k, diag(c_k^2)), and everything that follows in closed form.
+    """Data x0 ~ sum_k w_k N(mu_k, diag(c_k^2)), and what follows from it in closed form.
 
     A state is x = alpha x0 + sigma n with n ~ N(0, 1), so component k has the variance s_k^2 = alpha^2 c_k^2 + sigma^2.
 
     Args:
-        means: (component, ...); the rest is the shape of one datum.
-        scales: standard deviations, a number or (component, ...) broadcast to ``means``; above 0.
+        means: (component, ...); the remaining axes are the shape of one datum.
+        scales: standard deviations above 0, a number or (component, ...) broadcast to ``means``.
         weights: (component,), equal by default.
 
     Raises:
-        ConfigError: a scale or weight is not above 0, or shapes do not fit.
+        ConfigError: a scale or weight is not above 0, or shapes do not match.
     """
 
     def __init__(self, means: Tensor, scales: Tensor | float, weights: Tensor | None = None) -> None:
@@ -82,25 +82,25 @@ class GaussianMixture:
         count = len(means)
         weights = torch.ones(count, dtype=means.dtype) if weights is None else weights
         if weights.shape != (count,) or not (weights > 0).all() or not (self.scales > 0).all():
-            raise ConfigError(f"{count} components need as many weights, and weights and scales above 0")
+            raise ConfigError(f"{count} components need as many weights, and all weights and scales must be above 0")
         self.weights = weights / weights.sum()
 
     def denoiser(self, prediction: Prediction, levels: Levels) -> AnalyticDenoiser:
-        """The perfect network for this data."""
+        """The perfect denoiser for this data."""
         return AnalyticDenoiser(self, prediction, levels)
 
     def draw(self, rows: int, generator: torch.Generator | None = None) -> Tensor:
-        """Exact data, (row, ...)."""
+        """Draw data exactly, (row, ...)."""
         index = torch.multinomial(self.weights, rows, replacement=True, generator=generator)
         noise = torch.randn(rows, *self.means.shape[1:], dtype=self.means.dtype, generator=generator)
         return self.means[index] + self.scales[index] * noise
 
     def log_density(self, x: Tensor, alpha: float, sigma: float) -> Tensor:
-        """log p(x) of states at a level, (row, ...) to (row,)."""
+        """log p(x) of states at a noise level, (row, ...) to (row,)."""
         return self._log_joint(x, alpha, sigma).logsumexp(0)
 
     def score(self, x: Tensor, alpha: float, sigma: float) -> Tensor:
-        """The gradient of :meth:`log_density` in x, (row, ...)."""
+        """The gradient of :meth:`log_density` with respect to x, (row, ...)."""
         return -self._expect(x, alpha, sigma, lambda off, var, scale, mean: off / var)
 
     def noise(self, x: Tensor, alpha: float, sigma: float) -> Tensor:
@@ -125,24 +125,24 @@ class GaussianMixture:
         return self._expect(x, alpha, sigma, target)
 
     def transport(self, x: Tensor, source: tuple[float, float], target: tuple[float, float]) -> Tensor:
-        """Where the probability-flow ODE takes states from one level to another: no step, no error.
+        """Transport states from one level to another along the probability-flow ODE, without discretisation error.
 
-        For one component it is linear, x' = alpha' mu + s'/s (x - alpha mu). In one dimension flows cannot cross, so it
-        is the map that keeps the quantile, F'(x') = F(x); found by bisection.
+        For one component it is linear, x' = alpha' mu + s'/s (x - alpha mu). In one dimension trajectories cannot
+        cross, so it is the map that preserves quantiles, F'(x') = F(x), found by bisection.
 
         Args:
             x: (row, ...) at the level ``source``.
             source, target: levels (alpha, sigma).
 
         Raises:
-            ConfigError: several components in more than one dimension, where there is no closed form.
+            ConfigError: there are several components in more than one dimension, where no closed form exists.
         """
         if len(self.means) == 1:
             scale = self._variances(*target).sqrt() / self._variances(*source).sqrt()
             return (target[0] * self.means + scale * (x - source[0] * self.means)).to(x.dtype)
         if self.means[0].numel() == 1:
             return self._at_quantile(self._quantile(x, *source), *target)
-        raise ConfigError("the exact flow is known for one component, or in one dimension; this mixture is neither")
+        raise ConfigError("the exact flow is known only for one component or in one dimension; this mixture is neither")
 
     def _variances(self, alpha: float, sigma: float) -> Tensor:
         return alpha**2 * self.scales**2 + sigma**2

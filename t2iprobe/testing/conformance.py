@@ -1,4 +1,4 @@
-"""A test class out of the laws: ``TestMine = adapter_conformance(MyAdapter)``."""
+"""Make a test class from the laws: ``TestMine = adapter_conformance(MyAdapter)``."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Callable
 from t2iprobe.core.contracts.adapter import Adapter
 from t2iprobe.testing.laws import Law, laws
 
-#: the environment variable that names the torch device on which the laws are asked; the CPU if it is not set
+#: the environment variable that names the torch device for the laws; the CPU if it is not set
 DEVICE = "T2IPROBE_TEST_DEVICE"
 
 
 def adapter_conformance(adapter: type[Adapter]) -> type:
-    """A test class for pytest with one method a law, each on a fresh ``adapter.tiny()``.
+    """A pytest class with one method per law, each on a fresh ``adapter.tiny()``.
 
-    ``T2IPROBE_TEST_DEVICE=cuda pytest`` asks them on a GPU.
+    ``T2IPROBE_TEST_DEVICE=cuda pytest`` runs them on a GPU.
     """
     methods = {f"test_{law.__name__}": _method(law, adapter) for law in laws()}
     name = f"Test{adapter.__name__}"
-    return type(name, (), {**methods, "__doc__": f"The laws of an adapter, asked of {adapter.__name__}."})
+    return type(name, (), {**methods, "__doc__": f"The laws of an adapter, checked on {adapter.__name__}."})
 
 
 def _method(law: Law, adapter: type[Adapter]) -> Callable[[object], None]:

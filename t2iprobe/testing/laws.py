@@ -1,7 +1,7 @@
-"""The laws of an adapter: plain functions ``law(adapter, pipeline)`` that raise ``AssertionError`` where one is broken.
+"""The laws of an adapter: functions ``law(adapter, pipeline)`` that raise ``AssertionError`` if the law is broken.
 
-They run a few denoising steps of the pipeline given (a tiny one) and judge by tensors and images only; they know no
-family. What a method computes is not their business.
+They run a few denoising steps of the given (tiny) pipeline and check tensors and images only; they know no family.
+What a method computes is not checked here.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from t2iprobe.testing.watching import entry_by_itself, event, firing_order, firs
 
 SOURCE, TARGET, OTHER = "a sign that says DOG", "a red cat on the sign", "a red hat"
 STEPS = 3
-EFFECT = 1e-5  # the least relative change of the denoiser's output that counts as one
-LEVELS = 2  # of 255: how far rounding may move a pixel between batch sizes
+EFFECT = 1e-5  # smallest relative change of the denoiser's output that counts as an effect
+LEVELS = 2  # of 255: how much rounding may change a pixel between batch sizes
 
 #: (site name, step, branch)
 Address = tuple[str, int, Branch]
@@ -35,13 +35,13 @@ Pixels = NDArray[np.int16]
 
 
 class Law(Protocol):
-    """One law."""
+    """The type of a law."""
 
     @property
     def __name__(self) -> str: ...
 
     def __call__(self, adapter: Adapter, pipeline: Pipeline) -> None:
-        """Ask it of an adapter and a pipeline of its family; raises ``AssertionError`` where it is broken."""
+        """Check the law on an adapter and a pipeline of its family; raises ``AssertionError`` if it is broken."""
         ...
 
 
@@ -49,12 +49,12 @@ _LAWS: list[Law] = []
 
 
 def laws() -> list[Law]:
-    """Every law, in the order they are worth reading."""
+    """Every law, in reading order."""
     return list(_LAWS)
 
 
 def _law(check: Callable[[Model], None]) -> Law:
-    """Make a law of a check on a model; whatever goes wrong breaks it."""
+    """Make a law of a check on a model; any error breaks the law."""
 
     @functools.wraps(check)
     def law(adapter: Adapter, pipeline: Pipeline) -> None:
@@ -78,11 +78,11 @@ def _require(fine: bool, message: str) -> None:
 def names_follow_the_grammar(model: Model) -> None:
     """Site names parse and are unique, and the adapter's own patterns name some of them."""
     for site in model.sites:
-        _require(NAME.fullmatch(site.name) is not None, f"{site.name!r} breaks the grammar of site names")
+        _require(NAME.fullmatch(site.name) is not None, f"{site.name!r} violates the grammar of site names")
     model.sites.match(*model.adapter.text_entry)
     kinds = {site.kind for site in model.sites}
     missing = [kind for kind in model.adapter.text_kv if kind not in kinds]
-    _require(not missing, f"text_kv names {', '.join(missing)}, which no site is")
+    _require(not missing, f"text_kv names {', '.join(missing)}, but there are no such sites")
 
 
 @_law
@@ -94,7 +94,7 @@ def reading_changes_nothing(model: Model) -> None:
 
 @_law
 def sites_fire_with_their_axes(model: Model) -> None:
-    """Every site fires, has the axes it declares, and its heads divide its channels."""
+    """Every site fires and has the axes that it declares, and its heads divide its channels."""
     run = model.run(_generation(model, SOURCE), cache="*")
     for site in model.sites:
         shape = tuple(_first(run.cache, site).shape)
@@ -120,12 +120,12 @@ def text_sites_hold_the_text(model: Model) -> None:
 
 @_law
 def static_sites_do_not_change(model: Model) -> None:
-    """A site that is said to be static has one value at all steps, bit for bit: a store keeps it once."""
+    """A site declared static has one value at all steps, bit for bit: a store keeps it once."""
     static = [site for site in model.sites if site.static]
     cache = model.run(_generation(model, SOURCE), cache=Sites(static)).cache
     for name, step, branch in _addresses(model, cache):
         same = torch.equal(cache[name, step, branch], cache[name, 0, branch])
-        _require(same, f"{name} is said to be static, but changes between steps 0 and {step} (branch {branch})")
+        _require(same, f"{name} is declared static, but changes between steps 0 and {step} (branch {branch})")
 
 
 @_law
@@ -137,7 +137,7 @@ def sites_come_in_forward_order(model: Model) -> None:
     ranks = [order[event(site)] for site in model.sites]
     late = [i for i in range(1, len(ranks)) if ranks[i] < ranks[i - 1]]
     listed = model.sites.names
-    _require(not late, f"{late and listed[late[0]]} runs before {late and listed[late[0] - 1]}, listed ahead of it")
+    _require(not late, f"{late and listed[late[0]]} runs before {late and listed[late[0] - 1]}, but is listed after it")
     numbers = [site.layer for site in model.sites if site.layer is not None]
     _require(numbers == sorted(numbers), f"blocks are not numbered in forward order: {list(dict.fromkeys(numbers))}")
     _require(set(numbers) == set(range(len(set(numbers)))), f"block numbers have gaps: {sorted(set(numbers))}")
@@ -153,7 +153,7 @@ def writing_back_changes_nothing(model: Model) -> None:
 
 @_law
 def every_site_can_be_written(model: Model) -> None:
-    """Noise at any one site changes what the denoiser predicts: one row a site, the last row left alone."""
+    """Noise at any single site changes the denoiser's prediction; one row per site, the last row unchanged."""
     names = model.sites.names
     edits = [Intervention(_noise, (name,), Scope(rows=(row,)), label="noise") for row, name in enumerate(names)]
     generation = model.generation([SOURCE] * (len(names) + 1), num_steps=1)
@@ -162,12 +162,12 @@ def every_site_can_be_written(model: Model) -> None:
     output = seen[0].reshape(-1, len(names) + 1, *seen[0].shape[1:])
     change = (output - output[:, -1:]).abs().flatten(2).amax(dim=(0, 2)) / output[:, -1].abs().max()
     dead = [name for name, size in zip(names, change.tolist(), strict=False) if not size > EFFECT]
-    _require(not dead, f"writing these changes nothing: {', '.join(dead)}")
+    _require(not dead, f"writing these sites has no effect: {', '.join(dead)}")
 
 
 @_law
 def text_entry_carries_the_whole_prompt(model: Model) -> None:
-    """Patching the text entry (and what is pooled) from the target's run gives the target's image."""
+    """Patching the text entry (and the pooled text) from the target's run gives the target's image."""
     entry = model.sites.match(*model.adapter.text_entry)
     pooled = [site for site in model.sites if site.name.split(".")[-1] == "pooled"]
     sites = Sites({site.name: site for site in [*entry, *pooled]}.values())
@@ -180,7 +180,7 @@ def text_entry_carries_the_whole_prompt(model: Model) -> None:
 
 @_law
 def scope_leaves_earlier_steps_alone(model: Model) -> None:
-    """An edit from the last step on leaves all that came before bit-identical, and acts there."""
+    """An edit that starts at the last step leaves everything before it bit-identical, and takes effect there."""
     last, entry = STEPS - 1, model.adapter.text_entry
     plain = model.run(_generation(model, SOURCE), cache="*").cache
     edited = model.run(
@@ -191,12 +191,12 @@ def scope_leaves_earlier_steps_alone(model: Model) -> None:
             _require(torch.equal(plain[address], edited[address]), f"{address} changed before the scope began")
     for site in model.sites.match(*entry):
         value = edited[site.name, last, Branch.COND]
-        _require(not value.any(), f"{site.name} was to be zero at step {last}, found up to {value.abs().max():.3g}")
+        _require(not value.any(), f"{site.name} should be zero at step {last}, found up to {value.abs().max():.3g}")
 
 
 @_law
 def branches_are_not_swapped(model: Model) -> None:
-    """What is called cond holds the prompt, and editing cond leaves uncond alone."""
+    """The branch called cond holds the prompt, and editing cond leaves uncond unchanged."""
     entry = model.sites.match(*model.adapter.text_entry)
     run = model.run(_guided(model, SOURCE), cache=entry)
     _require_prompt(model, entry, run)
@@ -214,17 +214,17 @@ def branches_are_not_swapped(model: Model) -> None:
 
 @_law
 def a_batch_of_two_is_two_runs(model: Model) -> None:
-    """Two images in one batch are the images of two runs, up to rounding."""
+    """Two images in one batch equal the images of two separate runs, up to rounding."""
     both = _pixels(model.run(model.generation([SOURCE, TARGET], (0, 1), num_steps=STEPS)))
     for row, prompt in enumerate((SOURCE, TARGET)):
         alone = _pixels(model.run(model.generation(prompt, row, num_steps=STEPS)))[0]
         off = int(np.abs(both[row] - alone).max())
-        _require(off <= LEVELS, f"row {row} of a batch is up to {off} levels of 255 away from its own run")
+        _require(off <= LEVELS, f"row {row} of a batch differs by up to {off} levels of 255 from its own run")
 
 
 @_law
 def equal_seeds_get_equal_noise(model: Model) -> None:
-    """Rows with one prompt and one seed give one picture, at every run, and torch's global generator is left alone."""
+    """Equal prompts and seeds give equal pictures in every row and run, without torch's global generator."""
     before = torch.get_rng_state()
     generation = model.generation([SOURCE, SOURCE, SOURCE], (0, 0, 1), num_steps=STEPS)
     run = model.run(generation)
@@ -237,7 +237,7 @@ def equal_seeds_get_equal_noise(model: Model) -> None:
 
 @_law
 def no_edit_depends_on_the_batch(model: Model) -> None:
-    """Whatever edit a row has, its result alone is that beside rows with the same edit and others, up to rounding."""
+    """The result of an edited row is the same alone and beside rows with other edits, up to rounding."""
     sites = model.text_sites(model.layers // 2)
     edits = _edits(model, sites)
     kinds = [kind for kind in edits for _ in range(2)]  # two rows with two prompts each; the last row is a donor
@@ -254,12 +254,12 @@ def no_edit_depends_on_the_batch(model: Model) -> None:
             far = 1e-3 * float(before.abs().max())
             _require(float((beside - before).abs().max()) > far, f"{kind} of {site.name} changes nothing")
             off = float((beside - own).abs().max())
-            _require(off <= far, f"{kind} of {site.name} is off by {off:.2g} where other rows share the batch")
+            _require(off <= far, f"{kind} of {site.name} differs by {off:.2g} when other rows share the batch")
 
 
 @_law
 def an_upscaler_takes_each_row_by_itself(model: Model) -> None:
-    """Where the family has upscalers: an enlarged row follows its own prompt and noise, whatever runs beside it."""
+    """In families with upscalers: an upscaled row follows its own prompt and noise, whatever runs beside it."""
     if not model.adapter.upscalers:
         return
     upscaler = model.adapter.tiny_upscaler()
@@ -281,34 +281,34 @@ def an_upscaler_takes_each_row_by_itself(model: Model) -> None:
     _require(bool((rows[0] != rows[2]).any()), "an upscaled row does not follow its own noise")
     for row, alone in ((1, enlarged((TARGET, 0))[0]), (2, enlarged((SOURCE, 1))[0])):
         off = int(np.abs(rows[row] - alone).max())
-        _require(off <= LEVELS, f"upscaled row {row} is up to {off} levels of 255 away from itself alone")
+        _require(off <= LEVELS, f"upscaled row {row} differs by up to {off} levels of 255 from the row alone")
 
 
 @_law
 def pictures_are_as_large_as_said(model: Model) -> None:
-    """A picture that nobody asked a size for has the adapter's; one that is a grain wider is drawn so."""
+    """Without a requested size a picture has the adapter's; a size that is one grain wider is drawn as requested."""
     height, width = model.picture_size()
     own = model.run(model.generation(SOURCE, num_steps=1)).images[0]
-    _require(own.size == (width, height), f"pictures of {width} × {height} pixels are said, drawn {own.size}")
+    _require(own.size == (width, height), f"the adapter declares {width} × {height} pixels, drawn were {own.size}")
     wider = width + model.adapter.grain(model.pipeline)
     drawn = model.run(model.generation(SOURCE, num_steps=1, height=height, width=wider)).images[0]
-    _require(drawn.size == (wider, height), f"{wider} × {height} pixels are asked for, drawn {drawn.size}")
+    _require(drawn.size == (wider, height), f"{wider} × {height} pixels were requested, drawn were {drawn.size}")
 
 
 @_law
 def calls_and_rows_are_as_many_as_said(model: Model) -> None:
-    """Whatever guidance is asked for, what a run costs is known before it."""
+    """The cost of a run is predicted correctly for any guidance."""
     for guidance in (None, 0.0, 1.0, 2.0):
         settings: dict[str, Any] = {"num_steps": STEPS, "guidance": guidance}
         run = model.run(model.generation([SOURCE, TARGET], **settings))
         said = model.calls(settings), 2 * model.evaluations(STEPS) * model.guided(settings)
         found = run.denoiser_calls, run.denoiser_rows
-        _require(said == found, f"guidance {guidance}: {said} denoiser calls and rows are said, {found} were made")
+        _require(said == found, f"guidance {guidance}: {said} denoiser calls and rows are predicted, {found} were made")
 
 
 @_law
 def no_hook_survives_an_error(model: Model) -> None:
-    """An edit that raises leaves no hook on any module and the scheduler as it was."""
+    """An edit that raises leaves no hook on any module, and restores the scheduler."""
     model.run(_generation(model, SOURCE))  # transformers leaves hooks of its own at an encoder's first call
     before = marks(model)
 
@@ -328,7 +328,7 @@ def _generation(model: Model, prompt: str) -> Generation:
 
 
 def _edits(model: Model, sites: Sites) -> dict[str, Intervention]:
-    """One of every kind, each for two rows of its own; the row behind them all is the donor of those that take one."""
+    """One edit of every kind, each for two rows of its own; the last row is the donor for those that need one."""
     cache = model.run(model.generation([TARGET, OTHER], num_steps=2), cache=sites).cache
     kinds: dict[str, Callable[[tuple[int, int]], Intervention]] = {
         "zero ablation": lambda rows: ablate(sites, scope=Scope(rows=rows)),
@@ -348,7 +348,7 @@ def _edits(model: Model, sites: Sites) -> dict[str, Intervention]:
 
 
 def _guided(model: Model, prompt: str) -> Generation:
-    """A generation with a negative prompt; distilled families guide truly only when asked to."""
+    """A generation with a negative prompt; distilled families use true guidance only on request."""
     options: dict[str, Any] = {"negative_prompt": ["blurred"]}
     if "true_cfg_scale" in inspect.signature(type(model.pipeline).__call__).parameters:
         options["true_cfg_scale"] = 2.0
@@ -392,7 +392,7 @@ def _noise(value: Tensor, hook: HookContext) -> Tensor:
 
 
 def _require_prompt(model: Model, entry: Sites, run: Run) -> None:
-    """The text entry of ``run`` holds, as cond, what the adapter itself makes of the prompt."""
+    """Check that the text entry of ``run``, branch cond, is what the adapter itself makes of the prompt."""
     told = entry_by_itself(model, entry, run, SOURCE)
     for site in entry:
         cond, expected = _first(run.cache, site), told[site.name]

@@ -1,4 +1,4 @@
-"""What the laws see for themselves: torch hooks of their own, set beside the engine's."""
+"""Independent observations for the laws: torch hooks of their own, beside the engine's."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from t2iprobe.core.sites import Site
 
 
 def event(site: Site) -> tuple[str, str]:
-    """The module of a site, and whether it is read as it is entered or left."""
+    """The module of a site, and whether it is read on entry or on exit."""
     return site.module, site.port.side
 
 
 def firing_order(model: Model, prompt: str) -> dict[tuple[str, str], int]:
-    """When each module of a site was first entered and left, by hooks of our own in an otherwise plain run."""
+    """When each site's module was first entered and left, by hooks of our own in an otherwise plain run."""
     order: dict[tuple[str, str], int] = {}
     with ExitStack() as stack:
         for module, side in {event(site) for site in model.sites}:
@@ -39,7 +39,7 @@ def _note(order: dict[tuple[str, str], int], event: tuple[str, str], *_: Any) ->
 
 @contextmanager
 def first_output(model: Model) -> Iterator[list[Tensor]]:
-    """What the denoiser returns, call by call, as it returns it."""
+    """Collects the denoiser's outputs, call by call, inside a ``with`` block."""
     seen: list[Tensor] = []
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
@@ -54,7 +54,7 @@ def first_output(model: Model) -> Iterator[list[Tensor]]:
 
 @torch.no_grad()
 def entry_by_itself(model: Model, entry: Sequence[Site], run: Run, prompt: str) -> dict[str, Tensor]:
-    """The text entry in one call of ``predict`` on what ``encode_prompts`` gives, by hooks of our own."""
+    """The text entry in one call of ``predict`` on the output of ``encode_prompts``, by hooks of our own."""
     adapter, pipeline = model.adapter, model.pipeline
     width, height = run.images[0].size
     like = next(model.denoiser.parameters())
@@ -89,7 +89,7 @@ def _keep_first(model: Model, site: Site, found: dict[str, Tensor]) -> Any:
 
 
 def marks(model: Model) -> tuple[int, bool]:
-    """Hooks on every module of the pipeline, and whether ``scheduler.step`` is shadowed."""
+    """Number of hooks on all modules of the pipeline, and whether ``scheduler.step`` is shadowed."""
     parts = [part for part in model.pipeline.components.values() if isinstance(part, nn.Module)]
     modules = [module for part in parts for module in part.modules()]
     hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
