@@ -87,7 +87,7 @@ BAD = {
     "no embedded model": (["--arch", "flux"], "no embedded flux"),
     "nothing named": ([], "name a model"),
     "unknown model": (["--model", "tiny-sd33"], "tiny-sd3"),
-    "folder that is no pipeline": (["--model", "."], "model_index.json"),
+    "folder, but not a pipeline": (["--model", "."], "model_index.json"),
     "upscaler of no stage": (["--model", "FOLDER", *PAIR, "--upscaler", "x/y"], "sd3 has no super-resolution"),
     "other architecture": (["--model", "FOLDER", "--arch", "sdxl", *PAIR], "--arch sd3"),
     "same word": (["--model", "FOLDER", "--source", 'a "OPEN"', "--target", 'b "open"'], "different"),

@@ -132,7 +132,7 @@ def test_a_torchvision_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch
         raise RuntimeError("operator torchvision::nms does not exist")
 
     monkeypatch.setattr("t2iprobe.plugins.metrics.extra.importlib.import_module", fail)
-    with pytest.raises(ConfigError, match=r"a torchvision that fits this torch.*nms does not exist"):
+    with pytest.raises(ConfigError, match=r"a torchvision that matches this torch.*nms does not exist"):
         library("torch_fidelity", "fid")
 
 

@@ -260,7 +260,7 @@ def test_a_folder_of_half_precision_only_loads_and_says_so(which: str, shards: s
             for file in (tmp_path / "transformer").glob("*model*"):
                 file.unlink()
             pipeline.transformer.save_pretrained(tmp_path / "transformer", variant="fp16", max_shard_size=shards)
-    with pytest.warns(UserWarning, match="only as the variant fp16: they are loaded, as float32"):
+    with pytest.warns(UserWarning, match="only as the variant fp16: loading those, as float32"):
         found = load(str(tmp_path), plugins=Plugins(installed=False)).pipeline
     for name in ("transformer", "text_encoder", "vae"):
         ours, theirs = getattr(found, name).state_dict(), getattr(pipeline, name).state_dict()

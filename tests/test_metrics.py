@@ -409,7 +409,7 @@ def test_rapidocrs_models_for_other_scripts_are_there_by_these_names() -> None:
     assert {way.removeprefix("lang=") for way in RapidOCRReader.scripts.values()} <= set(known)
     config = RapidOCRReader(lang="cyrillic")._engine.cfg.Rec  # the model itself is loaded at the first picture
     assert (config.lang_type, config.ocr_version.value) == ("cyrillic", "PP-OCRv5")
-    with pytest.raises(ConfigError, match=r"RapidOCR's model for lang='xx' cannot be had: Unsupported rec"):
+    with pytest.raises(ConfigError, match=r"RapidOCR's model for lang='xx' cannot be loaded: Unsupported rec"):
         RapidOCRReader(lang="xx").lacking({"ж"})
 
 

@@ -229,7 +229,7 @@ def test_corrupt_weights_say_so(saved: Path) -> None:
 
 def test_a_folder_that_is_no_pipeline_says_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ModelError, match=r"a folder that is no pipeline: it has no model_index.json .*notes\.txt"):
+    with pytest.raises(ModelError, match=r"a folder, but not a pipeline: it has no model_index.json .*notes\.txt"):
         hub(str(tmp_path))
 
 

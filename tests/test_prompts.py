@@ -137,7 +137,7 @@ def test_several_noises_of_a_pair_stand_together(ref: str) -> None:
 def test_published_noises_are_the_same_for_every_pair(tmp_path: Path) -> None:
     pairs = GlyphControl(str(release(tmp_path) / "paper"), noise="shared", seeds=4).pairs(8, seed=42)
     assert [pair.seed for pair in pairs] == [42, 43, 44, 45] * 2 and len({pair.source for pair in pairs}) == 2
-    with pytest.raises(ConfigError, match="seeds is a whole number from 1"):
+    with pytest.raises(ConfigError, match="seeds must be a whole number from 1"):
         Simple(seeds=0)
 
 

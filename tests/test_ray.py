@@ -68,7 +68,7 @@ def test_a_worker_that_is_killed_costs_one_unit(cluster: Any, tmp_path: Path) ->
 
 
 def test_pairs_that_kill_every_worker_end_the_study(cluster: Any, tmp_path: Path) -> None:
-    with pytest.raises(T2IProbeError, match="3 Ray actors were lost over the same pairs"):
+    with pytest.raises(T2IProbeError, match="3 Ray actors were lost on the same pairs"):
         run(Recipe(tmp_path / "log", fatal=3, times=99), tmp_path / "run")
 
 

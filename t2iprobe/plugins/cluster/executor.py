@@ -1,6 +1,6 @@
-"""``--executor ray``: one actor per GPU holds the model, asks go to whichever is idle: :class:`RayExecutor`.
+"""``--executor ray``: one actor per GPU holds the model, and idle actors get the next unit: :class:`RayExecutor`.
 
-Asks are independent, so what a lost actor was at is asked again on a new one. Only the driver writes.
+Units of trials are independent, so the unit of a lost actor is repeated on a new one. Only the driver writes.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from t2iprobe.core.scoring import Scale
 from t2iprobe.core.study.context import Stop, StudyContext
 from t2iprobe.core.sweep import Cost, TrialBatch, TrialResult
 
-CPUS = 2  # of an actor on a machine without GPUs
-LOST = 3  # actors that may be lost over one unit
+CPUS = 2  # per actor on a machine without GPUs
+LOST = 3  # actors that may be lost on one unit
 
 Build = Callable[[], StudyContext]
 Unit = Sequence[TrialBatch]
 
 
 class Holder:
-    """What runs in an actor: a bench and nothing else. It is made on the first call, which then can say what failed."""
+    """Runs in an actor and holds a bench, which is built on the first call, so that call can report errors."""
 
     def __init__(self, build: Build) -> None:
         self._build = build
@@ -38,29 +38,29 @@ class Holder:
         return self._build()
 
     def load(self) -> None:
-        """Make the bench, so that actors do so side by side."""
-        with suppress(Exception):  # the next call says it
+        """Build the bench, so that actors do so in parallel."""
+        with suppress(Exception):  # the next call reports it
             _ = self._bench
 
     def describe(self) -> tuple[list[str], Scale, StudyContext]:
-        """Names and scale of the scores, and the bench without what cannot travel."""
+        """Names and scale of the scores, and the bench without what cannot be serialised."""
         evaluator = self._bench.evaluator
         bench = replace(self._bench, evaluator=None, model=None)  # type: ignore[arg-type]
         return evaluator.names, getattr(evaluator, "scale", Scale()), bench
 
     def plan(self, asks: Unit) -> tuple[Cost, list[list[TrialBatch]]]:
-        """What asks cost, and which are measured together: the same ones as where there is one process."""
+        """Cost of the trials, and which are measured together: the same grouping as in a single process."""
         evaluator: Any = self._bench.evaluator
         chunks = getattr(evaluator, "chunks", lambda asks: [[ask] for ask in asks])
         return evaluator.cost(asks), list(chunks(asks))
 
     def measure(self, unit: Unit) -> list[TrialResult]:
-        """The answers to a unit."""
+        """The results of a unit."""
         return list(self._bench.evaluator.measure(unit))
 
 
 class RayExecutor(Executor):
-    """Actors on a Ray cluster; each takes a GPU, or two CPU cores where the cluster has no GPU."""
+    """Actors on a Ray cluster; each takes one GPU, or two CPU cores if the cluster has no GPU."""
 
     name: ClassVar[str] = "ray"
 
@@ -68,7 +68,7 @@ class RayExecutor(Executor):
     def bench(self, build: Build, stop: Stop) -> Iterator[StudyContext]:
         """See :class:`~t2iprobe.core.contracts.executor.Executor`."""
         ray = _ray()
-        # Ray prints what it notices, such as a lost worker, between the answers
+        # Ray prints messages, for example about a lost worker, between the answers
         with redirect_stdout(sys.stderr), _connected(ray, self.address, self.workers):
             crew = Crew(ray, build, _needs(ray), stop)
             crew.hire(self.workers or _fit(ray, crew.needs))
@@ -89,18 +89,18 @@ def _ray() -> Any:
 
 @contextmanager
 def _connected(ray: Any, address: str | None, workers: int | None) -> Iterator[None]:
-    """A connection that is closed again, unless it was there before."""
+    """A connection that is closed afterwards, unless there was one before."""
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # workers without a GPU see the machine as it is
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # workers without a GPU keep the environment
     local: dict[str, Any] = {"include_dashboard": False} if address is None else {"address": address}
     if address is None and workers is not None:
         local["num_cpus"] = max(workers * CPUS, os.cpu_count() or 1)
     try:
         ray.init(log_to_driver=False, logging_level="error", **local)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"no Ray cluster answers at {address or 'this machine'}: {error}") from None
+        raise ConfigError(f"no Ray cluster responds at {address or 'this machine'}: {error}") from None
     try:
         yield
     finally:
@@ -108,25 +108,25 @@ def _connected(ray: Any, address: str | None, workers: int | None) -> Iterator[N
 
 
 def _needs(ray: Any) -> dict[str, float]:
-    """Resources of an actor."""
+    """Resources that an actor requests."""
     return {"num_gpus": 1, "num_cpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": CPUS}
 
 
 def _fit(ray: Any, needs: dict[str, float]) -> int:
-    """How many actors the cluster has room for."""
+    """Number of actors that fit on the cluster."""
     have = ray.cluster_resources()
     return max(1, int(have.get("GPU", 0) if "num_gpus" in needs else have.get("CPU", 1) // needs["num_cpus"]))
 
 
 @dataclass
 class Crew:
-    """The actors.
+    """The pool of actors.
 
     Args:
-        ray: the library.
-        build: makes a bench.
-        needs: resources of each.
-        stop: asked before a unit is handed out.
+        ray: the Ray library.
+        build: builds a bench.
+        needs: resources of each actor.
+        stop: checked before a unit is handed out.
     """
 
     ray: Any
@@ -134,10 +134,10 @@ class Crew:
     needs: dict[str, float]
     stop: Stop
     actors: list[Any] = field(default_factory=list)
-    busy: dict[Any, tuple[Any, Unit, int]] = field(default_factory=dict)  # actor, unit, actors lost over it
+    busy: dict[Any, tuple[Any, Unit, int]] = field(default_factory=dict)  # actor, unit, actors lost on it
 
     def hire(self, count: int) -> None:
-        """Start actors; they load the model side by side."""
+        """Start actors, which load the model in parallel."""
         remote = self.ray.remote(**self.needs)(Holder)
         hired = [remote.remote(self.build) for _ in range(count)]
         for actor in hired:
@@ -145,18 +145,18 @@ class Crew:
         self.actors += hired
 
     def replace(self, lost: Any) -> None:
-        """A new actor for one that died."""
+        """Start a new actor in place of one that died."""
         self.actors.remove(lost)
         self.hire(1)
 
     def dismiss(self) -> None:
-        """End them all."""
+        """Stop all actors."""
         for actor in self.actors:
             self.ray.kill(actor)
         self.actors.clear()
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Ask any actor; one that died is replaced."""
+        """Call a method on any actor; one that died is replaced."""
         reason = ""
         for _ in range(LOST):
             actor = self.actors[0]
@@ -165,17 +165,17 @@ class Crew:
             except self.ray.exceptions.RayActorError as error:
                 reason = str(error).strip().splitlines()[-1].strip()
                 self.replace(actor)
-        raise T2IProbeError(f"{LOST} Ray actors were lost while they loaded the model: {reason}")
+        raise T2IProbeError(f"{LOST} Ray actors were lost while loading the model: {reason}")
 
     def result(self, reference: Any) -> Any:
-        """What a call gave, or its own error."""
+        """The result of a call; raises the call's own error."""
         try:
             return self.ray.get(reference)
         except self.ray.exceptions.RayTaskError as error:
             raise (error.cause if isinstance(error.cause, Exception) else error) from None
 
     def work(self, units: Sequence[Unit]) -> Iterator[TrialResult]:
-        """Every unit once, as they come."""
+        """Run every unit once; yields results as they arrive."""
         queue, idle, busy = [(unit, 0) for unit in units], list(self.actors), self.busy
         busy.clear()
         while busy or (queue and not self.stop.asked):
@@ -197,7 +197,7 @@ class Crew:
     def _count(self, lost: int) -> int:
         if lost + 1 >= LOST:
             raise T2IProbeError(
-                f"{LOST} Ray actors were lost over the same pairs; they may need more memory than a worker has: "
+                f"{LOST} Ray actors were lost on the same pairs; they may need more memory than a worker has: "
                 "use a smaller --batch-size"
             )
         return lost + 1
@@ -205,7 +205,7 @@ class Crew:
 
 @dataclass(frozen=True)
 class RayEvaluator:
-    """An instrument whose asks are answered by a crew."""
+    """An evaluator whose trials run on a crew of actors."""
 
     crew: Crew
     names: list[str]
@@ -213,7 +213,7 @@ class RayEvaluator:
 
     @property
     def busy(self) -> int:
-        """Units that are being measured; a study that is to stop waits for them."""
+        """Number of units being measured; a study that is stopping waits for them."""
         return len(self.crew.busy)
 
     def cost(self, asks: Unit) -> Cost:

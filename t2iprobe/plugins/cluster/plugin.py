@@ -1,4 +1,4 @@
-"""Registers the Ray executor; Ray is imported when one is made."""
+"""Registers the Ray executor; Ray is imported only when one is created."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def t2iprobe_register_executors() -> list[type[Executor]]:
-    """See the contract."""
+    """The Ray executor."""
     from t2iprobe.plugins.cluster.executor import RayExecutor
 
     return [RayExecutor]

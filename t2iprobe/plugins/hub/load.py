@@ -1,4 +1,4 @@
-"""Loads a pipeline from a folder or the hub, and turns what diffusers and the hub raise into what to do next."""
+"""Loads a pipeline from a folder or the hub, and turns errors of diffusers and the hub into advice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from t2iprobe.core.options import INDEX, LoadOptions
 from t2iprobe.registry.bars import no_bars
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-#: a component's weights, as diffusers and transformers name them, whole or in shards
+#: suffixes of a component's weights in diffusers and transformers, whole or in shards
 WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)"
 )
@@ -36,7 +36,7 @@ def load(ref: str, options: LoadOptions) -> Pipeline | None:
 
     Raises:
         ModelError: it looks like one, but cannot be loaded.
-        ConfigError: the device or dtype of ``options`` is not to be had.
+        ConfigError: the device or dtype of ``options`` is not available.
     """
     source = _source(ref)
     if source is None:
@@ -46,9 +46,9 @@ def load(ref: str, options: LoadOptions) -> Pipeline | None:
     variant = variant_of(Path(source)) if Path(source).is_dir() else None
     if variant is not None:
         into = str(dtype).removeprefix("torch.")
-        warnings.warn(f"{ref} holds weights only as the variant {variant}: they are loaded, as {into}", stacklevel=2)
+        warnings.warn(f"{ref} has weights only as the variant {variant}: loading those, as {into}", stacklevel=2)
     try:
-        # what comes from the hub may take minutes, and then a bar is welcome
+        # loading from the hub may take minutes, where a progress bar is welcome
         with no_bars() if Path(source).is_dir() else nullcontext():
             pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype, variant=variant, **left_out)
     except Exception as error:
@@ -57,11 +57,11 @@ def load(ref: str, options: LoadOptions) -> Pipeline | None:
 
 
 def _source(ref: str) -> str | None:
-    """What diffusers is to be given for ``ref``: a checked folder or a hub id."""
+    """What to pass to diffusers for ``ref``: a checked folder or a hub id."""
     folder = Path(ref).expanduser()
     if folder.is_dir():
         if not (folder / INDEX).is_file():
-            raise ModelError(f"{ref} is a folder that is no pipeline: it has no {INDEX} ({_contents(folder)})")
+            raise ModelError(f"{ref} is a folder, but not a pipeline: it has no {INDEX} ({_contents(folder)})")
         return str(folder)
     if folder.is_file():
         raise ModelError(f"{ref} is a file; a pipeline is a folder with {INDEX}, as save_pretrained writes it")
@@ -71,10 +71,10 @@ def _source(ref: str) -> str | None:
 
 
 def variant_of(folder: Path) -> str | None:
-    """The variant (``fp16``) of a folder in which some component has no plain weights; ``None`` where all have.
+    """The variant (``fp16``) of a folder in which some component has no plain weights, else ``None``.
 
     Raises:
-        ModelError: such components have no variant in common.
+        ModelError: such components do not share a variant.
     """
     only: list[set[str]] = []
     for part in folder.iterdir():
@@ -86,8 +86,8 @@ def variant_of(folder: Path) -> str | None:
     common = sorted(set.intersection(*only))
     if not common:
         raise ModelError(
-            f"{folder} has no plain weights, and its components are there in different variants: "
-            f"{', '.join(sorted(set.union(*only)))}; save it in one"
+            f"{folder} has no plain weights, and its components have different variants: "
+            f"{', '.join(sorted(set.union(*only)))}; save it in one of them"
         )
     return common[0]
 
@@ -109,24 +109,24 @@ def _explain(ref: str, error: Exception) -> str:
     if caused_by(RepositoryNotFoundError):
         return f"the hub has no model {ref}, or it is private: check the name, or log in with `hf auth login`"
     if caused_by(RemoteEntryNotFoundError):
-        return f"the hub's {ref} is no diffusers pipeline, it lacks a file: {_line(error)}"
+        return f"the hub's {ref} is not a diffusers pipeline, it lacks a file: {_line(error)}"
     if caused_by(OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, ConnectionError, TimeoutError):
         return (
             f"the hub cannot be reached and {ref} is not in the local cache: "
             f"give a local folder with {INDEX} instead ({_line(error)})"
         )
     if caused_by(SafetensorError):
-        return f"the weights of {ref} are corrupt, copy or download them again: {_line(error)}"
+        return f"the weights of {ref} are corrupt; copy or download them again: {_line(error)}"
     return f"{ref} cannot be loaded: {type(error).__name__}: {_line(error)}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and all that led to it."""
+    """An error and all its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def _line(error: Exception) -> str:
-    """The beginning of an error's text, on one line."""
+    """The beginning of an error message, on one line."""
     return " ".join(str(error).split())[:300]

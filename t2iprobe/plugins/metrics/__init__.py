@@ -1,1 +1,1 @@
-"""Bundled readers and metrics: text, colour, similarity of images."""
+"""Bundled readers and metrics: text, colour and image similarity."""

@@ -1,6 +1,6 @@
-"""What CLIP (Radford et al. 2021) says of an image: how near it is to a prompt, to another image, to one of two words.
+"""CLIP scores (Radford et al. 2021): an image against a prompt, against another image, or against one of two words.
 
-The model comes through transformers from a folder or the hub: ViT-B/32 of OpenAI, or what ``T2IPROBE_CLIP`` names.
+The model is loaded by transformers from a folder or the hub: OpenAI's ViT-B/32, or the one named by ``T2IPROBE_CLIP``.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from t2iprobe.plugins.metrics.memo import Memo
 
 DEFAULT = "openai/clip-vit-base-patch32"
 VARIABLE = "T2IPROBE_CLIP"
-WEIGHT = 2.5  # of CLIPScore (Hessel et al. 2021), so that usual values spread over 0..1
+WEIGHT = 2.5  # of CLIPScore (Hessel et al. 2021), which spreads typical values over 0..1
 
 
 class Clip:
-    """A loaded CLIP.
+    """A loaded CLIP model.
 
     Args:
         ref: folder or hub id.
 
     Raises:
-        ModelError: it is not there, or is no CLIP.
+        ModelError: it cannot be found, or is not a CLIP model.
     """
 
     def __init__(self, ref: str) -> None:
@@ -45,12 +45,12 @@ class Clip:
 
     @property
     def scale(self) -> float:
-        """What cosines are multiplied with before a softmax: 100 for the published model."""
+        """Factor on cosines before a softmax: 100 for the published model."""
         return float(self._model.logit_scale.detach().exp())
 
     @torch.inference_mode()
     def _text(self, text: str) -> Tensor:
-        """(features,), not normalised; a long text is cut off, as published."""
+        """(features,), not normalised; a long text is truncated, as published."""
         most = self._model.config.text_config.max_position_embeddings
         tokens = self._tokenizer([text], truncation=True, max_length=most, return_tensors="pt").to(self.device)
         return _features(self._model.get_text_features(**tokens))
@@ -63,13 +63,13 @@ class Clip:
 
 
 def _features(found: Any) -> Tensor:
-    """The first row; transformers 5 wraps what transformers 4 gave back plain."""
+    """Features of the first row; transformers 5 wraps what transformers 4 returned as a plain tensor."""
     rows = found if isinstance(found, Tensor) else found.pooler_output
     return rows[0].float().cpu()
 
 
 def _loaded(ref: str) -> tuple[Any, Any, Any]:
-    """Model, tokenizer, image processor: from the folder or the cache, else from the hub."""
+    """Model, tokenizer and image processor, from the folder or the cache, else from the hub."""
     from huggingface_hub import model_info
 
     from t2iprobe.registry.bars import no_bars
@@ -77,11 +77,11 @@ def _loaded(ref: str) -> tuple[Any, Any, Any]:
     try:
         with no_bars():
             return _parts(ref, here=True)
-    except Exception as error:  # nothing in the cache, a broken file, another model
+    except Exception as error:  # not in the cache, a broken file, or another kind of model
         if Path(ref).expanduser().exists():
             raise _missing(ref, error) from error
     try:
-        model_info(ref, timeout=10)  # tells at once where the hub cannot be reached; a download tries for a minute
+        model_info(ref, timeout=10)  # fails at once if the hub cannot be reached; a download would try for a minute
         return _parts(ref, here=False)
     except Exception as error:
         raise _missing(ref, error) from error
@@ -90,7 +90,7 @@ def _loaded(ref: str) -> tuple[Any, Any, Any]:
 def _parts(ref: str, *, here: bool) -> tuple[Any, Any, Any]:
     import transformers
 
-    # the variant that resizes with Pillow, as OpenAI's code does, whether torchvision is there or not
+    # the variant that resizes with Pillow, as OpenAI's code does, whether torchvision is installed or not
     processor = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
     kinds = (transformers.CLIPModel, transformers.CLIPTokenizer, processor)
     model, tokenizer, images = (kind.from_pretrained(ref, local_files_only=here) for kind in kinds)
@@ -100,19 +100,19 @@ def _parts(ref: str, *, here: bool) -> tuple[Any, Any, Any]:
 def _missing(ref: str, error: Exception) -> ModelError:
     reason = " ".join(str(error).split())[:160]
     return ModelError(
-        f"the CLIP model {ref!r} cannot be loaded: set {VARIABLE} to a folder with it, or fetch it once with "
+        f"the CLIP model {ref!r} cannot be loaded: set {VARIABLE} to its folder, or download it once with "
         f"`hf download {DEFAULT}` ({type(error).__name__}: {reason})"
     )
 
 
 @cache
 def clip(ref: str) -> Clip:
-    """The CLIP of this name, loaded once."""
+    """The CLIP model of this name, loaded once."""
     return Clip(ref)
 
 
 def cosine(one: Tensor, other: Tensor) -> float:
-    """Of the angle between two features, -1..1."""
+    """Cosine of the angle between two feature vectors, -1..1."""
     return float(torch.nn.functional.cosine_similarity(one, other, dim=0))
 
 
@@ -122,10 +122,10 @@ def clip_score(one: Tensor, other: Tensor) -> float:
 
 
 class _Clip:
-    """What the metrics share.
+    """Shared part of the CLIP metrics.
 
     Args:
-        ref: folder or hub id of the model; the environment's, or the default, if not given.
+        ref: folder or hub id of the model; default from the environment variable, else ``ViT-B/32``.
     """
 
     direction: ClassVar[Direction] = "higher"
@@ -141,7 +141,7 @@ class _Clip:
         """Load the model.
 
         Raises:
-            ModelError: it is not there.
+            ModelError: it cannot be found.
         """
         _ = self._clip
 
@@ -153,14 +153,14 @@ class ClipT(_Clip):
     needs: ClassVar[Needs] = "prompt"
 
     def score(self, image: Image.Image, prompt: str) -> float:
-        """0..2.5, as a rule 0.4..0.9."""
+        """0..2.5, typically 0.4..0.9."""
         return clip_score(self._clip.image(image), self._clip.text(prompt))
 
 
 class ClipTemplate(ClipT):
-    """The same of the prompt's template: the prompt with nothing in its quotes.
+    """CLIPScore of the image and the prompt's template, that is, the prompt with nothing in its quotes.
 
-    With pairs of different templates it tells layers that write the text alone from those that bring the scene along.
+    For pairs with different templates it tells layers that write only the text from those that also carry the scene.
     """
 
     name: ClassVar[str] = "clip_t_template"
@@ -171,12 +171,12 @@ class ClipTemplate(ClipT):
 
 
 def template(prompt: str) -> str:
-    """The prompt with nothing in its quotes, as GlyphControl's list of templates has it."""
+    """The prompt with nothing in its quotes, as in GlyphControl's list of templates."""
     return with_quotes_as(prompt, '""')
 
 
 class ClipI(_Clip):
-    """The same of two images, so that both are on one scale; a cosine is this over 2.5."""
+    """CLIPScore of two images, on the same scale as ``clip_t``; divide by 2.5 for the cosine."""
 
     name: ClassVar[str] = "clip_i"
     needs: ClassVar[Needs] = "image"
@@ -187,10 +187,10 @@ class ClipI(_Clip):
 
 
 class ClipChoice(_Clip):
-    """The probability that CLIP, choosing between a pair's two words, gives to the first.
+    """The probability that CLIP, choosing between the two words of a pair, gives to the first.
 
     Args:
-        ref: as for the others.
+        ref: folder or hub id of the model, as for the other CLIP metrics.
         template: the sentence around a word.
     """
 

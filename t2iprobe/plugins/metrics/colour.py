@@ -1,4 +1,4 @@
-"""Which colour a picture shows: the one of a palette that covers most pixels. For flat colours, not for photographs."""
+"""Colour of a picture: the palette colour that covers most pixels. For flat colours, not for photographs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.scoring import Bounds
 
 Palette = Mapping[str, tuple[int, int, int]]
-#: names to sRGB; the first six as the embedded models paint them
+#: names to sRGB; the first six are the embedded models' paint
 PALETTE: Palette = MappingProxyType(
     {
         "red": (205, 35, 40),
@@ -32,15 +32,15 @@ PALETTE: Palette = MappingProxyType(
         "white": (250, 250, 250),
     }
 )
-#: what walls and letters are made of: such a colour is the picture's only if no other covers :data:`SHARE` of it
+#: colours of walls and letters: they count as the picture's only if no other colour covers :data:`SHARE` of it
 BACKGROUND = frozenset({"grey", "white"})
 SHARE = 0.1  # of the pixels
-DISTANCE = 60.0  # in sRGB steps: pixels further than this from every colour count for none
+DISTANCE = 60.0  # in sRGB steps; pixels farther than this from every colour do not count
 ALIASES = MappingProxyType({"gray": "grey"})
 
 
 def coverage(image: Image.Image, palette: Palette = PALETTE, distance: float = DISTANCE) -> dict[str, float]:
-    """The share of pixels, 0..1, nearest (in sRGB) to each colour of ``palette`` and within ``distance`` of it."""
+    """Share of pixels, 0..1, nearest (in sRGB) to each colour of ``palette`` and within ``distance`` of it."""
     pixels: NDArray[np.float32] = np.asarray(image.convert("RGB"), np.float32).reshape(-1, 1, 3)
     colours = np.asarray(list(palette.values()), np.float32)
     apart = np.linalg.norm(pixels - colours, axis=-1)  # (pixels, colours)
@@ -50,9 +50,9 @@ def coverage(image: Image.Image, palette: Palette = PALETTE, distance: float = D
 
 
 def read_colour(image: Image.Image, palette: Palette = PALETTE, distance: float = DISTANCE) -> str:
-    """The name of the colour that covers most of ``image``; empty where none is near.
+    """The name of the colour that covers most of ``image``; empty if no colour is near.
 
-    White and grey lose to any other colour that covers a tenth of the picture: they are what walls are made of.
+    White and grey lose to any other colour that covers a tenth of the picture: they are the colours of walls.
     """
     shares = coverage(image, palette, distance)
     found = {name: share for name, share in shares.items() if name not in BACKGROUND and share >= SHARE} or shares
@@ -61,11 +61,11 @@ def read_colour(image: Image.Image, palette: Palette = PALETTE, distance: float 
 
 
 class Colour:
-    """Whether the picture shows the colour that was asked for.
+    """Whether the picture shows the requested colour.
 
     Args:
         palette: names to sRGB.
-        distance: how far a pixel may be from a colour, in sRGB steps.
+        distance: largest distance of a pixel from a colour, in sRGB steps.
     """
 
     name: ClassVar[str] = "colour"
@@ -81,7 +81,7 @@ class Colour:
         """0 or 1.
 
         Raises:
-            ConfigError: the palette has no colour of this name.
+            ConfigError: the palette does not have this colour.
         """
         asked = word.strip().lower()
         asked = asked if asked in self.palette else ALIASES.get(asked, asked)

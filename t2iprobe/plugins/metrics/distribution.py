@@ -1,7 +1,7 @@
-"""Distances between two sets of images: FID, KID, and precision and recall of manifolds.
+"""Distances between two sets of images: FID, KID, and precision and recall of feature manifolds.
 
-They compare features of an Inception network (2048 numbers an image), which torch-fidelity has and downloads, or of
-CLIP. FID of fewer images than features is biased upward: compare sets of one size, or use KID, which has no such bias.
+They compare features of an Inception network (2048 per image), which torch-fidelity provides and downloads, or of
+CLIP. FID is biased upward with fewer images than features: compare sets of equal size, or use KID, which is unbiased.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from t2iprobe.core.manifold import covered
 from t2iprobe.plugins.metrics.clip import image_features
 from t2iprobe.plugins.metrics.extra import downloading, library
 
-#: from images to (images, features)
+#: maps images to (images, features)
 Features = Callable[[Sequence[Image.Image]], Tensor]
 VARIABLE = "T2IPROBE_INCEPTION"
 Numbers = NDArray[np.float64]
 SUBSETS, SUBSET = 100, 1000  # of KID, as usual
-SEED = 2020  # of the subsets, as torch-fidelity's
+SEED = 2020  # random seed of the subsets, as in torch-fidelity
 NEIGHBOURS = 3  # as in Kynkäänniemi et al. 2019
 
 
 @cache
 def _inception(path: str | None) -> Any:
-    """Inception-v3 with TensorFlow's weights, which published FIDs are of."""
+    """Inception-v3 with TensorFlow's weights, on which published FIDs are based."""
     extractor = library("torch_fidelity.feature_extractor_inceptionv3", "Inception-v3").FeatureExtractorInceptionV3
     put = f"download it once, or set {VARIABLE} to the file"
     with downloading("its weights", "Inception-v3", put):
@@ -44,11 +44,11 @@ def _inception(path: str | None) -> Any:
 
 @torch.inference_mode()
 def inception_features(images: Sequence[Image.Image]) -> Tensor:
-    """(images, 2048), image by image, which may differ in size: the network resizes them itself.
+    """(images, 2048), one by one because sizes may differ; the network resizes images itself.
 
     Raises:
         ConfigError: torch-fidelity is not installed.
-        ModelError: the weights are neither there nor can be downloaded.
+        ModelError: the weights are not present and cannot be downloaded.
     """
     network = _inception(os.environ.get(VARIABLE) or None)
     device = next(network.parameters()).device
@@ -60,7 +60,7 @@ SOURCES: dict[str, Features] = {"inception": inception_features, "clip": image_f
 
 
 class _Distribution:
-    """What the distances share.
+    """Shared part of the distances.
 
     Args:
         features: ``inception``, ``clip``, or any function from images to features.
@@ -74,10 +74,10 @@ class _Distribution:
         self._features = SOURCES[features] if isinstance(features, str) else features
 
     def _both(self, found: Sequence[Image.Image], asked: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
-        """Features of the images and of the references.
+        """Features of the generated images and of the references.
 
         Raises:
-            ConfigError: fewer images than the metric is defined for.
+            ConfigError: there are fewer images than the metric needs.
         """
         if min(len(found), len(asked)) < self.least:
             raise ConfigError(
@@ -86,7 +86,7 @@ class _Distribution:
             )
         one, other = self._features(found).double(), self._features(asked).double()
         if one.ndim != 2 or one.shape[1:] != other.shape[1:]:
-            raise ShapeError(f"features are (images, features), found {tuple(one.shape)} and {tuple(other.shape)}")
+            raise ShapeError(f"features must be (images, features), found {tuple(one.shape)} and {tuple(other.shape)}")
         return one, other
 
 
@@ -97,23 +97,23 @@ class FID(_Distribution):
     direction: ClassVar[Direction] = "lower"
 
     def score(self, found: Sequence[Image.Image], asked: Sequence[Image.Image]) -> float:
-        """From 0."""
+        """0 or more."""
         one, other = (features.numpy() for features in self._both(found, asked))
         gap = one.mean(0) - other.mean(0)
         first, second = (np.atleast_2d(np.cov(features, rowvar=False)) for features in (one, other))
-        # the trace of the square root of a product, by its eigenvalues
+        # trace of the square root of a matrix product, from its eigenvalues
         shared = np.sqrt(np.linalg.eigvals(first @ second).astype(np.complex128)).real.sum()
         return float(gap @ gap + np.trace(first) + np.trace(second) - 2 * shared)
 
 
 class KID(_Distribution):
-    """Squared maximum mean discrepancy, cubic kernel, the mean over subsets (Bińkowski et al. 2018)."""
+    """Squared maximum mean discrepancy with a cubic kernel, averaged over subsets (Bińkowski et al. 2018)."""
 
     name: ClassVar[str] = "kid"
     direction: ClassVar[Direction] = "lower"
 
     def score(self, found: Sequence[Image.Image], asked: Sequence[Image.Image]) -> float:
-        """About 0 for sets of one distribution, and below it by chance."""
+        """About 0 for equal distributions, and below 0 by chance."""
         one, other = (features.numpy() for features in self._both(found, asked))
         size = min(len(one), len(other), SUBSET)
         chance = np.random.RandomState(SEED)
@@ -125,7 +125,7 @@ class KID(_Distribution):
 
 
 def _discrepancy(one: Numbers, other: Numbers) -> float:
-    """The unbiased squared maximum mean discrepancy of two sets of one size, with the kernel (x·y / d + 1)³."""
+    """Unbiased squared maximum mean discrepancy of two sets of equal size, with the kernel (x·y / d + 1)³."""
     size, width = one.shape
     within = sum(
         float(kernel.sum() - kernel.trace()) for kernel in (_cubic(one, one, width), _cubic(other, other, width))
@@ -145,7 +145,7 @@ class _Manifold(_Distribution):
 
 
 class ManifoldPrecision(_Manifold):
-    """Share of the images that could be references: fidelity."""
+    """Share of the images that lie on the references' manifold: fidelity."""
 
     name: ClassVar[str] = "manifold_precision"
 
@@ -155,7 +155,7 @@ class ManifoldPrecision(_Manifold):
 
 
 class ManifoldRecall(_Manifold):
-    """Share of the references that could be among the images: variety."""
+    """Share of the references that lie on the images' manifold: diversity."""
 
     name: ClassVar[str] = "manifold_recall"
 

@@ -1,6 +1,6 @@
-"""Libraries of the extra ``t2iprobe[metrics]``, and the weights that they download: what to do where they are missing.
+"""Libraries of the extra ``t2iprobe[metrics]`` and the weights they download, with advice where they are missing.
 
-All of them need torchvision, so they are imported when a metric is first used and not before.
+All of them need torchvision, so they are imported only when a metric is first used.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from t2iprobe.core.errors import ConfigError, ModelError
 
 
 def library(name: str, what: str) -> ModuleType:
-    """The module ``name``, which ``what`` needs.
+    """Import the module ``name``, which ``what`` needs.
 
     Raises:
-        ConfigError: it, or torchvision below it, is not installed, or torchvision does not fit torch.
+        ConfigError: it, or torchvision, which it imports, is not installed, or torchvision does not match torch.
     """
     try:
         importlib.import_module("torchvision")
@@ -27,19 +27,19 @@ def library(name: str, what: str) -> ModuleType:
         raise ConfigError(f"{what} needs {missing}, which is not installed: pip install 't2iprobe[metrics]'") from error
     except (RuntimeError, OSError) as error:
         raise ConfigError(
-            f"{what} needs a torchvision that fits this torch, and importing it failed: install both from "
-            f"one index ({' '.join(str(error).split())[:120]})"
+            f"{what} needs a torchvision that matches this torch, and importing it failed: install both from "
+            f"the same index ({' '.join(str(error).split())[:120]})"
         ) from error
 
 
 @contextmanager
 def downloading(weights: str, what: str, put: str) -> Iterator[None]:
-    """Says what to do when weights can be neither found nor downloaded.
+    """Advise what to do when weights are not present and cannot be downloaded.
 
     Raises:
-        ModelError: so it is.
+        ModelError: the download failed.
     """
     try:
         yield
-    except OSError as error:  # urllib's errors are
-        raise ModelError(f"{what} needs {weights}, which could not be fetched ({error}): {put}") from error
+    except OSError as error:  # includes urllib's errors
+        raise ModelError(f"{what} needs {weights}, which could not be downloaded ({error}): {put}") from error

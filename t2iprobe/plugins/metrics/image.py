@@ -1,4 +1,4 @@
-"""Similarity of two images of one size, on 8-bit RGB."""
+"""Similarity of two images of equal size, on 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WINDOW = 11  # pixels
 
 
 def _pixels(image: Image.Image, reference: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Both as (height, width, 3)."""
+    """Both images as (height, width, 3)."""
     if image.size != reference.size:
         raise ShapeError(f"images must have one size, found {image.size} and {reference.size}; resize one")
     return np.asarray(image.convert("RGB"), np.uint8), np.asarray(reference.convert("RGB"), np.uint8)
@@ -26,12 +26,12 @@ def _pixels(image: Image.Image, reference: Image.Image) -> tuple[NDArray[np.uint
 def mse(image: Image.Image, reference: Image.Image, mode: Mode = "float") -> float:
     """Mean squared error over pixels and channels, in squared 8-bit steps.
 
-    ``uint8_wrap`` computes in 8-bit arithmetic, which wraps at 256, as the published numbers of "Precise Parameter
-    Localization" did: it saturates near 105 and says little. Use it to reproduce them, and for nothing else.
+    ``uint8_wrap`` computes in 8-bit arithmetic, which wraps at 256, as for the published numbers of "Precise Parameter
+    Localization": it saturates near 105 and says little. Use it only to reproduce those numbers.
 
     Raises:
         ShapeError: the images have different sizes.
-        ConfigError: no such mode.
+        ConfigError: the mode is unknown.
     """
     a, b = _pixels(image, reference)
     if mode == "uint8_wrap":
@@ -42,12 +42,12 @@ def mse(image: Image.Image, reference: Image.Image, mode: Mode = "float") -> flo
 
 
 def psnr(image: Image.Image, reference: Image.Image, mode: Mode = "float") -> float:
-    """Peak signal-to-noise ratio in dB; 148.13 for equal images, whose error is taken as 1e-10 (as published)."""
+    """Peak signal-to-noise ratio in dB; 148.13 for equal images, whose error is set to 1e-10 (as published)."""
     return 20 * math.log10(255) - 10 * math.log10(max(mse(image, reference, mode), 1e-10))
 
 
 def ssim(image: Image.Image, reference: Image.Image) -> float:
-    """Structural similarity (Wang et al. 2004), the mean over RGB: Gaussian window of 11 pixels, sigma 1.5.
+    """Structural similarity (Wang et al. 2004), averaged over RGB: Gaussian window of 11 pixels, sigma 1.5.
 
     Raises:
         ShapeError: the images have different sizes, or a side below 11 pixels.
@@ -74,7 +74,7 @@ class MSE:
 
 
 class WrappedMSE:
-    """Mean squared error in 8-bit arithmetic, to compare with published numbers that were taken so."""
+    """Mean squared error in 8-bit arithmetic, for comparison with published numbers that were computed this way."""
 
     name: ClassVar[str] = "mse_uint8_wrap"
     direction: ClassVar[Direction] = "lower"
@@ -98,7 +98,7 @@ class PSNR:
 
 
 class WrappedPSNR:
-    """Peak signal-to-noise ratio of the error in 8-bit arithmetic, likewise."""
+    """Peak signal-to-noise ratio of the error in 8-bit arithmetic; see :class:`WrappedMSE`."""
 
     name: ClassVar[str] = "psnr_uint8_wrap"
     direction: ClassVar[Direction] = "higher"

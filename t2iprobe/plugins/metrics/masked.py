@@ -1,6 +1,6 @@
-"""Similarity of two images without their text: areas with text in either are black in both, as published.
+"""Similarity of two images without their text: areas with text in either image are black in both, as published.
 
-So the black areas count as equal; the larger they are, the nearer the score comes to that of equal images.
+The black areas count as equal, so the score rises with their size.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _detector() -> Memo[list[Box]]:
 
 
 def blackened(image: Image.Image, boxes: Iterable[Box]) -> Image.Image:
-    """A copy with these areas black; right and bottom are the first pixels outside."""
+    """A copy with these areas black; right and bottom are exclusive."""
     copy = image.convert("RGB").copy()
     pen = ImageDraw.Draw(copy)
     for left, top, right, bottom in boxes:
@@ -34,10 +34,10 @@ def blackened(image: Image.Image, boxes: Iterable[Box]) -> Image.Image:
 
 
 class _Masked(ABC):
-    """What the masked metrics share.
+    """Shared part of the masked metrics.
 
     Args:
-        reader: finds the text; RapidOCR if not given.
+        reader: reader that finds the text; default RapidOCR.
     """
 
     needs: ClassVar[Needs] = "image"
@@ -46,13 +46,13 @@ class _Masked(ABC):
         self._boxes = Memo(reader.boxes) if reader else _detector()
 
     def score(self, image: Image.Image, reference: Image.Image) -> float:
-        """As of the metric without a mask."""
+        """The score of the metric without a mask, after masking."""
         boxes = [*self._boxes(image), *self._boxes(reference)]
         return self.compare(blackened(image, boxes), blackened(reference, boxes))
 
     @abstractmethod
     def compare(self, image: Image.Image, reference: Image.Image) -> float:
-        """The score of two images without text."""
+        """The score of two masked images."""
 
 
 class MaskedMSE(_Masked):

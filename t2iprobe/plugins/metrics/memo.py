@@ -1,4 +1,4 @@
-"""Remembers what was computed of an image, since several metrics ask for the same."""
+"""Caches values computed from an image, since several metrics need the same ones."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ KEPT = 512  # images
 
 
 class Memo(Generic[Value]):
-    """Values by the content of images, the last :data:`KEPT` of them.
+    """Values by image content, for the last :data:`KEPT` images.
 
     Args:
-        compute: from images to a value each.
+        compute: maps images to one value each.
     """
 
     def __init__(self, compute: Callable[[Sequence[Image.Image]], Sequence[Value]]) -> None:

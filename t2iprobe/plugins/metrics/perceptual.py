@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al. 2018) with AlexNet, by torchmetrics."""
+"""LPIPS (Zhang et al. 2018) with AlexNet, from torchmetrics."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from t2iprobe.core.contracts.metric import Direction, Needs
 from t2iprobe.core.errors import ShapeError
 from t2iprobe.plugins.metrics.extra import downloading, library
 
-LEAST = 32  # pixels: AlexNet leaves nothing of less
+LEAST = 32  # pixels: AlexNet's strides leave nothing of smaller images
 
 
 class LPIPS:
-    """Distance of two images in the features of AlexNet."""
+    """Distance of two images in AlexNet's features."""
 
     name: ClassVar[str] = "lpips"
     direction: ClassVar[Direction] = "lower"
@@ -36,7 +36,7 @@ class LPIPS:
 
         Raises:
             ConfigError: torchmetrics or torchvision is not installed.
-            ModelError: its weights are neither there nor can be downloaded.
+            ModelError: its weights are not present and cannot be downloaded.
         """
         _ = self._network
 
@@ -49,10 +49,10 @@ class LPIPS:
         """
         if image.size != reference.size or min(image.size) < LEAST:
             raise ShapeError(
-                f"LPIPS needs images of one size with sides of at least {LEAST} pixels, "
+                f"LPIPS needs images of equal size with sides of at least {LEAST} pixels, "
                 f"found {image.size} and {reference.size}"
             )
-        self._network.reset()  # torchmetrics sums over calls
+        self._network.reset()  # torchmetrics accumulates over calls
         return float(self._network(_tensor(image), _tensor(reference)))
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def t2iprobe_register_readers() -> list[type[Reader]]:
-    """RapidOCR, which needs nothing else, first."""
+    """RapidOCR, which needs no download, comes first."""
     from t2iprobe.plugins.metrics.readers import EasyOCRReader, RapidOCRReader
 
     return [RapidOCRReader, EasyOCRReader]
@@ -20,7 +20,7 @@ def t2iprobe_register_readers() -> list[type[Reader]]:
 
 @hookimpl
 def t2iprobe_register_metrics() -> list[type[Metric]]:
-    """Scores of text, of colour, of CLIP and of similarity."""
+    """Scores of text, colour, CLIP and image similarity."""
     from t2iprobe.plugins.metrics import clip, colour, image, masked, perceptual, text
 
     texts = [

@@ -1,4 +1,4 @@
-"""Readers of text in images. Both enlarge small images first: recognisers are trained on larger letters."""
+"""Readers of text in images. Both enlarge small images first, because recognisers are trained on larger letters."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def enlarged(image: Image.Image, short_side: int = SHORT_SIDE) -> Image.Image:
 
 
 def thread_count(threads: int | None = None) -> int:
-    """``threads``, else what ``OMP_NUM_THREADS`` says, else -1: as many as the engine likes."""
+    """``threads`` if given, else ``OMP_NUM_THREADS``, else -1, which leaves the choice to the engine."""
     if threads is not None:
         return threads
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
@@ -44,22 +44,22 @@ def thread_count(threads: int | None = None) -> int:
 
 
 def _upright(corners: Iterable[Any], image: Image.Image, read: Image.Image) -> list[Box]:
-    """Boxes around (boxes, corners, xy) found in ``read``, in pixels of ``image``, which it was enlarged from."""
+    """Boxes around (boxes, corners, xy) found in ``read``, in pixels of ``image``, from which it was enlarged."""
     scale = np.divide(image.size, read.size)
     return [_box(np.asarray(box, np.float64).reshape(-1, 2) * scale, image.size) for box in corners]
 
 
 def _box(points: NDArray[np.float64], size: tuple[int, int]) -> Box:
-    """The smallest box of whole pixels around ``points``, cut off at the edges."""
+    """The smallest box of whole pixels around ``points``, clipped to the image."""
     (left, top), (right, bottom) = points.min(axis=0).clip(0, size), points.max(axis=0).clip(0, size)
     return math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
 
 
 def reading_order(boxes: Sequence[Box]) -> list[int]:
-    """Numbers of the boxes line by line, each from left to right.
+    """Indices of the boxes line by line, each line from left to right.
 
-    A box is of a line if it and the tallest box of it share half of the lower one's height. RapidOCR itself compares
-    upper edges, in pixels: beside capitals, a word of small letters was a line of its own, below.
+    A box belongs to a line if it and the line's tallest box overlap by half of the height of the lower one. RapidOCR
+    itself compares upper edges, in pixels: a word of small letters beside capitals became a line of its own, below.
     """
     lines: list[list[int]] = []
     for number in sorted(range(len(boxes)), key=lambda one: boxes[one][3] - boxes[one][1], reverse=True):
@@ -78,7 +78,7 @@ def _level(one: Box, other: Box) -> bool:
 
 
 def _greek(character: str) -> bool:
-    """Greek letters, which the bundled model has for formulas: it reads words of them as Latin ones."""
+    """Greek letters, which the bundled model has for formulas: it reads Greek words as Latin ones."""
     return unicodedata.name(character, "").startswith("GREEK")
 
 
@@ -90,13 +90,13 @@ def _module(name: str, install: str) -> ModuleType:
 
 
 class RapidOCRReader:
-    """RapidOCR, whose models come inside its wheel: no download. The default.
+    """RapidOCR, whose models are part of its wheel: no download. The default.
 
-    Reads upright text. In random capitals an O may come out as the digit 0: 5 of 200 four-letter strings, no English
-    word of 133. The model inside the wheel reads Chinese, Japanese and Latin letters.
+    Reads upright text. In random capitals an O may be read as the digit 0: in 5 of 200 four-letter strings, but in none
+    of 133 English words. The model in the wheel reads Chinese, Japanese and Latin letters.
 
     Args:
-        threads: CPU threads of an inference; ``OMP_NUM_THREADS``, or all cores, if not given.
+        threads: CPU threads per inference; default ``OMP_NUM_THREADS``, else all cores.
         lang: one of RapidOCR's models for other scripts (PP-OCRv5), such as ``cyrillic``; downloaded at first use.
     """
 
@@ -121,8 +121,8 @@ class RapidOCRReader:
         rapid = _module("rapidocr", "rapidocr onnxruntime")
         params: dict[str, Any] = {
             "Global.log_level": "critical",
-            "Global.use_cls": False,  # would turn text that it takes for upside down
-            "Det.limit_side_len": SHORT_SIDE,  # 736 by default: as good on small images, five times slower
+            "Global.use_cls": False,  # would rotate text that it classifies as upside down
+            "Det.limit_side_len": SHORT_SIDE,  # the default, 736, is no better on small images and five times slower
             "EngineConfig.onnxruntime.intra_op_num_threads": self.threads,
         }
         if self.lang:
@@ -132,25 +132,25 @@ class RapidOCRReader:
 
     @cached_property
     def alphabet(self) -> frozenset[str]:
-        """What the model can give.
+        """Characters that the model can output.
 
         Raises:
-            ConfigError: it cannot be had.
+            ConfigError: the model cannot be loaded.
         """
         try:
             self._engine(Image.new("RGB", (32, 32)), use_det=False, use_cls=False, use_rec=True)  # loads it
-        except Exception as error:  # RapidOCR's own, the network's, onnxruntime's
-            raise ConfigError(f"RapidOCR's model for lang={self.lang!r} cannot be had: {error}") from error
+        except Exception as error:  # errors of RapidOCR, the network or onnxruntime
+            raise ConfigError(f"RapidOCR's model for lang={self.lang!r} cannot be loaded: {error}") from error
         given = {character for entry in self._engine.text_rec.postprocess_op.character for character in plain(entry)}
         return frozenset(given if self.lang else {one for one in given if not _greek(one)})
 
     def lacking(self, characters: Collection[str]) -> set[str]:
-        """What the model's list of characters has not; all have ASCII, so the model is loaded for others only."""
+        """Characters missing from the model's alphabet; all models have ASCII, so it loads only for others."""
         other = {character for character in characters if not character.isascii()}
         return other - self.alphabet if other else other
 
     def read(self, images: Sequence[Image.Image]) -> list[str]:
-        """The text in each image, see :func:`reading_order`."""
+        """The text in each image, in :func:`reading_order`."""
         return [self._text(enlarged(image)) for image in images]
 
     def _text(self, image: Image.Image) -> str:
@@ -161,11 +161,11 @@ class RapidOCRReader:
         return " ".join(found.txts[number] for number in reading_order(boxes))
 
     def _asked(self, image: Image.Image, read: bool) -> Any:
-        """The engine's answer; it keeps what a call sets, so every call sets all."""
+        """The engine's answer; settings of one call persist in it, so every call sets all of them."""
         return self._engine(image, use_det=True, use_cls=False, use_rec=read)
 
     def boxes(self, images: Sequence[Image.Image]) -> list[list[Box]]:
-        """Where text is, also text that is not legible: nothing is read."""
+        """Where text is, including illegible text: it is detected, not read."""
         return [self._found(image) for image in images]
 
     def _found(self, image: Image.Image) -> list[Box]:
@@ -175,7 +175,7 @@ class RapidOCRReader:
 
 
 class EasyOCRReader:
-    """EasyOCR, the reader of the published numbers. Downloads its models at first use.
+    """EasyOCR, the reader behind the published numbers. Downloads its models at first use.
 
     Args:
         languages: EasyOCR's language codes, such as ``ru+en``.
@@ -193,7 +193,7 @@ class EasyOCRReader:
         "Hiragana": "languages=ja+en",
         "Kannada": "languages=kn+en",
         "Katakana": "languages=ja+en",
-        "Latin": "languages=vi+en",  # what the others lack are Vietnamese letters
+        "Latin": "languages=vi+en",  # Vietnamese has letters that the others lack
         "Tamil": "languages=ta+en",
         "Telugu": "languages=te+en",
         "Thai": "languages=th+en",
@@ -208,7 +208,7 @@ class EasyOCRReader:
         return _module("easyocr", "t2iprobe[easyocr]").Reader(self.languages, gpu=self.gpu, verbose=False)
 
     def prepare(self) -> None:
-        """Look whether EasyOCR is there.
+        """Check that EasyOCR is installed.
 
         Raises:
             ConfigError: it is not installed.
@@ -216,7 +216,7 @@ class EasyOCRReader:
         _module("easyocr", "t2iprobe[easyocr]")
 
     def lacking(self, characters: Collection[str]) -> set[str]:
-        """What no list of letters of the languages has; EasyOCR leaves out everything else.
+        """Characters that are in none of the languages' alphabets; EasyOCR does not output any others.
 
         Raises:
             ConfigError: it does not know a language.

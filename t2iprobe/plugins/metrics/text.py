@@ -1,4 +1,4 @@
-"""Scores of read text against the word that was asked for, of both as :func:`~t2iprobe.core.writing.plain` has them.
+"""Scores of read text against the requested word, both normalised by :func:`~t2iprobe.core.writing.plain`.
 
 ``ocr_precision``, ``ocr_recall``, ``ocr_f1``, ``ocr_accuracy`` and ``ocr_distance`` are the published numbers of
 "Precise Parameter Localization for Textual Generation in Diffusion Models": they count *characters*, not words.
@@ -19,21 +19,21 @@ from t2iprobe.core.errors import ShapeError
 from t2iprobe.core.scoring import Bounds
 from t2iprobe.core.writing import bare, plain, same
 
-#: precision, recall and F1 of a text and what was asked for
+#: precision, recall and F1 of a read text against the requested one
 Overlap = Callable[[str, str], tuple[float, float, float]]
 COUNT_EPSILON = 1e-8
 F1_EPSILON = 1e-6
 
 
 def _tokens(text: str) -> list[str]:
-    """The characters; a blank becomes an empty token, which counts like any other (as published)."""
+    """The characters; a space becomes an empty token, which counts like any other (as published)."""
     return [character.strip() for character in plain(text)]
 
 
 def char_overlap(pred: str, truth: str) -> tuple[float, float, float]:
     """Precision, recall and F1 of the character multisets of one image, each in 0..1.
 
-    Precision is overlap / (|pred| + 1e-8), recall overlap / (|truth| + 1e-8): exact matches come out 1e-8 below 1.
+    Precision is overlap / (|pred| + 1e-8), recall overlap / (|truth| + 1e-8), so exact matches are 1e-8 below 1.
     The F1 of a set of images is :func:`dataset_f1`, not the mean of these.
     """
     read, asked = _tokens(pred), _tokens(truth)
@@ -44,7 +44,7 @@ def char_overlap(pred: str, truth: str) -> tuple[float, float, float]:
 
 
 def f1_of_means(means: NDArray[np.float64]) -> NDArray[Any]:
-    """Mean precisions and recalls, (..., 2), to (...): a ``statistic`` of an interval."""
+    """F1 from mean precisions and recalls, (..., 2) to (...): the ``statistic`` of an interval."""
     precision, recall = np.moveaxis(means, -1, 0)
     return np.asarray(2 * precision * recall / (precision + recall + F1_EPSILON))
 
@@ -53,15 +53,15 @@ def dataset_f1(precisions: Sequence[float], recalls: Sequence[float]) -> float:
     """The published F1 of a set of images: the harmonic mean of the mean precision and the mean recall.
 
     Raises:
-        ShapeError: the two do not have the same length, or are empty.
+        ShapeError: the two have different lengths, or are empty.
     """
     if len(precisions) != len(recalls) or not len(precisions):
-        raise ShapeError(f"as many precisions as recalls, at least one: found {len(precisions)} and {len(recalls)}")
+        raise ShapeError(f"unequal or no precisions and recalls: found {len(precisions)} and {len(recalls)}")
     return float(f1_of_means(np.stack([precisions, recalls], axis=-1).astype(np.float64).mean(axis=0)))
 
 
 def word_overlap(pred: str, truth: str) -> tuple[float, float, float]:
-    """Precision, recall and F1 of the multisets of words, each in 0..1; marks around a word do not count."""
+    """Precision, recall and F1 of the multisets of words, each in 0..1; punctuation around a word does not count."""
     read, asked = (Counter(_words(text)) for text in (pred, truth))
     shared = (read & asked).total()
     precision, recall = shared / max(read.total(), 1), shared / max(asked.total(), 1)
@@ -73,12 +73,12 @@ def _words(text: str) -> list[str]:
 
 
 def exact(pred: str, truth: str) -> bool:
-    """Whether the two are the same writing, whatever the number of blanks."""
+    """Whether the two are the same text, regardless of the number of spaces."""
     return same(pred, truth)
 
 
 def edit_distance(pred: str, truth: str) -> int:
-    """Levenshtein distance: insertions, deletions and substitutions of a character cost 1 each."""
+    """Levenshtein distance: each inserted, deleted or substituted character costs 1."""
     read, asked = plain(pred), plain(truth)
     row = list(range(len(asked) + 1))
     for i, a in enumerate(read, 1):
@@ -89,12 +89,12 @@ def edit_distance(pred: str, truth: str) -> int:
 
 
 def normalised_edit_distance(pred: str, truth: str) -> float:
-    """:func:`edit_distance` over the length of the longer text: 0 is equal, 1 nothing in common."""
+    """Levenshtein distance over the length of the longer text: 0 is equal, 1 nothing in common."""
     return edit_distance(pred, truth) / max(len(plain(pred)), len(plain(truth)), 1)
 
 
 class _Text:
-    """What the text metrics share."""
+    """Shared part of the text metrics."""
 
     needs: ClassVar[Needs] = "text"
     direction: ClassVar[Direction] = "higher"
@@ -102,7 +102,7 @@ class _Text:
 
 
 class Precision(_Text):
-    """Share of the read characters that were asked for."""
+    """Share of the read characters that were requested."""
 
     name: ClassVar[str] = "ocr_precision"
 
@@ -112,7 +112,7 @@ class Precision(_Text):
 
 
 class Recall(_Text):
-    """Share of the characters asked for that were read."""
+    """Share of the requested characters that were read."""
 
     name: ClassVar[str] = "ocr_recall"
 
@@ -142,7 +142,7 @@ class ExactMatch(_Text):
 
 
 class Accuracy(_Text):
-    """Whether the right characters were read, in any order, blanks aside: the published accuracy."""
+    """Whether the right characters were read, in any order and ignoring spaces: the published accuracy."""
 
     name: ClassVar[str] = "ocr_accuracy"
 
@@ -152,7 +152,7 @@ class Accuracy(_Text):
 
 
 class Distance(_Text):
-    """Edit distance in characters, without bound: the published one."""
+    """Edit distance in characters, without an upper bound: the published one."""
 
     name: ClassVar[str] = "ocr_distance"
     direction: ClassVar[Direction] = "lower"
@@ -175,7 +175,7 @@ class NormalisedDistance(_Text):
 
 
 class WordPrecision(_Text):
-    """Share of the read words that were asked for."""
+    """Share of the read words that were requested."""
 
     name: ClassVar[str] = "ocr_word_precision"
 
@@ -185,7 +185,7 @@ class WordPrecision(_Text):
 
 
 class WordRecall(_Text):
-    """Share of the words asked for that were read."""
+    """Share of the requested words that were read."""
 
     name: ClassVar[str] = "ocr_word_recall"
 
@@ -205,32 +205,32 @@ class WordF1(_Text):
 
 
 class DatasetF1(_Text):
-    """The published F1: of the mean precision and the mean recall of the characters over a set of images."""
+    """The published F1, from the mean precision and mean recall of the characters over a set of images."""
 
     name: ClassVar[str] = "ocr_f1_dataset"
     of: ClassVar[tuple[str, ...]] = (Precision.name, Recall.name)
 
     def score(self, found: Sequence[str], asked: Sequence[str]) -> float:
-        """0..1, of what was read in each image and the word that each was asked for."""
+        """0..1, from what was read in each image and the word requested for each."""
         return dataset_f1(*_columns(found, asked, char_overlap))
 
     def statistic(self, means: NDArray[np.float64]) -> NDArray[Any]:
-        """Mean precisions and recalls, (..., 2), to (...)."""
+        """F1 from mean precisions and recalls, (..., 2) to (...)."""
         return f1_of_means(means)
 
 
 class WordDatasetF1(_Text):
-    """The same of words."""
+    """The published F1, for words instead of characters."""
 
     name: ClassVar[str] = "ocr_word_f1_dataset"
     of: ClassVar[tuple[str, ...]] = (WordPrecision.name, WordRecall.name)
 
     def score(self, found: Sequence[str], asked: Sequence[str]) -> float:
-        """0..1, of what was read in each image and the words that each was asked for."""
+        """0..1, from what was read in each image and the words requested for each."""
         return dataset_f1(*_columns(found, asked, word_overlap))
 
     def statistic(self, means: NDArray[np.float64]) -> NDArray[Any]:
-        """Mean precisions and recalls, (..., 2), to (...)."""
+        """F1 from mean precisions and recalls, (..., 2) to (...)."""
         return f1_of_means(means)
 
 
@@ -238,9 +238,9 @@ def _columns(found: Sequence[str], asked: Sequence[str], overlap: Overlap) -> tu
     """Precisions and recalls.
 
     Raises:
-        ShapeError: not as many texts as words.
+        ShapeError: there are not as many texts as words.
     """
     if len(found) != len(asked):
-        raise ShapeError(f"as many texts read as words asked for: found {len(found)} and {len(asked)}")
+        raise ShapeError(f"needs one read text per requested word, found {len(found)} and {len(asked)}")
     scores = [overlap(read, word) for read, word in zip(found, asked, strict=True)]
     return [one[0] for one in scores], [one[1] for one in scores]

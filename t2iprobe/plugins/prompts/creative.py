@@ -1,6 +1,6 @@
-"""The set ``creative``: many templates, so that a finding does not hang on one sentence.
+"""The set ``creative``: many templates, so that a finding does not depend on a single sentence.
 
-The templates are this project's own, of the kind in GlyphControl's CreativeBench; none is taken from it.
+The templates were written for this project in the style of GlyphControl's CreativeBench; none is taken from it.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ class Creative:
     """Forty sentences with a sign, a cake, a boat or a stamp, and everyday words.
 
     Args:
-        words: words of a text.
-        templates: ``same`` for both prompts of a pair, or ``different``, which tells layers of the text from layers of
-            the scene.
-        seeds: noises that each pair starts from; a limit counts them all.
+        words: number of words in a text.
+        templates: ``same`` for both prompts of a pair, or ``different``, which separates layers of the text from layers
+            of the scene.
+        seeds: random seeds (initial noises) per pair; ``limit`` counts every one.
     """
 
     name: ClassVar[str] = "creative"
@@ -78,15 +78,15 @@ class Creative:
         self.seeds = check_seeds(seeds)
 
     def pairs(self, limit: int | None = None, seed: int = 0, concept: str = "text") -> list[Pair]:
-        """Up to ``limit`` pairs; the first ones of a larger limit are those of a smaller one.
+        """Up to ``limit`` pairs; a smaller limit gives the first pairs of a larger one.
 
         Args:
-            limit: number of pairs; all if not given.
-            seed: chooses the pairs; pair ``i`` draws its noise from ``seed + i``.
+            limit: number of pairs; default all.
+            seed: random seed that selects the pairs; pair ``i`` draws its noise from ``seed + i``.
             concept: ``text``.
 
         Raises:
-            ConfigError: another concept, or more pairs asked for than there are words.
+            ConfigError: the concept is another, or more pairs are requested than there are words.
         """
         check_concept(self.name, concept, ("text",))
         texts = phrases(WORDS, seed, self.words)
@@ -107,13 +107,13 @@ def one_of(option: str, value: str, known: Sequence[str]) -> str:
 
 
 def dealt(templates: Sequence[str], texts: Sequence[str], seed: int) -> Mapping[str, str]:
-    """A template for every text, each template about as often as any other."""
+    """A template for every text; all templates are used about equally often."""
     deck = sorted(set(templates))
     random.Random(f"{seed}:templates").shuffle(deck)
     return {text: deck[place % len(deck)] for place, text in enumerate(texts)}
 
 
 def text_pair(template: str, one: str, other: str, seed: int, mode: str, templates: Sequence[str]) -> Pair:
-    """Two prompts with these texts, of one template or (``mode`` is ``different``) of two."""
+    """Two prompts with these texts, from one template or (``mode`` is ``different``) from two."""
     second = template if mode == "same" else another(templates, template, f"{seed}:{one}")
     return Pair(template.replace("{}", one), second.replace("{}", other), seed, one, other)

@@ -1,6 +1,6 @@
-"""The set ``glyphcontrol``: SimpleBench and CreativeBench from the files of the GlyphControl release, on your disk.
+"""The set ``glyphcontrol``: SimpleBench and CreativeBench, read from the files of the GlyphControl release on disk.
 
-The project ships none of these files. They lie in https://github.com/AIGText/GlyphControl-release under
+The project does not ship these files. They are in https://github.com/AIGText/GlyphControl-release under
 ``text_prompts``: ``paper`` has whole prompts, ``raw`` has lists of words and of templates; both are read.
 """
 
@@ -39,7 +39,7 @@ class Bucket:
 
     Args:
         bench: ``simple`` or ``creative``.
-        frequency: how frequent the words are, by the file's name; empty for a file of another name.
+        frequency: frequency of the words, from the file's name; empty if the name does not tell.
         lines: the words.
     """
 
@@ -49,22 +49,22 @@ class Bucket:
 
     @property
     def split(self) -> str:
-        """``val`` for the thousand most frequent words, as in "Precise Parameter Localization"; empty if not known."""
+        """``val`` for the thousand most frequent words, as in "Precise Parameter Localization"; empty if unknown."""
         return self.frequency and ("val" if self.frequency == VALIDATION else "test")
 
 
 class GlyphControl:
-    """Prompts of GlyphControl; the target's word is another one of the same frequency.
+    """GlyphControl's prompts; the target's word is another one of the same frequency.
 
-    A word that stands in several lines of a file counts once.
+    A word that occurs in several lines of a file counts once.
 
     Args:
-        path: the folder ``paper``, ``raw`` or what holds them, a folder of one bench, or one file.
+        path: the folder ``paper`` or ``raw`` or a folder that contains it, a folder of one bench, or one file.
         split: ``val`` (100 words of the thousand most frequent), ``test`` (the other 300) or ``all``.
-        bench: ``simple``, ``creative`` or ``both``, in turn.
+        bench: ``simple``, ``creative`` or ``both``, in alternation.
         templates: ``same`` for both prompts of a pair, or ``different`` (the creative bench).
         noise: ``own`` for every pair, or ``shared``: all pairs start from the same noise, as published.
-        seeds: noises that each pair starts from, shared ones or its own; a limit counts them all.
+        seeds: random seeds (initial noises) per pair, shared or its own; ``limit`` counts every one.
     """
 
     name: ClassVar[str] = "glyphcontrol"
@@ -87,15 +87,17 @@ class GlyphControl:
         self.seeds = check_seeds(seeds)
 
     def pairs(self, limit: int | None = None, seed: int = 0, concept: str = "text") -> list[Pair]:
-        """Up to ``limit`` pairs; the first ones of a larger limit are those of a smaller one.
+        """Up to ``limit`` pairs; a smaller limit gives the first pairs of a larger one.
 
         Args:
-            limit: number of pairs; all if not given.
-            seed: chooses the pairs; pair ``i`` draws its noise from ``seed + i``, or all from ``seed``.
+            limit: number of pairs; default all.
+            seed: random seed that selects the pairs; pair ``i`` draws its noise from ``seed + i``, or all
+                from ``seed``.
             concept: ``text``.
 
         Raises:
-            ConfigError: another concept, a file that is missing or unlike GlyphControl's, or too many pairs asked for.
+            ConfigError: the concept is another, a file is missing or not in GlyphControl's format, or there are fewer
+                pairs than requested.
         """
         check_concept(self.name, concept, ("text",))
         files = self._files()
@@ -119,7 +121,7 @@ class GlyphControl:
         return sorted(root.rglob("*.txt"))
 
     def _with_creative(self, buckets: Sequence[Bucket], templates: Sequence[str]) -> list[Bucket]:
-        """Lists of words make a bench of the templates, too."""
+        """Combine lists of words with the templates, which makes a creative bench of them."""
         words = [one for one in buckets if templates and all(line.template is None for line in one.lines)]
         return [*buckets, *(Bucket("creative", one.frequency, one.lines) for one in words)]
 
@@ -136,7 +138,7 @@ class GlyphControl:
         )
 
     def _paired(self, bucket: Bucket, seed: int, spare: Sequence[str]) -> list[Pair]:
-        """The pairs of one bucket, in an order that hangs on the words and the seed only."""
+        """The pairs of one bucket, in an order that depends only on the words and the seed."""
         partners = derange((line.word for line in bucket.lines), seed)
         own = {line.word: line.template for line in bucket.lines if line.template}
         templates = sorted(set(own.values())) or list(spare if bucket.bench == "creative" else [SIMPLE_TEMPLATE])
@@ -145,7 +147,7 @@ class GlyphControl:
 
 
 def _buckets(files: Iterable[Path]) -> tuple[list[Bucket], list[str]]:
-    """The files of words or prompts, sorted by bench and frequency, and the templates of a file of those."""
+    """Files of words or prompts, sorted by bench and frequency, and the templates of a template file."""
     buckets, templates = [], []
     for file in files:
         lines = _lines(file)
@@ -173,7 +175,7 @@ def _bucket(file: Path, lines: Sequence[str]) -> Bucket:
 
 
 def _line(file: Path, line: str) -> Line:
-    """A prompt with one quoted text, or a lone word."""
+    """Parse a prompt with one quoted text, or a single word."""
     if " " not in line and not read_quotes(line).found:
         return Line(line)
     try:

@@ -1,4 +1,4 @@
-"""Who is paired with whom: the same for every order in which words and templates come."""
+"""Pairing of words and templates, independent of the order in which they are given."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Item = TypeVar("Item")
 
 
 def phrases(words: Sequence[str], seed: int, count: int = 1) -> list[tuple[str, str]]:
-    """Each phrase of ``count`` words and its partner, which shares no word with it.
+    """Each phrase of ``count`` words with its partner, which shares no word with it.
 
-    The words stand in a circle; a phrase takes them at equal distances, and its partner takes the next of each.
+    The words form a circle; a phrase takes them at equal distances, and its partner takes the word after each.
 
     Raises:
-        ConfigError: more words asked for in a phrase than half of those there are.
+        ConfigError: a phrase is to have more than half of the words.
     """
     circle = list(derange(words, seed))
     if not 1 <= count <= len(circle) // 2:
@@ -38,7 +38,7 @@ def another(items: Sequence[str], item: str, seed: str) -> str:
     """One of ``items`` that is not ``item``.
 
     Raises:
-        ConfigError: there is no other.
+        ConfigError: there is no other item.
     """
     others = sorted(set(items) - {item})
     if not others:
@@ -47,10 +47,10 @@ def another(items: Sequence[str], item: str, seed: str) -> str:
 
 
 def take(kind: str, items: Sequence[Item], limit: int | None) -> Sequence[Item]:
-    """The first ``limit`` items, all without a limit.
+    """The first ``limit`` items; all without a limit.
 
     Raises:
-        ConfigError: there are not so many.
+        ConfigError: there are fewer items.
     """
     if limit is not None and not 0 < limit <= len(items):
         raise ConfigError(f"the prompt set {kind} holds {len(items)} pairs, asked for {limit}; ask for fewer")
@@ -58,20 +58,20 @@ def take(kind: str, items: Sequence[Item], limit: int | None) -> Sequence[Item]:
 
 
 def alternate(groups: Sequence[Sequence[Item]]) -> list[Item]:
-    """The first of every group, then the second of every group, and so on: a few pairs are of every kind."""
+    """The first item of every group, then the second of every group, and so on, so that few pairs cover every group."""
     nothing = object()
     mixed = chain.from_iterable(zip_longest(*groups, fillvalue=nothing))
     return [item for item in mixed if item is not nothing]  # type: ignore[misc]
 
 
 def seeded(pairs: Sequence[Pair], seed: int, seeds: int = 1, *, shared: bool = False) -> list[Pair]:
-    """Each pair from so many noises, one after the other; their seeds count up from ``seed``.
+    """Each pair with several initial noises, one after the other; their seeds count up from ``seed``.
 
     Args:
-        pairs: without noise.
-        seed: of the first noise.
-        seeds: noises of a pair.
-        shared: whether every pair starts from the same ones, instead of its own.
+        pairs: pairs whose seeds are ignored.
+        seed: random seed of the first noise.
+        seeds: number of seeds per pair.
+        shared: whether all pairs use the same seeds instead of their own.
     """
     again = [pair for pair in pairs for _ in range(seeds)]
     different = seeds if shared else max(len(again), 1)
@@ -79,13 +79,13 @@ def seeded(pairs: Sequence[Pair], seed: int, seeds: int = 1, *, shared: bool = F
 
 
 def check_seeds(seeds: int) -> int:
-    """``seeds``, if there is any.
+    """``seeds``, if it is at least 1.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: it is not.
     """
     if seeds < 1:
-        raise ConfigError(f"seeds is a whole number from 1, found {seeds}")
+        raise ConfigError(f"seeds must be a whole number from 1, found {seeds}")
     return seeds
 
 
@@ -93,7 +93,7 @@ def check_concept(kind: str, concept: str, has: Collection[str]) -> None:
     """Refuse a concept that a prompt set has no pairs for.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: the set has no pairs for it.
     """
     if concept not in has:
         known = "unknown concept" if concept not in CONCEPTS else "no pairs for the concept"

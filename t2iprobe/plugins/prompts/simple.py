@@ -1,4 +1,4 @@
-"""The set ``simple``: one plain template a concept, everyday words. For models of any size."""
+"""The set ``simple``: one plain template per concept, everyday words. For models of any size."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from t2iprobe.plugins.prompts.words import COLOURS, OBJECTS, STYLES, WORDS
 
 
 class Simple:
-    """``A sign that says "apple".``: the template of SimpleBench (GlyphControl, Yang et al. 2023), own words.
+    """``A sign that says "apple".``: the template of SimpleBench (GlyphControl, Yang et al. 2023) with other words.
 
     Args:
-        words: words on a sign.
-        seeds: noises that each pair starts from; a limit counts them all.
+        words: number of words on a sign.
+        seeds: random seeds (initial noises) per pair; ``limit`` counts every one.
     """
 
     name: ClassVar[str] = "simple"
@@ -27,16 +27,16 @@ class Simple:
         self.seeds = check_seeds(seeds)
 
     def pairs(self, limit: int | None = None, seed: int = 0, concept: str = "text") -> list[Pair]:
-        """Up to ``limit`` pairs; the first ones of a larger limit are those of a smaller one.
+        """Up to ``limit`` pairs; a smaller limit gives the first pairs of a larger one.
 
         Args:
-            limit: number of pairs; all if not given.
-            seed: chooses the pairs; pair ``i`` draws its noise from ``seed + i``.
+            limit: number of pairs; default all.
+            seed: random seed that selects the pairs; pair ``i`` draws its noise from ``seed + i``.
             concept: ``text``; ``colour`` (``A red sign that says "apple".``); ``object`` (``A photo of a fox.``) or
                 ``style`` (``A picture of a fox in the style of a mosaic.``).
 
         Raises:
-            ConfigError: unknown concept, or more pairs asked for than there are words.
+            ConfigError: the concept is unknown, or more pairs are requested than there are words.
         """
         check_concept(self.name, concept, MAKERS)
         return list(take(self.name, seeded(MAKERS[concept](seed, self.words), seed, self.seeds), limit))
@@ -81,7 +81,7 @@ def _a(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-#: by concept: all pairs, from a seed and the number of words on a sign
+#: concept -> function of a seed and the number of words on a sign that gives all pairs
 MAKERS: Mapping[str, Callable[[int, int], list[Pair]]] = MappingProxyType(
     {"text": _text, "colour": _colour, "style": _style, "object": _object}
 )

@@ -1,4 +1,4 @@
-"""The set ``csv``: pairs from a file of yours."""
+"""The set ``csv``: pairs from your own file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class PromptTable:
     """The lines of a CSV file with the columns ``source,target[,seed[,concept]]``.
 
     Args:
-        file: the path of it.
+        file: path of the file.
     """
 
     name: ClassVar[str] = "csv"
@@ -25,9 +25,9 @@ class PromptTable:
         """Up to ``limit`` pairs of ``concept``, in the order of the file.
 
         Args:
-            limit: number of pairs; all if not given.
-            seed: of the noise of lines that give none.
-            concept: of lines that give none; lines that give another are left out.
+            limit: number of pairs; default all.
+            seed: seed of lines without one.
+            concept: concept of lines without one; lines of another concept are skipped.
 
         Raises:
             ConfigError: the file is missing or broken, or has fewer pairs of the concept.

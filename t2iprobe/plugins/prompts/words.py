@@ -1,4 +1,4 @@
-"""Words and things that the bundled prompt sets are made of."""
+"""Words and objects used by the bundled prompt sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WORD_LIST = """
     rocket salt school shark ship shoe silver smile snow soup spoon star stone street summer sun table ticket tiger
     tower train tree turtle violin wagon water whale window winter wolf zebra
 """
-#: everyday words of three to six letters, no colours
+#: everyday words of three to six letters, without colours
 WORDS = tuple(WORD_LIST.split())
 COLOURS = ("red", "green", "blue", "purple", "orange", "black", "yellow")
 OBJECT_LIST = """
@@ -20,7 +20,7 @@ OBJECT_LIST = """
     mushroom, panda, piano, pineapple, pizza, rabbit, robot, rocket, sailing ship, sheep, shoe, snowman, sofa,
     sunflower, teapot, tent, tiger, tractor, train, tree, turtle, umbrella, violin, waterfall, windmill, wolf, zebra
 """
-#: things that can be told apart in a picture
+#: objects that can be told apart in a picture
 OBJECTS = tuple(one.strip() for one in OBJECT_LIST.split(","))
 STYLE_LIST = """
     black-and-white photograph, cartoon, charcoal drawing, child's crayon drawing, comic book panel, cubist painting,
@@ -28,5 +28,5 @@ STYLE_LIST = """
     oil painting, origami model, paper collage, pencil sketch, pixel art image, pop art print, stained glass window,
     watercolour painting, woodcut print
 """
-#: ways to make a picture
+#: picture styles
 STYLES = tuple(one.strip() for one in STYLE_LIST.split(","))
