@@ -480,7 +480,7 @@ def test_a_localizer_is_built_by_name() -> None:
         PLUGINS.localizer("adaptiv")
     with pytest.raises(ConfigError, match="no setting 'pair'; did you mean pairs"):
         PLUGINS.localizer("adaptive", pair=3)
-    with pytest.raises(ConfigError, match="size is a number, found 'wide'"):
+    with pytest.raises(ConfigError, match="size must be a number, found 'wide'"):
         PLUGINS.localizer("window", size="wide")
 
 

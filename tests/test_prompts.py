@@ -79,7 +79,7 @@ def test_references(ref: str, parsed: object) -> None:
         ("simpel", "no prompt set 'simpel'; did you mean simple?"),
         ("simple:word=3", "simple has no option 'word'; did you mean words?"),
         ("simple:three", "takes no argument, found 'three'; write simple:words=…"),
-        ("simple:words=x", "words is a whole number, found 'x'"),
+        ("simple:words=x", "words must be a whole number, found 'x'"),
         ("simple:words=65", "words make phrases of 1 to 64 words, asked for 65"),
         ("creative:templates=other", "no templates 'other'; there are different, same"),
         ("signs:words=3", "signs has no option 'words'; there are source"),
