@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from t2iprobe.core.model import Model
-from t2iprobe.core.runfolder import read_manifest
+from t2iprobe.core.runs.runfolder import read_manifest
 from t2iprobe.plugins.finetune.collapse import latents, precision_recall
 from t2iprobe.plugins.finetune.compare import over_seeds
 from t2iprobe.plugins.finetune.record import sheet

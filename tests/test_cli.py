@@ -71,7 +71,16 @@ def test_patch_writes_a_whole_run_and_shows_it_again(call: Call, folder: str, tm
     assert (answer["arch"], answer["planted"], answer["denoiser_calls"]) == ("sd3", None, 2)
     run = tmp_path / "run"
     names = {path.name for path in run.iterdir()}
-    assert names == {"contact_sheet.png", "layers.png", "manifest.json", "result.json", "study.zarr", "images"}
+    files = {
+        "contact_sheet.png",
+        "layers.png",
+        "manifest.json",
+        "checksums.json",
+        "result.json",
+        "study.zarr",
+        "images",
+    }
+    assert names == files
     scores = np.asarray(zarr.open_group(run / "study.zarr", mode="r")["ocr_f1_target"])
     assert scores.shape == (5, 1)
     with Image.open(run / "images/pair-000/2.png") as image:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2iprobe.core import runfolder
 from t2iprobe.core.errors import ConfigError, ShapeError
+from t2iprobe.core.runs import runfolder
 from t2iprobe.core.statistics import Interval
 from t2iprobe.plugins.continual.analysis import Weights
 from t2iprobe.plugins.continual.arms import arms

@@ -23,10 +23,10 @@ from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli.app import build
 from t2iprobe.cli.options import ModelChoice
 from t2iprobe.core.errors import ConfigError, RunExistsError, StoppedError
-from t2iprobe.core.lock import lock
 from t2iprobe.core.model import Model
-from t2iprobe.core.study import provenance
-from t2iprobe.core.study.context import Stop
+from t2iprobe.core.runs import provenance
+from t2iprobe.core.runs.lock import lock
+from t2iprobe.core.runs.stop import Stop
 from t2iprobe.plugins.continual import evaluation, plan, run, streamfile
 from t2iprobe.plugins.continual import options as asking
 from t2iprobe.plugins.continual import task_state as handover

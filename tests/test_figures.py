@@ -65,8 +65,8 @@ SCORES = [Interval(0.2, 0.1, 0.3), Interval(0.9, 0.8, 1.0), Interval(0.1, 0.1, 0
 
 def test_bars_are_drawn_and_marked(tmp_path: Path) -> None:
     layers = ["0", "1", "2"]
-    plain = Image.open(bar_plot(tmp_path / "a.png", layers, SCORES))
-    marked = Image.open(bar_plot(tmp_path / "b.png", layers, SCORES, [0.9, 0.1, 0.9], highlight={"1"}, planted={"1"}))
+    plain = bar_plot(layers, SCORES)
+    marked = bar_plot(layers, SCORES, [0.9, 0.1, 0.9], highlight={"1"}, planted={"1"})
     assert plain.format == "PNG"
     assert count(plain, FOUND) == 0 < count(marked, FOUND)
     assert count(marked, PLANTED) == 0  # a light band, not a bar
@@ -74,8 +74,8 @@ def test_bars_are_drawn_and_marked(tmp_path: Path) -> None:
 
 def test_plots_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(ShapeError, match="found 2 layers, 3 target and 3 source"):
-        bar_plot(tmp_path / "a.png", ["0", "1"], SCORES)
+        bar_plot(["0", "1"], SCORES)
     with pytest.raises(ShapeError, match="1 source"):
-        bar_plot(tmp_path / "a.png", ["0", "1", "2"], SCORES, [0.5])
+        bar_plot(["0", "1", "2"], SCORES, [0.5])
     with pytest.raises(ConfigError, match="layers 7 are not among"):
-        bar_plot(tmp_path / "a.png", ["0", "1", "2"], SCORES, planted={"7"})
+        bar_plot(["0", "1", "2"], SCORES, planted={"7"})

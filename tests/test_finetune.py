@@ -20,7 +20,7 @@ from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli.app import build
 from t2iprobe.core.errors import ConfigError, StoppedError
 from t2iprobe.core.model import Model
-from t2iprobe.core.study.context import Stop
+from t2iprobe.core.runs.stop import Stop
 from t2iprobe.plugins.finetune.collapse import latents, precision_recall
 from t2iprobe.plugins.finetune.compare import over_seeds, same_modules, table
 from t2iprobe.plugins.finetune.monitor import DIRECTIONS, Monitor, monitor

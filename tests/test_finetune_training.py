@@ -28,7 +28,7 @@ from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.core.contracts.adapter import Adapter, Conditioning, layer_table
 from t2iprobe.core.errors import ConfigError, NonFiniteError, StoppedError
 from t2iprobe.core.model import Model
-from t2iprobe.core.study.context import Stop
+from t2iprobe.core.runs.stop import Stop
 from t2iprobe.training.dataset import Example, Pictures, read_folder, unlisted, write_folder
 from t2iprobe.training.feed import Feed
 from t2iprobe.training.lora import Lora

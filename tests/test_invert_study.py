@@ -16,11 +16,11 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.ledits_pp.pipeline_leditspp_stable_diffusion import compute_noise_ddim
 from PIL import Image
 
-from t2iprobe.core import runfolder
 from t2iprobe.core.errors import ConfigError, RunExistsError, StoppedError
 from t2iprobe.core.model import Model
 from t2iprobe.core.room import Room
-from t2iprobe.core.study.context import Stop
+from t2iprobe.core.runs import runfolder
+from t2iprobe.core.runs.stop import Stop
 from t2iprobe.core.study.stored_results import open_study
 from t2iprobe.plugins.inversion import ablate as ablation
 from t2iprobe.plugins.inversion import (

@@ -15,7 +15,8 @@ import simulation
 from simulation import Recipe
 
 from t2iprobe.core.errors import NonFiniteError, StoppedError, T2IProbeError
-from t2iprobe.core.study.context import Stop, StudyCallbacks
+from t2iprobe.core.runs.stop import Stop
+from t2iprobe.core.study.context import StudyCallbacks
 from t2iprobe.core.study.result import StudyResult
 from t2iprobe.core.study.study import StudyRunner
 from t2iprobe.core.sweep import TrialResult

@@ -26,13 +26,13 @@ from zarr.storage import LocalStore, MemoryStore, WrapperStore
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import main, parse
-from t2iprobe.core import runfolder
 from t2iprobe.core.cache import Key
 from t2iprobe.core.contracts.adapter import Adapter, Branch
 from t2iprobe.core.errors import ConfigError, DamagedError, LockedError, RunExistsError, SiteError, StoreError
 from t2iprobe.core.interventions import ablate, patch
-from t2iprobe.core.lock import LOCK, lock
 from t2iprobe.core.model import Generation, Model, Run
+from t2iprobe.core.runs import runfolder
+from t2iprobe.core.runs.lock import LOCK, lock
 from t2iprobe.core.store import codecs, keys, verify
 from t2iprobe.core.store.buffers import Buffers
 from t2iprobe.core.store.capture import capture, layout_of, plan
@@ -466,7 +466,7 @@ WRITE = """
 import sys, torch
 from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.cache import Key
-from t2iprobe.core.lock import lock
+from t2iprobe.core.runs.lock import lock
 from t2iprobe.core.store import verify
 from t2iprobe.core.store.layout import Layout, SiteLayout
 from t2iprobe.core.store.writer import ActivationWriter
@@ -886,7 +886,7 @@ def test_store_rm_touches_nothing_outside_the_store(call: Call, tmp_path: Path) 
 def test_links_in_a_run_folder_are_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "thesis.txt").write_text("years of work")
-    (tmp_path / "run" / runfolder.PART).symlink_to(tmp_path / "thesis.txt")
+    (tmp_path / "run" / f".{runfolder.MANIFEST}.part").symlink_to(tmp_path / "thesis.txt")
     runfolder.write_manifest(tmp_path / "run", {"settings": {}})
     (tmp_path / "run" / LOCK).symlink_to(tmp_path / "thesis.txt")
     with pytest.raises(ConfigError, match="is a link"), lock(tmp_path / "run"):

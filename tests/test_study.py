@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import getpass
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,7 +29,6 @@ from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import main
 from t2iprobe.cli.app import build
 from t2iprobe.cli.layers import found_by
-from t2iprobe.core import runfolder
 from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import (
     BudgetError,
@@ -39,15 +40,18 @@ from t2iprobe.core.errors import (
     StoppedError,
     StoreError,
 )
-from t2iprobe.core.lock import claim
 from t2iprobe.core.model import Model, OnStep
-from t2iprobe.core.study import arrays, file, provenance
+from t2iprobe.core.runs import provenance, runfolder
+from t2iprobe.core.runs.lock import claim
+from t2iprobe.core.study import arrays, file
 from t2iprobe.core.study.context import StudyContext
 from t2iprobe.core.study.result import StudyResult
 from t2iprobe.core.study.study import StudyRunner
 from t2iprobe.core.sweep import TrialBatch, TrialResult
 from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import source
+from t2iprobe.registry.manager import Plugins
+from t2iprobe.registry.studies import Result
 
 Call = Callable[[Sequence[str]], tuple[int, str, str]]
 
@@ -109,11 +113,13 @@ def test_the_second_of_two_says_so_and_does_nothing(tmp_path: Path) -> None:
 
 
 class Interrupting(Simulated):
-    """Gets a SIGINT while it works on its unit number ``at``."""
+    """Gets a signal while it works on its unit number ``at``."""
 
-    def __init__(self, at: int, told: simulation.Told = lambda ask: None, batch: int = 1) -> None:
+    def __init__(
+        self, at: int, told: simulation.Told = lambda ask: None, batch: int = 1, number: int = signal.SIGINT
+    ) -> None:
         super().__init__(told, batch=batch)
-        self.at = at
+        self.at, self.number = at, number
 
     def measure(
         self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None
@@ -121,14 +127,14 @@ class Interrupting(Simulated):
         for measured in super().measure(asks, on_step=on_step):
             self.at -= 1
             if self.at == 0:
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), self.number)
             yield measured
 
 
 @pytest.mark.parametrize(("batch", "kept"), [(1, 2), (3, 3)])
 def test_sigint_finishes_the_unit(batch: int, kept: int, tmp_path: Path) -> None:
     before, asked = signal.getsignal(signal.SIGINT), Asked()
-    with pytest.raises(StoppedError, match="study resume") as stopped:
+    with pytest.raises(StoppedError, match="the same call goes on") as stopped:
         study(Interrupting(2, asked, batch)).run(tmp_path / "run")
     assert stopped.value.exit_code == 130 and signal.getsignal(signal.SIGINT) is before
     assert runfolder.read_manifest(tmp_path / "run")["state"] == "interrupted"
@@ -137,6 +143,95 @@ def test_sigint_finishes_the_unit(batch: int, kept: int, tmp_path: Path) -> None
     resumed = study(Simulated(asked)).run(tmp_path / "run")
     assert len(asked.units) == 7 + 7 + 3 and resumed.finding == plain.finding
     assert resumed.manifest["sessions"] == 2
+
+
+def test_sigterm_finishes_the_unit_too(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError, match="16 answers are kept") as stopped:
+        study(Interrupting(2, number=signal.SIGTERM)).run(tmp_path / "run")
+    assert stopped.value.exit_code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    check_same(study().run(tmp_path / "run"), study().run(tmp_path / "plain"))
+
+
+class Vanishing(Simulated):
+    """Takes the run folder away after its unit number ``at``."""
+
+    def __init__(self, folder: Path, at: int, moved: bool) -> None:
+        super().__init__()
+        self.folder, self.at, self.moved = folder, at, moved
+
+    def measure(
+        self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None
+    ) -> Iterator[TrialResult]:
+        for measured in super().measure(asks, on_step=on_step):
+            self.at -= 1
+            if self.at == 0:
+                self.folder.rename(self.folder.with_name("moved")) if self.moved else shutil.rmtree(self.folder)
+            yield measured
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("at", [1, 5, 17])
+def test_a_folder_that_vanishes_is_one_sentence(at: int, moved: bool, tmp_path: Path) -> None:
+    """Zarr makes folders as it needs them, so a run would go on and end with part of its answers."""
+    with pytest.raises(StoreError, match="was removed or renamed") as error:
+        study(Vanishing(tmp_path / "run", at, moved)).run(tmp_path / "run")
+    assert "so far is kept" not in str(error.value) and not (tmp_path / "run/manifest.json").exists()
+
+
+@pytest.mark.parametrize("budget", [1, None])
+def test_a_report_of_hardly_anything_is_one(budget: int | None, tmp_path: Path) -> None:
+    """A budget that is too small for the first pair, and a run that was killed before its first answer."""
+    one = study(Interrupting(1) if budget is None else Simulated(), budget=budget)
+    one.bench = dataclasses.replace(one.bench, facts={"model": "simulated"})
+    if budget is None:
+        with pytest.raises(StoppedError):
+            one.run(tmp_path / "run")
+        for score in (tmp_path / "run/study.zarr").glob("s*/c"):
+            shutil.rmtree(score)
+    else:
+        one.localizer = Plugins().localizer("adaptive")
+        one.run(tmp_path / "run")
+    result = Result.open(tmp_path / "run")
+    assert result.unpatched() is None and not result.answers
+    assert result.report(plugins=Plugins()).is_file()
+
+
+def test_what_it_took_is_summed_over_sessions(tmp_path: Path) -> None:
+    plain = study().run(tmp_path / "plain").manifest["spent"]
+    with pytest.raises(StoppedError):
+        study(Interrupting(2)).run(tmp_path / "run")
+    first = runfolder.read_manifest(tmp_path / "run")["spent"]
+    spent = study(Simulated(seconds=0.01)).run(tmp_path / "run").manifest["spent"]
+    assert 0 < first["rows"] < spent["rows"] == plain["rows"] and spent["seconds"] >= first["seconds"] + 0.1
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "checksums.json", "study.zarr/zarr.json", "study.zarr/ssim/zarr.json"]
+)
+def test_a_flipped_bit_in_any_file_is_one_sentence(name: str, tmp_path: Path) -> None:
+    study(count=4).run(tmp_path / "run")
+    file = tmp_path / "run" / name
+    whole, rng = file.read_bytes(), np.random.default_rng(0)
+    for at in rng.integers(len(whole), size=20):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << int(rng.integers(8))
+        if name.count("/") == 0 and same_json(bytes(flipped), whole):
+            continue
+        file.write_bytes(flipped)
+        with pytest.raises((DamagedError, ConfigError)):
+            StudyResult.open(tmp_path / "run")
+        outcome = CliRunner().invoke(build(), ["store", "verify", str(tmp_path / "run")])
+        assert outcome.exit_code == 1 and name.split("/")[-1] in outcome.stdout, outcome.stdout
+    file.write_bytes(whole)
+    assert CliRunner().invoke(build(), ["store", "verify", str(tmp_path / "run")]).exit_code == 0
+
+
+def same_json(one: bytes, other: bytes) -> bool:
+    """A blank that became another blank is no damage."""
+    try:
+        return bool(json.loads(one) == json.loads(other))
+    except ValueError:
+        return False
 
 
 def test_a_budget_is_charged_alike_after_an_interruption(tmp_path: Path) -> None:
@@ -480,6 +575,7 @@ def test_bad_requests_are_one_sentence(call: Call, tmp_path: Path) -> None:
     for arguments, said in (
         (["run", "word.toml"], "cannot read the study file"),
         (["status", "runs/none"], "no run of t2iprobe"),
+        (["ls", "run"], "run is no folder"),
         (["run", "words.toml", "--executor", "rya"], "did you mean ray"),
         (["run", "words.toml", "--workers", "2"], "go with --executor ray"),
     ):
@@ -500,10 +596,9 @@ def test_runs_of_other_kinds_have_dashes_and_a_reason(call: Call, tmp_path: Path
     (tmp_path / "runs/broken" / runfolder.MANIFEST).write_text("{")
     shown = call(["ls"])[1]
     rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines()}
-    assert rows["runs/keys"] == ["finished", "capture", "tiny", "–", "–", "today"]
-    assert rows["runs/young"] == ["interrupted", "exhaustive", "tiny", "2", "0", "today"]
-    assert rows["runs/broken"] == ["damaged", *"–––––"] and "runs/broken/manifest.json cannot be read" in shown
-    assert "–: runs of capture ask no pairs" in shown
+    assert rows["runs/keys"][:5] == ["finished", "capture", "tiny", "–", "today"]
+    assert rows["runs/young"][:6] == ["interrupted", "exhaustive", "tiny", "0", "answers", "today"]
+    assert rows["runs/broken"][:5] == ["damaged", *"––––"] and "runs/broken/manifest.json cannot be read" in shown
     assert "answers  – (capture keeps none)" in call(["status", "runs/keys"])[1]
     young = call(["status", "runs/young"])[1]
     assert "answers  0" in young and "sentence  – (the run is interrupted)" in young

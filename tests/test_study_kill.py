@@ -14,7 +14,7 @@ import simulation
 import xarray
 from simulation import Climbing
 
-from t2iprobe.core import runfolder
+from t2iprobe.core.runs import runfolder
 from t2iprobe.core.study.result import StudyResult
 
 COUNT = 10

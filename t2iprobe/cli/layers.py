@@ -42,7 +42,7 @@ def found_by(run: Path, model: Model) -> tuple[int, ...]:
     Raises:
         ConfigError: it is of another architecture, is not finished, or found nothing.
     """
-    from t2iprobe.core import runfolder
+    from t2iprobe.core.runs import runfolder
 
     manifest = runfolder.read_manifest(run)
     adapter = manifest.get("adapter") or manifest.get("settings", {}).get("adapter")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from t2iprobe.core.html import BarCell, paragraph, sheet, table
 from t2iprobe.core.names import counted
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.planted import planted_layers
+from t2iprobe.core.runs.runfolder import FINISHED
 from t2iprobe.core.statistics import Interval
 from t2iprobe.core.study.result import StudyResult
 from t2iprobe.core.trials import ranges
@@ -141,8 +141,8 @@ class Result(StudyResult):
     @property
     def cost(self) -> str:
         """What it took, in words."""
-        spent = self.manifest.get("spent")
-        if spent is None:
+        spent = self.manifest.get("spent", {})
+        if self.manifest["state"] != FINISHED:
             return f"{counted(self.answers, 'answer')} so far"
         parts = [("images", "picture"), ("calls", "denoiser call"), ("rows", "denoiser row")]
         return ", ".join(counted(int(spent[name]), word) for name, word in parts)
@@ -161,18 +161,15 @@ class Result(StudyResult):
         settings = self.manifest["settings"]
         models = (plugins or Plugins()).models()
         known = planted_layers(self.manifest.get("model", ""), self.asked[0].concept, models)
-        with tempfile.TemporaryDirectory() as folder:
-            file = bar_plot(
-                Path(folder) / "layers.png",
-                labels,
-                [one.value if one.value.known else Interval(*[one.value.mean] * 3) for one in rows],
-                highlight=[str(one.layer) for one in rows if one.named],
-                planted=[str(layer) for layer in known or () if str(layer) in labels],
-                title=f"{self.manifest.get('model') or self.manifest['pipeline']}: {settings['localizer']['name']}",
-                ylabel=self.ranking.unit,
-            )
-            with Image.open(file) as drawn:
-                return drawn.convert("RGB")
+        drawn = bar_plot(
+            labels,
+            [one.value if one.value.known else Interval(*[one.value.mean] * 3) for one in rows],
+            highlight=[str(one.layer) for one in rows if one.named],
+            planted=[str(layer) for layer in known or () if str(layer) in labels],
+            title=f"{self.manifest.get('model') or self.manifest['pipeline']}: {settings['localizer']['name']}",
+            ylabel=self.ranking.unit,
+        )
+        return drawn.convert("RGB")
 
     def to_frame(self) -> DataFrame:
         """The scores, a line an answer: ``trial``, ``layers``, ``pair``, its prompts, words and seed, and every score.

@@ -121,10 +121,11 @@ def patched(sites: Sequence[str]) -> str:
 
 
 def pair_views(result: StudyResult, rows: Sequence[Trial]) -> list[PairView]:
-    """The first pairs, with the pictures that exist."""
-    views = []
+    """The first pairs, with the pictures there are."""
+    views, asked = [], {trial.label for trial in result.trials}
+    labels = [trial.label for trial in (source(), target(), *rows) if trial.label in asked]
     for number, (one, other, _, word, goal, *_) in enumerate(result.manifest["settings"]["pairs"]):
-        known = {trial.label: result.images(trial, number) for trial in (source(), target(), *rows)}
+        known = {label: result.images(label, number) for label in labels}
         images = {label: image for label, image in known.items() if image is not None}
         if {"source", "target"} <= set(images):
             views.append(PairView(word, goal, one, other, images))

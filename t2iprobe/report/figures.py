@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -136,7 +137,6 @@ def _heading(pen: ImageDraw.ImageDraw, x: float, name: str, mark: bool, cell: in
 
 
 def bar_plot(
-    path: str | Path,
     layers: Sequence[str],
     target: Sequence[Interval],
     source: Sequence[float] | None = None,
@@ -145,11 +145,10 @@ def bar_plot(
     planted: Collection[str] = (),
     title: str = "",
     ylabel: str = "score",
-) -> Path:
-    """Write a bar plot with one bar per layer as PNG.
+) -> Image.Image:
+    """A bar plot with one bar per layer.
 
     Args:
-        path: the file to write.
         layers: tick labels of the bars.
         target: score against the target's content, with its interval, for each layer.
         source: score against the source's content for each layer, drawn as points.
@@ -177,8 +176,9 @@ def bar_plot(
     axes.set_ylabel(ylabel, color=INK)
     axes.set_title(title, loc="left", color=INK, fontsize=11)
     figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8.5, columnspacing=1.4)
-    figure.savefig(path, format="png", facecolor=PAPER)
-    return Path(path)
+    raw = io.BytesIO()
+    figure.savefig(raw, format="png", facecolor=PAPER)
+    return Image.open(raw)
 
 
 def _check_bars(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2iprobe.cli.commandline import quoted
 from t2iprobe.core.planted import planted_layers
+from t2iprobe.core.runs.files import write
 from t2iprobe.core.trials import ranges
 from t2iprobe.report.sections import Page
 
@@ -50,7 +51,8 @@ def write_report(result: StudyResult, plugins: Plugins, out: Path | None = None)
         sections=sections,
         planted=planted_layers(ref, concept, plugins.models()) or (),
     )
-    return _written(render(view), page)
+    write(page, render(view))
+    return page
 
 
 def _page(result: StudyResult, sections: Sequence[Section], command: str) -> Page:
@@ -143,11 +145,5 @@ def write_page(page: Page, out: Path) -> Path:
     from t2iprobe.report.build import view_of_page
     from t2iprobe.report.render import render
 
-    return _written(render(view_of_page(page)), out)
-
-
-def _written(text: str, out: Path) -> Path:
-    part = out.with_name(out.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(out)
+    write(out, render(view_of_page(page)))
     return out

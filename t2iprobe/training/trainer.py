@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from t2iprobe.core.contracts.adapter import Conditioning
 from t2iprobe.core.errors import ConfigError, NonFiniteError, StoppedError
 from t2iprobe.core.model import Model
-from t2iprobe.core.study.context import Stop
+from t2iprobe.core.runs.stop import Stop
 from t2iprobe.training.dataset import Pictures
 from t2iprobe.training.devices import Precision, accelerator
 from t2iprobe.training.feed import Feed, Rows

@@ -122,9 +122,8 @@ def capture(
 
 def run(asked: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
     """Do what was asked, or find it done; the answer is the JSON object."""
-    from t2iprobe.core import runfolder
-    from t2iprobe.core.lock import LOCK, claim, lock
-    from t2iprobe.core.study import provenance
+    from t2iprobe.core.runs import provenance, runfolder
+    from t2iprobe.core.runs.lock import LOCK, claim, lock
     from t2iprobe.registry.studies import versions
 
     budget = parse.size(asked.max_bytes)

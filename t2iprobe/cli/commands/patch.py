@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -70,7 +69,6 @@ def run(asked: PatchOptions, plugins: Plugins, command: Sequence[str] = ()) -> d
     from t2iprobe.cli.commands.study import RUNS, RunLocation, start
     from t2iprobe.cli.models import say_embedded
 
-    began = time.perf_counter()
     file = question(asked, plugins)
     path = asked.out or RUNS / f"patch-{Path(file.model.ref).name}-{asked.concept}"
     if asked.model is None and asked.preset is None:
@@ -78,7 +76,7 @@ def run(asked: PatchOptions, plugins: Plugins, command: Sequence[str] = ()) -> d
     result = start(plugins, file, path, RunLocation(yes=asked.yes), command, arch=asked.arch, say=told)
     answer = patch_report.kept(result)
     if answer is None:
-        answer = patch_report.answer_of(result, file, plugins, time.perf_counter() - began)
+        answer = patch_report.answer_of(result, file, plugins)
         patch_report.write(result, answer)
     return answer | {"run": str(path)}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +24,14 @@ BAR = 20
 ANSWER = "result.json"
 
 
-def answer_of(result: StudyResult, file: StudyFile, plugins: Plugins, seconds: float) -> dict[str, Any]:
+def answer_of(result: StudyResult, file: StudyFile, plugins: Plugins) -> dict[str, Any]:
     """The JSON object."""
     from t2iprobe.core.planted import planted_layers
 
     assert result.finding is not None
     spent, finding = result.manifest["spent"], result.finding
-    source, target = result.unpatched()
+    clean = result.unpatched()
+    assert clean is not None
     rows = [_layer(index, one, result) for index, one in enumerate(finding.details["response"])]
     named = [row for row, one in zip(rows, finding.details["response"], strict=True) if one["named"]]
     return {
@@ -40,7 +40,7 @@ def answer_of(result: StudyResult, file: StudyFile, plugins: Plugins, seconds: f
         "concept": file.pairs.concept,
         "planted": planted_layers(file.model.ref, file.pairs.concept, plugins.models()),
         "score": result.rank.removesuffix("_target"),
-        "clean": {"source": source.plain(), "target": target.plain()},
+        "clean": dict(zip(("source", "target"), (one.plain() for one in clean), strict=True)),
         "gap": finding.details["gap"],
         "layers": rows,
         "top": [row["index"] for row in sorted(named, key=lambda row: -row["response"][0])],
@@ -48,7 +48,7 @@ def answer_of(result: StudyResult, file: StudyFile, plugins: Plugins, seconds: f
         "pairs": len(result.pairs),
         "clusters": len(set(result.clusters)),
         "set_aside": result.manifest["settings"]["set_aside"],
-        "seconds": round(seconds, 2),
+        "seconds": spent["seconds"],
         "denoiser_calls": spent["calls"],
         "denoiser_rows": spent["rows"],
     }
@@ -74,9 +74,15 @@ def _layer(index: int, row: Mapping[str, Any], result: StudyResult) -> dict[str,
 
 
 def kept(result: StudyResult) -> dict[str, Any] | None:
-    """The answer that is there already, which is written last."""
+    """The answer that is there already, which is written last.
+
+    Raises:
+        DamagedError: it is not what was written.
+    """
+    from t2iprobe.core.runs.checksums import read_json
+
     file = result.path / ANSWER
-    found: dict[str, Any] | None = json.loads(file.read_text()) if file.is_file() else None
+    found: dict[str, Any] | None = read_json(file) if file.is_file() else None
     return found
 
 
@@ -86,9 +92,9 @@ def write(result: StudyResult, answer: Mapping[str, Any]) -> None:
     Raises:
         StoreError: the disk is full or gone.
     """
-    from t2iprobe.core import runfolder
-    from t2iprobe.core.disk import explained
     from t2iprobe.core.pairs import Pair
+    from t2iprobe.core.runs import runfolder
+    from t2iprobe.core.runs.checksums import keep
     from t2iprobe.report.figures import SheetRow, bar_plot, contact_sheet
 
     labels, settings = [trial.label for trial in result.trials], result.manifest["settings"]
@@ -102,22 +108,18 @@ def write(result: StudyResult, answer: Mapping[str, Any]) -> None:
         SheetRow(f"{pair.source_word}\n→ {pair.target_word}", source, target, patched)
         for pair, (source, target, *patched) in list(zip(pairs, pictures, strict=True))[:SHEET_ROWS]
     ]
-    runfolder.write_images(result.path / "images", dict(zip(asked, pictures, strict=True)), labels)
-    with explained(str(result.path)):
-        contact_sheet(sheet, labels[2:], highlight).save(result.path / "contact_sheet.png")
-        bar_plot(
-            result.path / "layers.png",
-            labels[2:],
-            [_scale(row, answer["gap"]) for row in answer["layers"]],
-            [row["score_source"] for row in answer["layers"]],
-            highlight=highlight,
-            planted=[str(layer) for layer in answer["planted"] or () if str(layer) in labels],
-            title=f"{answer['model']}: {answer['concept']}",
-            ylabel=answer["score"],
-        )
-        part = result.path / f"{ANSWER}.part"
-        part.write_text(json.dumps(answer, indent=1) + "\n")
-        part.replace(result.path / ANSWER)
+    bars = bar_plot(
+        labels[2:],
+        [_scale(row, answer["gap"]) for row in answer["layers"]],
+        [row["score_source"] for row in answer["layers"]],
+        highlight=highlight,
+        planted=[str(layer) for layer in answer["planted"] or () if str(layer) in labels],
+        title=f"{answer['model']}: {answer['concept']}",
+        ylabel=answer["score"],
+    )
+    runfolder.write_images(result.path, "images", dict(zip(asked, pictures, strict=True)), labels)
+    keep(result.path, {"contact_sheet.png": contact_sheet(sheet, labels[2:], highlight), "layers.png": bars})
+    keep(result.path, {ANSWER: answer})
 
 
 def _scale(row: Mapping[str, Any], gap: Mapping[str, Any]) -> Interval:

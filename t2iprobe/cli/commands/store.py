@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,20 +21,25 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look after what runs have kept: sizes, integrity, garbage, export.", no_args_is_help=True)
 
+STUDY = "study.zarr"  # in a run folder
+
 StorePath = Annotated[str, typer.Argument(metavar="PATH", help="Run folder, .zarr folder, or URL of a store.")]
 FormatOption = Annotated[Format, typer.Option(help="table, or one JSON object on stdout.")]
 
 
 @app.command()
 def info(path: StorePath, format: FormatOption = Format.table) -> None:
-    """What a store holds and how large it is, raw and as stored.
+    """What a store holds and how large it is, raw and as stored; of a run without a store, how far and how large.
 
     Example: t2iprobe store info runs/keys
     """
     from t2iprobe.core.store import keys, verify
 
-    root = keys.open_root(path)
-    sizes = verify.table(path)
+    if (store := _store_of(path)) is None:
+        _info_of_run(Path(path), format)
+        return
+    root = keys.open_root(store)
+    sizes = verify.table(store)
     runs = [_run(run) for run in verify.captured(root)]
     total = sum(keys.sizes(root.store, keys.listed(root.store)).values())
     study = _study(root)
@@ -56,6 +61,16 @@ def info(path: StorePath, format: FormatOption = Format.table) -> None:
             highlight=False,
         )
     answers.print(f"{parse.size_text(total)} in all in {path}", highlight=False)
+
+
+def _info_of_run(path: Path, format: Format) -> None:
+    from t2iprobe.core.runs.status import state_of
+
+    state = state_of(path)
+    if format is Format.json:
+        print_json({"path": str(path), "bytes": state.bytes, "study": None, "runs": [], "arrays": []})
+        return
+    answers.print(f"{state.kind}, {state.state}: no store, {parse.size_text(state.bytes)} in all in {path}")
 
 
 def _study(root: Any) -> dict[str, Any] | None:
@@ -113,26 +128,79 @@ def _print_sizes(sizes: list[Size]) -> None:
 
 @app.command()
 def verify(path: StorePath, format: FormatOption = Format.table) -> None:
-    """Read every chunk and compare it with its checksum. Damaged chunks are named, and the exit code is 1.
+    """Compare every file of a run, of any kind, and every chunk of a store with its checksum.
+
+    Damaged ones are named, and the exit code is 1.
 
     Example: t2iprobe store verify runs/keys
     """
+    from t2iprobe.core.store.verify import StoreReport
     from t2iprobe.core.store.verify import verify as look
 
-    report = look(path)
+    folder, store = _run_folder(path), _store_of(path)
+    files, count = _damaged_files(folder) if folder is not None else ([], 0)
+    report = StoreReport() if store is None or _unreadable(files) else look(store)
+    known = {name.removeprefix(f"{STUDY}/") for name, _ in files}
+    report.damaged = [one for one in report.damaged if one.chunk not in known]
     if format is Format.json:
-        print_json({"path": path, **asdict(report)})
+        found = [{"file": name, "reason": reason} for name, reason in files]
+        print_json({"path": path, "files": count, "damaged_files": found, **asdict(report)})
     else:
-        for one in report.damaged:
-            answers.print(f"damaged: {one.chunk}: {one.reason}", highlight=False, soft_wrap=True)
+        for name, reason in [*files, *((one.chunk, one.reason) for one in report.damaged)]:
+            answers.print(f"damaged: {name}: {reason}", highlight=False, soft_wrap=True, markup=False)
         for run, rows in report.unfinished.items():
             answers.print(f"{run}: {counted(rows, 'prompt')} not captured yet", highlight=False)
+        beside = "" if folder is None else f"{counted(count, 'file')}, "
         answers.print(
-            f"{counted(report.chunks, 'chunk')}, {parse.size_text(report.bytes)} whole, {len(report.damaged)} damaged",
+            f"{beside}{counted(report.chunks, 'chunk')}, {parse.size_text(report.bytes)} whole, "
+            f"{len(report.damaged) + len(files)} damaged",
             highlight=False,
         )
-    if report.damaged:
+        if files and folder is not None:
+            answers.print(f"restore copies of the files, or delete {folder} and run it again", highlight=False)
+    if report.damaged or files:
         raise typer.Exit(1)
+
+
+def _damaged_files(folder: Path) -> tuple[list[tuple[str, str]], int]:
+    """Of a run and of those within it; and how many files were compared."""
+    from t2iprobe.core.errors import DamagedError
+    from t2iprobe.core.runs import checksums, runfolder
+    from t2iprobe.core.runs.status import state_of
+
+    found, count = [], 0
+    for run in [folder, *(one.parent for one in folder.rglob(checksums.CHECKSUMS) if one.parent != folder)]:
+        try:
+            if (run / runfolder.MANIFEST).is_file():
+                state_of(run)
+            count += checksums.counted(run)
+            found += [(str((run / name).relative_to(folder)), reason) for name, reason in checksums.damaged(run)]
+        except DamagedError as error:
+            found.append((str(run.relative_to(folder)), str(error)))
+    return found, count
+
+
+def _unreadable(files: Sequence[tuple[str, str]]) -> bool:
+    """Whether the store cannot even be opened."""
+    return any(name == f"{STUDY}/zarr.json" for name, _ in files)
+
+
+def _store_of(path: str) -> str | None:
+    """The store of a run, or what is one itself; ``None`` where a run has none.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    from t2iprobe.core.errors import DamagedError
+    from t2iprobe.core.runs import runfolder
+
+    folder = _run_folder(path)
+    if folder is None or not (folder / runfolder.MANIFEST).is_file():
+        return path
+    with suppress(DamagedError):
+        if elsewhere := runfolder.read_manifest(folder).get("store"):
+            return str(elsewhere)
+    return path if (folder / STUDY).is_dir() else None
 
 
 @app.command()
@@ -140,29 +208,42 @@ def rm(
     path: StorePath,
     activations: Annotated[bool, typer.Option("--activations", help="Remove all activations too; asks first.")] = False,
     run: Annotated[str | None, typer.Option(help="With --activations: only those of this captured run.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Remove the whole run folder, of any kind; asks first.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     format: FormatOption = Format.table,
 ) -> None:
-    """Remove what interrupted runs left behind and, if asked to, the activations.
+    """Remove what interrupted runs left behind and, if asked to, the activations, or the run with everything.
 
-    Scores, pictures and manifest stay.
+    Without --all, scores, pictures and manifest stay.
 
     Examples:
 
       t2iprobe store rm runs/keys
 
       t2iprobe store rm runs/keys --activations --yes
+
+      t2iprobe store rm runs/finetune-tiny-sd3-localized --all
     """
+    from t2iprobe.core.runs import checksums
     from t2iprobe.core.store import keys, verify
 
     if run is not None and not activations:
         raise ConfigError(f"--run {run} chooses whose activations are removed; add --activations, or leave it out")
-    keys.open_root(path)
-    with _held(path):
-        removed = verify.sweep_up(path) | _sweep_parts(path)
-        if activations:
-            _confirm(verify.activations(path, run), yes)
-            removed |= verify.remove_activations(path, run)
+    folder, removed = _run_folder(path), {}
+    if all_:
+        removed = _remove_run(path, yes)
+    elif (store := _store_of(path)) is None:
+        with _held(path):
+            removed = _sweep_parts(path)
+    else:
+        keys.open_root(store)
+        with _held(path):
+            removed = verify.sweep_up(store) | _sweep_parts(path)
+            if activations:
+                _confirm(verify.activations(store, run), "activations", yes)
+                removed |= verify.remove_activations(store, run)
+            if folder is not None and (folder / checksums.CHECKSUMS).is_file():
+                checksums.seal(folder)
     answer = {"path": path, "removed": len(removed), "bytes": sum(removed.values())}
     if format is Format.json:
         print_json(answer)
@@ -172,23 +253,46 @@ def rm(
         )
 
 
-def _confirm(found: dict[str, int], yes: bool) -> None:
+def _remove_run(path: str, yes: bool) -> dict[str, int]:
+    """A run folder with everything; links in it are removed, not what they lead to.
+
+    Raises:
+        ConfigError: it is none, or nobody agreed.
+        LockedError: a process is at it.
+    """
+    import shutil
+
+    from t2iprobe.core.runs import runfolder
+
+    folder = Path(path)
+    if not (folder / runfolder.MANIFEST).is_file():
+        runfolder.read_manifest(folder)
+    if folder.is_symlink():
+        raise ConfigError(f"{path} is a link; delete it yourself, or name the folder that it leads to")
+    found = {str(one): one.lstat().st_size for one in folder.rglob("*") if one.is_file() or one.is_symlink()}
+    _confirm(found, "files", yes)
+    with _held(path):
+        shutil.rmtree(folder)
+    return found
+
+
+def _confirm(found: dict[str, int], what: str, yes: bool) -> None:
     size = parse.size_text(sum(found.values()))
     if yes:
         return
-    notes.print(f"remove {size} of activations for good? \\[y/N] ", end="", highlight=False)
+    notes.print(f"remove {size} of {what} for good? \\[y/N] ", end="", highlight=False)
     try:
         agreed = input().strip().lower() in {"y", "yes"}
     except EOFError:
         agreed = False
     if not agreed:
-        raise ConfigError(f"{size} of activations are left where they are; add --yes to remove them")
+        raise ConfigError(f"{size} of {what} are left where they are; add --yes to remove them")
 
 
 @contextmanager
 def _held(path: str) -> Iterator[None]:
     """The lock of a run folder, or of a store elsewhere: nothing may be writing."""
-    from t2iprobe.core.lock import claim, lock
+    from t2iprobe.core.runs.lock import claim, lock
 
     folder = _run_folder(path)
     with claim(path, Path.cwd()) if "://" in path else lock(folder) if folder else nullcontext():
@@ -196,20 +300,24 @@ def _held(path: str) -> Iterator[None]:
 
 
 def _run_folder(path: str) -> Path | None:
-    from t2iprobe.core.store.keys import STUDY
-
+    """The folder of a run that a path is, or that its store lies in."""
     if "://" in path:
         return None
     folder = Path(path)
-    return folder.parent if folder.name == STUDY else folder if (folder / STUDY).is_dir() else None
+    inside = folder.parent if folder.name == STUDY else folder
+    return inside if (inside / STUDY).is_dir() or (inside / "manifest.json").is_file() else None
 
 
 def _sweep_parts(path: str) -> dict[str, int]:
-    """``*.part`` in a run folder: files of runs that were killed before they were whole."""
+    """Files and folders in a run folder that a kill left before they were whole."""
+    import shutil
+
+    from t2iprobe.core.runs.files import parts
+
     folder = _run_folder(path)
-    found = {} if folder is None else {part: part.stat().st_size for part in folder.glob("*.part") if part.is_file()}
+    found = {} if folder is None else parts(folder)
     for part in found:
-        part.unlink()
+        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
     return {str(part): size for part, size in found.items()}
 
 

@@ -18,12 +18,14 @@ from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.options import FormatOption, Yes
 from t2iprobe.cli.parse import size_text
 from t2iprobe.core.errors import ConfigError, RunExistsError
-from t2iprobe.core.names import counted
+from t2iprobe.core.names import counted, near
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from t2iprobe.core.study.context import Stop, StudyCallbacks, StudyContext
+    from t2iprobe.core.runs.status import State
+    from t2iprobe.core.runs.stop import Stop
+    from t2iprobe.core.study.context import StudyCallbacks, StudyContext
     from t2iprobe.core.study.file import StudyFile
     from t2iprobe.core.study.result import StudyResult
     from t2iprobe.core.sweep import Cost, TrialResult
@@ -36,7 +38,7 @@ app = typer.Typer(
 )
 RUNS = Path("runs")
 NONE = "–"  # in place of what a run does not have
-COLUMNS = ("run", "state", "kind", "model", "pairs", "answers", "started")
+COLUMNS = ("run", "state", "kind", "model", "kept", "started", "size")
 
 ExecutorOption = Annotated[str, typer.Option(help="Where it is measured: local, or ray (an extra, t2iprobe\\[ray]).")]
 AddressOption = Annotated[
@@ -141,7 +143,7 @@ def resume(
 
     Example: t2iprobe study resume runs/words
     """
-    from t2iprobe.core import runfolder
+    from t2iprobe.core.runs import runfolder
     from t2iprobe.core.study import file as study_file
 
     manifest = runfolder.read_manifest(path)
@@ -155,17 +157,19 @@ def resume(
 
 @app.command()
 def status(path: Annotated[Path, typer.Argument(help="Run folder.")], format: FormatOption = Format.table) -> None:
-    """How far a study is, also while it runs.
+    """How far a run of any kind is, also while it goes on.
 
     Example: t2iprobe study status runs/words
     """
-    answer = _state(path)
+    from t2iprobe.core.runs.status import state_of
+
+    answer = _said(state_of(path))
     if format is Format.json:
         print_json(answer)
         return
     for key, value in answer.items():
         shown = f"{NONE} ({_reason(key, answer)})" if value in (None, "") else value
-        answers.print(f"{key:>9}  {shown}", highlight=False, markup=False)
+        answers.print(f"{key:>9}  {size_text(value) if key == 'bytes' else shown}", highlight=False, markup=False)
 
 
 def _reason(key: str, answer: dict[str, Any]) -> str:
@@ -179,30 +183,40 @@ def _reason(key: str, answer: dict[str, Any]) -> str:
 def list_(
     folder: Annotated[Path, typer.Argument(help="Where the runs are.")] = RUNS, format: FormatOption = Format.table
 ) -> None:
-    """List the studies in a folder.
+    """List the runs in a folder, of every kind: what, how far, when, how large.
 
     Example: t2iprobe study ls runs --format json
     """
-    from t2iprobe.core import runfolder
+    from t2iprobe.core.runs.status import listed
 
-    found = [_state_or_error(place.parent) for place in sorted(folder.glob(f"*/{runfolder.MANIFEST}"))]
+    if not folder.is_dir() and folder != RUNS:
+        raise ConfigError(f"{folder} is no folder{_near_folder(folder)}")
+    found = [_said(one) for one in listed(folder)]
     if format is Format.json:
         print_json({"studies": found})
         return
     table = Table(*COLUMNS, box=None, header_style="bold")
     for row in found:
-        table.add_row(*(escape(_cell(row.get(key))) for key in ("path", *COLUMNS[1:])))
+        table.add_row(*(escape(_cell(row, key)) for key in ("path", *COLUMNS[1:])))
     answers.print(table)
     for row in found:
         if "error" in row:
             answers.print(f"{row['path']}: {row['error']}", highlight=False, markup=False)
-    without = sorted({row["kind"] or "another kind" for row in found if row.get("pairs", 0) is None})
-    if without:
-        answers.print(f"{NONE}: runs of {', '.join(without)} ask no pairs", highlight=False, markup=False)
 
 
-def _cell(value: Any) -> str:
-    return NONE if value in (None, "") else str(value)
+def _near_folder(folder: Path) -> str:
+    there = [str(one) for one in folder.parent.iterdir() if one.is_dir()] if folder.parent.is_dir() else []
+    return near(str(folder), there) if there else ""
+
+
+def _cell(row: Mapping[str, Any], key: str) -> str:
+    if key == "size":
+        return size_text(row["bytes"])
+    if key == "kept":
+        done, total = row.get("done"), row.get("total")
+        of = "" if total is None else f" of {total:,}"
+        return NONE if done is None else f"{done:,}{of} {row['unit']}{'' if (total or done) == 1 else 's'}"
+    return NONE if row.get(key) in (None, "") else str(row[key])
 
 
 def start(
@@ -230,8 +244,8 @@ def start(
             with what a rehearsal takes.
     """
     from t2iprobe.cli.models import check_arch
-    from t2iprobe.core import runfolder
-    from t2iprobe.core.study.context import Stop
+    from t2iprobe.core.runs import runfolder
+    from t2iprobe.core.runs.stop import Stop
     from t2iprobe.registry.studies import planned
 
     plan = replace(planned(asked, plugins), command=tuple(command))
@@ -254,8 +268,8 @@ def _finished(path: Path, plan: PlannedStudy) -> StudyResult | None:
     Raises:
         RunExistsError: the folder has a study from another file.
     """
-    from t2iprobe.core import runfolder
-    from t2iprobe.core.study.provenance import portable
+    from t2iprobe.core.runs import runfolder
+    from t2iprobe.core.runs.provenance import portable
     from t2iprobe.core.study.result import StudyResult
 
     if not (path / runfolder.MANIFEST).is_file():
@@ -362,32 +376,29 @@ def _plan(ready: Ready, pairs: int, cost: Cost) -> None:
     agree(ready.where.yes, seconds, size)
 
 
-def _state(path: Path) -> dict[str, Any]:
-    """Of a run folder, as the JSON object."""
-    from t2iprobe.core import runfolder
-    from t2iprobe.core.errors import LockedError
-    from t2iprobe.core.lock import LOCK, lock
+def _said(state: State) -> dict[str, Any]:
+    """Of a run folder, as the JSON object; of a study the answers that are kept, also where nobody noted them."""
+    from t2iprobe.core.runs import runfolder
 
-    manifest = runfolder.read_manifest(path)
-    state = manifest.get("state", runfolder.FINISHED)
-    if state == runfolder.RUNNING and (path / LOCK).exists():
-        try:
-            with lock(path):
-                state = "killed"
-        except LockedError:
-            pass
-    settings = manifest["settings"]
-    localizer = settings.get("localizer", {}).get("name", "")
+    if state.error:
+        return {"path": str(state.path), "state": state.state, "bytes": state.bytes, "error": state.error}
+    settings = runfolder.read_manifest(state.path)["settings"]
+    counts = _counts(state.path, settings)
+    noted = {"done": state.done, "total": state.total, "unit": state.unit}
+    if counts["answers"] is not None:
+        noted = {"done": counts["answers"], "total": state.total, "unit": "answer"}
     return {
-        "path": str(path),
-        "state": state,
-        "kind": localizer or settings.get("command", ""),
-        "model": manifest.get("model", ""),
-        "localizer": localizer,
-        **_counts(path, settings),
-        "started": manifest.get("started", ""),
-        "ended": manifest.get("ended", ""),
-        "sentence": (manifest.get("finding") or manifest).get("sentence", ""),
+        "path": str(state.path),
+        "state": state.state,
+        "kind": state.kind,
+        "model": state.model,
+        "localizer": settings.get("localizer", {}).get("name", ""),
+        **counts,
+        **noted,
+        "bytes": state.bytes,
+        "started": state.started,
+        "ended": state.ended,
+        "sentence": state.sentence,
     }
 
 
@@ -395,26 +406,18 @@ def _counts(path: Path, settings: Mapping[str, Any]) -> dict[str, int | None]:
     """Pairs, trials and answers that are kept; a study killed at its very start has none, a capture has no pairs."""
     from t2iprobe.core.study.result import StudyResult
 
+    asked = settings.get("pairs")
+    if asked is None:
+        return {"pairs": None, "trials": None, "answers": None}
     try:
         result = StudyResult.open(path)
-    except (ConfigError, KeyError):
-        asked = settings.get("pairs")
-        known = None if asked is None else 0
-        return {"pairs": None if asked is None else len(asked), "trials": known, "answers": known}
+    except ConfigError:
+        return {"pairs": len(asked), "trials": 0, "answers": 0}
     return {"pairs": len(result.pairs), "trials": len(result.trials), "answers": result.answers}
 
 
-def _state_or_error(path: Path) -> dict[str, Any]:
-    """One folder that cannot be read does not hide the others."""
-    from t2iprobe.core.errors import T2IProbeError
-
-    try:
-        return _state(path)
-    except T2IProbeError as error:
-        return {"path": str(path), "state": "damaged", "error": str(error)}
-
-
 def _answer(result: StudyResult) -> dict[str, Any]:
+    from t2iprobe.core.runs.status import state_of
     from t2iprobe.core.study.result import finding_as_json
 
     best = [
@@ -423,7 +426,7 @@ def _answer(result: StudyResult) -> dict[str, Any]:
         for one in result.ranked(5)
     ]  # fmt: skip
     finding = finding_as_json(result.finding) if result.finding else None
-    return {**_state(result.path), "finding": finding, "score": result.rank, "ranking": best}
+    return {**_said(state_of(result.path)), "finding": finding, "score": result.rank, "ranking": best}
 
 
 def _print(result: StudyResult, format: Format) -> None:

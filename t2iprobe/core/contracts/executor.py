@@ -7,7 +7,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import ClassVar
 
-from t2iprobe.core.study.context import Stop, StudyContext
+from t2iprobe.core.runs.stop import Stop
+from t2iprobe.core.study.context import StudyContext
 
 
 class Executor(ABC):

@@ -15,7 +15,8 @@ from zarr.core.sync import sync
 from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore
 
-from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.errors import ConfigError, DamagedError
+from t2iprobe.core.names import near
 
 STUDY = "study.zarr"
 
@@ -45,10 +46,22 @@ def open_root(where: Where, *, write: bool = False) -> zarr.Group:
     try:
         # the consolidated metadata may be behind while something is written
         return zarr.open_group(found, mode="r+" if write else "r", use_consolidated=False)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(found, str) and (Path(found) / "zarr.json").is_file():
+            raise DamagedError(f"{found}/zarr.json cannot be read ({reason}); restore a copy of it") from None
         raise ConfigError(
-            f"{found} is no Zarr store ({str(error).splitlines()[0]}); name a run folder, a .zarr folder or a URL"
+            f"{found} is no Zarr store ({reason}); name a run folder, a .zarr folder or a URL{_near(where)}"
         ) from None
+
+
+def _near(where: Where) -> str:
+    """Folders beside it that are called much the same, where there is none of that name."""
+    path = Path(str(where))
+    if isinstance(where, Store) or "://" in str(where) or path.exists() or not path.parent.is_dir():
+        return ""
+    beside = [str(one) for one in path.parent.iterdir() if one.is_dir()]
+    return near(str(path), beside) if beside else ""
 
 
 def listed(store: Store, prefix: str = "") -> list[str]:

@@ -113,7 +113,7 @@ def verify(where: keys.Where) -> StoreReport:
     for name in runs(root):
         try:
             run = _captured(root, name)
-        except DamagedError:  # of a label or mark, which the second walk finds
+        except (DamagedError, KeyError, ValueError, TypeError):  # of a label, mark or array: the second walk finds it
             continue
         absent = [unit for unit, done in enumerate(run.committed) if not done]
         if absent:
@@ -123,7 +123,11 @@ def verify(where: keys.Where) -> StoreReport:
             for key, region in _committed_chunks(run, array):
                 _look(report, array, key, region)
     for path in [key.removesuffix("/zarr.json") for key in present if key.endswith("/zarr.json")]:
-        member: Any = root[path]
+        try:
+            member: Any = root[path] if path != "zarr.json" else root
+        except Exception as error:  # whatever Zarr makes of metadata that is not its own
+            report.damaged.append(Damage(f"{path}/zarr.json", f"cannot be read: {error or type(error).__name__}"))
+            continue
         if isinstance(member, zarr.Array) and path not in inside:
             for key, region in regions.chunks(member, ()):
                 if key in present:  # what was never written is no damage here: a score that is not measured yet

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from t2iprobe.core.cache import Key
-from t2iprobe.core.disk import explained
 from t2iprobe.core.errors import RunExistsError, StoreError, T2IProbeError
+from t2iprobe.core.runs.files import explained
 from t2iprobe.core.store import codecs, keys, labels
 from t2iprobe.core.store.buffers import Buffers
 from t2iprobe.core.store.layout import (

@@ -1,19 +1,16 @@
-"""What a study measures with, :class:`StudyContext`; who is told of it, :class:`StudyCallbacks`; :class:`Stop`."""
+"""What a study measures with, :class:`StudyContext`; who is told of it, :class:`StudyCallbacks`."""
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 from t2iprobe.core.model import Model, OnStep
 from t2iprobe.core.pairs import Pair
+from t2iprobe.core.runs import provenance
+from t2iprobe.core.runs.stop import Stop
 from t2iprobe.core.scoring import Scale, Scorer
-from t2iprobe.core.study import provenance
 from t2iprobe.core.sweep import Cost, Evaluator, Renderer, Sweep, TrialBatch, TrialResult
 from t2iprobe.core.trials import Space
 
@@ -58,31 +55,6 @@ def usual_batch(model: Model) -> int:
     """Most pictures at once where nobody says: small models run best with many."""
     small = sum(p.numel() for p in model.denoiser.parameters()) < 50_000_000
     return 64 if small else 8
-
-
-class Stop:
-    """Whether to stop once the unit in flight is done; within :meth:`listening`, SIGINT asks for it."""
-
-    def __init__(self, on_asked: Callable[[], None] = lambda: None) -> None:
-        self.asked, self._on_asked = False, on_asked
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """The first SIGINT asks to stop, a second one stops at once. Elsewhere than in the main thread: nothing."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.signal(signal.SIGINT, self._interrupted)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    def _interrupted(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        self._on_asked()
 
 
 @dataclass

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from t2iprobe.core import runfolder
 from t2iprobe.core.contracts.localizer import Finding
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
+from t2iprobe.core.runs import runfolder
+from t2iprobe.core.runs.checksums import check
 from t2iprobe.core.scoring import Bounds, Scale, Scored, Scores
 from t2iprobe.core.statistics import Interval, interval
 from t2iprobe.core.study.stored_results import RecordedResults, open_study
@@ -77,7 +78,10 @@ class StudyResult:
         """
         folder = Path(path)
         manifest = runfolder.read_manifest(folder)
-        return cls(folder, manifest, open_study(manifest.get("store") or folder / runfolder.STORE, manifest["scores"]))
+        store = folder / runfolder.STORE
+        for file in [*store.glob("zarr.json"), *store.glob("*/zarr.json")]:
+            check(file)
+        return cls(folder, manifest, open_study(manifest.get("store") or store, manifest.get("scores")))
 
     def __repr__(self) -> str:
         return f"Result({self.path}, {self.manifest['state']}, {self.answers} answers)"
@@ -144,23 +148,31 @@ class StudyResult:
     def scored(self, trials: Sequence[Trial]) -> Scored:
         """Scores of the unpatched source and target and of some trials, on the pairs that all were asked of."""
         steps = trials[0].num_steps if trials else None
-        rows = [self._row(one) for one in (source(steps), target(steps), *trials)]
-        done = np.all([np.isfinite(values[rows]).all(0) for values in self.scores.values()], axis=0)
+        labels = [one.label for one in (source(steps), target(steps), *trials)]
+        found = {name: np.stack([self._of(name, label) for label in labels]) for name in self.scores}
+        done = np.all([np.isfinite(values).all(0) for values in found.values()], axis=0)
         names = list(self.scores)
         return Scored(
-            {name: values[rows][:, done] for name, values in self.scores.items()},
+            {name: values[:, done] for name, values in found.items()},
             names[0],
             names[1],
             self.scale,
             np.array(self.clusters)[done].tolist(),
         )
 
-    def _row(self, trial: Trial) -> int:
-        return [one.label for one in self.trials].index(trial.label)
+    def _of(self, name: str, label: str) -> Scores:
+        """(pair,) a score of a trial; NaN where it was not asked."""
+        row = self._recorded.row(label)
+        return np.full(len(self.pairs), np.nan, np.float32) if row is None else self.scores[name][row]
 
-    def unpatched(self) -> tuple[Interval, Interval]:
-        """Scores to the target of the unpatched source and target, with 95 % intervals over clusters."""
+    def unpatched(self) -> tuple[Interval, Interval] | None:
+        """Scores to the target of the unpatched source and target, with 95 % intervals over clusters.
+
+        ``None`` where no pair was asked yet.
+        """
         scored = self.scored([])
+        if not scored.clusters:
+            return None
         low, high = scored.clustered(scored.rank)
         return interval(low, bounds=self.scale.bounds), interval(high, bounds=self.scale.bounds)
 

@@ -16,8 +16,8 @@ from PIL import Image
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from t2iprobe.core.disk import explained
-from t2iprobe.core.errors import ConfigError, DamagedError, NonFiniteError
+from t2iprobe.core.errors import ConfigError, DamagedError, NonFiniteError, T2IProbeError
+from t2iprobe.core.runs.files import explained
 from t2iprobe.core.scoring import Scores
 from t2iprobe.core.store import keys
 from t2iprobe.core.study import arrays, definitions
@@ -268,7 +268,13 @@ def open_study(where: Path | str | Store, names: Sequence[str] | None = None) ->
         DamagedError: labels or scores are not what was written.
     """
     root = keys.open_root(where)
-    known = arrays.score_names(root)
-    if not known:
-        raise ConfigError(f"{where} holds no scores; a run of `t2iprobe patch` or of a study has some")
-    return RecordedResults(root, names or known)
+    try:
+        known = arrays.score_names(root)
+        if not known:
+            raise ConfigError(f"{where} holds no scores; a run of `t2iprobe patch` or of a study has some")
+        return RecordedResults(root, names or known)
+    except T2IProbeError:
+        raise
+    except Exception as error:  # whatever Zarr makes of metadata that is not its own
+        reason = str(error) or type(error).__name__
+        raise DamagedError(f"the metadata of {where} cannot be read ({reason}); restore a copy of it") from error

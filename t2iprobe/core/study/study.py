@@ -9,23 +9,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from t2iprobe.core import runfolder
-from t2iprobe.core.contracts.localizer import Finding, Localizer
-from t2iprobe.core.errors import ConfigError, StoppedError
-from t2iprobe.core.lock import LOCK, claim, lock
+from t2iprobe.core.contracts.localizer import Localizer
+from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pairs import Pair, cluster_of
+from t2iprobe.core.runs import runfolder
+from t2iprobe.core.runs.engine import Run, Session, execute
 from t2iprobe.core.scoring import Scale
-from t2iprobe.core.study import provenance
 from t2iprobe.core.study.context import PlannedEvaluator, StudyCallbacks, StudyContext
 from t2iprobe.core.study.result import StudyResult, finding_as_json
 from t2iprobe.core.study.stored_results import StoredResults
-from t2iprobe.core.sweep import Cost, TrialResult
+from t2iprobe.core.sweep import TrialResult
 from t2iprobe.core.trial_runner import TrialRunner
 
 
@@ -83,46 +81,30 @@ class StudyRunner:
             raise ConfigError("a study needs pairs, found none")
         if self.localizer.needs_model and self.bench.model is None:
             raise ConfigError(f"the localizer {self.localizer.name} reads inside the model; use --executor local")
-        folder, settings = Path(path), self.settings()
-        runfolder.existing(folder, settings)
-        runfolder.make(folder)
-        with lock(folder), claim(self.store, folder):
-            found = runfolder.existing(folder, settings)  # once more: it may have changed until we had the lock
-            if found is None or found["state"] != runfolder.FINISHED:
-                self._work(folder, settings, found, callbacks or StudyCallbacks())
-            # whoever gets the old file's lock now finds the run finished
-            (folder / LOCK).unlink(missing_ok=True)
-        return StudyResult.open(folder)
+        callbacks = callbacks or StudyCallbacks()
+        execute(self._run(Path(path), callbacks), Path(path), callbacks.stop)
+        return StudyResult.open(path)
 
-    def _work(
-        self, folder: Path, settings: Mapping[str, Any], found: Mapping[str, Any] | None, callbacks: StudyCallbacks
-    ) -> None:
-        memory: StoredResults | None = None
-        try:
-            with runfolder.noted(folder, self._manifest(settings, found)) as more:
-                where = self.store or folder / runfolder.STORE
-                memory = StoredResults(where, labels(self.pairs), self.bench.evaluator.names, _digest(settings))
-                with callbacks.stop.listening():
-                    finding, spent = self._find(folder, memory, callbacks)
-                more |= {
-                    "spent": dataclasses.asdict(spent),
-                    "finding": finding_as_json(finding),
-                    "ranking_unit": self.localizer.unit,
-                }
-        except BaseException:
-            if found is None and not (memory and memory.done.any()):
-                shutil.rmtree(folder, ignore_errors=True)  # nothing was measured, nothing is left
-            raise
+    def _run(self, folder: Path, callbacks: StudyCallbacks) -> Run:
+        resume = f"`t2iprobe study resume {folder}` goes on" if "file" in self.arguments else "the same call goes on"
+        return Run(
+            "study",
+            self.settings(),
+            lambda session: self._work(session, callbacks),
+            self._facts(),
+            self.arguments,
+            self.plugins,
+            "answer",
+            resume,
+            self.store,
+        )
 
-    def _find(self, folder: Path, memory: StoredResults, callbacks: StudyCallbacks) -> tuple[Finding, Cost]:
-        def check() -> None:
-            if callbacks.stop.asked:
-                raise StoppedError(
-                    f"stopped; {int(memory.done.sum()):,} answers are kept: `t2iprobe study resume {folder}` goes on"
-                )
-
+    def _work(self, session: Session, callbacks: StudyCallbacks) -> dict[str, Any]:
+        where = self.store or session.path / runfolder.STORE
+        memory = StoredResults(where, labels(self.pairs), self.bench.evaluator.names, _digest(session.run.settings))
+        session.begin(int(memory.done.sum()))
         runner = TrialRunner(
-            PlannedEvaluator(self.bench.evaluator, callbacks.planned, check),
+            PlannedEvaluator(self.bench.evaluator, callbacks.planned, session.check),
             self.bench.space,
             self.pairs,
             [number for number in range(len(self.pairs)) if number not in {*self.held_out, *self.set_aside}],
@@ -138,16 +120,20 @@ class StudyRunner:
 
         def measured(answer: TrialResult) -> None:
             callbacks.measured(answer)
+            session.spent |= dataclasses.asdict(runner.spent)  # of all sessions: what is remembered is charged, too
+            session.done(len(answer.scores))
             if not answer.more and not getattr(self.bench.evaluator, "busy", 0):
-                check()
+                session.check()
 
         runner.on_measured = measured
-        return self.localizer.find(runner), runner.spent
+        finding = self.localizer.find(runner)
+        session.spent |= dataclasses.asdict(runner.spent)
+        return {"finding": finding_as_json(finding), "ranking_unit": self.localizer.unit}
 
-    def _manifest(self, settings: Mapping[str, Any], found: Mapping[str, Any] | None) -> dict[str, Any]:
-        """What is known at the start."""
+    def _facts(self) -> dict[str, Any]:
+        """For the manifest."""
         scale: Scale = getattr(self.bench.evaluator, "scale", Scale())
-        facts = {
+        return {
             **self.bench.facts,
             "scores": self.bench.evaluator.names,
             "scale": scale.as_json(),
@@ -155,7 +141,6 @@ class StudyRunner:
             "clusters": len({cluster_of(pair) for pair in self.pairs}),
             **({"store": self.store} if self.store else {}),
         }
-        return provenance.begun(settings, facts, found, arguments=self.arguments, plugins=self.plugins)
 
 
 def _digest(settings: Mapping[str, Any]) -> str:

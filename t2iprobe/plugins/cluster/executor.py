@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 from t2iprobe.core.contracts.executor import Executor
 from t2iprobe.core.errors import ConfigError, T2IProbeError
 from t2iprobe.core.model import OnStep
+from t2iprobe.core.runs.stop import Stop
 from t2iprobe.core.scoring import Scale
-from t2iprobe.core.study.context import Stop, StudyContext
+from t2iprobe.core.study.context import StudyContext
 from t2iprobe.core.sweep import Cost, TrialBatch, TrialResult
 
 CPUS = 2  # per actor on a machine without GPUs

@@ -292,7 +292,7 @@ def _sampler(samples: int | None, noise: int | None, grid: str | None) -> dict[s
 
 def _work(asked: ContinualOptions, found: ContinualRun, workers: int | None, plugins: type[Plugins]) -> None:
     """The plan, and then the run."""
-    from t2iprobe.core.study.context import Stop
+    from t2iprobe.core.runs.stop import Stop
     from t2iprobe.plugins.continual.workers import Shared, helping, threads, usual
 
     count = workers or min(usual(found.learner.model), len(found.arms))

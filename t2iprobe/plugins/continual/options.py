@@ -204,7 +204,7 @@ def build(asked: ContinualOptions, plugins: Plugins) -> ContinualRun:
     Raises:
         ConfigError: something in it cannot be.
     """
-    from t2iprobe.core.study import provenance
+    from t2iprobe.core.runs import provenance
     from t2iprobe.plugins.continual.evaluation import scorers
     from t2iprobe.plugins.continual.learning import Learner
     from t2iprobe.plugins.continual.run import ContinualRun

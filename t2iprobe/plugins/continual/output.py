@@ -13,7 +13,7 @@ from rich.table import Table
 from t2iprobe.cli.console import Format, answers, notes, print_json
 
 if TYPE_CHECKING:
-    from t2iprobe.core.study.context import Stop
+    from t2iprobe.core.runs.stop import Stop
     from t2iprobe.plugins.continual.plan import ContinualPlan
     from t2iprobe.plugins.continual.run import ContinualCallbacks
     from t2iprobe.plugins.continual.workers import Shared

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from t2iprobe.core import runfolder
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.runs import runfolder
 from t2iprobe.core.statistics import Interval
 from t2iprobe.plugins.continual import plots
 from t2iprobe.plugins.continual.arms import BASE, ModelSeries

@@ -25,12 +25,11 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from t2iprobe.core import runfolder
 from t2iprobe.core.errors import LockedError, StoppedError, StoreError
-from t2iprobe.core.lock import lock
 from t2iprobe.core.model import OnStep
-from t2iprobe.core.study import provenance
-from t2iprobe.core.study.context import Stop
+from t2iprobe.core.runs import provenance, runfolder
+from t2iprobe.core.runs.lock import lock
+from t2iprobe.core.runs.stop import Stop
 from t2iprobe.plugins.continual import streamfile
 from t2iprobe.plugins.continual.arms import BASE, JOINT, SEPARATE, ModelSeries, arms
 from t2iprobe.plugins.continual.fusing import fused

@@ -38,7 +38,8 @@ from t2iprobe.cli.options import (
 from t2iprobe.plugins.editing.options import LORA, EditOptions, with_preset
 
 if TYPE_CHECKING:
-    from t2iprobe.core.study.context import Stop, StudyCallbacks
+    from t2iprobe.core.runs.stop import Stop
+    from t2iprobe.core.study.context import StudyCallbacks
     from t2iprobe.core.study.result import StudyResult
     from t2iprobe.core.sweep import Cost
     from t2iprobe.plugins.editing.job import EditJob
@@ -165,8 +166,8 @@ def _run(asked: EditOptions, plugins: Plugins, out: Path | None, yes: bool, comm
     if done is not None:
         notes.print(f"{path} holds this run already; showing it (delete the folder to run it again)", highlight=False)
         return done
-    from t2iprobe.core import runfolder
-    from t2iprobe.core.study.context import Stop
+    from t2iprobe.core.runs import runfolder
+    from t2iprobe.core.runs.stop import Stop
 
     runfolder.check(path)
     stop = Stop(lambda: notes.print("stopping after the unit in flight (again to stop at once)", highlight=False))
@@ -190,8 +191,8 @@ def _kept(result: StudyResult, job: EditJob, plugins: Plugins) -> dict[str, Any]
 
 def _finished(path: Path, asked: EditOptions) -> dict[str, Any] | None:
     """The answer of a finished run of the same options, found without loading the model."""
-    from t2iprobe.core import runfolder
-    from t2iprobe.core.study.provenance import portable
+    from t2iprobe.core.runs import runfolder
+    from t2iprobe.core.runs.provenance import portable
     from t2iprobe.plugins.editing import record
 
     if not (path / runfolder.MANIFEST).is_file() or not (path / record.ANSWER).is_file():

@@ -18,8 +18,8 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_pairs
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair
+from t2iprobe.core.runs import provenance
 from t2iprobe.core.scoring import Scorer
-from t2iprobe.core.study import provenance
 from t2iprobe.core.study.context import StudyContext, usual_batch
 from t2iprobe.core.study.study import StudyRunner
 from t2iprobe.core.trials import Space

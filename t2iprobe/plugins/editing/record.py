@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from t2iprobe.core import runfolder
 from t2iprobe.core.pictures import opened
+from t2iprobe.core.runs import runfolder
 from t2iprobe.core.study.result import StudyResult, finding_as_json
 from t2iprobe.plugins.editing.comparison import SWAP, Comparison, said
 from t2iprobe.plugins.editing.sweep import SECONDS, SOURCE, TARGET
@@ -65,9 +65,7 @@ def write(result: StudyResult, photo: Image.Image | None) -> None:
     pictures = [[result.images(label, number) for label in labels] for number in range(len(result.pairs))]
     whole = [[image for image in row if image is not None] for row in pictures]
     shutil.rmtree(result.path / PICTURES, ignore_errors=True)
-    runfolder.write_images(
-        result.path / PICTURES, dict(enumerate(whole)), [named.get(label, label) for label in labels]
-    )
+    runfolder.write_images(result.path, PICTURES, dict(enumerate(whole)), [named.get(label, label) for label in labels])
     shown = [SOURCE] if photo is not None else []
     shown += [label for label in labels if label not in (SOURCE, TARGET)]
     pairs = result.manifest["settings"]["pairs"]

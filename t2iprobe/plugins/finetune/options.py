@@ -117,7 +117,7 @@ def _published(paper: FinetunePreset, asked: FinetuneOptions, plugins: Plugins) 
 
 def trained(asked: FinetuneOptions, plugins: Plugins) -> list[dict[str, Any]]:
     """Everything that can be refused is looked at before the model is loaded, and that before anything is written."""
-    from t2iprobe.core.study.context import Stop
+    from t2iprobe.core.runs.stop import Stop
     from t2iprobe.plugins.finetune.monitor import monitor
     from t2iprobe.plugins.finetune.session import Session
     from t2iprobe.plugins.finetune.sources import probes

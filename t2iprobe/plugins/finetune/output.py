@@ -17,7 +17,7 @@ from t2iprobe.cli.console import Format, answers, notes, print_json
 from t2iprobe.cli.cost import duration
 
 if TYPE_CHECKING:
-    from t2iprobe.core.study.context import Stop
+    from t2iprobe.core.runs.stop import Stop
     from t2iprobe.plugins.finetune.session import FinetuneCallbacks, FinetuneJob
 
 SHOWN = ("learn_f1", "learn_exact", "keep_f1", "keep_exact", "keep_ssim", "precision", "recall")

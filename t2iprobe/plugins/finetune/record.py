@@ -19,7 +19,7 @@ from typing import Any
 
 from PIL import Image
 
-from t2iprobe.core import runfolder
+from t2iprobe.core.runs import runfolder
 from t2iprobe.plugins.finetune.monitor import Look
 from t2iprobe.training.trainer import CHECKPOINT
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from t2iprobe.core.errors import ConfigError, StoppedError
-from t2iprobe.core.lock import lock
 from t2iprobe.core.model import Model
-from t2iprobe.core.runfolder import FINISHED, INTERRUPTED, existing
-from t2iprobe.core.study import provenance
-from t2iprobe.core.study.context import Stop
+from t2iprobe.core.runs import provenance
+from t2iprobe.core.runs.lock import lock
+from t2iprobe.core.runs.runfolder import FINISHED, INTERRUPTED, existing
+from t2iprobe.core.runs.stop import Stop
 from t2iprobe.plugins.finetune.monitor import Look, Monitor
 from t2iprobe.plugins.finetune.record import FinetuneRecord, plain
 from t2iprobe.plugins.finetune.sources import TrainingSet

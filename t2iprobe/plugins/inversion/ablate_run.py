@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import counted
-from t2iprobe.core.study.provenance import portable
+from t2iprobe.core.runs.provenance import portable
 from t2iprobe.plugins.inversion import curves
 from t2iprobe.plugins.inversion.ablate import Cell, cells, equal_calls, measured
 from t2iprobe.plugins.inversion.analysis import correlation

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from t2iprobe.core import runfolder
 from t2iprobe.core.contracts.metric import ImageMetric
 from t2iprobe.core.errors import StoppedError, T2IProbeError
 from t2iprobe.core.room import Room
-from t2iprobe.core.study.context import Stop
+from t2iprobe.core.runs import runfolder
+from t2iprobe.core.runs.stop import Stop
 from t2iprobe.core.study.stored_results import StoredResults
 from t2iprobe.core.sweep import TrialResult
 from t2iprobe.core.trials import Trial

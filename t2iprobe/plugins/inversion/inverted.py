@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from t2iprobe.core import runfolder
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice
+from t2iprobe.core.runs import runfolder
 from t2iprobe.core.study.stored_results import RecordedResults, open_study
 from t2iprobe.plugins.inversion.sources import Source
 from t2iprobe.plugins.inversion.trajectory_store import SAMPLE, Array, TrajectoryStore, phase

@@ -13,7 +13,7 @@ from PIL import Image
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
-from t2iprobe.core.study import provenance
+from t2iprobe.core.runs import provenance
 from t2iprobe.core.study.context import usual_batch
 from t2iprobe.plugins.inversion.analysis.jackknife import Rows
 from t2iprobe.plugins.inversion.batch_runner import in_parts

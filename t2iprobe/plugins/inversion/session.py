@@ -19,13 +19,13 @@ from t2iprobe.cli.models import check_arch, say_embedded
 from t2iprobe.cli.options import ModelChoice
 from t2iprobe.cli.parse import size_text
 from t2iprobe.cli.progress import bar
-from t2iprobe.core import runfolder
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import choice, counted
 from t2iprobe.core.options import LoadOptions
-from t2iprobe.core.study.context import Stop
-from t2iprobe.core.study.provenance import portable
+from t2iprobe.core.runs import runfolder
+from t2iprobe.core.runs.provenance import portable
+from t2iprobe.core.runs.stop import Stop
 from t2iprobe.core.textfile import read_entries
 from t2iprobe.plugins.inversion import plots
 from t2iprobe.plugins.inversion import report as sections
@@ -360,7 +360,7 @@ def write_report(
 @contextmanager
 def folder_run(path: Path, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[bool]:
     """A folder for a run of several studies; gives whether it is finished already, and marks it so at the end."""
-    from t2iprobe.core.lock import LOCK, lock
+    from t2iprobe.core.runs.lock import LOCK, lock
 
     found = runfolder.existing(path, settings)
     if found is not None and found["state"] == runfolder.FINISHED:

@@ -19,14 +19,14 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from t2iprobe.core import runfolder
 from t2iprobe.core.contracts.metric import ImageMetric
 from t2iprobe.core.errors import ConfigError, T2IProbeError
-from t2iprobe.core.lock import LOCK, lock
 from t2iprobe.core.memory import peak
 from t2iprobe.core.model import Model
-from t2iprobe.core.study import provenance
-from t2iprobe.core.study.context import Stop, usual_batch
+from t2iprobe.core.runs import provenance, runfolder
+from t2iprobe.core.runs.lock import LOCK, lock
+from t2iprobe.core.runs.stop import Stop
+from t2iprobe.core.study.context import usual_batch
 from t2iprobe.plugins.inversion.arms import ArmProperties, InversionArm, examined
 from t2iprobe.plugins.inversion.batch_runner import SOURCE, BatchRunner, Tell, score_names
 from t2iprobe.plugins.inversion.denoisers import sides

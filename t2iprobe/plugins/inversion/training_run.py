@@ -15,7 +15,7 @@ from PIL import Image
 from t2iprobe.cli.console import notes
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import counted
-from t2iprobe.core.study.provenance import portable
+from t2iprobe.core.runs.provenance import portable
 from t2iprobe.plugins.inversion import curves as curves_of
 from t2iprobe.plugins.inversion.analysis.jackknife import Rows, half_width, jackknife, left_out
 from t2iprobe.plugins.inversion.analyze import Options

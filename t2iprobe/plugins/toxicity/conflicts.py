@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t2iprobe.core import runfolder
 from t2iprobe.core.errors import RunExistsError
 from t2iprobe.core.names import counted, with_settings
+from t2iprobe.core.runs import runfolder
 
 SHOWN = 3  # differences at most
 #: settings that are digests of texts, and what a text is
@@ -20,7 +20,7 @@ OPTIONS = {"start": "--start-step", "height": "--resolution"}  # the others are 
 
 
 def check(path: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds another run; see :func:`t2iprobe.core.runfolder.existing` for all else.
+    """Refuse a folder that holds another run; see :func:`t2iprobe.core.runs.runfolder.existing` for all else.
 
     Args:
         path: of the folder.

@@ -13,10 +13,9 @@ from t2iprobe.cli.console import notes
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.layers import chosen
 from t2iprobe.cli.progress import progress
-from t2iprobe.core import runfolder
-from t2iprobe.core.lock import LOCK, lock
 from t2iprobe.core.names import counted
-from t2iprobe.core.study import provenance
+from t2iprobe.core.runs import provenance, runfolder
+from t2iprobe.core.runs.lock import LOCK, lock
 from t2iprobe.plugins.toxicity import conflicts
 from t2iprobe.plugins.toxicity.audit import Audit
 from t2iprobe.plugins.toxicity.digests import digests, key_name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -11,7 +10,9 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from t2iprobe.core.errors import ConfigError, LockedError
 
@@ -30,39 +31,30 @@ def lock(path: Path) -> Iterator[None]:
         ConfigError: the file of the lock is a link.
     """
     path.mkdir(parents=True, exist_ok=True)
-    with _opened(path / LOCK) as file:
-        _take(file, path)
-        _write(file, _process())
-        try:
-            yield
-        finally:
-            _write(file, "")
-
-
-def _opened(path: Path) -> TextIO:
-    """The file of the lock; a link is not followed, because what it leads to would be emptied."""
+    held = FileLock(path / LOCK, timeout=0)
     try:
-        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
+        held.acquire()
+    except Timeout:
+        raise LockedError(f"{path} is being written by {_holder(path)}; wait for it or choose another folder") from None
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise ConfigError(f"{path} is a link, which no lock may be; delete it or choose another folder") from None
-
-
-def _take(file: TextIO, path: Path) -> None:
+        raise ConfigError(
+            f"{path / LOCK} is a link, which no lock may be; delete it or choose another folder"
+        ) from None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip() or "another process"
-        raise LockedError(f"{path} is being written by {holder}; wait for it or choose another folder") from None
+        with suppress(OSError):  # a full disk: the lock holds without a name
+            (path / LOCK).write_text(_process())
+        yield
+    finally:
+        held.release()
 
 
-def _write(file: TextIO, text: str) -> None:
-    file.seek(0)
-    file.truncate()
-    file.write(text)
-    file.flush()
+def _holder(path: Path) -> str:
+    """Who holds a folder, as the holder wrote it down."""
+    with suppress(OSError):
+        return (path / LOCK).read_text().strip() or "another process"
+    return "another process"
 
 
 def _process() -> str:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2iprobe.core import runfolder
 from t2iprobe.core.model import Model
+from t2iprobe.core.runs import runfolder
 
 SAMPLES = 64  # values of a tensor that are hashed
 
@@ -62,8 +62,8 @@ def begun(
         "plugins": dict(plugins),
         "versions": runfolder.versions(),
         "git": repository(),
-        "started": found["started"] if found else runfolder.now(),
-        "sessions": (found["sessions"] if found else 0) + 1,
+        "started": (found or {}).get("started") or runfolder.now(),
+        "sessions": (found or {}).get("sessions", 0) + 1,
     }
 
 

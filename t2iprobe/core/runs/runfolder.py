@@ -3,6 +3,8 @@
 ::
 
     manifest.json    what was asked, what it ran on, how far it is
+    progress.json    until it is finished: how far, and what it has cost so far
+    checksums.json   of the files that are read back, see t2iprobe.core.runs.checksums
     study.zarr       scores and pictures, see t2iprobe.core.study.arrays; activations, see t2iprobe.core.store.layout
 """
 
@@ -19,13 +21,14 @@ from typing import Any
 
 from PIL.Image import Image
 
-from t2iprobe.core.disk import explained
-from t2iprobe.core.errors import ConfigError, RunExistsError, T2IProbeError
-from t2iprobe.core.lock import LOCK
+from t2iprobe.core.errors import ConfigError, DamagedError, RunExistsError, T2IProbeError
+from t2iprobe.core.names import near
+from t2iprobe.core.runs.checksums import CHECKSUMS, keep, signed, unsigned
+from t2iprobe.core.runs.files import PARTS, write
+from t2iprobe.core.runs.lock import LOCK
 
 PACKAGES = ("t2iprobe", "torch", "diffusers", "transformers", "peft", "zarr", "numpy")
 MANIFEST = "manifest.json"
-PART = ".manifest.json.part"  # until it is whole
 STORE = "study.zarr"
 RUNNING, FINISHED, INTERRUPTED = "running", "finished", "interrupted"  # states of a run
 
@@ -51,16 +54,22 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """What a run folder says about itself.
 
     Raises:
-        ConfigError: there is no run, or its manifest cannot be read.
+        ConfigError: there is no run; the message has near names.
+        DamagedError: its manifest is not what was written.
     """
     file = path / MANIFEST
     if not file.is_file():
-        raise ConfigError(f"{path} is no run of t2iprobe (no {MANIFEST}); `t2iprobe study ls` lists those in runs/")
-    try:
-        found: dict[str, Any] = json.loads(file.read_text())
-        return found | {"settings": found["settings"]}
-    except (OSError, ValueError, KeyError) as error:
-        raise RunExistsError(f"{file} cannot be read ({error}); choose another --out, or delete that folder") from None
+        raise ConfigError(f"{path} is no run of t2iprobe (no {MANIFEST}){_near(path)}")
+    found = unsigned(file)
+    if not isinstance(found.get("settings"), dict):
+        raise DamagedError(f"{file} cannot be read (no settings); choose another --out, or delete that folder")
+    return found
+
+
+def _near(path: Path) -> str:
+    """Runs beside it that are called much the same."""
+    there = [str(one.parent) for one in path.parent.glob(f"*/{MANIFEST}")]
+    return near(str(path), there) if there else "; `t2iprobe study ls` lists those in runs/"
 
 
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
@@ -69,16 +78,7 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     Raises:
         StoreError: the disk is full or gone.
     """
-    part = path / PART
-    with explained(str(path / MANIFEST)):
-        try:
-            part.unlink(missing_ok=True)  # it may be a link
-            part.write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n")
-            part.replace(path / MANIFEST)
-        except OSError:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise
+    write(path / MANIFEST, signed(manifest))
 
 
 @contextmanager
@@ -140,7 +140,7 @@ def existing(path: Path, settings: Mapping[str, Any], *, partly: bool = False) -
     Raises:
         RunExistsError: there is a run with other settings, or something that is no run.
     """
-    if not path.exists() or (path.is_dir() and not any(item.name not in (LOCK, PART) for item in path.iterdir())):
+    if not path.exists() or (path.is_dir() and not any(map(_counts, path.iterdir()))):
         return None
     if not (path / MANIFEST).is_file():
         raise RunExistsError(f"{path} exists and is no run of t2iprobe (no {MANIFEST}); choose another --out")
@@ -156,6 +156,11 @@ def existing(path: Path, settings: Mapping[str, Any], *, partly: bool = False) -
             "or delete that folder"
         )
     return found
+
+
+def _counts(item: Path) -> bool:
+    """Whether it makes a folder one that is not empty: what a killed process left of its beginning does not."""
+    return item.name not in (LOCK, CHECKSUMS) and not item.name.endswith(PARTS)
 
 
 def differences(old: Any, new: Any, besides: Sequence[str] = (), name: str = "") -> Iterator[str]:
@@ -175,15 +180,12 @@ def _short(value: Any) -> str:
     return f"{len(value)} of them" if isinstance(value, list) and len(value) > 4 else repr(value)
 
 
-def write_images(folder: Path, rows: Mapping[int, Sequence[Image]], trials: Sequence[str]) -> None:
-    """One PNG an image, by number of the pair, ``pair-000/<trial>.png``; what is there is written over.
+def write_images(path: Path, folder: str, rows: Mapping[int, Sequence[Image]], trials: Sequence[str]) -> None:
+    """One PNG an image, by number of the pair, ``folder/pair-000/<trial>.png``; what is there is written over.
 
     Raises:
         StoreError: the disk is full or gone.
     """
-    with explained(str(folder)):
-        for number, row in rows.items():
-            place = folder / f"pair-{number:03d}"
-            place.mkdir(parents=True, exist_ok=True)
-            for label, image in zip(trials, row, strict=True):
-                image.save(place / f"{label}.png")
+    for number, row in rows.items():
+        named = zip(trials, row, strict=True)
+        keep(path, {f"{folder}/pair-{number:03d}/{label}.png": image for label, image in named})

@@ -1,0 +1,204 @@
+"""Whether files of a run are what was written: ``checksums.json`` in its folder.
+
+::
+
+    kept      files that :func:`keep` wrote, from then on: a whole older version is right too, until the run ends,
+              because a kill may come between the note and the file
+    sealed    what else lay there when a session ended, see :func:`seal`; forgotten when the next one begins
+
+Chunks of Zarr stores have checksums of their own. Files that change while nobody looks carry theirs within, see
+:func:`signed`. Pages of HTML have none: nothing reads them back. Where a folder has no ``checksums.json`` (a run of an
+earlier version), nothing is compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from t2iprobe.core.errors import DamagedError
+from t2iprobe.core.runs.files import PARTS, Content, encoded, explained, write
+from t2iprobe.core.runs.lock import LOCK
+
+CHECKSUMS = "checksums.json"
+OWN = "checksum"  # key of what a file says of itself
+FORMAT = "format"  # key that says that there is one
+UP = 6  # folders of a run are at most so deep
+BLOCK = 1 << 20
+
+Table = dict[str, dict[str, list[str | None]]]
+
+
+def keep(folder: Path, contents: Mapping[str, Content]) -> None:
+    """Write files of a run, each whole or not at all, so that damage is noticed.
+
+    Args:
+        folder: of the run.
+        contents: by name below it.
+
+    Raises:
+        StoreError: the disk is full or gone.
+    """
+    with explained(str(folder)):
+        data = {name: encoded(content, name) for name, content in contents.items()}
+    table = _table(folder)
+    for name, found in data.items():
+        before = table["kept"].get(name, table["sealed"].pop(name, [None]))
+        table["kept"][name] = [before[-1], hashlib.sha256(found).hexdigest()]
+    _write(folder, table)
+    for name, found in data.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write(folder / name, found)
+
+
+def seal(folder: Path) -> None:
+    """Note everything that lies in the folder, at the end of a session.
+
+    Raises:
+        StoreError: the disk is full or gone.
+    """
+    there = {str(path.relative_to(folder)): path for path in _files(folder)}
+    kept = {name: found for name, found in _table(folder)["kept"].items() if name in there}
+    table: Table = {"kept": {name: found[-1:] for name, found in kept.items()}, "sealed": {}}
+    for name, path in there.items():
+        digest = _digest(path)
+        if name not in kept or digest not in kept[name]:
+            table["kept"].pop(name, None)
+            table["sealed"][name] = [digest]
+    _write(folder, table)
+
+
+def unseal(folder: Path) -> None:
+    """Look at everything before a session begins, and forget what it may change.
+
+    Raises:
+        DamagedError: a file is not what was written.
+    """
+    for name, reason in damaged(folder):
+        raise _error(folder, name, reason)
+    table = _table(folder)
+    if table["sealed"]:
+        _write(folder, {**table, "sealed": {}})
+
+
+def damaged(folder: Path) -> Iterator[tuple[str, str]]:
+    """Files of a run that are not what was written, with the reason.
+
+    Raises:
+        DamagedError: the table itself cannot be read.
+    """
+    table = _table(folder)
+    for name, digests in {**table["sealed"], **table["kept"]}.items():
+        reason = _reason(folder / name, digests)
+        if reason:
+            yield name, reason
+
+
+def counted(folder: Path) -> int:
+    """How many files are compared."""
+    return sum(map(len, _table(folder).values()))
+
+
+def check(path: Path) -> Path:
+    """See that a file is what was written, where it is one of a run.
+
+    Raises:
+        DamagedError: it is not.
+    """
+    folder = next((one for one in path.absolute().parents[:UP] if (one / CHECKSUMS).is_file()), None)
+    if folder is None:
+        return path
+    name, table = path.absolute().relative_to(folder).as_posix(), _table(folder)
+    digests = table["kept"].get(name) or table["sealed"].get(name)
+    if digests is not None and (reason := _reason(path, digests)):
+        raise _error(folder, name, reason)
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of a run holds.
+
+    Raises:
+        DamagedError: it is not what was written, or no JSON.
+    """
+    try:
+        return json.loads(check(path).read_text())
+    except ValueError as error:
+        raise _error(path.parent, path.name, f"is no JSON: {error}") from None
+
+
+def signed(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with a checksum of itself; see :func:`unsigned`."""
+    plain = json.loads(json.dumps(found, allow_nan=False))
+    return {**plain, FORMAT: 2, OWN: _own({**plain, FORMAT: 2})}
+
+
+def unsigned(path: Path) -> dict[str, Any]:
+    """What a signed file holds; one of an earlier version has no signature.
+
+    Raises:
+        DamagedError: it is not what was written.
+        OSError: it cannot be read.
+    """
+    try:
+        found: dict[str, Any] = dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise _error(path.parent, path.name, f"cannot be read ({error})") from None
+    own, plain = found.pop(OWN, None), dict(found)
+    if (own is not None or FORMAT in found) and own != _own(plain):
+        raise _error(path.parent, path.name, "is not what was written")
+    found.pop(FORMAT, None)
+    return found
+
+
+def _own(found: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def _error(folder: Path, name: str, reason: str) -> DamagedError:
+    return DamagedError(f"{folder / name} {reason}; restore a copy of it, or delete {folder} and run it again")
+
+
+def _reason(path: Path, digests: list[str | None]) -> str:
+    """What is wrong with a file; nothing where it is one of the versions that may lie there."""
+    if not path.is_file():
+        return "" if None in digests else "is missing"
+    return "" if _digest(path) in digests else "is damaged: it is not what was written"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _table(folder: Path) -> Table:
+    path = folder / CHECKSUMS
+    found = unsigned(path) if path.is_file() else {}
+    return {"kept": dict(found.get("kept", {})), "sealed": dict(found.get("sealed", {}))}
+
+
+def _write(folder: Path, table: Table) -> None:
+    write(folder / CHECKSUMS, signed(table))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """What is compared: no links, no chunks of Zarr, nothing that carries its own checksum."""
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() or path.name in (LOCK, CHECKSUMS) or path.name.endswith((PARTS, ".html")):
+            continue
+        if path.is_dir():
+            own = (path / CHECKSUMS).is_file()  # a run within a run
+            yield from () if own else _metadata(path) if path.suffix == ".zarr" else _files(path)
+        elif not _signs_itself(path):
+            yield path
+
+
+def _metadata(store: Path) -> Iterator[Path]:
+    return (path for path in sorted(store.rglob("zarr.json")) if not path.is_symlink())
+
+
+def _signs_itself(path: Path) -> bool:
+    return path.name in ("manifest.json", "progress.json")

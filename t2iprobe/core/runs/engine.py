@@ -1,0 +1,253 @@
+"""The engine: :func:`execute` begins a :class:`Run` in a folder, goes on with it there, or finds it finished."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from t2iprobe.core.errors import StoppedError, StoreError, T2IProbeError
+from t2iprobe.core.names import counted
+from t2iprobe.core.runs import checksums, provenance, runfolder
+from t2iprobe.core.runs.files import is_full, write
+from t2iprobe.core.runs.lock import LOCK, claim, lock
+from t2iprobe.core.runs.stop import Stop
+
+PROGRESS = "progress.json"
+EVERY = 1.0  # seconds between notes of how far a run is
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a command brings; everything else is the engine's.
+
+    Args:
+        kind: of the run.
+        settings: everything that decides the result; where it runs and how much at once does not.
+        work: does all that is missing, unit by unit, and gives what the manifest gets at the end. It keeps each unit
+            where it belongs, whole, before it says so by :meth:`Session.done`.
+        facts: of the model and whatever else is worth keeping.
+        arguments: as they were given.
+        plugins: versions by name.
+        unit: what is counted.
+        resume: how to go on, in words.
+        store: URL of the store where it is not in the folder; it is claimed.
+        whole: whether a finished run still has everything.
+        check: refuses a folder with a run of other settings in words of its own, before the engine does.
+    """
+
+    kind: str
+    settings: Mapping[str, Any]
+    work: Callable[[Session], Mapping[str, Any]]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    plugins: Mapping[str, str] = field(default_factory=dict)
+    unit: str = "unit"
+    resume: str = "the same command goes on"
+    store: str | None = None
+    whole: Callable[[], bool] = lambda: True
+    check: Callable[[Path], None] = lambda path: None
+
+
+@dataclass
+class Session:
+    """A run that is being worked at, from its begin or from where it was interrupted.
+
+    Args:
+        run: what is done.
+        path: its folder.
+        stop: whether it shall stop.
+        found: the manifest of the session before.
+        units: how many are kept.
+        total: how many there are; ``None`` where that is not known.
+        spent: what all sessions took, by name; a killed session's as far as it had noted it.
+    """
+
+    run: Run
+    path: Path
+    stop: Stop
+    found: Mapping[str, Any] | None = None
+    units: int = 0
+    total: int | None = None
+    spent: dict[str, float] = field(default_factory=dict)
+    begun: bool = False  # whether the folder says so
+
+    def __post_init__(self) -> None:
+        self._began = self._noted = time.perf_counter()
+        before = progress_of(self.path, self.found or {})
+        self.spent = dict(before.get("spent", {}))
+        self.units, self.total = before.get("done", 0), before.get("total")
+        self._seconds = self.spent.get("seconds", 0.0)
+
+    def begin(self, units: int, total: int | None = None) -> None:
+        """Say how many units are kept already, and of how many."""
+        self.units, self.total = units, total
+
+    def done(self, units: int = 1, **spent: float) -> None:
+        """Units are kept.
+
+        Args:
+            units: how many.
+            spent: what they took; added to what was spent before.
+        """
+        self.units += units
+        self.spend(**spent)
+        if time.perf_counter() - self._noted > EVERY:
+            with suppress(StoreError):  # of a full disk the next unit will tell
+                self.note()
+
+    def spend(self, **spent: float) -> None:
+        """Add to the cost."""
+        for name, value in spent.items():
+            self.spent[name] = self.spent.get(name, 0) + value
+
+    def check(self) -> None:
+        """Between two units: stop where it was asked for.
+
+        Raises:
+            StoppedError: it was.
+            StoreError: the folder is gone.
+        """
+        if gone(self.path):
+            raise StoreError(_gone(self.path))
+        if self.stop.asked:
+            stopped = StoppedError(f"stopped; {self.kept}: {self.run.resume}")
+            stopped.exit_code = 128 + self.stop.signal
+            raise stopped
+
+    @property
+    def kept(self) -> str:
+        """How far it is, in words."""
+        if self.total is None:
+            return f"{counted(self.units, self.run.unit)} {'is' if self.units == 1 else 'are'} kept"
+        return f"{self.units:,} of {counted(self.total, self.run.unit)} are kept"
+
+    def note(self) -> None:
+        """Write down how far it is."""
+        self._noted = time.perf_counter()
+        self.spent["seconds"] = round(self._seconds + self._noted - self._began, 2)
+        if not gone(self.path):
+            write(self.path / PROGRESS, checksums.signed({**self.progress, "spent": self.spent}))
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """How far it is."""
+        return {"done": self.units, "total": self.total, "unit": self.run.unit}
+
+    def manifest(self) -> dict[str, Any]:
+        """What is known at the start."""
+        run = self.run
+        given = {"arguments": run.arguments, "plugins": run.plugins}
+        return {"kind": run.kind, **provenance.begun(run.settings, run.facts, self.found, **given)}
+
+
+def execute(run: Run, path: Path, stop: Stop | None = None) -> dict[str, Any]:
+    """Begin a run in a folder, go on with it there, or find it finished; its manifest.
+
+    Raises:
+        RunExistsError: the folder has a run with other settings; nothing was touched.
+        LockedError: another process is at it.
+        StoppedError: SIGINT or SIGTERM came; what is whole is kept.
+        StoreError: the disk is full, or the folder was taken away.
+        DamagedError: a file of the run is not what was written.
+    """
+    _looked(run, path)
+    runfolder.make(path)
+    with lock(path), claim(run.store, path):
+        found = _looked(run, path)  # once more: it may have changed until we had the lock
+        if found is None or found["state"] != runfolder.FINISHED or not run.whole():
+            found = _work(run, Session(run, path, stop or Stop(), found))
+        # whoever gets the old file's lock now finds the run finished
+        (path / LOCK).unlink(missing_ok=True)
+    return found
+
+
+def _looked(run: Run, path: Path) -> dict[str, Any] | None:
+    run.check(path)
+    return runfolder.existing(path, run.settings)
+
+
+def _work(run: Run, session: Session) -> dict[str, Any]:
+    path, manifest = session.path, session.manifest()
+    checksums.unseal(path)
+    with _interrupted(session, manifest):
+        runfolder.write_manifest(path, manifest)
+        session.begun = True
+        with session.stop.listening():
+            more = run.work(session)
+        if gone(path):
+            raise StoreError(_gone(path))
+        session.note()
+        checksums.seal(path)
+        ended = {"state": runfolder.FINISHED, "ended": runfolder.now()}
+        found = {**manifest, "spent": session.spent, **more, "progress": session.progress, **ended}
+        runfolder.write_manifest(path, found)
+        (path / PROGRESS).unlink(missing_ok=True)
+    return found
+
+
+@contextmanager
+def _interrupted(session: Session, manifest: Mapping[str, Any]) -> Iterator[None]:
+    """Note that an error has ended the session; where the run has just begun and kept nothing, nothing is left."""
+    path = session.path
+    try:
+        yield
+    except BaseException as error:
+        if session.begun and gone(path):
+            raise StoreError(_gone(path)) from error
+        said = _said(error, session)
+        if session.found is None and not session.units:
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError, T2IProbeError):  # a full disk: the error that is on its way says so
+                _note(session, manifest, error)
+        if said is None:
+            raise
+        raise said from error
+
+
+def _note(session: Session, manifest: Mapping[str, Any], error: BaseException) -> None:
+    session.note()
+    ended = {"state": runfolder.INTERRUPTED, "ended": runfolder.now(), "error": type(error).__name__}
+    progress = {"progress": session.progress, "spent": session.spent}
+    runfolder.write_manifest(session.path, {**manifest, **progress, **ended})
+    checksums.seal(session.path)
+
+
+def _said(error: BaseException, session: Session) -> StoreError | None:
+    """What the system says about the folder as one sentence; ``None`` for every other error."""
+    path = session.path
+    inside = str(getattr(error, "filename", None) or "").startswith(str(path))
+    if isinstance(error, T2IProbeError) or not (is_full(error) or (isinstance(error, OSError) and inside)):
+        return None
+    reason = "no space left" if is_full(error) else str(getattr(error, "strerror", None) or error)
+    kept = f"{session.kept}: " if session.units else ""
+    return StoreError(f"{path} cannot be written: {reason}; {kept}make room, and {session.run.resume}")
+
+
+def gone(path: Path) -> bool:
+    """Whether somebody took a run's folder away while it was worked at; whatever is written then begins a new one."""
+    return not (path / runfolder.MANIFEST).is_file()
+
+
+def _gone(path: Path) -> str:
+    rest = f"delete what is left in {path} and " if path.exists() and any(path.iterdir()) else ""
+    return (
+        f"{path} was removed or renamed while its run was writing there, and nothing is kept in it; {rest}start again"
+    )
+
+
+def progress_of(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """How far a run is and what it has spent: ``done``, ``total``, ``unit``, ``spent``; what is known of them.
+
+    Raises:
+        DamagedError: ``progress.json`` is not what was written.
+    """
+    file = path / PROGRESS
+    if file.is_file():
+        return checksums.unsigned(file)
+    return {**manifest.get("progress", {}), "spent": manifest.get("spent", {})}
