@@ -115,7 +115,7 @@ def test_a_task_starts_where_the_last_one_ended(learner: Learner, tmp_path: Path
 
     def learn(name: str, state: TaskState, task: Task, place: str) -> TaskState:
         losses: list[float] = []
-        callbacks = run.trainer.Watch(on_step=lambda step, loss: losses.append(loss))
+        callbacks = run.trainer.TrainingCallbacks(on_step=lambda step, loss: losses.append(loss))
         new, _ = learner.learn(method(name), state, [task], 7, tmp_path / name / place, callbacks)
         firsts[name].append(losses[0])
         return new

@@ -207,7 +207,7 @@ def test_what_is_whole_is_not_measured_again(
     def no(*arguments: Any) -> None:
         raise AssertionError("walked again")
 
-    monkeypatch.setattr("t2iprobe.plugins.inversion.batch_runner.Work.unit", no)
+    monkeypatch.setattr("t2iprobe.plugins.inversion.batch_runner.BatchRunner.unit", no)
     assert measured(checkpoints, path) == found
 
 
