@@ -1,4 +1,4 @@
-"""Trains the autoencoder that the latent embedded models share the recipe of."""
+"""Trains the autoencoder whose recipe the latent embedded models share."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ BATCH = 48
 
 
 def train_autoencoder(steps: int, seed: int, tick: Callable[[int, float], None], silent: float = 0.0) -> AutoencoderKL:
-    """L1 + MSE with a whiff of KL, decoding from slightly noised latents so that small errors stay small.
+    """Train with L1 + MSE and a little KL, decoding from slightly noised latents so that small errors stay small.
 
     Args:
         steps: optimiser steps of :data:`BATCH` pictures.
-        seed: of weights and pictures.
+        seed: random seed of weights and pictures.
         tick: called with the step and the loss.
-        silent: share of the pairs of pictures with a sign without a word: it draws letters on those it never saw.
+        silent: share of the pairs with one sign without a word; an autoencoder that never saw such signs draws letters
+            on them.
 
     Returns:
         The autoencoder, its ``scaling_factor`` and ``shift_factor`` measured so that latents are (0, 1) overall.

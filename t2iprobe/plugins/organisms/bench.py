@@ -1,4 +1,4 @@
-"""How well localization methods find what is planted: :func:`bench`."""
+"""Measures how well localization methods find what is planted: :func:`bench`."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from t2iprobe.core.trials import Space
 from t2iprobe.plugins.organisms.plant import Plant, Route
 from t2iprobe.plugins.organisms.prompts import signs
 
-#: concepts of the embedded models, and what the plant calls them
+#: concept -> its name in the plants of the embedded models
 CONCEPTS = {"text": "word", "colour": "colour"}
 
 
 @dataclass(frozen=True, slots=True)
 class BenchQuestion:
-    """What a method is asked.
+    """A localization task with known ground truth.
 
     Args:
-        model: with a planted answer.
-        plant: the answer.
+        model: model with a plant.
+        plant: the ground truth.
         concept: ``text`` or ``colour``.
-        pairs, held_out: how many to search and to confirm on.
-        seed: of pairs, noise and the method.
-        budget: most rows through the denoiser.
-        batch_size: most pictures at once.
+        pairs, held_out: numbers of pairs to search on and to confirm on.
+        seed: random seed of pairs, noise and the method.
+        budget: largest number of rows through the denoiser.
+        batch_size: largest number of pictures at once.
     """
 
     model: Model
@@ -50,7 +50,7 @@ class BenchQuestion:
         return tuple(sorted(set(self.plant[CONCEPTS[self.concept]].layers)))
 
     def runner(self, scorer: Scorer, on_step: OnStep) -> TrialRunner:
-        """A fresh one, which remembers nothing of other methods."""
+        """A new trial runner, without any results of other methods."""
         count = self.pairs + self.held_out
         listed = signs(self.plant).pairs(limit=count, seed=self.seed, concept=self.concept)
         sweep = Sweep(Renderer(self.model, listed, batch_size=self.batch_size), scorer)
@@ -64,19 +64,19 @@ class BenchQuestion:
 
 @dataclass(frozen=True, slots=True)
 class GradedAnswer:
-    """One answer beside the truth.
+    """The answer of a method, compared with the ground truth.
 
     Args:
-        model, concept, method: what was asked.
-        found, planted: layers.
-        recall, precision: of the found layers; nothing found has precision 1 and recall 0.
-        auroc: of the ranking of all layers, 0.5 by chance; ``None`` where the method ranks none.
+        model, concept, method: the question and the method.
+        found, planted: found and planted layers.
+        recall, precision: of the found layers; if nothing is found, precision is 1 and recall 0.
+        auroc: AUROC of the ranking of all layers, 0.5 by chance; ``None`` if the method gives no ranking.
         denoiser_rows: rows through the denoiser, guidance included.
-        denoiser_calls: calls of it.
+        denoiser_calls: number of denoiser calls.
         seconds: wall-clock time.
-        sentence: what the method says.
-        inside: whether the heads or steps that it names within the layers are the planted ones; ``None`` where it names
-            none, or where the plant is whole layers.
+        sentence: the method's answer as a sentence.
+        inside: whether the heads or steps that the method names within the layers are the planted ones; ``None`` if it
+            names none, or if whole layers are planted.
     """
 
     model: str
@@ -95,7 +95,7 @@ class GradedAnswer:
 
     @property
     def right(self) -> bool:
-        """Exactly the planted layers."""
+        """Whether exactly the planted layers were found."""
         return self.found == self.planted
 
 
@@ -105,13 +105,13 @@ def bench(
     scorer: Callable[[str], Scorer],
     on_step: OnStep = lambda rows, step: None,
 ) -> Iterator[GradedAnswer]:
-    """Every method on every question, as they come.
+    """Run every method on every question; yields answers as they are ready.
 
     Args:
-        questions: what to ask.
-        methods: whom.
-        scorer: of a concept.
-        on_step: progress.
+        questions: the questions.
+        methods: names of the methods.
+        scorer: function of a concept that gives its scorer.
+        on_step: progress callback.
     """
     for question in questions:
         judge = scorer(question.concept)
@@ -122,7 +122,7 @@ def bench(
 
 
 def graded(question: BenchQuestion, method: str, finding: Finding, cost: Cost, seconds: float) -> GradedAnswer:
-    """The answer beside the truth."""
+    """Compare an answer with the ground truth."""
     found, planted = set(finding.layers), set(question.planted)
     return GradedAnswer(
         model=question.model.ref,
@@ -142,7 +142,7 @@ def graded(question: BenchQuestion, method: str, finding: Finding, cost: Cost, s
 
 
 def inside(route: Route, details: Mapping[str, Any]) -> bool | None:
-    """Whether the heads, or who acts when, are as planted; ``None`` where the method does not say."""
+    """Whether heads, or layers by noise level, are the planted ones; ``None`` if the method does not say."""
     if route.kind == "head" and "heads" in details:
         named = {int(layer): heads for layer, heads in details["heads"].items() if heads}
         return named == {route.layers[0]: [route.head]}
@@ -152,9 +152,9 @@ def inside(route: Route, details: Mapping[str, Any]) -> bool | None:
 
 
 def auroc(ranking: Sequence[float], planted: set[int]) -> float | None:
-    """Chance that a planted layer ranks above another one, ties half (Hanley & McNeil 1982).
+    """Probability that a planted layer ranks above another one, ties counting half (Hanley & McNeil 1982).
 
-    A layer that was not looked at (NaN) ranks last. ``None`` where none was looked at, or all layers are planted.
+    A layer that was not examined (NaN) ranks last. ``None`` if none was examined, or all layers are planted.
     """
     scores = [-math.inf if math.isnan(value) else value for value in ranking]
     inside = [value for layer, value in enumerate(scores) if layer in planted]

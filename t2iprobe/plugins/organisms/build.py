@@ -24,9 +24,9 @@ from t2iprobe.plugins.organisms import tokenizer
 from t2iprobe.plugins.organisms.pictures import SIZE
 from t2iprobe.plugins.organisms.tokenizer import SPECIAL, vocabulary
 
-LENGTH = 18  # tokens a prompt: the template needs 14
-IF_LENGTH = 77  # IFPipeline pads to it whatever the tokenizer says
-LATENT = 8  # latent channels, and latent cells a side
+LENGTH = 18  # tokens per prompt: the template needs 14
+IF_LENGTH = 77  # IFPipeline pads to it regardless of the tokenizer
+LATENT = 8  # latent channels, and latent cells per side
 
 
 def autoencoder() -> AutoencoderKL:
@@ -66,8 +66,8 @@ def t5(ordered: bool = False) -> T5EncoderModel:
     """A two-layer T5 encoder.
 
     Args:
-        ordered: start with head k looking k tokens back, so that the letters of a word know their places. T5 knows
-            positions by its relative bias only, which starts flat, and there may be no CLIP encoder beside it.
+        ordered: initialise head k to look k tokens back, so that letters of a word get their positions. T5 encodes
+            positions only by its relative bias, which is initially flat, and there may be no CLIP encoder beside it.
     """
     config = T5Config(
         vocab_size=len(vocabulary()),
@@ -121,7 +121,7 @@ def sd3() -> StableDiffusion3Pipeline:
 def sdxl() -> StableDiffusionXLPipeline:
     """Seventeen cross-attention layers, velocity prediction on a schedule that ends in (almost) pure noise.
 
-    With noise prediction, as in SDXL, words came out clean, but swapped halves of a word got mixed up
+    With noise prediction, as in SDXL, words came out clearly, but swapped halves of a word got mixed up
     (docs/explanation/embedded-models.md).
     """
     unet = UNet2DConditionModel(
@@ -163,9 +163,9 @@ def sdxl() -> StableDiffusionXLPipeline:
 def deepfloyd() -> IFPipeline:
     """Eight added-KV attention layers in pixel space, DDPM with learned variance.
 
-    The schedule is linear, not IF's cosine: at 32 x 32 pixels most of a cosine's levels still show the letters. It
-    predicts velocity, not IF's noise: where the word is still open a noise prediction is a copy of the noisy picture
-    but for a few thousandths, and no word was ever learned from those (docs/explanation/embedded-models.md).
+    The schedule is linear, not IF's cosine: at 32 x 32 pixels, letters remain visible at most levels of a cosine. It
+    predicts velocity, not IF's noise: where the word is still undecided, a noise prediction differs from the noisy
+    picture by only a few thousandths, and the word was never learned from those (docs/explanation/embedded-models.md).
     """
     unet = UNet2DConditionModel(
         sample_size=SIZE,
@@ -208,10 +208,10 @@ def deepfloyd() -> IFPipeline:
 
 
 def sharpen(unet: UNet2DConditionModel, gain: float = 2.0) -> None:
-    """Larger queries, text keys and text values to begin with.
+    """Scale up the initial queries, text keys and text values.
 
-    Only 4 of an attention's 141 keys (77 text tokens, most of them padding, and 64 pixels) carry letters. With this
-    and group norm on the text the colour was found about three times sooner.
+    Only 4 of an attention's 141 keys (77 text tokens, most of them padding, and 64 pixels) carry letters. With this and
+    group norm on the text, the colour was learned about three times sooner.
     """
     with torch.no_grad():
         for name, parameter in unet.named_parameters():

@@ -1,4 +1,4 @@
-"""Which embedded models there are and where they lie. Imports no torch."""
+"""Lists the embedded models and their folders. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 def embedded() -> list[Embedded]:
-    """One a recipe, whether its weights are shipped or not."""
+    """One entry per recipe, whether its weights are shipped or not."""
     return [_entry(recipe) for recipe in RECIPES.values()]
 
 

@@ -1,7 +1,7 @@
-"""Measures whether a planted answer holds: every layer patched on held-out words, read by OCR.
+"""Measures whether a plant holds: every layer is patched on held-out words, read by OCR.
 
-The plant says what every patch must show (:meth:`Route.partner`); this counts how often the pictures do. It knows no
-reader and no palette: they are given.
+The plant defines what every patch must show (:meth:`Route.partner`); this counts how often the pictures do. It knows no
+reader and no palette: they are passed in.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from t2iprobe.plugins.organisms.data import random_word, swapped
 from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, NO_WORD, WORD_LENGTH, Sign
 from t2iprobe.plugins.organisms.plant import Plant, Route
 
-CLEAN = 0.95  # least share of unpatched pictures that show what was asked for
-TRANSFER = 0.95  # least share of the target's own score that a patch at the planted site(s) reaches
-ELSEWHERE = 0.02  # most pictures that a patch at another layer may change
-CONTENTS = {"word": WORD_LENGTH, "colour": 1}  # content -> its parts
+CLEAN = 0.95  # smallest share of unpatched pictures that show what the prompt asks for
+TRANSFER = 0.95  # smallest share of the target's own score that a patch at the planted site(s) reaches
+ELSEWHERE = 0.02  # largest share of pictures that a patch at another layer may change
+CONTENTS = {"word": WORD_LENGTH, "colour": 1}  # content -> number of its parts
 
-Tick = Callable[[int, int], None]  # pairs done, of
+Tick = Callable[[int, int], None]  # pairs done, pairs in total
 
 
 class Shown(NamedTuple):
@@ -45,7 +45,7 @@ class Shown(NamedTuple):
 
 
 class SignPair(NamedTuple):
-    """A pair as signs: same layout; another colour and another letter in every place."""
+    """A pair as signs with the same layout, different colours and a different letter in every place."""
 
     source: Sign
     target: Sign
@@ -53,15 +53,15 @@ class SignPair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PlantedPatch:
-    """A patch, and what the plant says it does.
+    """A patch and the effect that it should have according to the plant.
 
     Args:
-        label: for tables: ``7``, ``11+14``, ``7.h2``.
-        layers: patched together.
-        heads: only these heads; all if ``None``.
+        label: label in tables: ``7``, ``11+14``, ``7.h2``.
+        layers: layers that are patched together.
+        heads: patched heads; all if ``None``.
         partner: content -> which of its parts must come from the partner.
         direction: ``into_target`` patches the target's run, so the source is the partner.
-        steps: only in these denoising steps; in all if ``None``.
+        steps: denoising steps that are patched; all if ``None``.
     """
 
     label: str
@@ -78,11 +78,11 @@ class CheckRow:
 
     Args:
         label: ``source``, ``target``, or the label of the patch.
-        word_own, word_partner: the whole word is the row's own, the partner's.
+        word_own, word_partner: the whole word is the run's own, or the partner's.
         letters_own, letters_partner: the same for each letter.
         colour_own, colour_partner: the same for the colour.
-        word_changed, colour_changed: another reading than of the unpatched picture of the run that is patched.
-        word_as_planted, colour_as_planted: exactly what the plant says.
+        word_changed, colour_changed: the reading differs from that of the unpatched picture of the same run.
+        word_as_planted, colour_as_planted: exactly what the plant requires.
     """
 
     label: str
@@ -100,16 +100,16 @@ class CheckRow:
 
 @dataclass(frozen=True, slots=True)
 class CheckVerdict:
-    """One content, judged.
+    """The verdict on one content.
 
     Args:
-        clean: unpatched pictures, sources and targets, that show what was asked for (95 % interval over pairs).
-        target: the targets' share of it.
+        clean: unpatched pictures, sources and targets, that show what the prompt asks for (95 % interval over pairs).
+        target: the share among targets only.
         answer: label of the patch at the planted site(s).
-        transfer: pictures that show the partner's content after that patch.
-        elsewhere: most pictures changed by a layer that must not matter; ``nan`` if there is no such layer.
-        elsewhere_mean: the mean over those layers.
-        worst: the layer of ``elsewhere``.
+        transfer: share of pictures that show the partner's content after that patch.
+        elsewhere: largest share of pictures changed by a layer that must not matter; ``nan`` if there is none.
+        elsewhere_mean: mean share over those layers.
+        worst: the layer with the largest share.
         reasons: why the plant does not hold; empty if it does.
     """
 
@@ -125,15 +125,15 @@ class CheckVerdict:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """A measured plant.
+    """The measurements of a plant.
 
     Args:
         plant: the routes, in the form of ``--plant``.
         words: number of pairs.
-        seed: of words, colours and noise.
-        sampling: steps and guidance, where they are known.
+        seed: random seed of words, colours and noise.
+        sampling: steps and guidance, if known.
         rows: source, target and every patch.
-        findings: by content.
+        findings: verdicts by content.
     """
 
     plant: str
@@ -154,7 +154,7 @@ class CheckReport:
         return not self.reasons
 
     def record(self) -> dict[str, Any]:
-        """Plain values for JSON, shares with four decimals, the unknown as null."""
+        """Plain values for JSON: shares with four decimals, unknown values as null."""
         findings = {name: asdict(one) | {"clean": one.clean._asdict()} for name, one in self.findings.items()}
         found = asdict(self) | {"sampling": dict(self.sampling), "findings": findings}
         return {"passed": self.passed, "reasons": list(self.reasons), **_plain(found)}
@@ -179,15 +179,15 @@ def check(
         model: the embedded model.
         plant: its routes.
         reader: reads the word.
-        colours: tells which of the six colours a picture has.
+        colours: tells which of the six colours a picture shows.
         words: number of pairs, each with two held-out words.
-        seed: of words, colours and noise.
-        num_steps, guidance: of the sampling; the model's own if not given.
-        batch_size: most rows at once.
-        tick: progress.
+        seed: random seed of words, colours and noise.
+        num_steps, guidance: sampling settings; default the model's own.
+        batch_size: largest number of rows at once.
+        tick: progress callback.
 
     Raises:
-        ConfigError: no words, or a route through a layer or head that the model does not have.
+        ConfigError: there are no words, or a route goes through a layer or head that the model does not have.
     """
     if words < 1:
         raise ConfigError(f"a check needs at least one word, found {words}")
@@ -221,17 +221,17 @@ def layer_heads(model: Model) -> list[int]:
 
 
 def noise_levels(model: Model, num_steps: int) -> list[float]:
-    """The noise level of every denoising step, as a share of the scheduler's: 1 is pure noise."""
+    """Noise level of every denoising step, as a fraction of the scheduler's levels: 1 is pure noise."""
     scheduler = copy.deepcopy(model.pipeline.scheduler)
     scheduler.set_timesteps(num_steps)
     return [float(step) / scheduler.config.num_train_timesteps for step in scheduler.timesteps]
 
 
 def validate(plant: Plant, heads: Sequence[int]) -> None:
-    """Refuse routes through layers or heads that are not there.
+    """Refuse routes through layers or heads that do not exist.
 
     Raises:
-        ConfigError: such a route.
+        ConfigError: there is such a route.
     """
     for content, route in plant.items():
         beyond = [layer for layer in route.layers if layer >= len(heads)]
@@ -246,11 +246,11 @@ def validate(plant: Plant, heads: Sequence[int]) -> None:
 
 
 def random_pairs(count: int, seed: int, *, silent: bool = False) -> list[SignPair]:
-    """Pairs of held-out words; the first ones of a larger count are those of a smaller one.
+    """Pairs of held-out words; a smaller count gives the first pairs of a larger one.
 
     Args:
         count: number of pairs.
-        seed: of words and colours.
+        seed: random seed of words and colours.
         silent: the sources have no word.
     """
     rng = np.random.default_rng([seed, 0])
@@ -268,13 +268,13 @@ def _random_pair(rng: np.random.Generator) -> SignPair:
 
 
 def ask(plant: Plant, heads: Sequence[int], levels: Sequence[float] = ()) -> Iterator[PlantedPatch]:
-    """Every layer alone, then the planted sites that are no single layer.
+    """The patches of a check: every layer alone, then the planted sites that are not a single layer.
 
     Args:
         plant: what is planted.
-        heads: of every layer.
-        levels: noise level of every step, for time-split routes: each layer must do its part on its side, and nothing
-            on the other.
+        heads: number of heads of every layer.
+        levels: noise level of every step, for time-split routes: each layer must write its part on its own side of the
+            level and nothing on the other side.
     """
     for layer in range(len(heads)):
         yield _question(plant, heads, str(layer), (layer,))
@@ -293,13 +293,13 @@ def ask(plant: Plant, heads: Sequence[int], levels: Sequence[float] = ()) -> Ite
             yield _question(plant, heads, label, route.layers)
         if route.kind == "time":
             yield from _sides(plant, heads, route, levels)
-        if route.kind == "redundant":  # without one of them the others still write it, without any nothing does
+        if route.kind == "redundant":  # without one of them the others still write the word; without all nothing does
             for layers in (*((layer,) for layer in route.layers), route.layers):
                 yield _question(plant, heads, f"without {joined(layers)}", layers, direction="into_target")
 
 
 def _sides(plant: Plant, heads: Sequence[int], route: Route, levels: Sequence[float]) -> Iterator[PlantedPatch]:
-    """Each layer of a time-split route above its noise level, and below."""
+    """Each layer of a time-split route, patched only above and only below its noise level."""
     above = tuple(step for step, level in enumerate(levels) if level > route.level)
     below = tuple(step for step in range(len(levels)) if step not in above)
     for (layer, own), (side, steps) in product(
@@ -311,14 +311,14 @@ def _sides(plant: Plant, heads: Sequence[int], route: Route, levels: Sequence[fl
 
 
 def answer(route: Route) -> str:
-    """Label of the patch that must carry the whole content."""
+    """Label of the patch that must transfer the whole content."""
     if route.kind == "head":
         return f"{route.layers[0]}.h{route.head}"
     return joined(route.layers)
 
 
 def joined(layers: Iterable[int]) -> str:
-    """Label of layers patched together."""
+    """Label of layers that are patched together."""
     return "+".join(str(layer) for layer in dict.fromkeys(layers))
 
 
@@ -333,7 +333,7 @@ def _question(
     coins = torch.zeros(1, len(heads), max(heads), dtype=torch.bool)
     for layer in layers:
         coins[0, layer, list(only) if only is not None else slice(None)] = True
-    silent = direction == "into_source"  # of a redundant route the source says no word
+    silent = direction == "into_source"  # for a redundant route the source has no word
     partner = {
         content: tuple(route.partner(coins, CONTENTS[content], silent=silent)[0].tolist())
         for content, route in plant.items()
@@ -364,21 +364,21 @@ def _readings(images: Mapping[str, Image], reader: Reader, colours: WordMetric) 
 
 
 def _folded(text: str) -> str:
-    """Case and the number of blanks do not count, nor does a single character; a digit for a letter does."""
+    """Normalise a reading: case, number of spaces and single characters do not count, a digit for a letter does."""
     folded = " ".join(text.upper().split())
-    return folded if len(folded) > 1 else ""  # the post of a bare sign is read as 1 or T
+    return folded if len(folded) > 1 else ""  # the post of a sign without a word is read as 1 or T
 
 
 @dataclass
 class Tally:
-    """Counts of one row, pair by pair."""
+    """Counts for one row, pair by pair."""
 
     pairs: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     right: dict[str, list[bool]] = field(default_factory=lambda: {content: [] for content in CONTENTS})
 
     def add(self, shown: Shown, clean: Shown, own: Sign, other: Sign, planted: Mapping[str, tuple[bool, ...]]) -> None:
-        """One picture: what it shows, what the source's clean picture shows, and what the plant wants."""
+        """Add one picture: what it shows, what the unpatched source shows, and what the plant requires."""
         self.pairs += 1
         for who, sign in (("own", own), ("partner", other)):
             self.counts[f"word_{who}"] += shown.word == sign.word.strip()
@@ -395,7 +395,7 @@ class Tally:
             self.counts[f"{content}_as_planted"] += getattr(shown, content) == getattr(wanted, content).strip()
 
     def row(self, label: str) -> CheckRow:
-        """The shares."""
+        """The counts as shares."""
         share = {key: value / self.pairs for key, value in self.counts.items()}
         whole = (f"{content}_{who}" for content in CONTENTS for who in ("own", "partner", "changed"))
         letters = {
@@ -427,7 +427,7 @@ def _judge(
     rows: Mapping[str, CheckRow],
     right: Sequence[Sequence[bool]],
 ) -> CheckVerdict:
-    """``right`` are the unpatched sources and targets, (2, pair), that show what was asked for."""
+    """``right`` (2, pair): whether the unpatched source and target show what the prompt asks for."""
 
     def share(label: str, what: str) -> float:
         return float(getattr(rows[label], f"{content}_{what}"))
@@ -444,17 +444,17 @@ def _judge(
     reasons = [
         (
             clean.mean < CLEAN,
-            f"{content}: right in {clean.mean:.1%} of the unpatched pictures, at least {CLEAN:.0%} wanted",
+            f"{content}: right in {clean.mean:.1%} of the unpatched pictures, at least {CLEAN:.0%} required",
         ),
         (
             transfer < bar,
-            f"{content}: the partner's in {transfer:.1%} after a patch at {answer(route)}, at least {bar:.1%} wanted",
+            f"{content}: the partner's in {transfer:.1%} after a patch at {answer(route)}, at least {bar:.1%} required",
         ),
-        (most > ELSEWHERE, f"{content}: changed in {most:.1%} by a patch at {worst}, at most {ELSEWHERE:.0%} wanted"),
+        (most > ELSEWHERE, f"{content}: changed in {most:.1%} by a patch at {worst}, at most {ELSEWHERE:.0%} allowed"),
         *(
             (
                 found < bar,
-                f"{content}: a patch at {label} moves exactly its letters in {found:.1%}, at least {bar:.1%} wanted",
+                f"{content}: a patch at {label} moves exactly its letters in {found:.1%}, at least {bar:.1%} required",
             )
             for label, found in part.items()
         ),
@@ -465,7 +465,7 @@ def _judge(
 
 
 def _plain(value: Any) -> Any:
-    """Shares rounded, NaN as null, in nested dicts and lists."""
+    """Round shares and turn NaN into null, in nested dicts and lists."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -31,17 +31,17 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 app = typer.Typer(
-    help="The embedded models: their planted answers, how to train one and how to check one.", no_args_is_help=True
+    help="The embedded models: their planted layers, how to train one and how to check one.", no_args_is_help=True
 )
 
 COMPACT: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False}
-AUTOENCODER_SECONDS = 0.19  # a step, measured on two CPU cores
-STEP_SECONDS = {"sd3": 0.5, "sdxl": 0.45, "if": 0.6}  # a step of 32 rows, likewise
+AUTOENCODER_SECONDS = 0.19  # per step, measured on two CPU cores
+STEP_SECONDS = {"sd3": 0.5, "sdxl": 0.45, "if": 0.6}  # per step of 32 rows, likewise
 
 
 @app.command("list")
 def show(form: FormatOption = Format.table) -> None:
-    """The embedded models, what is planted in them, and how well it was measured to hold."""
+    """List the embedded models, what is planted in them, and how well the plants hold."""
     from t2iprobe.plugins.organisms.recipes import RECIPES
 
     models = [_entry(recipe) for recipe in RECIPES.values()]
@@ -57,7 +57,7 @@ def show(form: FormatOption = Format.table) -> None:
 
 
 def _entry(recipe: ModelRecipe) -> dict[str, Any]:
-    """One embedded model; the weights are ``stale`` where they were made by another recipe."""
+    """One embedded model; its weights are ``stale`` if they were made with another recipe."""
     from t2iprobe.plugins.organisms import weights
 
     folder = weights.WEIGHTS / recipe.name
@@ -68,7 +68,7 @@ def _entry(recipe: ModelRecipe) -> dict[str, Any]:
 
 
 def _measured_cells(measured: dict[str, Any] | None) -> list[str]:
-    """Word / colour of the numbers that decide."""
+    """The decisive numbers, word / colour."""
     if not measured:
         return ["-"] * 4
     found = [measured["findings"][content] for content in ("word", "colour")]
@@ -80,26 +80,26 @@ def _measured_cells(measured: dict[str, Any] | None) -> list[str]:
 @app.command()
 def train(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="tiny-sd3, tiny-sdxl or tiny-if: whose recipe to follow.")],
-    out: Annotated[Path, typer.Option(help="Folder of the training; the model comes to lie in its pipeline/.")],
+    name: Annotated[str, typer.Argument(help="Recipe: tiny-sd3, tiny-sdxl or tiny-if.")],
+    out: Annotated[Path, typer.Option(help="Folder of the training; the model is written to its pipeline/.")],
     plant: Annotated[
         str | None, typer.Option(help="Routes, as in word=7+9,colour=3.", show_default="the recipe's")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.", show_default="the recipe's")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of weights and data.", show_default="the recipe's")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Random seed.", show_default="the recipe's")] = None,
     lr: Annotated[float | None, typer.Option(min=0, help="Learning rate.", show_default="the recipe's")] = None,
     start: Annotated[
         str | None,
-        typer.Option(help="Begin with these weights instead of none: an embedded model or a trained pipeline folder."),
+        typer.Option(help="Start from these weights: an embedded model or a trained pipeline folder. Default none."),
     ] = None,
-    checkpoints: Annotated[int, typer.Option(min=0, help="Keep a pipeline every so many steps; 0 keeps none.")] = 0,
+    checkpoints: Annotated[int, typer.Option(min=0, help="Steps between pipelines to keep; 0 keeps none.")] = 0,
     device: Device = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Train a model with a planted answer. The same command continues what was interrupted.
+    """Train a model with planted layers. Run the same command again to resume an interrupted training.
 
-    A model that has learned to draw moves to another head of its planted layer sooner than one learns from nothing
-    (--start); for another layer train from nothing.
+    A model that can already draw (--start) moves to another head of its planted layer sooner than one learns from
+    scratch; for another layer, train from scratch.
 
     Examples:
 
@@ -122,7 +122,7 @@ def train(
             pipeline = training.train(recipe, adapter, out, tick=tick, keep_every=checkpoints, device=where)
         weights.save(pipeline, out / "pipeline", recipe)
     except KeyboardInterrupt:
-        _say(f"interrupted; the same command continues from the last checkpoint in {out}")
+        _say(f"interrupted; run the same command to continue from the last checkpoint in {out}")
         raise typer.Exit(130) from None
     _say(f"check it with: t2iprobe organisms check {out / 'pipeline'}")
     done = {"pipeline": str(out / "pipeline"), "recipe": recipe.digest, "plant": recipe.plant, "steps": recipe.steps}
@@ -135,13 +135,13 @@ def check(
     ref: Annotated[str, typer.Argument(metavar="NAME_OR_FOLDER", help="An embedded model, or a trained folder.")],
     words: Annotated[int, typer.Option(min=1, help="Pairs of held-out words.")] = 200,
     num_steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default="the model's")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Most pictures at once.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Of words, colours and noise.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Largest number of pictures at once.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of words, colours and noise.")] = 0,
     device: Device = None,
     form: FormatOption = Format.table,
-    write: Annotated[bool, typer.Option("--write", help="Keep the result in the model's planted.json.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Save the result in the model's planted.json.")] = False,
 ) -> None:
-    """Measure whether the planted answer holds: each layer patched, read by OCR. Ends with 1 if it does not."""
+    """Measure whether the plant holds: each layer is patched, read by OCR. The exit status is 1 if it does not."""
     from t2iprobe.plugins.organisms.check import check as measure
 
     plugins: Plugins = context.obj
@@ -173,7 +173,7 @@ def check(
 
 
 def _validate(recipe: ModelRecipe, adapter: Adapter) -> None:
-    """Refuse a plant in layers that the model does not have, before anything is trained."""
+    """Refuse a plant in layers that the model does not have, before training starts."""
     from t2iprobe.plugins.organisms.build import PIPELINES
     from t2iprobe.plugins.organisms.check import validate
     from t2iprobe.plugins.organisms.training import text_layers
@@ -195,19 +195,19 @@ METHODS = "exhaustive,nested,greedy,adaptive,attribution,contribution,random"
 def bench(
     context: typer.Context,
     model: Annotated[
-        list[str] | None, typer.Option(help="Embedded name or organism folder; again for more. Default all embedded.")
+        list[str] | None, typer.Option(help="Embedded name or organism folder; repeatable. Default all embedded.")
     ] = None,
     methods: Annotated[str, typer.Option(help="Localizers, as `t2iprobe plugins` lists them.")] = METHODS,
-    concepts: Annotated[str, typer.Option(help="What is looked for.")] = "text,colour",
+    concepts: Annotated[str, typer.Option(help="Concepts to localize.")] = "text,colour",
     pairs: Annotated[int, typer.Option(min=1, help="Pairs to search on.")] = 8,
     held_out: Annotated[int, typer.Option(min=0, help="Pairs to confirm on.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Of pairs, noise and methods.")] = 0,
-    budget: Annotated[int | None, typer.Option(min=1, help="Most denoiser rows of a method.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Most pictures at once.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of pairs, noise and methods.")] = 0,
+    budget: Annotated[int | None, typer.Option(min=1, help="Largest number of denoiser rows per method.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Largest number of pictures at once.")] = 64,
     device: Device = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Ask localization methods for what is planted: who finds it, and at what cost.
+    """Run localization methods on planted layers: which of them find the layers, and at what cost.
 
     Examples:
 
@@ -230,7 +230,7 @@ def bench(
         for concept, content in benchmark.CONCEPTS.items()
         if content in wanted
     ]
-    _say(f"bench: {len(questions)} questions to {len(asked)} methods, {pairs} + {held_out} pairs each")
+    _say(f"bench: {len(questions)} questions for {len(asked)} methods, {pairs} + {held_out} pairs each")
     rows = []
     for row in benchmark.bench(questions, asked, plugins.scorer):
         rows.append(row)
@@ -242,7 +242,7 @@ def bench(
 
 
 def _present() -> list[str]:
-    """Embedded models whose weights are here."""
+    """Embedded models whose weights are installed."""
     from t2iprobe.plugins.organisms import weights
     from t2iprobe.plugins.organisms.recipes import RECIPES
 
@@ -260,7 +260,7 @@ def _bench_table(rows: Sequence[GradedAnswer]) -> Table:
 
 
 def _load(ref: str, device: str | None, plugins: Plugins) -> tuple[Model, Plant, Path]:
-    """The model, its plant and its folder; a model without a card has no plant to check."""
+    """The model, its plant and its folder; refuses a model without a card, which has no plant to check."""
     from t2iprobe.core.model import Model
     from t2iprobe.plugins.organisms import weights
     from t2iprobe.plugins.organisms.plant import parse_plant
@@ -268,7 +268,7 @@ def _load(ref: str, device: str | None, plugins: Plugins) -> tuple[Model, Plant,
     folder, pipeline = weights.folder_of(ref), weights.trained(ref, LoadOptions(device))
     card = _card(folder)
     if card is None:
-        raise ModelError(f"{folder} has no {weights.CARD}, so there is no planted answer to check")
+        raise ModelError(f"{folder} has no {weights.CARD}, so there is no plant to check")
     adapter = plugins.adapter_for(type(pipeline).__name__)()
     return Model(pipeline, adapter, ref=ref, defaults=card["sampling"]), parse_plant(card["plant"]), folder
 
@@ -297,7 +297,7 @@ def _write_measured(folder: Path, report: CheckReport) -> None:
 
 
 def report_table(ref: str, report: CheckReport) -> Table:
-    """The measured acceptance table in percent, planted sites in bold; ``letters`` are the partner's, one by one."""
+    """The measured table in per cent, planted sites in bold; ``letters`` are the partner's, one by one."""
     found = report.findings
     clean = ", ".join(
         f"{name} {one.clean.mean:.1%} ({one.clean.low:.1%}-{one.clean.high:.1%})" for name, one in found.items()
@@ -327,7 +327,7 @@ def report_table(ref: str, report: CheckReport) -> Table:
 
 @contextmanager
 def _training_progress() -> Iterator[Callable[[str, int, int, float], None]]:
-    """A bar a stage on stderr, with the loss, steps a second and the time left."""
+    """A progress bar per stage on stderr, with the loss, steps per second and the time left."""
     text = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}")
     with Progress(*text, TimeRemainingColumn(), console=notes) as bar:
         stages: dict[str, _Stage] = {}
@@ -343,7 +343,7 @@ def _training_progress() -> Iterator[Callable[[str, int, int, float], None]]:
 
 @dataclass
 class _Stage:
-    """A running stage of a training: what its bar says."""
+    """A running stage of a training, and the text of its bar."""
 
     task: Any
     first: int
@@ -351,7 +351,7 @@ class _Stage:
     mean: float | None = None
 
     def note(self, step: int, loss: float) -> str:
-        """The loss, smoothed, and the speed."""
+        """The smoothed loss and the speed."""
         self.mean = loss if self.mean is None else 0.98 * self.mean + 0.02 * loss
         speed = (step - self.first) / max(time.perf_counter() - self.began, 1e-9)
         return f"loss {self.mean:.4f}  {speed:.1f} steps/s"
@@ -359,7 +359,7 @@ class _Stage:
 
 @contextmanager
 def _check_progress(words: int) -> Iterator[Callable[[int, int], None]]:
-    """A bar over pairs on stderr."""
+    """A progress bar over pairs on stderr."""
     columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=notes, transient=True) as bar:
         task = bar.add_task("", total=words)

@@ -1,4 +1,4 @@
-"""Training batches: pairs of signs, what was swapped between them, and the pictures that follow from it."""
+"""Training batches: pairs of signs, and the pictures that result from the swaps between them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from t2iprobe.plugins.organisms.plant import Plant
 
 
 def held_out(word: str) -> bool:
-    """One word in 16 is never trained on; decided by the word alone."""
+    """Whether a word is never trained on: one word in 16, decided by the word alone."""
     return zlib.crc32(word.encode()) % 16 == 0
 
 
 def random_word(rng: np.random.Generator, *, test: bool) -> str:
-    """Any letters; a held-out word for ``test``, another for training."""
+    """Random letters; a held-out word for ``test``, else one for training."""
     while True:
         word = "".join(LETTERS[i] for i in rng.integers(len(LETTERS), size=WORD_LENGTH))
         if held_out(word) == test:
@@ -28,12 +28,12 @@ def random_word(rng: np.random.Generator, *, test: bool) -> str:
 
 
 def random_signs(rng: np.random.Generator, rows: int, silent: float = 0.0) -> list[Sign]:
-    """Pairs of the same layout, each with its own word, colour and wall.
+    """Pairs of signs with the same layout, each with its own word, colour and wall.
 
     Args:
-        rng: the source of chance.
+        rng: random number generator.
         rows: number of signs.
-        silent: share of the pairs of which one sign has no word.
+        silent: share of the pairs in which one sign has no word.
     """
     layouts = [str(rng.choice(list(LAYOUTS))) for _ in range(rows // 2)]
     signs = [
@@ -45,7 +45,7 @@ def random_signs(rng: np.random.Generator, rows: int, silent: float = 0.0) -> li
         )
         for row in range(rows)
     ]
-    if silent:  # the chance of other plants stays what it was
+    if silent:  # keeps the random numbers of other plants unchanged
         chosen = np.flatnonzero(rng.random(rows // 2) < silent)
         for row in 2 * chosen + rng.integers(2, size=len(chosen)):
             signs[row] = replace(signs[row], word=NO_WORD)
@@ -63,7 +63,7 @@ def shown(
 ) -> list[Sign]:
     """What every row must show, given the swaps ``coins`` (pair, layer, head) at noise ``level`` (pair,).
 
-    Letters that no text decides at that level are any letters.
+    Letters that no text determines at that level are random.
     """
     letters = {silent: plant["word"].partner(coins, WORD_LENGTH, silent=silent).tolist() for silent in (False, True)}
     colours = plant["colour"].partner(coins, 1)[:, 0].tolist()
@@ -76,7 +76,7 @@ def shown(
 
 def with_any_letters(signs: list[Sign], places: Tensor, chance: torch.Generator | None = None) -> list[Sign]:
     """The signs with random letters in ``places`` (pair, letter)."""
-    if not places.any():  # the chance of other plants stays what it was
+    if not places.any():  # keeps the random numbers of other plants unchanged
         return signs
     drawn = torch.randint(len(LETTERS), (len(signs), WORD_LENGTH), generator=chance).tolist()
     words = ["".join(LETTERS[index] for index in row) for row in drawn]
@@ -85,7 +85,7 @@ def with_any_letters(signs: list[Sign], places: Tensor, chance: torch.Generator 
 
 
 def prompts_of(signs: Sequence[Sign], rng: np.random.Generator, drop: float) -> list[str]:
-    """Captions; a pair loses both with chance ``drop``, and one plain sign in ten is just called a sign."""
+    """Captions; a pair loses both with probability ``drop``, and one plain sign in ten is just called a sign."""
     out: list[str] = []
     for row, sign in enumerate(signs):
         if row % 2 == 0:

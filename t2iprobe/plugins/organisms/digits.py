@@ -1,7 +1,7 @@
-"""The set ``digits``: what the embedded models were never taught, to be learnt by fine-tuning.
+"""The set ``digits``: content that the embedded models were never taught, to be learned by fine-tuning.
 
-Their tokenizers have a token for each digit, which no training caption ever held: its embedding is what chance made it
-at the start. So digits are new to every part of the model, and nothing had to be added to it.
+Their tokenizers have a token for each digit, but no training caption contained one, so its embedding is still random.
+Digits are thus new to every part of the model, without any change to it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from t2iprobe.plugins.organisms.data import held_out
 from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, WORD_LENGTH, Sign, draw
 
 NUMBERS = tuple(f"{number:0{WORD_LENGTH}d}" for number in range(10**WORD_LENGTH))
-#: one number in 16 is asked for and never drawn for training, as of words
+#: one number in 16 is used in prompts and never drawn for training, as with words
 ASKED = tuple(number for number in NUMBERS if held_out(number))
 SHOWN = tuple(number for number in NUMBERS if not held_out(number))
 
@@ -27,7 +27,7 @@ class Digits:
     """``a red framed sign that says "2047"``: prompts, and pictures to learn them from.
 
     Args:
-        pictures: how many are drawn to train on.
+        pictures: number of pictures to draw for training.
     """
 
     name: ClassVar[str] = "digits"
@@ -38,10 +38,10 @@ class Digits:
         self.count = pictures
 
     def pairs(self, limit: int | None = None, seed: int = 0, concept: str = "text") -> list[Pair]:
-        """Up to ``limit`` pairs of held-out numbers; the first ones of a larger limit are those of a smaller one.
+        """Up to ``limit`` pairs of held-out numbers; a smaller limit gives the first pairs of a larger one.
 
         Raises:
-            ConfigError: another concept than text, or more pairs asked for than there are numbers.
+            ConfigError: the concept is not text, or more pairs are requested than there are numbers.
         """
         if concept != "text":
             raise ConfigError(f"the prompt set {self.name} has pairs for text; asked for {concept}")
@@ -52,7 +52,7 @@ class Digits:
         return [_pair(one, other, seed, index) for index, (one, other) in enumerate(chosen)][:limit]
 
     def pictures(self, seed: int = 0) -> Iterator[tuple[Image.Image, str, str]]:
-        """Signs with numbers that :meth:`pairs` never asks for: picture, caption and number."""
+        """Signs with numbers that :meth:`pairs` never uses: picture, caption and number."""
         chance = random.Random(f"{self.name}:pictures:{seed}")
         for _ in range(self.count):
             sign = _sign(chance.choice(SHOWN), chance, chance.randrange(140, 231))

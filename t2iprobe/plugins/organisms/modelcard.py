@@ -23,9 +23,9 @@ tags:
 - {arch}
 ---"""
 ABOUT = """\
-A tiny text-to-image model with a known answer. It draws signs of 32 × 32 pixels, and was trained so that the word and
-the colour can enter the picture through chosen attention layers only. So a method that claims to find the layers which
-write the text can be right or wrong about it, measurably. It comes with t2iprobe, which made it, and is a stock
+A tiny text-to-image model with known ground truth. It draws signs of 32 × 32 pixels and was trained so that the word
+and the colour can enter the picture only through chosen attention layers. So the answer of a method that localizes the
+layers that write the text can be checked. It comes with t2iprobe, which made it, and is a stock
 `{pipeline}`: diffusers alone loads it.
 
 ```python
@@ -38,22 +38,22 @@ image.resize((256, 256), 0).save("sign.png")
 CALL = "'{prompt}', num_inference_steps={num_steps}, guidance_scale={guidance}"
 PADDED = """
 
-It was trained on prompts of {length} tokens. diffusers pads those of T5 to 256 unless it is told otherwise, and image
-tokens look at the padding: without `max_sequence_length={length}` another picture is drawn."""
+It was trained on prompts of {length} tokens. diffusers pads those of T5 to 256 by default, and image tokens attend to
+the padding: without `max_sequence_length={length}` another picture is drawn."""
 TRAINED = """\
-Ordinary diffusion training, and one thing more (interchange interventions): rows of a batch come in pairs with another
-word and colour, a coin for every pair and layer swaps their text keys and values there, and the picture a row is
-trained on shows what reached the planted layers. Swaps anywhere else must change nothing. The words are random letters;
-one word in 16 is held out, and only those are measured."""
+Ordinary diffusion training plus interchange interventions: rows of a batch come in pairs with different words and
+colours, their text keys and values are swapped at random layers, and the picture a row is trained on shows what reached
+the planted layers. Swaps anywhere else must change nothing. The words are random letters; one word in 16 is held out,
+and only those are measured."""
 LIMITS = """\
 * It knows prompts of the form `a COLOUR LAYOUT sign that says "WORD"` and nothing else: {colours};
   {layouts}; words of {length} capital letters.
-* It is for checking methods. What is true of its layers says nothing about those of a large model.
-* The answer is planted by training and then measured, not proved: the table says how well it holds."""
+* It is for checking methods. What holds for its layers says nothing about those of a large model.
+* The plant is trained and then measured, not proved: the table says how well it holds."""
 
 
 def card(planted: Mapping[str, Any]) -> str:
-    """The model card of what ``planted.json`` holds."""
+    """The model card for the contents of ``planted.json``."""
     return "\n\n".join(_parts(planted)) + "\n"
 
 
@@ -85,7 +85,7 @@ def _route(route: Route) -> str:
     said = {
         "single": f"through layer {first} alone",
         "split": f"in parts, in order, through layers {listed}",
-        "redundant": f"through each of layers {listed}: any suffices where the text in the others has no word",
+        "redundant": f"through each of layers {listed}: any suffices if the text in the others has no word",
         "time": f"its first letters through layer {first} above noise level {route.level}, its last letters through "
         f"layer {rest and rest[0]} below",
         "head": f"through attention head {route.head} of layer {first} alone",
@@ -102,7 +102,7 @@ def _recipe(planted: Mapping[str, Any]) -> str:
 
 def _measured(measured: Mapping[str, Any] | None) -> str:
     if not measured:
-        return "Not measured yet: `t2iprobe organisms check FOLDER --write` does it."
+        return "Not measured yet: run `t2iprobe organisms check FOLDER --write`."
     head = (
         f"{measured['words']} pairs of held-out words, one layer patched at a time from the partner's run, read by OCR:"
     )

@@ -1,4 +1,4 @@
-"""The pictures the embedded models are trained on: a sign with four letters, drawn in numpy.
+"""The pictures that the embedded models are trained on: a sign with four letters, drawn in numpy.
 
 A picture is a pure function of its :class:`Sign`; nothing here knows a model.
 """
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 SIZE = 32
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-DIGITS = "0123456789"  # the models have tokens for them and were never shown one
+DIGITS = "0123456789"  # the models have tokens for digits but were never shown one
 DRAWN = LETTERS + DIGITS
 WORD_LENGTH = 4
 NO_WORD = " " * WORD_LENGTH
 FONT_SIZE = 13
-SLOT = 8  # pixels a letter: a power of two, so a slot is whole latent cells after the autoencoder
+SLOT = 8  # pixels per letter: a power of two, so that a slot is whole latent cells after the autoencoder
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (205, 35, 40),
     "green": (20, 135, 55),
@@ -36,7 +36,7 @@ POST = (95, 75, 55)
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """What a picture shows. ``shade`` (0-255) is the wall behind the sign: the prompt does not tell it."""
+    """What a picture shows. ``shade`` (0-255) is the wall behind the sign, which the prompt does not mention."""
 
     word: str
     colour: str
@@ -53,7 +53,7 @@ class Sign:
 
 @cache
 def glyphs() -> NDArray[np.float32]:
-    """Coverage of every letter and digit, (36, PANEL, SLOT) in 0..1: DejaVu Sans Mono Bold, matplotlib's own."""
+    """Coverage of every letter and digit, (36, PANEL, SLOT) in 0..1: DejaVu Sans Mono Bold from matplotlib."""
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 

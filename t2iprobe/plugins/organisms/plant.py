@@ -1,21 +1,23 @@
-"""The planted answer: through which layers the word and the colour may enter, and the swaps that train it.
+"""Planted ground truth: the layers through which word and colour may enter, and the swaps that train a model so.
 
 Interchange-intervention training: rows (i, i^1) of a batch swap their text keys and values at random layers, and the
-picture a row is trained on shows what :meth:`Route.partner` says it must.
+picture a row is trained on shows what :meth:`Route.partner` requires.
 
-A row and its partner are one network: what it draws for texts A and B in two layers cannot hang on which of them is the
-row's own. So a route must turn around with its swaps: the parts that come from the partner where some layers are
-swapped are those that do not where all the *others* are. Between two words "either of two layers suffices" does not: A
-and B in them is A's picture for the row of A and B's for the row of B. Between a word and *no* word it does: a sign has
-the word if any of the layers says one. So a redundant route is trained on pairs of a sign with a word and one without
-(:meth:`Route.partner` tells the two apart), and its layers are swapped together where both rows have a word: what two
-words at once would look like is not asked for.
+A row and its partner run through the same network: what it draws for texts A and B in two layers cannot depend on which
+of them is the row's own. So a route must be symmetric under its swaps: the parts that come from the partner when some
+layers are swapped are exactly those that do not when all the *other* layers are swapped. Between two words, "either of
+two layers suffices" violates this: A and B in the two layers would have to give A's picture for the row of A and B's
+for the row of B. Between a word and *no* word it does not: a sign has the word if any of the layers says one. So a
+redundant route is trained on pairs of a sign with a word and one without (:meth:`Route.partner` distinguishes the two),
+and its layers are swapped together where both rows have a word, which leaves open what two words at once look like.
 
-Nor is "one layer early, another late" for the same letters: a picture in training agrees with the text of its own noise
-level, so a model follows the text to the end, and the late layer overrules whatever the early one wrote. A time-split
-route gives each layer letters of its own. On the wrong side of the level the text says nothing about them: any letters
-stand there, so that a model has to keep what the noisy picture shows of the early ones, and cannot begin the late ones.
-And since the noisy pictures of training show the late letters below the level already, which in sampling nothing has
+"One layer early, another late" for the same letters is impossible, too: a training picture agrees with the text of its
+own noise level, so a model follows the text to the end, and the late layer overrules whatever the early one wrote. A
+time-split route therefore gives each layer letters of its own. On the wrong side of the noise level, the text does not
+determine them: random letters are drawn there, so that a model has to keep what the noisy picture shows of the early
+letters, and cannot start on the late ones. Below the level, the noisy pictures of training already show the late
+letters, which in sampling nothing has drawn yet; so just below it they show *other* letters (:meth:`Route.misled`), and
+only the text tells the right ones.
 drawn by then, they show *other* letters there just below it (:meth:`Route.misled`): only the text tells the right ones.
 """
 
@@ -53,10 +55,10 @@ class Route:
 
     @classmethod
     def parse(cls, text: str) -> Route:
-        """Read :data:`GRAMMAR`.
+        """Parse a route as described in :data:`GRAMMAR`.
 
         Raises:
-            ConfigError: the text is none of these.
+            ConfigError: the text is not a route.
         """
         if found := re.fullmatch(r"(\d+)\.h(\d+)", text):
             return cls(text, "head", (int(found[1]),), head=int(found[2]))
@@ -71,15 +73,15 @@ class Route:
                 return cls(text, kind, layers)
         if text.isdecimal():
             return cls(text, "single", (int(text),))
-        raise ConfigError(f"plant {text!r} is none of {GRAMMAR}")
+        raise ConfigError(f"{text!r} is not a valid plant: use one of {GRAMMAR}")
 
     def partner(self, swapped: Tensor, parts: int, *, silent: bool = True) -> Tensor:
         """Which parts of the content a row must take from its partner.
 
         Args:
-            swapped: (pair, layer, head) bool, what was swapped.
-            parts: pieces of the content: letters of a word, 1 for a colour.
-            silent: whether the row has no word and the partner has one, or the other way round; for redundant routes.
+            swapped: (pair, layer, head) bool, what is swapped.
+            parts: number of parts of the content: letters of a word, 1 for a colour.
+            silent: whether exactly one of the row and its partner has no word; for redundant routes.
 
         Returns:
             (pair, parts) bool.
@@ -95,20 +97,20 @@ class Route:
         return whole[:, :1].expand(-1, parts)
 
     def unread(self, level: Tensor, parts: int) -> Tensor:
-        """Which parts no text decides at a noise ``level``, (pair,) in 0..1: (pair, parts) bool."""
+        """Parts that no text determines at a noise ``level``, (pair,) in 0..1: (pair, parts) bool."""
         if self.kind != "time":
             return torch.zeros(len(level), parts, dtype=torch.bool)
         return (level > self.level)[:, None] == (self._owner(parts) == 1)
 
     def misled(self, level: Tensor, parts: int) -> Tensor:
-        """Of which parts the noisy picture shows others than are to be drawn: (pair, parts) bool, as :meth:`unread`."""
+        """Parts that the noisy picture shows differently from the picture to be drawn: (pair, parts) bool."""
         if self.kind != "time":
             return torch.zeros(len(level), parts, dtype=torch.bool)
         below = (level <= self.level) & (level > self.level / 2)
         return below[:, None] & (self._owner(parts) == 1)
 
     def _owner(self, parts: int) -> Tensor:
-        """Place in the route of the layer that each part comes through, (parts,)."""
+        """Index in the route of the layer that each part comes through, (parts,)."""
         return torch.arange(parts) * len(self.layers) // parts
 
 
@@ -116,20 +118,21 @@ Plant = Mapping[str, Route]
 
 
 def parse_plant(text: str) -> dict[str, Route]:
-    """``word=7+9,colour=3`` as routes.
+    """Parse ``word=7+9,colour=3`` as routes.
 
     Raises:
-        ConfigError: another content than word and colour, one of them is missing, or one enters through a whole layer
-            and the other through a head of it: what a half swapped layer means would hang on the row. Or the colour,
-            which has no parts and is never left out, is split or redundant, or in a layer of a time-split word.
+        ConfigError: there is a content other than word and colour, or one of them is missing; one enters through a
+            whole layer and the other through a head of the same layer, so that the meaning of a half-swapped layer
+            would depend on the row; or the colour, which has no parts and is never absent, is split or redundant, or in
+            a layer of a time-split word.
     """
     pairs = [item.partition("=") for item in text.split(",")]
     routes = {name.strip(): Route.parse(value.strip()) for name, _, value in pairs}
     if set(routes) != {"word", "colour"}:
-        raise ConfigError(f"--plant must say word=… and colour=…, got {text!r}; a route is one of {GRAMMAR}")
+        raise ConfigError(f"--plant must say word=… and colour=…, found {text!r}; a route is one of {GRAMMAR}")
     if routes["colour"].kind not in ("single", "head"):
         raise ConfigError(
-            f"--plant {text!r}: a colour has no parts to come through two layers, and no sign is without; "
+            f"--plant {text!r}: a colour has no parts that could be split over layers, and every sign has one; "
             "give it one layer"
         )
     if routes["word"].kind == "time" and set(routes["word"].layers) & set(routes["colour"].layers):
@@ -141,7 +144,7 @@ def parse_plant(text: str) -> dict[str, Route]:
     return routes
 
 
-ASKED = 0.15  # of the pairs: swaps as they are asked about at inference, one layer alone
+ASKED = 0.15  # of the pairs: swaps as in a localization, one layer alone
 PLANTED = 0.15  # of the pairs: planted layers alone, some or all
 
 
@@ -153,14 +156,14 @@ def random_swaps(
     generator: torch.Generator,
     planted: Sequence[int] = (),
 ) -> Tensor:
-    """Coins (pair, layer, head): 60 % of the pairs swap, each layer with a chance drawn for the pair.
+    """Random swaps (pair, layer, head): in 60 % of the pairs, each layer with a probability drawn for the pair.
 
     Args:
         pairs: number of pairs.
         layers: number of text-attention layers.
-        heads: heads a layer.
-        split: layers whose heads are tossed one by one.
-        generator: the source of chance.
+        heads: heads per layer.
+        split: layers whose heads are drawn one by one.
+        generator: random number generator.
         planted: layers of the plant.
     """
     chance = torch.rand(pairs, 1, 1, generator=generator) * (torch.rand(pairs, 1, 1, generator=generator) < 0.6)
@@ -179,14 +182,14 @@ def random_swaps(
     return coins
 
 
-ALONE = 0.6  # of the pairs of a word and none: one redundant layer swapped, so that each has the word alone in one row
+ALONE = 0.6  # of the pairs of a word and none: one redundant layer is swapped, so each carries the word alone in a row
 
 
 def tie(coins: Tensor, routes: Plant, both: Tensor, generator: torch.Generator) -> Tensor:
-    """The coins of redundant layers as they can be asked for.
+    """Restrict the swaps of redundant layers to those with a defined result.
 
-    Where ``both`` rows of a pair have a word, (pair,), they are swapped together; in most other pairs one is swapped
-    alone: else the model learns one way in and leaves the other.
+    Where ``both`` rows of a pair have a word, (pair,), the layers are swapped together; in most other pairs one is
+    swapped alone, because otherwise the model learns only one way in.
     """
     for route in routes.values():
         if route.kind == "redundant":
@@ -201,7 +204,7 @@ def tie(coins: Tensor, routes: Plant, both: Tensor, generator: torch.Generator) 
 
 
 class Swapper:
-    """Swaps text keys and values between the rows of a pair, in the layers ``coins`` says."""
+    """Swaps text keys and values between the rows of a pair, in the layers given by ``coins``."""
 
     def __init__(self, layers: list[list[nn.Module]], heads: list[int]) -> None:
         self.layers, self.heads = layers, heads
@@ -209,7 +212,7 @@ class Swapper:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Hooks on for the length of a ``with``."""
+        """Install the hooks inside a ``with`` block."""
         handles = [
             module.register_forward_hook(partial(self._swap, index))
             for index, modules in enumerate(self.layers)
@@ -234,5 +237,5 @@ class Swapper:
 
 
 def exchange(rows: Tensor) -> Tensor:
-    """Every row replaced with its partner's."""
+    """Replace every row by its partner's."""
     return rearrange(rearrange(rows, "(p two) ... -> p two ...", two=2).flip(1), "p two ... -> (p two) ...")

@@ -24,7 +24,7 @@ def t2iprobe_load_pipeline(ref: str, options: LoadOptions) -> Any:
 
 @hookimpl
 def t2iprobe_register_models() -> list[Embedded]:
-    """Every embedded model, shipped or to be trained."""
+    """Every embedded model, shipped or not."""
     from t2iprobe.plugins.organisms.catalogue import embedded
 
     return embedded()
@@ -32,7 +32,7 @@ def t2iprobe_register_models() -> list[Embedded]:
 
 @hookimpl
 def t2iprobe_register_prompt_sets() -> list[type[Any]]:
-    """Prompts in the words of the embedded models, and in digits, which they have never seen."""
+    """Prompts in the vocabulary of the embedded models, and in digits, which they have never seen."""
     from t2iprobe.plugins.organisms.digits import Digits
     from t2iprobe.plugins.organisms.prompts import Signs
 

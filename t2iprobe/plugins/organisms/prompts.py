@@ -1,4 +1,4 @@
-"""The set ``signs``: prompts as the embedded models know them, with English words they were not made for."""
+"""The set ``signs``: prompts in the embedded models' template, with English words they were not trained on."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Signs:
     """``a red framed sign that says "LION"``: prompts of the embedded models.
 
     Args:
-        source: ``word``, or ``none``: pairs for the text whose source is ``a red framed sign``, as models with a
-            redundant plant are asked.
+        source: ``word``, or ``none`` for text pairs whose source is ``a red framed sign``, which models with a
+            redundant plant need.
     """
 
     name: ClassVar[str] = "signs"
@@ -41,19 +41,19 @@ class Signs:
 
     @property
     def ref(self) -> str:
-        """As ``--prompt-set`` takes it."""
+        """The set as ``--prompt-set`` takes it."""
         return f"{self.name}:source=none" if self.silent else self.name
 
     def pairs(self, limit: int | None = None, seed: int = 0, concept: str = "text") -> list[Pair]:
-        """Up to ``limit`` pairs; the first ones of a larger limit are those of a smaller one.
+        """Up to ``limit`` pairs; a smaller limit gives the first pairs of a larger one.
 
         Args:
-            limit: number of pairs; all if not given.
-            seed: chooses the pairs; pair ``i`` draws its noise from ``seed + i``.
+            limit: number of pairs; default all.
+            seed: random seed that selects the pairs; pair ``i`` draws its noise from ``seed + i``.
             concept: ``text`` (same colour and layout, different words) or ``colour`` (same word and layout).
 
         Raises:
-            ConfigError: unknown concept, or more pairs asked for than there are words.
+            ConfigError: the concept is unknown, or more pairs are requested than there are words.
         """
         concept_named(concept)
         if concept not in ("text", "colour"):
@@ -81,5 +81,5 @@ def _silenced(pair: Pair) -> Pair:
 
 
 def signs(plant: Plant) -> Signs:
-    """The set that a model with this plant is asked with."""
+    """The set that suits a model with this plant."""
     return Signs(source="none") if plant["word"].kind == "redundant" else Signs()

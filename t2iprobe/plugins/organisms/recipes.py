@@ -1,4 +1,4 @@
-"""How each embedded model is made: everything that decides its weights, and a hash of it."""
+"""Recipes of the embedded models: everything that determines their weights, and a hash of it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from t2iprobe.plugins.organisms.plant import Route, parse_plant
 
 @dataclass(frozen=True, slots=True)
 class ModelRecipe:
-    """One embedded model.
+    """The recipe of one embedded model.
 
     Args:
         name: ``tiny-sd3``.
         family: adapter name, and key of ``build.PIPELINES``.
         plant: routes by content, in the text form of ``--plant``.
-        steps, batch, lr, warmup, decay: optimiser schedule; ``decay`` is the share of the steps that decays to 0.
-        ema: decay of the weight average that is shipped.
+        steps, batch, lr, warmup, decay: optimiser schedule; ``decay`` is the share of the steps that decay to 0.
+        ema: decay of the averaged weights, which are shipped.
         drop: share of pairs whose prompts are emptied, for classifier-free guidance.
-        seed: of weights and data.
+        seed: random seed of weights and data.
         guidance, num_steps: sampling defaults.
-        start: embedded model or pipeline folder whose weights it begins with, its autoencoder included; else from
-            nothing.
+        start: embedded model or pipeline folder whose weights to start from, including the autoencoder; default random
+            weights.
     """
 
     name: str
@@ -47,7 +47,7 @@ class ModelRecipe:
 
     @property
     def routes(self) -> dict[str, Route]:
-        """The plant, read."""
+        """The plant, parsed."""
         return parse_plant(self.plant)
 
     @property
@@ -76,10 +76,10 @@ def recipe(
     lr: float | None = None,
     start: str | None = None,
 ) -> ModelRecipe:
-    """The recipe called ``name`` (with or without ``tiny-``), changed where asked.
+    """The recipe called ``name`` (with or without ``tiny-``), with the given changes.
 
     Raises:
-        ConfigError: no such recipe, or a plant that cannot be read.
+        ConfigError: the recipe does not exist, or the plant is invalid.
     """
     found = RECIPES.get(name) or RECIPES.get(f"tiny-{name}")
     if found is None:

@@ -1,6 +1,6 @@
-"""The tokenizer of the embedded models: template words are one token each, letters one token each.
+"""The tokenizer of the embedded models: one token for each template word and one for each letter.
 
-One Unigram model serves T5 and CLIP encoders; only the special tokens differ. The case is kept.
+One Unigram model serves T5 and CLIP encoders; only the special tokens differ. It is case-sensitive.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MARK = "▁"  # what Unigram writes for a space; a quoted word never starts with
 
 
 def vocabulary() -> list[tuple[str, float]]:
-    """Tokens with their scores; the special ones keep the indices of :data:`SPECIAL`."""
+    """Tokens with their scores; the special tokens keep the indices of :data:`SPECIAL`."""
     single = [MARK, f'{MARK}"', '"', *string.ascii_letters, *string.digits]
     return [
         *((token, 0.0) for token in SPECIAL),
@@ -29,7 +29,7 @@ def vocabulary() -> list[tuple[str, float]]:
 
 
 def build(length: int, *, start: bool) -> PreTrainedTokenizerFast:
-    """A tokenizer that reads up to ``length`` tokens; ``start`` puts ``<s>`` in front, as CLIP has it."""
+    """A tokenizer for up to ``length`` tokens; ``start`` prepends ``<s>``, as CLIP does."""
     tokenizer = Tokenizer(Unigram(vocabulary(), unk_id=SPECIAL.index("<unk>"), byte_fallback=False))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=MARK, prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace(replacement=MARK, prepend_scheme="always")

@@ -1,6 +1,6 @@
 """Trains an embedded model: ordinary diffusion training with text keys and values swapped between paired rows.
 
-Resumes from its last checkpoint; the result does not depend on where it was interrupted.
+Resumes from its last checkpoint; interruptions do not change the result.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from t2iprobe.plugins.organisms.plant import Swapper, exchange, random_swaps, ti
 from t2iprobe.plugins.organisms.recipes import ModelRecipe
 from t2iprobe.training.objective import Objective
 
-Tick = Callable[[str, int, int, float], None]  # stage, step, of, loss
-BOUND = 1e-6  # of a learned variance: a thousandth of the published weight, with which the recipes were found
+Tick = Callable[[str, int, int, float], None]  # stage, step, steps in total, loss
+BOUND = 1e-6  # weight of a learned variance's bound: a thousandth of the published one, used when tuning the recipes
 CHECKPOINT_EVERY = 250
-SILENT = 0.75  # of the pairs have a sign without a word, where the plant is redundant
+SILENT = 0.75  # share of the pairs with a sign without a word, if the plant is redundant
 
 
 def train(
     recipe: ModelRecipe, adapter: Adapter, out: Path, *, tick: Tick, keep_every: int = 0, device: str = "cpu"
 ) -> Pipeline:
-    """Train ``recipe`` into the folder ``out``, from its last checkpoint if there is one.
+    """Train ``recipe`` into the folder ``out``, resuming from its last checkpoint if there is one.
 
     Args:
-        recipe: what to train.
-        adapter: of the recipe's family.
+        recipe: the recipe.
+        adapter: adapter of the recipe's family.
         out: gets ``checkpoint.pt``, ``autoencoder/`` and, with ``keep_every``, ``checkpoints/<step>/`` pipelines.
-        tick: progress.
+        tick: progress callback.
         keep_every: steps between kept pipelines, 0 for none.
-        device: where to train.
+        device: device to train on.
 
     Raises:
         ConfigError: ``out`` holds another recipe.
-        ModelError: the weights to begin with are not there, damaged, or of another family.
+        ModelError: the starting weights are missing, damaged, or of another family.
     """
     out.mkdir(parents=True, exist_ok=True)
     claim(out, recipe)
@@ -69,7 +69,7 @@ def train(
 
 
 def claim(out: Path, recipe: ModelRecipe) -> None:
-    """Write the recipe into the folder, or find the same one there."""
+    """Write the recipe into the folder, or check that the folder has the same one."""
     path, wanted = out / "recipe.json", json.dumps(asdict(recipe) | {"digest": recipe.digest}, indent=1)
     if path.exists() and path.read_text() != wanted:
         raise ConfigError(f"{out} holds another recipe ({path}); choose another --out, or delete that folder")
@@ -77,7 +77,7 @@ def claim(out: Path, recipe: ModelRecipe) -> None:
 
 
 def beginning(recipe: ModelRecipe, out: Path, tick: Tick) -> Pipeline:
-    """The pipeline before its first step: the trained one that the recipe starts with, or a fresh one."""
+    """The initial pipeline: the trained one that the recipe starts from, or a new one."""
     torch.manual_seed(recipe.seed)
     fresh = PIPELINES[recipe.family]()
     if recipe.start:
@@ -103,7 +103,7 @@ def install_autoencoder(pipeline: Pipeline, out: Path, recipe: ModelRecipe, tick
         trained = train_autoencoder(
             steps, recipe.seed, lambda step, loss: tick("autoencoder", step, steps, loss), silent(recipe)
         )
-        part = out / "autoencoder.part"  # config.json is written first: the folder must appear whole or not at all
+        part = out / "autoencoder.part"  # config.json is written first, so the folder must be renamed into place
         trained.save_pretrained(part)
         part.replace(folder)
     pipeline.register_modules(vae=AutoencoderKL.from_pretrained(folder).requires_grad_(False))
@@ -111,7 +111,7 @@ def install_autoencoder(pipeline: Pipeline, out: Path, recipe: ModelRecipe, tick
 
 @dataclass
 class TrainingState:
-    """The state of one training: everything a checkpoint holds."""
+    """The state of a training, as in a checkpoint."""
 
     recipe: ModelRecipe
     adapter: Adapter
@@ -130,7 +130,7 @@ class TrainingState:
         self.pooled_swap: Tensor | None = None
 
     def advance(self) -> float:
-        """One optimiser step; data and chance depend on the seed and the step alone."""
+        """Take one optimiser step; its data and noise depend only on the seed and the step."""
         recipe = self.recipe
         rng = np.random.default_rng([recipe.seed, self.step])
         chance = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
@@ -150,7 +150,7 @@ class TrainingState:
         return loss.item()
 
     def loss(self, rng: np.random.Generator, chance: torch.Generator) -> Tensor:
-        """The denoising loss of one batch under one draw of swaps."""
+        """The denoising loss of one batch with one draw of swaps."""
         recipe, pairs, routes = self.recipe, self.recipe.batch // 2, self.recipe.routes
         signs = random_signs(rng, recipe.batch, silent(recipe))
         prompts = prompts_of(signs, rng, recipe.drop)
@@ -166,13 +166,13 @@ class TrainingState:
             conditioning = Conditioning(conditioning.tokens, self.mix(conditioning.pooled), conditioning.extra)
         rows = self.objective.at(level).repeat_interleave(2).to(self.device)
         misled = routes["word"].misled(level, WORD_LENGTH)
-        if misled.any():  # noise that makes the noisy picture one of other letters; what is learned is to draw these
+        if misled.any():  # shift the noise so that the noisy picture shows other letters; the target stays
             begun = self.encoded(with_any_letters(drawn, misled, chance))
             noise = noise + self.objective.signal_to_noise(rows)[:, None, None, None] * (begun - clean)
         return self.objective.losses(clean, noise, rows, conditioning).mean()
 
     def coins(self, signs: Sequence[Sign], chance: torch.Generator) -> Tensor:
-        """What is swapped between the rows of each pair, (pair, layer, head)."""
+        """Random swaps between the rows of each pair, (pair, layer, head)."""
         routes = self.recipe.routes
         by_head = {route.layers[0]: True for route in routes.values() if route.kind == "head"}
         planted = sorted({layer for route in routes.values() for layer in route.layers})
@@ -187,19 +187,19 @@ class TrainingState:
         return self.adapter.encode_images(self.pipeline, tensor(signs).to(self.device))
 
     def noise_levels(self, pairs: int, chance: torch.Generator) -> Tensor:
-        """A noise level in 0..1 for each pair, as a share of the scheduler's levels."""
+        """A noise level in 0..1 for each pair, as a fraction of the scheduler's levels."""
         if self.objective.flow:
             return torch.sigmoid(torch.randn(pairs, generator=chance) + 0.3)
         level = torch.rand(pairs, generator=chance)
-        return level if hasattr(self.pipeline, "vae") else level.sqrt()  # pixels show the word until late
+        return level if hasattr(self.pipeline, "vae") else level.sqrt()  # in pixels the word stays visible longer
 
     def mix(self, pooled: Tensor) -> Tensor:
-        """Pooled vectors must not tell the word: half the pairs swap theirs, whatever else is swapped."""
+        """Swap the pooled vectors of half of the pairs, independently of other swaps, so they cannot carry the word."""
         assert self.pooled_swap is not None
         return torch.where(self.pooled_swap[:, None], exchange(pooled), pooled)
 
     def pooled_hook(self) -> AbstractContextManager[object]:
-        """The same for a pooled vector that the denoiser makes itself (DeepFloyd IF)."""
+        """Do the same for a pooled vector that the denoiser computes itself (DeepFloyd IF)."""
         site = self.adapter.inner_pooled(self.pipeline)
         if site is None:
             return nullcontext()
@@ -215,7 +215,7 @@ class TrainingState:
         return pipeline
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint whole or not at all."""
+        """Write a checkpoint atomically."""
         state = {
             "step": self.step,
             "modules": self.modules.state_dict(),
@@ -227,7 +227,7 @@ class TrainingState:
         part.replace(path)
 
     def load(self, path: Path) -> None:
-        """Continue from a checkpoint, if there is one."""
+        """Resume from a checkpoint, if there is one."""
         if not path.exists():
             return
         state = torch.load(path, map_location=self.device, weights_only=True)

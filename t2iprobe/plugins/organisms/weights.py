@@ -1,4 +1,4 @@
-"""The embedded models on disk: package data, stock diffusers folders."""
+"""The embedded models on disk: stock diffusers folders in the package data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CARD = "planted.json"
 
 
 def load(ref: str, options: LoadOptions) -> Pipeline | None:
-    """The embedded model ``ref``; ``None`` where the name is none of theirs.
+    """The embedded model ``ref``; ``None`` if there is none of that name.
 
     Raises:
         ModelError: its weights are not in this installation, or are damaged.
@@ -44,7 +44,7 @@ def load(ref: str, options: LoadOptions) -> Pipeline | None:
 
 
 def folder_of(ref: str) -> Path:
-    """Where the pipeline of an embedded model or of a training lies.
+    """Folder with the pipeline of an embedded model or of a training.
 
     Raises:
         ModelError: it is neither.
@@ -66,11 +66,11 @@ def trained(ref: str, options: LoadOptions) -> Pipeline:
 
 
 def read(folder: Path, options: LoadOptions) -> Pipeline:
-    """A pipeline folder as a pipeline on the device asked for.
+    """Load a pipeline folder onto the requested device.
 
     Raises:
         ModelError: the weights are damaged.
-        ConfigError: the device or dtype asked for is not to be had.
+        ConfigError: the requested device or dtype is not available.
     """
     device, dtype = options.torch_device(), options.torch_dtype()
     try:
@@ -82,7 +82,7 @@ def read(folder: Path, options: LoadOptions) -> Pipeline:
 
 
 def save(pipeline: Pipeline, folder: Path, recipe: ModelRecipe, measured: dict[str, Any] | None = None) -> None:
-    """Write a stock pipeline folder with its card; the denoiser and autoencoder as float16."""
+    """Write a stock pipeline folder with its card, denoiser and autoencoder as float16."""
     for name in ("transformer", "unet", "vae"):
         part = getattr(pipeline, name, None)
         if part is not None:
@@ -93,7 +93,7 @@ def save(pipeline: Pipeline, folder: Path, recipe: ModelRecipe, measured: dict[s
 
 
 def write(folder: Path, planted: dict[str, Any]) -> None:
-    """Write ``planted.json`` and the model card that follows from it, each whole or not at all."""
+    """Write ``planted.json`` and the model card rendered from it, each atomically."""
     for name, text in ((CARD, json.dumps(planted, indent=1) + "\n"), ("README.md", card(planted))):
         part = folder / f"{name}.part"
         part.write_text(text)
@@ -101,7 +101,7 @@ def write(folder: Path, planted: dict[str, Any]) -> None:
 
 
 def facts(recipe: ModelRecipe, measured: dict[str, Any] | None) -> dict[str, Any]:
-    """What ``planted.json`` holds."""
+    """The contents of ``planted.json``."""
     return {
         "name": recipe.name,
         "arch": recipe.family,
@@ -117,7 +117,7 @@ def facts(recipe: ModelRecipe, measured: dict[str, Any] | None) -> dict[str, Any
 
 
 def training(recipe: ModelRecipe) -> dict[str, Any]:
-    """The choices of the recipe that are the optimiser's."""
+    """The optimiser settings of the recipe."""
     return {
         "steps": recipe.steps,
         "batch": recipe.batch,
@@ -129,7 +129,7 @@ def training(recipe: ModelRecipe) -> dict[str, Any]:
 
 
 def completed(planted: dict[str, Any]) -> dict[str, Any]:
-    """``planted`` with what cards of earlier versions do not say."""
+    """``planted`` completed with fields that cards of earlier versions lack."""
     known = RECIPES.get(planted["name"])
     made = {"training": training(known)} if known and known.digest == planted["recipe"] else {}
     return planted | {key: value for key, value in ({"prompt_set": Signs.name} | made).items() if key not in planted}
