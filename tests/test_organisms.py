@@ -764,7 +764,7 @@ def test_shipped_folders_say_what_they_are(name: str) -> None:
     ("plant", "said"),
     [
         ("word=8+10,colour=4", "in parts, in order, through layers 8 and 10"),
-        ("word=5|8,colour=4", "through each of layers 5 and 8: any suffices where the text in the others has no word"),
+        ("word=5|8,colour=4", "through each of layers 5 and 8: any suffices if the text in the others has no word"),
         ("word=4/8@0.6,colour=3", "its first letters through layer 4 above noise level 0.6, its last letters"),
         ("word=7.h2,colour=4", "through attention head 2 of layer 7 alone"),
     ],
