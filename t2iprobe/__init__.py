@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from t2iprobe.api import guard, load, prompt_set
+    from t2iprobe.api.outcomes import Edited, Finetuned, Inversion, Outcome
     from t2iprobe.api.searching import localize, patch_layers
+    from t2iprobe.api.using import capture, continual, edit, finetune, invert
     from t2iprobe.core.cache import ActivationCache
     from t2iprobe.core.contracts.adapter import Adapter, Branch
     from t2iprobe.core.contracts.localizer import Finding, Localizer
@@ -44,7 +46,9 @@ _HOMES = {
     "core.store.writer": ("ActivationWriter",),
     "core.trials": ("Trial",),
     "api": ("guard", "load", "prompt_set"),
+    "api.outcomes": ("Edited", "Finetuned", "Inversion", "Outcome"),
     "api.searching": ("localize", "patch_layers"),
+    "api.using": ("capture", "continual", "edit", "finetune", "invert"),
     "registry.hookspecs": ("hookimpl",),
     "registry.manager": ("Plugins",),
     "registry.results": ("Result",),
@@ -59,14 +63,18 @@ __all__ = [
     "Adapter",
     "Branch",
     "DenoiserCall",
+    "Edited",
     "Finding",
+    "Finetuned",
     "Generation",
     "HookContext",
     "In",
     "Intervention",
+    "Inversion",
     "Localizer",
     "Model",
     "Out",
+    "Outcome",
     "Pair",
     "Plugins",
     "Result",
@@ -80,9 +88,14 @@ __all__ = [
     "T2IProbeError",
     "Trial",
     "ablate",
+    "capture",
+    "continual",
+    "edit",
+    "finetune",
     "guard",
     "hookimpl",
     "interpolate",
+    "invert",
     "load",
     "localize",
     "pairs_from_csv",

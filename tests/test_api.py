@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -210,3 +210,51 @@ def test_what_cannot_be_is_said_and_leaves_nothing(
     with pytest.raises(ConfigError, match=said):
         t2i.localize(model, quiet=True, **wrong)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_edit_is_a_result_with_its_methods(model: t2i.Model) -> None:
+    edited = t2i.edit(model, source=A, target=B, layers=[6], num_steps=4, method=["localized"], quiet=True)
+    assert edited.layers == (6,) and list(edited.compared()["method"]) == ["source", "prompt-swap", "localized"]
+    assert edited.report().is_file() and edited.sheet.width > 100 and "localized" in repr(edited)
+
+
+def test_captured_activations_are_a_donor(model: t2i.Model, run: t2i.Run) -> None:
+    store = t2i.capture(model, B, "blocks.6.joint_attn.[kv]", num_steps=STEPS, quiet=True)
+    assert torch.equal(store[K], run.cache[K])
+    assert same(model.run(A, num_steps=STEPS, patch=store), model.run(A, num_steps=STEPS, patch=run.cache))
+    with pytest.raises(ConfigError, match="prompts are lines"):
+        t2i.capture(model, ["# no prompt"], K, quiet=True)
+
+
+def test_an_inversion_gives_arrays_and_a_table(model: t2i.Model) -> None:
+    found = t2i.invert(model, prompts=[A, B], n=2, num_steps=2, method="euler", keep="ends", quiet=True)
+    assert found.run.prompts == [A, B] and len(found.run.noise) == 2
+    assert list(found.to_frame()["method"]) == ["euler"] and "<table>" in found._repr_html_()
+
+
+def test_finetuning_leaves_the_model_as_it_was(model: t2i.Model, run: t2i.Run) -> None:
+    options = {"data": "digits", "steps": 1, "batch": 1, "limit": 2, "num_steps": 1, "quiet": True}
+    tuned = t2i.finetune(model, layers=6, scope=["localized"], **options)
+    assert tuned.loras[0].is_dir() and tuned.to_frame()["layers"].tolist() == [[6]]
+    assert same(model.run(B, num_steps=STEPS), run)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda model: t2i.edit(model, sauce=A), "edit takes no 'sauce'; did you mean source"),
+        (lambda model: t2i.invert(model, device="cpu"), "invert: the model is built already"),
+        (lambda model: t2i.continual(model, workers=2), "workers=2 need the model by its name"),
+        (lambda model: t2i.finetune(model, layers=6), "nothing to learn from"),
+    ],
+)
+def test_other_commands_say_what_cannot_be(model: t2i.Model, call: Callable[[t2i.Model], object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        call(model)
+
+
+@pytest.mark.slow
+def test_concepts_are_learnt_one_after_another(model: t2i.Model) -> None:
+    small = {"steps": 1, "rank": 1, "batch": 1, "samples": 1, "num_steps": 1, "orders": 0, "seeds": 0}
+    learnt = t2i.continual(model, methods="naive", references="none", scores="concept", quiet=True, **small)
+    assert learnt.to_frame()["method"].tolist() == ["naive"] and learnt.report().is_file()

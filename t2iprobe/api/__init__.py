@@ -61,7 +61,7 @@ def prompt_set(
 
 
 def guard(
-    model: Model,
+    model: Model | str | Any,
     *,
     layers: Sequence[int] | str | Path,
     detectors: str | Detector | Sequence[str | Detector] = "words",
@@ -77,7 +77,7 @@ def guard(
     """The model, guarded: used like it, see :class:`~t2iprobe.plugins.toxicity.guard.Guard`.
 
     Args:
-        model: the model.
+        model: what :func:`load` gives or takes.
         layers: those that write the text; or the run folder of a localization that found them.
         detectors: names, such as ``words`` or ``classifier:model=FOLDER``, or detectors; any of them is enough.
         rewriter: a name, such as ``mapped`` or ``mask``, or a rewriter.
@@ -93,11 +93,13 @@ def guard(
         ConfigError: no such layers, detector, rewriter or donor.
     """
     from t2iprobe.cli.layers import found_by
+    from t2iprobe.core.model import Model
     from t2iprobe.plugins.toxicity.audit import Audit
     from t2iprobe.plugins.toxicity.guard import Guard
     from t2iprobe.plugins.toxicity.policy import Policy
 
     plugins = plugins or Plugins()
+    model = model if isinstance(model, Model) else plugins.load(model)
     listed = [detectors] if isinstance(detectors, str) or not isinstance(detectors, Sequence) else list(detectors)
     found = [_named(one, plugins.detector) for one in listed]
     policy = Policy(found, _named(rewriter, plugins.rewriter), where, time_limit)

@@ -5,27 +5,32 @@ The options of a command are the functions' keyword arguments; its model of them
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import inspect
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from t2iprobe.core.command_options import Options
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
+from t2iprobe.core.textfile import entries
 from t2iprobe.registry.manager import Plugins
 
 if TYPE_CHECKING:
-    pass
+    from t2iprobe.core.pairs import Pair
 
 Left = TypeVar("Left")
 Asked = TypeVar("Asked", bound=Options)
 #: what a command takes that is not for Python: how it prints; and what the functions take by themselves
 OWN = frozenset({"format", "plan", "model", "out"})
+COLUMNS = ("source", "target", "seed", "concept")  # of a file of pairs
 BUILT = ("upscaler", "device", "dtype")  # what is decided once a model is built
 
 
@@ -65,11 +70,98 @@ class Call:
         except ConfigError as error:
             raise type(error)(f"{self.name}: {error}") from None
 
+    def values(self, command: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """The same for a command whose options are its function's arguments: their values by name.
+
+        Raises:
+            ConfigError: one is not known, is missing, or was decided when the model was built.
+        """
+        known, kinds = inspect.signature(command).parameters, get_type_hints(command)
+        names = known.keys() - OWN - {"context"}
+        for name in given:
+            if name not in names:
+                raise ConfigError(f"{self.name} takes no {name!r}{near(name, names)}")
+            if self.built and name in BUILT:
+                raise ConfigError(f"{self.name}: the model is built already; give {name}= to t2iprobe.load")
+        found = {name: known[name].default for name in names if known[name].default is not known[name].empty}
+        found |= {name: _typed(value, kinds[name]) for name, value in given.items()}
+        if missing := sorted(names - found.keys()):
+            raise ConfigError(f"{self.name} needs {missing[0]}=")
+        return {**found, "model": self.ref, "out": self.folder}
+
+    def alone(self, workers: int) -> None:
+        """Refuse further processes where they could not load the model.
+
+        Raises:
+            ConfigError: they are asked for.
+        """
+        if self.built and workers > 1:
+            raise ConfigError(f"{self.name}: workers={workers} need the model by its name, to load it themselves")
+
     def left(self, result: Left) -> Left:
         """The result; where the folder is a temporary one, that is removed with it."""
         if not self.kept:
             weakref.finalize(result, shutil.rmtree, self.folder.parent, ignore_errors=True)
         return result
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    """As the command line would give it: paths, lists of texts, and numbers such as ``3,5``."""
+    kinds = {kind, *get_args(kind)}
+    if Path in kinds and isinstance(value, str):
+        return Path(value)
+    if list[str] in kinds and not isinstance(value, list | None):
+        return [value] if isinstance(value, str) else list(value)
+    if str in kinds and isinstance(value, int | Sequence) and not isinstance(value, str):
+        return ",".join(map(str, [value] if isinstance(value, int) else value))
+    return value
+
+
+def pairs_option(
+    pairs: int | str | Path | Sequence[Pair] | None, options: Mapping[str, Any], call: Call
+) -> dict[str, Any]:
+    """What ``pairs`` means to a command: how many, which file, or a file that is written beside the run folder.
+
+    Raises:
+        ConfigError: how many is said twice.
+    """
+    if pairs is None:
+        return {}
+    if isinstance(pairs, int):
+        if options.get("limit") is not None:
+            raise ConfigError(f"{call.name}: pairs={pairs} and limit={options['limit']} both say how many; give one")
+        return {"limit": pairs}
+    if isinstance(pairs, str | Path):
+        return {"pairs": Path(pairs)}
+    file = call.folder.with_name(f"{call.folder.name}-pairs.csv")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="", encoding="utf-8") as text:
+        writer = csv.writer(text)
+        writer.writerow(COLUMNS)
+        writer.writerows([dataclasses.asdict(pair)[name] for name in COLUMNS] for pair in pairs)
+    return {"pairs": file}
+
+
+@contextmanager
+def beside(prompts: str | Path | Sequence[str] | None) -> Iterator[dict[str, Path]]:
+    """The option ``prompts`` of a command: a file as it is, or one that holds the prompts as long as they are read.
+
+    Raises:
+        ConfigError: a prompt cannot stand in a line of such a file.
+    """
+    if prompts is None:
+        yield {}
+        return
+    if isinstance(prompts, str | Path):
+        yield {"prompts": Path(prompts)}
+        return
+    text = "\n".join(prompts)
+    if entries(text) != list(prompts):
+        raise ConfigError("prompts are lines: none is empty, has a line break, blanks at its ends, or begins with '# '")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "prompts.txt"
+        file.write_text(text, encoding="utf-8")
+        yield {"prompts": file}
 
 
 @contextmanager

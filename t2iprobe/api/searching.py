@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2iprobe.api.calls import Call, calling
-from t2iprobe.core.errors import ConfigError
+from t2iprobe.api.calls import calling, pairs_option
 
 if TYPE_CHECKING:
     from t2iprobe.core.model import Model
     from t2iprobe.core.pairs import Pair
     from t2iprobe.registry.manager import Plugins
     from t2iprobe.registry.results import Result
-
-COLUMNS = ("source", "target", "seed", "concept")
 
 
 def localize(
@@ -51,7 +46,7 @@ def localize(
     from t2iprobe.registry.results import Result
 
     with calling("localize", model, out, quiet, plugins) as call:
-        given = {**options, **_pairs(pairs, options, call)}
+        given = {**options, **pairs_option(pairs, options, call)}
         command.run(call.options(command.LocalizeOptions, given), call.plugins)
         return call.left(Result.open(call.folder))
 
@@ -80,25 +75,6 @@ def patch_layers(
     from t2iprobe.registry.results import Result
 
     with calling("patch_layers", model, out, quiet, plugins) as call:
-        given = {**options, **_pairs(pairs, options, call)}
+        given = {**options, **pairs_option(pairs, options, call)}
         command.run(call.options(command.PatchOptions, given), call.plugins)
         return call.left(Result.open(call.folder))
-
-
-def _pairs(pairs: int | str | Path | Sequence[Pair] | None, options: dict[str, Any], call: Call) -> dict[str, Any]:
-    """How many, which file, or a file that is written for them beside the run folder."""
-    if pairs is None:
-        return {}
-    if isinstance(pairs, int):
-        if options.get("limit") is not None:
-            raise ConfigError(f"{call.name}: pairs={pairs} and limit={options['limit']} both say how many; give one")
-        return {"limit": pairs}
-    if isinstance(pairs, str | Path):
-        return {"pairs": Path(pairs)}
-    file = call.folder.with_name(f"{call.folder.name}-pairs.csv")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="", encoding="utf-8") as text:
-        writer = csv.writer(text)
-        writer.writerow(COLUMNS)
-        writer.writerows([dataclasses.asdict(pair)[name] for name in COLUMNS] for pair in pairs)
-    return {"pairs": file}

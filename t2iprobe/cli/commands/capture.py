@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
@@ -62,6 +63,11 @@ class CaptureOptions:
     max_bytes: str
     yes: bool
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Of the command's arguments by name; others among them are left out."""
+        return cls(**{one.name: values[one.name] for one in fields(cls)})
+
 
 def capture(
     context: typer.Context,
@@ -109,11 +115,12 @@ def capture(
 
       t2iprobe store info runs/keys
     """
-    asked = CaptureOptions(
-        sites, prompts, out, store, arch, model, steps, branch, seed, num_steps, guidance, resolution, device, dtype,
-        batch_size, round_bits, max_bytes, yes,
-    )  # fmt: skip
-    answer = run(asked, context.obj)
+    given = locals()
+    try:
+        answer = run(CaptureOptions.of(given), context.obj)
+    except KeyboardInterrupt:
+        notes.print("interrupted; whole batches are kept, and the same command goes on from there")
+        raise typer.Exit(130) from None
     if format is Format.json:
         print_json(answer)
     else:
@@ -223,20 +230,16 @@ def _capture(asked: CaptureOptions, model: Model, plan: CapturePlan) -> dict[str
             notes.print(f"{rows} of {plan.layout.rows} prompts are there already", highlight=False)
 
     steps = model.steps(asked.num_steps)
-    try:
-        with progress(plan.layout.rows, steps, "capturing") as on_step:
-            store = capture(
-                model,
-                generation,
-                plan.layout,
-                _where(asked),
-                batch_size=asked.batch_size,
-                on_step=on_step,
-                on_skip=skip,
-            )
-    except KeyboardInterrupt:
-        notes.print("interrupted; whole batches are kept, and the same command goes on from there")
-        raise typer.Exit(130) from None
+    with progress(plan.layout.rows, steps, "capturing") as on_step:
+        store = capture(
+            model,
+            generation,
+            plan.layout,
+            _where(asked),
+            batch_size=asked.batch_size,
+            on_step=on_step,
+            on_skip=skip,
+        )
     return _answer(asked, store, time.perf_counter() - began, there)
 
 

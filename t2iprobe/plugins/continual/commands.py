@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -85,6 +86,7 @@ ScoresOption = Annotated[
 ArchiveOption = Annotated[
     bool, typer.Option("--archive/--no-archive", help="Keep each task's adapter for `analyze`; training reads none.")
 ]
+RECIPE = ("rank", "steps", "lr", "batch", "side", "optimiser", "precision", "checkpointing", "fresh")
 RunArgument = Annotated[Path, typer.Argument(help="Run folder.")]
 
 
@@ -147,21 +149,34 @@ def run(
 
       t2iprobe continual run --stream embedded --scope localized --layers 6
     """
+    given = locals()
     if methods == "list":
         _list_methods(format)
         return
-    asked = _asked(
-        ModelChoice(arch, model, None, device, dtype), stream, data, methods, orders, seeds, references, scope, layers,
-        source, _recipe(rank, steps, lr, batch, side, optimiser, precision, checkpointing, fresh),
-        _sampler(samples, noise, grid), generation_settings(num_steps, guidance, resolution), batch_size, scores,
-        archive, out, yes,
-    )  # fmt: skip
+    print_answer(learnt(asked_of(given), workers, context.obj), format)
+
+
+def asked_of(values: Mapping[str, Any]) -> ContinualOptions:
+    """Of the arguments of ``run`` by name; others among them are left out."""
+    own = ("stream", "data", "methods", "orders", "seeds", "references", "scope", "layers", "source")
+    rest = {name: values[name] for name in (*own, "batch_size", "scores", "archive", "out", "yes")}
+    return ContinualOptions(
+        ModelChoice(values["arch"], values["model"], None, values["device"], values["dtype"]),
+        recipe=_recipe(*(values[name] for name in RECIPE)),
+        sampler=_sampler(values["samples"], values["noise"], values["grid"]),
+        settings=generation_settings(values["num_steps"], values["guidance"], values["resolution"]),
+        **rest,
+    )
+
+
+def learnt(asked: ContinualOptions, workers: int | None, plugins: Plugins) -> dict[str, Any]:
+    """Do what was asked, or what is missing of it; the answer is the JSON object."""
     check_data(asked)
     made = _scorers(scores_of(asked), {})
-    found = build(asked, context.obj)
-    _work(asked, found, workers, type(context.obj))
-    _score(found.folder, found.stream, made, context.obj)
-    print_answer(_finish(found.folder, context.obj), format)
+    found = build(asked, plugins)
+    _work(asked, found, workers, type(plugins))
+    _score(found.folder, found.stream, made, plugins)
+    return _finish(found.folder, plugins)
 
 
 @app.command("plan")
@@ -279,8 +294,7 @@ def _asked(choice: ModelChoice, stream: str, data: Path | None, *rest: Any) -> C
 
 
 def _recipe(*values: Any) -> dict[str, Any]:
-    names = ("rank", "steps", "lr", "batch", "side", "optimiser", "precision", "checkpointing", "fresh")
-    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
+    return {name: value for name, value in zip(RECIPE, values, strict=True) if value is not None}
 
 
 def _sampler(samples: int | None, noise: int | None, grid: str | None) -> dict[str, Any]:

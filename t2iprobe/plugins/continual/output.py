@@ -79,6 +79,15 @@ def print_answer(answer: Mapping[str, Any], format: Format) -> None:
         answers.print(f"{name}: {place}", highlight=False, markup=False)
 
 
+def rows(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A line a score and method: the mean of every measure over runs."""
+    return [
+        {"score": score, "method": method, **{name: metrics[name]["mean"] for name in found["shown"]}}
+        for score, found in answer["scores"].items()
+        for method, metrics in found["methods"].items()
+    ]
+
+
 def print_methods(found: Mapping[str, Mapping[str, str]], format: Format) -> None:
     """Methods and the parts that they are made of."""
     if format is Format.json:

@@ -140,23 +140,20 @@ def edit(
 
       t2iprobe edit --arch sdxl --preset iclr2025 --pairs pairs.csv --plan
     """
+    given = locals()
     if method == ["list"]:
         print_methods(context.obj.editors(), format)
         return
-    asked = with_preset(
-        EditOptions(
-            arch, model, upscaler, preset, source, target, pairs, prompt_set, limit, concept, image, inverter,
-            invert_guidance, layers, run, start_step, tuple(method or ()), tuple(setting or ()), lora,
-            tuple(metric or ()), text_box, seed, num_steps, guidance, resolution, device, dtype, batch_size, reader,
-        )
-    )  # fmt: skip
+    asked = with_preset(EditOptions.of(given))
     if plan:
         _print_plan(asked, context.obj, format)
         return
-    _print(_run(asked, context.obj, out, yes, typed(context)), format)
+    _print(edited(asked, context.obj, out, yes, typed(context)), format)
 
 
-def _run(asked: EditOptions, plugins: Plugins, out: Path | None, yes: bool, command: Sequence[str]) -> dict[str, Any]:
+def edited(
+    asked: EditOptions, plugins: Plugins, out: Path | None, yes: bool, command: Sequence[str] = ()
+) -> dict[str, Any]:
     """Do what was asked, or find it done; the answer is the JSON object."""
     from t2iprobe.plugins.editing import record
     from t2iprobe.plugins.editing.job import prepared

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from t2iprobe.cli.options import ModelChoice
 from t2iprobe.core.errors import ConfigError
@@ -56,6 +56,12 @@ class EditOptions:
     dtype: str | None = None
     batch_size: int | None = None
     reader: str = "rapidocr"
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Of the command's arguments by name; others among them are left out."""
+        own = {one.name: values[one.name] for one in fields(cls)}
+        return cls(**own | {name: tuple(own[name] or ()) for name in ("method", "setting", "metric")})
 
     @property
     def choice(self) -> ModelChoice:

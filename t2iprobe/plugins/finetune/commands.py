@@ -17,13 +17,11 @@ from t2iprobe.cli.options import (
     From,
     Guidance,
     Layers,
-    ModelChoice,
     ModelRef,
     NumSteps,
     Reader,
     Upscaler,
     Yes,
-    generation_settings,
 )
 from t2iprobe.core.textfile import LISTED
 from t2iprobe.plugins.finetune.options import FinetuneOptions, planned, trained
@@ -118,16 +116,7 @@ def finetune(
 
       t2iprobe finetune --arch sdxl --preset iclr2025 --plan
     """
-    given = {
-        "scope": scope, "stream": stream, "rank": rank, "alpha": alpha, "start": init, "dropout": dropout, "lr": lr,
-        "steps": steps, "batch": batch, "rows_at_once": rows_at_once, "schedule": schedule, "warmup": warmup,
-        "optimiser": optimiser, "resolution": resolution, "crop": crop, "flip": flip, "drop": drop,
-        "precision": precision, "checkpointing": checkpointing, "seed": seed,
-    }  # fmt: skip
-    asked = FinetuneOptions(
-        ModelChoice(arch, model, upscaler, device, dtype), layers, run, preset, data, given, seeds, prompts, keep,
-        limit, validate_every, clip, reader, generation_settings(num_steps, guidance, None), batch_size, out, yes,
-    )  # fmt: skip
+    asked = FinetuneOptions.of(locals())
     if plan:
         print_plan(planned(asked, context.obj), format)
         return

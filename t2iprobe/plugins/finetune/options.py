@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from t2iprobe.cli.console import notes
 from t2iprobe.cli.cost import agree, duration
-from t2iprobe.cli.options import ModelChoice
+from t2iprobe.cli.options import ModelChoice, generation_settings
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.finetune.output import callbacks, ranges, say
 from t2iprobe.plugins.finetune.presets import PRESETS, FinetunePreset, preset
@@ -27,6 +27,11 @@ DEFAULTS: Mapping[str, Any] = {
     "scope": "localized", "stream": "both", "rank": 4, "lr": 1e-4, "batch": 16, "steps": 400, "schedule": "constant",
     "precision": "no", "checkpointing": False, "seed": 0,
 }  # fmt: skip
+#: options that decide a training; a preset has some of them
+GIVEN = (
+    "scope", "stream", "rank", "alpha", "start", "dropout", "lr", "steps", "batch", "rows_at_once", "schedule",
+    "warmup", "optimiser", "resolution", "crop", "flip", "drop", "precision", "checkpointing", "seed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,16 @@ class FinetuneOptions:
     batch_size: int | None
     out: Path | None
     yes: bool
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Of the command's arguments by name; others among them are left out."""
+        choice = ModelChoice(**{name: values[name] for name in ("arch", "model", "upscaler", "device", "dtype")})
+        given = {name: values["init" if name == "start" else name] for name in GIVEN}
+        generation = generation_settings(values["num_steps"], values["guidance"], None)
+        own = ("layers", "run", "preset", "data", "seeds", "prompts", "keep", "limit", "clip", "reader", "batch_size")
+        rest = {name: values[name] for name in (*own, "out", "yes")}
+        return cls(choice=choice, given=given, every=values["validate_every"], generation=generation, **rest)
 
     @property
     def paper(self) -> FinetunePreset | None:

@@ -135,6 +135,18 @@ def _print_one(run: dict[str, Any]) -> None:
     )
 
 
+def row(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A training in a line: what it was, and the scores after it."""
+    job, after = run["settings"]["job"], run.get("after") or {}
+    shown = {name: after[name] for name in SHOWN if after.get(name) is not None}
+    head = {"scope": job["scope"], "seed": job["settings"]["seed"], "layers": run["layers"]}
+    return {**head, "parameters": run["parameters"]["trained"], "loss": run["loss"], **shown, "lora": _lora(run)}
+
+
+def _lora(run: Mapping[str, Any]) -> str:
+    return str(Path(run["run"]) / "lora")
+
+
 def _short(run: Mapping[str, Any]) -> dict[str, Any]:
     """A manifest without what is in its folder anyway."""
     left = ("settings", "each", "versions", "kind", "state")
@@ -143,7 +155,7 @@ def _short(run: Mapping[str, Any]) -> dict[str, Any]:
     return (
         {**head, "seed": job["settings"]["seed"], "steps": job["settings"]["steps"]}
         | {key: value for key, value in run.items() if key not in left}
-        | {"lora": str(Path(run["run"]) / "lora")}
+        | {"lora": _lora(run)}
     )
 
 

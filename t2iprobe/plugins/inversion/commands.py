@@ -53,6 +53,8 @@ from t2iprobe.plugins.inversion.sweep_commands import register
 
 if TYPE_CHECKING:
     from t2iprobe.core.model import Model
+    from t2iprobe.plugins.inversion.inverted import Inverted
+    from t2iprobe.plugins.inversion.session import InvertOptions
     from t2iprobe.registry.manager import Plugins
 
 app = typer.Typer(
@@ -138,31 +140,42 @@ def run(
 
       t2iprobe invert run --arch sd3 --images photos --fit --method euler
     """
+    given = locals()
     from t2iprobe.plugins.inversion import session
-    from t2iprobe.plugins.inversion.presets import PRESETS, applied, listing
+    from t2iprobe.plugins.inversion.presets import listing
 
     if preset == "list":
         print_rows(listing(), format, "presets")
         return
-    choice = ModelChoice(arch, model, None, device, dtype)
-    asked = session.InvertOptions(
-        choice, prompts, prompt_set, images, fit, n, distinct, seed, num_steps, tuple(method or ()), guidance,
-        inversion_guidance, sampler.value, reencode, keep is StoredStates.trajectory, resolution, batch_size,
-        max_bytes=parse.size(max_bytes), yes=yes,
-    )  # fmt: skip
-    if preset is not None:
-        asked = applied(asked, parse.choice("preset", preset, PRESETS))
-    loaded = _loaded(asked.model, preset, context.obj)
-    question = session.question_of(asked, loaded, context.obj)
-    study = session.study_of(asked, question, loaded, context.obj)
-    path = out or RUNS / f"invert-{Path(asked.model.reference(context.obj)).name}"
-    found = session.run_study(asked, study, path)
-    answer = session.summary(found)
+    asked = session.InvertOptions.of(given)
+    path = out or RUNS / f"invert-{Path(named(asked, preset).model.reference(context.obj)).name}"
+    answer = session.summary(inverted(asked, preset, context.obj, path))
     if format is Format.json:
         print_json(answer)
         return
     _print_summary(answer)
     answers.print(f"tables, plots and report: t2iprobe invert analyze {path}", highlight=False)
+
+
+def named(asked: InvertOptions, preset: str | None) -> InvertOptions:
+    """With a preset's settings, where one is named.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    from t2iprobe.plugins.inversion.presets import PRESETS, applied
+
+    return asked if preset is None else applied(asked, parse.choice("preset", preset, PRESETS))
+
+
+def inverted(asked: InvertOptions, preset: str | None, plugins: Plugins, path: Path) -> Inverted:
+    """Do what was asked in a folder, or what is missing of it."""
+    from t2iprobe.plugins.inversion import session
+
+    full = named(asked, preset)
+    loaded = _loaded(full.model, preset, plugins)
+    question = session.question_of(full, loaded, plugins)
+    return session.run_study(full, session.study_of(full, question, loaded, plugins), path)
 
 
 @app.command("plan")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
@@ -17,7 +17,7 @@ from t2iprobe.cli.console import notes
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.models import check_arch, say_embedded
 from t2iprobe.cli.options import ModelChoice
-from t2iprobe.cli.parse import size_text
+from t2iprobe.cli.parse import size, size_text
 from t2iprobe.cli.progress import bar
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
@@ -36,6 +36,7 @@ from t2iprobe.plugins.inversion.denoisers import model_denoiser, sides
 from t2iprobe.plugins.inversion.imageonly import ImageOnly, family_of
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.models import state_shape
+from t2iprobe.plugins.inversion.options import Sampling, StoredStates
 from t2iprobe.plugins.inversion.pictures import overview
 from t2iprobe.plugins.inversion.sources import Source, folder, repeated
 from t2iprobe.plugins.inversion.study import (
@@ -109,6 +110,21 @@ class InvertOptions:
             raise ConfigError("--n goes with pictures that are made; --images takes all that are in the folder")
         for text in self.methods:
             parse_arm(text)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Of the arguments of ``invert run`` by name; others among them are left out."""
+        own = ("prompts", "prompt_set", "images", "fit", "distinct", "seed", "num_steps", "guidance", "reencode")
+        more = ("inversion_guidance", "resolution", "batch_size", "yes")
+        return cls(
+            ModelChoice(values["arch"], values["model"], None, values["device"], values["dtype"]),
+            rows=values["n"],
+            methods=tuple(values["method"] or ()),
+            sampler=Sampling(values["sampler"]).value,
+            trajectory=StoredStates(values["keep"]) is StoredStates.trajectory,
+            max_bytes=size(values["max_bytes"]),
+            **{name: values[name] for name in (*own, *more)},
+        )
 
     @property
     def generation(self) -> dict[str, Any]:

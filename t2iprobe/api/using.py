@@ -1,0 +1,168 @@
+"""What to do with found layers, and with a model: the functions that do what a command of a plugin does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from t2iprobe.api.calls import beside, calling, pairs_option
+
+if TYPE_CHECKING:
+    from t2iprobe.api.outcomes import Edited, Finetuned, Inversion, Outcome
+    from t2iprobe.core.model import Model
+    from t2iprobe.core.pairs import Pair
+    from t2iprobe.core.store.reader import ActivationStore
+    from t2iprobe.registry.manager import Plugins
+
+
+def edit(
+    model: Model | str | Any,
+    *,
+    pairs: int | str | Path | Sequence[Pair] | None = None,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    plugins: Plugins | None = None,
+    **options: Any,
+) -> Edited:
+    """Another text in a picture and the rest as it was, by one method or several, compared: ``t2iprobe edit``.
+
+    Args:
+        model, pairs, out, quiet, plugins: see :func:`t2iprobe.localize`.
+        **options: those of the command: ``source`` and ``target`` (or ``pairs``), ``prompt_set``, ``layers``
+            (numbers; or ``run``, the folder of a localization), ``method`` (one or several), ``start_step``, ``image``,
+            ``inverter``, ``lora``, ``metric``, ``seed``, ``num_steps``, ``guidance``, …
+
+    Raises:
+        ConfigError, RunExistsError, StoppedError: see :func:`t2iprobe.localize`.
+    """
+    from t2iprobe.api.outcomes import Edited
+    from t2iprobe.plugins.editing import commands
+    from t2iprobe.plugins.editing.options import EditOptions, with_preset
+
+    with calling("edit", model, out, quiet, plugins) as call:
+        values = call.values(commands.edit, {**options, **pairs_option(pairs, options, call)})
+        commands.edited(with_preset(EditOptions.of(values)), call.plugins, call.folder, values["yes"])
+        return call.left(Edited.open(call.folder))
+
+
+def invert(
+    model: Model | str | Any,
+    *,
+    prompts: str | Path | Sequence[str] | None = None,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    plugins: Plugins | None = None,
+    **options: Any,
+) -> Inversion:
+    """Pictures sampled, inverted and sampled again: ``t2iprobe invert run``.
+
+    Args:
+        model, out, quiet, plugins: see :func:`t2iprobe.localize`.
+        prompts: a file with one a line, or the prompts; default those of the prompt set.
+        **options: those of the command: ``n`` (pictures), ``images`` (a folder of them), ``method`` (one or several),
+            ``num_steps``, ``guidance``, ``inversion_guidance``, ``sampler``, ``keep``, ``seed``, ``resolution``, …
+
+    Raises:
+        ConfigError, RunExistsError, StoppedError: see :func:`t2iprobe.localize`.
+    """
+    from t2iprobe.api.outcomes import Inversion
+    from t2iprobe.plugins.inversion import commands, session
+
+    with calling("invert", model, out, quiet, plugins) as call, beside(prompts) as file:
+        values = call.values(commands.run, options | file)
+        found = commands.inverted(session.InvertOptions.of(values), values["preset"], call.plugins, call.folder)
+        answer = session.summary(found)
+        return call.left(Inversion(call.folder, answer, answer["methods"]))
+
+
+def finetune(
+    model: Model | str | Any,
+    *,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    plugins: Plugins | None = None,
+    **options: Any,
+) -> Finetuned:
+    """LoRA on the found layers, and on others to compare with: ``t2iprobe finetune``.
+
+    Args:
+        model, out, quiet, plugins: see :func:`t2iprobe.localize`. The model is as before once this is done.
+        **options: those of the command: ``data`` (a folder, or ``digits``), ``layers`` (or ``run``), ``scope`` (one or
+            several), ``rank``, ``steps``, ``batch``, ``lr``, ``seeds``, ``prompts``, ``keep``, ``validate_every``, …
+
+    Raises:
+        ConfigError, RunExistsError, StoppedError: see :func:`t2iprobe.localize`.
+    """
+    from t2iprobe.api.outcomes import Finetuned
+    from t2iprobe.plugins.finetune import commands, output
+    from t2iprobe.plugins.finetune.options import FinetuneOptions, trained
+
+    with calling("finetune", model, out, quiet, plugins) as call:
+        values = call.values(commands.finetune, options)
+        runs = trained(FinetuneOptions.of(values), call.plugins)
+        return call.left(Finetuned(call.folder, {"runs": runs}, [output.row(run) for run in runs]))
+
+
+def continual(
+    model: Model | str | Any,
+    *,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    plugins: Plugins | None = None,
+    **options: Any,
+) -> Outcome:
+    """Concepts learnt one after another, and what is forgotten, a line a method: ``t2iprobe continual run``.
+
+    Args:
+        model, out, quiet, plugins: see :func:`t2iprobe.localize`. The model is as before once this is done.
+        **options: those of the command: ``stream``, ``data``, ``methods``, ``orders``, ``seeds``, ``references``,
+            ``scope``, ``layers``, ``rank``, ``steps``, ``batch``, ``samples``, ``scores``, ``workers`` (processes; one
+            by default, and more only for a model that is given by name), …
+
+    Raises:
+        ConfigError, RunExistsError, StoppedError: see :func:`t2iprobe.localize`.
+    """
+    from t2iprobe.api.outcomes import Outcome
+    from t2iprobe.plugins.continual import commands, output
+
+    with calling("continual", model, out, quiet, plugins) as call:
+        values = call.values(commands.run, {"workers": 1} | options)
+        call.alone(values["workers"])
+        answer = commands.learnt(commands.asked_of(values), values["workers"], call.plugins)
+        return call.left(Outcome(call.folder, answer, output.rows(answer)))
+
+
+def capture(
+    model: Model | str | Any,
+    prompts: str | Path | Sequence[str],
+    sites: str | Sequence[str],
+    *,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    plugins: Plugins | None = None,
+    **options: Any,
+) -> ActivationStore:
+    """Activations of many prompts on disk, in bounded memory, good to patch from: ``t2iprobe capture``.
+
+    Args:
+        model, out, quiet, plugins: see :func:`t2iprobe.localize`.
+        prompts: a file with one a line (a ``Path``), or the prompts.
+        sites: names or patterns.
+        **options: those of the command: ``steps``, ``branch``, ``seed``, ``num_steps``, ``guidance``, ``resolution``,
+            ``batch_size``, ``round_bits``, ``store``, ``max_bytes``, …
+
+    Raises:
+        ConfigError, RunExistsError: see :func:`t2iprobe.localize`.
+        SiteError: a pattern matches no site.
+        StoreError: the disk is full or gone; whole batches are kept where ``out`` was given.
+    """
+    from t2iprobe.cli.commands import capture as command
+    from t2iprobe.core.store.capture import RUN
+    from t2iprobe.core.store.reader import ActivationStore
+
+    listed = [prompts] if isinstance(prompts, str) else prompts
+    with calling("capture", model, out, quiet, plugins) as call, beside(listed) as file:
+        values = call.values(command.capture, {**options, **file, "sites": sites})
+        answer = command.run(command.CaptureOptions.of(values), call.plugins)
+        return call.left(ActivationStore(answer["store"], RUN))
