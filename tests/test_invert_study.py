@@ -138,7 +138,7 @@ def test_killed_anywhere_it_goes_on_with_the_same_numbers(sd3: Model, finished: 
                 raise Killed
 
         with pytest.raises(Killed):
-            study(sd3, asked).run(path, InversionCallbacks(told=told))
+            study(sd3, asked).run(path, InversionCallbacks(on_rows=told))
         manifest = json.loads((path / runfolder.MANIFEST).read_text())
         assert manifest["state"] == runfolder.INTERRUPTED
     known = open_study(path / runfolder.STORE, manifest["scores"])
@@ -150,7 +150,7 @@ def test_killed_anywhere_it_goes_on_with_the_same_numbers(sd3: Model, finished: 
         nonlocal walked
         walked += rows
 
-    again = Inverted(study(sd3, asked).run(path, InversionCallbacks(told=count)))
+    again = Inverted(study(sd3, asked).run(path, InversionCallbacks(on_rows=count)))
     whole = study(sd3, asked).cost().rows
     assert 0 < walked < whole and again.manifest["spent"]["denoiser_rows"] > whole
     for arm in finished.arms:
@@ -167,7 +167,7 @@ def test_stopped_between_units_and_ends_only(sd3: Model, finished: Inverted, tmp
         stop.asked = True
 
     with pytest.raises(StoppedError, match="2 of 6 rows"):
-        study(sd3, asked).run(path, InversionCallbacks(told=told, stop=stop))
+        study(sd3, asked).run(path, InversionCallbacks(on_rows=told, stop=stop))
     run = Inverted(study(sd3, asked).run(path))
     assert np.array_equal(run.latent("euler"), finished.latent("euler"))
     assert not TrajectoryStore(path).between(SAMPLE) and TrajectoryStore(finished.path).between(

@@ -257,7 +257,7 @@ def _check_continues(lora: Lora, start: str, modules: Sequence[str], job: Finetu
     """Refuse to go on with a LoRA that is not what the job is said to train."""
     if odd := set(modules) ^ set(lora.modules):
         what = "does not adapt" if min(odd) in modules else "adapts, and the scope does not,"
-        raise ConfigError(f"{start} is for other modules than this scope: it {what} {min(odd)}")
+        raise ConfigError(f"{start} does not match the modules of this scope: it {what} {min(odd)}")
     for path in modules:
         rank, alpha = lora.rank(path), lora.scale(path) * lora.rank(path)
         if rank != job.rank:
