@@ -176,9 +176,8 @@ def furnish(model: Path) -> None:
     tasks = [f'[[tasks]]\nname="{one}"\nprompt="a {one}"\ntoken="{one}"\ntrain="{one}"\n' for one in ("one", "two")]
     Path("stream.toml").write_text("\n".join(['prompts=["a {X}"]\ngeneric=["a dog"]', *tasks]))
     Path("study.toml").write_text(
-        f'out="study"\nmodel.ref="{model}"\nlocalizer.name="exhaustive"\n'
-        '[pairs]\nsource="a red cat"\ntarget="a blue cat"\nconcept="colour"\n'
-        "[generation]\nnum_steps=1\nguidance=2.0\nheight=16\nwidth=16\n"
+        f'out="study"\nmodel="{model}"\nmethod="exhaustive"\nsource="a red cat"\ntarget="a blue cat"\n'
+        'concept="colour"\nnum_steps=1\nguidance=2.0\nresolution=16\n'
     )
     Path("checkpoints").mkdir()
     for step in (1, 2):

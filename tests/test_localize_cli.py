@@ -31,39 +31,42 @@ def asked(**changes: Any) -> LocalizeOptions:
     return LocalizeOptions(**{"arch": "sd3"} | changes)
 
 
-def test_the_options_are_a_study_file() -> None:
-    file = command.question(asked(method="steps", set={"layers": 6, "places": "4"}, resolution=32, seed=5), Plugins())
-    assert (file.model.ref, file.pairs.limit, file.pairs.held_out) == (
+def test_the_options_are_a_question() -> None:
+    full = command.question(asked(method="steps", set={"layers": 6, "places": "4"}, resolution=32, seed=5), Plugins())
+    assert (full.model, full.limit, full.held_out) == (
         "tiny-sd3",
         LocalizeOptions.pairs_by_default,
         command.HELD_OUT,
     )
-    assert file.localizer.settings == {"layers": 6, "places": "4"}
-    assert (file.generation.height, file.generation.width, file.seed, file.pairs.seed) == (32, 32, 5, 5)
+    assert full.set == {"layers": 6, "places": "4"}
+    assert (full.sampling["height"], full.sampling["width"], full.seed) == (32, 32, 5)
 
 
 def test_a_preset_is_the_papers_and_gives_way_to_options() -> None:
     from_paper = asked(arch="sdxl", preset="iclr2025", glyphcontrol=Path("prompts"))
-    file = command.question(from_paper, Plugins())
-    assert file.model.ref == "stabilityai/stable-diffusion-xl-base-1.0" and file.model.dtype == "float16"
-    assert (file.generation.num_steps, file.generation.guidance, file.generation.height) == (50, 5.0, 1024)
-    assert file.pairs.prompt_set == "glyphcontrol:prompts,split=val,noise=shared" and file.pairs.limit == 200
-    assert file.localizer.settings == {"part": "text"}  # injection, which adaptive takes as a setting
+    full = command.question(from_paper, Plugins())
+    assert full.model == "stabilityai/stable-diffusion-xl-base-1.0" and full.dtype == "float16"
+    assert (full.num_steps, full.guidance, full.resolution) == (50, 5.0, 1024)
+    assert full.prompt_set == "glyphcontrol:prompts,split=val,noise=shared" and full.limit == 200
+    assert full.set == {"part": "text"}  # injection, which adaptive takes as a setting
     for arch, method, settings in (
         ("sd3", "exhaustive", {}),
         ("if", "exhaustive", {"part": "text"}),
         ("if", "steps", {}),
     ):
         other = command.question(asked(arch=arch, method=method, preset="iclr2025", glyphcontrol=Path("p")), Plugins())
-        assert other.localizer.settings == settings
+        assert other.set == settings
     mine = command.question(asked(arch="sdxl", preset="iclr2025", glyphcontrol=Path("p"), num_steps=7), Plugins())
-    assert mine.generation.num_steps == 7
+    assert mine.num_steps == 7
 
 
 def test_a_further_metric_stands_behind_those_that_rank() -> None:
-    file = command.question(asked(metric=["clip_t_template"]), Plugins())
-    assert file.metrics == ["ocr_f1", "ocr_exact", "ocr_distance_normalised", "clip_t_template"]
-    assert command.question(asked(), Plugins()).metrics is None
+    full = command.question(asked(metric=["clip_t_template"]), Plugins())
+    concepts = Plugins().concepts()
+    assert full.metrics(concepts) == ["ocr_f1", "ocr_exact", "ocr_distance_normalised", "clip_t_template"]
+    assert command.question(asked(), Plugins()).metrics(concepts) is None
+    ranked = command.question(asked(metric="ssim", rank="ocr_distance"), Plugins())
+    assert ranked.metrics(concepts) == ["ocr_distance", "ssim"]
 
 
 #: two more pictures a pair where it found three layers: they together, and the target that they take from
@@ -149,8 +152,8 @@ def test_the_plan_of_a_search_is_of_all_its_questions(
     model = Model(SD3.tiny(), SD3(), ref="tiny")
     monkeypatch.setattr("t2iprobe.registry.manager.Plugins.load", lambda *_, **__: model)
     given = {"num_steps": 2, "guidance": 1.0, "limit": 6, "held_out": 2, "prompt_set": "signs", "model": "tiny"}
-    file = command.question(asked(**given), Plugins())
-    study = planned(file)
+    full = command.question(asked(**given), Plugins())
+    study = planned(full)
     ready = Ready(study.recipe(), study, tmp_path, RunLocation())
     announce(ready, 4, Cost(8, 16, 2))
     said = " ".join(capsys.readouterr().err.split())
@@ -161,13 +164,13 @@ def test_the_plan_of_a_search_is_of_all_its_questions(
 
 
 def test_few_pairs_keep_a_third_to_confirm_on(tmp_path: Path) -> None:
-    assert command.question(asked(limit=9), Plugins()).pairs.held_out == 3
-    assert command.question(asked(limit=8), Plugins()).pairs.held_out == 0
-    assert command.question(asked(limit=60), Plugins()).pairs.held_out == command.HELD_OUT
+    assert command.question(asked(limit=9), Plugins()).held_out == 3
+    assert command.question(asked(limit=8), Plugins()).held_out == 0
+    assert command.question(asked(limit=60), Plugins()).held_out == command.HELD_OUT
     mine = tmp_path / "mine.csv"
     mine.write_text("source,target\n" + '"a ""A""","a ""B"""\n' * 5)
-    file = command.question(asked(pairs=mine), Plugins())
-    assert (file.pairs.limit, file.pairs.held_out) == (5, 0)
+    full = command.question(asked(pairs=mine), Plugins())
+    assert (full.limit, full.held_out) == (5, 0)
     with pytest.raises(ConfigError, match="holds 5 pairs, asked for 9"):
         command.question(asked(pairs=mine, limit=9), Plugins())
 

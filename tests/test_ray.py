@@ -93,15 +93,11 @@ def test_stopping_keeps_what_is_in_flight(cluster: Any, tmp_path: Path) -> None:
 
 WORDS = """
 batch_size = 8
-[model]
-ref = "tiny-sd3"
-[pairs]
+model = "tiny-sd3"
 limit = 6
 held_out = 1
 concept = "colour"
-[localizer]
-name = "exhaustive"
-[generation]
+method = "exhaustive"
 num_steps = 2
 """
 

@@ -147,15 +147,14 @@ def test_next_steps_name_only_what_is_there() -> None:
 
 def ran(*options: str, **parts: Any) -> dict[str, Any]:
     """The arguments of a run of ``localize``, whose own choices are 12 pairs, 4 of them held out."""
-    pairs = {"limit": 12, "held_out": 4, "seed": 0, "concept": "text"} | parts.pop("pairs", {})
-    file = {"seed": 0, "reader": "rapidocr", "model": {"ref": "tiny-sd3"}, "pairs": pairs} | parts
-    return {"file": file, "command": ["t2iprobe", "localize", "--arch", "sd3", *options]}
+    own = {"limit": 12, "held_out": 4, "seed": 0, "concept": "text", "reader": "rapidocr", "model": "tiny-sd3"}
+    return {"question": own | parts, "command": ["t2iprobe", "localize", "--arch", "sd3", *options]}
 
 
 def test_next_steps_carry_the_settings_that_were_given_to_commands_that_have_them() -> None:
     given = ran(
         "--limit", "6", "--num-steps", "10", "--seed", "3",
-        pairs={"limit": 6, "held_out": 2, "seed": 3}, generation={"num_steps": 10}, seed=3,
+        limit=6, held_out=2, num_steps=10, seed=3,
     )  # fmt: skip
     _, heads, _, edit, guard, finetune = steps(ALL, arguments=given)
     every = "--seed 3 --num-steps 10"
@@ -166,10 +165,10 @@ def test_next_steps_carry_the_settings_that_were_given_to_commands_that_have_the
 
 
 def test_a_preset_and_a_study_file_give_all_that_they_say() -> None:
-    parts = {"generation": {"num_steps": 28, "height": 1024, "width": 1024}, "reader": "easyocr"}
-    file = ran("--preset", "iclr2025", pairs={"prompt_set": "creative"}, **parts)
-    written = file | {"command": ["t2iprobe", "study", "run", "words.toml"]}
-    for asked in (file, written, {"file": file["file"]}):
+    paper = {"prompt_set": "creative", "num_steps": 28, "resolution": 1024, "reader": "easyocr"}
+    preset = ran("--preset", "iclr2025", **paper)
+    written = preset | {"command": ["t2iprobe", "study", "run", "words.toml"]}
+    for asked in (preset, written, {"question": preset["question"]}):
         _, heads, _, edit, guard, _ = steps(ALL, arguments=asked)
         assert (
             "--prompt-set creative --limit 12 --held-out 4 --num-steps 28 --resolution 1024 --reader easyocr" in heads

@@ -15,7 +15,7 @@ from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scoring import Scorer
-from t2iprobe.core.study.file import parse
+from t2iprobe.core.study.question import Question
 from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.registry.studies import Study, blind, planned, tail
@@ -69,21 +69,21 @@ def test_the_tail_is_of_pairs_that_are_asked() -> None:
 
 
 def written(folder: Path, words: Sequence[tuple[str, str]] = WORDS) -> dict[str, Any]:
-    """As the pairs of a study file."""
+    """A question about these pairs."""
     file = folder / "pairs.csv"
     rows = [",".join('"' + side.replace('"', '""') + '"' for side in (one.source, one.target)) for one in pairs(words)]
     file.write_text("\n".join(["source,target", *rows, ""]))
-    return {"csv": str(file), "concept": "text"}
+    return {"pairs": str(file), "concept": "text", "model": "nowhere/no-model", "method": "exhaustive"}
 
 
-def test_a_study_file_is_checked_before_the_model_is_loaded(tmp_path: Path) -> None:
-    asked, model = written(tmp_path), {"ref": "nowhere/no-model"}
-    assert planned(parse({"model": model, "pairs": asked | {"held_out": 2}}), PLUGINS).set_aside == (0, 3)
-    assert planned(parse({"model": model, "pairs": asked, "metrics": ["ocr_distance"]}), PLUGINS).set_aside == ()
+def test_a_question_is_checked_before_the_model_is_loaded(tmp_path: Path) -> None:
+    asked = written(tmp_path)
+    assert planned(Question(**asked, held_out=2), PLUGINS).set_aside == (0, 3)
+    assert planned(Question(**asked, rank="ocr_distance"), PLUGINS).set_aside == ()
     with pytest.raises(ConfigError, match="3 of 3 pairs"):
-        planned(parse({"model": model, "pairs": asked | {"held_out": 3}}), PLUGINS)
+        planned(Question(**asked, held_out=3), PLUGINS)
     with pytest.raises(ConfigError, match="ocr_f1 cannot tell source from target"):
-        planned(parse({"model": model, "pairs": written(tmp_path, WORDS[:1])}), PLUGINS)
+        planned(Question(**written(tmp_path, WORDS[:1])), PLUGINS)
 
 
 def test_a_study_does_not_confirm_on_them() -> None:

@@ -65,16 +65,26 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Begin also what takes lo
 FormatOption = Annotated[Format, typer.Option("--format", help="table, or one JSON object on stdout.")]
 
 
-class RunOptions(Options):
-    """Where a run lies, whether it may begin, and how its answer is printed."""
+class PrintOptions(Options):
+    """How an answer is printed."""
 
     panel: ClassVar[str] = "Run"
+    format: Format = option(Format.table, help="table, or one JSON object on stdout.")
+
+
+class AgreeOptions(PrintOptions):
+    """Whether long work may begin."""
+
+    yes: bool = option(False, flag="-y", help="Begin also what takes long or much disk.")
+
+
+class RunOptions(AgreeOptions):
+    """Whether a run may begin, or is only planned, and where it lies."""
+
     plan: bool = option(
         False, help="Only say what it would take, on the published configuration of --arch; needs no weights."
     )
-    yes: bool = option(False, flag="-y", help="Begin also what takes long or much disk.")
     out: Path | None = option(None, help="Run folder; default one in runs/, named by what is asked.")
-    format: Format = option(Format.table, help="table, or one JSON object on stdout.")
 
 
 @dataclass(frozen=True, slots=True)

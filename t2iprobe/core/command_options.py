@@ -82,8 +82,13 @@ class Options(BaseModel):
             found = tomllib.loads(read_text(path, what))
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{path} is no TOML: {error}") from None
+        return cls.from_table(found, str(path))
+
+    @classmethod
+    def from_table(cls, found: Mapping[str, Any], place: str) -> Self:
+        """Of what a file says, which errors call ``place``."""
         made = cls.__new__(cls)
-        made._read(found, place=f"{path}: ")
+        made._read(found, place=f"{place}: ")
         return made
 
     def _read(self, given: Mapping[str, Any], shell: bool = False, place: str = "") -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from t2iprobe.core.command_options import Names, Options, option
+from t2iprobe.core.concepts import concept_named
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.pairs import Pair, pair_from_prompts, pairs_from_csv
 from t2iprobe.core.seeds import SEEDS
+
+if TYPE_CHECKING:
+    from t2iprobe.registry.manager import Plugins
 
 
 class ModelOptions(Options):
@@ -56,6 +61,29 @@ class PairOptions(Options):
         if bool(self.source) != bool(self.target):
             raise ConfigError(f"a pair needs both {source} and {target}")
 
+    def read_pairs(self, ref: str, plugins: Plugins, default: int) -> list[Pair]:
+        """The pairs; without any option ``default`` pairs of the prompt set that the model ``ref`` was made for.
+
+        Raises:
+            ConfigError: they are given in two ways, or cannot be had.
+        """
+        self.check_pairs()
+        concept = concept_named(self.concept, plugins.concepts())
+        if self.source and self.target:
+            return [pair_from_prompts(self.source, self.target, self.seed, concept)]
+        if self.pairs is not None:
+            return self._listed(self.pairs.expanduser(), plugins)
+        name = self.prompt_set or plugins.own_prompt_set(ref)
+        return plugins.prompt_set(name, limit=self.limit or default, seed=self.seed, concept=concept.name)
+
+    def _listed(self, path: Path, plugins: Plugins) -> list[Pair]:
+        """The pairs of a CSV file."""
+        found = pairs_from_csv(path, seed=self.seed, concept=self.concept, known=plugins.concepts())
+        other = {pair.concept for pair in found} - {self.concept}
+        if other:
+            raise ConfigError(f"{path} has pairs for concept {', '.join(other)}; this run is for {self.concept}")
+        return found[: self.limit]
+
 
 class GenerationOptions(Options):
     """How pictures are made."""
@@ -67,15 +95,15 @@ class GenerationOptions(Options):
     batch_size: int | None = option(None, help="Most pictures at once; out of memory halves it.", ge=1)
 
     @property
+    def sampling(self) -> dict[str, Any]:
+        """The settings of a generation; ``None`` is the model's own."""
+        side = self.resolution
+        return {"num_steps": self.num_steps, "guidance": self.guidance, "height": side, "width": side}
+
+    @property
     def generation(self) -> dict[str, Any]:
-        """The settings that a generation gets."""
-        given = {
-            "num_steps": self.num_steps,
-            "guidance": self.guidance,
-            "height": self.resolution,
-            "width": self.resolution,
-        }
-        return {name: value for name, value in given.items() if value is not None}
+        """The settings of a generation that were given."""
+        return {name: value for name, value in self.sampling.items() if value is not None}
 
 
 class ScoreOptions(Options):

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2iprobe.core.concepts import concept_named
 from t2iprobe.core.contracts.localizer import Localizer
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_pairs
 from t2iprobe.core.model import Model
-from t2iprobe.core.pairs import Pair, pair_from_prompts, pairs_from_csv
+from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scoring import Scorer
 from t2iprobe.core.study import study
 from t2iprobe.core.study.context import StudyCallbacks, StudyContext
-from t2iprobe.core.study.file import PairsPart, StudyFile
+from t2iprobe.core.study.question import Question
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.registry.results import Result
 
@@ -103,7 +102,7 @@ def blind(scorer: Scorer, pairs: Sequence[Pair]) -> tuple[int, ...]:
         raise ConfigError(
             f"{score} cannot tell source from target: perfect pictures of {one.source_word!r} and {one.target_word!r} "
             f"score the same to {one.target_word!r}, and so in all {len(pairs)} pairs; take other words, or let a "
-            "metric rank that tells them, such as ocr_distance as the first of a study file's metrics"
+            "metric rank that tells them, such as --rank ocr_distance"
         )
     return found
 
@@ -118,28 +117,27 @@ class ContextRecipe:
     """How to make a bench; a value that can be sent to another machine and called there.
 
     Args:
-        file: the study file.
-        pairs: what is asked about.
+        question: what is asked.
+        pairs: what it is asked of.
     """
 
-    file: StudyFile
+    question: Question
     pairs: tuple[Pair, ...]
 
     def __call__(self, plugins: Plugins | None = None) -> StudyContext:
         """Load the model and what reads its pictures; from all plugins that are installed where none are given."""
-        file, plugins = self.file, plugins or Plugins()
-        judge = plugins.scorer(_concept(self.pairs), file.reader, file.metrics)
-        part = file.model
-        model = plugins.load(part.ref, upscaler=part.upscaler, device=part.device, dtype=part.dtype)
-        return StudyContext.of(model, self.pairs, judge, file.generation.model_dump(), file.batch_size)
+        asked, plugins = self.question, plugins or Plugins()
+        judge = plugins.scorer(_concept(self.pairs), asked.reader, asked.metrics(plugins.concepts()))
+        model = plugins.load(asked.model, upscaler=asked.upscaler, device=asked.device, dtype=asked.dtype)
+        return StudyContext.of(model, self.pairs, judge, asked.sampling, asked.batch_size)
 
 
 @dataclass(frozen=True)
 class PlannedStudy:
-    """A study file, looked up and checked as far as that goes without the model.
+    """A question, looked up and checked as far as that goes without the model.
 
     Args:
-        file: the study file.
+        question: what is asked.
         pairs: its pairs.
         localizer: its localizer.
         plugins: versions by name.
@@ -147,7 +145,7 @@ class PlannedStudy:
         command: that asked for it, word by word; empty where none did.
     """
 
-    file: StudyFile
+    question: Question
     pairs: tuple[Pair, ...]
     localizer: Localizer
     plugins: Mapping[str, str]
@@ -157,65 +155,41 @@ class PlannedStudy:
     @property
     def recipe(self) -> ContextRecipe:
         """Makes the bench."""
-        return ContextRecipe(self.file, self.pairs)
+        return ContextRecipe(self.question, self.pairs)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The study file and the command, for the manifest."""
-        file = {"file": self.file.model_dump(exclude_none=True, exclude={"out"})}
-        return file | ({"command": list(self.command)} if self.command else {})
+        """The question and the command, for the manifest."""
+        return {"question": self.question.kept} | ({"command": list(self.command)} if self.command else {})
 
     def on(self, bench: StudyContext) -> study.StudyRunner:
         """The study on a bench."""
-        held_out = tail(len(self.pairs), self.file.pairs.held_out, self.set_aside)
+        held_out = tail(len(self.pairs), self.question.held_out, self.set_aside)
         return study.StudyRunner(
             bench,
             self.pairs,
             self.localizer,
             held_out,
-            self.file.budget,
-            self.file.seed,
+            self.question.budget,
+            self.question.seed,
             self.arguments,
             self.plugins,
-            self.file.store,
+            self.question.store,
             self.set_aside,
         )
 
 
-def planned(file: StudyFile, plugins: Plugins | None = None) -> PlannedStudy:
-    """What a study file asks for.
+def planned(question: Question, plugins: Plugins | None = None) -> PlannedStudy:
+    """What a question asks for.
 
     Raises:
         ConfigError: a name in it is not known, or the pairs cannot be had.
     """
     plugins = plugins or Plugins()
-    chooses = plugins.localizer(file.localizer.name, **file.localizer.settings)
-    pairs = _pairs(file.pairs, file.model.ref, plugins)
-    judge = plugins.scorer(_concept(pairs), file.reader, file.metrics)
+    chooses = plugins.localizer(question.method, **question.set)
+    pairs = question.read_pairs(question.model, plugins, PAIRS)
+    judge = plugins.scorer(_concept(pairs), question.reader, question.metrics(plugins.concepts()))
     check_pairs(judge, pairs, plugins.readers())
     aside = blind(judge, pairs)
-    tail(len(pairs), file.pairs.held_out, aside)
-    return PlannedStudy(file, tuple(pairs), chooses, versions(plugins), aside)
-
-
-def _pairs(part: PairsPart, ref: str, plugins: Plugins) -> list[Pair]:
-    concept = concept_named(part.concept, plugins.concepts())
-    if sum(way is not None for way in (part.source or part.target, part.csv, part.prompt_set)) > 1:
-        raise ConfigError("give the pairs one way: source and target, or csv, or prompt_set")
-    if part.source or part.target:
-        if not (part.source and part.target):
-            raise ConfigError("a pair needs both source and target")
-        return [pair_from_prompts(part.source, part.target, part.seed, concept)]
-    if part.csv is not None:
-        return _listed(part, part.csv, plugins)
-    name = part.prompt_set or plugins.own_prompt_set(ref)
-    return plugins.prompt_set(name, limit=part.limit or PAIRS, seed=part.seed, concept=concept.name)
-
-
-def _listed(part: PairsPart, csv: str, plugins: Plugins) -> list[Pair]:
-    """The pairs of a CSV file."""
-    found = pairs_from_csv(Path(csv).expanduser(), seed=part.seed, concept=part.concept, known=plugins.concepts())
-    other = {pair.concept for pair in found} - {part.concept}
-    if other:
-        raise ConfigError(f"{csv} has pairs for concept {', '.join(other)}; this run is for {part.concept}")
-    return found[: part.limit]
+    tail(len(pairs), question.held_out, aside)
+    return PlannedStudy(question, tuple(pairs), chooses, versions(plugins), aside)

@@ -21,17 +21,14 @@ if TYPE_CHECKING:
     from t2iprobe.report.sections import Section
 
 NAME = "report.html"
-#: settings of a run that other commands also take, by their place in the study file
-CARRIED = {
-    "upscaler": "model", "device": "model", "dtype": "model",
-    "source": "pairs", "target": "pairs", "prompt_set": "pairs", "pairs": "pairs", "limit": "pairs",
-    "held_out": "pairs", "seed": "pairs", "num_steps": "generation", "guidance": "generation",
-    "resolution": "generation", "batch_size": "", "reader": "",
-}  # fmt: skip
-SPELT = {"pairs": "csv", "resolution": "height"}  # names that differ in the study file
+#: settings of a run that other commands also take
+CARRIED = (
+    "upscaler", "device", "dtype", "source", "target", "prompt_set", "pairs", "limit", "held_out", "seed",
+    "num_steps", "guidance", "resolution", "batch_size", "reader",
+)  # fmt: skip
 USUAL = {"seed": 0, "reader": "rapidocr"}  # the defaults of all commands
 OF_PAIRS = frozenset({"limit", "held_out"})  # for pairs only: elsewhere ``--limit`` counts something else
-LOCALIZE = frozenset(CARRIED) - {"source", "target"}
+LOCALIZE = frozenset(CARRIED)
 
 
 def write_report(result: StudyResult, plugins: Plugins, out: Path | None = None) -> Path:
@@ -68,9 +65,9 @@ def _page(result: StudyResult, sections: Sequence[Section], command: str) -> Pag
 
 def _subject(result: StudyResult) -> tuple[str, str]:
     """The model's name, empty if it has none, and the concept."""
-    file = result.manifest.get("arguments", {}).get("file", {})
+    asked = result.manifest.get("arguments", {}).get("question", {})
     pairs = result.manifest["settings"]["pairs"]
-    ref = file.get("model", {}).get("ref") or result.manifest.get("model") or ""
+    ref = asked.get("model") or result.manifest.get("model") or ""
     return ref, str(pairs[0][5]) if pairs else "text"
 
 
@@ -78,7 +75,7 @@ def _again(asked: Mapping[str, Any], path: Path) -> str:
     """The command that ran or resumes the study; empty for a study that was run from Python."""
     if asked.get("command"):
         return quoted(asked["command"])
-    return quoted(["t2iprobe", "study", "resume", str(path)]) if asked.get("file") else ""
+    return quoted(["t2iprobe", "study", "resume", str(path)]) if asked.get("question") else ""
 
 
 def next_steps(result: StudyResult, plugins: Plugins) -> list[tuple[str, str]]:
@@ -114,10 +111,10 @@ def next_steps(result: StudyResult, plugins: Plugins) -> list[tuple[str, str]]:
 
 def _carried(arguments: Mapping[str, Any]) -> dict[str, str]:
     """The settings that a run was given, by option; a study file and a preset give all of theirs."""
-    file, typed = arguments.get("file", {}), arguments.get("command", ())
+    asked, typed = arguments.get("question", {}), arguments.get("command", ())
     found = {}
-    for name, part in CARRIED.items():
-        value = (file.get(part, {}) if part else file).get(SPELT.get(name, name))
+    for name in CARRIED:
+        value = asked.get(name)
         given = typed[1:2] == ["study"] or "--preset" in typed or not typed or _option(name) in typed
         if given and value is not None and value != USUAL.get(name):
             found[name] = str(value)

@@ -10,20 +10,21 @@ from rich.markup import escape
 
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.commandline import typed
-from t2iprobe.cli.commands.search import HELD_OUT, SearchOptions, planned, question
+from t2iprobe.cli.commands.search import HELD_OUT, SearchOptions, planned, print_plan, question
 from t2iprobe.cli.console import Format, answers, print_json, print_methods
+from t2iprobe.cli.options import RunOptions
 from t2iprobe.core.command_options import option
 from t2iprobe.core.names import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from t2iprobe.core.study.file import StudyFile
+    from t2iprobe.core.study.question import Question
     from t2iprobe.core.study.result import StudyResult
     from t2iprobe.registry.manager import Plugins
 
 
-class LocalizeOptions(SearchOptions):
+class LocalizeOptions(RunOptions, SearchOptions):
     """The options of ``t2iprobe localize``."""
 
     method: str = option("adaptive", help="A localizer; `t2iprobe localize --method list` shows all.")
@@ -68,19 +69,19 @@ def localize(asked: LocalizeOptions, context: typer.Context) -> None:
         _print(run(asked, context.obj, typed(context)), asked.format)
 
 
-def run(asked: SearchOptions, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
+def run(asked: LocalizeOptions, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
     """Do what was asked, or find it done; the answer is the JSON object."""
-    file = question(asked, plugins)  # wrong names are said before anything heavy is imported
+    full = question(asked, plugins)  # wrong names are said before anything heavy is imported
     from t2iprobe.cli.commands.study import RUNS, RunLocation, start
     from t2iprobe.report.page import write_report
 
-    path = asked.out or RUNS / f"localize-{Path(file.model.ref).name}-{asked.concept}-{asked.localizer}"
-    result = start(plugins, file, path, RunLocation(yes=asked.yes), command, arch=asked.arch)
+    path = asked.out or RUNS / f"localize-{Path(full.model).name}-{asked.concept}-{asked.localizer}"
+    result = start(plugins, full, path, RunLocation(yes=asked.yes), command, arch=asked.arch)
     page = write_report(result, plugins)
-    return _answer(result, file, plugins) | {"run": str(path), "report": str(page)}
+    return _answer(result, full, plugins) | {"run": str(path), "report": str(page)}
 
 
-def _answer(result: StudyResult, file: StudyFile, plugins: Plugins) -> dict[str, Any]:
+def _answer(result: StudyResult, asked: Question, plugins: Plugins) -> dict[str, Any]:
     """The JSON object."""
     from t2iprobe.core.planted import planted_layers
     from t2iprobe.core.study.result import finding_as_json
@@ -88,11 +89,11 @@ def _answer(result: StudyResult, file: StudyFile, plugins: Plugins) -> dict[str,
     assert result.finding is not None
     finding = finding_as_json(result.finding)
     return {
-        "model": file.model.ref,
+        "model": asked.model,
         "arch": result.manifest["settings"]["adapter"],
-        "concept": file.pairs.concept,
-        "method": file.localizer.name,
-        "planted": planted_layers(file.model.ref, file.pairs.concept, plugins.models()),
+        "concept": asked.concept,
+        "method": asked.method,
+        "planted": planted_layers(asked.model, asked.concept, plugins.models()),
         "layers": finding["layers"],
         "confirmed": bool(finding["layers"]) and "confirmed" in finding["details"],
         "ranking": finding["ranking"],
@@ -119,13 +120,3 @@ def _print(answer: dict[str, Any], format: Format) -> None:
         f"Report with pictures: {answer['report']}",
         highlight=False,
     )
-
-
-def print_plan(plan: dict[str, Any], format: Format) -> None:
-    """What a run would take, on stdout."""
-    if format is Format.json:
-        print_json(plan)
-        return
-    answers.print(plan["sentence"], highlight=False, markup=False)
-    if plan["inferred"]:
-        answers.print(f"not published but inferred: {plan['inferred']}", highlight=False, markup=False)

@@ -20,7 +20,7 @@ from t2iprobe.core.contracts.localizer import Localizer
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model, OnStep
 from t2iprobe.core.names import choice, counted
-from t2iprobe.core.pairs import Pair, pairs_from_csv
+from t2iprobe.core.pairs import Pair
 from t2iprobe.core.study.context import usual_batch
 from t2iprobe.core.sweep import Cost, Renderer, TrialBatch, TrialResult
 from t2iprobe.core.trial_runner import InMemoryResults, TrialRunner
@@ -30,7 +30,7 @@ from t2iprobe.simulation import Additive, Simulation
 
 if TYPE_CHECKING:
     from t2iprobe.cli.commands.study import Ready
-    from t2iprobe.core.study.file import StudyFile
+    from t2iprobe.core.study.question import Question
     from t2iprobe.plugins.localization.presets import LocalizePreset
     from t2iprobe.registry.manager import Plugins
 
@@ -87,13 +87,13 @@ class _Expected(InMemoryResults):
         return self._given
 
 
-def planned(file: StudyFile, arch: str | None, paper: LocalizePreset | None, plugins: Plugins) -> dict[str, Any]:
+def planned(asked: Question, arch: str | None, paper: LocalizePreset | None, plugins: Plugins) -> dict[str, Any]:
     """The JSON object.
 
     Raises:
         ConfigError: something is not known that the cost depends on, or does not fit.
     """
-    settings = file.generation.model_dump()
+    settings = asked.sampling
     if arch is None:
         raise ConfigError("--plan looks at the published configuration of an architecture: give --arch")
     if None in (settings["num_steps"], settings["guidance"], settings["height"]):
@@ -101,28 +101,25 @@ def planned(file: StudyFile, arch: str | None, paper: LocalizePreset | None, plu
             "--plan loads no model that would say how it samples: give --num-steps, --guidance and --resolution, "
             "or --preset iclr2025"
         )
-    method = plugins.localizer(file.localizer.name, **file.localizer.settings)
+    method = plugins.localizer(asked.method, **asked.set)
     if not _can_rehearse(method):
         raise ConfigError(f"{method.name} reads the model itself: what it takes is known with weights only")
     adapter = choice("architecture", arch, plugins.adapters())()
-    model = Model(adapter.published(scheduler=_Scheduler()), adapter, ref=file.model.ref)
+    model = Model(adapter.published(scheduler=_Scheduler()), adapter, ref=asked.model)
     expected = paper.found if paper else (model.layers // 2,)
-    runner = _lab(file, model, expected, _pairs(file, paper, plugins), method)
+    runner = _lab(asked, model, expected, _pairs(asked, paper, plugins), method)
     method.find(runner)
-    side = paper.read_at if paper and file.model.upscaler else settings["height"]
-    return _answer(file, runner, model, expected, runner.spent.images * 3 * side**2)
+    side = paper.read_at if paper and asked.upscaler else settings["height"]
+    return _answer(asked, runner, model, expected, runner.spent.images * 3 * side**2)
 
 
-def _pairs(file: StudyFile, paper: LocalizePreset | None, plugins: Plugins) -> list[Pair]:
+def _pairs(asked: Question, paper: LocalizePreset | None, plugins: Plugins) -> list[Pair]:
     """Those that are there to be read; of a preset without its files as many as the paper had."""
+    if asked.prompt_set is None and asked.pairs is None and asked.source is None and paper is not None:
+        return [Pair(f'"A{one}"', f'"B{one}"', asked.seed, f"A{one}", f"B{one}") for one in range(asked.limit or 0)]
+    from t2iprobe.registry.studies import PAIRS
 
-    part = file.pairs
-    if part.csv is not None:
-        return pairs_from_csv(part.csv, seed=part.seed, concept=part.concept, known=plugins.concepts())[: part.limit]
-    if part.prompt_set is None and paper is not None:
-        return [Pair(f'"A{one}"', f'"B{one}"', part.seed, f"A{one}", f"B{one}") for one in range(part.limit or 0)]
-    name = part.prompt_set or plugins.own_prompt_set(file.model.ref)
-    return plugins.prompt_set(name, limit=part.limit, seed=part.seed, concept=part.concept)
+    return asked.read_pairs(asked.model, plugins, PAIRS)
 
 
 def announce(ready: Ready, pairs: int, cost: Cost) -> None:
@@ -142,9 +139,9 @@ def announce(ready: Ready, pairs: int, cost: Cost) -> None:
     ]
     size = max(one.images for one in taken) * ready.bench.image_bytes
     notes.print(
-        f"plan: {plan.localizer.name} on {plan.file.model.ref}, {counted(len(plan.pairs), 'pair')}: in all {said[0]} "
+        f"plan: {plan.localizer.name} on {plan.question.model}, {counted(len(plan.pairs), 'pair')}: in all {said[0]} "
         f"where one layer is the answer; {said[1]} where {EXPECTED[1]} share it (rehearsed on a simulated model); disk "
-        f"about {size_text(size)} in {plan.file.store or ready.path}",
+        f"about {size_text(size)} in {plan.question.store or ready.path}",
         highlight=False,
     )
     agree(ready.where.yes, max(seconds), size)
@@ -155,7 +152,7 @@ def _rehearsed(ready: Ready, model: Model, count: int) -> Cost:
     expected = sorted({round(model.layers * (one + 0.5) / count - 0.5) for one in range(count)})
     plan = ready.plan
     asked = [pair for number, pair in enumerate(plan.pairs) if number not in plan.set_aside]
-    runner = _lab(plan.file, model, expected, asked, plan.localizer)
+    runner = _lab(plan.question, model, expected, asked, plan.localizer)
     plan.localizer.find(runner)
     return runner.spent
 
@@ -171,17 +168,17 @@ def _can_rehearse(method: Localizer) -> bool:
 
 
 def _lab(
-    file: StudyFile, model: Model, expected: Sequence[int], pairs: Sequence[Pair], method: Localizer
+    asked: Question, model: Model, expected: Sequence[int], pairs: Sequence[Pair], method: Localizer
 ) -> TrialRunner:
     """Where the method rehearses; a batch is as large as it would be."""
     from t2iprobe.registry.studies import tail
 
-    settings = file.generation.model_dump()
+    settings = asked.sampling
     space = Space.of(model, settings["num_steps"])
     truth = Additive(space.layers, {layer: 1 / len(expected) for layer in expected})
-    renderer = Renderer(model, pairs, settings, file.batch_size or usual_batch(model))
-    rehearsal = _Rehearsal(truth, len(pairs), file.seed, steps=space.steps, renderer=renderer)
-    held_out = tail(len(pairs), file.pairs.held_out)
+    renderer = Renderer(model, pairs, settings, asked.batch_size or usual_batch(model))
+    rehearsal = _Rehearsal(truth, len(pairs), asked.seed, steps=space.steps, renderer=renderer)
+    held_out = tail(len(pairs), asked.held_out)
     return TrialRunner(
         rehearsal,
         space,
@@ -190,22 +187,22 @@ def _lab(
         held_out,
         model if method.needs_model else None,
         _Expected(space.layers, expected),
-        file.budget,
-        file.seed,
+        asked.budget,
+        asked.seed,
         settings=settings,
     )
 
 
-def _answer(file: StudyFile, runner: TrialRunner, model: Model, expected: Sequence[int], disk: int) -> dict[str, Any]:
-    settings, spent, table = file.generation.model_dump(), runner.spent, layer_table(model.adapter, model.pipeline)
-    name, held_out = file.localizer.name, len(runner.held_out)
+def _answer(asked: Question, runner: TrialRunner, model: Model, expected: Sequence[int], disk: int) -> dict[str, Any]:
+    settings, spent, table = asked.sampling, runner.spent, layer_table(model.adapter, model.pipeline)
+    name, held_out = asked.method, len(runner.held_out)
     one = len(expected) == 1
     return {
-        "model": file.model.ref,
+        "model": asked.model,
         "arch": model.adapter.name,
         "inferred": model.adapter.inferred,
         "method": name,
-        "settings": dict(file.localizer.settings),
+        "settings": dict(asked.set),
         "layers": model.layers,
         "expected": [{"layer": layer, "path": table[layer].path} for layer in expected],
         "generation": {name: value for name, value in settings.items() if value is not None},
@@ -216,7 +213,7 @@ def _answer(file: StudyFile, runner: TrialRunner, model: Model, expected: Sequen
         "denoiser_rows": spent.rows,
         "disk_bytes": disk,
         "sentence": (
-            f"{name} on {file.model.ref}, published configuration: {counted(model.layers, 'layer')}, "
+            f"{name} on {asked.model}, published configuration: {counted(model.layers, 'layer')}, "
             f"{counted(runner.space.steps, 'step')}, guidance {settings['guidance']:g}, {settings['height']} pixels; "
             f"{counted(len(runner.pairs), 'pair')}, {held_out} of them held out: {counted(spent.images, 'picture')}, "
             f"{counted(spent.calls, 'denoiser call')} ({counted(spent.rows, 'row')}), disk at most {size_text(disk)}. "

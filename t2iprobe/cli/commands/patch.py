@@ -10,10 +10,10 @@ import typer
 
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.commandline import typed
-from t2iprobe.cli.commands.localize import print_plan
-from t2iprobe.cli.commands.search import SearchOptions, planned, question
+from t2iprobe.cli.commands.search import SearchOptions, planned, print_plan, question
 from t2iprobe.cli.console import Format, notes, print_json
 from t2iprobe.cli.cost import agree, duration
+from t2iprobe.cli.options import RunOptions
 from t2iprobe.core.command_options import option
 from t2iprobe.core.names import counted
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 
-class PatchOptions(SearchOptions):
+class PatchOptions(RunOptions, SearchOptions):
     """The options of ``t2iprobe patch``: those of a search by ``single``."""
 
     pairs_by_default: ClassVar[int] = 8
@@ -69,14 +69,14 @@ def run(asked: PatchOptions, plugins: Plugins, command: Sequence[str] = ()) -> d
     from t2iprobe.cli.commands.study import RUNS, RunLocation, start
     from t2iprobe.cli.models import say_embedded
 
-    file = question(asked, plugins)
-    path = asked.out or RUNS / f"patch-{Path(file.model.ref).name}-{asked.concept}"
+    full = question(asked, plugins)
+    path = asked.out or RUNS / f"patch-{Path(full.model).name}-{asked.concept}"
     if asked.model is None and asked.preset is None:
-        say_embedded(asked.arch, file.model.ref)
-    result = start(plugins, file, path, RunLocation(yes=asked.yes), command, arch=asked.arch, say=told)
+        say_embedded(asked.arch, full.model)
+    result = start(plugins, full, path, RunLocation(yes=asked.yes), command, arch=asked.arch, say=told)
     answer = patch_report.kept(result)
     if answer is None:
-        answer = patch_report.answer_of(result, file, plugins)
+        answer = patch_report.answer_of(result, full, plugins)
         patch_report.write(result, answer)
     return answer | {"run": str(path)}
 
@@ -89,7 +89,7 @@ def told(ready: Ready, pairs: int, cost: Cost) -> None:
     assert model is not None
     steps = model.steps(settings["num_steps"])
     branches = model.guided(settings)
-    batch = ready.plan.file.batch_size or usual_batch(model)
+    batch = ready.plan.question.batch_size or usual_batch(model)
     probe = model.probe(settings)
     seconds = probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images
     size = cost.images * ready.bench.image_bytes

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from t2iprobe.core.statistics import Interval
-    from t2iprobe.core.study.file import StudyFile
+    from t2iprobe.core.study.question import Question
     from t2iprobe.core.study.result import StudyResult
     from t2iprobe.core.trials import Trial
     from t2iprobe.registry.manager import Plugins
@@ -24,7 +24,7 @@ BAR = 20
 ANSWER = "result.json"
 
 
-def answer_of(result: StudyResult, file: StudyFile, plugins: Plugins) -> dict[str, Any]:
+def answer_of(result: StudyResult, asked: Question, plugins: Plugins) -> dict[str, Any]:
     """The JSON object."""
     from t2iprobe.core.planted import planted_layers
 
@@ -35,10 +35,10 @@ def answer_of(result: StudyResult, file: StudyFile, plugins: Plugins) -> dict[st
     rows = [_layer(index, one, result) for index, one in enumerate(finding.details["response"])]
     named = [row for row, one in zip(rows, finding.details["response"], strict=True) if one["named"]]
     return {
-        "model": file.model.ref,
+        "model": asked.model,
         "arch": result.manifest["settings"]["adapter"],
-        "concept": file.pairs.concept,
-        "planted": planted_layers(file.model.ref, file.pairs.concept, plugins.models()),
+        "concept": asked.concept,
+        "planted": planted_layers(asked.model, asked.concept, plugins.models()),
         "score": result.rank.removesuffix("_target"),
         "clean": dict(zip(("source", "target"), (one.plain() for one in clean), strict=True)),
         "gap": finding.details["gap"],

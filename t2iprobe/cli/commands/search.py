@@ -6,14 +6,13 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from t2iprobe.cli.options import RunOptions
-from t2iprobe.core.command_options import Numbers, Settings, option
+from t2iprobe.cli.console import Format, answers, print_json
+from t2iprobe.core.command_options import Numbers, option
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import counted
-from t2iprobe.core.option_groups import GenerationOptions, ModelOptions, PairOptions, ScoreOptions
+from t2iprobe.core.study.question import Question, StudyOptions
 
 if TYPE_CHECKING:
-    from t2iprobe.core.study.file import StudyFile
     from t2iprobe.plugins.localization.presets import LocalizePreset
     from t2iprobe.registry.manager import Plugins
 
@@ -21,14 +20,13 @@ SCOPE = ("layers", "sites", "steps", "heads", "branch")  # settings that many lo
 HELD_OUT = 4
 
 
-class SearchOptions(RunOptions, ScoreOptions, GenerationOptions, PairOptions, ModelOptions):
+class SearchOptions(StudyOptions):
     """A question about layers; what is given of the scope goes to the localizer as a setting."""
 
     panel: ClassVar[str] = "Search"
     pairs_by_default: ClassVar[int] = 12
     pairs_of_a_file: ClassVar[int | None] = 12  #: by default; ``None`` takes all
 
-    set: Settings = option({}, help="A setting of the method, NAME=VALUE; repeatable.")
     layers: Numbers | None = option(None, help="Text-attention layers, such as 0-23 or 3,5; default all.")
     sites: str | None = option(
         None, help="Every site that matches this pattern by itself instead, such as 'blocks.*.*_attn.v'."
@@ -38,7 +36,6 @@ class SearchOptions(RunOptions, ScoreOptions, GenerationOptions, PairOptions, Mo
     branch: str | None = option(
         None, help="Half of classifier-free guidance to patch: cond, uncond or both (as the paper did), the default."
     )
-    budget: int | None = option(None, help="Most rows through the denoiser.", ge=1)
     preset: str | None = option(None, help="A paper's settings: iclr2025, which needs --arch and --glyphcontrol.")
     glyphcontrol: Path | None = option(None, help="Folder of GlyphControl's prompt files.")
 
@@ -75,30 +72,32 @@ def check(asked: SearchOptions, plugins: Plugins) -> None:
     plugins.localizer(asked.localizer, **asked.settings)
 
 
-def question(asked: SearchOptions, plugins: Plugins) -> StudyFile:
-    """The same as a study file: names looked up, the preset filled in.
+def question(asked: SearchOptions, plugins: Plugins, *, dry: bool = False) -> Question:
+    """The same with names looked up, the preset filled in and defaults made numbers.
+
+    Args:
+        asked: what was given.
+        plugins: where names are looked up.
+        dry: for a plan, which needs no prompt files.
 
     Raises:
         ConfigError: something in it cannot be.
     """
     from t2iprobe.cli.models import reference
-    from t2iprobe.core.study import file as study_file
 
     check(asked, plugins)
-    full = asked.filled(_preset(asked))
+    full = asked.filled(_preset(asked, dry))
     limit = _limit(asked, full, plugins)
-    pairs = {"limit": limit} | full.given("concept", "seed", "source", "target", "prompt_set")
     found = {
-        "model": {"ref": reference(full.arch, full.model, plugins)} | full.given("upscaler", "device", "dtype"),
-        "pairs": pairs
-        | {"held_out": _held_out(full, limit)}
-        | ({"csv": str(full.pairs)} if full.pairs is not None else {}),
-        "localizer": {"name": full.localizer, **_paper_settings(full, plugins), **full.settings},
-        "generation": full.generation,
-        **full.given("budget", "batch_size", "reader", "seed"),
-        **({"metrics": _metrics(full, plugins)} if full.metric else {}),
+        **full.given(*(set(Question.model_fields) - {"metric", "arch"})),
+        "model": reference(full.arch, full.model, plugins),
+        "method": full.localizer,
+        "set": {**_paper_settings(full, plugins), **full.settings},
+        "limit": limit,
+        "held_out": _held_out(full, limit),
+        "metric": full.metric,
     }
-    return study_file.parse(found, "the options")
+    return Question(**found)
 
 
 def planned(asked: SearchOptions, plugins: Plugins) -> dict[str, Any]:
@@ -112,7 +111,19 @@ def planned(asked: SearchOptions, plugins: Plugins) -> dict[str, Any]:
 
     paper = paper_of(asked)
     published = paper.model if paper else PUBLISHED.get(asked.arch or "")
-    return localize_plan.planned(question(asked.filled({"model": published}), plugins), asked.arch, paper, plugins)
+    return localize_plan.planned(
+        question(asked.filled({"model": published}), plugins, dry=True), asked.arch, paper, plugins
+    )
+
+
+def print_plan(plan: dict[str, Any], format: Format) -> None:
+    """What a run would take, on stdout."""
+    if format is Format.json:
+        print_json(plan)
+        return
+    answers.print(plan["sentence"], highlight=False, markup=False)
+    if plan["inferred"]:
+        answers.print(f"not published but inferred: {plan['inferred']}", highlight=False, markup=False)
 
 
 def paper_of(asked: SearchOptions) -> LocalizePreset | None:
@@ -148,13 +159,6 @@ def _held_out(asked: SearchOptions, limit: int) -> int:
     return third if third > 2 else 0
 
 
-def _metrics(asked: SearchOptions, plugins: Plugins) -> list[str]:
-    """The concept's metrics, which rank, and what was asked for beside them."""
-    from t2iprobe.core.concepts import concept_named
-
-    return [*concept_named(asked.concept, plugins.concepts()).metrics, *asked.metric]
-
-
 def _paper_settings(asked: SearchOptions, plugins: Plugins) -> dict[str, str]:
     """Of the method: injection, where the paper has it and the method takes what is patched as a setting."""
     from t2iprobe.core.names import choice
@@ -166,7 +170,7 @@ def _paper_settings(asked: SearchOptions, plugins: Plugins) -> dict[str, str]:
     return {"part": "text"} if "part" in known else {}
 
 
-def _preset(asked: SearchOptions) -> dict[str, Any]:
+def _preset(asked: SearchOptions, dry: bool) -> dict[str, Any]:
     """The paper's settings, where asked for; what is given beside it goes first.
 
     Raises:
@@ -184,7 +188,7 @@ def _preset(asked: SearchOptions) -> dict[str, Any]:
             )
         return {}
     known = choice("preset", asked.preset, PRESETS)
-    if asked.arch is None or (asked.glyphcontrol is None and not asked.plan):
+    if asked.arch is None or (asked.glyphcontrol is None and not dry):
         raise ConfigError(
             f"{mine} {asked.preset} needs {arch} ({', '.join(known)}) and {folder} FOLDER, "
             "where GlyphControl's prompt files are"

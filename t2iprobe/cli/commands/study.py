@@ -6,19 +6,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from t2iprobe.cli.command import takes
 from t2iprobe.cli.commandline import typed
+from t2iprobe.cli.commands.search import SearchOptions, planned, print_plan, question
 from t2iprobe.cli.console import Format, answers, notes, print_json
 from t2iprobe.cli.cost import agree, duration
-from t2iprobe.cli.options import FormatOption, Yes
+from t2iprobe.cli.options import AgreeOptions, FormatOption, RunOptions
 from t2iprobe.cli.parse import size_text
+from t2iprobe.core.command_options import Options, option
 from t2iprobe.core.errors import ConfigError, RunExistsError
 from t2iprobe.core.names import counted, near
+from t2iprobe.core.study.question import Question
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -26,7 +30,6 @@ if TYPE_CHECKING:
     from t2iprobe.core.runs.status import State
     from t2iprobe.core.runs.stop import Stop
     from t2iprobe.core.study.context import StudyCallbacks, StudyContext
-    from t2iprobe.core.study.file import StudyFile
     from t2iprobe.core.study.result import StudyResult
     from t2iprobe.core.sweep import Cost, TrialResult
     from t2iprobe.registry.manager import Plugins
@@ -40,14 +43,50 @@ RUNS = Path("runs")
 NONE = "–"  # in place of what a run does not have
 COLUMNS = ("run", "state", "kind", "model", "kept", "started", "size")
 
-ExecutorOption = Annotated[str, typer.Option(help="Where it is measured: local, or ray (an extra, t2iprobe\\[ray]).")]
-AddressOption = Annotated[
-    str | None,
-    typer.Option(help="Head of a Ray cluster, such as ray://head:10001 or auto; default one on this machine."),
-]
-WorkersOption = Annotated[
-    int | None, typer.Option(help="Models at once on the cluster; default one a GPU, or one for two cores.", min=1)
-]
+
+class StudyFile(SearchOptions):
+    """What a study file may say: the options of ``t2iprobe localize``, and where it runs."""
+
+    pairs_by_default: ClassVar[int] = 8
+    pairs_of_a_file: ClassVar[int | None] = None
+
+    out: str | None = option(None, help="Run folder.")
+    method: str = option("exhaustive", help="A localizer.")
+    held_out: int = option(0, help="Of the pairs, the last ones to confirm on.", ge=0)
+
+    @property
+    def localizer(self) -> str:
+        """See :class:`SearchOptions`."""
+        return self.method
+
+
+class PlaceOptions(Options):
+    """Where a study is measured."""
+
+    executor: str = option("local", help="Where it is measured: local, or ray (an extra, t2iprobe[ray]).")
+    ray_address: str | None = option(
+        None, help="Head of a Ray cluster, such as ray://head:10001 or auto; default one on this machine."
+    )
+    workers: int | None = option(
+        None, help="Models at once on the cluster; default one a GPU, or one for two cores.", ge=1
+    )
+
+    def location(self, yes: bool) -> RunLocation:
+        """Where, and whether it may be long."""
+        return RunLocation(self.executor, self.ray_address, self.workers, yes)
+
+
+class StudyRunOptions(RunOptions, PlaceOptions):
+    """The options of ``t2iprobe study run``."""
+
+    file: Path = option(help="Study file, TOML.", argument=True)
+    out: Path | None = option(None, help="Run folder; default what the file says, or runs/FILE.")
+
+
+class ResumeOptions(AgreeOptions, PlaceOptions):
+    """The options of ``t2iprobe study resume``."""
+
+    path: Path = option(help="Run folder of a study that was interrupted.", argument=True)
 
 
 @dataclass(frozen=True)
@@ -72,36 +111,22 @@ class Ready:
     @property
     def settings(self) -> dict[str, Any]:
         """Of the generation."""
-        return self.plan.file.generation.model_dump()
+        return self.plan.question.sampling
 
 
 Say = Callable[[Ready, int, "Cost"], None]  # of how many pairs, at what cost
 
 
 @app.command()
-def run(
-    context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="Study file, TOML.")],
-    out: Annotated[Path | None, typer.Option(help="Run folder; default what the file says, or runs/FILE.")] = None,
-    executor: ExecutorOption = "local",
-    ray_address: AddressOption = None,
-    workers: WorkersOption = None,
-    yes: Yes = False,
-    format: FormatOption = Format.table,
-) -> None:
+@takes(StudyRunOptions)
+def run(given: StudyRunOptions, context: typer.Context) -> None:
     """Run the study in FILE, or go on with it where it stopped.
 
-    A study file, of which only \\[model] has to be there:
+    A study file has the options of `t2iprobe localize`, with _ for -; only the model has to be named:
 
       out = "runs/words"
 
-      metrics = ["ocr_f1"]
-
-      \\[model]
-
-      ref = "tiny-sd3"
-
-      \\[pairs]
+      model = "tiny-sd3"
 
       prompt_set = "signs"
 
@@ -109,9 +134,11 @@ def run(
 
       held_out = 4
 
-      \\[localizer]
+      method = "exhaustive"
 
-      name = "exhaustive"
+      \\[set]  # settings of the method
+
+      select = "threshold"
 
     Examples:
 
@@ -119,24 +146,22 @@ def run(
 
       t2iprobe study run words.toml --executor ray --ray-address auto --yes
     """
-    from t2iprobe.core.study import file as study_file
-
-    asked = study_file.read(file)
-    path = out or (Path(asked.out) if asked.out else RUNS / file.stem)
-    where = RunLocation(executor, ray_address, workers, yes)
-    _print(start(context.obj, asked, path, where, typed(context)), format)
+    asked = StudyFile.from_toml(given.file, "the study file")
+    if given.plan:
+        print_plan(planned(asked, context.obj), given.format)
+        return
+    path = given.out or (Path(asked.out) if asked.out else RUNS / given.file.stem)
+    _print(
+        start(
+            context.obj, question(asked, context.obj), path, given.location(given.yes), typed(context), arch=asked.arch
+        ),
+        given.format,
+    )
 
 
 @app.command()
-def resume(
-    context: typer.Context,
-    path: Annotated[Path, typer.Argument(help="Run folder of a study that was interrupted.")],
-    executor: ExecutorOption = "local",
-    ray_address: AddressOption = None,
-    workers: WorkersOption = None,
-    yes: Yes = False,
-    format: FormatOption = Format.table,
-) -> None:
+@takes(ResumeOptions)
+def resume(given: ResumeOptions, context: typer.Context) -> None:
     """Go on with a study that was interrupted; everything that is needed is in its folder.
 
     Nothing that was committed is measured again, and the result is that of a run that was never interrupted.
@@ -144,15 +169,14 @@ def resume(
     Example: t2iprobe study resume runs/words
     """
     from t2iprobe.core.runs import runfolder
-    from t2iprobe.core.study import file as study_file
 
-    manifest = runfolder.read_manifest(path)
-    given, command = (manifest.get("arguments", {}).get(name) for name in ("file", "command"))
-    if given is None:
-        raise ConfigError(f"{path} was not started from a study file; start it again the way it was started")
-    where = RunLocation(executor, ray_address, workers, yes)
-    asked = study_file.parse(given, str(path / runfolder.MANIFEST))
-    _print(start(context.obj, asked, path, where, command or ()), format)
+    path = given.path
+    arguments = runfolder.read_manifest(path).get("arguments", {})
+    if arguments.get("question") is None:
+        raise ConfigError(f"{path} has no question to go on from; start it again the way it was started")
+    asked = Question.from_table(arguments["question"], str(path / runfolder.MANIFEST))
+    result = start(context.obj, asked, path, given.location(given.yes), arguments.get("command", ()))
+    _print(result, given.format)
 
 
 @app.command()
@@ -221,7 +245,7 @@ def _cell(row: Mapping[str, Any], key: str) -> str:
 
 def start(
     plugins: Plugins,
-    asked: StudyFile,
+    asked: Question,
     path: Path,
     where: RunLocation,
     command: Sequence[str] = (),
@@ -263,10 +287,10 @@ def start(
 
 
 def _finished(path: Path, plan: PlannedStudy) -> StudyResult | None:
-    """A finished run of the same study file, found without loading the model.
+    """A finished run of the same question, found without loading the model.
 
     Raises:
-        RunExistsError: the folder has a study from another file.
+        RunExistsError: the folder has a study of another question.
     """
     from t2iprobe.core.runs import runfolder
     from t2iprobe.core.runs.provenance import portable
@@ -276,8 +300,8 @@ def _finished(path: Path, plan: PlannedStudy) -> StudyResult | None:
         return None
     manifest = runfolder.read_manifest(path)
     finished = manifest.get("state") == runfolder.FINISHED
-    free = ("batch_size", "device", "out") + (() if finished else ("budget",))
-    old, new = manifest.get("arguments", {}).get("file"), portable(plan.arguments)["file"]
+    free = ("batch_size", "device") + (() if finished else ("budget",))
+    old, new = manifest.get("arguments", {}).get("question"), portable(plan.arguments)["question"]
     if old is None:
         raise RunExistsError(f"{path} holds a run of another kind; choose another --out, or delete that folder")
     differing = [one for one in runfolder.differences(old, new) if one.split(":")[0].split(".")[-1] not in free]
@@ -361,14 +385,14 @@ def _plan(ready: Ready, pairs: int, cost: Cost) -> None:
     """One line on stderr before the first pictures; refuses what is long or large without ``--yes``."""
     plan, model, settings = ready.plan, ready.bench.model, ready.settings
     size, seconds = cost.images * ready.bench.image_bytes, 0.0
-    said = f"disk at most {size_text(size)} in {plan.file.store or ready.path}"
+    said = f"disk at most {size_text(size)} in {plan.question.store or ready.path}"
     if model is not None:
         probe = model.probe(settings)
         seconds = probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images
         said = f"about {duration(seconds)}, {said}"
     more = " to begin with" if plan.localizer.searches else ""
     notes.print(
-        f"plan: {plan.localizer.name} on {plan.file.model.ref}, {pairs} of {counted(len(plan.pairs), 'pair')} still to "
+        f"plan: {plan.localizer.name} on {plan.question.model}, {pairs} of {counted(len(plan.pairs), 'pair')} still to "
         f"ask: {counted(cost.images, 'picture')}, {counted(cost.calls, 'denoiser call')} "
         f"({counted(cost.rows, 'row')}){more}; {said}",
         highlight=False,

@@ -194,7 +194,7 @@ def no_gap(runner: TrialRunner, gap: Gap) -> str:
         f"({score} {unpatched(gap)} on {counted_pairs(asked)}; the target is ahead in {gap.ahead} of {gap.clusters}), "
         "so no patch can be told to bring it and no layer is named. Look at the unpatched pictures: where the target's "
         f"lacks its {what}, ask for one that the model draws; where it has it, rank by a metric that tells the two "
-        "(the first of a study file's metrics); where few pairs differ, ask more."
+        "(--rank); where few pairs differ, ask more."
     )
 
 

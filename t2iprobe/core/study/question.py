@@ -1,0 +1,42 @@
+"""What a study asks: :class:`StudyOptions`, and :class:`Question` with everything that decides the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from t2iprobe.core.command_options import Settings, option
+from t2iprobe.core.concepts import Concept, concept_named
+from t2iprobe.core.option_groups import GenerationOptions, ModelOptions, PairOptions, ScoreOptions
+
+
+class StudyOptions(ScoreOptions, GenerationOptions, PairOptions, ModelOptions):
+    """The options of every command that makes a study."""
+
+    panel: ClassVar[str] = "Search"
+    set: Settings = option({}, help="A setting of the method, NAME=VALUE; repeatable.")
+    budget: int | None = option(None, help="Most rows through the denoiser.", ge=1)
+    rank: str | None = option(None, help="The metric that ranks; default the concept's own.")
+    store: str | None = option(
+        None, help="Keep scores and pictures at this URL (anything fsspec knows) instead of in the run folder."
+    )
+
+    def metrics(self, concepts: Mapping[str, Concept]) -> list[str] | None:
+        """Names for the scorer, the one that ranks first; ``None`` leaves them to the concept."""
+        if not (self.rank or self.metric):
+            return None
+        own = [self.rank] if self.rank else concept_named(self.concept, concepts).metrics
+        return list(dict.fromkeys([*own, *self.metric]))
+
+
+class Question(StudyOptions):
+    """A study with its names looked up and its defaults filled in; one that is shipped to other machines, too."""
+
+    model: str = option(help="Of the weights.")
+    held_out: int = option(0, help="The last pairs, to confirm on.", ge=0)
+    method: str = option(help="The localizer.")
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """For the manifest, and to go on from it: all but what is not given."""
+        return self.model_dump(mode="json", exclude_none=True, exclude={"arch"})
