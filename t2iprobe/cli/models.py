@@ -10,6 +10,7 @@ from t2iprobe.core.names import choice
 
 if TYPE_CHECKING:
     from t2iprobe.core.model import Model
+    from t2iprobe.core.option_groups import ModelOptions
     from t2iprobe.registry.manager import Plugins
 
 #: what the real one is called, for the hint
@@ -58,6 +59,21 @@ def say_embedded(arch: str | None, ref: str) -> None:
         f"the real one: --model {PUBLISHED.get(arch or '', 'REF')}",
         highlight=False,
     )
+
+
+def load(asked: ModelOptions, plugins: Plugins, upscaler: str | None = None) -> Model:
+    """The model that is asked for; an embedded default is said on stderr.
+
+    Raises:
+        ConfigError: no model is named, or it is of another architecture than ``--arch``.
+        ModelError: it cannot be loaded.
+    """
+    ref = reference(asked.arch, asked.model, plugins)
+    if asked.model is None:
+        say_embedded(asked.arch, ref)
+    model = plugins.load(ref, upscaler=upscaler, device=asked.device, dtype=asked.dtype)
+    check_arch(model, asked.arch)
+    return model
 
 
 def check_arch(model: Model, arch: str | None) -> None:

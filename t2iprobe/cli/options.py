@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
+from pydantic import AfterValidator
 
 from t2iprobe.cli.console import Format
 from t2iprobe.cli.models import PUBLISHED, check_arch, reference, say_embedded
+from t2iprobe.cli.parse import size
 from t2iprobe.core.command_options import Options, option
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.seeds import SEEDS
@@ -63,6 +65,14 @@ From = Annotated[
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Begin also what takes long or much disk.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="table, or one JSON object on stdout.")]
+
+
+def _sized(text: str) -> str:
+    size(text)
+    return text
+
+
+Size = Annotated[str, AfterValidator(_sized)]  #: ``10GiB``, ``500MB``
 
 
 class PrintOptions(Options):

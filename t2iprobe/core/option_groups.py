@@ -23,11 +23,16 @@ class ModelOptions(Options):
     model: str | None = option(
         None, help="Embedded name, local folder or hub id, such as stabilityai/stable-diffusion-3-medium-diffusers."
     )
+    device: str | None = option(None, help="cpu, cuda, cuda:1; default CUDA where there is one.")
+    dtype: str | None = option(None, help="float32, float16 or bfloat16.")
+
+
+class StagedModelOptions(ModelOptions):
+    """Which weights, where pictures may be enlarged by a second stage."""
+
     upscaler: str | None = option(
         None, help="Super-resolution stage of a DeepFloyd IF, such as DeepFloyd/IF-II-L-v1.0; not patched."
     )
-    device: str | None = option(None, help="cpu, cuda, cuda:1; default CUDA where there is one.")
-    dtype: str | None = option(None, help="float32, float16 or bfloat16.")
 
 
 class PairOptions(Options):

@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import typer
 
 from t2iprobe.cli import parse
+from t2iprobe.cli.command import takes
 from t2iprobe.cli.console import Format, answers, notes, print_json
-from t2iprobe.cli.options import (
-    Arch,
-    Device,
-    Dtype,
-    FormatOption,
-    Guidance,
-    ModelChoice,
-    ModelRef,
-    NumSteps,
-    Resolution,
-    generation_settings,
-)
+from t2iprobe.cli.models import load, reference
+from t2iprobe.cli.options import RunOptions, Size
+from t2iprobe.core.command_options import Names, option
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.option_groups import GenerationOptions, ModelOptions
+from t2iprobe.core.seeds import SEEDS
 from t2iprobe.core.textfile import LISTED, read_entries
 
 if TYPE_CHECKING:
-    from t2iprobe.core.contracts.adapter import Branch
     from t2iprobe.core.model import Generation, Model
     from t2iprobe.core.store.capture import CapturePlan
     from t2iprobe.core.store.layout import Layout
@@ -40,69 +31,32 @@ BATCH = 8
 BUDGET = "10GiB"
 
 
-@dataclass(frozen=True)
-class CaptureOptions:
-    """The options, as given."""
+class CaptureOptions(RunOptions, GenerationOptions, ModelOptions):
+    """The options of ``t2iprobe capture``."""
 
-    sites: list[str]
-    prompts: Path
-    out: Path
-    store: str | None
-    arch: str | None
-    model: str | None
-    steps: str | None
-    branch: str
-    seed: int
-    num_steps: int | None
-    guidance: float | None
-    resolution: int | None
-    device: str | None
-    dtype: str | None
-    batch_size: int | None
-    round_bits: int | None
-    max_bytes: str
-    yes: bool
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
-        """Of the command's arguments by name; others among them are left out."""
-        return cls(**{one.name: values[one.name] for one in fields(cls)})
+    panel: ClassVar[str] = "Capture"
+    sites: Names = option(
+        help="Sites to keep: names or patterns, such as 'blocks.*.joint_attn.k'; repeatable, or by commas."
+    )
+    prompts: Path = option(help=f"File of prompts, {LISTED}.")
+    store: str | None = option(
+        None, help="Keep the activations at this URL (anything fsspec knows) instead of in the run folder."
+    )
+    steps: str | None = option(None, help="Keep only these denoising steps, START:STOP[:STRIDE]. Default all.")
+    branch: Literal["cond", "uncond", "both"] = option("both", help="Half of guidance to keep.")
+    seed: int = option(0, help="Of the noise, the same for every prompt.", ge=0, lt=SEEDS)
+    batch_size: int | None = option(None, help=f"Prompts at once, and in one file; default {BATCH}.", ge=1)
+    round_bits: int | None = option(
+        None, help="Keep only so many bits of the mantissa: smaller, no longer exact.", ge=1
+    )
+    max_bytes: Size = option(BUDGET, help="Refuse to begin what takes more, such as 500MB or 2TiB.")
+    plan: bool = option(False, help="Only say what it would take.")
+    yes: bool = option(False, flag="-y", help="Begin even if it takes more than --max-bytes.")
+    out: Path = option(help="Run folder. One that was interrupted goes on where it stopped.")
 
 
-def capture(
-    context: typer.Context,
-    sites: Annotated[
-        list[str], typer.Option(help="Sites to keep: names or patterns, such as 'blocks.*.joint_attn.k'; repeatable.")
-    ],
-    prompts: Annotated[Path, typer.Option(help=f"File of prompts, {LISTED}.")],
-    out: Annotated[Path, typer.Option(help="Run folder. One that was interrupted goes on where it stopped.")],
-    store: Annotated[
-        str | None,
-        typer.Option(help="Keep the activations at this URL (anything fsspec knows) instead of in the run folder."),
-    ] = None,
-    arch: Arch = None,
-    model: ModelRef = None,
-    steps: Annotated[
-        str | None, typer.Option(help="Keep only these denoising steps, START:STOP[:STRIDE]. Default all.")
-    ] = None,
-    branch: Annotated[str, typer.Option(help="Half of guidance to keep: cond, uncond or both.")] = "both",
-    seed: Annotated[int, typer.Option(help="Seed of the noise, the same for every prompt.", min=0)] = 0,
-    num_steps: NumSteps = None,
-    guidance: Guidance = None,
-    resolution: Resolution = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help=f"Prompts at once, and in one file; default {BATCH}.", min=1)
-    ] = None,
-    round_bits: Annotated[
-        int | None,
-        typer.Option(help="Keep only so many bits of the mantissa: smaller, no longer exact.", min=1),
-    ] = None,
-    max_bytes: Annotated[str, typer.Option(help="Refuse to begin what takes more, such as 500MB or 2TiB.")] = BUDGET,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Begin even if it takes more than --max-bytes.")] = False,
-    format: FormatOption = Format.table,
-) -> None:
+@takes(CaptureOptions)
+def capture(asked: CaptureOptions, context: typer.Context) -> None:
     """Keep activations of many prompts on disk: bounded memory, resumable, checked, and good to patch from.
 
     Bytes and time are said before it begins. In Python it reads like a cache: t2iprobe.ActivationStore("runs/keys").
@@ -115,15 +69,14 @@ def capture(
 
       t2iprobe store info runs/keys
     """
-    given = locals()
     try:
-        answer = run(CaptureOptions.of(given), context.obj)
+        answer = run(asked, context.obj)
     except KeyboardInterrupt:
         notes.print("interrupted; whole batches are kept, and the same command goes on from there")
         raise typer.Exit(130) from None
-    if format is Format.json:
+    if asked.format is Format.json:
         print_json(answer)
-    else:
+    elif not asked.plan:
         _show(answer)
 
 
@@ -135,23 +88,25 @@ def run(asked: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
 
     budget = parse.size(asked.max_bytes)
     listed = read_entries(asked.prompts, "prompts")
-    choice = ModelChoice(asked.arch, asked.model, None, asked.device, asked.dtype)
-    settings = {"command": "capture", "asked": _deciding(asked, choice.reference(plugins), listed)}
+    ref = reference(asked.arch, asked.model, plugins)
+    if asked.plan:
+        return _plan_answer(_planned(asked, load(asked, plugins), listed, None))
+    settings = {"command": "capture", "asked": _deciding(asked, ref, listed)}
     found = runfolder.existing(asked.out, settings, partly=True)
     store = _complete(asked) if found is not None else None
     if store is not None:
         notes.print(f"{asked.out} holds this capture already (delete the folder to run it again)", highlight=False)
         return _answer(asked, store, 0.0, len(listed))
     runfolder.check(asked.out)
-    model = choice.load(plugins)
-    facts = provenance.facts(model, generation_settings(asked.num_steps, asked.guidance, asked.resolution))
+    model = load(asked, plugins)
+    facts = provenance.facts(model, asked.generation)
     settings |= facts["decides"]
     runfolder.existing(asked.out, settings)
     plan = _planned(asked, model, listed, budget)
     runfolder.make(asked.out)
     with lock(asked.out), claim(asked.store, asked.out):
         found = runfolder.existing(asked.out, settings)  # another process may have begun meanwhile
-        given = {"arguments": vars(asked), "plugins": versions(plugins)}
+        given = {"arguments": asked.given(), "plugins": versions(plugins)}
         with runfolder.noted(asked.out, provenance.begun(settings, facts | _facts(plan), found, **given)):
             answer = _capture(asked, model, plan)
         (asked.out / LOCK).unlink(missing_ok=True)  # whoever holds the old file finds everything there
@@ -167,11 +122,11 @@ def _deciding(asked: CaptureOptions, ref: str, prompts: list[str]) -> dict[str, 
 
 
 def _generation(asked: CaptureOptions, model: Model, prompts: list[str] | tuple[str, ...]) -> Generation:
-    settings = generation_settings(asked.num_steps, asked.guidance, asked.resolution)
-    return model.generation(prompts, asked.seed, **settings)
+    return model.generation(prompts, asked.seed, **asked.generation)
 
 
 def _layout(asked: CaptureOptions, model: Model, generation: Generation) -> Layout:
+    from t2iprobe.core.contracts.adapter import Branch
     from t2iprobe.core.store.capture import layout_of
 
     steps = None if asked.steps is None else parse.steps(asked.steps, model.steps(asked.num_steps))
@@ -180,20 +135,14 @@ def _layout(asked: CaptureOptions, model: Model, generation: Generation) -> Layo
         generation,
         asked.sites,
         steps=steps,
-        branches=_branches(asked.branch),
+        branches=None if asked.branch == "both" else (Branch(asked.branch),),
         batch=asked.batch_size or BATCH,
         round_bits=asked.round_bits,
     )
 
 
-def _branches(name: str) -> tuple[Branch, ...] | None:
-    from t2iprobe.core.contracts.adapter import Branch
-
-    return parse.choice("branch", name, {"cond": (Branch.COND,), "uncond": (Branch.UNCOND,), "both": None})
-
-
-def _planned(asked: CaptureOptions, model: Model, prompts: list[str], budget: int) -> CapturePlan:
-    """What will be done and what it takes, said on stderr; refused where that is too much."""
+def _planned(asked: CaptureOptions, model: Model, prompts: list[str], budget: int | None) -> CapturePlan:
+    """What will be done and what it takes, said on stderr; refused where that is more than the budget."""
     from t2iprobe.core.store.capture import plan
 
     generation = _generation(asked, model, prompts)
@@ -206,12 +155,25 @@ def _planned(asked: CaptureOptions, model: Model, prompts: list[str], budget: in
         f"about {found.seconds:.0f} s, into {asked.store or asked.out}",
         highlight=False,
     )
-    if max(found.stored, 0) > budget and not asked.yes:
+    if budget is not None and max(found.stored, 0) > budget and not asked.yes:
         raise ConfigError(
             f"this takes about {parse.size_text(found.stored)}, more than --max-bytes {asked.max_bytes}; "
             "keep fewer sites, steps or prompts, or add --yes"
         )
     return found
+
+
+def _plan_answer(plan: CapturePlan) -> dict[str, Any]:
+    """What a capture would take, as the JSON object."""
+    layout = plan.layout
+    return {
+        "sites": len(layout.entries),
+        "steps": list(layout.steps),
+        "rows": layout.rows,
+        "raw_bytes": plan.raw,
+        "stored_bytes": plan.stored,
+        "seconds": round(plan.seconds, 1),
+    }
 
 
 def _capture(asked: CaptureOptions, model: Model, plan: CapturePlan) -> dict[str, Any]:

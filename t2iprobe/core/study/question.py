@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from t2iprobe.core.command_options import Settings, option
 from t2iprobe.core.concepts import Concept, concept_named
-from t2iprobe.core.option_groups import GenerationOptions, ModelOptions, PairOptions, ScoreOptions
+from t2iprobe.core.option_groups import GenerationOptions, PairOptions, ScoreOptions, StagedModelOptions
 
 
-class StudyOptions(ScoreOptions, GenerationOptions, PairOptions, ModelOptions):
+class StudyOptions(ScoreOptions, GenerationOptions, PairOptions, StagedModelOptions):
     """The options of every command that makes a study."""
 
     panel: ClassVar[str] = "Search"
