@@ -69,7 +69,7 @@ def test_the_methods_are_listed() -> None:
 
 
 def test_settings_go_to_the_methods_that_have_them() -> None:
-    asked = EditOptions(method=("all",), setting=("cross=0.5", "closed-form.ridge=2", "branches=cond"), lora=Path("x"))
+    asked = EditOptions(method="all", set={"cross": 0.5, "closed-form.ridge": 2, "branches": "cond"}, lora=Path("x"))
     found = {one.name: vars(one) for one in editors(asked, Plugins())}
     assert list(found) == ["localized", "prompt-to-prompt", "localized+lora", "closed-form"]
     assert found["prompt-to-prompt"]["cross"] == 0.5 and found["closed-form"]["ridge"] == 2
@@ -86,12 +86,12 @@ def test_settings_go_to_the_methods_that_have_them() -> None:
     ("changes", "said"),
     [
         ({"method": ("localised",)}, "no editing method 'localised'; did you mean localized"),
-        ({"setting": ("cross",)}, "METHOD.NAME=VALUE"),
-        ({"setting": ("cross=1",)}, "localized has no setting 'cross'"),
-        ({"setting": ("p2p.cross=1",)}, "no editing method 'p2p'"),
-        ({"method": ("prompt-to-prompt",), "setting": ("cross=2",)}, "shares of steps lie in 0..1"),
-        ({"method": ("closed-form",), "setting": ("ridge=0",)}, "ridge is above 0"),
-        ({"setting": ("branches=uncond",)}, "no branches 'uncond'"),
+        ({"set": ("cross",)}, "set takes NAME=VALUE"),
+        ({"set": ("cross=1",)}, "localized has no setting 'cross'"),
+        ({"set": ("p2p.cross=1",)}, "no editing method 'p2p'"),
+        ({"method": ("prompt-to-prompt",), "set": ("cross=2",)}, "shares of steps lie in 0..1"),
+        ({"method": ("closed-form",), "set": ("ridge=0",)}, "ridge is above 0"),
+        ({"set": ("branches=uncond",)}, "no branches 'uncond'"),
     ],
 )
 def test_methods_and_settings_that_are_not(changes: dict[str, Any], said: str) -> None:
@@ -109,9 +109,9 @@ def test_a_preset_gives_way_to_options() -> None:
     asked = with_preset(EditOptions(arch="sdxl", preset="iclr2025", num_steps=7))
     assert (asked.layers, asked.starts, asked.num_steps, asked.guidance) == ("55,56,57", (0, 4), 7, 5.0)
     assert asked.model == "stabilityai/stable-diffusion-xl-base-1.0" and asked.dtype == "float16"
-    mine = with_preset(EditOptions(arch="sdxl", preset="iclr2025", run=Path("runs/x")))
+    mine = with_preset(EditOptions(arch="sdxl", preset="iclr2025", from_run=Path("runs/x")))
     assert mine.layers is None and mine.starts == (0, 4)
-    with pytest.raises(ConfigError, match=r"needs --arch \(sdxl, sd3, if\)"):
+    with pytest.raises(ConfigError, match=r"needs arch \(sdxl, sd3, if\)"):
         with_preset(EditOptions(preset="iclr2025"))
 
 

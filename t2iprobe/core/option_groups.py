@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from t2iprobe.core.command_options import Names, Options, option
+from t2iprobe.core.command_options import Names, Numbers, Options, option
 from t2iprobe.core.concepts import concept_named
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pairs import Pair, pair_from_prompts, pairs_from_csv
@@ -35,6 +35,16 @@ class StagedModelOptions(ModelOptions):
     )
 
 
+class LayerOptions(Options):
+    """Which layers."""
+
+    panel: ClassVar[str] = "Layers"
+    layers: Numbers | None = option(None, help="Text-attention layers, such as 6 or 55-57.")
+    from_run: Path | None = option(
+        None, flag="--from", help="Run folder of `t2iprobe localize` or `patch`: the layers that it found."
+    )
+
+
 class PairOptions(Options):
     """Which pairs of prompts."""
 
@@ -48,8 +58,7 @@ class PairOptions(Options):
         "such as simple:words=2.",
     )
     concept: str = option("text", help="What the prompts differ in: text, colour, style or object.")
-    limit: int | None = option(None, help="Pairs to take, held-out ones included.", ge=1)
-    held_out: int | None = option(None, help="Of them, the last ones to confirm on.", ge=0)
+    limit: int | None = option(None, help="Pairs to take.", ge=1)
     seed: int = option(
         0, help="Of the noise and of every other chance; a prompt set counts on from it.", ge=0, lt=SEEDS
     )

@@ -14,6 +14,7 @@ class StudyOptions(ScoreOptions, GenerationOptions, PairOptions, StagedModelOpti
     """The options of every command that makes a study."""
 
     panel: ClassVar[str] = "Search"
+    held_out: int | None = option(None, help="Of the pairs, the last ones to confirm on.", ge=0)
     set: Settings = option({}, help="A setting of the method, NAME=VALUE; repeatable.")
     budget: int | None = option(None, help="Most rows through the denoiser.", ge=1)
     rank: str | None = option(None, help="The metric that ranks; default the concept's own.")

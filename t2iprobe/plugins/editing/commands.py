@@ -6,36 +6,18 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from t2iprobe.cli.command import takes
 from t2iprobe.cli.commandline import typed
 from t2iprobe.cli.console import Format, answers, notes, print_json, print_methods
 from t2iprobe.cli.cost import agree, duration
-from t2iprobe.cli.options import (
-    Arch,
-    BatchSize,
-    Concept,
-    Device,
-    Dtype,
-    FormatOption,
-    From,
-    Guidance,
-    Layers,
-    ModelRef,
-    NumSteps,
-    PairsFile,
-    PromptSet,
-    Reader,
-    Resolution,
-    Seed,
-    Upscaler,
-    Yes,
-)
-from t2iprobe.plugins.editing.options import LORA, EditOptions, with_preset
+from t2iprobe.cli.models import reference
+from t2iprobe.plugins.editing.options import EditOptions, with_preset
 
 if TYPE_CHECKING:
     from t2iprobe.core.runs.stop import Stop
@@ -46,80 +28,11 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 app = typer.Typer()
-PAIRS = 8
 
 
 @app.command("edit")
-def edit(
-    context: typer.Context,
-    arch: Arch = None,
-    model: ModelRef = None,
-    upscaler: Upscaler = None,
-    preset: Annotated[
-        str | None, typer.Option(help="A paper's settings: iclr2025, which needs --arch (sdxl, sd3 or if).")
-    ] = None,
-    source: Annotated[str | None, typer.Option(help="Prompt of the picture that is edited; text in quotes.")] = None,
-    target: Annotated[str | None, typer.Option(help="Prompt with the text that it shall show.")] = None,
-    pairs: PairsFile = None,
-    prompt_set: PromptSet = None,
-    limit: Annotated[
-        int | None, typer.Option(help=f"Pairs to edit; default {PAIRS} of a prompt set, all of a file.", min=1)
-    ] = None,
-    concept: Concept = "text",
-    image: Annotated[
-        Path | None,
-        typer.Option(help="Edit this real picture; --source says what it shows. RGB, of the size the model draws."),
-    ] = None,
-    inverter: Annotated[
-        str,
-        typer.Option(help="How --image is inverted: NAME or NAME:key=value,…, as `t2iprobe invert` has them."),
-    ] = "fixed-point",
-    invert_guidance: Annotated[float, typer.Option(help="Guidance of the inversion; 1 is none, as published.")] = 1.0,
-    layers: Layers = None,
-    run: From = None,
-    start_step: Annotated[
-        str,
-        typer.Option(
-            help="First denoising step that is edited, counted from the noise: 0 edits all. Several, such as 0,4, are "
-            "compared. The paper's t_s counts the steps that are left: of 50 steps, its t_s = 46 is 4 here."
-        ),
-    ] = "0",
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Repeatable; default localized, `all` for every one, `list` shows them. prompt-swap is "
-            "always measured: it is the clean target."
-        ),
-    ] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting, NAME=VALUE or METHOD.NAME=VALUE; repeatable.")
-    ] = None,
-    lora: Annotated[Path | None, typer.Option(help=f"Folder or file of a LoRA, for {LORA}.")] = None,
-    metric: Annotated[
-        list[str] | None, typer.Option(help="A further metric, such as clip_t (needs CLIP's weights); repeatable.")
-    ] = None,
-    text_box: Annotated[
-        str,
-        typer.Option(
-            help="What is left out where pictures are compared outside the text: ocr, the boxes of text in "
-            "source and clean target; or difference, the box around all in which these differ."
-        ),
-    ] = "ocr",
-    seed: Seed = 0,
-    num_steps: NumSteps = None,
-    guidance: Guidance = None,
-    resolution: Resolution = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = None,
-    reader: Reader = "rapidocr",
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Only say what it would take, on the published configuration of --arch.")
-    ] = False,
-    yes: Yes = False,
-    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/edit-MODEL.")] = None,
-    format: FormatOption = Format.table,
-) -> None:
+@takes(EditOptions)
+def edit(asked: EditOptions, context: typer.Context) -> None:
     """Put another text into a picture and leave the rest: only the layers that write text get the new prompt.
 
     Every method is measured against prompt-swap (the new prompt for the whole model): what OCR reads, and what changed
@@ -140,25 +53,21 @@ def edit(
 
       t2iprobe edit --arch sdxl --preset iclr2025 --pairs pairs.csv --plan
     """
-    given = locals()
-    if method == ["list"]:
-        print_methods(context.obj.editors(), format)
-        return
-    asked = with_preset(EditOptions.of(given))
-    if plan:
-        _print_plan(asked, context.obj, format)
-        return
-    _print(edited(asked, context.obj, out, yes, typed(context)), format)
+    full = with_preset(asked)
+    if asked.method == ("list",):
+        print_methods(context.obj.editors(), asked.format)
+    elif asked.plan:
+        _print_plan(full, context.obj, asked.format)
+    else:
+        _print(edited(full, context.obj, typed(context)), asked.format)
 
 
-def edited(
-    asked: EditOptions, plugins: Plugins, out: Path | None, yes: bool, command: Sequence[str] = ()
-) -> dict[str, Any]:
+def edited(asked: EditOptions, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
     """Do what was asked, or find it done; the answer is the JSON object."""
     from t2iprobe.plugins.editing import record
     from t2iprobe.plugins.editing.job import prepared
 
-    path = out or record.folder_of(asked.choice.reference(plugins))
+    path = asked.out or record.folder_of(reference(asked.arch, asked.model, plugins))
     done = _finished(path, asked)
     if done is not None:
         notes.print(f"{path} holds this run already; showing it (delete the folder to run it again)", highlight=False)
@@ -168,7 +77,7 @@ def edited(
 
     runfolder.check(path)
     stop = Stop(lambda: notes.print("stopping after the unit in flight (again to stop at once)", highlight=False))
-    with prepared(asked, plugins, path, PAIRS, command) as job, _watched(job, path, yes, stop) as callbacks:
+    with prepared(asked, plugins, path, command) as job, _watched(job, path, asked.yes, stop) as callbacks:
         result = job.study.run(path, callbacks)
         return _kept(result, job, plugins)
 
@@ -239,7 +148,7 @@ def _plan(job: EditJob, path: Path, pairs: int, cost: Cost, yes: bool) -> None:
 def _print_plan(asked: EditOptions, plugins: Plugins, format: Format) -> None:
     from t2iprobe.plugins.editing.planning import planned
 
-    answer = planned(asked, plugins, PAIRS)
+    answer = planned(asked, plugins)
     if format is Format.json:
         print_json(answer)
         return

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from PIL.Image import Image
 
 from t2iprobe.cli.layers import chosen
-from t2iprobe.cli.options import PairsChoice, generation_settings
+from t2iprobe.cli.models import load, reference
 from t2iprobe.core.contracts.editor import Editor
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_pairs
@@ -26,7 +26,7 @@ from t2iprobe.core.trials import Space
 from t2iprobe.plugins.editing import options
 from t2iprobe.plugins.editing import photo as photos
 from t2iprobe.plugins.editing.comparison import Comparison
-from t2iprobe.plugins.editing.options import EditOptions
+from t2iprobe.plugins.editing.options import PAIRS, EditOptions
 from t2iprobe.plugins.editing.outside import Outside
 from t2iprobe.plugins.editing.photo import Photo
 from t2iprobe.plugins.editing.sweep import EditMethod, EditSweep
@@ -59,25 +59,23 @@ class EditJob:
 
 
 @contextmanager
-def prepared(
-    asked: EditOptions, plugins: Plugins, path: Path, default: int, command: Sequence[str] = ()
-) -> Iterator[EditJob]:
+def prepared(asked: EditOptions, plugins: Plugins, path: Path, command: Sequence[str] = ()) -> Iterator[EditJob]:
     """Everything that can be refused is refused here; whatever is done to the model ends with the ``with``.
 
     Raises:
         ConfigError: something that was asked for cannot be.
     """
-    pairs = pairs_of(asked, plugins, default)
+    pairs = pairs_of(asked, plugins)
     scorer = plugins.scorer(asked.concept, asked.reader, asked.metrics)
     check_pairs(scorer, pairs, plugins.readers())
     outside = Outside(scorer.reader, plugins.metrics(), asked.text_box)  # type: ignore[arg-type]
     listed, starts = options.editors(asked, plugins), asked.starts
     check_places(asked)
-    model = asked.choice.load(plugins)
-    settings = generation_settings(asked.num_steps, asked.guidance, asked.resolution)
+    model = load(asked, plugins, asked.upscaler)
+    settings = asked.generation
     with ExitStack() as stack:
         photo = _photo(asked, model, settings, stack)
-        found = chosen(model, asked.layers, asked.run)
+        found = chosen(model, asked.layers, asked.from_run)
         methods = _methods(model, listed, found, starts, settings)
         latents = None if photo is None else _latents(asked, plugins, model, photo, pairs[0], settings)
         batch = asked.batch_size or usual_batch(model)
@@ -91,19 +89,16 @@ def prepared(
         yield EditJob(asked, model, pairs, methods, settings, study, picture)
 
 
-def pairs_of(asked: EditOptions, plugins: Plugins, default: int) -> list[Pair]:
+def pairs_of(asked: EditOptions, plugins: Plugins) -> list[Pair]:
     """What is edited.
 
     Raises:
         ConfigError: it cannot be had.
     """
-    ref = asked.choice.reference(plugins)
+    ref = reference(asked.arch, asked.model, plugins)
     if asked.image is not None and not (asked.source and asked.target):
         raise ConfigError("--image needs --source, what the picture shows, and --target, what it shall show")
-    ways = PairsChoice(
-        asked.source, asked.target, asked.pairs, asked.prompt_set, asked.limit, asked.concept, asked.seed
-    )
-    return ways.read(ref, plugins, default)
+    return asked.read_pairs(ref, plugins, PAIRS)
 
 
 def check_places(asked: EditOptions) -> None:
@@ -112,10 +107,10 @@ def check_places(asked: EditOptions) -> None:
     Raises:
         ConfigError: layers, or the real picture.
     """
-    if (asked.layers is None) == (asked.run is None):
+    if (asked.layers is None) == (asked.from_run is None):
         raise ConfigError(
             "name the layers: --layers 6, or --from RUN with what `t2iprobe localize` found"
-            if asked.run is None
+            if asked.from_run is None
             else "give --layers or --from, not both"
         )
     if asked.image is not None and not asked.image.is_file():

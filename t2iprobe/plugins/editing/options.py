@@ -4,69 +4,64 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from t2iprobe.cli.options import ModelChoice
+from t2iprobe.cli.options import RunOptions
+from t2iprobe.core.command_options import Names, Numbers, Settings, option
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice, near
+from t2iprobe.core.option_groups import (
+    GenerationOptions,
+    LayerOptions,
+    PairOptions,
+    ScoreOptions,
+    StagedModelOptions,
+)
 
 if TYPE_CHECKING:
     from t2iprobe.core.contracts.editor import Editor
     from t2iprobe.registry.manager import Plugins
 
 SWAP, LORA = "prompt-swap", "localized+lora"
+PAIRS = 8  # of a prompt set, where nobody says
 #: metrics that judge the text, beside what a concept has of its own
 TEXT_METRICS = ("ocr_f1", "ocr_exact", "ocr_distance", "ocr_precision", "ocr_recall")
 #: options that do not decide the result
 FREE = ("device", "batch_size")
 
 
-@dataclass(frozen=True)
-class EditOptions:
-    """The options, as given."""
+class EditOptions(RunOptions, ScoreOptions, GenerationOptions, LayerOptions, PairOptions, StagedModelOptions):
+    """The options of ``t2iprobe edit``."""
 
-    arch: str | None = None
-    model: str | None = None
-    upscaler: str | None = None
-    preset: str | None = None
-    source: str | None = None
-    target: str | None = None
-    pairs: Path | None = None
-    prompt_set: str | None = None
-    limit: int | None = None
-    concept: str = "text"
-    image: Path | None = None
-    inverter: str = "fixed-point"
-    invert_guidance: float = 1.0
-    layers: str | None = None
-    run: Path | None = None
-    start_step: str = "0"
-    method: tuple[str, ...] = ()
-    setting: tuple[str, ...] = ()
-    lora: Path | None = None
-    metric: tuple[str, ...] = ()
-    text_box: str = "ocr"
-    seed: int = 0
-    num_steps: int | None = None
-    guidance: float | None = None
-    resolution: int | None = None
-    device: str | None = None
-    dtype: str | None = None
-    batch_size: int | None = None
-    reader: str = "rapidocr"
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
-        """Of the command's arguments by name; others among them are left out."""
-        own = {one.name: values[one.name] for one in fields(cls)}
-        return cls(**own | {name: tuple(own[name] or ()) for name in ("method", "setting", "metric")})
-
-    @property
-    def choice(self) -> ModelChoice:
-        """Which model."""
-        return ModelChoice(self.arch, self.model, self.upscaler, self.device, self.dtype)
+    panel: ClassVar[str] = "Edit"
+    preset: str | None = option(None, help="A paper's settings: iclr2025, which needs --arch (sdxl, sd3 or if).")
+    target: str | None = option(None, help="Prompt with the text that it shall show.")
+    limit: int | None = option(None, help=f"Pairs to edit; default {PAIRS} of a prompt set, all of a file.", ge=1)
+    image: Path | None = option(
+        None, help="Edit this real picture; --source says what it shows. RGB, of the size the model draws."
+    )
+    inverter: str = option(
+        "fixed-point", help="How --image is inverted: NAME or NAME:key=value,…, as `t2iprobe invert` has them."
+    )
+    invert_guidance: float = option(1.0, help="Guidance of the inversion; 1 is none, as published.")
+    start_step: Numbers = option(
+        "0",
+        help="First denoising step that is edited, counted from the noise: 0 edits all. Several, such as 0,4, are "
+        "compared. The paper's t_s counts the steps that are left: of 50 steps, its t_s = 46 is 4 here.",
+    )
+    method: Names = option(
+        (),
+        help="Repeatable, or by commas; default localized, `all` for every one, `list` shows them. prompt-swap is "
+        "always measured: it is the clean target.",
+    )
+    set: Settings = option({}, help="A setting, NAME=VALUE or METHOD.NAME=VALUE; repeatable.")
+    lora: Path | None = option(None, help=f"Folder or file of a LoRA, for {LORA}.")
+    text_box: str = option(
+        "ocr",
+        help="What is left out where pictures are compared outside the text: ocr, the boxes of text in source and "
+        "clean target; or difference, the box around all in which these differ.",
+    )
 
     @property
     def starts(self) -> tuple[int, ...]:
@@ -77,7 +72,9 @@ class EditOptions:
         """
         parts = [part.strip() for part in self.start_step.split(",")]
         if not all(part.isdecimal() for part in parts):
-            raise ConfigError(f"--start-step {self.start_step!r} is a step counted from the noise, or several: 0,4")
+            raise ConfigError(
+                f"{self.called('start_step')} {self.start_step!r} is a step counted from the noise, or several: 0,4"
+            )
         return tuple(dict.fromkeys(int(part) for part in parts))
 
     @property
@@ -90,9 +87,8 @@ class EditOptions:
     @property
     def deciding(self) -> dict[str, Any]:
         """Everything that was given and decides the result, as plain values."""
-        plain = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
-        given = {key: value for key, value in plain.items() if key not in FREE and value not in (None, ())}
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+        plain = self.model_dump(mode="json", exclude_none=True, exclude={*FREE, *RunOptions.model_fields})
+        return {key: value for key, value in plain.items() if value not in ([], {})}
 
 
 def with_preset(asked: EditOptions) -> EditOptions:
@@ -107,17 +103,16 @@ def with_preset(asked: EditOptions) -> EditOptions:
         return asked
     known = choice("preset", asked.preset, PRESETS)
     if asked.arch is None:
-        raise ConfigError(f"--preset {asked.preset} needs --arch ({', '.join(known)})")
+        raise ConfigError(f"{asked.called('preset')} {asked.preset} needs {asked.called('arch')} ({', '.join(known)})")
     one = preset(asked.preset, asked.arch)
-    default = EditOptions()
     told = {
         "model": one.model,
-        "upscaler": one.upscaler if asked.model is None else None,
-        "layers": None if asked.run is not None else ",".join(map(str, one.layers)),
+        "upscaler": None if asked.has("model") else one.upscaler,
+        "layers": None if asked.has("from_run") else ",".join(map(str, one.layers)),
         "start_step": ",".join(map(str, one.starts)),
         **{name: getattr(one, name) for name in ("num_steps", "guidance", "resolution", "dtype", "reader", "seed")},
     }
-    return replace(asked, **{key: value for key, value in told.items() if getattr(asked, key) == getattr(default, key)})
+    return asked.filled(told)
 
 
 def editors(asked: EditOptions, plugins: Plugins) -> list[Editor]:
@@ -129,7 +124,7 @@ def editors(asked: EditOptions, plugins: Plugins) -> list[Editor]:
     kinds = plugins.editors()
     names = _names(asked, kinds)
     found = []
-    settings = [_setting(one, kinds) for one in asked.setting]
+    settings = [_setting(name, value, kinds) for name, value in asked.set.items()]
     for name in names:
         known = inspect.signature(kinds[name]).parameters
         own = {key: value for method, key, value in settings if method in (name, "") and key in known}
@@ -142,7 +137,7 @@ def editors(asked: EditOptions, plugins: Plugins) -> list[Editor]:
 
 
 def _names(asked: EditOptions, kinds: Mapping[str, Any]) -> list[str]:
-    listed = [name for one in asked.method or ("localized",) for name in one.split(",")]
+    listed = list(asked.method or ("localized",))
     if "all" in listed:
         listed = [name for name in kinds if name != LORA or asked.lora is not None]
     if asked.lora is not None and LORA not in listed:
@@ -152,12 +147,9 @@ def _names(asked: EditOptions, kinds: Mapping[str, Any]) -> list[str]:
     return [name for name in dict.fromkeys(listed) if name != SWAP]
 
 
-def _setting(text: str, kinds: Mapping[str, Any]) -> tuple[str, str, str]:
-    """(method or nothing, name, value) of ``[METHOD.]NAME=VALUE``."""
-    given, mark, value = text.partition("=")
+def _setting(given: str, value: Any, kinds: Mapping[str, Any]) -> tuple[str, str, Any]:
+    """(method or nothing, name, value) of ``[METHOD.]NAME`` and a value."""
     method, dot, name = given.rpartition(".")
-    if not (name and mark):
-        raise ConfigError(f"--set takes NAME=VALUE or METHOD.NAME=VALUE, found {text!r}")
     if dot:
         choice("editing method", method, kinds)
     return method, name, value

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.cli.layers import chosen
-from t2iprobe.cli.options import generation_settings
+from t2iprobe.cli.models import PUBLISHED
 from t2iprobe.core.contracts.adapter import count_parameters, layer_table
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 
-def planned(asked: EditOptions, plugins: Plugins, default: int) -> dict[str, Any]:
+def planned(asked: EditOptions, plugins: Plugins) -> dict[str, Any]:
     """The JSON object.
 
     Raises:
@@ -32,13 +31,13 @@ def planned(asked: EditOptions, plugins: Plugins, default: int) -> dict[str, Any
         raise ConfigError("--plan looks at the published configuration of an architecture: give --arch")
     if asked.num_steps is None or asked.guidance is None:
         raise ConfigError("--plan loads no model that would say how it samples: give --num-steps and --guidance")
-    of = replace(asked, model=asked.choice.published().model)
-    pairs, listed = len(pairs_of(of, plugins, default)), options.editors(asked, plugins)
+    of = asked.filled({"model": PUBLISHED.get(asked.arch)})
+    pairs, listed = len(pairs_of(of, plugins)), options.editors(asked, plugins)
     check_places(asked)
     check_starts(listed, asked.starts, asked.num_steps)
     adapter = choice("architecture", asked.arch, plugins.adapters())()
     model = Model(adapter.published(), adapter)
-    layers = chosen(model, asked.layers, asked.run)
+    layers = chosen(model, asked.layers, asked.from_run)
     methods = methods_of(model, listed, layers, asked.starts)
     images = pairs * (2 + sum(one.editor.pictures for one in methods))
     rows = images * asked.num_steps * model.guided({"guidance": asked.guidance})
@@ -52,7 +51,7 @@ def planned(asked: EditOptions, plugins: Plugins, default: int) -> dict[str, Any
         "methods": [_method(one, asked.num_steps) for one in methods],
         "pictures": images,
         "denoiser_rows": rows,
-        "generation": generation_settings(asked.num_steps, asked.guidance, asked.resolution),
+        "generation": asked.generation,
         "sentence": (
             f"{adapter.name}: layer{'s' * (len(layers) > 1)} {ranges(layers)} of {model.layers} "
             f"({where['paths'][0]}{', …' * (len(layers) > 1)}), {where['parameters']:,} K/V parameters = "
