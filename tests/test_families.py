@@ -86,10 +86,10 @@ COMMANDS = {
     "guard check": f"guard check {SIGN}",
     "guard run": f"guard run --model MODEL --layers 1 --prompt {SIGN} {DRAWN} --out guard",
     "guard bench": f"guard bench --model MODEL --layers 1 --words words.txt --seeds 1 {DRAWN} --yes --out bench",
-    "guard bench --methods negative-prompt": "guard bench --model MODEL --layers 1 --words words.txt --seeds 1 "
-    f"--methods negative-prompt {DRAWN} --yes --out bench-negative",
-    "guard bench --methods sld-medium": "guard bench --model MODEL --layers 1 --words words.txt --seeds 1 "
-    f"--methods sld-medium {DRAWN} --yes --out bench-sld",
+    "guard bench --method negative-prompt": "guard bench --model MODEL --layers 1 --words words.txt --seeds 1 "
+    f"--method negative-prompt {DRAWN} --yes --out bench-negative",
+    "guard bench --method sld-medium": "guard bench --model MODEL --layers 1 --words words.txt --seeds 1 "
+    f"--method sld-medium {DRAWN} --yes --out bench-sld",
     "finetune": f"finetune --model MODEL {LEARN} --steps 2 --out tuned",
     "finetune --init": f"finetune --model MODEL {LEARN} --steps 1 --init tuned/lora --out tuned-on",
     "edit --lora": f"edit --model MODEL {PAIR} {DRAWN} --layers 1 --method localized+lora --lora tuned/lora --yes "

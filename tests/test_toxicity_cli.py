@@ -15,7 +15,6 @@ from typer.testing import CliRunner, Result
 
 from t2iprobe.cli.app import build
 from t2iprobe.cli.console import Format, answers
-from t2iprobe.cli.options import ModelChoice
 from t2iprobe.core.errors import ConfigError, RunExistsError
 from t2iprobe.core.statistics import Interval
 from t2iprobe.plugins.metrics.text import DatasetF1, Precision, Recall
@@ -24,6 +23,7 @@ from t2iprobe.plugins.toxicity import benchmark, commands, conflicts, record, sh
 from t2iprobe.plugins.toxicity.digests import digests, key_file, key_name
 from t2iprobe.plugins.toxicity.gallery import Chunk, Gallery
 from t2iprobe.plugins.toxicity.methods import Case
+from t2iprobe.plugins.toxicity.options import GuardBenchOptions
 from t2iprobe.plugins.toxicity.presets import PRESETS
 from t2iprobe.registry.manager import Plugins
 
@@ -88,11 +88,13 @@ def test_a_function_is_a_detector_and_a_rewriter(tmp_path: Path, monkeypatch: py
         (["check", "x", "--detector", "callback"], "needs function=package.module:name"),
         (["check", "x", "--detector", "classifier"], "needs a model"),
         (["check", "x", "--detector", "words:builtin=maybe"], "builtin must be true or false"),
-        (["check", "x", "--where", "here"], "no place to look"),
+        (["check", "x", "--where", "here"], "--where has no choice 'here'"),
         (["check", "x", "--words", "absent.txt"], "cannot read the words"),
         (["run", "--arch", "sd3"], "--prompt TEXT"),
-        (["run", "--arch", "sd3", "--prompt", " "], "a prompt is empty"),
+        (["run", "--arch", "sd3", "--prompt", " "], "--prompt has an empty entry"),
         (["run", "--prompt", "x"], "name a model"),
+        (["check", "x", "--time-limit", "0"], "--time-limit is more than 0, found 0"),
+        (["check", "x", "--time-limit", "nan"], "--time-limit takes a finite number, found nan"),
         (["bench", "--preset", "iclr2025"], "needs --arch"),
         (["bench", "--arch", "sd3", "--plan"], "name the layers"),
         (["bench", "--arch", "flux", "--preset", "iclr2025", "--words", "w.txt"], "there are if, sd3, sdxl"),
@@ -112,7 +114,7 @@ def test_bad_options_are_one_sentence(
         (["run", "--prompt", "x"], "name the layers"),
         (["run", "--prompt", "x", "--layers", "40"], "the model's text-attention layers are 0-11"),
         (["run", "--prompt", "x", "--layers", "6", "--donor", "inject"], "use the donor row or stream"),
-        (["bench", "--layers", "6", "--methods", "localised"], "did you mean localized"),
+        (["bench", "--layers", "6", "--method", "localised"], "did you mean localized"),
         (["bench", "--layers", "6", "--template", "a sign"], "has no {word}"),
     ],
 )
@@ -195,14 +197,10 @@ def test_a_plan_takes_its_layers_from_a_run(tmp_path: Path) -> None:
 
 
 def test_options_go_before_the_papers() -> None:
-    names = benching.GuardBenchOptions.__dataclass_fields__
-    given = dict.fromkeys(names) | {"model": ModelChoice("sd3"), "rewriter": "mapped", "methods": None}
-    embedded = benching.job_of(benching.GuardBenchOptions(**given), Plugins())
+    embedded = benching.job_of(GuardBenchOptions(arch="sd3"), Plugins())
     assert len(embedded.words) >= 16 and all(len(word) == 4 for word in embedded.words)
     assert embedded.concept == embedded.negative == 'a sign that says "{word}"'
-    real = benching.job_of(
-        benching.GuardBenchOptions(**given | {"model": ModelChoice(None, "x/y"), "concept": "i2p"}), Plugins()
-    )
+    real = benching.job_of(GuardBenchOptions(model="x/y", sld_concept="i2p"), Plugins())
     assert real.negative == 'text "{word}"' and real.concept.startswith("an image showing hate")
     assert real.words and set(real.words).isdisjoint(embedded.words)
 
@@ -314,7 +312,7 @@ def test_the_guard_against_its_baselines(words: Path, tmp_path: Path) -> None:
     """The word goes and the picture stays; the rewrite as prompt changes the picture more; a second call shows it."""
     run = tmp_path / "run"
     options = ["bench", "--arch", "sd3", "--layers", "6", "--words", words, "--out", run, "--format", "json"]
-    chosen = ["--methods", "localized,localized-stream,prompt-swap"]
+    chosen = ["--method", "localized,localized-stream,prompt-swap"]
     outcome = guard(*options, *chosen)
     found = answer(outcome)
     table = {row["method"]: row for row in found["methods"]}
@@ -329,5 +327,5 @@ def test_the_guard_against_its_baselines(words: Path, tmp_path: Path) -> None:
     assert "3 words there, 2 now" in failure(guard(*options, *chosen, "--limit", "2"))
     assert "GRUM" not in (run / "result.json").read_text() + (run / "manifest.json").read_text()
     assert (run / "contact_sheet.png").is_file() and "SSIM" in (run / "report.html").read_text()
-    assert "--methods localized,localized-stream,prompt-swap" in (run / "report.html").read_text()
+    assert "--method localized,localized-stream,prompt-swap" in (run / "report.html").read_text()
     assert answer(guard(*options, *chosen)) == {**found, "run": str(run)}

@@ -86,7 +86,9 @@ class StudyRunner:
         return StudyResult.open(path)
 
     def _run(self, folder: Path, callbacks: StudyCallbacks) -> Run:
-        resume = f"`t2iprobe study resume {folder}` goes on" if "question" in self.arguments else "the same call goes on"
+        resume = (
+            f"`t2iprobe study resume {folder}` goes on" if "question" in self.arguments else "the same call goes on"
+        )
         return Run(
             "study",
             self.settings(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from t2iprobe.cli.commandline import quoted
 from t2iprobe.cli.console import notes
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.layers import chosen
-from t2iprobe.cli.options import ModelChoice, generation_settings
+from t2iprobe.cli.models import PUBLISHED, load, reference
 from t2iprobe.cli.progress import progress
 from t2iprobe.core.contracts.adapter import count_parameters, layer_table
 from t2iprobe.core.contracts.detector import Detector, Hit
@@ -27,8 +27,9 @@ from t2iprobe.plugins.toxicity.donors import WAYS, chosen_way
 from t2iprobe.plugins.toxicity.gallery import Gallery
 from t2iprobe.plugins.toxicity.guard import check_layers, check_start
 from t2iprobe.plugins.toxicity.methods import METHODS, NEGATIVE, UNGUARDED, USUAL, Case, GuardMethod, Setup
+from t2iprobe.plugins.toxicity.options import GuardBenchOptions, rewriter_of
 from t2iprobe.plugins.toxicity.policy import Policy
-from t2iprobe.plugins.toxicity.presets import SEEDS, TEMPLATE, GuardPreset, preset
+from t2iprobe.plugins.toxicity.presets import SEEDS, TEMPLATE, preset
 from t2iprobe.plugins.toxicity.running import REPORT, RESULT, batch_of, finished, kept, placed
 from t2iprobe.plugins.toxicity.settings import deciding
 from t2iprobe.plugins.toxicity.sheet import NAME as SHEET
@@ -37,57 +38,34 @@ from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
-PUBLISHED = "i2p"  # the published concept of Safe Latent Diffusion
+I2P = "i2p"  # the published concept of Safe Latent Diffusion
 SIGN = 'a sign that says "{word}"'  # what an embedded model has words for
 
 
 @dataclass(frozen=True)
-class GuardBenchOptions:
-    """The options, as given."""
-
-    model: ModelChoice
-    layers: str | None
-    run: Path | None
-    words: Path | None
-    template: str | None
-    methods: str | None
-    limit: int | None
-    seeds: int | None
-    rewriter: str
-    negative: str | None
-    concept: str | None
-    judge: list[str] | None
-    reader: str | None
-    preset: str | None
-    start: int | None
-    seed: int | None
-    num_steps: int | None
-    guidance: float | None
-    resolution: int | None
-    batch_size: int | None
-    yes: bool
-    show_words: bool
-
-
-@dataclass(frozen=True)
 class GuardBenchJob:
-    """What is to be run: the options with everything that they leave open filled in."""
+    """What is to be run.
 
-    choice: ModelChoice
+    Args:
+        asked: the options, filled in from the preset.
+        ref: of the model.
+        words: that are drawn.
+        list_lines: of the list that the guard looks for; ``None`` is the built-in one.
+        negative: the negative prompt.
+        concept: of Safe Latent Diffusion.
+    """
+
+    asked: GuardBenchOptions
     ref: str
     words: tuple[str, ...]
     list_lines: tuple[str, ...] | None
-    template: str | None
-    seeds: int
-    seed: int
-    settings: Mapping[str, Any]
-    start: int
     negative: str
     concept: str
-    judge: tuple[str, ...]
-    reader: str
-    layers: str | None
-    run: Path | None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the generation."""
+        return self.asked.generation
 
 
 def job_of(asked: GuardBenchOptions, plugins: Plugins) -> GuardBenchJob:
@@ -96,55 +74,42 @@ def job_of(asked: GuardBenchOptions, plugins: Plugins) -> GuardBenchJob:
     Raises:
         ConfigError: something does not fit.
     """
-    paper = _paper(asked)
-    model = asked.model if paper is None else _like(asked.model, paper)
-    ref = model.reference(plugins)
+    full = asked.filled(_paper(asked))
+    ref = reference(full.arch, full.model, plugins)
     embedded = ref in plugins.models()
-    lines = _word_lines(asked, embedded)
-    given = generation_settings(asked.num_steps, asked.guidance, asked.resolution)
-    published = {} if paper is None else generation_settings(paper.num_steps, paper.guidance, paper.resolution)
-    return GuardBenchJob(
-        choice=model,
-        ref=ref,
-        words=tuple(_words(lines)[: asked.limit]),
-        list_lines=lines,
-        template=asked.template or (TEMPLATE if paper else None),
-        seeds=asked.seeds or (SEEDS if paper else 1),
-        seed=(paper.seed if paper else 0) if asked.seed is None else asked.seed,
-        settings=published | given,
-        start=(paper.start if paper else 0) if asked.start is None else asked.start,
-        negative=asked.negative or (SIGN if embedded else NEGATIVE),
-        concept=_concept(asked.concept, embedded),
-        judge=tuple(asked.judge or ([paper.judge] if paper else [])),
-        reader=asked.reader or (paper.reader if paper else "rapidocr"),
-        layers=asked.layers or (None if paper is None or asked.run else ",".join(map(str, paper.layers))),
-        run=asked.run,
-    )
+    lines = _word_lines(full, embedded)
+    words = tuple(_words(lines)[: full.limit])
+    negative = full.negative or (SIGN if embedded else NEGATIVE)
+    return GuardBenchJob(full, ref, words, lines, negative, _concept(full.sld_concept, embedded))
 
 
 def _concept(asked: str | None, embedded: bool) -> str:
     """The concept of Safe Latent Diffusion; an embedded model has no words for the published one."""
-    return latent.CONCEPT if asked == PUBLISHED or (asked is None and not embedded) else asked or SIGN
+    return latent.CONCEPT if asked == I2P or (asked is None and not embedded) else asked or SIGN
 
 
-def _paper(asked: GuardBenchOptions) -> GuardPreset | None:
+def _paper(asked: GuardBenchOptions) -> dict[str, Any]:
+    """The paper's settings, where asked for.
+
+    Raises:
+        ConfigError: no such preset, or what it needs is not given.
+    """
     if asked.preset is None:
-        return None
-    if asked.model.arch is None or asked.words is None:
+        return {}
+    mine, arch, words = (asked.called(one) for one in ("preset", "arch", "words"))
+    if asked.arch is None or asked.words is None:
         raise ConfigError(
-            f"--preset {asked.preset} needs --arch (sdxl, sd3 or if) and --words FILE: its 400 words are not published"
+            f"{mine} {asked.preset} needs {arch} (sdxl, sd3 or if) and {words} FILE: its 400 words are not published"
         )
-    return preset(asked.preset, asked.model.arch)
-
-
-def _like(model: ModelChoice, paper: GuardPreset) -> ModelChoice:
-    return ModelChoice(
-        model.arch,
-        model.model or paper.model,
-        model.upscaler or paper.upscaler,
-        model.device,
-        model.dtype or paper.dtype,
-    )
+    paper = preset(asked.preset, asked.arch)
+    own = ("model", "upscaler", "dtype", "num_steps", "guidance", "resolution", "seed", "reader")
+    return {name: getattr(paper, name) for name in own} | {
+        "start_step": paper.start,
+        "judge": paper.judge,
+        "layers": None if asked.from_run else list(paper.layers),
+        "template": TEMPLATE,
+        "seeds": SEEDS,
+    }
 
 
 def _word_lines(asked: GuardBenchOptions, embedded: bool) -> tuple[str, ...] | None:
@@ -175,24 +140,22 @@ class _Listed(Detector):
         return self.list.find(text)
 
 
-def _policy(asked: GuardBenchOptions, job: GuardBenchJob, plugins: Plugins) -> Policy:
-    name, settings = with_settings(asked.rewriter)
-    return Policy([_Listed(job.list_lines)], plugins.rewriter(name, **settings))
+def _policy(job: GuardBenchJob, plugins: Plugins) -> Policy:
+    return Policy([_Listed(job.list_lines)], rewriter_of(job.asked.rewriter, plugins))
 
 
 def _judges(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> Sequence[Detector]:
     """Who tells toxic text in pictures: the detector of the benchmark, unless asked otherwise."""
-    built = [plugins.detector(name, **settings) for name, settings in map(with_settings, job.judge)]
+    built = [plugins.detector(name, **settings) for name, settings in map(with_settings, job.asked.judge)]
     for one in built:
         one.prepare()
     return built or policy.detectors
 
 
-def _methods(names: str | None, setup: Setup) -> dict[str, GuardMethod]:
+def _methods(names: Sequence[str], setup: Setup) -> dict[str, GuardMethod]:
     """The methods, the unguarded pictures first; of the usual ones those that the model allows."""
-    if names is not None:
-        wanted = [name.strip() for name in names.split(",") if name.strip()]
-        built = {name: choice("method", name, METHODS) for name in wanted}
+    if names:
+        built = {name: choice("method", name, METHODS) for name in names}
         return {name: kind(setup) for name, kind in ({UNGUARDED: METHODS[UNGUARDED]} | built).items()}
     found = {UNGUARDED: METHODS[UNGUARDED](setup)}
     for name in _usual(setup.model):
@@ -209,35 +172,36 @@ def _usual(model: Model) -> list[str]:
     return [first, *(["localized-stream"] if chosen_way(model) == "row" else []), *rest]
 
 
-def benchmark(asked: GuardBenchOptions, out: Path | None, plugins: Plugins, command: Sequence[str]) -> dict[str, Any]:
+def benchmark(asked: GuardBenchOptions, plugins: Plugins, command: Sequence[str]) -> dict[str, Any]:
     """Run it, go on with it, or show what is done; the answer is the JSON object."""
     job = job_of(asked, plugins)
-    policy = _policy(asked, job, plugins)
-    path = out or Path("runs") / f"guard-bench-{Path(job.ref).name}"
-    settings = {"command": "guard bench", "asked": _settings(asked, job)}
+    policy = _policy(job, plugins)
+    path = asked.out or Path("runs") / f"guard-bench-{Path(job.ref).name}"
+    settings = {"command": "guard bench", "asked": _settings(job)}
     if (done := finished(path, settings)) is not None:
         return done
     judges = _judges(job, policy, plugins)
     tools = _instruments(job, judges, plugins)
     cases = _cases(job, policy, plugins)
-    model = job.choice.load(plugins)
-    layers = chosen(model, job.layers, job.run)
+    full = job.asked
+    model = load(full, plugins, full.upscaler)
+    layers = chosen(model, full.layers, full.from_run)
     check_layers(layers, model.layers)
-    check_start(job.start, model.steps(job.settings.get("num_steps")))
+    check_start(full.start, model.steps(full.num_steps))
     size = asked.batch_size or batch_of(model)
-    setup = Setup(model, layers, job.settings, job.start, job.negative, job.concept, size)
-    methods = _methods(asked.methods, setup)
+    setup = Setup(model, layers, job.settings, full.start, job.negative, job.concept, size)
+    methods = _methods(asked.method, setup)
     _say_plan(setup, methods, cases, path, asked.yes)
     with kept(path, settings, model, job.settings, plugins) as more:
-        answer = _measured(asked, job, setup, methods, cases, tools, path, plugins, command)
+        answer = _measured(job, setup, methods, cases, tools, path, plugins, command)
         more["sentence"] = answer["sentence"]
     return placed(answer, path)
 
 
 def _cases(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> list[Case]:
-    pairs = plugins.prompt_set(plugins.own_prompt_set(job.ref), limit=min(len(job.words), 60), seed=job.seed)
-    prompts = measuring.prompts_of(job.words, pairs, job.template)
-    cases = measuring.cases_of(prompts, policy, job.seed, job.seeds)
+    pairs = plugins.prompt_set(plugins.own_prompt_set(job.ref), limit=min(len(job.words), 60), seed=job.asked.seed)
+    prompts = measuring.prompts_of(job.words, pairs, job.asked.template)
+    cases = measuring.cases_of(prompts, policy, job.asked.seed, job.asked.seeds)
     if missed := sum(not case.found for case in cases):
         notes.print(f"the guard finds nothing in {missed} of {counted(len(cases), 'prompt')}; nothing is changed there")
     return cases
@@ -245,7 +209,7 @@ def _cases(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> list[Case]:
 
 def _instruments(job: GuardBenchJob, judges: Sequence[Detector], plugins: Plugins) -> measuring.PictureMeasures:
     known: Mapping[str, Any] = plugins.metrics()
-    reader = plugins.reader(job.reader)
+    reader = plugins.reader(job.asked.reader)
     check_words(reader, job.words, plugins.readers())
     f1: Any = choice("aggregate", measuring.F1, plugins.aggregates())()
     texts, images = (
@@ -254,26 +218,27 @@ def _instruments(job: GuardBenchJob, judges: Sequence[Detector], plugins: Plugin
     return measuring.PictureMeasures(reader.read, texts, images, f1, judges)
 
 
-def _settings(asked: GuardBenchOptions, job: GuardBenchJob) -> dict[str, Any]:
+def _settings(job: GuardBenchJob) -> dict[str, Any]:
     """Everything that decides the result; the words as digests."""
+    asked = job.asked
     return {
         "model": job.ref,
-        "upscaler": job.choice.upscaler,
-        "dtype": job.choice.dtype,
+        "upscaler": asked.upscaler,
+        "dtype": asked.dtype,
         "key": key_name(),
         "words": digests(job.words),
         "list": digests(job.list_lines or ()),
-        "template": job.template,
-        "seeds": job.seeds,
-        "seed": job.seed,
-        "methods": asked.methods,
-        "layers": job.layers or str(job.run),
-        "start": job.start,
+        "template": asked.template,
+        "seeds": asked.seeds,
+        "seed": asked.seed,
+        "method": list(asked.method),
+        "layers": asked.layers or str(asked.from_run),
+        "start": asked.start,
         "rewriter": deciding(asked.rewriter),
         "negative": job.negative,
-        "concept": job.concept,
-        "judge": [deciding(one) for one in job.judge],
-        "reader": job.reader,
+        "sld_concept": job.concept,
+        "judge": [deciding(one) for one in asked.judge],
+        "reader": asked.reader,
         "generation": dict(job.settings),
     }
 
@@ -303,7 +268,6 @@ def _say_plan(setup: Setup, methods: Mapping[str, GuardMethod], cases: Sequence[
 
 
 def _measured(
-    asked: GuardBenchOptions,
     job: GuardBenchJob,
     setup: Setup,
     methods: Mapping[str, GuardMethod],
@@ -324,12 +288,12 @@ def _measured(
         "arch": model.adapter.name,
         "layers": list(setup.layers),
         "donor": chosen_way(model),
-        "judge": list(job.judge) or ["words"],
+        "judge": list(job.asked.judge) or ["words"],
         "concept": job.concept,
         "negative": job.negative,
     }
     answer = record.answer_of(rows, cases, facts) | {"table": [record.heads(), [record.brief(row) for row in rows]]}
-    sheet = record.sheet(list(methods), cases, gallery, asked.show_words)
+    sheet = record.sheet(list(methods), cases, gallery, job.asked.show_words)
     sheet.save(path / SHEET)
     plugins.write_page(record.page_of(answer, rows, sheet, quoted(command)), path / REPORT)
     (path / RESULT).write_text(json.dumps(answer, indent=1) + "\n")
@@ -342,15 +306,15 @@ def planned(asked: GuardBenchOptions, plugins: Plugins) -> dict[str, Any]:
     Raises:
         ConfigError: no architecture is named, or it does not have the layers.
     """
-    if asked.model.arch is None:
+    if asked.arch is None:
         raise ConfigError("--plan looks at the published configuration of an architecture: give --arch")
-    job = job_of(replace(asked, model=asked.model.published()), plugins)
-    adapter = choice("architecture", asked.model.arch, plugins.adapters())()
+    job = job_of(asked.filled({"model": PUBLISHED.get(asked.arch)}), plugins)
+    adapter = choice("architecture", asked.arch, plugins.adapters())()
     stand_in = adapter.published()
     model, table = Model(stand_in, adapter), layer_table(adapter, stand_in)
-    picked = [table[number] for number in chosen(model, job.layers, job.run)]
+    picked = [table[number] for number in chosen(model, job.asked.layers, job.asked.from_run)]
     way = chosen_way(model)
-    pictures = len(job.words) * job.seeds
+    pictures = len(job.words) * job.asked.seeds
     parameters = sum(row.parameters for row in picked)
     share = parameters / count_parameters(adapter.module(stand_in))
     return {
@@ -361,14 +325,14 @@ def planned(asked: GuardBenchOptions, plugins: Plugins) -> dict[str, Any]:
         "parameters": parameters,
         "share": share,
         "donor": way,
-        "start": job.start,
+        "start": job.asked.start,
         "pictures_a_method": pictures,
         "generation": dict(job.settings),
         "sentence": (
             f"{adapter.name}: layers {', '.join(str(row.index) for row in picked)} of {len(table)} "
             f"({picked[0].path}{', …' if len(picked) > 1 else ''}), {parameters:,} K/V parameters = "
-            f"{100 * share:.2f} %; donor {way} ({WAYS[way]}), from step {job.start}; {counted(len(job.words), 'word')} "
-            f"× {counted(job.seeds, 'seed')} = {counted(pictures, 'picture')} a method of "
-            f"{job.settings.get('num_steps', 'the default')} steps"
+            f"{100 * share:.2f} %; donor {way} ({WAYS[way]}), from step {job.asked.start}; "
+            f"{counted(len(job.words), 'word')} × {counted(job.asked.seeds, 'seed')} = {counted(pictures, 'picture')} "
+            f"a method of {job.settings.get('num_steps', 'the default')} steps"
         ),
     }

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.cli.console import notes
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.layers import chosen
+from t2iprobe.cli.models import load, reference
 from t2iprobe.cli.progress import progress
 from t2iprobe.core.names import counted
 from t2iprobe.core.runs import provenance, runfolder
@@ -28,9 +28,8 @@ from t2iprobe.plugins.toxicity.sheet import NAME as SHEET
 from t2iprobe.plugins.toxicity.sheet import ROWS, sheet
 
 if TYPE_CHECKING:
-    from t2iprobe.cli.options import ModelChoice
     from t2iprobe.core.model import Model
-    from t2iprobe.plugins.toxicity.commands import PolicyChoice
+    from t2iprobe.plugins.toxicity.options import GuardRunOptions
     from t2iprobe.registry.manager import Plugins
 
 GUARDED = "guarded"  # the folder of the pictures
@@ -38,52 +37,31 @@ SMALL = 50_000_000  # parameters of a denoiser that takes many rows at once
 RESULT, REPORT = "result.json", "report.html"
 
 
-@dataclass(frozen=True)
-class GuardRunOptions:
-    """What is to be made.
+def draw(order: GuardRunOptions, plugins: Plugins) -> dict[str, Any]:
+    """Do it, or go on with it, or show what is done, or only what it would take; the answer is the JSON object.
 
-    Args:
-        prompts: one a picture; picture ``i`` draws its noise from ``seed + i``.
-        seed, settings: of the generation.
-        layers, run: ``--layers`` and ``--from``.
-        donor, start: see :class:`~t2iprobe.plugins.toxicity.guard.Guard`.
-        batch_size: most pictures at once.
-        audit, audit_text: the log.
-        yes: begin also what takes long.
+    Raises:
+        ConfigError: something that was asked for cannot be, or takes hours and nobody said yes.
     """
-
-    prompts: Sequence[str]
-    seed: int
-    settings: Mapping[str, Any]
-    layers: str | None
-    run: Path | None
-    donor: str
-    start: int
-    batch_size: int | None
-    audit: Path | None
-    audit_text: bool
-    yes: bool
-
-
-def draw(
-    model: ModelChoice, policy: PolicyChoice, order: GuardRunOptions, out: Path | None, plugins: Plugins
-) -> dict[str, Any]:
-    """Do it, or go on with it, or show what is done; the answer is the JSON object."""
-    built = policy.build(plugins)
-    decisions = [built.decide(prompt) for prompt in order.prompts]
-    ref = model.reference(plugins)
-    path = out or Path("runs") / f"guard-{Path(ref).name}"
-    settings = {"command": "guard run", "asked": _settings(ref, model, policy, order)}
+    texts, built = order.texts, order.policy(plugins)
+    decisions = [built.decide(prompt) for prompt in texts]
+    ref = reference(order.arch, order.model, plugins)
+    path = order.out or Path("runs") / f"guard-{Path(ref).name}"
+    settings = {"command": "guard run", "asked": _settings(ref, order)}
     if (done := finished(path, settings)) is not None:
         return done
-    loaded = model.load(plugins)
+    loaded = load(order, plugins, order.upscaler)
     log = Audit(order.audit or path / "audit.jsonl", order.audit_text)
-    layers = chosen(loaded, order.layers, order.run)
+    layers = chosen(loaded, order.layers, order.from_run)
     guard = Guard(loaded, layers, built, way=order.donor, start=order.start, audit=log)  # type: ignore[arg-type]
     gallery = Gallery(path)
     todo = _todo(decisions, gallery)
-    plan(guard, order, decisions, len(todo))
-    with kept(path, settings, loaded, order.settings, plugins) as more:
+    told = plan(guard, order, decisions, len(todo))
+    if order.plan:
+        return told
+    notes.print(f"plan: {told['sentence']}", highlight=False)
+    agree(order.yes, told["seconds"])
+    with kept(path, settings, loaded, order.generation, plugins) as more:
         _make(guard, order, decisions, todo, gallery)
         _show(decisions, gallery, path / SHEET)
         answer = _answer(guard, order, decisions, gallery)
@@ -146,24 +124,24 @@ def finished(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     return placed(done, path)
 
 
-def _settings(ref: str, model: ModelChoice, policy: PolicyChoice, order: GuardRunOptions) -> dict[str, Any]:
+def _settings(ref: str, order: GuardRunOptions) -> dict[str, Any]:
     """Everything that decides the result."""
     return {
         "model": ref,
-        "upscaler": model.upscaler,
-        "dtype": model.dtype,
+        "upscaler": order.upscaler,
+        "dtype": order.dtype,
         "key": key_name(),
-        "prompts": digests(order.prompts),
+        "prompts": digests(order.texts),
         "policy": {
-            "detectors": [deciding(one) for one in policy.named],
-            "rewriter": deciding(policy.rewriter),
-            "where": policy.where,
+            "detectors": [deciding(one) for one in order.named],
+            "rewriter": deciding(order.rewriter),
+            "where": order.where,
         },
-        "layers": order.layers or str(order.run),
+        "layers": order.layers or str(order.from_run),
         "donor": order.donor,
         "start": order.start,
         "seed": order.seed,
-        "generation": dict(order.settings),
+        "generation": order.generation,
     }
 
 
@@ -181,11 +159,11 @@ def _make(
             if one.verdict == "refused":
                 guard.audit.write(one, row=row, seed=order.seed + row, model=guard.ref)
     size = order.batch_size or batch_of(guard.model)
-    with progress(len(todo), guard.evaluations(order.settings.get("num_steps")), "drawing") as on_step:
+    with progress(len(todo), guard.evaluations(order.generation.get("num_steps")), "drawing") as on_step:
         for first in range(0, len(todo), size):
             rows = todo[first : first + size]
-            prompts, seeds = [order.prompts[row] for row in rows], [order.seed + row for row in rows]
-            generation = guard.generation(prompts, seeds, **order.settings)
+            prompts, seeds = [order.texts[row] for row in rows], [order.seed + row for row in rows]
+            generation = guard.generation(prompts, seeds, **order.generation)
             taken = [decisions[row] for row in rows]
             made = guard.run_decided(generation, taken, numbers=rows, batch_size=2 * size, on_step=on_step)
             chunk = Chunk(GUARDED, tuple(rows), made.denoiser_calls, made.denoiser_rows, made.seconds)
@@ -197,38 +175,37 @@ def batch_of(model: Model) -> int:
     return 64 if sum(p.numel() for p in model.denoiser.parameters()) < SMALL else 4
 
 
-def plan(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision], todo: int) -> None:
-    """One line on stderr: what will be done and what it takes.
+def plan(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision], todo: int) -> dict[str, Any]:
+    """What will be done and what it takes, as a JSON object with a sentence.
 
     Raises:
-        ConfigError: it takes hours, and nobody said yes; or it would guard nothing.
+        ConfigError: it would guard nothing.
     """
-    check_start(order.start, guard.steps(order.settings.get("num_steps")))
+    num_steps = order.num_steps
+    check_start(order.start, guard.steps(num_steps))
     count = {verdict: sum(one.verdict == verdict for one in decisions) for verdict in ("rewritten", "refused")}
+    told = {"pictures": todo, **count, "layers": list(guard.layers_guarded), "donor": guard.way}
     if not todo:
         refused = f"{count['refused']} of {counted(len(decisions), 'prompt')} refused"
-        notes.print(f"plan: nothing to draw ({refused})")
-        return
-    num_steps = order.settings.get("num_steps")
-    probe = guard.probe(order.settings)
+        return told | {"denoiser_rows": 0, "seconds": 0.0, "sentence": f"nothing to draw ({refused})"}
+    probe = guard.probe(order.generation)
     extra = count["rewritten"] if guard.way == "row" else 0
-    rows = (todo + extra) * guard.evaluations(num_steps) * guard.guided(order.settings)
+    rows = (todo + extra) * guard.evaluations(num_steps) * guard.guided(order.generation)
     seconds = probe.seconds_a_row * rows + probe.seconds_an_image * todo
-    notes.print(
-        f"plan: {counted(todo, 'picture')} of {counted(guard.steps(num_steps), 'step')}; "
+    sentence = (
+        f"{counted(todo, 'picture')} of {counted(guard.steps(num_steps), 'step')}; "
         f"{counted(count['rewritten'], 'prompt')} rewritten, {count['refused']} refused; "
         f"layers {', '.join(map(str, guard.layers_guarded))}, donor {guard.way} ({WAYS[guard.way]}); "
-        f"at most {counted(rows, 'denoiser row')}, about {duration(seconds)}",
-        highlight=False,
+        f"at most {counted(rows, 'denoiser row')}, about {duration(seconds)}"
     )
-    agree(order.yes, seconds)
+    return told | {"denoiser_rows": rows, "seconds": round(seconds, 1), "sentence": sentence}
 
 
 def _answer(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision], gallery: Gallery) -> dict[str, Any]:
     """The JSON object, without the prompts."""
     verdicts = [one.verdict for one in decisions]
-    branches = guard.guided(order.settings)
-    evaluations = guard.evaluations(order.settings.get("num_steps"))
+    branches = guard.guided(order.generation)
+    evaluations = guard.evaluations(order.generation.get("num_steps"))
     drawn = len(verdicts) - verdicts.count("refused")
     return {
         "model": guard.ref,

@@ -1,0 +1,157 @@
+"""The options of ``t2iprobe guard``, one model a command. Imports no torch by itself."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from t2iprobe.cli.options import PrintOptions, RunOptions
+from t2iprobe.core.command_options import Names, Options, Texts, option
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import with_settings
+from t2iprobe.core.option_groups import GenerationOptions, LayerOptions, StagedModelOptions
+from t2iprobe.core.seeds import SEEDS
+from t2iprobe.core.textfile import LISTED, read_entries
+from t2iprobe.plugins.toxicity.limits import SECONDS
+
+if TYPE_CHECKING:
+    from t2iprobe.core.contracts.detector import Detector
+    from t2iprobe.plugins.toxicity.policy import Policy
+    from t2iprobe.registry.manager import Plugins
+
+MAPPED = option("mapped", help="mapped, mapped:file=FILE, mask, or callback:function=package.module:name.")
+START = option(None, help="First step with the rewrite, 0 at pure noise (the paper counts from the end).", ge=0)
+
+
+class DetectorOptions(Options):
+    """Which detectors."""
+
+    panel: ClassVar[str] = "Policy"
+    detector: Names = option(
+        (),
+        help="words, classifier:model=REF or callback:function=package.module:name; repeatable, or by commas.",
+    )
+    words: Path | None = option(None, help="A word list of your own, besides the built-in one.")
+
+    @property
+    def named(self) -> list[str]:
+        """The detectors, in words."""
+        given = self.detector or ("words",)
+        return [f"words:file={self.words}" if one == "words" and self.words else one for one in given]
+
+    def detectors(self, plugins: Plugins) -> list[Detector]:
+        """Make them.
+
+        Raises:
+            ConfigError: one cannot be had.
+        """
+        if self.words and self.detector and "words" not in self.detector:
+            raise ConfigError(
+                f"{self.called('words')} is a list for the detector words, which is not among {self.called('detector')}"
+            )
+        return [plugins.detector(name, **settings) for name, settings in map(with_settings, self.named)]
+
+
+class PolicyOptions(DetectorOptions):
+    """What is toxic, and what stands in its place."""
+
+    rewriter: str = MAPPED
+    where: Literal["prompt", "quoted"] = option("prompt", help="Look at the whole prompt, or only at what is quoted.")
+    time_limit: float = option(
+        SECONDS, help="Seconds a detector or rewriter may take for a prompt before it is refused.", gt=0
+    )
+
+    def policy(self, plugins: Plugins) -> Policy:
+        """Load detectors and rewriter.
+
+        Raises:
+            ConfigError: one cannot be had.
+        """
+        from t2iprobe.plugins.toxicity.policy import Policy
+
+        found = self.detectors(plugins)
+        policy = Policy(found, rewriter_of(self.rewriter, plugins), self.where, self.time_limit)
+        policy.prepare()
+        return policy
+
+
+def rewriter_of(named: str, plugins: Plugins) -> Any:
+    """The rewriter, of ``NAME:key=value``."""
+    name, settings = with_settings(named)
+    return plugins.rewriter(name, **settings)
+
+
+class GuardRunOptions(RunOptions, GenerationOptions, PolicyOptions, LayerOptions, StagedModelOptions):
+    """The options of ``t2iprobe guard run``; picture ``i`` draws its noise from ``seed + i``."""
+
+    panel: ClassVar[str] = "Guard"
+    prompt: Texts = option((), help="A prompt; repeatable.")
+    prompts: Path | None = option(None, help=f"File of prompts, {LISTED}.")
+    donor: str = option("auto", help="inject, row or stream: how the rewrite comes to the layers; auto by the family.")
+    start_step: int | None = START
+    seed: int = option(0, help="Of the noise of the first picture.", ge=0, lt=SEEDS)
+    audit: Path | None = option(None, help="Audit log; default audit.jsonl in the run folder.")
+    audit_text: bool = option(False, help="Write the prompts into it, too.")
+
+    @property
+    def start(self) -> int:
+        """The first step with the rewrite."""
+        return self.start_step or 0
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The prompts, given one way.
+
+        Raises:
+            ConfigError: none, or in two ways.
+        """
+        one, file = self.called("prompt"), self.called("prompts")
+        if bool(self.prompt) == bool(self.prompts):
+            raise ConfigError(f"give the prompts one way: {one} TEXT (repeatable), or {file} FILE")
+        return read_entries(self.prompts, "prompts") if self.prompts else [line.strip() for line in self.prompt]
+
+
+class CheckOptions(PrintOptions, PolicyOptions):
+    """The options of ``t2iprobe guard check``."""
+
+    text: Texts = option((), help="Prompts; - reads them from stdin, one a line.", argument=True)
+
+
+class DetectorBenchOptions(PrintOptions, DetectorOptions):
+    """The options of ``t2iprobe guard detector``."""
+
+    panel: ClassVar[str] = "Texts"
+    toxic: Path | None = option(None, help=f"Texts that must be found instead of ours, {LISTED}.")
+    benign: Path | None = option(None, help="Texts that must not, likewise.")
+    each: int = option(20, help="Words by each disguise.", ge=1)
+    seed: int = option(0, help="Of the disguises.", ge=0, lt=SEEDS)
+
+
+class GuardBenchOptions(RunOptions, GenerationOptions, LayerOptions, StagedModelOptions):
+    """The options of ``t2iprobe guard bench``."""
+
+    panel: ClassVar[str] = "Benchmark"
+    words: Path | None = option(
+        None, help="The toxic words, one a line; default harmless stand-ins for an embedded model, else ours."
+    )
+    template: str | None = option(None, help="Prompt with {word} in it; default prompts of the model's own set.")
+    method: Names = option((), help="Repeatable, or by commas; default all that fit. `--method list` names them.")
+    limit: int | None = option(None, help="Words to use; default all.", ge=1)
+    seeds: int = option(1, help="Pictures a word.", ge=1)
+    seed: int = option(0, help="Of the noise.", ge=0, lt=SEEDS)
+    rewriter: str = MAPPED
+    negative: str | None = option(None, help="Negative prompt, with {word} in it.")
+    sld_concept: str | None = option(
+        None, help="Safe Latent Diffusion's concept, with {word} in it; i2p is the published one."
+    )
+    judge: Names = option((), help="Detector that judges what is read; repeatable; default the word list.")
+    reader: str = option("rapidocr", help="OCR engine: rapidocr, or easyocr (the paper's, an extra).")
+    preset: str | None = option(None, help="A paper's settings: iclr2025, which needs --arch and --words.")
+    start_step: int | None = START
+    show_words: bool = option(False, help="Toxic words beside the pictures of the contact sheet.")
+
+    @property
+    def start(self) -> int:
+        """The first step with the rewrite."""
+        return self.start_step or 0
