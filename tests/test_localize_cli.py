@@ -199,7 +199,7 @@ def test_the_methods_are_listed() -> None:
 @pytest.mark.slow
 def test_the_planted_layer_is_found_kept_and_reported(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    asked = "localize --arch sd3 --concept colour --limit 5 --held-out 2 --num-steps 6"
+    asked = "localize --arch sd3 --concept colour --limit 5 --num-steps 6 --held-out 2"
     arguments = asked.split()
     outcome = CliRunner().invoke(build(), [*arguments, "--out", str(run), "--format", "json"])
     assert outcome.exit_code == 0, outcome.output
