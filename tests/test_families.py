@@ -58,7 +58,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 PAIR = "--source 'a red cat' --target 'a blue cat' --concept colour"
 DRAWN = "--num-steps 2 --resolution 16 --guidance 2"
 SET = f"--prompt-set simple --limit 2 --concept colour {DRAWN} --yes"
-LEARN = "--layers 1 --data data --batch 2 --resolution 16 --num-steps 1 --limit 1 --guidance 2 --yes"
+LEARN = "--layers 1 --data data --train-batch-size 2 --resolution 16 --num-steps 1 --limit 1 --guidance 2 --yes"
 LEARN = f"{LEARN} --prompts prompts.txt --keep prompts.txt"
 SIGN = """'a sign that says "GRUM"' --words words.txt"""
 
@@ -90,8 +90,8 @@ COMMANDS = {
     f"--method negative-prompt {DRAWN} --yes --out bench-negative",
     "guard bench --method sld-medium": "guard bench --model MODEL --layers 1 --words words.txt --seeds 1 "
     f"--method sld-medium {DRAWN} --yes --out bench-sld",
-    "finetune": f"finetune --model MODEL {LEARN} --steps 2 --out tuned",
-    "finetune --init": f"finetune --model MODEL {LEARN} --steps 1 --init tuned/lora --out tuned-on",
+    "finetune": f"finetune --model MODEL {LEARN} --train-steps 2 --out tuned",
+    "finetune --init": f"finetune --model MODEL {LEARN} --train-steps 1 --init tuned/lora --out tuned-on",
     "edit --lora": f"edit --model MODEL {PAIR} {DRAWN} --layers 1 --method localized+lora --lora tuned/lora --yes "
     "--out edit-lora",
     "invert run": "invert run --model MODEL --prompts prompts.txt --n 4 --num-steps 2 --resolution 16 --out invert",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -16,6 +16,7 @@ from t2iprobe.core.command_options import Options, extra_of, flags, is_argument,
 
 Asked = TypeVar("Asked", bound=Options)
 LAST = "Run"  # heading that ends the help
+WIDTH = 12  # of choices that the help has in a column of their own
 TYPED = ("COMMANDLINE", "ENVIRONMENT")  # where a value comes from that was given
 
 
@@ -56,8 +57,11 @@ def _given(context: typer.Context, values: Mapping[str, Any]) -> dict[str, Any]:
 def _parameter(kind: type[Options], name: str, field: FieldInfo) -> inspect.Parameter:
     shape, word = _shape(field.annotation)
     extra, argument = extra_of(field), is_argument(field)
+    choices = word.split("|") if "|" in word else []
+    if len(word) > WIDTH:
+        word = "CHOICE"
     told: dict[str, Any] = {
-        "help": (field.description or "").replace("[", "\\["),
+        "help": _help(field.description or "", choices),
         "show_default": extra.get("shown") or _has_default(field),
         "rich_help_panel": panel_of(kind, name),
     }
@@ -67,6 +71,12 @@ def _parameter(kind: type[Options], name: str, field: FieldInfo) -> inspect.Para
     default = inspect.Parameter.empty if field.is_required() else _default(field.default, shape)
     annotation: Any = Annotated[shape if shape is bool and not _optional(field) else shape | None, said]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _help(text: str, choices: Sequence[str]) -> str:
+    """The help, with choices that it does not name."""
+    named = text if all(one in text for one in choices) else f"{text} One of {', '.join(choices)}."
+    return named.replace("[", "\\[")
 
 
 def _shape(annotation: Any) -> tuple[Any, str]:

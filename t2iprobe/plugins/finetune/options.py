@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from t2iprobe.cli.console import notes
 from t2iprobe.cli.cost import agree, duration
-from t2iprobe.cli.options import ModelChoice, generation_settings
+from t2iprobe.cli.models import load, reference
+from t2iprobe.cli.options import RunOptions
+from t2iprobe.core.command_options import Names, option
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.option_groups import GenerationOptions, LayerOptions, StagedModelOptions
+from t2iprobe.core.seeds import SEEDS
+from t2iprobe.core.textfile import LISTED
 from t2iprobe.plugins.finetune.output import callbacks, ranges, say
 from t2iprobe.plugins.finetune.presets import PRESETS, FinetunePreset, preset
 
@@ -23,48 +27,64 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 CAPTIONS = 2000  # of which it is looked whether the text encoders read them whole
-DEFAULTS: Mapping[str, Any] = {
-    "scope": "localized", "stream": "both", "rank": 4, "lr": 1e-4, "batch": 16, "steps": 400, "schedule": "constant",
-    "precision": "no", "checkpointing": False, "seed": 0,
+#: settings of a training that are options of the command, by the option's name
+TRAINING = {
+    "train_steps": "steps", "lr": "lr", "train_batch_size": "batch", "rows_at_once": "rows_at_once",
+    "schedule": "schedule", "warmup": "warmup", "optimiser": "optimiser", "precision": "precision",
+    "checkpointing": "checkpointing",
 }  # fmt: skip
-#: options that decide a training; a preset has some of them
-GIVEN = (
-    "scope", "stream", "rank", "alpha", "start", "dropout", "lr", "steps", "batch", "rows_at_once", "schedule",
-    "warmup", "optimiser", "resolution", "crop", "flip", "drop", "precision", "checkpointing", "seed",
-)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class FinetuneOptions:
-    """The options, as given; what is ``None`` is the preset's, or a default."""
+class FinetuneOptions(RunOptions, GenerationOptions, LayerOptions, StagedModelOptions):
+    """The options of ``t2iprobe finetune``."""
 
-    choice: ModelChoice
-    layers: str | None
-    run: Path | None
-    preset: str | None
-    data: str | None
-    given: Mapping[str, Any]
-    seeds: int
-    prompts: str | None
-    keep: str | None
-    limit: int
-    every: int
-    clip: str | None
-    reader: str
-    generation: Mapping[str, Any]
-    batch_size: int | None
-    out: Path | None
-    yes: bool
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
-        """Of the command's arguments by name; others among them are left out."""
-        choice = ModelChoice(**{name: values[name] for name in ("arch", "model", "upscaler", "device", "dtype")})
-        given = {name: values["init" if name == "start" else name] for name in GIVEN}
-        generation = generation_settings(values["num_steps"], values["guidance"], None)
-        own = ("layers", "run", "preset", "data", "seeds", "prompts", "keep", "limit", "clip", "reader", "batch_size")
-        rest = {name: values[name] for name in (*own, "out", "yes")}
-        return cls(choice=choice, given=given, every=values["validate_every"], generation=generation, **rest)
+    panel: ClassVar[str] = "Training"
+    data: str | None = option(
+        None, help="Folder with pictures and metadata.jsonl, or a set that draws its own: digits."
+    )
+    scope: Names = option(
+        ("localized",),
+        help="localized, all-cross, all-attention or random; several, by commas, are compared.",
+        shown="localized",
+    )
+    projections: Literal["text", "image", "both"] = option(
+        "both", help="text (keys and values), image (queries, output, …) or both."
+    )
+    rank: int = option(4, help="Of the LoRA.", ge=1)
+    alpha: float | None = option(None, help="Scale times rank; default the rank.")
+    init: str | None = option(None, help="A saved LoRA of the same modules to go on from.")
+    dropout: float = option(0.0, help="Of the LoRA's input.", ge=0, le=1)
+    lr: float = option(1e-4, help="Learning rate.", gt=0)
+    train_steps: int = option(400, help="Of the optimiser.", ge=1)
+    train_batch_size: int = option(16, help="Pictures a step, over all GPUs.", ge=1)
+    rows_at_once: int | None = option(
+        None, help="Of them, in one pass on one GPU; the result does not depend on it.", ge=1
+    )
+    schedule: Literal["constant", "linear", "cosine"] = option("constant", help="Of the learning rate.")
+    warmup: int = option(0, help="Steps in which the rate rises.", ge=0)
+    optimiser: Literal["adamw", "adamw8bit"] = option("adamw", help="adamw, or adamw8bit of bitsandbytes.")
+    resolution: int | None = option(None, help="Side of the training pictures; default the model's own.", ge=8)
+    crop: Literal["center", "random"] = option("center", help="Of pictures that are not square.")
+    flip: bool = option(False, help="Mirror half of the pictures: not where they have text.")
+    drop: float = option(0.0, help="Share of captions left out.", ge=0, le=1)
+    precision: Literal["no", "fp16", "bf16"] = option("no", help="Mixed precision.")
+    checkpointing: bool = option(
+        False, flag="--checkpointing/--no-checkpointing", help="Less memory, a third more time."
+    )
+    prompts: str | None = option(
+        None, help=f"Prompts to learn: a prompt set, or a file, {LISTED}; default from the data."
+    )
+    keep: str | None = option(None, help="Prompts whose pictures shall stay: likewise; default the model's own set.")
+    limit: int = option(16, help="Pictures of each of the two that are looked at.", ge=1)
+    validate_every: int = option(0, help="Steps between looks at them; 0: before and after.", ge=0)
+    clip: str | None = option(None, help="CLIP for CLIP-T, such as openai/clip-vit-base-patch32; none by default.")
+    reader: str = option(
+        "rapidocr", help="OCR engine: rapidocr, or easyocr (an extra), with options such as rapidocr:lang=cyrillic."
+    )
+    seed: int = option(0, help="Of everything.", ge=0, lt=SEEDS)
+    seeds: int = option(1, help="So many seeds, from --seed on, with intervals.", ge=1)
+    preset: str | None = option(None, help="A paper's settings: iclr2025, which needs --arch.")
+    plan: bool = option(False, help="Only say what would be trained; with --preset this needs no weights.")
 
     @property
     def paper(self) -> FinetunePreset | None:
@@ -75,49 +95,44 @@ class FinetuneOptions:
         """
         if self.preset is None:
             return None
-        if self.choice.arch is None:
-            raise ConfigError(f"--preset {self.preset} needs --arch ({', '.join(PRESETS.get(self.preset, {'…': 0}))})")
-        return preset(self.preset, self.choice.arch)
+        if self.arch is None:
+            raise ConfigError(
+                f"{self.called('preset')} {self.preset} needs {self.called('arch')} "
+                f"({', '.join(PRESETS.get(self.preset, {'…': 0}))})"
+            )
+        return preset(self.preset, self.arch)
 
-    def value(self, name: str) -> Any:
-        """What was given, else the preset's, else the default."""
-        if self.given.get(name) is not None:
-            return self.given[name]
-        paper = self.paper.options() if self.paper else {}
-        return paper.get(name, DEFAULTS.get(name))
-
-    @property
-    def model(self) -> ModelChoice:
-        """The model options, with the preset's."""
-        one, paper = self.choice, self.paper
+    def with_preset(self) -> FinetuneOptions:
+        """The paper's settings, where asked for; what is given beside them goes first."""
+        paper = self.paper
         if paper is None:
-            return one
-        own = one.model is not None
-        return ModelChoice(
-            one.arch,
-            one.model or paper.model,
-            one.upscaler or (None if own else paper.upscaler),
-            one.device,
-            one.dtype or paper.dtype,
-        )
+            return self
+        own = paper.options()
+        if self.has("model"):
+            own.pop("upscaler")
+        if self.has("from_run"):
+            own.pop("layers")
+        return self.filled(own)
 
 
 def planned(asked: FinetuneOptions, plugins: Plugins) -> dict[str, Any]:
     """What would be trained; a preset's on the published configuration, without weights."""
     from t2iprobe.plugins.finetune.planning import plan
 
-    scopes, paper = _scopes(asked), asked.paper
-    model = _published(paper, asked, plugins) if paper and asked.choice.model is None else asked.model.load(plugins)
-    found = _layers(asked, model)
+    full, paper = asked.with_preset(), asked.paper
+    _check(full)
+    published = paper is not None and not asked.has("model")
+    model = _published(paper, full, plugins) if paper and published else load(full, plugins, full.upscaler)
+    found = _layers(full, model)
     pictures = paper.pictures if paper else None
-    if asked.data is not None:
-        pictures = len(_lesson(asked, plugins).examples)
-    jobs = [_job(asked, scope, int(asked.value("seed")), found) for scope in scopes]
+    if full.data is not None:
+        pictures = len(_lesson(full, plugins).examples)
+    jobs = [_job(full, scope, full.seed, found) for scope in full.scope]
     return {
         "model": model.ref,
         "carried": paper.carried if paper else "",
         "inferred": model.adapter.inferred,
-        "plans": [plan(model.adapter, model.pipeline, job, asked.model.dtype, pictures) for job in jobs],
+        "plans": [plan(model.adapter, model.pipeline, job, full.dtype, pictures) for job in jobs],
     }
 
 
@@ -126,7 +141,7 @@ def _published(paper: FinetunePreset, asked: FinetuneOptions, plugins: Plugins) 
     from t2iprobe.cli.parse import choice
     from t2iprobe.core.model import Model
 
-    adapter = choice("architecture", str(asked.choice.arch), plugins.adapters())()
+    adapter = choice("architecture", str(asked.arch), plugins.adapters())()
     return Model(adapter.published(), adapter, ref=f"{paper.model}, published configuration")
 
 
@@ -140,21 +155,21 @@ def trained(asked: FinetuneOptions, plugins: Plugins) -> list[dict[str, Any]]:
 
     if asked.data is None:
         raise ConfigError("nothing to learn from: --data FOLDER with pictures and metadata.jsonl, or --data digits")
-    scopes, first = _scopes(asked), int(asked.value("seed"))
-    ref = asked.model.reference(plugins)
+    asked = asked.with_preset()
+    _check(asked)
+    ref = reference(asked.arch, asked.model, plugins)
     lesson = _lesson(asked, plugins)
     learn = probes(asked.prompts, plugins, limit=asked.limit) if asked.prompts else list(lesson.probes)
     kept = probes(asked.keep or plugins.own_prompt_set(ref), plugins, limit=asked.limit)
-    one = asked.model
-    model = ModelChoice(one.arch, one.model, one.upscaler, one.device or own_device(), one.dtype).load(plugins)
+    model = load(asked.filled({"device": own_device()}), plugins, asked.upscaler)
     found = _layers(asked, model)
     watcher = monitor(
-        model, plugins, learn, kept, reader=asked.reader, clip=asked.clip, settings=_generation(asked, model),
+        model, plugins, learn, kept, reader=asked.reader, clip=asked.clip, settings=asked.generation,
         batch_size=asked.batch_size,
     )  # fmt: skip
-    session = Session(model, lesson, watcher, asked.every)
-    jobs = [_job(asked, scope, first + number, found) for scope in scopes for number in range(asked.seeds)]
-    out = asked.out or RUNS / f"finetune-{Path(model.ref).name}-{scopes[0] if len(jobs) == 1 else 'compared'}"
+    session = Session(model, lesson, watcher, asked.validate_every)
+    jobs = [_job(asked, scope, asked.seed + number, found) for scope in asked.scope for number in range(asked.seeds)]
+    out = asked.out or RUNS / f"finetune-{Path(model.ref).name}-{asked.scope[0] if len(jobs) == 1 else 'compared'}"
     places = {_key(job): out if len(jobs) == 1 else out / f"{job.scope}-{job.seed}" for job in jobs}
     stop = Stop(lambda: notes.print("stopping after this step (again to stop at once)", highlight=False))
     _say_plan(session, [job for job in jobs if not session.done(job, places[_key(job)])], jobs, asked, out)
@@ -177,23 +192,19 @@ def _key(job: FinetuneJob) -> tuple[str, int]:
     return job.scope, job.seed
 
 
-def _scopes(asked: FinetuneOptions) -> list[str]:
-    """The scopes, each known.
+def _check(asked: FinetuneOptions) -> None:
+    """Refuse scopes that are not known, and layers that are given in two ways.
 
     Raises:
-        ConfigError: one is not, or is given twice.
+        ConfigError: as it says.
     """
     from t2iprobe.cli.parse import choice
     from t2iprobe.training.targets import SCOPES
 
-    found = [one.strip() for one in str(asked.value("scope")).split(",")]
-    for one in found:
+    for one in asked.scope:
         choice("scope", one, SCOPES)
-    if len(set(found)) < len(found):
-        raise ConfigError(f"--scope {asked.value('scope')}: a scope is compared with others, not with itself")
-    if asked.layers is not None and asked.run is not None:
-        raise ConfigError("give --layers or --from, not both")
-    return found
+    if asked.layers is not None and asked.from_run is not None:
+        raise ConfigError(f"give {asked.called('layers')} or {asked.called('from_run')}, not both")
 
 
 def _lesson(asked: FinetuneOptions, plugins: Plugins) -> TrainingSet:
@@ -207,51 +218,21 @@ def _layers(asked: FinetuneOptions, model: Model) -> tuple[int, ...]:
     """The found layers; none where every scope does without."""
     from t2iprobe.cli.layers import chosen
 
-    scopes = set(str(asked.value("scope")).split(","))
-    text = asked.layers or (None if asked.run else asked.value("layers"))
-    if text is None and asked.run is None and scopes <= {"all-cross", "all-attention"}:
+    if asked.layers is None and asked.from_run is None and {*asked.scope} <= {"all-cross", "all-attention"}:
         return ()
-    return chosen(model, text, asked.run)
+    return chosen(model, asked.layers, asked.from_run)
 
 
 def _job(asked: FinetuneOptions, scope: str, seed: int, layers: tuple[int, ...]) -> FinetuneJob:
     from t2iprobe.plugins.finetune.session import FinetuneJob
-    from t2iprobe.training.devices import PRECISIONS
     from t2iprobe.training.trainer import Settings
 
-    value = asked.value
-    if value("precision") not in PRECISIONS:
-        raise ConfigError(f"--precision is one of {', '.join(PRECISIONS)}; found {value('precision')!r}")
-    if value("crop") not in ("center", "random"):
-        raise ConfigError(f"--crop is center or random; found {value('crop')!r}")
-    settings = Settings(
-        **{
-            name: value(name)
-            for name in (
-                "steps",
-                "lr",
-                "batch",
-                "rows_at_once",
-                "schedule",
-                "warmup",
-                "optimiser",
-                "precision",
-                "checkpointing",
-            )
-        },
-        seed=seed,
-    )
     return FinetuneJob(
-        settings, layers=layers, scope=scope, side=value("resolution"),
-        **{name: value(name) for name in ("stream", "rank", "alpha", "dropout", "start", "crop", "flip", "drop")},
+        Settings(**{name: getattr(asked, option) for option, name in TRAINING.items()}, seed=seed),
+        layers=layers, scope=scope, stream=asked.projections, rank=asked.rank, alpha=asked.alpha,
+        dropout=asked.dropout, start=asked.init, side=asked.resolution, crop=asked.crop, flip=asked.flip,
+        drop=asked.drop,
     )  # fmt: skip
-
-
-def _generation(asked: FinetuneOptions, model: Model) -> dict[str, Any]:
-    """Settings of the looks: at the training's resolution, if one was given."""
-    side = asked.value("resolution")
-    size = {"height": side, "width": side} if side else {}
-    return {**size, **asked.generation}
 
 
 def _say_plan(

@@ -22,7 +22,8 @@ class FinetunePreset:
     Args:
         model: hub id.
         layers: that were found to write the text.
-        scope, stream, rank, lr, batch, steps, resolution, dtype, precision, checkpointing, seed: of the training.
+        scope, projections, rank, lr, train_batch_size, train_steps, resolution, dtype, precision, checkpointing, seed:
+            of the training.
         upscaler: hub id of a second stage.
         pictures: in the published data.
         carried: what is not published for this model.
@@ -31,11 +32,11 @@ class FinetunePreset:
     model: str
     layers: tuple[int, ...]
     scope: str = "localized"
-    stream: str = "both"
+    projections: str = "both"
     rank: int = 4
     lr: float = 1e-6
-    batch: int = 512
-    steps: int = 7254
+    train_batch_size: int = 512
+    train_steps: int = 7254
     resolution: int = 512
     dtype: str = "float16"
     precision: str = "fp16"
@@ -48,8 +49,8 @@ class FinetunePreset:
     def options(self) -> dict[str, Any]:
         """As options of the command; ``layers`` in its own way of writing."""
         names = (
-            "model", "upscaler", "scope", "stream", "rank", "lr", "batch", "steps", "resolution", "dtype", "precision",
-            "checkpointing", "seed",
+            "model", "upscaler", "scope", "projections", "rank", "lr", "train_batch_size", "train_steps",
+            "resolution", "dtype", "precision", "checkpointing", "seed",
         )  # fmt: skip
         found = {name: getattr(self, name) for name in names}
         return {**found, "layers": ",".join(map(str, self.layers))}
@@ -63,7 +64,7 @@ PRESETS: Mapping[str, Mapping[str, FinetunePreset]] = MappingProxyType(
                 "sd3": FinetunePreset(
                     "stabilityai/stable-diffusion-3-medium-diffusers",
                     (10,),
-                    stream="image",
+                    projections="image",
                     carried="the reference code adapts the image tokens' projections; the rest is taken from SDXL",
                 ),
                 "if": FinetunePreset(
