@@ -233,7 +233,7 @@ def test_an_inversion_gives_arrays_and_a_table(model: t2i.Model) -> None:
 
 
 def test_finetuning_leaves_the_model_as_it_was(model: t2i.Model, run: t2i.Run) -> None:
-    options = {"data": "digits", "steps": 1, "batch": 1, "limit": 2, "num_steps": 1, "quiet": True}
+    options = {"data": "digits", "train_steps": 1, "train_batch_size": 1, "limit": 2, "num_steps": 1, "quiet": True}
     tuned = t2i.finetune(model, layers=6, scope=["localized"], **options)
     assert tuned.loras[0].is_dir() and tuned.to_frame()["layers"].tolist() == [[6]]
     assert same(model.run(B, num_steps=STEPS), run)

@@ -30,8 +30,8 @@ def edit(
     Args:
         model, pairs, out, quiet, plugins: see :func:`t2iprobe.localize`.
         **options: those of the command: ``source`` and ``target`` (or ``pairs``), ``prompt_set``, ``layers``
-            (numbers; or ``run``, the folder of a localization), ``method`` (one or several), ``start_step``, ``image``,
-            ``inverter``, ``lora``, ``metric``, ``seed``, ``num_steps``, ``guidance``, …
+            (numbers; or ``from_run``, the folder of a localization), ``method`` (one or several), ``set`` (their
+            settings, a dictionary), ``start_step``, ``image``, ``inverter``, ``lora``, ``metric``, ``seed``, …
 
     Raises:
         ConfigError, RunExistsError, StoppedError: see :func:`t2iprobe.localize`.
@@ -41,8 +41,8 @@ def edit(
     from t2iprobe.plugins.editing.options import EditOptions, with_preset
 
     with calling("edit", model, out, quiet, plugins) as call:
-        values = call.values(commands.edit, {**options, **pairs_option(pairs, options, call)})
-        commands.edited(with_preset(EditOptions.of(values)), call.plugins, call.folder, values["yes"])
+        asked = call.options(EditOptions, {**options, **pairs_option(pairs, options, call)})
+        commands.edited(with_preset(asked), call.plugins)
         return call.left(Edited.open(call.folder))
 
 
@@ -88,19 +88,18 @@ def finetune(
 
     Args:
         model, out, quiet, plugins: see :func:`t2iprobe.localize`. The model is as before once this is done.
-        **options: those of the command: ``data`` (a folder, or ``digits``), ``layers`` (or ``run``), ``scope`` (one or
-            several), ``rank``, ``steps``, ``batch``, ``lr``, ``seeds``, ``prompts``, ``keep``, ``validate_every``, …
+        **options: those of the command: ``data`` (a folder, or ``digits``), ``layers`` (or ``from_run``), ``scope``
+            (one or several), ``rank``, ``train_steps``, ``train_batch_size``, ``lr``, ``seeds``, ``prompts``, …
 
     Raises:
         ConfigError, RunExistsError, StoppedError: see :func:`t2iprobe.localize`.
     """
     from t2iprobe.api.outcomes import Finetuned
-    from t2iprobe.plugins.finetune import commands, output
+    from t2iprobe.plugins.finetune import output
     from t2iprobe.plugins.finetune.options import FinetuneOptions, trained
 
     with calling("finetune", model, out, quiet, plugins) as call:
-        values = call.values(commands.finetune, options)
-        runs = trained(FinetuneOptions.of(values), call.plugins)
+        runs = trained(call.options(FinetuneOptions, options), call.plugins)
         return call.left(Finetuned(call.folder, {"runs": runs}, [output.row(run) for run in runs]))
 
 
@@ -163,6 +162,6 @@ def capture(
 
     listed = [prompts] if isinstance(prompts, str) else prompts
     with calling("capture", model, out, quiet, plugins) as call, beside(listed) as file:
-        values = call.values(command.capture, {**options, **file, "sites": sites})
-        answer = command.run(command.CaptureOptions.of(values), call.plugins)
+        asked = call.options(command.CaptureOptions, {**options, **file, "sites": sites})
+        answer = command.run(asked, call.plugins)
         return call.left(ActivationStore(answer["store"], RUN))

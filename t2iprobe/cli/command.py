@@ -16,7 +16,7 @@ from t2iprobe.core.command_options import Options, extra_of, flags, is_argument,
 
 Asked = TypeVar("Asked", bound=Options)
 LAST = "Run"  # heading that ends the help
-WIDTH = 12  # of choices that the help has in a column of their own
+WIDTH = 13  # of choices that the help has in a column of their own
 TYPED = ("COMMANDLINE", "ENVIRONMENT")  # where a value comes from that was given
 
 
