@@ -144,9 +144,9 @@ def found(model: t2i.Model, tmp_path_factory: pytest.TempPathFactory) -> t2i.Res
 
 
 def test_localize_is_the_command(model: t2i.Model, found: t2i.Result) -> None:
-    file = found.manifest["arguments"]["file"]
-    assert file["model"]["ref"] == "tiny-sd3" and file["localizer"] == {"name": "single", "layers": "5,6,7"}
-    assert (file["pairs"]["limit"], file["pairs"]["held_out"], file["generation"]["num_steps"]) == (5, 0, 8)
+    asked = found.manifest["arguments"]["question"]
+    assert (asked["model"], asked["method"], asked["set"]) == ("tiny-sd3", "single", {"layers": "5,6,7"})
+    assert (asked["limit"], asked["held_out"], asked["num_steps"]) == (5, 0, 8)
     again = t2i.localize(model, pairs=5, out=found.path, **SMALL)
     assert again.manifest == found.manifest
     with pytest.raises(t2i.T2IProbeError, match="holds a study with other settings"):
@@ -190,7 +190,7 @@ def test_quiet_is_quiet(model: t2i.Model, capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_built_pipeline_is_a_model(model: t2i.Model) -> None:
     result = t2i.patch_layers(model.pipeline, source=A, target=B, layers=6, num_steps=1, quiet=True)
-    assert result.manifest["arguments"]["file"]["model"]["ref"] == "StableDiffusion3Pipeline"
+    assert result.manifest["arguments"]["question"]["model"] == "StableDiffusion3Pipeline"
 
 
 @pytest.mark.parametrize(
