@@ -107,6 +107,21 @@ def test_sets_that_hold_the_answer_are_told_apart_without_colour() -> None:
     assert HELD["all"][1] not in single and HELD["some"][1] not in single
 
 
+@pytest.mark.parametrize(
+    ("sentence", "headline", "explanation"),
+    [
+        ("Layer 6 writes the text: 98 % [90, 99].", "Layer 6 writes the text: 98 % [90, 99].", ""),
+        ("Layer 6 writes it. Others, e.g. 7, do not.", "Layer 6 writes it.", "Others, e.g. 7, do not."),
+        ("Nothing stands out: " + "no " * 60 + "layer does. Ask more.", "Nothing stands out", "No no"),
+    ],
+)
+def test_a_long_answer_has_a_short_headline(sentence: str, headline: str, explanation: str) -> None:
+    view = View("", sentence)
+    assert view.headline == headline and view.explanation.startswith(explanation)
+    words = (view.headline + view.explanation).lower()
+    assert [one for one in words if one.isalnum()] == [one for one in sentence.lower() if one.isalnum()]
+
+
 def test_large_pictures_are_made_small() -> None:
     assert data_uri(flat((1, 2, 3))).startswith("data:image/png")
     large = data_uri(Image.effect_noise((1024, 512), 60).convert("RGB"))
@@ -144,7 +159,7 @@ def shown(page: Any) -> str:
 
 def test_the_found_layer_is_chosen_first(page: Any, view: View) -> None:
     assert shown(page) == data_uri(view.pairs[0].images["1"])
-    assert page.locator("h1").inner_text() == view.sentence
+    assert page.locator("h1").inner_text() == view.headline == view.sentence
 
 
 @pytest.mark.parametrize("how", ["click", "hover", "keyboard"])

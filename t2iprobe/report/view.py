@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,6 +15,7 @@ from t2iprobe.core.statistics import Interval
 from t2iprobe.report.sections import Section
 
 WIDE = 1600  # pixels, width of a figure
+LONG = 160  # characters of a headline, at most
 
 Held = Literal["found", "all", "some", "none"]
 #: how a patch relates to the found layers: a mark, which does not rely on colour, and words
@@ -92,6 +94,18 @@ class View:
     command: str = ""
     next_steps: Sequence[tuple[str, str]] = ()
     sections: Sequence[Section] = ()
+
+    @property
+    def headline(self) -> str:
+        """The first sentence; of a long one, what stands before its colon."""
+        first = re.split(r"(?<=[.!?]) (?=[A-Z])", self.sentence, maxsplit=1)[0]
+        return first if len(first) <= LONG else first.partition(": ")[0]
+
+    @property
+    def explanation(self) -> str:
+        """What follows the headline; empty if nothing does."""
+        rest = self.sentence.removeprefix(self.headline).lstrip(": ")
+        return rest[:1].upper() + rest[1:]
 
     @property
     def single(self) -> bool:
