@@ -117,7 +117,7 @@ BAD = {
     ),
     "broken line": (["--model", "FOLDER", "--pairs", "broken.csv"], "line 3"),
     "unwritable": (["--model", "FOLDER", *PAIR, "--out", "broken.csv/run"], "cannot be written"),
-    "no cuda": (["--model", "FOLDER", *PAIR, "--device", "cuda"], "cuda was asked for"),
+    "no cuda": (["--model", "FOLDER", *PAIR, "--device", "cuda"], "cuda was requested"),
 }
 
 

@@ -139,7 +139,7 @@ def test_a_file_says_where_it_is_wrong(tmp_path: Path) -> None:
     for text, said in (
         ("share = nan", "share takes a finite number"),
         ("shar = 1", "did you mean share"),
-        ("x", "no TOML"),
+        ("x", "not valid TOML"),
     ):
         file.write_text(text)
         with pytest.raises(ConfigError, match=said) as refused:

@@ -112,7 +112,7 @@ def test_a_cut_off_picture_is_found(folder: Path) -> None:
     """Its head is whole, so opening it alone would not tell."""
     path = folder / "boot/train/1.png"
     path.write_bytes(path.read_bytes()[:400])
-    with pytest.raises(ConfigError, match=r"boot: .*1.png is no picture that can be read"):
+    with pytest.raises(ConfigError, match=r"boot: .*1.png is not a readable picture"):
         streamfile.read(folder / "stream.toml")
 
 

@@ -455,7 +455,7 @@ def test_a_photo_is_edited_upright(tmp_path: Path) -> None:
 
 def test_files_that_are_no_pictures(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not a picture")
-    with pytest.raises(ConfigError, match="no picture that can be read"):
+    with pytest.raises(ConfigError, match="not a readable picture"):
         photo.read(tmp_path / "text.png", (16, 16))
     with pytest.raises(ConfigError, match="no such file"):
         photo.read(tmp_path / "none.png", (16, 16))

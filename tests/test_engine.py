@@ -421,21 +421,21 @@ def test_numbers_are_numpys_too_and_in_range(sd: Model) -> None:
         with pytest.raises(ConfigError, match="a seed is a whole number from 0 to"):
             sd.generation(DOG, seed)  # type: ignore[arg-type]
     for name in ("num_steps", "height", "width"):
-        with pytest.raises(ConfigError, match=f"{name} is a whole number from 1, found 0"):
+        with pytest.raises(ConfigError, match=f"{name} must be a whole number from 1, found 0"):
             sd.generation(DOG, **{name: 0})
-    with pytest.raises(ConfigError, match="num_steps is a whole number from 1, found 0"):
+    with pytest.raises(ConfigError, match="num_steps must be a whole number from 1, found 0"):
         sd.steps(0)
 
 
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("generator", torch.Generator(), "give seeds="),
-        ("output_type", "pt", "pictures come as PIL images"),
-        ("num_images_per_prompt", 2, "a seed each"),
+        ("generator", torch.Generator(), "use seeds="),
+        ("output_type", "pt", "pictures are always PIL images"),
+        ("num_images_per_prompt", 2, "each with its seed"),
         ("callback_on_step_end", print, "on_step="),
         ("prompt_embeds", torch.zeros(1), "prompts="),
-        ("guidance_scale", 2.0, "give guidance="),
+        ("guidance_scale", 2.0, "use guidance="),
         ("negativ_prompt", "blurred", "takes no 'negativ_prompt'; did you mean negative_prompt"),
         ("negative_prompt", ["blurred"], "1 texts as negative_prompt for 2 prompts"),
     ],

@@ -85,7 +85,7 @@ def test_another_separator_is_named(tmp_path: Path, separator: str, name: str) -
 
 def test_a_quote_inside_a_quoted_cell_is_explained(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text('source,target\n"a sign "OPEN"","a sign ""SHUT"""\n')
-    with pytest.raises(ConfigError, match=r"line 2: .*quotes inside written twice"):
+    with pytest.raises(ConfigError, match=r"line 2: .*quotes inside it must be doubled"):
         pairs_from_csv(tmp_path / "pairs.csv")
 
 
@@ -112,7 +112,7 @@ def test_what_is_transparent_is_white_and_what_is_no_picture_is_said(tmp_path: P
     clear = Image.new("RGBA", (1, 1), (9, 9, 9, 0))
     assert on_white(clear).getpixel((0, 0)) == (255, 255, 255)
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(ConfigError, match=r"--image .*cut.png is no picture that can be read"):
+    with pytest.raises(ConfigError, match=r"--image .*cut.png is not a readable picture"):
         opened(tmp_path / "cut.png", f"--image {tmp_path / 'cut.png'}")
     with pytest.raises(ConfigError, match="there is no such file"):
         opened(tmp_path / "none.png")

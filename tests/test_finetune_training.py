@@ -343,7 +343,7 @@ def folder(place: Path, lines: list[Any] | None, *names: str) -> Path:
             (),
             "caption for b.png and 1 more",
         ),
-        ([{"file_name": "metadata.jsonl", "text": "x"}], (), "no picture that can be read"),
+        ([{"file_name": "metadata.jsonl", "text": "x"}], (), "not a readable picture"),
     ],
 )
 def test_bad_folders_are_one_sentence(lines: Any, names: tuple[str, ...], message: str, tmp_path: Path) -> None:

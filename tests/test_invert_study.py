@@ -242,7 +242,7 @@ def test_pictures_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no picture"):
         sources.folder(tmp_path / "none", size, [], 0)
     (tmp_path / "none" / "broken.png").write_text("no picture")
-    with pytest.raises(ConfigError, match="is no picture that can be read"):
+    with pytest.raises(ConfigError, match="is not a readable picture"):
         sources.folder(tmp_path / "none", size, [], 0)
 
 

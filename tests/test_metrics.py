@@ -439,11 +439,11 @@ class Latin:
 def test_texts_that_the_reader_cannot_read_are_said_before_a_run() -> None:
     known: Any = {"latin": Latin}
     advice = "use latin:lang=cyrillic as the reader"
-    with pytest.raises(ConfigError, match=rf"latin cannot read ж, и \(Cyrillic\) in ЖЖ, И; {advice}: no text"):
+    with pytest.raises(ConfigError, match=rf"latin cannot read ж, и \(Cyrillic\) in ЖЖ, И; {advice}: no requested text"):
         check_words(Latin(), ["ЖЖ", "И"], known, also=["OPEN"])
     with pytest.warns(UserWarning, match=rf"cannot read é, ж \(Cyrillic, Latin\) in Ж, café; {advice}: such"):
         check_words(Latin(), ["Ж", "café", "OPEN"], known)
-    with pytest.warns(UserWarning, match="there is no reader of it here"):
+    with pytest.warns(UserWarning, match="no installed reader can read it"):
         check_words(Latin(), ["OPEN"], {}, also=["ＯＰＥＮ", "Ж"])
     check_words(Latin(), ["ＯＰＥＮ", "don’t"], known)  # full-width is the same writing
 

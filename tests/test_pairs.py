@@ -213,7 +213,7 @@ def test_csv_as_typed_by_hand_in_another_order(tmp_path: Path) -> None:
         ('source,target\n"""A""","""B""",5\n', r"line 2: expected 2 cells .*found 3"),
         ('source,target,seed\n"""A""","""B""",1.5\n', "line 2: a seed .*'1.5'"),
         ('source,target\n"A,B\n', "line 2: "),
-        ("a,b\n1,2\n", "line 1: the first line names the columns"),
+        ("a,b\n1,2\n", "line 1: the first line must name columns"),
         ("source,target,source\n", "line 1: the first line"),
         ("source,target\n", "holds no pairs"),
         ("", "holds no pairs"),

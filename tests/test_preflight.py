@@ -81,4 +81,4 @@ def test_a_missing_module_is_refused() -> None:
     assert site in model.sites
     attention = model.denoiser.get_submodule(model.sites.named(site).module.rpartition(".")[0])
     del attention.to_k
-    refused(model, site, r"the model has no module '.*attn2\.to_k'; the adapter does not fit it")
+    refused(model, site, r"the model has no module '.*attn2\.to_k'; the adapter does not match it")

@@ -1,1 +1,1 @@
-"""Tensors, hooks and studies. Knows no diffusers, no typer, no pluggy."""
+"""Tensors, hooks and studies. Imports no diffusers, typer or pluggy."""

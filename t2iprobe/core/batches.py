@@ -1,4 +1,4 @@
-"""Which rows of a generation run together, and how one run goes through them: :class:`Batches`."""
+"""Divides the rows of a generation into batches and runs them: :class:`Batches`."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from t2iprobe.core.sites import Sites
 if TYPE_CHECKING:
     from t2iprobe.core.model import Generation, Model, OnStep
 
-Takes = Mapping[int, Set[int]]  # row -> rows whose activations it takes
+Takes = Mapping[int, Set[int]]  # row -> rows whose activations are patched into it
 
 
 def takes(interventions: Iterable[Intervention]) -> Takes:
-    """Which rows take from which, in lock-step."""
+    """Which rows are patched in lock-step from which other rows."""
     found: defaultdict[int, set[int]] = defaultdict(set)
     for one in interventions:
         for row, donor in one.donors.items():
@@ -40,7 +40,7 @@ def takes(interventions: Iterable[Intervention]) -> Takes:
 
 
 def first_batch(rows: Sequence[int], taken: Takes, size: int) -> tuple[int, ...]:
-    """As many of ``rows``, in order, as fit with their donors; the first one's are never split from it."""
+    """As many of ``rows``, in order, as fit with their donors; the first row is never separated from its donors."""
     batch: set[int] = set()
     for row in rows:
         grown = _closure(row, taken, batch)
@@ -51,7 +51,7 @@ def first_batch(rows: Sequence[int], taken: Takes, size: int) -> tuple[int, ...]
 
 
 def batches(rows: Sequence[int], taken: Takes, size: int) -> Iterator[tuple[int, ...]]:
-    """Every row once, donors as often as a batch needs them."""
+    """Batches that contain every row once, and donors as often as needed."""
     while rows:
         batch = first_batch(rows, taken, size)
         yield batch
@@ -59,7 +59,7 @@ def batches(rows: Sequence[int], taken: Takes, size: int) -> Iterator[tuple[int,
 
 
 def _closure(row: int, taken: Takes, held: Set[int]) -> set[int]:
-    """``held``, ``row`` and every row that it takes from, directly or not."""
+    """``held``, ``row`` and every row that it is patched from, directly or indirectly."""
     found, queue = set(held), [row]
     while queue:
         now = queue.pop()
@@ -76,7 +76,7 @@ def _without(rows: Sequence[int], made: Iterable[int]) -> list[int]:
 
 @dataclass
 class Batches:
-    """One :meth:`Model.run`: batch after batch, smaller ones once one did not fit into memory."""
+    """One :meth:`Model.run`, batch by batch; batches shrink when one does not fit into memory."""
 
     model: Model
     generation: Generation
@@ -95,7 +95,7 @@ class Batches:
         """Run ``rows`` in batches of at most ``size`` rows, donors included.
 
         Raises:
-            T2IProbeError: the smallest batch does not fit.
+            T2IProbeError: the smallest possible batch does not fit.
         """
         taken, room, work = takes(self.interventions), self.model.room, self.model.work(self.generation)
         left = list(rows)
@@ -105,14 +105,14 @@ class Batches:
                 left = _without(left, batch)
             elif len(batch) == len(first_batch(left, taken, 1)):
                 raise T2IProbeError(
-                    f"out of memory with {counted(len(batch), 'row')} in a batch, the least that can run together; "
+                    f"out of memory with {counted(len(batch), 'row')} in a batch, the fewest that can run together; "
                     "use a smaller resolution, a smaller dtype or, for a patch, a cached donor"
                 )
             else:
                 room.shrink(work, len(batch))
 
     def _fits(self, batch: tuple[int, ...]) -> bool:
-        """Run a batch, unless it is too large; then nothing of it is kept."""
+        """Run a batch and report whether it fit; if not, nothing of it is kept."""
         try:
             self._one(batch)
         except torch.OutOfMemoryError:
@@ -122,7 +122,7 @@ class Batches:
         return True
 
     def _one(self, rows: tuple[int, ...]) -> None:
-        """One batch through the pipeline; what ran is counted, also where it was in vain."""
+        """Run one batch through the pipeline; failed attempts are counted, too."""
         model = self.model
         cache = ActivationCache(self.cache.rows)
         engine = Engine(
@@ -151,7 +151,7 @@ class Batches:
 
     @contextmanager
     def _running(self, pipeline: Pipeline, generators: Sequence[torch.Generator]) -> Iterator[None]:
-        """A pipeline as it is called here: quiet, without gradients, every row's noise its own."""
+        """Prepare a pipeline for the run: no progress bar, no gradients, and a noise generator for each row."""
         with ExitStack() as stack:
             stack.enter_context(quiet(pipeline))
             stack.enter_context(torch.no_grad())
@@ -161,7 +161,7 @@ class Batches:
             yield
 
     def _decoding(self, decode: Callable[..., Any], generators: Sequence[torch.Generator]) -> Callable[..., Any]:
-        """A decoder whose own out of memory costs no denoising: it takes what fits at once."""
+        """A decoder that decodes as much at once as fits, so that running out of memory costs no denoising."""
 
         @functools.wraps(decode)
         def sliced(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -178,7 +178,7 @@ class Batches:
         return sliced
 
     def _upscaled(self, images: Tensor, rows: Sequence[int], generators: Sequence[torch.Generator]) -> list[Image]:
-        """The upscaler on one batch, hooks off; each row's noise goes on where the pipeline's ended."""
+        """Upscale one batch without hooks; each row's noise continues where the pipeline's ended."""
         began, model = time.perf_counter(), self.model
         prompts = [self.generation.prompts[row] for row in rows]
 
@@ -198,7 +198,7 @@ class Batches:
 
 @contextmanager
 def quiet(pipeline: Pipeline) -> Iterator[None]:
-    """The pipeline's own progress bar off, and back as it was."""
+    """Switch off the pipeline's progress bar inside a ``with`` block; restored afterwards."""
     before = getattr(pipeline, "_progress_bar_config", None)
     pipeline.set_progress_bar_config(**{**(before or {}), "disable": True})
     try:

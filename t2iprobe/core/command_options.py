@@ -1,8 +1,8 @@
-"""What a command can be asked: :class:`Options`, a model with one field an option.
+"""Declares the options of a command: :class:`Options`, a model with one field per option.
 
-The model is the only description of a command's options: names, kinds, defaults, bounds and help. A shell, a TOML file
-and Python's keyword arguments are read by it, and what was given of it is what a manifest keeps. How an option looks at
-a shell is built from it by :mod:`t2iprobe.cli.command`; what options mean together is said where they are used.
+The model is the only description of a command's options: names, types, defaults, bounds and help. It parses options
+from a shell, a TOML file or Python's keyword arguments, and a manifest keeps what was given. The shell interface is
+built from it by :mod:`t2iprobe.cli.command`; checks across several options are done where the options are used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
 from t2iprobe.core.textfile import read_text
 
-COMMA = re.compile(r",(?!\s*[a-z_]+=)")  # one that a setting follows belongs to the name before it
+COMMA = re.compile(r",(?!\s*[a-z_]+=)")  # a comma before a setting belongs to the preceding name
 
 
 def option(
@@ -29,12 +29,12 @@ def option(
     """A field of :class:`Options`.
 
     Args:
-        default: its value where none is given; ``...`` where one has to be.
-        help: what it does.
-        flag: how it is written at a shell, where that is not ``--its-name``: ``--from``, ``--deep/--flat``; or a short
-            name beside that, ``-y``.
-        shown: the default in words, where it is not a value.
-        argument: whether it stands at a shell by itself, without a name.
+        default: default value; ``...`` if the option is required.
+        help: help text.
+        flag: spelling at a shell, if not ``--its-name``: ``--from``, ``--deep/--flat``; or an additional short name,
+            ``-y``.
+        shown: description of the default, if it is not a value.
+        argument: whether it is a positional argument at a shell.
         **bounds: ``ge``, ``gt``, ``le`` and ``lt``.
     """
     extra: dict[str, Any] = {"flag": flag, "shown": shown, "argument": argument, **bounds}
@@ -42,12 +42,12 @@ def option(
 
 
 class Options(BaseModel):
-    """The options of a command; a group of options that several commands share is one, too.
+    """The options of a command, or a group of options that several commands share.
 
-    ``model_fields_set`` names those that were given.
+    ``model_fields_set`` names the options that were given.
 
     Raises:
-        ConfigError: an option is not known, missing, of another kind, empty or out of bounds. The message is a sentence
+        ConfigError: an option is unknown, missing, of the wrong type, empty or out of bounds. The message is a sentence
             that names the option as it was written.
     """
 
@@ -62,31 +62,31 @@ class Options(BaseModel):
 
     @classmethod
     def from_shell(cls, given: Mapping[str, Any]) -> Self:
-        """Of what was typed, by the fields' names; errors name the options as they are typed."""
+        """Parse shell options, by the fields' names; errors name the options as they are typed."""
         made = cls.__new__(cls)
         made._read(given, shell=True)
         return made
 
     @classmethod
     def from_toml(cls, path: Path, what: str) -> Self:
-        """Of a TOML file, whose keys are the fields' names.
+        """Parse a TOML file whose keys are the fields' names.
 
         Args:
             path: the file.
-            what: it is, for messages: ``the study file``.
+            what: description for messages: ``the study file``.
 
         Raises:
-            ConfigError: as for the model, or the file cannot be read.
+            ConfigError: as for the class, or the file cannot be read.
         """
         try:
             found = tomllib.loads(read_text(path, what))
         except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{path} is no TOML: {error}") from None
+            raise ConfigError(f"{path} is not valid TOML: {error}") from None
         return cls.from_table(found, str(path))
 
     @classmethod
     def from_table(cls, found: Mapping[str, Any], place: str) -> Self:
-        """Of what a file says, which errors call ``place``."""
+        """Parse the contents of a file; errors refer to it as ``place``."""
         made = cls.__new__(cls)
         made._read(found, place=f"{place}: ")
         return made
@@ -101,7 +101,7 @@ class Options(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _is_what_it_seems(cls, value: Any, info: Any) -> Any:
-        """Refuse what a conversion would take for something else."""
+        """Refuse values that pydantic would silently convert to another type."""
         if isinstance(value, str) and not value.strip():
             raise ValueError("is empty; leave it out, or give a value")
         takes = _kinds(cls.model_fields[info.field_name].annotation)
@@ -112,20 +112,20 @@ class Options(BaseModel):
         return value
 
     def called(self, name: str) -> str:
-        """An option as whoever gave these would write it: ``--num-steps`` at a shell, ``num_steps`` elsewhere."""
+        """The spelling of an option in the interface used: ``--num-steps`` at a shell, ``num_steps`` elsewhere."""
         return flags(name, type(self).model_fields[name])[0] if self._at_shell else name
 
     def has(self, name: str) -> bool:
-        """Whether it was given."""
+        """Whether an option was given."""
         return name in self.model_fields_set and getattr(self, name) is not None
 
     def given(self, *names: str) -> dict[str, Any]:
-        """What was given, of ``names`` or of all; ready for JSON."""
+        """The options that were given, among ``names`` or all; ready for JSON."""
         asked = {name for name in names or type(self).model_fields if self.has(name)}
         return self.model_dump(mode="json", include=asked)
 
     def filled(self, values: Mapping[str, Any]) -> Self:
-        """With ``values`` where nothing was given; ``None`` of them is left out. They count as given."""
+        """A copy with ``values`` for options that were not given, except ``None``. They then count as given."""
         taken = {name: value for name, value in values.items() if value is not None and not self.has(name)}
         made = type(self).__new__(type(self))
         made._read({**{name: getattr(self, name) for name in self.model_fields_set}, **taken}, self._at_shell)
@@ -133,17 +133,17 @@ class Options(BaseModel):
 
 
 def extra_of(field: FieldInfo) -> dict[str, Any]:
-    """What :func:`option` was told beside the default and the help."""
+    """The arguments of :func:`option` other than the default and the help."""
     return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 
 
 def is_argument(field: FieldInfo) -> bool:
-    """Whether it stands at a shell by itself."""
+    """Whether an option is a positional argument at a shell."""
     return bool(extra_of(field).get("argument"))
 
 
 def flags(name: str, field: FieldInfo) -> list[str]:
-    """How an option is written at a shell; the first one is what messages call it."""
+    """Spellings of an option at a shell; messages use the first one."""
     written, dashes = str(extra_of(field).get("flag", "")), f"--{name.replace('_', '-')}"
     if is_argument(field):
         return [name.upper()]
@@ -153,13 +153,13 @@ def flags(name: str, field: FieldInfo) -> list[str]:
 
 
 def _kinds(annotation: Any) -> set[Any]:
-    """The types that an annotation is made of."""
+    """The types that occur in an annotation."""
     parts = get_args(annotation)
     return {one for part in parts for one in _kinds(part)} if parts else {annotation}
 
 
 def _sentence(kind: type[Options], error: ValidationError, shell: bool) -> str:
-    """The first thing that is wrong; what is misspelt is missing, too, so the unknown name comes first."""
+    """The first error as a sentence. A misspelt option is also missing, so unknown names come first."""
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     name, rest = str(first["loc"][0]), first["loc"][1:]
     fields = kind.model_fields
@@ -207,7 +207,7 @@ BOUNDS = {
 
 
 def _entries(value: Any) -> Any:
-    """A text, or a list of texts, by commas."""
+    """A text or a list of texts, split at commas."""
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list | tuple) or not all(isinstance(one, str) for one in listed):
         return value
@@ -224,7 +224,7 @@ def _repeated(value: Any) -> Any:
 
 
 def _numbered(value: Any) -> Any:
-    """Numbers of Python and TOML as they are typed: ``6``, ``3,5``."""
+    """Numbers from Python and TOML in the form in which they are typed: ``6``, ``3,5``."""
     listed = list(value) if isinstance(value, list | tuple | range) else [value]
     if listed and all(isinstance(one, int) and not isinstance(one, bool) for one in listed):
         return ",".join(map(str, listed))
@@ -232,7 +232,7 @@ def _numbered(value: Any) -> Any:
 
 
 def _settings(value: Any) -> Any:
-    """``NAME=VALUE``, each."""
+    """Parse entries of the form ``NAME=VALUE``."""
     if not isinstance(value, list | tuple):
         return value
     pairs = [str(one).partition("=") for one in value]
@@ -242,14 +242,14 @@ def _settings(value: Any) -> Any:
     return {name: text for name, _, text in pairs}
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_entries)]  #: repeatable at a shell, or by commas
+Names = Annotated[tuple[str, ...], BeforeValidator(_entries)]  #: repeatable at a shell, or separated by commas
 Texts = Annotated[tuple[str, ...], BeforeValidator(_repeated)]  #: repeatable; a comma is part of the text
 Numbers = Annotated[str, BeforeValidator(_numbered)]  #: ``6``, ``0-5`` or ``3,5``; in Python and TOML also numbers
-Settings = Annotated[dict[str, Any], BeforeValidator(_settings)]  #: ``NAME=VALUE``, repeatable; elsewhere a table
+Settings = Annotated[dict[str, Any], BeforeValidator(_settings)]  #: ``NAME=VALUE``, repeatable; a table elsewhere
 
 
 def panel_of(kind: type[Options], name: str) -> str:
-    """The heading over an option: that of the group that has it first."""
+    """The heading above an option: that of the first group that has it."""
     return next(one.panel for one in reversed(list(_groups(kind))) if name in vars(one).get("__annotations__", {}))
 
 

@@ -1,6 +1,6 @@
 """What a pair of prompts can differ in: :class:`Concept`. The bundled ones are text, colour, style and object.
 
-A concept says how the two words are read from two prompts, and by the names of which metrics a picture is judged.
+A concept defines how the two words are read from two prompts, and names the metrics that score a picture.
 Nothing here knows a model or computes a score.
 """
 
@@ -15,7 +15,7 @@ from types import MappingProxyType
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.quotes import texts_in_quotes, with_quotes_as
 
-#: the colour words that are looked for in a prompt
+#: the colour words that are recognised in a prompt
 COLOURS = (
     "red", "green", "blue", "purple", "orange", "black", "yellow", "white", "pink", "brown", "grey", "gray", "teal",
 )  # fmt: skip
@@ -24,12 +24,12 @@ ARTICLES = frozenset({"a", "an", "the"})
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """One kind of content, and how it is read.
+    """A kind of content, and how it is read from prompts.
 
     Args:
         name: what ``--concept`` calls it.
-        metrics: names of the metrics that judge it; the first one ranks the layers.
-        words: what the source and the target prompt ask for, or a :class:`ConfigError` that says what is missing.
+        metrics: names of the metrics that judge it; the layers are ranked by the first one.
+        words: gives the words of the source and target prompt, or raises a :class:`ConfigError` about what is missing.
     """
 
     name: str
@@ -38,16 +38,16 @@ class Concept:
 
 
 def quoted(prompt: str) -> str:
-    """The text in the last quotes of ``prompt``, without the blanks around it.
+    """The text in the last quotes of ``prompt``, without surrounding spaces.
 
     Raises:
-        ConfigError: there are no quotes, nothing between them, or a mark has no partner.
+        ConfigError: there are no quotes, they are empty, or a quotation mark has no partner.
     """
     return texts_in_quotes(prompt)[-1]
 
 
 def _quoted_words(source: str, target: str) -> tuple[str, str]:
-    """The quoted text that is not the same in both prompts; the last one where each has only one, or all are equal."""
+    """The quoted text that differs between the prompts; the last one if each has only one, or if all are equal."""
     ours, theirs = texts_in_quotes(source), texts_in_quotes(target)
     return _one_text(source, ours, theirs), _one_text(target, theirs, ours)
 
@@ -60,19 +60,19 @@ def _one_text(prompt: str, own: Sequence[str], other: Sequence[str]) -> str:
 
 
 def _changed(own: Sequence[str], other: Sequence[str]) -> list[str]:
-    """What is not in its place in ``other``; all of it where the other has more or fewer."""
+    """The texts that ``other`` does not have in the same place; all of them if ``other`` has more or fewer."""
     together = zip(own, other, strict=False) if len(own) == len(other) else ((one, None) for one in own)
     return [a for a, b in together if a != b]
 
 
 def colours_in(prompt: str, colours: Sequence[str] = COLOURS) -> list[str]:
-    """The words of ``colours`` in ``prompt`` in reading order, lower-cased; quoted text does not count."""
+    """The colours in ``prompt`` in reading order, lower-cased; quoted text does not count."""
     pattern = "|".join(re.escape(colour) for colour in colours)
     return re.findall(rf"\b(?:{pattern})\b", with_quotes_as(prompt, " ").lower())
 
 
 def _one_colour(prompt: str, other: list[str], colours: Sequence[str]) -> str:
-    """The colour of ``prompt`` that is not in its place in ``other``; the only one where there is one."""
+    """The colour of ``prompt`` that ``other`` does not have in the same place; if there is only one, that one."""
     own = colours_in(prompt, colours)
     if not own:
         raise ConfigError(f"asked for a colour, found none in: {prompt}; use one of {', '.join(colours)}")
@@ -90,10 +90,10 @@ def _colour_words(colours: Sequence[str], source: str, target: str) -> tuple[str
 
 
 def differing(source: str, target: str) -> tuple[str, str]:
-    """The words in which two prompts differ, from the first to the last of them, without leading articles.
+    """The words in which two prompts differ, from the first difference to the last, without leading articles.
 
     Raises:
-        ConfigError: one prompt only leaves words out, so that nothing stands for the other's.
+        ConfigError: one prompt only omits words, so that it has no counterpart to the other's words.
     """
     one, other = source.split(), target.split()
     start = _shared(one, other)
@@ -101,14 +101,14 @@ def differing(source: str, target: str) -> tuple[str, str]:
     words = _phrase(one[start : len(one) - end]), _phrase(other[start : len(other) - end])
     if one != other and not all(words):
         raise ConfigError(
-            f"a pair swaps words for others, found {words[0]!r} for {words[1]!r} in: {source} / {target}; "
+            f"a pair must exchange words, found {words[0]!r} for {words[1]!r} in: {source} / {target}; "
             "write both prompts with one word or phrase exchanged"
         )
     return words
 
 
 def _shared(one: Sequence[str], other: Sequence[str]) -> int:
-    """How many words two lists begin with in common."""
+    """Number of words in which two lists agree at the beginning."""
     pairs = list(zip(one, other, strict=False))
     return next((index for index, (a, b) in enumerate(pairs) if a != b), len(pairs))
 
@@ -119,7 +119,7 @@ def _phrase(words: Sequence[str]) -> str:
 
 
 def colour(colours: Sequence[str] = COLOURS) -> Concept:
-    """The concept ``colour`` with these words as the colours."""
+    """The concept ``colour`` with these colour words."""
     return Concept("colour", ("colour",), partial(_colour_words, tuple(colours)))
 
 
@@ -132,7 +132,7 @@ CONCEPTS: Mapping[str, Concept] = MappingProxyType({one.name: one for one in (TE
 
 
 def concept_named(name: str, known: Mapping[str, Concept] = CONCEPTS) -> Concept:
-    """The concept of this name.
+    """The concept called ``name``.
 
     Raises:
         ConfigError: there is none.

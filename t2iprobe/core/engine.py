@@ -1,7 +1,7 @@
-"""Runs a pipeline once with hooks on: reads and edits the activations that were asked for, and counts.
+"""Runs a pipeline once with hooks on: reads and edits the requested activations, and counts calls.
 
-Plain torch hooks in one ``ExitStack``; nothing is left behind, also after an error. Guidance doubling is handled here:
-a denoiser call is split into its branches, every branch edited by itself, and joined again.
+Uses plain torch hooks in one ``ExitStack``; nothing is left behind, even after an error. Guidance doubling is handled
+here: a denoiser call is split into its branches, every branch is edited separately, and they are joined again.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from t2iprobe.core.sites import Port, Site, Sites
 
 @dataclass
 class Engine:
-    """One batch of one run.
+    """One batch of a run.
 
     Args:
-        pipeline: the pipeline, untouched but for hooks.
-        adapter: what its family says about itself.
+        pipeline: the pipeline, unchanged except for hooks.
+        adapter: adapter of its family.
         sites: all sites of the model.
-        rows: rows of the generation that this batch holds, in batch order.
+        rows: rows of the generation in this batch, in batch order.
         interventions: edits, applied in this order.
         reads: sites to keep in ``cache``.
-        cache: gets what is read.
+        cache: sink for the activations that are read.
     """
 
     pipeline: Pipeline
@@ -72,7 +72,7 @@ class Engine:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Hooks and clock on for the length of a ``with``; afterwards every site must have fired."""
+        """Install hooks and step counter inside a ``with`` block; then check that every site has fired."""
         check_module(self.denoiser, self.hooked)
         with ExitStack() as stack:
             self._tick(stack)
@@ -82,7 +82,7 @@ class Engine:
         self._check_fired()
 
     def _tick(self, stack: ExitStack) -> None:
-        """The clock: denoiser calls by a hook, steps from ``scheduler.step`` shadowed on the instance."""
+        """Count denoiser calls with a hook, and steps by shadowing ``scheduler.step`` on the instance."""
         scheduler = self.pipeline.scheduler
         original = scheduler.step
         order = int(getattr(scheduler, "order", 1))
@@ -112,7 +112,7 @@ class Engine:
         call = 0 if self.moment is None else self.moment.call + 1
         ratio, rest = divmod(latents.shape[0], len(self.rows))
         if rest or not ratio:
-            raise HookError(f"a denoiser call has {latents.shape[0]} rows for {len(self.rows)} asked for")
+            raise HookError(f"a denoiser call has {latents.shape[0]} rows for {len(self.rows)} requested rows")
         branches = self.adapter.branches(self.pipeline, call, ratio)
         timestep = torch.as_tensor(bound["timestep"]).flatten()[0]
         self.moment = DenoiserCall(self.step, call, float(timestep), branches)
@@ -130,7 +130,7 @@ class Engine:
             )
 
     def _first_bad_site(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        """Run the call once more with a probe on every site (only after a failure)."""
+        """Repeat the call with a probe on every site (only after a failure)."""
         found: list[str] = []
 
         def probe(site: Site, value: Tensor) -> None:
@@ -142,10 +142,10 @@ class Engine:
             for site in self.sites:
                 stack.enter_context(_hook(module, site, functools.partial(probe, site)))
             module.forward(*args, **kwargs)
-        return found[0] if found else "none of the named ones (behind the last block)"
+        return found[0] if found else "none of the named ones (after the last block)"
 
     def _visit(self, site: Site, value: Tensor) -> Tensor | None:
-        """Read and edit one activation; ``None`` leaves it as it is."""
+        """Read and edit one activation; ``None`` leaves it unchanged."""
         moment = self.moment
         if moment is None:  # the module ran outside the denoising loop
             return None
@@ -156,7 +156,7 @@ class Engine:
         count = len(self.rows)
         if value.shape[0] != count * len(moment.branches):
             raise HookError(
-                f"{site.name}: {value.shape[0]} rows for {count} asked for in {len(moment.branches)} branches"
+                f"{site.name}: {value.shape[0]} rows for {count} requested rows in {len(moment.branches)} branches"
             )
         window = self._window(site, value)
         part = value if window is None else value[:, window]
@@ -178,13 +178,13 @@ class Engine:
         return whole
 
     def _window(self, site: Site, value: Tensor) -> slice | None:
-        """The part of a shared token axis that is the site's."""
+        """The site's part of a token axis shared by text and image."""
         if site.stream == "all":
             return None
         return slice(0, self.text_tokens) if site.stream == "text" else slice(self.text_tokens, value.shape[1])
 
     def _edit(self, site: Site, branch: Branch, value: Tensor) -> Tensor | None:
-        """Every edit of one branch, in the order given; ``value`` is (row, ...)."""
+        """Apply every edit of one branch in order; ``value`` is (row, ...)."""
         result: Tensor | None = None
         for index, intervention in self.edits.get(site.name, ()):
             scope = intervention.scope
@@ -207,9 +207,9 @@ class Engine:
         if silent:
             name, count = next(iter(silent.items()))
             raise HookError(
-                f"{len(silent)} of {len(self.hooked)} sites did not fire once a denoiser call ({self.expected} calls), "
+                f"{len(silent)} of {len(self.hooked)} sites did not fire once per denoiser call ({self.expected}), "
                 f"first {name} with {count}: an attention processor that bypasses the module, a compiled block or a "
-                "skipped layer would do that"
+                "skipped layer can cause this"
             )
         idle = [i for i, one in enumerate(self.interventions) if not self.applied[i] and one.scope.within(self.rows)]
         if idle:
@@ -221,11 +221,11 @@ class Engine:
 
 
 def _narrow(own: Tensor, new: Tensor, site: Site, intervention: Intervention) -> Tensor:
-    """``new`` in the tokens and heads of the scope, ``own`` elsewhere."""
+    """``new`` inside the tokens and heads of the scope, ``own`` elsewhere."""
     scope = intervention.scope
     if scope.tokens is not None:
         if site.axes[0] != "token":
-            raise HookError(f"{site.name} has no token axis (it has {', '.join(site.axes)}), so no tokens to choose")
+            raise HookError(f"{site.name} has no token axis (it has {', '.join(site.axes)}), so no tokens to select")
         mask = _mask(scope.tokens, own.shape[1], f"token of {site.name}", own)
         new = torch.where(mask[:, None], new, own)
     if scope.heads is not None:
@@ -251,7 +251,7 @@ def _signature(forward: Callable[..., Any]) -> inspect.Signature:
 
 
 def _bind(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments by parameter name; what a LoRA layer passes on as ``*args`` is its base layer's."""
+    """Arguments by parameter name; for a LoRA layer with ``*args``, by the names of its base layer."""
     kind = type(module)
     base = getattr(module, "base_layer", None)
     if isinstance(base, nn.Module):
@@ -260,7 +260,7 @@ def _bind(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 
 
 def _own_name(module: nn.Module, name: str) -> str:
-    """What the module calls an argument: quantised linear layers have ``x`` or ``inputs`` for ``input``."""
+    """The module's own name for an argument: quantised linear layers call ``input`` ``x`` or ``inputs``."""
     base = getattr(module, "base_layer", None)
     kind = type(base if isinstance(base, nn.Module) else module)
     return list(_signature(kind.forward).parameters)[1] if name == "input" and issubclass(kind, nn.Linear) else name
@@ -280,7 +280,7 @@ def _replace(
 
 @contextmanager
 def _hook(denoiser: nn.Module, site: Site, visit: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """One torch hook on the module the site names now (LoRA wraps modules: the name stays, the object changes)."""
+    """Put one torch hook on the site's current module (a LoRA wraps modules: the path stays, the object changes)."""
     module = denoiser.get_submodule(site.module)
     install = _hook_argument if site.port.side == "in" else _hook_result
     handle = install(module, site.port, site, visit)

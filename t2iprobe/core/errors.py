@@ -1,19 +1,19 @@
-"""Every error a user can meet. Each also is the builtin a Python user would catch.
+"""All errors that a user can meet. Each also inherits from the builtin that a Python user would catch.
 
 T2IProbeError
-├── ConfigError          (ValueError)    an argument is off: what was asked, what was found, what to do
-│   ├── SiteError        (LookupError)   no such site, or a name that breaks the grammar
-│   └── ModelError                       the model cannot be loaded, or no adapter knows it
-├── BudgetError          (RuntimeError)  what is asked for costs more than is left of the budget
+├── ConfigError          (ValueError)    invalid request: what was asked, what was found, what to do
+│   ├── SiteError        (LookupError)   no such site, or an invalid site name
+│   └── ModelError                       the model cannot be loaded, or no adapter serves it
+├── BudgetError          (RuntimeError)  the request costs more than is left of the budget
 ├── HookError            (RuntimeError)  a hook would not fire, or did not
-├── GuardError           (RuntimeError)  a guard lets no picture be made of a prompt
-├── ShapeError           (ValueError)    an edit gave back another shape
+├── GuardError           (RuntimeError)  a guard refuses to make a picture of a prompt
+├── ShapeError           (ValueError)    a tensor has the wrong shape
 ├── NonFiniteError       (ArithmeticError)  NaN or infinity in the denoiser
 ├── RunExistsError       (FileExistsError)  the run folder holds a run with other settings
 ├── LockedError          (BlockingIOError)  another process is writing there
-├── StoppedError         (InterruptedError) a study was asked to stop and did, between two units
+├── StoppedError         (InterruptedError) a study was stopped on request, between two units
 └── StoreError           (OSError)       activations cannot be written or read
-    └── DamagedError                     a stored chunk is not what was written
+        └── DamagedError                     a stored chunk differs from what was written
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class T2IProbeError(Exception):
 
 
 class ConfigError(T2IProbeError, ValueError):
-    """Something that was asked for cannot be."""
+    """Invalid request."""
 
     exit_code = 2
 
 
 class SiteError(ConfigError, LookupError):
-    """No such site, or a site name that breaks the grammar."""
+    """There is no such site, or the site name is invalid."""
 
 
 class ModelError(ConfigError):
@@ -40,7 +40,7 @@ class ModelError(ConfigError):
 
 
 class BudgetError(T2IProbeError, RuntimeError):
-    """What is asked for costs more denoiser rows than the budget has left."""
+    """The request costs more denoiser rows than are left of the budget."""
 
     exit_code = 2
 
@@ -50,15 +50,15 @@ class RunExistsError(ConfigError, FileExistsError):
 
 
 class HookError(T2IProbeError, RuntimeError):
-    """A hook did not fire as often as it must, or would not: compiled, fused, offloaded or bypassed module."""
+    """A hook did not fire as often as it must, or would not: the module is compiled, fused, offloaded or bypassed."""
 
 
 class GuardError(T2IProbeError, RuntimeError):
-    """A guard lets no picture be made of a prompt: a detector failed, or no rewrite was benign."""
+    """A guard refuses to make a picture of a prompt: a detector failed, or no rewrite was benign."""
 
 
 class ShapeError(T2IProbeError, ValueError):
-    """An intervention gave back a tensor of another shape, or a donor's does not fit."""
+    """An intervention returned a tensor of another shape, or the shapes of two inputs do not match."""
 
 
 class NonFiniteError(T2IProbeError, ArithmeticError):
@@ -70,7 +70,7 @@ class LockedError(T2IProbeError, BlockingIOError):
 
 
 class StoppedError(T2IProbeError, InterruptedError):
-    """A study was asked to stop and did, between two units; what was measured is kept."""
+    """A study was stopped on request, between two units; what was measured is kept."""
 
     exit_code = 130
 
@@ -80,4 +80,4 @@ class StoreError(T2IProbeError, OSError):
 
 
 class DamagedError(StoreError):
-    """A stored chunk is missing or not what was written."""
+    """A stored chunk is missing or differs from what was written."""

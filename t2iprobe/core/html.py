@@ -1,4 +1,4 @@
-"""Small pieces of HTML, for notebooks: pictures with captions, tables, bars. Whole pages are drawn by ``report``."""
+"""Small pieces of HTML for notebooks: pictures with captions, tables, bars. ``report`` draws whole pages."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from html import escape
 
 from PIL import Image
 
-SIDE = 256  # pixels: larger pictures are made smaller, so that a page stays light
-SMALL = 96  # pixels: up to here PNG is small, and keeps every pixel
-SHOWN = 24  # pictures of a sheet
+SIDE = 256  # pixels: larger pictures are reduced, which keeps a page small
+SMALL = 96  # pixels: up to this size PNG is small and keeps every pixel
+SHOWN = 24  # most pictures on a sheet
 BAR_WIDTH = 160  # pixels
 
 
 @dataclass(frozen=True, slots=True)
 class BarCell:
-    """A cell of a table that is drawn as a bar.
+    """A table cell that is drawn as a bar.
 
     Args:
-        share: of the full width, in 0..1.
-        text: beside it.
+        share: length as a fraction of the full width, 0..1.
+        text: text beside the bar.
     """
 
     share: float
@@ -30,7 +30,7 @@ class BarCell:
 
 
 def data_uri(image: Image.Image) -> str:
-    """The picture inside a page: PNG if small, else WebP of at most :data:`SIDE` pixels."""
+    """The picture as a data URI: PNG if small, else WebP of at most :data:`SIDE` pixels."""
     image = image.convert("RGB")
     if max(image.size) > SIDE:
         image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
@@ -41,7 +41,7 @@ def data_uri(image: Image.Image) -> str:
 
 
 def sheet(images: Sequence[Image.Image], captions: Sequence[str]) -> str:
-    """Pictures side by side, each with its caption below; of many the first :data:`SHOWN`."""
+    """Pictures side by side, each with its caption below; at most the first :data:`SHOWN`."""
     style = "display:inline-block;width:128px;margin:4px;vertical-align:top;font-size:11px"
     figures = [
         f'<figure style="{style}"><img src="{data_uri(image)}" alt="{escape(caption)}" '
@@ -54,14 +54,14 @@ def sheet(images: Sequence[Image.Image], captions: Sequence[str]) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; every cell is text, or a :class:`BarCell`."""
+    """A table whose cells are text or :class:`BarCell`."""
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
     body = "".join(f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def paragraph(text: str) -> str:
-    """A line of text."""
+    """A paragraph of text."""
     return f"<p>{escape(text)}</p>"
 
 

@@ -1,4 +1,4 @@
-"""Whether a reader can read what is asked for: :func:`check_words` says before a run what would score 0 for nothing."""
+"""Checks that a reader can read the requested texts: :func:`check_words` warns before a run that would score 0."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scoring import Scorer
 from t2iprobe.core.writing import plain
 
-SHOWN = 8  # characters, and words, that a message names
+SHOWN = 8  # most characters, and words, in a message
 
 
 def check_pairs(scorer: Scorer, pairs: Sequence[Pair], readers: Mapping[str, type[Reader]]) -> None:
-    """:func:`check_words` for the texts of pairs, if anything is read in their pictures."""
+    """:func:`check_words` for the texts of pairs, if a text metric is used."""
     if scorer.reads:
         targets, sources = [pair.target_word for pair in pairs], [pair.source_word for pair in pairs]
         check_words(scorer.reader, targets, readers, also=sources)
@@ -25,16 +25,16 @@ def check_pairs(scorer: Scorer, pairs: Sequence[Pair], readers: Mapping[str, typ
 def check_words(
     reader: Reader, words: Sequence[str], readers: Mapping[str, type[Reader]], *, also: Sequence[str] = ()
 ) -> None:
-    """Warn of texts with characters that ``reader`` cannot read.
+    """Warn about texts with characters that ``reader`` cannot read.
 
     Args:
-        reader: one that does not say what it can read is believed.
-        words: what shall be drawn.
-        readers: those that there are, by name, for the advice.
-        also: other texts that are looked for.
+        reader: the reader; one that does not declare what it can read is trusted.
+        words: texts to be drawn.
+        readers: available readers by name, for advice.
+        also: other texts that are searched for.
 
     Raises:
-        ConfigError: it can read no letter of any of ``words``.
+        ConfigError: the reader can read no letter of any of ``words``.
     """
     if not isinstance(reader, LiterateReader):
         return
@@ -44,7 +44,7 @@ def check_words(
         return
     said = f"the reader {reader.name} cannot read {_named(missing)} in {_some(hit)}; {_advice(missing, readers)}"
     if words and all(_letters(word) <= missing for word in words):
-        raise ConfigError(f"{said}: no text that is asked for could be found")
+        raise ConfigError(f"{said}: no requested text could be found")
     warnings.warn(f"{said}: such characters count as not drawn", stacklevel=2)
 
 
@@ -58,7 +58,7 @@ def _characters(word: str) -> set[str]:
 
 
 def _letters(word: str) -> set[str]:
-    """Letters and digits, or whatever there is."""
+    """Letters and digits, or if there are none, all characters."""
     return {character for character in _characters(word) if character.isalnum()} or _characters(word)
 
 
@@ -75,11 +75,11 @@ def _some(names: Sequence[str]) -> str:
 def _advice(missing: Collection[str], readers: Mapping[str, type[Reader]]) -> str:
     scripts = {script_of(character) for character in missing}
     ways = list(_ways(scripts, readers))
-    return f"use {' or '.join(ways)} as the reader" if ways else "there is no reader of it here"
+    return f"use {' or '.join(ways)} as the reader" if ways else "no installed reader can read it"
 
 
 def _ways(scripts: Collection[str], readers: Mapping[str, type[Reader]]) -> Iterable[str]:
-    """Readers that have one of the scripts, with the settings that make them read it."""
+    """Readers that support one of the scripts, with the settings for it."""
     for name, kind in readers.items():
         known: Mapping[str, str] = getattr(kind, "scripts", {})
         yield from dict.fromkeys(f"{name}:{known[script]}" for script in sorted(scripts) if script in known)

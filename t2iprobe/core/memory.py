@@ -1,4 +1,4 @@
-"""How much memory a piece of work took at its peak: :func:`peak`. Without psutil, so not everywhere."""
+"""Peak memory of a piece of work: :func:`peak`. Works without psutil, but not on every platform."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ PROCESS = Path("/proc/self")  # Linux
 
 @dataclass
 class Peak:
-    """Bytes at the peak beyond what was in use before; ``None`` where they cannot be measured."""
+    """Bytes at the peak beyond what was in use before; ``None`` if they cannot be measured."""
 
     bytes: int | None = None
 
 
 @contextmanager
 def peak(device: torch.device) -> Iterator[Peak]:
-    """Measure the memory that the body needs on ``device``; the answer is there once it has ended.
+    """Measure the memory that the body needs on ``device``; the result is valid after the body has ended.
 
-    On a CUDA device it is what torch allocated. On the CPU it is what the process held: memory that torch keeps from
-    earlier work and uses again is not seen, so it is the less exact the smaller the work.
+    On a CUDA device it is what torch allocated. On the CPU it is the memory of the process: memory that torch reuses
+    from earlier work is not counted, so the result is less exact for small pieces of work.
     """
     found = Peak()
     before = _start(device)
@@ -36,7 +36,7 @@ def peak(device: torch.device) -> Iterator[Peak]:
 
 
 def _start(device: torch.device) -> int | None:
-    """Forget earlier peaks; what is in use now."""
+    """Reset earlier peaks and return what is in use now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)

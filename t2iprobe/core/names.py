@@ -1,4 +1,4 @@
-"""Names that were asked for, with their settings, and the ones there are: what to say when there is none."""
+"""Look-up of names with settings, and error messages that suggest similar names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def choice(what: str, name: str, known: Mapping[str, Value]) -> Value:
     """The thing called ``name``.
 
     Raises:
-        ConfigError: there is none; the message has near names.
+        ConfigError: there is none; the message suggests similar names.
     """
     if name in known:
         return known[name]
@@ -38,10 +38,10 @@ def counted(count: int, noun: str) -> str:
 def with_settings(text: str) -> tuple[str, dict[str, str]]:
     """``NAME[:key=value,key=value]`` as the name and the settings, as text.
 
-    A comma that no ``key=`` follows belongs to what stands before it.
+    A comma that is not followed by ``key=`` is part of the preceding value.
 
     Raises:
-        ConfigError: a setting without a value.
+        ConfigError: a setting has no value.
     """
     name, _, rest = text.partition(":")
     parts = re.split(r",(?=[a-z_]+=)", rest) if rest else []

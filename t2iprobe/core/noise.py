@@ -1,7 +1,7 @@
-"""Where a sampler's noise comes from: under :func:`own_noise`, each row's from its own generator.
+"""Controls a sampler's noise: inside :func:`own_noise`, each row's noise comes from its own generator.
 
-diffusers' pipelines hand their generators to ``scheduler.step`` in some families and not in others (SD3, FLUX), and a
-sampler that gets none draws from torch's global generator: noise that no seed of a row names.
+diffusers' pipelines pass their generators to ``scheduler.step`` in some families and not in others (SD3, FLUX), and a
+sampler without a generator draws from torch's global one, so that its noise does not depend on the row's seed.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import torch
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.shadow import shadowed
 
-SEED = "noise_sampler_seed"  # of samplers on a Brownian path (DPMSolverSDEScheduler); one a row makes a path a row
+SEED = "noise_sampler_seed"  # of Brownian-path samplers (DPMSolverSDEScheduler); a list gives each row its own path
 
 
 @contextmanager
 def own_noise(scheduler: Any, generators: Sequence[torch.Generator], device: torch.device) -> Iterator[None]:
-    """Give every step of a scheduler the rows' generators.
+    """Pass the rows' generators to every step of a scheduler.
 
     Args:
-        scheduler: of the running pipeline.
-        generators: one a row of the batch.
-        device: where the pipeline runs.
+        scheduler: scheduler of the running pipeline.
+        generators: one per row of the batch.
+        device: device of the pipeline.
 
     Raises:
-        ConfigError: a step draws from torch's global generator all the same.
+        ConfigError: a step draws from torch's global generator nevertheless.
     """
     with ExitStack() as stack:
         stack.enter_context(shadowed(scheduler, "step", _seeded(scheduler, generators, device)))

@@ -1,4 +1,4 @@
-"""Options that many commands share: which model, which pairs, how pictures are made and scored."""
+"""Options that many commands share: model, pairs, generation and scoring."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ if TYPE_CHECKING:
 
 
 class ModelOptions(Options):
-    """Which weights, and where they run."""
+    """Options that select the weights and the device."""
 
     panel: ClassVar[str] = "Model"
-    arch: str | None = option(None, help="sd3, sdxl or if: the embedded model, unless --model says more.")
+    arch: str | None = option(None, help="sd3, sdxl or if: the embedded model, unless --model names another one.")
     model: str | None = option(
         None, help="Embedded name, local folder or hub id, such as stabilityai/stable-diffusion-3-medium-diffusers."
     )
-    device: str | None = option(None, help="cpu, cuda, cuda:1; default CUDA where there is one.")
+    device: str | None = option(None, help="cpu, cuda or cuda:1; default CUDA if available.")
     dtype: str | None = option(None, help="float32, float16 or bfloat16.")
 
 
 class StagedModelOptions(ModelOptions):
-    """Which weights, where pictures may be enlarged by a second stage."""
+    """Options that select the weights, for pictures that a second stage may upscale."""
 
     upscaler: str | None = option(
-        None, help="Super-resolution stage of a DeepFloyd IF, such as DeepFloyd/IF-II-L-v1.0; not patched."
+        None, help="Super-resolution stage of DeepFloyd IF, such as DeepFloyd/IF-II-L-v1.0; it is not patched."
     )
 
 
 class LayerOptions(Options):
-    """Which layers."""
+    """Options that select layers."""
 
     panel: ClassVar[str] = "Layers"
     layers: Numbers | None = option(None, help="Text-attention layers, such as 6 or 55-57.")
     from_run: Path | None = option(
-        None, flag="--from", help="Run folder of `t2iprobe localize` or `patch`: the layers that it found."
+        None, flag="--from", help="Run folder of `t2iprobe localize` or `patch` whose found layers to use."
     )
 
 
 class PairOptions(Options):
-    """Which pairs of prompts."""
+    """Options that select the pairs of prompts."""
 
     panel: ClassVar[str] = "Pairs"
     source: str | None = option(None, help="Prompt of the picture that is edited; text in quotes.")
-    target: str | None = option(None, help="Prompt whose text (or colour) is carried over.")
+    target: str | None = option(None, help="Prompt whose text (or colour) is transferred.")
     pairs: Path | None = option(None, help="CSV file, UTF-8, with commas: source,target[,seed[,concept]].")
     prompt_set: str | None = option(
         None,
@@ -58,13 +58,11 @@ class PairOptions(Options):
         "such as simple:words=2.",
     )
     concept: str = option("text", help="What the prompts differ in: text, colour, style or object.")
-    limit: int | None = option(None, help="Pairs to take.", ge=1)
-    seed: int = option(
-        0, help="Of the noise and of every other chance; a prompt set counts on from it.", ge=0, lt=SEEDS
-    )
+    limit: int | None = option(None, help="Number of pairs.", ge=1)
+    seed: int = option(0, help="Random seed; a prompt set counts up from it.", ge=0, lt=SEEDS)
 
     def check_pairs(self) -> None:
-        """Refuse pairs that are given in two ways, or half.
+        """Refuse pairs that are given in two ways or incompletely.
 
         Raises:
             ConfigError: they are.
@@ -100,13 +98,13 @@ class PairOptions(Options):
 
 
 class GenerationOptions(Options):
-    """How pictures are made."""
+    """Options of the generation."""
 
     panel: ClassVar[str] = "Generation"
-    num_steps: int | None = option(None, help="Denoising steps; default the model's own.", ge=1)
+    num_steps: int | None = option(None, help="Number of denoising steps; default the model's own.", ge=1)
     guidance: float | None = option(None, help="Guidance scale; default the model's own.")
     resolution: int | None = option(None, help="Side of the picture in pixels; default the model's own.", ge=8)
-    batch_size: int | None = option(None, help="Most pictures at once; out of memory halves it.", ge=1)
+    batch_size: int | None = option(None, help="Largest number of pictures at once; out of memory halves it.", ge=1)
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -121,10 +119,10 @@ class GenerationOptions(Options):
 
 
 class ScoreOptions(Options):
-    """How pictures are scored."""
+    """Options of the scoring."""
 
     panel: ClassVar[str] = "Scores"
-    metric: Names = option((), help="A further metric, such as clip_t_template (needs CLIP); repeatable, or by commas.")
+    metric: Names = option((), help="Further metrics, such as clip_t_template (needs CLIP); repeatable, or by commas.")
     reader: str = option(
         "rapidocr",
         help="OCR engine: rapidocr, or easyocr (the paper's, an extra), with options such as rapidocr:lang=cyrillic.",

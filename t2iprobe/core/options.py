@@ -1,6 +1,6 @@
-"""How a pipeline is to be loaded: :class:`LoadOptions`; what plugins bring along: :class:`Embedded`.
+"""How a pipeline is loaded: :class:`LoadOptions`; models that plugins ship: :class:`Embedded`.
 
-Plain values only, so that every layer can pass them on; torch is imported when a device or dtype is asked for.
+Plain values only, so that every layer can pass them on; torch is imported when a device or dtype is resolved.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ INDEX = "model_index.json"
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """Where the weights go and in which precision; ``None`` leaves the choice to the loader.
+    """Device and precision of the weights; ``None`` leaves the choice to the loader.
 
     Args:
         device: a torch device (``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``).
         dtype: a torch floating-point dtype by name (``"float32"``, ``"float16"``, ``"bfloat16"``).
-        without: components that are not to be loaded, such as a text encoder that another pipeline has already.
+        without: components to leave out, such as a text encoder that another pipeline already has.
     """
 
     device: str | None = None
@@ -32,10 +32,10 @@ class LoadOptions:
     without: tuple[str, ...] = ()
 
     def torch_device(self) -> torch.device:
-        """The device that was asked for, or else the first GPU, or else the CPU.
+        """The requested device, else the first GPU, else the CPU.
 
         Raises:
-            ConfigError: there is no such device here.
+            ConfigError: there is no such device on this machine.
         """
         import torch
 
@@ -50,10 +50,10 @@ class LoadOptions:
         return device
 
     def torch_dtype(self) -> torch.dtype:
-        """The dtype that was asked for, or else float32.
+        """The requested dtype, else float32.
 
         Raises:
-            ConfigError: there is none of that name.
+            ConfigError: there is no such dtype.
         """
         import torch
 
@@ -67,20 +67,20 @@ def _require_present(name: str, device: torch.device) -> None:
     import torch
 
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"{name} was asked for, but torch {torch.__version__} sees {torch.cuda.device_count()} GPUs")
+        raise ConfigError(f"{name} was requested, but torch {torch.__version__} sees {torch.cuda.device_count()} GPUs")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(f"{name} was asked for, but this torch has no usable MPS device")
+        raise ConfigError(f"{name} was requested, but this torch has no usable MPS device")
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A model that a plugin brings along; ``--arch`` alone means the one of that architecture.
+    """A model that a plugin ships; ``--arch`` alone selects the one of that architecture.
 
     Args:
-        name: what ``load`` is given.
+        name: name to pass to ``load``.
         arch: name of its adapter.
-        folder: where its pipeline lies, or would.
-        recipe: the command that makes the weights where the installation has none; empty where nothing does.
+        folder: folder of its pipeline, whether present or not.
+        recipe: command that makes the weights if the installation lacks them; empty if there is none.
     """
 
     name: str

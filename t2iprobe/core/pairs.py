@@ -1,4 +1,4 @@
-"""Pairs of prompts that differ in one content: :class:`Pair`, and how to get them from prompts or a CSV file.
+"""Pairs of prompts that differ in one content: :class:`Pair`, from prompts or from a CSV file.
 
 Nothing here knows a model or a metric.
 """
@@ -47,12 +47,12 @@ class Pair:
 
 
 def cluster_of(pair: Pair) -> tuple[str, str]:
-    """What one observation is: both prompts. The same prompts from other noise are no new observation of them."""
+    """Cluster key of a pair: both prompts. The same prompts with another seed are not an independent observation."""
     return pair.source, pair.target
 
 
 def counted_pairs(pairs: Sequence[Pair], kind: str = "pair") -> str:
-    """How many there are, and of how many prompts: ``8 pairs``, ``24 pairs (8 prompts × 3 seeds)``."""
+    """Numbers of pairs and prompts as text: ``8 pairs``, ``24 pairs (8 prompts × 3 seeds)``."""
     sizes = Counter(map(cluster_of, pairs)).values()
     said, prompts = counted(len(pairs), kind), counted(len(sizes), "prompt")
     if len(sizes) == len(pairs):
@@ -65,19 +65,19 @@ def pair_from_prompts(source: str, target: str, seed: int, concept: str | Concep
 
     Args:
         source: prompt to edit.
-        target: prompt whose content is carried over.
+        target: prompt whose content is transferred.
         seed: seed of the initial noise.
         concept: name of a bundled concept, or any concept.
 
     Raises:
-        ConfigError: the seed is none, a word is missing, or both prompts ask for the same one, see
-            :func:`~t2iprobe.core.writing.same`.
+        ConfigError: the seed is invalid, a word is missing, or both prompts ask for the same word, see
+                :func:`~t2iprobe.core.writing.same`.
     """
     what = concept_named(concept) if isinstance(concept, str) else concept
     seed = check_seed(seed)
     one, other = what.words(source, target)
     if same(one, other):
-        raise ConfigError(f"a pair needs two different {what.name}s, both prompts ask for {one!r}; change one")
+        raise ConfigError(f"a pair needs two different {what.name}s, but both prompts ask for {one!r}; change one")
     return Pair(source, target, seed, one, other, what.name)
 
 
@@ -88,12 +88,12 @@ def pairs_from_csv(
 
     Args:
         path: the file; its first line names the columns, blank lines are skipped.
-        seed: seed of lines that give none.
-        concept: concept of lines that give none.
-        known: the concepts by name.
+        seed: seed of lines without one.
+        concept: concept of lines without one.
+        known: known concepts by name.
 
     Raises:
-        ConfigError: the file cannot be read, holds no pair, or has a broken line, which is named by its number.
+        ConfigError: the file cannot be read, holds no pairs, or has a broken line, whose number the message gives.
     """
     return _read_csv(read_text(path, "the pairs in"), str(path), seed, concept, known)
 
@@ -113,10 +113,10 @@ def _read_csv(text: str, path: str, seed: int, concept: str, known: Mapping[str,
     except ConfigError as error:
         raise ConfigError(f"{path}, line {reader.line_num}: {error}") from error
     except csv.Error as error:
-        hint = "a cell in quotes ends with its quote, and has quotes inside written twice"
+        hint = "a quoted cell must end with a quote, and quotes inside it must be doubled"
         raise ConfigError(f"{path}, line {reader.line_num}: {error}; {hint}") from error
     if not pairs:
-        raise ConfigError(f"{path} holds no pairs: write a first line source,target and one line a pair")
+        raise ConfigError(f"{path} holds no pairs: write source,target as its first line and one line per pair")
     return pairs
 
 
@@ -126,7 +126,7 @@ def _header(row: list[str]) -> list[str]:
         raise ConfigError(f"the columns are separated by {other}, found {row[0]!r}; save the file with commas")
     known = set(header) <= set(COLUMNS) and len(set(header)) == len(header)
     if not known or not {"source", "target"} <= set(header):
-        raise ConfigError(f"the first line names the columns source,target[,seed[,concept]], found {','.join(header)}")
+        raise ConfigError(f"the first line must name columns source,target[,seed[,concept]], found {','.join(header)}")
     return header
 
 
@@ -140,7 +140,7 @@ def _line(header: list[str], row: list[str], seed: int, concept: str, known: Map
 
 
 def _seed(cell: str) -> int:
-    """A whole number, also as a spreadsheet writes one: ``1.0``, ``1E+5``."""
+    """A whole number, also in spreadsheet notation: ``1.0``, ``1E+5``."""
     try:
         number = Decimal(cell)
         if 0 <= number < SEEDS and number == int(number):
@@ -151,13 +151,13 @@ def _seed(cell: str) -> int:
 
 
 def derange(items: Iterable[str], seed: int) -> dict[str, str]:
-    """Give every item another one as its partner; the result depends on the set of items and ``seed`` alone.
+    """Give every item another one as its partner; the result depends only on the set of items and ``seed``.
 
-    The items are sorted, shuffled, and each gets the next in the circle, so it always ends and every item is a
-    partner once. Repeated items count once.
+    The items are sorted and shuffled, and each gets the next one in the circle, so every item is a partner exactly
+    once. Repeated items count once.
 
     Raises:
-        ConfigError: fewer than two different items.
+        ConfigError: there are fewer than two different items.
     """
     circle = sorted(set(items))
     if len(circle) < 2:

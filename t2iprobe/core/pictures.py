@@ -1,4 +1,4 @@
-"""Picture files: as they are looked at, turned by what the camera noted."""
+"""Opens picture files upright, that is, rotated by their EXIF orientation."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from t2iprobe.core.errors import ConfigError
 
 @contextmanager
 def readable(name: str) -> Iterator[None]:
-    """What reads the picture ``name`` and fails says so in a sentence.
+    """Turn errors from reading the picture ``name`` into a message.
 
     Raises:
-        ConfigError: it is no picture, is cut off, or is not there.
+        ConfigError: the file is not a picture, is truncated, or does not exist.
     """
     try:
         yield
     except FileNotFoundError:
         raise ConfigError(f"{name}: there is no such file") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ConfigError(f"{name} is no picture that can be read: {error}") from None
+        raise ConfigError(f"{name} is not a readable picture: {error}") from None
 
 
 def opened(path: str | Path, name: str = "") -> Image.Image:
-    """The whole picture in a file, upright, in the mode that it has.
+    """The fully loaded picture from a file, upright, in its own mode.
 
     Args:
         path: the file.
-        name: what an error calls it; the path if not given.
+        name: name in error messages; default the path.
 
     Raises:
         ConfigError: see :func:`readable`.
@@ -41,13 +41,13 @@ def opened(path: str | Path, name: str = "") -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """A copy, turned as its EXIF orientation says."""
+    """A copy, rotated by its EXIF orientation."""
     image.load()
     return ImageOps.exif_transpose(image)
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """In RGB; transparent parts are white."""
+    """The picture in RGB, with transparent parts white."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

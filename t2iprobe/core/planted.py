@@ -1,4 +1,4 @@
-"""What an embedded model's folder says in ``planted.json``: its planted layers, prompt set and sampling defaults."""
+"""Reads ``planted.json`` from an embedded model's folder: planted layers, prompt set and sampling defaults."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from t2iprobe.core.options import Embedded
 
 
 def sampling_defaults(pipeline: Any) -> dict[str, Any]:
-    """Sampling defaults that a pipeline folder carries in ``planted.json`` (the embedded models do)."""
+    """Sampling defaults from the ``planted.json`` of a pipeline folder (embedded models have one)."""
     name = getattr(pipeline, "name_or_path", None) or getattr(pipeline.config, "_name_or_path", "")
     card = _card(Path(str(name)))
     return dict(card["sampling"]) if card else {}
 
 
 def own_prompt_set(ref: str, models: Mapping[str, Embedded]) -> str:
-    """The prompt set that the model ``ref`` was made for, as its folder says; ``simple`` for any other."""
+    """The prompt set that the model ``ref`` was trained for, according to its folder; ``simple`` for any other."""
     card = _card(models[ref].folder if ref in models else Path(ref).expanduser()) or {}
     return str(card.get("prompt_set", "simple"))
 
 
 def planted_layers(ref: str, concept: str, models: Mapping[str, Embedded]) -> list[int] | None:
-    """Layers of the known truth of the model ``ref``; ``None`` where there is none."""
+    """The planted layers of the model ``ref``; ``None`` if it has no plant."""
     content = {"text": "word", "colour": "colour"}.get(concept)
     card = _card(models[ref].folder if ref in models else Path(ref).expanduser()) or {}
     return card.get("layers", {}).get(content)

@@ -1,4 +1,4 @@
-"""Refuses models on which a hook would be dropped without a word."""
+"""Refuses models on which a hook would be silently ignored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from t2iprobe.core.sites import Site
 
 
 def check_module(denoiser: nn.Module, sites: Iterable[Site]) -> None:
-    """Look at the denoiser and at every module on the way to a site.
+    """Check the denoiser and every module on the path to a site.
 
     Raises:
         HookError: one of them is compiled, fused or missing.
@@ -19,7 +19,7 @@ def check_module(denoiser: nn.Module, sites: Iterable[Site]) -> None:
     _compiled(denoiser, "the denoiser")
     if getattr(denoiser, "is_cache_enabled", False):
         raise HookError(
-            "the denoiser takes results of earlier steps for this one's (enable_cache), so an edit may go unread; "
+            "the denoiser reuses results of earlier steps (enable_cache), so an edit may be ignored; "
             "call disable_cache() first"
         )
     seen: set[str] = set()
@@ -36,7 +36,7 @@ def _look(denoiser: nn.Module, path: str, site: Site) -> None:
     try:
         module = denoiser.get_submodule(path)
     except AttributeError:
-        raise HookError(f"{site.name}: the model has no module {path!r}; the adapter does not fit it") from None
+        raise HookError(f"{site.name}: the model has no module {path!r}; the adapter does not match it") from None
     _compiled(module, path)
     if _fused(module):
         raise HookError(
@@ -45,9 +45,9 @@ def _look(denoiser: nn.Module, path: str, site: Site) -> None:
 
 
 def _fused(module: nn.Module) -> bool:
-    """Whether q, k and v come out of one projection now.
+    """Whether q, k and v currently come from one projection.
 
-    diffusers' older attention keeps its flag after ``unfuse_qkv_projections``; there the processor tells.
+    diffusers' older attention keeps its flag after ``unfuse_qkv_projections``; there the processor is decisive.
     """
     processor = type(getattr(module, "processor", None)).__name__
     newer = hasattr(module, "unfuse_projections")

@@ -1,4 +1,4 @@
-"""What a pipeline family says about itself: :class:`Adapter`. The engine and the methods ask; they never guess."""
+"""What a pipeline family declares: :class:`Adapter`. The engine and the methods ask it and never guess."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ Prediction = Literal["epsilon", "v_prediction", "flow", "sample"]
 
 
 class Branch(StrEnum):
-    """A part of a denoiser call's batch under classifier-free guidance (Ho & Salimans, arXiv 2207.12598)."""
+    """A part of the batch of a denoiser call under classifier-free guidance (Ho & Salimans, arXiv 2207.12598)."""
 
     UNCOND = "uncond"
     COND = "cond"
-    SKIP = "skip"  # SD3's skip-layer guidance: the conditional pass with layers left out
+    SKIP = "skip"  # SD3's skip-layer guidance: the conditional pass with some layers skipped
 
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """What the text encoders give the denoiser.
+    """Output of the text encoders, as input to the denoiser.
 
     Args:
         tokens: (row, token, channel).
-        pooled: (row, channel), where the family has a pooled vector.
+        pooled: (row, channel), if the family has a pooled vector.
         extra: further arguments of the denoiser, each with a row axis first.
     """
 
@@ -48,12 +48,12 @@ class Conditioning:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """How a training picture was cut, in pixels; some denoisers are told (SDXL, arXiv 2307.01952, section 2.2).
+    """How a training picture was cropped, in pixels; an input of some denoisers (SDXL, arXiv 2307.01952, section 2.2).
 
     Args:
-        original: height and width before it was resized.
-        corner: upper and left edge of the cut.
-        size: height and width of the cut.
+        original: height and width before resizing.
+        corner: upper and left edge of the crop.
+        size: height and width of the crop.
     """
 
     original: tuple[int, int]
@@ -69,17 +69,17 @@ class Adapter(ABC):
     denoiser: ClassVar[str]
     #: sites through which every text token reaches the denoiser
     text_entry: ClassVar[tuple[str, ...]] = ("text",)
-    #: kinds of site that a localization method patches together, as the literature does: text keys and values
+    #: kinds of site that a localization method patches together, as in the literature: text keys and values
     text_kv: ClassVar[tuple[str, ...]]
-    #: what of :meth:`full_size` is not published but inferred, and from what; empty where nothing is
+    #: what in :meth:`full_size` is inferred instead of published, and from what; empty if nothing is
     inferred: ClassVar[str] = ""
-    #: what the published pipeline says of itself beside its denoiser, such as ``vae_scale_factor``
+    #: published settings of the pipeline outside its denoiser, such as ``vae_scale_factor``
     published_facts: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    #: whether each branch of guidance is a denoiser call of its own, and not a part of the call's batch
+    #: whether each branch of guidance is a separate denoiser call instead of a part of the batch
     guides_apart: ClassVar[bool] = False
-    #: classes of the pipelines that enlarge this family's pictures, see :meth:`upscale`; empty where there are none
+    #: classes of the pipelines that upscale this family's pictures, see :meth:`upscale`; empty if there are none
     upscalers: ClassVar[frozenset[str]] = frozenset()
-    #: components that an upscaler takes over from the pipeline instead of loading them a second time
+    #: components that an upscaler shares with the pipeline instead of loading them again
     upscaler_shares: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
@@ -96,16 +96,16 @@ class Adapter(ABC):
         """The denoiser of the published model on the meta device: shapes without weights.
 
         Raises:
-            ConfigError: the family names no published configuration.
+            ConfigError: the family declares no published configuration.
         """
         raise ConfigError(f"{cls.name} has no published configuration; its adapter does not define full_size()")
 
     @classmethod
     def published(cls, **more: Any) -> Pipeline:
-        """A stand-in for the published pipeline that has the denoiser of :meth:`full_size`, and what is given.
+        """A stand-in for the published pipeline, with the denoiser of :meth:`full_size` and the given components.
 
         Raises:
-            ConfigError: the family names no published configuration.
+            ConfigError: the family declares no published configuration.
         """
         return SimpleNamespace(**{cls.denoiser: cls.full_size(), **cls.published_facts, **more})
 
@@ -116,25 +116,25 @@ class Adapter(ABC):
         return module
 
     def picture_size(self, pipeline: Pipeline) -> tuple[int, int]:
-        """Height and width in pixels of what the pipeline draws where nobody asks for a size.
+        """Height and width in pixels of the pipeline's pictures when no size is requested.
 
         Raises:
-            ModelError: neither the pipeline nor its denoiser says.
+            ModelError: neither the pipeline nor its denoiser determines them.
         """
         config = getattr(self.module(pipeline), "config", {})
         cells = getattr(pipeline, "default_sample_size", None) or config.get("sample_size")
         if not cells:
-            raise ModelError(f"{self.name}: nothing says how large its pictures are; its adapter needs picture_size()")
+            raise ModelError(f"{self.name}: the size of its pictures is unknown; its adapter needs picture_size()")
         height, width = (cells, cells) if isinstance(cells, int) else cells
         pixels = self.cell(pipeline)
         return int(height) * pixels, int(width) * pixels
 
     def cell(self, pipeline: Pipeline) -> int:
-        """Pixels a side of one latent cell; 1 where pixels are denoised."""
+        """Pixels per side of one latent cell; 1 if pixels are denoised."""
         return int(getattr(pipeline, "vae_scale_factor", 1))
 
     def grain(self, pipeline: Pipeline) -> int:
-        """Sides of pictures are multiples of so many pixels."""
+        """Sides of pictures must be multiples of this number of pixels."""
         config = getattr(self.module(pipeline), "config", {})
         return self.cell(pipeline) * int(config.get("patch_size") or 1)
 
@@ -143,15 +143,15 @@ class Adapter(ABC):
         return {"prompt": list(prompts)}
 
     def branches(self, pipeline: Pipeline, call: int, ratio: int) -> tuple[Branch, ...]:
-        """Which branches a denoiser call carries, in batch order.
+        """The branches that a denoiser call carries, in batch order.
 
         Args:
             pipeline: the running pipeline.
-            call: how many denoiser calls this step has already seen.
-            ratio: rows of the call for each row asked for.
+            call: number of earlier denoiser calls in this step.
+            ratio: rows of the call per requested row.
 
         Raises:
-            HookError: the layout is not known; editing it blindly could swap the branches.
+            HookError: the layout is unknown, so an edit might be applied to the wrong branch.
         """
         if ratio == 2:
             return (Branch.UNCOND, Branch.COND)
@@ -160,10 +160,10 @@ class Adapter(ABC):
         raise HookError(f"{self.name}: a denoiser call carries {ratio} times the rows asked for; 1 or 2 is known")
 
     def starting(self, pipeline: Pipeline, latents: Tensor) -> dict[str, Any]:
-        """Arguments of the pipeline call that begins with ``latents``, (row, channel, y, x), in place of noise.
+        """Arguments of the pipeline call to start from ``latents``, (row, channel, y, x), instead of noise.
 
         Raises:
-            ConfigError: the pipeline takes none.
+            ConfigError: the pipeline takes no latents.
         """
         if "latents" not in inspect.signature(type(pipeline).__call__).parameters:
             raise ConfigError(
@@ -172,32 +172,32 @@ class Adapter(ABC):
         return {"latents": latents}
 
     def truncated(self, pipeline: Pipeline, prompt: str) -> str:
-        """The end of ``prompt`` that no text encoder reads; empty where one reads it whole."""
+        """The end of ``prompt`` that every text encoder truncates; empty if one of them reads all of it."""
         limits = self.text_limits(pipeline)
         return min(
             (_cut(getattr(pipeline, name), limit, prompt) for name, limit in limits.items()), key=len, default=""
         )
 
     def text_limits(self, pipeline: Pipeline) -> dict[str, int]:
-        """Tokens that each tokenizer of the pipeline reads, special ones included."""
+        """Number of tokens that each tokenizer of the pipeline reads, including special tokens."""
         found = {name: part for name, part in pipeline.components.items() if name.startswith("tokenizer") and part}
         return {name: min(int(part.model_max_length), 256) for name, part in found.items()}
 
     def guidance(self, pipeline: Pipeline, scale: float) -> dict[str, Any]:
-        """Arguments of the pipeline call that ask for this guidance scale."""
+        """Arguments of the pipeline call for this guidance scale."""
         return {"guidance_scale": scale}
 
     def guidance_branches(self, pipeline: Pipeline, arguments: Mapping[str, Any]) -> int:
-        """Rows that the denoiser gets for each row asked for.
+        """Rows of the denoiser per requested row.
 
         Args:
             pipeline: the pipeline.
-            arguments: of the pipeline call, its defaults included.
+            arguments: arguments of the pipeline call, including defaults.
         """
         return 2 if (arguments.get("guidance_scale") or 0) > 1 else 1
 
     def prediction(self, pipeline: Pipeline) -> Prediction:
-        """What the denoiser predicts, read from the scheduler."""
+        """What the denoiser predicts, according to the scheduler."""
         kind: str = pipeline.scheduler.config.get("prediction_type") or "flow"
         known: dict[str, Prediction] = {
             "flow": "flow",
@@ -207,7 +207,7 @@ class Adapter(ABC):
             "sample": "sample",
         }
         if kind not in known:
-            raise ConfigError(f"{self.name}: the scheduler's prediction type {kind!r} is none of {', '.join(known)}")
+            raise ConfigError(f"{self.name}: unknown prediction type {kind!r} in the scheduler; use {', '.join(known)}")
         return known[kind]
 
     @abstractmethod
@@ -215,17 +215,17 @@ class Adapter(ABC):
         """The prompts as the denoiser gets them, through the pipeline's own encoders (gradients flow)."""
 
     def framed(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
-        """``conditioning`` for training pictures that were cut so, one a row; most denoisers are not told."""
+        """``conditioning`` for training pictures with these crops, one per row; most denoisers ignore them."""
         return conditioning
 
     @abstractmethod
     def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """One denoiser call, without guidance: (row, channel, y, x) and (row,) to the raw prediction."""
+        """One denoiser call without guidance, from (row, channel, y, x) and (row,) to the raw prediction."""
 
     def inner_pooled(self, pipeline: Pipeline) -> Site | None:
-        """The site of a pooled vector that the denoiser makes of the text tokens itself.
+        """The site of a pooled vector that the denoiser computes from the text tokens itself.
 
-        ``None`` where :attr:`Conditioning.pooled` brings it, or where there is none.
+        ``None`` if :attr:`Conditioning.pooled` holds it, or if there is none.
         """
         with torch.no_grad():
             given = self.encode_prompts(pipeline, [""]).pooled
@@ -236,7 +236,7 @@ class Adapter(ABC):
         """Refuse an upscaler that does not belong to ``pipeline``.
 
         Raises:
-            ModelError: this family has none, or it is of another class, or it does not fit.
+            ModelError: this family has no upscalers, or the upscaler has another class or does not match.
         """
         if not self.upscalers:
             raise ModelError(f"{self.name} has no super-resolution stage, so there is nothing an upscaler could do")
@@ -253,34 +253,34 @@ class Adapter(ABC):
         generators: Sequence[torch.Generator],
         settings: Mapping[str, Any],
     ) -> list[Image]:
-        """Enlarge what the pipeline made; each row gets its own prompt, however it was patched, and its own noise.
+        """Upscale the pipeline's result; each row gets its own prompt, whatever was patched into it, and its own noise.
 
         Args:
-            pipeline: made the images; its text encoder serves both.
-            upscaler: of a class in :attr:`upscalers`, with no hooks on.
+            pipeline: the pipeline that made the images; its text encoder serves both.
+            upscaler: a pipeline of a class in :attr:`upscalers`, without hooks.
             images: (row, 3, y, x) in -1..1, the pipeline's result with ``output_type="pt"``.
-            prompts, generators: one a row.
+            prompts, generators: one per row.
             settings: further arguments of the upscaler's call.
         """
-        raise NotImplementedError(f"{self.name} names upscalers, so its adapter needs upscale()")
+        raise NotImplementedError(f"{self.name} declares upscalers, so its adapter needs upscale()")
 
     @classmethod
     def tiny_upscaler(cls) -> Pipeline:
-        """An upscaler for :meth:`tiny`; needed where :attr:`upscalers` names any."""
-        raise NotImplementedError(f"{cls.name} names upscalers, so its adapter needs tiny_upscaler()")
+        """An upscaler for :meth:`tiny`; required if :attr:`upscalers` is not empty."""
+        raise NotImplementedError(f"{cls.name} declares upscalers, so its adapter needs tiny_upscaler()")
 
     def timesteps(self, pipeline: Pipeline, num_steps: int) -> int:
-        """Scheduler steps that a generation makes which asks for ``num_steps``.
+        """Number of scheduler steps in a generation with ``num_steps``.
 
-        Not always the same number: PNDM makes one more, second-order schedulers evaluate the denoiser twice a step.
+        They may differ: PNDM makes one more step, and second-order schedulers evaluate the denoiser twice per step.
         """
         scheduler = copy.deepcopy(pipeline.scheduler)
         shifted = scheduler.config.get("use_dynamic_shifting")
-        scheduler.set_timesteps(num_steps, **({"mu": 0.0} if shifted else {}))  # the shift moves them, adds none
+        scheduler.set_timesteps(num_steps, **({"mu": 0.0} if shifted else {}))  # the shift does not change their number
         return len(scheduler.timesteps)
 
     def encode_images(self, pipeline: Pipeline, images: Tensor) -> Tensor:
-        """Images (row, 3, y, x) in -1..1 as what is denoised: scaled and shifted latents, the mode of the posterior."""
+        """Encode images, (row, 3, y, x) in -1..1, to scaled and shifted latents; the mode of the posterior."""
         vae = pipeline.vae
         latents = vae.encode(images).latent_dist.mode()
         return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
@@ -295,14 +295,14 @@ class Adapter(ABC):
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
-    """One text-attention layer, counted as the literature does: the modules its text keys and values come from.
+    """One text-attention layer, counted as in the literature: the modules that compute its text keys and values.
 
     Args:
         index: number of the layer in forward order.
         path: path of the attention module below the denoiser.
-        sites: names of its text keys' and values' sites.
+        sites: names of the sites of its text keys and values.
         parameters: parameters of those modules, which image tokens may share (FLUX's single-stream blocks).
-        share: ``parameters`` as a part of the denoiser's.
+        share: ``parameters`` as a fraction of the denoiser's.
         heads: attention heads.
         width: channels of the keys.
     """
@@ -317,7 +317,7 @@ class LayerRow:
 
 
 def layer_table(adapter: Adapter, pipeline: Pipeline) -> list[LayerRow]:
-    """The model's text-attention layers in forward order; ``pipeline`` needs the denoiser only."""
+    """The model's text-attention layers in forward order; only the denoiser of ``pipeline`` is needed."""
     denoiser = adapter.module(pipeline)
     total = count_parameters(denoiser)
     layers: dict[int, list[Site]] = {}
@@ -343,12 +343,12 @@ def layer_row(denoiser: nn.Module, index: int, sites: Sequence[Site], total: int
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Numbers in the module's parameters."""
+    """Number of parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _cut(tokenizer: Any, limit: int, prompt: str) -> str:
-    """What a tokenizer leaves out of a prompt longer than ``limit`` tokens."""
+    """The end of ``prompt`` that a tokenizer truncates beyond ``limit`` tokens."""
     special = tokenizer.num_special_tokens_to_add()
     ids = tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids
     return "" if len(ids) + special <= limit else str(tokenizer.decode(ids[limit - special :]))

@@ -1,4 +1,4 @@
-"""What a guard is made of: a :class:`Detector` finds toxic text, a :class:`Rewriter` puts other text in its place.
+"""Parts of a guard: a :class:`Detector` finds toxic text, a :class:`Rewriter` replaces it.
 
 Both are plugins. Nothing here knows a model, a word list or a log.
 """
@@ -13,12 +13,12 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True, order=True)
 class Hit:
-    """A stretch of toxic text: where it is and of what sort, never what it says, so that it can be logged.
+    """A span of toxic text: its position and kind, never its content, so that it can be logged.
 
     Args:
-        start, stop: characters of the text that was looked at.
-        label: the sort of toxic text, such as ``slur``; empty where the detector has no sorts.
-        score: how sure the detector is, 0..1.
+        start, stop: character positions in the text that was checked.
+        label: kind of toxic text, such as ``slur``; empty if the detector does not distinguish kinds.
+        score: confidence of the detector, 0..1.
     """
 
     start: int
@@ -30,41 +30,41 @@ class Hit:
 class Detector(ABC):
     """Finds toxic text. Registered through ``t2iprobe_register_detectors``.
 
-    Settings are arguments of the constructor, by keyword. Whatever a detector raises, no picture is made of the prompt.
+    Settings are keyword arguments of the constructor. If a detector raises anything, no picture is made of the prompt.
     """
 
     name: ClassVar[str]
-    #: for lists: what it does, in one line
+    #: one-line summary, shown in lists
     summary: ClassVar[str]
 
     def prepare(self) -> None:  # noqa: B027 -- most have nothing to load
-        """Load what is heavy, or say that it is missing; called before the first prompt."""
+        """Load heavy components, or report that they are missing; called before the first prompt."""
 
     @abstractmethod
     def find(self, text: str) -> list[Hit]:
-        """Toxic stretches of a prompt, or of a quoted text in it."""
+        """Toxic spans of a prompt, or of a quoted text in it."""
 
 
 class Rewriter(ABC):
     """Makes a prompt benign. Registered through ``t2iprobe_register_rewriters``.
 
-    Settings are arguments of the constructor, by keyword. What it gives back is looked at again by the detectors.
+    Settings are keyword arguments of the constructor. The detectors check its results again.
     """
 
     name: ClassVar[str]
-    #: for lists: what it does, in one line
+    #: one-line summary, shown in lists
     summary: ClassVar[str]
 
     def prepare(self) -> None:  # noqa: B027 -- most have nothing to load
-        """Load what is heavy, or say that it is missing; called before the first prompt."""
+        """Load heavy components, or report that they are missing; called before the first prompt."""
 
     @abstractmethod
     def rewrite(self, prompt: str, hits: Sequence[Hit]) -> str:
-        """The prompt without the toxic text; ``hits`` are in order and do not overlap."""
+        """The prompt without the toxic text; ``hits`` are sorted and do not overlap."""
 
 
 def merged(hits: Iterable[Hit]) -> list[Hit]:
-    """Hits in order, those that overlap as one; the surer of two gives the label."""
+    """Hits in order, with overlapping ones merged; the label is that of the higher score."""
     out: list[Hit] = []
     for hit in sorted(hits):
         if out and hit.start < out[-1].stop:
@@ -76,7 +76,7 @@ def merged(hits: Iterable[Hit]) -> list[Hit]:
 
 
 def replaced(prompt: str, hits: Sequence[Hit], instead: Callable[[str], str]) -> str:
-    """``prompt`` with every hit exchanged for what ``instead`` makes of it."""
+    """``prompt`` with every hit replaced by ``instead`` of it."""
     parts, end = [], 0
     for hit in hits:
         parts += [prompt[end : hit.start], instead(prompt[hit.start : hit.stop])]

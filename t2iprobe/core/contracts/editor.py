@@ -1,4 +1,4 @@
-"""Who edits pictures: :class:`Editor`, what it is asked for (:class:`EditTask`) and what it gives back."""
+"""Editing methods: :class:`Editor`, its input (:class:`EditTask`) and its result."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from t2iprobe.core.model import Model, OnStep, Run
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scope import Scope
 
-#: a row of a run: number of its pair, and the prompt it gets
+#: a row of a run: index of its pair, and its prompt
 Row = tuple[int, str]
 
 
 @dataclass(frozen=True)
 class EditTask:
-    """Pictures of the sources' prompts that are to show the targets' content.
+    """An editing task: pictures of the sources' prompts that are to show the targets' content.
 
     Args:
-        model: draws them.
-        pairs: each wants one picture.
-        layers: text-attention layers that were found.
+        model: model that draws them.
+        pairs: pairs, one picture each.
+        layers: the localized text-attention layers.
         start: first denoising step that is edited; 0 is pure noise.
-        settings: of the generation (``num_steps``, ``guidance``, ``height``, ``width``).
-        batch_size: most pictures at once; out of memory halves it.
-        latents: (pair, channel, y, x) what the pictures start from, for real ones; without it, noise from each seed.
-        keep: from the number of a pair in ``pairs`` to the file for it, for editors that make one; ``None`` keeps none.
-        on_step: progress.
+        settings: settings of the generation (``num_steps``, ``guidance``, ``height``, ``width``).
+        batch_size: largest number of pictures at once; out of memory halves it.
+        latents: (pair, channel, y, x) initial latents for real pictures; default noise from each seed.
+        keep: maps the index of a pair in ``pairs`` to a file, for editors that save one; ``None`` saves none.
+        on_step: progress callback.
     """
 
     model: Model
@@ -51,7 +51,7 @@ class EditTask:
 
     def __post_init__(self) -> None:
         if self.latents is not None and len(self.latents) != len(self.pairs):
-            raise ConfigError(f"{len(self.pairs)} pairs start from {len(self.latents)} rows of latents; give as many")
+            raise ConfigError(f"{len(self.pairs)} pairs start from {len(self.latents)} rows of latents; pass one each")
         if not 0 <= self.start < self.steps:
             raise ConfigError(
                 f"start step {self.start}: a run has the steps 0-{self.steps - 1}, counted from the noise"
@@ -59,11 +59,11 @@ class EditTask:
 
     @property
     def steps(self) -> int:
-        """Denoising steps of a picture."""
+        """Number of denoising steps."""
         return self.model.steps(self.settings.get("num_steps"))
 
     def scope(self, **parts: Any) -> Scope:
-        """From the start step on; ``parts`` are further ones of the scope."""
+        """The scope from the start step on; ``parts`` are passed on to :class:`Scope`."""
         return Scope(steps=range(self.start, self.steps) if self.start else None, **parts)
 
     def run(
@@ -75,7 +75,7 @@ class EditTask:
         cache: Sequence[str] = (),
         into: ActivationStream | None = None,
     ) -> Run:
-        """Pictures of some rows; each starts as its pair does, so that its rows differ in nothing but the prompt."""
+        """Pictures of some rows; rows of a pair start from the same latents and differ only in the prompt."""
         numbers = [pair for pair, _ in rows]
         latents = None if self.latents is None else self.latents[torch.tensor(numbers)]
         seeds = [self.pairs[pair].seed for pair in numbers]
@@ -93,13 +93,13 @@ class EditTask:
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """What an editor made.
+    """The result of an editor.
 
     Args:
-        images: one a pair.
-        seconds: everything it took.
-        calls, rows: denoiser calls, and rows through it.
-        sources: the unedited pictures, one a pair, of an editor that draws with another model than the task's.
+        images: one per pair.
+        seconds: total time.
+        calls, rows: denoiser calls, and rows in them.
+        sources: unedited pictures, one per pair, if the editor draws with another model than the task's.
     """
 
     images: Sequence[Image]
@@ -110,7 +110,7 @@ class Edited:
 
     @classmethod
     def of(cls, *runs: Run, images: Sequence[Image] | None = None, sources: Sequence[Image] | None = None) -> Edited:
-        """Out of the runs that it took; without ``images``, those of the last one."""
+        """Build the result from the runs that were needed; ``images`` default to those of the last run."""
         return cls(
             runs[-1].images if images is None else images,
             sum(run.seconds for run in runs),
@@ -121,29 +121,29 @@ class Edited:
 
 
 class Editor(ABC):
-    """A method. Subclasses are registered through ``t2iprobe_register_editors``; settings are their arguments."""
+    """An editing method. Subclasses are registered through ``t2iprobe_register_editors``; settings are arguments."""
 
     name: ClassVar[str]
-    #: for lists: what it does, in one line
+    #: one-line summary, shown in lists
     summary: ClassVar[str]
-    #: pictures that are made for an edited one, itself included; for the plan
+    #: pictures generated per edited one, including itself; for plans
     pictures: ClassVar[int] = 1
-    #: whether :attr:`Edited.sources` are given
+    #: whether :attr:`Edited.sources` is set
     own_sources: ClassVar[bool] = False
-    #: whether it can begin at a later step (:attr:`EditTask.start`)
+    #: whether it can start at a later step (:attr:`EditTask.start`)
     starts: ClassVar[bool] = False
 
     def check(self, model: Model, layers: Sequence[int]) -> None:  # noqa: B027 - most refuse nothing
-        """Refuse what cannot be done, before pictures are made.
+        """Refuse impossible tasks before pictures are generated.
 
         Raises:
-            ConfigError: why, and what to do.
+            ConfigError: the reason, and what to do.
         """
 
     def sites(self, model: Model, layers: Sequence[int]) -> tuple[str, ...]:
-        """Names of the sites that it acts on; the text keys and values of the layers where nothing else is said."""
+        """Names of the sites that it edits; by default the text keys and values of the layers."""
         return tuple(name for layer in layers for name in model.text_sites(layer).names)
 
     @abstractmethod
     def edit(self, task: EditTask) -> Edited:
-        """A picture for each pair; the model is left as it was, also after an error."""
+        """One picture per pair; the model is left unchanged, also after an error."""

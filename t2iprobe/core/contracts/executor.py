@@ -1,4 +1,4 @@
-"""Where a study is measured: :class:`Executor`. Elsewhere than in this process needs a plugin."""
+"""Where a study runs: :class:`Executor`. Running outside this process needs a plugin."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from t2iprobe.core.study.context import StudyContext
 
 
 class Executor(ABC):
-    """Makes benches, and measures on them. Registered through ``t2iprobe_register_executors``.
+    """Builds benches and measures on them. Registered through ``t2iprobe_register_executors``.
 
     Args:
-        address: of a cluster; ``None`` starts one on this machine.
-        workers: benches at once; ``None`` as many as fit.
+        address: address of a cluster; ``None`` starts one on this machine.
+        workers: number of benches at once; ``None`` takes as many as fit.
     """
 
     name: ClassVar[str]
@@ -26,8 +26,8 @@ class Executor(ABC):
 
     @abstractmethod
     def bench(self, build: Callable[[], StudyContext], stop: Stop) -> AbstractContextManager[StudyContext]:
-        """A bench that measures on all of the workers; ``build`` is sent to each of them.
+        """A bench that measures on all workers; ``build`` is sent to each of them.
 
-        Its answers come as they are ready. Once ``stop`` is asked, it begins nothing new. ``busy`` of its evaluator is
-        how many units are being measured; the study waits for them before it stops.
+        Results are yielded as they arrive. Once a stop is requested, it starts nothing new. ``busy`` of its evaluator
+        is the number of units being measured; the study waits for them before it stops.
         """

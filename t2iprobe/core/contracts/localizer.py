@@ -1,4 +1,4 @@
-"""Who chooses the trials: :class:`Localizer`, and what it gives back: :class:`Finding`."""
+"""Localization methods: :class:`Localizer`, and its result, :class:`Finding`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any, ClassVar
 from t2iprobe.core.statistics import Interval
 from t2iprobe.core.trial_runner import TrialRunner
 
-#: the unit of most rankings: what patching a layer brings, 0 as the source, 1 as the target
+#: the unit of most rankings: the effect of patching a layer, 0 as the source, 1 as the target
 WAY = "share of the way from source to target"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The answer of a localization.
+    """The result of a localization.
 
     Args:
-        layers: the layers that write the concept, together; empty where nothing stands out.
-        ranking: one number a layer, higher is more responsible; NaN where the method did not look. Empty where layers
-            were no question.
-        sentence: the answer in words, with how sure it is.
-        response: of the layers patched together: 0 is the source, 1 the target. It is of held-out pairs, or where there
-            are none of those that the layers were chosen on, with bounds for every set that could have been chosen.
-        details: whatever else the method found (heads, steps, sets tried), ready for JSON.
+        layers: the layers that together write the concept; empty if none stands out.
+        ranking: one number per layer, higher is more responsible; NaN if the method did not examine it. Empty if the
+            question was not about layers.
+        sentence: the answer as a sentence, with its uncertainty.
+        response: response of the layers patched together: 0 is the source, 1 the target. From held-out pairs; without
+            them, from the pairs that the layers were chosen on, with bounds for every set that could have been chosen.
+        details: other findings of the method (heads, steps, sets tried), ready for JSON.
     """
 
     layers: tuple[int, ...]
@@ -36,11 +36,11 @@ class Finding:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def tables(self) -> dict[str, list[Mapping[str, Any]]]:
-        """The tables of trials among the details, by name: rows with a label and an interval of the response."""
+        """The tables of trials in the details, by name: rows with a label and an interval of the response."""
         return {name: rows for name, rows in self.details.items() if _is_table(rows)}
 
     def stated(self) -> dict[str, Interval]:
-        """Responses by the trial's label, as the answer has them; those that layers were chosen by go first."""
+        """Responses by trial label, as the answer states them; tables that layers were chosen by come first."""
         tables = self.tables()
         ordered = [tables.get("response", []), *tables.values()]
         rows = {row["label"]: row for table in reversed(ordered) for row in table}
@@ -53,21 +53,24 @@ def _is_table(rows: Any) -> bool:
 
 
 def _number(value: float | None) -> float:
-    """JSON has no NaN."""
+    """A number or NaN, which JSON stores as null."""
     return math.nan if value is None else float(value)
 
 
 class Localizer(ABC):
-    """A method. Subclasses are registered through ``t2iprobe_register_localizers``; settings are their arguments."""
+    """A localization method. Subclasses are registered through ``t2iprobe_register_localizers``.
+
+    Settings are arguments of the constructor.
+    """
 
     name: ClassVar[str]
-    #: for lists: what it does, in one line
+    #: one-line summary, shown in lists
     summary: ClassVar[str]
-    #: of the numbers that it ranks layers by
+    #: unit of the numbers that it ranks layers by
     unit: ClassVar[str] = WAY
-    #: reads more of the model than pictures (gradients, attention), so it cannot run on a simulation
+    #: whether it reads more of the model than pictures (gradients, attention), so it cannot run on a simulation
     needs_model: ClassVar[bool] = False
-    #: asks on by what was answered, so that its first questions say little of its cost
+    #: whether later trials depend on earlier answers, so that the first ones say little about the total cost
     searches: ClassVar[bool] = False
 
     @abstractmethod

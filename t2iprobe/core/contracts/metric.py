@@ -1,7 +1,7 @@
-"""What readers, metrics and aggregates are: words and numbers from images. Implementations are plugins.
+"""Interfaces of readers, metrics and aggregates, which turn images into text and numbers. Plugins implement them.
 
-A metric is a number for one image, an aggregate one for a whole set. All are classes with a ``name``; they are built
-without arguments where defaults will do, and load what is heavy when they are first used.
+A metric is a number for one image, an aggregate a number for a set of images. All are classes with a ``name``; they
+are built without arguments if the defaults suffice, and load heavy components at first use.
 """
 
 from __future__ import annotations
@@ -28,37 +28,37 @@ class Reader(Protocol):
     name: ClassVar[str]
 
     def read(self, images: Sequence[Image.Image]) -> list[str]:
-        """The text in each image, in reading order, lines joined by a blank; empty where there is none."""
+        """The text in each image, in reading order, lines joined by a space; empty if there is none."""
 
 
 @runtime_checkable
 class BoxReader(Reader, Protocol):
-    """A reader that also says where the text is."""
+    """A reader that also locates the text."""
 
     def boxes(self, images: Sequence[Image.Image]) -> list[list[Box]]:
-        """Upright boxes around the text in each image, in its own pixels; none where there is no text."""
+        """Upright boxes around the text in each image, in its own pixels; none if there is no text."""
 
 
 @runtime_checkable
 class LiterateReader(Reader, Protocol):
-    """A reader that knows what it cannot read.
+    """A reader that knows which characters it cannot read.
 
-    ``scripts`` says by which settings it can be had for others: ``{"Cyrillic": "lang=cyrillic"}``, by the first word of
-    the characters' names in Unicode.
+    ``scripts`` gives the settings for other scripts: ``{"Cyrillic": "lang=cyrillic"}``, keyed by the first word of the
+    characters' Unicode names.
     """
 
     scripts: ClassVar[Mapping[str, str]]
 
     def lacking(self, characters: Collection[str]) -> set[str]:
-        """Those of ``characters`` that it never gives; they are as :func:`~t2iprobe.core.writing.plain` has them."""
+        """Those of ``characters``, normalised by :func:`~t2iprobe.core.writing.plain`, that it never outputs."""
 
 
 class Metric(Protocol):
     """A number for an image. ``needs`` tells which of the kinds below it is.
 
-    One whose scores lie in a known range has ``bounds``, the least and the most: no interval then goes beyond what the
-    score can be. One with weights may have ``prepare()``, which loads them or says that they are missing; it is called
-    before pictures are made for it.
+    A metric with a known range has ``bounds``, the smallest and the largest score; intervals then stay within them. A
+    metric with weights may have ``prepare()``, which loads them or reports that they are missing; it is called before
+    pictures are generated.
     """
 
     name: ClassVar[str]
@@ -67,24 +67,24 @@ class Metric(Protocol):
 
 
 class TextMetric(Metric, Protocol):
-    """Compares what a :class:`Reader` read with the word that was asked for; the reader runs once for all of them."""
+    """Compares the text that a :class:`Reader` read with the requested word; the reader runs once for all of them."""
 
     def score(self, read: str, word: str) -> float:
         """The score of the text ``read`` against ``word``."""
 
 
 class WordMetric(Metric, Protocol):
-    """Compares an image with the word that was asked for, such as the name of a colour."""
+    """Compares an image with the requested word, such as the name of a colour."""
 
     def score(self, image: Image.Image, word: str) -> float:
         """The score of ``image`` against ``word``."""
 
 
 class ChoiceMetric(Metric, Protocol):
-    """Tells which of a pair's two words an image shows."""
+    """Tells which of the two words of a pair an image shows."""
 
     def score(self, image: Image.Image, word: str, other: str) -> float:
-        """How much rather ``image`` shows ``word`` than ``other``."""
+        """How much more ``image`` shows ``word`` than ``other``."""
 
 
 class PromptMetric(Metric, Protocol):
@@ -102,10 +102,10 @@ class ImageMetric(Metric, Protocol):
 
 
 class Aggregate(Protocol):
-    """A number for a set of images that is no mean over them.
+    """A number for a set of images that is not the mean of a metric.
 
-    ``needs`` is ``text`` (what was read in each image, and each word that was asked for) or ``image`` (the images, and
-    a set of references, as many or not).
+    ``needs`` is ``text`` (the text read in each image, and each requested word) or ``image`` (the images, and a set of
+    references, which may differ in size).
     """
 
     name: ClassVar[str]
@@ -117,9 +117,9 @@ class Aggregate(Protocol):
 
 
 class ScoreAggregate(Aggregate, Protocol):
-    """An aggregate of scores that are kept for every image anyway, so that it has an interval.
+    """An aggregate computed from scores that are stored for every image, so that it has an interval.
 
-    ``of`` are the names of those scores.
+    ``of`` names those scores.
     """
 
     of: ClassVar[tuple[str, ...]]
