@@ -1,21 +1,25 @@
 """Write SHUT on a sign that was asked to say OPEN, by patching one attention layer; saves three pictures."""
 
-from __future__ import annotations
-
+# %% A model, and two prompts that differ in a word
 import t2iprobe as t2i
 
 SOURCE, TARGET = 'a red framed sign that says "OPEN"', 'a red framed sign that says "SHUT"'
+model = t2i.load("tiny-sd3")
+print(model)
 
+# %% Keep the text keys and values of layer 6 from the target's run …
+target = model.run(TARGET, seed=0, cache="blocks.6.joint_attn.[kv]")
+print(target)
 
-def main() -> None:
-    """Run source, target and patched source as three rows of one batch."""
-    model = t2i.load("tiny-sd3")
-    swap = t2i.patch({2: 1}, model.text_sites(6))  # row 2 takes from row 1, in lock-step: nothing is cached
-    run = model.run(model.generation([SOURCE, TARGET, SOURCE], seed=0), interventions=[swap])
-    for name, image in zip(("source", "target", "patched"), run.images, strict=True):
-        image.resize((256, 256)).save(f"{name}.png")
-        print(f"{name}.png")
+# %% … and put them into the source's run: everything else is still asked to write OPEN
+source = model.run(SOURCE, seed=0)
+patched = model.run(SOURCE, seed=0, patch=target.cache)
 
+# %% The same without a cache: row 2 takes from row 1, in lock-step
+swap = t2i.patch({2: 1}, model.text_sites(6))
+rows = model.run([SOURCE, TARGET, SOURCE], seed=0, interventions=[swap])
 
-if __name__ == "__main__":
-    main()
+# %% Look at them
+for name, image in zip(("source", "target", "patched"), rows.images, strict=True):
+    image.resize((256, 256)).save(f"{name}.png")
+    print(f"{name}.png")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from t2iprobe.api import guard, load, prompt_set
+    from t2iprobe.api.comparison import Comparison, compare
     from t2iprobe.api.outcomes import Edited, Finetuned, Inversion, Outcome
     from t2iprobe.api.searching import localize, patch_layers
     from t2iprobe.api.using import capture, continual, edit, finetune, invert
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from t2iprobe.core.trials import Trial
     from t2iprobe.registry.hookspecs import hookimpl
     from t2iprobe.registry.manager import Plugins
-    from t2iprobe.registry.results import Result
+    from t2iprobe.registry.results import LayerRanking, Result
     from t2iprobe.registry.studies import Study
 
 _HOMES = {
@@ -46,12 +47,13 @@ _HOMES = {
     "core.store.writer": ("ActivationWriter",),
     "core.trials": ("Trial",),
     "api": ("guard", "load", "prompt_set"),
+    "api.comparison": ("Comparison", "compare"),
     "api.outcomes": ("Edited", "Finetuned", "Inversion", "Outcome"),
     "api.searching": ("localize", "patch_layers"),
     "api.using": ("capture", "continual", "edit", "finetune", "invert"),
     "registry.hookspecs": ("hookimpl",),
     "registry.manager": ("Plugins",),
-    "registry.results": ("Result",),
+    "registry.results": ("LayerRanking", "Result"),
     "registry.studies": ("Study",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -62,6 +64,7 @@ __all__ = [
     "ActivationWriter",
     "Adapter",
     "Branch",
+    "Comparison",
     "DenoiserCall",
     "Edited",
     "Finding",
@@ -71,6 +74,7 @@ __all__ = [
     "In",
     "Intervention",
     "Inversion",
+    "LayerRanking",
     "Localizer",
     "Model",
     "Out",
@@ -89,6 +93,7 @@ __all__ = [
     "Trial",
     "ablate",
     "capture",
+    "compare",
     "continual",
     "edit",
     "finetune",

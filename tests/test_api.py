@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import runpy
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -258,3 +261,38 @@ def test_concepts_are_learnt_one_after_another(model: t2i.Model) -> None:
     small = {"steps": 1, "rank": 1, "batch": 1, "samples": 1, "num_steps": 1, "orders": 0, "seeds": 0}
     learnt = t2i.continual(model, methods="naive", references="none", scores="concept", quiet=True, **small)
     assert learnt.to_frame()["method"].tolist() == ["naive"] and learnt.report().is_file()
+
+
+# two results beside each other, and the examples
+
+
+@pytest.fixture(scope="module")
+def compared(model: t2i.Model, found: t2i.Result) -> t2i.Comparison:
+    other = t2i.localize(model, pairs=4, **SMALL | {"layers": [6, 7, 8]})
+    return t2i.compare(found, other)
+
+
+def test_a_comparison_names_layers_intervals_and_costs(compared: t2i.Comparison) -> None:
+    assert compared.common == (6,) and compared.differing == ["pairs"]
+    assert [one.layer for one in compared.layers] == [5, 6, 7, 8] and compared.layers[0].ways[1] is None
+    assert "Both name layer 6, with 25 pictures and 20 pictures" in repr(compared)
+    assert "different pairs" in compared.sentence and "<table>" in compared._repr_html_()
+    assert compared.to_frame().set_index("layer").loc[6, ["first_named", "second_named"]].all()
+
+
+def test_what_cannot_be_compared_is_said(found: t2i.Result, run: t2i.Run) -> None:
+    with pytest.raises(ConfigError, match="found a Run"):
+        t2i.compare(found, run)  # type: ignore[arg-type]
+
+
+def test_the_quickest_example_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(Path(__file__).parents[1] / "examples" / "patch_one_layer.py"))
+    assert {path.name for path in tmp_path.iterdir()} == {"source.png", "target.png", "patched.png"}
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = (
+        "import sys, t2iprobe; t2iprobe.__version__, t2iprobe.localize, t2iprobe.edit; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
