@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -22,6 +21,7 @@ from t2iprobe.core.textfile import LISTED, read_entries
 
 if TYPE_CHECKING:
     from t2iprobe.core.model import Generation, Model
+    from t2iprobe.core.runs.engine import Session
     from t2iprobe.core.store.capture import CapturePlan
     from t2iprobe.core.store.layout import Layout
     from t2iprobe.core.store.reader import ActivationStore
@@ -83,7 +83,8 @@ def capture(asked: CaptureOptions, context: typer.Context) -> None:
 def run(asked: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
     """Do what was asked, or find it done; the answer is the JSON object."""
     from t2iprobe.core.runs import provenance, runfolder
-    from t2iprobe.core.runs.lock import LOCK, claim, lock
+    from t2iprobe.core.runs.engine import Run, execute
+    from t2iprobe.core.runs.stop import Stop
     from t2iprobe.registry.studies import versions
 
     budget = parse.size(asked.max_bytes)
@@ -103,14 +104,23 @@ def run(asked: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
     settings |= facts["decides"]
     runfolder.existing(asked.out, settings)
     plan = _planned(asked, model, listed, budget)
-    runfolder.make(asked.out)
-    with lock(asked.out), claim(asked.store, asked.out):
-        found = runfolder.existing(asked.out, settings)  # another process may have begun meanwhile
-        given = {"arguments": asked.given(), "plugins": versions(plugins)}
-        with runfolder.noted(asked.out, provenance.begun(settings, facts | _facts(plan), found, **given)):
-            answer = _capture(asked, model, plan)
-        (asked.out / LOCK).unlink(missing_ok=True)  # whoever holds the old file finds everything there
-    return answer
+    there: list[int] = []
+    run = Run(
+        "capture",
+        settings,
+        lambda session: _capture(asked, model, plan, session, there),
+        facts | _facts(plan),
+        asked.given(),
+        versions(plugins),
+        "prompt",
+        store=asked.store,
+        whole=lambda: _complete(asked) is not None,
+    )
+    stop = Stop(lambda: notes.print("stopping after the batch in flight (again to stop at once)", highlight=False))
+    manifest = execute(run, asked.out, stop)
+    store = _complete(asked)
+    assert store is not None
+    return _answer(asked, store, manifest["spent"]["seconds"], sum(there))
 
 
 def _deciding(asked: CaptureOptions, ref: str, prompts: list[str]) -> dict[str, Any]:
@@ -176,24 +186,29 @@ def _plan_answer(plan: CapturePlan) -> dict[str, Any]:
     }
 
 
-def _capture(asked: CaptureOptions, model: Model, plan: CapturePlan) -> dict[str, Any]:
+def _capture(
+    asked: CaptureOptions, model: Model, plan: CapturePlan, session: Session, there: list[int]
+) -> dict[str, Any]:
+    """What is missing; ``there`` gets how many prompts are not."""
     from t2iprobe.cli.progress import progress
     from t2iprobe.core.store.capture import capture
 
-    began = time.perf_counter()
-    generation = _generation(asked, model, plan.layout.prompts)
-    there = 0
+    generation, steps = _generation(asked, model, plan.layout.prompts), model.steps(asked.num_steps)
 
     def skip(rows: int) -> None:
-        nonlocal there
-        there = rows
+        there.append(rows)
+        session.begin(rows, plan.layout.rows)
         on_step(rows * steps, 0)  # the bar begins where the last run stopped
         if rows:
             notes.print(f"{rows} of {plan.layout.rows} prompts are there already", highlight=False)
 
-    steps = model.steps(asked.num_steps)
+    def unit(rows: int) -> None:
+        session.done(rows)
+        if session.units < plan.layout.rows:
+            session.check()
+
     with progress(plan.layout.rows, steps, "capturing") as on_step:
-        store = capture(
+        capture(
             model,
             generation,
             plan.layout,
@@ -201,8 +216,9 @@ def _capture(asked: CaptureOptions, model: Model, plan: CapturePlan) -> dict[str
             batch_size=asked.batch_size,
             on_step=on_step,
             on_skip=skip,
+            on_unit=unit,
         )
-    return _answer(asked, store, time.perf_counter() - began, there)
+    return {}
 
 
 def _where(asked: CaptureOptions) -> str | Path:

@@ -178,6 +178,7 @@ def _work(run: Run, session: Session) -> dict[str, Any]:
         runfolder.write_manifest(path, manifest)
         session.begun = True
         with session.stop.listening():
+            session.check()
             more = run.work(session)
         if gone(path):
             raise StoreError(_gone(path))

@@ -148,6 +148,7 @@ def capture(
     batch_size: int | None = None,
     on_step: OnStep = lambda rows, step: None,
     on_skip: Callable[[int], None] = lambda rows: None,
+    on_unit: Callable[[int], None] = lambda rows: None,
 ) -> ActivationStore:
     """Run what is missing in the store and write it; see :class:`~t2iprobe.core.store.writer.ActivationWriter`.
 
@@ -160,6 +161,7 @@ def capture(
         batch_size: most rows at once in the model; default a unit's.
         on_step: progress.
         on_skip: told how many rows are there already.
+        on_unit: told after each unit how many rows it was, once they are on the disk; what it raises ends the run.
 
     Raises:
         RunExistsError: the store holds something else under this name.
@@ -173,6 +175,7 @@ def capture(
         for unit in writer.todo:
             with writer.unit(unit) as rows:
                 model.run(generation, cache=sites, into=writer, rows=rows, batch_size=batch_size, on_step=on_step)
+            on_unit(len(rows))
     return ActivationStore(where, run)
 
 
