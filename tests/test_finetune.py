@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,10 @@ from typer.testing import CliRunner
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli.app import build
 from t2iprobe.core.command_options import flags
-from t2iprobe.core.errors import ConfigError, StoppedError
+from t2iprobe.core.errors import ConfigError, DamagedError, StoppedError, StoreError
 from t2iprobe.core.model import Model
+from t2iprobe.core.runs.checksums import damaged
+from t2iprobe.core.runs.runfolder import read_manifest
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.plugins.finetune.collapse import latents, precision_recall
 from t2iprobe.plugins.finetune.compare import over_seeds, same_modules, table
@@ -40,7 +45,7 @@ from t2iprobe.registry.manager import Plugins
 from t2iprobe.training.dataset import write_folder
 from t2iprobe.training.lora import Lora
 from t2iprobe.training.targets import SCOPES, STREAMS, choose
-from t2iprobe.training.trainer import Settings
+from t2iprobe.training.trainer import CHECKPOINT, Settings
 
 
 class Blind:
@@ -220,14 +225,69 @@ def test_a_session_trains_keeps_and_goes_on(tmp_path: Path) -> None:
         f"step-00000{step}.png" for step in (0, 2, 3)
     ]
     assert all(torch.equal(one, before[name]) for name, one in model.denoiser.state_dict().items())
-    kept = json.loads((tmp_path / "cut/manifest.json").read_text())
-    assert session.run(job(), tmp_path / "cut").items() <= kept.items()
+    assert session.run(job(), tmp_path / "cut") == read_manifest(tmp_path / "cut")
+    assert not (tmp_path / "cut" / CHECKPOINT).exists() and not list(damaged(tmp_path / "cut"))
     with pytest.raises(ConfigError, match=r"holds a run with other settings .*rank: 2 there, 1 now"):
         session.run(job(rank=1), tmp_path / "cut")
     assert session.done(job(), tmp_path / "cut") and not session.done(job(), tmp_path / "new")
     session.monitor.reader.name = "another"  # type: ignore[union-attr]
     with pytest.raises(ConfigError, match="reader: 'blind' there, 'another' now"):
         session.run(job(), tmp_path / "cut")
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_folder_that_vanishes_is_no_training(step: int, tmp_path: Path) -> None:
+    model = tiny()
+    session = Session(model, a_lesson(), watcher(model))
+
+    def on_step(number: int, loss: float) -> None:
+        if number == step:
+            shutil.rmtree(tmp_path / "run")
+
+    with pytest.raises(StoreError, match="was removed or renamed"):
+        session.run(job(), tmp_path / "run", FinetuneCallbacks(on_step))
+    assert not (tmp_path / "run/lora").exists()
+
+
+@pytest.mark.parametrize("name", ["losses.jsonl", "checkpoint.pt", "samples", "lora"])
+def test_a_full_disk_is_one_error_and_the_training_goes_on(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = tiny()
+    session = Session(model, a_lesson(), watcher(model), every=2)
+    whole = session.run(job(), tmp_path / "whole")
+
+    def full(real: Any) -> Any:
+        def wrapped(path: Path, *given: Any, **options: Any) -> Any:
+            if name in str(path):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            return real(path, *given, **options)
+
+        return wrapped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full(Path.write_bytes))
+        patched.setattr(Path, "open", full(Path.open))
+        if name == "lora":
+            patched.setattr(Path, "replace", full(Path.replace))
+        with pytest.raises(StoreError, match="no space left"):
+            session.run(job(), tmp_path / "run")
+    assert session.run(job(), tmp_path / "run")["after"] == whole["after"]
+
+
+@pytest.mark.parametrize("name", ["losses.jsonl", "looks.jsonl", "samples/step-000000.png", "lora"])
+def test_a_flipped_bit_is_noticed(name: str, tmp_path: Path) -> None:
+    model = tiny()
+    session = Session(model, a_lesson(), watcher(model))
+    session.run(job(), tmp_path / "run")
+    file = tmp_path / "run" / (name if name != "lora" else "lora/pytorch_lora_weights.safetensors")
+    raw = bytearray(file.read_bytes())
+    raw[len(raw) // 2] ^= 4
+    file.write_bytes(raw)
+    assert [found for found, _ in damaged(tmp_path / "run")] == [str(file.relative_to(tmp_path / "run"))]
+    if name == "lora":
+        with pytest.raises(DamagedError, match="lora_weights"):
+            Lora.load(model, file.parent)
 
 
 def test_a_saved_lora_is_gone_on_from(tmp_path: Path) -> None:

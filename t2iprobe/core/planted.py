@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from t2iprobe.core.options import Embedded
+from t2iprobe.core.runs.checksums import read_json
 
 
 def sampling_defaults(pipeline: Any) -> dict[str, Any]:
@@ -32,4 +32,4 @@ def planted_layers(ref: str, concept: str, models: Mapping[str, Embedded]) -> li
 
 def _card(folder: Path) -> dict[str, Any] | None:
     path = folder / "planted.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return dict(read_json(path)) if path.is_file() else None

@@ -6,7 +6,6 @@ The base weights are never changed for good; :meth:`Lora.detach` restores the ba
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
+from t2iprobe.core.runs.files import explained, write
 from t2iprobe.training import saved
 from t2iprobe.training.targets import check_rank
 
@@ -219,11 +219,9 @@ class Lora:
             if NAME in (getattr(part, "peft_config", None) or {}):
                 named[f"{component}_lora_layers"] = _state(part)
                 named[f"{component}_lora_adapter_metadata"] = _settings(part)
-        new = folder.with_name(folder.name + ".part")
-        shutil.rmtree(new, ignore_errors=True)
-        kind.save_lora_weights(new, **named)
-        shutil.rmtree(folder, ignore_errors=True)
-        new.replace(folder)
+        with explained(str(folder)):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        write(folder, lambda part: kind.save_lora_weights(part, **named))
         return folder
 
     def detach(self) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
+from t2iprobe.core.runs.checksums import check
 
 State = Mapping[str, Tensor]
 #: suffixes of weight names behind their module's path
@@ -62,8 +63,11 @@ def _place(ref: str | Path) -> str:
 
     Raises:
         ConfigError: the folder holds no LoRA, or several.
+        DamagedError: a file in it is not what a run has written.
     """
     path = Path(ref).expanduser()
+    for file in path.glob("*") if path.is_dir() else [path]:
+        check(file)  # where it is of a run
     if not path.is_dir():
         return str(path) if path.exists() else str(ref)
     found = sorted(one.name for one in path.glob("*.safetensors"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import io
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from t2iprobe.core.contracts.adapter import Conditioning
 from t2iprobe.core.errors import ConfigError, NonFiniteError, StoppedError
 from t2iprobe.core.model import Model
+from t2iprobe.core.runs.files import explained, write
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.training.dataset import Pictures
 from t2iprobe.training.devices import Precision, accelerator
@@ -241,10 +243,11 @@ class Trainer:
             "optimiser": self._optimiser.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
         }
-        part = path.with_suffix(".part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, part)
-        part.replace(path)
+        raw = io.BytesIO()  # torch does not say that a disk is full
+        torch.save(state, raw)
+        with explained(str(path)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, raw.getvalue())
 
     def load(self, path: Path) -> None:
         """Resume from a checkpoint, if there is one.

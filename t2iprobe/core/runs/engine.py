@@ -37,6 +37,8 @@ class Run:
         resume: how to go on, in words.
         store: URL of the store where it is not in the folder; it is claimed.
         whole: whether a finished run still has everything.
+        disposable: whether the folder goes again where the first session has kept no unit.
+        leftover: files in the folder that a finished run has no use for.
         check: refuses a folder with a run of other settings in words of its own, before the engine does.
     """
 
@@ -50,6 +52,8 @@ class Run:
     resume: str = "the same command goes on"
     store: str | None = None
     whole: Callable[[], bool] = lambda: True
+    disposable: bool = True
+    leftover: tuple[str, ...] = ()
     check: Callable[[Path], None] = lambda path: None
 
 
@@ -112,12 +116,18 @@ class Session:
             StoppedError: it was.
             StoreError: the folder is gone.
         """
+        self.there()
+        if self.stop.asked:
+            raise StoppedError(f"stopped; {self.kept}: {self.run.resume}")
+
+    def there(self) -> None:
+        """See that the folder is there, which whoever writes might make anew.
+
+        Raises:
+            StoreError: it is gone.
+        """
         if gone(self.path):
             raise StoreError(_gone(self.path))
-        if self.stop.asked:
-            stopped = StoppedError(f"stopped; {self.kept}: {self.run.resume}")
-            stopped.exit_code = 128 + self.stop.signal
-            raise stopped
 
     @property
     def kept(self) -> str:
@@ -126,10 +136,15 @@ class Session:
             return f"{counted(self.units, self.run.unit)} {'is' if self.units == 1 else 'are'} kept"
         return f"{self.units:,} of {counted(self.total, self.run.unit)} are kept"
 
+    @property
+    def seconds(self) -> float:
+        """That all sessions have taken so far."""
+        return self._seconds + time.perf_counter() - self._began
+
     def note(self) -> None:
         """Write down how far it is."""
         self._noted = time.perf_counter()
-        self.spent["seconds"] = round(self._seconds + self._noted - self._began, 2)
+        self.spent["seconds"] = round(self.seconds, 2)
         if not gone(self.path):
             write(self.path / PROGRESS, checksums.signed({**self.progress, "spent": self.spent}))
 
@@ -180,15 +195,15 @@ def _work(run: Run, session: Session) -> dict[str, Any]:
         with session.stop.listening():
             session.check()
             more = run.work(session)
-        if gone(path):
-            raise StoreError(_gone(path))
+        session.there()
         session.note()
-        checksums.seal(path)
         ended = {"state": runfolder.FINISHED, "ended": runfolder.now()}
         found = {**manifest, "spent": session.spent, **more, "progress": session.progress, **ended}
         runfolder.write_manifest(path, found)
-        (path / PROGRESS).unlink(missing_ok=True)
-    return found
+        for name in (PROGRESS, *run.leftover):
+            (path / name).unlink(missing_ok=True)
+        checksums.seal(path)
+    return runfolder.read_manifest(path)
 
 
 @contextmanager
@@ -200,8 +215,10 @@ def _interrupted(session: Session, manifest: Mapping[str, Any]) -> Iterator[None
     except BaseException as error:
         if session.begun and gone(path):
             raise StoreError(_gone(path)) from error
+        if isinstance(error, StoppedError):
+            error.exit_code = 128 + session.stop.signal
         said = _said(error, session)
-        if session.found is None and not session.units:
+        if session.run.disposable and session.found is None and not session.units:
             shutil.rmtree(path, ignore_errors=True)
         else:
             with suppress(OSError, T2IProbeError):  # a full disk: the error that is on its way says so

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,6 +97,7 @@ def _kept(result: StudyResult, job: EditJob, plugins: Plugins) -> dict[str, Any]
 def _finished(path: Path, asked: EditOptions) -> dict[str, Any] | None:
     """The answer of a finished run of the same options, found without loading the model."""
     from t2iprobe.core.runs import runfolder
+    from t2iprobe.core.runs.checksums import read_json
     from t2iprobe.core.runs.provenance import portable
     from t2iprobe.plugins.editing import record
 
@@ -107,7 +107,7 @@ def _finished(path: Path, asked: EditOptions) -> dict[str, Any] | None:
     old = manifest.get("arguments", {}).get("options")
     if manifest.get("state") != runfolder.FINISHED or old != portable(asked.deciding):
         return None  # the study says what differs
-    answer: dict[str, Any] = json.loads((path / record.ANSWER).read_text())
+    answer: dict[str, Any] = read_json(path / record.ANSWER)
     return answer
 
 

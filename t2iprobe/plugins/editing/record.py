@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from PIL import Image
 
 from t2iprobe.core.pictures import opened
 from t2iprobe.core.runs import runfolder
+from t2iprobe.core.runs.checksums import check, keep
 from t2iprobe.core.study.result import StudyResult, finding_as_json
 from t2iprobe.plugins.editing.comparison import SWAP, Comparison, said
 from t2iprobe.plugins.editing.sweep import SECONDS, SOURCE, TARGET
@@ -79,12 +79,13 @@ def write(result: StudyResult, photo: Image.Image | None) -> None:
         for number, row in enumerate(whole[:SHEET_ROWS])
         for images in [dict(zip(labels, row, strict=True))]
     ]
-    contact_sheet(rows, [named.get(label, label) for label in shown], cell=_cell(whole)).save(result.path / SHEET)
+    sheet = contact_sheet(rows, [named.get(label, label) for label in shown], cell=_cell(whole))
+    keep(result.path, {SHEET: sheet})
 
 
 def write_answer(result: StudyResult, answer: Mapping[str, Any]) -> None:
     """``result.json``: the mark that all else is there, so it is written last."""
-    (result.path / ANSWER).write_text(json.dumps(answer, indent=1) + "\n")
+    keep(result.path, {ANSWER: answer})
 
 
 def _cell(rows: Sequence[Sequence[Image.Image]]) -> int:
@@ -116,7 +117,7 @@ def sections(result: StudyResult) -> Iterator[Section]:
         "the clean target."
     )
     path = result.path / SHEET
-    figures = [("source, clean target, and the edits", opened(path))] if path.is_file() else []
+    figures = [("source, clean target, and the edits", opened(check(path)))] if path.is_file() else []
     yield Section("Text edits", text, ReportTable(heads, cells), figures=figures)
 
 

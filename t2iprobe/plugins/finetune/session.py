@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from t2iprobe.core.errors import ConfigError, StoppedError
+from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
+from t2iprobe.core.runs import engine as runs
 from t2iprobe.core.runs import provenance
-from t2iprobe.core.runs.lock import lock
-from t2iprobe.core.runs.runfolder import FINISHED, INTERRUPTED, existing
+from t2iprobe.core.runs.runfolder import FINISHED, existing
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.plugins.finetune.monitor import Look, Monitor
 from t2iprobe.plugins.finetune.record import FinetuneRecord, plain
@@ -25,7 +23,7 @@ from t2iprobe.training.devices import rank as process
 from t2iprobe.training.feed import Feed
 from t2iprobe.training.lora import Lora, check_free
 from t2iprobe.training.targets import Count, Targets, choose, count
-from t2iprobe.training.trainer import Settings, Trainer, TrainingCallbacks
+from t2iprobe.training.trainer import CHECKPOINT, Settings, Trainer, TrainingCallbacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,18 +129,19 @@ class Session:
             StoppedError: it was asked to stop.
         """
         callbacks = callbacks or FinetuneCallbacks()
-        main = process() == 0
         check_free(self.model)
-        with lock(path) if main else nullcontext():
-            record = FinetuneRecord.open(path, self.settings(job), **self._facts(job)) if main else None
-            if record is not None and record.finished:
-                return record.manifest
-            before = self.monitor.before if self.monitor and main else None
-            lora = self._attach(job)
-            try:
-                return self._train(lora, job, path, record, before, callbacks)
-            finally:
-                lora.detach()
+        if process() != 0:  # the first process has the folder
+            self._train(job, path, None, callbacks)
+            return {}
+        run = runs.Run(
+            "finetune",
+            self.settings(job),
+            lambda session: self._train(job, path, session, callbacks),
+            self._facts(job),
+            unit="step",
+            leftover=(CHECKPOINT,),
+        )
+        return runs.execute(run, path, callbacks.stop)
 
     def settings(self, job: FinetuneJob) -> dict[str, Any]:
         """What decides the result; how the rows are passed through does not."""
@@ -201,41 +200,45 @@ class Session:
         return Trainer(self.model, lora, self._feed, job.settings)
 
     def _train(
-        self,
-        lora: Lora,
-        job: FinetuneJob,
-        path: Path,
-        record: FinetuneRecord | None,
-        before: Look | None,
-        callbacks: FinetuneCallbacks,
+        self, job: FinetuneJob, path: Path, session: runs.Session | None, callbacks: FinetuneCallbacks
     ) -> dict[str, Any]:
-        trainer = self._trainer(lora, job)
-        training = TrainingCallbacks(checkpoint_every=max(1, min(100, job.settings.steps // 4)), stop=callbacks.stop)
-        if self.monitor is not None:
-            training.pause_every = self.every or job.settings.steps  # in every process: they wait for each other
-        if record is not None:
-            trail = _Trail(record, self.monitor, before, callbacks, job.start is not None)
-            training.on_step, training.pause = trail.step, trail.look
-        began = time.perf_counter()
+        before = self.monitor.before if self.monitor and session else None
+        lora = self._attach(job)
         try:
+            trainer = self._trainer(lora, job)
+            training = TrainingCallbacks(
+                checkpoint_every=max(1, min(100, job.settings.steps // 4)), stop=callbacks.stop
+            )
+            if self.monitor is not None:
+                training.pause_every = self.every or job.settings.steps  # in every process: they wait for each other
+            if session is not None:
+                trail = _Trail(FinetuneRecord(path), session, self.monitor, before, callbacks, job.start is not None)
+                training.on_step, training.pause = trail.step, trail.look
+                session.begin(session.units, job.settings.steps)
             trainer.run(path, training)
-        except (StoppedError, KeyboardInterrupt):
-            if record is not None:
-                record.write(state=INTERRUPTED, seconds=_seconds(record, began))
-            raise
-        if record is None:
-            return {}
-        lora.save(path / "lora")
+            if session is None:
+                return {}
+            session.there()
+            lora.save(path / "lora")
+            return self._result(job, FinetuneRecord(path), session, before)
+        finally:
+            lora.detach()
+
+    def _result(
+        self, job: FinetuneJob, record: FinetuneRecord, session: runs.Session, before: Look | None
+    ) -> dict[str, Any]:
+        """What the manifest gets at the end."""
         losses, looks = record.losses(), record.looks()
         tail = losses[-max(1, len(losses) // 10) :]
-        record.finish(
-            seconds=_seconds(record, began),
-            loss=sum(tail) / len(tail),
-            before=dict(before.scores) if before else None,
-            after=looks[job.settings.steps]["scores"] if looks else None,
-            each=looks[job.settings.steps]["each"] if looks else None,
-        )
-        return record.manifest
+        last = looks[job.settings.steps] if looks else None
+        found = {
+            "seconds": round(session.seconds, 1),
+            "loss": sum(tail) / len(tail),
+            "before": dict(before.scores) if before else None,
+            "after": last["scores"] if last else None,
+            "each": last["each"] if last else None,
+        }
+        return dict(plain(found))
 
 
 def _continued(model: Model, start: str, modules: Sequence[str], job: FinetuneJob) -> Lora:
@@ -268,23 +271,22 @@ def _check_continues(lora: Lora, start: str, modules: Sequence[str], job: Finetu
         raise ConfigError(f"{start} has more than two matrices a module, as a DoRA has; a plain LoRA is gone on from")
 
 
-def _seconds(record: FinetuneRecord, began: float) -> float:
-    """Of this training, with those before an interruption."""
-    return round(float(record.manifest.get("seconds") or 0.0) + time.perf_counter() - began, 1)
-
-
 @dataclass
 class _Trail:
     """Writes down what a training does."""
 
     record: FinetuneRecord
+    session: runs.Session
     monitor: Monitor | None
     before: Look | None
     callbacks: FinetuneCallbacks
     started: bool  # from a saved LoRA, so the first look is not the base model's
 
     def step(self, step: int, loss: float) -> None:
+        self.session.there()
         self.record.loss(step, loss)
+        self.session.begin(step - 1, self.session.total)
+        self.session.done()
         self.callbacks.on_step(step, loss)
 
     def look(self, step: int) -> None:

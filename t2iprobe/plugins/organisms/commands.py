@@ -274,13 +274,14 @@ def _load(ref: str, device: str | None, plugins: Plugins) -> tuple[Model, Plant,
 
 
 def _card(folder: Path) -> dict[str, Any] | None:
+    from t2iprobe.core.runs.checksums import check
     from t2iprobe.plugins.organisms import weights
 
     path = folder / weights.CARD
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(check(path).read_text())
     except ValueError as error:
         raise ModelError(f"{path} is damaged: {error}") from error
     missing = {"name", "arch", "seed", "plant", "sampling", "recipe"} - set(found)

@@ -6,6 +6,7 @@ Resumes from its last checkpoint; interruptions do not change the result.
 from __future__ import annotations
 
 import copy
+import io
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from t2iprobe.core.contracts.adapter import Adapter, Conditioning, Pipeline
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.options import LoadOptions
+from t2iprobe.core.runs.files import write
 from t2iprobe.plugins.organisms import weights
 from t2iprobe.plugins.organisms.autoencoder import train_autoencoder
 from t2iprobe.plugins.organisms.build import PIPELINES
@@ -103,9 +105,7 @@ def install_autoencoder(pipeline: Pipeline, out: Path, recipe: ModelRecipe, tick
         trained = train_autoencoder(
             steps, recipe.seed, lambda step, loss: tick("autoencoder", step, steps, loss), silent(recipe)
         )
-        part = out / "autoencoder.part"  # config.json is written first, so the folder must be renamed into place
-        trained.save_pretrained(part)
-        part.replace(folder)
+        write(folder, trained.save_pretrained)  # config.json is written first: the folder must appear whole
     pipeline.register_modules(vae=AutoencoderKL.from_pretrained(folder).requires_grad_(False))
 
 
@@ -222,9 +222,9 @@ class TrainingState:
             "shadow": self.shadow.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
-        part = path.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(path)
+        raw = io.BytesIO()  # torch does not say that a disk is full
+        torch.save(state, raw)
+        write(path, raw.getvalue())
 
     def load(self, path: Path) -> None:
         """Resume from a checkpoint, if there is one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from diffusers import DiffusionPipeline
 from t2iprobe.core.contracts.adapter import Pipeline
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.options import LoadOptions
+from t2iprobe.core.runs.checksums import keep
 from t2iprobe.plugins.organisms.catalogue import WEIGHTS
 from t2iprobe.plugins.organisms.modelcard import card
 from t2iprobe.plugins.organisms.prompts import Signs, signs
@@ -94,10 +94,7 @@ def save(pipeline: Pipeline, folder: Path, recipe: ModelRecipe, measured: dict[s
 
 def write(folder: Path, planted: dict[str, Any]) -> None:
     """Write ``planted.json`` and the model card rendered from it, each atomically."""
-    for name, text in ((CARD, json.dumps(planted, indent=1) + "\n"), ("README.md", card(planted))):
-        part = folder / f"{name}.part"
-        part.write_text(text)
-        part.replace(folder / name)
+    keep(folder, {CARD: planted, "README.md": card(planted)})
 
 
 def facts(recipe: ModelRecipe, measured: dict[str, Any] | None) -> dict[str, Any]:

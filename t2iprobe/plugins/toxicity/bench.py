@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_words
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import choice, counted, with_settings
+from t2iprobe.core.runs.checksums import keep
+from t2iprobe.core.runs.engine import Session
 from t2iprobe.plugins.toxicity import benchmark as measuring
 from t2iprobe.plugins.toxicity import latent, record
 from t2iprobe.plugins.toxicity.digests import digests, key_name
@@ -30,7 +31,7 @@ from t2iprobe.plugins.toxicity.methods import METHODS, NEGATIVE, UNGUARDED, USUA
 from t2iprobe.plugins.toxicity.options import GuardBenchOptions, rewriter_of
 from t2iprobe.plugins.toxicity.policy import Policy
 from t2iprobe.plugins.toxicity.presets import SEEDS, TEMPLATE, preset
-from t2iprobe.plugins.toxicity.running import REPORT, RESULT, batch_of, finished, kept, placed
+from t2iprobe.plugins.toxicity.running import REPORT, RESULT, batch_of, finished, worked
 from t2iprobe.plugins.toxicity.settings import deciding
 from t2iprobe.plugins.toxicity.sheet import NAME as SHEET
 from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_lines
@@ -192,10 +193,12 @@ def benchmark(asked: GuardBenchOptions, plugins: Plugins, command: Sequence[str]
     setup = Setup(model, layers, job.settings, full.start, job.negative, job.concept, size)
     methods = _methods(asked.method, setup)
     _say_plan(setup, methods, cases, path, asked.yes)
-    with kept(path, settings, model, job.settings, plugins) as more:
-        answer = _measured(job, setup, methods, cases, tools, path, plugins, command)
-        more["sentence"] = answer["sentence"]
-    return placed(answer, path)
+
+    def work(session: Session) -> dict[str, Any]:
+        answer = _measured(job, setup, methods, cases, tools, session, plugins, command)
+        return {"sentence": answer["sentence"]}
+
+    return worked(path, settings, work, model, job.settings, plugins)
 
 
 def _cases(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> list[Case]:
@@ -273,15 +276,15 @@ def _measured(
     methods: Mapping[str, GuardMethod],
     cases: Sequence[Case],
     tools: measuring.PictureMeasures,
-    path: Path,
+    session: Session,
     plugins: Plugins,
     command: Sequence[str],
 ) -> dict[str, Any]:
     """Pictures, scores and files."""
-    gallery, model = Gallery(path), setup.model
+    path, gallery, model = session.path, Gallery(session.path), setup.model
     total = sum(method.rows * len(cases) for method in methods.values())
     with progress(total, model.evaluations(setup.settings.get("num_steps")), "drawing") as on_step:
-        measuring.render(methods, cases, gallery, setup.batch_size, on_step)
+        measuring.render(methods, cases, gallery, setup.batch_size, on_step, session)
     rows = measuring.measure(list(methods), cases, gallery, tools)
     facts = {
         "model": model.ref,
@@ -294,9 +297,8 @@ def _measured(
     }
     answer = record.answer_of(rows, cases, facts) | {"table": [record.heads(), [record.brief(row) for row in rows]]}
     sheet = record.sheet(list(methods), cases, gallery, job.asked.show_words)
-    sheet.save(path / SHEET)
     plugins.write_page(record.page_of(answer, rows, sheet, quoted(command)), path / REPORT)
-    (path / RESULT).write_text(json.dumps(answer, indent=1) + "\n")
+    keep(path, {SHEET: sheet, RESULT: answer})
     return answer
 
 

@@ -15,6 +15,7 @@ from t2iprobe.core.contracts.detector import Detector
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import OnStep
 from t2iprobe.core.pairs import Pair
+from t2iprobe.core.runs.engine import Session
 from t2iprobe.core.statistics import Interval, interval, proportion
 from t2iprobe.plugins.toxicity.gallery import Chunk, Gallery
 from t2iprobe.plugins.toxicity.methods import UNGUARDED, WORD, Case, GuardMethod
@@ -75,18 +76,27 @@ def _quoted(prompt: str) -> str:
 
 
 def render(
-    methods: Mapping[str, GuardMethod], cases: Sequence[Case], gallery: Gallery, size: int, on_step: OnStep
+    methods: Mapping[str, GuardMethod],
+    cases: Sequence[Case],
+    gallery: Gallery,
+    size: int,
+    on_step: OnStep,
+    session: Session,
 ) -> None:
     """Make the pictures that are not there yet, in chunks of at most ``size`` rows."""
+    asked = {name: [row for row, case in enumerate(cases) if case.found or name == UNGUARDED] for name in methods}
+    session.begin(sum(len(gallery.done(name)) for name in methods), sum(map(len, asked.values())))
     for name, method in methods.items():
         done = gallery.done(name)
-        todo = [row for row, case in enumerate(cases) if row not in done and (case.found or name == UNGUARDED)]
+        todo = [row for row in asked[name] if row not in done]
         step = max(1, size // method.rows)
         for first in range(0, len(todo), step):
+            session.check()
             rows = todo[first : first + step]
             run = method.run([cases[row] for row in rows], on_step)
             chunk = Chunk(name, tuple(rows), run.denoiser_calls, run.denoiser_rows, run.seconds)
             gallery.add(chunk, run.images)
+            session.done(len(rows), **chunk.cost)
 
 
 @dataclass(frozen=True)

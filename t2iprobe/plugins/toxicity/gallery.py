@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from t2iprobe.core.errors import StoreError
+from t2iprobe.core.runs import lines
+from t2iprobe.core.runs.checksums import check, keep
 
 LOG = "progress.jsonl"
 
@@ -29,6 +29,11 @@ class Chunk:
     calls: int
     denoiser_rows: int
     seconds: float
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """For the manifest."""
+        return {"calls": self.calls, "rows": self.denoiser_rows}
 
 
 class Gallery:
@@ -52,19 +57,17 @@ class Gallery:
         Raises:
             StoreError: the disk is full or gone.
         """
-        try:
-            self._place(chunk.method, 0).parent.mkdir(parents=True, exist_ok=True)
-            for row, image in zip(chunk.rows, images, strict=True):
-                image.save(self._place(chunk.method, row))
-            with (self.folder / LOG).open("a") as file:
-                file.write(json.dumps(asdict(chunk)) + "\n")
-        except OSError as error:
-            raise StoreError(f"pictures cannot be kept in {self.folder}: {error.strerror or error}") from error
+        keep(self.folder, {self.path(chunk.method, row): one for row, one in zip(chunk.rows, images, strict=True)})
+        lines.append(self.folder / LOG, asdict(chunk))
         self.chunks.append(chunk)
 
     def image(self, method: str, row: int) -> Image.Image:
-        """A picture."""
-        with Image.open(self._place(method, row)) as opened:
+        """A picture.
+
+        Raises:
+            DamagedError: it is not what was written.
+        """
+        with Image.open(check(self._place(method, row))) as opened:
             return opened.convert("RGB")
 
     def path(self, method: str, row: int) -> str:
@@ -75,13 +78,7 @@ class Gallery:
         return self.folder / "pictures" / method / f"{row:04d}.png"
 
 
-def _read(path: Path) -> list[Chunk]:
+def _read(path: Path) -> Iterator[Chunk]:
     """The log; a last line that a crash cut off is none."""
-    chunks = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        chunks.append(Chunk(**found | {"rows": tuple(found["rows"])}))
-    return chunks
+    for found in lines.read(path):
+        yield Chunk(**found | {"rows": tuple(found["rows"])})

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +13,9 @@ from t2iprobe.cli.models import load, reference
 from t2iprobe.cli.progress import progress
 from t2iprobe.core.names import counted
 from t2iprobe.core.runs import provenance, runfolder
-from t2iprobe.core.runs.lock import LOCK, lock
+from t2iprobe.core.runs.checksums import keep, read_json
+from t2iprobe.core.runs.engine import Run, Session, execute
+from t2iprobe.core.runs.stop import Stop
 from t2iprobe.plugins.toxicity import conflicts
 from t2iprobe.plugins.toxicity.audit import Audit
 from t2iprobe.plugins.toxicity.digests import digests, key_name
@@ -54,20 +54,23 @@ def draw(order: GuardRunOptions, plugins: Plugins) -> dict[str, Any]:
     log = Audit(order.audit or path / "audit.jsonl", order.audit_text)
     layers = chosen(loaded, order.layers, order.from_run)
     guard = Guard(loaded, layers, built, way=order.donor, start=order.start, audit=log)  # type: ignore[arg-type]
-    gallery = Gallery(path)
-    todo = _todo(decisions, gallery)
-    told = plan(guard, order, decisions, len(todo))
+    told = plan(guard, order, decisions, len(_todo(decisions, Gallery(path))))
     if order.plan:
         return told
     notes.print(f"plan: {told['sentence']}", highlight=False)
     agree(order.yes, told["seconds"])
-    with kept(path, settings, loaded, order.generation, plugins) as more:
-        _make(guard, order, decisions, todo, gallery)
-        _show(decisions, gallery, path / SHEET)
+
+    def work(session: Session) -> dict[str, Any]:
+        gallery = Gallery(path)  # another process may have begun meanwhile
+        drawn = sum(one.verdict != "refused" for one in decisions)
+        session.begin(len(gallery.done(GUARDED)), drawn)
+        _make(guard, order, decisions, _todo(decisions, gallery), gallery, session)
+        _show(decisions, gallery, path)
         answer = _answer(guard, order, decisions, gallery)
-        more["sentence"] = verdicts(answer)
-        (path / RESULT).write_text(json.dumps(answer, indent=1) + "\n")
-    return placed(answer, path)
+        keep(path, {RESULT: answer})
+        return {"sentence": verdicts(answer)}
+
+    return worked(path, settings, work, loaded, order.generation, plugins)
 
 
 def verdicts(answer: Mapping[str, Any]) -> str:
@@ -81,35 +84,40 @@ def placed(answer: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return {**answer, "run": str(path)} | {name: str(file) if file.is_file() else None for name, file in files.items()}
 
 
-def _show(decisions: Sequence[Decision], gallery: Gallery, place: Path) -> None:
+def _show(decisions: Sequence[Decision], gallery: Gallery, path: Path) -> None:
     """The first pictures with the prompts that the localized layers got; none where all are refused."""
     there = sorted(gallery.done(GUARDED))
     rows = [(f"{row}: {decisions[row].rewrite}", [gallery.image(GUARDED, row)]) for row in there[:ROWS]]
     if rows:
-        sheet(["guarded"], rows, len(decisions)).save(place)
+        keep(path, {SHEET: sheet(["guarded"], rows, len(decisions))})
 
 
-@contextmanager
-def kept(
-    path: Path, asked: Mapping[str, Any], model: Model, generation: Mapping[str, Any], plugins: Plugins
-) -> Iterator[dict[str, Any]]:
-    """The run folder ``path``, locked and with a manifest that says how far it is, for the length of a ``with``.
-
-    Gives a dict for what is to be added to the manifest at the end.
-    """
+def worked(
+    path: Path,
+    asked: Mapping[str, Any],
+    work: Callable[[Session], Mapping[str, Any]],
+    model: Model,
+    generation: Mapping[str, Any],
+    plugins: Plugins,
+) -> dict[str, Any]:
+    """Run it in the folder ``path``, or go on with it there; the answer, which ``work`` has kept."""
     facts = provenance.facts(model, generation)
     settings = {**asked, **facts["decides"]}
-    conflicts.check(path, settings)
-    runfolder.existing(path, settings)
-    runfolder.make(path)
-    with lock(path):
-        found = runfolder.existing(path, settings)  # another process may have begun meanwhile
-        versions = {row.name: row.version for row in plugins.listing() if row.status == "ok"}
-        with runfolder.noted(
-            path, provenance.begun(settings, facts, found, arguments=asked["asked"], plugins=versions)
-        ) as more:
-            yield more
-        (path / LOCK).unlink(missing_ok=True)  # whoever holds the old file finds everything there
+    versions = {row.name: row.version for row in plugins.listing() if row.status == "ok"}
+    run = Run(
+        "guard",
+        settings,
+        work,
+        facts,
+        asked["asked"],
+        versions,
+        "picture",
+        disposable=False,  # refusals are on record in it
+        check=lambda place: conflicts.check(place, settings),
+    )
+    stop = Stop(lambda: notes.print("stopping after the batch in flight (again to stop at once)", highlight=False))
+    execute(run, path, stop)
+    return placed(read_json(path / RESULT), path)
 
 
 def finished(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -120,8 +128,7 @@ def finished(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
         runfolder.check(path)
         return None
     notes.print(f"{path} holds this run already; showing it (delete the folder to run it again)", highlight=False)
-    done: dict[str, Any] = json.loads((path / RESULT).read_text())
-    return placed(done, path)
+    return placed(read_json(path / RESULT), path)
 
 
 def _settings(ref: str, order: GuardRunOptions) -> dict[str, Any]:
@@ -152,7 +159,12 @@ def _todo(decisions: Sequence[Decision], gallery: Gallery) -> list[int]:
 
 
 def _make(
-    guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision], todo: Sequence[int], gallery: Gallery
+    guard: Guard,
+    order: GuardRunOptions,
+    decisions: Sequence[Decision],
+    todo: Sequence[int],
+    gallery: Gallery,
+    session: Session,
 ) -> None:
     if guard.audit is not None and not gallery.chunks:
         for row, one in enumerate(decisions):
@@ -161,6 +173,7 @@ def _make(
     size = order.batch_size or batch_of(guard.model)
     with progress(len(todo), guard.evaluations(order.generation.get("num_steps")), "drawing") as on_step:
         for first in range(0, len(todo), size):
+            session.check()
             rows = todo[first : first + size]
             prompts, seeds = [order.texts[row] for row in rows], [order.seed + row for row in rows]
             generation = guard.generation(prompts, seeds, **order.generation)
@@ -168,6 +181,7 @@ def _make(
             made = guard.run_decided(generation, taken, numbers=rows, batch_size=2 * size, on_step=on_step)
             chunk = Chunk(GUARDED, tuple(rows), made.denoiser_calls, made.denoiser_rows, made.seconds)
             gallery.add(chunk, made.images)
+            session.done(len(rows), **chunk.cost)
 
 
 def batch_of(model: Model) -> int:
