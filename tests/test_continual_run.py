@@ -24,7 +24,7 @@ from t2iprobe.cli.app import build
 from t2iprobe.cli.options import ModelChoice
 from t2iprobe.core.errors import ConfigError, RunExistsError, StoppedError
 from t2iprobe.core.model import Model
-from t2iprobe.core.runs import provenance
+from t2iprobe.core.runs import provenance, runfolder
 from t2iprobe.core.runs.lock import lock
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.plugins.continual import evaluation, plan, run, streamfile
@@ -290,7 +290,7 @@ class TestResume:
         one = the_run(tmp_path / "run", learner, ("naive", "merge-init"), TaskStream("s", STREAM.tasks[:1]))
         held = lock(tmp_path / "run" / "work" / one.arms[0].label)
         one.folder.mkdir()
-        one._write_manifest("running")
+        runfolder.write_manifest(one.folder, {"settings": one.settings, "state": "running"})
         held.__enter__()
         monkeypatch.setattr(run, "time", SimpleNamespace(sleep=lambda seconds: held.__exit__(None, None, None)))
         one.work(ContinualCallbacks(begun=order.append))

@@ -16,12 +16,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from t2iprobe.core.errors import DamagedError
 from t2iprobe.core.runs.files import PARTS, Content, encoded, explained, write
-from t2iprobe.core.runs.lock import LOCK
+from t2iprobe.core.runs.lock import LOCK, lock
 
 CHECKSUMS = "checksums.json"
 OWN = "checksum"  # key of what a file says of itself
@@ -82,6 +83,24 @@ def unseal(folder: Path) -> None:
     table = _table(folder)
     if table["sealed"]:
         _write(folder, {**table, "sealed": {}})
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """What is changed in a finished run for the length of a ``with`` is as it should be afterwards.
+
+    Raises:
+        DamagedError: a file is not what was written.
+        LockedError: another process changes it.
+    """
+    with lock(folder):
+        unseal(folder)
+    try:
+        yield
+    finally:
+        with lock(folder):
+            if unsigned(folder / "manifest.json").get("state") == "finished":
+                seal(folder)
 
 
 def damaged(folder: Path) -> Iterator[tuple[str, str]]:

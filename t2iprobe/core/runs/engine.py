@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from t2iprobe.core.errors import StoppedError, StoreError, T2IProbeError
+from t2iprobe.core.errors import LockedError, StoppedError, StoreError, T2IProbeError
 from t2iprobe.core.names import counted
 from t2iprobe.core.runs import checksums, provenance, runfolder
 from t2iprobe.core.runs.files import is_full, write
@@ -18,6 +18,7 @@ from t2iprobe.core.runs.lock import LOCK, claim, lock
 from t2iprobe.core.runs.stop import Stop
 
 PROGRESS = "progress.json"
+POLL = 1.0  # seconds between looks at a folder that another process has
 EVERY = 1.0  # seconds between notes of how far a run is
 
 
@@ -37,6 +38,7 @@ class Run:
         resume: how to go on, in words.
         store: URL of the store where it is not in the folder; it is claimed.
         whole: whether a finished run still has everything.
+        shared: whether several processes may work at it at once, each at units of its own.
         disposable: whether the folder goes again where the first session has kept no unit.
         leftover: files in the folder that a finished run has no use for.
         check: refuses a folder with a run of other settings in words of its own, before the engine does.
@@ -52,6 +54,7 @@ class Run:
     resume: str = "the same command goes on"
     store: str | None = None
     whole: Callable[[], bool] = lambda: True
+    shared: bool = False
     disposable: bool = True
     leftover: tuple[str, ...] = ()
     check: Callable[[Path], None] = lambda path: None
@@ -83,9 +86,12 @@ class Session:
     def __post_init__(self) -> None:
         self._began = self._noted = time.perf_counter()
         before = progress_of(self.path, self.found or {})
-        self.spent = dict(before.get("spent", {}))
-        self.units, self.total = before.get("done", 0), before.get("total")
+        self.units, self.total = before.get("done") or 0, before.get("total")
+        if not self.run.shared:  # of those that work together each counts its own
+            self.spent = dict(before.get("spent", {}))
         self._seconds = self.spent.get("seconds", 0.0)
+        run, given = self.run, {"arguments": self.run.arguments, "plugins": self.run.plugins}
+        self.manifest = {"kind": run.kind, **provenance.begun(run.settings, run.facts, self.found, **given)}
 
     def begin(self, units: int, total: int | None = None) -> None:
         """Say how many units are kept already, and of how many."""
@@ -101,8 +107,8 @@ class Session:
         self.units += units
         self.spend(**spent)
         if time.perf_counter() - self._noted > EVERY:
-            with suppress(StoreError):  # of a full disk the next unit will tell
-                self.note()
+            with suppress(StoreError, LockedError), lock(self.path) if self.run.shared else nullcontext():
+                self.note()  # of a full disk the next unit will tell
 
     def spend(self, **spent: float) -> None:
         """Add to the cost."""
@@ -153,11 +159,13 @@ class Session:
         """How far it is."""
         return {"done": self.units, "total": self.total, "unit": self.run.unit}
 
-    def manifest(self) -> dict[str, Any]:
-        """What is known at the start."""
-        run = self.run
-        given = {"arguments": run.arguments, "plugins": run.plugins}
-        return {"kind": run.kind, **provenance.begun(run.settings, run.facts, self.found, **given)}
+    @property
+    def cost(self) -> dict[str, float]:
+        """What all sessions took, those of other processes included."""
+        if not self.run.shared:
+            return self.spent
+        before = runfolder.read_manifest(self.path).get("spent", {})
+        return {name: before.get(name, 0) + self.spent.get(name, 0) for name in {**before, **self.spent}}
 
 
 def execute(run: Run, path: Path, stop: Stop | None = None) -> dict[str, Any]:
@@ -172,10 +180,12 @@ def execute(run: Run, path: Path, stop: Stop | None = None) -> dict[str, Any]:
     """
     _looked(run, path)
     runfolder.make(path)
+    if run.shared:
+        return _work(run, path, stop or Stop())
     with lock(path), claim(run.store, path):
         found = _looked(run, path)  # once more: it may have changed until we had the lock
         if found is None or found["state"] != runfolder.FINISHED or not run.whole():
-            found = _work(run, Session(run, path, stop or Stop(), found))
+            found = _work(run, path, stop or Stop())
         # whoever gets the old file's lock now finds the run finished
         (path / LOCK).unlink(missing_ok=True)
     return found
@@ -186,28 +196,49 @@ def _looked(run: Run, path: Path) -> dict[str, Any] | None:
     return runfolder.existing(path, run.settings)
 
 
-def _work(run: Run, session: Session) -> dict[str, Any]:
-    path, manifest = session.path, session.manifest()
-    checksums.unseal(path)
-    with _interrupted(session, manifest):
-        runfolder.write_manifest(path, manifest)
-        session.begun = True
-        with session.stop.listening():
+def _work(run: Run, path: Path, stop: Stop) -> dict[str, Any]:
+    with _moment(run, path):
+        session = Session(run, path, stop, _looked(run, path))
+        checksums.unseal(path)
+    with _interrupted(session):
+        with _moment(run, path):
+            runfolder.write_manifest(path, session.manifest)
+            session.begun = True
+        with stop.listening():
             session.check()
             more = run.work(session)
         session.there()
-        session.note()
-        ended = {"state": runfolder.FINISHED, "ended": runfolder.now()}
-        found = {**manifest, "spent": session.spent, **more, "progress": session.progress, **ended}
-        runfolder.write_manifest(path, found)
-        for name in (PROGRESS, *run.leftover):
-            (path / name).unlink(missing_ok=True)
-        checksums.seal(path)
+        with _moment(run, path):
+            _finish(session, more)
     return runfolder.read_manifest(path)
 
 
 @contextmanager
-def _interrupted(session: Session, manifest: Mapping[str, Any]) -> Iterator[None]:
+def _moment(run: Run, path: Path) -> Iterator[None]:
+    """The folder for oneself while it is noted how far a run is; who works alone has it anyway."""
+    with ExitStack() as held:
+        while run.shared:
+            try:
+                held.enter_context(lock(path))
+                break
+            except LockedError:
+                time.sleep(POLL)
+        yield
+
+
+def _finish(session: Session, more: Mapping[str, Any]) -> None:
+    path = session.path
+    session.note()
+    ended = {"state": runfolder.FINISHED, "ended": runfolder.now()}
+    noted = {"spent": session.cost, **more, "progress": session.progress}
+    runfolder.write_manifest(path, {**session.manifest, **noted, **ended})
+    for name in (PROGRESS, *session.run.leftover):
+        (path / name).unlink(missing_ok=True)
+    checksums.seal(path)
+
+
+@contextmanager
+def _interrupted(session: Session) -> Iterator[None]:
     """Note that an error has ended the session; where the run has just begun and kept nothing, nothing is left."""
     path = session.path
     try:
@@ -215,25 +246,27 @@ def _interrupted(session: Session, manifest: Mapping[str, Any]) -> Iterator[None
     except BaseException as error:
         if session.begun and gone(path):
             raise StoreError(_gone(path)) from error
-        if isinstance(error, StoppedError):
+        if isinstance(error, StoppedError) and session.stop.asked:
             error.exit_code = 128 + session.stop.signal
         said = _said(error, session)
         if session.run.disposable and session.found is None and not session.units:
             shutil.rmtree(path, ignore_errors=True)
         else:
             with suppress(OSError, T2IProbeError):  # a full disk: the error that is on its way says so
-                _note(session, manifest, error)
+                _note(session, error)
         if said is None:
             raise
         raise said from error
 
 
-def _note(session: Session, manifest: Mapping[str, Any], error: BaseException) -> None:
-    session.note()
-    ended = {"state": runfolder.INTERRUPTED, "ended": runfolder.now(), "error": type(error).__name__}
-    progress = {"progress": session.progress, "spent": session.spent}
-    runfolder.write_manifest(session.path, {**manifest, **progress, **ended})
-    checksums.seal(session.path)
+def _note(session: Session, error: BaseException) -> None:
+    with _moment(session.run, session.path):
+        session.note()
+        ended = {"state": runfolder.INTERRUPTED, "ended": runfolder.now(), "error": type(error).__name__}
+        noted = {"progress": session.progress, "spent": session.cost}
+        runfolder.write_manifest(session.path, {**session.manifest, **noted, **ended})
+        if not session.run.shared:  # another process may be writing
+            checksums.seal(session.path)
 
 
 def _said(error: BaseException, session: Session) -> StoreError | None:
@@ -266,6 +299,6 @@ def progress_of(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         DamagedError: ``progress.json`` is not what was written.
     """
     file = path / PROGRESS
-    if file.is_file():
+    if file.is_file() and manifest.get("state") != runfolder.FINISHED:
         return checksums.unsigned(file)
     return {**manifest.get("progress", {}), "spent": manifest.get("spent", {})}

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from t2iprobe.core.errors import ConfigError, DamagedError, RunExistsError, T2IProbeError
+from t2iprobe.core.errors import ConfigError, DamagedError, RunExistsError
 from t2iprobe.core.names import near
 from t2iprobe.core.runs.checksums import CHECKSUMS, keep, signed, unsigned
 from t2iprobe.core.runs.files import PARTS, write
@@ -79,27 +78,6 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
         StoreError: the disk is full or gone.
     """
     write(path / MANIFEST, signed(manifest))
-
-
-@contextmanager
-def noted(path: Path, manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Keep the manifest of a run that goes on within the ``with``: running, then finished, or interrupted by an error.
-
-    Gives a dict for what is to be added to it at the end.
-
-    Raises:
-        StoreError: the disk is full or gone.
-    """
-    write_manifest(path, manifest)
-    more: dict[str, Any] = {}
-    try:
-        yield more
-    except BaseException as error:
-        with suppress(OSError, T2IProbeError):  # a full disk: the error that is on its way says so
-            note = {"state": INTERRUPTED, "ended": now(), "error": type(error).__name__}
-            write_manifest(path, {**manifest, **more, **note})
-        raise
-    write_manifest(path, {**manifest, **more, "state": FINISHED, "ended": now()})
 
 
 def make(path: Path) -> None:

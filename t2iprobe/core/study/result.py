@@ -18,7 +18,6 @@ from t2iprobe.core.contracts.localizer import Finding
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
 from t2iprobe.core.runs import runfolder
-from t2iprobe.core.runs.checksums import check
 from t2iprobe.core.scoring import Bounds, Scale, Scored, Scores
 from t2iprobe.core.statistics import Interval, interval
 from t2iprobe.core.study.stored_results import RecordedResults, open_study
@@ -78,10 +77,9 @@ class StudyResult:
         """
         folder = Path(path)
         manifest = runfolder.read_manifest(folder)
-        store = folder / runfolder.STORE
-        for file in [*store.glob("zarr.json"), *store.glob("*/zarr.json")]:
-            check(file)
-        return cls(folder, manifest, open_study(manifest.get("store") or store, manifest.get("scores")))
+        return cls(
+            folder, manifest, open_study(manifest.get("store") or folder / runfolder.STORE, manifest.get("scores"))
+        )
 
     def __repr__(self) -> str:
         return f"Result({self.path}, {self.manifest['state']}, {self.answers} answers)"

@@ -17,6 +17,7 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
 from t2iprobe.core.errors import ConfigError, DamagedError, NonFiniteError, T2IProbeError
+from t2iprobe.core.runs.checksums import check
 from t2iprobe.core.runs.files import explained
 from t2iprobe.core.scoring import Scores
 from t2iprobe.core.store import keys
@@ -267,6 +268,9 @@ def open_study(where: Path | str | Store, names: Sequence[str] | None = None) ->
         ConfigError: there is none.
         DamagedError: labels or scores are not what was written.
     """
+    if isinstance(where, Path):
+        for file in [*where.glob("zarr.json"), *where.glob("*/zarr.json")]:
+            check(file)
     root = keys.open_root(where)
     try:
         known = arrays.score_names(root)

@@ -346,11 +346,12 @@ def _scorers(names: list[str], refs: dict[str, str | None]) -> list[TaskScorer]:
 
 
 def _score(path: Path, stream: TaskStream, made: list[TaskScorer], plugins: Plugins) -> None:
+    from t2iprobe.core.runs.checksums import changing
     from t2iprobe.plugins.continual.evaluation import evaluate, missing
 
     names = [one.name for one in made]
     similar: Any = plugins.metrics()["ssim"]()
-    with scoring(missing(path, names), ", ".join(names)) as tick:
+    with changing(path), scoring(missing(path, names), ", ".join(names)) as tick:
         evaluate(path, stream, made, similar.score, tick)
 
 

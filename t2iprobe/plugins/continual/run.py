@@ -18,16 +18,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
-from t2iprobe.core.errors import LockedError, StoppedError, StoreError
+from t2iprobe.core.errors import LockedError, StoppedError
 from t2iprobe.core.model import OnStep
 from t2iprobe.core.runs import provenance, runfolder
+from t2iprobe.core.runs.checksums import check
+from t2iprobe.core.runs.engine import Run, Session, execute
+from t2iprobe.core.runs.files import explained, write
 from t2iprobe.core.runs.lock import lock
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.plugins.continual import streamfile
@@ -55,6 +58,7 @@ class ContinualCallbacks:
         on_step: after each training step.
         on_picture_step: within a batch of pictures.
         stop: asked between steps and between tasks.
+        there: sees that the folder is there.
         checkpoint_every: steps between checkpoints within a task.
     """
 
@@ -62,6 +66,7 @@ class ContinualCallbacks:
     on_step: Callable[[int, float], None] = lambda step, loss: None
     on_picture_step: OnStep = lambda rows, step: None
     stop: Stop = field(default_factory=Stop)
+    there: Callable[[], None] = lambda: None
     checkpoint_every: int = 100
 
     def check(self) -> None:
@@ -70,6 +75,7 @@ class ContinualCallbacks:
         Raises:
             StoppedError: it was.
         """
+        self.there()
         if self.stop.asked:
             raise StoppedError("stopped; every task that was learnt and sampled is kept, the same command goes on")
 
@@ -167,16 +173,28 @@ class ContinualRun:
         """
         callbacks = callbacks or ContinualCallbacks()
         self.check()
-        runfolder.make(self.folder)
-        self._write_manifest(runfolder.RUNNING)
-        try:
-            with callbacks.stop.listening():
-                for arm in self._free():
-                    self._arm(arm, callbacks)
-        except BaseException:
-            self._write_manifest(runfolder.INTERRUPTED)
-            raise
-        self._write_manifest(runfolder.FINISHED)
+
+        def work(session: Session) -> dict[str, Any]:
+            telling = replace(callbacks, there=session.there)
+            session.begin(0, len(self.arms))
+            for arm in self._free():
+                self._arm(arm, telling)
+                session.done()
+            return {}
+
+        facts = {**self._facts, "adapter": self._facts["decides"]["adapter"], "arms": [one.label for one in self.arms]}
+        run = Run(
+            "continual",
+            self.settings,
+            work,
+            facts,
+            self.arguments,
+            self.versions,
+            "arm",
+            shared=True,
+            disposable=False,
+        )
+        execute(run, self.folder, callbacks.stop)
 
     def _free(self) -> Iterator[ModelSeries]:
         """The arms one after the other, each locked for as long as it is looked at; those in other hands later."""
@@ -310,8 +328,12 @@ class ContinualRun:
                 grid.write(after, cell, self.sampler.draw(model, prompts, callbacks.on_picture_step))
 
     def _training(self, callbacks: ContinualCallbacks) -> trainer.TrainingCallbacks:
+        def on_step(step: int, loss: float) -> None:
+            callbacks.there()
+            callbacks.on_step(step, loss)
+
         return trainer.TrainingCallbacks(
-            on_step=callbacks.on_step, checkpoint_every=callbacks.checkpoint_every, stop=callbacks.stop
+            on_step=on_step, checkpoint_every=callbacks.checkpoint_every, stop=callbacks.stop
         )
 
     def _work(self, arm: ModelSeries) -> Path:
@@ -325,40 +347,9 @@ class ContinualRun:
         if not self.archive:
             return
         path = archived(self.folder, arm, task)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        try:
-            save_file({name: one.contiguous() for name, one in adapter.items()}, part)
-            part.replace(path)
-        except Exception as error:
-            part.unlink(missing_ok=True)
-            raise StoreError(f"{path} cannot be written: {error}") from error
-
-    def _write_manifest(self, state: str) -> None:
-        """Whoever comes first begins it, and what was begun stays as it was begun."""
-        with _waiting(self.folder, ContinualCallbacks()):
-            self._write_manifest_alone(state)
-
-    def _write_manifest_alone(self, state: str) -> None:
-        found = runfolder.existing(self.folder, self.settings)
-        facts = self._facts
-        manifest = {
-            "arguments": provenance.portable(dict(self.arguments)),
-            "settings": self.settings,
-            "model": facts["model"],
-            "pipeline": facts["pipeline"],
-            "device": facts["device"],
-            "adapter": facts["decides"]["adapter"],
-            "arms": [one.label for one in self.arms],
-            "plugins": dict(self.versions),
-            "versions": runfolder.versions(),
-            "git": provenance.repository(),
-            "started": runfolder.now(),
-            **(found or {}),
-            "state": state,
-            "ended": None if state == runfolder.RUNNING else runfolder.now(),
-        }
-        runfolder.write_manifest(self.folder, manifest)
+        with explained(str(path)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, save({name: one.contiguous() for name, one in adapter.items()}))
 
 
 def archived(folder: Path, arm: ModelSeries, task: int) -> Path:
@@ -368,7 +359,7 @@ def archived(folder: Path, arm: ModelSeries, task: int) -> Path:
 
 def read_archive(folder: Path, arm: ModelSeries, task: int) -> dict[str, Any]:
     """The adapter of the task at a position, or its dense difference."""
-    return load_file(archived(folder, arm, task))
+    return load_file(check(archived(folder, arm, task)))
 
 
 @contextmanager

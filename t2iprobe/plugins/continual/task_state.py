@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from t2iprobe.core.errors import ConfigError, StoreError
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.runs.checksums import check
+from t2iprobe.core.runs.files import explained, write
 
 Tensors = Mapping[str, Tensor]
 PARTS = ("adapter", "delta", "rows")
@@ -76,16 +77,10 @@ class TaskState:
             StoreError: the disk is full or gone.
         """
         facts = {"base": self.base, "tasks": self.tasks, "scale": self.scale, "rank": self.rank}
-        part = path.with_name(path.name + ".part")
-        try:
+        tensors = {name: one.contiguous() for name, one in self._named().items()}
+        with explained(str(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
-            tensors = {name: one.contiguous() for name, one in self._named().items()}
-            save_file(tensors, part, {"handover": json.dumps(facts)})
-            part.replace(path)
-        except (OSError, SafetensorError) as error:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise StoreError(f"{path} cannot be written: {error}") from error
+        write(path, save(tensors, {"handover": json.dumps(facts)}))
 
     @classmethod
     def load(cls, path: Path, base: str) -> TaskState:
@@ -96,7 +91,7 @@ class TaskState:
         """
         groups: dict[str, dict[str, Tensor]] = {}
         try:
-            with safe_open(path, "pt") as file:
+            with safe_open(check(path), "pt") as file:
                 facts: dict[str, Any] = json.loads(file.metadata()["handover"])
                 for name in file.keys():  # noqa: SIM118 - it is no dict
                     kind, _, rest = name.partition(":")

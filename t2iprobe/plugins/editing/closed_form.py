@@ -24,7 +24,7 @@ from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from t2iprobe.core.cache import Key
@@ -33,6 +33,8 @@ from t2iprobe.core.contracts.editor import Edited, Editor, EditTask
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import patch
 from t2iprobe.core.model import Model, Run
+from t2iprobe.core.runs.checksums import check
+from t2iprobe.core.runs.files import explained, write
 from t2iprobe.core.sites import Site
 from t2iprobe.core.textfile import read_entries
 
@@ -53,9 +55,10 @@ class KVEdit:
 
     def save(self, path: Path) -> None:
         """As safetensors, a tensor ``PATH.weight`` a projection."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with explained(str(path)):
+            path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {f"{name}.weight": weight.contiguous() for name, weight in self.weights.items()}
-        save_file(tensors, path, metadata={"format": "pt", **self.facts})
+        write(path, save(tensors, metadata={"format": "pt", **self.facts}))
 
     @classmethod
     def load(cls, path: Path) -> KVEdit:
@@ -65,7 +68,7 @@ class KVEdit:
             ConfigError: it cannot be read.
         """
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(check(path), framework="pt") as file:
                 weights = {name.removesuffix(".weight"): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 return cls(weights, dict(file.metadata() or {}))
         except (OSError, SafetensorError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import counted
+from t2iprobe.core.runs.engine import Run, Session
 from t2iprobe.core.runs.provenance import portable
 from t2iprobe.plugins.inversion import curves
 from t2iprobe.plugins.inversion.ablate import Cell, cells, equal_calls, measured
@@ -22,12 +22,12 @@ from t2iprobe.plugins.inversion.session import (
     ROWS,
     InvertOptions,
     default_method,
-    folder_run,
     keep,
     loaded,
     question_of,
     run_study,
     study_of,
+    sweep,
 )
 from t2iprobe.plugins.inversion.study import InversionStudy
 
@@ -91,24 +91,26 @@ def run(asked: InvertOptions, swept: Swept, path: Path, plugins: Plugins) -> dic
         "prompts": portable(str(asked.prompts or asked.prompt_set or "")),
     }
     facts = {
-        "kind": "ablation",
         "model": portable(asked.model.reference(plugins)),
         "command": _command(asked, swept, path, plugins),
     }
-    options, rows = Options(), []
-    with folder_run(path, settings, facts) as done:
-        if done:
-            kept: dict[str, Any] = json.loads((path / "ablation.json").read_text())
-            return kept
+
+    def work(session: Session) -> dict[str, Any]:
+        rows: list[dict[str, Any]] = []
+        session.begin(0, len(planned(asked, swept, model, plugins)))
         for cell, study in studies(asked, swept, model, plugins):
-            found = run_study(asked, study, path / cell.name, cell.name)
-            rows += measured(found, options)
-        answer = _answer(rows, found.noise.shape, swept)
+            session.check()
+            run = run_study(asked, study, path / cell.name, cell.name)
+            rows += measured(run, Options())
+            session.done()
+        answer = _answer(rows, run.noise.shape, swept)
         drawn = {"methods": curves.methods_plot(rows)}
         if (plot := curves.k_plot(rows)) is not None:
             drawn["k"] = plot
         keep(path, "ablation", answer, drawn)
-    return answer
+        return {}
+
+    return sweep(path, Run("ablation", settings, work, facts, unit="setting", disposable=False), "ablation")
 
 
 def _answer(rows: list[dict[str, Any]], shape: Sequence[int], swept: Swept) -> dict[str, Any]:

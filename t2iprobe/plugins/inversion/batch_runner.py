@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from t2iprobe.core.contracts.metric import ImageMetric
-from t2iprobe.core.errors import StoppedError, T2IProbeError
+from t2iprobe.core.errors import T2IProbeError
 from t2iprobe.core.room import Room
 from t2iprobe.core.runs import runfolder
-from t2iprobe.core.runs.stop import Stop
+from t2iprobe.core.runs.engine import Session
 from t2iprobe.core.study.stored_results import StoredResults
 from t2iprobe.core.sweep import TrialResult
 from t2iprobe.core.trials import Trial
@@ -54,9 +53,9 @@ def score_names(metrics: Sequence[ImageMetric]) -> list[str]:
 class BatchRunner:
     """One session of a study."""
 
-    def __init__(self, study: InversionStudy, path: Path, on_rows: Tell, stop: Stop) -> None:
-        self.study, self.question, self.on_rows, self.stop = study, study.question, on_rows, stop
-        self.path = path
+    def __init__(self, study: InversionStudy, session: Session, on_rows: Tell) -> None:
+        self.study, self.question, self.on_rows, self.session = study, study.question, on_rows, session
+        self.path = session.path
         self.device = study.model.pipeline._execution_device
         self.shape = state_shape(study.model, study.question.generation)
         self.entries = ALL if study.question.trajectory else ENDS
@@ -69,19 +68,27 @@ class BatchRunner:
         self.memory = StoredResults(where, labels, score_names(self.study.metrics))
         source = question.source
         with TrajectoryWriter(where, source.prompts, source.seeds, question.num_steps, self.study.batch) as self.writer:
-            for unit, first in enumerate(range(0, question.rows, self.study.batch)):
-                if self.stop.asked:
-                    raise StoppedError(f"stopped; {first} of {question.rows} rows are whole, and the same goes on")
-                self.unit(unit, range(first, min(first + self.study.batch, question.rows)))
+            units = [
+                range(first, min(first + self.study.batch, question.rows))
+                for first in range(0, question.rows, self.study.batch)
+            ]
+            self.session.begin(sum(len(rows) for rows in units if not self._left(rows)), question.rows)
+            for unit, rows in enumerate(units):
+                if todo := self._left(rows):
+                    self.session.check()
+                    self.unit(unit, rows, todo)
+                    self.session.done(len(rows))
 
-    def unit(self, unit: int, rows: range) -> None:
+    def _left(self, rows: range) -> list[str]:
+        """What of a unit is not whole: the source, methods."""
+        return [label for label in (SOURCE, *self.study.methods) if not self._done(label, rows)]
+
+    def unit(self, unit: int, rows: range, todo: Sequence[str]) -> None:
         """One batch: sampled, then inverted and made again by every method."""
-        todo = [label for label in self.study.methods if not self._done(label, rows)]
-        if not todo and self._done(SOURCE, rows):
-            return
         sampled, pictures = self._sampled(unit, rows)
         for label in todo:
-            self._arm(label, unit, rows, sampled, pictures)
+            if label != SOURCE:
+                self._arm(label, unit, rows, sampled, pictures)
 
     def _done(self, label: str, rows: range) -> bool:
         at = self.memory.row(label)

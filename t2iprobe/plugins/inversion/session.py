@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,9 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import choice, counted
 from t2iprobe.core.options import LoadOptions
-from t2iprobe.core.runs import runfolder
+from t2iprobe.core.runs import checksums, runfolder
+from t2iprobe.core.runs.checksums import check, read_json
+from t2iprobe.core.runs.engine import Run, execute
 from t2iprobe.core.runs.provenance import portable
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.core.textfile import read_entries
@@ -238,7 +239,7 @@ def warn_of_guidance(question: InversionQuestion) -> None:
 
 def run_study(asked: InvertOptions, study: InversionStudy, path: Path, what: str = "inverting") -> Inverted:
     """Run it with its plan on stderr and a progress bar, or find it finished."""
-    stop = Stop(lambda: notes.print("stopping after the unit in flight (again to stop at once)", highlight=False))
+    stop = stopping()
     with bar(what) as (progress, task):
         total = study.cost().rows
         progress.update(task, total=study.question.rows)
@@ -326,8 +327,8 @@ def report_of(path: Path, plugins: Plugins) -> Path:
     """``report.html`` with everything that commands have left in the folder so far."""
     from PIL import Image
 
-    drawn = {file.stem: Image.open(file) for file in sorted((path / "figures").glob("*.png"))}
-    found = {name: json.loads(file.read_text()) for name in LEFT if (file := path / f"{name}.json").is_file()}
+    drawn = {file.stem: Image.open(check(file)) for file in sorted((path / "figures").glob("*.png"))}
+    found = {name: read_json(file) for name in LEFT if (file := path / f"{name}.json").is_file()}
     parts = [part for name, one in found.items() for part in LEFT[name](one, drawn)]
     text = (
         sections.sentence(found["analysis"]) if "analysis" in found else next(iter(found.values())).get("sentence", "")
@@ -340,14 +341,8 @@ def report_of(path: Path, plugins: Plugins) -> Path:
 
 def keep(path: Path, name: str, found: Mapping[str, Any], drawn: Mapping[str, Image.Image]) -> None:
     """Numbers as JSON and drawings as PNG, each whole or not at all."""
-    folder = path / "figures"
-    folder.mkdir(exist_ok=True)
-    for title, image in drawn.items():
-        image.save(folder / f"{title}.png.part", "png")
-        (folder / f"{title}.png.part").replace(folder / f"{title}.png")
-    part = path / f"{name}.json.part"
-    part.write_text(json.dumps(found, allow_nan=False) + "\n")
-    part.replace(path / f"{name}.json")
+    checksums.keep(path, {f"figures/{title}.png": image for title, image in drawn.items()})
+    checksums.keep(path, {f"{name}.json": found})
 
 
 def write_report(
@@ -373,29 +368,22 @@ def write_report(
     return plugins.write_page(Page(title, text, parts, command, cost, provenance), path / "report.html")
 
 
-@contextmanager
-def folder_run(path: Path, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[bool]:
-    """A folder for a run of several studies; gives whether it is finished already, and marks it so at the end."""
-    from t2iprobe.core.runs.lock import LOCK, lock
+def sweep(path: Path, run: Run, answer: str) -> dict[str, Any]:
+    """Run several studies into folders below ``path``, or go on with that, or find it done.
 
-    found = runfolder.existing(path, settings)
-    if found is not None and found["state"] == runfolder.FINISHED:
-        yield True
-        return
-    runfolder.make(path)
-    began = time.perf_counter()
-    started = found["started"] if found else runfolder.now()
-    with lock(path):
-        manifest = {
-            "state": runfolder.RUNNING, "settings": dict(settings), **facts, "versions": runfolder.versions(),
-            "started": started,
-        }  # fmt: skip
-        runfolder.write_manifest(path, manifest)
-        yield False
-        seconds = round(time.perf_counter() - began + (found or {}).get("spent", {}).get("seconds", 0.0), 1)
-        done = {"state": runfolder.FINISHED, "ended": runfolder.now(), "spent": {"seconds": seconds}}
-        runfolder.write_manifest(path, {**manifest, **done})
-        (path / LOCK).unlink(missing_ok=True)
+    Args:
+        path: of all.
+        run: measures them and keeps the answer.
+        answer: name of what it keeps.
+    """
+    execute(run, path, stopping())
+    found: dict[str, Any] = read_json(path / f"{answer}.json")
+    return found
+
+
+def stopping() -> Stop:
+    """Asked by a signal, and says so."""
+    return Stop(lambda: notes.print("stopping after the unit in flight (again to stop at once)", highlight=False))
 
 
 @contextmanager

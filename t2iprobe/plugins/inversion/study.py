@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +17,11 @@ from typing import Any, Literal
 from torch import Tensor
 
 from t2iprobe.core.contracts.metric import ImageMetric
-from t2iprobe.core.errors import ConfigError, T2IProbeError
+from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.memory import peak
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs import provenance, runfolder
-from t2iprobe.core.runs.lock import LOCK, lock
+from t2iprobe.core.runs.engine import Run, Session, execute
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.core.study.context import usual_batch
 from t2iprobe.plugins.inversion.arms import ArmProperties, InversionArm, examined
@@ -221,66 +218,34 @@ class InversionStudy:
         if found is not None and found["state"] == runfolder.FINISHED:
             return path
         callbacks.planned(self.cost())
-        runfolder.make(path)
-        with lock(path):
-            found = runfolder.existing(path, settings)
-            if found is None or found["state"] != runfolder.FINISHED:
-                self._work(path, settings, found, callbacks)
-            (path / LOCK).unlink(missing_ok=True)
+        run = Run(
+            "inversion",
+            settings,
+            lambda session: self._work(session, callbacks),
+            self._facts | self._about(),
+            self.arguments,
+            unit="row",
+            disposable=False,  # parts of a unit are kept, too
+        )
+        execute(run, path, callbacks.stop)
         return path
 
-    def _work(
-        self, path: Path, settings: Mapping[str, Any], found: Mapping[str, Any] | None, callbacks: InversionCallbacks
-    ) -> None:
-        began, manifest = time.perf_counter(), self._manifest(settings, found)
-        spent = Spent(**(found or {}).get("spent", {}))
-
+    def _work(self, session: Session, callbacks: InversionCallbacks) -> dict[str, Any]:
         def on_rows(rows: int) -> None:
-            spent.denoiser_rows += rows
+            session.spend(denoiser_rows=rows)
             callbacks.on_rows(rows)
 
-        def left() -> dict[str, Any]:
-            seconds = round(spent.seconds + time.perf_counter() - began, 2)
-            return {"spent": dataclasses.asdict(spent) | {"seconds": seconds}, "ended": runfolder.now()}
+        session.spend(denoiser_rows=0)
+        with peak(self.model.pipeline._execution_device) as memory:
+            BatchRunner(self, session, on_rows).run()
+        session.spent["peak_bytes"] = max(session.spent.get("peak_bytes", 0), memory.bytes or 0)
+        return {}
 
-        try:
-            runfolder.write_manifest(path, manifest)
-            with callbacks.stop.listening(), peak(self.model.pipeline._execution_device) as memory:
-                BatchRunner(self, path, on_rows, callbacks.stop).run()
-            spent.peak_bytes = max(spent.peak_bytes, memory.bytes or 0)
-            runfolder.write_manifest(path, {**manifest, **left(), "state": runfolder.FINISHED})
-        except BaseException as error:
-            if not (path / runfolder.STORE).exists() and found is None:
-                shutil.rmtree(path, ignore_errors=True)
-                raise
-            with suppress(OSError, T2IProbeError):
-                note = {"state": runfolder.INTERRUPTED, "error": type(error).__name__}
-                runfolder.write_manifest(path, {**manifest, **left(), **note})
-            raise
-
-    def _manifest(self, settings: Mapping[str, Any], found: Mapping[str, Any] | None) -> dict[str, Any]:
-        facts = {key: value for key, value in self._facts.items() if key != "decides"}
+    def _about(self) -> dict[str, Any]:
+        """For the manifest."""
         return {
-            "state": runfolder.RUNNING,
-            "kind": "inversion",
-            "arguments": provenance.portable(dict(self.arguments)),
-            "settings": dict(settings),
-            **facts,
             "scores": score_names(self.metrics),
             "examined": {label: dataclasses.asdict(one) for label, one in self.examined.items()},
             "prediction": self.schedule.prediction,
             "levels": [list(level) for level in self.schedule.levels],
-            "versions": runfolder.versions(),
-            "git": provenance.repository(),
-            "started": found["started"] if found else runfolder.now(),
-            "sessions": (found["sessions"] if found else 0) + 1,
         }
-
-
-@dataclass
-class Spent:
-    """What a study took, all its sessions together."""
-
-    denoiser_rows: int = 0
-    seconds: float = 0.0
-    peak_bytes: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,9 @@ from PIL import Image
 from t2iprobe.cli.console import notes
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import counted
+from t2iprobe.core.runs.checksums import check
+from t2iprobe.core.runs.engine import Run, Session
+from t2iprobe.core.runs.files import write
 from t2iprobe.core.runs.provenance import portable
 from t2iprobe.plugins.inversion import curves as curves_of
 from t2iprobe.plugins.inversion.analysis.jackknife import Rows, half_width, jackknife, left_out
@@ -25,12 +28,12 @@ from t2iprobe.plugins.inversion.pictures import grid
 from t2iprobe.plugins.inversion.resample import LevelSampler
 from t2iprobe.plugins.inversion.session import (
     InvertOptions,
-    folder_run,
     keep,
     loaded,
     question_of,
     run_study,
     study_of,
+    sweep,
 )
 from t2iprobe.plugins.inversion.training import (
     OTHER,
@@ -128,10 +131,9 @@ def _rebuild(path: Path, run: Inverted, sampler: LevelSampler) -> None:
     if path.exists():
         return
     pictures = sampler.pictures(run.latent(run.arms[0]), run.prompts)
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        np.save(file, pictures)
-    part.replace(path)
+    raw = io.BytesIO()
+    np.save(raw, pictures)
+    write(path, raw.getvalue())
 
 
 def curves(training: Training, options: Options, embed: Embed | None = None) -> Curves:
@@ -143,7 +145,7 @@ def curves(training: Training, options: Options, embed: Embed | None = None) -> 
     for checkpoint in training.checkpoints:
         own, final = (Inverted(training.folder(checkpoint, what)) for what in (OWN, FINAL))
         arm = own.arms[0]
-        rebuilt: Pixels = np.load(training.folder(checkpoint, REBUILT))
+        rebuilt: Pixels = np.load(check(training.folder(checkpoint, REBUILT)))
         pictures = own.pictures("source")
         apart = {f"{name}{OTHER}": value for name, value in aligned(pictures, others, embed).items()}
         numbers = {
@@ -253,17 +255,21 @@ def run(
     }
     shown = " ".join(f"--checkpoints {portable(one.checkpoints[0].path.parent)}" for one in trainings)
     command = f"t2iprobe invert training {shown} --n {asked.rows} --num-steps {asked.num_steps} --out {portable(path)}"
-    with folder_run(path, settings, {"kind": "training", "model": trainings[0].name, "command": command}) as done:
-        if done:
-            kept: dict[str, Any] = json.loads((path / "training.json").read_text())
-            return kept
+
+    def work(session: Session) -> dict[str, Any]:
+        session.begin(0, len(trainings))
         for one in trainings:
+            session.check()
             measure(one, asked, plugins, lambda text: notes.print(text, highlight=False))
+            session.done()
         found = answer(trainings, Options(groups=groups), embed)
         found |= {"embedder": embedder, "sentence": sentence(found)}
         drawn = {"training": curves_of.training_plot(found), "training-pictures": sheet(trainings[0])}
         keep(path, "training", found, drawn)
-    return found
+        return {}
+
+    facts = {"model": trainings[0].name, "command": command}
+    return sweep(path, Run("training", settings, work, facts, unit="training", disposable=False), "training")
 
 
 def sentence(found: dict[str, Any]) -> str:

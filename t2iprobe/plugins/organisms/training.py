@@ -75,7 +75,7 @@ def claim(out: Path, recipe: ModelRecipe) -> None:
     path, wanted = out / "recipe.json", json.dumps(asdict(recipe) | {"digest": recipe.digest}, indent=1)
     if path.exists() and path.read_text() != wanted:
         raise ConfigError(f"{out} holds another recipe ({path}); choose another --out, or delete that folder")
-    path.write_text(wanted)
+    write(path, wanted)
 
 
 def beginning(recipe: ModelRecipe, out: Path, tick: Tick) -> Pipeline:
