@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import t2iprobe as t2i
-from t2iprobe.core.errors import ConfigError, SiteError
+from t2iprobe.core.errors import ConfigError, SiteError, StoppedError
 from t2iprobe.core.interventions import names
 from t2iprobe.plugins.organisms.catalogue import WEIGHTS
 
@@ -296,3 +296,12 @@ def test_importing_the_package_imports_no_torch() -> None:
         "import sys, t2iprobe; t2iprobe.__version__, t2iprobe.localize, t2iprobe.edit; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_was_stopped_says_how_to_keep_it(model: t2i.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise StoppedError("52 answers are kept")
+
+    monkeypatch.setattr("t2iprobe.cli.commands.localize.run", stopped)
+    with pytest.raises(StoppedError, match="give out= to keep"):
+        t2i.localize(model, quiet=True)

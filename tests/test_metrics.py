@@ -439,7 +439,9 @@ class Latin:
 def test_texts_that_the_reader_cannot_read_are_said_before_a_run() -> None:
     known: Any = {"latin": Latin}
     advice = "use latin:lang=cyrillic as the reader"
-    with pytest.raises(ConfigError, match=rf"latin cannot read ж, и \(Cyrillic\) in ЖЖ, И; {advice}: no requested text"):
+    with pytest.raises(
+        ConfigError, match=rf"latin cannot read ж, и \(Cyrillic\) in ЖЖ, И; {advice}: no requested text"
+    ):
         check_words(Latin(), ["ЖЖ", "И"], known, also=["OPEN"])
     with pytest.warns(UserWarning, match=rf"cannot read é, ж \(Cyrillic, Latin\) in Ж, café; {advice}: such"):
         check_words(Latin(), ["Ж", "café", "OPEN"], known)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from t2iprobe.core.command_options import Options
-from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.errors import ConfigError, StoppedError
 from t2iprobe.core.names import near
 from t2iprobe.core.textfile import entries
 from t2iprobe.registry.manager import Plugins
@@ -177,6 +177,7 @@ def calling(name: str, model: Any, out: str | Path | None, quiet: bool, plugins:
 
     Raises:
         ConfigError: the model is none.
+        StoppedError: Ctrl-C came.
     """
     from t2iprobe.cli.console import silent
 
@@ -186,9 +187,13 @@ def calling(name: str, model: Any, out: str | Path | None, quiet: bool, plugins:
     try:
         with silent(quiet):
             yield Call(name, ref, holding, folder, out is not None, not isinstance(model, str))
-    except BaseException:
+    except BaseException as error:
         if out is None:
             shutil.rmtree(folder.parent, ignore_errors=True)
+        if out is None and isinstance(error, StoppedError):
+            raise StoppedError(
+                f"{name} was stopped; give out= to keep what is measured and to go on from there"
+            ) from None
         raise
 
 

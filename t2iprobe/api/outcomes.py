@@ -99,7 +99,9 @@ class Inversion(Outcome):
         """Noise, latents, trajectories and pictures, as arrays."""
         from t2iprobe.plugins.inversion.inverted import Inverted
 
-        return Inverted(self.path)
+        found = Inverted(self.path)
+        vars(found)["_outcome"] = self  # it reads the folder when it is asked, so a temporary one has to stay
+        return found
 
 
 class Finetuned(Outcome):

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from t2iprobe.core.cache import Activations
 from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError, ShapeError
 from t2iprobe.core.scope import Scope
@@ -189,6 +190,36 @@ def names(sites: Patterns) -> tuple[str, ...]:
         if not isinstance(one, str | Site):
             raise ConfigError(f"sites are names or patterns, such as 'blocks.6.joint_attn.k', or sites; found {one!r}")
     return tuple(one.name if isinstance(one, Site) else one for one in listed)
+
+
+def edits_of(donor: Activations | None, interventions: Sequence[Intervention]) -> list[Intervention]:
+    """The edits of a run: what is patched in as a whole, and the others.
+
+    Args:
+        donor: the ``patch`` of :meth:`Model.run`.
+        interventions: the others; a single one is refused, as a string of sites would be.
+
+    Raises:
+        ConfigError: one of them is something else, or the donor is empty.
+    """
+    if isinstance(interventions, Intervention) or not isinstance(interventions, Iterable):
+        raise ConfigError("interventions= takes a list: interventions=[t2i.ablate(…)]")
+    listed = list(interventions)
+    for one in listed:
+        if not isinstance(one, Intervention):
+            raise ConfigError(f"interventions= takes what t2i.patch, ablate, steer and so on give, found {one!r}")
+    if donor is None:
+        return listed
+    _check_donor(donor)
+    if not donor.sites:
+        raise ConfigError("patch= holds no activations; name what to keep in the run that it is of: cache='blocks.*'")
+    return [patch(donor, donor.sites), *listed]
+
+
+def _check_donor(donor: object) -> None:
+    if not isinstance(donor, Activations):
+        hint = "give its .cache" if hasattr(donor, "cache") else "t2i.patch makes an intervention of other donors"
+        raise ConfigError(f"patch= takes a cache or a store, found a {type(donor).__name__}; {hint}")
 
 
 def _with_rows(scope: Scope, rows: Iterable[int]) -> Scope:

@@ -20,7 +20,7 @@ from t2iprobe.core.cache import ActivationCache, Activations, ActivationStream
 from t2iprobe.core.contracts.adapter import Adapter, Pipeline
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.html import sheet, table
-from t2iprobe.core.interventions import Intervention, Patterns, names, patch
+from t2iprobe.core.interventions import Intervention, Patterns, edits_of, names
 from t2iprobe.core.memory import peak
 from t2iprobe.core.names import counted
 from t2iprobe.core.room import Room
@@ -400,36 +400,6 @@ class Model:
             given |= self.adapter.starting(self.pipeline, generation.latents[list(rows)].to(dtype))
         options = options_of(generation.options, rows)
         return {**self.adapter.inputs(self.pipeline, prompts), **given, **options, "generator": generators}
-
-
-def edits_of(donor: Activations | None, interventions: Sequence[Intervention]) -> list[Intervention]:
-    """The edits of a run: what is patched in as a whole, and the others.
-
-    Args:
-        donor: the ``patch`` of :meth:`Model.run`.
-        interventions: the others; a single one is refused, as a string of sites would be.
-
-    Raises:
-        ConfigError: one of them is something else, or the donor is empty.
-    """
-    if isinstance(interventions, Intervention) or not isinstance(interventions, Iterable):
-        raise ConfigError("interventions= takes a list: interventions=[t2i.ablate(…)]")
-    listed = list(interventions)
-    for one in listed:
-        if not isinstance(one, Intervention):
-            raise ConfigError(f"interventions= takes what t2i.patch, ablate, steer and so on give, found {one!r}")
-    if donor is None:
-        return listed
-    _check_donor(donor)
-    if not donor.sites:
-        raise ConfigError("patch= holds no activations; name what to keep in the run that it is of: cache='blocks.*'")
-    return [patch(donor, donor.sites), *listed]
-
-
-def _check_donor(donor: object) -> None:
-    if not isinstance(donor, Activations):
-        hint = "give its .cache" if isinstance(donor, Run) else "t2i.patch makes an intervention of other donors"
-        raise ConfigError(f"patch= takes a cache or a store, found a {type(donor).__name__}; {hint}")
 
 
 def _check_rows(count: int, interventions: Sequence[Intervention], wanted: Sequence[int]) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from t2iprobe.core.cache import Activations, ActivationStream
 from t2iprobe.core.errors import ConfigError, GuardError
-from t2iprobe.core.interventions import Intervention, Patterns
-from t2iprobe.core.model import CostProbe, Generation, Model, OnStep, Run, edits_of
+from t2iprobe.core.interventions import Intervention, Patterns, edits_of
+from t2iprobe.core.model import CostProbe, Generation, Model, OnStep, Run
 from t2iprobe.plugins.toxicity.audit import Audit
 from t2iprobe.plugins.toxicity.donors import Donation, Way, chosen_way
 from t2iprobe.plugins.toxicity.policy import Decision, Policy
