@@ -230,7 +230,7 @@ def test_captured_activations_are_a_donor(model: t2i.Model, run: t2i.Run) -> Non
 
 
 def test_an_inversion_gives_arrays_and_a_table(model: t2i.Model) -> None:
-    found = t2i.invert(model, prompts=[A, B], n=2, num_steps=2, method="euler", keep="ends", quiet=True)
+    found = t2i.invert(model, prompts=[A, B], limit=2, num_steps=2, method="euler", keep="ends", quiet=True)
     assert found.run.prompts == [A, B] and len(found.run.noise) == 2
     assert list(found.to_frame()["method"]) == ["euler"] and "<table>" in found._repr_html_()
 

@@ -94,11 +94,11 @@ COMMANDS = {
     "finetune --init": f"finetune --model MODEL {LEARN} --train-steps 1 --init tuned/lora --out tuned-on",
     "edit --lora": f"edit --model MODEL {PAIR} {DRAWN} --layers 1 --method localized+lora --lora tuned/lora --yes "
     "--out edit-lora",
-    "invert run": "invert run --model MODEL --prompts prompts.txt --n 4 --num-steps 2 --resolution 16 --out invert",
-    "invert run --method null-text": "invert run --model MODEL --prompts prompts.txt --n 2 --num-steps 2 "
+    "invert run": "invert run --model MODEL --prompts prompts.txt --limit 4 --num-steps 2 --resolution 16 --out invert",
+    "invert run --method null-text": "invert run --model MODEL --prompts prompts.txt --limit 2 --num-steps 2 "
     "--resolution 16 --method null-text --guidance 2 --out invert-null",
-    "invert plan": "invert plan --model MODEL --n 4 --num-steps 2 --resolution 16",
-    "invert edit": "invert edit invert --swap --n 2 --variations 0",
+    "invert run --plan": "invert run --plan --model MODEL --limit 4 --num-steps 2 --resolution 16",
+    "invert edit": "invert edit invert --swap --limit 2 --variations 0",
     "continual run": "continual run --model MODEL --stream stream.toml --scope localized --layers 1 --rank 1 --steps 1 "
     f"--batch 2 --side 16 --samples 1 {DRAWN} --scores none --methods naive --workers 1 --yes --out continual",
 }
@@ -107,10 +107,10 @@ COMMANDS = {
 FIGURES = {
     "invert run": COMMANDS["invert run"],
     "invert analyze": "invert analyze invert",
-    "invert interpolate": "invert interpolate invert --pairs 2 --points 3",
-    "invert ablate": "invert ablate --model MODEL --prompts prompts.txt --n 4 --num-steps 2 --k 0,1 --resolution 16 "
-    "--out ablate",
-    "invert training": "invert training --checkpoints checkpoints --prompts prompts.txt --n 4 --num-steps 1 "
+    "invert interpolate": "invert interpolate invert --limit 2 --points 3",
+    "invert ablate": "invert ablate --model MODEL --prompts prompts.txt --limit 4 --num-steps 2 --k 0,1 "
+    "--resolution 16 --out ablate",
+    "invert training": "invert training --checkpoints checkpoints --prompts prompts.txt --limit 4 --num-steps 1 "
     "--out training",
 }
 

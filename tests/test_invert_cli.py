@@ -44,7 +44,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
-    common = ["--model", model, "--prompts", model / "prompts.txt", "--n", 8, "--num-steps", 3, "--device", "cpu"]
+    common = ["--model", model, "--prompts", model / "prompts.txt", "--limit", 8, "--num-steps", 3, "--device", "cpu"]
     found = answered("run", *common, "--method", "euler", "--method", "forward:steps=1", "--out", path)
     assert found["rows"] == 8 and [one["method"] for one in found["methods"]] == ["euler", "forward:steps=1"]
     assert found["spent"]["denoiser_rows"] == 8 * (3 + 3 + 3 + 2 + 3) and found["spent"]["seconds"] > 0
@@ -61,7 +61,7 @@ def test_analyze_leaves_tables_plots_and_a_report(run: Path) -> None:
     page = (run / "report.html").read_text()
     assert page.count("data:image/webp") >= 8 and "true noise" in page and "over the floor" in page
     assert {"correlation.png", "geometry.png", "pictures-0.png"} <= {file.name for file in (run / "figures").iterdir()}
-    table = invoke("analyze", run, "--rows", 5)
+    table = invoke("analyze", run, "--limit", 5)
     assert table.exit_code == 0 and "over the floor" in table.stdout
 
 
@@ -72,9 +72,9 @@ def sentence(run: Path) -> str:
 
 
 def test_interpolate_and_edit_go_on_from_a_run(run: Path) -> None:
-    between = answered("interpolate", run, "--pairs", 2, "--points", 3, "--method", "euler", "--device", "cpu")
+    between = answered("interpolate", run, "--limit", 2, "--points", 3, "--method", "euler", "--device", "cpu")
     assert between["interpolation"]["methods"] == ["euler"] and between["interpolation"]["pairs"] == 2
-    edited = answered("edit", run, "--swap", "--n", 3, "--variations", 0, "--device", "cpu")
+    edited = answered("edit", run, "--swap", "--limit", 3, "--variations", 0, "--device", "cpu")
     assert [row["what"] for row in edited["edit"]["rows"]] == ["true noise", "euler", "forward:steps=1", "other noise"]
     page = (run / "report.html").read_text()
     assert "Interpolation" in page and "Edits" in page
@@ -82,7 +82,7 @@ def test_interpolate_and_edit_go_on_from_a_run(run: Path) -> None:
 
 def test_ablate(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "ablation"
-    common = ["--model", model, "--prompts", model / "prompts.txt", "--n", 4, "--device", "cpu", "--out", path]
+    common = ["--model", model, "--prompts", model / "prompts.txt", "--limit", 4, "--device", "cpu", "--out", path]
     found = answered("ablate", *common, "--k", "0,1", "--num-steps", "2,3")["ablation"]
     methods = {(row["num_steps"], row["method"]) for row in found["rows"]}
     assert methods == {(t, name) for t in (2, 3) for name in ("true noise", "euler", "forward:steps=1")}
@@ -99,7 +99,7 @@ def test_ablate(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_study_tells_its_total_before_its_parts(model: Path, tmp_path: Path) -> None:
     """And the parts add up to it."""
     run = tmp_path / "run"
-    outcome = invoke("study", "--model", model, "--n", 16, "--num-steps", 3, "--device", "cpu", "--out", run)
+    outcome = invoke("study", "--model", model, "--limit", 16, "--num-steps", 3, "--device", "cpu", "--out", run)
     assert outcome.exit_code == 0, (outcome.output, outcome.exception)
     total, *parts = re.findall(r"plan.*?([\d,]+) denoiser rows", " ".join(outcome.stderr.split()))
     assert "plan of all parts: 16 inverted" in outcome.stderr and len(parts) == 5
@@ -117,16 +117,13 @@ def test_list_says_what_each_inverter_supports() -> None:
 
 
 def test_presets_are_the_papers_and_give_way_to_options() -> None:
-    from t2iprobe.cli.options import ModelChoice
-    from t2iprobe.plugins.inversion.session import InvertOptions
+    from t2iprobe.plugins.inversion.options import InvertOptions
 
-    plain = applied(InvertOptions(ModelChoice()), PRESETS["sdxl"])
-    assert plain.model.model == "stabilityai/stable-diffusion-xl-base-1.0" and plain.model.dtype == "float16"
-    assert (plain.num_steps, plain.rows, plain.distinct, plain.reencode) == (50, 2048, 512, True)
-    mine = applied(
-        InvertOptions(ModelChoice(model="mine", dtype="float32"), num_steps=7, methods=("belm",)), PRESETS["sdxl"]
-    )
-    assert (mine.model.model, mine.model.dtype, mine.num_steps, mine.methods) == ("mine", "float32", 7, ("belm",))
+    plain = applied(InvertOptions(), PRESETS["sdxl"])
+    assert plain.model == "stabilityai/stable-diffusion-xl-base-1.0" and plain.dtype == "float16"
+    assert (plain.num_steps, plain.limit, plain.distinct, plain.reencode) == (50, 2048, 512, True)
+    mine = applied(InvertOptions(model="mine", dtype="float32", num_steps=7, method="belm"), PRESETS["sdxl"])
+    assert (mine.model, mine.dtype, mine.num_steps, mine.method) == ("mine", "float32", 7, ("belm",))
     assert {row["preset"] for row in answered("run", "--preset", "list")["presets"]} == set(PRESETS)
 
 
@@ -135,7 +132,7 @@ def test_presets_are_the_papers_and_give_way_to_options() -> None:
 def test_a_preset_is_planned_and_built_without_weights(name: str, tmp_path: Path, monkeypatch: Any) -> None:
     """The published denoiser takes what the plan counts; the levels are those of its scheduler."""
     monkeypatch.chdir(tmp_path)
-    found = answered("plan", "--preset", name)
+    found = answered("run", "--plan", "--preset", name)
     preset, plugins = PRESETS[name], Plugins(installed=False)
     flow = "shift" in preset.levels
     assert (found["rows"], found["num_steps"]) == (preset.rows, preset.num_steps) and found["hours"] is None
@@ -147,7 +144,7 @@ def test_a_preset_is_planned_and_built_without_weights(name: str, tmp_path: Path
     assert name == "flux" or preset.shape[1:] == (config.sample_size,) * 2
     assert found["prediction"] == ("flow" if flow else "epsilon") and not list(tmp_path.iterdir())
     wrong = "ddim" if flow else "euler"
-    assert "methods that do: " in str(invoke("plan", "--preset", name, "--method", wrong).exception)
+    assert "methods that do: " in str(invoke("run", "--plan", "--preset", name, "--method", wrong).exception)
 
 
 def test_a_preset_without_its_weights_says_what_can_be_had(monkeypatch: Any) -> None:
@@ -156,19 +153,21 @@ def test_a_preset_without_its_weights_says_what_can_be_had(monkeypatch: Any) -> 
 
     monkeypatch.setattr(Plugins, "load_pipeline", absent)
     error = invoke("run", "--preset", "dit").exception
-    assert getattr(error, "exit_code", None) == 2 and "t2iprobe invert plan --preset dit needs no weights" in str(error)
+    assert getattr(
+        error, "exit_code", None
+    ) == 2 and "`t2iprobe invert run --preset dit --plan` needs no weights" in str(error)
     assert "plan" not in str(invoke("run", "--model", "far/away").exception)
 
 
 def test_the_plan_of_a_model_is_what_its_run_says(model: Path, run: Path) -> None:
-    common = ["--model", model, "--n", 8, "--num-steps", 3, "--device", "cpu"]
-    found = answered("plan", *common, "--method", "euler", "--method", "forward:steps=1")
+    common = ["--model", model, "--limit", 8, "--num-steps", 3, "--device", "cpu"]
+    found = answered("run", "--plan", *common, "--method", "euler", "--method", "forward:steps=1")
     spent = json.loads((run / "manifest.json").read_text())["spent"]
     assert found["denoiser_rows"] == spent["denoiser_rows"] and found["hours"] is not None
     assert found["methods"][1] == {"method": "forward:steps=1", "calls_up": 2, "calls_down": 3}
-    table = invoke("plan", *common)
+    table = invoke("run", "--plan", *common)
     assert table.exit_code == 0 and "denoiser rows  72" in table.stdout
-    assert "leave --resolution out" in str(invoke("plan", "--preset", "ldm", "--resolution", 64).exception)
+    assert "leave --resolution out" in str(invoke("run", "--plan", "--preset", "ldm", "--resolution", 64).exception)
 
 
 @pytest.mark.parametrize(
@@ -179,14 +178,14 @@ def test_the_plan_of_a_model_is_what_its_run_says(model: Path, run: Path) -> Non
         (["run", "--method", "oracle:steps=9"], None),
         (["run", "--preset", "sdx"], "did you mean sdxl"),
         (["run", "--prompts", "PROMPTS", "--prompt-set", "simple"], "one way"),
-        (["run", "--images", "absent", "--n", "3"], "--n goes with"),
+        (["run", "--images", "absent", "--limit", "3"], "--limit goes with"),
         (["run", "--images", "absent"], "is no folder"),
         (["run", "--images", "SMALL"], "has 8 x 16 pixels, the model makes 16 x 16; add --fit"),
         (["run", "--images", "GREY"], "is of mode L, the model takes RGB; convert it, or add --fit"),
         (["run", "--method", "forward:steps=3"], "3 of 2 steps cannot be replaced"),
         (["training", "--checkpoints", "absent"], "is no folder; `t2iprobe organisms train NAME"),
         (["training", "--checkpoints", "GREY"], "has 0 checkpoints, named by their step; at least 2"),
-        (["ablate", "--k", "a"], "is no whole number"),
+        (["ablate", "--k", "a"], "--k takes a whole number, found a"),
         (["ablate", "--k", "1", "--equal-calls", "9"], "name methods"),
     ],
 )
@@ -196,8 +195,10 @@ def test_bad_options_are_one_sentence(arguments: list[str], message: str | None,
         Image.new(mode, size).save(tmp_path / name / "one.png")
     known = {"PROMPTS": model / "prompts.txt", "SMALL": tmp_path / "SMALL", "GREY": tmp_path / "GREY"}
     given = [str(known.get(one, one)) for one in arguments]
-    place = ["--model", model, "--n", 2] if "--n" not in given and "--images" not in given else ["--model", model]
-    place = ["--n", 4] if "training" in given else place
+    place = (
+        ["--model", model, "--limit", 2] if "--limit" not in given and "--images" not in given else ["--model", model]
+    )
+    place = ["--limit", 4] if "training" in given else place
     steps = ["--num-steps", 2, "--device", "cpu", "--out", tmp_path / "run"]
     outcome = invoke(*given, *place, *steps)
     if message is None:
@@ -209,7 +210,7 @@ def test_bad_options_are_one_sentence(arguments: list[str], message: str | None,
 
 def test_guidance_warns(model: Path, tmp_path: Path) -> None:
     outcome = invoke(
-        "run", "--model", model, "--prompts", model / "prompts.txt", "--n", 1, "--num-steps", 1, "--guidance", 3,
+        "run", "--model", model, "--prompts", model / "prompts.txt", "--limit", 1, "--num-steps", 1, "--guidance", 3,
         "--device", "cpu", "--out", tmp_path / "run",
     )  # fmt: skip
     assert outcome.exit_code == 0 and "guidance 3: inversion then also has guidance's error" in outcome.stderr
@@ -217,15 +218,15 @@ def test_guidance_warns(model: Path, tmp_path: Path) -> None:
 
 def test_what_takes_long_or_much_wants_yes(model: Path, tmp_path: Path) -> None:
     outcome = invoke(
-        "run", "--model", model, "--prompts", model / "prompts.txt", "--n", 100, "--num-steps", 2, "--device", "cpu",
-        "--max-bytes", "1kB", "--out", tmp_path / "run",
+        "run", "--model", model, "--prompts", model / "prompts.txt", "--limit", 100, "--num-steps", 2,
+        "--device", "cpu", "--max-bytes", "1kB", "--out", tmp_path / "run",
     )  # fmt: skip
     assert "add --yes" in str(outcome.exception) and not (tmp_path / "run").exists()
 
 
 def test_another_run_in_the_folder_is_left_alone(run: Path, model: Path) -> None:
     before = (run / "manifest.json").read_text()
-    outcome = invoke("run", "--model", model, "--n", 3, "--num-steps", 2, "--prompt-set", "signs", "--out", run)
+    outcome = invoke("run", "--model", model, "--limit", 3, "--num-steps", 2, "--prompt-set", "signs", "--out", run)
     assert "other settings" in str(outcome.exception) and (run / "manifest.json").read_text() == before
 
 

@@ -13,12 +13,11 @@ import torch
 from typer.testing import CliRunner
 
 from t2iprobe.cli.app import build
-from t2iprobe.cli.options import ModelChoice
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion import curves, training, training_run
 from t2iprobe.plugins.inversion import sweep_report as sweep_sections
 from t2iprobe.plugins.inversion.analysis.jackknife import half_width, jackknife
-from t2iprobe.plugins.inversion.session import InvertOptions
+from t2iprobe.plugins.inversion.options import InvertOptions
 from t2iprobe.registry.bars import no_bars
 from t2iprobe.registry.manager import Plugins
 
@@ -168,8 +167,9 @@ def measured(checkpoints: Path, path: Path) -> dict[str, Any]:
     prompts = checkpoints.parent / "prompts.txt"
     prompts.write_text("a cat\na dog\n")
     one = training_run.Training("one", training.series(checkpoints), path / "one")
-    choice = ModelChoice(model=str(one.last.path), device="cpu")
-    asked = InvertOptions(choice, prompts, rows=6, num_steps=3, trajectory=False, metrics=(), yes=True)
+    asked = InvertOptions(
+        model=str(one.last.path), device="cpu", prompts=prompts, limit=6, num_steps=3, keep="ends", metric=(), yes=True
+    )
     return training_run.run([one], asked, path, None, None, None, PLUGINS)
 
 
@@ -191,7 +191,7 @@ def test_the_three_protocols(answer: tuple[dict[str, Any], Path]) -> None:
 
 def test_the_command_answers_with_one_object(checkpoints: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
-    given = ["--checkpoints", checkpoints, "--prompts", tmp_path / "prompts.txt", "--n", 4, "--num-steps", 2]
+    given = ["--checkpoints", checkpoints, "--prompts", tmp_path / "prompts.txt", "--limit", 4, "--num-steps", 2]
     given += ["--device", "cpu", "--out", tmp_path / "run", "--format", "json"]
     outcome = CliRunner().invoke(build(), ["invert", "training", *map(str, given)])
     assert outcome.exit_code == 0, (outcome.output, outcome.exception)

@@ -60,18 +60,18 @@ def invert(
     Args:
         model, out, quiet, plugins: see :func:`t2iprobe.localize`.
         prompts: a file with one a line, or the prompts; default those of the prompt set.
-        **options: those of the command: ``n`` (pictures), ``images`` (a folder of them), ``method`` (one or several),
-            ``num_steps``, ``guidance``, ``inversion_guidance``, ``sampler``, ``keep``, ``seed``, ``resolution``, …
+        **options: those of the command: ``limit`` (pictures), ``images`` (a folder of them), ``method`` (one or
+            several), ``num_steps``, ``guidance``, ``inversion_guidance``, ``sampler``, ``keep``, ``seed``, …
 
     Raises:
         ConfigError, RunExistsError, StoppedError: see :func:`t2iprobe.localize`.
     """
     from t2iprobe.api.outcomes import Inversion
     from t2iprobe.plugins.inversion import commands, session
+    from t2iprobe.plugins.inversion.options import InvertOptions
 
     with calling("invert", model, out, quiet, plugins) as call, beside(prompts) as file:
-        values = call.values(commands.run, options | file)
-        found = commands.inverted(session.InvertOptions.of(values), values["preset"], call.plugins, call.folder)
+        found = commands.inverted(call.options(InvertOptions, options | file), call.plugins)
         answer = session.summary(found)
         return call.left(Inversion(call.folder, answer, answer["methods"]))
 

@@ -16,6 +16,7 @@ from t2iprobe.core.command_options import Options, extra_of, flags, is_argument,
 
 Asked = TypeVar("Asked", bound=Options)
 LAST = "Run"  # heading that ends the help
+KINDS = {int: "INTEGER", float: "NUMBER", Path: "PATH"}  # what the help calls a value
 WIDTH = 13  # of choices that the help has in a column of their own
 TYPED = ("COMMANDLINE", "ENVIRONMENT")  # where a value comes from that was given
 
@@ -82,8 +83,8 @@ def _help(text: str, choices: Sequence[str]) -> str:
 def _shape(annotation: Any) -> tuple[Any, str]:
     """What typer reads, and how its help calls it."""
     parts = [one for one in get_args(annotation) if one is not type(None)]
-    if get_origin(annotation) in (tuple, list):
-        return list[str], "TEXT"
+    if get_origin(annotation) is tuple:
+        return list[str], KINDS.get(get_args(annotation)[0], "TEXT")
     if get_origin(annotation) is dict:
         return list[str], "NAME=VALUE"
     if parts and all(isinstance(one, str) for one in parts):
@@ -94,7 +95,7 @@ def _shape(annotation: Any) -> tuple[Any, str]:
         return bool, ""
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return str, "|".join(str(one.value) for one in annotation)
-    return str, {int: "INTEGER", float: "NUMBER", Path: "PATH"}.get(annotation, "TEXT")
+    return str, KINDS.get(annotation, "TEXT")
 
 
 def _bounds(extra: Mapping[str, Any]) -> str:

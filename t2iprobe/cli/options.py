@@ -88,13 +88,18 @@ class AgreeOptions(PrintOptions):
     yes: bool = option(False, flag="-y", help="Begin also what takes long or much disk.")
 
 
-class RunOptions(AgreeOptions):
-    """Whether a run may begin, or is only planned, and where it lies."""
+class OutOptions(AgreeOptions):
+    """Whether a run may begin, and where it lies."""
+
+    out: Path | None = option(None, help="Run folder; default one in runs/, named by what is asked.")
+
+
+class RunOptions(OutOptions):
+    """A run that can also be planned only."""
 
     plan: bool = option(
         False, help="Only say what it would take, on the published configuration of --arch; needs no weights."
     )
-    out: Path | None = option(None, help="Run folder; default one in runs/, named by what is asked.")
 
 
 @dataclass(frozen=True, slots=True)

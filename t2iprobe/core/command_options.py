@@ -105,7 +105,7 @@ class Options(BaseModel):
         if isinstance(value, str) and not value.strip():
             raise ValueError("is empty; leave it out, or give a value")
         takes = _kinds(cls.model_fields[info.field_name].annotation)
-        if isinstance(value, bool) and bool not in takes and {int, float} & takes:
+        if isinstance(value, bool) and bool not in takes and {int, float} & takes and tuple not in takes:
             raise ValueError(f"takes a number, found {str(value).lower()}")
         if bool in takes and not isinstance(value, bool | None):
             raise ValueError(f"is true or false, found {value!r}")
@@ -242,6 +242,20 @@ def _settings(value: Any) -> Any:
     return {name: text for name, _, text in pairs}
 
 
+def _counted(value: Any) -> Any:
+    """Numbers separated by commas, or a list of them."""
+    listed = list(value) if isinstance(value, list | tuple | range) else [value]
+    if any(isinstance(one, bool) for one in listed):
+        raise ValueError("takes numbers, found true or false")
+    parts = [part for one in listed for part in (one.split(",") if isinstance(one, str) else [one])]
+    if any(isinstance(one, str) and not one.strip() for one in parts):
+        raise ValueError("has an empty entry")
+    return tuple(parts)
+
+
+Integers = Annotated[tuple[int, ...], BeforeValidator(_counted)]  #: separated by commas, or repeated
+Floats = Annotated[tuple[float, ...], BeforeValidator(_counted)]  #: likewise
+Paths = Annotated[tuple[Path, ...], BeforeValidator(_repeated)]  #: repeatable
 Names = Annotated[tuple[str, ...], BeforeValidator(_entries)]  #: repeatable at a shell, or separated by commas
 Texts = Annotated[tuple[str, ...], BeforeValidator(_repeated)]  #: repeatable; a comma is part of the text
 Numbers = Annotated[str, BeforeValidator(_numbered)]  #: ``6``, ``0-5`` or ``3,5``; in Python and TOML also numbers

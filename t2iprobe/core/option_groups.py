@@ -15,16 +15,26 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 
-class ModelOptions(Options):
-    """Options that select the weights and the device."""
+class WeightOptions(Options):
+    """Options that select the weights."""
 
     panel: ClassVar[str] = "Model"
     arch: str | None = option(None, help="sd3, sdxl or if: the embedded model, unless --model names another one.")
     model: str | None = option(
         None, help="Embedded name, local folder or hub id, such as stabilityai/stable-diffusion-3-medium-diffusers."
     )
+
+
+class DeviceOptions(Options):
+    """Options that select the device and the precision."""
+
+    panel: ClassVar[str] = "Model"
     device: str | None = option(None, help="cpu, cuda or cuda:1; default CUDA if available.")
     dtype: str | None = option(None, help="float32, float16 or bfloat16.")
+
+
+class ModelOptions(DeviceOptions, WeightOptions):
+    """Options that select the weights and the device."""
 
 
 class StagedModelOptions(ModelOptions):

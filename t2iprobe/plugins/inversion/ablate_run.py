@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from t2iprobe.cli.models import reference
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import counted
 from t2iprobe.core.runs.engine import Run, Session
@@ -18,9 +19,8 @@ from t2iprobe.plugins.inversion.analysis import correlation
 from t2iprobe.plugins.inversion.analyze import TOP, Options, patch_of
 from t2iprobe.plugins.inversion.arms import InversionArm, parse_arm
 from t2iprobe.plugins.inversion.models import used_schedule
+from t2iprobe.plugins.inversion.options import ROWS, InvertOptions
 from t2iprobe.plugins.inversion.session import (
-    ROWS,
-    InvertOptions,
     default_method,
     keep,
     loaded,
@@ -54,7 +54,7 @@ class Swept:
 
 def planned(asked: InvertOptions, swept: Swept, model: Model, plugins: Plugins) -> list[Cell]:
     """The settings; without a method the plain one is compared."""
-    methods: list[InversionArm] = [parse_arm(text) for text in asked.methods or (default_method(model),)]
+    methods: list[InversionArm] = [parse_arm(text) for text in asked.method or (default_method(model),)]
     if swept.calls is None:
         return cells(methods, swept.ks, swept.num_steps, swept.guidance)
     return equal_calls(
@@ -77,21 +77,21 @@ def studies(
 
 def run(asked: InvertOptions, swept: Swept, path: Path, plugins: Plugins) -> dict[str, Any]:
     """Every setting as a run of its own below ``path``; what is whole is not measured again."""
-    model = loaded(asked.model, plugins)
+    model = loaded(asked, plugins)
     planned(asked, swept, model, plugins)  # refused before the folder is made
-    asked = replace(asked, rows=asked.rows or ROWS)
+    asked = asked.filled({"limit": ROWS})
     settings = {
         "command": "invert ablate",
         "swept": asdict(swept),
-        "rows": asked.rows,
+        "limit": asked.limit,
         "distinct": asked.distinct,
         "seed": asked.seed,
-        "methods": list(asked.methods),
-        "model": portable(asked.model.reference(plugins)),
+        "method": list(asked.method),
+        "model": portable(reference(asked.arch, asked.model, plugins)),
         "prompts": portable(str(asked.prompts or asked.prompt_set or "")),
     }
     facts = {
-        "model": portable(asked.model.reference(plugins)),
+        "model": portable(reference(asked.arch, asked.model, plugins)),
         "command": _command(asked, swept, path, plugins),
     }
 
@@ -130,8 +130,9 @@ def _answer(rows: list[dict[str, Any]], shape: Sequence[int], swept: Swept) -> d
 
 
 def _command(asked: InvertOptions, swept: Swept, path: Path, plugins: Plugins) -> str:
-    parts = [f"t2iprobe invert ablate --model {portable(asked.model.reference(plugins))} --n {asked.rows}"]
-    parts += [f"--method {text}" for text in asked.methods]
+    ref = portable(reference(asked.arch, asked.model, plugins))
+    parts = [f"t2iprobe invert ablate --model {ref} --limit {asked.limit}"]
+    parts += [f"--method {text}" for text in asked.method]
     if swept.calls is not None:
         parts.append(f"--equal-calls {swept.calls}")
     else:

@@ -3,47 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from t2iprobe.cli import parse
+from t2iprobe.cli.command import takes
 from t2iprobe.cli.console import Format, answers, print_json
-from t2iprobe.cli.options import (
-    Arch,
-    BatchSize,
-    Device,
-    Dtype,
-    FormatOption,
-    ModelChoice,
-    ModelRef,
-    Resolution,
-    Seed,
-    Yes,
-)
+from t2iprobe.cli.models import reference
 from t2iprobe.cli.tables import print_wide
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.names import counted
 from t2iprobe.plugins.inversion.options import (
     RUNS,
-    Distinct,
-    GuidanceOf,
-    InversionGuidance,
-    KeepOption,
-    MaskSource,
-    MaxBytes,
-    Methods,
-    PresetOption,
-    Prompts,
-    PromptSetOf,
-    Range,
-    Rows,
-    RunFolder,
-    Sampling,
-    Steps,
-    StoredStates,
+    AnalyzeOptions,
+    InvertOptions,
+    ListOptions,
     cell,
     print_facts,
     print_rows,
@@ -54,7 +31,6 @@ from t2iprobe.plugins.inversion.sweep_commands import register
 if TYPE_CHECKING:
     from t2iprobe.core.model import Model
     from t2iprobe.plugins.inversion.inverted import Inverted
-    from t2iprobe.plugins.inversion.session import InvertOptions
     from t2iprobe.registry.manager import Plugins
 
 app = typer.Typer(
@@ -64,19 +40,16 @@ app = typer.Typer(
 
 
 @app.command("list")
-def list_(
-    context: typer.Context,
-    prediction: Annotated[str | None, typer.Option(help="Only those for epsilon, v_prediction or flow models.")] = None,
-    format: FormatOption = Format.table,
-) -> None:
+@takes(ListOptions)
+def list_(asked: ListOptions, context: typer.Context) -> None:
     """The inverters, what kinds of model each works with, and its settings.
 
     Example: t2iprobe invert list --prediction flow
     """
     from t2iprobe.plugins.inversion.capabilities import capabilities
 
-    found = capabilities(context.obj.inverters(), prediction)
-    if format is Format.json:
+    found = capabilities(context.obj.inverters(), asked.prediction)
+    if asked.format is Format.json:
         print_json({"inverters": found})
         return
     kinds = ("epsilon", "v_prediction", "flow")
@@ -93,38 +66,8 @@ def list_(
 
 
 @app.command()
-def run(
-    context: typer.Context,
-    arch: Arch = None,
-    model: ModelRef = None,
-    preset: PresetOption = None,
-    prompts: Prompts = None,
-    prompt_set: PromptSetOf = None,
-    images: Annotated[Path | None, typer.Option(help="Invert the pictures of this folder instead.")] = None,
-    fit: Annotated[bool, typer.Option("--fit", help="Scale and crop them, and make them RGB.")] = False,
-    n: Rows = None,
-    distinct: Distinct = None,
-    method: Methods = None,
-    num_steps: Steps = None,
-    guidance: GuidanceOf = 1.0,
-    inversion_guidance: InversionGuidance = 1.0,
-    sampler: Annotated[
-        Sampling, typer.Option(help="plain: DDIM or Euler make the pictures; own: the method's own sampler does.")
-    ] = Sampling.plain,
-    reencode: Annotated[
-        bool, typer.Option("--reencode", help="Invert the decoded and encoded picture, as one from a file would be.")
-    ] = False,
-    seed: Seed = 0,
-    resolution: Resolution = None,
-    keep: KeepOption = StoredStates.trajectory,
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = None,
-    max_bytes: MaxBytes = "20GB",
-    yes: Yes = False,
-    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/invert-MODEL.")] = None,
-    format: FormatOption = Format.table,
-) -> None:
+@takes(InvertOptions)
+def run(asked: InvertOptions, context: typer.Context) -> None:
     """Sample pictures (or take given ones), invert them, and make them again from their latents.
 
     Noise, trajectory, predictions and latents go into the run's store as they come. What was interrupted goes on with
@@ -132,32 +75,34 @@ def run(
 
     Examples:
 
-      t2iprobe invert run --arch sd3 --num-steps 20 --n 64
+      t2iprobe invert run --arch sd3 --num-steps 20 --limit 64
 
       t2iprobe invert run --arch sd3 --method euler --method forward:steps=2 --method fixed-point --out runs/three
 
       t2iprobe invert run --model stabilityai/stable-diffusion-xl-base-1.0 --prompts captions.txt --dtype float16
 
       t2iprobe invert run --arch sd3 --images photos --fit --method euler
+
+      t2iprobe invert run --preset sdxl --plan
     """
-    given = locals()
     from t2iprobe.plugins.inversion import session
     from t2iprobe.plugins.inversion.presets import listing
 
-    if preset == "list":
-        print_rows(listing(), format, "presets")
-        return
-    asked = session.InvertOptions.of(given)
-    path = out or RUNS / f"invert-{Path(named(asked, preset).model.reference(context.obj)).name}"
-    answer = session.summary(inverted(asked, preset, context.obj, path))
-    if format is Format.json:
-        print_json(answer)
-        return
-    _print_summary(answer)
-    answers.print(f"tables, plots and report: t2iprobe invert analyze {path}", highlight=False)
+    if asked.preset == "list":
+        print_rows(listing(), asked.format, "presets")
+    elif asked.plan:
+        print_facts(_planned(asked, context.obj), asked.format)
+    else:
+        found = inverted(asked, context.obj)
+        answer = session.summary(found)
+        if asked.format is Format.json:
+            print_json(answer)
+            return
+        _print_summary(answer)
+        answers.print(f"tables, plots and report: t2iprobe invert analyze {found.path}", highlight=False)
 
 
-def named(asked: InvertOptions, preset: str | None) -> InvertOptions:
+def _named(asked: InvertOptions) -> InvertOptions:
     """With a preset's settings, where one is named.
 
     Raises:
@@ -165,88 +110,39 @@ def named(asked: InvertOptions, preset: str | None) -> InvertOptions:
     """
     from t2iprobe.plugins.inversion.presets import PRESETS, applied
 
-    return asked if preset is None else applied(asked, parse.choice("preset", preset, PRESETS))
+    return asked if asked.preset is None else applied(asked, parse.choice("preset", asked.preset, PRESETS))
 
 
-def inverted(asked: InvertOptions, preset: str | None, plugins: Plugins, path: Path) -> Inverted:
-    """Do what was asked in a folder, or what is missing of it."""
+def inverted(asked: InvertOptions, plugins: Plugins) -> Inverted:
+    """Do what was asked, or what is missing of it."""
     from t2iprobe.plugins.inversion import session
 
-    full = named(asked, preset)
-    loaded = _loaded(full.model, preset, plugins)
+    full = _named(asked)
+    full.check()
+    path = asked.out or RUNS / f"invert-{Path(reference(full.arch, full.model, plugins)).name}"
+    loaded = _loaded(full, asked, plugins)
     question = session.question_of(full, loaded, plugins)
     return session.run_study(full, session.study_of(full, question, loaded, plugins), path)
 
 
-@app.command("plan")
-def plan_(
-    context: typer.Context,
-    arch: Arch = None,
-    model: ModelRef = None,
-    preset: PresetOption = None,
-    n: Rows = None,
-    method: Methods = None,
-    num_steps: Steps = None,
-    guidance: GuidanceOf = 1.0,
-    inversion_guidance: InversionGuidance = 1.0,
-    resolution: Resolution = None,
-    keep: KeepOption = StoredStates.trajectory,
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = None,
-    format: FormatOption = Format.table,
-) -> None:
-    """Say what a run takes before it starts: denoiser rows, disk, and the time where the model is here.
+def _planned(asked: InvertOptions, plugins: Plugins) -> dict[str, Any]:
+    """What a run takes; of a preset alone on the published denoiser, which is built without weights."""
+    from t2iprobe.plugins.inversion import plan
 
-    With --preset alone no weights are needed: the published denoiser is built without them.
-
-    Examples:
-
-      t2iprobe invert plan --preset sdxl
-
-      t2iprobe invert plan --arch sd3 --method euler --method rf-solver --num-steps 20 --n 64
-    """
-    from t2iprobe.plugins.inversion import plan, session
-    from t2iprobe.plugins.inversion.presets import PRESETS, applied
-
-    asked = session.InvertOptions(
-        ModelChoice(arch, model, None, device, dtype), rows=n, num_steps=num_steps, methods=tuple(method or ()),
-        guidance=guidance, inversion_guidance=inversion_guidance, trajectory=keep is StoredStates.trajectory,
-        resolution=resolution, batch_size=batch_size,
-    )  # fmt: skip
-    name = None if preset is None else parse.choice("preset", preset, PRESETS)
-    if preset is not None and name is not None and arch is None and model is None:
-        if resolution is not None:
-            raise ConfigError(
-                f"the preset {preset} has the model's own size; leave --resolution out, or name a --model"
-            )
-        print_facts(plan.published(asked, preset, context.obj), format)
-        return
-    print_facts(plan.planned(asked if name is None else applied(asked, name), context.obj), format)
+    full = _named(asked)
+    if asked.preset is None or asked.arch is not None or asked.model is not None:
+        return plan.planned(full, plugins)
+    if asked.resolution is not None:
+        raise ConfigError(
+            f"the preset {asked.preset} has the model's own size; leave {asked.called('resolution')} out, or name a "
+            f"{asked.called('model')}"
+        )
+    return plan.published(asked, asked.preset, plugins)
 
 
 @app.command()
-def analyze(
-    context: typer.Context,
-    path: RunFolder,
-    rows: Annotated[int | None, typer.Option(help="Only the first so many pictures.", min=3)] = None,
-    patch: Annotated[
-        int | None,
-        typer.Option(help="Side of the correlation's patches; default the largest up to 8 that tiles.", min=1),
-    ] = None,
-    plain_threshold: Annotated[float, typer.Option(help="Of plain pixels.", min=0)] = 0.025,
-    plain_domain: Annotated[
-        MaskSource, typer.Option(help="Look for plain areas in the pixels, or in the states that are denoised.")
-    ] = MaskSource.pixels,
-    plain_range: Annotated[
-        Range, typer.Option(help="The threshold is meant for pictures in 0..1 (unit) or -1..1 (signed).")
-    ] = Range.unit,
-    groups: Annotated[
-        int | None, typer.Option(help="Disjoint parts for assignments; default 8 from 512 pictures on.", min=1)
-    ] = None,
-    seed: Seed = 0,
-    format: FormatOption = Format.table,
-) -> None:
+@takes(AnalyzeOptions)
+def analyze(asked: AnalyzeOptions, context: typer.Context) -> None:
     """Correlation with its floor, normality, triangle, trajectory, assignment, plain areas, errors by step.
 
     Always beside true noise. Leaves analysis.json, figures/ and report.html in the run folder; no model is needed.
@@ -258,9 +154,11 @@ def analyze(
     from t2iprobe.plugins.inversion.analyze import Options
     from t2iprobe.plugins.inversion.inverted import Inverted
 
-    options = Options(patch, plain_threshold, plain_domain.value, plain_range.value, groups, seed=seed)
-    answer = session.analyzed(Inverted(path, rows), options, context.obj)
-    if format is Format.json:
+    options = Options(
+        asked.patch, asked.plain_threshold, asked.plain_domain, asked.plain_range, asked.groups, seed=asked.seed
+    )
+    answer = session.analyzed(Inverted(asked.run, asked.limit), options, context.obj)
+    if asked.format is Format.json:
         print_json(answer)
         return
     print_tables(sections.tables(answer["analysis"]))
@@ -268,16 +166,18 @@ def analyze(
     answers.print(f"Report with pictures: {answer['report']}", highlight=False)
 
 
-def _loaded(choice: ModelChoice, preset: str | None, plugins: Plugins) -> Model:
+def _loaded(full: InvertOptions, asked: InvertOptions, plugins: Plugins) -> Model:
     """The model; where a preset's is not here, what can be had without it."""
     from t2iprobe.plugins.inversion import session
 
     try:
-        return session.loaded(choice, plugins)
+        return session.loaded(full, plugins)
     except ModelError as error:
-        if preset is None or choice.arch is not None:
+        if asked.preset is None or asked.arch is not None:
             raise
-        hint = f"t2iprobe invert plan --preset {preset} needs no weights, --model takes a folder with them"
+        hint = (
+            f"`t2iprobe invert run --preset {asked.preset} --plan` needs no weights, --model takes a folder with them"
+        )
         raise ModelError(f"{error}; {hint}") from error
 
 

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from t2iprobe.cli.console import notes
 from t2iprobe.cli.cost import duration
-from t2iprobe.cli.options import ModelChoice
 from t2iprobe.cli.parse import size_text
 from t2iprobe.core.contracts.metric import Aggregate
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_words
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import counted
+from t2iprobe.core.option_groups import ModelOptions
 from t2iprobe.plugins.inversion import curves, edit, interpolate, session
 from t2iprobe.plugins.inversion.denoisers import sides
 from t2iprobe.plugins.inversion.inverted import Inverted
+from t2iprobe.plugins.inversion.options import InvertOptions
 from t2iprobe.plugins.inversion.resample import LevelSampler, WordJudge, check_model
 from t2iprobe.plugins.inversion.study import InversionStudy
+from t2iprobe.plugins.inversion.sweep_options import FollowOptions, InvertStudyOptions
 
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
@@ -68,16 +70,22 @@ class DownstreamContext:
         return {"run": str(self.run.path), "report": str(report), name: found}
 
 
-def model_of(run: Inverted, ref: str | None, device: str | None, dtype: str | None, plugins: Plugins) -> Model:
+def model_of(run: Inverted, asked: FollowOptions, plugins: Plugins) -> Model:
     """The model of a run, by the name that it was given there unless another is.
 
     Raises:
         ConfigError: its weights are not those of the run.
     """
-    own = run.manifest.get("arguments", {}).get("model", {})
-    name = ref or own.get("model")
+    own = run.manifest.get("arguments", {})
+    name = asked.model or own.get("model")
     found = session.loaded(
-        ModelChoice(None if name else own.get("arch"), name, None, device, dtype or own.get("dtype")), plugins
+        ModelOptions(
+            arch=None if name else own.get("arch"),
+            model=name,
+            device=asked.device,
+            dtype=asked.dtype or own.get("dtype"),
+        ),
+        plugins,
     )
     check_model(found, run)
     return found
@@ -119,20 +127,18 @@ def _pairs(prompt_set: str | None, model: Model, plugins: Plugins) -> list[Any]:
     return list(plugins.prompt_set(prompt_set or plugins.own_prompt_set(model.ref)))
 
 
-def study(
-    choice_of_model: ModelChoice, rows: int, num_steps: int, path: Path, reader: str, plugins: Plugins
-) -> dict[str, Any]:
+def study(order: InvertStudyOptions, path: Path, plugins: Plugins) -> dict[str, Any]:
     """Everything on one model in one folder: run, analysis, interpolation, edits, and an ablation of k and methods."""
     from t2iprobe.plugins.inversion import ablate_run
     from t2iprobe.plugins.inversion.analyze import Options
 
-    model = session.loaded(choice_of_model, plugins)
+    rows, num_steps, reader = order.limit, order.num_steps, order.reader
+    model = session.loaded(order, plugins)
+    weights: dict[str, Any] = {name: getattr(order, name) for name in ModelOptions.model_fields}
     plain = session.default_method(model)
     methods = (plain, "forward:steps=1", "forward:steps=2", "fixed-point")
     distinct = max(1, rows // 4)
-    asked = session.InvertOptions(
-        choice_of_model, rows=rows, distinct=distinct, num_steps=num_steps, methods=methods, yes=True
-    )
+    asked = InvertOptions(**weights, limit=rows, distinct=distinct, num_steps=num_steps, method=methods, yes=True)
     question = session.question_of(asked, model, plugins)
     inversion = session.study_of(asked, question, model, plugins)
     prompts, arms = question.source.prompts, (plain, "forward:steps=2")
@@ -140,12 +146,12 @@ def study(
     edited = edit.Edit(arms, targets_of(prompts[: rows // 2], None, model, plugins))
     ks = [k for k in (0, 1, 2, 3, 5, 10) if k <= num_steps]
     swept = ablate_run.Swept(ks, [num_steps, 5 * num_steps // 2], [1.0])
-    lean = session.InvertOptions(choice_of_model, rows=max(8, rows // 2), distinct=distinct, trajectory=False, yes=True)
+    lean = InvertOptions(**weights, limit=max(8, rows // 2), distinct=distinct, keep="ends", yes=True)
     ablated = [one for _, one in ablate_run.studies(lean, swept, model, plugins)]
     _say_total(inversion, between.pictures(prompts), edited.pictures, ablated, path)
     run = session.run_study(asked, inversion, path)
     answer = session.analyzed(run, Options(), plugins)
-    bench = DownstreamContext(run, model, plugins, session.metrics_of("ssim", plugins))
+    bench = DownstreamContext(run, model, plugins, session.metrics_of(["ssim"], plugins))
     answer |= bench.interpolate(between, judge_of(run.prompts, None, reader, model, plugins))
     answer |= bench.edit(edited, judge_of(edited.targets, None, reader, model, plugins))
     answer["ablation"] = ablate_run.run(lean, swept, path / "ablation", plugins)

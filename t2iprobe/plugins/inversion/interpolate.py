@@ -66,7 +66,7 @@ def couples(prompts: Sequence[str], count: int) -> list[tuple[int, int]]:
     if not found:
         raise ConfigError(
             "interpolation needs two pictures of one prompt, and every picture of this run has its own; "
-            "run `t2iprobe invert run` with --distinct below --n / 2"
+            "run `t2iprobe invert run` with --distinct below --limit / 2"
         )
     return found[:count]
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import typer
 from rich.markup import escape
 from rich.table import Table
 
 from t2iprobe.cli.console import Format, answers, print_json
+from t2iprobe.cli.options import PrintOptions, RunOptions, Size
 from t2iprobe.cli.tables import print_wide
+from t2iprobe.core.command_options import Names, Options, option
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.option_groups import ModelOptions
+from t2iprobe.core.seeds import SEEDS
 from t2iprobe.core.textfile import LISTED
 
 if TYPE_CHECKING:
@@ -22,73 +24,108 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 
 
-class StoredStates(StrEnum):
-    """What stays on the disk."""
-
-    trajectory = "trajectory"
-    ends = "ends"
-
-
-class Sampling(StrEnum):
-    """Who makes the pictures."""
-
-    plain = "plain"
-    own = "own"
+Keep = Literal["trajectory", "ends"]
+KEEP = "trajectory: every state and prediction; ends: noise, picture and latent only."
+ROWS, STEPS = 256, 50  # pictures and steps, where nobody says
+METHOD = (
+    "NAME or NAME:key=value,…, such as forward:steps=2; repeatable, or by commas. Default ddim, for flow models euler. "
+    "`t2iprobe invert list` shows all."
+)
 
 
-class MaskSource(StrEnum):
-    """Where plain areas are looked for."""
+class RowOptions(Options):
+    """Which pictures of which prompts, made how."""
 
-    pixels = "pixels"
-    states = "states"
-
-
-class Range(StrEnum):
-    """What the threshold of plain areas is a part of."""
-
-    unit = "unit"
-    signed = "signed"
-
-
-Prompts = Annotated[Path | None, typer.Option(help=f"File of prompts, {LISTED}.")]
-PromptSetOf = Annotated[
-    str | None, typer.Option(help="Prompt set, whose source prompts are taken; default what the model was made for.")
-]
-Rows = Annotated[int | None, typer.Option("--n", help="Pictures; default 256.", min=1)]
-Distinct = Annotated[
-    int | None, typer.Option(help="Most different prompts; rows take turns in them, each with its own noise.", min=1)
-]
-Steps = Annotated[int | None, typer.Option("--num-steps", help="Steps of sampling and inversion; default 50.", min=1)]
-Methods = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--method",
-        help="NAME or NAME:key=value,…, such as forward:steps=2; repeatable. Default ddim, for flow models euler. "
-        "`t2iprobe invert list` shows all.",
-    ),
-]
-PresetOption = Annotated[
-    str | None, typer.Option(help="The paper's protocol for a model: sdxl, if, dit, ldm, …; see `run --preset list`.")
-]
-KeepOption = Annotated[
-    StoredStates, typer.Option(help="trajectory: every state and prediction; ends: noise, picture and latent only.")
-]
-GuidanceOf = Annotated[float, typer.Option(help="Guidance of sampling and reconstruction; 1 is off, as in the paper.")]
-InversionGuidance = Annotated[float, typer.Option(help="Guidance of inversion.")]
-MaxBytes = Annotated[str, typer.Option(help="Refuse to begin what takes more, such as 500MB or 2TiB.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `t2iprobe invert run`.")]
+    panel: ClassVar[str] = "Pictures"
+    prompts: Path | None = option(None, help=f"File of prompts, {LISTED}.")
+    prompt_set: str | None = option(
+        None, help="Prompt set, whose source prompts are taken; default what the model was made for."
+    )
+    limit: int | None = option(None, help=f"Pictures; default {ROWS}.", ge=1)
+    distinct: int | None = option(
+        None, help="Most different prompts; rows take turns in them, each with its own noise.", ge=1
+    )
+    seed: int = option(0, help="Of the noise and of every other chance.", ge=0, lt=SEEDS)
+    batch_size: int | None = option(None, help="Most pictures at once; out of memory halves it.", ge=1)
 
 
-def numbers(option: str, text: str) -> list[int]:
-    """``0,1,5`` as numbers; nothing as none.
+class InvertOptions(RunOptions, RowOptions, ModelOptions):
+    """The options of ``t2iprobe invert run``; what else makes runs asks by them, too."""
 
-    Raises:
-        ConfigError: not of this form.
-    """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if wrong := next((part for part in parts if not part.isdecimal()), None):
-        raise ConfigError(f"{option} {text!r}: {wrong!r} is no whole number; write some, such as 0,1,5")
-    return [int(part) for part in parts]
+    panel: ClassVar[str] = "Inversion"
+    preset: str | None = option(
+        None, help="The paper's protocol for a model: sdxl, if, dit, ldm, …; `--preset list` shows them."
+    )
+    images: Path | None = option(None, help="Invert the pictures of this folder instead.")
+    fit: bool = option(False, help="Scale and crop them, and make them RGB.")
+    method: Names = option((), help=METHOD)
+    num_steps: int | None = option(None, help=f"Steps of sampling and inversion; default {STEPS}.", ge=1)
+    guidance: float = option(1.0, help="Guidance of sampling and reconstruction; 1 is off, as in the paper.")
+    inversion_guidance: float = option(1.0, help="Guidance of inversion.")
+    resolution: int | None = option(None, help="Side of the picture in pixels; default the model's own.", ge=8)
+    sampler: Literal["plain", "own"] = option(
+        "plain", help="plain: DDIM or Euler make the pictures; own: the method's own sampler does."
+    )
+    reencode: bool = option(False, help="Invert the decoded and encoded picture, as one from a file would be.")
+    metric: Names = option(("psnr", "ssim"), help="That compare two pictures.", shown="psnr,ssim")
+    keep: Keep = option("trajectory", help=KEEP)
+    max_bytes: Size = option("20GB", help="Refuse to begin what takes more, such as 500MB or 2TiB.")
+    plan: bool = option(False, help="Only say what it would take; with --preset alone this needs no weights.")
+
+    @property
+    def trajectory(self) -> bool:
+        """Whether states and predictions are kept."""
+        return self.keep == "trajectory"
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """Settings of the pictures' size."""
+        return {} if self.resolution is None else {"height": self.resolution, "width": self.resolution}
+
+    def check(self) -> None:
+        """Refuse what cannot be, before a model is loaded.
+
+        Raises:
+            ConfigError: prompts in two ways, a number of given pictures, or a method that is none.
+        """
+        from t2iprobe.plugins.inversion.arms import parse_arm
+
+        if self.prompts is not None and self.prompt_set is not None:
+            raise ConfigError(f"give the prompts one way: {self.called('prompts')} or {self.called('prompt_set')}")
+        if self.images is not None and self.limit is not None:
+            raise ConfigError(
+                f"{self.called('limit')} goes with pictures that are made; {self.called('images')} takes all that are "
+                "in the folder"
+            )
+        for text in self.method:
+            parse_arm(text)
+
+
+class AnalyzeOptions(PrintOptions):
+    """The options of ``t2iprobe invert analyze``."""
+
+    panel: ClassVar[str] = "Analysis"
+    run: Path = option(help="Run folder of `t2iprobe invert run`.", argument=True)
+    limit: int | None = option(None, help="Only the first so many pictures.", ge=3)
+    patch: int | None = option(
+        None, help="Side of the correlation's patches; default the largest up to 8 that tiles.", ge=1
+    )
+    plain_threshold: float = option(0.025, help="Of plain pixels.", ge=0)
+    plain_domain: Literal["pixels", "states"] = option(
+        "pixels", help="Look for plain areas in the pixels, or in the states that are denoised."
+    )
+    plain_range: Literal["unit", "signed"] = option(
+        "unit", help="The threshold is meant for pictures in 0..1 (unit) or -1..1 (signed)."
+    )
+    groups: int | None = option(None, help="Disjoint parts for assignments; default 8 from 512 pictures on.", ge=1)
+    seed: int = option(0, help="Of every chance.", ge=0, lt=SEEDS)
+
+
+class ListOptions(PrintOptions):
+    """The options of ``t2iprobe invert list``."""
+
+    panel: ClassVar[str] = "Methods"
+    prediction: str | None = option(None, help="Only those for epsilon, v_prediction or flow models.")
 
 
 def cell(value: Any, digits: int = 3) -> str:

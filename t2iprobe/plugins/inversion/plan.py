@@ -16,9 +16,9 @@ from t2iprobe.plugins.inversion import session
 from t2iprobe.plugins.inversion.arms import ArmProperties, InversionArm, examined, parse_arm
 from t2iprobe.plugins.inversion.imageonly import FAMILIES
 from t2iprobe.plugins.inversion.models import state_shape
+from t2iprobe.plugins.inversion.options import ROWS, STEPS, InvertOptions
 from t2iprobe.plugins.inversion.presets import PRESETS, InversionPreset, applied
 from t2iprobe.plugins.inversion.schedule import Schedule, schedule_of
-from t2iprobe.plugins.inversion.session import InvertOptions
 from t2iprobe.plugins.inversion.sources import repeated
 from t2iprobe.plugins.inversion.study import InversionQuestion, cost_of
 
@@ -37,7 +37,8 @@ def published(asked: InvertOptions, name: str, plugins: Plugins) -> Found:
     """
     preset = PRESETS[name]
     asked = applied(asked, preset)
-    arms = tuple(map(parse_arm, asked.methods))
+    asked.check()
+    arms = tuple(map(parse_arm, asked.method))
     question = _question(asked, arms)
     schedule = schedule_for(preset, question.num_steps)
     scales = question.guidance, question.inversion_guidance
@@ -50,8 +51,8 @@ def published(asked: InvertOptions, name: str, plugins: Plugins) -> Found:
 
 def planned(asked: InvertOptions, plugins: Plugins) -> Found:
     """The cost on a model that is here, and the time that it takes on this machine."""
-    model = session.loaded(asked.model, plugins)
-    question = session.question_of(asked, model, plugins, source=repeated([""], asked.rows or session.ROWS, asked.seed))
+    model = session.loaded(asked, plugins)
+    question = session.question_of(asked, model, plugins, source=repeated([""], asked.limit or ROWS, asked.seed))
     study = session.study_of(asked, question, model, plugins)
     parameters = count_parameters(model.denoiser)
     shape = state_shape(model, question.generation)
@@ -82,11 +83,11 @@ def family_named(name: str, plugins: Plugins) -> type[Adapter]:
 
 def _question(asked: InvertOptions, arms: tuple[InversionArm, ...]) -> InversionQuestion:
     """Costs do not depend on what the prompts say."""
-    source = repeated([""], asked.rows or session.ROWS, asked.seed)
+    source = repeated([""], asked.limit or ROWS, asked.seed)
     return InversionQuestion(
         source,
         arms,
-        asked.num_steps or session.STEPS,
+        asked.num_steps or STEPS,
         asked.guidance,
         asked.inversion_guidance,
         asked.sampler,

@@ -6,11 +6,11 @@ T = 50 and no guidance everywhere. Counts of pictures are those of the authors' 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from t2iprobe.plugins.inversion.session import InvertOptions
+    from t2iprobe.plugins.inversion.options import InvertOptions
 
 
 @dataclass(frozen=True)
@@ -116,17 +116,16 @@ PRESETS: dict[str, InversionPreset] = {
 
 def applied(asked: InvertOptions, preset: InversionPreset) -> InvertOptions:
     """The options with a preset's in place of those that were not given."""
-    model = asked.model
-    if model.arch is None and model.model is None:
-        model = replace(model, model=preset.model)
-    return replace(
-        asked,
-        model=replace(model, dtype=model.dtype or preset.dtype),
-        num_steps=asked.num_steps or preset.num_steps,
-        rows=asked.rows or (None if asked.images else preset.rows),
-        methods=asked.methods or preset.methods,
-        reencode=asked.reencode or preset.reencode,
-        distinct=asked.distinct or preset.distinct,
+    return asked.filled(
+        {
+            "model": None if asked.has("arch") or asked.has("model") else preset.model,
+            "dtype": preset.dtype,
+            "num_steps": preset.num_steps,
+            "limit": None if asked.images else preset.rows,
+            "method": preset.methods,
+            "reencode": preset.reencode,
+            "distinct": preset.distinct,
+        }
     )
 
 
@@ -137,7 +136,7 @@ def listing() -> list[dict[str, Any]]:
             "preset": name,
             "model": one.model,
             "steps": one.num_steps,
-            "n": one.rows,
+            "limit": one.rows,
             "methods": ", ".join(one.methods),
             "note": one.note,
         }

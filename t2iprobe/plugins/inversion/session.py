@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from t2iprobe.cli.console import notes
 from t2iprobe.cli.cost import agree, duration
-from t2iprobe.cli.models import check_arch, say_embedded
-from t2iprobe.cli.options import ModelChoice
+from t2iprobe.cli.models import check_arch, reference, say_embedded
 from t2iprobe.cli.parse import size, size_text
 from t2iprobe.cli.progress import bar
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import choice, counted
+from t2iprobe.core.option_groups import ModelOptions
 from t2iprobe.core.options import LoadOptions
 from t2iprobe.core.runs import checksums, runfolder
 from t2iprobe.core.runs.checksums import check, read_json
@@ -37,7 +35,7 @@ from t2iprobe.plugins.inversion.denoisers import model_denoiser, sides
 from t2iprobe.plugins.inversion.imageonly import ImageOnly, family_of
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.models import state_shape
-from t2iprobe.plugins.inversion.options import Sampling, StoredStates
+from t2iprobe.plugins.inversion.options import ROWS, STEPS, InvertOptions
 from t2iprobe.plugins.inversion.pictures import overview
 from t2iprobe.plugins.inversion.sources import Source, folder, repeated
 from t2iprobe.plugins.inversion.study import (
@@ -45,7 +43,6 @@ from t2iprobe.plugins.inversion.study import (
     InversionCost,
     InversionQuestion,
     InversionStudy,
-    Sampler,
 )
 from t2iprobe.report.sections import Page, Section
 
@@ -54,103 +51,15 @@ if TYPE_CHECKING:
 
     from t2iprobe.registry.manager import Plugins
 
-ROWS, STEPS = 256, 50
-METRICS = ("psnr", "ssim")
-
-
-@dataclass(frozen=True)
-class InvertOptions:
-    """The options of a run, as given; ``None`` is what :data:`ROWS` and :data:`STEPS` say, or the model's own.
-
-    Args:
-        model: which.
-        prompts: text file, one a line.
-        prompt_set: name of a set, whose source prompts are taken.
-        images: folder of pictures to invert.
-        fit: scale and crop them.
-        rows: pictures.
-        distinct: most different prompts.
-        seed: of the noise.
-        num_steps: of sampling and inversion.
-        methods: as text; default plain DDIM or Euler.
-        guidance, inversion_guidance: 1 is off.
-        sampler, reencode: see :class:`InversionQuestion`.
-        trajectory: keep states and predictions.
-        resolution: side of the pictures.
-        batch_size: rows of a unit.
-        metrics: names, that compare two pictures.
-        max_bytes: most to store without ``yes``.
-        yes: begin also what is long or large.
-    """
-
-    model: ModelChoice
-    prompts: Path | None = None
-    prompt_set: str | None = None
-    images: Path | None = None
-    fit: bool = False
-    rows: int | None = None
-    distinct: int | None = None
-    seed: int = 0
-    num_steps: int | None = None
-    methods: tuple[str, ...] = ()
-    guidance: float = 1.0
-    inversion_guidance: float = 1.0
-    sampler: Sampler = "plain"
-    reencode: bool = False
-    trajectory: bool = True
-    resolution: int | None = None
-    batch_size: int | None = None
-    metrics: tuple[str, ...] = METRICS
-    max_bytes: int = 20 * 10**9
-    yes: bool = False
-
-    def __post_init__(self) -> None:
-        if sum(way is not None for way in (self.prompts, self.prompt_set)) > 1:
-            raise ConfigError("give the prompts one way: --prompts or --prompt-set")
-        if self.images is not None and self.rows is not None:
-            raise ConfigError("--n goes with pictures that are made; --images takes all that are in the folder")
-        for text in self.methods:
-            parse_arm(text)
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
-        """Of the arguments of ``invert run`` by name; others among them are left out."""
-        own = ("prompts", "prompt_set", "images", "fit", "distinct", "seed", "num_steps", "guidance", "reencode")
-        more = ("inversion_guidance", "resolution", "batch_size", "yes")
-        return cls(
-            ModelChoice(values["arch"], values["model"], None, values["device"], values["dtype"]),
-            rows=values["n"],
-            methods=tuple(values["method"] or ()),
-            sampler=Sampling(values["sampler"]).value,
-            trajectory=StoredStates(values["keep"]) is StoredStates.trajectory,
-            max_bytes=size(values["max_bytes"]),
-            **{name: values[name] for name in (*own, *more)},
-        )
-
-    @property
-    def generation(self) -> dict[str, Any]:
-        """Settings of the pictures' size."""
-        return {} if self.resolution is None else {"height": self.resolution, "width": self.resolution}
-
-    def arguments(self) -> dict[str, Any]:
-        """For the manifest."""
-        return {
-            field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self) if field.name != "model"
-        } | {"model": dataclasses.asdict(self.model)}
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-
 
 def default_method(model: Model) -> str:
     """The plain inversion of the model's family."""
     return "euler" if model.adapter.prediction(model.pipeline) == "flow" else "ddim"
 
 
-def loaded(asked: ModelChoice, plugins: Plugins) -> Model:
+def loaded(asked: ModelOptions, plugins: Plugins) -> Model:
     """The model, of any family that the package knows or of one without text."""
-    ref = asked.reference(plugins)
+    ref = reference(asked.arch, asked.model, plugins)
     if asked.model is None:
         say_embedded(asked.arch, ref)
     pipeline = plugins.load_pipeline(ref, LoadOptions(asked.device, asked.dtype))
@@ -169,7 +78,7 @@ def source_of(asked: InvertOptions, model: Model, plugins: Plugins) -> Source:
     if asked.images is not None:
         own = texts if asked.prompts or asked.prompt_set else []
         return folder(asked.images, model.picture_size(asked.generation), own, asked.seed, fit=asked.fit)
-    return repeated(texts[: asked.distinct], asked.rows or ROWS, asked.seed)
+    return repeated(texts[: asked.distinct], asked.limit or ROWS, asked.seed)
 
 
 def prompts_of(asked: InvertOptions, model: Model, plugins: Plugins) -> list[str]:
@@ -178,13 +87,14 @@ def prompts_of(asked: InvertOptions, model: Model, plugins: Plugins) -> list[str
         return read_entries(asked.prompts, "prompts")
     if asked.prompt_set is None and isinstance(model.adapter, ImageOnly):
         return list(model.adapter.prompts)
-    name = asked.prompt_set or plugins.own_prompt_set(asked.model.reference(plugins))
+    name = asked.prompt_set or plugins.own_prompt_set(reference(asked.arch, asked.model, plugins))
     return list(dict.fromkeys(pair.source for pair in plugins.prompt_set(name, seed=asked.seed)))
 
 
 def question_of(asked: InvertOptions, model: Model, plugins: Plugins, **changes: Any) -> InversionQuestion:
     """The question that the options ask."""
-    arms = tuple(map(parse_arm, asked.methods or (default_method(model),)))
+    asked.check()
+    arms = tuple(map(parse_arm, asked.method or (default_method(model),)))
     fields: dict[str, Any] = {
         "source": changes.pop("source", None) or source_of(asked, model, plugins),
         "arms": arms,
@@ -201,21 +111,21 @@ def question_of(asked: InvertOptions, model: Model, plugins: Plugins, **changes:
 
 def study_of(asked: InvertOptions, question: InversionQuestion, model: Model, plugins: Plugins) -> InversionStudy:
     """The study of a question; its methods are built and examined, so that what cannot work fails here."""
-    metrics = metrics_of(",".join(asked.metrics), plugins) if asked.metrics else []
-    study = InversionStudy(model, question, plugins.inverters(), metrics, asked.batch_size, asked.arguments())
+    metrics = metrics_of(asked.metric, plugins)
+    study = InversionStudy(model, question, plugins.inverters(), metrics, asked.batch_size, asked.given())
     warn_of_guidance(question)
     _ = study.examined
     return study
 
 
-def metrics_of(names: str, plugins: Plugins, needs: Sequence[str] = ("image",)) -> list[Any]:
+def metrics_of(names: Sequence[str], plugins: Plugins, needs: Sequence[str] = ("image",)) -> list[Any]:
     """Metrics by name: those that compare two pictures, and where ``needs`` says so also a picture with its prompt.
 
     Raises:
         ConfigError: one is not known, compares something else, or lacks its weights.
     """
     known: dict[str, Any] = dict(plugins.metrics())
-    found = [choice("metric", name, known)() for name in names.split(",")]
+    found = [choice("metric", name, known)() for name in names]
     if other := next((one.name for one in found if one.needs not in needs), None):
         able = ", ".join(name for name, one in known.items() if getattr(one, "needs", "") in needs)
         raise ConfigError(f"the metric {other} does not compare two pictures; those that fit here: {able}")
@@ -263,7 +173,7 @@ def announce(asked: InvertOptions, study: InversionStudy, path: Path, cost: Inve
         f"{counted(cost.rows, 'denoiser row')}, about {duration(seconds)}, {size_text(cost.stored)} into {path}",
         highlight=False,
     )
-    agree(asked.yes, seconds, cost.stored, most=asked.max_bytes, hint=", or keep less with --keep ends")
+    agree(asked.yes, seconds, cost.stored, most=size(asked.max_bytes), hint=", or keep less with --keep ends")
 
 
 def seconds_a_row(study: InversionStudy, rows: int = 8) -> float:

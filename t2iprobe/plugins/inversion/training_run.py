@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +24,10 @@ from t2iprobe.plugins.inversion.analysis.jackknife import Rows, half_width, jack
 from t2iprobe.plugins.inversion.analyze import Options
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.models import Pixels
+from t2iprobe.plugins.inversion.options import InvertOptions
 from t2iprobe.plugins.inversion.pictures import grid
 from t2iprobe.plugins.inversion.resample import LevelSampler
 from t2iprobe.plugins.inversion.session import (
-    InvertOptions,
     keep,
     loaded,
     question_of,
@@ -90,8 +90,8 @@ class Training:
 
 def measure(training: Training, asked: InvertOptions, plugins: Plugins, say: Callable[[str], None]) -> None:
     """Sample, invert and reconstruct by every checkpoint; the last one goes first, whose pictures all others get."""
-    asked = replace(asked, model=replace(asked.model, model=str(training.last.path), arch=None))
-    last = loaded(asked.model, plugins)
+    asked = _of(training.last, asked)
+    last = loaded(asked, plugins)
     finished = _own(training, training.last, last, asked, plugins)
     clean = torch.from_numpy(finished.clean)
     sampler = LevelSampler(last, finished, 1.0, asked.batch_size)
@@ -104,8 +104,12 @@ def measure(training: Training, asked: InvertOptions, plugins: Plugins, say: Cal
 
 
 def _loaded(checkpoint: Checkpoint, asked: InvertOptions, plugins: Plugins) -> Model:
-    choice = replace(asked.model, model=str(checkpoint.path), arch=None)
-    return loaded(choice, plugins)
+    return loaded(_of(checkpoint, asked), plugins)
+
+
+def _of(checkpoint: Checkpoint, asked: InvertOptions) -> InvertOptions:
+    """The same of a checkpoint."""
+    return asked.model_copy(update={"model": str(checkpoint.path), "arch": None})
 
 
 def _own(training: Training, checkpoint: Checkpoint, model: Model, asked: InvertOptions, plugins: Plugins) -> Inverted:
@@ -246,15 +250,16 @@ def run(
     settings = {
         "command": "invert training",
         "trainings": {one.name: one.steps for one in trainings},
-        "rows": asked.rows,
+        "limit": asked.limit,
         "distinct": asked.distinct,
         "seed": asked.seed,
         "num_steps": asked.num_steps,
-        "methods": list(asked.methods),
+        "method": list(asked.method),
         "prompts": portable(str(asked.prompts or asked.prompt_set or "")),
     }
     shown = " ".join(f"--checkpoints {portable(one.checkpoints[0].path.parent)}" for one in trainings)
-    command = f"t2iprobe invert training {shown} --n {asked.rows} --num-steps {asked.num_steps} --out {portable(path)}"
+    sizes = f"--limit {asked.limit} --num-steps {asked.num_steps}"
+    command = f"t2iprobe invert training {shown} {sizes} --out {portable(path)}"
 
     def work(session: Session) -> dict[str, Any]:
         session.begin(0, len(trainings))
