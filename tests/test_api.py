@@ -258,8 +258,8 @@ def test_other_commands_say_what_cannot_be(model: t2i.Model, call: Callable[[t2i
 
 @pytest.mark.slow
 def test_concepts_are_learnt_one_after_another(model: t2i.Model) -> None:
-    small = {"steps": 1, "rank": 1, "batch": 1, "samples": 1, "num_steps": 1, "orders": 0, "seeds": 0}
-    learnt = t2i.continual(model, methods="naive", references="none", scores="concept", quiet=True, **small)
+    small = {"train_steps": 1, "rank": 1, "train_batch_size": 1, "samples": 1, "num_steps": 1, "order": 0, "seed": 0}
+    learnt = t2i.continual(model, method="naive", reference="none", metric="concept", quiet=True, **small)
     assert learnt.to_frame()["method"].tolist() == ["naive"] and learnt.report().is_file()
 
 

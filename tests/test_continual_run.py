@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli.app import build
-from t2iprobe.cli.options import ModelChoice
 from t2iprobe.core.errors import ConfigError, RunExistsError, StoppedError
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs import checksums, provenance, runfolder
@@ -404,10 +403,10 @@ def call(*arguments: str) -> Any:
 
 def test_the_command(files: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "run")
-    given = ["--stream", str(files / "mine.toml"), "--model", str(files / "model"), "--methods", "naive,merge-init"]
-    given += ["--scope", "localized", "--layers", "1", "--rank", "2", "--steps", "1", "--samples", "1"]
+    given = ["--stream", str(files / "mine.toml"), "--model", str(files / "model"), "--method", "naive,merge-init"]
+    given += ["--scope", "localized", "--layers", "1", "--rank", "2", "--train-steps", "1", "--samples", "1"]
     given += ["--num-steps", "1", "--out", out, "--format", "json"]
-    planned = call("plan", *given)
+    planned = call("run", "--plan", *given)
     assert planned.exit_code == 0, planned.output
     cost = json.loads(planned.stdout)
     # the first task is shared with what is learnt alone; base, alone, joint, and 2 methods: 2+1, 2, 2+1, (1+2+2) each
@@ -421,14 +420,14 @@ def test_the_command(files: Path, tmp_path: Path) -> None:
     assert {path.split(".attn")[0] for path in state.delta} == {"transformer_blocks.1"}
     again = call("run", *given, "--workers", "1")
     assert again.exit_code == 0 and "is learnt and drawn already" in again.stderr
-    left = json.loads(call("plan", *given).stdout)
+    left = json.loads(call("run", "--plan", *given).stdout)
     assert (left["steps"], left["images"]) == (0, 0)
 
 
 def given_for(files: Path, out: Path, *more: str) -> list[str]:
     """The smallest run there is."""
-    given = ["--stream", str(files / "mine.toml"), "--model", str(files / "model"), "--methods", "merge-init"]
-    given += ["--rank", "2", "--steps", "1", "--samples", "1", "--num-steps", "1", "--references", "base"]
+    given = ["--stream", str(files / "mine.toml"), "--model", str(files / "model"), "--method", "merge-init"]
+    given += ["--rank", "2", "--train-steps", "1", "--samples", "1", "--num-steps", "1", "--reference", "base"]
     return [*given, "--out", str(out), *more]
 
 
@@ -437,10 +436,10 @@ def test_each_command_answers_with_one_object(files: Path, tmp_path: Path, monke
     monkeypatch.setattr(evaluation, "scorers", lambda names, **refs: [Brightness()] if names else [])
     scopes = {"all": (), "some": ("--scope", "localized", "--layers", "1")}
     for name, scope in scopes.items():
-        ran = call("run", *given_for(files, tmp_path / name, *scope, "--workers", "1", "--scores", "none"))
+        ran = call("run", *given_for(files, tmp_path / name, *scope, "--workers", "1", "--metric", "none"))
         assert ran.exit_code == 0, (ran.output, ran.exception)
     for name in scopes:
-        scored = call("eval", str(tmp_path / name), "--scores", "brightness", "--format", "json")
+        scored = call("eval", str(tmp_path / name), "--metric", "brightness", "--format", "json")
         assert scored.exit_code == 0, (scored.output, scored.exception)
         assert set(json.loads(scored.stdout)["scores"]) == {"brightness"}
     compared = call("analyze", str(tmp_path / "all"), "--against", str(tmp_path / "some"), "--format", "json")
@@ -465,8 +464,8 @@ def test_a_short_disk_ends_a_run_before_it_begins(files: Path, tmp_path: Path, m
     ("more", "said"),
     [
         (("--rank", "17"), "between 1 and the layer's width, 16"),
-        (("--methods", "merge-ortho", "--rank", "1"), "needs a rank of at least 2"),
-        (("--methods", "orthogonal+exact", "--rank", "3"), "cannot have the rank 3"),
+        (("--method", "merge-ortho", "--rank", "1"), "needs a rank of at least 2"),
+        (("--method", "orthogonal+exact", "--rank", "3"), "cannot have the rank 3"),
         (("--scope", "localized"), "--layers"),
         (("--stream", "absent.toml"), "cannot read the stream absent.toml"),
         (("--stream", "objects"), "needs --data FOLDER"),
@@ -485,7 +484,9 @@ def base_of(out: str) -> str:
 
 
 def test_the_plan_of_the_published_model_needs_neither_weights_nor_data() -> None:
-    found = call("plan", "--stream", "objects", "--full-size", "sdxl", "--references", "base", "--format", "json")
+    found = call(
+        "run", "--plan", "--stream", "objects", "--full-size", "sdxl", "--reference", "base", "--format", "json"
+    )
     assert found.exit_code == 0, found.output
     answer = json.loads(found.stdout)
     assert (answer["targets"], answer["lora_parameters"]) == (560, 92_897_280)
@@ -495,12 +496,12 @@ def test_the_plan_of_the_published_model_needs_neither_weights_nor_data() -> Non
 
 @pytest.mark.parametrize(("family", "side"), [("sd", 512), ("if", 64), ("flux", 1024)])
 def test_the_plan_counts_pictures_of_the_familys_size(family: str, side: int) -> None:
-    found = json.loads(call("plan", "--stream", "objects", "--full-size", family, "--format", "json").stdout)
+    found = json.loads(call("run", "--plan", "--stream", "objects", "--full-size", family, "--format", "json").stdout)
     assert found["disk"]["pictures"] == found["images"] * 3 * side**2
 
 
 def test_methods_are_listed() -> None:
-    found = json.loads(call("run", "--methods", "list", "--format", "json").stdout)
+    found = json.loads(call("run", "--method", "list", "--format", "json").stdout)
     assert set(PAPER) <= set(found["methods"]) and {"row-ortho", "pissa"} <= set(found["starts"])
 
 
@@ -509,12 +510,12 @@ PAGE = Path(__file__).parent.parent / "docs/how-to/continual-personalization.md"
 
 def test_the_page_names_what_there_is() -> None:
     page = PAGE.read_text()
-    known = "".join(call(command, "--help").stdout for command in ("run", "plan", "eval", "analyze"))
+    known = "".join(call(command, "--help").stdout for command in ("run", "eval", "analyze"))
     assert all(option in known for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", page))
     assert all(f"`{name}`" in page for name in (*METHODS, *REFERENCES, *LIKENESSES, "concept"))
-    for given in re.findall(r"--methods ([^\s`]+)", page):
+    for given in re.findall(r"--method ([^\s`]+)", page):
         if given != "list":
-            assert [one.name for one in asking.methods_of(ContinualOptions(ModelChoice(), methods=given))]
+            assert [one.name for one in asking.methods_of(ContinualOptions(method=given))]
     (block,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     assert len(streamfile.StreamFile.model_validate(tomllib.loads(block)).tasks) == 2
 
@@ -524,8 +525,19 @@ def test_the_page_names_what_there_is() -> None:
 def test_the_embedded_stream_from_start_to_report(tmp_path: Path) -> None:
     """Too few steps to learn anything: what is told and drawn is what is looked at."""
     out = str(tmp_path / "run")
-    given = ["--steps", "1", "--samples", "1", "--num-steps", "1", "--grid", "seen", "--references", "base,separate"]
-    given += ["--methods", "naive,magnitude,merge-ortho", "--orders", "0", "--seeds", "0", "--scope", "localized"]
+    given = [
+        "--train-steps",
+        "1",
+        "--samples",
+        "1",
+        "--num-steps",
+        "1",
+        "--grid",
+        "seen",
+        "--reference",
+        "base,separate",
+    ]
+    given += ["--method", "naive,magnitude,merge-ortho", "--order", "0", "--seed", "0", "--scope", "localized"]
     ran = call("run", *given, "--layers", "3,6", "--workers", "2", "--out", out, "--yes", "--format", "json")
     assert ran.exit_code == 0, (ran.output, ran.exception)
     found = json.loads(ran.stdout)["scores"]["concept"]

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from t2iprobe.architectures.sdxl import SDXL
-from t2iprobe.cli.options import ModelChoice
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.continual import plan, presets, streamfile
 from t2iprobe.plugins.continual.arms import arms
@@ -243,11 +242,11 @@ def test_a_short_disk_is_said_before_the_start(tmp_path: Path, monkeypatch: pyte
         ({"stream": "objects"}, "needs --data FOLDER, with DreamBooth's dataset"),
         ({"stream": "mine.toml"}, "cannot read the stream mine.toml"),
         ({"stream": "mine.toml", "data": Path(".")}, "--data goes with a preset"),
-        ({"methods": "naive,merge"}, "no method 'merge'"),
-        ({"orders": "0,a"}, "--orders takes numbers such as 0,5, found 'a'"),
-        ({"seeds": "1,1"}, "--seeds has 1 twice"),
-        ({"references": "join"}, r"no reference 'join'; did you mean joint\?"),
-        ({"scores": "clip"}, "no score 'clip'"),
+        ({"method": "naive,merge"}, "no method 'merge'"),
+        ({"order": "0,a"}, "order takes a whole number, found a"),
+        ({"seed": "1,1"}, "seed has 1 twice"),
+        ({"reference": "join"}, r"no reference 'join'; did you mean joint\?"),
+        ({"metric": "clip"}, "no score 'clip'"),
     ],
 )
 def test_options_are_refused_before_a_model_is_loaded(options: dict[str, Any], said: str) -> None:
@@ -255,4 +254,4 @@ def test_options_are_refused_before_a_model_is_loaded(options: dict[str, Any], s
 
     nobody: Any = SimpleNamespace(load=lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(ConfigError, match=said):
-        build(ContinualOptions(ModelChoice(model="nowhere"), **options), nobody)
+        build(ContinualOptions(model="nowhere", **options), nobody)

@@ -99,8 +99,9 @@ COMMANDS = {
     "--resolution 16 --method null-text --guidance 2 --out invert-null",
     "invert run --plan": "invert run --plan --model MODEL --limit 4 --num-steps 2 --resolution 16",
     "invert edit": "invert edit invert --swap --limit 2 --variations 0",
-    "continual run": "continual run --model MODEL --stream stream.toml --scope localized --layers 1 --rank 1 --steps 1 "
-    f"--batch 2 --side 16 --samples 1 {DRAWN} --scores none --methods naive --workers 1 --yes --out continual",
+    "continual run": "continual run --model MODEL --stream stream.toml --scope localized --layers 1 --rank 1 "
+    f"--train-steps 1 --train-batch-size 2 --side 16 --samples 1 {DRAWN} --metric none --method naive --workers 1 "
+    "--yes --out continual",
 }
 
 #: what takes longer, mostly to draw figures

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import inspect
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from t2iprobe.core.command_options import Options
 from t2iprobe.core.errors import ConfigError, StoppedError
@@ -70,25 +69,6 @@ class Call:
         except ConfigError as error:
             raise type(error)(f"{self.name}: {error}") from None
 
-    def values(self, command: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """The same for a command whose options are its function's arguments: their values by name.
-
-        Raises:
-            ConfigError: one is not known, is missing, or was decided when the model was built.
-        """
-        known, kinds = inspect.signature(command).parameters, get_type_hints(command)
-        names = known.keys() - OWN - {"context"}
-        for name in given:
-            if name not in names:
-                raise ConfigError(f"{self.name} takes no {name!r}{near(name, names)}")
-            if self.built and name in BUILT:
-                raise ConfigError(f"{self.name}: the model is built already; give {name}= to t2iprobe.load")
-        found = {name: known[name].default for name in names if known[name].default is not known[name].empty}
-        found |= {name: _typed(value, kinds[name]) for name, value in given.items()}
-        if missing := sorted(names - found.keys()):
-            raise ConfigError(f"{self.name} needs {missing[0]}=")
-        return {**found, "model": self.ref, "out": self.folder}
-
     def alone(self, workers: int) -> None:
         """Refuse further processes where they could not load the model.
 
@@ -103,18 +83,6 @@ class Call:
         if not self.kept:
             weakref.finalize(result, shutil.rmtree, self.folder.parent, ignore_errors=True)
         return result
-
-
-def _typed(value: Any, kind: Any) -> Any:
-    """As the command line would give it: paths, lists of texts, and numbers such as ``3,5``."""
-    kinds = {kind, *get_args(kind)}
-    if Path in kinds and isinstance(value, str):
-        return Path(value)
-    if list[str] in kinds and not isinstance(value, list | None):
-        return [value] if isinstance(value, str) else list(value)
-    if str in kinds and isinstance(value, int | Sequence) and not isinstance(value, str):
-        return ",".join(map(str, [value] if isinstance(value, int) else value))
-    return value
 
 
 def pairs_option(

@@ -115,20 +115,21 @@ def continual(
 
     Args:
         model, out, quiet, plugins: see :func:`t2iprobe.localize`. The model is as before once this is done.
-        **options: those of the command: ``stream``, ``data``, ``methods``, ``orders``, ``seeds``, ``references``,
-            ``scope``, ``layers``, ``rank``, ``steps``, ``batch``, ``samples``, ``scores``, ``workers`` (processes; one
-            by default, and more only for a model that is given by name), …
+        **options: those of the command: ``stream``, ``data``, ``method``, ``order``, ``seed``, ``reference`` (each
+            one or several), ``scope``, ``layers``, ``rank``, ``train_steps``, ``train_batch_size``, ``samples``,
+            ``metric``, ``workers`` (processes; one by default, and more only for a model that is given by name), …
 
     Raises:
         ConfigError, RunExistsError, StoppedError: see :func:`t2iprobe.localize`.
     """
     from t2iprobe.api.outcomes import Outcome
     from t2iprobe.plugins.continual import commands, output
+    from t2iprobe.plugins.continual.options import ContinualOptions
 
     with calling("continual", model, out, quiet, plugins) as call:
-        values = call.values(commands.run, {"workers": 1} | options)
-        call.alone(values["workers"])
-        answer = commands.learnt(commands.asked_of(values), values["workers"], call.plugins)
+        asked = call.options(ContinualOptions, {"workers": 1} | options)
+        call.alone(asked.workers or 1)
+        answer = commands.learnt(asked, call.plugins)
         return call.left(Outcome(call.folder, answer, output.rows(answer)))
 
 

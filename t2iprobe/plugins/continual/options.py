@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from t2iprobe.cli.options import ModelChoice
+from t2iprobe.cli.models import load
+from t2iprobe.cli.options import PrintOptions, RunOptions
+from t2iprobe.core.command_options import Integers, Names, Options, option
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice, near
+from t2iprobe.core.option_groups import GenerationOptions, LayerOptions, ModelOptions
 
 if TYPE_CHECKING:
     from t2iprobe.core.contracts.adapter import Adapter, Pipeline
@@ -29,50 +31,110 @@ EMBEDDED = "embedded"
 SCOPE = "all-attention"
 
 
-@dataclass(frozen=True)
-class ContinualOptions:
-    """The options, as given.
+#: options of a task's training, by the names of :class:`~t2iprobe.plugins.continual.recipe.TaskTraining`
+RECIPE = {
+    "rank": "rank", "steps": "train_steps", "lr": "lr", "batch": "train_batch_size", "side": "side",
+    "optimiser": "optimiser", "precision": "precision", "checkpointing": "checkpointing", "fresh": "fresh",
+}  # fmt: skip
 
-    Args:
-        choice: of the model.
-        stream: a preset or a TOML file.
-        data: the preset's data folder.
-        methods, orders, seeds, references: lists by commas; ``None`` is the preset's.
-        recipe: what differs from the preset's training.
-        scope, layers, source: what learns; ``source`` is a run of a localization.
-        sampler: what differs from the preset's sampling: ``samples``, ``noise``, ``full``.
-        settings: of the generation.
-        batch_size: most pictures at once.
-        scores: lists by commas.
-        archive: whether each task's adapter is kept.
-        out: run folder.
-        yes: begin also what takes long.
-    """
 
-    choice: ModelChoice
-    stream: str = EMBEDDED
-    data: Path | None = None
-    methods: str | None = None
-    orders: str | None = None
-    seeds: str | None = None
-    references: str | None = None
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    scope: str | None = None
-    layers: str | None = None
-    source: Path | None = None
-    sampler: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    batch_size: int | None = None
-    scores: str | None = None
-    archive: bool = True
-    out: Path | None = None
-    yes: bool = False
+class StreamOptions(Options):
+    """Which tasks."""
+
+    panel: ClassVar[str] = "Stream"
+    stream: str = option(EMBEDDED, help="TOML file of tasks, or a preset: embedded, objects or styles.")
+    data: Path | None = option(None, help="The data folder of the presets objects and styles.")
+
+
+class ContinualOptions(RunOptions, GenerationOptions, LayerOptions, ModelOptions, StreamOptions):
+    """The options of ``t2iprobe continual run``; what is not given is the preset's or the paper's."""
+
+    panel: ClassVar[str] = "Learning"
+    method: Names = option(
+        (),
+        help="Repeatable, or by commas; default the paper's naive,merge-init,merge-ortho,magnitude. `--method list` "
+        "shows all. Parts go together as START+MERGE or START+MERGE+PENALTY, such as row-ortho+ties:density=0.3.",
+    )
+    order: Integers = option((), help="Seeds of the orders of tasks, such as 0,5,10,42.")
+    seed: Integers = option((), help="Seeds of the trainings, such as 0,5.")
+    reference: Names = option((), help="Of base, separate, joint, by commas, or none; default all three.")
+    scope: str | None = option(
+        None, help="all-attention, all-cross, localized or random; the last two with --layers or --from."
+    )
+    rank: int | None = option(None, help="Of each task's adapter.", ge=1)
+    train_steps: int | None = option(None, help="Of the optimiser, a task.", ge=1)
+    lr: float | None = option(None, help="Learning rate.", gt=0)
+    train_batch_size: int | None = option(None, help="Pictures a training step.", ge=1)
+    side: int | None = option(None, help="Side of the training pictures in pixels.", ge=8)
+    optimiser: Literal["adamw", "adamw8bit"] | None = option(
+        None, help="adamw, or adamw8bit of bitsandbytes (the paper's)."
+    )
+    precision: Literal["no", "fp16", "bf16"] | None = option(None, help="Mixed precision of the training.")
+    checkpointing: bool | None = option(
+        None, flag="--checkpointing/--no-checkpointing", help="Less memory, a third more time."
+    )
+    fresh: bool | None = option(
+        None,
+        flag="--fresh/--same-seed",
+        help="Each task draws its own start and noise, or all the same (the paper's).",
+    )
+    samples: int | None = option(None, help="Pictures a prompt.", ge=1)
+    noise: int | None = option(None, help="Seed of the noise bank.", ge=0)
+    grid: Literal["seen", "full"] | None = option(
+        None, help="seen: pictures of the tasks learnt so far; full: of all, for forward transfer."
+    )
+    metric: Names = option(
+        (), help="concept (embedded stream), clip-i, dino, csd, by commas, or none; default the preset's."
+    )
+    archive: bool = option(
+        True, flag="--archive/--no-archive", help="Keep each task's adapter for `analyze`; training reads none."
+    )
+    workers: int | None = option(
+        None, help="Processes, each with the model; default a core each for a tiny model on a CPU.", ge=1
+    )
+    plan: bool = option(False, help="Only say what it would take: steps, pictures, hours, disk.")
+    full_size: str | None = option(
+        None, help="With --plan: sdxl, sd3 or if, the published model, without its weights and without data."
+    )
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What differs from the preset's training."""
+        return {name: getattr(self, given) for name, given in RECIPE.items() if self.has(given)}
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """What differs from the preset's sampling."""
+        found = {"samples": self.samples, "noise": self.noise, "full": self.grid and self.grid == "full"}
+        return {name: value for name, value in found.items() if value is not None}
 
     def folder(self, model: str) -> Path:
         """Where the run lies."""
         name = Path(self.stream).stem
         scope = f"-{self.scope}" if self.scope not in (None, SCOPE) else ""
         return self.out or Path("runs") / f"continual-{name}-{Path(model).name}{scope}"
+
+
+class EvalOptions(PrintOptions):
+    """The options of ``t2iprobe continual eval``."""
+
+    panel: ClassVar[str] = "Scores"
+    run: Path = option(help="Run folder.", argument=True)
+    metric: Names = option(("concept",), help="concept, clip-i, dino, csd, by commas.", shown="concept")
+    clip_i: str | None = option(None, help="Hub id or folder of the CLIP of clip-i.")
+    dino: str | None = option(None, help="Hub id or folder of the DINO of dino.")
+    csd: str | None = option(None, help="File of the CSD weights of csd.")
+    stream: str | None = option(None, help="The stream, if its file has moved.")
+    data: Path | None = option(None, help="The data folder of the presets objects and styles.")
+
+
+class AnalyzeOptions(PrintOptions):
+    """The options of ``t2iprobe continual analyze``."""
+
+    panel: ClassVar[str] = "Analysis"
+    run: Path = option(help="Run folder.", argument=True)
+    against: Path | None = option(None, help="Another run of the same stream, such as one with --scope localized.")
+    weights: bool = option(True, flag="--weights/--no-weights", help="Also what the adapters did.")
 
 
 def preset_of(asked: ContinualOptions) -> ContinualPreset | None:
@@ -130,36 +192,33 @@ def methods_of(asked: ContinualOptions) -> list[ContinualMethod]:
     """The methods, the paper's unless told otherwise."""
     from t2iprobe.plugins.continual.methods import PAPER, methods
 
-    return methods(_list(asked.methods) if asked.methods is not None else list(PAPER))
+    return methods(list(asked.method or PAPER))
 
 
 def references_of(asked: ContinualOptions) -> list[str]:
     """The references, all unless told otherwise."""
     from t2iprobe.plugins.continual.methods import REFERENCES
 
-    found = _list(asked.references) if asked.references is not None else list(REFERENCES)
+    found = list(asked.reference or REFERENCES)
     for name in found:
         if name != "none":
             choice("reference", name, REFERENCES)
     return [name for name in REFERENCES if name in found]
 
 
-def numbers(what: str, text: str | None, default: Sequence[int]) -> list[int]:
-    """``0,5,10`` as numbers, each once.
+def _seeds(asked: ContinualOptions, name: str, default: Sequence[int]) -> list[int]:
+    """Seeds that were asked for, each once.
 
     Raises:
-        ConfigError: something else.
+        ConfigError: one is there twice, or below 0.
     """
-    if text is None:
-        return list(default)
-    found = [part.strip() for part in text.split(",")]
-    wrong = next((part for part in found if not part.isdecimal()), None)
-    if wrong is not None:
-        raise ConfigError(f"{what} takes numbers such as 0,5, found {wrong!r}")
-    twice = next((part for part in found if found.count(part) > 1), None)
+    found = list(getattr(asked, name) or default)
+    twice = next((one for one in found if found.count(one) > 1), None)
     if twice is not None:
-        raise ConfigError(f"{what} has {twice} twice")
-    return [int(part) for part in found]
+        raise ConfigError(f"{asked.called(name)} has {twice} twice")
+    if min(found) < 0:
+        raise ConfigError(f"{asked.called(name)} is 0 or more, found {min(found)}")
+    return found
 
 
 def recipe_of(asked: ContinualOptions, side: int) -> TaskTraining:
@@ -186,14 +245,14 @@ def sampler_of(asked: ContinualOptions) -> SampleStore:
     if preset is not None:
         mine = {"samples": preset.samples, "noise": preset.noise, "full": preset.full, "settings": preset.settings}
     mine |= dict(asked.sampler)
-    mine["settings"] = {**mine.get("settings", {}), **asked.settings}
+    mine["settings"] = {**mine.get("settings", {}), **asked.generation}
     return SampleStore(**mine, batch_size=asked.batch_size)
 
 
 def scores_of(asked: ContinualOptions) -> list[str]:
     """Names of the scores; of a stream file none unless told."""
-    if asked.scores is not None:
-        return [] if asked.scores == "none" else _list(asked.scores)
+    if asked.metric:
+        return [name for name in asked.metric if name != "none"]
     preset = preset_of(asked)
     return list(preset.scores) if preset is not None else []
 
@@ -212,11 +271,12 @@ def build(asked: ContinualOptions, plugins: Plugins) -> ContinualRun:
 
     chosen, references = methods_of(asked), references_of(asked)
     preset = preset_of(asked)
-    orders = numbers("--orders", asked.orders, preset.orders if preset else (0,))
-    seeds = numbers("--seeds", asked.seeds, preset.seeds if preset else (0,))
+    orders = _seeds(asked, "order", preset.orders if preset else (0,))
+    seeds = _seeds(asked, "seed", preset.seeds if preset else (0,))
     scorers(scores_of(asked))
-    stream = stream_of(asked, _model(asked).arch or "")
-    model = _model(asked).load(plugins)
+    choice_of_model = _model(asked)
+    stream = stream_of(asked, choice_of_model.arch or "")
+    model = load(choice_of_model, plugins)
     if preset is not None and not preset.data:
         stream = stream_of(asked, model.adapter.name)
     sampler = sampler_of(asked)
@@ -257,8 +317,8 @@ def targets_of(asked: ContinualOptions, adapter: Adapter, pipeline: Pipeline, mo
         if model is None:
             chosen = parse.layers(asked.layers, 10**6) if asked.layers else ()
         else:
-            chosen = layers.chosen(model, asked.layers, asked.source)
-    elif asked.layers or asked.source:
+            chosen = layers.chosen(model, asked.layers, asked.from_run)
+    elif asked.layers or asked.from_run:
         raise ConfigError(f"--layers and --from go with --scope localized or random, not with {scope}")
     return choose(adapter, pipeline, scope, layers=chosen)
 
@@ -298,8 +358,8 @@ def planned_without(asked: ContinualOptions, adapter: type[Adapter]) -> tuple[Co
     size = Model(pipeline, adapter()).picture_size(sampler.settings)
     recipe = recipe_of(asked, min(size))
     stream = stream_of(asked, adapter.name, dry=True)
-    orders = numbers("--orders", asked.orders, preset.orders if preset else (0,))
-    seeds = numbers("--seeds", asked.seeds, preset.seeds if preset else (0,))
+    orders = _seeds(asked, "order", preset.orders if preset else (0,))
+    seeds = _seeds(asked, "seed", preset.seeds if preset else (0,))
     what = plan.PlannedRuns(
         arms([one.name for one in chosen], orders, seeds, references_of(asked)),
         {one.name: one for one in chosen},
@@ -333,14 +393,7 @@ def _seconds(run: ContinualRun, steps: int, images: int) -> float:
     return total
 
 
-def _model(asked: ContinualOptions) -> ModelChoice:
+def _model(asked: ContinualOptions) -> ContinualOptions:
     """The embedded stream is for the embedded models."""
-    given = asked.choice
-    if asked.stream == EMBEDDED and given.arch is None and given.model is None:
-        return replace(given, arch="sd3")
-    return given
-
-
-def _list(text: str) -> list[str]:
-    """By commas; one that a setting follows belongs to the method before it."""
-    return [part.strip() for part in re.split(r",(?!\s*[a-z_]+=)", text) if part.strip()]
+    embedded = asked.stream == EMBEDDED and asked.arch is None and asked.model is None
+    return asked.filled({"arch": "sd3"}) if embedded else asked

@@ -74,7 +74,7 @@ def print_answer(answer: Mapping[str, Any], format: Format) -> None:
     for score, found in answer["scores"].items():
         answers.print(_table(score, found))
     if not answer["scores"]:
-        answers.print("no score yet: t2iprobe continual eval RUN --scores clip-i,dino", highlight=False)
+        answers.print("no score yet: t2iprobe continual eval RUN --metric clip-i,dino", highlight=False)
     for name, place in answer.get("files", {}).items():
         answers.print(f"{name}: {place}", highlight=False, markup=False)
 

@@ -139,7 +139,7 @@ def check_disk(folder: Path, found: ContinualPlan) -> None:
     if found.bytes > free:
         raise ConfigError(
             f"--out {folder} has {size_text(free)} free, and this may need {size_text(found.bytes)}; choose another "
-            "place, fewer --methods, --orders or --samples, or --no-archive"
+            "place, fewer --method, --order or --samples, or --no-archive"
         )
 
 

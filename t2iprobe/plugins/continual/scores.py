@@ -125,7 +125,7 @@ class Likeness(ABC):
         reason = " ".join(str(error).split())[:160]
         return ModelError(
             f"the model of the score {self.name}, {self.ref!r}, cannot be loaded: give --{self.name} of `continual "
-            f"eval` a folder with it, set {self.variable}, leave it out with --scores, or fetch it once with "
+            f"eval` a folder with it, set {self.variable}, leave it out of --metric, or fetch it once with "
             f"`hf download {self.default}` "
             f"({type(error).__name__}: {reason})"
         )
