@@ -113,7 +113,7 @@ BAD = {
     "no such option of a set": (["--model", "FOLDER", "--prompt-set", "simple:word=2"], "did you mean words?"),
     "no CLIP": (
         ["--model", "FOLDER", "--concept", "object", "--source", "a cat", "--target", "a dog"],
-        "set T2IPROBE_CLIP to a folder",
+        "set T2IPROBE_CLIP to its folder",
     ),
     "broken line": (["--model", "FOLDER", "--pairs", "broken.csv"], "line 3"),
     "unwritable": (["--model", "FOLDER", *PAIR, "--out", "broken.csv/run"], "cannot be written"),
