@@ -147,7 +147,7 @@ def test_styles_and_objects_are_scored_from_both_sides(folder: str, monkeypatch:
 
 def test_an_image_metric_cannot_judge_a_concept(folder: str) -> None:
     made = Scorer("odd", None, [SSIM()], [])  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="'ssim' compares with 'image' and cannot judge"):
+    with pytest.raises(ValueError, match="'ssim' compares with 'image' and cannot score"):
         made.score(Pair("a", "b", 0, "a", "b"), [picture(0)], picture(0))
 
 

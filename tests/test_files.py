@@ -34,7 +34,7 @@ def test_a_list_has_neither_blank_lines_nor_remarks(tmp_path: Path, encoding: st
         ("a sign".encode("utf-32"), "is UTF-32 text"),
         (b"one\ntwo\0", "a NUL in line 2"),
         (b"caf\xe9", "not UTF-8 text: unexpected end of data at byte 3"),
-        (b"# only\n\n", "holds no prompts; write one a line"),
+        (b"# only\n\n", "holds no prompts; write one per line"),
     ],
 )
 def test_a_list_that_is_none_is_refused(tmp_path: Path, raw: bytes, said: str) -> None:

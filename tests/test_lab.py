@@ -144,7 +144,7 @@ def test_trials_with_other_steps_take_their_steps(sd3: Model) -> None:
     asks = [TrialBatch(0, (source(),)), TrialBatch(0, (source(num_steps=1),))]
     plain, short = renderer.render(asks)
     assert (plain.calls, short.calls) == (2, 1)
-    with pytest.raises(ConfigError, match="one number of steps"):
+    with pytest.raises(ConfigError, match="the same number of steps"):
         list(renderer.render([TrialBatch(0, (source(), source(num_steps=1)))]))
 
 

@@ -118,7 +118,7 @@ def test_unfinished_pairs_are_refused(bad: float) -> None:
 
 def test_arguments_out_of_range() -> None:
     for values in ([], 3.0, np.zeros((2, 2, 2))):
-        with pytest.raises(ConfigError, match="needs a score"):
+        with pytest.raises(ConfigError, match="needs one score"):
             interval(values)
     with pytest.raises(ConfigError, match="between 0 and 1"):
         interval([1.0], confidence=95)

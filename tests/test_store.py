@@ -197,7 +197,7 @@ def test_what_is_not_there_is_said() -> None:
         store.select(SITE, rows=[2], tokens=[1])
     with pytest.raises(ConfigError, match="no captured run 'rum'; there are run"):
         ActivationStore(where, "rum")
-    with pytest.raises(ConfigError, match="is no Zarr store"):
+    with pytest.raises(ConfigError, match="is not a Zarr store"):
         ActivationStore("/nowhere")
 
 
@@ -293,7 +293,7 @@ def test_a_site_that_never_came_is_no_finished_unit(sd3: Model, tmp_path: Path) 
     asked = generation(sd3)
     kept = layout_of(sd3, asked, ["blocks.0.mlp.out", "blocks.1.mlp.out"], batch=3)
     with ActivationWriter(tmp_path, "run", kept) as writer:
-        with pytest.raises(StoreError, match=r"blocks\.1\.mlp\.out did not come"), writer.unit(0) as rows:
+        with pytest.raises(StoreError, match=r"blocks\.1\.mlp\.out did not arrive"), writer.unit(0) as rows:
             sd3.run(asked, cache="blocks.0.mlp.out", into=writer, rows=rows)
         assert writer.todo == [0]
 
@@ -301,7 +301,7 @@ def test_a_site_that_never_came_is_no_finished_unit(sd3: Model, tmp_path: Path) 
 def test_a_step_that_never_came_is_no_finished_unit() -> None:
     with (
         ActivationWriter(MemoryStore(), "run", layout(2, (0, 1, 2))) as writer,
-        pytest.raises(StoreError, match="did not come at step 1"),
+        pytest.raises(StoreError, match="did not arrive at step 1"),
         writer.unit(0) as rows,
     ):
         for step in (0, 2):
@@ -418,7 +418,7 @@ def test_a_full_disk_is_one_clear_error_and_the_rest_reads(sd3: Model) -> None:
     ActivationWriter(full, "capture", kept).close()
     for room in (3, 9, 1, 7):
         full.room = room
-        with pytest.raises(StoreError, match=r"no space left; \d batches are whole"):
+        with pytest.raises(StoreError, match=r"no space left; \d batches are complete"):
             capture(sd3, asked, kept, full)
         store = ActivationStore(inner)
         for row in set(range(3)) - set(store.missing):
@@ -913,7 +913,7 @@ BAD = {
     "no step": ((*ASK, "--steps", "2:9"), "0:3"),
     "no branch": ((*ASK, "--branch", "con"), "cond"),
     "no model": (("capture", *ASK[3:]), "name a model"),
-    "no run": (("store", "info", "nowhere"), "no Zarr store"),
+    "no run": (("store", "info", "nowhere"), "not a Zarr store"),
 }
 
 

@@ -1,6 +1,6 @@
-"""What a prompt puts in quotes: :func:`texts_in_quotes`, and :func:`read_quotes` for who has to know how sure it is.
+"""Quoted texts in prompts: :func:`texts_in_quotes`, and :func:`read_quotes`, which also reports ambiguities.
 
-Marks that are read as quotes, each closed by its own kind:
+These quotation marks are recognised, each closed by its own kind:
 
 * double: ``" ＂ “ ” „ ‟ 〝 〞 〟``, also mixed, as in ``“OPEN"``
 * TeX's two backticks and two apostrophes
@@ -8,9 +8,9 @@ Marks that are read as quotes, each closed by its own kind:
 * East Asian brackets: ``「」 『』 ｢｣ ﹁﹂ ﹃﹄ 《》 〈〉``
 * single: ``' ＇ ‘ ’ ‚ ‛``, which are apostrophes first
 
-A double mark right behind a digit opens nothing (``a 12" record``). A single one opens only behind, and closes only
-before, what is no letter, and a pair of them holds no other marks. A backslash before a mark belongs to it. Marks of
-another kind inside quotes are text.
+A double mark directly after a digit does not open a quotation (``a 12" record``). A single mark opens one only after,
+and closes one only before, a character that is not a letter, and a pair of them contains no other marks. A mark after a
+backslash, and marks of another kind inside quotes, are text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from t2iprobe.core.errors import ConfigError
 DOUBLE, SINGLE, TEX = tuple('"＂“”„‟〝〞〟'), tuple("'＇‘’‚‛"), ("``", "''")
 GUILLEMETS = ("«»", "‹›")
 BRACKETS = ("「」", "『』", "｢｣", "﹁﹂", "﹃﹄", "《》", "〈〉")
-#: by what opens it: what closes it as the languages write it
+#: opening mark -> closing marks, as languages combine them
 PARTNERS = {
     **{mark: mark for mark in "\"＂”'＇’"},
     "“": "”",
@@ -50,13 +50,13 @@ FAMILY = {
     **dict.fromkeys(SINGLE, "single"),
     **{mark: pair for pair in (*GUILLEMETS, *BRACKETS) for mark in pair},
 }
-OPENERS = frozenset("“„‟〝‘‚‛") | {"``"}  # close only at the end of a word, as “ does in German
+OPENERS = frozenset("“„‟〝‘‚‛") | {"``"}  # these close only at the end of a word, as “ does in German
 MARK = re.compile(rf"\\?({'|'.join(map(re.escape, FAMILY))})")
 
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """A quoted text: it is ``prompt[start:stop]``, and with its marks ``prompt[begin:end]``."""
+    """A quoted text, ``prompt[start:stop]``; including its marks, ``prompt[begin:end]``."""
 
     begin: int
     start: int
@@ -66,13 +66,13 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class Quotes:
-    """How the quotes of a prompt are read.
+    """The quotes found in a prompt.
 
     Args:
-        found: what is quoted, from left to right; none lies in another.
-        unpaired: where marks are that have no partner and are neither apostrophes nor inches.
-        sure: that nobody would read them otherwise: every mark is one of a proper pair or an apostrophe. Who has to
-            see all that may be quoted looks at the whole prompt where this is false.
+        found: quoted texts from left to right; they are not nested.
+        unpaired: positions of marks without a partner that are neither apostrophes nor inches.
+        sure: whether the reading is unambiguous, that is, every mark belongs to a proper pair or is an apostrophe. Code
+            that must see everything that may be quoted checks the whole prompt if this is false.
     """
 
     found: tuple[Quote, ...]
@@ -99,7 +99,7 @@ class _Mark:
 
     @property
     def inches(self) -> bool:
-        """Whether it may stand for inches, or feet."""
+        """Whether the mark may stand for inches or feet."""
         return self.family in ("double", "single", "tex") and unicodedata.category(self.before or " ") in ("Nd", "No")
 
     @property
@@ -116,7 +116,7 @@ class _Mark:
 
 
 def _joins(character: str) -> bool:
-    """Whether it makes a single mark beside it an apostrophe; East Asian text is written without blanks."""
+    """Whether the character turns an adjacent single mark into an apostrophe; East Asian text has no spaces."""
     letter = character.isalnum() or character == "_"
     return letter and unicodedata.east_asian_width(character) not in ("W", "F")
 
@@ -129,7 +129,7 @@ def _marks(prompt: str) -> list[_Mark]:
 
 
 def read_quotes(prompt: str) -> Quotes:
-    """Pair the marks of ``prompt``, from left to right."""
+    """Pair the quotation marks of ``prompt`` from left to right."""
     marks = _marks(prompt)
     pairs = list(_pairs(marks))
     paired = {one for first, last in pairs for one in range(first, last + 1)}
@@ -145,7 +145,7 @@ def read_quotes(prompt: str) -> Quotes:
 
 
 def _pairs(marks: Sequence[_Mark]) -> Iterator[tuple[int, int]]:
-    """The numbers of the marks that open and close."""
+    """Indices of the opening and closing marks."""
     number = 0
     while number < len(marks):
         last = _partner(marks, number) if marks[number].opens else None
@@ -155,7 +155,7 @@ def _pairs(marks: Sequence[_Mark]) -> Iterator[tuple[int, int]]:
 
 
 def _partner(marks: Sequence[_Mark], number: int) -> int | None:
-    """The number of the mark that closes what this one opens."""
+    """Index of the mark that closes the one at ``number``."""
     first = marks[number]
     if first.single:
         return _single_partner(marks, number)
@@ -167,7 +167,7 @@ def _partner(marks: Sequence[_Mark], number: int) -> int | None:
 
 
 def _single_partner(marks: Sequence[_Mark], number: int) -> int | None:
-    """The next single mark that closes, unless another pair may begin before it."""
+    """Index of the next single mark that closes, unless another pair may begin before it."""
     near = takewhile(lambda later: marks[later].single, range(number + 1, len(marks)))
     turn = next((later for later in near if marks[later].closes or marks[later].opens), None)
     return turn if turn is not None and marks[turn].closes else None
@@ -182,12 +182,12 @@ def _proper(first: _Mark, last: _Mark) -> bool:
 
 
 def _lone(mark: _Mark) -> bool:
-    """Whether a single mark is at an edge of a word: ``dogs'`` or ``'90s``, which quotes may be as well."""
+    """Whether a single mark is at an edge of a word: ``dogs'`` or ``'90s``, which may be a quotation mark, too."""
     return mark.opens or mark.closes
 
 
 def texts_in_quotes(prompt: str) -> list[str]:
-    """The quoted texts of ``prompt`` in reading order, without the blanks, or further quotes, around them.
+    """The quoted texts of ``prompt`` in reading order, without surrounding spaces or further quotes.
 
     Raises:
         ConfigError: there are none, the last one is empty, or a mark has no partner.
@@ -200,7 +200,7 @@ def texts_in_quotes(prompt: str) -> list[str]:
 
 
 def _bare(text: str) -> str:
-    """Without blanks around it, quotes around all of it, and backslashes before marks."""
+    """Without surrounding spaces, quotes around the whole text, and backslashes before marks."""
     text = text.strip()
     found = read_quotes(text).found
     if len(found) == 1 and (found[0].begin, found[0].end) == (0, len(text)):
@@ -215,7 +215,7 @@ def _lack(read: Quotes) -> str:
 
 
 def with_quotes_as(prompt: str, instead: str) -> str:
-    """``prompt`` with ``instead`` in the place of every quoted text and its marks."""
+    """``prompt`` with every quoted text and its marks replaced by ``instead``."""
     for one in reversed(read_quotes(prompt).found):
         prompt = prompt[: one.begin] + instead + prompt[one.end :]
     return prompt

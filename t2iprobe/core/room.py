@@ -1,4 +1,4 @@
-"""What fits into memory: :class:`Room` halves what does not, and remembers what did."""
+"""Batch sizes that fit into memory: :class:`Room` halves a size that does not fit and remembers what did."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ Made = TypeVar("Made")
 
 
 class Room:
-    """The most rows at once of each kind of work, as far as out-of-memory errors have told.
+    """The largest number of rows at once for each kind of work, learned from out-of-memory errors.
 
-    It is kept for as long as its owner is; where memory has become free since, a new one finds that out.
+    It lives as long as its owner; when memory has been freed since, a new one finds that out.
     """
 
     def __init__(self) -> None:
         self._most: dict[Hashable, int] = {}
 
     def most(self, work: Hashable, wanted: int) -> int:
-        """As many of ``wanted`` rows as may be tried at once."""
+        """The number of rows, at most ``wanted``, to try at once."""
         return min(wanted, self._most.get(work, wanted))
 
     def shrink(self, work: Hashable, failed: int) -> None:
-        """``failed`` rows did not fit: half of them come next. To be called once the error is no longer held."""
+        """Record that ``failed`` rows did not fit, so that half of them come next. Call it after dropping the error."""
         self._most[work] = max(1, failed // 2)
         gc.collect()
         if torch.cuda.is_available():
@@ -39,14 +39,14 @@ class Room:
         generators: Sequence[torch.Generator] = (),
         most: int | None = None,
     ) -> list[Made]:
-        """``make`` of ``count`` rows, in slices that fit.
+        """Call ``make`` for ``count`` rows, in slices that fit.
 
         Args:
-            work: what the sizes are remembered by.
-            count: rows there are.
-            make: of some of them.
-            generators: one a row; a slice that did not fit starts again from the same noise.
-            most: rows of a slice, also where more would fit.
+            work: key under which the size is remembered.
+            count: number of rows.
+            make: function of a slice of the rows.
+            generators: one per row; a slice that did not fit is repeated with the same noise.
+            most: largest number of rows per slice, even if more would fit.
 
         Raises:
             torch.OutOfMemoryError: not even one row fits.

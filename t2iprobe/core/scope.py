@@ -1,4 +1,4 @@
-"""When and where an intervention acts: :class:`Scope`, and the :class:`DenoiserCall` it is asked about."""
+"""When and where an intervention acts: :class:`Scope`, evaluated for each :class:`DenoiserCall`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class DenoiserCall:
 
     Args:
         step: denoising step, 0 at pure noise.
-        call: denoiser calls this step has seen before.
-        timestep: what the denoiser was given (scheduler units).
-        branches: what the batch of the call holds, in order.
+        call: number of earlier denoiser calls in this step.
+        timestep: timestep passed to the denoiser (scheduler units).
+        branches: branches in the batch of the call, in order.
     """
 
     step: int
@@ -27,14 +27,14 @@ class DenoiserCall:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Where an intervention acts; ``None`` is everywhere.
+    """Where an intervention acts; ``None`` means everywhere.
 
     Args:
         steps: denoising steps, 0 at pure noise.
-        branches: parts of classifier-free guidance. The default, cond and uncond, is the localization paper's choice.
+        branches: branches of classifier-free guidance. The default, cond and uncond, is that of the localization paper.
         rows: rows of the generation.
         tokens: positions on the token axis of the site.
-        heads: attention heads (sites with heads only).
+        heads: attention heads (only for sites with heads).
     """
 
     steps: Collection[int] | None = None
@@ -44,9 +44,9 @@ class Scope:
     heads: Collection[int] | None = None
 
     def covers(self, step: int, branch: Branch) -> bool:
-        """Whether a branch of a step is inside."""
+        """Whether the scope contains a branch of a step."""
         return (self.steps is None or step in self.steps) and (self.branches is None or branch in self.branches)
 
     def within(self, rows: Iterable[int]) -> tuple[int, ...]:
-        """Those of ``rows`` that are inside, in their order."""
+        """Those of ``rows`` that the scope contains, in their order."""
         return tuple(row for row in rows if self.rows is None or row in self.rows)

@@ -1,4 +1,4 @@
-"""Scores of a sweep: what is read in every image, against the target's word and against the source's."""
+"""Scores of a sweep: the text read in every image, against the target's word and against the source's."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from t2iprobe.core.statistics import by_cluster
 
 Scores = NDArray[np.float32]  # (trial, pair); trial 0 is the source's own image, trial 1 the target's
 Bounds = tuple[float, float]
-FOUND = 0.1  # of the way from source to target: an effect smaller than this is not worth naming
+FOUND = 0.1  # share of the way from source to target: smaller effects are not reported
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What a ranking score can be.
+    """Direction and bounds of the ranking score.
 
     Args:
-        direction: which end is nearer to the target, as its metric declares it.
-        bounds: least and most, where that is known.
+        direction: which end is nearer to the target, as declared by the metric.
+        bounds: smallest and largest possible score, if known.
     """
 
     direction: Direction = "higher"
@@ -35,11 +35,11 @@ class Scale:
 
     @property
     def sign(self) -> float:
-        """1 where higher is nearer to the target, else -1."""
+        """1 if higher is nearer to the target, else -1."""
         return 1.0 if self.direction == "higher" else -1.0
 
     def as_json(self) -> dict[str, Any]:
-        """For a manifest: JSON has no infinity."""
+        """Plain values for a manifest; JSON has no infinity."""
         bounds = self.bounds and [one if math.isfinite(one) else None for one in self.bounds]
         return {"direction": self.direction, "bounds": bounds}
 
@@ -53,14 +53,14 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """Which numbers are taken of an image.
+    """The scores that are computed for an image.
 
     Args:
         concept: name of what the pairs differ in.
-        reader: for metrics of text; runs once for all of them. Where it has a ``prepare``, that is called if any metric
-            needs it, so that a reader which is not installed is said before the first picture.
-        metrics: what judges the concept, the first of them ranks the layers.
-        images: similarity to the source's image.
+        reader: reader for metrics of text; it runs once for all of them. If it has a ``prepare`` method and a metric
+            needs it, that is called first, so that a missing reader is reported before the first picture.
+        metrics: metrics of the concept; the first of them ranks the layers.
+        images: metrics of similarity to the source's image.
     """
 
     concept: str
@@ -75,25 +75,25 @@ class Scorer:
 
     @property
     def reads(self) -> bool:
-        """Whether any metric is of text."""
+        """Whether any metric needs read text."""
         return any(metric.needs == "text" for metric in self.metrics)
 
     @property
     def scale(self) -> Scale:
-        """Of the ranking score."""
+        """Direction and bounds of the ranking score."""
         metric = self.metrics[0]
         return Scale(metric.direction, getattr(metric, "bounds", None))
 
     def bounds(self) -> dict[str, Bounds]:
-        """Least and most of each score that has such, by name."""
+        """Bounds of each score that has them, by name."""
         known = {metric.name: getattr(metric, "bounds", None) for metric in (*self.metrics, *self.images)}
         names = {metric.name: (f"{metric.name}_target", f"{metric.name}_source") for metric in self.metrics}
         return {name: found for one, found in known.items() if found for name in names.get(one, (one,))}
 
     def blind(self, pair: Pair) -> bool:
-        """Whether perfect pictures of source and target would score alike, so that no patch can be told to work.
+        """Whether perfect pictures of source and target would score alike, so that no patch can affect the score.
 
-        Character counts cannot tell TEAM from MEAT. It is known of a text metric only, before any picture is made.
+        Character counts cannot tell TEAM from MEAT. Known in advance only for text metrics.
         """
         metric: Any = self.metrics[0]
         if metric.needs != "text":
@@ -107,7 +107,7 @@ class Scorer:
         return [*sided, *(m.name for m in self.images)]
 
     def score(self, pair: Pair, images: Sequence[Image], reference: Image) -> dict[str, list[float]]:
-        """Every score of some pictures of a pair, a list over the pictures; ``reference`` is the source's picture."""
+        """Every score of some pictures of a pair, a list over pictures; ``reference`` is the source's picture."""
         texts = self.reader.read(images) if self.reads else []
         own = {
             f"{metric.name}_{side}": _judged(metric, texts, images, asked)
@@ -119,7 +119,7 @@ class Scorer:
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
-    """What one prompt of a pair asks for, and the other's word."""
+    """The prompt and word on one side of a pair, and the other side's word."""
 
     word: str
     other: str
@@ -132,12 +132,12 @@ def _sides(pair: Pair) -> Iterator[tuple[str, _Expected]]:
 
 
 def _judged(metric: Any, texts: Sequence[str], images: Sequence[Image], asked: _Expected) -> list[float]:
-    """The scores of all pictures by one metric, which is asked as its ``needs`` says."""
+    """The scores of all pictures by one metric, called according to its ``needs``."""
     wanted = {"text": (asked.word,), "word": (asked.word,), "choice": (asked.word, asked.other)}
     wanted["prompt"] = (asked.prompt,)
     if metric.needs not in wanted:
         raise ConfigError(
-            f"the metric {metric.name!r} compares with {metric.needs!r} and cannot judge a word or prompt; "
+            f"the metric {metric.name!r} compares with {metric.needs!r} and cannot score a word or prompt; "
             f"use one that needs {', '.join(wanted)}"
         )
     judged = texts if metric.needs == "text" else images
@@ -150,10 +150,10 @@ class Scored:
 
     Args:
         scores: by name, (trial, pair).
-        rank: name of the score against the target that ranks.
+        rank: name of the ranking score, against the target.
         against: name of the score against the source.
-        scale: of the ranking score.
-        clusters: of each pair, such as its prompts; none where every pair is a cluster of its own.
+        scale: direction and bounds of the ranking score.
+        clusters: cluster of each pair, such as its prompts; if empty, every pair is its own cluster.
     """
 
     scores: Mapping[str, Scores]
@@ -163,9 +163,9 @@ class Scored:
     clusters: Sequence[Hashable] = ()
 
     def clustered(self, name: str) -> NDArray[np.float64]:
-        """A score with a column a cluster, its mean: (trial, cluster).
+        """A score averaged within each cluster, (trial, cluster).
 
-        Pairs of the same prompts that start from different noise are one observation of these prompts, not several.
+        Pairs of the same prompts with different noise are a single observation of these prompts.
         """
         values = self.scores[name].astype(np.float64)
         return by_cluster(values, self.clusters) if len(self.clusters) else values

@@ -1,4 +1,4 @@
-"""Which numbers are seeds: :func:`check_seed`."""
+"""Validation of seeds: :func:`check_seed`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 from t2iprobe.core.errors import ConfigError
 
-#: torch's CPU generator takes seeds modulo this: beyond it, other seeds give the same noise once more
+#: torch's CPU generator takes seeds modulo this number: larger seeds repeat the noise of smaller ones
 SEEDS = 2**32
 
 
 def check_seed(seed: Any) -> int:
-    """``seed`` as an ``int``; numpy's whole numbers will do.
+    """``seed`` as an ``int``; accepts numpy's integers.
 
     Raises:
-        ConfigError: it is no whole number, or out of range.
+        ConfigError: it is not a whole number, or is out of range.
     """
     try:
         number = operator.index(seed)

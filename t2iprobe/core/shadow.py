@@ -1,4 +1,4 @@
-"""Something of a pipeline in place of its own for the length of a ``with``: :func:`shadowed`."""
+"""Temporarily replace an attribute of an object: :func:`shadowed`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @contextmanager
 def shadowed(thing: object, name: str, value: Any) -> Iterator[None]:
-    """An attribute of one object, not of its class; afterwards it is as it was, also after an error."""
+    """Replace an attribute of one object, not of its class, inside a ``with`` block; restored even after an error."""
     own = vars(thing)
     held, before = name in own, own.get(name)
     own[name] = value

@@ -1,6 +1,6 @@
-"""Names for activations: :class:`Site` is one of them, :class:`Sites` all of a model's in forward order.
+"""Names for activations: :class:`Site` is one of them, :class:`Sites` are all of a model's in forward order.
 
-Nothing here touches a model; the engine resolves a site's module at every run.
+Nothing here touches a model; the engine looks up a site's module at every run.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ Stream = Literal["all", "text", "image"]
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """Where at a module an activation is read and written: an argument by name, or (an element of) the result."""
+    """Where an activation is read and written at a module: an argument by name, or (an element of) the result."""
 
     side: Literal["in", "out"]
     key: str | int | None = None
 
 
 def In(name: str) -> Port:
-    """The argument ``name`` of the module's forward."""
+    """The argument ``name`` of the module's ``forward``."""
     return Port("in", name)
 
 
 def Out(index: int | None = None) -> Port:
-    """The module's result, or its element ``index`` where the result is a tuple."""
+    """The module's result, or its element ``index`` if the result is a tuple."""
     return Port("out", index)
 
 
@@ -50,16 +50,16 @@ class Site:
     """One named activation.
 
     Args:
-        name: ``[component.]blocks.<i>.<part>.<port>``, or ``text`` / ``pooled`` for what enters the denoiser once, and
-            ``latents`` / ``prediction`` for what a method has it read and give back.
+        name: ``[component.]blocks.<i>.<part>.<port>``, or ``text`` / ``pooled`` for inputs that occur once, and
+            ``latents`` / ``prediction`` for the denoiser's main input and output.
         module: path of the module below the denoiser.
         port: which argument or result of the module.
-        axes: names of the axes behind the batch axis.
-        heads: heads in the channel axis, where there are any.
-        stream: the part of the token axis that belongs to the site, where text and image tokens share one sequence
-            (text first).
-        static: whether the value is the same at every denoising step of an unedited run, as the text keys of a U-Net
-            are; a store keeps it once.
+        axes: names of the axes after the row axis.
+        heads: number of heads in the channel axis, if there are any.
+        stream: the part of the token axis that belongs to the site, if text and image tokens share one sequence (text
+            first).
+        static: whether the value is the same at every denoising step of an unedited run, as for the text keys of a
+            U-Net; a store then keeps it once.
     """
 
     name: str
@@ -79,18 +79,18 @@ class Site:
 
     @property
     def layer(self) -> int | None:
-        """The block number in the name, ``None`` for a site outside the blocks."""
+        """The block number in the name; ``None`` for a site outside the blocks."""
         found = re.search(r"blocks\.(\d+)\.", self.name)
         return int(found[1]) if found else None
 
     @property
     def kind(self) -> str:
-        """``part.port``: what the site is, without where."""
+        """``part.port``: the kind of site, without its block."""
         return ".".join(self.name.split(".")[-2:])
 
 
 class Sites(Sequence[Site]):
-    """Sites of a model, in forward order, each name once."""
+    """Sites of a model in forward order, with unique names."""
 
     def __init__(self, sites: Iterable[Site]) -> None:
         self._by_name: dict[str, Site] = {}
@@ -122,13 +122,13 @@ class Sites(Sequence[Site]):
         return f"Sites({len(self)}: {kinds})"
 
     def _repr_html_(self) -> str:
-        """A line a kind: how many, the first name, its module and axes."""
+        """A table with one line per kind: number of sites, first name, its module and axes."""
         first = {site.kind: site for site in reversed(self._sites)}
         rows = [
             (kind, count, first[kind].name, first[kind].module, "row, " + ", ".join(first[kind].axes))
             for kind, count in self._kinds().items()
         ]
-        return table(("kind", "sites", "the first", "module", "axes"), rows)
+        return table(("kind", "sites", "first site", "module", "axes"), rows)
 
     def _kinds(self) -> Counter[str]:
         return Counter(site.kind for site in self._sites)
@@ -142,7 +142,7 @@ class Sites(Sequence[Site]):
         """The site called ``name``.
 
         Raises:
-            SiteError: there is none; the message names near ones.
+            SiteError: there is none; the message suggests similar names.
         """
         try:
             return self._by_name[name]
@@ -150,10 +150,10 @@ class Sites(Sequence[Site]):
             raise SiteError(f"no site {name!r}{self._near(name)}") from None
 
     def match(self, *patterns: str) -> Sites:
-        """Sites whose name matches any of the shell-style ``patterns``; ``{a,b}`` means either.
+        """Sites whose names match any of the shell-style ``patterns``; ``{a,b}`` matches either.
 
         Raises:
-            SiteError: a pattern matches nothing; the message names near sites.
+            SiteError: a pattern matches nothing; the message suggests similar sites.
         """
         chosen: set[str] = set()
         for pattern in patterns:
@@ -170,7 +170,7 @@ class Sites(Sequence[Site]):
 
 
 def _braces(pattern: str) -> list[str]:
-    """``a.{b,c}`` as ``a.b`` and ``a.c``."""
+    """Expand ``a.{b,c}`` to ``a.b`` and ``a.c``."""
     found = re.search(r"\{([^{}]*)\}", pattern)
     if not found:
         return [pattern]

@@ -1,7 +1,7 @@
-"""Means and their intervals over clusters: what varies independently is counted once, however often it was measured.
+"""Means with intervals over clusters: what does not vary independently counts once, however often it was measured.
 
-Pictures of one prompt from several seeds are one cluster, and so are the disguises of one word. An interval is made of
-the clusters alone, so the number that says how much it rests on is theirs.
+Pictures of one prompt from several seeds are one cluster, and so are the disguises of one word. Intervals are computed
+from clusters only, so the number of clusters is the sample size to report.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from t2iprobe.core.errors import ConfigError, NonFiniteError, ShapeError
 
 Array = NDArray[np.float64]
 Bounds = tuple[float, float]
-#: a number made of the means of several scores: (..., scores) to (...)
+#: a function of the means of several scores: (..., scores) to (...)
 Statistic = Callable[[Array], NDArray[Any]]
-DRAWS = 1 << 14  # of the weights of clusters: a 2.5 % quantile is then at 2.5 ± 0.12 %
-LEAST = 1 << 11  # of more clusters than fit in memory so often
+DRAWS = 1 << 14  # draws of the clusters' weights: a 2.5 % quantile is then accurate to 0.12 %
+LEAST = 1 << 11  # fewest draws, when there are too many clusters for memory
 
 
 class Interval(NamedTuple):
-    """An estimate and its bounds, in the unit of the score; NaN for bounds that nothing can be said of."""
+    """An estimate and its bounds, in the unit of the score; the bounds are NaN if they are unknown."""
 
     mean: float
     low: float
@@ -34,11 +34,11 @@ class Interval(NamedTuple):
 
     @property
     def known(self) -> bool:
-        """Whether there are bounds."""
+        """Whether the bounds are known."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
     def plain(self) -> list[float | None]:
-        """For JSON, which has no NaN."""
+        """Plain values for JSON, which has no NaN."""
         return [value if math.isfinite(value) else None for value in self]
 
     @classmethod
@@ -48,9 +48,9 @@ class Interval(NamedTuple):
         return cls(mean, low, high)
 
     def said(self, digits: int, unit: str = "", *, sign: bool = False) -> str:
-        """In words: ``0.87 [0.61, 1.00]``, and the estimate alone where there are no bounds.
+        """The interval as text: ``0.87 [0.61, 1.00]``; only the estimate if the bounds are unknown.
 
-        ``sign`` puts one before an estimate above 0, too.
+        ``sign`` adds a plus to estimates above 0.
         """
         low, high = (f"{value:.{digits}f}{unit}" for value in self[1:])
         mean = f"{self.mean:{'+' if sign else ''}.{digits}f}{unit}"
@@ -63,10 +63,10 @@ def single(means: Array) -> Array:
 
 
 def by_cluster(values: ArrayLike, clusters: Sequence[Hashable]) -> Array:
-    """The mean of each cluster, in the order in which they appear: (..., observation) to (..., cluster).
+    """Mean of each cluster, in order of first appearance: (..., observation) to (..., cluster).
 
     Raises:
-        ShapeError: not a label for each observation.
+        ShapeError: there is not one label per observation.
     """
     data = np.asarray(values, np.float64)
     numbers, count = _numbered(clusters, data.shape[-1])
@@ -75,17 +75,17 @@ def by_cluster(values: ArrayLike, clusters: Sequence[Hashable]) -> Array:
 
 
 def _numbered(clusters: Sequence[Hashable] | None, observations: int) -> tuple[NDArray[np.intp], int]:
-    """The number of each observation's cluster, and how many there are; each its own where there are no labels."""
+    """Index of each observation's cluster, and the number of clusters; without labels, each is its own cluster."""
     if clusters is None:
         return np.arange(observations), observations
     if len(clusters) != observations:
-        raise ShapeError(f"a label of a cluster for each of {observations} observations, found {len(clusters)}")
+        raise ShapeError(f"needs one cluster label for each of {observations} observations, found {len(clusters)}")
     number = {label: index for index, label in enumerate(dict.fromkeys(clusters))}
     return np.array([number[label] for label in clusters], np.intp), len(number)
 
 
 def _summed(data: Array, numbers: NDArray[np.intp], count: int) -> Array:
-    """(observation, ...) to (cluster, ...)."""
+    """Sums over each cluster, (observation, ...) to (cluster, ...)."""
     sums = np.zeros((count, *data.shape[1:]))
     np.add.at(sums, numbers, data)
     return sums
@@ -102,29 +102,29 @@ def interval(
 ) -> Interval:
     """The statistic of ``values`` with an interval over clusters.
 
-    Scores with bounds, such as an F1 or right and wrong, may be at their bound in most pictures and far from it in a
-    few that were not met; clusters that agree are no proof. Their interval is that of clusters weighted at random
-    together with one more that is as bad, or as good, as can be (Gaffke 2005; Learned-Miller and Thomas 2019, arXiv
-    1905.06208): Clopper and Pearson's for right and wrong, narrower for what lies between. For a ratio or another
-    statistic of several scores, that one is the worst combination of their bounds.
+    Bounded scores, such as an F1 or right/wrong, may be at their bound in most pictures and far from it in a few that
+    were not sampled; agreement of the clusters is no proof. Their interval comes from randomly weighted clusters plus
+    one pseudo-cluster at the worst, or best, possible value (Gaffke 2005; Learned-Miller and Thomas 2019, arXiv
+    1905.06208): for right/wrong it is that of Clopper and Pearson, and narrower for values in between. For a ratio or
+    another statistic of several scores, the pseudo-cluster is the worst combination of their bounds.
 
-    Scores without bounds, or with an infinite one, have Student's t of the jackknife over clusters (Tukey 1958), which
-    is the usual one for a mean. It needs two clusters that differ: else its bounds are NaN.
+    Unbounded scores, or scores with an infinite bound, get Student's t interval of the jackknife over clusters (Tukey
+    1958), which is the usual one for a mean. It needs at least two clusters that differ; otherwise its bounds are NaN.
 
-    The estimate is that of all observations together; a cluster weighs as much as it has observations.
+    The estimate is that of all observations together; a cluster is weighted by its number of observations.
 
     Args:
-        values: a score for each observation, (observations,); or a row of them, (observations, scores).
-        clusters: a label for each observation, equal within what does not vary independently; none where all do.
-        bounds: least and most that each score can be.
-        statistic: from the means, (..., scores), to (...).
-        confidence: share of intervals that hold the truth, in 0..1.
-        seed: of the weights.
+        values: one score per observation, (observations,); or several, (observations, scores).
+        clusters: one label per observation, equal for observations that do not vary independently; default all differ.
+        bounds: smallest and largest possible value of each score.
+        statistic: function from the means, (..., scores), to (...).
+        confidence: coverage probability, in 0..1.
+        seed: random seed of the weights.
 
     Raises:
-        ConfigError: no values, values out of their bounds, or a confidence that is none.
-        NonFiniteError: NaN or infinity among the values.
-        ShapeError: not a label for each observation.
+        ConfigError: there are no values, values are out of bounds, or the confidence is invalid.
+        NonFiniteError: some values are NaN or infinite.
+        ShapeError: there is not one label per observation.
     """
     _check(confidence)
     data = _rows(values)
@@ -139,14 +139,14 @@ def interval(
 
 
 def proportion(outcomes: ArrayLike, clusters: Sequence[Hashable] | None = None, confidence: float = 0.95) -> Interval:
-    """The share of ``outcomes`` that are true, with its interval over clusters, right at 0 % and 100 % too.
+    """The share of ``outcomes`` that are true, with its interval over clusters; valid at 0 % and 100 %, too.
 
-    Without clusters, and with clusters that agree within themselves, it is that of Clopper and Pearson (1934).
+    Without clusters, or if outcomes agree within each cluster, it is that of Clopper and Pearson (1934).
 
     Args:
         outcomes: true or false for each trial, (trials,).
-        clusters: a label for each trial, see :func:`interval`.
-        confidence: share of intervals that hold the truth, in 0..1.
+        clusters: one label per trial, see :func:`interval`.
+        confidence: coverage probability, in 0..1.
     """
     return interval(np.asarray(outcomes, bool), clusters, bounds=(0, 1), confidence=confidence)
 
@@ -154,18 +154,18 @@ def proportion(outcomes: ArrayLike, clusters: Sequence[Hashable] | None = None, 
 def crossed(
     values: ArrayLike, first: Sequence[Hashable], second: Sequence[Hashable], confidence: float = 0.95
 ) -> Interval:
-    """The mean with its interval where two things vary independently and each value has one of both.
+    """The mean with its interval for crossed random factors: two things vary independently, each value has one of both.
 
-    Every order of tasks learnt from every seed makes orders × seeds values, but no more orders and no more seeds than
-    there are. The half-widths of the intervals over the means of the one and of the other, Student's, are squared and
-    added: it holds the truth at least as often as it says whichever of the two, or both, or neither makes the
-    difference. Two of a kind make it wide, for they say little of their kind. Of what comes in one only, such as a
-    single seed, nothing is known: the interval is then for that one.
+    Every order of tasks learned with every seed gives orders × seeds values, but no more independent orders and seeds
+    than there are. The half-widths of Student's intervals over the means of each factor are squared and added: coverage
+    is at least nominal whether one factor, both, or neither makes the difference. With two levels of a factor the
+    interval is wide, because they say little about that factor. A factor with one level, such as a single seed, is not
+    accounted for: the interval is then conditional on it.
 
     Args:
         values: (values,).
-        first, second: labels of each value.
-        confidence: share of intervals that hold the truth, in 0..1.
+        first, second: labels of each value, one per factor.
+        confidence: coverage probability, in 0..1.
     """
     _check(confidence)
     data = _rows(values)[:, 0]
@@ -182,17 +182,17 @@ def _check(confidence: float) -> None:
 
 
 def _rows(values: ArrayLike) -> Array:
-    """(observations, scores)."""
+    """Values as (observations, scores)."""
     data = np.asarray(values, np.float64)
     if data.ndim not in (1, 2) or not data.size:
-        raise ConfigError(f"an interval needs a score, or a row of them, an observation: found the shape {data.shape}")
+        raise ConfigError(f"an interval needs one score or row of scores per observation: found the shape {data.shape}")
     if bad := data.size - np.count_nonzero(np.isfinite(data)):
         raise NonFiniteError(f"{bad} of {data.size} values are NaN or infinite: leave unfinished pairs out")
     return data.reshape(len(data), -1)
 
 
 def _students(estimate: float, sums: Array, sizes: Array, statistic: Statistic, confidence: float) -> Interval:
-    """Student's t of the jackknife: how much the statistic changes as each cluster is left out."""
+    """Student's t interval of the jackknife, from the change of the statistic as each cluster is left out."""
     from scipy.special import stdtrit
 
     count = len(sizes)
@@ -200,7 +200,7 @@ def _students(estimate: float, sums: Array, sizes: Array, statistic: Statistic, 
         return Interval(estimate, math.nan, math.nan)
     left = statistic((sums.sum(axis=0) - sums) / (sizes.sum() - sizes)[:, None])
     error = math.sqrt((count - 1) ** 2 / count * left.var(ddof=1))
-    if error <= 1e-6 * np.abs(sums / sizes[:, None]).max():  # what is left of rounding to float32
+    if error <= 1e-6 * np.abs(sums / sizes[:, None]).max():  # below the rounding error of float32
         return Interval(estimate, math.nan, math.nan)
     half = float(stdtrit(count - 1, (1 + confidence) / 2)) * error
     return Interval(estimate, estimate - half, estimate + half)
@@ -209,7 +209,7 @@ def _students(estimate: float, sums: Array, sizes: Array, statistic: Statistic, 
 def _bounded(
     estimate: float, sums: Array, sizes: Array, bounds: Bounds, statistic: Statistic, tail: float, seed: int
 ) -> Interval:
-    """Gaffke's: quantiles of the statistic of weighted clusters, with one more at each corner of what scores can be."""
+    """Gaffke's interval: quantiles of the statistic over weighted clusters and a pseudo-cluster at each corner."""
     weights = _weights(len(sizes), seed)
     weighted, extra = weights[:, :-1] @ np.column_stack([sums, sizes]), weights[:, -1:] * sizes.max()
     totals, means = weighted[:, -1:] + extra, []
@@ -221,9 +221,9 @@ def _bounded(
 
 @lru_cache(maxsize=2)
 def _weights(clusters: int, seed: int) -> Array:
-    """Dirichlet's weights of clusters and of one more, (draws, clusters + 1), the last at even steps of its quantiles.
+    """Dirichlet weights of the clusters and a pseudo-cluster, (draws, clusters + 1); the last one is stratified.
 
-    So clusters that all agree have exact bounds.
+    So the bounds are exact when all clusters agree.
     """
     draws = min(DRAWS, max(LEAST, (1 << 22) // (clusters + 1)))
     weights = np.random.default_rng(seed).standard_exponential((draws, clusters + 1))

@@ -1,4 +1,4 @@
-"""Asks trials of pairs on a model: :class:`Renderer` makes the pictures, :class:`Sweep` scores them too.
+"""Runs trials of pairs on a model: :class:`Renderer` generates the pictures, :class:`Sweep` also scores them.
 
 All trials of a pair run as rows of one batch: a patched row takes from the other prompt's row (lock-step), so nothing
 is cached and there is no second pass.
@@ -25,9 +25,9 @@ class TrialBatch:
     """Trials of one pair, with one number of steps: the unit of work.
 
     Args:
-        pair: number of the pair.
-        trials: which; the unpatched source and target are trials too.
-        reference: the source's picture, where it is not among the trials.
+        pair: index of the pair.
+        trials: the trials; the unpatched source and target are trials, too.
+        reference: the source's picture, if it is not among the trials.
     """
 
     pair: int
@@ -36,19 +36,19 @@ class TrialBatch:
 
     @property
     def num_steps(self) -> int | None:
-        """Of every trial.
+        """Denoising steps of the trials.
 
         Raises:
-            ConfigError: the trials differ in it.
+            ConfigError: the trials have different numbers of steps.
         """
         asked = {trial.num_steps for trial in self.trials}
         if len(asked) != 1:
-            raise ConfigError(f"trials asked together need one number of steps, found {sorted(map(str, asked))}")
+            raise ConfigError(f"trials in a batch need the same number of steps, found {sorted(map(str, asked))}")
         return asked.pop()
 
     @property
     def donors(self) -> tuple[Trial, ...]:
-        """The unpatched runs that the trials take from and that are not asked for themselves."""
+        """The unpatched runs that the trials are patched from and that are not trials of the batch themselves."""
         needed = {_opposite(trial) for trial in self.trials if trial.sites}
         own = {(trial.direction, trial.sites) for trial in self.trials}
         return tuple(
@@ -59,21 +59,21 @@ class TrialBatch:
 
     @property
     def rows(self) -> int:
-        """Pictures that are made for it."""
+        """Number of pictures generated for the batch."""
         return len(self.trials) + len(self.donors)
 
 
 @dataclass(frozen=True, slots=True)
 class TrialResult:
-    """The answer to an :class:`TrialBatch`.
+    """The result of a :class:`TrialBatch`.
 
     Args:
         pair: number of the pair.
-        scores: by trial's label, by name of the score.
-        images: by trial's label.
+        scores: by trial label, then by name of the score.
+        images: pictures by trial label.
         calls, rows: denoiser calls, and rows through it, that the pictures of the same batch took; 0 for all but one
             answer of a batch.
-        more: answers of the same batch that follow.
+        more: number of further results of the same batch.
     """
 
     pair: int
@@ -85,31 +85,31 @@ class TrialResult:
 
 
 class Evaluator(Protocol):
-    """Something that answers: a :class:`Sweep`, workers of a cluster, a simulated model.
+    """Runs trials and scores them: a :class:`Sweep`, workers of a cluster, a simulated model.
 
-    One whose first score is not the higher the better, or has bounds, says so as ``scale``.
+    If the first score is better when lower, or has bounds, ``scale`` says so.
     """
 
     @property
     def names(self) -> list[str]:
-        """Names of the scores: against the target first, then against the source."""
+        """Names of the scores; the score against the target comes first, then that against the source."""
         ...
 
     def measure(self, asks: Sequence[TrialBatch], *, on_step: OnStep = ...) -> Iterator[TrialResult]:
-        """Every ask once, in any order, as they come."""
+        """Run every batch of trials once; yields results in any order, as they arrive."""
         ...
 
     def cost(self, asks: Sequence[TrialBatch]) -> Cost:
-        """What the asks will cost."""
+        """The expected cost of the trials."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What asks cost.
+    """The cost of trials.
 
     Args:
-        images: pictures made.
+        images: number of pictures.
         rows: rows through the denoiser, guidance included.
         calls: denoiser calls.
     """
@@ -127,11 +127,11 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """The pictures of an :class:`TrialBatch`.
+    """The pictures of a :class:`TrialBatch`.
 
     Args:
-        ask: what was asked.
-        images: by trial's label.
+        ask: the batch of trials.
+        images: pictures by trial label.
         calls, rows, more: see :class:`TrialResult`.
     """
 
@@ -144,13 +144,13 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class Renderer:
-    """Makes the pictures of asks.
+    """Generates the pictures of trials.
 
     Args:
         model: the model.
-        pairs: what is asked about.
-        settings: of the generation (``num_steps``, ``guidance``, ``height``, ``width``, ``options``).
-        batch_size: most pictures at once; out of memory halves it.
+        pairs: all pairs.
+        settings: settings of the generation (``num_steps``, ``guidance``, ``height``, ``width``, ``options``).
+        batch_size: largest number of pictures at once; out of memory halves it.
     """
 
     model: Model
@@ -159,7 +159,7 @@ class Renderer:
     batch_size: int = 64
 
     def cost(self, asks: Sequence[TrialBatch]) -> Cost:
-        """What the asks will cost."""
+        """The expected cost of the trials."""
         return sum((self._cost(chunk) for chunk in self.chunks(asks)), Cost())
 
     def _cost(self, chunk: Sequence[TrialBatch]) -> Cost:
@@ -170,7 +170,7 @@ class Renderer:
         return Cost(len(rows), sum(map(len, batches)) * each, len(batches) * self.model.calls(settings))
 
     def chunks(self, asks: Sequence[TrialBatch]) -> Iterator[list[TrialBatch]]:
-        """Asks that fill a batch together; one wider than a batch is alone, and the run splits it."""
+        """Group batches of trials to fill a batch of rows; one that is larger stays alone, and the run splits it."""
         chunk: list[TrialBatch] = []
         for ask in asks:
             full = sum(one.rows for one in chunk) + ask.rows > self.batch_size
@@ -182,7 +182,7 @@ class Renderer:
             yield chunk
 
     def render(self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None) -> Iterator[Rendered]:
-        """Every ask once, in order, as they come."""
+        """Run every batch of trials once, in order."""
         for chunk in self.chunks(asks):
             rows = _rows(chunk)
             run = self.model.run(
@@ -212,11 +212,11 @@ class Renderer:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """An evaluator: pictures of a model, and what is read in them.
+    """An evaluator that generates pictures with a model and scores them.
 
     Args:
-        renderer: makes the pictures.
-        scorer: reads them.
+        renderer: generates the pictures.
+        scorer: scores them.
     """
 
     renderer: Renderer
@@ -237,7 +237,7 @@ class Sweep:
         return self.renderer.cost(asks)
 
     def chunks(self, asks: Sequence[TrialBatch]) -> Iterator[list[TrialBatch]]:
-        """Which are measured together."""
+        """Batches of trials that are measured together."""
         return self.renderer.chunks(asks)
 
     def measure(
@@ -251,7 +251,7 @@ class Sweep:
         ask = made.ask
         reference = made.images.get(source(ask.num_steps).label, ask.reference)
         if reference is None:
-            raise ConfigError(f"pair {ask.pair}: scoring needs the source's picture; ask for it too")
+            raise ConfigError(f"pair {ask.pair}: scoring needs the source's picture; add it to the trials")
         columns = self.scorer.score(self.renderer.pairs[ask.pair], list(made.images.values()), reference)
         return {label: {name: values[i] for name, values in columns.items()} for i, label in enumerate(made.images)}
 
@@ -269,7 +269,7 @@ def _wanted(rows: Sequence[tuple[TrialBatch, Trial]]) -> list[int]:
 
 
 def _patches(rows: Sequence[tuple[TrialBatch, Trial]]) -> list[Intervention]:
-    """One patch a trial, for all pairs of the batch."""
+    """One patch per trial, for all pairs of the batch."""
     unpatched = {(ask.pair, trial.direction): row for row, (ask, trial) in enumerate(rows) if not trial.sites}
     donors: dict[str, dict[int, int]] = {}
     trials: dict[str, Trial] = {}

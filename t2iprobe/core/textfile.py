@@ -1,4 +1,4 @@
-"""Text files that people write: UTF-8, with or without a byte-order mark, and lists of one thing a line."""
+"""Text files written by people: UTF-8, with or without a byte-order mark, and lists with one entry per line."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from t2iprobe.core.errors import ConfigError
 
 OTHERS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 REMARK = re.compile(r"#(\s|$)")
-#: what the help of an option says that takes such a list
-LISTED = "one a line, in UTF-8; blank lines and remarks (# and a blank, or # alone) are left out"
+#: help text for options that take such a list
+LISTED = "one per line, in UTF-8; blank lines and comments (# followed by a space, or alone) are skipped"
 
 
 def read_text(path: str | Path, what: str) -> str:
-    """The text of a file, line ends as they are.
+    """The text of a file, with its line ends unchanged.
 
     Args:
         path: the file.
-        what: what an error calls it, such as ``the prompts in``.
+        what: how errors describe it, such as ``the prompts in``.
 
     Raises:
-        ConfigError: it cannot be read, or is in no UTF-8.
+        ConfigError: it cannot be read, or is not UTF-8.
     """
     try:
         raw = Path(path).expanduser().read_bytes()
@@ -40,12 +40,12 @@ def read_text(path: str | Path, what: str) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a text, without blanks at their ends; numbered as an editor does."""
+    """The lines of a text, stripped; counted as in an editor."""
     return [line.strip() for line in re.split(r"\r\n|\n|\r", text.removeprefix("\ufeff"))]
 
 
 def entries(text: str) -> list[str]:
-    """The lines that say something: neither empty nor a remark (``# like this``; ``#1 fan`` is none)."""
+    """The lines with content: neither empty nor a comment (``# like this``, but not ``#1 fan``)."""
     return [line for line in lines_of(text) if line and not REMARK.match(line)]
 
 
@@ -53,9 +53,9 @@ def read_entries(path: str | Path, what: str) -> list[str]:
     """The entries of a file.
 
     Raises:
-        ConfigError: it cannot be read, or has none.
+        ConfigError: it cannot be read, or has no entries.
     """
     found = entries(read_text(path, f"the {what} in"))
     if not found:
-        raise ConfigError(f"{path} holds no {what}; write one a line")
+        raise ConfigError(f"{path} holds no {what}; write one per line")
     return found

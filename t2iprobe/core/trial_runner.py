@@ -1,4 +1,4 @@
-"""Runs the trials of a localizer: :class:`TrialRunner`. It caches results, counts the cost and keeps to a budget."""
+"""Runs the trials of a localizer: :class:`TrialRunner`. It caches results, counts the cost and enforces a budget."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from t2iprobe.core.trials import Space, Trial, source, target
 
 
 class ResultCache(Protocol):
-    """What has been answered already; a study keeps it on disk."""
+    """Results that are already known; a study keeps them on disk."""
 
     def scores(self, label: str, pair: int) -> dict[str, float] | None:
-        """By name of the score; ``None`` where the trial was not asked of this pair."""
+        """Scores by name; ``None`` if the trial was not run on this pair."""
         ...
 
     def image(self, label: str, pair: int) -> Image | None:
@@ -30,16 +30,16 @@ class ResultCache(Protocol):
         ...
 
     def put(self, measured: TrialResult, trials: Sequence[Trial]) -> None:
-        """Keep an answer, whole or not at all."""
+        """Store a result atomically."""
         ...
 
     def memo(self, key: str, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-        """``compute()``, or what it gave before: for what is not a trial (gradients, attention contributions)."""
+        """``compute()``, or its earlier result; for values other than trials (gradients, attention contributions)."""
         ...
 
 
 class InMemoryResults:
-    """A memory that lasts as long as the process; of the pictures it keeps the sources', which scoring needs."""
+    """Results in memory, for one process; of the pictures only the sources' are kept, which scoring needs."""
 
     def __init__(self) -> None:
         self._scores: dict[tuple[str, int], dict[str, float]] = {}
@@ -70,22 +70,23 @@ class InMemoryResults:
 
 @dataclass
 class TrialRunner:
-    """Asks trials of pairs.
+    """Runs trials on pairs.
 
     Args:
-        evaluator: answers.
+        evaluator: runs and scores the trials.
         space: what can be patched.
         pairs: all pairs.
-        search: numbers of the pairs to search on.
-        held_out: numbers of the pairs to confirm on.
+        search: indices of the pairs to search on.
+        held_out: indices of the pairs to confirm on.
         model: for methods that read more than pictures; a simulation has none.
-        memory: of answers.
-        budget: most rows through the denoiser, ``None`` for no limit.
-        seed: of a method's own chance.
-        on_step: progress within a batch.
-        on_measured: told every new answer.
-        settings: of every generation (``num_steps``, ``guidance``, …), for methods that make their own with the model.
-        set_aside: numbers of the pairs that are not asked, as their score cannot tell source from target.
+        memory: known results.
+        budget: largest number of rows through the denoiser; ``None`` for no limit.
+        seed: random seed for methods that need one.
+        on_step: progress callback within a batch.
+        on_measured: called with every new result.
+        settings: settings of every generation (``num_steps``, ``guidance``, …), for methods that generate pictures
+            themselves with the model.
+        set_aside: indices of the pairs that are not used, because their score cannot tell source from target.
     """
 
     evaluator: Evaluator
@@ -108,12 +109,12 @@ class TrialRunner:
         """Scores (2 + trial, pair) of the unpatched source, the unpatched target and the trials.
 
         Args:
-            trials: each with the given ``num_steps``.
-            pairs: numbers of pairs; default all of ``search``.
-            num_steps: of the unpatched runs.
+            trials: trials, each with the given ``num_steps``.
+            pairs: indices of pairs; default all of ``search``.
+            num_steps: denoising steps of the unpatched runs.
 
         Raises:
-            BudgetError: what was not yet asked costs more than is left of the budget; nothing was run.
+            BudgetError: the trials not yet run cost more than is left of the budget; nothing was run.
         """
         listed = [source(num_steps), target(num_steps), *trials]
         chosen = list(self.search if pairs is None else pairs)
@@ -127,7 +128,7 @@ class TrialRunner:
         return self._scored(listed, chosen)
 
     def open(self, trials: Sequence[Trial], pairs: Sequence[int]) -> list[TrialBatch]:
-        """What of this is not known yet."""
+        """The part of these trials whose results are not known yet."""
         asks = []
         for pair in pairs:
             missing = tuple(trial for trial in trials if self.memory.scores(trial.label, pair) is None)
@@ -137,21 +138,21 @@ class TrialRunner:
         return asks
 
     def spend(self, cost: Cost) -> None:
-        """Count what was spent; for methods that call the denoiser themselves."""
+        """Charge a cost; for methods that call the denoiser themselves."""
         self.spent = self.spent + cost
 
     @property
     def scale(self) -> Scale:
-        """Of the ranking score."""
+        """Direction and bounds of the ranking score."""
         return getattr(self.evaluator, "scale", Scale())
 
     @property
     def left(self) -> int | None:
-        """Rows left of the budget."""
+        """Rows left of the budget; ``None`` without a budget."""
         return None if self.budget is None else self.budget - self.spent.rows
 
     def _fresh(self, trials: Sequence[Trial], pairs: Sequence[int]) -> list[TrialBatch]:
-        """What this runner was not asked before, whether the memory has it from an earlier process or not."""
+        """Trials that are new to this runner, whether the memory has them from an earlier process or not."""
         asks = []
         for pair in pairs:
             new = tuple(trial for trial in trials if (trial.label, pair) not in self._asked)
@@ -160,7 +161,7 @@ class TrialRunner:
         return asks
 
     def _charge(self, fresh: Sequence[TrialBatch], asks: Sequence[TrialBatch]) -> None:
-        """Afford what is fresh, and spend what the memory has of it: a run that was interrupted is charged alike."""
+        """Check that the new trials are within budget, and charge known ones, so that a resumed run costs the same."""
         if self.budget is not None and fresh:
             self._afford(len(fresh), self.evaluator.cost(fresh))
         if sum(len(ask.trials) for ask in fresh) > sum(len(ask.trials) for ask in asks):

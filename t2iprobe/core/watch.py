@@ -1,4 +1,4 @@
-"""How long a denoising step takes, apart from what a run does once: :class:`StepWatch`."""
+"""Measures the duration of a denoising step, without the fixed costs of a run: :class:`StepWatch`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 
 class StepWatch:
-    """An ``on_step`` that measures the time from one step's end to the next one's.
+    """An ``on_step`` callback that measures the time from the end of one step to the end of the next.
 
     Args:
-        device: whose queued work belongs to the step that queued it.
+        device: device whose queued work is included in the step.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -19,7 +19,7 @@ class StepWatch:
         self._seconds, self._rows = 0.0, 0
 
     def __call__(self, rows: int, step: int) -> None:
-        """A step of a batch of ``rows`` has ended; the first one of a batch has no beginning that is seen."""
+        """Record the end of a step of ``rows`` rows; the start of a batch's first step is not observed."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         now = time.perf_counter()
@@ -30,5 +30,5 @@ class StepWatch:
 
     @property
     def seconds_a_row(self) -> float:
-        """Of a row of the generation in one evaluation, its guidance branches together; 0 before a second step."""
+        """Seconds per row of the generation and evaluation, all guidance branches together; 0 before a second step."""
         return self._seconds / self._rows if self._rows else 0.0

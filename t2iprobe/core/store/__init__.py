@@ -1,5 +1,5 @@
-"""Activations on disk, in Zarr v3: written as they come, read piece by piece, and a donor for patches.
+"""Activations on disk, in Zarr v3: written as they arrive, read in pieces, and usable as donors of patches.
 
-``capture`` makes a store, :class:`~t2iprobe.core.store.reader.ActivationStore` reads one. Nothing here knows a model's
-family, and a store is read without a model.
+``capture`` makes a store, :class:`~t2iprobe.core.store.reader.ActivationStore` reads one. Nothing here depends on a
+model's family, and reading a store needs no model.
 """

@@ -1,6 +1,6 @@
-"""Host memory for what waits to be written, used over and over: :class:`Buffers`.
+"""Reusable host memory for data that waits to be written: :class:`Buffers`.
 
-The pages of fresh memory cost several times what the copy into them does, and pinning them far more.
+Allocating new pages costs several times as much as copying into them, and pinning them far more.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torch import Tensor
 
 
 class Buffers:
-    """Tensors on the CPU that are not in use.
+    """A pool of unused CPU tensors.
 
     Args:
-        limit: most bytes kept. A larger one is kept alone.
+        limit: largest number of bytes kept. A larger buffer is kept alone.
     """
 
     def __init__(self, limit: int) -> None:
@@ -26,13 +26,13 @@ class Buffers:
         self._lock = threading.Lock()
 
     def take(self, value: Tensor) -> Tensor:
-        """One for a copy of ``value``, with anything in it; contiguous, and pinned where ``value`` is on a GPU."""
+        """An uninitialised buffer for a copy of ``value``; contiguous, and pinned if ``value`` is on a GPU."""
         pinned = value.device.type == "cuda"
         found = self._find((value.shape, value.dtype, pinned))
         return torch.empty(value.shape, dtype=value.dtype, pin_memory=pinned) if found is None else found
 
     def give(self, buffer: Tensor) -> None:
-        """Back from use; the longest unused make room for it."""
+        """Return a buffer to the pool; the least recently used ones make room for it."""
         kind = (buffer.shape, buffer.dtype, buffer.is_pinned())
         with self._lock:
             self._free.append((kind, buffer))
@@ -41,7 +41,7 @@ class Buffers:
                 self._bytes -= self._free.popleft()[1].nbytes
 
     def _find(self, wanted: object) -> Tensor | None:
-        """The last one used of a kind, which the caches may hold still."""
+        """The most recently used buffer of a kind, which may still be in the CPU caches."""
         with self._lock:
             place = next((i for i in reversed(range(len(self._free))) if self._free[i][0] == wanted), None)
             if place is None:

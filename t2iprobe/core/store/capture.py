@@ -1,6 +1,6 @@
-"""Captures activations of a generation into a store: :func:`plan` what it will cost, :func:`capture` it.
+"""Captures activations of a generation into a store: :func:`plan` estimates the cost, :func:`capture` runs it.
 
-Batches that a store has already are not run again.
+Batches that are already in the store are not run again.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from t2iprobe.core.store.layout import Layout, SiteLayout
 from t2iprobe.core.store.reader import ActivationStore
 from t2iprobe.core.store.writer import ActivationWriter
 
-SAMPLE = 16 << 20  # bytes of activations that packing is measured on
+SAMPLE = 16 << 20  # bytes of activations on which compression is measured
 PIECE = 256 << 10
-SHARE = 0.25  # of the time the model takes that packing may take beside it
+SHARE = 0.25  # compression may take this fraction of the model's time in parallel
 RUN = "capture"
 
 
 @dataclass(frozen=True)
 class CapturePlan:
-    """What a capture will hold and cost.
+    """Contents and cost of a capture.
 
     Args:
-        layout: what it will hold.
-        raw: bytes of all activations, unpacked.
-        stored: bytes they should take, from the sample.
-        seconds: expected.
+        layout: what the capture holds.
+        raw: uncompressed bytes of all activations.
+        stored: expected bytes on disk, from the sample.
+        seconds: expected time.
         rows: rows through the denoiser.
-        dtypes: of the activations.
+        dtypes: dtypes of the activations.
     """
 
     layout: Layout
@@ -53,7 +53,7 @@ class CapturePlan:
 
 @dataclass
 class CaptureProbe:
-    """A sink that keeps shapes and a sample of the values."""
+    """A sink that records shapes and a sample of the values."""
 
     branches: frozenset[str] | None
     static: frozenset[str]
@@ -76,7 +76,7 @@ class CaptureProbe:
         self.sample.append(codecs.rounded(codecs.to_numpy(flat), flat.dtype, self.round_bits))
 
     def discard(self, rows: Sequence[int]) -> None:
-        """One row does not come in parts."""
+        """Do nothing: a single row is never split."""
 
 
 def layout_of(
@@ -90,21 +90,21 @@ def layout_of(
     round_bits: int | None = None,
     static: bool = True,
 ) -> Layout:
-    """What a capture of ``sites`` will hold.
+    """The layout of a capture of ``sites``.
 
     Args:
         model: the model.
-        generation: what to generate.
+        generation: what is generated.
         sites: names or patterns.
         steps: denoising steps to keep; default all.
-        branches: parts of guidance to keep; default all.
-        batch: rows at once.
-        round_bits: bits of the mantissa to keep; default all, which is exact.
-        static: keep sites once that do not depend on the step; not where an edit may make them.
+        branches: branches of guidance to keep; default all.
+        batch: rows per batch.
+        round_bits: mantissa bits to keep; default all, which is exact.
+        static: store step-independent sites only once; not valid if edits make them depend on the step.
 
     Raises:
         SiteError: a pattern matches no site.
-        ConfigError: a step that the run does not have, or no bits.
+        ConfigError: the run does not have a step, or the number of bits is invalid.
     """
     codecs.check_round_bits(round_bits)
     count = model.steps(generation.num_steps)
@@ -119,13 +119,13 @@ def layout_of(
         generation.seeds,
         wanted,
         None if branches is None else tuple(str(branch) for branch in branches),
-        -(-len(generation.prompts) // units),  # even batches: the last one's chunks are no smaller
+        -(-len(generation.prompts) // units),  # equal batches, so that the chunks of the last one are no smaller
         round_bits=round_bits,
     )
 
 
 def plan(model: Model, generation: Generation, layout: Layout) -> CapturePlan:
-    """Measure on a short generation what the capture will cost, and choose how to pack it."""
+    """Measure the cost of the capture on a short generation, and choose the compression."""
     probe = _probe(model, generation, layout)
     raw = layout.rows * sum(size * _times(key, layout, model, generation) for key, size in probe.bytes_a_row.items())
     cost = model.probe(_settings(generation), rows=min(4, layout.batch))
@@ -150,22 +150,22 @@ def capture(
     on_skip: Callable[[int], None] = lambda rows: None,
     on_unit: Callable[[int], None] = lambda rows: None,
 ) -> ActivationStore:
-    """Run what is missing in the store and write it; see :class:`~t2iprobe.core.store.writer.ActivationWriter`.
+    """Run and write what the store lacks; see :class:`~t2iprobe.core.store.writer.ActivationWriter`.
 
     Args:
         model: the model.
-        generation: what to generate.
+        generation: what is generated.
         layout: from :func:`layout_of` or :func:`plan`.
         where: the store.
-        run: name in it.
-        batch_size: most rows at once in the model; default a unit's.
-        on_step: progress.
-        on_skip: told how many rows are there already.
-        on_unit: told after each unit how many rows it was, once they are on the disk; what it raises ends the run.
+        run: name of the run in the store.
+        batch_size: largest number of rows at once in the model; default a unit's.
+        on_step: progress callback.
+        on_skip: called with the number of rows that are already there.
+        on_unit: called after each unit with its number of rows, once they are on disk; an exception ends the run.
 
     Raises:
         RunExistsError: the store holds something else under this name.
-        StoreError: it cannot be written.
+        StoreError: the store cannot be written.
     """
     with ActivationWriter(where, run, layout) as writer:
         sites = [entry.name for entry in layout.entries]
@@ -180,7 +180,7 @@ def capture(
 
 
 def _probe(model: Model, generation: Generation, layout: Layout) -> CaptureProbe:
-    """One row, two steps."""
+    """Generate one row with two steps and record its activations."""
     sites = model.sites.match(*(entry.name for entry in layout.entries))
     static = frozenset(entry.name for entry in layout.entries if entry.static)
     branches = None if layout.branches is None else frozenset(layout.branches)
@@ -192,7 +192,7 @@ def _probe(model: Model, generation: Generation, layout: Layout) -> CaptureProbe
 
 
 def _times(key: Key, layout: Layout, model: Model, generation: Generation) -> int:
-    """How often the activation at ``key``, of a short run's first step, comes in the whole one."""
+    """How often the activation at ``key``, from the first step of a short run, occurs in the whole run."""
     if key.step:
         return 0
     if key.site in {entry.name for entry in layout.entries if entry.static}:

@@ -1,4 +1,4 @@
-"""How activations are packed: the codec is chosen by measuring on a sample, rounding only on request."""
+"""Compression of activations: the codec is chosen by measurements on a sample; values are rounded only on request."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from t2iprobe.core.errors import ConfigError, ShapeError
 
-#: torch dtype -> (stored dtype, value of what was not written, bits of the mantissa)
+#: torch dtype -> (stored dtype, fill value, mantissa bits)
 DTYPES: dict[torch.dtype, tuple[str, Any, int]] = {
     torch.float64: ("float64", np.nan, 52),
     torch.float32: ("float32", np.nan, 23),
     torch.float16: ("float16", np.nan, 10),
-    torch.bfloat16: ("uint16", 0x7FC0, 7),  # neither numpy nor Zarr has it: its 16 bits, and the name as an attribute
+    torch.bfloat16: ("uint16", 0x7FC0, 7),  # unknown to numpy and Zarr: stored as 16 bits, the name as an attribute
 }
 SHUFFLES = {"shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
-QUICK = 100e6  # bytes a second of one core that are quick enough, whatever else takes time
-WORTH = 0.95  # the most of the raw size that packing may leave, else it is left out
+QUICK = 100e6  # bytes per second on one core that are always fast enough
+WORTH = 0.95  # largest stored fraction of the raw size at which compression is used
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """Lossless packing of one chunk; a checksum always follows.
+    """Lossless compression of one chunk, always followed by a checksum.
 
     Args:
         name: ``none``, ``lz4`` or ``zstd``.
-        level: of compression.
-        shuffle: how bytes are sorted before.
-        ratio: stored size by raw size on the sample.
-        speed: raw bytes a second on the sample, one core.
+        level: compression level.
+        shuffle: how bytes are reordered first.
+        ratio: stored size over raw size on the sample.
+        speed: raw bytes per second on the sample, on one core.
     """
 
     name: str = "zstd"
@@ -56,11 +56,11 @@ class Codec:
         return [packed, Crc32cCodec()]
 
     def blosc(self) -> Any:
-        """The same for bytes in memory; ``None`` where nothing is packed."""
+        """The codec for bytes in memory; ``None`` without compression."""
         return None if self.name == "none" else Blosc(self.name, self.level, SHUFFLES[self.shuffle])
 
     def as_json(self) -> dict[str, Any]:
-        """For attributes and reports."""
+        """Plain values for attributes and reports."""
         return asdict(self)
 
 
@@ -75,11 +75,11 @@ CANDIDATES = (
 
 
 def choose(sample: Sequence[NDArray[Any]], wanted: float = QUICK) -> Codec:
-    """The codec that leaves least of ``sample`` among those that are quick enough; none where nothing is gained.
+    """The fast enough codec with the best ratio on ``sample``, or no compression if nothing is gained.
 
     Args:
         sample: pieces of the size of a chunk.
-        wanted: bytes a second that must be packed; more than :data:`QUICK` is never asked for.
+        wanted: bytes per second to be compressed; values above :data:`QUICK` are treated as :data:`QUICK`.
     """
     measured = [_measure(codec, sample) for codec in CANDIDATES if sample]
     quick = [codec for codec in measured if codec.speed >= min(wanted, QUICK) and codec.ratio <= WORTH]
@@ -96,7 +96,7 @@ def _measure(codec: Codec, sample: Sequence[NDArray[Any]]) -> Codec:
 
 
 def to_numpy(value: Tensor) -> NDArray[Any]:
-    """The stored form of a tensor on the CPU, bit by bit; no copy."""
+    """The stored form of a CPU tensor, bit by bit, without a copy."""
     if value.dtype not in DTYPES:
         known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         raise ShapeError(f"a store keeps {known}, not {str(value.dtype).removeprefix('torch.')}")
@@ -112,17 +112,17 @@ def to_tensor(array: NDArray[Any], dtype: str) -> Tensor:
 
 
 def check_round_bits(keep: int | None) -> None:
-    """Refuse a number of bits that is none.
+    """Refuse an invalid number of mantissa bits.
 
     Raises:
         ConfigError: it is below 1.
     """
     if keep is not None and keep < 1:
-        raise ConfigError(f"rounding keeps at least 1 bit of the mantissa, {keep} were asked for")
+        raise ConfigError(f"rounding keeps at least 1 bit of the mantissa, found {keep}")
 
 
 def rounded(array: NDArray[Any], dtype: torch.dtype, keep: int | None) -> NDArray[Any]:
-    """To ``keep`` bits of the mantissa, half to even; ``None``, or as many as there are, changes nothing."""
+    """Round to ``keep`` mantissa bits, half to even; ``None``, or at least as many as there are, changes nothing."""
     mantissa = DTYPES[dtype][2]
     if keep is None or keep >= mantissa:
         return array
@@ -132,6 +132,6 @@ def rounded(array: NDArray[Any], dtype: torch.dtype, keep: int | None) -> NDArra
     half = kind((1 << (drop - 1)) - 1) + ((bits >> kind(drop)) & kind(1))
     new = (bits + half) & ~kind((1 << drop) - 1)
     exponent = kind(((1 << (8 * array.dtype.itemsize - 1 - mantissa)) - 1) << mantissa)
-    special = (bits & exponent) == exponent  # NaN and infinity stay
+    special = (bits & exponent) == exponent  # NaN and infinity are kept
     result: NDArray[Any] = np.where(special, bits, new).view(array.dtype)
     return result

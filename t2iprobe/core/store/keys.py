@@ -1,4 +1,4 @@
-"""The keys below a Zarr store: where it lies, what is in it and how large, without opening arrays."""
+"""Low-level access to a Zarr store: its location, keys and sizes, without opening arrays."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from t2iprobe.core.names import near
 
 STUDY = "study.zarr"
 
-#: a run folder or a ``.zarr`` folder, a URL that fsspec knows, or a store of Zarr's own (``zarr.storage.ObjectStore``)
+#: a run folder or a ``.zarr`` folder, a URL that fsspec knows, or a Zarr store object (``zarr.storage.ObjectStore``)
 Where = str | Path | Store
 
 
 def place(where: Where) -> str | Store:
-    """What Zarr opens: of a run folder, the store in it."""
+    """The argument for Zarr; for a run folder, the store in it."""
     if isinstance(where, Store):
         return where
     name = str(where).removeprefix("file://")
@@ -37,21 +37,21 @@ def place(where: Where) -> str | Store:
 
 
 def open_root(where: Where, *, write: bool = False) -> zarr.Group:
-    """The root of a store that is there, to read or to change.
+    """The root of an existing store, to read or to modify.
 
     Raises:
         ConfigError: there is no store.
     """
     found = place(where)
     try:
-        # the consolidated metadata may be behind while something is written
+        # the consolidated metadata may be out of date while something is written
         return zarr.open_group(found, mode="r+" if write else "r", use_consolidated=False)
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if isinstance(found, str) and (Path(found) / "zarr.json").is_file():
             raise DamagedError(f"{found}/zarr.json cannot be read ({reason}); restore a copy of it") from None
         raise ConfigError(
-            f"{found} is no Zarr store ({reason}); name a run folder, a .zarr folder or a URL{_near(where)}"
+            f"{found} is not a Zarr store ({reason}); name a run folder, a .zarr folder or a URL{_near(where)}"
         ) from None
 
 
@@ -65,7 +65,7 @@ def _near(where: Where) -> str:
 
 
 def listed(store: Store, prefix: str = "") -> list[str]:
-    """Every key that begins with ``prefix``, in order."""
+    """Every key that begins with ``prefix``, sorted."""
     return sorted(sync(_collect(store.list_prefix(prefix))))
 
 
@@ -81,27 +81,27 @@ def sizes(store: Store, keys: Iterable[str]) -> dict[str, int]:
 
 
 def publish(root: zarr.Group) -> None:
-    """Put the metadata of everything below ``root`` into one file, which is what xarray reads."""
+    """Consolidate the metadata below ``root`` into one file, which xarray reads."""
     with warnings.catch_warnings():
-        # Zarr warns that other libraries may not know it; those that do not read the arrays' own metadata
+        # Zarr warns that other libraries may not support it; these read the arrays' own metadata instead
         warnings.simplefilter("ignore", ZarrUserWarning)
         zarr.consolidate_metadata(root.store, path=root.path or None)
 
 
 def exists(store: Store, key: str) -> bool:
-    """Whether there is such a key."""
+    """Whether the key exists."""
     return sync(store.exists(key))
 
 
 def below(store: Store, path: str) -> dict[str, Buffer]:
-    """Everything below ``path``, by the rest of its key."""
+    """All values below ``path``, by the remainder of their keys."""
     prefix = f"{path}/"
     found = {key: sync(store.get(key, default_buffer_prototype())) for key in listed(store, prefix)}
     return {key.removeprefix(prefix): value for key, value in found.items() if value is not None}
 
 
 def put(store: Store, contents: Mapping[str, Buffer]) -> None:
-    """Write values by key, all at once."""
+    """Write values by key, concurrently."""
     sync(_put(store, contents))
 
 
@@ -110,10 +110,10 @@ async def _put(store: Store, contents: Mapping[str, Buffer]) -> None:
 
 
 def delete(store: Store, keys: Iterable[str]) -> None:
-    """Remove keys; folders that are empty then go too.
+    """Remove keys, and folders that become empty.
 
     Raises:
-        ConfigError: a key lies behind a link or outside the store; nothing was removed.
+        ConfigError: a key is behind a link or outside the store; nothing was removed.
     """
     keys = list(keys)
     if isinstance(store, LocalStore):
@@ -143,5 +143,5 @@ def _prune(folder: Path, root: Path) -> None:
 
 
 def name_of(store: Any) -> str:
-    """A store as a person would write it."""
+    """A readable name of a store."""
     return str(store.root) if isinstance(store, LocalStore) else str(store)

@@ -19,7 +19,7 @@ Labels = dict[str, dict[str, Buffer]]
 
 
 def write(root: zarr.Group, path: str, layout: Layout) -> None:
-    """The run's group; its attributes come last, so that a group with them is whole."""
+    """Write the run's group; its attributes come last, so that a group with attributes is complete."""
     group = root.require_group(path)
     for name, values in (("step", layout.steps), ("seed", layout.seeds)):
         _array(group, name, np.asarray(values, np.int64), "step" if name == "step" else "batch")
@@ -53,24 +53,24 @@ def _array(group: zarr.Group, name: str, values: Any, axis: str) -> None:
 
 
 def read(root: zarr.Group, run: str) -> Labels:
-    """The labels of a run as they are stored, by name, for :func:`copy`."""
+    """The stored labels of a run by name, for :func:`copy`."""
     return {name: keys.below(root.store, _below(root, f"{run}/{name}")) for name in LABELS}
 
 
 def copy(root: zarr.Group, labels: Labels, group: str, *, static: bool) -> None:
-    """The labels once more in a site's group: xarray opens one group at a time."""
+    """Copy the labels into a site's group, because xarray opens one group at a time."""
     root.require_group(group)
     kept = {f"{name}/{key}": value for name in LABELS[static:] for key, value in labels[name].items()}
     keys.put(root.store, {_below(root, f"{group}/{key}"): value for key, value in kept.items()})
 
 
 def _below(root: zarr.Group, path: str) -> str:
-    """The key of ``path`` in the store; the root may lie deeper."""
+    """The key of ``path`` in the store; the root may be a subgroup."""
     return f"{root.path}/{path}".lstrip("/")
 
 
 def layout(root: zarr.Group, path: str) -> Layout:
-    """What the run at ``path`` holds.
+    """The layout of the run at ``path``.
 
     Raises:
         DamagedError: a label cannot be read.
@@ -86,7 +86,7 @@ def layout(root: zarr.Group, path: str) -> Layout:
 
 
 def _values(array: zarr.Array[Any]) -> Any:
-    """All of a small array, damage reported."""
+    """All values of a small array; raises an error if it is damaged."""
     try:
         return array[:]
     except Exception:

@@ -2,11 +2,11 @@
 
 ::
 
-    activations/<run>/committed          one mark a unit, written when all of the unit is
+        activations/<run>/committed          one mark per unit, written when the whole unit is
     activations/<run>/{step,prompt,seed} labels
-    activations/<run>/<site>/<branch>    (step, batch, axes of the site); without step where the site is static
+        activations/<run>/<site>/<branch>    (step, batch, axes of the site); without step if the site is static
 
-A unit is one batch of rows at all captured steps. Chunks never cross units, so units can be written by themselves.
+A unit is one batch of rows at all captured steps. Chunks never cross units, so units can be written independently.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from t2iprobe.core.store.codecs import Codec
 FORMAT = 1
 ACTIVATIONS = "activations"
 COMMITTED = "committed"
-#: files of an array beside each other, without a folder for each axis
+#: file names of an array in one folder, without a folder for each axis
 FLAT: dict[str, Any] = {"name": "default", "separator": "."}
-FILES = "c."  # what their names begin with
+FILES = "c."  # prefix of their names
 LABELS = ("step", "prompt", "seed")
-CHUNK = 256 << 10  # bytes that are read at least; a row beyond them is its own chunk
-SHARD = 4 << 20  # bytes of a file at most, unless one step of a batch is more
+CHUNK = 256 << 10  # bytes per chunk, unless a row is larger
+SHARD = 4 << 20  # most bytes per file, unless one step of a batch is larger
 RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, slots=True)
 class SiteLayout:
-    """A site as it is stored."""
+    """A stored site."""
 
     name: str
     axes: tuple[str, ...]
@@ -42,17 +42,17 @@ class SiteLayout:
 
 @dataclass(frozen=True)
 class Layout:
-    """What one captured run holds, decided before it begins.
+    """Contents of one captured run, fixed before it starts.
 
     Args:
         entries: the sites.
-        prompts: one a row.
-        seeds: one a row.
+        prompts: one per row.
+        seeds: one per row.
         steps: captured denoising steps.
-        branches: captured parts of guidance, ``None`` for all that come.
-        batch: rows of a unit.
-        codec: how chunks are packed.
-        round_bits: bits of the mantissa that are kept, ``None`` for all.
+        branches: captured branches of guidance; ``None`` for all.
+        batch: rows per unit.
+        codec: compression of chunks.
+        round_bits: mantissa bits that are kept; ``None`` for all.
     """
 
     entries: tuple[SiteLayout, ...]
@@ -66,12 +66,12 @@ class Layout:
 
     @property
     def rows(self) -> int:
-        """Rows of the generation."""
+        """Number of rows of the generation."""
         return len(self.prompts)
 
     @property
     def units(self) -> int:
-        """Batches."""
+        """Number of batches."""
         return -(-self.rows // self.batch)
 
     def unit_rows(self, unit: int) -> range:
@@ -79,7 +79,7 @@ class Layout:
         return range(unit * self.batch, min((unit + 1) * self.batch, self.rows))
 
     def attributes(self) -> dict[str, Any]:
-        """What the labels do not hold, as attributes of the run's group."""
+        """Attributes of the run's group: what the labels do not hold."""
         return {
             "format": FORMAT,
             "rows": self.rows,
@@ -97,7 +97,7 @@ class Layout:
         """The inverse of :meth:`attributes`.
 
         Raises:
-            StoreError: written by a later version.
+            StoreError: it was written by a later version.
         """
         if attributes.get("format") != FORMAT:
             raise StoreError(
@@ -117,7 +117,7 @@ class Layout:
         )
 
     def differences(self, other: Layout) -> list[str]:
-        """What ``other`` would hold that this does not; batches and packing may differ."""
+        """Differences in contents from ``other``, as text; batches and compression may differ."""
         pairs = [
             ("sites", self.entries, other.entries),
             ("prompts", self.prompts, other.prompts),
@@ -140,10 +140,10 @@ class ChunkGrid:
     """Chunks of one array.
 
     Args:
-        steps: steps a shard.
-        rows: rows a chunk.
-        chunk: shape of what is packed and checked by itself.
-        shard: shape of a file; ``None`` where a chunk is one.
+        steps: steps per shard.
+        rows: rows per chunk.
+        chunk: shape of a unit of compression and checksum.
+        shard: shape of a file; ``None`` if a file is one chunk.
     """
 
     steps: int
@@ -157,7 +157,7 @@ def grid(
 ) -> ChunkGrid:
     """Chunks for an array whose rows have the shape ``rest``.
 
-    A shard is put together in memory, for every array at once: ``memory`` bounds them all.
+    Shards are assembled in memory, for every array at once; ``memory`` limits them together.
     """
     rows = next(n for n in range(layout.batch, 0, -1) if layout.batch % n == 0 and (n * row_bytes <= CHUNK or n == 1))
     step_bytes = max(1, layout.batch * row_bytes)
@@ -170,7 +170,7 @@ def grid(
 
 
 def check_run(name: str) -> str:
-    """A name of a run that is a name of a Zarr group too.
+    """A run name that is also a valid name of a Zarr group.
 
     Raises:
         ConfigError: it is not.
@@ -181,10 +181,10 @@ def check_run(name: str) -> str:
 
 
 def node(site: str) -> str:
-    """A site's group. Zarr keeps names that begin with ``__`` for itself; ``%`` is in no site's name."""
+    """Name of a site's group. Zarr reserves names that begin with ``__``; no site name contains ``%``."""
     return f"%{site}" if site.startswith("__") else site
 
 
 def array_name(branch: Branch | str, evaluation: int) -> str:
-    """A branch's array; a second-order scheduler's further evaluations have their own."""
+    """Name of a branch's array; further evaluations of a second-order scheduler have arrays of their own."""
     return str(branch) if not evaluation else f"{branch}-{evaluation}"

@@ -1,6 +1,6 @@
-"""Reads activations from a store: :class:`ActivationStore`, in place of an ``ActivationCache``.
+"""Reads activations from a store: :class:`ActivationStore`, a drop-in replacement of an ``ActivationCache``.
 
-Only the chunks that are asked for are read, and every one is checked against its checksum.
+Only the requested chunks are read, and each is checked against its checksum.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from t2iprobe.core.store.layout import ACTIVATIONS, COMMITTED, Layout, array_nam
 
 
 class ActivationStore(Activations):
-    """Activations of a captured run, read as :class:`~t2iprobe.core.cache.Activations` says.
+    """Activations of a captured run, read as described in :class:`~t2iprobe.core.cache.Activations`.
 
     Args:
-        where: run folder, ``.zarr`` folder, URL that fsspec knows, or a store of Zarr's own.
-        run: which captured run, where there are several.
+        where: run folder, ``.zarr`` folder, URL that fsspec knows, or a Zarr store object.
+        run: name of the captured run, if there are several.
 
     Raises:
         ConfigError: there is no store, or no such run in it.
@@ -50,7 +50,7 @@ class ActivationStore(Activations):
 
     @property
     def rows(self) -> int:
-        """Rows of the generation that was captured."""
+        """Number of captured rows of the generation."""
         return self.layout.rows
 
     @property
@@ -78,11 +78,11 @@ class ActivationStore(Activations):
         return self.layout.steps if site in self._entries else ()
 
     def fetch(self, site: str, step: int, branch: Branch, rows: Sequence[int], evaluation: int = 0) -> Tensor:
-        """(row, ...) of ``rows``.
+        """(row, ...) for ``rows``.
 
         Raises:
-            SiteError: this activation was not captured, or not yet; the message says what was.
-            DamagedError: what is stored is not what was written.
+            SiteError: this activation was not captured, or not yet; the message lists what was.
+            DamagedError: a chunk differs from what was written.
         """
         return self.select(site, steps=(step,), branch=branch, rows=rows, evaluation=evaluation)[0]
 
@@ -96,7 +96,7 @@ class ActivationStore(Activations):
         tokens: Iterable[int] | None = None,
         evaluation: int = 0,
     ) -> Tensor:
-        """(step, row, ...) of what is asked for, ``None`` meaning all; see :meth:`fetch` for what it raises."""
+        """(step, row, ...) of the selection, where ``None`` means all; raises the same errors as :meth:`fetch`."""
         wanted = list(self.layout.steps if steps is None else steps)
         array = self._find(site, wanted, branch, evaluation)
         picked = list(range(self.rows) if rows is None else rows)
@@ -135,12 +135,12 @@ class ActivationStore(Activations):
         if entry is None or array is None:
             return False
         if entry.static:
-            return True  # at any step and evaluation: it is the same
+            return True  # the same at every step and evaluation
         held: Any = array.attrs.get("steps", self.layout.steps)
         return step in self._position and step in held
 
     def _most(self, site: str) -> int:
-        """Evaluations of a step that are kept at most; of a site that is the same at every step one."""
+        """Largest number of evaluations kept per step; 1 for a site that is the same at every step."""
         further = itertools.count(1)
         static = self._entries[site].static
         return 1 if static else next(n for n in further if not any(self._array(site, one, n) for one in Branch))
@@ -173,7 +173,7 @@ class ActivationStore(Activations):
             )
 
     def _read(self, array: zarr.Array[Any], site: str, steps: Sequence[int], rows: Sequence[int]) -> Any:
-        """(step, row, ...): each row once from the store, then in the order asked for."""
+        """(step, row, ...): each row is read once, then put in the requested order."""
         distinct, back = np.unique(np.asarray(rows, int), return_inverse=True)
         if self._entries[site].static:
             values = regions.read(array, distinct.tolist())
@@ -185,7 +185,7 @@ class ActivationStore(Activations):
     def _tokens(self, value: Tensor, site: str, tokens: list[int]) -> Tensor:
         axes = self._entries[site].axes
         if "token" not in axes:
-            raise SiteError(f"{site} has no token axis (it has {', '.join(axes)}), so no tokens to choose")
+            raise SiteError(f"{site} has no token axis (it has {', '.join(axes)}), so no tokens to select")
         axis = 2 + axes.index("token")
         wrong = [token for token in tokens if not 0 <= token < value.shape[axis]]
         if wrong:
@@ -208,7 +208,7 @@ def runs(root: zarr.Group) -> list[str]:
 def _chosen(known: Sequence[str], run: str | None, root: zarr.Group) -> str:
     name = keys.name_of(root.store)
     if not known:
-        raise ConfigError(f"{name} holds no activations; t2iprobe capture puts some there")
+        raise ConfigError(f"{name} holds no activations; t2iprobe capture adds some")
     if run is None and len(known) > 1:
         raise ConfigError(f"{name} holds several captured runs ({', '.join(known)}); name one")
     if run is not None and run not in known:

@@ -1,4 +1,4 @@
-"""Reading arrays so that a damaged chunk is named, and never taken for values."""
+"""Reads arrays so that a damaged chunk is reported and never taken for values."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Region = tuple[slice, ...]
 
 
 def read(array: zarr.Array[Any], *axes: Index) -> NDArray[Any]:
-    """The chosen indices along the first axes, all along the others.
+    """The selected indices along the first axes, and everything along the others.
 
     Raises:
-        DamagedError: a chunk that is needed does not have the checksum it was written with, or is gone.
+        DamagedError: a required chunk does not match its checksum, or is missing.
     """
     selection: Any = tuple(_as_slice(axis) for axis in axes)
     try:
         found: NDArray[Any] = np.asarray(array.oindex[selection])
-    except Exception as error:  # a codec may raise anything on bytes that are not its own
+    except Exception as error:  # a codec may raise anything on invalid bytes
         damaged = next(damages(array, axes), None)
         if damaged is None:
             raise
@@ -39,7 +39,7 @@ def read(array: zarr.Array[Any], *axes: Index) -> NDArray[Any]:
 
 
 def damages(array: zarr.Array[Any], axes: Sequence[Index]) -> Iterator[tuple[str, str]]:
-    """Key and reason for every damaged or missing chunk that ``axes`` need."""
+    """Key and reason for every damaged or missing chunk among those that ``axes`` need."""
     for key, region in chunks(array, axes):
         reason = damage(array, key, region)
         if reason is not None:
@@ -47,7 +47,7 @@ def damages(array: zarr.Array[Any], axes: Sequence[Index]) -> Iterator[tuple[str
 
 
 def damage(array: zarr.Array[Any], key: str, region: Region) -> str | None:
-    """What is wrong with one chunk, ``None`` where it is whole."""
+    """What is wrong with one chunk; ``None`` if it is intact."""
     if not keys.exists(array.store, key):
         return "it is missing"
     try:
@@ -69,7 +69,7 @@ def chunks(array: zarr.Array[Any], axes: Sequence[Index]) -> Iterator[tuple[str,
 
 
 def _as_slice(axis: Index) -> slice | list[int]:
-    """Neighbours as a slice, which Zarr reads quicker."""
+    """Consecutive indices as a slice, which Zarr reads faster."""
     listed = list(axis)
     if listed and listed == list(range(listed[0], listed[-1] + 1)):
         return slice(listed[0], listed[-1] + 1)
@@ -77,7 +77,7 @@ def _as_slice(axis: Index) -> slice | list[int]:
 
 
 def _maybe_absent(found: NDArray[Any], fill: Any) -> bool:
-    """Whether some of it is what stands for a chunk that is not there: Zarr does not tell."""
+    """Whether some values equal the fill value, which also stands for missing chunks: Zarr does not tell."""
     same = np.isnan(found) if isinstance(fill, float | np.floating) and np.isnan(fill) else found == fill
     return bool(np.any(same))
 

@@ -1,7 +1,7 @@
-"""Writes whole shards without the copies that Zarr makes on the way; what is written is plain Zarr v3.
+"""Writes whole shards without Zarr's intermediate copies; the result is plain Zarr v3.
 
-A shard is its chunks one after the other, then an index of (offset, length) and the index's checksum; every chunk ends
-with its own. Edges and parts of shards go through Zarr itself.
+A shard consists of its chunks, each followed by its checksum, and an index of (offset, length) with a checksum of its
+own. Edges and parts of shards are written by Zarr itself.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from zarr.storage import LocalStore
 from t2iprobe.core.store.codecs import Codec
 
 Pieces = list[NDArray[np.uint8]]
-AT_ONCE = 128 << 10  # bytes of a call: for more, Linux takes pages so large that fetching them costs most of the time
+AT_ONCE = 128 << 10  # bytes per call: for larger writes, Linux allocates huge pages, which takes most of the time
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class Packer:
-    """Packs chunks in a few threads and puts files in their place."""
+    """Compresses chunks in a few threads and moves files into place."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
-        self._lock = threading.Lock()  # parts of a file are read, changed and written again
+        self._lock = threading.Lock()  # for read-modify-write of parts of a file
         self._threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="t2iprobe-packer")
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self._threads.shutdown()
 
     def write(self, array: zarr.Array[Any], place: Sequence[int], steps: Sequence[NDArray[Any]]) -> None:
-        """(row, …) of each of ``steps`` from the index ``place`` on, along the first axes; one where there are none."""
+        """Write ``steps``, (row, …) each, from index ``place`` on along the first axes; a static site has one."""
         file = array.shards or array.chunks
         shape = (*((len(steps),) if len(place) > 1 else ()), *steps[0].shape)
         whole = shape == file and all(at % size == 0 for at, size in zip(place, file, strict=False))
@@ -72,7 +72,7 @@ class Packer:
 
 
 def _index(packed: Sequence[Pieces]) -> Pieces:
-    """Where each chunk lies in its shard."""
+    """Offset and length of each chunk in its shard."""
     lengths = np.array([sum(piece.nbytes for piece in chunk) for chunk in packed], "<u8")
     return _with_checksum(np.stack([np.cumsum(lengths) - lengths, lengths], axis=-1))
 
@@ -101,7 +101,7 @@ def _put(store: Any, key: str, pieces: Pieces) -> None:
 
 
 def _fill(path: str, pieces: Pieces) -> None:
-    """A new file with these bytes, one piece a call: a call for several (``writev``) takes four times as long."""
+    """A new file with these bytes, one call per piece: a vectored write (``writev``) takes four times as long."""
     file = _made(path)
     try:
         for piece in pieces:
@@ -112,14 +112,14 @@ def _fill(path: str, pieces: Pieces) -> None:
 
 
 def _begin_to_disk(file: int) -> None:
-    """Let the disk work while the next file is made, not only once memory is full of what waits for it; a hint."""
+    """Start writing to disk while the next file is made, instead of only once the page cache is full; a hint."""
     if hasattr(os, "posix_fadvise"):
         with suppress(OSError):
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _made(path: str) -> int:
-    """A new file, in a folder that is there, but for the first file in it."""
+    """A new file in an existing folder; the first file creates the folder."""
     try:
         return os.open(path, NEW, 0o666)
     except FileNotFoundError:
@@ -128,7 +128,7 @@ def _made(path: str) -> int:
 
 
 def _write(file: int, piece: NDArray[np.uint8]) -> None:
-    """All of it: the system may take less at once."""
+    """Write all of a piece: the system may write less per call."""
     rest = memoryview(cast(Any, piece))
     while rest:
         rest = rest[os.write(file, rest[:AT_ONCE]) :]

@@ -1,4 +1,4 @@
-"""Looks after a store: what is damaged, what an interrupted run left, how large everything is."""
+"""Maintenance of a store: damaged chunks, leftovers of interrupted runs, sizes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from t2iprobe.core.store.reader import runs
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A chunk that is not what was written."""
+    """A chunk that differs from what was written."""
 
     chunk: str
     reason: str
@@ -30,9 +30,9 @@ class StoreReport:
     """What :func:`verify` found.
 
     Args:
-        chunks: how many were looked at.
-        bytes: of them, as stored.
-        damaged: those that are not what was written.
+        chunks: number of chunks checked.
+        bytes: their size on disk.
+        damaged: chunks that differ from what was written.
         unfinished: rows not captured yet, by run.
     """
 
@@ -44,13 +44,13 @@ class StoreReport:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """One array.
+    """The size of one array.
 
     Args:
-        run, site, branch: which.
-        dtype: of the activations.
+        run, site, branch: identify the array.
+        dtype: dtype of the activations.
         shape: (step, row, ...), or (row, ...).
-        raw: bytes of the committed rows, unpacked.
+        raw: uncompressed bytes of the committed rows.
         stored: bytes on disk.
     """
 
@@ -105,7 +105,7 @@ def _arrays(group: zarr.Group, layout: Layout) -> Iterator[tuple[str, str, zarr.
 
 
 def verify(where: keys.Where) -> StoreReport:
-    """Read every chunk of a store and compare it with its checksum; what is unfinished is no damage."""
+    """Read every chunk of a store and compare it with its checksum; unfinished parts do not count as damage."""
     root = keys.open_root(where)
     report = StoreReport()
     present = set(keys.listed(root.store))
@@ -125,12 +125,12 @@ def verify(where: keys.Where) -> StoreReport:
     for path in [key.removesuffix("/zarr.json") for key in present if key.endswith("/zarr.json")]:
         try:
             member: Any = root[path] if path != "zarr.json" else root
-        except Exception as error:  # whatever Zarr makes of metadata that is not its own
+        except Exception as error:  # Zarr may raise anything on invalid metadata
             report.damaged.append(Damage(f"{path}/zarr.json", f"cannot be read: {error or type(error).__name__}"))
             continue
         if isinstance(member, zarr.Array) and path not in inside:
             for key, region in regions.chunks(member, ()):
-                if key in present:  # what was never written is no damage here: a score that is not measured yet
+                if key in present:  # a chunk never written is not damage: its score is not measured yet
                     _look(report, member, key, region)
     return report
 
@@ -145,7 +145,7 @@ def _look(report: StoreReport, array: zarr.Array[Any], key: str, region: regions
 
 
 def _committed_chunks(run: Captured, array: zarr.Array[Any]) -> Iterator[tuple[str, regions.Region]]:
-    """Chunks that must be there: of committed units, at steps that this array has."""
+    """Chunks that must exist: those of committed units, at steps that this array has."""
     rows = [row for unit, done in enumerate(run.committed) if done for row in run.layout.unit_rows(unit)]
     if _static(array):
         yield from regions.chunks(array, (rows,))
@@ -173,13 +173,13 @@ def _size(run: Captured, site: str, branch: str, array: zarr.Array[Any]) -> Size
 
 
 def _files(array: zarr.Array[Any]) -> list[str]:
-    """Keys of what was written to an array, half-written files too."""
+    """Keys of all files of an array, including half-written ones."""
     below = f"{array.path}/"
     return [key for key in keys.listed(array.store, below) if key.removeprefix(below).startswith(FILES)]
 
 
 def garbage(where: keys.Where, run: str | None = None) -> dict[str, int]:
-    """Keys, with their bytes, that interrupted runs left: of units never committed, and half-written files."""
+    """Keys and sizes of leftovers of interrupted runs: units never committed, and half-written files."""
     root = keys.open_root(where)
     store = root.store
     found = [key for key in keys.listed(store) if key.endswith(".partial")]
@@ -195,14 +195,14 @@ def garbage(where: keys.Where, run: str | None = None) -> dict[str, int]:
 
 
 def sweep_up(where: keys.Where, run: str | None = None) -> dict[str, int]:
-    """Remove :func:`garbage`; what was removed. Nobody else may be writing there."""
+    """Remove :func:`garbage` and return what was removed. No other process may be writing to the store."""
     found = garbage(where, run)
     keys.delete(keys.open_root(where, write=True).store, found)
     return found
 
 
 def activations(where: keys.Where, run: str | None = None) -> dict[str, int]:
-    """Keys, with their bytes, of the activations of one captured run, or of all.
+    """Keys and sizes of the activations of one captured run, or of all.
 
     Raises:
         ConfigError: no such run was captured into this store.
@@ -216,7 +216,7 @@ def activations(where: keys.Where, run: str | None = None) -> dict[str, int]:
 
 
 def remove_activations(where: keys.Where, run: str | None = None) -> dict[str, int]:
-    """Remove activations, the marks first, so that what is left of an interrupted removal reads as missing."""
+    """Remove activations, marks first, so that the rest of an interrupted removal reads as missing."""
     found = activations(where, run)
     marks = sorted(found, key=lambda key: f"/{COMMITTED}/" not in key)
     root = keys.open_root(where, write=True)

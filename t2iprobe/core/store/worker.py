@@ -1,4 +1,4 @@
-"""Threads that work off a queue whose bytes are bounded: :class:`Worker`."""
+"""Threads that process a queue of limited size in bytes: :class:`Worker`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Item = TypeVar("Item")
 
 
 class Worker(Generic[Item]):
-    """Calls ``work`` on every item, begun in order, in threads of its own.
+    """Calls ``work`` on every item, started in order, in its own threads.
 
-    The first error stops it: what is waiting is dropped, and the error is raised where items are put or waited for.
+    The first error stops it: waiting items are dropped, and the error is raised by :meth:`put` or :meth:`wait`.
 
     Args:
-        work: what to do with an item.
-        limit: most bytes waiting or being worked on. A larger item goes alone.
-        threads: how many items are worked on at once.
+        work: function of an item.
+        limit: most bytes waiting or in progress. A larger item is processed alone.
+        threads: number of items processed at once.
     """
 
     def __init__(self, work: Callable[[Item], None], limit: int, threads: int = 1) -> None:
@@ -43,13 +43,13 @@ class Worker(Generic[Item]):
             self._change.notify_all()
 
     def wait(self) -> None:
-        """Until nothing is left to do."""
+        """Wait until nothing is left to do."""
         with self._change:
             self._change.wait_for(lambda: self._error or not self._bytes)
             self._raise()
 
     def abandon(self) -> None:
-        """Drop what is waiting and forget an error; what is being worked on ends first."""
+        """Drop what is waiting and discard an error; items in progress are finished first."""
         with self._change:
             self._bytes -= sum(nbytes for _, nbytes in self._items)
             self._items.clear()
@@ -57,7 +57,7 @@ class Worker(Generic[Item]):
             self._error = None
 
     def close(self) -> None:
-        """End the threads once the queue is empty."""
+        """Stop the threads once the queue is empty."""
         with self._change:
             self._ended = True
             self._change.notify_all()
@@ -88,6 +88,6 @@ class Worker(Generic[Item]):
     def _try(self, item: Item) -> BaseException | None:
         try:
             self._work(item)
-        except BaseException as error:  # whatever it is, the main thread has to hear of it
+        except BaseException as error:  # whatever it is, the main thread has to raise it
             return error
         return None

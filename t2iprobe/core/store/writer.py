@@ -1,4 +1,4 @@
-"""Writes activations as they come: :class:`ActivationWriter`, which a run streams into.
+"""Writes activations as they arrive: :class:`ActivationWriter`, into which a run streams.
 
 Background threads pack and write; what waits for it and what is being put together is bounded, whatever the number
 of steps and sites. A unit (one batch of rows) counts only once its mark is written, which happens last.
@@ -40,23 +40,23 @@ from t2iprobe.core.store.shards import Packer
 from t2iprobe.core.store.worker import Worker
 
 MEMORY = 128 << 20
-WRITERS = 2  # threads; one waits for the system most of the time
+WRITERS = 2  # threads; one of them is usually waiting for the system
 
 
 @dataclass
 class _Item:
-    """One activation on its way: rows ``first`` and on of the store."""
+    """One queued activation: rows of the store from ``first`` on."""
 
     key: Key
     position: int
     first: int
     value: Tensor
-    copied: Any = None  # the CUDA event after which ``value`` is there
+    copied: Any = None  # the CUDA event after which ``value`` is valid
 
 
 @dataclass
 class _Target:
-    """One array that is being written."""
+    """An array that is being written."""
 
     array: zarr.Array[Any]
     grid: ChunkGrid
@@ -68,13 +68,13 @@ class ActivationWriter:
     """Streams activations of one run into a store; ``Model.run(…, into=writer)`` within :meth:`unit`.
 
     Args:
-        where: the store; made if need be.
+        where: the store; created if it does not exist.
         run: name of the run in it.
-        layout: what it will hold. A run that is there goes on with its own batch and codec.
+        layout: contents of the run. An existing run is continued with its own batch and codec.
         memory: most bytes held: a quarter waiting, a quarter kept for what comes next, half put together to shards.
 
     Raises:
-        RunExistsError: the store has such a run that holds something else; the message says what.
+        RunExistsError: the store has a run of this name with other contents; the message says which.
         StoreError: the store cannot be written.
     """
 
@@ -109,7 +109,7 @@ class ActivationWriter:
         self.close()
 
     def close(self) -> None:
-        """End the background threads."""
+        """Stop the background threads."""
         self._worker.close()
         self._packer.close()
 
@@ -125,10 +125,10 @@ class ActivationWriter:
 
     @contextmanager
     def unit(self, number: int) -> Iterator[range]:
-        """Take the rows of one unit, which are given, and commit them at the end.
+        """Yield the rows of one unit to be run, and commit them at the end.
 
         Raises:
-            StoreError: they cannot be written, or not all of them came.
+            StoreError: they cannot be written, or some of them are missing.
         """
         self._rows = self.layout.unit_rows(number)
         for target in self._targets.values():
@@ -148,7 +148,7 @@ class ActivationWriter:
         self.committed.add(number)
 
     def add(self, key: Key, rows: Sequence[int], value: Tensor) -> None:
-        """Take what belongs to the layout; see :class:`~t2iprobe.core.cache.Sink`."""
+        """Queue an activation if it belongs to the layout; see :class:`~t2iprobe.core.cache.Sink`."""
         entry = self._entries.get(key.site)
         if entry is None or not self._takes(entry, key):
             return
@@ -169,7 +169,7 @@ class ActivationWriter:
             self._worker.put(item, item.value.nbytes)
 
     def _to_host(self, value: Tensor) -> tuple[Tensor, Any]:
-        """A copy on the CPU and what to wait for; the stream of a CUDA device goes on meanwhile."""
+        """A copy on the CPU and the event to wait for; the CUDA stream is not blocked."""
         value = value.detach()
         host = self._buffers.take(value)
         if value.device.type != "cuda":
@@ -180,7 +180,7 @@ class ActivationWriter:
         return host, copied
 
     def discard(self, rows: Sequence[int]) -> None:
-        """See :class:`~t2iprobe.core.cache.ActivationStream`; shards that are written already will be written over."""
+        """See :class:`~t2iprobe.core.cache.ActivationStream`; shards already written will be overwritten."""
         with self._explained():
             self._worker.wait()
         self._parts.clear()
@@ -197,7 +197,7 @@ class ActivationWriter:
             self._write(target, items[0].position, items)
 
     def _together(self, target: _Target, item: _Item) -> list[_Item]:
-        """What goes into one shard, once ``item`` makes it whole."""
+        """The items of one shard, once ``item`` completes it."""
         if target.static or target.grid.steps == 1:
             return [item]
         begin = item.position - item.position % target.grid.steps
@@ -208,7 +208,7 @@ class ActivationWriter:
         return _in_order(self._parts.pop(where)) if whole else []
 
     def _write(self, target: _Target, position: int, items: Sequence[_Item]) -> None:
-        """Neighbouring steps of the same rows, or one of a static site, to their place."""
+        """Write consecutive steps of the same rows, or the value of a static site."""
         first, rows = items[0].first, len(items[0].value)
         local = first - self._rows[0]
         values = [self._stored(item.value) for item in items]
@@ -231,7 +231,7 @@ class ActivationWriter:
         return self._targets[path]
 
     def _open(self, path: str, entry: SiteLayout, value: NDArray[Any], dtype: str) -> _Target:
-        """The array at ``path``, made if need be."""
+        """The array at ``path``, created if it does not exist."""
         layout = self.layout
         arrays = 2 * len(layout.entries)
         row_bytes = value[0].nbytes
@@ -263,7 +263,7 @@ class ActivationWriter:
         return _Target(found, plan, entry.static, np.zeros((steps, layout.batch), np.bool_))
 
     def _check(self, array: zarr.Array[Any], value: NDArray[Any], dtype: str, path: str) -> None:
-        """A run goes on with values of the kind it began with."""
+        """Check that the values have the same dtype and shape as earlier ones."""
         axes = len(value.shape) - 1
         old = (array.attrs["dtype"], array.shape[len(array.shape) - axes :])
         if old != (dtype, value.shape[1:]):
@@ -272,7 +272,7 @@ class ActivationWriter:
     # the main thread
 
     def _finish(self) -> None:
-        """What is left of the unit, and a look whether it is whole."""
+        """Write what is left of the unit, and check that it is complete."""
         for (path, *_), part in self._parts.items():
             target = self._targets[path]
             for item in _in_order(part):
@@ -281,17 +281,17 @@ class ActivationWriter:
         sites = {path.rpartition("/")[0].rpartition("/")[2] for path in self._targets}
         absent = [entry.name for entry in self.layout.entries if node(entry.name) not in sites]
         if absent:
-            raise StoreError(f"{', '.join(absent[:3])} did not come; name these sites in cache=… of the run")
+            raise StoreError(f"{', '.join(absent[:3])} did not arrive; name these sites in cache=… of the run")
         for path, target in self._targets.items():
             whole: NDArray[np.bool_] = np.all(target.written[:, :rows], axis=1)
             if "-" in path.rpartition("/")[2]:  # a further evaluation: not every step has one
                 self._note_steps(target, whole)
             elif not whole.all():
                 step = self.layout.steps[int(np.argmin(whole))]
-                raise StoreError(f"{path.removeprefix(self._path + '/')} did not come at step {step} for every row")
+                raise StoreError(f"{path.removeprefix(self._path + '/')} did not arrive at step {step} for every row")
 
     def _publish(self) -> None:
-        """Let readers find the arrays; before the mark, so that none is committed unseen."""
+        """Make the arrays visible to readers, before the unit is marked as committed."""
         if len(self._targets) > self._published:
             keys.publish(self._root)
             self._published = len(self._targets)
@@ -302,7 +302,7 @@ class ActivationWriter:
             target.array.attrs["steps"] = held
 
     def _settle(self, asked: Layout) -> Layout:
-        """The layout of the run that is there, or ``asked`` once it is."""
+        """The layout of the existing run, or ``asked`` after creating it."""
         if self._path in self._root and "t2iprobe" in self._root[self._path].attrs:
             found = labels.layout(self._root, self._path)
             differing = found.differences(asked)
@@ -320,11 +320,11 @@ class ActivationWriter:
 
     def _kept(self) -> str:
         done = len(getattr(self, "committed", ()))
-        return f"{done} batches are whole and can be read; make room and start the same again, it goes on from there"
+        return f"{done} batches are complete and readable; free some space and run the same command to continue"
 
 
 def _runs(rows: Sequence[int], wanted: range) -> Iterator[tuple[int, int]]:
-    """Stretches of neighbours in ``rows`` that are in ``wanted``, as positions."""
+    """Runs of consecutive ``rows`` that are in ``wanted``, as positions."""
     begin = None
     for i, row in enumerate((*rows, -1)):
         follows = begin is not None and row == rows[i - 1] + 1 and row in wanted
