@@ -291,8 +291,11 @@ def test_what_is_left_of_a_set_is_no_other_way(seed: int) -> None:
 @pytest.mark.parametrize(
     ("held_out", "said"),
     [
-        (0, "16 pairs of the search; not confirmed, as no pairs were held out: add --held-out 4."),
-        (1, "16 pairs of the search; not confirmed, as so few as 1 held-out pair confirm nothing: add --held-out 4."),
+        (0, "16 pairs of the search; not confirmed, because no pairs were held out: add --held-out 4."),
+        (
+            1,
+            "16 pairs of the search; not confirmed, because 1 held-out pair cannot confirm anything: add --held-out 4.",
+        ),
         (8, "8 held-out pairs."),
     ],
 )
@@ -490,15 +493,15 @@ def test_a_localizer_is_built_by_name() -> None:
         ("exhaustive", {"direction": "sideways"}, "no direction 'sideways'"),
         ("exhaustive", {"part": "k"}, "no part 'k'; did you mean kv"),
         ("window", {"part": "x"}, "no part"),
-        ("nested", {"counts": "0/2"}, "counts is a whole number from 1, found 0"),
-        ("greedy", {"most": 0}, "most is a whole number from 1"),
-        ("adaptive", {"pairs": 1}, "pairs is a whole number from 2"),
-        ("adaptive", {"screen_steps": 0}, "screen_steps is a whole number from 1"),
-        ("steps", {"places": 0}, "places is a whole number from 1"),
-        ("random", {"draws": 0}, "draws is a whole number from 1"),
-        ("attribution", {"points": 0}, "points is a whole number from 1"),
-        ("attribution", {"finalists": 0}, "finalists is a whole number from 1"),
-        ("contribution", {"steps": 0}, "steps is a whole number from 1"),
+        ("nested", {"counts": "0/2"}, "counts must be a whole number from 1, found 0"),
+        ("greedy", {"most": 0}, "most must be a whole number from 1"),
+        ("adaptive", {"pairs": 1}, "pairs must be a whole number from 2"),
+        ("adaptive", {"screen_steps": 0}, "screen_steps must be a whole number from 1"),
+        ("steps", {"places": 0}, "places must be a whole number from 1"),
+        ("random", {"draws": 0}, "draws must be a whole number from 1"),
+        ("attribution", {"points": 0}, "points must be a whole number from 1"),
+        ("attribution", {"finalists": 0}, "finalists must be a whole number from 1"),
+        ("contribution", {"steps": 0}, "steps must be a whole number from 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(method: str, settings: dict[str, Any], said: str) -> None:
@@ -520,7 +523,7 @@ def test_random_sets_need_another_set() -> None:
 
 def test_steps_of_a_layer_that_does_nothing_are_not_told_apart() -> None:
     found = find("steps", simulated(Simulation(SINGLE, 12), held_out=4), layers="3")
-    assert found.sentence.startswith("Nothing stands out") and "no step can be told" in found.sentence
+    assert found.sentence.startswith("Nothing stands out") and "steps cannot be told apart" in found.sentence
     assert "strongest_window" not in found.details
 
 

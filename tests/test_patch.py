@@ -128,14 +128,16 @@ def test_layers_that_few_pairs_do_not_prove_are_not_named_but_said() -> None:
     half = Simulation(Additive(12, {6: 0.5, 7: 0.5}), 3, agreement=1e6, jitter=0.0, jittered=0.0)
     said = Single().find(simulated(half, held_out=0))
     assert said.layers == () and not any(row["named"] for row in said.details["response"])
-    assert said.sentence.startswith("No single layer surely writes the text: layer 6 goes furthest, 50 % [")
+    assert said.sentence.startswith(
+        "No single layer has a significant effect on the text: layer 6 goes furthest, 50 % ["
+    )
     assert "raise --limit" in said.sentence
 
 
 def test_two_pairs_show_no_gap_and_name_nothing() -> None:
     """Of two pairs that are drawn by chance alone, both go the same way in every second study."""
     for pairs, said in ((1, "1 pair;"), (2, "2 pairs;")):
-        assert found(pairs).layers == () and said in found(pairs).sentence and "ask more" in found(pairs).sentence
+        assert found(pairs).layers == () and said in found(pairs).sentence and "use more" in found(pairs).sentence
 
 
 def turned(source: float, target: float, pairs: int = 24) -> Finding:
@@ -150,7 +152,7 @@ def turned(source: float, target: float, pairs: int = 24) -> Finding:
 def test_a_gap_that_is_reversed_or_absent_names_nothing_and_says_so(source: float, target: float) -> None:
     said = turned(source, target)
     assert said.layers == () and all(np.isnan(row["mean"]) and not row["named"] for row in said.details["response"])
-    assert "does not surely score nearer" in said.sentence and "24 pairs (3 prompts × 8 seeds)" in said.sentence
+    assert "does not score significantly nearer" in said.sentence and "24 pairs (3 prompts × 8 seeds)" in said.sentence
     assert "Look at the unpatched pictures" in said.sentence and "%" not in said.sentence
     assert found_scores(said.sentence) == pytest.approx([source, target], abs=0.06)
     assert turned(0.25, 0.98).layers == (6,)
@@ -164,7 +166,7 @@ def test_pairs_that_count_against_the_gap_are_said_and_kept() -> None:
     """Leaving them out would keep pairs whose source scored low by chance, and name layers that do nothing."""
     said = Single().find(simulated(Simulation(Additive(12, {6: 1.0}), 60, 0, 0.3, 0.6, agreement=3), held_out=0))
     behind = said.details["gap"]["clusters"] - said.details["gap"]["ahead"]
-    assert 0 < behind < 30 and f"in {behind} of 60 the target is not ahead, and they count" in said.sentence
+    assert 0 < behind < 30 and f"in {behind} of 60 the target is not ahead, and they are included" in said.sentence
 
 
 def test_it_goes_on_after_an_interruption(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

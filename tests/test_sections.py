@@ -46,10 +46,10 @@ def drawn(section: Section) -> str:
 
 def test_heads_are_a_map_and_bars() -> None:
     found = shown(find("heads", layers="6+7"))
-    (heat,) = found["Where in the layers"].maps
+    (heat,) = found["Within the layers"].maps
     assert heat.rows == ["layer 6", "layer 7"] and heat.values[0][2] == pytest.approx(1, abs=0.05)
     assert [bar.marked for bar in found["Heads of 6"].bars] == [False, False, True, False]
-    page = drawn(found["Where in the layers"])
+    page = drawn(found["Within the layers"])
     assert page.count("<td style") == 8
 
 
@@ -74,7 +74,7 @@ def test_a_search_without_a_sweep_says_how_sure_it_is() -> None:
 def test_one_noise_for_all_is_said() -> None:
     made = find("adaptive")
     shared = Finding(made.layers, made.ranking, "", made.response, {**made.details, "noises": 1})
-    assert "one noise for all" in shown(shared)["Statistics"].text
+    assert "the same noise" in shown(shared)["Statistics"].text
     assert "4 different noises" in shown(made)["Statistics"].text
 
 

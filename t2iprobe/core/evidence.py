@@ -1,4 +1,4 @@
-"""What scores say of trials, and how surely: intervals that hold for all of them at once, p-values, sequential bounds.
+"""Statistics of trials: intervals that hold for all of them at once, p-values, sequential bounds.
 
 Everything is in units of the normalised response: 0 is the source, 1 the target. The unit of observation is the
 cluster, see :meth:`t2iprobe.core.scoring.Scored.clustered`.
@@ -20,19 +20,19 @@ from t2iprobe.core.trials import Trial
 
 Array = NDArray[np.float64]
 RESAMPLES = 2000
-FINE = 20_000  # of them, where the bounds are to hold for the best of many: their far ends count
-EXACT = 12  # clusters up to which all sign flips are tried
+FINE = 20_000  # resamples for bounds on the best of many trials, which need extreme quantiles
+EXACT = 12  # most clusters at which all sign flips are enumerated
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """What the unpatched pictures show of the difference that is to be carried over.
+    """The difference between the unpatched pictures that patches are to transfer.
 
     Args:
-        source, target: their mean scores to the target's content.
-        ahead: clusters whose target scores nearer to its own content than the source does.
-        clusters: how many there are.
-        clear: whether the target surely scores nearer (one-sided 2.5 %). Where it does not, a response has no meaning.
+        source, target: mean scores against the target's content.
+        ahead: number of clusters whose target scores nearer to its own content than the source does.
+        clusters: number of clusters.
+        clear: whether the target scores significantly nearer (one-sided 2.5 %). If not, responses are meaningless.
     """
 
     source: float
@@ -44,14 +44,14 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Responses of trials with bounds that hold for all of them together; NaN where the gap is not clear.
+    """Responses of trials with bounds that hold for all of them together; NaN if the gap is not clear.
 
     Args:
         mean: (trial,) normalised response.
-        low, high: (trial,) simultaneous 95 % bounds, within what a response can be.
-        change: (trial,) how much of the picture changed, 1 - SSIM; zeros where it was not measured.
+        low, high: (trial,) simultaneous 95 % bounds, clipped to the possible range of a response.
+        change: (trial,) change of the picture, 1 - SSIM; zeros if it was not measured.
         p: (trial,) one-sided p-values of "no response", corrected for their number (Holm 1979).
-        gap: between the unpatched pictures.
+        gap: gap between the unpatched pictures.
     """
 
     mean: Array
@@ -62,25 +62,25 @@ class Evidence:
     gap: Gap
 
     def interval(self, index: int) -> Interval:
-        """Of one trial."""
+        """The interval of one trial."""
         return Interval(float(self.mean[index]), float(self.low[index]), float(self.high[index]))
 
 
 def evidence(scored: Scored, trials: Sequence[Trial], seed: int = 0, among: int = 1) -> Evidence:
-    """What the scores of ``trials`` say, in the direction each of them has: a response is always 1 for all the way.
+    """Responses of ``trials``, each in its own direction: 1 is always all the way.
 
     The bounds are those of the studentised maximum over trials in resamples of the clusters (Westfall & Young 1993,
-    "Resampling-based multiple testing", ch. 2), so they hold for all trials at once. Each trial counts one cluster more
-    than there are, which moved by the whole span: few pairs that agree are no proof. What no picture can score is cut
-    off, see :func:`possible`. No pair is left out for its own gap: those that remain would be pairs whose source
-    happened to score low, and every patch that is read anew would seem to bring something.
+    "Resampling-based multiple testing", ch. 2), so they hold for all trials at once. They are widened by one worst-case
+    pseudo-cluster, whose residual is the whole span: agreement of few pairs is no proof. They are clipped to what
+    pictures can score, see :func:`possible`. No pair is left out because of its own gap: the remaining pairs would be
+    those whose source happened to score low, and any patch would seem to have an effect (regression to the mean).
 
     Args:
-        scored: what was asked.
-        trials: of which, in the order of the scores.
-        seed: of the resamples and signs.
-        among: how many trials each of these was chosen from on the same pairs, by what it scored there; the bounds are
-            to hold for whichever of them would have been, see :func:`simultaneous`.
+        scored: scores of the trials.
+        trials: the trials, in the order of the scores.
+        seed: random seed of the resamples and signs.
+        among: number of trials that each of these was selected from by its scores on the same pairs; the bounds then
+            hold for whichever was selected, see :func:`simultaneous`.
     """
     moved, spans = moves(scored, trials)
     change = 1 - scored.scores["ssim"][2:].mean(axis=1) if "ssim" in scored.scores else np.zeros(len(trials))
@@ -97,7 +97,7 @@ def evidence(scored: Scored, trials: Sequence[Trial], seed: int = 0, among: int 
 
 
 def gap(scored: Scored) -> Gap:
-    """Between the unpatched source and target."""
+    """The gap between the unpatched source and target."""
     source, target = scored.clustered(scored.rank)[:2]
     spans = scored.scale.sign * (target - source)
     return Gap(float(source.mean()), float(target.mean()), int((spans > 0).sum()), len(spans), shown(spans))
@@ -106,7 +106,7 @@ def gap(scored: Scored) -> Gap:
 def moves(scored: Scored, trials: Sequence[Trial]) -> tuple[Array, Array]:
     """How far each trial moved each cluster from the run it patches, (trial, cluster), and their spans, (cluster,).
 
-    Both in the unit of the score, turned so that more is nearer to the target.
+    Both are in units of the score, with the sign chosen so that larger is nearer to the target.
     """
     scores = scored.clustered(scored.rank)
     source, target = scores[0], scores[1]
@@ -117,15 +117,15 @@ def moves(scored: Scored, trials: Sequence[Trial]) -> tuple[Array, Array]:
 
 
 def possible(scored: Scored, trials: Sequence[Trial], weights: Array) -> tuple[Array, Array]:
-    """Least and most that the response of each trial can be, (trial,): where every picture scores its least or most.
+    """Smallest and largest possible response of each trial, (trial,) each, given the bounds of the score.
 
-    An F1 is at most 1, so no patch goes further than (1 - source) / (target - source). Source and target are known from
-    these pairs only: the bounds are those that 97.5 % of the resamples stay within. None where the score has none.
+    An F1 is at most 1, so no response exceeds (1 - source) / (target - source). Source and target are estimated from
+    these pairs, so the limits are 97.5 % quantiles over resamples. Infinite if the score has no bounds.
 
     Args:
-        scored: with the bounds of the score, if it has any.
-        trials: what is patched.
-        weights: of the clusters in each resample, (resample, cluster).
+        scored: scores, with their bounds if they have any.
+        trials: the trials.
+        weights: weights of the clusters in each resample, (resample, cluster).
     """
     bounds = scored.scale.bounds
     if bounds is None:
@@ -139,9 +139,9 @@ def possible(scored: Scored, trials: Sequence[Trial], weights: Array) -> tuple[A
 
 
 def _ends(sign: float, own: Array, span: Array, bounds: Bounds) -> tuple[float, float]:
-    """Least and most response of patches of a run that scores ``own`` in each resample."""
+    """Smallest and largest response of patches to a run that scores ``own`` in each resample."""
     low, high = np.sort(sign * np.subtract.outer(bounds, own), axis=0) / span
-    # no interpolation: a score may have no end
+    # no interpolation: a bound may be infinite
     return (
         float(np.quantile(low, 0.025, method="inverted_cdf")),
         float(np.quantile(high, 0.975, method="inverted_cdf")),
@@ -149,36 +149,37 @@ def _ends(sign: float, own: Array, span: Array, bounds: Bounds) -> tuple[float, 
 
 
 def resampled(clusters: int, seed: int, resamples: int = RESAMPLES) -> Array:
-    """How much each cluster counts in resamples of them, (resample, cluster)."""
+    """Weights of the clusters in bootstrap resamples, (resample, cluster)."""
     return np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), resamples) / clusters
 
 
 def _fine(clusters: int) -> int:
-    """Resamples for far quantiles; fewer of so many clusters that their weights would fill the memory."""
+    """Number of resamples for extreme quantiles; fewer if there are so many clusters that memory is a limit."""
     return min(FINE, max(RESAMPLES, (1 << 22) // clusters))
 
 
 def shown(spans: Array) -> bool:
-    """Whether the targets surely score nearer than the sources (one-sided 2.5 %); without that nothing is localized."""
+    """Whether the targets score significantly nearer than the sources (one-sided 2.5 %), as localization requires."""
     largest = max(float(np.abs(spans).max()), 1e-6)
     error = math.sqrt(float(_variance(((spans - spans.mean()) ** 2).mean() / largest**2, len(spans))) / len(spans))
     return bool(spans.mean() / largest > _student(len(spans)) * error)
 
 
 def simultaneous(moved: Array, spans: Array, weights: Array, among: int = 1) -> tuple[Array, Array, Array]:
-    """Bounds and means of responses, (trial,) each, as :func:`evidence` has them.
+    """Simultaneous bounds and means of responses, (trial,) each, for :func:`evidence`.
 
-    Each resample is divided by its own error, as the sample is by its own: with few clusters that vary, both are
-    uncertain, and the bounds are as wide as that asks for.
+    Each resample is studentised by its own standard error: with few clusters that vary, the standard error is itself
+    uncertain, and the bounds are widened accordingly.
 
-    Of the best ``among`` many, the resamples' quantile is Bonferroni's, as far as there are resamples. Student's, which
-    the bounds have at least, is not: it is of the one cluster more, and four that agree would name nothing any more.
+    For the best of ``among`` trials, the quantile over resamples is corrected by Bonferroni, as far as the number of
+    resamples allows. Student's quantile, the lower limit of the width, is not corrected: it comes from the
+    pseudo-cluster, and four clusters that agree could then never name a layer.
 
     Args:
-        moved: (trial, cluster), in the unit of the score.
-        spans: (cluster,) of target against source.
-        weights: of the clusters in each resample, (resample, cluster).
-        among: how many trials each of these was chosen from by these scores.
+        moved: (trial, cluster) effects in units of the score.
+        spans: (cluster,) score of the target minus that of the source.
+        weights: weights of the clusters in each resample, (resample, cluster).
+        among: number of trials that each of these was selected from by these scores.
     """
     count, span = len(spans), max(float(spans.mean()), 1e-6)
     mean = moved.mean(axis=1) / span
@@ -192,28 +193,28 @@ def simultaneous(moved: Array, spans: Array, weights: Array, among: int = 1) -> 
 
 
 def _student(count: int) -> float:
-    """97.5 % quantile of Student's t, for so many clusters and the one more: 4.3 for two, 2.3 for eight."""
+    """97.5 % quantile of Student's t for ``count`` clusters and a pseudo-cluster: 4.3 for two, 2.3 for eight."""
     return float(stdtrit(count, 0.975))
 
 
 def _variance(mean_square: Array | float, count: int) -> Array:
-    """Of normalised responses whose residuals have this mean square, with one more that lies a whole span off."""
+    """Variance of responses whose residuals have this mean square, including a pseudo-cluster with residual 1."""
     weight = count / (count + 1)
     return np.asarray(weight * mean_square + weight / (count + 1))
 
 
 def bounds(moved: Array, spans: Array, alpha: float = 0.05, tuned: int = 4) -> Interval:
-    """A response with bounds that may be looked at after every pair: an asymptotic confidence sequence.
+    """A response with bounds that may be checked after every pair: an asymptotic confidence sequence.
 
     Robbins' normal mixture with an estimated variance: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform
-    central limit theory and asymptotic confidence sequences" (arXiv 2103.06476), eq. 9. It is asymptotic; at few pairs
-    the variance counts one pair more, which lies a whole span off, as Laplace's rule would. Searches stop on it, but no
-    answer rests on it alone: what they find is confirmed with other pairs.
+    central limit theory and asymptotic confidence sequences" (arXiv 2103.06476), eq. 9. It is asymptotic; for few pairs
+    the variance is widened by one worst-case pseudo-pair, as in Laplace's rule. Searches use it as a stopping rule, but
+    no answer rests on it alone: what they find is confirmed on other pairs.
 
     Args:
         moved: (cluster,) change of the score.
-        spans: (cluster,) of target against source.
-        alpha: chance that the bounds miss the truth, ever.
+        spans: (cluster,) score of the target minus that of the source.
+        alpha: probability that the bounds ever exclude the truth.
         tuned: number of clusters at which they are tightest.
     """
     count, span = len(spans), max(float(spans.mean()), 1e-6)
@@ -227,14 +228,14 @@ def bounds(moved: Array, spans: Array, alpha: float = 0.05, tuned: int = 4) -> I
 
 
 def sign_flips(moved: Array, seed: int = 0, draws: int = 4000) -> Array:
-    """One-sided p-values of "as much up as down", (trial,): the share of random signs that bring as large a sum.
+    """One-sided p-values of symmetry about 0, (trial,): the share of random sign flips with at least as large a sum.
 
-    Exact up to :data:`EXACT` clusters; with n of them no smaller than 2 ** -n. One that did not move has no sign.
+    Exact up to :data:`EXACT` clusters; with n clusters at least 2 ** -n. A cluster that did not move is unaffected.
 
     Args:
-        moved: (trial, cluster).
-        seed: of the signs, where they are drawn.
-        draws: how many.
+        moved: (trial, cluster) effects.
+        seed: random seed of the signs, if they are drawn.
+        draws: number of draws.
     """
     count = moved.shape[1]
     if exact := count <= EXACT:

@@ -1,1 +1,1 @@
-"""Finds which layers, heads and steps are responsible for a concept."""
+"""Methods that find the layers, heads and steps responsible for a concept."""

@@ -18,35 +18,36 @@ from t2iprobe.plugins.localization.settings import at_least, check_part
 
 @dataclass
 class Adaptive(Localizer):
-    """Bisection over sets of layers, racing over pairs, checks of what came out.
+    """Bisection over sets of layers, sequential tests over pairs, then checks of the result.
 
-    The layers are patched up to some depth on top of the ones found already; where the response rises most, the
-    interval is cut again (into four), until one layer is left. That finds single and split layers, and layers that do
-    nothing alone: in front of the others they do nothing either, but *behind* them the last one is the whole step (as
-    in QuickXplain, Junker 2004, which needs about k log2(n/k) + 2k questions for k of n layers). The order is the
-    forward one at first; then the layers next to those found come first. It goes on until the found ones bring what
-    all layers bring together (up to a seventh, which may be spread thinly), then takes back every layer that can be
-    left out, and asks whether others can stand in for the found ones (redundancy: Reiter 1987, "A theory of diagnosis
-    from first principles"). At last the set is confirmed on held-out pairs.
+    The layers are patched up to some depth, on top of the ones already found; the interval in which the response rises
+    most is cut again (into four), until a single layer is left. That finds single and split layers, and layers without
+    an
+    effect of their own: patched before the others they still do nothing, but when the others are patched, the last one
+    makes the whole difference (as in QuickXplain, Junker 2004, which needs about k log2(n/k) + 2k questions for k of n
+    layers). The first order is the forward one; later, the layers next to those found come first. The search continues
+    until the found layers have the effect of all layers together (up to a seventh, which may be spread thinly). It then
+    drops every layer that is not needed, and tests whether others can replace the found ones (redundancy: Reiter 1987,
+    "A theory of diagnosis from first principles"). Finally the set is confirmed on held-out pairs.
 
-    Each question is asked of few informative pairs first
-    (:class:`~t2iprobe.plugins.localization.sequential.SequentialTest`) and of twice as many
-    until confidence sequences (:func:`~t2iprobe.core.evidence.bounds`) make it clear.
-    Where the found layers do not bring nearly all of it, it looks closer: with up to twice the pairs. A layer that
-    moves less than a tenth of the way, alone or on top of the others, is not found.
+    Each question is first tested on a few informative pairs
+    (:class:`~t2iprobe.plugins.localization.sequential.SequentialTest`), then on twice as many, until confidence
+    sequences (:func:`~t2iprobe.core.evidence.bounds`) decide it. If the found layers do not have nearly the full
+    effect, the search is repeated with up to twice the pairs. A layer that moves less than a tenth of the way, alone or
+    on top of the others, is not found.
 
     Args:
-        part: what is patched: text keys and values, or the text the layer reads.
-        pairs: most pairs a set is asked of, without a closer look; weak layers need about 3 / their share.
-        most: layers at most.
-        screen_steps: denoising steps to bisect with, where the unpatched pictures show the difference at so few as
-            well; what is found is always checked with all steps.
+        part: what is patched: text keys and values, or the text embedding a layer reads.
+        pairs: most pairs per set, before a closer look; weak layers need about 3 / their share.
+        most: largest number of layers.
+        screen_steps: denoising steps used for bisection, if the unpatched pictures also show the difference at so few
+            steps; the result is always checked with all steps.
     """
 
     searches: ClassVar[bool] = True
     name: ClassVar[str] = "adaptive"
-    summary: ClassVar[str] = "the responsible set of layers by bisection and racing, with far fewer pictures"
-    unit: ClassVar[str] = "share of the way that the layer adds to the others named"
+    summary: ClassVar[str] = "the responsible set of layers by bisection and sequential tests, with far fewer pictures"
+    unit: ClassVar[str] = "share of the way that the layer adds to the others found"
     part: Part = "kv"
     pairs: int = 24
     most: int = 12
@@ -67,12 +68,12 @@ class Adaptive(Localizer):
         return record.finding()
 
     def search(self, runner: TrialRunner, record: SearchRecord) -> None:
-        """Fill a record with what there is to find."""
+        """Search, and store the result in a record."""
         race = SequentialTest(runner, self.part, min(self.pairs, len(runner.search)))
         Search(runner, race, record, self.most, self._screen(race)).run()
 
     def _screen(self, race: SequentialTest) -> SequentialTest:
-        """The race to bisect in."""
+        """The sequential test to bisect with."""
         if self.screen_steps is None:
             return race
         short = replace(race, num_steps=self.screen_steps, spans=[])

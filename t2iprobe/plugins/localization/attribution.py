@@ -1,4 +1,4 @@
-"""Layers by integrated gradients, all at once: :class:`Attribution`."""
+"""Ranks layers by integrated gradients, all at once: :class:`Attribution`."""
 
 from __future__ import annotations
 
@@ -24,26 +24,29 @@ from t2iprobe.plugins.localization.settings import at_least
 
 @dataclass
 class Attribution(RankingLocalizer):
-    """Integrated gradients of every layer at once, from one backward pass a denoiser call and point.
+    """Integrated gradients of all layers at once, from one backward pass per denoiser call and point.
 
-    At every step of the source's run the denoiser is asked about the *same* latents with the source's prompt and with
-    the target's. What is watched needs no OCR: how far the prediction goes from the source's to the target's, along the
-    straight line between the two. Its gradient with respect to a layer's text keys and values, times (target's -
-    source's), is what patching the layer there adds, to first order (attribution patching: Nanda 2023; Syed et al.,
-    arXiv 2310.10348). The gradient is averaged over ``points`` midpoints of the way from the source's to the target's
-    values, all layers together, which is integrated gradients (Sundararajan et al., arXiv 1703.01365; Hanna et al.,
-    arXiv 2403.17806): summed over layers, it is what patching all of them together brings, up to the error of the
-    midpoint rule, which is none where the prediction is at most quadratic along the way. Steps count by their squared
-    distance of the two predictions: 1 is a layer that makes all of the difference. The donor's values are those the
-    target's prompt gives at the source's latents, not of the target's run.
+    At every step of the source's run, the denoiser is evaluated on the *same* latents with the source's prompt and with
+    the target's. The objective needs no OCR: how far the prediction moves from the source's to the target's, along the
+    straight line between them. Its gradient with respect to a layer's text keys and values, times (target's -
+    source's), is the effect of patching the layer there, to first order (attribution patching: Nanda 2023; Syed et al.,
+    arXiv 2310.10348). The gradient is averaged over ``points`` midpoints of the path from the source's to the target's
+    values, for all layers together, which is integrated gradients (Sundararajan et al., arXiv 1703.01365; Hanna et al.,
+    arXiv 2403.17806): summed over layers, it equals the effect of patching all of them together, up to the error of the
+    midpoint rule, which vanishes if the prediction is at most quadratic along the path. Steps are weighted by the
+    squared distance of the two
+    predictions: 1 is a layer that makes all of the difference. The donor's values are those of the target's prompt at
+        the
+    source's latents, not of the target's run.
 
-    It misses what only the path's ends show: layers that act only together share what they bring by chance of the path.
-    The ``finalists`` are then patched exactly, each alone and all together, and a layer counts by that.
+    It averages over the path and can thus miss interactions: how layers that act only together share their effect
+    depends on the path. So the ``finalists`` are patched exactly, each alone and all together, and a layer is judged by
+    that.
 
     Args:
-        pairs: of the search, to take gradients on.
-        finalists: layers to patch exactly.
-        points: gradients a step.
+        pairs: number of search pairs to take gradients on.
+        finalists: number of layers to patch exactly.
+        points: gradients per step.
     """
 
     name: ClassVar[str] = "attribution"
@@ -61,7 +64,7 @@ class Attribution(RankingLocalizer):
         return f"integrated gradients {self.points} points"
 
     def cost(self, model: Model, settings: Mapping[str, Any]) -> Cost:
-        """A run; for every call the two predictions, and a forward and a backward pass of two rows for every point."""
+        """One run; then per call the two predictions, and a forward and a backward pass of two rows for every point."""
         evaluations = model.evaluations(settings.get("num_steps"))
         rows = evaluations * (2 * model.guided(settings) + 2 + 6 * self.points)
         return Cost(2, rows, model.calls(settings) + evaluations * (1 + 3 * self.points))
@@ -76,13 +79,13 @@ class Attribution(RankingLocalizer):
 def attributed(
     denoiser: nn.Module, sites: Sequence[Sequence[Site]], calls: Sequence[RecordedCall], points: int
 ) -> NDArray[np.float64]:
-    """Share of the way from the source's predictions to the target's that each layer makes, (layer,).
+    """Share of the way from the source's predictions to the target's that each layer accounts for, (layer,).
 
     Args:
-        denoiser: is asked.
+        denoiser: the denoiser.
         sites: text keys and values by layer.
-        calls: rows are source and target; the latents are taken from the source.
-        points: gradients a call.
+        calls: recorded calls with the rows source and target; the latents are the source's.
+        points: gradients per call.
     """
     total, distance = np.zeros(len(sites)), 0.0
     for call in calls:
@@ -94,7 +97,7 @@ def attributed(
 
 
 def difference(denoiser: nn.Module, call: RecordedCall) -> Tensor:
-    """The target's prediction less the source's, at the source's latents."""
+    """The target's prediction minus the source's, at the source's latents."""
     with torch.no_grad():
         value = _predicted(denoiser, call)
     return (value[1] - value[0]).float()
@@ -103,14 +106,14 @@ def difference(denoiser: nn.Module, call: RecordedCall) -> Tensor:
 def first_order(
     denoiser: nn.Module, call: RecordedCall, sites: Sequence[Sequence[Site]], share: float, along: Tensor
 ) -> NDArray[np.float64]:
-    """First-order effect of every layer on the source's prediction, as far as it is ``along`` a direction, (layer,).
+    """First-order effect of every layer on the source's prediction, projected on ``along``, (layer,).
 
     Args:
-        denoiser: is asked.
-        call: rows are source and target; the latents are taken from the source.
+        denoiser: the denoiser.
+        call: recorded call with the rows source and target; the latents are the source's.
         sites: text keys and values by layer.
-        share: how far on the way to the target's values the gradient is taken, 0..1.
-        along: of the shape of a prediction.
+        share: position on the path to the target's values at which the gradient is taken, 0..1.
+        along: direction with the shape of a prediction.
     """
     text = call.arguments.get("encoder_hidden_states")
     probe = GradientProbe(share, 0 if text is None else int(text.shape[1]))
@@ -129,13 +132,13 @@ def _predicted(denoiser: nn.Module, call: RecordedCall) -> Tensor:
 
 @dataclass
 class GradientProbe:
-    """Hooks that move row 0's activations towards row 1's and let gradients be taken there.
+    """Hooks that move row 0's activations towards row 1's, so that gradients can be taken there.
 
     Args:
-        share: how far.
-        text_tokens: tokens at the front of a shared sequence that are text.
-        added: by site; a zero added to the activation, whose gradient is the activation's.
-        step: by site; the target's activation less the source's.
+        share: how far they are moved, 0..1.
+        text_tokens: number of text tokens at the front of a shared sequence.
+        added: by site; a zero added to the activation, whose gradient is that of the activation.
+        step: by site; the target's activation minus the source's.
     """
 
     share: float
@@ -145,7 +148,7 @@ class GradientProbe:
 
     @contextmanager
     def on(self, denoiser: nn.Module, sites: Sequence[Sequence[Site]]) -> Iterator[None]:
-        """Hooks on for the length of a ``with``."""
+        """Install the hooks inside a ``with`` block."""
         with ExitStack() as stack:
             for site in (one for layer in sites for one in layer):
                 handle = denoiser.get_submodule(site.module).register_forward_hook(self._hook(site))

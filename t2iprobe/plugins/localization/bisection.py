@@ -1,4 +1,4 @@
-"""Searches sets of layers that suffice, by bisection: :class:`Search`, what the method ``adaptive`` does."""
+"""Searches sufficient sets of layers by bisection: :class:`Search`, the algorithm of the method ``adaptive``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from t2iprobe.plugins.localization.record import SearchRecord
 from t2iprobe.plugins.localization.redundancy import ENOUGH, LOOSE, Redundancy, decided, nearly_all, plain
 from t2iprobe.plugins.localization.sequential import Layers, Levels, SequentialTest, joined
 
-KEPT = 0.07  # a layer that brings less on top of the others is left out: less than a tenth, as it is measured
-WAYS = 3  # sets that suffice, at most
+KEPT = 0.07  # a layer that adds less to the others is dropped: below a tenth, to allow for measurement error
+WAYS = 3  # largest number of sufficient sets
 
 
 class _Part(NamedTuple):
-    """Places in the order of the layers, by how much the response rises there, on how many pairs."""
+    """An interval in the order of the layers, the rise of the response in it, and the number of pairs."""
 
     start: int
     stop: int
@@ -33,17 +33,17 @@ class _Part(NamedTuple):
 
 @dataclass
 class Search:
-    """One search.
+    """A search for sufficient sets of layers.
 
     Args:
-        runner: where it asks.
-        race: exact.
-        record: gets the answer.
-        most: layers at most.
-        quick: the race to bisect in; the exact one, or one with fewer steps.
-        closer: whether it asks as many pairs as it may.
-        ways: sets that suffice.
-        losses: what the ways lose by each of their layers.
+        runner: runs the trials.
+        race: the exact sequential test.
+        record: gets the result.
+        most: largest number of layers.
+        quick: the sequential test for bisection; the exact one, or one with fewer steps.
+        closer: whether it uses as many pairs as allowed.
+        ways: sufficient sets.
+        losses: loss of response of each sufficient set without one of its layers.
     """
 
     runner: TrialRunner
@@ -60,7 +60,7 @@ class Search:
         self.record.details |= {"sufficient": [], "bisected": []}
 
     def run(self) -> None:
-        """Find every way the content takes."""
+        """Find every sufficient set of layers."""
         clear = self.race.shown()
         self.record.gap = gap(self.runner.ask([], self.runner.search[: len(self.race.spans)]))
         if not clear:
@@ -81,10 +81,10 @@ class Search:
         self.record.details["sufficient"] = [sorted(one) for one in self.ways]
         if len(self.ways) > 1:
             either = " or ".join(ranges(one) for one in self.ways)
-            self.record.notes[:] = [f"Redundant: either of {either} carries it."]
+            self.record.notes[:] = [f"Redundant: either of {either} suffices."]
 
     def _others(self) -> Layers | None:
-        """Layers that hold a further way; those of known ways that are one themselves are added."""
+        """Layers that contain a further sufficient set; those of known sets that suffice are added as one."""
         while len(self.ways) < WAYS:
             asked = Redundancy(self.race, self.every, self.ways, self.losses)
             found = asked.found()
@@ -95,7 +95,7 @@ class Search:
         return None
 
     def _way(self, among: Layers) -> Layers:
-        """A set of layers among these that suffices, as small as can be."""
+        """A minimal sufficient set among these layers."""
         way: Layers = frozenset()
         pairs = self.race.first
         try:
@@ -112,7 +112,7 @@ class Search:
             raise
 
     def _enough(self, way: Layers, among: Layers, pairs: int) -> bool:
-        """Whether these bring what all of them bring; asks for that only where the target itself is not reached."""
+        """Whether these have the effect of all layers; those are measured only if the target itself is not reached."""
         if not way:
             return False
         near = self.race.until(
@@ -128,11 +128,11 @@ class Search:
         return gap.interval(0, 1).mean <= ENOUGH
 
     def _plain(self, way: Layers) -> bool:
-        """Whether these bring so much that a closer look would show nothing."""
+        """Whether the effect is so large that a closer look is not needed."""
         return bool(way) and plain(self.race, way)
 
     def _look_closer(self) -> bool:
-        """Ask more pairs from here on, and less informative ones too; once."""
+        """Use more pairs from now on, including less informative ones; happens once."""
         if self.closer:
             return False
         self.closer, self.race = True, self.race.wider()
@@ -140,20 +140,20 @@ class Search:
         return True
 
     def _next(self, way: Layers, among: Layers) -> tuple[int, _Part] | None:
-        """The layer that brings most on top of these; ``None`` where none brings as much as counts."""
+        """The layer that adds most to these; ``None`` if none adds enough to count."""
         order = _near_first(among - way, way)
         found = self._bisect(self.quick, way, order)
-        if found is None and self.quick is not self.race:  # few steps show no more: go on with all of them
+        if found is None and self.quick is not self.race:  # nothing at few steps: continue with all of them
             self.quick = self.race
             found = self._bisect(self.quick, way, order)
         return None if found is None else (order[found.start], found)
 
     def _bisect(self, race: SequentialTest, base: Layers, order: Sequence[int]) -> _Part | None:
-        """The place where the response rises most.
+        """The interval in which the response rises most.
 
-        The part that rises most is cut again; at a closer look the next best part is tried where nothing in it counts.
+        That interval is cut again; at a closer look the next best one is tried if no layer in it counts.
         """
-        pairs = race.first * (2 if base else 1)  # two pairs may mislead; the first layer is checked by what follows
+        pairs = race.first * (2 if base else 1)  # two pairs may mislead; the first layer is checked later on
         cuts = _widening(len(order)) if base else _evenly(0, len(order))
         parts = self._cut(race, base, order, cuts, pairs)
         while parts and parts[-1].stop - parts[-1].start > 1:
@@ -165,7 +165,7 @@ class Search:
     def _cut(
         self, race: SequentialTest, base: Layers, order: Sequence[int], cuts: Sequence[int], pairs: int
     ) -> list[_Part]:
-        """Parts in which the response rises as much as counts, the best one last."""
+        """Intervals in which the response rises enough to count, the best one last."""
         levels = race.until(
             [base | frozenset(order[:cut]) for cut in cuts], lambda found: _risen(found) is not None, pairs
         )
@@ -177,7 +177,7 @@ class Search:
         return sorted((one for one in parts if one.rise >= KEPT), key=lambda one: one.rise)
 
     def _pruned(self, way: Layers) -> Layers:
-        """Without the layers that add nothing to the others; the least first, one at a time."""
+        """Drop the layers that add nothing to the others, one at a time, the weakest first."""
         while way:
             losses = self._losses(way) if len(way) > 1 else dict.fromkeys(way, 1.0)
             least = min(losses, key=losses.__getitem__)
@@ -191,7 +191,7 @@ class Search:
         return way
 
     def _losses(self, way: Layers) -> dict[int, float]:
-        """How much a set loses by each of its layers, on as many pairs as make it sure that the layer counts."""
+        """Loss of response without each layer of a set, on as many pairs as it takes to decide whether it counts."""
         losses: dict[int, float] = {}
         pairs = self.race.first
         while doubted := [layer for layer in sorted(way) if layer not in losses]:
@@ -203,36 +203,36 @@ class Search:
 
 
 def _wide(gap: float, found: Levels) -> bool:
-    """Whether so much is missing that more pairs need not be asked; to search on needlessly only costs."""
+    """Whether so much is missing that more pairs are not needed; an unnecessary search only costs pictures."""
     return len(found.spans) >= 4 and gap > 2 * ENOUGH
 
 
 def _near_first(layers: Layers, found: Layers) -> list[int]:
-    """In forward order; once some are found, those next to them first: responsible layers often stand together."""
+    """Forward order; once some are found, those next to them come first, because responsible layers often cluster."""
     return sorted(layers, key=lambda layer: (min((abs(layer - one) for one in found), default=0), layer))
 
 
 def _evenly(low: int, high: int) -> list[int]:
-    """Ends and up to three places between them."""
+    """Both ends and up to three places between them."""
     return sorted({low + round((high - low) * part / 4) for part in range(5)})
 
 
 def _widening(count: int) -> list[int]:
-    """The same from 0 on, each part as many times wider than the one before it."""
+    """The same from 0 on, with geometrically growing intervals."""
     return sorted({0, count, *(round(count ** (part / 4)) for part in range(1, 4))})
 
 
 def _rises(levels: Levels) -> Array:
-    """By how much the response rises from each set to the next."""
+    """Rise of the response from each set to the next."""
     return np.asarray(np.diff(levels.moved.mean(axis=1)) / max(float(levels.spans.mean()), 1e-6))
 
 
 def _risen(levels: Levels) -> int | None:
-    """The part in which the response rises most, if it surely does."""
+    """The interval in which the response rises most, if the rise is significant."""
     best = int(np.argmax(_rises(levels)))
     return best if levels.interval(best + 1, best, LOOSE).low > 0 else None
 
 
 def _needed(levels: Levels) -> list[int]:
-    """Which sets surely bring less than the first one."""
+    """Indices of the sets with a significantly smaller response than the first one."""
     return [index for index in range(1, len(levels.moved)) if levels.interval(0, index, LOOSE).low > KEPT]

@@ -1,4 +1,4 @@
-"""Prompts as the denoiser gets them, and its calls as they come: what gradient and attention methods read."""
+"""Encoded prompts and recorded denoiser calls, for methods based on gradients and attention."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.model import Generation, Model, Run
 from t2iprobe.core.pairs import Pair
 
-LATENTS = ("hidden_states", "sample")  # what diffusers' denoisers call what is denoised
+LATENTS = ("hidden_states", "sample")  # argument names of the latents in diffusers' denoisers
 
 
 def differing_tokens(model: Model, pair: Pair, alike: float = 0.5) -> list[int]:
-    """Positions where the encoded prompts of a pair differ by at least ``alike`` of the most that any does.
+    """Positions where the encoded prompts of a pair differ by at least ``alike`` times the largest difference.
 
-    Text encoders mix tokens, so that everything behind a word differs a little; half of the largest difference keeps
-    the word itself.
+    Text encoders mix tokens, so everything after a word differs a little; half of the largest difference selects the
+    word itself.
     """
     with torch.no_grad():
         tokens = model.adapter.encode_prompts(model.pipeline, [pair.source, pair.target]).tokens.float()
@@ -31,11 +31,11 @@ def differing_tokens(model: Model, pair: Pair, alike: float = 0.5) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class RecordedCall:
-    """One call of the denoiser: its arguments, for the conditional branch only.
+    """One denoiser call: its arguments, for the conditional branch only.
 
     Args:
-        arguments: by name; tensors have a row axis first where they depend on the row.
-        rows: how many rows.
+        arguments: by name; tensors that depend on the row have the row axis first.
+        rows: number of rows.
     """
 
     arguments: Mapping[str, Any]
@@ -50,7 +50,7 @@ class RecordedCall:
 
 
 def recorded(model: Model, generation: Generation) -> tuple[Run, list[RecordedCall]]:
-    """Run a generation and keep the arguments of every denoiser call that holds the conditional branch."""
+    """Run a generation and record the arguments of every denoiser call that contains the conditional branch."""
     calls: list[RecordedCall] = []
     rows, seen = len(generation.prompts), CallCounter()
 
@@ -72,13 +72,13 @@ def recorded(model: Model, generation: Generation) -> tuple[Run, list[RecordedCa
 
 @dataclass
 class CallCounter:
-    """Counts denoiser calls at one timestep: guidance in two calls a step makes two."""
+    """Counts denoiser calls per timestep: guidance with two calls per step makes two."""
 
     timestep: float = float("nan")
     calls: int = 0
 
     def at(self, timestep: Any) -> int:
-        """Calls at this timestep before this one."""
+        """Number of earlier calls at this timestep."""
         now = float(torch.as_tensor(timestep).flatten()[0])
         self.calls = self.calls + 1 if now == self.timestep else 0
         self.timestep = now
@@ -86,7 +86,7 @@ class CallCounter:
 
 
 def _latents(given: Mapping[str, Any]) -> str:
-    """Name of the argument that is denoised."""
+    """Name of the argument that holds the latents."""
     return next(name for name in LATENTS if given.get(name) is not None)
 
 

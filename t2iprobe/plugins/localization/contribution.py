@@ -1,4 +1,4 @@
-"""Layers by how much attention brings from the words that differ: :class:`Contribution`."""
+"""Ranks layers by what attention adds from the differing words: :class:`Contribution`."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ from t2iprobe.plugins.localization.settings import at_least
 
 @dataclass
 class Contribution(RankingLocalizer):
-    """Ranks layers by what the image tokens get from the words that differ ("Localizing Knowledge in Diffusion
-    Transformers", arXiv 2505.18832): one forward a prompt at ``steps=1``, nothing is patched but the finalists.
+    """Ranks layers by what the image tokens receive from the differing words ("Localizing Knowledge in Diffusion
+    Transformers", arXiv 2505.18832): one forward pass per prompt with ``steps=1``; only the finalists are patched.
 
-    *Our reading*, as the paper's exact norm was not at hand: of the attention's result before its output projection,
-    all heads side by side, the part that comes from those tokens' values, sum over them of softmax(q k / sqrt d) v; its
-    Euclidean norm, averaged over image tokens, steps and prompts of both sides; divided by the norm of the whole result
-    if ``relative``. The softmax is over text and image keys where attention is joint. It is computed from the
-    projections' results, so normalised queries and keys (SD3.5, FLUX) and rotary positions (FLUX) are left out there.
-    It says what is *read*, not what is *used*: a layer can bring much that no later layer needs.
+    *Our reading*, because the paper's exact norm was not available: in the attention's result before its output
+    projection, all heads side by side, the part that comes from those tokens' values, their sum of softmax(q k / sqrt
+    d) v; its Euclidean norm, averaged over image tokens, steps and both prompts; divided by the norm of the whole
+    result if ``relative``. In joint attention the softmax is over text and image keys. It is computed from the
+    projections' results, so normalisation of queries and keys (SD3.5, FLUX) and rotary positions (FLUX) are ignored. It
+    shows what is *read*, not what is *used*: a layer can add much that no later layer needs.
 
     Args:
-        pairs: of the search, to look at.
-        finalists: layers to patch exactly.
-        steps: denoising steps of the runs that are looked at.
+        pairs: number of search pairs to examine.
+        finalists: number of layers to patch exactly.
+        steps: denoising steps of the examined runs.
         relative: see above.
-        alike: see ``tokens``.
+        alike: see :class:`~t2iprobe.plugins.localization.parts.Tokens`.
     """
 
     name: ClassVar[str] = "contribution"
     summary: ClassVar[str] = "attention contribution of the differing words, finalists patched exactly"
-    unit: ClassVar[str] = "norm of what attention brings from the differing words"
+    unit: ClassVar[str] = "norm of what attention adds from the differing words"
     steps: int = 1
     relative: bool = False
     alike: float = 0.5
@@ -61,7 +61,7 @@ class Contribution(RankingLocalizer):
         return f"contribution {self.steps} steps relative={self.relative} alike={self.alike}"
 
     def cost(self, model: Model, settings: Mapping[str, Any]) -> Cost:
-        """A short run of both prompts."""
+        """A short run with both prompts."""
         short = {**settings, "num_steps": self.steps}
         return Cost(2, 2 * model.guided(short) * model.evaluations(self.steps), model.calls(short))
 
@@ -84,7 +84,7 @@ class Contribution(RankingLocalizer):
 
 
 def reads(model: Model, names: tuple[str, ...]) -> list[Site]:
-    """Sites of one attention: query, text keys and values, and the image's own where they share the softmax."""
+    """Sites of one attention: query, text keys and values, and the image's own ones if attention is joint."""
     key, value = (model.sites.named(name) for name in names)
     query = model.sites.named(key.name.removesuffix("k") + "q")
     block = key.name.rsplit(".", 2)[0]
@@ -110,8 +110,8 @@ def contributions(
     Args:
         query: (row, query, channel) of the image tokens.
         key, value: (row, token, channel) of the text.
-        own_key, own_value: (row, query, channel) of the image tokens, where attention is joint.
-        heads: in the channel axis.
+        own_key, own_value: (row, query, channel) of the image tokens, if attention is joint.
+        heads: number of heads in the channel axis.
         tokens: positions among the text tokens.
     """
     keys = key if own_key is None else torch.cat([key, own_key], 1)

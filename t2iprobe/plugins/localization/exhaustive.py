@@ -1,4 +1,4 @@
-"""One layer at a time, as the paper did: :class:`Exhaustive`; and its null: :class:`RandomSets`."""
+"""One layer at a time, as in the paper: :class:`Exhaustive`; and its null distribution: :class:`RandomSets`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Exhaustive(Localizer):
     """
 
     name: ClassVar[str] = "exhaustive"
-    summary: ClassVar[str] = "every layer patched by itself, as the paper did"
+    summary: ClassVar[str] = "every layer patched by itself, as in the paper"
     part: Part = "kv"
     direction: Direction = "into_source"
     select: str = "threshold"
@@ -52,10 +52,10 @@ class Exhaustive(Localizer):
 
 
 def sweep(record: SearchRecord, rule: Rule, direction: Direction = "into_source") -> Evidence:
-    """Every layer by itself into a record; the evidence of them.
+    """Patch every layer by itself, store the result in a record and return the evidence.
 
     Raises:
-        BudgetError: it does not allow a single pair.
+        BudgetError: the budget does not allow a single pair.
     """
     space = record.runner.space
     trials = [space.trial([layer], part=record.part, direction=direction) for layer in range(space.layers)]
@@ -66,16 +66,17 @@ def sweep(record: SearchRecord, rule: Rule, direction: Direction = "into_source"
     record.details |= {"response": table(trials, found), "null": null(np.delete(found.mean, list(chosen)))}
     if chosen:
         record.notes.append(
-            f"Alone they bring {', '.join(f'{layer}: {percent(found.interval(layer))}' for layer in chosen[:5])}; "
-            f"of the others none more than {share(float(np.delete(found.mean, list(chosen)).max(initial=0)))}."
+            "Effect of each layer alone: "
+            f"{', '.join(f'layer {layer}, {percent(found.interval(layer))}' for layer in chosen[:5])}; "
+            f"of any other layer at most {share(float(np.delete(found.mean, list(chosen)).max(initial=0)))}."
         )
     elif found.gap.clear:
-        record.notes.append("Layers may act only together: `adaptive` and `greedy` look for sets.")
+        record.notes.append("Layers may act only together: `adaptive` and `greedy` search for sets.")
     return found
 
 
 def null(responses: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> dict[str, float]:
-    """What layers bring that are not responsible: mean and 95th percentile."""
+    """Effect of layers that are not responsible: mean and 95th percentile."""
     if not np.isfinite(responses).any():
         return {}
     return {"mean": float(responses.mean()), "q95": float(np.quantile(responses, 0.95)), "count": len(responses)}
@@ -83,13 +84,13 @@ def null(responses: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> dict[s
 
 @dataclass
 class RandomSets(Localizer):
-    """A control: sets of layers drawn by chance, all of one size. It finds nothing; it says what chance brings.
+    """A control: random sets of layers, all of one size. It localizes nothing, but shows the effect of chance.
 
     Args:
-        size: layers in a set.
-        draws: how many sets.
-        layers: what they are to be compared with, such as ``55-57``; the p-value is the share of random sets (and this
-            one) that respond as much.
+        size: number of layers in a set.
+        draws: number of sets.
+        layers: layers to compare with, such as ``55-57``; the p-value is the share of sets (the random ones and this
+            one) that respond at least as much.
         part: what is patched.
     """
 
@@ -128,18 +129,20 @@ class RandomSets(Localizer):
         if not found.gap.clear:
             return ""
         mean, high = chance.mean(), np.quantile(chance, 0.95)
-        words = f"Sets of {size} random layers bring {share(mean)} on average, {share(high)} at the 95th percentile."
+        words = (
+            f"Sets of {size} random layers: {share(mean)} of the way on average, {share(high)} at the 95th percentile."
+        )
         if given:
             p = (1 + int((chance >= found.mean[0]).sum())) / (1 + len(chance))
             record.details["p"] = p
-            words += f" {layers_named(given)} bring {percent(found.interval(0))}: p = {p:.3f}."
+            words += f" {layers_named(given)}: {percent(found.interval(0))}, p = {p:.3f}."
         return words
 
 
 def _drawn(
     layers: int, size: int, draws: int, given: tuple[int, ...], rng: np.random.Generator
 ) -> list[tuple[int, ...]]:
-    """Different sets, none of them the given one; fewer where there are no more."""
+    """Distinct random sets other than the given one; fewer if there are not enough."""
     found: set[tuple[int, ...]] = set()
     for _ in range(20 * draws):
         if len(found) < draws:

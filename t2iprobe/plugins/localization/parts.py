@@ -1,4 +1,4 @@
-"""Inside found layers: which heads, which denoising steps, which prompt tokens."""
+"""Localization within found layers: heads, denoising steps and prompt tokens."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from t2iprobe.plugins.localization.conditioning import differing_tokens
 from t2iprobe.plugins.localization.record import SearchRecord, layers_named, percent, share, table
 from t2iprobe.plugins.localization.settings import at_least, parse_layers
 
-Window = tuple[int, int]  # first step, and the first one behind it
-ENOUGH = 0.2  # of the whole layers' response may be missing where a part is called sufficient
+Window = tuple[int, int]  # first step, and the step after the last one
+ENOUGH = 0.2  # share of the whole layers' response that a sufficient part may lack
 
 
 def _given(record: SearchRecord, layers: str) -> tuple[int, ...]:
-    """The layers asked for, or those that ``adaptive`` finds."""
+    """The given layers, or those that ``adaptive`` finds."""
     if layers:
-        record.layers = record.runner.space.trial(parse_layers(layers)).layers  # refuses what is not there
+        record.layers = record.runner.space.trial(parse_layers(layers)).layers  # refuses layers that do not exist
     else:
         Adaptive(record.part).search(record.runner, record)
     return record.layers
 
 
 def _measured(record: SearchRecord, trials: Sequence[Trial], kind: str) -> Evidence:
-    """Evidence of trials, its table in the record."""
+    """Evidence of trials, whose table is added to the record."""
     found = evidence(record.ask(trials), trials, record.runner.seed)
     record.details[kind] = table(list(trials), found)
     return found
@@ -44,21 +44,21 @@ def _measured(record: SearchRecord, trials: Sequence[Trial], kind: str) -> Evide
 
 @dataclass
 class Heads(Localizer):
-    """Which heads of the found layers carry it, each layer by itself.
+    """Which heads of the found layers are responsible, each layer by itself.
 
-    ``direct`` patches one head at a time; it finds a head that suffices. ``elimination`` takes away the head that is
-    missed least until the layer's response falls by a tenth, as the paper's code does for layer 10 of SD3; it finds
-    heads that act together, and asks about H²/2 trials of every pair. Layers that do nothing alone have no heads that
-    do, so sets of layers that act only together are beyond it.
+    ``direct`` patches one head at a time and finds a head that suffices. ``elimination`` removes the head with the
+    smallest effect until the layer's response falls by a tenth, as the paper's code does for layer 10 of SD3; it finds
+    heads that act together, and needs about H²/2 trials per pair. A layer without an effect of its own has no heads
+    with one, so sets of layers that act only together are out of scope.
 
     Args:
-        layers: such as ``6`` or ``55-57``; default those that ``adaptive`` finds.
+        layers: such as ``6`` or ``55-57``; default the layers that ``adaptive`` finds.
         mode: ``direct`` or ``elimination``.
     """
 
     searches: ClassVar[bool] = True
     name: ClassVar[str] = "heads"
-    summary: ClassVar[str] = "which attention heads of the found layers"
+    summary: ClassVar[str] = "which attention heads of the found layers are responsible"
     layers: str = ""
     mode: Literal["direct", "elimination"] = "direct"
 
@@ -76,22 +76,22 @@ class Heads(Localizer):
                 heads[str(layer)] = self._one(record, layer, levels)
         record.details |= {"heads": heads, "maps": [self._map(levels)] if levels else []}
         named = "; ".join(f"in layer {layer} {_heads_named(found)}" for layer, found in heads.items())
-        record.notes.append(f"What carries it: {named}." if heads else "")
+        record.notes.append(f"Responsible: {named}." if heads else "")
         return record.finding()
 
     def _one(self, record: SearchRecord, layer: int, levels: dict[str, Array]) -> list[int]:
-        """Heads of a layer; what they bring goes into the rows of the map."""
+        """Responsible heads of a layer; their effects go into the rows of the map."""
         return (self._direct if self.mode == "direct" else self._eliminated)(record, layer, levels)
 
     def _map(self, levels: Mapping[str, Array]) -> dict[str, Any]:
-        """Rows are layers, or, of an elimination, its rounds."""
+        """The heat map; its rows are layers, or, for an elimination, its rounds."""
         what = (
-            "by one head (column) of a layer"
+            "with one head (column) of a layer patched"
             if self.mode == "direct"
-            else "without one head (column) more, in each round"
+            else "without one more head (column), in each round"
         )
         widest = range(max(map(len, levels.values())))
-        return heat(f"Share of the way, in per cent, that is gone {what}.", list(widest), levels)
+        return heat(f"Share of the way, in per cent, {what}.", list(widest), levels)
 
     def _trial(self, record: SearchRecord, layer: int, heads: Iterable[int]) -> Trial:
         return record.runner.space.trial([layer], scope=Scope(heads=tuple(heads)))
@@ -122,7 +122,7 @@ class Heads(Localizer):
 
 def _heads_named(heads: Sequence[int]) -> str:
     if not heads:
-        return "no head surely"
+        return "no head with a significant effect"
     return f"head{'s' * (len(heads) > 1)} {ranges(heads)}"
 
 
@@ -132,18 +132,18 @@ def _steps_named(window: Window) -> str:
 
 
 def heat(caption: str, columns: Sequence[object], rows: Mapping[str, Array]) -> dict[str, Any]:
-    """A heat map for the report, ready for JSON; short rows are filled up with nothing."""
+    """A heat map for the report, ready for JSON; short rows are padded with empty cells."""
     values = [[*row.tolist(), *[float("nan")] * (len(columns) - len(row))] for row in rows.values()]
     return {"caption": caption, "columns": [str(one) for one in columns], "rows": list(rows), "values": values}
 
 
 @dataclass
 class Steps(Localizer):
-    """Which denoising steps matter: patching from a step on, up to a step, and in windows; and each layer in each.
+    """Which denoising steps matter: patching from a step on, up to a step, and in windows; also for single layers.
 
     Args:
-        layers: such as ``6``; default those that ``adaptive`` finds.
-        places: how many first (and last) steps are tried, evenly.
+        layers: such as ``6``; default the layers that ``adaptive`` finds.
+        places: number of first (and last) steps to try, evenly spaced.
     """
 
     searches: ClassVar[bool] = True
@@ -181,7 +181,7 @@ class Steps(Localizer):
         )
         record.details["maps"] = [heat(caption, names, rows)]
         if not answers[layers, (0, steps)].low > FOUND:
-            record.notes.append("In all steps together they do not surely respond: no step can be told from another.")
+            record.notes.append("Patching at all steps has no significant effect: steps cannot be told apart.")
             return
         bar = (1 - ENOUGH) * level[layers, (0, steps)]
         first = max((one[0] for one in spans["from here on"] if level[layers, one] >= bar), default=0)
@@ -190,15 +190,15 @@ class Steps(Localizer):
         best = strongest["only here"]
         record.details |= {"start_late": first, "stop_early": last, "strongest_window": list(best)}
         record.notes.append(
-            f"Of steps 0 to {steps - 1}, patching may start as late as {first}, or end with {last - 1}, and keeps at "
-            f"least {share(1 - ENOUGH)} of it; of windows, {_steps_named(best)} brings most, "
+            f"Of steps 0 to {steps - 1}, patching may start as late as {first}, or end with {last - 1}, and keep at "
+            f"least {share(1 - ENOUGH)} of the effect; the strongest window is {_steps_named(best)}, with "
             f"{share(level[layers, best])}."
         )
         if len(layers) > 1:
             own = {layer: strongest[f"only here, layer {layer} alone"] for layer in layers}
             record.details["strongest_window_of"] = {str(layer): list(one) for layer, one in own.items()}
             said = ", ".join(f"{layer} in {_steps_named(one)}" for layer, one in own.items())
-            record.notes.append(f"Of windows of a layer alone, most: {said}.")
+            record.notes.append(f"Strongest window of each layer alone: {said}.")
 
     def _levels(self, record: SearchRecord, asked: Sequence[tuple[tuple[int, ...], Window]]) -> dict[Any, Interval]:
         """Responses by layers and window."""
@@ -210,13 +210,13 @@ class Steps(Localizer):
 
 @dataclass
 class Tokens(Localizer):
-    """Which prompt tokens carry it, in the found layers: the tokens that differ, all others, and single ones.
+    """Which prompt tokens matter in the found layers: the differing tokens, all others, and single ones.
 
-    A patch acts at the same positions in every pair, so this needs prompts whose words stand in the same place, such as
-    one template; positions are those where the encoded prompts of any pair differ most.
+    A patch acts at the same positions in every pair, so this needs prompts with their words in the same place, such as
+    from one template; the positions are those where the encoded prompts of any pair differ most.
 
     Args:
-        layers: such as ``6``; default those that ``adaptive`` finds.
+        layers: such as ``6``; default the layers that ``adaptive`` finds.
         positions: such as ``4-9``; default where the prompts differ, which needs a model.
         alike: share of the largest difference of the encoded prompts from which a position counts as differing.
     """
@@ -239,7 +239,7 @@ class Tokens(Localizer):
         if self.positions:
             return parse_layers(self.positions)
         if runner.model is None:
-            raise ConfigError("which tokens differ is read off a model; there is none here, give positions")
+            raise ConfigError("finding the differing tokens needs a model; there is none here, so give positions")
         found: set[int] = set()
         for pair in runner.search:
             found.update(differing_tokens(runner.model, runner.pairs[pair], self.alike))
@@ -256,6 +256,6 @@ class Tokens(Localizer):
         details: dict[str, Any] = {"positions": list(positions), "alone": alone}
         record.details |= details
         record.notes.append(
-            f"In {layers_named(layers).lower()}, tokens {ranges(positions)} bring {percent(found.interval(0))}; "
-            f"alone surely {ranges(alone) or 'none of them'}."
+            f"In {layers_named(layers).lower()}, tokens {ranges(positions)} account for {percent(found.interval(0))}; "
+            f"significant alone: {ranges(alone) or 'none of them'}."
         )

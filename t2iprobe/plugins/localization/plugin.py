@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def t2iprobe_register_localizers() -> list[type[Localizer]]:
-    """The paper's method first."""
+    """The localization methods; the paper's comes first."""
     from t2iprobe.plugins.localization import adaptive, attribution, contribution, exhaustive, parts, sets, single
 
     layers: list[type[Localizer]] = [exhaustive.Exhaustive, sets.Window, sets.Nested, sets.Greedy, adaptive.Adaptive]
@@ -24,7 +24,7 @@ def t2iprobe_register_localizers() -> list[type[Localizer]]:
 
 @hookimpl
 def t2iprobe_report_sections(result: StudyResult) -> list[Section]:
-    """Heat maps and bars of what was measured in parts, statistics, specialisation."""
+    """Heat maps and bars of parts of layers, statistics, specialisation."""
     from t2iprobe.plugins.localization.report import sections
 
     return list(sections(result))

@@ -1,8 +1,8 @@
 """Settings of published experiments, for ``--preset``. Data only: nothing here loads or runs a model.
 
 ``iclr2025`` is "Precise Parameter Localization for Textual Generation in Diffusion Models" (Staniszewski, Cywiński,
-Boenisch, Deja and Dziedzic, arXiv 2502.09935): settings of its localization, which were read in the paper and in the
-authors' reference code. Its prompts are GlyphControl's, which are not shipped: give their folder.
+Boenisch, Deja and Dziedzic, arXiv 2502.09935): settings of its localization, taken from the paper and from the
+authors' reference code. Its prompts are GlyphControl's, which are not shipped: pass their folder.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from t2iprobe.core.names import choice
 
 @dataclass(frozen=True, slots=True)
 class LocalizePreset:
-    """One model of one paper.
+    """The settings of one paper for one model.
 
     Args:
         arch: name of the adapter.
         model: hub id.
-        num_steps, guidance, dtype: of the generation.
+        num_steps, guidance, dtype: settings of the generation.
         resolution: side of the picture that is denoised, in pixels.
         mode: ``injection`` (the layer gets the target's text embeddings) or ``patching`` (its text keys and values, as
             they were in the target's run). In U-Nets the two are the same.
         layers: text-attention layers that were patched, one at a time, counted in the order of execution.
-        found: those that were found to write the text.
-        upscaler: hub id of the second stage, which always gets the source prompt; pictures are read behind it.
-        read_at: side of the picture that is read.
-        seed: of the noise, the same for all pairs.
+        found: the layers that were found to write the text.
+        upscaler: hub id of the second stage, which always gets the source prompt; text is read in its pictures.
+        read_at: side of the picture in which text is read.
+        seed: random seed of the noise, the same for all pairs.
         reader: OCR engine.
     """
 
@@ -49,7 +49,7 @@ class LocalizePreset:
     reader: str = "easyocr"
 
     def prompt_set(self, folder: str) -> str:
-        """The reference of the 100 + 100 validation prompts in GlyphControl's files, with one noise for all."""
+        """The reference of the 100 + 100 validation prompts in GlyphControl's files, all with the same noise."""
         return f"glyphcontrol:{folder},split=val,noise=shared"
 
 
@@ -101,6 +101,6 @@ def preset(name: str, arch: str) -> LocalizePreset:
     """The settings of the paper ``name`` for the architecture ``arch``.
 
     Raises:
-        ConfigError: no such preset, or it has none for this architecture.
+        ConfigError: there is no such preset, or it has no settings for this architecture.
     """
     return choice(f"model of the preset {name} for the architecture", arch, choice("preset", name, PRESETS))

@@ -26,14 +26,15 @@ from t2iprobe.plugins.localization.settings import at_least
 
 @dataclass
 class RankingLocalizer(Localizer):
-    """Reads a number a layer off the model for some pairs; patches the best layers exactly, alone and together.
+    """Computes one number per layer from the model for some pairs, then patches the best layers exactly, alone and
+    together.
 
-    A layer counts by what its patch does. A method says what it reads (:meth:`measured`), what that costs
-    (:meth:`cost`) and by which settings it goes (:attr:`key`), so that a study that is resumed does not read it again.
+    A layer is judged by the effect of its patch. A method defines what it computes (:meth:`measured`), the cost of that
+    (:meth:`cost`) and the settings it depends on (:attr:`key`), so that a resumed study does not compute it again.
 
     Args:
-        pairs: of the search, to read the model on.
-        finalists: layers to patch exactly.
+        pairs: number of search pairs to compute it on.
+        finalists: number of layers to patch exactly.
     """
 
     needs_model: ClassVar[bool] = True
@@ -48,7 +49,7 @@ class RankingLocalizer(Localizer):
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`.
 
         Raises:
-            ConfigError: the runner has no model: a simulation.
+            ConfigError: the runner has no model, because it is a simulation.
         """
         if runner.model is None:
             raise ConfigError(f"{self.name} reads gradients or attention of a model; this runner has pictures only")
@@ -60,16 +61,16 @@ class RankingLocalizer(Localizer):
 
     @abstractmethod
     def measured(self, model: Model, space: Space, pair: Pair, settings: Mapping[str, Any]) -> NDArray[np.float64]:
-        """A number for each layer, (layer,); ``settings`` are those of the study's generations."""
+        """One number per layer, (layer,); ``settings`` are those of the study's generations."""
 
     @abstractmethod
     def cost(self, model: Model, settings: Mapping[str, Any]) -> Cost:
-        """What :meth:`measured` takes."""
+        """The cost of :meth:`measured`."""
 
     @property
     @abstractmethod
     def key(self) -> str:
-        """The method and the settings that decide what :meth:`measured` gives."""
+        """The method and the settings that determine the result of :meth:`measured`."""
 
     def _scores(self, runner: TrialRunner, model: Model, pair: int) -> NDArray[np.float64]:
         charge(runner, self.cost(model, runner.settings))
@@ -80,10 +81,10 @@ class RankingLocalizer(Localizer):
 
 
 def charge(runner: TrialRunner, cost: Cost) -> None:
-    """Spend what is not a trial; also where the memory has it, so that a resumed search goes the same way.
+    """Charge a cost that is not a trial's, even if the result is cached, so that a resumed search takes the same path.
 
     Raises:
-        BudgetError: fewer rows are left.
+        BudgetError: the budget does not suffice.
     """
     if runner.left is not None and cost.rows > runner.left:
         left = max(runner.left, 0)
@@ -92,7 +93,7 @@ def charge(runner: TrialRunner, cost: Cost) -> None:
 
 
 def patch_best(record: SearchRecord, scores: NDArray[np.float64], finalists: int) -> None:
-    """Patch the best of a ranking exactly, each alone and all together; take what surely responds into the record."""
+    """Patch the best of a ranking exactly, alone and together; those with a significant response go into the record."""
     record.ranking = scores.tolist()
     runner, best = record.runner, np.argsort(-scores, kind="stable")[:finalists].tolist()
     sets = [(layer,) for layer in best] + ([tuple(sorted(best))] if len(best) > 1 else [])
@@ -104,4 +105,4 @@ def patch_best(record: SearchRecord, scores: NDArray[np.float64], finalists: int
         record.layers = singles
     else:
         record.layers = sets[-1]
-        record.notes.append("None of them does it alone, only together; which of them are needed was not asked.")
+        record.notes.append("No finalist does it alone, only together; which of them are needed was not tested.")

@@ -1,7 +1,7 @@
-"""What a search found: :class:`SearchRecord` confirms the answer, counts its cost and puts it in words.
+"""The result of a search: :class:`SearchRecord` confirms the answer, counts its cost and writes the sentence.
 
-An answer is confirmed on pairs that were held out, or not at all: on the pairs that the layers were chosen on, the best
-of many sets looks better than it is. There its bounds are as wide as such a choice asks for, and it is said.
+An answer is confirmed on held-out pairs, or not at all: on the pairs that the layers were chosen on, the best of many
+sets looks better than it is. Without held-out pairs, the bounds are widened for that choice, and the sentence says so.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Part, Trial, ranges
 
 NOTHING = "Nothing stands out"
-LEAST = 3  # pairs that can show a gap, if all of them agree
+LEAST = 3  # fewest pairs that can show a gap, if all of them agree
 
 
 @dataclass
 class SearchRecord:
-    """One search.
+    """The record of one search.
 
     Args:
-        runner: where it asks.
-        part: what is patched; the confirmation patches the same.
-        layers: found so far.
-        ranking: one number a layer.
-        details: of the finding.
-        notes: sentences to end the answer with.
-        gap: between the unpatched pictures of the search, once they are there.
+        runner: runs the trials.
+        part: what is patched, also in the confirmation.
+        layers: layers found so far.
+        ranking: one number per layer.
+        details: details of the finding.
+        notes: sentences at the end of the answer.
+        gap: gap between the unpatched pictures of the search, once they are scored.
         stopped: why the search ended early.
     """
 
@@ -57,17 +57,17 @@ class SearchRecord:
 
     @contextmanager
     def within_budget(self) -> Iterator[None]:
-        """What the budget does not allow is not done, and said."""
+        """Stop the search when the budget is exceeded; the answer then says so."""
         try:
             yield
         except BudgetError as error:
             self.stopped = self.stopped or str(error)
 
     def ask(self, trials: Sequence[Trial], pairs: Sequence[int] | None = None) -> Scored:
-        """As the runner does, on as many of the pairs as the budget allows.
+        """Run trials on as many of the pairs as the budget allows.
 
         Raises:
-            BudgetError: it does not allow a single one.
+            BudgetError: it does not allow a single pair.
         """
         chosen = list(self.runner.search if pairs is None else pairs)
         for count in range(len(chosen), 0, -1):
@@ -76,22 +76,22 @@ class SearchRecord:
                 self._cut(count, len(chosen))
                 self.gap = gap(scored) if pairs is None else self.gap
                 return scored
-        return self.runner.ask(trials, chosen[:1])  # says what it would need
+        return self.runner.ask(trials, chosen[:1])  # raises an error that says what it would need
 
     def _cut(self, count: int, wanted: int) -> None:
         if count < wanted:
             self.stopped = f"the budget of {self.runner.budget:,} denoiser rows allowed {count} of {wanted} pairs"
 
     def spent(self) -> Cost:
-        """Since the search began."""
+        """Cost since the search began."""
         now, then = self.runner.spent, self._before
         return Cost(now.images - then.images, now.rows - then.rows, now.calls - then.calls)
 
     def finding(self, what: str = "") -> Finding:
-        """Confirm the layers on held-out pairs, if there are any, and put the answer in words.
+        """Confirm the layers on held-out pairs, if there are any, and write the answer.
 
         Args:
-            what: the answer in words, if it is not the layers.
+            what: the answer as a sentence, if it is not about layers.
         """
         searching = self.spent()
         if self.gap is not None and not self.gap.clear:
@@ -106,7 +106,7 @@ class SearchRecord:
         return Finding(self.layers, tuple(self.ranking), " ".join(words), response, details)
 
     def _together(self) -> Interval | None:
-        """What the layers bring together; they are the answer no longer if that is not sure."""
+        """Response of the layers together; layers without a significant response are no longer the answer."""
         trial = self.runner.space.trial(self.layers, part=self.part)
         asked: list[Scored] = []
         with self.within_budget():
@@ -123,59 +123,59 @@ class SearchRecord:
 
     @property
     def _held_out(self) -> bool:
-        """Whether there are pairs to confirm on; one or two would confirm nothing."""
+        """Whether there are enough pairs to confirm on; one or two prove nothing."""
         return len(self.runner.held_out) >= LEAST
 
     def _judging(self) -> Sequence[int]:
-        """Pairs that the answer is judged on: those held out, else those that it was chosen on."""
+        """Pairs for the final test: the held-out ones, else those that the layers were chosen on."""
         return self.runner.held_out if self._held_out else self.runner.search
 
     def _choices(self) -> int:
-        """Sets of as many layers, any of which could have been chosen; as many as layers, for the size was chosen."""
+        """Number of sets of this size that could have been chosen; at least the number of layers, as any size could."""
         layers = self.runner.space.layers
         return max(layers, math.comb(layers, len(self.layers)))
 
     def _missing(self) -> str:
         """Why nothing is confirmed, and what to do."""
         few = len(self.runner.held_out)
-        why = f"so few as {counted(few, 'held-out pair')} confirm nothing" if few else "no pairs were held out"
-        return f"not confirmed, as {why}: add --held-out 4"
+        why = f"{counted(few, 'held-out pair')} cannot confirm anything" if few else "no pairs were held out"
+        return f"not confirmed, because {why}: add --held-out 4"
 
     def _answer(self, response: Interval | None) -> str:
         looked = self.layers or tuple(self.details.get("unconfirmed", ()))
         if not looked:
             clear = self.gap is None or self.gap.clear
-            why = "no layers surely move the pictures from what the source asks for to the target's"
+            why = "no layer has a significant effect"
             return f"{NOTHING}: {why}{self._unpatched()}." if clear else self.unclear()
         named = layers_named(looked)
         if response is None:
             unsure = {"confirmed", "chosen"} & set(self.details)
-            where = "the pairs to confirm it on" if self._held_out else "all pairs of the search"
-            why = f"on {where} source and target do not surely score differently"
+            where = "the held-out pairs" if self._held_out else "all pairs of the search"
+            why = f"on {where} the scores of source and target do not differ significantly"
             return f"{named} seemed responsible, but {why if unsure else 'there was no budget left to confirm it'}."
         measured = f"{percent(response)} of the way from source to target{self._unpatched()} on {self._where()}"
         if not self.layers:
-            return f"{NOTHING} surely: {named}, patched, brings {measured}."
+            return f"{NOTHING} significantly: the patch of {named} goes {measured}."
         one, concept = len(self.layers) == 1, self.runner.pairs[0].concept
         if not self._held_out:
-            return f"{named} seem{'s' * one} to write the {concept}: patched, {measured}; {self._missing()}."
-        return f"{named} write{'s' * one} the {concept}: patched, {measured}."
+            return f"{named} seem{'s' * one} to write the {concept}: the patch goes {measured}; {self._missing()}."
+        return f"{named} write{'s' * one} the {concept}: the patch goes {measured}."
 
     def _where(self) -> str:
-        """The pairs that it was judged on."""
+        """The pairs of the final test, as text."""
         asked = [self.runner.pairs[pair] for pair in self._judging()]
         if not self._held_out:
             return f"{counted_pairs(asked)} of the search"
         known = {cluster_of(self.runner.pairs[pair]) for pair in self.runner.search}
         again = sum(cluster in known for cluster in dict.fromkeys(map(cluster_of, asked)))
-        caution = f", {again} of their prompts searched as well, with other noise" if again else ""
+        caution = f", {again} of their prompts also in the search, with other noise" if again else ""
         return f"{counted_pairs(asked, 'held-out pair')}{caution}"
 
     def _unpatched(self) -> str:
-        return "" if self.gap is None else f" (unpatched {unpatched(self.gap)})"
+        return "" if self.gap is None else f" (unpatched scores {unpatched(self.gap)})"
 
     def unclear(self) -> str:
-        """That no layer is named as the gap is not clear, why, and what to do."""
+        """The sentence for an unclear gap: no layer is named, why, and what to do."""
         assert self.gap is not None
         return no_gap(self.runner, self.gap)
 
@@ -186,37 +186,37 @@ def unpatched(gap: Gap) -> str:
 
 
 def no_gap(runner: TrialRunner, gap: Gap) -> str:
-    """That no layer is named as the unpatched pictures do not show the difference; why, and what to do."""
+    """The sentence if the unpatched pictures do not show the difference: no layer is named, why, and what to do."""
     asked, score = [runner.pairs[pair] for pair in runner.search], runner.evaluator.names[0].removesuffix("_target")
     what = runner.pairs[0].concept
     return (
-        f"{NOTHING}: unpatched, the target does not surely score nearer to its own {what} than the source does "
+        f"{NOTHING}: the unpatched target does not score significantly nearer to its own {what} than the source "
         f"({score} {unpatched(gap)} on {counted_pairs(asked)}; the target is ahead in {gap.ahead} of {gap.clusters}), "
-        "so no patch can be told to bring it and no layer is named. Look at the unpatched pictures: where the target's "
-        f"lacks its {what}, ask for one that the model draws; where it has it, rank by a metric that tells the two "
-        "(--rank); where few pairs differ, ask more."
+        "so no effect can be measured and no layer is named. Look at the unpatched pictures: if the target's "
+        f"lacks its {what}, request one that the model can draw; if it has it, rank by a metric that separates the two "
+        "(--rank); if few pairs differ, use more."
     )
 
 
 def not_ahead(gap: Gap) -> str:
-    """How many clusters have their gap the wrong way round, and that they count; nothing where there is none."""
+    """A note on clusters whose gap has the wrong sign, which are included; empty if there are none."""
     behind = gap.clusters - gap.ahead
-    return f"; in {behind} of {gap.clusters} the target is not ahead, and they count" if behind else ""
+    return f"; in {behind} of {gap.clusters} the target is not ahead, and they are included" if behind else ""
 
 
 def set_aside(runner: TrialRunner) -> str:
-    """Which pairs were not asked, and why; nothing where all were."""
+    """A note on pairs that were not used, and why; empty if all were."""
     if not runner.set_aside:
         return ""
     first, score = runner.pairs[runner.set_aside[0]], runner.evaluator.names[0].removesuffix("_target")
     return (
-        f"{counted(len(runner.set_aside), 'pair')} set aside: to {score}, perfect pictures of both texts are alike "
+        f"{counted(len(runner.set_aside), 'pair')} set aside: perfect pictures of both texts have the same {score} "
         f"({first.source_word} → {first.target_word})."
     )
 
 
 def table(trials: Sequence[Trial], found: Evidence) -> list[dict[str, Any]]:
-    """A row a trial, ready for JSON."""
+    """One row per trial, ready for JSON."""
     return [
         {
             "label": trial.label,

@@ -1,4 +1,4 @@
-"""Whether other layers can stand in for found ones: :class:`Redundancy`, the last questions of a search."""
+"""Tests whether other layers can replace found ones: :class:`Redundancy`, the last step of a search."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from itertools import product
 from t2iprobe.core.statistics import Interval
 from t2iprobe.plugins.localization.sequential import Layers, Levels, SequentialTest, joined
 
-ENOUGH = 0.15  # what may be missing of what all layers bring together: it may be spread thinly over many
-PLAIN = 0.95  # of the way: a set that brings so much is not looked at more closely
-ALTERNATIVE = 0.5  # of what a set loses without some of its layers, which all others bring back: there is another way
-NEEDED = 0.3  # of the way, which a set loses by a layer that is then doubted by itself, others all together
-ADDING = 1.3  # of the way, which the layers of a set lose one by one at most, where they add up to it
-LOOSE = 0.3  # chance to go on with a part without an effect; what comes of it is checked and dropped
+ENOUGH = 0.15  # share of the effect of all layers that may be missing: it may be spread thinly over many
+PLAIN = 0.95  # of the way: a set with this effect is not examined more closely
+ALTERNATIVE = 0.5  # share of a set's loss that all other layers must restore to count as another sufficient set
+NEEDED = 0.3  # of the way: a layer with this loss is tested by itself, the others all together
+ADDING = 1.3  # of the way: largest sum of a set's single losses at which its layers count as additive
+LOOSE = 0.3  # error probability when continuing with a part without an effect; the result is checked and dropped
 
 
 @dataclass
 class Redundancy:
-    """Asks for layers that bring back what known ways lose.
+    """Searches layers that restore what known sufficient sets lose.
 
     Args:
-        race: where it asks.
+        race: the sequential test.
         every: all layers.
-        ways: sets that suffice.
-        losses: what the ways lose by each of their layers.
+        ways: sufficient sets.
+        losses: loss of response of each sufficient set without one of its layers.
     """
 
     race: SequentialTest
@@ -34,7 +34,7 @@ class Redundancy:
     losses: Mapping[int, float]
 
     def found(self) -> tuple[Layers, float] | None:
-        """All layers but those doubted, where they bring back what is lost without these; and how much that is."""
+        """All layers except those in question, if they restore what is lost without these; and how much that is."""
         if self._nothing_else():
             return None
         doubted = self._doubted()
@@ -43,7 +43,7 @@ class Redundancy:
         return next((one for one in left if self._suffices(*one)), None)
 
     def _nothing_else(self) -> bool:
-        """Whether the layers outside bring nothing, and found ones add up: then nothing stands in for any of them."""
+        """Whether the other layers have no effect and the found ones are additive, so that nothing can replace them."""
         way = joined(*self.ways)
         adding = sum(self.losses[layer] for layer in way) <= ADDING
         if len(self.ways) > 1 or len(way) < 2 or not adding or not plain(self.race, way):
@@ -55,9 +55,9 @@ class Redundancy:
         return found.interval(0).mean <= NEEDED
 
     def _doubted(self) -> dict[Layers, float]:
-        """Least sets with a part of each known way, and what these ways lose without it at least.
+        """Minimal sets with a part of each known sufficient set, and the smallest loss of these sets without that part.
 
-        Layers that a way hardly misses are doubted together.
+        Layers that cause hardly any loss are tested together.
         """
         ways = []
         for way in self.ways:
@@ -72,7 +72,7 @@ class Redundancy:
         return {one: doubted[one] for one in sets if not any(other < one for other in sets)}
 
     def _suffices(self, layers: Layers, lost: float) -> bool:
-        """Whether these bring back half of what is ``lost``: what is left of a known way is no other way."""
+        """Whether these restore half of what is ``lost``: what is left of a known set is not another sufficient set."""
         back, known = ALTERNATIVE * lost, joined(*self.ways) & layers
         found = self.race.until(
             [layers, known],
@@ -85,21 +85,21 @@ class Redundancy:
         return found.interval(0).mean > 1 - back
 
     def known(self, layers: Layers, lost: float) -> Layers | None:
-        """Those of known ways among these layers, if they are a way that is not known yet."""
+        """Those of known sufficient sets among these layers, if they are a sufficient set that is not known yet."""
         found = joined(*self.ways) & layers
         return found if found and found not in self.ways and self._suffices(found, lost) else None
 
 
 def plain(race: SequentialTest, layers: Layers) -> bool:
-    """Whether these bring so much that a closer look would show nothing."""
+    """Whether the effect is so large that a closer look is not needed."""
     return race.until([layers], nearly_all).interval(0).mean >= PLAIN
 
 
 def nearly_all(found: Levels) -> bool:
-    """Whether the first set surely brings about as much as the target: sixteen pairs that agree show it."""
+    """Whether the first set clearly has nearly the target's effect: sixteen pairs that agree show it."""
     return found.interval(0, alpha=LOOSE).low > 1 - ENOUGH
 
 
 def decided(interval: Interval, at: float) -> bool:
-    """Whether a response is surely above or below."""
+    """Whether the response is significantly above or below ``at``."""
     return interval.low > at or interval.high < at

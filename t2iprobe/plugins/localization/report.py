@@ -1,4 +1,4 @@
-"""What a localization adds to the report: heat maps and bars of heads, steps and tokens, statistics, specialisation."""
+"""Sections of a localization's report: heat maps and bars of heads, steps and tokens, statistics, specialisation."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from t2iprobe.core.trials import Trial, source, target
 from t2iprobe.plugins.localization.record import share
 from t2iprobe.report.sections import Bar, Cell, HeatMap, ReportTable, Section
 
-#: of a metric of whole prompts that leaves the text out; see ``clip_t_template``
+#: a metric of whole prompts that leaves out the text; see ``clip_t_template``
 TEMPLATE = "clip_t_template"
 WAY = (
-    "Share of the way from source to target that each patch goes, with bounds that hold for all of them at once with "
-    "95 % and count one pair more, a whole way off: of few pairs they are wide, also where all agree."
+    "Share of the way from source to target that each patch goes, with simultaneous 95 % bounds, widened by one "
+    "worst-case pseudo-pair: with few pairs they are wide, even if all agree."
 )
 CONFIRMED = (
-    "The bootstrap is studentised and counts one pair more than there are, a whole way off: few pairs that agree prove "
-    "little. The bars above that are in no table have bounds of their own, on the pairs that each was asked of."
+    "The bootstrap is studentised and widened by one worst-case pseudo-pair: agreement of few pairs proves little. "
+    "Bars above that are in no table have bounds of their own, from the pairs that each was run on."
 )
 
 
 def sections(result: StudyResult) -> Iterator[Section]:
-    """Of a study of layers, finished or not."""
+    """Sections of a study of layers, finished or not."""
     finding = result.finding
     if finding is not None and finding.ranking:
         yield from maps(finding)
@@ -40,10 +40,10 @@ def sections(result: StudyResult) -> Iterator[Section]:
 
 
 def maps(finding: Finding) -> Iterator[Section]:
-    """What was measured on a grid: heads of layers, steps, tokens."""
+    """Heat maps of heads by layer, steps or tokens."""
     found = [_map(one) for one in finding.details.get("maps", ())]
     if found:
-        yield Section("Where in the layers", maps=found)
+        yield Section("Within the layers", maps=found)
 
 
 def _map(found: Mapping[str, Any]) -> HeatMap:
@@ -52,25 +52,25 @@ def _map(found: Mapping[str, Any]) -> HeatMap:
 
 
 def _number(value: float | None) -> float:
-    """JSON has no NaN: what could not be measured is ``null`` there."""
+    """A number or NaN, which JSON stores as ``null``."""
     return float("nan") if value is None else float(value)
 
 
 def parts(finding: Finding) -> Iterator[Section]:
-    """Bars for each table of trials in the finding's details, but for that of the layers, which has its chart."""
+    """Bars for each table of trials in the finding's details, except that of the layers, which has its own chart."""
     for name, rows in finding.tables().items():
         if name not in ("response", "confirmed", "chosen") and rows:
             yield Section(name.capitalize(), WAY, bars=[_bar(row) for row in rows])
 
 
 def _bar(row: Mapping[str, Any]) -> Bar:
-    """An effect that could not be measured is an empty bar."""
+    """The bar of one row; an effect that could not be measured is an empty bar."""
     interval = Interval(*(float(row[name] or 0.0) for name in Interval._fields))
     return Bar(str(row["label"]), interval, interval.low > FOUND)
 
 
 def statistics(finding: Finding) -> Iterator[Section]:
-    """How sure the responses are that decided."""
+    """Statistics of the responses behind the answer."""
     rows = finding.tables().get("response")
     if not rows:
         if confirmed := " ".join(_confirmed(finding)):
@@ -80,9 +80,9 @@ def statistics(finding: Finding) -> Iterator[Section]:
         [row["label"], *(_number(row[name]) for name in (*Interval._fields, "p", "change"))] for row in rows
     ]
     said = [
-        "Bounds hold for all rows at once with 95 % (studentised maximum over resampled pairs) and count one pair "
-        "more, a whole way off: few pairs prove little. p is of no response, by sign flips, corrected for the number "
-        "of rows (Holm). Change is 1 - SSIM to the unpatched picture.",
+        "Bounds hold for all rows at once with 95 % (studentised maximum over resampled pairs), widened by one "
+        "worst-case pseudo-pair: few pairs prove little. p tests for no response by sign flips, corrected "
+        "for the number of rows (Holm). Change is 1 - SSIM to the unpatched picture.",
         *_null(finding.details.get("null")),
         *_confirmed(finding),
     ]
@@ -93,7 +93,7 @@ def statistics(finding: Finding) -> Iterator[Section]:
 def _null(null: Any) -> Iterator[str]:
     if null:
         yield (
-            f"The {counted(null['count'], 'other')}, what chance brings: {share(null['mean'], 1)} of the way on "
+            f"The {counted(null['count'], 'other')}, as a measure of chance: {share(null['mean'], 1)} of the way on "
             f"average, {share(null['q95'], 1)} at the 95th percentile."
         )
 
@@ -103,9 +103,9 @@ def _confirmed(finding: Finding) -> Iterator[str]:
         mean, low, high = finding.response
         details, confirmed = finding.details, "confirmed_on" in finding.details
         pairs, noises = (int(details.get(name, 0)) for name in ("confirmed_on" if confirmed else "chosen_on", "noises"))
-        where = "they were to be confirmed on" if confirmed else "they were chosen on, as none were held out"
-        bounds = "" if confirmed else ", wide enough for the best of all sets of as many layers"
-        over = counted(noises, "different noise") if noises != 1 else "one noise for all, so nothing is known of others"
+        where = "were held out to confirm them" if confirmed else "they were chosen on, because none were held out"
+        bounds = "" if confirmed else ", wide enough for the best of all sets with this number of layers"
+        over = counted(noises, "different noise") if noises != 1 else "the same noise, whose effect is unknown"
         yield (
             f"The layers together, on the {counted(pairs, 'pair')} that {where}: {share(mean, 1)} of the way, "
             f"{share(low, 1)} to {share(high, 1)} with 95 % by the bootstrap over pairs{bounds}, from {over}."
@@ -113,9 +113,10 @@ def _confirmed(finding: Finding) -> Iterator[str]:
 
 
 def specialisation(result: StudyResult, finding: Finding) -> Iterator[Section]:
-    """Whether the layers bring the text alone, or the scene along: the templates' CLIPScore beside the text's score.
+    """Whether the layers carry only the text, or the scene as well: the templates' CLIPScore beside the text's score.
 
-    The table of arXiv 2502.09935 on specialisation; it takes pairs of two templates and the metric ``clip_t_template``.
+    As in the table of arXiv 2502.09935 on specialisation; needs pairs of two templates and the metric
+    ``clip_t_template``.
     """
     patched = _together(result.trials, finding.layers)
     names = [f"{TEMPLATE}_source", f"{TEMPLATE}_target", f"{result.rank.removesuffix('_target')}_source", result.rank]
@@ -138,14 +139,14 @@ def specialisation(result: StudyResult, finding: Finding) -> Iterator[Section]:
         "text of the target",
     ]
     text = (
-        f"Means over {counted(int(done.sum()), 'pair')}: CLIPScore to the prompts without their quoted text, and the "
-        "text's own score. Layers that write the text and nothing else leave the templates' columns as they are, also "
-        "where source and target prompt have different ones."
+        f"Means over {counted(int(done.sum()), 'pair')}: CLIPScore against the prompts without their quoted text, and "
+        "the text's own score. Layers that write only the text leave the templates' columns unchanged, even if source "
+        "and target prompts have different templates."
     )
     yield Section("Specialisation", text, ReportTable(columns, rows, digits=3))
 
 
 def _together(trials: Sequence[Trial], layers: Sequence[int]) -> Trial | None:
-    """The trial that patched just these layers, wholly."""
+    """The trial in which exactly these layers were patched as a whole."""
     whole = (one for one in trials if one.scope == Scope() and one.direction == "into_source" and one.num_steps is None)
     return next((one for one in whole if layers and set(one.layers) == set(layers)), None)

@@ -1,6 +1,6 @@
-"""Which layers count as found: rules as objects. The paper chose by looking at its figure and gives none.
+"""Rules that select the found layers. The paper selected them by eye from a figure and gives no rule.
 
-A rule reads the evidence of single layers and gives their numbers, strongest first; none where nothing stands out.
+A rule reads the evidence of single layers and returns their indices, strongest first; empty if none stands out.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from t2iprobe.core.scoring import FOUND
 
 
 class Rule(Protocol):
-    """Chooses among trials."""
+    """A rule that selects trials."""
 
     def choose(self, evidence: Evidence) -> tuple[int, ...]:
-        """Numbers of the trials, strongest first."""
+        """Indices of the selected trials, strongest first."""
         ...
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """Those whose response is surely above ``at``: by bounds that hold for all layers at once.
+    """Trials whose response is significantly above ``at``, by bounds that hold for all layers at once.
 
     A layer that carries half of the word moves it half of the way, and is found.
     """
@@ -40,7 +40,7 @@ class Threshold:
 
 @dataclass(frozen=True)
 class TopK:
-    """The ``count`` strongest, however sure they are; none where the gap is not clear and so nothing is ranked."""
+    """The ``count`` strongest trials, regardless of significance; none if the gap is unclear and nothing is ranked."""
 
     count: int
 
@@ -51,7 +51,7 @@ class TopK:
 
 @dataclass(frozen=True)
 class LargestGap:
-    """Those above the largest step between neighbours in the ranking, if the strongest is surely above ``at``."""
+    """Trials above the largest step between neighbours in the ranking, if the strongest is clearly above ``at``."""
 
     at: float = FOUND
 
@@ -66,7 +66,7 @@ class LargestGap:
 
 @dataclass(frozen=True)
 class Pareto:
-    """Among those surely above ``at``: the ones that no other beats in response *and* in leaving the picture alone."""
+    """Trials significantly above ``at`` that no other beats in response *and* in preserving the picture."""
 
     at: float = FOUND
 
@@ -77,10 +77,10 @@ class Pareto:
 
 
 def rule_named(text: str) -> Rule:
-    """``threshold``, ``threshold:0.2``, ``gap``, ``top:3`` or ``pareto`` as a rule.
+    """Parse ``threshold``, ``threshold:0.2``, ``gap``, ``top:3`` or ``pareto`` as a rule.
 
     Raises:
-        ConfigError: none of these.
+        ConfigError: the text is not a rule.
     """
     name, _, number = text.partition(":")
     try:

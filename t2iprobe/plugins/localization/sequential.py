@@ -1,4 +1,4 @@
-"""Asks sets of layers of few pairs first and of more where it is not clear yet: :class:`SequentialTest`."""
+"""Tests sets of layers on few pairs first, and on more while the result is unclear: :class:`SequentialTest`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Part
 
 Layers = frozenset[int]
-INFORMATIVE = 0.5  # of the largest span among the pairs seen
-MOSTLY = 0.7  # share of informative pairs from which asking unopened ones is cheaper than opening them first
+INFORMATIVE = 0.5  # share of the largest span among the pairs seen
+MOSTLY = 0.7  # share of informative pairs above which testing unopened ones is cheaper than opening them first
 
 
 class Levels(NamedTuple):
-    """How far sets move clusters of pairs: (set, cluster), and their spans, (cluster,); in the unit of the score.
+    """Effects of sets on clusters of pairs, (set, cluster), and the spans of these, (cluster,), in units of the score.
 
     Args:
         moved, spans: see above.
-        pairs: how many were asked.
+        pairs: number of pairs used.
     """
 
     moved: Array
@@ -32,30 +32,30 @@ class Levels(NamedTuple):
     pairs: int
 
     def interval(self, one: int, other: int | None = None, alpha: float = 0.05) -> Interval:
-        """Response of a set, or by how much it is above that of another."""
+        """Response of a set, or its difference from that of another."""
         moved = self.moved[one] if other is None else self.moved[one] - self.moved[other]
         return bounds(moved, self.spans, alpha)
 
 
 @dataclass
 class SequentialTest:
-    """Levels of sets on pairs that show something.
+    """Responses of sets on informative pairs.
 
-    Which pairs those are is read off the *unpatched* pictures: a pair whose target scores little better than its source
-    cannot tell whether a patch worked. They are taken in the order of the search, those whose span is at least half of
-    the largest seen. As unpatched pictures do not depend on any patch, this favours no set over another. It does favour
-    any over none: those pairs are also the ones whose source happened to score low, and whatever is read anew seems to
-    bring something there. So levels are for choosing what to look at; no answer rests on them, see
-    :mod:`~t2iprobe.plugins.localization.record`, which asks pairs that were not picked by their scores.
+    Informative pairs are selected by the *unpatched* pictures: a pair whose target scores little better than its source
+    cannot tell whether a patch worked. Pairs are taken in the order of the search if their span is at least half of
+    the largest seen. Unpatched pictures do not depend on any patch, so this favours no set over another. It does favour
+    any set over none: the selected pairs are also those whose source happened to score low, so a new reading tends to
+    score higher (regression to the mean). So these responses only guide the search; no answer rests on them, see
+    :mod:`~t2iprobe.plugins.localization.record`, which uses pairs that were not selected by their scores.
 
     Args:
-        runner: where it asks.
+        runner: runs the trials.
         part: what is patched.
-        most: pairs that a set is asked of at most.
-        first: pairs it is asked of at first; every further look doubles them.
-        num_steps: denoising steps of the pictures; ``None`` as the study's.
-        least: share of the largest span that a pair must have to be asked.
-        spans: of the pairs opened so far.
+        most: largest number of pairs per set.
+        first: number of pairs at first; every further look doubles it.
+        num_steps: denoising steps of the pictures; ``None`` takes the study's.
+        least: share of the largest span that a pair must have to be used.
+        spans: spans of the pairs opened so far.
     """
 
     runner: TrialRunner
@@ -67,11 +67,11 @@ class SequentialTest:
     spans: list[float] = field(default_factory=list)
 
     def wider(self) -> SequentialTest:
-        """The same with twice the pairs, also some that show less."""
+        """The same test with twice the pairs, including less informative ones."""
         return replace(self, most=min(2 * self.most, len(self.runner.search)), least=0.7 * self.least)
 
     def looks(self, start: int | None = None) -> list[int]:
-        """Numbers of pairs to look at."""
+        """Numbers of pairs at successive looks."""
         count, found = start or self.first, []
         while count < self.most:
             found.append(count)
@@ -79,7 +79,7 @@ class SequentialTest:
         return [*found, self.most]
 
     def open(self, count: int) -> None:
-        """Know the spans of the first ``count`` pairs of the search."""
+        """Score the unpatched pictures of the first ``count`` pairs of the search, which gives their spans."""
         fresh = list(self.runner.search)[len(self.spans) : count]
         if fresh:
             scored = self.runner.ask([], fresh, self.num_steps)
@@ -87,7 +87,7 @@ class SequentialTest:
             self.spans += (self.runner.scale.sign * (target - source)).tolist()
 
     def shown(self) -> bool:
-        """Whether target and source surely score differently; opens pairs until it is clear."""
+        """Whether target and source score significantly differently; opens pairs until it is clear."""
         count = min(2 * self.first, len(self.runner.search))
         while True:
             self.open(count)
@@ -100,9 +100,9 @@ class SequentialTest:
             count = min(2 * count, len(self.runner.search))
 
     def pairs(self, count: int) -> list[int]:
-        """Places in the search of up to ``count`` pairs to ask: informative ones, or not opened yet.
+        """Positions in the search of up to ``count`` pairs to use: informative ones, or ones not opened yet.
 
-        Where most are informative, pairs are opened together with the question, which saves a row each.
+        If most are informative, pairs are opened together with the trials, which saves a row each.
         """
         while True:
             found = self._informative()
@@ -118,7 +118,7 @@ class SequentialTest:
         return np.flatnonzero(spans >= self.least * spans.max(initial=0.0)).tolist()
 
     def levels(self, sets: Sequence[Layers], count: int) -> Levels:
-        """Sets on up to ``count`` pairs."""
+        """Responses of sets on up to ``count`` pairs."""
         while True:
             places = self.pairs(count)
             scores = self._scores(sets, places)
@@ -145,7 +145,7 @@ class SequentialTest:
         return np.stack([scores[0], scores[1], *(scores[row[one]] for one in sets)])
 
     def until(self, sets: Sequence[Layers], clear: Callable[[Levels], bool], start: int | None = None) -> Levels:
-        """Levels on as few pairs as make it ``clear``, or on the most there are."""
+        """Responses on as few pairs as needed for ``clear``, or on the largest number of pairs."""
         for count in self.looks(start):
             found = self.levels(sets, count)
             if clear(found) or found.pairs < count:
@@ -154,5 +154,5 @@ class SequentialTest:
 
 
 def joined(*sets: Iterable[int]) -> Layers:
-    """Their union."""
+    """The union of the sets."""
     return frozenset().union(*sets)

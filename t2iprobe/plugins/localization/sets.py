@@ -28,26 +28,26 @@ from t2iprobe.plugins.localization.record import SearchRecord, table
 from t2iprobe.plugins.localization.selection import Threshold
 from t2iprobe.plugins.localization.settings import at_least, check_part
 
-ENOUGH = 0.05  # of what the fullest set brings: a set that misses no more is as good
+ENOUGH = 0.05  # share of the fullest set's effect: a set that lacks no more counts as equal
 
 
 @dataclass
 class Window(Localizer):
-    """Windows of ``size`` neighbouring layers, each patched together, one layer apart.
+    """Windows of ``size`` neighbouring layers, patched together, shifted by one layer.
 
-    Finds neighbours that act only together, and scattered layers that each do something alone: all windows that surely
-    respond are patched together, and of their layers those are the answer that are missed when they are left out. If
-    none is (others of them do the same), it is those of the strongest window.
+    Finds neighbours that act only together, and scattered layers with effects of their own: all windows with a
+    significant response are patched together, and the answer is those of their layers that cause a loss when they are
+    left out. If there are none (because others replace them), it is the layers of the strongest window.
 
     Args:
-        size: layers in a window.
+        size: number of layers in a window.
         part: what is patched.
     """
 
     searches: ClassVar[bool] = True
     name: ClassVar[str] = "window"
     summary: ClassVar[str] = "windows of neighbouring layers patched together"
-    unit: ClassVar[str] = "mean share of the way of the windows with the layer"
+    unit: ClassVar[str] = "mean share of the way over the windows with the layer"
     size: int = 3
     part: Part = "kv"
 
@@ -75,11 +75,11 @@ class Window(Localizer):
         ]
         responding = [windows[index] for index in Threshold().choose(found)]
         if responding:
-            record.layers = best = windows[int(np.argmax(found.mean))]  # where the budget ends here
+            record.layers = best = windows[int(np.argmax(found.mean))]  # in case the budget ends here
             record.layers = self._missed(record, sorted(set().union(*responding))) or self._missed(record, best) or best
 
     def _missed(self, record: SearchRecord, layers: Sequence[int]) -> tuple[int, ...]:
-        """Those of some layers without which the others surely bring less."""
+        """Those of some layers without which the response of the others is significantly smaller."""
         if len(layers) == 1:
             return tuple(layers)
         sets = [tuple(other for other in layers if other != layer) for layer in layers]
@@ -91,7 +91,7 @@ class Window(Localizer):
 
 
 def _moves(record: SearchRecord, sets: Sequence[tuple[int, ...]]) -> tuple[Array, Array]:
-    """How far sets of layers move pairs, (set, pair), and the pairs' spans, (pair,)."""
+    """Effects of sets of layers on pairs, (set, pair), and the pairs' spans, (pair,)."""
     trials = [record.runner.space.trial(one, part=record.part) for one in sets]
     return moves(record.ask(trials), trials)
 
@@ -100,9 +100,9 @@ def _moves(record: SearchRecord, sets: Sequence[tuple[int, ...]]) -> tuple[Array
 class Nested(Localizer):
     """Growing sets: the best 1, 2, 3, 10, 30 and all layers (arXiv 2502.09935, table 5).
 
-    Once by the ranking of single layers and once as neighbours around the best one; the answer is the smallest set that
-    brings as much as the fullest, less a twentieth. Layers that do nothing alone are ranked by chance, so such a set
-    can be larger than it must be.
+    Once by the ranking of single layers and once as neighbours around the best one; the answer is the smallest set with
+    the effect of the fullest one, minus a twentieth. Layers without an effect of their own are ranked by chance, so
+    such a set can be larger than necessary.
 
     Args:
         counts: sizes, separated by ``/``.
@@ -153,27 +153,27 @@ class Nested(Localizer):
 
 
 def _outward(start: int, count: int) -> list[int]:
-    """All numbers, nearest to ``start`` first; the later one of two as near."""
+    """All indices, nearest to ``start`` first; of two at equal distance, the later one first."""
     return sorted(range(count), key=lambda layer: (abs(layer - start), -layer))
 
 
 @dataclass
 class Greedy(Localizer):
-    """Greedy search: add the layer that brings most, or take away the one that is missed least.
+    """Greedy search: add the layer with the largest effect, or remove the one with the smallest loss.
 
-    ``forward`` is cheap, and blind for layers that do nothing alone; ``backward`` starts with all layers, finds those
-    too, and asks about L²/2 trials of every pair.
+    ``forward`` is cheap, but blind to layers without an effect of their own; ``backward`` starts with all layers and
+    finds those too, and needs about L²/2 trials per pair.
 
     Args:
         direction: ``forward`` or ``backward``.
-        most: layers at most (``forward``).
+        most: largest number of layers (``forward``).
         part: what is patched.
     """
 
     searches: ClassVar[bool] = True
     name: ClassVar[str] = "greedy"
-    summary: ClassVar[str] = "adds (or takes away) one layer at a time, the best first"
-    unit: ClassVar[str] = "share of the way with the layer less that without it"
+    summary: ClassVar[str] = "adds (or removes) one layer at a time, the best first"
+    unit: ClassVar[str] = "share of the way with the layer minus that without it"
     direction: Literal["forward", "backward"] = "forward"
     most: int = 12
     part: Part = "kv"

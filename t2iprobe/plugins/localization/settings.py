@@ -1,4 +1,4 @@
-"""Checks of settings that methods share, so that a wrong one is said before the first picture."""
+"""Checks of settings that methods share, so that a wrong one is reported before the first picture."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ def at_least(least: int, **settings: int) -> None:
     """Refuse counts that are too small.
 
     Raises:
-        ConfigError: one of them is.
+        ConfigError: one of them is too small.
     """
     for name, value in settings.items():
         if value < least:
-            raise ConfigError(f"{name} is a whole number from {least}, found {value}")
+            raise ConfigError(f"{name} must be a whole number from {least}, found {value}")
 
 
 def check_part(part: str) -> None:
-    """Refuse what is no part of a layer.
+    """Refuse an unknown part of a layer.
 
     Raises:
-        ConfigError: neither text keys and values nor the text itself.
+        ConfigError: it is neither ``kv`` nor ``text``.
     """
     choice("part", part, dict.fromkeys(get_args(Part)))
 
 
 def check_direction(direction: str) -> None:
-    """Refuse what is no direction of patching.
+    """Refuse an unknown direction of patching.
 
     Raises:
-        ConfigError: neither ``into_source`` nor ``into_target``.
+        ConfigError: it is neither ``into_source`` nor ``into_target``.
     """
     choice("direction", direction, dict.fromkeys(get_args(Direction)))
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
-    """``3,5-8`` as numbers.
+    """Parse ``3,5-8`` as numbers.
 
     Raises:
-        ConfigError: not such a list.
+        ConfigError: it is not such a list.
     """
     found: list[int] = []
     try:

@@ -1,4 +1,4 @@
-"""Chosen layers or sites, each patched by itself: :class:`Single`, which ``t2iprobe patch`` asks."""
+"""Chosen layers or sites, each patched by itself: :class:`Single`, the method of ``t2iprobe patch``."""
 
 from __future__ import annotations
 
@@ -23,25 +23,26 @@ from t2iprobe.plugins.localization.record import no_gap, not_ahead, percent, set
 from t2iprobe.plugins.localization.selection import Threshold
 
 BRANCHES = {"cond": (Branch.COND,), "uncond": (Branch.UNCOND,), "both": None}
-NAMED = 4  # found trials whose response the sentence has
+NAMED = 4  # most found trials with their response in the sentence
 
 
 @dataclass
 class Single(Localizer):
-    """Every layer or site by itself, within a scope: nothing is searched, and what is named is asked of held-out pairs.
+    """Patch every layer or site by itself, within a scope: nothing is searched, and named ones are confirmed on
+    held-out pairs.
 
-    Layers are named by the rule of ``exhaustive``, :class:`~t2iprobe.plugins.localization.selection.Threshold`.
+    Layers are named by the same rule as in ``exhaustive``, :class:`~t2iprobe.plugins.localization.selection.Threshold`.
 
     Args:
         layers: such as ``0-23`` or ``3,5``; default all.
-        sites: a pattern; every site that matches it by itself, instead of layers.
-        steps: denoising steps that are patched, ``START:STOP``; default all.
-        branch: the half of classifier-free guidance that is patched: ``cond``, ``uncond`` or ``both``.
-        heads: attention heads that are patched, such as ``0-3``; default all.
+        sites: a pattern; patches every matching site by itself, instead of layers.
+        steps: denoising steps to patch, ``START:STOP``; default all.
+        branch: branch of classifier-free guidance to patch: ``cond``, ``uncond`` or ``both``.
+        heads: attention heads to patch, such as ``0-3``; default all.
     """
 
     name: ClassVar[str] = "single"
-    summary: ClassVar[str] = "chosen layers or sites, each by itself, within steps, heads or a half of guidance"
+    summary: ClassVar[str] = "chosen layers or sites, each by itself, within steps, heads or a guidance branch"
     layers: str = ""
     sites: str = ""
     steps: str = ""
@@ -73,10 +74,10 @@ class Single(Localizer):
         return Finding(tuple(sorted(layers)), tuple(ranking.tolist()), said, None, details)
 
     def trials(self, runner: TrialRunner) -> list[Trial]:
-        """What is asked.
+        """The trials.
 
         Raises:
-            ConfigError: no such layers, steps, heads or sites.
+            ConfigError: the layers, steps, heads or sites do not exist.
         """
         chosen = list(self._sites(runner.model) if self.sites else self._layers(runner))
         scope = self._scope(runner, [heads for _, _, _, heads in chosen])
@@ -108,13 +109,13 @@ _Chosen = tuple[str, tuple[str, ...], tuple[int, ...], int | None]  # label, sit
 
 
 def _path(model: Model | None, trial: Trial) -> str:
-    """Of the module that is patched; where the model is on another machine it is not known."""
+    """Path of the patched module; empty if the model is on another machine."""
     modules = [model.sites.named(name).module for name in trial.sites] if model else [""]
     return modules[0] if len(modules) == 1 else modules[0].rpartition(".")[0]
 
 
 def sentence(runner: TrialRunner, trials: Sequence[Trial], seen: Evidence, found: Sequence[int]) -> str:
-    """The answer in words, with how sure it is."""
+    """The answer as a sentence, with its uncertainty."""
     what = f"the {runner.pairs[0].concept}"
     unit = "site" if len(trials[0].sites) == 1 else "layer"
     pairs = counted_pairs([runner.pairs[pair] for pair in runner.search])
@@ -122,7 +123,7 @@ def sentence(runner: TrialRunner, trials: Sequence[Trial], seen: Evidence, found
         return no_gap(runner, seen.gap)
     where = f"unpatched {unpatched(seen.gap)}, {pairs}{not_ahead(seen.gap)}"
     if not found:
-        return f"No single {unit} surely writes {what}: {_furthest(unit, trials, seen)} ({where})."
+        return f"No single {unit} has a significant effect on {what}: {_furthest(unit, trials, seen)} ({where})."
     names = [trials[index].label for index in found]
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     moves = "; ".join(
@@ -134,22 +135,22 @@ def sentence(runner: TrialRunner, trials: Sequence[Trial], seen: Evidence, found
 
 
 def confirmed(runner: TrialRunner, named: Sequence[Trial], details: dict[str, Any]) -> str:
-    """Ask the named ones of the held-out pairs, each by itself; in words, and as rows of ``details``."""
+    """Run the named trials on the held-out pairs, each by itself; the result as text, and as rows of ``details``."""
     if not (named and runner.held_out):
         return ""
     seen = evidence(runner.ask(named, runner.held_out), named, runner.seed)
     details["confirmed"] = table(named, seen)
     pairs = counted_pairs([runner.pairs[pair] for pair in runner.held_out], "held-out pair")
     if not seen.gap.clear:
-        return f"On {pairs} source and target do not surely score differently."
+        return f"On {pairs} the scores of source and target do not differ significantly."
     brings = "; ".join(f"{one.label} {percent(seen.interval(index))}" for index, one in enumerate(named[:NAMED]))
     return f"On {pairs}: {brings}."
 
 
 def _furthest(unit: str, trials: Sequence[Trial], seen: Evidence) -> str:
-    """The strongest one, which was not sure enough to be named; and what to do."""
+    """The strongest trial, which is not significant enough to be named; and what to do."""
     best = int(np.argmax(seen.mean))
     goes = f"{unit} {trials[best].label} goes furthest, {percent(seen.interval(best))} of the way"
     if seen.mean[best] > FOUND:
-        return f"{goes}, and few pairs prove little: raise --limit, or give more"
-    return f"{goes}; several may write it together, which `t2iprobe localize` finds out"
+        return f"{goes}, and few pairs prove little: raise --limit, or add pairs"
+    return f"{goes}; several may write it together, which `t2iprobe localize` tests"
