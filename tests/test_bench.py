@@ -65,7 +65,7 @@ def test_heads_and_steps_are_graded_where_a_method_names_them(plant: str, detail
 
 @pytest.mark.slow
 def test_the_command_finds_the_colour_of_tiny_sd3() -> None:
-    arguments = "bench --model tiny-sd3 --methods exhaustive,adaptive --concepts colour --pairs 3 --held-out 2"
+    arguments = "bench --model tiny-sd3 --method exhaustive,adaptive --concept colour --limit 5 --held-out 2"
     outcome = CliRunner().invoke(commands.app, [*arguments.split(), "--format", "json"], obj=Plugins())
     assert outcome.exit_code == 0, outcome.output
     rows = json.loads(outcome.stdout)

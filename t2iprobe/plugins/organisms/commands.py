@@ -8,18 +8,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from t2iprobe.cli.command import takes
 from t2iprobe.cli.console import Format, answers, notes, print_json
-from t2iprobe.cli.options import Device, FormatOption
-from t2iprobe.core.errors import ModelError
+from t2iprobe.cli.options import PrintOptions
+from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.names import choice
 from t2iprobe.core.options import LoadOptions
+from t2iprobe.plugins.organisms.options import CheckOptions, OrganismBenchOptions, TrainOptions
 
 if TYPE_CHECKING:
     from t2iprobe.core.contracts.adapter import Adapter
@@ -40,12 +42,13 @@ STEP_SECONDS = {"sd3": 0.5, "sdxl": 0.45, "if": 0.6}  # per step of 32 rows, lik
 
 
 @app.command("list")
-def show(form: FormatOption = Format.table) -> None:
+@takes(PrintOptions)
+def show(asked: PrintOptions, context: typer.Context) -> None:
     """List the embedded models, what is planted in them, and how well the plants hold."""
     from t2iprobe.plugins.organisms.recipes import RECIPES
 
     models = [_entry(recipe) for recipe in RECIPES.values()]
-    if form is Format.json:
+    if asked.format is Format.json:
         print_json({"models": models})
         return
     table = Table(
@@ -78,24 +81,8 @@ def _measured_cells(measured: dict[str, Any] | None) -> list[str]:
 
 
 @app.command()
-def train(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Recipe: tiny-sd3, tiny-sdxl or tiny-if.")],
-    out: Annotated[Path, typer.Option(help="Folder of the training; the model is written to its pipeline/.")],
-    plant: Annotated[
-        str | None, typer.Option(help="Routes, as in word=7+9,colour=3.", show_default="the recipe's")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.", show_default="the recipe's")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Random seed.", show_default="the recipe's")] = None,
-    lr: Annotated[float | None, typer.Option(min=0, help="Learning rate.", show_default="the recipe's")] = None,
-    start: Annotated[
-        str | None,
-        typer.Option(help="Start from these weights: an embedded model or a trained pipeline folder. Default none."),
-    ] = None,
-    checkpoints: Annotated[int, typer.Option(min=0, help="Steps between pipelines to keep; 0 keeps none.")] = 0,
-    device: Device = None,
-    form: FormatOption = Format.table,
-) -> None:
+@takes(TrainOptions)
+def train(asked: TrainOptions, context: typer.Context) -> None:
     """Train a model with planted layers. Run the same command again to resume an interrupted training.
 
     A model that can already draw (--start) moves to another head of its planted layer sooner than one learns from
@@ -107,65 +94,59 @@ def train(
 
       t2iprobe organisms train tiny-sd3 --plant 'word=5|8,colour=3' --out redundant
 
-      t2iprobe organisms train tiny-sd3 --plant word=6.h1,colour=3 --start tiny-sd3 --steps 900 --out head
+      t2iprobe organisms train tiny-sd3 --plant word=6.h1,colour=3 --start tiny-sd3 --train-steps 900 --out head
     """
     from t2iprobe.plugins.organisms import recipes, training, weights
 
-    recipe = recipes.recipe(name, plant=plant, steps=steps, seed=seed, lr=lr, start=start)
+    out = asked.out
+    recipe = recipes.recipe(
+        asked.name, plant=asked.plant, steps=asked.train_steps, seed=asked.seed, lr=asked.lr, start=asked.start
+    )
     adapter = context.obj.adapters()[recipe.family]()
     _validate(recipe, adapter)
-    where = str(LoadOptions(device).torch_device())
+    where = str(LoadOptions(asked.device).torch_device())
     _say(_estimate(recipe))
     began = time.perf_counter()
     try:
         with _training_progress() as tick:
-            pipeline = training.train(recipe, adapter, out, tick=tick, keep_every=checkpoints, device=where)
+            pipeline = training.train(recipe, adapter, out, tick=tick, keep_every=asked.checkpoints, device=where)
         weights.save(pipeline, out / "pipeline", recipe)
     except KeyboardInterrupt:
         _say(f"interrupted; run the same command to continue from the last checkpoint in {out}")
         raise typer.Exit(130) from None
     _say(f"check it with: t2iprobe organisms check {out / 'pipeline'}")
     done = {"pipeline": str(out / "pipeline"), "recipe": recipe.digest, "plant": recipe.plant, "steps": recipe.steps}
-    _print_fields(done | {"seconds": round(time.perf_counter() - began, 1)}, form)
+    _print_fields(done | {"seconds": round(time.perf_counter() - began, 1)}, asked.format)
 
 
 @app.command()
-def check(
-    context: typer.Context,
-    ref: Annotated[str, typer.Argument(metavar="NAME_OR_FOLDER", help="An embedded model, or a trained folder.")],
-    words: Annotated[int, typer.Option(min=1, help="Pairs of held-out words.")] = 200,
-    num_steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default="the model's")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Largest number of pictures at once.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of words, colours and noise.")] = 0,
-    device: Device = None,
-    form: FormatOption = Format.table,
-    write: Annotated[bool, typer.Option("--write", help="Save the result in the model's planted.json.")] = False,
-) -> None:
+@takes(CheckOptions)
+def check(asked: CheckOptions, context: typer.Context) -> None:
     """Measure whether the plant holds: each layer is patched, read by OCR. The exit status is 1 if it does not."""
     from t2iprobe.plugins.organisms.check import check as measure
 
     plugins: Plugins = context.obj
-    model, plant, folder = _load(ref, device, plugins)
+    model, plant, folder = _load(asked.model, asked.device, plugins)
     reader = plugins.readers()["rapidocr"]()
     colours: Any = plugins.metrics()["colour"]()
-    with _check_progress(words) as tick:
+    with _check_progress(asked.limit) as tick:
         report = measure(
             model,
             plant,
             reader=reader,
             colours=colours,
-            words=words,
-            seed=seed,
-            num_steps=num_steps,
-            batch_size=batch_size,
+            words=asked.limit,
+            seed=asked.seed,
+            num_steps=asked.num_steps,
+            batch_size=asked.batch_size,
             tick=tick,
         )
-    if write:
+    if asked.write:
         _write_measured(folder, report)
-    if form is Format.json:
-        print_json({"model": ref} | report.record())
+    if asked.format is Format.json:
+        print_json({"model": asked.model} | report.record())
     else:
-        answers.print(report_table(ref, report))
+        answers.print(report_table(asked.model, report))
     for reason in report.reasons:
         _say(f"does not hold: {reason}")
     if not report.passed:
@@ -188,54 +169,42 @@ def _estimate(recipe: ModelRecipe) -> str:
     return f"training {recipe.name} with {recipe.plant}: {recipe.steps} steps, about {minutes} min on two CPU cores"
 
 
-METHODS = "exhaustive,nested,greedy,adaptive,attribution,contribution,random"
-
-
 @app.command()
-def bench(
-    context: typer.Context,
-    model: Annotated[
-        list[str] | None, typer.Option(help="Embedded name or organism folder; repeatable. Default all embedded.")
-    ] = None,
-    methods: Annotated[str, typer.Option(help="Localizers, as `t2iprobe plugins` lists them.")] = METHODS,
-    concepts: Annotated[str, typer.Option(help="Concepts to localize.")] = "text,colour",
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs to search on.")] = 8,
-    held_out: Annotated[int, typer.Option(min=0, help="Pairs to confirm on.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of pairs, noise and methods.")] = 0,
-    budget: Annotated[int | None, typer.Option(min=1, help="Largest number of denoiser rows per method.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Largest number of pictures at once.")] = 64,
-    device: Device = None,
-    form: FormatOption = Format.table,
-) -> None:
+@takes(OrganismBenchOptions)
+def bench(asked: OrganismBenchOptions, context: typer.Context) -> None:
     """Run localization methods on planted layers: which of them find the layers, and at what cost.
 
     Examples:
 
-      t2iprobe organisms bench --methods exhaustive,adaptive
+      t2iprobe organisms bench --method exhaustive,adaptive
 
-      t2iprobe organisms bench --model my-organism/pipeline --concepts text --format json
+      t2iprobe organisms bench --model my-organism/pipeline --concept text --format json
     """
     from dataclasses import asdict
 
     from t2iprobe.plugins.organisms import bench as benchmark
 
     plugins = context.obj
-    asked = [plugins.localizer(name) for name in methods.split(",")]
-    wanted = [choice("concept of the embedded models", name, benchmark.CONCEPTS) for name in concepts.split(",")]
-    loaded = [_load(ref, device, plugins) for ref in model or _present()]
-    sizes = {"pairs": pairs, "held_out": held_out, "seed": seed, "budget": budget, "batch_size": batch_size}
+    pairs = asked.limit - asked.held_out
+    if pairs < 1:
+        raise ConfigError(f"{asked.called('held_out')} {asked.held_out} of {asked.limit} leaves no pair to search on")
+    methods = [plugins.localizer(name) for name in asked.method]
+    wanted = [choice("concept of the embedded models", name, benchmark.CONCEPTS) for name in asked.concept]
+    loaded = [_load(ref, asked.device, plugins) for ref in asked.model or _present()]
+    own = ("held_out", "seed", "budget", "batch_size")
+    sizes = {"pairs": pairs} | {name: getattr(asked, name) for name in own}
     questions = [
-        benchmark.BenchQuestion(one, plant, concept, **sizes)  # type: ignore[arg-type]
+        benchmark.BenchQuestion(one, plant, concept, **sizes)
         for one, plant, _ in loaded
         for concept, content in benchmark.CONCEPTS.items()
         if content in wanted
     ]
-    _say(f"bench: {len(questions)} questions for {len(asked)} methods, {pairs} + {held_out} pairs each")
+    _say(f"bench: {len(questions)} questions for {len(methods)} methods, {pairs} + {asked.held_out} pairs each")
     rows = []
-    for row in benchmark.bench(questions, asked, plugins.scorer):
+    for row in benchmark.bench(questions, methods, plugins.scorer):
         rows.append(row)
         _say(f"{row.model} {row.concept} {row.method}: {row.sentence}")
-    if form is Format.json:
+    if asked.format is Format.json:
         print_json([asdict(row) for row in rows])
     else:
         answers.print(_bench_table(rows))
