@@ -699,7 +699,7 @@ def test_train_and_check_from_the_command_line(tmp_path: Path, monkeypatch: pyte
     assert "about" in done.stderr
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "4"]
 
-    found = run("check", str(tmp_path / "pipeline"), "--words", "1", "--write", "--device", "cpu", "--format", "json")
+    found = run("check", str(tmp_path / "pipeline"), "--limit", "1", "--write", "--device", "cpu", "--format", "json")
     assert found.exit_code == 1, found.output  # four steps teach nothing
     report = json.loads(found.stdout)
     assert report["plant"] == "word=4,colour=1"
