@@ -1,4 +1,4 @@
-"""Tables for pandas and xarray, which are asked for when they are used and not before."""
+"""Tables for pandas and xarray, which are imported only when they are used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def framed(rows: Iterable[Mapping[str, Any]]) -> DataFrame:
 
 
 def xarray() -> Any:
-    """The library.
+    """The library xarray.
 
     Raises:
         ConfigError: it is not installed.

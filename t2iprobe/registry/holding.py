@@ -1,4 +1,4 @@
-"""Plugins that give a model which is there already: :class:`HoldingPlugins`."""
+"""Plugins with an already loaded model: :class:`HoldingPlugins`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class HoldingPlugins(Plugins):
-    """The plugins of another, and a model that is given, as it is, where it is asked for by name.
+    """A wrapper around plugins that returns an already loaded model for one name.
 
     Args:
-        plugins: all the rest comes from them.
-        ref: how the model is asked for.
+        plugins: plugins for everything else.
+        ref: name of the model.
         model: the model.
     """
 
@@ -26,7 +26,7 @@ class HoldingPlugins(Plugins):
         self._ref, self._model = ref, model
 
     def load(self, model: Any, *, upscaler: Any = None, device: str | None = None, dtype: str | None = None) -> Model:
-        """See :meth:`Plugins.load`; the model that is held is where and what it is."""
+        """See :meth:`Plugins.load`; the held model keeps its device and dtype."""
         if model is self._model.pipeline or model == self._ref:
             return self._model
         return super().load(model, upscaler=upscaler, device=device, dtype=dtype)

@@ -1,4 +1,4 @@
-"""What a study found, for Python and notebooks: :class:`Result`."""
+"""The result of a study, for Python and notebooks: :class:`Result`."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from xarray import Dataset
 
-SHOWN = 12  # layers in a notebook
+SHOWN = 12  # most layers shown in a notebook
 
 
 @dataclass(frozen=True, slots=True)
 class RankedLayer:
-    """A layer, and how responsible a localization found it.
+    """A layer with its rank in a localization.
 
     Args:
-        layer: its number.
-        value: higher is more responsible, in the ranking's unit; its bounds are NaN where the method gives none.
-        way: how much of the way from source to target its patch brings, where it was patched by itself: 0 is the
-            source, 1 the target.
+        layer: index of the layer.
+        value: higher is more responsible, in the ranking's unit; its bounds are NaN if the method gives none.
+        way: share of the way from source to target that its patch goes, if it was patched by itself: 0 is the source,
+            1 the target.
         named: whether it is part of the answer.
     """
 
@@ -51,16 +51,16 @@ class RankedLayer:
 
 
 class LayerRanking(tuple[RankedLayer, ...]):
-    """Layers from the most responsible down; those that the method did not look at are left out.
+    """Layers from the most to the least responsible, without those that the method did not examine.
 
-    A ranking always has a first one. What is surely responsible is said by the finding, and marked here (``named``).
+    A ranking always has a first layer. Significant ones are named by the finding, and marked here (``named``).
     """
 
-    unit: str  #: of the values
+    unit: str  #: unit of the values
 
     @classmethod
     def of(cls, rows: Sequence[RankedLayer], unit: str) -> LayerRanking:
-        """These rows, in order."""
+        """A ranking with these rows, sorted."""
         found = cls(sorted(rows, key=lambda one: -one.value.mean))
         found.unit = unit
         return found
@@ -82,7 +82,7 @@ class LayerRanking(tuple[RankedLayer, ...]):
         return table(("layer", self.unit, WAY), rows) + paragraph("● named by the finding; [95 % bounds]")
 
     def to_frame(self) -> DataFrame:
-        """A line a layer: ``layer``, ``value``, ``low``, ``high``, ``unit``, ``way`` with its bounds, ``named``.
+        """One row per layer: ``layer``, ``value``, ``low``, ``high``, ``unit``, ``way`` with its bounds, ``named``.
 
         Raises:
             ConfigError: pandas is not installed.
@@ -101,7 +101,7 @@ class LayerRanking(tuple[RankedLayer, ...]):
 
 
 class Result(StudyResult):
-    """A study, finished or under way, read from its folder without a model."""
+    """A study, finished or in progress, read from its folder without a model."""
 
     def __repr__(self) -> str:
         said = f"\n  {self.finding.sentence}" if self.finding else ""
@@ -115,12 +115,12 @@ class Result(StudyResult):
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The layers that the finding names; none where nothing stands out or the study is not finished."""
+        """The layers that the finding names; empty if nothing stands out or the study is not finished."""
         return self.finding.layers if self.finding else ()
 
     @property
     def ranking(self) -> LayerRanking:
-        """Layers from the most responsible down, with the unit of the method; empty where layers were no question."""
+        """Layers from the most to the least responsible, with their unit; empty if the study is not about layers."""
         finding, unit = self.finding, str(self.manifest.get("ranking_unit") or WAY)
         if finding is None:
             return LayerRanking.of((), unit)
@@ -135,12 +135,12 @@ class Result(StudyResult):
 
     @cached_property
     def asked(self) -> tuple[Pair, ...]:
-        """The pairs, those that were set aside included."""
+        """The pairs, including those that were set aside."""
         return tuple(Pair(*one) for one in self.manifest["settings"]["pairs"])
 
     @property
     def cost(self) -> str:
-        """What it took, in words."""
+        """The cost as text."""
         spent = self.manifest.get("spent", {})
         if self.manifest["state"] != FINISHED:
             return f"{counted(self.answers, 'answer')} so far"
@@ -148,10 +148,10 @@ class Result(StudyResult):
         return ", ".join(counted(int(spent[name]), word) for name, word in parts)
 
     def plot(self, plugins: Plugins | None = None) -> Image.Image:
-        """One bar a layer, with 95 % bounds where there are any; the named ones stand out, planted ones are marked.
+        """One bar per layer, with 95 % bounds if there are any; named layers are highlighted, planted ones are marked.
 
         Args:
-            plugins: which know the planted layers of embedded models; default all that are installed.
+            plugins: plugins that know the planted layers of embedded models; default all installed ones.
 
         Raises:
             ShapeError: no layer was ranked.
@@ -172,7 +172,7 @@ class Result(StudyResult):
         return drawn.convert("RGB")
 
     def to_frame(self) -> DataFrame:
-        """The scores, a line an answer: ``trial``, ``layers``, ``pair``, its prompts, words and seed, and every score.
+        """The scores, one row per trial and pair: ``trial``, ``layers``, ``pair``, prompts, words, seed and every score.
 
         Raises:
             ConfigError: pandas is not installed.
@@ -193,7 +193,7 @@ class Result(StudyResult):
         )
 
     def to_xarray(self) -> Dataset:
-        """The scores as variables over (trial, pair), NaN where nothing was asked; in memory.
+        """The scores as variables over (trial, pair), NaN for trials that were not run; in memory.
 
         Raises:
             ConfigError: xarray is not installed.
@@ -208,8 +208,8 @@ class Result(StudyResult):
         """Write the answer with its pictures as one HTML file.
 
         Args:
-            out: where; default ``report.html`` in the study's folder.
-            plugins: which sections it gets; default of all plugins that are installed.
+            out: the file; default ``report.html`` in the study's folder.
+            plugins: plugins whose sections are included; default all installed ones.
         """
         return write_report(self, plugins or Plugins(), None if out is None else Path(out))
 

@@ -19,7 +19,7 @@ SCOPES = {
     "localized": "the text attention of the found layers",
     "all-cross": "the text attention of every layer",
     "all-attention": "every attention projection, including self-attention and what text tokens compute for themselves",
-    "random": "the text attention of equally many other layers, drawn at random",
+    "random": "the text attention of equally many other layers, drawn by the seed",
 }
 #: stream -> description
 STREAMS = {
