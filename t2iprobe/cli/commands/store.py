@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -137,14 +137,18 @@ def verify(path: StorePath, format: FormatOption = Format.table) -> None:
     from t2iprobe.core.store.verify import StoreReport
     from t2iprobe.core.store.verify import verify as look
 
-    folder, store = _run_folder(path), _store_of(path)
+    folder = _run_folder(path)
     files, count = _damaged_files(folder) if folder is not None else ([], 0)
-    report = StoreReport() if store is None or _unreadable(files) else look(store)
-    known = {name.removeprefix(f"{STUDY}/") for name, _ in files}
-    report.damaged = [one for one in report.damaged if one.chunk not in known]
+    known, report = {name for name, _ in files}, StoreReport()
+    for store, place in _stores_of(path):
+        if f"{place}zarr.json" not in known:  # else it cannot even be opened
+            found = look(store)
+            report.chunks, report.bytes = report.chunks + found.chunks, report.bytes + found.bytes
+            report.unfinished |= found.unfinished
+            report.damaged += [one for one in found.damaged if place + one.chunk not in known]
     if format is Format.json:
-        found = [{"file": name, "reason": reason} for name, reason in files]
-        print_json({"path": path, "files": count, "damaged_files": found, **asdict(report)})
+        damaged = [{"file": name, "reason": reason} for name, reason in files]
+        print_json({"path": path, "files": count, "damaged_files": damaged, **asdict(report)})
     else:
         for name, reason in [*files, *((one.chunk, one.reason) for one in report.damaged)]:
             answers.print(f"damaged: {name}: {reason}", highlight=False, soft_wrap=True, markup=False)
@@ -180,9 +184,14 @@ def _damaged_files(folder: Path) -> tuple[list[tuple[str, str]], int]:
     return found, count
 
 
-def _unreadable(files: Sequence[tuple[str, str]]) -> bool:
-    """Whether the store cannot even be opened."""
-    return any(name == f"{STUDY}/zarr.json" for name, _ in files)
+def _stores_of(path: str) -> Iterator[tuple[str, str]]:
+    """The stores of a run and of those within it, and where each lies below the run's folder."""
+    if (store := _store_of(path)) is not None:
+        yield store, f"{STUDY}/"
+    folder = _run_folder(path)
+    if folder is not None:
+        for inner in folder.glob(f"*/**/{STUDY}"):
+            yield str(inner), f"{inner.relative_to(folder).as_posix()}/"
 
 
 def _store_of(path: str) -> str | None:

@@ -27,6 +27,11 @@ from t2iprobe.core.runs.lock import LOCK, lock
 CHECKSUMS = "checksums.json"
 OWN = "checksum"  # key of what a file says of itself
 FORMAT = "format"  # key that says that there is one
+AGAIN = "delete {} and run it again"
+INSTEAD = {  # of that, for files that a run can do without
+    CHECKSUMS: "delete it, and files are taken as they are",
+    "progress.json": "delete it, and the run goes on without knowing what it took before",
+}
 UP = 6  # folders of a run are at most so deep
 BLOCK = 1 << 20
 
@@ -127,10 +132,11 @@ def check(path: Path) -> Path:
     Raises:
         DamagedError: it is not.
     """
-    folder = next((one for one in path.absolute().parents[:UP] if (one / CHECKSUMS).is_file()), None)
+    above = [*path.parents[:UP], *path.absolute().parents[:UP]]  # as it was named, where that says it
+    folder = next((one for one in above if (one / CHECKSUMS).is_file()), None)
     if folder is None:
         return path
-    name, table = path.absolute().relative_to(folder).as_posix(), _table(folder)
+    name, table = path.absolute().relative_to(folder.absolute()).as_posix(), _table(folder)
     digests = table["kept"].get(name) or table["sealed"].get(name)
     if digests is not None and (reason := _reason(path, digests)):
         raise _error(folder, name, reason)
@@ -145,6 +151,8 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(check(path).read_text())
+    except FileNotFoundError:
+        raise _error(path.parent, path.name, "is missing") from None
     except ValueError as error:
         raise _error(path.parent, path.name, f"is no JSON: {error}") from None
 
@@ -178,7 +186,7 @@ def _own(found: Mapping[str, Any]) -> str:
 
 
 def _error(folder: Path, name: str, reason: str) -> DamagedError:
-    return DamagedError(f"{folder / name} {reason}; restore a copy of it, or delete {folder} and run it again")
+    return DamagedError(f"{folder / name} {reason}; restore a copy of it, or {INSTEAD.get(name, AGAIN.format(folder))}")
 
 
 def _reason(path: Path, digests: list[str | None]) -> str:

@@ -14,6 +14,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Stop:
     """Whether to stop once the unit in flight is done; within :meth:`listening`, SIGINT and SIGTERM ask for it.
 
+    A run within a run listens in the place of the outer one, and hands on what it hears.
+
     Args:
         on_asked: is told.
     """
@@ -21,6 +23,7 @@ class Stop:
     def __init__(self, on_asked: Callable[[], None] = lambda: None) -> None:
         self.asked, self._on_asked = False, on_asked
         self.signal: int = signal.SIGINT  # that asked
+        self._outer: Stop | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -29,6 +32,9 @@ class Stop:
             yield
             return
         before = {number: signal.signal(number, self._interrupted) for number in SIGNALS}
+        heard = getattr(before[signal.SIGINT], "__self__", None)
+        if isinstance(heard, Stop) and heard is not self:
+            self._outer = heard
         try:
             yield
         finally:
@@ -38,5 +44,8 @@ class Stop:
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
             raise KeyboardInterrupt
-        self.asked, self.signal = True, number
+        one: Stop | None = self
+        while one is not None:
+            one.asked, one.signal = True, number
+            one = one._outer
         self._on_asked()

@@ -86,9 +86,8 @@ class StudyRunner:
         return StudyResult.open(path)
 
     def _run(self, folder: Path, callbacks: StudyCallbacks) -> Run:
-        resume = (
-            f"`t2iprobe study resume {folder}` goes on" if "question" in self.arguments else "the same call goes on"
-        )
+        again = f"the same {'command' if self.arguments else 'call'} goes on"
+        resume = f"`t2iprobe study resume {folder}` goes on" if "question" in self.arguments else again
         return Run(
             "study",
             self.settings(),
