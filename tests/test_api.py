@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import t2iprobe as t2i
+from t2iprobe.api import calls
 from t2iprobe.core.errors import ConfigError, SiteError, StoppedError
 from t2iprobe.core.interventions import names
 from t2iprobe.plugins.organisms.catalogue import WEIGHTS
@@ -249,6 +250,7 @@ def test_finetuning_leaves_the_model_as_it_was(model: t2i.Model, run: t2i.Run) -
         (lambda model: t2i.invert(model, device="cpu"), "invert: the model is built already"),
         (lambda model: t2i.continual(model, workers=2), "workers=2 need the model by its name"),
         (lambda model: t2i.finetune(model, layers=6), "nothing to learn from"),
+        (lambda model: t2i.edit(model, source=A, target=B, quiet=True), "name the layers: layers=6, or from_run=RUN"),
     ],
 )
 def test_other_commands_say_what_cannot_be(model: t2i.Model, call: Callable[[t2i.Model], object], said: str) -> None:
@@ -305,3 +307,15 @@ def test_what_was_stopped_says_how_to_keep_it(model: t2i.Model, monkeypatch: pyt
     monkeypatch.setattr("t2iprobe.cli.commands.localize.run", stopped)
     with pytest.raises(StoppedError, match="give out= to keep"):
         t2i.localize(model, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("at_a_shell", "in_python"),
+    [
+        ("this takes about 5 h; add --yes to do it", "this takes about 5 h; add yes=True to do it"),
+        ("give --layers or --from, not both", "give layers or from_run, not both"),
+        ("see `t2iprobe sites --arch sd3`, or --held-out 4", "see `t2iprobe sites --arch sd3`, or held_out=4"),
+    ],
+)
+def test_messages_name_keyword_arguments(at_a_shell: str, in_python: str) -> None:
+    assert calls.in_python(at_a_shell) == in_python

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 import shutil
 import tempfile
 import weakref
@@ -30,6 +31,9 @@ Asked = TypeVar("Asked", bound=Options)
 #: what a command takes that is not for Python: how it prints; and what the functions take by themselves
 OWN = frozenset({"format", "plan", "model", "out"})
 COLUMNS = ("source", "target", "seed", "concept")  # of a file of pairs
+#: an option in a message, and its value where that is a number or stands for one
+OPTION = re.compile(r"--(?P<name>[a-z][a-z-]*)(?: (?P<value>[A-Z0-9][\w,.-]*))?")
+SPELT = {"from": "from_run"}  # a keyword of Python's own
 BUILT = ("upscaler", "device", "dtype")  # what is decided once a model is built
 
 
@@ -114,17 +118,20 @@ def pairs_option(
 def beside(prompts: str | Path | Sequence[str] | None) -> Iterator[dict[str, Path]]:
     """The option ``prompts`` of a command: a file as it is, or one that holds the prompts as long as they are read.
 
+    A path is a file, text is a prompt.
+
     Raises:
         ConfigError: a prompt cannot stand in a line of such a file.
     """
     if prompts is None:
         yield {}
         return
-    if isinstance(prompts, str | Path):
-        yield {"prompts": Path(prompts)}
+    if isinstance(prompts, Path):
+        yield {"prompts": prompts}
         return
-    text = "\n".join(prompts)
-    if entries(text) != list(prompts):
+    listed = [prompts] if isinstance(prompts, str) else list(prompts)
+    text = "\n".join(listed)
+    if entries(text) != listed:
         raise ConfigError("prompts are lines: none is empty, has a line break, blanks at its ends, or begins with '# '")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "prompts.txt"
@@ -162,7 +169,21 @@ def calling(name: str, model: Any, out: str | Path | None, quiet: bool, plugins:
             raise StoppedError(
                 f"{name} was stopped; give out= to keep what is measured and to go on from there"
             ) from None
+        if isinstance(error, ConfigError) and (said := in_python(str(error))) != str(error):
+            raise type(error)(said) from error
         raise
+
+
+def in_python(text: str) -> str:
+    """A message with options as keyword arguments: ``--layers 6`` is ``layers=6``; commands in backticks stay."""
+    parts = text.split("`")
+    return "`".join(part if number % 2 else OPTION.sub(_keyword, part) for number, part in enumerate(parts))
+
+
+def _keyword(found: re.Match[str]) -> str:
+    name, value = found["name"].replace("-", "_"), found["value"]
+    name = SPELT.get(name, name)
+    return "yes=True" if name == "yes" else f"{name}={value}" if value else name
 
 
 def _held(model: Any, plugins: Plugins) -> tuple[str, Plugins]:

@@ -59,7 +59,7 @@ def invert(
 
     Args:
         model, out, quiet, plugins: see :func:`t2iprobe.localize`.
-        prompts: a file with one a line, or the prompts; default those of the prompt set.
+        prompts: one or several, or the ``Path`` of a file with one a line; default those of the prompt set.
         **options: those of the command: ``limit`` (pictures), ``images`` (a folder of them), ``method`` (one or
             several), ``num_steps``, ``guidance``, ``inversion_guidance``, ``sampler``, ``keep``, ``seed``, …
 
@@ -147,7 +147,7 @@ def capture(
 
     Args:
         model, out, quiet, plugins: see :func:`t2iprobe.localize`.
-        prompts: a file with one a line (a ``Path``), or the prompts.
+        prompts: one or several, or the ``Path`` of a file with one a line.
         sites: names or patterns.
         **options: those of the command: ``steps``, ``branch``, ``seed``, ``num_steps``, ``guidance``, ``resolution``,
             ``batch_size``, ``round_bits``, ``store``, ``max_bytes``, …
@@ -161,8 +161,7 @@ def capture(
     from t2iprobe.core.store.capture import RUN
     from t2iprobe.core.store.reader import ActivationStore
 
-    listed = [prompts] if isinstance(prompts, str) else prompts
-    with calling("capture", model, out, quiet, plugins) as call, beside(listed) as file:
+    with calling("capture", model, out, quiet, plugins) as call, beside(prompts) as file:
         asked = call.options(command.CaptureOptions, {**options, **file, "sites": sites})
         answer = command.run(asked, call.plugins)
         return call.left(ActivationStore(answer["store"], RUN))
