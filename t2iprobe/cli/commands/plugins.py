@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from t2iprobe.cli.command import takes
 from t2iprobe.cli.console import Format, answers, print_json
+from t2iprobe.cli.options import PrintOptions
 from t2iprobe.registry.manager import Plugins
 
 
-def plugins(format: Annotated[Format, typer.Option(help="table, or one JSON object.")] = Format.table) -> None:
+@takes(PrintOptions)
+def plugins(asked: PrintOptions, context: typer.Context) -> None:
     """List the plugins: bundled and installed ones, with their hooks, and those that are not used with the reason."""
     rows = Plugins().listing()
-    if format is Format.json:
+    if asked.format is Format.json:
         print_json({"plugins": [asdict(row) for row in rows]})
         return
     table = Table("plugin", "version", "status", "hooks / reason", box=None, header_style="bold")

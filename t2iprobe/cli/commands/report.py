@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import ClassVar
 
 import typer
 
+from t2iprobe.cli.command import takes
 from t2iprobe.cli.console import Format, answers, print_json
-from t2iprobe.cli.options import FormatOption
+from t2iprobe.cli.options import PrintOptions
+from t2iprobe.core.command_options import option
 
 
-def report(
-    context: typer.Context,
-    path: Annotated[Path, typer.Argument(help="Run folder of a study, finished or not.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write it; default report.html in the run folder.")] = None,
-    format: FormatOption = Format.table,
-) -> None:
+class ReportOptions(PrintOptions):
+    """The options of ``t2iprobe report``."""
+
+    panel: ClassVar[str] = "Run"
+    path: Path = option(help="Run folder of a study, finished or not.", argument=True)
+    out: Path | None = option(None, help="Where to write it; default report.html in the run folder.")
+
+
+@takes(ReportOptions)
+def report(asked: ReportOptions, context: typer.Context) -> None:
     """Make the report of a study again, from what is in its folder; the model is not needed.
 
     Example: t2iprobe report runs/localize-tiny-sd3-text-adaptive
     """
     from t2iprobe.registry.results import Result
 
-    result = Result.open(path)
-    page = result.report(out, context.obj)
+    result = Result.open(asked.path)
+    page = result.report(asked.out, context.obj)
     sentence = result.finding.sentence if result.finding else "not finished"
-    if format is Format.json:
+    if asked.format is Format.json:
         print_json({"report": str(page), "sentence": sentence})
     else:
         answers.print(f"{page}: {sentence}", highlight=False, markup=False)

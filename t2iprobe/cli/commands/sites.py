@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import typer
 from rich.table import Table
 
 from t2iprobe.cli import parse
+from t2iprobe.cli.command import takes
 from t2iprobe.cli.console import Format, answers, notes, print_json
-from t2iprobe.cli.options import FormatOption, ModelRef
+from t2iprobe.cli.options import PrintOptions
+from t2iprobe.core.command_options import Numbers, option
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.option_groups import WeightOptions
 
 if TYPE_CHECKING:
     from t2iprobe.core.contracts.adapter import Adapter, LayerRow
 
 
-def sites(
-    arch: Annotated[str | None, typer.Option(help="Architecture: sd, sdxl, sd3, if, flux, or a plugin's.")] = None,
-    model: ModelRef = None,
-    full_size: Annotated[
-        bool, typer.Option("--full-size", help="The published configuration, on the meta device: no weights needed.")
-    ] = False,
-    layers: Annotated[str | None, typer.Option(help="Only these layers, such as 55-57; their sum is printed.")] = None,
-    all_sites: Annotated[
-        str | None, typer.Option("--sites", help="List sites that match this pattern instead, such as 'blocks.*.*.k'.")
-    ] = None,
-    format: FormatOption = Format.table,
-) -> None:
+class SitesOptions(PrintOptions, WeightOptions):
+    """The options of ``t2iprobe sites``."""
+
+    panel: ClassVar[str] = "Sites"
+    arch: str | None = option(None, help="Architecture: sd, sdxl, sd3, if, flux, or a plugin's.")
+    full_size: bool = option(False, help="The published configuration, on the meta device: no weights needed.")
+    layers: Numbers | None = option(None, help="Only these layers, such as 55-57; their sum is printed.")
+    sites: str | None = option(None, help="List sites that match this pattern instead, such as 'blocks.*.*.k'.")
+
+
+@takes(SitesOptions)
+def sites(asked: SitesOptions, context: typer.Context) -> None:
     """List the attention layers that read the text, in forward order, with the parameters of their keys and values.
 
     Example: t2iprobe sites --arch sdxl --full-size --layers 55-57
@@ -36,24 +39,24 @@ def sites(
     from t2iprobe.core.contracts.adapter import count_parameters, layer_table
     from t2iprobe.core.sites import Sites
 
-    adapter, pipeline, name = _subject(arch, model, full_size)
-    if all_sites is not None:
-        _print_sites(Sites(adapter.sites(pipeline)).match(all_sites), format)
+    adapter, pipeline, name = _subject(asked.arch, asked.model, asked.full_size)
+    if asked.sites is not None:
+        _print_sites(Sites(adapter.sites(pipeline)).match(asked.sites), asked.format)
         return
     rows = layer_table(adapter, pipeline)
-    chosen = [rows[i] for i in parse.layers(layers, len(rows))] if layers else rows
+    chosen = [rows[i] for i in parse.layers(asked.layers, len(rows))] if asked.layers else rows
     total = count_parameters(adapter.module(pipeline))
     answer = {
         "arch": adapter.name,
         "model": name,
-        "inferred": adapter.inferred if full_size else "",
+        "inferred": adapter.inferred if asked.full_size else "",
         "layers_in_all": len(rows),
         "denoiser_parameters": total,
         "parameters": sum(row.parameters for row in chosen),
         "share": sum(row.parameters for row in chosen) / total,
         "layers": [asdict(row) for row in chosen],
     }
-    if format is Format.json:
+    if asked.format is Format.json:
         print_json(answer)
     else:
         _print_layers(answer, chosen)

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import typer
 from rich.table import Table
 
 from t2iprobe.cli import parse
+from t2iprobe.cli.command import takes
 from t2iprobe.cli.console import Format, answers, notes, print_json
+from t2iprobe.cli.options import PrintOptions
+from t2iprobe.core.command_options import option
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import counted
 
@@ -23,29 +26,49 @@ app = typer.Typer(help="Look after what runs have kept: sizes, integrity, garbag
 
 STUDY = "study.zarr"  # in a run folder
 
-StorePath = Annotated[str, typer.Argument(metavar="PATH", help="Run folder, .zarr folder, or URL of a store.")]
-FormatOption = Annotated[Format, typer.Option(help="table, or one JSON object on stdout.")]
+
+class StoreOptions(PrintOptions):
+    """The options of ``t2iprobe store info`` and ``verify``."""
+
+    panel: ClassVar[str] = "Store"
+    path: str = option(help="Run folder, .zarr folder, or URL of a store.", argument=True)
+
+
+class RemoveOptions(StoreOptions):
+    """The options of ``t2iprobe store rm``."""
+
+    activations: bool = option(False, help="Remove all activations too; asks first.")
+    run: str | None = option(None, help="With --activations: only those of this captured run.")
+    all: bool = option(False, help="Remove the whole run folder, of any kind; asks first.")
+    yes: bool = option(False, flag="-y", help="Do not ask.")
+
+
+class ExportOptions(StoreOptions):
+    """The options of ``t2iprobe store export``."""
+
+    out: Path = option(help="File to write: .csv, or .parquet (pip install 't2iprobe[parquet]').")
 
 
 @app.command()
-def info(path: StorePath, format: FormatOption = Format.table) -> None:
+@takes(StoreOptions)
+def info(asked: StoreOptions, context: typer.Context) -> None:
     """What a store holds and how large it is, raw and as stored; of a run without a store, how far and how large.
 
     Example: t2iprobe store info runs/keys
     """
     from t2iprobe.core.store import keys, verify
 
-    if (store := _store_of(path)) is None:
-        _info_of_run(Path(path), format)
+    if (store := _store_of(asked.path)) is None:
+        _info_of_run(Path(asked.path), asked.format)
         return
     root = keys.open_root(store)
     sizes = verify.table(store)
     runs = [_run(run) for run in verify.captured(root)]
     total = sum(keys.sizes(root.store, keys.listed(root.store)).values())
     study = _study(root)
-    if format is Format.json:
+    if asked.format is Format.json:
         arrays = [asdict(size) for size in sizes]
-        print_json({"path": path, "bytes": total, "study": study, "runs": runs, "arrays": arrays})
+        print_json({"path": asked.path, "bytes": total, "study": study, "runs": runs, "arrays": arrays})
         return
     if study is not None:
         _print_study(study)
@@ -60,7 +83,7 @@ def info(path: StorePath, format: FormatOption = Format.table) -> None:
             f"packed with {run['codec']['name']}, {run['round_bits'] or 'all'} mantissa bits kept",
             highlight=False,
         )
-    answers.print(f"{parse.size_text(total)} in all in {path}", highlight=False)
+    answers.print(f"{parse.size_text(total)} in all in {asked.path}", highlight=False)
 
 
 def _info_of_run(path: Path, format: Format) -> None:
@@ -127,7 +150,8 @@ def _print_sizes(sizes: list[Size]) -> None:
 
 
 @app.command()
-def verify(path: StorePath, format: FormatOption = Format.table) -> None:
+@takes(StoreOptions)
+def verify(asked: StoreOptions, context: typer.Context) -> None:
     """Compare every file of a run, of any kind, and every chunk of a store with its checksum.
 
     Damaged ones are named, and the exit code is 1.
@@ -137,18 +161,18 @@ def verify(path: StorePath, format: FormatOption = Format.table) -> None:
     from t2iprobe.core.store.verify import StoreReport
     from t2iprobe.core.store.verify import verify as look
 
-    folder = _run_folder(path)
+    folder = _run_folder(asked.path)
     files, count = _damaged_files(folder) if folder is not None else ([], 0)
     known, report = {name for name, _ in files}, StoreReport()
-    for store, place in _stores_of(path):
+    for store, place in _stores_of(asked.path):
         if f"{place}zarr.json" not in known:  # else it cannot even be opened
             found = look(store)
             report.chunks, report.bytes = report.chunks + found.chunks, report.bytes + found.bytes
             report.unfinished |= found.unfinished
             report.damaged += [one for one in found.damaged if place + one.chunk not in known]
-    if format is Format.json:
+    if asked.format is Format.json:
         damaged = [{"file": name, "reason": reason} for name, reason in files]
-        print_json({"path": path, "files": count, "damaged_files": damaged, **asdict(report)})
+        print_json({"path": asked.path, "files": count, "damaged_files": damaged, **asdict(report)})
     else:
         for name, reason in [*files, *((one.chunk, one.reason) for one in report.damaged)]:
             answers.print(f"damaged: {name}: {reason}", highlight=False, soft_wrap=True, markup=False)
@@ -213,14 +237,8 @@ def _store_of(path: str) -> str | None:
 
 
 @app.command()
-def rm(
-    path: StorePath,
-    activations: Annotated[bool, typer.Option("--activations", help="Remove all activations too; asks first.")] = False,
-    run: Annotated[str | None, typer.Option(help="With --activations: only those of this captured run.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Remove the whole run folder, of any kind; asks first.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    format: FormatOption = Format.table,
-) -> None:
+@takes(RemoveOptions)
+def rm(asked: RemoveOptions, context: typer.Context) -> None:
     """Remove what interrupted runs left behind and, if asked to, the activations, or the run with everything.
 
     Without --all, scores, pictures and manifest stay.
@@ -236,11 +254,15 @@ def rm(
     from t2iprobe.core.runs import checksums
     from t2iprobe.core.store import keys, verify
 
-    if run is not None and not activations:
-        raise ConfigError(f"--run {run} chooses whose activations are removed; add --activations, or leave it out")
+    path = asked.path
+    if asked.run is not None and not asked.activations:
+        run, activations = asked.called("run"), asked.called("activations")
+        raise ConfigError(
+            f"{run} {asked.run} chooses whose activations are removed; add {activations}, or leave it out"
+        )
     folder, removed = _run_folder(path), {}
-    if all_:
-        removed = _remove_run(path, yes)
+    if asked.all:
+        removed = _remove_run(path, asked.yes)
     elif (store := _store_of(path)) is None:
         with _held(path):
             removed = _sweep_parts(path)
@@ -248,13 +270,13 @@ def rm(
         keys.open_root(store)
         with _held(path):
             removed = verify.sweep_up(store) | _sweep_parts(path)
-            if activations:
-                _confirm(verify.activations(store, run), "activations", yes)
-                removed |= verify.remove_activations(store, run)
+            if asked.activations:
+                _confirm(verify.activations(store, asked.run), "activations", asked.yes)
+                removed |= verify.remove_activations(store, asked.run)
             if folder is not None and (folder / checksums.CHECKSUMS).is_file():
                 checksums.seal(folder)
     answer = {"path": path, "removed": len(removed), "bytes": sum(removed.values())}
-    if format is Format.json:
+    if asked.format is Format.json:
         print_json(answer)
     else:
         answers.print(
@@ -331,20 +353,17 @@ def _sweep_parts(path: str) -> dict[str, int]:
 
 
 @app.command()
-def export(
-    path: StorePath,
-    out: Annotated[Path, typer.Option(help="File to write: .csv, or .parquet (pip install 't2iprobe[parquet]').")],
-    format: FormatOption = Format.table,
-) -> None:
+@takes(ExportOptions)
+def export(asked: ExportOptions, context: typer.Context) -> None:
     """Write the scores as a table: one line a trial and pair, one column a score.
 
     Example: t2iprobe store export runs/patch-tiny-sd3-text --out scores.csv
     """
     from t2iprobe.core.study.export import scores, write
 
-    rows = scores(path)
+    rows, out = scores(asked.path), asked.out
     write(rows, out)
-    if format is Format.json:
-        print_json({"path": path, "out": str(out), "rows": len(rows), "columns": list(rows[0])})
+    if asked.format is Format.json:
+        print_json({"path": asked.path, "out": str(out), "rows": len(rows), "columns": list(rows[0])})
     else:
         answers.print(f"{counted(len(rows), 'row')} of {counted(len(rows[0]), 'column')} in {out}", highlight=False)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import typer
 from rich.markup import escape
@@ -17,7 +17,7 @@ from t2iprobe.cli.commandline import typed
 from t2iprobe.cli.commands.search import SearchOptions, planned, print_plan, question
 from t2iprobe.cli.console import Format, answers, notes, print_json
 from t2iprobe.cli.cost import agree, duration
-from t2iprobe.cli.options import AgreeOptions, FormatOption, RunOptions
+from t2iprobe.cli.options import AgreeOptions, PrintOptions, RunOptions
 from t2iprobe.cli.parse import size_text
 from t2iprobe.core.command_options import Options, option
 from t2iprobe.core.errors import ConfigError, RunExistsError
@@ -87,6 +87,18 @@ class ResumeOptions(AgreeOptions, PlaceOptions):
     """The options of ``t2iprobe study resume``."""
 
     path: Path = option(help="Run folder of a study that was interrupted.", argument=True)
+
+
+class StatusOptions(PrintOptions):
+    """The options of ``t2iprobe study status``."""
+
+    path: Path = option(help="Run folder.", argument=True)
+
+
+class ListOptions(PrintOptions):
+    """The options of ``t2iprobe study ls``."""
+
+    folder: Path = option(RUNS, help="Where the runs are.", argument=True)
 
 
 @dataclass(frozen=True)
@@ -180,15 +192,16 @@ def resume(given: ResumeOptions, context: typer.Context) -> None:
 
 
 @app.command()
-def status(path: Annotated[Path, typer.Argument(help="Run folder.")], format: FormatOption = Format.table) -> None:
+@takes(StatusOptions)
+def status(asked: StatusOptions, context: typer.Context) -> None:
     """How far a run of any kind is, also while it goes on.
 
     Example: t2iprobe study status runs/words
     """
     from t2iprobe.core.runs.status import state_of
 
-    answer = _said(state_of(path))
-    if format is Format.json:
+    answer = _said(state_of(asked.path))
+    if asked.format is Format.json:
         print_json(answer)
         return
     for key, value in answer.items():
@@ -204,19 +217,19 @@ def _reason(key: str, answer: dict[str, Any]) -> str:
 
 
 @app.command("ls")
-def list_(
-    folder: Annotated[Path, typer.Argument(help="Where the runs are.")] = RUNS, format: FormatOption = Format.table
-) -> None:
+@takes(ListOptions)
+def list_(asked: ListOptions, context: typer.Context) -> None:
     """List the runs in a folder, of every kind: what, how far, when, how large.
 
     Example: t2iprobe study ls runs --format json
     """
     from t2iprobe.core.runs.status import listed
 
+    folder = asked.folder
     if not folder.is_dir() and folder != RUNS:
         raise ConfigError(f"{folder} is no folder{_near_folder(folder)}")
     found = [_said(one) for one in listed(folder)]
-    if format is Format.json:
+    if asked.format is Format.json:
         print_json({"studies": found})
         return
     table = Table(*COLUMNS, box=None, header_style="bold")
