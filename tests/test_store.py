@@ -867,7 +867,7 @@ def test_store_rm_touches_nothing_outside_the_store(call: Call, tmp_path: Path) 
     for name, said in (
         ("../../../precious", "no captured run"),
         ("captur", "did you mean capture"),
-        ("", "no captured"),
+        ("", "--run is empty"),
     ):
         code, out, err = call("store", "rm", "run", "--activations", "--run", name, "--yes")
         assert (code, out) == (2, "") and said in err, err
