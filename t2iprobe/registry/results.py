@@ -172,7 +172,7 @@ class Result(StudyResult):
         return drawn.convert("RGB")
 
     def to_frame(self) -> DataFrame:
-        """The scores, one row per trial and pair: ``trial``, ``layers``, ``pair``, prompts, words, seed and every score.
+        """The scores, one row per trial and pair: ``trial``, ``layers``, ``pair``, prompts, words, seed and scores.
 
         Raises:
             ConfigError: pandas is not installed.
