@@ -33,6 +33,7 @@ class Asked(RunOptions, Group):
     set: Settings = option({}, help="Settings.")
     way: Literal["inject", "stream"] = option("inject", help="Way.")
     deep: bool | None = option(None, flag="--deep/--flat", help="Depth.")
+    seed: int = option(0, help="Seed.", ge=0, lt=2**32)
     share: float = option(0.25, help="Another default.", ge=0, le=1)
 
 
@@ -99,6 +100,7 @@ def test_what_is_given_is_told_from_what_is_not() -> None:
         ({"share": math.inf}, "share takes a finite number, found inf"),
         ({"share": "much"}, "share takes a number, found much"),
         ({"share": 1.5}, "share is 1 or less, found 1.5"),
+        ({"seed": 2**32}, "seed is less than 4,294,967,296, found 4294967296"),
         ({"layers": " "}, "layers is empty"),
         ({"file": ""}, "file is empty"),
         ({"method": "a,,b"}, "method has an empty entry"),

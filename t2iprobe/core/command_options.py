@@ -181,13 +181,17 @@ def _said(kind: str, message: str, value: Any, context: Mapping[str, Any], withi
             return f"takes {what}{found}"
     for bound, what in BOUNDS.items():
         if kind == bound:
-            return f"{what.format(*context.values())}{found}"
+            return f"{what.format(*map(_number, context.values()))}{found}"
     if kind in ("literal_error", "enum"):
         known = re.findall(r"'([^']*)'", str(context["expected"]))
         return f"has no choice {value!r}{near(str(value), known)}"
     if kind == "value_error":
         return str(context["error"])
     return f"{'has an entry that ' if within else ''}{message[0].lower()}{message[1:]}{found}"
+
+
+def _number(bound: float) -> str:
+    return f"{int(bound):,}" if bound == int(bound) else f"{bound:g}"
 
 
 KINDS = {
@@ -199,10 +203,10 @@ KINDS = {
     "tuple": "a list",
 }
 BOUNDS = {
-    "greater_than_equal": "is {:g} or more",
-    "greater_than": "is more than {:g}",
-    "less_than_equal": "is {:g} or less",
-    "less_than": "is less than {:g}",
+    "greater_than_equal": "is {} or more",
+    "greater_than": "is more than {}",
+    "less_than_equal": "is {} or less",
+    "less_than": "is less than {}",
 }
 
 
