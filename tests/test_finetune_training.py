@@ -361,7 +361,7 @@ def test_pictures_of_odd_modes_are_taken_or_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="mode I;16; save it with 8 bits"):
         read_folder(place)
     (place / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"nonsense" * 4)
-    with pytest.raises(ConfigError, match="no picture"):
+    with pytest.raises(ConfigError, match="not a readable picture"):
         read_folder(place)
 
 
