@@ -33,7 +33,7 @@ from t2iprobe.core.runs.runfolder import read_manifest
 from t2iprobe.plugins.finetune.collapse import latents, precision_recall
 from t2iprobe.plugins.finetune.compare import over_seeds
 from t2iprobe.plugins.finetune.record import sheet
-from t2iprobe.plugins.finetune.session import FinetuneCallbacks, FinetuneJob, Session
+from t2iprobe.plugins.finetune.session import FinetuneCallbacks, FinetuneJob, FinetuneSession
 from t2iprobe.plugins.finetune.sources import TrainingSet, lesson
 from t2iprobe.plugins.organisms.digits import ASKED
 from t2iprobe.plugins.organisms.pictures import COLOURS, DRAWN, LAYOUTS, PANEL, SLOT, WORD_LENGTH, Sign, draw, glyphs
@@ -145,7 +145,9 @@ def measured(
     return {"scores": found, "new": new, "kept": kept}
 
 
-def trainings(session: Session, jobs: Sequence[FinetuneJob], out: Path) -> Iterator[tuple[FinetuneJob, Path, float]]:
+def trainings(
+    session: FinetuneSession, jobs: Sequence[FinetuneJob], out: Path
+) -> Iterator[tuple[FinetuneJob, Path, float]]:
     """Each job trained, or found trained."""
     for job in jobs:
         path = out / f"{job.scope}-{job.seed}"
@@ -188,7 +190,7 @@ def main() -> None:
     plugins = Plugins()
     model = plugins.load(options.model, device="cpu")
     taught: TrainingSet = lesson("digits", plugins, limit=1)
-    session = Session(model, taught)
+    session = FinetuneSession(model, taught)
     numbers, words = asked(ASKED, options.pictures), asked(WORDS, options.pictures)
     options.out.mkdir(parents=True, exist_ok=True)
     base = measured(model, plugins, numbers, words, None)

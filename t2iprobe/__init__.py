@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from t2iprobe.api import guard, load, prompt_set
     from t2iprobe.api.comparison import Comparison, compare
-    from t2iprobe.api.outcomes import Edited, Finetuned, Inversion, Outcome
+    from t2iprobe.api.outcomes import EditResult, Finetuned, Inversion, Outcome
     from t2iprobe.api.searching import localize, patch_layers
     from t2iprobe.api.using import capture, continual, edit, finetune, invert
     from t2iprobe.core.cache import ActivationCache
@@ -48,7 +48,7 @@ _HOMES = {
     "core.trials": ("Trial",),
     "api": ("guard", "load", "prompt_set"),
     "api.comparison": ("Comparison", "compare"),
-    "api.outcomes": ("Edited", "Finetuned", "Inversion", "Outcome"),
+    "api.outcomes": ("EditResult", "Finetuned", "Inversion", "Outcome"),
     "api.searching": ("localize", "patch_layers"),
     "api.using": ("capture", "continual", "edit", "finetune", "invert"),
     "registry.hookspecs": ("hookimpl",),
@@ -66,7 +66,7 @@ __all__ = [
     "Branch",
     "Comparison",
     "DenoiserCall",
-    "Edited",
+    "EditResult",
     "Finding",
     "Finetuned",
     "Generation",

@@ -34,7 +34,7 @@ from t2iprobe.plugins.finetune.options import FinetuneOptions
 from t2iprobe.plugins.finetune.output import ranges
 from t2iprobe.plugins.finetune.presets import PRESETS
 from t2iprobe.plugins.finetune.record import sheet
-from t2iprobe.plugins.finetune.session import FinetuneCallbacks, FinetuneJob, Session
+from t2iprobe.plugins.finetune.session import FinetuneCallbacks, FinetuneJob, FinetuneSession
 from t2iprobe.plugins.finetune.sources import ProbePicture, TrainingSet, lesson, probes
 from t2iprobe.plugins.organisms.digits import ASKED, SHOWN, Digits
 from t2iprobe.plugins.organisms.pictures import DIGITS, LETTERS, glyphs
@@ -203,7 +203,7 @@ def test_a_sheet_has_four_rows() -> None:
 def test_a_session_trains_keeps_and_goes_on(tmp_path: Path) -> None:
     model = tiny()
     before = {name: one.clone() for name, one in model.denoiser.state_dict().items()}
-    session = Session(model, a_lesson(), watcher(model), every=2)
+    session = FinetuneSession(model, a_lesson(), watcher(model), every=2)
     whole = session.run(job(), tmp_path / "whole")
     stop, steps = Stop(), []
 
@@ -238,7 +238,7 @@ def test_a_session_trains_keeps_and_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", [1, 3])
 def test_a_folder_that_vanishes_is_no_training(step: int, tmp_path: Path) -> None:
     model = tiny()
-    session = Session(model, a_lesson(), watcher(model))
+    session = FinetuneSession(model, a_lesson(), watcher(model))
 
     def on_step(number: int, loss: float) -> None:
         if number == step:
@@ -254,7 +254,7 @@ def test_a_full_disk_is_one_error_and_the_training_goes_on(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     model = tiny()
-    session = Session(model, a_lesson(), watcher(model), every=2)
+    session = FinetuneSession(model, a_lesson(), watcher(model), every=2)
     whole = session.run(job(), tmp_path / "whole")
 
     def full(real: Any) -> Any:
@@ -278,7 +278,7 @@ def test_a_full_disk_is_one_error_and_the_training_goes_on(
 @pytest.mark.parametrize("name", ["losses.jsonl", "looks.jsonl", "samples/step-000000.png", "lora"])
 def test_a_flipped_bit_is_noticed(name: str, tmp_path: Path) -> None:
     model = tiny()
-    session = Session(model, a_lesson(), watcher(model))
+    session = FinetuneSession(model, a_lesson(), watcher(model))
     session.run(job(), tmp_path / "run")
     file = tmp_path / "run" / (name if name != "lora" else "lora/pytorch_lora_weights.safetensors")
     raw = bytearray(file.read_bytes())
@@ -292,7 +292,7 @@ def test_a_flipped_bit_is_noticed(name: str, tmp_path: Path) -> None:
 
 def test_a_saved_lora_is_gone_on_from(tmp_path: Path) -> None:
     model = tiny()
-    session = Session(model, a_lesson())
+    session = FinetuneSession(model, a_lesson())
     session.run(job(), tmp_path / "first")
     start = str(tmp_path / "first/lora")
     session.run(job(steps=1, start=start), tmp_path / "second")
@@ -311,7 +311,7 @@ def test_a_saved_lora_is_gone_on_from(tmp_path: Path) -> None:
 def test_a_saved_lora_goes_on_with_the_scale_that_it_has(tmp_path: Path) -> None:
     """Plain diffusers draws what was not trained on as it draws what was started from."""
     model = tiny()
-    session = Session(model, a_lesson())
+    session = FinetuneSession(model, a_lesson())
     lora = Lora.attach(model, session.targets(job()).modules, rank=2, alpha=16)
     torch.manual_seed(0)
     for one in lora.parameters():
@@ -339,7 +339,7 @@ def test_a_saved_lora_goes_on_with_the_scale_that_it_has(tmp_path: Path) -> None
 @pytest.mark.parametrize(("every", "start"), [(0, False), (1, False), (2, False), (2, True)])
 def test_the_looks_that_are_planned_are_made(every: int, start: bool, tmp_path: Path) -> None:
     model = tiny()
-    session = Session(model, a_lesson(), watcher(model), every)
+    session = FinetuneSession(model, a_lesson(), watcher(model), every)
     one = job()
     if start:
         session.run(one, tmp_path / "start")
@@ -353,7 +353,7 @@ def test_the_looks_that_are_planned_are_made(every: int, start: bool, tmp_path: 
 
 
 def test_sides_that_the_model_cannot_have_are_refused() -> None:
-    session = Session(tiny(), a_lesson())
+    session = FinetuneSession(tiny(), a_lesson())
     assert session.side(job(side=None)) == 16
     with pytest.raises(ConfigError, match=r"--resolution 18: .* multiples of 4"):
         session.side(job(side=18))
@@ -534,6 +534,6 @@ def test_the_page_names_every_scope_stream_score_and_option() -> None:
 def test_the_embedded_model_learns_digits_in_its_word_layer(tmp_path: Path) -> None:
     model = Plugins().load("tiny-sd3", device="cpu")
     taught = lesson("digits", Plugins(), limit=8)
-    session = Session(model, taught, monitor(model, Plugins(), list(taught.probes), PROBES[:1]))
+    session = FinetuneSession(model, taught, monitor(model, Plugins(), list(taught.probes), PROBES[:1]))
     found = session.run(FinetuneJob(Settings(steps=60, batch=8, lr=3e-3), layers=(6,), rank=8), tmp_path)
     assert found["after"]["learn_f1"] > found["before"]["learn_f1"] + 0.1

@@ -30,7 +30,7 @@ def run(rng: np.random.Generator, latent: Any) -> Any:
 
 
 def on_rows(one: Any, mask: np.ndarray[Any, Any]) -> str:
-    options = analyze.Options()
+    options = analyze.AnalysisSettings()
     parts = {"correlation": analyze.correlations(one, options), "plain": analyze.plain_areas(one, mask, options)}
     return sections.sentence({"methods": one.arms, "rows": ROWS, "sampled": True, **parts})
 
@@ -65,7 +65,7 @@ def test_noise_that_is_weaker_in_plain_areas_makes_them_no_better() -> None:
     for _ in range(count):
         mask, one = areas(rng), run(rng, independent)
         one.noise *= np.where(mask[:, None], 0.7, 1.1)
-        gap = {row["what"]: row for row in analyze.plain_areas(one, mask, analyze.Options())["rows"]}["euler"]
+        gap = {row["what"]: row for row in analyze.plain_areas(one, mask, analyze.AnalysisSettings())["rows"]}["euler"]
         assert gap["difference"][2] < 0
         wrong += "shows no difference" not in on_rows(one, mask)
     assert wrong / count <= 0.1
@@ -82,7 +82,7 @@ def test_true_noise_stands_in_the_table_of_plain_areas() -> None:
     """Its spread there is what a perfect latent would have; it has no error."""
     rng = np.random.default_rng(2)
     one, mask = run(rng, lambda rng, noise: noise), areas(rng)
-    rows = {row["what"]: row for row in analyze.plain_areas(one, mask, analyze.Options())["rows"]}
+    rows = {row["what"]: row for row in analyze.plain_areas(one, mask, analyze.AnalysisSettings())["rows"]}
     inside = np.broadcast_to(mask[:, None], one.noise.shape)
     assert rows["true noise"]["std_plain"] == pytest.approx(one.noise[inside].std())
     assert rows["true noise"]["spread_difference"] == rows["euler"]["spread_difference"]
@@ -94,5 +94,5 @@ def test_a_share_by_prompt_is_what_knows_the_prompt_only() -> None:
     rng = np.random.default_rng(3)
     one = run(rng, independent)
     one.prompts = [f"prompt {row % 4}" for row in range(ROWS)]
-    found = analyze.assignments(one, analyze.Options())
+    found = analyze.assignments(one, analyze.AnalysisSettings())
     assert found["chance_by_prompt"] == pytest.approx(4 / ROWS) and found["rows"][0]["spread"] is None

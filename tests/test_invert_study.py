@@ -374,7 +374,7 @@ def test_errors_by_step_are_zero_for_an_oracle(finished: Inverted) -> None:
 
 def test_where_the_walks_lie(finished: Inverted) -> None:
     """Sampling starts at the noise, inversion ends at the latent; the map's distances are what they say."""
-    found = analyze.analyze(finished, analyze.Options(points=3))["location"]["euler"]
+    found = analyze.analyze(finished, analyze.AnalysisSettings(points=3))["location"]["euler"]
     assert found["sampling"]["share"][0] == pytest.approx(0, abs=1e-6)
     assert found["inversion"]["share"][0] == pytest.approx(1, abs=1e-6)
     assert found["sampling"]["nearer_noise"][0] == 1 and found["inversion"]["nearer_noise"][0] == 0
@@ -384,17 +384,17 @@ def test_where_the_walks_lie(finished: Inverted) -> None:
 
 
 def test_plain_areas_are_looked_for_where_one_says(finished: Inverted) -> None:
-    wide = analyze.plain_mask(finished, analyze.Options(threshold=1.0))
+    wide = analyze.plain_mask(finished, analyze.AnalysisSettings(threshold=1.0))
     assert wide.all() and wide.shape == (6, 8, 8)
-    unit = analyze.plain_mask(finished, analyze.Options(threshold=0.2))
-    signed = analyze.plain_mask(finished, analyze.Options(threshold=0.4, range="signed"))
+    unit = analyze.plain_mask(finished, analyze.AnalysisSettings(threshold=0.2))
+    signed = analyze.plain_mask(finished, analyze.AnalysisSettings(threshold=0.4, range="signed"))
     assert np.array_equal(unit, signed) and 0 < unit.mean() < 1
-    states = analyze.plain_mask(finished, analyze.Options(threshold=0.8, domain="states"))
+    states = analyze.plain_mask(finished, analyze.AnalysisSettings(threshold=0.8, domain="states"))
     assert not np.array_equal(states, unit)
 
 
 def test_drawings_show_something(finished: Inverted) -> None:
-    options = analyze.Options(threshold=0.2)
+    options = analyze.AnalysisSettings(threshold=0.2)
     drawn = plots.figures(analyze.analyze(finished, options))
     assert {"correlation", "geometry", "normality", "plain", "assignment", "steps", "location-0"} <= set(drawn)
     for image in drawn.values():
@@ -516,7 +516,7 @@ def test_cells_of_an_ablation(finished: Inverted) -> None:
     alone = ablation.cells([InversionArm("belm")], [0, 2], [10], [1.0])[0].arms
     assert [arm.label for arm in alone] == ["belm", "forward:steps=0", "forward:steps=2"]
     assert [ablation.replaced(label) for label in ("euler", "forward:steps=3", "forward", "belm")] == [0, 3, 2, None]
-    rows = {row["method"]: row for row in ablation.measured(finished, analyze.Options())}
+    rows = {row["method"]: row for row in ablation.measured(finished, analyze.AnalysisSettings())}
     assert rows[ORACLE]["noise_error"] < 1e-4 and rows["true noise"]["std"] == pytest.approx(1, abs=0.05)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from t2iprobe.core.errors import ConfigError, DamagedError, LockedError, RunExistsError, StoppedError, StoreError
 from t2iprobe.core.runs import checksums, lines, runfolder
-from t2iprobe.core.runs.engine import Run, Session, execute
+from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
 from t2iprobe.core.runs.files import parts, write
 from t2iprobe.core.runs.lock import lock
 from t2iprobe.core.runs.status import listed, state_of
@@ -24,10 +24,10 @@ from t2iprobe.core.runs.stop import Stop
 COUNT = 5
 
 
-def numbers(told: Callable[[Session, int], None] = lambda session, number: None, **changes: Any) -> Run:
+def numbers(told: Callable[[RunSession, int], None] = lambda session, number: None, **changes: Any) -> RunDefinition:
     """Keeps the squares of five numbers, each in a file of its own."""
 
-    def work(session: Session) -> dict[str, Any]:
+    def work(session: RunSession) -> dict[str, Any]:
         todo = [one for one in range(COUNT) if not (session.path / f"{one}.txt").exists()]
         session.begin(COUNT - len(todo), COUNT)
         for one in todo:
@@ -38,10 +38,10 @@ def numbers(told: Callable[[Session, int], None] = lambda session, number: None,
         checksums.keep(session.path, {"result.json": {"sum": 30}})
         return {"sentence": "30"}
 
-    return Run("numbers", {"count": COUNT} | changes, work, unit="number")
+    return RunDefinition("numbers", {"count": COUNT} | changes, work, unit="number")
 
 
-def at(number: int, act: Callable[[Session], object]) -> Callable[[Session, int], None]:
+def at(number: int, act: Callable[[RunSession], object]) -> Callable[[RunSession, int], None]:
     return lambda session, one: act(session) and None if one == number else None
 
 
@@ -72,7 +72,7 @@ def test_an_outer_run_hears_what_an_inner_one_was_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("again", [False, True])
 def test_a_folder_that_vanishes(again: bool, tmp_path: Path) -> None:
-    def vanish(session: Session) -> None:
+    def vanish(session: RunSession) -> None:
         shutil.rmtree(session.path)
         if again:  # as a library does that makes folders as it needs them
             session.path.mkdir()
@@ -86,7 +86,7 @@ def test_a_folder_that_vanishes(again: bool, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_says_what_is_kept(tmp_path: Path) -> None:
-    def full(session: Session) -> None:
+    def full(session: RunSession) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(StoreError, match="no space left; 3 of 5 numbers are kept: make room, and the same command"):
@@ -95,7 +95,7 @@ def test_a_full_disk_says_what_is_kept(tmp_path: Path) -> None:
 
 
 def test_other_settings_and_other_holders_are_refused(tmp_path: Path) -> None:
-    def second(session: Session) -> None:
+    def second(session: RunSession) -> None:
         with pytest.raises(LockedError, match=f"process {os.getpid()} on "):
             execute(numbers(), tmp_path / "run")
 
@@ -107,11 +107,11 @@ def test_other_settings_and_other_holders_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_error_before_the_first_unit_leaves_nothing(tmp_path: Path) -> None:
-    def work(session: Session) -> dict[str, Any]:
+    def work(session: RunSession) -> dict[str, Any]:
         raise ConfigError("no")
 
     with pytest.raises(ConfigError):
-        execute(Run("numbers", {}, work), tmp_path / "run")
+        execute(RunDefinition("numbers", {}, work), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

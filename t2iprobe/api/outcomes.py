@@ -68,7 +68,7 @@ class Outcome:
         return page
 
 
-class Edited(Result):
+class EditResult(Result):
     """Edited pictures: :meth:`images` has each, by method and pair; :meth:`compared` says what every method did."""
 
     @cached_property

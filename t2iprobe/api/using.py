@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from t2iprobe.api.calls import beside, calling, pairs_option
 
 if TYPE_CHECKING:
-    from t2iprobe.api.outcomes import Edited, Finetuned, Inversion, Outcome
+    from t2iprobe.api.outcomes import EditResult, Finetuned, Inversion, Outcome
     from t2iprobe.core.model import Model
     from t2iprobe.core.pairs import Pair
     from t2iprobe.core.store.reader import ActivationStore
@@ -24,7 +24,7 @@ def edit(
     quiet: bool = False,
     plugins: Plugins | None = None,
     **options: Any,
-) -> Edited:
+) -> EditResult:
     """Another text in a picture and the rest as it was, by one method or several, compared: ``t2iprobe edit``.
 
     Args:
@@ -36,14 +36,14 @@ def edit(
     Raises:
         ConfigError, RunExistsError, StoppedError: see :func:`t2iprobe.localize`.
     """
-    from t2iprobe.api.outcomes import Edited
+    from t2iprobe.api.outcomes import EditResult
     from t2iprobe.plugins.editing import commands
     from t2iprobe.plugins.editing.options import EditOptions, with_preset
 
     with calling("edit", model, out, quiet, plugins) as call:
         asked = call.options(EditOptions, {**options, **pairs_option(pairs, options, call)})
         commands.edited(with_preset(asked), call.plugins)
-        return call.left(Edited.open(call.folder))
+        return call.left(EditResult.open(call.folder))
 
 
 def invert(

@@ -21,7 +21,7 @@ from t2iprobe.core.textfile import LISTED, read_entries
 
 if TYPE_CHECKING:
     from t2iprobe.core.model import Generation, Model
-    from t2iprobe.core.runs.engine import Session
+    from t2iprobe.core.runs.engine import RunSession
     from t2iprobe.core.store.capture import CapturePlan
     from t2iprobe.core.store.layout import Layout
     from t2iprobe.core.store.reader import ActivationStore
@@ -83,7 +83,7 @@ def capture(asked: CaptureOptions, context: typer.Context) -> None:
 def run(asked: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
     """Do what was asked, or find it done; the answer is the JSON object."""
     from t2iprobe.core.runs import provenance, runfolder
-    from t2iprobe.core.runs.engine import Run, execute
+    from t2iprobe.core.runs.engine import RunDefinition, execute
     from t2iprobe.core.runs.stop import Stop
     from t2iprobe.registry.studies import versions
 
@@ -105,7 +105,7 @@ def run(asked: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
     runfolder.existing(asked.out, settings)
     plan = _planned(asked, model, listed, budget)
     there: list[int] = []
-    run = Run(
+    run = RunDefinition(
         "capture",
         settings,
         lambda session: _capture(asked, model, plan, session, there),
@@ -187,7 +187,7 @@ def _plan_answer(plan: CapturePlan) -> dict[str, Any]:
 
 
 def _capture(
-    asked: CaptureOptions, model: Model, plan: CapturePlan, session: Session, there: list[int]
+    asked: CaptureOptions, model: Model, plan: CapturePlan, session: RunSession, there: list[int]
 ) -> dict[str, Any]:
     """What is missing; ``there`` gets how many prompts are not."""
     from t2iprobe.cli.progress import progress

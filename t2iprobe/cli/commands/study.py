@@ -60,7 +60,7 @@ class StudyFile(SearchOptions):
         return self.method
 
 
-class PlaceOptions(Options):
+class ExecutionOptions(Options):
     """Where a study is measured."""
 
     executor: str = option("local", help="Where it is measured: local, or ray (an extra, t2iprobe[ray]).")
@@ -76,14 +76,14 @@ class PlaceOptions(Options):
         return RunLocation(self.executor, self.ray_address, self.workers, yes)
 
 
-class StudyRunOptions(RunOptions, PlaceOptions):
+class StudyRunOptions(RunOptions, ExecutionOptions):
     """The options of ``t2iprobe study run``."""
 
     file: Path = option(help="Study file, TOML.", argument=True)
     out: Path | None = option(None, help="Run folder; default what the file says, or runs/FILE.")
 
 
-class ResumeOptions(AgreeOptions, PlaceOptions):
+class ResumeOptions(AgreeOptions, ExecutionOptions):
     """The options of ``t2iprobe study resume``."""
 
     path: Path = option(help="Run folder of a study that was interrupted.", argument=True)
@@ -95,7 +95,7 @@ class StatusOptions(PrintOptions):
     path: Path = option(help="Run folder.", argument=True)
 
 
-class ListOptions(PrintOptions):
+class StudyListOptions(PrintOptions):
     """The options of ``t2iprobe study ls``."""
 
     folder: Path = option(RUNS, help="Where the runs are.", argument=True)
@@ -217,8 +217,8 @@ def _reason(key: str, answer: dict[str, Any]) -> str:
 
 
 @app.command("ls")
-@takes(ListOptions)
-def list_(asked: ListOptions, context: typer.Context) -> None:
+@takes(StudyListOptions)
+def list_(asked: StudyListOptions, context: typer.Context) -> None:
     """List the runs in a folder, of every kind: what, how far, when, how large.
 
     Example: t2iprobe study ls runs --format json

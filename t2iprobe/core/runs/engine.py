@@ -1,4 +1,4 @@
-"""The engine: :func:`execute` begins a :class:`Run` in a folder, goes on with it there, or finds it finished."""
+"""The run engine: :func:`execute` starts a :class:`RunDefinition` in a folder, resumes it, or finds it finished."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ EVERY = 1.0  # seconds between notes of how far a run is
 
 
 @dataclass(frozen=True)
-class Run:
+class RunDefinition:
     """What a command brings; everything else is the engine's.
 
     Args:
         kind: of the run.
         settings: everything that decides the result; where it runs and how much at once does not.
         work: does all that is missing, unit by unit, and gives what the manifest gets at the end. It keeps each unit
-            where it belongs, whole, before it says so by :meth:`Session.done`.
+            where it belongs, whole, before it says so by :meth:`RunSession.done`.
         facts: of the model and whatever else is worth keeping.
         arguments: as they were given.
         plugins: versions by name.
@@ -46,7 +46,7 @@ class Run:
 
     kind: str
     settings: Mapping[str, Any]
-    work: Callable[[Session], Mapping[str, Any]]
+    work: Callable[[RunSession], Mapping[str, Any]]
     facts: Mapping[str, Any] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(default_factory=dict)
     plugins: Mapping[str, str] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Run:
 
 
 @dataclass
-class Session:
+class RunSession:
     """A run that is being worked at, from its begin or from where it was interrupted.
 
     Args:
@@ -74,7 +74,7 @@ class Session:
         spent: what all sessions took, by name; a killed session's as far as it had noted it.
     """
 
-    run: Run
+    run: RunDefinition
     path: Path
     stop: Stop
     found: Mapping[str, Any] | None = None
@@ -168,7 +168,7 @@ class Session:
         return {name: before.get(name, 0) + self.spent.get(name, 0) for name in {**before, **self.spent}}
 
 
-def execute(run: Run, path: Path, stop: Stop | None = None) -> dict[str, Any]:
+def execute(run: RunDefinition, path: Path, stop: Stop | None = None) -> dict[str, Any]:
     """Begin a run in a folder, go on with it there, or find it finished; its manifest.
 
     Raises:
@@ -191,14 +191,14 @@ def execute(run: Run, path: Path, stop: Stop | None = None) -> dict[str, Any]:
     return found
 
 
-def _looked(run: Run, path: Path) -> dict[str, Any] | None:
+def _looked(run: RunDefinition, path: Path) -> dict[str, Any] | None:
     run.check(path)
     return runfolder.existing(path, run.settings)
 
 
-def _work(run: Run, path: Path, stop: Stop) -> dict[str, Any]:
+def _work(run: RunDefinition, path: Path, stop: Stop) -> dict[str, Any]:
     with _moment(run, path):
-        session = Session(run, path, stop, _looked(run, path))
+        session = RunSession(run, path, stop, _looked(run, path))
         checksums.unseal(path)
     with _interrupted(session):
         with _moment(run, path):
@@ -214,7 +214,7 @@ def _work(run: Run, path: Path, stop: Stop) -> dict[str, Any]:
 
 
 @contextmanager
-def _moment(run: Run, path: Path) -> Iterator[None]:
+def _moment(run: RunDefinition, path: Path) -> Iterator[None]:
     """The folder for oneself while it is noted how far a run is; who works alone has it anyway."""
     with ExitStack() as held:
         while run.shared:
@@ -226,7 +226,7 @@ def _moment(run: Run, path: Path) -> Iterator[None]:
         yield
 
 
-def _finish(session: Session, more: Mapping[str, Any]) -> None:
+def _finish(session: RunSession, more: Mapping[str, Any]) -> None:
     path = session.path
     session.note()
     ended = {"state": runfolder.FINISHED, "ended": runfolder.now()}
@@ -238,7 +238,7 @@ def _finish(session: Session, more: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _interrupted(session: Session) -> Iterator[None]:
+def _interrupted(session: RunSession) -> Iterator[None]:
     """Note that an error has ended the session; where the run has just begun and kept nothing, nothing is left."""
     path = session.path
     try:
@@ -259,7 +259,7 @@ def _interrupted(session: Session) -> Iterator[None]:
         raise said from error
 
 
-def _note(session: Session, error: BaseException) -> None:
+def _note(session: RunSession, error: BaseException) -> None:
     with _moment(session.run, session.path):
         session.note()
         ended = {"state": runfolder.INTERRUPTED, "ended": runfolder.now(), "error": type(error).__name__}
@@ -269,7 +269,7 @@ def _note(session: Session, error: BaseException) -> None:
             checksums.seal(session.path)
 
 
-def _said(error: BaseException, session: Session) -> StoreError | None:
+def _said(error: BaseException, session: RunSession) -> StoreError | None:
     """What the system says about the folder as one sentence; ``None`` for every other error."""
     path = session.path
     inside = str(getattr(error, "filename", None) or "").startswith(str(path))

@@ -18,7 +18,7 @@ from t2iprobe.core.contracts.localizer import Localizer
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pairs import Pair, cluster_of
 from t2iprobe.core.runs import runfolder
-from t2iprobe.core.runs.engine import Run, Session, execute
+from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
 from t2iprobe.core.scoring import Scale
 from t2iprobe.core.study.context import PlannedEvaluator, StudyCallbacks, StudyContext
 from t2iprobe.core.study.result import StudyResult, finding_as_json
@@ -85,10 +85,10 @@ class StudyRunner:
         execute(self._run(Path(path), callbacks), Path(path), callbacks.stop)
         return StudyResult.open(path)
 
-    def _run(self, folder: Path, callbacks: StudyCallbacks) -> Run:
+    def _run(self, folder: Path, callbacks: StudyCallbacks) -> RunDefinition:
         again = f"the same {'command' if self.arguments else 'call'} goes on"
         resume = f"`t2iprobe study resume {folder}` goes on" if "question" in self.arguments else again
-        return Run(
+        return RunDefinition(
             "study",
             self.settings(),
             lambda session: self._work(session, callbacks),
@@ -100,7 +100,7 @@ class StudyRunner:
             self.store,
         )
 
-    def _work(self, session: Session, callbacks: StudyCallbacks) -> dict[str, Any]:
+    def _work(self, session: RunSession, callbacks: StudyCallbacks) -> dict[str, Any]:
         where = self.store or session.path / runfolder.STORE
         memory = StoredResults(where, labels(self.pairs), self.bench.evaluator.names, _digest(session.run.settings))
         session.begin(int(memory.done.sum()))

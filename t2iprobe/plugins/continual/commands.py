@@ -13,7 +13,7 @@ from t2iprobe.cli.console import Format
 from t2iprobe.cli.cost import agree
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.continual.options import (
-    AnalyzeOptions,
+    ContinualAnalyzeOptions,
     ContinualOptions,
     EvalOptions,
     build,
@@ -110,8 +110,8 @@ def eval_(asked: EvalOptions, context: typer.Context) -> None:
 
 
 @app.command()
-@takes(AnalyzeOptions)
-def analyze(asked: AnalyzeOptions, context: typer.Context) -> None:
+@takes(ContinualAnalyzeOptions)
+def analyze(asked: ContinualAnalyzeOptions, context: typer.Context) -> None:
     """Forgetting, learning and transfer of every method; conflicts, norms and angles of its weights; figures, a report.
 
     Examples:

@@ -128,7 +128,7 @@ class EvalOptions(PrintOptions):
     data: Path | None = option(None, help="The data folder of the presets objects and styles.")
 
 
-class AnalyzeOptions(PrintOptions):
+class ContinualAnalyzeOptions(PrintOptions):
     """The options of ``t2iprobe continual analyze``."""
 
     panel: ClassVar[str] = "Analysis"

@@ -29,7 +29,7 @@ from t2iprobe.core.errors import LockedError, StoppedError
 from t2iprobe.core.model import OnStep
 from t2iprobe.core.runs import provenance, runfolder
 from t2iprobe.core.runs.checksums import check
-from t2iprobe.core.runs.engine import Run, Session, execute
+from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
 from t2iprobe.core.runs.files import explained, write
 from t2iprobe.core.runs.lock import lock
 from t2iprobe.core.runs.stop import Stop
@@ -174,7 +174,7 @@ class ContinualRun:
         callbacks = callbacks or ContinualCallbacks()
         self.check()
 
-        def work(session: Session) -> dict[str, Any]:
+        def work(session: RunSession) -> dict[str, Any]:
             telling = replace(callbacks, there=session.there)
             session.begin(0, len(self.arms))
             for arm in self._free():
@@ -183,7 +183,7 @@ class ContinualRun:
             return {}
 
         facts = {**self._facts, "adapter": self._facts["decides"]["adapter"], "arms": [one.label for one in self.arms]}
-        run = Run(
+        run = RunDefinition(
             "continual",
             self.settings,
             work,

@@ -1,4 +1,4 @@
-"""The question of an edit run: :class:`Comparison` asks every method of every pair and puts the answers in a table."""
+"""The question of an edit run: :class:`EditComparison` runs every method on every pair and makes the table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WRONG = METRICS[2]
 
 
 @dataclass(frozen=True)
-class Comparison(Localizer):
+class EditComparison(Localizer):
     """Which method writes the target's text, and what it leaves of the picture.
 
     Args:

@@ -25,7 +25,7 @@ from t2iprobe.core.study.study import StudyRunner
 from t2iprobe.core.trials import Space
 from t2iprobe.plugins.editing import options
 from t2iprobe.plugins.editing import photo as photos
-from t2iprobe.plugins.editing.comparison import Comparison
+from t2iprobe.plugins.editing.comparison import EditComparison
 from t2iprobe.plugins.editing.options import PAIRS, EditOptions
 from t2iprobe.plugins.editing.outside import Outside
 from t2iprobe.plugins.editing.photo import Photo
@@ -183,9 +183,9 @@ def _question(
     layers: tuple[int, ...],
     methods: Sequence[EditMethod],
     photo: Photo | None,
-) -> Comparison:
+) -> EditComparison:
     told = tuple(json.dumps(provenance.portable(one.settings)) for one in methods)
     picture = "" if photo is None else f"{photo.digest} by {asked.inverter}, guidance {asked.invert_guidance}"
     sets = {name: kind() for name, kind in plugins.aggregates().items() if hasattr(kind, "statistic")}
     trials = tuple(trial for one in methods for trial in one.trials)
-    return Comparison(layers, told, asked.text_box, picture, trials, sets, scorer.bounds())
+    return EditComparison(layers, told, asked.text_box, picture, trials, sets, scorer.bounds())

@@ -13,7 +13,7 @@ from t2iprobe.core.pictures import opened
 from t2iprobe.core.runs import runfolder
 from t2iprobe.core.runs.checksums import check, keep
 from t2iprobe.core.study.result import StudyResult, finding_as_json
-from t2iprobe.plugins.editing.comparison import SWAP, Comparison, said
+from t2iprobe.plugins.editing.comparison import SWAP, EditComparison, said
 from t2iprobe.plugins.editing.sweep import SECONDS, SOURCE, TARGET
 from t2iprobe.report.sections import Cell, ReportTable, Section
 
@@ -96,7 +96,7 @@ def _cell(rows: Sequence[Sequence[Image.Image]]) -> int:
 
 def sections(result: StudyResult) -> Iterator[Section]:
     """The part of a report, for a study that is an edit run."""
-    if result.manifest["settings"].get("localizer", {}).get("name") != Comparison.name or result.finding is None:
+    if result.manifest["settings"].get("localizer", {}).get("name") != EditComparison.name or result.finding is None:
         return
     rows = result.finding.details["methods"]
     shown = [one for one in COLUMNS if one[0] in rows[0]]

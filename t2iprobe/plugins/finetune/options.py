@@ -21,7 +21,7 @@ from t2iprobe.plugins.finetune.presets import PRESETS, FinetunePreset, preset
 
 if TYPE_CHECKING:
     from t2iprobe.core.model import Model
-    from t2iprobe.plugins.finetune.session import FinetuneJob, Session
+    from t2iprobe.plugins.finetune.session import FinetuneJob, FinetuneSession
     from t2iprobe.plugins.finetune.sources import TrainingSet
     from t2iprobe.registry.manager import Plugins
 
@@ -149,7 +149,7 @@ def trained(asked: FinetuneOptions, plugins: Plugins) -> list[dict[str, Any]]:
     """Everything that can be refused is looked at before the model is loaded, and that before anything is written."""
     from t2iprobe.core.runs.stop import Stop
     from t2iprobe.plugins.finetune.monitor import monitor
-    from t2iprobe.plugins.finetune.session import Session
+    from t2iprobe.plugins.finetune.session import FinetuneSession
     from t2iprobe.plugins.finetune.sources import probes
     from t2iprobe.training.devices import own_device, part
 
@@ -167,7 +167,7 @@ def trained(asked: FinetuneOptions, plugins: Plugins) -> list[dict[str, Any]]:
         model, plugins, learn, kept, reader=asked.reader, clip=asked.clip, settings=asked.generation,
         batch_size=asked.batch_size,
     )  # fmt: skip
-    session = Session(model, lesson, watcher, asked.validate_every)
+    session = FinetuneSession(model, lesson, watcher, asked.validate_every)
     jobs = [_job(asked, scope, asked.seed + number, found) for scope in asked.scope for number in range(asked.seeds)]
     out = asked.out or RUNS / f"finetune-{Path(model.ref).name}-{asked.scope[0] if len(jobs) == 1 else 'compared'}"
     places = {_key(job): out if len(jobs) == 1 else out / f"{job.scope}-{job.seed}" for job in jobs}
@@ -236,7 +236,11 @@ def _job(asked: FinetuneOptions, scope: str, seed: int, layers: tuple[int, ...])
 
 
 def _say_plan(
-    session: Session, todo: Sequence[FinetuneJob], jobs: Sequence[FinetuneJob], asked: FinetuneOptions, out: Path
+    session: FinetuneSession,
+    todo: Sequence[FinetuneJob],
+    jobs: Sequence[FinetuneJob],
+    asked: FinetuneOptions,
+    out: Path,
 ) -> None:
     """What is trained and what it costs, before anything is; long work wants ``--yes``."""
     for job in {job.scope: job for job in jobs}.values():
@@ -264,7 +268,7 @@ def _say_plan(
     agree(asked.yes, seconds)
 
 
-def _remarks(session: Session, job: FinetuneJob) -> Iterator[str]:
+def _remarks(session: FinetuneSession, job: FinetuneJob) -> Iterator[str]:
     """What a user should know of the data before it is trained on."""
     side, examples, adapter = session.side(job), session.lesson.examples, session.model.adapter
     small = [one for one in examples if one.size and min(one.size) < side]

@@ -1,4 +1,4 @@
-"""One fine-tuning from beginning to end, and several to compare: :class:`Session`."""
+"""One fine-tuning from beginning to end, and several to compare: :class:`FinetuneSession`."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class FinetuneCallbacks:
 
 
 @dataclass
-class Session:
+class FinetuneSession:
     """A model, its pictures and its monitor; trainings of them.
 
     Args:
@@ -133,7 +133,7 @@ class Session:
         if process() != 0:  # the first process has the folder
             self._train(job, path, None, callbacks)
             return {}
-        run = runs.Run(
+        run = runs.RunDefinition(
             "finetune",
             self.settings(job),
             lambda session: self._train(job, path, session, callbacks),
@@ -200,7 +200,7 @@ class Session:
         return Trainer(self.model, lora, self._feed, job.settings)
 
     def _train(
-        self, job: FinetuneJob, path: Path, session: runs.Session | None, callbacks: FinetuneCallbacks
+        self, job: FinetuneJob, path: Path, session: runs.RunSession | None, callbacks: FinetuneCallbacks
     ) -> dict[str, Any]:
         before = self.monitor.before if self.monitor and session else None
         lora = self._attach(job)
@@ -225,7 +225,7 @@ class Session:
             lora.detach()
 
     def _result(
-        self, job: FinetuneJob, record: FinetuneRecord, session: runs.Session, before: Look | None
+        self, job: FinetuneJob, record: FinetuneRecord, session: runs.RunSession, before: Look | None
     ) -> dict[str, Any]:
         """What the manifest gets at the end."""
         losses, looks = record.losses(), record.looks()
@@ -276,7 +276,7 @@ class _Trail:
     """Writes down what a training does."""
 
     record: FinetuneRecord
-    session: runs.Session
+    session: runs.RunSession
     monitor: Monitor | None
     before: Look | None
     callbacks: FinetuneCallbacks

@@ -11,7 +11,7 @@ import numpy as np
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.analyze import (
     TRUE,
-    Options,
+    AnalysisSettings,
     correlations,
     normalities,
     plain_areas,
@@ -109,7 +109,7 @@ def _calls(method: Inverter, scale: float, schedule: Schedule) -> int:
         return 1 << 30  # more replaced steps than there are
 
 
-def measured(run: Inverted, options: Options) -> list[dict[str, Any]]:
+def measured(run: Inverted, options: AnalysisSettings) -> list[dict[str, Any]]:
     """The numbers of a cell, a row each method."""
     across = {row["what"]: row for row in correlations(run, options)["rows"]}
     normal = {row["what"]: row for row in normalities(run, options)["rows"]}

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from t2iprobe.cli.models import reference
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import counted
-from t2iprobe.core.runs.engine import Run, Session
+from t2iprobe.core.runs.engine import RunDefinition, RunSession
 from t2iprobe.core.runs.provenance import portable
 from t2iprobe.plugins.inversion import curves
 from t2iprobe.plugins.inversion.ablate import Cell, cells, equal_calls, measured
 from t2iprobe.plugins.inversion.analysis import correlation
-from t2iprobe.plugins.inversion.analyze import TOP, Options, patch_of
+from t2iprobe.plugins.inversion.analyze import TOP, AnalysisSettings, patch_of
 from t2iprobe.plugins.inversion.arms import InversionArm, parse_arm
 from t2iprobe.plugins.inversion.models import used_schedule
 from t2iprobe.plugins.inversion.options import ROWS, InvertOptions
@@ -95,13 +95,13 @@ def run(asked: InvertOptions, swept: Swept, path: Path, plugins: Plugins) -> dic
         "command": _command(asked, swept, path, plugins),
     }
 
-    def work(session: Session) -> dict[str, Any]:
+    def work(session: RunSession) -> dict[str, Any]:
         rows: list[dict[str, Any]] = []
         session.begin(0, len(planned(asked, swept, model, plugins)))
         for cell, study in studies(asked, swept, model, plugins):
             session.check()
             run = run_study(asked, study, path / cell.name, cell.name)
-            rows += measured(run, Options())
+            rows += measured(run, AnalysisSettings())
             session.done()
         answer = _answer(rows, run.noise.shape, swept)
         drawn = {"methods": curves.methods_plot(rows)}
@@ -110,7 +110,7 @@ def run(asked: InvertOptions, swept: Swept, path: Path, plugins: Plugins) -> dic
         keep(path, "ablation", answer, drawn)
         return {}
 
-    return sweep(path, Run("ablation", settings, work, facts, unit="setting", disposable=False), "ablation")
+    return sweep(path, RunDefinition("ablation", settings, work, facts, unit="setting", disposable=False), "ablation")
 
 
 def _answer(rows: list[dict[str, Any]], shape: Sequence[int], swept: Swept) -> dict[str, Any]:

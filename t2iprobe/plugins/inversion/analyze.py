@@ -41,7 +41,7 @@ GROUPS = 8
 
 
 @dataclass(frozen=True)
-class Options:
+class AnalysisSettings:
     """How to measure what can be measured in more than one way.
 
     Args:
@@ -63,7 +63,9 @@ class Options:
     seed: int = 0
 
 
-def analyze(run: Inverted, options: Options | None = None, tell: Callable[[str], None] = lambda part: None) -> Found:
+def analyze(
+    run: Inverted, options: AnalysisSettings | None = None, tell: Callable[[str], None] = lambda part: None
+) -> Found:
     """Everything, as plain values.
 
     Args:
@@ -71,7 +73,7 @@ def analyze(run: Inverted, options: Options | None = None, tell: Callable[[str],
         options: how to measure.
         tell: gets the name of each part before it begins.
     """
-    options = options or Options()
+    options = options or AnalysisSettings()
     mask = plain_mask(run, options)
     parts: dict[str, Callable[[], Found]] = {
         "reconstruction": lambda: reconstruction(run),
@@ -142,7 +144,7 @@ def patch_of(shape: Sequence[int], asked: int | None = None) -> int:
     return asked or max(side for side in range(1, 9) if height % side == 0 and width % side == 0)
 
 
-def patches(run: Inverted, options: Options) -> tuple[int, int, int]:
+def patches(run: Inverted, options: AnalysisSettings) -> tuple[int, int, int]:
     """The side of a patch of the correlation, its numbers, and how many correlations of it are kept.
 
     Raises:
@@ -155,13 +157,13 @@ def patches(run: Inverted, options: Options) -> tuple[int, int, int]:
     return patch, size, min(TOP, size * (size - 1) // 2)
 
 
-def excess(run: Inverted, values: Numbers, options: Options) -> float:
+def excess(run: Inverted, values: Numbers, options: AnalysisSettings) -> float:
     """The correlation of values across images less what independent noise has on average."""
     patch, size, top = patches(run, options)
     return correlation.patch_correlation(values, patch, top).mean - correlation.floor(len(values), size, top)
 
 
-def correlations(run: Inverted, options: Options) -> Found:
+def correlations(run: Inverted, options: AnalysisSettings) -> Found:
     """Correlation between pixels across images (E1), with the floor that independent noise has."""
     patch, size, top = patches(run, options)
     floor = correlation.floor(len(run.rows), size, top)
@@ -198,7 +200,7 @@ def textures(run: Inverted) -> Found:
     return {"frequencies": frequencies.tolist(), "white": white, "rows": rows}
 
 
-def normalities(run: Inverted, options: Options) -> Found:
+def normalities(run: Inverted, options: AnalysisSettings) -> Found:
     """How normal latents are (E2)."""
     reference = other_noise(run, options.seed)
     rows, quantiles = [], {}
@@ -231,7 +233,7 @@ def _tried(function: Callable[..., Any], *arguments: Any) -> Any:
         return None
 
 
-def triangles(run: Inverted, options: Options) -> Found:
+def triangles(run: Inverted, options: AnalysisSettings) -> Found:
     """Noise, image and latent as a triangle (E3), and the most probable one (E4)."""
     candidates = [(OTHER, other_noise(run, options.seed)), *((arm, run.latent(arm)) for arm in run.arms)]
     rows = []
@@ -256,7 +258,7 @@ def triangles(run: Inverted, options: Options) -> Found:
     }
 
 
-def locations(run: Inverted, options: Options) -> Found:
+def locations(run: Inverted, options: AnalysisSettings) -> Found:
     """Where between noise and latent each state of a walk lies (E5)."""
     walks: list[str | None] = [None] if run.sampled else []
     found = {}
@@ -269,7 +271,7 @@ def locations(run: Inverted, options: Options) -> Found:
     return found
 
 
-def _track(run: Inverted, walk: str | None, latent: Numbers, options: Options) -> Found:
+def _track(run: Inverted, walk: str | None, latent: Numbers, options: AnalysisSettings) -> Found:
     nearer, shares, off, distances = [], [], [], []
     for step in range(run.steps + 1):
         state = run.state(walk, step)[None]
@@ -282,7 +284,7 @@ def _track(run: Inverted, walk: str | None, latent: Numbers, options: Options) -
     return {"nearer_noise": nearer, "share": shares, "off_line": off, "distances": table}
 
 
-def assignments(run: Inverted, options: Options) -> Found:
+def assignments(run: Inverted, options: AnalysisSettings) -> Found:
     """Which noise made which image, and the same for latents (E6)."""
     groups = options.groups or (GROUPS if len(run.rows) >= GROUPED else 1)
     pairs = [("noise", IMAGE, run.noise, run.clean)] if run.sampled else []
@@ -326,7 +328,7 @@ def _by_prompt(prompts: Sequence[str], size: int, groups: int) -> float:
     return sum(len(set(part)) for part in parts) / (size * groups)
 
 
-def plain_mask(run: Inverted, options: Options) -> plain.Mask:
+def plain_mask(run: Inverted, options: AnalysisSettings) -> plain.Mask:
     """(row, y, x) in the resolution of what is denoised: where the image is plain (E8)."""
     scale = 1.0 if options.range == "unit" else 2.0
     if options.domain == "states":
@@ -336,7 +338,7 @@ def plain_mask(run: Inverted, options: Options) -> plain.Mask:
     return plain.shrunk_mask(mask, mask.shape[-1] // run.noise.shape[-1])
 
 
-def plain_areas(run: Inverted, mask: plain.Mask, options: Options) -> Found:
+def plain_areas(run: Inverted, mask: plain.Mask, options: AnalysisSettings) -> Found:
     """Latents inside and outside of plain areas (E8), against true noise.
 
     True noise had a part in making areas plain, so what knows nothing may miss it less there: see ``beside_other``.

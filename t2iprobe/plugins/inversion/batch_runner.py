@@ -15,7 +15,7 @@ from t2iprobe.core.contracts.metric import ImageMetric
 from t2iprobe.core.errors import T2IProbeError
 from t2iprobe.core.room import Room
 from t2iprobe.core.runs import runfolder
-from t2iprobe.core.runs.engine import Session
+from t2iprobe.core.runs.engine import RunSession
 from t2iprobe.core.study.stored_results import StoredResults
 from t2iprobe.core.sweep import TrialResult
 from t2iprobe.core.trials import Trial
@@ -53,7 +53,7 @@ def score_names(metrics: Sequence[ImageMetric]) -> list[str]:
 class BatchRunner:
     """One session of a study."""
 
-    def __init__(self, study: InversionStudy, session: Session, on_rows: Tell) -> None:
+    def __init__(self, study: InversionStudy, session: RunSession, on_rows: Tell) -> None:
         self.study, self.question, self.on_rows, self.session = study, study.question, on_rows, session
         self.path = session.path
         self.device = study.model.pipeline._execution_device

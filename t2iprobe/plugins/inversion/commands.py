@@ -18,9 +18,9 @@ from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.names import counted
 from t2iprobe.plugins.inversion.options import (
     RUNS,
-    AnalyzeOptions,
+    InvertAnalyzeOptions,
+    InverterListOptions,
     InvertOptions,
-    ListOptions,
     cell,
     print_facts,
     print_rows,
@@ -40,8 +40,8 @@ app = typer.Typer(
 
 
 @app.command("list")
-@takes(ListOptions)
-def list_(asked: ListOptions, context: typer.Context) -> None:
+@takes(InverterListOptions)
+def list_(asked: InverterListOptions, context: typer.Context) -> None:
     """The inverters, what kinds of model each works with, and its settings.
 
     Example: t2iprobe invert list --prediction flow
@@ -141,8 +141,8 @@ def _planned(asked: InvertOptions, plugins: Plugins) -> dict[str, Any]:
 
 
 @app.command()
-@takes(AnalyzeOptions)
-def analyze(asked: AnalyzeOptions, context: typer.Context) -> None:
+@takes(InvertAnalyzeOptions)
+def analyze(asked: InvertAnalyzeOptions, context: typer.Context) -> None:
     """Correlation with its floor, normality, triangle, trajectory, assignment, plain areas, errors by step.
 
     Always beside true noise. Leaves analysis.json, figures/ and report.html in the run folder; no model is needed.
@@ -151,10 +151,10 @@ def analyze(asked: AnalyzeOptions, context: typer.Context) -> None:
     """
     from t2iprobe.plugins.inversion import report as sections
     from t2iprobe.plugins.inversion import session
-    from t2iprobe.plugins.inversion.analyze import Options
+    from t2iprobe.plugins.inversion.analyze import AnalysisSettings
     from t2iprobe.plugins.inversion.inverted import Inverted
 
-    options = Options(
+    options = AnalysisSettings(
         asked.patch, asked.plain_threshold, asked.plain_domain, asked.plain_range, asked.groups, seed=asked.seed
     )
     answer = session.analyzed(Inverted(asked.run, asked.limit), options, context.obj)

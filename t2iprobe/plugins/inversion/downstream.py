@@ -130,7 +130,7 @@ def _pairs(prompt_set: str | None, model: Model, plugins: Plugins) -> list[Any]:
 def study(order: InvertStudyOptions, path: Path, plugins: Plugins) -> dict[str, Any]:
     """Everything on one model in one folder: run, analysis, interpolation, edits, and an ablation of k and methods."""
     from t2iprobe.plugins.inversion import ablate_run
-    from t2iprobe.plugins.inversion.analyze import Options
+    from t2iprobe.plugins.inversion.analyze import AnalysisSettings
 
     rows, num_steps, reader = order.limit, order.num_steps, order.reader
     model = session.loaded(order, plugins)
@@ -150,7 +150,7 @@ def study(order: InvertStudyOptions, path: Path, plugins: Plugins) -> dict[str, 
     ablated = [one for _, one in ablate_run.studies(lean, swept, model, plugins)]
     _say_total(inversion, between.pictures(prompts), edited.pictures, ablated, path)
     run = session.run_study(asked, inversion, path)
-    answer = session.analyzed(run, Options(), plugins)
+    answer = session.analyzed(run, AnalysisSettings(), plugins)
     bench = DownstreamContext(run, model, plugins, session.metrics_of(["ssim"], plugins))
     answer |= bench.interpolate(between, judge_of(run.prompts, None, reader, model, plugins))
     answer |= bench.edit(edited, judge_of(edited.targets, None, reader, model, plugins))

@@ -101,7 +101,7 @@ class InvertOptions(RunOptions, RowOptions, ModelOptions):
             parse_arm(text)
 
 
-class AnalyzeOptions(PrintOptions):
+class InvertAnalyzeOptions(PrintOptions):
     """The options of ``t2iprobe invert analyze``."""
 
     panel: ClassVar[str] = "Analysis"
@@ -121,7 +121,7 @@ class AnalyzeOptions(PrintOptions):
     seed: int = option(0, help="Of every chance.", ge=0, lt=SEEDS)
 
 
-class ListOptions(PrintOptions):
+class InverterListOptions(PrintOptions):
     """The options of ``t2iprobe invert list``."""
 
     panel: ClassVar[str] = "Methods"

@@ -22,14 +22,14 @@ from t2iprobe.core.option_groups import ModelOptions
 from t2iprobe.core.options import LoadOptions
 from t2iprobe.core.runs import checksums, runfolder
 from t2iprobe.core.runs.checksums import check, read_json
-from t2iprobe.core.runs.engine import Run, execute
+from t2iprobe.core.runs.engine import RunDefinition, execute
 from t2iprobe.core.runs.provenance import portable
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.core.textfile import read_entries
 from t2iprobe.plugins.inversion import plots
 from t2iprobe.plugins.inversion import report as sections
 from t2iprobe.plugins.inversion import sweep_report as sweep_sections
-from t2iprobe.plugins.inversion.analyze import Options, analyze, plain_mask
+from t2iprobe.plugins.inversion.analyze import AnalysisSettings, analyze, plain_mask
 from t2iprobe.plugins.inversion.arms import parse_arm
 from t2iprobe.plugins.inversion.denoisers import model_denoiser, sides
 from t2iprobe.plugins.inversion.imageonly import ImageOnly, family_of
@@ -211,7 +211,7 @@ def _mean(values: Any) -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def analyzed(run: Inverted, options: Options, plugins: Plugins) -> dict[str, Any]:
+def analyzed(run: Inverted, options: AnalysisSettings, plugins: Plugins) -> dict[str, Any]:
     """Analyse a run and leave ``analysis.json``, ``figures/`` and ``report.html`` in its folder."""
     with notes.status("analysing") as status:
         found = analyze(run, options, lambda part: status.update(f"analysing: {part}"))
@@ -278,7 +278,7 @@ def write_report(
     return plugins.write_page(Page(title, text, parts, command, cost, provenance), path / "report.html")
 
 
-def sweep(path: Path, run: Run, answer: str) -> dict[str, Any]:
+def sweep(path: Path, run: RunDefinition, answer: str) -> dict[str, Any]:
     """Run several studies into folders below ``path``, or go on with that, or find it done.
 
     Args:

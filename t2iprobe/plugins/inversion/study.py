@@ -21,7 +21,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.memory import peak
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs import provenance, runfolder
-from t2iprobe.core.runs.engine import Run, Session, execute
+from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.core.study.context import usual_batch
 from t2iprobe.plugins.inversion.arms import ArmProperties, InversionArm, examined
@@ -218,7 +218,7 @@ class InversionStudy:
         if found is not None and found["state"] == runfolder.FINISHED:
             return path
         callbacks.planned(self.cost())
-        run = Run(
+        run = RunDefinition(
             "inversion",
             settings,
             lambda session: self._work(session, callbacks),
@@ -230,7 +230,7 @@ class InversionStudy:
         execute(run, path, callbacks.stop)
         return path
 
-    def _work(self, session: Session, callbacks: InversionCallbacks) -> dict[str, Any]:
+    def _work(self, session: RunSession, callbacks: InversionCallbacks) -> dict[str, Any]:
         def on_rows(rows: int) -> None:
             session.spend(denoiser_rows=rows)
             callbacks.on_rows(rows)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.analysis import alignment, assignment, geometry
-from t2iprobe.plugins.inversion.analyze import Options, excess
+from t2iprobe.plugins.inversion.analyze import AnalysisSettings, excess
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.models import Pixels
 
@@ -136,7 +136,7 @@ ANGLES = ("angle_noise", "angle_image", "angle_latent")
 SIDES = ("image_latent", "noise_latent", "noise_image")
 
 
-def own_pictures(run: Inverted, arm: str, options: Options) -> dict[str, float]:
+def own_pictures(run: Inverted, arm: str, options: AnalysisSettings) -> dict[str, float]:
     """P2: a checkpoint's own pictures and what it makes of them."""
     groups = options.groups or 1
     found = triangles(run.noise, run.clean, run.latent(arm))

@@ -16,12 +16,12 @@ from t2iprobe.cli.console import notes
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import counted
 from t2iprobe.core.runs.checksums import check
-from t2iprobe.core.runs.engine import Run, Session
+from t2iprobe.core.runs.engine import RunDefinition, RunSession
 from t2iprobe.core.runs.files import write
 from t2iprobe.core.runs.provenance import portable
 from t2iprobe.plugins.inversion import curves as curves_of
 from t2iprobe.plugins.inversion.analysis.jackknife import Rows, half_width, jackknife, left_out
-from t2iprobe.plugins.inversion.analyze import Options
+from t2iprobe.plugins.inversion.analyze import AnalysisSettings
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.models import Pixels
 from t2iprobe.plugins.inversion.options import InvertOptions
@@ -140,7 +140,7 @@ def _rebuild(path: Path, run: Inverted, sampler: LevelSampler) -> None:
     write(path, raw.getvalue())
 
 
-def curves(training: Training, options: Options, embed: Embed | None = None) -> Curves:
+def curves(training: Training, options: AnalysisSettings, embed: Embed | None = None) -> Curves:
     """Every number of the three protocols, one a checkpoint."""
     last, end = (Inverted(training.folder(training.last, what)) for what in (OWN, FINAL))
     finished = last.pictures("source")
@@ -163,7 +163,7 @@ def curves(training: Training, options: Options, embed: Embed | None = None) -> 
     return found
 
 
-def chances(training: Training, options: Options) -> Curves:
+def chances(training: Training, options: AnalysisSettings) -> Curves:
     """How far a curve of P2 may be off its end by chance, all checkpoints at once: half of 95 % intervals over prompts.
 
     All checkpoints have the same noise, so a curve's differences from its end vary less than its values. Nothing where
@@ -184,7 +184,7 @@ def chances(training: Training, options: Options) -> Curves:
     return {f"p2.{name}": listed(one) for name, one in zip(names, half, strict=True)}
 
 
-def answer(trainings: Sequence[Training], options: Options, embed: Embed | None = None) -> dict[str, Any]:
+def answer(trainings: Sequence[Training], options: AnalysisSettings, embed: Embed | None = None) -> dict[str, Any]:
     """Curves of every training, pooled, and the step where each saturates.
 
     The last checkpoint's agreement with itself says nothing, so the curves of P1 and those of latents against the
@@ -261,20 +261,20 @@ def run(
     sizes = f"--limit {asked.limit} --num-steps {asked.num_steps}"
     command = f"t2iprobe invert training {shown} {sizes} --out {portable(path)}"
 
-    def work(session: Session) -> dict[str, Any]:
+    def work(session: RunSession) -> dict[str, Any]:
         session.begin(0, len(trainings))
         for one in trainings:
             session.check()
             measure(one, asked, plugins, lambda text: notes.print(text, highlight=False))
             session.done()
-        found = answer(trainings, Options(groups=groups), embed)
+        found = answer(trainings, AnalysisSettings(groups=groups), embed)
         found |= {"embedder": embedder, "sentence": sentence(found)}
         drawn = {"training": curves_of.training_plot(found), "training-pictures": sheet(trainings[0])}
         keep(path, "training", found, drawn)
         return {}
 
     facts = {"model": trainings[0].name, "command": command}
-    return sweep(path, Run("training", settings, work, facts, unit="training", disposable=False), "training")
+    return sweep(path, RunDefinition("training", settings, work, facts, unit="training", disposable=False), "training")
 
 
 def sentence(found: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from t2iprobe.cli.options import PrintOptions
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.names import choice
 from t2iprobe.core.options import LoadOptions
-from t2iprobe.plugins.organisms.options import CheckOptions, OrganismBenchOptions, TrainOptions
+from t2iprobe.plugins.organisms.options import OrganismBenchOptions, PlantCheckOptions, TrainOptions
 
 if TYPE_CHECKING:
     from t2iprobe.core.contracts.adapter import Adapter
@@ -120,8 +120,8 @@ def train(asked: TrainOptions, context: typer.Context) -> None:
 
 
 @app.command()
-@takes(CheckOptions)
-def check(asked: CheckOptions, context: typer.Context) -> None:
+@takes(PlantCheckOptions)
+def check(asked: PlantCheckOptions, context: typer.Context) -> None:
     """Measure whether the plant holds: each layer is patched, read by OCR. The exit status is 1 if it does not."""
     from t2iprobe.plugins.organisms.check import check as measure
 

@@ -13,13 +13,13 @@ METHODS = ("exhaustive", "nested", "greedy", "adaptive", "attribution", "contrib
 RECIPES = "the recipe's"  # a default that depends on it
 
 
-class PlaceOptions(PrintOptions):
-    """Where it runs."""
+class OrganismOptions(PrintOptions):
+    """Options that every command on embedded models has."""
 
     device: str | None = option(None, help="cpu, cuda or cuda:1; default CUDA if available.")
 
 
-class TrainOptions(PlaceOptions):
+class TrainOptions(OrganismOptions):
     """The options of ``t2iprobe organisms train``."""
 
     panel: ClassVar[str] = "Training"
@@ -35,7 +35,7 @@ class TrainOptions(PlaceOptions):
     out: Path = option(help="Folder of the training; the model is written to its pipeline/.")
 
 
-class CheckOptions(PlaceOptions):
+class PlantCheckOptions(OrganismOptions):
     """The options of ``t2iprobe organisms check``."""
 
     panel: ClassVar[str] = "Measurement"
@@ -47,7 +47,7 @@ class CheckOptions(PlaceOptions):
     write: bool = option(False, help="Save the result in the model's planted.json.")
 
 
-class OrganismBenchOptions(PlaceOptions):
+class OrganismBenchOptions(OrganismOptions):
     """The options of ``t2iprobe organisms bench``."""
 
     panel: ClassVar[str] = "Benchmark"

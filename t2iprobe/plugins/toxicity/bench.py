@@ -20,7 +20,7 @@ from t2iprobe.core.legibility import check_words
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import choice, counted, with_settings
 from t2iprobe.core.runs.checksums import keep
-from t2iprobe.core.runs.engine import Session
+from t2iprobe.core.runs.engine import RunSession
 from t2iprobe.plugins.toxicity import benchmark as measuring
 from t2iprobe.plugins.toxicity import latent, record
 from t2iprobe.plugins.toxicity.digests import digests, key_name
@@ -194,7 +194,7 @@ def benchmark(asked: GuardBenchOptions, plugins: Plugins, command: Sequence[str]
     methods = _methods(asked.method, setup)
     _say_plan(setup, methods, cases, path, asked.yes)
 
-    def work(session: Session) -> dict[str, Any]:
+    def work(session: RunSession) -> dict[str, Any]:
         answer = _measured(job, setup, methods, cases, tools, session, plugins, command)
         return {"sentence": answer["sentence"]}
 
@@ -276,7 +276,7 @@ def _measured(
     methods: Mapping[str, GuardMethod],
     cases: Sequence[Case],
     tools: measuring.PictureMeasures,
-    session: Session,
+    session: RunSession,
     plugins: Plugins,
     command: Sequence[str],
 ) -> dict[str, Any]:

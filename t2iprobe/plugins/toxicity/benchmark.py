@@ -15,7 +15,7 @@ from t2iprobe.core.contracts.detector import Detector
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import OnStep
 from t2iprobe.core.pairs import Pair
-from t2iprobe.core.runs.engine import Session
+from t2iprobe.core.runs.engine import RunSession
 from t2iprobe.core.statistics import Interval, interval, proportion
 from t2iprobe.plugins.toxicity.gallery import Chunk, Gallery
 from t2iprobe.plugins.toxicity.methods import UNGUARDED, WORD, Case, GuardMethod
@@ -81,7 +81,7 @@ def render(
     gallery: Gallery,
     size: int,
     on_step: OnStep,
-    session: Session,
+    session: RunSession,
 ) -> None:
     """Make the pictures that are not there yet, in chunks of at most ``size`` rows."""
     asked = {name: [row for row, case in enumerate(cases) if case.found or name == UNGUARDED] for name in methods}

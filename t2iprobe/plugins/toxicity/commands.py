@@ -17,7 +17,12 @@ from t2iprobe.cli.tables import print_wide
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import counted
 from t2iprobe.core.textfile import entries, read_entries
-from t2iprobe.plugins.toxicity.options import CheckOptions, DetectorBenchOptions, GuardBenchOptions, GuardRunOptions
+from t2iprobe.plugins.toxicity.options import (
+    DetectorBenchOptions,
+    GuardBenchOptions,
+    GuardCheckOptions,
+    GuardRunOptions,
+)
 
 if TYPE_CHECKING:
     from t2iprobe.plugins.toxicity.evasions import DetectorScores
@@ -75,8 +80,8 @@ def _print_run(answer: dict[str, Any], format: Format) -> None:
 
 
 @app.command()
-@takes(CheckOptions)
-def check(asked: CheckOptions, context: typer.Context) -> None:
+@takes(GuardCheckOptions)
+def check(asked: GuardCheckOptions, context: typer.Context) -> None:
     """What a guard would do about prompts; needs no model. Ends with 1 if any is toxic.
 
     Examples:

@@ -112,7 +112,7 @@ class GuardRunOptions(RunOptions, GenerationOptions, PolicyOptions, LayerOptions
         return read_entries(self.prompts, "prompts") if self.prompts else [line.strip() for line in self.prompt]
 
 
-class CheckOptions(PrintOptions, PolicyOptions):
+class GuardCheckOptions(PrintOptions, PolicyOptions):
     """The options of ``t2iprobe guard check``."""
 
     text: Texts = option((), help="Prompts; - reads them from stdin, one a line.", argument=True)

@@ -14,7 +14,7 @@ from t2iprobe.cli.progress import progress
 from t2iprobe.core.names import counted
 from t2iprobe.core.runs import provenance, runfolder
 from t2iprobe.core.runs.checksums import keep, read_json
-from t2iprobe.core.runs.engine import Run, Session, execute
+from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.plugins.toxicity import conflicts
 from t2iprobe.plugins.toxicity.audit import Audit
@@ -60,7 +60,7 @@ def draw(order: GuardRunOptions, plugins: Plugins) -> dict[str, Any]:
     notes.print(f"plan: {told['sentence']}", highlight=False)
     agree(order.yes, told["seconds"])
 
-    def work(session: Session) -> dict[str, Any]:
+    def work(session: RunSession) -> dict[str, Any]:
         gallery = Gallery(path)  # another process may have begun meanwhile
         drawn = sum(one.verdict != "refused" for one in decisions)
         session.begin(len(gallery.done(GUARDED)), drawn)
@@ -95,7 +95,7 @@ def _show(decisions: Sequence[Decision], gallery: Gallery, path: Path) -> None:
 def worked(
     path: Path,
     asked: Mapping[str, Any],
-    work: Callable[[Session], Mapping[str, Any]],
+    work: Callable[[RunSession], Mapping[str, Any]],
     model: Model,
     generation: Mapping[str, Any],
     plugins: Plugins,
@@ -104,7 +104,7 @@ def worked(
     facts = provenance.facts(model, generation)
     settings = {**asked, **facts["decides"]}
     versions = {row.name: row.version for row in plugins.listing() if row.status == "ok"}
-    run = Run(
+    run = RunDefinition(
         "guard",
         settings,
         work,
@@ -164,7 +164,7 @@ def _make(
     decisions: Sequence[Decision],
     todo: Sequence[int],
     gallery: Gallery,
-    session: Session,
+    session: RunSession,
 ) -> None:
     if guard.audit is not None and not gallery.chunks:
         for row, one in enumerate(decisions):
