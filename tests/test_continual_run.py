@@ -485,7 +485,17 @@ def base_of(out: str) -> str:
 
 def test_the_plan_of_the_published_model_needs_neither_weights_nor_data() -> None:
     found = call(
-        "run", "--plan", "--stream", "objects", "--full-size", "sdxl", "--reference", "base", "--format", "json"
+        "run",
+        "--plan",
+        "--stream",
+        "objects",
+        "--arch",
+        "sdxl",
+        "--full-size",
+        "--reference",
+        "base",
+        "--format",
+        "json",
     )
     assert found.exit_code == 0, found.output
     answer = json.loads(found.stdout)
@@ -496,7 +506,9 @@ def test_the_plan_of_the_published_model_needs_neither_weights_nor_data() -> Non
 
 @pytest.mark.parametrize(("family", "side"), [("sd", 512), ("if", 64), ("flux", 1024)])
 def test_the_plan_counts_pictures_of_the_familys_size(family: str, side: int) -> None:
-    found = json.loads(call("run", "--plan", "--stream", "objects", "--full-size", family, "--format", "json").stdout)
+    found = json.loads(
+        call("run", "--plan", "--stream", "objects", "--arch", family, "--full-size", "--format", "json").stdout
+    )
     assert found["disk"]["pictures"] == found["images"] * 3 * side**2
 
 

@@ -122,6 +122,7 @@ PLANS = {
     "--resolution 512 --plan",
     "edit --plan": "edit --arch ARCH --prompt-set simple --limit 2 --layers 3 --num-steps 2 --guidance 2 --plan",
     "guard bench --plan": "guard bench --arch ARCH --words words.txt --layers 3 --plan",
+    "continual run --plan": "continual run --arch ARCH --full-size --stream objects --plan",
 }
 
 

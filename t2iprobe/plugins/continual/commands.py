@@ -57,13 +57,13 @@ def run(asked: ContinualOptions, context: typer.Context) -> None:
 
       t2iprobe continual run --stream embedded --scope localized --layers 6
 
-      t2iprobe continual run --stream objects --full-size sdxl --plan
+      t2iprobe continual run --stream objects --arch sdxl --full-size --plan
     """
     if asked.method == ("list",):
         _list_methods(asked.format)
     elif asked.plan:
         print_plan(_planned(asked, context.obj), asked.format)
-    elif asked.full_size is not None:
+    elif asked.full_size:
         raise ConfigError(f"{asked.called('full_size')} goes with {asked.called('plan')}")
     else:
         print_answer(learnt(asked, context.obj), asked.format)
@@ -81,8 +81,8 @@ def learnt(asked: ContinualOptions, plugins: Plugins) -> dict[str, Any]:
 
 def _planned(asked: ContinualOptions, plugins: Plugins) -> dict[str, Any]:
     """What a run would take; what it has already is not counted."""
-    if asked.full_size is not None:
-        return _full_size(asked.filled({"optimiser": "adamw"}), asked.full_size, plugins)
+    if asked.full_size:
+        return _full_size(asked.filled({"optimiser": "adamw"}), plugins)
     found = build(asked.model_copy(update={"metric": ("none",)}), plugins)
     cost = planned(found)
     where = {"stream": found.stream.name, "model": found.learner.model.ref, "out": str(found.folder)}
@@ -192,12 +192,17 @@ def _again(asked: EvalOptions) -> tuple[dict[str, Any], ContinualOptions]:
     return manifest, ContinualOptions(stream=stream, data=folder)
 
 
-def _full_size(asked: ContinualOptions, arch: str, plugins: Plugins) -> dict[str, Any]:
+def _full_size(asked: ContinualOptions, plugins: Plugins) -> dict[str, Any]:
     from t2iprobe.core.names import choice
 
-    adapter = choice("architecture", arch, plugins.adapters())
+    if asked.arch is None or asked.model is not None:
+        what = f"{asked.called('arch')}, and no {asked.called('model')}"
+        raise ConfigError(
+            f"{asked.called('full_size')} plans for the published configuration of an architecture: give {what}"
+        )
+    adapter = choice("architecture", asked.arch, plugins.adapters())
     cost, targets, parameters = planned_without(asked, adapter)
-    facts = {"stream": asked.stream, "model": f"{arch}, published size", "targets": len(targets.modules)}
+    facts = {"stream": asked.stream, "model": f"{asked.arch}, published size", "targets": len(targets.modules)}
     return {**facts, "lora_parameters": parameters, **cost.record(), "sentence": cost.sentence()}
 
 

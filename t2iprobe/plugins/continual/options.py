@@ -93,8 +93,8 @@ class ContinualOptions(RunOptions, GenerationOptions, LayerOptions, ModelOptions
         None, help="Processes, each with the model; default a core each for a tiny model on a CPU.", ge=1
     )
     plan: bool = option(False, help="Only say what it would take: steps, pictures, hours, disk.")
-    full_size: str | None = option(
-        None, help="With --plan: sdxl, sd3 or if, the published model, without its weights and without data."
+    full_size: bool = option(
+        False, help="With --plan: the published configuration of --arch, without its weights and without data."
     )
 
     @property
