@@ -123,7 +123,7 @@ def test_the_two_choices_add_up_to_one(folder: str) -> None:
 def test_a_missing_model_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text("{}")
     for ref in (None, str(tmp_path / "none"), str(tmp_path)):
-        with pytest.raises(ModelError, match=f"cannot be loaded: set {VARIABLE} to a folder") as caught:
+        with pytest.raises(ModelError, match=f"cannot be loaded: set {VARIABLE} to its folder") as caught:
             ClipT(ref).prepare()
         assert "\n" not in str(caught.value)
     monkeypatch.setenv(VARIABLE, "/no/such/folder")

@@ -174,7 +174,7 @@ def test_the_plan_of_a_model_is_what_its_run_says(model: Path, run: Path) -> Non
     ("arguments", "message"),
     [
         (["run", "--method", "eulr"], "did you mean euler"),
-        (["run", "--method", "ddim"], "this model predicts flow; methods that do: euler"),
+        (["run", "--method", "ddim"], "this model predicts flow; methods that do: belm, edict, euler"),
         (["run", "--method", "oracle:steps=9"], None),
         (["run", "--preset", "sdx"], "did you mean sdxl"),
         (["run", "--prompts", "PROMPTS", "--prompt-set", "simple"], "one way"),

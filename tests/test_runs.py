@@ -48,6 +48,7 @@ def at(number: int, act: Callable[[RunSession], object]) -> Callable[[RunSession
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_finishes_the_unit_and_sessions_add_up(name: str, tmp_path: Path) -> None:
     number = getattr(signal, name)
+    before = signal.getsignal(number)
     with pytest.raises(StoppedError, match="stopped; 3 of 5 numbers are kept: the same command goes on") as stopped:
         execute(numbers(at(2, lambda session: os.kill(os.getpid(), number))), tmp_path / "run")
     assert stopped.value.exit_code == 128 + number
@@ -59,7 +60,7 @@ def test_a_signal_finishes_the_unit_and_sessions_add_up(name: str, tmp_path: Pat
         checksums.damaged(tmp_path / "run")
     )
     assert execute(numbers(at(0, pytest.fail)), tmp_path / "run") == found
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(number) is before
 
 
 def test_an_outer_run_hears_what_an_inner_one_was_told(tmp_path: Path) -> None:
