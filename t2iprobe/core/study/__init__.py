@@ -1,4 +1,4 @@
-"""Studies: a localizer's questions and their answers on disk, so that a run survives anything and is done once.
+"""Studies: a localizer's questions and their answers on disk, so a run survives anything and is done once.
 
-Nothing here knows a model's family or a method. A finished study is read without a model.
+Nothing here knows about model families or methods. Reading a finished study needs no model.
 """

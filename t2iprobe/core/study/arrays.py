@@ -1,4 +1,4 @@
-"""The arrays of a study: how they are laid out, grown, published to readers, and read so that damage is named.
+"""The arrays of a study: how they are laid out, grown, published to readers, and read with any damage named.
 
 ::
 
@@ -10,11 +10,12 @@
 
 Scores lie at the root, beside their labels, because that is what ``xarray.open_zarr`` shows.
 
-A pair's rows of one ask are whole chunks, each with its checksum. Many of them lie in one file (a Zarr shard), so that
-ten thousand pairs are a few hundred files of scores, not sixty thousand. One process writes.
+The rows that one ask gives for a pair are whole chunks, each with its own checksum. Many chunks lie in one file (a Zarr
+shard), so the scores of ten thousand pairs take a few hundred files, not sixty thousand. Only one process writes.
 
-Readers such as xarray see the consolidated metadata in the root's ``zarr.json``. It is one file and replaced last, so
-the arrays agree in shape whenever one looks; their own metadata may be ahead of it, which :func:`grow` makes up for.
+Readers such as xarray see the consolidated metadata in the root's ``zarr.json``. It is one file and is replaced last,
+so a reader always finds arrays that agree in shape. The arrays' own metadata may be ahead of it; :func:`grow` makes up
+for that.
 """
 
 from __future__ import annotations
@@ -32,23 +33,23 @@ from t2iprobe.core.store import keys
 from t2iprobe.core.store.layout import FLAT
 
 Array = zarr.Array[Any]
-ROWS, COLUMNS = 64, 256  # trials of a chunk of scores, and pairs of a file of them
-IMAGE_BYTES = 64 << 20  # of the pictures of a file, before compression
-LABELS = 4096  # of a chunk
+ROWS, COLUMNS = 64, 256  # trials in a chunk of scores, and pairs in a file of scores
+IMAGE_BYTES = 64 << 20  # pictures in one file, before compression
+LABELS = 4096  # in a chunk
 SCORES, QUESTION = "scores", "question"  # attributes of the root
-TAKEN = ("trial", "pair", "images", "memo", "activations")  # names that are no scores
+TAKEN = ("trial", "pair", "images", "memo", "activations")  # names that are not scores
 
 
 def compressors() -> list[Any]:
-    """Of every chunk; the checksum is over what lies on the disk."""
+    """Codecs of every chunk; the checksum covers the bytes as they lie on the disk."""
     return [ZstdCodec(level=1), Crc32cCodec()]
 
 
 def create(where: str | Store, pairs: Sequence[str], names: Sequence[str], question: str = "") -> zarr.Group:
-    """The store with labels and scores, or what of it was missing.
+    """Create the store with its labels and scores, or add what is missing from it.
 
     Raises:
-        ConfigError: a score has the name of something else.
+        ConfigError: a score has the name of something else in the store.
         RunExistsError: the store has answers to another question.
     """
     taken = [name for name in names if name in TAKEN]
@@ -80,7 +81,7 @@ def _scores(root: zarr.Group, name: str, pairs: int) -> None:
 
 
 def add_images(root: zarr.Group, trials: int, pairs: int, shape: tuple[int, ...], together: int) -> None:
-    """Room for pictures of this shape; ``together`` of a pair are usually asked at once and share a file."""
+    """Make room for pictures of this shape; ``together`` of a pair are usually asked at once and share a file."""
     size = int(np.prod(shape))
     root.create_array(
         "images",
@@ -96,7 +97,7 @@ def add_images(root: zarr.Group, trials: int, pairs: int, shape: tuple[int, ...]
 
 
 def _label(root: zarr.Group, path: str, labels: Sequence[str]) -> None:
-    """Write labels; rows may have come since."""
+    """Write the labels; there may be more rows than at the last call."""
     if path not in root:
         root.create_array(
             path,
@@ -114,7 +115,7 @@ def _label(root: zarr.Group, path: str, labels: Sequence[str]) -> None:
 
 
 def grow(root: zarr.Group, trials: Sequence[Mapping[str, Any]]) -> None:
-    """Make every array as long as ``trials``, whatever a process that was killed left, and show it to readers."""
+    """Make every array as long as ``trials``, whatever a killed process left behind, and publish it to readers."""
     labels = [str(trial["label"]) for trial in trials]
     _label(root, "trial", labels)
     member(root, "trial").attrs["trials"] = [dict(trial) for trial in trials]
@@ -125,19 +126,19 @@ def grow(root: zarr.Group, trials: Sequence[Mapping[str, Any]]) -> None:
 
 
 def rows_of(root: zarr.Group) -> list[Array]:
-    """The arrays with a row a trial, labels left out."""
+    """The arrays that have one row per trial, without the labels."""
     found = [member(root, name) for name in score_names(root)]
     return [*found, member(root, "images")] if "images" in root else found
 
 
 def score_names(root: zarr.Group) -> list[str]:
-    """Names of the scores, the ranking one first; none where it is no store of a study."""
+    """Names of the scores, the ranking one first; empty if this is not the store of a study."""
     found: Any = root.attrs.get(SCORES, [])
     return list(found)
 
 
 def member(root: zarr.Group, path: str) -> Array:
-    """An array of the store; what is written to it is written, also where it is all zeros."""
+    """An array of the store; chunks that are all zeros are written as well."""
     found: Any = root[path]
     return found.with_config({"write_empty_chunks": True})
 
@@ -181,7 +182,7 @@ def _damaged(array: Array) -> Any:
 
 
 def file_of(array: Array, index: Sequence[int]) -> str:
-    """The key of the file in which an element lies."""
+    """The key of the file that holds an element."""
     sizes = array.shards or array.chunks
     place = [i // size for i, size in zip(index, sizes, strict=False)] + [0] * (array.ndim - len(index))
     return f"{array.path}/{array.metadata.encode_chunk_key(tuple(place))}"

@@ -1,4 +1,4 @@
-"""What a study measures with, :class:`StudyContext`; who is told of it, :class:`StudyCallbacks`."""
+"""What a study measures with (:class:`StudyContext`), and who is told about it (:class:`StudyCallbacks`)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from t2iprobe.core.trials import Space
 
 @dataclass(frozen=True)
 class StudyContext:
-    """A model to measure on, here or elsewhere.
+    """A model to measure on, in this process or elsewhere.
 
     Args:
-        evaluator: answers asks.
+        evaluator: answers the asks.
         space: what can be patched.
-        facts: of the model, for the manifest; what is in ``"decides"`` decides the result.
-        model: where it is in this process.
-        image_bytes: of a picture, uncompressed; 0 where that is not known.
-        settings: of every generation.
+        facts: facts about the model, for the manifest; those under ``"decides"`` determine the result.
+        model: the model itself, if it is in this process.
+        image_bytes: size of an uncompressed picture; 0 if unknown.
+        settings: settings of every generation.
     """
 
     evaluator: Evaluator
@@ -44,7 +44,7 @@ class StudyContext:
         settings: Mapping[str, Any] | None = None,
         batch_size: int | None = None,
     ) -> StudyContext:
-        """The bench of a model in this process."""
+        """The context for a model in this process."""
         asked = dict(settings or {})
         sweep = Sweep(Renderer(model, pairs, asked, batch_size or usual_batch(model)), scorer)
         space, facts = Space.of(model, asked.get("num_steps")), provenance.facts(model, asked)
@@ -52,20 +52,21 @@ class StudyContext:
 
 
 def usual_batch(model: Model) -> int:
-    """Most pictures at once where nobody says: small models run best with many."""
+    """The largest number of pictures at once if nobody sets it: small models run best with many."""
     small = sum(p.numel() for p in model.denoiser.parameters()) < 50_000_000
     return 64 if small else 8
 
 
 @dataclass
 class StudyCallbacks:
-    """Whom a study tells of its progress.
+    """Functions through which a study reports its progress.
 
     Args:
-        planned: before pictures are made: how many pairs are asked, and the cost. What it raises stops the study.
-        on_step: within a batch.
-        measured: each new answer, once it is on the disk.
-        stop: asked between units.
+        planned: called before pictures are made, with the number of pairs asked and the cost; an exception from it
+            stops the study.
+        on_step: called within a batch.
+        measured: called with each new answer, once it is on the disk.
+        stop: asked between units whether to stop.
     """
 
     planned: Callable[[int, Cost], None] = lambda pairs, cost: None
@@ -76,12 +77,12 @@ class StudyCallbacks:
 
 @dataclass(frozen=True)
 class PlannedEvaluator:
-    """An evaluator that tells its cost before it begins.
+    """An evaluator that reports its cost before it begins.
 
     Args:
-        evaluator: answers.
-        told: how many pairs are asked, and the cost.
-        check: raises where the study is to stop; an evaluator that saw so itself has left asks unanswered.
+        evaluator: gives the answers.
+        told: called with the number of pairs asked and the cost.
+        check: raises if the study is to stop; an evaluator that has noticed this itself leaves asks unanswered.
     """
 
     evaluator: Evaluator

@@ -1,4 +1,4 @@
-"""Trials as JSON and back: a label alone does not say what was patched."""
+"""Trials to JSON and back, because a label alone does not say what was patched."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PARTS = ("steps", "branches", "rows", "tokens", "heads")
 
 
 def as_json(trial: Trial) -> dict[str, Any]:
-    """Everything that a trial is."""
+    """Everything that defines a trial."""
     return {
         "label": trial.label,
         "sites": list(trial.sites),

@@ -1,4 +1,4 @@
-"""Scores of a study as a table: one line a trial and pair, one column a score."""
+"""Scores of a study as a table: one line per trial and pair, one column per score."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 def scores(where: keys.Where) -> list[Row]:
-    """Every score of a study's store, labelled; ``None`` for what is not measured.
+    """Every score of a study's store, labelled; ``None`` for what was not measured.
 
     Raises:
         ConfigError: there are none.
@@ -36,7 +36,7 @@ def _plain(value: Any) -> float | None:
 
 
 def write(rows: list[Row], path: Path) -> None:
-    """As CSV or Parquet, by the ending of ``path``.
+    """Write the rows as CSV or Parquet, depending on the ending of ``path``.
 
     Raises:
         ConfigError: another ending, or Parquet without pyarrow.

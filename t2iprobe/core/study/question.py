@@ -23,7 +23,7 @@ class StudyOptions(ScoreOptions, GenerationOptions, PairOptions, StagedModelOpti
     )
 
     def metrics(self, concepts: Mapping[str, Concept]) -> list[str] | None:
-        """Names for the scorer, the one that ranks first; ``None`` leaves them to the concept."""
+        """Names for the scorer, with the one that ranks first; ``None`` leaves the choice to the concept."""
         if not (self.rank or self.metric):
             return None
         own = [self.rank] if self.rank else concept_named(self.concept, concepts).metrics
@@ -31,7 +31,7 @@ class StudyOptions(ScoreOptions, GenerationOptions, PairOptions, StagedModelOpti
 
 
 class Question(StudyOptions):
-    """A study with its names looked up and its defaults filled in; one that is shipped to other machines, too."""
+    """A study with its names looked up and its defaults filled in, also one that is shipped to other machines."""
 
     model: str = option(help="Of the weights.")
     held_out: int = option(0, help="The last pairs, to confirm on.", ge=0)
@@ -39,5 +39,5 @@ class Question(StudyOptions):
 
     @property
     def kept(self) -> dict[str, Any]:
-        """For the manifest, and to go on from it: all but what is not given."""
+        """The question as kept in the manifest, from which the study can be resumed; options not given are left out."""
         return self.model_dump(mode="json", exclude_none=True, exclude={"arch"})

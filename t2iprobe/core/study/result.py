@@ -30,9 +30,9 @@ class Ranked:
 
     Args:
         trial: what was patched.
-        score: mean over pairs with its 95 % interval over clusters of pairs, which is of this trial alone.
-        pairs: how many.
-        clusters: prompts that they are of.
+        score: mean over pairs with its 95 % interval over clusters of pairs; the interval is for this trial alone.
+        pairs: number of pairs.
+        clusters: number of different prompts among these pairs.
     """
 
     trial: Trial
@@ -42,16 +42,16 @@ class Ranked:
 
 
 class Ranking(tuple[Ranked, ...]):
-    """Trials in the order of their scores: which scored best, not which surely do something."""
+    """Trials in the order of their scores. It says which scored best, not which certainly have an effect."""
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Of all of them, each once: what :func:`~t2iprobe.core.interventions.patch` takes."""
+        """Sites of all the trials, each once: what :func:`~t2iprobe.core.interventions.patch` takes."""
         return tuple(dict.fromkeys(name for one in self for name in one.trial.sites))
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Of all of them, in order of rank."""
+        """Layers of all the trials, in order of rank."""
         return tuple(dict.fromkeys(layer for one in self for layer in one.trial.layers))
 
 
@@ -59,9 +59,9 @@ class StudyResult:
     """A study, finished or under way.
 
     Args:
-        path: its folder.
+        path: folder of the study.
         manifest: see ``manifest.json``.
-        recorded: its answers.
+        recorded: answers of the study.
     """
 
     def __init__(self, path: Path, manifest: Mapping[str, Any], recorded: RecordedResults) -> None:
@@ -86,22 +86,22 @@ class StudyResult:
 
     @property
     def finding(self) -> Finding | None:
-        """What the localizer says; ``None`` until it is done."""
+        """What the localizer says; ``None`` until the study is done."""
         return finding_from_json(self.manifest["finding"]) if self.manifest.get("finding") else None
 
     @property
     def trials(self) -> list[Trial]:
-        """All that were asked; rows of the scores."""
+        """All trials that were asked; they are the rows of the scores."""
         return self._recorded.trials
 
     @property
     def pairs(self) -> list[str]:
-        """Their labels; columns of the scores."""
+        """Labels of the pairs; they are the columns of the scores."""
         return self._recorded.pairs
 
     @cached_property
     def scores(self) -> dict[str, Scores]:
-        """By name, (trial, pair); NaN is not done, or not asked."""
+        """Arrays (trial, pair) by the name of the score; NaN where an answer is not done or was never asked for."""
         return {name: self._recorded.column(name) for name in self._recorded.names}
 
     @property
@@ -111,28 +111,28 @@ class StudyResult:
 
     @property
     def scale(self) -> Scale:
-        """Of the ranking score."""
+        """Scale of the ranking score."""
         return Scale.from_json(self.manifest["scale"])
 
     @property
     def answers(self) -> int:
-        """How many there are."""
+        """Number of answers so far."""
         return int(self._recorded.done.sum())
 
     def ranked(self, k: int | None = None, by: str | None = None, *, lowest: bool | None = None) -> Ranking:
         """Trials in the order of a score, with 95 % intervals over the pairs each was asked of.
 
-        A ranking always has a first one: of layers that all do nothing, the luckiest. What is surely responsible is
-        said by :attr:`finding`.
+        Something always ranks first: among layers that all do nothing, it is the luckiest. :attr:`finding` says which
+        layers are certainly responsible.
 
         Args:
-            k: how many; default all.
-            by: name of a score; ``ocr_f1`` is ``ocr_f1_target``. Default the ranking one.
-            lowest: those that score lowest first, as a similarity to the source's picture wants it. Default for the
-                ranking score where lower is nearer to the target.
+            k: how many to return; by default all.
+            by: name of a score; ``ocr_f1`` means ``ocr_f1_target``. By default the ranking score.
+            lowest: whether the lowest scores come first, as suits a similarity to the source's picture. This is the
+                default for the ranking score if lower is nearer to the target.
 
         Raises:
-            ConfigError: no such score.
+            ConfigError: there is no such score.
         """
         name = self._score(by)
         column, bounds = self._recorded.column(name), self.scale.bounds if name == self.rank else None
@@ -144,7 +144,7 @@ class StudyResult:
         return Ranking(sorted(found, key=lambda one: one.score.mean * (1 if down else -1))[:k])
 
     def scored(self, trials: Sequence[Trial]) -> Scored:
-        """Scores of the unpatched source and target and of some trials, on the pairs that all were asked of."""
+        """Scores of the unpatched source and target and of some trials, on the pairs that all of them were asked of."""
         steps = trials[0].num_steps if trials else None
         labels = [one.label for one in (source(steps), target(steps), *trials)]
         found = {name: np.stack([self._of(name, label) for label in labels]) for name in self.scores}
@@ -159,14 +159,14 @@ class StudyResult:
         )
 
     def _of(self, name: str, label: str) -> Scores:
-        """(pair,) a score of a trial; NaN where it was not asked."""
+        """(pair,) one score of a trial; NaN where it was not asked."""
         row = self._recorded.row(label)
         return np.full(len(self.pairs), np.nan, np.float32) if row is None else self.scores[name][row]
 
     def unpatched(self) -> tuple[Interval, Interval] | None:
-        """Scores to the target of the unpatched source and target, with 95 % intervals over clusters.
+        """Scores of the unpatched source and target against the target, with 95 % intervals over clusters.
 
-        ``None`` where no pair was asked yet.
+        ``None`` if no pair was asked yet.
         """
         scored = self.scored([])
         if not scored.clusters:
@@ -176,7 +176,7 @@ class StudyResult:
 
     @property
     def clusters(self) -> list[int]:
-        """Of each pair, the number of its prompts: pairs of the same prompts are one observation."""
+        """For each pair, the number of its prompts: pairs with the same prompts are one observation."""
         prompts = [tuple(pair[:2]) for pair in self.manifest["settings"]["pairs"]]
         return [prompts.index(one) for one in prompts]
 
@@ -189,7 +189,7 @@ class StudyResult:
         return by if by in names else f"{by}_target"
 
     def images(self, trial: str | Trial, pair: int) -> Image | None:
-        """The picture of a trial; ``None`` where it was not made.
+        """The picture of a trial; ``None`` if it was not made.
 
         Raises:
             ConfigError: no such trial or pair.
@@ -210,7 +210,7 @@ def _ranked(trial: Trial, row: Scores, clusters: NDArray[np.int_], bounds: Bound
 
 
 def finding_as_json(finding: Finding) -> dict[str, Any]:
-    """JSON has no NaN, so a layer that was not looked at is ``null``."""
+    """The finding with ``null`` for a layer that was not looked at, because JSON has no NaN."""
     plain = {
         "layers": list(finding.layers),
         "ranking": list(finding.ranking),
@@ -231,7 +231,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What NumPy gives, as Python's own."""
+    """A NumPy value as Python's own type."""
     return _without_nan(value.tolist()) if isinstance(value, np.ndarray | np.generic) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""A memory that lasts: :class:`StoredResults` keeps a study's answers in Zarr, and :func:`open_study` reads them."""
+"""Answers that outlast the process: :class:`StoredResults` keeps them in Zarr, and :func:`open_study` reads them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from t2iprobe.core.trials import Trial
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """Of one pair, for the rows of some trials."""
+    """The answer for one pair, with the rows of its trials."""
 
     measured: TrialResult
     trials: tuple[Trial, ...]
@@ -36,13 +36,13 @@ class _Answer:
 
 
 class RecordedResults:
-    """What a store holds, to read. Scores are in memory, pictures stay on the disk until they are asked for.
+    """The contents of a store, for reading. Scores are in memory; pictures stay on the disk until they are asked for.
 
     Args:
-        root: of the store.
-        names: of the scores, the ranking one first.
+        root: root group of the store.
+        names: names of the scores, the ranking one first.
 
-    Raises:
+        Raises:
         DamagedError: a chunk of labels or scores is not what was written.
     """
 
@@ -56,13 +56,13 @@ class RecordedResults:
         self._known: dict[str, Scores] = {name: self._load(name) for name in self.names}
 
     def _array(self, path: str) -> arrays.Array:
-        """Opened once: opening reads its metadata, which takes longer than a small write."""
+        """An array, opened once, because opening reads its metadata and takes longer than a small write."""
         if path not in self._open:
             self._open[path] = arrays.member(self._root, path)
         return self._open[path]
 
     def _load(self, name: str) -> Scores:
-        """A kill may have left fewer rows than there are trials."""
+        """One score, (trial, pair); a killed process may have left fewer rows than there are trials."""
         known = np.full((len(self.trials), len(self.pairs)), np.nan, np.float32)
         found = arrays.read(arrays.member(self._root, name), slice(None))[: len(known)]
         known[: len(found)] = found
@@ -70,20 +70,20 @@ class RecordedResults:
 
     @property
     def done(self) -> NDArray[np.bool_]:
-        """(trial, pair): which are committed. The ranking score is written last."""
+        """(trial, pair) whether an answer is committed; the ranking score is written last."""
         return ~np.isnan(self._known[self.names[0]])
 
     @property
     def pictures(self) -> int:
-        """How many there are: one an answer, unless the evaluator makes none."""
+        """Number of pictures: one per answer, unless the evaluator makes none."""
         return int(self.done.sum()) if "images" in self._root else 0
 
     def row(self, label: str) -> int | None:
-        """Of a trial."""
+        """Row of a trial; ``None`` if it has none."""
         return self._rows.get(label)
 
     def column(self, name: str) -> Scores:
-        """One score of all, (trial, pair), NaN where it is not done."""
+        """One score of all trials, (trial, pair); NaN where it is not done."""
         return np.where(self.done, self._known[name], np.float32(np.nan))
 
     def scores(self, label: str, pair: int) -> dict[str, float] | None:
@@ -94,7 +94,7 @@ class RecordedResults:
         return {name: float(self._known[name][row, pair]) for name in self.names}
 
     def image(self, label: str, pair: int) -> Image.Image | None:
-        """See :class:`~t2iprobe.core.trial_runner.ResultCache`; ``None`` where it is not done or there are no pictures.
+        """See :class:`~t2iprobe.core.trial_runner.ResultCache`; ``None`` if it is not done or has no picture.
 
         Raises:
             DamagedError: it is not what was written.
@@ -110,17 +110,17 @@ class RecordedResults:
 
 
 class StoredResults(RecordedResults):
-    """Keeps answers in a store; only one process may.
+    """Keeps answers in a store; only one process may do so at a time.
 
-    An answer counts once its ranking score is there, and that is written last: pictures, other scores, then it. The
-    answers of one batch are written together when the last of them is in, so a run that goes on after a kill composes
-    its batches as one that was never killed.
+    An answer counts once its ranking score is there, which is written last, after the pictures and the other scores.
+    The answers of a batch are written together when the last of them is in. So a run that resumes after being killed
+    forms the same batches as one that was never killed.
 
     Args:
-        where: the store, made if need be: a folder, a URL that fsspec knows, or a store of Zarr's own.
+        where: the store, created if need be: a folder, a URL that fsspec knows, or one of Zarr's own stores.
         pairs: a label for each.
         names: of the scores, the ranking one first.
-        question: what the answers are to, in any form; a store that has others is refused.
+        question: what is being asked, in any form; a store with answers to another question is refused.
 
     Raises:
         RunExistsError: the store has answers to another question.
@@ -143,7 +143,7 @@ class StoredResults(RecordedResults):
 
         Raises:
             StoreError: the disk is full or gone; what was committed stays.
-            NonFiniteError: the ranking score is no number, which on disk means "not done".
+            NonFiniteError: the ranking score is not a number, which on disk would mean "not done".
         """
         self._check(measured, trials)
         with self._explained():
@@ -162,7 +162,7 @@ class StoredResults(RecordedResults):
                 )
 
     def _placed(self, trials: Sequence[Trial]) -> tuple[int, ...]:
-        """Rows of trials; new ones get theirs."""
+        """Rows of the trials; new trials are given one."""
         new = [trial for trial in trials if trial.label not in self._rows]
         if new:
             grown = [*self.trials, *new]
@@ -196,7 +196,7 @@ class StoredResults(RecordedResults):
             self._known[name][rows, pairs] = block
 
     def _block(self, name: str, batch: Sequence[_Answer], rows: slice, pairs: slice) -> Scores:
-        """What is known of a rectangle, with the answers in it: written at once, it is there or is not."""
+        """The known values of a rectangle with the new answers added, so that one write stores all or nothing."""
         block = self._known[name][rows, pairs].copy()
         for answer in batch:
             for row, trial in zip(answer.rows, answer.trials, strict=True):
@@ -232,7 +232,7 @@ class StoredResults(RecordedResults):
                 overwrite=True,
                 config={"write_empty_chunks": True},
             )
-            array.attrs["done"] = True  # after the values: the mark that they are whole
+            array.attrs["done"] = True  # set after the values, to mark that they are complete
         return value
 
     def _explained(self) -> AbstractContextManager[None]:
@@ -240,13 +240,13 @@ class StoredResults(RecordedResults):
 
 
 def _span(numbers: Iterable[int]) -> slice:
-    """From the first to the last."""
+    """The slice from the first to the last."""
     listed = list(numbers)
     return slice(min(listed), max(listed) + 1)
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[range]:
-    """Sorted numbers as ranges without gaps: most often one."""
+    """Sorted numbers as ranges without gaps, usually a single one."""
     start = 0
     for i in range(1, len(numbers) + 1):
         if i == len(numbers) or numbers[i] != numbers[i - 1] + 1:
@@ -255,14 +255,14 @@ def _runs(numbers: Sequence[int]) -> Iterator[range]:
 
 
 def _sweep_up(store: Store) -> None:
-    """Remove half-written files: Zarr writes beside the place and renames, and a kill leaves what was beside."""
+    """Remove half-written files: Zarr writes next to the target and renames, so a killed process leaves such files."""
     if isinstance(store, LocalStore):
         for left in store.root.rglob("*.partial"):
             left.unlink(missing_ok=True)
 
 
 def open_study(where: Path | str | Store, names: Sequence[str] | None = None) -> RecordedResults:
-    """The answers in a store, to read, also while a study is running.
+    """The answers in a store, for reading, even while the study is still running.
 
     Raises:
         ConfigError: there is none.
@@ -279,6 +279,6 @@ def open_study(where: Path | str | Store, names: Sequence[str] | None = None) ->
         return RecordedResults(root, names or known)
     except T2IProbeError:
         raise
-    except Exception as error:  # whatever Zarr makes of metadata that is not its own
+    except Exception as error:  # Zarr may raise anything on metadata that is not its own
         reason = str(error) or type(error).__name__
         raise DamagedError(f"the metadata of {where} cannot be read ({reason}); restore a copy of it") from error

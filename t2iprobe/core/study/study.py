@@ -1,7 +1,7 @@
 """Runs a localizer over stored answers: :class:`StudyRunner`.
 
-To resume is to run the localizer again: what it asked before is in the store, so it takes the same way to where it was
-and goes on from there. A localizer is therefore deterministic, given the answers and the study's seed.
+Resuming means running the localizer again: what it asked before is in the store, so it retraces its steps to where it
+was and goes on from there. A localizer must therefore be deterministic, given the answers and the study's seed.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ class StudyRunner:
     """A question about a model, and the pairs to ask it of.
 
     Args:
-        bench: what it measures with.
-        pairs: all of them.
+        bench: what the study measures with.
+        pairs: all pairs.
         localizer: chooses the trials.
-        held_out: numbers of the pairs to confirm on; the others are searched.
-        budget: most rows through the denoiser, ``None`` for no limit.
-        seed: of the localizer's own chance.
-        arguments: as they were given, for the manifest.
-        plugins: versions by name, for the manifest.
-        store: URL of the store where it is not in the run folder (``s3://bucket/words.zarr``); the manifest stays.
-        set_aside: numbers of the pairs that are not asked, see :meth:`~t2iprobe.core.scoring.Scorer.blind`.
+        held_out: numbers of the pairs to confirm on; the search uses the others.
+        budget: largest number of rows through the denoiser; ``None`` for no limit.
+        seed: seed of the localizer's own randomness.
+        arguments: arguments as they were given, for the manifest.
+        plugins: versions of the plugins by name, for the manifest.
+        store: URL of the store if it is not in the run folder (``s3://bucket/words.zarr``); the manifest stays in the
+            folder.
+        set_aside: numbers of the pairs that are not asked; see :meth:`~t2iprobe.core.scoring.Scorer.blind`.
     """
 
     bench: StudyContext
@@ -56,7 +57,7 @@ class StudyRunner:
     set_aside: Sequence[int] = ()
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the result; where it runs and how much at once does not."""
+        """Everything that decides the result; where the study runs, and how much at once, does not."""
         return {
             **self.bench.facts.get("decides", {}),
             "pairs": [list(dataclasses.astuple(pair)) for pair in self.pairs],
@@ -69,12 +70,12 @@ class StudyRunner:
         }
 
     def run(self, path: str | Path, callbacks: StudyCallbacks | None = None) -> StudyResult:
-        """Run it in a folder, or go on with it there, or find it finished.
+        """Run the study in a folder, resume it there, or find it finished.
 
         Raises:
             RunExistsError: the folder has a run with other settings; nothing was touched.
-            LockedError: another process is at it.
-            StoppedError: SIGINT came; what was measured is kept.
+            LockedError: another process is working on it.
+            StoppedError: the process received SIGINT; what was measured is kept.
             StoreError: the disk is full or damaged; what was measured before is kept.
         """
         if not self.pairs:
@@ -121,7 +122,7 @@ class StudyRunner:
 
         def measured(answer: TrialResult) -> None:
             callbacks.measured(answer)
-            session.spent |= dataclasses.asdict(runner.spent)  # of all sessions: what is remembered is charged, too
+            session.spent |= dataclasses.asdict(runner.spent)  # over all sessions: remembered answers are charged, too
             session.done(len(answer.scores))
             if not answer.more and not getattr(self.bench.evaluator, "busy", 0):
                 session.check()
@@ -132,7 +133,7 @@ class StudyRunner:
         return {"finding": finding_as_json(finding), "ranking_unit": self.localizer.unit}
 
     def _facts(self) -> dict[str, Any]:
-        """For the manifest."""
+        """Facts for the manifest."""
         scale: Scale = getattr(self.bench.evaluator, "scale", Scale())
         return {
             **self.bench.facts,
@@ -145,7 +146,7 @@ class StudyRunner:
 
 
 def _digest(settings: Mapping[str, Any]) -> str:
-    """Of what decides the answers; a budget decides how many there are."""
+    """Digest of what decides the answers; the budget is left out, since it only decides how many there are."""
     decides = {key: value for key, value in settings.items() if key != "budget"}
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
@@ -157,7 +158,7 @@ def labels(pairs: Sequence[Pair]) -> list[str]:
 
 
 def _options(localizer: Localizer) -> dict[str, Any]:
-    """Its settings: fields of a dataclass, else attributes; what is no plain value is made from one that is."""
+    """Plain settings of a localizer: dataclass fields, else attributes; any other value is derived from a plain one."""
     thing: Any = localizer
     own: dict[str, Any] = vars(thing)
     if dataclasses.is_dataclass(thing):

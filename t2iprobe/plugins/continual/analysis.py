@@ -20,13 +20,14 @@ class Weights:
     """A method's weights.
 
     Args:
-        runs: order and seed of those that have conflicts.
-        conflicts: of each of these runs.
-        layers: norm and ranks by kind of module, of what each task added.
-        overlap: mean shared share of two tasks' subspaces and what chance has, by side.
-        owners: share of the weights that each task owns at the end, and last nobody's; of the magnitude merge alone.
+        runs: order and seed of the runs that have conflicts.
+        conflicts: conflicts of each of these runs.
+        layers: norm and ranks of what each task added, by kind of module.
+        overlap: mean overlap of two tasks' subspaces and what chance would give, by side.
+        owners: share of the weights that each task owns at the end, and last the share that nobody owns; for the
+            magnitude merge only.
         cross: what summing the factors would add, relative to the sum of the products, task by task, run by run.
-        handed_over: bytes of the last state, its rank bound and what it holds.
+        handed_over: size of the last state in bytes, the bound of its rank, and what it holds.
     """
 
     runs: list[Run] = field(default_factory=list)
@@ -38,7 +39,7 @@ class Weights:
     handed_over: dict[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """For JSON."""
+        """The weights as plain values for JSON."""
         return {
             "handed_over": self.handed_over,
             "sign_conflicts": {what: self._opposed(what) for what in ("share", "ratio")},
@@ -49,7 +50,7 @@ class Weights:
         }
 
     def _opposed(self, what: str) -> dict[int, dict[str, Any]]:
-        """By the number of later tasks, over runs: tasks of one run are not independent."""
+        """Conflicts by the number of later tasks, over runs, because the tasks of one run are not independent."""
         curves = {
             run: analysis.opposed_curve([one], what) for run, one in zip(self.runs, self.conflicts, strict=True) if one
         }
@@ -58,7 +59,7 @@ class Weights:
 
 
 def weights_of(results: Results) -> dict[str, Weights]:
-    """By method.
+    """The weights of every method, by its name.
 
     Raises:
         ConfigError: the adapters were not kept.
@@ -67,7 +68,7 @@ def weights_of(results: Results) -> dict[str, Weights]:
 
 
 def null_curves(tasks: int) -> dict[str, dict[int, float]]:
-    """What independent tasks would give, by the number of later tasks."""
+    """The values that independent tasks would give, by the number of later tasks."""
     later = range(1, tasks)
     return {
         "share": {n: analysis.null_share(n) for n in later},
@@ -103,7 +104,7 @@ def _weights(results: Results, name: str) -> Weights:
 
 
 def _owned(one: Replay) -> list[float]:
-    """Shares over all modules, each weighted by its size."""
+    """Shares over all modules, each module weighted by its size."""
     shares, sizes = [], []
     for path, owned in analysis.provenance(one.totals).items():
         shares.append(owned)
@@ -112,7 +113,7 @@ def _owned(one: Replay) -> list[float]:
 
 
 def _cross(one: Replay) -> list[float]:
-    """Of every task from the second on, with the factors of all before summed."""
+    """Cross terms of every task from the second on with the summed factors of all tasks before it."""
     before = one.factors(0)
     found = []
     for task in range(1, len(one.files)):

@@ -17,7 +17,7 @@ class ModelSeries:
     Args:
         method: name of a method, or of a reference.
         order: seed of the order of tasks; ``None`` where the order does not matter.
-        seed: of the trainings; ``None`` where nothing is trained.
+        seed: seed of the trainings; ``None`` where nothing is trained.
     """
 
     method: str
@@ -26,7 +26,7 @@ class ModelSeries:
 
     @property
     def label(self) -> str:
-        """Where it lies in the store and in the run's folder."""
+        """The series' path in the store and in the run's folder."""
         parts = [self.method.replace("/", "_")]
         parts += [f"order-{self.order}"] if self.order is not None else []
         parts += [f"seed-{self.seed}"] if self.seed is not None else []
@@ -34,7 +34,7 @@ class ModelSeries:
 
     @property
     def reference(self) -> bool:
-        """Whether it is no method."""
+        """Whether the series is a reference and not a method."""
         return self.order is None
 
     def sequence(self, tasks: int) -> tuple[int, ...]:
@@ -42,18 +42,18 @@ class ModelSeries:
         return tuple(range(tasks)) if self.order is None else shuffled(tasks, self.order)
 
     def states(self, tasks: int) -> int:
-        """Models that are looked at: one after each task, or the only one."""
+        """Number of models that are looked at: one after each task, or the only one."""
         return 1 if self.reference else tasks
 
     def columns(self, after: int, tasks: int, *, full: bool) -> tuple[int, ...]:
-        """Positions of the tasks that the model after the task at position ``after`` is asked for."""
+        """Positions of the tasks whose pictures are asked of the model after the task at position ``after``."""
         return tuple(range(tasks if full or self.reference else after + 1))
 
 
 def arms(
     methods: Sequence[str], orders: Sequence[int], seeds: Sequence[int], references: Sequence[str]
 ) -> list[ModelSeries]:
-    """Those of a run: first what others are compared with."""
+    """The series of a run, with the references first, since the others are compared with them."""
     found = [ModelSeries(BASE)] if BASE in references else []
     found += [ModelSeries(name, None, seed) for name in (SEPARATE, JOINT) if name in references for seed in seeds]
     return found + [ModelSeries(name, order, seed) for order in orders for seed in seeds for name in methods]

@@ -1,4 +1,4 @@
-"""``t2iprobe continual``: concepts learnt one after another, and what each makes of those before. Imports no torch."""
+"""``t2iprobe continual``: concepts learnt one after another, and what each does to earlier ones. Imports no torch."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def run(asked: ContinualOptions, context: typer.Context) -> None:
 
 
 def learnt(asked: ContinualOptions, plugins: Plugins) -> dict[str, Any]:
-    """Do what was asked, or what is missing of it; the answer is the JSON object."""
+    """Do what was asked, or whatever part of it is missing; returns the JSON object."""
     check_data(asked)
     made = _scorers(scores_of(asked), {})
     found = build(asked, plugins)
@@ -80,7 +80,7 @@ def learnt(asked: ContinualOptions, plugins: Plugins) -> dict[str, Any]:
 
 
 def _planned(asked: ContinualOptions, plugins: Plugins) -> dict[str, Any]:
-    """What a run would take; what it has already is not counted."""
+    """What a run would take, without what is done already."""
     if asked.full_size:
         return _full_size(asked.filled({"optimiser": "adamw"}), plugins)
     found = build(asked.model_copy(update={"metric": ("none",)}), plugins)
@@ -125,7 +125,7 @@ def analyze(asked: ContinualAnalyzeOptions, context: typer.Context) -> None:
 
 
 def _work(asked: ContinualOptions, found: ContinualRun, plugins: type[Plugins]) -> None:
-    """The plan, and then the run."""
+    """Make the plan, and then do the run."""
     from t2iprobe.core.runs.stop import Stop
     from t2iprobe.plugins.continual.workers import Shared, helping, threads, usual
 
@@ -145,7 +145,7 @@ def _work(asked: ContinualOptions, found: ContinualRun, plugins: type[Plugins]) 
 
 
 def _say_plan(asked: ContinualOptions, found: ContinualRun, cost: ContinualPlan, workers: int) -> None:
-    """One line on stderr; refuses a short disk, and what is long or large without ``--yes``."""
+    """Print one line on stderr; refuse a run for lack of disk space, and a long or large one without ``--yes``."""
     from t2iprobe.plugins.continual.plan import check_disk
 
     names = ", ".join(one.name for one in found.methods)
@@ -156,7 +156,7 @@ def _say_plan(asked: ContinualOptions, found: ContinualRun, cost: ContinualPlan,
 
 
 def _scorers(names: list[str], refs: dict[str, str | None]) -> list[TaskScorer]:
-    """Their models loaded: what is missing is said before hours of training."""
+    """The scorers with their models loaded, so that a missing one is reported before hours of training."""
     from t2iprobe.plugins.continual.evaluation import scorers
 
     made = scorers(names, **refs)
@@ -182,7 +182,7 @@ def _finish(path: Path, plugins: Plugins, *, weights: bool = False, against: Pat
 
 
 def _again(asked: EvalOptions) -> tuple[dict[str, Any], ContinualOptions]:
-    """The stream options that a run was started with."""
+    """The stream options that the run was started with."""
     from t2iprobe.plugins.continual.evaluation import read_run
 
     manifest = read_run(asked.run)

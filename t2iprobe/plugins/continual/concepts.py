@@ -63,23 +63,23 @@ def embedded_stream(seed: int, family: str, marks: Sequence[str] = USUAL) -> Tas
 
 
 def prompt_of(sign: NewSign) -> str:
-    """What a sign that the models know is asked for with."""
+    """The prompt for a sign that the models know."""
     return f'a {sign.colour} {sign.layout} sign that says "{sign.word}"'
 
 
 def prompt_with(token: str, sign: NewSign) -> str:
-    """What a sign with a mark is asked for with: the word stands where it does in the models' prompts."""
+    """The prompt for a sign with a mark; the word stands where it does in the models' own prompts."""
     return f'{token} {sign.colour} sign that says "{sign.word}"'
 
 
 def marked(sign: NewSign, mark: str) -> NewSign:
-    """The sign with a mark more, in the place of another of its kind."""
+    """The sign with one more mark, which replaces any other mark of its kind."""
     kind: dict[str, Any] = {MARKS[mark]: mark}
     return replace(sign, **kind)
 
 
 def _words(rng: np.random.Generator) -> Iterator[str]:
-    """Random letters, no word twice."""
+    """Random words of random letters, no word twice."""
     seen: set[str] = set()
     while True:
         word = "".join(ALPHABET[index] for index in rng.integers(len(ALPHABET), size=WORD_LENGTH))
@@ -105,7 +105,7 @@ def _task(mark: str, words: Iterator[str], rng: np.random.Generator) -> Task:
 
 
 def _generic(words: Iterator[str], rng: np.random.Generator) -> tuple[str, ...]:
-    """Prompts that the models know, one a layout in turn."""
+    """Prompts that the models know, cycling through the layouts."""
     return tuple(prompt_of(_sign(next(words), rng, LAYOUTS[index % len(LAYOUTS)])) for index in range(GENERIC))
 
 
@@ -142,7 +142,7 @@ class ConceptScore:
         return np.clip(_fitted().values(_features(stack)), 0.0, 1.0)
 
     def named(self, images: Sequence[Image.Image]) -> list[str]:
-        """The mark that each image shows most surely; empty where none reaches one half."""
+        """The mark that each image shows most surely; empty if none reaches one half."""
         found = self.presence(images)
         return [list(MARKS)[row.argmax()] if row.max() >= 0.5 else "" for row in found]
 
@@ -172,7 +172,7 @@ def _fitted() -> _Fit:
 
 
 def _example(rng: np.random.Generator) -> tuple[Floats, frozenset[str]]:
-    """A picture with its marks, spoilt."""
+    """A picture with its marks, degraded."""
     if rng.random() < 0.06:
         return _nothing(rng), frozenset()
     sign = random_sign(rng)
@@ -197,14 +197,14 @@ def random_sign(rng: np.random.Generator) -> NewSign:
 
 
 def _nothing(rng: np.random.Generator) -> Floats:
-    """A flat wall or coarse noise: a broken model's picture."""
+    """A flat wall or coarse noise, as a broken model would draw."""
     cells = int(rng.choice([1, 4, 8, 32]))
     coarse = rng.uniform(0, 255, (cells, cells, 3))
     return np.asarray(np.kron(coarse, np.ones((SIZE // cells, SIZE // cells, 1))), np.float64)
 
 
 def _spoilt(picture: Floats, rng: np.random.Generator) -> Floats:
-    """Blurred by up to a pixel, with noise."""
+    """The picture blurred by up to a pixel, with noise."""
     share = rng.uniform(0.0, 0.6)
     for axis in (0, 1):
         padded = np.pad(picture, [(1, 1) if axis == own else (0, 0) for own in range(3)], mode="edge")

@@ -1,7 +1,7 @@
 """Loads the published weights of CSD (github.com/learn2phoenix/CSD) into transformers' CLIP.
 
-They are a training checkpoint of OpenAI's vision transformer: ``backbone.*`` by OpenAI's names, and the matrix
-``last_layer_style`` in the place of the projection. The sizes follow from the tensors.
+They are a training checkpoint of OpenAI's vision transformer: ``backbone.*`` under OpenAI's names, and the matrix
+``last_layer_style`` in place of the projection. The sizes are inferred from the tensors.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
 
 
 def load(ref: str, *, here: bool) -> tuple[Any, int]:
-    """The model, and the side of its pictures.
+    """The model, and the side length of its pictures.
 
     Args:
         ref: a file, a folder with one of :data:`FILES`, or a hub id.
-        here: whether to download nothing.
+        here: whether to use local files only and download nothing.
 
     Raises:
-        ValueError: the file is no checkpoint of CSD.
-        OSError: it is not there.
+        ValueError: the file is not a CSD checkpoint.
+        OSError: the file is not there.
     """
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -84,7 +84,7 @@ def _file(ref: str, here: bool) -> Path:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors in float32; of a training checkpoint nothing else is looked at."""
+    """The tensors in float32; nothing else in a training checkpoint is used."""
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -97,7 +97,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _harmless() -> list[Any]:
-    """What the published file holds beside tensors: its training's options, and numbers of numpy's."""
+    """What the published file holds besides tensors: options of its training, and numpy numbers."""
     core: Any = getattr(np, "_core", None) or getattr(np, "core")  # noqa: B009 - the old name warns when it is there
     scalar = core.multiarray.scalar
     return [

@@ -1,7 +1,7 @@
 """Scores of the pictures that a run has drawn; the run's folder and a scorer are enough, the model is not needed.
 
-A scorer gives a number an image, higher the more it shows what a task taught. Pictures of the generic prompts are
-compared with the base model's from the same noise, because what they should show is what they showed before.
+A scorer gives one number per image, which is higher the more clearly the image shows what a task taught. Pictures of
+the generic prompts are compared with the base model's pictures from the same noise, because they should not change.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from t2iprobe.plugins.continual.streams import Task, TaskStream
 RETENTION = "ssim"
 
 Tick = Callable[[int], None]
-#: of a picture and what it is compared with
+#: similarity of a picture and what it is compared with
 Similarity = Callable[[Image.Image, Image.Image], float]
 
 
@@ -37,10 +37,10 @@ class TaskScorer(Protocol):
     name: ClassVar[str]
 
     def prepare(self) -> None:
-        """Load what is heavy, or say that it is missing."""
+        """Load whatever is heavy, or report that it is missing."""
 
     def score(self, images: Sequence[Image.Image], task: Task) -> NDArray[Any]:
-        """One number an image."""
+        """One number per image."""
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def arms_of(manifest: dict[str, Any]) -> list[ModelSeries]:
 
 
 def begun(folder: Path, manifest: dict[str, Any]) -> Iterator[tuple[ModelSeries, ResultGrid]]:
-    """The arms of a run that have pictures."""
+    """The arms of a run that already have pictures."""
     for arm in arms_of(manifest):
         try:
             grid = ResultGrid.open(folder / runfolder.STORE, arm)
@@ -80,17 +80,17 @@ def evaluate(
     similar: Similarity | None = None,
     tick: Tick = lambda images: None,
 ) -> int:
-    """Score every picture that has no score yet; how many that were.
+    """Score every picture that has no score yet, and return how many there were.
 
     Args:
-        folder: of the run.
-        stream: that it learnt.
+        folder: folder of the run.
+        stream: stream that the run learnt.
         scorers: what scores a task's pictures.
-        similar: structural similarity, for the generic ones.
-        tick: told how many pictures were scored.
+        similar: structural similarity, for pictures of the generic prompts.
+        tick: called with the number of pictures just scored.
 
     Raises:
-        ConfigError: no run, or the stream is another one.
+        ConfigError: there is no run, or it learnt another stream.
     """
     manifest = read_run(folder)
     check_stream(manifest, stream)
@@ -107,7 +107,7 @@ def evaluate(
 
 
 def missing(folder: Path, names: Sequence[str]) -> int:
-    """Pictures without a score."""
+    """Number of pictures without a score."""
     total = 0
     for _, grid in begun(folder, read_run(folder)):
         done = grid.done[:, :-1].astype(bool)
@@ -122,7 +122,7 @@ def check_stream(manifest: dict[str, Any], stream: TaskStream) -> None:
     """Refuse to score one stream's pictures as another's.
 
     Raises:
-        ConfigError: they differ.
+        ConfigError: the streams differ.
     """
     from t2iprobe.plugins.continual.streamfile import record
 
@@ -133,7 +133,7 @@ def check_stream(manifest: dict[str, Any], stream: TaskStream) -> None:
 
 
 def _score(grid: ResultGrid, stream: TaskStream, scorer: TaskScorer) -> Iterator[int]:
-    """Numbers of pictures, as they are scored."""
+    """Score the pictures that have no score yet, yielding their count as they are scored."""
     column: Any = grid.scored(scorer.name)
     known, done, order = column[:], grid.done, grid.order
     for after, position in np.argwhere(done[:, :-1] == 1).tolist():
@@ -160,10 +160,10 @@ def scorers(names: Sequence[str], **refs: str | None) -> list[TaskScorer]:
 
     Args:
         names: ``concept``, ``clip-i``, ``dino``, ``csd``.
-        refs: hub ids, folders or files of their models, by name, where not the usual ones.
+        refs: hub ids, folders or files of their models, by name, if not the usual ones.
 
     Raises:
-        ConfigError: there is none of a name.
+        ConfigError: there is no scorer of that name.
     """
     known: dict[str, Callable[[str | None], TaskScorer]] = {ConceptScore.name: lambda ref: ConceptScore()}
     known |= dict(LIKENESSES)

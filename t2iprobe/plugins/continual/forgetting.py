@@ -1,8 +1,8 @@
-"""What is kept and what is lost: numbers of a matrix of scores, and their intervals over runs.
+"""What is kept and what is lost: measures of a matrix of scores, and their intervals over runs.
 
 ``R[i, j]`` is the score of the task at position ``j`` after the training of the task at position ``i``, higher for
-better, NaN where it was not measured. All is written down in :data:`MEASURES`; what would need a cell that was not
-measured is NaN, never a guess.
+better, NaN where it was not measured. :data:`MEASURES` defines every measure; one that would need a cell that was
+not measured is NaN, never a guess.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ Run = tuple[int, int]  #: order and seed
 
 
 class Measure(NamedTuple):
-    """A number of a run.
+    """A number that describes a run.
 
     Args:
-        text: how it is computed; T tasks, ``b`` the base model, ``alone`` a task learnt on the base model.
-        better: whether ``higher`` or ``lower`` is.
+        text: how it is computed, with T tasks, ``b`` for the base model, ``alone`` for a task learnt on the base model.
+        better: whether ``higher`` or ``lower`` is better.
     """
 
     text: str
     better: str
 
 
-#: by the keys of :func:`summary`
+#: the measures, by the keys of :func:`summary`
 MEASURES: Mapping[str, Measure] = {
     "average_score": Measure("mean of R[T, j] over all tasks (the paper's)", "higher"),
     "forgetting": Measure(
@@ -68,12 +68,12 @@ def summary(
 
     Args:
         R: (after, task).
-        base: (task,) of the base model, for the forward transfer.
-        alone: (task,) of tasks learnt on the base model, for intransigence.
-        kept: (after,) similarity of generic pictures to the base model's, for the retention.
+        base: (task,) scores of the base model, for the forward transfer.
+        alone: (task,) scores of tasks learnt on the base model, for intransigence.
+        kept: (after,) similarity of generic pictures to the base model's, for retention.
 
     Raises:
-        ShapeError: the matrix is not square, or something beside it has another number of tasks.
+        ShapeError: the matrix is not square, or another argument has a different number of tasks.
     """
     found = _square(R)
     before, single, generic = (
@@ -103,7 +103,7 @@ def by_task(R: ArrayLike) -> dict[str, Matrix]:
 
 
 def over_runs(summaries: Mapping[Run, Mapping[str, float]]) -> dict[str, dict[Run, float]]:
-    """The values of every measure by run; those that could not be computed are left out."""
+    """The values of every measure by run, leaving out those that could not be computed."""
     names = [name for name in MEASURES if any(name in one for one in summaries.values())]
     return {
         name: {run: one[name] for run, one in summaries.items() if name in one and math.isfinite(one[name])}
@@ -114,28 +114,28 @@ def over_runs(summaries: Mapping[Run, Mapping[str, float]]) -> dict[str, dict[Ru
 def interval(runs: Mapping[Run, float], confidence: float = 0.95) -> Interval:
     """The mean over runs with its interval over orders and seeds, see :func:`t2iprobe.core.statistics.crossed`.
 
-    Four orders from two seeds are eight runs, but not eight times by chance: runs of one order share what it does, runs
-    of one seed their start and their noise.
+    Four orders and two seeds make eight runs, but not eight independent ones: runs of one order share its effect, and
+    runs of one seed share their start and their noise.
     """
     orders, seeds = zip(*runs, strict=True)
     return crossed(list(runs.values()), orders, seeds, confidence)
 
 
 def paired(one: Mapping[Run, float], other: Mapping[Run, float], confidence: float = 0.95) -> Interval | None:
-    """``one`` less ``other`` over the runs that both have, such as (order, seed); ``None`` for less than two.
+    """``one`` minus ``other`` over the runs that both have, such as (order, seed); ``None`` for fewer than two.
 
-    What an order or a seed does to both methods alike falls out, so this tells them apart where their own intervals
-    overlap.
+    What an order or a seed does to both methods alike cancels out, so this can tell them apart even where their own
+    intervals overlap.
     """
     both = [run for run in one if run in other and math.isfinite(one[run]) and math.isfinite(other[run])]
     return interval({run: one[run] - other[run] for run in both}, confidence) if len(both) > 1 else None
 
 
 def mean_matrix(matrices: Sequence[ArrayLike]) -> Matrix:
-    """The mean over runs, cell by cell, of those runs that measured the cell.
+    """The mean of every cell over the runs that measured it.
 
     Raises:
-        ShapeError: runs of different numbers of tasks.
+        ShapeError: the runs have different numbers of tasks.
     """
     stack = [_square(one) for one in matrices]
     if len({one.shape for one in stack}) != 1:
@@ -161,17 +161,17 @@ def _row(name: str, values: ArrayLike | None, tasks: int) -> Matrix:
 
 
 def _learnt(R: Matrix) -> Matrix:
-    """Without what was measured before a task was learnt."""
+    """The matrix without what was measured before a task was learnt."""
     return np.where(np.tri(len(R), dtype=bool), R, np.nan)
 
 
 def _best(R: Matrix) -> Matrix:
-    """The best of every column; NaN where nothing was measured."""
+    """The best score in every column; NaN where nothing was measured."""
     filled = np.where(np.isnan(R), -np.inf, R)
     best = filled.max(axis=0, initial=-np.inf)
     return np.where(np.isneginf(best), np.nan, best)
 
 
 def _mean(values: Matrix) -> float:
-    """NaN for none."""
+    """The mean; NaN for no values."""
     return float(values.mean()) if values.size else float("nan")

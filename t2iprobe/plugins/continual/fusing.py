@@ -1,7 +1,7 @@
-"""A difference of weights in the model for a while: :func:`fused`.
+"""Adds a difference of weights to the model temporarily: :func:`fused`.
 
-Own code and not ``fuse_lora``, for what comes after that: with the adapter still there, ``add_adapter`` takes the merge
-back with a warning only, and on half-precision weights the way back does not end where it began.
+This does not use ``fuse_lora``, because of what happens afterwards: with the adapter still there, ``add_adapter``
+undoes the merge with only a warning, and on half-precision weights unmerging does not restore the original values.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from t2iprobe.plugins.continual.task_state import TaskState
 
 @contextmanager
 def fused(model: Model, modules: Sequence[str], state: TaskState) -> Iterator[float]:
-    """The model with the state's difference in its weights, for the length of a ``with``; then as before, to the bit.
+    """Add the state's difference to the model's weights within a ``with``; afterwards they are restored bit for bit.
 
-    Gives the share of the difference that the weights' precision cannot hold: 0 for float32, near 1 where a small
+    Yields the share of the difference that the weights' precision cannot hold: 0 for float32, near 1 where a small
     difference vanishes in float16.
 
     Raises:
-        ConfigError: a LoRA is on the model, or the state is of other modules.
+        ConfigError: a LoRA is on the model, or the state belongs to other modules.
     """
     if getattr(model.denoiser, "peft_config", None):
         raise ConfigError("the model has a LoRA on; take it off before another state is put into its weights")
@@ -53,6 +53,6 @@ def fused(model: Model, modules: Sequence[str], state: TaskState) -> Iterator[fl
 
 
 def weight_of(denoiser: nn.Module, path: str) -> nn.Parameter:
-    """The weight of a module, also below a LoRA."""
+    """The weight of a module, also of one below a LoRA."""
     module = denoiser.get_submodule(path)
     return getattr(module, "base_layer", module).get_parameter("weight")

@@ -2,13 +2,13 @@
 
 ::
 
-    <arm>/images         (after, task, picture, y, x, rgb) uint8: tasks by their position in the arm's order
+    <arm>/images         (after, task, picture, y, x, rgb) uint8: tasks by position in the arm's order
     <arm>/generic        (after, picture, y, x, rgb) uint8: prompts that ask for no concept
-    <arm>/done           (after, cell) uint8: 1 once a task's pictures are there; the last cell is the generic one
+    <arm>/done           (after, cell) uint8: 1 once a task's pictures are there; the last cell is for the generic ones
     <arm>/scores/<name>  (after, task, picture) float32, NaN = not done
     <arm>/kept/<name>    (after, picture) float32: how close the generic pictures are to the base model's
 
-An arm is a method, order and seed, or a reference. One process writes an arm; the mark is written last.
+An arm is a method, order and seed, or a reference. Only one process writes an arm; ``done`` is written last.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from t2iprobe.core.study.arrays import Array, compressors, member, read
 from t2iprobe.plugins.continual.arms import ModelSeries
 
 AXES = {"scores": ("after", "task", "picture"), "kept": ("after", "picture")}
-CHUNK = 4 << 20  # bytes of pictures that are written and read together, before compression
+CHUNK = 4 << 20  # bytes of pictures written and read together, before compression
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How much an arm holds.
+    """Dimensions of what an arm holds.
 
     Args:
-        tasks: of the stream.
-        pictures: of each task in a state.
+        tasks: number of tasks in the stream.
+        pictures: pictures of each task in a state.
         generic: pictures of the generic prompts.
         size: height and width.
     """
@@ -51,7 +51,7 @@ class Shape:
 
     @property
     def picture_bytes(self) -> int:
-        """Of one, uncompressed."""
+        """Size of one picture in bytes, uncompressed."""
         return 3 * self.size[0] * self.size[1]
 
 
@@ -59,7 +59,7 @@ class ResultGrid:
     """One arm's arrays.
 
     Args:
-        group: of the arm.
+        group: Zarr group of the arm.
     """
 
     def __init__(self, group: zarr.Group) -> None:
@@ -67,7 +67,7 @@ class ResultGrid:
 
     @classmethod
     def create(cls, store: Path, arm: ModelSeries, shape: Shape) -> ResultGrid:
-        """The arrays of an arm, made where they are missing."""
+        """The arrays of an arm, created if they are missing."""
         group = zarr.open_group(store, mode="a", path=arm.label, use_consolidated=False)
         states = arm.states(shape.tasks)
         if "done" not in group:
@@ -85,7 +85,7 @@ class ResultGrid:
         """An arm that was begun.
 
         Raises:
-            ConfigError: it was not.
+            ConfigError: the arm was not begun.
         """
         try:
             return cls(zarr.open_group(store, mode="r+", path=arm.label, use_consolidated=False))
@@ -94,17 +94,17 @@ class ResultGrid:
 
     @property
     def order(self) -> list[int]:
-        """Indices of the stream's tasks by position."""
+        """Indices of the stream's tasks, by their position."""
         found: Any = self.group.attrs["order"]
         return [int(index) for index in found]
 
     @property
     def done(self) -> NDArray[np.uint8]:
-        """(after, cell)."""
+        """(after, cell) marks of what is done."""
         return np.asarray(read(member(self.group, "done"), slice(None)))
 
     def write(self, after: int, cell: int, pictures: Sequence[Image.Image]) -> None:
-        """The pictures of a task in a state; of the generic prompts where ``cell`` is the last one."""
+        """Write the pictures of a task in a state, or those of the generic prompts if ``cell`` is the last one."""
         block = np.stack([np.asarray(one.convert("RGB")) for one in pictures])
         marks = member(self.group, "done")
         if cell == marks.shape[1] - 1:
@@ -114,25 +114,25 @@ class ResultGrid:
         marks[after, cell] = 1
 
     def pictures(self, after: int, task: int) -> list[Image.Image]:
-        """Of a task in a state."""
+        """The pictures of a task in a state."""
         return _images(read(member(self.group, "images"), (after, task)))
 
     def generic(self, after: int) -> list[Image.Image]:
-        """Of the generic prompts in a state."""
+        """The pictures of the generic prompts in a state."""
         return _images(read(member(self.group, "generic"), after))
 
     def scores(self, name: str, kind: str = "scores") -> Floats | None:
-        """(after, task, picture), or (after, picture) for ``kind="kept"``; ``None`` where nobody has scored."""
+        """Scores (after, task, picture), or (after, picture) for ``kind="kept"``; ``None`` if nothing is scored."""
         path = f"{kind}/{name}"
         return np.asarray(read(member(self.group, path), slice(None)), np.float32) if path in self.group else None
 
     def names(self, kind: str = "scores") -> list[str]:
-        """What was scored."""
+        """Names of the scores that there are."""
         found: Any = self.group.get(kind)
         return sorted(found.array_keys()) if found is not None else []
 
     def scored(self, name: str, kind: str = "scores") -> Array:
-        """The array of a score, made where it is missing."""
+        """The array of a score, created if it is missing."""
         path = f"{kind}/{name}"
         if path not in self.group:
             pictures = member(self.group, "images" if kind == "scores" else "generic")
@@ -149,7 +149,7 @@ class ResultGrid:
         return member(self.group, path)
 
     def note(self, **facts: Any) -> None:
-        """Attributes of the arm."""
+        """Set attributes of the arm."""
         self.group.attrs.update(facts)
 
     @property

@@ -1,8 +1,8 @@
 """How the adapter of the next task starts, given what was handed over: :class:`Initializer`.
 
 ``gaussian`` and every other start that peft knows by name; the paper's continuation and column-orthogonal start
-(arXiv 2410.04891), and two that separate orthogonality from step size: with the gaussian start's norm, and orthogonal
-in the rows, that is, in the inputs that the adapter reads.
+(arXiv 2410.04891); and two that separate orthogonality from step size: one with the gaussian start's norm, and one
+orthogonal in the rows, that is, in the inputs that the adapter reads.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from t2iprobe.plugins.continual.subspace import Osf
 from t2iprobe.plugins.continual.task_state import TaskState
 from t2iprobe.training.lora import Lora
 
-#: name here -> what peft calls it; what peft adds later is taken by its own name
+#: name here -> name in peft; starts that peft adds later are taken under peft's own name
 PEFT: Mapping[str, bool | str] = {
     "gaussian": "gaussian",
     "kaiming": True,
@@ -33,26 +33,26 @@ PEFT: Mapping[str, bool | str] = {
     "orthogonal": "orthogonal",
     "mica": "mica",
 }
-#: starts that a name alone does not make: peft would refuse the first two, and make the others kaiming without a word
+#: starts that need more than a name: peft would refuse the first two, and silently make the others kaiming
 NEEDING: Mapping[str, str] = {
     "corda": "covariances of inputs",
     "loftq": "a quantised model",
     "eva": "inputs of the task's own data",
     "lora_ga": "gradients of the task's own data",
 }
-TOLERANCE = 1e-5  # singular values below this share of the largest one are rounding
+TOLERANCE = 1e-5  # singular values below this share of the largest one are rounding errors
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What an adapter is made on.
+    """What an adapter is made from.
 
     Args:
-        model: its weights are those that the task starts from.
-        modules: paths of what learns.
-        rank, alpha: of the adapter.
-        state: what was handed over.
-        seed: of the draw.
+        model: the model, with the weights that the task starts from.
+        modules: paths of the modules that learn.
+        rank, alpha: rank and alpha of the adapter.
+        state: state that was handed over.
+        seed: seed of the random draw.
     """
 
     model: Model
@@ -68,19 +68,19 @@ class Start:
 
 
 class Initializer(ABC):
-    """A start. The first task, with nothing handed over, is a gaussian one unless the start is peft's own."""
+    """How an adapter starts. A first task, with nothing handed over, starts gaussian unless the start is peft's."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    #: whether the adapter of the task before goes on learning, so that nothing may be merged in between
+    #: whether the previous task's adapter goes on learning, so that nothing may be merged in between
     continues: ClassVar[bool] = False
     #: whether the last task's A has to be handed over
     needs_rows: ClassVar[bool] = False
-    #: whether all starts of a first task are the gaussian one
+    #: whether a first task always has the gaussian start
     plain_first: ClassVar[bool] = True
 
     def attach(self, start: Start) -> Lora:
-        """The adapter, on the model."""
+        """Put the adapter on the model."""
         lora = start.lora()
         if start.state.tasks:
             with torch.no_grad():
@@ -89,23 +89,23 @@ class Initializer(ABC):
 
     @abstractmethod
     def adjust(self, lora: Lora, start: Start) -> None:
-        """Change a gaussian start (B is 0) to this one."""
+        """Turn a gaussian start (B is 0) into this one."""
 
     def check(self, widths: Mapping[str, int], rank: int, tasks: int) -> None:  # noqa: B027 - most refuse nothing
-        """Refuse, before anything is trained, what cannot be started.
+        """Refuse what cannot be started, before anything is trained.
 
         Args:
-            widths: inputs of each module.
-            rank: of each task's adapter.
-            tasks: in the stream.
+            widths: number of inputs of each module.
+            rank: rank of each task's adapter.
+            tasks: number of tasks in the stream.
 
         Raises:
-            ConfigError: the last tasks would have no room.
+            ConfigError: there would be no room for the last tasks.
         """
 
 
 class Continue(Initializer):
-    """The paper's naive way: the adapter goes on learning."""
+    """The paper's naive method: the adapter goes on learning."""
 
     name = "continue"
     summary = "the same adapter goes on learning"
@@ -118,7 +118,7 @@ class Continue(Initializer):
 
 @dataclass
 class Peft(Initializer):
-    """A start that peft knows; with ``pissa`` and ``olora`` it also moves the base weights, as peft does."""
+    """A start that peft knows; with ``pissa`` and ``olora`` it also changes the base weights, as peft does."""
 
     init: str = "gaussian"
     name = "peft"
@@ -145,7 +145,7 @@ class Peft(Initializer):
         return start.lora(PEFT.get(self.init, self.init))
 
     def adjust(self, lora: Lora, start: Start) -> None:
-        """Nothing: peft has started it."""
+        """Do nothing: peft has already started it."""
 
     def check(self, widths: Mapping[str, int], rank: int, tasks: int) -> None:
         """See :class:`Initializer`."""
@@ -154,7 +154,7 @@ class Peft(Initializer):
 
 
 class Columns(Initializer):
-    """Looks at A column by column: at what each input becomes in the adapter's inner channels."""
+    """Works on A column by column, that is, on what each input becomes in the adapter's inner channels."""
 
     needs_rows = True
 
@@ -169,7 +169,7 @@ class Columns(Initializer):
     @staticmethod
     @abstractmethod
     def columns(before: Tensor, drawn: Tensor) -> Tensor:
-        """The new A from the last task's and a gaussian draw."""
+        """The new A, from the last task's A and a gaussian draw."""
 
 
 class ColumnOrtho(Columns):
@@ -185,7 +185,7 @@ class ColumnOrtho(Columns):
 
 
 class ColumnOrthoMatched(Columns):
-    """The same directions with the norm of a gaussian start: without the longer steps of the paper's start."""
+    """The same directions with the norm of a gaussian start, so without the longer steps of the paper's start."""
 
     name = "column-ortho-matched"
     summary = "the paper's columns with the norm of a gaussian start"
@@ -198,7 +198,7 @@ class ColumnOrthoMatched(Columns):
 
 
 class ColumnOrthoGaussian(Columns):
-    """Column by column what a gaussian draw has beside the last task's column: orthogonal, and of full rank."""
+    """The part of a gaussian draw that is orthogonal, column by column, to the last task's column; of full rank."""
 
     name = "column-ortho-gaussian"
     summary = "a gaussian start less its share along the last task's columns"
@@ -206,12 +206,12 @@ class ColumnOrthoGaussian(Columns):
     @staticmethod
     def columns(before: Tensor, drawn: Tensor) -> Tensor:
         """See :class:`Columns`."""
-        beside = _beside(_beside(drawn, before), before)  # twice: the first leaves rounding of the larger part
+        beside = _beside(_beside(drawn, before), before)  # twice: the first pass leaves rounding of the larger part
         return beside * (drawn.norm() / beside.norm())
 
 
 class RowOrtho(Initializer):
-    """Reads inputs that no task before has read: A of full rank with A D^T = 0 for the whole difference D so far."""
+    """Reads inputs that no earlier task has read: A of full rank with A D^T = 0 for the whole difference D so far."""
 
     name = "row-ortho"
     summary = "the rows of A orthogonal to all that was learnt, with the norm of a gaussian start"
@@ -235,7 +235,7 @@ class RowOrtho(Initializer):
 
 
 class OrthogonalSubspace(Initializer):
-    """peft's OSF: no LoRA, but the ``rank`` least singular directions of each weight learn, the others stay."""
+    """peft's OSF: no LoRA; the ``rank`` least singular directions of each weight learn and the others stay fixed."""
 
     name = "osf"
     summary = "the least singular directions of the weights learn, the others stay (peft's OSF)"
@@ -246,11 +246,11 @@ class OrthogonalSubspace(Initializer):
         return Osf.attach(start.model, start.modules, rank=start.rank)
 
     def adjust(self, lora: Lora, start: Start) -> None:
-        """Nothing: it starts from the weights."""
+        """Do nothing: it starts from the weights."""
 
 
 def _tried(init: str, rank: int) -> str:
-    """What peft itself says against a start, tried on a module of its own; empty where it says nothing."""
+    """What peft itself says against a start, tried on a module made for the purpose; empty if it has no objection."""
     config = LoraConfig(r=rank, init_lora_weights=PEFT.get(init, init), target_modules=["0"])
     with torch.random.fork_rng(devices=[]):
         try:
@@ -263,8 +263,8 @@ def _tried(init: str, rank: int) -> str:
 def null_columns(before: Tensor) -> Tensor:
     """For each column of ``before``, (r, d), a unit vector orthogonal to it.
 
-    The one that the paper's code takes, the last right-singular vector of the column as a 1 x r matrix, but by its
-    closed form: the last row of the Householder reflection that maps the column onto the first axis.
+    It is the vector that the paper's code takes, the last right-singular vector of the column as a 1 x r matrix, but
+    computed in closed form, as the last row of the Householder reflection that maps the column onto the first axis.
     """
     if before.shape[0] < 2:
         raise ConfigError("a column-orthogonal start needs a rank of at least 2: a number is orthogonal to none but 0")
@@ -278,13 +278,13 @@ def null_columns(before: Tensor) -> Tensor:
 
 
 def _beside(drawn: Tensor, before: Tensor) -> Tensor:
-    """Each column of ``drawn`` without its part along that of ``before``."""
+    """Each column of ``drawn`` without its component along the same column of ``before``."""
     unit = before / before.norm(dim=0).clamp_min(torch.finfo(before.dtype).tiny)
     return drawn - unit * (unit * drawn).sum(dim=0)
 
 
 def free_rows(drawn: Tensor, delta: Tensor) -> Tensor:
-    """Orthogonal rows in directions that ``delta`` (out, in) does not read; together as long as ``drawn``, (r, in)."""
+    """Orthogonal rows in directions that ``delta`` (out, in) does not read, with the norm of ``drawn``, (r, in)."""
     _, values, rows = torch.linalg.svd(delta.double(), full_matrices=False)
     read = rows[values > TOLERANCE * values.max().clamp_min(torch.finfo(torch.float64).tiny)]
     free = drawn.double()
@@ -294,7 +294,7 @@ def free_rows(drawn: Tensor, delta: Tensor) -> Tensor:
     return (basis * (drawn.double().norm() / basis.norm())).to(drawn.dtype)
 
 
-#: by name, those without settings
+#: the initializers without settings, by name
 INITIALIZERS: Mapping[str, Callable[[], Initializer]] = {
     one.name: one
     for one in (Continue, ColumnOrtho, ColumnOrthoMatched, ColumnOrthoGaussian, RowOrtho, OrthogonalSubspace)

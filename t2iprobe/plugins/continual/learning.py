@@ -1,4 +1,4 @@
-"""One task learnt from what was handed over: :class:`Learner`."""
+"""Learns one task from what was handed over: :class:`Learner`."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Learner:
     """Learns tasks with a model.
 
     Args:
-        model: in whose denoiser; it is left as it was, to the bit.
-        modules: paths of what learns.
-        recipe: how.
+        model: the model whose denoiser learns; it is restored bit for bit afterwards.
+        modules: paths of the modules that learn.
+        recipe: how each task is trained.
         base: digest of the model's weights.
     """
 
@@ -46,10 +46,10 @@ class Learner:
         return TaskState(self.base)
 
     def check(self, method: ContinualMethod, tasks: int) -> None:
-        """Refuse, before anything is trained, what cannot be.
+        """Refuse what cannot be learnt, before anything is trained.
 
         Raises:
-            ConfigError: a rank above a module's width, or no room for the last tasks.
+            ConfigError: the rank is above a module's width, or there is no room for the last tasks.
         """
         denoiser = self.model.denoiser
         modules: dict[str, Any] = {path: denoiser.get_submodule(path) for path in self.modules}
@@ -69,16 +69,16 @@ class Learner:
         callbacks: TrainingCallbacks | None = None,
         trained: Tensors | None = None,
     ) -> tuple[TaskState, Tensors]:
-        """The state after a task, and the task's own adapter.
+        """Learn a task; returns the state after it and the task's own adapter.
 
         Args:
-            method: how.
-            state: after the tasks before.
-            tasks: the one to learn; several are learnt at once.
-            seed: of its start, noise and order of pictures.
-            folder: for the checkpoint, from which an interrupted training goes on.
-            callbacks: who is told.
-            trained: the adapter, where this very training was done before.
+            method: method to learn it by.
+            state: state after the earlier tasks.
+            tasks: the task to learn; if there are several, they are learnt together.
+            seed: seed of its start, its noise and the order of its pictures.
+            folder: folder for the checkpoint from which an interrupted training goes on.
+            callbacks: functions that report progress.
+            trained: the adapter, if exactly this training was done before.
         """
         base = replace(state, adapter={}) if method.initializer.continues else state
         with fused(self.model, self.modules, base), self._adapter(method, state, seed) as (lora, offsets):
@@ -101,7 +101,7 @@ class Learner:
     def _adapter(
         self, method: ContinualMethod, state: TaskState, seed: int
     ) -> Iterator[tuple[Any, Mapping[str, Tensor]]]:
-        """The adapter on the model, and what its start took from the weights (some of peft's do)."""
+        """The adapter on the model, and what its start subtracted from the weights (some of peft's starts do)."""
         denoiser, recipe = self.model.denoiser, self.recipe
         before = {path: weight_of(denoiser, path).detach().clone() for path in self.modules}
         alpha = recipe.rank if recipe.alpha is None else recipe.alpha
@@ -142,5 +142,5 @@ class Learner:
 
 
 def forget_checkpoint(folder: Path) -> None:
-    """The checkpoint of a task whose state is written is of no use."""
+    """Delete the checkpoint of a task whose state is written, since it is of no more use."""
     (folder / CHECKPOINT).unlink(missing_ok=True)

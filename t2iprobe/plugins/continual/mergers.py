@@ -1,8 +1,8 @@
-"""What becomes of the state when a task was learnt: :class:`Merger`.
+"""What becomes of the state once a task is learnt: :class:`Merger`.
 
-All but the first two work on whole differences of weights, module by module: ``previous`` is the state's difference to
-the base model, ``new`` what the task added to the weights that it started from. TIES, DARE and magnitude pruning are
-peft's own functions; the paper's elementwise choice by magnitude and the recompression are written here.
+All but the first two work on whole differences of weights, module by module: ``previous`` is what the state adds to
+the base model, ``new`` is what the task added to the weights that it started from. TIES, DARE and magnitude pruning
+are peft's own functions; the paper's elementwise choice by magnitude and the recompression are implemented here.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class TaskUpdate:
     """What a task has learnt.
 
     Args:
-        modules: that learnt.
-        adapter: its matrices, ``<path>.lora_A.weight`` and B; empty where it is no LoRA.
-        scale: of the adapter.
-        delta: what it adds to a module's weight, on the CPU in float32.
-        rank: no module's is higher.
-        seed: of a merger's own chance.
+        modules: modules that learnt.
+        adapter: matrices ``<path>.lora_A.weight`` and B of the adapter; empty if it is not a LoRA.
+        scale: scale of the adapter.
+        delta: gives what the task adds to a module's weight, on the CPU in float32.
+        rank: upper bound of the rank of any module.
+        seed: seed of a merger's own randomness.
     """
 
     modules: Sequence[str]
@@ -45,7 +45,7 @@ class TaskUpdate:
 
 
 class Merger(ABC):
-    """Makes the next state of the last one and of what was learnt."""
+    """Makes the next state from the last one and from what was learnt."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -54,11 +54,11 @@ class Merger(ABC):
 
     @abstractmethod
     def merge(self, state: TaskState, learnt: TaskUpdate) -> TaskState:
-        """The next state; rows and memory are the caller's business."""
+        """The next state; the caller takes care of rows and memory."""
 
 
 class KeepLast(Merger):
-    """The adapter is the state."""
+    """Keeps the adapter as the state."""
 
     name = "keep"
     summary = "the one adapter is what is handed over"
@@ -71,7 +71,7 @@ class KeepLast(Merger):
 
 
 class FactorSum(Merger):
-    """A and B summed by themselves, as the published code does: the sum of the products and their cross terms."""
+    """Sums A and B separately, as the published code does, which gives the sum of the products plus cross terms."""
 
     name = "factor-sum"
     summary = "A and B are summed by themselves (the published code's)"
@@ -92,7 +92,7 @@ class _Dense(Merger):
         merged: dict[str, Tensor] = {}
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             for path in learnt.modules:
-                # by itself, so that the analysis can merge one module without the others
+                # separate, so that the analysis can merge one module without the others
                 torch.default_generator.manual_seed(learnt.seed * 1_000_003 + zlib.crc32(path.encode()))
                 previous, new = state.dense(path), learnt.delta(path)
                 merged[path] = self.tensor(previous, new) if state.tasks and previous is not None else new
@@ -101,15 +101,15 @@ class _Dense(Merger):
 
     @abstractmethod
     def tensor(self, previous: Tensor, new: Tensor) -> Tensor:
-        """Both as one, (out, in)."""
+        """Both differences as one, (out, in)."""
 
     def rank(self, previous: Rank, new: int) -> Rank:
-        """A bound of the merged rank."""
+        """An upper bound of the merged rank."""
         return None
 
 
 class ExactSum(_Dense):
-    """The sum: what was trained is what is kept."""
+    """The exact sum: what was trained is what is kept."""
 
     name = "exact"
     summary = "the task is added to the weights"
@@ -125,10 +125,10 @@ class ExactSum(_Dense):
 
 @dataclass(frozen=True)
 class Magnitude(_Dense):
-    """The paper's: of each weight the larger change, the old or the new one; a tie is the new task's.
+    """The paper's merge: each weight gets the larger change, the old or the new one; ties go to the new task.
 
     Args:
-        coefficient: the new task's changes are multiplied with it first.
+        coefficient: factor that the new task's changes are multiplied by first.
     """
 
     coefficient: float = 1.0
@@ -143,11 +143,11 @@ class Magnitude(_Dense):
 
 @dataclass(frozen=True)
 class Ties(_Dense):
-    """TIES (arXiv 2306.01708): the largest changes, and of those that disagree the sign that weighs more.
+    """TIES (arXiv 2306.01708): keeps the largest changes, and where their signs disagree, the heavier sign.
 
     Args:
         density: share of the changes that are kept.
-        weight: of both; 1 is the sum where they agree in one only.
+        weight: weight of both; 1 gives the sum where they agree in one only.
     """
 
     density: float = 0.5
@@ -165,10 +165,10 @@ class Ties(_Dense):
 
 @dataclass(frozen=True)
 class Dare(_Dense):
-    """DARE (arXiv 2311.03099): random changes dropped, the others scaled up.
+    """DARE (arXiv 2311.03099): drops random changes and scales the others up.
 
     Args:
-        density: share that is kept.
+        density: share of the changes that is kept.
         sign: ``ties`` lets the heavier sign win, ``linear`` adds up.
     """
 
@@ -190,7 +190,7 @@ class Dare(_Dense):
 
 @dataclass(frozen=True)
 class Prune(_Dense):
-    """The largest changes of both, added up (peft's ``magnitude_prune``); not the paper's magnitude merge.
+    """Adds up the largest changes of both (peft's ``magnitude_prune``); this is not the paper's magnitude merge.
 
     Args:
         density: share that is kept.
@@ -210,10 +210,10 @@ class Prune(_Dense):
 
 @dataclass(frozen=True)
 class Svd(Merger):
-    """The sum, cut to a rank again, so that what is handed over stays one adapter.
+    """The sum, truncated to a rank, so that what is handed over stays one adapter.
 
     Args:
-        to: the rank; 0 takes each task's.
+        to: rank to truncate to; 0 takes that of each task.
     """
 
     to: int = 0
@@ -232,7 +232,7 @@ class Svd(Merger):
 
 
 def truncated(delta: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The best two factors of a rank, (out, rank) and (rank, in)."""
+    """The two factors that best approximate it at a rank, (out, rank) and (rank, in)."""
     left, values, right = torch.linalg.svd(delta, full_matrices=False)
     root = values[:rank].sqrt()
     return (left[:, :rank] * root).contiguous(), (root[:, None] * right[:rank]).contiguous()

@@ -36,7 +36,7 @@ from t2iprobe.plugins.continual.mergers import (
 )
 from t2iprobe.plugins.continual.regularizers import REGULARIZERS, CLora, Ewc, OLora, Regularizer, check_strength
 
-#: what is measured beside the methods
+#: references that are measured along with the methods
 REFERENCES = {
     "base": "the model before any task: what forgetting ends at",
     "separate": "each task learnt alone on the base model: what learning could reach",
@@ -49,10 +49,10 @@ class ContinualMethod:
     """How tasks are learnt one after another.
 
     Args:
-        name: as it was asked for.
+        name: name as it was asked for.
         initializer: how a task starts.
         merger: what becomes of the state after it.
-        regularizer: what spares earlier tasks meanwhile.
+        regularizer: what protects earlier tasks meanwhile.
 
     Raises:
         ConfigError: the parts do not go together.
@@ -78,7 +78,7 @@ class ContinualMethod:
             check_strength(self.regularizer)
 
     def record(self) -> dict[str, Any]:
-        """For a manifest: everything that decides what it does."""
+        """The method for a manifest: everything that decides what it does."""
         parts = {"initializer": self.initializer, "merger": self.merger, "regularizer": self.regularizer}
         return {"name": self.name} | {what: _record(one) for what, one in parts.items() if one is not None}
 
@@ -120,10 +120,10 @@ PAPER = ("naive", "merge-init", "merge-ortho", "magnitude")
 
 
 def method(text: str) -> ContinualMethod:
-    """A method by its name, or by its parts, such as ``row-ortho+ties:density=0.3`` or ``gaussian+exact+ewc``.
+    """A method, given by its name or by its parts, such as ``row-ortho+ties:density=0.3`` or ``gaussian+exact+ewc``.
 
     Raises:
-        ConfigError: no such method or part, a setting that a part does not have, or parts that do not go together.
+        ConfigError: there is no such method or part, a part does not have a setting, or the parts do not go together.
     """
     if "+" not in text:
         return ContinualMethod(text, *choice("method", text, METHODS)[1]())
@@ -137,10 +137,10 @@ def method(text: str) -> ContinualMethod:
 
 
 def methods(names: Sequence[str]) -> list[ContinualMethod]:
-    """Several, each once.
+    """Several methods, each once.
 
     Raises:
-        ConfigError: as :func:`method`, or one is there twice.
+        ConfigError: as for :func:`method`, or a method is there twice.
     """
     twice = [name for name in names if names.count(name) > 1]
     if twice:
@@ -149,7 +149,7 @@ def methods(names: Sequence[str]) -> list[ContinualMethod]:
 
 
 def _part(what: str, text: str, known: Mapping[str, Callable[..., Any]]) -> Any:
-    """``NAME[:key=value,…]`` built."""
+    """The part that ``NAME[:key=value,…]`` describes."""
     name, _, rest = text.partition(":")
     kind = choice(what, name, known)
     given = dict(_setting(text, one) for one in rest.split(",")) if rest else {}

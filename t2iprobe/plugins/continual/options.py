@@ -39,7 +39,7 @@ RECIPE = {
 
 
 class StreamOptions(Options):
-    """Which tasks."""
+    """The options that say which tasks are learnt."""
 
     panel: ClassVar[str] = "Stream"
     stream: str = option(EMBEDDED, help="TOML file of tasks, or a preset: embedded, objects or styles.")
@@ -47,7 +47,7 @@ class StreamOptions(Options):
 
 
 class ContinualOptions(RunOptions, GenerationOptions, LayerOptions, ModelOptions, StreamOptions):
-    """The options of ``t2iprobe continual run``; what is not given is the preset's or the paper's."""
+    """The options of ``t2iprobe continual run``; those not given come from the preset or the paper."""
 
     panel: ClassVar[str] = "Learning"
     method: Names = option(
@@ -99,17 +99,17 @@ class ContinualOptions(RunOptions, GenerationOptions, LayerOptions, ModelOptions
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What differs from the preset's training."""
+        """Options that differ from the preset's training."""
         return {name: getattr(self, given) for name, given in RECIPE.items() if self.has(given)}
 
     @property
     def sampler(self) -> dict[str, Any]:
-        """What differs from the preset's sampling."""
+        """Options that differ from the preset's sampling."""
         found = {"samples": self.samples, "noise": self.noise, "full": self.grid and self.grid == "full"}
         return {name: value for name, value in found.items() if value is not None}
 
     def folder(self, model: str) -> Path:
-        """Where the run lies."""
+        """Folder of the run."""
         name = Path(self.stream).stem
         scope = f"-{self.scope}" if self.scope not in (None, SCOPE) else ""
         return self.out or Path("runs") / f"continual-{name}-{Path(model).name}{scope}"
@@ -138,10 +138,10 @@ class ContinualAnalyzeOptions(PrintOptions):
 
 
 def preset_of(asked: ContinualOptions) -> ContinualPreset | None:
-    """The preset, where a stream is none of the user's.
+    """The preset, if the stream is not a file of the user's.
 
     Raises:
-        ConfigError: it is neither a preset nor a file.
+        ConfigError: the stream is neither a preset nor a file.
     """
     from t2iprobe.plugins.continual.presets import PRESETS
 
@@ -155,15 +155,15 @@ def preset_of(asked: ContinualOptions) -> ContinualPreset | None:
 
 
 def stream_of(asked: ContinualOptions, family: str, *, dry: bool = False) -> TaskStream:
-    """The stream, its pictures looked at.
+    """The stream, with its pictures checked.
 
     Args:
         asked: the options.
-        family: of the model.
-        dry: for a plan, a preset needs no data.
+        family: family of the model.
+        dry: whether it is only for a plan, for which a preset needs no data.
 
     Raises:
-        ConfigError: it cannot be had.
+        ConfigError: the stream is not available.
     """
     from t2iprobe.plugins.continual import streamfile
 
@@ -176,10 +176,10 @@ def stream_of(asked: ContinualOptions, family: str, *, dry: bool = False) -> Tas
 
 
 def check_data(asked: ContinualOptions) -> None:
-    """Whether a preset has its folder; quicker than to look at the pictures in it.
+    """Refuse a preset without its data folder, which is quicker than looking at the pictures in it.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: the preset has no data folder.
     """
     preset = preset_of(asked)
     if preset is not None and preset.data and asked.data is None:
@@ -189,14 +189,14 @@ def check_data(asked: ContinualOptions) -> None:
 
 
 def methods_of(asked: ContinualOptions) -> list[ContinualMethod]:
-    """The methods, the paper's unless told otherwise."""
+    """The methods; the paper's unless others are asked for."""
     from t2iprobe.plugins.continual.methods import PAPER, methods
 
     return methods(list(asked.method or PAPER))
 
 
 def references_of(asked: ContinualOptions) -> list[str]:
-    """The references, all unless told otherwise."""
+    """The references; all unless some are asked for."""
     from t2iprobe.plugins.continual.methods import REFERENCES
 
     found = list(asked.reference or REFERENCES)
@@ -207,10 +207,10 @@ def references_of(asked: ContinualOptions) -> list[str]:
 
 
 def _seeds(asked: ContinualOptions, name: str, default: Sequence[int]) -> list[int]:
-    """Seeds that were asked for, each once.
+    """The seeds that were asked for, each once.
 
     Raises:
-        ConfigError: one is there twice, or below 0.
+        ConfigError: a seed is there twice, or is below 0.
     """
     found = list(getattr(asked, name) or default)
     twice = next((one for one in found if found.count(one) > 1), None)
@@ -222,10 +222,10 @@ def _seeds(asked: ContinualOptions, name: str, default: Sequence[int]) -> list[i
 
 
 def recipe_of(asked: ContinualOptions, side: int) -> TaskTraining:
-    """The training: the preset's or the paper's, with what was given; ``side`` where nothing says the pictures'.
+    """The training: the preset's or the paper's, with the given options; ``side`` if nothing else sets the pictures'.
 
     Raises:
-        ConfigError: a value that cannot be.
+        ConfigError: a value is not possible.
     """
     from t2iprobe.plugins.continual.recipe import TaskTraining
 
@@ -237,7 +237,7 @@ def recipe_of(asked: ContinualOptions, side: int) -> TaskTraining:
 
 
 def sampler_of(asked: ContinualOptions) -> SampleStore:
-    """The sampling, likewise."""
+    """The sampling: the preset's, with the options that were given."""
     from t2iprobe.plugins.continual.sampler import SampleStore
 
     preset = preset_of(asked)
@@ -250,7 +250,7 @@ def sampler_of(asked: ContinualOptions) -> SampleStore:
 
 
 def scores_of(asked: ContinualOptions) -> list[str]:
-    """Names of the scores; of a stream file none unless told."""
+    """Names of the scores; none for a stream file unless some are asked for."""
     if asked.metric:
         return [name for name in asked.metric if name != "none"]
     preset = preset_of(asked)
@@ -258,10 +258,10 @@ def scores_of(asked: ContinualOptions) -> list[str]:
 
 
 def build(asked: ContinualOptions, plugins: Plugins) -> ContinualRun:
-    """The run, checked; everything that needs no model is looked at before one is loaded.
+    """The run, checked; whatever needs no model is checked before one is loaded.
 
     Raises:
-        ConfigError: something in it cannot be.
+        ConfigError: something in it is not possible.
     """
     from t2iprobe.core.runs import provenance
     from t2iprobe.plugins.continual.evaluation import scorers
@@ -302,10 +302,10 @@ def build(asked: ContinualOptions, plugins: Plugins) -> ContinualRun:
 
 
 def targets_of(asked: ContinualOptions, adapter: Adapter, pipeline: Pipeline, model: Model | None = None) -> Targets:
-    """What learns.
+    """The modules that learn.
 
     Raises:
-        ConfigError: a scope that needs layers has none, or they are not there.
+        ConfigError: a scope that needs layers was given none, or the model does not have them.
     """
     from t2iprobe.cli import layers, parse
     from t2iprobe.training.targets import choose
@@ -324,7 +324,7 @@ def targets_of(asked: ContinualOptions, adapter: Adapter, pipeline: Pipeline, mo
 
 
 def planned(run: ContinualRun) -> ContinualPlan:
-    """What is left to do, with the time it takes here."""
+    """What is left to do, and the time it takes on this machine."""
     from t2iprobe.plugins.continual import plan
 
     model, recipe = run.learner.model, run.learner.recipe
@@ -342,10 +342,10 @@ def planned(run: ContinualRun) -> ContinualPlan:
 
 
 def planned_without(asked: ContinualOptions, adapter: type[Adapter]) -> tuple[ContinualPlan, Targets, int]:
-    """Cost of a run on the published model of a family, without its weights and without data; and its parameters.
+    """Cost of a run on a family's published model, and its number of parameters, without its weights and without data.
 
     Raises:
-        ConfigError: the family names no published configuration, or something else cannot be.
+        ConfigError: the family names no published configuration, or something else is not possible.
     """
     from t2iprobe.core.model import Model
     from t2iprobe.plugins.continual import plan
@@ -373,7 +373,7 @@ def planned_without(asked: ContinualOptions, adapter: type[Adapter]) -> tuple[Co
 
 
 def _seconds(run: ContinualRun, steps: int, images: int) -> float:
-    """Measured: a step that is not taken, and a picture of two steps."""
+    """Seconds for these steps and pictures, measured with one step that is not taken and a picture of two steps."""
     from t2iprobe.training.lora import Lora
     from t2iprobe.training.trainer import Trainer
 
@@ -394,6 +394,6 @@ def _seconds(run: ContinualRun, steps: int, images: int) -> float:
 
 
 def _model(asked: ContinualOptions) -> ContinualOptions:
-    """The embedded stream is for the embedded models."""
+    """The options, with ``sd3`` as the architecture if the embedded stream is asked for and no model is named."""
     embedded = asked.stream == EMBEDDED and asked.arch is None and asked.model is None
     return asked.filled({"arch": "sd3"}) if embedded else asked

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """A line on stderr."""
+    """Print a line on stderr."""
     notes.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
 def watching(found: ContinualPlan, evaluations: int, stop: Stop, shared: Shared) -> Iterator[ContinualCallbacks]:
-    """Two bars, training steps and pictures of all processes."""
+    """Show two bars: training steps and pictures, counted over all processes."""
     from t2iprobe.plugins.continual.run import ContinualCallbacks
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
@@ -48,7 +48,7 @@ def watching(found: ContinualPlan, evaluations: int, stop: Stop, shared: Shared)
 
 @contextmanager
 def scoring(images: int, names: str) -> Iterator[Any]:
-    """A bar over pictures that are scored."""
+    """Show a bar over the pictures that are scored."""
     columns = (TextColumn(f"scoring ({names})"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=notes, transient=True) as bar:
         task = bar.add_task("", total=images)
@@ -56,7 +56,7 @@ def scoring(images: int, names: str) -> Iterator[Any]:
 
 
 def print_plan(answer: Mapping[str, Any], format: Format) -> None:
-    """The cost of a run."""
+    """Print the cost of a run."""
     if format is Format.json:
         print_json(answer)
         return
@@ -67,7 +67,7 @@ def print_plan(answer: Mapping[str, Any], format: Format) -> None:
 
 
 def print_answer(answer: Mapping[str, Any], format: Format) -> None:
-    """What a run found."""
+    """Print what a run found."""
     if format is Format.json:
         print_json(answer)
         return
@@ -80,7 +80,7 @@ def print_answer(answer: Mapping[str, Any], format: Format) -> None:
 
 
 def rows(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A line a score and method: the mean of every measure over runs."""
+    """One row per score and method: the mean of every measure over runs."""
     return [
         {"score": score, "method": method, **{name: metrics[name]["mean"] for name in found["shown"]}}
         for score, found in answer["scores"].items()
@@ -89,7 +89,7 @@ def rows(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def print_methods(found: Mapping[str, Mapping[str, str]], format: Format) -> None:
-    """Methods and the parts that they are made of."""
+    """Print the methods and the parts that they are made of."""
     if format is Format.json:
         print_json(found)
         return

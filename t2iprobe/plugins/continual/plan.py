@@ -1,4 +1,4 @@
-"""What a run costs, before it begins: :class:`ContinualPlan`. What is done already is not counted again."""
+"""What a run will cost, known before it begins: :class:`ContinualPlan`. What is already done is not counted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from t2iprobe.plugins.continual.recipe import TaskTraining
 from t2iprobe.plugins.continual.regularizers import Ewc, OLora
 
 FLOAT = 4  # bytes
-ROOM = 1.02  # of what is counted, for metadata and file system
+ROOM = 1.02  # factor on what is counted, for metadata and the file system
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class PlannedRuns:
     """What is planned; the model may be on the meta device.
 
     Args:
-        arms: of the run.
-        methods: by name.
-        recipe: of the trainings.
-        shape: of each arm's pictures.
+        arms: arms of the run.
+        methods: methods by name.
+        recipe: recipe of the trainings.
+        shape: shape of each arm's pictures.
         full: whether tasks that are still to come are sampled too.
-        widths: of each module that learns, (in, out).
+        widths: widths (in, out) of each module that learns.
         archive: whether each task's adapter is kept.
-        folder: of the run; ``None`` where none is begun.
+        folder: folder of the run; ``None`` if no run was begun.
     """
 
     arms: Sequence[ModelSeries]
@@ -54,16 +54,16 @@ class PlannedRuns:
 
 @dataclass(frozen=True)
 class ContinualPlan:
-    """The cost.
+    """The cost of a run.
 
     Args:
-        arms: models that are learnt or looked at, one after the other.
-        adapters: trainings, each of one task; the joint reference is one.
-        steps: of the optimiser.
-        shared: steps that are spared because all plain starts have the same first task.
-        images: to be drawn.
-        disk: bytes by what takes them.
-        seconds: about; ``None`` where no model is there to measure on.
+        arms: number of arms, whose models are learnt or looked at one after the other.
+        adapters: trainings, each of one task; the joint reference counts as one.
+        steps: steps of the optimiser.
+        shared: steps that are saved because all plain starts have the same first task.
+        images: pictures to be drawn.
+        disk: bytes on disk, by what takes them.
+        seconds: approximate time; ``None`` if there is no model to measure on.
     """
 
     arms: int
@@ -76,11 +76,11 @@ class ContinualPlan:
 
     @property
     def bytes(self) -> int:
-        """Of all that is written."""
+        """Total number of bytes that are written."""
         return int(ROOM * sum(self.disk.values()))
 
     def sentence(self) -> str:
-        """For people."""
+        """The cost in words."""
         parts = ", ".join(f"{size_text(value)} {what}" for what, value in self.disk.items() if value)
         time = "" if self.seconds is None else f"about {duration(self.seconds)}, "
         return (
@@ -90,7 +90,7 @@ class ContinualPlan:
         )
 
     def record(self) -> dict[str, Any]:
-        """For JSON."""
+        """The cost as plain values for JSON."""
         return {
             "arms": self.arms,
             "adapters": self.adapters,
@@ -104,11 +104,11 @@ class ContinualPlan:
 
 
 def plan(asked: PlannedRuns, seconds: Callable[[int, int], float] | None = None) -> ContinualPlan:
-    """Count it.
+    """Work out the cost of a run.
 
     Args:
-        asked: what.
-        seconds: what some steps and some pictures take.
+        asked: what is planned.
+        seconds: gives the time for a number of steps and a number of pictures.
     """
     tasks, steps = asked.shape.tasks, asked.recipe.steps
     alone = _alone(asked)
@@ -130,7 +130,7 @@ def check_disk(folder: Path, found: ContinualPlan) -> None:
     """Refuse a run that would fill the disk.
 
     Raises:
-        ConfigError: there is less room than it may need.
+        ConfigError: there is less room than the run may need.
     """
     place = folder.absolute()
     while not place.exists():
@@ -144,13 +144,13 @@ def check_disk(folder: Path, found: ContinualPlan) -> None:
 
 
 def widths(denoiser: nn.Module, modules: Sequence[str]) -> list[tuple[int, int]]:
-    """Inputs and outputs of each module."""
+    """Number of inputs and outputs of each module."""
     found: list[Any] = [denoiser.get_submodule(path) for path in modules]
     return [(int(one.in_features), int(one.out_features)) for one in found]
 
 
 def handed_over(method: ContinualMethod, recipe: TaskTraining, sides: Sequence[tuple[int, int]], tasks: int) -> int:
-    """Bytes of a method's state after the last task."""
+    """Size in bytes of a method's state after the last task."""
     dense = FLOAT * sum(a * b for a, b in sides)
     adapter = FLOAT * recipe.rank * sum(a + b for a, b in sides)
     found = adapter if method.merger.keeps_adapter or isinstance(method.merger, Svd) else dense
@@ -170,7 +170,7 @@ def _first_is_shared(asked: PlannedRuns, arm: ModelSeries) -> bool:
 
 
 def _alone(asked: PlannedRuns) -> set[tuple[int, int]]:
-    """Seed and task of the trainings on the base model that are still to do."""
+    """Seed and task of each training on the base model that is still to be done."""
     wanted: set[tuple[int, int]] = set()
     for arm in asked.arms:
         if arm.method == SEPARATE:
@@ -182,12 +182,12 @@ def _alone(asked: PlannedRuns) -> set[tuple[int, int]]:
 
 
 def _known(asked: PlannedRuns, arm: ModelSeries) -> int:
-    """Tasks that an arm has learnt."""
+    """Number of tasks that an arm has learnt."""
     return learnt(asked.folder / "work" / arm.label) if asked.folder else 0
 
 
 def learnt(place: Path) -> int:
-    """Tasks in the state that lies in a folder."""
+    """Number of tasks in the state that lies in a folder."""
     file = place / "handover.safetensors"
     if not file.exists():
         return 0
@@ -199,7 +199,7 @@ def learnt(place: Path) -> int:
 
 
 def _learns(asked: PlannedRuns, arm: ModelSeries) -> int:
-    """Trainings of an arm's own that are still to do."""
+    """Number of an arm's own trainings that are still to be done."""
     if arm.method in (BASE, SEPARATE):
         return 0
     if arm.method == JOINT:
@@ -209,7 +209,7 @@ def _learns(asked: PlannedRuns, arm: ModelSeries) -> int:
 
 
 def _pictures(asked: PlannedRuns, arm: ModelSeries) -> int:
-    """Pictures of an arm that are still to draw."""
+    """Number of an arm's pictures that are still to be drawn."""
     shape, total = asked.shape, 0
     store = asked.folder / runfolder.STORE if asked.folder else None
     try:
@@ -225,7 +225,7 @@ def _pictures(asked: PlannedRuns, arm: ModelSeries) -> int:
 
 
 def _disk(asked: PlannedRuns, alone: int, images: int) -> dict[str, int]:
-    """Bytes that are still to be written."""
+    """Number of bytes that are still to be written, by what takes them."""
     tasks, sides = asked.shape.tasks, asked.widths
     adapter = FLOAT * asked.recipe.rank * sum(a + b for a, b in sides)
     fresh = [arm for arm in asked.arms if not _known(asked, arm)]
@@ -236,5 +236,5 @@ def _disk(asked: PlannedRuns, alone: int, images: int) -> dict[str, int]:
         "pictures": images * asked.shape.picture_bytes,
         "states": sum(states) + (joints + alone) * adapter,
         "archive": kept * adapter if asked.archive else 0,
-        "while it runs": max([*states, adapter]) + 2 * 3 * adapter,  # the next state, and two checkpoints
+        "while it runs": max([*states, adapter]) + 2 * 3 * adapter,  # the next state and two checkpoints
     }

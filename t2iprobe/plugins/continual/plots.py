@@ -1,6 +1,6 @@
 """Figures of a continual run: scores task by task, what is forgotten, what it costs in learning, and conflicts.
 
-Each takes plain numbers and gives a matplotlib figure that belongs to no window; :func:`image` makes a picture of one.
+Each function takes plain numbers and returns a matplotlib figure without a window; :func:`image` makes a picture of it.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 DPI = 150
 GRID = "#e9ecef"
-#: for methods in the order given; each is told apart from the others with the usual kinds of colour blindness, too
+#: colours of the methods in the order given; they can be told apart with the usual kinds of colour blindness, too
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5c6370", "#8c6d1f")
 MARKERS = "osD^vPX*"
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A method between learning and keeping.
+    """Where a method stands between learning and keeping.
 
     Args:
-        name: of the method.
+        name: name of the method.
         plasticity: how well tasks are learnt, with its interval.
         stability: how well they are kept, likewise.
     """
@@ -45,21 +45,21 @@ class Point:
 
 
 def heat_map(matrix: ArrayLike, tasks: Sequence[str] = (), *, title: str = "", score: str = "score") -> Figure:
-    """Scores, a row a task and a column a model, as the paper draws them; see :func:`heat_maps`."""
+    """Scores with one row per task and one column per model, as the paper draws them; see :func:`heat_maps`."""
     return heat_maps({title: matrix}, tasks, score=score)
 
 
 def heat_maps(matrices: Mapping[str, ArrayLike], tasks: Sequence[str] = (), *, score: str = "score") -> Figure:
-    """A heat map a method, in one scale of colours.
+    """One heat map per method, all on the same colour scale.
 
     Args:
-        matrices: by method, (after, task); NaN where nothing was measured.
+        matrices: (after, task) scores by method; NaN where nothing was measured.
         tasks: names of the rows, by position; numbers if not given (as for means over orders).
         score: what the colours mean.
 
     Raises:
-        ShapeError: a matrix is not square, or has not one name a task.
-        ConfigError: no matrix.
+        ShapeError: a matrix is not square, or there is not one name per task.
+        ConfigError: there is no matrix.
     """
     found = {name: _square(name, one, tasks) for name, one in matrices.items()}
     if not found:
@@ -87,15 +87,15 @@ def heat_maps(matrices: Mapping[str, ArrayLike], tasks: Sequence[str] = (), *, s
 
 
 def sheet(rows: Mapping[str, Sequence[Image.Image | None]], columns: Sequence[str]) -> Figure:
-    """Pictures in rows and columns.
+    """A sheet of pictures in rows and columns.
 
     Args:
-        rows: by what stands before them, a picture a column or none.
-        columns: what stands above.
+        rows: rows by their labels; each has a picture or ``None`` for every column.
+        columns: labels above the columns.
 
     Raises:
-        ShapeError: a row has not one place a column.
-        ConfigError: no rows.
+        ShapeError: a row does not have one entry per column.
+        ConfigError: there are no rows.
     """
     if not rows or not columns:
         raise ConfigError("a sheet of pictures needs a row and a column")
@@ -127,14 +127,14 @@ def curves(
     """What becomes of a task: its score after it was learnt and after each task since.
 
     Args:
-        methods: of each, a curve a run; a point a model. NaN is not drawn.
+        methods: for each method, one curve per run with one point per model; NaN is not drawn.
         base: the base model's score, as a dashed line.
         first: number of the model that the curves begin with.
         title: above it.
         score: what is measured.
 
     Raises:
-        ConfigError: no curve, or curves of different lengths.
+        ConfigError: there is no curve, or the curves have different lengths.
     """
     stacks = {name: _stack(name, runs) for name, runs in methods.items()}
     if len({stack.shape[1] for stack in stacks.values()}) != 1:
@@ -163,15 +163,15 @@ def stability_plasticity(
     plasticity: str = "score of a task when it was learnt",
     stability: str = "backward transfer (0: nothing lost)",
 ) -> Figure:
-    """Methods between learning and keeping; the better, the further up and to the right.
+    """Methods between learning and keeping: the better a method, the further up and to the right.
 
     Args:
-        points: one a method, with intervals over its runs.
+        points: one point per method, with intervals over its runs.
         title: above it.
-        plasticity, stability: what the axes are.
+        plasticity, stability: what the axes show.
 
     Raises:
-        ConfigError: no method.
+        ConfigError: there is no method.
     """
     if not points:
         raise ConfigError("a plot of stability and plasticity needs at least one method")
@@ -198,16 +198,16 @@ def opposed(
     title: str = "",
     ylabel: str = "opposed weights / task's own",
 ) -> Figure:
-    """How much later tasks work against a task's weights, beside what independent ones would.
+    """How much later tasks work against a task's weights, compared with what independent tasks would do.
 
     Args:
-        methods: of each, the number of later tasks and the values of all runs and tasks.
-        null: the same of independent tasks: what lies above it is interference.
+        methods: for each method, the values of all runs and tasks by the number of later tasks.
+        null: the same for independent tasks; whatever lies above it is interference.
         title: above it.
         ylabel: what is measured.
 
     Raises:
-        ConfigError: no values.
+        ConfigError: there are no values.
     """
     if not any(len(values) for curve in methods.values() for values in curve.values()):
         raise ConfigError("a plot of opposed weights needs at least two tasks")
@@ -233,7 +233,7 @@ def opposed(
 
 
 def image(figure: Figure) -> Image.Image:
-    """The figure as a picture."""
+    """The figure as a raster image."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
@@ -264,7 +264,7 @@ def _square(name: str, matrix: ArrayLike, tasks: Sequence[str]) -> NDArray[np.fl
 
 
 def _cells(axes: Axes, matrix: NDArray[np.float64], norm: Any) -> None:
-    """The numbers, dark on light."""
+    """Write the numbers into the cells, dark on light."""
     for after, task in np.argwhere(np.isfinite(matrix)):
         shade = INK if norm(matrix[after, task]) > 0.6 else PAPER
         axes.text(after, task, _number(matrix[after, task]), ha="center", va="center", fontsize=8, color=shade)
@@ -294,7 +294,7 @@ def _title(axes: Axes, title: str) -> None:
 
 
 def _stack(name: str, runs: Sequence[ArrayLike]) -> NDArray[np.float64]:
-    """(run, model)."""
+    """The curves of a method as one array, (run, model)."""
     found = [np.asarray(run, np.float64) for run in runs]
     if not found or len({one.shape for one in found}) != 1 or found[0].ndim != 1:
         raise ConfigError(f"{name} has {len(found)} curves; it needs one or more of one length")
@@ -306,7 +306,7 @@ def _lengths(stacks: Mapping[str, NDArray[np.float64]]) -> str:
 
 
 def _band(stack: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """Mean over runs, and a standard deviation below and above it."""
+    """Mean over runs, and one standard deviation below and above it."""
     known = [_finite(column) for column in stack.T]
     mean = np.array([one.mean() if len(one) else np.nan for one in known])
     spread = np.array([one.std() if len(one) else np.nan for one in known])

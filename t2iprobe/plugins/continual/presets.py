@@ -55,7 +55,7 @@ STYLES = (
     ("Meteor_Shower", "Horses"),
     ("Pastel", "Towers"),
 )
-#: class of objects that no style is trained on -> the picture of it that is a reference, in every style
+#: class of objects that no style is trained on -> number of the picture that is a reference, in every style
 HELD_OUT = {
     "Cats": 1,
     "Dogs": 4,
@@ -68,7 +68,7 @@ HELD_OUT = {
     "Trees": 17,
     "Waterfalls": 14,
 }
-STYLE_PICTURES = 5  # to train on; which five is not published, so the first ones
+STYLE_PICTURES = 5  # to train on; which five is not published, so these are the first ones
 STYLE_PROMPTS = (
     "{X} image of a wizard",
     "{X} image of a policeman",
@@ -85,14 +85,14 @@ class ContinualPreset:
 
     Args:
         summary: what it is.
-        stream: makes it, from the data folder (``None`` for a plan) and the family of the model.
-        recipe: of the training.
+        stream: makes the stream from the data folder (``None`` for a plan) and the family of the model.
+        recipe: recipe of the training.
         orders: seeds of the orders of tasks.
-        seeds: of the trainings.
-        scope: of the adapter.
-        samples: pictures a prompt.
+        seeds: seeds of the trainings.
+        scope: scope of the adapter.
+        samples: pictures per prompt.
         noise: first seed of the noise bank.
-        settings: of the sampling.
+        settings: settings of the sampling.
         scores: what is evaluated.
         data: what the data folder holds; empty where none is needed.
         full: whether tasks that are still to come are sampled too.
@@ -120,7 +120,7 @@ def selected_objects() -> list[tuple[str, str]]:
 
 
 def objects(data: Path | None, family: str = "") -> TaskStream:
-    """The ten DreamBooth objects; every picture of a subject is trained on and a reference, as in the paper."""
+    """The ten DreamBooth objects; every picture of a subject is both trained on and a reference, as in the paper."""
     tasks = []
     for (name, subject), token in zip(selected_objects(), TOKENS, strict=True):
         found = () if data is None else streamfile.pictures(data / subject, f"the object {subject}")
@@ -160,7 +160,7 @@ def _checked(stream: TaskStream, data: Path | None, *, allow_overlap: bool = Fal
 
 
 def embedded(data: Path | None, family: str, seed: int = 0) -> TaskStream:
-    """Signs with something new about them, for the tiny models."""
+    """Signs with new kinds of marks, for the tiny models."""
     from t2iprobe.plugins.continual.concepts import embedded_stream
 
     if data is not None:

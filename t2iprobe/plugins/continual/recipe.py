@@ -12,23 +12,23 @@ from t2iprobe.training.trainer import Settings
 
 from t2iprobe.plugins.continual.streams import Picture, Task  # isort: skip
 
-APART = 1009  # between the seeds of two runs, more than a stream has tasks
+APART = 1009  # distance between the seeds of two runs, more than a stream has tasks
 
 
 @dataclass(frozen=True)
 class TaskTraining:
-    """The training of a task; the paper's where nothing else is said.
+    """The training of a task; the defaults are the paper's.
 
     Args:
-        rank, alpha: of each task's adapter; alpha is the rank if not given, so that its scale is 1.
-        steps: of the optimiser, a task.
-        lr: constant.
-        batch: rows of a step.
-        side: of the training pictures in pixels.
-        crop: where a square is cut from a picture.
-        optimiser, weight_decay, clip: as of the trainer.
-        checkpointing: less memory, more time.
-        precision: of the forward pass.
+        rank, alpha: rank and alpha of each task's adapter; alpha defaults to the rank, so that the scale is 1.
+        steps: steps of the optimiser per task.
+        lr: learning rate, which is constant.
+        batch: rows per step.
+        side: side length of the training pictures in pixels.
+        crop: where the square is cut from a picture.
+        optimiser, weight_decay, clip: as for the trainer.
+        checkpointing: whether to use less memory and more time.
+        precision: precision of the forward pass.
         fresh: whether each task draws its own start and noise; the paper's code seeds every task of a run alike.
     """
 
@@ -48,15 +48,15 @@ class TaskTraining:
 
     @property
     def scale(self) -> float:
-        """Of the adapter's product."""
+        """Factor by which the adapter's product is scaled."""
         return (self.rank if self.alpha is None else self.alpha) / self.rank
 
     def seed(self, run: int, index: int) -> int:
-        """The seed of a task, by its index in the stream: the same wherever in an order it comes."""
+        """The seed of a task by its index in the stream, so it does not depend on the task's place in an order."""
         return run * APART + index if self.fresh else run
 
     def settings(self, seed: int, tasks: int = 1) -> Settings:
-        """For the trainer; ``tasks`` at once take as many times the steps."""
+        """Settings for the trainer; several ``tasks`` at once take as many times the steps."""
         return Settings(
             steps=self.steps * tasks,
             lr=self.lr,
@@ -75,7 +75,7 @@ class TaskTraining:
         return Pictures(rows, self.side, crop=self.crop, seed=seed)
 
     def record(self) -> dict[str, Any]:
-        """For a manifest."""
+        """The recipe as plain values for a manifest."""
         return asdict(self)
 
 

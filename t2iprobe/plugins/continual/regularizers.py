@@ -1,7 +1,7 @@
-"""What is added to the loss of a task to spare earlier ones: :class:`Regularizer`.
+"""What is added to the loss of a task to protect earlier ones: :class:`Regularizer`.
 
-Each keeps a memory of the tasks before, which is handed over and counted. C-LoRA needs none beyond the state. What the
-others keep are sums over all tasks: no task's adapter can be read from them once there are two.
+Each keeps a memory of the earlier tasks, which is handed over and counted. C-LoRA needs none beyond the state. The
+others keep sums over all tasks, from which no single task's adapter can be recovered once there are two.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Trained:
 
     Args:
         lora: the adapter.
-        modules: that learnt.
-        feed: rows of the task.
-        objective: its loss.
-        seed: of noise and levels.
+        modules: modules that learnt.
+        feed: gives the rows of the task.
+        objective: loss of the task.
+        seed: seed of the noise and the noise levels.
     """
 
     lora: Any
@@ -56,13 +56,13 @@ class Regularizer(ABC):
         """The penalty of a task that starts from ``state``, as a function of where the adapter is."""
 
     def remember(self, before: Tensors, trained: Trained) -> Tensors:
-        """The memory with the task added."""
+        """The memory with this task added."""
         return {}
 
 
 @dataclass(frozen=True)
 class CLora(Regularizer):
-    """C-LoRA (arXiv 2304.06027): what was changed before is changed less, weight by weight."""
+    """C-LoRA (arXiv 2304.06027): weight by weight, what was changed before is changed less."""
 
     strength: float = 1e8
     name = "c-lora"
@@ -82,9 +82,9 @@ class CLora(Regularizer):
 
 @dataclass(frozen=True)
 class OLora(Regularizer):
-    """O-LoRA (arXiv 2310.14152): A orthogonal to every earlier task's.
+    """O-LoRA (arXiv 2310.14152): keeps A orthogonal to the A of every earlier task.
 
-    The penalty needs the earlier ones only through the sum of A^T A, so its triangular root is what is kept.
+    The penalty depends on the earlier ones only through the sum of A^T A, so the triangular root of that sum is kept.
     """
 
     strength: float = 0.5
@@ -115,10 +115,10 @@ class OLora(Regularizer):
 
 @dataclass(frozen=True)
 class Ewc(Regularizer):
-    """Elastic weight consolidation (arXiv 1612.00796), on the adapted weights, with one sum over tasks for all of them.
+    """Elastic weight consolidation (arXiv 1612.00796), on the adapted weights, with a single sum over all tasks.
 
     Args:
-        strength: of the penalty.
+        strength: strength of the penalty.
         rows: noisy rows that a task's Fisher information is estimated from.
     """
 
@@ -129,7 +129,7 @@ class Ewc(Regularizer):
     memory = "ewc"
 
     def penalty(self, state: TaskState, lora: Any, modules: Sequence[str]) -> Penalty:
-        """See :class:`Regularizer`: the squared change of each weight, by how much earlier losses depend on it."""
+        """See :class:`Regularizer`: the squared change of each weight, times how much earlier losses depend on it."""
         device = lora.parameters()[0].device
         before = {path: root.to(device) for path, root in state.memory.get(self.memory, {}).items()}
 
@@ -145,7 +145,7 @@ class Ewc(Regularizer):
         return {path: found + before[path] if path in before else found for path, found in fisher.items()}
 
     def _fisher(self, trained: Trained) -> dict[str, Tensor]:
-        """Mean squared gradient of a row's loss by each adapted weight: that by the weight below the adapter."""
+        """Mean squared gradient of a row's loss by each adapted weight, taken at the weight below the adapter."""
         denoiser = trained.lora.model.denoiser
         weights = {path: weight_of(denoiser, path) for path in trained.modules}
         sums = {path: torch.zeros(weight.shape) for path, weight in weights.items()}
@@ -176,10 +176,10 @@ REGULARIZERS: Mapping[str, Callable[..., Regularizer]] = {one.name: one for one 
 
 
 def check_strength(one: Regularizer) -> None:
-    """Refuse a strength that does nothing, or worse.
+    """Refuse a strength that has no effect, or a harmful one.
 
     Raises:
-        ConfigError: it is not above 0.
+        ConfigError: the strength is not above 0.
     """
     if one.strength <= 0:
         raise ConfigError(f"{one.name}: the strength lies above 0, found {one.strength}; leave it out for none")

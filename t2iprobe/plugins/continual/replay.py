@@ -23,15 +23,15 @@ DELTA = "delta:"
 
 
 class Replay:
-    """An arm of a run, merged again module by module.
+    """Merges the tasks of an arm again, module by module.
 
     Args:
-        folder: of the run.
-        manifest: of the run.
-        arm: of a method.
+        folder: folder of the run.
+        manifest: manifest of the run.
+        arm: arm of a method.
 
     Raises:
-        ConfigError: its adapters were not kept.
+        ConfigError: the arm's adapters were not kept.
     """
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], arm: ModelSeries) -> None:
@@ -50,7 +50,7 @@ class Replay:
 
     @property
     def totals(self) -> list[Lazy]:
-        """For every task the weights after it minus the base model's."""
+        """For every task, the weights after it minus the base model's."""
         return [Lazy(self.paths, partial(self._total, task)) for task in range(len(self.files))]
 
     @property
@@ -72,7 +72,7 @@ class Replay:
         return self._totals(path)[task]
 
     def _totals(self, path: str) -> list[Tensor]:
-        """Of one module, which is asked for task by task."""
+        """The totals of one module; they are kept, since the module is asked for task after task."""
         if self._kept[0] != path:
             state, found = TaskState(""), []
             for task, file in enumerate(self.files):

@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 MINUS = "\u2212"
 NAIVE = "naive"
-LOST = ("learnt", "best", "end", "lost")  # of a task
+LOST = ("learnt", "best", "end", "lost")  # scores of a task
 
 
 def sections(
     results: Results, weights: Mapping[str, Weights] | None = None, other: Results | None = None
 ) -> list[Section]:
-    """All of them, score by score.
+    """All sections of the report, score by score.
 
     Args:
-        results: of the run.
-        weights: what its methods did to the weights, where that was looked at.
+        results: results of the run.
+        weights: what the run's methods did to the weights, if that was looked at.
         other: another run of the same stream, such as one that trained the localized layers alone.
     """
     found: list[Section] = []
@@ -46,7 +46,7 @@ def sections(
 
 
 def scored(results: Results, score: str) -> Iterator[Section]:
-    """Of one score: measures, methods between learning and keeping, what becomes of the first task, and every cell."""
+    """Sections on one score: measures, methods between learning and keeping, fate of the first task, every cell."""
     summaries = {name: results.summaries(score, name) for name in results.methods}
     summaries = {name: runs for name, runs in summaries.items() if runs}
     if not summaries:
@@ -67,7 +67,7 @@ def scored(results: Results, score: str) -> Iterator[Section]:
 
 
 def against(results: Results, other: Results, score: str) -> Iterator[Section]:
-    """The same methods with other layers trained: run by run, this one less the other."""
+    """The same methods with other layers trained: the difference of this run from the other one, run by run."""
     rows: list[list[Cell]] = []
     for name in results.methods:
         mine, theirs = results.summaries(score, name), other.summaries(score, name)
@@ -107,9 +107,9 @@ def weighed(weights: Mapping[str, Weights]) -> Iterator[Section]:
 
 
 def pictures(results: Results) -> Iterator[Section]:
-    """What the models drew in the first order and seed that are finished: each task when it was learnt, and at the end.
+    """What the models drew in the first finished order and seed: each task when it was learnt, and at the end.
 
-    One picture a task, of its first prompt and the first noise of the bank.
+    There is one picture per task, of its first prompt and the first noise of the bank.
     """
     arm = next((arms[0] for arms in map(results.arms, results.methods) if arms), None)
     if arm is None:
@@ -128,7 +128,7 @@ def pictures(results: Results) -> Iterator[Section]:
 
 
 def _base_row(results: Results, order: Sequence[int]) -> Iterator[tuple[str, list[Image.Image | None]]]:
-    """The base model's, whose tasks are in the stream's order."""
+    """The base model's row; its tasks are in the stream's order."""
     try:
         grid = ResultGrid.open(results.folder / runfolder.STORE, ModelSeries(BASE))
     except ConfigError:
@@ -141,7 +141,7 @@ def _first(grid: ResultGrid, after: int, task: int) -> Image.Image | None:
 
 
 def words(measure: str) -> str:
-    """A measure's name for people."""
+    """A measure's name in words."""
     return {"bwt": "backward transfer", "fwt": "forward transfer"}.get(measure, measure.replace("_", " "))
 
 
@@ -165,7 +165,7 @@ def _measures(
 
 
 def _beside_naive(summaries: Mapping[str, Mapping[Run, Mapping[str, float]]], score: str) -> Iterator[Section]:
-    """Run by run less the naive way, which is the same order and seed."""
+    """The difference from the naive method, run by run, that is, for the same order and seed."""
     shown = ("average_score", "forgetting", "learning_accuracy")
     rows: list[list[Cell]] = []
     for name, runs in summaries.items():
@@ -221,7 +221,7 @@ def _maps(series: Mapping[str, Sequence[Series]], score: str) -> Section:
 
 
 def _tasks(series: Mapping[str, Sequence[Series]], tasks: Sequence[str], score: str) -> Section:
-    """The stream's tasks, wherever in an order they came."""
+    """The stream's tasks, wherever they came in an order."""
     rows: list[list[Cell]] = []
     for name, runs in series.items():
         found = [by_task(one.matrix) for one in runs]
@@ -274,6 +274,6 @@ def _difference(found: Interval | None) -> str:
 
 
 def _shown(one: Interval, *, sign: str = "") -> str:
-    """With a true minus, and none before 0; a value without an interval alone."""
+    """A value with a true minus sign, and none before 0; without an interval, the value alone."""
     mean, low, high = (f"{round(value, 3) + 0.0:{sign}.3f}" for value in one)
     return (f"{mean} [{low}, {high}]" if one.known else mean).replace("-", MINUS)

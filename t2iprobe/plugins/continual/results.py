@@ -24,14 +24,14 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Series:
-    """One arm of a method, with what it is compared with, all in the arm's order.
+    """One arm of a method and what it is compared with, all in the arm's order.
 
     Args:
-        arm: which.
+        arm: the arm.
         matrix: (after, task) mean score over the pictures; NaN where none was drawn.
-        base: (task,) of the base model; NaN where it was not asked.
-        alone: (task,) of each task learnt alone.
-        joint: (task,) of all tasks learnt at once.
+        base: (task,) scores of the base model; NaN where it was not asked.
+        alone: (task,) scores of each task learnt alone.
+        joint: (task,) scores of all tasks learnt at once.
         kept: (after,) similarity of the generic pictures to the base model's.
         order: indices of the stream's tasks.
     """
@@ -54,10 +54,10 @@ class Results:
     """A run, finished or under way.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no run.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -75,19 +75,19 @@ class Results:
 
     @property
     def methods(self) -> list[str]:
-        """Names of those that have pictures, in the order asked."""
+        """Names of the methods that have pictures, in the order in which they were asked for."""
         return list(dict.fromkeys(arm.method for arm in self._grids if not arm.reference))
 
     @property
     def scores(self) -> list[str]:
-        """What was scored."""
+        """Names of the scores that there are."""
         return sorted({name for grid in self._grids.values() for name in grid.names()})
 
     def series(self, score: str, method: str | None = None) -> Iterator[Series]:
         """The arms of a method, or of all.
 
         Raises:
-            ConfigError: nobody has scored that.
+            ConfigError: there is no such score.
         """
         if score not in self.scores:
             raise ConfigError(f"{self.folder} has no score {score!r}{near(score, self.scores or ['none yet'])}")
@@ -107,11 +107,11 @@ class Results:
             )
 
     def arms(self, method: str) -> list[ModelSeries]:
-        """Those of a method that learnt and sampled the whole stream."""
+        """The arms of a method that learnt and sampled the whole stream."""
         return [arm for arm, grid in self._grids.items() if arm.method == method and grid.done[-1].any()]
 
     def facts(self, arm: ModelSeries) -> Mapping[str, Any]:
-        """What is noted of an arm."""
+        """The attributes noted for an arm."""
         return self._grids[arm].facts
 
     def summaries(self, score: str, method: str) -> dict[Run, dict[str, float]]:
@@ -123,7 +123,7 @@ class Results:
         }
 
     def references(self, score: str) -> dict[str, dict[Run, float]]:
-        """The mean score of each reference over the tasks, seed by seed; all orders have the same."""
+        """The mean score of each reference over the tasks, seed by seed; it is the same for all orders."""
         found: dict[str, dict[Run, float]] = {}
         for arm, grid in self._grids.items():
             known = grid.scores(score) if arm.reference else None
@@ -132,7 +132,7 @@ class Results:
         return found
 
     def _reference(self, arm: ModelSeries, score: str) -> Matrix:
-        """(task,) in the stream's order."""
+        """(task,) mean scores of a reference, in the stream's order."""
         grid = self._grids.get(arm)
         known = grid.scores(score) if grid is not None else None
         return np.full(len(self.tasks), np.nan) if known is None else known[0].mean(axis=1, dtype=np.float64)
@@ -152,8 +152,8 @@ class Spread:
     """A number over the runs of a method.
 
     Args:
-        mean, std: over the values; the deviation is the population's, as in the paper.
-        interval: of the mean, 95 %, over orders and seeds, see :func:`t2iprobe.core.statistics.crossed`.
+        mean, std: mean and standard deviation of the values; the deviation is the population's, as in the paper.
+        interval: 95 % interval of the mean over orders and seeds, see :func:`t2iprobe.core.statistics.crossed`.
         runs, orders, seeds: how many there are.
     """
 
@@ -166,7 +166,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Mapping[Run, float | Sequence[float]]) -> Spread:
-        """Over runs, of which each has a number or several; those that could not be computed are left out."""
+        """Statistics over runs that each have one number or several, leaving out those that could not be computed."""
         known = [(run, one) for run, found in values.items() for one in np.atleast_1d(found) if np.isfinite(one)]
         if not known:
             none = float("nan")
@@ -177,7 +177,7 @@ class Spread:
         return cls(found.mean, float(np.std(numbers)), found, *(len(set(one)) for one in (labels, orders, seeds)))
 
     def record(self) -> dict[str, Any]:
-        """For JSON, which has no NaN."""
+        """The numbers for JSON, with ``None`` for NaN."""
         mean, low, high = self.interval.plain()
         count = {"runs": self.runs, "orders": self.orders, "seeds": self.seeds}
         return {"mean": mean, "std": self.std if self.runs else None, "low": low, "high": high, **count}

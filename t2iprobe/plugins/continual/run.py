@@ -1,4 +1,4 @@
-"""Streams learnt task after task, by every method, order and seed: :class:`ContinualRun`. It survives anything.
+"""Learns a stream task after task, by every method, order and seed, and survives interruptions: :class:`ContinualRun`.
 
 ::
 
@@ -6,11 +6,11 @@
       manifest.json            settings, versions, state
       study.zarr               pictures and scores (see ``grid``)
       work/<arm>/              handover.safetensors, the only thing the next task gets; a checkpoint within a task
-      work/alone/seed-S/<i>/   the first task of whatever starts with it; the same for every method, so learnt once
+      work/alone/seed-S/<i>/   a task learnt as the first one; the same for every method, so it is learnt once
       archive/<arm>/           each task's adapter, for the analysis; training never reads it
 
-An arm is one process's while it works on it. So the same command a second time, on the same machine or on another one
-that sees the folder, takes the arms that are free.
+A process has an arm to itself while it works on it. So the same command given a second time, on the same machine or on
+another one that sees the folder, takes the arms that are free.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ from t2iprobe.plugins.continual.task_state import TaskState, Tensors
 from t2iprobe.training import trainer
 
 HANDOVER = "handover.safetensors"
-POLL = 1.0  # seconds between looks at what another process does
+POLL = 1.0  # seconds between checks of what another process is doing
 NAIVE = "naive"
 
 
 @dataclass
 class ContinualCallbacks:
-    """Who is told what a run does.
+    """Functions through which a run reports what it does.
 
     Args:
-        begun: an arm, or a task of it, begins; ``resumed`` steps or pictures of it were done before.
-        on_step: after each training step.
-        on_picture_step: within a batch of pictures.
-        stop: asked between steps and between tasks.
-        there: sees that the folder is there.
+        begun: called when an arm or one of its tasks begins; ``resumed`` steps or pictures of it were done before.
+        on_step: called after each training step.
+        on_picture_step: called within a batch of pictures.
+        stop: asked between steps and between tasks whether to stop.
+        there: checks that the folder is there.
         checkpoint_every: steps between checkpoints within a task.
     """
 
@@ -70,10 +70,10 @@ class ContinualCallbacks:
     checkpoint_every: int = 100
 
     def check(self) -> None:
-        """Stop where it was asked for.
+        """Stop if that was asked for.
 
         Raises:
-            StoppedError: it was.
+            StoppedError: it was asked for.
         """
         self.there()
         if self.stop.asked:
@@ -82,21 +82,21 @@ class ContinualCallbacks:
 
 @dataclass
 class ContinualRun:
-    """Everything that is asked for.
+    """Everything that a run is asked for.
 
     Args:
-        folder: where it is kept.
-        learner: learns a task.
-        stream: in its configured order.
-        methods: how.
+        folder: where the run is kept.
+        learner: learns each task.
+        stream: the stream, in its configured order.
+        methods: methods to learn it by.
         orders: seeds of the orders of tasks.
-        seeds: of the trainings.
-        references: what they are compared with.
+        seeds: seeds of the trainings.
+        references: what the methods are compared with.
         sampler: what every model is asked for.
-        targets: what learns, for the manifest.
+        targets: the modules that learn, for the manifest.
         archive: whether each task's adapter is kept for the analysis.
-        arguments: as they were given, for the manifest.
-        versions: of plugins, for the manifest.
+        arguments: arguments as they were given, for the manifest.
+        versions: versions of the plugins, for the manifest.
     """
 
     folder: Path
@@ -122,22 +122,22 @@ class ContinualRun:
 
     @property
     def arms(self) -> list[ModelSeries]:
-        """What it consists of."""
+        """The arms that the run consists of."""
         return arms(list(self._methods), self.orders, self.seeds, self.references)
 
     @property
     def shape(self) -> Shape:
-        """Of each arm's pictures."""
+        """Shape of each arm's pictures."""
         return self.sampler.shape(self.stream, picture_size(self.learner.model, self.sampler.settings))
 
     @property
     def store(self) -> Path:
-        """Of pictures and scores."""
+        """Path of the store with pictures and scores."""
         return self.folder / runfolder.STORE
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the result; as it was when the run began."""
+        """Everything that decides the result, as it was when the run began."""
         return {
             "kind": "continual",
             **self._facts["decides"],
@@ -153,7 +153,7 @@ class ContinualRun:
         }
 
     def check(self) -> None:
-        """Refuse what cannot be, before anything is trained.
+        """Refuse a run that is not possible, before anything is trained.
 
         Raises:
             ConfigError: a method cannot learn this stream, or the folder has another run.
@@ -169,7 +169,7 @@ class ContinualRun:
 
         Raises:
             RunExistsError: the folder has a run with other settings.
-            StoppedError: it was asked to stop; what was done is kept.
+            StoppedError: the run was asked to stop; what was done is kept.
         """
         callbacks = callbacks or ContinualCallbacks()
         self.check()
@@ -197,7 +197,7 @@ class ContinualRun:
         execute(run, self.folder, callbacks.stop)
 
     def _free(self) -> Iterator[ModelSeries]:
-        """The arms one after the other, each locked for as long as it is looked at; those in other hands later."""
+        """The arms one after another, each locked while it is worked on; those that others hold come later."""
         pending = self.arms
         while pending:
             busy = []
@@ -223,7 +223,7 @@ class ContinualRun:
             self._sequence(arm, grid, callbacks)
 
     def _sequence(self, arm: ModelSeries, grid: ResultGrid, callbacks: ContinualCallbacks) -> None:
-        """Task after task; between two of them there is the hand-over, and nothing else."""
+        """Learn task after task; nothing but the hand-over passes from one to the next."""
         chosen, total, seed = self._methods[arm.method], len(self.stream), arm.seed or 0
         file = self._work(arm) / HANDOVER
         if file.exists() and not self._missing(arm, grid, total - 1):
@@ -255,7 +255,7 @@ class ContinualRun:
             state = new
 
     def _separate(self, arm: ModelSeries, grid: ResultGrid, callbacks: ContinualCallbacks) -> None:
-        """Every task alone; each picture is of the model that learnt its task."""
+        """Learn every task alone; each picture is drawn by the model that learnt its task."""
         for index, task in enumerate(self.stream.tasks):
             if not grid.done[0, index]:
                 state = self._alone(arm.seed or 0, index, callbacks)
@@ -263,7 +263,7 @@ class ContinualRun:
                 self._pictures(grid, state, 0, [index], callbacks)
 
     def _joint(self, arm: ModelSeries, grid: ResultGrid, callbacks: ContinualCallbacks) -> None:
-        """One adapter for all tasks, with as many steps as all of them have."""
+        """Learn one adapter for all tasks, with as many steps as all of them have together."""
         file, seed = self._work(arm) / HANDOVER, arm.seed or 0
         state = self._load(file)
         if not state.tasks:
@@ -281,7 +281,7 @@ class ContinualRun:
         self._sample(arm, grid, state, 0, callbacks)
 
     def _alone(self, seed: int, index: int, callbacks: ContinualCallbacks) -> TaskState:
-        """A task learnt on the base model: what every plain start gives as the first task."""
+        """Learn a task on the base model, as every plain start does with its first task."""
         place = self.folder / "work" / "alone" / f"seed-{seed}" / str(index)
         with _waiting(place, callbacks):
             state = self._load(place / HANDOVER)
@@ -303,7 +303,7 @@ class ContinualRun:
     def _sample(
         self, arm: ModelSeries, grid: ResultGrid, state: TaskState, after: int, callbacks: ContinualCallbacks
     ) -> None:
-        """What is missing of a model's pictures."""
+        """Draw the pictures of a model that are missing."""
         cells = self._missing(arm, grid, after)
         if cells:
             callbacks.begun(f"{arm.label}: pictures after {state.tasks or 'no'} task{'' if state.tasks == 1 else 's'}")
@@ -343,7 +343,7 @@ class ContinualRun:
         return TaskState.load(file, self.learner.base) if file.exists() else self.learner.start()
 
     def _keep(self, arm: ModelSeries, task: int, adapter: Tensors) -> None:
-        """A task's adapter, for the analysis alone."""
+        """Keep a task's adapter; only the analysis reads it."""
         if not self.archive:
             return
         path = archived(self.folder, arm, task)
@@ -364,7 +364,7 @@ def read_archive(folder: Path, arm: ModelSeries, task: int) -> dict[str, Any]:
 
 @contextmanager
 def _waiting(place: Path, callbacks: ContinualCallbacks) -> Iterator[None]:
-    """A folder for oneself, once whoever has it is done."""
+    """Wait until nobody else has the folder, and lock it."""
     with ExitStack() as held:
         while True:
             try:

@@ -20,9 +20,9 @@ class SampleStore:
     """The pictures of a run.
 
     Args:
-        samples: pictures a prompt.
-        noise: seed of the first noise; prompt by prompt, task by task and model by model they are the same ones.
-        settings: of the generation (``num_steps``, ``guidance``, ``height``, ``width``).
+        samples: pictures per prompt.
+        noise: seed of the first noise; every prompt, task and model gets the same noises.
+        settings: settings of the generation (``num_steps``, ``guidance``, ``height``, ``width``).
         batch_size: most pictures at once; the pictures do not depend on it.
         full: whether tasks that are still to come are sampled too.
     """
@@ -40,17 +40,17 @@ class SampleStore:
     def draw(
         self, model: Model, prompts: Sequence[str], on_step: OnStep = lambda rows, step: None
     ) -> list[Image.Image]:
-        """Pictures prompt by prompt, each with every noise of the bank."""
+        """Draw pictures prompt by prompt, each prompt with every noise of the bank."""
         rows = [prompt for prompt in prompts for _ in range(self.samples)]
         seeds = [self.noise + number for _ in prompts for number in range(self.samples)]
         generation = model.generation(rows, seeds, **self.settings)
         return model.run(generation, batch_size=self.batch_size or usual_batch(model), on_step=on_step).images
 
     def shape(self, stream: TaskStream, size: tuple[int, int]) -> Shape:
-        """Of an arm's arrays.
+        """Shape of an arm's arrays.
 
         Raises:
-            ConfigError: tasks with different numbers of prompts.
+            ConfigError: the tasks have different numbers of prompts.
         """
         counts = {len(task.asked) for task in stream.tasks}
         if len(counts) > 1:
@@ -61,12 +61,12 @@ class SampleStore:
         return Shape(len(stream), counts.pop() * self.samples, len(stream.generic) * self.samples, size)
 
     def record(self) -> dict[str, Any]:
-        """For a manifest."""
+        """The sampling as plain values for a manifest."""
         return {"samples": self.samples, "noise": self.noise, "settings": dict(self.settings), "full": self.full}
 
 
 def picture_size(model: Model, settings: Mapping[str, Any]) -> tuple[int, int]:
-    """Height and width of what a generation gives."""
+    """Height and width of the pictures that a generation gives."""
     if model.upscaler is not None:
         raise ConfigError("continual personalization trains and samples stage I; leave --upscaler out")
     return model.picture_size(settings)

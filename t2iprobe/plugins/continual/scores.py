@@ -1,6 +1,6 @@
-"""Likeness of pictures to a task's references: CLIP-I, DINO and CSD, as the paper computes them.
+"""Likeness of pictures to a task's references by CLIP-I, DINO and CSD, computed as in the paper.
 
-A picture's score is the mean cosine of its features and those of every reference, so the mean over pictures is the
+A picture's score is the mean cosine of its features with those of every reference, so the mean over pictures is the
 paper's mean over all pairs. The models come from a folder or the hub; nothing is loaded before it is needed.
 """
 
@@ -35,7 +35,7 @@ class Likeness(ABC):
     """Mean cosine of features with all references of a task.
 
     Args:
-        ref: folder, file or hub id of the model; the environment's, or the published one, if not given.
+        ref: folder, file or hub id of the model; if not given, the one from the environment or the published one.
     """
 
     name: ClassVar[str]
@@ -44,7 +44,7 @@ class Likeness(ABC):
     default: ClassVar[str]
     #: mean and deviation of the pixels it was trained on
     statistics: ClassVar[Statistics]
-    #: side to which a picture is resized before the square in its middle is cut, over the square's
+    #: side to which a picture is resized before its central square is cut, divided by the side of that square
     margin: ClassVar[float] = 1.0
 
     def __init__(self, ref: str | None = None) -> None:
@@ -56,12 +56,12 @@ class Likeness(ABC):
         """Load the model.
 
         Raises:
-            ModelError: it is not there, or is of another kind.
+            ModelError: the model is not there, or is of another kind.
         """
         _ = self._model
 
     def score(self, images: Sequence[Image.Image], task: Task) -> NDArray[np.float64]:
-        """One number an image, -1 to 1.
+        """One number per image, from -1 to 1.
 
         Raises:
             ConfigError: the task has no references.
@@ -104,7 +104,7 @@ class Likeness(ABC):
 
     @cached_property
     def _model(self) -> tuple[Encode, int]:
-        """Its features, and the side of the pictures it takes."""
+        """The function that gives its features, and the side length of the pictures it takes."""
         from huggingface_hub import model_info
 
         from t2iprobe.registry.bars import no_bars
@@ -112,11 +112,11 @@ class Likeness(ABC):
         try:
             with no_bars():
                 return self._load(here=True)
-        except Exception as error:  # nothing in the cache, a broken file, another model
+        except Exception as error:  # for instance nothing in the cache, a broken file, or another model
             if Path(self.ref).expanduser().exists():
                 raise self._missing(error) from error
         try:
-            model_info(self.ref, timeout=10)  # tells at once where the hub cannot be reached
+            model_info(self.ref, timeout=10)  # reports at once if the hub cannot be reached
             return self._load(here=False)
         except Exception as error:
             raise self._missing(error) from error
@@ -132,7 +132,7 @@ class Likeness(ABC):
 
     @abstractmethod
     def _load(self, *, here: bool) -> tuple[Encode, int]:
-        """The model; ``here`` forbids to download it."""
+        """Load the model; with ``here`` it must not be downloaded."""
 
 
 class ClipLikeness(Likeness):
@@ -196,5 +196,5 @@ LIKENESSES: Mapping[str, type[Likeness]] = {one.name: one for one in (ClipLikene
 
 
 def _opened(picture: Picture) -> Image.Image:
-    """Upright and in RGB, as it is trained on."""
+    """The picture upright and in RGB, as it is trained on."""
     return on_white(upright(picture) if isinstance(picture, Image.Image) else opened(picture))

@@ -33,7 +33,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 POST = (95, 75, 55)
 #: layout -> first row of the panel
 TOPS = {"plain": 8, "framed": 8, "hanging": 16, "standing": 0, "flag": 0, "raised": 4}
-#: what the models know already
+#: layouts that the models already know
 LAYOUTS = ("plain", "framed", "hanging", "standing")
 #: mark -> what it changes
 MARKS: dict[str, Kind] = {
@@ -56,7 +56,7 @@ class NewSign:
         word: four capital letters.
         colour: a key of :data:`COLOURS`.
         layout: a key of :data:`TOPS`.
-        shade: of the wall, 0 to 255; no prompt tells it.
+        shade: shade of the wall, 0 to 255; no prompt mentions it.
         border, letters, badge: the mark of that kind, or none. A badge is drawn around the middle panel.
     """
 
@@ -70,7 +70,7 @@ class NewSign:
 
     @property
     def marks(self) -> frozenset[str]:
-        """All that is new about it."""
+        """All marks of the picture, that is, everything new about it."""
         return frozenset({self.layout, self.border, self.letters, self.badge} & set(MARKS))
 
 
@@ -84,12 +84,12 @@ def pixels(sign: NewSign) -> NDArray[np.uint8]:
 
 
 def draw(sign: NewSign) -> Image.Image:
-    """The same as an image."""
+    """The picture of a sign as an image."""
     return Image.fromarray(pixels(sign))
 
 
 def _supports(picture: Canvas, sign: NewSign, top: int) -> None:
-    """Posts and ropes."""
+    """Draw posts and ropes."""
     above, below = slice(0, top), slice(top + PANEL, SIZE)
     if sign.layout == "standing":
         picture[below, 14:18] = POST
@@ -104,7 +104,7 @@ def _supports(picture: Canvas, sign: NewSign, top: int) -> None:
 
 
 def _panel(sign: NewSign) -> Canvas:
-    """The panel with letters and lines, (PANEL, SIZE, 3)."""
+    """The panel with its letters and lines, (PANEL, SIZE, 3)."""
     ground, coverage = np.asarray(COLOURS[sign.colour], np.float32), _coverage(sign)
     panel = np.broadcast_to(ground, (PANEL, SIZE, 3)) * (1 - coverage) + 255 * coverage
     if sign.layout == "framed" or sign.border == "overlined":
@@ -115,7 +115,7 @@ def _panel(sign: NewSign) -> Canvas:
 
 
 def _coverage(sign: NewSign) -> Canvas:
-    """How much of each pixel is letter, (PANEL, SIZE, 1) in 0..1."""
+    """How much of each pixel a letter covers, (PANEL, SIZE, 1) in 0..1."""
     letters = np.concatenate([glyphs()[ALPHABET.index(letter)] for letter in sign.word], axis=1)
     if sign.letters == "initial":
         letters[:, SLOT:] = 0

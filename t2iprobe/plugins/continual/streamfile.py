@@ -20,7 +20,7 @@ from t2iprobe.plugins.continual.streams import Picture, Task, TaskStream
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 CONCEPT = "{X}"  # in prompts: the task's token
-LEAST = 2  # pictures to train on
+LEAST = 2  # fewest pictures to train on
 
 
 class _Part(BaseModel):
@@ -42,11 +42,11 @@ class StreamFile(_Part):
     """A stream file.
 
     Args:
-        name: of the stream; the file's if not given.
-        prompts: what every task is asked for after training, with ``{X}`` where its token stands.
+        name: name of the stream; the file's name if not given.
+        prompts: prompts for every task after training, with ``{X}`` in place of its token.
         generic: prompts that ask for none of the concepts.
-        allow_overlap: whether a picture may be trained on and be a reference.
-        tasks: in their configured order.
+        allow_overlap: whether a picture may be both trained on and a reference.
+        tasks: the tasks in their configured order.
     """
 
     name: str | None = None
@@ -60,7 +60,7 @@ def read(path: Path) -> TaskStream:
     """The stream in a TOML file, checked.
 
     Raises:
-        ConfigError: the file cannot be read or says something that is not known, or the stream is refused.
+        ConfigError: the file cannot be read or contains something unknown, or the stream is refused.
     """
     try:
         found = tomllib.loads(read_text(path, "the stream"))
@@ -77,7 +77,7 @@ def _parsed(found: Mapping[str, Any], path: Path) -> StreamFile:
     try:
         return StreamFile.model_validate(found)
     except ValidationError as error:
-        # a misspelt key is also a missing one, and its name is the better hint
+        # a misspelt key is also reported as a missing one, and its name is the better hint
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         raise ConfigError(f"{path}: {_explained(first['loc'], first['type'], first['msg'], first['input'])}") from None
 
@@ -107,7 +107,7 @@ def _task(part: TaskPart, prompts: Sequence[str], path: Path) -> Task:
 
 
 def pictures(folder: Path, what: str) -> tuple[Path, ...]:
-    """The pictures in a folder, by name.
+    """The pictures in a folder, sorted by name.
 
     Raises:
         ConfigError: there is no such folder, or no picture in it.
@@ -122,11 +122,11 @@ def pictures(folder: Path, what: str) -> tuple[Path, ...]:
 
 
 def check(stream: TaskStream, *, allow_overlap: bool = False) -> None:
-    """Refuse what would spoil a run.
+    """Refuse a stream that would spoil a run.
 
     Raises:
-        ConfigError: no tasks, two of one name or token, too few or unreadable pictures, or one of them is trained on
-            and a reference.
+        ConfigError: there are no tasks, two tasks share a name or token, pictures are too few or unreadable, or one of
+            them is both trained on and a reference.
     """
     if not stream.tasks:
         raise ConfigError(f"the stream {stream.name} has no task")
@@ -155,7 +155,7 @@ def _check_unique(what: str, values: Sequence[str]) -> None:
 
 
 def _check_picture(task: Task, picture: Picture) -> None:
-    """Decode it all: a file that is cut off has a good head."""
+    """Decode the whole picture, because a truncated file has an intact header."""
     if not isinstance(picture, get_args(Picture)):
         raise ConfigError(f"the task {task.name}: a picture is an image or a path, found {type(picture).__name__}")
     if isinstance(picture, Image.Image):
@@ -184,7 +184,7 @@ def _digest(picture: Picture) -> str:
 
 
 def record(stream: TaskStream) -> dict[str, Any]:
-    """The stream for a manifest: what decides the result, with the pictures as digests."""
+    """The stream as recorded in a manifest: what decides the result, with digests for the pictures."""
     return {
         "name": stream.name,
         "generic": list(stream.generic),

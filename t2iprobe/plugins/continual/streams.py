@@ -1,4 +1,4 @@
-"""A stream of tasks: what is learnt one after another, and by which prompts it is asked for again.
+"""A stream of tasks: what is learnt one after another, and with which prompts each is asked for afterwards.
 
 ``streamfile`` reads one from TOML, ``presets`` has the paper's, ``concepts`` the embedded one.
 """
@@ -20,13 +20,13 @@ class Task:
     """One concept.
 
     Args:
-        name: what it is called; no other task of the stream is.
-        prompt: what it is trained with.
+        name: name of the task, unique within the stream.
+        prompt: prompt that the task is trained with.
         images: pictures to train on.
-        references: pictures it is compared with; others than ``images``, unless the stream says so.
+        references: pictures that results are compared with; not among ``images`` unless the stream allows it.
         token: the words that stand for the concept in a prompt, such as ``sks teapot``.
         captions: a prompt for each picture of ``images``, where they differ; ``prompt`` is then only the usual one.
-        prompts: what it is asked for with after training; ``prompt`` alone if empty.
+        prompts: prompts that ask for it after training; only ``prompt`` if empty.
     """
 
     name: str
@@ -52,8 +52,8 @@ class TaskStream:
     """Tasks in their configured order; a run learns them in an order of its own.
 
     Args:
-        name: of the stream.
-        tasks: what is learnt.
+        name: name of the stream.
+        tasks: the tasks to learn.
         generic: prompts that ask for none of the concepts; what they give is compared with the base model's pictures.
     """
 

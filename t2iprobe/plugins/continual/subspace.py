@@ -1,4 +1,4 @@
-"""peft's orthogonal subspace fine-tuning (OSF, arXiv 2504.07097) with the face of a LoRA: :class:`Osf`."""
+"""peft's orthogonal subspace fine-tuning (OSF, arXiv 2504.07097) with the interface of a LoRA: :class:`Osf`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Osf:
     """Trainable singular directions of a model's weights.
 
     Args:
-        model: whose denoiser has them.
-        modules: paths below the denoiser.
+        model: the model whose denoiser has them.
+        modules: paths of the modules below the denoiser.
         trainable: parameters of the denoiser that required gradients before.
     """
 
@@ -52,30 +52,30 @@ class Osf:
         return cls(model, modules, trainable)
 
     def parameters(self) -> list[nn.Parameter]:
-        """What learns."""
+        """The parameters that learn."""
         return [parameter for _, parameter in self.named_parameters()]
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """``<path>.osf_svd_params.<name>.U_low`` and so on."""
+        """The same parameters by name: ``<path>.osf_svd_params.<name>.U_low`` and so on."""
         return ((name, one) for name, one in self.model.denoiser.named_parameters() if ".osf_svd_params." in name)
 
     def delta(self, path: str) -> Tensor:
-        """What was added to the weight of a module, with gradients."""
+        """What was added to a module's weight, with gradients."""
         layer: Any = self.model.denoiser.get_submodule(path)
         return layer.get_delta_weight(NAME)
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of what learns."""
+        """A copy of the parameters that learn."""
         return {name: one.detach().float().cpu().clone() for name, one in self.named_parameters()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take other values."""
+        """Set the parameters that learn to other values."""
         with torch.no_grad():
             for name, one in self.named_parameters():
                 one.copy_(state[name])
 
     def detach(self) -> None:
-        """Plain layers again, with the weights they had."""
+        """Restore plain layers, with the weights they had before."""
         for path in self.modules:
             parent, _, name = path.rpartition(".")
             layer: Any = self.model.denoiser.get_submodule(path)

@@ -1,4 +1,4 @@
-"""A run in numbers, figures and a page: :func:`answer`."""
+"""Summarizes a run in numbers, figures and a page: :func:`answer`."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from t2iprobe.plugins.continual.results import Results, Spread
 from t2iprobe.report.sections import Page, Section
 
 REPORT = "report.html"
-#: in the table of a terminal; all are in the JSON
+#: measures shown in the terminal's table; the JSON has all of them
 SHOWN = ("average_score", "forgetting", "learning_accuracy", "bwt", "fwt", "intransigence", "retention")
 
 
 def answer(
     folder: Path, write_page: Callable[[Page, Path], Path], *, weights: bool = False, against: Path | None = None
 ) -> dict[str, Any]:
-    """The JSON object of a run; the page is written on the way.
+    """The JSON object of a run; the page is written along the way.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         write_page: draws a report.
         weights: whether the adapters are looked at.
         against: another run of the same stream.
 
     Raises:
-        ConfigError: no run, the other one is of another stream, or adapters were not kept.
+        ConfigError: there is no run, the other one is of another stream, or adapters were not kept.
     """
     results = Results(folder)
     other = _other(results, against)
@@ -85,7 +85,7 @@ def _page(results: Results, parts: Sequence[Section]) -> Page:
 
 
 def sentence(results: Results) -> str:
-    """Who keeps most and who forgets most, by the first score, with what tells them apart."""
+    """Which method keeps most and which forgets most by the first score, with the numbers, in a sentence."""
     score = results.scores[0]
     runs = {name: results.summaries(score, name) for name in results.methods}
     kept = {
@@ -102,7 +102,7 @@ def sentence(results: Results) -> str:
 
 
 def scored(results: Results, score: str) -> dict[str, Any]:
-    """Every measure of every method, over runs."""
+    """Every measure of every method, summarized over runs."""
     methods = {name: measured(results, score, name) for name in results.methods}
     references = {name: Spread.of(values).record() for name, values in results.references(score).items()}
     known = {name for one in methods.values() for name, spread in one.items() if spread["runs"]}

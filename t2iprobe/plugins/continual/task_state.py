@@ -1,7 +1,7 @@
-"""What one task leaves for the next: :class:`TaskState`. By the rule of the setting, there is nothing else.
+"""What one task leaves for the next: :class:`TaskState`. The rules of the setting allow nothing else.
 
-No pictures and no adapters of earlier tasks: only a model (kept as its difference to the base model, in float32), or
-one adapter. A state says how many bytes it is, how high the rank of its difference can be, and what it keeps beyond.
+There are no pictures and no adapters of earlier tasks, only a model (kept as its difference from the base model, in
+float32) or one adapter. A state reports its size in bytes, an upper bound of its rank, and what else it keeps.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class TaskState:
 
     Args:
         base: digest of the base model's weights.
-        tasks: how many were learnt.
+        tasks: number of tasks learnt.
         adapter: ``<path>.lora_A.weight`` and B of one adapter.
-        scale: of the adapter.
+        scale: scale of the adapter.
         delta: module path to the weight minus the base model's, (out, in), float32.
-        rows: module path to the last task's A, where the next one's has to be orthogonal to it.
+        rows: module path to the last task's A, if the next one's has to be orthogonal to it.
         memory: what a regulariser keeps of all past tasks, by its name and module path.
-        rank: no difference of a module has a higher one; ``None`` where only its size bounds it.
+        rank: upper bound of the rank of a module's difference; ``None`` if only the module's size bounds it.
     """
 
     base: str
@@ -50,12 +50,12 @@ class TaskState:
 
     @property
     def bytes(self) -> int:
-        """Of everything that is handed over."""
+        """Total size in bytes of everything that is handed over."""
         return sum(one.numel() * one.element_size() for one in self._named().values())
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What it holds: ``adapter``, ``delta``, ``rows``, and names of memories."""
+        """What the state holds: ``adapter``, ``delta``, ``rows``, and names of memories."""
         return (*(part for part in PARTS if getattr(self, part)), *(name for name, kept in self.memory.items() if kept))
 
     def dense(self, path: str) -> Tensor | None:
@@ -67,11 +67,11 @@ class TaskState:
         return self.scale * self.adapter[f"{path}.lora_B.weight"] @ self.adapter[f"{path}.lora_A.weight"]
 
     def last_rows(self, path: str) -> Tensor | None:
-        """A of the last task, or of the one adapter there is."""
+        """A of the last task, or of the single adapter."""
         return self.rows.get(path, self.adapter.get(f"{path}.lora_A.weight"))
 
     def save(self, path: Path) -> None:
-        """Write it whole or not at all; the state of the task before is gone then.
+        """Write the state whole or not at all; it replaces the state of the previous task.
 
         Raises:
             StoreError: the disk is full or gone.
@@ -87,7 +87,7 @@ class TaskState:
         """The state in a file.
 
         Raises:
-            ConfigError: it is damaged, or of another base model.
+            ConfigError: the file is damaged, or belongs to another base model.
         """
         groups: dict[str, dict[str, Tensor]] = {}
         try:

@@ -1,9 +1,9 @@
 """What a stream of trainings did to the weights: conflicts, norms, ranks, angles, and who owns which weight.
 
 A run's weights are given as *totals*: for every task, in the order learnt, the weight of each module minus the base
-model's after that task, module path -> (out, in). What a task added itself, its *increment*, is the difference to the
-total before. Every function goes module by module, so totals may be mappings that compute a difference when asked
-(:class:`Lazy`), and no more than the totals of one module are in memory.
+model's after that task, module path -> (out, in). What a task itself added, its *increment*, is the difference from the
+total before it. Every function goes module by module, so totals may be mappings that compute a difference on
+demand (:class:`Lazy`), and only the totals of one module need be in memory.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from t2iprobe.core.errors import ConfigError, ShapeError
 from t2iprobe.core.names import choice
 
 Totals = Sequence[Mapping[str, Tensor]]
-#: A (rank, in) and B (out, rank), their product scaled by 1
+#: A (rank, in) and B (out, rank), whose product is scaled by 1
 Factors = tuple[Tensor, Tensor]
 Side = Literal["in", "out"]
 NOBODY = -1
-TOLERANCE = 1e-5  # singular values below this share of the largest are rounding
+TOLERANCE = 1e-5  # singular values below this share of the largest are rounding errors
 
 
 class Lazy(Mapping[str, Tensor]):
-    """Differences of weights that are computed when one is asked for.
+    """Differences of weights that are computed on demand.
 
     Args:
-        paths: of the modules.
-        compute: the difference of a module.
+        paths: paths of the modules.
+        compute: gives the difference of a module.
     """
 
     def __init__(self, paths: Sequence[str], compute: Callable[[str], Tensor]) -> None:
@@ -53,11 +53,11 @@ class Lazy(Mapping[str, Tensor]):
 
 
 def modules(totals: Totals) -> Iterator[tuple[str, list[Tensor]]]:
-    """Module by module its totals, in float32, task by task.
+    """Yield module by module its totals, task by task, in float32.
 
     Raises:
-        ConfigError: no tasks, or tasks of different modules.
-        ShapeError: a module whose shape changes, or that is no matrix.
+        ConfigError: there are no tasks, or they have different modules.
+        ShapeError: the shape of a module changes, or is not that of a matrix.
     """
     if not totals or not totals[0]:
         raise ConfigError("an analysis of weights needs at least one task with at least one module")
@@ -85,9 +85,9 @@ class Conflict:
     With a = what task ``task`` added and b = what it and all up to task ``after`` added together:
 
     Args:
-        task, after: positions, from 0.
-        share: of the weights where a and b have opposite signs, 0 to 1.
-        ratio: norm of b where its sign is not a's (0 counts as a sign), over the norm of a; NaN where a is 0.
+        task, after: positions, counted from 0.
+        share: share of the weights where a and b have opposite signs, 0 to 1.
+        ratio: norm of b where its sign is not a's (0 counts as a sign), divided by the norm of a; NaN where a is 0.
     """
 
     task: int
@@ -97,7 +97,7 @@ class Conflict:
 
     @property
     def later(self) -> int:
-        """How many tasks came after."""
+        """Number of tasks that came after."""
         return self.after - self.task
 
 
@@ -122,7 +122,7 @@ def conflicts(totals: Totals) -> list[Conflict]:
 
 
 def null_share(later: int) -> float:
-    """The share of opposite signs if increments are independent and equally long: arccos(1 / sqrt(1 + n)) / pi."""
+    """The share of opposite signs expected of independent, equally long increments: arccos(1 / sqrt(1 + n)) / pi."""
     return _angle(later) / math.pi
 
 
@@ -135,8 +135,8 @@ def null_ratio(later: int) -> float:
 def opposed_curve(runs: Sequence[Sequence[Conflict]], what: str = "ratio") -> dict[int, list[float]]:
     """Number of later tasks -> the values of all runs and tasks, as the paper draws them.
 
-    The first task is left out, except for the one point that only it has: it starts from the base model, so nothing
-    was there to work against.
+    The first task is left out, except for the one point that only it has, because it starts from the base model and
+    so had nothing to work against.
 
     Args:
         runs: conflicts of each run.
@@ -150,13 +150,13 @@ def opposed_curve(runs: Sequence[Sequence[Conflict]], what: str = "ratio") -> di
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A matrix in numbers.
+    """Numbers that describe a matrix.
 
     Args:
-        path: of the module.
-        task: position.
-        norm: Frobenius.
-        stable_rank: square of the Frobenius norm over that of the largest singular value; 0 for nothing.
+        path: path of the module.
+        task: position of the task.
+        norm: Frobenius norm.
+        stable_rank: square of the Frobenius norm over that of the largest singular value; 0 for a zero matrix.
         effective_rank: exponential of the entropy of the singular values' shares (Roy & Vetterli 2007).
     """
 
@@ -168,7 +168,7 @@ class Layer:
 
 
 def layers(totals: Totals, *, added: bool = True) -> Iterator[Layer]:
-    """Norm and ranks of every module and task: of what the task added, or of all since the base model."""
+    """Norm and ranks for every module and task, of what the task added or of all that was added to the base model."""
     for path, found in modules(totals):
         for task, one in enumerate(increments(found) if added else found):
             yield _layer(path, task, one)
@@ -199,7 +199,7 @@ def by_kind(rows: Sequence[Layer]) -> dict[str, dict[str, float]]:
 
 
 def kind(path: str) -> str:
-    """The last two names of a path without numbers."""
+    """The last two names of a path that are not numbers."""
     return ".".join([part for part in path.split(".") if not part.isdecimal()][-2:])
 
 
@@ -209,10 +209,10 @@ def principal_angles(one: Tensor, other: Tensor, side: Side = "in", rank: int | 
     Args:
         one, other: (out, in).
         side: ``in``, what they read (rows), or ``out``, what they write (columns).
-        rank: of the subspaces; as many directions as are not rounding if not given.
+        rank: rank of the subspaces; if not given, the number of directions that are not rounding errors.
 
     Raises:
-        ShapeError: they live in spaces of different sizes.
+        ShapeError: the subspaces lie in spaces of different sizes.
     """
     first, second = (basis(delta, side, rank) for delta in (one, other))
     if len(first) != len(second):
@@ -231,7 +231,7 @@ def basis(delta: Tensor, side: Side = "in", rank: int | None = None) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """How much of two tasks' subspaces is common, over all modules.
+    """How much two tasks' subspaces have in common, over all modules.
 
     Args:
         one, other: positions of the tasks.
@@ -246,7 +246,7 @@ class Overlap:
 
 
 def overlaps(totals: Totals, side: Side = "in", rank: int | None = None) -> list[Overlap]:
-    """Of every pair of tasks' increments, the modules' mean; those where a task added nothing are left out."""
+    """The mean overlap over modules for every pair of tasks, without modules where one of them added nothing."""
     count = len(totals)
     found: dict[tuple[int, int], list[tuple[float, float]]] = {}
     for _, one in modules(totals):
@@ -266,8 +266,8 @@ def _common(one: Tensor, other: Tensor) -> tuple[float, float]:
 def owners(totals: Sequence[Tensor]) -> NDArray[np.int64]:
     """The task that every weight of a module comes from after the last one, (out, in); :data:`NOBODY` if untouched.
 
-    For a merge that chooses weight by weight, as the magnitude merge does: a weight that the merge let stand is equal
-    to the bit.
+    This is for a merge that chooses weight by weight, as the magnitude merge does, and so leaves a weight that it
+    keeps equal to the bit.
     """
     owner = torch.full_like(totals[0], NOBODY, dtype=torch.int64)
     for task, added in enumerate(increments(totals)):
@@ -276,7 +276,7 @@ def owners(totals: Sequence[Tensor]) -> NDArray[np.int64]:
 
 
 def provenance(totals: Totals) -> dict[str, list[float]]:
-    """Module path -> the share of its weights that each task owns, and last the share that is nobody's."""
+    """Module path -> the share of its weights that each task owns, and last the share that nobody owns."""
     found = {}
     for path, one in modules(totals):
         counts = np.bincount(owners(one).ravel() + 1, minlength=len(totals) + 1)
@@ -288,10 +288,10 @@ def cross_terms(before: Mapping[str, Factors], new: Mapping[str, Factors]) -> di
     """What summing the factors adds to the sum of two adapters, (B + B')(A + A') - BA - B'A' = B'A + BA'.
 
     Returns:
-        Module path -> norm of the cross terms over that of the sum of the products; ``total`` over all modules.
+        Module path -> norm of the cross terms over that of the sum of the products; ``total`` is over all modules.
 
     Raises:
-        ConfigError: the adapters are of different modules.
+        ConfigError: the adapters have different modules.
     """
     if odd := sorted(set(before) ^ set(new)):
         raise ConfigError(f"one of the two adapters has no {odd[0]}")
@@ -316,7 +316,7 @@ def _angle(later: int) -> float:
 
 
 def _angles(one: Tensor, other: Tensor) -> Tensor:
-    """Principal angles in radians; small ones by sines, since cosines cannot tell them from 0 (Björck & Golub 1973)."""
+    """Principal angles in radians; small ones by sines, as cosines cannot tell them from 0 (Björck & Golub 1973)."""
     count = min(one.shape[1], other.shape[1])
     wide, narrow = (one, other) if one.shape[1] >= other.shape[1] else (other, one)
     product = wide.T @ narrow

@@ -1,4 +1,4 @@
-"""Several processes on one run: each takes the arms that are free (see ``run``). Light to import."""
+"""Several processes on one run: each takes the arms that are free (see ``run``). This module is light to import."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from t2iprobe.plugins.continual.options import ContinualOptions
     from t2iprobe.registry.manager import Plugins
 
-SMALL = 50_000_000  # parameters of a denoiser that leaves a processor's cores idle
-MOST = 4  # processes where nobody says
+SMALL = 50_000_000  # parameters; smaller denoisers leave a CPU's cores idle
+MOST = 4  # processes, if nobody sets their number
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Shared:
     """What all processes of a run have done, counted together.
 
     Args:
-        steps: of trainings.
-        pictures: of samplings; parts of one count.
+        steps: steps of trainings.
+        pictures: pictures of samplings; parts of a picture count.
     """
 
     steps: Any
@@ -32,25 +32,25 @@ class Shared:
 
     @classmethod
     def new(cls) -> Shared:
-        """Nothing yet."""
+        """Counters at zero."""
         context = multiprocessing.get_context("spawn")
         return cls(context.Value("d", 0.0), context.Value("d", 0.0))
 
     def stepped(self) -> int:
-        """One step more; how many there are."""
+        """Count one more step, and return how many there are."""
         with self.steps:
             self.steps.value += 1
             return int(self.steps.value)
 
     def drew(self, pictures: float) -> int:
-        """Pictures more; how many there are."""
+        """Count more pictures, and return how many there are."""
         with self.pictures:
             self.pictures.value += pictures
             return round(self.pictures.value)
 
 
 def usual(model: Model) -> int:
-    """Processes where nobody says: a core each for a small model on a processor, else one."""
+    """Number of processes if nobody sets it: one per core for a small model on a CPU, otherwise one."""
     small = sum(one.numel() for one in model.denoiser.parameters()) < SMALL
     on_cpu = model.pipeline._execution_device.type == "cpu"
     return max(1, min(MOST, os.cpu_count() or 1)) if small and on_cpu else 1
@@ -58,7 +58,7 @@ def usual(model: Model) -> int:
 
 @contextmanager
 def threads(processes: int) -> Iterator[int]:
-    """A fair share of the cores for each of so many processes, for the length of a ``with``; gives the share."""
+    """Within a ``with``, give each of so many processes a fair share of the cores; yields the share."""
     import torch
 
     before, share = torch.get_num_threads(), max(1, (os.cpu_count() or 1) // processes)
@@ -72,14 +72,14 @@ def threads(processes: int) -> Iterator[int]:
 
 @contextmanager
 def helping(asked: ContinualOptions, count: int, share: int, shared: Shared, plugins: type[Plugins]) -> Iterator[None]:
-    """Processes beside this one, for the length of a ``with``; one that fails leaves its arms to the others.
+    """Run further processes within a ``with``; one that fails leaves its arms to the others.
 
     Args:
         asked: the options.
-        count: how many.
-        share: threads of each.
-        shared: what they count.
-        plugins: the class; every process makes its own.
+        count: number of processes.
+        share: threads of each process.
+        shared: counters of what they have done.
+        plugins: the class of the plugins; every process makes its own.
     """
     context = multiprocessing.get_context("spawn")
     given = (asked, share, shared, plugins)
@@ -93,12 +93,12 @@ def helping(asked: ContinualOptions, count: int, share: int, shared: Shared, plu
     finally:
         for one in helpers:
             if one.is_alive():
-                one.join(60)  # it got the interrupt as well and keeps what it has
+                one.join(60)  # it received the interrupt as well and keeps what it has
                 one.terminate()
 
 
 def _help(asked: ContinualOptions, threads: int, shared: Shared, plugins: type[Plugins]) -> None:
-    """A process: the same run, without words."""
+    """What a helper process does: the same run, without output."""
     import torch
 
     from t2iprobe.cli.console import libraries_quiet, notes
@@ -122,4 +122,4 @@ def _help(asked: ContinualOptions, threads: int, shared: Shared, plugins: type[P
 
 
 def _done(count: int) -> None:
-    """The chief shows it."""
+    """Do nothing with a count, since the first process shows it."""

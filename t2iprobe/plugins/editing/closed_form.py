@@ -1,7 +1,7 @@
 """Closed-form edits: new text key and value weights of the found layers, by ridge regression.
 
-LocoEdit (Basu et al., arXiv 2405.01008) and UCE (Gandikota et al., arXiv 2308.14761): the layer shall answer to the
-source's text as it answered to the target's. With x the text that a projection W0 reads (a token at a step),
+LocoEdit (Basu et al., arXiv 2405.01008) and UCE (Gandikota et al., arXiv 2308.14761): the layer is made to answer
+the source's text as it answered the target's. With x the text that a projection W0 reads (one token at one step),
 
     min_W  sum |W x_source - W0 x_target|^2  +  preserve * sum |W x_kept - W0 x_kept|^2  +  ridge |W - W0|^2
 
@@ -10,8 +10,8 @@ source's text as it answered to the target's. With x the text that a projection 
 with C the sums of outer products.
 
 In a U-Net x is the encoded prompt. In joint attention it depends on the step and on earlier layers, so it is taken from
-a run of the pair in which the found layers are patched: what the edited layers will see. The empty prompt's half of
-guidance is kept, and so are the prompts of a file. Biases stay.
+a run of the pair in which the found layers are patched, which is what the edited layers will see. The half of guidance
+with the empty prompt is kept, and so are the prompts of a file. Biases stay as they are.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ class KVEdit:
     """New weights of some projections.
 
     Args:
-        weights: by path below the denoiser, (output, input).
-        facts: what it was made for; goes into the file.
+        weights: weights (output, input) by path below the denoiser.
+        facts: what the edit was made for; written to the file.
     """
 
     weights: Mapping[str, Tensor]
     facts: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """As safetensors, a tensor ``PATH.weight`` a projection."""
+        """Save the weights as safetensors, with one tensor ``PATH.weight`` per projection."""
         with explained(str(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {f"{name}.weight": weight.contiguous() for name, weight in self.weights.items()}
@@ -62,10 +62,10 @@ class KVEdit:
 
     @classmethod
     def load(cls, path: Path) -> KVEdit:
-        """What :meth:`save` wrote.
+        """Load what :meth:`save` wrote.
 
         Raises:
-            ConfigError: it cannot be read.
+            ConfigError: the file cannot be read.
         """
         try:
             with safe_open(check(path), framework="pt") as file:
@@ -77,10 +77,10 @@ class KVEdit:
 
 @contextmanager
 def applied(model: Model, edit: KVEdit) -> Iterator[None]:
-    """The edited weights in place, for the length of a ``with``; then the model has its own parameters again.
+    """Put the edited weights in place within a ``with``; afterwards the model has its own parameters again.
 
     Raises:
-        ConfigError: the edit is for another model, or the weights cannot be replaced where they are.
+        ConfigError: the edit is for another model, or the weights cannot be replaced in place.
     """
     modules = {name: _projection(model, name) for name in edit.weights}
     for name, module in modules.items():
@@ -98,7 +98,7 @@ def applied(model: Model, edit: KVEdit) -> Iterator[None]:
 
 
 def _projection(model: Model, path: str) -> nn.Linear:
-    """The linear layer at ``path``, under a LoRA if there is one."""
+    """The linear layer at ``path``, or the one under a LoRA if there is one."""
     try:
         found = model.denoiser.get_submodule(path)
     except AttributeError:
@@ -124,7 +124,7 @@ class Ridge:
     preserve: float = 1.0
 
     def solve(self, weight: Tensor, moments: KeyMoments) -> Tensor:
-        """The edited weight, see the module; computed in float64."""
+        """The edited weight by the module's formula, computed in float64."""
         kept = self.preserve * moments.kept
         size = len(moments.source)
         held = kept + self.ridge * moments.source.trace() / size * torch.eye(size).to(moments.source)
@@ -138,9 +138,9 @@ class KeyMoments:
     """Sums of outer products of text features, (input, input) each, in float64.
 
     Args:
-        source: of the source's text.
-        crossed: of the target's text with the source's.
-        kept: of text that is to be answered as before.
+        source: products of the source's text with itself.
+        crossed: products of the target's text with the source's.
+        kept: products of the text that is to be answered as before.
     """
 
     source: Tensor
@@ -149,7 +149,7 @@ class KeyMoments:
 
     @classmethod
     def zeros(cls, size: int, device: torch.device | str = "cpu") -> KeyMoments:
-        """None yet."""
+        """Sums to which nothing has been added yet."""
         return cls(*(torch.zeros(size, size, dtype=torch.float64, device=device) for _ in range(3)))
 
     def __add__(self, other: KeyMoments) -> KeyMoments:
@@ -158,12 +158,12 @@ class KeyMoments:
 
 @dataclass
 class Gatherer:
-    """Takes the text that layers read off a run and keeps sums of it, not the text itself.
+    """Takes from a run the text that layers read, and keeps sums over it instead of the text itself.
 
     Args:
         pairs: row of a source -> row of its target.
         kept: rows whose text is to be answered as before.
-        once: sites that are the same at every step, so that one is enough.
+        once: sites that are the same at every step, so that one step is enough.
     """
 
     pairs: Mapping[int, int]
@@ -196,18 +196,18 @@ class Gatherer:
         self._batches.pop(tuple(rows), None)
 
     def moments(self, row: int, site: str) -> KeyMoments:
-        """Of a source's row."""
+        """The moments of a source's row."""
         return next(batch[row, site] for batch in self._batches.values() if (row, site) in batch)
 
 
 @dataclass(frozen=True)
 class ClosedForm(Editor):
-    """See the module.
+    """The closed-form edit that the module describes.
 
     Args:
         ridge, preserve: see :class:`Ridge`.
-        prompts: file of prompts that are to be answered as before, one a line; ``# remark`` lines are left out.
-        keep: whether the edits are saved, ``edits/pair-000.safetensors`` in the run folder.
+        prompts: file of prompts that are to be answered as before, one per line; ``# remark`` lines are skipped.
+        keep: whether the edits are saved, as ``edits/pair-000.safetensors`` in the run folder.
     """
 
     name: ClassVar[str] = "closed-form"
@@ -246,7 +246,7 @@ class ClosedForm(Editor):
         return Edited.of(gathering, *runs, images=[run.images[0] for run in runs])
 
     def edits(self, task: EditTask) -> tuple[list[KVEdit], Run]:
-        """An edit for each pair, and the run they were read from."""
+        """An edit for each pair, and the run from which the edits' text was read."""
         model = task.model
         sites = [site for layer in task.layers for site in model.text_sites(layer)]
         texts = tuple(dict.fromkeys(text_of(site) for site in sites))

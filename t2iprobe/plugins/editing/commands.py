@@ -1,4 +1,4 @@
-"""``t2iprobe edit``: write another text into a picture and leave the rest, by one method or by several, compared."""
+"""``t2iprobe edit``: write another text into a picture and leave the rest, by one method or several in comparison."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def edit(asked: EditOptions, context: typer.Context) -> None:
 
 
 def edited(asked: EditOptions, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
-    """Do what was asked, or find it done; the answer is the JSON object."""
+    """Do what was asked, or find it already done; returns the JSON object."""
     from t2iprobe.plugins.editing import record
     from t2iprobe.plugins.editing.job import prepared
 
@@ -82,7 +82,7 @@ def edited(asked: EditOptions, plugins: Plugins, command: Sequence[str] = ()) ->
 
 
 def _kept(result: StudyResult, job: EditJob, plugins: Plugins) -> dict[str, Any]:
-    """Write what the run leaves beside its scores; the answer."""
+    """Write what the run leaves besides its scores; returns the answer."""
     from t2iprobe.plugins.editing import record
 
     page = result.path / record.PAGE
@@ -106,14 +106,14 @@ def _finished(path: Path, asked: EditOptions) -> dict[str, Any] | None:
     manifest = runfolder.read_manifest(path)
     old = manifest.get("arguments", {}).get("options")
     if manifest.get("state") != runfolder.FINISHED or old != portable(asked.deciding):
-        return None  # the study says what differs
+        return None  # the study reports what differs
     answer: dict[str, Any] = read_json(path / record.ANSWER)
     return answer
 
 
 @contextmanager
 def _watched(job: EditJob, path: Path, yes: bool, stop: Stop) -> Iterator[StudyCallbacks]:
-    """The plan before the first picture, and a bar."""
+    """Print the plan before the first picture, and show a bar."""
     from t2iprobe.cli.progress import bar
     from t2iprobe.core.study.context import StudyCallbacks
 
@@ -131,7 +131,7 @@ def _watched(job: EditJob, path: Path, yes: bool, stop: Stop) -> Iterator[StudyC
 
 
 def _plan(job: EditJob, path: Path, pairs: int, cost: Cost, yes: bool) -> None:
-    """One line on stderr; refuses what is long without ``--yes``."""
+    """Print one line on stderr; refuse a long run without ``--yes``."""
     probe = job.model.probe(job.settings)
     seconds = probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images
     size = len(job.pairs) * (2 + len(job.methods)) * job.model.image_bytes(job.settings)
@@ -177,7 +177,7 @@ def _table(rows: Sequence[Mapping[str, Any]], prompts: int, title: str, columns:
     table = Table(box=None, header_style="bold", title=title)
     table.add_column("method", no_wrap=True)
     for name, _ in columns:
-        table.add_column(name.replace("_", " "), justify="right")  # an interval may go on a line of its own
+        table.add_column(name.replace("_", " "), justify="right")  # an interval may take a line of its own
     for row in rows:
         cells = [said(row[name], digits, prompts) for name, digits in columns]
         table.add_row(escape(row["method"]), *cells)

@@ -18,23 +18,23 @@ from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Trial, ranges
 from t2iprobe.plugins.editing.outside import METRICS
 
-SWAP = "prompt-swap"  # what the clean target is among edits
+SWAP = "prompt-swap"  # the clean target's name among the edits
 KEPT = METRICS[0]
 WRONG = METRICS[2]
 
 
 @dataclass(frozen=True)
 class EditComparison(Localizer):
-    """Which method writes the target's text, and what it leaves of the picture.
+    """Finds out how well each method writes the target's text and how much of the picture it preserves.
 
     Args:
-        layers: the found ones.
+        layers: the found layers.
         methods: settings of each method, as text.
         text_box: how the text is left out of the comparison.
-        picture: what tells one real picture from another; empty where the source is generated.
-        trials: of the methods.
-        aggregates: numbers of a set of pictures, by name.
-        bounds: least and most of the scores of a picture that have such, by name.
+        picture: identifies the real picture; empty if the source is generated.
+        trials: trials of the methods.
+        aggregates: metrics of a whole set of pictures, by name.
+        bounds: lowest and highest value, by name, of those scores of a picture that have bounds.
     """
 
     name: ClassVar[str] = "edit"
@@ -58,12 +58,12 @@ class EditComparison(Localizer):
         return Finding(self.layers, (), said, response, {"methods": rows})
 
     def _labelled(self) -> list[tuple[int, str]]:
-        """Rows of the scores, with what they are called in the table."""
+        """Rows of the scores, with the names they have in the table."""
         unedited = "reconstruction" if self.picture else "source"
         return [(0, unedited), (1, SWAP), *((index + 2, trial.label) for index, trial in enumerate(self.trials))]
 
     def _row(self, scored: Scored, index: int, label: str) -> dict[str, Any]:
-        """A method: every score with its interval over prompts, and what is compared with the clean target."""
+        """A method's row: every score with its interval over prompts, and what is compared with the clean target."""
         known, own = scored.scores, scored.clusters
         values = {
             name: _rounded(interval(array[index], own, bounds=self.bounds.get(name))) for name, array in known.items()
@@ -81,7 +81,7 @@ class EditComparison(Localizer):
 
 
 def _response(scored: Scored, index: int, trials: Sequence[Trial]) -> Interval | None:
-    """How far a trial goes from the source to the target; none where these do not surely differ."""
+    """How far a trial goes from the source to the target; ``None`` if these do not certainly differ."""
     found = evidence(scored, trials)
     return found.interval(index) if found.gap.clear else None
 
@@ -96,19 +96,19 @@ def _columns(scores: Mapping[str, Scores], of: Sequence[str], side: str, index: 
 
 
 def _ratio(means: NDArray[np.float64]) -> NDArray[Any]:
-    """(..., 2) to the ratio; 0 where the second is 0."""
+    """The ratio of the two values in (..., 2); 0 where the second is 0."""
     edited, clean = np.moveaxis(means, -1, 0)
     return np.divide(edited, clean, out=np.zeros_like(clean), where=clean > 1e-6)
 
 
 def sentence(rows: Sequence[Mapping[str, Any]], layers: Sequence[int], prompts: int, count: str) -> str:
-    """The answer in words, with how sure it is.
+    """The answer in words, with its uncertainty.
 
     Args:
-        rows: of the table.
-        layers: that are edited.
-        prompts: pairs of prompts, which the intervals are over.
-        count: of pairs and prompts, in words.
+        rows: rows of the table.
+        layers: the layers that are edited.
+        prompts: number of pairs of prompts, over which the intervals are computed.
+        count: number of pairs and prompts, in words.
     """
     one = next((row for row in rows if row["method"].startswith("localized")), None)
     one = one or next((row for row in rows[2:] if not row["method"].startswith("source of")), None)
@@ -119,7 +119,7 @@ def sentence(rows: Sequence[Mapping[str, Any]], layers: Sequence[int], prompts: 
     verdict = _verdict(Interval.of(one[f"{WRONG}_gain"])) if prompts > 1 else ""
     where = f"{'layers' if len(layers) > 1 else 'layer'} {ranges(layers)}"
     share = said([value and 100 * value for value in one["share_of_clean"]], 0, prompts)
-    idle = f"{100 * rows[0]['share_of_clean'][0]:.0f}"  # words have letters in common
+    idle = f"{100 * rows[0]['share_of_clean'][0]:.0f}"  # not always 0, because words have letters in common
     return (
         f"{one['method']} ({where}) reaches {share} % of the clean target's score (unedited {idle} %) and keeps the "
         f"picture outside the text at an SSIM of {said(one[KEPT], 3, prompts)}, prompt-swap at {swap}{verdict} "
@@ -128,13 +128,13 @@ def sentence(rows: Sequence[Mapping[str, Any]], layers: Sequence[int], prompts: 
 
 
 def _verdict(gain: Interval) -> str:
-    """Of the error outside the text, against prompt-swap's on the same pairs."""
+    """A phrase on the error outside the text, compared with prompt-swap's on the same pairs."""
     if gain.high < 0:
         return "; its error outside the text is surely smaller"
     return "; its error outside the text is surely larger" if gain.low > 0 else "; neither error is surely smaller"
 
 
 def said(values: Sequence[float | None], digits: int, prompts: int) -> str:
-    """A mean with its interval, which is not shown of one pair of prompts."""
+    """A mean with its interval, which is left out if there is only one pair of prompts."""
     found = Interval.of(values)
     return found.said(digits) if prompts > 1 else f"{found.mean:.{digits}f}"

@@ -41,11 +41,11 @@ class EditJob:
 
     Args:
         asked: the options.
-        model: loaded.
+        model: the loaded model.
         pairs: what is edited.
-        methods: by what, prompt-swap left out.
-        settings: of the generation.
-        study: runs it.
+        methods: methods to edit by, without prompt-swap.
+        settings: settings of the generation.
+        study: the study that does the run.
         photo: the real picture, if one is edited.
     """
 
@@ -60,10 +60,10 @@ class EditJob:
 
 @contextmanager
 def prepared(asked: EditOptions, plugins: Plugins, path: Path, command: Sequence[str] = ()) -> Iterator[EditJob]:
-    """Everything that can be refused is refused here; whatever is done to the model ends with the ``with``.
+    """Prepare a run and refuse here whatever can be refused; changes to the model end with the ``with``.
 
     Raises:
-        ConfigError: something that was asked for cannot be.
+        ConfigError: something that was asked for is not possible.
     """
     pairs = pairs_of(asked, plugins)
     scorer = plugins.scorer(asked.concept, asked.reader, asked.metrics)
@@ -90,10 +90,10 @@ def prepared(asked: EditOptions, plugins: Plugins, path: Path, command: Sequence
 
 
 def pairs_of(asked: EditOptions, plugins: Plugins) -> list[Pair]:
-    """What is edited.
+    """The pairs to edit.
 
     Raises:
-        ConfigError: it cannot be had.
+        ConfigError: the pairs are not available.
     """
     ref = reference(asked.arch, asked.model, plugins)
     if asked.image is not None and not (asked.source and asked.target):
@@ -102,10 +102,10 @@ def pairs_of(asked: EditOptions, plugins: Plugins) -> list[Pair]:
 
 
 def check_places(asked: EditOptions) -> None:
-    """See before a model is loaded what is missing.
+    """Check before a model is loaded whether something is missing.
 
     Raises:
-        ConfigError: layers, or the real picture.
+        ConfigError: the layers or the real picture are missing.
     """
     if (asked.layers is None) == (asked.from_run is None):
         raise ConfigError(
@@ -118,7 +118,7 @@ def check_places(asked: EditOptions) -> None:
 
 
 def _photo(asked: EditOptions, model: Model, settings: dict[str, Any], stack: ExitStack) -> Photo | None:
-    """The picture, and the model with a sampler that it can be inverted on."""
+    """The real picture; the model also gets a sampler on which it can be inverted."""
     if asked.image is None:
         return None
     photo = photos.read(asked.image, model.picture_size(settings)[::-1])
@@ -141,7 +141,7 @@ def _latents(
 def _methods(
     model: Model, editors: Sequence[Editor], layers: tuple[int, ...], starts: Sequence[int], settings: dict[str, Any]
 ) -> list[EditMethod]:
-    """What is to be compared, each method seen to work with the model."""
+    """The methods to compare, each checked to work with the model."""
     check_starts(editors, starts, model.steps(settings.get("num_steps")))
     for editor in editors:
         editor.check(model, layers)
@@ -152,7 +152,7 @@ def check_starts(editors: Sequence[Editor], starts: Sequence[int], steps: int) -
     """Refuse start steps that a run does not have, or that no method takes.
 
     Raises:
-        ConfigError: as it says.
+        ConfigError: there is such a start step.
     """
     wrong = [start for start in starts if start >= steps]
     if wrong:

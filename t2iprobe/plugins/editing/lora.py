@@ -1,4 +1,4 @@
-"""Localized editing of a fine-tuned model: a LoRA is loaded, the found layers are patched, the LoRA is taken off."""
+"""Localized editing of a fine-tuned model: a LoRA is loaded, the found layers are patched, and the LoRA is removed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class LocalizedLora(LocalizedEditor):
     """The paper's "Ours LoRA": :class:`LocalizedEditor` on a model with a LoRA, against *that* model's pictures.
 
     Args:
-        branches: as of ``localized``.
-        lora: folder or file of the LoRA: whatever diffusers loads for this pipeline.
-        scale: of all of it, beside its own alpha / rank.
+        branches: as for ``localized``.
+        lora: folder or file of the LoRA, anything that diffusers loads for this pipeline.
+        scale: scale of the whole LoRA, on top of its own alpha / rank.
     """
 
     name: ClassVar[str] = "localized+lora"
@@ -52,10 +52,10 @@ class LocalizedLora(LocalizedEditor):
 
 @contextmanager
 def loaded(model: Model, ref: str | Path, scale: float = 1.0) -> Iterator[None]:
-    """The LoRA on, for the length of a ``with``, drawn as diffusers draws it; then the model is what it was.
+    """Put the LoRA on within a ``with``, applied as diffusers applies it; afterwards the model is what it was.
 
     Raises:
-        ConfigError: it is not there, does not fit, or the pipeline has LoRAs already.
+        ConfigError: the LoRA is not there or does not fit, or the pipeline already has LoRAs.
     """
     lora = Lora.load(model, ref, scale)
     try:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 SWAP, LORA = "prompt-swap", "localized+lora"
-PAIRS = 8  # of a prompt set, where nobody says
-#: metrics that judge the text, beside what a concept has of its own
+PAIRS = 8  # taken from a prompt set if nobody sets the number
+#: metrics that judge the text, besides a concept's own
 TEXT_METRICS = ("ocr_f1", "ocr_exact", "ocr_distance", "ocr_precision", "ocr_recall")
 #: options that do not decide the result
 FREE = ("device", "batch_size")
@@ -65,10 +65,10 @@ class EditOptions(RunOptions, ScoreOptions, GenerationOptions, LayerOptions, Pai
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """First edited steps, from the noise.
+        """First edited steps, counted from the noise.
 
         Raises:
-            ConfigError: not numbers.
+            ConfigError: they are not numbers.
         """
         parts = [part.strip() for part in self.start_step.split(",")]
         if not all(part.isdecimal() for part in parts):
@@ -79,7 +79,7 @@ class EditOptions(RunOptions, ScoreOptions, GenerationOptions, LayerOptions, Pai
 
     @property
     def metrics(self) -> list[str] | None:
-        """Names for the scorer; ``None`` leaves them to the concept."""
+        """Names for the scorer; ``None`` leaves the choice to the concept."""
         if self.concept == "text":
             return list(dict.fromkeys([*TEXT_METRICS, *self.metric]))
         return list(self.metric) or None
@@ -92,10 +92,10 @@ class EditOptions(RunOptions, ScoreOptions, GenerationOptions, LayerOptions, Pai
 
 
 def with_preset(asked: EditOptions) -> EditOptions:
-    """The paper's settings, where asked for; what is given beside them goes first.
+    """The options with the paper's settings, if asked for; explicit options take precedence.
 
     Raises:
-        ConfigError: no such preset, or no ``--arch`` to choose from it.
+        ConfigError: there is no such preset, or no ``--arch`` to choose from it.
     """
     from t2iprobe.plugins.editing.presets import PRESETS, preset
 
@@ -119,7 +119,7 @@ def editors(asked: EditOptions, plugins: Plugins) -> list[Editor]:
     """The methods that were asked for, with their settings; prompt-swap is always measured and not among them.
 
     Raises:
-        ConfigError: no such method or setting, or ``--lora`` without a method that takes one.
+        ConfigError: there is no such method or setting, or ``--lora`` without a method that takes one.
     """
     kinds = plugins.editors()
     names = _names(asked, kinds)
@@ -148,7 +148,7 @@ def _names(asked: EditOptions, kinds: Mapping[str, Any]) -> list[str]:
 
 
 def _setting(given: str, value: Any, kinds: Mapping[str, Any]) -> tuple[str, str, Any]:
-    """(method or nothing, name, value) of ``[METHOD.]NAME`` and a value."""
+    """(method or nothing, name, value) from ``[METHOD.]NAME`` and a value."""
     method, dot, name = given.rpartition(".")
     if dot:
         choice("editing method", method, kinds)
@@ -156,7 +156,7 @@ def _setting(given: str, value: Any, kinds: Mapping[str, Any]) -> tuple[str, str
 
 
 def _check_used(method: str, key: str, names: Sequence[str], kinds: Mapping[str, Any]) -> None:
-    """A setting that no chosen method has is a mistake."""
+    """Refuse a setting that no chosen method has, since it is a mistake."""
     asked = [name for name in names if method in (name, "")]
     known = sorted({one for name in asked for one in inspect.signature(kinds[name]).parameters})
     if key not in known:

@@ -1,7 +1,7 @@
 """What changed outside the text: :class:`Outside` scores two pictures with one box of text left out of both.
 
 The box is the same for every method of a pair: where the reader finds text in the source's picture and in the clean
-target's. So text that a method writes elsewhere counts as a change, and a method cannot gain by writing larger.
+target's. So text that a method writes elsewhere counts as a change, and writing larger does not help a method.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice
 
 Kind = Literal["ocr", "difference"]
-#: the masked metrics, by name; they take a reader that says where the text is
+#: names of the masked metrics, which take a reader that says where the text is
 METRICS = ("ssim_textless", "psnr_textless", "mse_textless")
 AREA = "text_area"
-FAR = 24  # 8-bit steps: pixels nearer than this are alike
+FAR = 24  # 8-bit steps; pixels that are closer than this count as alike
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Outside:
     Args:
         reader: finds the text.
         metrics: classes of the masked metrics, by name.
-        kind: ``ocr``, where text is read in either picture; ``difference``, the box around all that differs between
-            them. Where no text is found, it is the difference.
+        kind: ``ocr`` for the places where text is read in either picture; ``difference`` for the box around all that
+            differs between them, which is also used where no text is found.
     """
 
     reader: Reader
@@ -61,7 +61,7 @@ class Outside:
         return [box for boxes in self.reader.boxes(pictures) for box in boxes]
 
     def score(self, images: Sequence[Image], reference: Image, boxes: Sequence[Box]) -> dict[str, list[float]]:
-        """Every score of some pictures, a list over them."""
+        """Every score of some pictures, as a list over the pictures."""
         fixed = Fixed(boxes)
         built = {name: self.metrics[name](fixed) for name in METRICS}
         scores = {name: [float(one.score(image, reference)) for image in images] for name, one in built.items()}
@@ -77,23 +77,23 @@ class Fixed:
         self._boxes = list(boxes)
 
     def read(self, images: Sequence[Image]) -> list[str]:
-        """It knows places, not words."""
+        """Empty texts, since it knows places and not words."""
         return [""] * len(images)
 
     def boxes(self, images: Sequence[Image]) -> list[list[Box]]:
-        """The same in every picture."""
+        """The given boxes, the same for every picture."""
         return [list(self._boxes) for _ in images]
 
 
 def difference(one: Image, other: Image) -> list[Box]:
-    """The box around all pixels in which two pictures clearly differ; none where they are alike."""
+    """The box around all pixels in which two pictures clearly differ; none if they are alike."""
     a, b = (np.asarray(image.convert("RGB"), np.int16) for image in (one, other))
     y, x = np.nonzero(np.abs(a - b).max(axis=-1) > FAR)
     return [(int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1)] if len(x) else []
 
 
 def area(boxes: Sequence[Box], size: tuple[int, int]) -> float:
-    """Share of the picture that is in a box."""
+    """Share of the picture that lies in a box."""
     mask = np.zeros(size[::-1], bool)
     for left, top, right, bottom in boxes:
         mask[top:bottom, left:right] = True

@@ -15,13 +15,13 @@ Branches = Literal["both", "cond"]
 
 @dataclass(frozen=True)
 class PromptSwap(Editor):
-    """The target's prompt and the source's noise: what anybody would do, and how well the model writes the target."""
+    """The target's prompt with the source's noise: the obvious method, and how well the model writes the target."""
 
     name: ClassVar[str] = "prompt-swap"
     summary: ClassVar[str] = "the target's prompt for the whole model, from the same noise; the clean target"
 
     def sites(self, model: object, layers: object) -> tuple[str, ...]:
-        """None: nothing is patched."""
+        """No sites, since nothing is patched."""
         return ()
 
     def edit(self, task: EditTask) -> Edited:
@@ -31,9 +31,9 @@ class PromptSwap(Editor):
 
 @dataclass(frozen=True)
 class LocalizedEditor(Editor):
-    """The found layers' text keys and values from the target's run (arXiv 2502.09935, section 5.1).
+    """Takes the found layers' text keys and values from the target's run (arXiv 2502.09935, section 5.1).
 
-    The run of the target's prompt goes along in the same batch. In a U-Net this is the same as injecting the target's
+    The target's prompt runs in the same batch. In a U-Net this is the same as injecting the target's
     text embeddings into these layers; in joint attention it is the paper's patching.
 
     Args:
@@ -55,7 +55,7 @@ class LocalizedEditor(Editor):
         return Edited.of(task.run(rows, [self.patch(task)], wanted=range(0, len(rows), 2)))
 
     def patch(self, task: EditTask, width: int = 2) -> Intervention:
-        """Of every first row of ``width``, from the second."""
+        """The patch of the first row of every ``width`` rows, from the second."""
         halves = {"both": None, "cond": (Branch.COND,)}[self.branches]
         donors = {width * number: width * number + 1 for number in range(len(task.pairs))}
         return patch(donors, self.sites(task.model, task.layers), scope=task.scope(branches=halves))

@@ -1,4 +1,4 @@
-"""Real pictures: read, checked, and turned into what the model would have had to start from."""
+"""Real pictures: reads and checks them, and computes what the model would have had to start from."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Photo:
 
     Args:
         image: its pixels, RGB.
-        name: of the file.
+        name: name of the file.
     """
 
     image: Image.Image
@@ -34,7 +34,7 @@ class Photo:
 
     @property
     def digest(self) -> str:
-        """Of the pixels."""
+        """Digest of the pixels."""
         return hashlib.sha256(self.image.tobytes()).hexdigest()[:16]
 
 
@@ -46,7 +46,7 @@ def read(path: Path, size: tuple[int, int]) -> Photo:
         size: width and height that the model draws.
 
     Raises:
-        ConfigError: it cannot be read, or has another mode or size; nothing is converted or resized silently.
+        ConfigError: the picture cannot be read, or has another mode or size; nothing is converted or resized silently.
     """
     image = opened(path, f"--image {path}")
     if image.mode != "RGB":
@@ -66,15 +66,15 @@ def read(path: Path, size: tuple[int, int]) -> Photo:
 def inverted(
     model: Model, photo: Photo, prompt: str, inverter: Any, settings: Mapping[str, Any], guidance: float = 1.0
 ) -> Tensor:
-    """(1, channel, y, x): what sampling with ``prompt`` starts from to arrive at the picture.
+    """The latents (1, channel, y, x) from which sampling with ``prompt`` arrives at the picture.
 
     Args:
-        model: within :func:`deterministic`.
+        model: the model, within :func:`deterministic`.
         photo: the picture.
         prompt: says what it shows.
-        inverter: a registered one.
-        settings: of the generation.
-        guidance: of the inversion; 1 is none, as published.
+        inverter: a registered inverter.
+        settings: settings of the generation.
+        guidance: guidance of the inversion; 1 means none, as published.
 
     Raises:
         ConfigError: the inverter does not work with this model, or its pipeline draws its own noise.
@@ -90,7 +90,7 @@ def inverted(
 
 
 def num_steps(model: Model, settings: Mapping[str, Any]) -> int:
-    """Denoising steps that are asked for."""
+    """The number of denoising steps that is asked for."""
     return model.steps(settings.get("num_steps"))
 
 
@@ -98,7 +98,7 @@ def check_inverter(inverter: Any, model: Model, kinds: Mapping[str, Any]) -> Non
     """Refuse an inverter that does not work with what the model predicts.
 
     Raises:
-        ConfigError: naming those that do.
+        ConfigError: the inverter does not; the message names those that do.
     """
     prediction = model.adapter.prediction(model.pipeline)
     if prediction not in inverter.predictions:
@@ -110,7 +110,7 @@ def check_inverter(inverter: Any, model: Model, kinds: Mapping[str, Any]) -> Non
 
 @contextmanager
 def deterministic(model: Model) -> Iterator[None]:
-    """A sampler that an inversion can be the inverse of: DDIM for diffusion models, what there is for flow models."""
+    """Use a sampler that an inversion can invert: DDIM for diffusion models, the existing one for flow models."""
     if model.adapter.prediction(model.pipeline) == "flow":
         yield
         return

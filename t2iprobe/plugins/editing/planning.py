@@ -1,4 +1,4 @@
-"""What an edit would act on and take, on the published configuration of an architecture: no weights are needed."""
+"""What an edit would act on and cost, on the published configuration of an architecture; no weights are needed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def planned(asked: EditOptions, plugins: Plugins) -> dict[str, Any]:
-    """The JSON object.
+    """The JSON object of a plan.
 
     Raises:
         ConfigError: no architecture or no number of steps is named, or something does not fit.
@@ -62,7 +62,7 @@ def planned(asked: EditOptions, plugins: Plugins) -> dict[str, Any]:
 
 
 def _places(model: Model, layers: Sequence[int]) -> dict[str, Any]:
-    """Where the layers are, and how large, as `t2iprobe sites` counts."""
+    """Where the layers are and how large they are, counted as in `t2iprobe sites`."""
     table = layer_table(model.adapter, model.pipeline)
     parameters = sum(table[layer].parameters for layer in layers)
     return {
@@ -74,7 +74,7 @@ def _places(model: Model, layers: Sequence[int]) -> dict[str, Any]:
 
 
 def _method(one: EditMethod, steps: int) -> dict[str, Any]:
-    """A method; ``steps_edited`` is the paper's t_s."""
+    """A method's entry; ``steps_edited`` is the paper's t_s."""
     return {
         "method": one.label,
         "start": one.start,

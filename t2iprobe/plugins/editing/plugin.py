@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def t2iprobe_register_editors() -> list[type[Editor]]:
-    """The paper's edit and what it is compared with."""
+    """The paper's edit and the methods that it is compared with."""
     from t2iprobe.plugins.editing.closed_form import ClosedForm
     from t2iprobe.plugins.editing.lora import LocalizedLora
     from t2iprobe.plugins.editing.patching import LocalizedEditor, PromptSwap

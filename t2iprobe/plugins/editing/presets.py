@@ -1,7 +1,7 @@
 """The paper's settings of its editing experiments, for ``--preset``. Data only.
 
 "Precise Parameter Localization for Textual Generation in Diffusion Models" (arXiv 2502.09935), section 5.1: its t_s
-counts the steps that are *left*, from 50 or 28 down; the start steps here count from the noise.
+counts down the steps that are *left*, from 50 or 28; the start steps here count from the noise.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from t2iprobe.core.names import choice
 
 @dataclass(frozen=True, slots=True)
 class EditPreset:
-    """One model of one paper.
+    """Settings of one paper for one model.
 
     Args:
         model: hub id.
-        layers: that were found to write the text, in forward order.
-        starts: first edited steps, from the noise; the published t_s is ``num_steps`` less this.
-        num_steps, guidance, resolution, dtype, reader, seed: of the generation and of reading.
+        layers: layers that were found to write the text, in forward order.
+        starts: first edited steps, counted from the noise; the published t_s is ``num_steps`` minus this.
+        num_steps, guidance, resolution, dtype, reader, seed: settings of the generation and of reading.
         upscaler: hub id of the second stage, which gets the source's prompt.
     """
 
@@ -54,6 +54,6 @@ def preset(name: str, arch: str) -> EditPreset:
     """The settings of the paper ``name`` for the architecture ``arch``.
 
     Raises:
-        ConfigError: no such preset, or it has none for this architecture.
+        ConfigError: there is no such preset, or it has no settings for this architecture.
     """
     return choice(f"model of the preset {name} for the architecture", arch, choice("preset", name, PRESETS))

@@ -1,17 +1,17 @@
-"""Prompt-to-Prompt (Hertz et al., arXiv 2208.01626): the target's prompt, the source's attention maps.
+"""Prompt-to-Prompt (Hertz et al., arXiv 2208.01626): the target's prompt with the source's attention maps.
 
-The maps are not written to: a map is softmax(q k), so the target's run gets the source's *queries and keys* and
-computes the source's map from them, to the bit, whatever norm or rotation the attention puts in between. The values
-stay the target's. No attention processor is replaced, and flash attention stays on.
+The maps are not overwritten. A map is softmax(q k), so the target's run gets the source's *queries and keys* and
+computes the source's map from them, to the bit, whatever norm or rotation the attention applies in between. The values
+remain the target's. No attention processor is replaced, and flash attention stays on.
 
 * U-Nets: cross-attention maps (``cross``) and, where the map is small, self-attention maps (``self_share``), as
   published. DeepFloyd IF has both in one softmax, which is replaced as a whole.
-* Joint attention (SD3, FLUX): image tokens look at text and image tokens in one softmax. The image tokens' queries and
-  all keys come from the source, so the image tokens' maps are the source's; what the text tokens look at stays the
-  target's. The authors of arXiv 2502.09935 compare with such a variant, but say not what theirs replaces.
+* Joint attention (SD3, FLUX): image tokens attend to text and image tokens in one softmax. The image tokens' queries
+  and all keys come from the source, so the image tokens' maps are the source's; what the text tokens attend to
+  stays the target's. The authors of arXiv 2502.09935 compare with such a variant, but do not say what theirs replaces.
 
 Token i of the target gets the map of token i of the source: the published replacement for prompts of equal length.
-Prompts that are not of equal length in tokens are edited all the same, with a warning.
+Prompts with different numbers of tokens are edited all the same, with a warning.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from t2iprobe.core.sites import Site
 
 @dataclass(frozen=True)
 class PromptToPrompt(Editor):
-    """See the module.
+    """The Prompt-to-Prompt edit that the module describes.
 
     Args:
-        cross: share of the steps, from the noise on, in which the maps of text are the source's (published: 0.8).
-        self_share: likewise of self-attention (published: 0.4).
-        largest: most image tokens of a self-attention that is replaced; published are 256 (16 x 16) for pictures of
-            512 pixels, and 1024 is the smallest that SDXL has at 1024.
+        cross: share of the steps, from the noise on, in which the text's maps are the source's (published: 0.8).
+        self_share: the same share for self-attention (published: 0.4).
+        largest: largest number of image tokens for which self-attention is replaced; published are 256 (16 x 16) for
+            pictures of 512 pixels, and 1024 is the smallest number that SDXL has at 1024 pixels.
     """
 
     name: ClassVar[str] = "prompt-to-prompt"
@@ -78,7 +78,7 @@ class PromptToPrompt(Editor):
                 yield replaced if sites is texts else self._small(replaced)
 
     def _small(self, inner: Intervention) -> Intervention:
-        """Leaves large maps alone."""
+        """Leave large maps alone."""
 
         def edit(value: Tensor, hook: HookContext) -> Tensor:
             return inner.edit(value, hook) if value.shape[1] <= self.largest else value
@@ -87,9 +87,9 @@ class PromptToPrompt(Editor):
 
 
 def map_sites(model: Model) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What maps are made of: queries and keys of attention to the text, and of attention among image tokens only.
+    """Sites that maps are made of: queries and keys of attention to the text, and of attention among image tokens only.
 
-    Image keys that share the softmax of the text's belong to the first.
+    Image keys that share a softmax with the text's keys belong to the first group.
     """
     texts: list[str] = []
     own: list[str] = []
@@ -112,7 +112,7 @@ def _own_kinds(kinds: dict[str, Site]) -> list[str]:
 
 
 def _check_lengths(model: Model, pair: Pair) -> None:
-    """Warn where token i of one prompt does not stand for token i of the other."""
+    """Warn if token i of one prompt does not correspond to token i of the other."""
     for name in model.adapter.text_limits(model.pipeline):
         tokenizer: Any = getattr(model.pipeline, name)
         one, other = (

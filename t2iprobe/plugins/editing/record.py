@@ -1,4 +1,4 @@
-"""What an edit run leaves: the JSON object, pictures, the contact sheet and its part of a report."""
+"""What an edit run leaves behind: the JSON object, pictures, the contact sheet and its part of a report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from t2iprobe.report.sections import Cell, ReportTable, Section
 
 SHEET_ROWS = 8
 SHEET, ANSWER, PICTURES, PAGE = "contact_sheet.png", "result.json", "pictures", "report.html"
-#: scores of the report's table: name, head of the column, digits
+#: scores in the report's table: name, column head, digits
 COLUMNS = (
     ("ocr_f1_target", "F1 to target", 2),
     ("ocr_f1_source", "F1 to source", 2),
@@ -36,7 +36,7 @@ COLUMNS = (
 
 
 def answer_of(result: StudyResult, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON object."""
+    """The JSON object of an edit run."""
     assert result.finding is not None
     finding, settings = finding_as_json(result.finding), result.manifest["settings"]
     return {
@@ -57,7 +57,7 @@ def answer_of(result: StudyResult, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(result: StudyResult, photo: Image.Image | None) -> None:
-    """Contact sheet and every picture as PNG, beside the study's own files."""
+    """Write the contact sheet, and every picture as PNG, next to the study's own files."""
     from t2iprobe.report.figures import SheetRow, contact_sheet
 
     labels = [trial.label for trial in result.trials]
@@ -84,18 +84,18 @@ def write(result: StudyResult, photo: Image.Image | None) -> None:
 
 
 def write_answer(result: StudyResult, answer: Mapping[str, Any]) -> None:
-    """``result.json``: the mark that all else is there, so it is written last."""
+    """Write ``result.json`` last, because it marks that everything else is there."""
     keep(result.path, {ANSWER: answer})
 
 
 def _cell(rows: Sequence[Sequence[Image.Image]]) -> int:
-    """Pixels of a picture on the sheet: a multiple of a small one, so that its pixels stay square."""
+    """Size in pixels of a picture on the sheet: a multiple of a small picture's, so that its pixels stay square."""
     side = max(rows[0][0].size)
     return 128 // side * side if side <= 64 else min(256, max(128, side))
 
 
 def sections(result: StudyResult) -> Iterator[Section]:
-    """The part of a report, for a study that is an edit run."""
+    """The sections of a report, if the study is an edit run."""
     if result.manifest["settings"].get("localizer", {}).get("name") != EditComparison.name or result.finding is None:
         return
     rows = result.finding.details["methods"]
@@ -122,5 +122,5 @@ def sections(result: StudyResult) -> Iterator[Section]:
 
 
 def folder_of(model: str) -> Path:
-    """Where a run lies unless told otherwise."""
+    """The folder of a run unless another one is given."""
     return Path("runs") / f"edit-{Path(model).name}"

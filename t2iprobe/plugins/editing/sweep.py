@@ -30,7 +30,7 @@ class EditMethod:
     """An editor with the step it begins at.
 
     Args:
-        editor: edits.
+        editor: the editor.
         sites: what it acts on, for the record.
         layers: the found layers.
         start: first step that is edited.
@@ -43,14 +43,14 @@ class EditMethod:
 
     @property
     def label(self) -> str:
-        """Names it in tables; the clean target's is the study's own."""
+        """Name of the method in tables; the clean target is named by the study itself."""
         if isinstance(self.editor, PromptSwap):
             return TARGET
         return self.editor.name + (f" from step {self.start}" if self.start else "")
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """What is recorded of it: the edited picture and, where it has its own, the unedited one."""
+        """What is recorded of the method: the edited picture and, if it has its own, the unedited one."""
         if isinstance(self.editor, PromptSwap):
             return ()
         own = (Trial(self.source_label, (), self.layers),) if self.editor.own_sources else ()
@@ -58,12 +58,12 @@ class EditMethod:
 
     @property
     def source_label(self) -> str:
-        """Of its own unedited picture."""
+        """Label of the method's own unedited picture."""
         return f"source of {self.label}"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that decides its pictures."""
+        """Everything that decides the method's pictures."""
         thing: Any = self.editor
         known = [one.name for one in dataclasses.fields(thing)] if dataclasses.is_dataclass(thing) else vars(thing)
         own = {name: getattr(thing, name) for name in known}
@@ -72,19 +72,19 @@ class EditMethod:
 
 @dataclass
 class EditSweep:
-    """An evaluator: pictures of methods, and what is read in them.
+    """An evaluator that makes the methods' pictures and reads what is in them.
 
     Args:
-        model: draws.
+        model: the model that draws.
         pairs: what is edited.
-        methods: by what.
+        methods: methods to edit by.
         scorer: reads the pictures.
         outside: compares what is not text.
-        settings: of the generation.
-        batch_size: most pictures at once.
-        latents: (pair, ...) what the pictures start from, for real ones.
+        settings: settings of the generation.
+        batch_size: largest number of pictures at once.
+        latents: (pair, ...) what the pictures start from, for real pictures.
         picture: the real picture that is edited; pictures are compared with it.
-        folder: of the run, where editors keep files.
+        folder: folder of the run, where editors keep files.
     """
 
     model: Model
@@ -114,7 +114,7 @@ class EditSweep:
         return Cost(sum(images), sum(images) * rows, runs * self.model.calls(self.settings))
 
     def _pictures(self, labels: Sequence[str]) -> list[int]:
-        """Pictures a pair of each run."""
+        """Number of pictures per pair of each run."""
         plain = [1 for label in (SOURCE, TARGET) if label in labels]
         return plain + [one.editor.pictures for one in self._asked(labels)]
 
@@ -122,7 +122,7 @@ class EditSweep:
         return [one for one in self.methods if any(trial.label in labels for trial in one.trials)]
 
     def chunks(self, asks: Sequence[TrialBatch]) -> Iterator[list[TrialBatch]]:
-        """Asks of the same trials that fill a batch together with their donors."""
+        """Groups of asks for the same trials that, together with their donors, fill a batch."""
         chunk: list[TrialBatch] = []
         for ask in asks:
             if chunk and (len(chunk) == max(1, self.batch_size // 2) or ask.trials != chunk[0].trials):
@@ -183,7 +183,7 @@ class EditSweep:
 
 @dataclass
 class _Made:
-    """Pictures of a chunk, by trial's label."""
+    """Pictures of a chunk by the trial's label."""
 
     task: EditTask
     labels: Sequence[str]
@@ -200,7 +200,7 @@ class _Made:
             self._take(TARGET, PromptSwap().edit(self.task))
 
     def add(self, method: EditMethod) -> None:
-        """Edit by a method."""
+        """Add the pictures of a method."""
         made = method.editor.edit(dataclasses.replace(self.task, start=method.start, layers=method.layers))
         self._take(method.label, made)
         if made.sources is not None:

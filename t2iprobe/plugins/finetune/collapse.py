@@ -1,8 +1,8 @@
 """The collapse monitor: precision and recall of tuned pictures against the base model's (Kynkäänniemi et al. 2019).
 
-Precision is the share of tuned pictures that could be the base model's; recall the share of the base model's pictures
-that the tuned model could still make: it falls when a model forgets. The aggregates ``manifold_precision`` and
-``manifold_recall`` are the same numbers of an Inception network, which an extra has; these need nothing else.
+Precision is the share of tuned pictures that could be the base model's. Recall is the share of the base model's
+pictures that the tuned model could still make, and falls when a model forgets. The aggregates ``manifold_precision``
+and ``manifold_recall`` are the same numbers from an Inception network, which comes with an extra; these need no extra.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from t2iprobe.core.model import Model
 from t2iprobe.training.feed import steady
 
 NEIGHBOURS = 3
-CELLS = 8  # a side, to which a picture's latents are averaged
+CELLS = 8  # per side, to which a picture's latents are averaged
 Features = Callable[[Sequence[Image.Image]], Tensor]
 
 
 def precision_recall(tuned: Tensor, base: Tensor, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
-    """Of two sets of features, (picture, feature); NaN where a set has no ``neighbours`` + 1 pictures."""
+    """Precision and recall of two sets (picture, feature); NaN if a set has only ``neighbours`` pictures or fewer."""
     if min(len(tuned), len(base)) <= neighbours:
         return float("nan"), float("nan")
     return covered(tuned, base, neighbours), covered(base, tuned, neighbours)
 
 
 def latents(model: Model) -> Features:
-    """Features without a further network: the model's own latents, averaged to 8 x 8 cells."""
+    """Features that need no further network: the model's own latents, averaged to 8 x 8 cells."""
 
     @torch.no_grad()
     def features(images: Sequence[Image.Image]) -> Tensor:

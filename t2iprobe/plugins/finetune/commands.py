@@ -1,4 +1,4 @@
-"""``t2iprobe finetune``: LoRA on the found layers, and on others to compare with. Imports no torch by itself."""
+"""``t2iprobe finetune``: LoRA on the found layers, and on others for comparison. Imports no torch by itself."""
 
 from __future__ import annotations
 

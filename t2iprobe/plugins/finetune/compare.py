@@ -9,7 +9,7 @@ from t2iprobe.core.statistics import Interval, interval
 
 
 def over_seeds(values: Sequence[float | None]) -> Interval | None:
-    """The mean of one number a seed and its interval by Student's t; ``None`` where there is no number.
+    """The mean over one number per seed and its interval by Student's t; ``None`` if there are no numbers.
 
     One seed has no interval: its bounds are NaN.
     """
@@ -18,7 +18,7 @@ def over_seeds(values: Sequence[float | None]) -> Interval | None:
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row a scope, in the order of the runs, from their manifests."""
+    """One row per scope, in the order of the runs, from their manifests."""
     scopes = dict.fromkeys(run["settings"]["job"]["scope"] for run in runs)
     return [_row(scope, [run for run in runs if run["settings"]["job"]["scope"] == scope]) for scope in scopes]
 
@@ -41,7 +41,7 @@ def _row(scope: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def same_modules(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Scopes that come to the same modules here, so that their rows say the same."""
+    """Pairs of scopes that select the same modules here, so that their rows say the same."""
     modules = {run["settings"]["job"]["scope"]: tuple(run["modules"]) for run in runs}
     names = list(modules)
     return [(one, other) for i, one in enumerate(names) for other in names[i + 1 :] if modules[one] == modules[other]]

@@ -1,8 +1,8 @@
 """What a LoRA does to pictures while it trains: :class:`Monitor`.
 
-Two sets of prompts, always with the same noise: what is to be learnt, and what is to be kept. ``learn_*`` and
-``keep_*`` are scores of them; ``keep_ssim`` compares with the base model's own pictures; precision and recall are the
-collapse monitor over both sets.
+It uses two sets of prompts, always with the same noise: what is to be learnt, and what is to be kept. ``learn_*`` and
+``keep_*`` are their scores; ``keep_ssim`` compares with the base model's own pictures; precision and recall are those
+of the collapse monitor over both sets.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DIRECTIONS = {
     "keep_f1": "higher", "keep_exact": "higher", "keep_distance": "lower", "keep_clip_t": "higher",
     "keep_ssim": "higher", "precision": "higher", "recall": "higher",
 }  # fmt: skip
-SIDE = 11  # pixels that SSIM needs
+SIDE = 11  # pixels, the smallest side that SSIM can take
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Look:
     """Pictures and their scores.
 
     Args:
-        images: of the prompts to learn, then of those to keep.
-        scores: means; NaN where a score is not defined.
+        images: pictures of the prompts to learn, then of those to keep.
+        scores: mean scores; NaN where a score is not defined.
         each: the scores of single pictures, for those that have them.
     """
 
@@ -51,19 +51,19 @@ class Look:
 
 @dataclass
 class Monitor:
-    """Looks at a model. The base model is looked at first: :attr:`base` must not be asked for while a LoRA is on.
+    """Looks at a model. The base model comes first: :attr:`base` must not be computed while a LoRA is on.
 
     Args:
-        model: the base model; later with a LoRA on.
+        model: the base model, later with a LoRA on it.
         learn, keep: what is asked for.
-        reader: OCR.
+        reader: OCR reader.
         text: metrics by name: ``ocr_exact``, ``ocr_distance`` and the aggregate ``ocr_f1_dataset``.
-        similarity: of two pictures.
-        clip: of a picture and its prompt, if a CLIP was given.
-        features: of pictures, for the collapse monitor.
-        settings: of the generation.
-        batch_size: most pictures at once.
-        on_step: progress.
+        similarity: similarity of two pictures.
+        clip: similarity of a picture and its prompt, if a CLIP was given.
+        features: features of pictures, for the collapse monitor.
+        settings: settings of the generation.
+        batch_size: largest number of pictures at once.
+        on_step: called to report progress.
     """
 
     model: Model
@@ -80,12 +80,12 @@ class Monitor:
 
     @property
     def probes(self) -> list[ProbePicture]:
-        """Everything that is asked for."""
+        """All pictures that are asked for."""
         return [*self.learn, *self.keep]
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What decides the scores, as plain values."""
+        """Everything that decides the scores, as plain values."""
         return {
             "probes": [[one.prompt, one.seed] for one in self.probes],
             "learn": len(self.learn),
@@ -102,11 +102,11 @@ class Monitor:
 
     @cached_property
     def before(self) -> Look:
-        """The base model."""
+        """The look at the base model."""
         return self.judge(self.base)
 
     def look(self) -> Look:
-        """The model as it is now."""
+        """Look at the model as it is now."""
         return self.judge(self._pictures())
 
     def judge(self, images: Sequence[Image]) -> Look:
@@ -129,7 +129,7 @@ class Monitor:
         return self.model.run(generation, batch_size=self.batch_size, on_step=self.on_step).images
 
     def _set(self, name: str, probes: Sequence[ProbePicture], images: Sequence[Image]) -> dict[str, list[float]]:
-        """Scores of each picture of one of the two sets."""
+        """The scores of each picture in one of the two sets."""
         read = self._read(probes, images)
         found = {
             f"{name}_{short}": [float(self.text[full].score(text, word)) for text, word in read]
@@ -142,13 +142,13 @@ class Monitor:
         return found
 
     def _read(self, probes: Sequence[ProbePicture], images: Sequence[Image]) -> list[tuple[str, str]]:
-        """What is read and what should be, where a prompt asks for a word."""
+        """The text that is read and the word that should be, for prompts that ask for a word."""
         asked = [(image, one.word) for image, one in zip(images, probes, strict=True) if one.word is not None]
         texts = self._reading(tuple(image for image, _ in asked))
         return [(text, word) for text, (_, word) in zip(texts, asked, strict=True)]
 
     def _reading(self, images: tuple[Image, ...]) -> list[str]:
-        """OCR of each picture, once."""
+        """The OCR text of each picture, read only once."""
         new = [image for image in images if id(image) not in self._texts]
         if new:
             self._texts.update({id(one): (one, text) for one, text in zip(new, self.reader.read(new), strict=True)})
@@ -180,10 +180,10 @@ def monitor(
     batch_size: int | None = None,
     on_step: OnStep = lambda rows, step: None,
 ) -> Monitor:
-    """A monitor of registered parts.
+    """A monitor made of registered parts.
 
     Raises:
-        ConfigError: no such reader, or nothing to look at.
+        ConfigError: there is no such reader, or nothing to look at.
         ModelError: the CLIP is not there.
     """
     if not learn or not keep:

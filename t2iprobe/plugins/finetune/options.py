@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 RUNS = Path("runs")
-CAPTIONS = 2000  # of which it is looked whether the text encoders read them whole
+CAPTIONS = 2000  # at most so many are checked for whether the text encoders read them whole
 #: settings of a training that are options of the command, by the option's name
 TRAINING = {
     "train_steps": "steps", "lr": "lr", "train_batch_size": "batch", "rows_at_once": "rows_at_once",
@@ -88,7 +88,7 @@ class FinetuneOptions(RunOptions, GenerationOptions, LayerOptions, StagedModelOp
 
     @property
     def paper(self) -> FinetunePreset | None:
-        """The preset.
+        """The preset that was asked for.
 
         Raises:
             ConfigError: there is none of that name, or it needs an architecture.
@@ -103,7 +103,7 @@ class FinetuneOptions(RunOptions, GenerationOptions, LayerOptions, StagedModelOp
         return preset(self.preset, self.arch)
 
     def with_preset(self) -> FinetuneOptions:
-        """The paper's settings, where asked for; what is given beside them goes first."""
+        """The options with the paper's settings, if asked for; explicit options take precedence."""
         paper = self.paper
         if paper is None:
             return self
@@ -116,7 +116,7 @@ class FinetuneOptions(RunOptions, GenerationOptions, LayerOptions, StagedModelOp
 
 
 def planned(asked: FinetuneOptions, plugins: Plugins) -> dict[str, Any]:
-    """What would be trained; a preset's on the published configuration, without weights."""
+    """What would be trained; for a preset, on the published configuration without weights."""
     from t2iprobe.plugins.finetune.planning import plan
 
     full, paper = asked.with_preset(), asked.paper
@@ -137,7 +137,7 @@ def planned(asked: FinetuneOptions, plugins: Plugins) -> dict[str, Any]:
 
 
 def _published(paper: FinetunePreset, asked: FinetuneOptions, plugins: Plugins) -> Model:
-    """The denoiser of a preset as it was published, on the meta device; it has no weights and cannot run."""
+    """The denoiser of a preset as published, on the meta device; it has no weights and cannot run."""
     from t2iprobe.cli.parse import choice
     from t2iprobe.core.model import Model
 
@@ -146,7 +146,7 @@ def _published(paper: FinetunePreset, asked: FinetuneOptions, plugins: Plugins) 
 
 
 def trained(asked: FinetuneOptions, plugins: Plugins) -> list[dict[str, Any]]:
-    """Everything that can be refused is looked at before the model is loaded, and that before anything is written."""
+    """Do the trainings; all that can be refused is checked before the model loads, and it loads before any writing."""
     from t2iprobe.core.runs.stop import Stop
     from t2iprobe.plugins.finetune.monitor import monitor
     from t2iprobe.plugins.finetune.session import FinetuneSession
@@ -193,10 +193,10 @@ def _key(job: FinetuneJob) -> tuple[str, int]:
 
 
 def _check(asked: FinetuneOptions) -> None:
-    """Refuse scopes that are not known, and layers that are given in two ways.
+    """Refuse unknown scopes, and layers that are given in two ways.
 
     Raises:
-        ConfigError: as it says.
+        ConfigError: a scope is unknown, or layers are given in two ways.
     """
     from t2iprobe.cli.parse import choice
     from t2iprobe.training.targets import SCOPES
@@ -215,7 +215,7 @@ def _lesson(asked: FinetuneOptions, plugins: Plugins) -> TrainingSet:
 
 
 def _layers(asked: FinetuneOptions, model: Model) -> tuple[int, ...]:
-    """The found layers; none where every scope does without."""
+    """The found layers; none if every scope does without."""
     from t2iprobe.cli.layers import chosen
 
     if asked.layers is None and asked.from_run is None and {*asked.scope} <= {"all-cross", "all-attention"}:
@@ -242,7 +242,7 @@ def _say_plan(
     asked: FinetuneOptions,
     out: Path,
 ) -> None:
-    """What is trained and what it costs, before anything is; long work wants ``--yes``."""
+    """Say what will be trained and what it costs before anything is; long work needs ``--yes``."""
     for job in {job.scope: job for job in jobs}.values():
         layers = ranges(session.targets(job).layers)
         seeded = " (of the first seed)" if job.scope == "random" and len(jobs) > 1 else ""
@@ -269,7 +269,7 @@ def _say_plan(
 
 
 def _remarks(session: FinetuneSession, job: FinetuneJob) -> Iterator[str]:
-    """What a user should know of the data before it is trained on."""
+    """What a user should know about the data before a model is trained on it."""
     side, examples, adapter = session.side(job), session.lesson.examples, session.model.adapter
     small = [one for one in examples if one.size and min(one.size) < side]
     if small:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from t2iprobe.plugins.finetune.session import FinetuneCallbacks, FinetuneJob
 
 SHOWN = ("learn_f1", "learn_exact", "keep_f1", "keep_exact", "keep_ssim", "precision", "recall")
-LISTED = 12  # modules of a plan
+LISTED = 12  # most modules of a plan that are all listed
 MEANINGS = {
     "learn_f1": "characters read of what is learnt (published F1)",
     "learn_exact": "whole words read of what is learnt",
@@ -39,7 +39,7 @@ MEANINGS = {
 
 @contextmanager
 def callbacks(job: FinetuneJob, stop: Stop, what: str) -> Iterator[FinetuneCallbacks]:
-    """A bar with the loss, and a line a look."""
+    """Show a bar with the loss, and a line per look."""
     from t2iprobe.plugins.finetune.session import FinetuneCallbacks
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
@@ -68,7 +68,7 @@ class _Smooth:
 
 
 def only_one_speaks() -> bool:
-    """Of the processes of ``accelerate launch``; whether it is this one."""
+    """Silence all processes of ``accelerate launch`` but the first; returns whether this one is the first."""
     first = os.environ.get("RANK", "0") == "0"
     if not first:
         answers.quiet = notes.quiet = True
@@ -136,7 +136,7 @@ def _print_one(run: dict[str, Any]) -> None:
 
 
 def row(run: Mapping[str, Any]) -> dict[str, Any]:
-    """A training in a line: what it was, and the scores after it."""
+    """A training in one row: what it was, and the scores after it."""
     job, after = run["settings"]["job"], run.get("after") or {}
     shown = {name: after[name] for name in SHOWN if after.get(name) is not None}
     head = {"scope": job["scope"], "seed": job["settings"]["seed"], "layers": run["layers"]}
@@ -171,7 +171,7 @@ def _interval(value: Any, digits: int = 2) -> str:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """``0-3, 6``."""
+    """Numbers as ranges, such as ``0-3, 6``."""
     found: list[list[int]] = []
     for number in numbers:
         if found and number == found[-1][-1] + 1:

@@ -1,4 +1,4 @@
-"""What a fine-tuning would train and need; works on a denoiser without weights, too."""
+"""What a fine-tuning would train and need; this also works on a denoiser without weights."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from t2iprobe.core.options import LoadOptions
 from t2iprobe.plugins.finetune.session import FinetuneJob
 from t2iprobe.training.targets import choose, count
 
-#: bytes a LoRA parameter: itself, its gradient and AdamW's two means, float32 each, or the means in 8 bits
+#: bytes per LoRA parameter: itself, its gradient and AdamW's two means, in float32 each, or the means in 8 bits
 LEARNING = {"adamw": 16, "adamw8bit": 10}
 
 
 def plan(
     adapter: Adapter, pipeline: Pipeline, job: FinetuneJob, dtype: str | None, pictures: int | None
 ) -> dict[str, Any]:
-    """One job.
+    """The plan of one job.
 
     Args:
-        adapter, pipeline: of the model; the pipeline needs the denoiser only.
+        adapter, pipeline: adapter and pipeline of the model; the pipeline needs only the denoiser.
         job: what is asked for.
-        dtype: of the denoiser's weights.
-        pictures: in the data, if that is known.
+        dtype: dtype of the denoiser's weights.
+        pictures: number of pictures in the data, if known.
     """
     targets = choose(adapter, pipeline, job.scope, layers=job.layers, stream=job.stream, seed=job.seed)
     counted = count(adapter, pipeline, targets, job.rank)

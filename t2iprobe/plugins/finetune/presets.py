@@ -17,15 +17,15 @@ from t2iprobe.core.names import choice
 
 @dataclass(frozen=True, slots=True)
 class FinetunePreset:
-    """One model of one paper; the names are those of the options.
+    """Settings of one paper for one model; the names are those of the options.
 
     Args:
         model: hub id.
-        layers: that were found to write the text.
+        layers: layers that were found to write the text.
         scope, projections, rank, lr, train_batch_size, train_steps, resolution, dtype, precision, checkpointing, seed:
-            of the training.
+            settings of the training.
         upscaler: hub id of a second stage.
-        pictures: in the published data.
+        pictures: number of pictures in the published data.
         carried: what is not published for this model.
     """
 
@@ -47,7 +47,7 @@ class FinetunePreset:
     carried: str = ""
 
     def options(self) -> dict[str, Any]:
-        """As options of the command; ``layers`` in its own way of writing."""
+        """The settings as options of the command, with ``layers`` in the command's notation."""
         names = (
             "model", "upscaler", "scope", "projections", "rank", "lr", "train_batch_size", "train_steps",
             "resolution", "dtype", "precision", "checkpointing", "seed",
@@ -84,6 +84,6 @@ def preset(name: str, arch: str) -> FinetunePreset:
     """The settings of the paper ``name`` for the architecture ``arch``.
 
     Raises:
-        ConfigError: no such preset, or it has none for this architecture.
+        ConfigError: there is no such preset, or it has no settings for this architecture.
     """
     return choice(f"fine-tuning of the preset {name} for the architecture", arch, choice("preset", name, PRESETS))

@@ -1,10 +1,10 @@
 """A fine-tuning on disk: manifest, losses, looks with their pictures, and the LoRA.
 
 manifest.json      what was asked for, on what it ran, the counts, the result
-losses.jsonl       a line a step
-looks.jsonl        a line a look: step, scores, and the scores of single pictures
-samples/           a sheet a look: the base model's pictures above the tuned ones
-checkpoint.pt      until it is finished: where an interrupted training goes on
+losses.jsonl       one line per step
+looks.jsonl        one line per look: step, scores, and the scores of single pictures
+samples/           one sheet per look: the base model's pictures above the tuned ones
+checkpoint.pt      only until the training is finished: where an interrupted one goes on
 lora/              pytorch_lora_weights.safetensors
 """
 
@@ -22,7 +22,7 @@ from t2iprobe.core.runs import lines
 from t2iprobe.core.runs.checksums import keep
 from t2iprobe.plugins.finetune.monitor import Look
 
-CELL, GAP, MOST = 96, 4, 16  # pixels a picture and between them; pictures in a row
+CELL, GAP, MOST = 96, 4, 16  # pixels per picture and between pictures; most pictures in a row
 
 
 LOSSES, LOOKS = "losses.jsonl", "looks.jsonl"
@@ -30,7 +30,7 @@ LOSSES, LOOKS = "losses.jsonl", "looks.jsonl"
 
 @dataclass(frozen=True)
 class FinetuneRecord:
-    """What a training leaves in its folder, but for the manifest and the LoRA.
+    """What a training leaves in its folder, except for the manifest and the LoRA.
 
     Args:
         path: the folder.
@@ -39,7 +39,7 @@ class FinetuneRecord:
     path: Path
 
     def loss(self, step: int, value: float) -> None:
-        """A step was taken; lines of steps that a checkpoint does not know are written again.
+        """Record the loss of a step; lines of steps that a checkpoint does not know are written again.
 
         Raises:
             StoreError: the disk is full or gone.
@@ -62,12 +62,12 @@ class FinetuneRecord:
         lines.append(self.path / LOOKS, plain(line))
 
     def looks(self) -> dict[int, dict[str, Any]]:
-        """Looks by step."""
+        """The recorded looks by step."""
         return {line["step"]: line for line in lines.read(self.path / LOOKS)}
 
 
 def sheet(images: Sequence[Image.Image], base: Sequence[Image.Image], learn: int) -> Image.Image:
-    """What is learnt, base above tuned, and below it what is kept, likewise."""
+    """The sheet of a look: what is learnt, base above tuned, and below it what is kept, likewise."""
     rows = [base[:learn], images[:learn], base[learn:], images[learn:]]
     wide = min(MOST, max(len(row) for row in rows))
     side = CELL + GAP
@@ -80,7 +80,7 @@ def sheet(images: Sequence[Image.Image], base: Sequence[Image.Image], learn: int
 
 
 def plain(value: Any) -> Any:
-    """For JSON: what is not a number is null."""
+    """Values for JSON, with null for what is not a number."""
     if isinstance(value, Mapping):
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -31,11 +31,11 @@ class FinetuneJob:
     """What is trained.
 
     Args:
-        scope, stream, layers, seed: which modules; ``layers`` are those that were found.
-        rank, alpha, dropout: of the LoRA; ``alpha`` is the rank if not given, or that of ``start``.
+        scope, stream, layers, seed: select the modules; ``layers`` are those that were found.
+        rank, alpha, dropout: as for the LoRA; ``alpha`` defaults to the rank, or to that of ``start``.
         start: a saved LoRA of the same modules and rank to go on from.
-        settings: of the training.
-        side, crop, flip, drop: of the pictures, see :class:`~t2iprobe.training.dataset.Pictures`.
+        settings: settings of the training.
+        side, crop, flip, drop: how pictures are prepared, see :class:`~t2iprobe.training.dataset.Pictures`.
     """
 
     settings: Settings
@@ -53,18 +53,18 @@ class FinetuneJob:
 
     @property
     def seed(self) -> int:
-        """Of everything."""
+        """The seed of everything random in the training."""
         return self.settings.seed
 
 
 @dataclass(frozen=True)
 class FinetuneCallbacks:
-    """Whom training tells of its progress.
+    """Functions through which a training reports its progress.
 
     Args:
-        on_step: step and loss.
-        looked: step and look; 0 is the base model.
-        stop: asked between steps.
+        on_step: called with step and loss.
+        looked: called with step and look; 0 is the base model.
+        stop: asked between steps whether to stop.
     """
 
     on_step: Callable[[int, float], None] = lambda step, loss: None
@@ -74,12 +74,12 @@ class FinetuneCallbacks:
 
 @dataclass
 class FinetuneSession:
-    """A model, its pictures and its monitor; trainings of them.
+    """A model with its pictures and its monitor, on which trainings run.
 
     Args:
         model: no LoRA may be on it; every training leaves it as it was.
         lesson: what is learnt.
-        monitor: looks at the model; ``None`` looks never.
+        monitor: looks at the model; with ``None`` nobody looks.
         every: steps between looks; 0 looks at the beginning and at the end.
     """
 
@@ -93,7 +93,7 @@ class FinetuneSession:
         """Whether the folder holds this training, finished.
 
         Raises:
-            RunExistsError: it holds another one.
+            RunExistsError: the folder holds another one.
         """
         found = existing(path, self.settings(job))
         return found is not None and found["state"] == FINISHED
@@ -104,17 +104,17 @@ class FinetuneSession:
         return choose(adapter, pipeline, job.scope, layers=job.layers, stream=job.stream, seed=job.seed)
 
     def count(self, job: FinetuneJob) -> Count:
-        """Its parameters."""
+        """Number of parameters that a job trains."""
         return count(self.model.adapter, self.model.pipeline, self.targets(job), job.rank)
 
     def looks(self, job: FinetuneJob) -> int:
-        """Looks at the model while it is trained: every so many steps and at the end; at a saved LoRA before, too."""
+        """Number of looks while a job trains: every so many steps and at the end, and at a saved LoRA also before."""
         if self.monitor is None:
             return 0
         return -(-job.settings.steps // (self.every or job.settings.steps)) + (job.start is not None)
 
     def probe(self, job: FinetuneJob) -> float:
-        """Seconds that it takes, without looks, measured on one step."""
+        """Estimated seconds that a training takes without looks, measured on one step."""
         lora = self._attach(job)
         try:
             return self._trainer(lora, job).probe() * job.settings.steps
@@ -122,15 +122,15 @@ class FinetuneSession:
             lora.detach()
 
     def run(self, job: FinetuneJob, path: Path, callbacks: FinetuneCallbacks | None = None) -> dict[str, Any]:
-        """Train, or go on with a training; the manifest of the finished one.
+        """Train, or resume a training; returns the manifest of the finished one.
 
         Raises:
             RunExistsError: the folder holds another training.
-            StoppedError: it was asked to stop.
+            StoppedError: the training was asked to stop.
         """
         callbacks = callbacks or FinetuneCallbacks()
         check_free(self.model)
-        if process() != 0:  # the first process has the folder
+        if process() != 0:  # the first process owns the folder
             self._train(job, path, None, callbacks)
             return {}
         run = runs.RunDefinition(
@@ -144,7 +144,7 @@ class FinetuneSession:
         return runs.execute(run, path, callbacks.stop)
 
     def settings(self, job: FinetuneJob) -> dict[str, Any]:
-        """What decides the result; how the rows are passed through does not."""
+        """Everything that decides the result; how the rows are passed through does not."""
         asked = asdict(job)
         asked["settings"].pop("rows_at_once")
         watched = None if self.monitor is None else self.monitor.asked
@@ -161,10 +161,10 @@ class FinetuneSession:
         return dict(plain(found))
 
     def side(self, job: FinetuneJob) -> int:
-        """Of the pictures in pixels; the model's own if not asked for.
+        """Side length of the pictures in pixels; the model's own if not asked for.
 
         Raises:
-            ConfigError: the model cannot be trained at it.
+            ConfigError: the model cannot be trained at that size.
         """
         adapter, pipeline = self.model.adapter, self.model.pipeline
         side, grain = job.side or min(adapter.picture_size(pipeline)), adapter.grain(pipeline)
@@ -227,7 +227,7 @@ class FinetuneSession:
     def _result(
         self, job: FinetuneJob, record: FinetuneRecord, session: runs.RunSession, before: Look | None
     ) -> dict[str, Any]:
-        """What the manifest gets at the end."""
+        """What is added to the manifest at the end."""
         losses, looks = record.losses(), record.looks()
         tail = losses[-max(1, len(losses) // 10) :]
         last = looks[job.settings.steps] if looks else None
@@ -242,10 +242,10 @@ class FinetuneSession:
 
 
 def _continued(model: Model, start: str, modules: Sequence[str], job: FinetuneJob) -> Lora:
-    """A saved LoRA that goes on learning, with the scale that it has.
+    """A saved LoRA that goes on learning, at the scale it has.
 
     Raises:
-        ConfigError: it is not what the job is said to train.
+        ConfigError: the LoRA does not match what the job is to train.
     """
     lora = Lora.load(model, start)
     try:
@@ -257,7 +257,7 @@ def _continued(model: Model, start: str, modules: Sequence[str], job: FinetuneJo
 
 
 def _check_continues(lora: Lora, start: str, modules: Sequence[str], job: FinetuneJob) -> None:
-    """Refuse to go on with a LoRA that is not what the job is said to train."""
+    """Refuse to go on with a LoRA that does not match what the job is to train."""
     if odd := set(modules) ^ set(lora.modules):
         what = "does not adapt" if min(odd) in modules else "adapts, and the scope does not,"
         raise ConfigError(f"{start} does not match the modules of this scope: it {what} {min(odd)}")
@@ -290,7 +290,7 @@ class _Trail:
         self.callbacks.on_step(step, loss)
 
     def look(self, step: int) -> None:
-        """Look, unless this was done before an interruption."""
+        """Look at the model, unless this was done before an interruption."""
         assert self.monitor is not None and self.before is not None
         done = self.record.looks()
         if step not in done:

@@ -25,8 +25,8 @@ class ProbePicture:
     """A picture that is made again and again while a LoRA trains.
 
     Args:
-        prompt: of it.
-        seed: of its noise.
+        prompt: prompt of the picture.
+        seed: seed of its noise.
         word: what it should read; ``None`` where the prompt quotes nothing.
     """
 
@@ -41,9 +41,9 @@ class TrainingSet:
 
     Args:
         examples: the pictures.
-        ref: how they were asked for.
-        probes: what to ask while training, unless somebody says otherwise.
-        notes: what a user should know of them.
+        ref: how the pictures were asked for.
+        probes: pictures to make while training, unless others are asked for.
+        notes: what a user should know about the pictures.
     """
 
     examples: Sequence[Example]
@@ -63,9 +63,9 @@ def lesson(ref: str, plugins: Plugins, *, limit: int, seed: int = 0) -> Training
 
     Args:
         ref: ``FOLDER``, or ``NAME[,key=value…]`` of a set with ``pictures(seed)``.
-        plugins: where the sets are.
-        limit: how many probes.
-        seed: of what is drawn and asked.
+        plugins: plugins that have the sets.
+        limit: number of probes.
+        seed: seed of what is drawn and asked.
 
     Raises:
         ConfigError: there is no such folder or set, or it cannot be read.
@@ -86,7 +86,7 @@ def lesson(ref: str, plugins: Plugins, *, limit: int, seed: int = 0) -> Training
 
 
 def probes(ref: str, plugins: Plugins, *, limit: int, seed: int = 0) -> list[ProbePicture]:
-    """Prompts to make pictures of: a prompt set, or a text file with one a line.
+    """Prompts to make pictures of: a prompt set, or a text file with one prompt per line.
 
     Raises:
         ConfigError: there is no such set or file, or it is empty.
@@ -102,7 +102,7 @@ def _options(ref: str, kind: type[Any]) -> dict[str, int]:
     """``NAME:key=number,…`` as arguments of the set.
 
     Raises:
-        ConfigError: it has no such option, or it is no number.
+        ConfigError: the set has no such option, or a value is not a number.
     """
     name, _, rest = ref.partition(":")
     known = inspect.signature(kind).parameters
@@ -137,7 +137,7 @@ def _lines(path: Path, limit: int, seed: int) -> list[ProbePicture]:
 
 
 def _word(prompt: str) -> str | None:
-    """What the prompt quotes, if it does."""
+    """The word that the prompt quotes, if any."""
     try:
         return quoted(prompt)
     except ConfigError:
