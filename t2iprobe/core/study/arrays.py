@@ -34,7 +34,7 @@ from t2iprobe.core.store.layout import FLAT
 
 Array = zarr.Array[Any]
 ROWS, COLUMNS = 64, 256  # trials in a chunk of scores, and pairs in a file of scores
-IMAGE_BYTES = 64 << 20  # pictures in one file, before compression
+IMAGE_BYTES = 64 << 20  # bytes of pictures in one file, before compression
 LABELS = 4096  # in a chunk
 SCORES, QUESTION = "scores", "question"  # attributes of the root
 TAKEN = ("trial", "pair", "images", "memo", "activations")  # names that are not scores

@@ -42,7 +42,7 @@ class RecordedResults:
         root: root group of the store.
         names: names of the scores, the ranking one first.
 
-        Raises:
+    Raises:
         DamagedError: a chunk of labels or scores is not what was written.
     """
 

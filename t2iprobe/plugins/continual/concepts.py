@@ -79,7 +79,7 @@ def marked(sign: NewSign, mark: str) -> NewSign:
 
 
 def _words(rng: np.random.Generator) -> Iterator[str]:
-    """Random words of random letters, no word twice."""
+    """Words of random letters, no word twice."""
     seen: set[str] = set()
     while True:
         word = "".join(ALPHABET[index] for index in rng.integers(len(ALPHABET), size=WORD_LENGTH))

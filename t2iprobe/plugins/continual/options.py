@@ -237,7 +237,7 @@ def recipe_of(asked: ContinualOptions, side: int) -> TaskTraining:
 
 
 def sampler_of(asked: ContinualOptions) -> SampleStore:
-    """The sampling: the preset's, with the options that were given."""
+    """The sampling: the preset's or the default one, with the given options."""
     from t2iprobe.plugins.continual.sampler import SampleStore
 
     preset = preset_of(asked)

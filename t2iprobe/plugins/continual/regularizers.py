@@ -145,7 +145,7 @@ class Ewc(Regularizer):
         return {path: found + before[path] if path in before else found for path, found in fisher.items()}
 
     def _fisher(self, trained: Trained) -> dict[str, Tensor]:
-        """Mean squared gradient of a row's loss by each adapted weight, taken at the weight below the adapter."""
+        """Mean squared gradient of a row's loss with respect to each adapted weight, the one below the adapter."""
         denoiser = trained.lora.model.denoiser
         weights = {path: weight_of(denoiser, path) for path in trained.modules}
         sums = {path: torch.zeros(weight.shape) for path, weight in weights.items()}

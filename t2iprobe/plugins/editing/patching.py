@@ -15,7 +15,7 @@ Branches = Literal["both", "cond"]
 
 @dataclass(frozen=True)
 class PromptSwap(Editor):
-    """The target's prompt with the source's noise: the obvious method, and how well the model writes the target."""
+    """The target's prompt and the source's noise: the obvious edit, showing how well the model writes the target."""
 
     name: ClassVar[str] = "prompt-swap"
     summary: ClassVar[str] = "the target's prompt for the whole model, from the same noise; the clean target"
