@@ -1,4 +1,4 @@
-"""Many settings side by side: k, steps, guidance, and methods at the same number of model calls (E10, E14)."""
+"""Compares many settings: k, steps, guidance, and methods at the same number of model calls (E10, E14)."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from t2iprobe.plugins.inversion.schedule import Schedule
 
 @dataclass(frozen=True)
 class Cell:
-    """Arms that share their pictures.
+    """Arms that are compared on the same pictures.
 
     Args:
-        num_steps: of sampling and inversion.
-        guidance: of sampling, and with ``inversion_guidance`` of inversion too.
-        arms: methods.
+        num_steps: steps of sampling and of inversion.
+        guidance: guidance scale of sampling and, with ``inversion_guidance``, of inversion too.
+        arms: the methods.
     """
 
     num_steps: int
@@ -41,21 +41,21 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of the cell's folder."""
         return f"T{self.num_steps}-w{self.guidance:g}"
 
 
 def cells(
     methods: Sequence[InversionArm], ks: Sequence[int], num_steps: Sequence[int], guidance: Sequence[float]
 ) -> list[Cell]:
-    """Every number of steps with every guidance: all methods, and forward diffusion for each k that fits.
+    """One cell per number of steps and guidance: all methods, and forward diffusion for each k that fits.
 
     Raises:
-        ConfigError: nothing to compare.
+        ConfigError: there is nothing to compare.
     """
     found = []
     for steps in num_steps:
-        plain = any(replaced(arm.label) == 0 for arm in methods)  # which is k = 0
+        plain = any(replaced(arm.label) == 0 for arm in methods)  # the plain method is k = 0
         forward = [InversionArm("forward", {"steps": k}) for k in ks if k <= steps and (k or not plain)]
         arms = tuple({arm.label: arm for arm in [*methods, *forward]}.values())
         if not arms:
@@ -71,17 +71,17 @@ def equal_calls(
     inverters: Mapping[str, type[Inverter]],
     schedule: Callable[[int], Schedule],
 ) -> list[Cell]:
-    """Each method with as many steps as make at most ``calls`` model calls of inversion.
+    """Each method with the largest number of steps whose inversion makes at most ``calls`` model calls.
 
     Args:
-        methods: to compare.
-        calls: the budget a picture.
-        guidance: scales, of sampling and inversion.
-        inverters: by name.
-        schedule: of the model, from the number of steps.
+        methods: the methods to compare.
+        calls: the budget for one picture.
+        guidance: guidance scales, for both sampling and inversion.
+        inverters: the inverters, by name.
+        schedule: gives the model's schedule for a number of steps.
 
     Raises:
-        ConfigError: a method cannot do with so few.
+        ConfigError: a method needs more calls than that.
     """
     by_steps: dict[tuple[int, float], list[InversionArm]] = {}
     for arm in methods:
@@ -92,7 +92,7 @@ def equal_calls(
 
 
 def _fitting(method: Inverter, label: str, calls: int, scale: float, schedule: Callable[[int], Schedule]) -> int:
-    """The largest number of steps within the budget; calls grow with the steps."""
+    """The largest number of steps within the budget; the number of calls grows with the steps."""
     low, high = 1, calls + 8
     while low < high:
         middle = (low + high + 1) // 2
@@ -106,11 +106,11 @@ def _calls(method: Inverter, scale: float, schedule: Schedule) -> int:
     try:
         return examined(method, schedule, inversion_guidance=scale).invert
     except ConfigError:
-        return 1 << 30  # more replaced steps than there are
+        return 1 << 30  # the method replaces more steps than there are
 
 
 def measured(run: Inverted, options: AnalysisSettings) -> list[dict[str, Any]]:
-    """The numbers of a cell, a row each method."""
+    """The numbers of a cell, one row per method."""
     across = {row["what"]: row for row in correlations(run, options)["rows"]}
     normal = {row["what"]: row for row in normalities(run, options)["rows"]}
     within = {row["what"]: row for row in textures(run)["rows"]}
@@ -141,7 +141,7 @@ def _mean(values: Any) -> float | None:
 
 
 def replaced(label: str) -> int | None:
-    """k of a forward arm; 0 for the plain methods, ``None`` for others."""
+    """The k of a forward arm; 0 for the plain methods, ``None`` for all others."""
     name, _, rest = label.partition(":")
     if name in ("ddim", "euler") and not rest:
         return 0

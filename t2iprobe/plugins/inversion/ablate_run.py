@@ -1,4 +1,4 @@
-"""Runs an ablation's settings one after another, resumable, and gathers their numbers."""
+"""Runs an ablation's settings one after another, so that it can be resumed, and gathers their numbers."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Swept:
-    """What is varied.
+    """What an ablation varies.
 
     Args:
-        ks: steps that forward diffusion replaces.
-        num_steps: of sampling and inversion.
-        guidance: of both.
-        calls: model calls that each method may make, in place of ``num_steps``.
+        ks: numbers of steps that forward diffusion replaces.
+        num_steps: numbers of steps of sampling and inversion.
+        guidance: guidance scales of both.
+        calls: how many model calls each method may make; given in place of ``num_steps``.
     """
 
     ks: Sequence[int]
@@ -53,7 +53,7 @@ class Swept:
 
 
 def planned(asked: InvertOptions, swept: Swept, model: Model, plugins: Plugins) -> list[Cell]:
-    """The settings; without a method the plain one is compared."""
+    """The settings to run; where no method is named, the plain one is compared."""
     methods: list[InversionArm] = [parse_arm(text) for text in asked.method or (default_method(model),)]
     if swept.calls is None:
         return cells(methods, swept.ks, swept.num_steps, swept.guidance)
@@ -66,7 +66,7 @@ def planned(asked: InvertOptions, swept: Swept, model: Model, plugins: Plugins) 
 def studies(
     asked: InvertOptions, swept: Swept, model: Model, plugins: Plugins
 ) -> Iterator[tuple[Cell, InversionStudy]]:
-    """A study a setting."""
+    """One study per setting."""
     for cell in planned(asked, swept, model, plugins):
         question = question_of(
             asked, model, plugins, arms=cell.arms, num_steps=cell.num_steps, guidance=cell.guidance,
@@ -76,9 +76,9 @@ def studies(
 
 
 def run(asked: InvertOptions, swept: Swept, path: Path, plugins: Plugins) -> dict[str, Any]:
-    """Every setting as a run of its own below ``path``; what is whole is not measured again."""
+    """Run every setting as a run of its own below ``path``; settings that are complete are not measured again."""
     model = loaded(asked, plugins)
-    planned(asked, swept, model, plugins)  # refused before the folder is made
+    planned(asked, swept, model, plugins)  # refuse before the folder is made
     asked = asked.filled({"limit": ROWS})
     settings = {
         "command": "invert ablate",

@@ -1,7 +1,7 @@
-"""From a finished inversion to its numbers: :func:`analyze`, one part of the answer a function.
+"""From a finished inversion to its numbers: :func:`analyze`, with one function for each part of the answer.
 
-Every table has a row of true noise, which says what the number would be for a perfect latent. States and predictions
-are read a step at a time, so memory holds a few sets of latents and no more.
+Every table has a row for true noise, which says what the number would be for a perfect latent. States and predictions
+are read one step at a time, so memory never holds more than a few sets of latents.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Range = Literal["unit", "signed"]
 TRUE, OTHER, IMAGE = "true noise", "other noise", "image"
 TOP = 20  # correlations kept in each patch
 LAGS, RINGS = 8, 16
-GROUPED = 512  # rows from which assignments are made in groups
+GROUPED = 512  # from this many rows on, assignments are made in groups
 GROUPS = 8
 
 
@@ -45,13 +45,13 @@ class AnalysisSettings:
     """How to measure what can be measured in more than one way.
 
     Args:
-        patch: side of the patches of the correlation; default the largest up to 8 that tiles.
-        threshold: of plain pixels.
-        domain: whether differences are taken between pixels of the pictures or cells of what is denoised.
+        patch: side length of the patches for the correlation; default the largest up to 8 that tiles the images.
+        threshold: threshold below which pixels count as plain.
+        domain: whether differences are taken between pixels of the pictures or between cells of what is denoised.
         range: whether the threshold means pictures in 0..1 (``unit``) or -1..1 (``signed``).
-        groups: disjoint parts for assignments; default 8 from 512 rows on, else 1.
-        points: between noise and latent where distances of the trajectory are taken.
-        seed: of the other noise and of samples.
+        groups: number of disjoint parts for assignments; default 8 from 512 rows on, else 1.
+        points: number of points between noise and latent at which distances to the trajectory are taken.
+        seed: seed of the other noise and of samples.
     """
 
     patch: int | None = None
@@ -66,12 +66,12 @@ class AnalysisSettings:
 def analyze(
     run: Inverted, options: AnalysisSettings | None = None, tell: Callable[[str], None] = lambda part: None
 ) -> Found:
-    """Everything, as plain values.
+    """The whole analysis, as plain values.
 
     Args:
-        run: what was inverted.
+        run: the finished inversion.
         options: how to measure.
-        tell: gets the name of each part before it begins.
+        tell: is called with the name of each part before it begins.
     """
     options = options or AnalysisSettings()
     mask = plain_mask(run, options)
@@ -114,7 +114,7 @@ def about(run: Inverted) -> Found:
 
 
 def sets(run: Inverted, *, image: bool = False) -> Iterator[tuple[str, Numbers]]:
-    """True noise and every latent, by name; the images too where they are asked for."""
+    """True noise and every latent, by name, and the images if asked for."""
     yield TRUE, run.noise
     for arm in run.arms:
         yield arm, run.latent(arm)
@@ -128,7 +128,7 @@ def other_noise(run: Inverted, seed: int) -> Numbers:
 
 
 def reconstruction(run: Inverted) -> Found:
-    """What came back, what it cost, and the sizes of things (E13)."""
+    """How well the pictures were reconstructed, at what cost, and the sizes involved (E13)."""
     rows = []
     for arm in run.arms:
         scores = {name: over(run.score(name, arm), run.prompts) for name in run.score_names}
@@ -139,16 +139,16 @@ def reconstruction(run: Inverted) -> Found:
 
 
 def patch_of(shape: Sequence[int], asked: int | None = None) -> int:
-    """The side of the patches: as asked, or the largest up to 8 that tiles."""
+    """The side length of the patches: as asked for, or the largest up to 8 that tiles the images."""
     height, width = shape[-2:]
     return asked or max(side for side in range(1, 9) if height % side == 0 and width % side == 0)
 
 
 def patches(run: Inverted, options: AnalysisSettings) -> tuple[int, int, int]:
-    """The side of a patch of the correlation, its numbers, and how many correlations of it are kept.
+    """For the correlation: the side length of a patch, the entries in it, and how many correlations of it are kept.
 
     Raises:
-        ConfigError: too few images.
+        ConfigError: there are too few images.
     """
     if len(run.rows) < 3:
         raise ConfigError(f"a correlation across images needs 3 of them, {run.path} has {len(run.rows)}")
@@ -158,13 +158,13 @@ def patches(run: Inverted, options: AnalysisSettings) -> tuple[int, int, int]:
 
 
 def excess(run: Inverted, values: Numbers, options: AnalysisSettings) -> float:
-    """The correlation of values across images less what independent noise has on average."""
+    """The correlation of values across images, minus what independent noise has on average."""
     patch, size, top = patches(run, options)
     return correlation.patch_correlation(values, patch, top).mean - correlation.floor(len(values), size, top)
 
 
 def correlations(run: Inverted, options: AnalysisSettings) -> Found:
-    """Correlation between pixels across images (E1), with the floor that independent noise has."""
+    """Correlation between pixels across images (E1), with the floor that independent noise reaches."""
     patch, size, top = patches(run, options)
     floor = correlation.floor(len(run.rows), size, top)
     low, high = correlation.noise_range(len(run.rows), size, run.noise[0].size // size, top)
@@ -177,7 +177,7 @@ def correlations(run: Inverted, options: AnalysisSettings) -> Found:
 
 
 def textures(run: Inverted) -> Found:
-    """Autocorrelation within an image and its spectrum, which need no set; between what white noise's mean lies."""
+    """Autocorrelation and spectrum within an image, which need no set, with the range of white noise's mean."""
     channels, height, width = run.noise.shape[1:]
     lags = min(LAGS, height - 1, width - 1)
     rings = max(2, min(RINGS, height // 2, width // 2))
@@ -226,7 +226,7 @@ def normalities(run: Inverted, options: AnalysisSettings) -> Found:
 
 
 def _tried(function: Callable[..., Any], *arguments: Any) -> Any:
-    """``None`` where a number is not defined for this set."""
+    """The number, or ``None`` where it is not defined for this set."""
     try:
         return function(*arguments)
     except ConfigError:
@@ -259,12 +259,12 @@ def triangles(run: Inverted, options: AnalysisSettings) -> Found:
 
 
 def locations(run: Inverted, options: AnalysisSettings) -> Found:
-    """Where between noise and latent each state of a walk lies (E5)."""
+    """Where between noise and latent each state of a trajectory lies (E5)."""
     walks: list[str | None] = [None] if run.sampled else []
     found = {}
     for arm in run.arms:
         latent = run.latent(arm)
-        if np.array_equal(latent, run.noise):  # an oracle of all steps
+        if np.array_equal(latent, run.noise):  # an oracle for all steps finds the noise itself
             continue
         each = {"inversion" if walk else "sampling": _track(run, walk, latent, options) for walk in [*walks, arm]}
         found[arm] = each
@@ -323,13 +323,13 @@ def assignments(run: Inverted, options: AnalysisSettings) -> Found:
 
 
 def _by_prompt(prompts: Sequence[str], size: int, groups: int) -> float:
-    """The share of right pairs for what knows a picture's prompt and nothing else."""
+    """The share of right pairs for a guess that knows a picture's prompt and nothing else."""
     parts = [prompts[group * size : (group + 1) * size] for group in range(groups)]
     return sum(len(set(part)) for part in parts) / (size * groups)
 
 
 def plain_mask(run: Inverted, options: AnalysisSettings) -> plain.Mask:
-    """(row, y, x) in the resolution of what is denoised: where the image is plain (E8)."""
+    """(row, y, x) at the resolution of what is denoised: where the image is plain (E8)."""
     scale = 1.0 if options.range == "unit" else 2.0
     if options.domain == "states":
         return plain.plain_mask(run.clean * scale / 2, options.threshold)
@@ -339,9 +339,10 @@ def plain_mask(run: Inverted, options: AnalysisSettings) -> plain.Mask:
 
 
 def plain_areas(run: Inverted, mask: plain.Mask, options: AnalysisSettings) -> Found:
-    """Latents inside and outside of plain areas (E8), against true noise.
+    """Latents against true noise, inside and outside plain areas (E8).
 
-    True noise had a part in making areas plain, so what knows nothing may miss it less there: see ``beside_other``.
+    True noise had a part in making areas plain, so even unrelated noise may miss it by less there: see
+    ``beside_other``.
     """
     other = other_noise(run, options.seed)
     expected = _gaps(np.abs(other - run.noise).mean(1), mask)
@@ -362,14 +363,14 @@ def plain_areas(run: Inverted, mask: plain.Mask, options: AnalysisSettings) -> F
 
 
 def _gaps(error: Numbers, mask: plain.Mask) -> Numbers:
-    """Error in plain areas less error elsewhere, (row,); NaN for an image that has only one of them."""
+    """Error in plain areas minus error elsewhere, (row,); NaN for an image that has only one of the two."""
     plain_there, rest = mask.sum((1, 2)), (~mask).sum((1, 2))
     with np.errstate(invalid="ignore"):
         return np.asarray((error * mask).sum((1, 2)) / plain_there - (error * ~mask).sum((1, 2)) / rest)
 
 
 def _spreads(values: Numbers, mask: plain.Mask, prompts: Sequence[str]) -> Between | None:
-    """Standard deviation in plain areas less that elsewhere, of all images together, with its interval over prompts."""
+    """Standard deviation in plain areas minus that elsewhere, of all images together, with an interval over prompts."""
     sums = plain.power_sums(values, mask)
     if not sums[:, [0, 3]].any(0).all():
         return None
@@ -392,7 +393,7 @@ def step_errors(run: Inverted, mask: plain.Mask) -> Found:
 
 
 def _plain(value: Any) -> Any:
-    """Plain values; JSON has no NaN, so what is not defined is ``None``."""
+    """The values for JSON, which has no NaN: what is not defined becomes ``None``."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, np.ndarray | list | tuple):

@@ -19,7 +19,7 @@ from t2iprobe.plugins.inversion.inverter import Inverter
 from t2iprobe.plugins.inversion.schedule import Schedule
 from t2iprobe.plugins.inversion.trajectory import Denoiser, InversionInputs
 
-EXACT = 1e-5  # an inverter's own arithmetic, with exact predictions
+EXACT = 1e-5  # largest error of an inverter's own arithmetic, given exact predictions
 ROWS, SIDE = 2, 8
 FAR = 100.0  # off every prediction
 
@@ -30,7 +30,7 @@ class InversionArm:
 
     Args:
         method: name of the inverter.
-        settings: of its constructor.
+        settings: arguments of its constructor.
     """
 
     method: str
@@ -38,7 +38,7 @@ class InversionArm:
 
     @property
     def label(self) -> str:
-        """Says it all, and reads back by :func:`parse_arm`."""
+        """The method with its settings, in the form that :func:`parse_arm` reads."""
         given = ",".join(f"{name}={_text(value)}" for name, value in self.settings.items())
         return f"{self.method}:{given}" if given else self.method
 
@@ -62,7 +62,7 @@ def parse_arm(text: str) -> InversionArm:
     """``NAME[:key=value,…]``.
 
     Raises:
-        ConfigError: not of this form.
+        ConfigError: the text does not have this form.
     """
     name, _, rest = text.partition(":")
     pairs = [part.partition("=") for part in rest.split(",")] if rest else []
@@ -76,7 +76,7 @@ def _text(value: Any) -> str:
 
 
 def _read(what: str, value: Any, parameter: inspect.Parameter) -> Any:
-    """A value that may come as text, in the kind of the parameter's default."""
+    """A value that may come as text, converted to the type of the parameter's default."""
     default = parameter.default
     if not isinstance(value, str) or isinstance(default, str):
         return value
@@ -93,13 +93,13 @@ def _read(what: str, value: Any, parameter: inspect.Parameter) -> Any:
 
 @dataclass(frozen=True)
 class ArmProperties:
-    """What a method is like on a schedule, found without a model.
+    """The properties of a method on a schedule, found without a model.
 
     Args:
-        error: the largest error of a round trip with exact predictions replayed.
-        invert, sample: model calls a row, at most: a method may stop earlier.
-        own: model calls a row of a sampling that has no inversion to come back along.
-        backward: backward passes a row in both, at most.
+        error: the largest error of a round trip in which exact predictions are replayed.
+        invert, sample: model calls per row, at most: a method may stop earlier.
+        own: model calls per row when sampling has no inversion to follow back.
+        backward: backward passes per row in both together, at most.
     """
 
     error: float
@@ -112,18 +112,18 @@ class ArmProperties:
 def examined(
     method: Inverter, schedule: Schedule, guidance: float = 1.0, inversion_guidance: float = 1.0
 ) -> ArmProperties:
-    """Walk a smooth made-up denoiser there and back, in double precision.
+    """Run the method on a smooth made-up denoiser, there and back, in double precision.
 
     Args:
-        method: to examine.
-        schedule: that is walked.
-        guidance, inversion_guidance: of the calls that are counted; the arithmetic is looked at without.
+        method: the method to examine.
+        schedule: the schedule that it steps along.
+        guidance, inversion_guidance: guidance for counting the calls; the arithmetic is examined without guidance.
 
     Raises:
         ConfigError: the method does not work with this kind of prediction, or is wrong although it claims to be right.
 
     Warns:
-        UserWarning: it is known to be no inverse of sampling, which its ``inexact`` explains.
+        UserWarning: the method is known not to be an inverse of sampling; its ``inexact`` says why.
     """
     method.check(schedule)
     noise = torch.randn(ROWS, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -150,7 +150,7 @@ def examined(
 
 
 def _made_up(scale: float) -> NullGuided:
-    """Guidance whose two sides no embedding brings together, so that an optimisation runs to its end."""
+    """A guided denoiser whose two sides no embedding can bring together, so that an optimisation runs to its end."""
 
     def with_null(embedding: Tensor) -> Denoiser:
         return lambda x, timestep: FAR + _smooth(x, timestep) + 0 * embedding
@@ -160,5 +160,5 @@ def _made_up(scale: float) -> NullGuided:
 
 
 def _smooth(x: Tensor, timestep: float) -> Tensor:
-    """Some denoiser."""
+    """An arbitrary smooth denoiser."""
     return torch.tanh(x) * (0.3 + timestep / 2000)

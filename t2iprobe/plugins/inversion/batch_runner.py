@@ -1,4 +1,4 @@
-"""The rows of a study, unit by unit: sampled, inverted, made again, scored and written."""
+"""Works through the rows of a study, unit by unit: sampled, inverted, reconstructed, scored and written."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ from t2iprobe.plugins.inversion.trajectory_store import (
 if TYPE_CHECKING:
     from t2iprobe.plugins.inversion.study import InversionStudy
 
-OTHER_NOISE = 1_000_003  # between a row's own noise and the fresh one that forward diffusion takes
+OTHER_NOISE = 1_000_003  # added to a row's seed for the fresh noise of forward diffusion
 SOURCE = "source"
-#: the first one commits a row: it is always a number
+#: the first score commits a row, because it is always a number
 SCORES = ("reconstruction", "noise_error", "noise_cosine", "nfe_invert", "nfe_sample", "backward", "seconds")
 
 Tell = Callable[[int], None]
 
 
 def score_names(metrics: Sequence[ImageMetric]) -> list[str]:
-    """Names of the scores of a study."""
+    """The names of a study's scores."""
     return [*SCORES, *(one.name for one in metrics)]
 
 
@@ -61,7 +61,7 @@ class BatchRunner:
         self.entries = ALL if study.question.trajectory else ENDS
 
     def run(self) -> None:
-        """Every unit that is not whole."""
+        """Do every unit that is not complete."""
         question = self.question
         labels = [f"{row:05d} {prompt}" for row, prompt in enumerate(question.source.prompts)]
         where = self.path / runfolder.STORE
@@ -80,11 +80,11 @@ class BatchRunner:
                     self.session.done(len(rows))
 
     def _left(self, rows: range) -> list[str]:
-        """What of a unit is not whole: the source, methods."""
+        """The parts of a unit that are not complete: the source, and methods by label."""
         return [label for label in (SOURCE, *self.study.methods) if not self._done(label, rows)]
 
     def unit(self, unit: int, rows: range, todo: Sequence[str]) -> None:
-        """One batch: sampled, then inverted and made again by every method."""
+        """Do one batch: sample it, then invert and reconstruct it with every method."""
         sampled, pictures = self._sampled(unit, rows)
         for label in todo:
             if label != SOURCE:
@@ -95,7 +95,7 @@ class BatchRunner:
         return at is not None and bool(self.memory.done[at, rows.start : rows.stop].all())
 
     def _sampled(self, unit: int, rows: range) -> tuple[Trajectory, Pixels]:
-        """How the pictures of a unit were made, from the store where it is there."""
+        """How the pictures of a unit were made, read from the store if they are there."""
         began = time.perf_counter()
         known = self.writer.has(SAMPLE, unit, self._sample_entries())
         if known and self.question.sampled and self.question.trajectory:
@@ -113,7 +113,7 @@ class BatchRunner:
         return walk, pictures
 
     def _sample_calls(self) -> float:
-        """Model calls a row that the pictures took."""
+        """Model calls per row that making the pictures took."""
         question = self.question
         if not question.sampled:
             return 0.0
@@ -125,7 +125,7 @@ class BatchRunner:
         return self.entries if self.question.sampled else ENDS
 
     def _first_walk(self, rows: range) -> Trajectory:
-        """Noise, and what is inverted; all of the sampling where the model makes it."""
+        """The noise and what is inverted, and the whole sampling trajectory where the model makes the pictures."""
         question = self.question
         noise = self._noise(rows, 0)
         if question.sampled:
@@ -156,12 +156,12 @@ class BatchRunner:
         return model_denoiser(self.study.model, prompts, guidance, None, self.on_rows)
 
     def _walked(self, work: str, rows: Sequence[int], walk: Callable[[list[int]], Trajectory]) -> Trajectory:
-        """``walk`` of the positions of ``rows``; out of memory halves what runs at once, from then on."""
+        """``walk`` called on the positions of ``rows``; running out of memory halves the rows at once from then on."""
         with torch.no_grad():
             return in_parts(self.study.model.room, (work, *self.shape), len(rows), walk)
 
     def _arm(self, label: str, unit: int, rows: range, sampled: Trajectory, pictures: Pixels) -> None:
-        """Invert a unit by one method and make it again."""
+        """Invert a unit with one method and reconstruct it."""
         began, method, question = time.perf_counter(), self.study.methods[label], self.question
         clean = sampled.clean
         if question.reencode and question.sampled:
@@ -197,7 +197,7 @@ class BatchRunner:
     def _scores(
         self, sampled: Trajectory, clean: Tensor, found: Trajectory, again: Trajectory
     ) -> list[dict[str, float]]:
-        """Of each row, without those of pictures."""
+        """The scores of each row, without those that compare pictures."""
         missed = (again.clean - clean).abs().flatten(1).mean(1)
         off = (found.noise - sampled.noise).abs().flatten(1).mean(1)
         alike = torch.nn.functional.cosine_similarity(found.noise.flatten(1), sampled.noise.flatten(1))
@@ -210,7 +210,7 @@ class BatchRunner:
         return rows
 
     def _put(self, label: str, rows: range, scores: Sequence[Mapping[str, float]], pictures: Pixels) -> None:
-        """Scores and pictures of a unit, which commit it."""
+        """Write the scores and pictures of a unit, which commits it."""
         trial, last = Trial(label, ()), len(rows) - 1
         names = score_names(self.study.metrics)
         for number, row in enumerate(rows):
@@ -220,13 +220,13 @@ class BatchRunner:
 
 
 def in_parts(room: Room, work: Hashable, count: int, walk: Callable[[list[int]], Trajectory]) -> Trajectory:
-    """A walk of ``count`` rows, in parts that fit into memory.
+    """A trajectory of ``count`` rows, computed in parts that fit into memory.
 
     Args:
-        room: remembers what fits.
-        work: what it is remembered by.
-        count: rows there are.
-        walk: of some of them.
+        room: remembers how many rows fit.
+        work: the key under which that is remembered.
+        count: number of rows.
+        walk: computes the trajectory of some of the rows.
 
     Raises:
         T2IProbeError: not even one row fits.
@@ -238,7 +238,7 @@ def in_parts(room: Room, work: Hashable, count: int, walk: Callable[[list[int]],
 
 
 def joined(walks: Sequence[Trajectory]) -> Trajectory:
-    """Walks of some rows each as one."""
+    """Trajectories of some rows each, joined into one."""
     companions = [walk.companion for walk in walks if walk.companion is not None]
     return Trajectory(
         torch.cat([walk.states for walk in walks], 1),

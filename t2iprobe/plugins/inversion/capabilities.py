@@ -1,4 +1,4 @@
-"""What each inverter supports, found by building and asking it: :func:`capabilities`."""
+"""What each inverter supports, found by building it and asking: :func:`capabilities`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ KINDS = ("epsilon", "v_prediction", "flow")
 
 
 def capabilities(inverters: Mapping[str, type[Inverter]], prediction: str | None = None) -> list[dict[str, Any]]:
-    """A record for each inverter.
+    """One record per inverter.
 
     Args:
-        inverters: by name.
-        prediction: only those that work with it.
+        inverters: the inverters, by name.
+        prediction: list only those that work with this kind of prediction.
 
     Raises:
-        ConfigError: no such kind of prediction.
+        ConfigError: there is no such kind of prediction.
     """
     if prediction is not None and prediction not in KINDS:
         raise ConfigError(f"no prediction {prediction!r}{near(prediction, KINDS)}")
@@ -48,7 +48,7 @@ def _record(kind: type[Inverter]) -> dict[str, Any]:
 
 
 def _calls(kind: type[Inverter]) -> float | None:
-    """Model calls a step of inversion with the default settings; ``None`` where it cannot be built without any."""
+    """Model calls per inversion step with the default settings; ``None`` if it cannot be built without settings."""
     prediction = sorted(kind.predictions)[0]
     try:
         with warnings.catch_warnings():

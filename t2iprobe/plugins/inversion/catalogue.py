@@ -34,5 +34,5 @@ BUNDLED: tuple[type[Inverter], ...] = (
 
 
 def supports(prediction: Prediction, inverters: Iterable[type[Inverter]] = BUNDLED) -> list[str]:
-    """Names of the inverters that work with a kind of prediction."""
+    """The names of the inverters that work with a kind of prediction."""
     return [inverter.name for inverter in inverters if prediction in inverter.predictions]

@@ -103,10 +103,10 @@ def run(asked: InvertOptions, context: typer.Context) -> None:
 
 
 def _named(asked: InvertOptions) -> InvertOptions:
-    """With a preset's settings, where one is named.
+    """The options, filled in from a preset if one is named.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is no preset of that name.
     """
     from t2iprobe.plugins.inversion.presets import PRESETS, applied
 
@@ -114,7 +114,7 @@ def _named(asked: InvertOptions) -> InvertOptions:
 
 
 def inverted(asked: InvertOptions, plugins: Plugins) -> Inverted:
-    """Do what was asked, or what is missing of it."""
+    """Do what was asked for, or whatever of it is missing."""
     from t2iprobe.plugins.inversion import session
 
     full = _named(asked)
@@ -126,7 +126,7 @@ def inverted(asked: InvertOptions, plugins: Plugins) -> Inverted:
 
 
 def _planned(asked: InvertOptions, plugins: Plugins) -> dict[str, Any]:
-    """What a run takes; of a preset alone on the published denoiser, which is built without weights."""
+    """What a run takes; for a preset alone, on the published denoiser, which is built without weights."""
     from t2iprobe.plugins.inversion import plan
 
     full = _named(asked)
@@ -167,7 +167,7 @@ def analyze(asked: InvertAnalyzeOptions, context: typer.Context) -> None:
 
 
 def _loaded(full: InvertOptions, asked: InvertOptions, plugins: Plugins) -> Model:
-    """The model; where a preset's is not here, what can be had without it."""
+    """The model; if a preset's model cannot be loaded, the error says what works without it."""
     from t2iprobe.plugins.inversion import session
 
     try:

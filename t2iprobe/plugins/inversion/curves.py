@@ -1,4 +1,4 @@
-"""Drawings of sweeps: along a way between pictures, over settings, and through training."""
+"""Plots of sweeps: along a path between pictures, over settings, and through training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALONG = {
 
 
 def interpolation_plot(found: Found) -> Image.Image:
-    """Each measure along the way, latents against true noise."""
+    """Each measure along the path, for latents and for true noise."""
     names = [name for name in ALONG if name in found["rows"][0]]
     columns = min(3, len(names))
     whats = list(dict.fromkeys(row["what"] for row in found["rows"]))
@@ -46,7 +46,7 @@ def interpolation_plot(found: Found) -> Image.Image:
 
 
 def edit_plot(found: Found) -> Image.Image:
-    """What edits keep of the picture, whether they show what was asked, and how much variations differ."""
+    """What edits keep of the picture, whether they show what was asked for, and how much variations differ."""
     keys = {
         "ssim_to_source": "SSIM to the picture before",
         "ssim_to_noise": "SSIM to the edit from true noise",
@@ -70,7 +70,7 @@ def edit_plot(found: Found) -> Image.Image:
 
 
 def k_plot(rows: Sequence[Found]) -> Image.Image | None:
-    """Over how much of inversion forward diffusion replaces; ``None`` where only one k was measured."""
+    """The numbers against how many steps forward diffusion replaces; ``None`` if only one k was measured."""
     known = [(row, replaced(row["method"])) for row in rows if row["method"] != TRUE]
     lines: dict[tuple[int, float], list[tuple[float, Found]]] = {}
     for row, k in known:
@@ -100,7 +100,7 @@ def k_plot(rows: Sequence[Found]) -> Image.Image | None:
 
 
 def methods_plot(rows: Sequence[Found]) -> Image.Image:
-    """Methods: how normal their latents are against how well the picture comes back."""
+    """The methods: how normal their latents are against how well the picture is reconstructed."""
     shown = [row for row in rows if row["method"] != TRUE and row["reconstruction"] is not None]
     names = list(dict.fromkeys(row["method"] for row in shown))
     noise = np.mean([row["excess"] for row in rows if row["method"] == TRUE])
@@ -137,7 +137,7 @@ PANELS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def training_plot(found: Found) -> Image.Image:
-    """All curves through the training; a diamond where one saturates."""
+    """All curves through the training, with a diamond where each saturates."""
     steps, curves = found["steps"], found["pooled"] or _single(found)
     with canvas(4, 2, width=15, height=3.4) as drawn:
         for axes, (title, (protocol, names)) in zip(drawn.panels, PANELS.items(), strict=True):

@@ -1,4 +1,4 @@
-"""DDIM backwards, the same for flow models, and what the paper puts in its place for the first steps."""
+"""DDIM run backwards, its counterpart for flow models, and what the paper puts in their place for the first steps."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Convention = Literal["target", "source"]
 class DDIM(Stepwise):
     """DDIM inversion (arXiv 2010.02502, section 4.3).
 
-    The step to level i would need the prediction at the state it is looking for. ``target`` asks with level i's
-    timestep at the state it has (arXiv 2410.23530, eq. 3; diffusers' ``DDIMInverseScheduler``). ``source`` is
-    guided-diffusion's ``ddim_reverse_sample``: the state counts as one level noisier than it is and the last step goes
-    to pure noise, so it is no inverse of sampling even with exact predictions.
+    The step to level i would need the prediction at the very state that it is looking for. ``target`` asks the model
+    about the state it has, with level i's timestep (arXiv 2410.23530, eq. 3; diffusers' ``DDIMInverseScheduler``).
+    ``source`` is guided-diffusion's ``ddim_reverse_sample``: it treats the state as one level noisier than it is, and
+    its last step goes to pure noise, so it is no inverse of sampling even with exact predictions.
 
     Args:
         convention: which of the two.
@@ -45,7 +45,7 @@ class DDIM(Stepwise):
             self.inexact = "by this convention a state counts as one level noisier than it is"
 
     def guess(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
-        """One call at the state of the level before, with this level's timestep."""
+        """One call at the state of the previous level, with this level's timestep."""
         return run.at(step, x)
 
     def _invert(self, run: InversionRun, clean: Tensor) -> Trajectory:
@@ -53,7 +53,7 @@ class DDIM(Stepwise):
 
 
 def _source_time(run: InversionRun, clean: Tensor) -> Trajectory:
-    """guided-diffusion's convention: from the level of a timestep to the next one's, the last step to alpha = 0."""
+    """guided-diffusion's convention: from the level of one timestep to that of the next, and at last to alpha = 0."""
     schedule = run.schedule
     builder, x = TrajectoryBuilder(schedule.steps, {schedule.steps: clean}), clean
     for step in reversed(range(schedule.steps)):
@@ -66,7 +66,7 @@ def _source_time(run: InversionRun, clean: Tensor) -> Trajectory:
 
 
 class Euler(Stepwise):
-    """Euler's method walked backwards on the sampler's own sigmas, for flow models (arXiv 2209.03003).
+    """Euler's method run backwards on the sampler's own sigmas, for flow models (arXiv 2209.03003).
 
     x_i = x_{i+1} + (s_i - s_{i+1}) v(...). ``target`` asks v(x_{i+1}, s_i), so the model is never asked about s = 0;
     ``source`` asks v(x_{i+1}, s_{i+1}).
@@ -85,19 +85,19 @@ class Euler(Stepwise):
         self.convention = convention
 
     def guess(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
-        """One call at the state of the level before."""
+        """One call at the state of the previous level."""
         return run.ask(x, run.schedule.timestep_of(step + (self.convention == "source")))
 
 
 class Forward(Stepwise):
-    """The paper's fix: forward diffusion in place of the first steps of inversion (arXiv 2410.23530).
+    """The paper's remedy: forward diffusion in place of the first steps of inversion (arXiv 2410.23530).
 
-    The state after k steps is alpha x0 + sigma n with fresh noise n; inversion goes on from there. The paper takes
-    about 4 % of the steps. ``reference`` repeats the authors' DiT, LDM and IF scripts, which noise to one level further
-    than the next step assumes (and with k = all steps to the last timestep of training).
+    The state after k steps is alpha x0 + sigma n with fresh noise n; inversion continues from there. The paper replaces
+    about 4 % of the steps. ``reference`` repeats the authors' DiT, LDM and IF scripts, which add noise up to one level
+    further than the next step assumes (and, if k is all steps, up to the last timestep of training).
 
     Args:
-        steps: k.
+        steps: k, the number of steps that are replaced.
         level: ``correct`` or ``reference``.
     """
 
@@ -116,7 +116,7 @@ class Forward(Stepwise):
     def round_trip(
         self, denoiser: Denoiser, schedule: Schedule, noise: Tensor, given: InversionInputs | None = None
     ) -> float:
-        """See :meth:`Inverter.round_trip`; the fresh noise is the one that is in the sampler's own state."""
+        """See :meth:`Inverter.round_trip`; the fresh noise is the noise in the sampler's own state."""
         there = self.sample(denoiser, schedule, noise)
         k = min(self.steps, schedule.steps)
         alpha, sigma = schedule.levels[schedule.steps - k]
@@ -125,7 +125,7 @@ class Forward(Stepwise):
         return float((found.noise - noise).abs().max())
 
     def guess(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
-        """One call at the state of the level before, with this level's timestep."""
+        """One call at the state of the previous level, with this level's timestep."""
         return run.at(step, x)
 
     def _invert(self, run: InversionRun, clean: Tensor) -> Trajectory:
@@ -160,11 +160,11 @@ class Forward(Stepwise):
 
 
 class Oracle(Stepwise):
-    """The paper's swap: what sampling knew in place of the first steps of inversion (arXiv 2410.23530).
+    """The paper's swap: the first steps of inversion use what sampling knew (arXiv 2410.23530).
 
     Args:
-        steps: how many of them.
-        swap: ``output``, the prediction; or ``state``, which also avoids the rounding of the steps.
+        steps: number of steps that are swapped.
+        swap: ``output`` swaps the prediction; ``state`` swaps the state, which also avoids the rounding of the steps.
     """
 
     name: ClassVar[str] = "oracle"
@@ -178,13 +178,13 @@ class Oracle(Stepwise):
         self.steps, self.swap = steps, swap
 
     def guess(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
-        """The sampler's prediction, or one call."""
+        """The sampler's prediction for the swapped steps, else one call."""
         if self._early(run, step):
             return needed(run, self.name).outputs[step]
         return run.at(step, x)
 
     def revise(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
-        """The sampler's state, if states are swapped."""
+        """The sampler's state, where states are swapped."""
         swapped = self.swap == "state" and self._early(run, step)
         return needed(run, self.name).states[step] if swapped else x
 

@@ -17,13 +17,13 @@ from t2iprobe.plugins.inversion.trajectory import Denoiser
 
 @dataclass(frozen=True)
 class Guided:
-    """u + w (c - u) (arXiv 2207.12598, eq. 6 with w counted from 1); guidance 1 asks the conditional model only.
+    """u + w (c - u) (arXiv 2207.12598, eq. 6 with w counted from 1); guidance 1 asks only the conditional model.
 
     Args:
-        cond: knows the prompt.
-        uncond: knows none, or a negative prompt.
-        scale: w.
-        source: knows the prompt that the image was made or inverted with; default ``cond``.
+        cond: the denoiser that knows the prompt.
+        uncond: the denoiser that knows no prompt, or a negative one.
+        scale: the guidance scale w.
+        source: the denoiser that knows the prompt the image was made or inverted with; default ``cond``.
     """
 
     cond: Denoiser
@@ -33,7 +33,7 @@ class Guided:
 
     @property
     def sides(self) -> int:
-        """Calls of the model for one prediction."""
+        """How many model calls one prediction takes."""
         return sides(self.scale)
 
     def __call__(self, x: Tensor, timestep: float, /) -> Tensor:
@@ -43,7 +43,7 @@ class Guided:
 
 
 def sides(scale: float) -> int:
-    """Calls of the model that one prediction takes: without guidance the unconditional side is not asked."""
+    """How many model calls one prediction takes; without guidance the unconditional side is not asked."""
     return 1 if scale == 1 else 2
 
 
@@ -56,13 +56,13 @@ def guided(uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
 class ModelDenoiser:
     """A pipeline's model with a prompt, as a function of state and timestep.
 
-    The state keeps its dtype; only what the model sees is in the model's. A learned variance (the second half of the
-    channels) is dropped. Gradients flow where torch allows them.
+    The state keeps its dtype; only what the model sees is in the dtype of the model. A learned variance (the second
+    half of the channels) is dropped. Gradients flow where torch allows them.
 
     Args:
-        model: to ask.
-        conditioning: of its :meth:`Adapter.encode_prompts`, one row for each row of the state.
-        on_rows: gets the rows of every call.
+        model: the model to ask.
+        conditioning: from its :meth:`Adapter.encode_prompts`, one row for each row of the state.
+        on_rows: is told the number of rows of every call.
     """
 
     model: Model
@@ -78,7 +78,7 @@ class ModelDenoiser:
         return output[:, : x.shape[1]].to(x)
 
     def with_tokens(self, tokens: Tensor) -> ModelDenoiser:
-        """The same model with other text embeddings, (row, token, channel)."""
+        """The same denoiser with other text embeddings, (row, token, channel)."""
         return replace(self, conditioning=replace(self.conditioning, tokens=tokens))
 
 
@@ -87,8 +87,8 @@ class NullGuided(Guided):
     """A guided denoiser whose unconditional embedding can be replaced and differentiated.
 
     Args:
-        with_null: (embedding) to the unconditional denoiser that has it.
-        null: the embedding to start from, a row for each row of the state.
+        with_null: gives the unconditional denoiser for an embedding.
+        null: the embedding to start from, one row for each row of the state.
     """
 
     with_null: Callable[[Tensor], Denoiser] | None = None
@@ -102,14 +102,14 @@ def model_denoiser(
     negative: list[str] | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> NullGuided:
-    """A model with its prompts, ready for every inverter.
+    """A model with its prompts as a denoiser that every inverter can use.
 
     Args:
-        model: of any family.
-        prompts: one a row.
-        guidance: w; 1 is off, and what the paper measures with.
-        negative: what the unconditional side reads; empty prompts by default.
-        on_rows: gets the rows of every call of the model.
+        model: a model of any family.
+        prompts: one prompt per row.
+        guidance: w; 1 means no guidance, which is what the paper measures with.
+        negative: prompts for the unconditional side; empty by default.
+        on_rows: is told the number of rows of every call of the model.
     """
     with torch.no_grad():
         both = (prompts, negative or [""] * len(prompts))
@@ -119,5 +119,5 @@ def model_denoiser(
 
 
 def model_schedule(model: Model, num_steps: int, **settings: Any) -> Schedule:
-    """The schedule that the pipeline samples on, see :func:`schedule_of`."""
+    """The schedule that the pipeline samples on; see :func:`schedule_of`."""
     return schedule_of(model.pipeline.scheduler, num_steps, **settings)

@@ -1,4 +1,4 @@
-"""What goes on from a finished run with its model: interpolation and editing, kept in the run's folder."""
+"""What can be done next with a finished run and its model: interpolation and editing, kept in the run's folder."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DownstreamContext:
-    """What pictures are made and judged with.
+    """Everything that pictures are made and judged with.
 
     Args:
-        run: that was inverted.
-        model: of the run.
-        plugins: of the session.
-        metrics: that compare two pictures.
-        guidance: of sampling; default the run's.
-        batch_size: rows at once.
+        run: the finished inversion.
+        model: the run's model.
+        plugins: the session's plugins.
+        metrics: metrics that compare two pictures.
+        guidance: guidance scale of sampling; default the run's.
+        batch_size: rows that are sampled at once.
     """
 
     run: Inverted
@@ -51,14 +51,14 @@ class DownstreamContext:
     def interpolate(
         self, question: interpolate.Interpolation, judge: WordJudge | None = None, aggregates: Sequence[Aggregate] = ()
     ) -> dict[str, Any]:
-        """Interpolate, and leave numbers, sheets and a section of the report."""
+        """Interpolate, and leave numbers, picture sheets and a section of the report in the folder."""
         with session.sampling(question.pictures(self.run.prompts), self.run, self.guidance) as on_rows:
             sampler = LevelSampler(self.model, self.run, self.guidance, self.batch_size, on_rows)
             found, drawn = interpolate.interpolate(sampler, question, self.metrics, judge, aggregates)
         return self._kept("interpolation", found, drawn | {"interpolate": curves.interpolation_plot(found)})
 
     def edit(self, question: edit.Edit, judge: WordJudge | None = None) -> dict[str, Any]:
-        """Edit, likewise."""
+        """Edit, and leave numbers, picture sheets and a section of the report in the folder."""
         with session.sampling(question.pictures, self.run, self.guidance) as on_rows:
             sampler = LevelSampler(self.model, self.run, self.guidance, self.batch_size, on_rows)
             found, drawn = edit.edit(sampler, question, self.metrics, judge)
@@ -71,10 +71,10 @@ class DownstreamContext:
 
 
 def model_of(run: Inverted, asked: FollowOptions, plugins: Plugins) -> Model:
-    """The model of a run, by the name that it was given there unless another is.
+    """The model of a run, loaded by the name that the run used for it unless another is given.
 
     Raises:
-        ConfigError: its weights are not those of the run.
+        ConfigError: the weights are not those of the run.
     """
     own = run.manifest.get("arguments", {})
     name = asked.model or own.get("model")
@@ -92,7 +92,7 @@ def model_of(run: Inverted, asked: FollowOptions, plugins: Plugins) -> Model:
 
 
 def judge_of(prompts: Sequence[str], prompt_set: str | None, reader: str, model: Model, plugins: Plugins) -> WordJudge:
-    """Reads the word that each prompt asks for, as its set says.
+    """A judge that reads in each picture the word that its prompt asks for, according to the prompt set.
 
     Raises:
         ConfigError: the set does not know a prompt.
@@ -109,7 +109,7 @@ def judge_of(prompts: Sequence[str], prompt_set: str | None, reader: str, model:
 
 
 def targets_of(prompts: Sequence[str], prompt_set: str | None, model: Model, plugins: Plugins) -> tuple[str, ...]:
-    """The targets of the pairs whose sources the prompts are.
+    """The target prompts of the pairs whose source prompts are given.
 
     Raises:
         ConfigError: the set does not know a prompt.
@@ -128,7 +128,7 @@ def _pairs(prompt_set: str | None, model: Model, plugins: Plugins) -> list[Any]:
 
 
 def study(order: InvertStudyOptions, path: Path, plugins: Plugins) -> dict[str, Any]:
-    """Everything on one model in one folder: run, analysis, interpolation, edits, and an ablation of k and methods."""
+    """Do everything for one model in one folder: run, analysis, interpolation, edits, an ablation of k and methods."""
     from t2iprobe.plugins.inversion import ablate_run
     from t2iprobe.plugins.inversion.analyze import AnalysisSettings
 
@@ -162,7 +162,7 @@ def study(order: InvertStudyOptions, path: Path, plugins: Plugins) -> dict[str, 
 def _say_total(
     inversion: InversionStudy, between: int, edited: int, ablated: Sequence[InversionStudy], path: Path
 ) -> None:
-    """One line on stderr before the plans of the parts."""
+    """Print the total on one line on stderr, before the plans of the parts."""
     costs = [one.cost() for one in (inversion, *ablated)]
     settings = sum(one.question.rows for one in ablated)
     pictures = inversion.question.rows + between + edited + settings

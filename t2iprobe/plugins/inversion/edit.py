@@ -1,4 +1,4 @@
-"""Latents sampled again under another prompt, and variations of them: what can still be changed (E12)."""
+"""Samples latents again under another prompt, and varies them, to see what can still be changed (E12)."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Edit:
     """How to edit.
 
     Args:
-        arms: methods whose latents are taken.
-        targets: the new prompt of each row; as many rows are edited.
-        variations: of each of the first ``varied`` latents, under its own prompt.
-        varied: how many.
+        arms: methods whose latents are edited.
+        targets: the new prompts, one per row that is edited.
+        variations: how many variations are made of each of the first ``varied`` latents, under its own prompt.
+        varied: how many latents are varied.
         mix: a in sqrt(1 - a) x + sqrt(a) n.
-        seed: of n.
-        ledits: edit by LEDITS++ too.
+        seed: seed of n.
+        ledits: edit with LEDITS++ too.
     """
 
     arms: tuple[str, ...]
@@ -45,14 +45,14 @@ class Edit:
 
     @property
     def pictures(self) -> int:
-        """How many are made, besides those of LEDITS++."""
+        """How many pictures are made, not counting those of LEDITS++."""
         count = len(self.targets)
         varied = min(self.varied, count) * self.variations if self.variations > 1 else 0
         return (2 + len(self.arms)) * (count + varied)
 
 
 def deranged(prompts: Sequence[str], rows: int) -> tuple[str, ...]:
-    """For each of the first rows the next prompt that is another.
+    """For each of the first rows, the next prompt that differs from its own.
 
     Raises:
         ConfigError: there is only one prompt.
@@ -67,13 +67,13 @@ def deranged(prompts: Sequence[str], rows: int) -> tuple[str, ...]:
 def edit(
     sampler: LevelSampler, question: Edit, metrics: Sequence[Any], judge: WordJudge | None = None
 ) -> tuple[dict[str, Any], dict[str, Image.Image]]:
-    """Numbers by where the pictures start, true noise and noise that has nothing to do with them included.
+    """Numbers by starting point: each method's latents, true noise, and noise that has nothing to do with the pictures.
 
     Args:
         sampler: makes the pictures.
         question: what to edit.
-        metrics: that compare two pictures, or a picture with its prompt (the new one).
-        judge: reads words.
+        metrics: metrics that compare two pictures, or a picture with its (new) prompt.
+        judge: reads the words in the pictures.
     """
     run, count = sampler.run, len(question.targets)
     own = run.pictures("source")[:count]
@@ -115,7 +115,7 @@ def edit(
 def _scored(
     pictures: Pixels, own: Pixels, targets: Sequence[str], metrics: Sequence[Any], judge: WordJudge | None
 ) -> dict[str, Array]:
-    """Each score by its name, (row,): against the picture before, and against the new prompt."""
+    """Every score, (row,), by name: against the picture before the edit, and against the new prompt."""
     comparing = [one for one in metrics if one.needs != "prompt"]
     found = {f"{name}_to_source": values for name, values in similar(pictures, own, comparing).items()}
     images = [Image.fromarray(one) for one in pictures]
@@ -128,7 +128,7 @@ def _scored(
 
 
 def _varied(sampler: LevelSampler, question: Edit, states: Array) -> Between | None:
-    """How different the variations of one picture are, mean and interval over prompts."""
+    """How much the variations of one picture differ, as a mean with an interval over prompts."""
     rng, spreads = np.random.default_rng([question.seed, 2]), []
     for row in range(min(question.varied, len(question.targets))):
         fresh = rng.standard_normal((question.variations, *states.shape[1:]))

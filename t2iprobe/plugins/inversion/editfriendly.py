@@ -1,4 +1,4 @@
-"""Edit-friendly noise: independent noisy states, and the noise of each step that leads from one to the next."""
+"""Edit-friendly noise: independently noised states, and for each step the noise that leads from one to the next."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from t2iprobe.plugins.inversion.trajectory import Denoiser, InversionInputs, Inv
 class EditFriendly(Inverter):
     """Edit-friendly DDPM inversion (arXiv 2304.06140): every state is noised by itself, x_i = alpha x0 + sigma n_i.
 
-    What a stochastic sampler would have had to draw to go from one to the next, z_i = (x_{i+1} - mean_i) / s_i, is the
-    walk's companion (row, step, ...). With it sampling gives the image back, whatever the model says; without it
-    sampling is DDIM's. The latent is the image noised to the first level, so it is no image's true noise. The last step
-    draws nothing where it ends at pure data; there z is the residual itself.
+    The noise that a stochastic sampler would have had to draw to get from one to the next,
+    z_i = (x_{i+1} - mean_i) / s_i, is the trajectory's companion (row, step, ...). With it, sampling gives the image
+    back whatever the model says; without it, sampling is DDIM's. The latent is the image noised to the first level, so
+    it is no image's true noise. The last step draws nothing where it ends at pure data; there z is the residual itself.
 
-    LEDITS++ (arXiv 2311.16711) does the same on DPM-Solver++; ``t2iprobe invert edit --ledits`` is diffusers' own.
+    LEDITS++ (arXiv 2311.16711) does the same on DPM-Solver++; ``t2iprobe invert edit --ledits`` uses diffusers' own.
 
     Args:
-        eta: share of the full variance, above 0; 1 is DDPM's.
+        eta: share of the full variance, above 0; 1 is that of DDPM.
     """
 
     name: ClassVar[str] = "edit-friendly"
@@ -45,9 +45,9 @@ class EditFriendly(Inverter):
     def round_trip(
         self, denoiser: Denoiser, schedule: Schedule, noise: Tensor, given: InversionInputs | None = None
     ) -> float:
-        """The largest error in the *image*, after inverting and sampling with what the inversion found.
+        """The largest error in the *image* after inverting it and sampling with what the inversion found.
 
-        There is no way from an image to its own noise here, so that is what its arithmetic has to get right.
+        This method does not lead from an image to its own noise, so the image is what its arithmetic has to get right.
         """
         found = self.invert(denoiser, schedule, noise, InversionInputs(noise=noise.flip(0)))
         again = self.sample(denoiser, schedule, found.noise, InversionInputs(companion=found.companion))
@@ -91,7 +91,7 @@ class EditFriendly(Inverter):
 
 
 def _independent(noise: Tensor, steps: int) -> list[Tensor]:
-    """One set of noise a step; a row's depend on its own noise alone, so not on the batch."""
+    """One set of noise per step; a row's noises depend only on its own noise, and so not on the batch."""
     rows = []
     for row in noise:
         digest = hashlib.sha256(row.detach().float().cpu().numpy().tobytes()).digest()

@@ -1,4 +1,4 @@
-"""Schemes that carry two states and are invertible by algebra alone, whatever the model says."""
+"""Schemes that carry two states and can be inverted by algebra alone, whatever the model says."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from t2iprobe.plugins.inversion.trajectory import InversionRun, Trajectory, Traj
 
 
 class EDICT(Inverter):
-    """Coupled transformations (arXiv 2211.12446): each of two states moves by what the model says of the other.
+    """Coupled transformations (arXiv 2211.12446): each of two states moves by the model's prediction at the other.
 
     x' = a x + b e(y), y' = a y + b e(x'); then x <- p x' + (1 - p) y', y <- p y' + (1 - p) x. Which of the two moves
-    first alternates from step to step (the step's number decides, so odd numbers of steps invert too). Without a
-    companion both start equal; sample from an inversion with its companion for the exact image. Inversion divides the
-    difference of the pair by p twice a step, so over many steps (80 with p = 0.93) it leaves the range of noise and
-    rounding shows: take p nearer to 1 there.
+    first alternates from step to step (the step's number decides, so an odd number of steps can be inverted too).
+    Without a companion both states start equal; to get the exact image back, sample with the companion that the
+    inversion found. Inversion divides the difference of the pair by p twice per step, so over many steps (80 with
+    p = 0.93) it leaves the range of noise and rounding errors show: choose p nearer to 1 there.
 
     Args:
         mixing: p, in 0..1.
@@ -70,9 +70,10 @@ class OBELM(Inverter):
     """The bidirectional explicit linear two-step scheme of least local error (O-BELM, arXiv 2410.07273).
 
     With x~ = x / scale, the time of :func:`coordinates`, h = t_i - t_{i-1}, r = (t_{i+1} - t_i) / h and the slope e_i:
-    x~_{i+1} = r^2 x~_{i-1} + (1 - r^2) x~_i + (1 + r) r h e_i, of second order, and solved for x~_{i-1} as explicit.
-    The first step of either way is DDIM's unless a companion is given (the state one step further on); both together
-    invert exactly. 1/r^2 amplifies what is off, so a real image's inversion may be far from standard normal.
+    x~_{i+1} = r^2 x~_{i-1} + (1 - r^2) x~_i + (1 + r) r h e_i. This is of second order, and just as explicit when
+    solved for x~_{i-1}. In either direction the first step is DDIM's unless a companion (the state one step further on)
+    is given; state and companion together invert exactly. 1/r^2 amplifies errors, so the inversion of a real image may
+    be far from standard normal.
     """
 
     name: ClassVar[str] = "belm"
@@ -106,7 +107,7 @@ class OBELM(Inverter):
         return builder.trajectory(run.nfe, builder.states[1])
 
     def _first_back(self, run: InversionRun, clean: Tensor, builder: TrajectoryBuilder) -> Tensor:
-        """One target-time step: a real image has no companion."""
+        """One target-time step, because a real image has no companion."""
         last = run.schedule.steps - 1
         output = run.at(last, clean)
         return run.schedule.back(last, clean, output)
@@ -125,7 +126,7 @@ def _move(schedule: Schedule, source: int, target: int, x: Tensor, slope: Tensor
 
 
 def _leap(schedule: Schedule, step: int, here: Tensor, past: Tensor, slope: Tensor, *, ahead: bool) -> Tensor:
-    """From a state and the one before it, in either direction, to the one after."""
+    """The next state, in either direction, from a state and the one before it."""
     (scale0, time0), (scale1, time1), (scale2, time2) = (
         coordinates(schedule.prediction, schedule.levels[index]) for index in (step - 1, step, step + 1)
     )

@@ -1,7 +1,7 @@
 """Inverters of flow models: midpoints, reused velocities and a controlled ODE, all on the sampler's own sigmas.
 
 The velocity is v = n - x0 and the time the noise level s, 0 being the image: sampling and inversion are the same ODE
-dx/ds = v(x, s) walked down or up.
+dx/ds = v(x, s), followed down or up.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from t2iprobe.plugins.inversion.trajectory import InversionRun
 
 
 class _Midpoint(Stepwise):
-    """Steps with the velocity half-way; how it is had is what the methods differ in."""
+    """Steps with the velocity half-way; the methods differ in how they get it."""
 
     def guess(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
-        """The velocity half-way up."""
+        """The velocity half-way up (toward the noise)."""
         return self._middle(run, step + 1, step, x)
 
     def slope(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
-        """The velocity half-way down."""
+        """The velocity half-way down (toward the image)."""
         return self._middle(run, step, step + 1, x)
 
     @abstractmethod
@@ -37,8 +37,8 @@ class _Midpoint(Stepwise):
 class Midpoint(_Midpoint):
     """RF-Solver (arXiv 2411.04746): v at the middle of the step, 2 calls a step, second order.
 
-    The paper's Taylor step x + h v + h^2/2 (v_mid - v)/(h/2), as its code has it, is x + h v_mid: the explicit
-    midpoint. Inversion asks the model about s = 0 once.
+    The paper's Taylor step x + h v + h^2/2 (v_mid - v)/(h/2), as written in its code, equals x + h v_mid: the explicit
+    midpoint method. Inversion asks the model about s = 0 once.
     """
 
     name: ClassVar[str] = "rf-solver"
@@ -51,9 +51,10 @@ class Midpoint(_Midpoint):
 
 
 class FireFlow(_Midpoint):
-    """FireFlow (arXiv 2412.07517): the midpoint method with the last step's midpoint velocity as predictor.
+    """FireFlow (arXiv 2412.07517): the midpoint method, with the previous step's midpoint velocity as predictor.
 
-    1 call a step and one at the start of a walk; second order as long as neighbouring steps are of similar length.
+    1 call per step and one at the start of a trajectory; of second order as long as neighbouring steps are of similar
+    length.
     """
 
     name: ClassVar[str] = "fireflow"
@@ -68,7 +69,7 @@ class FireFlow(_Midpoint):
 
 
 class UniInv(Stepwise):
-    """Uni-Inv (arXiv 2504.13109, algorithm 1): the implicit Euler step with the last velocity as predictor.
+    """Uni-Inv (arXiv 2504.13109, algorithm 1): the implicit Euler step, with the previous velocity as predictor.
 
     x^ = x + h v_last, v = v(x^, s_next), x <- x + h v; the matching sampler is Euler's. Follows the authors'
     ``UniInvEulerScheduler``, which starts with v(x0, 0).
@@ -95,19 +96,20 @@ class UniInv(Stepwise):
 
 
 class RFInversion(Stepwise):
-    """RF-Inversion (arXiv 2410.10792, eq. 8 and 17): both ODEs are steered toward a given end.
+    """RF-Inversion (arXiv 2410.10792, eq. 8 and 17): both ODEs are steered toward a given end point.
 
-    Up: v + gamma (toward - v) with toward = (noise - x) / (1 - s), at the state the step starts from. Down, in the same
-    direction of time: v + eta (away - v) with away = (x - image) / s. gamma = eta = 0 are Euler's method with
-    source-time inversion; eta = 1 gives the image back whatever the noise is, so a reconstruction shows nothing.
+    Up: v + gamma (toward - v) with toward = (noise - x) / (1 - s), at the state where the step starts. Down, with time
+    counted in the same direction: v + eta (away - v) with away = (x - image) / s. With gamma = eta = 0 this is Euler's
+    method with source-time inversion; eta = 1 gives the image back whatever the noise is, so a reconstruction shows
+    nothing.
 
-    diffusers' community pipeline differs: its inversion asks at evenly spaced timesteps while it steps by the
+    diffusers' community pipeline differs: its inversion asks the model at evenly spaced timesteps while it steps by the
     scheduler's shifted sigmas; here both are the sampler's.
 
     Args:
-        gamma: control of inversion, 0..1; the paper takes 0.5. Above 0 it needs ``InversionInputs.noise``.
-        eta: control of sampling, 0..1. Above 0 it needs ``InversionInputs.clean``.
-        start, stop: sampling steps (from, up to) that are controlled, as shares of all.
+        gamma: strength of control over inversion, 0..1; 0.5 in the paper. Above 0 it needs ``InversionInputs.noise``.
+        eta: strength of control over sampling, 0..1. Above 0 it needs ``InversionInputs.clean``.
+        start, stop: first sampling step that is controlled and the one where control ends, as shares of all steps.
     """
 
     name: ClassVar[str] = "rf-inversion"
@@ -130,7 +132,7 @@ class RFInversion(Stepwise):
         return velocity + self.gamma * (toward - velocity)
 
     def slope(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
-        """The velocity, steered away from the image (down is backwards in s)."""
+        """The velocity, steered away from the image (going down runs backwards in s)."""
         velocity = run.at(step, x)
         if not self.eta or not self.start <= step / run.schedule.steps < self.stop:
             return velocity
@@ -141,6 +143,6 @@ class RFInversion(Stepwise):
 
 
 def _half_way(run: InversionRun, source: int, target: int, x: Tensor, velocity: Tensor) -> Tensor:
-    """The velocity in the middle between two levels, reached with a velocity."""
+    """The velocity in the middle between two levels, after half a step with the given velocity."""
     begin, end = (run.schedule.levels[index].sigma for index in (source, target))
     return run.ask(x + (end - begin) / 2 * velocity, run.schedule.timestep_at((begin + end) / 2))

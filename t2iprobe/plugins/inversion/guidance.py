@@ -1,4 +1,4 @@
-"""Inversions made for classifier-free guidance: negative prompt and null text."""
+"""Inversions designed for classifier-free guidance: negative prompt and null text."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from t2iprobe.plugins.inversion.trajectory import Denoiser, InversionRun, Trajec
 class NegativePrompt(Inverter):
     """Negative-prompt inversion (arXiv 2305.16807): the source prompt in place of the empty one while sampling.
 
-    Inversion runs without guidance, so with the source prompt on both sides of u + w (c - u) guidance cancels and the
-    reconstruction is that of w = 1; an edit is guided away from the source prompt. Needs a :class:`Guided` denoiser.
+    Inversion runs without guidance. With the source prompt on both sides of u + w (c - u), guidance cancels in sampling
+    too, so the reconstruction is that of w = 1; an edit is guided away from the source prompt. Needs a :class:`Guided`
+    denoiser.
     """
 
     name: ClassVar[str] = "negative-prompt"
@@ -37,7 +38,7 @@ class NegativePrompt(Inverter):
 
 
 class Plain(Stepwise):
-    """DDIM's or Euler's step, whatever is predicted."""
+    """DDIM's step or Euler's, depending on what the model predicts."""
 
     name: ClassVar[str] = "plain"
     summary: ClassVar[str] = "one call at the state of the level before"
@@ -50,20 +51,20 @@ class Plain(Stepwise):
 
 
 class NullText(Inverter):
-    """Null-text inversion (arXiv 2211.09794, algorithm 1): an unconditional embedding optimised for every step.
+    """Null-text inversion (arXiv 2211.09794, algorithm 1): the unconditional embedding is optimised for every step.
 
-    After an inversion without guidance, sampling with guidance is pulled back onto that trajectory: at each step the
-    embedding is moved by Adam until the next state is near the trajectory's, starting from the last step's. As in the
-    authors' notebook the learning rate falls with the step, ``rate (1 - i / (2 steps))`` (theirs is written for 50
-    steps: 0.01 (1 - i / 100)), and ends where the mean squared error is below ``tolerance + i 2e-5``.
+    After an inversion without guidance, sampling with guidance is pulled back onto the inversion's trajectory: at each
+    step Adam moves the embedding, starting from the previous step's, until the next state is near the trajectory's. As
+    in the authors' notebook the learning rate falls with the step, ``rate (1 - i / (2 steps))`` (theirs is written for
+    50 steps: 0.01 (1 - i / 100)), and optimisation stops where the mean squared error is below ``tolerance + i 2e-5``.
 
-    Sampling needs ``InversionInputs.sampled`` (the *inversion* to come back along) and a :class:`NullGuided` denoiser.
-    A row is optimised by itself, whatever else is in the batch. Without guidance (w = 1) there is nothing to optimise.
+    Sampling needs ``InversionInputs.sampled`` (here the *inversion* to follow back) and a :class:`NullGuided` denoiser.
+    Each row is optimised by itself, whatever else is in the batch. Without guidance (w = 1) nothing is to be optimised.
 
     Args:
-        iterations: most updates a step.
+        iterations: the largest number of updates per step.
         rate: learning rate at the first step.
-        tolerance: mean squared error that is good enough at the first step.
+        tolerance: mean squared error that is small enough at the first step.
     """
 
     name: ClassVar[str] = "null-text"

@@ -1,7 +1,7 @@
-"""Models without text, for inversion only: DiT by class, and unconditional latent and pixel diffusion.
+"""Models without text, for inversion only: class-conditional DiT, and unconditional latent and pixel diffusion.
 
-They have no site that a text method could read or patch, so they are no architectures of the package: other commands
-do not know them. Prompts are class numbers or ImageNet names for DiT, and empty for the others.
+They have no site that a text method could read or patch, so they do not count among the package's architectures and
+other commands do not know them. Prompts are class numbers or ImageNet names for DiT, and empty for the others.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
 from t2iprobe.core.sites import Site
 
-CLASSES, NONE = 1000, 1000  # DiT's classes, and the label that stands for no class
+CLASSES, NONE = 1000, 1000  # number of DiT's classes, which is also the label for "no class"
 
 
 class ImageOnly(Adapter):
-    """What they share: nothing to read, and a conditioning that is no text."""
+    """What these models share: nothing to read, and a conditioning that is not text."""
 
     text_entry = ()
     text_kv = ()
-    #: what a run takes turns in where nobody names prompts
+    #: the prompts that a run cycles through when none are named
     prompts: ClassVar[tuple[str, ...]] = ("",)
 
     def sites(self, pipeline: Pipeline) -> Iterator[Site]:
-        """None."""
+        """No sites."""
         return iter(())
 
     def cell(self, pipeline: Pipeline) -> int:
@@ -48,7 +48,7 @@ class ImageOnly(Adapter):
         return 1 if coder is None else int(2 ** (len(coder.config.block_out_channels) - 1))
 
     def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
-        """Nothing."""
+        """No conditioning."""
         return Conditioning(torch.zeros(len(prompts), 1, 1))
 
     def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
@@ -58,7 +58,7 @@ class ImageOnly(Adapter):
 
 
 class Pixels(ImageOnly):
-    """``DDPMPipeline`` and ``DDIMPipeline``: pixels in -1..1 (the paper's ADM, where its weights are converted)."""
+    """``DDPMPipeline`` and ``DDIMPipeline``: pixels in -1..1 (also the paper's ADM, if its weights are converted)."""
 
     name: ClassVar[str] = "ddpm"
     pipelines: ClassVar[frozenset[str]] = frozenset({"DDPMPipeline", "DDIMPipeline"})
@@ -66,7 +66,7 @@ class Pixels(ImageOnly):
 
     @classmethod
     def tiny(cls) -> DDPMPipeline:
-        """16 x 16 pixels."""
+        """A tiny model of 16 x 16 pixels."""
         torch.manual_seed(0)
         unet = UNet2DModel(
             sample_size=16, block_out_channels=(16, 16), layers_per_block=1, norm_num_groups=8,
@@ -103,7 +103,7 @@ class Latents(ImageOnly):
 
     @classmethod
     def tiny(cls) -> LDMPipeline:
-        """16 x 16 pixels, 8 x 8 latents."""
+        """A tiny model of 16 x 16 pixels and 8 x 8 latents."""
         torch.manual_seed(0)
         unet = UNet2DModel(
             sample_size=8, block_out_channels=(16, 16), layers_per_block=1, norm_num_groups=8,
@@ -126,12 +126,12 @@ class Latents(ImageOnly):
             )  # fmt: skip
 
     def encode_images(self, pipeline: Pipeline, images: Tensor) -> Tensor:
-        """Latents before they are quantised, which is what was diffused."""
+        """Latents before they are quantised, because those are what was diffused."""
         found: Tensor = pipeline.vqvae.encode(images).latents
         return found * pipeline.vqvae.config.scaling_factor
 
     def decode(self, pipeline: Pipeline, latents: Tensor) -> Tensor:
-        """As the pipeline decodes."""
+        """Decode as the pipeline does."""
         found: Tensor = pipeline.vqvae.decode(latents / pipeline.vqvae.config.scaling_factor).sample
         return found
 
@@ -146,7 +146,7 @@ class ByClass(ImageOnly):
 
     @classmethod
     def tiny(cls) -> DiTPipeline:
-        """16 x 16 pixels, 8 x 8 latents, noise and a learned variance."""
+        """A tiny model of 16 x 16 pixels and 8 x 8 latents that predicts noise and a learned variance."""
         torch.manual_seed(0)
         coder = AutoencoderKL(
             block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
@@ -159,12 +159,12 @@ class ByClass(ImageOnly):
 
     @classmethod
     def full_size(cls) -> nn.Module:
-        """DiT-XL/2 at 256 pixels; diffusers gives each block its own embedding of time and class."""
+        """DiT-XL/2 at 256 pixels; in diffusers each block has its own embedding of time and class."""
         with torch.device("meta"):
             return DiTTransformer2DModel(out_channels=8, attention_bias=True)
 
     def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
-        """Labels of the classes that are named."""
+        """The labels of the classes that the prompts name."""
         labels = [label_of(pipeline, prompt) for prompt in prompts]
         return Conditioning(torch.tensor(labels, device=pipeline._execution_device))
 
@@ -177,7 +177,7 @@ class ByClass(ImageOnly):
 
 
 def label_of(pipeline: Pipeline, prompt: str) -> int:
-    """The label of a class, by number or by a name that the pipeline knows; the empty prompt's is the null class.
+    """The label of a class, by number or by a name that the pipeline knows; the empty prompt means the null class.
 
     Raises:
         ConfigError: there is no such class.

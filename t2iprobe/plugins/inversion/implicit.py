@@ -17,15 +17,15 @@ from t2iprobe.plugins.inversion.trajectory import InversionRun
 class FixedPoint(Stepwise):
     """y <- step^-1(x_{i+1}, prediction(y, t_i)), iterated from y = x_{i+1}.
 
-    AIDI (arXiv 2309.04907) and the renoising of ReNoise (arXiv 2403.14602, eq. 4); one call is DDIM or Euler, each
-    iteration one more. It is a contraction where the step is small against the denoiser's Jacobian, which the last
-    sampling step need not be: there iterating may drift.
+    This is AIDI (arXiv 2309.04907) and the renoising of ReNoise (arXiv 2403.14602, eq. 4). With one call it is DDIM or
+    Euler; each iteration takes one call more. It is a contraction where the step is small against the denoiser's
+    Jacobian, which need not hold for the last sampling step: there the iteration may drift.
 
     Args:
-        iterations: K; K + 1 model calls a step.
-        average_from: ReNoise's average of the predictions of the calls from this one on; ``None`` takes the last one.
-        anderson: extrapolate with the last two iterates (Anderson's method of depth 1, a row at a time). AIDI
-            accelerates by Anderson's method too, but its exact scheme was not at hand. Not together with averaging.
+        iterations: K; there are K + 1 model calls per step.
+        average_from: average the predictions of all calls from this one on, as ReNoise does; ``None`` takes the last.
+        anderson: extrapolate from the last two iterates (Anderson's method of depth 1, one row at a time). AIDI also
+            uses Anderson acceleration, but its exact scheme was not available. Cannot be combined with averaging.
     """
 
     name: ClassVar[str] = "fixed-point"
@@ -52,7 +52,7 @@ class FixedPoint(Stepwise):
 
 
 class Iterates:
-    """The last guess, what the model said there, and how far the guess before was off."""
+    """The last guess, the model's prediction there, and how far off the guess before it was."""
 
     def __init__(self, state: Tensor, output: Tensor, image: Tensor | None = None, miss: Tensor | None = None) -> None:
         self.state, self.output, self.image, self.miss = state, output, image, miss
@@ -67,7 +67,7 @@ class Iterates:
 
 
 def _mix(miss: Tensor, change: Tensor) -> Tensor:
-    """The share of the last change that makes the miss smallest, one number a row."""
+    """The share of the last change that makes the residual smallest, one number per row."""
     dims = tuple(range(1, miss.ndim))
     size = (change * change).sum(dims, keepdim=True)
     share = (miss * change).sum(dims, keepdim=True) / size.clamp_min(torch.finfo(size.dtype).tiny)

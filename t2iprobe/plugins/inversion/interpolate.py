@@ -1,4 +1,4 @@
-"""Pictures between two: latents against true noise as ends (E11)."""
+"""Pictures between two others: latents compared with true noise as end points (E11)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from t2iprobe.plugins.inversion.resample import LevelSampler, WordJudge, more_di
 from t2iprobe.plugins.inversion.trajectory_store import Array
 
 Way = Literal["slerp", "lerp", "lerp-norm"]
-COMPONENTS = 16  # of the pictures' principal components that the Fréchet distance looks at
-SWAPS = 499  # that are drawn for the chance of a difference of two such distances
+COMPONENTS = 16  # how many of the pictures' principal components the Fréchet distance uses
+SWAPS = 499  # random swaps that are drawn to judge a difference of two such distances
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Interpolation:
 
     Args:
         arms: methods whose latents are taken.
-        pairs: most pairs.
-        points: along the way, ends included.
-        way: ``slerp`` and ``lerp`` of whole vectors, or ``lerp-norm`` which keeps the length between its ends.
+        pairs: the largest number of pairs.
+        points: number of points along the path, ends included.
+        way: ``slerp`` or ``lerp`` of whole vectors, or ``lerp-norm``, which keeps the length between those of the ends.
     """
 
     arms: tuple[str, ...]
@@ -43,12 +43,12 @@ class Interpolation:
     way: Way = "slerp"
 
     def pictures(self, prompts: Sequence[str]) -> int:
-        """How many are made of a run with these prompts."""
+        """How many pictures are made for a run with these prompts."""
         return len(couples(prompts, self.pairs)) * self.points * (1 + len(self.arms))
 
 
 def couples(prompts: Sequence[str], count: int) -> list[tuple[int, int]]:
-    """Disjoint pairs of rows that have the same prompt, in turn over prompts.
+    """Disjoint pairs of rows with the same prompt, taking the prompts in turn.
 
     Raises:
         ConfigError: no prompt has two rows.
@@ -72,7 +72,7 @@ def couples(prompts: Sequence[str], count: int) -> list[tuple[int, int]]:
 
 
 def interpolated(first: Array, second: Array, share: float, way: Way) -> Array:
-    """States between two sets."""
+    """The states between two sets."""
     if way == "slerp":
         return geometry.slerp(first, second, share).astype(np.float32)
     return geometry.lerp(first, second, share, keep_norm=way == "lerp-norm").astype(np.float32)
@@ -85,14 +85,14 @@ def interpolate(
     judge: WordJudge | None = None,
     aggregates: Sequence[Aggregate] = (),
 ) -> tuple[dict[str, Any], dict[str, Image.Image]]:
-    """Numbers by point of the way, and sheets of pictures.
+    """Numbers for each point of the path, and sheets of pictures.
 
     Args:
         sampler: makes the pictures.
         question: what to interpolate.
-        metrics: that compare two pictures.
-        judge: reads words.
-        aggregates: that compare two sets of pictures.
+        metrics: metrics that compare two pictures.
+        judge: reads the words in the pictures.
+        aggregates: metrics that compare two sets of pictures.
     """
     run, shares = sampler.run, np.linspace(0, 1, question.points)
     pairs = couples(run.prompts, question.pairs)
@@ -156,7 +156,7 @@ def _between(
 
 
 def _morph(own: Pixels, pairs: Sequence[tuple[int, int]], share: float) -> Pixels:
-    """The same between pixels."""
+    """The same interpolation between pixels."""
     first, second = (own[[pair[side] for pair in pairs]].astype(np.float32) for side in (0, 1))
     return ((1 - share) * first + share * second).round().astype(np.uint8)
 
@@ -179,13 +179,13 @@ def _sheet(made: dict[str, list[Pixels]], shares: Any, prompts: Sequence[str], c
 
 
 class Frechet:
-    """Fréchet distance of two sets of pictures as normals in the reference's principal components of pixels.
+    """Fréchet distance of two sets of pictures, as normals in the principal components of the reference's pixels.
 
-    Needs no network, so it is no FID: it sees layout, colour and contrast, not what a picture shows.
+    It uses no network, so it is not an FID: it sees layout, colour and contrast, not what a picture shows.
 
     Args:
         reference: (row, y, x, 3).
-        components: of the reference that are looked at.
+        components: how many components of the reference are used.
     """
 
     def __init__(self, reference: Pixels, components: int = COMPONENTS) -> None:
@@ -197,18 +197,18 @@ class Frechet:
         self.deviations = sizes[: len(self.directions)] / (len(flat) - 1) ** 0.5
 
     def to(self, pictures: Pixels) -> float:
-        """The distance of a set, 0..; small sets are biased upward, so sets of one size compare."""
+        """The distance of a set, at least 0. Small sets are biased upward, so compare only sets of the same size."""
         return float(self._distance(self._seen(pictures)))
 
     def beside(self, pictures: Pixels, others: Pixels, clusters: Sequence[Hashable]) -> tuple[float, float]:
-        """How much further a set is than another of the same rows, and how often chance alone makes as much.
+        """How much further away one set is than another of the same rows, and how often chance alone would do as much.
 
-        If it is indifferent which set a picture is in, changing places between the two, cluster by cluster, changes
-        nothing: the chance is the share of random changes with a difference at least as large.
+        If it does not matter which set a picture is in, swapping pictures between the two, cluster by cluster, changes
+        nothing: the chance is the share of random swaps with a difference at least as large.
 
         Args:
-            pictures, others: row by row what compares.
-            clusters: a label for each row, equal within what does not vary independently.
+            pictures, others: the two sets; the same row of both is compared.
+            clusters: a label for each row, the same for rows that do not vary independently.
         """
         first, second = self._seen(pictures), self._seen(others)
         number = {label: index for index, label in enumerate(dict.fromkeys(clusters))}
@@ -220,7 +220,10 @@ class Frechet:
         return gap, float((1 + (np.abs(by_chance) >= abs(gap) - 1e-12).sum()) / (1 + SWAPS))
 
     def _distance(self, seen: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Of sets (..., row, component): |m|^2 + tr(S + R - 2 (R^1/2 S R^1/2)^1/2), R the reference's covariance."""
+        """The distance of sets (..., row, component), |m|^2 + tr(S + R - 2 (R^1/2 S R^1/2)^1/2).
+
+        R is the reference's covariance.
+        """
         mean = seen.mean(-2)
         centred = seen - mean[..., None, :]
         spread = np.swapaxes(centred, -1, -2) @ centred / (seen.shape[-2] - 1)
@@ -230,7 +233,7 @@ class Frechet:
         return np.asarray((mean**2).sum(-1) + traces - 2 * roots)
 
     def _seen(self, pictures: Pixels) -> NDArray[np.float64]:
-        """(row, component), the reference's mean at 0."""
+        """The pictures as (row, component), with the reference's mean at 0."""
         return np.asarray((self._flat(pictures) - self.centre) @ self.directions.T)
 
     @staticmethod
@@ -239,5 +242,5 @@ class Frechet:
 
 
 def ends_of(run: Inverted, arms: Sequence[str]) -> tuple[str, ...]:
-    """The methods that were asked for, or all of the run."""
+    """The methods that were asked for, or all methods of the run."""
     return tuple(run.arm(arm) for arm in arms) or tuple(run.arms)

@@ -24,11 +24,11 @@ KIND = "inversion"
 
 
 class Inverted:
-    """What a run of ``t2iprobe invert run`` holds.
+    """The contents of a run of ``t2iprobe invert run``.
 
     Args:
-        path: its folder.
-        rows: how many of the finished rows to read, ``None`` for all.
+        path: the run's folder.
+        rows: how many of the finished rows to read; ``None`` for all.
     """
 
     def __init__(self, path: str | Path, rows: int | None = None) -> None:
@@ -50,7 +50,7 @@ class Inverted:
         )
 
     def part(self, rows: Sequence[int]) -> Inverted:
-        """The same with some of its rows only, by their place among these."""
+        """The same run with only some of its rows, given by their position among these rows."""
         found = copy.copy(self)
         for kept in ("noise", "clean"):
             found.__dict__.pop(kept, None)
@@ -60,13 +60,13 @@ class Inverted:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What decided the result."""
+        """The settings that decided the result."""
         found: Mapping[str, Any] = self.manifest["settings"]
         return found
 
     @property
     def arms(self) -> list[str]:
-        """Labels of the methods."""
+        """The labels of the methods."""
         return list(self.settings["arms"])
 
     @property
@@ -76,12 +76,12 @@ class Inverted:
 
     @property
     def steps(self) -> int:
-        """Of sampling."""
+        """The number of sampling steps."""
         return int(self.settings["num_steps"])
 
     @property
     def trajectory(self) -> bool:
-        """Whether states and predictions are kept."""
+        """Whether states and predictions were kept."""
         return bool(self.settings["trajectory"])
 
     @property
@@ -96,52 +96,52 @@ class Inverted:
 
     @cached_property
     def noise(self) -> Array:
-        """(row, ...): what the pictures were made from, or noise drawn beside given ones."""
+        """(row, ...): the noise that the pictures were made from, or noise drawn to stand beside given pictures."""
         return self._store.noise(SAMPLE)
 
     @cached_property
     def clean(self) -> Array:
-        """(row, ...): the pictures in the space that is denoised."""
+        """(row, ...): the pictures in the space in which the model denoises."""
         return self._store.clean(SAMPLE)
 
     def latent(self, arm: str) -> Array:
-        """(row, ...): what a method found."""
+        """(row, ...): the latents that a method found."""
         return self._store.noise(phase("invert", self.arm(arm)))
 
     def rebuilt(self, arm: str) -> Array:
-        """(row, ...): what became of it when it was sampled again."""
+        """(row, ...): what sampling from a method's latents gave."""
         return self._store.clean(phase("reconstruct", self.arm(arm)))
 
     def state(self, arm: str | None, step: int) -> Array:
-        """(row, ...) at a level of the inversion by ``arm``, of the sampling for ``None``."""
+        """(row, ...): the state at a level of the inversion by ``arm``, or of the sampling if it is ``None``."""
         return self._store.state(self._walk(arm), step)
 
     def output(self, arm: str | None, step: int) -> Array:
-        """(row, ...): the prediction of a step, likewise."""
+        """(row, ...): the prediction at a step of the inversion by ``arm``, or of the sampling if it is ``None``."""
         return self._store.output(self._walk(arm), step)
 
     def score(self, name: str, arm: str) -> Scores:
-        """(row,)."""
+        """A score, (row,)."""
         values: Scores = self._recorded.column(name)[self._row(arm)][self.rows]
         return values
 
     @property
     def score_names(self) -> list[str]:
-        """Names of the scores."""
+        """The names of the scores."""
         return list(self._recorded.names)
 
     def picture(self, label: str, row: int) -> Image.Image:
-        """The picture of a finished row: of ``source`` or of a method's reconstruction."""
+        """The picture of a finished row: that of ``source``, or a method's reconstruction."""
         found = self._recorded.image(label, self.rows[row])
         assert found is not None
         return found
 
     def pictures(self, label: str) -> NDArray[np.uint8]:
-        """(row, y, x, 3): all of them."""
+        """(row, y, x, 3): the pictures of all rows."""
         return np.stack([np.asarray(self.picture(label, row)) for row in range(len(self.rows))])
 
     def arm(self, label: str) -> str:
-        """The label, checked.
+        """The label, after checking it.
 
         Raises:
             ConfigError: there is no such method in the run.
@@ -150,7 +150,7 @@ class Inverted:
         return label
 
     def source(self) -> Source:
-        """Prompts and seeds of the finished rows."""
+        """The prompts and seeds of the finished rows."""
         return Source(tuple(self.prompts), tuple(self.seeds))
 
     def _walk(self, arm: str | None) -> str:

@@ -20,20 +20,20 @@ from t2iprobe.plugins.inversion.trajectory import Denoiser, InversionInputs, Inv
 
 
 class Inverter(ABC):
-    """A way from images to noise and its matching way back. Registered through ``t2iprobe_register_inverters``.
+    """A way from images to noise, and the matching way back. Registered through ``t2iprobe_register_inverters``.
 
-    Settings are the arguments of the constructor; all have defaults.
+    A method's settings are the arguments of its constructor; all have defaults.
     """
 
     name: ClassVar[str]
-    #: for lists: what it does, in one line
+    #: what it does, in one line, for lists
     summary: ClassVar[str]
     predictions: ClassVar[frozenset[Prediction]]
-    #: whether it is a method of its own; a part of other methods is not
+    #: whether it is a method of its own, and not just a part of other methods
     registered: ClassVar[bool] = True
     #: parts of :class:`InversionInputs` that inversion cannot do without
     needs: ClassVar[tuple[str, ...]] = ()
-    #: why exact predictions do not lead back, of methods that are no inverse of sampling; they are for comparison
+    #: for methods that are no inverse of sampling and serve for comparison: why exact predictions do not lead back
     inexact: str = ""
 
     def invert(
@@ -42,14 +42,14 @@ class Inverter(ABC):
         """From images to noise.
 
         Args:
-            denoiser: of the model; it is not differentiated unless the method says so.
-            schedule: that the images were, or would be, sampled on.
+            denoiser: the model's denoiser; it is not differentiated unless the method says so.
+            schedule: the schedule that the images were, or would be, sampled on.
             clean: (row, ...) float32 or float64.
             given: what else may be used.
 
         Raises:
             ConfigError: the method does not work with this kind of prediction, or needs more than was given.
-            NonFiniteError: NaN or infinity on the way.
+            NonFiniteError: NaN or infinity came up on the way.
         """
         given = given or InversionInputs()
         self.check(schedule)
@@ -67,14 +67,14 @@ class Inverter(ABC):
         guidance: float = 1.0,
         settings: Mapping[str, Any] | None = None,
     ) -> Trajectory:
-        """:meth:`invert` pictures on a loaded model, on the levels that its pipeline samples on.
+        """:meth:`invert` pictures with a loaded model, on the levels that its pipeline samples on.
 
         Args:
-            model: of any family.
+            model: a model of any family.
             pictures: (row, y, x, 3).
-            prompts: what each shows.
-            num_steps: sampling steps.
-            guidance: 1 is none.
+            prompts: what each picture shows.
+            num_steps: number of sampling steps.
+            guidance: guidance scale; 1 means none.
             settings: ``height`` and ``width``, where they are not the model's own.
         """
         from t2iprobe.plugins.inversion.denoisers import model_denoiser
@@ -89,7 +89,7 @@ class Inverter(ABC):
     def sample(
         self, denoiser: Denoiser, schedule: Schedule, noise: Tensor, given: InversionInputs | None = None
     ) -> Trajectory:
-        """From noise to images, on the grid that :meth:`invert` walks; arguments and errors are the same."""
+        """From noise to images, on the same levels as :meth:`invert`; arguments and errors are the same, too."""
         self.check(schedule)
         return self._sample(InversionRun(denoiser, schedule, given or InversionInputs()), _wide(noise))
 
@@ -97,7 +97,7 @@ class Inverter(ABC):
         """Refuse a kind of prediction that the method does not work with.
 
         Raises:
-            ConfigError: naming the methods that do.
+            ConfigError: it does not; the message names the methods that do.
         """
         if schedule.prediction not in self.predictions:
             able = sorted(kind.name for kind in _loaded() if schedule.prediction in kind.predictions)
@@ -110,9 +110,10 @@ class Inverter(ABC):
     def round_trip(
         self, denoiser: Denoiser, schedule: Schedule, noise: Tensor, given: InversionInputs | None = None
     ) -> float:
-        """The largest error in the noise, after sampling and inverting with the sampler's own predictions replayed.
+        """The largest error in the noise after sampling, and inverting with the sampler's own predictions replayed.
 
-        What is left is the method's arithmetic: it must be rounding error before any number of it is believed.
+        This leaves only the error of the method's arithmetic, which must be no more than rounding before any of the
+        method's numbers can be trusted.
         """
         given = given or InversionInputs()
         there = self.sample(denoiser, schedule, noise, given)
@@ -128,18 +129,18 @@ class Inverter(ABC):
 
 
 class Stepwise(Inverter):
-    """Methods whose every step is the algebraic inverse of a sampling step, for a prediction they have to guess."""
+    """Methods whose every step is the algebraic inverse of a sampling step, given a prediction they have to guess."""
 
     @abstractmethod
     def guess(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
-        """The prediction that the sampler got at level ``step``, guessed from the state at level ``step + 1``."""
+        """The sampler's prediction at level ``step``, guessed from the state at level ``step + 1``."""
 
     def slope(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
         """The prediction that a sampling step uses, from the state at level ``step``."""
         return run.at(step, x)
 
     def revise(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
-        """The state at level ``step`` after it was found; for methods that put another in its place."""
+        """The state at level ``step`` once it is found; methods that put another state in its place override this."""
         return x
 
     def _invert(self, run: InversionRun, clean: Tensor) -> Trajectory:
@@ -162,7 +163,7 @@ class Stepwise(Inverter):
 
 
 def fresh_noise(like: Tensor, seeds: Sequence[int]) -> Tensor:
-    """Standard normal noise, one seed a row, so that a row's noise does not depend on its batch."""
+    """Standard normal noise with one seed per row, so that a row's noise does not depend on its batch."""
     rows = [torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows).to(like)
 
@@ -172,10 +173,10 @@ def _replayed(run: InversionRun, step: int) -> Tensor:
 
 
 def needed(run: InversionRun, method: str) -> Trajectory:
-    """The sampling that an oracle method takes from.
+    """The sampling trajectory that an oracle method draws on.
 
     Raises:
-        ConfigError: there is none, or it has another number of steps.
+        ConfigError: there is none, or its number of steps is another.
     """
     walk = run.given.sampled
     if walk is None or len(walk.outputs) != run.schedule.steps:
@@ -185,7 +186,7 @@ def needed(run: InversionRun, method: str) -> Trajectory:
 
 
 def _wide(state: Tensor) -> Tensor:
-    """A state in at least float32: rounding of half precision is larger than what is measured here."""
+    """A state in at least float32: half precision rounds by more than what is measured here."""
     if not state.is_floating_point():
         raise ConfigError(f"states are floating point, found {state.dtype}")
     if state.dtype.itemsize < 4:
@@ -197,7 +198,7 @@ def _wide(state: Tensor) -> Tensor:
 
 
 def _loaded(kind: type[Inverter] = Inverter) -> Iterator[type[Inverter]]:
-    """Every registered method that has been imported, a plugin's too."""
+    """Every registered method that has been imported, including those of plugins."""
     for one in kind.__subclasses__():
         if "name" in vars(one) and one.registered:
             yield one

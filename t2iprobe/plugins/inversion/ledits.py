@@ -1,4 +1,4 @@
-"""LEDITS++ (arXiv 2311.16711) by diffusers' own pipelines, on the parts of a loaded Stable Diffusion or SDXL."""
+"""LEDITS++ (arXiv 2311.16711) with diffusers' own pipelines, on the parts of a loaded Stable Diffusion or SDXL."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ SKIP, SOURCE_GUIDANCE = 0.15, 3.5  # diffusers' defaults
 
 
 def editor(model: Model) -> Any:
-    """The LEDITS++ pipeline on the model's own parts, with SDE-DPM-Solver++ of second order.
+    """The LEDITS++ pipeline on the model's own parts, with second-order SDE-DPM-Solver++.
 
     Raises:
-        ConfigError: diffusers has none for such parts.
+        ConfigError: diffusers has no such pipeline for these parts.
     """
     own = model.pipeline.components
     for kind in KINDS:
@@ -59,20 +59,20 @@ def edited(
     seed: int = 0,
     done: Callable[[int], None] = lambda pictures: None,
 ) -> Pixels:
-    """Each picture with its target prompt as the concept that is added.
+    """Each picture, edited with its target prompt as the concept to add.
 
     Args:
-        model: a U-Net of text-to-image.
-        pictures: (row, y, x, 3), sides a multiple of 32.
-        prompts: that the pictures were made from.
-        targets: prompts of the edit.
-        steps: of inversion.
-        strength: guidance of the edit.
-        seed: of the noise.
-        done: told after each picture.
+        model: a text-to-image model with a U-Net.
+        pictures: (row, y, x, 3), with sides that are multiples of 32.
+        prompts: the prompts that the pictures were made from.
+        targets: the prompts of the edit.
+        steps: number of inversion steps.
+        strength: guidance scale of the edit.
+        seed: seed of the noise.
+        done: is called after each picture.
 
     Raises:
-        ConfigError: the model or the size of the pictures does not fit.
+        ConfigError: the model, or the size of the pictures, is not suitable.
     """
     if any(side % 32 for side in pictures.shape[1:3]):
         size = " x ".join(map(str, pictures.shape[1:3]))
@@ -93,7 +93,7 @@ def edited(
 
 @contextmanager
 def _borrowed(model: Model) -> Iterator[Any]:
-    """The editor, silent; the U-Net gets its attention processors back."""
+    """The editor, made silent; afterwards the U-Net gets its attention processors back."""
     pipeline, unet = editor(model), model.pipeline.unet
     before = dict(unet.attn_processors)
     level = diffusers_logging.get_verbosity()

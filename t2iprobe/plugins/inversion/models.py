@@ -1,4 +1,4 @@
-"""What an inversion asks of a model beside its predictions: sizes, the levels it really samples on, pictures."""
+"""What an inversion needs from a model besides predictions: sizes, the levels it really samples on, pictures."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from t2iprobe.core.model import Model
 from t2iprobe.plugins.inversion.schedule import Schedule, schedule_of
 
 Pixels = NDArray[np.uint8]
-TOGETHER = 16  # pictures that the autoencoder gets at once
+TOGETHER = 16  # pictures that the autoencoder gets at a time
 
 
 class _Reached(Exception):
-    """The denoiser is about to be called, so the timesteps are set."""
+    """Raised when the denoiser is about to be called, by which time the timesteps are set."""
 
 
 def used_schedule(model: Model, num_steps: int, settings: Mapping[str, Any] | None = None) -> Schedule:
     """The levels that a generation of the pipeline visits.
 
-    Those of a flow model depend on what its pipeline does with them (a shift by the size of the picture, sigmas of its
-    own), so the pipeline is started and stopped before it calls the denoiser. The others have DDIM's.
+    A flow model's levels depend on what its pipeline does with them (a shift by the size of the picture, sigmas of its
+    own), so the pipeline is started, and stopped before it calls the denoiser. Other models use DDIM's levels.
 
     Args:
-        model: of any family.
-        num_steps: sampling steps.
+        model: a model of any family.
+        num_steps: number of sampling steps.
         settings: ``height`` and ``width``, where they are not the model's own.
     """
     if model.adapter.prediction(model.pipeline) != "flow":
@@ -54,13 +54,13 @@ def _stop(module: Any, args: Any, kwargs: Any) -> None:
 
 
 def state_shape(model: Model, settings: Mapping[str, Any] | None = None) -> tuple[int, ...]:
-    """(channel, y, x) of what is denoised."""
+    """The shape (channel, y, x) of what is denoised."""
     blank = np.zeros((1, *model.picture_size(settings), 3), np.uint8)
     return tuple(encoded(model, blank).shape[1:])
 
 
 def encoded(model: Model, pictures: Pixels) -> Tensor:
-    """Pictures (row, y, x, 3) as what is denoised, (row, channel, y, x) in float32 on the CPU.
+    """Pictures (row, y, x, 3) encoded as what is denoised, (row, channel, y, x) in float32 on the CPU.
 
     Raises:
         ConfigError: the model cannot take pictures of this size.
@@ -98,7 +98,7 @@ def _in_parts(model: Model, work: str, rows: Tensor, make: Callable[[slice], Ten
 
 @contextmanager
 def _full_precision(model: Model) -> Iterator[tuple[torch.device, torch.dtype]]:
-    """Where the autoencoder runs and in which dtype; one that overflows in float16 (SDXL's) runs in float32."""
+    """The device and dtype that the autoencoder runs with; one that overflows in float16 (SDXL's) runs in float32."""
     device, vae = model.pipeline._execution_device, getattr(model.pipeline, "vae", None)
     if vae is None:
         yield device, next(model.denoiser.parameters()).dtype

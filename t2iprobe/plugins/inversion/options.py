@@ -26,7 +26,7 @@ RUNS = Path("runs")
 
 Keep = Literal["trajectory", "ends"]
 KEEP = "trajectory: every state and prediction; ends: noise, picture and latent only."
-ROWS, STEPS = 256, 50  # pictures and steps, where nobody says
+ROWS, STEPS = 256, 50  # pictures and steps by default
 METHOD = (
     "NAME or NAME:key=value,…, such as forward:steps=2; repeatable, or by commas. Default ddim, for flow models euler. "
     "`t2iprobe invert list` shows all."
@@ -34,7 +34,7 @@ METHOD = (
 
 
 class RowOptions(Options):
-    """Which pictures of which prompts, made how."""
+    """Options that say which pictures are made from which prompts, and how."""
 
     panel: ClassVar[str] = "Pictures"
     prompts: Path | None = option(None, help=f"File of prompts, {LISTED}.")
@@ -50,7 +50,7 @@ class RowOptions(Options):
 
 
 class InvertOptions(RunOptions, RowOptions, ModelOptions):
-    """The options of ``t2iprobe invert run``; what else makes runs asks by them, too."""
+    """The options of ``t2iprobe invert run``, which other commands that make runs use as well."""
 
     panel: ClassVar[str] = "Inversion"
     preset: str | None = option(
@@ -79,14 +79,14 @@ class InvertOptions(RunOptions, RowOptions, ModelOptions):
 
     @property
     def generation(self) -> dict[str, Any]:
-        """Settings of the pictures' size."""
+        """The settings that decide the size of the pictures."""
         return {} if self.resolution is None else {"height": self.resolution, "width": self.resolution}
 
     def check(self) -> None:
-        """Refuse what cannot be, before a model is loaded.
+        """Refuse impossible options before a model is loaded.
 
         Raises:
-            ConfigError: prompts in two ways, a number of given pictures, or a method that is none.
+            ConfigError: prompts are given in two ways, a number comes with given pictures, or a method does not exist.
         """
         from t2iprobe.plugins.inversion.arms import parse_arm
 
@@ -138,14 +138,14 @@ def cell(value: Any, digits: int = 3) -> str:
 
 
 def print_tables(tables: Mapping[str, Numbers]) -> None:
-    """Tables with their titles."""
+    """Print tables with their titles."""
     for title, one in tables.items():
         print_wide(one.columns, [[cell(value, one.digits) for value in row] for row in one.rows], title=title)
         answers.print()
 
 
 def print_facts(facts: Mapping[str, Any], format: Format) -> None:
-    """A record, a line a fact; lists of records as tables."""
+    """Print a record, one line per fact; lists of records are printed as tables."""
     if format is Format.json:
         print_json(facts)
         return
@@ -164,7 +164,7 @@ def _listed(value: Any) -> str:
 
 
 def print_rows(rows: Sequence[dict[str, Any]], format: Format, name: str) -> None:
-    """A list of records as a table."""
+    """Print a list of records as a table."""
     if format is Format.json:
         print_json({name: list(rows)})
         return
@@ -175,7 +175,7 @@ def print_rows(rows: Sequence[dict[str, Any]], format: Format, name: str) -> Non
 
 
 def print_answer(answer: dict[str, Any], tables: Mapping[str, Numbers], format: Format) -> None:
-    """The answer of a command that leaves a report."""
+    """Print the answer of a command that leaves a report."""
     if format is Format.json:
         print_json(answer)
         return

@@ -1,4 +1,4 @@
-"""Means and differences of the same pictures with intervals over prompts, as plain values."""
+"""Means and differences over the same pictures, with intervals over prompts, as plain values."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from t2iprobe.core.statistics import Interval, interval
 from t2iprobe.plugins.inversion.analysis.jackknife import Rows, half_width, jackknife
 from t2iprobe.plugins.inversion.inverted import Inverted
 
-#: estimate, low, high; bounds are ``None`` where there is one prompt only, or all agree
+#: estimate, low, high; the bounds are ``None`` if there is only one prompt, or all values agree
 Between = list[float | None]
 
 
 def spanned(statistic: Callable[[Rows], ArrayLike], prompts: Sequence[Hashable]) -> Between:
-    """A number of some rows with its 95 % interval over prompts, whose pictures are not independent.
+    """A statistic of some rows with its 95 % interval over prompts, because pictures of one prompt are not independent.
 
     Args:
-        statistic: from rows to the number.
-        prompts: one a row.
+        statistic: computes the number from rows.
+        prompts: one prompt per row.
     """
     estimate, error, groups = jackknife(statistic, prompts)
     half, mean = float(half_width(error, groups)), float(estimate)
@@ -37,11 +37,11 @@ def over(values: NDArray[Any], prompts: Sequence[Hashable]) -> Between | None:
 
 
 def beside_first(run: Inverted, name: str, arm: str) -> Between | None:
-    """A score less that of the first method, picture by picture: all methods have the same pictures."""
+    """A score minus that of the first method, picture by picture, because all methods have the same pictures."""
     first = run.arms[0]
     return None if arm == first else over(run.score(name, arm) - run.score(name, first), run.prompts)
 
 
 def said(value: Sequence[float | None] | None, digits: int = 3) -> str:
-    """An estimate with its interval."""
+    """An estimate with its interval, as text."""
     return "–" if value is None else Interval.of(value).said(digits)

@@ -1,7 +1,8 @@
-"""What a network predicts, and what follows from it: noise, data and the step of DDIM (arXiv 2010.02502, eq. 12).
+"""What a network predicts, and what follows from that: noise, data and the DDIM step (arXiv 2010.02502, eq. 12).
 
-All steps here are affine in the state and in the prediction, so each has an exact algebraic inverse. That is where
-diffusers' inverse goes wrong for v: it converts v at the state it starts from, while v belongs to the one it looks for.
+All steps here are affine in the state and in the prediction, so each has an exact algebraic inverse. This is where
+diffusers' inverse goes wrong for v: it converts v at the state it starts from, while v belongs to the state that it
+looks for.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from t2iprobe.core.errors import ConfigError
 
 
 class Level(NamedTuple):
-    """How much data and how much noise is in a state x = alpha x0 + sigma n."""
+    """How much data and how much noise a state x = alpha x0 + sigma n contains."""
 
     alpha: float
     sigma: float
 
 
 def clean_of(prediction: Prediction, level: Level, x: Tensor, output: Tensor) -> Tensor:
-    """The data x0 that a prediction at ``x`` means, (row, ...)."""
+    """The data x0 that a prediction at ``x`` implies, (row, ...)."""
     alpha, sigma = level
     if prediction == "epsilon":
         return (x - sigma * output) / alpha
@@ -33,7 +34,7 @@ def clean_of(prediction: Prediction, level: Level, x: Tensor, output: Tensor) ->
 
 
 def noise_of(prediction: Prediction, level: Level, x: Tensor, output: Tensor) -> Tensor:
-    """The noise n that a prediction at ``x`` means, (row, ...)."""
+    """The noise n that a prediction at ``x`` implies, (row, ...)."""
     alpha, sigma = level
     if prediction == "epsilon":
         return output
@@ -43,7 +44,7 @@ def noise_of(prediction: Prediction, level: Level, x: Tensor, output: Tensor) ->
 
 
 def predicted(prediction: Prediction, level: Level, clean: Tensor, noise: Tensor) -> Tensor:
-    """The prediction that means this data and this noise: n, alpha n - sigma x0 (arXiv 2202.00512), n - x0 or x0."""
+    """The prediction that implies this data and noise: n, alpha n - sigma x0 (arXiv 2202.00512), n - x0 or x0."""
     if prediction == "epsilon":
         return noise
     if prediction == "v_prediction":
@@ -52,7 +53,7 @@ def predicted(prediction: Prediction, level: Level, clean: Tensor, noise: Tensor
 
 
 def converted(source: Prediction, target: Prediction, level: Level, x: Tensor, output: Tensor) -> Tensor:
-    """A prediction of one kind as one of another, at the same state."""
+    """A prediction of one kind converted to another kind, at the same state."""
     clean, noise = clean_of(source, level, x, output), noise_of(source, level, x, output)
     return predicted(target, level, clean, noise)
 
@@ -81,8 +82,8 @@ def transfer(prediction: Prediction, source: Level, target: Level) -> tuple[floa
 def coordinates(prediction: Prediction, level: Level) -> tuple[float, float]:
     """(scale, time) in which the sampling ODE has no linear part: d(x / scale) / d time = slope.
 
-    For flow the scale is 1, the time sigma and the slope n - x0. For the others the scale is alpha, the time
-    sigma / alpha and the slope n (arXiv 2010.02502, eq. 14; arXiv 2410.07273, eq. 6).
+    For flow the scale is 1, the time is sigma and the slope is n - x0. For the others the scale is alpha, the time is
+    sigma / alpha and the slope is n (arXiv 2010.02502, eq. 14; arXiv 2410.07273, eq. 6).
     """
     if prediction == "flow":
         return 1.0, level.sigma
@@ -92,5 +93,5 @@ def coordinates(prediction: Prediction, level: Level) -> tuple[float, float]:
 
 
 def slope_of(prediction: Prediction, level: Level, x: Tensor, output: Tensor) -> Tensor:
-    """The slope that belongs to :func:`coordinates`: the prediction itself for flow, else the noise."""
+    """The slope in :func:`coordinates`: the prediction itself for flow, otherwise the noise."""
     return output if prediction == "flow" else noise_of(prediction, level, x, output)

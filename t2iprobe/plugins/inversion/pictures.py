@@ -1,4 +1,4 @@
-"""Sheets of pictures: noise, image, latent, plain mask, errors, and grids of what was made from them."""
+"""Picture sheets: noise, image, latent, plain mask, errors, and grids of what was made from them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Numbers = NDArray[Any]
 
 
 def shown(state: Numbers) -> Image.Image:
-    """(channel, y, x) as a picture: its first three channels, 0 is grey and three standard deviations are white."""
+    """(channel, y, x) as a picture of its first three channels: 0 is grey, three standard deviations are white."""
     channels = state[:3] if len(state) >= 3 else np.repeat(state[:1], 3, 0)
     levels = np.clip(0.5 + channels / (2 * SPAN), 0, 1)
     return Image.fromarray((255 * levels).round().astype(np.uint8).transpose(1, 2, 0))
@@ -37,17 +37,17 @@ def heat(values: Numbers, top: float) -> Image.Image:
 
 
 def masked(mask: NDArray[np.bool_]) -> Image.Image:
-    """(y, x): plain areas yellow."""
+    """A mask (y, x) as a picture with plain areas in yellow."""
     return Image.fromarray(np.where(mask[..., None], (255, 212, 59), (40, 42, 50)).astype(np.uint8))
 
 
 def grid(
     columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Image.Image]]], cell: int = CELL, label: int = LABEL
 ) -> Image.Image:
-    """Pictures in rows below the heads of their columns.
+    """Pictures in rows, below the headings of their columns.
 
     Raises:
-        ShapeError: a row has another number of pictures than there are columns.
+        ShapeError: the number of pictures in a row is not the number of columns.
     """
     if wrong := next((name for name, pictures in rows if len(pictures) != len(columns)), None):
         raise ShapeError(f"row {wrong!r} has another number of pictures than the {len(columns)} columns")
@@ -69,7 +69,7 @@ def grid(
 
 
 def wrapped(text: str, width: int = 24) -> str:
-    """``text`` in lines."""
+    """``text``, broken into lines."""
     import textwrap
 
     return "\n".join(textwrap.wrap(text, width)[:5])

@@ -1,4 +1,4 @@
-"""What a run takes, before it begins: :func:`published` without weights, :func:`planned` of a model that is here."""
+"""What a run will take: :func:`published` needs no weights, :func:`planned` uses a model that is loaded."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 Found = dict[str, Any]
-EARLY = (1, 2, 3, 5)  # first steps of inversion, after which the noise is told
+EARLY = (1, 2, 3, 5)  # numbers of first inversion steps after which a plan states the noise level
 
 
 def published(asked: InvertOptions, name: str, plugins: Plugins) -> Found:
-    """The cost of a preset on the published model: its denoiser is built on the meta device, without weights.
+    """The cost of a preset on the published model, whose denoiser is built on the meta device, without weights.
 
     Raises:
         ConfigError: a method does not work with the model's kind of prediction.
@@ -50,7 +50,7 @@ def published(asked: InvertOptions, name: str, plugins: Plugins) -> Found:
 
 
 def planned(asked: InvertOptions, plugins: Plugins) -> Found:
-    """The cost on a model that is here, and the time that it takes on this machine."""
+    """The cost on a loaded model, and the time that it takes on this machine."""
     model = session.loaded(asked, plugins)
     question = session.question_of(asked, model, plugins, source=repeated([""], asked.limit or ROWS, asked.seed))
     study = session.study_of(asked, question, model, plugins)
@@ -63,7 +63,7 @@ def planned(asked: InvertOptions, plugins: Plugins) -> Found:
 
 
 def schedule_for(preset: InversionPreset, num_steps: int) -> Schedule:
-    """The levels that a preset's model is sampled on, from its published scheduler."""
+    """The levels that a preset's model is sampled on, according to its published scheduler."""
     levels = dict(preset.levels)
     if "shift" not in levels:
         return schedule_of(DDIMScheduler(clip_sample=False, **levels), num_steps)
@@ -71,18 +71,18 @@ def schedule_for(preset: InversionPreset, num_steps: int) -> Schedule:
     scheduler = FlowMatchEulerDiscreteScheduler(**levels)
     if mu is None:
         return schedule_of(scheduler, num_steps)
-    # as FluxPipeline calls it
+    # as FluxPipeline does
     return schedule_of(scheduler, None, sigmas=np.linspace(1.0, 1 / num_steps, num_steps).tolist(), mu=mu)
 
 
 def family_named(name: str, plugins: Plugins) -> type[Adapter]:
-    """An adapter, of the package or of a model without text."""
+    """An adapter by name, from the package or for a model without text."""
     known: dict[str, type[Adapter]] = {**plugins.adapters(), **{one.name: one for one in FAMILIES}}
     return choice("family", name, known)
 
 
 def _question(asked: InvertOptions, arms: tuple[InversionArm, ...]) -> InversionQuestion:
-    """Costs do not depend on what the prompts say."""
+    """A question with empty prompts, because costs do not depend on what the prompts say."""
     source = repeated([""], asked.limit or ROWS, asked.seed)
     return InversionQuestion(
         source,

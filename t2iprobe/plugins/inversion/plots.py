@@ -1,4 +1,4 @@
-"""Drawings of an analysis, each as a picture. They know tables, no models and no stores."""
+"""Plots of an analysis, each as a picture. They work on tables and know neither models nor stores."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Found = Mapping[str, Any]
 COLOURS = ("#d9480f", "#1971c2", "#2b8a3e", "#862e9c", "#e67700", "#0b7285", "#a61e4d", "#5c940d")
 GREY = "#868e96"
 DPI = 130
-LONG = 26  # letters of a method's name in a legend
+LONG = 26  # most letters of a method's name in a legend
 
 
 class Canvas:
-    """A figure with panels side by side; its ``image`` is there once the block has ended."""
+    """A figure with panels side by side; its ``image`` is ready once the ``with`` block has ended."""
 
     def __init__(self, figure: Any, panels: Any) -> None:
         self.figure, self.panels = figure, panels
         self.image = Image.new("RGB", (1, 1))
 
     def legend(self, axes: Axes) -> None:
-        """One for all panels, below them, of what is in ``axes``."""
+        """Draw one legend for all panels, below them, with the entries of ``axes``."""
         handles, names = axes.get_legend_handles_labels()
         self.figure.legend(
             handles, names, loc="outside lower center", ncols=min(6, len(names)), frameon=False, fontsize=8.5
@@ -39,7 +39,7 @@ class Canvas:
 
 @contextmanager
 def canvas(columns: int = 1, rows: int = 1, width: float = 11.5, height: float = 3.6) -> Iterator[Canvas]:
-    """A new figure, drawn at the end of the block."""
+    """A new figure, drawn at the end of the ``with`` block."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -52,7 +52,7 @@ def canvas(columns: int = 1, rows: int = 1, width: float = 11.5, height: float =
 
 
 def dress(axes: Axes, title: str, x: str = "", y: str = "") -> None:
-    """What all panels look like."""
+    """Apply the look that all panels share."""
     axes.set_title(title, loc="left", color=INK, fontsize=10)
     axes.set_xlabel(x, color=INK, fontsize=9)
     axes.set_ylabel(y, color=INK, fontsize=9)
@@ -64,19 +64,19 @@ def dress(axes: Axes, title: str, x: str = "", y: str = "") -> None:
 
 
 def legend(axes: Axes, **where: Any) -> None:
-    """Without a frame."""
+    """Draw a legend without a frame."""
     axes.legend(frameon=False, fontsize=8, **where)
 
 
 def colour(what: str, methods: Sequence[str]) -> str:
-    """Of a row: grey for references, one of its own for each method, black for the rest."""
+    """The colour of a row: grey for references, one of its own for each method, black for the rest."""
     if what in (TRUE, OTHER):
         return GREY
     return COLOURS[list(methods).index(what) % len(COLOURS)] if what in methods else INK
 
 
 def short(name: str) -> str:
-    """A name that fits a legend."""
+    """The name, cut so that it fits a legend."""
     return name if len(name) <= LONG else name[: LONG - 1] + "…"
 
 
@@ -150,7 +150,7 @@ def geometry_plot(found: Found) -> Image.Image:
 
 
 def location_plot(found: Found, method: str) -> Image.Image:
-    """How far each state of the walks is from the points between noise and latent."""
+    """How far each state of the trajectories is from the points between noise and latent."""
     walks = found["location"][method]
     count = len(next(iter(walks.values()))["nearer_noise"])
     with canvas(len(walks) + 1) as drawn:
@@ -200,7 +200,7 @@ def _gaps(values: Sequence[float | None]) -> list[float]:
 
 
 def normality_plot(found: Found) -> Image.Image:
-    """Quantiles against the normal ones, and moments."""
+    """Quantiles against those of a normal distribution, and moments."""
     normal, methods = found["normality"]["quantiles"]["normal"], found["methods"]
     with canvas(2, height=3.8) as drawn:
         quantile, moments = drawn.panels
@@ -266,7 +266,7 @@ def assignment_plot(found: Found) -> Image.Image:
 
 
 def figures(found: Found) -> dict[str, Image.Image]:
-    """Every drawing that the analysis has numbers for, by the name of its file."""
+    """Every plot that the analysis has numbers for, by the name of its file."""
     drawn = {
         "correlation": correlation_plot(found),
         "geometry": geometry_plot(found),

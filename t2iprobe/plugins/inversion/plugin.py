@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def t2iprobe_register_inverters() -> list[type[Inverter]]:
-    """Those for noise and v models, for flow models, and for both."""
+    """The inverters for noise and v models, for flow models, and for both."""
     from t2iprobe.plugins.inversion.catalogue import BUNDLED
 
     return list(BUNDLED)
@@ -22,7 +22,7 @@ def t2iprobe_register_inverters() -> list[type[Inverter]]:
 
 @hookimpl
 def t2iprobe_register_commands() -> dict[str, typer.Typer]:
-    """``t2iprobe invert``."""
+    """The ``t2iprobe invert`` commands."""
     from t2iprobe.plugins.inversion.commands import app
 
     return {"invert": app}

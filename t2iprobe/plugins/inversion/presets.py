@@ -1,6 +1,6 @@
 """The paper's protocol for its models (arXiv 2410.23530 and its code): :data:`PRESETS`.
 
-T = 50 and no guidance everywhere. Counts of pictures are those of the authors' scripts where they are known.
+T = 50 without guidance everywhere. The numbers of pictures are those of the authors' scripts, where these are known.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ class InversionPreset:
     """One model's protocol.
 
     Args:
-        model: reference.
-        family: its adapter's name, whose published denoiser a plan is made for.
+        model: reference of the model.
+        family: name of its adapter; plans are made for that family's published denoiser.
         shape: (channel, y, x) of what is denoised.
-        levels: of the published scheduler; a ``shift`` makes it a flow model's, ``mu`` is the shift by the size.
-        num_steps: T.
-        rows: N.
-        methods: what is compared: plain inversion, and forward diffusion for the first 4 % of the steps.
-        dtype: of the weights.
-        reencode: pictures are decoded and encoded before they are inverted.
-        distinct: different prompts.
+        levels: settings of the published scheduler; with a ``shift`` it is a flow model's, ``mu`` is the shift by size.
+        num_steps: T, the number of steps.
+        rows: N, the number of pictures.
+        methods: the methods that are compared: plain inversion, and forward diffusion for the first 4 % of the steps.
+        dtype: dtype of the weights.
+        reencode: whether pictures are decoded and encoded again before they are inverted.
+        distinct: number of different prompts.
         note: where this departs from the paper, or what is not known.
     """
 
@@ -115,7 +115,7 @@ PRESETS: dict[str, InversionPreset] = {
 
 
 def applied(asked: InvertOptions, preset: InversionPreset) -> InvertOptions:
-    """The options with a preset's in place of those that were not given."""
+    """The options, with the preset's values for those that were not given."""
     return asked.filled(
         {
             "model": None if asked.has("arch") or asked.has("model") else preset.model,
@@ -130,7 +130,7 @@ def applied(asked: InvertOptions, preset: InversionPreset) -> InvertOptions:
 
 
 def listing() -> list[dict[str, Any]]:
-    """A record for each."""
+    """One record per preset."""
     return [
         {
             "preset": name,

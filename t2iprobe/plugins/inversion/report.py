@@ -12,7 +12,7 @@ from t2iprobe.plugins.inversion.paired import said
 from t2iprobe.report.sections import Cell, ReportTable, Section
 
 Found = Mapping[str, Any]
-SHEETS = 4  # of pictures in a report
+SHEETS = 4  # picture sheets in a report
 
 
 def tables(found: Found) -> dict[str, ReportTable]:
@@ -27,7 +27,7 @@ def tables(found: Found) -> dict[str, ReportTable]:
 
 
 def reconstruction(found: Found) -> ReportTable:
-    """What came back, and at what cost."""
+    """How well pictures were reconstructed, and at what cost."""
     first, *others = found["reconstruction"]["rows"]
     beside = [f"PSNR beside {first['method']}"] if others and first.get("psnr") else []
     columns = [
@@ -47,7 +47,7 @@ def reconstruction(found: Found) -> ReportTable:
 
 
 def correlation(found: Found) -> ReportTable:
-    """Correlation beside its floor, what a single image shows, and how normal the numbers are."""
+    """Correlation with its floor, what a single image shows, and how normal the numbers are."""
     across = found["correlation"]
     within = {row["what"]: row for row in found["texture"]["rows"]}
     normal = {row["what"]: row for row in found["normality"]["rows"]}
@@ -71,7 +71,7 @@ def correlation(found: Found) -> ReportTable:
 
 
 def triangle(found: Found) -> ReportTable:
-    """Angles and sides."""
+    """The angles and sides of the triangle."""
     part = found["triangle"]
     columns = ["latent", *(f"angle at {name}" for name in part["corners"]), "most probable", *part["sides"]]
     rows: list[list[Cell]] = []
@@ -82,7 +82,7 @@ def triangle(found: Found) -> ReportTable:
 
 
 def plain(found: Found) -> ReportTable:
-    """Plain areas and the rest."""
+    """Plain areas compared with the rest."""
     columns = [
         "latent", "error, plain", "error, elsewhere", "difference by image", "beside other noise", "std, plain",
         "std, elsewhere", "difference", "variance nearby, plain", "elsewhere", "bits, plain", "elsewhere",
@@ -98,7 +98,7 @@ def plain(found: Found) -> ReportTable:
 
 
 def assignment(found: Found) -> ReportTable:
-    """Who finds whom."""
+    """How often noise and image find each other."""
     columns = ["first", "second", "by", "first finds second", "second finds first", "one to one", "top hub", "chosen"]
     keys = ("from", "to", "measure", "to_second", "to_first", "hungarian", "top_hub", "chosen")
     return ReportTable(columns, [[row[key] for key in keys] for row in found["assignment"]["rows"]], 3)
@@ -117,7 +117,7 @@ def _number(value: float | None) -> Cell:
 
 
 def sentence(found: Found) -> str:
-    """The answer in one: the first method's latents against true noise, and what chance alone would give."""
+    """The answer in one sentence: the first method's latents against true noise, and what chance alone would give."""
     method = found["methods"][0]
     text = f"Latents of {method} correlate by {_correlated(found, method)}"
     areas = {row["what"]: row for row in found["plain"]["rows"]}[method]
@@ -130,7 +130,7 @@ def _correlated(found: Found, method: str) -> str:
     across = found["correlation"]
     excess = {row["what"]: row["excess"] for row in across["rows"]}[method]
     low, high = across["excess_of_noise"]
-    verdict = ", so noise would do as much" if excess <= high else ""  # structure only adds
+    verdict = ", so noise would do as much" if excess <= high else ""  # structure can only raise the correlation
     return (
         f"{excess:+.3f} over the floor of {across['floor']:.3f} ({found['rows']} images of independent noise: "
         f"{low:+.3f} to {high:+.3f}{verdict})"
@@ -138,7 +138,7 @@ def _correlated(found: Found, method: str) -> str:
 
 
 def _sign(gap: Sequence[float | None]) -> int:
-    """Of a difference; 0 where its interval shows none."""
+    """The sign of a difference; 0 where its interval does not show one."""
     _, low, high = gap
     return 0 if low is None or high is None else (low > 0) - (high < 0)
 
@@ -189,11 +189,11 @@ BESIDE = {
 
 
 def sections(found: Found, figures: Mapping[str, Image]) -> Iterator[Section]:
-    """Sections of a report.
+    """The sections of a report.
 
     Args:
         found: an analysis.
-        figures: its drawings and sheets of pictures, by name.
+        figures: its plots and picture sheets, by name.
     """
     sheets = [
         (f"{one}: noise to image and back", figures.get(f"pictures-{i}")) for i, one in enumerate(found["methods"])

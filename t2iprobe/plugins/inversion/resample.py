@@ -1,4 +1,4 @@
-"""Pictures from states that were changed: what interpolation and editing have in common."""
+"""Pictures sampled from changed states: what interpolation and editing have in common."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Tell = Callable[[int], None]
 
 @dataclass
 class LevelSampler:
-    """Samples by DDIM or Euler on the levels of a run, whatever found the states.
+    """Samples with DDIM or Euler on the levels of a run, whichever method found the states.
 
     Args:
-        model: of the run.
-        run: that was inverted.
-        guidance: of sampling; default the run's.
-        batch_size: rows at once.
-        on_rows: gets the rows of each call.
+        model: the run's model.
+        run: the finished inversion.
+        guidance: guidance scale of sampling; default the run's.
+        batch_size: rows that are sampled at once.
+        on_rows: is told the number of rows of each call.
     """
 
     model: Model
@@ -54,7 +54,7 @@ class LevelSampler:
         self.scale = self.run.settings["guidance"] if self.guidance is None else self.guidance
 
     def pictures(self, states: Array, prompts: Sequence[str]) -> Pixels:
-        """(row, y, x, 3) from noise or latents, each with its prompt."""
+        """Pictures (row, y, x, 3) sampled from noise or latents, each with its prompt."""
         size = self.batch_size or usual_batch(self.model)
         parts = [range(first, min(first + size, len(states))) for first in range(0, len(states), size)]
         return np.concatenate(
@@ -74,12 +74,12 @@ class LevelSampler:
 
     @property
     def calls(self) -> int:
-        """Denoiser rows that a picture takes."""
+        """How many denoiser rows a picture takes."""
         return self.run.steps * sides(self.scale)
 
 
 def check_model(model: Model, run: Inverted) -> None:
-    """Refuse another model than the run's.
+    """Refuse a model that is not the run's.
 
     Raises:
         ConfigError: the weights differ.
@@ -94,12 +94,12 @@ def check_model(model: Model, run: Inverted) -> None:
 
 @dataclass
 class WordJudge:
-    """Reads words in pictures, where the prompts have any.
+    """Reads words in pictures, where the prompts ask for any.
 
     Args:
         reader: OCR engine.
-        metric: of text.
-        words: by prompt.
+        metric: text metric.
+        words: the word of each prompt, by prompt.
     """
 
     reader: Any
@@ -113,24 +113,24 @@ class WordJudge:
 
 
 def gaps(pictures: Pixels) -> NDArray[np.float64]:
-    """The mean absolute difference of every two pictures, (row, row), in 0..1."""
+    """The mean absolute difference between any two pictures, (row, row), in 0..1."""
     flat = pictures.reshape(len(pictures), -1).astype(np.float32) / 255
     return np.stack([np.abs(flat - one).mean(1, dtype=np.float64) for one in flat])
 
 
 def pairwise(pictures: Pixels) -> float:
-    """How different pictures are: the mean absolute difference of two of them, in 0..1."""
+    """How different pictures are: the mean absolute difference between two of them, in 0..1."""
     return mean_gap(gaps(pictures))
 
 
 def mean_gap(table: NDArray[np.float64]) -> float:
-    """The mean of :func:`gaps` over pairs of two."""
+    """The mean of :func:`gaps` over all pairs."""
     count = len(table)
     return float(table.sum() / (count * (count - 1))) if count > 1 else float("nan")
 
 
 def more_diverse(pictures: Pixels, others: Pixels, prompts: Sequence[Hashable]) -> Between:
-    """How much more diverse pictures are than others of the same rows, with its 95 % interval over prompts."""
+    """How much more diverse pictures are than others of the same rows, with a 95 % interval over prompts."""
     first, second = gaps(pictures), gaps(others)
 
     def more(rows: Rows) -> float:

@@ -1,4 +1,4 @@
-"""The levels that a sampler visits: :class:`Schedule`, read from diffusers' own tables, never computed anew."""
+"""The levels that a sampler visits: :class:`Schedule`, read from diffusers' own tables and never recomputed."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Schedule:
         prediction: what the model predicts.
         levels: (steps + 1).
         timesteps: (steps), as the scheduler counts them.
-        train_steps: timesteps of training; a flow model is at sigma = 1 there.
-        terminal: the noisiest level that was trained.
-        config: of the diffusers scheduler.
+        train_steps: number of training timesteps; the timestep at which a flow model is at sigma = 1.
+        terminal: the noisiest level of training.
+        config: configuration of the diffusers scheduler.
     """
 
     prediction: Prediction
@@ -50,7 +50,7 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        """Sampling steps."""
+        """The number of sampling steps."""
         return len(self.timesteps)
 
     def ahead(self, step: int, x: Tensor, output: Tensor) -> Tensor:
@@ -59,12 +59,12 @@ class Schedule:
         return scale * x + gain * output
 
     def back(self, step: int, x: Tensor, output: Tensor) -> Tensor:
-        """The algebraic inverse of :meth:`ahead`: exact where ``output`` is what the sampler got at this step."""
+        """The algebraic inverse of :meth:`ahead`, exact if ``output`` is what the sampler got at this step."""
         scale, gain = self.transfer(step)
         return (x - gain * output) / scale
 
     def transfer(self, step: int) -> tuple[float, float]:
-        """(A, B) of a sampling step, see :func:`parametrisation.transfer`."""
+        """(A, B) of a sampling step; see :func:`parametrisation.transfer`."""
         return parametrisation.transfer(self.prediction, self.levels[step], self.levels[step + 1])
 
     def noised(self, index: int, clean: Tensor, noise: Tensor) -> Tensor:
@@ -73,11 +73,11 @@ class Schedule:
         return alpha * clean + sigma * noise
 
     def clean_of(self, step: int, x: Tensor, output: Tensor) -> Tensor:
-        """The image that a prediction at level ``step`` means."""
+        """The image that a prediction at level ``step`` implies."""
         return parametrisation.clean_of(self.prediction, self.levels[step], x, output)
 
     def noise_of(self, step: int, x: Tensor, output: Tensor) -> Tensor:
-        """The noise that a prediction at level ``step`` means."""
+        """The noise that a prediction at level ``step`` implies."""
         return parametrisation.noise_of(self.prediction, self.levels[step], x, output)
 
     def timestep_of(self, index: int) -> float:
@@ -85,10 +85,10 @@ class Schedule:
         return self.timesteps[index] if index < self.steps else self.timestep_at(self.levels[index].sigma)
 
     def timestep_at(self, sigma: float) -> float:
-        """The timestep of any noise level of a flow model, also between two steps.
+        """The timestep of any noise level of a flow model, including levels between two steps.
 
         Raises:
-            ConfigError: not a flow model; the others were trained at whole timesteps.
+            ConfigError: it is not a flow model; other models were trained at whole timesteps.
         """
         if self.prediction != "flow":
             raise ConfigError(f"only flow models know every level; this one predicts {self.prediction}")
@@ -98,21 +98,21 @@ class Schedule:
 def schedule_of(scheduler: Any, num_steps: int | None = None, **settings: Any) -> Schedule:
     """The schedule that a diffusers scheduler samples on.
 
-    Flow schedulers are taken as they are. For the others it is DDIM's with the same configuration and without clipping
-    and thresholding: no other deterministic sampler of diffusers has an inverse of its own.
+    Flow schedulers are taken as they are. For all others the schedule is DDIM's, with the same configuration but
+    without clipping and thresholding, because no other deterministic sampler of diffusers has an inverse of its own.
 
     Args:
-        scheduler: of the pipeline; it is not changed.
-        num_steps: sampling steps; ``None`` takes the timesteps that are set already.
-        settings: further arguments of ``set_timesteps`` (``mu`` or ``sigmas`` of FLUX).
+        scheduler: the pipeline's scheduler; it is not changed.
+        num_steps: number of sampling steps; ``None`` takes the timesteps that are already set.
+        settings: further arguments of ``set_timesteps`` (such as ``mu`` or ``sigmas`` for FLUX).
 
     Raises:
-        ConfigError: levels that do not fall, a dynamic shift without ``mu``, timesteps that are not set, or more steps
-            than the model was trained at.
+        ConfigError: the levels do not fall, a dynamic shift has no ``mu``, the timesteps are not set, or there are more
+            steps than the model was trained with.
 
     Warns:
-        UserWarning: the number of steps does not divide, so that diffusers' DDIM would not end its steps where the next
-            ones start, or would begin far below the noisiest level.
+        UserWarning: the number of training timesteps is not divisible by the number of steps, so that diffusers' DDIM
+            steps would not end where the next ones start, or would begin far below the noisiest level.
     """
     kind = scheduler.config.get("prediction_type") or "flow"
     if kind in ("flow", "flow_prediction"):
@@ -134,7 +134,7 @@ def _flow(scheduler: Any, num_steps: int | None, settings: Mapping[str, Any]) ->
     elif getattr(scheduler, "num_inference_steps", None) is None:
         raise ConfigError("give num_steps, or a scheduler whose timesteps are set")
     sigmas = [float(sigma) for sigma in own.sigmas.double()]
-    # second-order schedulers list levels twice; they would walk another grid than ours
+    # second-order schedulers list levels twice, so their grid would not be ours
     return Schedule(
         "flow",
         tuple(Level(1 - sigma, sigma) for sigma in sigmas),
@@ -167,7 +167,7 @@ def _ddim(scheduler: Any, num_steps: int | None, prediction: Prediction) -> Sche
 
 
 def ddim_scheduler(config: Mapping[str, Any]) -> Any:
-    """diffusers' DDIM for measurements: neither clips nor thresholds what the model says."""
+    """diffusers' DDIM for measurements, which neither clips nor thresholds the model's predictions."""
     return DDIMScheduler.from_config(dict(config), clip_sample=False, thresholding=False)
 
 
@@ -186,7 +186,7 @@ def _warn_of_gaps(timesteps: Sequence[int], ratio: int) -> None:
 
 
 def _warn_of_start(first: int, ratio: int, total: int, num_steps: int) -> None:
-    """Leading spacing rounds the distance of two steps down, and what is lost is missing at the noisy end."""
+    """Warn of a late start: leading spacing rounds the step length down, which leaves out levels at the noisy end."""
     if first < total - 2 * ratio:
         warnings.warn(
             f"{num_steps} steps do not divide the {total} of training, so sampling begins at timestep {first}, where "

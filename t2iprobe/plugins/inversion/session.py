@@ -1,4 +1,4 @@
-"""What the commands of ``t2iprobe invert`` have in common: from options to a question, its plan, and its answer."""
+"""What the commands of ``t2iprobe invert`` share: from options to a question, its plan, and its answer."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def default_method(model: Model) -> str:
 
 
 def loaded(asked: ModelOptions, plugins: Plugins) -> Model:
-    """The model, of any family that the package knows or of one without text."""
+    """The loaded model, of any family that the package knows or of one without text."""
     ref = reference(asked.arch, asked.model, plugins)
     if asked.model is None:
         say_embedded(asked.arch, ref)
@@ -82,7 +82,7 @@ def source_of(asked: InvertOptions, model: Model, plugins: Plugins) -> Source:
 
 
 def prompts_of(asked: InvertOptions, model: Model, plugins: Plugins) -> list[str]:
-    """The prompts of a file or of a set, each once and in order; of a model without text its classes, or none."""
+    """The prompts of a file or a set, each once and in order; for a model without text its classes, or none."""
     if asked.prompts is not None:
         return read_entries(asked.prompts, "prompts")
     if asked.prompt_set is None and isinstance(model.adapter, ImageOnly):
@@ -110,7 +110,7 @@ def question_of(asked: InvertOptions, model: Model, plugins: Plugins, **changes:
 
 
 def study_of(asked: InvertOptions, question: InversionQuestion, model: Model, plugins: Plugins) -> InversionStudy:
-    """The study of a question; its methods are built and examined, so that what cannot work fails here."""
+    """The study of a question. Its methods are built and examined here, so that what cannot work fails early."""
     metrics = metrics_of(asked.metric, plugins)
     study = InversionStudy(model, question, plugins.inverters(), metrics, asked.batch_size, asked.given())
     warn_of_guidance(question)
@@ -119,10 +119,10 @@ def study_of(asked: InvertOptions, question: InversionQuestion, model: Model, pl
 
 
 def metrics_of(names: Sequence[str], plugins: Plugins, needs: Sequence[str] = ("image",)) -> list[Any]:
-    """Metrics by name: those that compare two pictures, and where ``needs`` says so also a picture with its prompt.
+    """Metrics by name: those that compare two pictures and, if ``needs`` says so, also a picture with its prompt.
 
     Raises:
-        ConfigError: one is not known, compares something else, or lacks its weights.
+        ConfigError: a metric is not known, compares something else, or lacks its weights.
     """
     known: dict[str, Any] = dict(plugins.metrics())
     found = [choice("metric", name, known)() for name in names]
@@ -136,7 +136,7 @@ def metrics_of(names: Sequence[str], plugins: Plugins, needs: Sequence[str] = ("
 
 
 def warn_of_guidance(question: InversionQuestion) -> None:
-    """The paper measures without guidance, which is an error of its own."""
+    """Warn that guidance adds an error of its own; the paper measures without it."""
     scales = {question.guidance, question.inversion_guidance} - {1.0}
     if scales:
         shown = ", ".join(f"{scale:g}" for scale in sorted(scales))
@@ -148,7 +148,7 @@ def warn_of_guidance(question: InversionQuestion) -> None:
 
 
 def run_study(asked: InvertOptions, study: InversionStudy, path: Path, what: str = "inverting") -> Inverted:
-    """Run it with its plan on stderr and a progress bar, or find it finished."""
+    """Run a study, with its plan on stderr and a progress bar, or find it finished."""
     stop = stopping()
     with bar(what) as (progress, task):
         total = study.cost().rows
@@ -165,7 +165,7 @@ def run_study(asked: InvertOptions, study: InversionStudy, path: Path, what: str
 
 
 def announce(asked: InvertOptions, study: InversionStudy, path: Path, cost: InversionCost) -> None:
-    """The plan in one line; refuses what is long or large without ``--yes``."""
+    """Print the plan on one line; refuse what is long or large without ``--yes``."""
     seconds = cost.work * seconds_a_row(study)
     labels = ", ".join(arm.label for arm in study.question.arms)
     notes.print(
@@ -177,7 +177,7 @@ def announce(asked: InvertOptions, study: InversionStudy, path: Path, cost: Inve
 
 
 def seconds_a_row(study: InversionStudy, rows: int = 8) -> float:
-    """What a row through the denoiser takes, measured on one call."""
+    """How many seconds a row through the denoiser takes, measured on one call."""
     question, model = study.question, study.model
     count = min(rows, study.batch)
     denoiser = model_denoiser(model, list(question.source.prompts[:1]) * count)
@@ -223,7 +223,7 @@ def analyzed(run: Inverted, options: AnalysisSettings, plugins: Plugins) -> dict
     return {"run": str(run.path), "sentence": sections.sentence(found), "report": str(report), "analysis": found}
 
 
-#: what commands leave in a run folder, and the sections that follow from it
+#: the answers that commands leave in a run folder, and what makes the report's sections from them
 LEFT: dict[str, Callable[[Any, Any], Iterator[Section]]] = {
     "analysis": sections.sections,
     "interpolation": sweep_sections.interpolation,
@@ -234,7 +234,7 @@ LEFT: dict[str, Callable[[Any, Any], Iterator[Section]]] = {
 
 
 def report_of(path: Path, plugins: Plugins) -> Path:
-    """``report.html`` with everything that commands have left in the folder so far."""
+    """Write ``report.html`` with everything that commands have left in the folder so far."""
     from PIL import Image
 
     drawn = {file.stem: Image.open(check(file)) for file in sorted((path / "figures").glob("*.png"))}
@@ -250,7 +250,7 @@ def report_of(path: Path, plugins: Plugins) -> Path:
 
 
 def keep(path: Path, name: str, found: Mapping[str, Any], drawn: Mapping[str, Image.Image]) -> None:
-    """Numbers as JSON and drawings as PNG, each whole or not at all."""
+    """Write numbers as JSON and plots as PNG, each whole or not at all."""
     checksums.keep(path, {f"figures/{title}.png": image for title, image in drawn.items()})
     checksums.keep(path, {f"{name}.json": found})
 
@@ -258,7 +258,7 @@ def keep(path: Path, name: str, found: Mapping[str, Any], drawn: Mapping[str, Im
 def write_report(
     path: Path, manifest: Mapping[str, Any], text: str, parts: Sequence[Section], plugins: Plugins, command: str
 ) -> Path:
-    """``report.html`` in a folder."""
+    """Write ``report.html`` in a folder."""
     spent = manifest.get("spent", {})
     cost = {name.replace("_", " "): f"{value:,}" for name, value in spent.items()}
     settings = manifest.get("settings", {})
@@ -279,12 +279,12 @@ def write_report(
 
 
 def sweep(path: Path, run: RunDefinition, answer: str) -> dict[str, Any]:
-    """Run several studies into folders below ``path``, or go on with that, or find it done.
+    """Run several studies in folders below ``path``, go on with them, or find them done.
 
     Args:
-        path: of all.
-        run: measures them and keeps the answer.
-        answer: name of what it keeps.
+        path: the folder that holds them all.
+        run: measures the studies and keeps the answer.
+        answer: name of the answer that it keeps.
     """
     execute(run, path, stopping())
     found: dict[str, Any] = read_json(path / f"{answer}.json")
@@ -292,13 +292,13 @@ def sweep(path: Path, run: RunDefinition, answer: str) -> dict[str, Any]:
 
 
 def stopping() -> Stop:
-    """Asked by a signal, and says so."""
+    """A :class:`Stop` that a signal can ask for and that then says so on stderr."""
     return Stop(lambda: notes.print("stopping after the unit in flight (again to stop at once)", highlight=False))
 
 
 @contextmanager
 def sampling(pictures: int, run: Inverted, guidance: float | None) -> Iterator[Callable[[int], None]]:
-    """A bar over pictures that are sampled from states of a run; gives what is told of every call."""
+    """A progress bar over pictures sampled from states of a run; yields what has to be told the rows of every call."""
     scale = run.settings["guidance"] if guidance is None else guidance
     calls = run.steps * sides(scale)
     notes.print(

@@ -1,4 +1,4 @@
-"""What is inverted: prompts and seeds of pictures to be made, or the pictures in a folder."""
+"""What is inverted: prompts and seeds for pictures that are yet to be made, or the pictures in a folder."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 @dataclass(frozen=True)
 class Source:
-    """One row a picture.
+    """What is inverted, one picture per row.
 
     Args:
-        prompts: one a row.
-        seeds: of the noise, one a row.
-        pictures: (row, y, x, 3), given ones; ``None`` where they are made from the prompts.
-        names: of the given ones.
+        prompts: one prompt per row.
+        seeds: seeds of the noise, one per row.
+        pictures: (row, y, x, 3), the given pictures; ``None`` if they are made from the prompts.
+        names: names of the given pictures.
     """
 
     prompts: tuple[str, ...]
@@ -35,15 +35,15 @@ class Source:
 
     @property
     def digest(self) -> str | None:
-        """Of the given pictures."""
+        """A digest of the given pictures."""
         return None if self.pictures is None else hashlib.sha256(self.pictures.tobytes()).hexdigest()[:16]
 
 
 def repeated(prompts: Sequence[str], rows: int, seed: int) -> Source:
-    """``rows`` rows that take turns in the prompts, each with a seed of its own.
+    """A source of ``rows`` rows that cycle through the prompts, each row with a seed of its own.
 
     Raises:
-        ConfigError: no prompts.
+        ConfigError: there are no prompts.
     """
     if not prompts:
         raise ConfigError("an inversion needs prompts, found none")
@@ -51,17 +51,18 @@ def repeated(prompts: Sequence[str], rows: int, seed: int) -> Source:
 
 
 def folder(path: Path, size: tuple[int, int], prompts: Sequence[str], seed: int, *, fit: bool = False) -> Source:
-    """The pictures of a folder, in order of their names.
+    """A source of the pictures in a folder, in the order of their names.
 
     Args:
         path: the folder.
         size: height and width that the model takes.
-        prompts: none, one for all, or one a picture.
-        seed: of the noise that stands beside them; the true noise of a given picture is not known.
-        fit: make other sizes and modes fit (RGB on white, scaled and cropped in the middle).
+        prompts: none, one for all, or one per picture.
+        seed: seed of the noise that they are compared with; the true noise of a given picture is not known.
+        fit: make pictures of other sizes and modes fit (RGB on white, scaled, and cropped in the middle).
 
     Raises:
-        ConfigError: no folder or no picture, one that cannot be read or does not fit, or another number of prompts.
+        ConfigError: there is no folder or no picture in it, a picture cannot be read or does not fit, or the number of
+            prompts does not match.
     """
     if not path.is_dir():
         raise ConfigError(f"--images {path} is no folder")

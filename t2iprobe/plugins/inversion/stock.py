@@ -1,4 +1,4 @@
-"""diffusers' own pair of schedulers as shipped, with whatever clips, thresholds or is wrong there.
+"""diffusers' own pair of schedulers as shipped, with all clipping, thresholding and mistakes left in.
 
 For comparison only: it does not pass the oracle round trip for v, nor where the configuration clips or thresholds
 (IF: sampling thresholds dynamically, the inverse clips to [-1, 1] and keeps the old noise).
@@ -19,7 +19,7 @@ from t2iprobe.plugins.inversion.trajectory import InversionRun, Trajectory, Traj
 
 
 class StockDDIM(Inverter):
-    """``DDIMScheduler`` and ``DDIMInverseScheduler`` with the configuration of the pipeline's scheduler."""
+    """diffusers' ``DDIMScheduler`` and ``DDIMInverseScheduler``, configured like the pipeline's scheduler."""
 
     name: ClassVar[str] = "ddim-stock"
     summary: ClassVar[str] = "diffusers' DDIM pair as shipped, clipping included; wrong for v-prediction"
@@ -46,7 +46,7 @@ class StockDDIM(Inverter):
         return builder.trajectory(run.nfe)
 
     def _timed(self, kind: Any, run: InversionRun, *, descending: bool) -> Any:
-        """The scheduler on the schedule's timesteps."""
+        """The scheduler, set to the schedule's timesteps."""
         own = kind.from_config(dict(run.schedule.config))
         try:
             own.set_timesteps(run.schedule.steps)

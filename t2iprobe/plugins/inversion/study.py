@@ -1,7 +1,8 @@
-"""Pictures sampled, inverted and made again, by one or more methods, into a run folder: :class:`InversionStudy`.
+"""Samples, inverts and reconstructs pictures with one or more methods, in a run folder: :class:`InversionStudy`.
 
-A unit (a batch of rows) is whole or absent; killed at any moment, a study loses the unit in flight at most and goes on
-with the same numbers. The scores are those of a study (trial: ``source`` and each method; pair: each row).
+A unit (a batch of rows) is either complete or absent; a study that is killed at any moment loses at most the unit in
+flight and goes on with the same numbers. Scores are stored as in any study (the trials are ``source`` and each method,
+the pairs are the rows).
 """
 
 from __future__ import annotations
@@ -36,19 +37,19 @@ Sampler = Literal["plain", "own"]
 
 @dataclass(frozen=True)
 class InversionQuestion:
-    """What is inverted and how.
+    """What is inverted, and how.
 
     Args:
         source: prompts, seeds, and pictures where they are given.
-        arms: methods; their labels differ.
-        num_steps: of sampling and of inversion.
-        guidance: of sampling and reconstruction; 1 is off.
-        inversion_guidance: of inversion.
-        sampler: ``plain`` samples by DDIM or Euler for all methods, ``own`` by the one method's own sampler.
-        reencode: invert what the autoencoder makes of the sampled picture, as one would a picture from a file.
+        arms: the methods, with different labels.
+        num_steps: number of steps of sampling and of inversion.
+        guidance: guidance scale of sampling and reconstruction; 1 means none.
+        inversion_guidance: guidance scale of inversion.
+        sampler: ``plain`` samples with DDIM or Euler for all methods, ``own`` with the sampler of the only method.
+        reencode: decode the sampled picture and invert its encoding, as one would with a picture from a file.
         trajectory: keep every state and prediction, not only noise, picture and latent.
         generation: ``height`` and ``width``, where they are not the model's own.
-        clean: (row, ...) what is inverted, instead of pictures, and a word for where it comes from.
+        clean: what is inverted in place of pictures, (row, ...), and a word for where it comes from.
     """
 
     source: Source
@@ -76,7 +77,7 @@ class InversionQuestion:
 
     @property
     def rows(self) -> int:
-        """How many."""
+        """The number of rows."""
         return len(self.source.prompts)
 
     def settings(self) -> dict[str, Any]:
@@ -102,9 +103,9 @@ class InversionCost:
     """What a study will take.
 
     Args:
-        rows: through the denoiser, guidance included; at most, where a method may stop earlier.
-        stored: bytes, unpacked.
-        backward: rows of them that go backward as well.
+        rows: rows through the denoiser, guidance included; an upper bound where a method may stop earlier.
+        stored: bytes to store, uncompressed.
+        backward: how many of the rows also take a backward pass.
     """
 
     rows: int
@@ -113,16 +114,16 @@ class InversionCost:
 
     @property
     def work(self) -> int:
-        """In rows that go forward: the way back takes about as long as two of them."""
+        """The work in forward rows; a backward pass takes about as long as two of them."""
         return self.rows + 2 * self.backward
 
 
 def cost_of(question: InversionQuestion, examined: Mapping[str, ArmProperties], shape: Sequence[int]) -> InversionCost:
-    """What a question takes from the beginning.
+    """What a question takes when it starts from the beginning.
 
     Args:
         question: what is inverted.
-        examined: each method by its label.
+        examined: the properties of each method, by its label.
         shape: (channel, y, x) of what is denoised.
     """
     each = sum(one.invert + one.sample for one in examined.values())
@@ -138,12 +139,12 @@ def cost_of(question: InversionQuestion, examined: Mapping[str, ArmProperties], 
 
 @dataclass
 class InversionCallbacks:
-    """Who is told.
+    """Who is told about a study's progress.
 
     Args:
-        planned: before the first unit; what it raises ends the study before it has begun.
-        on_rows: rows of each call of the denoiser.
-        stop: asked between units.
+        planned: called before the first unit; an error that it raises ends the study before it has begun.
+        on_rows: is told the number of rows of each denoiser call.
+        stop: asked between units whether to stop.
     """
 
     planned: Callable[[InversionCost], None] = lambda cost: None
@@ -153,15 +154,15 @@ class InversionCallbacks:
 
 @dataclass
 class InversionStudy:
-    """A question about a model.
+    """A question put to a model.
 
     Args:
-        model: to ask.
+        model: the model to ask.
         question: what is inverted.
-        inverters: methods by name.
-        metrics: that compare a picture made again with the one before.
-        batch_size: rows of a unit; out of memory halves what runs at once, not the unit.
-        arguments: as they were given, for the manifest.
+        inverters: the methods, by name.
+        metrics: metrics that compare a reconstruction with the original picture.
+        batch_size: rows of a unit; running out of memory halves how many run at once, but not the unit.
+        arguments: the arguments as they were given, for the manifest.
     """
 
     model: Model
@@ -173,12 +174,12 @@ class InversionStudy:
 
     @cached_property
     def schedule(self) -> Any:
-        """The levels that are walked."""
+        """The levels that sampling and inversion step through."""
         return used_schedule(self.model, self.question.num_steps, self.question.generation)
 
     @cached_property
     def methods(self) -> dict[str, Inverter]:
-        """By label."""
+        """The methods, by label."""
         return {arm.label: arm.build(self.inverters) for arm in self.question.arms}
 
     @cached_property
@@ -189,7 +190,7 @@ class InversionStudy:
 
     @property
     def batch(self) -> int:
-        """Rows of a unit."""
+        """The number of rows in a unit."""
         return min(self.question.rows, self.batch_size or usual_batch(self.model))
 
     def settings(self) -> dict[str, Any]:
@@ -201,17 +202,17 @@ class InversionStudy:
         return provenance.facts(self.model, {"num_steps": self.question.num_steps, **self.question.generation})
 
     def cost(self) -> InversionCost:
-        """What it will take from the beginning."""
+        """What the study takes when it starts from the beginning."""
         return cost_of(self.question, self.examined, state_shape(self.model, self.question.generation))
 
     def run(self, path: Path, callbacks: InversionCallbacks | None = None) -> Path:
-        """Run it in a folder, or go on with it there, or find it finished.
+        """Run the study in a folder, go on with it there, or find it finished.
 
         Raises:
             ConfigError: a method does not fit the model.
             RunExistsError: the folder has a run with other settings; nothing was touched.
-            LockedError: another process is at it.
-            StoppedError: it was asked to stop; what is whole is kept.
+            LockedError: another process is working on it.
+            StoppedError: it was asked to stop; what is complete is kept.
         """
         callbacks, settings = callbacks or InversionCallbacks(), self.settings()
         found = runfolder.existing(path, settings)
@@ -225,7 +226,7 @@ class InversionStudy:
             self._facts | self._about(),
             self.arguments,
             unit="row",
-            disposable=False,  # parts of a unit are kept, too
+            disposable=False,  # parts of a unit are kept as well
         )
         execute(run, path, callbacks.stop)
         return path
@@ -242,7 +243,7 @@ class InversionStudy:
         return {}
 
     def _about(self) -> dict[str, Any]:
-        """For the manifest."""
+        """Facts for the manifest."""
         return {
             "scores": score_names(self.metrics),
             "examined": {label: dataclasses.asdict(one) for label, one in self.examined.items()},

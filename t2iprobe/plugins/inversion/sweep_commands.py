@@ -1,4 +1,4 @@
-"""The commands that go on from a run, and those that make many: interpolate, edit, ablate, training."""
+"""The commands that start from a finished run, and those that make many runs: interpolate, edit, ablate, training."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def interpolate(asked: InterpolateOptions, context: typer.Context) -> None:
     sets: dict[str, Any] = dict(plugins.aggregates())
     wholes = [choice("aggregate", name, sets)() for name in asked.aggregate]
     question = interpolate.Interpolation(interpolate.ends_of(run, asked.method), asked.limit, asked.points, asked.way)
-    interpolate.couples(run.prompts, asked.limit)  # refused before the model is loaded
+    interpolate.couples(run.prompts, asked.limit)  # refuse before the model is loaded
     loaded = followups.model_of(run, asked, plugins)
     judge = followups.judge_of(run.prompts, asked.prompt_set, asked.reader, loaded, plugins) if asked.read else None
     bench = followups.DownstreamContext(run, loaded, plugins, kinds, asked.guidance, asked.batch_size)
@@ -166,7 +166,7 @@ def study(asked: InvertStudyOptions, context: typer.Context) -> None:
 
 
 def _sampled(path: Path) -> Inverted:
-    """A run whose pictures the model made: there the true noise is known."""
+    """A run whose pictures the model made, so that the true noise is known."""
     from t2iprobe.plugins.inversion.inverted import Inverted
 
     run = Inverted(path)

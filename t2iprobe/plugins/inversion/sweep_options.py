@@ -1,4 +1,4 @@
-"""The options of the commands of ``t2iprobe invert`` that go on from a run, or make many. Imports no torch."""
+"""Options of the ``t2iprobe invert`` commands that start from a run or make many. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from t2iprobe.core.option_groups import DeviceOptions, ModelOptions
 from t2iprobe.core.seeds import SEEDS
 from t2iprobe.plugins.inversion.options import KEEP, METHOD, Keep, RowOptions
 
-#: options of an ablation that its runs have as well, and of a training's
+#: options that an ablation shares with its runs, and options of the runs of a training
 SHARED = frozenset(
     {
         "arch", "model", "device", "dtype", "method", "prompts", "prompt_set", "limit", "distinct", "seed",
@@ -23,7 +23,7 @@ READER = "OCR engine: rapidocr, or easyocr (the paper's, an extra), with options
 
 
 class FollowOptions(DeviceOptions):
-    """What goes on from a run."""
+    """Options of commands that start from a finished run."""
 
     panel: ClassVar[str] = "Run to go on from"
     run: Path = option(help="Run folder of `t2iprobe invert run`.", argument=True)

@@ -16,7 +16,7 @@ Drawn = Mapping[str, Image]
 
 
 def interpolation_table(found: Found) -> ReportTable:
-    """Each end's pictures at the ends and in the middle of the way."""
+    """The pictures at the ends and in the middle of the path, for each kind of end."""
     every = dict.fromkeys(name for row in found["rows"] for name in row)
     names = [name for name in every if name not in ("what", "share", "step")]
     shares = sorted({row["share"] for row in found["rows"]})
@@ -30,7 +30,7 @@ def interpolation_table(found: Found) -> ReportTable:
 
 
 def interpolation(found: Found, drawn: Drawn) -> Iterator[Section]:
-    """Pictures between two."""
+    """The section on pictures between two others."""
     text = (
         f"{found['pairs']} pairs of pictures with the same prompt, {found['way']} of whole vectors: between true "
         "noises and between latents. The Fréchet distance is of pixels' principal components to the run's own "
@@ -42,7 +42,7 @@ def interpolation(found: Found, drawn: Drawn) -> Iterator[Section]:
 
 
 def edit_table(found: Found) -> ReportTable:
-    """What was kept and what was changed."""
+    """What edits kept and what they changed."""
     names = [name for name, value in found["rows"][0].items() if isinstance(value, list)]
     beside = list(found["rows"][-1]["beside_noise"])
     heads = [*names, "diversity", *(f"{name}, beside noise" for name in beside)]
@@ -57,7 +57,7 @@ def edit_table(found: Found) -> ReportTable:
 
 
 def editing(found: Found, drawn: Drawn) -> Iterator[Section]:
-    """Latents under another prompt."""
+    """The section on latents sampled under another prompt."""
     text = (
         f"{found['rows_of_pictures']} pictures sampled again under another prompt, guidance {found['guidance']:g}; "
         "means with 95 % intervals over prompts, and differences to true noise, picture by picture. An edit from true "
@@ -81,14 +81,14 @@ HEADS = {
 
 
 def ablation_table(rows: Sequence[Found]) -> ReportTable:
-    """A row a setting."""
+    """One row per setting."""
     names = [name for name in ABLATED if any(row.get(name) is not None for row in rows)]
     cells: list[list[Cell]] = [[_spread(name, row.get(name)) for name in names] for row in rows]
     return ReportTable([HEADS.get(name, name) for name in names], cells, 3)
 
 
 def ablation(found: Found, drawn: Drawn) -> Iterator[Section]:
-    """Settings side by side."""
+    """The section that compares settings."""
     low, high = found["excess_of_noise"]
     text = (
         f"{found['images']} pictures a setting, the same noise for all. Calls up are those of the model for the "
@@ -101,7 +101,7 @@ def ablation(found: Found, drawn: Drawn) -> Iterator[Section]:
 
 
 def training_table(found: Found) -> ReportTable:
-    """Each curve's beginning, end and where it saturates."""
+    """Where each curve begins, ends and saturates."""
     each = {name: {"mean": one} for name, one in next(iter(found["curves"].values())).items()}
     means = {name: one["mean"] for name, one in (found["pooled"] or each).items()}
     rows: list[list[Cell]] = []
@@ -119,7 +119,7 @@ def training_table(found: Found) -> ReportTable:
 
 
 def training(found: Found, drawn: Drawn) -> Iterator[Section]:
-    """Noise and pictures through a training."""
+    """The section on noise and pictures through a training."""
     text = (
         f"{found['rows']} pictures of the same noise by each of {len(found['steps'])} checkpoints, {found['method']} "
         f"with {found['num_steps']} steps; {len(found['trainings'])} trainings pooled. P1 compares pictures with the "
@@ -139,7 +139,7 @@ def _section(title: str, text: str, table: ReportTable, drawn: Drawn, names: Seq
 
 
 def _spread(name: str, value: Any) -> Cell:
-    """A number, a mean with its interval, or a difference of Fréchet distances with its chance."""
+    """Text for a number, a mean with its interval, or a difference of Fréchet distances with its chance."""
     if name == "frechet_beside_noise" and value is not None:
         return f"{value[0]:+.3f} (p = {value[1]:.2g})"
     return said(value) if isinstance(value, list | tuple) else _cell(value)

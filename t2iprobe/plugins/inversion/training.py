@@ -1,8 +1,8 @@
 """Noise and pictures while a model is trained (E7): the same noise through a series of checkpoints.
 
-Three protocols. P1: pictures of each checkpoint from the fixed noise against those of the last. P2: each checkpoint
-inverts its own pictures. P3: each checkpoint inverts the last one's pictures, and they are made again by itself and by
-the last.
+There are three protocols. P1 compares each checkpoint's pictures from the fixed noise with those of the last. In P2
+each checkpoint inverts its own pictures. In P3 each checkpoint inverts the last one's pictures, and both it and the
+last one reconstruct them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.models import Pixels
 
 INDEX = "model_index.json"
-OTHER = "_of_another"  # ends the name of what a number is with another noise of the same prompt
-NEIGHBOURS, RANK = 50, 10  # of the paper
-NEAREST = 0.1  # at most of all rows are neighbours: with 50 of 51, any two sets share all
-SETTLED = 0.1  # of the way from the first to the last value: a curve is flat once it stays this near to its end
+OTHER = "_of_another"  # suffix for the value that a number has with another noise of the same prompt
+NEIGHBOURS, RANK = 50, 10  # as in the paper
+NEAREST = 0.1  # largest share of rows that count as neighbours: with 50 of 51, any two sets share all
+SETTLED = 0.1  # share of the way from the first to the last value: a curve is flat once it stays this near its end
 
 Numbers = NDArray[Any]
 Embed = Callable[[Pixels], Numbers]
@@ -36,11 +36,11 @@ Embed = Callable[[Pixels], Numbers]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A pipeline folder of a training.
+    """A pipeline folder that a training saved.
 
     Args:
-        step: of the training; its place in the list where its name has no number.
-        path: of the pipeline.
+        step: training step; its position in the list if its name has no number.
+        path: folder of the pipeline.
     """
 
     step: int
@@ -51,11 +51,11 @@ def series(folder: Path) -> list[Checkpoint]:
     """The checkpoints in a folder, in order of their steps.
 
     Args:
-        folder: with one pipeline folder a checkpoint, named by its step (``500``, ``step-500``, ``checkpoint_500``); or
-            a training's folder with such a ``checkpoints/``.
+        folder: a folder with one pipeline folder per checkpoint, named by its step (``500``, ``step-500``,
+            ``checkpoint_500``), or a training's folder that has such a folder as ``checkpoints/``.
 
     Raises:
-        ConfigError: fewer than two, two of one step, or one that is no pipeline.
+        ConfigError: there are fewer than two, two have the same step, or one is not a pipeline.
     """
     if not folder.is_dir():
         raise ConfigError(
@@ -84,7 +84,7 @@ def series(folder: Path) -> list[Checkpoint]:
 
 
 def aligned(pictures: Pixels, last: Pixels, embed: Embed | None = None) -> dict[str, float]:
-    """P1: how alike two sets of pictures of the same noise are."""
+    """P1: how alike two sets of pictures from the same noise are."""
     first, second = (_unit(one) for one in (pictures, last))
     rank, near = min(RANK, len(first) - 1), neighbours(len(first))
     found = {
@@ -101,15 +101,15 @@ def aligned(pictures: Pixels, last: Pixels, embed: Embed | None = None) -> dict[
 
 
 def neighbours(rows: int) -> int:
-    """How many are looked at: the paper's 50, and no more than a tenth of the rows."""
+    """How many neighbours are looked at: the paper's 50, but no more than a tenth of the rows."""
     return max(1, min(NEIGHBOURS, int(NEAREST * (rows - 1))))
 
 
 def another(prompts: Sequence[str]) -> list[int]:
-    """For each row another one of its prompt; where none has one, of the other rows that have none.
+    """For each row, another row of its prompt; rows that are alone with their prompt are exchanged among themselves.
 
-    What a number is for two noises of one prompt is what it is worth nothing below: pictures of a prompt are alike, and
-    features of few rows are always aligned.
+    The value that a number has for two noises of one prompt is the baseline below which it means nothing: pictures of a
+    prompt are alike, and features of few rows are always aligned.
     """
     listed: dict[str, list[int]] = {}
     for row, prompt in enumerate(prompts):
@@ -123,10 +123,10 @@ def another(prompts: Sequence[str]) -> list[int]:
 
 
 def triangles(noise: Numbers, image: Numbers, latent: Numbers) -> dict[str, float]:
-    """E3 as the training's plots have it: the angles of mean cosines, and mean sides."""
+    """E3 in the form that the training's plots use: the angles of mean cosines, and mean sides."""
     try:
         found = geometry.triangle(noise, image, latent)
-    except ConfigError:  # an untrained model may leave a corner where it is
+    except ConfigError:  # an untrained model may leave a corner where it is, so that two corners coincide
         return dict.fromkeys((*ANGLES, *SIDES), math.nan)
     angles = dict(zip(ANGLES, found.angles.tolist(), strict=True))
     return angles | dict(zip(SIDES, found.lengths.mean(0).tolist(), strict=True))
@@ -137,7 +137,7 @@ SIDES = ("image_latent", "noise_latent", "noise_image")
 
 
 def own_pictures(run: Inverted, arm: str, options: AnalysisSettings) -> dict[str, float]:
-    """P2: a checkpoint's own pictures and what it makes of them."""
+    """P2: a checkpoint's own pictures, and what its inversion makes of them."""
     groups = options.groups or 1
     found = triangles(run.noise, run.clean, run.latent(arm))
     for measure in ("l2", "pearson"):
@@ -151,14 +151,14 @@ def own_pictures(run: Inverted, arm: str, options: AnalysisSettings) -> dict[str
 
 
 def final_pictures(run: Inverted, last: Inverted, arm: str, noise: Numbers, rebuilt: Pixels | None) -> dict[str, float]:
-    """P3: the last checkpoint's pictures, inverted by another.
+    """P3: the last checkpoint's pictures, inverted by another checkpoint.
 
     Args:
-        run: the inversion of the last one's pictures by a checkpoint.
-        last: the same by the last checkpoint.
-        arm: method.
-        noise: that the pictures were made from.
-        rebuilt: pictures that the last checkpoint made of the latents.
+        run: a checkpoint's inversion of the last one's pictures.
+        last: the last checkpoint's inversion of them.
+        arm: the method.
+        noise: the noise that the pictures were made from.
+        rebuilt: pictures that the last checkpoint made from the latents.
     """
     latent, end = run.latent(arm), last.latent(arm)
     near, other = neighbours(len(latent)), end[another(run.prompts)]
@@ -183,7 +183,7 @@ def final_pictures(run: Inverted, last: Inverted, arm: str, noise: Numbers, rebu
 
 
 def similarity(picture: Pixels, other: Pixels) -> float:
-    """Structural similarity of two pictures (Wang et al. 2004), the mean over channels."""
+    """Structural similarity of two pictures (Wang et al. 2004), averaged over channels."""
     from skimage.metrics import structural_similarity
 
     side = min(11, picture.shape[0], picture.shape[1])
@@ -192,21 +192,21 @@ def similarity(picture: Pixels, other: Pixels) -> float:
 
 
 def psnr(pictures: Pixels, others: Pixels) -> float:
-    """Peak signal-to-noise ratio in dB, the mean over pictures; at most that of an error of half an 8-bit step."""
+    """Peak signal-to-noise ratio in dB, averaged over pictures; capped at that of an error of half an 8-bit step."""
     gaps = (pictures.astype(np.float64) - others) ** 2
     errors = np.maximum(gaps.reshape(len(gaps), -1).mean(1), 0.25)
     return float((10 * np.log10(255**2 / errors)).mean())
 
 
 def _unit(pictures: Pixels) -> Numbers:
-    """(row, number), scaled to 0..1 over the whole set, as the authors do."""
+    """The rows as (row, number), scaled to 0..1 over the whole set, as the authors do."""
     flat = pictures.reshape(len(pictures), -1).astype(np.float64)
     low, high = flat.min(), flat.max()
     return (flat - low) / ((high - low) or 1)
 
 
 def _correlation(values: Numbers, others: Numbers) -> float:
-    """Mean Pearson correlation of whole rows."""
+    """The mean Pearson correlation of whole rows."""
     first, second = (
         one.reshape(len(one), -1) - one.reshape(len(one), -1).mean(1, keepdims=True) for one in (values, others)
     )
@@ -214,7 +214,7 @@ def _correlation(values: Numbers, others: Numbers) -> float:
 
 
 def _or_nan(function: Callable[..., float], *arguments: Any) -> float:
-    """An early checkpoint may make the same picture of every noise, and then there is nothing to align."""
+    """The number, or NaN: an early checkpoint may make one picture from every noise, which leaves nothing to align."""
     try:
         return function(*arguments)
     except ConfigError:
@@ -227,16 +227,16 @@ def saturation(
     chance: Sequence[float | None] | None = None,
     settled: float = SETTLED,
 ) -> int | None:
-    """The first step from which on a curve stays within a share of its whole way around its end, or within chance.
+    """The first step from which a curve stays near its end: within a share of its whole way, or within chance.
 
     Args:
-        steps: of the checkpoints.
-        values: of the curve; the last is its end.
-        chance: how far off the end each may be by chance, where that is known.
+        steps: steps of the checkpoints.
+        values: values of the curve; the last is its end.
+        chance: how far each value may be from the end by chance, where that is known.
         settled: the share.
 
     Returns:
-        ``None`` where the curve has fewer than two values, or no way to go.
+        The step; ``None`` if the curve has fewer than two values, or does not go anywhere.
     """
     chances = [one if one is not None and one == one else 0.0 for one in chance or [0.0] * len(steps)]
     every = zip(steps, values, chances, strict=True)
@@ -250,7 +250,7 @@ def saturation(
 
 
 def pooled(curves: Sequence[Mapping[str, Sequence[float | None]]]) -> dict[str, dict[str, list[float | None]]]:
-    """Curves of several trainings as mean and standard deviation (of the sample; none of one), by name."""
+    """The curves of several trainings as mean and sample standard deviation (none for one training), by name."""
     found = {}
     for name in curves[0]:
         table = np.array([[math.nan if value is None else value for value in one[name]] for one in curves])
@@ -260,18 +260,18 @@ def pooled(curves: Sequence[Mapping[str, Sequence[float | None]]]) -> dict[str, 
 
 
 def listed(values: Numbers) -> list[float | None]:
-    """For JSON, which has no NaN."""
+    """The values for JSON, which has no NaN."""
     return [float(value) if np.isfinite(value) else None for value in values]
 
 
 def embedder(ref: str) -> Embed:
-    """Features of an image model that transformers can load (DINO, CLIP, a classifier): the CLS token, or CLIP's.
+    """Features of an image model that transformers can load (DINO, CLIP, a classifier): the CLS token, or CLIP's own.
 
     Args:
         ref: local folder or hub id, such as ``facebook/dino-vits16``.
 
     Raises:
-        ConfigError: it cannot be loaded.
+        ConfigError: the model cannot be loaded.
     """
     from transformers import AutoImageProcessor, AutoModel
 

@@ -1,4 +1,4 @@
-"""Runs a training's checkpoints through the three protocols, resumable, one model in memory at a time."""
+"""Puts a training's checkpoints through the three protocols; it can be resumed and holds few models in memory."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 OWN, FINAL, REBUILT = "own", "final", "rebuilt-by-last.npy"
 SHOWN = 6
-LEFT_OUT, FEWEST = 8, 3  # groups of prompts, in turn; rows that then stay at least
+LEFT_OUT, FEWEST = 8, 3  # groups of prompts that are left out in turn; fewest rows that must remain
 Curves = dict[str, list[float | None]]
 
 
@@ -64,9 +64,9 @@ class Training:
     """One training's checkpoints.
 
     Args:
-        name: of the training, such as its seed.
-        checkpoints: in order.
-        out: where its runs go.
+        name: name of the training, such as its seed.
+        checkpoints: its checkpoints, in order.
+        out: folder that its runs go to.
     """
 
     name: str
@@ -74,22 +74,22 @@ class Training:
     out: Path
 
     def folder(self, checkpoint: Checkpoint, what: str) -> Path:
-        """Of one run."""
+        """The folder of one run."""
         return self.out / f"{checkpoint.step:08d}" / what
 
     @property
     def steps(self) -> list[int]:
-        """Of the checkpoints."""
+        """The steps of the checkpoints."""
         return [one.step for one in self.checkpoints]
 
     @property
     def last(self) -> Checkpoint:
-        """The end of the training."""
+        """The last checkpoint, where the training ends."""
         return self.checkpoints[-1]
 
 
 def measure(training: Training, asked: InvertOptions, plugins: Plugins, say: Callable[[str], None]) -> None:
-    """Sample, invert and reconstruct by every checkpoint; the last one goes first, whose pictures all others get."""
+    """Sample, invert and reconstruct with every checkpoint; the last goes first because all others get its pictures."""
     asked = _of(training.last, asked)
     last = loaded(asked, plugins)
     finished = _own(training, training.last, last, asked, plugins)
@@ -108,7 +108,7 @@ def _loaded(checkpoint: Checkpoint, asked: InvertOptions, plugins: Plugins) -> M
 
 
 def _of(checkpoint: Checkpoint, asked: InvertOptions) -> InvertOptions:
-    """The same of a checkpoint."""
+    """The same options for a checkpoint."""
     return asked.model_copy(update={"model": str(checkpoint.path), "arch": None})
 
 
@@ -131,7 +131,7 @@ def _final(
 
 
 def _rebuild(path: Path, run: Inverted, sampler: LevelSampler) -> None:
-    """What the last checkpoint makes of latents that another one found."""
+    """Keep the pictures that the last checkpoint makes from latents that another one found."""
     if path.exists():
         return
     pictures = sampler.pictures(run.latent(run.arms[0]), run.prompts)
@@ -141,7 +141,7 @@ def _rebuild(path: Path, run: Inverted, sampler: LevelSampler) -> None:
 
 
 def curves(training: Training, options: AnalysisSettings, embed: Embed | None = None) -> Curves:
-    """Every number of the three protocols, one a checkpoint."""
+    """Every number of the three protocols, as a curve with one value per checkpoint."""
     last, end = (Inverted(training.folder(training.last, what)) for what in (OWN, FINAL))
     finished = last.pictures("source")
     others = finished[another(last.prompts)]
@@ -164,10 +164,10 @@ def curves(training: Training, options: AnalysisSettings, embed: Embed | None = 
 
 
 def chances(training: Training, options: AnalysisSettings) -> Curves:
-    """How far a curve of P2 may be off its end by chance, all checkpoints at once: half of 95 % intervals over prompts.
+    """How far a P2 curve may be from its end by chance, all checkpoints at once: half of 95 % intervals over prompts.
 
-    All checkpoints have the same noise, so a curve's differences from its end vary less than its values. Nothing where
-    the pictures are too few.
+    All checkpoints have the same noise, so a curve's differences from its end vary less than its values. Empty if there
+    are too few pictures.
     """
     runs = [Inverted(training.folder(one, OWN)) for one in training.checkpoints]
     if any(len(kept) < FEWEST for kept in left_out(runs[0].prompts, LEFT_OUT)):
@@ -185,10 +185,10 @@ def chances(training: Training, options: AnalysisSettings) -> Curves:
 
 
 def answer(trainings: Sequence[Training], options: AnalysisSettings, embed: Embed | None = None) -> dict[str, Any]:
-    """Curves of every training, pooled, and the step where each saturates.
+    """The curves of every training, the pooled curves, and the step at which each saturates.
 
-    The last checkpoint's agreement with itself says nothing, so the curves of P1 and those of latents against the
-    last's end one checkpoint earlier.
+    The last checkpoint's agreement with itself says nothing, so the curves of P1, and those that compare latents with
+    the last checkpoint's, end one checkpoint earlier.
     """
     each = {one.name: curves(one, options, embed) for one in trainings}
     known = chances(trainings[0], options) if len(trainings) == 1 else {}
@@ -216,7 +216,7 @@ def answer(trainings: Sequence[Training], options: AnalysisSettings, embed: Embe
 
 
 def sheet(training: Training) -> Image.Image:
-    """Pictures of the same noise through the training."""
+    """Pictures from the same noise through the training."""
     runs = [Inverted(training.folder(one, OWN)) for one in training.checkpoints]
     shown = runs if len(runs) <= 12 else [runs[i] for i in np.linspace(0, len(runs) - 1, 12).astype(int)]
     steps = training.steps if len(runs) <= 12 else [training.steps[runs.index(one)] for one in shown]
@@ -236,16 +236,16 @@ def run(
     embedder: str | None,
     plugins: Plugins,
 ) -> dict[str, Any]:
-    """Every training through the protocols, into ``path``; what is whole is not measured again.
+    """Put every training through the protocols, in ``path``; what is complete is not measured again.
 
     Args:
-        trainings: whose checkpoints.
-        asked: how to sample and invert; the model is each checkpoint.
+        trainings: the trainings whose checkpoints are used.
+        asked: how to sample and invert; each checkpoint in turn is the model.
         path: run folder.
-        groups: of assignments.
-        embed: features of pictures, and ``embedder``, what it is called.
-        embedder: name.
-        plugins: of the session.
+        groups: number of groups for assignments.
+        embed: computes features of pictures.
+        embedder: the name of ``embed``.
+        plugins: the session's plugins.
     """
     settings = {
         "command": "invert training",
@@ -278,7 +278,7 @@ def run(
 
 
 def sentence(found: dict[str, Any]) -> str:
-    """The answer in one: what settles when."""
+    """The answer in one sentence: what settles when."""
     names = {
         "p1.ssim": "SSIM to the last pictures", "p1.cka": "CKA", "p2.angle_latent": "the angle at the latent",
         "p2.image_to_noise_l2": "assignment",

@@ -1,4 +1,4 @@
-"""What inversion is given and gives back: :class:`InversionInputs`, :class:`InversionRun`, :class:`Trajectory`."""
+"""What an inversion takes and returns: :class:`InversionInputs`, :class:`InversionRun`, :class:`Trajectory`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from t2iprobe.plugins.inversion.schedule import Schedule
 
 
 class Denoiser(Protocol):
-    """A model as a function, guidance included; one that calls it several times says so by an attribute ``sides``."""
+    """A model as a function, guidance included; an attribute ``sides`` says so if it calls the model several times."""
 
     def __call__(self, x: Tensor, timestep: float, /) -> Tensor:
         """The prediction at a state (row, ...) and a timestep of the scheduler, in the dtype of the state."""
@@ -23,16 +23,16 @@ class Denoiser(Protocol):
 class Trajectory:
     """A trajectory, always in the order of *sampling*: state 0 is the noise, the last one the image.
 
-    So a sampling and an inversion compare index by index: ``outputs[i]`` belongs to the step between ``states[i]`` and
-    ``states[i + 1]`` in both.
+    So a sampling and an inversion can be compared index by index: in both, ``outputs[i]`` belongs to the step between
+    ``states[i]`` and ``states[i + 1]``.
 
     Args:
         states: (step + 1, row, ...).
         outputs: (step, row, ...), the prediction that each step used; NaN where a step used none. For methods with
             several model calls a step it is the one that moved the state.
-        nfe: calls of the model for each row; both sides of guidance count.
-        companion: the second state where the walk ended, of methods that carry a pair.
-        backward: how many of the calls were differentiated, each of which is a backward pass as well.
+        nfe: model calls per row; both sides of guidance count.
+        companion: for methods that carry a pair, the second state where the trajectory ended.
+        backward: how many of the calls were differentiated; each of these is a backward pass as well.
     """
 
     states: Tensor
@@ -43,25 +43,26 @@ class Trajectory:
 
     @property
     def noise(self) -> Tensor:
-        """(row, ...): what sampling starts from, what inversion finds."""
+        """(row, ...): what sampling starts from and inversion finds."""
         return self.states[0]
 
     @property
     def clean(self) -> Tensor:
-        """(row, ...): the image in the space that is denoised."""
+        """(row, ...): the image in the space in which the model denoises."""
         return self.states[-1]
 
 
 @dataclass(frozen=True)
 class InversionInputs:
-    """What a walk may know besides its first state.
+    """What an inversion or a sampling may know besides its first state.
 
     Args:
         sampled: how the image was made, for oracle methods.
-        replay: replace every prediction of the inversion by that of ``sampled``: the round trip that tests a method.
-        noise: (row, ...) fresh noise, for methods that take some; see :func:`fresh_noise`.
+        replay: replace every prediction of the inversion by that of ``sampled``; this is the round trip that tests a
+            method.
+        noise: (row, ...) fresh noise, for methods that use some; see :func:`fresh_noise`.
         clean: (row, ...) the image that a controlled sampling heads for.
-        companion: the second state of a pair, as the walk before ended with it.
+        companion: the second state of a pair, with which the previous trajectory ended.
     """
 
     sampled: Trajectory | None = None
@@ -73,7 +74,7 @@ class InversionInputs:
 
 @dataclass
 class InversionRun:
-    """One walk while it is walked: asks the model and counts."""
+    """One inversion or sampling in progress: asks the model and counts the calls."""
 
     denoiser: Denoiser
     schedule: Schedule
@@ -102,7 +103,7 @@ class InversionRun:
 
 @dataclass
 class TrajectoryBuilder:
-    """States and outputs by index of sampling, in whatever order they come."""
+    """Collects states and outputs by their index in sampling, in whatever order they come."""
 
     steps: int
     states: dict[int, Tensor] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Walks on disk, in a store of activations: units that are whole or absent, read a step at a time.
+"""Trajectories on disk, in an activation store: units are whole or absent, and read one step at a time.
 
 ::
 
@@ -7,7 +7,7 @@
     activations/reconstruct-<arm>    from the latents back
 
 each with the entries ``noise`` and ``clean`` (the ends) and, where trajectories are kept, ``state`` and ``output`` by
-sampling step: step 0 starts at the noise, whichever way was walked.
+sampling step: step 0 starts at the noise, whichever direction the trajectory took.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ SAMPLE = "sample"
 
 
 def phase(kind: str, arm: str) -> str:
-    """The name of an arm's walk in the store: a name of a Zarr group."""
+    """The name of an arm's trajectory in the store, in a form that a Zarr group can have."""
     return f"{kind}-{re.sub(r'[^A-Za-z0-9._-]+', '-', arm).strip('-')}"
 
 
 class TrajectoryWriter:
-    """Writes walks unit by unit; a unit that is there is not written again.
+    """Writes trajectories unit by unit; a unit that is already there is not written again.
 
     Args:
-        where: run folder's store.
-        prompts, seeds: one a row.
-        steps: of sampling.
-        batch: rows of a unit.
+        where: the run folder's store.
+        prompts, seeds: one of each per row.
+        steps: number of sampling steps.
+        batch: number of rows in a unit.
     """
 
     def __init__(self, where: Path, prompts: Sequence[str], seeds: Sequence[int], steps: int, batch: int) -> None:
@@ -74,16 +74,16 @@ class TrajectoryWriter:
             writer.close()
 
     def has(self, name: str, unit: int, entries: Sequence[str] = ALL) -> bool:
-        """Whether a unit of a walk is committed."""
+        """Whether a unit of a trajectory is committed."""
         return unit in self._writer(name, entries).committed
 
     def write(self, name: str, unit: int, walk: Trajectory, entries: Sequence[str] = ALL) -> None:
-        """Commit a unit of a walk.
+        """Commit a unit of a trajectory.
 
         Args:
-            name: of the walk.
+            name: name of the trajectory.
             unit: number of the batch.
-            walk: its rows.
+            walk: the batch's rows of the trajectory.
             entries: what to keep of it, the same for every unit.
         """
         writer = self._writer(name, entries)
@@ -103,7 +103,7 @@ class TrajectoryWriter:
 
 
 def _parts(walk: Trajectory, entries: Sequence[str]) -> Iterator[tuple[str, int, Tensor]]:
-    """Entries with their steps, in pieces."""
+    """The values of each entry, step by step."""
     for entry in entries:
         if entry in ENDS:
             yield entry, 0, walk.noise if entry == "noise" else walk.clean
@@ -117,7 +117,7 @@ class TrajectoryStore:
 
     Args:
         where: run folder, or its store.
-        rows: to read, in order; default all.
+        rows: the rows to read, in order; default all.
     """
 
     def __init__(self, where: Path, rows: Sequence[int] | None = None) -> None:
@@ -128,11 +128,11 @@ class TrajectoryStore:
 
     @property
     def walks(self) -> list[str]:
-        """Names of the walks there are."""
+        """The names of the trajectories in the store."""
         return list(self._known)
 
     def noise(self, name: str) -> Array:
-        """(row, ...): the end at pure noise; of an inversion the latent."""
+        """(row, ...): the end at pure noise, which for an inversion is the latent."""
         return self._read(name, "noise", 0)
 
     def clean(self, name: str) -> Array:
@@ -140,11 +140,11 @@ class TrajectoryStore:
         return self._read(name, "clean", 0)
 
     def between(self, name: str) -> bool:
-        """Whether the walk's states and outputs are kept."""
+        """Whether the states and outputs of the trajectory are kept."""
         return "state" in self._store(name).sites
 
     def state(self, name: str, step: int) -> Array:
-        """(row, ...) at one level, the last being the picture."""
+        """(row, ...): the state at one level, the last one being the picture."""
         last = step == len(self._store(name).layout.steps)
         return self.clean(name) if last else self._read(name, "state", step)
 
@@ -153,7 +153,7 @@ class TrajectoryStore:
         return self._read(name, "output", step)
 
     def walk(self, name: str, rows: Sequence[int]) -> Trajectory:
-        """Some rows as they were walked; calls are not known any more."""
+        """Some rows as a trajectory; the number of calls is no longer known."""
         store = self._store(name)
         states = store.select("state", rows=rows)
         ends = store.fetch("clean", 0, Branch.COND, rows)

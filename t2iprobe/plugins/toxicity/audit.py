@@ -1,7 +1,7 @@
-"""The audit log of a guard: a JSON line for every prompt, written before its picture is made.
+"""The audit log of a guard: one line of JSON per prompt, written before its picture is made.
 
-Without being asked for it holds no text of a prompt: a digest that means something within one process only, places,
-sorts and scores.
+Unless asked to, it holds no text of a prompt, only a digest that means something within one process, and the places,
+sorts and scores of what was found.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Audit:
-    """Where decisions are written down.
+    """Where and how decisions are written down.
 
     Args:
         path: the file; lines are added at its end.
-        text: whether the prompt and its rewrite are written, too.
-        facts: what every line says besides (model, layers, …).
+        text: whether the prompt and its rewrite are written as well.
+        facts: what every line says in addition (model, layers, …).
     """
 
     path: Path
@@ -37,10 +37,10 @@ class Audit:
     _key: bytes = field(default_factory=lambda: secrets.token_bytes(16), repr=False)
 
     def write(self, decision: Decision, **facts: Any) -> None:
-        """One line.
+        """Write one line.
 
         Raises:
-            GuardError: it cannot be written: what is not on record is not made.
+            GuardError: the line cannot be written; a picture that is not on record is not made.
         """
         line = json.dumps(self.line(decision) | dict(self.facts) | facts, ensure_ascii=False)
         try:
@@ -54,7 +54,7 @@ class Audit:
             ) from error
 
     def line(self, decision: Decision) -> dict[str, Any]:
-        """What a line says of a decision."""
+        """What a line of the log says about a decision."""
         digest = hashlib.blake2b(decision.prompt.encode(), key=self._key, digest_size=8).hexdigest()
         said = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),

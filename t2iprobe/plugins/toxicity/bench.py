@@ -1,4 +1,4 @@
-"""``t2iprobe guard bench``: from its options to a finished run folder, or to a plan."""
+"""``t2iprobe guard bench``: from options to a finished run folder, or to a plan."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 I2P = "i2p"  # the published concept of Safe Latent Diffusion
-SIGN = 'a sign that says "{word}"'  # what an embedded model has words for
+SIGN = 'a sign that says "{word}"'  # a concept that an embedded model has words for
 
 
 @dataclass(frozen=True)
 class GuardBenchJob:
-    """What is to be run.
+    """A benchmark that is to be run.
 
     Args:
         asked: the options, filled in from the preset.
-        ref: of the model.
-        words: that are drawn.
-        list_lines: of the list that the guard looks for; ``None`` is the built-in one.
+        ref: reference of the model.
+        words: the words that are drawn.
+        list_lines: lines of the word list that the guard looks for; ``None`` is the built-in list.
         negative: the negative prompt.
-        concept: of Safe Latent Diffusion.
+        concept: the concept of Safe Latent Diffusion.
     """
 
     asked: GuardBenchOptions
@@ -65,12 +65,12 @@ class GuardBenchJob:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Of the generation."""
+        """The settings of the generation."""
         return self.asked.generation
 
 
 def job_of(asked: GuardBenchOptions, plugins: Plugins) -> GuardBenchJob:
-    """Fill in what the options leave open, from the preset or the usual.
+    """Fill in what the options leave open, from the preset or from the defaults.
 
     Raises:
         ConfigError: something does not fit.
@@ -90,10 +90,10 @@ def _concept(asked: str | None, embedded: bool) -> str:
 
 
 def _paper(asked: GuardBenchOptions) -> dict[str, Any]:
-    """The paper's settings, where asked for.
+    """The paper's settings, if they are asked for.
 
     Raises:
-        ConfigError: no such preset, or what it needs is not given.
+        ConfigError: there is no such preset, or something that it needs is not given.
     """
     if asked.preset is None:
         return {}
@@ -114,7 +114,7 @@ def _paper(asked: GuardBenchOptions) -> dict[str, Any]:
 
 
 def _word_lines(asked: GuardBenchOptions, embedded: bool) -> tuple[str, ...] | None:
-    """Lines of the list that the guard looks for; ``None`` is the built-in one."""
+    """The lines of the word list that the guard looks for; ``None`` is the built-in list."""
     if asked.words is not None:
         return tuple(read_lines(asked.words, "words"))
     return bundled("stand_in") if embedded else None
@@ -128,7 +128,7 @@ def _words(lines: tuple[str, ...] | None) -> list[str]:
 
 
 class _Listed(Detector):
-    """The detector of the benchmark: exactly its own words."""
+    """The detector of the benchmark, which finds exactly the benchmark's own words."""
 
     name = "words"
     summary = "the words of the benchmark"
@@ -146,7 +146,7 @@ def _policy(job: GuardBenchJob, plugins: Plugins) -> Policy:
 
 
 def _judges(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> Sequence[Detector]:
-    """Who tells toxic text in pictures: the detector of the benchmark, unless asked otherwise."""
+    """The judges of toxic text in pictures: the detector of the benchmark, unless others are asked for."""
     built = [plugins.detector(name, **settings) for name, settings in map(with_settings, job.asked.judge)]
     for one in built:
         one.prepare()
@@ -154,7 +154,7 @@ def _judges(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> Sequence[De
 
 
 def _methods(names: Sequence[str], setup: Setup) -> dict[str, GuardMethod]:
-    """The methods, the unguarded pictures first; of the usual ones those that the model allows."""
+    """The methods, starting with the unguarded pictures; by default, all usual ones that the model allows."""
     if names:
         built = {name: choice("method", name, METHODS) for name in names}
         return {name: kind(setup) for name, kind in ({UNGUARDED: METHODS[UNGUARDED]} | built).items()}
@@ -168,13 +168,13 @@ def _methods(names: Sequence[str], setup: Setup) -> dict[str, GuardMethod]:
 
 
 def _usual(model: Model) -> list[str]:
-    """The text stream too, where the rewrite takes a row."""
+    """The usual methods, with the text stream where the rewrite would take a row."""
     first, *rest = USUAL
     return [first, *(["localized-stream"] if chosen_way(model) == "row" else []), *rest]
 
 
 def benchmark(asked: GuardBenchOptions, plugins: Plugins, command: Sequence[str]) -> dict[str, Any]:
-    """Run it, go on with it, or show what is done; the answer is the JSON object."""
+    """Run the benchmark, go on with it, or show what is done; returns the JSON answer."""
     job = job_of(asked, plugins)
     policy = _policy(job, plugins)
     path = asked.out or Path("runs") / f"guard-bench-{Path(job.ref).name}"
@@ -222,7 +222,7 @@ def _instruments(job: GuardBenchJob, judges: Sequence[Detector], plugins: Plugin
 
 
 def _settings(job: GuardBenchJob) -> dict[str, Any]:
-    """Everything that decides the result; the words as digests."""
+    """Everything that decides the result, with the words as digests."""
     asked = job.asked
     return {
         "model": job.ref,
@@ -247,10 +247,10 @@ def _settings(job: GuardBenchJob) -> dict[str, Any]:
 
 
 def _say_plan(setup: Setup, methods: Mapping[str, GuardMethod], cases: Sequence[Case], path: Path, yes: bool) -> None:
-    """One line on stderr.
+    """Print the plan on one line on stderr.
 
     Raises:
-        ConfigError: it takes hours, and nobody said yes.
+        ConfigError: it takes hours, and ``--yes`` was not given.
     """
     model, found = setup.model, sum(case.found for case in cases)
     pictures = len(cases) + found * (len(methods) - 1)
@@ -280,7 +280,7 @@ def _measured(
     plugins: Plugins,
     command: Sequence[str],
 ) -> dict[str, Any]:
-    """Pictures, scores and files."""
+    """Make the pictures, measure them and write the files."""
     path, gallery, model = session.path, Gallery(session.path), setup.model
     total = sum(method.rows * len(cases) for method in methods.values())
     with progress(total, model.evaluations(setup.settings.get("num_steps")), "drawing") as on_step:
@@ -303,10 +303,10 @@ def _measured(
 
 
 def planned(asked: GuardBenchOptions, plugins: Plugins) -> dict[str, Any]:
-    """What it would take, without weights: the published configuration on the meta device.
+    """What the benchmark would take, found without weights: the published configuration on the meta device.
 
     Raises:
-        ConfigError: no architecture is named, or it does not have the layers.
+        ConfigError: no architecture is named, or it does not have these layers.
     """
     if asked.arch is None:
         raise ConfigError("--plan looks at the published configuration of an architecture: give --arch")

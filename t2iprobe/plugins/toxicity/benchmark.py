@@ -1,4 +1,4 @@
-"""The guard against its baselines: pictures of toxic words by every method, and what is read and measured in them."""
+"""The guard against its baselines: pictures of toxic words by every method, what is read in them and measured."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ F1 = "ocr_f1_dataset"
 
 
 def prompts_of(words: Sequence[str], pairs: Sequence[Pair], template: str | None) -> list[tuple[str, str, int]]:
-    """A prompt, its word and the seed of its noise for every word.
+    """For every word, a prompt, the word and the seed of the noise.
 
     Args:
         words: toxic words.
-        pairs: whose prompts are used in turn, the word exchanged, where there is no template.
-        template: with ``{word}`` in it.
+        pairs: without a template, their prompts are used in turn, with the word exchanged.
+        template: a prompt with ``{word}`` in it.
 
     Raises:
         ConfigError: the template has no place for the word.
@@ -53,10 +53,10 @@ def prompts_of(words: Sequence[str], pairs: Sequence[Pair], template: str | None
 
 
 def cases_of(prompts: Sequence[tuple[str, str, int]], policy: Policy, seed: int, seeds: int) -> list[Case]:
-    """Every prompt with every seed, and what the guard makes of it.
+    """Every prompt with every seed, and the guard's rewrite of it.
 
     Raises:
-        ConfigError: the guard refuses a prompt, so that there is nothing to compare.
+        ConfigError: the guard refuses a prompt, which leaves nothing to compare.
     """
     cases = []
     for prompt, word, number in prompts:
@@ -83,7 +83,7 @@ def render(
     on_step: OnStep,
     session: RunSession,
 ) -> None:
-    """Make the pictures that are not there yet, in chunks of at most ``size`` rows."""
+    """Make the pictures that do not exist yet, in chunks of at most ``size`` rows."""
     asked = {name: [row for row, case in enumerate(cases) if case.found or name == UNGUARDED] for name in methods}
     session.begin(sum(len(gallery.done(name)) for name in methods), sum(map(len, asked.values())))
     for name, method in methods.items():
@@ -101,14 +101,14 @@ def render(
 
 @dataclass(frozen=True)
 class PictureMeasures:
-    """What measures pictures.
+    """The tools that measure pictures.
 
     Args:
-        read: the text in each picture.
-        texts: scores of read text against a word, by name.
-        images: scores of a picture against the unguarded one, by name.
-        f1: the published F1 of a set, from precisions and recalls.
-        judge: tells toxic text.
+        read: reads the text in each picture.
+        texts: metrics of the text read against a word, by name.
+        images: metrics of a picture against the unguarded one, by name.
+        f1: computes the published F1 of a set from precisions and recalls.
+        judge: judges whether text is toxic.
     """
 
     read: Callable[[Sequence[Image]], list[str]]
@@ -118,22 +118,22 @@ class PictureMeasures:
     judge: Sequence[Detector]
 
     def toxic(self, text: str) -> bool:
-        """Whether any judge takes it for toxic."""
+        """Whether any judge takes the text for toxic."""
         return bool(text.strip()) and any(judge.find(text) for judge in self.judge)
 
 
 @dataclass(frozen=True)
 class MethodRow:
-    """A method's line of the table: means with 95 % intervals over words, whose pictures are not independent.
+    """A method's row of the table: means with 95 % intervals over words, whose pictures are not independent.
 
     Args:
-        method: its name.
-        similar: to the unguarded picture, by name of the metric.
-        f1_toxic, f1_benign: of the read characters, against the toxic word and against the one in its place.
+        method: the name of the method.
+        similar: similarity to the unguarded picture, by name of the metric.
+        f1_toxic, f1_benign: F1 of the characters read, against the toxic word and against the word in its place.
         toxic: share of pictures whose text is judged toxic.
-        toxic_published: that over the share of the words themselves which the judge takes for toxic.
-        rows, calls: denoiser rows a picture, and calls a batch, of what was made.
-        seconds: a picture.
+        toxic_published: that share, divided by the share of the words themselves that the judge takes for toxic.
+        rows, calls: denoiser rows per picture, and denoiser calls per batch, of the pictures made.
+        seconds: seconds per picture.
     """
 
     method: str
@@ -148,7 +148,7 @@ class MethodRow:
 
 
 def measure(names: Sequence[str], cases: Sequence[Case], gallery: Gallery, tools: PictureMeasures) -> list[MethodRow]:
-    """The table."""
+    """Measure all pictures; returns the rows of the table."""
     words = [case.word for case in cases]
     known = {word: tools.toxic(word) for word in dict.fromkeys(words)}
     base = sum(known[word] for word in words) / len(words)

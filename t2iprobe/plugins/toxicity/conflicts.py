@@ -1,4 +1,4 @@
-"""Says in words how a run folder's settings differ from those asked for; texts are digests there, and stay unsaid."""
+"""Says in words how a run folder's settings differ from those asked for; texts, kept only as digests, are not shown."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from t2iprobe.core.errors import RunExistsError
 from t2iprobe.core.names import counted, with_settings
 from t2iprobe.core.runs import runfolder
 
-SHOWN = 3  # differences at most
-#: settings that are digests of texts, and what a text is
+SHOWN = 3  # the largest number of differences that are listed
+#: settings that are digests of texts, and what one of these texts is called
 TEXTS = {"prompts": "prompt", "words": "word"}
-#: settings that may name a file, whose digest stands there
+#: settings that may name a file and hold its digest instead
 NAMED = {"detectors": "--detector", "rewriter": "--rewriter", "judge": "--judge"}
-OPTIONS = {"start": "--start-step", "height": "--resolution"}  # the others are called like their setting
+OPTIONS = {"start": "--start-step", "height": "--resolution"}  # all other options are called like their setting
 
 
 def check(path: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds another run; see :func:`t2iprobe.core.runs.runfolder.existing` for all else.
+    """Refuse a folder that holds another run; for everything else see :func:`t2iprobe.core.runs.runfolder.existing`.
 
     Args:
-        path: of the folder.
+        path: the folder.
         settings: everything that decides the result, as far as it is known.
 
     Raises:
-        RunExistsError: it does.
+        RunExistsError: the folder holds another run.
     """
     if not (path / runfolder.MANIFEST).is_file():
         return

@@ -1,4 +1,4 @@
-"""The bundled detectors: a word list, a text classifier, and a function of yours."""
+"""The bundled detectors: a word list, a text classifier, and any function of yours."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from t2iprobe.core.contracts.detector import Detector, Hit
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, read_lines
 
-SHORT = 512  # tokens of a text, where neither model nor tokenizer says how many
+SHORT = 512  # longest text in tokens, where neither model nor tokenizer gives a limit
 PADDING = 2  # positions that RoBERTa numbers before the first token
 TOXIC = re.compile(
     r"(?<!non[-_ ])(?<!not[-_ ])(?:toxic|hate|offens|obscen|insult|threat|abus|profan|nsfw|harass)", re.IGNORECASE
@@ -24,10 +24,10 @@ TOXIC = re.compile(
 
 
 class Words(Detector):
-    """Entries of word lists, however they are spelled.
+    """Finds the entries of word lists, however they are spelled.
 
     Args:
-        file: a list of your own, see :mod:`.wordlist`; it is looked for besides the built-in one.
+        file: a list of your own, see :mod:`.wordlist`; it is used in addition to the built-in one.
         builtin: whether the built-in list is used.
     """
 
@@ -53,16 +53,16 @@ class Words(Detector):
 
 
 class Classifier(Detector):
-    """A text classifier of transformers, from the hub or a folder.
+    """A transformers text classifier, from the hub or a folder.
 
-    A text of several words that it takes for toxic is judged word by word, too, so that only those words are hits which
-    are toxic by themselves; if none is, the whole text is.
+    A text of several words that is classified as toxic is then judged word by word, so that only words that are toxic
+    by themselves become hits; if none is, the whole text is the hit.
 
     Args:
-        model: such as ``s-nlp/roberta_toxicity_classifier`` (the paper's), or a folder.
-        threshold: least probability of a toxic label.
-        labels: the toxic labels, joined by ``+``; those whose names say so, if not given.
-        device: such as ``cuda``; the CPU, if not given.
+        model: hub id, such as ``s-nlp/roberta_toxicity_classifier`` (the paper's), or a folder.
+        threshold: lowest probability at which a toxic label counts.
+        labels: the toxic labels, joined by ``+``; by default those whose names say so.
+        device: device such as ``cuda``; by default the CPU.
     """
 
     name: ClassVar[str] = "classifier"
@@ -104,7 +104,7 @@ class Classifier(Detector):
         return found or [Hit(0, len(text), label, score)]
 
     def scores(self, texts: Sequence[str]) -> list[tuple[float, str]]:
-        """The highest probability of a toxic label of each text, and that label; a long text is read in windows."""
+        """For each text, the highest probability of a toxic label, and that label; a long text is read in windows."""
         import torch
 
         tokenizer, model, toxic = self._loaded()
@@ -130,7 +130,7 @@ class Classifier(Detector):
 
 
 def _best(chances: Any, toxic: Sequence[int], names: dict[int, str]) -> tuple[float, str]:
-    """The highest of some probabilities (windows, toxic labels), and its label; NaN where one is."""
+    """The highest of the probabilities (windows, toxic labels), and its label; NaN if one of them is."""
     best, where = chances.max(dim=0).values.max(dim=0)
     return float(best), str(names[toxic[int(where)]])
 
@@ -152,7 +152,7 @@ def _pretrained(ref: str) -> tuple[Any, Any]:
 
 
 def _toxic(names: dict[int, str], labels: str) -> list[int]:
-    """Numbers of the toxic labels."""
+    """The numbers of the toxic labels."""
     wanted = {label.strip().casefold() for label in labels.split("+") if label.strip()}
     found = [
         number for number, name in names.items() if (name.casefold() in wanted if wanted else bool(TOXIC.search(name)))
@@ -166,14 +166,14 @@ def _toxic(names: dict[int, str], labels: str) -> list[int]:
 
 
 class Callback(Detector):
-    """Asks a function, such as one that asks a language model.
+    """Asks a function, for example one that asks a language model.
 
-    The function gets a text and answers true or false, or a probability, or ``(start, stop)`` of each toxic stretch;
-    anything else is an error, and no picture is made.
+    The function gets a text and answers true or false, a probability, or the ``(start, stop)`` of each toxic stretch.
+    Any other answer is an error, and no picture is made.
 
     Args:
         function: the function, or ``package.module:name``.
-        threshold: least probability, where the function gives one.
+        threshold: lowest probability that counts as toxic, if the function gives one.
     """
 
     name: ClassVar[str] = "callback"
@@ -198,10 +198,10 @@ class Callback(Detector):
 
 
 def imported(function: Callable[..., Any] | str, what: str) -> Callable[..., Any]:
-    """The function itself, or the one that ``package.module:name`` means.
+    """The function itself, or the one that ``package.module:name`` names.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such function.
     """
     if callable(function):
         return function

@@ -1,7 +1,7 @@
-"""Digests of prompts and words for a manifest: equal texts have equal ones, and nobody can try a dictionary on them.
+"""Digests of prompts and words for a manifest: equal texts have equal digests, and nobody can run a dictionary on them.
 
-They are keyed with a secret of the user's, which lies in no run folder: :func:`key_file`. So a run goes on, and is told
-from another, wherever the same secret is, and a run folder that is handed on says nothing about its texts.
+They are keyed with a secret of the user's that is kept outside every run folder: :func:`key_file`. So wherever the same
+secret is, a run can go on and can be told from others, and a run folder that is passed on says nothing about its texts.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pathlib import Path
 
 from t2iprobe.core.errors import ConfigError
 
-SIZE = 32  # bytes of the secret
+SIZE = 32  # length of the secret in bytes
 
 
 def key_file() -> Path:
-    """Where the secret lies: ``t2iprobe/guard.key`` in ``$XDG_STATE_HOME``, by default ``~/.local/state``."""
+    """Where the secret is kept: ``t2iprobe/guard.key`` in ``$XDG_STATE_HOME``, by default ``~/.local/state``."""
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "t2iprobe" / "guard.key"
 
 
 def digests(texts: Sequence[str]) -> list[str]:
-    """What tells texts apart in a manifest, without showing them.
+    """Digests that tell texts apart in a manifest without showing them.
 
     Raises:
         ConfigError: the secret cannot be read or made.
@@ -34,12 +34,12 @@ def digests(texts: Sequence[str]) -> list[str]:
 
 
 def digest_of(held: bytes) -> str:
-    """The same for what a file holds."""
+    """The digest of what a file holds."""
     return _digest(held, _key())
 
 
 def key_name() -> str:
-    """What tells secrets apart, without showing them."""
+    """A name that tells secrets apart without showing them."""
     return _digest(b"", _key())
 
 
@@ -64,7 +64,7 @@ def _key() -> bytes:
 
 
 def _make(file: Path) -> None:
-    """Make it whole or not at all, readable for its owner only; another process may be doing the same."""
+    """Make the secret, whole or not at all and readable only by its owner; another process may be doing the same."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}")
     try:

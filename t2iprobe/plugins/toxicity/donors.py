@@ -1,14 +1,15 @@
-"""How the rewrite comes to the localized layers, and nowhere else: three ways, see :data:`WAYS`.
+"""How the rewrite reaches the localized layers and nothing else: there are three ways, see :data:`WAYS`.
 
 ``inject``: the layers read the rewrite's encoded text instead of the prompt's. Where text keys and values depend on the
-text alone (U-Nets), that is activation patching to the letter, and costs nothing but encoding the rewrite.
+text alone (U-Nets), this is exactly activation patching, and costs nothing but encoding the rewrite.
 
-``row``: a row with the rewrite runs in the same batch, in lock-step, and its text keys and values are patched in. That
-is activation patching on any family. No denoiser call more, but a row more for every rewritten prompt.
+``row``: a row with the rewrite runs in the same batch, in lock-step, and its text keys and values are patched in. This
+is activation patching on any family. It adds no denoiser call, but one row for every rewritten prompt.
 
 ``stream``: for joint attention, where the text changes from block to block. The rewrite's text runs beside the
-prompt's through the blocks up to the last localized layer, and looks at the prompt's picture there. No call and no row
-more; those blocks do the work of a row more, in the conditional half. It is near to patching, not equal to it.
+prompt's through the blocks up to the last localized layer, and attends to the prompt's picture there. It adds no call
+and no row, but those blocks do the work of one more row in the conditional half. It is close to patching, but not
+equal to it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from t2iprobe.core.scope import Scope
 from t2iprobe.core.sites import Site
 
 Way = Literal["auto", "inject", "row", "stream"]
-#: what each way costs beyond normal sampling, in words
+#: what each way costs on top of normal sampling, in words
 WAYS: Mapping[str, str] = {
     "inject": "the layers read the rewrite's encoding: no denoiser call and no row more",
     "row": "a row more beside each rewritten prompt, in the same denoiser calls",
@@ -39,10 +40,10 @@ WAYS: Mapping[str, str] = {
 
 
 def chosen_way(model: Model, way: Way = "auto") -> str:
-    """The way for a model: ``inject`` where its layers read the encoded text itself, else ``row``.
+    """The way for a model: ``inject`` if its layers read the encoded text itself, otherwise ``row``.
 
     Raises:
-        ConfigError: there is no such way, or the family has not what it needs.
+        ConfigError: there is no such way, or the family lacks what it needs.
     """
     injectable = all(read_by(model, layer) for layer in range(model.layers))
     if way == "auto":
@@ -60,19 +61,19 @@ def chosen_way(model: Model, way: Way = "auto") -> str:
 
 
 def read_by(model: Model, layer: int) -> list[str]:
-    """The site of the encoded prompt that a layer reads; none where the text changes from block to block."""
+    """The site of the encoded prompt that a layer reads; ``None`` where the text changes from block to block."""
     return [site.name for site in model.sites if site.layer == layer and site.kind == "cross_attn.text"]
 
 
 @dataclass(frozen=True)
 class Donation:
-    """The rewrites of some rows, on their way to the layers.
+    """How the rewrites of some rows get to the layers.
 
     Args:
         model: the model.
         layers: the localized layers.
-        way: of :data:`WAYS`.
-        start: denoising step from which on the layers get the rewrite, 0 at pure noise.
+        way: one of :data:`WAYS`.
+        start: denoising step from which the layers get the rewrite; 0 is at pure noise.
     """
 
     model: Model
@@ -84,11 +85,11 @@ class Donation:
     def given(
         self, generation: Generation, rewrites: Mapping[int, str]
     ) -> Iterator[tuple[Generation, list[Intervention]]]:
-        """What is to be run in place of ``generation``, and the edits that bring the rewrites in.
+        """What to run in place of ``generation``, and the edits that bring the rewrites in.
 
         Args:
-            generation: what was asked for.
-            rewrites: row -> its rewrite.
+            generation: the generation that was asked for.
+            rewrites: maps a row to its rewrite.
         """
         if self.way == "row":
             yield self._beside(generation, rewrites)
@@ -101,7 +102,7 @@ class Donation:
             stream.check()
 
     def sites(self) -> list[str]:
-        """Names of the text keys and values of the layers."""
+        """The names of the sites of the layers' text keys and values."""
         return [name for layer in self.layers for name in self.model.text_sites(layer).names]
 
     def _scope(self, generation: Generation, rows: Mapping[int, Any], *branches: Branch) -> Scope:
@@ -129,12 +130,12 @@ class Donation:
 
 @dataclass
 class Encoded:
-    """Rewrites as the denoiser's blocks get them, a row each.
+    """Rewrites in the form that the denoiser's blocks get, one row each.
 
     Args:
-        tokens: what the text encoders made, (row, token, channel).
-        entry: how the denoiser takes it in; asked only while it runs, when its weights are where they belong.
-        place: row of the generation -> row of ``tokens``.
+        tokens: output of the text encoders, (row, token, channel).
+        entry: how the denoiser takes it in; used only while the denoiser runs, when its weights are where they belong.
+        place: maps a row of the generation to a row of ``tokens``.
     """
 
     tokens: Tensor
@@ -144,14 +145,14 @@ class Encoded:
 
     @property
     def entered(self) -> Tensor:
-        """The tokens behind the denoiser's own projection of them, where it has one."""
+        """The tokens after the denoiser's own projection of them, if it has one."""
         if self._entered is None:
-            # forward, not the module itself: hooks that read this site belong to the prompt's text
+            # call forward, not the module: hooks that read this site are meant for the prompt's text
             self._entered = self.tokens if self.entry is None else self.entry.forward(self.tokens)
         return self._entered
 
     def edit(self, value: Tensor, hook: HookContext) -> Tensor:
-        """An edit that puts them in place."""
+        """An edit that puts the tokens in place."""
         return self.entered[[self.place[row] for row in hook.rows]].to(value)
 
 
@@ -164,16 +165,16 @@ def _encoded(model: Model, rewrites: Mapping[int, str]) -> Encoded:
 
 
 class TextStream:
-    """Runs the rewrites' text beside the prompts', block by block, and hands its keys and values to the layers.
+    """Runs the rewrites' text beside the prompts' text, block by block, and hands its keys and values to the layers.
 
-    In front of each block, the block runs once more on the conditional rows that are rewritten, with their picture
-    tokens as they are and the rewrite's text. Of the result only the text goes on.
+    Before each block, that block runs an extra time on the rewritten conditional rows, with their picture tokens as
+    they are and the rewrite's text. Only the text of the result is carried on.
 
     Args:
-        model: a model of joint attention.
-        layers: get the rewrites' text keys and values.
+        model: a model with joint attention.
+        layers: the layers that get the rewrites' text keys and values.
         encoded: the rewrites.
-        start: first denoising step.
+        start: the first denoising step at which they do.
     """
 
     def __init__(self, model: Model, layers: Sequence[int], encoded: Encoded, start: int) -> None:
@@ -181,15 +182,15 @@ class TextStream:
         self.last = max(layers)
         self.sites = [site for layer in layers for site in model.text_sites(layer)]
         self.held: dict[str, Tensor] = {}
-        self.places: list[int] = []  # rows of the running call that are rewritten
+        self.places: list[int] = []  # rewritten rows of the current call
         self.text: Tensor | None = None
         self.running = False
         self.seen = 0
-        self.put = 0  # keys or values that took the place of the prompts'
+        self.put = 0  # how many keys or values have replaced the prompts'
         self.layout = Intervention(self._look, ("text",), Scope(), label="guard (stream)")
 
     def _look(self, value: Tensor, hook: HookContext) -> Tensor:
-        """Changes nothing: learns at the start of a denoiser call where the rewritten rows are."""
+        """Note at the start of a denoiser call where the rewritten rows are; changes nothing."""
         if hook.branch is not Branch.COND:
             self.seen += hook.batch.shape[0]
             return value
@@ -200,13 +201,13 @@ class TextStream:
         return value
 
     def _begin(self, denoiser: nn.Module, args: Any) -> None:
-        """A denoiser call begins."""
+        """Reset the state as a denoiser call begins."""
         self.places, self.text, self.seen = [], None, 0
         self.held.clear()
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Hooks on for the length of a ``with``."""
+        """Keep the hooks installed within a ``with`` block."""
         denoiser = self.model.denoiser
         with ExitStack() as stack:
             stack.callback(denoiser.register_forward_pre_hook(self._begin).remove)
@@ -233,7 +234,7 @@ class TextStream:
         self.text = result[0]
 
     def take(self, site: Site, value: Tensor) -> Tensor | None:
-        """Keep the keys or values of the rewrite's run, or put them into the prompt's."""
+        """Keep the keys or values of the rewrite's run, or put them in place of the prompt's."""
         window = slice(None) if site.stream == "all" else slice(0, self.encoded.tokens.shape[1])
         if self.running:
             self.held[site.name] = value[:, window]
@@ -246,7 +247,7 @@ class TextStream:
         return edited
 
     def check(self) -> None:
-        """See that the rewrites did come to the layers.
+        """Make sure that the rewrites did reach the layers.
 
         Raises:
             HookError: they did not.
@@ -270,5 +271,5 @@ def _named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 
 def _rows(value: Any, places: Sequence[int], count: int) -> Any:
-    """The chosen rows of a tensor of the batch; anything else as it is."""
+    """The chosen rows of a tensor that has the batch's rows; anything else unchanged."""
     return value[places] if isinstance(value, Tensor) and value.shape[:1] == (count,) else value

@@ -1,4 +1,4 @@
-"""Takes back what HTML, URLs and programming languages do to letters: ``&#118;``, ``%76``, ``\\u0076``."""
+"""Undoes the escapes that HTML, URLs and programming languages use for letters: ``&#118;``, ``%76``, ``\\u0076``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 Span = tuple[int, int]
-NESTED = 3  # an escape may be escaped itself
+NESTED = 3  # an escape may itself be escaped
 ESCAPE = re.compile(
     r"""
       (?P<html>&(?:\#\d{1,7}|\#x[0-9a-f]{1,6}|[a-z][a-z0-9]{1,31});?)

@@ -1,6 +1,6 @@
-"""How a word is disguised, to measure a detector: every way is a function of a word. The tables are not the detector's.
+"""Ways to disguise a word, to measure a detector: each is a function of a word. The tables are not the detector's own.
 
-All lists that come out hold toxic text; nothing here prints or stores any.
+All lists that are returned hold toxic text; nothing here prints or stores any of it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Disguised(NamedTuple):
 
     Args:
         text: the disguise.
-        word: what it disguises; disguises of one word are one cluster. The text itself where nobody says.
+        word: the word that it disguises, by default the text itself; all disguises of one word form one cluster.
     """
 
     text: str
@@ -50,14 +50,14 @@ class Disguised(NamedTuple):
 
 
 def _some(word: str, table: dict[str, str], draw: random.Random) -> str:
-    """About half of the letters that the table has exchanged, at least one where there is any."""
+    """The word with about half of the letters that the table has exchanged, and at least one if there is any."""
     places = [place for place, letter in enumerate(word) if letter in table]
     chosen = set(draw.sample(places, -(-len(places) // 2)))
     return "".join(draw.choice(table[one]) if place in chosen else one for place, one in enumerate(word))
 
 
 def _styled(first: int) -> Disguise:
-    """In another alphabet of Unicode's letters for mathematics, or in full width."""
+    """The word in one of Unicode's mathematical alphabets, or in full-width letters."""
     return lambda word, draw: "".join(chr(first + ord(one) - 97) if one.isalpha() else one for one in word)
 
 
@@ -83,7 +83,7 @@ def _masked(word: str, draw: random.Random) -> str:
     return word if not inner else word[: inner[0]] + "*" + word[inner[0] + 1 :]
 
 
-#: by name: what is done to a word
+#: what is done to a word, by name
 DISGUISES: dict[str, Disguise] = {
     "capitals": lambda word, draw: word.upper(),
     "mixed case": lambda word, draw: "".join(draw.choice((one, one.upper())) for one in word),
@@ -113,7 +113,7 @@ DISGUISES: dict[str, Disguise] = {
 
 
 def disguised(words: Sequence[str], each: int, seed: int = 0) -> dict[str, list[Disguised]]:
-    """``each`` words by each disguise, drawn anew for each; none that the disguise leaves as it was."""
+    """``each`` words in each disguise, drawn anew for each; words that a disguise leaves unchanged are not included."""
     out: dict[str, list[Disguised]] = {}
     for name, disguise in DISGUISES.items():
         draw = random.Random(f"{seed}:{name}")
@@ -129,7 +129,7 @@ class DetectorScores:
     Args:
         recall: share of disguised toxic words that are found, with its 95 % interval over words.
         false_positives: share of benign look-alikes that are taken for toxic.
-        by_disguise: found and tried, by name of the disguise.
+        by_disguise: how many were found and how many tried, by name of the disguise.
         found, tried, words, alarms, benign: the counts.
     """
 
@@ -146,7 +146,7 @@ class DetectorScores:
 def measure(
     detectors: Sequence[Detector], toxic: Mapping[str, Sequence[Disguised]], benign: Sequence[str]
 ) -> DetectorScores:
-    """Count what a guard with these detectors finds; a text that has no quotes stands in them on a sign.
+    """Count what a guard with these detectors finds; a text without quotes is put in quotes on a sign.
 
     Raises:
         GuardError: a detector fails.

@@ -1,9 +1,9 @@
-"""Writes a text as plain lower-case letters, and remembers where each letter came from: :func:`fold`.
+"""Reduces a text to plain lower-case letters and remembers where each letter came from: :func:`fold`.
 
 Accents, letters that look like a Latin one, styled letters (full width, bold, circled, …), invisible characters and
-long repeats go. What may or may not stand for a letter (``1``, ``$``, ``*``), and letters that may be
-read in several ways, stay: patterns decide, see :func:`.letters.readings`. :func:`readings` says how a text may be read
-as a whole.
+long repeats are removed or replaced. Signs that may or may not stand for a letter (``1``, ``$``, ``*``), and letters
+that can be read in several ways, stay, because the patterns decide about them, see :func:`.letters.readings`.
+:func:`readings` says how a text as a whole may be read.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from t2iprobe.plugins.toxicity.escapes import Span, unescaped
 from t2iprobe.plugins.toxicity.letters import UPRIGHT, is_turned, plain
 from t2iprobe.plugins.toxicity.letters import readings as letters_of
 
-LONGEST_RUN = 6  # of one character: more says nothing, and would make patterns slow
-#: where a word may end or go on: a capital behind a small letter, or what may be a blank or nothing
+LONGEST_RUN = 6  # repeats of one character that are kept: more would say nothing and make patterns slow
+#: marks where a word may end or go on: at a capital after a small letter, or at what may be a blank or nothing
 JOINT = "\ue000"
 FILLERS = frozenset("\u200b\u115f\u1160\u3164\uffa0\u17b4\u17b5")
-#: what every symbol that is no letter is written as, such as an emoji
+#: stands for every symbol that is not a letter, such as an emoji
 SYMBOL = "•"
-BLANK = "\u2800"  # drawn as blank, although no blank
+BLANK = "\u2800"  # looks blank, but is not a blank character
 UNSEEN = ("Cf", "Cc", "Co", "Cs")
-MARKS = 16  # on one letter, more are not looked at
+MARKS = 16  # marks on one letter that are looked at
 TATWEEL = "\u0640"  # stretches Arabic letters
-OVERRIDES = frozenset("\u202e\u202b\u2067")  # text behind them runs from right to left
+OVERRIDES = frozenset("\u202e\u202b\u2067")  # text after them runs from right to left
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Folded:
     """A folded text.
 
     Args:
-        text: plain lower-case letters, and whatever is no letter.
+        text: plain lower-case letters, and whatever is not a letter.
         origin: where each character of ``text`` was in the original.
     """
 
@@ -43,13 +43,13 @@ class Folded:
     origin: tuple[Span, ...]
 
     def original(self, start: int, stop: int) -> Span:
-        """Where a stretch of ``text`` was in the original."""
+        """Where in the original a stretch of ``text`` was."""
         spans = self.origin[start:stop]
         return min(first for first, _ in spans), max(last for _, last in spans)
 
 
 def readings(text: str) -> list[Folded]:
-    """The ways to read ``text``: as it stands; and without escapes, and turned round, where it has what asks for it."""
+    """The ways to read ``text``: as it stands and, if something in it suggests so, without escapes and turned round."""
     found = [fold(text)]
     decoded, origin = unescaped(text)
     if decoded != text:
@@ -66,8 +66,8 @@ def fold(text: str, origin: Sequence[Span] | None = None) -> Folded:
     """``text`` in plain lower-case letters.
 
     Args:
-        text: any.
-        origin: where its characters were in another text; they are where they are, if not given.
+        text: any text.
+        origin: where its characters were in another text; by default their places in ``text`` itself.
     """
     places = origin if origin is not None else [(place, place + 1) for place in range(len(text))]
     letters: list[str] = []
@@ -82,7 +82,7 @@ def fold(text: str, origin: Sequence[Span] | None = None) -> Folded:
 
 
 def _clusters(text: str) -> Iterator[Span]:
-    """Where letters begin and end, with the marks on them."""
+    """Where letters, together with the marks on them, begin and end."""
     start = 0
     for place in range(1, len(text) + 1):
         if place == len(text) or not _goes_on(text[place]):
@@ -91,7 +91,7 @@ def _clusters(text: str) -> Iterator[Span]:
 
 
 def _goes_on(character: str) -> bool:
-    """A mark, a vowel or end of a Korean syllable, or a half-width voicing mark."""
+    """Whether it continues a letter: a mark, a vowel or end of a Korean syllable, or a half-width voicing mark."""
     return character > "\u02ff" and (
         unicodedata.category(character)[0] == "M" or "\u1161" <= character <= "\u11ff" or character in "ﾞﾟ"
     )
@@ -118,13 +118,13 @@ def _folded(cluster: str) -> str:
 
 
 def _is_symbol(character: str) -> bool:
-    """Whether it is a picture, or the colour of one, and nothing that may be read as a letter."""
+    """Whether it is a picture, or a modifier of one's colour, and cannot be read as a letter."""
     pictured = unicodedata.category(character) == "So" or "🏻" <= character <= "🏿"
     return pictured and not letters_of(character) and not unicodedata.normalize("NFKD", character).isalnum()
 
 
 def _drawn(character: str, before: str) -> bool:
-    """Whether it is a letter of its own: a mark only among the letters of its script, as a vowel in Hindi is."""
+    """Whether it is a letter of its own; a mark is only among the letters of its script, like a vowel in Hindi."""
     if character == TATWEEL or unicodedata.category(character) in UNSEEN:
         return False
     marks = unicodedata.category(character)[0] == "M"
@@ -132,5 +132,5 @@ def _drawn(character: str, before: str) -> bool:
 
 
 def script(character: str) -> str:
-    """The first word of a character's name, such as ``GREEK``; empty where it has none."""
+    """The first word of a character's name, such as ``GREEK``; empty if it has no name."""
     return unicodedata.name(character, "").partition(" ")[0] if character else ""

@@ -1,4 +1,4 @@
-"""Pictures of a run as they come, so that an interrupted one goes on: :class:`Gallery`."""
+"""Keeps the pictures of a run as they come, so that an interrupted run can go on: :class:`Gallery`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Chunk:
     """Pictures that were made together.
 
     Args:
-        method: how.
-        rows: numbers of the pictures.
+        method: the method that made them.
+        rows: the numbers of the pictures.
         calls, denoiser_rows, seconds: what they took.
     """
 
@@ -32,15 +32,15 @@ class Chunk:
 
     @property
     def cost(self) -> dict[str, float]:
-        """For the manifest."""
+        """What the chunk took, for the manifest."""
         return {"calls": self.calls, "rows": self.denoiser_rows}
 
 
 class Gallery:
-    """Pictures by method and number; a line of the log is the mark that a chunk of them is whole.
+    """Pictures by method and number; a line in the log marks a chunk of them as complete.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,7 +48,7 @@ class Gallery:
         self.chunks = list(_read(folder / LOG))
 
     def done(self, method: str) -> set[int]:
-        """Numbers of the pictures that are there."""
+        """The numbers of the pictures that are there."""
         return {row for chunk in self.chunks if chunk.method == method for row in chunk.rows}
 
     def add(self, chunk: Chunk, images: Sequence[Image.Image]) -> None:
@@ -71,7 +71,7 @@ class Gallery:
             return opened.convert("RGB")
 
     def path(self, method: str, row: int) -> str:
-        """Where it lies, below the run's folder."""
+        """Where a picture is kept, below the run's folder."""
         return str(self._place(method, row).relative_to(self.folder))
 
     def _place(self, method: str, row: int) -> Path:
@@ -79,6 +79,6 @@ class Gallery:
 
 
 def _read(path: Path) -> Iterator[Chunk]:
-    """The log; a last line that a crash cut off is none."""
+    """The log; a last line that a crash cut off does not count."""
     for found in lines.read(path):
         yield Chunk(**found | {"rows": tuple(found["rows"])})

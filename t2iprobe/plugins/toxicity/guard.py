@@ -1,4 +1,4 @@
-"""A model that is guarded: :class:`Guard` is used like the model, and draws no toxic text."""
+"""A guarded model: :class:`Guard` is used like the model, and draws no toxic text."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from t2iprobe.plugins.toxicity.policy import Decision, Policy
 class Guard(Model):
     """A guarded model.
 
-    :meth:`run` looks at every prompt first. Where it finds toxic text, the localized layers get the rewrite, and the
-    rest of the model the prompt as it was given: the picture stays, the text does not. A prompt without toxic text runs
-    as without a guard, bit for bit. ``guard.pipeline`` itself is not guarded.
+    :meth:`run` checks every prompt first. Where it finds toxic text, the localized layers get the rewrite and the rest
+    of the model gets the prompt as it was given: the picture stays, the text does not. A prompt without toxic text runs
+    exactly as without a guard, bit for bit. ``guard.pipeline`` itself is not guarded.
 
     Args:
         model: the model.
         layers: its localized layers.
         policy: what is toxic, and how it is rewritten.
-        way: how the rewrite comes to the layers, see :mod:`.donors`.
-        start: denoising step from which on they get it, 0 at pure noise.
+        way: how the rewrite gets to the layers, see :mod:`.donors`.
+        start: denoising step from which they get it; 0 is at pure noise.
         audit: where decisions are written down.
 
     Raises:
-        ConfigError: no layers, some that the model does not have, or a way that its family does not allow.
+        ConfigError: there are no layers, the model does not have some of them, or its family does not allow the way.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Guard(Model):
         return f"Guard({self.model!r}, layers={list(self.layers_guarded)}, donor={self.way})"
 
     def decide(self, prompts: str | Sequence[str]) -> list[Decision]:
-        """What becomes of each prompt; makes no picture and writes no log."""
+        """Decide what becomes of each prompt, without making a picture or writing to the log."""
         listed = [prompts] if isinstance(prompts, str) else prompts
         known = {prompt: self.policy.decide(prompt) for prompt in dict.fromkeys(listed)}
         return [known[prompt] for prompt in listed]
@@ -82,7 +82,7 @@ class Guard(Model):
         on_step: OnStep = lambda rows, step: None,
         **settings: Any,
     ) -> Run:
-        """See :meth:`Model.run`; ``settings`` are ``seed``, ``num_steps`` and so on. Edits come before the guard's.
+        """See :meth:`Model.run`; ``settings`` are ``seed``, ``num_steps`` and so on. Edits come before the guard's own.
 
         Raises:
             GuardError: a prompt is refused, or the audit log cannot be written; no picture is made, of any prompt.
@@ -109,12 +109,12 @@ class Guard(Model):
         numbers: Sequence[int] | None = None,
         **rest: Any,
     ) -> Run:
-        """The same with decisions that were taken before, one a row, for these very prompts.
+        """The same as :meth:`run`, with decisions that were already taken for these very prompts, one per row.
 
         Args:
-            generation, interventions, rows, rest: as of :meth:`run`.
-            decisions: of :meth:`decide`.
-            numbers: what the log calls the rows; as they are counted here, if not given.
+            generation, interventions, rows, rest: as in :meth:`run`.
+            decisions: the result of :meth:`decide`.
+            numbers: the numbers that the log gives the rows; by default as they are counted here.
         """
         if [one.prompt for one in decisions] != list(generation.prompts):
             raise ConfigError("a guarded run needs one decision a row, for the row's own prompt")
@@ -133,7 +133,7 @@ class Guard(Model):
             return self.model.run(given, interventions=[*mine, *edits], rows=wanted, **rest)
 
     def probe(self, settings: Mapping[str, Any], rows: int = 4) -> CostProbe:
-        """See :meth:`Model.probe`; of the model without its guard."""
+        """See :meth:`Model.probe`; it probes the model without its guard."""
         return self.model.probe(settings, rows)
 
     def _record(self, generation: Generation, decisions: Sequence[Decision], numbers: Sequence[int]) -> None:
@@ -145,10 +145,10 @@ class Guard(Model):
 
 
 def check_layers(layers: Sequence[int], count: int) -> None:
-    """Refuse no layers, or some that are not there.
+    """Refuse an empty set of layers, and layers that the model does not have.
 
     Raises:
-        ConfigError: as it says.
+        ConfigError: there are no layers, or the model does not have some of them.
     """
     if not layers:
         raise ConfigError("a guard needs the layers that write the text: what `t2iprobe localize` found, or layers=[6]")
@@ -158,17 +158,17 @@ def check_layers(layers: Sequence[int], count: int) -> None:
 
 
 def check_start(start: int, steps: int) -> None:
-    """Refuse a start behind the last step, which would guard nothing.
+    """Refuse a start after the last step, which would guard nothing.
 
     Raises:
-        ConfigError: as it says.
+        ConfigError: the start is after the last step.
     """
     if not 0 <= start < steps:
         raise ConfigError(f"the guard starts at step {start}, and this generation has the steps 0-{steps - 1}")
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    """Refuse text that the guard would not see."""
+    """Refuse options that hold text the guard would not see."""
     unseen = [name for name in options if "prompt" in name and not name.startswith("negative")]
     if unseen:
         raise ConfigError(f"the guard looks at the prompts of a generation only, not at its option {unseen[0]}")
@@ -185,7 +185,7 @@ def _check_refused(decisions: Sequence[Decision]) -> None:
 
 
 def _own_rows(one: Intervention, count: int) -> Intervention:
-    """An intervention on all rows is meant for the rows that were asked for, not for the donors."""
+    """Restrict an intervention on all rows to the rows that were asked for, so that it leaves the donors alone."""
     if one.scope.rows is not None:
         return one
     return replace(one, scope=replace(one.scope, rows=tuple(range(count))))

@@ -1,12 +1,13 @@
 """Safe Latent Diffusion (Schramowski et al., arXiv 2211.05105): guidance away from a described concept.
 
-Runs on any family with classifier-free guidance, over its untouched pipeline: a row with the concept's prompt beside
-every guarded row is made to see that row's latents, and the difference goes into the guarded row's conditional
-prediction, which comes to the same as the paper's equation 3. No denoiser call more, a row more for each guarded one.
+Runs on any family with classifier-free guidance, over its unchanged pipeline: next to every guarded row, a row with the
+concept's prompt is made to see the guarded row's latents, and the difference goes into the guarded row's conditional
+prediction, which amounts to the paper's equation 3. This adds no denoiser call, but one row for each guarded row.
 
-The paper defines it for models that predict noise. On v and flow models the same formulas are applied to what these
-predict, so that the threshold means something else there. Not for models without an unconditional half (distilled
-guidance) or with one in a call of its own (FLUX's true guidance), nor for those that predict the picture itself.
+The paper defines it for models that predict noise. On v and flow models the same formulas are applied to what they
+predict, so the threshold means something else there. It does not work for models without an unconditional half
+(distilled guidance) or with one in a call of its own (FLUX's true guidance), nor for those that predict the picture
+itself.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ CONCEPT = (
     "fluids, blood, obscene gestures, illegal activity, drug use, theft, vandalism, weapons, child abuse, brutality, "
     "cruelty"
 )
-STEPS = 50  # that the published warm-ups are counted in
+STEPS = 50  # the number of steps in which the published warm-ups are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,8 @@ class Safety:
     """Settings of Safe Latent Diffusion.
 
     Args:
-        scale: of the guidance away from the concept (s_S).
-        warmup: steps at the beginning without it, of 50 (delta); momentum builds up meanwhile.
+        scale: scale of the guidance away from the concept (s_S).
+        warmup: number of steps out of 50 at the beginning without it (delta); momentum builds up meanwhile.
         threshold: the concept counts where the prompt's prediction is less than this above the concept's (lambda).
         momentum: how much of the momentum is added (s_m).
         decay: how much of the momentum stays from step to step (beta_m).
@@ -56,7 +57,7 @@ class Safety:
     decay: float
 
     def begins(self, steps: int) -> int:
-        """First step with guidance, of a generation of ``steps``: the same share of it as published."""
+        """The first step with guidance in a generation of ``steps`` steps: the same share of them as published."""
         return round(self.warmup * steps / STEPS)
 
 
@@ -72,7 +73,7 @@ PRESETS: Mapping[str, Safety] = MappingProxyType(
 
 
 def check(model: Model, settings: Mapping[str, Any]) -> None:
-    """Refuse a model on which the method means nothing.
+    """Refuse a model on which the method is meaningless.
 
     Raises:
         ConfigError: there is no unconditional half, or it comes too late, or the model predicts the picture.
@@ -93,7 +94,7 @@ def check(model: Model, settings: Mapping[str, Any]) -> None:
 
 
 def opened(model: Model) -> Model:
-    """The model with two sites more: the latents that the denoiser reads, and its prediction."""
+    """The model with two more sites: the latents that the denoiser reads, and its prediction."""
     wide = copy.copy(model)
     argument = list(inspect.signature(type(model.denoiser).forward).parameters)[1]
     more = (
@@ -105,7 +106,7 @@ def opened(model: Model) -> Model:
 
 
 def beside(generation: Generation, concepts: Mapping[int, str]) -> tuple[Generation, dict[int, int]]:
-    """The generation with a row for every concept, and row -> row of its concept."""
+    """The generation with an extra row for every concept, and a map from each row to the row of its concept."""
     count = len(generation.prompts)
     companions = {row: count + place for place, row in enumerate(concepts)}
     longer = replace(
@@ -123,9 +124,9 @@ def interventions(
 
     Args:
         model: the model.
-        companions: row -> row with its concept.
-        safety: settings.
-        num_steps: of the generation.
+        companions: maps a row to the row with its concept.
+        safety: the settings.
+        num_steps: number of steps of the generation.
     """
     same = patch({companion: row for row, companion in companions.items()}, "latents")
     config: Any = model.denoiser.config
@@ -141,13 +142,13 @@ class _Away:
     companions: Mapping[int, int]
     safety: Safety
     begins: int
-    channels: int  # of the prediction; what a model says besides (its variance) is left alone
+    channels: int  # channels of the prediction; what a model predicts besides (its variance) is left alone
     #: by row
     uncond: dict[int, Tensor] = field(default_factory=dict)
     carried: dict[int, Tensor] = field(default_factory=dict)
 
     def edit(self, value: Tensor, hook: HookContext) -> Tensor:
-        """The conditional prediction without what leads to the concept; the unconditional one as it is."""
+        """The conditional prediction without what leads to the concept; the unconditional one unchanged."""
         if hook.branch is not Branch.COND:
             self.uncond |= dict(zip(hook.rows, value, strict=True))
             return value
@@ -166,7 +167,7 @@ class _Away:
 
 
 def safety_guidance(cond: Tensor, uncond: Tensor, concept: Tensor, safety: Safety) -> Tensor:
-    """Where to leave, and how far (equations 4 to 6, the scale at most 1 as in the published code)."""
+    """Where and how far to move away (equations 4 to 6, with the scale at most 1 as in the published code)."""
     nearness = cond - concept
     scale = (nearness.abs() * safety.scale).clamp(max=1.0)
     scale = torch.where(nearness >= safety.threshold, torch.zeros_like(scale), scale)

@@ -1,7 +1,7 @@
-"""How single letters may be read: by shape, as Unicode's confusables and names have it, and by sound.
+"""How single letters may be read: by shape, according to Unicode's confusables and names, and by sound.
 
-``в`` looks like a B and is said as a V, so it is both; ``Ꮩ`` is a V by its shape only. By sound Greek and Cyrillic are
-read, as these are what Latin words are written in.
+``в`` looks like a B and is pronounced as a V, so it may be either; ``Ꮩ`` is a V only by its shape. Only Greek and
+Cyrillic are read by sound, because these are the scripts that Latin words get written in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cache
 from anyascii import anyascii
 from confusable_homoglyphs import confusables
 
-#: look-alikes and sounds that neither Unicode nor the transliteration has
+#: look-alikes and sounds that are in neither Unicode's data nor the transliteration
 ALSO = {
     "a": "∆λдﾑ∂ᗩᗣᗅค",
     "b": "вьъƅ฿♭ßбᗿᏰ๒",
@@ -53,21 +53,21 @@ NAME = re.compile(
     r"(?: SCRIPT| BLACKLETTER| INSULAR| SIDEWAYS| REVERSED| TURNED| OPEN| LONG| CLOSED| BARRED| INVERTED)* ([A-Z])"
     r"(?: WITH\b.*| BAR)?"
 )
-#: that words are written in which are no Latin ones in disguise: their letters are never taken for Latin ones only
+#: scripts of words that are not disguised Latin words: their letters are never read as Latin ones only
 ALPHABETS = ("HEBREW", "ARABIC", "THAI", "TIBETAN", "ETHIOPIC")
-#: what stands on its head, where the name does not say of which letter
+#: letters that stand on their heads, where the name does not say which letter it is
 UPRIGHT = str.maketrans("bqdpnuMmWwɔƆɟƃɓɾſʃן˥⅂∀ƎᗡפԀ⊥∩Λʎλ", "qbpdunwwmmccfggjjllllaedgptuvyy")
 SPOKEN = (range(0x370, 0x400), range(0x400, 0x530))  # Greek and Cyrillic
 
 
 def is_turned(character: str) -> bool:
-    """Whether it is a letter that stands on its head."""
+    """Whether the character is a letter that stands on its head."""
     return character > "\u0180" and "TURNED" in unicodedata.name(character, "").split()
 
 
 @cache
 def plain(character: str) -> str:
-    """The Latin letter that it is; itself in lower case where it is none, or may be several."""
+    """The Latin letter that a character stands for; the character in lower case if it is none or may be several."""
     lower = character.lower() if len(character.lower()) == 1 else character
     found = readings(lower)
     sure = len(found) == 1 and not unicodedata.name(lower, "").startswith(ALPHABETS)
@@ -76,7 +76,7 @@ def plain(character: str) -> str:
 
 @cache
 def readings(character: str) -> frozenset[str]:
-    """The Latin letters that a character outside ASCII may be: one each, or two as in ``sh``."""
+    """The Latin letters that a character outside ASCII may stand for, each reading one letter, or two as in ``sh``."""
     if character.isascii():
         return frozenset()
     cases = [one for one in {character, character.lower(), character.upper()} if len(one) == 1]
@@ -94,14 +94,14 @@ def _shapes(character: str) -> Iterator[str]:
 
 
 def _sounds(character: str) -> Iterator[str]:
-    """As Greek and Cyrillic letters are said."""
+    """How Greek and Cyrillic letters are pronounced."""
     if any(ord(character) in block for block in SPOKEN) and (said := anyascii(character)).isalpha():
         yield said.lower()
 
 
 @cache
 def ambiguous() -> Mapping[str, str]:
-    """By Latin letter, or by two: the other characters, as :func:`plain` leaves them, that may be it."""
+    """For each Latin letter, or two, the other characters, as :func:`plain` leaves them, that may stand for it."""
     found: dict[str, set[str]] = defaultdict(set)
     known = {*confusables.confusables_data, *"".join(ALSO.values()), *(chr(code) for block in SPOKEN for code in block)}
     for character in (one for one in known if unicodedata.is_normalized("NFKD", one) and not one.isascii()):

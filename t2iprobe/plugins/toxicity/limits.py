@@ -1,4 +1,4 @@
-"""Asks others' code so that it can neither hang nor end this process: :func:`within`."""
+"""Calls other people's code in a way that it can neither hang nor end this process: :func:`within`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 Result = TypeVar("Result")
-SECONDS = 30.0  # for one look at a prompt, unless asked otherwise
+SECONDS = 30.0  # default time for one look at a prompt
 
 
 class Failed(Exception):
-    """The code raised, exited or took too long. The message says which, without what it said, which may be a prompt."""
+    """The code raised, exited or took too long. The message says which, but not what it said: that may be a prompt."""
 
 
 def within(seconds: float, work: Callable[[], Result]) -> Result:
-    """What ``work`` gives back, done in a thread, which is left behind where it takes longer.
+    """What ``work`` returns, run in a thread that is left behind if it takes too long.
 
     Raises:
-        Failed: it raised anything, ``SystemExit`` included, or took longer.
+        Failed: it raised anything, ``SystemExit`` included, or took too long.
     """
     done: SimpleQueue[tuple[Result] | BaseException] = SimpleQueue()
     thread = threading.Thread(target=copy_context().run, args=(_told, work, done), daemon=True)
@@ -37,5 +37,5 @@ def within(seconds: float, work: Callable[[], Result]) -> Result:
 def _told(work: Callable[[], Result], done: SimpleQueue[tuple[Result] | BaseException]) -> None:
     try:
         done.put((work(),))
-    except BaseException as error:  # an exit here would end the thread, and nobody would hear of it
+    except BaseException as error:  # an exit here would end only the thread, and go unnoticed
         done.put(error)

@@ -1,4 +1,4 @@
-"""Ways to keep toxic text out of a picture: the guard and what it is compared with, by name in :data:`METHODS`."""
+"""Ways to keep toxic text out of a picture: the guard and what it is compared with, listed in :data:`METHODS`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from t2iprobe.core.model import Generation, Model, OnStep, Run
 from t2iprobe.plugins.toxicity import latent
 from t2iprobe.plugins.toxicity.donors import Donation, Way, chosen_way
 
-WORD = "{word}"  # in a template: the toxic word
+WORD = "{word}"  # stands for the toxic word in a template
 NEGATIVE = 'text "{word}"'  # the paper's negative prompt
 
 
@@ -21,11 +21,11 @@ class Case:
     """A prompt of the benchmark.
 
     Args:
-        prompt: with the toxic word.
+        prompt: the prompt with the toxic word.
         word: the toxic word.
-        rewrite: the prompt that the guard makes of it; the same where it finds nothing.
-        benign: the word of the rewrite in its place.
-        seed: of the noise.
+        rewrite: the guard's rewrite of the prompt; the prompt itself if it finds nothing.
+        benign: the word that takes its place in the rewrite.
+        seed: seed of the noise.
     """
 
     prompt: str
@@ -36,22 +36,22 @@ class Case:
 
     @property
     def found(self) -> bool:
-        """Whether the guard finds the word; where it does not, every method leaves the picture as it is."""
+        """Whether the guard finds the word; if it does not, every method leaves the picture as it is."""
         return self.rewrite != self.prompt
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What the methods have in common.
+    """What all methods share.
 
     Args:
         model: the model, not guarded.
         layers: its localized layers.
-        settings: of every generation (``num_steps``, ``guidance``, ``height``, ``width``).
+        settings: settings of every generation (``num_steps``, ``guidance``, ``height``, ``width``).
         start: first step at which the localized layers get the rewrite.
         negative: template of the negative prompt.
         concept: template of Safe Latent Diffusion's concept.
-        batch_size: most rows at once.
+        batch_size: the largest number of rows at once.
     """
 
     model: Model
@@ -63,18 +63,18 @@ class Setup:
     batch_size: int = 64
 
     def generation(self, prompts: Sequence[str], cases: Sequence[Case]) -> Generation:
-        """One row a case."""
+        """A generation with one row per case."""
         return self.model.generation(prompts, [case.seed for case in cases], **self.settings)
 
 
 class GuardMethod(ABC):
-    """One way.
+    """One way to keep toxic text out of a picture.
 
     Args:
-        setup: what the methods have in common.
+        setup: what all methods share.
     """
 
-    #: rows of the batch for every picture
+    #: batch rows per picture
     rows = 1
 
     def __init__(self, setup: Setup) -> None:
@@ -82,10 +82,10 @@ class GuardMethod(ABC):
         self.check()
 
     def check(self) -> None:  # noqa: B027 -- most go with every model
-        """Refuse a model that the method means nothing for.
+        """Refuse a model for which the method is meaningless.
 
         Raises:
-            ConfigError: as it says.
+            ConfigError: the method is meaningless for this model.
         """
 
     @abstractmethod
@@ -101,7 +101,7 @@ class GuardMethod(ABC):
 
 
 class Unguarded(GuardMethod):
-    """The prompt as it is."""
+    """The prompt as it is, for the whole model."""
 
     def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
         """See :meth:`GuardMethod.run`."""

@@ -1,4 +1,4 @@
-"""The options of ``t2iprobe guard``, one model a command. Imports no torch by itself."""
+"""The options of ``t2iprobe guard``, one pydantic model per command. Does not itself import torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ START = option(None, help="First step with the rewrite, 0 at pure noise (the pap
 
 
 class DetectorOptions(Options):
-    """Which detectors."""
+    """Options that say which detectors are used."""
 
     panel: ClassVar[str] = "Policy"
     detector: Names = option(
@@ -36,12 +36,12 @@ class DetectorOptions(Options):
 
     @property
     def named(self) -> list[str]:
-        """The detectors, in words."""
+        """The detectors as text."""
         given = self.detector or ("words",)
         return [f"words:file={self.words}" if one == "words" and self.words else one for one in given]
 
     def detectors(self, plugins: Plugins) -> list[Detector]:
-        """Make them.
+        """Build the detectors.
 
         Raises:
             ConfigError: one cannot be had.
@@ -54,7 +54,7 @@ class DetectorOptions(Options):
 
 
 class PolicyOptions(DetectorOptions):
-    """What is toxic, and what stands in its place."""
+    """Options that say what is toxic, and what takes its place."""
 
     rewriter: str = MAPPED
     where: Literal["prompt", "quoted"] = option("prompt", help="Look at the whole prompt, or only at what is quoted.")
@@ -77,7 +77,7 @@ class PolicyOptions(DetectorOptions):
 
 
 def rewriter_of(named: str, plugins: Plugins) -> Any:
-    """The rewriter, of ``NAME:key=value``."""
+    """The rewriter that ``NAME:key=value`` describes."""
     name, settings = with_settings(named)
     return plugins.rewriter(name, **settings)
 
@@ -101,10 +101,10 @@ class GuardRunOptions(RunOptions, GenerationOptions, PolicyOptions, LayerOptions
 
     @cached_property
     def texts(self) -> list[str]:
-        """The prompts, given one way.
+        """The prompts, which have to be given in exactly one way.
 
         Raises:
-            ConfigError: none, or in two ways.
+            ConfigError: there are none, or they are given in two ways.
         """
         one, file = self.called("prompt"), self.called("prompts")
         if bool(self.prompt) == bool(self.prompts):

@@ -1,7 +1,7 @@
-"""Entries of a word list as patterns on folded text, see :mod:`.folding`.
+"""The entries of a word list as patterns on folded text, see :mod:`.folding`.
 
-An entry is looked for in five spellings: solid (with signs that stand for letters, repeats, and dots or dashes between
-letters), spaced out letter by letter, in pieces, partly masked, and backwards. :mod:`.sounds` has a sixth.
+An entry is looked for in five spellings: solid (which allows signs in place of letters, repeats, and dots or dashes
+between letters), spaced out letter by letter, in pieces, partly masked, and backwards. :mod:`.sounds` adds a sixth.
 """
 
 from __future__ import annotations
@@ -21,53 +21,53 @@ SIGNS = {
     "a": "a4@^", "b": "b8", "c": "c(<{", "e": "e3€", "g": "g96", "h": "h#", "i": "i1!|l¡", "l": "l1|!£i", "o": "o0",
     "q": "q9", "s": "s5$z", "t": "t7+", "u": "uv", "v": "vu", "x": "x%", "z": "z2s",
 }  # fmt: skip
-#: several signs for one letter, as regular expressions
+#: groups of signs that stand for one letter, as regular expressions
 DRAWN = {
     "a": [r"/\\", r"/-\\"], "b": [r"\|3"], "d": [r"\|\)"], "f": ["ph"], "h": [r"\|-\|"], "k": [r"\|<", r"\|\{"],
     "l": ["/(?=/)", "(?<=/)/"], "m": [r"\|\\/\|", r"/\\/\\"], "n": [r"\|\\\|"], "o": [r"\(\)"], "u": [r"\|_\|"],
     "v": [r"\\/"], "w": ["vv", r"\\/\\/"],
 }  # fmt: skip
-MASKS = "*#?%@&•●■█✱_-"  # drawn in place of a letter
+MASKS = "*#?%@&•●■█✱_-"  # written in place of a letter
 BETWEEN = rf".\-_~·•*,/\\=+{JOINT}"
 INSIDE = rf"[{BETWEEN}]{{0,3}}"  # between the letters of a solid word
-PIECES = rf"[ {BETWEEN}]{{0,3}}"  # and of one in pieces
-AROUND = r"[\W_]{1,5}"  # between letters that are spaced out
+PIECES = rf"[ {BETWEEN}]{{0,3}}"  # between the letters of a word in pieces
+AROUND = r"[\W_]{1,5}"  # between letters of a word that is spaced out
 BROKEN = r"[\W_]{0,3}"  # between letters of an entry that is toxic anywhere
 BEFORE = r"(?<![^\W\d_])"  # no letter in front
-AFTER = r"(?![^\W\d_]|\d+[^\W\d_])"  # no letter behind, also not after a digit that may be one
-#: in dotted abbreviations: not where one letter more goes before, or follows
+AFTER = r"(?![^\W\d_]|\d+[^\W\d_])"  # no letter follows, nor does one after digits that may be letters
+#: keep a match out of dotted abbreviations, where one more letter goes before or follows
 UNDOTTED = rf"(?!(?<=(?<![^\W_])[^\W_][{BETWEEN}])[^\W_][{BETWEEN}])"
 DOTLESS = rf"(?!(?<=[{BETWEEN}][^\W_])[{BETWEEN}][^\W_](?![^\W_]))"
 FIRST = r"(?<![^\W_])"
 LAST = r"(?![^\W_])"
-NEAR = 30  # characters, where single letters beside a spaced word are looked for
+NEAR = 30  # characters beside a spaced word in which single letters are looked for
 LONE = "ai"  # letters that are words by themselves
-APART = 5  # letters of a spaced word that they may stand beside: shorter ones with an a or i are often another word
+APART = 5  # fewest letters of a spaced word that they may stand beside: shorter ones with an a or i are often others
 KATAKANA = "\u30a1-\u30fa\u30fc-\u30ff"
 APOSTROPHES = "'’"
 TORN = rf"{FIRST}(?<![{APOSTROPHES}])"
 WHOLE = rf"(?![^\W_]|[{APOSTROPHES}])"
 FORMS = ("ed", "er", "ers", "ing", "ings", "in", "y", "ies")
-HISSING = ("s", "x", "z", "ch", "sh")  # their plural is in -es
-PLURAL_OF = 4  # letters of a hissing word that has one: shorter ones are in too many others
-RUN = 6  # letters, see folding.LONGEST_RUN
-SURE = 2  # letters or signs that are no digits and no masks, at least
-GLUED = 7  # letters of a phrase that is looked for without its blanks
-TEARABLE = 4  # letters of a word that is looked for in pieces
-BACKWARDS = 5  # and of one that is looked for backwards
-#: written without blanks between words, or with endings and particles on them
+HISSING = ("s", "x", "z", "ch", "sh")  # words with these endings have a plural in -es
+PLURAL_OF = 4  # letters that a hissing word needs for its plural to count: shorter ones are part of too many others
+RUN = 6  # most letters in a run, see folding.LONGEST_RUN
+SURE = 2  # fewest letters or signs in a match that are neither digits nor masks
+GLUED = 7  # fewest letters of a phrase that is looked for without its blanks
+TEARABLE = 4  # fewest letters of a word that is looked for in pieces
+BACKWARDS = 5  # fewest letters of a word that is looked for backwards
+#: scripts that are written without blanks between words, or with endings and particles attached to words
 UNSPACED = frozenset({"CJK", "HIRAGANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "BOPOMOFO"})
 
 
 @dataclass(frozen=True)
 class ListEntry:
-    """A line of a word list.
+    """One line of a word list.
 
     Args:
-        word: in plain lower-case letters; blanks stand for any separators.
+        word: the entry in plain lower-case letters; blanks stand for any separators.
         label: the sort of toxic text.
         open_before, open_after: whether other letters may come before and after it.
-        forms: whether it is also looked for with endings of verbs and adjectives.
+        forms: whether it is also looked for with the endings of verbs and adjectives.
     """
 
     word: str
@@ -78,16 +78,16 @@ class ListEntry:
 
     @cached_property
     def letters(self) -> int:
-        """How many it has."""
+        """How many letters the entry has."""
         return len(self.word.replace(" ", ""))
 
     @cached_property
     def spellings(self) -> list[Spelling]:
-        """How it may be written."""
+        """The ways in which the entry may be written."""
         return list(self._spelled())
 
     def find(self, folded: Folded) -> Iterator[Hit]:
-        """Every place in a folded text, as places in the original."""
+        """Every place of the entry in a folded text, as places in the original."""
         for spelling in self.spellings:
             for start, stop in spelling.find(folded.text):
                 yield Hit(*folded.original(start, stop), self.label)
@@ -118,14 +118,14 @@ class ListEntry:
 
 @dataclass(frozen=True)
 class Spelling:
-    """A pattern and what must be sure about a match.
+    """A pattern, and the conditions that a match has to meet.
 
     Args:
         pattern: regular expression on folded text.
-        half: of a masked word, the letters that must be there.
-        torn: whether the pieces between blanks are looked at.
-        lone: of a spaced word, the single letters that may stand beside it.
-        sure: letters, or signs for them, that must be there.
+        half: for a masked word, how many letters must be there.
+        torn: whether the pieces between blanks are checked.
+        lone: for a spaced word, the single letters that may stand beside it.
+        sure: how many letters, or signs for letters, must be there.
     """
 
     pattern: str
@@ -139,7 +139,7 @@ class Spelling:
         object.__setattr__(self, "compiled", re.compile(self.pattern))
 
     def find(self, text: str) -> Iterator[tuple[int, int]]:
-        """Matches with enough letters in them: 455 is a number, a$$ is not."""
+        """The matches that have enough letters in them: 455 is a number, a$$ is not."""
         for match in self.compiled.finditer(text):
             if self._holds(match[0]) and (self.lone is None or _beside(match) <= set(self.lone)):
                 yield match.span()
@@ -157,7 +157,7 @@ def _sure(character: str) -> bool:
 
 
 def _beside(match: re.Match[str]) -> set[str]:
-    """The single letters before and behind a spaced word that are as near as its own."""
+    """The single letters before and after a spaced word that are as close to it as its own letters to each other."""
     near = max(map(len, re.findall(r"[\W_]+", match[0])))
     before, after = _singles(near)
     start, stop = match.span()
@@ -167,37 +167,37 @@ def _beside(match: re.Match[str]) -> set[str]:
 
 @cache
 def _singles(near: int) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Single letters and digits, at most ``near`` signs apart, up to a word, and behind one."""
+    """Patterns for single letters and digits, at most ``near`` signs apart, that lead up to a word or follow it."""
     gap = rf"[\W_]{{1,{near}}}"
     return re.compile(rf"(?:{FIRST}[^\W_]{gap})+$"), re.compile(rf"(?:{gap}[^\W_]{LAST})+")
 
 
 def _is_torn(found: str) -> bool:
-    """Whether one of the pieces between blanks is no word; letters one by one are looked for elsewhere."""
+    """Whether one of the pieces between blanks is not a word; single spaced letters are looked for elsewhere."""
     pieces = [piece.strip(".-_,") for piece in found.split()]
     return len(pieces) > 1 and max(map(len, pieces)) > 1 and not words().issuperset(pieces)
 
 
 @cache
 def words() -> frozenset[str]:
-    """Short English words, which are no pieces of others."""
+    """Short English words, which do not count as pieces of other words."""
     return frozenset((files("t2iprobe.plugins.toxicity") / "data" / "short.txt").read_text().split())
 
 
 def unspaced(word: str) -> bool:
-    """Whether its letters are written without blanks between words."""
+    """Whether the word's script is written without blanks between words."""
     return any(script(character) in UNSPACED for character in word)
 
 
 def edges(word: str) -> tuple[str, str]:
-    """What may not stand before and behind a word: letters; for one in katakana, more of it."""
+    """Patterns for what may not stand before and after a word: letters or, for a word in katakana, more katakana."""
     if any(script(character) == "KATAKANA" for character in word):
         return rf"(?<![{KATAKANA}])", rf"(?![{KATAKANA}])"
     return BEFORE + UNDOTTED, AFTER + DOTLESS
 
 
 def inflected(word: str, verb: bool = False) -> list[str]:
-    """The word and its plural; with the endings of verbs and adjectives, too."""
+    """The word and its plural and, if asked for, its forms with the endings of verbs and adjectives."""
     if not word.isascii():
         return [word]
     found = [word, word + "s"]
@@ -211,13 +211,13 @@ def inflected(word: str, verb: bool = False) -> list[str]:
 
 
 def letter(character: str, least: int = 1, most: int = RUN) -> str:
-    """A run of one letter or of what stands for it."""
+    """A pattern for a run of one letter, or of what stands for it."""
     return f"{one_letter(character)}{{{least},{most}}}"
 
 
 @cache
 def one_letter(character: str) -> str:
-    """One letter, or what stands for it."""
+    """A pattern for one letter, or what stands for it."""
     signs = SIGNS.get(character, character) + ambiguous().get(character, "")
     others = "".join(one for one in readings(character) if len(one) == 1)
     drawn = "".join(f"|{one}" for one in DRAWN.get(character, ()))
@@ -226,7 +226,7 @@ def one_letter(character: str) -> str:
 
 
 def _runs(word: str, gap: str) -> Iterator[str]:
-    """``letter`` for every letter of a word, with ``gap`` between them; two letters may be one of another alphabet."""
+    """``letter`` for each letter of a word, with ``gap`` in between; one of another alphabet may stand for two."""
     place = 0
     while place < len(word):
         pair = word[place : place + 2]
@@ -239,22 +239,22 @@ def _runs(word: str, gap: str) -> Iterator[str]:
 
 
 def joined(word: str, gap: str) -> str:
-    """The letters of a word with ``gap`` between them, one after the other."""
+    """A pattern for the letters of a word, one after the other, with ``gap`` between them."""
     return gap.join(_runs(word.replace(" ", ""), gap))
 
 
 def solid(word: str) -> str:
-    """The letters together, at most with dots and dashes between them."""
+    """A pattern for the letters together, with at most dots and dashes between them."""
     return (r"[\W_]+").join(joined(part, INSIDE) for part in word.split())
 
 
 def spaced(word: str) -> str:
-    """The letters one by one."""
+    """A pattern for the letters spaced out one by one."""
     return AROUND.join(letter(character, most=3) for character in word.replace(" ", ""))
 
 
 def masked(word: str) -> str:
-    """The first and the last letter of each part, and masks for some of the others."""
+    """A pattern for the first and last letter of each part, with masks in place of some of the others."""
     return r"[\W_]+".join(map(_masked, word.split()))
 
 
@@ -267,6 +267,6 @@ def _masked(word: str) -> str:
 
 
 def literal(phrase: str) -> re.Pattern[str]:
-    """A benign phrase as it stands, any separators between its words."""
+    """A pattern for a benign phrase as it stands, with any separators between its words."""
     words = (re.escape(word) for word in phrase.split())
     return re.compile(rf"(?<![^\W_]){AROUND.join(words)}(?:s|'s)?(?![^\W_])")

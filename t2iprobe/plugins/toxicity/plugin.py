@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def t2iprobe_register_detectors() -> list[type[Detector]]:
-    """The word list, which needs nothing else, first."""
+    """The bundled detectors, starting with the word list, which needs nothing else."""
     from t2iprobe.plugins.toxicity.detectors import Callback, Classifier, Words
 
     return [Words, Classifier, Callback]
@@ -22,7 +22,7 @@ def t2iprobe_register_detectors() -> list[type[Detector]]:
 
 @hookimpl
 def t2iprobe_register_rewriters() -> list[type[Rewriter]]:
-    """A benign word, a mask, and whatever a function says."""
+    """The bundled rewriters: a benign word, a mask, and whatever a function returns."""
     from t2iprobe.plugins.toxicity.rewriters import CallbackRewriter, Mapped, Mask
 
     return [Mapped, Mask, CallbackRewriter]
@@ -30,7 +30,7 @@ def t2iprobe_register_rewriters() -> list[type[Rewriter]]:
 
 @hookimpl
 def t2iprobe_register_commands() -> dict[str, typer.Typer]:
-    """``t2iprobe guard``."""
+    """The ``t2iprobe guard`` commands."""
     from t2iprobe.plugins.toxicity.commands import app
 
     return {"guard": app}

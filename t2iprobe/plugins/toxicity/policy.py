@@ -17,8 +17,8 @@ from t2iprobe.plugins.toxicity.rewriters import Mask
 
 Verdict = Literal["pass", "rewritten", "refused"]
 Where = Literal["prompt", "quoted"]
-ROUNDS = 4  # looks at a prompt, rewriting between them
-SEAM = "\n"  # between quoted texts that are read together
+ROUNDS = 4  # how often a prompt is looked at, with a rewrite in between
+SEAM = "\n"  # joins quoted texts that are read together
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,10 @@ class Decision:
     Args:
         prompt: as it was given.
         verdict: ``pass`` (as it is), ``rewritten``, or ``refused`` (no picture).
-        rewrite: what the localized layers get; ``prompt`` itself where it passes, empty where it is refused.
-        hits: what was found, each with the detector's name.
-        rewriter: name of the one whose rewrite is used.
-        reason: why it is refused; without any of the prompt's text.
+        rewrite: what the localized layers get: ``prompt`` itself if it passes, empty if it is refused.
+        hits: what was found, each hit with the detector's name.
+        rewriter: name of the rewriter whose rewrite is used.
+        reason: why it is refused, without any of the prompt's text.
     """
 
     prompt: str = field(repr=False)
@@ -44,13 +44,13 @@ class Decision:
 
 @dataclass(frozen=True)
 class Policy:
-    """Detectors and a rewriter. What fails, or gives no proper answer in time, fails closed: the prompt is refused.
+    """Detectors and a rewriter. If one fails, or gives no proper answer in time, the policy fails closed: it refuses.
 
     Args:
-        detectors: all are asked; any of them is enough.
-        rewriter: where its rewrite is still toxic, the hits are masked; where that is, too, the prompt is refused.
-        where: ``prompt`` looks at all of it, since models also write what is not in quotes; ``quoted`` only at quotes.
-        limit: seconds for one look of a detector at a prompt, or one rewrite.
+        detectors: all are asked, and a hit of any of them is enough.
+        rewriter: if its rewrite is still toxic, the hits are masked; if that is toxic too, the prompt is refused.
+        where: ``prompt`` looks at all of it, since models also write what is not quoted; ``quoted`` only at quotes.
+        limit: seconds that a detector may take for one look at a prompt, or the rewriter for one rewrite.
     """
 
     detectors: Sequence[Detector]
@@ -67,7 +67,7 @@ class Policy:
             raise ConfigError(f"a guard waits for some time above 0 s for an answer, found {self.limit:g}")
 
     def prepare(self) -> None:
-        """Load what is heavy, or say that it is missing.
+        """Load what takes long to load, or say that it is missing.
 
         Raises:
             GuardError: a detector or the rewriter tried to end the process.
@@ -80,7 +80,7 @@ class Policy:
                 raise GuardError(f"{part.name} tried to exit when it was loaded, so no picture is made") from error
 
     def decide(self, prompt: str) -> Decision:
-        """What becomes of ``prompt``. Never raises for what a detector or rewriter does."""
+        """Decide what becomes of ``prompt``. Never raises because of what a detector or rewriter does."""
         try:
             hits = self.find(prompt)
         except NoVerdict as error:
@@ -90,7 +90,7 @@ class Policy:
         return self._rewritten(prompt, hits)
 
     def find(self, prompt: str) -> list[tuple[str, Hit]]:
-        """What every detector finds, in the whole prompt.
+        """The hits of all detectors, placed in the whole prompt.
 
         Raises:
             NoVerdict: one of them raised, took too long, or gave no proper answer.
@@ -99,9 +99,9 @@ class Policy:
         return [(one.name, hit) for one in self.detectors for hit in self._asked(one, prompt, looks)]
 
     def _looks(self, prompt: str) -> list[list[Span]]:
-        """The stretches of the prompt that are looked at as one text: every quoted one, those together, all of it.
+        """The parts of the prompt that are looked at as one text: each quoted one, those joined, and all of it.
 
-        Where its quotes may be read otherwise, all of it may be quoted.
+        If its quotes can be paired in another way, all of it may be quoted.
         """
         quotes = read_quotes(prompt)
         inside = [(one.start, one.stop) for one in quotes.found if prompt[one.start : one.stop].strip()]
@@ -132,7 +132,7 @@ class Policy:
         return Decision(prompt, "refused", hits=tuple(hits), reason="no rewrite of it was benign")
 
     def _benign(self, prompt: str, rewriter: Rewriter) -> str:
-        """The rewrite in which nothing is found; empty if there is none after a few rounds."""
+        """A rewrite in which nothing is found; empty if there is none after a few rounds."""
         for _ in range(ROUNDS):
             hits = self.find(prompt)
             if not hits:
@@ -151,14 +151,14 @@ class Policy:
 
 
 class NoVerdict(GuardError):
-    """A detector or rewriter gave no answer; the message names it, not what it looked at."""
+    """A detector or rewriter gave no answer; the message names it, but not what it looked at."""
 
 
 def _check(detector: Detector, answer: Any, length: int) -> None:
-    """Refuse what is no verdict.
+    """Refuse an answer that is not a verdict.
 
     Raises:
-        NoVerdict: it is not.
+        NoVerdict: it is not one.
     """
     if not isinstance(answer, list | tuple) or not all(isinstance(hit, Hit) for hit in answer):
         raise NoVerdict(f"the detector {detector.name} gave back a {type(answer).__name__}, not a list of hits")
@@ -173,7 +173,7 @@ def _place(value: object) -> bool:
 
 
 def _placed(hit: Hit, look: Sequence[Span]) -> Iterator[Hit]:
-    """A hit in stretches that are read as one, as hits in the prompt."""
+    """A hit in parts that are read as one text, converted to hits in the prompt."""
     before = 0
     for start, stop in look:
         first, last = max(hit.start - before, 0), min(hit.stop - before, stop - start)

@@ -1,8 +1,8 @@
-"""The paper's settings of its experiment on toxic text, for ``--preset``. Data only.
+"""The settings of the paper's experiment on toxic text, for ``--preset``. Data only.
 
 "Precise Parameter Localization for Textual Generation in Diffusion Models" (arXiv 2502.09935), section 5.3, and the
-authors' reference code: 400 offensive words, which are not published, with 4 seeds. Its words came from the benign list
-of its other experiments; the guard's rewriter takes its own.
+authors' reference code: 400 offensive words, which are not published, with 4 seeds. It took the words that replace them
+from the benign list of its other experiments; the guard's rewriter takes its own.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ SEEDS = 4
 
 @dataclass(frozen=True, slots=True)
 class GuardPreset:
-    """One model of one paper.
+    """The settings of one paper for one model.
 
     Args:
         model: hub id.
-        layers: that were found to write the text, in forward order.
-        start: first step at which they get the rewrite, from the noise.
-        num_steps, guidance, resolution, dtype, reader, seed: of the generation and of reading.
-        upscaler: hub id of the second stage, which gets the prompt as it is.
-        judge: what counts a picture's text as toxic.
+        layers: the layers that were found to write the text, in forward order.
+        start: first step, counted from the noise, at which they get the rewrite.
+        num_steps, guidance, resolution, dtype, reader, seed: settings of the generation and of reading.
+        upscaler: hub id of the second stage, which gets the prompt unchanged.
+        judge: what decides that a picture's text is toxic.
     """
 
     model: str
@@ -60,6 +60,6 @@ def preset(name: str, arch: str) -> GuardPreset:
     """The settings of the paper ``name`` for the architecture ``arch``.
 
     Raises:
-        ConfigError: no such preset, or it has none for this architecture.
+        ConfigError: there is no such preset, or it has no settings for this architecture.
     """
     return choice(f"model of the preset {name} for the architecture", arch, choice("preset", name, PRESETS))

@@ -1,4 +1,4 @@
-"""What a benchmark leaves: the JSON object, the sentence, the contact sheet and the page."""
+"""What a benchmark leaves: the JSON answer, the sentence, the contact sheet and the HTML page."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from t2iprobe.plugins.toxicity.sheet import ROWS
 from t2iprobe.plugins.toxicity.sheet import sheet as drawn
 from t2iprobe.report.sections import Cell, Page, ReportTable, Section
 
-#: heads and digits of the table
+#: headings and digits of the table's columns
 COLUMNS = (("mse", "MSE", 0), ("ssim", "SSIM", 3), ("psnr", "PSNR", 1), ("ssim_textless", "SSIM outside", 3))
 
 
 def answer_of(rows: Sequence[MethodRow], cases: Sequence[Case], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON object."""
+    """The answer as a JSON object."""
     return {
         **facts,
         "cases": len(cases),
@@ -48,7 +48,7 @@ def _line(row: MethodRow) -> dict[str, Any]:
 
 
 def sentence(rows: Sequence[MethodRow], cases: Sequence[Case]) -> str:
-    """The answer in words."""
+    """The answer as a sentence."""
     named = {row.method: row for row in rows}
     plain, guard = named[UNGUARDED], named.get(LOCALIZED)
     words = counted(len({case.word for case in cases}), "word")
@@ -72,7 +72,7 @@ def _percent(value: Interval) -> str:
 
 
 def heads() -> list[str]:
-    """Of the table."""
+    """The headings of the table."""
     return [
         "method",
         *(head for _, head, _ in COLUMNS),
@@ -86,7 +86,7 @@ def heads() -> list[str]:
 
 
 def cells(row: MethodRow) -> list[Cell]:
-    """A line of the table."""
+    """The cells of one row of the table."""
     published = "-" if row.toxic_published is None else _number(row.toxic_published, 3)
     return [
         row.method,
@@ -101,7 +101,7 @@ def cells(row: MethodRow) -> list[Cell]:
 
 
 def brief(row: MethodRow) -> list[Cell]:
-    """The same line without intervals, for a terminal; toxicity keeps its own."""
+    """The same row without intervals, for a terminal; only toxicity keeps its interval."""
     line = cells(row)
     short = [str(cell).partition(" [")[0] for cell in line]
     toxic = heads().index("toxic")
@@ -113,13 +113,13 @@ def _number(value: Interval, digits: int) -> str:
 
 
 def sheet(names: Sequence[str], cases: Sequence[Case], gallery: Gallery, words: bool) -> Image.Image:
-    """A row a case, a column a method.
+    """The contact sheet, with one row per case and one column per method.
 
     Args:
-        names: of the methods.
-        cases: the first of them are shown.
-        gallery: has the pictures.
-        words: whether the toxic words stand beside the pictures, or only the rewrites.
+        names: names of the methods.
+        cases: the cases, of which the first are shown.
+        gallery: holds the pictures.
+        words: whether the toxic words are shown beside the pictures, or only the rewrites.
     """
     shown = [row for row, case in enumerate(cases) if case.found][:ROWS] or list(range(len(cases)))[:ROWS]
     rows = []
@@ -136,7 +136,7 @@ def _label(row: int, case: Case, words: bool) -> str:
 
 
 def page_of(answer: Mapping[str, Any], rows: Sequence[MethodRow], picture: Image.Image, command: str) -> Page:
-    """The report."""
+    """The page of the report."""
     text = (
         "Means, and 95 % intervals over words. MSE, SSIM and PSNR compare with the unguarded picture, outside: where "
         "neither has text; F1 is that of "

@@ -1,4 +1,4 @@
-"""The bundled rewriters: a benign word of about the same length, a mask, and a function of yours."""
+"""The bundled rewriters: a benign word of about the same length, a mask, and any function of yours."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from t2iprobe.plugins.toxicity.wordlist import bundled, read_lines
 
 
 class Mapped(Rewriter):
-    """A benign word of the same length, or nearly; always the same one for the same text.
+    """Puts in a benign word of the same length, or nearly; always the same word for the same text.
 
     Args:
-        file: benign words, one a line, or ``toxic,benign`` for words that have one of their own; the bundled words, if
-            not given.
+        file: benign words, one per line, or ``toxic,benign`` for words with a replacement of their own; by default the
+            bundled words.
     """
 
     name: ClassVar[str] = "mapped"
@@ -34,7 +34,7 @@ class Mapped(Rewriter):
         return replaced(prompt, hits, self.instead)
 
     def instead(self, text: str) -> str:
-        """The word that takes the place of ``text``, in capitals where that is."""
+        """The word that takes the place of ``text``, in capitals if ``text`` is."""
         letters = "".join(filter(str.isalnum, fold(text).text))
         return _cased(self.own.get(letters) or self._near(letters), text)
 
@@ -46,7 +46,7 @@ class Mapped(Rewriter):
 
 
 def _benign(lines: Sequence[str], source: str) -> tuple[Mapping[str, str], list[str]]:
-    """Words with a partner of their own, and all benign words."""
+    """The words that have a replacement of their own, and all benign words."""
     own: dict[str, str] = {}
     words: list[str] = []
     for number, line in enumerate(lines, 1):
@@ -69,7 +69,7 @@ def _cased(word: str, like: str) -> str:
 
 
 class Mask(Rewriter):
-    """A sign for every letter.
+    """Puts a sign in place of every letter.
 
     Args:
         sign: the sign; ``none`` leaves the text out.
@@ -89,10 +89,10 @@ class Mask(Rewriter):
 
 
 class CallbackRewriter(Rewriter):
-    """Asks a function, such as one that asks a language model: it gets the prompt and ``(start, stop)`` of every hit.
+    """Asks a function, such as one that asks a language model; it gets the prompt and ``(start, stop)`` of each hit.
 
     Args:
-        function: the function, or ``package.module:name``; it gives back the whole prompt.
+        function: the function, or ``package.module:name``; it returns the whole prompt.
     """
 
     name: ClassVar[str] = "callback"

@@ -1,4 +1,4 @@
-"""``t2iprobe guard run``: pictures of prompts, guarded; each is kept as it comes, so that a run can go on."""
+"""``t2iprobe guard run``: guarded pictures of prompts; each is kept as it comes, so that a run can be resumed."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 GUARDED = "guarded"  # the folder of the pictures
-SMALL = 50_000_000  # parameters of a denoiser that takes many rows at once
+SMALL = 50_000_000  # a denoiser with fewer parameters takes many rows at once
 RESULT, REPORT = "result.json", "report.html"
 
 
 def draw(order: GuardRunOptions, plugins: Plugins) -> dict[str, Any]:
-    """Do it, or go on with it, or show what is done, or only what it would take; the answer is the JSON object.
+    """Run it, go on with it, show what is done, or only say what it would take; returns the JSON answer.
 
     Raises:
-        ConfigError: something that was asked for cannot be, or takes hours and nobody said yes.
+        ConfigError: something that was asked for is impossible, or takes hours and ``--yes`` was not given.
     """
     texts, built = order.texts, order.policy(plugins)
     decisions = [built.decide(prompt) for prompt in texts]
@@ -61,7 +61,7 @@ def draw(order: GuardRunOptions, plugins: Plugins) -> dict[str, Any]:
     agree(order.yes, told["seconds"])
 
     def work(session: RunSession) -> dict[str, Any]:
-        gallery = Gallery(path)  # another process may have begun meanwhile
+        gallery = Gallery(path)  # another process may have begun in the meantime
         drawn = sum(one.verdict != "refused" for one in decisions)
         session.begin(len(gallery.done(GUARDED)), drawn)
         _make(guard, order, decisions, _todo(decisions, gallery), gallery, session)
@@ -74,18 +74,18 @@ def draw(order: GuardRunOptions, plugins: Plugins) -> dict[str, Any]:
 
 
 def verdicts(answer: Mapping[str, Any]) -> str:
-    """What became of the prompts, in words."""
+    """A sentence that says what became of the prompts."""
     return f"{answer['passed']} as they are, {answer['rewritten']} rewritten, {answer['refused']} refused"
 
 
 def placed(answer: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The answer of a run with where its files lie, those that it has."""
+    """The answer of a run, with the paths of those files that it has."""
     files = {"contact_sheet": path / SHEET, "report": path / REPORT}
     return {**answer, "run": str(path)} | {name: str(file) if file.is_file() else None for name, file in files.items()}
 
 
 def _show(decisions: Sequence[Decision], gallery: Gallery, path: Path) -> None:
-    """The first pictures with the prompts that the localized layers got; none where all are refused."""
+    """The first pictures with the prompts that the localized layers got; none if all prompts are refused."""
     there = sorted(gallery.done(GUARDED))
     rows = [(f"{row}: {decisions[row].rewrite}", [gallery.image(GUARDED, row)]) for row in there[:ROWS]]
     if rows:
@@ -100,7 +100,7 @@ def worked(
     generation: Mapping[str, Any],
     plugins: Plugins,
 ) -> dict[str, Any]:
-    """Run it in the folder ``path``, or go on with it there; the answer, which ``work`` has kept."""
+    """Run it in the folder ``path``, or go on with it there; returns the answer, which ``work`` has kept."""
     facts = provenance.facts(model, generation)
     settings = {**asked, **facts["decides"]}
     versions = {row.name: row.version for row in plugins.listing() if row.status == "ok"}
@@ -112,7 +112,7 @@ def worked(
         asked["asked"],
         versions,
         "picture",
-        disposable=False,  # refusals are on record in it
+        disposable=False,  # because it has the refusals on record
         check=lambda place: conflicts.check(place, settings),
     )
     stop = Stop(lambda: notes.print("stopping after the batch in flight (again to stop at once)", highlight=False))
@@ -121,7 +121,7 @@ def worked(
 
 
 def finished(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The answer of a run that is done already; ``None`` where it is to be run, or to go on."""
+    """The answer of a run that is already done; ``None`` if it still has to be run or to go on."""
     conflicts.check(path, asked)
     found = runfolder.existing(path, asked, partly=True)
     if found is None or found["state"] != runfolder.FINISHED:
@@ -153,7 +153,7 @@ def _settings(ref: str, order: GuardRunOptions) -> dict[str, Any]:
 
 
 def _todo(decisions: Sequence[Decision], gallery: Gallery) -> list[int]:
-    """Pictures that are not there yet."""
+    """The pictures that are still missing."""
     done = gallery.done(GUARDED)
     return [row for row, one in enumerate(decisions) if row not in done and one.verdict != "refused"]
 
@@ -185,12 +185,12 @@ def _make(
 
 
 def batch_of(model: Model) -> int:
-    """Pictures at once, unless asked otherwise."""
+    """How many pictures are made at once by default."""
     return 64 if sum(p.numel() for p in model.denoiser.parameters()) < SMALL else 4
 
 
 def plan(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision], todo: int) -> dict[str, Any]:
-    """What will be done and what it takes, as a JSON object with a sentence.
+    """What will be done and what it takes, as a JSON object that includes a sentence.
 
     Raises:
         ConfigError: it would guard nothing.
@@ -216,7 +216,7 @@ def plan(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision], to
 
 
 def _answer(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision], gallery: Gallery) -> dict[str, Any]:
-    """The JSON object, without the prompts."""
+    """The answer as a JSON object, without the prompts."""
     verdicts = [one.verdict for one in decisions]
     branches = guard.guided(order.generation)
     evaluations = guard.evaluations(order.generation.get("num_steps"))

@@ -10,9 +10,9 @@ from t2iprobe.plugins.toxicity.digests import digest_of
 
 
 def deciding(text: str) -> str:
-    """The same with a digest of what its file holds in place of the file's name: another list is another run."""
+    """The same text with a digest of the file's content in place of its name, so that another list is another run."""
     name, settings = with_settings(text)
     if "file" in settings:
-        with suppress(OSError):  # a file that is not there is told of by what reads it
+        with suppress(OSError):  # whatever reads the file will report that it is not there
             settings["file"] = digest_of(Path(settings["file"]).expanduser().read_bytes())
     return ":".join([name, *([",".join(f"{key}={value}" for key, value in settings.items())] if settings else [])])

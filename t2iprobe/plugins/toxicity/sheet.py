@@ -1,4 +1,4 @@
-"""Contact sheets of guarded pictures: a row a prompt, a column a method."""
+"""Contact sheets of guarded pictures: one row per prompt, one column per method."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from t2iprobe.report.figures import FAINT, GAP, INK, MARGIN, PAPER, _fitted, _fo
 
 NAME = "contact_sheet.png"
 ROWS = 8
-LABEL, HEADER = 176, 36  # beside and above the pictures
-LETTERS, LINES, SIZE = 24, 5, 12  # of a label
+LABEL, HEADER = 176, 36  # room beside and above the pictures
+LETTERS, LINES, SIZE = 24, 5, 12  # letters per line, lines and font size of a label
 
 Row = tuple[str, Sequence[Image.Image]]
 
 
 def sheet(columns: Sequence[str], rows: Sequence[Row], total: int, labels: str = "as rewritten") -> Image.Image:
-    """Draw it.
+    """Draw the contact sheet.
 
     Args:
-        columns: what stands above.
-        rows: what stands beside, may hold line breaks, and a picture a column.
+        columns: headings above the pictures.
+        rows: for each row its label, which may hold line breaks, and one picture per column.
         total: how many prompts there are; the corner says how many of them are shown.
-        labels: how prompts stand beside their pictures, for the corner.
+        labels: what the labels beside the pictures are, for the corner.
     """
     cell = _cell(rows[0][1][0])
     pitch, left, top = cell + GAP, MARGIN + LABEL, MARGIN + HEADER
@@ -49,7 +49,7 @@ def _write(pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, anch
 
 
 def _headed(name: str, cell: int) -> str:
-    """A name that is too wide for its column goes on below after its hyphen."""
+    """Break a name that is too wide for its column after a hyphen."""
     return name if _font(SIZE).getlength(name) <= cell else name.replace("-", "-\n", 1)
 
 
@@ -59,6 +59,6 @@ def _wrapped(label: str) -> str:
 
 
 def _cell(picture: Image.Image) -> int:
-    """Pixels of a picture on the sheet: a multiple of a small one, so that its pixels stay square."""
+    """The size of a picture on the sheet in pixels: a multiple of a small picture's, so that its pixels stay square."""
     side = max(picture.size)
     return 128 // side * side if side <= 64 else min(256, max(128, side))

@@ -1,6 +1,6 @@
-"""How a word is said, roughly, so that one that is spelled by its sound is known: :func:`sound`, compared for equality.
+"""Roughly how a word sounds, to recognise words spelled by their sound: :func:`sound`, compared for equality.
 
-Vowels are left as they are, but for ``y``: with them too many words would sound alike.
+Vowels other than ``y`` are left as they are: if they were changed too, too many words would sound alike.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-SPOKEN = 5  # letters of a word that is looked for by its sound: among shorter ones too many sound alike
-#: in this order
+SPOKEN = 5  # fewest letters of a word that is looked for by its sound: too many shorter ones sound alike
+#: applied in this order
 RULES = [
     (re.compile(pattern), said)
     for pattern, said in (
@@ -29,10 +29,10 @@ RULES = [
 
 @lru_cache(maxsize=65536)
 def sound(word: str) -> str:
-    """What words that sound alike have in common.
+    """A spelling that is the same for words that sound alike.
 
     Args:
-        word: in plain lower-case letters.
+        word: the word in plain lower-case letters.
     """
     for pattern, said in RULES:
         word = pattern.sub(said, word)

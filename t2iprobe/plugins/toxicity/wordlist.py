@@ -1,6 +1,6 @@
-"""Word lists: how they are written, the bundled ones, and :class:`WordList`, which finds their entries in a text.
+"""Word lists: their format, the bundled lists, and :class:`WordList`, which finds their entries in a text.
 
-A list is a text file, one entry a line::
+A list is a text file with one entry per line::
 
     word        this word, and its plural
     word+       also in -ed, -er, -ing, -in, -y, without its -e
@@ -10,7 +10,7 @@ A list is a text file, one entry a line::
     [slur]      the sort of the entries that follow
     # remark
 
-The bundled lists are compressed and encoded, so that nobody has to read them who only looks at the sources.
+The bundled lists are compressed and encoded, so that people who only look at the sources do not have to read them.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from t2iprobe.plugins.toxicity.folding import JOINT, Folded, fold, readings
 from t2iprobe.plugins.toxicity.patterns import ListEntry, inflected, literal, unspaced
 from t2iprobe.plugins.toxicity.sounds import SPOKEN, sound
 
-SHORTEST = 2  # letters of an entry
+SHORTEST = 2  # fewest letters of an entry
 LONG = re.compile(rf"(?<![^\W_])[a-z]{{{SPOKEN},}}(?![^\W_])")
 
 
 @cache
 def bundled(name: str) -> tuple[str, ...]:
-    """Lines of a bundled list: ``toxic``, ``evasions``, ``lookalikes``, or ``stand_in`` and ``benign``, plain ones."""
+    """Lines of a bundled list: ``toxic``, ``evasions``, ``lookalikes``, or the plain ``stand_in`` and ``benign``."""
     folder = files("t2iprobe.plugins.toxicity") / "data"
     plain = folder / f"{name}.txt"
     if plain.is_file():
@@ -47,10 +47,10 @@ def bundled(name: str) -> tuple[str, ...]:
 
 
 def read_lines(path: str | Path, what: str) -> list[str]:
-    """Lines of a user's file.
+    """The lines of a user's file.
 
     Raises:
-        ConfigError: it cannot be read, or is empty.
+        ConfigError: the file cannot be read, or is empty.
     """
     lines = lines_of(read_text(path, f"the {what} in"))
     if not any(line.strip() and not line.lstrip().startswith("#") for line in lines):
@@ -59,14 +59,14 @@ def read_lines(path: str | Path, what: str) -> list[str]:
 
 
 class WordList:
-    """Entries and benign phrases.
+    """The entries and benign phrases of a list.
 
     Args:
-        lines: see above.
-        source: what a message calls the list.
+        lines: lines in the format that the module describes.
+        source: what messages call the list.
 
     Raises:
-        ConfigError: a line that is no entry; its number is named, its text is not.
+        ConfigError: a line is not an entry; the message gives its number, but not its text.
     """
 
     def __init__(self, lines: Iterable[str], source: str = "the word list") -> None:
@@ -84,12 +84,12 @@ class WordList:
 
     @cached_property
     def words(self) -> list[str]:
-        """The entries as single words, without what may follow: for prompts in a benchmark."""
+        """The entries as single words, without the signs for what may follow, for prompts in a benchmark."""
         return list(dict.fromkeys(entry.word for entry in self.entries if " " not in entry.word))
 
     @cached_property
     def _sounds(self) -> dict[str, str]:
-        """The labels of the entries that are words of some length, and of their plurals, by how they are said."""
+        """The labels of entries that are words of some length, and of their plurals, by their sound."""
         spoken = [one for one in self.entries if one.word.isascii() and one.word.isalpha() and len(one.word) >= SPOKEN]
         return {sound(form): one.label for one in spoken for form in inflected(one.word)}
 
@@ -103,7 +103,7 @@ class WordList:
         return [hit for hit in hits if not any(a <= hit.start and hit.stop <= b for a, b in benign)]
 
     def _heard(self, folded: Folded) -> Iterator[Hit]:
-        """Words that are said as an entry is."""
+        """The words that sound like an entry."""
         for match in LONG.finditer(folded.text):
             label = self._sounds.get(sound(match[0]))
             if label is not None:
@@ -115,7 +115,7 @@ class WordList:
 
 
 def _plain(text: str) -> str:
-    """Folded, with single blanks."""
+    """The text, folded and with single blanks."""
     return " ".join(fold(text).text.split())
 
 
@@ -129,12 +129,12 @@ def _entry(line: str, label: str, where: str) -> ListEntry:
 
 
 def _letters(word: str) -> str:
-    """Without the marks that are vowels, as in Hindi."""
+    """The text without marks that are vowels, as in Hindi."""
     return "".join(one for one in word if unicodedata.category(one)[0] != "M")
 
 
 def _widened(hit: Hit, text: str) -> Hit:
-    """The hit with the letters, digits and unseen characters that touch it."""
+    """The hit, widened by the letters, digits and invisible characters that touch it."""
     start, stop = hit.start, hit.stop
     while start > 0 and _touches(text[start - 1]):
         start -= 1

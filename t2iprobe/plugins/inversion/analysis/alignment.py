@@ -12,14 +12,14 @@ from t2iprobe.plugins.inversion.analysis.arrays import Array, rows
 def cka(values: ArrayLike, others: ArrayLike) -> float:
     """Linear centred kernel alignment with the biased HSIC (Kornblith et al., arXiv 1905.00414, eq. 3), in 0..1.
 
-    Unchanged by rotation and overall scale of either. With few rows against many features it is far above 0 for sets
-    that have nothing in common.
+    Rotating or scaling either set as a whole does not change it. With few rows and many features it is far above 0
+    even for sets that have nothing in common.
 
     Args:
         values, others: (row, ...), features of the same rows; they may have different sizes.
 
     Raises:
-        ConfigError: rows differ in number or do not vary.
+        ConfigError: the sets differ in their number of rows, or the rows do not vary.
     """
     first, second = _paired(values, others)
     grams = [one @ one.T for one in (first, second)]
@@ -34,10 +34,11 @@ def svcca(values: ArrayLike, others: ArrayLike, rank: int = 10) -> float:
 
     Args:
         values, others: (row, ...), features of the same rows.
-        rank: components of each; must be below the rows, with as many rows as components the result is always 1.
+        rank: components of each; must be below the number of rows, because with as many components as rows the result
+            is always 1.
 
     Raises:
-        ConfigError: rows differ in number, or the rank is out of range for one of them.
+        ConfigError: the sets differ in their number of rows, or the rank is out of range for one of them.
     """
     first, second = _paired(values, others)
     if not 0 < rank < len(first):
@@ -48,7 +49,7 @@ def svcca(values: ArrayLike, others: ArrayLike, rank: int = 10) -> float:
 
 
 def _components(centred: Array, rank: int) -> Array:
-    """Orthonormal directions of rows along the first principal components."""
+    """The orthonormal directions of the rows along their first principal components."""
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     if len(sizes) < rank or sizes[rank - 1] <= 1e-10 * sizes[0]:
         raise ConfigError(f"the rows span fewer than {rank} directions; take a smaller rank")
@@ -61,7 +62,7 @@ def knn_overlap(values: ArrayLike, others: ArrayLike, neighbours: int = 50) -> f
     Rows that have nothing in common share ``neighbours / (rows - 1)``. The paper reports the count out of 50.
 
     Raises:
-        ConfigError: rows differ in number, or are too few.
+        ConfigError: the sets differ in their number of rows, or have too few.
     """
     first, second = _paired(values, others)
     if not 0 < neighbours < len(first):
@@ -87,7 +88,7 @@ def embedding_cosine(values: ArrayLike, others: ArrayLike) -> Array:
 
 
 def _paired(values: ArrayLike, others: ArrayLike) -> tuple[Array, Array]:
-    """Both with every feature centred over rows."""
+    """Both sets, with every feature centred over the rows."""
     first, second = rows(values), rows(others)
     if len(first) != len(second) or len(first) < 2:
         raise ConfigError(f"alignment compares the same rows, at least 2: found {len(first)} and {len(second)}")

@@ -1,4 +1,4 @@
-"""What the analyses share: arrays in double precision, one vector a row."""
+"""What the analyses share: arrays in double precision, one vector per row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def rows(values: ArrayLike) -> Array:
     """(row, ...) to (row, number).
 
     Raises:
-        ConfigError: no rows, or no row axis.
+        ConfigError: there are no rows, or there is no row axis.
     """
     data = np.asarray(values, np.float64)
     if data.ndim < 2 or not data.size:
@@ -23,7 +23,7 @@ def rows(values: ArrayLike) -> Array:
 
 
 def together(*values: ArrayLike) -> list[Array]:
-    """:func:`rows` of arrays that belong row to row.
+    """:func:`rows` of arrays whose rows correspond.
 
     Raises:
         ConfigError: the shapes differ.
@@ -35,10 +35,10 @@ def together(*values: ArrayLike) -> list[Array]:
 
 
 def maps(values: ArrayLike) -> Array:
-    """(row, channel, y, x), checked.
+    """The values as (row, channel, y, x), after a check of their shape.
 
     Raises:
-        ConfigError: another number of axes.
+        ConfigError: the number of axes is another.
     """
     data = np.asarray(values, np.float64)
     if data.ndim != 4 or not data.size:

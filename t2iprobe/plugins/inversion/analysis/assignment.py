@@ -14,24 +14,25 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.analysis.arrays import Array, together
 
 Measure = Literal["l2", "cosine", "pearson"]
-NEAR = 5  # that count as near
+NEAR = 5  # how many of the nearest count as near
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """How well noise and images find each other. Accuracies are shares of rows; chance is ``1 / rows``.
+    """How well noise and images can be matched. Accuracies are shares of rows; chance is ``1 / rows``.
 
-    Of partners that are equally near one is taken at random: pictures that are all the same are found by chance.
+    Where several partners are equally near, one is taken at random, so pictures that are all the same score at chance.
 
     Args:
-        image_to_noise: for each image the nearest noise is its own.
-        noise_to_image: for each noise the nearest image is its own. By L2 images of low contrast are near every noise,
-            which makes this the harder way.
-        hungarian: right pairs of the one-to-one assignment with the least total.
-        near_noise, near_image: for each image its own noise is among the ``NEAR`` nearest, for each noise its image.
-        chance: of a right pair when guessing.
+        image_to_noise: share of images whose nearest noise is their own.
+        noise_to_image: share of noises whose nearest image is their own. By L2, images of low contrast are near every
+            noise, which makes this the harder direction.
+        hungarian: share of right pairs in the one-to-one assignment with the least total cost.
+        near_noise, near_image: share of images whose own noise is among the ``NEAR`` nearest, and of noises whose own
+            image is.
+        chance: probability of a right pair when guessing.
         top_hub: the share of noises whose nearest image is the one most often chosen; ``chance`` if all differ.
-        chosen: the share of images that are nearest to any noise; 1 if all differ.
+        chosen: the share of images that are the nearest one of some noise; 1 if all differ.
         rows: images in each group.
         groups: accuracies (group, 3) in the order above.
     """
@@ -63,15 +64,15 @@ def costs(noise: ArrayLike, image: ArrayLike, measure: Measure = "l2") -> Array:
 
 
 def assignment(noise: ArrayLike, image: ArrayLike, measure: Measure = "l2", groups: int = 1) -> Assignment:
-    """Assign noise and images of ``groups`` disjoint parts of the rows (the paper: 8) and average over the parts.
+    """Assign noise to images within ``groups`` disjoint parts of the rows (8 in the paper) and average over the parts.
 
     Args:
-        noise, image: (row, ...), row by row what belongs together.
-        measure: what near means.
-        groups: parts of equal size; rows left over are not used.
+        noise, image: (row, ...); the same row of both belongs together.
+        measure: what "near" means.
+        groups: number of parts of equal size; rows left over are not used.
 
     Raises:
-        ConfigError: fewer than 2 rows in a group.
+        ConfigError: a group has fewer than 2 rows.
     """
     first, second = together(noise, image)
     size = len(first) // groups if groups > 0 else 0
@@ -87,15 +88,16 @@ def assignment(noise: ArrayLike, image: ArrayLike, measure: Measure = "l2", grou
 
 
 def most_by_chance(rows: int, groups: int, tests: int) -> float:
-    """The largest share of right pairs that noise and images with nothing in common reach, in 95 % of tables.
+    """The share of right pairs that noise and images with nothing in common do not exceed in 95 % of tables.
 
-    Under any order of the images a group has one right pair on average, and their number varies no more than Poisson's
-    (it is that of a permutation's fixed points where all nearest differ, and 1 where all are the same).
+    Over all orders of the images a group has one right pair on average, and the number of right pairs varies no more
+    than a Poisson variable (it is the number of a permutation's fixed points where all nearest differ, and 1 where all
+    are the same).
 
     Args:
-        rows: of each group.
-        groups: over which the share is the mean.
-        tests: accuracies that are looked at together; all of them stay below in 95 % (Bonferroni).
+        rows: rows in each group.
+        groups: number of groups that the share is averaged over.
+        tests: number of accuracies that are looked at together; in 95 % of cases all of them stay below (Bonferroni).
     """
     return min(1.0, float(stats.poisson.ppf(1 - 0.05 / tests, groups)) / (rows * groups))
 
@@ -106,14 +108,14 @@ def top_k(table: Array, k: int) -> tuple[float, float]:
 
 
 def _among(table: Array, k: int) -> float:
-    """The expected share of columns whose own row is among the ``k`` least."""
+    """The expected share of columns whose own row is among the ``k`` smallest."""
     own = np.diag(table)
     nearer, level = (table < own).sum(0), (table == own).sum(0)
     return float(((k - nearer) / level).clip(0, 1).mean())
 
 
 def _accuracies(table: Array) -> tuple[float, float, float]:
-    """In an order that the solver cannot know: among equal costs it takes the pairs on the diagonal."""
+    """The accuracies of one group, which is shuffled: among equal costs the solver takes the pairs on the diagonal."""
     order = np.random.default_rng(0).permutation(len(table))
     row, partner = linear_sum_assignment(table[:, order])
     return *top_k(table, 1), float((order[partner] == row).mean())

@@ -1,4 +1,4 @@
-"""Correlation between the pixels of latents, across images, with what independent noise would give (E1)."""
+"""Correlation between the pixels of latents, across images, and what independent noise would give (E1)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Correlation(NamedTuple):
 
 
 def top_correlations(values: ArrayLike, top: int = 20) -> Array:
-    """The ``top`` largest |Pearson r| between any two numbers of a row, across rows, largest first.
+    """The ``top`` largest |Pearson r| between any two entries of a row, taken across rows, largest first.
 
     Args:
-        values: (row, ...); at least 3 rows and ``top`` pairs of numbers.
-        top: how many.
+        values: (row, ...); at least 3 rows and ``top`` pairs of entries.
+        top: how many correlations to return.
     """
     data = rows(values)
     pairs = data.shape[1] * (data.shape[1] - 1) // 2
@@ -33,7 +33,7 @@ def top_correlations(values: ArrayLike, top: int = 20) -> Array:
         raise ConfigError(f"correlation needs 3 rows and {top} pairs of numbers, found {len(data)} rows, {pairs} pairs")
     centred = data - data.mean(0)
     lengths = np.linalg.norm(centred, axis=0)
-    unit = centred / np.where(lengths > 0, lengths, 1)  # a constant number correlates with nothing
+    unit = centred / np.where(lengths > 0, lengths, 1)  # a constant entry correlates with nothing
     found = np.abs((unit.T @ unit)[np.triu_indices(data.shape[1], 1)])
     return np.sort(np.partition(found, pairs - top)[pairs - top :])[::-1]
 
@@ -41,12 +41,12 @@ def top_correlations(values: ArrayLike, top: int = 20) -> Array:
 def patch_correlation(images: ArrayLike, patch: int = 8, top: int = 20) -> Correlation:
     """The paper's noise correlation: :func:`top_correlations` within patches, averaged over them (E1).
 
-    It is a number of the set, not of an image, and above 0 for independent noise: see :func:`floor`.
+    It describes a set, not a single image, and is above 0 even for independent noise: see :func:`floor`.
 
     Args:
         images: (row, channel, y, x).
-        patch: side of the patches, which do not overlap.
-        top: correlations kept in each.
+        patch: side length of the patches, which do not overlap.
+        top: number of correlations kept in each patch.
 
     Raises:
         ConfigError: the patches do not tile the images.
@@ -70,9 +70,9 @@ def floor(count: int, size: int, top: int = 20) -> float:
     lies near the quantile of its plotting position (Blom 1958): (pairs - j + 5/8) / (pairs + 1/4).
 
     Args:
-        count: rows.
-        size: numbers in a row; 192 for patches of 8 x 8 in 3 channels, 256 in 4.
-        top: as there.
+        count: number of rows.
+        size: entries in a row; 192 for patches of 8 x 8 in 3 channels, 256 in 4.
+        top: as in :func:`top_correlations`.
     """
     pairs = size * (size - 1) // 2
     if count < 3 or not 0 < top <= pairs:
@@ -83,16 +83,16 @@ def floor(count: int, size: int, top: int = 20) -> float:
 
 @lru_cache
 def noise_range(count: int, size: int, patches: int, top: int = 20) -> tuple[float, float]:
-    """Between what :func:`patch_correlation` of independent normal numbers lies in 95 % of sets.
+    """The range in which :func:`patch_correlation` of independent normal numbers lies in 95 % of sets.
 
-    The spread of one patch is simulated; patches are independent, so the mean over them spreads less. Few simulations
-    of large sets make the range wider.
+    The spread of one patch is simulated; patches are independent, so the mean over them spreads less. Large sets get
+    few simulations, which makes the range wider.
 
     Args:
-        count: rows.
-        size: numbers in a patch.
-        patches: over which the mean is taken.
-        top: as there.
+        count: number of rows.
+        size: entries in a patch.
+        patches: number of patches that the mean is taken over.
+        top: as in :func:`patch_correlation`.
     """
     draws = int(np.clip(5e7 // (count * size), 32, 200))
     rng = np.random.default_rng(0)
@@ -102,7 +102,7 @@ def noise_range(count: int, size: int, patches: int, top: int = 20) -> tuple[flo
 
 
 def simulated_floor(count: int, size: int, top: int = 20, draws: int = 1, seed: int = 0) -> Correlation:
-    """:func:`floor` by drawing independent normal numbers; the spread is over draws and ranks."""
+    """:func:`floor`, estimated by drawing independent normal numbers; the spread is over draws and ranks."""
     rng = np.random.default_rng(seed)
     found = [top_correlations(rng.standard_normal((count, size)), top) for _ in range(draws)]
     return Correlation(float(np.mean(found)), float(np.std(found)))

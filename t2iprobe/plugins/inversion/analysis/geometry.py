@@ -1,4 +1,4 @@
-"""Noise, image and latent as three points: distances, angles, the most probable triangle; and ways between two."""
+"""Noise, image and latent as three points: distances, angles, the most probable triangle, and paths between points."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ DEGREES = np.arange(1, 180)
 
 @dataclass(frozen=True)
 class Triangle:
-    """The triangles of noise, image and latent, one a row (E3).
+    """The triangles of noise, image and latent, one per row (E3).
 
     Args:
-        cosines: (row, 3), at the noise, the image and the latent.
-        lengths: (row, 3), the side opposite to each: image-latent, noise-latent, noise-image; L2.
+        cosines: (row, 3), cosines of the angles at the noise, the image and the latent.
+        lengths: (row, 3), the side opposite each corner: image-latent, noise-latent, noise-image; L2.
     """
 
     cosines: Array
@@ -32,7 +32,7 @@ class Triangle:
 
     @property
     def each_angle(self) -> Array:
-        """Every row's own angles in degrees, (row, 3); each row sums to 180."""
+        """The angles of every row in degrees, (row, 3); each row sums to 180."""
         return np.degrees(np.arccos(self.cosines.clip(-1, 1)))
 
 
@@ -40,7 +40,7 @@ def triangle(noise: ArrayLike, image: ArrayLike, latent: ArrayLike) -> Triangle:
     """The triangle of each row.
 
     Raises:
-        ConfigError: shapes differ, or two corners of a triangle coincide.
+        ConfigError: the shapes differ, or two corners of a triangle coincide.
     """
     corners = together(noise, image, latent)
     lengths = np.stack([_length(corners[(i + 1) % 3] - corners[(i + 2) % 3]) for i in range(3)], axis=1)
@@ -51,10 +51,10 @@ def triangle(noise: ArrayLike, image: ArrayLike, latent: ArrayLike) -> Triangle:
 
 
 def most_probable_triangle(angles: ArrayLike) -> tuple[int, int, int]:
-    """The triangle a + b + c = 180 of whole degrees with the largest p_A(a) p_B(b) p_C(c) (E4).
+    """The triangle with whole degrees a + b + c = 180 and the largest p_A(a) p_B(b) p_C(c) (E4).
 
     Args:
-        angles: (row, 3) in degrees; their distribution is a histogram of bins of 1 degree around 1..179.
+        angles: (row, 3) in degrees; their distribution is a histogram with bins of 1 degree around 1..179.
 
     Raises:
         ConfigError: no triangle has any probability; more rows are needed.
@@ -80,7 +80,7 @@ def cosine(values: ArrayLike, others: ArrayLike) -> Array:
 
 
 def distance(values: ArrayLike, others: ArrayLike) -> Array:
-    """L2 between whole rows, (row,)."""
+    """L2 distance between whole rows, (row,)."""
     first, second = together(values, others)
     return _length(first - second)
 
@@ -94,17 +94,18 @@ def _cosine(first: Array, second: Array) -> Array:
 
 
 def slerp(values: ArrayLike, others: ArrayLike, share: float) -> Array:
-    """Spherical interpolation of whole rows (Shoemake 1985), in the shape given (E11).
+    """Spherical interpolation of whole rows (Shoemake 1985); the result has the shape of the input (E11).
 
-    sin((1 - a) w)/sin w x + sin(a w)/sin w y with w the angle between the flattened rows; the authors' takes the last
-    axis of a picture for the vector, which is another thing. Rows (nearly) parallel are interpolated linearly.
+    sin((1 - a) w)/sin w x + sin(a w)/sin w y, where w is the angle between the flattened rows. The authors' code treats
+    the last axis of a picture as the vector, which is something else. Rows that are (nearly) parallel are interpolated
+    linearly.
 
     Args:
         values, others: (row, ...).
         share: a; 0 gives ``values``, 1 ``others``.
 
     Raises:
-        ConfigError: shapes differ, or rows point in opposite directions, where there is no shortest way.
+        ConfigError: the shapes differ, or rows point in opposite directions, where there is no shortest path.
     """
     first, second = together(values, others)
     angle = np.arccos(_cosine(first, second).clip(-1, 1))[:, None]

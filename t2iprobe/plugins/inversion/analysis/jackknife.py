@@ -1,4 +1,4 @@
-"""How much a number of a whole set may be off, whatever the number is: the jackknife over groups of clusters."""
+"""The error of any statistic of a whole set: the jackknife over groups of clusters."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from scipy.special import stdtrit
 from t2iprobe.plugins.inversion.analysis.arrays import Array
 
 Rows = NDArray[np.intp]
-GROUPS = 16  # that are left out in turn; more clusters than that go together
+GROUPS = 16  # groups that are left out in turn; where there are more clusters, several share a group
 
 
 def left_out(clusters: Sequence[Hashable], most: int = GROUPS) -> list[Rows]:
-    """The rows that stay as each group of whole clusters is left out; none where there is one cluster only.
+    """The rows that remain when each group of whole clusters is left out in turn; empty if there is only one cluster.
 
     Args:
-        clusters: a label for each row, equal within what does not vary independently, such as a prompt.
-        most: groups.
+        clusters: a label for each row, the same for rows that do not vary independently, such as those of one prompt.
+        most: the largest number of groups.
     """
     number = {label: index for index, label in enumerate(dict.fromkeys(clusters))}
     count = min(most, len(number))
@@ -33,12 +33,13 @@ def jackknife(
     """A statistic of all rows, its standard error (Tukey 1958, over groups of clusters) and the number of groups.
 
     Args:
-        statistic: one number or several, from the rows that it is made of.
+        statistic: computes one number or several from the rows that it is given.
         clusters: see :func:`left_out`.
-        most: groups.
+        most: the largest number of groups.
 
     Returns:
-        Estimate and error in the shape of the statistic, the error NaN for a single cluster; and the groups.
+        The estimate and its error, in the shape of the statistic, and the number of groups. The error is NaN for a
+        single cluster.
     """
     estimate = np.asarray(statistic(np.arange(len(clusters))), np.float64)
     kept = left_out(clusters, most)
@@ -49,7 +50,7 @@ def jackknife(
 
 
 def half_width(error: ArrayLike, groups: int, tests: int = 1) -> Array:
-    """Half of Student's 95 % interval; of ``tests`` at once (Bonferroni)."""
+    """Half the width of Student's 95 % interval, corrected for ``tests`` at once (Bonferroni)."""
     if groups < 2:
         return np.full_like(np.asarray(error, np.float64), np.nan)
     return np.asarray(error) * float(stdtrit(groups - 1, 1 - 0.025 / tests))

@@ -12,11 +12,11 @@ from t2iprobe.plugins.inversion.analysis.arrays import Array, rows, together
 
 
 class SegmentMap(NamedTuple):
-    """Mean distance of each state of a trajectory to points of the segment from noise (0) to latent (1).
+    """Mean distance of each state of a trajectory to points on the segment from noise (0) to latent (1).
 
     Args:
-        shares: (point,) along the segment.
-        distances: (point, state), mean L2; the paper's figure is :meth:`scaled`, which hides how far away all is.
+        shares: (point,), positions along the segment.
+        distances: (point, state), mean L2; the paper's figure shows :meth:`scaled`, which hides how large they are.
     """
 
     shares: Array
@@ -42,7 +42,7 @@ def nearer_noise(states: ArrayLike, noise: ArrayLike, latent: ArrayLike) -> Arra
 
 
 def segment_map(states: ArrayLike, noise: ArrayLike, latent: ArrayLike, points: int = 25) -> SegmentMap:
-    """D[j, t] = mean over rows of ||x_t - ((1 - l_j) noise + l_j latent)|| (E5ii); arguments as above."""
+    """D[j, t] = mean over rows of ||x_t - ((1 - l_j) noise + l_j latent)|| (E5ii); see :func:`nearer_noise`."""
     track, start, end = _track(states, noise, latent)
     shares = np.linspace(0, 1, points)
     found = [np.linalg.norm(track - ((1 - share) * start + share * end), axis=2).mean(1) for share in shares]
@@ -50,10 +50,10 @@ def segment_map(states: ArrayLike, noise: ArrayLike, latent: ArrayLike, points: 
 
 
 def projection(states: ArrayLike, noise: ArrayLike, latent: ArrayLike) -> tuple[Array, Array]:
-    """The point of the line through noise (0) and latent (1) that is nearest to each state, and how far off it is.
+    """The point on the line through noise (0) and latent (1) that is nearest to each state, and its distance from it.
 
     Returns:
-        Share along the line and L2 distance from it, (state, row) each.
+        The share along the line and the L2 distance from it, each (state, row).
     """
     track, start, end = _track(states, noise, latent)
     way = end - start

@@ -13,7 +13,7 @@ from t2iprobe.plugins.inversion.analysis.arrays import Array, rows
 
 
 class Moments(NamedTuple):
-    """Of all numbers together; a standard normal has 0, 1, 0, 0."""
+    """The moments of all numbers together; a standard normal has 0, 1, 0, 0."""
 
     mean: float
     std: float
@@ -28,18 +28,18 @@ def moments(values: ArrayLike) -> Moments:
 
 
 def gaussian_kl(reference: ArrayLike, values: ArrayLike) -> float:
-    """KL(reference || values) in nats between the normals of their overall mean and deviation (E2a)."""
+    """KL(reference || values) in nats between normals with the overall mean and deviation of each (E2a)."""
     first, second = rows(reference), rows(values)
     return float(_kl(first.mean(), first.std(), second.mean(), second.std()))
 
 
 def coordinate_kl(reference: ArrayLike, values: ArrayLike) -> float:
-    """The same for each number across rows, averaged over numbers (E2b), in nats.
+    """The same for each coordinate across rows, averaged over coordinates (E2b), in nats.
 
-    With few rows it is above 0 for noise against noise: see :func:`coordinate_kl_of_noise`.
+    With few rows it is above 0 even for noise against noise: see :func:`coordinate_kl_of_noise`.
 
     Raises:
-        ConfigError: a number does not vary, or rows of different length.
+        ConfigError: a coordinate does not vary, or the rows differ in length.
     """
     first, second = rows(reference), rows(values)
     if first.shape[1] != second.shape[1]:
@@ -50,10 +50,10 @@ def coordinate_kl(reference: ArrayLike, values: ArrayLike) -> float:
 
 
 def coordinate_kl_of_noise(count: int) -> float:
-    """What :func:`coordinate_kl` of two sets of ``count`` rows of one normal is on average: 2 / (count - 3).
+    """The average :func:`coordinate_kl` of two sets of ``count`` rows from one normal: 2 / (count - 3).
 
     With s^2 the variances over rows and m the means, E[s1^2 / s2^2] = (n - 1)/(n - 3), E[log] = 0 and
-    E[(m1 - m2)^2 / s2^2] = 2 / (n - 3). It has no mean up to 3 rows: infinite.
+    E[(m1 - m2)^2 / s2^2] = 2 / (n - 3). With 3 rows or fewer it has no mean, and the result is infinite.
     """
     return 2 / (count - 3) if count > 3 else float("inf")
 
@@ -64,14 +64,14 @@ def _kl(mean: Array, std: Array, other: Array, spread: Array) -> Array:
 
 
 def shapiro_rejected(values: ArrayLike, level: float = 0.05, entries: int = 5000, seed: int = 0) -> float:
-    """The share of rows whose numbers the Shapiro-Wilk test calls not normal (E2c); ``level`` for normal rows.
+    """The share of rows that the Shapiro-Wilk test calls not normal (E2c); ``level`` for rows that are normal.
 
     Args:
         values: (row, ...).
-        level: of significance.
-        entries: numbers drawn from a longer row, without replacement (the authors draw with it, which makes ties and
-            rejects more than ``level`` of truly normal rows).
-        seed: of the draw.
+        level: significance level.
+        entries: how many entries are drawn from a longer row, without replacement (the authors draw with replacement,
+            which makes ties and rejects more than ``level`` of truly normal rows).
+        seed: seed of the draw.
     """
     data, rng = rows(values), np.random.default_rng(seed)
     size = min(entries, data.shape[1])
@@ -80,6 +80,6 @@ def shapiro_rejected(values: ArrayLike, level: float = 0.05, entries: int = 5000
 
 
 def quantiles(values: ArrayLike, count: int = 101) -> tuple[Array, Array]:
-    """For a quantile-quantile plot: those of the standard normal and of all numbers, (count,) each."""
+    """For a quantile-quantile plot: the quantiles of the standard normal and of all numbers, (count,) each."""
     shares = (np.arange(count) + 0.5) / count
     return stats.norm.ppf(shares), np.quantile(rows(values).ravel(), shares)

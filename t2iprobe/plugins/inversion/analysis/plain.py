@@ -1,4 +1,4 @@
-"""Plain areas of images against the rest (E8)."""
+"""Plain areas of images compared with the rest (E8)."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.analysis.arrays import Array, maps
 
 Mask = NDArray[np.bool_]
-SIDE = 3  # of the neighbourhoods whose variance is taken
-SPREAD = 4.0  # deviations to either side that 8 bits hold
+SIDE = 3  # side length of the neighbourhoods whose variance is taken
+SPREAD = 4.0  # standard deviations to either side that 8 bits cover
 
 
 def plain_mask(images: ArrayLike, threshold: float = 0.025) -> Mask:
-    """Where an image is smooth: the mean of the absolute differences to the pixel below and to the right is below
-    ``threshold`` in every channel (E8); beyond the edge the difference counts as 0.
+    """Where an image is smooth: in every channel, the mean of the absolute differences to the pixel below and to the
+    pixel to the right is below ``threshold`` (E8). A difference across the edge of the image counts as 0.
 
     Args:
-        images: (row, channel, y, x) in the units the threshold is meant in: whether the authors' images are in 0..1 or
-            -1..1, and pixels or latents, could not be read from the paper, so say which with the result.
+        images: (row, channel, y, x) in the units that the threshold is meant in. The paper does not say whether the
+            authors' images are in 0..1 or -1..1, or whether they are pixels or latents, so state which with the result.
         threshold: 0.025 in the paper.
 
     Returns:
@@ -37,10 +37,10 @@ def plain_mask(images: ArrayLike, threshold: float = 0.025) -> Mask:
 
 @dataclass(frozen=True)
 class Areas:
-    """Two areas compared; NaN where one is empty.
+    """Comparison of plain areas with the rest; NaN where one is empty.
 
     Args:
-        share: of plain pixels.
+        share: share of plain pixels.
         error_plain, error_rest: mean absolute difference.
         std_plain, std_rest: standard deviation of the values.
     """
@@ -53,14 +53,14 @@ class Areas:
 
 
 def compare_areas(values: ArrayLike, reference: ArrayLike, mask: NDArray[np.bool_]) -> Areas:
-    """Latents against true noise, or predictions against the sampler's, inside and outside of plain areas.
+    """Compare latents with true noise, or predictions with the sampler's, inside and outside plain areas.
 
     Args:
         values, reference: (row, channel, y, x).
-        mask: (row, y, x), True in plain areas, of the same resolution: resize it where latents are smaller.
+        mask: (row, y, x), True in plain areas, at the same resolution: resize it where latents are smaller.
 
     Raises:
-        ConfigError: shapes do not fit.
+        ConfigError: the shapes do not fit.
     """
     data, truth = maps(values), maps(reference)
     if data.shape != truth.shape or mask.shape != (data.shape[0], *data.shape[2:]):
@@ -78,11 +78,11 @@ def compare_areas(values: ArrayLike, reference: ArrayLike, mask: NDArray[np.bool
 
 @dataclass(frozen=True)
 class Structure:
-    """How much of noise's freedom is left in two areas (E8); NaN where one is empty.
+    """How much of noise's freedom is left in plain areas and in the rest (E8); NaN where one is empty.
 
     Args:
-        local_plain, local_rest: mean variance within neighbourhoods of 3 x 3; 1 for standard normal noise.
-        bits_plain, bits_rest: bits a number takes when 8-bit steps of it are packed (zlib, level 9); about 7 for noise.
+        local_plain, local_rest: mean variance within 3 x 3 neighbourhoods; 1 for standard normal noise.
+        bits_plain, bits_rest: bits per number when its 8-bit steps are compressed (zlib, level 9); about 7 for noise.
     """
 
     local_plain: float
@@ -92,7 +92,7 @@ class Structure:
 
 
 def structure(values: ArrayLike, mask: NDArray[np.bool_]) -> Structure:
-    """Variance nearby and packed size of latents inside and outside of plain areas.
+    """Local variance and compressed size of latents inside and outside plain areas.
 
     Args:
         values: (row, channel, y, x).
@@ -105,7 +105,7 @@ def structure(values: ArrayLike, mask: NDArray[np.bool_]) -> Structure:
 
 
 def power_sums(values: ArrayLike, mask: NDArray[np.bool_]) -> Array:
-    """How many numbers each image has, their sum and their sum of squares, inside and outside of plain areas: (row, 6).
+    """Count, sum and sum of squares of each image's numbers, inside and outside plain areas: (row, 6).
 
     Args:
         values: (row, channel, y, x).
@@ -117,14 +117,14 @@ def power_sums(values: ArrayLike, mask: NDArray[np.bool_]) -> Array:
 
 
 def spread_gap(sums: Array) -> Array:
-    """Standard deviation in plain areas less that elsewhere, from sums or means of :func:`power_sums`, (..., 6)."""
+    """Standard deviation in plain areas minus that elsewhere, from sums or means of :func:`power_sums`, (..., 6)."""
     count, first, second = np.moveaxis(sums.reshape(*sums.shape[:-1], 2, 3), -1, 0)
     spread = np.sqrt((second / count - (first / count) ** 2).clip(0))
     return np.asarray(spread[..., 0] - spread[..., 1])
 
 
 def _local_variance(data: Array) -> Array:
-    """(row, y - 2, x - 2): the variance in the neighbourhood of each number that has one, over channels the mean."""
+    """(row, y - 2, x - 2): the variance in each full neighbourhood, averaged over channels."""
     if min(data.shape[2:]) < SIDE:
         return np.full((len(data), max(0, data.shape[2] - 2), max(0, data.shape[3] - 2)), np.nan)
     around = np.lib.stride_tricks.sliding_window_view(data, (SIDE, SIDE), axis=(2, 3))
@@ -132,7 +132,7 @@ def _local_variance(data: Array) -> Array:
 
 
 def _bits(data: Array, mask: Mask) -> float:
-    """Bits a number, channel by channel in the order of reading."""
+    """Bits per number, channel by channel in reading order."""
     chosen = data[np.broadcast_to(mask[:, None], data.shape)]
     if not chosen.size:
         return float("nan")
@@ -141,7 +141,7 @@ def _bits(data: Array, mask: Mask) -> float:
 
 
 def shrunk_mask(mask: Mask, factor: int) -> Mask:
-    """A mask of pixels as one of latents that each cover ``factor`` x ``factor`` of them: plain where all are."""
+    """A mask of pixels as one of latents that each cover ``factor`` x ``factor`` pixels: plain where all pixels are."""
     rows, height, width = mask.shape
     if height % factor or width % factor:
         raise ConfigError(f"cells of {factor} pixels do not tile {height} x {width}")

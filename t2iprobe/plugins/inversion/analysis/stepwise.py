@@ -14,14 +14,14 @@ from t2iprobe.plugins.inversion.analysis.plain import compare_areas
 
 @dataclass(frozen=True)
 class StepErrors:
-    """Inversion against sampling, one number a step in the order of sampling (the last is inverted first).
+    """Inversion against sampling, one number per step in the order of sampling (the last is inverted first).
 
     NaN where the inversion used no prediction, and for an area that is empty or not asked for.
 
     Args:
         error: mean absolute difference of the predictions.
         error_plain, error_rest: the same in plain areas and outside.
-        std_ratio: standard deviation of the inversion's predictions in per cent of the sampler's.
+        std_ratio: standard deviation of the inversion's predictions as a percentage of the sampler's.
     """
 
     error: Array
@@ -31,14 +31,14 @@ class StepErrors:
 
 
 def step_errors(inverted: ArrayLike, sampled: ArrayLike, mask: NDArray[np.bool_] | None = None) -> StepErrors:
-    """Compare the outputs of two walks.
+    """Compare the outputs of two trajectories.
 
     Args:
         inverted, sampled: (step, row, channel, y, x), ``outputs`` of the inversion and of the sampling.
         mask: (row, y, x), plain areas.
 
     Raises:
-        ConfigError: shapes differ.
+        ConfigError: the shapes differ.
     """
     found, truth = np.asarray(inverted, np.float64), np.asarray(sampled, np.float64)
     if found.shape != truth.shape or found.ndim < 2:

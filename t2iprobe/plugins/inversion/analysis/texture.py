@@ -1,4 +1,4 @@
-"""Structure within one image: autocorrelation and spectrum. Needs no set, so it works with a single latent."""
+"""Structure within one image: autocorrelation and spectrum. No set is needed, so a single latent is enough."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from t2iprobe.plugins.inversion.analysis.arrays import Array, maps
 
 
 def autocorrelation(images: ArrayLike, lags: int = 8) -> Array:
-    """Correlation of a pixel with the one ``lag`` further right or down, averaged over both directions and channels.
+    """Correlation of a pixel with the one ``lag`` pixels to the right or below, averaged over directions and channels.
 
     Args:
         images: (row, channel, y, x); each channel is centred by its own mean.
-        lags: how far.
+        lags: the largest lag.
 
     Returns:
-        (row, lags + 1), 1 at lag 0; for white noise see :func:`white`. A constant image has 0.
+        (row, lags + 1), 1 at lag 0; for white noise see :func:`white`. A constant image gives 0.
     """
     data = maps(images)
     if not 0 < lags < min(data.shape[-2:]):
@@ -29,10 +29,10 @@ def autocorrelation(images: ArrayLike, lags: int = 8) -> Array:
 
 
 def white(channels: int, height: int, width: int, lags: int = 8) -> tuple[float, Array]:
-    """What :func:`autocorrelation` of white noise is: its mean, and its standard deviation at each lag, (lags,).
+    """The :func:`autocorrelation` of white noise: its mean, and its standard deviation at each lag, (lags,).
 
-    A channel of n pixels has -1/(n - 1) on average, as it is centred by its own mean. The deviation is that of the mean
-    of so many products of independent numbers as there are neighbours at the lag, which become fewer.
+    A channel of n pixels has -1/(n - 1) on average, because it is centred by its own mean. The deviation is that of a
+    mean of products of independent numbers, one for each pair of neighbours at that lag; longer lags have fewer pairs.
     """
     steps = np.arange(1, lags + 1)
     right, down = channels * height * (width - steps), channels * (height - steps) * width
@@ -50,11 +50,12 @@ def radial_spectrum(images: ArrayLike, bins: int = 16) -> tuple[Array, Array]:
 
     Args:
         images: (row, channel, y, x).
-        bins: rings of equal width up to 0.5 cycles a pixel; corners beyond and the mean (frequency 0) are left out.
+        bins: number of rings of equal width up to 0.5 cycles per pixel; the corners beyond and the mean (frequency 0)
+            are left out.
 
     Returns:
-        Centres of the rings in cycles a pixel, (bins,), and power (row, bins): 1 for standard white noise, so the mean
-        of a ring is a variance. A ring without a frequency is NaN.
+        The centres of the rings in cycles per pixel, (bins,), and the power, (row, bins): 1 for standard white noise,
+        so the mean of a ring is a variance. A ring that contains no frequency is NaN.
     """
     data = maps(images)
     height, width = data.shape[-2:]
