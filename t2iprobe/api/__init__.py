@@ -25,15 +25,15 @@ def load(
     dtype: str | None = None,
     plugins: Plugins | None = None,
 ) -> Model:
-    """A model to ask questions.
+    """Load a model to put questions to.
 
     Args:
         model: name of an embedded model (``"tiny-sd3"``), a local folder, a hub id, or an already built pipeline (also
-            one with LoRA loaded), which is used as it is.
+            one with a LoRA loaded), which is used as it is.
         upscaler: a super-resolution stage that enlarges every picture (DeepFloyd IF's stage II), given like ``model``;
             it gets the text encoder of ``model`` and is never patched.
         device: torch device; default CUDA where there is one, else the CPU.
-        dtype: weights' precision by name; default float32.
+        dtype: precision of the weights, by name; default float32.
         plugins: where adapters and sources of weights come from; default all that are installed.
 
     Raises:
@@ -45,17 +45,17 @@ def load(
 def prompt_set(
     ref: str, *, limit: int | None = None, seed: int = 0, concept: str = "text", plugins: Plugins | None = None
 ) -> list[Pair]:
-    """Pairs of a registered prompt set.
+    """The pairs of a registered prompt set.
 
     Args:
         ref: ``NAME[:ARGUMENT][,key=value…]``, such as ``simple``, ``simple:words=3`` or
             ``glyphcontrol:data/text_prompts/paper,split=val``.
-        limit: number of pairs; all if not given.
+        limit: number of pairs; default all.
         seed: chooses the pairs and the noise.
         concept: what the pairs differ in.
 
     Raises:
-        ConfigError: no such set, no such option of it, or it cannot give these pairs.
+        ConfigError: there is no such set, it has no such option, or it cannot give these pairs.
     """
     return (plugins or Plugins()).prompt_set(ref, limit=limit, seed=seed, concept=concept)
 
@@ -74,23 +74,23 @@ def guard(
     audit_text: bool = False,
     plugins: Plugins | None = None,
 ) -> Guard:
-    """The model, guarded: used like it, see :class:`~t2iprobe.plugins.toxicity.guard.Guard`.
+    """A guarded model, which is used like the model itself; see :class:`~t2iprobe.plugins.toxicity.guard.Guard`.
 
     Args:
         model: what :func:`load` gives or takes.
-        layers: those that write the text; or the run folder of a localization that found them.
-        detectors: names, such as ``words`` or ``classifier:model=FOLDER``, or detectors; any of them is enough.
+        layers: the layers that write the text, or the run folder of a localization that found them.
+        detectors: names, such as ``words`` or ``classifier:model=FOLDER``, or detectors; a hit of any one is enough.
         rewriter: a name, such as ``mapped`` or ``mask``, or a rewriter.
-        donor: how the rewrite comes to the layers: ``inject``, ``row`` or ``stream``; ``auto`` chooses by the family.
-        start: denoising step from which on they get it, 0 at pure noise.
+        donor: how the rewrite gets to the layers: ``inject``, ``row`` or ``stream``; ``auto`` chooses by the family.
+        start: denoising step from which they get it; 0 is at pure noise.
         where: look at the whole ``prompt``, or only at what is ``quoted``.
-        time_limit: seconds that a detector or rewriter may take for a prompt, which is refused then.
-        audit: a file that gets a JSON line for every prompt.
-        audit_text: whether it holds the prompts.
+        time_limit: seconds that a detector or rewriter may take for a prompt, which is refused after that.
+        audit: a file that gets one line of JSON for every prompt.
+        audit_text: whether that file holds the prompts.
         plugins: where detectors and rewriters come from; default all that are installed.
 
     Raises:
-        ConfigError: no such layers, detector, rewriter or donor.
+        ConfigError: there are no such layers, or no such detector, rewriter or donor.
     """
     from t2iprobe.cli.layers import found_by
     from t2iprobe.core.model import Model
@@ -109,7 +109,7 @@ def guard(
 
 
 def _named(part: Any, make: Callable[..., Any]) -> Any:
-    """A detector or rewriter from ``NAME[:key=value,…]``, or as it is."""
+    """A detector or rewriter, built from ``NAME[:key=value,…]`` or returned as it is."""
     from t2iprobe.core.names import with_settings
 
     if not isinstance(part, str):

@@ -1,6 +1,7 @@
-"""What the functions of :mod:`t2iprobe.api` that stand for a command have in common: :class:`Call`.
+"""What the functions of :mod:`t2iprobe.api` that stand for a command share: :class:`Call`.
 
-The options of a command are the functions' keyword arguments; its model of them has every name and default once.
+A command's options are the function's keyword arguments; the command's options model is the only place that defines
+their names and defaults.
 """
 
 from __future__ import annotations
@@ -28,26 +29,26 @@ if TYPE_CHECKING:
 
 Left = TypeVar("Left")
 Asked = TypeVar("Asked", bound=Options)
-#: what a command takes that is not for Python: how it prints; and what the functions take by themselves
+#: options of a command that are not for Python because they decide how it prints, or that the functions take themselves
 OWN = frozenset({"format", "plan", "model", "out"})
-COLUMNS = ("source", "target", "seed", "concept")  # of a file of pairs
-#: an option in a message, and its value where that is a number or stands for one
+COLUMNS = ("source", "target", "seed", "concept")  # columns of a file of pairs
+#: an option in a message, with its value if that is a number or a placeholder for one
 OPTION = re.compile(r"--(?P<name>[a-z][a-z-]*)(?: (?P<value>[A-Z0-9][\w,.-]*))?")
-SPELT = {"from": "from_run"}  # a keyword of Python's own
-BUILT = ("upscaler", "device", "dtype")  # what is decided once a model is built
+SPELT = {"from": "from_run"}  # "from" is a Python keyword
+BUILT = ("upscaler", "device", "dtype")  # options that are already decided once a model is built
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a function that does what a command does.
+    """One call of a function that does what a command does.
 
     Args:
-        name: of the function.
-        ref: of the model.
-        plugins: which give the model.
-        folder: where the run lies.
-        kept: whether it stays; else it goes with the result.
-        built: whether the model was given, and not its name.
+        name: name of the function.
+        ref: reference of the model.
+        plugins: the plugins that provide the model.
+        folder: the run folder.
+        kept: whether the folder stays; otherwise it is removed together with the result.
+        built: whether the model itself was given, and not its name.
     """
 
     name: str
@@ -58,10 +59,10 @@ class Call:
     built: bool
 
     def options(self, kind: type[Asked], given: Mapping[str, Any]) -> Asked:
-        """The options of a command: those that were given, of this model and in this folder.
+        """The options of the command: those that were given, with this model and this folder.
 
         Raises:
-            ConfigError: one is not known, is missing, cannot be, or was decided when the model was built.
+            ConfigError: an option is not known, is missing, is impossible, or was decided when the model was built.
         """
         for name in given:
             if name in OWN or name not in kind.model_fields:
@@ -74,7 +75,7 @@ class Call:
             raise type(error)(f"{self.name}: {error}") from None
 
     def alone(self, workers: int) -> None:
-        """Refuse further processes where they could not load the model.
+        """Refuse additional processes if they could not load the model.
 
         Raises:
             ConfigError: they are asked for.
@@ -83,7 +84,7 @@ class Call:
             raise ConfigError(f"{self.name}: workers={workers} need the model by its name, to load it themselves")
 
     def left(self, result: Left) -> Left:
-        """The result; where the folder is a temporary one, that is removed with it."""
+        """The result; if the folder is temporary, it is removed together with the result."""
         if not self.kept:
             weakref.finalize(result, shutil.rmtree, self.folder.parent, ignore_errors=True)
         return result
@@ -92,10 +93,10 @@ class Call:
 def pairs_option(
     pairs: int | str | Path | Sequence[Pair] | None, options: Mapping[str, Any], call: Call
 ) -> dict[str, Any]:
-    """What ``pairs`` means to a command: how many, which file, or a file that is written beside the run folder.
+    """The options that ``pairs`` stands for: a number, a file, or a file that is written next to the run folder.
 
     Raises:
-        ConfigError: how many is said twice.
+        ConfigError: the number of pairs is given twice.
     """
     if pairs is None:
         return {}
@@ -116,12 +117,12 @@ def pairs_option(
 
 @contextmanager
 def beside(prompts: str | Path | Sequence[str] | None) -> Iterator[dict[str, Path]]:
-    """The option ``prompts`` of a command: a file as it is, or one that holds the prompts as long as they are read.
+    """The ``prompts`` option of a command: a given file, or one that holds the prompts for as long as they are read.
 
-    A path is a file, text is a prompt.
+    A path means a file, and text means a prompt.
 
     Raises:
-        ConfigError: a prompt cannot stand in a line of such a file.
+        ConfigError: a prompt cannot be written as one line of such a file.
     """
     if prompts is None:
         yield {}
@@ -141,18 +142,18 @@ def beside(prompts: str | Path | Sequence[str] | None) -> Iterator[dict[str, Pat
 
 @contextmanager
 def calling(name: str, model: Any, out: str | Path | None, quiet: bool, plugins: Plugins | None) -> Iterator[Call]:
-    """A call: its plan and progress are shown on stderr unless ``quiet``; a temporary folder goes if it fails.
+    """A call whose plan and progress are shown on stderr unless ``quiet``; if it fails, a temporary folder is removed.
 
     Args:
-        name: of the function.
+        name: name of the function.
         model: a :class:`Model`, a built pipeline, or a name.
-        out: run folder; none is a temporary one.
+        out: run folder; default a temporary one.
         quiet: show nothing.
-        plugins: default all that are installed.
+        plugins: the plugins to use; default all that are installed.
 
     Raises:
-        ConfigError: the model is none.
-        StoppedError: Ctrl-C came.
+        ConfigError: ``model`` is not a model.
+        StoppedError: Ctrl-C was pressed.
     """
     from t2iprobe.cli.console import silent
 
@@ -175,7 +176,7 @@ def calling(name: str, model: Any, out: str | Path | None, quiet: bool, plugins:
 
 
 def in_python(text: str) -> str:
-    """A message with options as keyword arguments: ``--layers 6`` is ``layers=6``; commands in backticks stay."""
+    """A message with options as keyword arguments: ``--layers 6`` becomes ``layers=6``; commands in backticks stay."""
     parts = text.split("`")
     return "`".join(part if number % 2 else OPTION.sub(_keyword, part) for number, part in enumerate(parts))
 
@@ -187,7 +188,7 @@ def _keyword(found: re.Match[str]) -> str:
 
 
 def _held(model: Any, plugins: Plugins) -> tuple[str, Plugins]:
-    """How a model is asked for, and the plugins that then give it."""
+    """The reference by which a model is asked for, and the plugins that then provide it."""
     from t2iprobe.core.model import Model
     from t2iprobe.registry.holding import HoldingPlugins
 

@@ -19,18 +19,18 @@ from t2iprobe.registry.results import Result
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-#: settings that do not make a comparison unfair: how it was searched
+#: settings that may differ in a fair comparison, because they only say how the search was done
 METHOD = ("localizer", "budget", "seed")
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedLayer:
-    """A layer in two results; what its patch brings is ``None`` where it was not patched by itself.
+    """A layer in two results; the effect of its patch is ``None`` where it was not patched by itself.
 
     Args:
-        layer: its number.
-        named: whether each result names it.
-        ways: share of the way from source to target, with 95 % bounds.
+        layer: number of the layer.
+        named: for each result, whether it names the layer.
+        ways: for each result, the share of the way from source to target that its patch goes, with 95 % bounds.
     """
 
     layer: int
@@ -39,10 +39,10 @@ class ComparedLayer:
 
 
 class Comparison:
-    """Two results beside each other.
+    """Two results side by side.
 
     Args:
-        results: of finished localizations.
+        results: results of finished localizations.
     """
 
     def __init__(self, results: tuple[Result, Result]) -> None:
@@ -50,13 +50,13 @@ class Comparison:
 
     @property
     def common(self) -> tuple[int, ...]:
-        """Layers that both name."""
+        """The layers that both results name."""
         one, other = self.results
         return tuple(layer for layer in one.layers if layer in other.layers)
 
     @cached_property
     def layers(self) -> list[ComparedLayer]:
-        """Every layer that one of them names or has patched by itself, in order."""
+        """Every layer that either result names or has patched by itself, in order."""
         ways = [_ways(result) for result in self.results]
         named = [result.layers for result in self.results]
         listed = sorted({*ways[0], *ways[1], *named[0], *named[1]})
@@ -67,13 +67,13 @@ class Comparison:
 
     @property
     def differing(self) -> list[str]:
-        """Settings beside the method that are not the same, such as ``pairs``: numbers are then of other questions."""
+        """Settings other than the method that differ, such as ``pairs``; numbers then answer different questions."""
         one, other = (result.manifest["settings"] for result in self.results)
         return [name for name in sorted({*one, *other}) if name not in METHOD and one.get(name) != other.get(name)]
 
     @property
     def sentence(self) -> str:
-        """Which layers are named by whom, at what cost."""
+        """A sentence on which layers each result names, and at what cost."""
         one, other = self.results
         if one.layers == other.layers:
             said = f"Both name {_named(one.layers)}"
@@ -97,7 +97,7 @@ class Comparison:
         return paragraph(self.sentence) + table(("", "first", "second"), rows) + paragraph(f"layers: {WAY}")
 
     def to_frame(self) -> DataFrame:
-        """A line a layer: ``layer``, and of each result ``named``, ``way``, ``low`` and ``high``.
+        """One row per layer: ``layer`` and, for each result, ``named``, ``way``, ``low`` and ``high``.
 
         Raises:
             ConfigError: pandas is not installed.
@@ -118,10 +118,10 @@ class Comparison:
 
 
 def compare(one: Result, other: Result) -> Comparison:
-    """How two results differ: the layers that they name, what these bring, with 95 % bounds, and what it cost.
+    """How two results differ: the layers that they name, the effect of these with 95 % bounds, and the cost.
 
     Raises:
-        ConfigError: one of them is not finished, or is no localization.
+        ConfigError: one of them is not finished, or is not a localization.
     """
     for result in (one, other):
         if not isinstance(result, Result):

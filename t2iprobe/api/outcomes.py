@@ -1,4 +1,4 @@
-"""What a command leaves, for Python and notebooks: :class:`Outcome`, and what single commands add to it."""
+"""What a command leaves, for Python and notebooks: :class:`Outcome`, and what individual commands add to it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Outcome:
     """A finished run of a command.
 
     Args:
-        path: its folder; a temporary one goes with this object.
+        path: the run folder; a temporary one is removed together with this object.
         answer: what the command prints with ``--format json``.
-        rows: its main table.
-        sentence: the answer in words, where the command has one.
+        rows: the rows of its main table.
+        sentence: the answer as a sentence, if the command has one.
     """
 
     def __init__(self, path: Path, answer: Row, rows: Sequence[Row], sentence: str = "") -> None:
@@ -49,7 +49,7 @@ class Outcome:
         )
 
     def to_frame(self) -> DataFrame:
-        """The main table.
+        """The main table as a data frame.
 
         Raises:
             ConfigError: pandas is not installed.
@@ -57,10 +57,10 @@ class Outcome:
         return framed(self.rows)
 
     def report(self) -> Path:
-        """The HTML page in the run's folder.
+        """The HTML report in the run's folder.
 
         Raises:
-            ConfigError: this command, or this run, leaves none.
+            ConfigError: this command, or this run, leaves no report.
         """
         page = self.path / "report.html"
         if not page.is_file():
@@ -79,11 +79,11 @@ class EditResult(Result):
 
     @property
     def sheet(self) -> Image:
-        """Source, clean target and every edit, a row a pair."""
+        """The contact sheet: source, clean target and every edit, with one row per pair."""
         return opened(self.path / "contact_sheet.png")
 
     def compared(self) -> DataFrame:
-        """A line a method: what is read, and what changed outside the text; scores as [mean, low, high].
+        """One row per method: what is read, and what changed outside the text; scores are [mean, low, high].
 
         Raises:
             ConfigError: pandas is not installed.
@@ -92,7 +92,7 @@ class EditResult(Result):
 
 
 class Inversion(Outcome):
-    """Pictures and the noise that methods found for them, a line a method."""
+    """Pictures and the noise that methods found for them, with one row per method."""
 
     @cached_property
     def run(self) -> Inverted:
@@ -100,21 +100,21 @@ class Inversion(Outcome):
         from t2iprobe.plugins.inversion.inverted import Inverted
 
         found = Inverted(self.path)
-        vars(found)["_outcome"] = self  # it reads the folder when it is asked, so a temporary one has to stay
+        vars(found)["_outcome"] = self  # it reads the folder only when asked, so a temporary folder has to stay
         return found
 
 
 class Finetuned(Outcome):
-    """Trained LoRAs, a line a training."""
+    """Trained LoRAs, with one row per training."""
 
     @property
     def loras(self) -> list[Path]:
-        """The folder of each, for ``pipeline.load_lora_weights``."""
+        """The folder of each LoRA, for ``pipeline.load_lora_weights``."""
         return [Path(row["lora"]) for row in self.rows]
 
 
 def _cell(value: Any) -> str:
-    """A number, an interval, or text."""
+    """A cell of the table: a number, an interval, or text."""
     if isinstance(value, list | tuple) and value and all(isinstance(one, float | int) for one in value):
         return "[" + ", ".join(map(_cell, value)) + "]"
     return f"{value:.3g}" if isinstance(value, float) else "–" if value is None else str(value)

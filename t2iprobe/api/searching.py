@@ -24,23 +24,23 @@ def localize(
     plugins: Plugins | None = None,
     **options: Any,
 ) -> Result:
-    """The set of layers that writes the text (or colour, …), confirmed on held-out pairs: ``t2iprobe localize``.
+    """Find the layers that write the text (or colour, …), and confirm the set on held-out pairs: ``t2iprobe localize``.
 
     Args:
         model: what :func:`t2iprobe.load` gives or takes.
-        pairs: how many of a prompt set; or a CSV file, or pairs.
-        out: run folder, which is kept: the same call goes on with it where it stopped, or finds it finished. Without
-            one the run lies in a temporary folder that goes with the result.
-        quiet: show neither plan nor progress, which else are on stderr.
-        plugins: default all that are installed.
+        pairs: how many pairs of a prompt set; or a CSV file, or the pairs themselves.
+        out: run folder, which is kept: the same call continues where it stopped, or finds the run finished. Without
+            it, the run is kept in a temporary folder that is removed together with the result.
+        quiet: show neither plan nor progress, which otherwise go to stderr.
+        plugins: the plugins to use; default all that are installed.
         **options: those of the command: ``concept``, ``method``, ``set`` (settings of the method, a
             dictionary), ``layers``, ``prompt_set``, ``held_out``, ``budget``, ``seed``, ``num_steps``, ``guidance``,
             ``resolution``, ``batch_size``, ``reader``, ``metric``, ``preset``, …
 
     Raises:
-        ConfigError: an option is not known or cannot be; or it takes hours, and ``yes=True`` was not given.
+        ConfigError: an option is not known or is impossible, or the run takes hours and ``yes=True`` was not given.
         RunExistsError: ``out`` holds another run.
-        StoppedError: Ctrl-C; what was measured is kept where ``out`` was given.
+        StoppedError: Ctrl-C was pressed; what was measured is kept if ``out`` was given.
     """
     from t2iprobe.cli.commands import localize as command
     from t2iprobe.registry.results import Result
@@ -60,7 +60,7 @@ def patch_layers(
     plugins: Plugins | None = None,
     **options: Any,
 ) -> Result:
-    """Every layer patched by itself, as the paper did: ``t2iprobe patch``. (:func:`t2iprobe.patch` is one edit.)
+    """Patch every layer by itself, as the paper did: ``t2iprobe patch``. (:func:`t2iprobe.patch` is a single edit.)
 
     Args:
         model, out, quiet, plugins: see :func:`localize`.

@@ -1,4 +1,4 @@
-"""What to do with found layers, and with a model: the functions that do what a command of a plugin does."""
+"""What to do with a model and with layers that were found: the functions that do what a plugin's command does."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def edit(
     plugins: Plugins | None = None,
     **options: Any,
 ) -> EditResult:
-    """Another text in a picture and the rest as it was, by one method or several, compared: ``t2iprobe edit``.
+    """Change the text in a picture and leave the rest, with one or several methods, compared: ``t2iprobe edit``.
 
     Args:
         model, pairs, out, quiet, plugins: see :func:`t2iprobe.localize`.
@@ -55,7 +55,7 @@ def invert(
     plugins: Plugins | None = None,
     **options: Any,
 ) -> Inversion:
-    """Pictures sampled, inverted and sampled again: ``t2iprobe invert run``.
+    """Sample pictures, invert them and sample them again: ``t2iprobe invert run``.
 
     Args:
         model, out, quiet, plugins: see :func:`t2iprobe.localize`.
@@ -84,7 +84,7 @@ def finetune(
     plugins: Plugins | None = None,
     **options: Any,
 ) -> Finetuned:
-    """LoRA on the found layers, and on others to compare with: ``t2iprobe finetune``.
+    """Train LoRAs on the layers that were found, and on others for comparison: ``t2iprobe finetune``.
 
     Args:
         model, out, quiet, plugins: see :func:`t2iprobe.localize`. The model is as before once this is done.
@@ -111,7 +111,7 @@ def continual(
     plugins: Plugins | None = None,
     **options: Any,
 ) -> Outcome:
-    """Concepts learnt one after another, and what is forgotten, a line a method: ``t2iprobe continual run``.
+    """Learn concepts in sequence, and see what is forgotten, with one row per method: ``t2iprobe continual run``.
 
     Args:
         model, out, quiet, plugins: see :func:`t2iprobe.localize`. The model is as before once this is done.
@@ -143,7 +143,7 @@ def capture(
     plugins: Plugins | None = None,
     **options: Any,
 ) -> ActivationStore:
-    """Activations of many prompts on disk, in bounded memory, good to patch from: ``t2iprobe capture``.
+    """Keep activations of many prompts on disk, in bounded memory, ready to patch from: ``t2iprobe capture``.
 
     Args:
         model, out, quiet, plugins: see :func:`t2iprobe.localize`.
@@ -155,7 +155,7 @@ def capture(
     Raises:
         ConfigError, RunExistsError: see :func:`t2iprobe.localize`.
         SiteError: a pattern matches no site.
-        StoreError: the disk is full or gone; whole batches are kept where ``out`` was given.
+        StoreError: the disk is full or gone; complete batches are kept if ``out`` was given.
     """
     from t2iprobe.cli.commands import capture as command
     from t2iprobe.core.store.capture import RUN

@@ -8,7 +8,7 @@ from t2iprobe.core.errors import T2IProbeError
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one sentence on stderr and its exit code."""
+    """Run the command line; an error of ours becomes one sentence on stderr and an exit code."""
     from rich.markup import escape
 
     from t2iprobe.cli.app import build

@@ -1,4 +1,4 @@
-"""Puts the commands together: the bundled ones and those that plugins register."""
+"""Assembles the commands: the bundled ones and those that plugins register."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HELP = (
 
 
 def build() -> typer.Typer:
-    """The whole command line; commands find the plugins of the session in ``context.obj``."""
+    """Build the whole command line; commands find the session's plugins in ``context.obj``."""
     plugins = Plugins()
     app = typer.Typer(
         name="t2iprobe",
@@ -44,7 +44,7 @@ def build() -> typer.Typer:
 
 
 def _add(app: typer.Typer, name: str, group: typer.Typer) -> None:
-    """A plugin's group, or, where its only command bears the group's own name, that command."""
+    """Add a plugin's group or, if its only command has the same name as the group, that command."""
     commands = group.registered_commands
     if len(commands) == 1 and commands[0].name == name and not group.registered_groups:
         assert commands[0].callback is not None

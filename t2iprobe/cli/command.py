@@ -1,4 +1,4 @@
-"""A command of its options' model: :func:`takes` builds what typer reads, and the model reads what was typed."""
+"""Makes commands from options models: :func:`takes` builds what typer reads, and the model checks what was typed."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pydantic.fields import FieldInfo
 from t2iprobe.core.command_options import Options, extra_of, flags, is_argument, panel_of
 
 Asked = TypeVar("Asked", bound=Options)
-LAST = "Run"  # heading that ends the help
-KINDS = {int: "INTEGER", float: "NUMBER", Path: "PATH"}  # what the help calls a value
-WIDTH = 13  # of choices that the help has in a column of their own
-TYPED = ("COMMANDLINE", "ENVIRONMENT")  # where a value comes from that was given
+LAST = "Run"  # the last heading of the help
+KINDS = {int: "INTEGER", float: "NUMBER", Path: "PATH"}  # names of value types in the help
+WIDTH = 13  # most letters of a list of choices that the help shows in a column of its own
+TYPED = ("COMMANDLINE", "ENVIRONMENT")  # sources of values that were given by the user
 
 
 def takes(kind: type[Asked]) -> Callable[[Callable[[Asked, typer.Context], None]], Callable[..., None]]:
-    """Make a function of the options a command, which has one option a field of ``kind``; its docstring is the help.
+    """Turn a function of the options into a command with one option per field of ``kind``; its docstring is the help.
 
-    Typer gets texts, flags and lists: what they have to be is the model's to say, in the words that Python and TOML
-    get as well.
+    Typer gets only texts, flags and lists. The model decides what they may be, with the same messages that Python and
+    TOML users get.
     """
 
     def wrap(body: Callable[[Asked, typer.Context], None]) -> Callable[..., None]:
@@ -45,12 +45,12 @@ def takes(kind: type[Asked]) -> Callable[[Callable[[Asked, typer.Context], None]
 
 
 def _place(kind: type[Options], name: str, field: FieldInfo) -> int:
-    """Arguments come first, and how a run is begun and printed last."""
+    """The sort key of an option: arguments come first, options for starting a run and printing it last."""
     return 0 if is_argument(field) else 2 if panel_of(kind, name) == LAST else 1
 
 
 def _given(context: typer.Context, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What was typed, without defaults."""
+    """The values that were typed, without defaults."""
     typed = {name for name in values if getattr(context.get_parameter_source(name), "name", "") in TYPED}
     return {name: value for name, value in values.items() if name in typed}
 
@@ -75,13 +75,13 @@ def _parameter(kind: type[Options], name: str, field: FieldInfo) -> inspect.Para
 
 
 def _help(text: str, choices: Sequence[str]) -> str:
-    """The help, with choices that it does not name."""
+    """The help text, with those choices added that it does not name."""
     named = text if all(one in text for one in choices) else f"{text} One of {', '.join(choices)}."
     return named.replace("[", "\\[")
 
 
 def _shape(annotation: Any) -> tuple[Any, str]:
-    """What typer reads, and how its help calls it."""
+    """The type that typer reads, and its name in the help."""
     parts = [one for one in get_args(annotation) if one is not type(None)]
     if get_origin(annotation) is tuple:
         return list[str], KINDS.get(get_args(annotation)[0], "TEXT")
@@ -99,7 +99,7 @@ def _shape(annotation: Any) -> tuple[Any, str]:
 
 
 def _bounds(extra: Mapping[str, Any]) -> str:
-    """``≥1``, ``0…1``, for the help."""
+    """The bounds of a number for the help, such as ``≥1`` or ``0…1``."""
     low, high = extra.get("ge", extra.get("gt")), extra.get("le")
     if low is not None and high is not None:
         return f" {low}…{high}"
@@ -107,13 +107,13 @@ def _bounds(extra: Mapping[str, Any]) -> str:
 
 
 def _written(name: str, field: FieldInfo, shape: Any) -> list[str]:
-    """The option's names for typer; of a flag that may also be off, both."""
+    """The option's names for typer; both names for a flag that can also be turned off."""
     flag = str(extra_of(field).get("flag", ""))
     return [flag] if shape is bool and "/" in flag else flags(name, field)
 
 
 def _default(value: Any, shape: Any) -> Any:
-    """As it would be typed, for the help."""
+    """The default for the help, as one would type it."""
     if shape is bool or value is None:
         return value
     if shape is not str:

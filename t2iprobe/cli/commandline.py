@@ -1,4 +1,4 @@
-"""The command that runs, as one would type it again: for manifests and reports."""
+"""The running command as one would type it again, for manifests and reports."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ PRINTED = ("format",)  # options that say how the answer is printed
 
 
 def typed(context: typer.Context) -> list[str]:
-    """The words of the command: its name, arguments, and the options that were given, by their long names.
+    """The words of the command: its name, its arguments, and the options that were given, by their long names.
 
-    What was not given is left out, so that it follows the defaults again; how the answer is printed is left out too.
+    What was not given is left out, so that the defaults apply again; options for printing the answer are left out too.
     """
     chain: list[Any] = [context]
     while chain[0].parent is not None:
@@ -30,7 +30,7 @@ def typed(context: typer.Context) -> list[str]:
 
 
 def _said(parameter: Any, value: Any) -> Iterator[str]:
-    """The words of one option or argument."""
+    """The words for one option or argument."""
     long = next((name for name in parameter.opts if name.startswith("--")), None)
     if parameter.param_type_name == "argument":
         yield from (_text(one) for one in (value if isinstance(value, list | tuple) else [value]))
@@ -46,5 +46,5 @@ def _text(value: Any) -> str:
 
 
 def quoted(words: Sequence[str]) -> str:
-    """The words as a line for a shell; a home folder (``~/``) stays one."""
+    """The words as one line for a shell; the home folder (``~/``) stays unquoted."""
     return " ".join(f"~/{shlex.quote(word[2:])}" if word.startswith("~/") else shlex.quote(word) for word in words)

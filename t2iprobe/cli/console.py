@@ -1,4 +1,4 @@
-"""Where things are printed: the answer on stdout, everything else on stderr."""
+"""Where output goes: the answer to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-WIDTH = 120  # where there is no terminal to ask
+WIDTH = 120  # used if there is no terminal to ask
 
 answers = Console(width=None if sys.stdout.isatty() else WIDTH)
 notes = Console(stderr=True)
@@ -30,12 +30,12 @@ class Format(StrEnum):
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on stdout."""
+    """Print one JSON object on stdout."""
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
 
 
 def print_methods(kinds: Mapping[str, Any], format: Format) -> None:
-    """What ``--method list`` shows: the name of each and its ``summary``."""
+    """Print what ``--method list`` shows: the name of each method and its ``summary``."""
     if format is Format.json:
         print_json({"methods": {name: kind.summary for name, kind in kinds.items()}})
         return
@@ -47,7 +47,7 @@ def print_methods(kinds: Mapping[str, Any], format: Format) -> None:
 
 @contextmanager
 def silent(asked: bool = True) -> Iterator[None]:
-    """Nothing on stderr for the length of a ``with``: no plan, no notes, no bar."""
+    """Print nothing on stderr within a ``with`` block: no plan, no notes, no progress bar."""
     before, notes.quiet = notes.quiet, asked or notes.quiet
     try:
         yield
@@ -57,7 +57,7 @@ def silent(asked: bool = True) -> Iterator[None]:
 
 @contextmanager
 def libraries_quiet() -> Iterator[None]:
-    """Third-party chatter off; our own warnings as one line each on stderr."""
+    """Silence third-party output, and print each of our own warnings as one line on stderr."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")

@@ -1,15 +1,15 @@
-"""What a command takes, in words, and when it has to be agreed to."""
+"""What a command takes, in words, and when the user has to agree to it."""
 
 from __future__ import annotations
 
 from t2iprobe.cli.parse import size_text
 from t2iprobe.core.errors import ConfigError
 
-HOURS, BYTES = 4.0, 20e9  # more than this wants --yes
+HOURS, BYTES = 4.0, 20e9  # anything above this needs --yes
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: ``40 s``, ``12 min``, ``3.5 h``."""
+    """Seconds in readable form: ``40 s``, ``12 min``, ``3.5 h``."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
@@ -19,14 +19,14 @@ def agree(yes: bool, seconds: float, size: float = 0, *, most: float = BYTES, hi
     """Refuse what is long or large, unless ``--yes`` was given.
 
     Args:
-        yes: whether it was.
-        seconds: the estimated time, 0 where it is not known.
+        yes: whether ``--yes`` was given.
+        seconds: the estimated time, 0 if it is not known.
         size: bytes on disk.
-        most: bytes from which on it is large.
+        most: number of bytes from which the work counts as large.
         hint: what else could be done.
 
     Raises:
-        ConfigError: it is, and was not.
+        ConfigError: it is long or large, and ``--yes`` was not given.
     """
     if yes or (seconds <= HOURS * 3600 and size <= most):
         return

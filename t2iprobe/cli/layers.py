@@ -1,4 +1,4 @@
-"""Which layers a command works on: ``--layers``, or those that a run found (``--from``)."""
+"""Which layers a command works on: those of ``--layers``, or those that a run found (``--from``)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def chosen(model: Model, layers: str | None, run: Path | None) -> tuple[int, ...
         run: ``--from``, a run folder.
 
     Raises:
-        ConfigError: neither or both are given, they are out of range, or the run is of another architecture, is not
-            finished, or found nothing.
+        ConfigError: neither or both are given, the layers are out of range, or the run belongs to another
+            architecture, is not finished, or found nothing.
     """
     if (layers is None) == (run is None):
         raise ConfigError(
@@ -40,7 +40,7 @@ def found_by(run: Path, model: Model) -> tuple[int, ...]:
     """The layers that a finished run found.
 
     Raises:
-        ConfigError: it is of another architecture, is not finished, or found nothing.
+        ConfigError: the run belongs to another architecture, is not finished, or found nothing.
     """
     from t2iprobe.core.runs import runfolder
 
@@ -60,7 +60,7 @@ def found_by(run: Path, model: Model) -> tuple[int, ...]:
 
 
 def _finding(run: Path, manifest: dict[str, Any]) -> tuple[int, ...]:
-    """What the manifest says."""
+    """What the manifest says was found."""
     finding = manifest.get("finding")
     if finding is None and "localizer" not in manifest.get("settings", {}):
         raise ConfigError(f"{run} holds no localization; name what `t2iprobe localize` made, or layers with --layers")

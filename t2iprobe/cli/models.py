@@ -1,4 +1,4 @@
-"""Which model a command means: ``--arch`` alone is the embedded one."""
+"""Which model a command means; ``--arch`` alone means the embedded one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from t2iprobe.core.option_groups import ModelOptions
     from t2iprobe.registry.manager import Plugins
 
-#: what the real one is called, for the hint
+#: names of the published models, for the hint
 PUBLISHED = {
     "sd3": "stabilityai/stable-diffusion-3-medium-diffusers",
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
@@ -43,7 +43,7 @@ def reference(arch: str | None, model: str | None, plugins: Plugins) -> str:
 
 
 def _absent(arch: str, present: list[str], recipes: list[str]) -> str:
-    """What to do where an architecture has no embedded model in this installation."""
+    """A hint what to do if an architecture has no embedded model in this installation."""
     here = f"there are some for {', '.join(present)}" if present else "there is none at all"
     ways = [
         f"name one: --model {PUBLISHED.get(arch, 'REF')}",
@@ -53,7 +53,7 @@ def _absent(arch: str, present: list[str], recipes: list[str]) -> str:
 
 
 def say_embedded(arch: str | None, ref: str) -> None:
-    """What a default stands for, on stderr."""
+    """Say on stderr which model a default stands for."""
     notes.print(
         f"model: the embedded [bold]{ref}[/], a tiny trained one with a known answer; "
         f"the real one: --model {PUBLISHED.get(arch or '', 'REF')}",
@@ -62,11 +62,11 @@ def say_embedded(arch: str | None, ref: str) -> None:
 
 
 def load(asked: ModelOptions, plugins: Plugins, upscaler: str | None = None) -> Model:
-    """The model that is asked for; an embedded default is said on stderr.
+    """The model that is asked for; if it is an embedded default, stderr says so.
 
     Raises:
-        ConfigError: no model is named, or it is of another architecture than ``--arch``.
-        ModelError: it cannot be loaded.
+        ConfigError: no model is named, or its architecture is not ``--arch``.
+        ModelError: the model cannot be loaded.
     """
     ref = reference(asked.arch, asked.model, plugins)
     if asked.model is None:
@@ -80,7 +80,7 @@ def check_arch(model: Model, arch: str | None) -> None:
     """Refuse a model of another architecture than was asked for.
 
     Raises:
-        ConfigError: they differ.
+        ConfigError: the architectures differ.
     """
     if arch is not None and model.adapter.name != arch:
         kind = type(model.pipeline).__name__

@@ -1,4 +1,4 @@
-"""Options of how a command runs and prints; what it works on is in :mod:`t2iprobe.core.option_groups`."""
+"""Options for how a command runs and prints; those for what it works on are in :mod:`t2iprobe.core.option_groups`."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ def _sized(text: str) -> str:
     return text
 
 
-Size = Annotated[str, AfterValidator(_sized)]  #: ``10GiB``, ``500MB``
+Size = Annotated[str, AfterValidator(_sized)]  #: a size such as ``10GiB`` or ``500MB``
 
 
 class PrintOptions(Options):
-    """How an answer is printed."""
+    """Options for how an answer is printed."""
 
     panel: ClassVar[str] = "Run"
     format: Format = option(Format.table, help="table, or one JSON object on stdout.")
 
 
 class AgreeOptions(PrintOptions):
-    """Whether long work may begin."""
+    """The option that lets long work begin."""
 
     yes: bool = option(False, flag="-y", help="Begin also what takes long or much disk.")
 
 
 class OutOptions(AgreeOptions):
-    """Whether a run may begin, and where it lies."""
+    """Options for whether a run may begin, and for its folder."""
 
     out: Path | None = option(None, help="Run folder; default one in runs/, named by what is asked.")
 
 
 class RunOptions(OutOptions):
-    """A run that can also be planned only."""
+    """Options of a run that can also just be planned."""
 
     plan: bool = option(
         False, help="Only say what it would take, on the published configuration of --arch; needs no weights."

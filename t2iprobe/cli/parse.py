@@ -1,4 +1,4 @@
-"""Options of the command line that are little languages: ranges, choices, near names."""
+"""Command-line options that are little languages of their own: ranges, choices, near names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "m
 
 
 def layers(text: str, count: int) -> list[int]:
-    """``3``, ``0-5``, ``1,4,9-11`` as numbers below ``count``.
+    """Layers such as ``3``, ``0-5`` or ``1,4,9-11`` as numbers below ``count``.
 
     Raises:
         ConfigError: not of this form, or out of range.
@@ -40,7 +40,7 @@ def _numbers(option: str, text: str, count: int, what: str, pattern: str, extra:
 
 
 def steps(text: str, count: int) -> range:
-    """``0:10``, ``:5``, ``4:`` or ``0:28:4`` as denoising steps, 0 at pure noise, the end left out.
+    """Denoising steps from ``0:10``, ``:5``, ``4:`` or ``0:28:4``; 0 is at pure noise, and the end is not included.
 
     Raises:
         ConfigError: not of this form, or out of range.
@@ -57,10 +57,10 @@ def steps(text: str, count: int) -> range:
 
 
 def size(text: str) -> int:
-    """``10GiB``, ``500 MB`` or ``1000`` as bytes.
+    """A size such as ``10GiB``, ``500 MB`` or ``1000`` in bytes.
 
     Raises:
-        ConfigError: not of this form.
+        ConfigError: the text does not have this form.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text, re.IGNORECASE)
     if not found:
@@ -69,7 +69,7 @@ def size(text: str) -> int:
 
 
 def size_text(count: float) -> str:
-    """Bytes for people: ``12.3 MB``."""
+    """Bytes in readable form: ``12.3 MB``."""
     power = 0
     while count >= 999.5 and power < 4:
         count, power = count / 1000, power + 1

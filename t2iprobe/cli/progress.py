@@ -12,7 +12,7 @@ from t2iprobe.cli.console import notes
 
 
 class _Rate(ProgressColumn):
-    """Pictures a second."""
+    """A column that shows pictures per second."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.1f} images/s" if task.speed else "… images/s")
@@ -20,7 +20,7 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def bar(what: str) -> Iterator[tuple[Progress, TaskID]]:
-    """A bar and its one task, whose total is told later."""
+    """A progress bar and its only task, whose total is set later."""
     columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"), _Rate())
     with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as shown:
         yield shown, shown.add_task("", total=0)
@@ -28,7 +28,7 @@ def bar(what: str) -> Iterator[tuple[Progress, TaskID]]:
 
 @contextmanager
 def progress(images: int, steps: int, what: str = "patching") -> Iterator[Callable[[int, int], None]]:
-    """Gives the ``on_step`` of a sweep."""
+    """Show a progress bar, and yield the ``on_step`` for a sweep."""
     columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"), _Rate())
     with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as bar:
         task = bar.add_task("", total=images)

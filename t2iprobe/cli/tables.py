@@ -1,4 +1,4 @@
-"""Tables of many columns: what does not fit beside each other comes below, beside what tells the rows apart."""
+"""Tables with many columns: columns that do not fit are printed below, next to those that tell the rows apart."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from rich.table import Table
 
 from t2iprobe.cli.console import answers
 
-PAD = 2  # between columns
+PAD = 2  # blanks between columns
 Rows = Sequence[Sequence[str]]
 
 
 def print_wide(heads: Sequence[str], rows: Rows, *, title: str = "", bold: str | None = None) -> None:
-    """Print a table as one or more, each as wide as the terminal at most; no head or number is cut.
+    """Print a table as one or several, none wider than the terminal; no heading or number is cut.
 
     Args:
-        heads: of the columns; they are wrapped between words.
-        rows: cells.
-        title: above the first.
-        bold: first cell of rows that stand out.
+        heads: headings of the columns, which are wrapped between words.
+        rows: the cells of each row.
+        title: title above the first table.
+        bold: first cells of the rows that are printed bold.
     """
     widths = _widths(heads, rows, answers.width)
     keys = _telling(rows)
@@ -37,7 +37,7 @@ def print_wide(heads: Sequence[str], rows: Rows, *, title: str = "", bold: str |
 
 
 def _widths(heads: Sequence[str], rows: Rows, room: int) -> list[int]:
-    """Of the columns: with whole heads where all fit, else with heads that are wrapped."""
+    """The widths of the columns: with whole headings if all fit, otherwise with wrapped headings."""
     cells = [max((cell_len(row[column]) for row in rows), default=0) for column in range(len(heads))]
     whole = [max(cell_len(head), width) for head, width in zip(heads, cells, strict=True)]
     if sum(whole) + PAD * len(whole) <= room:
@@ -47,13 +47,13 @@ def _widths(heads: Sequence[str], rows: Rows, room: int) -> list[int]:
 
 
 def _telling(rows: Rows) -> int:
-    """How many of the first columns tell the rows apart; one where none do."""
+    """How many of the first columns it takes to tell the rows apart; one if they cannot be told apart."""
     most = len(rows[0]) if rows else 1
     return next((count for count in range(1, most) if len({tuple(row[:count]) for row in rows}) == len(rows)), 1)
 
 
 def _bands(widths: Sequence[int], keys: int, room: int) -> list[list[int]]:
-    """Columns that are printed together, the first ``keys`` of them every time."""
+    """The groups of columns that are printed together; the first ``keys`` columns are in every group."""
     first = list(range(keys))
     bands = [first[:]]
     for column in range(keys, len(widths)):

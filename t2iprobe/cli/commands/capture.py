@@ -1,4 +1,4 @@
-"""``t2iprobe capture``: activations of a list of prompts, kept in a store that can be read and patched from."""
+"""``t2iprobe capture``: keeps activations of a list of prompts in a store that can be read and patched from."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def capture(asked: CaptureOptions, context: typer.Context) -> None:
 
 
 def run(asked: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
-    """Do what was asked, or find it done; the answer is the JSON object."""
+    """Do what was asked for, or find it done; returns the JSON answer."""
     from t2iprobe.core.runs import provenance, runfolder
     from t2iprobe.core.runs.engine import RunDefinition, execute
     from t2iprobe.core.runs.stop import Stop
@@ -124,7 +124,7 @@ def run(asked: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
 
 
 def _deciding(asked: CaptureOptions, ref: str, prompts: list[str]) -> dict[str, Any]:
-    """Of what was asked, what decides what is kept; where it runs and how much at once does not."""
+    """The part of the options that decides what is kept; where it runs and how much at once does not."""
     kept = ("sites", "store", "steps", "branch", "seed", "num_steps", "guidance", "resolution", "dtype", "round_bits")
     digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]
     named = {name: getattr(asked, name) for name in kept}
@@ -152,7 +152,7 @@ def _layout(asked: CaptureOptions, model: Model, generation: Generation) -> Layo
 
 
 def _planned(asked: CaptureOptions, model: Model, prompts: list[str], budget: int | None) -> CapturePlan:
-    """What will be done and what it takes, said on stderr; refused where that is more than the budget."""
+    """Say on stderr what will be done and what it takes; refuse if that exceeds the budget."""
     from t2iprobe.core.store.capture import plan
 
     generation = _generation(asked, model, prompts)
@@ -174,7 +174,7 @@ def _planned(asked: CaptureOptions, model: Model, prompts: list[str], budget: in
 
 
 def _plan_answer(plan: CapturePlan) -> dict[str, Any]:
-    """What a capture would take, as the JSON object."""
+    """What a capture would take, as the JSON answer."""
     layout = plan.layout
     return {
         "sites": len(layout.entries),
@@ -189,7 +189,7 @@ def _plan_answer(plan: CapturePlan) -> dict[str, Any]:
 def _capture(
     asked: CaptureOptions, model: Model, plan: CapturePlan, session: RunSession, there: list[int]
 ) -> dict[str, Any]:
-    """What is missing; ``there`` gets how many prompts are not."""
+    """Capture what is missing; the number of prompts that are already there is appended to ``there``."""
     from t2iprobe.cli.progress import progress
     from t2iprobe.core.store.capture import capture
 
@@ -198,7 +198,7 @@ def _capture(
     def skip(rows: int) -> None:
         there.append(rows)
         session.begin(rows, plan.layout.rows)
-        on_step(rows * steps, 0)  # the bar begins where the last run stopped
+        on_step(rows * steps, 0)  # the progress bar begins where the last run stopped
         if rows:
             notes.print(f"{rows} of {plan.layout.rows} prompts are there already", highlight=False)
 
@@ -228,13 +228,13 @@ def _where(asked: CaptureOptions) -> str | Path:
 
 
 def _complete(asked: CaptureOptions) -> ActivationStore | None:
-    """What has been captured, where nothing is missing."""
+    """What has been captured, if nothing is missing."""
     from t2iprobe.core.store.capture import RUN
     from t2iprobe.core.store.reader import ActivationStore
 
     try:
         store = ActivationStore(_where(asked), RUN)
-    except ConfigError:  # nothing yet, or removed again
+    except ConfigError:  # nothing was captured yet, or it was removed again
         return None
     return None if store.missing else store
 
@@ -259,7 +259,7 @@ def _answer(asked: CaptureOptions, store: ActivationStore, seconds: float, there
 
 
 def _facts(plan: CapturePlan) -> dict[str, Any]:
-    """Of the activations, for the manifest."""
+    """Facts about the activations, for the manifest."""
     planned = {"raw_bytes": plan.raw, "stored_bytes": plan.stored, "seconds": round(plan.seconds, 1)}
     return {"captured_dtypes": list(plan.dtypes), "planned": planned}
 

@@ -1,4 +1,4 @@
-"""``t2iprobe localize``: which layers, together, write the concept; by any registered method, as a study."""
+"""``t2iprobe localize``: finds which layers together write the concept, with any registered method, as a study."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def localize(asked: LocalizeOptions, context: typer.Context) -> None:
 
 
 def run(asked: LocalizeOptions, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
-    """Do what was asked, or find it done; the answer is the JSON object."""
-    full = question(asked, plugins)  # wrong names are said before anything heavy is imported
+    """Do what was asked for, or find it done; returns the JSON answer."""
+    full = question(asked, plugins)  # report wrong names before anything heavy is imported
     from t2iprobe.cli.commands.study import RUNS, RunLocation, start
     from t2iprobe.report.page import write_report
 
@@ -82,7 +82,7 @@ def run(asked: LocalizeOptions, plugins: Plugins, command: Sequence[str] = ()) -
 
 
 def _answer(result: StudyResult, asked: Question, plugins: Plugins) -> dict[str, Any]:
-    """The JSON object."""
+    """The answer as a JSON object."""
     from t2iprobe.core.planted import planted_layers
     from t2iprobe.core.study.result import finding_as_json
 

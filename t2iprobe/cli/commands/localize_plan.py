@@ -1,6 +1,6 @@
-"""What a localization would take, on the published configuration of an architecture: no weights are needed.
+"""What a localization would take on the published configuration of an architecture; no weights are needed.
 
-The method searches a simulated model of as many layers, heads and steps, so what it asks is counted, not guessed.
+The method searches a simulated model with as many layers, heads and steps, so its questions are counted, not guessed.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 
-EXPECTED = (1, 3)  # layers that share the answer of a rehearsal
+EXPECTED = (1, 3)  # numbers of layers that share the answer in a rehearsal
 
 
 class _Scheduler:
-    """Makes as many steps as it is asked for: which one a model has is known with its files only."""
+    """Makes as many steps as it is asked for, because a model's real scheduler is known only from its files."""
 
     config: ClassVar[Mapping[str, Any]] = {}
     timesteps: range = range(0)
@@ -51,10 +51,10 @@ class _Scheduler:
 
 @dataclass
 class _Rehearsal(Simulation):
-    """A simulated model whose pictures cost what those of a real one do.
+    """A simulated model whose pictures cost as much as a real model's.
 
     Args:
-        renderer: knows the cost; makes nothing.
+        renderer: knows the cost, but makes no pictures.
     """
 
     renderer: Renderer = field(kw_only=True)
@@ -66,7 +66,7 @@ class _Rehearsal(Simulation):
     def measure(
         self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None
     ) -> Iterator[TrialResult]:
-        """See :class:`~t2iprobe.core.sweep.Evaluator`; calls and rows are those of whole batches."""
+        """See :class:`~t2iprobe.core.sweep.Evaluator`; calls and rows are counted for whole batches."""
         for chunk in self.renderer.chunks(asks):
             spent = self.cost(chunk)
             for ask in chunk:
@@ -76,7 +76,7 @@ class _Rehearsal(Simulation):
 
 
 class _Expected(InMemoryResults):
-    """Has gradients and attention ready: those that name the layers which are expected."""
+    """Holds ready-made gradients and attention that point to the expected layers."""
 
     def __init__(self, layers: int, expected: Sequence[int]) -> None:
         super().__init__()
@@ -88,10 +88,10 @@ class _Expected(InMemoryResults):
 
 
 def planned(asked: Question, arch: str | None, paper: LocalizePreset | None, plugins: Plugins) -> dict[str, Any]:
-    """The JSON object.
+    """The plan as a JSON object.
 
     Raises:
-        ConfigError: something is not known that the cost depends on, or does not fit.
+        ConfigError: something that the cost depends on is not known or does not fit.
     """
     settings = asked.sampling
     if arch is None:
@@ -114,7 +114,7 @@ def planned(asked: Question, arch: str | None, paper: LocalizePreset | None, plu
 
 
 def _pairs(asked: Question, paper: LocalizePreset | None, plugins: Plugins) -> list[Pair]:
-    """Those that are there to be read; of a preset without its files as many as the paper had."""
+    """The pairs that can be read; for a preset without its files, as many as the paper had."""
     if asked.prompt_set is None and asked.pairs is None and asked.source is None and paper is not None:
         return [Pair(f'"A{one}"', f'"B{one}"', asked.seed, f"A{one}", f"B{one}") for one in range(asked.limit or 0)]
     from t2iprobe.registry.studies import PAIRS
@@ -123,10 +123,10 @@ def _pairs(asked: Question, paper: LocalizePreset | None, plugins: Plugins) -> l
 
 
 def announce(ready: Ready, pairs: int, cost: Cost) -> None:
-    """The plan of a real run: of a search, whose first questions say little, what it takes in all.
+    """Say the plan of a real run; for a search, whose first questions say little, what it takes in all.
 
     Raises:
-        ConfigError: it is long or large, and not agreed to.
+        ConfigError: the run is long or large, and was not agreed to.
     """
     plan, model = ready.plan, ready.bench.model
     assert model is not None
@@ -148,7 +148,7 @@ def announce(ready: Ready, pairs: int, cost: Cost) -> None:
 
 
 def _rehearsed(ready: Ready, model: Model, count: int) -> Cost:
-    """What the search takes where so many layers, far apart, share the answer."""
+    """What the search takes if this many layers, far apart, share the answer."""
     expected = sorted({round(model.layers * (one + 0.5) / count - 0.5) for one in range(count)})
     plan = ready.plan
     asked = [pair for number, pair in enumerate(plan.pairs) if number not in plan.set_aside]
@@ -158,19 +158,19 @@ def _rehearsed(ready: Ready, model: Model, count: int) -> Cost:
 
 
 def rehearses(method: Localizer) -> bool:
-    """Whether the plan of a real run is a rehearsal."""
+    """Whether the plan of a real run comes from a rehearsal."""
     return method.searches and _can_rehearse(method)
 
 
 def _can_rehearse(method: Localizer) -> bool:
-    """Whether it asks the simulated model only."""
+    """Whether the method asks only the simulated model."""
     return not method.needs_model or isinstance(method, RankingLocalizer)
 
 
 def _lab(
     asked: Question, model: Model, expected: Sequence[int], pairs: Sequence[Pair], method: Localizer
 ) -> TrialRunner:
-    """Where the method rehearses; a batch is as large as it would be."""
+    """The surroundings in which the method rehearses, with batches as large as they would be."""
     from t2iprobe.registry.studies import tail
 
     settings = asked.sampling

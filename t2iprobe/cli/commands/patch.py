@@ -1,4 +1,4 @@
-"""``t2iprobe patch``: one layer at a time, the text keys and values of the target's run in the source's."""
+"""``t2iprobe patch``: puts the text keys and values of the target's run into the source's, one layer at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class PatchOptions(RunOptions, SearchOptions):
-    """The options of ``t2iprobe patch``: those of a search by ``single``."""
+    """The options of ``t2iprobe patch``, which are those of a search by ``single``."""
 
     pairs_by_default: ClassVar[int] = 8
     pairs_of_a_file: ClassVar[int | None] = None
@@ -64,7 +64,7 @@ def patch(asked: PatchOptions, context: typer.Context) -> None:
 
 
 def run(asked: PatchOptions, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
-    """Do what was asked, or find it done; the answer is the JSON object."""
+    """Do what was asked for, or find it done; returns the JSON answer."""
     from t2iprobe.cli.commands import patch_report
     from t2iprobe.cli.commands.study import RUNS, RunLocation, start
     from t2iprobe.cli.models import say_embedded
@@ -82,7 +82,7 @@ def run(asked: PatchOptions, plugins: Plugins, command: Sequence[str] = ()) -> d
 
 
 def told(ready: Ready, pairs: int, cost: Cost) -> None:
-    """One line on stderr: what will be done, how long it takes, what it needs; long work is to be agreed to."""
+    """Say on one line on stderr what will be done, how long it takes and what it needs; long work needs consent."""
     from t2iprobe.core.study.context import usual_batch
 
     model, settings = ready.bench.model, ready.settings
@@ -105,7 +105,7 @@ def told(ready: Ready, pairs: int, cost: Cost) -> None:
 
 
 def memory(model: Model, probe: CostProbe, rows: int) -> str:
-    """What a batch of ``rows`` needs, to one digit: it was measured on a smaller one."""
+    """The memory that a batch of ``rows`` needs, to one digit because it was measured on a smaller batch."""
     weights = f"memory {model.weight_bytes / 1e6:,.0f} MB for weights"
     if not probe.bytes_an_image:
         return weights

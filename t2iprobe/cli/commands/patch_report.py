@@ -1,4 +1,4 @@
-"""What ``t2iprobe patch`` answers: the JSON object, the table, and the files beside the study's own."""
+"""The answer of ``t2iprobe patch``: the JSON object, the table, and the files next to the study's own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ANSWER = "result.json"
 
 
 def answer_of(result: StudyResult, asked: Question, plugins: Plugins) -> dict[str, Any]:
-    """The JSON object."""
+    """The answer as a JSON object."""
     from t2iprobe.core.planted import planted_layers
 
     assert result.finding is not None
@@ -55,7 +55,7 @@ def answer_of(result: StudyResult, asked: Question, plugins: Plugins) -> dict[st
 
 
 def _patched(result: StudyResult) -> list[Trial]:
-    """The trials but for the unpatched source and target, which were asked first."""
+    """The trials without the unpatched source and target, which were asked first."""
     return result.trials[2:]
 
 
@@ -74,7 +74,7 @@ def _layer(index: int, row: Mapping[str, Any], result: StudyResult) -> dict[str,
 
 
 def kept(result: StudyResult) -> dict[str, Any] | None:
-    """The answer that is there already, which is written last.
+    """The answer, if it is there already; it is the last thing to be written.
 
     Raises:
         DamagedError: it is not what was written.
@@ -87,7 +87,7 @@ def kept(result: StudyResult) -> dict[str, Any] | None:
 
 
 def write(result: StudyResult, answer: Mapping[str, Any]) -> None:
-    """Contact sheet, bar plot, pictures and then the answer, beside the study's own files.
+    """Write contact sheet, bar plot, pictures and then the answer next to the study's own files.
 
     Raises:
         StoreError: the disk is full or gone.
@@ -123,7 +123,7 @@ def write(result: StudyResult, answer: Mapping[str, Any]) -> None:
 
 
 def _scale(row: Mapping[str, Any], gap: Mapping[str, Any]) -> Interval:
-    """The interval of the answer in the unit of the score; a point where there is none."""
+    """The interval of the answer in the unit of the score; a point if there is no interval."""
     from t2iprobe.core.statistics import Interval
 
     mean, low, high = row["response"]
@@ -140,7 +140,7 @@ def _picture(result: StudyResult, label: str, pair: int) -> Image:
 
 
 def show(answer: Mapping[str, Any]) -> None:
-    """Table and sentence on stdout."""
+    """Print table and sentence on stdout."""
     score = answer["score"]
     table = Table(
         box=None,

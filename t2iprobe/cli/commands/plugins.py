@@ -1,4 +1,4 @@
-"""``t2iprobe plugins``: every plugin found, used or not, and why."""
+"""``t2iprobe plugins``: lists every plugin found, whether it is used, and if not, why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``t2iprobe localize`` and ``t2iprobe patch`` have in common: the options, and the study that these ask for."""
+"""What ``t2iprobe localize`` and ``t2iprobe patch`` share: the options, and the study that these ask for."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ HELD_OUT = 4
 
 
 class SearchOptions(StudyOptions):
-    """A question about layers; what is given of the scope goes to the localizer as a setting."""
+    """A question about layers; whatever is given of the scope is passed to the localizer as a setting."""
 
     panel: ClassVar[str] = "Search"
     pairs_by_default: ClassVar[int] = 12
-    pairs_of_a_file: ClassVar[int | None] = 12  #: by default; ``None`` takes all
+    pairs_of_a_file: ClassVar[int | None] = 12  #: default number; ``None`` takes all
 
     layers: Numbers | None = option(None, help="Text-attention layers, such as 0-23 or 3,5; default all.")
     sites: str | None = option(
@@ -41,15 +41,15 @@ class SearchOptions(StudyOptions):
 
     @property
     def localizer(self) -> str:
-        """The name of the method."""
+        """The name of the localization method."""
         return "single"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Of the method.
+        """The settings of the method.
 
         Raises:
-            ConfigError: one is given in two ways.
+            ConfigError: a setting is given in two ways.
         """
         scope = self.given(*SCOPE)
         twice = next((name for name in scope if name in self.set), None)
@@ -62,7 +62,7 @@ def check(asked: SearchOptions, plugins: Plugins) -> None:
     """Refuse wrong names before the models' libraries are imported, which takes seconds.
 
     Raises:
-        ConfigError: no such concept, reader or method, or a setting that the method does not take.
+        ConfigError: there is no such concept, reader or method, or the method does not take a setting.
     """
     from t2iprobe.core.concepts import concept_named
 
@@ -73,15 +73,15 @@ def check(asked: SearchOptions, plugins: Plugins) -> None:
 
 
 def question(asked: SearchOptions, plugins: Plugins, *, dry: bool = False) -> Question:
-    """The same with names looked up, the preset filled in and defaults made numbers.
+    """The question that the options ask, with names looked up, the preset filled in and defaults turned into numbers.
 
     Args:
-        asked: what was given.
+        asked: the options as they were given.
         plugins: where names are looked up.
-        dry: for a plan, which needs no prompt files.
+        dry: whether it is only for a plan, which needs no prompt files.
 
     Raises:
-        ConfigError: something in it cannot be.
+        ConfigError: something in it is impossible.
     """
     from t2iprobe.cli.models import reference
 
@@ -101,10 +101,10 @@ def question(asked: SearchOptions, plugins: Plugins, *, dry: bool = False) -> Qu
 
 
 def planned(asked: SearchOptions, plugins: Plugins) -> dict[str, Any]:
-    """What it would take, on the published configuration; the JSON object.
+    """What it would take on the published configuration, as a JSON object.
 
     Raises:
-        ConfigError: something is not known that the cost depends on, or does not fit.
+        ConfigError: something that the cost depends on is not known or does not fit.
     """
     from t2iprobe.cli.commands import localize_plan
     from t2iprobe.cli.models import PUBLISHED
@@ -117,7 +117,7 @@ def planned(asked: SearchOptions, plugins: Plugins) -> dict[str, Any]:
 
 
 def print_plan(plan: dict[str, Any], format: Format) -> None:
-    """What a run would take, on stdout."""
+    """Print on stdout what a run would take."""
     if format is Format.json:
         print_json(plan)
         return
@@ -127,17 +127,17 @@ def print_plan(plan: dict[str, Any], format: Format) -> None:
 
 
 def paper_of(asked: SearchOptions) -> LocalizePreset | None:
-    """The paper's settings for the architecture, where both are given."""
+    """The paper's settings for the architecture, if both preset and architecture are given."""
     from t2iprobe.plugins.localization.presets import preset
 
     return preset(asked.preset, asked.arch) if asked.preset and asked.arch else None
 
 
 def _limit(asked: SearchOptions, full: SearchOptions, plugins: Plugins) -> int:
-    """How many pairs; a file of pairs may have fewer than are taken by default or by the preset.
+    """How many pairs to take; a file of pairs may have fewer than the default or the preset.
 
     Raises:
-        ConfigError: it has fewer than were asked for, or cannot be read.
+        ConfigError: the file has fewer than were asked for, or cannot be read.
     """
     from t2iprobe.core.pairs import pairs_from_csv
 
@@ -152,7 +152,7 @@ def _limit(asked: SearchOptions, full: SearchOptions, plugins: Plugins) -> int:
 
 
 def _held_out(asked: SearchOptions, limit: int) -> int:
-    """How many pairs are held out: a third by default, as one or two would confirm nothing."""
+    """How many pairs are held out: a third by default, because one or two would confirm nothing."""
     if asked.held_out is not None:
         return asked.held_out
     third = min(HELD_OUT, limit // 3)
@@ -160,7 +160,7 @@ def _held_out(asked: SearchOptions, limit: int) -> int:
 
 
 def _paper_settings(asked: SearchOptions, plugins: Plugins) -> dict[str, str]:
-    """Of the method: injection, where the paper has it and the method takes what is patched as a setting."""
+    """The paper's settings of the method: injection, if the paper uses it and the method has such a setting."""
     from t2iprobe.core.names import choice
 
     paper = paper_of(asked)
@@ -171,10 +171,10 @@ def _paper_settings(asked: SearchOptions, plugins: Plugins) -> dict[str, str]:
 
 
 def _preset(asked: SearchOptions, dry: bool) -> dict[str, Any]:
-    """The paper's settings, where asked for; what is given beside it goes first.
+    """The paper's settings, if they are asked for; other options that are given take precedence.
 
     Raises:
-        ConfigError: no such preset, or what it needs is not given.
+        ConfigError: there is no such preset, or something that it needs is not given.
     """
     from t2iprobe.core.names import choice
     from t2iprobe.plugins.localization.presets import PAIRS as PAPER_PAIRS

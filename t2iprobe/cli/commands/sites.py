@@ -1,4 +1,4 @@
-"""``t2iprobe sites``: the text-attention layers of a model with their parameter counts, or all its sites."""
+"""``t2iprobe sites``: lists the text-attention layers of a model with their parameter counts, or all its sites."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def sites(asked: SitesOptions, context: typer.Context) -> None:
 
 
 def _subject(arch: str | None, model: str | None, full_size: bool) -> tuple[Adapter, Any, str]:
-    """The adapter, a pipeline (or a stand-in that has the denoiser only) and its name."""
+    """The adapter, the pipeline (or a stand-in that has only the denoiser) and its name."""
     from t2iprobe.cli.models import check_arch, reference
     from t2iprobe.registry.manager import Plugins
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look after what runs have kept: sizes, integrity, garbage, export.", no_args_is_help=True)
 
-STUDY = "study.zarr"  # in a run folder
+STUDY = "study.zarr"  # the store's name in a run folder
 
 
 class StoreOptions(PrintOptions):
@@ -97,7 +97,7 @@ def _info_of_run(path: Path, format: Format) -> None:
 
 
 def _study(root: Any) -> dict[str, Any] | None:
-    """What a study has left in a store; ``None`` where none has been there."""
+    """What a study has left in a store; ``None`` if there was no study."""
     from t2iprobe.core.study import arrays
     from t2iprobe.core.study.stored_results import RecordedResults
 
@@ -165,7 +165,7 @@ def verify(asked: StoreOptions, context: typer.Context) -> None:
     files, count = _damaged_files(folder) if folder is not None else ([], 0)
     known, report = {name for name, _ in files}, StoreReport()
     for store, place in _stores_of(asked.path):
-        if f"{place}zarr.json" not in known:  # else it cannot even be opened
+        if f"{place}zarr.json" not in known:  # if it is damaged, the store cannot even be opened
             found = look(store)
             report.chunks, report.bytes = report.chunks + found.chunks, report.bytes + found.bytes
             report.unfinished |= found.unfinished
@@ -191,7 +191,7 @@ def verify(asked: StoreOptions, context: typer.Context) -> None:
 
 
 def _damaged_files(folder: Path) -> tuple[list[tuple[str, str]], int]:
-    """Of a run and of those within it; and how many files were compared."""
+    """The damaged files of a run and of the runs within it, and how many files were compared."""
     from t2iprobe.core.errors import DamagedError
     from t2iprobe.core.runs import checksums, runfolder
     from t2iprobe.core.runs.status import state_of
@@ -209,7 +209,7 @@ def _damaged_files(folder: Path) -> tuple[list[tuple[str, str]], int]:
 
 
 def _stores_of(path: str) -> Iterator[tuple[str, str]]:
-    """The stores of a run and of those within it, and where each lies below the run's folder."""
+    """The stores of a run and of the runs within it, and where each one is below the run's folder."""
     if (store := _store_of(path)) is not None:
         yield store, f"{STUDY}/"
     folder = _run_folder(path)
@@ -219,7 +219,7 @@ def _stores_of(path: str) -> Iterator[tuple[str, str]]:
 
 
 def _store_of(path: str) -> str | None:
-    """The store of a run, or what is one itself; ``None`` where a run has none.
+    """The store of a run, or the path itself if it is a store; ``None`` if a run has none.
 
     Raises:
         ConfigError: there is neither.
@@ -285,11 +285,11 @@ def rm(asked: RemoveOptions, context: typer.Context) -> None:
 
 
 def _remove_run(path: str, yes: bool) -> dict[str, int]:
-    """A run folder with everything; links in it are removed, not what they lead to.
+    """Remove a run folder with everything in it; links are removed, but not what they lead to.
 
     Raises:
-        ConfigError: it is none, or nobody agreed.
-        LockedError: a process is at it.
+        ConfigError: it is not a run folder, or nobody agreed.
+        LockedError: a process is working on it.
     """
     import shutil
 
@@ -322,7 +322,7 @@ def _confirm(found: dict[str, int], what: str, yes: bool) -> None:
 
 @contextmanager
 def _held(path: str) -> Iterator[None]:
-    """The lock of a run folder, or of a store elsewhere: nothing may be writing."""
+    """Hold the lock of a run folder, or of a store elsewhere, so that nothing else can be writing."""
     from t2iprobe.core.runs.lock import claim, lock
 
     folder = _run_folder(path)
@@ -331,7 +331,7 @@ def _held(path: str) -> Iterator[None]:
 
 
 def _run_folder(path: str) -> Path | None:
-    """The folder of a run that a path is, or that its store lies in."""
+    """The run folder that a path is, or that contains it if it is a store."""
     if "://" in path:
         return None
     folder = Path(path)
@@ -340,7 +340,7 @@ def _run_folder(path: str) -> Path | None:
 
 
 def _sweep_parts(path: str) -> dict[str, int]:
-    """Files and folders in a run folder that a kill left before they were whole."""
+    """Remove files and folders that a killed process left unfinished in a run folder."""
     import shutil
 
     from t2iprobe.core.runs.files import parts

@@ -1,4 +1,4 @@
-"""``t2iprobe study``: runs that survive anything. Start one, see how far it is, go on with it."""
+"""``t2iprobe study``: runs that survive interruptions. Start one, see how far it is, go on with it."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 RUNS = Path("runs")
-NONE = "–"  # in place of what a run does not have
+NONE = "–"  # shown in place of what a run does not have
 COLUMNS = ("run", "state", "kind", "model", "kept", "started", "size")
 
 
 class StudyFile(SearchOptions):
-    """What a study file may say: the options of ``t2iprobe localize``, and where it runs."""
+    """What a study file may contain: the options of ``t2iprobe localize``, and where to run."""
 
     pairs_by_default: ClassVar[int] = 8
     pairs_of_a_file: ClassVar[int | None] = None
@@ -61,7 +61,7 @@ class StudyFile(SearchOptions):
 
 
 class ExecutionOptions(Options):
-    """Where a study is measured."""
+    """Options that say where a study is measured."""
 
     executor: str = option("local", help="Where it is measured: local, or ray (an extra, t2iprobe[ray]).")
     ray_address: str | None = option(
@@ -72,7 +72,7 @@ class ExecutionOptions(Options):
     )
 
     def location(self, yes: bool) -> RunLocation:
-        """Where, and whether it may be long."""
+        """Where it runs, and whether it may take long."""
         return RunLocation(self.executor, self.ray_address, self.workers, yes)
 
 
@@ -103,7 +103,7 @@ class StudyListOptions(PrintOptions):
 
 @dataclass(frozen=True)
 class RunLocation:
-    """Where and whether to run."""
+    """Where to run, and whether to."""
 
     executor: str = "local"
     address: str | None = None
@@ -122,11 +122,11 @@ class Ready:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Of the generation."""
+        """The settings of the generation."""
         return self.plan.question.sampling
 
 
-Say = Callable[[Ready, int, "Cost"], None]  # of how many pairs, at what cost
+Say = Callable[[Ready, int, "Cost"], None]  # is told the study, its number of pairs and its cost
 
 
 @app.command()
@@ -210,7 +210,7 @@ def status(asked: StatusOptions, context: typer.Context) -> None:
 
 
 def _reason(key: str, answer: dict[str, Any]) -> str:
-    """Why there is no such value."""
+    """The reason why a value is not available."""
     if key in ("ended", "sentence") and answer["state"] != "finished":
         return f"the run is {answer['state']}"
     return f"{answer['kind'] or 'a run of this kind'} keeps none"
@@ -266,19 +266,19 @@ def start(
     arch: str | None = None,
     say: Say | None = None,
 ) -> StudyResult:
-    """Run a study or go on with it.
+    """Run a study, or go on with it.
 
-    Everything that can be refused is looked at before the model is loaded, and that before the folder is made.
+    Everything that can be refused is checked before the model is loaded, which happens before the folder is made.
 
     Args:
         plugins: where names are looked up.
         asked: the study.
-        path: its folder.
-        where: it runs.
-        command: what asked for it, word by word.
-        arch: the architecture that the model has to be of.
-        say: tells the plan before the first pictures, and may refuse it; default in a line on stderr, of a search
-            with what a rehearsal takes.
+        path: the study's folder.
+        where: where it runs.
+        command: the command that asked for it, word by word.
+        arch: the architecture that the model must have.
+        say: says the plan before the first pictures, and may refuse it; by default one line on stderr, which for a
+            search says what a rehearsal takes.
     """
     from t2iprobe.cli.models import check_arch
     from t2iprobe.core.runs import runfolder
@@ -344,7 +344,7 @@ def _bench(plugins: Plugins, plan: PlannedStudy, where: RunLocation, stop: Stop)
 
 @dataclass
 class _Bar:
-    """Progress in pictures; a localizer may ask more than once, so the total grows."""
+    """Progress in pictures; a localizer may ask more than once, so the total can grow."""
 
     progress: Progress
     task: TaskID
@@ -363,7 +363,7 @@ class _Bar:
         self.progress.update(self.task, completed=self.done)
 
     def measured(self, answer: TrialResult) -> None:
-        """Where no steps are told, as on a cluster, pictures count as they come."""
+        """Count pictures as they come where no steps are reported, as on a cluster."""
         if not self.within:
             self.done += len(answer.scores)
             self.progress.update(self.task, completed=self.done)
@@ -388,14 +388,14 @@ def _watched(ready: Ready, stop: Stop, say: Say) -> Iterator[StudyCallbacks]:
 
 
 def _teller(bench: StudyContext, plan: PlannedStudy) -> Say:
-    """What tells the plan: of a search, whose first questions are few of all, a rehearsal."""
+    """What says the plan; for a search, whose first questions are only few of all, this is a rehearsal."""
     from t2iprobe.cli.commands.localize_plan import announce, rehearses
 
     return announce if bench.model is not None and rehearses(plan.localizer) else _plan
 
 
 def _plan(ready: Ready, pairs: int, cost: Cost) -> None:
-    """One line on stderr before the first pictures; refuses what is long or large without ``--yes``."""
+    """Print the plan on one line on stderr before the first pictures; refuse long or large work without ``--yes``."""
     plan, model, settings = ready.plan, ready.bench.model, ready.settings
     size, seconds = cost.images * ready.bench.image_bytes, 0.0
     said = f"disk at most {size_text(size)} in {plan.question.store or ready.path}"
@@ -414,7 +414,7 @@ def _plan(ready: Ready, pairs: int, cost: Cost) -> None:
 
 
 def _said(state: State) -> dict[str, Any]:
-    """Of a run folder, as the JSON object; of a study the answers that are kept, also where nobody noted them."""
+    """The JSON answer about a run folder; for a study it counts the kept answers, even if they were not noted."""
     from t2iprobe.core.runs import runfolder
 
     if state.error:
@@ -440,7 +440,7 @@ def _said(state: State) -> dict[str, Any]:
 
 
 def _counts(path: Path, settings: Mapping[str, Any]) -> dict[str, int | None]:
-    """Pairs, trials and answers that are kept; a study killed at its very start has none, a capture has no pairs."""
+    """Pairs, trials and answers that are kept; a study killed at the very start has none, a capture has no pairs."""
     from t2iprobe.core.study.result import StudyResult
 
     asked = settings.get("pairs")

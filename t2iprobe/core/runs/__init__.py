@@ -1,5 +1,5 @@
-"""Runs: their folders, and the one engine that begins them, goes on with them, stops them and says how far they are.
+"""Runs: their folders, and the one engine that starts, resumes and stops them and says how far they are.
 
-A command brings what decides its result, the work that is left, and where the parts are stored. Nothing here knows a
-method, a model's family, or what the parts are.
+A command supplies what decides its result, the work that is left, and where the parts are stored. Nothing here knows
+about methods, model families, or what the parts are.
 """

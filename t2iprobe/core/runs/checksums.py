@@ -1,4 +1,4 @@
-"""Whether files of a run are what was written: ``checksums.json`` in its folder.
+"""Checks whether files of a run still are what was written, with ``checksums.json`` in its folder.
 
 ::
 
@@ -6,9 +6,9 @@
               because a kill may come between the note and the file
     sealed    what else lay there when a session ended, see :func:`seal`; forgotten when the next one begins
 
-Chunks of Zarr stores have checksums of their own. Files that change while nobody looks carry theirs within, see
-:func:`signed`. Pages of HTML have none: nothing reads them back. Where a folder has no ``checksums.json`` (a run of an
-earlier version), nothing is compared.
+Chunks of Zarr stores have checksums of their own. Files that change in between carry their checksum inside, see
+:func:`signed`. HTML pages have none, because nothing reads them back. If a folder has no ``checksums.json`` (a run of
+an earlier version), nothing is compared.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from t2iprobe.core.runs.files import PARTS, Content, encoded, explained, write
 from t2iprobe.core.runs.lock import LOCK, lock
 
 CHECKSUMS = "checksums.json"
-OWN = "checksum"  # key of what a file says of itself
-FORMAT = "format"  # key that says that there is one
+OWN = "checksum"  # key of a file's own checksum
+FORMAT = "format"  # key that says that a file has its own checksum
 AGAIN = "delete {} and run it again"
-INSTEAD = {  # of that, for files that a run can do without
+INSTEAD = {  # advice in place of AGAIN, for files that a run can do without
     CHECKSUMS: "delete it, and files are taken as they are",
     "progress.json": "delete it, and the run goes on without knowing what it took before",
 }
-UP = 6  # folders of a run are at most so deep
+UP = 6  # folders of a run are at most this deep
 BLOCK = 1 << 20
 
 Table = dict[str, dict[str, list[str | None]]]
 
 
 def keep(folder: Path, contents: Mapping[str, Content]) -> None:
-    """Write files of a run, each whole or not at all, so that damage is noticed.
+    """Write files of a run, each whole or not at all, and note their checksums so that damage is noticed.
 
     Args:
-        folder: of the run.
-        contents: by name below it.
+        folder: the run's folder.
+        contents: contents of the files, by name below the folder.
 
     Raises:
         StoreError: the disk is full or gone.
@@ -61,7 +61,7 @@ def keep(folder: Path, contents: Mapping[str, Content]) -> None:
 
 
 def seal(folder: Path) -> None:
-    """Note everything that lies in the folder, at the end of a session.
+    """Note the checksums of everything in the folder, at the end of a session.
 
     Raises:
         StoreError: the disk is full or gone.
@@ -78,7 +78,7 @@ def seal(folder: Path) -> None:
 
 
 def unseal(folder: Path) -> None:
-    """Look at everything before a session begins, and forget what it may change.
+    """Check everything before a session begins, and forget the checksums of what the session may change.
 
     Raises:
         DamagedError: a file is not what was written.
@@ -92,11 +92,11 @@ def unseal(folder: Path) -> None:
 
 @contextmanager
 def changing(folder: Path) -> Iterator[None]:
-    """What is changed in a finished run for the length of a ``with`` is as it should be afterwards.
+    """Allow changes to a finished run within a ``with`` block; afterwards the changed files count as correct.
 
     Raises:
         DamagedError: a file is not what was written.
-        LockedError: another process changes it.
+        LockedError: another process is changing it.
     """
     with lock(folder):
         unseal(folder)
@@ -109,7 +109,7 @@ def changing(folder: Path) -> Iterator[None]:
 
 
 def damaged(folder: Path) -> Iterator[tuple[str, str]]:
-    """Files of a run that are not what was written, with the reason.
+    """The files of a run that are not what was written, with the reason for each.
 
     Raises:
         DamagedError: the table itself cannot be read.
@@ -127,12 +127,12 @@ def counted(folder: Path) -> int:
 
 
 def check(path: Path) -> Path:
-    """See that a file is what was written, where it is one of a run.
+    """Make sure that a file is what was written, if it belongs to a run.
 
     Raises:
         DamagedError: it is not.
     """
-    above = [*path.parents[:UP], *path.absolute().parents[:UP]]  # as it was named, where that says it
+    above = [*path.parents[:UP], *path.absolute().parents[:UP]]  # look first along the path as it was given
     folder = next((one for one in above if (one / CHECKSUMS).is_file()), None)
     if folder is None:
         return path
@@ -144,10 +144,10 @@ def check(path: Path) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file of a run holds.
+    """The contents of a JSON file of a run.
 
     Raises:
-        DamagedError: it is not what was written, or no JSON.
+        DamagedError: the file is not what was written, or is not JSON.
     """
     try:
         return json.loads(check(path).read_text())
@@ -158,13 +158,13 @@ def read_json(path: Path) -> Any:
 
 
 def signed(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with a checksum of itself; see :func:`unsigned`."""
+    """The contents with a checksum of themselves added; see :func:`unsigned`."""
     plain = json.loads(json.dumps(found, allow_nan=False))
     return {**plain, FORMAT: 2, OWN: _own({**plain, FORMAT: 2})}
 
 
 def unsigned(path: Path) -> dict[str, Any]:
-    """What a signed file holds; one of an earlier version has no signature.
+    """The contents of a signed file; files of earlier versions have no signature.
 
     Raises:
         DamagedError: it is not what was written.
@@ -190,7 +190,7 @@ def _error(folder: Path, name: str, reason: str) -> DamagedError:
 
 
 def _reason(path: Path, digests: list[str | None]) -> str:
-    """What is wrong with a file; nothing where it is one of the versions that may lie there."""
+    """What is wrong with a file; ``None`` if it is one of the versions that may be there."""
     if not path.is_file():
         return "" if None in digests else "is missing"
     return "" if _digest(path) in digests else "is damaged: it is not what was written"
@@ -212,7 +212,7 @@ def _write(folder: Path, table: Table) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """What is compared: no links, no chunks of Zarr, nothing that carries its own checksum."""
+    """The files that are compared: no links, no Zarr chunks, nothing that carries its own checksum."""
     for path in sorted(folder.iterdir()):
         if path.is_symlink() or path.name in (LOCK, CHECKSUMS) or path.name.endswith((PARTS, ".html")):
             continue

@@ -18,30 +18,30 @@ from t2iprobe.core.runs.lock import LOCK, claim, lock
 from t2iprobe.core.runs.stop import Stop
 
 PROGRESS = "progress.json"
-POLL = 1.0  # seconds between looks at a folder that another process has
+POLL = 1.0  # seconds between attempts to get a folder that another process holds
 EVERY = 1.0  # seconds between notes of how far a run is
 
 
 @dataclass(frozen=True)
 class RunDefinition:
-    """What a command brings; everything else is the engine's.
+    """What a command supplies to the engine, which does everything else.
 
     Args:
-        kind: of the run.
+        kind: kind of the run.
         settings: everything that decides the result; where it runs and how much at once does not.
         work: does all that is missing, unit by unit, and gives what the manifest gets at the end. It keeps each unit
             where it belongs, whole, before it says so by :meth:`RunSession.done`.
-        facts: of the model and whatever else is worth keeping.
-        arguments: as they were given.
-        plugins: versions by name.
-        unit: what is counted.
+        facts: facts about the model and whatever else is worth keeping.
+        arguments: the arguments as they were given.
+        plugins: versions of the plugins, by name.
+        unit: the word for what is counted.
         resume: how to go on, in words.
-        store: URL of the store where it is not in the folder; it is claimed.
+        store: URL of the store if it is not in the folder; the store is claimed.
         whole: whether a finished run still has everything.
-        shared: whether several processes may work at it at once, each at units of its own.
-        disposable: whether the folder goes again where the first session has kept no unit.
+        shared: whether several processes may work on the run at once, each on units of its own.
+        disposable: whether the folder is removed again if the first session has kept no unit.
         leftover: files in the folder that a finished run has no use for.
-        check: refuses a folder with a run of other settings in words of its own, before the engine does.
+        check: refuses a folder with a run of other settings, in words of its own, before the engine does.
     """
 
     kind: str
@@ -62,16 +62,16 @@ class RunDefinition:
 
 @dataclass
 class RunSession:
-    """A run that is being worked at, from its begin or from where it was interrupted.
+    """A run in progress, from its beginning or from where it was interrupted.
 
     Args:
-        run: what is done.
-        path: its folder.
-        stop: whether it shall stop.
-        found: the manifest of the session before.
-        units: how many are kept.
-        total: how many there are; ``None`` where that is not known.
-        spent: what all sessions took, by name; a killed session's as far as it had noted it.
+        run: the definition of the run.
+        path: the run's folder.
+        stop: says whether the run is to stop.
+        found: the manifest of the previous session.
+        units: how many units are kept.
+        total: how many units there are; ``None`` if that is not known.
+        spent: what all sessions took, by name; for a killed session, as far as it had noted it.
     """
 
     run: RunDefinition
@@ -81,34 +81,34 @@ class RunSession:
     units: int = 0
     total: int | None = None
     spent: dict[str, float] = field(default_factory=dict)
-    begun: bool = False  # whether the folder says so
+    begun: bool = False  # whether the manifest of this session is in the folder
 
     def __post_init__(self) -> None:
         self._began = self._noted = time.perf_counter()
         before = progress_of(self.path, self.found or {})
         self.units, self.total = before.get("done") or 0, before.get("total")
-        if not self.run.shared:  # of those that work together each counts its own
+        if not self.run.shared:  # processes that work together each count only their own
             self.spent = dict(before.get("spent", {}))
         self._seconds = self.spent.get("seconds", 0.0)
         run, given = self.run, {"arguments": self.run.arguments, "plugins": self.run.plugins}
         self.manifest = {"kind": run.kind, **provenance.begun(run.settings, run.facts, self.found, **given)}
 
     def begin(self, units: int, total: int | None = None) -> None:
-        """Say how many units are kept already, and of how many."""
+        """Say how many units are already kept, and how many there are in all."""
         self.units, self.total = units, total
 
     def done(self, units: int = 1, **spent: float) -> None:
-        """Units are kept.
+        """Report that units are kept.
 
         Args:
-            units: how many.
-            spent: what they took; added to what was spent before.
+            units: how many units.
+            spent: what they took, which is added to what was spent before.
         """
         self.units += units
         self.spend(**spent)
         if time.perf_counter() - self._noted > EVERY:
             with suppress(StoreError, LockedError), lock(self.path) if self.run.shared else nullcontext():
-                self.note()  # of a full disk the next unit will tell
+                self.note()  # if the disk is full, the next unit will report it
 
     def spend(self, **spent: float) -> None:
         """Add to the cost."""
@@ -116,10 +116,10 @@ class RunSession:
             self.spent[name] = self.spent.get(name, 0) + value
 
     def check(self) -> None:
-        """Between two units: stop where it was asked for.
+        """Stop, between two units, if that was asked for.
 
         Raises:
-            StoppedError: it was.
+            StoppedError: the run was asked to stop.
             StoreError: the folder is gone.
         """
         self.there()
@@ -127,7 +127,7 @@ class RunSession:
             raise StoppedError(f"stopped; {self.kept}: {self.run.resume}")
 
     def there(self) -> None:
-        """See that the folder is there, which whoever writes might make anew.
+        """Make sure that the folder still exists; otherwise whoever writes next might make it anew.
 
         Raises:
             StoreError: it is gone.
@@ -144,7 +144,7 @@ class RunSession:
 
     @property
     def seconds(self) -> float:
-        """That all sessions have taken so far."""
+        """The seconds that all sessions have taken so far."""
         return self._seconds + time.perf_counter() - self._began
 
     def note(self) -> None:
@@ -161,7 +161,7 @@ class RunSession:
 
     @property
     def cost(self) -> dict[str, float]:
-        """What all sessions took, those of other processes included."""
+        """What all sessions took, including those of other processes."""
         if not self.run.shared:
             return self.spent
         before = runfolder.read_manifest(self.path).get("spent", {})
@@ -169,12 +169,12 @@ class RunSession:
 
 
 def execute(run: RunDefinition, path: Path, stop: Stop | None = None) -> dict[str, Any]:
-    """Begin a run in a folder, go on with it there, or find it finished; its manifest.
+    """Begin a run in a folder, go on with it there, or find it finished; returns its manifest.
 
     Raises:
         RunExistsError: the folder has a run with other settings; nothing was touched.
-        LockedError: another process is at it.
-        StoppedError: SIGINT or SIGTERM came; what is whole is kept.
+        LockedError: another process is working on it.
+        StoppedError: SIGINT or SIGTERM was received; what is complete is kept.
         StoreError: the disk is full, or the folder was taken away.
         DamagedError: a file of the run is not what was written.
     """
@@ -183,10 +183,10 @@ def execute(run: RunDefinition, path: Path, stop: Stop | None = None) -> dict[st
     if run.shared:
         return _work(run, path, stop or Stop())
     with lock(path), claim(run.store, path):
-        found = _looked(run, path)  # once more: it may have changed until we had the lock
+        found = _looked(run, path)  # look once more: it may have changed before we had the lock
         if found is None or found["state"] != runfolder.FINISHED or not run.whole():
             found = _work(run, path, stop or Stop())
-        # whoever gets the old file's lock now finds the run finished
+        # a process that still gets the lock of the old file finds the run finished
         (path / LOCK).unlink(missing_ok=True)
     return found
 
@@ -215,7 +215,7 @@ def _work(run: RunDefinition, path: Path, stop: Stop) -> dict[str, Any]:
 
 @contextmanager
 def _moment(run: RunDefinition, path: Path) -> Iterator[None]:
-    """The folder for oneself while it is noted how far a run is; who works alone has it anyway."""
+    """Hold the folder while a run's progress is noted; a process that works alone holds it anyway."""
     with ExitStack() as held:
         while run.shared:
             try:
@@ -239,7 +239,7 @@ def _finish(session: RunSession, more: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _interrupted(session: RunSession) -> Iterator[None]:
-    """Note that an error has ended the session; where the run has just begun and kept nothing, nothing is left."""
+    """Note that an error ended the session; a disposable run that kept nothing in its first session leaves nothing."""
     path = session.path
     try:
         yield
@@ -252,7 +252,7 @@ def _interrupted(session: RunSession) -> Iterator[None]:
         if session.run.disposable and session.found is None and not session.units:
             shutil.rmtree(path, ignore_errors=True)
         else:
-            with suppress(OSError, T2IProbeError):  # a full disk: the error that is on its way says so
+            with suppress(OSError, T2IProbeError):  # the disk may be full, which the error that is being raised says
                 _note(session, error)
         if said is None:
             raise
@@ -265,12 +265,12 @@ def _note(session: RunSession, error: BaseException) -> None:
         ended = {"state": runfolder.INTERRUPTED, "ended": runfolder.now(), "error": type(error).__name__}
         noted = {"progress": session.progress, "spent": session.cost}
         runfolder.write_manifest(session.path, {**session.manifest, **noted, **ended})
-        if not session.run.shared:  # another process may be writing
+        if not session.run.shared:  # in a shared run another process may be writing
             checksums.seal(session.path)
 
 
 def _said(error: BaseException, session: RunSession) -> StoreError | None:
-    """What the system says about the folder as one sentence; ``None`` for every other error."""
+    """A system error about the folder as an error of ours, in one sentence; ``None`` for every other error."""
     path = session.path
     inside = str(getattr(error, "filename", None) or "").startswith(str(path))
     if isinstance(error, T2IProbeError) or not (is_full(error) or (isinstance(error, OSError) and inside)):
@@ -281,7 +281,7 @@ def _said(error: BaseException, session: RunSession) -> StoreError | None:
 
 
 def gone(path: Path) -> bool:
-    """Whether somebody took a run's folder away while it was worked at; whatever is written then begins a new one."""
+    """Whether a run's folder was taken away during the run; whatever is written after that would begin a new folder."""
     return not (path / runfolder.MANIFEST).is_file()
 
 
@@ -293,7 +293,7 @@ def _gone(path: Path) -> str:
 
 
 def progress_of(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """How far a run is and what it has spent: ``done``, ``total``, ``unit``, ``spent``; what is known of them.
+    """How far a run is and what it has spent: as many of ``done``, ``total``, ``unit`` and ``spent`` as are known.
 
     Raises:
         DamagedError: ``progress.json`` is not what was written.

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: :func:`write`; and what the system says about writing as one error of ours."""
+"""Files that are either whole or absent, see :func:`write`, and system errors on writing as one error of ours."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from PIL.Image import Image
 from t2iprobe.core.errors import StoreError, T2IProbeError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-NO_SPACE = "No space left on device"  # in the words of libraries that have errors of their own
-PARTS = ".part"  # how files end that are not whole yet
+NO_SPACE = "No space left on device"  # as libraries with error classes of their own put it
+PARTS = ".part"  # suffix of files that are not complete yet
 
-#: text, bytes, a picture in the format of the name, what becomes JSON, or what writes a file or folder of that name
+#: text, bytes, a picture in the name's format, a mapping for JSON, or a function that writes what has that name
 Content = str | bytes | Image | Mapping[str, Any] | Callable[[Path], object]
 
 
@@ -27,11 +27,11 @@ def write(path: Path, content: Content) -> bytes | None:
     """Replace a file (or folder), whole or not at all; a link in its place is replaced, not followed.
 
     Args:
-        path: of the file; its folder is there.
+        path: path of the file, in a folder that exists.
         content: see :data:`Content`.
 
     Returns:
-        The bytes that lie there now; ``None`` where ``content`` wrote them itself.
+        The bytes that are there now; ``None`` if ``content`` wrote them itself.
 
     Raises:
         StoreError: the disk is full or gone, or may not be written.
@@ -56,7 +56,7 @@ def write(path: Path, content: Content) -> bytes | None:
 
 
 def encoded(content: Any, name: str) -> bytes:
-    """The bytes of a file: UTF-8, JSON, or a picture in the format that ``name`` ends in."""
+    """The bytes of a file: UTF-8, JSON, or a picture in the format that the ending of ``name`` says."""
     if isinstance(content, bytes):
         return content
     if isinstance(content, Image):
@@ -75,11 +75,11 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def explained(name: str, kept: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Raise what cannot be written within the ``with`` as one sentence.
+    """Turn errors on writing within a ``with`` block into one sentence.
 
     Args:
         name: what is written.
-        kept: what stays, and how to go on, in words; asked for only then.
+        kept: gives, in words, what is kept and how to go on; called only if there is an error.
 
     Raises:
         StoreError: the disk is full or gone, or may not be written.
@@ -97,18 +97,18 @@ def explained(name: str, kept: Callable[[], str] = lambda: "") -> Iterator[None]
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether it says that there is no room on the disk."""
+    """Whether an error says that there is no room on the disk."""
     return getattr(error, "errno", None) in FULL or NO_SPACE in str(error)
 
 
 def parts(folder: Path) -> dict[Path, int]:
-    """Files and folders of a run, with their bytes, that a kill left before they were whole."""
+    """Files and folders, with their sizes in bytes, that a killed process left unfinished in a run."""
     found = [one for one in folder.rglob(f"*{PARTS}") if not one.is_symlink()]
     return {one: size_of(one) for one in found}
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; links count for nothing."""
+    """The bytes of a file, or of all files in a folder; links do not count."""
     if path.is_symlink():
         return 0
     if not path.is_dir():

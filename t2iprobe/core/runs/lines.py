@@ -1,4 +1,4 @@
-"""Files that grow by a line of JSON a unit; each line has its own checksum: :func:`append`, :func:`read`."""
+"""Files that grow by one line of JSON per unit, each with its own checksum: :func:`append`, :func:`read`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHECK = "crc32"  # key of a line's checksum; lines of earlier versions have none
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:
-    """Add a line; what a kill left of one is taken away before.
+    """Add a line, after removing the rest of a line that a killed process left.
 
     Raises:
         StoreError: the disk is full or gone.
@@ -30,7 +30,7 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Every whole line; the last one of a killed process may be cut off, and is none.
+    """Every complete line; the last line of a killed process may be cut off, and then does not count.
 
     Raises:
         DamagedError: a line is not what was written.
@@ -61,7 +61,7 @@ def _crc(line: Mapping[str, Any]) -> str:
 
 
 def _cut(file: Any) -> bool:
-    """Whether a line at the end was cut off."""
+    """Whether the line at the end was cut off."""
     size = file.seek(0, 2)
     if not size:
         return False
@@ -72,5 +72,5 @@ def _cut(file: Any) -> bool:
 
 
 def _whole(data: bytes) -> int:
-    """Bytes up to the last whole line."""
+    """The number of bytes up to the end of the last complete line."""
     return data.rfind(b"\n") + 1

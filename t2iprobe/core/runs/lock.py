@@ -1,4 +1,4 @@
-"""One writer a place: :func:`lock` a folder, :func:`claim` a store elsewhere."""
+"""One writer per place: :func:`lock` a folder, or :func:`claim` a store elsewhere."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from filelock import FileLock, Timeout
 
 from t2iprobe.core.errors import ConfigError, LockedError
 
-#: the file in the folder; it stays, because removing it would let a third process in
+#: the lock file in the folder; it stays, because removing it would let a third process in
 LOCK = ".lock"
 
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold the folder ``path``, which is made if need be, for the length of a ``with``.
+    """Hold the folder ``path`` within a ``with`` block; the folder is made if necessary.
 
-    The system lets go of it when the process ends, however it ends.
+    The system releases it when the process ends, however it ends.
 
     Raises:
         LockedError: another process holds it; the message names that process.
-        ConfigError: the file of the lock is a link.
+        ConfigError: the lock file is a link.
     """
     path.mkdir(parents=True, exist_ok=True)
     held = FileLock(path / LOCK, timeout=0)
@@ -43,7 +43,7 @@ def lock(path: Path) -> Iterator[None]:
             f"{path / LOCK} is a link, which no lock may be; delete it or choose another folder"
         ) from None
     try:
-        with suppress(OSError):  # a full disk: the lock holds without a name
+        with suppress(OSError):  # the disk may be full; the lock holds without a name too
             (path / LOCK).write_text(_process())
         yield
     finally:
@@ -51,7 +51,7 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def _holder(path: Path) -> str:
-    """Who holds a folder, as the holder wrote it down."""
+    """Who holds a folder, as noted by the holder."""
     with suppress(OSError):
         return (path / LOCK).read_text().strip() or "another process"
     return "another process"
@@ -63,18 +63,18 @@ def _process() -> str:
 
 @contextmanager
 def claim(url: str | None, folder: Path) -> Iterator[None]:
-    """Hold the store at ``url`` by an object beside it, ``URL.lock``, for the length of a ``with``.
+    """Hold the store at ``url`` within a ``with`` block, by means of an object next to it, ``URL.lock``.
 
-    A process that was killed leaves the object behind; the same run folder on the same machine takes it over, so hold
-    that folder first. Of two that begin in the same moment both may, where the file system cannot make an object only
-    if there is none.
+    A killed process leaves the object behind; the same run folder on the same machine takes it over, so hold that
+    folder first. If the file system cannot make an object only when there is none, two processes that begin at the same
+    moment may both succeed.
 
     Args:
-        url: anything fsspec knows; ``None`` claims nothing.
+        url: any URL that fsspec knows; ``None`` claims nothing.
         folder: the run folder.
 
     Raises:
-        LockedError: another run folder holds it; the message says which process, and how to let go of it.
+        LockedError: another run folder holds it; the message says which process does, and how to release it.
         ConfigError: the place is not known or cannot be reached.
     """
     if url is None:
@@ -89,17 +89,17 @@ def claim(url: str | None, folder: Path) -> Iterator[None]:
             f"{url} is being written by {error}, from another run folder; wait for it, or, if that process is gone for "
             f"good, delete {url}.lock"
         ) from None
-    except Exception as error:  # whatever the library of that file system raises
+    except Exception as error:  # the library of that file system may raise anything
         raise ConfigError(f"{url}.lock cannot be written: {str(error) or type(error).__name__}") from error
     try:
         yield
     finally:
-        with suppress(Exception):  # likewise; what was done is done
+        with suppress(Exception):  # it may raise anything here too, and the work is done anyway
             system.rm_file(path)
 
 
 def _object(url: str) -> tuple[Any, str]:
-    """The file system and the path of the object."""
+    """The file system and the path of the lock object."""
     from fsspec.core import url_to_fs
 
     try:
@@ -110,10 +110,10 @@ def _object(url: str) -> tuple[Any, str]:
 
 
 def _claim(system: Any, path: str, mine: Mapping[str, str]) -> None:
-    """Make the object, or take it over from an earlier process of the same run.
+    """Make the lock object, or take it over from an earlier process of the same run.
 
     Raises:
-        LockedError: it is another run's; the message is the process.
+        LockedError: it belongs to another run; the message is the process that holds it.
     """
     text = json.dumps(mine).encode()
     try:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs import runfolder
 
-SAMPLES = 64  # values of a tensor that are hashed
+SAMPLES = 64  # how many values of a tensor are hashed
 
 
 def facts(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a model and how it generates; what is in ``"decides"`` decides the result."""
+    """Facts about a model and how it generates; those in ``"decides"`` decide the result."""
     parts = [model.pipeline, *([model.upscaler] if model.upscaler is not None else [])]
     generation = {**model.defaults, **{key: value for key, value in settings.items() if value is not None}}
     decides = {
@@ -50,9 +50,9 @@ def begun(
     Args:
         settings: everything that decides the result.
         facts: see :func:`facts`, and whatever else is worth keeping.
-        found: the manifest of the session before, where the run goes on; it keeps when it began.
-        arguments: as they were given.
-        plugins: versions by name.
+        found: the manifest of the previous session if the run goes on; its starting time is kept.
+        arguments: the arguments as they were given.
+        plugins: versions of the plugins, by name.
     """
     return {
         "state": runfolder.RUNNING,
@@ -70,8 +70,8 @@ def begun(
 def digest(pipelines: Iterable[Any]) -> str:
     """A hash of all weights: names, shapes, dtypes, and 64 values of every tensor, evenly spaced.
 
-    It takes part of a second on ten gigabytes, and works as well for what was built or changed in memory. A training
-    step changes nearly every value, so it changes the hash; a single flipped weight may go unseen.
+    It takes a fraction of a second for ten gigabytes, and also works for models that were built or changed in memory. A
+    training step changes nearly every value, and so the hash; a single changed weight may go unnoticed.
     """
     found = hashlib.sha256()
     for name, tensor in _tensors(pipelines):
@@ -89,7 +89,7 @@ def _tensors(pipelines: Iterable[Any]) -> Iterator[tuple[str, Tensor]]:
 
 
 def _sample(tensor: Tensor) -> bytes:
-    if tensor.is_meta or not tensor.numel():  # offloaded to the disk: name and shape have to do
+    if tensor.is_meta or not tensor.numel():  # offloaded to disk: name and shape have to suffice
         return b""
     flat = tensor.detach().reshape(-1)
     chosen = torch.linspace(0, flat.numel() - 1, min(SAMPLES, flat.numel()), dtype=torch.float64).long()
@@ -97,7 +97,7 @@ def _sample(tensor: Tensor) -> bytes:
 
 
 def repository(folder: Path | None = None) -> dict[str, Any] | None:
-    """Commit, and whether files differ from it, of the git repository one works in; ``None`` where there is none."""
+    """The commit of the current git repository, and whether files differ from it; ``None`` outside a repository."""
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None
@@ -115,12 +115,12 @@ def _git(folder: Path | None, *arguments: str) -> str | None:
 
 
 def _plain() -> dict[str, str]:
-    """Reading the state of a repository must not write its index."""
+    """An environment in which reading the state of a repository does not write its index."""
     return {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
 
 
 def portable(value: Any) -> Any:
-    """The same without absolute paths: below the home folder from ``~``, others from the current folder."""
+    """The value without absolute paths: those in the home folder start with ``~``, others are made relative."""
     if isinstance(value, Mapping):
         return {key: portable(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

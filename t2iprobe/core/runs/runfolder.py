@@ -1,4 +1,4 @@
-"""The folder of a run: its manifest, and whether what lies there is the run that is asked for.
+"""The folder of a run: its manifest, and whether it holds the run that is asked for.
 
 ::
 
@@ -33,7 +33,7 @@ RUNNING, FINISHED, INTERRUPTED = "running", "finished", "interrupted"  # states 
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that decide a result."""
+    """The versions of the packages that decide a result."""
     return {name: _version(name) for name in PACKAGES}
 
 
@@ -45,16 +45,16 @@ def _version(name: str) -> str:
 
 
 def now() -> str:
-    """The time, in UTC."""
+    """The current time, in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """What a run folder says about itself.
+    """The manifest of a run folder.
 
     Raises:
-        ConfigError: there is no run; the message has near names.
-        DamagedError: its manifest is not what was written.
+        ConfigError: there is no run; the message suggests similar names.
+        DamagedError: the manifest is not what was written.
     """
     file = path / MANIFEST
     if not file.is_file():
@@ -66,7 +66,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _near(path: Path) -> str:
-    """Runs beside it that are called much the same."""
+    """Runs next to it that have similar names."""
     there = [str(one.parent) for one in path.parent.glob(f"*/{MANIFEST}")]
     return near(str(path), there) if there else "; `t2iprobe study ls` lists those in runs/"
 
@@ -81,10 +81,10 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def make(path: Path) -> None:
-    """The folder of a run.
+    """Make the folder of a run.
 
     Raises:
-        ConfigError: it cannot be made.
+        ConfigError: the folder cannot be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -93,10 +93,10 @@ def make(path: Path) -> None:
 
 
 def check(path: Path) -> None:
-    """See before long work that :func:`make` will do.
+    """Make sure, before long work, that :func:`make` will succeed.
 
     Raises:
-        ConfigError: it will not.
+        ConfigError: it will not succeed.
     """
     above = next(one for one in (path, *path.absolute().parents) if one.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
@@ -106,17 +106,17 @@ def check(path: Path) -> None:
 
 
 def existing(path: Path, settings: Mapping[str, Any], *, partly: bool = False) -> dict[str, Any] | None:
-    """The manifest of a run with the same settings in ``path``; ``None`` where there is no run.
+    """The manifest of the run in ``path``, which must have the same settings; ``None`` if there is no run.
 
     A run that is not finished may go on with another budget.
 
     Args:
-        path: of the folder.
+        path: path of the folder.
         settings: everything that decides the result.
-        partly: they are not all known yet; compare those that are.
+        partly: whether not all settings are known yet, so that only those that are get compared.
 
     Raises:
-        RunExistsError: there is a run with other settings, or something that is no run.
+        RunExistsError: there is a run with other settings, or something that is not a run.
     """
     if not path.exists() or (path.is_dir() and not any(map(_counts, path.iterdir()))):
         return None
@@ -137,7 +137,7 @@ def existing(path: Path, settings: Mapping[str, Any], *, partly: bool = False) -
 
 
 def _counts(item: Path) -> bool:
-    """Whether it makes a folder one that is not empty: what a killed process left of its beginning does not."""
+    """Whether a file makes its folder count as not empty; what a killed process left of its start does not."""
     return item.name not in (LOCK, CHECKSUMS) and not item.name.endswith(PARTS)
 
 
@@ -159,7 +159,7 @@ def _short(value: Any) -> str:
 
 
 def write_images(path: Path, folder: str, rows: Mapping[int, Sequence[Image]], trials: Sequence[str]) -> None:
-    """One PNG an image, by number of the pair, ``folder/pair-000/<trial>.png``; what is there is written over.
+    """Write one PNG per image, by number of the pair: ``folder/pair-000/<trial>.png``; existing files are overwritten.
 
     Raises:
         StoreError: the disk is full or gone.

@@ -1,4 +1,4 @@
-"""What a run folder says, of whatever kind it is: :func:`state_of`, :func:`listed`, :func:`size_of`."""
+"""What a run folder of any kind says about itself: :func:`state_of`, :func:`listed`, :func:`size_of`."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from t2iprobe.core.runs.engine import progress_of
 from t2iprobe.core.runs.files import size_of
 from t2iprobe.core.runs.lock import LOCK, lock
 
-KILLED, DAMAGED = "killed", "damaged"  # states that a manifest does not say
+KILLED, DAMAGED = "killed", "damaged"  # states that no manifest gives
 
 
 @dataclass(frozen=True)
 class State:
-    """Of a run folder.
+    """The state of a run folder.
 
     Args:
-        path: of the folder.
+        path: path of the folder.
         state: ``running``, ``finished``, ``interrupted``, ``killed`` or ``damaged``.
         kind: what made it: a localizer, a command, or what the run calls itself.
-        model: by name.
-        done, total, unit: how far it is; ``None`` where that was not noted.
-        started, ended: when.
-        sentence: of its answer.
-        bytes: of all its files.
+        model: name of the model.
+        done, total, unit: how far the run is; ``None`` if that was not noted.
+        started, ended: when it started and ended.
+        sentence: the sentence of its answer.
+        bytes: size of all its files.
         error: why it cannot be read.
     """
 
@@ -47,11 +47,11 @@ class State:
 
 
 def state_of(path: Path) -> State:
-    """How far a run is, also while it goes on.
+    """How far a run is, even while it is going on.
 
     Raises:
-        ConfigError: there is none.
-        DamagedError: what it says of itself is not what was written.
+        ConfigError: there is no run.
+        DamagedError: what it says about itself is not what was written.
     """
     manifest = runfolder.read_manifest(path)
     far = progress_of(path, manifest)
@@ -71,7 +71,7 @@ def state_of(path: Path) -> State:
 
 
 def listed(folder: Path) -> Iterator[State]:
-    """Every run in a folder; one that cannot be read does not hide the others."""
+    """Every run in a folder; a run that cannot be read does not hide the others."""
     for place in sorted(folder.glob(f"*/{runfolder.MANIFEST}")):
         try:
             yield state_of(place.parent)
@@ -92,7 +92,7 @@ def _state(path: Path, manifest: Mapping[str, Any]) -> str:
 
 
 def _held(file: Path) -> bool:
-    """Whether a process is at the folder of a lock, or whether that cannot be seen."""
+    """Whether a process holds a folder's lock, or that cannot be determined."""
     try:
         with lock(file.parent):
             return False

@@ -1,4 +1,4 @@
-"""Whether a run shall stop: :class:`Stop`."""
+"""Whether a run is to stop: :class:`Stop`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Stop:
     """Whether to stop once the unit in flight is done; within :meth:`listening`, SIGINT and SIGTERM ask for it.
 
-    A run within a run listens in the place of the outer one, and hands on what it hears.
+    A run within a run listens in place of the outer one, and passes on what it hears.
 
     Args:
-        on_asked: is told.
+        on_asked: is called when a stop is asked for.
     """
 
     def __init__(self, on_asked: Callable[[], None] = lambda: None) -> None:
         self.asked, self._on_asked = False, on_asked
-        self.signal: int = signal.SIGINT  # that asked
+        self.signal: int = signal.SIGINT  # the signal that asked
         self._outer: Stop | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """The first signal asks to stop, a second one stops at once. Elsewhere than in the main thread: nothing."""
+        """Let a first signal ask to stop and a second one stop at once. Outside the main thread this does nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
