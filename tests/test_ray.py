@@ -37,9 +37,11 @@ def cluster() -> Iterator[Any]:
 
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves workers where the tests share the machine
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # workers import the simulation
+    before = signal.getsignal(signal.SIGTERM)  # Ray puts one of its own in place, and leaves it
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield ray
     ray.shutdown()
+    signal.signal(signal.SIGTERM, before)
 
 
 def run(recipe: Recipe, path: Path, callbacks: StudyCallbacks | None = None) -> StudyResult:
