@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from t2iprobe.core.runs.stop import Stop
+
 WIDTH = 120  # used if there is no terminal to ask
 
 answers = Console(width=None if sys.stdout.isatty() else WIDTH)
@@ -79,3 +81,8 @@ def _show(
     line: str | None = None,
 ) -> None:
     notes.print(f"[yellow]warning:[/] {message}", highlight=False)
+
+
+def stopping(unit: str = "the unit in flight") -> Stop:
+    """A stop that a signal asks for and that then says on stderr what is still finished."""
+    return Stop(lambda: notes.print(f"stopping after {unit} (again to stop at once)", highlight=False))

@@ -10,7 +10,7 @@ import typer
 
 from t2iprobe.cli import parse
 from t2iprobe.cli.command import takes
-from t2iprobe.cli.console import Format, answers, notes, print_json
+from t2iprobe.cli.console import Format, answers, notes, print_json, stopping
 from t2iprobe.cli.models import load, reference
 from t2iprobe.cli.options import RunOptions, Size
 from t2iprobe.core.command_options import Names, option
@@ -84,7 +84,6 @@ def run(asked: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
     """Do what was asked for, or find it done; returns the JSON answer."""
     from t2iprobe.core.runs import provenance, runfolder
     from t2iprobe.core.runs.engine import RunDefinition, execute
-    from t2iprobe.core.runs.stop import Stop
     from t2iprobe.registry.studies import versions
 
     budget = parse.size(asked.max_bytes)
@@ -116,7 +115,7 @@ def run(asked: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
         store=asked.store,
         whole=lambda: _complete(asked) is not None,
     )
-    stop = Stop(lambda: notes.print("stopping after the batch in flight (again to stop at once)", highlight=False))
+    stop = stopping("the batch in flight")
     manifest = execute(run, asked.out, stop)
     store = _complete(asked)
     assert store is not None

@@ -15,7 +15,7 @@ from rich.table import Table
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.commandline import typed
 from t2iprobe.cli.commands.search import SearchOptions, planned, print_plan, question
-from t2iprobe.cli.console import Format, answers, notes, print_json
+from t2iprobe.cli.console import Format, answers, notes, print_json, stopping
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.options import AgreeOptions, PrintOptions, RunOptions
 from t2iprobe.cli.parse import size_text
@@ -282,7 +282,6 @@ def start(
     """
     from t2iprobe.cli.models import check_arch
     from t2iprobe.core.runs import runfolder
-    from t2iprobe.core.runs.stop import Stop
     from t2iprobe.registry.studies import planned
 
     plan = replace(planned(asked, plugins), command=tuple(command))
@@ -291,7 +290,7 @@ def start(
         notes.print(f"{path} holds this study already; showing it (delete the folder to run it again)", highlight=False)
         return done
     runfolder.check(path)
-    stop = Stop(lambda: notes.print("stopping after the unit in flight (again to stop at once)", highlight=False))
+    stop = stopping()
     with _bench(plugins, plan, where, stop) as bench:
         if bench.model is not None:
             check_arch(bench.model, arch)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.commandline import typed
-from t2iprobe.cli.console import Format, answers, notes, print_json, print_methods
+from t2iprobe.cli.console import Format, answers, notes, print_json, print_methods, stopping
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.models import reference
 from t2iprobe.plugins.editing.options import EditOptions, with_preset
@@ -72,10 +72,9 @@ def edited(asked: EditOptions, plugins: Plugins, command: Sequence[str] = ()) ->
         notes.print(f"{path} holds this run already; showing it (delete the folder to run it again)", highlight=False)
         return done
     from t2iprobe.core.runs import runfolder
-    from t2iprobe.core.runs.stop import Stop
 
     runfolder.check(path)
-    stop = Stop(lambda: notes.print("stopping after the unit in flight (again to stop at once)", highlight=False))
+    stop = stopping()
     with prepared(asked, plugins, path, command) as job, _watched(job, path, asked.yes, stop) as callbacks:
         result = job.study.run(path, callbacks)
         return _kept(result, job, plugins)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from t2iprobe.cli.console import notes
+from t2iprobe.cli.console import stopping
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.models import load, reference
 from t2iprobe.cli.options import RunOptions
@@ -147,7 +147,6 @@ def _published(paper: FinetunePreset, asked: FinetuneOptions, plugins: Plugins) 
 
 def trained(asked: FinetuneOptions, plugins: Plugins) -> list[dict[str, Any]]:
     """Do the trainings; all that can be refused is checked before the model loads, and it loads before any writing."""
-    from t2iprobe.core.runs.stop import Stop
     from t2iprobe.plugins.finetune.monitor import monitor
     from t2iprobe.plugins.finetune.session import FinetuneSession
     from t2iprobe.plugins.finetune.sources import probes
@@ -171,7 +170,7 @@ def trained(asked: FinetuneOptions, plugins: Plugins) -> list[dict[str, Any]]:
     jobs = [_job(asked, scope, asked.seed + number, found) for scope in asked.scope for number in range(asked.seeds)]
     out = asked.out or RUNS / f"finetune-{Path(model.ref).name}-{asked.scope[0] if len(jobs) == 1 else 'compared'}"
     places = {_key(job): out if len(jobs) == 1 else out / f"{job.scope}-{job.seed}" for job in jobs}
-    stop = Stop(lambda: notes.print("stopping after this step (again to stop at once)", highlight=False))
+    stop = stopping("this step")
     _say_plan(session, [job for job in jobs if not session.done(job, places[_key(job)])], jobs, asked, out)
     manifests = []
     with stop.listening():

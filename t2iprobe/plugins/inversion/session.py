@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from t2iprobe.cli.console import notes
+from t2iprobe.cli.console import notes, stopping
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.models import check_arch, reference, say_embedded
 from t2iprobe.cli.parse import size, size_text
@@ -24,7 +24,6 @@ from t2iprobe.core.runs import checksums, runfolder
 from t2iprobe.core.runs.checksums import check, read_json
 from t2iprobe.core.runs.engine import RunDefinition, execute
 from t2iprobe.core.runs.provenance import portable
-from t2iprobe.core.runs.stop import Stop
 from t2iprobe.core.textfile import read_entries
 from t2iprobe.plugins.inversion import plots
 from t2iprobe.plugins.inversion import report as sections
@@ -289,11 +288,6 @@ def sweep(path: Path, run: RunDefinition, answer: str) -> dict[str, Any]:
     execute(run, path, stopping())
     found: dict[str, Any] = read_json(path / f"{answer}.json")
     return found
-
-
-def stopping() -> Stop:
-    """A :class:`Stop` that a signal can ask for and that then says so on stderr."""
-    return Stop(lambda: notes.print("stopping after the unit in flight (again to stop at once)", highlight=False))
 
 
 @contextmanager

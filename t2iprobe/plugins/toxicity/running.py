@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2iprobe.cli.console import notes
+from t2iprobe.cli.console import notes, stopping
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.layers import chosen
 from t2iprobe.cli.models import load, reference
@@ -15,7 +15,6 @@ from t2iprobe.core.names import counted
 from t2iprobe.core.runs import provenance, runfolder
 from t2iprobe.core.runs.checksums import keep, read_json
 from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
-from t2iprobe.core.runs.stop import Stop
 from t2iprobe.plugins.toxicity import conflicts
 from t2iprobe.plugins.toxicity.audit import Audit
 from t2iprobe.plugins.toxicity.digests import digests, key_name
@@ -115,7 +114,7 @@ def worked(
         disposable=False,  # because it has the refusals on record
         check=lambda place: conflicts.check(place, settings),
     )
-    stop = Stop(lambda: notes.print("stopping after the batch in flight (again to stop at once)", highlight=False))
+    stop = stopping("the batch in flight")
     execute(run, path, stop)
     return placed(read_json(path / RESULT), path)
 
