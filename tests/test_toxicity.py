@@ -231,7 +231,7 @@ def test_it_is_used_like_the_model(sd: Model) -> None:
     ("changes", "message"),
     [
         ({"layers": []}, "needs the layers that write the text"),
-        ({"layers": [7]}, "no layer 7 to guard; the model has 7"),
+        ({"layers": [7]}, "no layer 7 to guard; the model has the layers 0-6"),
         ({"donor": "stream"}, "use the donor inject"),
         ({"donor": "magic"}, "no donor 'magic'; there are auto, inject, row, stream"),
         ({"where": "corners"}, "found 'corners'"),
@@ -273,7 +273,7 @@ def test_decisions_belong_to_their_prompts(sd: Model, calls: list[int]) -> None:
     passing = guard.decide([BENIGN] * 3)
     with pytest.raises(ConfigError, match="for the row's own prompt"):
         guard.run_decided(asked(sd), passing)
-    with pytest.raises(ConfigError, match="not at its option prompt_embeds"):
+    with pytest.raises(ConfigError, match="not its option prompt_embeds"):
         guard.run(sd.generation([BENIGN], options={"prompt_embeds": torch.zeros(1, 24, 32)}))
     assert not calls
 

@@ -184,6 +184,14 @@ def test_numbers_and_letters_by_themselves_are_no_words() -> None:
     assert all(own.find(text) for text in ("s@$$", "5a$s", "7is7", "S A S S"))
 
 
+def test_patterns_are_compiled_for_words_that_a_text_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = WordList(bundled("toxic"))
+    compiled: list[str] = []
+    original = re.compile
+    monkeypatch.setattr(re, "compile", lambda pattern, *rest: compiled.append(pattern) or original(pattern, *rest))
+    assert own.find('a red framed sign that says "HELLO"') == [] and len(compiled) < 50  # of more than 800
+
+
 def test_a_separator_in_a_doubled_letter_hides_nothing() -> None:
     """Of every word of the built-in list that has one."""
     doubled = [(word, match.start() + 1) for word in WORDS if (match := re.search(r"([a-z])\1", word))]

@@ -243,13 +243,34 @@ class Model:
             "options": options, "latents": latents,
         }  # fmt: skip
         generation = self.asked(prompts, **{name: value for name, value in given.items() if value is not None})
-        edits = edits_of(patch, interventions)
+        return self.run_generation(
+            generation,
+            cache=cache,
+            interventions=edits_of(patch, interventions),
+            into=into,
+            rows=rows,
+            batch_size=batch_size,
+            on_step=on_step,
+        )
+
+    def run_generation(
+        self,
+        generation: Generation,
+        *,
+        cache: Patterns,
+        interventions: Sequence[Intervention],
+        into: ActivationStream | None,
+        rows: Sequence[int] | None,
+        batch_size: int | None,
+        on_step: OnStep,
+    ) -> Run:
+        """The part of :meth:`run` after its arguments are made into a generation and edits; subclasses override it."""
         check_options(self.pipeline, generation.options, len(generation.prompts))
         self._check_truncation(generation)
         self.picture_size({"height": generation.height, "width": generation.width})
-        _check_rows(len(generation.prompts), edits, rows or ())
-        _check_static(into, edits)
-        state = Batches(self, generation, edits, self._reads(cache), on_step, into)
+        _check_rows(len(generation.prompts), interventions, rows or ())
+        _check_static(into, interventions)
+        state = Batches(self, generation, interventions, self._reads(cache), on_step, into)
         wanted = tuple(range(len(generation.prompts))) if rows is None else tuple(rows)
         began = time.perf_counter()
         state.run(wanted, batch_size or len(generation.prompts))
@@ -381,7 +402,7 @@ class Model:
         for prompt in dict.fromkeys(generation.prompts):
             cut = self.adapter.truncated(self.pipeline, prompt)
             if cut:
-                warnings.warn(f"the text encoder does not read all of {prompt!r}: {cut!r} is cut off", stacklevel=3)
+                warnings.warn(f"the text encoder does not read all of {prompt!r}: {cut!r} is cut off", stacklevel=4)
 
     def arguments(self, generation: Generation, rows: Sequence[int]) -> dict[str, Any]:
         """Arguments of the pipeline call for some rows of a generation."""

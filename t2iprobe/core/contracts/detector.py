@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+TIME_LIMIT = 30.0  # seconds that a guard waits for a detector or rewriter, unless told otherwise
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Hit:

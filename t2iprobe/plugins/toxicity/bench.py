@@ -23,16 +23,15 @@ from t2iprobe.core.runs.checksums import keep
 from t2iprobe.core.runs.engine import RunSession
 from t2iprobe.plugins.toxicity import benchmark as measuring
 from t2iprobe.plugins.toxicity import latent, record
-from t2iprobe.plugins.toxicity.digests import digests, key_name
+from t2iprobe.plugins.toxicity.digests import deciding, digests, key_name
 from t2iprobe.plugins.toxicity.donors import WAYS, chosen_way
 from t2iprobe.plugins.toxicity.gallery import Gallery
-from t2iprobe.plugins.toxicity.guard import check_layers, check_start
+from t2iprobe.plugins.toxicity.guard import check_start
 from t2iprobe.plugins.toxicity.methods import METHODS, NEGATIVE, UNGUARDED, USUAL, Case, GuardMethod, Setup
 from t2iprobe.plugins.toxicity.options import GuardBenchOptions, rewriter_of
 from t2iprobe.plugins.toxicity.policy import Policy
 from t2iprobe.plugins.toxicity.presets import SEEDS, TEMPLATE, preset
 from t2iprobe.plugins.toxicity.running import REPORT, RESULT, batch_of, finished, worked
-from t2iprobe.plugins.toxicity.settings import deciding
 from t2iprobe.plugins.toxicity.sheet import NAME as SHEET
 from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_lines
 
@@ -187,7 +186,6 @@ def benchmark(asked: GuardBenchOptions, plugins: Plugins, command: Sequence[str]
     full = job.asked
     model = load(full, plugins, full.upscaler)
     layers = chosen(model, full.layers, full.from_run)
-    check_layers(layers, model.layers)
     check_start(full.start, model.steps(full.num_steps))
     size = asked.batch_size or batch_of(model)
     setup = Setup(model, layers, job.settings, full.start, job.negative, job.concept, size)

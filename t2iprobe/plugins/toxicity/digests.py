@@ -1,7 +1,7 @@
-"""Digests of prompts and words for a manifest: equal texts have equal digests, and nobody can run a dictionary on them.
+"""Digests of prompts and words for a manifest: equal texts have equal digests, and a dictionary attack is not possible.
 
-They are keyed with a secret of the user's that is kept outside every run folder: :func:`key_file`. So wherever the same
-secret is, a run can go on and can be told from others, and a run folder that is passed on says nothing about its texts.
+They are keyed with a secret of the user's that is kept outside every run folder: :func:`key_file`. With the same secret
+a run can be resumed and compared with others, but a run folder that is passed on says nothing about its texts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import with_settings
 
 SIZE = 32  # length of the secret in bytes
 
@@ -33,9 +34,14 @@ def digests(texts: Sequence[str]) -> list[str]:
     return [_digest(text.encode(), key) for text in texts]
 
 
-def digest_of(held: bytes) -> str:
-    """The digest of what a file holds."""
-    return _digest(held, _key())
+def deciding(reference: str) -> str:
+    """``NAME[:key=value,…]`` with a digest of the file's content instead of its name: another list is another run."""
+    name, settings = with_settings(reference)
+    if "file" in settings:
+        with suppress(OSError):  # whatever reads the file will report that it is not there
+            settings["file"] = _digest(Path(settings["file"]).expanduser().read_bytes(), _key())
+    listed = ",".join(f"{key}={value}" for key, value in settings.items())
+    return f"{name}:{listed}" if listed else name
 
 
 def key_name() -> str:
@@ -43,8 +49,8 @@ def key_name() -> str:
     return _digest(b"", _key())
 
 
-def _digest(held: bytes, key: bytes) -> str:
-    return hashlib.blake2b(held, key=key, digest_size=8).hexdigest()
+def _digest(content: bytes, key: bytes) -> str:
+    return hashlib.blake2b(content, key=key, digest_size=8).hexdigest()
 
 
 def _key() -> bytes:
@@ -55,11 +61,11 @@ def _key() -> bytes:
         found = file.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"the secret that keys the digests of prompts cannot be kept in {file} ({error.strerror or error}); "
-            "set XDG_STATE_HOME to a folder of yours that can be written"
+            f"the key for the digests of prompts cannot be stored in {file} ({error.strerror or error}); "
+            "set XDG_STATE_HOME to a folder you can write to"
         ) from error
     if len(found) != SIZE:
-        raise ConfigError(f"{file} holds no secret of {SIZE} bytes; delete it, and another one is made")
+        raise ConfigError(f"{file} does not contain a secret of {SIZE} bytes; delete it, and a new one is made")
     return found
 
 

@@ -17,20 +17,7 @@ from t2iprobe.plugins.toxicity.policy import Policy
 from t2iprobe.plugins.toxicity.rewriters import Mask
 
 LEET = {"a": "4@", "b": "8", "e": "3", "g": "9", "i": "1!", "l": "1", "o": "0", "s": "5$", "t": "7"}
-CYRILLIC = {
-    "a": "а",
-    "c": "с",
-    "e": "е",
-    "h": "һ",
-    "i": "і",
-    "j": "ј",
-    "k": "к",
-    "o": "о",
-    "p": "р",
-    "s": "ѕ",
-    "x": "х",
-    "y": "у",
-}
+CYRILLIC = dict(zip("acehijkopsxy", "асеһіјкорѕху", strict=True))
 GREEK = dict(zip("abeiknoptuv", "αβεικηορτυν", strict=True))
 ACCENTS = "\u0300\u0301\u0302\u0308\u030a\u0323"
 VOWELS = "aeiouy"

@@ -8,15 +8,17 @@ that can be read in several ways, stay, because the patterns decide about them, 
 
 from __future__ import annotations
 
+import html
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from t2iprobe.plugins.toxicity.escapes import Span, unescaped
 from t2iprobe.plugins.toxicity.letters import UPRIGHT, is_turned, plain
 from t2iprobe.plugins.toxicity.letters import readings as letters_of
 
+Span = tuple[int, int]
 LONGEST_RUN = 6  # repeats of one character that are kept: more would say nothing and make patterns slow
 #: marks where a word may end or go on: at a capital after a small letter, or at what may be a blank or nothing
 JOINT = "\ue000"
@@ -28,6 +30,17 @@ UNSEEN = ("Cf", "Cc", "Co", "Cs")
 MARKS = 16  # marks on one letter that are looked at
 TATWEEL = "\u0640"  # stretches Arabic letters
 OVERRIDES = frozenset("\u202e\u202b\u2067")  # text after them runs from right to left
+NESTED = 3  # an escape may itself be escaped
+ESCAPE = re.compile(
+    r"""
+      (?P<html>&(?:\#\d{1,7}|\#x[0-9a-f]{1,6}|[a-z][a-z0-9]{1,31});?)
+    | (?P<tag></?[a-z][^<>]{0,60}>|<!--[^<>]{0,60}-->)
+    | (?P<url>(?:%[0-9a-f]{2})+)
+    | (?P<pairs>(?:\\u[0-9a-f]{4})+)
+    | (?:\\u\{|\\U|\\x\{?|U\+|0x)(?P<code>[0-9a-f]{2,8})\}?
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,3 +147,43 @@ def _drawn(character: str, before: str) -> bool:
 def script(character: str) -> str:
     """The first word of a character's name, such as ``GREEK``; empty if it has no name."""
     return unicodedata.name(character, "").partition(" ")[0] if character else ""
+
+
+def unescaped(text: str) -> tuple[str, list[Span]]:
+    """``text`` without the escapes of HTML, URLs and programming languages (``&#118;``, ``%76``, ``\\u0076``).
+
+    Returns:
+        The text, and where each of its characters was.
+    """
+    origin = [(place, place + 1) for place in range(len(text))]
+    for _ in range(NESTED):
+        before = text
+        text, origin = _unescaped_once(text, origin)
+        if text == before:
+            break
+    return text, origin
+
+
+def _unescaped_once(text: str, origin: Sequence[Span]) -> tuple[str, list[Span]]:
+    parts, spans, end = [], list[Span](), 0
+    for match in ESCAPE.finditer(text):
+        start, stop = match.span()
+        if (meant := _meant(match)) == match[0]:
+            continue
+        parts += [text[end:start], meant]
+        spans += [*origin[end:start], *[(origin[start][0], origin[stop - 1][1])] * len(meant)]
+        end = stop
+    return "".join([*parts, text[end:]]), [*spans, *origin[end:]]
+
+
+def _meant(match: re.Match[str]) -> str:
+    kind, found = match.lastgroup, match[0]
+    if kind == "html":
+        return html.unescape(found)
+    if kind == "tag":
+        return "\u200b"
+    if kind == "code":
+        code = int(match["code"], 16)
+        return chr(code) if code < 0x110000 else found
+    signs = bytes.fromhex(re.sub(r"%|\\u", "", found, flags=re.IGNORECASE))
+    return signs.decode("utf-8" if kind == "url" else "utf-16-be", "replace")

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from t2iprobe.core.cache import Activations, ActivationStream
 from t2iprobe.core.errors import ConfigError, GuardError
-from t2iprobe.core.interventions import Intervention, Patterns, edits_of
-from t2iprobe.core.model import CostProbe, Generation, Model, OnStep, Run
+from t2iprobe.core.interventions import Intervention
+from t2iprobe.core.model import CostProbe, Generation, Model, Run
 from t2iprobe.plugins.toxicity.audit import Audit
 from t2iprobe.plugins.toxicity.donors import Donation, Way, chosen_way
 from t2iprobe.plugins.toxicity.policy import Decision, Policy
@@ -53,7 +52,12 @@ class Guard(Model):
             upscaler=model.upscaler,
             upscaling=model.upscaling,
         )
-        check_layers(layers, model.layers)
+        if not layers:
+            raise ConfigError(
+                "a guard needs the layers that write the text, as `t2iprobe localize` finds them: layers=[6]"
+            )
+        if wrong := [layer for layer in layers if not 0 <= layer < model.layers]:
+            raise ConfigError(f"no layer {wrong[0]} to guard; the model has the layers 0-{model.layers - 1}")
         policy.prepare()
         self.model, self.policy, self.audit = model, policy, audit
         self.layers_guarded = tuple(sorted(set(layers)))
@@ -69,35 +73,13 @@ class Guard(Model):
         known = {prompt: self.policy.decide(prompt) for prompt in dict.fromkeys(listed)}
         return [known[prompt] for prompt in listed]
 
-    def run(
-        self,
-        prompts: str | Sequence[str] | Generation,
-        *,
-        cache: Patterns = (),
-        patch: Activations | None = None,
-        interventions: Sequence[Intervention] = (),
-        into: ActivationStream | None = None,
-        rows: Sequence[int] | None = None,
-        batch_size: int | None = None,
-        on_step: OnStep = lambda rows, step: None,
-        **settings: Any,
-    ) -> Run:
-        """See :meth:`Model.run`; ``settings`` are ``seed``, ``num_steps`` and so on. Edits come before the guard's own.
+    def run_generation(self, generation: Generation, **arguments: Any) -> Run:
+        """What :meth:`Model.run` does, with every prompt checked first. Edits come before the guard's own.
 
         Raises:
             GuardError: a prompt is refused, or the audit log cannot be written; no picture is made, of any prompt.
         """
-        generation = self.model.asked(prompts, **settings)
-        return self.run_decided(
-            generation,
-            self.decide(generation.prompts),
-            cache=cache,
-            into=into,
-            interventions=edits_of(patch, interventions),
-            rows=rows,
-            batch_size=batch_size,
-            on_step=on_step,
-        )
+        return self.run_decided(generation, self.decide(generation.prompts), **arguments)
 
     def run_decided(
         self,
@@ -117,8 +99,12 @@ class Guard(Model):
             numbers: the numbers that the log gives the rows; by default as they are counted here.
         """
         if [one.prompt for one in decisions] != list(generation.prompts):
-            raise ConfigError("a guarded run needs one decision a row, for the row's own prompt")
-        _check_options(generation.options)
+            raise ConfigError("a guarded run needs one decision per row, for the row's own prompt")
+        unseen = [name for name in generation.options if "prompt" in name and not name.startswith("negative")]
+        if unseen:
+            raise ConfigError(
+                f"the guard checks the prompts of a generation, but not its option {unseen[0]}; leave it out"
+            )
         check_start(self.donation.start, self.steps(generation.num_steps))
         self._record(generation, decisions, numbers or range(len(decisions)))
         _check_refused(decisions)
@@ -144,19 +130,6 @@ class Guard(Model):
             self.audit.write(one, row=numbers[row], seed=generation.seeds[row], **facts)
 
 
-def check_layers(layers: Sequence[int], count: int) -> None:
-    """Refuse an empty set of layers, and layers that the model does not have.
-
-    Raises:
-        ConfigError: there are no layers, or the model does not have some of them.
-    """
-    if not layers:
-        raise ConfigError("a guard needs the layers that write the text: what `t2iprobe localize` found, or layers=[6]")
-    wrong = [layer for layer in layers if not 0 <= layer < count]
-    if wrong:
-        raise ConfigError(f"no layer {wrong[0]} to guard; the model has {count} text-attention layers, 0-{count - 1}")
-
-
 def check_start(start: int, steps: int) -> None:
     """Refuse a start after the last step, which would guard nothing.
 
@@ -165,13 +138,6 @@ def check_start(start: int, steps: int) -> None:
     """
     if not 0 <= start < steps:
         raise ConfigError(f"the guard starts at step {start}, and this generation has the steps 0-{steps - 1}")
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    """Refuse options that hold text the guard would not see."""
-    unseen = [name for name in options if "prompt" in name and not name.startswith("negative")]
-    if unseen:
-        raise ConfigError(f"the guard looks at the prompts of a generation only, not at its option {unseen[0]}")
 
 
 def _check_refused(decisions: Sequence[Decision]) -> None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from t2iprobe.cli.options import PrintOptions, RunOptions
 from t2iprobe.core.command_options import Names, Options, Texts, option
+from t2iprobe.core.contracts.detector import TIME_LIMIT
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import with_settings
 from t2iprobe.core.option_groups import GenerationOptions, LayerOptions, StagedModelOptions
 from t2iprobe.core.seeds import SEEDS
 from t2iprobe.core.textfile import LISTED, read_entries
-from t2iprobe.plugins.toxicity.limits import SECONDS
 
 if TYPE_CHECKING:
     from t2iprobe.core.contracts.detector import Detector
@@ -59,7 +59,7 @@ class PolicyOptions(DetectorOptions):
     rewriter: str = MAPPED
     where: Literal["prompt", "quoted"] = option("prompt", help="Look at the whole prompt, or only at what is quoted.")
     time_limit: float = option(
-        SECONDS, help="Seconds a detector or rewriter may take for a prompt before it is refused.", gt=0
+        TIME_LIMIT, help="Seconds a detector or rewriter may take for a prompt before it is refused.", gt=0
     )
 
     def policy(self, plugins: Plugins) -> Policy:

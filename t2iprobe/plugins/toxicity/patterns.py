@@ -1,16 +1,20 @@
 """The entries of a word list as patterns on folded text, see :mod:`.folding`.
 
 An entry is looked for in five spellings: solid (which allows signs in place of letters, repeats, and dots or dashes
-between letters), spaced out letter by letter, in pieces, partly masked, and backwards. :mod:`.sounds` adds a sixth.
+between letters), spaced out letter by letter, in pieces, partly masked, and backwards. Words that sound like an entry
+are found in :mod:`.wordlist`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property, reduce
 from importlib.resources import files
+from itertools import pairwise
+from operator import or_
 
 from t2iprobe.core.contracts.detector import Hit
 from t2iprobe.plugins.toxicity.folding import JOINT, Folded, script
@@ -28,6 +32,7 @@ DRAWN = {
     "v": [r"\\/"], "w": ["vv", r"\\/\\/"],
 }  # fmt: skip
 MASKS = "*#?%@&•●■█✱_-"  # written in place of a letter
+HIDDEN = re.compile(rf"\S[{re.escape(MASKS)}]\S")  # what a masked word has in it
 BETWEEN = rf".\-_~·•*,/\\=+{JOINT}"
 INSIDE = rf"[{BETWEEN}]{{0,3}}"  # between the letters of a solid word
 PIECES = rf"[ {BETWEEN}]{{0,3}}"  # between the letters of a word in pieces
@@ -65,7 +70,7 @@ class ListEntry:
 
     Args:
         word: the entry in plain lower-case letters; blanks stand for any separators.
-        label: the sort of toxic text.
+        label: the kind of toxic text.
         open_before, open_after: whether other letters may come before and after it.
         forms: whether it is also looked for with the endings of verbs and adjectives.
     """
@@ -77,43 +82,86 @@ class ListEntry:
     forms: bool = False
 
     @cached_property
-    def letters(self) -> int:
-        """How many letters the entry has."""
-        return len(self.word.replace(" ", ""))
-
-    @cached_property
-    def spellings(self) -> list[Spelling]:
-        """The ways in which the entry may be written."""
-        return list(self._spelled())
+    def inflections(self) -> list[str]:
+        """The entry and its forms; one that may go on with any letters needs no forms."""
+        return [self.word] if self.open_after else inflected(self.word, self.forms)
 
     def find(self, folded: Folded) -> Iterator[Hit]:
         """Every place of the entry in a folded text, as places in the original."""
-        for spelling in self.spellings:
+        # patterns take milliseconds to compile, so an entry gets them when a text may hold it
+        if "_spellings" not in vars(self) and not self._may_be_in(folded.text):
+            return
+        for spelling in self._spellings:
             for start, stop in spelling.find(folded.text):
                 yield Hit(*folded.original(start, stop), self.label)
 
+    def _may_be_in(self, text: str) -> bool:
+        """False only if no spelling matches, because the letters do not follow each other in the text, either way."""
+        masks = MASKS if HIDDEN.search(text) else ""
+        every, stands_for = self._bits
+        bits = {one: every if one in masks else stands_for.get(one, 0) for one in set(text)}
+        if reduce(or_, bits.values(), 0) != every:
+            return False
+        return _follow(text, bits, every) or _follow(text[::-1], bits, every)
+
+    @cached_property
+    def _bits(self) -> tuple[int, dict[str, int]]:
+        """One bit for each letter that all forms have, and for each character the bits of the letters it stands for."""
+        stem = self.word.replace(" ", "")
+        if self.forms and stem.endswith(("e", "y")):  # some forms drop it
+            stem = stem[:-1]
+        both = ["", *(ambiguous().get(one + other, "") for one, other in pairwise(stem)), ""]
+        stands_for: dict[str, int] = defaultdict(int)
+        for place, one in enumerate(stem):
+            for sign in {*signs(one), *both[place], *both[place + 1]}:
+                stands_for[sign] |= 1 << place
+        return (1 << len(stem)) - 1, stands_for
+
+    @cached_property
+    def _spellings(self) -> list[Spelling]:
+        """The ways in which the entry may be written."""
+        return list(self._spelled())
+
     def _spelled(self) -> Iterator[Spelling]:
-        before, after = edges(self.word)
+        word, forms = self.word, self.inflections
+        letters = len(word.replace(" ", ""))
+        before, after = edges(word)
         before, after = "" if self.open_before else before, "" if self.open_after else after
-        forms = [self.word] if self.open_after else inflected(self.word, self.forms)
-        yield Spelling(f"{before}(?:{'|'.join(map(solid, forms))}){after}", sure=min(SURE, len(self.word)))
-        if self.open_before and self.open_after and len(self.word) > 1:
-            yield Spelling(f"{FIRST}{joined(self.word, BROKEN)}")
-        if len(self.word) < 3:
+        yield Spelling(f"{before}(?:{'|'.join(map(solid, forms))}){after}", sure=min(SURE, len(word)))
+        if self.open_before and self.open_after and len(word) > 1:
+            yield Spelling(f"{FIRST}{joined(word, BROKEN)}")
+        if len(word) < 3:
             return
         longest_first = sorted(forms, key=len, reverse=True)
-        lone = LONE if self.letters >= APART else ""
+        lone = LONE if letters >= APART else ""
         yield Spelling(f"{FIRST}(?:{'|'.join(map(spaced, longest_first))}){LAST}", lone=lone)
-        if len(self.word) >= TEARABLE:
+        if len(word) >= TEARABLE:
             yield Spelling(f"{TORN}(?:{'|'.join(joined(form, PIECES) for form in forms)}){WHOLE}", torn=True)
-        if len(self.word) > 3:
-            endings = [""] if self.open_after else [form[len(self.word) :] for form in inflected(self.word)]
-            found = f"{masked(self.word)}(?:{'|'.join(endings)})"
-            yield Spelling(f"{before}{found}{after}", half=(self.letters + 1) // 2)
-        if " " in self.word and self.letters >= GLUED:
-            yield Spelling(f"{before}{joined(self.word, INSIDE)}{after}")
-        if " " not in self.word and len(self.word) >= BACKWARDS:
-            yield Spelling(f"{BEFORE}{solid(self.word[::-1])}{AFTER}")
+        if len(word) > 3:
+            endings = [""] if self.open_after else [form[len(word) :] for form in inflected(word)]
+            yield Spelling(f"{before}{masked(word)}(?:{'|'.join(endings)}){after}", half=(letters + 1) // 2)
+        if " " in word and letters >= GLUED:
+            yield Spelling(f"{before}{joined(word, INSIDE)}{after}")
+        if " " not in word and len(word) >= BACKWARDS:
+            yield Spelling(f"{BEFORE}{solid(word[::-1])}{AFTER}")
+
+
+def _follow(text: str, bits: Mapping[str, int], every: int) -> bool:
+    """Whether characters for all letters follow each other with no other letter in between (the Shift-And algorithm).
+
+    Args:
+        text: a text.
+        bits: for each character, the bits of the letters that it may stand for.
+        every: the bits of all letters.
+    """
+    seen = 0  # the letters that some stretch that ends here has got to
+    for one in text:
+        reached = (seen << 1 | seen | 1) & bits[one]
+        reached |= reached << 1 & bits[one]  # a letter of another alphabet may stand for two
+        if reached > every >> 1:
+            return True
+        seen = reached if one.isalnum() else reached | seen
+    return False
 
 
 @dataclass(frozen=True)
@@ -133,10 +181,11 @@ class Spelling:
     torn: bool = False
     lone: str | None = None
     sure: int = SURE
-    compiled: re.Pattern[str] = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "compiled", re.compile(self.pattern))
+    @cached_property
+    def compiled(self) -> re.Pattern[str]:
+        """The pattern, compiled when it is first looked for."""
+        return re.compile(self.pattern)
 
     def find(self, text: str) -> Iterator[tuple[int, int]]:
         """The matches that have enough letters in them: 455 is a number, a$$ is not."""
@@ -216,12 +265,22 @@ def letter(character: str, least: int = 1, most: int = RUN) -> str:
 
 
 @cache
+def signs(character: str) -> set[str]:
+    """The characters that may stand for a letter, by themselves or in a drawing of it."""
+    return {*_single(character), *"".join(DRAWN.get(character, ()))}
+
+
+def _single(character: str) -> str:
+    """The characters that may stand for a letter by themselves; the letter comes first."""
+    others = "".join(one for one in readings(character) if len(one) == 1)
+    return SIGNS.get(character, character) + ambiguous().get(character, "") + others
+
+
+@cache
 def one_letter(character: str) -> str:
     """A pattern for one letter, or what stands for it."""
-    signs = SIGNS.get(character, character) + ambiguous().get(character, "")
-    others = "".join(one for one in readings(character) if len(one) == 1)
     drawn = "".join(f"|{one}" for one in DRAWN.get(character, ()))
-    found = f"[{''.join(map(re.escape, signs + others))}]"
+    found = f"[{re.escape(_single(character))}]"
     return f"(?:{found}{drawn})" if drawn else found
 
 

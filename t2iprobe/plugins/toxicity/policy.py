@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Any, Literal
+from queue import Empty, SimpleQueue
+from typing import Any, Literal, TypeVar
 
-from t2iprobe.core.contracts.detector import Detector, Hit, Rewriter, merged
+from t2iprobe.core.contracts.detector import TIME_LIMIT, Detector, Hit, Rewriter, merged
 from t2iprobe.core.errors import ConfigError, GuardError
 from t2iprobe.core.quotes import read_quotes
-from t2iprobe.plugins.toxicity.escapes import Span
-from t2iprobe.plugins.toxicity.limits import SECONDS, Failed, within
+from t2iprobe.plugins.toxicity.folding import Span
 from t2iprobe.plugins.toxicity.rewriters import Mask
 
+Result = TypeVar("Result")
 Verdict = Literal["pass", "rewritten", "refused"]
 Where = Literal["prompt", "quoted"]
 ROUNDS = 4  # how often a prompt is looked at, with a rewrite in between
@@ -56,7 +59,7 @@ class Policy:
     detectors: Sequence[Detector]
     rewriter: Rewriter
     where: Where = "prompt"
-    limit: float = SECONDS
+    limit: float = TIME_LIMIT
 
     def __post_init__(self) -> None:
         if not self.detectors:
@@ -180,3 +183,32 @@ def _placed(hit: Hit, look: Sequence[Span]) -> Iterator[Hit]:
         if first < last:
             yield Hit(start + first, start + last, hit.label, hit.score)
         before += stop - start + len(SEAM)
+
+
+class Failed(Exception):
+    """The code raised, exited or took too long. The message says which, but not what it said: that may be a prompt."""
+
+
+def within(seconds: float, work: Callable[[], Result]) -> Result:
+    """What ``work`` returns, run in a thread that is left behind if it takes too long.
+
+    Raises:
+        Failed: it raised anything, ``SystemExit`` included, or took too long.
+    """
+    done: SimpleQueue[tuple[Result] | BaseException] = SimpleQueue()
+    thread = threading.Thread(target=copy_context().run, args=(_answer_into, work, done), daemon=True)
+    thread.start()
+    try:
+        answer = done.get(timeout=min(seconds, threading.TIMEOUT_MAX))
+    except Empty:
+        raise Failed(f"no answer within {seconds:g} s") from None
+    if isinstance(answer, BaseException):
+        raise Failed(type(answer).__name__) from answer
+    return answer[0]
+
+
+def _answer_into(work: Callable[[], Result], done: SimpleQueue[tuple[Result] | BaseException]) -> None:
+    try:
+        done.put((work(),))
+    except BaseException as error:  # an exit here would end only the thread, and go unnoticed
+        done.put(error)

@@ -17,12 +17,11 @@ from t2iprobe.core.runs.checksums import keep, read_json
 from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
 from t2iprobe.plugins.toxicity import conflicts
 from t2iprobe.plugins.toxicity.audit import Audit
-from t2iprobe.plugins.toxicity.digests import digests, key_name
+from t2iprobe.plugins.toxicity.digests import deciding, digests, key_name
 from t2iprobe.plugins.toxicity.donors import WAYS
 from t2iprobe.plugins.toxicity.gallery import Chunk, Gallery
 from t2iprobe.plugins.toxicity.guard import Guard, check_start
 from t2iprobe.plugins.toxicity.policy import Decision
-from t2iprobe.plugins.toxicity.settings import deciding
 from t2iprobe.plugins.toxicity.sheet import NAME as SHEET
 from t2iprobe.plugins.toxicity.sheet import ROWS, sheet
 

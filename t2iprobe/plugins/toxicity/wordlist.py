@@ -20,7 +20,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -29,10 +29,26 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.textfile import lines_of, read_text
 from t2iprobe.plugins.toxicity.folding import JOINT, Folded, fold, readings
 from t2iprobe.plugins.toxicity.patterns import ListEntry, inflected, literal, unspaced
-from t2iprobe.plugins.toxicity.sounds import SPOKEN, sound
 
 SHORTEST = 2  # fewest letters of an entry
+SPOKEN = 5  # fewest letters of a word that is looked for by its sound: too many shorter ones sound alike
 LONG = re.compile(rf"(?<![^\W_])[a-z]{{{SPOKEN},}}(?![^\W_])")
+#: turn a word into roughly its sound, applied in this order; vowels other than y stay, or too many words sound alike
+RULES = [
+    (re.compile(pattern), said)
+    for pattern, said in (
+        (r"que(?=s?$)", "k"),
+        (r"qu", "kw"),
+        (r"ph", "f"),
+        (r"tch", "ch"),
+        (r"sc(?=[eiy])|c(?=[eiy])", "s"),
+        (r"c(?!h)|q|kh", "k"),
+        (r"x", "ks"),
+        (r"(?:ie|ey|ee|y)(?=s?$)|y(?=[^aeiou])", "i"),
+        (r"z(?=$)", "s"),
+        (r"([^aeiou])\1+", r"\1"),
+    )
+]
 
 
 @cache
@@ -112,6 +128,14 @@ class WordList:
     def _safe(self, folded: Folded) -> Sequence[tuple[int, int]]:
         spans = (match.span() for pattern in self._benign for match in pattern.finditer(folded.text))
         return [folded.original(*span) for span in spans]
+
+
+@lru_cache(maxsize=65536)
+def sound(word: str) -> str:
+    """A spelling that is the same for words that sound alike, of a word in plain lower-case letters."""
+    for pattern, said in RULES:
+        word = pattern.sub(said, word)
+    return word
 
 
 def _plain(text: str) -> str:
