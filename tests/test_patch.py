@@ -20,12 +20,11 @@ from PIL import Image
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import main
 from t2iprobe.cli.commands import patch_report
-from t2iprobe.cli.layers import found_by
 from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.contracts.localizer import Finding
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
-from t2iprobe.core.study.result import StudyResult
+from t2iprobe.core.study.result import StudyResult, layers_found
 from t2iprobe.core.study.stored_results import StoredResults
 from t2iprobe.core.trials import Space, Trial
 from t2iprobe.plugins.localization.exhaustive import Exhaustive
@@ -230,7 +229,7 @@ def test_other_commands_read_it_as_a_study(call: Call, tmp_path: Path, model: Mo
     assert len(result.finding.ranking) == model.layers and np.isnan(result.finding.ranking[1])
     assert [row["path"] for row in answer["layers"]] == [f"transformer_blocks.{i}.attn" for i in (0, 2)]
     if answer["top"]:
-        assert set(found_by(tmp_path / "run", model)) == set(answer["top"])
+        assert set(layers_found(tmp_path / "run", model)) == set(answer["top"])
     else:
         with pytest.raises(ConfigError, match="found no layer"):
-            found_by(tmp_path / "run", model)
+            layers_found(tmp_path / "run", model)

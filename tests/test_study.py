@@ -30,7 +30,6 @@ from t2iprobe.cli import main
 from t2iprobe.cli.app import build
 from t2iprobe.cli.commands.search import question
 from t2iprobe.cli.commands.study import StudyFile
-from t2iprobe.cli.layers import found_by
 from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import (
     BudgetError,
@@ -47,7 +46,7 @@ from t2iprobe.core.runs import provenance, runfolder
 from t2iprobe.core.runs.lock import claim
 from t2iprobe.core.study import arrays
 from t2iprobe.core.study.context import StudyContext
-from t2iprobe.core.study.result import StudyResult
+from t2iprobe.core.study.result import StudyResult, layers_found
 from t2iprobe.core.study.study import StudyRunner
 from t2iprobe.core.sweep import TrialBatch, TrialResult
 from t2iprobe.core.trial_runner import TrialRunner
@@ -632,4 +631,4 @@ def test_layers_are_not_looked_for_in_a_run_of_another_kind(tmp_path: Path) -> N
         json.dumps({"state": runfolder.FINISHED, "settings": {"adapter": "sd3"}})
     )
     with pytest.raises(ConfigError, match="holds no localization"):
-        found_by(tmp_path, Model(SD3.tiny(), SD3()))
+        layers_found(tmp_path, Model(SD3.tiny(), SD3()))

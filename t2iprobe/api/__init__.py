@@ -92,8 +92,8 @@ def guard(
     Raises:
         ConfigError: there are no such layers, or no such detector, rewriter or donor.
     """
-    from t2iprobe.cli.layers import found_by
     from t2iprobe.core.model import Model
+    from t2iprobe.core.study.result import layers_found
     from t2iprobe.plugins.toxicity.audit import Audit
     from t2iprobe.plugins.toxicity.guard import Guard
     from t2iprobe.plugins.toxicity.policy import Policy
@@ -103,7 +103,7 @@ def guard(
     listed = [detectors] if isinstance(detectors, str) or not isinstance(detectors, Sequence) else list(detectors)
     found = [_named(one, plugins.detector) for one in listed]
     policy = Policy(found, _named(rewriter, plugins.rewriter), where, time_limit)
-    numbers = found_by(Path(layers), model) if isinstance(layers, str | Path) else layers
+    numbers = layers_found(Path(layers), model) if isinstance(layers, str | Path) else layers
     log = None if audit is None else Audit(Path(audit), audit_text)
     return Guard(model, numbers, policy, way=donor, start=start, audit=log)
 

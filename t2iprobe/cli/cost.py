@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from t2iprobe.cli.parse import size_text
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.parse import size_text
 
 HOURS, BYTES = 4.0, 20e9  # anything above this needs --yes
 

@@ -8,8 +8,8 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator
 
 from t2iprobe.cli.console import Format
-from t2iprobe.cli.parse import size
 from t2iprobe.core.command_options import Options, option
+from t2iprobe.core.parse import size
 
 
 def _sized(text: str) -> str:

@@ -111,9 +111,11 @@ class Options(BaseModel):
             raise ValueError(f"is true or false, found {value!r}")
         return value
 
-    def called(self, name: str) -> str:
-        """The spelling of an option in the interface used: ``--num-steps`` at a shell, ``num_steps`` elsewhere."""
-        return flags(name, type(self).model_fields[name])[0] if self._at_shell else name
+    def called(self, name: str, value: object = None) -> str:
+        """How an option is written, with its value if given: ``--seed 4`` at a shell, ``seed=4`` elsewhere."""
+        if self._at_shell:
+            name = flags(name, type(self).model_fields[name])[0]
+        return name if value is None else f"{name}{' ' if self._at_shell else '='}{value}"
 
     def has(self, name: str) -> bool:
         """Whether an option was given."""

@@ -12,6 +12,7 @@ from t2iprobe.core.pairs import Pair, pair_from_prompts, pairs_from_csv
 from t2iprobe.core.seeds import SEEDS
 
 if TYPE_CHECKING:
+    from t2iprobe.core.model import Model
     from t2iprobe.registry.manager import Plugins
 
 
@@ -53,6 +54,33 @@ class LayerOptions(Options):
     from_run: Path | None = option(
         None, flag="--from", help="Run folder of `t2iprobe localize` or `patch` whose found layers to use."
     )
+
+    def check_layers(self) -> None:
+        """Refuse layers that are given in two ways, or not at all.
+
+        Raises:
+            ConfigError: they are.
+        """
+        if self.layers is None and self.from_run is None:
+            number, run = self.called("layers", 6), self.called("from_run", "RUN")
+            raise ConfigError(f"name the layers: {number}, or {run} with what `t2iprobe localize` found")
+        if self.layers is not None and self.from_run is not None:
+            raise ConfigError(f"give {self.called('layers')} or {self.called('from_run')}, not both")
+
+    def chosen_layers(self, model: Model) -> tuple[int, ...]:
+        """The layers of ``model`` that were named, or that a run found.
+
+        Raises:
+            ConfigError: neither or both are given, the layers are out of range, or the run belongs to another
+                architecture, is not finished, or found nothing.
+        """
+        from t2iprobe.core import parse
+        from t2iprobe.core.study.result import layers_found
+
+        self.check_layers()
+        if self.from_run is not None:
+            return layers_found(self.from_run, model)
+        return tuple(parse.layers(str(self.layers), model.layers))
 
 
 class PairOptions(Options):

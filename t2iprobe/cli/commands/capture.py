@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import typer
 
-from t2iprobe.cli import parse
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.console import Format, answers, notes, print_json, stopping
 from t2iprobe.cli.models import load, reference
 from t2iprobe.cli.options import RunOptions, Size
+from t2iprobe.core import parse
 from t2iprobe.core.command_options import Names, option
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.option_groups import GenerationOptions, ModelOptions

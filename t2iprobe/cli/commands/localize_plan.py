@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from t2iprobe.cli.console import notes
 from t2iprobe.cli.cost import agree, duration
-from t2iprobe.cli.parse import size_text
 from t2iprobe.core.contracts.adapter import layer_table
 from t2iprobe.core.contracts.localizer import Localizer
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model, OnStep
 from t2iprobe.core.names import choice, counted
 from t2iprobe.core.pairs import Pair
+from t2iprobe.core.parse import size_text
 from t2iprobe.core.study.context import usual_batch
 from t2iprobe.core.sweep import Cost, Renderer, TrialBatch, TrialResult
 from t2iprobe.core.trial_runner import InMemoryResults, TrialRunner

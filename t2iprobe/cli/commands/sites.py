@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import typer
 from rich.table import Table
 
-from t2iprobe.cli import parse
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.console import Format, answers, notes, print_json
 from t2iprobe.cli.options import PrintOptions
+from t2iprobe.core import parse
 from t2iprobe.core.command_options import Numbers, option
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import choice
 from t2iprobe.core.option_groups import WeightOptions
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _subject(arch: str | None, model: str | None, full_size: bool) -> tuple[Adap
     if full_size:
         if arch is None or model is not None:
             raise ConfigError("--full-size builds the published configuration of an --arch; leave --model out")
-        adapter = parse.choice("architecture", arch, plugins.adapters())()
+        adapter = choice("architecture", arch, plugins.adapters())()
         return adapter, adapter.published(), f"{arch}, published configuration"
     model = reference(arch, model, plugins)
     loaded = plugins.load(model)

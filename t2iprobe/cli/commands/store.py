@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import typer
 from rich.table import Table
 
-from t2iprobe.cli import parse
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.console import Format, answers, notes, print_json
 from t2iprobe.cli.options import PrintOptions
+from t2iprobe.core import parse
 from t2iprobe.core.command_options import option
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import counted

@@ -18,10 +18,10 @@ from t2iprobe.cli.commands.search import SearchOptions, planned, print_plan, que
 from t2iprobe.cli.console import Format, answers, notes, print_json, stopping
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.options import AgreeOptions, PrintOptions, RunOptions
-from t2iprobe.cli.parse import size_text
 from t2iprobe.core.command_options import Options, option
 from t2iprobe.core.errors import ConfigError, RunExistsError
 from t2iprobe.core.names import counted, near
+from t2iprobe.core.parse import size_text
 from t2iprobe.core.study.question import Question
 
 if TYPE_CHECKING:

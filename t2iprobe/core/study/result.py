@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from t2iprobe.core.scoring import Bounds, Scale, Scored, Scores
 from t2iprobe.core.statistics import Interval, interval
 from t2iprobe.core.study.stored_results import RecordedResults, open_study
 from t2iprobe.core.trials import Trial, source, target
+
+if TYPE_CHECKING:
+    from t2iprobe.core.model import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +210,35 @@ def _ranked(trial: Trial, row: Scores, clusters: NDArray[np.int_], bounds: Bound
     known = np.isfinite(row)
     own = clusters[known].tolist()
     return Ranked(trial, interval(row[known], own, bounds=bounds), len(own), len(set(own)))
+
+
+def layers_found(run: Path, model: Model) -> tuple[int, ...]:
+    """The layers that a finished localization found.
+
+    Args:
+        run: its folder.
+        model: the model whose layers they are to be.
+
+    Raises:
+        ConfigError: the run belongs to another architecture, is not finished, or found nothing.
+    """
+    manifest = runfolder.read_manifest(run)
+    settings, finding = manifest["settings"], manifest.get("finding")
+    adapter = manifest.get("adapter") or settings.get("adapter")
+    if adapter != model.adapter.name:
+        raise ConfigError(f"{run} is about a model of architecture {adapter}, this one is {model.adapter.name}")
+    if finding is None and "localizer" not in settings:
+        raise ConfigError(f"{run} holds no localization; give a run of `t2iprobe localize`, or name the layers")
+    if finding is None:
+        raise ConfigError(f"{run} is not finished; `t2iprobe study resume {run}` goes on with it")
+    if not finding["layers"]:
+        raise ConfigError(f"{run} found no layer that stands out; name the layers instead")
+    if max(finding["layers"]) >= model.layers:
+        raise ConfigError(
+            f"{run} found layer {max(finding['layers'])}, but {model.ref or 'this model'} has the layers "
+            f"0-{model.layers - 1}: it is about another model"
+        )
+    return tuple(finding["layers"])
 
 
 def finding_as_json(finding: Finding) -> dict[str, Any]:

@@ -307,7 +307,7 @@ def targets_of(asked: ContinualOptions, adapter: Adapter, pipeline: Pipeline, mo
     Raises:
         ConfigError: a scope that needs layers was given none, or the model does not have them.
     """
-    from t2iprobe.cli import layers, parse
+    from t2iprobe.core import parse
     from t2iprobe.training.targets import choose
 
     preset = preset_of(asked)
@@ -317,7 +317,7 @@ def targets_of(asked: ContinualOptions, adapter: Adapter, pipeline: Pipeline, mo
         if model is None:
             chosen = parse.layers(asked.layers, 10**6) if asked.layers else ()
         else:
-            chosen = layers.chosen(model, asked.layers, asked.from_run)
+            chosen = asked.chosen_layers(model)
     elif asked.layers or asked.from_run:
         raise ConfigError(f"--layers and --from go with --scope localized or random, not with {scope}")
     return choose(adapter, pipeline, scope, layers=chosen)

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from t2iprobe.cli.cost import duration
-from t2iprobe.cli.parse import size_text
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.parse import size_text
 from t2iprobe.core.runs import runfolder
 from t2iprobe.plugins.continual.arms import BASE, JOINT, SEPARATE, ModelSeries
 from t2iprobe.plugins.continual.grid import ResultGrid, Shape

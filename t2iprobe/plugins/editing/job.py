@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Image
 
-from t2iprobe.cli.layers import chosen
 from t2iprobe.cli.models import load, reference
 from t2iprobe.core.contracts.editor import Editor
 from t2iprobe.core.errors import ConfigError
@@ -75,7 +74,7 @@ def prepared(asked: EditOptions, plugins: Plugins, path: Path, command: Sequence
     settings = asked.generation
     with ExitStack() as stack:
         photo = _photo(asked, model, settings, stack)
-        found = chosen(model, asked.layers, asked.from_run)
+        found = asked.chosen_layers(model)
         methods = _methods(model, listed, found, starts, settings)
         latents = None if photo is None else _latents(asked, plugins, model, photo, pairs[0], settings)
         batch = asked.batch_size or usual_batch(model)
@@ -107,12 +106,7 @@ def check_places(asked: EditOptions) -> None:
     Raises:
         ConfigError: the layers or the real picture are missing.
     """
-    if (asked.layers is None) == (asked.from_run is None):
-        raise ConfigError(
-            "name the layers: --layers 6, or --from RUN with what `t2iprobe localize` found"
-            if asked.from_run is None
-            else "give --layers or --from, not both"
-        )
+    asked.check_layers()
     if asked.image is not None and not asked.image.is_file():
         raise ConfigError(f"--image {asked.image}: there is no such file")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from t2iprobe.cli.layers import chosen
 from t2iprobe.cli.models import PUBLISHED
 from t2iprobe.core.contracts.adapter import count_parameters, layer_table
 from t2iprobe.core.errors import ConfigError
@@ -37,7 +36,7 @@ def planned(asked: EditOptions, plugins: Plugins) -> dict[str, Any]:
     check_starts(listed, asked.starts, asked.num_steps)
     adapter = choice("architecture", asked.arch, plugins.adapters())()
     model = Model(adapter.published(), adapter)
-    layers = chosen(model, asked.layers, asked.from_run)
+    layers = asked.chosen_layers(model)
     methods = methods_of(model, listed, layers, asked.starts)
     images = pairs * (2 + sum(one.editor.pictures for one in methods))
     rows = images * asked.num_steps * model.guided({"guidance": asked.guidance})

@@ -138,8 +138,8 @@ def planned(asked: FinetuneOptions, plugins: Plugins) -> dict[str, Any]:
 
 def _published(paper: FinetunePreset, asked: FinetuneOptions, plugins: Plugins) -> Model:
     """The denoiser of a preset as published, on the meta device; it has no weights and cannot run."""
-    from t2iprobe.cli.parse import choice
     from t2iprobe.core.model import Model
+    from t2iprobe.core.names import choice
 
     adapter = choice("architecture", str(asked.arch), plugins.adapters())()
     return Model(adapter.published(), adapter, ref=f"{paper.model}, published configuration")
@@ -197,7 +197,7 @@ def _check(asked: FinetuneOptions) -> None:
     Raises:
         ConfigError: a scope is unknown, or layers are given in two ways.
     """
-    from t2iprobe.cli.parse import choice
+    from t2iprobe.core.names import choice
     from t2iprobe.training.targets import SCOPES
 
     for one in asked.scope:
@@ -215,11 +215,9 @@ def _lesson(asked: FinetuneOptions, plugins: Plugins) -> TrainingSet:
 
 def _layers(asked: FinetuneOptions, model: Model) -> tuple[int, ...]:
     """The found layers; none if every scope does without."""
-    from t2iprobe.cli.layers import chosen
-
     if asked.layers is None and asked.from_run is None and {*asked.scope} <= {"all-cross", "all-attention"}:
         return ()
-    return chosen(model, asked.layers, asked.from_run)
+    return asked.chosen_layers(model)
 
 
 def _job(asked: FinetuneOptions, scope: str, seed: int, layers: tuple[int, ...]) -> FinetuneJob:

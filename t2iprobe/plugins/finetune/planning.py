@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from t2iprobe.cli.parse import size_text
 from t2iprobe.core.contracts.adapter import Adapter, Pipeline
 from t2iprobe.core.options import LoadOptions
+from t2iprobe.core.parse import size_text
 from t2iprobe.plugins.finetune.session import FinetuneJob
 from t2iprobe.training.targets import choose, count
 

@@ -9,13 +9,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from t2iprobe.cli import parse
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.console import Format, answers, print_json
 from t2iprobe.cli.models import reference
 from t2iprobe.cli.tables import print_wide
+from t2iprobe.core import parse
 from t2iprobe.core.errors import ConfigError, ModelError
-from t2iprobe.core.names import counted
+from t2iprobe.core.names import choice, counted
 from t2iprobe.plugins.inversion.options import (
     RUNS,
     InvertAnalyzeOptions,
@@ -110,7 +110,7 @@ def _named(asked: InvertOptions) -> InvertOptions:
     """
     from t2iprobe.plugins.inversion.presets import PRESETS, applied
 
-    return asked if asked.preset is None else applied(asked, parse.choice("preset", asked.preset, PRESETS))
+    return asked if asked.preset is None else applied(asked, choice("preset", asked.preset, PRESETS))
 
 
 def inverted(asked: InvertOptions, plugins: Plugins) -> Inverted:

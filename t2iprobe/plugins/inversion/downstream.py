@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from t2iprobe.cli.console import notes
 from t2iprobe.cli.cost import duration
-from t2iprobe.cli.parse import size_text
 from t2iprobe.core.contracts.metric import Aggregate
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_words
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import counted
 from t2iprobe.core.option_groups import ModelOptions
+from t2iprobe.core.parse import size_text
 from t2iprobe.plugins.inversion import curves, edit, interpolate, session
 from t2iprobe.plugins.inversion.denoisers import sides
 from t2iprobe.plugins.inversion.inverted import Inverted

@@ -9,9 +9,9 @@ import numpy as np
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from t2iprobe.cli.cost import duration
-from t2iprobe.cli.parse import size_text
 from t2iprobe.core.contracts.adapter import Adapter, count_parameters
 from t2iprobe.core.names import choice, counted
+from t2iprobe.core.parse import size_text
 from t2iprobe.plugins.inversion import session
 from t2iprobe.plugins.inversion.arms import ArmProperties, InversionArm, examined, parse_arm
 from t2iprobe.plugins.inversion.imageonly import FAMILIES

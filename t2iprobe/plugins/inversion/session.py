@@ -13,13 +13,13 @@ import torch
 from t2iprobe.cli.console import notes, stopping
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.models import check_arch, reference, say_embedded
-from t2iprobe.cli.parse import size, size_text
 from t2iprobe.cli.progress import bar
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import choice, counted
 from t2iprobe.core.option_groups import ModelOptions
 from t2iprobe.core.options import LoadOptions
+from t2iprobe.core.parse import size, size_text
 from t2iprobe.core.runs import checksums, runfolder
 from t2iprobe.core.runs.checksums import check, read_json
 from t2iprobe.core.runs.engine import RunDefinition, execute

@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from t2iprobe.cli import parse
+from t2iprobe.core import parse
 from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.evidence import Evidence, evidence
 from t2iprobe.core.model import Model
+from t2iprobe.core.names import choice
 from t2iprobe.core.pairs import counted_pairs
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.scoring import FOUND
@@ -52,7 +53,7 @@ class Single(Localizer):
     def __post_init__(self) -> None:
         if self.layers and self.sites:
             raise ConfigError("choose layers or sites, not both")
-        parse.choice("branch", self.branch, BRANCHES)
+        choice("branch", self.branch, BRANCHES)
 
     def find(self, runner: TrialRunner) -> Finding:
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""

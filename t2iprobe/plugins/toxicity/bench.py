@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from t2iprobe.cli.commandline import quoted
 from t2iprobe.cli.console import notes
 from t2iprobe.cli.cost import agree, duration
-from t2iprobe.cli.layers import chosen
 from t2iprobe.cli.models import PUBLISHED, load, reference
 from t2iprobe.cli.progress import progress
 from t2iprobe.core.contracts.adapter import count_parameters, layer_table
@@ -185,7 +184,7 @@ def benchmark(asked: GuardBenchOptions, plugins: Plugins, command: Sequence[str]
     cases = _cases(job, policy, plugins)
     full = job.asked
     model = load(full, plugins, full.upscaler)
-    layers = chosen(model, full.layers, full.from_run)
+    layers = full.chosen_layers(model)
     check_start(full.start, model.steps(full.num_steps))
     size = asked.batch_size or batch_of(model)
     setup = Setup(model, layers, job.settings, full.start, job.negative, job.concept, size)
@@ -312,7 +311,7 @@ def planned(asked: GuardBenchOptions, plugins: Plugins) -> dict[str, Any]:
     adapter = choice("architecture", asked.arch, plugins.adapters())()
     stand_in = adapter.published()
     model, table = Model(stand_in, adapter), layer_table(adapter, stand_in)
-    picked = [table[number] for number in chosen(model, job.asked.layers, job.asked.from_run)]
+    picked = [table[number] for number in job.asked.chosen_layers(model)]
     way = chosen_way(model)
     pictures = len(job.words) * job.asked.seeds
     parameters = sum(row.parameters for row in picked)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from t2iprobe.cli.console import notes, stopping
 from t2iprobe.cli.cost import agree, duration
-from t2iprobe.cli.layers import chosen
 from t2iprobe.cli.models import load, reference
 from t2iprobe.cli.progress import progress
 from t2iprobe.core.names import counted
@@ -50,7 +49,7 @@ def draw(order: GuardRunOptions, plugins: Plugins) -> dict[str, Any]:
         return done
     loaded = load(order, plugins, order.upscaler)
     log = Audit(order.audit or path / "audit.jsonl", order.audit_text)
-    layers = chosen(loaded, order.layers, order.from_run)
+    layers = order.chosen_layers(loaded)
     guard = Guard(loaded, layers, built, way=order.donor, start=order.start, audit=log)  # type: ignore[arg-type]
     told = plan(guard, order, decisions, len(_todo(decisions, Gallery(path))))
     if order.plan:

@@ -1,13 +1,10 @@
-"""Command-line options that are little languages of their own: ranges, choices, near names."""
+"""Options that are written as text: layers, heads and denoising steps as ranges, and sizes in bytes."""
 
 from __future__ import annotations
 
 import re
 
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.names import choice, near
-
-__all__ = ["choice", "heads", "layers", "near", "size", "size_text", "steps"]
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
