@@ -644,6 +644,12 @@ def test_the_plan_says_what_it_will_take(sd3: Model, tmp_path: Path) -> None:
     assert found.rows == 3 * STEPS * 2 and found.seconds > 0
 
 
+def test_a_plan_takes_latents_and_texts_of_several_rows(sd3: Model) -> None:
+    latents = torch.zeros(3, 4, 8, 8)
+    asked = sd3.generation(PROMPTS, num_steps=STEPS, latents=latents, options={"negative_prompt": ["", "a", "b"]})
+    assert plan(sd3, asked, layout_of(sd3, asked, "text")).rows == 3 * STEPS * 2
+
+
 # elsewhere: labels, URLs, scores
 
 

@@ -120,11 +120,10 @@ def _print_study(study: dict[str, Any]) -> None:
 
 def _run(run: Any) -> dict[str, Any]:
     layout = run.layout
-    done = sum(len(layout.unit_rows(unit)) for unit, there in enumerate(run.committed) if there)
     return {
         "name": run.name,
         "rows": layout.rows,
-        "rows_committed": done,
+        "rows_committed": len(run.rows),
         "batch": layout.batch,
         "steps": list(layout.steps),
         "sites": len(layout.entries),

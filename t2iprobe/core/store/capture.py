@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
 from torch import Tensor
 
+from t2iprobe.core.arguments import TEXTS
 from t2iprobe.core.cache import Key
 from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import Patterns, names
 from t2iprobe.core.model import Generation, Model, OnStep
-from t2iprobe.core.sites import Sites
 from t2iprobe.core.store import codecs, keys, verify
 from t2iprobe.core.store.layout import Layout, SiteLayout
 from t2iprobe.core.store.reader import ActivationStore
@@ -51,29 +51,29 @@ class CapturePlan:
     dtypes: tuple[str, ...]
 
 
-@dataclass
 class CaptureProbe:
-    """A sink that records shapes and a sample of the values."""
+    """A sink that records shapes and a sample of the values of a run of one row and two steps."""
 
-    branches: frozenset[str] | None
-    static: frozenset[str]
-    steps: frozenset[int]
-    piece: int
-    round_bits: int | None
-    bytes_a_row: dict[Key, int] = field(default_factory=dict)
-    dtypes: dict[str, None] = field(default_factory=dict)
-    sample: list[NDArray[Any]] = field(default_factory=list)
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._piece = min(PIECE, max(4096, SAMPLE // (6 * len(layout.entries))))
+        self.bytes_a_row: dict[Key, int] = {}
+        self.dtypes: dict[str, None] = {}
+        self.sample: list[NDArray[Any]] = []
+
+    @property
+    def static(self) -> frozenset[str]:
+        """See :class:`~t2iprobe.core.cache.ActivationStream`."""
+        return self._layout.static
 
     def add(self, key: Key, rows: Sequence[int], value: Tensor) -> None:
         """See :class:`~t2iprobe.core.cache.Sink`."""
-        if self.branches is not None and str(key.branch) not in self.branches:
+        if not self._layout.has(key.branch) or (key.site in self.static and (key.step or key.evaluation)):
             return
-        if key.site in self.static and (key.step or key.evaluation):
-            return
-        self.bytes_a_row[key] = value[0].numel() * value.element_size()
+        self.bytes_a_row[key] = value[0].nbytes
         self.dtypes[str(value.dtype).removeprefix("torch.")] = None
-        flat = value.detach().flatten()[: self.piece // value.element_size()].cpu().clone()
-        self.sample.append(codecs.rounded(codecs.to_numpy(flat), flat.dtype, self.round_bits))
+        flat = value.detach().flatten()[: self._piece // value.element_size()].cpu().clone()
+        self.sample.append(codecs.rounded(codecs.to_numpy(flat), flat.dtype, self._layout.round_bits))
 
     def discard(self, rows: Sequence[int]) -> None:
         """Do nothing: a single row is never split."""
@@ -108,17 +108,16 @@ def layout_of(
     """
     codecs.check_round_bits(round_bits)
     count = model.steps(generation.num_steps)
-    wanted = tuple(range(count)) if steps is None else tuple(sorted(set(steps)))
+    wanted = tuple(sorted(set(range(count) if steps is None else steps)))
     if not wanted or wanted[-1] >= count or wanted[0] < 0:
         raise ConfigError(f"steps {list(wanted)[:8]} to capture: the run has the steps 0 to {count - 1}")
-    chosen = model.sites.match(*names(sites))
     units = -(-len(generation.prompts) // batch)
     return Layout(
-        tuple(SiteLayout(site.name, site.axes, site.static and static) for site in chosen),
+        tuple(SiteLayout(site.name, site.axes, site.static and static) for site in model.sites.match(*names(sites))),
         generation.prompts,
         generation.seeds,
         wanted,
-        None if branches is None else tuple(str(branch) for branch in branches),
+        None if branches is None else tuple(map(str, branches)),
         -(-len(generation.prompts) // units),  # equal batches, so that the chunks of the last one are no smaller
         round_bits=round_bits,
     )
@@ -126,16 +125,32 @@ def layout_of(
 
 def plan(model: Model, generation: Generation, layout: Layout) -> CapturePlan:
     """Measure the cost of the capture on a short generation, and choose the compression."""
-    probe = _probe(model, generation, layout)
+    probe = CaptureProbe(layout)
+    short = _one_row(generation)
+    model.run(short, cache=[entry.name for entry in layout.entries], into=probe)
+    settings = {name: getattr(short, name) for name in ("guidance", "height", "width", "options")}
     raw = layout.rows * sum(size * _times(key, layout, model, generation) for key, size in probe.bytes_a_row.items())
-    cost = model.probe(_settings(generation), rows=min(4, layout.batch))
-    calls = model.evaluations(generation.num_steps) * model.guided(_settings(generation))
+    cost = model.probe(settings, rows=min(4, layout.batch))
+    calls = model.evaluations(generation.num_steps) * model.guided(settings)
     seconds = layout.rows * (calls * cost.seconds_a_row + cost.seconds_an_image)
     codec = codecs.choose(probe.sample, raw / (SHARE * seconds))
     packing = raw / codec.speed if codec.speed else 0.0
     stored = math.ceil(raw * codec.ratio)
-    done = replace(layout, codec=codec)
-    return CapturePlan(done, raw, stored, max(seconds, packing), layout.rows * calls, tuple(probe.dtypes))
+    plan = replace(layout, codec=codec)
+    return CapturePlan(plan, raw, stored, max(seconds, packing), layout.rows * calls, tuple(probe.dtypes))
+
+
+def _one_row(generation: Generation) -> Generation:
+    """The first row of a generation, with two steps; a text among its options then serves any number of rows."""
+    several = {name for name in TEXTS if isinstance(generation.options.get(name), list | tuple)}
+    return replace(
+        generation,
+        prompts=generation.prompts[:1],
+        seeds=generation.seeds[:1],
+        num_steps=2,
+        options={name: value[0] if name in several else value for name, value in generation.options.items()},
+        latents=None if generation.latents is None else generation.latents[:1],
+    )
 
 
 def capture(
@@ -179,30 +194,12 @@ def capture(
     return ActivationStore(where, run)
 
 
-def _probe(model: Model, generation: Generation, layout: Layout) -> CaptureProbe:
-    """Generate one row with two steps and record its activations."""
-    sites = model.sites.match(*(entry.name for entry in layout.entries))
-    static = frozenset(entry.name for entry in layout.entries if entry.static)
-    branches = None if layout.branches is None else frozenset(layout.branches)
-    piece = min(PIECE, max(4096, SAMPLE // (6 * len(sites))))
-    probe = CaptureProbe(branches, static, frozenset(layout.steps), piece, layout.round_bits)
-    short = replace(generation, prompts=generation.prompts[:1], seeds=generation.seeds[:1], num_steps=2)
-    model.run(short, cache=Sites(sites), into=probe)
-    return probe
-
-
 def _times(key: Key, layout: Layout, model: Model, generation: Generation) -> int:
     """How often the activation at ``key``, from the first step of a short run, occurs in the whole run."""
     if key.step:
         return 0
-    if key.site in {entry.name for entry in layout.entries if entry.static}:
+    if key.site in layout.static:
         return 1
     order = int(getattr(model.pipeline.scheduler, "order", 1))
     count = model.evaluations(generation.num_steps)
     return sum(step * order + key.evaluation < count for step in layout.steps)
-
-
-def _settings(generation: Generation) -> dict[str, Any]:
-    given = {name: getattr(generation, name) for name in ("guidance", "height", "width")}
-    options = {"options": generation.options} if generation.options else {}
-    return {**{name: value for name, value in given.items() if value is not None}, **options}

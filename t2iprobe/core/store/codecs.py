@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
-from numcodecs import Blosc
+from numcodecs import BitRound, Blosc
 from numpy.typing import NDArray
 from torch import Tensor
 from zarr.codecs import BloscCodec, Crc32cCodec
@@ -87,12 +87,10 @@ def choose(sample: Sequence[NDArray[Any]], wanted: float = QUICK) -> Codec:
 
 
 def _measure(codec: Codec, sample: Sequence[NDArray[Any]]) -> Codec:
-    blosc = codec.blosc()
+    blosc, raw = codec.blosc(), sum(piece.nbytes for piece in sample)
     began = time.perf_counter()
     stored = sum(len(blosc.encode(piece)) for piece in sample)
-    seconds = time.perf_counter() - began
-    raw = sum(piece.nbytes for piece in sample)
-    return Codec(codec.name, codec.level, codec.shuffle, stored / raw, raw / seconds)
+    return replace(codec, ratio=stored / raw, speed=raw / (time.perf_counter() - began))
 
 
 def to_numpy(value: Tensor) -> NDArray[Any]:
@@ -100,9 +98,7 @@ def to_numpy(value: Tensor) -> NDArray[Any]:
     if value.dtype not in DTYPES:
         known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         raise ShapeError(f"a store keeps {known}, not {str(value.dtype).removeprefix('torch.')}")
-    bits = value.view(torch.uint16) if value.dtype == torch.bfloat16 else value
-    array: NDArray[Any] = bits.numpy()
-    return array
+    return (value.view(torch.uint16) if value.dtype == torch.bfloat16 else value).numpy()
 
 
 def to_tensor(array: NDArray[Any], dtype: str) -> Tensor:
@@ -123,15 +119,10 @@ def check_round_bits(keep: int | None) -> None:
 
 def rounded(array: NDArray[Any], dtype: torch.dtype, keep: int | None) -> NDArray[Any]:
     """Round to ``keep`` mantissa bits, half to even; ``None``, or at least as many as there are, changes nothing."""
-    mantissa = DTYPES[dtype][2]
-    if keep is None or keep >= mantissa:
+    if keep is None or keep >= DTYPES[dtype][2]:
         return array
-    kind: Any = np.dtype(f"u{array.dtype.itemsize}").type
-    bits = array.view(kind)
-    drop = mantissa - keep
-    half = kind((1 << (drop - 1)) - 1) + ((bits >> kind(drop)) & kind(1))
-    new = (bits + half) & ~kind((1 << drop) - 1)
-    exponent = kind(((1 << (8 * array.dtype.itemsize - 1 - mantissa)) - 1) << mantissa)
-    special = (bits & exponent) == exponent  # NaN and infinity are kept
-    result: NDArray[Any] = np.where(special, bits, new).view(array.dtype)
-    return result
+    if dtype == torch.bfloat16:  # the upper half of a float32
+        wide = rounded((array.astype(np.uint32) << 16).view(np.float32), torch.float32, keep)
+        return (wide.view(np.uint32) >> 16).astype(np.uint16)
+    new = BitRound(keep).encode(array).view(array.dtype)
+    return np.where(np.isfinite(array), new, array)

@@ -1,7 +1,10 @@
-"""Labels of a captured run: steps, prompts and seeds as coordinates, and the marks of finished units."""
+"""Captured runs in a store: their labels (steps, prompts and seeds) and the marks of their finished units."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,8 +12,9 @@ import zarr
 from zarr.codecs import Crc32cCodec
 from zarr.core.buffer import Buffer
 
+from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.store import keys, regions
-from t2iprobe.core.store.layout import COMMITTED, LABELS, Layout
+from t2iprobe.core.store.layout import ACTIVATIONS, COMMITTED, LABELS, Layout, array_name, node
 
 #: how xarray learns that the labels of rows are no data
 COORDINATES = "prompt seed"
@@ -21,35 +25,18 @@ Labels = dict[str, dict[str, Buffer]]
 def write(root: zarr.Group, path: str, layout: Layout) -> None:
     """Write the run's group; its attributes come last, so that a group with attributes is complete."""
     group = root.require_group(path)
-    for name, values in (("step", layout.steps), ("seed", layout.seeds)):
-        _array(group, name, np.asarray(values, np.int64), "step" if name == "step" else "batch")
-    _array(group, "prompt", np.asarray(layout.prompts, object), "batch")
-    group.create_array(
-        COMMITTED,
-        shape=(layout.units,),
-        chunks=(1,),
-        dtype="uint8",
-        fill_value=0,
-        compressors=[Crc32cCodec()],
-        dimension_names=("unit",),
-        overwrite=True,
-    )
+    always: Any = {"write_empty_chunks": True}
+    _array(group, "step", layout.steps, "int64", "step", config=always)
+    _array(group, "seed", layout.seeds, "int64", "batch", config=always)
+    _array(group, "prompt", layout.prompts, "string", "batch", config=always)
+    _array(group, COMMITTED, [0] * layout.units, "uint8", "unit", chunks=(1,), fill_value=0)
     group.attrs.update({"t2iprobe": layout.attributes()})
 
 
-def _array(group: zarr.Group, name: str, values: Any, axis: str) -> None:
-    text = values.dtype == object
-    array = group.create_array(
-        name,
-        shape=values.shape,
-        dtype="string" if text else values.dtype,
-        chunks=values.shape,
-        compressors=[Crc32cCodec()],
-        dimension_names=(axis,),
-        overwrite=True,
-        config={"write_empty_chunks": True},
-    )
-    array[:] = values
+def _array(group: zarr.Group, name: str, values: Sequence[Any], dtype: str, axis: str, **more: Any) -> None:
+    settings = {"chunks": (len(values),), "compressors": [Crc32cCodec()], "dimension_names": (axis,), **more}
+    array = group.create_array(name, shape=(len(values),), dtype=dtype, overwrite=True, **settings)
+    array[:] = np.asarray(values, object if dtype == "string" else dtype)
 
 
 def read(root: zarr.Group, run: str) -> Labels:
@@ -69,20 +56,55 @@ def _below(root: zarr.Group, path: str) -> str:
     return f"{root.path}/{path}".lstrip("/")
 
 
-def layout(root: zarr.Group, path: str) -> Layout:
-    """The layout of the run at ``path``.
+@dataclass(frozen=True)
+class Captured:
+    """A captured run: its group, and which of its units are committed."""
 
-    Raises:
-        DamagedError: a label cannot be read.
-    """
-    group: Any = root[path]
-    step, prompt, seed = (_values(group[name]) for name in LABELS)
-    return Layout.read(
-        dict(group.attrs["t2iprobe"]),
-        tuple(str(text) for text in prompt),
-        tuple(int(number) for number in seed),
-        tuple(int(number) for number in step),
-    )
+    name: str
+    group: Any
+    layout: Layout
+    committed: list[bool]
+
+    @classmethod
+    def read(cls, root: zarr.Group, name: str) -> Captured:
+        """The run called ``name``.
+
+        Raises:
+            DamagedError: its labels or marks cannot be read.
+        """
+        group: Any = root[f"{ACTIVATIONS}/{name}"]
+        steps, prompts, seeds = (_values(group[label]).tolist() for label in LABELS)
+        found = Layout.read(
+            dict(group.attrs["t2iprobe"]), steps=tuple(steps), prompts=tuple(prompts), seeds=tuple(seeds)
+        )
+        marks = group[COMMITTED]
+        keys_of = (f"{marks.path}/{marks.metadata.encode_chunk_key((unit,))}" for unit in range(found.units))
+        # an existing mark is read chunk by chunk, so that a damaged one is not taken for a missing one
+        committed = [
+            keys.exists(marks.store, key) and bool(regions.read(marks, [unit])[0]) for unit, key in enumerate(keys_of)
+        ]
+        return cls(name, group, found, committed)
+
+    @property
+    def rows(self) -> list[int]:
+        """Rows of the committed units."""
+        return [row for unit, done in enumerate(self.committed) if done for row in self.layout.unit_rows(unit)]
+
+    def arrays(self) -> Iterator[tuple[str, str, zarr.Array[Any]]]:
+        """Site, name and array of every branch and evaluation."""
+        for entry in self.layout.entries:
+            for branch in Branch:
+                for evaluation in itertools.count():
+                    name = array_name(branch, evaluation)
+                    if (array := self.group.get(f"{node(entry.name)}/{name}")) is None:
+                        break
+                    yield entry.name, name, array
+
+
+def runs(root: zarr.Group) -> list[str]:
+    """Names of the captured runs in a store."""
+    found: Any = root.get(ACTIVATIONS)
+    return [] if found is None else sorted(name for name, group in found.groups() if "t2iprobe" in group.attrs)
 
 
 def _values(array: zarr.Array[Any]) -> Any:
@@ -91,13 +113,3 @@ def _values(array: zarr.Array[Any]) -> Any:
         return array[:]
     except Exception:
         return regions.read(array, range(array.shape[0]))
-
-
-def marked(marks: zarr.Array[Any], unit: int) -> bool:
-    """Whether a unit is committed.
-
-    Raises:
-        DamagedError: its mark cannot be read.
-    """
-    key = f"{marks.path}/{marks.metadata.encode_chunk_key((unit,))}"
-    return keys.exists(marks.store, key) and bool(regions.read(marks, [unit])[0])

@@ -2,7 +2,7 @@
 
 ::
 
-        activations/<run>/committed          one mark per unit, written when the whole unit is
+    activations/<run>/committed          one mark per unit, written when the whole unit is
     activations/<run>/{step,prompt,seed} labels
         activations/<run>/<site>/<branch>    (step, batch, axes of the site); without step if the site is static
 
@@ -74,58 +74,48 @@ class Layout:
         """Number of batches."""
         return -(-self.rows // self.batch)
 
+    @property
+    def static(self) -> frozenset[str]:
+        """Names of the sites that are stored once."""
+        return frozenset(entry.name for entry in self.entries if entry.static)
+
+    def has(self, branch: Branch) -> bool:
+        """Whether a branch of guidance is captured."""
+        return self.branches is None or str(branch) in self.branches
+
     def unit_rows(self, unit: int) -> range:
         """Rows of one batch."""
         return range(unit * self.batch, min((unit + 1) * self.batch, self.rows))
 
     def attributes(self) -> dict[str, Any]:
         """Attributes of the run's group: what the labels do not hold."""
-        return {
-            "format": FORMAT,
-            "rows": self.rows,
-            "batch": self.batch,
-            "branches": None if self.branches is None else list(self.branches),
-            "sites": {entry.name: {"axes": list(entry.axes), "static": entry.static} for entry in self.entries},
-            "codec": self.codec.as_json(),
-            "round_bits": self.round_bits,
-        }
+        sites = {entry.name: {"axes": entry.axes, "static": entry.static} for entry in self.entries}
+        kept = {name: getattr(self, name) for name in ("rows", "batch", "branches", "round_bits")}
+        return {"format": FORMAT, "sites": sites, "codec": self.codec.as_json(), **kept}
 
     @classmethod
-    def read(
-        cls, attributes: dict[str, Any], prompts: tuple[str, ...], seeds: tuple[int, ...], steps: tuple[int, ...]
-    ) -> Layout:
-        """The inverse of :meth:`attributes`.
+    def read(cls, attributes: dict[str, Any], **labels: Any) -> Layout:
+        """The inverse of :meth:`attributes`; ``labels`` are the prompts, seeds and steps.
 
         Raises:
             StoreError: it was written by a later version.
         """
-        if attributes.get("format") != FORMAT:
-            raise StoreError(
-                f"the store has format {attributes.get('format')}, this t2iprobe reads {FORMAT}; update it"
-            )
-        sites = attributes["sites"].items()
-        branches = attributes["branches"]
+        if (found := attributes.get("format")) != FORMAT:
+            raise StoreError(f"the store has format {found}, this t2iprobe reads {FORMAT}; update it")
+        sites, branches = attributes["sites"].items(), attributes["branches"]
         return cls(
             tuple(SiteLayout(name, tuple(site["axes"]), site["static"]) for name, site in sites),
-            prompts,
-            seeds,
-            steps,
-            None if branches is None else tuple(branches),
-            attributes["batch"],
-            Codec(**attributes["codec"]),
-            attributes["round_bits"],
+            branches=None if branches is None else tuple(branches),
+            batch=attributes["batch"],
+            codec=Codec(**attributes["codec"]),
+            round_bits=attributes["round_bits"],
+            **labels,
         )
 
     def differences(self, other: Layout) -> list[str]:
         """Differences in contents from ``other``, as text; batches and compression may differ."""
-        pairs = [
-            ("sites", self.entries, other.entries),
-            ("prompts", self.prompts, other.prompts),
-            ("seeds", self.seeds, other.seeds),
-            ("steps", self.steps, other.steps),
-            ("branches", self.branches, other.branches),
-            ("round_bits", self.round_bits, other.round_bits),
-        ]
+        names = {"entries": "sites"} | {name: name for name in ("prompts", "seeds", "steps", "branches", "round_bits")}
+        pairs = [(name, getattr(self, field), getattr(other, field)) for field, name in names.items()]
         return [f"{name}: {_short(old)} there, {_short(new)} now" for name, old, new in pairs if old != new]
 
 
@@ -141,13 +131,11 @@ class ChunkGrid:
 
     Args:
         steps: steps per shard.
-        rows: rows per chunk.
         chunk: shape of a unit of compression and checksum.
         shard: shape of a file; ``None`` if a file is one chunk.
     """
 
     steps: int
-    rows: int
     chunk: tuple[int, ...]
     shard: tuple[int, ...] | None
 
@@ -164,9 +152,10 @@ def grid(
     steps = max(1, min(len(layout.steps), SHARD // step_bytes, memory // arrays // step_bytes))
     chunk, shard = (rows, *rest), (layout.batch, *rest)
     if entry.static:
-        return ChunkGrid(1, rows, chunk, None if shard == chunk else shard)
-    chunk, shard = (1, *chunk), (steps, *shard)
-    return ChunkGrid(steps, rows, chunk, None if shard == chunk else shard)
+        steps = 1
+    else:
+        chunk, shard = (1, *chunk), (steps, *shard)
+    return ChunkGrid(steps, chunk, None if shard == chunk else shard)
 
 
 def check_run(name: str) -> str:

@@ -17,8 +17,9 @@ from torch import Tensor
 from t2iprobe.core.cache import Activations, Key
 from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError, SiteError
-from t2iprobe.core.store import codecs, keys, labels, regions
-from t2iprobe.core.store.layout import ACTIVATIONS, COMMITTED, Layout, array_name, node
+from t2iprobe.core.store import codecs, keys, regions
+from t2iprobe.core.store.labels import Captured, runs
+from t2iprobe.core.store.layout import array_name, node
 
 
 class ActivationStore(Activations):
@@ -33,16 +34,13 @@ class ActivationStore(Activations):
     """
 
     def __init__(self, where: keys.Where, run: str | None = None) -> None:
-        self._root = keys.open_root(where)
-        self.run = _chosen(runs(self._root), run, self._root)
-        path = f"{ACTIVATIONS}/{self.run}"
-        self.layout: Layout = labels.layout(self._root, path)
-        self._group = _group(self._root, path)
+        root = keys.open_root(where)
+        self.run = _chosen(runs(root), run, root)
+        captured = Captured.read(root, self.run)
+        self.layout, self._group, self._committed = captured.layout, captured.group, captured.committed
         self._entries = {entry.name: entry for entry in self.layout.entries}
         self._position = {step: index for index, step in enumerate(self.layout.steps)}
-        self._arrays: dict[tuple[str, str], zarr.Array[Any] | None] = {}
-        marks: Any = self._group[COMMITTED]
-        self._committed = [labels.marked(marks, unit) for unit in range(self.layout.units)]
+        self._arrays: dict[str, zarr.Array[Any] | None] = {}
 
     def __repr__(self) -> str:
         done = f"{sum(self._committed)} of {len(self._committed)} batches"
@@ -147,11 +145,10 @@ class ActivationStore(Activations):
 
     def _array(self, site: str, branch: Branch, evaluation: int) -> zarr.Array[Any] | None:
         static = site in self._entries and self._entries[site].static
-        where = node(site), array_name(branch, 0 if static else evaluation)
-        if where not in self._arrays:
-            found: Any = self._group.get("/".join(where))
-            self._arrays[where] = found
-        return self._arrays[where]
+        path = f"{node(site)}/{array_name(branch, 0 if static else evaluation)}"
+        if path not in self._arrays:
+            self._arrays[path] = self._group.get(path)
+        return self._arrays[path]
 
     def _find(self, site: str, steps: Sequence[int], branch: Branch, evaluation: int) -> zarr.Array[Any]:
         array = self._array(site, branch, evaluation)
@@ -191,18 +188,6 @@ class ActivationStore(Activations):
         if wrong:
             raise SiteError(f"{site} has no token {wrong[0]}; there are {value.shape[axis]}, numbered from 0")
         return value.index_select(axis, torch.tensor(tokens, dtype=torch.long))
-
-
-def _group(root: zarr.Group, path: str) -> zarr.Group:
-    found: Any = root[path]
-    group: zarr.Group = found
-    return group
-
-
-def runs(root: zarr.Group) -> list[str]:
-    """Names of the captured runs in a store."""
-    found: Any = root.get(ACTIVATIONS)
-    return [] if found is None else sorted(name for name, group in found.groups() if "t2iprobe" in group.attrs)
 
 
 def _chosen(known: Sequence[str], run: str | None, root: zarr.Group) -> str:

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, cast
 
 import google_crc32c
@@ -26,7 +27,6 @@ from t2iprobe.core.store.codecs import Codec
 
 Pieces = list[NDArray[np.uint8]]
 AT_ONCE = 128 << 10  # bytes per call: for larger writes, Linux allocates huge pages, which takes most of the time
-NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class Packer:
@@ -85,50 +85,27 @@ def _with_checksum(values: NDArray[Any]) -> Pieces:
 
 def _put(store: Any, key: str, pieces: Pieces) -> None:
     if not isinstance(store, LocalStore):
-        sync(
-            store.set(key, default_buffer_prototype().buffer.from_bytes(b"".join(piece.tobytes() for piece in pieces)))
-        )
+        content = default_buffer_prototype().buffer.from_bytes(b"".join(piece.tobytes() for piece in pieces))
+        sync(store.set(key, content))
         return
-    path = f"{store.root}/{key}"
-    part = f"{path}.{uuid.uuid4().hex}.partial"
+    path = store.root / key
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         _fill(part, pieces)
-        os.replace(part, path)
+        part.replace(path)
     except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(part)
+        part.unlink(missing_ok=True)
         raise
 
 
-def _fill(path: str, pieces: Pieces) -> None:
+def _fill(path: Path, pieces: Pieces) -> None:
     """A new file with these bytes, one call per piece: a vectored write (``writev``) takes four times as long."""
-    file = _made(path)
-    try:
+    with path.open("xb", buffering=0) as file:
         for piece in pieces:
-            _write(file, piece)
-        _begin_to_disk(file)
-    finally:
-        os.close(file)
-
-
-def _begin_to_disk(file: int) -> None:
-    """Start writing to disk while the next file is made, instead of only once the page cache is full; a hint."""
-    if hasattr(os, "posix_fadvise"):
-        with suppress(OSError):
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _made(path: str) -> int:
-    """A new file in an existing folder; the first file creates the folder."""
-    try:
-        return os.open(path, NEW, 0o666)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        return os.open(path, NEW, 0o666)
-
-
-def _write(file: int, piece: NDArray[np.uint8]) -> None:
-    """Write all of a piece: the system may write less per call."""
-    rest = memoryview(cast(Any, piece))
-    while rest:
-        rest = rest[os.write(file, rest[:AT_ONCE]) :]
+            rest = memoryview(cast(Any, piece))
+            while rest:  # the system may write less per call
+                rest = rest[file.write(rest[:AT_ONCE]) :]
+        if hasattr(os, "posix_fadvise"):  # write to disk now, and not only once the page cache is full; a hint
+            with suppress(OSError):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import zarr
 
-from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError, DamagedError
 from t2iprobe.core.names import near
-from t2iprobe.core.store import keys, labels, regions
-from t2iprobe.core.store.layout import ACTIVATIONS, COMMITTED, FILES, Layout, array_name, node
-from t2iprobe.core.store.reader import runs
+from t2iprobe.core.store import keys, regions
+from t2iprobe.core.store.labels import Captured, runs
+from t2iprobe.core.store.layout import ACTIVATIONS, COMMITTED, FILES
+
+Chunk = tuple[str, regions.Region]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,95 +64,53 @@ class Size:
     stored: int
 
 
-@dataclass(frozen=True)
-class Captured:
-    """A captured run and which of its units are committed."""
-
-    name: str
-    layout: Layout
-    committed: list[bool]
-    arrays: list[tuple[str, str, zarr.Array[Any]]]  # site, branch, array
-
-
 def captured(root: zarr.Group) -> Iterator[Captured]:
     """Every captured run.
 
     Raises:
         DamagedError: its labels or marks cannot be read.
     """
-    for name in runs(root):
-        yield _captured(root, name)
-
-
-def _captured(root: zarr.Group, name: str) -> Captured:
-    path = f"{ACTIVATIONS}/{name}"
-    layout, group = labels.layout(root, path), _group(root, path)
-    committed = [labels.marked(group[COMMITTED], unit) for unit in range(layout.units)]
-    return Captured(name, layout, committed, list(_arrays(group, layout)))
-
-
-def _group(root: zarr.Group, path: str) -> Any:
-    return root[path]
-
-
-def _arrays(group: zarr.Group, layout: Layout) -> Iterator[tuple[str, str, zarr.Array[Any]]]:
-    for entry in layout.entries:
-        for branch in Branch:
-            for name in (array_name(branch, evaluation) for evaluation in itertools.count()):
-                array: Any = group.get(f"{node(entry.name)}/{name}")
-                if array is None:
-                    break
-                yield entry.name, name, array
+    return (Captured.read(root, name) for name in runs(root))
 
 
 def verify(where: keys.Where) -> StoreReport:
     """Read every chunk of a store and compare it with its checksum; unfinished parts do not count as damage."""
-    root = keys.open_root(where)
-    report = StoreReport()
-    present = set(keys.listed(root.store))
-    inside: set[str] = set()
+    root, report = keys.open_root(where), StoreReport()
+    present = keys.listed(root.store)
+    written = set(present)
+    owners: dict[str, Captured] = {}  # by path of an array of activations
     for name in runs(root):
-        try:
-            run = _captured(root, name)
-        except (DamagedError, KeyError, ValueError, TypeError):  # of a label, mark or array: the second walk finds it
-            continue
-        absent = [unit for unit, done in enumerate(run.committed) if not done]
-        if absent:
-            report.unfinished[run.name] = sum(len(run.layout.unit_rows(unit)) for unit in absent)
-        for _, _, array in run.arrays:
-            inside.add(array.path)
-            for key, region in _committed_chunks(run, array):
-                _look(report, array, key, region)
+        with suppress(DamagedError, KeyError, ValueError, TypeError):  # all of its arrays are walked below
+            run = Captured.read(root, name)
+            owners |= {array.path: run for _, _, array in run.arrays()}
+            if unfinished := run.layout.rows - len(run.rows):
+                report.unfinished[name] = unfinished
     for path in [key.removesuffix("/zarr.json") for key in present if key.endswith("/zarr.json")]:
         try:
-            member: Any = root[path] if path != "zarr.json" else root
+            member: Any = root[path]
         except Exception as error:  # Zarr may raise anything on invalid metadata
             report.damaged.append(Damage(f"{path}/zarr.json", f"cannot be read: {error or type(error).__name__}"))
             continue
-        if isinstance(member, zarr.Array) and path not in inside:
-            for key, region in regions.chunks(member, ()):
-                if key in present:  # a chunk never written is not damage: its score is not measured yet
-                    _look(report, member, key, region)
+        if not isinstance(member, zarr.Array):
+            continue
+        owner = owners.get(path)
+        for key, region in regions.chunks(member, ()) if owner is None else _committed_chunks(owner, member):
+            if owner is None and key not in written:
+                continue  # outside of captured runs a chunk never written is not damage: its score is not measured yet
+            report.chunks += 1
+            if (reason := regions.damage(member, key, region)) is not None:
+                report.damaged.append(Damage(key, reason))
+            else:
+                report.bytes += keys.sizes(member.store, [key])[key]
     return report
 
 
-def _look(report: StoreReport, array: zarr.Array[Any], key: str, region: regions.Region) -> None:
-    report.chunks += 1
-    reason = regions.damage(array, key, region)
-    if reason is not None:
-        report.damaged.append(Damage(key, reason))
-    else:
-        report.bytes += keys.sizes(array.store, [key])[key]
-
-
-def _committed_chunks(run: Captured, array: zarr.Array[Any]) -> Iterator[tuple[str, regions.Region]]:
+def _committed_chunks(run: Captured, array: zarr.Array[Any]) -> Iterator[Chunk]:
     """Chunks that must exist: those of committed units, at steps that this array has."""
-    rows = [row for unit, done in enumerate(run.committed) if done for row in run.layout.unit_rows(unit)]
     if _static(array):
-        yield from regions.chunks(array, (rows,))
-        return
-    held: Any = array.attrs.get("steps", list(run.layout.steps))
-    yield from regions.chunks(array, ([run.layout.steps.index(step) for step in held], rows))
+        return regions.chunks(array, (run.rows,))
+    steps: Any = array.attrs.get("steps", run.layout.steps)
+    return regions.chunks(array, ([run.layout.steps.index(step) for step in steps], run.rows))
 
 
 def _static(array: zarr.Array[Any]) -> bool:
@@ -161,15 +120,13 @@ def _static(array: zarr.Array[Any]) -> bool:
 
 def table(where: keys.Where) -> list[Size]:
     """Sizes of every array of activations."""
-    root = keys.open_root(where)
-    return [_size(run, *one) for run in captured(root) for one in run.arrays]
+    return [_size(run, *one) for run in captured(keys.open_root(where)) for one in run.arrays()]
 
 
 def _size(run: Captured, site: str, branch: str, array: zarr.Array[Any]) -> Size:
-    rows = sum(len(run.layout.unit_rows(unit)) for unit, done in enumerate(run.committed) if done)
-    one = array.size // max(1, run.layout.rows) * array.dtype.itemsize
+    row_bytes = array.size // max(1, run.layout.rows) * array.dtype.itemsize
     stored = sum(keys.sizes(array.store, _files(array)).values())
-    return Size(run.name, site, branch, str(array.attrs["dtype"]), array.shape, rows * one, stored)
+    return Size(run.name, site, branch, str(array.attrs["dtype"]), array.shape, len(run.rows) * row_bytes, stored)
 
 
 def _files(array: zarr.Array[Any]) -> list[str]:
@@ -185,7 +142,7 @@ def garbage(where: keys.Where, run: str | None = None) -> dict[str, int]:
     found = [key for key in keys.listed(store) if key.endswith(".partial")]
     for one in captured(root):
         units = {unit for unit, done in enumerate(one.committed) if not done and run in (None, one.name)}
-        for _, _, array in one.arrays:
+        for _, _, array in one.arrays():
             axis = 0 if _static(array) else 1
             for key in _files(array):
                 place = key.rpartition("/")[2].removeprefix(FILES).split(".")
@@ -208,7 +165,7 @@ def activations(where: keys.Where, run: str | None = None) -> dict[str, int]:
         ConfigError: no such run was captured into this store.
     """
     root = keys.open_root(where)
-    if run is not None and run not in (known := list(runs(root))):
+    if run is not None and run not in (known := runs(root)):
         others = near(run, known) if known else "; it holds no activations"
         raise ConfigError(f"{keys.name_of(root.store)} holds no captured run {run!r}{others}")
     prefix = ACTIVATIONS if run is None else f"{ACTIVATIONS}/{run}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -23,24 +23,18 @@ class Worker(Generic[Item]):
 
     def __init__(self, work: Callable[[Item], None], limit: int, threads: int = 1) -> None:
         self._work, self._limit = work, limit
-        self._items: deque[tuple[Item, int]] = deque()
-        self._bytes = 0
-        self._ended = False
+        self._bytes, self._dropping = 0, False
         self._error: BaseException | None = None
         self._change = threading.Condition()
-        name = "t2iprobe-writer"
-        self._threads = [threading.Thread(target=self._loop, name=name, daemon=True) for _ in range(threads)]
-        for thread in self._threads:
-            thread.start()
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="t2iprobe-writer")
 
     def put(self, item: Item, nbytes: int) -> None:
         """Queue an item; waits while the queue is full."""
         with self._change:
             self._change.wait_for(lambda: self._error or not self._bytes or self._bytes + nbytes <= self._limit)
             self._raise()
-            self._items.append((item, nbytes))
             self._bytes += nbytes
-            self._change.notify_all()
+        self._threads.submit(self._process, item, nbytes)
 
     def wait(self) -> None:
         """Wait until nothing is left to do."""
@@ -51,43 +45,25 @@ class Worker(Generic[Item]):
     def abandon(self) -> None:
         """Drop what is waiting and discard an error; items in progress are finished first."""
         with self._change:
-            self._bytes -= sum(nbytes for _, nbytes in self._items)
-            self._items.clear()
+            self._dropping = True
             self._change.wait_for(lambda: not self._bytes)
-            self._error = None
+            self._dropping, self._error = False, None
 
     def close(self) -> None:
         """Stop the threads once the queue is empty."""
-        with self._change:
-            self._ended = True
-            self._change.notify_all()
-        for thread in self._threads:
-            thread.join()
+        self._threads.shutdown()
 
     def _raise(self) -> None:
         if self._error is not None:
             raise self._error
 
-    def _loop(self) -> None:
-        while True:
-            with self._change:
-                self._change.wait_for(lambda: self._items or self._ended)
-                if not self._items:
-                    return
-                item, nbytes = self._items.popleft()
-            error = self._try(item)
-            del item
+    def _process(self, item: Item, nbytes: int) -> None:
+        try:
+            if not self._dropping and self._error is None:
+                self._work(item)
+        except BaseException as error:  # whatever it is, the main thread has to raise it
+            self._error = self._error or error
+        finally:
             with self._change:
                 self._bytes -= nbytes
-                if error is not None:
-                    self._error = self._error or error
-                    self._bytes -= sum(size for _, size in self._items)
-                    self._items.clear()
                 self._change.notify_all()
-
-    def _try(self, item: Item) -> BaseException | None:
-        try:
-            self._work(item)
-        except BaseException as error:  # whatever it is, the main thread has to raise it
-            return error
-        return None

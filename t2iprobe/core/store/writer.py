@@ -28,7 +28,6 @@ from t2iprobe.core.store.layout import (
     COMMITTED,
     FLAT,
     LABELS,
-    ChunkGrid,
     Layout,
     SiteLayout,
     array_name,
@@ -59,7 +58,7 @@ class _Target:
     """An array that is being written."""
 
     array: zarr.Array[Any]
-    grid: ChunkGrid
+    steps: int  # per shard; 1 for a static site
     static: bool
     written: NDArray[np.bool_]  # (step, row of the unit)
 
@@ -85,12 +84,11 @@ class ActivationWriter:
         self._name = str(keys.place(where))
         with self._explained():
             self._root = zarr.open_group(keys.place(where), mode="a", use_consolidated=False)
-            self.layout = self._settle(layout)
-            marks: Any = self._root[f"{self._path}/{COMMITTED}"]
-            self._marks: zarr.Array[Any] = marks
+            captured = self._settle(run, layout)
+            self.layout, self._marks = captured.layout, captured.group[COMMITTED]
             self._labels = labels.read(self._root, self._path)
             self._labelled: set[str] = set()  # groups of sites
-            self.committed = {unit for unit in range(self.layout.units) if labels.marked(self._marks, unit)}
+            self.committed = {unit for unit, done in enumerate(captured.committed) if done}
         self._entries = {entry.name: entry for entry in self.layout.entries}
         self._position = {step: index for index, step in enumerate(self.layout.steps)}
         self._rows: range = range(0)
@@ -116,7 +114,7 @@ class ActivationWriter:
     @property
     def static(self) -> frozenset[str]:
         """See :class:`~t2iprobe.core.cache.ActivationStream`."""
-        return frozenset(entry.name for entry in self.layout.entries if entry.static)
+        return self.layout.static
 
     @property
     def todo(self) -> list[int]:
@@ -157,11 +155,10 @@ class ActivationWriter:
             self._put(_Item(key, position, rows[begin], *self._to_host(value[begin:end])))
 
     def _takes(self, entry: SiteLayout, key: Key) -> bool:
-        layout = self.layout
-        if layout.branches is not None and str(key.branch) not in layout.branches:
+        if not self.layout.has(key.branch):
             return False
         if entry.static:
-            return key.step == layout.steps[0] and not key.evaluation
+            return key.step == self.layout.steps[0] and not key.evaluation
         return key.step in self._position
 
     def _put(self, item: _Item) -> None:
@@ -198,13 +195,13 @@ class ActivationWriter:
 
     def _together(self, target: _Target, item: _Item) -> list[_Item]:
         """The items of one shard, once ``item`` completes it."""
-        if target.static or target.grid.steps == 1:
+        if target.steps == 1:
             return [item]
-        begin = item.position - item.position % target.grid.steps
+        begin = item.position - item.position % target.steps
         where = (target.array.path, begin, item.first, len(item.value))
         part = self._parts.setdefault(where, {})
         part[item.position] = item
-        whole = len(part) == min(target.grid.steps, len(self.layout.steps) - begin)
+        whole = len(part) == min(target.steps, len(self.layout.steps) - begin)
         return _in_order(self._parts.pop(where)) if whole else []
 
     def _write(self, target: _Target, position: int, items: Sequence[_Item]) -> None:
@@ -233,15 +230,13 @@ class ActivationWriter:
     def _open(self, path: str, entry: SiteLayout, value: NDArray[Any], dtype: str) -> _Target:
         """The array at ``path``, created if it does not exist."""
         layout = self.layout
-        arrays = 2 * len(layout.entries)
-        row_bytes = value[0].nbytes
-        plan = grid(layout, entry, value.shape[1:], row_bytes, arrays, self._memory // 2)
         group = path.rpartition("/")[0]
         if group not in self._labelled and f"{group}/{LABELS[-1]}" not in self._root:
             labels.copy(self._root, self._labels, group, static=entry.static)
         self._labelled.add(group)
         found: Any = self._root.get(path)
         if found is None:
+            plan = grid(layout, entry, value.shape[1:], value[0].nbytes, 2 * len(layout.entries), self._memory // 2)
             shape = (layout.rows, *value.shape[1:])
             found = self._root.create_array(
                 path,
@@ -257,10 +252,8 @@ class ActivationWriter:
             )
         found = found.with_config({"write_empty_chunks": True})
         self._check(found, value, dtype, path)
-        steps = 1 if entry.static else len(layout.steps)
-        shard = found.shards or found.chunks
-        plan = ChunkGrid(1 if entry.static else shard[0], plan.rows, found.chunks, found.shards)
-        return _Target(found, plan, entry.static, np.zeros((steps, layout.batch), np.bool_))
+        steps, a_shard = (1, 1) if entry.static else (len(layout.steps), (found.shards or found.chunks)[0])
+        return _Target(found, a_shard, entry.static, np.zeros((steps, layout.batch), np.bool_))
 
     def _check(self, array: zarr.Array[Any], value: NDArray[Any], dtype: str, path: str) -> None:
         """Check that the values have the same dtype and shape as earlier ones."""
@@ -301,19 +294,17 @@ class ActivationWriter:
         if target.array.attrs.get("steps") != held:
             target.array.attrs["steps"] = held
 
-    def _settle(self, asked: Layout) -> Layout:
-        """The layout of the existing run, or ``asked`` after creating it."""
-        if self._path in self._root and "t2iprobe" in self._root[self._path].attrs:
-            found = labels.layout(self._root, self._path)
-            differing = found.differences(asked)
-            if differing:
-                raise RunExistsError(
-                    f"{self._name} holds other activations under this name ({'; '.join(differing)}); "
-                    "choose another place or name, or remove them with t2iprobe store rm --activations"
-                )
-            return found
-        labels.write(self._root, self._path, asked)
-        return asked
+    def _settle(self, run: str, layout: Layout) -> labels.Captured:
+        """The existing run, or a new one with this layout."""
+        if self._path not in self._root or "t2iprobe" not in self._root[self._path].attrs:
+            labels.write(self._root, self._path, layout)
+        captured = labels.Captured.read(self._root, run)
+        if differing := captured.layout.differences(layout):
+            raise RunExistsError(
+                f"{self._name} already has other activations under this name ({'; '.join(differing)}); "
+                "choose another place or name, or remove them with t2iprobe store rm --activations"
+            )
+        return captured
 
     def _explained(self) -> AbstractContextManager[None]:
         return explained(self._name, self._kept)
