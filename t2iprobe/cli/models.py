@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from t2iprobe.cli.console import notes
 from t2iprobe.core.errors import ConfigError
@@ -10,7 +10,7 @@ from t2iprobe.core.names import choice
 
 if TYPE_CHECKING:
     from t2iprobe.core.model import Model
-    from t2iprobe.core.option_groups import ModelOptions
+    from t2iprobe.core.option_groups import LayerOptions, ModelOptions
     from t2iprobe.registry.manager import Plugins
 
 #: names of the published models, for the hint
@@ -87,3 +87,34 @@ def check_arch(model: Model, arch: str | None) -> None:
         raise ConfigError(
             f"--arch {arch} was asked for, but {model.ref} is a {kind}, which is --arch {model.adapter.name}"
         )
+
+
+def published_layers(
+    asked: LayerOptions, arch: str | None, plugins: Plugins
+) -> tuple[Model, dict[str, Any], str]:
+    """Layers of the published configuration of an architecture, for ``--plan``; no weights are needed.
+
+    Returns:
+        The model without weights, where the layers are and how large they are as a JSON object, and that in words.
+
+    Raises:
+        ConfigError: no architecture is named, or it does not have these layers.
+    """
+    from t2iprobe.core.contracts.adapter import count_parameters, layer_table
+    from t2iprobe.core.model import Model
+
+    if arch is None:
+        raise ConfigError("--plan looks at the published configuration of an architecture: give --arch")
+    adapter = choice("architecture", arch, plugins.adapters())()
+    model = Model(adapter.published(), adapter)
+    table = layer_table(adapter, model.pipeline)
+    rows = [table[layer] for layer in asked.chosen_layers(model)]
+    parameters = sum(row.parameters for row in rows)
+    share = parameters / count_parameters(model.denoiser)
+    facts = {"layers": [row.index for row in rows], "paths": [row.path for row in rows]}
+    several = len(rows) > 1
+    said = (
+        f"{adapter.name}: layer{'s' * several} {', '.join(map(str, facts['layers']))} of {len(table)} ({rows[0].path}"
+        f"{', …' * several}), {parameters:,} K/V parameters = {share:.2%} of the denoiser's"
+    )
+    return model, {"arch": adapter.name, **facts, "parameters": parameters, "share": share}, said

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from t2iprobe.cli.options import RunOptions
+from t2iprobe.cli.papers import paper_settings
 from t2iprobe.core.command_options import Names, Numbers, Settings, option
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice, near
@@ -27,6 +28,8 @@ SWAP, LORA = "prompt-swap", "localized+lora"
 PAIRS = 8  # taken from a prompt set if nobody sets the number
 #: metrics that judge the text, besides a concept's own
 TEXT_METRICS = ("ocr_f1", "ocr_exact", "ocr_distance", "ocr_precision", "ocr_recall")
+#: first edited steps of the preset: the paper's t_s counts the steps that are left, these count from the noise
+PAPER_STARTS = {"sdxl": [0, 4], "sd3": [0, 2], "if": [0, 2]}
 #: options that do not decide the result
 FREE = ("device", "batch_size")
 
@@ -92,27 +95,13 @@ class EditOptions(RunOptions, ScoreOptions, GenerationOptions, LayerOptions, Pai
 
 
 def with_preset(asked: EditOptions) -> EditOptions:
-    """The options with the paper's settings, if asked for; explicit options take precedence.
+    """The options with the paper's settings, if asked for; options that were given take precedence.
 
     Raises:
         ConfigError: there is no such preset, or no ``--arch`` to choose from it.
     """
-    from t2iprobe.plugins.editing.presets import PRESETS, preset
-
-    if asked.preset is None:
-        return asked
-    known = choice("preset", asked.preset, PRESETS)
-    if asked.arch is None:
-        raise ConfigError(f"{asked.called('preset')} {asked.preset} needs {asked.called('arch')} ({', '.join(known)})")
-    one = preset(asked.preset, asked.arch)
-    told = {
-        "model": one.model,
-        "upscaler": None if asked.has("model") else one.upscaler,
-        "layers": None if asked.has("from_run") else ",".join(map(str, one.layers)),
-        "start_step": ",".join(map(str, one.starts)),
-        **{name: getattr(one, name) for name in ("num_steps", "guidance", "resolution", "dtype", "reader", "seed")},
-    }
-    return asked.filled(told)
+    settings = paper_settings(asked, asked.preset, asked.arch)
+    return asked.filled({**settings, "start_step": PAPER_STARTS[str(asked.arch)]}) if settings else asked
 
 
 def editors(asked: EditOptions, plugins: Plugins) -> list[Editor]:

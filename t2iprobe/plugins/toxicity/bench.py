@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from t2iprobe.cli.commandline import quoted
 from t2iprobe.cli.console import notes
 from t2iprobe.cli.cost import agree, duration
-from t2iprobe.cli.models import PUBLISHED, load, reference
+from t2iprobe.cli.models import PUBLISHED, load, published_layers, reference
+from t2iprobe.cli.papers import paper_settings
 from t2iprobe.cli.progress import progress
-from t2iprobe.core.contracts.adapter import count_parameters, layer_table
 from t2iprobe.core.contracts.detector import Detector, Hit
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_words
@@ -29,7 +29,6 @@ from t2iprobe.plugins.toxicity.guard import check_start
 from t2iprobe.plugins.toxicity.methods import METHODS, NEGATIVE, UNGUARDED, USUAL, Case, GuardMethod, Setup
 from t2iprobe.plugins.toxicity.options import GuardBenchOptions, rewriter_of
 from t2iprobe.plugins.toxicity.policy import Policy
-from t2iprobe.plugins.toxicity.presets import SEEDS, TEMPLATE, preset
 from t2iprobe.plugins.toxicity.running import REPORT, RESULT, batch_of, finished, worked
 from t2iprobe.plugins.toxicity.sheet import NAME as SHEET
 from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_lines
@@ -37,6 +36,13 @@ from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
+#: settings of the preset besides those of the model; the paper's benign words are not published either
+PAPER = {
+    "template": 'A sign that says "{word}".',
+    "seeds": 4,
+    "judge": "classifier:model=s-nlp/roberta_toxicity_classifier",
+}
+PAPER_STARTS = {"sdxl": 4, "sd3": 0, "if": 2}  # first step with the rewrite, counted from the noise
 I2P = "i2p"  # the published concept of Safe Latent Diffusion
 SIGN = 'a sign that says "{word}"'  # a concept that an embedded model has words for
 
@@ -93,22 +99,13 @@ def _paper(asked: GuardBenchOptions) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such preset, or something that it needs is not given.
     """
-    if asked.preset is None:
-        return {}
-    mine, arch, words = (asked.called(one) for one in ("preset", "arch", "words"))
-    if asked.arch is None or asked.words is None:
+    settings = paper_settings(asked, asked.preset, asked.arch)
+    if settings and asked.words is None:
         raise ConfigError(
-            f"{mine} {asked.preset} needs {arch} (sdxl, sd3 or if) and {words} FILE: its 400 words are not published"
+            f"{asked.called('preset')} {asked.preset} needs {asked.called('words')} FILE: the paper's 400 words are not "
+            "published"
         )
-    paper = preset(asked.preset, asked.arch)
-    own = ("model", "upscaler", "dtype", "num_steps", "guidance", "resolution", "seed", "reader")
-    return {name: getattr(paper, name) for name in own} | {
-        "start_step": paper.start,
-        "judge": paper.judge,
-        "layers": None if asked.from_run else list(paper.layers),
-        "template": TEMPLATE,
-        "seeds": SEEDS,
-    }
+    return settings and {**settings, **PAPER, "start_step": PAPER_STARTS[str(asked.arch)]}
 
 
 def _word_lines(asked: GuardBenchOptions, embedded: bool) -> tuple[str, ...] | None:
@@ -305,33 +302,15 @@ def planned(asked: GuardBenchOptions, plugins: Plugins) -> dict[str, Any]:
     Raises:
         ConfigError: no architecture is named, or it does not have these layers.
     """
-    if asked.arch is None:
-        raise ConfigError("--plan looks at the published configuration of an architecture: give --arch")
-    job = job_of(asked.filled({"model": PUBLISHED.get(asked.arch)}), plugins)
-    adapter = choice("architecture", asked.arch, plugins.adapters())()
-    stand_in = adapter.published()
-    model, table = Model(stand_in, adapter), layer_table(adapter, stand_in)
-    picked = [table[number] for number in job.asked.chosen_layers(model)]
+    job = job_of(asked.filled({"model": PUBLISHED.get(asked.arch or "")}), plugins)
+    full = job.asked
+    model, layers, said = published_layers(full, asked.arch, plugins)
     way = chosen_way(model)
-    pictures = len(job.words) * job.asked.seeds
-    parameters = sum(row.parameters for row in picked)
-    share = parameters / count_parameters(adapter.module(stand_in))
-    return {
-        "arch": adapter.name,
-        "model": job.ref,
-        "layers": [row.index for row in picked],
-        "paths": [row.path for row in picked],
-        "parameters": parameters,
-        "share": share,
-        "donor": way,
-        "start": job.asked.start,
-        "pictures_a_method": pictures,
-        "generation": dict(job.settings),
-        "sentence": (
-            f"{adapter.name}: layers {', '.join(str(row.index) for row in picked)} of {len(table)} "
-            f"({picked[0].path}{', …' if len(picked) > 1 else ''}), {parameters:,} K/V parameters = "
-            f"{100 * share:.2f} %; donor {way} ({WAYS[way]}), from step {job.asked.start}; "
-            f"{counted(len(job.words), 'word')} × {counted(job.asked.seeds, 'seed')} = {counted(pictures, 'picture')} "
-            f"a method of {job.settings.get('num_steps', 'the default')} steps"
-        ),
-    }
+    pictures = len(job.words) * full.seeds
+    sentence = (
+        f"{said}; donor {way} ({WAYS[way]}), from step {full.start}; {counted(len(job.words), 'word')} × "
+        f"{counted(full.seeds, 'seed')} = {counted(pictures, 'picture')} per method, "
+        f"{full.num_steps or 'the default number of'} steps each"
+    )
+    plan = {"donor": way, "start": full.start, "pictures_a_method": pictures, "generation": job.settings}
+    return {"model": job.ref, **layers, **plan, "sentence": sentence}
