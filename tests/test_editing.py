@@ -21,6 +21,7 @@ from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
+from t2iprobe.cli.papers import PAPERS
 from t2iprobe.core.contracts.adapter import Adapter, Branch
 from t2iprobe.core.contracts.editor import Edited, EditTask
 from t2iprobe.core.errors import ConfigError
@@ -33,8 +34,8 @@ from t2iprobe.core.trials import source, target
 from t2iprobe.plugins.editing import closed_form, outside, photo
 from t2iprobe.plugins.editing.closed_form import ClosedForm, KeyMoments, KVEdit, Ridge, applied
 from t2iprobe.plugins.editing.lora import LocalizedLora
+from t2iprobe.plugins.editing.options import PAPER_STARTS
 from t2iprobe.plugins.editing.patching import LocalizedEditor, PromptSwap
-from t2iprobe.plugins.editing.presets import PRESETS, preset
 from t2iprobe.plugins.editing.prompt_to_prompt import PromptToPrompt, map_sites
 from t2iprobe.plugins.editing.sweep import EditMethod, EditSweep
 from t2iprobe.plugins.inversion.ddim import DDIM, Euler
@@ -551,11 +552,11 @@ def full(request: pytest.FixtureRequest) -> Iterator[Model]:
 
 
 def test_the_presets_plan_on_the_published_models(full: Model) -> None:
-    one = preset("iclr2025", full.adapter.name)
+    one, starts = PAPERS["iclr2025"][full.adapter.name], PAPER_STARTS[full.adapter.name]
     sites = LocalizedEditor().sites(full, one.layers)
     assert [full.sites.named(name).module for name in sites[::2]] == MODULES[full.adapter.name]
-    assert [one.num_steps - start for start in one.starts] == LEFT[full.adapter.name]
-    methods = [EditMethod(LocalizedEditor(), sites, one.layers, start) for start in one.starts]
+    assert [one.num_steps - start for start in starts] == LEFT[full.adapter.name]
+    methods = [EditMethod(LocalizedEditor(), sites, one.layers, start) for start in starts]
     settings = {"num_steps": one.num_steps, "guidance": one.guidance}
     sweep = EditSweep(full, [PAIR] * 300, methods, None, None, settings, 8)  # type: ignore[arg-type]
     trials = (source(), target(), *(trial for method in methods for trial in method.trials))
@@ -566,7 +567,7 @@ def test_the_presets_plan_on_the_published_models(full: Model) -> None:
 def test_presets_are_of_the_same_models_as_those_of_localization() -> None:
     from t2iprobe.plugins.localization.presets import PRESETS as LOCALIZATION
 
-    for name, models in PRESETS.items():
+    for name, models in PAPERS.items():
         for arch, one in models.items():
             other = LOCALIZATION[name][arch]
             for same in ("model", "num_steps", "guidance", "resolution", "upscaler", "dtype", "reader", "seed"):

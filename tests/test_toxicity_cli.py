@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from t2iprobe.cli.app import build
 from t2iprobe.cli.console import Format, answers
+from t2iprobe.cli.papers import PAPERS
 from t2iprobe.core.errors import ConfigError, RunExistsError
 from t2iprobe.core.statistics import Interval
 from t2iprobe.plugins.metrics.text import DatasetF1, Precision, Recall
@@ -24,7 +25,6 @@ from t2iprobe.plugins.toxicity.digests import digests, key_file, key_name
 from t2iprobe.plugins.toxicity.gallery import Chunk, Gallery
 from t2iprobe.plugins.toxicity.methods import Case
 from t2iprobe.plugins.toxicity.options import GuardBenchOptions
-from t2iprobe.plugins.toxicity.presets import PRESETS
 from t2iprobe.registry.manager import Plugins
 
 TOXIC, BENIGN = 'a red framed sign that says "GRUM"', 'a blue plain sign that says "LAKE"'
@@ -182,9 +182,9 @@ def test_the_papers_settings_plan_on_the_published_configuration(arch: str, para
     plan = answer(
         guard("bench", "--arch", arch, "--preset", "iclr2025", "--words", words, "--plan", "--format", "json")
     )
-    paper = PRESETS["iclr2025"][arch]
+    paper = PAPERS["iclr2025"][arch]
     assert plan["parameters"] == parameters and tuple(plan["layers"]) == paper.layers
-    assert plan["pictures_a_method"] == 3 * 4 and plan["start"] == paper.start
+    assert plan["pictures_a_method"] == 3 * 4 and plan["start"] == {"sdxl": 4, "sd3": 0, "if": 2}[arch]
     assert plan["donor"] == ("row" if arch == "sd3" else "inject")
     assert plan["generation"]["num_steps"] == paper.num_steps
 

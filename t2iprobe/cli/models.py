@@ -89,9 +89,7 @@ def check_arch(model: Model, arch: str | None) -> None:
         )
 
 
-def published_layers(
-    asked: LayerOptions, arch: str | None, plugins: Plugins
-) -> tuple[Model, dict[str, Any], str]:
+def published_layers(asked: LayerOptions, arch: str | None, plugins: Plugins) -> tuple[Model, dict[str, Any], str]:
     """Layers of the published configuration of an architecture, for ``--plan``; no weights are needed.
 
     Returns:
@@ -111,7 +109,7 @@ def published_layers(
     rows = [table[layer] for layer in asked.chosen_layers(model)]
     parameters = sum(row.parameters for row in rows)
     share = parameters / count_parameters(model.denoiser)
-    facts = {"layers": [row.index for row in rows], "paths": [row.path for row in rows]}
+    facts: dict[str, Any] = {"layers": [row.index for row in rows], "paths": [row.path for row in rows]}
     several = len(rows) > 1
     said = (
         f"{adapter.name}: layer{'s' * several} {', '.join(map(str, facts['layers']))} of {len(table)} ({rows[0].path}"

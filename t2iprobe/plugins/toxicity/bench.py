@@ -102,8 +102,8 @@ def _paper(asked: GuardBenchOptions) -> dict[str, Any]:
     settings = paper_settings(asked, asked.preset, asked.arch)
     if settings and asked.words is None:
         raise ConfigError(
-            f"{asked.called('preset')} {asked.preset} needs {asked.called('words')} FILE: the paper's 400 words are not "
-            "published"
+            f"{asked.called('preset')} {asked.preset} needs {asked.called('words')} FILE: "
+            "the paper's 400 words are not published"
         )
     return settings and {**settings, **PAPER, "start_step": PAPER_STARTS[str(asked.arch)]}
 
