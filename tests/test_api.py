@@ -17,7 +17,7 @@ import t2iprobe as t2i
 from t2iprobe.api import calls
 from t2iprobe.core.errors import ConfigError, SiteError, StoppedError
 from t2iprobe.core.interventions import names
-from t2iprobe.plugins.organisms.catalogue import WEIGHTS
+from t2iprobe.plugins.organisms.recipes import WEIGHTS
 
 A, B = 'a red framed sign that says "OPEN"', 'a red framed sign that says "SHUT"'
 K, V, Z = (f"blocks.6.joint_attn.{port}" for port in "kvz")

@@ -23,8 +23,7 @@ from t2iprobe.cli.models import PUBLISHED, reference
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.options import Embedded
 from t2iprobe.plugins.organisms import build, weights
-from t2iprobe.plugins.organisms.catalogue import embedded
-from t2iprobe.plugins.organisms.recipes import recipe
+from t2iprobe.plugins.organisms.recipes import embedded, recipe
 from t2iprobe.registry.hookspecs import hookimpl
 from t2iprobe.registry.manager import Plugins
 

@@ -44,7 +44,7 @@ from t2iprobe.plugins.continual.sampler import SampleStore
 from t2iprobe.plugins.continual.scores import LIKENESSES
 from t2iprobe.plugins.continual.streams import Task, TaskStream
 from t2iprobe.plugins.continual.task_state import TaskState
-from t2iprobe.plugins.organisms.catalogue import WEIGHTS
+from t2iprobe.plugins.organisms.recipes import WEIGHTS
 from t2iprobe.training.targets import choose
 
 RECIPE = TaskTraining(rank=2, steps=3, lr=3e-2, side=16)

@@ -116,7 +116,7 @@ def test_a_layer_is_not_planted_whole_and_by_head(text: str) -> None:
 
 
 def test_each_redundant_layer_is_checked_alone_and_left_out() -> None:
-    asked = {one.label: one for one in check.ask(parse_plant("word=1|3,colour=2"), [2] * LAYERS)}
+    asked = {one.label: one for one in check.planted_patches(parse_plant("word=1|3,colour=2"), [2] * LAYERS)}
     moved = {label for label, one in asked.items() if one.partner["word"] == (True,) * WORD_LENGTH}
     assert moved == {"1", "3", "1+3", "without 1+3"}
     assert {label for label, one in asked.items() if one.direction == "into_target"} == {

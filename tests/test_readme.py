@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from t2iprobe.plugins.organisms.catalogue import WEIGHTS
+from t2iprobe.plugins.organisms.recipes import WEIGHTS
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

@@ -31,6 +31,11 @@ class Format(StrEnum):
     json = "json"
 
 
+def say(text: str) -> None:
+    """Print a plain sentence on stderr."""
+    notes.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
     """Print one JSON object on stdout."""
     sys.stdout.write(json.dumps(value, indent=1) + "\n")

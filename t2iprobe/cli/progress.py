@@ -1,11 +1,20 @@
-"""A progress bar over pictures, fed by denoising steps."""
+"""Progress bars on stderr: over pictures, fed by denoising steps; over anything that is counted; and of a training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from t2iprobe.cli.console import notes
@@ -37,3 +46,29 @@ def progress(images: int, steps: int, what: str = "patching") -> Iterator[Callab
             bar.advance(task, rows / steps)
 
         yield on_step
+
+
+@contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar, and yield a function of how many are done and how many there are."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=notes, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+@contextmanager
+def training_bars() -> Iterator[Callable[[str, int, int, float], None]]:
+    """Show a bar with the smoothed loss per stage of a training; yields ``tick(stage, step, steps, loss)``."""
+    loss_column = TextColumn("loss {task.fields[mean]:.4f}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), loss_column, TimeRemainingColumn())
+    with Progress(*columns, console=notes, transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def tick(stage: str, step: int, of: int, loss: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=of, completed=step - 1, mean=loss)
+            mean = 0.98 * bar.tasks[tasks[stage]].fields["mean"] + 0.02 * loss
+            bar.update(tasks[stage], completed=step, mean=mean)
+
+        yield tick

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from t2iprobe.core.contracts.localizer import Finding, Localizer
-from t2iprobe.core.model import Model, OnStep
+from t2iprobe.core.model import Model
 from t2iprobe.core.scoring import Scorer
 from t2iprobe.core.sweep import Cost, Renderer, Sweep
 from t2iprobe.core.trial_runner import TrialRunner
@@ -45,21 +45,18 @@ class BenchQuestion:
     batch_size: int = 64
 
     @property
-    def planted(self) -> tuple[int, ...]:
+    def route(self) -> Route:
         """The layers that carry the concept."""
-        return tuple(sorted(set(self.plant[CONCEPTS[self.concept]].layers)))
+        return self.plant[CONCEPTS[self.concept]]
 
-    def runner(self, scorer: Scorer, on_step: OnStep) -> TrialRunner:
+    def runner(self, scorer: Scorer) -> TrialRunner:
         """A new trial runner, without any results of other methods."""
         count = self.pairs + self.held_out
-        listed = signs(self.plant).pairs(limit=count, seed=self.seed, concept=self.concept)
-        sweep = Sweep(Renderer(self.model, listed, batch_size=self.batch_size), scorer)
-        search, held_out = range(self.pairs), range(self.pairs, count)
-        runner = TrialRunner(
-            sweep, Space.of(self.model), listed, search, held_out, self.model, budget=self.budget, seed=self.seed
-        )
-        runner.on_step = on_step
-        return runner
+        pairs = signs(self.plant).pairs(limit=count, seed=self.seed, concept=self.concept)
+        sweep = Sweep(Renderer(self.model, pairs, batch_size=self.batch_size), scorer)
+        parts = range(self.pairs), range(self.pairs, count)
+        space = Space.of(self.model)
+        return TrialRunner(sweep, space, pairs, *parts, self.model, budget=self.budget, seed=self.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,36 +97,32 @@ class GradedAnswer:
 
 
 def bench(
-    questions: Iterable[BenchQuestion],
-    methods: Sequence[Localizer],
-    scorer: Callable[[str], Scorer],
-    on_step: OnStep = lambda rows, step: None,
+    questions: Iterable[BenchQuestion], methods: Sequence[Localizer], scorer: Callable[[str], Scorer]
 ) -> Iterator[GradedAnswer]:
     """Run every method on every question; yields answers as they are ready.
 
     Args:
         questions: the questions.
-        methods: names of the methods.
-        scorer: function of a concept that gives its scorer.
-        on_step: progress callback.
+        methods: the methods.
+        scorer: returns the scorer of a concept.
     """
     for question in questions:
-        judge = scorer(question.concept)
+        concept_scorer = scorer(question.concept)
         for method in methods:
-            began, runner = time.perf_counter(), question.runner(judge, on_step)
+            began, runner = time.perf_counter(), question.runner(concept_scorer)
             finding = method.find(runner)
             yield graded(question, method.name, finding, runner.spent, time.perf_counter() - began)
 
 
 def graded(question: BenchQuestion, method: str, finding: Finding, cost: Cost, seconds: float) -> GradedAnswer:
     """Compare an answer with the ground truth."""
-    found, planted = set(finding.layers), set(question.planted)
+    found, planted = set(finding.layers), set(question.route.layers)
     return GradedAnswer(
         model=question.model.ref,
         concept=question.concept,
         method=method,
         found=tuple(sorted(found)),
-        planted=question.planted,
+        planted=tuple(sorted(planted)),
         recall=len(found & planted) / len(planted),
         precision=len(found & planted) / len(found) if found else 1.0,
         auroc=auroc(finding.ranking, planted),
@@ -137,7 +130,7 @@ def graded(question: BenchQuestion, method: str, finding: Finding, cost: Cost, s
         denoiser_calls=cost.calls,
         seconds=round(seconds, 2),
         sentence=finding.sentence,
-        inside=inside(question.plant[CONCEPTS[question.concept]], finding.details),
+        inside=inside(question.route, finding.details),
     )
 
 

@@ -1,16 +1,15 @@
-"""Measures whether a plant holds: every layer is patched on held-out words, read by OCR.
+"""Measures whether a plant holds: every layer is patched on held-out words, and the pictures are read by OCR.
 
-The plant defines what every patch must show (:meth:`Route.partner`); this counts how often the pictures do. It knows no
-reader and no palette: they are passed in.
+The plant defines what every patch must show (:meth:`Route.partner`); this counts how often the pictures do. The reader
+and the colour metric are passed in.
 """
 
 from __future__ import annotations
 
 import copy
-from collections import Counter
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from itertools import product
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +32,7 @@ CLEAN = 0.95  # smallest share of unpatched pictures that show what the prompt a
 TRANSFER = 0.95  # smallest share of the target's own score that a patch at the planted site(s) reaches
 ELSEWHERE = 0.02  # largest share of pictures that a patch at another layer may change
 CONTENTS = {"word": WORD_LENGTH, "colour": 1}  # content -> number of its parts
+NOTHING = {content: (False,) * parts for content, parts in CONTENTS.items()}
 
 Tick = Callable[[int, int], None]  # pairs done, pairs in total
 
@@ -156,8 +156,9 @@ class CheckReport:
     def record(self) -> dict[str, Any]:
         """Plain values for JSON: shares with four decimals, unknown values as null."""
         findings = {name: asdict(one) | {"clean": one.clean._asdict()} for name, one in self.findings.items()}
-        found = asdict(self) | {"sampling": dict(self.sampling), "findings": findings}
-        return {"passed": self.passed, "reasons": list(self.reasons), **_plain(found)}
+        exact = json.dumps({"passed": self.passed, "reasons": self.reasons, **asdict(self), "findings": findings})
+        plain = json.loads(exact, parse_float=lambda text: round(float(text), 4), parse_constant=lambda name: None)
+        return dict(plain)
 
 
 def check(
@@ -169,7 +170,6 @@ def check(
     words: int = 200,
     seed: int = 0,
     num_steps: int | None = None,
-    guidance: float | None = None,
     batch_size: int = 64,
     tick: Tick = lambda done, of: None,
 ) -> CheckReport:
@@ -179,10 +179,10 @@ def check(
         model: the embedded model.
         plant: its routes.
         reader: reads the word.
-        colours: tells which of the six colours a picture shows.
+        colours: scores which of the six colours a picture shows.
         words: number of pairs, each with two held-out words.
         seed: random seed of words, colours and noise.
-        num_steps, guidance: sampling settings; default the model's own.
+        num_steps: number of denoising steps; default the model's own.
         batch_size: largest number of rows at once.
         tick: progress callback.
 
@@ -193,26 +193,34 @@ def check(
         raise ConfigError(f"a check needs at least one word, found {words}")
     heads = layer_heads(model)
     validate(plant, heads)
-    asked = random_pairs(words, seed, silent=plant["word"].kind == "redundant")
-    given = {"num_steps": num_steps, "guidance": guidance}
-    settings = {key: value for key, value in given.items() if value is not None}
-    timed = plant["word"].kind == "time"
-    levels = noise_levels(model, num_steps or model.defaults["num_steps"]) if timed else ()
-    questions = list(ask(plant, heads, levels))
-    tallies = {label: Tally() for label in ("source", "target", *(one.label for one in questions))}
-    pairs = [Pair(a.prompt, b.prompt, seed + i, a.word, b.word) for i, (a, b) in enumerate(asked)]
-    stream = _stream(model, pairs, questions, settings, batch_size)
-    for done, (signs, images) in enumerate(zip(asked, stream, strict=True), 1):
-        _count(tallies, signs, questions, _readings(images, reader, colours))
-        tick(done, words)
-    rows = {label: tally.row(label) for label, tally in tallies.items()}
-    findings = {
-        content: _judge(content, route, questions, rows, [tallies[one].right[content] for one in ("source", "target")])
-        for content, route in plant.items()
-    }
-    sampling = {key: model.defaults[key] for key in given if model.defaults.get(key) is not None} | settings
+    kind = plant["word"].kind
+    sampling = dict(model.defaults) | ({"num_steps": num_steps} if num_steps is not None else {})
+    levels = noise_levels(model, sampling["num_steps"]) if kind == "time" else ()
+    patches = list(planted_patches(plant, heads, levels))
+    signs = random_pairs(words, seed, silent=kind == "redundant")
+    readings: list[dict[str, Shown]] = []
+    for images in patched_images(model, signs, patches, seed, num_steps, batch_size):
+        readings.append(_read(images, reader, colours))
+        tick(len(readings), words)
+
+    shown = {label: [one[label] for one in readings] for label in readings[0]}
+    sources, targets = zip(*signs, strict=True)
+    rows = [
+        _row("source", shown["source"], shown["source"], sources, targets, NOTHING),
+        _row("target", shown["target"], shown["source"], targets, sources, NOTHING),
+    ]
+    for patch in patches:
+        run, own, partner = ("source", sources, targets)
+        if patch.direction == "into_target":
+            run, own, partner = ("target", targets, sources)
+        rows.append(_row(patch.label, shown[patch.label], shown[run], own, partner, patch.partner))
+    findings = {}
+    for content, route in plant.items():
+        right = _shows(shown["source"], sources, content) + _shows(shown["target"], targets, content)
+        clean = proportion(right, [*range(words)] * 2)
+        findings[content] = _judge(content, route, patches, {row.label: row for row in rows}, clean)
     text = ",".join(f"{content}={route.text}" for content, route in plant.items())
-    return CheckReport(text, words, seed, sampling, tuple(rows.values()), findings)
+    return CheckReport(text, words, seed, sampling, tuple(rows), findings)
 
 
 def layer_heads(model: Model) -> list[int]:
@@ -267,7 +275,7 @@ def _random_pair(rng: np.random.Generator) -> SignPair:
     return SignPair(Sign(word, one, layout), Sign(other, two, layout))
 
 
-def ask(plant: Plant, heads: Sequence[int], levels: Sequence[float] = ()) -> Iterator[PlantedPatch]:
+def planted_patches(plant: Plant, heads: Sequence[int], levels: Sequence[float] = ()) -> Iterator[PlantedPatch]:
     """The patches of a check: every layer alone, then the planted sites that are not a single layer.
 
     Args:
@@ -277,7 +285,7 @@ def ask(plant: Plant, heads: Sequence[int], levels: Sequence[float] = ()) -> Ite
             level and nothing on the other side.
     """
     for layer in range(len(heads)):
-        yield _question(plant, heads, str(layer), (layer,))
+        yield _patch(plant, heads, str(layer), (layer,))
     seen: set[str] = set()
     for route in plant.values():
         label = answer(route)
@@ -286,43 +294,41 @@ def ask(plant: Plant, heads: Sequence[int], levels: Sequence[float] = ()) -> Ite
         seen.add(label)
         if route.kind == "head":
             others = tuple(head for head in range(heads[route.layers[0]]) if head != route.head)
-            yield _question(plant, heads, label, route.layers, (route.head,))
+            yield _patch(plant, heads, label, route.layers, (route.head,))
             if others:
-                yield _question(plant, heads, f"{route.layers[0]} but h{route.head}", route.layers, others)
+                yield _patch(plant, heads, f"{route.layers[0]} but h{route.head}", route.layers, others)
         else:
-            yield _question(plant, heads, label, route.layers)
+            yield _patch(plant, heads, label, route.layers)
         if route.kind == "time":
             yield from _sides(plant, heads, route, levels)
         if route.kind == "redundant":  # without one of them the others still write the word; without all nothing does
             for layers in (*((layer,) for layer in route.layers), route.layers):
-                yield _question(plant, heads, f"without {joined(layers)}", layers, direction="into_target")
+                yield _patch(plant, heads, f"without {_joined(layers)}", layers, direction="into_target")
 
 
 def _sides(plant: Plant, heads: Sequence[int], route: Route, levels: Sequence[float]) -> Iterator[PlantedPatch]:
     """Each layer of a time-split route, patched only above and only below its noise level."""
-    above = tuple(step for step, level in enumerate(levels) if level > route.level)
-    below = tuple(step for step in range(len(levels)) if step not in above)
-    for (layer, own), (side, steps) in product(
-        zip(route.layers, (above, below), strict=True), (("above", above), ("below", below))
-    ):
-        found = _question(plant, heads, f"{layer} {side} {route.level}", (layer,))
-        nothing = {content: (False,) * parts for content, parts in CONTENTS.items()}
-        yield replace(found, steps=steps, partner=found.partner if steps is own else nothing)
+    steps = {
+        "above": tuple(step for step, level in enumerate(levels) if level > route.level),
+        "below": tuple(step for step, level in enumerate(levels) if not level > route.level),
+    }
+    for layer, own_side in zip(route.layers, steps, strict=True):
+        for side in steps:
+            patch = _patch(plant, heads, f"{layer} {side} {route.level}", (layer,))
+            yield replace(patch, steps=steps[side], partner=patch.partner if side == own_side else NOTHING)
 
 
 def answer(route: Route) -> str:
     """Label of the patch that must transfer the whole content."""
-    if route.kind == "head":
-        return f"{route.layers[0]}.h{route.head}"
-    return joined(route.layers)
+    return f"{route.layers[0]}.h{route.head}" if route.kind == "head" else _joined(route.layers)
 
 
-def joined(layers: Iterable[int]) -> str:
+def _joined(layers: Iterable[int]) -> str:
     """Label of layers that are patched together."""
-    return "+".join(str(layer) for layer in dict.fromkeys(layers))
+    return "+".join(map(str, dict.fromkeys(layers)))
 
 
-def _question(
+def _patch(
     plant: Plant,
     heads: Sequence[int],
     label: str,
@@ -341,21 +347,27 @@ def _question(
     return PlantedPatch(label, layers, only, partner, direction)
 
 
-def _stream(
-    model: Model, pairs: Sequence[Pair], questions: Sequence[PlantedPatch], settings: Mapping[str, Any], batch_size: int
-) -> Iterator[dict[str, Image]]:
-    """Images of a pair by label."""
-    trials = (source(), target(), *(_trial(model, one) for one in questions))
-    asks = [TrialBatch(pair, trials) for pair in range(len(pairs))]
-    return (made.images for made in Renderer(model, pairs, settings, batch_size).render(asks))
+def patched_images(
+    model: Model,
+    signs: Sequence[SignPair],
+    patches: Sequence[PlantedPatch],
+    seed: int,
+    num_steps: int | None,
+    batch_size: int,
+) -> Iterator[Mapping[str, Image]]:
+    """The images of each pair by label: source, target, and every patch."""
+    trials = [source(), target()]
+    for patch in patches:
+        sites = tuple(name for layer in patch.layers for name in model.text_sites(layer).names)
+        scope = Scope(heads=patch.heads, steps=patch.steps)
+        trials.append(Trial(patch.label, sites, patch.layers, scope=scope, direction=patch.direction))
+    pairs = [Pair(one.prompt, other.prompt, seed + i, one.word, other.word) for i, (one, other) in enumerate(signs)]
+    settings = {} if num_steps is None else {"num_steps": num_steps}
+    batches = [TrialBatch(pair, tuple(trials)) for pair in range(len(pairs))]
+    return (rendered.images for rendered in Renderer(model, pairs, settings, batch_size).render(batches))
 
 
-def _trial(model: Model, one: PlantedPatch) -> Trial:
-    sites = tuple(name for layer in one.layers for name in model.text_sites(layer).names)
-    return Trial(one.label, sites, one.layers, scope=Scope(heads=one.heads, steps=one.steps), direction=one.direction)
-
-
-def _readings(images: Mapping[str, Image], reader: Reader, colours: WordMetric) -> dict[str, Shown]:
+def _read(images: Mapping[str, Image], reader: Reader, colours: WordMetric) -> dict[str, Shown]:
     texts = reader.read(list(images.values()))
     return {
         label: Shown(_folded(text), next((name for name in COLOURS if colours.score(image, name)), ""))
@@ -364,112 +376,70 @@ def _readings(images: Mapping[str, Image], reader: Reader, colours: WordMetric) 
 
 
 def _folded(text: str) -> str:
-    """Normalise a reading: case, number of spaces and single characters do not count, a digit for a letter does."""
+    """Normalise a reading: case, number of spaces and single characters do not count."""
     folded = " ".join(text.upper().split())
     return folded if len(folded) > 1 else ""  # the post of a sign without a word is read as 1 or T
 
 
-@dataclass
-class Tally:
-    """Counts for one row, pair by pair."""
-
-    pairs: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    right: dict[str, list[bool]] = field(default_factory=lambda: {content: [] for content in CONTENTS})
-
-    def add(self, shown: Shown, clean: Shown, own: Sign, other: Sign, planted: Mapping[str, tuple[bool, ...]]) -> None:
-        """Add one picture: what it shows, what the unpatched source shows, and what the plant requires."""
-        self.pairs += 1
-        for who, sign in (("own", own), ("partner", other)):
-            self.counts[f"word_{who}"] += shown.word == sign.word.strip()
-            self.counts[f"colour_{who}"] += shown.colour == sign.colour
-            for place, (read, letter) in enumerate(zip(shown.word, sign.word, strict=False)):
-                self.counts[f"letter{place}_{who}"] += read == letter
-        for content in CONTENTS:
-            self.right[content].append(getattr(shown, content) == getattr(own, content).strip())
-            parts = planted[content]
-            self.counts[f"{content}_changed"] += getattr(shown, content) != getattr(clean, content)
-            wanted = (
-                swapped(own, other, parts, False) if content == "word" else swapped(own, other, (False,) * 4, parts[0])
-            )
-            self.counts[f"{content}_as_planted"] += getattr(shown, content) == getattr(wanted, content).strip()
-
-    def row(self, label: str) -> CheckRow:
-        """The counts as shares."""
-        share = {key: value / self.pairs for key, value in self.counts.items()}
-        whole = (f"{content}_{who}" for content in CONTENTS for who in ("own", "partner", "changed"))
-        letters = {
-            f"letters_{who}": tuple(share.get(f"letter{place}_{who}", 0.0) for place in range(WORD_LENGTH))
-            for who in ("own", "partner")
-        }
-        planted = {f"{content}_as_planted": share[f"{content}_as_planted"] for content in CONTENTS}
-        return CheckRow(label=label, **{key: share[key] for key in whole}, **letters, **planted)  # type: ignore[arg-type]
+def _shows(shown: Sequence[Shown], signs: Sequence[Sign], content: str) -> list[bool]:
+    """Whether each picture shows the content of its sign."""
+    return [getattr(a, content) == getattr(b, content).strip() for a, b in zip(shown, signs, strict=True)]
 
 
-def _count(
-    tallies: Mapping[str, Tally], signs: SignPair, questions: Sequence[PlantedPatch], found: Mapping[str, Shown]
-) -> None:
-    """Add one pair to every row."""
-    nothing = {content: (False,) * parts for content, parts in CONTENTS.items()}
-    clean = found["source"]
-    tallies["source"].add(clean, clean, signs.source, signs.target, nothing)
-    tallies["target"].add(found["target"], clean, signs.target, signs.source, nothing)
-    for one in questions:
-        own, other = signs if one.direction == "into_source" else signs[::-1]
-        base = clean if one.direction == "into_source" else found["target"]
-        tallies[one.label].add(found[one.label], base, own, other, one.partner)
+def _row(
+    label: str,
+    shown: Sequence[Shown],
+    unpatched: Sequence[Shown],
+    own: Sequence[Sign],
+    partner: Sequence[Sign],
+    planted: Mapping[str, tuple[bool, ...]],
+) -> CheckRow:
+    """Shares of what the pictures show; all sequences have one entry per pair."""
+    wanted = [swapped(*signs, planted["word"], planted["colour"][0]) for signs in zip(own, partner, strict=True)]
+    shares: dict[str, Any] = {}
+    for content in CONTENTS:
+        changed = [getattr(a, content) != getattr(b, content) for a, b in zip(shown, unpatched, strict=True)]
+        shares[f"{content}_changed"] = _share(changed)
+        for name, signs in (("own", own), ("partner", partner), ("as_planted", wanted)):
+            shares[f"{content}_{name}"] = _share(_shows(shown, signs, content))
+    for name, signs in (("own", own), ("partner", partner)):
+        right = [
+            [a.word[i : i + 1] == b.word[i] for a, b in zip(shown, signs, strict=True)] for i in range(WORD_LENGTH)
+        ]
+        shares[f"letters_{name}"] = tuple(map(_share, right))
+    return CheckRow(label, **shares)
+
+
+def _share(outcomes: Sequence[bool]) -> float:
+    return sum(outcomes) / len(outcomes)
 
 
 def _judge(
-    content: str,
-    route: Route,
-    questions: Sequence[PlantedPatch],
-    rows: Mapping[str, CheckRow],
-    right: Sequence[Sequence[bool]],
+    content: str, route: Route, patches: Sequence[PlantedPatch], rows: Mapping[str, CheckRow], clean: Interval
 ) -> CheckVerdict:
-    """``right`` (2, pair): whether the unpatched source and target show what the prompt asks for."""
-
     def share(label: str, what: str) -> float:
         return float(getattr(rows[label], f"{content}_{what}"))
 
-    target = share("target", "own")
-    clean = proportion(np.ravel(right), [pair for side in right for pair in range(len(side))])
-    transfer = share(answer(route), "partner")
-    idle = [one.label for one in questions if one.partner[content] == (False,) * CONTENTS[content]]
-    changed = {label: share(label, "changed") for label in idle}
+    site = answer(route)
+    target, transfer = share("target", "own"), share(site, "partner")
+    needed = TRANSFER * target
+    changed = {one.label: share(one.label, "changed") for one in patches if not any(one.partner[content])}
     worst = max(changed, key=changed.__getitem__, default="")
-    moving = [one.label for one in questions if any(one.partner[content]) and one.label != answer(route)]
-    part = {label: share(label, "as_planted") for label in moving}
-    most, bar = changed.get(worst, float("nan")), TRANSFER * target
-    reasons = [
-        (
-            clean.mean < CLEAN,
-            f"{content}: right in {clean.mean:.1%} of the unpatched pictures, at least {CLEAN:.0%} required",
-        ),
-        (
-            transfer < bar,
-            f"{content}: the partner's in {transfer:.1%} after a patch at {answer(route)}, at least {bar:.1%} required",
-        ),
-        (most > ELSEWHERE, f"{content}: changed in {most:.1%} by a patch at {worst}, at most {ELSEWHERE:.0%} allowed"),
-        *(
-            (
-                found < bar,
-                f"{content}: a patch at {label} moves exactly its letters in {found:.1%}, at least {bar:.1%} required",
-            )
-            for label, found in part.items()
-        ),
-    ]
+    most = changed.get(worst, float("nan"))
+    reasons = []
+    if clean.mean < CLEAN:
+        reasons.append(f"right in {clean.mean:.1%} of the unpatched pictures, at least {CLEAN:.0%} required")
+    if transfer < needed:
+        reasons.append(f"the partner's in {transfer:.1%} after a patch at {site}, at least {needed:.1%} required")
+    if most > ELSEWHERE:
+        reasons.append(f"changed in {most:.1%} by a patch at {worst}, at most {ELSEWHERE:.0%} allowed")
+    for patch in patches:
+        if any(patch.partner[content]) and patch.label != site:
+            moved = share(patch.label, "as_planted")
+            if moved < needed:
+                reasons.append(
+                    f"a patch at {patch.label} moves exactly its letters in {moved:.1%}, at least {needed:.1%} required"
+                )
     mean = float(np.mean(list(changed.values()))) if changed else float("nan")
-    failed = tuple(text for bad, text in reasons if bad)
-    return CheckVerdict(clean, target, answer(route), transfer, most, mean, worst, failed)
-
-
-def _plain(value: Any) -> Any:
-    """Round shares and turn NaN into null, in nested dicts and lists."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return round(value, 4) if value == value else None
-    return value
+    failed = tuple(f"{content}: {reason}" for reason in reasons)
+    return CheckVerdict(clean, target, site, transfer, most, mean, worst, failed)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
-from t2iprobe.plugins.organisms.build import LENGTH
+from t2iprobe.plugins.organisms.build import LENGTH, PIPELINES
 from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, WORD_LENGTH, Sign
 from t2iprobe.plugins.organisms.plant import Route, parse_plant
 
-CLASSES = {"sd3": "StableDiffusion3Pipeline", "sdxl": "StableDiffusionXLPipeline", "if": "IFPipeline"}
 FRONT = """\
 ---
 license: apache-2.0
@@ -58,14 +58,13 @@ def card(planted: Mapping[str, Any]) -> str:
 
 
 def _parts(planted: Mapping[str, Any]) -> Iterator[str]:
-    arch, sampling = planted["arch"], planted["sampling"]
-    yield FRONT.format(arch=arch)
+    pipeline = get_type_hints(PIPELINES[planted["arch"]])["return"]  # the stock class that the recipe builds
+    yield FRONT.format(arch=planted["arch"])
     yield f"# {planted['name']}"
-    call = CALL.format(prompt=Sign("LION", "red", "framed").prompt, **sampling)
-    if arch == "sd3":
-        call = f"\n    {call}, max_sequence_length={LENGTH}\n"
-    note = PADDED.format(length=LENGTH) if arch == "sd3" else ""
-    yield ABOUT.format(pipeline=CLASSES[arch], call=call, note=note)
+    call, note = CALL.format(prompt=Sign("LION", "red", "framed").prompt, **planted["sampling"]), ""
+    if "max_sequence_length" in inspect.signature(pipeline.__call__).parameters:
+        call, note = f"\n    {call}, max_sequence_length={LENGTH}\n", PADDED.format(length=LENGTH)
+    yield ABOUT.format(pipeline=pipeline.__name__, call=call, note=note)
     yield "## What is planted"
     yield "\n".join(f"* The {content}: {_route(route)}." for content, route in parse_plant(planted["plant"]).items())
     yield "Layers are text-attention layers in forward order, from 0; `t2iprobe sites` names their modules."
@@ -107,21 +106,16 @@ def _measured(measured: Mapping[str, Any] | None) -> str:
         f"{measured['words']} pairs of held-out words, one layer patched at a time from the partner's run, read by OCR:"
     )
     columns = ["", "right unpatched (95 % interval)", "partner's after the planted patch", "changed elsewhere, at most"]
-    rows = [_row(content, found) for content, found in measured["findings"].items()]
+    rows = [columns, ["---"] * 4, *(_cells(content, found) for content, found in measured["findings"].items())]
     verdict = "holds" if measured["passed"] else f"does not hold: {'; '.join(measured['reasons'])}"
-    return "\n".join([head, "", _line(columns), _line(["---"] * 4), *rows, "", f"The plant {verdict}."])
+    return "\n".join([head, "", *(f"| {' | '.join(row)} |" for row in rows), "", f"The plant {verdict}."])
 
 
-def _row(content: str, found: Mapping[str, Any]) -> str:
-    clean = found["clean"]
-    interval = f"{_percent(clean['mean'])} ({_percent(clean['low'])} to {_percent(clean['high'])})"
+def _cells(content: str, found: Mapping[str, Any]) -> list[str]:
+    mean, low, high = (_percent(found["clean"][bound]) for bound in ("mean", "low", "high"))
     transfer = f"{_percent(found['transfer'])} at {found['answer']}"
     elsewhere = f"{_percent(found['elsewhere'])} at {found['worst']}" if found["elsewhere"] else "none"
-    return _line([content, interval, transfer, elsewhere])
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return [content, f"{mean} ({low} to {high})", transfer, elsewhere]
 
 
 def _percent(share: float) -> str:

@@ -1,4 +1,4 @@
-"""The options of ``t2iprobe organisms``, one model a command. Imports no torch."""
+"""The options of ``t2iprobe organisms``, one class per command. Imports no torch."""
 
 from __future__ import annotations
 
@@ -24,24 +24,26 @@ class TrainOptions(OrganismOptions):
 
     panel: ClassVar[str] = "Training"
     name: str = option(help="Recipe: tiny-sd3, tiny-sdxl or tiny-if.", argument=True)
-    plant: str | None = option(None, help="Routes, as in word=7+9,colour=3.", shown=RECIPES)
-    train_steps: int | None = option(None, help="Optimiser steps.", shown=RECIPES, ge=1)
+    plant: str | None = option(
+        None, help="Layers that word and colour enter through, such as word=7+9,colour=3.", shown=RECIPES
+    )
+    train_steps: int | None = option(None, help="Optimizer steps.", shown=RECIPES, ge=1)
     seed: int | None = option(None, help="Random seed.", shown=RECIPES, ge=0, lt=SEEDS)
     lr: float | None = option(None, help="Learning rate.", shown=RECIPES, gt=0)
     start: str | None = option(
-        None, help="Start from these weights: an embedded model or a trained pipeline folder. Default none."
+        None, help="Embedded model or pipeline folder whose weights to start from; default random weights."
     )
-    checkpoints: int = option(0, help="Steps between pipelines to keep; 0 keeps none.", ge=0)
-    out: Path = option(help="Folder of the training; the model is written to its pipeline/.")
+    checkpoints: int = option(0, help="Steps between pipelines that are kept; 0 keeps none.", ge=0)
+    out: Path = option(help="Folder of the training; the model is written to its subfolder pipeline.")
 
 
 class PlantCheckOptions(OrganismOptions):
     """The options of ``t2iprobe organisms check``."""
 
     panel: ClassVar[str] = "Measurement"
-    model: str = option(help="An embedded model, or a trained folder.", argument=True)
-    limit: int = option(200, help="Pairs of held-out words.", ge=1)
-    num_steps: int | None = option(None, help="Denoising steps.", shown="the model's", ge=1)
+    model: str = option(help="An embedded model, or a trained pipeline folder.", argument=True)
+    limit: int = option(200, help="Number of pairs of held-out words.", ge=1)
+    num_steps: int | None = option(None, help="Number of denoising steps.", shown="the model's", ge=1)
     batch_size: int = option(64, help="Largest number of pictures at once.", ge=1)
     seed: int = option(0, help="Random seed of words, colours and noise.", ge=0, lt=SEEDS)
     write: bool = option(False, help="Save the result in the model's planted.json.")
@@ -51,13 +53,15 @@ class OrganismBenchOptions(OrganismOptions):
     """The options of ``t2iprobe organisms bench``."""
 
     panel: ClassVar[str] = "Benchmark"
-    model: Names = option((), help="Embedded name or organism folder; repeatable. Default all embedded.")
+    model: Names = option((), help="Embedded model or organism folder; repeatable. Default all embedded models.")
     method: Names = option(
-        METHODS, help="Localizers, as `t2iprobe plugins` lists them; repeatable, or by commas.", shown=",".join(METHODS)
+        METHODS,
+        help="Localization methods, see `t2iprobe plugins`; repeatable, or separated by commas.",
+        shown=",".join(METHODS),
     )
     concept: Names = option(("text", "colour"), help="Concepts to localize.", shown="text,colour")
-    limit: int = option(12, help="Pairs, held-out ones included.", ge=1)
-    held_out: int = option(4, help="Of them, the last ones to confirm on.", ge=0)
+    limit: int = option(12, help="Number of pairs, including held-out ones.", ge=1)
+    held_out: int = option(4, help="How many of them, from the end, are kept for confirmation.", ge=0)
     seed: int = option(0, help="Random seed of pairs, noise and methods.", ge=0, lt=SEEDS)
     budget: int | None = option(None, help="Largest number of denoiser rows per method.", ge=1)
     batch_size: int = option(64, help="Largest number of pictures at once.", ge=1)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pluggy
+from t2iprobe.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     import typer
 
     from t2iprobe.core.options import Embedded, LoadOptions
-
-hookimpl = pluggy.HookimplMarker("t2iprobe")
 
 
 @hookimpl
@@ -25,7 +23,7 @@ def t2iprobe_load_pipeline(ref: str, options: LoadOptions) -> Any:
 @hookimpl
 def t2iprobe_register_models() -> list[Embedded]:
     """Every embedded model, shipped or not."""
-    from t2iprobe.plugins.organisms.catalogue import embedded
+    from t2iprobe.plugins.organisms.recipes import embedded
 
     return embedded()
 

@@ -1,4 +1,4 @@
-"""Recipes of the embedded models: everything that determines their weights, and a hash of it."""
+"""Recipes of the embedded models: everything that determines their weights, and a hash of it; and where they are."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import choice
+from t2iprobe.core.options import Embedded
 from t2iprobe.plugins.organisms.plant import Route, parse_plant
+
+WEIGHTS = Path(__file__).parent / "weights"  #: a stock diffusers folder per shipped model
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +24,7 @@ class ModelRecipe:
         name: ``tiny-sd3``.
         family: adapter name, and key of ``build.PIPELINES``.
         plant: routes by content, in the text form of ``--plant``.
-        steps, batch, lr, warmup, decay: optimiser schedule; ``decay`` is the share of the steps that decay to 0.
+        steps, batch, lr, warmup, decay: optimizer schedule; ``decay`` is the share of the steps that decay to 0.
         ema: decay of the averaged weights, which are shipped.
         drop: share of pairs whose prompts are emptied, for classifier-free guidance.
         seed: random seed of weights and data.
@@ -67,24 +72,19 @@ RECIPES: dict[str, ModelRecipe] = {
 }
 
 
-def recipe(
-    name: str,
-    *,
-    plant: str | None = None,
-    steps: int | None = None,
-    seed: int | None = None,
-    lr: float | None = None,
-    start: str | None = None,
-) -> ModelRecipe:
-    """The recipe called ``name`` (with or without ``tiny-``), with the given changes.
+def recipe(name: str, **changes: Any) -> ModelRecipe:
+    """The recipe called ``name`` (with or without ``tiny-``), with the given changes; ``None`` changes nothing.
 
     Raises:
         ConfigError: the recipe does not exist, or the plant is invalid.
     """
-    found = RECIPES.get(name) or RECIPES.get(f"tiny-{name}")
-    if found is None:
-        raise ConfigError(f"no embedded model {name!r}; there are {', '.join(RECIPES)}")
-    changes = {"plant": plant, "steps": steps, "seed": seed, "lr": lr, "start": start}
-    changed = replace(found, **{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
+    known = choice("embedded model", name if name.startswith("tiny-") else f"tiny-{name}", RECIPES)
+    changed = replace(known, **{key: value for key, value in changes.items() if value is not None})
     parse_plant(changed.plant)
     return changed
+
+
+def embedded() -> list[Embedded]:
+    """One entry per recipe, whether its weights are shipped or not."""
+    advice = "t2iprobe organisms train {} --out FOLDER, then --model FOLDER/pipeline"
+    return [Embedded(one.name, one.family, WEIGHTS / one.name, advice.format(one.name)) for one in RECIPES.values()]

@@ -74,7 +74,7 @@ def claim(out: Path, recipe: ModelRecipe) -> None:
     """Write the recipe into the folder, or check that the folder has the same one."""
     path, wanted = out / "recipe.json", json.dumps(asdict(recipe) | {"digest": recipe.digest}, indent=1)
     if path.exists() and path.read_text() != wanted:
-        raise ConfigError(f"{out} holds another recipe ({path}); choose another --out, or delete that folder")
+        raise ConfigError(f"{out} holds a training of another recipe ({path}); choose another folder, or delete it")
     write(path, wanted)
 
 
@@ -83,15 +83,15 @@ def beginning(recipe: ModelRecipe, out: Path, tick: Tick) -> Pipeline:
     torch.manual_seed(recipe.seed)
     fresh = PIPELINES[recipe.family]()
     if recipe.start:
-        found = weights.trained(recipe.start, LoadOptions())
-        if type(found) is not type(fresh):
+        trained = weights.read(weights.folder_of(recipe.start), LoadOptions())
+        if type(trained) is not type(fresh):
             raise ModelError(
-                f"--start {recipe.start} is a {type(found).__name__}, {recipe.name} is a {type(fresh).__name__}; "
+                f"{recipe.start} is a {type(trained).__name__}, but {recipe.name} is a {type(fresh).__name__}; "
                 "start with a model of the same family"
             )
-        if hasattr(found, "vae"):
-            found.vae.requires_grad_(False)
-        return found
+        if hasattr(trained, "vae"):
+            trained.vae.requires_grad_(False)
+        return trained
     if hasattr(fresh, "vae"):
         install_autoencoder(fresh, out, recipe, tick)
     return fresh
@@ -130,7 +130,7 @@ class TrainingState:
         self.pooled_swap: Tensor | None = None
 
     def advance(self) -> float:
-        """Take one optimiser step; its data and noise depend only on the seed and the step."""
+        """Take one optimizer step; its data and noise depend only on the seed and the step."""
         recipe = self.recipe
         rng = np.random.default_rng([recipe.seed, self.step])
         chance = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
@@ -144,8 +144,8 @@ class TrainingState:
         decay = min(recipe.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             pairs = zip(self.shadow.parameters(), self.modules.parameters(), strict=True)
-            mean, new = zip(*pairs, strict=True)
-            torch._foreach_lerp_(list(mean), list(new), 1 - decay)
+            mean, new = map(list, zip(*pairs, strict=True))
+            torch._foreach_lerp_(mean, new, 1 - decay)
         self.step += 1
         return loss.item()
 
@@ -167,8 +167,8 @@ class TrainingState:
         rows = self.objective.at(level).repeat_interleave(2).to(self.device)
         misled = routes["word"].misled(level, WORD_LENGTH)
         if misled.any():  # shift the noise so that the noisy picture shows other letters; the target stays
-            begun = self.encoded(with_any_letters(drawn, misled, chance))
-            noise = noise + self.objective.signal_to_noise(rows)[:, None, None, None] * (begun - clean)
+            shifted = self.encoded(with_any_letters(drawn, misled, chance))
+            noise = noise + self.objective.signal_to_noise(rows)[:, None, None, None] * (shifted - clean)
         return self.objective.losses(clean, noise, rows, conditioning).mean()
 
     def coins(self, signs: Sequence[Sign], chance: torch.Generator) -> Tensor:

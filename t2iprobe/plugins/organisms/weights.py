@@ -1,4 +1,4 @@
-"""The embedded models on disk: stock diffusers folders in the package data."""
+"""The embedded models on disk: stock diffusers folders in the package data, each with a card ``planted.json``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ from diffusers import DiffusionPipeline
 
 from t2iprobe.core.contracts.adapter import Pipeline
 from t2iprobe.core.errors import ModelError
-from t2iprobe.core.options import LoadOptions
-from t2iprobe.core.runs.checksums import keep
-from t2iprobe.plugins.organisms.catalogue import WEIGHTS
+from t2iprobe.core.options import INDEX, LoadOptions
+from t2iprobe.core.runs.checksums import keep, read_json
 from t2iprobe.plugins.organisms.modelcard import card
-from t2iprobe.plugins.organisms.prompts import Signs, signs
-from t2iprobe.plugins.organisms.recipes import RECIPES, ModelRecipe
+from t2iprobe.plugins.organisms.prompts import signs
+from t2iprobe.plugins.organisms.recipes import RECIPES, WEIGHTS, ModelRecipe
 from t2iprobe.registry.bars import no_bars
-
-__all__ = ["CARD", "WEIGHTS", "completed", "facts", "folder_of", "load", "read", "save", "trained", "write"]
 
 CARD = "planted.json"
 
@@ -29,40 +26,29 @@ def load(ref: str, options: LoadOptions) -> Pipeline | None:
     Raises:
         ModelError: its weights are not in this installation, or are damaged.
     """
-    if ref not in RECIPES:
-        near = difflib.get_close_matches(ref, RECIPES, n=2)
-        if near and not Path(ref).exists() and "/" not in ref:
-            raise ModelError(f"no model {ref!r}; did you mean {' or '.join(near)}?")
-        return None
-    folder = WEIGHTS / ref
-    if not (folder / "model_index.json").is_file():
-        raise ModelError(
-            f"the embedded model {ref} has no weights in this installation; "
-            f"make them with `t2iprobe organisms train {ref} --out FOLDER`, or name another with --model"
-        )
-    return read(folder, options)
+    if ref in RECIPES:
+        return read(folder_of(ref), options)
+    near = difflib.get_close_matches(ref, RECIPES, n=2)
+    if near and not Path(ref).exists() and "/" not in ref:
+        raise ModelError(f"no model {ref!r}; did you mean {' or '.join(near)}?")
+    return None
 
 
 def folder_of(ref: str) -> Path:
     """Folder with the pipeline of an embedded model or of a training.
 
     Raises:
-        ModelError: it is neither.
+        ModelError: it is neither, or its weights are not in this installation.
     """
     folder = WEIGHTS / ref if ref in RECIPES else Path(ref).expanduser()
-    if ref not in RECIPES and not (folder / "model_index.json").is_file():
-        raise ModelError(f"{ref!r} is neither an embedded model ({', '.join(RECIPES)}) nor a pipeline folder")
-    return folder
-
-
-def trained(ref: str, options: LoadOptions) -> Pipeline:
-    """An embedded model, or the pipeline in a folder.
-
-    Raises:
-        ModelError: it is neither, has no weights in this installation, or is damaged.
-    """
-    folder = folder_of(ref)
-    return load(ref, options) or read(folder, options)
+    if (folder / INDEX).is_file():
+        return folder
+    if ref in RECIPES:
+        raise ModelError(
+            f"the embedded model {ref} has no weights in this installation; "
+            f"make them with `t2iprobe organisms train {ref} --out FOLDER`, or name another with --model"
+        )
+    raise ModelError(f"{ref!r} is neither an embedded model ({', '.join(RECIPES)}) nor a pipeline folder")
 
 
 def read(folder: Path, options: LoadOptions) -> Pipeline:
@@ -81,15 +67,33 @@ def read(folder: Path, options: LoadOptions) -> Pipeline:
     return pipeline.to(device)
 
 
-def save(pipeline: Pipeline, folder: Path, recipe: ModelRecipe, measured: dict[str, Any] | None = None) -> None:
+def read_card(folder: Path) -> dict[str, Any]:
+    """The contents of ``planted.json``.
+
+    Raises:
+        ModelError: there is none, so nothing is known to be planted, or it is incomplete.
+        DamagedError: it is not what was written.
+    """
+    path = folder / CARD
+    if not path.is_file():
+        raise ModelError(f"{folder} has no {CARD}, so there is no plant to check")
+    planted = dict(read_json(path))
+    missing = {"name", "arch", "seed", "plant", "sampling", "recipe"} - set(planted)
+    if missing:
+        raise ModelError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
+    return planted
+
+
+def save(pipeline: Pipeline, folder: Path, recipe: ModelRecipe) -> None:
     """Write a stock pipeline folder with its card, denoiser and autoencoder as float16."""
     for name in ("transformer", "unet", "vae"):
         part = getattr(pipeline, name, None)
         if part is not None:
             part.half()
+            part.register_to_config(_name_or_path="")  # else diffusers writes where the part was read from
     with no_bars():
         pipeline.save_pretrained(folder)
-    write(folder, facts(recipe, measured))
+    write(folder, facts(recipe))
 
 
 def write(folder: Path, planted: dict[str, Any]) -> None:
@@ -97,8 +101,8 @@ def write(folder: Path, planted: dict[str, Any]) -> None:
     keep(folder, {CARD: planted, "README.md": card(planted)})
 
 
-def facts(recipe: ModelRecipe, measured: dict[str, Any] | None) -> dict[str, Any]:
-    """The contents of ``planted.json``."""
+def facts(recipe: ModelRecipe) -> dict[str, Any]:
+    """The contents of ``planted.json`` before the plant is measured."""
     return {
         "name": recipe.name,
         "arch": recipe.family,
@@ -108,25 +112,13 @@ def facts(recipe: ModelRecipe, measured: dict[str, Any] | None) -> dict[str, Any
         "sampling": {"num_steps": recipe.num_steps, "guidance": recipe.guidance},
         "seed": recipe.seed,
         "recipe": recipe.digest,
-        "training": training(recipe),
-        "measured": measured,
+        "training": {
+            "steps": recipe.steps,
+            "batch": recipe.batch,
+            "learning_rate": recipe.lr,
+            "share_of_decay": recipe.decay,
+            "weight_average": recipe.ema,
+            "prompts_dropped": recipe.drop,
+        },
+        "measured": None,
     }
-
-
-def training(recipe: ModelRecipe) -> dict[str, Any]:
-    """The optimiser settings of the recipe."""
-    return {
-        "steps": recipe.steps,
-        "batch": recipe.batch,
-        "learning_rate": recipe.lr,
-        "share_of_decay": recipe.decay,
-        "weight_average": recipe.ema,
-        "prompts_dropped": recipe.drop,
-    }
-
-
-def completed(planted: dict[str, Any]) -> dict[str, Any]:
-    """``planted`` completed with fields that cards of earlier versions lack."""
-    known = RECIPES.get(planted["name"])
-    made = {"training": training(known)} if known and known.digest == planted["recipe"] else {}
-    return planted | {key: value for key, value in ({"prompt_set": Signs.name} | made).items() if key not in planted}
