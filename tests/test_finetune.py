@@ -39,8 +39,8 @@ from t2iprobe.plugins.finetune.sources import ProbePicture, TrainingSet, lesson,
 from t2iprobe.plugins.organisms.digits import ASKED, SHOWN, Digits
 from t2iprobe.plugins.organisms.pictures import DIGITS, LETTERS, glyphs
 from t2iprobe.plugins.organisms.prompts import WORDS
-from t2iprobe.plugins.organisms.tokenizer import build as tokenizer
 from t2iprobe.plugins.organisms.recipes import WEIGHTS
+from t2iprobe.plugins.organisms.tokenizer import build as tokenizer
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.training.dataset import write_folder
 from t2iprobe.training.lora import Lora
