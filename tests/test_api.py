@@ -304,7 +304,7 @@ def test_what_was_stopped_says_how_to_keep_it(model: t2i.Model, monkeypatch: pyt
     def stopped(*_: object) -> None:
         raise StoppedError("52 answers are kept")
 
-    monkeypatch.setattr("t2iprobe.cli.commands.localize.run", stopped)
+    monkeypatch.setattr("t2iprobe.plugins.localization.commands.localized", stopped)
     with pytest.raises(StoppedError, match="give out= to keep"):
         t2i.localize(model, quiet=True)
 

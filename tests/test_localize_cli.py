@@ -15,16 +15,15 @@ from typer.testing import CliRunner
 import t2iprobe
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli.app import build
-from t2iprobe.cli.commands import search as command
-from t2iprobe.cli.commands.localize import LocalizeOptions
-from t2iprobe.cli.commands.localize_plan import announce, rehearses
-from t2iprobe.cli.commands.study import Ready, RunLocation
+from t2iprobe.cli.studies import Ready
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
+from t2iprobe.core.study.planning import planned
 from t2iprobe.core.sweep import Cost
+from t2iprobe.plugins.localization import planning
+from t2iprobe.plugins.localization.options import HELD_OUT, LocalizeOptions, question
 from t2iprobe.plugins.localization.presets import preset
 from t2iprobe.registry.manager import Plugins
-from t2iprobe.registry.studies import planned
 
 
 def asked(**changes: Any) -> LocalizeOptions:
@@ -32,11 +31,11 @@ def asked(**changes: Any) -> LocalizeOptions:
 
 
 def test_the_options_are_a_question() -> None:
-    full = command.question(asked(method="steps", set={"layers": 6, "places": "4"}, resolution=32, seed=5), Plugins())
+    full = question(asked(method="steps", set={"layers": 6, "places": "4"}, resolution=32, seed=5), Plugins())
     assert (full.model, full.limit, full.held_out) == (
         "tiny-sd3",
         LocalizeOptions.pairs_by_default,
-        command.HELD_OUT,
+        HELD_OUT,
     )
     assert full.set == {"layers": 6, "places": "4"}
     assert (full.sampling["height"], full.sampling["width"], full.seed) == (32, 32, 5)
@@ -44,7 +43,7 @@ def test_the_options_are_a_question() -> None:
 
 def test_a_preset_is_the_papers_and_gives_way_to_options() -> None:
     from_paper = asked(arch="sdxl", preset="iclr2025", glyphcontrol=Path("prompts"))
-    full = command.question(from_paper, Plugins())
+    full = question(from_paper, Plugins())
     assert full.model == "stabilityai/stable-diffusion-xl-base-1.0" and full.dtype == "float16"
     assert (full.num_steps, full.guidance, full.resolution) == (50, 5.0, 1024)
     assert full.prompt_set == "glyphcontrol:prompts,split=val,noise=shared" and full.limit == 200
@@ -54,18 +53,18 @@ def test_a_preset_is_the_papers_and_gives_way_to_options() -> None:
         ("if", "exhaustive", {"part": "text"}),
         ("if", "steps", {}),
     ):
-        other = command.question(asked(arch=arch, method=method, preset="iclr2025", glyphcontrol=Path("p")), Plugins())
+        other = question(asked(arch=arch, method=method, preset="iclr2025", glyphcontrol=Path("p")), Plugins())
         assert other.set == settings
-    mine = command.question(asked(arch="sdxl", preset="iclr2025", glyphcontrol=Path("p"), num_steps=7), Plugins())
+    mine = question(asked(arch="sdxl", preset="iclr2025", glyphcontrol=Path("p"), num_steps=7), Plugins())
     assert mine.num_steps == 7
 
 
 def test_a_further_metric_stands_behind_those_that_rank() -> None:
-    full = command.question(asked(metric=["clip_t_template"]), Plugins())
+    full = question(asked(metric=["clip_t_template"]), Plugins())
     concepts = Plugins().concepts()
     assert full.metrics(concepts) == ["ocr_f1", "ocr_exact", "ocr_distance_normalised", "clip_t_template"]
-    assert command.question(asked(), Plugins()).metrics(concepts) is None
-    ranked = command.question(asked(metric="ssim", rank="ocr_distance"), Plugins())
+    assert question(asked(), Plugins()).metrics(concepts) is None
+    ranked = question(asked(metric="ssim", rank="ocr_distance"), Plugins())
     assert ranked.metrics(concepts) == ["ocr_distance", "ssim"]
 
 
@@ -90,7 +89,7 @@ def test_the_papers_sweep_is_counted_without_weights(arch: str) -> None:
 
 
 def plan(method: str = "adaptive", **changes: Any) -> dict[str, Any]:
-    return command.planned(asked(method=method, plan=True, **changes), Plugins())
+    return planning.planned(asked(method=method, plan=True, **changes), Plugins())
 
 
 @pytest.mark.parametrize("method", ["adaptive", "attribution", "contribution"])
@@ -114,8 +113,8 @@ def test_a_plan_of_other_settings() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"arch": None, "model": "any"}, "give --arch"),
-        ({}, "--num-steps, --guidance and --resolution"),
+        ({"arch": None, "model": "any"}, "give arch"),
+        ({}, "num_steps, guidance and resolution"),
         ({"preset": "iclr2025", "method": "tokens"}, "give positions"),
         ({"preset": "iclr2025", "held_out": 200}, "leaves none to search on"),
     ],
@@ -152,27 +151,27 @@ def test_the_plan_of_a_search_is_of_all_its_questions(
     model = Model(SD3.tiny(), SD3(), ref="tiny")
     monkeypatch.setattr("t2iprobe.registry.manager.Plugins.load", lambda *_, **__: model)
     given = {"num_steps": 2, "guidance": 1.0, "limit": 6, "held_out": 2, "prompt_set": "signs", "model": "tiny"}
-    full = command.question(asked(**given), Plugins())
-    study = planned(full)
-    ready = Ready(study.recipe(), study, tmp_path, RunLocation())
-    announce(ready, 4, Cost(8, 16, 2))
+    full = question(asked(**given), Plugins())
+    study = planned(full, Plugins())
+    ready = Ready(study.recipe(), study, tmp_path)
+    planning.announce(ready, 4, Cost(8, 16, 2))
     said = " ".join(capsys.readouterr().err.split())
     counts = [int(one) for one in re.findall(r"(\d+) pictures", said)]
     assert len(counts) == 2 and 8 < counts[0] <= counts[1] and "to begin with" not in said
-    assert "adaptive on tiny, 6 pairs: in all" in said and rehearses(study.localizer)
-    assert not rehearses(Plugins().localizer("exhaustive"))
+    assert "adaptive on tiny, 6 pairs: in all" in said and planning.rehearses(study.localizer)
+    assert not planning.rehearses(Plugins().localizer("exhaustive"))
 
 
 def test_few_pairs_keep_a_third_to_confirm_on(tmp_path: Path) -> None:
-    assert command.question(asked(limit=9), Plugins()).held_out == 3
-    assert command.question(asked(limit=8), Plugins()).held_out == 0
-    assert command.question(asked(limit=60), Plugins()).held_out == command.HELD_OUT
+    assert question(asked(limit=9), Plugins()).held_out == 3
+    assert question(asked(limit=8), Plugins()).held_out == 0
+    assert question(asked(limit=60), Plugins()).held_out == HELD_OUT
     mine = tmp_path / "mine.csv"
     mine.write_text("source,target\n" + '"a ""A""","a ""B"""\n' * 5)
-    full = command.question(asked(pairs=mine), Plugins())
+    full = question(asked(pairs=mine), Plugins())
     assert (full.limit, full.held_out) == (5, 0)
     with pytest.raises(ConfigError, match="holds 5 pairs, asked for 9"):
-        command.question(asked(pairs=mine, limit=9), Plugins())
+        question(asked(pairs=mine, limit=9), Plugins())
 
 
 @pytest.mark.parametrize(
@@ -187,7 +186,7 @@ def test_few_pairs_keep_a_third_to_confirm_on(tmp_path: Path) -> None:
 )
 def test_bad_options_are_one_sentence(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        command.question(asked(**changes), Plugins())
+        question(asked(**changes), Plugins())
 
 
 def test_the_methods_are_listed() -> None:

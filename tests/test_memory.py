@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from t2iprobe.architectures.sd import SD
-from t2iprobe.cli.commands.patch import memory
 from t2iprobe.core import memory as measure
 from t2iprobe.core.memory import peak
 from t2iprobe.core.model import CostProbe, Model
+from t2iprobe.plugins.localization.planning import memory
 
 MEBIBYTE = 2**20
 

@@ -19,7 +19,6 @@ from PIL import Image
 
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import main
-from t2iprobe.cli.commands import patch_report
 from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.contracts.localizer import Finding
 from t2iprobe.core.errors import ConfigError
@@ -28,6 +27,7 @@ from t2iprobe.core.study.result import StudyResult, layers_found
 from t2iprobe.core.study.stored_results import StoredResults
 from t2iprobe.core.trials import Space, Trial
 from t2iprobe.plugins.localization.exhaustive import Exhaustive
+from t2iprobe.plugins.localization.output import ANSWER
 from t2iprobe.plugins.localization.single import Single
 from t2iprobe.simulation import Additive, Simulation, simulated
 
@@ -182,7 +182,7 @@ def test_it_goes_on_after_an_interruption(call: Call, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patched:
         patched.setattr(StoredResults, "put", put)
         assert call("--out", "run")[0] == 130
-    assert not (tmp_path / "run" / patch_report.ANSWER).exists()
+    assert not (tmp_path / "run" / ANSWER).exists()
     code, out, err = call("--out", "run")
     answer = json.loads(out)
     assert code == 0 and "plan: 2 pairs × 3 trials" in err, err

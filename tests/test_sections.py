@@ -178,6 +178,6 @@ def test_a_preset_and_a_study_file_give_all_that_they_say() -> None:
 
 
 def test_localize_has_the_options_that_are_carried_to_it() -> None:
-    from t2iprobe.cli.commands.localize import localize
+    from t2iprobe.plugins.localization.commands import localize
 
     assert set(inspect.signature(localize).parameters) >= LOCALIZE

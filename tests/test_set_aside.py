@@ -15,10 +15,11 @@ from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scoring import Scorer
+from t2iprobe.core.study.planning import blind, planned, tail
 from t2iprobe.core.study.question import Question
 from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.registry.manager import Plugins
-from t2iprobe.registry.studies import Study, blind, planned, tail
+from t2iprobe.registry.studies import Study
 from t2iprobe.simulation import Additive, Simulation, simulated
 
 PLUGINS = Plugins(installed=False)

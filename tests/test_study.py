@@ -28,7 +28,6 @@ from typer.testing import CliRunner
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import main
 from t2iprobe.cli.app import build
-from t2iprobe.cli.commands.search import question
 from t2iprobe.cli.commands.study import StudyFile
 from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import (
@@ -51,6 +50,7 @@ from t2iprobe.core.study.study import StudyRunner
 from t2iprobe.core.sweep import TrialBatch, TrialResult
 from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import source
+from t2iprobe.plugins.localization.options import question
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.registry.studies import Result
 

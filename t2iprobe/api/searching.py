@@ -42,12 +42,13 @@ def localize(
         RunExistsError: ``out`` holds another run.
         StoppedError: Ctrl-C was pressed; what was measured is kept if ``out`` was given.
     """
-    from t2iprobe.cli.commands import localize as command
+    from t2iprobe.plugins.localization.commands import localized
+    from t2iprobe.plugins.localization.options import LocalizeOptions
     from t2iprobe.registry.results import Result
 
     with calling("localize", model, out, quiet, plugins) as call:
         given = {**options, **pairs_option(pairs, options, call)}
-        command.run(call.options(command.LocalizeOptions, given), call.plugins)
+        localized(call.options(LocalizeOptions, given), call.plugins)
         return call.left(Result.open(call.folder))
 
 
@@ -71,10 +72,11 @@ def patch_layers(
     Raises:
         ConfigError, RunExistsError, StoppedError: see :func:`localize`.
     """
-    from t2iprobe.cli.commands import patch as command
+    from t2iprobe.plugins.localization.commands import patched
+    from t2iprobe.plugins.localization.options import PatchOptions
     from t2iprobe.registry.results import Result
 
     with calling("patch_layers", model, out, quiet, plugins) as call:
         given = {**options, **pairs_option(pairs, options, call)}
-        command.run(call.options(command.PatchOptions, given), call.plugins)
+        patched(call.options(PatchOptions, given), call.plugins)
         return call.left(Result.open(call.folder))

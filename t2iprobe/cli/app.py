@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from t2iprobe.cli.commands import capture, localize, patch, report, sites, store, study
+from t2iprobe.cli.commands import capture, report, sites, store, study
 from t2iprobe.cli.commands import plugins as plugins_command
 from t2iprobe.registry.manager import Plugins
 
@@ -30,16 +30,14 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "obj": plugins},
     )
     app.callback()(_root)
-    app.command("patch")(patch.patch)
-    app.command("localize")(localize.localize)
+    for name, group in plugins.commands().items():
+        _add(app, name, group)
     app.command("report")(report.report)
     app.command("sites")(sites.sites)
     app.command("plugins")(plugins_command.plugins)
     app.command("capture")(capture.capture)
     app.add_typer(store.app, name="store")
     app.add_typer(study.app, name="study")
-    for name, group in plugins.commands().items():
-        _add(app, name, group)
     return app
 
 

@@ -41,6 +41,16 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
 
 
+def print_plan(plan: Mapping[str, Any], format: Format) -> None:
+    """Print what ``--plan`` shows: a sentence, and what in it was inferred because it is not published."""
+    if format is Format.json:
+        print_json(plan)
+        return
+    answers.print(plan["sentence"], highlight=False, markup=False, soft_wrap=True)
+    if plan.get("inferred"):
+        notes.print(f"inferred, because it is not published: {plan['inferred']}", highlight=False, markup=False)
+
+
 def print_methods(kinds: Mapping[str, Any], format: Format) -> None:
     """Print what ``--method list`` shows: the name of each method and its ``summary``."""
     if format is Format.json:

@@ -111,7 +111,7 @@ class PairOptions(Options):
         if bool(self.source) != bool(self.target):
             raise ConfigError(f"a pair needs both {source} and {target}")
 
-    def read_pairs(self, ref: str, plugins: Plugins, default: int) -> list[Pair]:
+    def read_pairs(self, ref: str, plugins: Plugins, default: int = 8) -> list[Pair]:
         """The pairs; without any option ``default`` pairs of the prompt set that the model ``ref`` was made for.
 
         Raises:

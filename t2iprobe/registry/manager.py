@@ -49,10 +49,10 @@ if TYPE_CHECKING:
 #: the bundled plugins; each module is light and imports what it needs inside its hook functions
 BUILTIN = (
     "t2iprobe.architectures.plugin",
+    "t2iprobe.plugins.localization.plugin",
     "t2iprobe.plugins.organisms.plugin",
     "t2iprobe.plugins.metrics.plugin",
     "t2iprobe.plugins.prompts.plugin",
-    "t2iprobe.plugins.localization.plugin",
     "t2iprobe.plugins.inversion.plugin",
     "t2iprobe.plugins.editing.plugin",
     "t2iprobe.plugins.cluster.plugin",
@@ -109,6 +109,10 @@ class Plugins:
     def listing(self) -> list[PluginRow]:
         """Every plugin that was found, in loading order, with its hooks or the reason why it is not used."""
         return [replace(row, hooks=self._hooks_of(row.name)) if row.status == "ok" else row for row in self._rows]
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the plugins in use, by name."""
+        return {row.name: row.version for row in self._rows if row.status == "ok"}
 
     def adapters(self) -> dict[str, type[Adapter]]:
         """Architectures by name."""

@@ -84,7 +84,6 @@ def run(asked: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
     """Do what was asked for, or find it done; returns the JSON answer."""
     from t2iprobe.core.runs import provenance, runfolder
     from t2iprobe.core.runs.engine import RunDefinition, execute
-    from t2iprobe.registry.studies import versions
 
     budget = parse.size(asked.max_bytes)
     listed = read_entries(asked.prompts, "prompts")
@@ -110,7 +109,7 @@ def run(asked: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
         lambda session: _capture(asked, model, plan, session, there),
         facts | _facts(plan),
         asked.given(),
-        versions(plugins),
+        plugins.versions(),
         "prompt",
         store=asked.store,
         whole=lambda: _complete(asked) is not None,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,32 +12,24 @@ from rich.table import Table
 
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.commandline import typed
-from t2iprobe.cli.commands.search import SearchOptions, planned, print_plan, question
-from t2iprobe.cli.console import Format, answers, notes, print_json, stopping
-from t2iprobe.cli.cost import agree, duration
-from t2iprobe.cli.options import AgreeOptions, PrintOptions, RunOptions
-from t2iprobe.core.command_options import Options, option
-from t2iprobe.core.errors import ConfigError, RunExistsError
+from t2iprobe.cli.console import Format, answers, print_json, print_plan
+from t2iprobe.cli.options import PrintOptions, RunOptions
+from t2iprobe.cli.studies import RUNS, ExecutionOptions, start
+from t2iprobe.core.command_options import option
+from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import counted, near
 from t2iprobe.core.parse import size_text
 from t2iprobe.core.study.question import Question
+from t2iprobe.plugins.localization.options import SearchOptions, question
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from t2iprobe.core.runs.status import State
-    from t2iprobe.core.runs.stop import Stop
-    from t2iprobe.core.study.context import StudyCallbacks, StudyContext
     from t2iprobe.core.study.result import StudyResult
-    from t2iprobe.core.sweep import Cost, TrialResult
-    from t2iprobe.registry.manager import Plugins
-    from t2iprobe.registry.studies import PlannedStudy
 
 app = typer.Typer(
     help="Run a localization over many pairs, interrupt it, go on with it: every answer is kept as it comes.",
     no_args_is_help=True,
 )
-RUNS = Path("runs")
 NONE = "–"  # shown in place of what a run does not have
 COLUMNS = ("run", "state", "kind", "model", "kept", "started", "size")
 
@@ -60,22 +50,6 @@ class StudyFile(SearchOptions):
         return self.method
 
 
-class ExecutionOptions(Options):
-    """Options that say where a study is measured."""
-
-    executor: str = option("local", help="Where it is measured: local, or ray (an extra, t2iprobe[ray]).")
-    ray_address: str | None = option(
-        None, help="Head of a Ray cluster, such as ray://head:10001 or auto; default one on this machine."
-    )
-    workers: int | None = option(
-        None, help="Models at once on the cluster; default one a GPU, or one for two cores.", ge=1
-    )
-
-    def location(self, yes: bool) -> RunLocation:
-        """Where it runs, and whether it may take long."""
-        return RunLocation(self.executor, self.ray_address, self.workers, yes)
-
-
 class StudyRunOptions(RunOptions, ExecutionOptions):
     """The options of ``t2iprobe study run``."""
 
@@ -83,7 +57,7 @@ class StudyRunOptions(RunOptions, ExecutionOptions):
     out: Path | None = option(None, help="Run folder; default what the file says, or runs/FILE.")
 
 
-class ResumeOptions(AgreeOptions, ExecutionOptions):
+class ResumeOptions(ExecutionOptions):
     """The options of ``t2iprobe study resume``."""
 
     path: Path = option(help="Run folder of a study that was interrupted.", argument=True)
@@ -99,34 +73,6 @@ class StudyListOptions(PrintOptions):
     """The options of ``t2iprobe study ls``."""
 
     folder: Path = option(RUNS, help="Where the runs are.", argument=True)
-
-
-@dataclass(frozen=True)
-class RunLocation:
-    """Where to run, and whether to."""
-
-    executor: str = "local"
-    address: str | None = None
-    workers: int | None = None
-    yes: bool = False
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A study that is about to begin."""
-
-    bench: StudyContext
-    plan: PlannedStudy
-    path: Path
-    where: RunLocation
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings of the generation."""
-        return self.plan.question.sampling
-
-
-Say = Callable[[Ready, int, "Cost"], None]  # is told the study, its number of pairs and its cost
 
 
 @app.command()
@@ -158,17 +104,15 @@ def run(given: StudyRunOptions, context: typer.Context) -> None:
 
       t2iprobe study run words.toml --executor ray --ray-address auto --yes
     """
+    from t2iprobe.plugins.localization.planning import announce, planned
+
     asked = StudyFile.from_toml(given.file, "the study file")
     if given.plan:
         print_plan(planned(asked, context.obj), given.format)
         return
     path = given.out or (Path(asked.out) if asked.out else RUNS / given.file.stem)
-    _print(
-        start(
-            context.obj, question(asked, context.obj), path, given.location(given.yes), typed(context), arch=asked.arch
-        ),
-        given.format,
-    )
+    full = question(asked, context.obj)
+    _print(start(context.obj, full, path, given, announce, typed(context), arch=asked.arch), given.format)
 
 
 @app.command()
@@ -181,13 +125,14 @@ def resume(given: ResumeOptions, context: typer.Context) -> None:
     Example: t2iprobe study resume runs/words
     """
     from t2iprobe.core.runs import runfolder
+    from t2iprobe.plugins.localization.planning import announce
 
     path = given.path
     arguments = runfolder.read_manifest(path).get("arguments", {})
     if arguments.get("question") is None:
         raise ConfigError(f"{path} has no question to go on from; start it again the way it was started")
     asked = Question.from_table(arguments["question"], str(path / runfolder.MANIFEST))
-    result = start(context.obj, asked, path, given.location(given.yes), arguments.get("command", ()))
+    result = start(context.obj, asked, path, given, announce, arguments.get("command", ()))
     _print(result, given.format)
 
 
@@ -254,162 +199,6 @@ def _cell(row: Mapping[str, Any], key: str) -> str:
         of = "" if total is None else f" of {total:,}"
         return NONE if done is None else f"{done:,}{of} {row['unit']}{'' if (total or done) == 1 else 's'}"
     return NONE if row.get(key) in (None, "") else str(row[key])
-
-
-def start(
-    plugins: Plugins,
-    asked: Question,
-    path: Path,
-    where: RunLocation,
-    command: Sequence[str] = (),
-    *,
-    arch: str | None = None,
-    say: Say | None = None,
-) -> StudyResult:
-    """Run a study, or go on with it.
-
-    Everything that can be refused is checked before the model is loaded, which happens before the folder is made.
-
-    Args:
-        plugins: where names are looked up.
-        asked: the study.
-        path: the study's folder.
-        where: where it runs.
-        command: the command that asked for it, word by word.
-        arch: the architecture that the model must have.
-        say: says the plan before the first pictures, and may refuse it; by default one line on stderr, which for a
-            search says what a rehearsal takes.
-    """
-    from t2iprobe.cli.models import check_arch
-    from t2iprobe.core.runs import runfolder
-    from t2iprobe.registry.studies import planned
-
-    plan = replace(planned(asked, plugins), command=tuple(command))
-    done = _finished(path, plan)
-    if done is not None:
-        notes.print(f"{path} holds this study already; showing it (delete the folder to run it again)", highlight=False)
-        return done
-    runfolder.check(path)
-    stop = stopping()
-    with _bench(plugins, plan, where, stop) as bench:
-        if bench.model is not None:
-            check_arch(bench.model, arch)
-        with _watched(Ready(bench, plan, path, where), stop, say or _teller(bench, plan)) as callbacks:
-            return plan.on(bench).run(path, callbacks)
-
-
-def _finished(path: Path, plan: PlannedStudy) -> StudyResult | None:
-    """A finished run of the same question, found without loading the model.
-
-    Raises:
-        RunExistsError: the folder has a study of another question.
-    """
-    from t2iprobe.core.runs import runfolder
-    from t2iprobe.core.runs.provenance import portable
-    from t2iprobe.core.study.result import StudyResult
-
-    if not (path / runfolder.MANIFEST).is_file():
-        return None
-    manifest = runfolder.read_manifest(path)
-    finished = manifest.get("state") == runfolder.FINISHED
-    free = ("batch_size", "device") + (() if finished else ("budget",))
-    old, new = manifest.get("arguments", {}).get("question"), portable(plan.arguments)["question"]
-    if old is None:
-        raise RunExistsError(f"{path} holds a run of another kind; choose another --out, or delete that folder")
-    differing = [one for one in runfolder.differences(old, new) if one.split(":")[0].split(".")[-1] not in free]
-    if differing:
-        raise RunExistsError(
-            f"{path} holds a study with other settings ({'; '.join(differing[:3])}); choose another --out, "
-            "or delete that folder"
-        )
-    return StudyResult.open(path) if finished else None
-
-
-@contextmanager
-def _bench(plugins: Plugins, plan: PlannedStudy, where: RunLocation, stop: Stop) -> Iterator[StudyContext]:
-    from t2iprobe.core.names import choice
-
-    if where.executor == "local":
-        if where.address or where.workers:
-            raise ConfigError("--ray-address and --workers go with --executor ray")
-        yield plan.recipe(plugins)
-        return
-    kinds = plugins.executors()
-    if where.executor not in kinds:
-        choice("executor", where.executor, {"local": None, **kinds})
-    with kinds[where.executor](where.address, where.workers).bench(plan.recipe, stop) as bench:
-        yield bench
-
-
-@dataclass
-class _Bar:
-    """Progress in pictures; a localizer may ask more than once, so the total can grow."""
-
-    progress: Progress
-    task: TaskID
-    evaluations: int
-    total: float = 0.0
-    done: float = 0.0
-    within: bool = False
-
-    def planned(self, cost: Cost) -> None:
-        self.total += cost.images
-        self.progress.update(self.task, total=self.total)
-
-    def on_step(self, rows: int, step: int) -> None:
-        self.within = True
-        self.done += rows / self.evaluations
-        self.progress.update(self.task, completed=self.done)
-
-    def measured(self, answer: TrialResult) -> None:
-        """Count pictures as they come where no steps are reported, as on a cluster."""
-        if not self.within:
-            self.done += len(answer.scores)
-            self.progress.update(self.task, completed=self.done)
-
-
-@contextmanager
-def _watched(ready: Ready, stop: Stop, say: Say) -> Iterator[StudyCallbacks]:
-    from t2iprobe.cli.progress import bar
-    from t2iprobe.core.study.context import StudyCallbacks
-
-    bench = ready.bench
-    evaluations = bench.model.evaluations(ready.settings["num_steps"]) if bench.model else bench.space.steps
-    with bar("measuring") as (progress, task):
-        shown = _Bar(progress, task, evaluations)
-
-        def planned(pairs: int, cost: Cost) -> None:
-            if not shown.total:
-                say(ready, pairs, cost)
-            shown.planned(cost)
-
-        yield StudyCallbacks(planned, shown.on_step, shown.measured, stop)
-
-
-def _teller(bench: StudyContext, plan: PlannedStudy) -> Say:
-    """What says the plan; for a search, whose first questions are only few of all, this is a rehearsal."""
-    from t2iprobe.cli.commands.localize_plan import announce, rehearses
-
-    return announce if bench.model is not None and rehearses(plan.localizer) else _plan
-
-
-def _plan(ready: Ready, pairs: int, cost: Cost) -> None:
-    """Print the plan on one line on stderr before the first pictures; refuse long or large work without ``--yes``."""
-    plan, model, settings = ready.plan, ready.bench.model, ready.settings
-    size, seconds = cost.images * ready.bench.image_bytes, 0.0
-    said = f"disk at most {size_text(size)} in {plan.question.store or ready.path}"
-    if model is not None:
-        probe = model.probe(settings)
-        seconds = probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images
-        said = f"about {duration(seconds)}, {said}"
-    more = " to begin with" if plan.localizer.searches else ""
-    notes.print(
-        f"plan: {plan.localizer.name} on {plan.question.model}, {pairs} of {counted(len(plan.pairs), 'pair')} still to "
-        f"ask: {counted(cost.images, 'picture')}, {counted(cost.calls, 'denoiser call')} "
-        f"({counted(cost.rows, 'row')}){more}; {said}",
-        highlight=False,
-    )
-    agree(ready.where.yes, seconds, size)
 
 
 def _said(state: State) -> dict[str, Any]:

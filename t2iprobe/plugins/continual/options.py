@@ -295,7 +295,7 @@ def build(asked: ContinualOptions, plugins: Plugins) -> ContinualRun:
         {"scope": targets.scope, "layers": list(targets.layers), "modules": len(targets.modules)},
         asked.archive,
         {"stream": asked.stream, "data": asked.data, "model": model.ref},
-        {row.name: row.version for row in plugins.listing() if row.status == "ok"},
+        plugins.versions(),
     )
     found.check()
     return found

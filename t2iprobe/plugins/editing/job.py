@@ -82,7 +82,7 @@ def prepared(asked: EditOptions, plugins: Plugins, path: Path, command: Sequence
         sweep = EditSweep(model, pairs, methods, scorer, outside, settings, batch, latents, picture, path)
         bench = StudyContext(sweep, Space.of(model, asked.num_steps), provenance.facts(model, settings), model)
         question = _question(asked, plugins, scorer, found, methods, photo)
-        versions = {row.name: row.version for row in plugins.listing() if row.status == "ok"}
+        versions = plugins.versions()
         given = {"options": asked.deciding, "command": list(command)}
         study = StudyRunner(bench, pairs, question, seed=asked.seed, arguments=given, plugins=versions)
         yield EditJob(asked, model, pairs, methods, settings, study, picture)

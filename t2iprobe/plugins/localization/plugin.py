@@ -1,4 +1,4 @@
-"""Registers the bundled localization methods."""
+"""Registers the bundled localization methods, ``t2iprobe localize`` and ``t2iprobe patch``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from t2iprobe.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    import typer
+
     from t2iprobe.core.contracts.localizer import Localizer
     from t2iprobe.core.study.result import StudyResult
     from t2iprobe.report.sections import Section
@@ -20,6 +22,14 @@ def t2iprobe_register_localizers() -> list[type[Localizer]]:
     layers: list[type[Localizer]] = [exhaustive.Exhaustive, sets.Window, sets.Nested, sets.Greedy, adaptive.Adaptive]
     inner: list[type[Localizer]] = [attribution.Attribution, contribution.Contribution]
     return [*layers, *inner, parts.Heads, parts.Steps, parts.Tokens, exhaustive.RandomSets, single.Single]
+
+
+@hookimpl
+def t2iprobe_register_commands() -> dict[str, typer.Typer]:
+    """``t2iprobe patch`` and ``t2iprobe localize``."""
+    from t2iprobe.plugins.localization.commands import localize_app, patch_app
+
+    return {"patch": patch_app, "localize": localize_app}
 
 
 @hookimpl

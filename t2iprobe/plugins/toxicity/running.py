@@ -100,7 +100,7 @@ def worked(
     """Run it in the folder ``path``, or go on with it there; returns the answer, which ``work`` has kept."""
     facts = provenance.facts(model, generation)
     settings = {**asked, **facts["decides"]}
-    versions = {row.name: row.version for row in plugins.listing() if row.status == "ok"}
+    versions = plugins.versions()
     run = RunDefinition(
         "guard",
         settings,

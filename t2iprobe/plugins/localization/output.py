@@ -1,10 +1,11 @@
-"""The answer of ``t2iprobe patch``: the JSON object, the table, and the files next to the study's own."""
+"""What ``t2iprobe localize`` and ``t2iprobe patch`` answer: the JSON object, what is printed, and further files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from t2iprobe.cli.console import answers
@@ -13,6 +14,7 @@ from t2iprobe.core.names import counted
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from t2iprobe.core.contracts.localizer import Finding
     from t2iprobe.core.statistics import Interval
     from t2iprobe.core.study.question import Question
     from t2iprobe.core.study.result import StudyResult
@@ -24,34 +26,80 @@ BAR = 20
 ANSWER = "result.json"
 
 
-def answer_of(result: StudyResult, asked: Question, plugins: Plugins) -> dict[str, Any]:
-    """The answer as a JSON object."""
+def _facts(result: StudyResult, asked: Question, plugins: Plugins) -> dict[str, Any]:
+    """What the answers of both commands have."""
     from t2iprobe.core.planted import planted_layers
 
-    assert result.finding is not None
-    spent, finding = result.manifest["spent"], result.finding
-    clean = result.unpatched()
-    assert clean is not None
-    rows = [_layer(index, one, result) for index, one in enumerate(finding.details["response"])]
-    named = [row for row, one in zip(rows, finding.details["response"], strict=True) if one["named"]]
+    settings, spent = result.manifest["settings"], result.manifest["spent"]
     return {
         "model": asked.model,
-        "arch": result.manifest["settings"]["adapter"],
+        "arch": settings["adapter"],
         "concept": asked.concept,
         "planted": planted_layers(asked.model, asked.concept, plugins.models()),
-        "score": result.rank.removesuffix("_target"),
-        "clean": dict(zip(("source", "target"), (one.plain() for one in clean), strict=True)),
-        "gap": finding.details["gap"],
-        "layers": rows,
-        "top": [row["index"] for row in sorted(named, key=lambda row: -row["response"][0])],
-        "sentence": finding.sentence,
+        "sentence": _finding(result).sentence,
         "pairs": len(result.pairs),
         "clusters": len(set(result.clusters)),
-        "set_aside": result.manifest["settings"]["set_aside"],
-        "seconds": spent["seconds"],
+        "set_aside": settings["set_aside"],
         "denoiser_calls": spent["calls"],
         "denoiser_rows": spent["rows"],
     }
+
+
+def _finding(result: StudyResult) -> Finding:
+    assert result.finding is not None
+    return result.finding
+
+
+def localized(result: StudyResult, asked: Question, plugins: Plugins) -> dict[str, Any]:
+    """The answer of ``localize`` as a JSON object."""
+    from t2iprobe.core.study.result import finding_as_json
+
+    finding = finding_as_json(_finding(result))
+    confirmed = bool(finding["layers"]) and "confirmed" in finding["details"]
+    return _facts(result, asked, plugins) | {"method": asked.method, "confirmed": confirmed} | finding
+
+
+def print_localized(answer: Mapping[str, Any]) -> None:
+    """Print the answer of ``localize`` on stdout."""
+    answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
+    if answer["planted"] is not None:
+        answers.print(f"planted: {', '.join(map(str, answer['planted']))}", highlight=False)
+    answers.print(
+        f"{counted(answer['denoiser_calls'], 'denoiser call')}, {counted(answer['denoiser_rows'], 'row')}. "
+        f"Report with pictures: {answer['report']}",
+        highlight=False,
+    )
+
+
+def patched(result: StudyResult, asked: Question, plugins: Plugins) -> dict[str, Any]:
+    """The answer of ``patch`` as a JSON object, and in ``result.json``, which is written after all other files.
+
+    Raises:
+        DamagedError: ``result.json`` is not what was written.
+        StoreError: the disk is full or gone.
+    """
+    from t2iprobe.core.runs.checksums import read_json
+
+    file = result.path / ANSWER
+    answer: dict[str, Any] = read_json(file) if file.is_file() else _written(result, asked, plugins)
+    return answer
+
+
+def _written(result: StudyResult, asked: Question, plugins: Plugins) -> dict[str, Any]:
+    clean, details = result.unpatched(), _finding(result).details
+    assert clean is not None
+    rows = [_layer(index, one, result) for index, one in enumerate(details["response"])]
+    named = [row for row, one in zip(rows, details["response"], strict=True) if one["named"]]
+    answer = _facts(result, asked, plugins) | {
+        "score": result.rank.removesuffix("_target"),
+        "clean": {"source": clean[0].plain(), "target": clean[1].plain()},
+        "gap": details["gap"],
+        "layers": rows,
+        "top": [row["index"] for row in sorted(named, key=lambda row: -row["response"][0])],
+        "seconds": result.manifest["spent"]["seconds"],
+    }
+    _write(result, answer)
+    return answer
 
 
 def _patched(result: StudyResult) -> list[Trial]:
@@ -73,20 +121,7 @@ def _layer(index: int, row: Mapping[str, Any], result: StudyResult) -> dict[str,
     }
 
 
-def kept(result: StudyResult) -> dict[str, Any] | None:
-    """The answer, if it is there already; it is the last thing to be written.
-
-    Raises:
-        DamagedError: it is not what was written.
-    """
-    from t2iprobe.core.runs.checksums import read_json
-
-    file = result.path / ANSWER
-    found: dict[str, Any] | None = read_json(file) if file.is_file() else None
-    return found
-
-
-def write(result: StudyResult, answer: Mapping[str, Any]) -> None:
+def _write(result: StudyResult, answer: Mapping[str, Any]) -> None:
     """Write contact sheet, bar plot, pictures and then the answer next to the study's own files.
 
     Raises:
@@ -102,8 +137,7 @@ def write(result: StudyResult, answer: Mapping[str, Any]) -> None:
     asked = [number for number in range(len(result.pairs)) if number not in left_out]
     pairs = [Pair(*result.manifest["settings"]["pairs"][number]) for number in asked]
     pictures = [[_picture(result, label, number) for label in labels] for number in asked]
-    assert result.finding is not None
-    highlight = [row["label"] for row in result.finding.details["response"] if row["named"]]
+    highlight = [row["label"] for row in _finding(result).details["response"] if row["named"]]
     sheet = [
         SheetRow(f"{pair.source_word}\n→ {pair.target_word}", source, target, patched)
         for pair, (source, target, *patched) in list(zip(pairs, pictures, strict=True))[:SHEET_ROWS]
@@ -139,8 +173,8 @@ def _picture(result: StudyResult, label: str, pair: int) -> Image:
     return found
 
 
-def show(answer: Mapping[str, Any]) -> None:
-    """Print table and sentence on stdout."""
+def print_patched(answer: Mapping[str, Any]) -> None:
+    """Print the answer of ``patch`` on stdout."""
     score = answer["score"]
     table = Table(
         box=None,

@@ -1,4 +1,4 @@
-"""What ``t2iprobe localize`` and ``t2iprobe patch`` share: the options, and the study that these ask for."""
+"""The options of ``t2iprobe localize`` and ``t2iprobe patch``, and the question that these ask of a study."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from t2iprobe.cli.console import Format, answers, print_json
+from t2iprobe.cli.options import RunOptions
 from t2iprobe.core.command_options import Numbers, option
+from t2iprobe.core.concepts import concept_named
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.names import counted
+from t2iprobe.core.names import choice, counted
 from t2iprobe.core.study.question import Question, StudyOptions
+from t2iprobe.plugins.localization import presets
 
 if TYPE_CHECKING:
-    from t2iprobe.plugins.localization.presets import LocalizePreset
     from t2iprobe.registry.manager import Plugins
 
 SCOPE = ("layers", "sites", "steps", "heads", "branch")  # settings that many localizers have
+PAPER = ("model", "upscaler", "num_steps", "guidance", "resolution", "dtype", "seed", "reader")  # options of a preset
 HELD_OUT = 4
 
 
@@ -52,28 +54,53 @@ class SearchOptions(StudyOptions):
             ConfigError: a setting is given in two ways.
         """
         scope = self.given(*SCOPE)
-        twice = next((name for name in scope if name in self.set), None)
-        if twice is not None:
+        if twice := next((name for name in scope if name in self.set), None):
             raise ConfigError(f"give {self.called(twice)} or {self.called('set')} {twice}=…, not both")
         return {**self.set, **scope}
 
+    @property
+    def paper(self) -> presets.LocalizePreset | None:
+        """The paper's settings for the architecture, if both preset and architecture are given."""
+        return presets.preset(self.preset, self.arch) if self.preset and self.arch else None
 
-def check(asked: SearchOptions, plugins: Plugins) -> None:
-    """Refuse wrong names before the models' libraries are imported, which takes seconds.
 
-    Raises:
-        ConfigError: there is no such concept, reader or method, or the method does not take a setting.
-    """
-    from t2iprobe.core.concepts import concept_named
+class PatchOptions(RunOptions, SearchOptions):
+    """The options of ``t2iprobe patch``, which are those of a search by ``single``."""
 
-    asked.check_pairs()
-    concept_named(asked.concept, plugins.concepts())
-    plugins.reader(asked.reader)
-    plugins.localizer(asked.localizer, **asked.settings)
+    pairs_by_default: ClassVar[int] = 8
+    pairs_of_a_file: ClassVar[int | None] = None
+
+    limit: int | None = option(
+        None,
+        help=f"Number of pairs, with the held-out ones; default {pairs_by_default} of a prompt set, all of a file.",
+        ge=1,
+    )
+    held_out: int = option(0, help="How many of the last pairs to hold out, to test the found layers on.", ge=0)
+
+
+class LocalizeOptions(RunOptions, SearchOptions):
+    """The options of ``t2iprobe localize``."""
+
+    method: str = option("adaptive", help="A localizer; `t2iprobe localize --method list` shows all.")
+    limit: int | None = option(
+        None, help=f"Number of pairs, with the held-out ones; default {SearchOptions.pairs_by_default}.", ge=1
+    )
+    held_out: int | None = option(
+        None,
+        help=f"How many of the last pairs to hold out for the confirmation; default a third, at most {HELD_OUT}.",
+        ge=0,
+    )
+
+    @property
+    def localizer(self) -> str:
+        """See :class:`SearchOptions`."""
+        return self.method
 
 
 def question(asked: SearchOptions, plugins: Plugins, *, dry: bool = False) -> Question:
     """The question that the options ask, with names looked up, the preset filled in and defaults turned into numbers.
+
+    Wrong names are reported before the models' libraries are imported, which takes seconds.
 
     Args:
         asked: the options as they were given.
@@ -81,11 +108,14 @@ def question(asked: SearchOptions, plugins: Plugins, *, dry: bool = False) -> Qu
         dry: whether it is only for a plan, which needs no prompt files.
 
     Raises:
-        ConfigError: something in it is impossible.
+        ConfigError: a name is not known, or options do not go together.
     """
     from t2iprobe.cli.models import reference
 
-    check(asked, plugins)
+    asked.check_pairs()
+    concept_named(asked.concept, plugins.concepts())
+    plugins.reader(asked.reader)
+    plugins.localizer(asked.localizer, **asked.settings)
     full = asked.filled(_preset(asked, dry))
     limit = _limit(asked, full, plugins)
     found = {
@@ -98,39 +128,6 @@ def question(asked: SearchOptions, plugins: Plugins, *, dry: bool = False) -> Qu
         "metric": full.metric,
     }
     return Question(**found)
-
-
-def planned(asked: SearchOptions, plugins: Plugins) -> dict[str, Any]:
-    """What it would take on the published configuration, as a JSON object.
-
-    Raises:
-        ConfigError: something that the cost depends on is not known or does not fit.
-    """
-    from t2iprobe.cli.commands import localize_plan
-    from t2iprobe.cli.models import PUBLISHED
-
-    paper = paper_of(asked)
-    published = paper.model if paper else PUBLISHED.get(asked.arch or "")
-    return localize_plan.planned(
-        question(asked.filled({"model": published}), plugins, dry=True), asked.arch, paper, plugins
-    )
-
-
-def print_plan(plan: dict[str, Any], format: Format) -> None:
-    """Print on stdout what a run would take."""
-    if format is Format.json:
-        print_json(plan)
-        return
-    answers.print(plan["sentence"], highlight=False, markup=False)
-    if plan["inferred"]:
-        answers.print(f"not published but inferred: {plan['inferred']}", highlight=False, markup=False)
-
-
-def paper_of(asked: SearchOptions) -> LocalizePreset | None:
-    """The paper's settings for the architecture, if both preset and architecture are given."""
-    from t2iprobe.plugins.localization.presets import preset
-
-    return preset(asked.preset, asked.arch) if asked.preset and asked.arch else None
 
 
 def _limit(asked: SearchOptions, full: SearchOptions, plugins: Plugins) -> int:
@@ -161,10 +158,7 @@ def _held_out(asked: SearchOptions, limit: int) -> int:
 
 def _paper_settings(asked: SearchOptions, plugins: Plugins) -> dict[str, str]:
     """The paper's settings of the method: injection, if the paper uses it and the method has such a setting."""
-    from t2iprobe.core.names import choice
-
-    paper = paper_of(asked)
-    if paper is None or paper.mode != "injection":
+    if asked.paper is None or asked.paper.mode != "injection":
         return {}
     known = inspect.signature(choice("localizer", asked.localizer, plugins.localizers())).parameters
     return {"part": "text"} if "part" in known else {}
@@ -176,10 +170,6 @@ def _preset(asked: SearchOptions, dry: bool) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such preset, or something that it needs is not given.
     """
-    from t2iprobe.core.names import choice
-    from t2iprobe.plugins.localization.presets import PAIRS as PAPER_PAIRS
-    from t2iprobe.plugins.localization.presets import PRESETS, preset
-
     arch, folder, mine = (asked.called(one) for one in ("arch", "glyphcontrol", "preset"))
     if asked.preset is None:
         if asked.glyphcontrol is not None:
@@ -187,15 +177,14 @@ def _preset(asked: SearchOptions, dry: bool) -> dict[str, Any]:
                 f"{folder} goes with {mine}; alone write {asked.called('prompt_set')} glyphcontrol:FOLDER"
             )
         return {}
-    known = choice("preset", asked.preset, PRESETS)
+    known = choice("preset", asked.preset, presets.PRESETS)
     if asked.arch is None or (asked.glyphcontrol is None and not dry):
         raise ConfigError(
             f"{mine} {asked.preset} needs {arch} ({', '.join(known)}) and {folder} FOLDER, "
             "where GlyphControl's prompt files are"
         )
-    one = preset(asked.preset, asked.arch)
-    own = ("model", "upscaler", "num_steps", "guidance", "resolution", "dtype", "seed", "reader")
-    pairs = {"limit": PAPER_PAIRS, "held_out": 0}
-    given = asked.has("source") or asked.has("pairs") or asked.glyphcontrol is None
-    words = {} if given else {"prompt_set": one.prompt_set(str(asked.glyphcontrol))}
-    return {name: getattr(one, name) for name in own} | pairs | words
+    paper = presets.preset(asked.preset, asked.arch)
+    found = {name: getattr(paper, name) for name in PAPER} | {"limit": presets.PAIRS, "held_out": 0}
+    if asked.glyphcontrol is not None and not (asked.has("source") or asked.has("pairs")):
+        found["prompt_set"] = paper.prompt_set(str(asked.glyphcontrol))
+    return found

@@ -1,0 +1,184 @@
+"""Runs the study that a command asks for: finds it finished, or loads a model, announces the plan, shows progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from t2iprobe.cli.console import notes, stopping
+from t2iprobe.cli.cost import agree, duration
+from t2iprobe.cli.options import AgreeOptions
+from t2iprobe.core.command_options import option
+from t2iprobe.core.errors import ConfigError, RunExistsError
+from t2iprobe.core.parse import size_text
+
+if TYPE_CHECKING:
+    from t2iprobe.core.runs.stop import Stop
+    from t2iprobe.core.study.context import StudyCallbacks, StudyContext
+    from t2iprobe.core.study.planning import PlannedStudy
+    from t2iprobe.core.study.question import Question
+    from t2iprobe.core.study.result import StudyResult
+    from t2iprobe.core.sweep import Cost, TrialResult
+    from t2iprobe.registry.manager import Plugins
+
+RUNS = Path("runs")
+
+
+class ExecutionOptions(AgreeOptions):
+    """Options that say where a study is measured."""
+
+    executor: str = option("local", help="Where it is measured: local, or ray (an extra, t2iprobe[ray]).")
+    ray_address: str | None = option(
+        None, help="Head of a Ray cluster, such as ray://head:10001 or auto; default one on this machine."
+    )
+    workers: int | None = option(
+        None, help="Models at once on the cluster; default one for each GPU, or one for every two cores.", ge=1
+    )
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A study that is about to begin."""
+
+    bench: StudyContext
+    plan: PlannedStudy
+    path: Path
+    yes: bool = False
+
+    def seconds(self, cost: Cost) -> float:
+        """How long it takes; 0 if the model is on another machine."""
+        if self.bench.model is None:
+            return 0.0
+        probe = self.bench.model.probe(self.plan.question.sampling)
+        return probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images
+
+    def announce(self, plan: str, cost: Cost) -> None:
+        """Print the plan on one line on stderr, with its time and disk space.
+
+        Raises:
+            ConfigError: it is long or large, and the user did not agree to it.
+        """
+        seconds, size = self.seconds(cost), cost.images * self.bench.image_bytes
+        takes = f"about {duration(seconds)}, " if seconds else ""
+        place = self.plan.question.store or self.path
+        notes.print(f"plan: {plan}; {takes}disk at most {size_text(size)} in {place}", highlight=False)
+        agree(self.yes, seconds, size)
+
+
+Announce = Callable[[Ready, int, "Cost"], None]  # gets the study, its number of pairs and its cost
+
+
+def start(
+    plugins: Plugins,
+    asked: Question,
+    path: Path,
+    where: ExecutionOptions,
+    announce: Announce,
+    command: Sequence[str] = (),
+    *,
+    arch: str | None = None,
+) -> StudyResult:
+    """Run a study, or go on with it.
+
+    Everything that can be refused is checked before the model is loaded, which happens before the folder is made.
+
+    Args:
+        plugins: where names are looked up.
+        asked: the study.
+        path: the study's folder.
+        where: where it runs.
+        announce: prints the plan before the first pictures, and may refuse it.
+        command: the command that asked for it, word by word.
+        arch: the architecture that the model must have.
+    """
+    from t2iprobe.cli.models import check_arch
+    from t2iprobe.core.runs import runfolder
+    from t2iprobe.core.study.planning import planned
+
+    plan = planned(asked, plugins, command)
+    done = _finished(path, plan)
+    if done is not None:
+        notes.print(f"{path} holds this study already; showing it (delete the folder to run it again)", highlight=False)
+        return done
+    runfolder.check(path)
+    stop = stopping()
+    with _bench(plugins, plan, where, stop) as bench:
+        if bench.model is not None:
+            check_arch(bench.model, arch)
+        with _watched(Ready(bench, plan, path, where.yes), stop, announce) as callbacks:
+            return plan.on(bench).run(path, callbacks)
+
+
+def _finished(path: Path, plan: PlannedStudy) -> StudyResult | None:
+    """A finished run of the same question, found without loading the model.
+
+    Raises:
+        RunExistsError: the folder has a study of another question.
+    """
+    from t2iprobe.core.runs import runfolder
+    from t2iprobe.core.runs.provenance import portable
+    from t2iprobe.core.study.result import StudyResult
+
+    if not (path / runfolder.MANIFEST).is_file():
+        return None
+    manifest = runfolder.read_manifest(path)
+    finished = manifest.get("state") == runfolder.FINISHED
+    free = ("batch_size", "device") + (() if finished else ("budget",))
+    old, new = manifest.get("arguments", {}).get("question"), portable(plan.arguments)["question"]
+    if old is None:
+        raise RunExistsError(f"{path} holds a run of another kind; choose another folder, or delete that one")
+    differing = [one for one in runfolder.differences(old, new) if one.split(":")[0].split(".")[-1] not in free]
+    if differing:
+        raise RunExistsError(
+            f"{path} holds a study with other settings ({'; '.join(differing[:3])}); choose another folder, "
+            "or delete that one"
+        )
+    return StudyResult.open(path) if finished else None
+
+
+@contextmanager
+def _bench(plugins: Plugins, plan: PlannedStudy, where: ExecutionOptions, stop: Stop) -> Iterator[StudyContext]:
+    from t2iprobe.core.names import choice
+
+    if where.executor == "local":
+        if where.ray_address or where.workers:
+            address, workers = where.called("ray_address"), where.called("workers")
+            raise ConfigError(f"{address} and {workers} go with {where.called('executor', 'ray')}")
+        yield plan.recipe(plugins)
+        return
+    kinds = plugins.executors()
+    if where.executor not in kinds:
+        choice("executor", where.executor, {"local": None, **kinds})
+    with kinds[where.executor](where.ray_address, where.workers).bench(plan.recipe, stop) as bench:
+        yield bench
+
+
+@contextmanager
+def _watched(ready: Ready, stop: Stop, announce: Announce) -> Iterator[StudyCallbacks]:
+    """Announce the plan, and show progress in pictures; a localizer may ask more than once, so the total can grow."""
+    from t2iprobe.cli.progress import bar
+    from t2iprobe.core.study.context import StudyCallbacks
+
+    model, stepped = ready.bench.model, False
+    evaluations = model.evaluations(ready.plan.question.num_steps) if model else ready.bench.space.steps
+    with bar("measuring") as (progress, task):
+
+        def planned(pairs: int, cost: Cost) -> None:
+            total = progress.tasks[task].total
+            if not total:
+                announce(ready, pairs, cost)
+            progress.update(task, total=(total or 0) + cost.images)
+
+        def on_step(rows: int, step: int) -> None:
+            nonlocal stepped
+            stepped = True
+            progress.advance(task, rows / evaluations)
+
+        def measured(answer: TrialResult) -> None:
+            if not stepped:  # on a cluster, where no steps are reported
+                progress.advance(task, len(answer.scores))
+
+        yield StudyCallbacks(planned, on_step, measured, stop)

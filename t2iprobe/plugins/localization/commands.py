@@ -1,0 +1,113 @@
+"""``t2iprobe localize`` finds which layers together write the concept; ``t2iprobe patch`` tests one layer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from t2iprobe.cli.command import takes
+from t2iprobe.cli.commandline import typed
+from t2iprobe.cli.console import Format, print_json, print_methods, print_plan
+from t2iprobe.cli.models import say_embedded
+from t2iprobe.cli.studies import RUNS, ExecutionOptions, start
+from t2iprobe.plugins.localization.options import LocalizeOptions, PatchOptions, question
+
+if TYPE_CHECKING:
+    from t2iprobe.registry.manager import Plugins
+
+localize_app, patch_app = typer.Typer(), typer.Typer()
+
+
+@localize_app.command("localize")
+@takes(LocalizeOptions)
+def localize(asked: LocalizeOptions, context: typer.Context) -> None:
+    """Find the set of layers that writes the text (or colour, …), confirm it on held-out pairs, write a report.
+
+    An interrupted run goes on where it stopped: give the same command again.
+
+    Examples:
+
+      t2iprobe localize --arch sd3
+
+      t2iprobe localize --arch sdxl --method exhaustive --concept colour --format json
+
+      t2iprobe localize --arch sd3 --method steps --layers 6
+
+      t2iprobe localize --model REF --prompt-set creative:templates=different --metric clip_t_template
+
+      t2iprobe localize --arch sdxl --preset iclr2025 --glyphcontrol text_prompts/paper --method exhaustive
+
+      t2iprobe localize --arch sdxl --preset iclr2025 --method exhaustive --plan
+    """
+    if asked.method == "list":
+        print_methods(context.obj.localizers(), asked.format)
+    elif asked.plan:
+        from t2iprobe.plugins.localization.planning import planned
+
+        print_plan(planned(asked, context.obj), asked.format)
+    else:
+        answer = localized(asked, context.obj, typed(context))
+        from t2iprobe.plugins.localization.output import print_localized
+
+        print_json(answer) if asked.format is Format.json else print_localized(answer)
+
+
+@patch_app.command("patch")
+@takes(PatchOptions)
+def patch(asked: PatchOptions, context: typer.Context) -> None:
+    """Find the attention layer that writes the text: patch one layer at a time and read the pictures.
+
+    Source and target run side by side from the same noise. In each further picture the text keys and values of ONE
+    layer come from the target's run; if the target's word appears, that layer writes it.
+
+    Examples:
+
+      t2iprobe patch --arch sd3
+
+      t2iprobe patch --arch sd3 --concept colour --format json
+
+      t2iprobe patch --arch sd3 --model stabilityai/stable-diffusion-3-medium-diffusers --prompt-set simple --limit 16
+    """
+    if asked.plan:
+        from t2iprobe.plugins.localization.planning import planned
+
+        print_plan(planned(asked, context.obj), asked.format)
+    else:
+        answer = patched(asked, context.obj, typed(context))
+        from t2iprobe.plugins.localization.output import print_patched
+
+        print_json(answer) if asked.format is Format.json else print_patched(answer)
+
+
+def localized(asked: LocalizeOptions, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
+    """Localize, or find it done; returns the JSON answer."""
+    full = question(asked, plugins)  # report wrong names before anything heavy is imported
+    from t2iprobe.plugins.localization import output
+    from t2iprobe.plugins.localization.planning import announce
+    from t2iprobe.report.page import write_report
+
+    path = asked.out or RUNS / f"localize-{Path(full.model).name}-{asked.concept}-{asked.method}"
+    _say_model(asked, full.model)
+    result = start(plugins, full, path, ExecutionOptions(yes=asked.yes), announce, command, arch=asked.arch)
+    page = write_report(result, plugins)
+    return output.localized(result, full, plugins) | {"run": str(path), "report": str(page)}
+
+
+def patched(asked: PatchOptions, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
+    """Patch one layer at a time, or find it done; returns the JSON answer."""
+    full = question(asked, plugins)
+    from t2iprobe.plugins.localization import output
+    from t2iprobe.plugins.localization.planning import announce_sweep
+
+    path = asked.out or RUNS / f"patch-{Path(full.model).name}-{asked.concept}"
+    _say_model(asked, full.model)
+    result = start(plugins, full, path, ExecutionOptions(yes=asked.yes), announce_sweep, command, arch=asked.arch)
+    return output.patched(result, full, plugins) | {"run": str(path)}
+
+
+def _say_model(asked: LocalizeOptions | PatchOptions, ref: str) -> None:
+    if asked.model is None and asked.preset is None:
+        say_embedded(asked.arch, ref)

@@ -1,0 +1,250 @@
+"""What a localization takes: on the published configuration of an architecture, or on the model that was loaded.
+
+A method that searches is rehearsed on a simulated model with as many layers, heads and steps, so that its trials are
+counted, not guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t2iprobe.cli.models import PUBLISHED
+from t2iprobe.core.contracts.adapter import layer_table
+from t2iprobe.core.contracts.localizer import Localizer
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.model import CostProbe, Model, OnStep
+from t2iprobe.core.names import choice, counted
+from t2iprobe.core.pairs import Pair
+from t2iprobe.core.parse import size_text
+from t2iprobe.core.study.context import usual_batch
+from t2iprobe.core.study.planning import tail
+from t2iprobe.core.sweep import Cost, Renderer, TrialBatch, TrialResult
+from t2iprobe.core.trial_runner import InMemoryResults, TrialRunner
+from t2iprobe.core.trials import Space, ranges
+from t2iprobe.plugins.localization.options import SearchOptions, question
+from t2iprobe.plugins.localization.ranking import RankingLocalizer
+from t2iprobe.simulation import Additive, Simulation
+
+if TYPE_CHECKING:
+    from t2iprobe.cli.studies import Ready
+    from t2iprobe.core.study.question import Question
+    from t2iprobe.plugins.localization.presets import LocalizePreset
+    from t2iprobe.registry.manager import Plugins
+
+
+EXPECTED = (1, 3)  # numbers of layers that share the answer in a rehearsal
+
+
+class _Scheduler:
+    """Makes as many steps as it is asked for, because a model's real scheduler is known only from its files."""
+
+    config: ClassVar[Mapping[str, Any]] = {}
+    timesteps: range = range(0)
+
+    def set_timesteps(self, count: int) -> None:
+        """See diffusers."""
+        self.timesteps = range(count)
+
+
+@dataclass
+class _Rehearsal(Simulation):
+    """A simulated model whose pictures cost as much as a real model's.
+
+    Args:
+        renderer: knows the cost, but makes no pictures.
+    """
+
+    renderer: Renderer = field(kw_only=True)
+
+    def cost(self, asks: Sequence[TrialBatch]) -> Cost:
+        """See :class:`~t2iprobe.core.sweep.Evaluator`."""
+        return self.renderer.cost(asks)
+
+    def measure(
+        self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None
+    ) -> Iterator[TrialResult]:
+        """See :class:`~t2iprobe.core.sweep.Evaluator`; calls and rows are counted for whole batches."""
+        for chunk in self.renderer.chunks(asks):
+            spent = self.cost(chunk)
+            for ask in chunk:
+                scores = {trial.label: self._scores(trial, ask.pair) for trial in ask.trials}
+                yield TrialResult(ask.pair, scores, {}, spent.calls, spent.rows)
+                spent = Cost()
+
+
+class _Expected(InMemoryResults):
+    """Holds ready-made gradients and attention that point to the expected layers."""
+
+    def __init__(self, layers: int, expected: Sequence[int]) -> None:
+        super().__init__()
+        self._given = np.isin(np.arange(layers), expected).astype(np.float64)
+
+    def memo(self, key: str, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """See :class:`~t2iprobe.core.trial_runner.ResultCache`; nothing is computed."""
+        return self._given
+
+
+def rehearses(method: Localizer) -> bool:
+    """Whether the plan of a real run comes from a rehearsal."""
+    return method.searches and _can_rehearse(method)
+
+
+def _can_rehearse(method: Localizer) -> bool:
+    """Whether the method needs no more than the simulated model."""
+    return not method.needs_model or isinstance(method, RankingLocalizer)
+
+
+def _rehearsal(
+    asked: Question, model: Model, expected: Sequence[int], pairs: Sequence[Pair], method: Localizer
+) -> TrialRunner:
+    """The runner after the method has searched a simulated model, with batches as large as they would be."""
+    settings = asked.sampling
+    space = Space.of(model, settings["num_steps"])
+    truth = Additive(space.layers, {layer: 1 / len(expected) for layer in expected})
+    renderer = Renderer(model, pairs, settings, asked.batch_size or usual_batch(model))
+    held_out = tail(len(pairs), asked.held_out)
+    runner = TrialRunner(
+        _Rehearsal(truth, len(pairs), asked.seed, steps=space.steps, renderer=renderer),
+        space,
+        pairs,
+        range(len(pairs) - len(held_out)),
+        held_out,
+        model if method.needs_model else None,
+        _Expected(space.layers, expected),
+        asked.budget,
+        asked.seed,
+        settings=settings,
+    )
+    method.find(runner)
+    return runner
+
+
+def planned(asked: SearchOptions, plugins: Plugins) -> dict[str, Any]:
+    """What a localization takes on the published configuration of an architecture, as a JSON object.
+
+    Raises:
+        ConfigError: something that the cost depends on is not known or does not fit.
+    """
+    paper, plan = asked.paper, asked.called("plan") if "plan" in type(asked).model_fields else "a plan"
+    published = paper.model if paper else PUBLISHED.get(asked.arch or "")
+    full = question(asked.filled({"model": published}), plugins, dry=True)
+    if asked.arch is None:
+        raise ConfigError(f"{plan} is for the published configuration of an architecture: give {asked.called('arch')}")
+    if None in (full.num_steps, full.guidance, full.resolution):
+        steps, guidance, resolution, preset = map(asked.called, ("num_steps", "guidance", "resolution", "preset"))
+        raise ConfigError(
+            f"{plan} loads no model that would say how it samples: give {steps}, {guidance} and {resolution}, "
+            f"or {preset} iclr2025"
+        )
+    method = plugins.localizer(full.method, **full.set)
+    if not _can_rehearse(method):
+        raise ConfigError(f"{method.name} reads the model itself: what it takes is known with weights only")
+    adapter = choice("architecture", asked.arch, plugins.adapters())()
+    model = Model(adapter.published(scheduler=_Scheduler()), adapter, ref=full.model)
+    expected = paper.found if paper else (model.layers // 2,)
+    runner = _rehearsal(full, model, expected, _pairs(full, paper, plugins), method)
+    side = paper.read_at if paper and full.upscaler else full.resolution
+    assert side is not None
+    return _answer(full, runner, model, expected, runner.spent.images * 3 * side**2)
+
+
+def _pairs(asked: Question, paper: LocalizePreset | None, plugins: Plugins) -> list[Pair]:
+    """The pairs that can be read; for a preset without its files, as many as the paper had."""
+    if asked.prompt_set is None and asked.pairs is None and asked.source is None and paper is not None:
+        return [Pair(f'"A{one}"', f'"B{one}"', asked.seed, f"A{one}", f"B{one}") for one in range(asked.limit or 0)]
+    return asked.read_pairs(asked.model, plugins)
+
+
+def _answer(asked: Question, runner: TrialRunner, model: Model, expected: Sequence[int], disk: int) -> dict[str, Any]:
+    settings, spent, table = asked.sampling, runner.spent, layer_table(model.adapter, model.pipeline)
+    name, held_out = asked.method, len(runner.held_out)
+    one = len(expected) == 1
+    return {
+        "model": asked.model,
+        "arch": model.adapter.name,
+        "inferred": model.adapter.inferred,
+        "method": name,
+        "settings": dict(asked.set),
+        "layers": model.layers,
+        "expected": [{"layer": layer, "path": table[layer].path} for layer in expected],
+        "generation": {name: value for name, value in settings.items() if value is not None},
+        "pairs": len(runner.pairs),
+        "held_out": held_out,
+        "pictures": spent.images,
+        "denoiser_calls": spent.calls,
+        "denoiser_rows": spent.rows,
+        "disk_bytes": disk,
+        "sentence": (
+            f"{name} on {asked.model}, published configuration: {counted(model.layers, 'layer')}, "
+            f"{counted(runner.space.steps, 'step')}, guidance {settings['guidance']:g}, {settings['height']} pixels; "
+            f"{counted(len(runner.pairs), 'pair')}, {held_out} of them held out: {counted(spent.images, 'picture')}, "
+            f"{counted(spent.calls, 'denoiser call')} ({counted(spent.rows, 'row')}), disk at most {size_text(disk)}. "
+            f"Counted on a simulated model in which {'layer' if one else 'layers'} {ranges(expected)} "
+            f"({table[expected[0]].path}{'' if one else ', …'}) would be the answer (a search takes more where "
+            "several share it); the time is measured before a real run."
+        ),
+    }
+
+
+def announce(ready: Ready, pairs: int, cost: Cost) -> None:
+    """Print the plan of a study on stderr before its first pictures.
+
+    A search begins with few of its trials; what it takes in all comes from a rehearsal.
+
+    Raises:
+        ConfigError: the run is long or large, and the user did not agree to it.
+    """
+    plan, model = ready.plan, ready.bench.model
+    what = f"{plan.localizer.name} on {plan.question.model}"
+    if model is not None and rehearses(plan.localizer):
+        costs = [_rehearsed(ready, model, count) for count in EXPECTED]
+        few, many = (f"{counted(one.images, 'picture')} ({counted(one.rows, 'row')})" for one in costs)
+        ready.announce(
+            f"{what}, {counted(len(plan.pairs), 'pair')}: in all {few} if one layer is the answer, {many} if "
+            f"{EXPECTED[1]} share it, as rehearsed on a simulated model",
+            max(costs, key=ready.seconds),
+        )
+    else:
+        more = " to begin with" if plan.localizer.searches else ""
+        ready.announce(
+            f"{what}, {pairs} of {counted(len(plan.pairs), 'pair')} not measured yet: "
+            f"{counted(cost.images, 'picture')}, {counted(cost.calls, 'denoiser call')} "
+            f"({counted(cost.rows, 'row')}){more}",
+            cost,
+        )
+
+
+def _rehearsed(ready: Ready, model: Model, count: int) -> Cost:
+    """What the search takes if this many layers, far apart, share the answer."""
+    expected = sorted({round(model.layers * (one + 0.5) / count - 0.5) for one in range(count)})
+    plan = ready.plan
+    asked = [pair for number, pair in enumerate(plan.pairs) if number not in plan.set_aside]
+    return _rehearsal(plan.question, model, expected, asked, plan.localizer).spent
+
+
+def announce_sweep(ready: Ready, pairs: int, cost: Cost) -> None:
+    """Print the plan of ``t2iprobe patch``, see :func:`announce`."""
+    model, question = ready.bench.model, ready.plan.question
+    assert model is not None
+    settings, batch = question.sampling, question.batch_size or usual_batch(model)
+    ready.announce(
+        f"{counted(pairs, 'pair')} × {counted(cost.images // pairs - 2, 'trial')} (+ source and target) = "
+        f"{counted(cost.images, 'picture')} of {counted(model.steps(settings['num_steps']), 'step')}, "
+        f"{counted(cost.calls, 'denoiser call')} ({counted(cost.rows, 'row')}, at most "
+        f"{batch * model.guided(settings)} at once), {memory(model, model.probe(settings), min(batch, cost.images))}",
+        cost,
+    )
+
+
+def memory(model: Model, probe: CostProbe, rows: int) -> str:
+    """The memory that a batch of ``rows`` needs, to one digit because it was measured on a smaller batch."""
+    weights = f"memory {model.weight_bytes / 1e6:,.0f} MB for weights"
+    if not probe.bytes_an_image:
+        return weights
+    need = float(f"{probe.bytes_an_image * rows / 1e9:.1g}")
+    return f"{weights} and {f'about {need:g}' if need >= 0.1 else 'less than 0.1'} GB for a batch"
