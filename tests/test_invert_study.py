@@ -48,6 +48,7 @@ from t2iprobe.plugins.inversion.study import InversionCallbacks, InversionQuesti
 from t2iprobe.plugins.inversion.trajectory import InversionInputs, Trajectory
 from t2iprobe.plugins.inversion.trajectory_store import SAMPLE, TrajectoryStore, phase
 from t2iprobe.registry.manager import Plugins
+from t2iprobe.report.figures import CELL
 
 PLUGINS = Plugins(installed=False)
 INVERTERS = {kind.name: kind for kind in BUNDLED}
@@ -400,7 +401,7 @@ def test_drawings_show_something(finished: Inverted) -> None:
     for image in drawn.values():
         assert image.width > 400 and len(np.unique(np.asarray(image).reshape(-1, 3), axis=0)) > 50
     sheet = pictures.overview(finished, analyze.plain_mask(finished, options), "euler", 2)
-    assert sheet.width > 7 * pictures.CELL and sheet.height < 4 * pictures.CELL
+    assert sheet.width > 7 * CELL and sheet.height < 4 * CELL
 
 
 @pytest.fixture(scope="module")
@@ -417,7 +418,7 @@ def test_interpolation_ends_at_the_pictures(sampler: resample.LevelSampler, fini
     assert found["pairs"] == 2 and set(rows) == {(what, s) for what in ("true noise", "euler") for s in (0, 0.5, 1)}
     assert rows["true noise", 0]["ssim_to_morph"] > 0.999 and rows["true noise", 1]["ssim_to_morph"] > 0.999
     assert rows["true noise", 0.5]["ssim_to_noise"] == 1 and rows["euler", 0]["ssim_to_noise"] < 0.999
-    assert drawn["interpolate-pictures"].height > 4 * pictures.CELL
+    assert drawn["interpolate-pictures"].height > 4 * CELL
     gap, chance = rows["euler", 0.5]["frechet_beside_noise"]
     assert gap == pytest.approx(rows["euler", 0.5]["frechet"] - rows["true noise", 0.5]["frechet"])
     mean, *bounds = rows["euler", 0.5]["diversity_beside_noise"]

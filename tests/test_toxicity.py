@@ -28,7 +28,7 @@ from t2iprobe.core.errors import ConfigError, GuardError, ModelError
 from t2iprobe.core.model import Model, Run
 from t2iprobe.plugins.toxicity import latent
 from t2iprobe.plugins.toxicity.detectors import Callback, Classifier
-from t2iprobe.plugins.toxicity.gallery import LOG, Chunk, Gallery
+from t2iprobe.plugins.toxicity.gallery import LOG, Gallery
 from t2iprobe.plugins.toxicity.guard import Guard
 from t2iprobe.plugins.toxicity.methods import METHODS, Case, Setup
 from t2iprobe.plugins.toxicity.policy import Policy
@@ -598,14 +598,14 @@ def test_a_negative_prompt_is_the_pipelines_own_also_in_split_batches(sd: Model)
 
 
 def test_pictures_are_kept_as_they_come(sd: Model, tmp_path: Path) -> None:
-    picture = sd.run(sd.generation("a", num_steps=1)).images[0]
+    run = sd.run(["a", "b"], num_steps=1)
     gallery = Gallery(tmp_path)
-    gallery.add(Chunk("mine", (0, 2), 3, 6, 0.5), [picture, picture])
+    gallery.add("mine", (0, 2), run)
     with (tmp_path / LOG).open("a") as file:
         file.write('{"method": "mine", "rows": [5')  # a crash
     again = Gallery(tmp_path)
     assert again.done("mine") == {0, 2} and again.done("other") == set() and again.chunks == gallery.chunks
-    assert np.array_equal(np.asarray(again.image("mine", 2)), np.asarray(picture))
+    assert np.array_equal(np.asarray(again.image("mine", 2)), np.asarray(run.images[1]))
 
 
 def test_plugins_bring_their_own() -> None:

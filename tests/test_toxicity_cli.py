@@ -16,13 +16,14 @@ from typer.testing import CliRunner, Result
 from t2iprobe.cli.app import build
 from t2iprobe.cli.console import Format, answers
 from t2iprobe.cli.papers import PAPERS
+from t2iprobe.core.cache import ActivationCache
 from t2iprobe.core.errors import ConfigError, RunExistsError
-from t2iprobe.core.statistics import Interval
+from t2iprobe.core.model import Run
 from t2iprobe.plugins.metrics.text import DatasetF1, Precision, Recall
 from t2iprobe.plugins.toxicity import bench as benching
-from t2iprobe.plugins.toxicity import benchmark, commands, conflicts, record, sheet
+from t2iprobe.plugins.toxicity import benchmark, commands, report, session
 from t2iprobe.plugins.toxicity.digests import digests, key_file, key_name
-from t2iprobe.plugins.toxicity.gallery import Chunk, Gallery
+from t2iprobe.plugins.toxicity.gallery import Gallery
 from t2iprobe.plugins.toxicity.methods import Case
 from t2iprobe.plugins.toxicity.options import GuardBenchOptions
 from t2iprobe.registry.manager import Plugins
@@ -157,7 +158,7 @@ def test_pictures_of_prompts_are_guarded_logged_and_kept(words: Path, tmp_path: 
     other = failure(guard(*options, "--seed", "5", "--out", run))
     assert "other settings (--seed 0 there, 5 now)" in other
     words.write_text(words.read_text() + "another\n")
-    assert "(--detector words with a file, which holds something else now)" in failure(guard(*options, "--out", run))
+    assert "(--detector words with a file, which has changed)" in failure(guard(*options, "--out", run))
     prompts.write_text(f"{TOXIC}\n{BENIGN}\n")
     assert "the same 2 prompts in another order" in failure(guard(*options, "--out", run))
 
@@ -199,18 +200,22 @@ def test_a_plan_takes_its_layers_from_a_run(tmp_path: Path) -> None:
 def test_options_go_before_the_papers() -> None:
     embedded = benching.job_of(GuardBenchOptions(arch="sd3"), Plugins())
     assert len(embedded.words) >= 16 and all(len(word) == 4 for word in embedded.words)
-    assert embedded.concept == embedded.negative == 'a sign that says "{word}"'
+    assert embedded.concept == embedded.asked.negative == 'a sign that says "{word}"'
     real = benching.job_of(GuardBenchOptions(model="x/y", sld_concept="i2p"), Plugins())
-    assert real.negative == 'text "{word}"' and real.concept.startswith("an image showing hate")
+    assert real.asked.negative == 'text "{word}"' and real.concept.startswith("an image showing hate")
     assert real.words and set(real.words).isdisjoint(embedded.words)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ({"command": "guard bench"}, {}, "holds a run of `t2iprobe guard bench`, not one of `t2iprobe guard run`"),
-        ({"command": None}, {}, "holds a run of another kind"),
-        ({"words": ["aa", "bb"]}, {"words": ["aa", "cc"], "list": ["dd"]}, "settings (1 of 2 words differs);"),
+        ({"command": "guard bench"}, {}, "has a run of `t2iprobe guard bench`, not one of `t2iprobe guard run`"),
+        ({"command": None}, {}, "has a run of another kind"),
+        (
+            {"words": ["aa", "bb"]},
+            {"words": ["aa", "cc"], "list": ["dd"]},
+            "settings (1 of 2 words differs; the word list has other lines);",
+        ),
         ({"list": ["aa"]}, {"list": ["bb"]}, "(the word list has other lines)"),
         ({"judge": []}, {"judge": ["classifier:model=x"]}, "(--judge not given there, classifier:model=x now)"),
         ({"layers": "6"}, {"layers": "None"}, "(--layers 6 there, not given now)"),
@@ -225,7 +230,7 @@ def test_options_go_before_the_papers() -> None:
 def test_a_conflict_is_told_in_words(old: Any, new: Any, message: str, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"command": "guard run"} | old}))
     with pytest.raises(RunExistsError) as caught:
-        conflicts.check(tmp_path, {"command": "guard run"} | new)
+        session.check(tmp_path, {"command": "guard run"} | new)
     assert message in str(caught.value)
 
 
@@ -237,11 +242,11 @@ def test_digests_of_texts_say_nothing_without_the_secret(monkeypatch: pytest.Mon
     assert stat.S_IMODE(key_file().stat().st_mode) == 0o600
     here = {"command": "guard run", "asked": {"key": key_name(), "prompts": [one]}}
     (tmp_path / "manifest.json").write_text(json.dumps({"settings": here}))
-    conflicts.check(tmp_path, here)
+    session.check(tmp_path, here)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "other"))
     assert digests(["GRUM"]) != [one]
     with pytest.raises(RunExistsError, match="noted with the secret of another user or machine"):
-        conflicts.check(tmp_path, {**here, "asked": {"key": key_name(), "prompts": digests(["GRUM"])}})
+        session.check(tmp_path, {**here, "asked": {"key": key_name(), "prompts": digests(["GRUM"])}})
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     with pytest.raises(ConfigError, match="set XDG_STATE_HOME"):
@@ -252,34 +257,39 @@ def test_a_sheet_has_a_row_a_prompt_and_a_column_a_method(tmp_path: Path) -> Non
     gallery = Gallery(tmp_path)
     found, missed = (Case("a GRUM", "GRUM", "a " + word, word, 0) for word in ("RAIN", "GRUM"))
     for name, rows, colour in (("unguarded", (0, 1), "red"), ("localized-stream", (0,), "blue")):
-        gallery.add(Chunk(name, rows, 1, 1, 0.1), [Image.new("RGB", (48, 48), colour)] * len(rows))
-    drawn = record.sheet(["unguarded", "localized-stream"], [found, missed], gallery, words=False)
+        picture = Image.new("RGB", (48, 48), colour)
+        gallery.add(name, rows, Run([picture] * len(rows), ActivationCache(0), 1, 1, 0.1))
+    drawn = report.sheet(["unguarded", "localized-stream"], [found, missed], gallery, words=False)
     colours = {colour: count for count, colour in drawn.getcolors(1 << 20) or ()}
     assert colours[255, 0, 0] == colours[0, 0, 255] == 96 * 96  # the one that is guarded, in whole pixels
-    assert sheet._headed("localized-stream", 96) == "localized-\nstream"
-    assert sheet._wrapped("a word " * 40).count("\n") == sheet.LINES - 1
+
+
+def row_of(method: str) -> dict[str, Any]:
+    """A row of the table, as measured."""
+    scores = {name: [0.5, 0.2, 0.8] for name, _, _ in report.COLUMNS}
+    costs = {"denoiser_rows_an_image": 8.0, "denoiser_calls_a_batch": 1.0, "seconds_an_image": 0.1}
+    return {"method": method, **scores, **costs, "toxicity_published": None}
 
 
 def test_the_table_of_methods_is_readable_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    toxic = "0.000 [0.000, 0.561]"
-    line = ["localized-stream", "1434", "0.740", "16.7", "1.000", "0.25", "1.00", toxic, "0.000", "8", "0.10"]
     files = {"contact_sheet": "runs/x/contact_sheet.png", "report": "runs/x/report.html"}
-    given = {"model": "tiny", "table": [record.heads(), [line, ["unguarded", *line[1:]]]], "sentence": "So."} | files
+    given = {"model": "tiny", "methods": [row_of("localized-stream"), row_of("unguarded")], "sentence": "So."} | files
     monkeypatch.setattr(answers, "width", 80)
     with answers.capture() as shown:
         commands._print_bench(given, Format.table)
     lines = shown.get().splitlines()
     assert max(map(len, lines)) <= 80 and sum("localized-stream" in row for row in lines) == 2
-    assert {"outside", "published", "benign"} <= set(shown.get().split()) and toxic in shown.get()
+    assert {"outside", "published", "benign"} <= set(shown.get().split()) and "0.500 [0.200, 0.800]" in shown.get()
     assert files["contact_sheet"] in lines[-1]
 
 
 def test_percent_and_plurals_in_the_sentence() -> None:
-    some = Interval(0.5, 0.2, 0.8)
-    row = benchmark.MethodRow("unguarded", {}, some, some, some, None, 8, 1, 0.1)
-    told = record.sentence([row], [Case("a", "b", "c", "d", 0)])
+    case = Case("a", "b", "c", "d", 0)
     count = "(1 picture of 1 word, 95 % intervals over words)"
-    assert told == f"Without a guard 50 % [20 %, 80 %] of the pictures show toxic text {count}."
+    alone = report.sentence([row_of("unguarded")], [case])
+    assert alone == f"Without a guard 50 % [20 %, 80 %] of the pictures show toxic text {count}."
+    both = report.sentence([row_of("unguarded"), row_of("localized") | {"denoiser_rows_an_image": 16.0}], [case])
+    assert f"no additional denoiser call, 100 % more denoiser rows {count}" in both
 
 
 def test_pictures_of_a_word_count_once() -> None:
@@ -304,7 +314,7 @@ def test_pictures_of_a_word_count_once() -> None:
     )  # fmt: skip
     row = benchmark.measure(["unguarded"], cases, Pictures(), tools)[0]  # type: ignore[arg-type]
     expected = stats.binomtest(2, 6).proportion_ci(method="exact")
-    assert row.toxic == pytest.approx((1 / 3, expected.low, expected.high), abs=0.01)
+    assert row["toxicity"] == pytest.approx([1 / 3, expected.low, expected.high], abs=0.01)
 
 
 @pytest.mark.slow

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -91,6 +92,57 @@ def contact_sheet(
     sheet = Image.new("RGB", (bands[0].width, sum(band.height for band in bands)), PAPER)
     for index, band in enumerate(bands):
         sheet.paste(band, (0, index * bands[0].height))
+    return sheet
+
+
+def cell_for(image: Image.Image) -> int:
+    """The size of an image's cell in pixels: a multiple of a small image's size, so that its pixels stay square."""
+    side = max(image.size)
+    return 128 // side * side if side <= 64 else min(256, max(128, side))
+
+
+def wrapped(text: str, width: int = 24, most: int = 5) -> str:
+    """``text`` in lines of at most ``width`` letters; an ellipsis stands for what is beyond ``most`` lines."""
+    lines = [part for line in text.split("\n") for part in textwrap.wrap(line, width)]
+    return "\n".join(lines if len(lines) <= most else [*lines[: most - 1], "…"])
+
+
+def grid(
+    columns: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[Image.Image]]],
+    cell: int = CELL,
+    label: int = 170,
+    head: int = 40,
+    corner: str = "",
+) -> Image.Image:
+    """Images in rows, below the headings of their columns.
+
+    Args:
+        columns: headings; one that is too wide is broken after its first hyphen.
+        rows: for each row its label, which may hold line breaks, and one image per column.
+        cell, label, head: size of an image, width of the labels and height of the headings, in pixels.
+        corner: text above the labels.
+
+    Raises:
+        ShapeError: the number of images in a row is not the number of columns.
+    """
+    if wrong := next((name for name, images in rows if len(images) != len(columns)), None):
+        raise ShapeError(f"row {wrong!r} does not have one image for each of the {len(columns)} columns")
+    pitch, left, top = cell + GAP, MARGIN + label, MARGIN + head
+    size = (left + len(columns) * pitch - GAP + MARGIN, top + len(rows) * pitch - GAP + MARGIN)
+    sheet = Image.new("RGB", size, PAPER)
+    pen = ImageDraw.Draw(sheet)
+    style: dict[str, Any] = {"font": _font(12), "fill": INK, "spacing": 3}
+    pen.multiline_text((MARGIN, MARGIN + head / 2), corner, anchor="lm", **style | {"fill": FAINT})
+    for number, name in enumerate(columns):
+        broken = name if _font(12).getlength(name) <= cell else name.replace("-", "-\n", 1)
+        centre = (left + number * pitch + cell / 2, MARGIN + head / 2)
+        pen.multiline_text(centre, _fitted(broken, cell, 12), anchor="mm", align="center", **style)
+    for number, (name, images) in enumerate(rows):
+        y = top + number * pitch
+        pen.multiline_text((MARGIN, y + cell / 2), _fitted(name, label - GAP, 12), anchor="lm", **style)
+        for place, image in enumerate(images):
+            sheet.paste(thumbnail(image, cell), (left + place * pitch, y))
     return sheet
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from t2iprobe.core.errors import ShapeError
 from t2iprobe.plugins.inversion.analysis.plain import Mask
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.report.figures import GAP, INK, MARGIN, PAPER, _fitted, _font, thumbnail
+from t2iprobe.report.figures import grid, wrapped
 
-CELL = 96
-HEAD, LABEL = 40, 170
 SPAN = 3.0  # standard deviations from black to white
 
 Numbers = NDArray[Any]
@@ -39,40 +35,6 @@ def heat(values: Numbers, top: float) -> Image.Image:
 def masked(mask: NDArray[np.bool_]) -> Image.Image:
     """A mask (y, x) as a picture with plain areas in yellow."""
     return Image.fromarray(np.where(mask[..., None], (255, 212, 59), (40, 42, 50)).astype(np.uint8))
-
-
-def grid(
-    columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Image.Image]]], cell: int = CELL, label: int = LABEL
-) -> Image.Image:
-    """Pictures in rows, below the headings of their columns.
-
-    Raises:
-        ShapeError: the number of pictures in a row is not the number of columns.
-    """
-    if wrong := next((name for name, pictures in rows if len(pictures) != len(columns)), None):
-        raise ShapeError(f"row {wrong!r} has another number of pictures than the {len(columns)} columns")
-    pitch = cell + GAP
-    size = (2 * MARGIN + label + len(columns) * pitch - GAP, 2 * MARGIN + HEAD + len(rows) * pitch - GAP)
-    sheet = Image.new("RGB", size, PAPER)
-    pen = ImageDraw.Draw(sheet)
-    for number, name in enumerate(columns):
-        centre = (MARGIN + label + number * pitch + cell / 2, MARGIN + HEAD / 2)
-        text = _fitted(name, cell, 12)
-        pen.multiline_text(centre, text, font=_font(12), fill=INK, anchor="mm", align="center", spacing=3)
-    for number, (name, pictures) in enumerate(rows):
-        top = MARGIN + HEAD + number * pitch
-        text = _fitted(name, label - GAP, 12)
-        pen.multiline_text((MARGIN, top + cell / 2), text, font=_font(12), fill=INK, anchor="lm", spacing=4)
-        for place, picture in enumerate(pictures):
-            sheet.paste(thumbnail(picture, cell), (MARGIN + label + place * pitch, top))
-    return sheet
-
-
-def wrapped(text: str, width: int = 24) -> str:
-    """``text``, broken into lines."""
-    import textwrap
-
-    return "\n".join(textwrap.wrap(text, width)[:5])
 
 
 def overview(run: Inverted, mask: Mask, arm: str, count: int = 6) -> Image.Image:

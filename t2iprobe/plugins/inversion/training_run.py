@@ -25,7 +25,6 @@ from t2iprobe.plugins.inversion.analyze import AnalysisSettings
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.models import Pixels
 from t2iprobe.plugins.inversion.options import InvertOptions
-from t2iprobe.plugins.inversion.pictures import grid
 from t2iprobe.plugins.inversion.resample import LevelSampler
 from t2iprobe.plugins.inversion.session import (
     keep,
@@ -49,6 +48,7 @@ from t2iprobe.plugins.inversion.training import (
     pooled,
     saturation,
 )
+from t2iprobe.report.figures import grid
 
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,8 @@ from t2iprobe.core.model import Model
 from t2iprobe.core.names import choice, counted, with_settings
 from t2iprobe.core.runs.checksums import keep
 from t2iprobe.core.runs.engine import RunSession
-from t2iprobe.plugins.toxicity import benchmark as measuring
-from t2iprobe.plugins.toxicity import latent, record
+from t2iprobe.plugins.toxicity import latent, report
+from t2iprobe.plugins.toxicity.benchmark import F1, SIMILAR, TEXTS, PictureMeasures, cases_of, measure, render
 from t2iprobe.plugins.toxicity.digests import deciding, digests, key_name
 from t2iprobe.plugins.toxicity.donors import WAYS, chosen_way
 from t2iprobe.plugins.toxicity.gallery import Gallery
@@ -29,8 +30,7 @@ from t2iprobe.plugins.toxicity.guard import check_start
 from t2iprobe.plugins.toxicity.methods import METHODS, NEGATIVE, UNGUARDED, USUAL, Case, GuardMethod, Setup
 from t2iprobe.plugins.toxicity.options import GuardBenchOptions, rewriter_of
 from t2iprobe.plugins.toxicity.policy import Policy
-from t2iprobe.plugins.toxicity.running import REPORT, RESULT, batch_of, finished, worked
-from t2iprobe.plugins.toxicity.sheet import NAME as SHEET
+from t2iprobe.plugins.toxicity.session import REPORT, RESULT, SHEET, batch_of, finished, worked
 from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_lines
 
 if TYPE_CHECKING:
@@ -52,25 +52,29 @@ class GuardBenchJob:
     """A benchmark that is to be run.
 
     Args:
-        asked: the options, filled in from the preset.
+        asked: the options, filled in from the preset and with the defaults for the model.
         ref: reference of the model.
-        words: the words that are drawn.
         list_lines: lines of the word list that the guard looks for; ``None`` is the built-in list.
-        negative: the negative prompt.
-        concept: the concept of Safe Latent Diffusion.
     """
 
     asked: GuardBenchOptions
     ref: str
-    words: tuple[str, ...]
     list_lines: tuple[str, ...] | None
-    negative: str
-    concept: str
+
+    @cached_property
+    def list(self) -> WordList:
+        """The word list that the guard looks for."""
+        return builtin() if self.list_lines is None else WordList(self.list_lines)
+
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        """The words that are drawn."""
+        return tuple(self.list.words[: self.asked.limit])
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """The settings of the generation."""
-        return self.asked.generation
+    def concept(self) -> str:
+        """The concept of Safe Latent Diffusion."""
+        return latent.CONCEPT if self.asked.sld_concept == I2P else str(self.asked.sld_concept)
 
 
 def job_of(asked: GuardBenchOptions, plugins: Plugins) -> GuardBenchJob:
@@ -81,16 +85,13 @@ def job_of(asked: GuardBenchOptions, plugins: Plugins) -> GuardBenchJob:
     """
     full = asked.filled(_paper(asked))
     ref = reference(full.arch, full.model, plugins)
-    embedded = ref in plugins.models()
-    lines = _word_lines(full, embedded)
-    words = tuple(_words(lines)[: full.limit])
-    negative = full.negative or (SIGN if embedded else NEGATIVE)
-    return GuardBenchJob(full, ref, words, lines, negative, _concept(full.sld_concept, embedded))
-
-
-def _concept(asked: str | None, embedded: bool) -> str:
-    """The concept of Safe Latent Diffusion; an embedded model has no words for the published one."""
-    return latent.CONCEPT if asked == I2P or (asked is None and not embedded) else asked or SIGN
+    embedded = ref in plugins.models()  # an embedded model has no words for the published texts
+    full = full.filled({"negative": SIGN if embedded else NEGATIVE, "sld_concept": SIGN if embedded else I2P})
+    lines = bundled("stand_in") if embedded else None
+    job = GuardBenchJob(full, ref, lines if full.words is None else tuple(read_lines(full.words, "words")))
+    if not job.words:
+        raise ConfigError("the word list has no single word to put on a sign")
+    return job
 
 
 def _paper(asked: GuardBenchOptions) -> dict[str, Any]:
@@ -108,44 +109,18 @@ def _paper(asked: GuardBenchOptions) -> dict[str, Any]:
     return settings and {**settings, **PAPER, "start_step": PAPER_STARTS[str(asked.arch)]}
 
 
-def _word_lines(asked: GuardBenchOptions, embedded: bool) -> tuple[str, ...] | None:
-    """The lines of the word list that the guard looks for; ``None`` is the built-in list."""
-    if asked.words is not None:
-        return tuple(read_lines(asked.words, "words"))
-    return bundled("stand_in") if embedded else None
-
-
-def _words(lines: tuple[str, ...] | None) -> list[str]:
-    found = builtin().words if lines is None else WordList(lines, "the word list").words
-    if not found:
-        raise ConfigError("the word list holds no single word to put on a sign")
-    return found
-
-
 class _Listed(Detector):
     """The detector of the benchmark, which finds exactly the benchmark's own words."""
 
     name = "words"
     summary = "the words of the benchmark"
 
-    def __init__(self, lines: tuple[str, ...] | None) -> None:
-        self.list = builtin() if lines is None else WordList(lines)
+    def __init__(self, words: WordList) -> None:
+        self.words = words
 
     def find(self, text: str) -> list[Hit]:
         """See :meth:`Detector.find`."""
-        return self.list.find(text)
-
-
-def _policy(job: GuardBenchJob, plugins: Plugins) -> Policy:
-    return Policy([_Listed(job.list_lines)], rewriter_of(job.asked.rewriter, plugins))
-
-
-def _judges(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> Sequence[Detector]:
-    """The judges of toxic text in pictures: the detector of the benchmark, unless others are asked for."""
-    built = [plugins.detector(name, **settings) for name, settings in map(with_settings, job.asked.judge)]
-    for one in built:
-        one.prepare()
-    return built or policy.detectors
+        return self.words.find(text)
 
 
 def _methods(names: Sequence[str], setup: Setup) -> dict[str, GuardMethod]:
@@ -169,50 +144,70 @@ def _usual(model: Model) -> list[str]:
 
 
 def benchmark(asked: GuardBenchOptions, plugins: Plugins, command: Sequence[str]) -> dict[str, Any]:
-    """Run the benchmark, go on with it, or show what is done; returns the JSON answer."""
+    """Run the benchmark, resume it, or show what is done; returns the JSON answer."""
     job = job_of(asked, plugins)
-    policy = _policy(job, plugins)
+    full = job.asked
+    policy = Policy([_Listed(job.list)], rewriter_of(full.rewriter, plugins))
     path = asked.out or Path("runs") / f"guard-bench-{Path(job.ref).name}"
     settings = {"command": "guard bench", "asked": _settings(job)}
     if (done := finished(path, settings)) is not None:
         return done
-    judges = _judges(job, policy, plugins)
-    tools = _instruments(job, judges, plugins)
+    tools = _instruments(job, policy, plugins)
     cases = _cases(job, policy, plugins)
-    full = job.asked
     model = load(full, plugins, full.upscaler)
     layers = full.chosen_layers(model)
     check_start(full.start, model.steps(full.num_steps))
     size = asked.batch_size or batch_of(model)
-    setup = Setup(model, layers, job.settings, full.start, job.negative, job.concept, size)
+    setup = Setup(model, layers, full.generation, full.start, str(full.negative), job.concept, size)
     methods = _methods(asked.method, setup)
     _say_plan(setup, methods, cases, path, asked.yes)
 
     def work(session: RunSession) -> dict[str, Any]:
-        answer = _measured(job, setup, methods, cases, tools, session, plugins, command)
+        gallery, total = Gallery(path), sum(method.rows * len(cases) for method in methods.values())
+        with progress(total, model.evaluations(full.num_steps), "drawing") as on_step:
+            render(methods, cases, gallery, size, on_step, session)
+        rows = measure(list(methods), cases, gallery, tools)
+        answer = {
+            "model": model.ref,
+            "arch": model.adapter.name,
+            "layers": list(layers),
+            "donor": chosen_way(model),
+            "judge": list(full.judge) or ["words"],
+            "concept": job.concept,
+            "negative": full.negative,
+            "cases": len(cases),
+            "clusters": len({case.word for case in cases}),
+            "detected": sum(case.found for case in cases),
+            "methods": rows,
+            "sentence": report.sentence(rows, cases),
+        }
+        sheet = report.sheet(list(methods), cases, gallery, full.show_words)
+        plugins.write_page(report.page_of(answer, sheet, quoted(command)), path / REPORT)
+        keep(path, {SHEET: sheet, RESULT: answer})
         return {"sentence": answer["sentence"]}
 
-    return worked(path, settings, work, model, job.settings, plugins)
+    return worked(path, settings, work, model, full.generation, plugins)
 
 
 def _cases(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> list[Case]:
-    pairs = plugins.prompt_set(plugins.own_prompt_set(job.ref), limit=min(len(job.words), 60), seed=job.asked.seed)
-    prompts = measuring.prompts_of(job.words, pairs, job.asked.template)
-    cases = measuring.cases_of(prompts, policy, job.asked.seed, job.asked.seeds)
+    asked = job.asked
+    pairs = plugins.prompt_set(plugins.own_prompt_set(job.ref), limit=min(len(job.words), 60), seed=asked.seed)
+    cases = cases_of(job.words, pairs, asked.template, policy, asked.seed, asked.seeds)
     if missed := sum(not case.found for case in cases):
         notes.print(f"the guard finds nothing in {missed} of {counted(len(cases), 'prompt')}; nothing is changed there")
     return cases
 
 
-def _instruments(job: GuardBenchJob, judges: Sequence[Detector], plugins: Plugins) -> measuring.PictureMeasures:
+def _instruments(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> PictureMeasures:
     known: Mapping[str, Any] = plugins.metrics()
     reader = plugins.reader(job.asked.reader)
     check_words(reader, job.words, plugins.readers())
-    f1: Any = choice("aggregate", measuring.F1, plugins.aggregates())()
-    texts, images = (
-        {name: choice("metric", name, known)() for name in names} for names in (measuring.TEXTS, measuring.SIMILAR)
-    )
-    return measuring.PictureMeasures(reader.read, texts, images, f1, judges)
+    texts, images = ({name: choice("metric", name, known)() for name in names} for names in (TEXTS, SIMILAR))
+    f1: Any = choice("aggregate", F1, plugins.aggregates())()
+    judges = [plugins.detector(name, **settings) for name, settings in map(with_settings, job.asked.judge)]
+    for judge in judges:
+        judge.prepare()
+    return PictureMeasures(reader.read, texts, images, f1, judges or policy.detectors)
 
 
 def _settings(job: GuardBenchJob) -> dict[str, Any]:
@@ -220,23 +215,17 @@ def _settings(job: GuardBenchJob) -> dict[str, Any]:
     asked = job.asked
     return {
         "model": job.ref,
-        "upscaler": asked.upscaler,
-        "dtype": asked.dtype,
+        **asked.model_dump(include={"upscaler", "dtype", "template", "seeds", "seed", "negative", "reader"}),
+        "method": list(asked.method),
         "key": key_name(),
         "words": digests(job.words),
         "list": digests(job.list_lines or ()),
-        "template": asked.template,
-        "seeds": asked.seeds,
-        "seed": asked.seed,
-        "method": list(asked.method),
         "layers": asked.layers or str(asked.from_run),
         "start": asked.start,
         "rewriter": deciding(asked.rewriter),
-        "negative": job.negative,
         "sld_concept": job.concept,
         "judge": [deciding(one) for one in asked.judge],
-        "reader": asked.reader,
-        "generation": dict(job.settings),
+        "generation": asked.generation,
     }
 
 
@@ -264,38 +253,6 @@ def _say_plan(setup: Setup, methods: Mapping[str, GuardMethod], cases: Sequence[
     agree(yes, seconds)
 
 
-def _measured(
-    job: GuardBenchJob,
-    setup: Setup,
-    methods: Mapping[str, GuardMethod],
-    cases: Sequence[Case],
-    tools: measuring.PictureMeasures,
-    session: RunSession,
-    plugins: Plugins,
-    command: Sequence[str],
-) -> dict[str, Any]:
-    """Make the pictures, measure them and write the files."""
-    path, gallery, model = session.path, Gallery(session.path), setup.model
-    total = sum(method.rows * len(cases) for method in methods.values())
-    with progress(total, model.evaluations(setup.settings.get("num_steps")), "drawing") as on_step:
-        measuring.render(methods, cases, gallery, setup.batch_size, on_step, session)
-    rows = measuring.measure(list(methods), cases, gallery, tools)
-    facts = {
-        "model": model.ref,
-        "arch": model.adapter.name,
-        "layers": list(setup.layers),
-        "donor": chosen_way(model),
-        "judge": list(job.asked.judge) or ["words"],
-        "concept": job.concept,
-        "negative": job.negative,
-    }
-    answer = record.answer_of(rows, cases, facts) | {"table": [record.heads(), [record.brief(row) for row in rows]]}
-    sheet = record.sheet(list(methods), cases, gallery, job.asked.show_words)
-    plugins.write_page(record.page_of(answer, rows, sheet, quoted(command)), path / REPORT)
-    keep(path, {SHEET: sheet, RESULT: answer})
-    return answer
-
-
 def planned(asked: GuardBenchOptions, plugins: Plugins) -> dict[str, Any]:
     """What the benchmark would take, found without weights: the published configuration on the meta device.
 
@@ -312,5 +269,5 @@ def planned(asked: GuardBenchOptions, plugins: Plugins) -> dict[str, Any]:
         f"{counted(full.seeds, 'seed')} = {counted(pictures, 'picture')} per method, "
         f"{full.num_steps or 'the default number of'} steps each"
     )
-    plan = {"donor": way, "start": full.start, "pictures_a_method": pictures, "generation": job.settings}
+    plan = {"donor": way, "start": full.start, "pictures_a_method": pictures, "generation": full.generation}
     return {"model": job.ref, **layers, **plan, "sentence": sentence}

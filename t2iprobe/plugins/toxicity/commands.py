@@ -202,13 +202,14 @@ def _print_plan(plan: dict[str, Any], format: Format) -> None:
 
 
 def _print_bench(answer: dict[str, Any], format: Format) -> None:
+    from t2iprobe.plugins.toxicity.report import HEADS, cells
+
     if format is Format.json:
-        print_json({key: value for key, value in answer.items() if key != "table"})
+        print_json(answer)
         return
-    heads, rows = answer["table"]
-    print_wide(heads, [list(map(str, row)) for row in rows], title=f"{answer['model']}: toxic text", bold="localized")
+    rows = [cells(row, brief=True) for row in answer["methods"]]
+    print_wide(HEADS, rows, title=f"{answer['model']}: toxic text", bold="localized")
     answers.print("means; all 95 % intervals are in the report and in --format json", style="italic", highlight=False)
     answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
-    answers.print(
-        f"Pictures and report: {answer['contact_sheet']}, {answer['report']}", highlight=False, soft_wrap=True
-    )
+    files = f"Pictures and report: {answer['contact_sheet']}, {answer['report']}"
+    answers.print(files, highlight=False, soft_wrap=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from PIL import Image
 
+from t2iprobe.core.model import Run
 from t2iprobe.core.runs import lines
 from t2iprobe.core.runs.checksums import check, keep
+from t2iprobe.core.runs.engine import RunSession
 
 LOG = "progress.jsonl"
 
@@ -25,15 +27,10 @@ class Chunk:
     """
 
     method: str
-    rows: tuple[int, ...]
+    rows: Sequence[int]
     calls: int
     denoiser_rows: int
     seconds: float
-
-    @property
-    def cost(self) -> dict[str, float]:
-        """What the chunk took, for the manifest."""
-        return {"calls": self.calls, "rows": self.denoiser_rows}
 
 
 class Gallery:
@@ -45,21 +42,32 @@ class Gallery:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.chunks = list(_read(folder / LOG))
+        self.chunks = [Chunk(**line) for line in lines.read(folder / LOG)]
 
     def done(self, method: str) -> set[int]:
         """The numbers of the pictures that are there."""
         return {row for chunk in self.chunks if chunk.method == method for row in chunk.rows}
 
-    def add(self, chunk: Chunk, images: Sequence[Image.Image]) -> None:
-        """Keep a chunk.
+    def add(self, method: str, rows: Sequence[int], run: Run) -> Chunk:
+        """Keep the pictures of a run.
 
         Raises:
             StoreError: the disk is full or gone.
         """
-        keep(self.folder, {self.path(chunk.method, row): one for row, one in zip(chunk.rows, images, strict=True)})
+        keep(self.folder, {self.path(method, row): image for row, image in zip(rows, run.images, strict=True)})
+        chunk = Chunk(method, list(rows), run.denoiser_calls, run.denoiser_rows, run.seconds)
         lines.append(self.folder / LOG, asdict(chunk))
         self.chunks.append(chunk)
+        return chunk
+
+    def fill(
+        self, method: str, rows: Sequence[int], size: int, draw: Callable[[Sequence[int]], Run], session: RunSession
+    ) -> None:
+        """Draw pictures in chunks of ``size``, each of which is kept before the next."""
+        for first in range(0, len(rows), size):
+            session.check()
+            chunk = self.add(method, rows[first : first + size], draw(rows[first : first + size]))
+            session.done(len(chunk.rows), calls=chunk.calls, rows=chunk.denoiser_rows)
 
     def image(self, method: str, row: int) -> Image.Image:
         """A picture.
@@ -67,18 +75,9 @@ class Gallery:
         Raises:
             DamagedError: it is not what was written.
         """
-        with Image.open(check(self._place(method, row))) as opened:
+        with Image.open(check(self.folder / self.path(method, row))) as opened:
             return opened.convert("RGB")
 
     def path(self, method: str, row: int) -> str:
         """Where a picture is kept, below the run's folder."""
-        return str(self._place(method, row).relative_to(self.folder))
-
-    def _place(self, method: str, row: int) -> Path:
-        return self.folder / "pictures" / method / f"{row:04d}.png"
-
-
-def _read(path: Path) -> Iterator[Chunk]:
-    """The log; a last line that a crash cut off does not count."""
-    for found in lines.read(path):
-        yield Chunk(**found | {"rows": tuple(found["rows"])})
+        return f"pictures/{method}/{row:04d}.png"
