@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from t2iprobe.api import guard, load, prompt_set
+    from t2iprobe.api.commands import capture, continual, edit, finetune, invert, localize, patch_layers
     from t2iprobe.api.comparison import Comparison, compare
     from t2iprobe.api.outcomes import EditResult, Finetuned, Inversion, Outcome
-    from t2iprobe.api.searching import localize, patch_layers
-    from t2iprobe.api.using import capture, continual, edit, finetune, invert
     from t2iprobe.core.cache import ActivationCache
     from t2iprobe.core.contracts.adapter import Adapter, Branch
     from t2iprobe.core.contracts.localizer import Finding, Localizer
@@ -47,10 +46,9 @@ _HOMES = {
     "core.store.writer": ("ActivationWriter",),
     "core.trials": ("Trial",),
     "api": ("guard", "load", "prompt_set"),
+    "api.commands": ("capture", "continual", "edit", "finetune", "invert", "localize", "patch_layers"),
     "api.comparison": ("Comparison", "compare"),
     "api.outcomes": ("EditResult", "Finetuned", "Inversion", "Outcome"),
-    "api.searching": ("localize", "patch_layers"),
-    "api.using": ("capture", "continual", "edit", "finetune", "invert"),
     "registry.hookspecs": ("hookimpl",),
     "registry.manager": ("Plugins",),
     "registry.results": ("LayerRanking", "Result"),

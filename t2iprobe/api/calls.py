@@ -1,22 +1,26 @@
-"""What the functions of :mod:`t2iprobe.api` that stand for a command share: :class:`Call`.
+"""Makes functions of ``import t2iprobe`` that do what a command does: :func:`on_model`, `on_pairs`, `on_prompts`.
 
 A command's options are the function's keyword arguments; the command's options model is the only place that defines
-their names and defaults.
+their names, defaults and descriptions. ``help()`` shows all of them.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
+import inspect
 import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from pydantic.fields import FieldInfo
 
 from t2iprobe.core.command_options import Options
 from t2iprobe.core.errors import ConfigError, StoppedError
@@ -25,17 +29,112 @@ from t2iprobe.core.textfile import entries
 from t2iprobe.registry.manager import Plugins
 
 if TYPE_CHECKING:
+    from t2iprobe.core.model import Model
     from t2iprobe.core.pairs import Pair
 
+    Pairs = int | str | Path | Sequence[Pair] | None
+
+Out = str | Path | None
+Prompts = str | Path | Sequence[str] | None
 Left = TypeVar("Left")
+Result = TypeVar("Result", covariant=True)
 Asked = TypeVar("Asked", bound=Options)
-#: options of a command that are not for Python because they decide how it prints, or that the functions take themselves
+#: options of a command that are not for Python because they decide how it prints, or that every function has
 OWN = frozenset({"format", "plan", "model", "out"})
 COLUMNS = ("source", "target", "seed", "concept")  # columns of a file of pairs
 #: an option in a message, with its value if that is a number or a placeholder for one
 OPTION = re.compile(r"--(?P<name>[a-z][a-z-]*)(?: (?P<value>[A-Z0-9][\w,.-]*))?")
 SPELT = {"from": "from_run"}  # "from" is a Python keyword
 BUILT = ("upscaler", "device", "dtype")  # options that are already decided once a model is built
+SHARED = """Args:
+    model: what :func:`t2iprobe.load` gives or takes.
+    out: run folder, which is kept: the same call continues where it stopped, or finds the run finished. Without it, the
+        run is kept in a temporary folder that is removed together with the result.
+    quiet: show neither plan nor progress, which otherwise go to stderr.
+    plugins: the plugins to use; default all that are installed."""
+RAISES = """
+Raises:
+    ConfigError: an option is not known or is impossible, or the run takes hours and ``yes=True`` was not given.
+    RunExistsError: ``out`` holds another run.
+    StoppedError: Ctrl-C was pressed; what was measured is kept if ``out`` was given.
+"""
+WRITTEN = {  # arguments that Python takes in more forms than a shell
+    "pairs": "how many pairs of a prompt set; or a CSV file, or the pairs themselves.",
+    "prompts": "one or several, or the ``Path`` of a file with one a line.",
+}
+
+
+class OnModel(Protocol[Result]):
+    """A function that does what a command does."""
+
+    def __call__(
+        self, model: Model | Any, *, out: Out = ..., quiet: bool = ..., plugins: Plugins | None = ..., **options: Any
+    ) -> Result: ...
+
+
+class OnPairs(Protocol[Result]):
+    """Likewise, on pairs of prompts."""
+
+    def __call__(
+        self, model: Model | Any, *, pairs: Pairs = ..., out: Out = ..., quiet: bool = ..., **options: Any
+    ) -> Result: ...
+
+
+class OnPrompts(Protocol[Result]):
+    """Likewise, on prompts."""
+
+    def __call__(
+        self, model: Model | Any, *, prompts: Prompts = ..., out: Out = ..., quiet: bool = ..., **options: Any
+    ) -> Result: ...
+
+
+def on_model(kind: type[Asked]) -> Callable[[Callable[[Asked, Plugins], Left]], OnModel[Left]]:
+    """Turn what a command does with its options into a function of a model, with the options as keyword arguments."""
+    return functools.partial(_function, kind, "")
+
+
+def on_pairs(kind: type[Asked]) -> Callable[[Callable[[Asked, Plugins], Left]], OnPairs[Left]]:
+    """Like :func:`on_model`; ``pairs`` is a number, a file, or the pairs."""
+    return functools.partial(_function, kind, "pairs")
+
+
+def on_prompts(kind: type[Asked]) -> Callable[[Callable[[Asked, Plugins], Left]], OnPrompts[Left]]:
+    """Like :func:`on_model`; ``prompts`` is a file, or the prompts."""
+    return functools.partial(_function, kind, "prompts")
+
+
+def _function(kind: type[Asked], written: str, body: Callable[[Asked, Plugins], Left]) -> Any:
+    """The function, whose argument called ``written`` may be given as values instead of a file."""
+
+    def function(
+        model: Model | Any, *, out: Out = None, quiet: bool = False, plugins: Plugins | None = None, **options: Any
+    ) -> Left:
+        with calling(body.__name__.strip("_"), model, out, quiet, plugins) as call, ExitStack() as stack:
+            if written == "pairs":
+                options |= pairs_option(options.pop("pairs", None), options, call)
+            elif written == "prompts":
+                options |= stack.enter_context(beside(options.pop("prompts", None)))
+            return call.left(body(call.options(kind, options), call.plugins))
+
+    fields = {name: field for name, field in kind.model_fields.items() if name not in OWN}
+    shared = list(inspect.signature(function).parameters.values())[:-1]
+    listed = [_keyword(name, field) for name, field in fields.items()]
+    back = body.__annotations__["return"]
+    function.__signature__ = inspect.Signature([*shared, *listed], return_annotation=back)  # type: ignore[attr-defined]
+    function.__name__ = function.__qualname__ = body.__name__
+    function.__module__ = body.__module__
+    lines = [f"    {name}: {WRITTEN[name] if name == written else _told(field)}" for name, field in fields.items()]
+    function.__doc__ = "\n".join([f"{inspect.getdoc(body)}\n\n{SHARED}", *lines, RAISES])
+    return function
+
+
+def _keyword(name: str, field: FieldInfo) -> inspect.Parameter:
+    default = inspect.Parameter.empty if field.is_required() else field.default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+
+
+def _told(field: FieldInfo) -> str:
+    return in_python(field.description or "")
 
 
 @dataclass(frozen=True)
@@ -69,19 +168,16 @@ class Call:
                 raise ConfigError(f"{self.name} takes no {name!r}{near(name, kind.model_fields.keys() - OWN)}")
             if self.built and name in BUILT:
                 raise ConfigError(f"{self.name}: the model is built already; give {name}= to t2iprobe.load")
+        alone = (
+            {"workers": 1} if "workers" in kind.model_fields else {}
+        )  # others would have to load the model themselves
         try:
-            return kind(model=self.ref, out=self.folder, **given)
+            asked = kind(model=self.ref, out=self.folder, **{**alone, **given})
         except ConfigError as error:
             raise type(error)(f"{self.name}: {error}") from None
-
-    def alone(self, workers: int) -> None:
-        """Refuse additional processes if they could not load the model.
-
-        Raises:
-            ConfigError: they are asked for.
-        """
-        if self.built and workers > 1:
+        if self.built and alone and (workers := asked.workers or 1) > 1:  # type: ignore[attr-defined]
             raise ConfigError(f"{self.name}: workers={workers} need the model by its name, to load it themselves")
+        return asked
 
     def left(self, result: Left) -> Left:
         """The result; if the folder is temporary, it is removed together with the result."""
@@ -90,9 +186,7 @@ class Call:
         return result
 
 
-def pairs_option(
-    pairs: int | str | Path | Sequence[Pair] | None, options: Mapping[str, Any], call: Call
-) -> dict[str, Any]:
+def pairs_option(pairs: Pairs, options: Mapping[str, Any], call: Call) -> dict[str, Any]:
     """The options that ``pairs`` stands for: a number, a file, or a file that is written next to the run folder.
 
     Raises:
@@ -116,7 +210,7 @@ def pairs_option(
 
 
 @contextmanager
-def beside(prompts: str | Path | Sequence[str] | None) -> Iterator[dict[str, Path]]:
+def beside(prompts: Prompts) -> Iterator[dict[str, Path]]:
     """The ``prompts`` option of a command: a given file, or one that holds the prompts for as long as they are read.
 
     A path means a file, and text means a prompt.
@@ -178,10 +272,10 @@ def calling(name: str, model: Any, out: str | Path | None, quiet: bool, plugins:
 def in_python(text: str) -> str:
     """A message with options as keyword arguments: ``--layers 6`` becomes ``layers=6``; commands in backticks stay."""
     parts = text.split("`")
-    return "`".join(part if number % 2 else OPTION.sub(_keyword, part) for number, part in enumerate(parts))
+    return "`".join(part if number % 2 else OPTION.sub(_spelt, part) for number, part in enumerate(parts))
 
 
-def _keyword(found: re.Match[str]) -> str:
+def _spelt(found: re.Match[str]) -> str:
     name, value = found["name"].replace("-", "_"), found["value"]
     name = SPELT.get(name, name)
     return "yes=True" if name == "yes" else f"{name}={value}" if value else name
