@@ -90,7 +90,7 @@ def test_settings_go_to_the_methods_that_have_them() -> None:
         ({"set": ("cross=1",)}, "localized has no setting 'cross'"),
         ({"set": ("p2p.cross=1",)}, "no editing method 'p2p'"),
         ({"method": ("prompt-to-prompt",), "set": ("cross=2",)}, "shares of steps lie in 0..1"),
-        ({"method": ("closed-form",), "set": ("ridge=0",)}, "ridge is above 0"),
+        ({"method": ("closed-form",), "set": ("ridge=0",)}, "ridge must be above 0"),
         ({"set": ("branches=uncond",)}, "no branches 'uncond'"),
     ],
 )
@@ -185,7 +185,7 @@ def test_a_run_is_kept_shown_again_and_reported(tmp_path: Path) -> None:
     page = (run / "report.html").read_text()
     assert "localized from step 1" in page and "Text edits" in page and "t2iprobe edit --arch sd3" in page
     again = edit(*asked, "--format", "json")
-    assert json.loads(again.stdout) == first and "holds this run already" in " ".join(again.stderr.split())
+    assert json.loads(again.stdout) == first and "has this run already" in " ".join(again.stderr.split())
     section = Plugins().report_sections(t2iprobe.Result.open(run))
     assert [one.title for one in section] == ["Text edits"]
     (run / "report.html").unlink()

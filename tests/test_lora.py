@@ -26,7 +26,7 @@ from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.core.contracts.adapter import Adapter
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
-from t2iprobe.plugins.editing.lora import loaded
+from t2iprobe.plugins.editing.patching import loaded
 from t2iprobe.training.lora import Lora
 
 LENGTH = 24  # tokens

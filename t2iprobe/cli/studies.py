@@ -108,7 +108,9 @@ def start(
     with _bench(plugins, plan, where, stop) as bench:
         if bench.model is not None:
             check_arch(bench.model, arch)
-        with _watched(Ready(bench, plan, path, where.yes), stop, announce) as callbacks:
+        evaluations = bench.model.evaluations(plan.question.num_steps) if bench.model else bench.space.steps
+        ready = Ready(bench, plan, path, where.yes)
+        with watched("measuring", evaluations, stop, lambda pairs, cost: announce(ready, pairs, cost)) as callbacks:
             return plan.on(bench).run(path, callbacks)
 
 
@@ -157,19 +159,25 @@ def _bench(plugins: Plugins, plan: PlannedStudy, where: ExecutionOptions, stop: 
 
 
 @contextmanager
-def _watched(ready: Ready, stop: Stop, announce: Announce) -> Iterator[StudyCallbacks]:
-    """Announce the plan, and show progress in pictures; a localizer may ask more than once, so the total can grow."""
+def watched(what: str, evaluations: int, stop: Stop, announce: Callable[[int, Cost], None]) -> Iterator[StudyCallbacks]:
+    """Announce the plan, and show progress in pictures; a localizer may ask more than once, so the total can grow.
+
+    Args:
+        what: what is done, for the progress bar.
+        evaluations: denoiser evaluations per picture.
+        stop: says whether the study is to stop.
+        announce: gets the number of pairs and the cost before the first pictures.
+    """
     from t2iprobe.cli.progress import bar
     from t2iprobe.core.study.context import StudyCallbacks
 
-    model, stepped = ready.bench.model, False
-    evaluations = model.evaluations(ready.plan.question.num_steps) if model else ready.bench.space.steps
-    with bar("measuring") as (progress, task):
+    stepped = False
+    with bar(what) as (progress, task):
 
         def planned(pairs: int, cost: Cost) -> None:
             total = progress.tasks[task].total
             if not total:
-                announce(ready, pairs, cost)
+                announce(pairs, cost)
             progress.update(task, total=(total or 0) + cost.images)
 
         def on_step(rows: int, step: int) -> None:

@@ -72,7 +72,7 @@ class KVEdit:
                 weights = {name.removesuffix(".weight"): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 return cls(weights, dict(file.metadata() or {}))
         except (OSError, SafetensorError) as error:
-            raise ConfigError(f"{path} is no saved edit ({error})") from None
+            raise ConfigError(f"{path} is not a saved edit ({error})") from None
 
 
 @contextmanager
@@ -111,49 +111,21 @@ def _projection(model: Model, path: str) -> nn.Linear:
     return base
 
 
-@dataclass(frozen=True)
-class Ridge:
-    """How an edit is solved.
+def solved(weight: Tensor, moments: Tensor, ridge: float, preserve: float) -> Tensor:
+    """The edited weight (output, input) by the module's formula, computed in float64.
 
     Args:
-        ridge: weight of staying near the old weights, in units of the mean squared text feature.
+        weight: the old weight.
+        moments: (3, input, input) sums of outer products: of the source's text with itself, of the target's with the
+            source's, and of the kept text with itself.
+        ridge: weight of staying near the old weight, in units of the mean squared text feature.
         preserve: weight of the kept text.
     """
-
-    ridge: float = 0.01
-    preserve: float = 1.0
-
-    def solve(self, weight: Tensor, moments: KeyMoments) -> Tensor:
-        """The edited weight by the module's formula, computed in float64."""
-        kept = self.preserve * moments.kept
-        size = len(moments.source)
-        held = kept + self.ridge * moments.source.trace() / size * torch.eye(size).to(moments.source)
-        # W A = B is A^T W^T = B^T, and A is symmetric
-        answer = torch.linalg.solve(moments.source + held, (moments.crossed + held).T).T
-        return (weight.to(answer) @ answer).to(weight)
-
-
-@dataclass
-class KeyMoments:
-    """Sums of outer products of text features, (input, input) each, in float64.
-
-    Args:
-        source: products of the source's text with itself.
-        crossed: products of the target's text with the source's.
-        kept: products of the text that is to be answered as before.
-    """
-
-    source: Tensor
-    crossed: Tensor
-    kept: Tensor
-
-    @classmethod
-    def zeros(cls, size: int, device: torch.device | str = "cpu") -> KeyMoments:
-        """Sums to which nothing has been added yet."""
-        return cls(*(torch.zeros(size, size, dtype=torch.float64, device=device) for _ in range(3)))
-
-    def __add__(self, other: KeyMoments) -> KeyMoments:
-        return KeyMoments(self.source + other.source, self.crossed + other.crossed, self.kept + other.kept)
+    source, crossed, kept = moments
+    held = preserve * kept + ridge * source.trace() / len(source) * torch.eye(len(source)).to(source)
+    # W A = B is A^T W^T = B^T, and A is symmetric
+    answer = torch.linalg.solve(source + held, (crossed + held).T).T
+    return (weight.to(answer) @ answer).to(weight)
 
 
 @dataclass
@@ -170,33 +142,33 @@ class Gatherer:
     kept: frozenset[int] = frozenset()
     once: frozenset[str] = frozenset()
     static: frozenset[str] = frozenset()
-    _batches: dict[tuple[int, ...], dict[tuple[int, str], KeyMoments]] = field(default_factory=dict)
+    _batches: dict[tuple[int, ...], dict[tuple[int, str], Tensor]] = field(default_factory=dict)
 
     def add(self, key: Key, rows: Rows, value: Tensor) -> None:
         """See :class:`~t2iprobe.core.cache.Sink`."""
         if key.site in self.once and key.step + key.evaluation > 0:
             return
         wide = value.cpu().double() if value.device.type == "mps" else value.double()
-        text = {row: wide[index] for index, row in enumerate(rows)}
+        text = dict(zip(rows, wide, strict=True))
         batch = self._batches.setdefault(tuple(rows), {})
-        for row in rows:
-            if row in self.pairs or row in self.kept:
-                one = batch.setdefault((row, key.site), KeyMoments.zeros(wide.shape[-1], wide.device))
-                self._take(one, key.branch, text[row], text.get(self.pairs.get(row, -1)))
-
-    def _take(self, one: KeyMoments, branch: Branch, own: Tensor, other: Tensor | None) -> None:
-        if branch is Branch.COND and other is not None:
-            one.source += own.T @ own
-            one.crossed += other.T @ own
-        else:
-            one.kept += own.T @ own
+        for row, own in text.items():
+            if row not in self.pairs and row not in self.kept:
+                continue
+            size = wide.shape[-1]
+            source, crossed, kept = batch.setdefault((row, key.site), wide.new_zeros(3, size, size))
+            other = text.get(self.pairs.get(row, -1))
+            if key.branch is Branch.COND and other is not None:
+                source += own.T @ own
+                crossed += other.T @ own
+            else:
+                kept += own.T @ own
 
     def discard(self, rows: Rows) -> None:
         """See :class:`~t2iprobe.core.cache.ActivationStream`."""
         self._batches.pop(tuple(rows), None)
 
-    def moments(self, row: int, site: str) -> KeyMoments:
-        """The moments of a source's row."""
+    def moments(self, row: int, site: str) -> Tensor:
+        """The moments of a source's row, as in :func:`solved`."""
         return next(batch[row, site] for batch in self._batches.values() if (row, site) in batch)
 
 
@@ -205,8 +177,8 @@ class ClosedForm(Editor):
     """The closed-form edit that the module describes.
 
     Args:
-        ridge, preserve: see :class:`Ridge`.
-        prompts: file of prompts that are to be answered as before, one per line; ``# remark`` lines are skipped.
+        ridge, preserve: see :func:`solved`.
+        prompts: file of prompts that are to be answered as before, one per line; ``# comment`` lines are skipped.
         keep: whether the edits are saved, as ``edits/pair-000.safetensors`` in the run folder.
     """
 
@@ -220,7 +192,7 @@ class ClosedForm(Editor):
 
     def __post_init__(self) -> None:
         if self.ridge <= 0 or self.preserve < 0:
-            raise ConfigError(f"ridge is above 0 and preserve not below, found {self.ridge} and {self.preserve}")
+            raise ConfigError(f"ridge must be above 0 and preserve at least 0, found {self.ridge} and {self.preserve}")
 
     def check(self, model: Model, layers: Sequence[int]) -> None:
         """Refuse layers whose projections read more than the text, weights that cannot be replaced, a missing file."""
@@ -257,28 +229,24 @@ class ClosedForm(Editor):
         once = frozenset(text for text in texts if model.sites.named(text).static)
         gatherer = Gatherer(donors, frozenset(kept), once)
         run = task.run(rows, [patch(donors, [site.name for site in sites])], cache=texts, into=gatherer)
-        also = {text: sum((gatherer.moments(row, text) for row in kept), _none(gatherer, text)) for text in texts}
+        also = {
+            text: sum((gatherer.moments(row, text) for row in kept), torch.zeros_like(gatherer.moments(0, text)))
+            for text in texts
+        }
         found = []
         for number, pair in enumerate(task.pairs):
             moments = {text: gatherer.moments(2 * number, text) + also[text] for text in texts}
+            weights = {site.module: _projection(model, site.module).weight.detach() for site in sites}
+            edited = {
+                site.module: solved(weights[site.module], moments[text_of(site)], self.ridge, self.preserve)
+                for site in sites
+            }
             facts = {"source": pair.source, "target": pair.target, "seed": str(pair.seed), "model": model.ref}
-            found.append(KVEdit(self._solved(model, sites, moments), facts | {"ridge": str(self.ridge)}))
+            found.append(KVEdit(edited, facts | {"ridge": str(self.ridge)}))
         return found, run
-
-    def _solved(self, model: Model, sites: Sequence[Site], moments: Mapping[str, KeyMoments]) -> dict[str, Tensor]:
-        solver = Ridge(self.ridge, self.preserve)
-        return {
-            site.module: solver.solve(_projection(model, site.module).weight.detach(), moments[text_of(site)])
-            for site in sites
-        }
 
     def _listed(self) -> list[str]:
         return read_entries(self.prompts, "prompts") if self.prompts else []
-
-
-def _none(gatherer: Gatherer, text: str) -> KeyMoments:
-    like = gatherer.moments(0, text).source
-    return KeyMoments.zeros(len(like), like.device)
 
 
 def text_of(site: Site) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +15,12 @@ from t2iprobe.cli.commandline import typed
 from t2iprobe.cli.console import Format, answers, notes, print_json, print_methods, stopping
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.models import reference
+from t2iprobe.cli.studies import watched
 from t2iprobe.plugins.editing.options import EditOptions, with_preset
 
 if TYPE_CHECKING:
-    from t2iprobe.core.runs.stop import Stop
-    from t2iprobe.core.study.context import StudyCallbacks
-    from t2iprobe.core.study.result import StudyResult
     from t2iprobe.core.sweep import Cost
-    from t2iprobe.plugins.editing.job import EditJob
+    from t2iprobe.plugins.editing.sweep import EditSweep
     from t2iprobe.registry.manager import Plugins
 
 app = typer.Typer()
@@ -63,34 +60,21 @@ def edit(asked: EditOptions, context: typer.Context) -> None:
 
 def edited(asked: EditOptions, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
     """Do what was asked, or find it already done; returns the JSON object."""
-    from t2iprobe.plugins.editing import record
+    from t2iprobe.core.runs import runfolder
+    from t2iprobe.plugins.editing import report
     from t2iprobe.plugins.editing.job import prepared
 
-    path = asked.out or record.folder_of(reference(asked.arch, asked.model, plugins))
+    path = asked.out or Path("runs") / f"edit-{Path(reference(asked.arch, asked.model, plugins)).name}"
     done = _finished(path, asked)
     if done is not None:
-        notes.print(f"{path} holds this run already; showing it (delete the folder to run it again)", highlight=False)
+        notes.print(f"{path} has this run already; showing it (delete the folder to run it again)", highlight=False)
         return done
-    from t2iprobe.core.runs import runfolder
-
     runfolder.check(path)
     stop = stopping()
-    with prepared(asked, plugins, path, command) as job, _watched(job, path, asked.yes, stop) as callbacks:
-        result = job.study.run(path, callbacks)
-        return _kept(result, job, plugins)
-
-
-def _kept(result: StudyResult, job: EditJob, plugins: Plugins) -> dict[str, Any]:
-    """Write what the run leaves besides its scores; returns the answer."""
-    from t2iprobe.plugins.editing import record
-
-    page = result.path / record.PAGE
-    facts = {"run": str(result.path), "contact_sheet": str(result.path / record.SHEET), "report": str(page)}
-    answer = record.answer_of(result, facts)
-    record.write(result, job.photo)
-    plugins.write_report(result)
-    record.write_answer(result, answer)
-    return answer
+    with prepared(asked, plugins, path, command) as (study, sweep):
+        evaluations = sweep.model.evaluations(asked.num_steps)
+        with watched("editing", evaluations, stop, lambda *cost: _announce(sweep, path, asked.yes, *cost)) as callbacks:
+            return report.write(study.run(path, callbacks), sweep.picture, plugins)
 
 
 def _finished(path: Path, asked: EditOptions) -> dict[str, Any] | None:
@@ -98,45 +82,26 @@ def _finished(path: Path, asked: EditOptions) -> dict[str, Any] | None:
     from t2iprobe.core.runs import runfolder
     from t2iprobe.core.runs.checksums import read_json
     from t2iprobe.core.runs.provenance import portable
-    from t2iprobe.plugins.editing import record
+    from t2iprobe.plugins.editing.report import ANSWER
 
-    if not (path / runfolder.MANIFEST).is_file() or not (path / record.ANSWER).is_file():
+    if not (path / runfolder.MANIFEST).is_file() or not (path / ANSWER).is_file():
         return None
     manifest = runfolder.read_manifest(path)
     old = manifest.get("arguments", {}).get("options")
     if manifest.get("state") != runfolder.FINISHED or old != portable(asked.deciding):
         return None  # the study reports what differs
-    answer: dict[str, Any] = read_json(path / record.ANSWER)
+    answer: dict[str, Any] = read_json(path / ANSWER)
     return answer
 
 
-@contextmanager
-def _watched(job: EditJob, path: Path, yes: bool, stop: Stop) -> Iterator[StudyCallbacks]:
-    """Print the plan before the first picture, and show a bar."""
-    from t2iprobe.cli.progress import bar
-    from t2iprobe.core.study.context import StudyCallbacks
-
-    evaluations = job.model.evaluations(job.settings.get("num_steps"))
-    with bar("editing") as (progress, task):
-
-        def planned(pairs: int, cost: Cost) -> None:
-            _plan(job, path, pairs, cost, yes)
-            progress.update(task, total=cost.images)
-
-        def on_step(rows: int, step: int) -> None:
-            progress.advance(task, rows / evaluations)
-
-        yield StudyCallbacks(planned, on_step, stop=stop)
-
-
-def _plan(job: EditJob, path: Path, pairs: int, cost: Cost, yes: bool) -> None:
-    """Print one line on stderr; refuse a long run without ``--yes``."""
-    probe = job.model.probe(job.settings)
+def _announce(sweep: EditSweep, path: Path, yes: bool, pairs: int, cost: Cost) -> None:
+    """Print the plan on one line on stderr; refuse a long run without ``--yes``."""
+    model, labels = sweep.model, ", ".join(one.label for one in sweep.methods)
+    probe = model.probe(sweep.settings)
     seconds = probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images
-    size = len(job.pairs) * (2 + len(job.methods)) * job.model.image_bytes(job.settings)
-    labels = ", ".join(one.label for one in job.methods)
+    size = len(sweep.pairs) * (2 + len(sweep.methods)) * model.image_bytes(sweep.settings)
     notes.print(
-        f"plan: {labels or 'nothing'} and prompt-swap on {job.model.ref or 'the model'}, {pairs} of {len(job.pairs)} "
+        f"plan: {labels or 'nothing'} and prompt-swap on {model.ref or 'the model'}, {pairs} of {len(sweep.pairs)} "
         f"pairs still to edit: {cost.images:,} pictures with their donors, {cost.rows:,} denoiser rows; about "
         f"{duration(seconds)}, disk at most {max(2 * size / 1e6, 0.1):.1f} MB in {path}",
         highlight=False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -108,46 +108,35 @@ def editors(asked: EditOptions, plugins: Plugins) -> list[Editor]:
     """The methods that were asked for, with their settings; prompt-swap is always measured and not among them.
 
     Raises:
-        ConfigError: there is no such method or setting, or ``--lora`` without a method that takes one.
+        ConfigError: there is no such method, or none of the methods has a setting that was given.
     """
     kinds = plugins.editors()
     names = _names(asked, kinds)
-    found = []
-    settings = [_setting(name, value, kinds) for name, value in asked.set.items()]
-    for name in names:
-        known = inspect.signature(kinds[name]).parameters
-        own = {key: value for method, key, value in settings if method in (name, "") and key in known}
-        if name == LORA and asked.lora is not None:
-            own["lora"] = str(asked.lora)
-        found.append(plugins.editor(name, **own))
-    for method, key, _ in settings:
-        _check_used(method, key, names, kinds)
-    return found
+    known = {name: set(inspect.signature(kinds[name]).parameters) for name in names}
+    settings: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for given, value in asked.set.items():
+        method, _, key = given.rpartition(".")
+        if method:
+            choice("editing method", method, kinds)
+        meant = [name for name in names if method in (name, "")]
+        taking = [name for name in meant if key in known[name]]
+        if not taking:
+            there = sorted({one for name in meant for one in known[name]})
+            hint = near(key, there) if there else "; it has none"
+            raise ConfigError(f"{method or ' or '.join(names)} has no setting {key!r}{hint}")
+        for name in taking:
+            settings[name][key] = value
+    if asked.lora is not None:
+        settings[LORA]["lora"] = str(asked.lora)
+    return [plugins.editor(name, **settings[name]) for name in names]
 
 
 def _names(asked: EditOptions, kinds: Mapping[str, Any]) -> list[str]:
     listed = list(asked.method or ("localized",))
     if "all" in listed:
         listed = [name for name in kinds if name != LORA or asked.lora is not None]
-    if asked.lora is not None and LORA not in listed:
+    if asked.lora is not None:
         listed.append(LORA)
     for name in listed:
         choice("editing method", name, kinds)
     return [name for name in dict.fromkeys(listed) if name != SWAP]
-
-
-def _setting(given: str, value: Any, kinds: Mapping[str, Any]) -> tuple[str, str, Any]:
-    """(method or nothing, name, value) from ``[METHOD.]NAME`` and a value."""
-    method, dot, name = given.rpartition(".")
-    if dot:
-        choice("editing method", method, kinds)
-    return method, name, value
-
-
-def _check_used(method: str, key: str, names: Sequence[str], kinds: Mapping[str, Any]) -> None:
-    """Refuse a setting that no chosen method has, since it is a mistake."""
-    asked = [name for name in names if method in (name, "")]
-    known = sorted({one for name in asked for one in inspect.signature(kinds[name]).parameters})
-    if key not in known:
-        who = method or " or ".join(names)
-        raise ConfigError(f"{who} has no setting {key!r}{near(key, known) if known else '; it has none'}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +19,12 @@ from t2iprobe.core.model import Model
 from t2iprobe.core.pictures import opened
 
 
-@dataclass(frozen=True)
-class Photo:
-    """A real picture that is to be edited.
-
-    Args:
-        image: its pixels, RGB.
-        name: name of the file.
-    """
-
-    image: Image.Image
-    name: str
-
-    @property
-    def digest(self) -> str:
-        """Digest of the pixels."""
-        return hashlib.sha256(self.image.tobytes()).hexdigest()[:16]
+def digest(image: Image.Image) -> str:
+    """A digest of the pixels."""
+    return hashlib.sha256(image.tobytes()).hexdigest()[:16]
 
 
-def read(path: Path, size: tuple[int, int]) -> Photo:
+def read(path: Path, size: tuple[int, int]) -> Image.Image:
     """The picture in a file, upright.
 
     Args:
@@ -60,11 +46,11 @@ def read(path: Path, size: tuple[int, int]) -> Photo:
             f"--image {path} has {found} pixels, the model draws {wanted}; crop and resize it, or draw at its size "
             "with --resolution"
         )
-    return Photo(image, path.name)
+    return image
 
 
 def inverted(
-    model: Model, photo: Photo, prompt: str, inverter: Any, settings: Mapping[str, Any], guidance: float = 1.0
+    model: Model, photo: Image.Image, prompt: str, inverter: Any, settings: Mapping[str, Any], guidance: float = 1.0
 ) -> Tensor:
     """The latents (1, channel, y, x) from which sampling with ``prompt`` arrives at the picture.
 
@@ -82,16 +68,11 @@ def inverted(
     if model.upscaler is not None:
         raise ConfigError("--image edits what one stage draws; leave out --upscaler")
     model.adapter.starting(model.pipeline, torch.zeros(1, 4, 8, 8))  # refuses a pipeline that takes no latents
-    pictures = np.array(photo.image, np.uint8)[None]
+    pictures = np.array(photo, np.uint8)[None]
     sides = {name: settings[name] for name in ("height", "width") if settings.get(name)}
-    walk = inverter.invert_on(model, pictures, [prompt], num_steps(model, settings), guidance, sides)
-    noise: Tensor = walk.noise.float()
+    steps = model.steps(settings.get("num_steps"))
+    noise: Tensor = inverter.invert_on(model, pictures, [prompt], steps, guidance, sides).noise.float()
     return noise
-
-
-def num_steps(model: Model, settings: Mapping[str, Any]) -> int:
-    """The number of denoising steps that is asked for."""
-    return model.steps(settings.get("num_steps"))
 
 
 def check_inverter(inverter: Any, model: Model, kinds: Mapping[str, Any]) -> None:

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 def t2iprobe_register_editors() -> list[type[Editor]]:
     """The paper's edit and the methods that it is compared with."""
     from t2iprobe.plugins.editing.closed_form import ClosedForm
-    from t2iprobe.plugins.editing.lora import LocalizedLora
-    from t2iprobe.plugins.editing.patching import LocalizedEditor, PromptSwap
+    from t2iprobe.plugins.editing.patching import LocalizedEditor, LocalizedLora, PromptSwap
     from t2iprobe.plugins.editing.prompt_to_prompt import PromptToPrompt
 
     return [LocalizedEditor, PromptSwap, PromptToPrompt, LocalizedLora, ClosedForm]
@@ -36,6 +35,6 @@ def t2iprobe_register_commands() -> dict[str, typer.Typer]:
 @hookimpl
 def t2iprobe_report_sections(result: StudyResult) -> list[Section]:
     """The table and the pictures of an edit run; nothing for another study."""
-    from t2iprobe.plugins.editing.record import sections
+    from t2iprobe.plugins.editing.report import sections
 
     return list(sections(result))

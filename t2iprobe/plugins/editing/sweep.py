@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,62 +110,68 @@ class EditSweep:
         return sum((self._cost(chunk) for chunk in self.chunks(asks)), Cost())
 
     def _cost(self, chunk: Sequence[TrialBatch]) -> Cost:
-        rows = self.model.evaluations(self.settings.get("num_steps")) * self.model.guided(self.settings)
-        images = [len(chunk) * each for each in self._pictures(_labels(chunk))]
-        runs = sum(-(-count // self.batch_size) for count in images)
-        return Cost(sum(images), sum(images) * rows, runs * self.model.calls(self.settings))
-
-    def _pictures(self, labels: Sequence[str]) -> list[int]:
-        """Number of pictures per pair of each run."""
-        plain = [1 for label in (SOURCE, TARGET) if label in labels]
-        return plain + [one.editor.pictures for one in self._asked(labels)]
+        labels, settings = _labels(chunk), self.settings
+        each = [1 for label in (SOURCE, TARGET) if label in labels]
+        each += [method.editor.pictures for method in self._asked(labels)]
+        images = [len(chunk) * count for count in each]
+        runs = sum(math.ceil(count / self.batch_size) for count in images)
+        rows = self.model.evaluations(settings.get("num_steps")) * self.model.guided(settings)
+        return Cost(sum(images), sum(images) * rows, runs * self.model.calls(settings))
 
     def _asked(self, labels: Sequence[str]) -> list[EditMethod]:
         return [one for one in self.methods if any(trial.label in labels for trial in one.trials)]
 
     def chunks(self, asks: Sequence[TrialBatch]) -> Iterator[list[TrialBatch]]:
         """Groups of asks for the same trials that, together with their donors, fill a batch."""
-        chunk: list[TrialBatch] = []
-        for ask in asks:
-            if chunk and (len(chunk) == max(1, self.batch_size // 2) or ask.trials != chunk[0].trials):
-                yield chunk
-                chunk = []
-            chunk.append(ask)
-        if chunk:
-            yield chunk
+        size = max(1, self.batch_size // 2)
+        for _, same in itertools.groupby(asks, key=lambda ask: ask.trials):
+            group = list(same)
+            yield from (group[first : first + size] for first in range(0, len(group), size))
 
     def measure(
         self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None
     ) -> Iterator[TrialResult]:
         """See :class:`~t2iprobe.core.sweep.Evaluator`."""
         for chunk in self.chunks(asks):
-            made = _Made(self._task(chunk, on_step), _labels(chunk))
-            for one in self._asked(_labels(chunk)):
-                made.add(one)
+            made = self._made(self._task(chunk, on_step), _labels(chunk))
+            seconds = {label: one.seconds / len(chunk) for label, one in made.items()}
             for index, ask in enumerate(chunk):
-                calls, rows = (0, 0) if index else (made.calls, made.rows)
-                images = {trial.label: made.images[trial.label][index] for trial in ask.trials}
-                scores = self._scores(ask, images, made.seconds)
+                images = {trial.label: made[trial.label].images[index] for trial in ask.trials}
+                once = [] if index else list(made.values())  # what the chunk took is counted once
+                calls, rows = sum(one.calls for one in once), sum(one.rows for one in once)
+                scores = self._scores(ask, images, seconds)
                 yield TrialResult(ask.pair, scores, images, calls, rows, len(chunk) - index - 1)
+
+    def _made(self, task: EditTask, labels: Sequence[str]) -> dict[str, Edited]:
+        """Pictures of a chunk by the trial's label."""
+        made = {}
+        if SOURCE in labels:
+            made[SOURCE] = Edited.of(task.run([(number, pair.source) for number, pair in enumerate(task.pairs)]))
+        if TARGET in labels:
+            made[TARGET] = PromptSwap().edit(task)
+        for method in self._asked(labels):
+            edited = method.editor.edit(dataclasses.replace(task, start=method.start, layers=method.layers))
+            made[method.label] = edited
+            if edited.sources is not None:
+                made[method.source_label] = Edited(edited.sources, 0.0, 0, 0)
+        return made
 
     def _task(self, chunk: Sequence[TrialBatch], on_step: OnStep) -> EditTask:
         numbers = [ask.pair for ask in chunk]
         pairs = [self.pairs[number] for number in numbers]
-        latents = None if self.latents is None else self.latents[numbers]
+        folder = self.folder
         return EditTask(
             self.model,
             pairs,
             self.methods[0].layers if self.methods else (),
             settings=self.settings,
             batch_size=self.batch_size,
-            latents=latents,
-            keep=None if self.folder is None else lambda number: self._file(numbers[number]),
+            latents=None if self.latents is None else self.latents[numbers],
+            keep=None
+            if folder is None
+            else lambda number: folder / "edits" / f"pair-{numbers[number]:03d}.safetensors",
             on_step=on_step,
         )
-
-    def _file(self, pair: int) -> Path:
-        assert self.folder is not None
-        return self.folder / "edits" / f"pair-{pair:03d}.safetensors"
 
     def _scores(
         self, ask: TrialBatch, images: Mapping[str, Image], seconds: Mapping[str, float]
@@ -179,39 +187,6 @@ class EditSweep:
             columns |= self.outside.score([image], own, boxes)
             found[label] = {name: values[0] for name, values in columns.items()} | {SECONDS: seconds[label]}
         return found
-
-
-@dataclass
-class _Made:
-    """Pictures of a chunk by the trial's label."""
-
-    task: EditTask
-    labels: Sequence[str]
-    images: dict[str, Sequence[Image]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    calls: int = 0
-    rows: int = 0
-
-    def __post_init__(self) -> None:
-        if SOURCE in self.labels:
-            run = self.task.run([(number, pair.source) for number, pair in enumerate(self.task.pairs)])
-            self._take(SOURCE, Edited.of(run))
-        if TARGET in self.labels:
-            self._take(TARGET, PromptSwap().edit(self.task))
-
-    def add(self, method: EditMethod) -> None:
-        """Add the pictures of a method."""
-        made = method.editor.edit(dataclasses.replace(self.task, start=method.start, layers=method.layers))
-        self._take(method.label, made)
-        if made.sources is not None:
-            self.images[method.source_label] = made.sources
-            self.seconds[method.source_label] = 0.0
-
-    def _take(self, label: str, made: Edited) -> None:
-        self.images[label] = made.images
-        self.seconds[label] = made.seconds / len(self.task.pairs)
-        self.calls += made.calls
-        self.rows += made.rows
 
 
 def _labels(chunk: Sequence[TrialBatch]) -> list[str]:

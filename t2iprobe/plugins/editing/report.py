@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -16,6 +15,9 @@ from t2iprobe.core.study.result import StudyResult, finding_as_json
 from t2iprobe.plugins.editing.comparison import SWAP, EditComparison, said
 from t2iprobe.plugins.editing.sweep import SECONDS, SOURCE, TARGET
 from t2iprobe.report.sections import Cell, ReportTable, Section
+
+if TYPE_CHECKING:
+    from t2iprobe.registry.manager import Plugins
 
 SHEET_ROWS = 8
 SHEET, ANSWER, PICTURES, PAGE = "contact_sheet.png", "result.json", "pictures", "report.html"
@@ -35,7 +37,16 @@ COLUMNS = (
 )
 
 
-def answer_of(result: StudyResult, facts: Mapping[str, Any]) -> dict[str, Any]:
+def write(result: StudyResult, photo: Image.Image | None, plugins: Plugins) -> dict[str, Any]:
+    """Write what the run leaves besides its scores; returns the JSON object, which is written last as a mark."""
+    answer = answer_of(result)
+    _write_pictures(result, photo)
+    plugins.write_report(result)
+    keep(result.path, {ANSWER: answer})
+    return answer
+
+
+def answer_of(result: StudyResult) -> dict[str, Any]:
     """The JSON object of an edit run."""
     assert result.finding is not None
     finding, settings = finding_as_json(result.finding), result.manifest["settings"]
@@ -52,13 +63,15 @@ def answer_of(result: StudyResult, facts: Mapping[str, Any]) -> dict[str, Any]:
         "generation": settings["generation"],
         "denoiser_calls": result.manifest["spent"]["calls"],
         "denoiser_rows": result.manifest["spent"]["rows"],
-        **facts,
+        "run": str(result.path),
+        "contact_sheet": str(result.path / SHEET),
+        "report": str(result.path / PAGE),
     }
 
 
-def write(result: StudyResult, photo: Image.Image | None) -> None:
+def _write_pictures(result: StudyResult, photo: Image.Image | None) -> None:
     """Write the contact sheet, and every picture as PNG, next to the study's own files."""
-    from t2iprobe.report.figures import SheetRow, contact_sheet
+    from t2iprobe.report.figures import SheetRow, cell_for, contact_sheet
 
     labels = [trial.label for trial in result.trials]
     named = {SOURCE: "reconstruction" if photo is not None else SOURCE, TARGET: SWAP}
@@ -79,19 +92,8 @@ def write(result: StudyResult, photo: Image.Image | None) -> None:
         for number, row in enumerate(whole[:SHEET_ROWS])
         for images in [dict(zip(labels, row, strict=True))]
     ]
-    sheet = contact_sheet(rows, [named.get(label, label) for label in shown], cell=_cell(whole))
+    sheet = contact_sheet(rows, [named.get(label, label) for label in shown], cell=cell_for(whole[0][0]))
     keep(result.path, {SHEET: sheet})
-
-
-def write_answer(result: StudyResult, answer: Mapping[str, Any]) -> None:
-    """Write ``result.json`` last, because it marks that everything else is there."""
-    keep(result.path, {ANSWER: answer})
-
-
-def _cell(rows: Sequence[Sequence[Image.Image]]) -> int:
-    """Size in pixels of a picture on the sheet: a multiple of a small picture's, so that its pixels stay square."""
-    side = max(rows[0][0].size)
-    return 128 // side * side if side <= 64 else min(256, max(128, side))
 
 
 def sections(result: StudyResult) -> Iterator[Section]:
@@ -119,8 +121,3 @@ def sections(result: StudyResult) -> Iterator[Section]:
     path = result.path / SHEET
     figures = [("source, clean target, and the edits", opened(check(path)))] if path.is_file() else []
     yield Section("Text edits", text, ReportTable(heads, cells), figures=figures)
-
-
-def folder_of(model: str) -> Path:
-    """The folder of a run unless another one is given."""
-    return Path("runs") / f"edit-{Path(model).name}"
