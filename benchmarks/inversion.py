@@ -21,13 +21,11 @@ from diffusers import (
 )
 
 from t2iprobe.core.contracts.adapter import Prediction
+from t2iprobe.core.contracts.inverter import InversionInputs, Inverter
 from t2iprobe.plugins.inversion.analysis.correlation import floor, simulated_floor
 from t2iprobe.plugins.inversion.catalogue import BUNDLED
 from t2iprobe.plugins.inversion.ddim import Forward
-from t2iprobe.plugins.inversion.denoisers import NullGuided
-from t2iprobe.plugins.inversion.inverter import Inverter
-from t2iprobe.plugins.inversion.schedule import schedule_of
-from t2iprobe.plugins.inversion.trajectory import InversionInputs
+from t2iprobe.sampling import Guided, schedule_of
 from t2iprobe.testing import GaussianMixture, levels_of
 
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -74,7 +72,7 @@ def bed(prediction: Prediction, steps: int) -> tuple[Any, Any, torch.Tensor]:
     perfect = GaussianMixture(means, 0.4).denoiser(prediction, levels_of(scheduler))
     noise = torch.randn(8, 2, 4, 4, generator=generator, dtype=torch.float64)
     null = torch.zeros(8, 1, 1, 1, dtype=torch.float64)
-    denoiser = NullGuided(perfect, perfect, 1.0, None, lambda embedding: perfect, null)
+    denoiser = Guided(perfect, perfect, 1.0, None, lambda embedding: perfect, null)
     return denoiser, schedule_of(scheduler, steps), noise
 
 

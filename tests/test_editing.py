@@ -38,11 +38,10 @@ from t2iprobe.plugins.editing.patching import LocalizedEditor, LocalizedLora, Pr
 from t2iprobe.plugins.editing.prompt_to_prompt import PromptToPrompt, map_sites
 from t2iprobe.plugins.editing.sweep import EditMethod, EditSweep
 from t2iprobe.plugins.inversion.ddim import DDIM, Euler
-from t2iprobe.plugins.inversion.denoisers import model_denoiser
-from t2iprobe.plugins.inversion.models import decoded, used_schedule
 from t2iprobe.plugins.metrics.image import MSE, SSIM
 from t2iprobe.plugins.metrics.masked import MaskedMSE, MaskedPSNR, MaskedSSIM
 from t2iprobe.plugins.metrics.text import F1
+from t2iprobe.sampling import decoded, inverted_pictures, model_denoiser, used_schedule
 
 # as many tokens in both, and as few of them shared as can be: random weights hardly tell one word from another
 PAIR = pair_from_prompts('a sign that says "DOG"', 'on the of with "CAT"', 3)
@@ -411,7 +410,7 @@ def test_a_picture_is_sampled_on_the_levels_that_it_is_inverted_on(adapter: type
             denoiser = model_denoiser(model, [PAIR.target])
             walk = inverter.sample(denoiser, used_schedule(model, 5), noise)
         assert gap(picture, Image.fromarray(decoded(model, walk.clean)[0])) <= 1
-        found = inverter.invert_on(model, np.asarray(picture).copy()[None], [PAIR.target], 5)
+        found = inverted_pictures(inverter, model, np.asarray(picture).copy()[None], [PAIR.target], 5)
         assert found.noise.shape == noise.shape and float((found.noise - noise).abs().max()) > 0
     assert gap(picture, plain(model, PAIR.target, **settings)) > 3
 

@@ -148,7 +148,7 @@ def photos(tmp_path: Path) -> Iterator[Path]:
         ([*PAIR, "--layers", "6", "--image", "clear.png"], "is RGBA, the model draws RGB"),
         (
             [*PAIR, "--layers", "6", "--image", "good.png", "--inverter", "ddim"],
-            "does not work with a model that predicts",
+            "ddim supports models that predict epsilon, v_prediction; this one predicts flow; use belm",
         ),
         ([*PAIR, "--layers", "6", "--image", "good.png", "--inverter", "ddmi"], "did you mean ddim"),
     ],

@@ -10,17 +10,16 @@ from typing import Any
 import pytest
 import torch
 
+from t2iprobe.core.contracts.inverter import InversionInputs
 from t2iprobe.core.model import Model
 from t2iprobe.plugins.inversion import sources
 from t2iprobe.plugins.inversion.arms import parse_arm
 from t2iprobe.plugins.inversion.catalogue import BUNDLED
-from t2iprobe.plugins.inversion.denoisers import model_denoiser
 from t2iprobe.plugins.inversion.guidance import NullText
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.plugins.inversion.models import state_shape, used_schedule
 from t2iprobe.plugins.inversion.study import InversionQuestion, InversionStudy
-from t2iprobe.plugins.inversion.trajectory import InversionInputs
 from t2iprobe.registry.manager import Plugins
+from t2iprobe.sampling import model_denoiser, state_shape, used_schedule
 
 PLUGINS = Plugins(installed=False)
 INVERTERS = {kind.name: kind for kind in BUNDLED}

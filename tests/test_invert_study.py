@@ -16,6 +16,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.ledits_pp.pipeline_leditspp_stable_diffusion import compute_noise_ddim
 from PIL import Image
 
+from t2iprobe.core.contracts.inverter import InversionInputs, Trajectory
 from t2iprobe.core.errors import ConfigError, RunExistsError, StoppedError
 from t2iprobe.core.model import Model
 from t2iprobe.core.room import Room
@@ -41,14 +42,11 @@ from t2iprobe.plugins.inversion.batch_runner import in_parts
 from t2iprobe.plugins.inversion.catalogue import BUNDLED
 from t2iprobe.plugins.inversion.editfriendly import EditFriendly
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.plugins.inversion.inverter import fresh_noise
-from t2iprobe.plugins.inversion.models import decoded, encoded, used_schedule
-from t2iprobe.plugins.inversion.schedule import schedule_of
 from t2iprobe.plugins.inversion.study import InversionCallbacks, InversionQuestion, InversionStudy
-from t2iprobe.plugins.inversion.trajectory import InversionInputs, Trajectory
 from t2iprobe.plugins.inversion.trajectory_store import SAMPLE, TrajectoryStore, phase
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.report.figures import CELL
+from t2iprobe.sampling import decoded, encoded, fresh_noise, schedule_of, used_schedule
 
 PLUGINS = Plugins(installed=False)
 INVERTERS = {kind.name: kind for kind in BUNDLED}
@@ -284,7 +282,7 @@ def test_arms_read_back_and_refuse() -> None:
 
 
 def test_methods_are_examined_before_they_are_used(sd3: Model) -> None:
-    with pytest.raises(ConfigError, match=r"ddim works with epsilon, v_prediction, this model predicts flow"):
+    with pytest.raises(ConfigError, match=r"ddim supports .* epsilon, v_.*; this one predicts flow; use .*euler"):
         _ = study(sd3, question("ddim")).examined
     schedule = schedule_of(DDIMScheduler(prediction_type="v_prediction"), 20)
     with pytest.warns(UserWarning, match=r"ddim-stock misses the noise by .* v at another state"):
@@ -293,8 +291,8 @@ def test_methods_are_examined_before_they_are_used(sd3: Model) -> None:
         arms.examined(parse_arm("forward:level=reference").build(INVERTERS), schedule)
 
     class Wrong(INVERTERS["ddim"]):  # type: ignore[misc,valid-type]
-        def revise(self, course: Any, step: int, x: Any) -> Any:
-            return 1.01 * x
+        def back(self, run: Any, step: int, x: Any, output: Any) -> Any:
+            return 1.01 * super().back(run, step, x, output)
 
     with pytest.raises(ConfigError, match="may not be used"):
         arms.examined(Wrong(), schedule)

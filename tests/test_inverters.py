@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -23,23 +22,20 @@ from t2iprobe.architectures.deepfloyd import DeepFloydIF
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.core.contracts.adapter import Adapter, Prediction
+from t2iprobe.core.contracts.inverter import Denoiser, InversionInputs, Inverter, Stepwise, Trajectory, check_prediction
+from t2iprobe.core.contracts.schedule import Level, Schedule
 from t2iprobe.core.errors import ConfigError, NonFiniteError
 from t2iprobe.core.model import Model
-from t2iprobe.plugins.inversion import parametrisation
 from t2iprobe.plugins.inversion.arms import EXACT
-from t2iprobe.plugins.inversion.catalogue import BUNDLED, supports
+from t2iprobe.plugins.inversion.catalogue import BUNDLED
 from t2iprobe.plugins.inversion.ddim import DDIM, Euler, Forward, Oracle
-from t2iprobe.plugins.inversion.denoisers import Guided, NullGuided, model_denoiser, model_schedule
 from t2iprobe.plugins.inversion.exact import EDICT, OBELM
 from t2iprobe.plugins.inversion.flow import FireFlow, Midpoint, RFInversion, UniInv
 from t2iprobe.plugins.inversion.guidance import NegativePrompt, NullText
 from t2iprobe.plugins.inversion.implicit import FixedPoint
-from t2iprobe.plugins.inversion.inverter import Inverter, Stepwise, fresh_noise
-from t2iprobe.plugins.inversion.parametrisation import Level
-from t2iprobe.plugins.inversion.schedule import Schedule, schedule_of
 from t2iprobe.plugins.inversion.stock import StockDDIM
-from t2iprobe.plugins.inversion.trajectory import Denoiser, InversionInputs, Trajectory
 from t2iprobe.registry.manager import Plugins
+from t2iprobe.sampling import Guided, fresh_noise, model_denoiser, schedule_of
 from t2iprobe.testing.analytic import GaussianMixture, levels_of
 
 KINDS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "flow")
@@ -391,7 +387,7 @@ def test_null_text_finds_the_embeddings_that_bring_the_image_back() -> None:
     def with_null(embedding: Tensor) -> Denoiser:
         return lambda x, timestep: uncond(x, timestep) + embedding
 
-    denoiser = NullGuided(cond, with_null(null), 3.0, None, with_null, null)
+    denoiser = Guided(cond, with_null(null), 3.0, None, with_null, null)
     method = NullText(iterations=200, rate=0.05, tolerance=1e-9)
     image = DDIM().sample(cond, schedule, noise).clean
     pivots = method.invert(denoiser, schedule, image)
@@ -409,15 +405,16 @@ def test_guidance_is_linear_between_the_sides() -> None:
 
 def test_unsupported_predictions_name_the_methods_that_work() -> None:
     denoiser, schedule, noise = bed("epsilon")
-    with pytest.raises(
-        ConfigError, match=r"rf-solver works with flow, .* epsilon; methods that do: .*ddim, .*forward, .*oracle"
-    ):
+    with pytest.raises(ConfigError, match=r"rf-solver supports models that predict flow; this one predicts epsilon"):
         Midpoint().invert(denoiser, schedule, noise)
-    with pytest.raises(ConfigError, match=r"ddim works with epsilon, v_prediction, .* flow; .* euler.* rf-inversion"):
-        DDIM().sample(*bed("flow"))
-    with pytest.raises(ConfigError, match="methods that do: none"):
-        DDIM().sample(denoiser, replace(schedule, prediction="sample"), noise)
-    assert set(supports("epsilon")) < {kind.name for kind in BUNDLED}
+    known = {kind.name: kind for kind in BUNDLED}
+    check_prediction(Midpoint(), "flow", known)
+    with pytest.raises(ConfigError, match=r"predict flow; this one predicts epsilon; use belm, .*ddim, .*oracle$"):
+        check_prediction(Midpoint(), "epsilon", known)
+    with pytest.raises(ConfigError, match=r"predict epsilon, v_prediction; this one predicts flow; use rf-solver$"):
+        check_prediction(DDIM(), "flow", {"rf-solver": Midpoint, "ddim": DDIM})  # only what is registered
+    with pytest.raises(ConfigError, match="predicts sample; use another model"):
+        check_prediction(DDIM(), "sample", known)
 
 
 def test_the_manager_finds_the_bundled_inverters() -> None:
@@ -430,7 +427,7 @@ def test_the_manager_finds_the_bundled_inverters() -> None:
         (Forward(), InversionInputs(), r"InversionInputs\(noise=...\)"),
         (Oracle(), InversionInputs(), r"InversionInputs\(sampled=...\)"),
         (RFInversion(), InversionInputs(), r"InversionInputs\(noise=...\)"),
-        (Forward(STEPS + 1), InversionInputs(noise=torch.zeros(1)), "cannot be replaced"),
+        (Forward(STEPS + 1), InversionInputs(noise=torch.zeros(1)), "cannot replace"),
         (Oracle(), InversionInputs(Trajectory(torch.zeros(3, 1), torch.zeros(2, 1), 2)), "one of 2 steps"),
     ],
 )
@@ -495,8 +492,8 @@ def test_sigma_after_k_steps_of_fifty(config: dict[str, Any], sigmas: tuple[floa
 def test_reference_level_of_dit_is_one_step_further() -> None:
     """DiT, T = 50, k = 2: sigma .142 where the next step assumes .079."""
     schedule = schedule_of(DDIMScheduler(beta_schedule="linear"), 50)
-    assert Forward(2)._level(schedule, 48).sigma == pytest.approx(0.079, abs=6e-4)
-    assert Forward(2, "reference")._level(schedule, 48).sigma == pytest.approx(0.142, abs=6e-4)
+    assert Forward(2).noise_level(schedule, 48).sigma == pytest.approx(0.079, abs=6e-4)
+    assert Forward(2, "reference").noise_level(schedule, 48).sigma == pytest.approx(0.142, abs=6e-4)
 
 
 def test_flow_grid_of_sd3() -> None:
@@ -532,11 +529,11 @@ def test_schedule_of_another_sampler_is_ddims_with_its_configuration() -> None:
 def test_steps_that_do_not_divide_warn() -> None:
     with pytest.warns(UserWarning, match="33, 34 apart"):
         schedule_of(DDIMScheduler(timestep_spacing="trailing"), 30)
-    with pytest.warns(UserWarning, match="600 steps do not divide the 1000 of training, so sampling begins at .* 599"):
+    with pytest.warns(UserWarning, match="600 steps do not divide the 1000 training .* begins at timestep 599"):
         schedule_of(DDIMScheduler(), 600)
-    with pytest.raises(ConfigError, match="7,000 steps were asked for, and the model was trained at 1,000"):
+    with pytest.raises(ConfigError, match="7,000 steps are more than the 1,000 noise levels"):
         schedule_of(DDIMScheduler(), 7000)
-    with pytest.raises(ConfigError, match="do not fall"):
+    with pytest.raises(ConfigError, match="must decrease"):
         Schedule("flow", (Level(0, 1), Level(0, 1)), (1000.0,), 1000, Level(0, 1))
 
 
@@ -549,32 +546,32 @@ def test_zero_terminal_snr_works_for_v_and_not_for_noise() -> None:
     if schedule.levels[0].alpha == 0:
         with pytest.raises(ConfigError, match="alpha"):
             EDICT().sample(denoiser, schedule, POINTS)
-    with pytest.raises(ConfigError, match="use v_prediction"):
-        parametrisation.transfer("epsilon", Level(0.0, 1.0), Level(1.0, 0.0))
+    with pytest.raises(ConfigError, match="use a model with v_prediction"):
+        step_of("epsilon", Level(0.0, 1.0), Level(1.0, 0.0)).ahead(0, POINTS, POINTS)
 
 
-@pytest.mark.parametrize("source", [*KINDS, "sample"])
-@pytest.mark.parametrize("target", [*KINDS, "sample"])
-def test_conversions_agree_with_the_definitions(source: Prediction, target: Prediction) -> None:
-    generator = torch.Generator().manual_seed(0)
-    clean, noise = (torch.randn(3, 4, generator=generator, dtype=torch.float64) for _ in range(2))
-    level = Level(0.3, 0.7) if "flow" in (source, target) else Level(0.6, 0.8)
-    if "flow" in (source, target) and "v_prediction" in (source, target):
-        pytest.skip("v belongs to alpha^2 + sigma^2 = 1, flow to alpha + sigma = 1: no level but the ends is both")
-    x = level.alpha * clean + level.sigma * noise
-    found = parametrisation.converted(source, target, level, x, parametrisation.predicted(source, level, clean, noise))
-    assert torch.allclose(found, parametrisation.predicted(target, level, clean, noise))
+def step_of(prediction: Prediction, source: Level, target: Level) -> Schedule:
+    """A schedule of one step."""
+    return Schedule(prediction, (source, target), (500.0,), 1000, Level(0.0, 1.0))
 
 
 @pytest.mark.parametrize("prediction", [*KINDS, "sample"])
-def test_transfer_is_the_step_of_its_definition(prediction: Prediction) -> None:
-    """A and B against x' = alpha' x0 + sigma' n with x0 and n of the prediction."""
+def test_steps_and_predictions_agree_with_the_definitions(prediction: Prediction) -> None:
+    """A prediction implies the image and the noise that it was made from, and its step keeps both."""
     source, target = (Level(0.3, 0.7), Level(0.8, 0.2)) if prediction == "flow" else (Level(0.6, 0.8), Level(0.8, 0.6))
-    x, output = torch.tensor(0.4, dtype=torch.float64), torch.tensor(-1.3, dtype=torch.float64)
-    scale, gain = parametrisation.transfer(prediction, source, target)
-    clean = parametrisation.clean_of(prediction, source, x, output)
-    noise = parametrisation.noise_of(prediction, source, x, output)
-    assert float(scale * x + gain * output) == pytest.approx(float(target.alpha * clean + target.sigma * noise))
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = (torch.randn(3, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    definitions = {
+        "epsilon": noise,
+        "v_prediction": source.alpha * noise - source.sigma * clean,
+        "flow": noise - clean,
+        "sample": clean,
+    }
+    schedule, x, output = step_of(prediction, source, target), source.noised(clean, noise), definitions[prediction]
+    assert torch.allclose(schedule.clean_of(0, x, output), clean)
+    assert torch.allclose(schedule.noise_of(0, x, output), noise)
+    assert torch.allclose(schedule.ahead(0, x, output), target.noised(clean, noise))
+    assert torch.allclose(schedule.back(0, target.noised(clean, noise), output), x)
 
 
 def test_dpm_solver_inverse_of_diffusers_is_on_another_grid() -> None:
@@ -631,14 +628,13 @@ def test_dpm_solver_inverse_of_diffusers_is_right_where_it_is_ddim(
 def test_real_networks_walk_there_and_back(adapter: type[Adapter]) -> None:
     """Random weights: guidance, learned variance and three prompts, in single precision."""
     model = Model(adapter.tiny(), adapter())
-    schedule = model_schedule(model, 5)
+    schedule = schedule_of(model.pipeline.scheduler, 5)
     denoiser = model_denoiser(model, ["a cat", "a dog"], guidance=2.0)
     size = model.denoiser.config.sample_size
     channels = model.denoiser.config.in_channels
     noise = fresh_noise(torch.zeros(2, channels, size, size), (0, 1))
     with torch.no_grad():
-        for name in supports(schedule.prediction):
-            method = {kind.name: kind for kind in BUNDLED}[name]()
-            if isinstance(method, Stepwise) and not isinstance(method, Forward):
+        for method in [kind() for kind in BUNDLED if schedule.prediction in kind.predictions]:
+            if isinstance(method, Stepwise) and not isinstance(method, Forward | StockDDIM):
                 assert method.round_trip(denoiser, schedule, noise, InversionInputs(noise=noise)) < 1e-4
     assert denoiser(noise, schedule.timesteps[0]).shape == noise.shape

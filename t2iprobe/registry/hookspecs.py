@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from t2iprobe.core.contracts.detector import Detector, Rewriter
     from t2iprobe.core.contracts.editor import Editor
     from t2iprobe.core.contracts.executor import Executor
+    from t2iprobe.core.contracts.inverter import Inverter
     from t2iprobe.core.contracts.localizer import Localizer
     from t2iprobe.core.contracts.metric import Aggregate, Metric, Reader
     from t2iprobe.core.options import Embedded, LoadOptions
     from t2iprobe.core.study.result import StudyResult
-    from t2iprobe.plugins.inversion.inverter import Inverter
     from t2iprobe.report.sections import Section
 
 PROJECT = "t2iprobe"

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from t2iprobe.core.contracts.detector import Detector, Rewriter
     from t2iprobe.core.contracts.editor import Editor
     from t2iprobe.core.contracts.executor import Executor
+    from t2iprobe.core.contracts.inverter import Inverter
     from t2iprobe.core.contracts.localizer import Localizer
     from t2iprobe.core.contracts.metric import Aggregate, Metric, Reader
     from t2iprobe.core.model import Model
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from t2iprobe.core.pairs import Pair
     from t2iprobe.core.scoring import Scorer
     from t2iprobe.core.study.result import StudyResult
-    from t2iprobe.plugins.inversion.inverter import Inverter
     from t2iprobe.report.sections import Page, Section
 
 #: the bundled plugins; each module is light and imports what it needs inside its hook functions

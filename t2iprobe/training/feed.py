@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from t2iprobe.core.contracts.adapter import Conditioning, Frame
 from t2iprobe.core.model import Model
+from t2iprobe.sampling import steady
 from t2iprobe.training.dataset import Pictures
 
 Value = TypeVar("Value")
@@ -103,24 +103,6 @@ class Feed:
             return moved(self.model.adapter.encode_prompts(self.model.pipeline, [caption]), torch.device("cpu"))
 
         return self._text.get(caption, encode)
-
-
-@contextmanager
-def steady(pipeline: Any) -> Iterator[torch.dtype | None]:
-    """Raise the autoencoder's precision inside a ``with`` block if half precision overflows, as with SDXL's."""
-    vae = getattr(pipeline, "vae", None)
-    if vae is None:
-        yield None
-        return
-    before = next(vae.parameters()).dtype
-    raised = before == torch.float16 and vae.config.get("force_upcast", False)
-    if raised:
-        vae.to(torch.float32)
-    try:
-        yield torch.float32 if raised else before
-    finally:
-        if raised:
-            vae.to(before)
 
 
 def joined(parts: Sequence[Conditioning]) -> Conditioning:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from t2iprobe.cli.models import load, reference
 from t2iprobe.core.contracts.editor import Editor
+from t2iprobe.core.contracts.inverter import check_prediction
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_pairs
 from t2iprobe.core.model import Model
@@ -103,7 +104,7 @@ def check_places(asked: EditOptions) -> None:
 def _latents(asked: EditOptions, plugins: Plugins, model: Model, photo: Image, pair: Pair) -> Tensor:
     name, settings = with_settings(asked.inverter)
     inverter = plugins.inverter(name, **settings)
-    photos.check_inverter(inverter, model, plugins.inverters())
+    check_prediction(inverter, model.adapter.prediction(model.pipeline), plugins.inverters())
     return photos.inverted(model, photo, pair.source, inverter, asked.generation, asked.invert_guidance)
 
 

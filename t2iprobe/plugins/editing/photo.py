@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
 from PIL import Image
 from torch import Tensor
 
+from t2iprobe.core.contracts.inverter import Inverter
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.pictures import opened
+from t2iprobe.sampling import ddim_scheduler, inverted_pictures
 
 
 def digest(image: Image.Image) -> str:
@@ -50,7 +51,12 @@ def read(path: Path, size: tuple[int, int]) -> Image.Image:
 
 
 def inverted(
-    model: Model, photo: Image.Image, prompt: str, inverter: Any, settings: Mapping[str, Any], guidance: float = 1.0
+    model: Model,
+    photo: Image.Image,
+    prompt: str,
+    inverter: Inverter,
+    settings: Mapping[str, Any],
+    guidance: float = 1.0,
 ) -> Tensor:
     """The latents (1, channel, y, x) from which sampling with ``prompt`` arrives at the picture.
 
@@ -58,7 +64,7 @@ def inverted(
         model: the model, within :func:`deterministic`.
         photo: the picture.
         prompt: says what it shows.
-        inverter: a registered inverter.
+        inverter: the method.
         settings: settings of the generation.
         guidance: guidance of the inversion; 1 means none, as published.
 
@@ -69,24 +75,9 @@ def inverted(
         raise ConfigError("--image edits what one stage draws; leave out --upscaler")
     model.adapter.starting(model.pipeline, torch.zeros(1, 4, 8, 8))  # refuses a pipeline that takes no latents
     pictures = np.array(photo, np.uint8)[None]
-    sides = {name: settings[name] for name in ("height", "width") if settings.get(name)}
+    size = {name: settings[name] for name in ("height", "width") if settings.get(name)}
     steps = model.steps(settings.get("num_steps"))
-    noise: Tensor = inverter.invert_on(model, pictures, [prompt], steps, guidance, sides).noise.float()
-    return noise
-
-
-def check_inverter(inverter: Any, model: Model, kinds: Mapping[str, Any]) -> None:
-    """Refuse an inverter that does not work with what the model predicts.
-
-    Raises:
-        ConfigError: the inverter does not; the message names those that do.
-    """
-    prediction = model.adapter.prediction(model.pipeline)
-    if prediction not in inverter.predictions:
-        able = [name for name, kind in kinds.items() if prediction in kind.predictions]
-        raise ConfigError(
-            f"the inverter {inverter.name} does not work with a model that predicts {prediction}; {', '.join(able)} do"
-        )
+    return inverted_pictures(inverter, model, pictures, [prompt], steps, guidance, size).noise.float()
 
 
 @contextmanager
@@ -96,7 +87,7 @@ def deterministic(model: Model) -> Iterator[None]:
         yield
         return
     before = model.pipeline.scheduler
-    model.pipeline.scheduler = DDIMScheduler.from_config(before.config, clip_sample=False, thresholding=False)
+    model.pipeline.scheduler = ddim_scheduler(before.config)
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from t2iprobe.core.manifold import covered
 from t2iprobe.core.model import Model
-from t2iprobe.training.feed import steady
+from t2iprobe.sampling import steady
 
 NEIGHBOURS = 3
 CELLS = 8  # per side, to which a picture's latents are averaged

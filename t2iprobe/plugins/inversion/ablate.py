@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from t2iprobe.core.contracts.inverter import Inverter
+from t2iprobe.core.contracts.schedule import Schedule
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.analyze import (
     TRUE,
@@ -18,11 +20,9 @@ from t2iprobe.plugins.inversion.analyze import (
     plain_mask,
     textures,
 )
-from t2iprobe.plugins.inversion.arms import InversionArm, examined
+from t2iprobe.plugins.inversion.arms import InversionArm, built, examined
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.plugins.inversion.inverter import Inverter
 from t2iprobe.plugins.inversion.paired import beside_first
-from t2iprobe.plugins.inversion.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,13 @@ def equal_calls(
         schedule: gives the model's schedule for a number of steps.
 
     Raises:
-        ConfigError: a method needs more calls than that.
+        ConfigError: a method needs more calls than that, or does not support the model.
     """
+    made = built(methods, inverters, schedule(1).prediction)
     by_steps: dict[tuple[int, float], list[InversionArm]] = {}
     for arm in methods:
         for scale in guidance:
-            steps = _fitting(arm.build(inverters), arm.label, calls, scale, schedule)
+            steps = _fitting(made[arm.label], arm.label, calls, scale, schedule)
             by_steps.setdefault((steps, scale), []).append(arm)
     return [Cell(*key, tuple(arms)) for key, arms in sorted(by_steps.items())]
 

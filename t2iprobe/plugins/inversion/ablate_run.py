@@ -18,7 +18,6 @@ from t2iprobe.plugins.inversion.ablate import Cell, cells, equal_calls, measured
 from t2iprobe.plugins.inversion.analysis import correlation
 from t2iprobe.plugins.inversion.analyze import TOP, AnalysisSettings, patch_of
 from t2iprobe.plugins.inversion.arms import InversionArm, parse_arm
-from t2iprobe.plugins.inversion.models import used_schedule
 from t2iprobe.plugins.inversion.options import ROWS, InvertOptions
 from t2iprobe.plugins.inversion.session import (
     default_method,
@@ -30,6 +29,7 @@ from t2iprobe.plugins.inversion.session import (
     sweep,
 )
 from t2iprobe.plugins.inversion.study import InversionStudy
+from t2iprobe.sampling import used_schedule
 
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins

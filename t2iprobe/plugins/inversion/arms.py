@@ -5,19 +5,19 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from t2iprobe.core.contracts.adapter import Prediction
+from t2iprobe.core.contracts.inverter import Denoiser, InversionInputs, Inverter, check_prediction
+from t2iprobe.core.contracts.schedule import Schedule
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice, near
-from t2iprobe.plugins.inversion.denoisers import NullGuided
-from t2iprobe.plugins.inversion.inverter import Inverter
-from t2iprobe.plugins.inversion.schedule import Schedule
-from t2iprobe.plugins.inversion.trajectory import Denoiser, InversionInputs
+from t2iprobe.sampling import Guided
 
 EXACT = 1e-5  # largest error of an inverter's own arithmetic, given exact predictions
 ROWS, SIDE = 2, 8
@@ -56,6 +56,21 @@ class InversionArm:
         return kind(
             **{name: _read(f"{self.method}: {name}", value, known[name]) for name, value in self.settings.items()}
         )
+
+
+def built(
+    arms: Sequence[InversionArm], inverters: Mapping[str, type[Inverter]], prediction: Prediction
+) -> dict[str, Inverter]:
+    """The inverters, by label.
+
+    Raises:
+        ConfigError: see :meth:`InversionArm.build`; or one does not support the model, and the message names those
+            that do.
+    """
+    methods = {arm.label: arm.build(inverters) for arm in arms}
+    for method in methods.values():
+        check_prediction(method, prediction, inverters)
+    return methods
 
 
 def parse_arm(text: str) -> InversionArm:
@@ -149,14 +164,14 @@ def examined(
     return ArmProperties(error, back.nfe, found.nfe, own.nfe, back.backward + found.backward)
 
 
-def _made_up(scale: float) -> NullGuided:
+def _made_up(scale: float) -> Guided:
     """A guided denoiser whose two sides no embedding can bring together, so that an optimisation runs to its end."""
 
     def with_null(embedding: Tensor) -> Denoiser:
         return lambda x, timestep: FAR + _smooth(x, timestep) + 0 * embedding
 
     null = torch.zeros(ROWS, 1, 1, 1, dtype=torch.float64)
-    return NullGuided(_smooth, _smooth, scale, None, with_null, null)
+    return Guided(_smooth, _smooth, scale, None, with_null, null)
 
 
 def _smooth(x: Tensor, timestep: float) -> Tensor:

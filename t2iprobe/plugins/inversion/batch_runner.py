@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from t2iprobe.core.contracts.inverter import InversionInputs, Stepwise, Trajectory
 from t2iprobe.core.contracts.metric import ImageMetric
 from t2iprobe.core.errors import T2IProbeError
 from t2iprobe.core.room import Room
@@ -19,11 +20,6 @@ from t2iprobe.core.runs.engine import RunSession
 from t2iprobe.core.study.stored_results import StoredResults
 from t2iprobe.core.sweep import TrialResult
 from t2iprobe.core.trials import Trial
-from t2iprobe.plugins.inversion.denoisers import NullGuided, model_denoiser, sides
-from t2iprobe.plugins.inversion.guidance import Plain
-from t2iprobe.plugins.inversion.inverter import fresh_noise
-from t2iprobe.plugins.inversion.models import Pixels, decoded, encoded, state_shape
-from t2iprobe.plugins.inversion.trajectory import InversionInputs, Trajectory
 from t2iprobe.plugins.inversion.trajectory_store import (
     ALL,
     CLEAN,
@@ -33,6 +29,7 @@ from t2iprobe.plugins.inversion.trajectory_store import (
     TrajectoryWriter,
     phase,
 )
+from t2iprobe.sampling import Guided, Pixels, decoded, encoded, fresh_noise, model_denoiser, sides, state_shape
 
 if TYPE_CHECKING:
     from t2iprobe.plugins.inversion.study import InversionStudy
@@ -129,7 +126,7 @@ class BatchRunner:
         question = self.question
         noise = self._noise(rows, 0)
         if question.sampled:
-            one = next(iter(self.study.methods.values())) if question.sampler == "own" else Plain()
+            one = next(iter(self.study.methods.values())) if question.sampler == "own" else Stepwise()
             return self._walked(
                 SAMPLE,
                 rows,
@@ -151,9 +148,9 @@ class BatchRunner:
         like = torch.empty(len(rows), *self.shape)
         return fresh_noise(like, [self.question.source.seeds[row] + apart for row in rows]).to(self.device)
 
-    def _denoiser(self, rows: Sequence[int], guidance: float) -> NullGuided:
+    def _denoiser(self, rows: Sequence[int], guidance: float) -> Guided:
         prompts = [self.question.source.prompts[row] for row in rows]
-        return model_denoiser(self.study.model, prompts, guidance, None, self.on_rows)
+        return model_denoiser(self.study.model, prompts, guidance, self.on_rows)
 
     def _walked(self, work: str, rows: Sequence[int], walk: Callable[[list[int]], Trajectory]) -> Trajectory:
         """``walk`` called on the positions of ``rows``; running out of memory halves the rows at once from then on."""

@@ -9,11 +9,12 @@ from typing import Any
 
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
+from t2iprobe.core.contracts.inverter import Inverter
+from t2iprobe.core.contracts.schedule import Schedule
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
 from t2iprobe.plugins.inversion.arms import examined
-from t2iprobe.plugins.inversion.inverter import Inverter
-from t2iprobe.plugins.inversion.schedule import Schedule, schedule_of
+from t2iprobe.sampling import schedule_of
 
 STEPS = 20
 KINDS = ("epsilon", "v_prediction", "flow")

@@ -17,12 +17,12 @@ from t2iprobe.core.names import counted
 from t2iprobe.core.option_groups import ModelOptions
 from t2iprobe.core.parse import size_text
 from t2iprobe.plugins.inversion import curves, edit, interpolate, session
-from t2iprobe.plugins.inversion.denoisers import sides
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.options import InvertOptions
 from t2iprobe.plugins.inversion.resample import LevelSampler, WordJudge, check_model
 from t2iprobe.plugins.inversion.study import InversionStudy
 from t2iprobe.plugins.inversion.sweep_options import FollowOptions, InvertStudyOptions
+from t2iprobe.sampling import sides
 
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins

@@ -6,65 +6,51 @@ dx/ds = v(x, s), followed down or up.
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from typing import ClassVar
-
 from torch import Tensor
 
-from t2iprobe.core.contracts.adapter import Prediction
+from t2iprobe.core.contracts.inverter import FLOW, InversionRun, Stepwise
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.plugins.inversion.ddim import FLOW
-from t2iprobe.plugins.inversion.inverter import Stepwise
-from t2iprobe.plugins.inversion.trajectory import InversionRun
 
 
-class _Midpoint(Stepwise):
-    """Steps with the velocity half-way; the methods differ in how they get it."""
+class Midpoint(Stepwise):
+    """RF-Solver (arXiv 2411.04746): v at the middle of the step, 2 calls per step, second order.
+
+    The paper's Taylor step x + h v + h^2/2 (v_mid - v)/(h/2), as written in its code, equals x + h v_mid: the explicit
+    midpoint method. Inversion calls the model at s = 0 once.
+    """
+
+    name = "rf-solver"
+    summary = "the midpoint method in both directions (RF-Solver), 2 calls per step"
+    predictions = FLOW
 
     def guess(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
         """The velocity half-way up (toward the noise)."""
-        return self._middle(run, step + 1, step, x)
+        return self.middle(run, step + 1, step, x)
 
     def slope(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
         """The velocity half-way down (toward the image)."""
-        return self._middle(run, step, step + 1, x)
+        return self.middle(run, step, step + 1, x)
 
-    @abstractmethod
-    def _middle(self, run: InversionRun, source: int, target: int, x: Tensor) -> Tensor:
-        """The velocity between two levels, from the state at ``source``."""
-
-
-class Midpoint(_Midpoint):
-    """RF-Solver (arXiv 2411.04746): v at the middle of the step, 2 calls a step, second order.
-
-    The paper's Taylor step x + h v + h^2/2 (v_mid - v)/(h/2), as written in its code, equals x + h v_mid: the explicit
-    midpoint method. Inversion asks the model about s = 0 once.
-    """
-
-    name: ClassVar[str] = "rf-solver"
-    summary: ClassVar[str] = "the midpoint method both ways (RF-Solver), 2 calls a step"
-    predictions: ClassVar[frozenset[Prediction]] = FLOW
-
-    def _middle(self, run: InversionRun, source: int, target: int, x: Tensor) -> Tensor:
-        first = run.ask(x, run.schedule.timestep_of(source))
-        return _half_way(run, source, target, x, first)
+    def middle(self, run: InversionRun, source: int, target: int, x: Tensor) -> Tensor:
+        """The velocity half-way between two levels, from the state at ``source``."""
+        velocity = run.ask(x, run.schedule.timestep_of(source)) if run.kept is None else run.kept
+        begin, end = (run.schedule.levels[index].sigma for index in (source, target))
+        return run.ask(x + (end - begin) / 2 * velocity, run.schedule.timestep_at((begin + end) / 2))
 
 
-class FireFlow(_Midpoint):
+class FireFlow(Midpoint):
     """FireFlow (arXiv 2412.07517): the midpoint method, with the previous step's midpoint velocity as predictor.
 
     1 call per step and one at the start of a trajectory; of second order as long as neighbouring steps are of similar
     length.
     """
 
-    name: ClassVar[str] = "fireflow"
-    summary: ClassVar[str] = "midpoints with the velocity of the step before as predictor, 1 call a step"
-    predictions: ClassVar[frozenset[Prediction]] = FLOW
+    name = "fireflow"
+    summary = "midpoints with the velocity of the previous step as predictor (FireFlow), 1 call per step"
 
-    def _middle(self, run: InversionRun, source: int, target: int, x: Tensor) -> Tensor:
-        if run.kept is None:
-            run.kept = run.ask(x, run.schedule.timestep_of(source))
-        run.kept = _half_way(run, source, target, x, run.kept)
+    def middle(self, run: InversionRun, source: int, target: int, x: Tensor) -> Tensor:
+        """See :meth:`Midpoint.middle`; the velocity is kept for the next step."""
+        run.kept = super().middle(run, source, target, x)
         return run.kept
 
 
@@ -75,13 +61,13 @@ class UniInv(Stepwise):
     ``UniInvEulerScheduler``, which starts with v(x0, 0).
 
     Args:
-        ask_clean: ask the model about the image itself (s = 0) for the first predictor; without it the first predictor
+        ask_clean: call the model at the image itself (s = 0) for the first predictor; without it the first predictor
             is the image (the authors' ``zero_initial``).
     """
 
-    name: ClassVar[str] = "uni-inv"
-    summary: ClassVar[str] = "the implicit Euler step with the last velocity as predictor (Uni-Inv), 1 call a step"
-    predictions: ClassVar[frozenset[Prediction]] = FLOW
+    name = "uni-inv"
+    summary = "the implicit Euler step with the last velocity as predictor (Uni-Inv), 1 call per step"
+    predictions = FLOW
 
     def __init__(self, ask_clean: bool = True) -> None:
         self.ask_clean = ask_clean
@@ -90,8 +76,8 @@ class UniInv(Stepwise):
         """The velocity at the predicted state."""
         if run.kept is None and self.ask_clean:
             run.kept = run.ask(x, run.schedule.timestep_of(step + 1))
-        ahead = x if run.kept is None else run.schedule.back(step, x, run.kept)
-        run.kept = run.at(step, ahead)
+        predictor = x if run.kept is None else run.schedule.back(step, x, run.kept)
+        run.kept = run.at(step, predictor)
         return run.kept
 
 
@@ -103,8 +89,8 @@ class RFInversion(Stepwise):
     method with source-time inversion; eta = 1 gives the image back whatever the noise is, so a reconstruction shows
     nothing.
 
-    diffusers' community pipeline differs: its inversion asks the model at evenly spaced timesteps while it steps by the
-    scheduler's shifted sigmas; here both are the sampler's.
+    diffusers' community pipeline differs: its inversion calls the model at evenly spaced timesteps while it steps by
+    the scheduler's shifted sigmas; here both are the sampler's.
 
     Args:
         gamma: strength of control over inversion, 0..1; 0.5 in the paper. Above 0 it needs ``InversionInputs.noise``.
@@ -112,13 +98,16 @@ class RFInversion(Stepwise):
         start, stop: first sampling step that is controlled and the one where control ends, as shares of all steps.
     """
 
-    name: ClassVar[str] = "rf-inversion"
-    summary: ClassVar[str] = "ODEs steered toward given noise and back toward the image (RF-Inversion)"
-    predictions: ClassVar[frozenset[Prediction]] = FLOW
+    name = "rf-inversion"
+    summary = "ODEs steered toward given noise and back toward the image (RF-Inversion)"
+    predictions = FLOW
 
     def __init__(self, gamma: float = 0.5, eta: float = 0.0, start: float = 0.0, stop: float = 1.0) -> None:
         if not (0 <= gamma <= 1 and 0 <= eta <= 1 and 0 <= start <= stop <= 1):
-            raise ConfigError(f"controls and shares lie in 0..1, found {gamma=}, {eta=}, {start=}, {stop=}")
+            raise ConfigError(
+                f"gamma, eta, start and stop must be in 0..1, and start no larger than stop; found {gamma=}, {eta=}, "
+                f"{start=}, {stop=}"
+            )
         self.gamma, self.eta, self.start, self.stop = gamma, eta, start, stop
 
     def guess(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
@@ -126,9 +115,8 @@ class RFInversion(Stepwise):
         velocity = run.ask(x, run.schedule.timestep_of(step + 1))
         if not self.gamma:
             return velocity
-        if run.given.noise is None:
-            raise ConfigError(f"{self.name} with gamma={self.gamma} needs InversionInputs(noise=...)")
-        toward = (run.given.noise - x) / (1 - run.schedule.levels[step + 1].sigma)
+        noise = run.required("noise", f"{self.name} with gamma={self.gamma}")
+        toward = (noise - x) / (1 - run.schedule.levels[step + 1].sigma)
         return velocity + self.gamma * (toward - velocity)
 
     def slope(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
@@ -136,13 +124,5 @@ class RFInversion(Stepwise):
         velocity = run.at(step, x)
         if not self.eta or not self.start <= step / run.schedule.steps < self.stop:
             return velocity
-        if run.given.clean is None:
-            raise ConfigError(f"{self.name} with eta={self.eta} needs InversionInputs(clean=...)")
-        away = (x - run.given.clean) / run.schedule.levels[step].sigma
+        away = (x - run.required("clean", f"{self.name} with eta={self.eta}")) / run.schedule.levels[step].sigma
         return velocity + self.eta * (away - velocity)
-
-
-def _half_way(run: InversionRun, source: int, target: int, x: Tensor, velocity: Tensor) -> Tensor:
-    """The velocity in the middle between two levels, after half a step with the given velocity."""
-    begin, end = (run.schedule.levels[index].sigma for index in (source, target))
-    return run.ask(x + (end - begin) / 2 * velocity, run.schedule.timestep_at((begin + end) / 2))

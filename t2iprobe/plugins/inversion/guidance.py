@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from t2iprobe.core.contracts.adapter import Prediction
+from t2iprobe.core.contracts.inverter import InversionRun, Stepwise
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.plugins.inversion.ddim import EVERY
-from t2iprobe.plugins.inversion.denoisers import Guided, NullGuided, guided
-from t2iprobe.plugins.inversion.inverter import Inverter, Stepwise
-from t2iprobe.plugins.inversion.trajectory import Denoiser, InversionRun, Trajectory, TrajectoryBuilder
+from t2iprobe.sampling import Guided
 
 
-class NegativePrompt(Inverter):
+class NegativePrompt(Stepwise):
     """Negative-prompt inversion (arXiv 2305.16807): the source prompt in place of the empty one while sampling.
 
     Inversion runs without guidance. With the source prompt on both sides of u + w (c - u), guidance cancels in sampling
@@ -24,33 +20,28 @@ class NegativePrompt(Inverter):
     denoiser.
     """
 
-    name: ClassVar[str] = "negative-prompt"
-    summary: ClassVar[str] = "DDIM or Euler without guidance; sampling with the source prompt as negative prompt"
-    predictions: ClassVar[frozenset[Prediction]] = EVERY
+    name = "negative-prompt"
+    summary = "DDIM or Euler without guidance; sampling with the source prompt as negative prompt"
 
-    def _invert(self, run: InversionRun, clean: Tensor) -> Trajectory:
-        denoiser = _two_sided(self, run)
-        return _plain_invert(_on(run, denoiser.source or denoiser.cond), clean)
+    def inversion(self, run: InversionRun, clean: Tensor) -> None:
+        """Without guidance, with the source prompt."""
+        guided = self._guided(run)
+        run.denoiser = guided.source or guided.cond
+        super().inversion(run, clean)
 
-    def _sample(self, run: InversionRun, noise: Tensor) -> Trajectory:
-        denoiser = _two_sided(self, run)
-        return _plain_sample(_on(run, replace(denoiser, uncond=denoiser.source or denoiser.cond)), noise)
+    def sampling(self, run: InversionRun, noise: Tensor) -> None:
+        """With the source prompt in place of the empty one."""
+        guided = self._guided(run)
+        run.denoiser = replace(guided, uncond=guided.source or guided.cond)
+        super().sampling(run, noise)
 
-
-class Plain(Stepwise):
-    """DDIM's step or Euler's, depending on what the model predicts."""
-
-    name: ClassVar[str] = "plain"
-    summary: ClassVar[str] = "one call at the state of the level before"
-    registered: ClassVar[bool] = False
-    predictions: ClassVar[frozenset[Prediction]] = EVERY
-
-    def guess(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
-        """One call with this level's timestep."""
-        return run.at(step, x)
+    def _guided(self, run: InversionRun) -> Guided:
+        if not isinstance(run.denoiser, Guided):
+            raise ConfigError(f"{self.name} needs both sides of guidance: a Guided denoiser")
+        return run.denoiser
 
 
-class NullText(Inverter):
+class NullText(NegativePrompt):
     """Null-text inversion (arXiv 2211.09794, algorithm 1): the unconditional embedding is optimised for every step.
 
     After an inversion without guidance, sampling with guidance is pulled back onto the inversion's trajectory: at each
@@ -58,8 +49,9 @@ class NullText(Inverter):
     in the authors' notebook the learning rate falls with the step, ``rate (1 - i / (2 steps))`` (theirs is written for
     50 steps: 0.01 (1 - i / 100)), and optimisation stops where the mean squared error is below ``tolerance + i 2e-5``.
 
-    Sampling needs ``InversionInputs.sampled`` (here the *inversion* to follow back) and a :class:`NullGuided` denoiser.
-    Each row is optimised by itself, whatever else is in the batch. Without guidance (w = 1) nothing is to be optimised.
+    Sampling needs ``InversionInputs.sampled`` (here the *inversion* to follow back) and a :class:`Guided` denoiser with
+    a null embedding. Each row is optimised by itself, whatever else is in the batch. Without guidance (w = 1) there is
+    nothing to optimise.
 
     Args:
         iterations: the largest number of updates per step.
@@ -67,44 +59,40 @@ class NullText(Inverter):
         tolerance: mean squared error that is small enough at the first step.
     """
 
-    name: ClassVar[str] = "null-text"
-    summary: ClassVar[str] = "DDIM or Euler without guidance; sampling with an optimised empty prompt for every step"
-    predictions: ClassVar[frozenset[Prediction]] = EVERY
+    name = "null-text"
+    summary = "DDIM or Euler without guidance; sampling with an optimised empty prompt for every step"
 
     def __init__(self, iterations: int = 10, rate: float = 1e-2, tolerance: float = 1e-5) -> None:
         self.iterations, self.rate, self.tolerance = iterations, rate, tolerance
 
-    def _invert(self, run: InversionRun, clean: Tensor) -> Trajectory:
-        denoiser = _two_sided(self, run)
-        return _plain_invert(_on(run, denoiser.source or denoiser.cond), clean)
-
-    def _sample(self, run: InversionRun, noise: Tensor) -> Trajectory:
-        pivots, denoiser = run.given.sampled, run.denoiser
-        if pivots is None or not isinstance(denoiser, NullGuided) or denoiser.with_null is None or denoiser.scale == 1:
-            return _plain_sample(run, noise)
-        builder, x, null = TrajectoryBuilder(run.schedule.steps, {0: noise}), noise, denoiser.null
+    def sampling(self, run: InversionRun, noise: Tensor) -> None:
+        """With an embedding that is optimised at each step; plain sampling if there is no trajectory to follow."""
+        pivots, guided = run.inputs.sampled, run.denoiser
+        if pivots is None or not isinstance(guided, Guided) or guided.with_null is None or guided.scale == 1:
+            Stepwise.sampling(self, run, noise)
+            return
+        if guided.null is None:
+            raise ConfigError(f"{self.name} needs an embedding to start from: Guided(null=...)")
+        x, run.kept = noise, guided.null
         for step in range(run.schedule.steps):
-            cond = run.at_denoiser(denoiser.cond, step, x)
-            null = self._optimised(run, step, x, cond, null, pivots.states[step + 1])
+            cond = run.at(step, x, guided.cond)
+            run.kept = self._optimised(run, guided, step, x, cond, pivots.states[step + 1])
             with torch.no_grad():
-                output = guided(run.at_denoiser(denoiser.with_null(null), step, x), cond, denoiser.scale)
-            builder.outputs[step] = output
-            x = builder.states[step + 1] = run.schedule.ahead(step, x, output)
-        return builder.trajectory(run.nfe, backward=run.backward)
+                output = guided.combined(run.at(step, x, guided.with_null(run.kept)), cond)
+            run.outputs[step] = output
+            x = run.states[step + 1] = run.schedule.ahead(step, x, output)
 
     def _optimised(
-        self, run: InversionRun, step: int, x: Tensor, cond: Tensor, null: Tensor | None, pivot: Tensor
+        self, run: InversionRun, guided: Guided, step: int, x: Tensor, cond: Tensor, pivot: Tensor
     ) -> Tensor:
-        denoiser = run.denoiser
-        assert isinstance(denoiser, NullGuided) and denoiser.with_null is not None
-        if null is None:
-            raise ConfigError(f"{self.name} needs an embedding to start from: NullGuided(null=...)")
-        null = null.detach().clone().requires_grad_()
+        """The unconditional embedding after a step's updates, starting from that of the step before."""
+        assert guided.with_null is not None and run.kept is not None
+        null = run.kept.detach().clone().requires_grad_()
         adam = torch.optim.Adam([null], lr=self.rate * (1 - step / (2 * run.schedule.steps)))
         done = torch.zeros(len(x), dtype=torch.bool, device=null.device)
         for _ in range(self.iterations):
             with torch.enable_grad():
-                output = guided(run.at_denoiser(denoiser.with_null(null), step, x), cond.detach(), denoiser.scale)
+                output = guided.combined(run.at(step, x, guided.with_null(null)), cond.detach())
                 losses = (run.schedule.ahead(step, x, output) - pivot).square().flatten(1).mean(1)
                 (null.grad,) = torch.autograd.grad(losses.sum(), [null])
             run.backward += 1
@@ -116,21 +104,3 @@ class NullText(Inverter):
             if bool(done.all()):
                 break
         return null.detach()
-
-
-def _two_sided(method: Inverter, run: InversionRun) -> Guided:
-    if not isinstance(run.denoiser, Guided):
-        raise ConfigError(f"{method.name} needs to know both sides of guidance: a Guided denoiser")
-    return run.denoiser
-
-
-def _on(run: InversionRun, denoiser: Denoiser) -> InversionRun:
-    return InversionRun(denoiser, run.schedule, run.given)
-
-
-def _plain_invert(run: InversionRun, clean: Tensor) -> Trajectory:
-    return Plain()._invert(run, clean)
-
-
-def _plain_sample(run: InversionRun, noise: Tensor) -> Trajectory:
-    return Plain()._sample(run, noise)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from t2iprobe.core.contracts.adapter import Prediction
+from t2iprobe.core.contracts.inverter import InversionRun, Stepwise
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.plugins.inversion.ddim import EVERY
-from t2iprobe.plugins.inversion.inverter import Stepwise
-from t2iprobe.plugins.inversion.trajectory import InversionRun
 
 
 class FixedPoint(Stepwise):
@@ -28,42 +23,33 @@ class FixedPoint(Stepwise):
             uses Anderson acceleration, but its exact scheme was not available. Cannot be combined with averaging.
     """
 
-    name: ClassVar[str] = "fixed-point"
-    summary: ClassVar[str] = "the implicit step solved by iteration, as AIDI and ReNoise do"
-    predictions: ClassVar[frozenset[Prediction]] = EVERY
+    name = "fixed-point"
+    summary = "the implicit step solved by iteration, as AIDI and ReNoise do"
 
     def __init__(self, iterations: int = 3, average_from: int | None = None, anderson: bool = False) -> None:
-        if iterations < 0 or (average_from is not None and not 0 <= average_from <= iterations):
-            raise ConfigError(f"iterations count from 0, an average lies among them: {iterations}, {average_from}")
+        if iterations < 0:
+            raise ConfigError(f"iterations must be at least 0, found {iterations}")
+        if average_from is not None and not 0 <= average_from <= iterations:
+            raise ConfigError(
+                f"with {iterations} iterations, average_from must be in 0..{iterations}, found {average_from}"
+            )
         if anderson and average_from is not None:
-            raise ConfigError("Anderson's method and an average of the predictions exclude each other")
+            raise ConfigError("anderson cannot be combined with average_from; leave one out")
         self.iterations, self.average_from, self.anderson = iterations, average_from, anderson
 
     def guess(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
         """K + 1 calls at ever better guesses of the state at level ``step``."""
-        found = Iterates(x, run.at(step, x))
-        outputs = [found.output]
+        state, outputs = x, [run.at(step, x)]
+        last: tuple[Tensor, Tensor] | None = None  # where the iteration maps the previous guess, and how far that is
         for _ in range(self.iterations):
-            found = found.next(run.schedule.back(step, x, found.output), self.anderson)
-            found.output = run.at(step, found.state)
-            outputs.append(found.output)
+            image = run.schedule.back(step, x, outputs[-1])
+            miss, state = image - state, image
+            if self.anderson and last is not None:
+                state = image - _mix(miss, miss - last[1]) * (image - last[0])
+            last = image, miss
+            outputs.append(run.at(step, state))
         kept = outputs[-1:] if self.average_from is None else outputs[self.average_from :]
         return torch.stack(kept).mean(0)
-
-
-class Iterates:
-    """The last guess, the model's prediction there, and how far off the guess before it was."""
-
-    def __init__(self, state: Tensor, output: Tensor, image: Tensor | None = None, miss: Tensor | None = None) -> None:
-        self.state, self.output, self.image, self.miss = state, output, image, miss
-
-    def next(self, image: Tensor, accelerate: bool) -> Iterates:
-        """The guess after this one, whose image under the iteration is ``image``."""
-        miss = image - self.state
-        state = image
-        if accelerate and self.image is not None and self.miss is not None:
-            state = image - _mix(miss, miss - self.miss) * (image - self.image)
-        return Iterates(state, self.output, image, miss)
 
 
 def _mix(miss: Tensor, change: Tensor) -> Tensor:

@@ -15,11 +15,11 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.analysis import geometry
 from t2iprobe.plugins.inversion.analyze import TRUE
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.plugins.inversion.models import Pixels
 from t2iprobe.plugins.inversion.paired import over
 from t2iprobe.plugins.inversion.resample import LevelSampler, WordJudge, more_diverse, pairwise, similar
 from t2iprobe.plugins.inversion.trajectory_store import Array
 from t2iprobe.report.figures import grid, wrapped
+from t2iprobe.sampling import Pixels
 
 Way = Literal["slerp", "lerp", "lerp-norm"]
 COMPONENTS = 16  # how many of the pictures' principal components the Fréchet distance uses

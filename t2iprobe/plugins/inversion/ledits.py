@@ -19,7 +19,7 @@ from PIL import Image
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
-from t2iprobe.plugins.inversion.models import Pixels
+from t2iprobe.sampling import Pixels
 
 KINDS = (LEditsPPPipelineStableDiffusionXL, LEditsPPPipelineStableDiffusion)
 SKIP, SOURCE_GUIDANCE = 0.15, 3.5  # diffusers' defaults

@@ -10,17 +10,17 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from t2iprobe.cli.cost import duration
 from t2iprobe.core.contracts.adapter import Adapter, count_parameters
+from t2iprobe.core.contracts.schedule import Schedule
 from t2iprobe.core.names import choice, counted
 from t2iprobe.core.parse import size_text
 from t2iprobe.plugins.inversion import session
-from t2iprobe.plugins.inversion.arms import ArmProperties, InversionArm, examined, parse_arm
+from t2iprobe.plugins.inversion.arms import ArmProperties, InversionArm, built, examined, parse_arm
 from t2iprobe.plugins.inversion.imageonly import FAMILIES
-from t2iprobe.plugins.inversion.models import state_shape
 from t2iprobe.plugins.inversion.options import ROWS, STEPS, InvertOptions
 from t2iprobe.plugins.inversion.presets import PRESETS, InversionPreset, applied
-from t2iprobe.plugins.inversion.schedule import Schedule, schedule_of
 from t2iprobe.plugins.inversion.sources import repeated
 from t2iprobe.plugins.inversion.study import InversionQuestion, cost_of
+from t2iprobe.sampling import schedule_of, state_shape
 
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
@@ -42,7 +42,8 @@ def published(asked: InvertOptions, name: str, plugins: Plugins) -> Found:
     question = _question(asked, arms)
     schedule = schedule_for(preset, question.num_steps)
     scales = question.guidance, question.inversion_guidance
-    calls = {arm.label: examined(arm.build(plugins.inverters()), schedule, *scales) for arm in arms}
+    methods = built(arms, plugins.inverters(), schedule.prediction)
+    calls = {label: examined(method, schedule, *scales) for label, method in methods.items()}
     family = family_named(preset.family, plugins)
     parameters = count_parameters(family.full_size())
     facts = {"preset": name, "model": preset.model, "parameters": parameters, "note": preset.note}

@@ -9,7 +9,7 @@ from t2iprobe.registry.hookspecs import hookimpl
 if TYPE_CHECKING:
     import typer
 
-    from t2iprobe.plugins.inversion.inverter import Inverter
+    from t2iprobe.core.contracts.inverter import Inverter
 
 
 @hookimpl

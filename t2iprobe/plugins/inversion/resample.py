@@ -11,18 +11,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from t2iprobe.core.contracts.inverter import Stepwise
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs import provenance
 from t2iprobe.core.study.context import usual_batch
 from t2iprobe.plugins.inversion.analysis.jackknife import Rows
 from t2iprobe.plugins.inversion.batch_runner import in_parts
-from t2iprobe.plugins.inversion.denoisers import model_denoiser, sides
-from t2iprobe.plugins.inversion.guidance import Plain
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.plugins.inversion.models import Pixels, decoded, used_schedule
 from t2iprobe.plugins.inversion.paired import Between, spanned
 from t2iprobe.plugins.inversion.trajectory_store import Array
+from t2iprobe.sampling import Pixels, decoded, model_denoiser, sides, used_schedule
 
 Tell = Callable[[int], None]
 
@@ -65,8 +64,8 @@ class LevelSampler:
         noise = torch.from_numpy(np.ascontiguousarray(states, np.float32)).to(self.model.pipeline._execution_device)
 
         def walk(rows: list[int]) -> Any:
-            denoiser = model_denoiser(self.model, [prompts[row] for row in rows], self.scale, None, self.on_rows)
-            return Plain().sample(denoiser, self.schedule, noise[rows])
+            denoiser = model_denoiser(self.model, [prompts[row] for row in rows], self.scale, self.on_rows)
+            return Stepwise().sample(denoiser, self.schedule, noise[rows])
 
         with torch.no_grad():
             made = in_parts(self.model.room, ("resample", *noise.shape[1:]), len(noise), walk)

@@ -30,10 +30,8 @@ from t2iprobe.plugins.inversion import report as sections
 from t2iprobe.plugins.inversion import sweep_report as sweep_sections
 from t2iprobe.plugins.inversion.analyze import AnalysisSettings, analyze, plain_mask
 from t2iprobe.plugins.inversion.arms import parse_arm
-from t2iprobe.plugins.inversion.denoisers import model_denoiser, sides
 from t2iprobe.plugins.inversion.imageonly import ImageOnly, family_of
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.plugins.inversion.models import state_shape
 from t2iprobe.plugins.inversion.options import ROWS, STEPS, InvertOptions
 from t2iprobe.plugins.inversion.pictures import overview
 from t2iprobe.plugins.inversion.sources import Source, folder, repeated
@@ -44,6 +42,7 @@ from t2iprobe.plugins.inversion.study import (
     InversionStudy,
 )
 from t2iprobe.report.sections import Page, Section
+from t2iprobe.sampling import model_denoiser, sides, state_shape
 
 if TYPE_CHECKING:
     from PIL import Image

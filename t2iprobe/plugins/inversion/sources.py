@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pictures import on_white, opened
-from t2iprobe.plugins.inversion.models import Pixels
+from t2iprobe.sampling import Pixels
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from t2iprobe.core.contracts.inverter import Inverter
 from t2iprobe.core.contracts.metric import ImageMetric
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.memory import peak
@@ -25,12 +26,10 @@ from t2iprobe.core.runs import provenance, runfolder
 from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.core.study.context import usual_batch
-from t2iprobe.plugins.inversion.arms import ArmProperties, InversionArm, examined
+from t2iprobe.plugins.inversion.arms import ArmProperties, InversionArm, built, examined
 from t2iprobe.plugins.inversion.batch_runner import SOURCE, BatchRunner, Tell, score_names
-from t2iprobe.plugins.inversion.denoisers import sides
-from t2iprobe.plugins.inversion.inverter import Inverter
-from t2iprobe.plugins.inversion.models import state_shape, used_schedule
 from t2iprobe.plugins.inversion.sources import Source
+from t2iprobe.sampling import sides, state_shape, used_schedule
 
 Sampler = Literal["plain", "own"]
 
@@ -179,8 +178,12 @@ class InversionStudy:
 
     @cached_property
     def methods(self) -> dict[str, Inverter]:
-        """The methods, by label."""
-        return {arm.label: arm.build(self.inverters) for arm in self.question.arms}
+        """The methods, by label.
+
+        Raises:
+            ConfigError: one does not exist, or does not support the model.
+        """
+        return built(self.question.arms, self.inverters, self.schedule.prediction)
 
     @cached_property
     def examined(self) -> dict[str, ArmProperties]:

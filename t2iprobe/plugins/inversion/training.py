@@ -22,7 +22,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.analysis import alignment, assignment, geometry
 from t2iprobe.plugins.inversion.analyze import AnalysisSettings, excess
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.plugins.inversion.models import Pixels
+from t2iprobe.sampling import Pixels
 
 INDEX = "model_index.json"
 OTHER = "_of_another"  # suffix for the value that a number has with another noise of the same prompt

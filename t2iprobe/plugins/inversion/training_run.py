@@ -23,7 +23,6 @@ from t2iprobe.plugins.inversion import curves as curves_of
 from t2iprobe.plugins.inversion.analysis.jackknife import Rows, half_width, jackknife, left_out
 from t2iprobe.plugins.inversion.analyze import AnalysisSettings
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.plugins.inversion.models import Pixels
 from t2iprobe.plugins.inversion.options import InvertOptions
 from t2iprobe.plugins.inversion.resample import LevelSampler
 from t2iprobe.plugins.inversion.session import (
@@ -49,6 +48,7 @@ from t2iprobe.plugins.inversion.training import (
     saturation,
 )
 from t2iprobe.report.figures import grid
+from t2iprobe.sampling import Pixels
 
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins

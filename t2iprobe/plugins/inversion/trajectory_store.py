@@ -23,13 +23,13 @@ from torch import Tensor
 
 from t2iprobe.core.cache import Key
 from t2iprobe.core.contracts.adapter import Branch
+from t2iprobe.core.contracts.inverter import Trajectory
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.store import keys, verify
 from t2iprobe.core.store.labels import runs
 from t2iprobe.core.store.layout import Layout, SiteLayout
 from t2iprobe.core.store.reader import ActivationStore
 from t2iprobe.core.store.writer import ActivationWriter
-from t2iprobe.plugins.inversion.trajectory import Trajectory
 
 Array = NDArray[np.float32]
 MAP = ("channel", "y", "x")
