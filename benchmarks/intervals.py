@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from t2iprobe.core.evidence import Evidence, evidence
 from t2iprobe.core.scoring import Scale, Scored
 from t2iprobe.core.trials import Trial
-from t2iprobe.plugins.localization.selection import Threshold
+from t2iprobe.plugins.localization.selection import threshold
 
 Array = NDArray[np.float64]
 SOURCE, TARGET, SPREAD, LAYERS = 0.19, 0.34, 0.20, 70
@@ -104,7 +104,7 @@ def rates(model: Model, pairs: int, studies: int, judge: Judge = judged) -> Rate
     clear, false, power, held = 0, 0, 0, 0
     for seed in range(studies):
         found = judge(model.study(np.random.default_rng([seed, pairs]), pairs), seed)
-        named, real = set(Threshold().choose(found)), set(range(len(model.real)))
+        named, real = set(threshold(found)), set(range(len(model.real)))
         clear += found.gap.clear
         false += bool(named - real)
         power += found.gap.clear and real <= named

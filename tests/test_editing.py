@@ -562,17 +562,6 @@ def test_the_presets_plan_on_the_published_models(full: Model) -> None:
     assert cost.images == 300 * (1 + 1 + 2 + 2) and cost.rows == cost.images * 2 * one.num_steps
 
 
-def test_presets_are_of_the_same_models_as_those_of_localization() -> None:
-    from t2iprobe.plugins.localization.presets import PRESETS as LOCALIZATION
-
-    for name, models in PAPERS.items():
-        for arch, one in models.items():
-            other = LOCALIZATION[name][arch]
-            for same in ("model", "num_steps", "guidance", "resolution", "upscaler", "dtype", "reader", "seed"):
-                assert getattr(one, same) == getattr(other, same)
-            assert one.layers == other.found
-
-
 def test_editors_say_how_many_pictures_they_make(sd: Model) -> None:
     """The plan counts with it."""
     for editor in (PromptSwap(), LocalizedEditor(), PromptToPrompt(), ClosedForm()):

@@ -30,7 +30,7 @@ from t2iprobe.core.trials import Space, Trial
 from t2iprobe.plugins.localization.attribution import GradientProbe, attributed, difference, first_order
 from t2iprobe.plugins.localization.conditioning import RecordedCall, differing_tokens, recorded
 from t2iprobe.plugins.localization.contribution import contributions
-from t2iprobe.plugins.localization.selection import LargestGap, Pareto, Threshold, TopK, rule_named
+from t2iprobe.plugins.localization.selection import largest_gap, pareto, rule_named, threshold, top
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.simulation import (
     Additive,
@@ -291,10 +291,10 @@ def test_what_is_left_of_a_set_is_no_other_way(seed: int) -> None:
 @pytest.mark.parametrize(
     ("held_out", "said"),
     [
-        (0, "16 pairs of the search; not confirmed, because no pairs were held out: add --held-out 4."),
+        (0, "16 pairs of the search; not confirmed, because no pairs were held out: hold out four or more."),
         (
             1,
-            "16 pairs of the search; not confirmed, because 1 held-out pair cannot confirm anything: add --held-out 4.",
+            "16 pairs of the search; not confirmed, because 1 held-out pair cannot confirm anything: hold",
         ),
         (8, "8 held-out pairs."),
     ],
@@ -410,19 +410,19 @@ def test_what_is_printed_is_possible() -> None:
 
 def test_rules() -> None:
     found = scored([0.02, 0.9, 0.0, 0.5, 0.04])
-    assert Threshold().choose(found) == (1, 3)
-    assert TopK(3).choose(found)[:2] == (1, 3) and len(TopK(3).choose(found)) == 3
-    assert LargestGap().choose(found) == (1, 3)
-    assert set(Pareto().choose(found)) == {1, 3}
-    assert Threshold().choose(scored([0.0, 0.01])) == LargestGap().choose(scored([0.0, 0.01])) == ()
+    assert threshold(found) == (1, 3)
+    assert top(found, 3)[:2] == (1, 3) and len(top(found, 3)) == 3
+    assert largest_gap(found) == (1, 3)
+    assert set(pareto(found)) == {1, 3}
+    assert threshold(scored([0.0, 0.01])) == largest_gap(scored([0.0, 0.01])) == ()
 
 
 def test_pareto_leaves_out_what_changes_more_for_less() -> None:
     """0 moves most and changes most, 2 moves less and changes less; 1 moves less than 0 and changes more than 2."""
     mean, change = np.array([0.9, 0.6, 0.7, 0.05]), np.array([0.5, 0.4, 0.2, 0.0])
     found = Evidence(mean, mean - 0.1, mean + 0.1, change, np.zeros(4), Gap(0, 1, 4, 4, clear=True))
-    assert Pareto().choose(found) == (0, 2)
-    assert Threshold().choose(found) == (0, 2, 1)
+    assert pareto(found) == (0, 2)
+    assert threshold(found) == (0, 2, 1)
 
 
 @pytest.mark.parametrize("text", ["best", "top", "top:x", "top:0", "top:-1", "gap:wide", "threshold:nan", "pareto:inf"])
@@ -493,7 +493,7 @@ def test_a_localizer_is_built_by_name() -> None:
         ("exhaustive", {"direction": "sideways"}, "no direction 'sideways'"),
         ("exhaustive", {"part": "k"}, "no part 'k'; did you mean kv"),
         ("window", {"part": "x"}, "no part"),
-        ("nested", {"counts": "0/2"}, "counts must be a whole number from 1, found 0"),
+        ("nested", {"counts": "0/2"}, "write sizes from 1"),
         ("greedy", {"most": 0}, "most must be a whole number from 1"),
         ("adaptive", {"pairs": 1}, "pairs must be a whole number from 2"),
         ("adaptive", {"screen_steps": 0}, "screen_steps must be a whole number from 1"),
@@ -667,7 +667,7 @@ def test_a_budget_of_what_reads_the_model(shipped: Callable[..., TrialRunner], m
     runner = shipped("text", 2)
     runner.budget = 30
     found = find(method, runner)
-    assert runner.spent.rows <= 30 and found.layers == () and "raise --budget" in found.sentence
+    assert runner.spent.rows <= 30 and found.layers == () and " left" in found.sentence
 
 
 @pytest.mark.slow

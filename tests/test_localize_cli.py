@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import t2iprobe
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli.app import build
+from t2iprobe.cli.papers import PAPERS
 from t2iprobe.cli.studies import Ready
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
@@ -22,7 +23,6 @@ from t2iprobe.core.study.planning import planned
 from t2iprobe.core.sweep import Cost
 from t2iprobe.plugins.localization import planning
 from t2iprobe.plugins.localization.options import HELD_OUT, LocalizeOptions, question
-from t2iprobe.plugins.localization.presets import preset
 from t2iprobe.registry.manager import Plugins
 
 
@@ -68,6 +68,7 @@ def test_a_further_metric_stands_behind_those_that_rank() -> None:
     assert ranked.metrics(concepts) == ["ocr_distance", "ssim"]
 
 
+LAYERS = {"sd3": 24, "if": 22, "sdxl": 70}
 #: two more pictures a pair where it found three layers: they together, and the target that they take from
 PICTURES = {"sd3": 200 * 26, "if": 200 * 24, "sdxl": 200 * 72 + 200 * 2}
 #: of eight rows at once: source, target and 6 layers, then 7 layers at a time and the target again
@@ -76,15 +77,15 @@ REPEATED = {"sd3": 200 * 3, "if": 200 * 3, "sdxl": 200 * 10}
 
 @pytest.mark.parametrize("arch", PICTURES)
 def test_the_papers_sweep_is_counted_without_weights(arch: str) -> None:
-    paper = preset("iclr2025", arch)
+    paper = PAPERS["iclr2025"][arch]
     asks = ["localize", "--arch", arch, "--preset", "iclr2025", "--method", "exhaustive", "--plan", "--format", "json"]
     outcome = CliRunner().invoke(build(), asks)
     assert outcome.exit_code == 0, outcome.output
     plan = json.loads(outcome.stdout)
-    assert (plan["model"], plan["layers"], plan["pictures"]) == (paper.model, paper.layers, PICTURES[arch])
+    assert (plan["model"], plan["layers"], plan["pictures"]) == (paper.model, LAYERS[arch], PICTURES[arch])
     assert plan["denoiser_rows"] == (plan["pictures"] + REPEATED[arch]) * paper.num_steps * 2
-    assert plan["disk_bytes"] == plan["pictures"] * 3 * paper.read_at**2
-    assert tuple(one["layer"] for one in plan["expected"]) == paper.found
+    assert plan["disk_bytes"] == plan["pictures"] * 3 * (256 if arch == "if" else 1024) ** 2
+    assert tuple(one["layer"] for one in plan["expected"]) == paper.layers
     assert f"{plan['pictures']:,} pictures" in plan["sentence"] and bool(plan["inferred"]) == (arch == "if")
 
 

@@ -88,14 +88,14 @@ def test_the_settings_are_the_scope_of_every_trial(model: Model) -> None:
         ({"layers": "0", "sites": "x"}, "not both"),
         ({"branch": "con"}, "cond"),
         ({"sites": "text", "heads": "0"}, "have no heads"),
-        ({"heads": "9"}, "the attention heads are 0-"),
+        ({"heads": "9"}, "attention heads are 0-"),
     ],
 )
 def test_what_cannot_be_is_said(model: Model, settings: dict[str, str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         trials(model, Space.of(model, 4), **settings)
     if "sites" in settings and "heads" in settings:
-        with pytest.raises(ConfigError, match="--executor local"):
+        with pytest.raises(ConfigError, match="must run locally"):
             trials(None, Space.of(model, 4), **settings)
 
 

@@ -80,7 +80,7 @@ class LayerOptions(Options):
         self.check_layers()
         if self.from_run is not None:
             return layers_found(self.from_run, model)
-        return tuple(parse.layers(str(self.layers), model.layers))
+        return parse.layers(str(self.layers), model.layers)
 
 
 class PairOptions(Options):

@@ -81,7 +81,7 @@ class StudyRunner:
         if not self.pairs:
             raise ConfigError("a study needs pairs, found none")
         if self.localizer.needs_model and self.bench.model is None:
-            raise ConfigError(f"the localizer {self.localizer.name} reads inside the model; use --executor local")
+            raise ConfigError(f"the localizer {self.localizer.name} reads the model itself: this must run locally")
         callbacks = callbacks or StudyCallbacks()
         execute(self._run(Path(path), callbacks), Path(path), callbacks.stop)
         return StudyResult.open(path)

@@ -13,7 +13,7 @@ from t2iprobe.core.trials import Part
 from t2iprobe.plugins.localization.bisection import Search
 from t2iprobe.plugins.localization.record import SearchRecord
 from t2iprobe.plugins.localization.sequential import SequentialTest
-from t2iprobe.plugins.localization.settings import at_least, check_part
+from t2iprobe.plugins.localization.settings import check
 
 
 @dataclass
@@ -54,11 +54,7 @@ class Adaptive(Localizer):
     screen_steps: int | None = None
 
     def __post_init__(self) -> None:
-        check_part(self.part)
-        at_least(2, pairs=self.pairs)
-        at_least(1, most=self.most)
-        if self.screen_steps is not None:
-            at_least(1, screen_steps=self.screen_steps)
+        check(self, pairs=2, most=1, screen_steps=1)
 
     def find(self, runner: TrialRunner) -> Finding:
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""

@@ -19,7 +19,7 @@ from t2iprobe.core.sweep import Cost
 from t2iprobe.core.trials import Space
 from t2iprobe.plugins.localization.conditioning import RecordedCall, recorded
 from t2iprobe.plugins.localization.ranking import RankingLocalizer
-from t2iprobe.plugins.localization.settings import at_least
+from t2iprobe.plugins.localization.settings import check
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Attribution(RankingLocalizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, points=self.points)
+        check(self, points=1)
 
     @property
     def key(self) -> str:

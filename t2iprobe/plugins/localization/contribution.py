@@ -21,7 +21,7 @@ from t2iprobe.core.sweep import Cost
 from t2iprobe.core.trials import Space
 from t2iprobe.plugins.localization.conditioning import differing_tokens
 from t2iprobe.plugins.localization.ranking import RankingLocalizer
-from t2iprobe.plugins.localization.settings import at_least
+from t2iprobe.plugins.localization.settings import check
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Contribution(RankingLocalizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, steps=self.steps)
+        check(self, steps=1)
 
     @property
     def key(self) -> str:

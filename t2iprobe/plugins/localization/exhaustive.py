@@ -9,12 +9,13 @@ import numpy as np
 
 from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.evidence import Evidence, evidence
+from t2iprobe.core.evidence import Evidence
+from t2iprobe.core.parse import numbers
 from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Direction, Part
-from t2iprobe.plugins.localization.record import SearchRecord, layers_named, percent, share, table
+from t2iprobe.plugins.localization.record import SearchRecord, layers_named, percent, share
 from t2iprobe.plugins.localization.selection import Rule, rule_named
-from t2iprobe.plugins.localization.settings import at_least, check_direction, check_part, parse_layers
+from t2iprobe.plugins.localization.settings import check
 
 
 @dataclass
@@ -39,8 +40,7 @@ class Exhaustive(Localizer):
     select: str = "threshold"
 
     def __post_init__(self) -> None:
-        check_part(self.part)
-        check_direction(self.direction)
+        check(self)
         self.rule: Rule = rule_named(self.select)
 
     def find(self, runner: TrialRunner) -> Finding:
@@ -57,18 +57,16 @@ def sweep(record: SearchRecord, rule: Rule, direction: Direction = "into_source"
     Raises:
         BudgetError: the budget does not allow a single pair.
     """
-    space = record.runner.space
-    trials = [space.trial([layer], part=record.part, direction=direction) for layer in range(space.layers)]
-    found = evidence(record.ask(trials), trials, record.runner.seed)
-    chosen = rule.choose(found)
-    record.ranking = found.mean.tolist()
-    record.layers = tuple(sorted(chosen))
-    record.details |= {"response": table(trials, found), "null": null(np.delete(found.mean, list(chosen)))}
+    singles = [(layer,) for layer in range(record.runner.space.layers)]
+    found = record.measure(record.trials(singles, direction=direction))
+    chosen = rule(found)
+    others = np.delete(found.mean, list(chosen))
+    record.ranking, record.layers = found.mean.tolist(), tuple(sorted(chosen))
+    record.details["null"] = null(others)
     if chosen:
+        alone = ", ".join(f"layer {layer}, {percent(found.interval(layer))}" for layer in chosen[:5])
         record.notes.append(
-            "Effect of each layer alone: "
-            f"{', '.join(f'layer {layer}, {percent(found.interval(layer))}' for layer in chosen[:5])}; "
-            f"of any other layer at most {share(float(np.delete(found.mean, list(chosen)).max(initial=0)))}."
+            f"Effect of each layer alone: {alone}; of any other layer at most {share(float(others.max(initial=0)))}."
         )
     elif found.gap.clear:
         record.notes.append("Layers may act only together: `adaptive` and `greedy` search for sets.")
@@ -102,13 +100,12 @@ class RandomSets(Localizer):
     part: Part = "kv"
 
     def __post_init__(self) -> None:
-        check_part(self.part)
-        at_least(1, draws=self.draws)
+        check(self, draws=1)
 
     def find(self, runner: TrialRunner) -> Finding:
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
         record = SearchRecord(runner, self.part)
-        given = parse_layers(self.layers) if self.layers else ()
+        given = numbers(self.layers) if self.layers else ()
         words = ""
         with record.within_budget():
             words = self._draw(record, given)
@@ -121,11 +118,9 @@ class RandomSets(Localizer):
         drawn = _drawn(runner.space.layers, size, self.draws, given, np.random.default_rng([runner.seed, size]))
         if not drawn:
             raise ConfigError(f"there is no other set of {size} layers to compare with, of {runner.space.layers}")
-        sets = [*([given] if given else []), *drawn]
-        trials = [runner.space.trial(one, part=self.part) for one in sets]
-        found = evidence(record.ask(trials), trials, runner.seed)
+        found = record.measure(record.trials([*([given] if given else []), *drawn]))
         chance = found.mean[1:] if given else found.mean
-        record.details |= {"response": table(trials, found), "null": null(chance)}
+        record.details["null"] = null(chance)
         if not found.gap.clear:
             return ""
         mean, high = chance.mean(), np.quantile(chance, 0.95)

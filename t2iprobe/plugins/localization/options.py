@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from t2iprobe.cli.options import RunOptions
+from t2iprobe.cli.papers import PAPERS, PaperSettings
 from t2iprobe.core.command_options import Numbers, option
 from t2iprobe.core.concepts import concept_named
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice, counted
 from t2iprobe.core.study.question import Question, StudyOptions
-from t2iprobe.plugins.localization import presets
 
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 SCOPE = ("layers", "sites", "steps", "heads", "branch")  # settings that many localizers have
-PAPER = ("model", "upscaler", "num_steps", "guidance", "resolution", "dtype", "seed", "reader")  # options of a preset
 HELD_OUT = 4
+PAPER_PAIRS = 200  # the paper's validation pairs: 100 of SimpleBench and 100 of CreativeBench
+INJECTED = ("sdxl", "if")  # where the paper gave a layer the target's text embedding instead of its keys and values
 
 
 class SearchOptions(StudyOptions):
@@ -59,9 +61,16 @@ class SearchOptions(StudyOptions):
         return {**self.set, **scope}
 
     @property
-    def paper(self) -> presets.LocalizePreset | None:
-        """The paper's settings for the architecture, if both preset and architecture are given."""
-        return presets.preset(self.preset, self.arch) if self.preset and self.arch else None
+    def paper(self) -> PaperSettings | None:
+        """The paper's settings for the architecture, if both preset and architecture are given.
+
+        Raises:
+            ConfigError: there is no such preset, or it has no settings for this architecture.
+        """
+        if self.preset is None or self.arch is None:
+            return None
+        known = choice("preset", self.preset, PAPERS)
+        return choice(f"model of the preset {self.preset} for the architecture", self.arch, known)
 
 
 class PatchOptions(RunOptions, SearchOptions):
@@ -158,7 +167,7 @@ def _held_out(asked: SearchOptions, limit: int) -> int:
 
 def _paper_settings(asked: SearchOptions, plugins: Plugins) -> dict[str, str]:
     """The paper's settings of the method: injection, if the paper uses it and the method has such a setting."""
-    if asked.paper is None or asked.paper.mode != "injection":
+    if asked.preset is None or asked.arch not in INJECTED:
         return {}
     known = inspect.signature(choice("localizer", asked.localizer, plugins.localizers())).parameters
     return {"part": "text"} if "part" in known else {}
@@ -177,14 +186,13 @@ def _preset(asked: SearchOptions, dry: bool) -> dict[str, Any]:
                 f"{folder} goes with {mine}; alone write {asked.called('prompt_set')} glyphcontrol:FOLDER"
             )
         return {}
-    known = choice("preset", asked.preset, presets.PRESETS)
-    if asked.arch is None or (asked.glyphcontrol is None and not dry):
+    known, paper = choice("preset", asked.preset, PAPERS), asked.paper
+    if paper is None or (asked.glyphcontrol is None and not dry):
         raise ConfigError(
             f"{mine} {asked.preset} needs {arch} ({', '.join(known)}) and {folder} FOLDER, "
             "where GlyphControl's prompt files are"
         )
-    paper = presets.preset(asked.preset, asked.arch)
-    found = {name: getattr(paper, name) for name in PAPER} | {"limit": presets.PAIRS, "held_out": 0}
+    found = asdict(paper) | {"layers": None, "limit": PAPER_PAIRS, "held_out": 0}
     if asked.glyphcontrol is not None and not (asked.has("source") or asked.has("pairs")):
-        found["prompt_set"] = paper.prompt_set(str(asked.glyphcontrol))
+        found["prompt_set"] = f"glyphcontrol:{asked.glyphcontrol},split=val,noise=shared"
     return found

@@ -11,7 +11,8 @@ import numpy as np
 
 from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.evidence import Array, Evidence, evidence
+from t2iprobe.core.evidence import Array, evidence
+from t2iprobe.core.parse import numbers
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.scoring import FOUND
 from t2iprobe.core.statistics import Interval
@@ -19,8 +20,8 @@ from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Trial, ranges
 from t2iprobe.plugins.localization.adaptive import Adaptive
 from t2iprobe.plugins.localization.conditioning import differing_tokens
-from t2iprobe.plugins.localization.record import SearchRecord, layers_named, percent, share, table
-from t2iprobe.plugins.localization.settings import at_least, parse_layers
+from t2iprobe.plugins.localization.record import SearchRecord, layers_named, percent, share
+from t2iprobe.plugins.localization.settings import check
 
 Window = tuple[int, int]  # first step, and the step after the last one
 ENOUGH = 0.2  # share of the whole layers' response that a sufficient part may lack
@@ -29,17 +30,10 @@ ENOUGH = 0.2  # share of the whole layers' response that a sufficient part may l
 def _given(record: SearchRecord, layers: str) -> tuple[int, ...]:
     """The given layers, or those that ``adaptive`` finds."""
     if layers:
-        record.layers = record.runner.space.trial(parse_layers(layers)).layers  # refuses layers that do not exist
+        record.layers = record.runner.space.trial(numbers(layers)).layers  # refuses layers that do not exist
     else:
         Adaptive(record.part).search(record.runner, record)
     return record.layers
-
-
-def _measured(record: SearchRecord, trials: Sequence[Trial], kind: str) -> Evidence:
-    """Evidence of trials, whose table is added to the record."""
-    found = evidence(record.ask(trials), trials, record.runner.seed)
-    record.details[kind] = table(list(trials), found)
-    return found
 
 
 @dataclass
@@ -63,25 +57,21 @@ class Heads(Localizer):
     mode: Literal["direct", "elimination"] = "direct"
 
     def __post_init__(self) -> None:
-        if self.mode not in ("direct", "elimination"):
-            raise ConfigError(f"mode {self.mode!r} is neither direct nor elimination")
+        check(self)
 
     def find(self, runner: TrialRunner) -> Finding:
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
         record = SearchRecord(runner)
         heads: dict[str, list[int]] = {}
-        levels: dict[str, Array] = {}
+        levels: dict[str, Array] = {}  # rows of the heat map
+        search = self._direct if self.mode == "direct" else self._eliminated
         with record.within_budget():
             for layer in _given(record, self.layers):
-                heads[str(layer)] = self._one(record, layer, levels)
+                heads[str(layer)] = search(record, layer, levels)
         record.details |= {"heads": heads, "maps": [self._map(levels)] if levels else []}
         named = "; ".join(f"in layer {layer} {_heads_named(found)}" for layer, found in heads.items())
         record.notes.append(f"Responsible: {named}." if heads else "")
         return record.finding()
-
-    def _one(self, record: SearchRecord, layer: int, levels: dict[str, Array]) -> list[int]:
-        """Responsible heads of a layer; their effects go into the rows of the map."""
-        return (self._direct if self.mode == "direct" else self._eliminated)(record, layer, levels)
 
     def _map(self, levels: Mapping[str, Array]) -> dict[str, Any]:
         """The heat map; its rows are layers, or, for an elimination, its rounds."""
@@ -98,14 +88,14 @@ class Heads(Localizer):
 
     def _direct(self, record: SearchRecord, layer: int, levels: dict[str, Array]) -> list[int]:
         trials = [self._trial(record, layer, [head]) for head in range(record.runner.space.heads[layer])]
-        found = _measured(record, trials, f"heads of {layer}")
+        found = record.measure(trials, f"heads of {layer}")
         levels[f"layer {layer}"] = found.mean
         return [head for head in range(len(trials)) if found.low[head] > FOUND]
 
     def _eliminated(self, record: SearchRecord, layer: int, levels: dict[str, Array]) -> list[int]:
         count = record.runner.space.heads[layer]
         heads = list(range(count))
-        whole = _measured(record, [self._trial(record, layer, heads)], f"layer {layer}")
+        whole = record.measure([self._trial(record, layer, heads)], f"layer {layer}")
         if not whole.low[0] > FOUND:
             return []
         while len(heads) > 1:
@@ -153,7 +143,7 @@ class Steps(Localizer):
     places: int = 8
 
     def __post_init__(self) -> None:
-        at_least(1, places=self.places)
+        check(self, places=1)
 
     def find(self, runner: TrialRunner) -> Finding:
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
@@ -204,7 +194,7 @@ class Steps(Localizer):
         """Responses by layers and window."""
         listed = list(dict.fromkeys(asked))
         trials = [record.runner.space.trial(layers, scope=Scope(steps=range(*one))) for layers, one in listed]
-        found = _measured(record, trials, "steps")
+        found = record.measure(trials, "steps")
         return {one: found.interval(index) for index, one in enumerate(listed)}
 
 
@@ -237,7 +227,7 @@ class Tokens(Localizer):
 
     def _positions(self, runner: TrialRunner) -> tuple[int, ...]:
         if self.positions:
-            return parse_layers(self.positions)
+            return numbers(self.positions, "positions")
         if runner.model is None:
             raise ConfigError("finding the differing tokens needs a model; there is none here, so give positions")
         found: set[int] = set()
@@ -248,13 +238,12 @@ class Tokens(Localizer):
     def _sweep(self, record: SearchRecord, layers: tuple[int, ...], positions: tuple[int, ...]) -> None:
         chosen = [positions, *([one] for one in positions if len(positions) > 1)]
         trials = [record.runner.space.trial(layers, scope=Scope(tokens=tuple(one))) for one in chosen]
-        found = _measured(record, trials, "tokens")
+        found = record.measure(trials, "tokens")
         if len(positions) > 1:
             rows = {"alone": found.mean[1:]}
             record.details["maps"] = [heat("Share of the way, in per cent, by each token (column).", positions, rows)]
         alone = [positions[index - 1] for index in range(1, len(trials)) if found.low[index] > FOUND]
-        details: dict[str, Any] = {"positions": list(positions), "alone": alone}
-        record.details |= details
+        record.details |= {"positions": list(positions), "alone": alone}
         record.notes.append(
             f"In {layers_named(layers).lower()}, tokens {ranges(positions)} account for {percent(found.interval(0))}; "
             f"significant alone: {ranges(alone) or 'none of them'}."

@@ -33,10 +33,10 @@ from t2iprobe.simulation import Additive, Simulation
 if TYPE_CHECKING:
     from t2iprobe.cli.studies import Ready
     from t2iprobe.core.study.question import Question
-    from t2iprobe.plugins.localization.presets import LocalizePreset
     from t2iprobe.registry.manager import Plugins
 
 
+UPSCALED = 256  # pixels, side of a picture of DeepFloyd IF's second stage
 EXPECTED = (1, 3)  # numbers of layers that share the answer in a rehearsal
 
 
@@ -146,16 +146,16 @@ def planned(asked: SearchOptions, plugins: Plugins) -> dict[str, Any]:
         raise ConfigError(f"{method.name} reads the model itself: what it takes is known with weights only")
     adapter = choice("architecture", asked.arch, plugins.adapters())()
     model = Model(adapter.published(scheduler=_Scheduler()), adapter, ref=full.model)
-    expected = paper.found if paper else (model.layers // 2,)
-    runner = _rehearsal(full, model, expected, _pairs(full, paper, plugins), method)
-    side = paper.read_at if paper and full.upscaler else full.resolution
+    expected = paper.layers if paper else (model.layers // 2,)
+    runner = _rehearsal(full, model, expected, _pairs(full, paper is not None, plugins), method)
+    side = UPSCALED if paper and full.upscaler else full.resolution
     assert side is not None
     return _answer(full, runner, model, expected, runner.spent.images * 3 * side**2)
 
 
-def _pairs(asked: Question, paper: LocalizePreset | None, plugins: Plugins) -> list[Pair]:
+def _pairs(asked: Question, paper: bool, plugins: Plugins) -> list[Pair]:
     """The pairs that can be read; for a preset without its files, as many as the paper had."""
-    if asked.prompt_set is None and asked.pairs is None and asked.source is None and paper is not None:
+    if asked.prompt_set is None and asked.pairs is None and asked.source is None and paper:
         return [Pair(f'"A{one}"', f'"B{one}"', asked.seed, f"A{one}", f"B{one}") for one in range(asked.limit or 0)]
     return asked.read_pairs(asked.model, plugins)
 

@@ -12,16 +12,15 @@ from numpy.typing import NDArray
 
 from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import BudgetError, ConfigError
-from t2iprobe.core.evidence import evidence
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scoring import FOUND
 from t2iprobe.core.sweep import Cost
 from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Space
-from t2iprobe.plugins.localization.record import SearchRecord, table
-from t2iprobe.plugins.localization.selection import Threshold
-from t2iprobe.plugins.localization.settings import at_least
+from t2iprobe.plugins.localization.record import SearchRecord
+from t2iprobe.plugins.localization.selection import threshold
+from t2iprobe.plugins.localization.settings import check
 
 
 @dataclass
@@ -43,7 +42,7 @@ class RankingLocalizer(Localizer):
     finalists: int = 3
 
     def __post_init__(self) -> None:
-        at_least(1, pairs=self.pairs, finalists=self.finalists)
+        check(self, pairs=1, finalists=1)
 
     def find(self, runner: TrialRunner) -> Finding:
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`.
@@ -88,19 +87,17 @@ def charge(runner: TrialRunner, cost: Cost) -> None:
     """
     if runner.left is not None and cost.rows > runner.left:
         left = max(runner.left, 0)
-        raise BudgetError(f"the next pair needs {cost.rows:,} denoiser rows, {left:,} are left; raise --budget")
+        raise BudgetError(f"the next pair needs {cost.rows:,} denoiser rows, {left:,} are left of the budget")
     runner.spend(cost)
 
 
 def patch_best(record: SearchRecord, scores: NDArray[np.float64], finalists: int) -> None:
     """Patch the best of a ranking exactly, alone and together; those with a significant response go into the record."""
     record.ranking = scores.tolist()
-    runner, best = record.runner, np.argsort(-scores, kind="stable")[:finalists].tolist()
+    best = record.details["finalists"] = np.argsort(-scores, kind="stable")[:finalists].tolist()
     sets = [(layer,) for layer in best] + ([tuple(sorted(best))] if len(best) > 1 else [])
-    trials = [runner.space.trial(one, part=record.part) for one in sets]
-    found = evidence(record.ask(trials), trials, runner.seed)
-    record.details |= {"finalists": best, "response": table(trials, found)}
-    singles = tuple(sorted(best[one] for one in Threshold().choose(found) if one < len(best)))
+    found = record.measure(record.trials(sets))
+    singles = tuple(sorted(best[one] for one in threshold(found) if one < len(best)))
     if singles or not found.low[-1] > FOUND:
         record.layers = singles
     else:

@@ -7,7 +7,7 @@ sets looks better than it is. Without held-out pairs, the bounds are widened for
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,7 +21,7 @@ from t2iprobe.core.scoring import FOUND, Scored
 from t2iprobe.core.statistics import Interval
 from t2iprobe.core.sweep import Cost
 from t2iprobe.core.trial_runner import TrialRunner
-from t2iprobe.core.trials import Part, Trial, ranges
+from t2iprobe.core.trials import Direction, Part, Trial, ranges
 
 NOTHING = "Nothing stands out"
 LEAST = 3  # fewest pairs that can show a gap, if all of them agree
@@ -77,6 +77,16 @@ class SearchRecord:
                 self.gap = gap(scored) if pairs is None else self.gap
                 return scored
         return self.runner.ask(trials, chosen[:1])  # raises an error that says what it would need
+
+    def trials(self, sets: Iterable[Iterable[int]], direction: Direction = "into_source") -> list[Trial]:
+        """One trial for each set of layers."""
+        return [self.runner.space.trial(one, part=self.part, direction=direction) for one in sets]
+
+    def measure(self, trials: Sequence[Trial], name: str = "response") -> Evidence:
+        """The evidence of trials, whose table goes into the details; see :meth:`ask`."""
+        found = evidence(self.ask(trials), trials, self.runner.seed)
+        self.details[name] = table(trials, found)
+        return found
 
     def _cut(self, count: int, wanted: int) -> None:
         if count < wanted:
@@ -139,7 +149,7 @@ class SearchRecord:
         """Why nothing is confirmed, and what to do."""
         few = len(self.runner.held_out)
         why = f"{counted(few, 'held-out pair')} cannot confirm anything" if few else "no pairs were held out"
-        return f"not confirmed, because {why}: add --held-out 4"
+        return f"not confirmed, because {why}: hold out four or more"
 
     def _answer(self, response: Interval | None) -> str:
         looked = self.layers or tuple(self.details.get("unconfirmed", ()))
@@ -193,8 +203,8 @@ def no_gap(runner: TrialRunner, gap: Gap) -> str:
         f"{NOTHING}: the unpatched target does not score significantly nearer to its own {what} than the source "
         f"({score} {unpatched(gap)} on {counted_pairs(asked)}; the target is ahead in {gap.ahead} of {gap.clusters}), "
         "so no effect can be measured and no layer is named. Look at the unpatched pictures: if the target's "
-        f"lacks its {what}, request one that the model can draw; if it has it, rank by a metric that separates the two "
-        "(--rank); if few pairs differ, use more."
+        f"lacks its {what}, request one that the model can draw; if it has it, rank by a metric that separates the two"
+        "; if few pairs differ, use more."
     )
 
 

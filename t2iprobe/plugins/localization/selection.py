@@ -6,8 +6,8 @@ A rule reads the evidence of single layers and returns their indices, strongest 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -15,65 +15,35 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.evidence import Evidence
 from t2iprobe.core.scoring import FOUND
 
-
-class Rule(Protocol):
-    """A rule that selects trials."""
-
-    def choose(self, evidence: Evidence) -> tuple[int, ...]:
-        """Indices of the selected trials, strongest first."""
-        ...
+Rule = Callable[[Evidence], tuple[int, ...]]
 
 
-@dataclass(frozen=True)
-class Threshold:
+def threshold(evidence: Evidence, at: float = FOUND) -> tuple[int, ...]:
     """Trials whose response is significantly above ``at``, by bounds that hold for all layers at once.
 
     A layer that carries half of the word moves it half of the way, and is found.
     """
-
-    at: float = FOUND
-
-    def choose(self, evidence: Evidence) -> tuple[int, ...]:
-        """See :class:`Rule`."""
-        return tuple(one for one in _ranked(evidence) if evidence.low[one] > self.at)
+    return tuple(one for one in _ranked(evidence) if evidence.low[one] > at)
 
 
-@dataclass(frozen=True)
-class TopK:
+def top(evidence: Evidence, count: int) -> tuple[int, ...]:
     """The ``count`` strongest trials, regardless of significance; none if the gap is unclear and nothing is ranked."""
-
-    count: int
-
-    def choose(self, evidence: Evidence) -> tuple[int, ...]:
-        """See :class:`Rule`."""
-        return _ranked(evidence)[: self.count] if evidence.gap.clear else ()
+    return _ranked(evidence)[:count] if evidence.gap.clear else ()
 
 
-@dataclass(frozen=True)
-class LargestGap:
+def largest_gap(evidence: Evidence, at: float = FOUND) -> tuple[int, ...]:
     """Trials above the largest step between neighbours in the ranking, if the strongest is clearly above ``at``."""
-
-    at: float = FOUND
-
-    def choose(self, evidence: Evidence) -> tuple[int, ...]:
-        """See :class:`Rule`."""
-        ranked = _ranked(evidence)
-        if not Threshold(self.at).choose(evidence):
-            return ()
-        steps = -np.diff(evidence.mean[list(ranked)])
-        return ranked[: int(np.argmax(steps)) + 1] if len(steps) else ranked
+    ranked = _ranked(evidence)
+    steps = -np.diff(evidence.mean[list(ranked)])
+    if not threshold(evidence, at):
+        return ()
+    return ranked[: int(np.argmax(steps)) + 1] if len(steps) else ranked
 
 
-@dataclass(frozen=True)
-class Pareto:
+def pareto(evidence: Evidence, at: float = FOUND) -> tuple[int, ...]:
     """Trials significantly above ``at`` that no other beats in response *and* in preserving the picture."""
-
-    at: float = FOUND
-
-    def choose(self, evidence: Evidence) -> tuple[int, ...]:
-        """See :class:`Rule`."""
-        clear = Threshold(self.at).choose(evidence)
-        return tuple(one for one in clear if not any(_beats(evidence, other, one) for other in clear))
+    clear = threshold(evidence, at)
+    return tuple(one for one in clear if not any(_beats(evidence, other, one) for other in clear))
 
 
 def rule_named(text: str) -> Rule:
@@ -83,32 +53,16 @@ def rule_named(text: str) -> Rule:
         ConfigError: the text is not a rule.
     """
     name, _, number = text.partition(":")
+    rules: dict[str, Callable[..., tuple[int, ...]]] = {"threshold": threshold, "gap": largest_gap, "pareto": pareto}
     try:
-        if name == "top":
-            return TopK(_positive(number))
-        kinds: dict[str, type[Threshold | LargestGap | Pareto]]
-        kinds = {"threshold": Threshold, "gap": LargestGap, "pareto": Pareto}
-        return kinds[name](_finite(number)) if number else kinds[name]()
+        if name == "top" and int(number) > 0:
+            return partial(top, count=int(number))
+        at = float(number) if number else FOUND
+        if math.isfinite(at):  # every comparison with NaN is false, so it would select nothing
+            return partial(rules[name], at=at)
     except (KeyError, ValueError):
-        raise ConfigError(
-            f"selection {text!r} is none of threshold[:0.1], gap[:0.1], top:COUNT, pareto[:0.1]"
-        ) from None
-
-
-def _positive(number: str) -> int:
-    """A whole number from 1, or a :class:`ValueError`."""
-    count = int(number)
-    if count < 1:
-        raise ValueError
-    return count
-
-
-def _finite(number: str) -> float:
-    """A number, or a :class:`ValueError`; every comparison with NaN is false, so it would choose nothing."""
-    value = float(number)
-    if not math.isfinite(value):
-        raise ValueError
-    return value
+        pass
+    raise ConfigError(f"selection {text!r} is none of threshold[:0.1], gap[:0.1], top:COUNT, pareto[:0.1]")
 
 
 def _ranked(evidence: Evidence) -> tuple[int, ...]:

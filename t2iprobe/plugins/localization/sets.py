@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -14,7 +15,6 @@ from t2iprobe.core.evidence import (
     Array,
     Evidence,
     bounds,
-    evidence,
     moves,
     resampled,
     shown,
@@ -24,9 +24,9 @@ from t2iprobe.core.scoring import FOUND
 from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Part, ranges
 from t2iprobe.plugins.localization.exhaustive import sweep
-from t2iprobe.plugins.localization.record import SearchRecord, table
-from t2iprobe.plugins.localization.selection import Threshold
-from t2iprobe.plugins.localization.settings import at_least, check_part
+from t2iprobe.plugins.localization.record import SearchRecord
+from t2iprobe.plugins.localization.selection import threshold
+from t2iprobe.plugins.localization.settings import check
 
 ENOUGH = 0.05  # share of the fullest set's effect: a set that lacks no more counts as equal
 
@@ -52,7 +52,7 @@ class Window(Localizer):
     part: Part = "kv"
 
     def __post_init__(self) -> None:
-        check_part(self.part)
+        check(self)
 
     def find(self, runner: TrialRunner) -> Finding:
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
@@ -66,14 +66,12 @@ class Window(Localizer):
     def _search(self, record: SearchRecord) -> None:
         space = record.runner.space
         windows = [tuple(range(first, first + self.size)) for first in range(space.layers - self.size + 1)]
-        trials = [space.trial(one, part=self.part) for one in windows]
-        found = evidence(record.ask(trials), trials, record.runner.seed)
-        record.details["response"] = table(trials, found)
+        found = record.measure(record.trials(windows))
         record.ranking = [
             float(np.mean([found.mean[i] for i, one in enumerate(windows) if layer in one]))
             for layer in range(space.layers)
         ]
-        responding = [windows[index] for index in Threshold().choose(found)]
+        responding = [windows[index] for index in threshold(found)]
         if responding:
             record.layers = best = windows[int(np.argmax(found.mean))]  # in case the budget ends here
             record.layers = self._missed(record, sorted(set().union(*responding))) or self._missed(record, best) or best
@@ -92,7 +90,7 @@ class Window(Localizer):
 
 def _moves(record: SearchRecord, sets: Sequence[tuple[int, ...]]) -> tuple[Array, Array]:
     """Effects of sets of layers on pairs, (set, pair), and the pairs' spans, (pair,)."""
-    trials = [record.runner.space.trial(one, part=record.part) for one in sets]
+    trials = record.trials(sets)
     return moves(record.ask(trials), trials)
 
 
@@ -116,18 +114,16 @@ class Nested(Localizer):
     part: Part = "kv"
 
     def __post_init__(self) -> None:
-        check_part(self.part)
-        try:
-            self.sizes = sorted({int(count) for count in self.counts.split("/")})
-        except ValueError:
-            raise ConfigError(f"counts {self.counts!r}: write sizes such as 1/2/3/10") from None
-        at_least(1, counts=self.sizes[0])
+        check(self)
+        if not re.fullmatch(r"[1-9]\d*(/[1-9]\d*)*", self.counts):
+            raise ConfigError(f"counts {self.counts!r}: write sizes from 1, such as 1/2/3/10")
+        self.sizes = sorted({int(count) for count in self.counts.split("/")})
 
     def find(self, runner: TrialRunner) -> Finding:
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
         record = SearchRecord(runner, self.part)
         with record.within_budget():
-            single = sweep(record, Threshold())
+            single = sweep(record, threshold)
             record.layers, record.notes = (), []
             if single.gap.clear:
                 self._grow(record, single)
@@ -139,17 +135,13 @@ class Nested(Localizer):
         sizes = [*(size for size in self.sizes if 0 < size < count), count]
         kinds = {"best": ranked, "neighbours": _outward(ranked[0], count)}
         sets = {tuple(sorted(order[:size])): kind for kind, order in reversed(kinds.items()) for size in sizes}
-        trials = {
-            one: record.runner.space.trial(one, part=self.part) for one in sorted(sets, key=lambda one: (len(one), one))
-        }
-        found = evidence(record.ask(list(trials.values())), list(trials.values()), record.runner.seed)
-        rows = table(list(trials.values()), found)
-        kept = zip(trials, rows, strict=True)
-        record.details["nested"] = [{"count": len(one), "kind": sets[one], **row} for one, row in kept]
+        listed = sorted(sets, key=lambda one: (len(one), one))
+        found = record.measure(record.trials(listed), "nested")
+        rows = zip(listed, record.details["nested"], strict=True)
+        record.details["nested"] = [{"count": len(one), "kind": sets[one], **row} for one, row in rows]
         if found.low[-1] > FOUND:
-            record.layers = next(
-                one for one, mean in zip(trials, found.mean, strict=True) if mean >= found.mean[-1] - ENOUGH
-            )
+            enough = found.mean >= found.mean[-1] - ENOUGH
+            record.layers = listed[int(np.argmax(enough))]
 
 
 def _outward(start: int, count: int) -> list[int]:
@@ -179,10 +171,7 @@ class Greedy(Localizer):
     part: Part = "kv"
 
     def __post_init__(self) -> None:
-        if self.direction not in ("forward", "backward"):
-            raise ConfigError(f"direction {self.direction!r} is neither forward nor backward")
-        check_part(self.part)
-        at_least(1, most=self.most)
+        check(self, most=1)
 
     def find(self, runner: TrialRunner) -> Finding:
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""

@@ -21,7 +21,7 @@ from t2iprobe.core.scoring import FOUND
 from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Trial
 from t2iprobe.plugins.localization.record import no_gap, not_ahead, percent, set_aside, table, unpatched
-from t2iprobe.plugins.localization.selection import Threshold
+from t2iprobe.plugins.localization.selection import threshold
 
 BRANCHES = {"cond": (Branch.COND,), "uncond": (Branch.UNCOND,), "both": None}
 NAMED = 4  # most found trials with their response in the sentence
@@ -32,7 +32,7 @@ class Single(Localizer):
     """Patch every layer or site by itself, within a scope: nothing is searched, and named ones are confirmed on
     held-out pairs.
 
-    Layers are named by the same rule as in ``exhaustive``, :class:`~t2iprobe.plugins.localization.selection.Threshold`.
+    Layers are named by the same rule as in ``exhaustive``, :func:`~t2iprobe.plugins.localization.selection.threshold`.
 
     Args:
         layers: such as ``0-23`` or ``3,5``; default all.
@@ -59,7 +59,7 @@ class Single(Localizer):
         """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
         trials = self.trials(runner)
         seen = evidence(runner.ask(trials), trials, runner.seed)
-        found = Threshold().choose(seen)
+        found = threshold(seen)
         ranking = np.full(runner.space.layers, np.nan)
         for trial, mean in zip(trials, seen.mean, strict=True):
             for layer in trial.layers:
@@ -91,7 +91,7 @@ class Single(Localizer):
 
     def _sites(self, model: Model | None) -> Iterator[_Chosen]:
         if model is None:
-            raise ConfigError(f"the sites {self.sites} are looked up in the model; use --executor local")
+            raise ConfigError(f"the sites {self.sites} are looked up in the model: this must run locally")
         for site in model.sites.match(self.sites):
             yield site.name, (site.name,), () if site.layer is None else (site.layer,), site.heads
 
@@ -100,7 +100,7 @@ class Single(Localizer):
         if self.heads:
             known = [count for count in counts if count is not None]
             if len(known) < len(counts):
-                raise ConfigError("--heads: some of the chosen sites have no heads; choose q, k, v or z sites")
+                raise ConfigError("some of the chosen sites have no heads; choose q, k, v or z sites")
             heads = parse.heads(self.heads, min(known))
         steps = parse.steps(self.steps, runner.space.steps) if self.steps else None
         return Scope(steps=steps, branches=BRANCHES[self.branch], heads=heads)
@@ -153,5 +153,5 @@ def _furthest(unit: str, trials: Sequence[Trial], seen: Evidence) -> str:
     best = int(np.argmax(seen.mean))
     goes = f"{unit} {trials[best].label} goes furthest, {percent(seen.interval(best))} of the way"
     if seen.mean[best] > FOUND:
-        return f"{goes}, and few pairs prove little: raise --limit, or add pairs"
+        return f"{goes}, and few pairs prove little: add pairs"
     return f"{goes}; several may write it together, which `t2iprobe localize` tests"
