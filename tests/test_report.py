@@ -13,10 +13,9 @@ from PIL import Image
 
 from t2iprobe.core.html import data_uri
 from t2iprobe.core.statistics import Interval
-from t2iprobe.report.build import held, patched
+from t2iprobe.report.page import held, patched
 from t2iprobe.report.render import render
-from t2iprobe.report.sections import Bar, HeatMap, ReportTable, Section
-from t2iprobe.report.view import HELD, Held, PairView, TrialView, View
+from t2iprobe.report.sections import HELD, Bar, HeatMap, Held, Page, PairView, ReportTable, Section, TrialView
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
@@ -32,7 +31,7 @@ def flat(colour: tuple[int, int, int]) -> Image.Image:
 
 
 @pytest.fixture(scope="module")
-def view() -> View:
+def view() -> Page:
     trials = [
         TrialView(
             str(i), f"blocks.{i}", interval(score), interval(score), 0.5, 0.9, "found" if i == 1 else "none", i == 1
@@ -44,19 +43,19 @@ def view() -> View:
     heat = HeatMap("Share by step.", ["layer 1", "layer 2"], ["0-4", "5-9"], [[1.0, 0.0], [0.5, float("nan")]])
     table = ReportTable(["set", "x"], [["a", 2.0], ["b", 10.0]])
     section = Section("Steps", "Which matter.", table, [Bar("0-4", interval(0.4))], maps=[heat])
-    return View(
-        "tiny <model>", "Layer 1 writes the text.", "ocr_f1", (interval(0.2), interval(1.0)), trials, pairs,
-        {"rows": "10"}, {"torch": "2"}, "t2iprobe localize", [("t2iprobe edit", "edit it")], [section],
+    return Page(
+        "tiny <model>", "Layer 1 writes the text.", [section], "t2iprobe localize", {"rows": "10"}, {"torch": "2"},
+        "ocr_f1", (interval(0.2), interval(1.0)), trials, pairs, [("t2iprobe edit", "edit it")],
     )  # fmt: skip
 
 
-def test_text_cannot_become_markup(view: View) -> None:
+def test_text_cannot_become_markup(view: Page) -> None:
     page = render(view)
     assert "<b>DOG" not in page and "tiny &lt;model&gt;" in page
     assert page.count("</script>") == 2  # the gallery's and the page's own
 
 
-def test_the_page_needs_no_network(view: View) -> None:
+def test_the_page_needs_no_network(view: Page) -> None:
     page = render(view)
     assert "http://" not in page and "https://" not in page and "@import" not in page
 
@@ -96,14 +95,14 @@ def test_what_a_patch_holds_of_the_answer(layers: Sequence[int], found: Sequence
 def test_sets_that_hold_the_answer_are_told_apart_without_colour() -> None:
     kinds: dict[str, Held] = {"6": "found", "0-6": "all", "6+7": "some", "0-5": "none"}
     trials = [TrialView(name, "", interval(0.5), interval(0.5), 0.5, 0.9, one) for name, one in kinds.items()]
-    page = render(View("", "", trials=trials))
+    page = render(Page("", "", trials=trials))
     legend = page.split('class="legend">')[1].split("</p>")[0]
     for name, kind in kinds.items():
         mark, words = HELD[kind]
         assert f'class="column {kind}" data-trial="{name}"' in page and f"{words} " in legend
         assert re.search(rf'aria-label="{re.escape(name)}: [^"]*, {words}"', page) and f"<td>{words}</td>" in page
         assert mark in legend
-    single = render(View("", "", trials=[trials[0], trials[3]]))
+    single = render(Page("", "", trials=[trials[0], trials[3]]))
     assert HELD["all"][1] not in single and HELD["some"][1] not in single
 
 
@@ -116,7 +115,7 @@ def test_sets_that_hold_the_answer_are_told_apart_without_colour() -> None:
     ],
 )
 def test_a_long_answer_has_a_short_headline(sentence: str, headline: str, explanation: str) -> None:
-    view = View("", sentence)
+    view = Page("", sentence)
     assert view.headline == headline and view.explanation.startswith(explanation)
     words = (view.headline + view.explanation).lower()
     assert [one for one in words if one.isalnum()] == [one for one in sentence.lower() if one.isalnum()]
@@ -140,7 +139,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(browser: Any, view: View, tmp_path: Path) -> Iterator[Any]:
+def page(browser: Any, view: Page, tmp_path: Path) -> Iterator[Any]:
     file = tmp_path / "report.html"
     file.write_text(render(view), encoding="utf-8")
     errors: list[str] = []
@@ -157,13 +156,13 @@ def shown(page: Any) -> str:
     return str(page.locator("img.patched").first.get_attribute("src"))
 
 
-def test_the_found_layer_is_chosen_first(page: Any, view: View) -> None:
+def test_the_found_layer_is_chosen_first(page: Any, view: Page) -> None:
     assert shown(page) == data_uri(view.pairs[0].images["1"])
     assert page.locator("h1").inner_text() == view.headline == view.sentence
 
 
 @pytest.mark.parametrize("how", ["click", "hover", "keyboard"])
-def test_a_layer_shows_its_pictures(page: Any, view: View, how: str) -> None:
+def test_a_layer_shows_its_pictures(page: Any, view: Page, how: str) -> None:
     column = page.locator('[data-trial="2"]')
     if how == "keyboard":
         page.locator('[data-trial="1"]').focus()

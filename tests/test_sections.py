@@ -17,10 +17,9 @@ from t2iprobe.core.study.result import finding_as_json, finding_from_json
 from t2iprobe.core.trials import Trial, source, target
 from t2iprobe.plugins.localization.report import sections
 from t2iprobe.registry.manager import Plugins
-from t2iprobe.report.page import LOCALIZE, next_steps
+from t2iprobe.report.page import CARRIED, next_steps
 from t2iprobe.report.render import render
-from t2iprobe.report.sections import HeatMap, Section
-from t2iprobe.report.view import View
+from t2iprobe.report.sections import HeatMap, Page, Section
 from t2iprobe.simulation import Additive, Part, Simulation, simulated
 
 PLUGINS = Plugins(installed=False)
@@ -41,7 +40,7 @@ def find(method: str, **settings: Any) -> Finding:
 
 
 def drawn(section: Section) -> str:
-    return render(View("", "", sections=[section]))
+    return render(Page("", "", sections=[section]))
 
 
 def test_heads_are_a_map_and_bars() -> None:
@@ -180,4 +179,4 @@ def test_a_preset_and_a_study_file_give_all_that_they_say() -> None:
 def test_localize_has_the_options_that_are_carried_to_it() -> None:
     from t2iprobe.plugins.localization.commands import localize
 
-    assert set(inspect.signature(localize).parameters) >= LOCALIZE
+    assert set(inspect.signature(localize).parameters) >= set(CARRIED)

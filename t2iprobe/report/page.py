@@ -1,26 +1,33 @@
-"""The report of a study: :func:`write_report` collects the sections of plugins and writes the page."""
+"""The report of a study: :func:`write_report` reads it from the study's folder, with the sections of plugins."""
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.cli.commandline import quoted
+from t2iprobe.core.evidence import evidence
 from t2iprobe.core.planted import planted_layers
 from t2iprobe.core.runs.files import write
-from t2iprobe.core.trials import ranges
-from t2iprobe.report.sections import Page
+from t2iprobe.core.scope import Scope
+from t2iprobe.core.statistics import Interval
+from t2iprobe.core.trials import Trial, ranges, source, target
+from t2iprobe.report.render import render
+from t2iprobe.report.sections import Cell, Held, Page, PairView, ReportTable, Section, TrialView
 
 if TYPE_CHECKING:
     from typer import Typer
 
     from t2iprobe.core.study.result import StudyResult
     from t2iprobe.registry.manager import Plugins
-    from t2iprobe.report.sections import Section
 
 NAME = "report.html"
+SITE = re.compile(r"blocks\.(?P<block>\d+)\.(?P<kind>\w+)\.(?P<port>\w+)")
+PAIRS = 8  # with pictures: few enough for a page that loads quickly
 #: settings of a run that other commands also take
 CARRIED = (
     "upscaler", "device", "dtype", "source", "target", "prompt_set", "pairs", "limit", "held_out", "seed",
@@ -28,39 +35,145 @@ CARRIED = (
 )  # fmt: skip
 USUAL = {"seed": 0, "reader": "rapidocr"}  # the defaults of all commands
 OF_PAIRS = frozenset({"limit", "held_out"})  # for pairs only: elsewhere ``--limit`` counts something else
-LOCALIZE = frozenset(CARRIED)
 
 
 def write_report(result: StudyResult, plugins: Plugins, out: Path | None = None) -> Path:
     """Write the page atomically, by default into the study's folder."""
-    from t2iprobe.report.build import view_of
-    from t2iprobe.report.render import render
+    return write_page(_page(result, plugins), out or result.path / NAME)
 
-    page, sections = out or result.path / NAME, plugins.report_sections(result)
-    command = _again(result.manifest.get("arguments", {}), result.path)
-    if result.finding is not None and not result.finding.ranking:
-        return write_page(_page(result, sections, command), page)
-    ref, concept = _subject(result)
-    view = view_of(
-        result,
-        command=command,
-        next_steps=next_steps(result, plugins),
-        sections=sections,
-        planted=planted_layers(ref, concept, plugins.models()) or (),
+
+def write_page(page: Page, out: Path) -> Path:
+    """Write a page atomically."""
+    write(out, render(page))
+    return out
+
+
+def _page(result: StudyResult, plugins: Plugins) -> Page:
+    """The page of a study, finished or not; one that is not about layers has only the sections of plugins."""
+    finding, manifest, sections = result.finding, result.manifest, plugins.report_sections(result)
+    page = Page(
+        f"{manifest.get('model') or manifest['pipeline']}: {manifest['settings']['localizer']['name']}",
+        finding.sentence if finding else "This study is not finished; the results so far are shown.",
+        sections,
+        _again(manifest.get("arguments", {}), result.path),
+        {name.replace("_", " "): f"{value:,}" for name, value in manifest.get("spent", {}).items()},
+        provenance(manifest),
     )
-    write(page, render(view))
-    return page
+    if finding is not None and not finding.ranking:
+        return page
+    rows = charted(result.trials, len(finding.ranking) if finding else 0)
+    stated = finding.stated() if finding else {}
+    planted = planted_layers(*_subject(result), plugins.models()) or ()
+    shown = [trial_view(result, trial, finding.layers if finding else (), planted, stated) for trial in rows]
+    return replace(
+        page,
+        sections=[*tried(result, rows, stated), *sections],
+        score=result.rank.removesuffix("_target"),
+        clean=result.unpatched(),
+        trials=[one for one in shown if one is not None],
+        pairs=pair_views(result, rows),
+        next_steps=next_steps(result, plugins),
+    )
 
 
-def _page(result: StudyResult, sections: Sequence[Section], command: str) -> Page:
-    """The page of a study that is not about layers: the sections of plugins."""
-    from t2iprobe.report.build import provenance
+def charted(trials: Sequence[Trial], layers: int) -> list[Trial]:
+    """The trials to chart: single layers in order, patched as a whole, or if there are few, all sets of whole layers.
 
-    assert result.finding is not None
-    manifest = result.manifest
-    title = f"{manifest.get('model') or manifest['pipeline']}: {manifest['settings']['localizer']['name']}"
-    spent = {name.replace("_", " "): f"{value:,}" for name, value in manifest["spent"].items()}
-    return Page(title, result.finding.sentence, sections, command, spent, provenance(manifest))
+    Args:
+        trials: trials of the study.
+        layers: number of layers of the model.
+    """
+    whole = [one for one in trials if one.sites and one.scope == Scope() and one.num_steps is None]
+    asked = [one for one in whole if one.direction == "into_source"] or whole
+    single = [one for one in asked if one.layer is not None]
+    return sorted(single if len(single) >= layers else asked, key=lambda one: (len(one.layers), one.layers))
+
+
+def trial_view(
+    result: StudyResult, trial: Trial, found: Sequence[int], planted: Sequence[int], stated: Mapping[str, Interval]
+) -> TrialView | None:
+    """A row for one trial; ``None`` if no pair is done. An interval that the answer quotes is used for its row, too."""
+    scored = result.scored([trial])
+    if not (pairs := scored.scores[scored.rank].shape[1]):
+        return None
+    return TrialView(
+        label=trial.label,
+        path=patched(trial.sites),
+        target=float(scored.clustered(scored.rank)[2].mean()),
+        response=stated.get(trial.label) or evidence(scored, [trial]).interval(0),
+        source=float(scored.clustered(scored.against)[2].mean()),
+        ssim=float(scored.scores["ssim"][2].mean()),
+        pairs=pairs,
+        held=held(trial.layers, found),
+        planted=bool(trial.layers) and set(trial.layers) <= set(planted),
+    )
+
+
+def held(layers: Sequence[int], found: Sequence[int]) -> Held:
+    """How a patch relates to the found layers; a single layer among them counts as found, a set only if it is all."""
+    patch, answer = set(layers), set(found)
+    if not patch & answer:
+        return "none"
+    if patch == answer or len(patch) == 1:
+        return "found"
+    return "all" if patch > answer else "some"
+
+
+def patched(sites: Sequence[str]) -> str:
+    """Abbreviate site names: ``blocks.0-2.joint_attn.{k,v}``."""
+    found = [SITE.fullmatch(site) for site in sites]
+    blocks = ranges(int(one["block"]) for one in found if one)
+    kinds = {one["kind"] for one in found if one}
+    if not all(found) or len(kinds) != 1:  # also where nothing is patched
+        return ", ".join(sites)
+    ports = list(dict.fromkeys(one["port"] for one in found if one))
+    return f"blocks.{blocks}.{kinds.pop()}.{ports[0] if len(ports) == 1 else '{' + ','.join(ports) + '}'}"
+
+
+def pair_views(result: StudyResult, rows: Sequence[Trial]) -> list[PairView]:
+    """The first pairs, with the pictures there are."""
+    views, asked = [], {trial.label for trial in result.trials}
+    labels = [trial.label for trial in (source(), target(), *rows) if trial.label in asked]
+    for number, (one, other, _, word, goal, *_) in enumerate(result.manifest["settings"]["pairs"]):
+        known = {label: result.images(label, number) for label in labels}
+        images = {label: image for label, image in known.items() if image is not None}
+        if {"source", "target"} <= set(images):
+            views.append(PairView(word, goal, one, other, images))
+        if len(views) == PAIRS:
+            break
+    return views
+
+
+def tried(result: StudyResult, charted: Sequence[Trial], stated: Mapping[str, Interval]) -> list[Section]:
+    """All other trials of the study."""
+    drawn = {trial.label for trial in charted}
+    rest = [trial for trial in result.trials if trial.sites and trial.label not in drawn]
+    views = [view for trial in rest if (view := trial_view(result, trial, (), (), stated)) is not None]
+    if not views:
+        return []
+    rows: list[list[Cell]] = [[one.label, *one.response, one.ssim] for one in views]
+    text = "Patches of several layers, of parts of them or in the other direction, on the pairs that they were run on."
+    return [
+        Section("Also tried", text, ReportTable(["patch", "way to the target", "95 % low", "95 % high", "SSIM"], rows))
+    ]
+
+
+def provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Versions, settings and machine, as text."""
+    git = manifest.get("git") or {}
+    decides = manifest["settings"]
+    facts: dict[str, Any] = {
+        "started": manifest.get("started"),
+        "ended": manifest.get("ended"),
+        "weights": decides.get("weights"),
+        "adapter": decides.get("adapter"),
+        "dtype": decides.get("dtype"),
+        "device": manifest.get("device"),
+        "generation": decides.get("generation"),
+        "commit": f"{git['commit']}{' with local changes' if git.get('dirty') else ''}" if git.get("commit") else None,
+        **manifest.get("versions", {}),
+    }
+    return {key: str(value) for key, value in facts.items() if value}
 
 
 def _subject(result: StudyResult) -> tuple[str, str]:
@@ -90,7 +203,7 @@ def next_steps(result: StudyResult, plugins: Plugins) -> list[tuple[str, str]]:
         inside = [("heads", "which attention heads of the layers"), ("steps", "which denoising steps")]
         for method, what in [one for one in inside if one[0] != asked]:
             command = ["localize", *model, "--concept", concept, "--method", method, "--set", f"layers={ranges(found)}"]
-            steps.append((command + _options(carried, LOCALIZE), what))
+            steps.append((command + _options(carried, CARRIED), what))
         listed = [
             ("edit", [], "put other text into the same picture with these layers", concept == "text"),
             (
@@ -135,12 +248,3 @@ def _parameters(group: Typer, name: str) -> Collection[str]:
     """Options of the command ``name`` of a group."""
     callbacks = [(one.name, one.callback) for one in group.registered_commands if one.callback]
     return inspect.signature(next(one for known, one in callbacks if name in (known, one.__name__))).parameters
-
-
-def write_page(page: Page, out: Path) -> Path:
-    """Write a page that is not about layers, atomically."""
-    from t2iprobe.report.build import view_of_page
-    from t2iprobe.report.render import render
-
-    write(out, render(view_of_page(page)))
-    return out

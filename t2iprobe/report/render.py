@@ -1,21 +1,25 @@
-"""Render a :class:`View` as one HTML file: no network, light and dark, usable by keyboard and on a phone."""
+"""Render a :class:`Page` as one HTML file: no network, light and dark, usable by keyboard and on a phone."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import math
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
 
 from t2iprobe.core.html import data_uri
 from t2iprobe.core.statistics import Interval
-from t2iprobe.report.view import HELD, View, figure_uri
+from t2iprobe.report.sections import HELD, Page
 
+WIDE = 1600  # pixels, width of a figure
 NONE = "\u2013"  # stands for what could not be measured
 
 
-def render(view: View) -> str:
+def render(page: Page) -> str:
     """The page as HTML."""
     environment = Environment(
         loader=PackageLoader("t2iprobe.report", "templates"),
@@ -24,16 +28,16 @@ def render(view: View) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "height": height, "number": number, "picture": data_uri, "tight": tight}
-    environment.filters["figure"] = figure_uri
-    return environment.get_template("page.html.j2").render(view=view, known=HELD, gallery=_gallery(view))
+    filters = (percent, height, number, tight, figure)
+    environment.filters |= {one.__name__: one for one in filters} | {"picture": data_uri}
+    return environment.get_template("page.html.j2").render(view=page, known=HELD, gallery=_gallery(page))
 
 
-def _gallery(view: View) -> str:
+def _gallery(page: Page) -> str:
     """The patched pictures by trial, as JSON for the page's script; ``<`` is escaped so no text can end the script."""
     shown = {
-        trial.label: [data_uri(pair.images[trial.label]) if trial.label in pair.images else "" for pair in view.pairs]
-        for trial in view.trials
+        trial.label: [data_uri(pair.images[trial.label]) if trial.label in pair.images else "" for pair in page.pairs]
+        for trial in page.trials
     }
     return json.dumps(shown).replace("<", "\\u003c")
 
@@ -60,3 +64,13 @@ def number(value: Any, digits: int = 2) -> str:
     if isinstance(value, float):
         return f"{value:.{digits}f}" if math.isfinite(value) else NONE
     return str(value)
+
+
+def figure(image: Image.Image) -> str:
+    """A drawing as a data URI, sharp at the full width of the page."""
+    image = image.convert("RGB")
+    if image.width > WIDE:
+        image.thumbnail((WIDE, WIDE * image.height), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "webp", lossless=True)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
