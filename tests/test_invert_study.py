@@ -22,6 +22,7 @@ from t2iprobe.core.model import Model
 from t2iprobe.core.room import Room
 from t2iprobe.core.runs import runfolder
 from t2iprobe.core.runs.stop import Stop
+from t2iprobe.core.store.reader import ActivationStore
 from t2iprobe.core.study.stored_results import open_study
 from t2iprobe.plugins.inversion import ablate as ablation
 from t2iprobe.plugins.inversion import (
@@ -43,7 +44,7 @@ from t2iprobe.plugins.inversion.catalogue import BUNDLED
 from t2iprobe.plugins.inversion.editfriendly import EditFriendly
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.study import InversionCallbacks, InversionQuestion, InversionStudy
-from t2iprobe.plugins.inversion.trajectory_store import SAMPLE, TrajectoryStore, phase
+from t2iprobe.plugins.inversion.trajectory_store import SAMPLE, phase
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.report.figures import CELL
 from t2iprobe.sampling import decoded, encoded, fresh_noise, schedule_of, used_schedule
@@ -169,9 +170,8 @@ def test_stopped_between_units_and_ends_only(sd3: Model, finished: Inverted, tmp
         study(sd3, asked).run(path, InversionCallbacks(on_rows=told, stop=stop))
     run = Inverted(study(sd3, asked).run(path))
     assert np.array_equal(run.latent("euler"), finished.latent("euler"))
-    assert not TrajectoryStore(path).between(SAMPLE) and TrajectoryStore(finished.path).between(
-        phase("invert", "euler")
-    )
+    assert ActivationStore(path, SAMPLE).sites == ("noise", "clean")
+    assert "state" in ActivationStore(finished.path, phase("invert", "euler")).sites
     assert "location" not in analyze.analyze(run)
     with pytest.raises(RunExistsError, match=r"num_steps: 4 there, 5 now"):
         study(sd3, replace(asked, num_steps=5)).run(path)
@@ -332,7 +332,8 @@ def test_the_noise_of_a_step_is_diffusers() -> None:
 def test_out_of_memory_halves_what_runs_at_once() -> None:
     seen = []
 
-    def walk(rows: list[int]) -> Trajectory:
+    def walk(part: slice) -> Trajectory:
+        rows = list(range(part.start, part.stop))
         if len(rows) > 2:
             raise torch.OutOfMemoryError
         seen.append(rows)
@@ -340,7 +341,7 @@ def test_out_of_memory_halves_what_runs_at_once() -> None:
         return Trajectory(values, values, 7, values[0])
 
     room = Room()
-    found = in_parts(room, "walk", 5, walk)
+    found = Trajectory.joined(in_parts(room, "walk", 5, walk))
     assert seen == [[0, 1], [2, 3], [4]] and found.nfe == 7
     assert found.states.flatten().tolist() == [0, 1, 2, 3, 4] and found.companion is not None
     in_parts(room, "walk", 3, walk)  # what fits is known by now
@@ -484,7 +485,7 @@ def test_ledits_borrows_the_model() -> None:
 
 
 def test_ledits_is_for_stable_diffusion_only(sd3: Model) -> None:
-    with pytest.raises(ConfigError, match="this is a StableDiffusion3Pipeline"):
+    with pytest.raises(ConfigError, match="not for a StableDiffusion3Pipeline"):
         ledits.editor(sd3)
 
 
@@ -523,7 +524,7 @@ def test_what_is_no_inversion(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no run"):
         Inverted(tmp_path)
     (tmp_path / "manifest.json").write_text('{"settings": {}}')
-    with pytest.raises(ConfigError, match="is no inversion"):
+    with pytest.raises(ConfigError, match="is not an inversion"):
         Inverted(tmp_path)
 
 

@@ -118,7 +118,7 @@ def grid(
     """Images in rows, below the headings of their columns.
 
     Args:
-        columns: headings; one that is too wide is broken after its first hyphen.
+        columns: headings, which may hold line breaks; one that is too wide is broken after its first hyphen.
         rows: for each row its label, which may hold line breaks, and one image per column.
         cell, label, head: size of an image, width of the labels and height of the headings, in pixels.
         corner: text above the labels.
@@ -135,7 +135,8 @@ def grid(
     style: dict[str, Any] = {"font": _font(12), "fill": INK, "spacing": 3}
     pen.multiline_text((MARGIN, MARGIN + head / 2), corner, anchor="lm", **style | {"fill": FAINT})
     for number, name in enumerate(columns):
-        broken = name if _font(12).getlength(name) <= cell else name.replace("-", "-\n", 1)
+        fits = "\n" in name or _font(12).getlength(name) <= cell  # a length is known for single lines only
+        broken = name if fits else name.replace("-", "-\n", 1)
         centre = (left + number * pitch + cell / 2, MARGIN + head / 2)
         pen.multiline_text(centre, _fitted(broken, cell, 12), anchor="mm", align="center", **style)
     for number, (name, images) in enumerate(rows):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
 import torch
@@ -61,6 +61,27 @@ class Trajectory:
     def clean(self) -> Tensor:
         """(row, ...): the image in the space in which the model denoises."""
         return self.states[-1]
+
+    def __getitem__(self, rows: slice) -> Trajectory:
+        """The trajectory of some of the rows."""
+        companion = None if self.companion is None else self.companion[rows]
+        return replace(self, states=self.states[:, rows], outputs=self.outputs[:, rows], companion=companion)
+
+    def to(self, device: torch.device) -> Trajectory:
+        """The trajectory on another device."""
+        return replace(self, states=self.states.to(device), outputs=self.outputs.to(device))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Trajectory]) -> Trajectory:
+        """Trajectories of some rows each, joined into one."""
+        companions = [part.companion for part in parts if part.companion is not None]
+        return cls(
+            torch.cat([part.states for part in parts], 1),
+            torch.cat([part.outputs for part in parts], 1),
+            max(part.nfe for part in parts),
+            torch.cat(companions) if companions else None,
+            max(part.backward for part in parts),
+        )
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -25,9 +25,9 @@ from t2iprobe.plugins.inversion.trajectory_store import (
     CLEAN,
     ENDS,
     SAMPLE,
-    TrajectoryStore,
     TrajectoryWriter,
     phase,
+    stored_trajectory,
 )
 from t2iprobe.sampling import Guided, Pixels, decoded, encoded, fresh_noise, model_denoiser, sides, state_shape
 
@@ -40,11 +40,12 @@ SOURCE = "source"
 SCORES = ("reconstruction", "noise_error", "noise_cosine", "nfe_invert", "nfe_sample", "backward", "seconds")
 
 Tell = Callable[[int], None]
+Made = TypeVar("Made")
 
 
 def score_names(metrics: Sequence[ImageMetric]) -> list[str]:
     """The names of a study's scores."""
-    return [*SCORES, *(one.name for one in metrics)]
+    return [*SCORES, *(metric.name for metric in metrics)]
 
 
 class BatchRunner:
@@ -52,206 +53,173 @@ class BatchRunner:
 
     def __init__(self, study: InversionStudy, session: RunSession, on_rows: Tell) -> None:
         self.study, self.question, self.on_rows, self.session = study, study.question, on_rows, session
-        self.path = session.path
+        self.store = session.path / runfolder.STORE
         self.device = study.model.pipeline._execution_device
         self.shape = state_shape(study.model, study.question.generation)
         self.entries = ALL if study.question.trajectory else ENDS
+        self.sample_entries = self.entries if study.question.sampled else ENDS
 
     def run(self) -> None:
         """Do every unit that is not complete."""
-        question = self.question
-        labels = [f"{row:05d} {prompt}" for row, prompt in enumerate(question.source.prompts)]
-        where = self.path / runfolder.STORE
-        self.memory = StoredResults(where, labels, score_names(self.study.metrics))
+        question, size = self.question, self.study.batch
         source = question.source
-        with TrajectoryWriter(where, source.prompts, source.seeds, question.num_steps, self.study.batch) as self.writer:
-            units = [
-                range(first, min(first + self.study.batch, question.rows))
-                for first in range(0, question.rows, self.study.batch)
-            ]
+        labels = [f"{row:05d} {prompt}" for row, prompt in enumerate(source.prompts)]
+        self.memory = StoredResults(self.store, labels, score_names(self.study.metrics))
+        with TrajectoryWriter(self.store, source.prompts, source.seeds, question.num_steps, size) as self.writer:
+            units = [range(first, min(first + size, question.rows)) for first in range(0, question.rows, size)]
             self.session.begin(sum(len(rows) for rows in units if not self._left(rows)), question.rows)
             for unit, rows in enumerate(units):
-                if todo := self._left(rows):
+                if left := self._left(rows):
                     self.session.check()
-                    self.unit(unit, rows, todo)
+                    self.unit(unit, rows, left)
                     self.session.done(len(rows))
+
+    def unit(self, unit: int, rows: range, left: Sequence[str]) -> None:
+        """Do one batch: sample it, then invert and reconstruct it with every method that is left."""
+        sampled, pictures = self._sampled(unit, rows)
+        for label in left:
+            if label != SOURCE:
+                self._arm(label, unit, rows, sampled, pictures)
 
     def _left(self, rows: range) -> list[str]:
         """The parts of a unit that are not complete: the source, and methods by label."""
         return [label for label in (SOURCE, *self.study.methods) if not self._done(label, rows)]
 
-    def unit(self, unit: int, rows: range, todo: Sequence[str]) -> None:
-        """Do one batch: sample it, then invert and reconstruct it with every method."""
-        sampled, pictures = self._sampled(unit, rows)
-        for label in todo:
-            if label != SOURCE:
-                self._arm(label, unit, rows, sampled, pictures)
-
     def _done(self, label: str, rows: range) -> bool:
-        at = self.memory.row(label)
-        return at is not None and bool(self.memory.done[at, rows.start : rows.stop].all())
+        trial = self.memory.row(label)
+        return trial is not None and bool(self.memory.done[trial, rows.start : rows.stop].all())
 
     def _sampled(self, unit: int, rows: range) -> tuple[Trajectory, Pixels]:
-        """How the pictures of a unit were made, read from the store if they are there."""
-        began = time.perf_counter()
-        known = self.writer.has(SAMPLE, unit, self._sample_entries())
-        if known and self.question.sampled and self.question.trajectory:
-            walk = _to(TrajectoryStore(self.path / runfolder.STORE).walk(SAMPLE, list(rows)), self.device)
+        """How the pictures of a unit were made, read from the store if it is there."""
+        began, question = time.perf_counter(), self.question
+        stored = self.writer.has(SAMPLE, unit, self.sample_entries)
+        if stored and question.sampled and question.trajectory:
+            sampled = stored_trajectory(self.store, SAMPLE, rows).to(self.device)
+        elif question.sampled:
+            sampled = self._sample(rows)
         else:
-            walk = self._first_walk(rows)
-        given = self.question.source.pictures
-        pictures = decoded(self.study.model, walk.clean) if given is None else given[rows.start : rows.stop]
-        if not known:
-            self.writer.write(SAMPLE, unit, walk, self._sample_entries())
+            noise = self._noise(rows)
+            states = torch.stack([noise, self._given(rows).to(noise)])
+            sampled = Trajectory(states, noise.new_empty(0, *noise.shape), 0)
+        given = question.source.pictures
+        pictures = decoded(self.study.model, sampled.clean) if given is None else given[rows.start : rows.stop]
+        if not stored:
+            self.writer.write(SAMPLE, unit, sampled, self.sample_entries)
         if not self._done(SOURCE, rows):
             seconds = (time.perf_counter() - began) / len(rows)
             scores = {"reconstruction": 0.0, "nfe_sample": self._sample_calls(), "seconds": seconds}
-            self._put(SOURCE, rows, [dict(scores) for _ in rows], pictures)
-        return walk, pictures
+            self._put(SOURCE, rows, scores, pictures)
+        return sampled, pictures
 
-    def _sample_calls(self) -> float:
+    def _sample(self, rows: range) -> Trajectory:
+        """Make the pictures of a unit."""
+        own = self.question.sampler == "own"
+        noise, method = self._noise(rows), next(iter(self.study.methods.values())) if own else Stepwise()
+
+        def sample(denoiser: Guided, part: slice) -> Trajectory:
+            return method.sample(denoiser, self.study.schedule, noise[part])
+
+        return self._in_parts(SAMPLE, rows, self.question.guidance, sample)
+
+    def _sample_calls(self) -> int:
         """Model calls per row that making the pictures took."""
         question = self.question
         if not question.sampled:
-            return 0.0
+            return 0
         if question.sampler == "own":
-            return float(next(iter(self.study.examined.values())).own)
-        return float(question.num_steps * sides(question.guidance))
-
-    def _sample_entries(self) -> tuple[str, ...]:
-        return self.entries if self.question.sampled else ENDS
-
-    def _first_walk(self, rows: range) -> Trajectory:
-        """The noise and what is inverted, and the whole sampling trajectory where the model makes the pictures."""
-        question = self.question
-        noise = self._noise(rows, 0)
-        if question.sampled:
-            one = next(iter(self.study.methods.values())) if question.sampler == "own" else Stepwise()
-            return self._walked(
-                SAMPLE,
-                rows,
-                lambda part: one.sample(
-                    self._denoiser([rows[i] for i in part], question.guidance), self.study.schedule, noise[part]
-                ),
-            )
-        clean = self._given(rows)
-        return Trajectory(torch.stack([noise, clean.to(noise)]), noise.new_empty(0, *noise.shape), 0)
+            return next(iter(self.study.examined.values())).own
+        return question.num_steps * sides(question.guidance)
 
     def _given(self, rows: range) -> Tensor:
+        """The states or pictures of a unit that are given, as what is denoised."""
         question = self.question
         if question.clean is not None:
             return question.clean[0][rows.start : rows.stop]
         assert question.source.pictures is not None
         return encoded(self.study.model, question.source.pictures[rows.start : rows.stop])
 
-    def _noise(self, rows: range, apart: int) -> Tensor:
+    def _noise(self, rows: range, apart: int = 0) -> Tensor:
         like = torch.empty(len(rows), *self.shape)
         return fresh_noise(like, [self.question.source.seeds[row] + apart for row in rows]).to(self.device)
 
-    def _denoiser(self, rows: Sequence[int], guidance: float) -> Guided:
-        prompts = [self.question.source.prompts[row] for row in rows]
-        return model_denoiser(self.study.model, prompts, guidance, self.on_rows)
+    def _in_parts(
+        self, work: str, rows: range, guidance: float, walk: Callable[[Guided, slice], Trajectory]
+    ) -> Trajectory:
+        """``walk`` called with a denoiser for slices of ``rows`` that fit into memory."""
+        prompts, model = self.question.source.prompts[rows.start : rows.stop], self.study.model
 
-    def _walked(self, work: str, rows: Sequence[int], walk: Callable[[list[int]], Trajectory]) -> Trajectory:
-        """``walk`` called on the positions of ``rows``; running out of memory halves the rows at once from then on."""
+        def make(part: slice) -> Trajectory:
+            return walk(model_denoiser(model, prompts[part], guidance, self.on_rows), part)
+
         with torch.no_grad():
-            return in_parts(self.study.model.room, (work, *self.shape), len(rows), walk)
+            return Trajectory.joined(in_parts(model.room, (work, *self.shape), len(rows), make))
 
     def _arm(self, label: str, unit: int, rows: range, sampled: Trajectory, pictures: Pixels) -> None:
         """Invert a unit with one method and reconstruct it."""
-        began, method, question = time.perf_counter(), self.study.methods[label], self.question
-        clean = sampled.clean
+        began, question, schedule = time.perf_counter(), self.question, self.study.schedule
+        method, clean, fresh = self.study.methods[label], sampled.clean, self._noise(rows, OTHER_NOISE)
         if question.reencode and question.sampled:
             clean = encoded(self.study.model, pictures).to(clean)
-        fresh = self._noise(rows, OTHER_NOISE)
-        known = sampled if question.sampled else None
 
-        def up(part: list[int]) -> Trajectory:
-            given = InversionInputs(_part(known, part), noise=fresh[part], clean=clean[part])
-            denoiser = self._denoiser([rows[i] for i in part], question.inversion_guidance)
-            return method.invert(denoiser, self.study.schedule, clean[part], given)
+        def invert(denoiser: Guided, part: slice) -> Trajectory:
+            known = sampled[part] if question.sampled else None
+            inputs = InversionInputs(known, noise=fresh[part], clean=clean[part])
+            return method.invert(denoiser, schedule, clean[part], inputs)
 
-        found = self._walked(phase("invert", label), rows, up)
+        def reconstruct(denoiser: Guided, part: slice) -> Trajectory:
+            own = inverted[part]
+            inputs = InversionInputs(own, noise=fresh[part], clean=clean[part], companion=own.companion)
+            return method.sample(denoiser, schedule, own.noise, inputs)
 
-        def down(part: list[int]) -> Trajectory:
-            own = _part(found, part)
-            given = InversionInputs(own, noise=fresh[part], clean=clean[part], companion=own.companion if own else None)
-            denoiser = self._denoiser([rows[i] for i in part], question.guidance)
-            return method.sample(denoiser, self.study.schedule, found.noise[part], given)
-
-        again = self._walked(phase("reconstruct", label), rows, down)
-        self.writer.write(phase("invert", label), unit, found, self.entries)
-        self.writer.write(phase("reconstruct", label), unit, again, CLEAN)
+        up, down = phase("invert", label), phase("reconstruct", label)
+        inverted = self._in_parts(up, rows, question.inversion_guidance, invert)
+        again = self._in_parts(down, rows, question.guidance, reconstruct)
+        self.writer.write(up, unit, inverted, self.entries)
+        self.writer.write(down, unit, again, CLEAN)
         made = decoded(self.study.model, again.clean)
-        scores = self._scores(sampled, clean, found, again)
-        seconds = (time.perf_counter() - began) / len(rows)
-        for one, picture, before in zip(scores, made, pictures, strict=True):
-            one["seconds"] = seconds
-            shown, reference = Image.fromarray(picture), Image.fromarray(before)
-            one |= {metric.name: metric.score(shown, reference) for metric in self.study.metrics}
+        scores: dict[str, Any] = {
+            "reconstruction": _row_means(again.clean - clean),
+            "nfe_invert": inverted.nfe,
+            "nfe_sample": again.nfe,
+            "backward": inverted.backward + again.backward,
+        }
+        if question.sampled:
+            scores["noise_error"] = _row_means(inverted.noise - sampled.noise)
+            flat = inverted.noise.flatten(1), sampled.noise.flatten(1)
+            scores["noise_cosine"] = torch.nn.functional.cosine_similarity(*flat).tolist()
+        scores["seconds"] = (time.perf_counter() - began) / len(rows)
+        pairs = [tuple(map(Image.fromarray, pair)) for pair in zip(made, pictures, strict=True)]
+        scores |= {metric.name: [metric.score(*pair) for pair in pairs] for metric in self.study.metrics}
         self._put(label, rows, scores, made)
 
-    def _scores(
-        self, sampled: Trajectory, clean: Tensor, found: Trajectory, again: Trajectory
-    ) -> list[dict[str, float]]:
-        """The scores of each row, without those that compare pictures."""
-        missed = (again.clean - clean).abs().flatten(1).mean(1)
-        off = (found.noise - sampled.noise).abs().flatten(1).mean(1)
-        alike = torch.nn.functional.cosine_similarity(found.noise.flatten(1), sampled.noise.flatten(1))
-        rows = [{"reconstruction": float(value)} for value in missed]
-        for number, row in enumerate(rows):
-            row |= {"nfe_invert": float(found.nfe), "nfe_sample": float(again.nfe)}
-            row["backward"] = float(found.backward + again.backward)
-            if self.question.sampled:
-                row |= {"noise_error": float(off[number]), "noise_cosine": float(alike[number])}
-        return rows
-
-    def _put(self, label: str, rows: range, scores: Sequence[Mapping[str, float]], pictures: Pixels) -> None:
-        """Write the scores and pictures of a unit, which commits it."""
+    def _put(self, label: str, rows: range, scores: Mapping[str, Any], pictures: Pixels) -> None:
+        """Write the scores (a number, or one per row) and pictures of a unit, which commits it."""
         trial, last = Trial(label, ()), len(rows) - 1
-        names = score_names(self.study.metrics)
+        columns = {
+            name: np.broadcast_to(np.asarray(scores.get(name, np.nan), float), len(rows))
+            for name in score_names(self.study.metrics)
+        }
         for number, row in enumerate(rows):
-            whole = {name: scores[number].get(name, float("nan")) for name in names}
+            row_scores = {name: float(column[number]) for name, column in columns.items()}
             image = Image.fromarray(pictures[number])
-            self.memory.put(TrialResult(row, {label: whole}, {label: image}, 0, 0, last - number), [trial])
+            self.memory.put(TrialResult(row, {label: row_scores}, {label: image}, 0, 0, last - number), [trial])
 
 
-def in_parts(room: Room, work: Hashable, count: int, walk: Callable[[list[int]], Trajectory]) -> Trajectory:
-    """A trajectory of ``count`` rows, computed in parts that fit into memory.
+def _row_means(errors: Tensor) -> list[float]:
+    """The mean absolute value of each row."""
+    means: list[float] = errors.abs().flatten(1).mean(1).tolist()
+    return means
 
-    Args:
-        room: remembers how many rows fit.
-        work: the key under which that is remembered.
-        count: number of rows.
-        walk: computes the trajectory of some of the rows.
+
+def in_parts(
+    room: Room, work: Hashable, count: int, make: Callable[[slice], Made], most: int | None = None
+) -> list[Made]:
+    """What ``make`` gives for slices of ``count`` rows that fit into memory; see :meth:`Room.sliced`.
 
     Raises:
         T2IProbeError: not even one row fits.
     """
     try:
-        return joined(room.sliced(work, count, lambda part: walk(list(range(part.start, part.stop)))))
+        return room.sliced(work, count, make, most=most)
     except torch.OutOfMemoryError:
-        raise T2IProbeError("out of memory with one picture at once; use a smaller resolution or dtype") from None
-
-
-def joined(walks: Sequence[Trajectory]) -> Trajectory:
-    """Trajectories of some rows each, joined into one."""
-    companions = [walk.companion for walk in walks if walk.companion is not None]
-    return Trajectory(
-        torch.cat([walk.states for walk in walks], 1),
-        torch.cat([walk.outputs for walk in walks], 1),
-        max(walk.nfe for walk in walks),
-        torch.cat(companions) if companions else None,
-        max(walk.backward for walk in walks),
-    )
-
-
-def _part(walk: Trajectory | None, rows: list[int]) -> Trajectory | None:
-    if walk is None:
-        return None
-    companion = None if walk.companion is None else walk.companion[rows]
-    return replace(walk, states=walk.states[:, rows], outputs=walk.outputs[:, rows], companion=companion)
-
-
-def _to(walk: Trajectory, device: torch.device) -> Trajectory:
-    return replace(walk, states=walk.states.to(device), outputs=walk.outputs.to(device))
+        raise T2IProbeError("out of memory with a single picture; use a smaller resolution or dtype") from None

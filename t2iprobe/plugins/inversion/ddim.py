@@ -7,14 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from t2iprobe.core.contracts.inverter import (
-    DIFFUSION,
-    FLOW,
-    Denoiser,
-    InversionInputs,
-    InversionRun,
-    Stepwise,
-)
+from t2iprobe.core.contracts.inverter import DIFFUSION, FLOW, Denoiser, InversionInputs, InversionRun, Stepwise
 from t2iprobe.core.contracts.schedule import Level, Schedule
 from t2iprobe.core.errors import ConfigError
 
@@ -75,7 +68,24 @@ class Euler(Stepwise):
         return run.ask(x, run.schedule.timestep_of(step + (self.convention == "source")))
 
 
-class Forward(Stepwise):
+class FirstSteps(Stepwise):
+    """Methods that treat the first steps of inversion, those next to the image, in a way of their own.
+
+    Args:
+        steps: the number of these steps.
+    """
+
+    def __init__(self, steps: int) -> None:
+        if steps < 0:
+            raise ConfigError(f"the number of steps must be at least 0, found {steps}")
+        self.steps = steps
+
+    def early(self, run: InversionRun, step: int) -> bool:
+        """Whether a step is one of them."""
+        return step >= run.schedule.steps - self.steps
+
+
+class Forward(FirstSteps):
     """The paper's remedy: forward diffusion in place of the first steps of inversion (arXiv 2410.23530).
 
     The state after k steps is alpha x0 + sigma n with fresh noise n; inversion continues from there. The paper replaces
@@ -92,9 +102,9 @@ class Forward(Stepwise):
     needs = ("noise",)
 
     def __init__(self, steps: int = 2, level: Literal["correct", "reference"] = "correct") -> None:
-        _check_steps(steps)
+        super().__init__(steps)
         _check_choice("the level", level, "correct", "reference")
-        self.steps, self.level = steps, level
+        self.level = level
         if level == "reference":
             self.inexact = "it adds noise up to one level further than the next step assumes, like the authors' code"
 
@@ -117,11 +127,11 @@ class Forward(Stepwise):
 
     def guess(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
         """One call, or NaN for a step that is replaced."""
-        return torch.full_like(x, torch.nan) if self._replaces(run, step) else run.at(step, x)
+        return torch.full_like(x, torch.nan) if self.early(run, step) else run.at(step, x)
 
     def back(self, run: InversionRun, step: int, x: Tensor, output: Tensor) -> Tensor:
         """The image with noise for a step that is replaced."""
-        if not self._replaces(run, step):
+        if not self.early(run, step):
             return super().back(run, step, x, output)
         clean = run.states[run.schedule.steps]
         return self.noise_level(run.schedule, step).noised(clean, run.required("noise", self.name))
@@ -132,11 +142,8 @@ class Forward(Stepwise):
             return schedule.levels[step]
         return schedule.levels[step - 1] if step else schedule.terminal
 
-    def _replaces(self, run: InversionRun, step: int) -> bool:
-        return step >= run.schedule.steps - self.steps
 
-
-class Oracle(Stepwise):
+class Oracle(FirstSteps):
     """The paper's swap: the first steps of inversion use the sampler's predictions or states (arXiv 2410.23530).
 
     Args:
@@ -149,27 +156,19 @@ class Oracle(Stepwise):
     needs = ("sampled",)
 
     def __init__(self, steps: int = 2, swap: Literal["output", "state"] = "output") -> None:
-        _check_steps(steps)
+        super().__init__(steps)
         _check_choice("the swap", swap, "output", "state")
-        self.steps, self.swap = steps, swap
+        self.swap = swap
 
     def guess(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
         """The sampler's prediction for the swapped steps, else one call."""
-        return run.sampled(self.name).outputs[step] if self._swaps(run, step) else run.at(step, x)
+        return run.sampled(self.name).outputs[step] if self.early(run, step) else run.at(step, x)
 
     def back(self, run: InversionRun, step: int, x: Tensor, output: Tensor) -> Tensor:
         """The sampler's state, where states are swapped."""
-        if self.swap == "state" and self._swaps(run, step):
+        if self.swap == "state" and self.early(run, step):
             return run.sampled(self.name).states[step]
         return super().back(run, step, x, output)
-
-    def _swaps(self, run: InversionRun, step: int) -> bool:
-        return step >= run.schedule.steps - self.steps
-
-
-def _check_steps(steps: int) -> None:
-    if steps < 0:
-        raise ConfigError(f"the number of steps must be at least 0, found {steps}")
 
 
 def _check_choice(setting: str, value: str, *allowed: str) -> None:

@@ -76,7 +76,7 @@ def edit(
         judge: reads the words in the pictures.
     """
     run, count = sampler.run, len(question.targets)
-    own = run.pictures("source")[:count]
+    own, prompts = run.pictures("source")[:count], run.prompts[:count]
     starts = {
         TRUE: run.noise,
         **{arm: run.latent(arm) for arm in question.arms},
@@ -84,18 +84,17 @@ def edit(
     }
     made = {what: sampler.pictures(states[:count], question.targets) for what, states in starts.items()}
     if question.ledits:
-        made[LEDITS] = edited(sampler.model, own, run.prompts[:count], question.targets, run.steps, seed=question.seed)
-    prompts = run.prompts[:count]
+        made[LEDITS] = edited(sampler.model, own, prompts, question.targets, run.steps, question.seed)
     scored = {what: _scored(pictures, own, question.targets, metrics, judge) for what, pictures in made.items()}
-    comparing = [one for one in metrics if one.needs != "prompt"]
+    comparing = [metric for metric in metrics if metric.needs != "prompt"]
     rows = []
     for what, pictures in made.items():
-        row: dict[str, Any] = {"what": what} | {name: over(one, prompts) for name, one in scored[what].items()}
+        row: dict[str, Any] = {"what": what} | {name: over(values, prompts) for name, values in scored[what].items()}
         for name, values in similar(pictures, made[TRUE], comparing).items():
             row[f"{name}_to_noise"] = over(np.array(values), prompts)
         row["diversity"] = pairwise(pictures)
         if what != TRUE:
-            gaps = {name: over(one - scored[TRUE][name], prompts) for name, one in scored[what].items()}
+            gaps = {name: over(values - scored[TRUE][name], prompts) for name, values in scored[what].items()}
             row["beside_noise"] = gaps | {"diversity": more_diverse(pictures, made[TRUE], prompts)}
         if question.variations > 1 and what in starts:
             row["variations"] = _varied(sampler, question, starts[what])
@@ -116,15 +115,14 @@ def _scored(
     pictures: Pixels, own: Pixels, targets: Sequence[str], metrics: Sequence[Any], judge: WordJudge | None
 ) -> dict[str, Array]:
     """Every score, (row,), by name: against the picture before the edit, and against the new prompt."""
-    comparing = [one for one in metrics if one.needs != "prompt"]
-    found = {f"{name}_to_source": values for name, values in similar(pictures, own, comparing).items()}
-    images = [Image.fromarray(one) for one in pictures]
-    for one in metrics:
-        if one.needs == "prompt":
-            found[f"{one.name}_to_target"] = [one.score(*pair) for pair in zip(images, targets, strict=True)]
+    scores: dict[str, list[float]] = {}
+    images, originals = list(map(Image.fromarray, pictures)), list(map(Image.fromarray, own))
+    for metric in sorted(metrics, key=lambda metric: metric.needs == "prompt"):
+        suffix, references = ("target", targets) if metric.needs == "prompt" else ("source", originals)
+        scores[f"{metric.name}_to_{suffix}"] = list(map(metric.score, images, references))
     if judge is not None:
-        found["read"] = judge.scores(pictures, targets)
-    return {name: np.array(values) for name, values in found.items()}
+        scores["read"] = judge.scores(pictures, targets)
+    return {name: np.array(values) for name, values in scores.items()}
 
 
 def _varied(sampler: LevelSampler, question: Edit, states: Array) -> Between | None:

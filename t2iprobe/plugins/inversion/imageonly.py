@@ -1,7 +1,8 @@
 """Models without text, for inversion only: class-conditional DiT, and unconditional latent and pixel diffusion.
 
-They have no site that a text method could read or patch, so they do not count among the package's architectures and
-other commands do not know them. Prompts are class numbers or ImageNet names for DiT, and empty for the others.
+They have no site that a text method could read or patch, so they are not among the package's architectures, and only
+the commands of ``t2iprobe invert`` take them. Prompts are class numbers or ImageNet names for DiT, and empty for the
+others.
 """
 
 from __future__ import annotations
@@ -28,10 +29,14 @@ from t2iprobe.core.names import near
 from t2iprobe.core.sites import Site
 
 CLASSES, NONE = 1000, 1000  # number of DiT's classes, which is also the label for "no class"
+TINY_CODER: dict[str, Any] = {
+    "block_out_channels": (8, 8), "norm_num_groups": 8,
+    "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2,
+}  # fmt: skip
 
 
 class ImageOnly(Adapter):
-    """What these models share: nothing to read, and a conditioning that is not text."""
+    """What these models share: no sites, and no text."""
 
     text_entry = ()
     text_kv = ()
@@ -53,26 +58,21 @@ class ImageOnly(Adapter):
 
     def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """See :meth:`Adapter.predict`."""
-        found: Tensor = pipeline.unet(latents, timestep, return_dict=False)[0]
-        return found
+        prediction: Tensor = pipeline.unet(latents, timestep, return_dict=False)[0]
+        return prediction
 
 
 class Pixels(ImageOnly):
     """``DDPMPipeline`` and ``DDIMPipeline``: pixels in -1..1 (also the paper's ADM, if its weights are converted)."""
 
-    name: ClassVar[str] = "ddpm"
-    pipelines: ClassVar[frozenset[str]] = frozenset({"DDPMPipeline", "DDIMPipeline"})
+    name = "ddpm"
+    pipelines = frozenset({"DDPMPipeline", "DDIMPipeline"})
     denoiser = "unet"
 
     @classmethod
     def tiny(cls) -> DDPMPipeline:
         """A tiny model of 16 x 16 pixels."""
-        torch.manual_seed(0)
-        unet = UNet2DModel(
-            sample_size=16, block_out_channels=(16, 16), layers_per_block=1, norm_num_groups=8,
-            down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
-        )  # fmt: skip
-        return DDPMPipeline(unet, DDIMScheduler(clip_sample=False))
+        return DDPMPipeline(_tiny_unet(16), DDIMScheduler(clip_sample=False))
 
     @classmethod
     def full_size(cls) -> nn.Module:
@@ -86,33 +86,26 @@ class Pixels(ImageOnly):
             )  # fmt: skip
 
     def encode_images(self, pipeline: Pipeline, images: Tensor) -> Tensor:
-        """Pixels are what is denoised."""
+        """The pixels themselves are denoised."""
         return images
 
     def decode(self, pipeline: Pipeline, latents: Tensor) -> Tensor:
-        """Pixels are what is denoised."""
+        """The pixels themselves are denoised."""
         return latents
 
 
 class Latents(ImageOnly):
     """``LDMPipeline``: unconditional latent diffusion over a vector-quantised autoencoder (CelebA-HQ)."""
 
-    name: ClassVar[str] = "ldm"
-    pipelines: ClassVar[frozenset[str]] = frozenset({"LDMPipeline"})
+    name = "ldm"
+    pipelines = frozenset({"LDMPipeline"})
     denoiser = "unet"
 
     @classmethod
     def tiny(cls) -> LDMPipeline:
         """A tiny model of 16 x 16 pixels and 8 x 8 latents."""
-        torch.manual_seed(0)
-        unet = UNet2DModel(
-            sample_size=8, block_out_channels=(16, 16), layers_per_block=1, norm_num_groups=8,
-            down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
-        )  # fmt: skip
-        coder = VQModel(
-            block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=3,
-            up_block_types=("UpDecoderBlock2D",) * 2, num_vq_embeddings=16, norm_num_groups=8, scaling_factor=1.0,
-        )  # fmt: skip
+        unet = _tiny_unet(8)
+        coder = VQModel(**TINY_CODER, latent_channels=3, num_vq_embeddings=16, scaling_factor=1.0)
         return LDMPipeline(coder, unet, DDIMScheduler(clip_sample=False))
 
     @classmethod
@@ -126,21 +119,21 @@ class Latents(ImageOnly):
             )  # fmt: skip
 
     def encode_images(self, pipeline: Pipeline, images: Tensor) -> Tensor:
-        """Latents before they are quantised, because those are what was diffused."""
-        found: Tensor = pipeline.vqvae.encode(images).latents
-        return found * pipeline.vqvae.config.scaling_factor
+        """Latents before they are quantised, because the model was trained on those."""
+        latents: Tensor = pipeline.vqvae.encode(images).latents * pipeline.vqvae.config.scaling_factor
+        return latents
 
     def decode(self, pipeline: Pipeline, latents: Tensor) -> Tensor:
         """Decode as the pipeline does."""
-        found: Tensor = pipeline.vqvae.decode(latents / pipeline.vqvae.config.scaling_factor).sample
-        return found
+        images: Tensor = pipeline.vqvae.decode(latents / pipeline.vqvae.config.scaling_factor).sample
+        return images
 
 
 class ByClass(ImageOnly):
     """``DiTPipeline``: a diffusion transformer over classes; the empty prompt is its null class."""
 
-    name: ClassVar[str] = "dit"
-    pipelines: ClassVar[frozenset[str]] = frozenset({"DiTPipeline"})
+    name = "dit"
+    pipelines = frozenset({"DiTPipeline"})
     denoiser = "transformer"
     prompts = tuple(map(str, range(CLASSES)))
 
@@ -148,10 +141,7 @@ class ByClass(ImageOnly):
     def tiny(cls) -> DiTPipeline:
         """A tiny model of 16 x 16 pixels and 8 x 8 latents that predicts noise and a learned variance."""
         torch.manual_seed(0)
-        coder = AutoencoderKL(
-            block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
-            up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=8,
-        )  # fmt: skip
+        coder = AutoencoderKL(**TINY_CODER, latent_channels=4)
         transformer = DiTTransformer2DModel(
             num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=8,
         )  # fmt: skip
@@ -170,10 +160,18 @@ class ByClass(ImageOnly):
 
     def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """See :meth:`Adapter.predict`; the learned variance is the second half of the channels."""
-        found: Tensor = pipeline.transformer(
-            latents, timestep=timestep.long(), class_labels=conditioning.tokens, return_dict=False
-        )[0]
-        return found
+        labels = conditioning.tokens
+        output = pipeline.transformer(latents, timestep=timestep.long(), class_labels=labels, return_dict=False)
+        prediction: Tensor = output[0]
+        return prediction
+
+
+def _tiny_unet(side: int) -> UNet2DModel:
+    torch.manual_seed(0)
+    return UNet2DModel(
+        sample_size=side, block_out_channels=(16, 16), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+    )  # fmt: skip
 
 
 def label_of(pipeline: Pipeline, prompt: str) -> int:

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice
 from t2iprobe.core.runs import runfolder
-from t2iprobe.core.study.stored_results import RecordedResults, open_study
-from t2iprobe.plugins.inversion.sources import Source
-from t2iprobe.plugins.inversion.trajectory_store import SAMPLE, Array, TrajectoryStore, phase
+from t2iprobe.core.store.reader import ActivationStore
+from t2iprobe.core.study.stored_results import open_study
+from t2iprobe.plugins.inversion.trajectory_store import SAMPLE, Array, phase
 
 Scores = NDArray[np.float32]
 KIND = "inversion"
@@ -29,112 +30,100 @@ class Inverted:
     Args:
         path: the run's folder.
         rows: how many of the finished rows to read; ``None`` for all.
+
+    Attributes:
+        path: the run's folder.
+        manifest: its manifest.
+        settings: the settings that decided the result.
+        arms: the labels of the methods.
+        steps: number of sampling steps.
+        trajectory: whether states and predictions were kept.
+        sampled: whether the model made the pictures, so that their true noise is known.
+        score_names: names of the scores.
+        rows: numbers of the finished rows that are read.
+
+    Raises:
+        ConfigError: the folder is not an inversion, or has no row yet that every method has finished.
     """
 
     def __init__(self, path: str | Path, rows: int | None = None) -> None:
         self.path = Path(path)
         self.manifest = runfolder.read_manifest(self.path)
         if self.manifest.get("kind") != KIND:
-            raise ConfigError(f"{path} is no inversion; `t2iprobe invert run --out FOLDER` makes one")
-        self._recorded: RecordedResults = open_study(self.path / runfolder.STORE, self.manifest["scores"])
-        known = [label for label in self.arms if self._recorded.row(label) is not None]
-        done = np.all([self._recorded.done[self._row(label)] for label in known], axis=0) if known else np.zeros(0)
-        self.rows: list[int] = [int(row) for row in np.flatnonzero(done)][:rows]
-        if len(known) != len(self.arms) or not self.rows:
-            raise ConfigError(f"{path} has no finished rows of every method yet; start the same run again")
-        self._store = TrajectoryStore(self.path, self.rows)
+            raise ConfigError(f"{path} is not an inversion; `t2iprobe invert run --out FOLDER` makes one")
+        settings: Mapping[str, Any] = self.manifest["settings"]
+        self.settings, self.steps = settings, int(settings["num_steps"])
+        self.arms: list[str] = list(settings["arms"])
+        self.trajectory = bool(settings["trajectory"])
+        self.sampled: bool = settings["pictures"] is None and settings["clean"] is None
+        self._stores: dict[str, ActivationStore] = {}
+        self._recorded = open_study(self.path / runfolder.STORE, self.manifest["scores"])
+        self.score_names = list(self._recorded.names)
+        numbers = [self._recorded.row(arm) for arm in self.arms]
+        done = self._recorded.done[[number for number in numbers if number is not None]].all(0)
+        self.rows: list[int] = np.flatnonzero(done)[:rows].tolist()
+        if None in numbers or not self.rows:
+            raise ConfigError(f"{path} has no row yet that every method has finished; start the same run again")
 
     def __repr__(self) -> str:
-        return (
-            f"Inverted({self.path}, {', '.join(self.arms)}, {len(self.rows)} rows of {len(self.settings['prompts'])})"
-        )
+        rows = f"{len(self.rows)} rows of {len(self.settings['prompts'])}"
+        return f"Inverted({self.path}, {', '.join(self.arms)}, {rows})"
 
     def part(self, rows: Sequence[int]) -> Inverted:
         """The same run with only some of its rows, given by their position among these rows."""
-        found = copy.copy(self)
-        for kept in ("noise", "clean"):
-            found.__dict__.pop(kept, None)
-        found.rows = [self.rows[row] for row in rows]
-        found._store = TrajectoryStore(self.path, found.rows)
-        return found
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """The settings that decided the result."""
-        found: Mapping[str, Any] = self.manifest["settings"]
-        return found
-
-    @property
-    def arms(self) -> list[str]:
-        """The labels of the methods."""
-        return list(self.settings["arms"])
-
-    @property
-    def sampled(self) -> bool:
-        """Whether the model made the pictures, so that their true noise is known."""
-        return self.settings["pictures"] is None and self.settings["clean"] is None
-
-    @property
-    def steps(self) -> int:
-        """The number of sampling steps."""
-        return int(self.settings["num_steps"])
-
-    @property
-    def trajectory(self) -> bool:
-        """Whether states and predictions were kept."""
-        return bool(self.settings["trajectory"])
+        part = copy.copy(self)
+        for cached in ("noise", "clean"):
+            part.__dict__.pop(cached, None)
+        part.rows = [self.rows[row] for row in rows]
+        return part
 
     @property
     def prompts(self) -> list[str]:
-        """One a row."""
+        """One per row."""
         return [self.settings["prompts"][row] for row in self.rows]
 
     @property
     def seeds(self) -> list[int]:
-        """One a row."""
+        """One per row."""
         return [self.settings["seeds"][row] for row in self.rows]
 
     @cached_property
     def noise(self) -> Array:
-        """(row, ...): the noise that the pictures were made from, or noise drawn to stand beside given pictures."""
-        return self._store.noise(SAMPLE)
+        """(row, ...): the noise that the pictures were made from, or other noise where pictures were given."""
+        return self._read(SAMPLE, "noise")
 
     @cached_property
     def clean(self) -> Array:
         """(row, ...): the pictures in the space in which the model denoises."""
-        return self._store.clean(SAMPLE)
+        return self._read(SAMPLE, "clean")
 
     def latent(self, arm: str) -> Array:
         """(row, ...): the latents that a method found."""
-        return self._store.noise(phase("invert", self.arm(arm)))
+        return self._read(phase("invert", self.arm(arm)), "noise")
 
     def rebuilt(self, arm: str) -> Array:
-        """(row, ...): what sampling from a method's latents gave."""
-        return self._store.clean(phase("reconstruct", self.arm(arm)))
+        """(row, ...): the reconstructions, sampled from a method's latents."""
+        return self._read(phase("reconstruct", self.arm(arm)), "clean")
 
     def state(self, arm: str | None, step: int) -> Array:
         """(row, ...): the state at a level of the inversion by ``arm``, or of the sampling if it is ``None``."""
-        return self._store.state(self._walk(arm), step)
+        name = SAMPLE if arm is None else phase("invert", self.arm(arm))
+        return self._read(name, "clean") if step == self.steps else self._read(name, "state", step)
 
     def output(self, arm: str | None, step: int) -> Array:
         """(row, ...): the prediction at a step of the inversion by ``arm``, or of the sampling if it is ``None``."""
-        return self._store.output(self._walk(arm), step)
+        return self._read(SAMPLE if arm is None else phase("invert", self.arm(arm)), "output", step)
 
     def score(self, name: str, arm: str) -> Scores:
         """A score, (row,)."""
-        values: Scores = self._recorded.column(name)[self._row(arm)][self.rows]
+        values: Scores = self._recorded.column(name)[self._recorded.row(arm)][self.rows]
         return values
-
-    @property
-    def score_names(self) -> list[str]:
-        """The names of the scores."""
-        return list(self._recorded.names)
 
     def picture(self, label: str, row: int) -> Image.Image:
         """The picture of a finished row: that of ``source``, or a method's reconstruction."""
-        found = self._recorded.image(label, self.rows[row])
-        assert found is not None
-        return found
+        picture = self._recorded.image(label, self.rows[row])
+        assert picture is not None
+        return picture
 
     def pictures(self, label: str) -> NDArray[np.uint8]:
         """(row, y, x, 3): the pictures of all rows."""
@@ -146,17 +135,10 @@ class Inverted:
         Raises:
             ConfigError: there is no such method in the run.
         """
-        choice(f"method of {self.path}", label, dict.fromkeys(self.arms))
-        return label
+        return choice(f"method of {self.path}", label, {arm: arm for arm in self.arms})
 
-    def source(self) -> Source:
-        """The prompts and seeds of the finished rows."""
-        return Source(tuple(self.prompts), tuple(self.seeds))
-
-    def _walk(self, arm: str | None) -> str:
-        return SAMPLE if arm is None else phase("invert", self.arm(arm))
-
-    def _row(self, label: str) -> int:
-        found = self._recorded.row(label)
-        assert found is not None
-        return found
+    def _read(self, name: str, entry: str, step: int = 0) -> Array:
+        if name not in self._stores:
+            self._stores[name] = ActivationStore(self.path, name)
+        values: Array = self._stores[name].fetch(entry, step, Branch.COND, self.rows).float().numpy()
+        return values

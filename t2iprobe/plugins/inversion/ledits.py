@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import (
-    DPMSolverMultistepScheduler,
-    LEditsPPPipelineStableDiffusion,
-    LEditsPPPipelineStableDiffusionXL,
-)
+from diffusers import DPMSolverMultistepScheduler, LEditsPPPipelineStableDiffusion, LEditsPPPipelineStableDiffusionXL
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 
@@ -22,7 +18,7 @@ from t2iprobe.core.model import Model
 from t2iprobe.sampling import Pixels
 
 KINDS = (LEditsPPPipelineStableDiffusionXL, LEditsPPPipelineStableDiffusion)
-SKIP, SOURCE_GUIDANCE = 0.15, 3.5  # diffusers' defaults
+SKIP, SOURCE_GUIDANCE, EDIT_GUIDANCE = 0.15, 3.5, 5.0  # diffusers' defaults
 
 
 def editor(model: Model) -> Any:
@@ -31,20 +27,18 @@ def editor(model: Model) -> Any:
     Raises:
         ConfigError: diffusers has no such pipeline for these parts.
     """
-    own = model.pipeline.components
+    own = {**model.pipeline.components, "requires_safety_checker": False}
     for kind in KINDS:
-        known = inspect.signature(kind.__init__).parameters
-        wanted = [name for name, one in known.items() if one.default is one.empty and name not in ("self", "scheduler")]
-        if all(name in own for name in wanted) and hasattr(model.pipeline, "unet"):
+        parameters = inspect.signature(kind).parameters
+        if all(name in own for name, one in parameters.items() if one.default is one.empty) and "unet" in own:
             scheduler = DPMSolverMultistepScheduler.from_config(
                 model.pipeline.scheduler.config, algorithm_type="sde-dpmsolver++", solver_order=2
             )
-            parts = {name: part for name, part in own.items() if name in known}
-            quiet = {"requires_safety_checker": False} if "requires_safety_checker" in known else {}
-            return kind(**{**parts, **quiet, "scheduler": scheduler})
+            parts = {name: part for name, part in own.items() if name in parameters}
+            return kind(**parts | {"scheduler": scheduler})
     raise ConfigError(
-        f"diffusers has LEDITS++ for Stable Diffusion 1, 2 and XL, this is a {type(model.pipeline).__name__}; "
-        "leave --ledits out"
+        f"diffusers has LEDITS++ for Stable Diffusion 1, 2 and XL, not for a {type(model.pipeline).__name__}; "
+        "leave out --ledits"
     )
 
 
@@ -54,10 +48,7 @@ def edited(
     prompts: Sequence[str],
     targets: Sequence[str],
     steps: int,
-    *,
-    strength: float = 5.0,
     seed: int = 0,
-    done: Callable[[int], None] = lambda pictures: None,
 ) -> Pixels:
     """Each picture, edited with its target prompt as the concept to add.
 
@@ -67,9 +58,7 @@ def edited(
         prompts: the prompts that the pictures were made from.
         targets: the prompts of the edit.
         steps: number of inversion steps.
-        strength: guidance scale of the edit.
         seed: seed of the noise.
-        done: is called after each picture.
 
     Raises:
         ConfigError: the model, or the size of the pictures, is not suitable.
@@ -85,9 +74,8 @@ def edited(
                 Image.fromarray(picture), source_prompt=prompt, source_guidance_scale=SOURCE_GUIDANCE,
                 num_inversion_steps=steps, skip=SKIP, generator=generator,
             )  # fmt: skip
-            found = pipeline(editing_prompt=[target], edit_guidance_scale=strength, generator=generator)
-            made.append(np.asarray(found.images[0].convert("RGB"), np.uint8))
-            done(1)
+            result = pipeline(editing_prompt=[target], edit_guidance_scale=EDIT_GUIDANCE, generator=generator)
+            made.append(np.asarray(result.images[0].convert("RGB"), np.uint8))
     return np.stack(made)
 
 

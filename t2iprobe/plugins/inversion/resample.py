@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,11 @@ from t2iprobe.core.model import Model
 from t2iprobe.core.runs import provenance
 from t2iprobe.core.study.context import usual_batch
 from t2iprobe.plugins.inversion.analysis.jackknife import Rows
-from t2iprobe.plugins.inversion.batch_runner import in_parts
+from t2iprobe.plugins.inversion.batch_runner import Tell, in_parts
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.paired import Between, spanned
 from t2iprobe.plugins.inversion.trajectory_store import Array
-from t2iprobe.sampling import Pixels, decoded, model_denoiser, sides, used_schedule
-
-Tell = Callable[[int], None]
+from t2iprobe.sampling import Pixels, decoded, model_denoiser, used_schedule
 
 
 @dataclass
@@ -35,7 +33,7 @@ class LevelSampler:
         run: the finished inversion.
         guidance: guidance scale of sampling; default the run's.
         batch_size: rows that are sampled at once.
-        on_rows: is told the number of rows of each call.
+        on_rows: called with the number of rows of each denoiser call.
     """
 
     model: Model
@@ -46,35 +44,23 @@ class LevelSampler:
 
     def __post_init__(self) -> None:
         check_model(self.model, self.run)
-        generation = {
-            key: value for key, value in self.run.settings["generation"].items() if key in ("height", "width")
-        }
-        self.schedule = used_schedule(self.model, self.run.steps, generation)
-        self.scale = self.run.settings["guidance"] if self.guidance is None else self.guidance
+        settings = self.run.settings
+        size = {side: value for side, value in settings["generation"].items() if side in ("height", "width")}
+        self.schedule = used_schedule(self.model, self.run.steps, size)
+        self.scale: float = settings["guidance"] if self.guidance is None else self.guidance
 
     def pictures(self, states: Array, prompts: Sequence[str]) -> Pixels:
         """Pictures (row, y, x, 3) sampled from noise or latents, each with its prompt."""
-        size = self.batch_size or usual_batch(self.model)
-        parts = [range(first, min(first + size, len(states))) for first in range(0, len(states), size)]
-        return np.concatenate(
-            [self._batch(states[part.start : part.stop], [prompts[i] for i in part]) for part in parts]
-        )
 
-    def _batch(self, states: Array, prompts: Sequence[str]) -> Pixels:
-        noise = torch.from_numpy(np.ascontiguousarray(states, np.float32)).to(self.model.pipeline._execution_device)
+        def make(part: slice) -> Pixels:
+            noise = torch.from_numpy(np.ascontiguousarray(states[part], np.float32))
+            denoiser = model_denoiser(self.model, prompts[part], self.scale, self.on_rows)
+            with torch.no_grad():
+                sampled = Stepwise().sample(denoiser, self.schedule, noise.to(self.model.pipeline._execution_device))
+            return decoded(self.model, sampled.clean)
 
-        def walk(rows: list[int]) -> Any:
-            denoiser = model_denoiser(self.model, [prompts[row] for row in rows], self.scale, self.on_rows)
-            return Stepwise().sample(denoiser, self.schedule, noise[rows])
-
-        with torch.no_grad():
-            made = in_parts(self.model.room, ("resample", *noise.shape[1:]), len(noise), walk)
-            return decoded(self.model, made.clean)
-
-    @property
-    def calls(self) -> int:
-        """How many denoiser rows a picture takes."""
-        return self.run.steps * sides(self.scale)
+        size, work = self.batch_size or usual_batch(self.model), ("resample", *states.shape[1:])
+        return np.concatenate(in_parts(self.model.room, work, len(states), make, size))
 
 
 def check_model(model: Model, run: Inverted) -> None:
@@ -83,8 +69,8 @@ def check_model(model: Model, run: Inverted) -> None:
     Raises:
         ConfigError: the weights differ.
     """
-    found = provenance.facts(model, {"num_steps": run.steps})["decides"]["weights"]
-    if found != run.settings["weights"]:
+    weights = provenance.facts(model, {"num_steps": run.steps})["decides"]["weights"]
+    if weights != run.settings["weights"]:
         raise ConfigError(
             f"{run.path} was made with other weights ({run.manifest.get('model') or 'unknown'}) than those of "
             f"{model.ref or 'this model'}; name its model with --model"
@@ -107,22 +93,22 @@ class WordJudge:
 
     def scores(self, pictures: Pixels, prompts: Sequence[str]) -> list[float]:
         """How well each picture shows the word of its prompt."""
-        read = self.reader.read([Image.fromarray(picture) for picture in pictures])
-        return [self.metric.score(text, self.words[prompt]) for text, prompt in zip(read, prompts, strict=True)]
+        texts = self.reader.read([Image.fromarray(picture) for picture in pictures])
+        return [self.metric.score(text, self.words[prompt]) for text, prompt in zip(texts, prompts, strict=True)]
 
 
 def gaps(pictures: Pixels) -> NDArray[np.float64]:
     """The mean absolute difference between any two pictures, (row, row), in 0..1."""
     flat = pictures.reshape(len(pictures), -1).astype(np.float32) / 255
-    return np.stack([np.abs(flat - one).mean(1, dtype=np.float64) for one in flat])
+    return np.stack([np.abs(flat - picture).mean(1, dtype=np.float64) for picture in flat])
 
 
 def pairwise(pictures: Pixels) -> float:
     """How different pictures are: the mean absolute difference between two of them, in 0..1."""
-    return mean_gap(gaps(pictures))
+    return _mean_gap(gaps(pictures))
 
 
-def mean_gap(table: NDArray[np.float64]) -> float:
+def _mean_gap(table: NDArray[np.float64]) -> float:
     """The mean of :func:`gaps` over all pairs."""
     count = len(table)
     return float(table.sum() / (count * (count - 1))) if count > 1 else float("nan")
@@ -132,14 +118,14 @@ def more_diverse(pictures: Pixels, others: Pixels, prompts: Sequence[Hashable]) 
     """How much more diverse pictures are than others of the same rows, with a 95 % interval over prompts."""
     first, second = gaps(pictures), gaps(others)
 
-    def more(rows: Rows) -> float:
-        at = np.ix_(rows, rows)
-        return mean_gap(first[at]) - mean_gap(second[at])
+    def difference(rows: Rows) -> float:
+        pairs = np.ix_(rows, rows)
+        return _mean_gap(first[pairs]) - _mean_gap(second[pairs])
 
-    return spanned(more, prompts)
+    return spanned(difference, prompts)
 
 
 def similar(pictures: Pixels, others: Pixels, metrics: Sequence[Any]) -> dict[str, list[float]]:
     """Each metric's scores of pictures against others, picture by picture."""
-    pairs = [(Image.fromarray(one), Image.fromarray(other)) for one, other in zip(pictures, others, strict=True)]
+    pairs = [tuple(map(Image.fromarray, pair)) for pair in zip(pictures, others, strict=True)]
     return {metric.name: [metric.score(*pair) for pair in pairs] for metric in metrics}
