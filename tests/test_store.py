@@ -912,7 +912,7 @@ def test_store_export_at_the_command_line(call: Call, tmp_path: Path) -> None:
 
 BAD = {
     "beyond the budget": ((*ASK, "--max-bytes", "1kB"), "more than --max-bytes 1kB"),
-    "no size": ((*ASK, "--max-bytes", "lots"), "is no size"),
+    "no size": ((*ASK, "--max-bytes", "lots"), "is not a size"),
     "no file": ((*ASK[:6], "nowhere.txt"), "cannot read the prompts in nowhere.txt"),
     "no prompt": ((*ASK[:6], "empty.txt"), "empty.txt holds no prompts"),
     "no text": ((*ASK[:6], "binary.txt"), "binary.txt is UTF-16 text"),

@@ -577,7 +577,7 @@ def test_bad_requests_are_one_sentence(call: Call, tmp_path: Path) -> None:
     for arguments, said in (
         (["run", "word.toml"], "cannot read the study file"),
         (["status", "runs/none"], "no run of t2iprobe"),
-        (["ls", "run"], "run is no folder"),
+        (["ls", "run"], "run is not a folder"),
         (["run", "words.toml", "--executor", "rya"], "did you mean ray"),
         (["run", "words.toml", "--workers", "2"], "go with --executor ray"),
     ):

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, TextIO
@@ -36,6 +36,11 @@ def say(text: str) -> None:
     notes.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
+def tell(text: str) -> None:
+    """Print a plain sentence on stdout."""
+    answers.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
     """Print one JSON object on stdout."""
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
@@ -46,9 +51,9 @@ def print_plan(plan: Mapping[str, Any], format: Format) -> None:
     if format is Format.json:
         print_json(plan)
         return
-    answers.print(plan["sentence"], highlight=False, markup=False, soft_wrap=True)
+    tell(plan["sentence"])
     if plan.get("inferred"):
-        notes.print(f"inferred, because it is not published: {plan['inferred']}", highlight=False, markup=False)
+        say(f"inferred, because it is not published: {plan['inferred']}")
 
 
 def print_methods(kinds: Mapping[str, Any], format: Format) -> None:
@@ -56,9 +61,14 @@ def print_methods(kinds: Mapping[str, Any], format: Format) -> None:
     if format is Format.json:
         print_json({"methods": {name: kind.summary for name, kind in kinds.items()}})
         return
-    table = Table("method", "what it does", box=None, header_style="bold")
-    for name, kind in kinds.items():
-        table.add_row(name, escape(kind.summary))
+    print_table(("method", "what it does"), [(name, kind.summary) for name, kind in kinds.items()])
+
+
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
+    """Print a table on stdout; cells that are too long are wrapped."""
+    table = Table(*heads, box=None, header_style="bold", title=title or None)
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
     answers.print(table)
 
 

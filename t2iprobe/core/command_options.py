@@ -115,7 +115,9 @@ class Options(BaseModel):
         """How an option is written, with its value if given: ``--seed 4`` at a shell, ``seed=4`` elsewhere."""
         if self._at_shell:
             name = flags(name, type(self).model_fields[name])[0]
-        return name if value is None else f"{name}{' ' if self._at_shell else '='}{value}"
+        if value is None or (value is True and self._at_shell):
+            return name
+        return f"{name}{' ' if self._at_shell else '='}{value}"
 
     def has(self, name: str) -> bool:
         """Whether an option was given."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import typer
 
 from t2iprobe.cli.command import takes
-from t2iprobe.cli.console import Format, answers, notes, print_json, stopping
+from t2iprobe.cli.console import Format, print_json, say, stopping, tell
 from t2iprobe.cli.models import load, reference
 from t2iprobe.cli.options import RunOptions, Size
 from t2iprobe.core import parse
@@ -20,10 +20,9 @@ from t2iprobe.core.seeds import SEEDS
 from t2iprobe.core.textfile import LISTED, read_entries
 
 if TYPE_CHECKING:
-    from t2iprobe.core.model import Generation, Model
+    from t2iprobe.core.model import Model
     from t2iprobe.core.runs.engine import RunSession
     from t2iprobe.core.store.capture import CapturePlan
-    from t2iprobe.core.store.layout import Layout
     from t2iprobe.core.store.reader import ActivationStore
     from t2iprobe.registry.manager import Plugins
 
@@ -36,23 +35,28 @@ class CaptureOptions(RunOptions, GenerationOptions, ModelOptions):
 
     panel: ClassVar[str] = "Capture"
     sites: Names = option(
-        help="Sites to keep: names or patterns, such as 'blocks.*.joint_attn.k'; repeatable, or by commas."
+        help="Sites to keep: names or patterns, such as 'blocks.*.joint_attn.k'; repeatable, or separated by commas."
     )
     prompts: Path = option(help=f"File of prompts, {LISTED}.")
     store: str | None = option(
         None, help="Keep the activations at this URL (anything fsspec knows) instead of in the run folder."
     )
     steps: str | None = option(None, help="Keep only these denoising steps, START:STOP[:STRIDE]. Default all.")
-    branch: Literal["cond", "uncond", "both"] = option("both", help="Half of guidance to keep.")
-    seed: int = option(0, help="Of the noise, the same for every prompt.", ge=0, lt=SEEDS)
-    batch_size: int | None = option(None, help=f"Prompts at once, and in one file; default {BATCH}.", ge=1)
+    branch: Literal["cond", "uncond", "both"] = option("both", help="Half of classifier-free guidance to keep.")
+    seed: int = option(0, help="Random seed of the noise, which is the same for every prompt.", ge=0, lt=SEEDS)
+    batch_size: int | None = option(None, help=f"Number of prompts at once, and in one file; default {BATCH}.", ge=1)
     round_bits: int | None = option(
-        None, help="Keep only so many bits of the mantissa: smaller, no longer exact.", ge=1
+        None, help="Keep only this many bits of the mantissa: smaller, but no longer exact.", ge=1
     )
-    max_bytes: Size = option(BUDGET, help="Refuse to begin what takes more, such as 500MB or 2TiB.")
-    plan: bool = option(False, help="Only say what it would take.")
-    yes: bool = option(False, flag="-y", help="Begin even if it takes more than --max-bytes.")
+    max_bytes: Size = option(BUDGET, help="Refuse to start if it takes more than this, such as 500MB or 2TiB.")
+    plan: bool = option(False, help="Only print what it would take.")
+    yes: bool = option(False, flag="-y", help="Start even if it takes more than --max-bytes.")
     out: Path = option(help="Run folder. One that was interrupted goes on where it stopped.")
+
+    @property
+    def place(self) -> str | Path:
+        """The store."""
+        return self.store or self.out / "study.zarr"
 
 
 @takes(CaptureOptions)
@@ -72,7 +76,7 @@ def capture(asked: CaptureOptions, context: typer.Context) -> None:
     try:
         answer = run(asked, context.obj)
     except KeyboardInterrupt:
-        notes.print("interrupted; whole batches are kept, and the same command goes on from there")
+        say("interrupted; whole batches are kept, and the same command goes on from there")
         raise typer.Exit(130) from None
     if asked.format is Format.json:
         print_json(answer)
@@ -89,12 +93,14 @@ def run(asked: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
     listed = read_entries(asked.prompts, "prompts")
     ref = reference(asked.arch, asked.model, plugins)
     if asked.plan:
-        return _plan_answer(_planned(asked, load(asked, plugins), listed, None))
+        plan = _planned(asked, load(asked, plugins), listed, None)
+        steps, sites = list(plan.layout.steps), len(plan.layout.entries)
+        return {"sites": sites, "steps": steps, "rows": plan.layout.rows, **_planned_sizes(plan)}
     settings = {"command": "capture", "asked": _deciding(asked, ref, listed)}
     found = runfolder.existing(asked.out, settings, partly=True)
     store = _complete(asked) if found is not None else None
     if store is not None:
-        notes.print(f"{asked.out} holds this capture already (delete the folder to run it again)", highlight=False)
+        say(f"{asked.out} holds this capture already (delete the folder to run it again)")
         return _answer(asked, store, 0.0, len(listed))
     runfolder.check(asked.out)
     model = load(asked, plugins)
@@ -107,7 +113,7 @@ def run(asked: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
         "capture",
         settings,
         lambda session: _capture(asked, model, plan, session, there),
-        facts | _facts(plan),
+        facts | {"captured_dtypes": list(plan.dtypes), "planned": _planned_sizes(plan)},
         asked.given(),
         plugins.versions(),
         "prompt",
@@ -129,59 +135,40 @@ def _deciding(asked: CaptureOptions, ref: str, prompts: list[str]) -> dict[str, 
     return {"model": ref, "prompts": len(prompts), "prompts_sha256": digest, **named}
 
 
-def _generation(asked: CaptureOptions, model: Model, prompts: list[str] | tuple[str, ...]) -> Generation:
-    return model.generation(prompts, asked.seed, **asked.generation)
-
-
-def _layout(asked: CaptureOptions, model: Model, generation: Generation) -> Layout:
+def _planned(asked: CaptureOptions, model: Model, prompts: list[str], budget: int | None) -> CapturePlan:
+    """Say on stderr what will be done and what it takes; refuse if that exceeds the budget."""
     from t2iprobe.core.contracts.adapter import Branch
-    from t2iprobe.core.store.capture import layout_of
+    from t2iprobe.core.store.capture import layout_of, plan
 
-    steps = None if asked.steps is None else parse.steps(asked.steps, model.steps(asked.num_steps))
-    return layout_of(
+    generation = model.generation(prompts, asked.seed, **asked.generation)
+    layout = layout_of(
         model,
         generation,
         asked.sites,
-        steps=steps,
+        steps=None if asked.steps is None else parse.steps(asked.steps, model.steps(asked.num_steps)),
         branches=None if asked.branch == "both" else (Branch(asked.branch),),
         batch=asked.batch_size or BATCH,
         round_bits=asked.round_bits,
     )
-
-
-def _planned(asked: CaptureOptions, model: Model, prompts: list[str], budget: int | None) -> CapturePlan:
-    """Say on stderr what will be done and what it takes; refuse if that exceeds the budget."""
-    from t2iprobe.core.store.capture import plan
-
-    generation = _generation(asked, model, prompts)
-    found = plan(model, generation, _layout(asked, model, generation))
+    found = plan(model, generation, layout)
     layout, codec = found.layout, found.layout.codec
-    notes.print(
+    say(
         f"plan: {len(layout.entries)} sites × {len(layout.steps)} of {model.steps(asked.num_steps)} steps × "
         f"{layout.rows} prompts in {layout.units} batches; {parse.size_text(found.raw)} raw, about "
         f"{parse.size_text(found.stored)} stored ({codec.name} {codec.level} {codec.shuffle}, measured), "
-        f"about {found.seconds:.0f} s, into {asked.store or asked.out}",
-        highlight=False,
+        f"about {found.seconds:.0f} s, into {asked.store or asked.out}"
     )
-    if budget is not None and max(found.stored, 0) > budget and not asked.yes:
+    if budget is not None and found.stored > budget and not asked.yes:
+        most, yes = asked.called("max_bytes", asked.max_bytes), asked.called("yes", True)
         raise ConfigError(
-            f"this takes about {parse.size_text(found.stored)}, more than --max-bytes {asked.max_bytes}; "
-            "keep fewer sites, steps or prompts, or add --yes"
+            f"this takes about {parse.size_text(found.stored)}, more than {most}; keep fewer sites, steps or prompts, "
+            f"or add {yes}"
         )
     return found
 
 
-def _plan_answer(plan: CapturePlan) -> dict[str, Any]:
-    """What a capture would take, as the JSON answer."""
-    layout = plan.layout
-    return {
-        "sites": len(layout.entries),
-        "steps": list(layout.steps),
-        "rows": layout.rows,
-        "raw_bytes": plan.raw,
-        "stored_bytes": plan.stored,
-        "seconds": round(plan.seconds, 1),
-    }
+def _planned_sizes(plan: CapturePlan) -> dict[str, Any]:
+    return {"raw_bytes": plan.raw, "stored_bytes": plan.stored, "seconds": round(plan.seconds, 1)}
 
 
 def _capture(
@@ -191,14 +178,15 @@ def _capture(
     from t2iprobe.cli.progress import progress
     from t2iprobe.core.store.capture import capture
 
-    generation, steps = _generation(asked, model, plan.layout.prompts), model.steps(asked.num_steps)
+    generation = model.generation(plan.layout.prompts, asked.seed, **asked.generation)
+    steps = model.steps(asked.num_steps)
 
     def skip(rows: int) -> None:
         there.append(rows)
         session.begin(rows, plan.layout.rows)
         on_step(rows * steps, 0)  # the progress bar begins where the last run stopped
         if rows:
-            notes.print(f"{rows} of {plan.layout.rows} prompts are there already", highlight=False)
+            say(f"{rows} of {plan.layout.rows} prompts are there already")
 
     def unit(rows: int) -> None:
         session.done(rows)
@@ -207,22 +195,10 @@ def _capture(
 
     with progress(plan.layout.rows, steps, "capturing") as on_step:
         capture(
-            model,
-            generation,
-            plan.layout,
-            _where(asked),
-            batch_size=asked.batch_size,
-            on_step=on_step,
-            on_skip=skip,
+            model, generation, plan.layout, asked.place, batch_size=asked.batch_size, on_step=on_step, on_skip=skip,
             on_unit=unit,
-        )
+        )  # fmt: skip
     return {}
-
-
-def _where(asked: CaptureOptions) -> str | Path:
-    from t2iprobe.core.store.keys import STUDY
-
-    return asked.store or asked.out / STUDY
 
 
 def _complete(asked: CaptureOptions) -> ActivationStore | None:
@@ -231,7 +207,7 @@ def _complete(asked: CaptureOptions) -> ActivationStore | None:
     from t2iprobe.core.store.reader import ActivationStore
 
     try:
-        store = ActivationStore(_where(asked), RUN)
+        store = ActivationStore(asked.place, RUN)
     except ConfigError:  # nothing was captured yet, or it was removed again
         return None
     return None if store.missing else store
@@ -240,10 +216,10 @@ def _complete(asked: CaptureOptions) -> ActivationStore | None:
 def _answer(asked: CaptureOptions, store: ActivationStore, seconds: float, there: int) -> dict[str, Any]:
     from t2iprobe.core.store import verify
 
-    sizes = verify.table(_where(asked))
+    sizes = verify.table(asked.place)
     return {
         "run": str(asked.out),
-        "store": str(_where(asked)),
+        "store": str(asked.place),
         "rows": store.rows,
         "rows_there_already": there,
         "steps": list(store.layout.steps),
@@ -256,17 +232,10 @@ def _answer(asked: CaptureOptions, store: ActivationStore, seconds: float, there
     }
 
 
-def _facts(plan: CapturePlan) -> dict[str, Any]:
-    """Facts about the activations, for the manifest."""
-    planned = {"raw_bytes": plan.raw, "stored_bytes": plan.stored, "seconds": round(plan.seconds, 1)}
-    return {"captured_dtypes": list(plan.dtypes), "planned": planned}
-
-
 def _show(answer: dict[str, Any]) -> None:
-    answers.print(
-        f"{answer['sites']} sites × {len(answer['steps'])} steps × {answer['rows']} prompts: "
-        f"{parse.size_text(answer['raw_bytes'])} raw, {parse.size_text(answer['stored_bytes'])} stored "
-        f"in {answer['store']} ({answer['seconds']:.0f} s)",
-        highlight=False,
+    sizes = f"{parse.size_text(answer['raw_bytes'])} raw, {parse.size_text(answer['stored_bytes'])} stored"
+    tell(
+        f"{answer['sites']} sites × {len(answer['steps'])} steps × {answer['rows']} prompts: {sizes} in "
+        f"{answer['store']} ({answer['seconds']:.0f} s)"
     )
-    notes.print(f"sizes: t2iprobe store info {answer['run']}", highlight=False)
+    say(f"sizes: t2iprobe store info {answer['run']}")

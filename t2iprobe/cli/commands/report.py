@@ -8,7 +8,7 @@ from typing import ClassVar
 import typer
 
 from t2iprobe.cli.command import takes
-from t2iprobe.cli.console import Format, answers, print_json
+from t2iprobe.cli.console import Format, print_json, tell
 from t2iprobe.cli.options import PrintOptions
 from t2iprobe.core.command_options import option
 
@@ -35,4 +35,4 @@ def report(asked: ReportOptions, context: typer.Context) -> None:
     if asked.format is Format.json:
         print_json({"report": str(page), "sentence": sentence})
     else:
-        answers.print(f"{page}: {sentence}", highlight=False, markup=False)
+        tell(f"{page}: {sentence}")

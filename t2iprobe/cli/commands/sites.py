@@ -6,10 +6,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import typer
-from rich.table import Table
 
 from t2iprobe.cli.command import takes
-from t2iprobe.cli.console import Format, answers, notes, print_json
+from t2iprobe.cli.console import Format, print_json, print_table, say, tell
 from t2iprobe.cli.options import PrintOptions
 from t2iprobe.core import parse
 from t2iprobe.core.command_options import Numbers, option
@@ -19,6 +18,7 @@ from t2iprobe.core.option_groups import WeightOptions
 
 if TYPE_CHECKING:
     from t2iprobe.core.contracts.adapter import Adapter, LayerRow
+    from t2iprobe.registry.manager import Plugins
 
 
 class SitesOptions(PrintOptions, WeightOptions):
@@ -40,7 +40,7 @@ def sites(asked: SitesOptions, context: typer.Context) -> None:
     from t2iprobe.core.contracts.adapter import count_parameters, layer_table
     from t2iprobe.core.sites import Sites
 
-    adapter, pipeline, name = _subject(asked.arch, asked.model, asked.full_size)
+    adapter, pipeline, name = _subject(asked, context.obj)
     if asked.sites is not None:
         _print_sites(Sites(adapter.sites(pipeline)).match(asked.sites), asked.format)
         return
@@ -63,46 +63,39 @@ def sites(asked: SitesOptions, context: typer.Context) -> None:
         _print_layers(answer, chosen)
 
 
-def _subject(arch: str | None, model: str | None, full_size: bool) -> tuple[Adapter, Any, str]:
+def _subject(asked: SitesOptions, plugins: Plugins) -> tuple[Adapter, Any, str]:
     """The adapter, the pipeline (or a stand-in that has only the denoiser) and its name."""
     from t2iprobe.cli.models import check_arch, reference
-    from t2iprobe.registry.manager import Plugins
 
-    plugins = Plugins()
-    if full_size:
-        if arch is None or model is not None:
+    if asked.full_size:
+        if asked.arch is None or asked.model is not None:
             raise ConfigError("--full-size builds the published configuration of an --arch; leave --model out")
-        adapter = choice("architecture", arch, plugins.adapters())()
-        return adapter, adapter.published(), f"{arch}, published configuration"
-    model = reference(arch, model, plugins)
-    loaded = plugins.load(model)
-    check_arch(loaded, arch)
-    return loaded.adapter, loaded.pipeline, model
+        adapter = choice("architecture", asked.arch, plugins.adapters())()
+        return adapter, adapter.published(), f"{asked.arch}, published configuration"
+    ref = reference(asked.arch, asked.model, plugins)
+    model = plugins.load(ref)
+    check_arch(model, asked.arch)
+    return model.adapter, model.pipeline, ref
 
 
 def _print_layers(answer: dict[str, Any], rows: list[LayerRow]) -> None:
-    table = Table("layer", "path", "K/V parameters", "share", "heads", "width", box=None, header_style="bold")
-    for row in rows:
-        table.add_row(
-            str(row.index), row.path, f"{row.parameters:,}", f"{row.share:.2%}", str(row.heads), str(row.width)
-        )
-    answers.print(table)
-    answers.print(
+    print_table(
+        ("layer", "path", "K/V parameters", "share", "heads", "width"),
+        [(row.index, row.path, f"{row.parameters:,}", f"{row.share:.2%}", row.heads, row.width) for row in rows],
+    )
+    tell(
         f"{answer['model']}: {answer['layers_in_all']} text-attention layers; text keys and values of the "
         f"{len(rows)} shown = {answer['parameters']:,} parameters = {answer['share']:.2%} of "
-        f"{answer['denoiser_parameters']:,}",
-        highlight=False,
+        f"{answer['denoiser_parameters']:,}"
     )
     if answer["inferred"]:
-        notes.print(f"inferred: {answer['inferred']}", highlight=False)
+        say(f"inferred: {answer['inferred']}")
 
 
 def _print_sites(sites: Any, format: Format) -> None:
     rows = [{"name": s.name, "module": s.module, "axes": list(s.axes), "heads": s.heads} for s in sites]
     if format is Format.json:
         print_json({"sites": rows})
-        return
-    table = Table("site", "module", "axes", "heads", box=None, header_style="bold")
-    for row in rows:
-        table.add_row(str(row["name"]), str(row["module"]), " ".join(row["axes"]), str(row["heads"] or ""))
-    answers.print(table)
+    else:
+        cells = [(row["name"], row["module"], " ".join(row["axes"]), row["heads"] or "") for row in rows]
+        print_table(("site", "module", "axes", "heads"), cells)

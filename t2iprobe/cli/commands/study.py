@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.commandline import typed
-from t2iprobe.cli.console import Format, answers, print_json, print_plan
+from t2iprobe.cli.console import Format, answers, print_json, print_plan, print_table, tell
 from t2iprobe.cli.options import PrintOptions, RunOptions
 from t2iprobe.cli.studies import RUNS, ExecutionOptions, start
 from t2iprobe.core.command_options import option
@@ -42,7 +40,7 @@ class StudyFile(SearchOptions):
 
     out: str | None = option(None, help="Run folder.")
     method: str = option("exhaustive", help="A localizer.")
-    held_out: int = option(0, help="Of the pairs, the last ones to confirm on.", ge=0)
+    held_out: int = option(0, help="How many of the last pairs to hold out for the confirmation.", ge=0)
 
     @property
     def localizer(self) -> str:
@@ -72,7 +70,7 @@ class StatusOptions(PrintOptions):
 class StudyListOptions(PrintOptions):
     """The options of ``t2iprobe study ls``."""
 
-    folder: Path = option(RUNS, help="Where the runs are.", argument=True)
+    folder: Path = option(RUNS, help="Folder that has the runs.", argument=True)
 
 
 @app.command()
@@ -132,8 +130,7 @@ def resume(given: ResumeOptions, context: typer.Context) -> None:
     if arguments.get("question") is None:
         raise ConfigError(f"{path} has no question to go on from; start it again the way it was started")
     asked = Question.from_table(arguments["question"], str(path / runfolder.MANIFEST))
-    result = start(context.obj, asked, path, given, announce, arguments.get("command", ()))
-    _print(result, given.format)
+    _print(start(context.obj, asked, path, given, announce, arguments.get("command", ())), given.format)
 
 
 @app.command()
@@ -151,7 +148,7 @@ def status(asked: StatusOptions, context: typer.Context) -> None:
         return
     for key, value in answer.items():
         shown = f"{NONE} ({_reason(key, answer)})" if value in (None, "") else value
-        answers.print(f"{key:>9}  {size_text(value) if key == 'bytes' else shown}", highlight=False, markup=False)
+        tell(f"{key:>9}  {size_text(value) if key == 'bytes' else shown}")
 
 
 def _reason(key: str, answer: dict[str, Any]) -> str:
@@ -172,23 +169,16 @@ def list_(asked: StudyListOptions, context: typer.Context) -> None:
 
     folder = asked.folder
     if not folder.is_dir() and folder != RUNS:
-        raise ConfigError(f"{folder} is no folder{_near_folder(folder)}")
+        there = [str(one) for one in folder.parent.glob("*/")]
+        raise ConfigError(f"{folder} is not a folder{near(str(folder), there) if there else ''}")
     found = [_said(one) for one in listed(folder)]
     if asked.format is Format.json:
         print_json({"studies": found})
         return
-    table = Table(*COLUMNS, box=None, header_style="bold")
-    for row in found:
-        table.add_row(*(escape(_cell(row, key)) for key in ("path", *COLUMNS[1:])))
-    answers.print(table)
+    print_table(COLUMNS, [[_cell(row, key) for key in ("path", *COLUMNS[1:])] for row in found])
     for row in found:
         if "error" in row:
-            answers.print(f"{row['path']}: {row['error']}", highlight=False, markup=False)
-
-
-def _near_folder(folder: Path) -> str:
-    there = [str(one) for one in folder.parent.iterdir() if one.is_dir()] if folder.parent.is_dir() else []
-    return near(str(folder), there) if there else ""
+            tell(f"{row['path']}: {row['error']}")
 
 
 def _cell(row: Mapping[str, Any], key: str) -> str:
@@ -209,9 +199,7 @@ def _said(state: State) -> dict[str, Any]:
         return {"path": str(state.path), "state": state.state, "bytes": state.bytes, "error": state.error}
     settings = runfolder.read_manifest(state.path)["settings"]
     counts = _counts(state.path, settings)
-    noted = {"done": state.done, "total": state.total, "unit": state.unit}
-    if counts["answers"] is not None:
-        noted = {"done": counts["answers"], "total": state.total, "unit": "answer"}
+    noted = (state.done, state.unit) if counts["answers"] is None else (counts["answers"], "answer")
     return {
         "path": str(state.path),
         "state": state.state,
@@ -219,7 +207,9 @@ def _said(state: State) -> dict[str, Any]:
         "model": state.model,
         "localizer": settings.get("localizer", {}).get("name", ""),
         **counts,
-        **noted,
+        "done": noted[0],
+        "total": state.total,
+        "unit": noted[1],
         "bytes": state.bytes,
         "started": state.started,
         "ended": state.ended,
@@ -241,36 +231,26 @@ def _counts(path: Path, settings: Mapping[str, Any]) -> dict[str, int | None]:
     return {"pairs": len(result.pairs), "trials": len(result.trials), "answers": result.answers}
 
 
-def _answer(result: StudyResult) -> dict[str, Any]:
+def _print(result: StudyResult, format: Format) -> None:
     from t2iprobe.core.runs.status import state_of
     from t2iprobe.core.study.result import finding_as_json
 
-    best = [
-        {"trial": one.trial.label, "sites": list(one.trial.sites), "layers": list(one.trial.layers),
-         "score": one.score.plain(), "pairs": one.pairs, "clusters": one.clusters}
-        for one in result.ranked(5)
-    ]  # fmt: skip
-    finding = finding_as_json(result.finding) if result.finding else None
-    return {**_said(state_of(result.path)), "finding": finding, "score": result.rank, "ranking": best}
-
-
-def _print(result: StudyResult, format: Format) -> None:
-    from t2iprobe.core.statistics import Interval
-
-    answer = _answer(result)
+    ranked = result.ranked(5)
+    answer = _said(state_of(result.path))
     if format is Format.json:
-        print_json(answer)
+        best = [
+            {"trial": one.trial.label, "sites": list(one.trial.sites), "layers": list(one.trial.layers),
+             "score": one.score.plain(), "pairs": one.pairs, "clusters": one.clusters}
+            for one in ranked
+        ]  # fmt: skip
+        finding = finding_as_json(result.finding) if result.finding else None
+        print_json({**answer, "finding": finding, "score": result.rank, "ranking": best})
         return
-    title = f"ranking: the first {len(answer['ranking'])} of what was asked; what is sure is said below"
-    table = Table(
-        "trial", f"{answer['score']}", "95 % CI", "pairs", "prompts", box=None, header_style="bold", title=title
-    )
-    for row in answer["ranking"]:
-        mean, _, bounds = Interval.of(row["score"]).said(2).partition(" ")
-        table.add_row(escape(row["trial"]), mean, bounds, str(row["pairs"]), str(row["clusters"]))
-    answers.print(table)
-    answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
-    answers.print(
-        f"{counted(answer['answers'], 'answer')} in {answer['path']}; with pictures: t2iprobe report {answer['path']}",
-        highlight=False,
-    )
+    rows = []
+    for one in ranked:
+        mean, _, bounds = one.score.said(2).partition(" ")
+        rows.append((one.trial.label, mean, bounds, one.pairs, one.clusters))
+    title = f"ranking: the first {len(rows)} of what was asked; what is sure is said below"
+    print_table(("trial", result.rank, "95 % CI", "pairs", "prompts"), rows, title)
+    answers.print(answer["sentence"], style="bold", highlight=False, markup=False)
+    tell(f"{counted(answer['answers'], 'answer')} in {answer['path']}; with pictures: t2iprobe report {answer['path']}")
