@@ -501,7 +501,7 @@ def test_the_difference_is_the_box_where_no_text_is_found() -> None:
     changed = picture(128, one=(slice(4, 6), slice(10, 12)), other=(slice(9, 10), slice(3, 4)))
     assert compare.box(grey, changed) == [(3, 4, 12, 10)] and compare.box(grey, grey) == []
     assert outside.area([(0, 0, 8, 8), (4, 0, 12, 8)], (32, 32)) == 96 / 1024
-    with pytest.raises(ConfigError, match="does not say where text is"):
+    with pytest.raises(ConfigError, match="gives no boxes of text"):
         outside.Outside(SimpleNamespace(name="blind", read=None), MASKED)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no text box"):
         outside.Outside(Boxed(), MASKED, "wrong")  # type: ignore[arg-type]

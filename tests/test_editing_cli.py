@@ -89,7 +89,7 @@ def test_settings_go_to_the_methods_that_have_them() -> None:
         ({"set": ("cross",)}, "set takes NAME=VALUE"),
         ({"set": ("cross=1",)}, "localized has no setting 'cross'"),
         ({"set": ("p2p.cross=1",)}, "no editing method 'p2p'"),
-        ({"method": ("prompt-to-prompt",), "set": ("cross=2",)}, "shares of steps lie in 0..1"),
+        ({"method": ("prompt-to-prompt",), "set": ("cross=2",)}, "cross and self_share must be in 0..1"),
         ({"method": ("closed-form",), "set": ("ridge=0",)}, "ridge must be above 0"),
         ({"set": ("branches=uncond",)}, "no branches 'uncond'"),
     ],
@@ -318,14 +318,16 @@ def test_the_sentence_says_how_sure_it_is() -> None:
     table = [row("source", 1, (0, 0, 0)), row("prompt-swap", 0.9, (0, 0, 0))]
     better = sentence([*table, row("localized", 0.99, (-9.0, -12.0, -6.0))], (6,), 8, "24 pairs (8 prompts × 3 seeds)")
     assert (
-        "surely smaller" in better
+        "significantly smaller" in better
         and "100 [90, 100] % of the clean target's score (unedited 100 %)" in better
         and "(24 pairs (8 prompts × 3 seeds), 95 % intervals over prompts)" in better
     )
-    assert "neither" in sentence([*table, row("localized", 0.99, (-9.0, -12.0, 6.0))], (6,), 8, "8 pairs")
-    assert "surely larger" in sentence([*table, row("localized", 0.99, (9.0, 2.0, 16.0))], (6,), 8, "8 pairs")
+    assert "do not differ significantly" in sentence(
+        [*table, row("localized", 0.99, (-9.0, -12.0, 6.0))], (6,), 8, "8 pairs"
+    )
+    assert "significantly larger" in sentence([*table, row("localized", 0.99, (9.0, 2.0, 16.0))], (6,), 8, "8 pairs")
     one = sentence([*table, row("localized", 0.99, (9.0, None, None))], (6,), 1, "3 pairs (1 prompt × 3 seeds)")
-    assert "one pair of prompts gives no interval" in one and "surely" not in one
+    assert "one pair of prompts gives no interval" in one and "significantly" not in one
 
 
 @pytest.mark.docs

@@ -110,7 +110,7 @@ def _announce(sweep: EditSweep, path: Path, yes: bool, pairs: int, cost: Cost) -
 
 
 def _print_plan(asked: EditOptions, plugins: Plugins, format: Format) -> None:
-    from t2iprobe.plugins.editing.planning import planned
+    from t2iprobe.plugins.editing.job import planned
 
     answer = planned(asked, plugins)
     if format is Format.json:

@@ -129,9 +129,9 @@ def sentence(rows: Sequence[Mapping[str, Any]], layers: Sequence[int], prompts: 
 
 def _verdict(gain: Interval) -> str:
     """A phrase on the error outside the text, compared with prompt-swap's on the same pairs."""
-    if gain.high < 0:
-        return "; its error outside the text is surely smaller"
-    return "; its error outside the text is surely larger" if gain.low > 0 else "; neither error is surely smaller"
+    if gain.high < 0 or gain.low > 0:
+        return f"; its error outside the text is significantly {'smaller' if gain.high < 0 else 'larger'}"
+    return "; the errors outside the text do not differ significantly"
 
 
 def said(values: Sequence[float | None], digits: int, prompts: int) -> str:

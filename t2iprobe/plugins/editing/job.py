@@ -1,4 +1,4 @@
-"""From options to a study that is ready to run: :func:`prepared`."""
+"""From options to a study that is ready to run (:func:`prepared`), or to its plan (:func:`planned`)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Image
 from torch import Tensor
 
-from t2iprobe.cli.models import load, reference
+from t2iprobe.cli.models import PUBLISHED, load, published_layers, reference
 from t2iprobe.core.contracts.editor import Editor
 from t2iprobe.core.contracts.inverter import check_prediction
 from t2iprobe.core.errors import ConfigError
@@ -86,12 +86,14 @@ def pairs_of(asked: EditOptions, plugins: Plugins) -> list[Pair]:
     """
     ref = reference(asked.arch, asked.model, plugins)
     if asked.image is not None and not (asked.source and asked.target):
-        raise ConfigError("--image needs --source, what the picture shows, and --target, what it shall show")
+        raise ConfigError(
+            "--image needs --source, which describes the picture, and --target, the prompt with the new text"
+        )
     return asked.read_pairs(ref, plugins, PAIRS)
 
 
 def check_places(asked: EditOptions) -> None:
-    """Check before a model is loaded whether something is missing.
+    """Check that layers and the real picture are there, before a model is loaded.
 
     Raises:
         ConfigError: the layers or the real picture are missing.
@@ -118,7 +120,7 @@ def check_starts(listed: Sequence[Editor], starts: Sequence[int], steps: int) ->
     if wrong:
         raise ConfigError(
             f"--start-step {wrong[0]}: a run has the steps 0-{steps - 1}, counted from the noise; the paper's t_s "
-            f"counts what is left, so its t_s = {steps - 1} is 1 here"
+            f"counts the remaining steps, so t_s = {steps - 1} is 1 here"
         )
     if not any(one.starts for one in listed) and list(starts) != [0]:
         named = ", ".join(one.name for one in listed) or SWAP
@@ -134,3 +136,46 @@ def methods_of(
         for editor in listed
         for start in (starts if editor.starts else (0,))
     ]
+
+
+def planned(asked: EditOptions, plugins: Plugins) -> dict[str, Any]:
+    """The JSON object of a plan.
+
+    Raises:
+        ConfigError: no architecture or no number of steps is named, or something does not fit.
+    """
+    if asked.arch is None:
+        raise ConfigError("--plan looks at the published configuration of an architecture: give --arch")
+    if asked.num_steps is None or asked.guidance is None:
+        raise ConfigError("--plan loads no model, so its default sampling is unknown: give --num-steps and --guidance")
+    pairs = len(pairs_of(asked.filled({"model": PUBLISHED.get(asked.arch)}), plugins))
+    listed, steps = editors(asked, plugins), asked.num_steps
+    check_places(asked)
+    check_starts(listed, asked.starts, steps)
+    model, layers, said = published_layers(asked, asked.arch, plugins)
+    methods = methods_of(model, listed, tuple(layers["layers"]), asked.starts)
+    images = pairs * (2 + sum(one.editor.pictures for one in methods))
+    rows = images * steps * model.guided({"guidance": asked.guidance})
+    return {
+        **layers,
+        "model": asked.model or f"{asked.arch}, published configuration",
+        "inferred": model.adapter.inferred,
+        "pairs": pairs,
+        "methods": [
+            {
+                "method": one.label,
+                "start": one.start,
+                "steps_edited": steps - one.start,  # the paper's t_s
+                "sites": len(one.sites),
+                "pictures_a_pair": one.editor.pictures,
+            }
+            for one in methods
+        ],
+        "pictures": images,
+        "denoiser_rows": rows,
+        "generation": asked.generation,
+        "sentence": (
+            f"{said}; {', '.join([*(one.label for one in methods), SWAP])} on {pairs} pairs of {steps} steps: "
+            f"{images:,} pictures with their donors, {rows:,} denoiser rows"
+        ),
+    }

@@ -1,4 +1,4 @@
-"""The options of ``t2iprobe edit`` as given, and what they mean: methods with settings, presets. Imports no torch."""
+"""The options of ``t2iprobe edit``, and what they mean: methods with settings, presets. Does not import torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 SWAP, LORA = "prompt-swap", "localized+lora"
-PAIRS = 8  # taken from a prompt set if nobody sets the number
+PAIRS = 8  # of a prompt set, by default
 #: metrics that judge the text, besides a concept's own
 TEXT_METRICS = ("ocr_f1", "ocr_exact", "ocr_distance", "ocr_precision", "ocr_recall")
 #: first edited steps of the preset: the paper's t_s counts the steps that are left, these count from the noise
@@ -39,31 +39,33 @@ class EditOptions(RunOptions, ScoreOptions, GenerationOptions, LayerOptions, Pai
 
     panel: ClassVar[str] = "Edit"
     preset: str | None = option(None, help="A paper's settings: iclr2025, which needs --arch (sdxl, sd3 or if).")
-    target: str | None = option(None, help="Prompt with the text that it shall show.")
-    limit: int | None = option(None, help=f"Pairs to edit; default {PAIRS} of a prompt set, all of a file.", ge=1)
+    target: str | None = option(None, help="Prompt with the new text.")
+    limit: int | None = option(
+        None, help=f"Number of pairs to edit; default {PAIRS} of a prompt set, or all of a file.", ge=1
+    )
     image: Path | None = option(
-        None, help="Edit this real picture; --source says what it shows. RGB, of the size the model draws."
+        None, help="Edit this real picture, RGB and of the size that the model draws; --source describes it."
     )
     inverter: str = option(
-        "fixed-point", help="How --image is inverted: NAME or NAME:key=value,…, as `t2iprobe invert` has them."
+        "fixed-point", help="Inverter for --image: NAME or NAME:key=value,…, as in `t2iprobe invert`."
     )
-    invert_guidance: float = option(1.0, help="Guidance of the inversion; 1 is none, as published.")
+    invert_guidance: float = option(1.0, help="Guidance scale of the inversion; 1, the published value, is none.")
     start_step: Numbers = option(
         "0",
-        help="First denoising step that is edited, counted from the noise: 0 edits all. Several, such as 0,4, are "
-        "compared. The paper's t_s counts the steps that are left: of 50 steps, its t_s = 46 is 4 here.",
+        help="First edited denoising step, counted from the noise; 0 edits all. Several, such as 0,4, are compared. "
+        "The paper's t_s counts the remaining steps: with 50 steps, t_s = 46 is 4 here.",
     )
     method: Names = option(
         (),
-        help="Repeatable, or by commas; default localized, `all` for every one, `list` shows them. prompt-swap is "
-        "always measured: it is the clean target.",
+        help="Editing method; repeatable, or separated by commas. `list` lists them, `all` is every one. prompt-swap, "
+        "the clean target, is always measured.",
     )
-    set: Settings = option({}, help="A setting, NAME=VALUE or METHOD.NAME=VALUE; repeatable.")
-    lora: Path | None = option(None, help=f"Folder or file of a LoRA, for {LORA}.")
+    set: Settings = option({}, help="Setting of a method, NAME=VALUE or METHOD.NAME=VALUE; repeatable.")
+    lora: Path | None = option(None, help=f"LoRA for the method {LORA}: a folder or file.")
     text_box: str = option(
         "ocr",
-        help="What is left out where pictures are compared outside the text: ocr, the boxes of text in source and "
-        "clean target; or difference, the box around all in which these differ.",
+        help="What counts as text where pictures are compared outside it: ocr, the boxes that the OCR engine finds in "
+        "source and clean target; or difference, one box around all pixels in which these differ.",
     )
 
     @property
@@ -71,12 +73,13 @@ class EditOptions(RunOptions, ScoreOptions, GenerationOptions, LayerOptions, Pai
         """First edited steps, counted from the noise.
 
         Raises:
-            ConfigError: they are not numbers.
+            ConfigError: they are not whole numbers.
         """
         parts = [part.strip() for part in self.start_step.split(",")]
         if not all(part.isdecimal() for part in parts):
             raise ConfigError(
-                f"{self.called('start_step')} {self.start_step!r} is a step counted from the noise, or several: 0,4"
+                f"{self.called('start_step')} takes steps counted from the noise, such as 0 or 0,4; found "
+                f"{self.start_step!r}"
             )
         return tuple(dict.fromkeys(int(part) for part in parts))
 
@@ -89,7 +92,7 @@ class EditOptions(RunOptions, ScoreOptions, GenerationOptions, LayerOptions, Pai
 
     @property
     def deciding(self) -> dict[str, Any]:
-        """Everything that was given and decides the result, as plain values."""
+        """The options that were given and decide the result, as JSON."""
         plain = self.model_dump(mode="json", exclude_none=True, exclude={*FREE, *RunOptions.model_fields})
         return {key: value for key, value in plain.items() if value not in ([], {})}
 

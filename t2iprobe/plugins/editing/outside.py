@@ -21,7 +21,7 @@ Kind = Literal["ocr", "difference"]
 #: names of the masked metrics, which take a reader that says where the text is
 METRICS = ("ssim_textless", "psnr_textless", "mse_textless")
 AREA = "text_area"
-FAR = 24  # 8-bit steps; pixels that are closer than this count as alike
+FAR = 24  # 8-bit levels; pixels that differ by less count as equal
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Outside:
         for name in METRICS:
             choice("metric", name, self.metrics)
         if self.kind == "ocr" and not isinstance(self.reader, BoxReader):
-            raise ConfigError(f"the reader {self.reader.name} does not say where text is; use --text-box difference")
+            raise ConfigError(f"the reader {self.reader.name} gives no boxes of text; use the text box 'difference'")
 
     @property
     def names(self) -> list[str]:
@@ -53,12 +53,11 @@ class Outside:
 
     def box(self, source: Image, target: Image) -> list[Box]:
         """Where the text is, in the source's picture and in the clean target's."""
-        found = self._read(source, target) if self.kind == "ocr" else []
+        if self.kind == "ocr" and isinstance(self.reader, BoxReader):
+            found = [box for boxes in self.reader.boxes((source, target)) for box in boxes]
+        else:
+            found = []
         return found or difference(source, target)
-
-    def _read(self, *pictures: Image) -> list[Box]:
-        assert isinstance(self.reader, BoxReader)
-        return [box for boxes in self.reader.boxes(pictures) for box in boxes]
 
     def score(self, images: Sequence[Image], reference: Image, boxes: Sequence[Box]) -> dict[str, list[float]]:
         """Every score of some pictures, as a list over the pictures."""
@@ -69,7 +68,7 @@ class Outside:
 
 
 class Fixed:
-    """A reader that is told where the text is."""
+    """A reader that returns given boxes."""
 
     name: ClassVar[str] = "fixed"
 
@@ -77,7 +76,7 @@ class Fixed:
         self._boxes = list(boxes)
 
     def read(self, images: Sequence[Image]) -> list[str]:
-        """Empty texts, since it knows places and not words."""
+        """Empty texts, since only the boxes are known."""
         return [""] * len(images)
 
     def boxes(self, images: Sequence[Image]) -> list[list[Box]]:
@@ -86,7 +85,7 @@ class Fixed:
 
 
 def difference(one: Image, other: Image) -> list[Box]:
-    """The box around all pixels in which two pictures clearly differ; none if they are alike."""
+    """The box around all pixels in which two pictures clearly differ; none if there are no such pixels."""
     a, b = (np.asarray(image.convert("RGB"), np.int16) for image in (one, other))
     y, x = np.nonzero(np.abs(a - b).max(axis=-1) > FAR)
     return [(int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1)] if len(x) else []

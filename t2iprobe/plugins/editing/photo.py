@@ -1,4 +1,4 @@
-"""Real pictures: reads and checks them, and computes what the model would have had to start from."""
+"""Real pictures: reads and checks them, and computes the latents from which the model would have drawn them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def inverted(
         ConfigError: the inverter does not work with this model, or its pipeline draws its own noise.
     """
     if model.upscaler is not None:
-        raise ConfigError("--image edits what one stage draws; leave out --upscaler")
+        raise ConfigError("a real picture is edited without a second stage; leave out --upscaler")
     model.adapter.starting(model.pipeline, torch.zeros(1, 4, 8, 8))  # refuses a pipeline that takes no latents
     pictures = np.array(photo, np.uint8)[None]
     size = {name: settings[name] for name in ("height", "width") if settings.get(name)}

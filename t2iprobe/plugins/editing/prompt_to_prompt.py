@@ -53,7 +53,10 @@ class PromptToPrompt(Editor):
 
     def __post_init__(self) -> None:
         if not (0 <= self.cross <= 1 and 0 <= self.self_share <= 1 and self.largest >= 0):
-            raise ConfigError(f"shares of steps lie in 0..1, found cross={self.cross}, self_share={self.self_share}")
+            raise ConfigError(
+                f"cross and self_share must be in 0..1 and largest not negative, found {self.cross}, {self.self_share} "
+                f"and {self.largest}"
+            )
 
     def sites(self, model: Model, layers: Sequence[int]) -> tuple[str, ...]:
         """Queries and keys of every layer, found or not."""
@@ -121,7 +124,7 @@ def _check_lengths(model: Model, pair: Pair) -> None:
         if one != other:
             warnings.warn(
                 f"prompt-to-prompt maps token to token, but {pair.source!r} has {one} tokens and {pair.target!r} "
-                f"{other} ({name}): the maps behind the word are shifted",
+                f"{other} ({name}): the maps of the tokens after the changed word are shifted",
                 stacklevel=3,
             )
             return

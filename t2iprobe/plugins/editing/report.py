@@ -33,7 +33,7 @@ COLUMNS = (
     ("ssim_textless", "SSIM outside", 3),
     ("psnr_textless", "PSNR outside", 1),
     ("mse_textless", "MSE outside", 1),
-    (SECONDS, "s an image", 2),
+    (SECONDS, "s per image", 2),
 )
 
 
@@ -119,5 +119,5 @@ def sections(result: StudyResult) -> Iterator[Section]:
         "the clean target."
     )
     path = result.path / SHEET
-    figures = [("source, clean target, and the edits", opened(check(path)))] if path.is_file() else []
+    figures = [("source, clean target and edits", opened(check(path)))] if path.is_file() else []
     yield Section("Text edits", text, ReportTable(heads, cells), figures=figures)

@@ -29,11 +29,11 @@ SOURCE, TARGET = source().label, target().label
 
 @dataclass(frozen=True)
 class EditMethod:
-    """An editor with the step it begins at.
+    """An editor and the step from which it edits.
 
     Args:
         editor: the editor.
-        sites: what it acts on, for the record.
+        sites: names of the sites that it edits, as recorded in the study.
         layers: the found layers.
         start: first step that is edited.
     """
@@ -45,16 +45,12 @@ class EditMethod:
 
     @property
     def label(self) -> str:
-        """Name of the method in tables; the clean target is named by the study itself."""
-        if isinstance(self.editor, PromptSwap):
-            return TARGET
+        """Name of the method in tables."""
         return self.editor.name + (f" from step {self.start}" if self.start else "")
 
     @property
     def trials(self) -> tuple[Trial, ...]:
         """What is recorded of the method: the edited picture and, if it has its own, the unedited one."""
-        if isinstance(self.editor, PromptSwap):
-            return ()
         own = (Trial(self.source_label, (), self.layers),) if self.editor.own_sources else ()
         return (Trial(self.label, self.sites, self.layers), *own)
 
@@ -66,10 +62,9 @@ class EditMethod:
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that decides the method's pictures."""
-        thing: Any = self.editor
-        known = [one.name for one in dataclasses.fields(thing)] if dataclasses.is_dataclass(thing) else vars(thing)
-        own = {name: getattr(thing, name) for name in known}
-        return {"name": self.editor.name, "start": self.start, **own}
+        editor: Any = self.editor
+        known = [one.name for one in dataclasses.fields(editor)] if dataclasses.is_dataclass(editor) else vars(editor)
+        return {"name": editor.name, "start": self.start, **{name: getattr(editor, name) for name in known}}
 
 
 @dataclass
@@ -80,8 +75,8 @@ class EditSweep:
         model: the model that draws.
         pairs: what is edited.
         methods: methods to edit by.
-        scorer: reads the pictures.
-        outside: compares what is not text.
+        scorer: scores the text in the pictures.
+        outside: compares the pictures outside the text.
         settings: settings of the generation.
         batch_size: largest number of pictures at once.
         latents: (pair, ...) what the pictures start from, for real pictures.
