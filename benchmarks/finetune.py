@@ -30,9 +30,9 @@ from PIL import Image
 
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs.runfolder import read_manifest
-from t2iprobe.plugins.finetune.collapse import latents, precision_recall
-from t2iprobe.plugins.finetune.compare import over_seeds
+from t2iprobe.plugins.finetune.monitor import latents, precision_recall
 from t2iprobe.plugins.finetune.record import sheet
+from t2iprobe.plugins.finetune.report import over_seeds
 from t2iprobe.plugins.finetune.session import FinetuneCallbacks, FinetuneJob, FinetuneSession
 from t2iprobe.plugins.finetune.sources import TrainingSet, lesson
 from t2iprobe.plugins.organisms.digits import ASKED
@@ -140,8 +140,7 @@ def measured(
     }
     before = base or kept
     found["ssim"] = float(np.mean([similarity.score(a, b) for a, b in zip(kept, before, strict=True)]))
-    features = latents(model)
-    found["precision"], found["recall"] = precision_recall(features(kept), features(before))
+    found["precision"], found["recall"] = precision_recall(latents(model, kept), latents(model, before))
     return {"scores": found, "new": new, "kept": kept}
 
 

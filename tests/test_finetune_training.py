@@ -484,7 +484,7 @@ def test_what_cannot_go_on_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         Objective, "losses", lambda self, clean, *rest: lora.parameters()[0].sum() * torch.full((4,), math.nan)
     )
-    with pytest.raises(NonFiniteError, match="the loss is nan at step 1; use a smaller --lr"):
+    with pytest.raises(NonFiniteError, match="the loss is nan at step 1; use a smaller learning rate"):
         trainer.run(tmp_path / "new")
     for wrong in ({"steps": 0}, {"steps": 1, "lr": 0.0}, {"steps": 1, "schedule": "zigzag"}):
         with pytest.raises(ConfigError):

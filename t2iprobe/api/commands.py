@@ -67,12 +67,12 @@ def finetune(asked: FinetuneOptions, plugins: Plugins) -> Finetuned:
     The model is as before once this is done.
     """
     from t2iprobe.api.outcomes import Finetuned
-    from t2iprobe.plugins.finetune import output
-    from t2iprobe.plugins.finetune.options import trained
+    from t2iprobe.plugins.finetune import report
+    from t2iprobe.plugins.finetune.running import trained
 
     runs = trained(asked, plugins)
     assert asked.out is not None
-    return Finetuned(asked.out, {"runs": runs}, [output.row(run) for run in runs])
+    return Finetuned(asked.out, {"runs": runs}, [report.row(run) for run in runs])
 
 
 @on_model(ContinualOptions)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from os import SEEK_END
 from pathlib import Path
@@ -63,12 +63,15 @@ def read_folder(folder: Path) -> list[Example]:
     """
     path = folder / METADATA
     if not folder.is_dir():
-        raise ConfigError(f"--data {folder} is not a folder; it needs pictures and {METADATA}, {FORMAT}")
+        raise ConfigError(
+            f"{folder} is not a folder; training data are a folder with pictures and {METADATA}, {FORMAT}"
+        )
     if not path.is_file():
         pictures = sum(one.suffix.lower() in SUFFIXES for one in folder.iterdir())
         state = f"has {pictures} pictures and no {METADATA}" if pictures else "is empty"
-        raise ConfigError(f"--data {folder} {state}; write it, {FORMAT}")
-    found = [_example(folder, path, number, line) for number, line in _lines(path)]
+        raise ConfigError(f"{folder} {state}; write one with {FORMAT}")
+    lines = enumerate(lines_of(read_text(path, "the captions in")), 1)
+    found = [_example(folder, path, number, line) for number, line in lines if line]
     if not found:
         raise ConfigError(f"{path} lists no pictures; it needs {FORMAT}")
     missing = [one.name for one in found if not (folder / one.name).is_file()]
@@ -148,11 +151,6 @@ class Pictures:
             square = ImageOps.mirror(square)
         pixels = torch.from_numpy(np.asarray(square, np.float32)).permute(2, 0, 1) / 127.5 - 1
         return pixels, Frame((image.height, image.width), corner, (self.side, self.side))
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    lines = lines_of(read_text(path, "the captions in"))
-    return ((number, line) for number, line in enumerate(lines, 1) if line)
 
 
 def _example(folder: Path, path: Path, number: int, line: str) -> Example:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +20,6 @@ from t2iprobe.core.errors import ConfigError
 
 Precision = Literal["no", "fp16", "bf16"]
 PATIENCE = timedelta(hours=12)  # the others wait while the first process makes pictures
-PRECISIONS: tuple[Precision, ...] = ("no", "fp16", "bf16")
 
 
 @contextmanager
@@ -34,8 +33,8 @@ def accelerator(device: torch.device, precision: Precision = "no") -> Iterator[A
     Raises:
         ConfigError: the precision is unknown, or this device does not support it.
     """
-    if precision not in PRECISIONS:
-        raise ConfigError(f"mixed precision is one of {', '.join(PRECISIONS)}; found {precision!r}")
+    if precision not in get_args(Precision):
+        raise ConfigError(f"mixed precision is one of {', '.join(get_args(Precision))}; found {precision!r}")
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError("mixed precision fp16 needs a GPU; on a CPU use bf16 or no")
     AcceleratorState._reset_state()  # an earlier training in this process may have had another precision

@@ -63,8 +63,8 @@ class Feed:
 
     def __init__(self, model: Model, pictures: Pictures) -> None:
         self.model, self.pictures = model, pictures
-        self._latents: Kept[tuple[Tensor, Frame]] = Kept(lambda found: _bytes(found[0]))
-        self._text: Kept[Conditioning] = Kept(lambda found: sum(_bytes(one) for one in _tensors(found)))
+        self._latents: Kept[tuple[Tensor, Frame]] = Kept(lambda encoded: encoded[0].nbytes)
+        self._text: Kept[Conditioning] = Kept(_bytes)
 
     def again(self, pictures: Pictures) -> Feed:
         """The same examples in another order, sharing the cache."""
@@ -76,12 +76,12 @@ class Feed:
     def rows(self, numbers: Sequence[int]) -> Rows:
         """Rows by their number in the whole training."""
         with torch.no_grad():
-            seen = [self._picture(number) for number in numbers]
+            encoded = [self._picture(number) for number in numbers]
             text = joined([self._caption(self.pictures.caption(number)) for number in numbers])
         dtype, device = _dtype(self.model), self.model.pipeline._execution_device
-        framed = self.model.adapter.framed(moved(text, device, dtype), [frame for _, frame in seen])
+        framed = self.model.adapter.framed(moved(text, device, dtype), [frame for _, frame in encoded])
         weights = [self.pictures.examples[self.pictures.deal(number)].weight for number in numbers]
-        clean = torch.cat([latents for latents, _ in seen]).to(device)
+        clean = torch.cat([latents for latents, _ in encoded]).to(device)
         return Rows(clean, framed, torch.tensor(weights, device=device))
 
     def _picture(self, number: int) -> tuple[Tensor, Frame]:
@@ -112,25 +112,22 @@ def joined(parts: Sequence[Conditioning]) -> Conditioning:
     return Conditioning(torch.cat([one.tokens for one in parts]), torch.cat(pooled) if pooled else None, extra)
 
 
-def moved(found: Conditioning, device: torch.device, dtype: torch.dtype | None = None) -> Conditioning:
+def moved(text: Conditioning, device: torch.device, dtype: torch.dtype | None = None) -> Conditioning:
     """The conditioning on another device, and in another precision if one is given."""
 
     def move(value: Tensor) -> Tensor:
         return value.detach().to(device, dtype)
 
-    pooled = None if found.pooled is None else move(found.pooled)
-    return Conditioning(move(found.tokens), pooled, {name: move(value) for name, value in found.extra.items()})
+    pooled = None if text.pooled is None else move(text.pooled)
+    return Conditioning(move(text.tokens), pooled, {name: move(value) for name, value in text.extra.items()})
 
 
-def _tensors(found: Conditioning) -> list[Tensor]:
-    return [found.tokens, *([found.pooled] if found.pooled is not None else []), *found.extra.values()]
-
-
-def _bytes(value: Tensor) -> int:
-    return value.numel() * value.element_size()
+def _bytes(text: Conditioning) -> int:
+    pooled = 0 if text.pooled is None else text.pooled.nbytes
+    return text.tokens.nbytes + pooled + sum(value.nbytes for value in text.extra.values())
 
 
 def _dtype(model: Model) -> torch.dtype:
     """Precision of the denoiser's weights, not counting a LoRA's, which are float32."""
-    found = (one.dtype for name, one in model.denoiser.named_parameters() if ".lora_" not in name)
-    return next(dtype for dtype in found if dtype.is_floating_point)
+    dtypes = (one.dtype for name, one in model.denoiser.named_parameters() if ".lora_" not in name)
+    return next(dtype for dtype in dtypes if dtype.is_floating_point)

@@ -261,8 +261,8 @@ def check_free(model: Model) -> None:
     found = {name for part in _parts(model).values() for name in getattr(part, "peft_config", None) or ()}
     if found:
         raise ConfigError(
-            f"the model already has a LoRA ({', '.join(sorted(found))}): fuse it and unload it, or load the model "
-            "without"
+            f"the model already has a LoRA ({', '.join(sorted(found))}): fuse and unload it, or load the model without "
+            "one"
         )
 
 

@@ -6,6 +6,7 @@ diffusers, scale and text-encoder parts included; and a file of another model is
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -78,6 +79,15 @@ def _place(ref: str | Path) -> str:
     return str(path)
 
 
+def digest(ref: str | Path) -> str | None:
+    """A hash of the files of a saved LoRA; ``None`` for a hub id."""
+    path, found = Path(ref).expanduser(), hashlib.sha256()
+    files = [file for file in (path, *sorted(path.glob("*"))) if file.is_file()]
+    for file in files:
+        found.update(file.read_bytes())
+    return found.hexdigest() if files else None
+
+
 @contextmanager
 def _looking(pipeline: Any, look: Callable[[State], None]) -> Iterator[None]:
     """Pass to ``look`` what diffusers has read and renamed, before it is loaded.
@@ -141,7 +151,9 @@ def _check_part(model: Model, ref: str | Path, name: str, state: State) -> None:
         if first is not None and second is not None:
             given, own = (first.shape[1], second.shape[0]), _widths(module)
             if own and given != own:
-                raise ConfigError(f"{other}: at {path} it maps {given[0]} to {given[1]} channels, the model {own}")
+                raise ConfigError(
+                    f"{other}: at {path} it maps {given[0]} to {given[1]} channels, and the model {own[0]} to {own[1]}"
+                )
 
 
 def _peft_names(part: nn.Module, state: State, denoiser: bool) -> State:
@@ -160,7 +172,7 @@ def _path(key: str) -> str | None:
 
 
 def _widths(module: Any) -> tuple[int, int] | None:
-    """Input and output channels of a linear layer or convolution; the shape of quantised weights would not tell."""
+    """Input and output channels of a linear layer or convolution; the shape of quantized weights would not tell."""
     for names in (("in_features", "out_features"), ("in_channels", "out_channels")):
         if hasattr(module, names[0]):
             return int(getattr(module, names[0])), int(getattr(module, names[1]))

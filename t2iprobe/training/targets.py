@@ -151,7 +151,7 @@ def _layers(scope: str, found: tuple[int, ...], known: list[int], seed: int) -> 
         return tuple(known)
     if not found:
         raise ConfigError(
-            f"the scope {scope} needs the found layers: --layers 6, or --from RUN with what `t2iprobe localize` found"
+            f"the scope {scope} needs the found layers: name them, or a run of `t2iprobe localize` that found them"
         )
     if missing := sorted(set(found) - set(known)):
         raise ConfigError(f"there is no text-attention layer {missing[0]}; the model has {known[0]}-{known[-1]}")

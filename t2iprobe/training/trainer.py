@@ -6,16 +6,15 @@ all randomness depends only on the seed and ``n``.
 
 from __future__ import annotations
 
-import gc
 import importlib
 import io
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from t2iprobe.core.contracts.adapter import Conditioning
 from t2iprobe.core.errors import ConfigError, NonFiniteError, StoppedError
 from t2iprobe.core.model import Model
+from t2iprobe.core.room import Room
 from t2iprobe.core.runs.files import explained, write
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.training.dataset import Pictures
@@ -33,7 +33,6 @@ from t2iprobe.training.objective import Density, Objective
 
 CHECKPOINT = "checkpoint.pt"
 Schedule = Literal["constant", "linear", "cosine"]
-SCHEDULES: tuple[Schedule, ...] = ("constant", "linear", "cosine")
 OPTIMISERS = ("adamw", "adamw8bit")
 
 
@@ -42,7 +41,7 @@ class Settings:
     """Settings of a LoRA training.
 
     Args:
-        steps: number of optimiser steps.
+        steps: number of optimizer steps.
         lr: learning rate.
         batch: rows per step, over all devices and passes.
         rows_at_once: rows per pass on one device, halved when out of memory. The result does not depend on it.
@@ -77,20 +76,17 @@ class Settings:
             raise ConfigError(
                 f"steps, batch and learning rate must be above 0; found {self.steps}, {self.batch} and {self.lr}"
             )
-        if self.schedule not in SCHEDULES or self.optimiser not in OPTIMISERS:
-            raise ConfigError(
-                f"the schedule is one of {', '.join(SCHEDULES)} and the optimiser one of {', '.join(OPTIMISERS)}; "
-                f"found {self.schedule!r} and {self.optimiser!r}"
-            )
+        for name, known in (("schedule", get_args(Schedule)), ("optimiser", OPTIMISERS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"the {name} is one of {', '.join(known)}; found {getattr(self, name)!r}")
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         gone = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return (
-            self.lr * {"constant": 1.0, "linear": 1 - gone, "cosine": (1 + math.cos(math.pi * gone)) / 2}[self.schedule]
-        )
+        decay = {"constant": 1.0, "linear": 1 - gone, "cosine": (1 + math.cos(math.pi * gone)) / 2}
+        return self.lr * decay[self.schedule]
 
 
 @dataclass
@@ -102,7 +98,7 @@ class TrainingCallbacks:
         checkpoint_every: steps between checkpoints; one is also written at the end, before a pause and on stopping.
         pause_every: steps between pauses, 0 for none.
         pause: called at each pause with the steps done, the denoiser in evaluation mode; in the first process only.
-        stop: called between steps; stops the training if it returns true.
+        stop: stops the training between two steps.
     """
 
     on_step: Callable[[int, float], None] = lambda step, loss: None
@@ -134,7 +130,7 @@ class Trainer:
         self.model, self.lora, self.settings, self.penalty = model, lora, settings, penalty
         self.feed = pictures if isinstance(pictures, Feed) else Feed(model, pictures)
         self.objective = Objective(model.adapter, model.pipeline, settings.density)
-        self.rows_at_once = settings.rows_at_once or settings.batch
+        self.room = Room()
         self.step = 0
         self._losses: Any = _Losses(self.objective, model.denoiser)
         self._optimiser: Any = _optimiser(lora.parameters(), settings)
@@ -179,12 +175,12 @@ class Trainer:
         return self._accelerator is None or bool(self._accelerator.is_main_process)
 
     def advance(self) -> float:
-        """Take one optimiser step and return the mean loss of its rows."""
+        """Take one optimizer step and return the mean loss of its rows."""
         with self.ready(), self._chance():
             loss = self._gradients(self.step)
             if not math.isfinite(loss):
                 raise NonFiniteError(
-                    f"the loss is {loss} at step {self.step + 1}; use a smaller --lr, or --precision no or bf16"
+                    f"the loss is {loss} at step {self.step + 1}; use a smaller learning rate, or precision no or bf16"
                 )
             self._accelerator.clip_grad_norm_(self.lora.parameters(), self.settings.clip)
             for group in self._optimiser.param_groups:
@@ -212,8 +208,8 @@ class Trainer:
         """
         callbacks = callbacks or TrainingCallbacks()
         path = folder / CHECKPOINT
-        self.load(path)
         with self.ready():
+            self.load(path)
             if callbacks.pause_every and (self.step % callbacks.pause_every == 0 or self.step == self.settings.steps):
                 self._pause(callbacks)  # the first pause, or one that was interrupted
             while self.step < self.settings.steps:
@@ -264,18 +260,20 @@ class Trainer:
             raise ConfigError(f"{path} is damaged ({type(error).__name__}); delete it to start over") from error
         self.lora.restore(matrices)
         self._optimiser.load_state_dict(optimiser)
-        self.step, self._scaler = step, state.get("scaler")
-
-    _scaler: dict[str, Any] | None = None
+        self.step = step
+        if state.get("scaler") is not None and getattr(self._accelerator, "scaler", None) is not None:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
 
     def _gradients(self, step: int) -> float:
         """Accumulate the gradients of a step's mean loss over passes and devices; returns that loss."""
-        self._restore_scaler()
         while True:
-            try:
+            with suppress(torch.OutOfMemoryError):
                 return self._everywhere(self._passes(step)) / self.settings.batch
-            except torch.OutOfMemoryError:
-                self._shrink()
+            self._shrink()  # only here is the error gone, whose traceback keeps the tensors
+
+    @property
+    def _rows_at_once(self) -> int:
+        return self.room.most("training", self.settings.rows_at_once or self.settings.batch)
 
     def _passes(self, step: int) -> float:
         """Backward passes through this device's rows; returns the sum of their losses."""
@@ -283,7 +281,8 @@ class Trainer:
         draw = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
         level = self.objective.draw(total, draw)
         own = range(many.process_index, total, many.num_processes)
-        passes = [list(own[i : i + self.rows_at_once]) for i in range(0, len(own), self.rows_at_once)]
+        size = self._rows_at_once
+        passes = [list(own[i : i + size]) for i in range(0, len(own), size)]
         noise: Tensor | None = None
         sums = 0.0
         for number, rows in enumerate(passes, 1):
@@ -299,14 +298,14 @@ class Trainer:
         Raises:
             ConfigError: there is only one row left, or the devices would no longer agree.
         """
-        if self.rows_at_once == 1 or self._accelerator.num_processes > 1:
+        size = self._rows_at_once
+        if size == 1 or self._accelerator.num_processes > 1:
             raise ConfigError(
-                f"out of memory with {self.rows_at_once} rows at once: use a smaller --rows-at-once, --resolution or "
-                "--dtype, or add --checkpointing"
+                f"out of memory with {size} rows at once: use fewer rows at once, smaller pictures, half "
+                "precision or gradient checkpointing"
             )
-        self.rows_at_once = max(1, self.rows_at_once // 2)
         self._optimiser.zero_grad()
-        _free()
+        self.room.shrink("training", size)
 
     def _one_pass(self, rows: Rows, noise: Tensor, level: Tensor, *, last: bool) -> float:
         """Backward pass through some rows; returns the sum of their losses."""
@@ -327,13 +326,6 @@ class Trainer:
             return sums
         value = torch.tensor(sums, device=self._accelerator.device)
         return float(self._accelerator.reduce(value, reduction="sum"))
-
-    def _restore_scaler(self) -> None:
-        """Restore the scale of half-precision gradients, once after loading."""
-        scaler = getattr(self._accelerator, "scaler", None)
-        if self._scaler is not None and scaler is not None:
-            scaler.load_state_dict(self._scaler)
-        self._scaler = None
 
     def _pause(self, callbacks: TrainingCallbacks) -> None:
         if self.main:
@@ -356,7 +348,7 @@ class _Losses(nn.Module):
 
 
 def _optimiser(parameters: Sequence[nn.Parameter], settings: Settings) -> torch.optim.Optimizer:
-    """The requested optimiser.
+    """The optimizer that the settings name.
 
     Raises:
         ConfigError: it needs a library that is not installed.
@@ -377,7 +369,7 @@ def _training(denoiser: Any, checkpointing: bool) -> Iterator[None]:
     """Put the denoiser in training mode, with gradient checkpointing if requested; restored afterwards."""
     mode, before = denoiser.training, bool(getattr(denoiser, "is_gradient_checkpointing", False))
     if checkpointing and not getattr(denoiser, "_supports_gradient_checkpointing", False):
-        raise ConfigError(f"{type(denoiser).__name__} does not support gradient checkpointing; omit --checkpointing")
+        raise ConfigError(f"{type(denoiser).__name__} does not support gradient checkpointing; so leave it out")
     if checkpointing and not before:
         denoiser.enable_gradient_checkpointing()
     denoiser.train()
@@ -393,9 +385,3 @@ def _unwrapped(losses: nn.Module) -> None:
     """Remove what accelerate put on the module itself for mixed precision."""
     for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
         losses.__dict__.pop(name, None)
-
-
-def _free() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

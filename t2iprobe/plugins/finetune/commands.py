@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
+
 import typer
 
 from t2iprobe.cli.command import takes
-from t2iprobe.plugins.finetune.options import FinetuneOptions, planned, trained
-from t2iprobe.plugins.finetune.output import only_one_speaks, print_plan, print_runs
+from t2iprobe.cli.console import answers, notes
+from t2iprobe.plugins.finetune.options import FinetuneOptions
 
 app = typer.Typer()
 
 
 @app.command("finetune")
 @takes(FinetuneOptions)
-def finetune(asked: FinetuneOptions, context: typer.Context) -> None:
+def finetune(options: FinetuneOptions, context: typer.Context) -> None:
     """Train a LoRA on the found layers alone, and see what it does to everything else.
 
-    An interrupted run goes on where it stopped: give the same command again. Several GPUs:
+    To resume an interrupted run, give the same command again. Several GPUs:
     accelerate launch --num_processes 4 $(which t2iprobe) finetune …
 
     Examples:
@@ -29,10 +31,14 @@ def finetune(asked: FinetuneOptions, context: typer.Context) -> None:
 
       t2iprobe finetune --arch sdxl --preset iclr2025 --plan
     """
-    if asked.plan:
-        print_plan(planned(asked, context.obj), asked.format)
+    from t2iprobe.plugins.finetune import report, running
+
+    if options.plan:
+        report.print_plan(running.planned(options, context.obj), options.format)
         return
-    speaks = only_one_speaks()
-    runs = trained(asked, context.obj)
-    if speaks:
-        print_runs(runs, asked.format)
+    first = os.environ.get("RANK", "0") == "0"
+    if not first:  # only the first process of `accelerate launch` prints
+        answers.quiet = notes.quiet = True
+    runs = running.trained(options, context.obj)
+    if first:
+        report.print_runs(runs, options.format)

@@ -1,17 +1,17 @@
 """A fine-tuning on disk: manifest, losses, looks with their pictures, and the LoRA.
 
-manifest.json      what was asked for, on what it ran, the counts, the result
+manifest.json      settings, facts about the model and the machine, counts, result
 losses.jsonl       one line per step
-looks.jsonl        one line per look: step, scores, and the scores of single pictures
-samples/           one sheet per look: the base model's pictures above the tuned ones
-checkpoint.pt      only until the training is finished: where an interrupted one goes on
+looks.jsonl        one line per validation: step, scores, and the scores of single pictures
+samples/           one sheet per validation: the base model's pictures above the tuned ones
+checkpoint.pt      only until the training is finished: where an interrupted one resumes
 lora/              pytorch_lora_weights.safetensors
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,12 @@ from t2iprobe.core.runs.checksums import keep
 from t2iprobe.plugins.finetune.monitor import Look
 
 CELL, GAP, MOST = 96, 4, 16  # pixels per picture and between pictures; most pictures in a row
-
-
 LOSSES, LOOKS = "losses.jsonl", "looks.jsonl"
 
 
 @dataclass(frozen=True)
 class FinetuneRecord:
-    """What a training leaves in its folder, except for the manifest and the LoRA.
+    """What a training leaves in its folder, besides the manifest and the LoRA.
 
     Args:
         path: the folder.
@@ -39,7 +37,7 @@ class FinetuneRecord:
     path: Path
 
     def loss(self, step: int, value: float) -> None:
-        """Record the loss of a step; lines of steps that a checkpoint does not know are written again.
+        """Record the loss of a step; steps after the last checkpoint are written again when it resumes.
 
         Raises:
             StoreError: the disk is full or gone.
@@ -80,11 +78,5 @@ def sheet(images: Sequence[Image.Image], base: Sequence[Image.Image], learn: int
 
 
 def plain(value: Any) -> Any:
-    """Values for JSON, with null for what is not a number."""
-    if isinstance(value, Mapping):
-        return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
+    """Values for JSON: lists instead of tuples, paths as text, and null for what is not a number."""
+    return json.loads(json.dumps(value, default=str), parse_constant=lambda name: None)

@@ -15,13 +15,14 @@ from t2iprobe.core.runs import engine as runs
 from t2iprobe.core.runs import provenance
 from t2iprobe.core.runs.runfolder import FINISHED, existing
 from t2iprobe.core.runs.stop import Stop
-from t2iprobe.plugins.finetune.monitor import Look, Monitor
+from t2iprobe.plugins.finetune.monitor import Monitor
 from t2iprobe.plugins.finetune.record import FinetuneRecord, plain
 from t2iprobe.plugins.finetune.sources import TrainingSet
 from t2iprobe.training.dataset import Crop, Pictures
 from t2iprobe.training.devices import rank as process
 from t2iprobe.training.feed import Feed
 from t2iprobe.training.lora import Lora, check_free
+from t2iprobe.training.saved import digest
 from t2iprobe.training.targets import Count, Targets, choose, count
 from t2iprobe.training.trainer import CHECKPOINT, Settings, Trainer, TrainingCallbacks
 
@@ -33,7 +34,7 @@ class FinetuneJob:
     Args:
         scope, stream, layers, seed: select the modules; ``layers`` are those that were found.
         rank, alpha, dropout: as for the LoRA; ``alpha`` defaults to the rank, or to that of ``start``.
-        start: a saved LoRA of the same modules and rank to go on from.
+        start: a saved LoRA of the same modules and rank to continue training.
         settings: settings of the training.
         side, crop, flip, drop: how pictures are prepared, see :class:`~t2iprobe.training.dataset.Pictures`.
     """
@@ -56,6 +57,15 @@ class FinetuneJob:
         """The seed of everything random in the training."""
         return self.settings.seed
 
+    def targets(self, model: Model) -> Targets:
+        """The modules to train."""
+        options: dict[str, Any] = {"layers": self.layers, "stream": self.stream, "seed": self.seed}
+        return choose(model.adapter, model.pipeline, self.scope, **options)
+
+    def count(self, model: Model) -> Count:
+        """Parameter counts."""
+        return count(model.adapter, model.pipeline, self.targets(model), self.rank)
+
 
 @dataclass(frozen=True)
 class FinetuneCallbacks:
@@ -63,8 +73,8 @@ class FinetuneCallbacks:
 
     Args:
         on_step: called with step and loss.
-        looked: called with step and look; 0 is the base model.
-        stop: asked between steps whether to stop.
+        looked: called with step and scores after each validation; step 0 is the base model.
+        stop: stops the training between two steps.
     """
 
     on_step: Callable[[int, float], None] = lambda step, loss: None
@@ -77,10 +87,10 @@ class FinetuneSession:
     """A model with its pictures and its monitor, on which trainings run.
 
     Args:
-        model: no LoRA may be on it; every training leaves it as it was.
-        lesson: what is learnt.
-        monitor: looks at the model; with ``None`` nobody looks.
-        every: steps between looks; 0 looks at the beginning and at the end.
+        model: must not have a LoRA; every training leaves it as it was.
+        lesson: pictures to learn from.
+        monitor: validates the model; ``None`` for no validation.
+        every: steps between validations; 0 validates before and after the training.
     """
 
     model: Model
@@ -95,26 +105,17 @@ class FinetuneSession:
         Raises:
             RunExistsError: the folder holds another one.
         """
-        found = existing(path, self.settings(job))
-        return found is not None and found["state"] == FINISHED
-
-    def targets(self, job: FinetuneJob) -> Targets:
-        """The modules of a job."""
-        adapter, pipeline = self.model.adapter, self.model.pipeline
-        return choose(adapter, pipeline, job.scope, layers=job.layers, stream=job.stream, seed=job.seed)
-
-    def count(self, job: FinetuneJob) -> Count:
-        """Number of parameters that a job trains."""
-        return count(self.model.adapter, self.model.pipeline, self.targets(job), job.rank)
+        manifest = existing(path, self.settings(job))
+        return manifest is not None and manifest["state"] == FINISHED
 
     def looks(self, job: FinetuneJob) -> int:
-        """Number of looks while a job trains: every so many steps and at the end, and at a saved LoRA also before."""
+        """Number of validations during a job; a saved LoRA is also validated before it is trained."""
         if self.monitor is None:
             return 0
         return -(-job.settings.steps // (self.every or job.settings.steps)) + (job.start is not None)
 
     def probe(self, job: FinetuneJob) -> float:
-        """Estimated seconds that a training takes without looks, measured on one step."""
+        """Estimated seconds of a training without validation, measured on one step."""
         lora = self._attach(job)
         try:
             return self._trainer(lora, job).probe() * job.settings.steps
@@ -126,42 +127,49 @@ class FinetuneSession:
 
         Raises:
             RunExistsError: the folder holds another training.
-            StoppedError: the training was asked to stop.
+            StoppedError: the training was stopped on request.
         """
         callbacks = callbacks or FinetuneCallbacks()
         check_free(self.model)
         if process() != 0:  # the first process owns the folder
-            self._train(job, path, None, callbacks)
-            return {}
+            return self._train(job, path, None, callbacks)
+        targets = job.targets(self.model)
+        facts = {
+            "model": provenance.portable(self.model.ref),
+            "adapter": self.model.adapter.name,
+            "layers": list(targets.layers),
+            "modules": list(targets.modules),
+            "parameters": asdict(job.count(self.model)),
+            "device": str(self.model.pipeline._execution_device),
+        }
         run = runs.RunDefinition(
             "finetune",
             self.settings(job),
             lambda session: self._train(job, path, session, callbacks),
-            self._facts(job),
+            facts,
             unit="step",
             leftover=(CHECKPOINT,),
         )
         return runs.execute(run, path, callbacks.stop)
 
     def settings(self, job: FinetuneJob) -> dict[str, Any]:
-        """Everything that decides the result; how the rows are passed through does not."""
-        asked = asdict(job)
-        asked["settings"].pop("rows_at_once")
-        watched = None if self.monitor is None else self.monitor.asked
-        found: dict[str, Any] = provenance.portable(
-            {
-                "job": {**asked, "side": self.side(job)},
-                "adapter": self.model.adapter.name,
-                "weights": self._weights,
-                "data": {"ref": self.lesson.ref, "pictures": len(self.lesson.examples), "digest": self.lesson.digest},
-                "watched": watched,
-                "every": self.every,
-            }
-        )
-        return dict(plain(found))
+        """Everything that determines the result; the number of rows per pass does not."""
+        chosen = asdict(job) | {"side": self.side(job)}
+        chosen["settings"].pop("rows_at_once")
+        lesson = self.lesson
+        settings = {
+            "job": chosen,
+            "adapter": self.model.adapter.name,
+            "weights": self._weights,
+            "data": {"ref": lesson.ref, "pictures": len(lesson.examples), "digest": lesson.digest},
+            "watched": None if self.monitor is None else self.monitor.decides,
+            "every": self.every,
+            **({} if job.start is None else {"start_digest": digest(job.start)}),
+        }
+        return dict(plain(provenance.portable(settings)))
 
     def side(self, job: FinetuneJob) -> int:
-        """Side length of the pictures in pixels; the model's own if not asked for.
+        """Side length of the pictures in pixels; default the model's own.
 
         Raises:
             ConfigError: the model cannot be trained at that size.
@@ -169,26 +177,15 @@ class FinetuneSession:
         adapter, pipeline = self.model.adapter, self.model.pipeline
         side, grain = job.side or min(adapter.picture_size(pipeline)), adapter.grain(pipeline)
         if side % grain:
-            raise ConfigError(f"--resolution {side}: this model's pictures have sides that are multiples of {grain}")
+            raise ConfigError(f"a resolution of {side}: the sides of this model's pictures are multiples of {grain}")
         return side
 
     @cached_property
     def _weights(self) -> str:
         return provenance.digest([self.model.pipeline])
 
-    def _facts(self, job: FinetuneJob) -> dict[str, Any]:
-        found = self.targets(job)
-        return {
-            "model": provenance.portable(self.model.ref),
-            "adapter": self.model.adapter.name,
-            "layers": list(found.layers),
-            "modules": list(found.modules),
-            "parameters": asdict(self.count(job)),
-            "device": str(self.model.pipeline._execution_device),
-        }
-
     def _attach(self, job: FinetuneJob) -> Lora:
-        modules = self.targets(job).modules
+        modules = job.targets(self.model).modules
         if job.start is not None:
             return _continued(self.model, job.start, modules, job)
         options: dict[str, Any] = {"rank": job.rank, "alpha": job.alpha, "dropout": job.dropout, "seed": job.seed}
@@ -202,47 +199,56 @@ class FinetuneSession:
     def _train(
         self, job: FinetuneJob, path: Path, session: runs.RunSession | None, callbacks: FinetuneCallbacks
     ) -> dict[str, Any]:
-        before = self.monitor.before if self.monitor and session else None
+        """Train, and return what is added to the manifest; ``session`` is ``None`` in all processes but the first."""
+        monitor, steps, record = self.monitor, job.settings.steps, FinetuneRecord(path)
+        before = monitor.before if monitor and session else None
+
+        def on_step(step: int, loss: float) -> None:
+            assert session is not None
+            session.there()
+            record.loss(step, loss)
+            session.begin(step - 1, steps)
+            session.done()
+            callbacks.on_step(step, loss)
+
+        def look(step: int) -> None:
+            """Validate the model, unless this was done before an interruption."""
+            assert monitor is not None and before is not None
+            if step not in record.looks():
+                unchanged = step == 0 and job.start is None
+                record.look(step, before if unchanged else monitor.look(), monitor.base, len(monitor.learn))
+            callbacks.looked(step, record.looks()[step]["scores"])
+
+        training = TrainingCallbacks(checkpoint_every=max(1, min(100, steps // 4)), stop=callbacks.stop)
+        if monitor is not None:
+            training.pause_every = self.every or steps  # in every process: they wait for each other
+        if session is not None:
+            training.on_step, training.pause = on_step, look
+            session.begin(session.units, steps)
         lora = self._attach(job)
         try:
-            trainer = self._trainer(lora, job)
-            training = TrainingCallbacks(
-                checkpoint_every=max(1, min(100, job.settings.steps // 4)), stop=callbacks.stop
-            )
-            if self.monitor is not None:
-                training.pause_every = self.every or job.settings.steps  # in every process: they wait for each other
-            if session is not None:
-                trail = _Trail(FinetuneRecord(path), session, self.monitor, before, callbacks, job.start is not None)
-                training.on_step, training.pause = trail.step, trail.look
-                session.begin(session.units, job.settings.steps)
-            trainer.run(path, training)
+            self._trainer(lora, job).run(path, training)
             if session is None:
                 return {}
             session.there()
             lora.save(path / "lora")
-            return self._result(job, FinetuneRecord(path), session, before)
         finally:
             lora.detach()
-
-    def _result(
-        self, job: FinetuneJob, record: FinetuneRecord, session: runs.RunSession, before: Look | None
-    ) -> dict[str, Any]:
-        """What is added to the manifest at the end."""
         losses, looks = record.losses(), record.looks()
         tail = losses[-max(1, len(losses) // 10) :]
-        last = looks[job.settings.steps] if looks else None
-        found = {
+        last = looks.get(steps, {})
+        result = {
             "seconds": round(session.seconds, 1),
             "loss": sum(tail) / len(tail),
             "before": dict(before.scores) if before else None,
-            "after": last["scores"] if last else None,
-            "each": last["each"] if last else None,
+            "after": last.get("scores"),
+            "each": last.get("each"),
         }
-        return dict(plain(found))
+        return dict(plain(result))
 
 
 def _continued(model: Model, start: str, modules: Sequence[str], job: FinetuneJob) -> Lora:
-    """A saved LoRA that goes on learning, at the scale it has.
+    """A saved LoRA to continue training, at the scale it has.
 
     Raises:
         ConfigError: the LoRA does not match what the job is to train.
@@ -257,44 +263,19 @@ def _continued(model: Model, start: str, modules: Sequence[str], job: FinetuneJo
 
 
 def _check_continues(lora: Lora, start: str, modules: Sequence[str], job: FinetuneJob) -> None:
-    """Refuse to go on with a LoRA that does not match what the job is to train."""
+    """Refuse to continue a LoRA that does not match what the job is to train."""
     if odd := set(modules) ^ set(lora.modules):
-        what = "does not adapt" if min(odd) in modules else "adapts, and the scope does not,"
-        raise ConfigError(f"{start} does not match the modules of this scope: it {what} {min(odd)}")
+        what = "it does not adapt" if min(odd) in modules else "only the LoRA adapts"
+        raise ConfigError(f"{start} does not match the modules of this scope: {what} {min(odd)}")
     for path in modules:
         rank, alpha = lora.rank(path), lora.scale(path) * lora.rank(path)
         if rank != job.rank:
-            raise ConfigError(f"{start} has the rank {rank} at {path}; asked for is {job.rank}: give --rank {rank}")
+            raise ConfigError(f"{start} has rank {rank} at {path}, but rank {job.rank} was requested; use rank {rank}")
         if job.alpha is not None and not math.isclose(alpha, job.alpha, rel_tol=1e-6):
-            raise ConfigError(f"{start} has an alpha of {alpha:g} at {path}; asked for is {job.alpha:g}: leave it out")
+            raise ConfigError(
+                f"{start} has alpha {alpha:g} at {path}, but {job.alpha:g} was requested; leave alpha out"
+            )
     if len(lora.parameters()) > 2 * len(modules):
-        raise ConfigError(f"{start} has more than two matrices a module, as a DoRA has; a plain LoRA is gone on from")
-
-
-@dataclass
-class _Trail:
-    """Writes down what a training does."""
-
-    record: FinetuneRecord
-    session: runs.RunSession
-    monitor: Monitor | None
-    before: Look | None
-    callbacks: FinetuneCallbacks
-    started: bool  # from a saved LoRA, so the first look is not the base model's
-
-    def step(self, step: int, loss: float) -> None:
-        self.session.there()
-        self.record.loss(step, loss)
-        self.session.begin(step - 1, self.session.total)
-        self.session.done()
-        self.callbacks.on_step(step, loss)
-
-    def look(self, step: int) -> None:
-        """Look at the model, unless this was done before an interruption."""
-        assert self.monitor is not None and self.before is not None
-        done = self.record.looks()
-        if step not in done:
-            look = self.before if step == 0 and not self.started else self.monitor.look()
-            self.record.look(step, look, self.monitor.base, len(self.monitor.learn))
-            done = self.record.looks()
-        self.callbacks.looked(step, done[step]["scores"])
+        raise ConfigError(
+            f"{start} has more than two matrices per module, as a DoRA has; only plain LoRAs can continue"
+        )

@@ -1,18 +1,18 @@
-"""What is learnt and what is asked for: ``--data``, ``--prompts`` and ``--keep``. Imports no torch."""
+"""What is learnt, and the prompts that are validated: ``--data``, ``--prompts``, ``--keep``. Imports no torch."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.core.concepts import quoted
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.names import near
+from t2iprobe.core.names import near, with_settings
 from t2iprobe.core.textfile import read_entries
 
 if TYPE_CHECKING:
@@ -41,15 +41,15 @@ class TrainingSet:
 
     Args:
         examples: the pictures.
-        ref: how the pictures were asked for.
-        probes: pictures to make while training, unless others are asked for.
-        notes: what a user should know about the pictures.
+        ref: the reference by which the pictures were requested.
+        probes: pictures to make while training, unless other prompts are given.
+        note: what a user should know about the pictures.
     """
 
     examples: Sequence[Example]
     ref: str
     probes: Sequence[ProbePicture]
-    notes: tuple[str, ...] = ()
+    note: str = ""
 
     @property
     def digest(self) -> str:
@@ -59,13 +59,13 @@ class TrainingSet:
 
 
 def lesson(ref: str, plugins: Plugins, *, limit: int, seed: int = 0) -> TrainingSet:
-    """The pictures that ``--data`` means: a folder, or a prompt set that draws its own.
+    """The pictures to learn from: a folder, or those that a prompt set draws.
 
     Args:
-        ref: ``FOLDER``, or ``NAME[,key=value…]`` of a set with ``pictures(seed)``.
+        ref: ``FOLDER``, or ``NAME[:key=value…]`` of a set with ``pictures(seed)``.
         plugins: plugins that have the sets.
         limit: number of probes.
-        seed: seed of what is drawn and asked.
+        seed: seed of what is drawn and of the probes.
 
     Raises:
         ConfigError: there is no such folder or set, or it cannot be read.
@@ -74,15 +74,42 @@ def lesson(ref: str, plugins: Plugins, *, limit: int, seed: int = 0) -> Training
 
     folder = Path(ref).expanduser()
     kinds = {name: kind for name, kind in plugins.prompt_sets().items() if hasattr(kind, "pictures")}
-    name = ref.partition(":")[0]
+    name, settings = with_settings(ref)
     if name in kinds and not folder.is_dir():
-        return _drawn(ref, kinds[name](**_options(ref, kinds[name])), limit, seed)
+        return _drawn(ref, kinds[name], settings, limit, seed)
     if not folder.is_dir() and "/" not in ref and kinds:
-        raise ConfigError(f"--data {ref} is neither a folder nor a set that draws pictures{near(name, kinds)}")
+        raise ConfigError(f"{ref} is neither a folder nor a prompt set that draws pictures{near(name, kinds)}")
     examples = read_folder(folder)
-    left = unlisted(folder, examples)
-    notes = (f"{len(left)} pictures in {folder} have no caption and are left out, such as {left[0]}",) if left else ()
-    return TrainingSet(examples, ref, _captions(examples, limit, seed), notes)
+    left_out = unlisted(folder, examples)
+    note = (
+        f"{len(left_out)} pictures in {folder} have no caption and are left out, such as {left_out[0]}"
+        if left_out
+        else ""
+    )
+    captions = {one.caption: one.words for one in examples}
+    spread = list(captions)[:: max(1, len(captions) // limit)][:limit]  # from all over the data
+    shown = [ProbePicture(one, seed + i, captions[one] or _word(one)) for i, one in enumerate(spread)]
+    return TrainingSet(examples, ref, shown, note)
+
+
+def _drawn(ref: str, kind: Any, settings: Mapping[str, str], limit: int, seed: int) -> TrainingSet:
+    """Pictures and probes of a prompt set.
+
+    Raises:
+        ConfigError: the set has no such option, or a value is not a number.
+    """
+    from t2iprobe.training.dataset import Example
+
+    known = inspect.signature(kind).parameters
+    if not known.keys() >= settings.keys() or not all(map(str.isdecimal, settings.values())):
+        raise ConfigError(f"{ref}: this prompt set has the options {', '.join(known)}, as in pictures=500")
+    prompt_set = kind(**{key: int(value) for key, value in settings.items()})
+    examples = [
+        Example(f"{ref} {number}", caption, picture.copy, word, size=picture.size)
+        for number, (picture, caption, word) in enumerate(prompt_set.pictures(seed))
+    ]
+    pairs = prompt_set.pairs(limit=limit, seed=seed)
+    return TrainingSet(examples, ref, [ProbePicture(one.source, one.seed, one.source_word) for one in pairs])
 
 
 def probes(ref: str, plugins: Plugins, *, limit: int, seed: int = 0) -> list[ProbePicture]:
@@ -93,47 +120,10 @@ def probes(ref: str, plugins: Plugins, *, limit: int, seed: int = 0) -> list[Pro
     """
     path = Path(ref).expanduser()
     if path.suffix == ".txt" or (path.is_file() and ":" not in ref):
-        return _lines(path, limit, seed)
-    found = plugins.prompt_set(ref, limit=None, seed=seed)[:limit]
-    return [ProbePicture(pair.source, pair.seed, pair.source_word) for pair in found]
-
-
-def _options(ref: str, kind: type[Any]) -> dict[str, int]:
-    """``NAME:key=number,…`` as arguments of the set.
-
-    Raises:
-        ConfigError: the set has no such option, or a value is not a number.
-    """
-    name, _, rest = ref.partition(":")
-    known = inspect.signature(kind).parameters
-    pairs = [part.partition("=") for part in rest.split(",") if part]
-    for key, _, value in pairs:
-        if key not in known or not value.isdecimal():
-            raise ConfigError(f"--data {ref}: the set {name} has the options {', '.join(known)}, as in pictures=500")
-    return {key: int(value) for key, _, value in pairs}
-
-
-def _drawn(ref: str, kind: Any, limit: int, seed: int) -> TrainingSet:
-    from t2iprobe.training.dataset import Example
-
-    def example(number: int, picture: Any, caption: str, word: str) -> Example:
-        return Example(f"{ref} {number}", caption, picture.copy, word, size=picture.size)
-
-    examples = [example(number, *one) for number, one in enumerate(kind.pictures(seed))]
-    asked = kind.pairs(limit=limit, seed=seed)
-    return TrainingSet(examples, ref, [ProbePicture(one.source, one.seed, one.source_word) for one in asked])
-
-
-def _captions(examples: Sequence[Example], limit: int, seed: int) -> list[ProbePicture]:
-    """Captions from all over the data, each once."""
-    listed = {one.caption: one.words for one in examples}
-    chosen = list(listed)[:: max(1, len(listed) // limit)][:limit]
-    return [ProbePicture(one, seed + number, listed[one] or _word(one)) for number, one in enumerate(chosen)]
-
-
-def _lines(path: Path, limit: int, seed: int) -> list[ProbePicture]:
-    listed = read_entries(path, "prompts")[:limit]
-    return [ProbePicture(one, seed + number, _word(one)) for number, one in enumerate(listed)]
+        listed = read_entries(path, "prompts")[:limit]
+        return [ProbePicture(one, seed + number, _word(one)) for number, one in enumerate(listed)]
+    pairs = plugins.prompt_set(ref, limit=None, seed=seed)[:limit]
+    return [ProbePicture(pair.source, pair.seed, pair.source_word) for pair in pairs]
 
 
 def _word(prompt: str) -> str | None:
