@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import math
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,46 +38,48 @@ Layers = frozenset[int]
 GUIDANCE = 2
 
 
-class Truth(Protocol):
-    """Ground truth: how far patched layers move the picture."""
-
-    @property
-    def layers(self) -> int:
-        """Number of layers of the model."""
-        ...
-
-    @property
-    def planted(self) -> Layers:
-        """The layers that a localizer should find."""
-        ...
-
-    @property
-    def graded(self) -> bool:
-        """Whether each pair moves by the response (letter by letter) or that share of the pairs moves all the way."""
-        ...
-
-    def into_source(self, patched: Layers) -> float:
-        """The source's run with the target's activations in ``patched``: 0 is the source, 1 the target."""
-        ...
-
-    def into_target(self, patched: Layers) -> float:
-        """The target's run with the source's activations in ``patched``: 0 is the target, 1 the source."""
-        ...
-
-
 @dataclass(frozen=True)
-class Additive:
-    """Each layer contributes its share independently of the others; the sum is capped at 1.
+class Truth(ABC):
+    """Ground truth: how far patched layers move the picture.
 
     Args:
         layers: number of layers of the model.
-        shares: layer -> how far it moves the picture alone.
-        graded: see :class:`Truth`; when letters are split over layers, a patch changes a part of every word.
+        graded: whether each pair moves by the response, as when letters are split over layers, or that share of the
+            pairs moves all the way.
     """
 
     layers: int
+    graded: bool = field(default=False, kw_only=True)
+
+    @property
+    @abstractmethod
+    def planted(self) -> Layers:
+        """The layers that a localizer should find."""
+
+    @abstractmethod
+    def into_source(self, patched: Layers) -> float:
+        """The source's run with the target's activations in ``patched``: 0 is the source, 1 the target."""
+
+    def into_target(self, patched: Layers) -> float:
+        """The target's run with the source's activations in ``patched``: 0 is the target, 1 the source.
+
+        By default nothing but the layers carries the content.
+        """
+        everything = frozenset(range(self.layers))
+        return self.into_source(everything) - self.into_source(everything - patched)
+
+
+@dataclass(frozen=True)
+class Additive(Truth):
+    """Each layer contributes its share independently of the others; the sum is capped at 1.
+
+    Args:
+        layers, graded: see :class:`Truth`.
+        shares: layer -> how far it moves the picture alone.
+    """
+
     shares: Mapping[int, float]
-    graded: bool = True
+    graded: bool = field(default=True, kw_only=True)
 
     @property
     def planted(self) -> Layers:
@@ -88,28 +90,32 @@ class Additive:
         """See :class:`Truth`."""
         return min(1.0, sum(share for layer, share in self.shares.items() if layer in patched))
 
-    def into_target(self, patched: Layers) -> float:
-        """See :class:`Truth`; nothing but the layers carries the content."""
-        everything = frozenset(range(self.layers))
-        return self.into_source(everything) - self.into_source(everything - patched)
+
+@dataclass(frozen=True)
+class _Members(Truth):
+    """Only the layers in ``members`` are responsible."""
+
+    members: Layers
+
+    @property
+    def planted(self) -> Layers:
+        """The members."""
+        return self.members
 
 
 @dataclass(frozen=True)
-class Together:
+class Together(_Members):
     """Layers that are weak alone and strong together.
 
     Args:
-        layers: number of layers of the model.
+        layers, graded: see :class:`Truth`.
         members: the responsible layers; only how many of them are patched matters, not which.
         levels: response with 0, 1, … of them patched.
         spread: the small contribution of every other layer.
     """
 
-    layers: int
-    members: Layers
     levels: tuple[float, ...]
     spread: Mapping[int, float] = field(default_factory=dict)
-    graded: bool = False
 
     @classmethod
     def sdxl(cls) -> Together:
@@ -127,28 +133,18 @@ class Together:
         """Patching has no effect until all members are patched."""
         return cls(layers, frozenset(members), (0.0,) * len(members) + (1.0,))
 
-    @property
-    def planted(self) -> Layers:
-        """The members."""
-        return self.members
-
     def into_source(self, patched: Layers) -> float:
         """See :class:`Truth`."""
         rest = sum(share for layer, share in self.spread.items() if layer in patched)
         return min(1.0, self.levels[len(patched & self.members)] + rest)
 
-    def into_target(self, patched: Layers) -> float:
-        """See :class:`Truth`; nothing but the layers carries the content."""
-        everything = frozenset(range(self.layers))
-        return self.into_source(everything) - self.into_source(everything - patched)
-
 
 @dataclass(frozen=True)
-class Redundant:
+class Redundant(_Members):
     """Redundant layers: any one of them suffices.
 
     Args:
-        layers: number of layers of the model.
+        layers, graded: see :class:`Truth`.
         members: the redundant layers, two or more.
         keeps: which content wins where the layers disagree. ``True``: the run keeps its own content as long as one
             layer carries it, so it changes only when all are patched, in both directions. ``False``: one patched layer
@@ -157,15 +153,7 @@ class Redundant:
             one prompt has no content it can; see ``plugins.organisms.plant``.)
     """
 
-    layers: int
-    members: Layers
     keeps: bool
-    graded: bool = False
-
-    @property
-    def planted(self) -> Layers:
-        """The members."""
-        return self.members
 
     def into_source(self, patched: Layers) -> float:
         """See :class:`Truth`."""
@@ -177,24 +165,15 @@ class Redundant:
 
 
 @dataclass(frozen=True)
-class Majority:
+class Majority(_Members):
     """An odd number of layers decide by majority.
 
     Of three, patching one changes nothing and patching any two changes everything, in both directions.
 
     Args:
-        layers: number of layers of the model.
+        layers, graded: see :class:`Truth`.
         members: the layers that vote.
     """
-
-    layers: int
-    members: Layers
-    graded: bool = False
-
-    @property
-    def planted(self) -> Layers:
-        """The members."""
-        return self.members
 
     def into_source(self, patched: Layers) -> float:
         """See :class:`Truth`."""
@@ -259,6 +238,7 @@ class Simulation:
     steps: int = 20
     names: list[str] = field(default_factory=lambda: ["f1_target", "f1_source", "ssim"])
     bounds: Bounds | None = (0.0, 1.0)
+    _known: dict[str, tuple[Array, Array]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def scale(self) -> Scale:
@@ -291,20 +271,13 @@ class Simulation:
             yield TrialResult(ask.pair, scores, {}, cost.calls, cost.rows)
 
     def _scores(self, trial: Trial, pair: int) -> dict[str, float]:
-        toward, away = self._columns(trial)
-        return {"f1_target": float(toward[pair]), "f1_source": float(away[pair]), "ssim": float(1 - toward[pair] / 2)}
-
-    def _columns(self, trial: Trial) -> tuple[Array, Array]:
-        """Scores of every pair against its target and against its source, (pair,) each."""
         if trial.label not in self._known:
             self._known[trial.label] = self._draw(trial)
-        return self._known[trial.label]
-
-    @cached_property
-    def _known(self) -> dict[str, tuple[Array, Array]]:
-        return {}
+        toward, away = self._known[trial.label]
+        return {"f1_target": float(toward[pair]), "f1_source": float(away[pair]), "ssim": float(1 - toward[pair] / 2)}
 
     def _draw(self, trial: Trial) -> tuple[Array, Array]:
+        """Scores of every pair against its target and against its source, (pair,) each."""
         low, high, threshold = self.unpatched
         moved = self.response(trial)
         share = np.full(self.pairs, moved) if self.truth.graded else (threshold < moved).astype(float)

@@ -285,7 +285,7 @@ def test_ablation_by_the_mean_of_a_reference(sd: Model) -> None:
     for branch in (COND, UNCOND):
         expected = sum(reference[K, 1, branch][row] for row in range(3)) / 3
         assert torch.allclose(edited[K, 1, branch], expected.expand(2, -1, -1), atol=1e-6)
-    with pytest.raises(ConfigError, match="ablation by zero has none"):
+    with pytest.raises(ConfigError, match="zero ablation takes none"):
         ablate(K, reference=reference)
 
 

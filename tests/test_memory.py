@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from t2iprobe.architectures.sd import SD
-from t2iprobe.core import memory as measure
-from t2iprobe.core.memory import peak
+from t2iprobe.core import measuring as measure
+from t2iprobe.core.measuring import peak
 from t2iprobe.core.model import CostProbe, Model
 from t2iprobe.plugins.localization.planning import memory
 

@@ -29,6 +29,13 @@ SHARED: dict[str, Any] = {
     "addition_embed_type": "text",
     "resnet_time_scale_shift": "scale_shift",
 }
+BETAS = "squaredcos_cap_v2"
+UNCHECKED = {
+    "safety_checker": None,
+    "feature_extractor": None,
+    "watermarker": None,
+    "requires_safety_checker": False,
+}
 MAP: tuple[Axis, ...] = ("channel", "y", "x")
 
 
@@ -51,39 +58,29 @@ class DeepFloydIF(Adapter):
     )
 
     @classmethod
+    @parts.reproducible
     def tiny(cls) -> IFPipeline:
         """Six text-attention layers, 16 x 16 pixels, predicting noise and a learned variance."""
-        with parts.seeded():
-            return parts.quiet(
-                IFPipeline(
-                    tokenizer=parts.tokenizer(start=False, length=LENGTH),
-                    text_encoder=parts.t5(32),
-                    unet=parts.enliven(tiny_unet()),
-                    scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range"),
-                    safety_checker=None,
-                    feature_extractor=None,
-                    watermarker=None,
-                    requires_safety_checker=False,
-                )
-            )
+        return IFPipeline(
+            tokenizer=parts.tokenizer(start=False, length=LENGTH),
+            text_encoder=parts.t5(32),
+            unet=tiny_unet(),
+            scheduler=DDPMScheduler(beta_schedule=BETAS, variance_type="learned_range"),
+            **UNCHECKED,
+        )
 
     @classmethod
+    @parts.reproducible
     def tiny_upscaler(cls) -> IFSuperResolutionPipeline:
         """16 x 16 to 32 x 32 pixels; shares the first stage's text encoder."""
-        with parts.seeded():
-            return parts.quiet(
-                IFSuperResolutionPipeline(
-                    tokenizer=None,
-                    text_encoder=None,
-                    unet=parts.enliven(tiny_unet(in_channels=6, sample_size=32, class_embed_type="timestep")),
-                    scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range"),
-                    image_noising_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
-                    safety_checker=None,
-                    feature_extractor=None,
-                    watermarker=None,
-                    requires_safety_checker=False,
-                )
-            )
+        return IFSuperResolutionPipeline(
+            tokenizer=None,
+            text_encoder=None,
+            unet=tiny_unet(in_channels=6, sample_size=32, class_embed_type="timestep"),
+            scheduler=DDPMScheduler(beta_schedule=BETAS, variance_type="learned_range"),
+            image_noising_scheduler=DDPMScheduler(beta_schedule=BETAS),
+            **UNCHECKED,
+        )
 
     @classmethod
     def full_size(cls) -> nn.Module:
@@ -138,9 +135,7 @@ class DeepFloydIF(Adapter):
 
     def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """See :meth:`Adapter.predict`; the learned variance is the second half of the channels."""
-        output = pipeline.unet(latents, timestep, conditioning.tokens, return_dict=False)
-        assert isinstance(output[0], torch.Tensor)
-        return output[0]
+        return pipeline.unet(latents, timestep, conditioning.tokens, return_dict=False)[0]
 
     def check_upscaler(self, pipeline: Pipeline, upscaler: Pipeline) -> None:
         """See :meth:`Adapter.check_upscaler`; both stages read the same text encoder."""
@@ -160,14 +155,8 @@ class DeepFloydIF(Adapter):
     ) -> list[Image]:
         """See :meth:`Adapter.upscale`."""
         cond, uncond = pipeline.encode_prompt(list(prompts), clean_caption=False)
-        output = upscaler(
-            image=images,
-            prompt_embeds=cond,
-            negative_prompt_embeds=uncond,
-            generator=list(generators),
-            **settings,
-        )
-        return list(output.images)
+        embeddings = {"prompt_embeds": cond, "negative_prompt_embeds": uncond}
+        return list(upscaler(image=images, **embeddings, generator=list(generators), **settings).images)
 
 
 def added_kv_sites(block: str, path: str, attention: Any) -> Iterator[Site]:
@@ -176,25 +165,21 @@ def added_kv_sites(block: str, path: str, attention: Any) -> Iterator[Site]:
     yield Site(f"{name}.in", path, In("hidden_states"), axes=MAP)
     yield Site(f"{name}.text", path, In("encoder_hidden_states"), static=True)
     yield Site(f"{name}.q", f"{path}.to_q", Out(), heads=heads)
-    yield Site(f"{name}.k", f"{path}.add_k_proj", Out(), heads=heads, static=True)
-    yield Site(f"{name}.v", f"{path}.add_v_proj", Out(), heads=heads, static=True)
-    if not attention.only_cross_attention:
-        yield Site(f"{block}.self_attn.k", f"{path}.to_k", Out(), heads=heads)
-        yield Site(f"{block}.self_attn.v", f"{path}.to_v", Out(), heads=heads)
+    for port in "kv":
+        yield Site(f"{name}.{port}", f"{path}.add_{port}_proj", Out(), heads=heads, static=True)
+    for port in "" if attention.only_cross_attention else "kv":
+        yield Site(f"{block}.self_attn.{port}", f"{path}.to_{port}", Out(), heads=heads)
     yield Site(f"{name}.z", f"{path}.to_out.0", In("input"), heads=heads)
     yield Site(f"{name}.out", path, Out(), axes=MAP)
 
 
 def tiny_unet(**changes: Any) -> UNet2DConditionModel:
     """The U-Net of :meth:`DeepFloydIF.tiny`; with ``changes``, the U-Net of its upscaler."""
-    return UNet2DConditionModel(
-        block_out_channels=(16, 32),
-        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        layers_per_block=2,
-        attention_head_dim=16,
-        cross_attention_dim=32,
-        addition_embed_type_num_heads=4,
-        norm_num_groups=8,
-        **SHARED | {"sample_size": 16, "encoder_hid_dim": 32} | changes,
+    blocks = {
+        "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    }
+    heads = {"attention_head_dim": 16, "addition_embed_type_num_heads": 4}
+    return parts.unet(
+        **SHARED | blocks | heads | {"sample_size": 16, "layers_per_block": 2, "encoder_hid_dim": 32} | changes
     )

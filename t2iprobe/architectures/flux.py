@@ -37,20 +37,20 @@ class Flux(Adapter):
     published_facts = MappingProxyType({"vae_scale_factor": 8, "default_sample_size": 128})
 
     @classmethod
+    @parts.reproducible
     def tiny(cls) -> FluxPipeline:
         """Two blocks of each kind, not guidance-distilled."""
-        with parts.seeded():
-            pipeline = FluxPipeline(
-                transformer=parts.enliven(tiny_transformer()),
-                scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-                vae=parts.autoencoder(scaling_factor=0.3611, shift_factor=0.1159),
-                text_encoder=parts.clip(16),
-                tokenizer=parts.tokenizer(start=True),
-                text_encoder_2=parts.t5(32),
-                tokenizer_2=parts.tokenizer(start=False),
-            )
+        pipeline = FluxPipeline(
+            transformer=parts.enliven(tiny_transformer()),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+            vae=parts.autoencoder(scaling_factor=0.3611, shift_factor=0.1159),
+            text_encoder=parts.clip(16),
+            tokenizer=parts.tokenizer(start=True),
+            text_encoder_2=parts.t5(32),
+            tokenizer_2=parts.tokenizer(start=False),
+        )
         pipeline.default_sample_size = parts.LATENT  # diffusers fixes it at 128 for every model
-        return parts.quiet(pipeline)
+        return pipeline
 
     @classmethod
     def full_size(cls) -> nn.Module:
@@ -77,7 +77,7 @@ class Flux(Adapter):
 
     def guidance(self, pipeline: Pipeline, scale: float) -> dict[str, Any]:
         """See :meth:`Adapter.guidance`; a model without a guidance input needs true guidance, that is, two calls."""
-        return {"guidance_scale" if _is_told(pipeline) else "true_cfg_scale": scale}
+        return {"guidance_scale" if _has_guidance_input(pipeline) else "true_cfg_scale": scale}
 
     def guidance_branches(self, pipeline: Pipeline, arguments: Mapping[str, Any]) -> int:
         """See :meth:`Adapter.guidance_branches`; guidance that is an input of the network adds no rows."""
@@ -114,7 +114,7 @@ class Flux(Adapter):
     def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
         """See :meth:`Adapter.encode_prompts`; ``extra`` holds the guidance input of a distilled model."""
         tokens, pooled, _ = pipeline.encode_prompt(list(prompts), max_sequence_length=text_length(pipeline))
-        if not _is_told(pipeline):
+        if not _has_guidance_input(pipeline):
             return Conditioning(tokens, pooled)
         guidance = torch.full((len(prompts),), GUIDANCE, device=tokens.device, dtype=torch.float32)
         return Conditioning(tokens, pooled, {"guidance": guidance})
@@ -135,7 +135,7 @@ class Flux(Adapter):
         return unpack(output[0], height, width)
 
 
-def _is_told(pipeline: Pipeline) -> bool:
+def _has_guidance_input(pipeline: Pipeline) -> bool:
     """Whether the guidance scale is an input of the network: it is in FLUX.1-dev, but not in FLUX.1-schnell."""
     return bool(pipeline.transformer.config.guidance_embeds)
 

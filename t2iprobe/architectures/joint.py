@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from t2iprobe.architectures.unet import attention_sites
 from t2iprobe.core.sites import In, Out, Site
 
 
@@ -32,8 +33,8 @@ def joint_block_sites(index: int, block: nn.Module, *, text_z_first: bool) -> It
         z.append(Site(f"{name}.text.z", f"{path}.attn.to_add_out", In("input"), heads=attn.heads))
     yield from reversed(z) if text_z_first else z
     yield Site(f"{name}.joint_attn.out", f"{path}.attn", Out(0))
-    if getattr(block, "use_dual_attention", False):
-        yield from dual_sites(f"{name}.dual_attn", f"{path}.attn2", attn.heads)
+    if getattr(block, "use_dual_attention", False):  # SD3.5's second attention, of image tokens only
+        yield from attention_sites(f"{name}.dual_attn", f"{path}.attn2", attn.heads)
     yield Site(f"{name}.mlp.in", f"{path}.ff", In("hidden_states"))
     yield Site(f"{name}.mlp.out", f"{path}.ff", Out())
     if not last:
@@ -42,18 +43,9 @@ def joint_block_sites(index: int, block: nn.Module, *, text_z_first: bool) -> It
 
 def projection_sites(name: str, path: str, heads: int) -> Iterator[Site]:
     """Queries, keys and values; the image tokens' come first."""
-    yield Site(f"{name}.joint_attn.q", f"{path}.to_q", Out(), heads=heads)
-    yield Site(f"{name}.self_attn.k", f"{path}.to_k", Out(), heads=heads)
-    yield Site(f"{name}.self_attn.v", f"{path}.to_v", Out(), heads=heads)
-    yield Site(f"{name}.text.q", f"{path}.add_q_proj", Out(), heads=heads)
-    yield Site(f"{name}.joint_attn.k", f"{path}.add_k_proj", Out(), heads=heads)
-    yield Site(f"{name}.joint_attn.v", f"{path}.add_v_proj", Out(), heads=heads)
-
-
-def dual_sites(name: str, path: str, heads: int) -> Iterator[Site]:
-    """Sites of SD3.5's second, image-only attention."""
-    yield Site(f"{name}.in", path, In("hidden_states"))
-    for port in "qkv":
-        yield Site(f"{name}.{port}", f"{path}.to_{port}", Out(), heads=heads)
-    yield Site(f"{name}.z", f"{path}.to_out.0", In("input"), heads=heads)
-    yield Site(f"{name}.out", path, Out())
+    for kinds, module in (
+        (("joint_attn.q", "self_attn.k", "self_attn.v"), "to_{}"),
+        (("text.q", "joint_attn.k", "joint_attn.v"), "add_{}_proj"),
+    ):
+        for kind in kinds:
+            yield Site(f"{name}.{kind}", f"{path}.{module.format(kind[-1])}", Out(), heads=heads)

@@ -21,21 +21,23 @@ class SD(LatentUNet):
     pipelines: ClassVar[frozenset[str]] = frozenset({"StableDiffusionPipeline"})
 
     @classmethod
+    @parts.reproducible
     def tiny(cls) -> StableDiffusionPipeline:
         """Seven cross-attention layers."""
-        with parts.seeded():
-            return parts.quiet(
-                StableDiffusionPipeline(
-                    vae=parts.autoencoder(scaling_factor=0.18215),
-                    text_encoder=parts.clip(32),
-                    tokenizer=parts.tokenizer(start=True),
-                    unet=parts.enliven(tiny_unet()),
-                    scheduler=DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
-                    safety_checker=None,
-                    feature_extractor=None,
-                    requires_safety_checker=False,
-                )
-            )
+        return StableDiffusionPipeline(
+            vae=parts.autoencoder(scaling_factor=0.18215),
+            text_encoder=parts.clip(32),
+            tokenizer=parts.tokenizer(start=True),
+            unet=parts.unet(
+                down_block_types=("CrossAttnDownBlock2D",) * 2,
+                up_block_types=("CrossAttnUpBlock2D",) * 2,
+                attention_head_dim=2,
+            ),
+            scheduler=DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
 
     @classmethod
     def full_size(cls) -> nn.Module:
@@ -51,19 +53,3 @@ class SD(LatentUNet):
             list(prompts), pipeline._execution_device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
         return Conditioning(tokens)
-
-
-def tiny_unet() -> UNet2DConditionModel:
-    """The U-Net of :meth:`SD.tiny`."""
-    return UNet2DConditionModel(
-        sample_size=parts.LATENT,
-        in_channels=parts.CHANNELS,
-        out_channels=parts.CHANNELS,
-        block_out_channels=(16, 32),
-        down_block_types=("CrossAttnDownBlock2D",) * 2,
-        up_block_types=("CrossAttnUpBlock2D",) * 2,
-        layers_per_block=1,
-        attention_head_dim=2,
-        cross_attention_dim=32,
-        norm_num_groups=8,
-    )

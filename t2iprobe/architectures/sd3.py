@@ -31,22 +31,20 @@ class SD3(Adapter):
     published_facts = MappingProxyType({"vae_scale_factor": 8})
 
     @classmethod
+    @parts.reproducible
     def tiny(cls) -> StableDiffusion3Pipeline:
         """Three joint blocks: one with SD3.5's dual attention, a plain one, and a last one that drops the text."""
-        with parts.seeded():
-            return parts.quiet(
-                StableDiffusion3Pipeline(
-                    transformer=parts.enliven(tiny_transformer()),
-                    scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-                    vae=parts.autoencoder(scaling_factor=1.5305, shift_factor=0.0609),
-                    text_encoder=parts.clip_with_projection(16),
-                    tokenizer=parts.tokenizer(start=True),
-                    text_encoder_2=parts.clip_with_projection(16),
-                    tokenizer_2=parts.tokenizer(start=True),
-                    text_encoder_3=parts.t5(32),
-                    tokenizer_3=parts.tokenizer(start=False),
-                )
-            )
+        return StableDiffusion3Pipeline(
+            transformer=parts.enliven(tiny_transformer()),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            vae=parts.autoencoder(scaling_factor=1.5305, shift_factor=0.0609),
+            text_encoder=parts.clip_with_projection(16),
+            tokenizer=parts.tokenizer(start=True),
+            text_encoder_2=parts.clip_with_projection(16),
+            tokenizer_2=parts.tokenizer(start=True),
+            text_encoder_3=parts.t5(32),
+            tokenizer_3=parts.tokenizer(start=False),
+        )
 
     @classmethod
     def full_size(cls) -> nn.Module:
@@ -95,9 +93,8 @@ class SD3(Adapter):
 
     def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """See :meth:`Adapter.predict`."""
-        output = pipeline.transformer(latents, conditioning.tokens, conditioning.pooled, timestep, return_dict=False)
-        assert isinstance(output[0], torch.Tensor)
-        return output[0]
+        text, pooled = conditioning.tokens, conditioning.pooled
+        return pipeline.transformer(latents, text, pooled, timestep, return_dict=False)[0]
 
 
 def text_length(pipeline: Pipeline) -> int:

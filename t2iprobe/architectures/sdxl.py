@@ -23,21 +23,28 @@ class SDXL(LatentUNet):
     pipelines: ClassVar[frozenset[str]] = frozenset({"StableDiffusionXLPipeline"})
 
     @classmethod
+    @parts.reproducible
     def tiny(cls) -> StableDiffusionXLPipeline:
         """Eight cross-attention layers, in places two in succession, as in the full model."""
-        with parts.seeded():
-            return parts.quiet(
-                StableDiffusionXLPipeline(
-                    vae=parts.autoencoder(scaling_factor=0.13025),
-                    text_encoder=parts.clip(16),
-                    text_encoder_2=parts.clip_with_projection(16),
-                    tokenizer=parts.tokenizer(start=True),
-                    tokenizer_2=parts.tokenizer(start=True),
-                    unet=parts.enliven(tiny_unet()),
-                    scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear", steps_offset=1),
-                    add_watermarker=False,
-                )
-            )
+        return StableDiffusionXLPipeline(
+            vae=parts.autoencoder(scaling_factor=0.13025),
+            text_encoder=parts.clip(16),
+            text_encoder_2=parts.clip_with_projection(16),
+            tokenizer=parts.tokenizer(start=True),
+            tokenizer_2=parts.tokenizer(start=True),
+            unet=parts.unet(
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                transformer_layers_per_block=(1, 2),
+                attention_head_dim=(1, 2),
+                use_linear_projection=True,
+                addition_embed_type="text_time",
+                addition_time_embed_dim=8,
+                projection_class_embeddings_input_dim=16 + 6 * 8,
+            ),
+            scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear", steps_offset=1),
+            add_watermarker=False,
+        )
 
     @classmethod
     def full_size(cls) -> nn.Module:
@@ -74,29 +81,7 @@ class SDXL(LatentUNet):
 
     def framed(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
         """See :meth:`Adapter.framed`; sizes and corner enter the time embedding."""
-        listed = [[*one.original, *one.corner, *one.size] for one in frames]
-        ids = torch.tensor(
-            listed, dtype=torch.float32, device=conditioning.tokens.device
-        )  # half precision would round the sizes
+        listed = [[*frame.original, *frame.corner, *frame.size] for frame in frames]
+        # half precision would round the sizes
+        ids = torch.tensor(listed, dtype=torch.float32, device=conditioning.tokens.device)
         return replace(conditioning, extra=conditioning.extra | {"time_ids": ids})
-
-
-def tiny_unet() -> UNet2DConditionModel:
-    """The U-Net of :meth:`SDXL.tiny`."""
-    return UNet2DConditionModel(
-        sample_size=parts.LATENT,
-        in_channels=parts.CHANNELS,
-        out_channels=parts.CHANNELS,
-        block_out_channels=(16, 32),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        transformer_layers_per_block=(1, 2),
-        attention_head_dim=(1, 2),
-        cross_attention_dim=32,
-        norm_num_groups=8,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=16 + 6 * 8,
-    )

@@ -5,13 +5,14 @@ They draw noise, not pictures, but a prompt clearly changes the noise at every l
 
 from __future__ import annotations
 
+import functools
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 from torch import nn
@@ -114,6 +115,13 @@ def autoencoder(**settings: Any) -> AutoencoderKL:
     ).eval()
 
 
+def unet(**settings: Any) -> UNet2DConditionModel:
+    """A U-Net of two resolutions on latents, unless the settings say otherwise."""
+    shape = {"sample_size": LATENT, "in_channels": CHANNELS, "out_channels": CHANNELS, "layers_per_block": 1}
+    widths = {"block_out_channels": (16, 32), "cross_attention_dim": 32, "norm_num_groups": 8}
+    return enliven(UNet2DConditionModel(**shape | widths | settings))
+
+
 @torch.no_grad()
 def enliven(module: nn.Module) -> nn.Module:
     """Set random weights that let a signal through: no zero-initialised gate or output, no tiny embedding."""
@@ -137,3 +145,14 @@ def quiet(pipeline: Built) -> Built:
     """The pipeline without progress bars."""
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def reproducible(build: Callable[..., Built]) -> Callable[..., Built]:
+    """Make a function that builds a pipeline do so with reproducible weights, and without progress bars."""
+
+    @functools.wraps(build)
+    def built(*args: Any) -> Built:
+        with seeded():
+            return quiet(build(*args))
+
+    return built

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from t2iprobe.core.contracts.adapter import Adapter, Conditioning, Pipeline
@@ -27,23 +26,20 @@ def transformer_sites(unet: nn.Module) -> Iterator[Site]:
     paths = [p for p, _ in unet.named_modules() if re.search(r"\.transformer_blocks\.\d+$", p)]
     for index, path in enumerate(sorted(paths, key=forward_key)):
         block = f"blocks.{index}"
-        yield from attention_sites(f"{block}.self_attn", f"{path}.attn1", unet)
-        yield from attention_sites(f"{block}.cross_attn", f"{path}.attn2", unet)
+        for name, attention in (("self_attn", f"{path}.attn1"), ("cross_attn", f"{path}.attn2")):
+            yield from attention_sites(f"{block}.{name}", attention, unet.get_submodule(attention).heads)
         yield Site(f"{block}.mlp.in", f"{path}.ff", In("hidden_states"))
         yield Site(f"{block}.mlp.out", f"{path}.ff", Out())
 
 
-def attention_sites(name: str, path: str, unet: nn.Module) -> Iterator[Site]:
+def attention_sites(name: str, path: str, heads: Any) -> Iterator[Site]:
     """Sites of one plain attention module in the order in which they run."""
-    heads = unet.get_submodule(path).heads
-    assert isinstance(heads, int)
     yield Site(f"{name}.in", path, In("hidden_states"))
     cross = name.endswith("cross_attn")
     if cross:
         yield Site(f"{name}.text", path, In("encoder_hidden_states"), static=True)
     for port in "qkv":
-        static = cross and port != "q"
-        yield Site(f"{name}.{port}", f"{path}.to_{port}", Out(), heads=heads, static=static)
+        yield Site(f"{name}.{port}", f"{path}.to_{port}", Out(), heads=heads, static=cross and port != "q")
     yield Site(f"{name}.z", f"{path}.to_out.0", In("input"), heads=heads)
     yield Site(f"{name}.out", path, Out())
 
@@ -66,16 +62,13 @@ class LatentUNet(Adapter):
 
     def guidance_branches(self, pipeline: Pipeline, arguments: Mapping[str, Any]) -> int:
         """See :meth:`Adapter.guidance_branches`; a U-Net with a guidance input (LCM, arXiv 2310.04378) needs one."""
-        told = pipeline.unet.config.time_cond_proj_dim is not None
-        return 1 if told else super().guidance_branches(pipeline, arguments)
+        has_input = pipeline.unet.config.time_cond_proj_dim is not None
+        return 1 if has_input else super().guidance_branches(pipeline, arguments)
 
     def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """See :meth:`Adapter.predict`."""
         extra = dict(conditioning.extra)
         if conditioning.pooled is not None:
             extra["text_embeds"] = conditioning.pooled
-        output = pipeline.unet(
-            latents, timestep, conditioning.tokens, added_cond_kwargs=extra or None, return_dict=False
-        )
-        assert isinstance(output[0], torch.Tensor)
-        return output[0]
+        tokens, added = conditioning.tokens, extra or None
+        return pipeline.unet(latents, timestep, tokens, added_cond_kwargs=added, return_dict=False)[0]

@@ -32,11 +32,11 @@ Takes = Mapping[int, Set[int]]  # row -> rows whose activations are patched into
 
 def takes(interventions: Iterable[Intervention]) -> Takes:
     """Which rows are patched in lock-step from which other rows."""
-    found: defaultdict[int, set[int]] = defaultdict(set)
-    for one in interventions:
-        for row, donor in one.donors.items():
-            found[row].add(donor)
-    return found
+    taken: defaultdict[int, set[int]] = defaultdict(set)
+    for intervention in interventions:
+        for row, donor in intervention.donors.items():
+            taken[row].add(donor)
+    return taken
 
 
 def first_batch(rows: Sequence[int], taken: Takes, size: int) -> tuple[int, ...]:
@@ -52,26 +52,21 @@ def first_batch(rows: Sequence[int], taken: Takes, size: int) -> tuple[int, ...]
 
 def batches(rows: Sequence[int], taken: Takes, size: int) -> Iterator[tuple[int, ...]]:
     """Batches that contain every row once, and donors as often as needed."""
-    while rows:
-        batch = first_batch(rows, taken, size)
+    left = list(rows)
+    while left:
+        batch = first_batch(left, taken, size)
         yield batch
-        rows = _without(rows, batch)
+        left = [row for row in left if row not in batch]
 
 
-def _closure(row: int, taken: Takes, held: Set[int]) -> set[int]:
-    """``held``, ``row`` and every row that it is patched from, directly or indirectly."""
-    found, queue = set(held), [row]
+def _closure(row: int, taken: Takes, batch: Set[int]) -> set[int]:
+    """``batch``, ``row`` and every row that it is patched from, directly or indirectly."""
+    closure, queue = set(batch), [row]
     while queue:
-        now = queue.pop()
-        if now not in found:
-            found.add(now)
-            queue.extend(taken.get(now, ()))
-    return found
-
-
-def _without(rows: Sequence[int], made: Iterable[int]) -> list[int]:
-    done = frozenset(made)
-    return [row for row in rows if row not in done]
+        if (row := queue.pop()) not in closure:
+            closure.add(row)
+            queue.extend(taken.get(row, ()))
+    return closure
 
 
 @dataclass
@@ -102,7 +97,7 @@ class Batches:
         while left:
             batch = first_batch(left, taken, room.most(work, size))
             if self._fits(batch):
-                left = _without(left, batch)
+                left = [row for row in left if row not in batch]
             elif len(batch) == len(first_batch(left, taken, 1)):
                 raise T2IProbeError(
                     f"out of memory with {counted(len(batch), 'row')} in a batch, the fewest that can run together; "
@@ -114,14 +109,14 @@ class Batches:
     def _fits(self, batch: tuple[int, ...]) -> bool:
         """Run a batch and report whether it fit; if not, nothing of it is kept."""
         try:
-            self._one(batch)
+            self._run_batch(batch)
         except torch.OutOfMemoryError:
             if self.into is not None:
                 self.into.discard(batch)
             return False
         return True
 
-    def _one(self, rows: tuple[int, ...]) -> None:
+    def _run_batch(self, rows: tuple[int, ...]) -> None:
         """Run one batch through the pipeline; failed attempts are counted, too."""
         model = self.model
         cache = ActivationCache(self.cache.rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -58,10 +59,7 @@ class Activations(ABC):
 
     # no Mapping: that has equality, which tensors have not, and for `patch` a mapping is {row: row of the same batch}
 
-    @property
-    @abstractmethod
-    def rows(self) -> int:
-        """Rows of the generation."""
+    rows: int  #: rows of the generation
 
     @property
     @abstractmethod
@@ -123,18 +121,12 @@ class Activations(ABC):
         if site not in self.sites:
             raise self._unknown(site)
         evaluations, branches, rows = self.evaluations(site), self.branches(site), range(self.rows)
-        absent = [
-            (step, branch)
-            for step, evaluation in evaluations
-            for branch in branches
-            if not self.holds(Key(site, step, branch, evaluation))
-        ]
-        if absent:
-            step, branch = absent[0]
-            raise SiteError(
-                f"{site} has no branch {branch} at step {step}, so its steps are no one tensor; read them one by one: "
-                f"[{site!r}, step, branch]"
-            )
+        for (step, evaluation), branch in itertools.product(evaluations, branches):
+            if not self.holds(Key(site, step, branch, evaluation)):
+                raise SiteError(
+                    f"{site} has no branch {branch} at step {step}, so its steps do not form one tensor; "
+                    f"read them one by one: [{site!r}, step, branch]"
+                )
         moments = [
             torch.stack([self.fetch(site, step, branch, rows, evaluation) for branch in branches], 1)
             for step, evaluation in evaluations
@@ -154,13 +146,8 @@ class ActivationCache(Activations):
     """
 
     def __init__(self, rows: int) -> None:
-        self._rows = rows
+        self.rows = rows
         self._parts: defaultdict[Key, list[tuple[tuple[int, ...], Tensor]]] = defaultdict(list)
-
-    @property
-    def rows(self) -> int:
-        """Rows of the generation that was cached."""
-        return self._rows
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -214,12 +201,12 @@ class ActivationCache(Activations):
         where = {row: (part, i) for held_rows, part in parts for i, row in enumerate(held_rows)}
         missing = [row for row in rows if row not in where]
         if missing:
-            raise SiteError(f"rows {missing} of {site} are not in the cache, which has {self._rows}")
+            raise SiteError(f"rows {missing} of {site} are not in the cache, which has {self.rows}")
         return torch.stack([where[row][0][where[row][1]] for row in rows])
 
     def __repr__(self) -> str:
         size = f"{self.nbytes / 1e6:.1f} MB"
-        return f"ActivationCache({counted(len(self), 'site')}, {counted(self._rows, 'row')}, {size})"
+        return f"ActivationCache({counted(len(self), 'site')}, {counted(self.rows, 'row')}, {size})"
 
     def _repr_html_(self) -> str:
         heads = ("site", "evaluations", "branches", "a row at one of them")

@@ -49,20 +49,21 @@ def quoted(prompt: str) -> str:
 def _quoted_words(source: str, target: str) -> tuple[str, str]:
     """The quoted text that differs between the prompts; the last one if each has only one, or if all are equal."""
     ours, theirs = texts_in_quotes(source), texts_in_quotes(target)
-    return _one_text(source, ours, theirs), _one_text(target, theirs, ours)
+    return (
+        _only("quoted text", source, _changed(ours, theirs) or ours[-1:]),
+        _only("quoted text", target, _changed(theirs, ours) or theirs[-1:]),
+    )
 
 
-def _one_text(prompt: str, own: Sequence[str], other: Sequence[str]) -> str:
-    changed = _changed(own, other) or own[-1:]
-    if len(set(changed)) > 1:
-        raise ConfigError(f"a pair must differ in one quoted text, found {', '.join(changed)} in: {prompt}; keep one")
-    return changed[0]
+def _changed(own: Sequence[str], other: Sequence[str]) -> Sequence[str]:
+    """The words that ``other`` does not have in the same place; all of them if ``other`` has more or fewer."""
+    return [a for a, b in zip(own, other, strict=True) if a != b] if len(own) == len(other) else own
 
 
-def _changed(own: Sequence[str], other: Sequence[str]) -> list[str]:
-    """The texts that ``other`` does not have in the same place; all of them if ``other`` has more or fewer."""
-    together = zip(own, other, strict=False) if len(own) == len(other) else ((one, None) for one in own)
-    return [a for a, b in together if a != b]
+def _only(what: str, prompt: str, words: Sequence[str]) -> str:
+    if len(set(words)) > 1:
+        raise ConfigError(f"a pair must differ in one {what}, found {', '.join(words)} in: {prompt}; keep one")
+    return words[0]
 
 
 def colours_in(prompt: str, colours: Sequence[str] = COLOURS) -> list[str]:
@@ -71,21 +72,16 @@ def colours_in(prompt: str, colours: Sequence[str] = COLOURS) -> list[str]:
     return re.findall(rf"\b(?:{pattern})\b", with_quotes_as(prompt, " ").lower())
 
 
-def _one_colour(prompt: str, other: list[str], colours: Sequence[str]) -> str:
-    """The colour of ``prompt`` that ``other`` does not have in the same place; if there is only one, that one."""
-    own = colours_in(prompt, colours)
-    if not own:
-        raise ConfigError(f"asked for a colour, found none in: {prompt}; use one of {', '.join(colours)}")
-    changed = _changed(own, other) or own
-    if len(set(changed)) > 1:
-        raise ConfigError(f"a pair must differ in one colour, found {', '.join(changed)} in: {prompt}; keep one")
-    return changed[0]
-
-
 def _colour_words(colours: Sequence[str], source: str, target: str) -> tuple[str, str]:
+    """The colour of each prompt that the other does not have in the same place; if it has only one, that one."""
+    found = {prompt: colours_in(prompt, colours) for prompt in (source, target)}
+    for prompt, named in found.items():
+        if not named:
+            raise ConfigError(f"the prompts need a colour, found none in: {prompt}; use one of {', '.join(colours)}")
+    ours, theirs = found[source], found[target]
     return (
-        _one_colour(source, colours_in(target, colours), colours),
-        _one_colour(target, colours_in(source, colours), colours),
+        _only("colour", source, _changed(ours, theirs) or ours),
+        _only("colour", target, _changed(theirs, ours) or theirs),
     )
 
 

@@ -24,7 +24,7 @@ from t2iprobe.core.interventions import HookContext, Intervention
 from t2iprobe.core.preflight import check_module
 from t2iprobe.core.scope import DenoiserCall
 from t2iprobe.core.shadow import shadowed
-from t2iprobe.core.sites import Port, Site, Sites
+from t2iprobe.core.sites import Site, Sites
 
 
 @dataclass
@@ -67,8 +67,7 @@ class Engine:
             for site in self.sites.match(*intervention.patterns):
                 self.edits.setdefault(site.name, []).append((index, intervention))
         self.kept = frozenset(self.reads.names)
-        asked = self.kept | set(self.edits)
-        self.hooked = [site for site in self.sites if site.name in asked]
+        self.hooked = [site for site in self.sites if site.name in self.kept or site.name in self.edits]
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -77,7 +76,7 @@ class Engine:
         with ExitStack() as stack:
             self._tick(stack)
             for site in self.hooked:
-                stack.enter_context(_hook(self.denoiser, site, functools.partial(self._visit, site)))
+                stack.callback(_hook(self.denoiser, site, functools.partial(self._visit, site)))
             yield
         self._check_fired()
 
@@ -99,10 +98,8 @@ class Engine:
             return result
 
         stack.enter_context(shadowed(scheduler, "step", step))
-        before = self.denoiser.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True)
-        after = self.denoiser.register_forward_hook(self._leave, with_kwargs=True)
-        stack.callback(before.remove)
-        stack.callback(after.remove)
+        stack.callback(self.denoiser.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True).remove)
+        stack.callback(self.denoiser.register_forward_hook(self._leave, with_kwargs=True).remove)
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         bound = _bind(module, args, kwargs)
@@ -121,7 +118,7 @@ class Engine:
         self.expected += Branch.SKIP not in branches
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        value = output[0] if isinstance(output, (tuple, list)) else getattr(output, "sample", output)
+        value = output[0] if isinstance(output, tuple | list) else getattr(output, "sample", output)
         if not torch.isfinite(value).all():
             where = self._first_bad_site(module, args, kwargs)
             raise NonFiniteError(
@@ -140,7 +137,7 @@ class Engine:
 
         with ExitStack() as stack:
             for site in self.sites:
-                stack.enter_context(_hook(module, site, functools.partial(probe, site)))
+                stack.callback(_hook(module, site, functools.partial(probe, site)))
             module.forward(*args, **kwargs)
         return found[0] if found else "none of the named ones (after the last block)"
 
@@ -158,9 +155,7 @@ class Engine:
             raise HookError(
                 f"{site.name}: {value.shape[0]} rows for {count} requested rows in {len(moment.branches)} branches"
             )
-        window = self._window(site, value)
-        part = value if window is None else value[:, window]
-        new = part
+        part = new = value if (window := self._window(site, value)) is None else value[:, window]
         for index, branch in enumerate(moment.branches):
             rows = slice(index * count, (index + 1) * count)
             edited = self._edit(site, branch, part[rows])
@@ -203,21 +198,20 @@ class Engine:
         return result
 
     def _check_fired(self) -> None:
-        silent = {s.name: self.fired[s.name] for s in self.hooked if self.fired[s.name] != self.expected}
+        silent = [site.name for site in self.hooked if self.fired[site.name] != self.expected]
         if silent:
-            name, count = next(iter(silent.items()))
             raise HookError(
                 f"{len(silent)} of {len(self.hooked)} sites did not fire once per denoiser call ({self.expected}), "
-                f"first {name} with {count}: an attention processor that bypasses the module, a compiled block or a "
-                "skipped layer can cause this"
+                f"first {silent[0]} with {self.fired[silent[0]]}: an attention processor that bypasses the module, a "
+                "compiled block or a skipped layer can cause this"
             )
-        idle = [i for i, one in enumerate(self.interventions) if not self.applied[i] and one.scope.within(self.rows)]
-        if idle:
-            one = self.interventions[idle[0]]
-            raise HookError(
-                f"{one.label} on {', '.join(one.patterns)} was never applied: its scope covers none of the {self.step} "
-                f"steps and branches of this run (steps {one.scope.steps}, branches {one.scope.branches})"
-            )
+        for index, edit in enumerate(self.interventions):
+            if not self.applied[index] and edit.scope.within(self.rows):
+                raise HookError(
+                    f"{edit.label} on {', '.join(edit.patterns)} was never applied: its scope covers none of the "
+                    f"{self.step} steps and branches of this run (steps {edit.scope.steps}, branches "
+                    f"{edit.scope.branches})"
+                )
 
 
 def _narrow(own: Tensor, new: Tensor, site: Site, intervention: Intervention) -> Tensor:
@@ -246,24 +240,25 @@ def _mask(chosen: Any, size: int, what: str, like: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=512)
-def _signature(forward: Callable[..., Any]) -> inspect.Signature:
-    return inspect.signature(forward)
+def _parameters(forward: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(forward).parameters)[1:]
 
 
-def _bind(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments by parameter name; for a LoRA layer with ``*args``, by the names of its base layer."""
-    kind = type(module)
+def _names(module: nn.Module) -> list[str]:
+    """The names of a module's arguments; a LoRA layer takes those of its base layer, its own being ``*args``."""
     base = getattr(module, "base_layer", None)
-    if isinstance(base, nn.Module):
-        kind = type(base)
-    return _signature(kind.forward).bind_partial(module, *args, **kwargs).arguments | dict(kwargs)
+    return _parameters(type(base if isinstance(base, nn.Module) else module).forward)
 
 
 def _own_name(module: nn.Module, name: str) -> str:
     """The module's own name for an argument: quantised linear layers call ``input`` ``x`` or ``inputs``."""
-    base = getattr(module, "base_layer", None)
-    kind = type(base if isinstance(base, nn.Module) else module)
-    return list(_signature(kind.forward).parameters)[1] if name == "input" and issubclass(kind, nn.Linear) else name
+    base = getattr(module, "base_layer", module)
+    return _names(module)[0] if name == "input" and isinstance(base, nn.Linear) else name
+
+
+def _bind(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by name."""
+    return dict(zip(_names(module), args, strict=False)) | dict(kwargs)
 
 
 def _replace(
@@ -271,48 +266,31 @@ def _replace(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if name in kwargs:
         return args, kwargs | {name: value}
-    base = getattr(module, "base_layer", None)
-    kind = type(base if isinstance(base, nn.Module) else module)
-    names = list(_signature(kind.forward).parameters)[1:]
-    index = names.index(name)
+    index = _names(module).index(name)
     return (*args[:index], value, *args[index + 1 :]), kwargs
 
 
-@contextmanager
-def _hook(denoiser: nn.Module, site: Site, visit: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """Put one torch hook on the site's current module (a LoRA wraps modules: the path stays, the object changes)."""
-    module = denoiser.get_submodule(site.module)
-    install = _hook_argument if site.port.side == "in" else _hook_result
-    handle = install(module, site.port, site, visit)
-    try:
-        yield
-    finally:
-        handle.remove()
+def _hook(denoiser: nn.Module, site: Site, visit: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
+    """Hook the site's current module (a LoRA wraps modules: the path stays, the object changes); returns the undo."""
+    target, key = denoiser.get_submodule(site.module), site.port.key
 
-
-def _hook_argument(module: nn.Module, port: Port, site: Site, visit: Callable[[Tensor], Tensor | None]) -> Any:
-    name = _own_name(module, str(port.key))
-
-    def before(
-        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = _own_name(module, str(key))
         value = _bind(module, args, kwargs).get(name)
         if value is None:
             raise HookError(f"{site.name}: {type(module).__name__} got no argument {name!r} in this call")
         new = visit(value)
         return None if new is None else _replace(module, args, kwargs, name, new)
 
-    return module.register_forward_pre_hook(before, with_kwargs=True)
-
-
-def _hook_result(module: nn.Module, port: Port, site: Site, visit: Callable[[Tensor], Tensor | None]) -> Any:
     def after(module: nn.Module, args: Any, output: Any) -> Any:
-        if port.key is None:
+        if key is None:
             return visit(output)
-        assert isinstance(port.key, int)
+        assert isinstance(key, int)
         if isinstance(output, Tensor):
             raise HookError(f"{site.name}: {type(module).__name__} returns one tensor, so its port is Out()")
-        new = visit(output[port.key])
-        return None if new is None else (*output[: port.key], new, *output[port.key + 1 :])
+        new = visit(output[key])
+        return None if new is None else (*output[:key], new, *output[key + 1 :])
 
-    return module.register_forward_hook(after)
+    if site.port.side == "in":
+        return target.register_forward_pre_hook(before, with_kwargs=True).remove
+    return target.register_forward_hook(after).remove

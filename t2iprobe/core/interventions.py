@@ -24,16 +24,16 @@ Patterns = str | Site | Sequence[str] | Sequence[Site] | Sites
 
 @dataclass(frozen=True, slots=True)
 class HookContext:
-    """What an edit is told about the value it gets.
+    """Where the value that an edit gets comes from.
 
     Args:
         site: the site.
         step: denoising step.
-        branch: part of classifier-free guidance.
-        rows: which rows of the generation the value holds.
-        batch: every row of this branch in the running batch, before any edit.
+        branch: branch of classifier-free guidance.
+        rows: rows of the generation, one per row of the value.
+        batch: all rows of this branch in the current batch, before any edit.
         position: row of the generation -> row of ``batch``.
-        evaluation: evaluations of this step before this one (second-order schedulers).
+        evaluation: number of earlier evaluations in this step (second-order schedulers).
     """
 
     site: Site
@@ -63,14 +63,14 @@ class Donor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Intervention:
-    """An edit, the sites it is for and the scope it acts in.
+    """An edit with its sites and scope.
 
     Args:
-        edit: takes (row, ...) and a :class:`HookContext`, gives back the same shape.
-        sites: names, patterns or sites; a single one may stand by itself. Kept as names and patterns.
+        edit: function of (row, ...) and a :class:`HookContext` that returns the same shape.
+        sites: names, patterns or sites, or a single one; kept as names and patterns.
         scope: where it acts.
         donors: row -> row of the same batch that ``edit`` reads (lock-step); the engine keeps both in one batch.
-        label: for messages.
+        label: name in messages.
     """
 
     edit: Edit
@@ -97,21 +97,22 @@ def patch(
     scope: Scope | None = None,
     rows: Mapping[int, int] | None = None,
 ) -> Intervention:
-    """Activation patching (Vig et al. 2020; Meng et al., arXiv 2202.05262): put a donor's activation in place.
+    """Activation patching (Vig et al. 2020; Meng et al., arXiv 2202.05262): replace an activation with a donor's.
 
     Args:
-        donor: a cache or store; or ``{row: donor row}`` of the same batch, which run in lock-step and cost no memory.
+        donor: a cache or store; or ``{row: donor row}`` of the same batch, which run in lock-step and need no cache.
         sites: names, patterns or sites.
-        scope: where to patch; among the keys of ``donor`` or ``rows`` where one is a mapping.
-        rows: for a cached donor, ``{row: row of the cache}``; without it, row i takes row i, or the only row there is.
+        scope: where to patch; only rows among the keys of ``donor`` or ``rows``, if one is a mapping.
+        rows: for a cached donor, ``{row: row of the cache}``; by default row i takes row i, or the only row.
     """
     scope = scope or Scope()
     if isinstance(donor, Mapping):
         chosen = {row: donor[row] for row in scope.within(donor)}
-        return Intervention(_lock_step(chosen), names(sites), _with_rows(scope, chosen), chosen, "patch (lock-step)")
+        scope = replace(scope, rows=tuple(chosen))
+        return Intervention(_lock_step(chosen), sites, scope, chosen, "patch (lock-step)")
     if rows is not None:
-        scope = _with_rows(scope, scope.within(rows))
-    return Intervention(_cached(donor, rows), names(sites), scope, label="patch (cached)")
+        scope = replace(scope, rows=scope.within(rows))
+    return Intervention(_cached(donor, rows), sites, scope, label="patch (cached)")
 
 
 def ablate(
@@ -128,8 +129,8 @@ def ablate(
 
     Args:
         sites: names, patterns or sites.
-        kind: ``mean`` is, with a ``reference``, the mean over its rows, place by place (mean ablation as in Wang et
-            al., arXiv 2211.00593); without one, each row's own mean over its tokens or places, channel by channel.
+        kind: with a ``reference``, ``mean`` is the mean over its rows, position by position (mean ablation as in Wang
+            et al., arXiv 2211.00593); without one, each row's own mean over its tokens or positions, per channel.
         scope: where to ablate.
         donors: for ``resample``, ``{row: row to take from}``.
         reference: for ``mean``, a cache or store of the same sites and steps.
@@ -138,13 +139,13 @@ def ablate(
         ConfigError: ``resample`` without ``donors``, or ``reference`` for another kind than ``mean``.
     """
     if reference is not None and kind != "mean":
-        raise ConfigError(f"reference= is what a mean is taken over; ablation by {kind} has none")
+        raise ConfigError(f"reference= is for mean ablation; {kind} ablation takes none")
     if kind == "resample":
         if not donors:
             raise ConfigError("resample ablation needs donors={row: row to take from}")
         return patch(donors, sites, scope=scope)
     edit = _zero if kind == "zero" else _own_mean if reference is None else _reference_mean(reference)
-    return Intervention(edit, names(sites), scope or Scope(), label=f"ablate ({kind})")
+    return Intervention(edit, sites, scope or Scope(), label=f"ablate ({kind})")
 
 
 def steer(direction: Tensor, sites: Patterns, *, strength: float = 1.0, scope: Scope | None = None) -> Intervention:
@@ -158,7 +159,7 @@ def steer(direction: Tensor, sites: Patterns, *, strength: float = 1.0, scope: S
             )
         return value + strength * direction.to(value)
 
-    return Intervention(edit, names(sites), scope or Scope(), label="steer")
+    return Intervention(edit, sites, scope or Scope(), label="steer")
 
 
 def interpolate(
@@ -179,51 +180,44 @@ def interpolate(
 
 
 def names(sites: Patterns) -> tuple[str, ...]:
-    """Site names and patterns out of whatever was given.
+    """Names and patterns of sites.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: ``sites`` is something else.
     """
-    given: Any = sites  # whatever a caller without types gives
-    listed = (given,) if isinstance(given, str | Site) or not isinstance(given, Iterable) else tuple(given)
-    for one in listed:
-        if not isinstance(one, str | Site):
-            raise ConfigError(f"sites are names or patterns, such as 'blocks.6.joint_attn.k', or sites; found {one!r}")
-    return tuple(one.name if isinstance(one, Site) else one for one in listed)
+    found: Any = sites  # callers without types may pass anything
+    listed = (found,) if isinstance(found, str | Site) or not isinstance(found, Iterable) else tuple(found)
+    for site in listed:
+        if not isinstance(site, str | Site):
+            raise ConfigError(f"sites are names or patterns, such as 'blocks.6.joint_attn.k', or sites; found {site!r}")
+    return tuple(site.name if isinstance(site, Site) else site for site in listed)
 
 
 def edits_of(donor: Activations | None, interventions: Sequence[Intervention]) -> list[Intervention]:
-    """The edits of a run: what is patched in as a whole, and the others.
+    """The edits of a run: the patch of a whole donor, then the others.
 
     Args:
         donor: the ``patch`` of :meth:`Model.run`.
-        interventions: the others; a single one is refused, as a string of sites would be.
+        interventions: a list of interventions.
 
     Raises:
-        ConfigError: one of them is something else, or the donor is empty.
+        ConfigError: an argument has the wrong type, or the donor is empty.
     """
     if isinstance(interventions, Intervention) or not isinstance(interventions, Iterable):
         raise ConfigError("interventions= takes a list: interventions=[t2i.ablate(…)]")
-    listed = list(interventions)
-    for one in listed:
-        if not isinstance(one, Intervention):
-            raise ConfigError(f"interventions= takes what t2i.patch, ablate, steer and so on give, found {one!r}")
+    edits = list(interventions)
+    for edit in edits:
+        if not isinstance(edit, Intervention):
+            raise ConfigError(f"interventions= takes results of t2i.patch, t2i.ablate and so on, found {edit!r}")
     if donor is None:
-        return listed
-    _check_donor(donor)
+        return edits
+    found: Any = donor  # callers without types may pass anything
+    if not isinstance(found, Activations):
+        hint = "pass its .cache" if hasattr(found, "cache") else "t2i.patch makes an intervention of other donors"
+        raise ConfigError(f"patch= takes a cache or a store, found a {type(found).__name__}; {hint}")
     if not donor.sites:
-        raise ConfigError("patch= holds no activations; name what to keep in the run that it is of: cache='blocks.*'")
-    return [patch(donor, donor.sites), *listed]
-
-
-def _check_donor(donor: object) -> None:
-    if not isinstance(donor, Activations):
-        hint = "give its .cache" if hasattr(donor, "cache") else "t2i.patch makes an intervention of other donors"
-        raise ConfigError(f"patch= takes a cache or a store, found a {type(donor).__name__}; {hint}")
-
-
-def _with_rows(scope: Scope, rows: Iterable[int]) -> Scope:
-    return Scope(scope.steps, scope.branches, tuple(rows), scope.tokens, scope.heads)
+        raise ConfigError("patch= contains no activations; run its generation with cache='blocks.*' or other sites")
+    return [patch(donor, donor.sites), *edits]
 
 
 def _lock_step(donors: Mapping[int, int]) -> Edit:
@@ -258,7 +252,7 @@ def _own_mean(value: Tensor, hook: HookContext) -> Tensor:
     axes = [axis for axis, name in enumerate(hook.site.axes, 1) if name != "channel"]
     if not axes:
         raise ConfigError(
-            f"{hook.site.name} has no tokens that a mean could be taken over; give ablate() a reference= of other rows"
+            f"{hook.site.name} has no tokens to average over; pass reference=, a cache of other rows, to ablate()"
         )
     return value.mean(dim=axes, keepdim=True).expand_as(value)
 

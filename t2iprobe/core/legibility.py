@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from t2iprobe.core.contracts.metric import LiterateReader, Reader
 from t2iprobe.core.errors import ConfigError
@@ -38,14 +38,19 @@ def check_words(
     """
     if not isinstance(reader, LiterateReader):
         return
-    missing = reader.lacking({character for word in (*words, *also) for character in _characters(word)})
-    hit = [word for word in dict.fromkeys((*words, *also)) if missing & _characters(word)]
-    if not hit:
+    texts = tuple(dict.fromkeys((*words, *also)))
+    missing = reader.lacking(set().union(*map(_characters, texts)))
+    affected = [text for text in texts if missing & _characters(text)]
+    if not affected:
         return
-    said = f"the reader {reader.name} cannot read {_named(missing)} in {_some(hit)}; {_advice(missing, readers)}"
+    scripts = sorted(set(map(script_of, missing)))
+    message = (
+        f"the reader {reader.name} cannot read {_some(sorted(missing))} ({', '.join(scripts)}) in {_some(affected)}; "
+        f"{_advice(scripts, readers)}"
+    )
     if words and all(_letters(word) <= missing for word in words):
-        raise ConfigError(f"{said}: no requested text could be found")
-    warnings.warn(f"{said}: such characters count as not drawn", stacklevel=2)
+        raise ConfigError(f"{message}: no requested text could be found")
+    warnings.warn(f"{message}: such characters count as not drawn", stacklevel=2)
 
 
 def script_of(character: str) -> str:
@@ -59,27 +64,15 @@ def _characters(word: str) -> set[str]:
 
 def _letters(word: str) -> set[str]:
     """Letters and digits, or if there are none, all characters."""
-    return {character for character in _characters(word) if character.isalnum()} or _characters(word)
-
-
-def _named(missing: Collection[str]) -> str:
-    """``ж, ы (Cyrillic)``."""
-    scripts = sorted({script_of(character) for character in missing})
-    return f"{_some(sorted(missing))} ({', '.join(scripts)})"
+    return set(filter(str.isalnum, _characters(word))) or _characters(word)
 
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-def _advice(missing: Collection[str], readers: Mapping[str, type[Reader]]) -> str:
-    scripts = {script_of(character) for character in missing}
-    ways = list(_ways(scripts, readers))
-    return f"use {' or '.join(ways)} as the reader" if ways else "no installed reader can read it"
-
-
-def _ways(scripts: Collection[str], readers: Mapping[str, type[Reader]]) -> Iterable[str]:
+def _advice(scripts: Sequence[str], readers: Mapping[str, type[Reader]]) -> str:
     """Readers that support one of the scripts, with the settings for it."""
-    for name, kind in readers.items():
-        known: Mapping[str, str] = getattr(kind, "scripts", {})
-        yield from dict.fromkeys(f"{name}:{known[script]}" for script in sorted(scripts) if script in known)
+    known = {name: getattr(kind, "scripts", {}) for name, kind in readers.items()}
+    ways = dict.fromkeys(f"{name}:{of[script]}" for name, of in known.items() for script in scripts if script in of)
+    return f"use {' or '.join(ways)} as the reader" if ways else "no installed reader can read it"

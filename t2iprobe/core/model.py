@@ -1,4 +1,4 @@
-"""A pipeline one can ask questions: :class:`Model` and its one verb, :meth:`Model.run`."""
+"""A pipeline whose activations can be read and edited: :class:`Model`, above all :meth:`Model.run`."""
 
 from __future__ import annotations
 
@@ -21,29 +21,28 @@ from t2iprobe.core.contracts.adapter import Adapter, Pipeline
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.html import sheet, table
 from t2iprobe.core.interventions import Intervention, Patterns, edits_of, names
-from t2iprobe.core.memory import peak
+from t2iprobe.core.measuring import StepWatch, peak
 from t2iprobe.core.names import counted
 from t2iprobe.core.room import Room
 from t2iprobe.core.seeds import check_seed
 from t2iprobe.core.sites import Sites
-from t2iprobe.core.watch import StepWatch
 
 OnStep = Callable[[int, int], None]  # rows in the batch, steps done
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What to generate: one row a prompt and seed.
+    """What to generate: one row per prompt and seed.
 
     Args:
-        prompts: one a row.
-        seeds: one a row; rows with equal seeds start from (and, with stochastic samplers, keep getting) equal noise.
+        prompts: one per row.
+        seeds: one per row; rows with equal seeds start from (and, with stochastic samplers, keep getting) equal noise.
         num_steps, guidance, height, width: ``None`` takes the model's default.
-        options: further arguments of the pipeline call, the same for every row; a negative prompt may be one each.
-        latents: (row, ...) what the rows start from in place of noise, as an inversion gives it.
+        options: further arguments of the pipeline call, the same for every row; prompts among them may be one per row.
+        latents: (row, ...) initial latents instead of noise, such as the result of an inversion.
 
     Raises:
-        ConfigError: there is not one of each for every row, or a number cannot be.
+        ConfigError: the numbers of prompts, seeds and latents differ, or a number is invalid.
     """
 
     prompts: tuple[str, ...]
@@ -62,7 +61,7 @@ class Generation:
             raise ConfigError("a generation needs at least one prompt")
         if self.latents is not None and len(self.latents) != len(self.prompts):
             raise ConfigError(
-                f"{len(self.prompts)} prompts start from {len(self.latents)} rows of latents; give as many"
+                f"{len(self.prompts)} prompts start from {len(self.latents)} rows of latents; pass one row per prompt"
             )
         object.__setattr__(self, "seeds", tuple(map(check_seed, self.seeds)))
         for name in ("num_steps", "height", "width"):
@@ -72,16 +71,16 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What came out.
+    """The result of :meth:`Model.run`.
 
     Args:
-        images: one a row.
-        cache: the activations asked for.
-        denoiser_calls: calls of the denoiser, those of a batch that ran out of memory included.
-        denoiser_rows: rows through the denoiser: guidance, repeated donors and such batches included.
+        images: one per row.
+        cache: the requested activations.
+        denoiser_calls: denoiser calls, including those of batches that ran out of memory.
+        denoiser_rows: rows through the denoiser, including guidance, repeated donors and such batches.
         seconds: wall-clock time.
         upscaling_seconds: the part of ``seconds`` that the upscaler took, 0 without one.
-        prompts: of each image.
+        prompts: the prompt of each image.
     """
 
     images: list[Image]
@@ -106,12 +105,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class CostProbe:
-    """What a generation costs on this machine.
+    """The cost of a generation on this machine.
 
     Args:
-        seconds_a_row: of one row in one denoiser call.
-        seconds_an_image: of what comes once a picture: reading the text, decoding, the upscaler.
-        bytes_an_image: of memory beyond the weights, at the peak; ``None`` where it cannot be measured.
+        seconds_a_row: seconds per row of a denoiser call.
+        seconds_an_image: seconds per picture for what runs once: text encoders, decoder, upscaler.
+        bytes_an_image: peak memory per picture beyond the weights; ``None`` if it cannot be measured.
     """
 
     seconds_a_row: float
@@ -123,11 +122,11 @@ class Model:
     """A pipeline with its adapter.
 
     Args:
-        pipeline: a built diffusers pipeline; it is used as it is, hooks come and go.
-        adapter: of its family.
-        ref: how it was asked for.
-        defaults: sampling settings used where a generation names none (``num_steps``, ``guidance``, …).
-        upscaler: a pipeline that enlarges every picture, from the row's own prompt and noise. It is never hooked.
+        pipeline: a built diffusers pipeline; it is used as it is, and hooks are removed after each run.
+        adapter: the adapter of its family.
+        ref: the name it was loaded by.
+        defaults: sampling settings for generations that do not set them (``num_steps``, ``guidance``, …).
+        upscaler: a pipeline that enlarges every picture, with the row's own prompt and noise. It is never hooked.
         upscaling: arguments of the upscaler's call (``num_inference_steps``, ``guidance_scale``, …).
 
     Raises:
@@ -159,7 +158,7 @@ class Model:
     def _repr_html_(self) -> str:
         weight = next(self.denoiser.parameters())
         facts = {
-            "model": self.ref or "a built pipeline",
+            "model": self.ref or "a pipeline object",
             "pipeline": type(self.pipeline).__name__,
             "adapter": self.adapter.name,
             "text-attention layers": self.layers,
@@ -216,33 +215,34 @@ class Model:
         """Generate, keeping and editing activations on the way.
 
         Args:
-            prompts: a prompt, several (one a row), or a :class:`Generation`, which has all settings of its own.
-            seed: of the noise, one for every row or one each; default 0.
+            prompts: a prompt, a list of prompts (one per row), or a :class:`Generation`, which has all other settings.
+            seed: seed of the noise, one for all rows or one per row; default 0.
             num_steps, guidance, height, width: default the model's own; sides in pixels.
             options: further arguments of the pipeline call, such as ``{"negative_prompt": "blurry"}``.
-            latents: (row, ...) what the rows start from in place of noise.
+            latents: (row, ...) initial latents instead of noise.
             cache: sites to keep (names or patterns).
-            patch: a cache or store, put in place at every site that it holds: row i takes row i, or the only row there
-                is. It comes before ``interventions``; :func:`t2iprobe.patch` chooses sites, steps, rows and more.
-            interventions: edits, applied in this order; the cache sees values after edits.
-            into: gets the activations instead of the run's cache, as they come; a store's writer.
-            rows: rows whose images are wanted (the others run only where a wanted row takes from them); default all.
-            batch_size: most rows at once. Out of memory halves it, for later runs of this model as well.
-            on_step: progress.
+            patch: a cache or store whose activations replace those of the run at all of its sites: row i takes row i,
+                or its only row. It is applied before ``interventions``; :func:`t2iprobe.patch` selects sites, steps,
+                rows and more.
+            interventions: edits, applied in this order; the cache keeps values after edits.
+            into: a sink that gets the activations as they are computed, instead of the run's cache; a store's writer.
+            rows: rows whose images are returned (others run only if these are patched from them); default all.
+            batch_size: largest number of rows at once. Out of memory halves it, also for later runs of this model.
+            on_step: progress callback.
 
         Raises:
-            ConfigError: arguments of another kind, rows or options that cannot be, settings beside a generation, or a
-                scheduler whose noise no seed decides.
+            ConfigError: arguments of the wrong type, impossible rows or options, settings beside a generation, or a
+                scheduler whose noise does not depend on seeds.
             SiteError: a pattern matches no site.
             HookError: a hook would not fire, or did not.
-            ShapeError: what is patched in has another shape.
+            ShapeError: a patched activation has another shape.
             NonFiniteError: NaN or infinity in the denoiser.
         """
-        given = {
+        settings = {
             "seed": seed, "num_steps": num_steps, "guidance": guidance, "height": height, "width": width,
             "options": options, "latents": latents,
         }  # fmt: skip
-        generation = self.asked(prompts, **{name: value for name, value in given.items() if value is not None})
+        generation = self._made(prompts, {name: value for name, value in settings.items() if value is not None})
         return self.run_generation(
             generation,
             cache=cache,
@@ -264,38 +264,36 @@ class Model:
         batch_size: int | None,
         on_step: OnStep,
     ) -> Run:
-        """The part of :meth:`run` after its arguments are made into a generation and edits; subclasses override it."""
-        check_options(self.pipeline, generation.options, len(generation.prompts))
+        """:meth:`run` of a generation and a list of edits; a subclass overrides it."""
+        count = len(generation.prompts)
+        check_options(self.pipeline, generation.options, count)
         self._check_truncation(generation)
         self.picture_size({"height": generation.height, "width": generation.width})
-        _check_rows(len(generation.prompts), interventions, rows or ())
+        _check_rows(count, interventions, rows or ())
         _check_static(into, interventions)
-        state = Batches(self, generation, interventions, self._reads(cache), on_step, into)
-        wanted = tuple(range(len(generation.prompts))) if rows is None else tuple(rows)
+        patterns = names(cache)
+        reads = self.sites.match(*patterns) if patterns else Sites(())
+        state = Batches(self, generation, interventions, reads, on_step, into)
+        wanted = tuple(range(count)) if rows is None else tuple(rows)
         began = time.perf_counter()
-        state.run(wanted, batch_size or len(generation.prompts))
+        state.run(wanted, batch_size or count)
         images = [state.images[row] for row in wanted]
         texts = tuple(generation.prompts[row] for row in wanted)
         return Run(images, state.cache, state.calls, state.rows, time.perf_counter() - began, state.upscaling, texts)
 
-    def asked(self, prompts: str | Sequence[str] | Generation, **settings: Any) -> Generation:
-        """What :meth:`run` is asked for: a generation as it is, or one of the prompts with these settings.
-
-        Raises:
-            ConfigError: it is neither, or a generation has settings beside it.
-        """
+    def _made(self, prompts: Any, settings: dict[str, Any]) -> Generation:
+        """A generation as it is, or one of these prompts with these settings."""
         if isinstance(prompts, Generation):
             if settings:
                 raise ConfigError(
-                    f"{', '.join(settings)} beside a Generation: it has settings of its own; set them there, or give "
-                    "the prompts instead"
+                    f"{', '.join(settings)} beside a Generation, which has settings of its own; set them there, or "
+                    "pass the prompts instead"
                 )
             return prompts
-        given: Any = prompts  # whatever a caller without types gives
-        listed = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
-        for one in listed:
-            if not isinstance(one, str):
-                found = f"{one!r} of type {type(one).__name__}"
+        listed = [prompts] if isinstance(prompts, str) or not isinstance(prompts, Iterable) else list(prompts)
+        for prompt in listed:
+            if not isinstance(prompt, str):
+                found = f"{prompt!r} of type {type(prompt).__name__}"
                 raise ConfigError(f"run takes a prompt, a list of prompts or a Generation, found {found}")
         return self.generation(listed, **settings)
 
@@ -306,102 +304,96 @@ class Model:
         rows: Sequence[int] | None = None,
         batch_size: int | None = None,
     ) -> list[tuple[int, ...]]:
-        """Rows that such a run takes together, as far as known what fits; donors come wherever they are needed."""
+        """Batches of such a run, as far as it is known what fits; donors are in every batch that needs them."""
         wanted = range(len(generation.prompts)) if rows is None else rows
         size = self.room.most(self.work(generation), batch_size or len(generation.prompts))
         return list(batches(wanted, takes(interventions), size))
 
     def work(self, generation: Generation) -> Hashable:
-        """What decides how much memory a row of a generation needs."""
+        """Key of everything that decides how much memory a row of a generation needs."""
         settings = {"guidance": generation.guidance, "options": generation.options}
         return "denoise", generation.height, generation.width, self.guided(settings)
 
     def steps(self, num_steps: int | None = None) -> int:
-        """Denoising steps that a generation makes which asks for ``num_steps``, as :class:`Scope` counts them."""
+        """Number of denoising steps of a generation with ``num_steps``, as :class:`Scope` counts them."""
         order = int(getattr(self.pipeline.scheduler, "order", 1))
         return -(-self.evaluations(num_steps) // order)
 
     def evaluations(self, num_steps: int | None = None) -> int:
-        """Times that such a generation evaluates the denoiser: a second-order scheduler does so twice a step."""
-        asked = num_steps if num_steps is not None else self.defaults.get("num_steps")
-        asked = self._own()["num_inference_steps"] if asked is None else asked
-        return self.adapter.timesteps(self.pipeline, count("num_steps", asked))
+        """How often such a generation evaluates the denoiser; a second-order scheduler does so twice per step."""
+        options = (num_steps, self.defaults.get("num_steps"), self._own().get("num_inference_steps"))
+        number = next((option for option in options if option is not None), None)
+        return self.adapter.timesteps(self.pipeline, count("num_steps", number))
 
     def guided(self, settings: Mapping[str, Any] | None = None) -> int:
-        """Guidance branches that each row of a generation with these settings brings to the denoiser."""
-        asked = settings or {}
-        arguments = {**self._own(), **self._guidance(asked.get("guidance")), **(asked.get("options") or {})}
+        """Rows of the denoiser per row of a generation with these settings, one for each branch of guidance."""
+        settings = settings or {}
+        arguments = {**self._own(), **self._guidance(settings.get("guidance")), **(settings.get("options") or {})}
         return self.adapter.guidance_branches(self.pipeline, arguments)
 
     def calls(self, settings: Mapping[str, Any] | None = None) -> int:
-        """Denoiser calls that a batch of such a generation makes."""
+        """Number of denoiser calls for a batch of such a generation."""
         apart = self.guided(settings) if self.adapter.guides_apart else 1
         return self.evaluations((settings or {}).get("num_steps")) * apart
 
     def _guidance(self, scale: float | None) -> dict[str, Any]:
-        """Arguments of the pipeline call that ask for the scale given, or for the model's own; none where neither."""
-        asked = scale if scale is not None else self.defaults.get("guidance")
-        return {} if asked is None else self.adapter.guidance(self.pipeline, asked)
+        """Arguments of the pipeline call for this scale, else for the model's own; empty if neither is set."""
+        scale = scale if scale is not None else self.defaults.get("guidance")
+        return {} if scale is None else self.adapter.guidance(self.pipeline, scale)
 
     def _own(self) -> dict[str, Any]:
-        """What the pipeline call takes where an argument is not given."""
+        """Defaults of the arguments of the pipeline call."""
         parameters = inspect.signature(type(self.pipeline).__call__).parameters.values()
         return {one.name: one.default for one in parameters if one.default is not one.empty}
 
     def probe(self, settings: Mapping[str, Any], rows: int = 4) -> CostProbe:
-        """What a generation costs here, measured on one of three steps."""
-        short = {**settings, "num_steps": 3}
+        """The cost of a generation on this machine, measured on short ones with three steps."""
+        short, device = {**settings, "num_steps": 3}, self.pipeline._execution_device
         self.run(self.generation(["a"], 0, **short))  # the first call warms up
-        callbacks = StepWatch(self.pipeline._execution_device)
-        with peak(self.pipeline._execution_device) as memory:
-            run = self.run(self.generation(["a"] * rows, 0, **short), on_step=callbacks)
-        each = callbacks.seconds_a_row / self.guided(settings)
+        watch = StepWatch(device)
+        with peak(device) as memory:
+            run = self.run(self.generation(["a"] * rows, 0, **short), on_step=watch)
+        each = watch.seconds_a_row / self.guided(settings)
         once = max(0.0, run.seconds - each * run.denoiser_rows)
         return CostProbe(each, once / rows, None if memory.bytes is None else memory.bytes // rows)
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights of every component, the upscaler's too, each counted once."""
+        """Bytes of the weights of every component, including the upscaler's, each counted once."""
         pipelines = (self.pipeline, self.upscaler) if self.upscaler is not None else (self.pipeline,)
         parts = [part for one in pipelines for part in one.components.values() if isinstance(part, nn.Module)]
-        tensors = {id(p): p.numel() * p.element_size() for part in parts for p in part.parameters()}
-        return sum(tensors.values())
+        return sum({id(weight): weight.nbytes for part in parts for weight in part.parameters()}.values())
 
     def image_bytes(self, settings: Mapping[str, Any]) -> int:
-        """Bytes of one picture as it is kept, uncompressed: of the upscaler's, where there is one."""
-        enlarged = self.upscaler is not None
-        height, width = self.adapter.picture_size(self.upscaler) if enlarged else self.picture_size(settings)
+        """Bytes of one final picture, uncompressed; with an upscaler, of an upscaled one."""
+        upscaled = self.upscaler is not None
+        height, width = self.adapter.picture_size(self.upscaler) if upscaled else self.picture_size(settings)
         return height * width * 3
 
     def picture_size(self, settings: Mapping[str, Any] | None = None) -> tuple[int, int]:
-        """Height and width of the pictures that a generation draws, in pixels, before any upscaler.
+        """Height and width in pixels of the pictures of a generation, before any upscaler.
 
         Args:
-            settings: of the generation; ``height`` and ``width`` may be missing or ``None``.
+            settings: settings of the generation; ``height`` and ``width`` may be missing or ``None``.
 
         Raises:
-            ConfigError: the model does not draw pictures of the size that is asked for.
+            ConfigError: the model cannot draw pictures of the requested size.
         """
-        asked = {side: (settings or {}).get(side) or self.defaults.get(side) for side in ("height", "width")}
-        own = (0, 0) if all(asked.values()) else self.adapter.picture_size(self.pipeline)
-        height, width = int(asked["height"] or own[0]), int(asked["width"] or own[1])
+        sides = [(settings or {}).get(side) or self.defaults.get(side) for side in ("height", "width")]
+        own = (0, 0) if all(sides) else self.adapter.picture_size(self.pipeline)
+        height, width = (int(side or default) for side, default in zip(sides, own, strict=True))
         grain = self.adapter.grain(self.pipeline)
         if height % grain or width % grain:
             near = grain * max(round(min(height, width) / grain), 1)
             raise ConfigError(
-                f"pictures of {height} × {width} pixels were asked for; this model's have sides that are multiples of "
+                f"pictures of {height} × {width} pixels were requested; this model needs sides that are multiples of "
                 f"{grain}, such as {near}"
             )
         return height, width
 
-    def _reads(self, cache: Patterns) -> Sites:
-        patterns = names(cache)
-        return self.sites.match(*patterns) if patterns else Sites(())
-
     def _check_truncation(self, generation: Generation) -> None:
         for prompt in dict.fromkeys(generation.prompts):
-            cut = self.adapter.truncated(self.pipeline, prompt)
-            if cut:
+            if cut := self.adapter.truncated(self.pipeline, prompt):
                 warnings.warn(f"the text encoder does not read all of {prompt!r}: {cut!r} is cut off", stacklevel=4)
 
     def arguments(self, generation: Generation, rows: Sequence[int]) -> dict[str, Any]:
@@ -424,19 +416,18 @@ class Model:
 
 
 def _check_rows(count: int, interventions: Sequence[Intervention], wanted: Sequence[int]) -> None:
-    """Rows that are named exist: an edit of a row that never comes would do nothing, silently."""
+    """Check that all rows exist: an edit of a row that does not would be ignored silently."""
     named: list[tuple[str, Iterable[int]]] = [("rows", wanted)]
-    for one in interventions:
-        named += [(f"scope of {one.label}", one.scope.rows or ()), (f"donors of {one.label}", one.donors.values())]
+    for edit in interventions:
+        named += [(f"scope of {edit.label}", edit.scope.rows or ()), (f"donors of {edit.label}", edit.donors.values())]
     for what, rows in named:
-        wrong = [row for row in rows if not 0 <= row < count]
-        if wrong:
+        if wrong := [row for row in rows if not 0 <= row < count]:
             raise ConfigError(f"{what}: no row {wrong[0]}; the generation has {count}, numbered from 0")
 
 
 def _check_static(into: ActivationStream | None, interventions: Sequence[Intervention]) -> None:
     if into is not None and into.static and interventions:
         raise ConfigError(
-            f"{min(into.static)} is stored once because it is the same at every step, which an edit can change; "
-            "make the writer with static=False"
+            f"{min(into.static)} is stored once, as the same at every step, but edits may change that; "
+            "use a layout with static=False"
         )

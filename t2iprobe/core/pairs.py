@@ -95,11 +95,7 @@ def pairs_from_csv(
     Raises:
         ConfigError: the file cannot be read, holds no pairs, or has a broken line, whose number the message gives.
     """
-    return _read_csv(read_text(path, "the pairs in"), str(path), seed, concept, known)
-
-
-def _read_csv(text: str, path: str, seed: int, concept: str, known: Mapping[str, Concept]) -> list[Pair]:
-    reader = csv.reader(StringIO(text, newline=""), strict=True)
+    reader = csv.reader(StringIO(read_text(path, "the pairs in"), newline=""), strict=True)
     pairs: list[Pair] = []
     header: list[str] = []
     try:

@@ -55,15 +55,15 @@ class Room:
         first = 0
         while first < count:
             part = slice(first, first + self.most(work, min(count - first, most or count)))
-            states = [one.get_state() for one in generators[part]]
+            states = [generator.get_state() for generator in generators[part]]
             try:
                 made.append(make(part))
+                first = part.stop
+                continue
             except torch.OutOfMemoryError:
                 if part.stop - first == 1:
                     raise
-            else:
-                first = part.stop
-                continue
+            # after the error is gone, and with it what it holds in memory
             for generator, state in zip(generators[part], states, strict=True):
                 generator.set_state(state)
             self.shrink(work, part.stop - first)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from t2iprobe.core.statistics import by_cluster
 
 Scores = NDArray[np.float32]  # (trial, pair); trial 0 is the source's own image, trial 1 the target's
 Bounds = tuple[float, float]
+SIDES = ("target", "source")  #: what a picture is compared with, in the order of the scores
 FOUND = 0.1  # share of the way from source to target: smaller effects are not reported
 
 
@@ -40,15 +41,16 @@ class Scale:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for a manifest; JSON has no infinity."""
-        bounds = self.bounds and [one if math.isfinite(one) else None for one in self.bounds]
+        bounds = self.bounds and [bound if math.isfinite(bound) else None for bound in self.bounds]
         return {"direction": self.direction, "bounds": bounds}
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`as_json`."""
-        low, high = found["bounds"] or (None, None)
-        bounds = (-math.inf if low is None else low, math.inf if high is None else high)
-        return cls(found["direction"], bounds if found["bounds"] else None)
+        if not found["bounds"]:
+            return cls(found["direction"])
+        low, high = found["bounds"]
+        return cls(found["direction"], (-math.inf if low is None else low, math.inf if high is None else high))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +88,9 @@ class Scorer:
 
     def bounds(self) -> dict[str, Bounds]:
         """Bounds of each score that has them, by name."""
-        known = {metric.name: getattr(metric, "bounds", None) for metric in (*self.metrics, *self.images)}
-        names = {metric.name: (f"{metric.name}_target", f"{metric.name}_source") for metric in self.metrics}
-        return {name: found for one, found in known.items() if found for name in names.get(one, (one,))}
+        owners = [metric for metric in self.metrics for _ in SIDES] + list(self.images)
+        bounds = {name: getattr(metric, "bounds", None) for name, metric in zip(self.names(), owners, strict=True)}
+        return {name: found for name, found in bounds.items() if found}
 
     def blind(self, pair: Pair) -> bool:
         """Whether perfect pictures of source and target would score alike, so that no patch can affect the score.
@@ -103,45 +105,37 @@ class Scorer:
 
     def names(self) -> list[str]:
         """Names of the score arrays, the ranking one first."""
-        sided = [f"{metric.name}_{side}" for metric in self.metrics for side in ("target", "source")]
-        return [*sided, *(m.name for m in self.images)]
+        sided = [f"{metric.name}_{side}" for metric in self.metrics for side in SIDES]
+        return [*sided, *(metric.name for metric in self.images)]
 
     def score(self, pair: Pair, images: Sequence[Image], reference: Image) -> dict[str, list[float]]:
         """Every score of some pictures of a pair, a list over pictures; ``reference`` is the source's picture."""
         texts = self.reader.read(images) if self.reads else []
         own = {
-            f"{metric.name}_{side}": _judged(metric, texts, images, asked)
+            f"{metric.name}_{side}": _scored(metric, texts if metric.needs == "text" else images, pair, side)
             for metric in self.metrics
-            for side, asked in _sides(pair)
+            for side in SIDES
         }
         return own | {m.name: [float(m.score(image, reference)) for image in images] for m in self.images}
 
 
-@dataclass(frozen=True, slots=True)
-class _Expected:
-    """The prompt and word on one side of a pair, and the other side's word."""
-
-    word: str
-    other: str
-    prompt: str
-
-
-def _sides(pair: Pair) -> Iterator[tuple[str, _Expected]]:
-    yield "target", _Expected(pair.target_word, pair.source_word, pair.target)
-    yield "source", _Expected(pair.source_word, pair.target_word, pair.source)
-
-
-def _judged(metric: Any, texts: Sequence[str], images: Sequence[Image], asked: _Expected) -> list[float]:
-    """The scores of all pictures by one metric, called according to its ``needs``."""
-    wanted = {"text": (asked.word,), "word": (asked.word,), "choice": (asked.word, asked.other)}
-    wanted["prompt"] = (asked.prompt,)
-    if metric.needs not in wanted:
+def _scored(metric: Any, items: Sequence[Any], pair: Pair, side: str) -> list[float]:
+    """The scores of texts or pictures against one side of a pair, by a metric that is called as its ``needs`` says."""
+    words, prompt = (pair.target_word, pair.source_word), pair.target
+    if side == "source":
+        words, prompt = words[::-1], pair.source
+    arguments: dict[str, tuple[str, ...]] = {
+        "text": words[:1],
+        "word": words[:1],
+        "choice": words,
+        "prompt": (prompt,),
+    }
+    if metric.needs not in arguments:
         raise ConfigError(
             f"the metric {metric.name!r} compares with {metric.needs!r} and cannot score a word or prompt; "
-            f"use one that needs {', '.join(wanted)}"
+            f"use one that needs {', '.join(arguments)}"
         )
-    judged = texts if metric.needs == "text" else images
-    return [float(metric.score(one, *wanted[metric.needs])) for one in judged]
+    return [float(metric.score(item, *arguments[metric.needs])) for item in items]
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,8 +44,7 @@ class Interval(NamedTuple):
     @classmethod
     def of(cls, plain: Sequence[float | None]) -> Interval:
         """The inverse of :meth:`plain`."""
-        mean, low, high = (math.nan if value is None else value for value in plain)
-        return cls(mean, low, high)
+        return cls(*(math.nan if value is None else float(value) for value in plain))
 
     def said(self, digits: int, unit: str = "", *, sign: bool = False) -> str:
         """The interval as text: ``0.87 [0.61, 1.00]``; only the estimate if the bounds are unknown.

@@ -7,7 +7,7 @@ is cached and there is no second pass.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from PIL.Image import Image
@@ -72,7 +72,7 @@ class TrialResult:
         scores: by trial label, then by name of the score.
         images: pictures by trial label.
         calls, rows: denoiser calls, and rows through it, that the pictures of the same batch took; 0 for all but one
-            answer of a batch.
+            result of a batch.
         more: number of further results of the same batch.
     """
 
@@ -126,23 +126,6 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
-    """The pictures of a :class:`TrialBatch`.
-
-    Args:
-        ask: the batch of trials.
-        images: pictures by trial label.
-        calls, rows, more: see :class:`TrialResult`.
-    """
-
-    ask: TrialBatch
-    images: dict[str, Image]
-    calls: int
-    rows: int
-    more: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Renderer:
     """Generates the pictures of trials.
 
@@ -160,14 +143,14 @@ class Renderer:
 
     def cost(self, asks: Sequence[TrialBatch]) -> Cost:
         """The expected cost of the trials."""
-        return sum((self._cost(chunk) for chunk in self.chunks(asks)), Cost())
-
-    def _cost(self, chunk: Sequence[TrialBatch]) -> Cost:
-        rows = _rows(chunk)
-        settings = {**self.settings, "num_steps": chunk[0].num_steps or self.settings.get("num_steps")}
-        batches = self.model.batches(self._generation(rows), _patches(rows), _wanted(rows), self.batch_size)
-        each = self.model.evaluations(settings["num_steps"]) * self.model.guided(settings)
-        return Cost(len(rows), sum(map(len, batches)) * each, len(batches) * self.model.calls(settings))
+        total = Cost()
+        for chunk in self.chunks(asks):
+            rows = _rows(chunk)
+            settings = {**self.settings, "num_steps": chunk[0].num_steps or self.settings.get("num_steps")}
+            batches = self.model.batches(self._generation(rows), _patches(rows), _wanted(rows), self.batch_size)
+            each = self.model.evaluations(settings["num_steps"]) * self.model.guided(settings)
+            total += Cost(len(rows), sum(map(len, batches)) * each, len(batches) * self.model.calls(settings))
+        return total
 
     def chunks(self, asks: Sequence[TrialBatch]) -> Iterator[list[TrialBatch]]:
         """Group batches of trials to fill a batch of rows; one that is larger stays alone, and the run splits it."""
@@ -181,8 +164,8 @@ class Renderer:
         if chunk:
             yield chunk
 
-    def render(self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None) -> Iterator[Rendered]:
-        """Run every batch of trials once, in order."""
+    def render(self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None) -> Iterator[TrialResult]:
+        """Run every batch of trials once, in order; the results have no scores."""
         for chunk in self.chunks(asks):
             rows = _rows(chunk)
             run = self.model.run(
@@ -196,7 +179,7 @@ class Renderer:
             for first, ask in enumerate(chunk):
                 spent = (0, 0) if first else (run.denoiser_calls, run.denoiser_rows)
                 pictures = {trial.label: next(images) for trial in ask.trials}
-                yield Rendered(ask, pictures, *spent, more=len(chunk) - first - 1)
+                yield TrialResult(ask.pair, {}, pictures, *spent, more=len(chunk) - first - 1)
 
     def _generation(self, rows: Sequence[tuple[TrialBatch, Trial]]) -> Generation:
         settings = dict(self.settings)
@@ -244,16 +227,15 @@ class Sweep:
         self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None
     ) -> Iterator[TrialResult]:
         """See :class:`Evaluator`."""
-        for made in self.renderer.render(asks, on_step=on_step):
-            yield TrialResult(made.ask.pair, self._scores(made), made.images, made.calls, made.rows, made.more)
+        for ask, rendered in zip(asks, self.renderer.render(asks, on_step=on_step), strict=True):
+            yield replace(rendered, scores=self._scores(ask, rendered.images))
 
-    def _scores(self, made: Rendered) -> dict[str, dict[str, float]]:
-        ask = made.ask
-        reference = made.images.get(source(ask.num_steps).label, ask.reference)
+    def _scores(self, ask: TrialBatch, images: Mapping[str, Image]) -> dict[str, dict[str, float]]:
+        reference = images.get(source(ask.num_steps).label, ask.reference)
         if reference is None:
             raise ConfigError(f"pair {ask.pair}: scoring needs the source's picture; add it to the trials")
-        columns = self.scorer.score(self.renderer.pairs[ask.pair], list(made.images.values()), reference)
-        return {label: {name: values[i] for name, values in columns.items()} for i, label in enumerate(made.images)}
+        columns = self.scorer.score(self.renderer.pairs[ask.pair], list(images.values()), reference)
+        return {label: {name: values[i] for name, values in columns.items()} for i, label in enumerate(images)}
 
 
 def _opposite(trial: Trial) -> str:

@@ -55,7 +55,6 @@ def read_entries(path: str | Path, what: str) -> list[str]:
     Raises:
         ConfigError: it cannot be read, or has no entries.
     """
-    found = entries(read_text(path, f"the {what} in"))
-    if not found:
+    if not (found := entries(read_text(path, f"the {what} in"))):
         raise ConfigError(f"{path} holds no {what}; write one per line")
     return found

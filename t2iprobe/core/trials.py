@@ -8,7 +8,8 @@ also what a diffusion model does at every step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -124,20 +125,12 @@ def _text_entry(model: Model, layer: int) -> tuple[str, ...]:
 
 def ranges(numbers: Iterable[int]) -> str:
     """Sorted numbers as ``3+5-8``; runs of three or more are abbreviated."""
-    return "+".join(_spans(sorted(set(numbers))))
-
-
-def _spans(numbers: list[int]) -> Iterator[str]:
-    start = 0
-    while start < len(numbers):
-        stop = start
-        while stop + 1 < len(numbers) and numbers[stop + 1] == numbers[stop] + 1:
-            stop += 1
-        if stop - start >= 2:
-            yield f"{numbers[start]}-{numbers[stop]}"
-        else:
-            yield from map(str, numbers[start : stop + 1])
-        start = stop + 1
+    # consecutive numbers less their positions are all the same
+    runs = [
+        [number for _, number in run]
+        for _, run in itertools.groupby(enumerate(sorted(set(numbers))), lambda item: item[1] - item[0])
+    ]
+    return "+".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else "+".join(map(str, run)) for run in runs)
 
 
 def _scoped(scope: Scope) -> str:

@@ -113,10 +113,8 @@ class GaussianMixture:
 
     def predict(self, prediction: Prediction, x: Tensor, alpha: float, sigma: float) -> Tensor:
         """The conditional expectation of a training target: n, alpha n - sigma x0 (v), n - x0 (flow) or x0."""
-        if prediction == "epsilon":
-            return self.noise(x, alpha, sigma)
-        if prediction == "sample":
-            return self.clean(x, alpha, sigma)
+        if prediction in ("epsilon", "sample"):
+            return self.noise(x, alpha, sigma) if prediction == "epsilon" else self.clean(x, alpha, sigma)
         left, right = (1.0, 1.0) if prediction == "flow" else (alpha, sigma)
 
         def target(off: Tensor, variance: Tensor, scale: Tensor, mean: Tensor) -> Tensor:

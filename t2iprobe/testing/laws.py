@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from t2iprobe.core.cache import ActivationCache
 from t2iprobe.core.contracts.adapter import Adapter, Branch, Pipeline
 from t2iprobe.core.interventions import HookContext, Intervention, ablate, interpolate, patch, steer
-from t2iprobe.core.model import Generation, Model, Run
+from t2iprobe.core.model import Model, Run
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.sites import NAME, Site, Sites
 from t2iprobe.testing.watching import entry_by_itself, event, firing_order, first_output, marks
@@ -34,16 +35,10 @@ Address = tuple[str, int, Branch]
 Pixels = NDArray[np.int16]
 
 
-class Law(Protocol):
-    """The type of a law."""
-
-    @property
-    def __name__(self) -> str: ...
-
-    def __call__(self, adapter: Adapter, pipeline: Pipeline) -> None:
-        """Check the law on an adapter and a pipeline of its family; raises ``AssertionError`` if it is broken."""
-        ...
-
+#: checks an adapter and a pipeline of its family; raises ``AssertionError`` if the law is broken
+Law = Callable[[Adapter, Pipeline], None]
+#: the environment variable that names the torch device for :func:`adapter_conformance`; the CPU if it is not set
+DEVICE = "T2IPROBE_TEST_DEVICE"
 
 _LAWS: list[Law] = []
 
@@ -74,6 +69,25 @@ def _require(fine: bool, message: str) -> None:
         raise AssertionError(message)
 
 
+def adapter_conformance(adapter: type[Adapter]) -> type:
+    """A pytest class with one method per law, each on a fresh ``adapter.tiny()``.
+
+    ``T2IPROBE_TEST_DEVICE=cuda pytest`` runs them on a GPU.
+    """
+
+    def method(law: Law) -> Callable[[object], None]:
+        def test(self: object) -> None:
+            law(adapter(), adapter.tiny().to(os.environ.get(DEVICE, "cpu")))
+
+        test.__doc__ = law.__doc__
+        return test
+
+    doc = f"The laws of an adapter, checked on {adapter.__name__}."
+    return type(
+        f"Test{adapter.__name__}", (), {f"test_{law.__name__}": method(law) for law in _LAWS} | {"__doc__": doc}
+    )
+
+
 @_law
 def names_follow_the_grammar(model: Model) -> None:
     """Site names parse and are unique, and the adapter's own patterns name some of them."""
@@ -88,14 +102,14 @@ def names_follow_the_grammar(model: Model) -> None:
 @_law
 def reading_changes_nothing(model: Model) -> None:
     """Images with every site cached are bit-identical to images without."""
-    plain = model.run(_generation(model, SOURCE))
-    _same_images(model.run(_generation(model, SOURCE), cache="*"), plain, "caching every site")
+    plain = _run(model)
+    _same_images(_run(model, cache="*"), plain, "caching every site")
 
 
 @_law
 def sites_fire_with_their_axes(model: Model) -> None:
     """Every site fires and has the axes that it declares, and its heads divide its channels."""
-    run = model.run(_generation(model, SOURCE), cache="*")
+    run = _run(model, cache="*")
     for site in model.sites:
         shape = tuple(_first(run.cache, site).shape)
         _require(len(shape) == 1 + len(site.axes), f"{site.name} declares (row, {', '.join(site.axes)}), found {shape}")
@@ -107,7 +121,7 @@ def sites_fire_with_their_axes(model: Model) -> None:
 @_law
 def text_sites_hold_the_text(model: Model) -> None:
     """Sites named after the text are as long as the text; where image tokens share the axis, the stream says so."""
-    run = model.run(_generation(model, SOURCE), cache="*")
+    run = _run(model, cache="*")
     lengths = [_tokens(run.cache, site) for site in model.sites.match(*model.adapter.text_entry)]
     for site in model.sites:
         is_text = _is_text(model.adapter, site)
@@ -122,7 +136,7 @@ def text_sites_hold_the_text(model: Model) -> None:
 def static_sites_do_not_change(model: Model) -> None:
     """A site declared static has one value at all steps, bit for bit: a store keeps it once."""
     static = [site for site in model.sites if site.static]
-    cache = model.run(_generation(model, SOURCE), cache=Sites(static)).cache
+    cache = _run(model, cache=Sites(static)).cache
     for name, step, branch in _addresses(model, cache):
         same = torch.equal(cache[name, step, branch], cache[name, 0, branch])
         _require(same, f"{name} is declared static, but changes between steps 0 and {step} (branch {branch})")
@@ -146,8 +160,8 @@ def sites_come_in_forward_order(model: Model) -> None:
 @_law
 def writing_back_changes_nothing(model: Model) -> None:
     """Patching every site with what was read there gives the same images, bit for bit."""
-    plain = model.run(_generation(model, SOURCE), cache="*")
-    again = model.run(_generation(model, SOURCE), interventions=[patch(plain.cache, "*")])
+    plain = _run(model, cache="*")
+    again = _run(model, interventions=[patch(plain.cache, "*")])
     _same_images(again, plain, "writing back what was read")
 
 
@@ -171,10 +185,10 @@ def text_entry_carries_the_whole_prompt(model: Model) -> None:
     entry = model.sites.match(*model.adapter.text_entry)
     pooled = [site for site in model.sites if site.name.split(".")[-1] == "pooled"]
     sites = Sites({site.name: site for site in [*entry, *pooled]}.values())
-    source = model.run(_generation(model, SOURCE))
-    target = model.run(_generation(model, TARGET), cache=sites)
+    source = _run(model)
+    target = _run(model, TARGET, cache=sites)
     _require(bool((_pixels(source) != _pixels(target)).any()), "two prompts give the same image")
-    swapped = model.run(_generation(model, SOURCE), interventions=[patch(target.cache, sites)])
+    swapped = _run(model, interventions=[patch(target.cache, sites)])
     _same_images(swapped, target, f"patching {', '.join(sites.names)} from the target's run")
 
 
@@ -182,10 +196,8 @@ def text_entry_carries_the_whole_prompt(model: Model) -> None:
 def scope_leaves_earlier_steps_alone(model: Model) -> None:
     """An edit that starts at the last step leaves everything before it bit-identical, and takes effect there."""
     last, entry = STEPS - 1, model.adapter.text_entry
-    plain = model.run(_generation(model, SOURCE), cache="*").cache
-    edited = model.run(
-        _generation(model, SOURCE), cache="*", interventions=[ablate(entry, scope=Scope(steps=(last,)))]
-    ).cache
+    plain = _run(model, cache="*").cache
+    edited = _run(model, cache="*", interventions=[ablate(entry, scope=Scope(steps=(last,)))]).cache
     for address in _addresses(model, plain):
         if address[1] < last:
             _require(torch.equal(plain[address], edited[address]), f"{address} changed before the scope began")
@@ -198,10 +210,10 @@ def scope_leaves_earlier_steps_alone(model: Model) -> None:
 def branches_are_not_swapped(model: Model) -> None:
     """The branch called cond holds the prompt, and editing cond leaves uncond unchanged."""
     entry = model.sites.match(*model.adapter.text_entry)
-    run = model.run(_guided(model, SOURCE), cache=entry)
+    run = _guided(model, cache=entry)
     _require_prompt(model, entry, run)
     edits = [ablate(entry, scope=Scope(branches=(Branch.COND,)))]
-    edited = model.run(_guided(model, SOURCE), cache=entry, interventions=edits)
+    edited = _guided(model, cache=entry, interventions=edits)
     for name, step, branch in _addresses(model, run.cache, steps=1):
         before, after = run.cache[name, step, branch], edited.cache[name, step, branch]
         if branch is Branch.COND:
@@ -215,9 +227,9 @@ def branches_are_not_swapped(model: Model) -> None:
 @_law
 def a_batch_of_two_is_two_runs(model: Model) -> None:
     """Two images in one batch equal the images of two separate runs, up to rounding."""
-    both = _pixels(model.run(model.generation([SOURCE, TARGET], (0, 1), num_steps=STEPS)))
+    both = _pixels(model.run([SOURCE, TARGET], seed=(0, 1), num_steps=STEPS))
     for row, prompt in enumerate((SOURCE, TARGET)):
-        alone = _pixels(model.run(model.generation(prompt, row, num_steps=STEPS)))[0]
+        alone = _pixels(_run(model, prompt, seed=row))[0]
         off = int(np.abs(both[row] - alone).max())
         _require(off <= LEVELS, f"row {row} of a batch differs by up to {off} levels of 255 from its own run")
 
@@ -243,14 +255,14 @@ def no_edit_depends_on_the_batch(model: Model) -> None:
     kinds = [kind for kind in edits for _ in range(2)]  # two rows with two prompts each; the last row is a donor
     prompts = [*(SOURCE, TARGET) * len(edits), OTHER]
     generation = model.generation(prompts, range(len(prompts)), num_steps=2)
-    given = tuple(edits.values())
+    applied = tuple(edits.values())
     whole, plain, alone = (
-        model.run(generation, cache=sites, interventions=asked, batch_size=size).cache
-        for asked, size in ((given, None), ((), None), (given, 1))
+        model.run(generation, cache=sites, interventions=interventions, batch_size=size).cache
+        for interventions, size in ((applied, None), ((), None), (applied, 1))
     )
     for site in sites:
         for row, kind in enumerate(kinds):
-            beside, before, own = (one[site.name, 1, Branch.COND][row] for one in (whole, plain, alone))
+            beside, before, own = (cache[site.name, 1, Branch.COND][row] for cache in (whole, plain, alone))
             far = 1e-3 * float(before.abs().max())
             _require(float((beside - before).abs().max()) > far, f"{kind} of {site.name} changes nothing")
             off = float((beside - own).abs().max())
@@ -263,7 +275,7 @@ def an_upscaler_takes_each_row_by_itself(model: Model) -> None:
     if not model.adapter.upscalers:
         return
     upscaler = model.adapter.tiny_upscaler()
-    small = model.run(_generation(model, SOURCE))
+    small = _run(model)
     images = torch.from_numpy(_pixels(small)).movedim(-1, 1).float() / 127.5 - 1
 
     def enlarged(*rows: tuple[str, int]) -> Pixels:
@@ -288,10 +300,10 @@ def an_upscaler_takes_each_row_by_itself(model: Model) -> None:
 def pictures_are_as_large_as_said(model: Model) -> None:
     """Without a requested size a picture has the adapter's; a size that is one grain wider is drawn as requested."""
     height, width = model.picture_size()
-    own = model.run(model.generation(SOURCE, num_steps=1)).images[0]
+    own = model.run(SOURCE, num_steps=1).images[0]
     _require(own.size == (width, height), f"the adapter declares {width} × {height} pixels, drawn were {own.size}")
     wider = width + model.adapter.grain(model.pipeline)
-    drawn = model.run(model.generation(SOURCE, num_steps=1, height=height, width=wider)).images[0]
+    drawn = model.run(SOURCE, num_steps=1, height=height, width=wider).images[0]
     _require(drawn.size == (wider, height), f"{wider} × {height} pixels were requested, drawn were {drawn.size}")
 
 
@@ -300,36 +312,36 @@ def calls_and_rows_are_as_many_as_said(model: Model) -> None:
     """The cost of a run is predicted correctly for any guidance."""
     for guidance in (None, 0.0, 1.0, 2.0):
         settings: dict[str, Any] = {"num_steps": STEPS, "guidance": guidance}
-        run = model.run(model.generation([SOURCE, TARGET], **settings))
+        run = model.run([SOURCE, TARGET], **settings)
         said = model.calls(settings), 2 * model.evaluations(STEPS) * model.guided(settings)
-        found = run.denoiser_calls, run.denoiser_rows
-        _require(said == found, f"guidance {guidance}: {said} denoiser calls and rows are predicted, {found} were made")
+        made = run.denoiser_calls, run.denoiser_rows
+        _require(said == made, f"guidance {guidance}: {said} denoiser calls and rows are predicted, {made} were made")
 
 
 @_law
 def no_hook_survives_an_error(model: Model) -> None:
     """An edit that raises leaves no hook on any module, and restores the scheduler."""
-    model.run(_generation(model, SOURCE))  # transformers leaves hooks of its own at an encoder's first call
+    _run(model)  # transformers leaves hooks of its own at an encoder's first call
     before = marks(model)
 
     def fail(value: Tensor, hook: HookContext) -> Tensor:
         raise ZeroDivisionError("on purpose")
 
     try:
-        model.run(_generation(model, SOURCE), cache="*", interventions=[Intervention(fail, (model.sites[-1].name,))])
+        _run(model, cache="*", interventions=[Intervention(fail, (model.sites[-1].name,))])
     except ZeroDivisionError:
         _require(marks(model) == before, "hooks or a shadowed scheduler.step are left behind")
     else:
         raise AssertionError(f"an edit of {model.sites[-1].name} never ran")
 
 
-def _generation(model: Model, prompt: str) -> Generation:
-    return model.generation(prompt, num_steps=STEPS)
+def _run(model: Model, prompt: str = SOURCE, **more: Any) -> Run:
+    return model.run(prompt, num_steps=STEPS, **more)
 
 
 def _edits(model: Model, sites: Sites) -> dict[str, Intervention]:
     """One edit of every kind, each for two rows of its own; the last row is the donor for those that need one."""
-    cache = model.run(model.generation([TARGET, OTHER], num_steps=2), cache=sites).cache
+    cache = model.run([TARGET, OTHER], num_steps=2, cache=sites).cache
     kinds: dict[str, Callable[[tuple[int, int]], Intervention]] = {
         "zero ablation": lambda rows: ablate(sites, scope=Scope(rows=rows)),
         "mean ablation": lambda rows: ablate(sites, kind="mean", scope=Scope(rows=rows)),
@@ -347,12 +359,12 @@ def _edits(model: Model, sites: Sites) -> dict[str, Intervention]:
     return {kind: make((2 * place, 2 * place + 1)) for place, (kind, make) in enumerate(kinds.items())}
 
 
-def _guided(model: Model, prompt: str) -> Generation:
-    """A generation with a negative prompt; distilled families use true guidance only on request."""
+def _guided(model: Model, **more: Any) -> Run:
+    """A run with a negative prompt; distilled families use true guidance only on request."""
     options: dict[str, Any] = {"negative_prompt": ["blurred"]}
     if "true_cfg_scale" in inspect.signature(type(model.pipeline).__call__).parameters:
         options["true_cfg_scale"] = 2.0
-    return model.generation(prompt, num_steps=1, options=options)
+    return model.run(SOURCE, num_steps=1, options=options, **more)
 
 
 def _pixels(run: Run) -> Pixels:
@@ -393,8 +405,8 @@ def _noise(value: Tensor, hook: HookContext) -> Tensor:
 
 def _require_prompt(model: Model, entry: Sites, run: Run) -> None:
     """Check that the text entry of ``run``, branch cond, is what the adapter itself makes of the prompt."""
-    told = entry_by_itself(model, entry, run, SOURCE)
+    alone = entry_by_itself(model, entry, run, SOURCE)
     for site in entry:
-        cond, expected = _first(run.cache, site), told[site.name]
+        cond, expected = _first(run.cache, site), alone[site.name]
         fits = cond.shape == expected.shape and torch.allclose(cond, expected.to(cond), rtol=1e-3, atol=1e-4)
         _require(fits, f"{site.name}, branch cond, is not what encode_prompts and predict make of the prompt")

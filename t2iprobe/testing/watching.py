@@ -23,18 +23,17 @@ def event(site: Site) -> tuple[str, str]:
 def firing_order(model: Model, prompt: str) -> dict[tuple[str, str], int]:
     """When each site's module was first entered and left, by hooks of our own in an otherwise plain run."""
     order: dict[tuple[str, str], int] = {}
+
+    def note(event: tuple[str, str], *_: Any) -> None:
+        order.setdefault(event, len(order))
+
     with ExitStack() as stack:
-        for module, side in {event(site) for site in model.sites}:
-            found = model.denoiser.get_submodule(module)
-            note = functools.partial(_note, order, (module, side))
-            handle = found.register_forward_pre_hook(note) if side == "in" else found.register_forward_hook(note)
+        for path, side in {event(site) for site in model.sites}:
+            module, hook = model.denoiser.get_submodule(path), functools.partial(note, (path, side))
+            handle = module.register_forward_pre_hook(hook) if side == "in" else module.register_forward_hook(hook)
             stack.callback(handle.remove)
-        model.run(model.generation(prompt, num_steps=1))
+        model.run(prompt, num_steps=1)
     return order
-
-
-def _note(order: dict[tuple[str, str], int], event: tuple[str, str], *_: Any) -> None:
-    order.setdefault(event, len(order))
 
 
 @contextmanager
@@ -63,12 +62,8 @@ def entry_by_itself(model: Model, entry: Sequence[Site], run: Run, prompt: str) 
     with ExitStack() as stack:
         for site in entry:
             stack.callback(_keep_first(model, site, found).remove)
-        adapter.predict(
-            pipeline,
-            latents,
-            pipeline.scheduler.timesteps[:1].to(like.device),
-            adapter.encode_prompts(pipeline, [prompt]),
-        )
+        timestep = pipeline.scheduler.timesteps[:1].to(like.device)
+        adapter.predict(pipeline, latents, timestep, adapter.encode_prompts(pipeline, [prompt]))
     return found
 
 

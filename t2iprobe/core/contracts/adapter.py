@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from PIL.Image import Image
@@ -111,9 +111,7 @@ class Adapter(ABC):
 
     def module(self, pipeline: Pipeline) -> nn.Module:
         """The denoiser itself."""
-        module = getattr(pipeline, self.denoiser)
-        assert isinstance(module, nn.Module)
-        return module
+        return getattr(pipeline, self.denoiser)
 
     def picture_size(self, pipeline: Pipeline) -> tuple[int, int]:
         """Height and width in pixels of the pipeline's pictures when no size is requested.
@@ -198,17 +196,11 @@ class Adapter(ABC):
 
     def prediction(self, pipeline: Pipeline) -> Prediction:
         """What the denoiser predicts, according to the scheduler."""
-        kind: str = pipeline.scheduler.config.get("prediction_type") or "flow"
-        known: dict[str, Prediction] = {
-            "flow": "flow",
-            "flow_prediction": "flow",
-            "epsilon": "epsilon",
-            "v_prediction": "v_prediction",
-            "sample": "sample",
-        }
-        if kind not in known:
+        kind: Any = pipeline.scheduler.config.get("prediction_type") or "flow"
+        known = get_args(Prediction)
+        if kind not in (*known, "flow_prediction"):
             raise ConfigError(f"{self.name}: unknown prediction type {kind!r} in the scheduler; use {', '.join(known)}")
-        return known[kind]
+        return "flow" if kind == "flow_prediction" else kind
 
     @abstractmethod
     def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
@@ -228,9 +220,9 @@ class Adapter(ABC):
         ``None`` if :attr:`Conditioning.pooled` holds it, or if there is none.
         """
         with torch.no_grad():
-            given = self.encode_prompts(pipeline, [""]).pooled
-        found = [site for site in self.sites(pipeline) if site.name == "pooled"]
-        return found[0] if found and given is None else None
+            if self.encode_prompts(pipeline, [""]).pooled is not None:
+                return None
+        return next((site for site in self.sites(pipeline) if site.name == "pooled"), None)
 
     def check_upscaler(self, pipeline: Pipeline, upscaler: Pipeline) -> None:
         """Refuse an upscaler that does not belong to ``pipeline``.
@@ -288,9 +280,7 @@ class Adapter(ABC):
     def decode(self, pipeline: Pipeline, latents: Tensor) -> Tensor:
         """The inverse of :meth:`encode_images`, up to the autoencoder's error."""
         vae = pipeline.vae
-        image = vae.decode(latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)).sample
-        assert isinstance(image, torch.Tensor)
-        return image
+        return vae.decode(latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)).sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,28 +308,19 @@ class LayerRow:
 
 def layer_table(adapter: Adapter, pipeline: Pipeline) -> list[LayerRow]:
     """The model's text-attention layers in forward order; only the denoiser of ``pipeline`` is needed."""
-    denoiser = adapter.module(pipeline)
+    denoiser, rows = adapter.module(pipeline), []
     total = count_parameters(denoiser)
     layers: dict[int, list[Site]] = {}
     for site in adapter.sites(pipeline):
         if site.kind in adapter.text_kv and site.layer is not None:
             layers.setdefault(site.layer, []).append(site)
-    return [layer_row(denoiser, index, sites, total) for index, sites in layers.items()]
-
-
-def layer_row(denoiser: nn.Module, index: int, sites: Sequence[Site], total: int) -> LayerRow:
-    """The row of one layer, from the sites of its text keys and values."""
-    modules = {site.module: denoiser.get_submodule(site.module) for site in sites}
-    parameters = sum(count_parameters(module) for module in modules.values())
-    return LayerRow(
-        index=index,
-        path=sites[0].module.rpartition(".")[0],
-        sites=tuple(site.name for site in sites),
-        parameters=parameters,
-        share=parameters / total,
-        heads=sites[0].heads or 1,
-        width=int(next(iter(modules.values())).get_parameter("weight").shape[0]),
-    )
+    for index, sites in layers.items():
+        modules = [denoiser.get_submodule(path) for path in dict.fromkeys(site.module for site in sites)]
+        parameters = sum(map(count_parameters, modules))
+        path, names = sites[0].module.rpartition(".")[0], tuple(site.name for site in sites)
+        width = int(modules[0].get_parameter("weight").shape[0])
+        rows.append(LayerRow(index, path, names, parameters, parameters / total, sites[0].heads or 1, width))
+    return rows
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 TIME_LIMIT = 30.0  # seconds that a guard waits for a detector or rewriter, unless told otherwise
@@ -29,11 +29,8 @@ class Hit:
     score: float = 1.0
 
 
-class Detector(ABC):
-    """Finds toxic text. Registered through ``t2iprobe_register_detectors``.
-
-    Settings are keyword arguments of the constructor. If a detector raises anything, no picture is made of the prompt.
-    """
+class GuardPart(ABC):
+    """What detectors and rewriters have in common. Settings are keyword arguments of the constructor."""
 
     name: ClassVar[str]
     #: one-line summary, shown in lists
@@ -41,24 +38,21 @@ class Detector(ABC):
 
     def prepare(self) -> None:  # noqa: B027 -- most have nothing to load
         """Load heavy components, or report that they are missing; called before the first prompt."""
+
+
+class Detector(GuardPart):
+    """Finds toxic text. Registered through ``t2iprobe_register_detectors``.
+
+    If a detector raises anything, no picture is made of the prompt.
+    """
 
     @abstractmethod
     def find(self, text: str) -> list[Hit]:
         """Toxic spans of a prompt, or of a quoted text in it."""
 
 
-class Rewriter(ABC):
-    """Makes a prompt benign. Registered through ``t2iprobe_register_rewriters``.
-
-    Settings are keyword arguments of the constructor. The detectors check its results again.
-    """
-
-    name: ClassVar[str]
-    #: one-line summary, shown in lists
-    summary: ClassVar[str]
-
-    def prepare(self) -> None:  # noqa: B027 -- most have nothing to load
-        """Load heavy components, or report that they are missing; called before the first prompt."""
+class Rewriter(GuardPart):
+    """Makes a prompt benign. Registered through ``t2iprobe_register_rewriters``. Detectors check its results again."""
 
     @abstractmethod
     def rewrite(self, prompt: str, hits: Sequence[Hit]) -> str:
@@ -67,14 +61,14 @@ class Rewriter(ABC):
 
 def merged(hits: Iterable[Hit]) -> list[Hit]:
     """Hits in order, with overlapping ones merged; the label is that of the higher score."""
-    out: list[Hit] = []
+    apart: list[Hit] = []
     for hit in sorted(hits):
-        if out and hit.start < out[-1].stop:
-            last = out.pop()
+        if apart and hit.start < apart[-1].stop:
+            last = apart.pop()
             surer = max(last, hit, key=lambda one: one.score)
-            hit = Hit(last.start, max(last.stop, hit.stop), surer.label, surer.score)
-        out.append(hit)
-    return out
+            hit = replace(surer, start=last.start, stop=max(last.stop, hit.stop))
+        apart.append(hit)
+    return apart
 
 
 def replaced(prompt: str, hits: Sequence[Hit], instead: Callable[[str], str]) -> str:

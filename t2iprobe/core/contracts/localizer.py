@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,17 +43,12 @@ class Finding:
         tables = self.tables()
         ordered = [tables.get("response", []), *tables.values()]
         rows = {row["label"]: row for table in reversed(ordered) for row in table}
-        return {label: Interval(*(_number(row[name]) for name in Interval._fields)) for label, row in rows.items()}
+        return {label: Interval.of([row[name] for name in Interval._fields]) for label, row in rows.items()}
 
 
 def _is_table(rows: Any) -> bool:
     wanted = {"label", *Interval._fields}
     return isinstance(rows, list) and all(isinstance(row, Mapping) and wanted <= set(row) for row in rows)
-
-
-def _number(value: float | None) -> float:
-    """A number or NaN, which JSON stores as null."""
-    return math.nan if value is None else float(value)
 
 
 class Localizer(ABC):

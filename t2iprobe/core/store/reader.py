@@ -38,6 +38,7 @@ class ActivationStore(Activations):
         self.run = _chosen(runs(root), run, root)
         captured = Captured.read(root, self.run)
         self.layout, self._group, self._committed = captured.layout, captured.group, captured.committed
+        self.rows = self.layout.rows
         self._entries = {entry.name: entry for entry in self.layout.entries}
         self._position = {step: index for index, step in enumerate(self.layout.steps)}
         self._arrays: dict[str, zarr.Array[Any] | None] = {}
@@ -45,11 +46,6 @@ class ActivationStore(Activations):
     def __repr__(self) -> str:
         done = f"{sum(self._committed)} of {len(self._committed)} batches"
         return f"ActivationStore({self.run}: {len(self.sites)} sites, {len(self.layout.steps)} steps, {done})"
-
-    @property
-    def rows(self) -> int:
-        """Number of captured rows of the generation."""
-        return self.layout.rows
 
     @property
     def sites(self) -> tuple[str, ...]:

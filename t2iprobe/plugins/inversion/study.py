@@ -20,7 +20,7 @@ from torch import Tensor
 from t2iprobe.core.contracts.inverter import Inverter
 from t2iprobe.core.contracts.metric import ImageMetric
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.memory import peak
+from t2iprobe.core.measuring import peak
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs import provenance, runfolder
 from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
