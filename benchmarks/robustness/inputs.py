@@ -38,7 +38,6 @@ BASE = {
     "study status": "localize", "study resume": "localize", "study ls": ".", "report": "localize",
     "sites": "--arch sd3", "organisms check": "tiny-sd3 --limit 4 --num-steps 2",
     "organisms bench": "--limit 3 --held-out 1 --method exhaustive --num-steps 2",
-    "organisms train": "tiny-sd3 --train-steps 1",
 }  # fmt: skip
 
 
