@@ -231,6 +231,32 @@ def test_sites_count_the_published_parameters(call: Call) -> None:
     ]
 
 
+def test_the_version_needs_no_command(call: Call) -> None:
+    import t2iprobe
+
+    assert call(["--version"]) == (0, f"{t2iprobe.__version__}\n", "")
+
+
+def test_errors_of_the_machine_are_one_sentence(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise PermissionError(13, "Permission denied", "runs/words")
+
+    monkeypatch.setattr(Plugins, "commands", refuse)
+    assert call(["plugins"]) == (1, "", "error: runs/words: Permission denied\n")
+
+
+def test_a_full_stdout_is_one_sentence() -> None:
+    script = "import sys; sys.argv = ['t2iprobe', 'plugins']; from t2iprobe.cli import main; main()"
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 1 and ended.stderr == "error: the output: No space left on device\n"
+
+
+def test_a_device_is_not_read(call: Call) -> None:
+    code, _, err = call(["guard", "check", "a sign", "--words", "/dev/zero"])
+    assert code == 2 and "cannot read the words in /dev/zero: it is not a file" in err
+
+
 def test_plugins_are_listed(call: Call) -> None:
     code, out, _ = call(["plugins", "--format", "json"])
     rows = json.loads(out)["plugins"]

@@ -109,6 +109,10 @@ def test_what_is_given_is_told_from_what_is_not() -> None:
         ({"set": ["u"]}, "set takes NAME=VALUE, found 'u'"),
         ({"way": "injct"}, "way has no choice 'injct'; did you mean inject?"),
         ({"deep": 1}, "deep is true or false, found 1"),
+        ({"num_steps": 2**64}, "num_steps is 10,000,000 or less, found 18446744073709551616"),
+        ({"file": "a" * 300}, "file is too long: a file name has at most 255 bytes"),
+        ({"from_run": "a/" * 3000}, "from_run is too long"),
+        ({"file": "a\0b"}, "file has a NUL character"),
         ({"num_step": 3}, "no option 'num_step'; did you mean num_steps?"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from t2iprobe.core.errors import T2IProbeError
@@ -20,6 +21,12 @@ def main() -> None:
     except T2IProbeError as error:
         notes.print("[bold red]error:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # what no command foresaw about the machine: permissions, a full disk, a lost mount
+        said = f"{error.filename or 'the output'}: {error.strerror or error}"
+        notes.print("[bold red]error:[/]", escape(said), highlight=False, soft_wrap=True)
+        if error.filename is None and sys.__stdout__:  # Python would fail again when it flushes stdout at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         notes.print("interrupted; what a study or capture had finished is kept, the same command goes on")
         sys.exit(130)

@@ -51,9 +51,17 @@ def _add(app: typer.Typer, name: str, group: typer.Typer) -> None:
         app.add_typer(group, name=name)
 
 
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
-    if version:
+def _version(asked: bool) -> None:
+    if asked:
         from importlib.metadata import version as installed
 
         typer.echo(installed("t2iprobe"))
         raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the whole command line."""

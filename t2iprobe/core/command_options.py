@@ -20,6 +20,8 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
 from t2iprobe.core.textfile import read_text
 
+MOST = 10_000_000  # largest whole number of an option that declares no upper bound itself
+LETTERS, PATH = 255, 4096  # most bytes of a file name and of a path, on the file systems in use
 COMMA = re.compile(r",(?!\s*[a-z_]+=)")  # a comma before a setting belongs to the preceding name
 
 
@@ -109,6 +111,17 @@ class Options(BaseModel):
             raise ValueError(f"takes a number, found {str(value).lower()}")
         if bool in takes and not isinstance(value, bool | None):
             raise ValueError(f"is true or false, found {value!r}")
+        if Path in takes:
+            _check_names(value)
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _is_countable(cls, value: Any, info: Any) -> Any:
+        """Refuse whole numbers that no machine could count up to, unless the option has an upper bound of its own."""
+        bounds = extra_of(cls.model_fields[info.field_name])
+        if isinstance(value, int) and value > MOST and not {"le", "lt"} & bounds.keys():
+            raise ValueError(f"is {MOST:,} or less, found {value}")
         return value
 
     def called(self, name: str, value: object = None) -> str:
@@ -212,6 +225,15 @@ BOUNDS = {
     "less_than_equal": "is {} or less",
     "less_than": "is less than {}",
 }
+
+
+def _check_names(value: Any) -> None:
+    """Refuse paths that no file can have."""
+    for path in value if isinstance(value, list | tuple) else [value]:
+        if "\0" in str(path):
+            raise ValueError(f"has a NUL character: {str(path)!r:.60}")
+        if len(str(path).encode()) >= PATH or any(len(part.encode()) > LETTERS for part in str(path).split("/")):
+            raise ValueError(f"is too long: a file name has at most {LETTERS} bytes, a path {PATH}")
 
 
 def _entries(value: Any) -> Any:

@@ -139,9 +139,9 @@ class GenerationOptions(Options):
     """Options of the generation."""
 
     panel: ClassVar[str] = "Generation"
-    num_steps: int | None = option(None, help="Number of denoising steps; default the model's own.", ge=1)
+    num_steps: int | None = option(None, help="Denoising steps; default the model's own.", ge=1, le=10_000)
     guidance: float | None = option(None, help="Guidance scale; default the model's own.")
-    resolution: int | None = option(None, help="Side of the picture in pixels; default the model's own.", ge=8)
+    resolution: int | None = option(None, help="Side in pixels; default the model's own.", ge=8, le=65_536)
     batch_size: int | None = option(None, help="Largest number of pictures at once; out of memory halves it.", ge=1)
 
     @property

@@ -25,7 +25,10 @@ def read_text(path: str | Path, what: str) -> str:
         ConfigError: it cannot be read, or is not UTF-8.
     """
     try:
-        raw = Path(path).expanduser().read_bytes()
+        place = Path(path).expanduser()
+        if place.exists() and not (place.is_file() or place.is_fifo()):  # a device may never end
+            raise ConfigError(f"cannot read {what} {path}: it is not a file")
+        raw = place.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read {what} {path}: {error.strerror or error}") from error
     if other := next((name for mark, name in OTHERS.items() if raw.startswith(mark)), ""):
