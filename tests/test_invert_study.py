@@ -269,7 +269,7 @@ def test_arms_read_back_and_refuse() -> None:
         ("forwards", "did you mean forward"),
         ("forward:step=2", "no setting 'step'; did you mean steps"),
         ("belm:a=1", "has none"),
-        ("forward:steps=two", "is a number, found 'two'"),
+        ("forward:steps=two", "must be a number, found 'two'"),
         ("uni-inv:ask_clean=1", "true or false"),
         ("forward:2", "NAME:key=value"),
     ]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from t2iprobe.core.errors import ConfigError
 
@@ -49,3 +51,39 @@ def with_settings(text: str) -> tuple[str, dict[str, str]]:
     if wrong := next((key for key, mark, _ in pairs if not (key and mark)), None):
         raise ConfigError(f"{text}: write NAME:key=value,key=value, found {wrong!r}")
     return name, {key: value for key, _, value in pairs}
+
+
+def built(what: str, name: str, known: Mapping[str, Callable[..., Value]], settings: Mapping[str, Any]) -> Value:
+    """The thing called ``name``, built with settings, which may be given as text.
+
+    Raises:
+        ConfigError: the name or a setting does not exist, a setting is missing, or a value is invalid.
+    """
+    make = choice(what, name, known)
+    parameters = inspect.signature(make).parameters
+    if unknown := next((key for key in settings if key not in parameters), None):
+        has = near(unknown, parameters) if parameters else "; it has none"
+        raise ConfigError(f"the {what} {name} has no setting {unknown!r}{has}")
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in settings:
+            raise ConfigError(f"the {what} {name} needs {key}=…")
+    return make(**{key: _read(f"{name}: {key}", value, parameters[key].default) for key, value in settings.items()})
+
+
+def _read(what: str, value: Any, default: Any) -> Any:
+    """A value that may be text, as what its default is: a number, true or false, or none."""
+    if not isinstance(value, str) or isinstance(default, str) or default is inspect.Parameter.empty:
+        return value
+    if isinstance(default, bool):
+        if value.lower() not in ("true", "false"):
+            raise ConfigError(f"{what} must be true or false, found {value!r}")
+        return value.lower() == "true"
+    if default is None and value.lower() == "none":
+        return None
+    try:
+        number = float(value) if isinstance(default, float) else int(value)
+    except ValueError:
+        raise ConfigError(f"{what} must be a number, found {value!r}") from None
+    if not math.isfinite(number):
+        raise ConfigError(f"{what} must be a finite number, found {value!r}")
+    return number

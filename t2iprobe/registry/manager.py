@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 
 from t2iprobe.core import planted
 from t2iprobe.core.concepts import concept_named
 from t2iprobe.core.errors import ConfigError, ModelError
-from t2iprobe.core.names import choice, near, with_settings
+from t2iprobe.core.names import built, choice, with_settings
 from t2iprobe.core.options import LoadOptions
 from t2iprobe.registry import hookspecs
 from t2iprobe.registry.hookspecs import API, PROJECT
@@ -67,7 +66,6 @@ GROUP = f"{PROJECT}.v{API}"
 DISABLE = "T2IPROBE_DISABLE_PLUGINS"
 TRACE = "T2IPROBE_TRACE_PLUGINS"
 
-Built = TypeVar("Built")
 Status = Literal["ok", "skipped", "broken"]
 
 
@@ -141,7 +139,7 @@ class Plugins:
             ConfigError: the reader or the setting does not exist.
         """
         name, settings = with_settings(ref)
-        return _built("reader", name, self.readers(), settings)
+        return built("reader", name, self.readers(), settings)
 
     def concepts(self) -> dict[str, Concept]:
         """What pairs can differ in, by name."""
@@ -157,7 +155,7 @@ class Plugins:
 
     def inverter(self, name: str, **settings: Any) -> Inverter:
         """An inverter with settings, see :meth:`localizer`."""
-        return _built("inverter", name, self.inverters(), settings)
+        return built("inverter", name, self.inverters(), settings)
 
     def editors(self) -> dict[str, type[Editor]]:
         """Methods that edit text in pictures, by name."""
@@ -165,7 +163,7 @@ class Plugins:
 
     def editor(self, name: str, **settings: Any) -> Editor:
         """An editor with settings, see :meth:`localizer`."""
-        return _built("editor", name, self.editors(), settings)
+        return built("editor", name, self.editors(), settings)
 
     def detectors(self) -> dict[str, type[Detector]]:
         """Detectors of toxic text in prompts, by name."""
@@ -173,7 +171,7 @@ class Plugins:
 
     def detector(self, name: str, **settings: Any) -> Detector:
         """A detector with settings, see :meth:`localizer`."""
-        return _built("detector", name, self.detectors(), settings)
+        return built("detector", name, self.detectors(), settings)
 
     def rewriters(self) -> dict[str, type[Rewriter]]:
         """Methods that make a toxic prompt benign, by name."""
@@ -181,7 +179,7 @@ class Plugins:
 
     def rewriter(self, name: str, **settings: Any) -> Rewriter:
         """A rewriter with settings, see :meth:`localizer`."""
-        return _built("rewriter", name, self.rewriters(), settings)
+        return built("rewriter", name, self.rewriters(), settings)
 
     def localizers(self) -> dict[str, type[Localizer]]:
         """Localization methods by name."""
@@ -193,7 +191,7 @@ class Plugins:
         Raises:
             ConfigError: the method or a setting does not exist, or a value is invalid.
         """
-        return _built("localizer", name, self.localizers(), settings)
+        return built("localizer", name, self.localizers(), settings)
 
     def scorer(self, concept: str = "text", reader: str = "rapidocr", metrics: Sequence[str] | None = None) -> Scorer:
         """The scorer of a concept: its metrics, plus the similarity to the source's picture.
@@ -396,32 +394,6 @@ def _unique(kind: str, found: Iterable[tuple[str, str, Any]]) -> dict[str, Any]:
             )
         things[name], owners[name] = thing, plugin
     return things
-
-
-def _built(what: str, name: str, kinds: Mapping[str, Callable[..., Built]], settings: Mapping[str, Any]) -> Built:
-    """Build the thing called ``name`` with settings, which may be given as text."""
-    kind = choice(what, name, kinds)
-    known = inspect.signature(kind).parameters
-    if unknown := next((key for key in settings if key not in known), None):
-        raise ConfigError(f"the {what} {name} has no setting {unknown!r}{near(unknown, known) if known else ''}")
-    missing = [key for key, one in known.items() if one.default is one.empty and key not in settings]
-    if missing:
-        raise ConfigError(f"the {what} {name} needs {missing[0]}=…")
-    return kind(**{key: _number(f"{name}: {key}", value, known[key].default) for key, value in settings.items()})
-
-
-def _number(what: str, value: Any, default: Any) -> Any:
-    """``value``, parsed as a number if the setting is one."""
-    if not isinstance(value, str) or isinstance(default, str) or default is inspect.Parameter.empty:
-        return value
-    if isinstance(default, bool):
-        if value.lower() not in ("true", "false"):
-            raise ConfigError(f"{what} must be true or false, found {value!r}")
-        return value.lower() == "true"
-    try:
-        return float(value) if isinstance(default, float) else int(value)
-    except ValueError:
-        raise ConfigError(f"{what} must be a number, found {value!r}") from None
 
 
 def _announced() -> list[EntryPoint]:

@@ -20,7 +20,7 @@ from t2iprobe.plugins.inversion.analyze import (
     plain_mask,
     textures,
 )
-from t2iprobe.plugins.inversion.arms import InversionArm, built, examined
+from t2iprobe.plugins.inversion.arms import InversionArm, examined, methods_of
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.paired import beside_first
 
@@ -83,7 +83,7 @@ def equal_calls(
     Raises:
         ConfigError: a method needs more calls than that, or does not support the model.
     """
-    made = built(methods, inverters, schedule(1).prediction)
+    made = methods_of(methods, inverters, schedule(1).prediction)
     by_steps: dict[tuple[int, float], list[InversionArm]] = {}
     for arm in methods:
         for scale in guidance:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +14,7 @@ from t2iprobe.core.contracts.adapter import Prediction
 from t2iprobe.core.contracts.inverter import Denoiser, InversionInputs, Inverter, check_prediction
 from t2iprobe.core.contracts.schedule import Schedule
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.names import choice, near
+from t2iprobe.core.names import built, with_settings
 from t2iprobe.sampling import Guided
 
 EXACT = 1e-5  # largest error of an inverter's own arithmetic, given exact predictions
@@ -46,19 +44,12 @@ class InversionArm:
         """The inverter.
 
         Raises:
-            ConfigError: no such method, no such setting, or a value that it does not take.
+            ConfigError: there is no such method or setting, or a value is invalid.
         """
-        kind = choice("inverter", self.method, inverters)
-        known = inspect.signature(kind).parameters
-        if unknown := next((name for name in self.settings if name not in known), None):
-            has = near(unknown, known) if known else "; it has none"
-            raise ConfigError(f"the inverter {self.method} has no setting {unknown!r}{has}")
-        return kind(
-            **{name: _read(f"{self.method}: {name}", value, known[name]) for name, value in self.settings.items()}
-        )
+        return built("inverter", self.method, inverters, self.settings)
 
 
-def built(
+def methods_of(
     arms: Sequence[InversionArm], inverters: Mapping[str, type[Inverter]], prediction: Prediction
 ) -> dict[str, Inverter]:
     """The inverters, by label.
@@ -79,31 +70,11 @@ def parse_arm(text: str) -> InversionArm:
     Raises:
         ConfigError: the text does not have this form.
     """
-    name, _, rest = text.partition(":")
-    pairs = [part.partition("=") for part in rest.split(",")] if rest else []
-    if not name or any(not (key and mark) for key, mark, _ in pairs):
-        raise ConfigError(f"a method is NAME or NAME:key=value,…, such as forward:steps=2; found {text!r}")
-    return InversionArm(name, {key.strip(): value.strip() for key, _, value in pairs})
+    return InversionArm(*with_settings(text))
 
 
 def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _read(what: str, value: Any, parameter: inspect.Parameter) -> Any:
-    """A value that may come as text, converted to the type of the parameter's default."""
-    default = parameter.default
-    if not isinstance(value, str) or isinstance(default, str):
-        return value
-    if value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    if isinstance(default, bool):
-        raise ConfigError(f"{what} is true or false, found {value!r}")
-    if default is None and value.lower() == "none":
-        return None
-    if not re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", value, re.IGNORECASE):
-        raise ConfigError(f"{what} is a number, found {value!r}")
-    return float(value) if isinstance(default, float) else int(float(value))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from t2iprobe.core.contracts.schedule import Schedule
 from t2iprobe.core.names import choice, counted
 from t2iprobe.core.parse import size_text
 from t2iprobe.plugins.inversion import session
-from t2iprobe.plugins.inversion.arms import ArmProperties, InversionArm, built, examined, parse_arm
+from t2iprobe.plugins.inversion.arms import ArmProperties, InversionArm, examined, methods_of, parse_arm
 from t2iprobe.plugins.inversion.imageonly import FAMILIES
 from t2iprobe.plugins.inversion.options import ROWS, STEPS, InvertOptions
 from t2iprobe.plugins.inversion.presets import PRESETS, InversionPreset, applied
@@ -42,7 +42,7 @@ def published(asked: InvertOptions, name: str, plugins: Plugins) -> Found:
     question = _question(asked, arms)
     schedule = schedule_for(preset, question.num_steps)
     scales = question.guidance, question.inversion_guidance
-    methods = built(arms, plugins.inverters(), schedule.prediction)
+    methods = methods_of(arms, plugins.inverters(), schedule.prediction)
     calls = {label: examined(method, schedule, *scales) for label, method in methods.items()}
     family = family_named(preset.family, plugins)
     parameters = count_parameters(family.full_size())

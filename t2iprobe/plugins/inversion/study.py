@@ -26,7 +26,7 @@ from t2iprobe.core.runs import provenance, runfolder
 from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.core.study.context import usual_batch
-from t2iprobe.plugins.inversion.arms import ArmProperties, InversionArm, built, examined
+from t2iprobe.plugins.inversion.arms import ArmProperties, InversionArm, examined, methods_of
 from t2iprobe.plugins.inversion.batch_runner import SOURCE, BatchRunner, Tell, score_names
 from t2iprobe.plugins.inversion.sources import Source
 from t2iprobe.sampling import sides, state_shape, used_schedule
@@ -183,7 +183,7 @@ class InversionStudy:
         Raises:
             ConfigError: one does not exist, or does not support the model.
         """
-        return built(self.question.arms, self.inverters, self.schedule.prediction)
+        return methods_of(self.question.arms, self.inverters, self.schedule.prediction)
 
     @cached_property
     def examined(self) -> dict[str, ArmProperties]:
