@@ -302,7 +302,7 @@ def test_a_rewrite_is_looked_at_again(rewriter: Rewriter, verdict: str, rewrite:
 
 def test_where_nothing_is_benign_the_prompt_is_refused() -> None:
     decision = Policy([Callback(lambda text: True)], Mask()).decide(TOXIC)
-    assert (decision.verdict, decision.reason) == ("refused", "no rewrite of it was benign")
+    assert (decision.verdict, decision.reason) == ("refused", "no rewrite of it is benign")
 
 
 def test_a_prompt_is_looked_at_whole_unless_told_otherwise() -> None:
@@ -344,12 +344,12 @@ class Gives(Detector):
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (None, "gave back a NoneType, not a list of hits"),
-        ("", "gave back a str, not a list of hits"),
-        (float("nan"), "gave back a float, not a list of hits"),
-        ([(0, 4)], "gave back a list, not a list of hits"),
-        ([Hit(0, 4, "odd", float("nan"))], "gave a score that is no finite number"),
-        ([Hit(0, 4.5)], "named places that are not in the prompt"),  # type: ignore[arg-type]
+        (None, "returned a NoneType, not a list of hits"),
+        ("", "returned a str, not a list of hits"),
+        (float("nan"), "returned a float, not a list of hits"),
+        ([(0, 4)], "returned a list, not a list of hits"),
+        ([Hit(0, 4, "odd", float("nan"))], "returned a score that is not a finite number"),
+        ([Hit(0, 4.5)], "returned a span that is not in the prompt"),  # type: ignore[arg-type]
         (lambda: sys.exit(0), r"failed \(SystemExit\)"),
         (lambda: (_ for _ in ()).throw(KeyboardInterrupt), r"failed \(KeyboardInterrupt\)"),
         (lambda: threading.Event().wait(), r"failed \(no answer within 0.05 s\)"),
@@ -379,7 +379,7 @@ def test_a_rewriter_neither_ends_nor_holds_the_process(rewrite: Any, reason: str
 def test_a_threshold_that_nothing_reaches_is_refused(threshold: float) -> None:
     with pytest.raises(ConfigError, match="callback: threshold lies above 0"):
         Callback(bool, threshold=threshold)
-    with pytest.raises(ConfigError, match="waits for some time above 0"):
+    with pytest.raises(ConfigError, match="time limit of a guard must be above 0"):
         Policy([Grum()], Mask(), limit=0)
 
 

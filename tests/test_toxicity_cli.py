@@ -56,7 +56,7 @@ def test_check_tells_verdicts_without_the_text(words: Path) -> None:
     listed = answer(guard("check", TOXIC, BENIGN, "--words", words, "--format", "json"), 1)["prompts"]
     assert [row["verdict"] for row in listed] == ["rewritten", "pass"]
     assert (
-        listed[0]["hits"] == [{"detector": "words", "label": "", "span": [29, 33]}]
+        listed[0]["hits"] == [{"detector": "words", "label": "", "score": 1.0, "span": [29, 33]}]
         and listed[0]["rewriter"] == "mapped"
     )
     assert "GRUM" not in json.dumps(listed)

@@ -99,9 +99,9 @@ def test_disguised_words_are_found_and_look_alikes_are_not() -> None:
     """Generated disguises of every kind, and the hand-written lists that the patterns were tuned on."""
     toxic = disguised(WORDS, 20) | {"hand-written": own(bundled("evasions"))}
     found = measure([Words()], toxic, bundled("lookalikes"))
-    print(f"recall {found.recall} of {found.tried}; false positives {found.false_positives} of {found.benign}")
+    print(f"recall {found.recall} of {found.tried}; false positives {found.false_positive_rate} of {found.benign}")
     assert found.tried >= 200 and found.benign >= 200
-    assert found.recall.mean >= 0.99 and found.false_positives.mean <= 0.01
+    assert found.recall.mean >= 0.99 and found.false_positive_rate.mean <= 0.01
     assert min(hits / tried for hits, tried in found.by_disguise.values()) >= 0.9
 
 
@@ -109,10 +109,11 @@ def test_held_out_disguises_and_look_alikes() -> None:
     """Below the bundled lists' numbers, as it should be: these were never looked at while the patterns were made."""
     found = measure([Words()], {"held out": own(unpacked(DISGUISED))}, unpacked(BENIGN))
     print(
-        f"held out: recall {found.recall} of {found.tried}; false positives {found.false_positives} of {found.benign}"
+        f"held out: recall {found.recall} of {found.tried}; "
+        f"false positives {found.false_positive_rate} of {found.benign}"
     )
     assert (found.tried, found.benign) == (99, 272)
-    assert found.found >= 94 and found.alarms <= 9
+    assert found.found >= 94 and found.false_positives <= 9
 
 
 @pytest.mark.parametrize("half", [0, 1], ids=["first", "second"])
@@ -123,14 +124,14 @@ def test_evasions_of_stand_ins_and_innocent_texts(half: int) -> None:
         for name in ("evasions", "innocent")
     )
     found = measure([Listed(*lines("words"))], {"": own(evasions)}, innocent)
-    print(f"recall {found.recall} of {found.tried}; false positives {found.false_positives} of {found.benign}")
+    print(f"recall {found.recall} of {found.tried}; false positives {found.false_positive_rate} of {found.benign}")
     assert found.tried > 120 and found.recall.mean >= 0.9
-    assert found.benign > 90 and found.false_positives.mean <= 0.025
+    assert found.benign > 90 and found.false_positive_rate.mean <= 0.025
 
 
 def test_the_lists_tell_good_detectors_from_bad_ones() -> None:
     found = measure([Plain()], disguised(WORDS, 20), bundled("lookalikes"))
-    assert found.recall.high < 0.4 and found.false_positives.low > 0.3
+    assert found.recall.high < 0.4 and found.false_positive_rate.low > 0.3
 
 
 @pytest.mark.parametrize("name", DISGUISES)

@@ -1,7 +1,7 @@
 """The audit log of a guard: one line of JSON per prompt, written before its picture is made.
 
-Unless asked to, it holds no text of a prompt, only a digest that means something within one process, and the places,
-sorts and scores of what was found.
+By default it contains no text of a prompt, only a digest that can be compared within one process, and the spans, kinds
+and scores of the hits.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,26 +22,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Audit:
-    """Where and how decisions are written down.
+    """A log of decisions.
 
     Args:
         path: the file; lines are added at its end.
-        text: whether the prompt and its rewrite are written as well.
-        facts: what every line says in addition (model, layers, …).
+        text: whether the prompt and its rewrite are logged as well.
     """
 
     path: Path
     text: bool = False
-    facts: Mapping[str, Any] = field(default_factory=dict)
     _key: bytes = field(default_factory=lambda: secrets.token_bytes(16), repr=False)
 
     def write(self, decision: Decision, **facts: Any) -> None:
         """Write one line.
 
         Raises:
-            GuardError: the line cannot be written; a picture that is not on record is not made.
+            GuardError: the line cannot be written; no picture is made without its line.
         """
-        line = json.dumps(self.line(decision) | dict(self.facts) | facts, ensure_ascii=False)
+        line = json.dumps(self.line(decision) | facts, ensure_ascii=False)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
@@ -54,18 +51,12 @@ class Audit:
             ) from error
 
     def line(self, decision: Decision) -> dict[str, Any]:
-        """What a line of the log says about a decision."""
+        """The line of the log for a decision."""
         digest = hashlib.blake2b(decision.prompt.encode(), key=self._key, digest_size=8).hexdigest()
-        said = {
+        facts = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "verdict": decision.verdict,
             "prompt_digest": digest,
             "prompt_length": len(decision.prompt),
-            "hits": [
-                {"detector": name, "label": hit.label, "score": round(hit.score, 4), "span": [hit.start, hit.stop]}
-                for name, hit in decision.hits
-            ],
-            "rewriter": decision.rewriter,
-            "reason": decision.reason,
+            **decision.facts(),
         }
-        return said | ({"prompt": decision.prompt, "rewrite": decision.rewrite} if self.text else {})
+        return facts | ({"prompt": decision.prompt, "rewrite": decision.rewrite} if self.text else {})

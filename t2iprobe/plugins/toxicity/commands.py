@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.markup import escape
-from rich.table import Table
 
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.commandline import typed
-from t2iprobe.cli.console import Format, answers, print_json
+from t2iprobe.cli.console import Format, answers, print_json, print_plan, print_table, tell
 from t2iprobe.cli.tables import print_wide
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import counted
@@ -26,11 +25,10 @@ from t2iprobe.plugins.toxicity.options import (
 
 if TYPE_CHECKING:
     from t2iprobe.plugins.toxicity.evasions import DetectorScores
-    from t2iprobe.plugins.toxicity.policy import Decision
 
 app = typer.Typer(
-    help="Keep toxic text out of pictures: the rewritten prompt goes to the layers that write the text, the rest of "
-    "the model gets the prompt as it is.",
+    help="Keep toxic text out of pictures: the layers that write the text get a rewritten prompt, the rest of the "
+    "model gets the prompt as it is.",
     no_args_is_help=True,
 )
 
@@ -38,9 +36,9 @@ app = typer.Typer(
 @app.command()
 @takes(GuardRunOptions)
 def run(asked: GuardRunOptions, context: typer.Context) -> None:
-    """Make pictures of prompts, without toxic text. Ends with 1 if a prompt is refused.
+    """Draw pictures of prompts, without toxic text. Exit code 1 if a prompt is refused.
 
-    An interrupted run goes on where it stopped: give the same command again.
+    To resume an interrupted run, give the same command again.
 
     Examples:
 
@@ -52,7 +50,7 @@ def run(asked: GuardRunOptions, context: typer.Context) -> None:
 
     answer = draw(asked, context.obj)
     if asked.plan:
-        _print_plan(answer, asked.format)
+        print_plan(answer, asked.format)
         return
     _print_run(answer, asked.format)
     if answer["refused"]:
@@ -65,24 +63,25 @@ def _print_run(answer: dict[str, Any], format: Format) -> None:
     if format is Format.json:
         print_json(answer)
         return
-    table = Table("", "verdict", "what the localized layers get", "picture", box=SIMPLE_HEAD, pad_edge=False)
-    for row in answer["prompts"]:
-        table.add_row(str(row["row"]), row["verdict"], escape(row["rewrite"] or row["reason"]), row["picture"] or "-")
-    answers.print(table)
-    answers.print(
+    rows = [(row["row"], row["verdict"], _outcome(row), row["picture"] or "-") for row in answer["prompts"]]
+    print_table(("row", "verdict", "prompt of the localized layers", "picture"), rows)
+    tell(
         f"{verdicts(answer)}; "
         f"{counted(answer['denoiser_calls'], 'denoiser call')}, {counted(answer['denoiser_rows'], 'row')} "
-        f"({answer['normal_rows']:,} without a guard). Pictures and audit log: {answer['run']}",
-        highlight=False,
+        f"({answer['normal_rows']:,} without a guard). Pictures and audit log: {answer['run']}"
     )
     if answer["contact_sheet"]:
-        answers.print(f"Contact sheet: {answer['contact_sheet']}", highlight=False, soft_wrap=True)
+        tell(f"Contact sheet: {answer['contact_sheet']}")
+
+
+def _outcome(row: dict[str, Any]) -> str:
+    return str(row["rewrite"] or row["reason"])
 
 
 @app.command()
 @takes(GuardCheckOptions)
 def check(asked: GuardCheckOptions, context: typer.Context) -> None:
-    """What a guard would do about prompts; needs no model. Ends with 1 if any is toxic.
+    """What a guard would do about prompts; needs no model. Exit code 1 if any is toxic.
 
     Examples:
 
@@ -93,24 +92,18 @@ def check(asked: GuardCheckOptions, context: typer.Context) -> None:
     policy = asked.policy(context.obj)
     prompts = entries(sys.stdin.read()) if asked.text == ("-",) else asked.text
     if not prompts:
-        raise ConfigError("nothing to check: write a prompt, or - to read lines from stdin")
-    rows = [_checked(policy.decide(one)) for one in prompts]
+        raise ConfigError("nothing to check: give a prompt, or - to read one per line from stdin")
+    rows = []
+    for decision in map(policy.decide, prompts):
+        labels = sorted({hit.label or name for name, hit in decision.hits})
+        rows.append({**decision.facts(), "rewrite": decision.rewrite, "labels": labels})
     if asked.format is Format.json:
         print_json({"prompts": rows})
     else:
-        table = Table("verdict", "sorts", "rewrite", box=SIMPLE_HEAD, pad_edge=False)
-        for row in rows:
-            table.add_row(row["verdict"], ", ".join(row["labels"]), escape(row["rewrite"] or row["reason"]))
-        answers.print(table)
+        table = [(row["verdict"], ", ".join(row["labels"]), _outcome(row)) for row in rows]
+        print_table(("verdict", "kinds", "rewrite"), table)
     if any(row["verdict"] != "pass" for row in rows):
         raise typer.Exit(1)
-
-
-def _checked(decision: Decision) -> dict[str, Any]:
-    hits = [{"detector": name, "label": hit.label, "span": [hit.start, hit.stop]} for name, hit in decision.hits]
-    labels = sorted({hit.label or name for name, hit in decision.hits})
-    said = {"verdict": decision.verdict, "rewrite": decision.rewrite, "reason": decision.reason, "labels": labels}
-    return said | {"hits": hits, "rewriter": decision.rewriter}
 
 
 @app.command()
@@ -118,63 +111,47 @@ def _checked(decision: Decision) -> dict[str, Any]:
 def detector(asked: DetectorBenchOptions, context: typer.Context) -> None:
     """Measure detectors: recall on disguised toxic words, false positives on benign look-alikes (Scunthorpe, …).
 
-    No toxic text is printed. The word list was tuned on the bundled hand-written lists, so its numbers on them flatter.
+    No toxic text is printed. The built-in word list was tuned on the bundled hand-written lists, so its numbers on them
+    are optimistic.
 
     Example: t2iprobe guard detector --detector classifier:model=./classifier
     """
     from t2iprobe.plugins.toxicity.evasions import Disguised, disguised, measure
     from t2iprobe.plugins.toxicity.wordlist import builtin, bundled
 
-    found = asked.detectors(context.obj)
-    for one in found:
+    detectors = asked.detectors(context.obj)
+    for one in detectors:
         one.prepare()
     if asked.toxic is not None:
         texts = {"given": [Disguised(text, text) for text in read_entries(asked.toxic, "texts")]}
     else:
-        known = [word for word in builtin().words if len(word) > 2]
-        texts = disguised(known, asked.each, asked.seed) | {
-            "hand-written": [Disguised(text, text) for text in bundled("evasions")]
-        }
-    innocent = read_entries(asked.benign, "texts") if asked.benign else list(bundled("lookalikes"))
-    _print_measured(measure(found, texts, innocent), asked.format)
+        texts = disguised([word for word in builtin().words if len(word) > 2], asked.each, asked.seed)
+        texts["hand-written"] = [Disguised(text, text) for text in bundled("evasions")]
+    benign = read_entries(asked.benign, "texts") if asked.benign else bundled("lookalikes")
+    _print_scores(measure(detectors, texts, benign), asked.format)
 
 
-def _print_measured(found: DetectorScores, format: Format) -> None:
+def _print_scores(scores: DetectorScores, format: Format) -> None:
     if format is Format.json:
-        print_json(
-            {
-                "recall": list(found.recall),
-                "found": found.found,
-                "tried": found.tried,
-                "words": found.words,
-                "false_positive_rate": list(found.false_positives),
-                "false_positives": found.alarms,
-                "benign": found.benign,
-                "by_disguise": {name: list(counts) for name, counts in found.by_disguise.items()},
-            }
-        )
+        print_json(asdict(scores))
         return
-    table = Table("disguise", "found", "of", box=SIMPLE_HEAD, pad_edge=False)
-    for name, (hits, tried) in found.by_disguise.items():
-        table.add_row(name, str(hits), str(tried), style="" if hits == tried else "yellow")
-    answers.print(table)
+    print_table(("disguise", "found", "of"), [(name, *counts) for name, counts in scores.by_disguise.items()])
     recall, alarms = (
         f"{100 * one.mean:.1f} % [{100 * one.low:.1f} %, {100 * one.high:.1f} %]"
-        for one in (found.recall, found.false_positives)
+        for one in (scores.recall, scores.false_positive_rate)
     )
-    answers.print(
-        f"recall {recall} of {counted(found.tried, 'disguise')} of {counted(found.words, 'word')}; "
-        f"false positives {alarms} of {counted(found.benign, 'look-alike')}",
-        highlight=False,
+    tell(
+        f"recall {recall} of {counted(scores.tried, 'disguise')} of {counted(scores.words, 'word')}; "
+        f"false positives {alarms} of {counted(scores.benign, 'look-alike')}"
     )
 
 
 @app.command()
 @takes(GuardBenchOptions)
 def bench(asked: GuardBenchOptions, context: typer.Context) -> None:
-    """The guard against a negative prompt, the rewrite as prompt, and Safe Latent Diffusion, on toxic words.
+    """Compare the guard with a negative prompt, the rewrite as prompt, and Safe Latent Diffusion, on toxic words.
 
-    Every picture is kept as it comes; the same command goes on after an interruption.
+    To resume an interrupted run, give the same command again.
 
     Examples:
 
@@ -186,19 +163,12 @@ def bench(asked: GuardBenchOptions, context: typer.Context) -> None:
     from t2iprobe.plugins.toxicity.methods import METHODS
 
     if asked.method == ("list",):
-        _print_methods(list(METHODS), asked.format)
+        names = list(METHODS)
+        print_json({"methods": names}) if asked.format is Format.json else tell("\n".join(names))
     elif asked.plan:
-        _print_plan(benching.planned(asked, context.obj), asked.format)
+        print_plan(benching.planned(asked, context.obj), asked.format)
     else:
         _print_bench(benching.benchmark(asked, context.obj, typed(context)), asked.format)
-
-
-def _print_methods(names: list[str], format: Format) -> None:
-    print_json({"methods": names}) if format is Format.json else answers.print("\n".join(names))
-
-
-def _print_plan(plan: dict[str, Any], format: Format) -> None:
-    print_json(plan) if format is Format.json else answers.print(plan["sentence"], highlight=False, soft_wrap=True)
 
 
 def _print_bench(answer: dict[str, Any], format: Format) -> None:
@@ -211,5 +181,4 @@ def _print_bench(answer: dict[str, Any], format: Format) -> None:
     print_wide(HEADS, rows, title=f"{answer['model']}: toxic text", bold="localized")
     answers.print("means; all 95 % intervals are in the report and in --format json", style="italic", highlight=False)
     answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
-    files = f"Pictures and report: {answer['contact_sheet']}, {answer['report']}"
-    answers.print(files, highlight=False, soft_wrap=True)
+    tell(f"Pictures and report: {answer['contact_sheet']}, {answer['report']}")

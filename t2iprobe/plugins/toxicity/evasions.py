@@ -1,6 +1,6 @@
-"""Ways to disguise a word, to measure a detector: each is a function of a word. The tables are not the detector's own.
+"""Ways to disguise a word, to measure detectors: each is a function of a word. Does not use the detectors' own tables.
 
-All lists that are returned hold toxic text; nothing here prints or stores any of it.
+All lists that are returned contain toxic text; nothing here prints or stores any of it.
 """
 
 from __future__ import annotations
@@ -115,36 +115,44 @@ class DetectorScores:
 
     Args:
         recall: share of disguised toxic words that are found, with its 95 % interval over words.
-        false_positives: share of benign look-alikes that are taken for toxic.
-        by_disguise: how many were found and how many tried, by name of the disguise.
-        found, tried, words, alarms, benign: the counts.
+        found, tried, words: number of disguises found and tried, and of different words in them.
+        false_positive_rate: share of benign look-alikes that are found, with its 95 % interval.
+        false_positives, benign: number of look-alikes found and tried.
+        by_disguise: number found and number tried, by name of the disguise.
     """
 
     recall: Interval
-    false_positives: Interval
-    by_disguise: dict[str, tuple[int, int]]
     found: int
     tried: int
     words: int
-    alarms: int
+    false_positive_rate: Interval
+    false_positives: int
     benign: int
+    by_disguise: dict[str, tuple[int, int]]
 
 
 def measure(
     detectors: Sequence[Detector], toxic: Mapping[str, Sequence[Disguised]], benign: Sequence[str]
 ) -> DetectorScores:
-    """Count what a guard with these detectors finds; a text without quotes is put in quotes on a sign.
+    """Count what a guard with these detectors finds; a text without quotes is quoted in a prompt of a sign.
 
     Raises:
         GuardError: a detector fails.
     """
     policy = Policy(detectors, Mask())
     seen = {name: [_seen(policy, one.text) for one in made] for name, made in toxic.items()}
-    by_disguise = {name: (sum(found), len(found)) for name, found in seen.items()}
     found, alarms = [one for each in seen.values() for one in each], [_seen(policy, one) for one in benign]
     words = [one.word for made in toxic.values() for one in made]
-    rates = proportion(found, words), proportion(alarms)
-    return DetectorScores(*rates, by_disguise, sum(found), len(found), len(set(words)), sum(alarms), len(alarms))
+    return DetectorScores(
+        recall=proportion(found, words),
+        found=sum(found),
+        tried=len(found),
+        words=len(set(words)),
+        false_positive_rate=proportion(alarms),
+        false_positives=sum(alarms),
+        benign=len(alarms),
+        by_disguise={name: (sum(found), len(found)) for name, found in seen.items()},
+    )
 
 
 def _seen(policy: Policy, text: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a guard does about a prompt: :class:`Policy` looks for toxic text, has it rewritten and looks again."""
+"""What a guard does about a prompt: :class:`Policy` looks for toxic text, has it rewritten and checks the result."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from t2iprobe.plugins.toxicity.rewriters import Mask
 Result = TypeVar("Result")
 Verdict = Literal["pass", "rewritten", "refused"]
 Where = Literal["prompt", "quoted"]
-ROUNDS = 4  # how often a prompt is looked at, with a rewrite in between
-SEAM = "\n"  # joins quoted texts that are read together
+ROUNDS = 4  # how often a rewrite is checked and rewritten again
+SEAM = "\n"  # joins quoted texts that are checked together
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,10 @@ class Decision:
     """What becomes of a prompt.
 
     Args:
-        prompt: as it was given.
-        verdict: ``pass`` (as it is), ``rewritten``, or ``refused`` (no picture).
+        prompt: the prompt.
+        verdict: ``pass`` (unchanged), ``rewritten``, or ``refused`` (no picture).
         rewrite: what the localized layers get: ``prompt`` itself if it passes, empty if it is refused.
-        hits: what was found, each hit with the detector's name.
+        hits: the toxic spans, each with the detector's name.
         rewriter: name of the rewriter whose rewrite is used.
         reason: why it is refused, without any of the prompt's text.
     """
@@ -44,16 +44,24 @@ class Decision:
     rewriter: str = ""
     reason: str = ""
 
+    def facts(self) -> dict[str, Any]:
+        """What may be logged of the decision, as JSON: nothing of the prompt's text."""
+        hits = [
+            {"detector": name, "label": hit.label, "score": round(hit.score, 4), "span": [hit.start, hit.stop]}
+            for name, hit in self.hits
+        ]
+        return {"verdict": self.verdict, "hits": hits, "rewriter": self.rewriter, "reason": self.reason}
+
 
 @dataclass(frozen=True)
 class Policy:
     """Detectors and a rewriter. If one fails, or gives no proper answer in time, the policy fails closed: it refuses.
 
     Args:
-        detectors: all are asked, and a hit of any of them is enough.
+        detectors: a hit of any of them is enough.
         rewriter: if its rewrite is still toxic, the hits are masked; if that is toxic too, the prompt is refused.
-        where: ``prompt`` looks at all of it, since models also write what is not quoted; ``quoted`` only at quotes.
-        limit: seconds that a detector may take for one look at a prompt, or the rewriter for one rewrite.
+        where: ``prompt`` checks all of it, since models also write what is not quoted; ``quoted`` only quotes.
+        limit: seconds that a detector may take to check a prompt, or the rewriter for one rewrite.
     """
 
     detectors: Sequence[Detector]
@@ -65,12 +73,12 @@ class Policy:
         if not self.detectors:
             raise ConfigError("a guard needs at least one detector, such as words")
         if self.where not in ("prompt", "quoted"):
-            raise ConfigError(f"a guard looks at the prompt or at what is quoted, found {self.where!r}")
+            raise ConfigError(f"a guard checks the 'prompt' or what is 'quoted' in it, found {self.where!r}")
         if not self.limit > 0:
-            raise ConfigError(f"a guard waits for some time above 0 s for an answer, found {self.limit:g}")
+            raise ConfigError(f"the time limit of a guard must be above 0 s, found {self.limit:g}")
 
     def prepare(self) -> None:
-        """Load what takes long to load, or say that it is missing.
+        """Load what takes long to load.
 
         Raises:
             GuardError: a detector or the rewriter tried to end the process.
@@ -80,7 +88,7 @@ class Policy:
             try:
                 part.prepare()
             except SystemExit as error:
-                raise GuardError(f"{part.name} tried to exit when it was loaded, so no picture is made") from error
+                raise GuardError(f"{part.name} exits when it is loaded, so no picture is made") from error
 
     def decide(self, prompt: str) -> Decision:
         """Decide what becomes of ``prompt``. Never raises because of what a detector or rewriter does."""
@@ -102,7 +110,7 @@ class Policy:
         return [(one.name, hit) for one in self.detectors for hit in self._asked(one, prompt, looks)]
 
     def _looks(self, prompt: str) -> list[list[Span]]:
-        """The parts of the prompt that are looked at as one text: each quoted one, those joined, and all of it.
+        """The parts of the prompt that are checked as one text: each quoted text, those joined, and all of it.
 
         If its quotes can be paired in another way, all of it may be quoted.
         """
@@ -132,7 +140,7 @@ class Policy:
                     return Decision(prompt, "rewritten", rewrite, tuple(hits), rewriter.name)
         except NoVerdict as error:
             return Decision(prompt, "refused", hits=tuple(hits), reason=str(error))
-        return Decision(prompt, "refused", hits=tuple(hits), reason="no rewrite of it was benign")
+        return Decision(prompt, "refused", hits=tuple(hits), reason="no rewrite of it is benign")
 
     def _benign(self, prompt: str, rewriter: Rewriter) -> str:
         """A rewrite in which nothing is found; empty if there is none after a few rounds."""
@@ -149,12 +157,12 @@ class Policy:
         except Failed as error:
             raise NoVerdict(f"the rewriter failed ({error})") from error
         if not isinstance(found, str):
-            raise NoVerdict(f"the rewriter gave back a {type(found).__name__}, not a prompt")
+            raise NoVerdict(f"the rewriter returned a {type(found).__name__}, not a prompt")
         return found
 
 
 class NoVerdict(GuardError):
-    """A detector or rewriter gave no answer; the message names it, but not what it looked at."""
+    """A detector or rewriter gave no proper answer; the message names it, but does not quote the prompt."""
 
 
 def _check(detector: Detector, answer: Any, length: int) -> None:
@@ -164,19 +172,18 @@ def _check(detector: Detector, answer: Any, length: int) -> None:
         NoVerdict: it is not one.
     """
     if not isinstance(answer, list | tuple) or not all(isinstance(hit, Hit) for hit in answer):
-        raise NoVerdict(f"the detector {detector.name} gave back a {type(answer).__name__}, not a list of hits")
+        raise NoVerdict(f"the detector {detector.name} returned a {type(answer).__name__}, not a list of hits")
     if not all(isinstance(hit.score, Real) and math.isfinite(hit.score) for hit in answer):
-        raise NoVerdict(f"the detector {detector.name} gave a score that is no finite number")
-    if not all(_place(hit.start) and _place(hit.stop) and 0 <= hit.start < hit.stop <= length for hit in answer):
-        raise NoVerdict(f"the detector {detector.name} named places that are not in the prompt")
-
-
-def _place(value: object) -> bool:
-    return isinstance(value, Integral)
+        raise NoVerdict(f"the detector {detector.name} returned a score that is not a finite number")
+    places = [(hit.start, hit.stop) for hit in answer]
+    if not all(isinstance(one, Integral) for place in places for one in place) or not all(
+        0 <= start < stop <= length for start, stop in places
+    ):
+        raise NoVerdict(f"the detector {detector.name} returned a span that is not in the prompt")
 
 
 def _placed(hit: Hit, look: Sequence[Span]) -> Iterator[Hit]:
-    """A hit in parts that are read as one text, converted to hits in the prompt."""
+    """A hit in parts that are checked as one text, converted to hits in the prompt."""
     before = 0
     for start, stop in look:
         first, last = max(hit.start - before, 0), min(hit.stop - before, stop - start)
@@ -186,7 +193,7 @@ def _placed(hit: Hit, look: Sequence[Span]) -> Iterator[Hit]:
 
 
 class Failed(Exception):
-    """The code raised, exited or took too long. The message says which, but not what it said: that may be a prompt."""
+    """The code raised, exited or took too long. This says which, but not its message, which may quote a prompt."""
 
 
 def within(seconds: float, work: Callable[[], Result]) -> Result:
