@@ -117,8 +117,7 @@ def _ddim_schedule(scheduler: Any, num_steps: int, prediction: Prediction) -> Sc
     own.set_timesteps(num_steps)
     timesteps: list[int] = own.timesteps.tolist()
     stride = total // num_steps
-    _warn_of_gaps(timesteps, stride)
-    _warn_of_start(timesteps[0], stride, total, num_steps)
+    _warn(timesteps, stride, total)
     last = timesteps[-1] - stride
     final = own.final_alpha_cumprod if last < 0 else own.alphas_cumprod[last]
     levels = tuple(_level(share) for share in (*own.alphas_cumprod[timesteps], final))
@@ -135,7 +134,8 @@ def _level(share: Tensor) -> Level:
     return Level(math.sqrt(float(share)), math.sqrt(1 - float(share)))
 
 
-def _warn_of_gaps(timesteps: Sequence[int], stride: int) -> None:
+def _warn(timesteps: Sequence[int], stride: int, total: int) -> None:
+    """Warn of steps of unequal length, and of a late start: leading spacing rounds the step length down."""
     gaps = {before - after for before, after in itertools.pairwise(timesteps)}
     if gaps - {stride}:
         warnings.warn(
@@ -143,14 +143,10 @@ def _warn_of_gaps(timesteps: Sequence[int], stride: int) -> None:
             "its own states lie between these levels; choose a number of steps that divides the training timesteps",
             stacklevel=4,
         )
-
-
-def _warn_of_start(first: int, stride: int, total: int, num_steps: int) -> None:
-    """Warn of a late start: leading spacing rounds the step length down, which leaves out levels at the noisy end."""
-    if first < total - 2 * stride:
+    if timesteps[0] < total - 2 * stride:
         warnings.warn(
-            f"{num_steps} steps do not divide the {total} training timesteps, so sampling begins at timestep {first}, "
-            "where pictures are not pure noise yet; choose a number of steps that divides them",
+            f"{len(timesteps)} steps do not divide the {total} training timesteps, so sampling begins at timestep "
+            f"{timesteps[0]}, where pictures are not pure noise yet; choose a number of steps that divides them",
             stacklevel=4,
         )
 
