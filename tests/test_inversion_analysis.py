@@ -17,10 +17,8 @@ from t2iprobe.plugins.inversion.analysis import (
     assignment,
     correlation,
     geometry,
-    location,
     normality,
     plain,
-    stepwise,
     texture,
 )
 from t2iprobe.plugins.inversion.analysis.arrays import Array
@@ -217,7 +215,8 @@ def test_slerp_takes_whole_pictures_as_vectors() -> None:
     middle = geometry.slerp(first, second, 0.5)
     assert middle.shape == first.shape
     assert np.linalg.norm(middle.reshape(4, -1), axis=1) == pytest.approx(math.sqrt(3 * 256), rel=0.05)
-    assert geometry.cosine(middle, first) == pytest.approx(geometry.cosine(middle, second), abs=0.05)
+    cosines = [alignment.embedding_cosine(middle, end) for end in (first, second)]
+    assert cosines[0] == pytest.approx(cosines[1], abs=0.05)
     for row in range(4):  # a picture's result does not depend on the others, and all its pixels take the same shares
         shares = np.linalg.lstsq(
             np.stack([first[row].ravel(), second[row].ravel()], 1), middle[row].ravel(), rcond=None
@@ -238,20 +237,19 @@ def test_location_of_a_track_along_the_segment() -> None:
     start, end = noise(6, 2, 3), noise(6, 2, 3, seed=1)
     shares = np.array([0.0, 0.25, 0.75])
     track = (1 - shares)[:, None, None, None] * start + shares[:, None, None, None] * end
-    assert location.nearer_noise(track, start, end) == pytest.approx([1, 1, 0])
-    found = location.segment_map(track, start, end, points=5)
-    assert found.distances.argmin(0).tolist() == [0, 1, 3]
+    found = [geometry.location(state, start, end, points=5) for state in track]
+    assert [one.nearer_noise for one in found] == [1, 1, 0]
+    assert [one.distances.argmin() for one in found] == [0, 1, 3]
     lengths = np.linalg.norm((start - end).reshape(6, -1), axis=1)
-    assert found.distances[:, 1] == pytest.approx(np.abs(found.shares - 0.25) * lengths.mean())
-    assert found.scaled().min(0) == pytest.approx(0) and found.scaled().max(0) == pytest.approx(1)
-    share, off = location.projection(track, start, end)
-    assert share == pytest.approx(np.repeat(shares[:, None], 6, 1)) and off == pytest.approx(0, abs=1e-12)
+    assert found[1].distances == pytest.approx(np.abs(np.linspace(0, 1, 5) - 0.25) * lengths.mean())
+    assert [one.share for one in found] == pytest.approx(shares)
+    assert [one.off_line for one in found] == pytest.approx([0, 0, 0], abs=1e-12)
 
 
 def test_projection_measures_the_distance_off_the_line() -> None:
     start, end = np.zeros((1, 3)), np.array([[2.0, 0, 0]])
-    share, off = location.projection(np.array([[[1.0, 3, 4]]]), start, end)
-    assert (share.item(), off.item()) == pytest.approx((0.5, 5))
+    found = geometry.location(np.array([[1.0, 3, 4]]), start, end)
+    assert (found.share, found.off_line) == pytest.approx((0.5, 5))
 
 
 def test_assignment_costs_are_scipys() -> None:
@@ -396,20 +394,14 @@ def test_a_latent_cell_is_plain_where_all_its_pixels_are() -> None:
         plain.shrunk_mask(mask, 3)
 
 
-def test_step_errors_keep_steps_and_areas_apart() -> None:
-    sampled = noise(3, 2, 1, 4, 4)
-    inverted = sampled.copy()
-    inverted[1] *= 0.5
-    inverted[2, :, :, :, 0] += 3
-    mask = np.zeros((2, 4, 4), bool)
+def test_the_error_of_a_step_keeps_areas_apart() -> None:
+    sampled, mask = noise(2, 1, 4, 4), np.zeros((2, 4, 4), bool)
     mask[..., 0] = True
-    found = stepwise.step_errors(inverted, sampled, mask)
-    assert found.error[[0, 2]] == pytest.approx([0, 0.75]) and found.error[1] == pytest.approx(
-        abs(sampled[1]).mean() / 2
-    )
-    assert (found.error_plain[2], found.error_rest[2]) == pytest.approx((3, 0))
-    assert found.std_ratio[:2] == pytest.approx([100, 50])
-    assert np.isnan(stepwise.step_errors(inverted, sampled).error_plain).all()
+    assert plain.step_error(sampled, sampled, mask) == (0, 0, 0, 100)
+    half = plain.step_error(sampled / 2, sampled, mask)
+    assert half.error == pytest.approx(abs(sampled).mean() / 2) and half.std_ratio == pytest.approx(50)
+    moved = plain.step_error(sampled + 3 * mask[:, None], sampled, mask)
+    assert (moved.error, moved.error_plain, moved.error_rest) == pytest.approx((0.75, 3, 0))
 
 
 def test_cka_against_its_definition_by_covariances() -> None:
@@ -438,7 +430,7 @@ def test_svcca_is_the_mean_canonical_correlation() -> None:
 
 
 def test_svcca_refuses_ranks_that_say_nothing() -> None:
-    with pytest.raises(ConfigError, match="less one"):
+    with pytest.raises(ConfigError, match="between 1 and 9"):
         alignment.svcca(noise(10, 20), noise(10, 20), 10)
     with pytest.raises(ConfigError, match="smaller rank"):
         alignment.svcca(noise(50, 3), noise(50, 20), 5)
@@ -458,8 +450,7 @@ def test_knn_overlap_by_sorting_and_by_chance() -> None:
 
 def test_embedding_cosines_row_by_row() -> None:
     assert alignment.embedding_cosine([[1, 0], [1, 1]], [[0, 2], [3, 3]]) == pytest.approx([0, 1])
-    assert geometry.cosine([[1, 0]], [[1, 1]]) == pytest.approx(math.sqrt(0.5))
-    assert geometry.distance([[0, 0]], [[3, 4]]) == pytest.approx(5)
+    assert alignment.embedding_cosine([[1, 0]], [[1, 1]]) == pytest.approx(math.sqrt(0.5))
 
 
 def test_correlation_matches_the_distribution_of_one_pair() -> None:
@@ -481,18 +472,18 @@ def test_correlation_matches_the_distribution_of_one_pair() -> None:
         lambda: geometry.triangle(noise(2, 3), noise(2, 3), noise(2, 3, seed=1)),
         lambda: geometry.triangle(noise(2, 3), noise(2, 4), noise(2, 3)),
         lambda: geometry.most_probable_triangle(np.full((3, 3), 90.0)),
-        lambda: location.projection(noise(2, 3, 4), noise(3, 4), noise(3, 4)),
-        lambda: location.nearer_noise(noise(2, 3, 5), noise(3, 4), noise(3, 4)),
+        lambda: geometry.location(noise(3, 4), noise(3, 4, seed=1), noise(3, 4, seed=1)),
+        lambda: geometry.location(noise(3, 5), noise(3, 4), noise(3, 4, seed=1)),
         lambda: assignment.assignment(noise(5, 3), noise(5, 3), groups=4),
         lambda: assignment.costs(noise(5, 3), noise(5, 3), "l1"),  # type: ignore[arg-type]
         lambda: plain.compare_areas(noise(1, 1, 4, 4), noise(1, 1, 4, 4), np.ones((1, 2, 2), bool)),
-        lambda: stepwise.step_errors(noise(2, 3, 1, 2, 2), noise(3, 3, 1, 2, 2)),
+        lambda: plain.step_error(noise(3, 1, 2, 2), noise(2, 1, 2, 2), np.ones((3, 2, 2), bool)),
         lambda: alignment.cka(np.ones((4, 3)), noise(4, 3)),
         lambda: alignment.cka(noise(4, 3), noise(5, 3)),
         lambda: alignment.knn_overlap(noise(10, 3), noise(10, 3)),
         lambda: alignment.embedding_cosine(noise(4, 3), noise(4, 2)),
     ],
 )
-def test_bad_input_is_told(call: object) -> None:
+def test_bad_input_is_refused(call: object) -> None:
     with pytest.raises(ConfigError):
         call()  # type: ignore[operator]

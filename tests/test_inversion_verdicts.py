@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from t2iprobe.plugins.inversion import analyze
-from t2iprobe.plugins.inversion import report as sections
+from t2iprobe.plugins.inversion import analyze, report
 
 ROWS, SHAPE = 24, (2, 8, 8)
 
@@ -32,7 +31,7 @@ def run(rng: np.random.Generator, latent: Any) -> Any:
 def on_rows(one: Any, mask: np.ndarray[Any, Any]) -> str:
     options = analyze.AnalysisSettings()
     parts = {"correlation": analyze.correlations(one, options), "plain": analyze.plain_areas(one, mask, options)}
-    return sections.sentence({"methods": one.arms, "rows": ROWS, "sampled": True, **parts})
+    return report.sentence({"methods": one.arms, "rows": ROWS, "sampled": True, **parts})
 
 
 def areas(rng: np.random.Generator) -> np.ndarray[Any, Any]:

@@ -88,9 +88,13 @@ def test_ablate(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert methods == {(t, name) for t in (2, 3) for name in ("true noise", "euler", "forward:steps=1")}
     assert (path / "figures" / "k.png").is_file() and "Settings" in (path / "report.html").read_text()
     assert answered("ablate", *common, "--k", "0,1", "--num-steps", "2,3")["ablation"] == found
+    runs = [json.loads(file.read_text()) for file in path.glob("*/manifest.json")]
+    plan = answered("ablate", *common, "--k", "0,1", "--num-steps", "2,3", "--plan")
+    assert plan["denoiser_rows"] == sum(run["spent"]["denoiser_rows"] for run in runs) and plan["rows"] == 8
+    assert [part["part"] for part in plan["parts"]] == ["T2-w1", "T3-w1"] and plan["hours"] is not None
     monkeypatch.setattr(answers, "width", 80)
     shown = invoke("ablate", *common, "--k", "0,1", "--num-steps", "2,3").stdout.splitlines()
-    assert {"autocorrelation", "correlation", "elsewhere", "|again", "image|"} <= set(" ".join(shown).split())
+    assert {"autocorrelation", "correlation", "elsewhere", "|reconstruction", "image|"} <= set(" ".join(shown).split())
     assert max(map(len, shown[:-1])) <= 80 and "…" not in " ".join(shown)
     assert sum(line.split()[:2] == ["forward:steps=1", "3"] for line in shown) > 1  # in every part of the table
 
@@ -101,9 +105,13 @@ def test_a_study_tells_its_total_before_its_parts(model: Path, tmp_path: Path) -
     run = tmp_path / "run"
     outcome = invoke("study", "--model", model, "--limit", 16, "--num-steps", 3, "--device", "cpu", "--out", run)
     assert outcome.exit_code == 0, (outcome.output, outcome.exception)
-    total, *parts = re.findall(r"plan.*?([\d,]+) denoiser rows", " ".join(outcome.stderr.split()))
-    assert "plan of all parts: 16 inverted" in outcome.stderr and len(parts) == 5
-    assert int(total.replace(",", "")) == sum(int(one.replace(",", "")) for one in parts)
+    counts = re.findall(r"plan.*?([\d,]+) denoiser rows", " ".join(outcome.stderr.split()))
+    total, *parts = (int(count.replace(",", "")) for count in counts)
+    assert "plan of all parts: " in outcome.stderr and len(parts) == 5 and total == sum(parts)
+    given = ["--model", model, "--limit", 16, "--num-steps", 3, "--device", "cpu"]
+    plan = answered("study", *given, "--plan")
+    assert plan["denoiser_rows"] == total == sum(part["denoiser_rows"] for part in plan["parts"])
+    assert [part["part"] for part in plan["parts"][:3]] == ["inversion", "interpolation", "edits"]
 
 
 def test_list_says_what_each_inverter_supports() -> None:
@@ -144,7 +152,7 @@ def test_a_preset_is_planned_and_built_without_weights(name: str, tmp_path: Path
     assert name == "flux" or preset.shape[1:] == (config.sample_size,) * 2
     assert found["prediction"] == ("flow" if flow else "epsilon") and not list(tmp_path.iterdir())
     wrong = "ddim" if flow else "euler"
-    assert "methods that do: " in str(invoke("run", "--plan", "--preset", name, "--method", wrong).exception)
+    assert f"the inverter {wrong} supports models that predict " in str(invoke("run", "--plan", "--preset", name, "--method", wrong).exception)
 
 
 def test_a_preset_without_its_weights_says_what_can_be_had(monkeypatch: Any) -> None:
@@ -174,16 +182,16 @@ def test_the_plan_of_a_model_is_what_its_run_says(model: Path, run: Path) -> Non
     ("arguments", "message"),
     [
         (["run", "--method", "eulr"], "did you mean euler"),
-        (["run", "--method", "ddim"], "this model predicts flow; methods that do: belm, edict, euler"),
+        (["run", "--method", "ddim"], "this one predicts flow; use belm, edict, euler"),
         (["run", "--method", "oracle:steps=9"], None),
         (["run", "--preset", "sdx"], "did you mean sdxl"),
         (["run", "--prompts", "PROMPTS", "--prompt-set", "simple"], "one way"),
         (["run", "--images", "absent", "--limit", "3"], "--limit goes with"),
-        (["run", "--images", "absent"], "is no folder"),
+        (["run", "--images", "absent"], "is not a folder"),
         (["run", "--images", "SMALL"], "has 8 x 16 pixels, the model makes 16 x 16; add --fit"),
         (["run", "--images", "GREY"], "is of mode L, the model takes RGB; convert it, or add --fit"),
-        (["run", "--method", "forward:steps=3"], "3 of 2 steps cannot be replaced"),
-        (["training", "--checkpoints", "absent"], "is no folder; `t2iprobe organisms train NAME"),
+        (["run", "--method", "forward:steps=3"], "forward cannot replace 3 steps"),
+        (["training", "--checkpoints", "absent"], "is not a folder of checkpoints; `t2iprobe organisms train NAME"),
         (["training", "--checkpoints", "GREY"], "has 0 checkpoints, named by their step; at least 2"),
         (["ablate", "--k", "a"], "--k takes a whole number, found a"),
         (["ablate", "--k", "1", "--equal-calls", "9"], "name methods"),

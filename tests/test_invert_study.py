@@ -235,7 +235,7 @@ def test_pictures_that_do_not_fit(tmp_path: Path) -> None:
     assert fitted is not None and (fitted == 255).all()  # transparent is white
     with pytest.raises(ConfigError, match="1 pictures for 2 prompts"):
         sources.folder(tmp_path / "mode", size, ["a", "b"], 0)
-    with pytest.raises(ConfigError, match="no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         sources.folder(tmp_path / "absent", size, [], 0)
     (tmp_path / "none").mkdir()
     with pytest.raises(ConfigError, match="no picture"):
@@ -277,7 +277,7 @@ def test_arms_read_back_and_refuse() -> None:
             parse_arm(text).build(INVERTERS)
     with pytest.raises(ConfigError, match="label of its own"):
         question("euler", "euler")
-    with pytest.raises(ConfigError, match="--sampler own"):
+    with pytest.raises(ConfigError, match="sampler=own"):
         question("euler", "rf-solver", sampler="own")
 
 
@@ -503,7 +503,7 @@ def test_equal_calls_give_each_method_its_steps() -> None:
     found = ablation.equal_calls(methods, 24, [1.0], INVERTERS, flow)
     steps = {arm.label: cell.num_steps for cell in found for arm in cell.arms}
     assert steps == {"euler": 24, "rf-solver": 12, "fixed-point:iterations=3": 6, "forward:steps=2": 26}
-    with pytest.raises(ConfigError, match="more than 3 calls"):
+    with pytest.raises(ConfigError, match="more than 3 model calls"):
         ablation.equal_calls([InversionArm("fixed-point", {"iterations": 3})], 3, [1.0], INVERTERS, flow)
 
 

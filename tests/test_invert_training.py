@@ -14,10 +14,9 @@ from typer.testing import CliRunner
 
 from t2iprobe.cli.app import build
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.plugins.inversion import curves, training, training_run
-from t2iprobe.plugins.inversion import sweep_report as sweep_sections
+from t2iprobe.plugins.inversion import plots, report, training, training_run
 from t2iprobe.plugins.inversion.analysis.jackknife import half_width, jackknife
-from t2iprobe.plugins.inversion.options import InvertOptions
+from t2iprobe.plugins.inversion.options import InvertTrainingOptions
 from t2iprobe.registry.bars import no_bars
 from t2iprobe.registry.manager import Plugins
 
@@ -47,7 +46,7 @@ def test_checkpoints_are_in_the_order_of_their_steps(checkpoints: Path) -> None:
 
 
 def test_checkpoints_that_are_missing(checkpoints: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         training.series(tmp_path / "absent")
     with pytest.raises(ConfigError, match="has 0 checkpoints"):
         training.series(tmp_path)
@@ -57,7 +56,7 @@ def test_checkpoints_that_are_missing(checkpoints: Path, tmp_path: Path) -> None
     for name in ("step-100", "100"):
         (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / training.INDEX).write_text("{}")
-    with pytest.raises(ConfigError, match="both of step 100"):
+    with pytest.raises(ConfigError, match="both from step 100"):
         training.series(tmp_path)
 
 
@@ -84,9 +83,9 @@ def test_peak_signal_to_noise() -> None:
 def test_similarity_is_scikit_images_own_on_small_pictures() -> None:
     from skimage.metrics import structural_similarity
 
-    own, other = pictures(1)[0, :8, :8], pictures(1, 1)[0, :8, :8]
+    own, other = pictures(1)[:, :8, :8], pictures(1, 1)[:, :8, :8]
     assert training.similarity(own, other) == pytest.approx(
-        structural_similarity(own, other, win_size=7, channel_axis=-1, data_range=255)
+        structural_similarity(own[0], other[0], win_size=7, channel_axis=-1, data_range=255)
     )
 
 
@@ -166,11 +165,10 @@ def answer(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 def measured(checkpoints: Path, path: Path) -> dict[str, Any]:
     prompts = checkpoints.parent / "prompts.txt"
     prompts.write_text("a cat\na dog\n")
-    one = training_run.Training("one", training.series(checkpoints), path / "one")
-    asked = InvertOptions(
-        model=str(one.last.path), device="cpu", prompts=prompts, limit=6, num_steps=3, keep="ends", metric=(), yes=True
+    asked = InvertTrainingOptions(
+        checkpoints=(checkpoints,), device="cpu", prompts=prompts, limit=6, num_steps=3, yes=True
     )
-    return training_run.run([one], asked, path, None, None, None, PLUGINS)
+    return training_run.run(asked, path, PLUGINS)
 
 
 def test_the_three_protocols(answer: tuple[dict[str, Any], Path]) -> None:
@@ -197,6 +195,14 @@ def test_the_command_answers_with_one_object(checkpoints: Path, tmp_path: Path) 
     assert outcome.exit_code == 0, (outcome.output, outcome.exception)
     found = json.loads(outcome.stdout)
     assert found["training"]["steps"] == list(STEPS) and "Through the training" in Path(found["report"]).read_text()
+    manifests = [json.loads(file.read_text()) for file in (tmp_path / "run").glob("*/*/*/manifest.json")]
+    calls = sum(manifest["spent"]["denoiser_rows"] for manifest in manifests)
+    given[given.index("--out") + 1] = tmp_path / "planned"
+    outcome = CliRunner().invoke(build(), ["invert", "training", *map(str, given), "--plan"])
+    plan = json.loads(outcome.stdout)
+    assert [part["rows"] for part in plan["parts"]] == [12, 12, 12]  # 3 checkpoints, 4 pictures
+    assert plan["denoiser_rows"] == calls + 12 * 2  # what the last one samples from latents is not counted by a run
+    assert not (tmp_path / "planned").exists() and plan["hours"] is not None
 
 
 def test_what_is_whole_is_not_measured_again(
@@ -213,13 +219,13 @@ def test_what_is_whole_is_not_measured_again(
 
 def test_its_table_and_its_drawing(answer: tuple[dict[str, Any], Path]) -> None:
     found, _ = answer
-    table = sweep_sections.training_table(found)
+    table = report.tables({"training": found})["Through the training"]
     rows = {str(row[0]): row for row in table.rows}
     # the last checkpoint's agreement with itself is left out
     assert rows["p1.ssim"][3] == found["pooled"]["p1.ssim"]["mean"][1]
     assert rows["p1.ssim"][2] == found["pooled"]["p1.ssim_of_another"]["mean"][0]
     assert rows["p2.angle noise"][2:4] == ["", found["pooled"]["p2.angle_noise"]["mean"][2]]
-    image = curves.training_plot(found)
+    image = plots.training_plot(found)
     assert image.width > 1000 and len(np.unique(np.asarray(image).reshape(-1, 3), axis=0)) > 100
 
 

@@ -1,37 +1,54 @@
-"""Compares many settings: k, steps, guidance, and methods at the same number of model calls (E10, E14)."""
+"""Compares many settings on the same noise: k, steps, guidance, and methods at the same number of calls (E10, E14)."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from t2iprobe.cli.commandline import quoted
+from t2iprobe.cli.models import reference
 from t2iprobe.core.contracts.inverter import Inverter
 from t2iprobe.core.contracts.schedule import Schedule
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.model import Model
+from t2iprobe.core.names import counted
+from t2iprobe.core.runs.engine import RunDefinition, RunSession
+from t2iprobe.core.runs.provenance import portable
+from t2iprobe.plugins.inversion import plan, plots, session
 from t2iprobe.plugins.inversion.analyze import (
     TRUE,
     AnalysisSettings,
     correlations,
+    noise_floor,
     normalities,
     plain_areas,
     plain_mask,
     textures,
 )
-from t2iprobe.plugins.inversion.arms import InversionArm, examined, methods_of
+from t2iprobe.plugins.inversion.arms import InversionArm, examined, methods_of, parse_arm
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.plugins.inversion.paired import beside_first
+from t2iprobe.plugins.inversion.options import ROWS, AblateOptions
+from t2iprobe.plugins.inversion.paired import beside_first, mean_of
+from t2iprobe.plugins.inversion.study import InversionStudy
+from t2iprobe.sampling import used_schedule
+
+if TYPE_CHECKING:
+    from t2iprobe.registry.manager import Plugins
+
+#: options that decide the result, apart from the model and the prompts
+DECIDING = {"k", "num_steps", "guidance", "equal_calls", "limit", "distinct", "seed", "method", "resolution"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Arms that are compared on the same pictures.
+    """Methods that are compared on the same pictures.
 
     Args:
         num_steps: steps of sampling and of inversion.
-        guidance: guidance scale of sampling and, with ``inversion_guidance``, of inversion too.
+        guidance: guidance scale of both.
         arms: the methods.
     """
 
@@ -59,7 +76,7 @@ def cells(
         forward = [InversionArm("forward", {"steps": k}) for k in ks if k <= steps and (k or not plain)]
         arms = tuple({arm.label: arm for arm in [*methods, *forward]}.values())
         if not arms:
-            raise ConfigError(f"no method, and no --k up to {steps} steps; name some")
+            raise ConfigError(f"{steps} steps: there is no method, and no k up to {steps}; name a method")
         found += [Cell(steps, scale, arms) for scale in guidance]
     return found
 
@@ -83,39 +100,109 @@ def equal_calls(
     Raises:
         ConfigError: a method needs more calls than that, or does not support the model.
     """
-    made = methods_of(methods, inverters, schedule(1).prediction)
     by_steps: dict[tuple[int, float], list[InversionArm]] = {}
+    made = methods_of(methods, inverters, schedule(1).prediction)
     for arm in methods:
+        method = made[arm.label]
         for scale in guidance:
-            steps = _fitting(made[arm.label], arm.label, calls, scale, schedule)
+
+            def needed(steps: int, method: Inverter = method, scale: float = scale) -> int:
+                try:
+                    return examined(method, schedule(steps), inversion_guidance=scale).invert
+                except ConfigError:
+                    return 1 << 30  # the method replaces more steps than there are
+
+            steps = bisect_right(range(1, calls + 9), calls, key=needed)  # the number of calls grows with the steps
+            if not steps:
+                raise ConfigError(f"{arm.label} makes more than {calls} model calls in a single step; allow more calls")
             by_steps.setdefault((steps, scale), []).append(arm)
     return [Cell(*key, tuple(arms)) for key, arms in sorted(by_steps.items())]
 
 
-def _fitting(method: Inverter, label: str, calls: int, scale: float, schedule: Callable[[int], Schedule]) -> int:
-    """The largest number of steps within the budget; the number of calls grows with the steps."""
-    low, high = 1, calls + 8
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if _calls(method, scale, schedule(middle)) <= calls else (low, middle - 1)
-    if _calls(method, scale, schedule(low)) > calls:
-        raise ConfigError(f"{label} makes more than {calls} calls in a single step; allow more")
-    return low
+def replaced(label: str) -> int | None:
+    """The k of a forward arm; 0 for the plain methods, ``None`` for all others."""
+    arm = parse_arm(label)
+    if arm.method in ("ddim", "euler") and not arm.settings:
+        return 0
+    return int(arm.settings.get("steps", 2)) if arm.method == "forward" and "level" not in arm.settings else None
 
 
-def _calls(method: Inverter, scale: float, schedule: Schedule) -> int:
-    try:
-        return examined(method, schedule, inversion_guidance=scale).invert
-    except ConfigError:
-        return 1 << 30  # the method replaces more steps than there are
+def studies(asked: AblateOptions, model: Model, plugins: Plugins) -> list[tuple[str, InversionStudy]]:
+    """One study per setting, with its name; if no method is named, the plain one is compared."""
+    each = asked.each
+    methods = [parse_arm(text) for text in asked.method or (session.default_method(model),)]
+    if asked.equal_calls is None:
+        settings = cells(methods, asked.k, asked.num_steps, asked.guidance)
+    else:
+        settings = equal_calls(
+            methods, asked.equal_calls, asked.guidance, plugins.inverters(),
+            lambda steps: used_schedule(model, steps, each.generation),
+        )  # fmt: skip
+    found = []
+    for one in settings:
+        question = session.question_of(
+            each, model, plugins, arms=one.arms, num_steps=one.num_steps, guidance=one.guidance,
+            inversion_guidance=one.guidance,
+        )  # fmt: skip
+        found.append((one.name, session.study_of(each, question, model, plugins)))
+    return found
+
+
+def planned(asked: AblateOptions, plugins: Plugins) -> dict[str, Any]:
+    """What all settings take."""
+    settings = studies(asked, session.loaded(asked, plugins), plugins)
+    return plan.of_parts([plan.of_study(name, study) for name, study in settings], settings[0][1])
+
+
+def run(asked: AblateOptions, path: Path, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
+    """Run every setting as a run of its own below ``path``; settings that are complete are not measured again."""
+    model = session.loaded(asked, plugins)
+    asked = asked.filled({"limit": ROWS})
+    ablated = studies(asked, model, plugins)  # what cannot work is refused before the folder is made
+    ref = portable(reference(asked.arch, asked.model, plugins))
+    settings = {
+        "command": "invert ablate",
+        **asked.model_dump(mode="json", include=DECIDING),
+        "model": ref,
+        "prompts": portable(str(asked.prompts or asked.prompt_set or "")),
+    }
+
+    def work(current: RunSession) -> dict[str, Any]:
+        rows: list[dict[str, Any]] = []
+        current.begin(0, len(ablated))
+        for name, study in ablated:
+            current.check()
+            run = session.run_study(asked.each, study, path / name, name)
+            rows += measured(run, AnalysisSettings())
+            current.done()
+        noise = noise_floor(run, AnalysisSettings())
+        budget = "" if asked.equal_calls is None else f", at most {asked.equal_calls} for every method"
+        images = len(run.rows)
+        answer = {
+            "images": images,
+            "floor": noise["floor"],
+            "excess_of_noise": noise["excess_of_noise"],
+            "budget_text": budget,
+            "sentence": f"{counted(len(rows), 'setting')} on the same noise, {counted(images, 'picture')} each.",
+            "rows": rows,
+        }
+        by_k = plots.k_plot(rows, [replaced(row["method"]) for row in rows])
+        drawn = {"methods": plots.methods_plot(rows), "k": by_k}
+        session.keep(path, "ablation", answer, {name: plot for name, plot in drawn.items() if plot is not None})
+        return {}
+
+    facts = {"model": ref, "command": quoted(portable(list(command)))}
+    definition = RunDefinition("ablation", settings, work, facts, unit="setting", disposable=False)
+    return session.sweep(path, definition, "ablation")
 
 
 def measured(run: Inverted, options: AnalysisSettings) -> list[dict[str, Any]]:
     """The numbers of a cell, one row per method."""
-    across = {row["what"]: row for row in correlations(run, options)["rows"]}
-    normal = {row["what"]: row for row in normalities(run, options)["rows"]}
-    within = {row["what"]: row for row in textures(run)["rows"]}
-    areas = {row["what"]: row for row in plain_areas(run, plain_mask(run, options), options)["rows"]}
+    parts = (
+        correlations(run, options), normalities(run, options), textures(run),
+        plain_areas(run, plain_mask(run, options), options),
+    )  # fmt: skip
+    across, normal, within, areas = ({row["what"]: row for row in part["rows"]} for part in parts)
     rows = []
     for label in [TRUE, *run.arms]:
         row: dict[str, Any] = {
@@ -129,22 +216,8 @@ def measured(run: Inverted, options: AnalysisSettings) -> list[dict[str, Any]]:
             "kurtosis": normal[label]["excess_kurtosis"],
         }
         if label != TRUE:
-            row |= {name: _mean(run.score(name, label)) for name in run.score_names}
+            row |= {name: mean_of(run.score(name, label)) for name in run.score_names}
             row |= {f"{name}_beside_first": beside_first(run, name, label) for name in run.score_names}
             row |= {name: areas[label][name] for name in ("error_plain", "error_rest", "std_plain", "std_rest")}
         rows.append(row)
     return rows
-
-
-def _mean(values: Any) -> float | None:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else None
-
-
-def replaced(label: str) -> int | None:
-    """The k of a forward arm; 0 for the plain methods, ``None`` for all others."""
-    name, _, rest = label.partition(":")
-    if name in ("ddim", "euler") and not rest:
-        return 0
-    settings = dict(part.split("=") for part in rest.split(",")) if rest else {}
-    return int(settings.get("steps", 2)) if name == "forward" and "level" not in settings else None

@@ -16,16 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.plugins.inversion.analysis import (
-    assignment,
-    correlation,
-    geometry,
-    location,
-    normality,
-    plain,
-    stepwise,
-    texture,
-)
+from t2iprobe.plugins.inversion.analysis import assignment, correlation, geometry, normality, plain, texture
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.paired import Between, beside_first, over, spanned
 
@@ -48,8 +39,8 @@ class AnalysisSettings:
         patch: side length of the patches for the correlation; default the largest up to 8 that tiles the images.
         threshold: threshold below which pixels count as plain.
         domain: whether differences are taken between pixels of the pictures or between cells of what is denoised.
-        range: whether the threshold means pictures in 0..1 (``unit``) or -1..1 (``signed``).
-        groups: number of disjoint parts for assignments; default 8 from 512 rows on, else 1.
+        range: whether the threshold refers to pictures in 0..1 (``unit``) or -1..1 (``signed``).
+        groups: number of disjoint groups for assignments; default 8 from 512 rows on, else 1.
         points: number of points between noise and latent at which distances to the trajectory are taken.
         seed: seed of the other noise and of samples.
     """
@@ -71,7 +62,7 @@ def analyze(
     Args:
         run: the finished inversion.
         options: how to measure.
-        tell: is called with the name of each part before it begins.
+        tell: called with the name of each part before it begins.
     """
     options = options or AnalysisSettings()
     mask = plain_mask(run, options)
@@ -100,13 +91,11 @@ def about(run: Inverted) -> Found:
     manifest = run.manifest
     return {
         "model": manifest.get("model", ""),
-        "adapter": run.settings["adapter"],
         "prediction": manifest["prediction"],
         "rows": len(run.rows),
         "shape": list(run.noise.shape[1:]),
         "num_steps": run.steps,
-        "guidance": run.settings["guidance"],
-        "inversion_guidance": run.settings["inversion_guidance"],
+        **{name: run.settings[name] for name in ("adapter", "guidance", "inversion_guidance")},
         "sampled": run.sampled,
         "methods": run.arms,
         "spent": manifest.get("spent", {}),
@@ -114,7 +103,7 @@ def about(run: Inverted) -> Found:
 
 
 def sets(run: Inverted, *, image: bool = False) -> Iterator[tuple[str, Numbers]]:
-    """True noise and every latent, by name, and the images if asked for."""
+    """True noise and every method's latents, by name, and the images on request."""
     yield TRUE, run.noise
     for arm in run.arms:
         yield arm, run.latent(arm)
@@ -138,12 +127,6 @@ def reconstruction(run: Inverted) -> Found:
     return {"rows": rows, "sizes": sizes}
 
 
-def patch_of(shape: Sequence[int], asked: int | None = None) -> int:
-    """The side length of the patches: as asked for, or the largest up to 8 that tiles the images."""
-    height, width = shape[-2:]
-    return asked or max(side for side in range(1, 9) if height % side == 0 and width % side == 0)
-
-
 def patches(run: Inverted, options: AnalysisSettings) -> tuple[int, int, int]:
     """For the correlation: the side length of a patch, the entries in it, and how many correlations of it are kept.
 
@@ -151,9 +134,10 @@ def patches(run: Inverted, options: AnalysisSettings) -> tuple[int, int, int]:
         ConfigError: there are too few images.
     """
     if len(run.rows) < 3:
-        raise ConfigError(f"a correlation across images needs 3 of them, {run.path} has {len(run.rows)}")
-    patch = patch_of(run.noise.shape, options.patch)
-    size = run.noise.shape[1] * patch * patch
+        raise ConfigError(f"a correlation across images needs at least 3 images, {run.path} has {len(run.rows)}")
+    channels, height, width = run.noise.shape[1:]
+    patch = options.patch or max(side for side in range(1, 9) if height % side == 0 and width % side == 0)
+    size = channels * patch * patch
     return patch, size, min(TOP, size * (size - 1) // 2)
 
 
@@ -163,17 +147,22 @@ def excess(run: Inverted, values: Numbers, options: AnalysisSettings) -> float:
     return correlation.patch_correlation(values, patch, top).mean - correlation.floor(len(values), size, top)
 
 
-def correlations(run: Inverted, options: AnalysisSettings) -> Found:
-    """Correlation between pixels across images (E1), with the floor that independent noise reaches."""
+def noise_floor(run: Inverted, options: AnalysisSettings) -> Found:
+    """The correlation that as many images of independent noise have on average, and the range of 95 % of such sets."""
     patch, size, top = patches(run, options)
     floor = correlation.floor(len(run.rows), size, top)
-    low, high = correlation.noise_range(len(run.rows), size, run.noise[0].size // size, top)
-    rows = []
-    for what, values in sets(run, image=True):
-        found = correlation.patch_correlation(values, patch, top)
-        rows.append({"what": what, "mean": found.mean, "std": found.std, "excess": found.mean - floor})
+    span = correlation.noise_range(len(run.rows), size, run.noise[0].size // size, top)
     facts = {"patch": patch, "numbers": size, "top": top, "rows_of_images": len(run.rows), "floor": floor}
-    return {**facts, "excess_of_noise": [low - floor, high - floor], "rows": rows}
+    return facts | {"excess_of_noise": [bound - floor for bound in span]}
+
+
+def correlations(run: Inverted, options: AnalysisSettings) -> Found:
+    """Correlation between pixels across images (E1), with the floor that independent noise reaches."""
+    noise, rows = noise_floor(run, options), []
+    for what, values in sets(run, image=True):
+        found = correlation.patch_correlation(values, noise["patch"], noise["top"])
+        rows.append({"what": what, **found._asdict(), "excess": found.mean - noise["floor"]})
+    return {**noise, "rows": rows}
 
 
 def textures(run: Inverted) -> Found:
@@ -186,14 +175,12 @@ def textures(run: Inverted) -> Found:
     for what, values in sets(run, image=True):
         lagged = texture.autocorrelation(values, lags)
         frequencies, power = texture.radial_spectrum(values, rings)
-        rows.append(
-            {
-                "what": what,
-                "autocorrelation": lagged.mean(0).tolist(),
-                "autocorrelation_std": lagged.std(0).tolist(),
-                "spectrum": _plain(power.mean(0)),
-            }
-        )
+        numbers = {
+            "autocorrelation": lagged.mean(0),
+            "autocorrelation_std": lagged.std(0),
+            "spectrum": power.mean(0),
+        }
+        rows.append({"what": what, **plain_values(numbers)})
     mean, std = texture.white(channels, height, width, lags)
     half = 1.96 * std / len(run.rows) ** 0.5
     white = {"mean": mean, "std": std.tolist(), "low": (mean - half).tolist(), "high": (mean + half).tolist()}
@@ -203,30 +190,27 @@ def textures(run: Inverted) -> Found:
 def normalities(run: Inverted, options: AnalysisSettings) -> Found:
     """How normal latents are (E2)."""
     reference = other_noise(run, options.seed)
-    rows, quantiles = [], {}
+    rows = []
+    quantiles: dict[str, list[float]] = {}
     for what, values in sets(run):
         normal, found = normality.quantiles(values)
-        quantiles[what] = found.tolist()
-        quantiles["normal"] = normal.tolist()
-        rows.append(
-            {
-                "what": what,
-                **normality.moments(values)._asdict(),
-                "kl": normality.gaussian_kl(reference, values),
-                "coordinate_kl": _tried(normality.coordinate_kl, reference, values),
-                "shapiro_rejected": normality.shapiro_rejected(values, seed=options.seed),
-            }
-        )
+        quantiles |= {what: found.tolist(), "normal": normal.tolist()}
+        numbers = {
+            "kl": normality.gaussian_kl(reference, values),
+            "coordinate_kl": _or_none(normality.coordinate_kl, reference, values),
+            "shapiro_rejected": normality.shapiro_rejected(values, seed=options.seed),
+        }
+        rows.append({"what": what, **normality.moments(values)._asdict(), **numbers})
     count, level = len(run.rows), 0.05
     noise = {
-        "coordinate_kl": _plain(normality.coordinate_kl_of_noise(count)),
+        "coordinate_kl": plain_values(normality.coordinate_kl_of_noise(count)),
         "shapiro_rejected": [float(stats.binom.ppf(share, count, level)) / count for share in (0.025, 0.975)],
     }
     return {"rows": rows, "quantiles": quantiles, "level": level, "noise": noise}
 
 
-def _tried(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The number, or ``None`` where it is not defined for this set."""
+def _or_none(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result, or ``None`` where it is not defined for this set."""
     try:
         return function(*arguments)
     except ConfigError:
@@ -235,53 +219,42 @@ def _tried(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def triangles(run: Inverted, options: AnalysisSettings) -> Found:
     """Noise, image and latent as a triangle (E3), and the most probable one (E4)."""
-    candidates = [(OTHER, other_noise(run, options.seed)), *((arm, run.latent(arm)) for arm in run.arms)]
     rows = []
-    for what, values in candidates:
+    for what, values in [(OTHER, other_noise(run, options.seed)), *((arm, run.latent(arm)) for arm in run.arms)]:
         found = geometry.triangle(run.noise, run.clean, values)
-        probable = _tried(geometry.most_probable_triangle, found.each_angle)
-        rows.append(
-            {
-                "what": what,
-                "angles": found.angles.tolist(),
-                "angles_std": found.each_angle.std(0).tolist(),
-                "each_angle": found.each_angle.round(3).tolist(),
-                "most_probable": None if probable is None else list(probable),
-                "lengths": found.lengths.mean(0).tolist(),
-                "lengths_std": found.lengths.std(0).tolist(),
-            }
-        )
-    return {
-        "corners": ["noise", "image", "latent"],
-        "sides": ["image-latent", "noise-latent", "noise-image"],
-        "rows": rows,
-    }
+        probable = _or_none(geometry.most_probable_triangle, found.each_angle)
+        numbers = {
+            "angles": found.angles.tolist(),
+            "angles_std": found.each_angle.std(0).tolist(),
+            "each_angle": found.each_angle.round(3).tolist(),
+            "most_probable": probable and list(probable),
+            "lengths": found.lengths.mean(0).tolist(),
+            "lengths_std": found.lengths.std(0).tolist(),
+        }
+        rows.append({"what": what, **numbers})
+    sides = ["image-latent", "noise-latent", "noise-image"]
+    return {"corners": ["noise", "image", "latent"], "sides": sides, "rows": rows}
 
 
 def locations(run: Inverted, options: AnalysisSettings) -> Found:
     """Where between noise and latent each state of a trajectory lies (E5)."""
-    walks: list[str | None] = [None] if run.sampled else []
-    found = {}
+    found: Found = {}
     for arm in run.arms:
         latent = run.latent(arm)
         if np.array_equal(latent, run.noise):  # an oracle for all steps finds the noise itself
             continue
-        each = {"inversion" if walk else "sampling": _track(run, walk, latent, options) for walk in [*walks, arm]}
-        found[arm] = each
+        walks: dict[str, str | None] = {"sampling": None} if run.sampled else {}
+        walks["inversion"] = arm
+        found[arm] = {name: _located(run, walk, latent, options) for name, walk in walks.items()}
     return found
 
 
-def _track(run: Inverted, walk: str | None, latent: Numbers, options: AnalysisSettings) -> Found:
-    nearer, shares, off, distances = [], [], [], []
-    for step in range(run.steps + 1):
-        state = run.state(walk, step)[None]
-        nearer.append(float(location.nearer_noise(state, run.noise, latent)[0]))
-        share, distance = location.projection(state, run.noise, latent)
-        shares.append(float(share.mean()))
-        off.append(float(distance.mean()))
-        distances.append(location.segment_map(state, run.noise, latent, options.points).distances[:, 0])
-    table = np.stack(distances, axis=1).tolist()
-    return {"nearer_noise": nearer, "share": shares, "off_line": off, "distances": table}
+def _located(run: Inverted, walk: str | None, latent: Numbers, options: AnalysisSettings) -> Found:
+    states = (run.state(walk, step) for step in range(run.steps + 1))
+    each = [geometry.location(state, run.noise, latent, options.points) for state in states]
+    table = np.stack([one.distances for one in each], axis=1).tolist()
+    names = ("nearer_noise", "share", "off_line")
+    return {name: [getattr(one, name) for one in each] for name in names} | {"distances": table}
 
 
 def assignments(run: Inverted, options: AnalysisSettings) -> Found:
@@ -293,24 +266,20 @@ def assignments(run: Inverted, options: AnalysisSettings) -> Found:
         if run.sampled:
             pairs.append(("noise", f"latent {arm}", run.noise, run.latent(arm)))
     rows = []
-    for one, other, first, second in pairs:
-        for measure in ("l2", "cosine", "pearson"):
+    for source, target, first, second in pairs:
+        for measure in assignment.MEASURES:
             found = assignment.assignment(first, second, measure, groups)
-            rows.append(
-                {
-                    "from": one,
-                    "to": other,
-                    "measure": measure,
-                    "to_second": found.noise_to_image,
-                    "to_first": found.image_to_noise,
-                    "spread": found.groups.std(0).tolist() if groups > 1 else None,
-                    "hungarian": found.hungarian,
-                    "to_second_near": found.near_image,
-                    "to_first_near": found.near_noise,
-                    "top_hub": found.top_hub,
-                    "chosen": found.chosen,
-                }
-            )
+            shares = {
+                "to_second": found.noise_to_image,
+                "to_first": found.image_to_noise,
+                "spread": found.groups.std(0).tolist() if groups > 1 else None,
+                "hungarian": found.hungarian,
+                "to_second_near": found.near_image,
+                "to_first_near": found.near_noise,
+                "top_hub": found.top_hub,
+                "chosen": found.chosen,
+            }
+            rows.append({"from": source, "to": target, "measure": measure, **shares})
     size = len(run.rows) // groups
     chances = {
         "chance": 1 / size,
@@ -348,8 +317,8 @@ def plain_areas(run: Inverted, mask: plain.Mask, options: AnalysisSettings) -> F
     expected = _gaps(np.abs(other - run.noise).mean(1), mask)
     rows = []
     for what, values in [(OTHER, other), *sets(run)]:
-        found = _plain(dataclasses.asdict(plain.compare_areas(values, run.noise, mask)))
-        left = _plain(dataclasses.asdict(plain.structure(values, mask)))
+        found = plain.compare_areas(values, run.noise, mask)
+        left = plain.structure(values, mask)
         gaps = _gaps(np.abs(values - run.noise).mean(1), mask)
         between = {
             "difference": over(gaps, run.prompts),
@@ -357,7 +326,7 @@ def plain_areas(run: Inverted, mask: plain.Mask, options: AnalysisSettings) -> F
             "spread_difference": _spreads(values, mask, run.prompts),
         }
         none = dict.fromkeys(("error_plain", "error_rest", "difference", "beside_other")) if what == TRUE else {}
-        rows.append({"what": what, **found, **left, **between, **none})
+        rows.append({"what": what, **plain_values(found._asdict() | left._asdict()), **between, **none})
     both = [prompt for prompt, gap in zip(run.prompts, expected, strict=True) if np.isfinite(gap)]
     return {"share": float(mask.mean()), "rows_with_both": len(both), "prompts_with_both": len(set(both)), "rows": rows}
 
@@ -381,22 +350,16 @@ def step_errors(run: Inverted, mask: plain.Mask) -> Found:
     """The error of the prediction at every step of the inversion (E9)."""
     found: Found = {}
     for arm in run.arms:
-        steps = [
-            stepwise.step_errors(run.output(arm, step)[None], run.output(None, step)[None], mask)
-            for step in range(run.steps)
-        ]
-        found[arm] = {
-            name: _plain(np.array([getattr(one, name)[0] for one in steps]))
-            for name in ("error", "error_plain", "error_rest", "std_ratio")
-        }
+        steps = [plain.step_error(run.output(arm, step), run.output(None, step), mask) for step in range(run.steps)]
+        found[arm] = {name: plain_values([getattr(one, name) for one in steps]) for name in plain.StepError._fields}
     return found
 
 
-def _plain(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
     """The values for JSON, which has no NaN: what is not defined becomes ``None``."""
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: plain_values(inner) for key, inner in value.items()}
     if isinstance(value, np.ndarray | list | tuple):
-        return [_plain(inner) for inner in value]
+        return [plain_values(inner) for inner in value]
     number = float(value)
     return number if np.isfinite(number) else None

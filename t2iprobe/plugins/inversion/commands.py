@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from t2iprobe.cli.command import takes
+from t2iprobe.cli.commandline import typed
 from t2iprobe.cli.console import Format, answers, print_json
 from t2iprobe.cli.models import reference
 from t2iprobe.cli.tables import print_wide
@@ -18,15 +20,15 @@ from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.names import choice, counted
 from t2iprobe.plugins.inversion.options import (
     RUNS,
+    AblateOptions,
+    InterpolateOptions,
     InvertAnalyzeOptions,
+    InvertEditOptions,
     InverterListOptions,
     InvertOptions,
-    cell,
-    print_facts,
-    print_rows,
-    print_tables,
+    InvertStudyOptions,
+    InvertTrainingOptions,
 )
-from t2iprobe.plugins.inversion.sweep_commands import register
 
 if TYPE_CHECKING:
     from t2iprobe.core.model import Model
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 app = typer.Typer(
-    help="From pictures back to the noise they came from: where inversion goes wrong, and what it costs to mend it.",
+    help="From pictures back to the noise they came from: where inversion goes wrong, and what it costs to improve it.",
     no_args_is_help=True,
 )
 
@@ -42,36 +44,33 @@ app = typer.Typer(
 @app.command("list")
 @takes(InverterListOptions)
 def list_(asked: InverterListOptions, context: typer.Context) -> None:
-    """The inverters, what kinds of model each works with, and its settings.
+    """The inverters, the kinds of model that each works with, and its settings.
 
     Example: t2iprobe invert list --prediction flow
     """
-    from t2iprobe.plugins.inversion.capabilities import capabilities
+    from t2iprobe.plugins.inversion.capabilities import KINDS, capabilities
 
     found = capabilities(context.obj.inverters(), asked.prediction)
     if asked.format is Format.json:
         print_json({"inverters": found})
         return
-    kinds = ("epsilon", "v_prediction", "flow")
-    table = Table(
-        "inverter", *kinds, "calls a step", "needs", "settings", "what it does", box=None, header_style="bold"
-    )
+    heads = ("inverter", *KINDS, "calls per step", "needs", "settings", "what it does")
+    table = Table(*heads, box=None, header_style="bold")
     for row in found:
-        marks = ("yes" if kind in row["predictions"] else "" for kind in kinds)
+        marks = ("yes" if kind in row["predictions"] else "" for kind in KINDS)
         settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
         calls = "" if row["calls_a_step"] is None else f"{row['calls_a_step']:g}"
         cells = (row["name"], *marks, calls, ", ".join(row["needs"]), settings, row["summary"])
-        table.add_row(*(escape(cell) for cell in cells))
+        table.add_row(*map(escape, cells))
     answers.print(table)
 
 
 @app.command()
 @takes(InvertOptions)
 def run(asked: InvertOptions, context: typer.Context) -> None:
-    """Sample pictures (or take given ones), invert them, and make them again from their latents.
+    """Sample pictures (or take given ones), invert them, and reconstruct them from their latents.
 
-    Noise, trajectory, predictions and latents go into the run's store as they come. What was interrupted goes on with
-    the same command.
+    Noise, trajectories, predictions and latents are stored as they come. The same command resumes an interrupted run.
 
     Examples:
 
@@ -114,15 +113,20 @@ def _named(asked: InvertOptions) -> InvertOptions:
 
 
 def inverted(asked: InvertOptions, plugins: Plugins) -> Inverted:
-    """Do what was asked for, or whatever of it is missing."""
+    """Do the run that the options describe, or whatever of it is missing."""
     from t2iprobe.plugins.inversion import session
 
     full = _named(asked)
     full.check()
-    path = asked.out or RUNS / f"invert-{Path(reference(full.arch, full.model, plugins)).name}"
+    path = _folder("invert", full, plugins)
     loaded = _loaded(full, asked, plugins)
     question = session.question_of(full, loaded, plugins)
     return session.run_study(full, session.study_of(full, question, loaded, plugins), path)
+
+
+def _folder(name: str, asked: InvertOptions | AblateOptions | InvertStudyOptions, plugins: Plugins) -> Path:
+    """The run folder; by default it is named by the command and the model."""
+    return asked.out or RUNS / f"{name}-{Path(reference(asked.arch, asked.model, plugins)).name}"
 
 
 def _planned(asked: InvertOptions, plugins: Plugins) -> dict[str, Any]:
@@ -134,36 +138,10 @@ def _planned(asked: InvertOptions, plugins: Plugins) -> dict[str, Any]:
         return plan.planned(full, plugins)
     if asked.resolution is not None:
         raise ConfigError(
-            f"the preset {asked.preset} has the model's own size; leave {asked.called('resolution')} out, or name a "
-            f"{asked.called('model')}"
+            f"the plan of preset {asked.preset} is for the model's own size; leave {asked.called('resolution')} out, "
+            f"or give {asked.called('model')}"
         )
     return plan.published(asked, asked.preset, plugins)
-
-
-@app.command()
-@takes(InvertAnalyzeOptions)
-def analyze(asked: InvertAnalyzeOptions, context: typer.Context) -> None:
-    """Correlation with its floor, normality, triangle, trajectory, assignment, plain areas, errors by step.
-
-    Always beside true noise. Leaves analysis.json, figures/ and report.html in the run folder; no model is needed.
-
-    Example: t2iprobe invert analyze runs/invert-tiny-sd3 --format json
-    """
-    from t2iprobe.plugins.inversion import report as sections
-    from t2iprobe.plugins.inversion import session
-    from t2iprobe.plugins.inversion.analyze import AnalysisSettings
-    from t2iprobe.plugins.inversion.inverted import Inverted
-
-    options = AnalysisSettings(
-        asked.patch, asked.plain_threshold, asked.plain_domain, asked.plain_range, asked.groups, seed=asked.seed
-    )
-    answer = session.analyzed(Inverted(asked.run, asked.limit), options, context.obj)
-    if asked.format is Format.json:
-        print_json(answer)
-        return
-    print_tables(sections.tables(answer["analysis"]))
-    answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
-    answers.print(f"Report with pictures: {answer['report']}", highlight=False)
 
 
 def _loaded(full: InvertOptions, asked: InvertOptions, plugins: Plugins) -> Model:
@@ -181,24 +159,183 @@ def _loaded(full: InvertOptions, asked: InvertOptions, plugins: Plugins) -> Mode
         raise ModelError(f"{error}; {hint}") from error
 
 
-def _print_summary(answer: dict[str, Any]) -> None:
+@app.command()
+@takes(InvertAnalyzeOptions)
+def analyze(asked: InvertAnalyzeOptions, context: typer.Context) -> None:
+    """Correlation with its floor, normality, triangle, trajectory, assignment, plain areas, errors by step.
+
+    Everything is compared with true noise. Leaves analysis.json, figures/ and report.html in the run folder; no model
+    is needed.
+
+    Example: t2iprobe invert analyze runs/invert-tiny-sd3 --format json
+    """
+    from t2iprobe.plugins.inversion import session
+    from t2iprobe.plugins.inversion.analyze import AnalysisSettings
+    from t2iprobe.plugins.inversion.inverted import Inverted
+
+    options = AnalysisSettings(
+        asked.patch, asked.plain_threshold, asked.plain_domain, asked.plain_range, asked.groups, seed=asked.seed
+    )
+    print_answer(session.analyzed(Inverted(asked.run, asked.limit), options, context.obj), asked.format)
+
+
+@app.command()
+@takes(InterpolateOptions)
+def interpolate(asked: InterpolateOptions, context: typer.Context) -> None:
+    """Sample between two latents, and between the true noises that they should be.
+
+    Example: t2iprobe invert interpolate runs/invert-tiny-sd3 --limit 32 --read
+    """
+    from t2iprobe.plugins.inversion import downstream
+
+    print_answer(downstream.interpolated(asked, context.obj), asked.format)
+
+
+@app.command()
+@takes(InvertEditOptions)
+def edit(asked: InvertEditOptions, context: typer.Context) -> None:
+    """Sample the latents again under another prompt, and for comparison true noise and unrelated noise.
+
+    Without --prompt, --prompts or --swap the new prompts are the targets of the prompt set's pairs.
+
+    Example: t2iprobe invert edit runs/invert-tiny-sd3 --read --guidance 3
+    """
+    from t2iprobe.plugins.inversion import downstream
+
+    print_answer(downstream.edited(asked, context.obj), asked.format)
+
+
+@app.command()
+@takes(AblateOptions)
+def ablate(asked: AblateOptions, context: typer.Context) -> None:
+    """Compare settings on the same noise: k, steps, guidance, or methods at the same number of model calls.
+
+    Examples:
+
+      t2iprobe invert ablate --arch sd3 --k 0,1,2,3,5,10 --num-steps 20,50 --limit 64
+
+      t2iprobe invert ablate --arch sd3 --equal-calls 40 --method euler --method fixed-point --method rf-solver
+    """
+    from t2iprobe.plugins.inversion import ablate, session
+
+    if asked.equal_calls is not None and asked.k:
+        raise ConfigError(
+            f"{asked.called('k')} goes with {asked.called('num_steps')}; with {asked.called('equal_calls')} name "
+            "methods, such as forward:steps=2"
+        )
+    if asked.plan:
+        print_facts(ablate.planned(asked, context.obj), asked.format)
+        return
+    path = _folder("invert-ablate", asked, context.obj)
+    found = ablate.run(asked, path, context.obj, typed(context))
+    print_answer(session.answer_of(path, "ablation", found, context.obj), asked.format)
+
+
+@app.command()
+@takes(InvertTrainingOptions)
+def training(asked: InvertTrainingOptions, context: typer.Context) -> None:
+    """Follow the same noise through a training's checkpoints: what is settled when.
+
+    P1 compares pictures with the last checkpoint's, P2 inverts each one's own, P3 inverts the last one's pictures.
+
+    Example: t2iprobe invert training --checkpoints organism/checkpoints --limit 64 --out runs/through-training
+    """
+    from t2iprobe.plugins.inversion import session, training_run
+
+    if asked.plan:
+        print_facts(training_run.planned(asked, context.obj), asked.format)
+        return
+    path = asked.out or RUNS / "invert-training"
+    found = training_run.run(asked, path, context.obj, typed(context))
+    print_answer(session.answer_of(path, "training", found, context.obj), asked.format)
+
+
+@app.command()
+@takes(InvertStudyOptions)
+def study(asked: InvertStudyOptions, context: typer.Context) -> None:
+    """Run, analyze, interpolate, edit and ablate k on one model, with settings that fit the embedded ones.
+
+    Example: t2iprobe invert study --arch sd3
+    """
+    from t2iprobe.plugins.inversion import combined
+
+    if asked.plan:
+        print_facts(combined.prepared(asked, context.obj).plan(context.obj), asked.format)
+        return
+    path = _folder("invert-study", asked, context.obj)
+    print_answer(combined.run(asked, path, context.obj, typed(context)), asked.format)
+
+
+def cell(value: Any, digits: int = 3) -> str:
+    """A cell of a table."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:g}" if value.is_integer() else f"{value:.{digits}f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def print_answer(answer: Mapping[str, Any], format: Format) -> None:
+    """Print the answer of a command that leaves a report: its tables and its sentence."""
+    from t2iprobe.plugins.inversion import report
+
+    if format is Format.json:
+        print_json(answer)
+        return
+    for title, table in report.tables(answer).items():
+        rows = [[cell(value, table.digits) for value in row] for row in table.rows]
+        print_wide(table.columns, rows, title=title)
+        answers.print()
+    if "sentence" in answer:
+        answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
+    answers.print(f"Report with pictures: {answer['report']}", highlight=False)
+
+
+def print_facts(facts: Mapping[str, Any], format: Format) -> None:
+    """Print a record, one line per fact; lists of records are printed as tables."""
+    if format is Format.json:
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            print_rows(value, format, name)
+        elif value not in (None, ""):
+            answers.print(f"{name.replace('_', ' '):>18}  {_fact(value)}", highlight=False, markup=False)
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {inner}" for key, inner in value.items())
+    if isinstance(value, list):
+        return " x ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], format: Format, name: str) -> None:
+    """Print a list of records as a table."""
+    if format is Format.json:
+        print_json({name: list(rows)})
+        return
+    table = Table(*(head.replace("_", " ") for head in rows[0]), box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*(escape(cell(value)) for value in row.values()))
+    answers.print(table)
+
+
+def _print_summary(answer: Mapping[str, Any]) -> None:
     heads = {
-        "reconstruction": "|again − image|", "noise_error": "|latent − noise|", "noise_cosine": "cosine",
-        "psnr": "PSNR", "ssim": "SSIM", "nfe_invert": "calls up", "nfe_sample": "calls down", "backward": "backward",
-        "seconds": "s a row",
+        "reconstruction": "|reconstruction − image|", "noise_error": "|latent − noise|", "noise_cosine": "cosine",
+        "psnr": "PSNR", "ssim": "SSIM", "nfe_invert": "calls of inversion", "nfe_sample": "calls of reconstruction",
+        "backward": "backward passes", "seconds": "seconds per picture",
     }  # fmt: skip
     if not any(row.get("backward") for row in answer["methods"]):
         del heads["backward"]
     rows = [[row["method"], *(cell(row.get(name)) for name in heads)] for row in answer["methods"]]
     print_wide(("method", *heads.values()), rows)
     spent = answer["spent"]
-    peak = parse.size_text(spent.get("peak_bytes", 0))
     answers.print(
         f"{counted(answer['rows'], 'picture')}, {counted(spent.get('denoiser_rows', 0), 'denoiser row')}, "
-        f"{spent.get('seconds', 0):.0f} s, "
-        f"{peak} beyond the weights, in {answer['run']}",
+        f"{spent.get('seconds', 0):.0f} s, {parse.size_text(spent.get('peak_bytes', 0))} beyond the weights, in "
+        f"{answer['run']}",
         highlight=False,
     )
-
-
-register(app)

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL.Image import Image
+
 from t2iprobe.cli.console import notes
-from t2iprobe.cli.cost import duration
 from t2iprobe.core.contracts.metric import Aggregate
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_words
 from t2iprobe.core.model import Model
-from t2iprobe.core.names import counted
+from t2iprobe.core.names import choice, counted
 from t2iprobe.core.option_groups import ModelOptions
-from t2iprobe.core.parse import size_text
-from t2iprobe.plugins.inversion import curves, edit, interpolate, session
+from t2iprobe.core.textfile import read_entries
+from t2iprobe.plugins.inversion import edit, interpolate, plots, session
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.plugins.inversion.options import InvertOptions
+from t2iprobe.plugins.inversion.options import FollowOptions, InterpolateOptions, InvertEditOptions
 from t2iprobe.plugins.inversion.resample import LevelSampler, WordJudge, check_model
-from t2iprobe.plugins.inversion.study import InversionStudy
-from t2iprobe.plugins.inversion.sweep_options import FollowOptions, InvertStudyOptions
-from t2iprobe.sampling import sides
 
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
+Answer = dict[str, Any]
+Sampled = tuple[Answer, dict[str, Image]]  # numbers, and pictures by name
+
 
 @dataclass(frozen=True)
-class DownstreamContext:
+class Downstream:
     """Everything that pictures are made and judged with.
 
     Args:
@@ -50,24 +51,97 @@ class DownstreamContext:
 
     def interpolate(
         self, question: interpolate.Interpolation, judge: WordJudge | None = None, aggregates: Sequence[Aggregate] = ()
-    ) -> dict[str, Any]:
+    ) -> Answer:
         """Interpolate, and leave numbers, picture sheets and a section of the report in the folder."""
-        with session.sampling(question.pictures(self.run.prompts), self.run, self.guidance) as on_rows:
-            sampler = LevelSampler(self.model, self.run, self.guidance, self.batch_size, on_rows)
+
+        def work(sampler: LevelSampler) -> Sampled:
             found, drawn = interpolate.interpolate(sampler, question, self.metrics, judge, aggregates)
-        return self._kept("interpolation", found, drawn | {"interpolate": curves.interpolation_plot(found)})
+            return found, drawn | {"interpolate": plots.interpolation_plot(found)}
 
-    def edit(self, question: edit.Edit, judge: WordJudge | None = None) -> dict[str, Any]:
+        return self._kept("interpolation", question.pictures(self.run.prompts), work)
+
+    def edit(self, question: edit.Edit, judge: WordJudge | None = None) -> Answer:
         """Edit, and leave numbers, picture sheets and a section of the report in the folder."""
-        with session.sampling(question.pictures, self.run, self.guidance) as on_rows:
-            sampler = LevelSampler(self.model, self.run, self.guidance, self.batch_size, on_rows)
-            found, drawn = edit.edit(sampler, question, self.metrics, judge)
-        return self._kept("edit", found, drawn | {"edit": curves.edit_plot(found)})
 
-    def _kept(self, name: str, found: dict[str, Any], drawn: dict[str, Any]) -> dict[str, Any]:
+        def work(sampler: LevelSampler) -> Sampled:
+            found, drawn = edit.edit(sampler, question, self.metrics, judge)
+            return found, drawn | {"edit": plots.edit_plot(found)}
+
+        return self._kept("edit", question.pictures, work)
+
+    def _kept(self, name: str, pictures: int, work: Callable[[LevelSampler], Sampled]) -> Answer:
+        with session.sampling(pictures, self.run, self.guidance) as on_rows:
+            found, drawn = work(LevelSampler(self.model, self.run, self.guidance, self.batch_size, on_rows))
         session.keep(self.run.path, name, found, drawn)
-        report = session.report_of(self.run.path, self.plugins)
-        return {"run": str(self.run.path), "report": str(report), name: found}
+        return session.answer_of(self.run.path, name, found, self.plugins)
+
+
+def interpolated(asked: InterpolateOptions, plugins: Plugins) -> Answer:
+    """Interpolate as the options say."""
+    run = sampled_run(asked.run)
+    metrics = session.metrics_of(asked.metric, plugins)
+    sets: dict[str, Any] = dict(plugins.aggregates())
+    aggregates = [choice("aggregate", name, sets)() for name in asked.aggregate]
+    question = interpolate.Interpolation(arms_of(run, asked.method), asked.limit, asked.points, asked.way)
+    interpolate.couples(run.prompts, asked.limit)  # what cannot work is refused before the model is loaded
+    model = model_of(run, asked, plugins)
+    judge = judge_of(run.prompts, asked.prompt_set, asked.reader, model, plugins) if asked.read else None
+    bench = Downstream(run, model, plugins, metrics, asked.guidance, asked.batch_size)
+    return bench.interpolate(question, judge, aggregates)
+
+
+def edited(asked: InvertEditOptions, plugins: Plugins) -> Answer:
+    """Edit as the options say.
+
+    Raises:
+        ConfigError: the new prompts are given in two ways, or there are too few.
+    """
+    run = sampled_run(asked.run)
+    metrics = session.metrics_of(asked.metric, plugins, ("image", "prompt"))
+    arms = arms_of(run, asked.method)
+    if sum([bool(asked.prompt), asked.prompts is not None, asked.swap]) > 1:
+        ways = [asked.called(name) for name in ("prompt", "prompts", "swap")]
+        raise ConfigError(f"give the new prompts one way: {ways[0]}, {ways[1]} or {ways[2]}")
+    count = min(asked.limit, len(run.rows))
+    targets = _given(asked, count) or (edit.deranged(run.prompts, count) if asked.swap else None)
+    model = model_of(run, asked, plugins)
+    if targets is None:
+        targets = targets_of(run.prompts[:count], asked.prompt_set, model, plugins)
+    judge = judge_of(targets, asked.prompt_set, asked.reader, model, plugins) if asked.read else None
+    question = edit.Edit(arms, targets, asked.variations, mix=asked.mix, seed=asked.seed, ledits=asked.ledits)
+    return Downstream(run, model, plugins, metrics, asked.guidance, asked.batch_size).edit(question, judge)
+
+
+def _given(asked: InvertEditOptions, count: int) -> tuple[str, ...] | None:
+    """The new prompts that are given as such."""
+    if asked.prompt is not None:
+        return (asked.prompt,) * count
+    if asked.prompts is None:
+        return None
+    prompts = read_entries(asked.prompts, "prompts")
+    if len(prompts) < count:
+        raise ConfigError(
+            f"{asked.called('prompts')} {asked.prompts} has {counted(len(prompts), 'prompt')} for {count} pictures; "
+            f"add {asked.called('limit')} {len(prompts)}"
+        )
+    return tuple(prompts[:count])
+
+
+def sampled_run(path: Path) -> Inverted:
+    """A finished run, with a warning if its pictures were given, so that their true noise is not known."""
+    run = Inverted(path)
+    if not run.sampled:
+        notes.print(
+            "[yellow]warning:[/] the true noise of given pictures is not known; the rows of true noise are for other "
+            "noise",
+            highlight=False,
+        )
+    return run
+
+
+def arms_of(run: Inverted, arms: Sequence[str]) -> tuple[str, ...]:
+    """The named methods of a run, or all of them."""
+    return tuple(run.arm(arm) for arm in arms) or tuple(run.arms)
 
 
 def model_of(run: Inverted, asked: FollowOptions, plugins: Plugins) -> Model:
@@ -78,101 +152,43 @@ def model_of(run: Inverted, asked: FollowOptions, plugins: Plugins) -> Model:
     """
     own = run.manifest.get("arguments", {})
     name = asked.model or own.get("model")
-    found = session.loaded(
-        ModelOptions(
-            arch=None if name else own.get("arch"),
-            model=name,
-            device=asked.device,
-            dtype=asked.dtype or own.get("dtype"),
-        ),
-        plugins,
-    )
-    check_model(found, run)
-    return found
+    arch, dtype = None if name else own.get("arch"), asked.dtype or own.get("dtype")
+    model = session.loaded(ModelOptions(arch=arch, model=name, device=asked.device, dtype=dtype), plugins)
+    check_model(model, run)
+    return model
 
 
 def judge_of(prompts: Sequence[str], prompt_set: str | None, reader: str, model: Model, plugins: Plugins) -> WordJudge:
     """A judge that reads in each picture the word that its prompt asks for, according to the prompt set.
 
     Raises:
-        ConfigError: the set does not know a prompt.
+        ConfigError: the set does not have a prompt.
     """
     pairs = _pairs(prompt_set, model, plugins)
     words = {pair.target: pair.target_word for pair in pairs} | {pair.source: pair.source_word for pair in pairs}
-    absent = next((prompt for prompt in prompts if prompt not in words), None)
-    if absent is not None:
-        raise ConfigError(f"--read: the prompt set does not say which word {absent!r} asks for; leave --read out")
-    known: dict[str, Any] = dict(plugins.metrics())
-    sees = plugins.reader(reader)
-    check_words(sees, [words[prompt] for prompt in prompts], plugins.readers())
-    return WordJudge(sees, known["ocr_f1"](), words)
+    _check_known(prompts, words, "does not say which word {} asks for; leave out --read")
+    engine = plugins.reader(reader)
+    check_words(engine, [words[prompt] for prompt in prompts], plugins.readers())
+    metrics: dict[str, Any] = dict(plugins.metrics())
+    return WordJudge(engine, metrics["ocr_f1"](), words)
 
 
 def targets_of(prompts: Sequence[str], prompt_set: str | None, model: Model, plugins: Plugins) -> tuple[str, ...]:
     """The target prompts of the pairs whose source prompts are given.
 
     Raises:
-        ConfigError: the set does not know a prompt.
+        ConfigError: the set does not have a prompt.
     """
-    known = {pair.source: pair.target for pair in _pairs(prompt_set, model, plugins)}
-    absent = next((prompt for prompt in prompts if prompt not in known), None)
-    if absent is not None:
-        raise ConfigError(
-            f"the prompt set has no pair for {absent!r}; give new prompts with --prompt, --prompts or --swap"
-        )
-    return tuple(known[prompt] for prompt in prompts)
+    targets = {pair.source: pair.target for pair in _pairs(prompt_set, model, plugins)}
+    _check_known(prompts, targets, "has no pair for {}; give new prompts with --prompt, --prompts or --swap")
+    return tuple(targets[prompt] for prompt in prompts)
 
 
 def _pairs(prompt_set: str | None, model: Model, plugins: Plugins) -> list[Any]:
     return list(plugins.prompt_set(prompt_set or plugins.own_prompt_set(model.ref)))
 
 
-def study(order: InvertStudyOptions, path: Path, plugins: Plugins) -> dict[str, Any]:
-    """Do everything for one model in one folder: run, analysis, interpolation, edits, an ablation of k and methods."""
-    from t2iprobe.plugins.inversion import ablate_run
-    from t2iprobe.plugins.inversion.analyze import AnalysisSettings
-
-    rows, num_steps, reader = order.limit, order.num_steps, order.reader
-    model = session.loaded(order, plugins)
-    weights: dict[str, Any] = {name: getattr(order, name) for name in ModelOptions.model_fields}
-    plain = session.default_method(model)
-    methods = (plain, "forward:steps=1", "forward:steps=2", "fixed-point")
-    distinct = max(1, rows // 4)
-    asked = InvertOptions(**weights, limit=rows, distinct=distinct, num_steps=num_steps, method=methods, yes=True)
-    question = session.question_of(asked, model, plugins)
-    inversion = session.study_of(asked, question, model, plugins)
-    prompts, arms = question.source.prompts, (plain, "forward:steps=2")
-    between = interpolate.Interpolation(arms, pairs=rows // 4)
-    edited = edit.Edit(arms, targets_of(prompts[: rows // 2], None, model, plugins))
-    ks = [k for k in (0, 1, 2, 3, 5, 10) if k <= num_steps]
-    swept = ablate_run.Swept(ks, [num_steps, 5 * num_steps // 2], [1.0])
-    lean = InvertOptions(**weights, limit=max(8, rows // 2), distinct=distinct, keep="ends", yes=True)
-    ablated = [one for _, one in ablate_run.studies(lean, swept, model, plugins)]
-    _say_total(inversion, between.pictures(prompts), edited.pictures, ablated, path)
-    run = session.run_study(asked, inversion, path)
-    answer = session.analyzed(run, AnalysisSettings(), plugins)
-    bench = DownstreamContext(run, model, plugins, session.metrics_of(["ssim"], plugins))
-    answer |= bench.interpolate(between, judge_of(run.prompts, None, reader, model, plugins))
-    answer |= bench.edit(edited, judge_of(edited.targets, None, reader, model, plugins))
-    answer["ablation"] = ablate_run.run(lean, swept, path / "ablation", plugins)
-    session.report_of(path / "ablation", plugins)
-    return answer
-
-
-def _say_total(
-    inversion: InversionStudy, between: int, edited: int, ablated: Sequence[InversionStudy], path: Path
-) -> None:
-    """Print the total on one line on stderr, before the plans of the parts."""
-    costs = [one.cost() for one in (inversion, *ablated)]
-    settings = sum(one.question.rows for one in ablated)
-    pictures = inversion.question.rows + between + edited + settings
-    resampled = (between + edited) * inversion.question.num_steps * sides(inversion.question.guidance)
-    rows = sum(one.rows for one in costs) + resampled
-    work = sum(one.work for one in costs) + resampled
-    notes.print(
-        f"plan of all parts: {inversion.question.rows} inverted, {between} interpolated, {edited} edited and "
-        f"{settings} ablated, {counted(pictures, 'picture')}; {counted(rows, 'denoiser row')}, "
-        f"about {duration(work * session.seconds_a_row(inversion))} of denoising, "
-        f"{size_text(sum(one.stored for one in costs))} into {path}",
-        highlight=False,
-    )
+def _check_known(prompts: Sequence[str], known: Mapping[str, str], otherwise: str) -> None:
+    absent = next((prompt for prompt in prompts if prompt not in known), None)
+    if absent is not None:
+        raise ConfigError(f"the prompt set {otherwise.format(repr(absent))}")

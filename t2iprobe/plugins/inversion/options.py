@@ -1,80 +1,92 @@
-"""Options that the commands of ``t2iprobe invert`` share, and how they print. Imports no torch."""
+"""Options of the ``t2iprobe invert`` commands. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from rich.markup import escape
-from rich.table import Table
-
-from t2iprobe.cli.console import Format, answers, print_json
-from t2iprobe.cli.options import PrintOptions, RunOptions, Size
-from t2iprobe.cli.tables import print_wide
-from t2iprobe.core.command_options import Names, Options, option
+from t2iprobe.cli.options import OutOptions, PrintOptions, Size
+from t2iprobe.core.command_options import Floats, Integers, Names, Options, Paths, option
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.option_groups import ModelOptions
+from t2iprobe.core.option_groups import DeviceOptions, ModelOptions
 from t2iprobe.core.seeds import SEEDS
 from t2iprobe.core.textfile import LISTED
 
-if TYPE_CHECKING:
-    from t2iprobe.report.sections import ReportTable as Numbers
-
 RUNS = Path("runs")
-
+ROWS, STEPS = 256, 50  # default numbers of pictures and steps
 
 Keep = Literal["trajectory", "ends"]
-KEEP = "trajectory: every state and prediction; ends: noise, picture and latent only."
-ROWS, STEPS = 256, 50  # pictures and steps by default
+KEEP = "trajectory: every state and prediction; ends: only noise, picture and latent."
 METHOD = (
-    "NAME or NAME:key=value,…, such as forward:steps=2; repeatable, or by commas. Default ddim, for flow models euler. "
-    "`t2iprobe invert list` shows all."
+    "NAME or NAME:key=value,…, such as forward:steps=2; repeatable, or separated by commas. Default ddim, or euler for "
+    "flow models. `t2iprobe invert list` shows all methods."
 )
+READER = "OCR engine: rapidocr, or easyocr (the paper's, an extra), with options such as rapidocr:lang=cyrillic."
+PROMPT_SET = "Prompt set whose source prompts are used; default the one the model was made for."
+BATCH = "Largest number of pictures at once; out of memory halves it."
+SEED = "Random seed of the noise and of everything else that is drawn."
+
+
+class PlanOptions(OutOptions):
+    """Options of a run that can also just be planned."""
+
+    plan: bool = option(False, help="Only print what the run would take: pictures, denoiser calls, time and disk.")
 
 
 class RowOptions(Options):
-    """Options that say which pictures are made from which prompts, and how."""
+    """Options for which pictures are made, and from which prompts."""
 
     panel: ClassVar[str] = "Pictures"
     prompts: Path | None = option(None, help=f"File of prompts, {LISTED}.")
-    prompt_set: str | None = option(
-        None, help="Prompt set, whose source prompts are taken; default what the model was made for."
-    )
-    limit: int | None = option(None, help=f"Pictures; default {ROWS}.", ge=1)
+    prompt_set: str | None = option(None, help=PROMPT_SET)
+    limit: int | None = option(None, help=f"Number of pictures; default {ROWS}.", ge=1)
     distinct: int | None = option(
-        None, help="Most different prompts; rows take turns in them, each with its own noise.", ge=1
+        None, help="Largest number of different prompts; pictures take turns in them, each with its own noise.", ge=1
     )
-    seed: int = option(0, help="Of the noise and of every other chance.", ge=0, lt=SEEDS)
-    batch_size: int | None = option(None, help="Most pictures at once; out of memory halves it.", ge=1)
+    seed: int = option(0, help=SEED, ge=0, lt=SEEDS)
+    batch_size: int | None = option(None, help=BATCH, ge=1)
 
 
-class InvertOptions(RunOptions, RowOptions, ModelOptions):
+class SizeOptions(Options):
+    """Options for how large pictures and runs are."""
+
+    panel: ClassVar[str] = "Pictures"
+    resolution: int | None = option(None, help="Side of the picture in pixels; default the model's own.", ge=8)
+    max_bytes: Size = option("20GB", help="Ask for --yes before a run that stores more, such as 500MB or 2TiB.")
+
+
+class InvertOptions(PlanOptions, SizeOptions, RowOptions, ModelOptions):
     """The options of ``t2iprobe invert run``, which other commands that make runs use as well."""
 
     panel: ClassVar[str] = "Inversion"
     preset: str | None = option(
         None, help="The paper's protocol for a model: sdxl, if, dit, ldm, …; `--preset list` shows them."
     )
-    images: Path | None = option(None, help="Invert the pictures of this folder instead.")
-    fit: bool = option(False, help="Scale and crop them, and make them RGB.")
+    images: Path | None = option(None, help="Invert the pictures in this folder, and sample none.")
+    fit: bool = option(False, help="Scale and crop the pictures of --images to the model's size, and convert to RGB.")
     method: Names = option((), help=METHOD)
     num_steps: int | None = option(None, help=f"Steps of sampling and inversion; default {STEPS}.", ge=1)
-    guidance: float = option(1.0, help="Guidance of sampling and reconstruction; 1 is off, as in the paper.")
-    inversion_guidance: float = option(1.0, help="Guidance of inversion.")
-    resolution: int | None = option(None, help="Side of the picture in pixels; default the model's own.", ge=8)
+    guidance: float = option(1.0, help="Guidance scale of sampling and reconstruction; 1 is off, as in the paper.")
+    inversion_guidance: float = option(1.0, help="Guidance scale of inversion.")
     sampler: Literal["plain", "own"] = option(
-        "plain", help="plain: DDIM or Euler make the pictures; own: the method's own sampler does."
+        "plain", help="What samples the pictures: plain, DDIM or Euler; own, the method's own sampler."
     )
-    reencode: bool = option(False, help="Invert the decoded and encoded picture, as one from a file would be.")
-    metric: Names = option(("psnr", "ssim"), help="That compare two pictures.", shown="psnr,ssim")
-    keep: Keep = option("trajectory", help=KEEP)
-    max_bytes: Size = option("20GB", help="Refuse to begin what takes more, such as 500MB or 2TiB.")
-    plan: bool = option(False, help="Only say what it would take; with --preset alone this needs no weights.")
+    reencode: bool = option(
+        False, help="Invert the picture after decoding and encoding it again, as one from a file would be."
+    )
+    metric: Names = option(("psnr", "ssim"), help="Metrics that compare two pictures.", shown="psnr,ssim")
+    keep: Keep = option("trajectory", help=f"What is stored. {KEEP}")
+    plan: bool = option(False, help="Only print what the run would take; with --preset alone this needs no weights.")
+
+    @classmethod
+    def shared_with(cls, asked: Options, **changes: Any) -> InvertOptions:
+        """The options that another command has in common with ``invert run``, with changes."""
+        common = {name: getattr(asked, name) for name in type(asked).model_fields if name in cls.model_fields}
+        return cls(**common | changes)
 
     @property
     def trajectory(self) -> bool:
-        """Whether states and predictions are kept."""
+        """Whether states and predictions are stored."""
         return self.keep == "trajectory"
 
     @property
@@ -94,8 +106,8 @@ class InvertOptions(RunOptions, RowOptions, ModelOptions):
             raise ConfigError(f"give the prompts one way: {self.called('prompts')} or {self.called('prompt_set')}")
         if self.images is not None and self.limit is not None:
             raise ConfigError(
-                f"{self.called('limit')} goes with pictures that are made; {self.called('images')} takes all that are "
-                "in the folder"
+                f"{self.called('limit')} goes with pictures that are sampled; {self.called('images')} inverts all "
+                "pictures in the folder"
             )
         for text in self.method:
             parse_arm(text)
@@ -106,78 +118,129 @@ class InvertAnalyzeOptions(PrintOptions):
 
     panel: ClassVar[str] = "Analysis"
     run: Path = option(help="Run folder of `t2iprobe invert run`.", argument=True)
-    limit: int | None = option(None, help="Only the first so many pictures.", ge=3)
+    limit: int | None = option(None, help="Analyze only this many pictures, from the first.", ge=3)
     patch: int | None = option(
-        None, help="Side of the correlation's patches; default the largest up to 8 that tiles.", ge=1
+        None,
+        help="Side of the patches within which pixels are correlated; default the largest up to 8 that tiles images.",
+        ge=1,
     )
-    plain_threshold: float = option(0.025, help="Of plain pixels.", ge=0)
+    plain_threshold: float = option(
+        0.025, help="A pixel is plain if its mean difference to the neighbours below and right is smaller.", ge=0
+    )
     plain_domain: Literal["pixels", "states"] = option(
-        "pixels", help="Look for plain areas in the pixels, or in the states that are denoised."
+        "pixels", help="Look for plain areas in the pixels, or in the states that the model denoises."
     )
     plain_range: Literal["unit", "signed"] = option(
-        "unit", help="The threshold is meant for pictures in 0..1 (unit) or -1..1 (signed)."
+        "unit", help="Range of pictures that the threshold refers to: 0..1 (unit) or -1..1 (signed)."
     )
-    groups: int | None = option(None, help="Disjoint parts for assignments; default 8 from 512 pictures on.", ge=1)
-    seed: int = option(0, help="Of every chance.", ge=0, lt=SEEDS)
+    groups: int | None = option(
+        None, help="Assign noise to images within this many disjoint groups; default 8 from 512 pictures on.", ge=1
+    )
+    seed: int = option(0, help="Random seed of everything that is drawn.", ge=0, lt=SEEDS)
 
 
 class InverterListOptions(PrintOptions):
     """The options of ``t2iprobe invert list``."""
 
     panel: ClassVar[str] = "Methods"
-    prediction: str | None = option(None, help="Only those for epsilon, v_prediction or flow models.")
+    prediction: str | None = option(None, help="Only the inverters for epsilon, v_prediction or flow models.")
 
 
-def cell(value: Any, digits: int = 3) -> str:
-    """A cell of a table."""
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:g}" if value.is_integer() else f"{value:.{digits}f}"
-    return str(value)
+class FollowOptions(DeviceOptions):
+    """Options of commands that start from a finished run."""
+
+    panel: ClassVar[str] = "Run to start from"
+    run: Path = option(help="Run folder of `t2iprobe invert run`.", argument=True)
+    model: str | None = option(None, help="The run's model, if it is not found under the name that the run has for it.")
+    method: Names = option((), help="Methods of the run whose latents are used; default all.")
+    guidance: float | None = option(None, help="Guidance scale of sampling; default the run's.")
+    read: bool = option(False, help="Read the text in the pictures and score it; needs a prompt set with words.")
+    reader: str = option("rapidocr", help=READER)
+    prompt_set: str | None = option(None, help=PROMPT_SET)
+    batch_size: int | None = option(None, help=BATCH, ge=1)
 
 
-def print_tables(tables: Mapping[str, Numbers]) -> None:
-    """Print tables with their titles."""
-    for title, one in tables.items():
-        print_wide(one.columns, [[cell(value, one.digits) for value in row] for row in one.rows], title=title)
-        answers.print()
+class InterpolateOptions(PrintOptions, FollowOptions):
+    """The options of ``t2iprobe invert interpolate``."""
+
+    panel: ClassVar[str] = "Interpolation"
+    limit: int = option(64, help="Largest number of pairs of pictures with the same prompt.", ge=2)
+    points: int = option(7, help="Points along the path, both ends included.", ge=2)
+    way: Literal["slerp", "lerp", "lerp-norm"] = option(
+        "slerp", help="Interpolation of whole latents: slerp, lerp, or lerp-norm, which keeps the length."
+    )
+    metric: Names = option(("ssim",), help="Metrics that compare two pictures: psnr, ssim, lpips, …", shown="ssim")
+    aggregate: Names = option((), help="Metrics that compare sets of pictures: fid, kid, … (an extra).")
 
 
-def print_facts(facts: Mapping[str, Any], format: Format) -> None:
-    """Print a record, one line per fact; lists of records are printed as tables."""
-    if format is Format.json:
-        print_json(facts)
-        return
-    for name, value in facts.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            print_rows(value, format, name)
-        elif value not in (None, ""):
-            shown = f"{value:,}" if isinstance(value, int) else _listed(value)
-            answers.print(f"{name.replace('_', ' '):>18}  {shown}", highlight=False, markup=False)
+class InvertEditOptions(PrintOptions, FollowOptions):
+    """The options of ``t2iprobe invert edit``."""
+
+    panel: ClassVar[str] = "Edit"
+    prompt: str | None = option(None, help="One new prompt for all pictures.")
+    prompts: Path | None = option(None, help="Text file with one new prompt per picture.")
+    swap: bool = option(False, help="Give each picture the prompt of another one.")
+    limit: int = option(64, help="Largest number of pictures.", ge=1)
+    variations: int = option(
+        8, help="Variations of each of the first few latents, made by mixing in fresh noise; 0 for none.", ge=0
+    )
+    mix: float = option(0.1, help="Share a of fresh noise in a variation: √(1-a) latent + √a noise.", ge=0, le=1)
+    ledits: bool = option(False, help="Also edit with diffusers' LEDITS++ (Stable Diffusion and SDXL).")
+    metric: Names = option(
+        ("ssim", "psnr"),
+        help="Metrics that compare two pictures (psnr, ssim, lpips, …), or a picture with its new prompt (clip_t).",
+        shown="ssim,psnr",
+    )
+    seed: int = option(0, help=SEED, ge=0, lt=SEEDS)
 
 
-def _listed(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {one}" for key, one in value.items())
-    return " x ".join(map(str, value)) if isinstance(value, list) else str(value)
+class AblateOptions(PlanOptions, SizeOptions, RowOptions, ModelOptions):
+    """The options of ``t2iprobe invert ablate``."""
+
+    panel: ClassVar[str] = "Ablation"
+    method: Names = option((), help=METHOD)
+    k: Integers = option(
+        (), help="Numbers of first inversion steps that forward diffusion replaces, such as 0,1,2,3,5."
+    )
+    num_steps: Integers = option((STEPS,), help="Numbers of steps, such as 10,50.", shown=str(STEPS))
+    guidance: Floats = option((1.0,), help="Guidance scales of sampling and inversion, such as 1,3.", shown="1")
+    equal_calls: int | None = option(
+        None, help="In place of --num-steps: each method takes as many steps as this many model calls allow.", ge=1
+    )
+    keep: Keep = option("ends", help=f"What each setting stores. {KEEP}")
+
+    @property
+    def each(self) -> InvertOptions:
+        """The options of the run of each setting, without what is varied."""
+        return InvertOptions.shared_with(self, num_steps=None, guidance=1.0)
 
 
-def print_rows(rows: Sequence[dict[str, Any]], format: Format, name: str) -> None:
-    """Print a list of records as a table."""
-    if format is Format.json:
-        print_json({name: list(rows)})
-        return
-    table = Table(*rows[0], box=None, header_style="bold")
-    for row in rows:
-        table.add_row(*(escape(cell(value)) for value in row.values()))
-    answers.print(table)
+class InvertTrainingOptions(PlanOptions, RowOptions, DeviceOptions):
+    """The options of ``t2iprobe invert training``."""
+
+    panel: ClassVar[str] = "Training"
+    checkpoints: Paths = option(
+        help="Folder with one pipeline per checkpoint, named by its step (`organisms train --checkpoints`); repeat it "
+        "for further trainings (seeds), which are pooled."
+    )
+    method: str | None = option(None, help="Inversion method; default ddim, or euler for flow models.")
+    limit: int = option(128, help="Number of noises, the same for every checkpoint.", ge=4)
+    num_steps: int = option(20, help="Steps of sampling and inversion.", ge=1)
+    groups: int | None = option(None, help="Assign noise to images within this many disjoint groups.", ge=1)
+    embedder: str | None = option(
+        None, help="Image model of transformers, such as facebook/dino-vits16, whose embeddings are compared by cosine."
+    )
+
+    def each(self, checkpoint: Path) -> InvertOptions:
+        """The options of the runs of a checkpoint."""
+        method = () if self.method is None else (self.method,)
+        return InvertOptions.shared_with(self, model=str(checkpoint), method=method, metric=(), keep="ends")
 
 
-def print_answer(answer: dict[str, Any], tables: Mapping[str, Numbers], format: Format) -> None:
-    """Print the answer of a command that leaves a report."""
-    if format is Format.json:
-        print_json(answer)
-        return
-    print_tables(tables)
-    answers.print(f"Report with pictures: {answer['report']}", highlight=False)
+class InvertStudyOptions(PlanOptions, ModelOptions):
+    """The options of ``t2iprobe invert study``."""
+
+    panel: ClassVar[str] = "Study"
+    limit: int = option(64, help="Number of pictures.", ge=16)
+    num_steps: int = option(20, help="Steps of sampling and inversion; k is also varied at 2.5 times as many.", ge=3)
+    reader: str = option("rapidocr", help=READER)

@@ -36,6 +36,12 @@ def over(values: NDArray[Any], prompts: Sequence[Hashable]) -> Between | None:
     return interval(values[known], [prompts[row] for row in known.tolist()]).plain()
 
 
+def mean_of(values: NDArray[Any]) -> float | None:
+    """The mean of what was measured; ``None`` where nothing was (NaN)."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else None
+
+
 def beside_first(run: Inverted, name: str, arm: str) -> Between | None:
     """A score minus that of the first method, picture by picture, because all methods have the same pictures."""
     first = run.arms[0]

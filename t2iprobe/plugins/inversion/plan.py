@@ -1,9 +1,9 @@
-"""What a run will take: :func:`published` needs no weights, :func:`planned` uses a model that is loaded."""
+"""What a run will take: :func:`published` needs no weights, everything else uses a model that is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
@@ -14,13 +14,13 @@ from t2iprobe.core.contracts.schedule import Schedule
 from t2iprobe.core.names import choice, counted
 from t2iprobe.core.parse import size_text
 from t2iprobe.plugins.inversion import session
-from t2iprobe.plugins.inversion.arms import ArmProperties, InversionArm, examined, methods_of, parse_arm
+from t2iprobe.plugins.inversion.arms import ArmProperties, examined, methods_of, parse_arm
 from t2iprobe.plugins.inversion.imageonly import FAMILIES
 from t2iprobe.plugins.inversion.options import ROWS, STEPS, InvertOptions
 from t2iprobe.plugins.inversion.presets import PRESETS, InversionPreset, applied
 from t2iprobe.plugins.inversion.sources import repeated
-from t2iprobe.plugins.inversion.study import InversionQuestion, cost_of
-from t2iprobe.sampling import schedule_of, state_shape
+from t2iprobe.plugins.inversion.study import InversionCost, InversionQuestion, InversionStudy, cost_of
+from t2iprobe.sampling import schedule_of, sides, state_shape
 
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
@@ -38,16 +38,22 @@ def published(asked: InvertOptions, name: str, plugins: Plugins) -> Found:
     preset = PRESETS[name]
     asked = applied(asked, preset)
     asked.check()
-    arms = tuple(map(parse_arm, asked.method))
-    question = _question(asked, arms)
+    question = InversionQuestion(
+        repeated([""], asked.limit or ROWS, asked.seed),  # costs do not depend on what the prompts say
+        tuple(map(parse_arm, asked.method)),
+        asked.num_steps or STEPS,
+        asked.guidance,
+        asked.inversion_guidance,
+        asked.sampler,
+        trajectory=asked.trajectory,
+    )
     schedule = schedule_for(preset, question.num_steps)
     scales = question.guidance, question.inversion_guidance
-    methods = methods_of(arms, plugins.inverters(), schedule.prediction)
+    methods = methods_of(question.arms, plugins.inverters(), schedule.prediction)
     calls = {label: examined(method, schedule, *scales) for label, method in methods.items()}
-    family = family_named(preset.family, plugins)
-    parameters = count_parameters(family.full_size())
+    parameters = count_parameters(family_named(preset.family, plugins).full_size())
     facts = {"preset": name, "model": preset.model, "parameters": parameters, "note": preset.note}
-    return facts | _record(question, schedule, calls, preset.shape, None)
+    return facts | _of_run(question, schedule, calls, preset.shape, None)
 
 
 def planned(asked: InvertOptions, plugins: Plugins) -> Found:
@@ -55,12 +61,55 @@ def planned(asked: InvertOptions, plugins: Plugins) -> Found:
     model = session.loaded(asked, plugins)
     question = session.question_of(asked, model, plugins, source=repeated([""], asked.limit or ROWS, asked.seed))
     study = session.study_of(asked, question, model, plugins)
-    parameters = count_parameters(model.denoiser)
     shape = state_shape(model, question.generation)
     seconds = study.cost().work * session.seconds_a_row(study)
-    return {"model": model.ref, "parameters": parameters} | _record(
-        question, study.schedule, study.examined, shape, seconds
-    )
+    facts = {"model": model.ref, "parameters": count_parameters(model.denoiser)}
+    return facts | _of_run(question, study.schedule, study.examined, shape, seconds)
+
+
+class Part(NamedTuple):
+    """A part of the work of a command that makes many runs.
+
+    Args:
+        name: name of the part.
+        pictures: pictures that are inverted, or sampled from latents.
+        num_steps: steps of each.
+        cost: what it takes.
+    """
+
+    name: str
+    pictures: int
+    num_steps: int
+    cost: InversionCost
+
+
+def of_study(name: str, study: InversionStudy, times: int = 1) -> Part:
+    """The part of a study, or of several that cost the same."""
+    return Part(name, study.question.rows * times, study.question.num_steps, study.cost() * times)
+
+
+def of_pictures(name: str, pictures: int, question: InversionQuestion) -> Part:
+    """The part of pictures that are sampled from the latents of a run."""
+    rows = pictures * question.num_steps * sides(question.guidance)
+    return Part(name, pictures, question.num_steps, InversionCost(rows, 0))
+
+
+def of_parts(parts: Sequence[Part], study: InversionStudy) -> Found:
+    """The cost of all parts together, and the time that it takes on this machine, measured on the model of a study."""
+    cost = sum((part.cost for part in parts), InversionCost(0, 0))
+    rows = [
+        {
+            "part": part.name,
+            "rows": part.pictures,
+            "num_steps": part.num_steps,
+            "denoiser_rows": part.cost.rows,
+            "stored_bytes": part.cost.stored,
+        }
+        for part in parts
+    ]
+    facts = {"model": study.model.ref, "parameters": count_parameters(study.model.denoiser), "parts": rows}
+    pictures = sum(part.pictures for part in parts)
+    return facts | _totals(pictures, counted(len(parts), "part"), cost, cost.work * session.seconds_a_row(study))
 
 
 def schedule_for(preset: InversionPreset, num_steps: int) -> Schedule:
@@ -78,53 +127,38 @@ def schedule_for(preset: InversionPreset, num_steps: int) -> Schedule:
 
 def family_named(name: str, plugins: Plugins) -> type[Adapter]:
     """An adapter by name, from the package or for a model without text."""
-    known: dict[str, type[Adapter]] = {**plugins.adapters(), **{one.name: one for one in FAMILIES}}
+    known: dict[str, type[Adapter]] = {**plugins.adapters(), **{family.name: family for family in FAMILIES}}
     return choice("family", name, known)
 
 
-def _question(asked: InvertOptions, arms: tuple[InversionArm, ...]) -> InversionQuestion:
-    """A question with empty prompts, because costs do not depend on what the prompts say."""
-    source = repeated([""], asked.limit or ROWS, asked.seed)
-    return InversionQuestion(
-        source,
-        arms,
-        asked.num_steps or STEPS,
-        asked.guidance,
-        asked.inversion_guidance,
-        asked.sampler,
-        asked.reencode,
-        asked.trajectory,
-    )
-
-
-def _record(
+def _of_run(
     question: InversionQuestion,
     schedule: Schedule,
     calls: Mapping[str, ArmProperties],
     shape: tuple[int, ...],
     seconds: float | None,
 ) -> Found:
-    cost = cost_of(question, calls, shape)
-    early = {str(k): round(schedule.levels[-1 - k].sigma, 4) for k in EARLY if k <= schedule.steps}
-    methods = [{"method": label, "calls_up": one.invert, "calls_down": one.sample} for label, one in calls.items()]
-    found: Found = {
+    what = f"{counted(question.num_steps, 'step')}, {', '.join(calls)}"
+    return {
         "prediction": schedule.prediction,
         "shape": list(shape),
-        "rows": question.rows,
         "num_steps": question.num_steps,
-        "methods": methods,
-        "noise_after_steps": early,
+        "methods": [
+            {"method": label, "calls_up": one.invert, "calls_down": one.sample} for label, one in calls.items()
+        ],
+        "noise_after_steps": {str(k): round(schedule.levels[-1 - k].sigma, 4) for k in EARLY if k <= schedule.steps},
+        **_totals(question.rows, what, cost_of(question, calls, shape), seconds),
+    }
+
+
+def _totals(pictures: int, what: str, cost: InversionCost, seconds: float | None) -> Found:
+    """The end of every plan: pictures, denoiser calls, time and disk."""
+    time = "" if seconds is None else f"about {duration(seconds)}, "
+    return {
+        "rows": pictures,
         "denoiser_rows": cost.rows,
         "hours": None if seconds is None else round(seconds / 3600, 3),
         "stored_bytes": cost.stored,
+        "sentence": f"{counted(pictures, 'picture')}, {what}: {counted(cost.rows, 'denoiser row')}, {time}"
+        f"{size_text(cost.stored)} to store",
     }
-    return found | {"sentence": _sentence(found, seconds)}
-
-
-def _sentence(found: Found, seconds: float | None) -> str:
-    labels = ", ".join(one["method"] for one in found["methods"])
-    time = "" if seconds is None else f"about {duration(seconds)}, "
-    return (
-        f"{counted(found['rows'], 'picture')}, {counted(found['num_steps'], 'step')}, {labels}: "
-        f"{counted(found['denoiser_rows'], 'denoiser row')}, {time}{size_text(found['stored_bytes'])} to store"
-    )

@@ -1,54 +1,56 @@
-"""Plots of an analysis, each as a picture. They work on tables and know neither models nor stores."""
+"""Plots of what ``t2iprobe invert`` measures, as pictures. They work on tables and know neither models nor stores.
+
+Plots of an analysis come first, those of interpolations, edits, ablations and trainings below.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from t2iprobe.plugins.inversion.analyze import OTHER, TRUE
+from t2iprobe.plugins.inversion.training import ANGLES, SIDES, curves_of
 from t2iprobe.report.figures import FAINT, INK, PAPER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Found = Mapping[str, Any]
 COLOURS = ("#d9480f", "#1971c2", "#2b8a3e", "#862e9c", "#e67700", "#0b7285", "#a61e4d", "#5c940d")
-GREY = "#868e96"
+GREY, BAND = "#868e96", "#dee2e6"
+MARKS = "os^Dv*PX"
 DPI = 130
 LONG = 26  # most letters of a method's name in a legend
 
 
-class Canvas:
-    """A figure with panels side by side; its ``image`` is ready once the ``with`` block has ended."""
-
-    def __init__(self, figure: Any, panels: Any) -> None:
-        self.figure, self.panels = figure, panels
-        self.image = Image.new("RGB", (1, 1))
-
-    def legend(self, axes: Axes) -> None:
-        """Draw one legend for all panels, below them, with the entries of ``axes``."""
-        handles, names = axes.get_legend_handles_labels()
-        self.figure.legend(
-            handles, names, loc="outside lower center", ncols=min(6, len(names)), frameon=False, fontsize=8.5
-        )
-
-
-@contextmanager
-def canvas(columns: int = 1, rows: int = 1, width: float = 11.5, height: float = 3.6) -> Iterator[Canvas]:
-    """A new figure, drawn at the end of the ``with`` block."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def canvas(panels: int = 1, most: int = 4, width: float = 11.5, height: float = 3.6) -> tuple[Figure, Sequence[Axes]]:
+    """A new figure with panels, ``most`` of them in a row; sizes in inches, the height is that of a row."""
     from matplotlib.figure import Figure
 
+    columns = min(most, panels)
+    rows = -(-panels // columns)
     figure = Figure(figsize=(width, height * rows), layout="constrained", dpi=DPI, facecolor=PAPER)
+    places = figure.subplots(rows, columns, squeeze=False).ravel()
+    for spare in places[panels:]:
+        spare.set_visible(False)
+    return figure, list(places[:panels])
+
+
+def drawn(figure: Figure, legend: Axes | None = None) -> Image.Image:
+    """The finished figure, with one legend below all panels that has the entries of ``legend``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    if legend is not None:
+        handles, names = legend.get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=min(6, len(names)), frameon=False, fontsize=8.5)
     surface = FigureCanvasAgg(figure)
-    found = Canvas(figure, figure.subplots(rows, columns, squeeze=False).ravel())
-    yield found
     surface.draw()
-    found.image = Image.fromarray(np.asarray(surface.buffer_rgba())).convert("RGB")
+    return Image.fromarray(np.asarray(surface.buffer_rgba())).convert("RGB")
 
 
 def dress(axes: Axes, title: str, x: str = "", y: str = "") -> None:
@@ -63,9 +65,16 @@ def dress(axes: Axes, title: str, x: str = "", y: str = "") -> None:
     axes.tick_params(colors=INK, length=3, labelsize=8.5)
 
 
-def legend(axes: Axes, **where: Any) -> None:
-    """Draw a legend without a frame."""
-    axes.legend(frameon=False, fontsize=8, **where)
+def line(axes: Axes, x: Sequence[float], values: Any, hue: str, label: str | None = None, style: str = "o-") -> None:
+    """Draw a curve, with gaps where a value is ``None``."""
+    axes.plot(x, np.array(values, np.float64), style, ms=3, lw=1.3, color=hue, label=label)
+
+
+def bars(axes: Axes, names: Sequence[str], values: Any, hue: Any, shift: float = 0, **style: Any) -> None:
+    """Draw one horizontal bar per name, the first on top."""
+    axes.barh(np.arange(len(names)) + shift, np.array(values, np.float64), color=hue, **style)
+    axes.set_yticks(range(len(names)), [short(name) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
 
 
 def colour(what: str, methods: Sequence[str]) -> str:
@@ -83,191 +92,141 @@ def short(name: str) -> str:
 def correlation_plot(found: Found) -> Image.Image:
     """The correlation across images with its floor, the autocorrelation within one, and the spectrum."""
     across, within, methods = found["correlation"], found["texture"], found["methods"]
-    with canvas(3) as drawn:
-        first, second, third = drawn.panels
-        names = [row["what"] for row in across["rows"]]
-        first.barh(
-            range(len(names)),
-            [row["mean"] for row in across["rows"]],
-            color=[colour(name, methods) for name in names],
-        )
-        low, high = (across["floor"] + bound for bound in across["excess_of_noise"])
-        first.axvspan(low, high, color="#dee2e6", alpha=0.7, linewidth=0)
-        first.axvline(across["floor"], color=INK, linestyle="--", linewidth=1)
-        first.set_yticks(range(len(names)), [short(name) for name in names])
-        first.invert_yaxis()
-        images = across["rows_of_images"]
-        floor = f"(dashed: the floor of white noise, {across['floor']:.4f}; band: 95 %)"
-        dress(
-            first, f"Correlation across {images:,} images\n{floor}", f"mean of the top {across['top']} |r| in a patch"
-        )
-        lags = range(1, len(within["rows"][0]["autocorrelation"]))
-        second.fill_between(lags, within["white"]["low"], within["white"]["high"], color="#dee2e6", linewidth=0)
-        for row in within["rows"]:
-            second.plot(lags, row["autocorrelation"][1:], "o-", ms=3, lw=1.3, color=colour(row["what"], methods))
-        band = f"(band: mean of {images:,} images of white noise, 95 %)"
-        dress(second, f"Autocorrelation within an image\n{band}", "pixels apart", "r")
-        for row in within["rows"]:
-            third.plot(
-                within["frequencies"],
-                [np.nan if value is None else value for value in row["spectrum"]],
-                "o-",
-                ms=3,
-                lw=1.3,
-                color=colour(row["what"], methods),
-                label=short(row["what"]),
-            )
-        third.set_yscale("log")
-        dress(third, "Spectrum\n(white noise: 1)", "cycles a pixel", "power")
-        drawn.legend(third)
-    return drawn.image
+    figure, (first, second, third) = canvas(3)
+    names, images = [row["what"] for row in across["rows"]], across["rows_of_images"]
+    bars(first, names, [row["mean"] for row in across["rows"]], [colour(name, methods) for name in names])
+    low, high = (across["floor"] + bound for bound in across["excess_of_noise"])
+    first.axvspan(low, high, color=BAND, alpha=0.7, linewidth=0)
+    first.axvline(across["floor"], color=INK, linestyle="--", linewidth=1)
+    floor = f"(dashed: the floor of white noise, {across['floor']:.4f}; band: 95 %)"
+    dress(first, f"Correlation across {images:,} images\n{floor}", f"mean of the top {across['top']} |r| in a patch")
+    lags = range(1, len(within["rows"][0]["autocorrelation"]))
+    second.fill_between(lags, within["white"]["low"], within["white"]["high"], color=BAND, linewidth=0)
+    for row in within["rows"]:
+        hue = colour(row["what"], methods)
+        line(second, lags, row["autocorrelation"][1:], hue)
+        line(third, within["frequencies"], row["spectrum"], hue, short(row["what"]))
+    band = f"(band: mean of {images:,} images of white noise, 95 %)"
+    dress(second, f"Autocorrelation within an image\n{band}", "lag (pixels)", "r")
+    third.set_yscale("log")
+    dress(third, "Spectrum\n(white noise: 1)", "cycles per pixel", "power")
+    return drawn(figure, third)
 
 
 def geometry_plot(found: Found) -> Image.Image:
     """Noise, image and latent as triangles of their mean distances, and the angles at the three corners."""
-    methods, rows = found["methods"], found["triangle"]["rows"]
-    with canvas(4, width=13) as drawn:
-        plane, *corners = drawn.panels
-        for row in rows:
-            image_latent, noise_latent, noise_image = row["lengths"]
-            x = (noise_latent**2 + noise_image**2 - image_latent**2) / (2 * noise_image)
-            y = max(noise_latent**2 - x**2, 0.0) ** 0.5
-            hue = colour(row["what"], methods)
-            plane.plot([0, noise_image, x, 0], [0, 0, y, 0], color=hue, lw=1.4)
-            plane.plot([x], [y], "o", color=hue, ms=5, label=short(row["what"]))
-            for number, axes in enumerate(corners):
-                angles = [one[number] for one in row["each_angle"]]
-                axes.hist(angles, bins=np.arange(0, 181, 3), histtype="step", color=hue, density=True, lw=1.3)
-        plane.annotate("noise", (0, 0), textcoords="offset points", xytext=(4, -12), fontsize=8.5, color=INK)
-        plane.annotate("image", (noise_image, 0), textcoords="offset points", xytext=(-8, -12), fontsize=8.5, color=INK)
-        plane.set_aspect("equal", adjustable="datalim")
-        plane.margins(0.12)
-        dress(plane, "Mean distances: where the latent is", "L2", "L2")
-        drawn.legend(plane)
-        for axes, name in zip(corners, found["triangle"]["corners"], strict=True):
-            dress(axes, f"Angle at the {name}", "degrees", "density")
-    return drawn.image
+    figure, (plane, *corners) = canvas(4, width=13)
+    for row in found["triangle"]["rows"]:
+        image_latent, noise_latent, noise_image = row["lengths"]
+        x = (noise_latent**2 + noise_image**2 - image_latent**2) / (2 * noise_image)
+        y = max(noise_latent**2 - x**2, 0.0) ** 0.5
+        hue = colour(row["what"], found["methods"])
+        plane.plot([0, noise_image, x, 0], [0, 0, y, 0], color=hue, lw=1.4)
+        plane.plot([x], [y], "o", color=hue, ms=5, label=short(row["what"]))
+        for axes, angles in zip(corners, np.transpose(row["each_angle"]), strict=True):
+            axes.hist(angles, bins=range(0, 181, 3), histtype="step", color=hue, density=True, lw=1.3)
+    for name, x, shift in (("noise", 0, 4), ("image", noise_image, -8)):
+        plane.annotate(name, (x, 0), textcoords="offset points", xytext=(shift, -12), fontsize=8.5, color=INK)
+    plane.set_aspect("equal", adjustable="datalim")
+    plane.margins(0.12)
+    dress(plane, "Mean distances: where the latent is", "L2", "L2")
+    for axes, name in zip(corners, found["triangle"]["corners"], strict=True):
+        dress(axes, f"Angle at the {name}", "degrees", "density")
+    return drawn(figure, plane)
 
 
 def location_plot(found: Found, method: str) -> Image.Image:
     """How far each state of the trajectories is from the points between noise and latent."""
     walks = found["location"][method]
-    count = len(next(iter(walks.values()))["nearer_noise"])
-    with canvas(len(walks) + 1) as drawn:
-        *maps, last = drawn.panels
-        for axes, (name, walk) in zip(maps, walks.items(), strict=True):
-            table = np.asarray(walk["distances"])
-            picture = axes.imshow(
-                table, origin="lower", aspect="auto", extent=(-0.5, count - 0.5, 0, 1), cmap="viridis"
-            )
-            nearest = table.argmin(0) / (len(table) - 1)
-            axes.plot(range(count), nearest, ".-", color="white", lw=1, ms=4)
-            drawn_bar = axes.figure.colorbar(picture, ax=axes)
-            drawn_bar.ax.tick_params(labelsize=8)
-            dress(axes, f"{name.capitalize()}: L2 to points\nbetween noise (0) and latent (1)", "level (0 is noise)")
-            axes.grid(False)
-        for number, (name, walk) in enumerate(walks.items()):
-            last.plot(range(count), walk["nearer_noise"], "o-", ms=3, color=COLOURS[number], label=name)
-        last.set_ylim(-0.03, 1.03)
-        dress(last, "States nearer to the noise\nthan to the latent", "level (0 is noise)", "share of images")
-        legend(last)
-    return drawn.image
+    levels = range(len(walks["inversion"]["nearer_noise"]))
+    figure, (*maps, last) = canvas(len(walks) + 1)
+    for axes, (name, walk), hue in zip(maps, walks.items(), COLOURS, strict=False):
+        table = np.asarray(walk["distances"])
+        extent = (-0.5, len(levels) - 0.5, 0, 1)
+        picture = axes.imshow(table, origin="lower", aspect="auto", extent=extent, cmap="viridis")
+        axes.plot(levels, table.argmin(0) / (len(table) - 1), ".-", color="white", lw=1, ms=4)
+        figure.colorbar(picture, ax=axes).ax.tick_params(labelsize=8)
+        dress(axes, f"{name.capitalize()}: L2 to points\nbetween noise (0) and latent (1)", "level (0 is noise)")
+        axes.grid(False)
+        line(last, levels, walk["nearer_noise"], hue, name)
+    last.set_ylim(-0.03, 1.03)
+    dress(last, "States nearer to the noise\nthan to the latent", "level (0 is noise)", "share of images")
+    last.legend(frameon=False, fontsize=8)
+    return drawn(figure)
 
 
 def steps_plot(found: Found) -> Image.Image:
     """The error of each step's prediction, in plain areas and elsewhere."""
-    steps, methods = found["steps"], list(found["steps"])
-    with canvas(2, height=3.8) as drawn:
-        error, ratio = drawn.panels
-        for method in methods:
-            one, hue = steps[method], colour(method, found["methods"])
-            error.plot(_gaps(one["error_plain"]), "o-", ms=3, color=hue, lw=1.4, label=f"{short(method)}, plain")
-            error.plot(_gaps(one["error_rest"]), "s--", ms=3, color=hue, lw=1, label=f"{short(method)}, elsewhere")
-            ratio.plot(_gaps(one["std_ratio"]), "o-", ms=3, color=hue)
-        dress(
-            error,
-            "Prediction of the inversion against the sampler's",
-            "sampling step (0 starts at noise)",
-            "mean |difference|",
-        )
-        dress(ratio, "Spread of the predictions", "sampling step", "% of the sampler's")
-        drawn.legend(error)
-    return drawn.image
-
-
-def _gaps(values: Sequence[float | None]) -> list[float]:
-    return [float("nan") if value is None else value for value in values]
+    figure, (error, ratio) = canvas(2, height=3.8)
+    for method, numbers in found["steps"].items():
+        hue, steps = colour(method, found["methods"]), range(len(numbers["error"]))
+        line(error, steps, numbers["error_plain"], hue, f"{short(method)}, plain areas")
+        line(error, steps, numbers["error_rest"], hue, f"{short(method)}, elsewhere", "s--")
+        line(ratio, steps, numbers["std_ratio"], hue)
+    title = "Prediction of the inversion against the sampler's"
+    dress(error, title, "sampling step (0 starts at noise)", "mean |difference|")
+    dress(ratio, "Spread of the predictions", "sampling step", "% of the sampler's")
+    return drawn(figure, error)
 
 
 def normality_plot(found: Found) -> Image.Image:
     """Quantiles against those of a normal distribution, and moments."""
-    normal, methods = found["normality"]["quantiles"]["normal"], found["methods"]
-    with canvas(2, height=3.8) as drawn:
-        quantile, moments = drawn.panels
-        quantile.axline((0, 0), slope=1, color=FAINT, lw=1)
-        for row in found["normality"]["rows"]:
-            what = row["what"]
-            hue = colour(what, methods)
-            quantile.plot(normal, found["normality"]["quantiles"][what], color=hue, lw=1.4, label=short(what))
-        dress(quantile, "Quantiles of all numbers", "standard normal", "found")
-        legend(quantile)
-        names = ("mean", "std", "skewness", "excess_kurtosis")
-        rows = found["normality"]["rows"]
-        for number, row in enumerate(rows):
-            at = np.arange(len(names)) + (number - (len(rows) - 1) / 2) * 0.8 / len(rows)
-            moments.bar(at, [row[name] for name in names], 0.8 / len(rows), color=colour(row["what"], methods))
-        moments.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
-        moments.axhline(0, color=INK, lw=0.8)
-        dress(moments, "Moments (standard normal: 0, 1, 0, 0)")
-    return drawn.image
+    part, names = found["normality"], ("mean", "std", "skewness", "excess_kurtosis")
+    figure, (quantile, moments) = canvas(2, height=3.8)
+    quantile.axline((0, 0), slope=1, color=FAINT, lw=1)
+    count = len(part["rows"])
+    for number, row in enumerate(part["rows"]):
+        what, hue = row["what"], colour(row["what"], found["methods"])
+        line(quantile, part["quantiles"]["normal"], part["quantiles"][what], hue, short(what), "-")
+        at = np.arange(len(names)) + (number - (count - 1) / 2) * 0.8 / count
+        moments.bar(at, [row[name] for name in names], 0.8 / count, color=hue)
+    dress(quantile, "Quantiles of all numbers", "standard normal", "found")
+    quantile.legend(frameon=False, fontsize=8)
+    moments.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
+    moments.axhline(0, color=INK, lw=0.8)
+    dress(moments, "Moments (standard normal: 0, 1, 0, 0)")
+    return drawn(figure)
 
 
 def plain_plot(found: Found) -> Image.Image:
     """Error and spread of latents in plain areas and elsewhere."""
     rows = found["plain"]["rows"]
-    names = [short(row["what"]) for row in rows]
-    with canvas(2, height=0.9 + 0.55 * len(rows)) as drawn:
-        for axes, key, title in zip(
-            drawn.panels, ("error", "std"), ("Mean |latent − noise|", "Spread of the latent (noise: 1)"), strict=True
-        ):
-            for shift, where, hue in ((-0.2, "plain", COLOURS[0]), (0.2, "rest", COLOURS[1])):
-                values = _gaps([row[f"{key}_{where}"] for row in rows])
-                label = "plain areas" if where == "plain" else "elsewhere"
-                axes.barh(np.arange(len(rows)) + shift, values, 0.38, color=hue, label=label)
-            axes.set_yticks(range(len(rows)), names)
-            axes.invert_yaxis()
-            dress(axes, title)
-        legend(drawn.panels[0])
-    return drawn.image
+    names = [row["what"] for row in rows]
+    figure, panels = canvas(2, height=0.9 + 0.55 * len(rows))
+    titles = {"error": "Mean |latent − noise|", "std": "Standard deviation of the latent (noise: 1)"}
+    for axes, (key, title) in zip(panels, titles.items(), strict=True):
+        for shift, where, hue, label in (
+            (-0.2, "plain", COLOURS[0], "plain areas"), (0.2, "rest", COLOURS[1], "elsewhere")
+        ):  # fmt: skip
+            bars(axes, names, [row[f"{key}_{where}"] for row in rows], hue, shift, height=0.38, label=label)
+        dress(axes, title)
+    panels[0].legend(frameon=False, fontsize=8)
+    return drawn(figure)
 
 
 def assignment_plot(found: Found) -> Image.Image:
     """How often noise and image find each other, both ways."""
     part = found["assignment"]
     pairs = list(dict.fromkeys((row["from"], row["to"]) for row in part["rows"]))
-    columns = min(4, len(pairs))
-    with canvas(columns, -(-len(pairs) // columns), width=2 + 2.7 * columns, height=2.7) as drawn:
-        for axes, (first, second) in zip(drawn.panels, pairs, strict=False):
-            rows = [row for row in part["rows"] if (row["from"], row["to"]) == (first, second)]
-            for shift, key, hue, name in (
-                (-0.27, "to_second", COLOURS[0], "the first finds the second"),
-                (0.0, "to_first", COLOURS[1], "the second finds the first"),
-                (0.27, "hungarian", GREY, "one to one"),
-            ):
-                axes.bar(np.arange(len(rows)) + shift, [row[key] for row in rows], 0.26, color=hue, label=name)
-            axes.axhline(part["chance"], color=INK, linestyle="--", lw=1, label="chance")
-            axes.set_xticks(range(len(rows)), [row["measure"] for row in rows])
-            axes.set_ylim(0, 1.05)
-            dress(axes, f"{short(first)} –\n{short(second)}", "", "right")
-        for axes in drawn.panels[len(pairs) :]:
-            axes.set_visible(False)
-        drawn.legend(drawn.panels[0])
-    return drawn.image
+    figure, panels = canvas(len(pairs), width=2 + 2.7 * min(4, len(pairs)), height=2.7)
+    for axes, (first, second) in zip(panels, pairs, strict=True):
+        rows = [row for row in part["rows"] if (row["from"], row["to"]) == (first, second)]
+        for shift, key, hue, name in (
+            (-0.27, "to_second", COLOURS[0], "the first finds the second"),
+            (0.0, "to_first", COLOURS[1], "the second finds the first"),
+            (0.27, "hungarian", GREY, "one to one"),
+        ):
+            axes.bar(np.arange(len(rows)) + shift, [row[key] for row in rows], 0.26, color=hue, label=name)
+        axes.axhline(part["chance"], color=INK, linestyle="--", lw=1, label="chance")
+        axes.set_xticks(range(len(rows)), [row["measure"] for row in rows])
+        axes.set_ylim(0, 1.05)
+        dress(axes, f"{short(first)} –\n{short(second)}", "", "share right")
+    return drawn(figure, panels[0])
 
 
 def figures(found: Found) -> dict[str, Image.Image]:
     """Every plot that the analysis has numbers for, by the name of its file."""
-    drawn = {
+    plots = {
         "correlation": correlation_plot(found),
         "geometry": geometry_plot(found),
         "normality": normality_plot(found),
@@ -275,7 +234,142 @@ def figures(found: Found) -> dict[str, Image.Image]:
         "assignment": assignment_plot(found),
     }
     if "steps" in found:
-        drawn["steps"] = steps_plot(found)
+        plots["steps"] = steps_plot(found)
     for number, method in enumerate(found.get("location", {})):
-        drawn[f"location-{number}"] = location_plot(found, method)
-    return drawn
+        plots[f"location-{number}"] = location_plot(found, method)
+    return plots
+
+
+ALONG = {
+    "frechet": "Fréchet distance to the run's pictures\n(principal components of pixels)",
+    "ssim_to_noise": "SSIM to the picture\nbetween true noises",
+    "ssim_to_morph": "SSIM to the same\nbetween pixels",
+    "diversity": "Diversity over pairs\n(mean |difference|)",
+    "contrast": "Contrast of a picture",
+    "read": "Text read right (F1)",
+    "fid": "FID",
+    "kid": "KID",
+}
+
+
+def interpolation_plot(found: Found) -> Image.Image:
+    """Each measure along the path, for latents and for true noise."""
+    names = [name for name in ALONG if name in found["rows"][0]]
+    figure, panels = canvas(len(names), most=3, height=2.9)
+    for axes, name in zip(panels, names, strict=True):
+        for what in dict.fromkeys(row["what"] for row in found["rows"]):
+            rows = [row for row in found["rows"] if row["what"] == what]
+            hue = colour(what, found["methods"])
+            line(axes, [row["share"] for row in rows], [row[name] for row in rows], hue, short(what))
+        dress(axes, ALONG[name], "share of the second")
+    return drawn(figure, panels[0])
+
+
+def edit_plot(found: Found) -> Image.Image:
+    """What edits keep of the picture, whether they show the new prompt, and how much variations differ."""
+    titles = {
+        "ssim_to_source": "SSIM to the picture before",
+        "ssim_to_noise": "SSIM to the edit from true noise",
+        "read": "New text read right (F1)",
+        "variations": f"Variations of one picture\n(a = {found['mix']:g})",
+    }
+    rows = found["rows"]
+    names = [name for name in titles if rows[0].get(name) is not None]
+    figure, panels = canvas(len(names), width=2 + 3 * len(names), height=0.8 + 0.4 * len(rows))
+    for axes, name in zip(panels, names, strict=True):
+        values = np.array([row.get(name) or [None] * 3 for row in rows], np.float64)
+        spread = np.abs(values[:, 1:] - values[:, :1]).T
+        hues = [colour(row["what"], found["methods"]) for row in rows]
+        style = {"ecolor": INK, "elinewidth": 1, "capsize": 2}
+        bars(axes, [row["what"] for row in rows], values[:, 0], hues, xerr=spread, error_kw=style)
+        dress(axes, titles[name])
+        axes.tick_params(labelleft=axes is panels[0])
+    return drawn(figure)
+
+
+def k_plot(rows: Sequence[Found], ks: Sequence[int | None]) -> Image.Image | None:
+    """The numbers against how many steps forward diffusion replaces; ``None`` if only one k was measured.
+
+    Args:
+        rows: the settings.
+        ks: the number of replaced steps of each setting; ``None`` for other methods.
+    """
+    lines: dict[tuple[int, float], list[tuple[int, Found]]] = {}
+    for row, k in zip(rows, ks, strict=True):
+        if k is not None:
+            lines.setdefault((row["num_steps"], row["guidance"]), []).append((k, row))
+    if max(map(len, lines.values()), default=0) < 2:
+        return None
+    panels = {
+        "excess": "Correlation over the floor",
+        "std": "Standard deviation of the latent (noise: 1)",
+        "reconstruction": "Reconstruction: mean |error|",
+        "noise_cosine": "Cosine to the true noise",
+    }
+    figure, places = canvas(4, width=13.5)
+    for ((steps, scale), part), hue in zip(sorted(lines.items()), itertools.cycle(COLOURS), strict=False):
+        part.sort(key=lambda pair: pair[0])
+        label = f"T = {steps}" + (f", w = {scale:g}" if scale != 1 else "")
+        for axes, name in zip(places, panels, strict=True):
+            line(axes, [100 * k / steps for k, _ in part], [row[name] for _, row in part], hue, label)
+    for axes, title in zip(places, panels.values(), strict=True):
+        dress(axes, title, "% of the steps replaced")
+    places[0].axhline(_noise(rows), color=GREY, ls="--", lw=1)
+    places[1].axhline(1, color=GREY, ls="--", lw=1)
+    return drawn(figure, places[0])
+
+
+def _noise(rows: Sequence[Found]) -> float:
+    """How far true noise is over the floor, on average over settings."""
+    return float(np.mean([row["excess"] for row in rows if row["method"] == TRUE]))
+
+
+def methods_plot(rows: Sequence[Found]) -> Image.Image:
+    """The methods: how normal their latents are against how well the picture is reconstructed."""
+    shown = [row for row in rows if row["method"] != TRUE and row["reconstruction"] is not None]
+    figure, (first, second) = canvas(2, width=12, height=4.4)
+    for number, method in enumerate(dict.fromkeys(row["method"] for row in shown)):
+        own = [row for row in shown if row["method"] == method]
+        mark, hue = MARKS[number // len(COLOURS) % len(MARKS)], COLOURS[number % len(COLOURS)]
+        for axes, name in ((first, "excess"), (second, "noise_error")):
+            values = np.array([row[name] for row in own], np.float64)
+            axes.plot([row["reconstruction"] for row in own], values, mark, color=hue, label=method)
+    first.axhline(_noise(rows), color=FAINT, ls="--", lw=1)
+    dress(first, "Correlation over the floor (dashed: true noise)", "reconstruction: mean |error|", "excess")
+    dress(second, "Distance to the true noise", "reconstruction: mean |error|", "mean |latent − noise|")
+    return drawn(figure, first)
+
+
+#: titles of the panels, with the protocol and its curves
+PANELS: Mapping[str, tuple[str, ...]] = {
+    "P1: pictures against the last checkpoint's": ("p1", "cka", "svcca", "knn", "ssim", "embedding"),
+    "P2: angles of noise, image, latent": ("p2", *ANGLES),
+    "P2: distances": ("p2", *SIDES),
+    "P2: noise and image find each other": (
+        "p2", "noise_to_image_l2", "image_to_noise_l2", "noise_to_image_pearson", "image_to_noise_pearson",
+    ),
+    "P3: angles, the last's pictures": ("p3", *ANGLES),
+    "P3: latents against the last's": ("p3", "latent_cka", "latent_knn", "latent_correlation"),
+    "P3: the last's pictures made again (SSIM)": ("p3", "ssim_by_itself", "ssim_by_last"),
+    "P2: correlation over the floor, |latent − noise|": ("p2", "excess", "noise_error"),
+}  # fmt: skip
+
+
+def training_plot(found: Found) -> Image.Image:
+    """All curves through the training, with a diamond where each saturates."""
+    steps, curves = found["steps"], curves_of(found)
+    figure, panels = canvas(len(PANELS), width=15, height=3.4)
+    for axes, (title, (protocol, *names)) in zip(panels, PANELS.items(), strict=True):
+        kept = [name for name in names if f"{protocol}.{name}" in curves]
+        for name, hue in zip(kept, COLOURS, strict=False):
+            key = f"{protocol}.{name}"
+            mean, std = (np.array(curves[key][part], np.float64) for part in ("mean", "std"))
+            line(axes, steps, mean, hue, name.replace("_", " "))
+            axes.fill_between(steps, mean - std, mean + std, color=hue, alpha=0.15, linewidth=0)
+            settled = found["saturation"].get(key)
+            if settled is not None:
+                axes.plot([settled], [mean[steps.index(settled)]], "D", ms=7, mfc="none", mec=hue)
+        axes.set_xscale("log")
+        dress(axes, title, "training step")
+        axes.legend(frameon=False, fontsize=7.5)
+    return drawn(figure)

@@ -1,119 +1,26 @@
-"""An analysis as tables: for the terminal, and as sections of a report."""
+"""The answers of ``t2iprobe invert`` as sections of a report; the terminal prints the sections' tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from PIL.Image import Image
 
 from t2iprobe.core.names import counted
 from t2iprobe.plugins.inversion.paired import said
+from t2iprobe.plugins.inversion.training import OTHER, curves_of, last_of_itself
 from t2iprobe.report.sections import Cell, ReportTable, Section
 
 Found = Mapping[str, Any]
+Drawn = Mapping[str, Image]
 SHEETS = 4  # picture sheets in a report
 
 
-def tables(found: Found) -> dict[str, ReportTable]:
-    """The tables of an analysis, by heading."""
-    return {
-        "Reconstruction": reconstruction(found),
-        "Correlation and normality": correlation(found),
-        "Triangle": triangle(found),
-        "Plain areas": plain(found),
-        "Assignment": assignment(found),
-    }
-
-
-def reconstruction(found: Found) -> ReportTable:
-    """How well pictures were reconstructed, and at what cost."""
-    first, *others = found["reconstruction"]["rows"]
-    beside = [f"PSNR beside {first['method']}"] if others and first.get("psnr") else []
-    columns = [
-        "method", "|made again − image|", "|latent − noise|", "cosine to noise", "PSNR", *beside, "SSIM", "calls",
-        "ms a row",
-    ]  # fmt: skip
-    rows: list[list[Cell]] = []
-    for row in (first, *others):
-        calls: Cell = int(row["nfe_invert"][0] + row["nfe_sample"][0])
-        if row["backward"][0]:
-            calls = f"{calls}, {int(row['backward'][0])} of them backward too"
-        *scores, ssim = (row.get(name) for name in ("reconstruction", "noise_error", "noise_cosine", "psnr", "ssim"))
-        gap = [said(row["beside_first"]["psnr"], 2)] if beside else []
-        means = (*map(_mean, scores), *gap, _mean(ssim))
-        rows.append([row["method"], *means, calls, round(1000 * row["seconds"][0], 1)])
-    return ReportTable(columns, rows, 3)
-
-
-def correlation(found: Found) -> ReportTable:
-    """Correlation with its floor, what a single image shows, and how normal the numbers are."""
-    across = found["correlation"]
-    within = {row["what"]: row for row in found["texture"]["rows"]}
-    normal = {row["what"]: row for row in found["normality"]["rows"]}
-    white, noise = found["texture"]["white"], found["normality"]["noise"]
-    over, near, rejected = across["excess_of_noise"], (white["low"][0], white["high"][0]), noise["shapiro_rejected"]
-    known = "" if noise["coordinate_kl"] is None else f" (noise: {noise['coordinate_kl']:.3f})"
-    columns = [
-        "what", "correlation", f"over the floor {across['floor']:.4f} {_noise(over, 4)}",
-        f"autocorrelation at 1 {_noise(near, 4)}", "mean", "std", "kurtosis", f"KL a number{known}",
-        f"not normal {_noise(rejected, 2)}",
-    ]  # fmt: skip
-    rows: list[list[Cell]] = []
-    for row in across["rows"]:
-        one = normal.get(row["what"])
-        moments: list[Cell] = ["", "", "", "", ""]
-        if one is not None:
-            kl = "–" if one["coordinate_kl"] is None else one["coordinate_kl"]
-            moments = [one["mean"], one["std"], one["excess_kurtosis"], kl, one["shapiro_rejected"]]
-        rows.append([row["what"], row["mean"], row["excess"], within[row["what"]]["autocorrelation"][1], *moments])
-    return ReportTable(columns, rows, 4)
-
-
-def triangle(found: Found) -> ReportTable:
-    """The angles and sides of the triangle."""
-    part = found["triangle"]
-    columns = ["latent", *(f"angle at {name}" for name in part["corners"]), "most probable", *part["sides"]]
-    rows: list[list[Cell]] = []
-    for row in part["rows"]:
-        probable = "–" if row["most_probable"] is None else "° ".join(map(str, row["most_probable"])) + "°"
-        rows.append([row["what"], *row["angles"], probable, *row["lengths"]])
-    return ReportTable(columns, rows, 1)
-
-
-def plain(found: Found) -> ReportTable:
-    """Plain areas compared with the rest."""
-    columns = [
-        "latent", "error, plain", "error, elsewhere", "difference by image", "beside other noise", "std, plain",
-        "std, elsewhere", "difference", "variance nearby, plain", "elsewhere", "bits, plain", "elsewhere",
-    ]  # fmt: skip
-    rows: list[list[Cell]] = []
-    for row in found["plain"]["rows"]:
-        numbers = (_number(row[name]) for name in ("error_plain", "error_rest"))
-        spreads = (_number(row[name]) for name in ("std_plain", "std_rest"))
-        left = (_number(row[f"{what}_{where}"]) for what in ("local", "bits") for where in ("plain", "rest"))
-        gaps = said(row["difference"]), said(row["beside_other"])
-        rows.append([row["what"], *numbers, *gaps, *spreads, said(row["spread_difference"]), *left])
-    return ReportTable(columns, rows, 3)
-
-
-def assignment(found: Found) -> ReportTable:
-    """How often noise and image find each other."""
-    columns = ["first", "second", "by", "first finds second", "second finds first", "one to one", "top hub", "chosen"]
-    keys = ("from", "to", "measure", "to_second", "to_first", "hungarian", "top_hub", "chosen")
-    return ReportTable(columns, [[row[key] for key in keys] for row in found["assignment"]["rows"]], 3)
-
-
-def _noise(bounds: Sequence[float], digits: int) -> str:
-    return "(noise: {:.{d}f} to {:.{d}f})".format(*bounds, d=digits)
-
-
-def _mean(value: Sequence[float] | None) -> Cell:
-    return "–" if value is None else value[0]
-
-
-def _number(value: float | None) -> Cell:
-    return "–" if value is None else value
+def tables(answer: Found) -> dict[str, ReportTable]:
+    """The tables of a command's answer, by heading."""
+    parts = [part for name, found in answer.items() if name in SECTIONS for part in SECTIONS[name](found, {})]
+    return {part.title: part.table for part in parts if part.table is not None}
 
 
 def sentence(found: Found) -> str:
@@ -154,80 +61,288 @@ def _missed(areas: Found, part: Found) -> str:
     )
 
 
-TEXT = {
-    "Reconstruction": "Means over rows in the space that is denoised; beside the first method picture by picture, with "
-    "a 95 % interval. Calls are those of the model for inversion and reconstruction of one row, guidance included.",
-    "Correlation and normality": "Correlation of pixels across images (E1 of arXiv 2410.23530) depends on how many "
-    "images there are: only what exceeds the floor of independent normal numbers counts, and of it only what is "
-    "outside of the range that 95 % of such sets have. Autocorrelation is within an image, its range that of the mean "
-    "over so many images of white noise. KL a number has the mean in brackets for true noise; not normal is the share "
-    "of latents that Shapiro and Wilk's test rejects at 5 %.",
-    "Triangle": "Noise, image and latent as three points. Angles are arccos of the mean cosine, which need not sum to "
-    "180; the most probable triangle does. Other noise is a latent that knows nothing.",
-    "Plain areas": "Mean |latent − noise| and spread of the latent where the image is plain and elsewhere, and the "
-    "differences of errors (image by image) and of spreads with their 95 % intervals. The true noise of plain areas "
-    "need not be as that elsewhere, as it had a part in making them; nor need packing, as areas differ in size: judge "
-    "by the rows of true and other noise. Variance nearby is that within 3 x 3 numbers, bits are what a number takes "
-    "when packed: both are lower where a latent has structure that noise has not.",
-    "Assignment": "Share of rows that find their own partner as the nearest. By L2 images of low contrast are near "
-    "every noise: hubs. Chosen is the share of second ones that are anyone's nearest.",
-}
-NAMES = {
-    "correlation": "Correlation across images, autocorrelation within one, spectrum",
-    "geometry": "Noise, image and latent",
-    "normality": "Quantiles and moments",
-    "plain": "Plain areas",
-    "assignment": "Noise and image find each other",
-    "steps": "Where the inversion goes wrong",
-}
-BESIDE = {
-    "Correlation and normality": ("correlation", "normality"),
-    "Triangle": ("geometry",),
-    "Plain areas": ("plain", "steps"),
-    "Assignment": ("assignment",),
-}
-
-
-def sections(found: Found, figures: Mapping[str, Image]) -> Iterator[Section]:
-    """The sections of a report.
+def analysis(found: Found, drawn: Drawn) -> Iterator[Section]:
+    """The sections on an analysis.
 
     Args:
-        found: an analysis.
-        figures: its plots and picture sheets, by name.
+        found: the analysis.
+        drawn: its plots and picture sheets, by name.
     """
-    sheets = [
-        (f"{one}: noise to image and back", figures.get(f"pictures-{i}")) for i, one in enumerate(found["methods"])
-    ]
-    shown = [(caption, sheet) for caption, sheet in sheets[:SHEETS] if sheet is not None]
-    if shown:
-        yield Section("Pictures", _mask_text(found), figures=shown)
-    for heading, table in tables(found).items():
-        text = TEXT[heading] + (_chances(found["assignment"]) if heading == "Assignment" else "")
-        drawn = [(NAMES[name], figures[name]) for name in BESIDE.get(heading, ()) if name in figures]
-        yield Section(heading, text, table=table, figures=drawn)
-    where = [(method, figures[f"location-{number}"]) for number, method in enumerate(found.get("location", {}))]
-    if where:
+    sheets = [(f"{method}: noise to image and back", f"pictures-{i}") for i, method in enumerate(found["methods"])]
+    pictures = _figures(drawn, sheets[:SHEETS])
+    if pictures:
+        yield Section("Pictures", _mask_text(found), figures=pictures)
+    yield _reconstruction(found)
+    yield _correlation(found, drawn)
+    yield _triangle(found, drawn)
+    yield _plain(found, drawn)
+    yield _assignment(found, drawn)
+    places = _figures(drawn, [(method, f"location-{i}") for i, method in enumerate(found.get("location", {}))])
+    if places:
         text = (
-            "Mean distance of each state of a walk to points between noise and latent; the white line is the nearest."
+            "Mean distance of each state of a trajectory to points between noise and latent; the white line is the "
+            "nearest point."
         )
-        yield Section("Where the trajectory lies", text, figures=where)
+        yield Section("Where the trajectory lies", text, figures=places)
 
 
-def _chances(part: Found) -> str:
-    return (
-        f" Chance is {part['chance']:.4f}; what has nothing in common stays at {part['most_by_chance']:.3f} or below "
-        f"with all of these numbers, in 95 % of such tables. What knows a picture's prompt and no more finds "
-        f"{part['chance_by_prompt']:.3f}."
-    )
+def _figures(drawn: Drawn, names: Sequence[tuple[str, str]]) -> list[tuple[str, Image]]:
+    """Captions and drawings, given captions and names; those that were not drawn are left out."""
+    return [(caption, drawn[name]) for caption, name in names if name in drawn]
 
 
 def _mask_text(found: Found) -> str:
-    options, part = found["options"], found["plain"]
-    what = "the pictures, in " + ("0..1" if options["range"] == "unit" else "-1..1")
-    place = what if options["domain"] == "pixels" else "what is denoised"
-    share = f"{100 * part['share']:.0f} %"
+    options = found["options"]
+    units = "0..1" if options["range"] == "unit" else "-1..1"
+    place = f"the pictures, in {units}" if options["domain"] == "pixels" else "the states that are denoised"
     return (
-        "Plain is where the mean difference to the neighbours below and right is under "
-        f"{options['threshold']} in every channel of {place}: {share} of the area. Maps of noise and latents show "
-        "their first three channels, grey at 0."
+        "A pixel is plain where the mean difference to its neighbours below and to the right is less than "
+        f"{options['threshold']} in every channel of {place}: {100 * found['plain']['share']:.0f} % of the area. Maps "
+        "of noise and latents show their first three channels, grey at 0."
     )
+
+
+def _reconstruction(found: Found) -> Section:
+    """How well pictures were reconstructed, and at what cost."""
+    text = (
+        "Means over pictures, in the space that is denoised; differences to the first method are taken picture by "
+        "picture, with 95 % intervals. Calls are the model calls for inverting and reconstructing one picture, "
+        "guidance included."
+    )
+    first, *others = found["reconstruction"]["rows"]
+    beside = [f"PSNR, difference to {first['method']}"] if others and first.get("psnr") else []
+    columns = [
+        "method", "|reconstruction − image|", "|latent − noise|", "cosine to noise", "PSNR", *beside, "SSIM", "calls",
+        "ms per picture",
+    ]  # fmt: skip
+    rows: list[list[Cell]] = []
+    for row in (first, *others):
+        calls: Cell = int(row["nfe_invert"][0] + row["nfe_sample"][0])
+        if row["backward"][0]:
+            calls = f"{calls}, {int(row['backward'][0])} of them with a backward pass"
+        means = [
+            "–" if row.get(name) is None else row[name][0]
+            for name in ("reconstruction", "noise_error", "noise_cosine", "psnr", "ssim")
+        ]
+        gap = [said(row["beside_first"]["psnr"], 2)] if beside else []
+        rows.append([row["method"], *means[:4], *gap, means[4], calls, round(1000 * row["seconds"][0], 1)])
+    return Section("Reconstruction", text, ReportTable(columns, rows, 3))
+
+
+def _correlation(found: Found, drawn: Drawn) -> Section:
+    """Correlation with its floor, what a single image shows, and how normal the numbers are."""
+    text = (
+        "The correlation of pixels across images (E1 of arXiv 2410.23530) depends on the number of images: only what "
+        "exceeds the floor of independent normal numbers counts, and only if it is outside the range of 95 % of such "
+        "sets. Autocorrelation is within an image; its range is that of the mean over as many images of white noise. "
+        "The mean KL of true noise is in brackets; not normal is the share of latents that the Shapiro–Wilk test "
+        "rejects at 5 %."
+    )
+    across, white, noise = found["correlation"], found["texture"]["white"], found["normality"]["noise"]
+    within = {row["what"]: row["autocorrelation"][1] for row in found["texture"]["rows"]}
+    normal = {row["what"]: row for row in found["normality"]["rows"]}
+    known = "" if noise["coordinate_kl"] is None else f" (noise: {noise['coordinate_kl']:.3f})"
+    columns = [
+        "what", "correlation", f"over the floor {across['floor']:.4f} {_noise(across['excess_of_noise'], 4)}",
+        f"autocorrelation at lag 1 {_noise((white['low'][0], white['high'][0]), 4)}", "mean", "std", "kurtosis",
+        f"KL per number{known}", f"not normal {_noise(noise['shapiro_rejected'], 2)}",
+    ]  # fmt: skip
+    rows: list[list[Cell]] = []
+    for row in across["rows"]:
+        what = row["what"]
+        moments: list[Cell] = [""] * 5
+        if what in normal:
+            names = ("mean", "std", "excess_kurtosis", "coordinate_kl", "shapiro_rejected")
+            moments = [_cell(normal[what][name]) for name in names]
+        rows.append([what, row["mean"], row["excess"], within[what], *moments])
+    captions = [
+        ("Correlation across images, autocorrelation within one, spectrum", "correlation"),
+        ("Quantiles and moments", "normality"),
+    ]
+    table = ReportTable(columns, rows, 4)
+    return Section("Correlation and normality", text, table, figures=_figures(drawn, captions))
+
+
+def _noise(bounds: Sequence[float], digits: int) -> str:
+    low, high = bounds
+    return f"(noise: {low:.{digits}f} to {high:.{digits}f})"
+
+
+def _triangle(found: Found, drawn: Drawn) -> Section:
+    """The angles and sides of the triangle."""
+    text = (
+        "Noise, image and latent as three points. Angles are arccos of the mean cosine and need not sum to 180; those "
+        "of the most probable triangle do. Other noise is noise that has nothing to do with the pictures."
+    )
+    part = found["triangle"]
+    columns = ["latent", *(f"angle at {name}" for name in part["corners"]), "most probable", *part["sides"]]
+    rows: list[list[Cell]] = []
+    for row in part["rows"]:
+        probable = "–" if row["most_probable"] is None else "° ".join(map(str, row["most_probable"])) + "°"
+        rows.append([row["what"], *row["angles"], probable, *row["lengths"]])
+    captions = [("Noise, image and latent", "geometry")]
+    return Section("Triangle", text, ReportTable(columns, rows, 1), figures=_figures(drawn, captions))
+
+
+def _plain(found: Found, drawn: Drawn) -> Section:
+    """Plain areas compared with the rest."""
+    text = (
+        "Mean |latent − noise| and standard deviation of the latent where the image is plain and elsewhere, and their "
+        "differences with 95 % intervals (those of errors are taken image by image). The true noise had a part in "
+        "making areas plain, so it need not be the same there as elsewhere; compressed sizes also differ because areas "
+        "differ in size: compare with the rows of true and other noise. Local variance is that within 3 x 3 numbers, "
+        "bits are those of a number after compression: both are lower where a latent has structure that noise lacks."
+    )
+    columns = [
+        "latent", "error, plain", "error, elsewhere", "difference by image", "less that of other noise", "std, plain",
+        "std, elsewhere", "difference", "local variance, plain", "elsewhere", "bits, plain", "elsewhere",
+    ]  # fmt: skip
+    numbers = ("error_plain", "error_rest"), ("std_plain", "std_rest")
+    left = ("local_plain", "local_rest", "bits_plain", "bits_rest")
+    rows: list[list[Cell]] = []
+    for row in found["plain"]["rows"]:
+        errors, spreads, local = ([_cell(row[name]) for name in names] for names in (*numbers, left))
+        gaps = said(row["difference"]), said(row["beside_other"])
+        rows.append([row["what"], *errors, *gaps, *spreads, said(row["spread_difference"]), *local])
+    captions = [("Plain areas", "plain"), ("Where the inversion goes wrong", "steps")]
+    return Section("Plain areas", text, ReportTable(columns, rows, 3), figures=_figures(drawn, captions))
+
+
+def _assignment(found: Found, drawn: Drawn) -> Section:
+    """How often noise and image find each other."""
+    part = found["assignment"]
+    text = (
+        "Share of rows whose nearest partner is their own. By L2, images of low contrast are near every noise: hubs. "
+        "Chosen is the share of second ones that are the nearest of any first one. "
+        f"Chance is {part['chance']:.4f}; if the two have nothing in common, all of these numbers stay at or below "
+        f"{part['most_by_chance']:.3f} in 95 % of such tables. A guess that knows only a picture's prompt is right for "
+        f"{part['chance_by_prompt']:.3f}."
+    )
+    columns = ["first", "second", "by", "first finds second", "second finds first", "one to one", "top hub", "chosen"]
+    keys = ("from", "to", "measure", "to_second", "to_first", "hungarian", "top_hub", "chosen")
+    table = ReportTable(columns, [[row[key] for key in keys] for row in part["rows"]], 3)
+    captions = [("Noise and image find each other", "assignment")]
+    return Section("Assignment", text, table, figures=_figures(drawn, captions))
+
+
+def interpolation(found: Found, drawn: Drawn) -> Iterator[Section]:
+    """The section on pictures between two others: those at the ends and in the middle of the path."""
+    text = (
+        f"{found['pairs']} pairs of pictures with the same prompt, {found['way']} of whole vectors: between true "
+        "noises and between latents. The Fréchet distance is that of the pixels' principal components to the run's own "
+        "pictures, not an FID. Columns beside noise are differences to true noise over the same pairs, 0 but for "
+        "chance where latents are as good as noise: with 95 % intervals over prompts, and for the Fréchet distance "
+        "how often chance alone makes as large a difference."
+    )
+    every = dict.fromkeys(name for row in found["rows"] for name in row)
+    names = [name for name in every if name not in ("what", "share", "step")]
+    shares = sorted({row["share"] for row in found["rows"]})
+    kept = {shares[0], shares[len(shares) // 2], shares[-1]}
+    rows: list[list[Cell]] = [
+        [row["what"], row["share"], *(_spread(name, row.get(name)) for name in names)]
+        for row in found["rows"]
+        if row["share"] in kept
+    ]
+    table = ReportTable(["between", "share", *(name.replace("_", " ") for name in names)], rows, 3)
+    yield _section("Interpolation", text, table, drawn, ("interpolate", "interpolate-pictures"))
+
+
+def editing(found: Found, drawn: Drawn) -> Iterator[Section]:
+    """The section on latents sampled under another prompt: what edits kept and what they changed."""
+    text = (
+        f"{found['rows_of_pictures']} pictures sampled again under another prompt, guidance {found['guidance']:g}; "
+        "means with 95 % intervals over prompts, and differences to the edit from true noise, picture by picture. An "
+        "edit from true noise is what a perfect latent would give; one from other noise keeps nothing. Variations: "
+        f"{found['variations']} pictures of one latent mixed with fresh noise, a = {found['mix']:g}."
+    )
+    names = [name for name, value in found["rows"][0].items() if isinstance(value, list)]
+    beside = list(found["rows"][-1]["beside_noise"])
+    heads = [*names, "diversity", *(f"{name}, beside noise" for name in beside)]
+    rows: list[list[Cell]] = [
+        [
+            row["what"], *(said(row.get(name)) for name in names), row["diversity"],
+            *(said(row.get("beside_noise", {}).get(name)) for name in beside),
+        ]
+        for row in found["rows"]
+    ]  # fmt: skip
+    table = ReportTable(["from", *(head.replace("_", " ") for head in heads)], rows, 3)
+    yield _section("Edits", text, table, drawn, ("edit", "edit-pictures"))
+
+
+#: columns of the table of settings, with their headings
+ABLATED = {
+    "method": "method", "num_steps": "T", "guidance": "w", "nfe_invert": "calls of inversion",
+    "excess": "correlation over floor", "std": "std", "autocorrelation": "autocorrelation at lag 1",
+    "noise_error": "|latent − noise|", "noise_cosine": "cosine to noise", "reconstruction": "|reconstruction − image|",
+    "psnr": "psnr", "psnr_beside_first": "psnr, difference to the first method", "ssim": "ssim",
+    "error_plain": "error, plain", "error_rest": "error, elsewhere", "std_plain": "std, plain",
+    "std_rest": "std, elsewhere",
+}  # fmt: skip
+
+
+def ablation(found: Found, drawn: Drawn) -> Iterator[Section]:
+    """The section that compares settings, one row per setting."""
+    low, high = found["excess_of_noise"]
+    text = (
+        f"{found['images']} pictures per setting, the same noise for all. Calls of inversion are model calls per "
+        f"picture{found['budget_text']}. The floor of the correlation is {found['floor']:.4f}; independent noise is "
+        f"{low:+.4f} to {high:+.4f} over it in 95 % of sets. PSNR is also compared picture by picture with that of the "
+        "first method of the same steps and guidance, with a 95 % interval over prompts."
+    )
+    names = [name for name in ABLATED if any(row.get(name) is not None for row in found["rows"])]
+    rows: list[list[Cell]] = [[_spread(name, row.get(name)) for name in names] for row in found["rows"]]
+    table = ReportTable([ABLATED[name] for name in names], rows, 3)
+    yield _section("Settings", text, table, drawn, ("k", "methods"))
+
+
+def training(found: Found, drawn: Drawn) -> Iterator[Section]:
+    """The section on noise and pictures through a training: where each curve begins, ends and saturates."""
+    first, *_, last = found["steps"]
+    text = (
+        f"{found['rows']} pictures from the same noise by each of {len(found['steps'])} checkpoints, {found['method']} "
+        f"with {found['num_steps']} steps; {len(found['trainings'])} trainings pooled. P1 compares pictures with the "
+        "last checkpoint's, P2 is each checkpoint's inversion of its own pictures, P3 its inversion of the last one's. "
+        "A curve is flat from the step after which it stays within a tenth of its range of its last value, or (P2 of a "
+        "single training) within what chance allows, by 95 % intervals over prompts for all checkpoints at once; the "
+        "last checkpoint's likeness to itself is left out. The column of another noise has the first checkpoint's "
+        "likeness to the last one's pictures or latents of the same prompt and other noise: only what exceeds it has "
+        f"to do with the noise. Chance of a shared neighbour is {found['chance_knn']:.2f}, of a right assignment "
+        f"{found['chance_assignment']:.4f}."
+    )
+    means = {name: curve["mean"] for name, curve in curves_of(found).items()}
+    rows: list[list[Cell]] = []
+    for name, mean in means.items():
+        if name.endswith(OTHER):
+            continue
+        apart = _cell(means[name + OTHER][0]) if name + OTHER in means else ""
+        end = mean[-2] if last_of_itself(name) and len(mean) > 1 else mean[-1]
+        flat = _cell(found["saturation"].get(name))
+        rows.append([name.replace("_", " "), _cell(mean[0]), apart, _cell(end), flat])
+    heads = ["curve", f"at step {first}", "with another noise", f"at the end ({last}, or before it)", "flat from step"]
+    names = ("training", "training-pictures")
+    yield _section("Through the training", text, ReportTable(heads, rows, 3), drawn, names)
+
+
+def _section(title: str, text: str, table: ReportTable, drawn: Drawn, names: Sequence[str]) -> Section:
+    return Section(title, text, table, figures=_figures(drawn, [(title, name) for name in names]))
+
+
+def _spread(name: str, value: Any) -> Cell:
+    """Text for a number, a mean with its interval, or a difference of Fréchet distances with its chance."""
+    if name == "frechet_beside_noise" and value is not None:
+        return f"{value[0]:+.3f} (p = {value[1]:.2g})"
+    return said(value) if isinstance(value, list | tuple) else _cell(value)
+
+
+def _cell(value: Any) -> Cell:
+    return "–" if value is None else value
+
+
+#: the answers that commands leave in a run folder, and what makes the report's sections from them
+SECTIONS: dict[str, Callable[[Found, Drawn], Iterator[Section]]] = {
+    "analysis": analysis,
+    "interpolation": interpolation,
+    "edit": editing,
+    "ablation": ablation,
+    "training": training,
+}

@@ -27,12 +27,12 @@ from t2iprobe.core.runs.provenance import portable
 from t2iprobe.core.textfile import read_entries
 from t2iprobe.plugins.inversion import plots
 from t2iprobe.plugins.inversion import report as sections
-from t2iprobe.plugins.inversion import sweep_report as sweep_sections
 from t2iprobe.plugins.inversion.analyze import AnalysisSettings, analyze, plain_mask
 from t2iprobe.plugins.inversion.arms import parse_arm
 from t2iprobe.plugins.inversion.imageonly import ImageOnly, family_of
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.options import ROWS, STEPS, InvertOptions
+from t2iprobe.plugins.inversion.paired import mean_of
 from t2iprobe.plugins.inversion.pictures import overview
 from t2iprobe.plugins.inversion.sources import Source, folder, repeated
 from t2iprobe.plugins.inversion.study import (
@@ -191,7 +191,7 @@ def summary(run: Inverted) -> dict[str, Any]:
     """The JSON answer of a run."""
     rows = []
     for arm in run.arms:
-        scores = {name: _mean(run.score(name, arm)) for name in run.score_names}
+        scores = {name: mean_of(run.score(name, arm)) for name in run.score_names}
         rows.append({"method": arm, **scores})
     return {
         "run": str(run.path),
@@ -204,11 +204,6 @@ def summary(run: Inverted) -> dict[str, Any]:
     }
 
 
-def _mean(values: Any) -> float | None:
-    known = values[values == values]
-    return float(known.mean()) if len(known) else None
-
-
 def analyzed(run: Inverted, options: AnalysisSettings, plugins: Plugins) -> dict[str, Any]:
     """Analyse a run and leave ``analysis.json``, ``figures/`` and ``report.html`` in its folder."""
     with notes.status("analysing") as status:
@@ -217,18 +212,12 @@ def analyzed(run: Inverted, options: AnalysisSettings, plugins: Plugins) -> dict
         mask = plain_mask(run, options)
         sheets = {f"pictures-{number}": overview(run, mask, arm) for number, arm in enumerate(run.arms)}
         keep(run.path, "analysis", found, plots.figures(found) | sheets)
-    report = report_of(run.path, plugins)
-    return {"run": str(run.path), "sentence": sections.sentence(found), "report": str(report), "analysis": found}
+    return answer_of(run.path, "analysis", found, plugins) | {"sentence": sections.sentence(found)}
 
 
-#: the answers that commands leave in a run folder, and what makes the report's sections from them
-LEFT: dict[str, Callable[[Any, Any], Iterator[Section]]] = {
-    "analysis": sections.sections,
-    "interpolation": sweep_sections.interpolation,
-    "edit": sweep_sections.editing,
-    "ablation": sweep_sections.ablation,
-    "training": sweep_sections.training,
-}
+def answer_of(path: Path, name: str, found: Mapping[str, Any], plugins: Plugins) -> dict[str, Any]:
+    """The JSON answer of a command that left ``NAME.json`` in the folder, whose report it writes."""
+    return {"run": str(path), "report": str(report_of(path, plugins)), name: found}
 
 
 def report_of(path: Path, plugins: Plugins) -> Path:
@@ -236,8 +225,8 @@ def report_of(path: Path, plugins: Plugins) -> Path:
     from PIL import Image
 
     drawn = {file.stem: Image.open(check(file)) for file in sorted((path / "figures").glob("*.png"))}
-    found = {name: read_json(file) for name in LEFT if (file := path / f"{name}.json").is_file()}
-    parts = [part for name, one in found.items() for part in LEFT[name](one, drawn)]
+    found = {name: read_json(file) for name in sections.SECTIONS if (file := path / f"{name}.json").is_file()}
+    parts = [part for name, one in found.items() for part in sections.SECTIONS[name](one, drawn)]
     text = (
         sections.sentence(found["analysis"]) if "analysis" in found else next(iter(found.values())).get("sentence", "")
     )

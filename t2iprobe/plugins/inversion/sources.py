@@ -65,10 +65,10 @@ def folder(path: Path, size: tuple[int, int], prompts: Sequence[str], seed: int,
             prompts does not match.
     """
     if not path.is_dir():
-        raise ConfigError(f"--images {path} is no folder")
+        raise ConfigError(f"{path} is not a folder of pictures")
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
     if not files:
-        raise ConfigError(f"--images {path} has no picture ({', '.join(SUFFIXES)})")
+        raise ConfigError(f"{path} has no picture ({', '.join(SUFFIXES)})")
     texts = list(prompts) or [""]
     if len(texts) not in (1, len(files)):
         raise ConfigError(f"{path} has {len(files)} pictures for {len(texts)} prompts; give one for all, or one each")

@@ -65,9 +65,11 @@ class InversionQuestion:
     def __post_init__(self) -> None:
         labels = [arm.label for arm in self.arms]
         if twice := next((label for label in labels if labels.count(label) > 1 or label == SOURCE), None):
-            raise ConfigError(f"every method needs a label of its own, found {twice!r} twice")
+            raise ConfigError(f"every method needs a label of its own, other than {SOURCE!r}: found {twice!r} again")
         if self.sampler == "own" and len(labels) != 1:
-            raise ConfigError(f"--sampler own is that of one method, found {len(labels)}; start a run for each")
+            raise ConfigError(
+                f"sampler=own is the sampler of one method, found {len(labels)} methods; start a run for each"
+            )
 
     @property
     def sampled(self) -> bool:
@@ -81,6 +83,7 @@ class InversionQuestion:
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the result."""
+        plain = ("num_steps", "guidance", "inversion_guidance", "sampler", "reencode", "trajectory")
         return {
             "command": "invert run",
             "prompts": list(self.source.prompts),
@@ -88,12 +91,7 @@ class InversionQuestion:
             "pictures": self.source.digest,
             "clean": None if self.clean is None else self.clean[1],
             "arms": [arm.label for arm in self.arms],
-            "num_steps": self.num_steps,
-            "guidance": self.guidance,
-            "inversion_guidance": self.inversion_guidance,
-            "sampler": self.sampler,
-            "reencode": self.reencode,
-            "trajectory": self.trajectory,
+            **{name: getattr(self, name) for name in plain},
         }
 
 
@@ -110,6 +108,12 @@ class InversionCost:
     rows: int
     stored: int
     backward: int = 0
+
+    def __add__(self, other: InversionCost) -> InversionCost:
+        return InversionCost(self.rows + other.rows, self.stored + other.stored, self.backward + other.backward)
+
+    def __mul__(self, times: int) -> InversionCost:
+        return InversionCost(self.rows * times, self.stored * times, self.backward * times)
 
     @property
     def work(self) -> int:
@@ -138,12 +142,12 @@ def cost_of(question: InversionQuestion, examined: Mapping[str, ArmProperties], 
 
 @dataclass
 class InversionCallbacks:
-    """Who is told about a study's progress.
+    """What is called as a study progresses.
 
     Args:
-        planned: called before the first unit; an error that it raises ends the study before it has begun.
-        on_rows: is told the number of rows of each denoiser call.
-        stop: asked between units whether to stop.
+        planned: called with the cost before the first unit; an error that it raises ends the study before it starts.
+        on_rows: called with the number of rows of each denoiser call.
+        stop: says between two units whether to stop.
     """
 
     planned: Callable[[InversionCost], None] = lambda cost: None

@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.analysis import alignment, assignment, geometry
-from t2iprobe.plugins.inversion.analyze import AnalysisSettings, excess
+from t2iprobe.plugins.inversion.analyze import AnalysisSettings, Numbers, excess, plain_values
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.sampling import Pixels
 
@@ -28,9 +27,11 @@ INDEX = "model_index.json"
 OTHER = "_of_another"  # suffix for the value that a number has with another noise of the same prompt
 NEIGHBOURS, RANK = 50, 10  # as in the paper
 NEAREST = 0.1  # largest share of rows that count as neighbours: with 50 of 51, any two sets share all
-SETTLED = 0.1  # share of the way from the first to the last value: a curve is flat once it stays this near its end
+SETTLED = 0.1  # share of a curve's range: a curve is flat once it stays this near its last value
+ANGLES = ("angle_noise", "angle_image", "angle_latent")
+SIDES = ("image_latent", "noise_latent", "noise_image")
 
-Numbers = NDArray[Any]
+Curves = Mapping[str, Sequence[float | None]]  # one value per checkpoint, by name
 Embed = Callable[[Pixels], Numbers]
 
 
@@ -59,7 +60,7 @@ def series(folder: Path) -> list[Checkpoint]:
     """
     if not folder.is_dir():
         raise ConfigError(
-            f"--checkpoints {folder} is no folder; `t2iprobe organisms train NAME --checkpoints 300` makes one"
+            f"{folder} is not a folder of checkpoints; `t2iprobe organisms train NAME --checkpoints 300` makes one"
         )
     place = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
     found: dict[int, Checkpoint] = {}
@@ -70,30 +71,30 @@ def series(folder: Path) -> list[Checkpoint]:
         pipeline = inner if (inner / INDEX).is_file() else inner / "pipeline"
         if not (pipeline / INDEX).is_file():
             raise ConfigError(
-                f"the checkpoint {inner} has no {INDEX}, so it is no pipeline folder (not written whole?)"
+                f"the checkpoint {inner} has no {INDEX}, so it is not a whole pipeline; save it again, or remove it"
             )
-        if int(number[1]) in found:
-            raise ConfigError(f"{inner} and {found[int(number[1])].path} are both of step {number[1]}")
-        found[int(number[1])] = Checkpoint(int(number[1]), pipeline)
+        step = int(number[1])
+        if step in found:
+            raise ConfigError(f"{inner} and {found[step].path} are both from step {step}; rename or remove one")
+        found[step] = Checkpoint(step, pipeline)
     if len(found) < 2:
         raise ConfigError(
             f"{place} has {len(found)} checkpoints, named by their step; at least 2 are needed "
-            "(`t2iprobe organisms train NAME --checkpoints 300 --out FOLDER` keeps some)"
+            "(`t2iprobe organisms train NAME --checkpoints 300 --out FOLDER` saves some)"
         )
     return [found[step] for step in sorted(found)]
 
 
 def aligned(pictures: Pixels, last: Pixels, embed: Embed | None = None) -> dict[str, float]:
     """P1: how alike two sets of pictures from the same noise are."""
-    first, second = (_unit(one) for one in (pictures, last))
-    rank, near = min(RANK, len(first) - 1), neighbours(len(first))
+    first, second = _unit(pictures), _unit(last)
     found = {
         "cka": _or_nan(alignment.cka, first, second),
-        "svcca": _or_nan(alignment.svcca, first, second, rank),
-        "knn": _or_nan(alignment.knn_overlap, first, second, near),
-        "ssim": float(np.mean([similarity(one, other) for one, other in zip(pictures, last, strict=True)])),
+        "svcca": _or_nan(alignment.svcca, first, second, min(RANK, len(first) - 1)),
+        "knn": _or_nan(alignment.knn_overlap, first, second, neighbours(len(first))),
+        "ssim": similarity(pictures, last),
         "psnr": psnr(pictures, last),
-        "l2": float(np.linalg.norm(first - second, axis=1).mean()),
+        "l2": _distance(first, second),
     }
     if embed is not None:
         found["embedding"] = float(alignment.embedding_cosine(embed(pictures), embed(last)).mean())
@@ -128,29 +129,22 @@ def triangles(noise: Numbers, image: Numbers, latent: Numbers) -> dict[str, floa
         found = geometry.triangle(noise, image, latent)
     except ConfigError:  # an untrained model may leave a corner where it is, so that two corners coincide
         return dict.fromkeys((*ANGLES, *SIDES), math.nan)
-    angles = dict(zip(ANGLES, found.angles.tolist(), strict=True))
-    return angles | dict(zip(SIDES, found.lengths.mean(0).tolist(), strict=True))
-
-
-ANGLES = ("angle_noise", "angle_image", "angle_latent")
-SIDES = ("image_latent", "noise_latent", "noise_image")
+    return dict(zip((*ANGLES, *SIDES), [*found.angles.tolist(), *found.lengths.mean(0).tolist()], strict=True))
 
 
 def own_pictures(run: Inverted, arm: str, options: AnalysisSettings) -> dict[str, float]:
     """P2: a checkpoint's own pictures, and what its inversion makes of them."""
-    groups = options.groups or 1
-    found = triangles(run.noise, run.clean, run.latent(arm))
+    latent = run.latent(arm)
+    found = triangles(run.noise, run.clean, latent)
     for measure in ("l2", "pearson"):
-        one = assignment.assignment(run.noise, run.clean, measure, groups)
-        found[f"noise_to_image_{measure}"] = one.noise_to_image
-        found[f"image_to_noise_{measure}"] = one.image_to_noise
-    found["excess"] = excess(run, run.latent(arm), options)
-    found["noise_error"] = float(np.nanmean(run.score("noise_error", arm)))
-    found["reconstruction"] = float(np.nanmean(run.score("reconstruction", arm)))
-    return found
+        shares = assignment.assignment(run.noise, run.clean, measure, options.groups or 1)
+        found[f"noise_to_image_{measure}"] = shares.noise_to_image
+        found[f"image_to_noise_{measure}"] = shares.image_to_noise
+    found["excess"] = excess(run, latent, options)
+    return found | {name: float(np.nanmean(run.score(name, arm))) for name in ("noise_error", "reconstruction")}
 
 
-def final_pictures(run: Inverted, last: Inverted, arm: str, noise: Numbers, rebuilt: Pixels | None) -> dict[str, float]:
+def final_pictures(run: Inverted, last: Inverted, arm: str, noise: Numbers, rebuilt: Pixels) -> dict[str, float]:
     """P3: the last checkpoint's pictures, inverted by another checkpoint.
 
     Args:
@@ -161,56 +155,56 @@ def final_pictures(run: Inverted, last: Inverted, arm: str, noise: Numbers, rebu
         rebuilt: pictures that the last checkpoint made from the latents.
     """
     latent, end = run.latent(arm), last.latent(arm)
-    near, other = neighbours(len(latent)), end[another(run.prompts)]
-    own, source = run.pictures(arm), run.pictures("source")
     found = triangles(noise, run.clean, latent)
-    found |= {
-        "latent_cka": _or_nan(alignment.cka, latent, end),
-        "latent_knn": _or_nan(alignment.knn_overlap, latent, end, near),
-        "latent_correlation": _correlation(latent, end),
-        f"latent_cka{OTHER}": _or_nan(alignment.cka, latent, other),
-        f"latent_knn{OTHER}": _or_nan(alignment.knn_overlap, latent, other, near),
-        f"latent_correlation{OTHER}": _correlation(latent, other),
-        "latent_l2": float(np.linalg.norm((latent - end).reshape(len(end), -1), axis=1).mean()),
-        "ssim_by_itself": float(np.mean([similarity(one, other) for one, other in zip(own, source, strict=True)])),
-        "psnr_by_itself": psnr(own, source),
-    }
-    if rebuilt is not None:
-        pairs = zip(rebuilt, source, strict=True)
-        found["ssim_by_last"] = float(np.mean([similarity(one, other) for one, other in pairs]))
-        found["psnr_by_last"] = psnr(rebuilt, source)
+    for suffix, target in (("", end), (OTHER, end[another(run.prompts)])):
+        found |= {
+            f"latent_cka{suffix}": _or_nan(alignment.cka, latent, target),
+            f"latent_knn{suffix}": _or_nan(alignment.knn_overlap, latent, target, neighbours(len(latent))),
+            f"latent_correlation{suffix}": _correlation(latent, target),
+        }
+    found["latent_l2"] = _distance(latent, end)
+    source = run.pictures("source")
+    for name, pictures in (("itself", run.pictures(arm)), ("last", rebuilt)):
+        found |= {f"ssim_by_{name}": similarity(pictures, source), f"psnr_by_{name}": psnr(pictures, source)}
     return found
 
 
-def similarity(picture: Pixels, other: Pixels) -> float:
-    """Structural similarity of two pictures (Wang et al. 2004), averaged over channels."""
+def similarity(pictures: Pixels, others: Pixels) -> float:
+    """Structural similarity (Wang et al. 2004), averaged over channels and pictures."""
     from skimage.metrics import structural_similarity
 
-    side = min(11, picture.shape[0], picture.shape[1])
+    side = min(11, *pictures.shape[1:3])
     options = {"win_size": side - 1 + side % 2, "channel_axis": -1, "data_range": 255}
-    return float(structural_similarity(picture, other, **options))
+    pairs = zip(pictures, others, strict=True)
+    return float(np.mean([float(structural_similarity(*pair, **options)) for pair in pairs]))
 
 
 def psnr(pictures: Pixels, others: Pixels) -> float:
     """Peak signal-to-noise ratio in dB, averaged over pictures; capped at that of an error of half an 8-bit step."""
-    gaps = (pictures.astype(np.float64) - others) ** 2
-    errors = np.maximum(gaps.reshape(len(gaps), -1).mean(1), 0.25)
+    errors = np.maximum(_flat((pictures.astype(np.float64) - others) ** 2).mean(1), 0.25)
     return float((10 * np.log10(255**2 / errors)).mean())
+
+
+def _flat(values: Numbers) -> Numbers:
+    return values.reshape(len(values), -1)
+
+
+def _distance(values: Numbers, others: Numbers) -> float:
+    """The mean L2 distance of whole rows."""
+    return float(np.linalg.norm(_flat(values - others), axis=1).mean())
 
 
 def _unit(pictures: Pixels) -> Numbers:
     """The rows as (row, number), scaled to 0..1 over the whole set, as the authors do."""
-    flat = pictures.reshape(len(pictures), -1).astype(np.float64)
+    flat = _flat(pictures).astype(np.float64)
     low, high = flat.min(), flat.max()
     return (flat - low) / ((high - low) or 1)
 
 
 def _correlation(values: Numbers, others: Numbers) -> float:
     """The mean Pearson correlation of whole rows."""
-    first, second = (
-        one.reshape(len(one), -1) - one.reshape(len(one), -1).mean(1, keepdims=True) for one in (values, others)
-    )
-    return float(alignment.embedding_cosine(first, second).mean())
+    centred = (rows - rows.mean(1, keepdims=True) for rows in map(_flat, (values, others)))
+    return float(alignment.embedding_cosine(*centred).mean())
 
 
 def _or_nan(function: Callable[..., float], *arguments: Any) -> float:
@@ -222,46 +216,46 @@ def _or_nan(function: Callable[..., float], *arguments: Any) -> float:
 
 
 def saturation(
-    steps: Sequence[int],
-    values: Sequence[float | None],
-    chance: Sequence[float | None] | None = None,
-    settled: float = SETTLED,
+    steps: Sequence[int], values: Sequence[float | None], chance: Sequence[float | None] | None = None
 ) -> int | None:
-    """The first step from which a curve stays near its end: within a share of its whole way, or within chance.
+    """The first step from which a curve stays near its last value: within a share of its range, or within chance.
 
     Args:
         steps: steps of the checkpoints.
-        values: values of the curve; the last is its end.
-        chance: how far each value may be from the end by chance, where that is known.
-        settled: the share.
+        values: values of the curve; unknown ones are left out.
+        chance: how far each value may be from the last by chance, where that is known.
 
     Returns:
-        The step; ``None`` if the curve has fewer than two values, or does not go anywhere.
+        The step; ``None`` if fewer than two values are known.
     """
-    chances = [one if one is not None and one == one else 0.0 for one in chance or [0.0] * len(steps)]
-    every = zip(steps, values, chances, strict=True)
-    known = [(step, value, most) for step, value, most in every if value is not None and value == value]
+    curve = np.array(values, np.float64)
+    known = np.flatnonzero(np.isfinite(curve))
     if len(known) < 2:
         return None
-    end = known[-1][1]
-    way = max(value for _, value, _ in known) - min(value for _, value, _ in known)
-    late = [number for number, (_, value, most) in enumerate(known) if abs(value - end) > max(settled * way, most)]
-    return known[late[-1] + 1][0] if late else known[0][0]
+    allowed = np.nan_to_num(np.array(chance or [0.0] * len(steps), np.float64))
+    off = np.abs(curve - curve[known[-1]]) > np.maximum(SETTLED * np.ptp(curve[known]), allowed)
+    late = np.flatnonzero(off[known])  # comparisons with NaN are false
+    return steps[known[late[-1] + 1 if len(late) else 0]]
 
 
-def pooled(curves: Sequence[Mapping[str, Sequence[float | None]]]) -> dict[str, dict[str, list[float | None]]]:
+def last_of_itself(name: str) -> bool:
+    """Whether the last value of a curve compares the last checkpoint with itself, which says nothing."""
+    return name.startswith(("p1.", "p3.latent"))
+
+
+def pooled(curves: Sequence[Curves]) -> dict[str, Curves]:
     """The curves of several trainings as mean and sample standard deviation (none for one training), by name."""
-    found = {}
+    found: dict[str, Curves] = {}
     for name in curves[0]:
-        table = np.array([[math.nan if value is None else value for value in one[name]] for one in curves])
+        table = np.array([each[name] for each in curves], np.float64)
         spread = table.std(0, ddof=1) if len(table) > 1 else np.full(table.shape[1], math.nan)
-        found[name] = {"mean": listed(table.mean(0)), "std": listed(spread)}
+        found[name] = {"mean": plain_values(table.mean(0)), "std": plain_values(spread)}
     return found
 
 
-def listed(values: Numbers) -> list[float | None]:
-    """The values for JSON, which has no NaN."""
-    return [float(value) if np.isfinite(value) else None for value in values]
+def curves_of(found: Mapping[str, Any]) -> Mapping[str, Curves]:
+    """The pooled curves of an answer; if trainings have different steps, those of the first one."""
+    return found["pooled"] or pooled([next(iter(found["curves"].values()))])
 
 
 def embedder(ref: str) -> Embed:
@@ -276,12 +270,10 @@ def embedder(ref: str) -> Embed:
     from transformers import AutoImageProcessor, AutoModel
 
     try:
-        model, processor = (
-            AutoModel.from_pretrained(ref).eval(),
-            AutoImageProcessor.from_pretrained(ref, use_fast=False),
-        )
+        model = AutoModel.from_pretrained(ref).eval()
+        processor = AutoImageProcessor.from_pretrained(ref, use_fast=False)
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"--embedder {ref} cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"the embedder {ref} cannot be loaded: {str(error).splitlines()[0]}") from None
 
     def embed(pictures: Pixels) -> Numbers:
         with torch.no_grad():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from t2iprobe.cli.commandline import quoted
 from t2iprobe.cli.console import notes
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import counted
@@ -19,33 +20,27 @@ from t2iprobe.core.runs.checksums import check
 from t2iprobe.core.runs.engine import RunDefinition, RunSession
 from t2iprobe.core.runs.files import write
 from t2iprobe.core.runs.provenance import portable
-from t2iprobe.plugins.inversion import curves as curves_of
+from t2iprobe.plugins.inversion import plan, plots, session
 from t2iprobe.plugins.inversion.analysis.jackknife import Rows, half_width, jackknife, left_out
-from t2iprobe.plugins.inversion.analyze import AnalysisSettings
+from t2iprobe.plugins.inversion.analyze import AnalysisSettings, Numbers, plain_values
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.plugins.inversion.options import InvertOptions
+from t2iprobe.plugins.inversion.options import InvertOptions, InvertTrainingOptions
 from t2iprobe.plugins.inversion.resample import LevelSampler
-from t2iprobe.plugins.inversion.session import (
-    keep,
-    loaded,
-    question_of,
-    run_study,
-    study_of,
-    sweep,
-)
 from t2iprobe.plugins.inversion.training import (
     OTHER,
     Checkpoint,
+    Curves,
     Embed,
-    Numbers,
     aligned,
     another,
+    embedder,
     final_pictures,
-    listed,
+    last_of_itself,
     neighbours,
     own_pictures,
     pooled,
     saturation,
+    series,
 )
 from t2iprobe.report.figures import grid
 from t2iprobe.sampling import Pixels
@@ -54,9 +49,8 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 OWN, FINAL, REBUILT = "own", "final", "rebuilt-by-last.npy"
-SHOWN = 6
+SHOWN, COLUMNS = 6, 12  # most rows and checkpoints on the picture sheet
 LEFT_OUT, FEWEST = 8, 3  # groups of prompts that are left out in turn; fewest rows that must remain
-Curves = dict[str, list[float | None]]
 
 
 @dataclass
@@ -77,78 +71,86 @@ class Training:
         """The folder of one run."""
         return self.out / f"{checkpoint.step:08d}" / what
 
+    def own(self) -> list[Inverted]:
+        """Every checkpoint's finished inversion of its own pictures."""
+        return [Inverted(self.folder(checkpoint, OWN)) for checkpoint in self.checkpoints]
+
     @property
     def steps(self) -> list[int]:
         """The steps of the checkpoints."""
-        return [one.step for one in self.checkpoints]
-
-    @property
-    def last(self) -> Checkpoint:
-        """The last checkpoint, where the training ends."""
-        return self.checkpoints[-1]
+        return [checkpoint.step for checkpoint in self.checkpoints]
 
 
-def measure(training: Training, asked: InvertOptions, plugins: Plugins, say: Callable[[str], None]) -> None:
+def trainings_of(asked: InvertTrainingOptions, path: Path) -> list[Training]:
+    """The trainings whose checkpoints are in the folders of ``checkpoints``; ``path`` is the run folder."""
+    names = [f"{number}-{folder.name}" for number, folder in enumerate(asked.checkpoints)]
+    folders = zip(names, asked.checkpoints, strict=True)
+    return [Training(name, series(folder), path / name) for name, folder in folders]
+
+
+def planned(asked: InvertTrainingOptions, plugins: Plugins) -> dict[str, Any]:
+    """What all trainings take, as measured on the last checkpoint of the last one."""
+    parts = []
+    for training in trainings_of(asked, Path()):
+        own = asked.each(training.checkpoints[-1].path)
+        model = session.loaded(own, plugins)
+        question = session.question_of(own, model, plugins)
+        study = session.study_of(own, question, model, plugins)
+        final = replace(study, question=replace(question, clean=(torch.empty(0), "of the last checkpoint")))
+        count = len(training.checkpoints)
+        parts += [
+            plan.of_study(f"{training.name}: own pictures", study, count),
+            plan.of_study(f"{training.name}: the last one's pictures", final, count),
+            plan.of_pictures(f"{training.name}: sampled by the last one", count * question.rows, question),
+        ]
+    return plan.of_parts(parts, study)
+
+
+def measure(training: Training, asked: InvertTrainingOptions, plugins: Plugins) -> None:
     """Sample, invert and reconstruct with every checkpoint; the last goes first because all others get its pictures."""
-    asked = _of(training.last, asked)
-    last = loaded(asked, plugins)
-    finished = _own(training, training.last, last, asked, plugins)
-    clean = torch.from_numpy(finished.clean)
-    sampler = LevelSampler(last, finished, 1.0, asked.batch_size)
+    clean: tuple[torch.Tensor, str] | None = None
     for checkpoint in reversed(training.checkpoints):
-        say(f"{training.name}: step {checkpoint.step}")
-        model = last if checkpoint is training.last else _loaded(checkpoint, asked, plugins)
-        _own(training, checkpoint, model, asked, plugins)
-        run = _final(training, checkpoint, model, clean, asked, plugins)
-        _rebuild(training.folder(checkpoint, REBUILT), run, sampler)
+        notes.print(f"{training.name}: step {checkpoint.step}", highlight=False)
+        own = asked.each(checkpoint.path)
+        model = session.loaded(own, plugins)
+
+        run = _inverted(own, model, plugins, training.folder(checkpoint, OWN), "sampling")
+        if clean is None:
+            clean = torch.from_numpy(run.clean), f"step {checkpoint.step} of {training.name}"
+            sampler = LevelSampler(model, run, 1.0, asked.batch_size)
+        folder, title = training.folder(checkpoint, FINAL), "inverting the last one's pictures"
+        _rebuild(training.folder(checkpoint, REBUILT), _inverted(own, model, plugins, folder, title, clean), sampler)
 
 
-def _loaded(checkpoint: Checkpoint, asked: InvertOptions, plugins: Plugins) -> Model:
-    return loaded(_of(checkpoint, asked), plugins)
-
-
-def _of(checkpoint: Checkpoint, asked: InvertOptions) -> InvertOptions:
-    """The same options for a checkpoint."""
-    return asked.model_copy(update={"model": str(checkpoint.path), "arch": None})
-
-
-def _own(training: Training, checkpoint: Checkpoint, model: Model, asked: InvertOptions, plugins: Plugins) -> Inverted:
-    question = question_of(asked, model, plugins)
-    return run_study(asked, study_of(asked, question, model, plugins), training.folder(checkpoint, OWN), "sampling")
-
-
-def _final(
-    training: Training,
-    checkpoint: Checkpoint,
-    model: Model,
-    clean: torch.Tensor,
+def _inverted(
     asked: InvertOptions,
+    model: Model,
     plugins: Plugins,
+    path: Path,
+    title: str,
+    clean: tuple[torch.Tensor, str] | None = None,
 ) -> Inverted:
-    question = question_of(asked, model, plugins, clean=(clean, f"step {training.last.step} of {training.name}"))
-    study = study_of(asked, question, model, plugins)
-    return run_study(asked, study, training.folder(checkpoint, FINAL), "inverting the last's")
+    question = session.question_of(asked, model, plugins, clean=clean)
+    return session.run_study(asked, session.study_of(asked, question, model, plugins), path, title)
 
 
 def _rebuild(path: Path, run: Inverted, sampler: LevelSampler) -> None:
     """Keep the pictures that the last checkpoint makes from latents that another one found."""
     if path.exists():
         return
-    pictures = sampler.pictures(run.latent(run.arms[0]), run.prompts)
     raw = io.BytesIO()
-    np.save(raw, pictures)
+    np.save(raw, sampler.pictures(run.latent(run.arms[0]), run.prompts))
     write(path, raw.getvalue())
 
 
 def curves(training: Training, options: AnalysisSettings, embed: Embed | None = None) -> Curves:
     """Every number of the three protocols, as a curve with one value per checkpoint."""
-    last, end = (Inverted(training.folder(training.last, what)) for what in (OWN, FINAL))
-    finished = last.pictures("source")
+    last, end = (Inverted(training.folder(training.checkpoints[-1], what)) for what in (OWN, FINAL))
+    finished, arm = last.pictures("source"), last.arms[0]
     others = finished[another(last.prompts)]
     found: dict[str, list[float | None]] = {}
     for checkpoint in training.checkpoints:
         own, final = (Inverted(training.folder(checkpoint, what)) for what in (OWN, FINAL))
-        arm = own.arms[0]
         rebuilt: Pixels = np.load(check(training.folder(checkpoint, REBUILT)))
         pictures = own.pictures("source")
         apart = {f"{name}{OTHER}": value for name, value in aligned(pictures, others, embed).items()}
@@ -159,7 +161,7 @@ def curves(training: Training, options: AnalysisSettings, embed: Embed | None = 
         }
         for protocol, values in numbers.items():
             for name, value in values.items():
-                found.setdefault(f"{protocol}.{name}", []).append(float(value) if np.isfinite(value) else None)
+                found.setdefault(f"{protocol}.{name}", []).append(plain_values(value))
     return found
 
 
@@ -169,19 +171,19 @@ def chances(training: Training, options: AnalysisSettings) -> Curves:
     All checkpoints have the same noise, so a curve's differences from its end vary less than its values. Empty if there
     are too few pictures.
     """
-    runs = [Inverted(training.folder(one, OWN)) for one in training.checkpoints]
+    runs = training.own()
     if any(len(kept) < FEWEST for kept in left_out(runs[0].prompts, LEFT_OUT)):
         return {}
     names = list(own_pictures(runs[0], runs[0].arms[0], options))
 
     def off(rows: Rows) -> Numbers:
         found = [own_pictures(run.part(rows.tolist()), run.arms[0], options) for run in runs]
-        table = np.array([[one[name] for one in found] for name in names])
+        table = np.array([[numbers[name] for numbers in found] for name in names])
         return table - table[:, -1:]
 
     _, error, count = jackknife(off, runs[0].prompts, LEFT_OUT)
     half = half_width(error, count, max(1, len(runs) - 1))
-    return {f"p2.{name}": listed(one) for name, one in zip(names, half, strict=True)}
+    return {f"p2.{name}": plain_values(widths) for name, widths in zip(names, half, strict=True)}
 
 
 def answer(trainings: Sequence[Training], options: AnalysisSettings, embed: Embed | None = None) -> dict[str, Any]:
@@ -190,24 +192,25 @@ def answer(trainings: Sequence[Training], options: AnalysisSettings, embed: Embe
     The last checkpoint's agreement with itself says nothing, so the curves of P1, and those that compare latents with
     the last checkpoint's, end one checkpoint earlier.
     """
-    each = {one.name: curves(one, options, embed) for one in trainings}
-    known = chances(trainings[0], options) if len(trainings) == 1 else {}
-    steps = trainings[0].steps
-    together = pooled(list(each.values())) if all(one.steps == steps for one in trainings) else {}
+    first = trainings[0]
+    each = {training.name: curves(training, options, embed) for training in trainings}
+    known = chances(first, options) if len(trainings) == 1 else {}
+    steps = first.steps
+    together = pooled(list(each.values())) if all(training.steps == steps for training in trainings) else {}
     settled = {}
-    for name, values in (together or pooled([each[trainings[0].name]])).items():
-        count = len(steps) - name.startswith(("p1.", "p3.latent"))
+    for name, values in (together or pooled([each[first.name]])).items():
+        count = len(steps) - last_of_itself(name)
         chance = known.get(name, [None] * len(steps))
         settled[name] = saturation(steps[:count], values["mean"][:count], chance[:count])
-    first = Inverted(trainings[0].folder(trainings[0].last, OWN))
+    run = Inverted(first.folder(first.checkpoints[-1], OWN))
     return {
-        "trainings": {one.name: one.steps for one in trainings},
+        "trainings": {training.name: training.steps for training in trainings},
         "steps": steps,
-        "rows": len(first.rows),
-        "num_steps": first.steps,
-        "method": first.arms[0],
-        "chance_knn": neighbours(len(first.rows)) / max(1, len(first.rows) - 1),
-        "chance_assignment": 1 / len(first.rows),
+        "rows": len(run.rows),
+        "num_steps": run.steps,
+        "method": run.arms[0],
+        "chance_knn": neighbours(len(run.rows)) / max(1, len(run.rows) - 1),
+        "chance_assignment": 1 / len(run.rows),
         "curves": each,
         "pooled": together,
         "saturation": settled,
@@ -217,64 +220,41 @@ def answer(trainings: Sequence[Training], options: AnalysisSettings, embed: Embe
 
 def sheet(training: Training) -> Image.Image:
     """Pictures from the same noise through the training."""
-    runs = [Inverted(training.folder(one, OWN)) for one in training.checkpoints]
-    shown = runs if len(runs) <= 12 else [runs[i] for i in np.linspace(0, len(runs) - 1, 12).astype(int)]
-    steps = training.steps if len(runs) <= 12 else [training.steps[runs.index(one)] for one in shown]
+    runs, count = training.own(), len(training.checkpoints)
+    shown = np.linspace(0, count - 1, min(count, COLUMNS)).astype(int).tolist()
     rows = [
-        (shown[0].prompts[row], [run.picture("source", row) for run in shown])
-        for row in range(min(SHOWN, len(shown[0].rows)))
+        (runs[0].prompts[row], [runs[column].picture("source", row) for column in shown])
+        for row in range(min(SHOWN, len(runs[0].rows)))
     ]
-    return grid([f"step {step}" for step in steps], rows, cell=80)
+    return grid([f"step {training.steps[column]}" for column in shown], rows, cell=80)
 
 
-def run(
-    trainings: Sequence[Training],
-    asked: InvertOptions,
-    path: Path,
-    groups: int | None,
-    embed: Embed | None,
-    embedder: str | None,
-    plugins: Plugins,
-) -> dict[str, Any]:
-    """Put every training through the protocols, in ``path``; what is complete is not measured again.
-
-    Args:
-        trainings: the trainings whose checkpoints are used.
-        asked: how to sample and invert; each checkpoint in turn is the model.
-        path: run folder.
-        groups: number of groups for assignments.
-        embed: computes features of pictures.
-        embedder: the name of ``embed``.
-        plugins: the session's plugins.
-    """
+def run(asked: InvertTrainingOptions, path: Path, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
+    """Put every training through the protocols, in ``path``; what is complete is not measured again."""
+    trainings = trainings_of(asked, path)
+    embed = None if asked.embedder is None else embedder(asked.embedder)
     settings = {
         "command": "invert training",
-        "trainings": {one.name: one.steps for one in trainings},
-        "limit": asked.limit,
-        "distinct": asked.distinct,
-        "seed": asked.seed,
-        "num_steps": asked.num_steps,
-        "method": list(asked.method),
+        "trainings": {training.name: training.steps for training in trainings},
+        **asked.model_dump(mode="json", include={"limit", "distinct", "seed", "num_steps", "method"}),
         "prompts": portable(str(asked.prompts or asked.prompt_set or "")),
     }
-    shown = " ".join(f"--checkpoints {portable(one.checkpoints[0].path.parent)}" for one in trainings)
-    sizes = f"--limit {asked.limit} --num-steps {asked.num_steps}"
-    command = f"t2iprobe invert training {shown} {sizes} --out {portable(path)}"
 
-    def work(session: RunSession) -> dict[str, Any]:
-        session.begin(0, len(trainings))
-        for one in trainings:
-            session.check()
-            measure(one, asked, plugins, lambda text: notes.print(text, highlight=False))
-            session.done()
-        found = answer(trainings, AnalysisSettings(groups=groups), embed)
-        found |= {"embedder": embedder, "sentence": sentence(found)}
-        drawn = {"training": curves_of.training_plot(found), "training-pictures": sheet(trainings[0])}
-        keep(path, "training", found, drawn)
+    def work(current: RunSession) -> dict[str, Any]:
+        current.begin(0, len(trainings))
+        for training in trainings:
+            current.check()
+            measure(training, asked, plugins)
+            current.done()
+        found = answer(trainings, AnalysisSettings(groups=asked.groups), embed)
+        found |= {"embedder": asked.embedder, "sentence": sentence(found)}
+        drawn = {"training": plots.training_plot(found), "training-pictures": sheet(trainings[0])}
+        session.keep(path, "training", found, drawn)
         return {}
 
-    facts = {"model": trainings[0].name, "command": command}
-    return sweep(path, RunDefinition("training", settings, work, facts, unit="training", disposable=False), "training")
+    facts = {"model": trainings[0].name, "command": quoted(portable(list(command)))}
+    definition = RunDefinition("training", settings, work, facts, unit="training", disposable=False)
+    return session.sweep(path, definition, "training")
 
 
 def sentence(found: dict[str, Any]) -> str:
@@ -283,13 +263,13 @@ def sentence(found: dict[str, Any]) -> str:
         "p1.ssim": "SSIM to the last pictures", "p1.cka": "CKA", "p2.angle_latent": "the angle at the latent",
         "p2.image_to_noise_l2": "assignment",
     }  # fmt: skip
-    told = [f"{what} {_told(found['saturation'].get(name), found['steps'])}" for name, what in names.items()]
-    return f"Through {found['steps'][-1]} steps and {counted(found['rows'], 'picture')}: {', '.join(told)}."
+    parts = [f"{what} {_settling(found['saturation'].get(name), found['steps'])}" for name, what in names.items()]
+    return f"Through {found['steps'][-1]} steps and {counted(found['rows'], 'picture')}: {', '.join(parts)}."
 
 
-def _told(settled: int | None, steps: Sequence[int]) -> str:
+def _settling(settled: int | None, steps: Sequence[int]) -> str:
     if settled is None:
-        return "cannot be told"
+        return "has too few values to tell"
     if settled == steps[0]:
         return f"is flat from the first checkpoint (step {settled})"
-    return "moves to the end" if settled == steps[-1] else f"is flat from step {settled}"
+    return "changes until the end" if settled == steps[-1] else f"is flat from step {settled}"

@@ -22,7 +22,7 @@ def cka(values: ArrayLike, others: ArrayLike) -> float:
         ConfigError: the sets differ in their number of rows, or the rows do not vary.
     """
     first, second = _paired(values, others)
-    grams = [one @ one.T for one in (first, second)]
+    grams = [data @ data.T for data in (first, second)]
     sizes = [np.linalg.norm(gram) for gram in grams]
     if not all(sizes):
         raise ConfigError("all rows are equal, so there is nothing to align")
@@ -42,10 +42,10 @@ def svcca(values: ArrayLike, others: ArrayLike, rank: int = 10) -> float:
     """
     first, second = _paired(values, others)
     if not 0 < rank < len(first):
-        raise ConfigError(f"a rank lies between 1 and the {len(first)} rows less one, found {rank}")
-    bases = [_components(one, rank) for one in (first, second)]
-    found = np.linalg.svd(bases[0].T @ bases[1], compute_uv=False)
-    return float(found.clip(0, 1).mean())
+        raise ConfigError(f"the rank of {len(first)} rows lies between 1 and {len(first) - 1}, found {rank}")
+    bases = [_components(data, rank) for data in (first, second)]
+    correlations = np.linalg.svd(bases[0].T @ bases[1], compute_uv=False)
+    return float(correlations.clip(0, 1).mean())
 
 
 def _components(centred: Array, rank: int) -> Array:
@@ -67,7 +67,7 @@ def knn_overlap(values: ArrayLike, others: ArrayLike, neighbours: int = 50) -> f
     first, second = _paired(values, others)
     if not 0 < neighbours < len(first):
         raise ConfigError(f"{neighbours} neighbours need more than {len(first)} rows")
-    near = [_nearest(one, neighbours) for one in (first, second)]
+    near = [_nearest(data, neighbours) for data in (first, second)]
     return float(np.mean([len(np.intersect1d(a, b)) for a, b in zip(*near, strict=True)]) / neighbours)
 
 
@@ -82,7 +82,7 @@ def embedding_cosine(values: ArrayLike, others: ArrayLike) -> Array:
     """Cosine between the embeddings of the same row, (row,); the embeddings are not centred."""
     first, second = rows(values), rows(others)
     if first.shape != second.shape:
-        raise ConfigError(f"embeddings of {first.shape} and {second.shape} do not compare")
+        raise ConfigError(f"embeddings must have the same shape, found {first.shape} and {second.shape}")
     lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     return np.asarray((first * second).sum(1) / np.where(lengths > 0, lengths, 1))
 
@@ -91,5 +91,7 @@ def _paired(values: ArrayLike, others: ArrayLike) -> tuple[Array, Array]:
     """Both sets, with every feature centred over the rows."""
     first, second = rows(values), rows(others)
     if len(first) != len(second) or len(first) < 2:
-        raise ConfigError(f"alignment compares the same rows, at least 2: found {len(first)} and {len(second)}")
+        raise ConfigError(
+            f"alignment needs the same rows in both sets, at least 2: found {len(first)} and {len(second)}"
+        )
     return first - first.mean(0), second - second.mean(0)

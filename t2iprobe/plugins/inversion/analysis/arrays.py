@@ -18,7 +18,7 @@ def rows(values: ArrayLike) -> Array:
     """
     data = np.asarray(values, np.float64)
     if data.ndim < 2 or not data.size:
-        raise ConfigError(f"an analysis needs rows of numbers, found shape {data.shape}")
+        raise ConfigError(f"an analysis needs rows of numbers, (row, ...), found the shape {data.shape}")
     return data.reshape(len(data), -1)
 
 
@@ -29,7 +29,7 @@ def together(*values: ArrayLike) -> list[Array]:
         ConfigError: the shapes differ.
     """
     found = [rows(value) for value in values]
-    if len({one.shape for one in found}) != 1:
+    if len({array.shape for array in found}) != 1:
         raise ConfigError(f"shapes differ: {', '.join(str(np.shape(value)) for value in values)}")
     return found
 
@@ -38,9 +38,9 @@ def maps(values: ArrayLike) -> Array:
     """The values as (row, channel, y, x), after a check of their shape.
 
     Raises:
-        ConfigError: the number of axes is another.
+        ConfigError: the array does not have four axes, or is empty.
     """
     data = np.asarray(values, np.float64)
     if data.ndim != 4 or not data.size:
-        raise ConfigError(f"pictures are (row, channel, y, x), found shape {data.shape}")
+        raise ConfigError(f"pictures have the shape (row, channel, y, x), found {data.shape}")
     return data

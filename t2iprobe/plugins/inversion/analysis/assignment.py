@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,6 +14,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.analysis.arrays import Array, together
 
 Measure = Literal["l2", "cosine", "pearson"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
 NEAR = 5  # how many of the nearest count as near
 
 
@@ -24,29 +25,29 @@ class Assignment:
     Where several partners are equally near, one is taken at random, so pictures that are all the same score at chance.
 
     Args:
+        chance: probability of a right pair when guessing.
+        rows: images in each group.
+        groups: accuracies (group, 3) both ways and one to one.
         image_to_noise: share of images whose nearest noise is their own.
         noise_to_image: share of noises whose nearest image is their own. By L2, images of low contrast are near every
             noise, which makes this the harder direction.
         hungarian: share of right pairs in the one-to-one assignment with the least total cost.
         near_noise, near_image: share of images whose own noise is among the ``NEAR`` nearest, and of noises whose own
             image is.
-        chance: probability of a right pair when guessing.
         top_hub: the share of noises whose nearest image is the one most often chosen; ``chance`` if all differ.
         chosen: the share of images that are the nearest one of some noise; 1 if all differ.
-        rows: images in each group.
-        groups: accuracies (group, 3) in the order above.
     """
 
+    chance: float
+    rows: int
+    groups: Array
     image_to_noise: float
     noise_to_image: float
     hungarian: float
     near_noise: float
     near_image: float
-    chance: float
     top_hub: float
     chosen: float
-    rows: int
-    groups: Array
 
 
 def costs(noise: ArrayLike, image: ArrayLike, measure: Measure = "l2") -> Array:
@@ -55,10 +56,10 @@ def costs(noise: ArrayLike, image: ArrayLike, measure: Measure = "l2") -> Array:
     if measure == "l2":
         squares = (first**2).sum(1)[:, None] + (second**2).sum(1)[None]
         return np.asarray(squares - 2 * first @ second.T)
-    if measure not in ("cosine", "pearson"):
-        raise ConfigError(f"no measure {measure!r}; there are l2, cosine, pearson")
+    if measure not in MEASURES:
+        raise ConfigError(f"no measure {measure!r}; there are {', '.join(MEASURES)}")
     if measure == "pearson":
-        first, second = (one - one.mean(1, keepdims=True) for one in (first, second))
+        first, second = (part - part.mean(1, keepdims=True) for part in (first, second))
     lengths = np.linalg.norm(first, axis=1)[:, None] * np.linalg.norm(second, axis=1)[None]
     return np.asarray(1 - first @ second.T / np.where(lengths > 0, lengths, 1))
 
@@ -77,14 +78,10 @@ def assignment(noise: ArrayLike, image: ArrayLike, measure: Measure = "l2", grou
     first, second = together(noise, image)
     size = len(first) // groups if groups > 0 else 0
     if size < 2:
-        raise ConfigError(f"an assignment needs 2 rows a group, found {len(first)} for {groups} groups")
+        raise ConfigError(f"an assignment needs at least 2 rows per group: found {len(first)} rows for {groups} groups")
     parts = [slice(index * size, (index + 1) * size) for index in range(groups)]
-    tables = [costs(first[part], second[part], measure) for part in parts]
-    found = np.array([_accuracies(table) for table in tables])
-    to_noise, to_image, hungarian = map(float, found.mean(0))
-    near_noise, near_image = map(float, np.array([top_k(table, NEAR) for table in tables]).mean(0))
-    hub, chosen = map(float, np.array([_hubs(table) for table in tables]).mean(0))
-    return Assignment(to_noise, to_image, hungarian, near_noise, near_image, 1 / size, hub, chosen, size, found)
+    found = np.array([_shares(costs(first[part], second[part], measure)) for part in parts])
+    return Assignment(1 / size, size, found[:, :3], *found.mean(0).tolist())
 
 
 def most_by_chance(rows: int, groups: int, tests: int) -> float:
@@ -97,13 +94,13 @@ def most_by_chance(rows: int, groups: int, tests: int) -> float:
     Args:
         rows: rows in each group.
         groups: number of groups that the share is averaged over.
-        tests: number of accuracies that are looked at together; in 95 % of cases all of them stay below (Bonferroni).
+        tests: number of accuracies that are reported together; in 95 % of cases all of them stay below (Bonferroni).
     """
     return min(1.0, float(stats.poisson.ppf(1 - 0.05 / tests, groups)) / (rows * groups))
 
 
 def top_k(table: Array, k: int) -> tuple[float, float]:
-    """Shares of images whose noise, and of noises whose image, is among the ``k`` nearest; ties are drawn by lot."""
+    """Shares of images whose noise, and of noises whose image, is among the ``k`` nearest; ties are broken randomly."""
     return _among(table, k), _among(table.T, k)
 
 
@@ -114,13 +111,13 @@ def _among(table: Array, k: int) -> float:
     return float(((k - nearer) / level).clip(0, 1).mean())
 
 
-def _accuracies(table: Array) -> tuple[float, float, float]:
-    """The accuracies of one group, which is shuffled: among equal costs the solver takes the pairs on the diagonal."""
+def _shares(table: Array) -> list[float]:
+    """The shares of one group in the order of :class:`Assignment`.
+
+    Images are shuffled before the one-to-one assignment: among equal costs the solver takes the pairs on the diagonal.
+    """
     order = np.random.default_rng(0).permutation(len(table))
     row, partner = linear_sum_assignment(table[:, order])
-    return *top_k(table, 1), float((order[partner] == row).mean())
-
-
-def _hubs(table: Array) -> tuple[float, float]:
-    counts = np.bincount(table.argmin(1), minlength=len(table))
-    return float(counts.max() / len(table)), float((counts > 0).mean())
+    hungarian = (order[partner] == row).mean()
+    chosen = np.bincount(table.argmin(1), minlength=len(table))
+    return [*top_k(table, 1), hungarian, *top_k(table, NEAR), chosen.max() / len(table), (chosen > 0).mean()]

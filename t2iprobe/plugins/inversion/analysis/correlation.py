@@ -29,13 +29,20 @@ def top_correlations(values: ArrayLike, top: int = 20) -> Array:
     """
     data = rows(values)
     pairs = data.shape[1] * (data.shape[1] - 1) // 2
-    if len(data) < 3 or not 0 < top <= pairs:
-        raise ConfigError(f"correlation needs 3 rows and {top} pairs of numbers, found {len(data)} rows, {pairs} pairs")
+    _check(len(data), pairs, top)
     centred = data - data.mean(0)
     lengths = np.linalg.norm(centred, axis=0)
     unit = centred / np.where(lengths > 0, lengths, 1)  # a constant entry correlates with nothing
     found = np.abs((unit.T @ unit)[np.triu_indices(data.shape[1], 1)])
     return np.sort(np.partition(found, pairs - top)[pairs - top :])[::-1]
+
+
+def _check(count: int, pairs: int, top: int) -> None:
+    if count < 3 or not 0 < top <= pairs:
+        raise ConfigError(
+            f"the top {top} correlations need at least 3 rows and {top} pairs of numbers: found {count} rows and "
+            f"{pairs} pairs"
+        )
 
 
 def patch_correlation(images: ArrayLike, patch: int = 8, top: int = 20) -> Correlation:
@@ -75,8 +82,7 @@ def floor(count: int, size: int, top: int = 20) -> float:
         top: as in :func:`top_correlations`.
     """
     pairs = size * (size - 1) // 2
-    if count < 3 or not 0 < top <= pairs:
-        raise ConfigError(f"a floor needs 3 rows and {top} pairs, found {count} rows and {pairs} pairs")
+    _check(count, pairs, top)
     ranks = (pairs - np.arange(1, top + 1) + 0.625) / (pairs + 0.25)
     return float(np.sqrt(betaincinv(0.5, (count - 2) / 2, ranks)).mean())
 

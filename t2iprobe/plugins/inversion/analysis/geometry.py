@@ -1,8 +1,9 @@
-"""Noise, image and latent as three points: distances, angles, the most probable triangle, and paths between points."""
+"""Noise, image and latent as points: triangles, paths between two of them, and where a trajectory lies between them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -74,17 +75,6 @@ def _histogram(angles: Array) -> Array:
     return counts / len(angles)
 
 
-def cosine(values: ArrayLike, others: ArrayLike) -> Array:
-    """Cosine of the angle between whole rows, (row,)."""
-    return _cosine(*together(values, others))
-
-
-def distance(values: ArrayLike, others: ArrayLike) -> Array:
-    """L2 distance between whole rows, (row,)."""
-    first, second = together(values, others)
-    return _length(first - second)
-
-
 def _length(vectors: Array) -> Array:
     return np.linalg.norm(vectors, axis=1)
 
@@ -110,7 +100,7 @@ def slerp(values: ArrayLike, others: ArrayLike, share: float) -> Array:
     first, second = together(values, others)
     angle = np.arccos(_cosine(first, second).clip(-1, 1))[:, None]
     if (np.pi - angle < 1e-6).any():
-        raise ConfigError("two rows point in opposite directions: every great circle is as short, none is the way")
+        raise ConfigError("two rows point in opposite directions, so all great circles between them are equally short")
     parallel = angle < 1e-6
     sine = np.where(parallel, 1, np.sin(angle))
     start = np.where(parallel, 1 - share, np.sin((1 - share) * angle) / sine)
@@ -125,3 +115,40 @@ def lerp(values: ArrayLike, others: ArrayLike, share: float, keep_norm: bool = F
     if keep_norm:
         mixed *= (((1 - share) * _length(first) + share * _length(second)) / _length(mixed))[:, None]
     return mixed.reshape(np.shape(values))
+
+
+class Location(NamedTuple):
+    """Where one state of a trajectory lies between true noise and latent (E5).
+
+    Args:
+        nearer_noise: share of rows whose state is nearer (L2) to the noise than to the latent (E5i).
+        share: mean over rows of where the nearest point on the line through noise (0) and latent (1) lies.
+        off_line: mean L2 distance from that line.
+        distances: (point,), mean L2 distance to points on the segment from noise to latent, ends included (E5ii).
+    """
+
+    nearer_noise: float
+    share: float
+    off_line: float
+    distances: Array
+
+
+def location(state: ArrayLike, noise: ArrayLike, latent: ArrayLike, points: int = 25) -> Location:
+    """Compare a state with noise and latent, each (row, ...).
+
+    Raises:
+        ConfigError: the shapes differ, or noise and latent of a row coincide.
+    """
+    here, start, end = together(state, noise, latent)
+    way = end - start
+    size = (way**2).sum(1)
+    if not (size > 0).all():
+        raise ConfigError("noise and latent coincide, so there is no segment between them")
+    share = ((here - start) * way).sum(1) / size
+    distances = [_length(here - ((1 - at) * start + at * end)).mean() for at in np.linspace(0, 1, points)]
+    return Location(
+        float((_length(here - start) < _length(here - end)).mean()),
+        float(share.mean()),
+        float(_length(here - start - share[:, None] * way).mean()),
+        np.array(distances),
+    )

@@ -43,9 +43,9 @@ def coordinate_kl(reference: ArrayLike, values: ArrayLike) -> float:
     """
     first, second = rows(reference), rows(values)
     if first.shape[1] != second.shape[1]:
-        raise ConfigError(f"rows of {first.shape[1]} and {second.shape[1]} numbers do not compare")
+        raise ConfigError(f"rows must have the same length, found {first.shape[1]} and {second.shape[1]} numbers")
     if not (first.std(0) > 0).all() or not (second.std(0) > 0).all():
-        raise ConfigError("a number is the same in every row; more rows, or other ones, are needed")
+        raise ConfigError("a number is the same in every row, so its KL is not defined; use more rows, or other ones")
     return float(_kl(first.mean(0), first.std(0), second.mean(0), second.std(0)).mean())
 
 

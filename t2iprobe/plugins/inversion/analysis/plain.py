@@ -1,9 +1,9 @@
-"""Plain areas of images compared with the rest (E8)."""
+"""Plain areas of images compared with the rest: latents (E8), and the prediction at each step of an inversion (E9)."""
 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,8 +35,7 @@ def plain_mask(images: ArrayLike, threshold: float = 0.025) -> Mask:
     return np.asarray(((down + right) / 2 < threshold).all(1))
 
 
-@dataclass(frozen=True)
-class Areas:
+class Areas(NamedTuple):
     """Comparison of plain areas with the rest; NaN where one is empty.
 
     Args:
@@ -52,7 +51,7 @@ class Areas:
     std_rest: float
 
 
-def compare_areas(values: ArrayLike, reference: ArrayLike, mask: NDArray[np.bool_]) -> Areas:
+def compare_areas(values: ArrayLike, reference: ArrayLike, mask: Mask) -> Areas:
     """Compare latents with true noise, or predictions with the sampler's, inside and outside plain areas.
 
     Args:
@@ -65,19 +64,39 @@ def compare_areas(values: ArrayLike, reference: ArrayLike, mask: NDArray[np.bool
     data, truth = maps(values), maps(reference)
     if data.shape != truth.shape or mask.shape != (data.shape[0], *data.shape[2:]):
         raise ConfigError(f"values {data.shape}, reference {truth.shape} and mask {mask.shape} do not fit")
-    everywhere = np.broadcast_to(mask[:, None], data.shape)
-    error = np.abs(data - truth)
+    inside, error = _everywhere(mask, data), np.abs(data - truth)
     return Areas(
-        float(mask.mean()),
-        _mean(error[everywhere]),
-        _mean(error[~everywhere]),
-        _std(data[everywhere]),
-        _std(data[~everywhere]),
+        float(mask.mean()), _mean(error[inside]), _mean(error[~inside]), _std(data[inside]), _std(data[~inside])
     )
 
 
-@dataclass(frozen=True)
-class Structure:
+class StepError(NamedTuple):
+    """An inversion's prediction at one step against the sampler's.
+
+    Everything but ``std_ratio`` is a mean absolute difference. NaN where the inversion used no prediction, and for an
+    area that is empty.
+
+    Args:
+        error: of all numbers.
+        error_plain, error_rest: in plain areas and outside.
+        std_ratio: standard deviation of the inversion's prediction as a percentage of the sampler's.
+    """
+
+    error: float
+    error_plain: float
+    error_rest: float
+    std_ratio: float
+
+
+def step_error(inverted: ArrayLike, sampled: ArrayLike, mask: Mask) -> StepError:
+    """Compare two predictions, as :func:`compare_areas` compares latents (E9)."""
+    areas = compare_areas(inverted, sampled, mask)
+    found, truth = maps(inverted), maps(sampled)
+    ratio = 100 * found.std() / truth.std()
+    return StepError(float(np.abs(found - truth).mean()), areas.error_plain, areas.error_rest, float(ratio))
+
+
+class Structure(NamedTuple):
     """How much of noise's freedom is left in plain areas and in the rest (E8); NaN where one is empty.
 
     Args:
@@ -91,7 +110,7 @@ class Structure:
     bits_rest: float
 
 
-def structure(values: ArrayLike, mask: NDArray[np.bool_]) -> Structure:
+def structure(values: ArrayLike, mask: Mask) -> Structure:
     """Local variance and compressed size of latents inside and outside plain areas.
 
     Args:
@@ -104,7 +123,7 @@ def structure(values: ArrayLike, mask: NDArray[np.bool_]) -> Structure:
     return Structure(_mean(local[inner]), _mean(local[~inner]), _bits(data, mask), _bits(data, ~mask))
 
 
-def power_sums(values: ArrayLike, mask: NDArray[np.bool_]) -> Array:
+def power_sums(values: ArrayLike, mask: Mask) -> Array:
     """Count, sum and sum of squares of each image's numbers, inside and outside plain areas: (row, 6).
 
     Args:
@@ -112,7 +131,7 @@ def power_sums(values: ArrayLike, mask: NDArray[np.bool_]) -> Array:
         mask: (row, y, x), True in plain areas.
     """
     data = maps(values)
-    areas = [np.broadcast_to(area[:, None], data.shape) for area in (mask, ~mask)]
+    areas = [_everywhere(area, data) for area in (mask, ~mask)]
     return np.stack([(area * data**power).sum((1, 2, 3)) for area in areas for power in range(3)], axis=1)
 
 
@@ -121,6 +140,11 @@ def spread_gap(sums: Array) -> Array:
     count, first, second = np.moveaxis(sums.reshape(*sums.shape[:-1], 2, 3), -1, 0)
     spread = np.sqrt((second / count - (first / count) ** 2).clip(0))
     return np.asarray(spread[..., 0] - spread[..., 1])
+
+
+def _everywhere(mask: Mask, data: Array) -> Mask:
+    """The mask for every channel of the data."""
+    return np.broadcast_to(mask[:, None], data.shape)
 
 
 def _local_variance(data: Array) -> Array:
@@ -133,7 +157,7 @@ def _local_variance(data: Array) -> Array:
 
 def _bits(data: Array, mask: Mask) -> float:
     """Bits per number, channel by channel in reading order."""
-    chosen = data[np.broadcast_to(mask[:, None], data.shape)]
+    chosen = data[_everywhere(mask, data)]
     if not chosen.size:
         return float("nan")
     steps = np.clip((chosen + SPREAD) / (2 * SPREAD) * 255, 0, 255).round().astype(np.uint8)
