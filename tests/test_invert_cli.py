@@ -152,7 +152,8 @@ def test_a_preset_is_planned_and_built_without_weights(name: str, tmp_path: Path
     assert name == "flux" or preset.shape[1:] == (config.sample_size,) * 2
     assert found["prediction"] == ("flow" if flow else "epsilon") and not list(tmp_path.iterdir())
     wrong = "ddim" if flow else "euler"
-    assert f"the inverter {wrong} supports models that predict " in str(invoke("run", "--plan", "--preset", name, "--method", wrong).exception)
+    refused = invoke("run", "--plan", "--preset", name, "--method", wrong).exception
+    assert f"the inverter {wrong} supports models that predict " in str(refused)
 
 
 def test_a_preset_without_its_weights_says_what_can_be_had(monkeypatch: Any) -> None:
