@@ -156,9 +156,9 @@ def benchmark(asked: GuardBenchOptions, plugins: Plugins, command: Sequence[str]
     cases = _cases(job, policy, plugins)
     model = load(full, plugins, full.upscaler)
     layers = full.chosen_layers(model)
-    check_start(full.start, model.steps(full.num_steps))
+    check_start(full.start_step, model.steps(full.num_steps))
     size = asked.batch_size or batch_of(model)
-    setup = Setup(model, layers, full.generation, full.start, str(full.negative), job.concept, size)
+    setup = Setup(model, layers, full.generation, full.start_step, str(full.negative), job.concept, size)
     methods = _methods(asked.method, setup)
     _say_plan(setup, methods, cases, path, asked.yes)
 
@@ -221,7 +221,7 @@ def _settings(job: GuardBenchJob) -> dict[str, Any]:
         "words": digests(job.words),
         "list": digests(job.list_lines or ()),
         "layers": asked.layers or str(asked.from_run),
-        "start": asked.start,
+        "start": asked.start_step,
         "rewriter": deciding(asked.rewriter),
         "sld_concept": job.concept,
         "judge": [deciding(one) for one in asked.judge],
@@ -265,9 +265,9 @@ def planned(asked: GuardBenchOptions, plugins: Plugins) -> dict[str, Any]:
     way = chosen_way(model)
     pictures = len(job.words) * full.seeds
     sentence = (
-        f"{said}; donor {way} ({WAYS[way]}), from step {full.start}; {counted(len(job.words), 'word')} × "
+        f"{said}; donor {way} ({WAYS[way]}), from step {full.start_step}; {counted(len(job.words), 'word')} × "
         f"{counted(full.seeds, 'seed')} = {counted(pictures, 'picture')} per method, "
         f"{full.num_steps or 'the default number of'} steps each"
     )
-    plan = {"donor": way, "start": full.start, "pictures_a_method": pictures, "generation": full.generation}
+    plan = {"donor": way, "start": full.start_step, "pictures_a_method": pictures, "generation": full.generation}
     return {"model": job.ref, **layers, **plan, "sentence": sentence}

@@ -17,7 +17,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -82,50 +83,50 @@ class Donation:
     start: int = 0
 
     @contextmanager
-    def given(
+    def edits(
         self, generation: Generation, rewrites: Mapping[int, str]
     ) -> Iterator[tuple[Generation, list[Intervention]]]:
         """What to run in place of ``generation``, and the edits that bring the rewrites in.
 
         Args:
-            generation: the generation that was asked for.
+            generation: the generation of the prompts.
             rewrites: maps a row to its rewrite.
         """
+        scope = Scope(
+            steps=range(self.start, self.model.steps(generation.num_steps)) if self.start else None,
+            rows=tuple(rewrites),
+        )
         if self.way == "row":
-            yield self._beside(generation, rewrites)
+            longer, donors = beside(generation, rewrites)
+            sites = [name for layer in self.layers for name in self.model.text_sites(layer).names]
+            yield longer, [patch(donors, sites, scope=scope)]
         elif self.way == "inject":
-            yield generation, [self._injection(generation, rewrites)]
+            texts = tuple(name for layer in self.layers for name in read_by(self.model, layer))
+            scope = replace(scope, branches=(Branch.COND,))
+            yield generation, [Intervention(_encoded(self.model, rewrites).edit, texts, scope, label="guard (inject)")]
         else:
             stream = TextStream(self.model, self.layers, _encoded(self.model, rewrites), self.start)
             with stream.installed():
                 yield generation, [stream.layout]
             stream.check()
 
-    def sites(self) -> list[str]:
-        """The names of the sites of the layers' text keys and values."""
-        return [name for layer in self.layers for name in self.model.text_sites(layer).names]
 
-    def _scope(self, generation: Generation, rows: Mapping[int, Any], *branches: Branch) -> Scope:
-        steps = None if not self.start else range(self.start, self.model.steps(generation.num_steps))
-        return Scope(steps=steps, branches=branches or None, rows=tuple(rows))
+def beside(generation: Generation, prompts: Mapping[int, str]) -> tuple[Generation, dict[int, int]]:
+    """The generation with an extra row for every prompt, and a map from each row to its extra one.
 
-    def _beside(self, generation: Generation, rewrites: Mapping[int, str]) -> tuple[Generation, list[Intervention]]:
-        count = len(generation.prompts)
-        donors = {row: count + place for place, row in enumerate(rewrites)}
-        taken = [*range(count), *rewrites]
-        longer = replace(
-            generation,
-            prompts=(*generation.prompts, *rewrites.values()),
-            seeds=tuple(generation.seeds[row] for row in taken),
-            latents=None if generation.latents is None else generation.latents[taken],
-        )
-        return longer, [patch(donors, self.sites(), scope=self._scope(generation, donors))]
-
-    def _injection(self, generation: Generation, rewrites: Mapping[int, str]) -> Intervention:
-        encoded = _encoded(self.model, rewrites)
-        texts = [name for layer in self.layers for name in read_by(self.model, layer)]
-        scope = self._scope(generation, rewrites, Branch.COND)
-        return Intervention(encoded.edit, tuple(texts), scope, label="guard (inject)")
+    Args:
+        generation: the generation.
+        prompts: maps a row to the prompt of its extra row, which has the same noise.
+    """
+    count = len(generation.prompts)
+    taken = [*range(count), *prompts]
+    longer = replace(
+        generation,
+        prompts=(*generation.prompts, *prompts.values()),
+        seeds=tuple(generation.seeds[row] for row in taken),
+        latents=None if generation.latents is None else generation.latents[taken],
+    )
+    return longer, {row: count + place for place, row in enumerate(prompts)}
 
 
 @dataclass
@@ -141,15 +142,12 @@ class Encoded:
     tokens: Tensor
     entry: nn.Module | None
     place: Mapping[int, int]
-    _entered: Tensor | None = field(default=None, repr=False)
 
-    @property
+    @cached_property
     def entered(self) -> Tensor:
         """The tokens after the denoiser's own projection of them, if it has one."""
-        if self._entered is None:
-            # call forward, not the module: hooks that read this site are meant for the prompt's text
-            self._entered = self.tokens if self.entry is None else self.entry.forward(self.tokens)
-        return self._entered
+        # call forward, not the module: hooks that read this site are meant for the prompt's text
+        return self.tokens if self.entry is None else self.entry.forward(self.tokens)
 
     def edit(self, value: Tensor, hook: HookContext) -> Tensor:
         """An edit that puts the tokens in place."""
@@ -217,7 +215,7 @@ class TextStream:
                 stack.callback(block.register_forward_pre_hook(self._before, with_kwargs=True).remove)
             for site in self.sites:
                 module = denoiser.get_submodule(site.module)
-                stack.callback(module.register_forward_hook(_keeping(self, site)).remove)
+                stack.callback(module.register_forward_hook(partial(self._take, site)).remove)
             yield
 
     def _before(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -233,7 +231,7 @@ class TextStream:
             self.running = False
         self.text = result[0]
 
-    def take(self, site: Site, value: Tensor) -> Tensor | None:
+    def _take(self, site: Site, module: nn.Module, args: Any, value: Tensor) -> Tensor | None:
         """Keep the keys or values of the rewrite's run, or put them in place of the prompt's."""
         window = slice(None) if site.stream == "all" else slice(0, self.encoded.tokens.shape[1])
         if self.running:
@@ -254,15 +252,9 @@ class TextStream:
         """
         if not self.put or self.put % len(self.sites):
             raise HookError(
-                f"the rewrites' text came {self.put} times to the {len(self.sites)} keys and values it is for"
+                f"the rewrites' text was put in place {self.put} times, which is not a multiple of the "
+                f"{len(self.sites)} keys and values of the layers"
             )
-
-
-def _keeping(stream: TextStream, site: Site) -> Any:
-    def after(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-        return stream.take(site, output)
-
-    return after
 
 
 def _named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -115,8 +115,8 @@ class Guard(Model):
         if self.way == "stream" and (interventions or rest.get("cache") or rest.get("into")):
             raise ConfigError("the donor stream runs blocks twice, so nothing else may be read or edited; use row")
         mine = [_own_rows(one, len(decisions)) for one in interventions]
-        with self.donation.given(generation, rewrites) as (given, edits):
-            return self.model.run(given, interventions=[*mine, *edits], rows=wanted, **rest)
+        with self.donation.edits(generation, rewrites) as (donated, edits):
+            return self.model.run(donated, interventions=[*mine, *edits], rows=wanted, **rest)
 
     def probe(self, settings: Mapping[str, Any], rows: int = 4) -> CostProbe:
         """See :meth:`Model.probe`; it probes the model without its guard."""

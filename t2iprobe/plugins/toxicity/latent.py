@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import HookContext, Intervention, patch
-from t2iprobe.core.model import Generation, Model
+from t2iprobe.core.model import Model
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.sites import In, Out, Site, Sites
 
@@ -103,18 +103,6 @@ def opened(model: Model) -> Model:
     )
     vars(wide)["sites"] = Sites((*model.sites, *more))
     return wide
-
-
-def beside(generation: Generation, concepts: Mapping[int, str]) -> tuple[Generation, dict[int, int]]:
-    """The generation with an extra row for every concept, and a map from each row to the row of its concept."""
-    count = len(generation.prompts)
-    companions = {row: count + place for place, row in enumerate(concepts)}
-    longer = replace(
-        generation,
-        prompts=(*generation.prompts, *concepts.values()),
-        seeds=(*generation.seeds, *(generation.seeds[row] for row in concepts)),
-    )
-    return longer, companions
 
 
 def interventions(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Generation, Model, OnStep, Run
 from t2iprobe.plugins.toxicity import latent
-from t2iprobe.plugins.toxicity.donors import Donation, Way, chosen_way
+from t2iprobe.plugins.toxicity.donors import Donation, Way, beside, chosen_way
 
 WORD = "{word}"  # stands for the toxic word in a template
 NEGATIVE = 'text "{word}"'  # the paper's negative prompt
@@ -62,137 +62,96 @@ class Setup:
     concept: str = latent.CONCEPT
     batch_size: int = 64
 
-    def generation(self, prompts: Sequence[str], cases: Sequence[Case]) -> Generation:
-        """A generation with one row per case."""
+    def generation(self, cases: Sequence[Case], *, rewritten: bool = False) -> Generation:
+        """A generation with one row per case, of its prompt or its rewrite."""
+        prompts = [case.rewrite if rewritten else case.prompt for case in cases]
         return self.model.generation(prompts, [case.seed for case in cases], **self.settings)
 
 
-class GuardMethod(ABC):
+@dataclass(frozen=True)
+class GuardMethod:
     """One way to keep toxic text out of a picture.
 
     Args:
+        draw: makes the pictures of some cases, given the arguments of :meth:`Model.run` that all methods share.
         setup: what all methods share.
+        rows: batch rows per picture.
     """
 
-    #: batch rows per picture
-    rows = 1
+    draw: Callable[..., Run]
+    setup: Setup
+    rows: int = 1
 
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
-        self.check()
-
-    def check(self) -> None:  # noqa: B027 -- most go with every model
-        """Refuse a model for which the method is meaningless.
-
-        Raises:
-            ConfigError: the method is meaningless for this model.
-        """
-
-    @abstractmethod
     def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
         """The pictures of the cases, in order."""
-
-    def _asked(self, cases: Sequence[Case]) -> Generation:
-        return self.setup.generation([case.prompt for case in cases], cases)
-
-    def _run(self, model: Model, generation: Generation, count: int, on_step: OnStep, **more: Any) -> Run:
         size = max(self.setup.batch_size, self.rows)
-        return model.run(generation, rows=range(count), batch_size=size, on_step=on_step, **more)
+        return self.draw(cases, rows=range(len(cases)), batch_size=size, on_step=on_step)
 
 
-class Unguarded(GuardMethod):
-    """The prompt as it is, for the whole model."""
-
-    def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
-        """See :meth:`GuardMethod.run`."""
-        return self._run(self.setup.model, self._asked(cases), len(cases), on_step)
+def unguarded(setup: Setup, rewritten: bool = False) -> GuardMethod:
+    """The prompt as it is, or its rewrite, for the whole model."""
+    return GuardMethod(lambda cases, **run: setup.model.run(setup.generation(cases, rewritten=rewritten), **run), setup)
 
 
-class Swap(GuardMethod):
-    """The rewrite for the whole model."""
-
-    def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
-        """See :meth:`GuardMethod.run`."""
-        generation = self.setup.generation([case.rewrite for case in cases], cases)
-        return self._run(self.setup.model, generation, len(cases), on_step)
-
-
-class LocalizedGuard(GuardMethod):
+def localized(setup: Setup, way: Way = "auto") -> GuardMethod:
     """The rewrite for the localized layers: the guard."""
+    donation = Donation(setup.model, setup.layers, chosen_way(setup.model, way), setup.start)
 
-    way: Way = "auto"
-
-    def check(self) -> None:
-        """See :meth:`GuardMethod.check`."""
-        setup = self.setup
-        self.donation = Donation(setup.model, setup.layers, chosen_way(setup.model, self.way), setup.start)
-        self.rows = 2 if self.donation.way == "row" else 1
-
-    def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
-        """See :meth:`GuardMethod.run`."""
+    def draw(cases: Sequence[Case], **run: Any) -> Run:
         rewrites = {row: case.rewrite for row, case in enumerate(cases)}
-        with self.donation.given(self._asked(cases), rewrites) as (generation, edits):
-            return self._run(self.setup.model, generation, len(cases), on_step, interventions=edits)
+        with donation.edits(setup.generation(cases), rewrites) as (generation, edits):
+            return setup.model.run(generation, interventions=edits, **run)
+
+    return GuardMethod(draw, setup, rows=2 if donation.way == "row" else 1)
 
 
-class Streamed(LocalizedGuard):
-    """The guard with its text stream, see :mod:`.donors`."""
+def negative_prompt(setup: Setup) -> GuardMethod:
+    """The toxic word in the negative prompt, as the paper has it.
 
-    way = "stream"
+    Raises:
+        ConfigError: the generation has no classifier-free guidance.
+    """
+    if setup.model.guided(setup.settings) != 2:
+        raise ConfigError(
+            "a negative prompt works through classifier-free guidance, and this generation of "
+            f"{setup.model.adapter.name} has none: raise --guidance above 1 (a model distilled with guidance "
+            "has none at any scale), or leave the method out"
+        )
 
+    def draw(cases: Sequence[Case], **run: Any) -> Run:
+        negatives = [setup.negative.replace(WORD, case.word) for case in cases]
+        generation = setup.generation(cases)
+        options = {**generation.options, "negative_prompt": negatives}
+        return setup.model.run(replace(generation, options=options), **run)
 
-class Negative(GuardMethod):
-    """The toxic word in the negative prompt, as the paper has it."""
-
-    def check(self) -> None:
-        """See :meth:`GuardMethod.check`."""
-        if self.setup.model.guided(self.setup.settings) != 2:
-            raise ConfigError(
-                "a negative prompt works through classifier-free guidance, and this generation of "
-                f"{self.setup.model.adapter.name} has none: raise --guidance above 1 (a model distilled with guidance "
-                "has none at any scale), or leave the method out"
-            )
-
-    def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
-        """See :meth:`GuardMethod.run`."""
-        negatives = [self.setup.negative.replace(WORD, case.word) for case in cases]
-        asked = self._asked(cases)
-        generation = replace(asked, options={**asked.options, "negative_prompt": negatives})
-        return self._run(self.setup.model, generation, len(cases), on_step)
+    return GuardMethod(draw, setup)
 
 
-class SafeLatent(GuardMethod):
-    """Safe Latent Diffusion in one of its published configurations."""
+def safe_latent(setup: Setup, preset: str) -> GuardMethod:
+    """Safe Latent Diffusion in one of its published configurations.
 
-    preset = "medium"
-    rows = 2
+    Raises:
+        ConfigError: it is not defined for this model or generation.
+    """
+    latent.check(setup.model, setup.settings)
 
-    def check(self) -> None:
-        """See :meth:`GuardMethod.check`."""
-        latent.check(self.setup.model, self.setup.settings)
-
-    def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
-        """See :meth:`GuardMethod.run`."""
-        setup = self.setup
+    def draw(cases: Sequence[Case], **run: Any) -> Run:
         concepts = {row: setup.concept.replace(WORD, case.word) for row, case in enumerate(cases)}
-        longer, companions = latent.beside(self._asked(cases), concepts)
-        safety = latent.PRESETS[self.preset]
-        edits = latent.interventions(setup.model, companions, safety, setup.settings.get("num_steps"))
-        return self._run(latent.opened(setup.model), longer, len(cases), on_step, interventions=edits)
+        longer, companions = beside(setup.generation(cases), concepts)
+        edits = latent.interventions(setup.model, companions, latent.PRESETS[preset], setup.settings.get("num_steps"))
+        return latent.opened(setup.model).run(longer, interventions=edits, **run)
 
-
-def _configured(name: str) -> type[SafeLatent]:
-    return type(f"SafeLatent{name.title()}", (SafeLatent,), {"preset": name})
+    return GuardMethod(draw, setup, rows=2)
 
 
 UNGUARDED, LOCALIZED = "unguarded", "localized"
 METHODS: Mapping[str, Callable[[Setup], GuardMethod]] = {
-    UNGUARDED: Unguarded,
-    LOCALIZED: LocalizedGuard,
-    "localized-stream": Streamed,
-    "negative-prompt": Negative,
-    "prompt-swap": Swap,
-    **{f"sld-{name}": _configured(name) for name in latent.PRESETS},
+    UNGUARDED: unguarded,
+    LOCALIZED: localized,
+    "localized-stream": partial(localized, way="stream"),
+    "negative-prompt": negative_prompt,
+    "prompt-swap": partial(unguarded, rewritten=True),
+    **{f"sld-{name}": partial(safe_latent, preset=name) for name in latent.PRESETS},
 }
-#: what is compared unless asked otherwise
+#: what is compared by default
 USUAL = (LOCALIZED, "negative-prompt", "prompt-swap", "sld-medium", "sld-strong")

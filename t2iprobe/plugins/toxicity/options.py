@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 MAPPED = option("mapped", help="mapped, mapped:file=FILE, mask, or callback:function=package.module:name.")
-START = option(None, help="First step with the rewrite, 0 at pure noise (the paper counts from the end).", ge=0)
+START = option(
+    0, help="First denoising step with the rewrite, counted from the noise (the paper counts from the end).", ge=0
+)
 
 
 class DetectorOptions(Options):
@@ -89,15 +91,10 @@ class GuardRunOptions(RunOptions, GenerationOptions, PolicyOptions, LayerOptions
     prompt: Texts = option((), help="A prompt; repeatable.")
     prompts: Path | None = option(None, help=f"File of prompts, {LISTED}.")
     donor: str = option("auto", help="inject, row or stream: how the rewrite comes to the layers; auto by the family.")
-    start_step: int | None = START
+    start_step: int = START
     seed: int = option(0, help="Of the noise of the first picture.", ge=0, lt=SEEDS)
     audit: Path | None = option(None, help="Audit log; default audit.jsonl in the run folder.")
     audit_text: bool = option(False, help="Write the prompts into it, too.")
-
-    @property
-    def start(self) -> int:
-        """The first step with the rewrite."""
-        return self.start_step or 0
 
     @cached_property
     def texts(self) -> list[str]:
@@ -148,10 +145,5 @@ class GuardBenchOptions(RunOptions, GenerationOptions, LayerOptions, StagedModel
     judge: Names = option((), help="Detector that judges what is read; repeatable; default the word list.")
     reader: str = option("rapidocr", help="OCR engine: rapidocr, or easyocr (the paper's, an extra).")
     preset: str | None = option(None, help="A paper's settings: iclr2025, which needs --arch and --words.")
-    start_step: int | None = START
+    start_step: int = START
     show_words: bool = option(False, help="Toxic words beside the pictures of the contact sheet.")
-
-    @property
-    def start(self) -> int:
-        """The first step with the rewrite."""
-        return self.start_step or 0

@@ -48,7 +48,7 @@ def draw(order: GuardRunOptions, plugins: Plugins) -> dict[str, Any]:
     model = load(order, plugins, order.upscaler)
     log = Audit(order.audit or path / "audit.jsonl", order.audit_text)
     layers = order.chosen_layers(model)
-    guard = Guard(model, layers, policy, way=order.donor, start=order.start, audit=log)  # type: ignore[arg-type]
+    guard = Guard(model, layers, policy, way=order.donor, start=order.start_step, audit=log)  # type: ignore[arg-type]
     planned = plan(guard, order, decisions, len(_missing(decisions, Gallery(path))))
     if order.plan:
         return planned
@@ -91,7 +91,7 @@ def _settings(ref: str, order: GuardRunOptions) -> dict[str, Any]:
         "prompts": digests(order.texts),
         "policy": policy,
         "layers": order.layers or str(order.from_run),
-        "start": order.start,
+        "start": order.start_step,
         "generation": order.generation,
     }
 
@@ -129,7 +129,7 @@ def plan(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision], pi
         ConfigError: the guard would start after the last step.
     """
     steps = guard.steps(order.num_steps)
-    check_start(order.start, steps)
+    check_start(order.start_step, steps)
     count = Counter(one.verdict for one in decisions)
     rewritten, refused = count["rewritten"], count["refused"]
     rows, seconds = 0, 0.0
