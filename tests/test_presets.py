@@ -13,7 +13,6 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.localization.options import PAPER_PAIRS, LocalizeOptions, question
 from t2iprobe.registry.manager import Plugins
 
-RELEASE = Path("/work/shared/data/glyphcontrol/text_prompts/paper")
 #: §1.3 to §1.5 of the paper's notes: steps, guidance, side
 PAPER = {"sdxl": (50, 5.0, 1024), "sd3": (28, 7.0, 1024), "if": (50, 7.0, 64)}
 
@@ -32,12 +31,18 @@ def test_only_if_has_a_second_stage() -> None:
     assert stages == {"sdxl": None, "sd3": None, "if": "DeepFloyd/IF-II-L-v1.0"}
 
 
-@pytest.mark.skipif(not RELEASE.is_dir(), reason="GlyphControl's files are not there")
-def test_the_validation_prompts_share_the_noise() -> None:
-    full = question(LocalizeOptions(arch="sdxl", preset="iclr2025", glyphcontrol=RELEASE), Plugins())
+def test_the_validation_prompts_share_the_noise(tmp_path: Path) -> None:
+    """In files as the release has them: a hundred words in each frequency bucket of each bench."""
+    words = [f"word{number}" for number in range(100)]
+    for bench, sentence in (("SimpleBench", 'A sign that says "{}".'), ("CreativeBench", 'A mug with "{}" on it.')):
+        (tmp_path / bench).mkdir()
+        for bucket in ("top_1000", "1000_10000"):
+            prompts = "\n".join(map(sentence.format, words))
+            (tmp_path / bench / f"all_unigram_{bucket}_100.txt").write_text(prompts)
+    full = question(LocalizeOptions(arch="sdxl", preset="iclr2025", glyphcontrol=tmp_path), Plugins())
     pairs = prompt_set(str(full.prompt_set), seed=full.seed)
     assert len(pairs) == PAPER_PAIRS == full.limit and {pair.seed for pair in pairs} == {42}
-    assert len({pair.source_word for pair in pairs}) == 100
+    assert {pair.source_word for pair in pairs} == {*words}
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,6 @@ from t2iprobe.plugins.prompts.words import OBJECTS, STYLES
 from t2iprobe.registry.loading import parse_prompt_set
 from t2iprobe.registry.manager import Plugins
 
-RELEASE = Path("/work/shared/data/glyphcontrol/text_prompts")
-needs_release = pytest.mark.skipif(not RELEASE.is_dir(), reason="GlyphControl's files are not there")
 BUCKETS = {
     "top_1000": ["river", "house", "music", "paper"],
     "1000_10000": ["harbour", "violin", "mustard"],
@@ -80,7 +78,7 @@ def test_references(ref: str, parsed: object) -> None:
         ("simple:word=3", "simple has no option 'word'; did you mean words?"),
         ("simple:three", "takes no argument, found 'three'; write simple:words=…"),
         ("simple:words=x", "words must be a whole number, found 'x'"),
-        ("simple:words=65", "words make phrases of 1 to 64 words, asked for 65"),
+        ("simple:words=65", "words make phrases of 1 to 64 words, found 65"),
         ("creative:templates=other", "no templates 'other'; there are different, same"),
         ("signs:words=3", "signs has no option 'words'; there are source"),
         ("glyphcontrol", "needs a path: write glyphcontrol:PATH"),
@@ -146,13 +144,6 @@ def test_own_templates() -> None:
     assert all(one.count('"{}"') == 1 and one.count('"') == 2 and one.endswith(".") for one in TEMPLATES)
 
 
-@needs_release
-def test_own_templates_are_own() -> None:
-    lines = (RELEASE / "raw/CreativeBench/GlyphDraw_origin_remove_render_words.txt").read_text().splitlines()
-    bare = {"".join(filter(str.isalpha, line.lower())) for line in lines}
-    assert not bare & {"".join(filter(str.isalpha, one.lower())) for one in TEMPLATES}
-
-
 def test_creative_deals_its_templates_evenly_and_can_differ() -> None:
     same, different = Creative().pairs(seed=1), Creative(templates="different").pairs(seed=1)
     used = Counter(template(pair.source, pair.source_word) for pair in same)
@@ -180,7 +171,10 @@ def test_glyphcontrol_does_not_hang_on_the_order_of_lines(folder: str, options: 
 def test_glyphcontrol_splits_and_pairs_within_a_bucket(
     folder: str, split: str, buckets: set[str], tmp_path: Path
 ) -> None:
-    pairs = GlyphControl(str(release(tmp_path) / folder), split=split).pairs(seed=7)
+    root = release(tmp_path / "text_prompts")
+    pairs = GlyphControl(str(root / folder), split=split).pairs(seed=7)
+    if folder == "paper":  # what the release is found by
+        assert all(GlyphControl(str(one), split=split).pairs(seed=7) == pairs for one in (root, tmp_path))
     of = {word: bucket for bucket, words in BUCKETS.items() for word in words}
     assert Counter(pair.source_word for pair in pairs) == dict.fromkeys(words_of(sorted(buckets)), 2)
     assert Counter(pair.target_word for pair in pairs) == Counter(pair.source_word for pair in pairs)
@@ -232,17 +226,6 @@ def test_glyphcontrol_says_what_a_file_is_not(content: bytes, said: str, tmp_pat
     (tmp_path / "odd.txt").write_bytes(content)
     with pytest.raises(ConfigError, match=said):
         GlyphControl(str(tmp_path / "odd.txt")).pairs()
-
-
-@needs_release
-@pytest.mark.parametrize("folder", [".", "paper", "raw", ".."])
-@pytest.mark.parametrize(("split", "words"), [("val", 100), ("test", 300), ("all", 400)])
-def test_the_release_has_the_published_splits(folder: str, split: str, words: int) -> None:
-    pairs = GlyphControl(str(RELEASE / folder), split=split).pairs(seed=42)
-    simple = GlyphControl(str(RELEASE / folder), split=split, bench="simple").pairs(seed=42)
-    assert (len(pairs), len(simple)) == (2 * words, words)
-    assert len({pair.source_word for pair in pairs}) == words
-    assert all(pair.source == f'A sign that says "{pair.source_word}".' for pair in simple)
 
 
 def test_csv_as_a_set(tmp_path: Path) -> None:

@@ -71,8 +71,9 @@ class RayExecutor(Executor):
         ray = _ray()
         # Ray prints messages, for example about a lost worker, between the answers
         with redirect_stdout(sys.stderr), _connected(ray, self.address, self.workers):
-            crew = Crew(ray, build, _needs(ray), stop)
-            crew.hire(self.workers or _fit(ray, crew.needs))
+            needs, fitting = _resources(ray)
+            crew = Crew(ray, build, needs, stop)
+            crew.hire(self.workers or fitting)
             try:
                 names, scale, bench = crew.call("describe")
                 yield replace(bench, evaluator=RayEvaluator(crew, names, scale))
@@ -108,15 +109,12 @@ def _connected(ray: Any, address: str | None, workers: int | None) -> Iterator[N
         ray.shutdown()
 
 
-def _needs(ray: Any) -> dict[str, float]:
-    """Resources that an actor requests."""
-    return {"num_gpus": 1, "num_cpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": CPUS}
-
-
-def _fit(ray: Any, needs: dict[str, float]) -> int:
-    """Number of actors that fit on the cluster."""
-    have = ray.cluster_resources()
-    return max(1, int(have.get("GPU", 0) if "num_gpus" in needs else have.get("CPU", 1) // needs["num_cpus"]))
+def _resources(ray: Any) -> tuple[dict[str, float], int]:
+    """Resources that an actor requests, and the number of actors that fit on the cluster."""
+    cluster = ray.cluster_resources()
+    if gpus := cluster.get("GPU"):
+        return {"num_gpus": 1, "num_cpus": 1}, max(1, int(gpus))
+    return {"num_cpus": CPUS}, max(1, int(cluster.get("CPU", 1) // CPUS))
 
 
 @dataclass
@@ -188,20 +186,17 @@ class Crew:
             try:
                 answers = self.result(done[0])
             except self.ray.exceptions.RayActorError:
-                queue.insert(0, (unit, self._count(lost)))
+                if lost + 1 >= LOST:
+                    raise T2IProbeError(
+                        f"{LOST} Ray actors were lost on the same pairs; they may need more memory than a worker has: "
+                        "use a smaller batch size"
+                    ) from None
+                queue.insert(0, (unit, lost + 1))
                 self.replace(actor)
                 idle.append(self.actors[-1])
                 continue
             idle.append(actor)
             yield from answers
-
-    def _count(self, lost: int) -> int:
-        if lost + 1 >= LOST:
-            raise T2IProbeError(
-                f"{LOST} Ray actors were lost on the same pairs; they may need more memory than a worker has: "
-                "use a smaller --batch-size"
-            )
-        return lost + 1
 
 
 @dataclass(frozen=True)

@@ -94,30 +94,33 @@ def variant_of(folder: Path) -> str | None:
 
 def _contents(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
-    return "it holds " + ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "it is empty"
+    return "it has " + ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "it is empty"
+
+
+#: causes of an error, in the order in which they are looked for, with what to do
+ADVICE: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+    ((GatedRepoError,), "{ref} is gated: accept its licence on the hub page, then log in with `hf auth login`"),
+    (
+        (RepositoryNotFoundError,),
+        "the hub has no model {ref}, or it is private: check the name, or log in with `hf auth login`",
+    ),
+    ((RemoteEntryNotFoundError,), "the hub's {ref} is not a diffusers pipeline, it lacks a file: {error}"),
+    (
+        (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, ConnectionError, TimeoutError),
+        "the hub cannot be reached and {ref} is not in the local cache: give a local folder with {index} instead "
+        "({error})",
+    ),
+    ((SafetensorError,), "the weights of {ref} are corrupt; copy or download them again: {error}"),
+)
 
 
 def _explain(ref: str, error: Exception) -> str:
     """What went wrong with ``ref``, and what to do."""
-    causes = tuple(_causes(error))
-
-    def caused_by(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(cause, kinds) for cause in causes)
-
-    if caused_by(GatedRepoError):
-        return f"{ref} is gated: accept its licence on the hub page, then log in with `hf auth login`"
-    if caused_by(RepositoryNotFoundError):
-        return f"the hub has no model {ref}, or it is private: check the name, or log in with `hf auth login`"
-    if caused_by(RemoteEntryNotFoundError):
-        return f"the hub's {ref} is not a diffusers pipeline, it lacks a file: {_line(error)}"
-    if caused_by(OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, ConnectionError, TimeoutError):
-        return (
-            f"the hub cannot be reached and {ref} is not in the local cache: "
-            f"give a local folder with {INDEX} instead ({_line(error)})"
-        )
-    if caused_by(SafetensorError):
-        return f"the weights of {ref} are corrupt; copy or download them again: {_line(error)}"
-    return f"{ref} cannot be loaded: {type(error).__name__}: {_line(error)}"
+    line = " ".join(str(error).split())[:300]
+    for kinds, advice in ADVICE:
+        if any(isinstance(cause, kinds) for cause in _causes(error)):
+            return advice.format(ref=ref, error=line, index=INDEX)
+    return f"{ref} cannot be loaded: {type(error).__name__}: {line}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -125,8 +128,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _line(error: Exception) -> str:
-    """The beginning of an error message, on one line."""
-    return " ".join(str(error).split())[:300]

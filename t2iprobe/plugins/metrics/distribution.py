@@ -137,29 +137,23 @@ def _cubic(one: Numbers, other: Numbers, width: int) -> Numbers:
     return np.asarray((one @ other.T / width + 1) ** 3)
 
 
-class _Manifold(_Distribution):
-    """Precision and recall of the k-nearest-neighbour manifolds (Kynkäänniemi et al. 2019)."""
+class ManifoldPrecision(_Distribution):
+    """Share of the images that lie on the references' k-nearest-neighbour manifold (Kynkäänniemi et al. 2019)."""
 
+    name: ClassVar[str] = "manifold_precision"
     direction: ClassVar[Direction] = "higher"
     least: ClassVar[int] = NEIGHBOURS + 1
 
-
-class ManifoldPrecision(_Manifold):
-    """Share of the images that lie on the references' manifold: fidelity."""
-
-    name: ClassVar[str] = "manifold_precision"
-
     def score(self, found: Sequence[Image.Image], asked: Sequence[Image.Image]) -> float:
-        """0..1."""
+        """0..1; low if the images are not faithful."""
         return covered(*self._both(found, asked), NEIGHBOURS)
 
 
-class ManifoldRecall(_Manifold):
-    """Share of the references that lie on the images' manifold: diversity."""
+class ManifoldRecall(ManifoldPrecision):
+    """Share of the references that lie on the images' manifold."""
 
     name: ClassVar[str] = "manifold_recall"
 
     def score(self, found: Sequence[Image.Image], asked: Sequence[Image.Image]) -> float:
-        """0..1."""
-        one, other = self._both(found, asked)
-        return covered(other, one, NEIGHBOURS)
+        """0..1; low if the images are not diverse."""
+        return super().score(asked, found)

@@ -19,7 +19,7 @@ WINDOW = 11  # pixels
 def _pixels(image: Image.Image, reference: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Both images as (height, width, 3)."""
     if image.size != reference.size:
-        raise ShapeError(f"images must have one size, found {image.size} and {reference.size}; resize one")
+        raise ShapeError(f"images must have the same size, found {image.size} and {reference.size}; resize one")
     return np.asarray(image.convert("RGB"), np.uint8), np.asarray(reference.convert("RGB"), np.uint8)
 
 
@@ -67,22 +67,21 @@ class MSE:
     name: ClassVar[str] = "mse"
     direction: ClassVar[Direction] = "lower"
     needs: ClassVar[Needs] = "image"
+    mode: ClassVar[Mode] = "float"
 
     def score(self, image: Image.Image, reference: Image.Image) -> float:
         """Squared 8-bit steps, 0..65025."""
-        return mse(image, reference)
+        return mse(image, reference, self.mode)
 
 
-class WrappedMSE:
-    """Mean squared error in 8-bit arithmetic, for comparison with published numbers that were computed this way."""
+class WrappedMSE(MSE):
+    """Mean squared error in 8-bit arithmetic, for comparison with published numbers that were computed this way.
+
+    0..255, about 105 for images that have nothing in common.
+    """
 
     name: ClassVar[str] = "mse_uint8_wrap"
-    direction: ClassVar[Direction] = "lower"
-    needs: ClassVar[Needs] = "image"
-
-    def score(self, image: Image.Image, reference: Image.Image) -> float:
-        """0..255, about 105 for images that have nothing in common."""
-        return mse(image, reference, "uint8_wrap")
+    mode: ClassVar[Mode] = "uint8_wrap"
 
 
 class PSNR:
@@ -91,22 +90,21 @@ class PSNR:
     name: ClassVar[str] = "psnr"
     direction: ClassVar[Direction] = "higher"
     needs: ClassVar[Needs] = "image"
+    mode: ClassVar[Mode] = "float"
 
     def score(self, image: Image.Image, reference: Image.Image) -> float:
-        """Decibel, 0..148.13."""
-        return psnr(image, reference)
+        """Decibels, 0..148.13."""
+        return psnr(image, reference, self.mode)
 
 
-class WrappedPSNR:
-    """Peak signal-to-noise ratio of the error in 8-bit arithmetic; see :class:`WrappedMSE`."""
+class WrappedPSNR(PSNR):
+    """Peak signal-to-noise ratio of the error in 8-bit arithmetic; see :class:`WrappedMSE`.
+
+    24..148.13 dB, about 27.9 for images that have nothing in common.
+    """
 
     name: ClassVar[str] = "psnr_uint8_wrap"
-    direction: ClassVar[Direction] = "higher"
-    needs: ClassVar[Needs] = "image"
-
-    def score(self, image: Image.Image, reference: Image.Image) -> float:
-        """Decibel, 24..148.13, about 27.9 for images that have nothing in common."""
-        return psnr(image, reference, "uint8_wrap")
+    mode: ClassVar[Mode] = "uint8_wrap"
 
 
 class SSIM:

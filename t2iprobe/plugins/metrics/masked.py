@@ -5,21 +5,20 @@ The black areas count as equal, so the score rises with their size.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cache
 from typing import ClassVar
 
 from PIL import Image, ImageDraw
 
-from t2iprobe.core.contracts.metric import Box, BoxReader, Direction, Needs
-from t2iprobe.plugins.metrics.image import mse, psnr, ssim
+from t2iprobe.core.contracts.metric import Box, BoxReader, Direction, ImageMetric, Needs
+from t2iprobe.plugins.metrics.image import MSE, PSNR, SSIM
 from t2iprobe.plugins.metrics.memo import Memo
 from t2iprobe.plugins.metrics.readers import RapidOCRReader
 
 
 @cache
-def _detector() -> Memo[list[Box]]:
+def _default_boxes() -> Memo[list[Box]]:
     """The default reader's boxes, shared by all masked metrics."""
     return Memo(RapidOCRReader().boxes)
 
@@ -33,26 +32,23 @@ def blackened(image: Image.Image, boxes: Iterable[Box]) -> Image.Image:
     return copy
 
 
-class _Masked(ABC):
-    """Shared part of the masked metrics.
+class _Masked:
+    """A metric of two images after their text has been masked.
 
     Args:
         reader: reader that finds the text; default RapidOCR.
     """
 
     needs: ClassVar[Needs] = "image"
+    unmasked: ClassVar[type[ImageMetric]]
 
     def __init__(self, reader: BoxReader | None = None) -> None:
-        self._boxes = Memo(reader.boxes) if reader else _detector()
+        self._boxes = Memo(reader.boxes) if reader else _default_boxes()
 
     def score(self, image: Image.Image, reference: Image.Image) -> float:
         """The score of the metric without a mask, after masking."""
         boxes = [*self._boxes(image), *self._boxes(reference)]
-        return self.compare(blackened(image, boxes), blackened(reference, boxes))
-
-    @abstractmethod
-    def compare(self, image: Image.Image, reference: Image.Image) -> float:
-        """The score of two masked images."""
+        return self.unmasked().score(blackened(image, boxes), blackened(reference, boxes))
 
 
 class MaskedMSE(_Masked):
@@ -60,10 +56,7 @@ class MaskedMSE(_Masked):
 
     name: ClassVar[str] = "mse_textless"
     direction: ClassVar[Direction] = "lower"
-
-    def compare(self, image: Image.Image, reference: Image.Image) -> float:
-        """See the metric without a mask."""
-        return mse(image, reference)
+    unmasked: ClassVar[type[ImageMetric]] = MSE
 
 
 class MaskedPSNR(_Masked):
@@ -71,10 +64,7 @@ class MaskedPSNR(_Masked):
 
     name: ClassVar[str] = "psnr_textless"
     direction: ClassVar[Direction] = "higher"
-
-    def compare(self, image: Image.Image, reference: Image.Image) -> float:
-        """See the metric without a mask."""
-        return psnr(image, reference)
+    unmasked: ClassVar[type[ImageMetric]] = PSNR
 
 
 class MaskedSSIM(_Masked):
@@ -82,7 +72,4 @@ class MaskedSSIM(_Masked):
 
     name: ClassVar[str] = "ssim_textless"
     direction: ClassVar[Direction] = "higher"
-
-    def compare(self, image: Image.Image, reference: Image.Image) -> float:
-        """See the metric without a mask."""
-        return ssim(image, reference)
+    unmasked: ClassVar[type[ImageMetric]] = SSIM

@@ -14,7 +14,6 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from t2iprobe.core.contracts.metric import Box
@@ -43,16 +42,13 @@ def thread_count(threads: int | None = None) -> int:
     return int(first) if first.isdecimal() and int(first) else -1
 
 
-def _upright(corners: Iterable[Any], image: Image.Image, read: Image.Image) -> list[Box]:
-    """Boxes around (boxes, corners, xy) found in ``read``, in pixels of ``image``, from which it was enlarged."""
-    scale = np.divide(image.size, read.size)
-    return [_box(np.asarray(box, np.float64).reshape(-1, 2) * scale, image.size) for box in corners]
-
-
-def _box(points: NDArray[np.float64], size: tuple[int, int]) -> Box:
-    """The smallest box of whole pixels around ``points``, clipped to the image."""
-    (left, top), (right, bottom) = points.min(axis=0).clip(0, size), points.max(axis=0).clip(0, size)
-    return math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
+def _boxes(corners: Iterable[Any], image: Image.Image, read: Image.Image) -> list[Box]:
+    """The smallest boxes of whole pixels of ``image`` around (boxes, corners, xy) found in its enlargement ``read``."""
+    boxes = []
+    for points in (np.reshape(box, (-1, 2)) * np.divide(image.size, read.size) for box in corners):
+        (left, top), (right, bottom) = points.min(axis=0).clip(0, image.size), points.max(axis=0).clip(0, image.size)
+        boxes.append((math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)))
+    return boxes
 
 
 def reading_order(boxes: Sequence[Box]) -> list[int]:
@@ -141,8 +137,8 @@ class RapidOCRReader:
             self._engine(Image.new("RGB", (32, 32)), use_det=False, use_cls=False, use_rec=True)  # loads it
         except Exception as error:  # errors of RapidOCR, the network or onnxruntime
             raise ConfigError(f"RapidOCR's model for lang={self.lang!r} cannot be loaded: {error}") from error
-        given = {character for entry in self._engine.text_rec.postprocess_op.character for character in plain(entry)}
-        return frozenset(given if self.lang else {one for one in given if not _greek(one)})
+        known = {character for entry in self._engine.text_rec.postprocess_op.character for character in plain(entry)}
+        return frozenset(known if self.lang else {one for one in known if not _greek(one)})
 
     def lacking(self, characters: Collection[str]) -> set[str]:
         """Characters missing from the model's alphabet; all models have ASCII, so it loads only for others."""
@@ -151,27 +147,25 @@ class RapidOCRReader:
 
     def read(self, images: Sequence[Image.Image]) -> list[str]:
         """The text in each image, in :func:`reading_order`."""
-        return [self._text(enlarged(image)) for image in images]
+        texts = []
+        for image in map(enlarged, images):
+            found = self._run(image, read=True)
+            order = reading_order(_boxes(found.boxes, image, image)) if found.txts else []
+            texts.append(" ".join(found.txts[number] for number in order))
+        return texts
 
-    def _text(self, image: Image.Image) -> str:
-        found = self._asked(image, read=True)
-        if not found.txts:
-            return ""
-        boxes = _upright(found.boxes, image, image)
-        return " ".join(found.txts[number] for number in reading_order(boxes))
-
-    def _asked(self, image: Image.Image, read: bool) -> Any:
-        """The engine's answer; settings of one call persist in it, so every call sets all of them."""
+    def _run(self, image: Image.Image, read: bool) -> Any:
+        """The engine's output; settings of one call persist in it, so every call sets all of them."""
         return self._engine(image, use_det=True, use_cls=False, use_rec=read)
 
     def boxes(self, images: Sequence[Image.Image]) -> list[list[Box]]:
         """Where text is, including illegible text: it is detected, not read."""
-        return [self._found(image) for image in images]
-
-    def _found(self, image: Image.Image) -> list[Box]:
-        large = enlarged(image)
-        found = self._asked(large, read=False).boxes
-        return [] if found is None else _upright(found, image, large)
+        found = []
+        for image in images:
+            large = enlarged(image)
+            corners = self._run(large, read=False).boxes
+            found.append([] if corners is None else _boxes(corners, image, large))
+        return found
 
 
 class EasyOCRReader:
@@ -225,8 +219,8 @@ class EasyOCRReader:
         lists = [folder / f"{language}_char.txt" for language in self.languages]
         if unknown := next((one for one, file in zip(self.languages, lists, strict=True) if not file.is_file()), None):
             raise ConfigError(f"EasyOCR has no language {unknown!r}; write its codes, such as languages=ru+en")
-        given = plain("".join([digits, punctuation, "€", *(read_text(file, "EasyOCR's") for file in lists)]))
-        return set(characters) - set(given)
+        known = plain("".join([digits, punctuation, "€", *(read_text(file, "EasyOCR's") for file in lists)]))
+        return set(characters) - set(known)
 
     def read(self, images: Sequence[Image.Image]) -> list[str]:
         """The text in each image, boxes in EasyOCR's own order, as published."""
@@ -234,8 +228,8 @@ class EasyOCRReader:
 
     def boxes(self, images: Sequence[Image.Image]) -> list[list[Box]]:
         """Where text was read."""
-        return [self._found(image) for image in images]
-
-    def _found(self, image: Image.Image) -> list[Box]:
-        large = enlarged(image)
-        return _upright([corners for corners, *_ in self._engine.readtext(np.asarray(large))], image, large)
+        found = []
+        for image in images:
+            large = enlarged(image)
+            found.append(_boxes([corners for corners, *_ in self._engine.readtext(np.asarray(large))], image, large))
+        return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,8 +19,6 @@ from t2iprobe.core.errors import ShapeError
 from t2iprobe.core.scoring import Bounds
 from t2iprobe.core.writing import bare, plain, same
 
-#: precision, recall and F1 of a read text against the requested one
-Overlap = Callable[[str, str], tuple[float, float, float]]
 COUNT_EPSILON = 1e-8
 F1_EPSILON = 1e-6
 
@@ -36,10 +34,10 @@ def char_overlap(pred: str, truth: str) -> tuple[float, float, float]:
     Precision is overlap / (|pred| + 1e-8), recall overlap / (|truth| + 1e-8), so exact matches are 1e-8 below 1.
     The F1 of a set of images is :func:`dataset_f1`, not the mean of these.
     """
-    read, asked = _tokens(pred), _tokens(truth)
-    overlap = (Counter(read) & Counter(asked)).total()
+    read, requested = _tokens(pred), _tokens(truth)
+    overlap = (Counter(read) & Counter(requested)).total()
     precision = overlap / (len(read) + COUNT_EPSILON)
-    recall = overlap / (len(asked) + COUNT_EPSILON)
+    recall = overlap / (len(requested) + COUNT_EPSILON)
     return precision, recall, 2 * precision * recall / (precision + recall + F1_EPSILON)
 
 
@@ -62,10 +60,10 @@ def dataset_f1(precisions: Sequence[float], recalls: Sequence[float]) -> float:
 
 def word_overlap(pred: str, truth: str) -> tuple[float, float, float]:
     """Precision, recall and F1 of the multisets of words, each in 0..1; punctuation around a word does not count."""
-    read, asked = (Counter(_words(text)) for text in (pred, truth))
-    shared = (read & asked).total()
-    precision, recall = shared / max(read.total(), 1), shared / max(asked.total(), 1)
-    return precision, recall, 2 * shared / max(read.total() + asked.total(), 1)
+    read, requested = (Counter(_words(text)) for text in (pred, truth))
+    shared = (read & requested).total()
+    precision, recall = shared / max(read.total(), 1), shared / max(requested.total(), 1)
+    return precision, recall, 2 * shared / max(read.total() + requested.total(), 1)
 
 
 def _words(text: str) -> list[str]:
@@ -79,11 +77,11 @@ def exact(pred: str, truth: str) -> bool:
 
 def edit_distance(pred: str, truth: str) -> int:
     """Levenshtein distance: each inserted, deleted or substituted character costs 1."""
-    read, asked = plain(pred), plain(truth)
-    row = list(range(len(asked) + 1))
+    read, requested = plain(pred), plain(truth)
+    row = list(range(len(requested) + 1))
     for i, a in enumerate(read, 1):
         corner, row[0] = row[0], i
-        for j, b in enumerate(asked, 1):
+        for j, b in enumerate(requested, 1):
             corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (a != b))
     return row[-1]
 
@@ -101,34 +99,71 @@ class _Text:
     bounds: ClassVar[Bounds] = (0.0, 1.0)
 
 
-class Precision(_Text):
+class _Characters(_Text):
+    """Metrics that compare characters."""
+
+    @staticmethod
+    def overlap(read: str, word: str) -> tuple[float, float, float]:
+        """Precision, recall and F1 of one image."""
+        return char_overlap(read, word)
+
+
+class _Words:
+    """Mixin that makes a metric of characters compare words."""
+
+    @staticmethod
+    def overlap(read: str, word: str) -> tuple[float, float, float]:
+        """Precision, recall and F1 of one image."""
+        return word_overlap(read, word)
+
+
+class _Share(_Characters):
+    """Shared part of precision, recall and F1: ``part`` is the index of the score in what ``overlap`` returns."""
+
+    part: ClassVar[int]
+
+    def score(self, read: str, word: str) -> float:
+        """0..1."""
+        return self.overlap(read, word)[self.part]
+
+
+class Precision(_Share):
     """Share of the read characters that were requested."""
 
     name: ClassVar[str] = "ocr_precision"
-
-    def score(self, read: str, word: str) -> float:
-        """0..1."""
-        return char_overlap(read, word)[0]
+    part: ClassVar[int] = 0
 
 
-class Recall(_Text):
+class Recall(_Share):
     """Share of the requested characters that were read."""
 
     name: ClassVar[str] = "ocr_recall"
-
-    def score(self, read: str, word: str) -> float:
-        """0..1."""
-        return char_overlap(read, word)[1]
+    part: ClassVar[int] = 1
 
 
-class F1(_Text):
+class F1(_Share):
     """F1 of the characters of one image."""
 
     name: ClassVar[str] = "ocr_f1"
+    part: ClassVar[int] = 2
 
-    def score(self, read: str, word: str) -> float:
-        """0..1."""
-        return char_overlap(read, word)[2]
+
+class WordPrecision(_Words, Precision):
+    """Share of the read words that were requested."""
+
+    name: ClassVar[str] = "ocr_word_precision"
+
+
+class WordRecall(_Words, Recall):
+    """Share of the requested words that were read."""
+
+    name: ClassVar[str] = "ocr_word_recall"
+
+
+class WordF1(_Words, F1):
+    """F1 of the words of one image."""
+
+    name: ClassVar[str] = "ocr_word_f1"
 
 
 class ExactMatch(_Text):
@@ -174,73 +209,30 @@ class NormalisedDistance(_Text):
         return normalised_edit_distance(read, word)
 
 
-class WordPrecision(_Text):
-    """Share of the read words that were requested."""
-
-    name: ClassVar[str] = "ocr_word_precision"
-
-    def score(self, read: str, word: str) -> float:
-        """0..1."""
-        return word_overlap(read, word)[0]
-
-
-class WordRecall(_Text):
-    """Share of the requested words that were read."""
-
-    name: ClassVar[str] = "ocr_word_recall"
-
-    def score(self, read: str, word: str) -> float:
-        """0..1."""
-        return word_overlap(read, word)[1]
-
-
-class WordF1(_Text):
-    """F1 of the words of one image."""
-
-    name: ClassVar[str] = "ocr_word_f1"
-
-    def score(self, read: str, word: str) -> float:
-        """0..1."""
-        return word_overlap(read, word)[2]
-
-
-class DatasetF1(_Text):
+class DatasetF1(_Characters):
     """The published F1, from the mean precision and mean recall of the characters over a set of images."""
 
     name: ClassVar[str] = "ocr_f1_dataset"
     of: ClassVar[tuple[str, ...]] = (Precision.name, Recall.name)
 
     def score(self, found: Sequence[str], asked: Sequence[str]) -> float:
-        """0..1, from what was read in each image and the word requested for each."""
-        return dataset_f1(*_columns(found, asked, char_overlap))
+        """0..1, from what was read in each image and the word requested for each.
+
+        Raises:
+            ShapeError: there are not as many texts as words.
+        """
+        if len(found) != len(asked):
+            raise ShapeError(f"needs one read text per requested word, found {len(found)} and {len(asked)}")
+        shares = [self.overlap(read, word) for read, word in zip(found, asked, strict=True)]
+        return dataset_f1([one[0] for one in shares], [one[1] for one in shares])
 
     def statistic(self, means: NDArray[np.float64]) -> NDArray[Any]:
         """F1 from mean precisions and recalls, (..., 2) to (...)."""
         return f1_of_means(means)
 
 
-class WordDatasetF1(_Text):
+class WordDatasetF1(_Words, DatasetF1):
     """The published F1, for words instead of characters."""
 
     name: ClassVar[str] = "ocr_word_f1_dataset"
     of: ClassVar[tuple[str, ...]] = (WordPrecision.name, WordRecall.name)
-
-    def score(self, found: Sequence[str], asked: Sequence[str]) -> float:
-        """0..1, from what was read in each image and the words requested for each."""
-        return dataset_f1(*_columns(found, asked, word_overlap))
-
-    def statistic(self, means: NDArray[np.float64]) -> NDArray[Any]:
-        """F1 from mean precisions and recalls, (..., 2) to (...)."""
-        return f1_of_means(means)
-
-
-def _columns(found: Sequence[str], asked: Sequence[str], overlap: Overlap) -> tuple[list[float], list[float]]:
-    """Precisions and recalls.
-
-    Raises:
-        ShapeError: there are not as many texts as words.
-    """
-    if len(found) != len(asked):
-        raise ShapeError(f"needs one read text per requested word, found {len(found)} and {len(asked)}")
-    scores = [overlap(read, word) for read, word in zip(found, asked, strict=True)]
-    return [one[0] for one in scores], [one[1] for one in scores]

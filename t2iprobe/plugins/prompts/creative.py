@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
 from t2iprobe.core.pairs import Pair
-from t2iprobe.plugins.prompts.pairing import another, check_concept, check_seeds, phrases, seeded, take
+from t2iprobe.plugins.prompts.pairing import PromptSet, another, phrases
 from t2iprobe.plugins.prompts.words import WORDS
 
 Templates = Literal["same", "different"]
@@ -60,7 +60,7 @@ TEMPLATES = (
 )
 
 
-class Creative:
+class Creative(PromptSet):
     """Forty sentences with a sign, a cake, a boat or a stamp, and everyday words.
 
     Args:
@@ -73,26 +73,14 @@ class Creative:
     name: ClassVar[str] = "creative"
 
     def __init__(self, *, words: int = 1, templates: Templates = "same", seeds: int = 1) -> None:
+        super().__init__(seeds)
         self.words = words
         self.templates = one_of("templates", templates, ("same", "different"))
-        self.seeds = check_seeds(seeds)
 
-    def pairs(self, limit: int | None = None, seed: int = 0, concept: str = "text") -> list[Pair]:
-        """Up to ``limit`` pairs; a smaller limit gives the first pairs of a larger one.
-
-        Args:
-            limit: number of pairs; default all.
-            seed: random seed that selects the pairs; pair ``i`` draws its noise from ``seed + i``.
-            concept: ``text``.
-
-        Raises:
-            ConfigError: the concept is another, or more pairs are requested than there are words.
-        """
-        check_concept(self.name, concept, ("text",))
+    def _pairs(self, seed: int, concept: str) -> list[Pair]:
         texts = phrases(WORDS, seed, self.words)
         chosen = dealt(TEMPLATES, [one for one, _ in texts], seed)
-        pairs = [text_pair(chosen[one], one, other, seed, self.templates, TEMPLATES) for one, other in texts]
-        return list(take(self.name, seeded(pairs, seed, self.seeds), limit))
+        return [text_pair(chosen[one], one, other, seed, self.templates, TEMPLATES) for one, other in texts]
 
 
 def one_of(option: str, value: str, known: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from t2iprobe.core.pairs import Pair, derange
 from t2iprobe.core.quotes import read_quotes, texts_in_quotes, with_quotes_as
 from t2iprobe.core.textfile import lines_of, read_text
 from t2iprobe.plugins.prompts.creative import dealt, one_of, text_pair
-from t2iprobe.plugins.prompts.pairing import alternate, check_concept, check_seeds, seeded, take
+from t2iprobe.plugins.prompts.pairing import PromptSet, alternate
 
 SIMPLE_TEMPLATE = 'A sign that says "{}".'
 VALIDATION = "top_1000"
@@ -39,7 +39,7 @@ class Bucket:
 
     Args:
         bench: ``simple`` or ``creative``.
-        frequency: frequency of the words, from the file's name; empty if the name does not tell.
+        frequency: frequency of the words, from the file's name; empty if the name does not say.
         lines: the words.
     """
 
@@ -53,7 +53,7 @@ class Bucket:
         return self.frequency and ("val" if self.frequency == VALIDATION else "test")
 
 
-class GlyphControl:
+class GlyphControl(PromptSet):
     """GlyphControl's prompts; the target's word is another one of the same frequency.
 
     A word that occurs in several lines of a file counts once.
@@ -79,34 +79,28 @@ class GlyphControl:
         noise: str = "own",
         seeds: int = 1,
     ) -> None:
+        super().__init__(seeds)
         self.path = Path(path).expanduser()
         self.split = one_of("split", split, ("val", "test", "all"))
         self.bench = one_of("bench", bench, BENCHES)
         self.templates = one_of("templates", templates, ("same", "different"))
-        self.noise = one_of("noise", noise, ("own", "shared"))
-        self.seeds = check_seeds(seeds)
+        self.shared_noise = one_of("noise", noise, ("own", "shared")) == "shared"
 
-    def pairs(self, limit: int | None = None, seed: int = 0, concept: str = "text") -> list[Pair]:
-        """Up to ``limit`` pairs; a smaller limit gives the first pairs of a larger one.
-
-        Args:
-            limit: number of pairs; default all.
-            seed: random seed that selects the pairs; pair ``i`` draws its noise from ``seed + i``, or all
-                from ``seed``.
-            concept: ``text``.
+    def _pairs(self, seed: int, concept: str) -> list[Pair]:
+        """All pairs.
 
         Raises:
-            ConfigError: the concept is another, a file is missing or not in GlyphControl's format, or there are fewer
-                pairs than requested.
+            ConfigError: a file is missing or not in GlyphControl's format, or no prompt is of the split and bench.
         """
-        check_concept(self.name, concept, ("text",))
         files = self._files()
         buckets, spare = _buckets(files)
-        chosen = [one for one in self._with_creative(buckets, spare) if self._wanted(one)]
+        if spare:  # lists of words, which the templates make into a creative bench
+            words = [one for one in buckets if all(line.template is None for line in one.lines)]
+            buckets += [Bucket("creative", one.frequency, one.lines) for one in words]
+        chosen = [one for one in buckets if self.split in (one.split, "all") and self.bench in (one.bench, "both")]
         if not chosen:
             raise ConfigError(self._nothing(files))
-        pairs = alternate([self._paired(bucket, seed, spare) for bucket in chosen])
-        return list(take(self.name, seeded(pairs, seed, self.seeds, shared=self.noise == "shared"), limit))
+        return alternate([self._paired(bucket, seed, spare) for bucket in chosen])
 
     def _files(self) -> list[Path]:
         if self.path.is_file():
@@ -119,14 +113,6 @@ class GlyphControl:
         within = next((self.path / name for name in ("text_prompts", "paper") if (self.path / name).is_dir()), None)
         root = within / "paper" if within and (within / "paper").is_dir() else within or self.path
         return sorted(root.rglob("*.txt"))
-
-    def _with_creative(self, buckets: Sequence[Bucket], templates: Sequence[str]) -> list[Bucket]:
-        """Combine lists of words with the templates, which makes a creative bench of them."""
-        words = [one for one in buckets if templates and all(line.template is None for line in one.lines)]
-        return [*buckets, *(Bucket("creative", one.frequency, one.lines) for one in words)]
-
-    def _wanted(self, bucket: Bucket) -> bool:
-        return self.split in (bucket.split, "all") and self.bench in (bucket.bench, "both")
 
     def _nothing(self, files: Sequence[Path]) -> str:
         if not files:
@@ -150,21 +136,14 @@ def _buckets(files: Iterable[Path]) -> tuple[list[Bucket], list[str]]:
     """Files of words or prompts, sorted by bench and frequency, and the templates of a template file."""
     buckets, templates = [], []
     for file in files:
-        lines = _lines(file)
+        lines = sorted({line for line in lines_of(read_text(file, "the prompts in")) if line})
         if lines and all('""' in line for line in lines):
             templates = sorted({line.replace('""', '"{}"') for line in lines})
         elif lines:
             buckets.append(_bucket(file, lines))
-    return sorted(buckets, key=lambda one: (BENCHES.index(one.bench), _rank(one), one.lines[0].word)), templates
-
-
-def _rank(bucket: Bucket) -> int:
     order = (VALIDATION, "1000_10000", "10000_100000", "100000_plus", "")
-    return order.index(bucket.frequency)
-
-
-def _lines(file: Path) -> list[str]:
-    return sorted({line for line in lines_of(read_text(file, "the prompts in")) if line})
+    buckets.sort(key=lambda one: (BENCHES.index(one.bench), order.index(one.frequency), one.lines[0].word))
+    return buckets, templates
 
 
 def _bucket(file: Path, lines: Sequence[str]) -> Bucket:

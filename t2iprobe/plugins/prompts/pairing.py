@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, zip_longest
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from t2iprobe.core.concepts import CONCEPTS
 from t2iprobe.core.errors import ConfigError
@@ -25,7 +25,7 @@ def phrases(words: Sequence[str], seed: int, count: int = 1) -> list[tuple[str, 
     """
     circle = list(derange(words, seed))
     if not 1 <= count <= len(circle) // 2:
-        raise ConfigError(f"{len(circle)} words make phrases of 1 to {len(circle) // 2} words, asked for {count}")
+        raise ConfigError(f"{len(circle)} words make phrases of 1 to {len(circle) // 2} words, found {count}")
     apart = len(circle) // count
     lines = [
         " ".join(circle[(start + apart * place) % len(circle)] for place in range(count))
@@ -78,23 +78,42 @@ def seeded(pairs: Sequence[Pair], seed: int, seeds: int = 1, *, shared: bool = F
     return [replace(pair, seed=seed + index % different) for index, pair in enumerate(again)]
 
 
-def check_seeds(seeds: int) -> int:
-    """``seeds``, if it is at least 1.
+class PromptSet:
+    """A prompt set with as many pairs as it has words.
 
-    Raises:
-        ConfigError: it is not.
+    Args:
+        seeds: random seeds (initial noises) per pair; ``limit`` counts every one.
     """
-    if seeds < 1:
-        raise ConfigError(f"seeds must be a whole number from 1, found {seeds}")
-    return seeds
 
+    name: ClassVar[str]
+    concepts: ClassVar[tuple[str, ...]] = ("text",)
+    shared_noise = False  # whether all pairs start from the same noises
 
-def check_concept(kind: str, concept: str, has: Collection[str]) -> None:
-    """Refuse a concept that a prompt set has no pairs for.
+    def __init__(self, seeds: int = 1) -> None:
+        if seeds < 1:
+            raise ConfigError(f"seeds must be a whole number from 1, found {seeds}")
+        self.seeds = seeds
 
-    Raises:
-        ConfigError: the set has no pairs for it.
-    """
-    if concept not in has:
-        known = "unknown concept" if concept not in CONCEPTS else "no pairs for the concept"
-        raise ConfigError(f"{known} {concept!r}: the prompt set {kind} has pairs for {', '.join(has)}")
+    def pairs(self, limit: int | None = None, seed: int = 0, concept: str = "text") -> list[Pair]:
+        """Up to ``limit`` pairs; a smaller limit gives the first pairs of a larger one.
+
+        Args:
+            limit: number of pairs; default all.
+            seed: random seed that selects the pairs; pair ``i`` draws its noise from ``seed + i``, or all from
+                ``seed`` if they share it.
+            concept: what the prompts of a pair differ in, one of ``concepts``.
+
+        Raises:
+            ConfigError: the set has no pairs for the concept, or fewer than requested.
+        """
+        if concept not in self.concepts:
+            known = "unknown concept" if concept not in CONCEPTS else "no pairs for the concept"
+            raise ConfigError(
+                f"{known} {concept!r}: the prompt set {self.name} has pairs for {', '.join(self.concepts)}"
+            )
+        pairs = seeded(self._pairs(seed, concept), seed, self.seeds, shared=self.shared_noise)
+        return list(take(self.name, pairs, limit))
+
+    def _pairs(self, seed: int, concept: str) -> Sequence[Pair]:
+        """All pairs, whose seeds are ignored."""
+        raise NotImplementedError
