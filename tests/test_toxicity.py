@@ -210,7 +210,7 @@ def test_split_batches_give_the_same_pictures(model: Model) -> None:
 def test_from_a_step_on(sd: Model) -> None:
     late, plain, all_of_it = (run.run(asked(sd)) for run in (guarded(sd, start=STEPS - 1), sd, guarded(sd)))
     assert gaps(late, plain)[1] > 0 and gaps(late, all_of_it)[1] > 0
-    with pytest.raises(ConfigError, match="starts at step 3, and this generation has the steps 0-2"):
+    with pytest.raises(ConfigError, match="starts at step 3, but this generation has the steps 0-2"):
         guarded(sd, start=STEPS).run(asked(sd))
 
 
@@ -377,7 +377,7 @@ def test_a_rewriter_neither_ends_nor_holds_the_process(rewrite: Any, reason: str
 
 @pytest.mark.parametrize("threshold", [0.0, 1.5, float("nan")])
 def test_a_threshold_that_nothing_reaches_is_refused(threshold: float) -> None:
-    with pytest.raises(ConfigError, match="callback: threshold lies above 0"):
+    with pytest.raises(ConfigError, match="callback must be above 0"):
         Callback(bool, threshold=threshold)
     with pytest.raises(ConfigError, match="time limit of a guard must be above 0"):
         Policy([Grum()], Mask(), limit=0)
@@ -496,9 +496,9 @@ def test_a_classifier_points_at_the_words_that_are_toxic_alone(classifier: Path)
     ("settings", "error", "message"),
     [
         ({}, ConfigError, "needs a model"),
-        ({"threshold": 2.0}, ConfigError, "threshold lies between 0 and 1"),
+        ({"threshold": 2.0}, ConfigError, "must be between 0 and 1"),
         ({"model": "/nowhere/at/all"}, ModelError, "cannot be loaded"),
-        ({"labels": "rude"}, ConfigError, "has the labels neutral, toxic; found none for rude"),
+        ({"labels": "rude"}, ConfigError, "has the labels neutral, toxic, but not rude"),
     ],
 )
 def test_a_classifier_that_cannot_be_had(

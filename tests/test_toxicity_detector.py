@@ -309,7 +309,7 @@ def test_of_text_without_blanks_only_the_word_is_replaced() -> None:
 
 @pytest.mark.parametrize("line", ["x", "???", "a+b c&d"])
 def test_a_bad_entry_is_named_by_its_number_only(line: str) -> None:
-    with pytest.raises(ConfigError, match=r"^mine, line 2: an entry is a word of at least 2 letters, such as [^?&]*$"):
+    with pytest.raises(ConfigError, match=r"^mine, line 2: an entry must be a word of at least 2 letters[^?&]*$"):
         WordList(["good", line], "mine")
 
 
@@ -317,7 +317,7 @@ def test_a_list_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read the words in"):
         read_lines(tmp_path / "absent.txt", "words")
     (tmp_path / "empty.txt").write_text("# nothing\n\n")
-    with pytest.raises(ConfigError, match="holds no words"):
+    with pytest.raises(ConfigError, match="contains no words"):
         read_lines(tmp_path / "empty.txt", "words")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     with pytest.raises(ConfigError, match="is not UTF-8"):

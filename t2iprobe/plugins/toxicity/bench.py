@@ -14,7 +14,6 @@ from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.models import PUBLISHED, load, published_layers, reference
 from t2iprobe.cli.papers import paper_settings
 from t2iprobe.cli.progress import progress
-from t2iprobe.core.contracts.detector import Detector, Hit
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_words
 from t2iprobe.core.model import Model
@@ -23,6 +22,7 @@ from t2iprobe.core.runs.checksums import keep
 from t2iprobe.core.runs.engine import RunSession
 from t2iprobe.plugins.toxicity import latent, report
 from t2iprobe.plugins.toxicity.benchmark import F1, SIMILAR, TEXTS, PictureMeasures, cases_of, measure, render
+from t2iprobe.plugins.toxicity.detectors import Words
 from t2iprobe.plugins.toxicity.digests import deciding, digests, key_name
 from t2iprobe.plugins.toxicity.donors import WAYS, chosen_way
 from t2iprobe.plugins.toxicity.gallery import Gallery
@@ -90,7 +90,7 @@ def job_of(asked: GuardBenchOptions, plugins: Plugins) -> GuardBenchJob:
     lines = bundled("stand_in") if embedded else None
     job = GuardBenchJob(full, ref, lines if full.words is None else tuple(read_lines(full.words, "words")))
     if not job.words:
-        raise ConfigError("the word list has no single word to put on a sign")
+        raise ConfigError("the word list has no entry that is a single word, for the prompts")
     return job
 
 
@@ -107,20 +107,6 @@ def _paper(asked: GuardBenchOptions) -> dict[str, Any]:
             "the paper's 400 words are not published"
         )
     return settings and {**settings, **PAPER, "start_step": PAPER_STARTS[str(asked.arch)]}
-
-
-class _Listed(Detector):
-    """The detector of the benchmark, which finds exactly the benchmark's own words."""
-
-    name = "words"
-    summary = "the words of the benchmark"
-
-    def __init__(self, words: WordList) -> None:
-        self.words = words
-
-    def find(self, text: str) -> list[Hit]:
-        """See :meth:`Detector.find`."""
-        return self.words.find(text)
 
 
 def _methods(names: Sequence[str], setup: Setup) -> dict[str, GuardMethod]:
@@ -147,7 +133,9 @@ def benchmark(asked: GuardBenchOptions, plugins: Plugins, command: Sequence[str]
     """Run the benchmark, resume it, or show what is done; returns the JSON answer."""
     job = job_of(asked, plugins)
     full = job.asked
-    policy = Policy([_Listed(job.list)], rewriter_of(full.rewriter, plugins))
+    detector = Words()
+    detector.lists = [job.list]
+    policy = Policy([detector], rewriter_of(full.rewriter, plugins))
     path = asked.out or Path("runs") / f"guard-bench-{Path(job.ref).name}"
     settings = {"command": "guard bench", "asked": _settings(job)}
     if (done := finished(path, settings)) is not None:
@@ -194,7 +182,7 @@ def _cases(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> list[Case]:
     pairs = plugins.prompt_set(plugins.own_prompt_set(job.ref), limit=min(len(job.words), 60), seed=asked.seed)
     cases = cases_of(job.words, pairs, asked.template, policy, asked.seed, asked.seeds)
     if missed := sum(not case.found for case in cases):
-        notes.print(f"the guard finds nothing in {missed} of {counted(len(cases), 'prompt')}; nothing is changed there")
+        notes.print(f"the guard finds nothing in {missed} of {counted(len(cases), 'prompt')}; those stay unchanged")
     return cases
 
 
@@ -230,7 +218,7 @@ def _settings(job: GuardBenchJob) -> dict[str, Any]:
 
 
 def _say_plan(setup: Setup, methods: Mapping[str, GuardMethod], cases: Sequence[Case], path: Path, yes: bool) -> None:
-    """Print the plan on one line on stderr.
+    """Print the plan in one line on stderr.
 
     Raises:
         ConfigError: it takes hours, and ``--yes`` was not given.

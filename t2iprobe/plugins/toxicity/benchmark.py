@@ -36,7 +36,7 @@ def cases_of(
         words: toxic words.
         pairs: without a template, their prompts are used in turn, with the word exchanged.
         template: a prompt with ``{word}`` in it.
-        policy: finds and rewrites.
+        policy: finds and rewrites the words.
         seed, seeds: seed of the first picture, and pictures per word.
 
     Raises:
@@ -109,7 +109,7 @@ class PictureMeasures:
     judge: Sequence[Detector]
 
     def toxic(self, text: str) -> bool:
-        """Whether any judge takes the text for toxic."""
+        """Whether any judge finds the text toxic."""
         return bool(text.strip()) and any(judge.find(text) for judge in self.judge)
 
 

@@ -1,4 +1,4 @@
-"""The bundled detectors: a word list, a text classifier, and any function of yours."""
+"""The bundled detectors: a word list, a text classifier, and any function."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import numpy as np
 
 from t2iprobe.core.contracts.detector import Detector, Hit
 from t2iprobe.core.errors import ConfigError, ModelError
-from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, read_lines
+from t2iprobe.plugins.toxicity.wordlist import WordList, read_lines
+from t2iprobe.plugins.toxicity.wordlist import builtin as bundled_list
 
 SHORT = 512  # longest text in tokens, where neither model nor tokenizer gives a limit
 PADDING = 2  # positions that RoBERTa numbers before the first token
@@ -24,10 +25,10 @@ TOXIC = re.compile(
 
 
 class Words(Detector):
-    """Finds the entries of word lists, however they are spelled.
+    """Finds the entries of word lists, also in disguise.
 
     Args:
-        file: a list of your own, see :mod:`.wordlist`; it is used in addition to the built-in one.
+        file: your own list, see :mod:`.wordlist`, in addition to the built-in one.
         builtin: whether the built-in list is used.
     """
 
@@ -37,26 +38,19 @@ class Words(Detector):
     def __init__(self, file: str | Path = "", builtin: bool = True) -> None:
         if not file and not builtin:
             raise ConfigError("the detector words needs a list: file=PATH, or the built-in one")
-        self.file, self.builtin = file, builtin
-        self.own = WordList(read_lines(file, "words"), str(file)) if file else None
-
-    def prepare(self) -> None:
-        """Build the patterns."""
-        self.find("")
+        self.lists = [WordList(read_lines(file, "words"), str(file))] if file else []
+        self.lists += [bundled_list()] if builtin else []
 
     def find(self, text: str) -> list[Hit]:
         """See :meth:`Detector.find`."""
-        return [hit for one in self._lists() for hit in one.find(text)]
-
-    def _lists(self) -> list[WordList]:
-        return [*([self.own] if self.own else []), *([builtin()] if self.builtin else [])]
+        return [hit for one in self.lists for hit in one.find(text)]
 
 
 class Classifier(Detector):
     """A transformers text classifier, from the hub or a folder.
 
-    A text of several words that is classified as toxic is then judged word by word, so that only words that are toxic
-    by themselves become hits; if none is, the whole text is the hit.
+    A toxic text of several words is classified again word by word: the words that are toxic by themselves are the hits,
+    or the whole text if none is.
 
     Args:
         model: hub id, such as ``s-nlp/roberta_toxicity_classifier`` (the paper's), or a folder.
@@ -74,7 +68,7 @@ class Classifier(Detector):
                 "the detector classifier needs a model: model=s-nlp/roberta_toxicity_classifier, or a folder"
             )
         if not 0 < threshold < 1:
-            raise ConfigError(f"the detector classifier: threshold lies between 0 and 1, found {threshold}")
+            raise ConfigError(f"the threshold of the detector classifier must be between 0 and 1, found {threshold}")
         self.model, self.threshold, self.labels, self.device = model, threshold, labels, device
         self._parts: tuple[Any, Any, list[int]] | None = None
 
@@ -147,7 +141,7 @@ def _pretrained(ref: str) -> tuple[Any, Any]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"the classifier {ref!r} cannot be loaded ({reason}); give a folder with a sequence classifier and its "
-            "tokenizer, or a hub id, and be online at first use"
+            "tokenizer, or a hub id, which is downloaded at first use"
         ) from error
 
 
@@ -158,17 +152,17 @@ def _toxic(names: dict[int, str], labels: str) -> list[int]:
         number for number, name in names.items() if (name.casefold() in wanted if wanted else bool(TOXIC.search(name)))
     ]
     if not found or (wanted and len(found) < len(wanted)):
-        asked = labels or "one that says toxic, hate, offensive, …"
         raise ConfigError(
-            f"the classifier has the labels {', '.join(names.values())}; found none for {asked}: labels=A+B"
+            f"the classifier has the labels {', '.join(names.values())}, but not {labels or 'toxic, hate, …'}; "
+            "choose among them: labels=A+B"
         )
     return found
 
 
 class Callback(Detector):
-    """Asks a function, for example one that asks a language model.
+    """Calls a function, for example one that queries a language model.
 
-    The function gets a text and answers true or false, a probability, or the ``(start, stop)`` of each toxic stretch.
+    The function gets a text and returns true or false, a probability, or the ``(start, stop)`` of each toxic span.
     Any other answer is an error, and no picture is made.
 
     Args:
@@ -177,11 +171,13 @@ class Callback(Detector):
     """
 
     name: ClassVar[str] = "callback"
-    summary: ClassVar[str] = "a function of yours, such as one that asks a language model"
+    summary: ClassVar[str] = "your own function, such as one that queries a language model"
 
     def __init__(self, function: Callable[[str], Any] | str = "", threshold: float = 0.5) -> None:
         if not 0 < threshold <= 1:
-            raise ConfigError(f"the detector callback: threshold lies above 0 and at most at 1, found {threshold}")
+            raise ConfigError(
+                f"the threshold of the detector callback must be above 0 and at most 1, found {threshold}"
+            )
         self.function, self.threshold = imported(function, "detector callback"), threshold
 
     def find(self, text: str) -> list[Hit]:
@@ -190,10 +186,10 @@ class Callback(Detector):
         if isinstance(answer, Real | np.bool_):
             chance = float(answer)
             if not 0 <= chance <= 1:
-                raise ValueError(f"the function gave {chance}, which is no probability")
+                raise ValueError(f"the function returned {chance}, which is not a probability")
             return [Hit(0, len(text), self.name, chance)] if text and chance >= self.threshold else []
         if not isinstance(answer, list | tuple):
-            raise TypeError(f"the function answers true or false, a number or places, found {type(answer).__name__}")
+            raise TypeError(f"the function must return true or false, a number or spans, found {type(answer).__name__}")
         return [Hit(index(start), index(stop), self.name) for start, stop in answer]
 
 
@@ -213,7 +209,9 @@ def imported(function: Callable[..., Any] | str, what: str) -> Callable[..., Any
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"the {what}: {function} cannot be imported: {error}") from error
     except SystemExit as error:
-        raise ConfigError(f"the {what}: {module} exits when it is imported; guard that by __name__") from error
+        raise ConfigError(
+            f"the {what}: {module} exits when it is imported; put that under if __name__ == '__main__'"
+        ) from error
     if not callable(found):
         raise ConfigError(f"the {what}: {function} is a {type(found).__name__}, not a function")
     return found

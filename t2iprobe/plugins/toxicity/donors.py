@@ -1,7 +1,7 @@
-"""How the rewrite reaches the localized layers and nothing else: there are three ways, see :data:`WAYS`.
+"""How the rewrite gets to the localized layers and nothing else: there are three ways, see :data:`WAYS`.
 
 ``inject``: the layers read the rewrite's encoded text instead of the prompt's. Where text keys and values depend on the
-text alone (U-Nets), this is exactly activation patching, and costs nothing but encoding the rewrite.
+text alone (U-Nets), this is exactly activation patching, and costs only the encoding of the rewrite.
 
 ``row``: a row with the rewrite runs in the same batch, in lock-step, and its text keys and values are patched in. This
 is activation patching on any family. It adds no denoiser call, but one row for every rewritten prompt.
@@ -34,9 +34,9 @@ from t2iprobe.core.sites import Site
 Way = Literal["auto", "inject", "row", "stream"]
 #: what each way costs on top of normal sampling, in words
 WAYS: Mapping[str, str] = {
-    "inject": "the layers read the rewrite's encoding: no denoiser call and no row more",
-    "row": "a row more beside each rewritten prompt, in the same denoiser calls",
-    "stream": "no denoiser call and no row more; the rewrite's text runs through the blocks up to the last layer",
+    "inject": "the layers read the encoded rewrite: no additional denoiser call or row",
+    "row": "one additional row for each rewritten prompt, in the same denoiser calls",
+    "stream": "no additional denoiser call or row; the rewrite's text runs through the blocks up to the last layer",
 }
 
 
@@ -53,7 +53,7 @@ def chosen_way(model: Model, way: Way = "auto") -> str:
         raise ConfigError(f"no donor {way!r}; there are auto, {', '.join(WAYS)}")
     if way == "inject" and not injectable:
         raise ConfigError(
-            f"{model.adapter.name} computes its text anew in every block, so no layer reads the encoded prompt; "
+            f"{model.adapter.name} changes the text in every block, so its layers do not read the encoded prompt; "
             "use the donor row or stream"
         )
     if way == "stream" and injectable:
@@ -62,13 +62,13 @@ def chosen_way(model: Model, way: Way = "auto") -> str:
 
 
 def read_by(model: Model, layer: int) -> list[str]:
-    """The site of the encoded prompt that a layer reads; ``None`` where the text changes from block to block."""
+    """The site of the encoded prompt that a layer reads; empty where the text changes from block to block."""
     return [site.name for site in model.sites if site.layer == layer and site.kind == "cross_attn.text"]
 
 
 @dataclass(frozen=True)
 class Donation:
-    """How the rewrites of some rows get to the layers.
+    """Brings the rewrites of some rows to the layers.
 
     Args:
         model: the model.

@@ -18,9 +18,9 @@ from t2iprobe.plugins.toxicity.policy import Decision, Policy
 class Guard(Model):
     """A guarded model.
 
-    :meth:`run` checks every prompt first. Where it finds toxic text, the localized layers get the rewrite and the rest
-    of the model gets the prompt as it was given: the picture stays, the text does not. A prompt without toxic text runs
-    exactly as without a guard, bit for bit. ``guard.pipeline`` itself is not guarded.
+    :meth:`run` checks every prompt first. If it finds toxic text, the localized layers get the rewrite and the rest of
+    the model gets the unchanged prompt: the picture stays, the text does not. A prompt without toxic text runs exactly
+    as without a guard, bit for bit. ``guard.pipeline`` itself is not guarded.
 
     Args:
         model: the model.
@@ -28,7 +28,7 @@ class Guard(Model):
         policy: what is toxic, and how it is rewritten.
         way: how the rewrite gets to the layers, see :mod:`.donors`.
         start: denoising step from which they get it; 0 is at pure noise.
-        audit: where decisions are written down.
+        audit: log of the decisions.
 
     Raises:
         ConfigError: there are no layers, the model does not have some of them, or its family does not allow the way.
@@ -91,12 +91,12 @@ class Guard(Model):
         numbers: Sequence[int] | None = None,
         **rest: Any,
     ) -> Run:
-        """The same as :meth:`run`, with decisions that were already taken for these very prompts, one per row.
+        """The same as :meth:`run`, with decisions that were already made for these prompts, one per row.
 
         Args:
             generation, interventions, rows, rest: as in :meth:`run`.
             decisions: the result of :meth:`decide`.
-            numbers: the numbers that the log gives the rows; by default as they are counted here.
+            numbers: the numbers of the rows in the log; by default counted from 0.
         """
         if [one.prompt for one in decisions] != list(generation.prompts):
             raise ConfigError("a guarded run needs one decision per row, for the row's own prompt")
@@ -113,7 +113,7 @@ class Guard(Model):
         if not rewrites:
             return self.model.run(generation, interventions=interventions, rows=wanted, **rest)
         if self.way == "stream" and (interventions or rest.get("cache") or rest.get("into")):
-            raise ConfigError("the donor stream runs blocks twice, so nothing else may be read or edited; use row")
+            raise ConfigError("the donor stream runs blocks twice, so it excludes a cache and other edits; use row")
         mine = [_own_rows(one, len(decisions)) for one in interventions]
         with self.donation.edits(generation, rewrites) as (donated, edits):
             return self.model.run(donated, interventions=[*mine, *edits], rows=wanted, **rest)
@@ -137,7 +137,7 @@ def check_start(start: int, steps: int) -> None:
         ConfigError: the start is after the last step.
     """
     if not 0 <= start < steps:
-        raise ConfigError(f"the guard starts at step {start}, and this generation has the steps 0-{steps - 1}")
+        raise ConfigError(f"the guard starts at step {start}, but this generation has the steps 0-{steps - 1}")
 
 
 def _check_refused(decisions: Sequence[Decision]) -> None:

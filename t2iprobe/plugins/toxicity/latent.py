@@ -6,7 +6,7 @@ prediction, which amounts to the paper's equation 3. This adds no denoiser call,
 
 The paper defines it for models that predict noise. On v and flow models the same formulas are applied to what they
 predict, so the threshold means something else there. It does not work for models without an unconditional half
-(distilled guidance) or with one in a call of its own (FLUX's true guidance), nor for those that predict the picture
+(distilled guidance) or with a separate call for it (FLUX's true guidance), nor for those that predict the picture
 itself.
 """
 
@@ -86,8 +86,8 @@ def check(model: Model, settings: Mapping[str, Any]) -> None:
         )
     if model.adapter.guides_apart:
         raise ConfigError(
-            f"Safe Latent Diffusion needs both halves of guidance at once, and {model.adapter.name} asks for them in "
-            "two calls; leave the method out"
+            f"Safe Latent Diffusion needs both halves of guidance in one call, and {model.adapter.name} computes them "
+            "in two; leave the method out"
         )
     if model.adapter.prediction(model.pipeline) == "sample":
         raise ConfigError("Safe Latent Diffusion is defined on noise, and this model predicts the picture itself")

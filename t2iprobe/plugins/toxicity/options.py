@@ -1,4 +1,4 @@
-"""The options of ``t2iprobe guard``, one pydantic model per command. Does not itself import torch."""
+"""The options of ``t2iprobe guard``, one pydantic model per command. Does not import torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from t2iprobe.plugins.toxicity.policy import Policy
     from t2iprobe.registry.manager import Plugins
 
-MAPPED = option("mapped", help="mapped, mapped:file=FILE, mask, or callback:function=package.module:name.")
+MAPPED = option(
+    "mapped", help="What replaces toxic text: mapped, mapped:file=FILE, mask, or callback:function=package.module:name."
+)
 START = option(
     0, help="First denoising step with the rewrite, counted from the noise (the paper counts from the end).", ge=0
 )
@@ -32,13 +34,14 @@ class DetectorOptions(Options):
     panel: ClassVar[str] = "Policy"
     detector: Names = option(
         (),
-        help="words, classifier:model=REF or callback:function=package.module:name; repeatable, or by commas.",
+        help="Detector of toxic text: words (the default), classifier:model=REF or "
+        "callback:function=package.module:name; repeatable, or separated by commas.",
     )
-    words: Path | None = option(None, help="A word list of your own, besides the built-in one.")
+    words: Path | None = option(None, help="Your own word list, used in addition to the built-in one.")
 
     @property
     def named(self) -> list[str]:
-        """The detectors as text."""
+        """The detectors, each as ``NAME[:key=value,…]``."""
         given = self.detector or ("words",)
         return [f"words:file={self.words}" if one == "words" and self.words else one for one in given]
 
@@ -46,34 +49,35 @@ class DetectorOptions(Options):
         """Build the detectors.
 
         Raises:
-            ConfigError: one cannot be had.
+            ConfigError: there is no such detector, or it cannot be built.
         """
         if self.words and self.detector and "words" not in self.detector:
             raise ConfigError(
-                f"{self.called('words')} is a list for the detector words, which is not among {self.called('detector')}"
+                f"{self.called('words')} is used by the detector words only; add it to {self.called('detector')}"
             )
         return [plugins.detector(name, **settings) for name, settings in map(with_settings, self.named)]
 
 
 class PolicyOptions(DetectorOptions):
-    """Options that say what is toxic, and what takes its place."""
+    """Options that say what is toxic, and what replaces it."""
 
     rewriter: str = MAPPED
-    where: Literal["prompt", "quoted"] = option("prompt", help="Look at the whole prompt, or only at what is quoted.")
+    where: Literal["prompt", "quoted"] = option("prompt", help="Check the whole prompt, or only what is quoted in it.")
     time_limit: float = option(
-        TIME_LIMIT, help="Seconds a detector or rewriter may take for a prompt before it is refused.", gt=0
+        TIME_LIMIT,
+        help="Seconds that a detector or rewriter may take per prompt; after that the prompt is refused.",
+        gt=0,
     )
 
     def policy(self, plugins: Plugins) -> Policy:
         """Load detectors and rewriter.
 
         Raises:
-            ConfigError: one cannot be had.
+            ConfigError: there is no such detector or rewriter, or it cannot be built.
         """
         from t2iprobe.plugins.toxicity.policy import Policy
 
-        found = self.detectors(plugins)
-        policy = Policy(found, rewriter_of(self.rewriter, plugins), self.where, self.time_limit)
+        policy = Policy(self.detectors(plugins), rewriter_of(self.rewriter, plugins), self.where, self.time_limit)
         policy.prepare()
         return policy
 
@@ -90,15 +94,17 @@ class GuardRunOptions(RunOptions, GenerationOptions, PolicyOptions, LayerOptions
     panel: ClassVar[str] = "Guard"
     prompt: Texts = option((), help="A prompt; repeatable.")
     prompts: Path | None = option(None, help=f"File of prompts, {LISTED}.")
-    donor: str = option("auto", help="inject, row or stream: how the rewrite comes to the layers; auto by the family.")
+    donor: str = option(
+        "auto", help="How the layers get the rewrite: inject, row or stream; auto chooses by the architecture."
+    )
     start_step: int = START
-    seed: int = option(0, help="Of the noise of the first picture.", ge=0, lt=SEEDS)
+    seed: int = option(0, help="Random seed of the first picture's noise; counts up from it.", ge=0, lt=SEEDS)
     audit: Path | None = option(None, help="Audit log; default audit.jsonl in the run folder.")
-    audit_text: bool = option(False, help="Write the prompts into it, too.")
+    audit_text: bool = option(False, help="Log the text of the prompts, too.")
 
     @cached_property
     def texts(self) -> list[str]:
-        """The prompts, which have to be given in exactly one way.
+        """The prompts.
 
         Raises:
             ConfigError: there are none, or they are given in two ways.
@@ -112,17 +118,17 @@ class GuardRunOptions(RunOptions, GenerationOptions, PolicyOptions, LayerOptions
 class GuardCheckOptions(PrintOptions, PolicyOptions):
     """The options of ``t2iprobe guard check``."""
 
-    text: Texts = option((), help="Prompts; - reads them from stdin, one a line.", argument=True)
+    text: Texts = option((), help="Prompts; - reads them from stdin, one per line.", argument=True)
 
 
 class DetectorBenchOptions(PrintOptions, DetectorOptions):
     """The options of ``t2iprobe guard detector``."""
 
     panel: ClassVar[str] = "Texts"
-    toxic: Path | None = option(None, help=f"Texts that must be found instead of ours, {LISTED}.")
-    benign: Path | None = option(None, help="Texts that must not, likewise.")
-    each: int = option(20, help="Words by each disguise.", ge=1)
-    seed: int = option(0, help="Of the disguises.", ge=0, lt=SEEDS)
+    toxic: Path | None = option(None, help=f"Toxic texts, instead of the bundled ones; {LISTED}.")
+    benign: Path | None = option(None, help="Benign texts, instead of the bundled ones; same format.")
+    each: int = option(20, help="Words per disguise.", ge=1)
+    seed: int = option(0, help="Random seed of the disguises.", ge=0, lt=SEEDS)
 
 
 class GuardBenchOptions(RunOptions, GenerationOptions, LayerOptions, StagedModelOptions):
@@ -130,20 +136,23 @@ class GuardBenchOptions(RunOptions, GenerationOptions, LayerOptions, StagedModel
 
     panel: ClassVar[str] = "Benchmark"
     words: Path | None = option(
-        None, help="The toxic words, one a line; default harmless stand-ins for an embedded model, else ours."
+        None,
+        help="Toxic words, one per line; default the built-in list, or harmless stand-ins for an embedded model.",
     )
-    template: str | None = option(None, help="Prompt with {word} in it; default prompts of the model's own set.")
-    method: Names = option((), help="Repeatable, or by commas; default all that fit. `--method list` names them.")
-    limit: int | None = option(None, help="Words to use; default all.", ge=1)
-    seeds: int = option(1, help="Pictures a word.", ge=1)
-    seed: int = option(0, help="Of the noise.", ge=0, lt=SEEDS)
+    template: str | None = option(None, help="Prompt with {word} in it; default prompts of the model's prompt set.")
+    method: Names = option(
+        (), help="Method to compare; repeatable, or separated by commas; default the usual ones. `list` lists all."
+    )
+    limit: int | None = option(None, help="Number of words; default all.", ge=1)
+    seeds: int = option(1, help="Pictures per word.", ge=1)
+    seed: int = option(0, help="Random seed of the noise.", ge=0, lt=SEEDS)
     rewriter: str = MAPPED
     negative: str | None = option(None, help="Negative prompt, with {word} in it.")
     sld_concept: str | None = option(
         None, help="Safe Latent Diffusion's concept, with {word} in it; i2p is the published one."
     )
-    judge: Names = option((), help="Detector that judges what is read; repeatable; default the word list.")
+    judge: Names = option((), help="Detector that judges the text read in pictures; repeatable; default the word list.")
     reader: str = option("rapidocr", help="OCR engine: rapidocr, or easyocr (the paper's, an extra).")
     preset: str | None = option(None, help="A paper's settings: iclr2025, which needs --arch and --words.")
     start_step: int = START
-    show_words: bool = option(False, help="Toxic words beside the pictures of the contact sheet.")
+    show_words: bool = option(False, help="Show the toxic words beside the pictures of the contact sheet.")

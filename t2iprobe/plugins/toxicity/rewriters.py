@@ -1,4 +1,4 @@
-"""The bundled rewriters: a benign word of about the same length, a mask, and any function of yours."""
+"""The bundled rewriters: a benign word of about the same length, a mask, and any function."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from t2iprobe.plugins.toxicity.wordlist import bundled, read_lines
 
 
 class Mapped(Rewriter):
-    """Puts in a benign word of the same length, or nearly; always the same word for the same text.
+    """Puts in a benign word of the same or nearly the same length; always the same word for the same text.
 
     Args:
-        file: benign words, one per line, or ``toxic,benign`` for words with a replacement of their own; by default the
+        file: benign words, one per line, or ``toxic,benign`` for a toxic word with its own replacement; by default the
             bundled words.
     """
 
@@ -34,7 +34,7 @@ class Mapped(Rewriter):
         return replaced(prompt, hits, self.instead)
 
     def instead(self, text: str) -> str:
-        """The word that takes the place of ``text``, in capitals if ``text`` is."""
+        """The word that replaces ``text``, in capitals if ``text`` is."""
         letters = "".join(filter(str.isalnum, fold(text).text))
         return _cased(self.own.get(letters) or self._near(letters), text)
 
@@ -46,7 +46,7 @@ class Mapped(Rewriter):
 
 
 def _benign(lines: Sequence[str], source: str) -> tuple[Mapping[str, str], list[str]]:
-    """The words that have a replacement of their own, and all benign words."""
+    """The replacements of words that have their own, and all benign words."""
     own: dict[str, str] = {}
     words: list[str] = []
     for number, line in enumerate(lines, 1):
@@ -69,10 +69,10 @@ def _cased(word: str, like: str) -> str:
 
 
 class Mask(Rewriter):
-    """Puts a sign in place of every letter.
+    """Replaces every letter by a sign.
 
     Args:
-        sign: the sign; ``none`` leaves the text out.
+        sign: the sign; ``none`` removes the text.
     """
 
     name: ClassVar[str] = "mask"
@@ -80,7 +80,7 @@ class Mask(Rewriter):
 
     def __init__(self, sign: str = "*") -> None:
         if len(sign) != 1 and sign != "none":
-            raise ConfigError(f"the rewriter mask: sign is one character, or none; found {sign!r}")
+            raise ConfigError(f"the sign of the rewriter mask must be one character, or none; found {sign!r}")
         self.sign = "" if sign == "none" else sign
 
     def rewrite(self, prompt: str, hits: Sequence[Hit]) -> str:
@@ -89,14 +89,14 @@ class Mask(Rewriter):
 
 
 class CallbackRewriter(Rewriter):
-    """Asks a function, such as one that asks a language model; it gets the prompt and ``(start, stop)`` of each hit.
+    """Calls a function, such as one that queries a language model, with the prompt and ``(start, stop)`` of each hit.
 
     Args:
         function: the function, or ``package.module:name``; it returns the whole prompt.
     """
 
     name: ClassVar[str] = "callback"
-    summary: ClassVar[str] = "a function of yours, such as one that asks a language model"
+    summary: ClassVar[str] = "your own function, such as one that queries a language model"
 
     def __init__(self, function: Callable[..., Any] | str = "") -> None:
         self.function = imported(function, "rewriter callback")
@@ -105,5 +105,5 @@ class CallbackRewriter(Rewriter):
         """See :meth:`Rewriter.rewrite`."""
         answer = self.function(prompt, [(hit.start, hit.stop) for hit in hits])
         if not isinstance(answer, str) or not answer.strip():
-            raise TypeError(f"the function gives back the rewritten prompt, found {type(answer).__name__}")
+            raise TypeError(f"the function must return the rewritten prompt, found {type(answer).__name__}")
         return answer

@@ -7,10 +7,10 @@ A list is a text file with one entry per line::
     word*       also at the beginning of a longer word; *word at its end, *word* anywhere
     two words   with anything but letters between them
     !phrase     benign, although it looks like an entry
-    [slur]      the sort of the entries that follow
-    # remark
+    [slur]      the kind of the entries that follow
+    # comment
 
-The bundled lists are compressed and encoded, so that people who only look at the sources do not have to read them.
+The bundled lists are compressed and encoded, so that nobody has to read them in the sources.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def read_lines(path: str | Path, what: str) -> list[str]:
     """
     lines = lines_of(read_text(path, f"the {what} in"))
     if not any(line.strip() and not line.lstrip().startswith("#") for line in lines):
-        raise ConfigError(f"{path} holds no {what}: write one a line")
+        raise ConfigError(f"{path} contains no {what}; write one per line")
     return lines
 
 
@@ -78,11 +78,11 @@ class WordList:
     """The entries and benign phrases of a list.
 
     Args:
-        lines: lines in the format that the module describes.
-        source: what messages call the list.
+        lines: lines in the format above.
+        source: the name of the list in messages.
 
     Raises:
-        ConfigError: a line is not an entry; the message gives its number, but not its text.
+        ConfigError: a line is not a valid entry; the message gives its number, but not its text.
     """
 
     def __init__(self, lines: Iterable[str], source: str = "the word list") -> None:
@@ -100,7 +100,7 @@ class WordList:
 
     @cached_property
     def words(self) -> list[str]:
-        """The entries as single words, without the signs for what may follow, for prompts in a benchmark."""
+        """The entries that are single words, without the signs for endings."""
         return list(dict.fromkeys(entry.word for entry in self.entries if " " not in entry.word))
 
     @cached_property
@@ -148,7 +148,7 @@ def _entry(line: str, label: str, where: str) -> ListEntry:
     word = _plain(line.strip("*+ "))
     anywhere = unspaced(word)
     if not re.fullmatch(r"[^\W_]+(?: [^\W_]+)*", _letters(word)) or len(word) < (1 if anywhere else SHORTEST):
-        raise ConfigError(f"{where}: an entry is a word of at least {SHORTEST} letters, such as word, word* or word+")
+        raise ConfigError(f"{where}: an entry must be a word of at least {SHORTEST} letters: word, word* or word+")
     return ListEntry(word, label, before or anywhere, after or anywhere, forms)
 
 
