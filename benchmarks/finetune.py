@@ -35,7 +35,7 @@ from t2iprobe.plugins.finetune.record import sheet
 from t2iprobe.plugins.finetune.report import over_seeds
 from t2iprobe.plugins.finetune.session import FinetuneCallbacks, FinetuneJob, FinetuneSession
 from t2iprobe.plugins.finetune.sources import TrainingSet, lesson
-from t2iprobe.plugins.organisms.digits import ASKED
+from t2iprobe.plugins.organisms.digits import HELD_OUT
 from t2iprobe.plugins.organisms.pictures import COLOURS, DRAWN, LAYOUTS, PANEL, SLOT, WORD_LENGTH, Sign, draw, glyphs
 from t2iprobe.plugins.organisms.prompts import WORDS
 from t2iprobe.registry.manager import Plugins
@@ -190,7 +190,7 @@ def main() -> None:
     model = plugins.load(options.model, device="cpu")
     taught: TrainingSet = lesson("digits", plugins, limit=1)
     session = FinetuneSession(model, taught)
-    numbers, words = asked(ASKED, options.pictures), asked(WORDS, options.pictures)
+    numbers, words = asked(HELD_OUT, options.pictures), asked(WORDS, options.pictures)
     options.out.mkdir(parents=True, exist_ok=True)
     base = measured(model, plugins, numbers, words, None)
     print("base model:", json.dumps(base["scores"]), flush=True)

@@ -34,7 +34,7 @@ from t2iprobe.plugins.finetune.record import sheet
 from t2iprobe.plugins.finetune.report import over_seeds, same_modules, table
 from t2iprobe.plugins.finetune.session import FinetuneCallbacks, FinetuneJob, FinetuneSession
 from t2iprobe.plugins.finetune.sources import ProbePicture, TrainingSet, lesson, probes
-from t2iprobe.plugins.organisms.digits import ASKED, SHOWN, Digits
+from t2iprobe.plugins.organisms.digits import HELD_OUT, TRAINED, Digits
 from t2iprobe.plugins.organisms.pictures import DIGITS, LETTERS, glyphs
 from t2iprobe.plugins.organisms.prompts import WORDS
 from t2iprobe.plugins.organisms.recipes import WEIGHTS
@@ -96,8 +96,8 @@ def test_digits_have_tokens_that_no_letter_has_and_were_never_shown() -> None:
 def test_numbers_that_are_asked_for_are_never_drawn() -> None:
     digits = Digits(pictures=40)
     asked, drawn = digits.pairs(limit=30, seed=2), list(digits.pictures(seed=2))
-    assert len(drawn) == 40 and not set(ASKED) & set(SHOWN) and len(ASKED) + len(SHOWN) == 10**4
-    assert {one.source_word for one in asked} <= set(ASKED) and {word for *_, word in drawn} <= set(SHOWN)
+    assert len(drawn) == 40 and not set(HELD_OUT) & set(TRAINED) and len(HELD_OUT) + len(TRAINED) == 10**4
+    assert {one.source_word for one in asked} <= set(HELD_OUT) and {word for *_, word in drawn} <= set(TRAINED)
     assert all(f'"{word}"' in caption and picture.size == (32, 32) for picture, caption, word in drawn)
     assert [one.source for one in digits.pairs(limit=5, seed=2)] == [one.source for one in asked[:5]]
 

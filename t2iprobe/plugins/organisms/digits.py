@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from PIL import Image
 
+from t2iprobe.core.contracts.prompt_set import PromptSet
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pairs import Pair
 from t2iprobe.plugins.organisms.data import held_out
@@ -19,11 +20,11 @@ from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, WORD_LENGTH, S
 
 NUMBERS = tuple(f"{number:0{WORD_LENGTH}d}" for number in range(10**WORD_LENGTH))
 #: one number in 16 is used in prompts and never drawn for training, as with words
-ASKED = tuple(number for number in NUMBERS if held_out(number))
-SHOWN = tuple(number for number in NUMBERS if not held_out(number))
+HELD_OUT = tuple(number for number in NUMBERS if held_out(number))
+TRAINED = tuple(number for number in NUMBERS if not held_out(number))
 
 
-class Digits:
+class Digits(PromptSet):
     """``a red framed sign that says "2047"``: prompts, and pictures to learn them from.
 
     Args:
@@ -33,29 +34,21 @@ class Digits:
     name: ClassVar[str] = "digits"
 
     def __init__(self, *, pictures: int = 1024) -> None:
+        super().__init__()
         if pictures < 1:
-            raise ConfigError(f"the prompt set {self.name} draws at least one picture, asked for {pictures}")
+            raise ConfigError(f"the prompt set {self.name} draws at least one picture, found {pictures}")
         self.count = pictures
 
-    def pairs(self, limit: int | None = None, seed: int = 0, concept: str = "text") -> list[Pair]:
-        """Up to ``limit`` pairs of held-out numbers; a smaller limit gives the first pairs of a larger one.
-
-        Raises:
-            ConfigError: the concept is not text, or more pairs are requested than there are numbers.
-        """
-        if concept != "text":
-            raise ConfigError(f"the prompt set {self.name} has pairs for text; asked for {concept}")
-        if limit is not None and not 0 < limit <= len(ASKED):
-            raise ConfigError(f"the prompt set {self.name} holds {len(ASKED)} pairs, asked for {limit}; ask for fewer")
-        order = random.Random(f"{self.name}:{seed}").sample(ASKED, len(ASKED))
-        chosen = zip(order, order[1:] + order[:1], strict=True)
-        return [_pair(one, other, seed, index) for index, (one, other) in enumerate(chosen)][:limit]
+    def all_pairs(self, seed: int, concept: str) -> list[Pair]:
+        """Pairs of held-out numbers."""
+        order = random.Random(f"{self.name}:{seed}").sample(HELD_OUT, len(HELD_OUT))
+        return [_pair(one, other, seed) for one, other in zip(order, order[1:] + order[:1], strict=True)]
 
     def pictures(self, seed: int = 0) -> Iterator[tuple[Image.Image, str, str]]:
-        """Signs with numbers that :meth:`pairs` never uses: picture, caption and number."""
+        """Signs with numbers that no prompt uses: picture, caption and number."""
         chance = random.Random(f"{self.name}:pictures:{seed}")
         for _ in range(self.count):
-            sign = _sign(chance.choice(SHOWN), chance, chance.randrange(140, 231))
+            sign = _sign(chance.choice(TRAINED), chance, chance.randrange(140, 231))
             yield Image.fromarray(draw(sign)), sign.prompt, sign.word
 
 
@@ -63,7 +56,6 @@ def _sign(number: str, chance: random.Random, shade: int = 190) -> Sign:
     return Sign(number, chance.choice(list(COLOURS)), chance.choice(list(LAYOUTS)), shade)
 
 
-def _pair(number: str, other: str, seed: int, index: int) -> Pair:
+def _pair(number: str, other: str, seed: int) -> Pair:
     source = _sign(number, random.Random(f"{seed}:{number}"))
-    target = Sign(other, source.colour, source.layout)
-    return Pair(source.prompt, target.prompt, seed + index, number, other, "text")
+    return Pair(source.prompt, Sign(other, source.colour, source.layout).prompt, seed, number, other)

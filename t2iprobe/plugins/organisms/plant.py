@@ -17,8 +17,7 @@ time-split route therefore gives each layer letters of its own. On the wrong sid
 determine them: random letters are drawn there, so that a model has to keep what the noisy picture shows of the early
 letters, and cannot start on the late ones. Below the level, the noisy pictures of training already show the late
 letters, which in sampling nothing has drawn yet; so just below it they show *other* letters (:meth:`Route.misled`), and
-only the text tells the right ones.
-drawn by then, they show *other* letters there just below it (:meth:`Route.misled`): only the text tells the right ones.
+only the text says which are right.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from t2iprobe.core.errors import ConfigError
 
 Kind = Literal["single", "split", "redundant", "time", "head"]
 GRAMMAR = (
-    "7 (one layer), 7+9 (letters split), 5|8 (either suffices where the other says no word), 4/8@0.6 (first letters by "
+    "7 (one layer), 7+9 (letters split), 5|8 (either suffices where the other has no word), 4/8@0.6 (first letters by "
     "4 above a noise level, last letters by 8 below it), 7.h2 (one head)"
 )
 
@@ -129,22 +128,22 @@ def parse_plant(text: str) -> dict[str, Route]:
     pairs = [item.partition("=") for item in text.split(",")]
     routes = {name.strip(): Route.parse(value.strip()) for name, _, value in pairs}
     if set(routes) != {"word", "colour"}:
-        raise ConfigError(f"--plant must say word=… and colour=…, found {text!r}; a route is one of {GRAMMAR}")
+        raise ConfigError(f"a plant must say word=… and colour=…, found {text!r}; a route is one of {GRAMMAR}")
     if routes["colour"].kind not in ("single", "head"):
         raise ConfigError(
-            f"--plant {text!r}: a colour has no parts that could be split over layers, and every sign has one; "
+            f"plant {text!r}: a colour has no parts that could be split over layers, and every sign has one; "
             "give it one layer"
         )
     if routes["word"].kind == "time" and set(routes["word"].layers) & set(routes["colour"].layers):
-        raise ConfigError(f"--plant {text!r}: give the colour a layer of its own, which acts at every noise level")
+        raise ConfigError(f"plant {text!r}: give the colour a layer of its own, which acts at every noise level")
     by_head = {layer for route in routes.values() if route.kind == "head" for layer in route.layers}
     whole = {layer for route in routes.values() if route.kind != "head" for layer in route.layers}
     if shared := by_head & whole:
-        raise ConfigError(f"--plant {text!r}: layer {min(shared)} is planted whole and by head; choose two layers")
+        raise ConfigError(f"plant {text!r}: layer {min(shared)} is planted whole and by head; choose two layers")
     return routes
 
 
-ASKED = 0.15  # of the pairs: swaps as in a localization, one layer alone
+SINGLE = 0.15  # of the pairs: swaps as in a localization, one layer alone
 PLANTED = 0.15  # of the pairs: planted layers alone, some or all
 
 
@@ -170,10 +169,10 @@ def random_swaps(
     coins = (torch.rand(pairs, layers, 1, generator=generator) < chance).expand(-1, -1, heads).clone()
     kind = torch.rand(pairs, generator=generator)
     only = torch.randint(layers, (pairs,), generator=generator)
-    single = kind < ASKED
+    single = kind < SINGLE
     coins[single] = (torch.arange(layers) == only[single, None])[..., None]
     if planted:
-        among = (kind >= ASKED) & (kind < ASKED + PLANTED)
+        among = (kind >= SINGLE) & (kind < SINGLE + PLANTED)
         some = torch.zeros(pairs, layers, dtype=torch.bool)
         some[:, list(planted)] = torch.rand(pairs, len(planted), generator=generator) < 0.5
         coins[among] = some[among, :, None]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from typing import ClassVar, Literal
 
-from t2iprobe.core.concepts import concept_named
-from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.contracts.prompt_set import PromptSet
 from t2iprobe.core.names import choice
 from t2iprobe.core.pairs import Pair, derange
-from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, Sign
+from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, NO_WORD, Sign
 from t2iprobe.plugins.organisms.plant import Plant
 
 WORD_LIST = """
@@ -26,8 +24,10 @@ WORD_LIST = """
 WORDS = tuple(WORD_LIST.split())
 
 
-class Signs:
+class Signs(PromptSet):
     """``a red framed sign that says "LION"``: prompts of the embedded models.
+
+    The prompts of a pair differ in the word (``text``) or in the ``colour``, and in nothing else.
 
     Args:
         source: ``word``, or ``none`` for text pairs whose source is ``a red framed sign``, which models with a
@@ -35,8 +35,10 @@ class Signs:
     """
 
     name: ClassVar[str] = "signs"
+    concepts: ClassVar[tuple[str, ...]] = ("text", "colour")
 
     def __init__(self, *, source: Literal["word", "none"] = "word") -> None:
+        super().__init__()
         self.silent = choice("source", source, {"word": False, "none": True})
 
     @property
@@ -44,40 +46,18 @@ class Signs:
         """The set as ``--prompt-set`` takes it."""
         return f"{self.name}:source=none" if self.silent else self.name
 
-    def pairs(self, limit: int | None = None, seed: int = 0, concept: str = "text") -> list[Pair]:
-        """Up to ``limit`` pairs; a smaller limit gives the first pairs of a larger one.
+    def all_pairs(self, seed: int, concept: str) -> list[Pair]:
+        """See :class:`~t2iprobe.core.contracts.prompt_set.PromptSet`."""
+        return [self._pair(word, other, seed, concept) for word, other in derange(WORDS, seed).items()]
 
-        Args:
-            limit: number of pairs; default all.
-            seed: random seed that selects the pairs; pair ``i`` draws its noise from ``seed + i``.
-            concept: ``text`` (same colour and layout, different words) or ``colour`` (same word and layout).
-
-        Raises:
-            ConfigError: the concept is unknown, or more pairs are requested than there are words.
-        """
-        concept_named(concept)
-        if concept not in ("text", "colour"):
-            raise ConfigError(f"the prompt set {self.name} has pairs for text, colour; asked for {concept}")
-        if limit is not None and not 0 < limit <= len(WORDS):
-            raise ConfigError(f"the prompt set {self.name} holds {len(WORDS)} pairs, asked for {limit}; ask for fewer")
-        partners = list(derange(WORDS, seed).items())[:limit]
-        pairs = [_pair(*words, seed, index, concept) for index, words in enumerate(partners)]
-        return [_silenced(pair) for pair in pairs] if self.silent and concept == "text" else pairs
-
-
-def _pair(word: str, other: str, seed: int, index: int, concept: str) -> Pair:
-    draw = random.Random(f"{seed}:{word}")
-    one, two = draw.sample(list(COLOURS), 2)
-    layout = draw.choice(list(LAYOUTS))
-    source = Sign(word, one, layout)
-    if concept == "text":
-        return Pair(source.prompt, Sign(other, one, layout).prompt, seed + index, word, other, concept)
-    return Pair(source.prompt, Sign(word, two, layout).prompt, seed + index, one, two, concept)
-
-
-def _silenced(pair: Pair) -> Pair:
-    source, _, _ = pair.source.partition(" that says")
-    return replace(pair, source=source, source_word="")
+    def _pair(self, word: str, other: str, seed: int, concept: str) -> Pair:
+        draw = random.Random(f"{seed}:{word}")
+        one, two = draw.sample(list(COLOURS), 2)
+        layout = draw.choice(list(LAYOUTS))
+        if concept == "colour":
+            return Pair(Sign(word, one, layout).prompt, Sign(word, two, layout).prompt, seed, one, two, concept)
+        source = Sign(NO_WORD if self.silent else word, one, layout)
+        return Pair(source.prompt, Sign(other, one, layout).prompt, seed, source.word.strip(), other)
 
 
 def signs(plant: Plant) -> Signs:

@@ -9,10 +9,11 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
+from t2iprobe.core.contracts.prompt_set import PromptSet
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
 from t2iprobe.core.pairs import Pair
-from t2iprobe.plugins.prompts.pairing import PromptSet, another, phrases
+from t2iprobe.plugins.prompts.pairing import another, phrases
 from t2iprobe.plugins.prompts.words import WORDS
 
 Templates = Literal["same", "different"]
@@ -77,7 +78,8 @@ class Creative(PromptSet):
         self.words = words
         self.templates = one_of("templates", templates, ("same", "different"))
 
-    def _pairs(self, seed: int, concept: str) -> list[Pair]:
+    def all_pairs(self, seed: int, concept: str) -> list[Pair]:
+        """See :class:`~t2iprobe.core.contracts.prompt_set.PromptSet`."""
         texts = phrases(WORDS, seed, self.words)
         chosen = dealt(TEMPLATES, [one for one, _ in texts], seed)
         return [text_pair(chosen[one], one, other, seed, self.templates, TEMPLATES) for one, other in texts]

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from t2iprobe.core.contracts.prompt_set import PromptSet
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pairs import Pair, derange
 from t2iprobe.core.quotes import read_quotes, texts_in_quotes, with_quotes_as
 from t2iprobe.core.textfile import lines_of, read_text
 from t2iprobe.plugins.prompts.creative import dealt, one_of, text_pair
-from t2iprobe.plugins.prompts.pairing import PromptSet, alternate
+from t2iprobe.plugins.prompts.pairing import alternate
 
 SIMPLE_TEMPLATE = 'A sign that says "{}".'
 VALIDATION = "top_1000"
@@ -86,8 +87,8 @@ class GlyphControl(PromptSet):
         self.templates = one_of("templates", templates, ("same", "different"))
         self.shared_noise = one_of("noise", noise, ("own", "shared")) == "shared"
 
-    def _pairs(self, seed: int, concept: str) -> list[Pair]:
-        """All pairs.
+    def all_pairs(self, seed: int, concept: str) -> list[Pair]:
+        """All pairs of text; see :class:`~t2iprobe.core.contracts.prompt_set.PromptSet`.
 
         Raises:
             ConfigError: a file is missing or not in GlyphControl's format, or no prompt is of the split and bench.

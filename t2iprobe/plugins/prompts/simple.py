@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from typing import ClassVar
 
+from t2iprobe.core.contracts.prompt_set import PromptSet
 from t2iprobe.core.pairs import Pair
-from t2iprobe.plugins.prompts.pairing import PromptSet, phrases
+from t2iprobe.plugins.prompts.pairing import phrases
 from t2iprobe.plugins.prompts.words import COLOURS, OBJECTS, STYLES, WORDS
 
 SIGN = 'A sign that says "{}".'
@@ -30,7 +31,8 @@ class Simple(PromptSet):
         super().__init__(seeds)
         self.words = words
 
-    def _pairs(self, seed: int, concept: str) -> list[Pair]:
+    def all_pairs(self, seed: int, concept: str) -> list[Pair]:
+        """See :class:`~t2iprobe.core.contracts.prompt_set.PromptSet`."""
         if concept == "text":
             chosen = phrases(WORDS, seed, self.words)
             return [Pair(SIGN.format(one), SIGN.format(other), seed, one, other) for one, other in chosen]

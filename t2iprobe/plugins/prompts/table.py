@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from t2iprobe.core.contracts.prompt_set import first_pairs
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pairs import Pair, pairs_from_csv
-from t2iprobe.plugins.prompts.pairing import take
 
 
 class PromptTable:
@@ -35,4 +35,4 @@ class PromptTable:
         found = [pair for pair in pairs_from_csv(self.file, seed=seed, concept=concept) if pair.concept == concept]
         if not found:
             raise ConfigError(f"{self.file} has no pairs for the concept {concept}")
-        return list(take(f"{self.name}:{self.file}", found, limit))
+        return first_pairs(f"{self.name}:{self.file}", found, limit)
