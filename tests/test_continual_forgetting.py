@@ -85,11 +85,11 @@ def test_a_single_task_has_nothing_to_forget() -> None:
 
 
 def test_shapes_are_checked() -> None:
-    with pytest.raises(ShapeError, match=r"a row and a column a task, found the shape \(2, 3\)"):
+    with pytest.raises(ShapeError, match=r"one row and one column per task, found the shape \(2, 3\)"):
         summary(np.zeros((2, 3)))
-    with pytest.raises(ShapeError, match=r"base has one number a task, 3 of them; found the shape \(2,\)"):
+    with pytest.raises(ShapeError, match=r"base has one number for each of 3 tasks, found the shape \(2,\)"):
         summary(FULL, base=[0.1, 0.2])
-    with pytest.raises(ShapeError, match="matrices of one size"):
+    with pytest.raises(ShapeError, match="matrices of the same size"):
         mean_matrix([np.zeros((2, 2)), np.zeros((3, 3))])
 
 
@@ -104,8 +104,8 @@ def test_every_task_by_itself() -> None:
 def test_means_over_runs_leave_out_what_is_missing() -> None:
     one, other = np.array([[1.0, NAN], [NAN, 3.0]]), np.array([[2.0, NAN], [5.0, 4.0]])
     assert mean_matrix([one, other]) == pytest.approx(np.array([[1.5, NAN], [5.0, 3.5]]), nan_ok=True)
-    values = over_runs({(0, 0): {"bwt": 0.1, "fwt": NAN}, (5, 0): {"bwt": 0.3, "fwt": NAN}})
-    assert values == {"bwt": {(0, 0): 0.1, (5, 0): 0.3}, "fwt": {}}
+    values = over_runs({(0, 0): summary(GOLDEN), (5, 0): summary(GOLDEN + 0.1)})
+    assert values["average_score"] == pytest.approx({(0, 0): 0.545, (5, 0): 0.645}) and values["fwt"] == {}
 
 
 def test_the_interval_over_orders_of_one_seed_is_students_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""Streams learnt task after task: the four methods' common start, the hand-over, resume, noise bank and command."""
+"""Streams learnt task after task: the methods' common start, what passes between tasks, resume, noise, command."""
 
 from __future__ import annotations
 
@@ -26,26 +26,23 @@ from t2iprobe.core.model import Model
 from t2iprobe.core.runs import checksums, provenance, runfolder
 from t2iprobe.core.runs.lock import lock
 from t2iprobe.core.runs.stop import Stop
-from t2iprobe.plugins.continual import evaluation, plan, run, streamfile
-from t2iprobe.plugins.continual import options as asking
-from t2iprobe.plugins.continual import task_state as handover
+from t2iprobe.plugins.continual import evaluation, plan, run, streamfile, task_state
 from t2iprobe.plugins.continual.arms import ModelSeries
 from t2iprobe.plugins.continual.forgetting import summary
 from t2iprobe.plugins.continual.fusing import fused
 from t2iprobe.plugins.continual.grid import ResultGrid
 from t2iprobe.plugins.continual.learning import Learner
 from t2iprobe.plugins.continual.methods import METHODS, PAPER, REFERENCES, method, methods
-from t2iprobe.plugins.continual.options import ContinualOptions
-from t2iprobe.plugins.continual.recipe import TaskTraining
-from t2iprobe.plugins.continual.replay import Replay
+from t2iprobe.plugins.continual.recipe import Sampling, TaskTraining
 from t2iprobe.plugins.continual.results import Results
-from t2iprobe.plugins.continual.run import HANDOVER, ContinualCallbacks, ContinualRun
-from t2iprobe.plugins.continual.sampler import SampleStore
+from t2iprobe.plugins.continual.run import ContinualCallbacks, ContinualRun
 from t2iprobe.plugins.continual.scores import LIKENESSES
 from t2iprobe.plugins.continual.streams import Task, TaskStream
 from t2iprobe.plugins.continual.task_state import TaskState
+from t2iprobe.plugins.continual.weights import Replay
 from t2iprobe.plugins.organisms.recipes import WEIGHTS
 from t2iprobe.training.targets import choose
+from t2iprobe.training.trainer import TrainingCallbacks
 
 RECIPE = TaskTraining(rank=2, steps=3, lr=3e-2, side=16)
 
@@ -81,7 +78,7 @@ def learner(model: Model) -> Iterator[Learner]:
 def the_run(
     folder: Path, learner: Learner, names: tuple[str, ...], stream: TaskStream = STREAM, **more: Any
 ) -> ContinualRun:
-    given = {"orders": [0], "seeds": [0], "references": [], "sampler": SampleStore(samples=1), **more}
+    given = {"orders": [0], "seeds": [0], "references": [], "sampling": Sampling(samples=1), **more}
     return ContinualRun(folder, learner, stream, methods(names), **given)
 
 
@@ -93,7 +90,7 @@ def predicted(model: Model) -> torch.Tensor:
 
 
 def same(one: TaskState, other: TaskState) -> bool:
-    mine, theirs = one._named(), other._named()
+    mine, theirs = one.tensors, other.tensors
     return set(mine) == set(theirs) and all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
@@ -114,7 +111,7 @@ def test_a_task_starts_where_the_last_one_ended(learner: Learner, tmp_path: Path
 
     def learn(name: str, state: TaskState, task: Task, place: str) -> TaskState:
         losses: list[float] = []
-        callbacks = run.trainer.TrainingCallbacks(on_step=lambda step, loss: losses.append(loss))
+        callbacks = TrainingCallbacks(on_step=lambda step, loss: losses.append(loss))
         new, _ = learner.learn(method(name), state, [task], 7, tmp_path / name / place, callbacks)
         firsts[name].append(losses[0])
         return new
@@ -140,8 +137,8 @@ def test_no_task_opens_anything_of_an_earlier_one(
     opened: list[tuple[int, str]] = []
     now = -1
 
-    def begun(what: str) -> None:
-        """Before each task: make everything of those before it useless, but the hand-over."""
+    def begins(what: str) -> None:
+        """Before each task: make everything of those before it useless, but the state."""
         nonlocal now
         if not what.startswith(f"{arm.label}, task"):
             return
@@ -157,10 +154,10 @@ def test_no_task_opens_anything_of_an_earlier_one(
         opened.append((now, str(path)))
         return safetensors.safe_open(path, *rest)
 
-    monkeypatch.setattr(handover, "safe_open", told)
+    monkeypatch.setattr(task_state, "safe_open", told)
     monkeypatch.setattr(checksums, "seal", lambda folder: None)  # reads every file once nothing is left to learn
     with listening(lambda path: opened.append((now, path)), tmp_path):
-        spied.work(ContinualCallbacks(begun))
+        spied.work(ContinualCallbacks(begins))
     heard = list(opened)
     assert now == 2 and same(the_state(plain, arm), the_state(spied, arm))
     foreign = []
@@ -209,7 +206,7 @@ def on_disk(folder: Path) -> TaskStream:
 
 
 def the_state(one: ContinualRun, arm: ModelSeries) -> TaskState:
-    return TaskState.load(one.folder / "work" / arm.label / HANDOVER, one.learner.base)
+    return TaskState.load(one.state_file(arm), one.learner.base)
 
 
 @pytest.fixture(scope="module")
@@ -276,11 +273,10 @@ class TestResume:
 
     def test_the_archive_gives_the_same_weights(self, whole: ContinualRun) -> None:
         arm = whole.arms[0]
-        manifest = json.loads((whole.folder / "manifest.json").read_text())
-        totals = Replay(whole.folder, manifest, arm).totals
-        state = the_state(whole, arm)
-        assert len(totals) == 3 and set(totals[2]) == set(whole.learner.modules)
-        assert all(torch.allclose(totals[2][path], state.delta[path], atol=1e-7) for path in totals[2])
+        replay, state = Replay(Results(whole.folder), arm), the_state(whole, arm)
+        assert set(replay) == set(whole.learner.modules)
+        for path, totals in replay.items():
+            assert len(totals) == 3 and torch.allclose(totals[2], state.delta[path], atol=1e-7)
 
     def test_another_process_takes_what_is_free(
         self, learner: Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -293,7 +289,7 @@ class TestResume:
         runfolder.write_manifest(one.folder, {"settings": one.settings, "state": "running"})
         held.__enter__()
         monkeypatch.setattr(run, "time", SimpleNamespace(sleep=lambda seconds: held.__exit__(None, None, None)))
-        one.work(ContinualCallbacks(begun=order.append))
+        one.work(ContinualCallbacks(begins=order.append))
         assert [what.split("/")[0] for what in order if "task 1 of 1" in what] == ["merge-init", "naive"]
 
 
@@ -305,14 +301,14 @@ class TestGrid:
         assert done["naive"] == [[1, 0, 0, 1], [1, 1, 0, 1], [1, 1, 1, 1]]
         assert done["base"] == done["joint"] == [[1, 1, 1, 1]]
         assert done["separate"] == [[1, 1, 1, 0]]
-        full = the_run(tmp_path / "full", learner, ("naive",), sampler=SampleStore(samples=1, full=True))
+        full = the_run(tmp_path / "full", learner, ("naive",), sampling=Sampling(samples=1, full=True))
         full.work()
         assert ResultGrid.open(full.store, full.arms[0]).done.all()
 
     def test_the_noise_is_the_same_everywhere(self, learner: Learner, tmp_path: Path) -> None:
         """A prompt that two tasks share gives the same pictures, and other samples give others."""
         stream = TaskStream("s", tuple(replace(task, prompts=("a cat",)) for task in STREAM.tasks[:2]), ("a cat",))
-        one = the_run(tmp_path / "one", learner, (), stream, references=["base"], sampler=SampleStore(samples=2))
+        one = the_run(tmp_path / "one", learner, (), stream, references=["base"], sampling=Sampling(samples=2))
         one.work()
         grid = ResultGrid.open(one.store, ModelSeries("base"))
         first, second, generic = (
@@ -349,10 +345,10 @@ def test_scores_become_a_matrix_in_the_order_learnt(learner: Learner, tmp_path: 
     ticks: list[int] = []
     scorer: Any = Brightness()
     total = evaluation.evaluate(one.folder, STREAM, [scorer], lambda a, b: 0.5, ticks.append)
-    assert total == sum(ticks) == 3 + 2 * 3 + 2 * 6
+    assert total == ticks[-1] == 3 + 2 * 3 + 2 * 6
     assert evaluation.evaluate(one.folder, STREAM, [scorer]) == 0 == evaluation.missing(one.folder, ["brightness"])
     results = Results(one.folder)
-    first, second = results.series("brightness")
+    first, second = results.series("brightness", "naive")
     order = first.order
     assert [int(first.matrix[2, position]) for position in range(3)] == list(order)
     assert np.isnan(first.matrix[0, 1]) and first.finished
@@ -363,7 +359,7 @@ def test_scores_become_a_matrix_in_the_order_learnt(learner: Learner, tmp_path: 
     assert set(found) == {(0, 0), (0, 1)}
     assert found[0, 0] == pytest.approx(summary(first.matrix, first.base, first.alone, first.kept), nan_ok=True)
     with pytest.raises(ConfigError, match="no score 'brightnes'; did you mean brightness"):
-        list(results.series("brightnes"))
+        list(results.series("brightnes", "naive"))
     other = replace(STREAM, tasks=(replace(STREAM.tasks[0], prompt="x"), *STREAM.tasks[1:]))
     with pytest.raises(ConfigError, match=r"learnt another stream \(stream.tasks\[0\].prompt"):
         evaluation.evaluate(one.folder, other, [scorer])
@@ -416,7 +412,7 @@ def test_the_command(files: Path, tmp_path: Path) -> None:
     answer = json.loads(ran.stdout)
     assert answer["tasks"] == ["t0", "t1"] and answer["scores"] == {} and answer["scope"] == "localized"
     assert "plan: naive, merge-init on mine (2 tasks): 5 arms" in " ".join(ran.stderr.split())
-    state = TaskState.load(next(Path(out).glob("work/merge-init/*/*/handover.safetensors")), base_of(out))
+    state = TaskState.load(next(Path(out).glob("work/merge-init/*/*/state.safetensors")), base_of(out))
     assert {path.split(".attn")[0] for path in state.delta} == {"transformer_blocks.1"}
     again = call("run", *given, "--workers", "1")
     assert again.exit_code == 0 and "is learnt and drawn already" in again.stderr
@@ -465,10 +461,10 @@ def test_a_short_disk_ends_a_run_before_it_begins(files: Path, tmp_path: Path, m
     [
         (("--rank", "17"), "between 1 and the layer's width, 16"),
         (("--method", "merge-ortho", "--rank", "1"), "needs a rank of at least 2"),
-        (("--method", "orthogonal+exact", "--rank", "3"), "cannot have the rank 3"),
+        (("--method", "orthogonal+exact", "--rank", "3"), "cannot have rank 3"),
         (("--scope", "localized"), "--layers"),
         (("--stream", "absent.toml"), "cannot read the stream absent.toml"),
-        (("--stream", "objects"), "needs --data FOLDER"),
+        (("--stream", "objects"), "needs --data: a folder with"),
         (("--model", "nowhere/at-all"), "nowhere/at-all"),
     ],
 )
@@ -527,7 +523,7 @@ def test_the_page_names_what_there_is() -> None:
     assert all(f"`{name}`" in page for name in (*METHODS, *REFERENCES, *LIKENESSES, "concept"))
     for given in re.findall(r"--method ([^\s`]+)", page):
         if given != "list":
-            assert [one.name for one in asking.methods_of(ContinualOptions(method=given))]
+            assert methods(given.split(","))
     (block,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     assert len(streamfile.StreamFile.model_validate(tomllib.loads(block)).tasks) == 2
 

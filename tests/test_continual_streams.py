@@ -15,9 +15,9 @@ from PIL import Image
 from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.continual import plan, presets, streamfile
-from t2iprobe.plugins.continual.arms import arms
-from t2iprobe.plugins.continual.grid import Shape
-from t2iprobe.plugins.continual.methods import PAPER, method
+from t2iprobe.plugins.continual.methods import PAPER
+from t2iprobe.plugins.continual.options import ContinualOptions, build
+from t2iprobe.plugins.continual.run import ContinualRun
 from t2iprobe.plugins.continual.streams import Task, TaskStream, shuffled
 
 FILE = """
@@ -81,12 +81,16 @@ def broken(folder: Path, old: str, new: str) -> None:
         ('token = "zwz boot"', 'token = "SKS teapot"', "two tasks have the token 'sks teapot'"),
         ('name = "boot"', 'name = "teapot"', "two tasks have the name 'teapot'"),
         ('train = "boot/train"', 'train = "boot/trian"', r"no folder .*trian; did you mean train\?"),
-        ('prompt = "a photo of zwz boot"', "", "tasks.1.prompt is missing"),
-        ('prompt = "a photo of zwz boot"', 'promt = "x"', r"unknown key 'tasks.1.promt'; did you mean prompt"),
+        ('prompt = "a photo of zwz boot"', "", "task 2: prompt is missing: Prompt that its pictures"),
+        ('prompt = "a photo of zwz boot"', 'promt = "x"', r"task 2: no option 'promt'; did you mean prompt"),
         ('token = "zwz boot"', "", r"boot has no token to stand for \{X\}"),
-        ("[[tasks]]", "[[tasks", "is no TOML"),
-        ('references = "boot/references"', 'references = "boot/train"', "trained on and 0.png is a reference"),
-        ("generic = [", "generic = 3 #", "generic: input should be a valid list, found 3"),
+        ("[[tasks]]", "[[tasks", "is not valid TOML"),
+        (
+            'references = "boot/references"',
+            'references = "boot/train"',
+            "reference 0.png are the same picture",
+        ),
+        ("generic = [", "generic = 3 #", "generic .* list, found 3"),
     ],
 )
 def test_refused_files(folder: Path, old: str, new: str, said: str) -> None:
@@ -103,7 +107,7 @@ def test_overlap_can_be_meant(folder: Path) -> None:
 
 def test_a_copied_reference_is_found(folder: Path) -> None:
     shutil.copy(folder / "boot/train/1.png", folder / "boot/references/other.png")
-    with pytest.raises(ConfigError, match=r"boot: 1.png is trained on and other.png is a reference"):
+    with pytest.raises(ConfigError, match=r"boot: 1.png, .*reference other.png are the same"):
         streamfile.read(folder / "stream.toml")
 
 
@@ -117,16 +121,16 @@ def test_a_cut_off_picture_is_found(folder: Path) -> None:
 
 def test_one_picture_is_refused(folder: Path) -> None:
     (folder / "boot/train/1.png").unlink()
-    with pytest.raises(ConfigError, match=r"boot has 1 picture to train on.*give at least 2"):
+    with pytest.raises(ConfigError, match=r"boot has 1 picture to train on.*provide at least 2"):
         streamfile.read(folder / "stream.toml")
     (folder / "boot/train/0.png").unlink()
-    with pytest.raises(ConfigError, match="no picture in"):
+    with pytest.raises(ConfigError, match="no pictures in"):
         streamfile.read(folder / "stream.toml")
 
 
 def test_pictures_in_memory_are_compared_too() -> None:
     same = Task("a", "a", (picture(0), picture(1)), (picture(2), picture(1)))
-    with pytest.raises(ConfigError, match="picture 1 is trained on and picture 1 is a reference"):
+    with pytest.raises(ConfigError, match="reference picture 1 are the same"):
         streamfile.check(TaskStream("s", (same,)))
 
 
@@ -177,7 +181,7 @@ class TestPaper:
         names = [f"{one.parent.name}{one.stem}" for one in stream.tasks[4].references]  # type: ignore[union-attr]
         assert names[:4] == ["Cats1", "Dogs4", "Fishes13", "Frogs11"] and len(names) == 10
         (tmp_path / "Winter/Sea/1.jpg").unlink()
-        with pytest.raises(ConfigError, match=r"the style Winter: .*Sea/1.jpg is not there"):
+        with pytest.raises(ConfigError, match=r"the style Winter: .*Sea/1.jpg does not exist"):
             presets.styles(tmp_path)
 
     def test_objects_train_on_what_they_are_measured_by(self, tmp_path: Path) -> None:
@@ -191,46 +195,34 @@ class TestPaper:
     def test_the_whole_grid_costs_what_the_paper_says(self) -> None:
         """64 runs, 640 adapters, 544,000 steps, 140,800 pictures and 800 of the base model (section 7)."""
         totals = [0, 0, 0, 0]
-        for preset in (presets.PRESETS["objects"], presets.PRESETS["styles"]):
-            found = plan.plan(self.asked(preset, ["base"]))
-            runs = found.arms - 1
-            totals = [
-                a + b
-                for a, b in zip(totals, (runs, found.adapters, found.steps + found.shared, found.images), strict=True)
-            ]
+        for preset in ("objects", "styles"):
+            found = plan.plan(self.published(preset, "base"))
+            parts = (found.arms - 1, found.adapters, found.steps + found.steps_shared, found.images)
+            totals = [a + b for a, b in zip(totals, parts, strict=True)]
         # one training serves the first task of all four methods, so some adapters are not trained again
         assert (totals[0], totals[2], totals[3]) == (64, 544_000, 140_800 + 800)
         assert totals[1] == 640 - 2 * (3 * 8 + 2)  # orders 0 and 42 begin with the same task, for both seeds
 
-    def asked(self, preset: presets.ContinualPreset, references: list[str]) -> plan.PlannedRuns:
-        unet = SDXL.full_size()
-        from t2iprobe.training.targets import choose
-
-        targets = choose(SDXL(), SimpleNamespace(unet=unet), preset.scope)
-        shape = Shape(10, 5 * preset.samples, 0, (1024, 1024))
-        return plan.PlannedRuns(
-            arms(PAPER, preset.orders, preset.seeds, references),
-            {name: method(name) for name in PAPER},
-            preset.recipe,
-            shape,
-            preset.full,
-            plan.widths(unet, targets.modules),
-        )
+    def published(self, preset: str, reference: str) -> ContinualRun:
+        known: Any = SimpleNamespace(adapters=lambda: {"sdxl": SDXL}, listing=list)
+        return build(ContinualOptions(stream=preset, arch="sdxl", full_size=True, reference=reference), known)
 
     def test_states_of_published_size(self) -> None:
-        """One adapter 354.4 MiB; a model 955,187,200 float32 numbers; what is handed over beyond is counted."""
-        asked = self.asked(presets.PRESETS["objects"], [])
-        sizes = {name: plan.handed_over(asked.methods[name], asked.recipe, asked.widths, 10) for name in PAPER}
+        """One adapter 354.4 MiB; a model 955,187,200 float32 numbers; what is passed on beyond is counted."""
+        run = self.published("objects", "none")
+        widths = list(run.learner.widths.values())
+        sizes = {one.name: plan.state_bytes(one, widths, 64, 10) for one in run.methods}
+        assert tuple(sizes) == PAPER
         assert round(sizes["naive"] / 2**20, 1) == 354.4
         assert sizes["merge-init"] == sizes["magnitude"] == 4 * 955_187_200
-        assert sizes["merge-ortho"] - sizes["merge-init"] == 4 * 64 * sum(a for a, _ in asked.widths)
+        assert sizes["merge-ortho"] - sizes["merge-init"] == 4 * 64 * sum(a for a, _ in widths)
 
 
 def test_a_short_disk_is_said_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = plan.ContinualPlan(1, 1, 1, 0, 1, {"pictures": 10**9})
     plan.check_disk(tmp_path / "runs" / "x", found)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=10**6))
-    with pytest.raises(ConfigError, match=r"has 1 MB free, and this may need 1.02 GB; choose another place"):
+    with pytest.raises(ConfigError, match=r"has 1 MB free, and this run may need 1.02 GB; choose another folder"):
         plan.check_disk(tmp_path / "runs" / "x", found)
     assert not (tmp_path / "runs").exists()
 
@@ -239,9 +231,9 @@ def test_a_short_disk_is_said_before_the_start(tmp_path: Path, monkeypatch: pyte
     ("options", "said"),
     [
         ({"stream": "object"}, r"no stream 'object': give a TOML file or a preset; did you mean objects"),
-        ({"stream": "objects"}, "needs --data FOLDER, with DreamBooth's dataset"),
+        ({"stream": "objects"}, "needs data: a folder with DreamBooth's dataset"),
         ({"stream": "mine.toml"}, "cannot read the stream mine.toml"),
-        ({"stream": "mine.toml", "data": Path(".")}, "--data goes with a preset"),
+        ({"stream": "mine.toml", "data": Path(".")}, "only the presets objects and styles read data"),
         ({"method": "naive,merge"}, "no method 'merge'"),
         ({"order": "0,a"}, "order takes a whole number, found a"),
         ({"seed": "1,1"}, "seed has 1 twice"),
@@ -250,8 +242,6 @@ def test_a_short_disk_is_said_before_the_start(tmp_path: Path, monkeypatch: pyte
     ],
 )
 def test_options_are_refused_before_a_model_is_loaded(options: dict[str, Any], said: str) -> None:
-    from t2iprobe.plugins.continual.options import ContinualOptions, build
-
     nobody: Any = SimpleNamespace(load=lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(ConfigError, match=said):
         build(ContinualOptions(model="nowhere", **options), nobody)

@@ -82,11 +82,11 @@ def continual(asked: ContinualOptions, plugins: Plugins) -> Outcome:
     The model is as before once this is done.
     """
     from t2iprobe.api.outcomes import Outcome
-    from t2iprobe.plugins.continual import commands, output
+    from t2iprobe.plugins.continual import commands
 
     answer = commands.learnt(asked, plugins)
     assert asked.out is not None
-    return Outcome(asked.out, answer, output.rows(answer))
+    return Outcome(asked.out, answer, commands.rows(answer))
 
 
 @on_prompts(CaptureOptions)

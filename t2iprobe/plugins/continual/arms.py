@@ -33,6 +33,11 @@ class ModelSeries:
         return "/".join(parts)
 
     @property
+    def run(self) -> tuple[int, int]:
+        """Order and seed; 0 where there is none."""
+        return self.order or 0, self.seed or 0
+
+    @property
     def reference(self) -> bool:
         """Whether the series is a reference and not a method."""
         return self.order is None
@@ -44,10 +49,6 @@ class ModelSeries:
     def states(self, tasks: int) -> int:
         """Number of models that are looked at: one after each task, or the only one."""
         return 1 if self.reference else tasks
-
-    def columns(self, after: int, tasks: int, *, full: bool) -> tuple[int, ...]:
-        """Positions of the tasks whose pictures are asked of the model after the task at position ``after``."""
-        return tuple(range(tasks if full or self.reference else after + 1))
 
 
 def arms(

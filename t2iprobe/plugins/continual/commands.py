@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from t2iprobe.cli.command import takes
-from t2iprobe.cli.console import Format
+from t2iprobe.cli.console import Format, notes, print_json, print_plan, print_table, say, stopping, tell
 from t2iprobe.cli.cost import agree
+from t2iprobe.cli.progress import counting
+from t2iprobe.cli.tables import print_wide
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.statistics import Interval
 from t2iprobe.plugins.continual.options import (
     ContinualAnalyzeOptions,
     ContinualOptions,
     EvalOptions,
+    StreamOptions,
     build,
     check_data,
-    planned,
-    planned_without,
     scores_of,
+    stream_of,
 )
-from t2iprobe.plugins.continual.output import print_answer, print_plan, say, scoring, watching
+from t2iprobe.plugins.continual.workers import Shared, helping, threads, usual
 
 if TYPE_CHECKING:
+    from t2iprobe.core.runs.stop import Stop
     from t2iprobe.plugins.continual.evaluation import TaskScorer
     from t2iprobe.plugins.continual.plan import ContinualPlan
-    from t2iprobe.plugins.continual.run import ContinualRun
+    from t2iprobe.plugins.continual.run import ContinualCallbacks, ContinualRun
     from t2iprobe.plugins.continual.streams import TaskStream
     from t2iprobe.registry.manager import Plugins
 
+NONE: Mapping[str, Any] = {"runs": 0, "mean": None}  # a measure of a method that has no finished run
+
 app = typer.Typer(
-    help="Learn concepts one after another by LoRA, with no past data and no past adapters; measure what is forgotten.",
+    help="Learn concepts one after another by LoRA, without past data or past adapters; measure what is forgotten.",
     no_args_is_help=True,
 )
 
@@ -40,9 +50,9 @@ app = typer.Typer(
 @app.command()
 @takes(ContinualOptions)
 def run(asked: ContinualOptions, context: typer.Context) -> None:
-    """Learn a stream of concepts by every method, order and seed, draw what each model still knows, and score it.
+    """Learn a stream of concepts with every method, order and seed; draw and score what each model still knows.
 
-    An interrupted run goes on where it stopped, after any task and within one: give the same command again. A second
+    To resume an interrupted run, give the same command again: it continues after the last task, or within it. A second
     process with the same command takes the arms (a method, order and seed) that are free.
 
     Examples:
@@ -64,35 +74,15 @@ def run(asked: ContinualOptions, context: typer.Context) -> None:
     elif asked.plan:
         print_plan(_planned(asked, context.obj), asked.format)
     elif asked.full_size:
-        raise ConfigError(f"{asked.called('full_size')} goes with {asked.called('plan')}")
+        raise ConfigError(f"{asked.called('full_size')} only works with {asked.called('plan')}")
     else:
-        print_answer(learnt(asked, context.obj), asked.format)
-
-
-def learnt(asked: ContinualOptions, plugins: Plugins) -> dict[str, Any]:
-    """Do what was asked, or whatever part of it is missing; returns the JSON object."""
-    check_data(asked)
-    made = _scorers(scores_of(asked), {})
-    found = build(asked, plugins)
-    _work(asked, found, type(plugins))
-    _score(found.folder, found.stream, made, plugins)
-    return _finish(found.folder, plugins)
-
-
-def _planned(asked: ContinualOptions, plugins: Plugins) -> dict[str, Any]:
-    """What a run would take, without what is done already."""
-    if asked.full_size:
-        return _full_size(asked.filled({"optimiser": "adamw"}), plugins)
-    found = build(asked.model_copy(update={"metric": ("none",)}), plugins)
-    cost = planned(found)
-    where = {"stream": found.stream.name, "model": found.learner.model.ref, "out": str(found.folder)}
-    return {**where, **cost.record(), "sentence": cost.sentence()}
+        _print_answer(learnt(asked, context.obj), asked.format)
 
 
 @app.command("eval")
 @takes(EvalOptions)
 def eval_(asked: EvalOptions, context: typer.Context) -> None:
-    """Score the pictures of a run; no model is loaded but the scorers'. What is scored already stays.
+    """Score the pictures of a run; only the scorers' models are loaded. Existing scores are kept.
 
     Examples:
 
@@ -100,19 +90,16 @@ def eval_(asked: EvalOptions, context: typer.Context) -> None:
 
       t2iprobe continual eval runs/mine --metric dino --dino my/dino-vits16
     """
-    from t2iprobe.plugins.continual.options import stream_of
-
-    manifest, learned = _again(asked)
-    found = stream_of(learned, str(manifest["settings"]["adapter"]))
+    stream = stream_of(_stream_of_run(asked))
     made = _scorers(list(asked.metric), {"clip_i": asked.clip_i, "dino": asked.dino, "csd": asked.csd})
-    _score(asked.run, found, made, context.obj)
-    print_answer(_finish(asked.run, context.obj), asked.format)
+    _score(asked.run, stream, made, context.obj)
+    _print_answer(_finish(asked.run, context.obj), asked.format)
 
 
 @app.command()
 @takes(ContinualAnalyzeOptions)
 def analyze(asked: ContinualAnalyzeOptions, context: typer.Context) -> None:
-    """Forgetting, learning and transfer of every method; conflicts, norms and angles of its weights; figures, a report.
+    """Report forgetting, learning and transfer of every method, and how its weights changed; with figures.
 
     Examples:
 
@@ -121,37 +108,74 @@ def analyze(asked: ContinualAnalyzeOptions, context: typer.Context) -> None:
       t2iprobe continual analyze runs/all-layers --against runs/localized --format json
     """
     answer = _finish(asked.run, context.obj, weights=asked.weights, against=asked.against)
-    print_answer(answer, asked.format)
+    _print_answer(answer, asked.format)
 
 
-def _work(asked: ContinualOptions, found: ContinualRun, plugins: type[Plugins]) -> None:
-    """Make the plan, and then do the run."""
-    from t2iprobe.core.runs.stop import Stop
-    from t2iprobe.plugins.continual.workers import Shared, helping, threads, usual
+def learnt(asked: ContinualOptions, plugins: Plugins) -> dict[str, Any]:
+    """Do a run, or whatever part of it is missing; returns the JSON object."""
+    check_data(asked)
+    made = _scorers(scores_of(asked), {})
+    run = build(asked, plugins)
+    _work(asked, run, type(plugins))
+    _score(run.folder, run.stream, made, plugins)
+    return _finish(run.folder, plugins)
 
-    count = asked.workers or min(usual(found.learner.model), len(found.arms))
-    stop = Stop(lambda: say("stopping after this step (again to stop at once)"))
-    evaluations = found.learner.model.evaluations(found.sampler.settings.get("num_steps"))
-    shared = Shared.new()
+
+def rows(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row per score and method: the mean of every measure over runs."""
+    return [
+        {"score": score, "method": method, **{name: metrics[name]["mean"] for name in found["shown"]}}
+        for score, found in answer["scores"].items()
+        for method, metrics in found["methods"].items()
+    ]
+
+
+def _planned(asked: ContinualOptions, plugins: Plugins) -> dict[str, Any]:
+    """What a run would take, without what is done already."""
+    from t2iprobe.plugins.continual.plan import plan, timed
+
+    asked = asked.model_copy(update={"metric": ("none",)})
+    if not asked.full_size:
+        run = build(asked, plugins)
+        where = {"stream": run.stream.name, "model": run.learner.model.ref, "out": str(run.folder)}
+        return {**where, **timed(run, plan(run)).record()}
+    if asked.arch is None or asked.model is not None:
+        full, arch, model = (asked.called(name) for name in ("full_size", "arch", "model"))
+        raise ConfigError(f"{full} plans for the published model of an architecture: give {arch}, and no {model}")
+    run = build(asked.model_copy(update={"out": None}), plugins)
+    widths = run.learner.widths.values()
+    size = {"targets": len(widths), "lora_parameters": run.learner.recipe.rank * sum(map(sum, widths))}
+    return {"stream": run.stream.name, "model": f"{asked.arch}, published size", **size, **plan(run).record()}
+
+
+def _work(asked: ContinualOptions, run: ContinualRun, plugins: type[Plugins]) -> None:
+    """Plan the run, and then do it."""
+    from t2iprobe.plugins.continual.plan import plan, timed
+
+    count = asked.workers or min(usual(run.learner.model), len(run.arms))
+    shared = Shared()
     with threads(count) as share:
-        cost = planned(found)
+        cost = timed(run, plan(run))
         if cost.steps or cost.images:
-            _say_plan(asked, found, replace(cost, seconds=(cost.seconds or 0.0) / count), count)
+            _say_plan(asked, run, replace(cost, seconds=(cost.seconds or 0.0) / count), count)
         else:
-            say(f"{found.folder} is learnt and drawn already")
+            say(f"everything in {run.folder} is learnt and drawn already")
             count = 1
-        with watching(cost, evaluations, stop, shared) as callbacks, helping(asked, count - 1, share, shared, plugins):
-            found.work(callbacks)
+        with (
+            _watching(run, cost, stopping("this step"), shared) as callbacks,
+            helping(asked, count - 1, share, shared, plugins),
+        ):
+            run.work(callbacks)
 
 
-def _say_plan(asked: ContinualOptions, found: ContinualRun, cost: ContinualPlan, workers: int) -> None:
+def _say_plan(asked: ContinualOptions, run: ContinualRun, cost: ContinualPlan, workers: int) -> None:
     """Print one line on stderr; refuse a run for lack of disk space, and a long or large one without ``--yes``."""
     from t2iprobe.plugins.continual.plan import check_disk
 
-    names = ", ".join(one.name for one in found.methods)
+    names = ", ".join(one.name for one in run.methods)
     many = f", with {workers} processes" if workers > 1 else ""
-    say(f"plan: {names} on {found.stream.name} ({len(found.stream)} tasks): {cost.sentence()}{many}, in {found.folder}")
-    check_disk(found.folder, cost)
+    say(f"plan: {names} on {run.stream.name} ({len(run.stream)} tasks): {cost.sentence()}{many}, in {run.folder}")
+    check_disk(run.folder, cost)
     agree(asked.yes, cost.seconds or 0, cost.bytes)
 
 
@@ -165,59 +189,97 @@ def _scorers(names: list[str], refs: dict[str, str | None]) -> list[TaskScorer]:
     return made
 
 
-def _score(path: Path, stream: TaskStream, made: list[TaskScorer], plugins: Plugins) -> None:
+def _score(folder: Path, stream: TaskStream, made: list[TaskScorer], plugins: Plugins) -> None:
     from t2iprobe.core.runs.checksums import changing
     from t2iprobe.plugins.continual.evaluation import evaluate, missing
 
     names = [one.name for one in made]
     similar: Any = plugins.metrics()["ssim"]()
-    with changing(path), scoring(missing(path, names), ", ".join(names)) as tick:
-        evaluate(path, stream, made, similar.score, tick)
+    total = missing(folder, names)
+    with changing(folder), counting(f"scoring ({', '.join(names)})", total) as tick:
+        evaluate(folder, stream, made, similar.score, lambda scored: tick(scored, total))
 
 
-def _finish(path: Path, plugins: Plugins, *, weights: bool = False, against: Path | None = None) -> dict[str, Any]:
-    from t2iprobe.plugins.continual.summary import answer
+def _finish(folder: Path, plugins: Plugins, *, weights: bool = False, against: Path | None = None) -> dict[str, Any]:
+    from t2iprobe.plugins.continual.report import answer
 
-    return answer(path, plugins.write_page, weights=weights, against=against)
+    return answer(folder, plugins.write_page, weights=weights, against=against)
 
 
-def _again(asked: EvalOptions) -> tuple[dict[str, Any], ContinualOptions]:
-    """The stream options that the run was started with."""
+def _stream_of_run(asked: EvalOptions) -> StreamOptions:
+    """The stream that a run learnt, unless the options name another place."""
     from t2iprobe.plugins.continual.evaluation import read_run
 
-    manifest = read_run(asked.run)
-    given = manifest["arguments"]
-    folder = asked.data or (Path(given["data"]).expanduser() if given.get("data") else None)
+    given = read_run(asked.run)["arguments"]
     stream = asked.stream or str(Path(given["stream"]).expanduser())
-    return manifest, ContinualOptions(stream=stream, data=folder)
+    return StreamOptions(stream=stream, data=asked.data or (given.get("data") and Path(given["data"]).expanduser()))
 
 
-def _full_size(asked: ContinualOptions, plugins: Plugins) -> dict[str, Any]:
-    from t2iprobe.core.names import choice
+@contextmanager
+def _watching(run: ContinualRun, cost: ContinualPlan, stop: Stop, shared: Shared) -> Iterator[ContinualCallbacks]:
+    """Show two bars: training steps and pictures, counted over all processes."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as bar:
+        steps = bar.add_task("training steps", total=cost.steps, note="")
+        pictures = bar.add_task("pictures", total=cost.images, note="")
 
-    if asked.arch is None or asked.model is not None:
-        what = f"{asked.called('arch')}, and no {asked.called('model')}"
-        raise ConfigError(
-            f"{asked.called('full_size')} plans for the published configuration of an architecture: give {what}"
-        )
-    adapter = choice("architecture", asked.arch, plugins.adapters())
-    cost, targets, parameters = planned_without(asked, adapter)
-    facts = {"stream": asked.stream, "model": f"{asked.arch}, published size", "targets": len(targets.modules)}
-    return {**facts, "lora_parameters": parameters, **cost.record(), "sentence": cost.sentence()}
+        def update() -> None:
+            bar.update(steps, completed=int(shared.steps.value))
+            bar.update(pictures, completed=round(shared.pictures.value))
+
+        yield shared.callbacks(run, update, begins=lambda what: bar.update(steps, note=escape(what)), stop=stop)
+
+
+def _print_answer(answer: Mapping[str, Any], format: Format) -> None:
+    """Print the results of a run."""
+    if format is Format.json:
+        print_json(answer)
+        return
+    for score, found in answer["scores"].items():
+        _print_scores(score, found)
+    if not answer["scores"]:
+        tell("no scores yet: t2iprobe continual eval RUN --metric clip-i,dino")
+    for name, place in answer.get("files", {}).items():
+        tell(f"{name}: {place}")
+
+
+def _print_scores(score: str, found: Mapping[str, Any]) -> None:
+    """Print the measures of all methods, and the mean scores of the references in the first column."""
+    names = found["shown"]
+    heads = ["method", "runs (orders × seeds)", *(name.replace("_", " ") for name in names)]
+    lines = []
+    for method, metrics in found["methods"].items():
+        most = max(metrics.values(), key=lambda one: one["runs"], default=NONE)
+        lines.append([method, _runs(most), *(_cell(metrics.get(name, NONE)) for name in names)])
+    for reference, value in found["references"].items():
+        lines.append([f"({reference})", _runs(value), *[_cell(value), *[""] * len(names)][: len(names)]])
+    print_wide(heads, lines, title=f"{score}: mean over runs, with its 95 % interval over orders and seeds")
+
+
+def _runs(one: Mapping[str, Any]) -> str:
+    return f"{one['runs']} ({one['orders']} × {one['seeds']})" if one["runs"] else "0"
+
+
+def _cell(one: Mapping[str, Any]) -> str:
+    return "-" if one["mean"] is None else Interval.of([one[name] for name in ("mean", "low", "high")]).said(3)
 
 
 def _list_methods(format: Format) -> None:
+    """Print the methods and the parts that they are made of."""
     from t2iprobe.plugins.continual.initializers import INITIALIZERS, PEFT
     from t2iprobe.plugins.continual.mergers import MERGERS
     from t2iprobe.plugins.continual.methods import METHODS, REFERENCES
-    from t2iprobe.plugins.continual.output import print_methods
     from t2iprobe.plugins.continual.regularizers import REGULARIZERS
 
     kinds: dict[str, Any] = {"starts": INITIALIZERS, "merges": MERGERS, "penalties": REGULARIZERS}
     found = {
         "methods": {name: summary for name, (summary, _) in METHODS.items()},
-        "references": dict(REFERENCES),
+        "references": REFERENCES,
         **{what: {name: one.summary for name, one in kind.items()} for what, kind in kinds.items()},
     }
-    found["starts"] = dict.fromkeys(PEFT, "peft's start of that name") | found["starts"]
-    print_methods(found, format)
+    found["starts"] = dict.fromkeys(PEFT, "peft's initialisation of that name") | found["starts"]
+    if format is Format.json:
+        print_json(found)
+        return
+    rows = [(kind, name, summary) for kind, parts in found.items() for name, summary in parts.items()]
+    print_table(("part", "name", "what it does"), rows)

@@ -42,24 +42,25 @@ Scores = NDArray[np.float64]
 Floats = NDArray[np.float64]
 
 
-def embedded_stream(seed: int, family: str, marks: Sequence[str] = USUAL) -> TaskStream:
+def embedded_stream(seed: int, marks: Sequence[str] = USUAL) -> TaskStream:
     """A task a mark. Training pictures, references and evaluation prompts have no word in common.
 
     Args:
-        seed: of words, colours and walls.
-        family: of the model; only the stream's name tells it, the pictures are the same for all.
+        seed: seed of words, colours and walls.
         marks: keys of ``signs.MARKS``.
 
     Raises:
-        ConfigError: no such mark, or one twice.
+        ConfigError: there is no such mark, or one is given twice.
     """
     for mark in marks:
         choice("concept", mark, MARKS)
     if len(set(marks)) < len(marks) or not marks:
-        raise ConfigError(f"a stream teaches each concept once, found {', '.join(marks) or 'none'}")
+        raise ConfigError(
+            f"a stream needs at least one concept, and each only once; found {', '.join(marks) or 'none'}"
+        )
     words = _words(np.random.default_rng([seed, 0]))
     tasks = tuple(_task(mark, words, np.random.default_rng([seed, 1, list(MARKS).index(mark)])) for mark in marks)
-    return TaskStream(f"embedded-{family}", tasks, _generic(words, np.random.default_rng([seed, 2])))
+    return TaskStream("embedded", tasks, _generic(words, np.random.default_rng([seed, 2])))
 
 
 def prompt_of(sign: NewSign) -> str:

@@ -6,7 +6,6 @@ the generic prompts are compared with the base model's pictures from the same no
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -20,8 +19,9 @@ from t2iprobe.core.names import choice
 from t2iprobe.core.runs import runfolder
 from t2iprobe.plugins.continual.arms import BASE, ModelSeries, arms
 from t2iprobe.plugins.continual.concepts import ConceptScore
-from t2iprobe.plugins.continual.grid import ResultGrid
+from t2iprobe.plugins.continual.grid import ResultGrid, begun
 from t2iprobe.plugins.continual.scores import LIKENESSES
+from t2iprobe.plugins.continual.streamfile import record
 from t2iprobe.plugins.continual.streams import Task, TaskStream
 
 RETENTION = "ssim"
@@ -51,26 +51,15 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     found = runfolder.read_manifest(folder)
     if found["settings"].get("kind") != "continual":
-        raise ConfigError(f"{folder} is a run of another command; this one wants a run of `t2iprobe continual run`")
+        raise ConfigError(f"{folder} is a run of another command; give one of `t2iprobe continual run`")
     return found
 
 
-def arms_of(manifest: dict[str, Any]) -> list[ModelSeries]:
-    """The arms of a run."""
+def grids_of(folder: Path, manifest: dict[str, Any]) -> dict[ModelSeries, ResultGrid]:
+    """The arms of a run that already have pictures."""
     settings = manifest["settings"]
     names = [one["name"] for one in settings["methods"]]
-    return arms(names, settings["orders"], settings["seeds"], settings["references"])
-
-
-def begun(folder: Path, manifest: dict[str, Any]) -> Iterator[tuple[ModelSeries, ResultGrid]]:
-    """The arms of a run that already have pictures."""
-    for arm in arms_of(manifest):
-        try:
-            grid = ResultGrid.open(folder / runfolder.STORE, arm)
-        except ConfigError:
-            continue
-        if grid.done.any():
-            yield arm, grid
+    return begun(folder / runfolder.STORE, arms(names, settings["orders"], settings["seeds"], settings["references"]))
 
 
 def evaluate(
@@ -87,35 +76,34 @@ def evaluate(
         stream: stream that the run learnt.
         scorers: what scores a task's pictures.
         similar: structural similarity, for pictures of the generic prompts.
-        tick: called with the number of pictures just scored.
+        tick: called with the number of pictures scored so far.
 
     Raises:
         ConfigError: there is no run, or it learnt another stream.
     """
     manifest = read_run(folder)
     check_stream(manifest, stream)
-    total = 0
-    found = list(begun(folder, manifest))
-    for arm, grid in found:
+    total, grids = 0, grids_of(folder, manifest)
+    for arm, grid in grids.items():
         for scorer in scorers:
             for number in _score(grid, stream, scorer):
-                tick(number)
                 total += number
+                tick(total)
         if similar is not None and stream.generic and arm.method != BASE:
-            _retain(grid, similar, next((one for known, one in found if known.method == BASE), None))
+            _retain(grid, similar, grids.get(ModelSeries(BASE)))
     return total
 
 
 def missing(folder: Path, names: Sequence[str]) -> int:
     """Number of pictures without a score."""
-    total = 0
-    for _, grid in begun(folder, read_run(folder)):
-        done = grid.done[:, :-1].astype(bool)
-        for name in names:
-            known = grid.scores(name)
-            empty = np.ones_like(done) if known is None else np.isnan(known).any(axis=2)
-            total += int((done & empty).sum()) * grid.group["images"].shape[2]  # type: ignore[union-attr]
-    return total
+    grids = grids_of(folder, read_run(folder)).values()
+    return sum(len(_unscored(grid, name)) * grid.images_per_task for grid in grids for name in names)
+
+
+def _unscored(grid: ResultGrid, name: str) -> list[list[int]]:
+    """(after, position) of the tasks whose pictures are drawn and have no score."""
+    known, drawn = grid.scores(name), grid.done[:, :-1] == 1
+    return np.argwhere(drawn if known is None else drawn & np.isnan(known).any(axis=2)).tolist()
 
 
 def check_stream(manifest: dict[str, Any], stream: TaskStream) -> None:
@@ -124,23 +112,20 @@ def check_stream(manifest: dict[str, Any], stream: TaskStream) -> None:
     Raises:
         ConfigError: the streams differ.
     """
-    from t2iprobe.plugins.continual.streamfile import record
-
-    wanted = json.loads(json.dumps(record(stream)))
-    differing = list(runfolder.differences(manifest["settings"]["stream"], wanted, name="stream"))
+    differing = list(runfolder.differences(manifest["settings"]["stream"], record(stream), name="stream"))
     if differing:
-        raise ConfigError(f"the run learnt another stream ({differing[0]}); give the same --stream, --data and files")
+        raise ConfigError(
+            f"the run learnt another stream ({differing[0]}); give the stream, data folder and files of the run"
+        )
 
 
 def _score(grid: ResultGrid, stream: TaskStream, scorer: TaskScorer) -> Iterator[int]:
     """Score the pictures that have no score yet, yielding their count as they are scored."""
-    column: Any = grid.scored(scorer.name)
-    known, done, order = column[:], grid.done, grid.order
-    for after, position in np.argwhere(done[:, :-1] == 1).tolist():
-        if np.isnan(known[after, position]).any():
-            images = grid.pictures(after, position)
-            column[after, position] = np.asarray(scorer.score(images, stream.tasks[order[position]]), np.float32)
-            yield len(images)
+    column, order = grid.scored(scorer.name), grid.order
+    for after, position in _unscored(grid, scorer.name):
+        images = grid.pictures(after, position)
+        column[after, position] = np.asarray(scorer.score(images, stream.tasks[order[position]]), np.float32)
+        yield len(images)
 
 
 def _retain(grid: ResultGrid, similar: Similarity, base: ResultGrid | None) -> None:

@@ -8,8 +8,8 @@ not measured is NaN, never a guess.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,43 +21,23 @@ Matrix = NDArray[np.float64]
 Run = tuple[int, int]  #: order and seed
 
 
-class Measure(NamedTuple):
-    """A number that describes a run.
-
-    Args:
-        text: how it is computed, with T tasks, ``b`` for the base model, ``alone`` for a task learnt on the base model.
-        better: whether ``higher`` or ``lower`` is better.
-    """
-
-    text: str
-    better: str
-
-
-#: the measures, by the keys of :func:`summary`
-MEASURES: Mapping[str, Measure] = {
-    "average_score": Measure("mean of R[T, j] over all tasks (the paper's)", "higher"),
-    "forgetting": Measure(
-        "mean over all T tasks of the best R[i, j] since the task was learnt, the last included, less R[T, j] "
-        "(the paper's); never negative, and 0 for the last task",
-        "lower",
-    ),
-    "forgetting_chaudhry": Measure(
-        "mean over the first T - 1 tasks of the best R[i, j] before the last training less R[T, j] "
-        "(Chaudhry et al. 2018); negative where the last training helped",
-        "lower",
-    ),
-    "forgetting_mammoth": Measure(
-        "mean over the first T - 1 tasks of the best R[i, j] of all less R[T, j] (the library mammoth's)", "lower"
-    ),
-    "bwt": Measure("backward transfer: mean over the first T - 1 tasks of R[T, j] - R[j, j]", "higher"),
-    "fwt": Measure(
-        "forward transfer: mean over the last T - 1 tasks of R[j - 1, j] - b[j]; needs the full grid", "higher"
-    ),
-    "average_incremental": Measure("mean over i of the mean of R[i, j] over the tasks learnt by then", "higher"),
-    "learning_accuracy": Measure("mean of R[j, j]: each task right after it was learnt", "higher"),
-    "intransigence": Measure("mean of alone[j] - R[j, j]: what a task lost by coming after others", "lower"),
-    "retention": Measure("how like the base model's the pictures of the generic prompts are at the end", "higher"),
-    "retention_least": Measure("the same after the task where it is least", "higher"),
+#: how each measure is computed, by the keys of :func:`summary`, with T tasks, ``b`` for the base model and ``alone``
+#: for tasks learnt on the base model; forgetting and intransigence are better if lower, all others if higher
+MEASURES: Mapping[str, str] = {
+    "average_score": "mean of R[T, j] over all tasks (the paper's)",
+    "forgetting": "mean over all T tasks of the best R[i, j] since the task was learnt, the last included, minus "
+    "R[T, j] (the paper's); never negative, and 0 for the last task",
+    "forgetting_chaudhry": "mean over the first T - 1 tasks of the best R[i, j] before the last training minus R[T, j] "
+    "(Chaudhry et al. 2018); negative where the last training helped",
+    "forgetting_mammoth": "mean over the first T - 1 tasks of the best R[i, j] of all minus R[T, j] (as in the library "
+    "mammoth)",
+    "bwt": "backward transfer: mean over the first T - 1 tasks of R[T, j] - R[j, j]",
+    "fwt": "forward transfer: mean over the last T - 1 tasks of R[j - 1, j] - b[j]; needs the full grid",
+    "average_incremental": "mean over i of the mean of R[i, j] over the tasks learnt by then",
+    "learning_accuracy": "mean of R[j, j]: each task right after it was learnt",
+    "intransigence": "mean of alone[j] - R[j, j]: what a task lost by coming after others",
+    "retention": "similarity of the generic prompts' pictures to the base model's, at the end",
+    "retention_least": "the same after the task where it is lowest",
 }
 
 
@@ -104,11 +84,8 @@ def by_task(R: ArrayLike) -> dict[str, Matrix]:
 
 def over_runs(summaries: Mapping[Run, Mapping[str, float]]) -> dict[str, dict[Run, float]]:
     """The values of every measure by run, leaving out those that could not be computed."""
-    names = [name for name in MEASURES if any(name in one for one in summaries.values())]
-    return {
-        name: {run: one[name] for run, one in summaries.items() if name in one and math.isfinite(one[name])}
-        for name in names
-    }
+    names = MEASURES if summaries else ()
+    return {name: {run: one[name] for run, one in summaries.items() if math.isfinite(one[name])} for name in names}
 
 
 def interval(runs: Mapping[Run, float], confidence: float = 0.95) -> Interval:
@@ -139,24 +116,23 @@ def mean_matrix(matrices: Sequence[ArrayLike]) -> Matrix:
     """
     stack = [_square(one) for one in matrices]
     if len({one.shape for one in stack}) != 1:
-        raise ShapeError(f"a mean needs matrices of one size, found {', '.join(str(one.shape) for one in stack)}")
-    block = np.stack(stack)
-    known = np.isfinite(block)
-    total = np.where(known, block, 0.0).sum(axis=0)
-    return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)
+        raise ShapeError(f"a mean needs matrices of the same size, found {', '.join(str(one.shape) for one in stack)}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a cell that no run measured
+        return np.nanmean(stack, axis=0)
 
 
 def _square(R: ArrayLike) -> Matrix:
     found = np.asarray(R, np.float64)
     if found.ndim != 2 or found.shape[0] != found.shape[1] or not len(found):
-        raise ShapeError(f"scores have a row and a column a task, found the shape {found.shape}")
+        raise ShapeError(f"scores have one row and one column per task, found the shape {found.shape}")
     return found
 
 
 def _row(name: str, values: ArrayLike | None, tasks: int) -> Matrix:
     found = np.full(tasks, np.nan) if values is None else np.asarray(values, np.float64)
     if found.shape != (tasks,):
-        raise ShapeError(f"{name} has one number a task, {tasks} of them; found the shape {found.shape}")
+        raise ShapeError(f"{name} has one number for each of {tasks} tasks, found the shape {found.shape}")
     return found
 
 
@@ -167,9 +143,7 @@ def _learnt(R: Matrix) -> Matrix:
 
 def _best(R: Matrix) -> Matrix:
     """The best score in every column; NaN where nothing was measured."""
-    filled = np.where(np.isnan(R), -np.inf, R)
-    best = filled.max(axis=0, initial=-np.inf)
-    return np.where(np.isneginf(best), np.nan, best)
+    return np.fmax.reduce(R, axis=0, initial=np.nan)
 
 
 def _mean(values: Matrix) -> float:

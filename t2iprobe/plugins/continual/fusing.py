@@ -28,9 +28,9 @@ def fused(model: Model, modules: Sequence[str], state: TaskState) -> Iterator[fl
         ConfigError: a LoRA is on the model, or the state belongs to other modules.
     """
     if getattr(model.denoiser, "peft_config", None):
-        raise ConfigError("the model has a LoRA on; take it off before another state is put into its weights")
+        raise ConfigError("the model already has a LoRA; unload it before a state is added to its weights")
     if odd := {*state.delta} - {*modules}:
-        raise ConfigError(f"the state has learnt {min(odd)}, which this scope does not adapt; choose another --out")
+        raise ConfigError(f"the saved state changes {min(odd)}, which this scope does not adapt; choose another --out")
     kept: dict[str, Tensor] = {}
     lost = norm = 0.0
     try:

@@ -14,6 +14,7 @@ An arm is a method, order and seed, or a reference. Only one process writes an a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,9 @@ class ResultGrid:
         states = arm.states(shape.tasks)
         if "done" not in group:
             group.attrs["order"] = list(arm.sequence(shape.tasks))
-            each = (*shape.size, 3)
-            _pictures(group, "images", (states, shape.tasks, shape.pictures), each, AXES["scores"])
+            _pictures(group, "images", (states, shape.tasks, shape.pictures), shape.size, AXES["scores"])
             if shape.generic:
-                _pictures(group, "generic", (states, shape.generic), each, AXES["kept"])
+                _pictures(group, "generic", (states, shape.generic), shape.size, AXES["kept"])
             done = (states, shape.tasks + 1)
             group.create_array("done", shape=done, dtype="uint8", fill_value=0, dimension_names=("after", "cell"))
         return cls(group)
@@ -117,6 +117,11 @@ class ResultGrid:
         """The pictures of a task in a state."""
         return _images(read(member(self.group, "images"), (after, task)))
 
+    @property
+    def images_per_task(self) -> int:
+        """Number of pictures of a task in a state."""
+        return int(member(self.group, "images").shape[2])
+
     def generic(self, after: int) -> list[Image.Image]:
         """The pictures of the generic prompts in a state."""
         return _images(read(member(self.group, "generic"), after))
@@ -135,17 +140,8 @@ class ResultGrid:
         """The array of a score, created if it is missing."""
         path = f"{kind}/{name}"
         if path not in self.group:
-            pictures = member(self.group, "images" if kind == "scores" else "generic")
-            shape, names = pictures.shape[:-3], AXES[kind]
-            self.group.create_array(
-                path,
-                shape=shape,
-                chunks=(1, *shape[1:]),
-                dtype="float32",
-                fill_value=np.nan,
-                dimension_names=names,
-                compressors=compressors(),
-            )
+            counts = member(self.group, "images" if kind == "scores" else "generic").shape[:-3]
+            _create(self.group, path, counts, (1, *counts[1:]), AXES[kind], "float32", np.nan)
         return member(self.group, path)
 
     def note(self, **facts: Any) -> None:
@@ -158,19 +154,35 @@ class ResultGrid:
         return dict(self.group.attrs)
 
 
+def begun(store: Path, arms: Sequence[ModelSeries]) -> dict[ModelSeries, ResultGrid]:
+    """The arms that already have pictures."""
+    found = {}
+    for arm in arms:
+        with suppress(ConfigError):
+            found[arm] = ResultGrid.open(store, arm)
+    return {arm: grid for arm, grid in found.items() if grid.done.any()}
+
+
 def _pictures(
-    group: zarr.Group, name: str, counts: tuple[int, ...], each: tuple[int, ...], names: tuple[str, ...]
+    group: zarr.Group, name: str, counts: tuple[int, ...], size: tuple[int, int], names: tuple[str, ...]
 ) -> None:
+    each = (*size, 3)
     together = max(1, min(counts[-1], CHUNK // int(np.prod(each))))
-    group.create_array(
-        name,
-        shape=(*counts, *each),
-        chunks=(*(1 for _ in counts[:-1]), together, *each),
-        dtype="uint8",
-        fill_value=0,
-        dimension_names=(*names, "y", "x", "rgb"),
-        compressors=compressors(),
-    )
+    chunks = (*(1 for _ in counts[:-1]), together, *each)
+    _create(group, name, (*counts, *each), chunks, (*names, "y", "x", "rgb"), "uint8", 0)
+
+
+def _create(
+    group: zarr.Group,
+    path: str,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    names: tuple[str, ...],
+    dtype: str,
+    fill: float,
+) -> None:
+    settings: Any = {"dtype": dtype, "fill_value": fill, "dimension_names": names, "compressors": compressors()}
+    group.create_array(path, shape=shape, chunks=chunks, **settings)
 
 
 def _images(block: NDArray[np.uint8]) -> list[Image.Image]:

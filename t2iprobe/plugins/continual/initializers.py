@@ -1,4 +1,4 @@
-"""How the adapter of the next task starts, given what was handed over: :class:`Initializer`.
+"""How the adapter of the next task starts, given what earlier tasks left: :class:`Initializer`.
 
 ``gaussian`` and every other start that peft knows by name; the paper's continuation and column-orthogonal start
 (arXiv 2410.04891); and two that separate orthogonality from step size: one with the gaussian start's norm, and one
@@ -7,7 +7,7 @@ orthogonal in the rows, that is, in the inputs that the adapter reads.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -23,16 +23,8 @@ from t2iprobe.plugins.continual.subspace import Osf
 from t2iprobe.plugins.continual.task_state import TaskState
 from t2iprobe.training.lora import Lora
 
-#: name here -> name in peft; starts that peft adds later are taken under peft's own name
-PEFT: Mapping[str, bool | str] = {
-    "gaussian": "gaussian",
-    "kaiming": True,
-    "olora": "olora",
-    "pissa": "pissa",
-    "pissa_niter_4": "pissa_niter_4",
-    "orthogonal": "orthogonal",
-    "mica": "mica",
-}
+#: peft's starts; those that peft adds later can be used under peft's own name
+PEFT = ("gaussian", "kaiming", "olora", "pissa", "pissa_niter_4", "orthogonal", "mica")
 #: starts that need more than a name: peft would refuse the first two, and silently make the others kaiming
 NEEDING: Mapping[str, str] = {
     "corda": "covariances of inputs",
@@ -50,36 +42,35 @@ class Start:
     Args:
         model: the model, with the weights that the task starts from.
         modules: paths of the modules that learn.
-        rank, alpha: rank and alpha of the adapter.
-        state: state that was handed over.
+        rank: rank of the adapter.
+        state: what the earlier tasks left.
         seed: seed of the random draw.
     """
 
     model: Model
     modules: Sequence[str]
     rank: int
-    alpha: float
     state: TaskState
     seed: int
 
     def lora(self, init: bool | str = "gaussian") -> Lora:
-        """An adapter that peft starts."""
-        return Lora.attach(self.model, self.modules, rank=self.rank, alpha=self.alpha, init=init, seed=self.seed)
+        """An adapter that peft initialises."""
+        return Lora.attach(self.model, self.modules, rank=self.rank, init=init, seed=self.seed)
 
 
 class Initializer(ABC):
-    """How an adapter starts. A first task, with nothing handed over, starts gaussian unless the start is peft's."""
+    """How an adapter starts. A first task starts gaussian unless the start is peft's."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
     #: whether the previous task's adapter goes on learning, so that nothing may be merged in between
     continues: ClassVar[bool] = False
-    #: whether the last task's A has to be handed over
+    #: whether the last task's A has to be passed on
     needs_rows: ClassVar[bool] = False
     #: whether a first task always has the gaussian start
     plain_first: ClassVar[bool] = True
 
-    def attach(self, start: Start) -> Lora:
+    def attach(self, start: Start) -> Any:
         """Put the adapter on the model."""
         lora = start.lora()
         if start.state.tasks:
@@ -87,9 +78,15 @@ class Initializer(ABC):
                 self.adjust(lora, start)
         return lora
 
-    @abstractmethod
     def adjust(self, lora: Lora, start: Start) -> None:
         """Turn a gaussian start (B is 0) into this one."""
+        for path in start.modules:
+            first, _ = lora.matrices(path)
+            first.copy_(self.first(first, path, start.state))
+
+    def first(self, drawn: Tensor, path: str, state: TaskState) -> Tensor:
+        """A of a module, (rank, in), from a gaussian draw."""
+        return drawn
 
     def check(self, widths: Mapping[str, int], rank: int, tasks: int) -> None:  # noqa: B027 - most refuse nothing
         """Refuse what cannot be started, before anything is trained.
@@ -100,7 +97,7 @@ class Initializer(ABC):
             tasks: number of tasks in the stream.
 
         Raises:
-            ConfigError: there would be no room for the last tasks.
+            ConfigError: the rank is not possible, or there would be no room for the last tasks.
         """
 
 
@@ -127,13 +124,18 @@ class Peft(Initializer):
     def __post_init__(self) -> None:
         if self.init in NEEDING:
             raise ConfigError(
-                f"the start {self.init} is made from {NEEDING[self.init]}, which is not there when a task begins; "
-                f"take one of {', '.join(PEFT)}"
+                f"the start {self.init} needs {NEEDING[self.init]}, which are not available when a task begins; "
+                f"use one of {', '.join(PEFT)}"
             )
-        if _tried(self.init, 2):
+        if _objection(self._peft, 2):
             raise ConfigError(
                 f"no start {self.init!r}{near(self.init, PEFT)}; it is one of {', '.join(PEFT)}, or another of peft's"
             )
+
+    @property
+    def _peft(self) -> bool | str:
+        """Its name in peft."""
+        return True if self.init == "kaiming" else self.init
 
     @property
     def plain_first(self) -> bool:  # type: ignore[override]
@@ -142,72 +144,58 @@ class Peft(Initializer):
 
     def attach(self, start: Start) -> Lora:
         """See :class:`Initializer`."""
-        return start.lora(PEFT.get(self.init, self.init))
-
-    def adjust(self, lora: Lora, start: Start) -> None:
-        """Do nothing: peft has already started it."""
+        return start.lora(self._peft)
 
     def check(self, widths: Mapping[str, int], rank: int, tasks: int) -> None:
         """See :class:`Initializer`."""
-        if said := _tried(self.init, rank):
-            raise ConfigError(f"the start {self.init} cannot have the rank {rank}: {said}")
+        if said := _objection(self._peft, rank):
+            raise ConfigError(f"the start {self.init} cannot have rank {rank}: {said}")
 
 
-class Columns(Initializer):
-    """Works on A column by column, that is, on what each input becomes in the adapter's inner channels."""
-
-    needs_rows = True
-
-    def adjust(self, lora: Lora, start: Start) -> None:
-        """See :class:`Initializer`."""
-        for path in start.modules:
-            first, _ = lora.matrices(path)
-            before = start.state.last_rows(path)
-            assert before is not None, f"{self.name} was handed no A of {path}"
-            first.copy_(self.columns(before.to(first), first))
-
-    @staticmethod
-    @abstractmethod
-    def columns(before: Tensor, drawn: Tensor) -> Tensor:
-        """The new A, from the last task's A and a gaussian draw."""
-
-
-class ColumnOrtho(Columns):
-    """The paper's ``ortho_init``."""
+class ColumnOrtho(Initializer):
+    """The paper's ``ortho_init``: works column by column, on what each input becomes in the adapter's channels."""
 
     name = "column-ortho"
     summary = "each column of A orthogonal to the last task's, of length 1 (the paper's)"
+    needs_rows = True
 
-    @staticmethod
-    def columns(before: Tensor, drawn: Tensor) -> Tensor:
-        """See :class:`Columns`."""
+    def first(self, drawn: Tensor, path: str, state: TaskState) -> Tensor:
+        """See :class:`Initializer`."""
+        before = state.last_rows(path)
+        assert before is not None, f"{self.name} needs the last task's A of {path}"
+        return self.columns(before.to(drawn), drawn)
+
+    def columns(self, before: Tensor, drawn: Tensor) -> Tensor:
+        """The new A, from the last task's A and a gaussian draw."""
         return null_columns(before)
 
+    def check(self, widths: Mapping[str, int], rank: int, tasks: int) -> None:
+        """See :class:`Initializer`."""
+        if rank < 2:
+            raise ConfigError(f"{self.name} needs a rank of at least 2: a single number is orthogonal only to 0")
 
-class ColumnOrthoMatched(Columns):
+
+class ColumnOrthoMatched(ColumnOrtho):
     """The same directions with the norm of a gaussian start, so without the longer steps of the paper's start."""
 
     name = "column-ortho-matched"
     summary = "the paper's columns with the norm of a gaussian start"
 
-    @staticmethod
-    def columns(before: Tensor, drawn: Tensor) -> Tensor:
-        """See :class:`Columns`."""
-        found = null_columns(before)
-        return found * (drawn.norm() / found.norm())
+    def columns(self, before: Tensor, drawn: Tensor) -> Tensor:
+        """See :class:`ColumnOrtho`."""
+        return _with_norm(null_columns(before), drawn)
 
 
-class ColumnOrthoGaussian(Columns):
+class ColumnOrthoGaussian(ColumnOrtho):
     """The part of a gaussian draw that is orthogonal, column by column, to the last task's column; of full rank."""
 
     name = "column-ortho-gaussian"
-    summary = "a gaussian start less its share along the last task's columns"
+    summary = "a gaussian start without its component along the last task's columns"
 
-    @staticmethod
-    def columns(before: Tensor, drawn: Tensor) -> Tensor:
-        """See :class:`Columns`."""
-        beside = _beside(_beside(drawn, before), before)  # twice: the first pass leaves rounding of the larger part
-        return beside * (drawn.norm() / beside.norm())
+    def columns(self, before: Tensor, drawn: Tensor) -> Tensor:
+        """See :class:`ColumnOrtho`."""
+        # twice: the first pass leaves rounding of the larger part
+        return _with_norm(_beside(_beside(drawn, before), before), drawn)
 
 
 class RowOrtho(Initializer):
@@ -216,13 +204,11 @@ class RowOrtho(Initializer):
     name = "row-ortho"
     summary = "the rows of A orthogonal to all that was learnt, with the norm of a gaussian start"
 
-    def adjust(self, lora: Lora, start: Start) -> None:
+    def first(self, drawn: Tensor, path: str, state: TaskState) -> Tensor:
         """See :class:`Initializer`."""
-        for path in start.modules:
-            first, _ = lora.matrices(path)
-            delta = start.state.dense(path)
-            assert delta is not None, f"{self.name} was handed no difference of {path}"
-            first.copy_(free_rows(first, delta.to(first)))
+        delta = state.dense(path)
+        assert delta is not None, f"{self.name} needs the earlier tasks' change of {path}"
+        return free_rows(drawn, delta.to(drawn))
 
     def check(self, widths: Mapping[str, int], rank: int, tasks: int) -> None:
         """See :class:`Initializer`."""
@@ -230,7 +216,7 @@ class RowOrtho(Initializer):
         if rank * tasks > width:
             raise ConfigError(
                 f"{self.name} has room for {width // rank} tasks of rank {rank} in the {width} inputs of {path}, and "
-                f"the stream has {tasks}; take a rank of at most {width // tasks}"
+                f"the stream has {tasks}; choose a rank of at most {width // tasks}"
             )
 
 
@@ -245,13 +231,10 @@ class OrthogonalSubspace(Initializer):
         """See :class:`Initializer`."""
         return Osf.attach(start.model, start.modules, rank=start.rank)
 
-    def adjust(self, lora: Lora, start: Start) -> None:
-        """Do nothing: it starts from the weights."""
 
-
-def _tried(init: str, rank: int) -> str:
+def _objection(init: bool | str, rank: int) -> str:
     """What peft itself says against a start, tried on a module made for the purpose; empty if it has no objection."""
-    config = LoraConfig(r=rank, init_lora_weights=PEFT.get(init, init), target_modules=["0"])
+    config = LoraConfig(r=rank, init_lora_weights=init, target_modules=["0"])
     with torch.random.fork_rng(devices=[]):
         try:
             inject_adapter_in_model(config, nn.Sequential(nn.Linear(rank, rank)))
@@ -266,8 +249,6 @@ def null_columns(before: Tensor) -> Tensor:
     It is the vector that the paper's code takes, the last right-singular vector of the column as a 1 x r matrix, but
     computed in closed form, as the last row of the Householder reflection that maps the column onto the first axis.
     """
-    if before.shape[0] < 2:
-        raise ConfigError("a column-orthogonal start needs a rank of at least 2: a number is orthogonal to none but 0")
     wide = before.double()
     mirror = wide.clone()
     mirror[0] += torch.where(wide[0] < 0, -1.0, 1.0) * wide.norm(dim=0)
@@ -283,6 +264,11 @@ def _beside(drawn: Tensor, before: Tensor) -> Tensor:
     return drawn - unit * (unit * drawn).sum(dim=0)
 
 
+def _with_norm(found: Tensor, drawn: Tensor) -> Tensor:
+    """``found``, scaled to the norm of ``drawn``."""
+    return found * (drawn.norm() / found.norm())
+
+
 def free_rows(drawn: Tensor, delta: Tensor) -> Tensor:
     """Orthogonal rows in directions that ``delta`` (out, in) does not read, with the norm of ``drawn``, (r, in)."""
     _, values, rows = torch.linalg.svd(delta.double(), full_matrices=False)
@@ -291,7 +277,7 @@ def free_rows(drawn: Tensor, delta: Tensor) -> Tensor:
     for _ in range(2):
         free = free - free @ read.T @ read
     basis = torch.linalg.qr(free.T).Q.T
-    return (basis * (drawn.double().norm() / basis.norm())).to(drawn.dtype)
+    return _with_norm(basis, drawn.double()).to(drawn.dtype)
 
 
 #: the initializers without settings, by name

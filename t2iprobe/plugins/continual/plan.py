@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError, safe_open
-from torch import nn
 
 from t2iprobe.cli.cost import duration
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.parse import size_text
-from t2iprobe.core.runs import runfolder
-from t2iprobe.plugins.continual.arms import BASE, JOINT, SEPARATE, ModelSeries
-from t2iprobe.plugins.continual.grid import ResultGrid, Shape
+from t2iprobe.plugins.continual.arms import JOINT, SEPARATE, ModelSeries
+from t2iprobe.plugins.continual.grid import begun
 from t2iprobe.plugins.continual.mergers import Svd
 from t2iprobe.plugins.continual.methods import ContinualMethod
-from t2iprobe.plugins.continual.recipe import TaskTraining
 from t2iprobe.plugins.continual.regularizers import Ewc, OLora
+from t2iprobe.plugins.continual.run import ContinualRun
+from t2iprobe.plugins.continual.task_state import tasks_in
+from t2iprobe.training.lora import Lora
+from t2iprobe.training.trainer import Trainer
 
 FLOAT = 4  # bytes
 ROOM = 1.02  # factor on what is counted, for metadata and the file system
-
-
-@dataclass(frozen=True)
-class PlannedRuns:
-    """What is planned; the model may be on the meta device.
-
-    Args:
-        arms: arms of the run.
-        methods: methods by name.
-        recipe: recipe of the trainings.
-        shape: shape of each arm's pictures.
-        full: whether tasks that are still to come are sampled too.
-        widths: widths (in, out) of each module that learns.
-        archive: whether each task's adapter is kept.
-        folder: folder of the run; ``None`` if no run was begun.
-    """
-
-    arms: Sequence[ModelSeries]
-    methods: Mapping[str, ContinualMethod]
-    recipe: TaskTraining
-    shape: Shape
-    full: bool
-    widths: Sequence[tuple[int, int]]
-    archive: bool = True
-    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +33,7 @@ class ContinualPlan:
         arms: number of arms, whose models are learnt or looked at one after the other.
         adapters: trainings, each of one task; the joint reference counts as one.
         steps: steps of the optimiser.
-        shared: steps that are saved because all plain starts have the same first task.
+        steps_shared: steps that are saved because all plain starts have the same first task.
         images: pictures to be drawn.
         disk: bytes on disk, by what takes them.
         seconds: approximate time; ``None`` if there is no model to measure on.
@@ -69,7 +42,7 @@ class ContinualPlan:
     arms: int
     adapters: int
     steps: int
-    shared: int
+    steps_shared: int
     images: int
     disk: Mapping[str, int]
     seconds: float | None = None
@@ -85,156 +58,116 @@ class ContinualPlan:
         time = "" if self.seconds is None else f"about {duration(self.seconds)}, "
         return (
             f"{self.arms} arms, {self.adapters:,} adapters, {self.steps:,} training steps"
-            f"{f' ({self.shared:,} more are shared)' if self.shared else ''}, {self.images:,} pictures; "
-            f"{time}disk at most {size_text(self.bytes)} ({parts or 'nothing more'})"
+            f"{f' (sharing first tasks saves {self.steps_shared:,} more)' if self.steps_shared else ''}, "
+            f"{self.images:,} pictures; {time}disk at most {size_text(self.bytes)} ({parts or 'nothing more'})"
         )
 
     def record(self) -> dict[str, Any]:
         """The cost as plain values for JSON."""
-        return {
-            "arms": self.arms,
-            "adapters": self.adapters,
-            "steps": self.steps,
-            "steps_shared": self.shared,
-            "images": self.images,
-            "hours": None if self.seconds is None else round(self.seconds / 3600, 3),
-            "disk_bytes": self.bytes,
-            "disk": dict(self.disk),
-        }
+        found = asdict(self)
+        seconds = found.pop("seconds")
+        hours = None if seconds is None else round(seconds / 3600, 3)
+        return {**found, "hours": hours, "disk_bytes": self.bytes, "sentence": self.sentence()}
 
 
-def plan(asked: PlannedRuns, seconds: Callable[[int, int], float] | None = None) -> ContinualPlan:
-    """Work out the cost of a run.
+def plan(run: ContinualRun) -> ContinualPlan:
+    """The cost of what is left of a run, without the time; its model may be on the meta device."""
+    tasks, steps = len(run.stream), run.learner.recipe.steps
+    known = {arm: tasks_in(run.state_file(arm)) for arm in run.arms}
+    # seed and task of the first training of each arm that shares it
+    fresh = [arm for arm, count in known.items() if run.shares_first(arm) and not count]
+    first = {arm: (arm.seed or 0, arm.sequence(tasks)[0]) for arm in fresh}
+    alone = {*first.values(), *_separate(run)}
+    alone = {key for key in alone if not tasks_in(run.alone_file(*key))}
+    joints = sum(arm.method == JOINT and not count for arm, count in known.items())
+    left = {arm: tasks - count for arm, count in known.items() if not arm.reference}
+    sequences = sum(left.values()) - len(first)
+    shared = max(0, len(first) - len(alone.intersection(first.values())))
+    images = _images(run)
+    return ContinualPlan(
+        arms=len(known),
+        adapters=sequences + joints + len(alone),
+        steps=(sequences + joints * tasks + len(alone)) * steps,
+        steps_shared=shared * steps,
+        images=images,
+        disk=_disk(run, known, len(alone) + joints, images),
+    )
 
-    Args:
-        asked: what is planned.
-        seconds: gives the time for a number of steps and a number of pictures.
-    """
-    tasks, steps = asked.shape.tasks, asked.recipe.steps
-    alone = _alone(asked)
-    own = {arm: _learns(asked, arm) for arm in asked.arms}
-    sequences = sum(count for arm, count in own.items() if not arm.reference)
-    joints = sum(1 for arm, count in own.items() if arm.method == JOINT and count)
-    adapters = sequences + joints + len(alone)
-    todo = (sequences + joints * tasks + len(alone)) * steps
-    starting = [arm for arm in asked.arms if _first_is_shared(asked, arm) and not _known(asked, arm)]
-    shared = max(0, len(starting) - len({_first(asked, arm) for arm in starting} & alone)) * steps
-    images = sum(_pictures(asked, arm) for arm in asked.arms)
-    found = ContinualPlan(len(asked.arms), adapters, todo, shared, images, _disk(asked, len(alone), images))
-    if seconds is None:
-        return found
-    return ContinualPlan(**{**vars(found), "seconds": seconds(todo, images)})
+
+def timed(run: ContinualRun, cost: ContinualPlan) -> ContinualPlan:
+    """The plan with its time, measured with a step that is not taken and a picture of two steps."""
+    model, recipe, settings = run.learner.model, run.learner.recipe, run.sampling.settings
+    seconds = 0.0
+    if cost.steps:
+        lora = Lora.attach(model, run.learner.modules, rank=recipe.rank)
+        try:
+            pictures = recipe.pictures(run.stream.tasks[:1], 0)
+            seconds += cost.steps * Trainer(model, lora, pictures, recipe.settings(0)).probe()
+        finally:
+            lora.detach()
+    if cost.images:
+        probe = model.probe(settings)
+        rows = model.evaluations(settings.get("num_steps")) * model.guided(settings)
+        seconds += cost.images * (probe.seconds_a_row * rows + probe.seconds_an_image)
+    return replace(cost, seconds=seconds)
 
 
-def check_disk(folder: Path, found: ContinualPlan) -> None:
+def check_disk(folder: Path, cost: ContinualPlan) -> None:
     """Refuse a run that would fill the disk.
 
     Raises:
         ConfigError: there is less room than the run may need.
     """
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
+    place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     free = shutil.disk_usage(place).free
-    if found.bytes > free:
+    if cost.bytes > free:
         raise ConfigError(
-            f"--out {folder} has {size_text(free)} free, and this may need {size_text(found.bytes)}; choose another "
-            "place, fewer --method, --order or --samples, or --no-archive"
+            f"{folder} has {size_text(free)} free, and this run may need {size_text(cost.bytes)}; choose another "
+            "folder, fewer methods, orders or samples, or keep no archive"
         )
 
 
-def widths(denoiser: nn.Module, modules: Sequence[str]) -> list[tuple[int, int]]:
-    """Number of inputs and outputs of each module."""
-    found: list[Any] = [denoiser.get_submodule(path) for path in modules]
-    return [(int(one.in_features), int(one.out_features)) for one in found]
-
-
-def handed_over(method: ContinualMethod, recipe: TaskTraining, sides: Sequence[tuple[int, int]], tasks: int) -> int:
-    """Size in bytes of a method's state after the last task."""
-    dense = FLOAT * sum(a * b for a, b in sides)
-    adapter = FLOAT * recipe.rank * sum(a + b for a, b in sides)
+def state_bytes(method: ContinualMethod, widths: Sequence[tuple[int, int]], rank: int, tasks: int) -> int:
+    """Size in bytes of a method's state after the last task, for modules of these widths (in, out)."""
+    dense = FLOAT * sum(a * b for a, b in widths)
+    adapter = FLOAT * rank * sum(a + b for a, b in widths)
     found = adapter if method.merger.keeps_adapter or isinstance(method.merger, Svd) else dense
     if method.initializer.needs_rows and not method.merger.keeps_adapter:
-        found += FLOAT * recipe.rank * sum(a for a, _ in sides)
+        found += FLOAT * rank * sum(a for a, _ in widths)
     if isinstance(method.regularizer, OLora):
-        found += FLOAT * sum(a * min(a, recipe.rank * tasks) for a, _ in sides)
+        found += FLOAT * sum(a * min(a, rank * tasks) for a, _ in widths)
     return found + (dense if isinstance(method.regularizer, Ewc) else 0)
 
 
-def _first(asked: PlannedRuns, arm: ModelSeries) -> tuple[int, int]:
-    return arm.seed or 0, arm.sequence(asked.shape.tasks)[0]
+def _separate(run: ContinualRun) -> set[tuple[int, int]]:
+    """Seed and task of each training of the reference of tasks learnt alone."""
+    seeds = [arm.seed or 0 for arm in run.arms if arm.method == SEPARATE]
+    return {(seed, index) for seed in seeds for index in range(len(run.stream))}
 
 
-def _first_is_shared(asked: PlannedRuns, arm: ModelSeries) -> bool:
-    return not arm.reference and asked.methods[arm.method].initializer.plain_first
+def _images(run: ContinualRun) -> int:
+    """Number of pictures that are still to be drawn."""
+    shape, drawn = run.shape, {arm: grid.done for arm, grid in begun(run.store, run.arms).items()}
+    left = [
+        shape.generic if cell == shape.tasks else shape.pictures
+        for arm in run.arms
+        for after in range(arm.states(shape.tasks))
+        for cell in run.cells(arm, after)
+        if arm not in drawn or not drawn[arm][after, cell]
+    ]
+    return sum(left)
 
 
-def _alone(asked: PlannedRuns) -> set[tuple[int, int]]:
-    """Seed and task of each training on the base model that is still to be done."""
-    wanted: set[tuple[int, int]] = set()
-    for arm in asked.arms:
-        if arm.method == SEPARATE:
-            wanted |= {(arm.seed or 0, index) for index in range(asked.shape.tasks)}
-        elif _first_is_shared(asked, arm) and not _known(asked, arm):
-            wanted.add(_first(asked, arm))
-    work = asked.folder / "work" / "alone" if asked.folder else None
-    return {one for one in wanted if work is None or not learnt(work / f"seed-{one[0]}" / str(one[1]))}
-
-
-def _known(asked: PlannedRuns, arm: ModelSeries) -> int:
-    """Number of tasks that an arm has learnt."""
-    return learnt(asked.folder / "work" / arm.label) if asked.folder else 0
-
-
-def learnt(place: Path) -> int:
-    """Number of tasks in the state that lies in a folder."""
-    file = place / "handover.safetensors"
-    if not file.exists():
-        return 0
-    try:
-        with safe_open(file, "pt") as found:
-            return int(json.loads(found.metadata()["handover"])["tasks"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return 0
-
-
-def _learns(asked: PlannedRuns, arm: ModelSeries) -> int:
-    """Number of an arm's own trainings that are still to be done."""
-    if arm.method in (BASE, SEPARATE):
-        return 0
-    if arm.method == JOINT:
-        return 0 if _known(asked, arm) else 1
-    own = asked.shape.tasks - _known(asked, arm)
-    return own - 1 if _first_is_shared(asked, arm) and not _known(asked, arm) else own
-
-
-def _pictures(asked: PlannedRuns, arm: ModelSeries) -> int:
-    """Number of an arm's pictures that are still to be drawn."""
-    shape, total = asked.shape, 0
-    store = asked.folder / runfolder.STORE if asked.folder else None
-    try:
-        done = ResultGrid.open(store, arm).done if store is not None and store.exists() else None
-    except ConfigError:
-        done = None
-    for after in range(arm.states(shape.tasks)):
-        for cell in (*arm.columns(after, shape.tasks, full=asked.full), shape.tasks):
-            generic = cell == shape.tasks
-            if (done is None or not done[after, cell]) and not (generic and arm.method == SEPARATE):
-                total += shape.generic if generic else shape.pictures
-    return total
-
-
-def _disk(asked: PlannedRuns, alone: int, images: int) -> dict[str, int]:
+def _disk(run: ContinualRun, known: Mapping[ModelSeries, int], adapters: int, images: int) -> dict[str, int]:
     """Number of bytes that are still to be written, by what takes them."""
-    tasks, sides = asked.shape.tasks, asked.widths
-    adapter = FLOAT * asked.recipe.rank * sum(a + b for a, b in sides)
-    fresh = [arm for arm in asked.arms if not _known(asked, arm)]
-    states = [handed_over(asked.methods[arm.method], asked.recipe, sides, tasks) for arm in fresh if not arm.reference]
-    joints = sum(arm.method == JOINT for arm in fresh)
-    kept = sum(asked.shape.tasks - _known(asked, arm) for arm in asked.arms if not arm.reference)
+    widths, rank, tasks = list(run.learner.widths.values()), run.learner.recipe.rank, len(run.stream)
+    adapter = FLOAT * rank * sum(a + b for a, b in widths)
+    fresh = [arm for arm, count in known.items() if not count and not arm.reference]
+    states = [state_bytes(run.method_of(arm), widths, rank, tasks) for arm in fresh]
+    kept = sum(tasks - count for arm, count in known.items() if not arm.reference)
     return {
-        "pictures": images * asked.shape.picture_bytes,
-        "states": sum(states) + (joints + alone) * adapter,
-        "archive": kept * adapter if asked.archive else 0,
+        "pictures": images * run.shape.picture_bytes,
+        "states": sum(states) + adapters * adapter,
+        "archive": kept * adapter if run.archive else 0,
         "while it runs": max([*states, adapter]) + 2 * 3 * adapter,  # the next state and two checkpoints
     }

@@ -1,4 +1,4 @@
-"""Streams by name: the paper's two tracks (arXiv 2410.04891), which take the user's data folders, and the embedded one.
+"""Streams by name: the paper's two tracks (arXiv 2410.04891), which need the user's data folders, and the embedded one.
 
 The selections are what the paper's code draws from seed 42; the tests draw the objects and the training classes again.
 """
@@ -6,14 +6,14 @@ The selections are what the paper's code draws from seed 42; the tests draw the 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.continual import streamfile
-from t2iprobe.plugins.continual.recipe import TaskTraining
+from t2iprobe.plugins.continual.concepts import embedded_stream
+from t2iprobe.plugins.continual.recipe import Sampling, TaskTraining
 from t2iprobe.plugins.continual.streams import Task, TaskStream
 
 #: DreamBooth's classes and their subjects (folders of google/dreambooth)
@@ -76,40 +76,33 @@ STYLE_PROMPTS = (
     "{X} image of a clock",
     "{X} image of a mirror",
 )
-OBJECT_PICTURES = 5  # a subject has 4 to 6; for plans without the data
+
+
+PAPER_TRAINING = TaskTraining(crop="random", optimiser="adamw8bit", checkpointing=True, fresh=False)
+PAPER_SAMPLING = Sampling(settings={"num_steps": 50, "guidance": 5.0})
 
 
 @dataclass(frozen=True)
 class ContinualPreset:
-    """A stream with the settings that belong to it.
+    """A stream with the settings that belong to it; the defaults are the paper's.
 
     Args:
-        summary: what it is.
-        stream: makes the stream from the data folder (``None`` for a plan) and the family of the model.
-        recipe: recipe of the training.
+        stream: makes the stream from the data folder (``None`` for a plan, or where none is needed).
+        data: what the data folder contains; empty where none is needed.
+        scores: what is evaluated.
+        recipe: recipe of the training; ``None`` for the default one, with pictures of the model's size.
+        sampling: what every model draws.
         orders: seeds of the orders of tasks.
         seeds: seeds of the trainings.
-        scope: scope of the adapter.
-        samples: pictures per prompt.
-        noise: first seed of the noise bank.
-        settings: settings of the sampling.
-        scores: what is evaluated.
-        data: what the data folder holds; empty where none is needed.
-        full: whether tasks that are still to come are sampled too.
     """
 
-    summary: str
-    stream: Callable[[Path | None, str], TaskStream]
-    recipe: TaskTraining
+    stream: Callable[[Path | None], TaskStream]
+    data: str = ""
+    scores: tuple[str, ...] = ()
+    recipe: TaskTraining | None = PAPER_TRAINING
+    sampling: Sampling = PAPER_SAMPLING
     orders: tuple[int, ...] = (0, 5, 10, 42)
     seeds: tuple[int, ...] = (0, 5)
-    scope: str = "all-attention"
-    samples: int = 8
-    noise: int = 42
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    scores: tuple[str, ...] = ("concept",)
-    data: str = ""
-    full: bool = False
 
 
 def selected_objects() -> list[tuple[str, str]]:
@@ -119,7 +112,7 @@ def selected_objects() -> list[tuple[str, str]]:
     return [(name, draw.choice(SUBJECTS[name])) for name in classes]
 
 
-def objects(data: Path | None, family: str = "") -> TaskStream:
+def objects(data: Path | None) -> TaskStream:
     """The ten DreamBooth objects; every picture of a subject is both trained on and a reference, as in the paper."""
     tasks = []
     for (name, subject), token in zip(selected_objects(), TOKENS, strict=True):
@@ -127,10 +120,10 @@ def objects(data: Path | None, family: str = "") -> TaskStream:
         words = f"{token} {name}"
         prompts = tuple(one.replace("{X}", words) for one in OBJECT_PROMPTS)
         tasks.append(Task(subject, f"a photo of {words}", found, found, words, prompts=prompts))
-    return _checked(TaskStream("objects", tuple(tasks)), data, allow_overlap=True)  # as in the paper
+    return _checked(TaskStream("objects", tuple(tasks)), data, allow_overlap=True)
 
 
-def styles(data: Path | None, family: str = "") -> TaskStream:
+def styles(data: Path | None) -> TaskStream:
     """The ten UnlearnCanvas styles; the references show objects that no style is trained on."""
     tasks = []
     for style, thing in STYLES:
@@ -138,18 +131,18 @@ def styles(data: Path | None, family: str = "") -> TaskStream:
         train = [(thing, index) for index in range(1, STYLE_PICTURES + 1)]
         images, references = (_style_pictures(data, style, rows) for rows in (train, HELD_OUT.items()))
         prompts = tuple(one.replace("{X}", words) for one in STYLE_PROMPTS)
-        prompt = f"{words} image of {thing.lower()}"
-        tasks.append(Task(style, prompt, images, references, words, prompts=prompts))
+        tasks.append(Task(style, f"{words} image of {thing.lower()}", images, references, words, prompts=prompts))
     return _checked(TaskStream("styles", tuple(tasks)), data)
 
 
-def _style_pictures(data: Path | None, style: str, rows: Any) -> tuple[Path, ...]:
+def _style_pictures(data: Path | None, style: str, rows: Iterable[tuple[str, int]]) -> tuple[Path, ...]:
     if data is None:
         return ()
     found = tuple(data / style / thing / f"{index}.jpg" for thing, index in rows)
-    missing = [one for one in found if not one.is_file()]
-    if missing:
-        raise ConfigError(f"the style {style}: {missing[0]} is not there; --data is UnlearnCanvas, STYLE/OBJECT/N.jpg")
+    if missing := next((one for one in found if not one.is_file()), None):
+        raise ConfigError(
+            f"the style {style}: {missing} does not exist; the data folder must be UnlearnCanvas, STYLE/OBJECT/N.jpg"
+        )
     return found
 
 
@@ -159,40 +152,18 @@ def _checked(stream: TaskStream, data: Path | None, *, allow_overlap: bool = Fal
     return stream
 
 
-def embedded(data: Path | None, family: str, seed: int = 0) -> TaskStream:
-    """Signs with new kinds of marks, for the tiny models."""
-    from t2iprobe.plugins.continual.concepts import embedded_stream
-
-    if data is not None:
-        raise ConfigError("the embedded stream draws its pictures; leave --data out")
-    return embedded_stream(seed, family)
-
-
-_PAPER = TaskTraining(crop="random", optimiser="adamw8bit", checkpointing=True, fresh=False)
-_SAMPLING = {"num_steps": 50, "guidance": 5.0}
-
 PRESETS: Mapping[str, ContinualPreset] = {
-    "objects": ContinualPreset(
-        "the paper's 10 DreamBooth objects",
-        objects,
-        _PAPER,
-        settings=_SAMPLING,
-        scores=("clip-i", "dino"),
-        data="DreamBooth's dataset: a folder a subject",
-    ),
-    "styles": ContinualPreset(
-        "the paper's 10 UnlearnCanvas styles",
-        styles,
-        _PAPER,
-        settings=_SAMPLING,
-        scores=("csd", "dino"),
-        data="UnlearnCanvas: STYLE/OBJECT/N.jpg",
-    ),
+    "objects": ContinualPreset(objects, "DreamBooth's dataset, with a folder per subject", ("clip-i", "dino")),
+    "styles": ContinualPreset(styles, "UnlearnCanvas: STYLE/OBJECT/N.jpg", ("csd", "dino")),
     "embedded": ContinualPreset(
-        "new kinds of signs for the tiny models, drawn on the spot",
-        embedded,
-        TaskTraining(rank=4, steps=20, lr=5e-3, batch=6, side=32, weight_decay=1e-2),
-        samples=1,
-        full=True,
+        lambda data: embedded_stream(0),
+        scores=("concept",),
+        recipe=TaskTraining(rank=4, steps=20, lr=5e-3, batch=6, side=32, weight_decay=1e-2),
+        sampling=Sampling(samples=1, full=True),
     ),
 }
+
+
+def of_file(path: Path) -> ContinualPreset:
+    """A stream of the user's, with one order and one seed."""
+    return ContinualPreset(lambda data: streamfile.read(path), "", (), None, Sampling(), (0,), (0,))

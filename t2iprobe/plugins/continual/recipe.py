@@ -1,16 +1,22 @@
-"""How every task of a run is trained: :class:`TaskTraining`."""
+"""How every task of a run is trained, and what its models draw: :class:`TaskTraining`, :class:`Sampling`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
+from PIL import Image
+
+from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.model import Model, OnStep
+from t2iprobe.core.study.context import usual_batch
+from t2iprobe.plugins.continual.grid import Shape
+from t2iprobe.plugins.continual.streams import Picture, Task, TaskStream
 from t2iprobe.training.dataset import Crop, Example, Pictures
 from t2iprobe.training.devices import Precision
 from t2iprobe.training.trainer import Settings
-
-from t2iprobe.plugins.continual.streams import Picture, Task  # isort: skip
 
 APART = 1009  # distance between the seeds of two runs, more than a stream has tasks
 
@@ -20,7 +26,7 @@ class TaskTraining:
     """The training of a task; the defaults are the paper's.
 
     Args:
-        rank, alpha: rank and alpha of each task's adapter; alpha defaults to the rank, so that the scale is 1.
+        rank: rank of each task's adapter.
         steps: steps of the optimiser per task.
         lr: learning rate, which is constant.
         batch: rows per step.
@@ -33,7 +39,6 @@ class TaskTraining:
     """
 
     rank: int = 64
-    alpha: float | None = None
     steps: int = 850
     lr: float = 1e-5
     batch: int = 1
@@ -46,45 +51,70 @@ class TaskTraining:
     precision: Precision = "no"
     fresh: bool = True
 
-    @property
-    def scale(self) -> float:
-        """Factor by which the adapter's product is scaled."""
-        return (self.rank if self.alpha is None else self.alpha) / self.rank
-
     def seed(self, run: int, index: int) -> int:
         """The seed of a task by its index in the stream, so it does not depend on the task's place in an order."""
         return run * APART + index if self.fresh else run
 
     def settings(self, seed: int, tasks: int = 1) -> Settings:
         """Settings for the trainer; several ``tasks`` at once take as many times the steps."""
-        return Settings(
-            steps=self.steps * tasks,
-            lr=self.lr,
-            batch=self.batch,
-            optimiser=self.optimiser,
-            weight_decay=self.weight_decay,
-            clip=self.clip,
-            checkpointing=self.checkpointing,
-            precision=self.precision,
-            seed=seed,
-        )
+        shared = {name: value for name, value in asdict(self).items() if name in Settings.__dataclass_fields__}
+        return Settings(**shared | {"steps": self.steps * tasks, "seed": seed})
 
     def pictures(self, tasks: Sequence[Task], seed: int) -> Pictures:
-        """The training pictures of one task, or of several at once."""
-        rows = [row for task in tasks for row in examples(task)]
+        """The training pictures of one task, or of several at once, with their captions."""
+        rows = [
+            Example(f"{task.name}/{number}", task.caption(number), _opener(one))
+            for task in tasks
+            for number, one in enumerate(task.images)
+        ]
         return Pictures(rows, self.side, crop=self.crop, seed=seed)
-
-    def record(self) -> dict[str, Any]:
-        """The recipe as plain values for a manifest."""
-        return asdict(self)
-
-
-def examples(task: Task) -> list[Example]:
-    """The training pictures of a task with their captions."""
-    return [Example(f"{task.name}/{i}", task.caption(i), _opener(one)) for i, one in enumerate(task.images)]
 
 
 def _opener(picture: Picture) -> Any:
-    from PIL import Image
+    return picture.copy if isinstance(picture, Image.Image) else partial(Image.open, picture)
 
-    return picture.copy if isinstance(picture, Image.Image) else lambda: Image.open(picture)
+
+@dataclass(frozen=True)
+class Sampling:
+    """What every model draws, always from the same noise; the defaults are the paper's.
+
+    Args:
+        samples: pictures per prompt.
+        noise: seed of the first noise; every prompt, task and model gets the same noises.
+        settings: settings of the generation (``num_steps``, ``guidance``, ``height``, ``width``).
+        full: whether tasks that are still to come are sampled too.
+        batch_size: most pictures at once; the pictures do not depend on it.
+    """
+
+    samples: int = 8
+    noise: int = 42
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    full: bool = False
+    batch_size: int | None = None
+
+    def draw(
+        self, model: Model, prompts: Sequence[str], on_step: OnStep = lambda rows, step: None
+    ) -> list[Image.Image]:
+        """Draw pictures prompt by prompt, each prompt with every noise."""
+        rows = [prompt for prompt in prompts for _ in range(self.samples)]
+        seeds = [self.noise + number for _ in prompts for number in range(self.samples)]
+        generation = model.generation(rows, seeds, **self.settings)
+        return model.run(generation, batch_size=self.batch_size or usual_batch(model), on_step=on_step).images
+
+    def shape(self, stream: TaskStream, size: tuple[int, int]) -> Shape:
+        """Shape of an arm's arrays, for pictures of this height and width.
+
+        Raises:
+            ConfigError: the tasks have different numbers of prompts.
+        """
+        counts = {len(task.asked) for task in stream.tasks}
+        if len(counts) > 1:
+            raise ConfigError(
+                f"every task of a stream needs the same number of prompts; the tasks of {stream.name} have "
+                f"{' and '.join(map(str, sorted(counts)))}"
+            )
+        return Shape(len(stream), counts.pop() * self.samples, len(stream.generic) * self.samples, size)
+
+    def record(self) -> dict[str, Any]:
+        """What decides the pictures, for a manifest."""
+        return {"samples": self.samples, "noise": self.noise, "settings": dict(self.settings), "full": self.full}

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
 from t2iprobe.core.statistics import Interval, crossed
-from t2iprobe.plugins.continual.arms import BASE, JOINT, SEPARATE, ModelSeries
-from t2iprobe.plugins.continual.evaluation import RETENTION, begun, read_run
-from t2iprobe.plugins.continual.forgetting import Run, summary
+from t2iprobe.plugins.continual.arms import BASE, SEPARATE, ModelSeries
+from t2iprobe.plugins.continual.evaluation import RETENTION, grids_of, read_run
+from t2iprobe.plugins.continual.forgetting import Matrix, Run, summary
 from t2iprobe.plugins.continual.grid import ResultGrid
-
-Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -29,9 +26,8 @@ class Series:
     Args:
         arm: the arm.
         matrix: (after, task) mean score over the pictures; NaN where none was drawn.
-        base: (task,) scores of the base model; NaN where it was not asked.
+        base: (task,) scores of the base model; NaN where it was not measured.
         alone: (task,) scores of each task learnt alone.
-        joint: (task,) scores of all tasks learnt at once.
         kept: (after,) similarity of the generic pictures to the base model's.
         order: indices of the stream's tasks.
     """
@@ -40,13 +36,12 @@ class Series:
     matrix: Matrix
     base: Matrix
     alone: Matrix
-    joint: Matrix
     kept: Matrix
     order: tuple[int, ...]
 
     @property
     def finished(self) -> bool:
-        """Whether all tasks were learnt and the last model was asked for all of them."""
+        """Whether all tasks were learnt, and the last model's pictures of all of them are scored."""
         return bool(np.isfinite(self.matrix[-1]).all())
 
 
@@ -65,8 +60,9 @@ class Results:
         self.manifest = read_run(self.folder)
 
     @cached_property
-    def _grids(self) -> Mapping[ModelSeries, ResultGrid]:
-        return dict(begun(self.folder, self.manifest))
+    def grids(self) -> dict[ModelSeries, ResultGrid]:
+        """The arms that have pictures."""
+        return grids_of(self.folder, self.manifest)
 
     @property
     def tasks(self) -> list[str]:
@@ -75,49 +71,42 @@ class Results:
 
     @property
     def methods(self) -> list[str]:
-        """Names of the methods that have pictures, in the order in which they were asked for."""
-        return list(dict.fromkeys(arm.method for arm in self._grids if not arm.reference))
+        """Names of the methods that have pictures, in the order in which they were given."""
+        return list(dict.fromkeys(arm.method for arm in self.grids if not arm.reference))
 
     @property
     def scores(self) -> list[str]:
         """Names of the scores that there are."""
-        return sorted({name for grid in self._grids.values() for name in grid.names()})
+        return sorted({name for grid in self.grids.values() for name in grid.names()})
 
-    def series(self, score: str, method: str | None = None) -> Iterator[Series]:
-        """The arms of a method, or of all.
+    def series(self, score: str, method: str) -> Iterator[Series]:
+        """The arms of a method.
 
         Raises:
             ConfigError: there is no such score.
         """
         if score not in self.scores:
             raise ConfigError(f"{self.folder} has no score {score!r}{near(score, self.scores or ['none yet'])}")
-        for arm, grid in self._grids.items():
-            known = grid.scores(score)
-            if arm.reference or method not in (None, arm.method) or known is None:
-                continue
-            order = grid.order
-            yield Series(
-                arm,
-                known.mean(axis=2, dtype=np.float64),
-                self._reference(ModelSeries(BASE), score)[order],
-                self._reference(ModelSeries(SEPARATE, None, arm.seed), score)[order],
-                self._reference(ModelSeries(JOINT, None, arm.seed), score)[order],
-                self._kept(grid),
-                tuple(order),
-            )
+        for arm in (arm for arm in self.grids if arm.method == method):
+            grid, known = self.grids[arm], self.grids[arm].scores(score)
+            if known is not None:
+                yield Series(
+                    arm,
+                    known.mean(axis=2, dtype=np.float64),
+                    self._reference(ModelSeries(BASE), score)[grid.order],
+                    self._reference(ModelSeries(SEPARATE, None, arm.seed), score)[grid.order],
+                    _kept(grid),
+                    tuple(grid.order),
+                )
 
     def arms(self, method: str) -> list[ModelSeries]:
         """The arms of a method that learnt and sampled the whole stream."""
-        return [arm for arm, grid in self._grids.items() if arm.method == method and grid.done[-1].any()]
-
-    def facts(self, arm: ModelSeries) -> Mapping[str, Any]:
-        """The attributes noted for an arm."""
-        return self._grids[arm].facts
+        return [arm for arm, grid in self.grids.items() if arm.method == method and grid.done[-1].any()]
 
     def summaries(self, score: str, method: str) -> dict[Run, dict[str, float]]:
         """The measures of ``forgetting`` of every finished run of a method, by order and seed."""
         return {
-            (one.arm.order or 0, one.arm.seed or 0): summary(one.matrix, one.base, one.alone, one.kept)
+            one.arm.run: summary(one.matrix, one.base, one.alone, one.kept)
             for one in self.series(score, method)
             if one.finished
         }
@@ -125,26 +114,21 @@ class Results:
     def references(self, score: str) -> dict[str, dict[Run, float]]:
         """The mean score of each reference over the tasks, seed by seed; it is the same for all orders."""
         found: dict[str, dict[Run, float]] = {}
-        for arm, grid in self._grids.items():
+        for arm, grid in self.grids.items():
             known = grid.scores(score) if arm.reference else None
             if known is not None:
-                found.setdefault(arm.method, {})[0, arm.seed or 0] = float(known[0].mean())
+                found.setdefault(arm.method, {})[arm.run] = float(known[0].mean())
         return found
 
     def _reference(self, arm: ModelSeries, score: str) -> Matrix:
         """(task,) mean scores of a reference, in the stream's order."""
-        grid = self._grids.get(arm)
-        known = grid.scores(score) if grid is not None else None
+        known = self.grids[arm].scores(score) if arm in self.grids else None
         return np.full(len(self.tasks), np.nan) if known is None else known[0].mean(axis=1, dtype=np.float64)
 
-    def _kept(self, grid: ResultGrid) -> Matrix:
-        known = grid.scores(RETENTION, "kept")
-        return np.full(len(grid.done), np.nan) if known is None else known.mean(axis=1, dtype=np.float64)
 
-    def kept_by(self, reference: str) -> Matrix:
-        """(run,) similarity of a reference's generic pictures to the base model's."""
-        found = [grid for arm, grid in self._grids.items() if arm.method == reference]
-        return np.array([self._kept(grid)[-1] for grid in found], np.float64)
+def _kept(grid: ResultGrid) -> Matrix:
+    known = grid.scores(RETENTION, "kept")
+    return np.full(len(grid.done), np.nan) if known is None else known.mean(axis=1, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -178,6 +162,6 @@ class Spread:
 
     def record(self) -> dict[str, Any]:
         """The numbers for JSON, with ``None`` for NaN."""
-        mean, low, high = self.interval.plain()
-        count = {"runs": self.runs, "orders": self.orders, "seeds": self.seeds}
-        return {"mean": mean, "std": self.std if self.runs else None, "low": low, "high": high, **count}
+        found = asdict(self)
+        mean, low, high = found.pop("interval").plain()
+        return {**found, "mean": mean, "low": low, "high": high, "std": self.std if self.runs else None}

@@ -3,57 +3,41 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
+from t2iprobe.core.command_options import Options, option
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.names import near
+from t2iprobe.core.names import counted, near
 from t2iprobe.core.pictures import opened
-from t2iprobe.core.textfile import read_text
 from t2iprobe.plugins.continual.streams import Picture, Task, TaskStream
+from t2iprobe.training.dataset import SUFFIXES
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 CONCEPT = "{X}"  # in prompts: the task's token
 LEAST = 2  # fewest pictures to train on
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TaskPart(_Part):
+class TaskPart(Options):
     """``[[tasks]]``: one concept; folders are looked for next to the file."""
 
-    name: str = Field(min_length=1)
-    prompt: str = Field(min_length=1)
-    token: str | None = Field(default=None, min_length=1)
-    train: str
-    references: str | None = None
-    prompts: list[str] | None = None
+    name: str = option(help="Name of the concept.")
+    prompt: str = option(help="Prompt that its pictures are trained with.")
+    token: str | None = option(None, help="The words that stand for it in a prompt, such as sks teapot.")
+    train: str = option(help="Folder of the pictures to train on, such as pictures/teapot.")
+    references: str | None = option(None, help="Folder of the pictures that results are compared with.")
+    prompts: list[str] | None = option(None, help="Prompts for it after training, in place of the stream's.")
 
 
-class StreamFile(_Part):
-    """A stream file.
+class StreamFile(Options):
+    """A stream file."""
 
-    Args:
-        name: name of the stream; the file's name if not given.
-        prompts: prompts for every task after training, with ``{X}`` in place of its token.
-        generic: prompts that ask for none of the concepts.
-        allow_overlap: whether a picture may be both trained on and a reference.
-        tasks: the tasks in their configured order.
-    """
-
-    name: str | None = None
-    prompts: list[str] = []
-    generic: list[str] = []
-    allow_overlap: bool = False
-    tasks: list[TaskPart]
+    name: str | None = option(None, help="Name of the stream; default the file's name.")
+    prompts: list[str] = option([], help="Prompts for every task after training, with {X} in place of its token.")
+    generic: list[str] = option([], help="Prompts that mention none of the concepts.")
+    allow_overlap: bool = option(False, help="Whether a picture may be both trained on and a reference.")
+    tasks: list[dict[str, Any]] = option(help="The tasks in their configured order, each as [[tasks]].")
 
 
 def read(path: Path) -> TaskStream:
@@ -62,38 +46,17 @@ def read(path: Path) -> TaskStream:
     Raises:
         ConfigError: the file cannot be read or contains something unknown, or the stream is refused.
     """
-    try:
-        found = tomllib.loads(read_text(path, "the stream"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is no TOML: {error}") from None
-    file = _parsed(found, path)
-    tasks = tuple(_task(one, file.prompts, path) for one in file.tasks)
-    stream = TaskStream(file.name or path.stem, tasks, tuple(file.generic))
+    file = StreamFile.from_toml(path, "the stream")
+    parts = [TaskPart.from_table(one, f"{path}, task {number}") for number, one in enumerate(file.tasks, 1)]
+    stream = TaskStream(
+        file.name or path.stem, tuple(_task(one, file.prompts, path) for one in parts), tuple(file.generic)
+    )
     check(stream, allow_overlap=file.allow_overlap)
     return stream
 
 
-def _parsed(found: Mapping[str, Any], path: Path) -> StreamFile:
-    try:
-        return StreamFile.model_validate(found)
-    except ValidationError as error:
-        # a misspelt key is also reported as a missing one, and its name is the better hint
-        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        raise ConfigError(f"{path}: {_explained(first['loc'], first['type'], first['msg'], first['input'])}") from None
-
-
-def _explained(place: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
-    where = ".".join(map(str, place))
-    if kind == "extra_forbidden":
-        known: type[BaseModel] = TaskPart if place[0] == "tasks" else StreamFile
-        return f"unknown key {where!r}{near(str(place[-1]), known.model_fields)}"
-    if kind == "missing":
-        return f'{where} is missing; a task has name, prompt and train, such as train = "pictures/teapot"'
-    return f"{where}: {message[0].lower()}{message[1:]}, found {value!r}"
-
-
 def _task(part: TaskPart, prompts: Sequence[str], path: Path) -> Task:
-    asked = [*(part.prompts if part.prompts is not None else prompts)]
+    asked = prompts if part.prompts is None else part.prompts
     if part.token is None and any(CONCEPT in one for one in asked):
         raise ConfigError(f"{path}: the task {part.name} has no token to stand for {CONCEPT} in the prompts; add one")
     return Task(
@@ -117,7 +80,7 @@ def pictures(folder: Path, what: str) -> tuple[Path, ...]:
         raise ConfigError(f"{what}: there is no folder {folder}{near(folder.name, siblings) if siblings else ''}")
     found = tuple(sorted(one for one in folder.iterdir() if one.suffix.lower() in SUFFIXES))
     if not found:
-        raise ConfigError(f"{what}: no picture in {folder}; they end in {', '.join(sorted(SUFFIXES))}")
+        raise ConfigError(f"{what}: no pictures in {folder}; supported are {', '.join(sorted(SUFFIXES))}")
     return found
 
 
@@ -129,14 +92,14 @@ def check(stream: TaskStream, *, allow_overlap: bool = False) -> None:
             them is both trained on and a reference.
     """
     if not stream.tasks:
-        raise ConfigError(f"the stream {stream.name} has no task")
+        raise ConfigError(f"the stream {stream.name} has no tasks")
     _check_unique("name", [task.name for task in stream.tasks])
     _check_unique("token", [task.token for task in stream.tasks if task.token is not None])
     for task in stream.tasks:
         if len(task.images) < LEAST:
             raise ConfigError(
-                f"the task {task.name} has {len(task.images)} picture to train on; a LoRA would learn the picture and "
-                f"not the concept, so give at least {LEAST}"
+                f"the task {task.name} has {counted(len(task.images), 'picture')} to train on; a LoRA would learn the "
+                f"picture instead of the concept, so provide at least {LEAST}"
             )
         if task.captions and len(task.captions) != len(task.images):
             raise ConfigError(f"the task {task.name} has {len(task.images)} pictures and {len(task.captions)} captions")
@@ -147,30 +110,26 @@ def check(stream: TaskStream, *, allow_overlap: bool = False) -> None:
 
 
 def _check_unique(what: str, values: Sequence[str]) -> None:
-    twice = [value for value, times in Counter(map(str.casefold, values)).items() if times > 1]
-    if twice:
-        raise ConfigError(
-            f"two tasks have the {what} {twice[0]!r}; what the second one learns would overwrite the first"
-        )
+    value, times = Counter(map(str.casefold, values)).most_common(1)[0] if values else ("", 1)
+    if times > 1:
+        raise ConfigError(f"two tasks have the {what} {value!r}; learning the second would overwrite the first")
 
 
 def _check_picture(task: Task, picture: Picture) -> None:
     """Decode the whole picture, because a truncated file has an intact header."""
     if not isinstance(picture, get_args(Picture)):
         raise ConfigError(f"the task {task.name}: a picture is an image or a path, found {type(picture).__name__}")
-    if isinstance(picture, Image.Image):
-        return
-    opened(picture, f"the task {task.name}: {picture}")
+    if isinstance(picture, Path):
+        opened(picture, f"the task {task.name}: {picture}")
 
 
 def _check_disjoint(task: Task) -> None:
-    known = _digests(task.images)
+    trained = _digests(task.images)
     for digest, name in _digests(task.references).items():
-        if digest in known:
-            other = known[digest]
+        if digest in trained:
             raise ConfigError(
-                f"the task {task.name}: {other} is trained on and {name} is a reference, and they are one picture; "
-                "take other references, or write allow_overlap = true (as the paper's objects do)"
+                f"the task {task.name}: {trained[digest]}, which is trained on, and the reference {name} are the same "
+                "picture; use other references, or set allow_overlap = true (as the paper's objects do)"
             )
 
 

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -63,10 +62,6 @@ class TaskStream:
 
     def __len__(self) -> int:
         return len(self.tasks)
-
-    def ordered(self, order: Sequence[int]) -> TaskStream:
-        """The same tasks in another order (indices into this stream)."""
-        return replace(self, tasks=tuple(self.tasks[index] for index in order))
 
 
 def shuffled(count: int, seed: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from torch import Tensor
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.runs.checksums import check
-from t2iprobe.core.runs.files import explained, write
+from t2iprobe.core.runs.files import write
 
 Tensors = Mapping[str, Tensor]
+STATE = "state.safetensors"  # its name in a run
 PARTS = ("adapter", "delta", "rows")
+DAMAGED = (OSError, SafetensorError, KeyError, TypeError, ValueError)  # errors from reading a damaged file
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,6 @@ class TaskState:
         base: digest of the base model's weights.
         tasks: number of tasks learnt.
         adapter: ``<path>.lora_A.weight`` and B of one adapter.
-        scale: scale of the adapter.
         delta: module path to the weight minus the base model's, (out, in), float32.
         rows: module path to the last task's A, if the next one's has to be orthogonal to it.
         memory: what a regulariser keeps of all past tasks, by its name and module path.
@@ -42,21 +43,30 @@ class TaskState:
     base: str
     tasks: int = 0
     adapter: Tensors = field(default_factory=dict)
-    scale: float = 1.0
     delta: Tensors = field(default_factory=dict)
     rows: Tensors = field(default_factory=dict)
     memory: Mapping[str, Tensors] = field(default_factory=dict)
     rank: int | None = 0
 
-    @property
-    def bytes(self) -> int:
-        """Total size in bytes of everything that is handed over."""
-        return sum(one.numel() * one.element_size() for one in self._named().values())
+    def next(self, rank: int | None, *, adapter: Tensors | None = None, delta: Tensors | None = None) -> TaskState:
+        """The state after one more task, as an adapter or as differences; rows and memory stay."""
+        return replace(self, tasks=self.tasks + 1, rank=rank, adapter=adapter or {}, delta=delta or {})
 
     @property
-    def kinds(self) -> tuple[str, ...]:
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors, as they are named in a file: ``<part or memory>:<name>``."""
+        groups: dict[str, Tensors] = {part: getattr(self, part) for part in PARTS} | dict(self.memory)
+        return {f"{kind}:{name}": tensor for kind, group in groups.items() for name, tensor in group.items()}
+
+    @property
+    def bytes(self) -> int:
+        """Size in bytes of everything that is passed on."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def kinds(self) -> list[str]:
         """What the state holds: ``adapter``, ``delta``, ``rows``, and names of memories."""
-        return (*(part for part in PARTS if getattr(self, part)), *(name for name, kept in self.memory.items() if kept))
+        return list(dict.fromkeys(name.partition(":")[0] for name in self.tensors))
 
     def dense(self, path: str) -> Tensor | None:
         """The weight of a module minus the base model's; ``None`` where nothing was learnt."""
@@ -64,23 +74,21 @@ class TaskState:
             return self.delta[path]
         if f"{path}.lora_A.weight" not in self.adapter:
             return None
-        return self.scale * self.adapter[f"{path}.lora_B.weight"] @ self.adapter[f"{path}.lora_A.weight"]
+        return self.adapter[f"{path}.lora_B.weight"] @ self.adapter[f"{path}.lora_A.weight"]
 
     def last_rows(self, path: str) -> Tensor | None:
         """A of the last task, or of the single adapter."""
         return self.rows.get(path, self.adapter.get(f"{path}.lora_A.weight"))
 
     def save(self, path: Path) -> None:
-        """Write the state whole or not at all; it replaces the state of the previous task.
+        """Write the state whole or not at all, to a folder that exists; it replaces the state of the previous task.
 
         Raises:
             StoreError: the disk is full or gone.
         """
-        facts = {"base": self.base, "tasks": self.tasks, "scale": self.scale, "rank": self.rank}
-        tensors = {name: one.contiguous() for name, one in self._named().items()}
-        with explained(str(path)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, save(tensors, {"handover": json.dumps(facts)}))
+        facts = {"base": self.base, "tasks": self.tasks, "rank": self.rank}
+        tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
+        write(path, save(tensors, {"state": json.dumps(facts)}))
 
     @classmethod
     def load(cls, path: Path, base: str) -> TaskState:
@@ -92,18 +100,22 @@ class TaskState:
         groups: dict[str, dict[str, Tensor]] = {}
         try:
             with safe_open(check(path), "pt") as file:
-                facts: dict[str, Any] = json.loads(file.metadata()["handover"])
-                for name in file.keys():  # noqa: SIM118 - it is no dict
+                facts: dict[str, Any] = json.loads(file.metadata()["state"])
+                for name in file.keys():  # noqa: SIM118 - it is not a dict
                     kind, _, rest = name.partition(":")
                     groups.setdefault(kind, {})[rest] = file.get_tensor(name)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except DAMAGED as error:
             raise ConfigError(f"{path} is damaged ({error}); delete the folder {path.parent} to learn again") from error
         if facts["base"] != base:
-            raise ConfigError(f"{path} continues another model than this one; choose another --out")
-        memory = {kind: group for kind, group in groups.items() if kind not in PARTS}
-        adapter, delta, rows = (groups.get(part, {}) for part in PARTS)
-        return cls(**facts, adapter=adapter, delta=delta, rows=rows, memory=memory)
+            raise ConfigError(f"{path} belongs to another model; choose another --out")
+        parts: dict[str, Any] = {part: groups.pop(part, {}) for part in PARTS}
+        return cls(**facts, **parts, memory=groups)
 
-    def _named(self) -> dict[str, Tensor]:
-        groups: dict[str, Tensors] = {part: getattr(self, part) for part in PARTS} | dict(self.memory)
-        return {f"{kind}:{name}": one for kind, group in groups.items() for name, one in group.items()}
+
+def tasks_in(path: Path) -> int:
+    """Number of tasks that the state in a file has learnt; 0 if the file is missing or damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return int(json.loads(file.metadata()["state"])["tasks"])
+    except DAMAGED:
+        return 0

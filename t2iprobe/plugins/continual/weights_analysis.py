@@ -1,81 +1,43 @@
-"""What a stream of trainings did to the weights: conflicts, norms, ranks, angles, and who owns which weight.
+"""What a stream of trainings did to the weights: conflicts, norms, ranks, overlaps, and who owns which weight.
 
-A run's weights are given as *totals*: for every task, in the order learnt, the weight of each module minus the base
-model's after that task, module path -> (out, in). What a task itself added, its *increment*, is the difference from the
-total before it. Every function goes module by module, so totals may be mappings that compute a difference on
-demand (:class:`Lazy`), and only the totals of one module need be in memory.
+A run's weights are given as *totals*: for every module, the weight minus the base model's after each task, in the order
+learnt, module path -> [(out, in)]. What a task itself added, its *increment*, is the difference from the total before
+it. Every function goes module by module, so totals may be a mapping that computes them on demand, and only those of one
+module need be in memory.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import combinations
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from t2iprobe.core.errors import ConfigError, ShapeError
-from t2iprobe.core.names import choice
+from t2iprobe.core.errors import ShapeError
 
-Totals = Sequence[Mapping[str, Tensor]]
-#: A (rank, in) and B (out, rank), whose product is scaled by 1
+Totals = Mapping[str, Sequence[Tensor]]
+#: A (rank, in) and B (out, rank)
 Factors = tuple[Tensor, Tensor]
-Side = Literal["in", "out"]
 NOBODY = -1
 TOLERANCE = 1e-5  # singular values below this share of the largest are rounding errors
 
 
-class Lazy(Mapping[str, Tensor]):
-    """Differences of weights that are computed on demand.
-
-    Args:
-        paths: paths of the modules.
-        compute: gives the difference of a module.
-    """
-
-    def __init__(self, paths: Sequence[str], compute: Callable[[str], Tensor]) -> None:
-        self._paths, self._compute = tuple(paths), compute
-
-    def __getitem__(self, path: str) -> Tensor:
-        if path not in self._paths:
-            raise KeyError(path)
-        return self._compute(path)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-
-def modules(totals: Totals) -> Iterator[tuple[str, list[Tensor]]]:
-    """Yield module by module its totals, task by task, in float32.
+def increments(totals: Sequence[Tensor]) -> list[Tensor]:
+    """What every task added to one module, in float32.
 
     Raises:
-        ConfigError: there are no tasks, or they have different modules.
-        ShapeError: the shape of a module changes, or is not that of a matrix.
+        ShapeError: the module's shape changes, or is not that of a matrix.
     """
-    if not totals or not totals[0]:
-        raise ConfigError("an analysis of weights needs at least one task with at least one module")
-    paths = list(totals[0])
-    for number, one in enumerate(totals):
-        if odd := sorted(set(one) ^ set(paths)):
-            raise ConfigError(f"task {number + 1} has other modules than the first one: {odd[0]}")
-    for path in paths:
-        found = [one[path].detach().float() for one in totals]
-        if any(one.ndim != 2 or one.shape != found[0].shape for one in found):
-            raise ShapeError(f"{path}: a difference is (out, in) and keeps its shape, found {_shapes(found)}")
-        yield path, found
-
-
-def increments(totals: Sequence[Tensor]) -> list[Tensor]:
-    """What every task added to one module."""
-    before = [torch.zeros_like(totals[0]), *totals[:-1]]
-    return [after - one for after, one in zip(totals, before, strict=True)]
+    shapes = {tuple(total.shape) for total in totals}
+    if len(shapes) != 1 or totals[0].ndim != 2:
+        raise ShapeError(f"the totals of a module are (out, in), all of one shape; found {sorted(shapes)}")
+    found = [total.detach().float() for total in totals]
+    return [after - before for before, after in zip([torch.zeros_like(found[0]), *found], found, strict=False)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +65,20 @@ class Conflict:
 
 def conflicts(totals: Totals) -> list[Conflict]:
     """The paper's sign conflicts of every task with every later state, over all modules together."""
-    count = len(totals)
-    opposite, against, own = (np.zeros((count, count)) for _ in range(3))
+    sums: dict[tuple[int, int], NDArray[np.float64]] = {}
     size = 0
-    for _, found in modules(totals):
+    for found in totals.values():
         size += found[0].numel()
-        for task, added in enumerate(increments(found)):
-            before = found[task] - added
-            for after in range(task + 1, count):
-                since = found[after] - before
-                opposite[task, after] += int((added * since < 0).sum())
-                against[task, after] += _square(since[added.sign() != since.sign()])
-                own[task, after] += _square(added)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = np.where(own > 0, np.sqrt(against) / np.sqrt(own), np.nan)
-    pairs = [(task, after) for task in range(count) for after in range(task + 1, count)]
-    return [Conflict(task, after, opposite[task, after] / size, float(ratio[task, after])) for task, after in pairs]
+        added = increments(found)
+        for task, after in combinations(range(len(found)), 2):
+            own, since = added[task], found[after].float() - (found[task].float() - added[task])
+            opposite = int((own * since < 0).sum())
+            against = _square(since[own.sign() != since.sign()])
+            sums.setdefault((task, after), np.zeros(3))[:] += opposite, against, _square(own)
+    return [
+        Conflict(task, after, float(opposite) / size, float(np.sqrt(against) / np.sqrt(own)) if own > 0 else math.nan)
+        for (task, after), (opposite, against, own) in sums.items()
+    ]
 
 
 def null_share(later: int) -> float:
@@ -132,6 +92,10 @@ def null_ratio(later: int) -> float:
     return math.sqrt((1 + later) * (angle - math.sin(angle) * math.cos(angle)) / math.pi)
 
 
+def _angle(later: int) -> float:
+    return math.acos(1 / math.sqrt(1 + later))
+
+
 def opposed_curve(runs: Sequence[Sequence[Conflict]], what: str = "ratio") -> dict[int, list[float]]:
     """Number of later tasks -> the values of all runs and tasks, as the paper draws them.
 
@@ -142,7 +106,6 @@ def opposed_curve(runs: Sequence[Sequence[Conflict]], what: str = "ratio") -> di
         runs: conflicts of each run.
         what: ``ratio`` or ``share``.
     """
-    choice("number of a conflict", what, {"ratio": ..., "share": ...})
     last = max((one.later for run in runs for one in run), default=0)
     kept = [one for run in runs for one in run if one.task > 0 or one.later == last]
     return {later: [float(getattr(one, what)) for one in kept if one.later == later] for later in range(1, last + 1)}
@@ -150,7 +113,7 @@ def opposed_curve(runs: Sequence[Sequence[Conflict]], what: str = "ratio") -> di
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Numbers that describe a matrix.
+    """Numbers that describe what a task added to a module.
 
     Args:
         path: path of the module.
@@ -167,20 +130,16 @@ class Layer:
     effective_rank: float
 
 
-def layers(totals: Totals, *, added: bool = True) -> Iterator[Layer]:
-    """Norm and ranks for every module and task, of what the task added or of all that was added to the base model."""
-    for path, found in modules(totals):
-        for task, one in enumerate(increments(found) if added else found):
-            yield _layer(path, task, one)
-
-
-def _layer(path: str, task: int, delta: Tensor) -> Layer:
-    values = torch.linalg.svdvals(delta.double())
-    if not values[0] > 0:
-        return Layer(path, task, 0.0, 0.0, 0.0)
-    squares, shares = values.square().sum(), values / values.sum()
-    entropy = torch.special.entr(shares).sum()
-    return Layer(path, task, float(squares.sqrt()), float(squares / values[0] ** 2), float(entropy.exp()))
+def layers(totals: Totals) -> Iterator[Layer]:
+    """Norm and ranks of what each task added to each module."""
+    for path, found in totals.items():
+        for task, delta in enumerate(increments(found)):
+            values = torch.linalg.svdvals(delta.double())
+            if not values[0] > 0:
+                yield Layer(path, task, 0.0, 0.0, 0.0)
+                continue
+            squares, entropy = values.square().sum(), torch.special.entr(values / values.sum()).sum()
+            yield Layer(path, task, float(squares.sqrt()), float(squares / values[0] ** 2), float(entropy.exp()))
 
 
 def by_kind(rows: Sequence[Layer]) -> dict[str, dict[str, float]]:
@@ -203,64 +162,34 @@ def kind(path: str) -> str:
     return ".".join([part for part in path.split(".") if not part.isdecimal()][-2:])
 
 
-def principal_angles(one: Tensor, other: Tensor, side: Side = "in", rank: int | None = None) -> Tensor:
-    """Angles in degrees between the subspaces of two matrices, from the smallest.
+def overlaps(totals: Totals, side: str = "in") -> dict[tuple[int, int], tuple[float, float]]:
+    """How much the subspaces of each pair of tasks have in common.
 
     Args:
-        one, other: (out, in).
-        side: ``in``, what they read (rows), or ``out``, what they write (columns).
-        rank: rank of the subspaces; if not given, the number of directions that are not rounding errors.
+        totals: the run's weights.
+        side: ``in``, what a task's change reads (rows), or ``out``, what it writes (columns).
 
-    Raises:
-        ShapeError: the subspaces lie in spaces of different sizes.
+    Returns:
+        Pair of tasks -> mean squared cosine of the principal angles (1 where one subspace lies in the other, 0 if they
+        are orthogonal), and what random subspaces of these dimensions have on average; means over the modules where
+        both tasks added something.
     """
-    first, second = (basis(delta, side, rank) for delta in (one, other))
-    if len(first) != len(second):
-        raise ShapeError(f"the {side}puts of {_shapes([one, other])} differ in number")
-    return torch.rad2deg(_angles(first, second))
+    pairs: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    for found in totals.values():
+        bases = [_basis(delta, side) for delta in increments(found)]
+        for first, second in combinations(range(len(bases)), 2):
+            narrow, wide = sorted((bases[first].shape[1], bases[second].shape[1]))
+            if narrow:
+                shared = float((bases[first].T @ bases[second]).square().sum() / narrow)
+                pairs.setdefault((first, second), []).append((shared, wide / len(bases[first])))
+    return {pair: tuple(np.mean(values, axis=0).tolist()) for pair, values in pairs.items()}
 
 
-def basis(delta: Tensor, side: Side = "in", rank: int | None = None) -> Tensor:
-    """Orthonormal directions that a matrix reads or writes, (size, direction)."""
-    choice("side", side, {"in": ..., "out": ...})
+def _basis(delta: Tensor, side: str) -> Tensor:
+    """Orthonormal directions that a matrix reads (``in``) or writes (``out``), (size, direction)."""
     left, values, right = torch.linalg.svd(delta.double(), full_matrices=False)
-    wide = int((values > TOLERANCE * values[0]).sum()) if values[0] > 0 else 0
-    kept = wide if rank is None else min(rank, wide)
-    return right[:kept].T if side == "in" else left[:, :kept]
-
-
-@dataclass(frozen=True, slots=True)
-class Overlap:
-    """How much two tasks' subspaces have in common, over all modules.
-
-    Args:
-        one, other: positions of the tasks.
-        shared: mean squared cosine of the principal angles: 1 where one subspace lies in the other, 0 if orthogonal.
-        chance: what random subspaces of these dimensions have on average.
-    """
-
-    one: int
-    other: int
-    shared: float
-    chance: float
-
-
-def overlaps(totals: Totals, side: Side = "in", rank: int | None = None) -> list[Overlap]:
-    """The mean overlap over modules for every pair of tasks, without modules where one of them added nothing."""
-    count = len(totals)
-    found: dict[tuple[int, int], list[tuple[float, float]]] = {}
-    for _, one in modules(totals):
-        bases = [basis(delta, side, rank) for delta in increments(one)]
-        for first in range(count):
-            for second in range(first + 1, count):
-                if bases[first].shape[1] and bases[second].shape[1]:
-                    found.setdefault((first, second), []).append(_common(bases[first], bases[second]))
-    return [Overlap(*pair, *(float(one) for one in np.mean(values, axis=0))) for pair, values in found.items()]
-
-
-def _common(one: Tensor, other: Tensor) -> tuple[float, float]:
-    least = min(one.shape[1], other.shape[1])
-    return float((one.T @ other).square().sum() / least), max(one.shape[1], other.shape[1]) / len(one)
+    rank = int((values > TOLERANCE * values[0]).sum()) if values[0] > 0 else 0
+    return right[:rank].T if side == "in" else left[:, :rank]
 
 
 def owners(totals: Sequence[Tensor]) -> NDArray[np.int64]:
@@ -275,59 +204,25 @@ def owners(totals: Sequence[Tensor]) -> NDArray[np.int64]:
     return owner.numpy()
 
 
-def provenance(totals: Totals) -> dict[str, list[float]]:
-    """Module path -> the share of its weights that each task owns, and last the share that nobody owns."""
-    found = {}
-    for path, one in modules(totals):
-        counts = np.bincount(owners(one).ravel() + 1, minlength=len(totals) + 1)
-        found[path] = [*(counts[1:] / counts.sum()).tolist(), float(counts[0] / counts.sum())]
-    return found
+def owned(totals: Sequence[Tensor]) -> list[float]:
+    """The share of a module's weights that each task owns, and last the share that nobody owns."""
+    nobody, *counts = np.bincount(owners(totals).ravel() + 1, minlength=len(totals) + 1).tolist()
+    return [count / totals[0].numel() for count in (*counts, nobody)]
 
 
-def cross_terms(before: Mapping[str, Factors], new: Mapping[str, Factors]) -> dict[str, float]:
+def cross_terms(before: Mapping[str, Factors], new: Mapping[str, Factors]) -> float:
     """What summing the factors adds to the sum of two adapters, (B + B')(A + A') - BA - B'A' = B'A + BA'.
 
     Returns:
-        Module path -> norm of the cross terms over that of the sum of the products; ``total`` is over all modules.
-
-    Raises:
-        ConfigError: the adapters have different modules.
+        Norm of the cross terms over that of the sum of the products, over all modules.
     """
-    if odd := sorted(set(before) ^ set(new)):
-        raise ConfigError(f"one of the two adapters has no {odd[0]}")
-    cross, plain, found = 0.0, 0.0, {}
-    for path, (first, second) in before.items():
-        other, another = (one.double() for one in new[path])
-        first, second = first.double(), second.double()
-        extra, exact = _square(another @ first + second @ other), _square(second @ first + another @ other)
-        cross, plain = cross + extra, plain + exact
-        found[path] = _root_ratio(extra, exact)
-    return {**found, "total": _root_ratio(cross, plain)}
-
-
-def _root_ratio(part: float, whole: float) -> float:
-    return math.sqrt(part / whole) if whole > 0 else float("nan")
-
-
-def _angle(later: int) -> float:
-    if later < 1:
-        raise ConfigError(f"the null model is for one later task or more, found {later}")
-    return math.acos(1 / math.sqrt(1 + later))
-
-
-def _angles(one: Tensor, other: Tensor) -> Tensor:
-    """Principal angles in radians; small ones by sines, as cosines cannot tell them from 0 (Björck & Golub 1973)."""
-    count = min(one.shape[1], other.shape[1])
-    wide, narrow = (one, other) if one.shape[1] >= other.shape[1] else (other, one)
-    product = wide.T @ narrow
-    cosines = torch.linalg.svdvals(product)[:count].clamp(0, 1)
-    sines = torch.linalg.svdvals(narrow - wide @ product).flip(0)[:count].clamp(0, 1)
-    return torch.where(cosines.square() < 0.5, cosines.acos(), sines.asin())
+    cross = exact = 0.0
+    for path in before:
+        (first, second), (other, another) = ([part.double() for part in one[path]] for one in (before, new))
+        cross += _square(another @ first + second @ other)
+        exact += _square(second @ first + another @ other)
+    return math.sqrt(cross / exact) if exact > 0 else math.nan
 
 
 def _square(values: Tensor) -> float:
     return float(values.double().square().sum())
-
-
-def _shapes(tensors: Sequence[Tensor]) -> str:
-    return ", ".join(str(tuple(one.shape)) for one in tensors)

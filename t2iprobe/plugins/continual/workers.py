@@ -4,53 +4,50 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from t2iprobe.core.model import Model
     from t2iprobe.plugins.continual.options import ContinualOptions
+    from t2iprobe.plugins.continual.run import ContinualCallbacks, ContinualRun
     from t2iprobe.registry.manager import Plugins
 
 SMALL = 50_000_000  # parameters; smaller denoisers leave a CPU's cores idle
-MOST = 4  # processes, if nobody sets their number
+MOST = 4  # processes, if the user does not set their number
 
 
-@dataclass(frozen=True)
 class Shared:
-    """What all processes of a run have done, counted together.
+    """What all processes of a run have done together: training steps, and pictures (parts of a picture count)."""
 
-    Args:
-        steps: steps of trainings.
-        pictures: pictures of samplings; parts of a picture count.
-    """
-
-    steps: Any
-    pictures: Any
-
-    @classmethod
-    def new(cls) -> Shared:
-        """Counters at zero."""
+    def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
-        return cls(context.Value("d", 0.0), context.Value("d", 0.0))
+        self.steps: Any = context.Value("d", 0.0)
+        self.pictures: Any = context.Value("d", 0.0)
 
-    def stepped(self) -> int:
-        """Count one more step, and return how many there are."""
-        with self.steps:
-            self.steps.value += 1
-            return int(self.steps.value)
+    def callbacks(
+        self, run: ContinualRun, update: Callable[[], object] = lambda: None, **more: Any
+    ) -> ContinualCallbacks:
+        """Callbacks that count what a process does, and call ``update`` each time."""
+        from t2iprobe.plugins.continual.run import ContinualCallbacks
 
-    def drew(self, pictures: float) -> int:
-        """Count more pictures, and return how many there are."""
-        with self.pictures:
-            self.pictures.value += pictures
-            return round(self.pictures.value)
+        evaluations = run.learner.model.evaluations(run.sampling.settings.get("num_steps"))
+
+        def count(counter: Any, amount: float) -> None:
+            with counter:
+                counter.value += amount
+            update()
+
+        return ContinualCallbacks(
+            on_step=lambda step, loss: count(self.steps, 1),
+            on_picture_step=lambda rows, step: count(self.pictures, rows / evaluations),
+            **more,
+        )
 
 
 def usual(model: Model) -> int:
-    """Number of processes if nobody sets it: one per core for a small model on a CPU, otherwise one."""
+    """Number of processes by default: one per core for a small model on a CPU, otherwise one."""
     small = sum(one.numel() for one in model.denoiser.parameters()) < SMALL
     on_cpu = model.pipeline._execution_device.type == "cpu"
     return max(1, min(MOST, os.cpu_count() or 1)) if small and on_cpu else 1
@@ -82,8 +79,7 @@ def helping(asked: ContinualOptions, count: int, share: int, shared: Shared, plu
         plugins: the class of the plugins; every process makes its own.
     """
     context = multiprocessing.get_context("spawn")
-    given = (asked, share, shared, plugins)
-    helpers = [context.Process(target=_help, args=given, daemon=True) for _ in range(count)]
+    helpers = [context.Process(target=_help, args=(asked, share, shared, plugins), daemon=True) for _ in range(count)]
     try:
         for one in helpers:
             one.start()
@@ -101,25 +97,14 @@ def _help(asked: ContinualOptions, threads: int, shared: Shared, plugins: type[P
     """What a helper process does: the same run, without output."""
     import torch
 
-    from t2iprobe.cli.console import libraries_quiet, notes
+    from t2iprobe.cli.console import libraries_quiet, silent
     from t2iprobe.core.errors import T2IProbeError
     from t2iprobe.plugins.continual.options import build
-    from t2iprobe.plugins.continual.run import ContinualCallbacks
 
     torch.set_num_threads(threads)
-    notes.quiet = True
     try:
-        with libraries_quiet():
+        with silent(), libraries_quiet():
             run = build(asked, plugins())
-            evaluations = run.learner.model.evaluations(run.sampler.settings.get("num_steps"))
-            callbacks = ContinualCallbacks(
-                on_step=lambda step, loss: _done(shared.stepped()),
-                on_picture_step=lambda rows, step: _done(shared.drew(rows / evaluations)),
-            )
-            run.work(callbacks)
+            run.work(shared.callbacks(run))
     except (T2IProbeError, KeyboardInterrupt):
         raise SystemExit(1) from None
-
-
-def _done(count: int) -> None:
-    """Do nothing with a count, since the first process shows it."""
