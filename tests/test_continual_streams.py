@@ -204,7 +204,7 @@ class TestPaper:
         assert totals[1] == 640 - 2 * (3 * 8 + 2)  # orders 0 and 42 begin with the same task, for both seeds
 
     def published(self, preset: str, reference: str) -> ContinualRun:
-        known: Any = SimpleNamespace(adapters=lambda: {"sdxl": SDXL}, listing=list)
+        known: Any = SimpleNamespace(adapters=lambda: {"sdxl": SDXL}, versions=dict)
         return build(ContinualOptions(stream=preset, arch="sdxl", full_size=True, reference=reference), known)
 
     def test_states_of_published_size(self) -> None:
