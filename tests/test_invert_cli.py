@@ -222,7 +222,7 @@ def test_guidance_warns(model: Path, tmp_path: Path) -> None:
         "run", "--model", model, "--prompts", model / "prompts.txt", "--limit", 1, "--num-steps", 1, "--guidance", 3,
         "--device", "cpu", "--out", tmp_path / "run",
     )  # fmt: skip
-    assert outcome.exit_code == 0 and "guidance 3: inversion then also has guidance's error" in outcome.stderr
+    assert outcome.exit_code == 0 and "guidance 3 adds an error of its own" in outcome.stderr
 
 
 def test_what_takes_long_or_much_wants_yes(model: Path, tmp_path: Path) -> None:

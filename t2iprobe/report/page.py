@@ -48,17 +48,29 @@ def write_page(page: Page, out: Path) -> Path:
     return out
 
 
+def page_of(
+    manifest: Mapping[str, Any], subject: str, sentence: str, sections: Sequence[Section], command: str
+) -> Page:
+    """The page of a run, with what its manifest says: model, cost and provenance.
+
+    Args:
+        manifest: the run's manifest.
+        subject: what was done with the model, for the title.
+        sentence: the answer in a sentence.
+        sections: the sections.
+        command: command that runs it again.
+    """
+    title = f"{manifest.get('model') or manifest.get('pipeline', '')}: {subject}"
+    cost = {name.replace("_", " "): f"{value:,}" for name, value in manifest.get("spent", {}).items()}
+    return Page(title, sentence, sections, command, cost, provenance(manifest))
+
+
 def _page(result: StudyResult, plugins: Plugins) -> Page:
     """The page of a study, finished or not; one that is not about layers has only the sections of plugins."""
     finding, manifest, sections = result.finding, result.manifest, plugins.report_sections(result)
-    page = Page(
-        f"{manifest.get('model') or manifest['pipeline']}: {manifest['settings']['localizer']['name']}",
-        finding.sentence if finding else "This study is not finished; the results so far are shown.",
-        sections,
-        _again(manifest.get("arguments", {}), result.path),
-        {name.replace("_", " "): f"{value:,}" for name, value in manifest.get("spent", {}).items()},
-        provenance(manifest),
-    )
+    sentence = finding.sentence if finding else "This study is not finished; the results so far are shown."
+    command = _again(manifest.get("arguments", {}), result.path)
+    page = page_of(manifest, manifest["settings"]["localizer"]["name"], sentence, sections, command)
     if finding is not None and not finding.ranking:
         return page
     rows = charted(result.trials, len(finding.ranking) if finding else 0)

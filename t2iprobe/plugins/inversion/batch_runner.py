@@ -20,6 +20,7 @@ from t2iprobe.core.runs.engine import RunSession
 from t2iprobe.core.study.stored_results import StoredResults
 from t2iprobe.core.sweep import TrialResult
 from t2iprobe.core.trials import Trial
+from t2iprobe.plugins.inversion.arms import ArmProperties
 from t2iprobe.plugins.inversion.trajectory_store import (
     ALL,
     CLEAN,
@@ -32,7 +33,7 @@ from t2iprobe.plugins.inversion.trajectory_store import (
 from t2iprobe.sampling import Guided, Pixels, decoded, encoded, fresh_noise, model_denoiser, sides, state_shape
 
 if TYPE_CHECKING:
-    from t2iprobe.plugins.inversion.study import InversionStudy
+    from t2iprobe.plugins.inversion.study import InversionQuestion, InversionStudy
 
 OTHER_NOISE = 1_000_003  # added to a row's seed for the fresh noise of forward diffusion
 SOURCE = "source"
@@ -46,6 +47,14 @@ Made = TypeVar("Made")
 def score_names(metrics: Sequence[ImageMetric]) -> list[str]:
     """The names of a study's scores."""
     return [*SCORES, *(metric.name for metric in metrics)]
+
+
+def sample_calls(question: InversionQuestion, examined: Mapping[str, ArmProperties]) -> int:
+    """Model calls per row that making the pictures takes."""
+    if not question.sampled:
+        return 0
+    own = question.sampler == "own"
+    return next(iter(examined.values())).own if own else question.num_steps * sides(question.guidance)
 
 
 class BatchRunner:
@@ -107,7 +116,8 @@ class BatchRunner:
             self.writer.write(SAMPLE, unit, sampled, self.sample_entries)
         if not self._done(SOURCE, rows):
             seconds = (time.perf_counter() - began) / len(rows)
-            scores = {"reconstruction": 0.0, "nfe_sample": self._sample_calls(), "seconds": seconds}
+            calls = sample_calls(question, self.study.examined)
+            scores = {"reconstruction": 0.0, "nfe_sample": calls, "seconds": seconds}
             self._put(SOURCE, rows, scores, pictures)
         return sampled, pictures
 
@@ -120,15 +130,6 @@ class BatchRunner:
             return method.sample(denoiser, self.study.schedule, noise[part])
 
         return self._in_parts(SAMPLE, rows, self.question.guidance, sample)
-
-    def _sample_calls(self) -> int:
-        """Model calls per row that making the pictures took."""
-        question = self.question
-        if not question.sampled:
-            return 0
-        if question.sampler == "own":
-            return next(iter(self.study.examined.values())).own
-        return question.num_steps * sides(question.guidance)
 
     def _given(self, rows: range) -> Tensor:
         """The states or pictures of a unit that are given, as what is denoised."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,13 +36,8 @@ from t2iprobe.plugins.inversion.options import ROWS, STEPS, InvertOptions
 from t2iprobe.plugins.inversion.paired import mean_of
 from t2iprobe.plugins.inversion.pictures import overview
 from t2iprobe.plugins.inversion.sources import Source, folder, repeated
-from t2iprobe.plugins.inversion.study import (
-    InversionCallbacks,
-    InversionCost,
-    InversionQuestion,
-    InversionStudy,
-)
-from t2iprobe.report.sections import Page, Section
+from t2iprobe.plugins.inversion.study import InversionCallbacks, InversionCost, InversionQuestion, InversionStudy
+from t2iprobe.report.page import page_of
 from t2iprobe.sampling import model_denoiser, sides, state_shape
 
 if TYPE_CHECKING:
@@ -71,7 +67,7 @@ def loaded(asked: ModelOptions, plugins: Plugins) -> Model:
 
 
 def source_of(asked: InvertOptions, model: Model, plugins: Plugins) -> Source:
-    """The rows that were asked for."""
+    """The rows to invert, according to the options."""
     texts = prompts_of(asked, model, plugins)
     if asked.images is not None:
         own = texts if asked.prompts or asked.prompt_set else []
@@ -90,25 +86,18 @@ def prompts_of(asked: InvertOptions, model: Model, plugins: Plugins) -> list[str
 
 
 def question_of(asked: InvertOptions, model: Model, plugins: Plugins, **changes: Any) -> InversionQuestion:
-    """The question that the options ask."""
+    """The question that the options define, with ``changes``."""
     asked.check()
-    arms = tuple(map(parse_arm, asked.method or (default_method(model),)))
-    fields: dict[str, Any] = {
-        "source": changes.pop("source", None) or source_of(asked, model, plugins),
-        "arms": arms,
-        "num_steps": asked.num_steps or STEPS,
-        "guidance": asked.guidance,
-        "inversion_guidance": asked.inversion_guidance,
-        "sampler": asked.sampler,
-        "reencode": asked.reencode,
-        "trajectory": asked.trajectory,
-        "generation": asked.generation,
-    }
-    return InversionQuestion(**(fields | changes))
+    same = ("guidance", "inversion_guidance", "sampler", "reencode", "trajectory", "generation")
+    fields: dict[str, Any] = {name: getattr(asked, name) for name in same}
+    fields["source"] = changes.pop("source", None) or source_of(asked, model, plugins)
+    fields["arms"] = tuple(map(parse_arm, asked.method or (default_method(model),)))
+    fields["num_steps"] = asked.num_steps or STEPS
+    return InversionQuestion(**fields | changes)
 
 
 def study_of(asked: InvertOptions, question: InversionQuestion, model: Model, plugins: Plugins) -> InversionStudy:
-    """The study of a question. Its methods are built and examined here, so that what cannot work fails early."""
+    """The study of a question; its methods are examined here, so that what cannot work fails before anything runs."""
     metrics = metrics_of(asked.metric, plugins)
     study = InversionStudy(model, question, plugins.inverters(), metrics, asked.batch_size, asked.given())
     warn_of_guidance(question)
@@ -126,7 +115,7 @@ def metrics_of(names: Sequence[str], plugins: Plugins, needs: Sequence[str] = ("
     found = [choice("metric", name, known)() for name in names]
     if other := next((one.name for one in found if one.needs not in needs), None):
         able = ", ".join(name for name, one in known.items() if getattr(one, "needs", "") in needs)
-        raise ConfigError(f"the metric {other} does not compare two pictures; those that fit here: {able}")
+        raise ConfigError(f"the metric {other} does not compare two pictures; use {able}")
     for metric in found:
         if prepare := getattr(metric, "prepare", None):
             prepare()
@@ -139,8 +128,8 @@ def warn_of_guidance(question: InversionQuestion) -> None:
     if scales:
         shown = ", ".join(f"{scale:g}" for scale in sorted(scales))
         notes.print(
-            f"[yellow]warning:[/] guidance {shown}: inversion then also has guidance's error, and the numbers do not "
-            "compare with the paper's, which are at 1",
+            f"[yellow]warning:[/] guidance {shown} adds an error of its own to the inversion; the paper's numbers are "
+            "without guidance (1)",
             highlight=False,
         )
 
@@ -149,16 +138,10 @@ def run_study(asked: InvertOptions, study: InversionStudy, path: Path, what: str
     """Run a study, with its plan on stderr and a progress bar, or find it finished."""
     stop = stopping()
     with bar(what) as (progress, task):
-        total = study.cost().rows
+        calls = study.cost().rows / study.question.rows  # rows through the denoiser per picture
         progress.update(task, total=study.question.rows)
-        done = 0
-
-        def on_rows(rows: int) -> None:
-            nonlocal done
-            done += rows
-            progress.update(task, completed=min(1.0, done / total) * study.question.rows)
-
-        study.run(path, InversionCallbacks(lambda cost: announce(asked, study, path, cost), on_rows, stop))
+        planned = partial(announce, asked, study, path)
+        study.run(path, InversionCallbacks(planned, lambda rows: progress.advance(task, rows / calls), stop))
     return Inverted(path)
 
 
@@ -227,42 +210,17 @@ def report_of(path: Path, plugins: Plugins) -> Path:
     drawn = {file.stem: Image.open(check(file)) for file in sorted((path / "figures").glob("*.png"))}
     found = {name: read_json(file) for name in sections.SECTIONS if (file := path / f"{name}.json").is_file()}
     parts = [part for name, one in found.items() for part in sections.SECTIONS[name](one, drawn)]
-    text = (
-        sections.sentence(found["analysis"]) if "analysis" in found else next(iter(found.values())).get("sentence", "")
-    )
+    first = next(iter(found.values()))
+    sentence = sections.sentence(first) if "analysis" in found else first.get("sentence", "")
     manifest = runfolder.read_manifest(path)
-    return write_report(
-        path, manifest, text, parts, plugins, manifest.get("command", f"t2iprobe invert analyze {portable(path)}")
-    )
+    command = manifest.get("command", f"t2iprobe invert analyze {portable(path)}")
+    return plugins.write_page(page_of(manifest, "inversion", sentence, parts, command), path / "report.html")
 
 
 def keep(path: Path, name: str, found: Mapping[str, Any], drawn: Mapping[str, Image.Image]) -> None:
     """Write numbers as JSON and plots as PNG, each whole or not at all."""
     checksums.keep(path, {f"figures/{title}.png": image for title, image in drawn.items()})
     checksums.keep(path, {f"{name}.json": found})
-
-
-def write_report(
-    path: Path, manifest: Mapping[str, Any], text: str, parts: Sequence[Section], plugins: Plugins, command: str
-) -> Path:
-    """Write ``report.html`` in a folder."""
-    spent = manifest.get("spent", {})
-    cost = {name.replace("_", " "): f"{value:,}" for name, value in spent.items()}
-    settings = manifest.get("settings", {})
-    git = manifest.get("git") or {}
-    ran = {
-        "model": manifest.get("model"),
-        "weights": settings.get("weights"),
-        "dtype": settings.get("dtype"),
-        "device": manifest.get("device"),
-        "started": manifest.get("started"),
-        "ended": manifest.get("ended"),
-        "commit": f"{git['commit']}{' and changes' if git.get('dirty') else ''}" if git.get("commit") else None,
-        **manifest.get("versions", {}),
-    }
-    provenance = {name: str(value) for name, value in ran.items() if value}
-    title = f"{manifest.get('model') or manifest.get('pipeline', '')}: inversion"
-    return plugins.write_page(Page(title, text, parts, command, cost, provenance), path / "report.html")
 
 
 def sweep(path: Path, run: RunDefinition, answer: str) -> dict[str, Any]:
@@ -280,7 +238,7 @@ def sweep(path: Path, run: RunDefinition, answer: str) -> dict[str, Any]:
 
 @contextmanager
 def sampling(pictures: int, run: Inverted, guidance: float | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar over pictures sampled from states of a run; yields what has to be told the rows of every call."""
+    """A progress bar over pictures sampled from states of a run; yields the function to call with each call's rows."""
     scale = run.settings["guidance"] if guidance is None else guidance
     calls = run.steps * sides(scale)
     notes.print(

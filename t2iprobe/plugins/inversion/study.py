@@ -27,9 +27,9 @@ from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.core.study.context import usual_batch
 from t2iprobe.plugins.inversion.arms import ArmProperties, InversionArm, examined, methods_of
-from t2iprobe.plugins.inversion.batch_runner import SOURCE, BatchRunner, Tell, score_names
+from t2iprobe.plugins.inversion.batch_runner import SOURCE, BatchRunner, Tell, sample_calls, score_names
 from t2iprobe.plugins.inversion.sources import Source
-from t2iprobe.sampling import sides, state_shape, used_schedule
+from t2iprobe.sampling import state_shape, used_schedule
 
 Sampler = Literal["plain", "own"]
 
@@ -129,10 +129,7 @@ def cost_of(question: InversionQuestion, examined: Mapping[str, ArmProperties], 
         examined: the properties of each method, by its label.
         shape: (channel, y, x) of what is denoised.
     """
-    each = sum(one.invert + one.sample for one in examined.values())
-    if question.sampled:
-        own = next(iter(examined.values())).own
-        each += own if question.sampler == "own" else question.num_steps * sides(question.guidance)
+    each = sample_calls(question, examined) + sum(one.invert + one.sample for one in examined.values())
     backward = sum(one.backward for one in examined.values())
     arrays = 2 + 3 * len(question.arms)
     if question.trajectory:
