@@ -71,29 +71,22 @@ def answer_of(result: StudyResult) -> dict[str, Any]:
 
 def _write_pictures(result: StudyResult, photo: Image.Image | None) -> None:
     """Write the contact sheet, and every picture as PNG, next to the study's own files."""
-    from t2iprobe.report.figures import SheetRow, cell_for, contact_sheet
+    from t2iprobe.report.figures import cell_for, grid, wrapped
 
+    named = {SOURCE: SOURCE if photo is None else "reconstruction", TARGET: SWAP}
     labels = [trial.label for trial in result.trials]
-    named = {SOURCE: "reconstruction" if photo is not None else SOURCE, TARGET: SWAP}
-    pictures = [[result.images(label, number) for label in labels] for number in range(len(result.pairs))]
-    whole = [[image for image in row if image is not None] for row in pictures]
-    shutil.rmtree(result.path / PICTURES, ignore_errors=True)
-    runfolder.write_images(result.path, PICTURES, dict(enumerate(whole)), [named.get(label, label) for label in labels])
-    shown = [SOURCE] if photo is not None else []
-    shown += [label for label in labels if label not in (SOURCE, TARGET)]
+    names = [named.get(label, label) for label in labels]
     pairs = result.manifest["settings"]["pairs"]
+    made = [[result.images(label, number) for label in labels] for number in range(len(pairs))]
+    pictures = [[image for image in row if image is not None] for row in made]
+    shutil.rmtree(result.path / PICTURES, ignore_errors=True)
+    runfolder.write_images(result.path, PICTURES, dict(enumerate(pictures)), names)
+    first = {} if photo is None else {"photo": photo}
     rows = [
-        SheetRow(
-            f"{pairs[number][3]}\n→ {pairs[number][4]}",
-            photo if photo is not None else images[SOURCE],
-            images[TARGET],
-            [images[label] for label in shown],
-        )
-        for number, row in enumerate(whole[:SHEET_ROWS])
-        for images in [dict(zip(labels, row, strict=True))]
+        (wrapped(f"{pair[3]}\n→ {pair[4]}"), [*first.values(), *row])
+        for pair, row in zip(pairs, pictures[:SHEET_ROWS], strict=False)
     ]
-    sheet = contact_sheet(rows, [named.get(label, label) for label in shown], cell=cell_for(whole[0][0]))
-    keep(result.path, {SHEET: sheet})
+    keep(result.path, {SHEET: grid([*first, *names], rows, cell_for(pictures[0][0]))})
 
 
 def sections(result: StudyResult) -> Iterator[Section]:
