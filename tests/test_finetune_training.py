@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.core.contracts.adapter import Adapter, Conditioning, layer_table
 from t2iprobe.core.errors import ConfigError, NonFiniteError, StoppedError
 from t2iprobe.core.model import Model
+from t2iprobe.core.room import Room
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.training.dataset import Example, Pictures, read_folder, unlisted, write_folder
 from t2iprobe.training.feed import Feed
@@ -430,14 +432,21 @@ def test_passes_memory_and_checkpointing_do_not_change_the_result(
     halves = trained(model, Settings(steps=3, batch=4, lr=1e-2, rows_at_once=3), tmp_path / "b")
     again = trained(model, Settings(steps=3, batch=4, lr=1e-2, checkpointing=True), tmp_path / "c")
     assert not model.denoiser.is_gradient_checkpointing and not model.denoiser.training
-    losses = Objective.losses
+    losses, shrink, failed = Objective.losses, Room.shrink, []
 
     def cramped(self: Objective, clean: Tensor, *rest: Any) -> Tensor:
         if len(clean) > 1:
+            activations = torch.zeros(1)
+            failed.append(weakref.ref(activations))
             raise torch.OutOfMemoryError
         return losses(self, clean, *rest)
 
+    def freed(self: Room, work: str, rows: int) -> None:
+        assert failed.pop()() is None, "the error still keeps what did not fit"
+        shrink(self, work, rows)
+
     monkeypatch.setattr(Objective, "losses", cramped)
+    monkeypatch.setattr(Room, "shrink", freed)
     small = trained(model, Settings(steps=3, batch=4, lr=1e-2), tmp_path / "d")
     for other in (halves, again, small):
         torch.testing.assert_close(other, whole, rtol=1e-3, atol=2e-5)

@@ -85,9 +85,13 @@ class Lora:
         )
         kept = {} if init in PLAIN else {path: _weight(denoiser, path).detach().clone() for path in modules}
         lora = cls(model, _learning(model), kept)
-        with torch.random.fork_rng(devices=[]), _inits(init):
+        with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            denoiser.add_adapter(config, NAME)
+            try:
+                denoiser.add_adapter(config, NAME)
+            except (ValueError, KeyError, NotImplementedError, ImportError) as error:
+                reason = " ".join(str(error).split())
+                raise ConfigError(f"peft cannot initialise a LoRA with {init!r}: {reason}") from error
         return lora.learn(dropout)
 
     @classmethod
@@ -303,15 +307,3 @@ def _difference(own: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[in
 
 def _weight(denoiser: nn.Module, path: str) -> nn.Parameter:
     return denoiser.get_submodule(path).get_parameter("weight")
-
-
-@contextmanager
-def _inits(init: bool | str) -> Iterator[None]:
-    """Turn peft's errors about an initialisation into ours."""
-    try:
-        yield
-    except (ValueError, KeyError, NotImplementedError, ImportError) as error:
-        raise ConfigError(f"peft cannot initialise a LoRA with {init!r}: {' '.join(str(error).split())}") from error
-
-
-__all__ = ["NAME", "Lora", "State", "check_free"]

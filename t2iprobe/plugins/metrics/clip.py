@@ -62,47 +62,41 @@ class Clip:
         return _features(self._model.get_image_features(pixel_values=pixels.to(self.device)))
 
 
-def _features(found: Any) -> Tensor:
+def _features(output: Any) -> Tensor:
     """Features of the first row; transformers 5 wraps what transformers 4 returned as a plain tensor."""
-    rows = found if isinstance(found, Tensor) else found.pooler_output
+    rows = output if isinstance(output, Tensor) else output.pooler_output
     return rows[0].float().cpu()
 
 
-def _loaded(ref: str) -> tuple[Any, Any, Any]:
-    """Model, tokenizer and image processor, from the folder or the cache, else from the hub."""
+def _loaded(ref: str) -> list[Any]:
+    """Model, tokenizer and image processor, from the folder or the cache, else from the hub.
+
+    Raises:
+        ModelError: they cannot be loaded.
+    """
+    import transformers
     from huggingface_hub import model_info
 
     from t2iprobe.registry.bars import no_bars
 
-    try:
-        with no_bars():
-            return _parts(ref, here=True)
-    except Exception as error:  # not in the cache, a broken file, or another kind of model
-        if Path(ref).expanduser().exists():
-            raise _missing(ref, error) from error
-    try:
-        model_info(ref, timeout=10)  # fails at once if the hub cannot be reached; a download would try for a minute
-        return _parts(ref, here=False)
-    except Exception as error:
-        raise _missing(ref, error) from error
-
-
-def _parts(ref: str, *, here: bool) -> tuple[Any, Any, Any]:
-    import transformers
-
     # the variant that resizes with Pillow, as OpenAI's code does, whether torchvision is installed or not
     processor = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
     kinds = (transformers.CLIPModel, transformers.CLIPTokenizer, processor)
-    model, tokenizer, images = (kind.from_pretrained(ref, local_files_only=here) for kind in kinds)
-    return model, tokenizer, images
-
-
-def _missing(ref: str, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:160]
-    return ModelError(
-        f"the CLIP model {ref!r} cannot be loaded: set {VARIABLE} to its folder, or download it once with "
-        f"`hf download {DEFAULT}` ({type(error).__name__}: {reason})"
-    )
+    try:
+        try:
+            with no_bars():
+                return [kind.from_pretrained(ref, local_files_only=True) for kind in kinds]
+        except Exception:  # not in the cache, a broken file, or another kind of model
+            if Path(ref).expanduser().exists():
+                raise
+        model_info(ref, timeout=10)  # fails at once if the hub cannot be reached; a download would try for a minute
+        return [kind.from_pretrained(ref) for kind in kinds]
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ModelError(
+            f"the CLIP model {ref!r} cannot be loaded: set {VARIABLE} to its folder, or download it once with "
+            f"`hf download {DEFAULT}` ({type(error).__name__}: {reason})"
+        ) from error
 
 
 @cache
@@ -160,7 +154,8 @@ class ClipT(_Clip):
 class ClipTemplate(ClipT):
     """CLIPScore of the image and the prompt's template, that is, the prompt with nothing in its quotes.
 
-    For pairs with different templates it tells layers that write only the text from those that also carry the scene.
+    For pairs with different templates it distinguishes layers that write only the text from those that also carry the
+    scene.
     """
 
     name: ClassVar[str] = "clip_t_template"

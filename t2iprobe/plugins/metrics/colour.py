@@ -55,9 +55,9 @@ def read_colour(image: Image.Image, palette: Palette = PALETTE, distance: float 
     White and grey lose to any other colour that covers a tenth of the picture: they are the colours of walls.
     """
     shares = coverage(image, palette, distance)
-    found = {name: share for name, share in shares.items() if name not in BACKGROUND and share >= SHARE} or shares
-    best = max(found, key=found.__getitem__, default="")
-    return best if found.get(best, 0) > 0 else ""
+    large = {name: share for name, share in shares.items() if name not in BACKGROUND and share >= SHARE}
+    best = max(large or shares, key=shares.__getitem__, default="")
+    return best if shares.get(best, 0) > 0 else ""
 
 
 class Colour:
@@ -83,8 +83,8 @@ class Colour:
         Raises:
             ConfigError: the palette does not have this colour.
         """
-        asked = word.strip().lower()
-        asked = asked if asked in self.palette else ALIASES.get(asked, asked)
-        if asked not in self.palette:
+        colour = word.strip().lower()
+        colour = colour if colour in self.palette else ALIASES.get(colour, colour)
+        if colour not in self.palette:
             raise ConfigError(f"no colour {word!r} in the palette: use one of {', '.join(self.palette)}")
-        return float(read_colour(image, self.palette, self.distance) == asked)
+        return float(read_colour(image, self.palette, self.distance) == colour)

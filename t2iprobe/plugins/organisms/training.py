@@ -121,9 +121,9 @@ class TrainingState:
     def __post_init__(self) -> None:
         self.modules = nn.ModuleDict(trained_modules(self.adapter, self.pipeline)).train()
         self.shadow = copy.deepcopy(self.modules).requires_grad_(False)
-        parameters = list(self.modules.parameters())
-        fused = {"fused": True} if all(p.is_floating_point() for p in parameters) else {}
-        self.optimiser = torch.optim.AdamW(parameters, lr=self.recipe.lr, weight_decay=0.01, betas=(0.9, 0.99), **fused)
+        self.optimiser = torch.optim.AdamW(
+            self.modules.parameters(), lr=self.recipe.lr, weight_decay=0.01, betas=(0.9, 0.99), fused=True
+        )
         self.swapper = Swapper(*text_layers(self.adapter, self.pipeline))
         self.objective = Objective(self.adapter, self.pipeline, bound=BOUND)
         self.step = 0
