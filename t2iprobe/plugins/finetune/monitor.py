@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_words
@@ -28,7 +29,7 @@ from t2iprobe.core.manifold import covered
 from t2iprobe.core.model import Model
 from t2iprobe.core.study.context import usual_batch
 from t2iprobe.plugins.finetune.sources import ProbePicture
-from t2iprobe.sampling import steady
+from t2iprobe.sampling import encoded
 
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
@@ -180,15 +181,7 @@ def precision_recall(tuned: Tensor, base: Tensor, neighbours: int = NEIGHBOURS) 
     return covered(tuned, base, neighbours), covered(base, tuned, neighbours)
 
 
-@torch.no_grad()
 def latents(model: Model, images: Sequence[Image]) -> Tensor:
     """Features that need no further network, (picture, feature): the model's own latents, averaged to 8 x 8 cells."""
-    return torch.stack([_encoded(model, image) for image in images]).double()
-
-
-def _encoded(model: Model, image: Image) -> Tensor:
-    pipeline: Any = model.pipeline
-    pixels = torch.from_numpy(np.array(image.convert("RGB"), np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
-    with steady(pipeline) as dtype:
-        found = model.adapter.encode_images(pipeline, pixels.to(pipeline._execution_device, dtype)).float().cpu()
-    return torch.nn.functional.adaptive_avg_pool2d(found, CELLS).flatten()
+    states = (encoded(model, np.asarray(image.convert("RGB"))[None]) for image in images)
+    return torch.stack([adaptive_avg_pool2d(one, CELLS).flatten() for one in states]).double()
