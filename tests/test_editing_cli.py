@@ -133,7 +133,7 @@ def photos(tmp_path: Path) -> Iterator[Path]:
         ([*PAIR], "name the layers: --layers 6, or --from RUN"),
         ([*PAIR, "--layers", "6", "--from", "runs/x"], "give --layers or --from, not both"),
         ([*PAIR, "--layers", "12"], "text-attention layers are 0-11"),
-        ([*PAIR, "--from", "nowhere"], "no run of t2iprobe"),
+        ([*PAIR, "--from", "nowhere"], "not a run of t2iprobe"),
         ([*PAIR, "--from", "other"], "about a model of architecture sdxl, this one is sd3"),
         (["--source", SOURCE, "--layers", "6"], "both --source and --target"),
         ([*PAIR, "--layers", "6", "--start-step", "20"], r"--start-step 20: a run has the steps 0-19.*t_s"),

@@ -521,7 +521,7 @@ def test_cells_of_an_ablation(finished: Inverted) -> None:
 
 
 def test_what_is_no_inversion(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no run"):
+    with pytest.raises(ConfigError, match="is not a run"):
         Inverted(tmp_path)
     (tmp_path / "manifest.json").write_text('{"settings": {}}')
     with pytest.raises(ConfigError, match="is not an inversion"):

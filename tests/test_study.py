@@ -93,7 +93,7 @@ def test_other_settings_are_said_and_nothing_is_touched(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(RunExistsError, match="no run"):
+    with pytest.raises(RunExistsError, match="not a run"):
         study().run(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
@@ -576,7 +576,7 @@ def test_a_study_from_its_file(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_
 def test_bad_requests_are_one_sentence(call: Call, tmp_path: Path) -> None:
     for arguments, said in (
         (["run", "word.toml"], "cannot read the study file"),
-        (["status", "runs/none"], "no run of t2iprobe"),
+        (["status", "runs/none"], "not a run of t2iprobe"),
         (["ls", "run"], "run is not a folder"),
         (["run", "words.toml", "--executor", "rya"], "did you mean ray"),
         (["run", "words.toml", "--workers", "2"], "go with --executor ray"),

@@ -22,46 +22,46 @@ if TYPE_CHECKING:
 
 
 @on_pairs(LocalizeOptions)
-def localize(asked: LocalizeOptions, plugins: Plugins) -> Result:
+def localize(options: LocalizeOptions, plugins: Plugins) -> Result:
     """Find the layers that write the text (or colour, …), and confirm them on held-out pairs: ``t2iprobe localize``."""
     from t2iprobe.plugins.localization import commands
     from t2iprobe.registry.results import Result
 
-    return Result.open(commands.localized(asked, plugins)["run"])
+    return Result.open(commands.localized(options, plugins)["run"])
 
 
 @on_pairs(PatchOptions)
-def patch_layers(asked: PatchOptions, plugins: Plugins) -> Result:
+def patch_layers(options: PatchOptions, plugins: Plugins) -> Result:
     """Patch every layer by itself, as the paper did: ``t2iprobe patch``. (:func:`t2iprobe.patch` is a single edit.)"""
     from t2iprobe.plugins.localization import commands
     from t2iprobe.registry.results import Result
 
-    return Result.open(commands.patched(asked, plugins)["run"])
+    return Result.open(commands.patched(options, plugins)["run"])
 
 
 @on_pairs(EditOptions)
-def edit(asked: EditOptions, plugins: Plugins) -> EditResult:
+def edit(options: EditOptions, plugins: Plugins) -> EditResult:
     """Change the text in a picture and leave the rest, by one method or several in comparison: ``t2iprobe edit``."""
     from t2iprobe.api.outcomes import EditResult
     from t2iprobe.plugins.editing import commands
     from t2iprobe.plugins.editing.options import with_preset
 
-    return EditResult.open(commands.edited(with_preset(asked), plugins)["run"])
+    return EditResult.open(commands.edited(with_preset(options), plugins)["run"])
 
 
 @on_prompts(InvertOptions)
-def invert(asked: InvertOptions, plugins: Plugins) -> Inversion:
+def invert(options: InvertOptions, plugins: Plugins) -> Inversion:
     """Sample pictures, invert them and sample them again: ``t2iprobe invert run``."""
     from t2iprobe.api.outcomes import Inversion
     from t2iprobe.plugins.inversion import commands, session
 
-    found = commands.inverted(asked, plugins)
+    found = commands.inverted(options, plugins)
     answer = session.summary(found)
     return Inversion(found.path, answer, answer["methods"])
 
 
 @on_model(FinetuneOptions)
-def finetune(asked: FinetuneOptions, plugins: Plugins) -> Finetuned:
+def finetune(options: FinetuneOptions, plugins: Plugins) -> Finetuned:
     """Train LoRAs on the layers that were found, and on others for comparison: ``t2iprobe finetune``.
 
     The model is as before once this is done.
@@ -70,13 +70,13 @@ def finetune(asked: FinetuneOptions, plugins: Plugins) -> Finetuned:
     from t2iprobe.plugins.finetune import report
     from t2iprobe.plugins.finetune.running import trained
 
-    runs = trained(asked, plugins)
-    assert asked.out is not None
-    return Finetuned(asked.out, {"runs": runs}, [report.row(run) for run in runs])
+    runs = trained(options, plugins)
+    assert options.out is not None
+    return Finetuned(options.out, {"runs": runs}, [report.row(run) for run in runs])
 
 
 @on_model(ContinualOptions)
-def continual(asked: ContinualOptions, plugins: Plugins) -> Outcome:
+def continual(options: ContinualOptions, plugins: Plugins) -> Outcome:
     """Learn concepts in sequence, and see what is forgotten, with one row per method: ``t2iprobe continual run``.
 
     The model is as before once this is done.
@@ -84,18 +84,18 @@ def continual(asked: ContinualOptions, plugins: Plugins) -> Outcome:
     from t2iprobe.api.outcomes import Outcome
     from t2iprobe.plugins.continual import commands
 
-    answer = commands.learnt(asked, plugins)
-    assert asked.out is not None
-    return Outcome(asked.out, answer, commands.rows(answer))
+    answer = commands.learnt(options, plugins)
+    assert options.out is not None
+    return Outcome(options.out, answer, commands.rows(answer))
 
 
 @on_prompts(CaptureOptions)
-def _capture(asked: CaptureOptions, plugins: Plugins) -> ActivationStore:
+def _capture(options: CaptureOptions, plugins: Plugins) -> ActivationStore:
     from t2iprobe.cli.commands import capture as command
     from t2iprobe.core.store.capture import RUN
     from t2iprobe.core.store.reader import ActivationStore
 
-    return ActivationStore(command.run(asked, plugins)["store"], RUN)
+    return ActivationStore(command.run(options, plugins)["store"], RUN)
 
 
 def capture(

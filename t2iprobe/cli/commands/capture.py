@@ -60,7 +60,7 @@ class CaptureOptions(RunOptions, GenerationOptions, ModelOptions):
 
 
 @takes(CaptureOptions)
-def capture(asked: CaptureOptions, context: typer.Context) -> None:
+def capture(options: CaptureOptions, context: typer.Context) -> None:
     """Keep activations of many prompts on disk: bounded memory, resumable, checked, and good to patch from.
 
     Bytes and time are said before it begins. In Python it reads like a cache: t2iprobe.ActivationStore("runs/keys").
@@ -74,92 +74,92 @@ def capture(asked: CaptureOptions, context: typer.Context) -> None:
       t2iprobe store info runs/keys
     """
     try:
-        answer = run(asked, context.obj)
+        answer = run(options, context.obj)
     except KeyboardInterrupt:
         say("interrupted; whole batches are kept, and the same command goes on from there")
         raise typer.Exit(130) from None
-    if asked.format is Format.json:
+    if options.format is Format.json:
         print_json(answer)
-    elif not asked.plan:
+    elif not options.plan:
         _show(answer)
 
 
-def run(asked: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
+def run(options: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
     """Do what was asked for, or find it done; returns the JSON answer."""
     from t2iprobe.core.runs import provenance, runfolder
     from t2iprobe.core.runs.engine import RunDefinition, execute
 
-    budget = parse.size(asked.max_bytes)
-    listed = read_entries(asked.prompts, "prompts")
-    ref = reference(asked.arch, asked.model, plugins)
-    if asked.plan:
-        plan = _planned(asked, load(asked, plugins), listed, None)
+    budget = parse.size(options.max_bytes)
+    listed = read_entries(options.prompts, "prompts")
+    ref = reference(options.arch, options.model, plugins)
+    if options.plan:
+        plan = _planned(options, load(options, plugins), listed, None)
         steps, sites = list(plan.layout.steps), len(plan.layout.entries)
         return {"sites": sites, "steps": steps, "rows": plan.layout.rows, **_planned_sizes(plan)}
-    settings = {"command": "capture", "asked": _deciding(asked, ref, listed)}
-    found = runfolder.existing(asked.out, settings, partly=True)
-    store = _complete(asked) if found is not None else None
+    settings = {"command": "capture", "asked": _deciding(options, ref, listed)}
+    found = runfolder.existing(options.out, settings, partly=True)
+    store = _complete(options) if found is not None else None
     if store is not None:
-        say(f"{asked.out} holds this capture already (delete the folder to run it again)")
-        return _answer(asked, store, 0.0, len(listed))
-    runfolder.check(asked.out)
-    model = load(asked, plugins)
-    facts = provenance.facts(model, asked.generation)
+        say(f"{options.out} holds this capture already (delete the folder to run it again)")
+        return _answer(options, store, 0.0, len(listed))
+    runfolder.check(options.out)
+    model = load(options, plugins)
+    facts = provenance.facts(model, options.generation)
     settings |= facts["decides"]
-    runfolder.existing(asked.out, settings)
-    plan = _planned(asked, model, listed, budget)
+    runfolder.existing(options.out, settings)
+    plan = _planned(options, model, listed, budget)
     there: list[int] = []
     run = RunDefinition(
         "capture",
         settings,
-        lambda session: _capture(asked, model, plan, session, there),
+        lambda session: _capture(options, model, plan, session, there),
         facts | {"captured_dtypes": list(plan.dtypes), "planned": _planned_sizes(plan)},
-        asked.given(),
+        options.given(),
         plugins.versions(),
         "prompt",
-        store=asked.store,
-        whole=lambda: _complete(asked) is not None,
+        store=options.store,
+        whole=lambda: _complete(options) is not None,
     )
     stop = stopping("the batch in flight")
-    manifest = execute(run, asked.out, stop)
-    store = _complete(asked)
+    manifest = execute(run, options.out, stop)
+    store = _complete(options)
     assert store is not None
-    return _answer(asked, store, manifest["spent"]["seconds"], sum(there))
+    return _answer(options, store, manifest["spent"]["seconds"], sum(there))
 
 
-def _deciding(asked: CaptureOptions, ref: str, prompts: list[str]) -> dict[str, Any]:
+def _deciding(options: CaptureOptions, ref: str, prompts: list[str]) -> dict[str, Any]:
     """The part of the options that decides what is kept; where it runs and how much at once does not."""
     kept = ("sites", "store", "steps", "branch", "seed", "num_steps", "guidance", "resolution", "dtype", "round_bits")
     digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]
-    named = {name: getattr(asked, name) for name in kept}
+    named = {name: getattr(options, name) for name in kept}
     return {"model": ref, "prompts": len(prompts), "prompts_sha256": digest, **named}
 
 
-def _planned(asked: CaptureOptions, model: Model, prompts: list[str], budget: int | None) -> CapturePlan:
+def _planned(options: CaptureOptions, model: Model, prompts: list[str], budget: int | None) -> CapturePlan:
     """Say on stderr what will be done and what it takes; refuse if that exceeds the budget."""
     from t2iprobe.core.contracts.adapter import Branch
     from t2iprobe.core.store.capture import layout_of, plan
 
-    generation = model.generation(prompts, asked.seed, **asked.generation)
+    generation = model.generation(prompts, options.seed, **options.generation)
     layout = layout_of(
         model,
         generation,
-        asked.sites,
-        steps=None if asked.steps is None else parse.steps(asked.steps, model.steps(asked.num_steps)),
-        branches=None if asked.branch == "both" else (Branch(asked.branch),),
-        batch=asked.batch_size or BATCH,
-        round_bits=asked.round_bits,
+        options.sites,
+        steps=None if options.steps is None else parse.steps(options.steps, model.steps(options.num_steps)),
+        branches=None if options.branch == "both" else (Branch(options.branch),),
+        batch=options.batch_size or BATCH,
+        round_bits=options.round_bits,
     )
     found = plan(model, generation, layout)
     layout, codec = found.layout, found.layout.codec
     say(
-        f"plan: {len(layout.entries)} sites × {len(layout.steps)} of {model.steps(asked.num_steps)} steps × "
+        f"plan: {len(layout.entries)} sites × {len(layout.steps)} of {model.steps(options.num_steps)} steps × "
         f"{layout.rows} prompts in {layout.units} batches; {parse.size_text(found.raw)} raw, about "
         f"{parse.size_text(found.stored)} stored ({codec.name} {codec.level} {codec.shuffle}, measured), "
-        f"about {found.seconds:.0f} s, into {asked.store or asked.out}"
+        f"about {found.seconds:.0f} s, into {options.store or options.out}"
     )
-    if budget is not None and found.stored > budget and not asked.yes:
-        most, yes = asked.called("max_bytes", asked.max_bytes), asked.called("yes", True)
+    if budget is not None and found.stored > budget and not options.yes:
+        most, yes = options.called("max_bytes", options.max_bytes), options.called("yes", True)
         raise ConfigError(
             f"this takes about {parse.size_text(found.stored)}, more than {most}; keep fewer sites, steps or prompts, "
             f"or add {yes}"
@@ -172,14 +172,14 @@ def _planned_sizes(plan: CapturePlan) -> dict[str, Any]:
 
 
 def _capture(
-    asked: CaptureOptions, model: Model, plan: CapturePlan, session: RunSession, there: list[int]
+    options: CaptureOptions, model: Model, plan: CapturePlan, session: RunSession, there: list[int]
 ) -> dict[str, Any]:
     """Capture what is missing; the number of prompts that are already there is appended to ``there``."""
     from t2iprobe.cli.progress import progress
     from t2iprobe.core.store.capture import capture
 
-    generation = model.generation(plan.layout.prompts, asked.seed, **asked.generation)
-    steps = model.steps(asked.num_steps)
+    generation = model.generation(plan.layout.prompts, options.seed, **options.generation)
+    steps = model.steps(options.num_steps)
 
     def skip(rows: int) -> None:
         there.append(rows)
@@ -195,31 +195,31 @@ def _capture(
 
     with progress(plan.layout.rows, steps, "capturing") as on_step:
         capture(
-            model, generation, plan.layout, asked.place, batch_size=asked.batch_size, on_step=on_step, on_skip=skip,
+            model, generation, plan.layout, options.place, batch_size=options.batch_size, on_step=on_step, on_skip=skip,
             on_unit=unit,
         )  # fmt: skip
     return {}
 
 
-def _complete(asked: CaptureOptions) -> ActivationStore | None:
+def _complete(options: CaptureOptions) -> ActivationStore | None:
     """What has been captured, if nothing is missing."""
     from t2iprobe.core.store.capture import RUN
     from t2iprobe.core.store.reader import ActivationStore
 
     try:
-        store = ActivationStore(asked.place, RUN)
+        store = ActivationStore(options.place, RUN)
     except ConfigError:  # nothing was captured yet, or it was removed again
         return None
     return None if store.missing else store
 
 
-def _answer(asked: CaptureOptions, store: ActivationStore, seconds: float, there: int) -> dict[str, Any]:
+def _answer(options: CaptureOptions, store: ActivationStore, seconds: float, there: int) -> dict[str, Any]:
     from t2iprobe.core.store import verify
 
-    sizes = verify.table(asked.place)
+    sizes = verify.table(options.place)
     return {
-        "run": str(asked.out),
-        "store": str(asked.place),
+        "run": str(options.out),
+        "store": str(options.place),
         "rows": store.rows,
         "rows_there_already": there,
         "steps": list(store.layout.steps),

@@ -12,10 +12,10 @@ from t2iprobe.cli.options import PrintOptions
 
 
 @takes(PrintOptions)
-def plugins(asked: PrintOptions, context: typer.Context) -> None:
+def plugins(options: PrintOptions, context: typer.Context) -> None:
     """List the bundled and installed plugins with their hooks, and the reason why one is not used."""
     rows = context.obj.listing()
-    if asked.format is Format.json:
+    if options.format is Format.json:
         print_json({"plugins": [asdict(row) for row in rows]})
         return
     hooks = [", ".join(one.removeprefix("t2iprobe_").removeprefix("register_") for one in row.hooks) for row in rows]

@@ -22,17 +22,17 @@ class ReportOptions(PrintOptions):
 
 
 @takes(ReportOptions)
-def report(asked: ReportOptions, context: typer.Context) -> None:
+def report(options: ReportOptions, context: typer.Context) -> None:
     """Make the report of a study again, from what is in its folder; the model is not needed.
 
     Example: t2iprobe report runs/localize-tiny-sd3-text-adaptive
     """
     from t2iprobe.registry.results import Result
 
-    result = Result.open(asked.path)
-    page = result.report(asked.out, context.obj)
+    result = Result.open(options.path)
+    page = result.report(options.out, context.obj)
     sentence = result.finding.sentence if result.finding else "not finished"
-    if asked.format is Format.json:
+    if options.format is Format.json:
         print_json({"report": str(page), "sentence": sentence})
     else:
         tell(f"{page}: {sentence}")

@@ -32,7 +32,7 @@ class SitesOptions(PrintOptions, WeightOptions):
 
 
 @takes(SitesOptions)
-def sites(asked: SitesOptions, context: typer.Context) -> None:
+def sites(options: SitesOptions, context: typer.Context) -> None:
     """List the attention layers that read the text, in forward order, with the parameters of their keys and values.
 
     Example: t2iprobe sites --arch sdxl --full-size --layers 55-57
@@ -40,41 +40,41 @@ def sites(asked: SitesOptions, context: typer.Context) -> None:
     from t2iprobe.core.contracts.adapter import count_parameters, layer_table
     from t2iprobe.core.sites import Sites
 
-    adapter, pipeline, name = _subject(asked, context.obj)
-    if asked.sites is not None:
-        _print_sites(Sites(adapter.sites(pipeline)).match(asked.sites), asked.format)
+    adapter, pipeline, name = _subject(options, context.obj)
+    if options.sites is not None:
+        _print_sites(Sites(adapter.sites(pipeline)).match(options.sites), options.format)
         return
     rows = layer_table(adapter, pipeline)
-    chosen = [rows[i] for i in parse.layers(asked.layers, len(rows))] if asked.layers else rows
+    chosen = [rows[i] for i in parse.layers(options.layers, len(rows))] if options.layers else rows
     total = count_parameters(adapter.module(pipeline))
     answer = {
         "arch": adapter.name,
         "model": name,
-        "inferred": adapter.inferred if asked.full_size else "",
+        "inferred": adapter.inferred if options.full_size else "",
         "layers_in_all": len(rows),
         "denoiser_parameters": total,
         "parameters": sum(row.parameters for row in chosen),
         "share": sum(row.parameters for row in chosen) / total,
         "layers": [asdict(row) for row in chosen],
     }
-    if asked.format is Format.json:
+    if options.format is Format.json:
         print_json(answer)
     else:
         _print_layers(answer, chosen)
 
 
-def _subject(asked: SitesOptions, plugins: Plugins) -> tuple[Adapter, Any, str]:
+def _subject(options: SitesOptions, plugins: Plugins) -> tuple[Adapter, Any, str]:
     """The adapter, the pipeline (or a stand-in that has only the denoiser) and its name."""
     from t2iprobe.cli.models import check_arch, reference
 
-    if asked.full_size:
-        if asked.arch is None or asked.model is not None:
+    if options.full_size:
+        if options.arch is None or options.model is not None:
             raise ConfigError("--full-size builds the published configuration of an --arch; leave --model out")
-        adapter = choice("architecture", asked.arch, plugins.adapters())()
-        return adapter, adapter.published(), f"{asked.arch}, published configuration"
-    ref = reference(asked.arch, asked.model, plugins)
+        adapter = choice("architecture", options.arch, plugins.adapters())()
+        return adapter, adapter.published(), f"{options.arch}, published configuration"
+    ref = reference(options.arch, options.model, plugins)
     model = plugins.load(ref)
-    check_arch(model, asked.arch)
+    check_arch(model, options.arch)
     return model.adapter, model.pipeline, ref
 
 

@@ -90,7 +90,7 @@ class Place:
 
 @app.command()
 @takes(StoreOptions)
-def info(asked: StoreOptions, context: typer.Context) -> None:
+def info(options: StoreOptions, context: typer.Context) -> None:
     """What a store holds and how large it is, raw and as stored; of a run without a store, how far and how large.
 
     Example: t2iprobe store info runs/keys
@@ -98,21 +98,21 @@ def info(asked: StoreOptions, context: typer.Context) -> None:
     from t2iprobe.core.runs.status import state_of
     from t2iprobe.core.store import keys, verify
 
-    if (store := Place(asked.path).store) is None:
-        state = state_of(Path(asked.path))
-        answer: dict[str, Any] = {"path": asked.path, "bytes": state.bytes, "study": None, "runs": [], "arrays": []}
+    if (store := Place(options.path).store) is None:
+        state = state_of(Path(options.path))
+        answer: dict[str, Any] = {"path": options.path, "bytes": state.bytes, "study": None, "runs": [], "arrays": []}
         said = [f"{state.kind}, {state.state}: no store"]
     else:
         root = keys.open_root(store)
         answer = {
-            "path": asked.path,
+            "path": options.path,
             "bytes": sum(keys.sizes(root.store, keys.listed(root.store)).values()),
             "study": _study(root),
             "runs": [_run(run) for run in verify.captured(root)],
             "arrays": [asdict(size) for size in verify.table(store)],
         }
         said = [_said(run) for run in answer["runs"]] or ["no activations (`t2iprobe capture` keeps some)"]
-    if asked.format is Format.json:
+    if options.format is Format.json:
         print_json(answer)
         return
     if study := answer["study"]:
@@ -123,7 +123,7 @@ def info(asked: StoreOptions, context: typer.Context) -> None:
         print_table(("site", "branch", "dtype", "shape", "raw", "stored"), map(_size_cells, sizes))
     for line in said:
         tell(line)
-    tell(f"{size_text(answer['bytes'])} in all in {asked.path}")
+    tell(f"{size_text(answer['bytes'])} in all in {options.path}")
 
 
 def _study(root: Any) -> dict[str, Any] | None:
@@ -170,7 +170,7 @@ def _size_cells(size: dict[str, Any]) -> tuple[str, ...]:
 
 @app.command()
 @takes(StoreOptions)
-def verify(asked: StoreOptions, context: typer.Context) -> None:
+def verify(options: StoreOptions, context: typer.Context) -> None:
     """Compare every file of a run, of any kind, and every chunk of a store with its checksum.
 
     Damaged ones are named, and the exit code is 1.
@@ -180,7 +180,7 @@ def verify(asked: StoreOptions, context: typer.Context) -> None:
     from t2iprobe.core.store.verify import StoreReport
     from t2iprobe.core.store.verify import verify as look
 
-    place = Place(asked.path)
+    place = Place(options.path)
     files, count = _damaged_files(place.folder) if place.folder is not None else ([], 0)
     known, report = {name for name, _ in files}, StoreReport()
     for store, inside in place.stores():
@@ -189,9 +189,9 @@ def verify(asked: StoreOptions, context: typer.Context) -> None:
             report.chunks, report.bytes = report.chunks + found.chunks, report.bytes + found.bytes
             report.unfinished |= found.unfinished
             report.damaged += [one for one in found.damaged if inside + one.chunk not in known]
-    if asked.format is Format.json:
+    if options.format is Format.json:
         damaged = [{"file": name, "reason": reason} for name, reason in files]
-        print_json({"path": asked.path, "files": count, "damaged_files": damaged, **asdict(report)})
+        print_json({"path": options.path, "files": count, "damaged_files": damaged, **asdict(report)})
     else:
         for name, reason in [*files, *((one.chunk, one.reason) for one in report.damaged)]:
             tell(f"damaged: {name}: {reason}")
@@ -225,7 +225,7 @@ def _damaged_files(folder: Path) -> tuple[list[tuple[str, str]], int]:
 
 @app.command()
 @takes(RemoveOptions)
-def rm(asked: RemoveOptions, context: typer.Context) -> None:
+def rm(options: RemoveOptions, context: typer.Context) -> None:
     """Remove what interrupted runs left behind and, if asked to, the activations, or the run with everything.
 
     Without --all, scores, pictures and manifest stay.
@@ -238,21 +238,21 @@ def rm(asked: RemoveOptions, context: typer.Context) -> None:
 
       t2iprobe store rm runs/finetune-tiny-sd3-localized --all
     """
-    if asked.run is not None and not asked.activations:
-        run, activations = asked.called("run"), asked.called("activations")
+    if options.run is not None and not options.activations:
+        run, activations = options.called("run"), options.called("activations")
         raise ConfigError(
-            f"{run} {asked.run} chooses whose activations are removed; add {activations}, or leave it out"
+            f"{run} {options.run} chooses whose activations are removed; add {activations}, or leave it out"
         )
-    place = Place(asked.path)
-    removed = _remove_run(place, asked.yes) if asked.all else _remove_rest(place, asked)
+    place = Place(options.path)
+    removed = _remove_run(place, options.yes) if options.all else _remove_rest(place, options)
     size = sum(removed.values())
-    if asked.format is Format.json:
-        print_json({"path": asked.path, "removed": len(removed), "bytes": size})
+    if options.format is Format.json:
+        print_json({"path": options.path, "removed": len(removed), "bytes": size})
     else:
         tell(f"removed {counted(len(removed), 'file')}, {size_text(size)}")
 
 
-def _remove_rest(place: Place, asked: RemoveOptions) -> dict[str, int]:
+def _remove_rest(place: Place, options: RemoveOptions) -> dict[str, int]:
     """Remove leftovers and, if asked to, activations; returns the sizes by name."""
     from t2iprobe.core.runs import checksums
     from t2iprobe.core.store import keys, verify
@@ -262,9 +262,9 @@ def _remove_rest(place: Place, asked: RemoveOptions) -> dict[str, int]:
         keys.open_root(store)
     with place.held():
         removed = (verify.sweep_up(store) if store else {}) | _sweep_parts(place.folder)
-        if store and asked.activations:
-            _confirm(verify.activations(store, asked.run), "activations", asked.yes)
-            removed |= verify.remove_activations(store, asked.run)
+        if store and options.activations:
+            _confirm(verify.activations(store, options.run), "activations", options.yes)
+            removed |= verify.remove_activations(store, options.run)
         if store and place.folder is not None and (place.folder / checksums.CHECKSUMS).is_file():
             checksums.seal(place.folder)
     return removed
@@ -315,16 +315,16 @@ def _sweep_parts(folder: Path | None) -> dict[str, int]:
 
 @app.command()
 @takes(ExportOptions)
-def export(asked: ExportOptions, context: typer.Context) -> None:
+def export(options: ExportOptions, context: typer.Context) -> None:
     """Write the scores as a table: one line for each trial and pair, one column for each score.
 
     Example: t2iprobe store export runs/patch-tiny-sd3-text --out scores.csv
     """
     from t2iprobe.core.study.export import scores, write
 
-    rows, out = scores(asked.path), asked.out
+    rows, out = scores(options.path), options.out
     write(rows, out)
-    if asked.format is Format.json:
-        print_json({"path": asked.path, "out": str(out), "rows": len(rows), "columns": list(rows[0])})
+    if options.format is Format.json:
+        print_json({"path": options.path, "out": str(out), "rows": len(rows), "columns": list(rows[0])})
     else:
         tell(f"{counted(len(rows), 'row')} of {counted(len(rows[0]), 'column')} in {out}")

@@ -75,7 +75,7 @@ class StudyListOptions(PrintOptions):
 
 @app.command()
 @takes(StudyRunOptions)
-def run(given: StudyRunOptions, context: typer.Context) -> None:
+def run(options: StudyRunOptions, context: typer.Context) -> None:
     """Run the study in FILE, or go on with it where it stopped.
 
     A study file has the options of `t2iprobe localize`, with _ for -; only the model has to be named:
@@ -104,18 +104,18 @@ def run(given: StudyRunOptions, context: typer.Context) -> None:
     """
     from t2iprobe.plugins.localization.planning import announce, planned
 
-    asked = StudyFile.from_toml(given.file, "the study file")
-    if given.plan:
-        print_plan(planned(asked, context.obj), given.format)
+    study = StudyFile.from_toml(options.file, "the study file")
+    if options.plan:
+        print_plan(planned(study, context.obj), options.format)
         return
-    path = given.out or (Path(asked.out) if asked.out else RUNS / given.file.stem)
-    full = question(asked, context.obj)
-    _print(start(context.obj, full, path, given, announce, typed(context), arch=asked.arch), given.format)
+    path = options.out or (Path(study.out) if study.out else RUNS / options.file.stem)
+    full = question(study, context.obj)
+    _print(start(context.obj, full, path, options, announce, typed(context), arch=study.arch), options.format)
 
 
 @app.command()
 @takes(ResumeOptions)
-def resume(given: ResumeOptions, context: typer.Context) -> None:
+def resume(options: ResumeOptions, context: typer.Context) -> None:
     """Go on with a study that was interrupted; everything that is needed is in its folder.
 
     Nothing that was committed is measured again, and the result is that of a run that was never interrupted.
@@ -125,25 +125,25 @@ def resume(given: ResumeOptions, context: typer.Context) -> None:
     from t2iprobe.core.runs import runfolder
     from t2iprobe.plugins.localization.planning import announce
 
-    path = given.path
+    path = options.path
     arguments = runfolder.read_manifest(path).get("arguments", {})
     if arguments.get("question") is None:
         raise ConfigError(f"{path} has no question to go on from; start it again the way it was started")
-    asked = Question.from_table(arguments["question"], str(path / runfolder.MANIFEST))
-    _print(start(context.obj, asked, path, given, announce, arguments.get("command", ())), given.format)
+    study = Question.from_table(arguments["question"], str(path / runfolder.MANIFEST))
+    _print(start(context.obj, study, path, options, announce, arguments.get("command", ())), options.format)
 
 
 @app.command()
 @takes(StatusOptions)
-def status(asked: StatusOptions, context: typer.Context) -> None:
+def status(options: StatusOptions, context: typer.Context) -> None:
     """How far a run of any kind is, also while it goes on.
 
     Example: t2iprobe study status runs/words
     """
     from t2iprobe.core.runs.status import state_of
 
-    answer = _said(state_of(asked.path))
-    if asked.format is Format.json:
+    answer = _said(state_of(options.path))
+    if options.format is Format.json:
         print_json(answer)
         return
     for key, value in answer.items():
@@ -160,19 +160,19 @@ def _reason(key: str, answer: dict[str, Any]) -> str:
 
 @app.command("ls")
 @takes(StudyListOptions)
-def list_(asked: StudyListOptions, context: typer.Context) -> None:
+def list_(options: StudyListOptions, context: typer.Context) -> None:
     """List the runs in a folder, of every kind: what, how far, when, how large.
 
     Example: t2iprobe study ls runs --format json
     """
     from t2iprobe.core.runs.status import listed
 
-    folder = asked.folder
+    folder = options.folder
     if not folder.is_dir() and folder != RUNS:
         there = [str(one) for one in folder.parent.glob("*/")]
         raise ConfigError(f"{folder} is not a folder{near(str(folder), there) if there else ''}")
     found = [_said(one) for one in listed(folder)]
-    if asked.format is Format.json:
+    if options.format is Format.json:
         print_json({"studies": found})
         return
     print_table(COLUMNS, [[_cell(row, key) for key in ("path", *COLUMNS[1:])] for row in found])
@@ -221,13 +221,13 @@ def _counts(path: Path, settings: Mapping[str, Any]) -> dict[str, int | None]:
     """Pairs, trials and answers that are kept; a study killed at the very start has none, a capture has no pairs."""
     from t2iprobe.core.study.result import StudyResult
 
-    asked = settings.get("pairs")
-    if asked is None:
+    pairs = settings.get("pairs")
+    if pairs is None:
         return {"pairs": None, "trials": None, "answers": None}
     try:
         result = StudyResult.open(path)
     except ConfigError:
-        return {"pairs": len(asked), "trials": 0, "answers": 0}
+        return {"pairs": len(pairs), "trials": 0, "answers": 0}
     return {"pairs": len(result.pairs), "trials": len(result.trials), "answers": result.answers}
 
 

@@ -32,6 +32,7 @@ INSTEAD = {  # advice in place of AGAIN, for files that a run can do without
     CHECKSUMS: "delete it, and files are taken as they are",
     "progress.json": "delete it, and the run goes on without knowing what it took before",
 }
+SIGNED = ("manifest.json", "progress.json")  # files that carry their own checksum
 UP = 6  # folders of a run are at most this deep
 BLOCK = 1 << 20
 
@@ -154,7 +155,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise _error(path.parent, path.name, "is missing") from None
     except ValueError as error:
-        raise _error(path.parent, path.name, f"is no JSON: {error}") from None
+        raise _error(path.parent, path.name, f"is not JSON: {error}") from None
 
 
 def signed(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,15 +218,9 @@ def _files(folder: Path) -> Iterator[Path]:
         if path.is_symlink() or path.name in (LOCK, CHECKSUMS) or path.name.endswith((PARTS, ".html")):
             continue
         if path.is_dir():
-            own = (path / CHECKSUMS).is_file()  # a run within a run
-            yield from () if own else _metadata(path) if path.suffix == ".zarr" else _files(path)
-        elif not _signs_itself(path):
+            if path.suffix == ".zarr":
+                yield from (one for one in sorted(path.rglob("zarr.json")) if not one.is_symlink())
+            elif not (path / CHECKSUMS).is_file():  # a run within a run has checksums of its own
+                yield from _files(path)
+        elif path.name not in SIGNED:
             yield path
-
-
-def _metadata(store: Path) -> Iterator[Path]:
-    return (path for path in sorted(store.rglob("zarr.json")) if not path.is_symlink())
-
-
-def _signs_itself(path: Path) -> bool:
-    return path.name in ("manifest.json", "progress.json")

@@ -13,7 +13,7 @@ from typing import Any
 from t2iprobe.core.errors import LockedError, StoppedError, StoreError, T2IProbeError
 from t2iprobe.core.names import counted
 from t2iprobe.core.runs import checksums, provenance, runfolder
-from t2iprobe.core.runs.files import is_full, write
+from t2iprobe.core.runs.files import is_full, unwritable, write
 from t2iprobe.core.runs.lock import LOCK, claim, lock
 from t2iprobe.core.runs.stop import Stop
 
@@ -90,8 +90,19 @@ class RunSession:
         if not self.run.shared:  # processes that work together each count only their own
             self.spent = dict(before.get("spent", {}))
         self._seconds = self.spent.get("seconds", 0.0)
-        run, given = self.run, {"arguments": self.run.arguments, "plugins": self.run.plugins}
-        self.manifest = {"kind": run.kind, **provenance.begun(run.settings, run.facts, self.found, **given)}
+        run, found = self.run, self.found or {}
+        self.manifest = {
+            "kind": run.kind,
+            "state": runfolder.RUNNING,
+            "arguments": provenance.portable(run.arguments),
+            "settings": dict(run.settings),
+            **{key: value for key, value in run.facts.items() if key != "decides"},
+            "plugins": dict(run.plugins),
+            "versions": provenance.versions(),
+            "git": provenance.repository(),
+            "started": found.get("started") or runfolder.now(),
+            "sessions": found.get("sessions", 0) + 1,
+        }
 
     def begin(self, units: int, total: int | None = None) -> None:
         """Say how many units are already kept, and how many there are in all."""
@@ -153,6 +164,13 @@ class RunSession:
         self.spent["seconds"] = round(self.seconds, 2)
         if not gone(self.path):
             write(self.path / PROGRESS, checksums.signed({**self.progress, "spent": self.spent}))
+
+    def close(self, state: str, **more: Any) -> None:
+        """Write the manifest at the end of the session."""
+        self.note()
+        ended = {"state": state, "ended": runfolder.now()}
+        noted = {"spent": self.cost, **more, "progress": self.progress}
+        runfolder.write_manifest(self.path, {**self.manifest, **noted, **ended})
 
     @property
     def progress(self) -> dict[str, Any]:
@@ -227,14 +245,10 @@ def _moment(run: RunDefinition, path: Path) -> Iterator[None]:
 
 
 def _finish(session: RunSession, more: Mapping[str, Any]) -> None:
-    path = session.path
-    session.note()
-    ended = {"state": runfolder.FINISHED, "ended": runfolder.now()}
-    noted = {"spent": session.cost, **more, "progress": session.progress}
-    runfolder.write_manifest(path, {**session.manifest, **noted, **ended})
+    session.close(runfolder.FINISHED, **more)
     for name in (PROGRESS, *session.run.leftover):
-        (path / name).unlink(missing_ok=True)
-    checksums.seal(path)
+        (session.path / name).unlink(missing_ok=True)
+    checksums.seal(session.path)
 
 
 @contextmanager
@@ -261,10 +275,7 @@ def _interrupted(session: RunSession) -> Iterator[None]:
 
 def _note(session: RunSession, error: BaseException) -> None:
     with _moment(session.run, session.path):
-        session.note()
-        ended = {"state": runfolder.INTERRUPTED, "ended": runfolder.now(), "error": type(error).__name__}
-        noted = {"progress": session.progress, "spent": session.cost}
-        runfolder.write_manifest(session.path, {**session.manifest, **noted, **ended})
+        session.close(runfolder.INTERRUPTED, error=type(error).__name__)
         if not session.run.shared:  # in a shared run another process may be writing
             checksums.seal(session.path)
 
@@ -275,9 +286,8 @@ def _said(error: BaseException, session: RunSession) -> StoreError | None:
     inside = str(getattr(error, "filename", None) or "").startswith(str(path))
     if isinstance(error, T2IProbeError) or not (is_full(error) or (isinstance(error, OSError) and inside)):
         return None
-    reason = "no space left" if is_full(error) else str(getattr(error, "strerror", None) or error)
     kept = f"{session.kept}: " if session.units else ""
-    return StoreError(f"{path} cannot be written: {reason}; {kept}make room, and {session.run.resume}")
+    return unwritable(str(path), error, f"{kept}make room, and {session.run.resume}")
 
 
 def gone(path: Path) -> bool:

@@ -91,9 +91,19 @@ def explained(name: str, kept: Callable[[], str] = lambda: "") -> Iterator[None]
     except Exception as error:
         if not isinstance(error, OSError) and not is_full(error):
             raise
-        reason = "no space left" if is_full(error) else str(getattr(error, "strerror", None) or error)
-        rest = kept()
-        raise StoreError(f"{name} cannot be written: {reason}" + (f"; {rest}" if rest else "")) from error
+        raise unwritable(name, error, kept()) from error
+
+
+def unwritable(name: str, error: BaseException, rest: str = "") -> StoreError:
+    """A system error on writing as an error of ours.
+
+    Args:
+        name: what is written.
+        error: the system error.
+        rest: what is kept and how to go on.
+    """
+    reason = "no space left" if is_full(error) else str(getattr(error, "strerror", None) or error)
+    return StoreError(f"{name} cannot be written: {reason}" + (f"; {rest}" if rest else ""))
 
 
 def is_full(error: BaseException) -> bool:
@@ -103,8 +113,7 @@ def is_full(error: BaseException) -> bool:
 
 def parts(folder: Path) -> dict[Path, int]:
     """Files and folders, with their sizes in bytes, that a killed process left unfinished in a run."""
-    found = [one for one in folder.rglob(f"*{PARTS}") if not one.is_symlink()]
-    return {one: size_of(one) for one in found}
+    return {one: size_of(one) for one in folder.rglob(f"*{PARTS}") if not one.is_symlink()}
 
 
 def size_of(path: Path) -> int:

@@ -22,10 +22,11 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
     """
     text = json.dumps({**line, CHECK: _crc(line)}) + "\n"
     with explained(str(path)), path.open("ab+") as file:
-        file.seek(0)
-        whole = _whole(file.read()) if _cut(file) else None
-        if whole is not None:
-            file.truncate(whole)
+        if size := file.seek(0, 2):
+            file.seek(size - 1)
+            if file.read(1) != b"\n":
+                file.seek(0)
+                file.truncate(_whole(file.read()))
         file.write(text.encode())
 
 
@@ -58,17 +59,6 @@ def _damaged(path: Path, number: int) -> DamagedError:
 
 def _crc(line: Mapping[str, Any]) -> str:
     return f"{zlib.crc32(json.dumps(line, sort_keys=True).encode()):08x}"
-
-
-def _cut(file: Any) -> bool:
-    """Whether the line at the end was cut off."""
-    size = file.seek(0, 2)
-    if not size:
-        return False
-    file.seek(size - 1)
-    cut = bool(file.read(1) != b"\n")
-    file.seek(0)
-    return cut
 
 
 def _whole(data: bytes) -> int:

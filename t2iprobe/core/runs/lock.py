@@ -80,7 +80,12 @@ def claim(url: str | None, folder: Path) -> Iterator[None]:
     if url is None:
         yield
         return
-    system, path = _object(url)
+    from fsspec.core import url_to_fs
+
+    try:
+        system, path = url_to_fs(f"{url.rstrip('/')}.lock")
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"{url} cannot be reached: {error}") from None
     mine = {"by": _process(), "run": hashlib.sha256(f"{socket.gethostname()} {folder.resolve()}".encode()).hexdigest()}
     try:
         _claim(system, path, mine)
@@ -96,17 +101,6 @@ def claim(url: str | None, folder: Path) -> Iterator[None]:
     finally:
         with suppress(Exception):  # it may raise anything here too, and the work is done anyway
             system.rm_file(path)
-
-
-def _object(url: str) -> tuple[Any, str]:
-    """The file system and the path of the lock object."""
-    from fsspec.core import url_to_fs
-
-    try:
-        system, path = url_to_fs(url.rstrip("/"))
-    except (ImportError, ValueError) as error:
-        raise ConfigError(f"{url} cannot be reached: {error}") from None
-    return system, f"{path}.lock"
 
 
 def _claim(system: Any, path: str, mine: Mapping[str, str]) -> None:

@@ -6,6 +6,8 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from t2iprobe.core.model import Model
-from t2iprobe.core.runs import runfolder
 
+PACKAGES = ("t2iprobe", "torch", "diffusers", "transformers", "peft", "zarr", "numpy")
 SAMPLES = 64  # how many values of a tensor are hashed
 
 
 def facts(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Facts about a model and how it generates; those in ``"decides"`` decide the result."""
-    parts = [model.pipeline, *([model.upscaler] if model.upscaler is not None else [])]
+    upscaler = model.upscaler
+    parts = [one for one in (model.pipeline, upscaler) if one is not None]
     generation = {**model.defaults, **{key: value for key, value in settings.items() if value is not None}}
     decides = {
         "weights": digest(parts),
@@ -31,40 +34,19 @@ def facts(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "decides": decides,
         "model": portable(model.ref),
-        **({"upscaler": portable(str(model.upscaler.name_or_path))} if model.upscaler is not None else {}),
+        **({} if upscaler is None else {"upscaler": portable(str(upscaler.name_or_path))}),
         "pipeline": type(model.pipeline).__name__,
         "device": str(model.pipeline._execution_device),  # offloaded weights are elsewhere
     }
 
 
-def begun(
-    settings: Mapping[str, Any],
-    facts: Mapping[str, Any],
-    found: Mapping[str, Any] | None,
-    *,
-    arguments: Mapping[str, Any],
-    plugins: Mapping[str, str],
-) -> dict[str, Any]:
-    """The manifest of a run at its start.
-
-    Args:
-        settings: everything that decides the result.
-        facts: see :func:`facts`, and whatever else is worth keeping.
-        found: the manifest of the previous session if the run goes on; its starting time is kept.
-        arguments: the arguments as they were given.
-        plugins: versions of the plugins, by name.
-    """
-    return {
-        "state": runfolder.RUNNING,
-        "arguments": portable(arguments),
-        "settings": dict(settings),
-        **{key: value for key, value in facts.items() if key != "decides"},
-        "plugins": dict(plugins),
-        "versions": runfolder.versions(),
-        "git": repository(),
-        "started": (found or {}).get("started") or runfolder.now(),
-        "sessions": (found or {}).get("sessions", 0) + 1,
-    }
+def versions() -> dict[str, str]:
+    """The versions of the packages that decide a result."""
+    found = dict.fromkeys(PACKAGES, "not installed")
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def digest(pipelines: Iterable[Any]) -> str:
@@ -105,18 +87,14 @@ def repository(folder: Path | None = None) -> dict[str, Any] | None:
 
 
 def _git(folder: Path | None, *arguments: str) -> str | None:
+    unlocked = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # reading the state must not write the repository's index
     try:
         ran = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=20, env=_plain()
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=20, env=unlocked
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return ran.stdout if ran.returncode == 0 else None
-
-
-def _plain() -> dict[str, str]:
-    """An environment in which reading the state of a repository does not write its index."""
-    return {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
 
 
 def portable(value: Any) -> Any:

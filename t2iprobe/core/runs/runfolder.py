@@ -14,7 +14,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +25,9 @@ from t2iprobe.core.runs.checksums import CHECKSUMS, keep, signed, unsigned
 from t2iprobe.core.runs.files import PARTS, write
 from t2iprobe.core.runs.lock import LOCK
 
-PACKAGES = ("t2iprobe", "torch", "diffusers", "transformers", "peft", "zarr", "numpy")
 MANIFEST = "manifest.json"
 STORE = "study.zarr"
 RUNNING, FINISHED, INTERRUPTED = "running", "finished", "interrupted"  # states of a run
-
-
-def versions() -> dict[str, str]:
-    """The versions of the packages that decide a result."""
-    return {name: _version(name) for name in PACKAGES}
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def now() -> str:
@@ -58,10 +44,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     file = path / MANIFEST
     if not file.is_file():
-        raise ConfigError(f"{path} is no run of t2iprobe (no {MANIFEST}){_near(path)}")
+        raise ConfigError(f"{path} is not a run of t2iprobe (it has no {MANIFEST}){_near(path)}")
     found = unsigned(file)
     if not isinstance(found.get("settings"), dict):
-        raise DamagedError(f"{file} cannot be read (no settings); choose another --out, or delete that folder")
+        raise DamagedError(f"{file} cannot be read: it has no settings; choose another folder, or delete that one")
     return found
 
 
@@ -89,7 +75,7 @@ def make(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--out {path} cannot be written: {error.strerror or error}; choose another place") from None
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}; choose another folder") from None
 
 
 def check(path: Path) -> None:
@@ -100,9 +86,7 @@ def check(path: Path) -> None:
     """
     above = next(one for one in (path, *path.absolute().parents) if one.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise ConfigError(
-            f"--out {path} cannot be written: {above} is no folder one may write in; choose another place"
-        )
+        raise ConfigError(f"{path} cannot be written: {above} is not a writable folder; choose another folder")
 
 
 def existing(path: Path, settings: Mapping[str, Any], *, partly: bool = False) -> dict[str, Any] | None:
@@ -121,7 +105,7 @@ def existing(path: Path, settings: Mapping[str, Any], *, partly: bool = False) -
     if not path.exists() or (path.is_dir() and not any(map(_counts, path.iterdir()))):
         return None
     if not (path / MANIFEST).is_file():
-        raise RunExistsError(f"{path} exists and is no run of t2iprobe (no {MANIFEST}); choose another --out")
+        raise RunExistsError(f"{path} exists and is not a run of t2iprobe (it has no {MANIFEST}); choose another")
     found = read_manifest(path)
     finished = found.setdefault("state", FINISHED) == FINISHED
     old, wanted = found["settings"], json.loads(json.dumps(settings))
@@ -130,8 +114,8 @@ def existing(path: Path, settings: Mapping[str, Any], *, partly: bool = False) -
     differing = list(differences(old, wanted, () if finished else ("budget",)))
     if differing:
         raise RunExistsError(
-            f"{path} holds a run with other settings ({'; '.join(differing[:3])}); choose another --out, "
-            "or delete that folder"
+            f"{path} holds a run with other settings ({'; '.join(differing[:3])}); choose another folder, "
+            "or delete that one"
         )
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -243,14 +243,7 @@ def layers_found(run: Path, model: Model) -> tuple[int, ...]:
 
 def finding_as_json(finding: Finding) -> dict[str, Any]:
     """The finding with ``null`` for a layer that was not looked at, because JSON has no NaN."""
-    plain = {
-        "layers": list(finding.layers),
-        "ranking": list(finding.ranking),
-        "sentence": finding.sentence,
-        "response": None if finding.response is None else list(finding.response),
-        "details": dict(finding.details),
-    }
-    cleaned: dict[str, Any] = json.loads(json.dumps(_without_nan(plain), default=_plain))
+    cleaned: dict[str, Any] = json.loads(json.dumps(_without_nan(asdict(finding)), default=_plain))
     return cleaned
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,14 +24,7 @@ from t2iprobe.core.study import arrays, definitions
 from t2iprobe.core.sweep import TrialResult
 from t2iprobe.core.trials import Trial
 
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """The answer for one pair, with the rows of its trials."""
-
-    measured: TrialResult
-    trials: tuple[Trial, ...]
-    rows: tuple[int, ...]
+Answer = tuple[TrialResult, tuple[Trial, ...]]  # for one pair, with its trials
 
 
 class RecordedResults:
@@ -131,7 +123,7 @@ class StoredResults(RecordedResults):
         self, where: Path | str | Store, pairs: Sequence[str], names: Sequence[str], question: str = ""
     ) -> None:
         self._name = str(where)
-        self._pending: list[_Answer] = []
+        self._pending: list[Answer] = []
         with self._explained():
             root = arrays.create(keys.place(where), pairs, names, question)
             _sweep_up(root.store)
@@ -147,7 +139,8 @@ class StoredResults(RecordedResults):
         """
         self._check(measured, trials)
         with self._explained():
-            self._pending.append(_Answer(measured, tuple(trials), self._placed(trials)))
+            self._place(trials)
+            self._pending.append((measured, tuple(trials)))
             if not measured.more:
                 batch, self._pending = self._pending, []
                 self._commit(batch)
@@ -161,60 +154,55 @@ class StoredResults(RecordedResults):
                     "to be a number, choose another metric"
                 )
 
-    def _placed(self, trials: Sequence[Trial]) -> tuple[int, ...]:
-        """Rows of the trials; new trials are given one."""
+    def _place(self, trials: Sequence[Trial]) -> None:
+        """Give new trials a row."""
         new = [trial for trial in trials if trial.label not in self._rows]
         if new:
             grown = [*self.trials, *new]
             arrays.grow(self._root, [definitions.as_json(trial) for trial in grown])
             self._open.clear()
-            self._extend(new)
+            self._rows |= {trial.label: row for row, trial in enumerate(new, len(self.trials))}
+            self.trials += new
+            empty = np.full((len(new), len(self.pairs)), np.nan, np.float32)
+            self._known = {name: np.concatenate([known, empty]) for name, known in self._known.items()}
         for trial in trials:
             known = self.trials[self._rows[trial.label]]
             if definitions.as_json(known) != definitions.as_json(trial):
                 raise ConfigError(
                     f"the study has a trial {trial.label!r} that patches something else ({known} there, {trial} now)"
                 )
-        return tuple(self._rows[trial.label] for trial in trials)
 
-    def _extend(self, new: Sequence[Trial]) -> None:
-        for trial in new:
-            self._rows[trial.label] = len(self.trials)
-            self.trials.append(trial)
-        empty = np.full((len(new), len(self.pairs)), np.nan, np.float32)
-        self._known = {name: np.concatenate([known, empty]) for name, known in self._known.items()}
-
-    def _commit(self, batch: Sequence[_Answer]) -> None:
-        for answer in batch:
-            self._write_images(answer)
-        rows = _span(row for answer in batch for row in answer.rows)
-        pairs = _span(answer.measured.pair for answer in batch)
+    def _commit(self, batch: Sequence[Answer]) -> None:
+        for measured, trials in batch:
+            self._write_images(measured, trials)
+        rows = _span(self._rows[trial.label] for _, trials in batch for trial in trials)
+        pairs = _span(measured.pair for measured, _ in batch)
         blocks = {name: self._block(name, batch, rows, pairs) for name in self.names}
         for name in reversed(self.names):
             self._array(name)[rows, pairs] = blocks[name]
         for name, block in blocks.items():
             self._known[name][rows, pairs] = block
 
-    def _block(self, name: str, batch: Sequence[_Answer], rows: slice, pairs: slice) -> Scores:
+    def _block(self, name: str, batch: Sequence[Answer], rows: slice, pairs: slice) -> Scores:
         """The known values of a rectangle with the new answers added, so that one write stores all or nothing."""
         block = self._known[name][rows, pairs].copy()
-        for answer in batch:
-            for row, trial in zip(answer.rows, answer.trials, strict=True):
-                score = answer.measured.scores[trial.label][name]
-                block[row - rows.start, answer.measured.pair - pairs.start] = score
+        for measured, trials in batch:
+            for trial in trials:
+                place = self._rows[trial.label] - rows.start, measured.pair - pairs.start
+                block[place] = measured.scores[trial.label][name]
         return block
 
-    def _write_images(self, answer: _Answer) -> None:
-        made, pair = answer.measured.images, answer.measured.pair
-        placed = zip(answer.rows, answer.trials, strict=True)
-        shown = {row: np.asarray(made[trial.label]) for row, trial in placed if trial.label in made}
+    def _write_images(self, measured: TrialResult, trials: Sequence[Trial]) -> None:
+        labels = [trial.label for trial in trials if trial.label in measured.images]
+        shown = {self._rows[label]: np.asarray(measured.images[label]) for label in labels}
         if shown and "images" not in self._open and "images" not in self._root:
             shape = next(iter(shown.values())).shape
             arrays.add_images(self._root, len(self.trials), len(self.pairs), shape, len(shown))
             keys.publish(self._root)
-        for rows in _runs(sorted(shown)):
-            pictures = np.stack([shown[row] for row in rows])
-            self._array("images")[rows.start : rows.stop, pair] = pictures
+        rows = np.array(sorted(shown), int)
+        for part in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1) if shown else ():  # runs without gaps
+            pictures = np.stack([shown[row] for row in part.tolist()])
+            self._array("images")[part[0] : part[-1] + 1, measured.pair] = pictures
 
     def memo(self, key: str, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         """See :class:`~t2iprobe.core.trial_runner.ResultCache`."""
@@ -245,15 +233,6 @@ def _span(numbers: Iterable[int]) -> slice:
     return slice(min(listed), max(listed) + 1)
 
 
-def _runs(numbers: Sequence[int]) -> Iterator[range]:
-    """Sorted numbers as ranges without gaps, usually a single one."""
-    start = 0
-    for i in range(1, len(numbers) + 1):
-        if i == len(numbers) or numbers[i] != numbers[i - 1] + 1:
-            yield range(numbers[start], numbers[i - 1] + 1)
-            start = i
-
-
 def _sweep_up(store: Store) -> None:
     """Remove half-written files: Zarr writes next to the target and renames, so a killed process leaves such files."""
     if isinstance(store, LocalStore):
@@ -275,7 +254,7 @@ def open_study(where: Path | str | Store, names: Sequence[str] | None = None) ->
     try:
         known = arrays.score_names(root)
         if not known:
-            raise ConfigError(f"{where} holds no scores; a run of `t2iprobe patch` or of a study has some")
+            raise ConfigError(f"{where} holds no scores; only a study has some, such as a run of `t2iprobe patch`")
         return RecordedResults(root, names or known)
     except T2IProbeError:
         raise

@@ -7,17 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from t2iprobe.core.contracts.localizer import Finding, Localizer
-from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Part
 from t2iprobe.plugins.localization.bisection import Search
-from t2iprobe.plugins.localization.record import SearchRecord
+from t2iprobe.plugins.localization.record import SearchLocalizer, SearchRecord
 from t2iprobe.plugins.localization.sequential import SequentialTest
-from t2iprobe.plugins.localization.settings import check
 
 
 @dataclass
-class Adaptive(Localizer):
+class Adaptive(SearchLocalizer):
     """Bisection over sets of layers, sequential tests over pairs, then checks of the result.
 
     The layers are patched up to some depth, on top of the ones already found; the interval in which the response rises
@@ -44,28 +41,19 @@ class Adaptive(Localizer):
             steps; the result is always checked with all steps.
     """
 
-    searches: ClassVar[bool] = True
     name: ClassVar[str] = "adaptive"
     summary: ClassVar[str] = "the responsible set of layers by bisection and sequential tests, with far fewer pictures"
     unit: ClassVar[str] = "share of the way that the layer adds to the others found"
+    least: ClassVar[dict[str, int]] = {"pairs": 2, "most": 1, "screen_steps": 1}
     part: Part = "kv"
     pairs: int = 24
     most: int = 12
     screen_steps: int | None = None
 
-    def __post_init__(self) -> None:
-        check(self, pairs=2, most=1, screen_steps=1)
-
-    def find(self, runner: TrialRunner) -> Finding:
-        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
-        record = SearchRecord(runner, self.part)
-        with record.within_budget():
-            self.search(runner, record)
-        return record.finding()
-
-    def search(self, runner: TrialRunner, record: SearchRecord) -> None:
-        """Search, and store the result in a record."""
-        race = SequentialTest(runner, self.part, min(self.pairs, len(runner.search)))
+    def search(self, record: SearchRecord) -> None:
+        """See :class:`SearchLocalizer`."""
+        runner = record.runner
+        race = SequentialTest(runner, record.part, min(self.pairs, len(runner.search)))
         Search(runner, race, record, self.most, self._screen(race)).run()
 
     def _screen(self, race: SequentialTest) -> SequentialTest:

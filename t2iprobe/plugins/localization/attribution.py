@@ -19,7 +19,6 @@ from t2iprobe.core.sweep import Cost
 from t2iprobe.core.trials import Space
 from t2iprobe.plugins.localization.conditioning import RecordedCall, recorded
 from t2iprobe.plugins.localization.ranking import RankingLocalizer
-from t2iprobe.plugins.localization.settings import check
 
 
 @dataclass
@@ -52,11 +51,8 @@ class Attribution(RankingLocalizer):
     name: ClassVar[str] = "attribution"
     summary: ClassVar[str] = "integrated gradients of all layers, finalists patched exactly"
     unit: ClassVar[str] = "integrated gradient, share of the change in the prediction"
+    least: ClassVar[dict[str, int]] = {**RankingLocalizer.least, "points": 1}
     points: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(self, points=1)
 
     @property
     def key(self) -> str:

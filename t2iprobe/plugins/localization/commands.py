@@ -23,7 +23,7 @@ localize_app, patch_app = typer.Typer(), typer.Typer()
 
 @localize_app.command("localize")
 @takes(LocalizeOptions)
-def localize(asked: LocalizeOptions, context: typer.Context) -> None:
+def localize(options: LocalizeOptions, context: typer.Context) -> None:
     """Find the set of layers that writes the text (or colour, …), confirm it on held-out pairs, write a report.
 
     An interrupted run goes on where it stopped: give the same command again.
@@ -42,22 +42,22 @@ def localize(asked: LocalizeOptions, context: typer.Context) -> None:
 
       t2iprobe localize --arch sdxl --preset iclr2025 --method exhaustive --plan
     """
-    if asked.method == "list":
-        print_methods(context.obj.localizers(), asked.format)
-    elif asked.plan:
+    if options.method == "list":
+        print_methods(context.obj.localizers(), options.format)
+    elif options.plan:
         from t2iprobe.plugins.localization.planning import planned
 
-        print_plan(planned(asked, context.obj), asked.format)
+        print_plan(planned(options, context.obj), options.format)
     else:
-        answer = localized(asked, context.obj, typed(context))
+        answer = localized(options, context.obj, typed(context))
         from t2iprobe.plugins.localization.output import print_localized
 
-        print_json(answer) if asked.format is Format.json else print_localized(answer)
+        print_json(answer) if options.format is Format.json else print_localized(answer)
 
 
 @patch_app.command("patch")
 @takes(PatchOptions)
-def patch(asked: PatchOptions, context: typer.Context) -> None:
+def patch(options: PatchOptions, context: typer.Context) -> None:
     """Find the attention layer that writes the text: patch one layer at a time and read the pictures.
 
     Source and target run side by side from the same noise. In each further picture the text keys and values of ONE
@@ -71,43 +71,43 @@ def patch(asked: PatchOptions, context: typer.Context) -> None:
 
       t2iprobe patch --arch sd3 --model stabilityai/stable-diffusion-3-medium-diffusers --prompt-set simple --limit 16
     """
-    if asked.plan:
+    if options.plan:
         from t2iprobe.plugins.localization.planning import planned
 
-        print_plan(planned(asked, context.obj), asked.format)
+        print_plan(planned(options, context.obj), options.format)
     else:
-        answer = patched(asked, context.obj, typed(context))
+        answer = patched(options, context.obj, typed(context))
         from t2iprobe.plugins.localization.output import print_patched
 
-        print_json(answer) if asked.format is Format.json else print_patched(answer)
+        print_json(answer) if options.format is Format.json else print_patched(answer)
 
 
-def localized(asked: LocalizeOptions, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
+def localized(options: LocalizeOptions, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
     """Localize, or find it done; returns the JSON answer."""
-    full = question(asked, plugins)  # report wrong names before anything heavy is imported
+    full = question(options, plugins)  # report wrong names before anything heavy is imported
     from t2iprobe.plugins.localization import output
     from t2iprobe.plugins.localization.planning import announce
     from t2iprobe.report.page import write_report
 
-    path = asked.out or RUNS / f"localize-{Path(full.model).name}-{asked.concept}-{asked.method}"
-    _say_model(asked, full.model)
-    result = start(plugins, full, path, ExecutionOptions(yes=asked.yes), announce, command, arch=asked.arch)
+    path = options.out or RUNS / f"localize-{Path(full.model).name}-{options.concept}-{options.method}"
+    _say_model(options, full.model)
+    result = start(plugins, full, path, ExecutionOptions(yes=options.yes), announce, command, arch=options.arch)
     page = write_report(result, plugins)
     return output.localized(result, full, plugins) | {"run": str(path), "report": str(page)}
 
 
-def patched(asked: PatchOptions, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
+def patched(options: PatchOptions, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
     """Patch one layer at a time, or find it done; returns the JSON answer."""
-    full = question(asked, plugins)
+    full = question(options, plugins)
     from t2iprobe.plugins.localization import output
     from t2iprobe.plugins.localization.planning import announce_sweep
 
-    path = asked.out or RUNS / f"patch-{Path(full.model).name}-{asked.concept}"
-    _say_model(asked, full.model)
-    result = start(plugins, full, path, ExecutionOptions(yes=asked.yes), announce_sweep, command, arch=asked.arch)
+    path = options.out or RUNS / f"patch-{Path(full.model).name}-{options.concept}"
+    _say_model(options, full.model)
+    result = start(plugins, full, path, ExecutionOptions(yes=options.yes), announce_sweep, command, arch=options.arch)
     return output.patched(result, full, plugins) | {"run": str(path)}
 
 
-def _say_model(asked: LocalizeOptions | PatchOptions, ref: str) -> None:
-    if asked.model is None and asked.preset is None:
-        say_embedded(asked.arch, ref)
+def _say_model(options: LocalizeOptions | PatchOptions, ref: str) -> None:
+    if options.model is None and options.preset is None:
+        say_embedded(options.arch, ref)

@@ -21,7 +21,6 @@ from t2iprobe.core.sweep import Cost
 from t2iprobe.core.trials import Space
 from t2iprobe.plugins.localization.conditioning import differing_tokens
 from t2iprobe.plugins.localization.ranking import RankingLocalizer
-from t2iprobe.plugins.localization.settings import check
 
 
 @dataclass
@@ -47,13 +46,10 @@ class Contribution(RankingLocalizer):
     name: ClassVar[str] = "contribution"
     summary: ClassVar[str] = "attention contribution of the differing words, finalists patched exactly"
     unit: ClassVar[str] = "norm of what attention adds from the differing words"
+    least: ClassVar[dict[str, int]] = {**RankingLocalizer.least, "steps": 1}
     steps: int = 1
     relative: bool = False
     alike: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(self, steps=1)
 
     @property
     def key(self) -> str:

@@ -7,19 +7,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.evidence import Evidence
 from t2iprobe.core.parse import numbers
-from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Direction, Part
-from t2iprobe.plugins.localization.record import SearchRecord, layers_named, percent, share
+from t2iprobe.plugins.localization.record import SearchLocalizer, SearchRecord, layers_named, percent, share
 from t2iprobe.plugins.localization.selection import Rule, rule_named
-from t2iprobe.plugins.localization.settings import check
 
 
 @dataclass
-class Exhaustive(Localizer):
+class Exhaustive(SearchLocalizer):
     """Patch every layer by itself (arXiv 2502.09935, section 3) and select by a rule instead of reading a figure.
 
     Finds single layers and content that is split over layers. Patching into the source cannot find layers without an
@@ -35,20 +32,18 @@ class Exhaustive(Localizer):
 
     name: ClassVar[str] = "exhaustive"
     summary: ClassVar[str] = "every layer patched by itself, as in the paper"
+    searches: ClassVar[bool] = False
     part: Part = "kv"
     direction: Direction = "into_source"
     select: str = "threshold"
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         self.rule: Rule = rule_named(self.select)
 
-    def find(self, runner: TrialRunner) -> Finding:
-        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
-        record = SearchRecord(runner, self.part)
-        with record.within_budget():
-            sweep(record, self.rule, self.direction)
-        return record.finding()
+    def search(self, record: SearchRecord) -> None:
+        """See :class:`SearchLocalizer`."""
+        sweep(record, self.rule, self.direction)
 
 
 def sweep(record: SearchRecord, rule: Rule, direction: Direction = "into_source") -> Evidence:
@@ -81,7 +76,7 @@ def null(responses: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> dict[s
 
 
 @dataclass
-class RandomSets(Localizer):
+class RandomSets(SearchLocalizer):
     """A control: random sets of layers, all of one size. It localizes nothing, but shows the effect of chance.
 
     Args:
@@ -94,24 +89,16 @@ class RandomSets(Localizer):
 
     name: ClassVar[str] = "random"
     summary: ClassVar[str] = "a control: sets of random layers"
+    searches: ClassVar[bool] = False
+    least: ClassVar[dict[str, int]] = {"draws": 1}
     size: int = 1
     draws: int = 10
     layers: str = ""
     part: Part = "kv"
 
-    def __post_init__(self) -> None:
-        check(self, draws=1)
-
-    def find(self, runner: TrialRunner) -> Finding:
-        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
-        record = SearchRecord(runner, self.part)
+    def search(self, record: SearchRecord) -> str | None:
+        """See :class:`SearchLocalizer`."""
         given = numbers(self.layers) if self.layers else ()
-        words = ""
-        with record.within_budget():
-            words = self._draw(record, given)
-        return record.finding(words)
-
-    def _draw(self, record: SearchRecord, given: tuple[int, ...]) -> str:
         runner, size = record.runner, len(given) or self.size
         if not 0 < size <= runner.space.layers:
             raise ConfigError(f"random sets of {size} layers: the model has {runner.space.layers}")
@@ -122,7 +109,7 @@ class RandomSets(Localizer):
         chance = found.mean[1:] if given else found.mean
         record.details["null"] = null(chance)
         if not found.gap.clear:
-            return ""
+            return None
         mean, high = chance.mean(), np.quantile(chance, 0.95)
         words = (
             f"Sets of {size} random layers: {share(mean)} of the way on average, {share(high)} at the 95th percentile."

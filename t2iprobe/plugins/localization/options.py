@@ -106,7 +106,7 @@ class LocalizeOptions(RunOptions, SearchOptions):
         return self.method
 
 
-def question(asked: SearchOptions, plugins: Plugins, *, dry: bool = False) -> Question:
+def question(options: SearchOptions, plugins: Plugins, *, dry: bool = False) -> Question:
     """The question that the options ask, with names looked up, the preset filled in and defaults turned into numbers.
 
     Wrong names are reported before the models' libraries are imported, which takes seconds.
@@ -121,12 +121,12 @@ def question(asked: SearchOptions, plugins: Plugins, *, dry: bool = False) -> Qu
     """
     from t2iprobe.cli.models import reference
 
-    asked.check_pairs()
-    concept_named(asked.concept, plugins.concepts())
-    plugins.reader(asked.reader)
-    plugins.localizer(asked.localizer, **asked.settings)
-    full = asked.filled(_preset(asked, dry))
-    limit = _limit(asked, full, plugins)
+    options.check_pairs()
+    concept_named(options.concept, plugins.concepts())
+    plugins.reader(options.reader)
+    plugins.localizer(options.localizer, **options.settings)
+    full = options.filled(_preset(options, dry))
+    limit = _limit(options, full, plugins)
     found = {
         **full.given(*(set(Question.model_fields) - {"metric", "arch"})),
         "model": reference(full.arch, full.model, plugins),
@@ -139,7 +139,7 @@ def question(asked: SearchOptions, plugins: Plugins, *, dry: bool = False) -> Qu
     return Question(**found)
 
 
-def _limit(asked: SearchOptions, full: SearchOptions, plugins: Plugins) -> int:
+def _limit(options: SearchOptions, full: SearchOptions, plugins: Plugins) -> int:
     """How many pairs to take; a file of pairs may have fewer than the default or the preset.
 
     Raises:
@@ -147,52 +147,52 @@ def _limit(asked: SearchOptions, full: SearchOptions, plugins: Plugins) -> int:
     """
     from t2iprobe.core.pairs import pairs_from_csv
 
-    if asked.source is not None:
+    if options.source is not None:
         return 1
-    if asked.pairs is None:
+    if options.pairs is None:
         return full.limit or full.pairs_by_default
-    there = len(pairs_from_csv(asked.pairs, concept=asked.concept, known=plugins.concepts()))
-    if asked.limit is not None and there < asked.limit:
-        raise ConfigError(f"{asked.pairs} holds {counted(there, 'pair')}, asked for {asked.limit}; ask for fewer")
+    there = len(pairs_from_csv(options.pairs, concept=options.concept, known=plugins.concepts()))
+    if options.limit is not None and there < options.limit:
+        raise ConfigError(f"{options.pairs} holds {counted(there, 'pair')}, asked for {options.limit}; ask for fewer")
     return min(full.limit or full.pairs_of_a_file or there, there)
 
 
-def _held_out(asked: SearchOptions, limit: int) -> int:
+def _held_out(options: SearchOptions, limit: int) -> int:
     """How many pairs are held out: a third by default, because one or two would confirm nothing."""
-    if asked.held_out is not None:
-        return asked.held_out
+    if options.held_out is not None:
+        return options.held_out
     third = min(HELD_OUT, limit // 3)
     return third if third > 2 else 0
 
 
-def _paper_settings(asked: SearchOptions, plugins: Plugins) -> dict[str, str]:
+def _paper_settings(options: SearchOptions, plugins: Plugins) -> dict[str, str]:
     """The paper's settings of the method: injection, if the paper uses it and the method has such a setting."""
-    if asked.preset is None or asked.arch not in INJECTED:
+    if options.preset is None or options.arch not in INJECTED:
         return {}
-    known = inspect.signature(choice("localizer", asked.localizer, plugins.localizers())).parameters
+    known = inspect.signature(choice("localizer", options.localizer, plugins.localizers())).parameters
     return {"part": "text"} if "part" in known else {}
 
 
-def _preset(asked: SearchOptions, dry: bool) -> dict[str, Any]:
+def _preset(options: SearchOptions, dry: bool) -> dict[str, Any]:
     """The paper's settings, if they are asked for; other options that are given take precedence.
 
     Raises:
         ConfigError: there is no such preset, or something that it needs is not given.
     """
-    arch, folder, mine = (asked.called(one) for one in ("arch", "glyphcontrol", "preset"))
-    if asked.preset is None:
-        if asked.glyphcontrol is not None:
+    arch, folder, mine = (options.called(one) for one in ("arch", "glyphcontrol", "preset"))
+    if options.preset is None:
+        if options.glyphcontrol is not None:
             raise ConfigError(
-                f"{folder} goes with {mine}; alone write {asked.called('prompt_set')} glyphcontrol:FOLDER"
+                f"{folder} goes with {mine}; alone write {options.called('prompt_set')} glyphcontrol:FOLDER"
             )
         return {}
-    known, paper = choice("preset", asked.preset, PAPERS), asked.paper
-    if paper is None or (asked.glyphcontrol is None and not dry):
+    known, paper = choice("preset", options.preset, PAPERS), options.paper
+    if paper is None or (options.glyphcontrol is None and not dry):
         raise ConfigError(
-            f"{mine} {asked.preset} needs {arch} ({', '.join(known)}) and {folder} FOLDER, "
+            f"{mine} {options.preset} needs {arch} ({', '.join(known)}) and {folder} FOLDER, "
             "where GlyphControl's prompt files are"
         )
     found = asdict(paper) | {"layers": None, "limit": PAPER_PAIRS, "held_out": 0}
-    if asked.glyphcontrol is not None and not (asked.has("source") or asked.has("pairs")):
-        found["prompt_set"] = f"glyphcontrol:{asked.glyphcontrol},split=val,noise=shared"
+    if options.glyphcontrol is not None and not (options.has("source") or options.has("pairs")):
+        found["prompt_set"] = f"glyphcontrol:{options.glyphcontrol},split=val,noise=shared"
     return found

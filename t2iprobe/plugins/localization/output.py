@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.table import Table
 
-from t2iprobe.cli.console import answers
+from t2iprobe.cli.console import answers, tell
 from t2iprobe.core.names import counted
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from t2iprobe.core.contracts.localizer import Finding
     from t2iprobe.core.statistics import Interval
     from t2iprobe.core.study.question import Question
     from t2iprobe.core.study.result import StudyResult
-    from t2iprobe.core.trials import Trial
     from t2iprobe.registry.manager import Plugins
 
 SHEET_ROWS = 6
@@ -61,14 +57,11 @@ def localized(result: StudyResult, asked: Question, plugins: Plugins) -> dict[st
 
 def print_localized(answer: Mapping[str, Any]) -> None:
     """Print the answer of ``localize`` on stdout."""
-    answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
+    answers.print(answer["sentence"], style="bold", highlight=False, markup=False)
     if answer["planted"] is not None:
-        answers.print(f"planted: {', '.join(map(str, answer['planted']))}", highlight=False)
-    answers.print(
-        f"{counted(answer['denoiser_calls'], 'denoiser call')}, {counted(answer['denoiser_rows'], 'row')}. "
-        f"Report with pictures: {answer['report']}",
-        highlight=False,
-    )
+        tell(f"planted: {', '.join(map(str, answer['planted']))}")
+    cost = f"{counted(answer['denoiser_calls'], 'denoiser call')}, {counted(answer['denoiser_rows'], 'row')}"
+    tell(f"{cost}. Report with pictures: {answer['report']}")
 
 
 def patched(result: StudyResult, asked: Question, plugins: Plugins) -> dict[str, Any]:
@@ -102,13 +95,8 @@ def _written(result: StudyResult, asked: Question, plugins: Plugins) -> dict[str
     return answer
 
 
-def _patched(result: StudyResult) -> list[Trial]:
-    """The trials without the unpatched source and target, which were asked first."""
-    return result.trials[2:]
-
-
 def _layer(index: int, row: Mapping[str, Any], result: StudyResult) -> dict[str, Any]:
-    trial = _patched(result)[index]
+    trial = result.trials[2 + index]  # after the unpatched source and target
     scored = result.scored([trial])
     return {
         "index": index if trial.layer is None else trial.layer,
@@ -136,7 +124,7 @@ def _write(result: StudyResult, answer: Mapping[str, Any]) -> None:
     left_out = {*settings["set_aside"], *settings["held_out"]}
     asked = [number for number in range(len(result.pairs)) if number not in left_out]
     pairs = [Pair(*result.manifest["settings"]["pairs"][number]) for number in asked]
-    pictures = [[_picture(result, label, number) for label in labels] for number in asked]
+    pictures: list[list[Any]] = [[result.images(label, number) for label in labels] for number in asked]
     highlight = [row["label"] for row in _finding(result).details["response"] if row["named"]]
     sheet = [
         SheetRow(f"{pair.source_word}\n→ {pair.target_word}", source, target, patched)
@@ -167,12 +155,6 @@ def _scale(row: Mapping[str, Any], gap: Mapping[str, Any]) -> Interval:
     return Interval(row["score_target"], *ends)
 
 
-def _picture(result: StudyResult, label: str, pair: int) -> Image:
-    found = result.images(label, pair)
-    assert found is not None
-    return found
-
-
 def print_patched(answer: Mapping[str, Any]) -> None:
     """Print the answer of ``patch`` on stdout."""
     score = answer["score"]
@@ -184,7 +166,7 @@ def print_patched(answer: Mapping[str, Any]) -> None:
     )
     table.add_column("layer", no_wrap=True)
     table.add_column("path", overflow="fold")
-    for name in (f"{score} target", "way", "95 %", "source", "SSIM"):
+    for name in (f"{score} target", "way", "95 % bounds", f"{score} source", "SSIM"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     planted = answer["planted"] or ()
@@ -204,15 +186,10 @@ def print_patched(answer: Mapping[str, Any]) -> None:
             style=style,
         )
     answers.print(table)
-    clean = answer["clean"]
-    answers.print(
-        f"unpatched: source {clean['source'][0]:.2f}, target {clean['target'][0]:.2f} "
-        f"to the target's {answer['concept']}",
-        highlight=False,
-    )
-    answers.print(f"[bold]{answer['sentence']}[/]", highlight=False)
-    answers.print(
+    source, target = (answer["clean"][name][0] for name in ("source", "target"))
+    tell(f"unpatched: source {source:.2f}, target {target:.2f} against the target's {answer['concept']}")
+    answers.print(answer["sentence"], style="bold", highlight=False, markup=False)
+    tell(
         f"{answer['seconds']:.0f} s, {counted(answer['denoiser_calls'], 'denoiser call')}. "
-        f"Pictures: {answer['run']}/contact_sheet.png, {answer['run']}/layers.png",
-        highlight=False,
+        f"Pictures: {answer['run']}/contact_sheet.png, {answer['run']}/layers.png"
     )

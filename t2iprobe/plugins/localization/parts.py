@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.evidence import Array, evidence
 from t2iprobe.core.parse import numbers
@@ -20,8 +19,7 @@ from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Trial, ranges
 from t2iprobe.plugins.localization.adaptive import Adaptive
 from t2iprobe.plugins.localization.conditioning import differing_tokens
-from t2iprobe.plugins.localization.record import SearchRecord, layers_named, percent, share
-from t2iprobe.plugins.localization.settings import check
+from t2iprobe.plugins.localization.record import SearchLocalizer, SearchRecord, layers_named, percent, share
 
 Window = tuple[int, int]  # first step, and the step after the last one
 ENOUGH = 0.2  # share of the whole layers' response that a sufficient part may lack
@@ -32,12 +30,12 @@ def _given(record: SearchRecord, layers: str) -> tuple[int, ...]:
     if layers:
         record.layers = record.runner.space.trial(numbers(layers)).layers  # refuses layers that do not exist
     else:
-        Adaptive(record.part).search(record.runner, record)
+        Adaptive(record.part).search(record)
     return record.layers
 
 
 @dataclass
-class Heads(Localizer):
+class Heads(SearchLocalizer):
     """Which heads of the found layers are responsible, each layer by itself.
 
     ``direct`` patches one head at a time and finds a head that suffices. ``elimination`` removes the head with the
@@ -50,28 +48,22 @@ class Heads(Localizer):
         mode: ``direct`` or ``elimination``.
     """
 
-    searches: ClassVar[bool] = True
     name: ClassVar[str] = "heads"
     summary: ClassVar[str] = "which attention heads of the found layers are responsible"
     layers: str = ""
     mode: Literal["direct", "elimination"] = "direct"
 
-    def __post_init__(self) -> None:
-        check(self)
-
-    def find(self, runner: TrialRunner) -> Finding:
-        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
-        record = SearchRecord(runner)
+    def search(self, record: SearchRecord) -> None:
+        """See :class:`SearchLocalizer`."""
         heads: dict[str, list[int]] = {}
         levels: dict[str, Array] = {}  # rows of the heat map
-        search = self._direct if self.mode == "direct" else self._eliminated
+        one = self._direct if self.mode == "direct" else self._eliminated
         with record.within_budget():
             for layer in _given(record, self.layers):
-                heads[str(layer)] = search(record, layer, levels)
+                heads[str(layer)] = one(record, layer, levels)
         record.details |= {"heads": heads, "maps": [self._map(levels)] if levels else []}
         named = "; ".join(f"in layer {layer} {_heads_named(found)}" for layer, found in heads.items())
         record.notes.append(f"Responsible: {named}." if heads else "")
-        return record.finding()
 
     def _map(self, levels: Mapping[str, Array]) -> dict[str, Any]:
         """The heat map; its rows are layers, or, for an elimination, its rounds."""
@@ -128,7 +120,7 @@ def heat(caption: str, columns: Sequence[object], rows: Mapping[str, Array]) -> 
 
 
 @dataclass
-class Steps(Localizer):
+class Steps(SearchLocalizer):
     """Which denoising steps matter: patching from a step on, up to a step, and in windows; also for single layers.
 
     Args:
@@ -136,22 +128,16 @@ class Steps(Localizer):
         places: number of first (and last) steps to try, evenly spaced.
     """
 
-    searches: ClassVar[bool] = True
     name: ClassVar[str] = "steps"
     summary: ClassVar[str] = "which denoising steps matter, in the found layers"
     layers: str = ""
+    least: ClassVar[dict[str, int]] = {"places": 1}
     places: int = 8
 
-    def __post_init__(self) -> None:
-        check(self, places=1)
-
-    def find(self, runner: TrialRunner) -> Finding:
-        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
-        record = SearchRecord(runner)
-        with record.within_budget():
-            if layers := _given(record, self.layers):
-                self._sweep(record, layers)
-        return record.finding()
+    def search(self, record: SearchRecord) -> None:
+        """See :class:`SearchLocalizer`."""
+        if layers := _given(record, self.layers):
+            self._sweep(record, layers)
 
     def _sweep(self, record: SearchRecord, layers: tuple[int, ...]) -> None:
         steps = record.runner.space.steps
@@ -199,7 +185,7 @@ class Steps(Localizer):
 
 
 @dataclass
-class Tokens(Localizer):
+class Tokens(SearchLocalizer):
     """Which prompt tokens matter in the found layers: the differing tokens, all others, and single ones.
 
     A patch acts at the same positions in every pair, so this needs prompts with their words in the same place, such as
@@ -213,17 +199,15 @@ class Tokens(Localizer):
 
     name: ClassVar[str] = "tokens"
     summary: ClassVar[str] = "which prompt tokens matter, in the found layers"
+    searches: ClassVar[bool] = False
     layers: str = ""
     positions: str = ""
     alike: float = 0.5
 
-    def find(self, runner: TrialRunner) -> Finding:
-        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
-        record = SearchRecord(runner)
-        with record.within_budget():
-            if layers := _given(record, self.layers):
-                self._sweep(record, layers, self._positions(runner))
-        return record.finding()
+    def search(self, record: SearchRecord) -> None:
+        """See :class:`SearchLocalizer`."""
+        if layers := _given(record, self.layers):
+            self._sweep(record, layers, self._positions(record.runner))
 
     def _positions(self, runner: TrialRunner) -> tuple[int, ...]:
         if self.positions:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import BudgetError, ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair
@@ -18,13 +17,12 @@ from t2iprobe.core.scoring import FOUND
 from t2iprobe.core.sweep import Cost
 from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Space
-from t2iprobe.plugins.localization.record import SearchRecord
+from t2iprobe.plugins.localization.record import SearchLocalizer, SearchRecord
 from t2iprobe.plugins.localization.selection import threshold
-from t2iprobe.plugins.localization.settings import check
 
 
 @dataclass
-class RankingLocalizer(Localizer):
+class RankingLocalizer(SearchLocalizer):
     """Computes one number per layer from the model for some pairs, then patches the best layers exactly, alone and
     together.
 
@@ -37,26 +35,21 @@ class RankingLocalizer(Localizer):
     """
 
     needs_model: ClassVar[bool] = True
-    searches: ClassVar[bool] = True
+    least: ClassVar[dict[str, int]] = {"pairs": 1, "finalists": 1}
     pairs: int = 4
     finalists: int = 3
 
-    def __post_init__(self) -> None:
-        check(self, pairs=1, finalists=1)
-
-    def find(self, runner: TrialRunner) -> Finding:
-        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`.
+    def search(self, record: SearchRecord) -> None:
+        """See :class:`SearchLocalizer`.
 
         Raises:
             ConfigError: the runner has no model, because it is a simulation.
         """
+        runner = record.runner
         if runner.model is None:
             raise ConfigError(f"{self.name} reads gradients or attention of a model; this runner has pictures only")
-        record = SearchRecord(runner)
-        with record.within_budget():
-            scores = [self._scores(runner, runner.model, pair) for pair in runner.search[: self.pairs]]
-            patch_best(record, np.mean(scores, axis=0), self.finalists)
-        return record.finding()
+        scores = [self._scores(runner, runner.model, pair) for pair in runner.search[: self.pairs]]
+        patch_best(record, np.mean(scores, axis=0), self.finalists)
 
     @abstractmethod
     def measured(self, model: Model, space: Space, pair: Pair, settings: Mapping[str, Any]) -> NDArray[np.float64]:

@@ -7,12 +7,13 @@ sets looks better than it is. Without held-out pairs, the bounds are widened for
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-from t2iprobe.core.contracts.localizer import Finding
+from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import BudgetError
 from t2iprobe.core.evidence import Evidence, Gap, evidence, gap
 from t2iprobe.core.names import counted
@@ -22,6 +23,7 @@ from t2iprobe.core.statistics import Interval
 from t2iprobe.core.sweep import Cost
 from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Direction, Part, Trial, ranges
+from t2iprobe.plugins.localization.settings import check
 
 NOTHING = "Nothing stands out"
 LEAST = 3  # fewest pairs that can show a gap, if all of them agree
@@ -73,7 +75,9 @@ class SearchRecord:
         for count in range(len(chosen), 0, -1):
             with suppress(BudgetError):
                 scored = self.runner.ask(trials, chosen[:count])
-                self._cut(count, len(chosen))
+                if count < len(chosen):
+                    budget = f"the budget of {self.runner.budget:,} denoiser rows"
+                    self.stopped = f"{budget} allowed {count} of {len(chosen)} pairs"
                 self.gap = gap(scored) if pairs is None else self.gap
                 return scored
         return self.runner.ask(trials, chosen[:1])  # raises an error that says what it would need
@@ -88,14 +92,9 @@ class SearchRecord:
         self.details[name] = table(trials, found)
         return found
 
-    def _cut(self, count: int, wanted: int) -> None:
-        if count < wanted:
-            self.stopped = f"the budget of {self.runner.budget:,} denoiser rows allowed {count} of {wanted} pairs"
-
     def spent(self) -> Cost:
         """Cost since the search began."""
-        now, then = self.runner.spent, self._before
-        return Cost(now.images - then.images, now.rows - then.rows, now.calls - then.calls)
+        return self.runner.spent - self._before
 
     def finding(self, what: str = "") -> Finding:
         """Confirm the layers on held-out pairs, if there are any, and write the answer.
@@ -107,8 +106,7 @@ class SearchRecord:
         if self.gap is not None and not self.gap.clear:
             self.layers = ()
         response = self._together() if self.layers else None
-        total = self.spent()
-        cost = {"images": total.images, "rows": total.rows, "calls": total.calls, "searching_rows": searching.rows}
+        cost = asdict(self.spent()) | {"searching_rows": searching.rows}
         words = [what or self._answer(response), *filter(None, [*self.notes, set_aside(self.runner)])]
         if self.stopped:
             words.append(f"The search stopped early: {self.stopped}.")
@@ -145,30 +143,30 @@ class SearchRecord:
         layers = self.runner.space.layers
         return max(layers, math.comb(layers, len(self.layers)))
 
-    def _missing(self) -> str:
-        """Why nothing is confirmed, and what to do."""
-        few = len(self.runner.held_out)
-        why = f"{counted(few, 'held-out pair')} cannot confirm anything" if few else "no pairs were held out"
-        return f"not confirmed, because {why}: hold out four or more"
-
     def _answer(self, response: Interval | None) -> str:
         looked = self.layers or tuple(self.details.get("unconfirmed", ()))
+        if not looked and self.gap is not None and not self.gap.clear:
+            return no_gap(self.runner, self.gap)
+        unpatched_scores = "" if self.gap is None else f" (unpatched scores {unpatched(self.gap)})"
         if not looked:
-            clear = self.gap is None or self.gap.clear
-            why = "no layer has a significant effect"
-            return f"{NOTHING}: {why}{self._unpatched()}." if clear else self.unclear()
+            return f"{NOTHING}: no layer has a significant effect{unpatched_scores}."
         named = layers_named(looked)
         if response is None:
             unsure = {"confirmed", "chosen"} & set(self.details)
             where = "the held-out pairs" if self._held_out else "all pairs of the search"
             why = f"on {where} the scores of source and target do not differ significantly"
             return f"{named} seemed responsible, but {why if unsure else 'there was no budget left to confirm it'}."
-        measured = f"{percent(response)} of the way from source to target{self._unpatched()} on {self._where()}"
+        measured = f"{percent(response)} of the way from source to target{unpatched_scores} on {self._where()}"
         if not self.layers:
             return f"{NOTHING} significantly: the patch of {named} goes {measured}."
         one, concept = len(self.layers) == 1, self.runner.pairs[0].concept
         if not self._held_out:
-            return f"{named} seem{'s' * one} to write the {concept}: the patch goes {measured}; {self._missing()}."
+            few = len(self.runner.held_out)
+            why = f"{counted(few, 'held-out pair')} cannot confirm anything" if few else "no pairs were held out"
+            return (
+                f"{named} seem{'s' * one} to write the {concept}: the patch goes {measured}; not confirmed, because "
+                f"{why}: hold out four or more."
+            )
         return f"{named} write{'s' * one} the {concept}: the patch goes {measured}."
 
     def _where(self) -> str:
@@ -181,13 +179,30 @@ class SearchRecord:
         caution = f", {again} of their prompts also in the search, with other noise" if again else ""
         return f"{counted_pairs(asked, 'held-out pair')}{caution}"
 
-    def _unpatched(self) -> str:
-        return "" if self.gap is None else f" (unpatched scores {unpatched(self.gap)})"
 
-    def unclear(self) -> str:
-        """The sentence for an unclear gap: no layer is named, why, and what to do."""
-        assert self.gap is not None
-        return no_gap(self.runner, self.gap)
+class SearchLocalizer(Localizer):
+    """A localizer that keeps a :class:`SearchRecord`; its settings are checked when it is made."""
+
+    searches: ClassVar[bool] = True
+    least: ClassVar[dict[str, int]] = {}  #: smallest values of settings that are numbers
+
+    def __post_init__(self) -> None:
+        check(self, **self.least)
+
+    @abstractmethod
+    def search(self, record: SearchRecord) -> str | None:
+        """Search, and store the result in the record; may return the answer as a sentence, if it is not about layers.
+
+        Raises:
+            BudgetError: the budget does not allow more; what is in the record is then the result.
+        """
+
+    def find(self, runner: TrialRunner) -> Finding:
+        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
+        record, words = SearchRecord(runner, getattr(self, "part", "kv")), None
+        with record.within_budget():
+            words = self.search(record)
+        return record.finding(words or "")
 
 
 def unpatched(gap: Gap) -> str:
@@ -227,14 +242,10 @@ def set_aside(runner: TrialRunner) -> str:
 
 def table(trials: Sequence[Trial], found: Evidence) -> list[dict[str, Any]]:
     """One row per trial, ready for JSON."""
+    numbers = zip(trials, found.change.tolist(), found.p.tolist(), strict=True)
     return [
-        {
-            "label": trial.label,
-            **found.interval(index)._asdict(),
-            "change": float(found.change[index]),
-            "p": float(found.p[index]),
-        }
-        for index, trial in enumerate(trials)
+        {"label": trial.label, **found.interval(index)._asdict(), "change": change, "p": p}
+        for index, (trial, change, p) in enumerate(numbers)
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,14 +41,12 @@ def sections(result: StudyResult) -> Iterator[Section]:
 
 def maps(finding: Finding) -> Iterator[Section]:
     """Heat maps of heads by layer, steps or tokens."""
-    found = [_map(one) for one in finding.details.get("maps", ())]
-    if found:
-        yield Section("Within the layers", maps=found)
-
-
-def _map(found: Mapping[str, Any]) -> HeatMap:
-    values = [[_number(value) for value in row] for row in found["values"]]
-    return HeatMap(found["caption"], found["rows"], found["columns"], values)
+    if found := finding.details.get("maps"):
+        numbers = [[[_number(value) for value in row] for row in one["values"]] for one in found]
+        yield Section(
+            "Within the layers",
+            maps=[HeatMap(**{**one, "values": values}) for one, values in zip(found, numbers, strict=True)],
+        )
 
 
 def _number(value: float | None) -> float:
@@ -60,13 +58,9 @@ def parts(finding: Finding) -> Iterator[Section]:
     """Bars for each table of trials in the finding's details, except that of the layers, which has its own chart."""
     for name, rows in finding.tables().items():
         if name not in ("response", "confirmed", "chosen") and rows:
-            yield Section(name.capitalize(), WAY, bars=[_bar(row) for row in rows])
-
-
-def _bar(row: Mapping[str, Any]) -> Bar:
-    """The bar of one row; an effect that could not be measured is an empty bar."""
-    interval = Interval(*(float(row[name] or 0.0) for name in Interval._fields))
-    return Bar(str(row["label"]), interval, interval.low > FOUND)
+            # an effect that could not be measured is an empty bar
+            ways = {row["label"]: Interval(*(float(row[one] or 0.0) for one in Interval._fields)) for row in rows}
+            yield Section(name.capitalize(), WAY, bars=[Bar(name, way, way.low > FOUND) for name, way in ways.items()])
 
 
 def statistics(finding: Finding) -> Iterator[Section]:
@@ -131,13 +125,8 @@ def specialisation(result: StudyResult, finding: Finding) -> Iterator[Section]:
         return
     means = values[:, :, done].mean(axis=-1).T
     rows: list[list[Cell]] = [[name, *map(float, row)] for name, row in zip(trials, means, strict=True)]
-    columns = [
-        "picture",
-        "template of the source",
-        "template of the target",
-        "text of the source",
-        "text of the target",
-    ]
+    ends = ("source", "target")
+    columns = ["picture", *(f"{what} of the {whose}" for what in ("template", "text") for whose in ends)]
     text = (
         f"Means over {counted(int(done.sum()), 'pair')}: CLIPScore against the prompts without their quoted text, and "
         "the text's own score. Layers that write only the text leave the templates' columns unchanged, even if source "

@@ -9,11 +9,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.evidence import (
     Array,
-    Evidence,
     bounds,
     moves,
     resampled,
@@ -21,18 +19,16 @@ from t2iprobe.core.evidence import (
     simultaneous,
 )
 from t2iprobe.core.scoring import FOUND
-from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Part, ranges
 from t2iprobe.plugins.localization.exhaustive import sweep
-from t2iprobe.plugins.localization.record import SearchRecord
+from t2iprobe.plugins.localization.record import SearchLocalizer, SearchRecord
 from t2iprobe.plugins.localization.selection import threshold
-from t2iprobe.plugins.localization.settings import check
 
 ENOUGH = 0.05  # share of the fullest set's effect: a set that lacks no more counts as equal
 
 
 @dataclass
-class Window(Localizer):
+class Window(SearchLocalizer):
     """Windows of ``size`` neighbouring layers, patched together, shifted by one layer.
 
     Finds neighbours that act only together, and scattered layers with effects of their own: all windows with a
@@ -44,27 +40,17 @@ class Window(Localizer):
         part: what is patched.
     """
 
-    searches: ClassVar[bool] = True
     name: ClassVar[str] = "window"
     summary: ClassVar[str] = "windows of neighbouring layers patched together"
     unit: ClassVar[str] = "mean share of the way over the windows with the layer"
     size: int = 3
     part: Part = "kv"
 
-    def __post_init__(self) -> None:
-        check(self)
-
-    def find(self, runner: TrialRunner) -> Finding:
-        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
-        if not 0 < self.size <= runner.space.layers:
-            raise ConfigError(f"windows of {self.size} layers: the model has {runner.space.layers}")
-        record = SearchRecord(runner, self.part)
-        with record.within_budget():
-            self._search(record)
-        return record.finding()
-
-    def _search(self, record: SearchRecord) -> None:
+    def search(self, record: SearchRecord) -> None:
+        """See :class:`SearchLocalizer`."""
         space = record.runner.space
+        if not 0 < self.size <= space.layers:
+            raise ConfigError(f"windows of {self.size} layers: the model has {space.layers}")
         windows = [tuple(range(first, first + self.size)) for first in range(space.layers - self.size + 1)]
         found = record.measure(record.trials(windows))
         record.ranking = [
@@ -95,7 +81,7 @@ def _moves(record: SearchRecord, sets: Sequence[tuple[int, ...]]) -> tuple[Array
 
 
 @dataclass
-class Nested(Localizer):
+class Nested(SearchLocalizer):
     """Growing sets: the best 1, 2, 3, 10, 30 and all layers (arXiv 2502.09935, table 5).
 
     Once by the ranking of single layers and once as neighbours around the best one; the answer is the smallest set with
@@ -107,29 +93,23 @@ class Nested(Localizer):
         part: what is patched.
     """
 
-    searches: ClassVar[bool] = True
     name: ClassVar[str] = "nested"
     summary: ClassVar[str] = "the best 1, 2, 3, 10, 30 and all layers, as in the paper's table of layer counts"
     counts: str = "1/2/3/10/30"
     part: Part = "kv"
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if not re.fullmatch(r"[1-9]\d*(/[1-9]\d*)*", self.counts):
             raise ConfigError(f"counts {self.counts!r}: write sizes from 1, such as 1/2/3/10")
         self.sizes = sorted({int(count) for count in self.counts.split("/")})
 
-    def find(self, runner: TrialRunner) -> Finding:
-        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
-        record = SearchRecord(runner, self.part)
-        with record.within_budget():
-            single = sweep(record, threshold)
-            record.layers, record.notes = (), []
-            if single.gap.clear:
-                self._grow(record, single)
-        return record.finding()
-
-    def _grow(self, record: SearchRecord, single: Evidence) -> None:
+    def search(self, record: SearchRecord) -> None:
+        """See :class:`SearchLocalizer`."""
+        single = sweep(record, threshold)
+        record.layers, record.notes = (), []
+        if not single.gap.clear:
+            return
         count = record.runner.space.layers
         ranked = np.argsort(-single.mean, kind="stable").tolist()
         sizes = [*(size for size in self.sizes if 0 < size < count), count]
@@ -150,7 +130,7 @@ def _outward(start: int, count: int) -> list[int]:
 
 
 @dataclass
-class Greedy(Localizer):
+class Greedy(SearchLocalizer):
     """Greedy search: add the layer with the largest effect, or remove the one with the smallest loss.
 
     ``forward`` is cheap, but blind to layers without an effect of their own; ``backward`` starts with all layers and
@@ -162,24 +142,18 @@ class Greedy(Localizer):
         part: what is patched.
     """
 
-    searches: ClassVar[bool] = True
     name: ClassVar[str] = "greedy"
     summary: ClassVar[str] = "adds (or removes) one layer at a time, the best first"
     unit: ClassVar[str] = "share of the way with the layer minus that without it"
+    least: ClassVar[dict[str, int]] = {"most": 1}
     direction: Literal["forward", "backward"] = "forward"
     most: int = 12
     part: Part = "kv"
 
-    def __post_init__(self) -> None:
-        check(self, most=1)
-
-    def find(self, runner: TrialRunner) -> Finding:
-        """See :class:`~t2iprobe.core.contracts.localizer.Localizer`."""
-        record = SearchRecord(runner, self.part)
+    def search(self, record: SearchRecord) -> None:
+        """See :class:`SearchLocalizer`."""
         record.details["steps"] = []
-        with record.within_budget():
-            (self._forward if self.direction == "forward" else self._backward)(record)
-        return record.finding()
+        (self._forward if self.direction == "forward" else self._backward)(record)
 
     def _forward(self, record: SearchRecord) -> None:
         every = range(record.runner.space.layers)
