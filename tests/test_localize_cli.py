@@ -171,7 +171,7 @@ def test_few_pairs_keep_a_third_to_confirm_on(tmp_path: Path) -> None:
     mine.write_text("source,target\n" + '"a ""A""","a ""B"""\n' * 5)
     full = question(asked(pairs=mine), Plugins())
     assert (full.limit, full.held_out) == (5, 0)
-    with pytest.raises(ConfigError, match="holds 5 pairs, asked for 9"):
+    with pytest.raises(ConfigError, match="holds 5 pairs, fewer than the 9 requested"):
         question(asked(pairs=mine, limit=9), Plugins())
 
 

@@ -49,7 +49,7 @@ def at(number: int, act: Callable[[RunSession], object]) -> Callable[[RunSession
 def test_a_signal_finishes_the_unit_and_sessions_add_up(name: str, tmp_path: Path) -> None:
     number = getattr(signal, name)
     before = signal.getsignal(number)
-    with pytest.raises(StoppedError, match="stopped; 3 of 5 numbers are kept: the same command goes on") as stopped:
+    with pytest.raises(StoppedError, match="stopped; 3 of 5 numbers are kept: the same command continues") as stopped:
         execute(numbers(at(2, lambda session: os.kill(os.getpid(), number))), tmp_path / "run")
     assert stopped.value.exit_code == 128 + number
     state = state_of(tmp_path / "run")

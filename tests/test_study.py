@@ -135,7 +135,7 @@ class Interrupting(Simulated):
 @pytest.mark.parametrize(("batch", "kept"), [(1, 2), (3, 3)])
 def test_sigint_finishes_the_unit(batch: int, kept: int, tmp_path: Path) -> None:
     before, asked = signal.getsignal(signal.SIGINT), Asked()
-    with pytest.raises(StoppedError, match="the same call goes on") as stopped:
+    with pytest.raises(StoppedError, match="the same call continues") as stopped:
         study(Interrupting(2, asked, batch)).run(tmp_path / "run")
     assert stopped.value.exit_code == 130 and signal.getsignal(signal.SIGINT) is before
     assert runfolder.read_manifest(tmp_path / "run")["state"] == "interrupted"
@@ -630,5 +630,5 @@ def test_layers_are_not_looked_for_in_a_run_of_another_kind(tmp_path: Path) -> N
     (tmp_path / runfolder.MANIFEST).write_text(
         json.dumps({"state": runfolder.FINISHED, "settings": {"adapter": "sd3"}})
     )
-    with pytest.raises(ConfigError, match="holds no localization"):
+    with pytest.raises(ConfigError, match="is not a localization"):
         layers_found(tmp_path, Model(SD3.tiny(), SD3()))

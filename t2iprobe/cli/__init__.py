@@ -28,5 +28,5 @@ def main() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
-        notes.print("interrupted; what a study or capture had finished is kept, the same command goes on")
+        notes.print("interrupted; what was finished is kept, and the same command continues from there")
         sys.exit(130)

@@ -34,7 +34,7 @@ def reference(arch: str | None, model: str | None, plugins: Plugins) -> str:
     if model is not None:
         return model
     if arch is None:
-        raise ConfigError("name a model: --arch sd3 (an embedded one, offline), or --model REF")
+        raise ConfigError("name a model: --arch sd3 (an embedded model, offline), or --model REF")
     models = list(plugins.models().values())
     present = {one.arch: one.name for one in reversed(models) if one.present}
     if arch not in present:
@@ -44,7 +44,7 @@ def reference(arch: str | None, model: str | None, plugins: Plugins) -> str:
 
 def _absent(arch: str, present: list[str], recipes: list[str]) -> str:
     """A hint what to do if an architecture has no embedded model in this installation."""
-    here = f"there are some for {', '.join(present)}" if present else "there is none at all"
+    here = f"there are models for {', '.join(present)}" if present else "there are none at all"
     ways = [
         f"name one: --model {PUBLISHED.get(arch, 'REF')}",
         *(f"train one: {recipe}" for recipe in recipes if recipe),
@@ -85,7 +85,7 @@ def check_arch(model: Model, arch: str | None) -> None:
     if arch is not None and model.adapter.name != arch:
         kind = type(model.pipeline).__name__
         raise ConfigError(
-            f"--arch {arch} was asked for, but {model.ref} is a {kind}, which is --arch {model.adapter.name}"
+            f"{model.ref or 'the model'} is a {kind}, whose architecture is {model.adapter.name}, not {arch}"
         )
 
 

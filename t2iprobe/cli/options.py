@@ -30,18 +30,18 @@ class PrintOptions(Options):
 class AgreeOptions(PrintOptions):
     """The option that lets long work begin."""
 
-    yes: bool = option(False, flag="-y", help="Begin also what takes long or much disk.")
+    yes: bool = option(False, flag="-y", help="Start even if it takes long or needs much disk space.")
 
 
 class OutOptions(AgreeOptions):
     """Options for whether a run may begin, and for its folder."""
 
-    out: Path | None = option(None, help="Run folder; default one in runs/, named by what is asked.")
+    out: Path | None = option(None, help="Run folder; default a folder in runs/, named after the options.")
 
 
 class RunOptions(OutOptions):
     """Options of a run that can also just be planned."""
 
     plan: bool = option(
-        False, help="Only say what it would take, on the published configuration of --arch; needs no weights."
+        False, help="Only print what it would take, on the published configuration of --arch; needs no weights."
     )

@@ -30,12 +30,13 @@ RUNS = Path("runs")
 class ExecutionOptions(AgreeOptions):
     """Options that say where a study is measured."""
 
-    executor: str = option("local", help="Where it is measured: local, or ray (an extra, t2iprobe[ray]).")
+    executor: str = option("local", help="Where pictures are made and scored: local, or ray (an extra, t2iprobe[ray]).")
     ray_address: str | None = option(
-        None, help="Head of a Ray cluster, such as ray://head:10001 or auto; default one on this machine."
+        None,
+        help="Address of a Ray cluster, such as ray://head:10001 or auto; default one on this machine.",
     )
     workers: int | None = option(
-        None, help="Models at once on the cluster; default one for each GPU, or one for every two cores.", ge=1
+        None, help="Number of models on the cluster; default one for each GPU, or one for every two cores.", ge=1
     )
 
 
@@ -101,7 +102,10 @@ def start(
     plan = planned(asked, plugins, command)
     done = _finished(path, plan)
     if done is not None:
-        notes.print(f"{path} holds this study already; showing it (delete the folder to run it again)", highlight=False)
+        notes.print(
+            f"{path} holds this study already, and its result is shown; to run it again, delete the folder",
+            highlight=False,
+        )
         return done
     runfolder.check(path)
     stop = stopping()

@@ -173,7 +173,7 @@ class TrialRunner:
         if cost.rows > left:
             raise BudgetError(
                 f"the next {pairs} pairs need {cost.rows:,} denoiser rows, {left:,} of the budget of "
-                f"{self.budget:,} are left; a larger budget goes on from here"
+                f"{self.budget:,} are left; a larger budget continues from here"
             )
 
     def _scored(self, trials: Sequence[Trial], pairs: Sequence[int]) -> Scored:

@@ -18,19 +18,15 @@ def framed(rows: Iterable[Mapping[str, Any]]) -> DataFrame:
     Raises:
         ConfigError: pandas is not installed.
     """
-    return _library("pandas").DataFrame(list(rows))
+    return library("pandas").DataFrame(list(rows))
 
 
-def xarray() -> Any:
-    """The library xarray.
+def library(name: str) -> Any:
+    """A library that is not a dependency.
 
     Raises:
         ConfigError: it is not installed.
     """
-    return _library("xarray")
-
-
-def _library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:

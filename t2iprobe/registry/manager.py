@@ -6,7 +6,6 @@ not affect the others and is never ignored silently: :meth:`Plugins.listing` giv
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -101,7 +100,7 @@ class Plugins:
         if installed:
             self._add_installed()
         for plugin in extra:
-            self._add(PluginRow(_name_of(plugin), "", "ok"), plugin)
+            self._add(PluginRow(str(getattr(plugin, "__name__", type(plugin).__name__)), "", "ok"), plugin)
         self._drop_unfitting()
 
     def listing(self) -> list[PluginRow]:
@@ -246,7 +245,11 @@ class Plugins:
         if len(serving) > 1:
             raise ConfigError(f"{pipeline_class} is served by two adapters, {serving[0]!r} and {serving[1]!r}")
         if not serving:
-            raise ModelError(_unknown_pipeline(pipeline_class, adapters.values()))
+            known = [name for adapter in adapters.values() for name in adapter.pipelines]
+            raise ModelError(
+                f"no adapter serves {pipeline_class}{near(pipeline_class, known)}. A plugin can add one with "
+                "t2iprobe_register_adapters, and `t2iprobe plugins` shows the plugins that failed"
+            )
         return adapters[serving[0]]
 
     def load_pipeline(self, ref: str, options: LoadOptions) -> Pipeline:
@@ -299,24 +302,23 @@ class Plugins:
 
     def _add_builtin(self, modules: Sequence[str]) -> None:
         for module in modules:
-            row = PluginRow(module.split(".")[-2], own_version(), "ok")
-            if row.name in self._disabled:
-                self._skip(row, f"disabled by {DISABLE}")
-            else:
-                self._import(row, EntryPoint(row.name, module, GROUP))
+            point = EntryPoint(module.split(".")[-2], module, GROUP)
+            self._import(PluginRow(point.name, own_version(), "ok"), point, {point.name})
 
     def _add_installed(self) -> None:
-        for point in _announced():
+        groups = sorted(group for group in entry_points().groups if group.startswith(f"{PROJECT}.v"))  # of any API
+        for point in (one for group in groups for one in entry_points(group=group)):
             row = PluginRow(point.name, point.dist.version if point.dist else "", "ok")
             if point.group != GROUP:
                 self._skip(row, f"made for plugin API {point.group.removeprefix(PROJECT + '.')}; this is v{API}")
-            elif self._disabled & {row.name, "all"}:
-                self._skip(row, f"disabled by {DISABLE}")
             else:
-                self._import(row, point)
+                self._import(row, point, {point.name, "all"})
 
-    def _import(self, row: PluginRow, point: EntryPoint) -> None:
-        """Import and register one plugin; errors of its import are recorded, not raised."""
+    def _import(self, row: PluginRow, point: EntryPoint, switches: set[str]) -> None:
+        """Import and register one plugin, unless it is disabled; errors of its import are recorded, not raised."""
+        if self._disabled & switches:
+            self._skip(row, f"disabled by {DISABLE}")
+            return
         try:
             plugin = importlib.import_module(point.value) if ":" not in point.value else point.load()
         except Exception as error:
@@ -396,16 +398,6 @@ def _unique(kind: str, found: Iterable[tuple[str, str, Any]]) -> dict[str, Any]:
     return things
 
 
-def _announced() -> list[EntryPoint]:
-    """Entry points of this project's groups, of any API."""
-    groups = sorted(group for group in entry_points().groups if group.startswith(f"{PROJECT}.v"))
-    return [point for group in groups for point in entry_points(group=group)]
-
-
-def _name_of(plugin: object) -> str:
-    return str(getattr(plugin, "__name__", None) or type(plugin).__name__)
-
-
 def own_version() -> str:
     """Version of this package; empty in a source tree that is not installed."""
     try:
@@ -417,14 +409,3 @@ def own_version() -> str:
 def _text(error: Exception) -> str:
     """An error on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _unknown_pipeline(pipeline_class: str, adapters: Iterable[type[Adapter]]) -> str:
-    """Error message for a pipeline class that no adapter serves."""
-    known = sorted(name for adapter in adapters for name in adapter.pipelines)
-    near = difflib.get_close_matches(pipeline_class, known, n=2)
-    hint = f"; did you mean {' or '.join(near)}?" if near else "."
-    return (
-        f"no adapter serves {pipeline_class}{hint} Known: {', '.join(known) or 'none'}. "
-        "A plugin can add one with t2iprobe_register_adapters, and `t2iprobe plugins` shows the plugins that failed"
-    )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -20,7 +20,7 @@ from t2iprobe.core.runs.runfolder import FINISHED
 from t2iprobe.core.statistics import Interval
 from t2iprobe.core.study.result import StudyResult
 from t2iprobe.core.trials import ranges
-from t2iprobe.registry.frames import framed, xarray
+from t2iprobe.registry.frames import framed, library
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.report.figures import bar_plot
 from t2iprobe.report.page import write_report
@@ -199,10 +199,13 @@ class Result(StudyResult):
             ConfigError: xarray is not installed.
         """
         of_pair = {name: ("pair", [getattr(one, name) for one in self.asked]) for name in ("source", "target", "seed")}
-        trials = {"trial": [one.label for one in self.trials], "layers": ("trial", [*map(_layers, self.trials)])}
-        told = {"model": self.manifest.get("model", ""), "score": self.rank, "ranking_unit": self.ranking.unit}
+        trials = {
+            "trial": [one.label for one in self.trials],
+            "layers": ("trial", [ranges(one.layers) for one in self.trials]),
+        }
+        facts = {"model": self.manifest.get("model", ""), "score": self.rank, "ranking_unit": self.ranking.unit}
         scores = {name: (("trial", "pair"), values) for name, values in self.scores.items()}
-        return xarray().Dataset(scores, {**trials, "pair": self.pairs, **of_pair}, told)
+        return library("xarray").Dataset(scores, {**trials, "pair": self.pairs, **of_pair}, facts)
 
     def report(self, out: str | Path | None = None, plugins: Plugins | None = None) -> Path:
         """Write the answer with its pictures as one HTML file.
@@ -222,7 +225,3 @@ class Result(StudyResult):
             if len(found) > 1:
                 return sheet([image for _, image in found], [label for label, _ in found])
         return ""
-
-
-def _layers(trial: Any) -> str:
-    return ranges(trial.layers)

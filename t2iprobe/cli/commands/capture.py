@@ -51,7 +51,7 @@ class CaptureOptions(RunOptions, GenerationOptions, ModelOptions):
     max_bytes: Size = option(BUDGET, help="Refuse to start if it takes more than this, such as 500MB or 2TiB.")
     plan: bool = option(False, help="Only print what it would take.")
     yes: bool = option(False, flag="-y", help="Start even if it takes more than --max-bytes.")
-    out: Path = option(help="Run folder. One that was interrupted goes on where it stopped.")
+    out: Path = option(help="Run folder. An interrupted capture continues where it stopped.")
 
     @property
     def place(self) -> str | Path:
@@ -61,9 +61,9 @@ class CaptureOptions(RunOptions, GenerationOptions, ModelOptions):
 
 @takes(CaptureOptions)
 def capture(options: CaptureOptions, context: typer.Context) -> None:
-    """Keep activations of many prompts on disk: bounded memory, resumable, checked, and good to patch from.
+    """Keep activations of many prompts on disk: in bounded memory, resumable, with checksums, and ready to patch from.
 
-    Bytes and time are said before it begins. In Python it reads like a cache: t2iprobe.ActivationStore("runs/keys").
+    Size and time are printed before it starts. In Python, read it like a cache: t2iprobe.ActivationStore("runs/keys").
 
     Examples:
 
@@ -76,7 +76,7 @@ def capture(options: CaptureOptions, context: typer.Context) -> None:
     try:
         answer = run(options, context.obj)
     except KeyboardInterrupt:
-        say("interrupted; whole batches are kept, and the same command goes on from there")
+        say("interrupted; whole batches are kept, and the same command continues from there")
         raise typer.Exit(130) from None
     if options.format is Format.json:
         print_json(answer)
@@ -85,7 +85,7 @@ def capture(options: CaptureOptions, context: typer.Context) -> None:
 
 
 def run(options: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
-    """Do what was asked for, or find it done; returns the JSON answer."""
+    """Capture, or find it done; returns the JSON answer."""
     from t2iprobe.core.runs import provenance, runfolder
     from t2iprobe.core.runs.engine import RunDefinition, execute
 
@@ -100,7 +100,7 @@ def run(options: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
     found = runfolder.existing(options.out, settings, partly=True)
     store = _complete(options) if found is not None else None
     if store is not None:
-        say(f"{options.out} holds this capture already (delete the folder to run it again)")
+        say(f"{options.out} holds this capture already (to run it again, delete the folder)")
         return _answer(options, store, 0.0, len(listed))
     runfolder.check(options.out)
     model = load(options, plugins)
@@ -136,7 +136,7 @@ def _deciding(options: CaptureOptions, ref: str, prompts: list[str]) -> dict[str
 
 
 def _planned(options: CaptureOptions, model: Model, prompts: list[str], budget: int | None) -> CapturePlan:
-    """Say on stderr what will be done and what it takes; refuse if that exceeds the budget."""
+    """Print on stderr what will be captured and what it takes; refuse if that exceeds the budget."""
     from t2iprobe.core.contracts.adapter import Branch
     from t2iprobe.core.store.capture import layout_of, plan
 

@@ -91,7 +91,7 @@ class Place:
 @app.command()
 @takes(StoreOptions)
 def info(options: StoreOptions, context: typer.Context) -> None:
-    """What a store holds and how large it is, raw and as stored; of a run without a store, how far and how large.
+    """Show what a store contains and how large it is, raw and as stored; for a run without a store, its state and size.
 
     Example: t2iprobe store info runs/keys
     """

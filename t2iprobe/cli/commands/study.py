@@ -1,4 +1,4 @@
-"""``t2iprobe study``: runs that survive interruptions. Start one, see how far it is, go on with it."""
+"""``t2iprobe study``: start a study that survives interruptions, see how far it is, resume it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from t2iprobe.core.study.result import StudyResult
 
 app = typer.Typer(
-    help="Run a localization over many pairs, interrupt it, go on with it: every answer is kept as it comes.",
+    help="Run a localization over many pairs, interrupt it and resume it: every score is kept as it is measured.",
     no_args_is_help=True,
 )
 NONE = "–"  # shown in place of what a run does not have
@@ -39,7 +39,7 @@ class StudyFile(SearchOptions):
     pairs_of_a_file: ClassVar[int | None] = None
 
     out: str | None = option(None, help="Run folder.")
-    method: str = option("exhaustive", help="A localizer.")
+    method: str = option("exhaustive", help="Localization method.")
     held_out: int = option(0, help="How many of the last pairs to hold out for the confirmation.", ge=0)
 
     @property
@@ -76,7 +76,7 @@ class StudyListOptions(PrintOptions):
 @app.command()
 @takes(StudyRunOptions)
 def run(options: StudyRunOptions, context: typer.Context) -> None:
-    """Run the study in FILE, or go on with it where it stopped.
+    """Run the study in FILE, or resume it where it stopped.
 
     A study file has the options of `t2iprobe localize`, with _ for -; only the model has to be named:
 
@@ -116,7 +116,7 @@ def run(options: StudyRunOptions, context: typer.Context) -> None:
 @app.command()
 @takes(ResumeOptions)
 def resume(options: ResumeOptions, context: typer.Context) -> None:
-    """Go on with a study that was interrupted; everything that is needed is in its folder.
+    """Resume a study that was interrupted; everything that is needed is in its folder.
 
     Nothing that was committed is measured again, and the result is that of a run that was never interrupted.
 
@@ -128,7 +128,7 @@ def resume(options: ResumeOptions, context: typer.Context) -> None:
     path = options.path
     arguments = runfolder.read_manifest(path).get("arguments", {})
     if arguments.get("question") is None:
-        raise ConfigError(f"{path} has no question to go on from; start it again the way it was started")
+        raise ConfigError(f"{path} does not say what it asks; run the command again that started it")
     study = Question.from_table(arguments["question"], str(path / runfolder.MANIFEST))
     _print(start(context.obj, study, path, options, announce, arguments.get("command", ())), options.format)
 
@@ -136,7 +136,7 @@ def resume(options: ResumeOptions, context: typer.Context) -> None:
 @app.command()
 @takes(StatusOptions)
 def status(options: StatusOptions, context: typer.Context) -> None:
-    """How far a run of any kind is, also while it goes on.
+    """Show how far a run of any kind is, also while it is running.
 
     Example: t2iprobe study status runs/words
     """
@@ -161,7 +161,7 @@ def _reason(key: str, answer: dict[str, Any]) -> str:
 @app.command("ls")
 @takes(StudyListOptions)
 def list_(options: StudyListOptions, context: typer.Context) -> None:
-    """List the runs in a folder, of every kind: what, how far, when, how large.
+    """List all runs in a folder: what they are, how far, when they started and how large they are.
 
     Example: t2iprobe study ls runs --format json
     """
@@ -250,7 +250,7 @@ def _print(result: StudyResult, format: Format) -> None:
     for one in ranked:
         mean, _, bounds = one.score.said(2).partition(" ")
         rows.append((one.trial.label, mean, bounds, one.pairs, one.clusters))
-    title = f"ranking: the first {len(rows)} of what was asked; what is sure is said below"
+    title = f"ranking: the {len(rows)} trials that scored best; what is significant is said below"
     print_table(("trial", result.rank, "95 % CI", "pairs", "prompts"), rows, title)
     answers.print(answer["sentence"], style="bold", highlight=False, markup=False)
     tell(f"{counted(answer['answers'], 'answer')} in {answer['path']}; with pictures: t2iprobe report {answer['path']}")

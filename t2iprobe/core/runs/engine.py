@@ -51,7 +51,7 @@ class RunDefinition:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     plugins: Mapping[str, str] = field(default_factory=dict)
     unit: str = "unit"
-    resume: str = "the same command goes on"
+    resume: str = "the same command continues"
     store: str | None = None
     whole: Callable[[], bool] = lambda: True
     shared: bool = False
@@ -127,7 +127,7 @@ class RunSession:
             self.spent[name] = self.spent.get(name, 0) + value
 
     def check(self) -> None:
-        """Stop, between two units, if that was asked for.
+        """Stop, between two units, if a stop was requested.
 
         Raises:
             StoppedError: the run was asked to stop.
@@ -187,7 +187,7 @@ class RunSession:
 
 
 def execute(run: RunDefinition, path: Path, stop: Stop | None = None) -> dict[str, Any]:
-    """Begin a run in a folder, go on with it there, or find it finished; returns its manifest.
+    """Start a run in a folder, resume it there, or find it finished; returns its manifest.
 
     Raises:
         RunExistsError: the folder has a run with other settings; nothing was touched.

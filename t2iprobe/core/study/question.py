@@ -14,10 +14,10 @@ class StudyOptions(ScoreOptions, GenerationOptions, PairOptions, StagedModelOpti
     """The options of every command that makes a study."""
 
     panel: ClassVar[str] = "Search"
-    held_out: int | None = option(None, help="Of the pairs, the last ones to confirm on.", ge=0)
-    set: Settings = option({}, help="A setting of the method, NAME=VALUE; repeatable.")
-    budget: int | None = option(None, help="Most rows through the denoiser.", ge=1)
-    rank: str | None = option(None, help="The metric that ranks; default the concept's own.")
+    held_out: int | None = option(None, help="How many of the last pairs to hold out, to confirm the layers on.", ge=0)
+    set: Settings = option({}, help="Setting of the method, NAME=VALUE; repeatable.")
+    budget: int | None = option(None, help="Largest number of rows through the denoiser.", ge=1)
+    rank: str | None = option(None, help="Metric that ranks the layers; default the concept's own.")
     store: str | None = option(
         None, help="Keep scores and pictures at this URL (anything fsspec knows) instead of in the run folder."
     )
@@ -33,9 +33,9 @@ class StudyOptions(ScoreOptions, GenerationOptions, PairOptions, StagedModelOpti
 class Question(StudyOptions):
     """A study with its names looked up and its defaults filled in, also one that is shipped to other machines."""
 
-    model: str = option(help="Of the weights.")
-    held_out: int = option(0, help="The last pairs, to confirm on.", ge=0)
-    method: str = option(help="The localizer.")
+    model: str = option(help="Reference of the weights.")
+    held_out: int = option(0, help="How many of the last pairs to hold out.", ge=0)
+    method: str = option(help="Localization method.")
 
     @property
     def kept(self) -> dict[str, Any]:

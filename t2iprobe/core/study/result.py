@@ -228,9 +228,9 @@ def layers_found(run: Path, model: Model) -> tuple[int, ...]:
     if adapter != model.adapter.name:
         raise ConfigError(f"{run} is about a model of architecture {adapter}, this one is {model.adapter.name}")
     if finding is None and "localizer" not in settings:
-        raise ConfigError(f"{run} holds no localization; give a run of `t2iprobe localize`, or name the layers")
+        raise ConfigError(f"{run} is not a localization; give a run of `t2iprobe localize`, or name the layers")
     if finding is None:
-        raise ConfigError(f"{run} is not finished; `t2iprobe study resume {run}` goes on with it")
+        raise ConfigError(f"{run} is not finished; resume it with `t2iprobe study resume {run}`")
     if not finding["layers"]:
         raise ConfigError(f"{run} found no layer that stands out; name the layers instead")
     if max(finding["layers"]) >= model.layers:

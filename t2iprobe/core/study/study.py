@@ -1,7 +1,7 @@
 """Runs a localizer over stored answers: :class:`StudyRunner`.
 
 Resuming means running the localizer again: what it asked before is in the store, so it retraces its steps to where it
-was and goes on from there. A localizer must therefore be deterministic, given the answers and the study's seed.
+was and continues from there. A localizer must therefore be deterministic, given the answers and the study's seed.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class StudyRunner:
         return StudyResult.open(path)
 
     def _run(self, folder: Path, callbacks: StudyCallbacks) -> RunDefinition:
-        again = f"the same {'command' if self.arguments else 'call'} goes on"
-        resume = f"`t2iprobe study resume {folder}` goes on" if "question" in self.arguments else again
+        again = f"the same {'command' if self.arguments else 'call'} continues"
+        resume = f"`t2iprobe study resume {folder}` continues" if "question" in self.arguments else again
         return RunDefinition(
             "study",
             self.settings(),

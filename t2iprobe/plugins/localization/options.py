@@ -1,4 +1,4 @@
-"""The options of ``t2iprobe localize`` and ``t2iprobe patch``, and the question that these ask of a study."""
+"""The options of ``t2iprobe localize`` and ``t2iprobe patch``, and the study that these describe."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class SearchOptions(StudyOptions):
 
     layers: Numbers | None = option(None, help="Text-attention layers, such as 0-23 or 3,5; default all.")
     sites: str | None = option(
-        None, help="Every site that matches this pattern by itself instead, such as 'blocks.*.*_attn.v'."
+        None, help="Patch single sites instead of layers: each that matches this pattern, such as 'blocks.*.*_attn.v'."
     )
     steps: str | None = option(None, help="Patch only these denoising steps, START:STOP; 0 is pure noise. Default all.")
     heads: Numbers | None = option(None, help="Patch only these attention heads, such as 0-3.")
     branch: str | None = option(
         None, help="Half of classifier-free guidance to patch: cond, uncond or both (as the paper did), the default."
     )
-    preset: str | None = option(None, help="A paper's settings: iclr2025, which needs --arch and --glyphcontrol.")
+    preset: str | None = option(None, help="Settings of a paper: iclr2025, which needs --arch and --glyphcontrol.")
     glyphcontrol: Path | None = option(None, help="Folder of GlyphControl's prompt files.")
 
     @property
@@ -90,7 +90,7 @@ class PatchOptions(RunOptions, SearchOptions):
 class LocalizeOptions(RunOptions, SearchOptions):
     """The options of ``t2iprobe localize``."""
 
-    method: str = option("adaptive", help="A localizer; `t2iprobe localize --method list` shows all.")
+    method: str = option("adaptive", help="Localization method; `t2iprobe localize --method list` shows all.")
     limit: int | None = option(
         None, help=f"Number of pairs, with the held-out ones; default {SearchOptions.pairs_by_default}.", ge=1
     )
@@ -153,7 +153,7 @@ def _limit(options: SearchOptions, full: SearchOptions, plugins: Plugins) -> int
         return full.limit or full.pairs_by_default
     there = len(pairs_from_csv(options.pairs, concept=options.concept, known=plugins.concepts()))
     if options.limit is not None and there < options.limit:
-        raise ConfigError(f"{options.pairs} holds {counted(there, 'pair')}, asked for {options.limit}; ask for fewer")
+        raise ConfigError(f"{options.pairs} holds {counted(there, 'pair')}, fewer than the {options.limit} requested")
     return min(full.limit or full.pairs_of_a_file or there, there)
 
 
@@ -174,7 +174,7 @@ def _paper_settings(options: SearchOptions, plugins: Plugins) -> dict[str, str]:
 
 
 def _preset(options: SearchOptions, dry: bool) -> dict[str, Any]:
-    """The paper's settings, if they are asked for; other options that are given take precedence.
+    """The settings of the preset, if there is one; other options that are given take precedence.
 
     Raises:
         ConfigError: there is no such preset, or something that it needs is not given.
