@@ -130,7 +130,7 @@ def test_layers_that_few_pairs_do_not_prove_are_not_named_but_said() -> None:
     assert said.sentence.startswith(
         "No single layer has a significant effect on the text: layer 6 goes furthest, 50 % ["
     )
-    assert "raise --limit" in said.sentence
+    assert "add pairs" in said.sentence
 
 
 def test_two_pairs_show_no_gap_and_name_nothing() -> None:

@@ -90,29 +90,29 @@ class OnPrompts(Protocol[Result]):
 
 def on_model(kind: type[Asked]) -> Callable[[Callable[[Asked, Plugins], Left]], OnModel[Left]]:
     """Turn what a command does with its options into a function of a model, with the options as keyword arguments."""
-    return functools.partial(_function, kind, "")
+    return functools.partial(_function, kind, ())
 
 
 def on_pairs(kind: type[Asked]) -> Callable[[Callable[[Asked, Plugins], Left]], OnPairs[Left]]:
     """Like :func:`on_model`; ``pairs`` is a number, a file, or the pairs."""
-    return functools.partial(_function, kind, "pairs")
+    return functools.partial(_function, kind, ("pairs",))
 
 
 def on_prompts(kind: type[Asked]) -> Callable[[Callable[[Asked, Plugins], Left]], OnPrompts[Left]]:
     """Like :func:`on_model`; ``prompts`` is a file, or the prompts."""
-    return functools.partial(_function, kind, "prompts")
+    return functools.partial(_function, kind, ("prompts",))
 
 
-def _function(kind: type[Asked], written: str, body: Callable[[Asked, Plugins], Left]) -> Any:
-    """The function, whose argument called ``written`` may be given as values instead of a file."""
+def _function(kind: type[Asked], written: tuple[str, ...], body: Callable[[Asked, Plugins], Left]) -> Any:
+    """The function; the arguments ``written`` may be given as values instead of a file."""
 
     def function(
         model: Model | Any, *, out: Out = None, quiet: bool = False, plugins: Plugins | None = None, **options: Any
     ) -> Left:
         with calling(body.__name__.strip("_"), model, out, quiet, plugins) as call, ExitStack() as stack:
-            if written == "pairs":
+            if "pairs" in written:
                 options |= pairs_option(options.pop("pairs", None), options, call)
-            elif written == "prompts":
+            elif "prompts" in written:
                 options |= stack.enter_context(beside(options.pop("prompts", None)))
             return call.left(body(call.options(kind, options), call.plugins))
 
@@ -123,7 +123,10 @@ def _function(kind: type[Asked], written: str, body: Callable[[Asked, Plugins], 
     function.__signature__ = inspect.Signature([*shared, *listed], return_annotation=back)  # type: ignore[attr-defined]
     function.__name__ = function.__qualname__ = body.__name__
     function.__module__ = body.__module__
-    lines = [f"    {name}: {WRITTEN[name] if name == written else _told(field)}" for name, field in fields.items()]
+    texts = {name: field.description or "" for name, field in fields.items()} | {
+        name: WRITTEN[name] for name in written
+    }
+    lines = [f"    {name}: {in_python(text)}" for name, text in texts.items()]
     function.__doc__ = "\n".join([f"{inspect.getdoc(body)}\n\n{SHARED}", *lines, RAISES])
     return function
 
@@ -131,10 +134,6 @@ def _function(kind: type[Asked], written: str, body: Callable[[Asked, Plugins], 
 def _keyword(name: str, field: FieldInfo) -> inspect.Parameter:
     default = inspect.Parameter.empty if field.is_required() else field.default
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-
-
-def _told(field: FieldInfo) -> str:
-    return in_python(field.description or "")
 
 
 @dataclass(frozen=True)
@@ -168,11 +167,10 @@ class Call:
                 raise ConfigError(f"{self.name} takes no {name!r}{near(name, kind.model_fields.keys() - OWN)}")
             if self.built and name in BUILT:
                 raise ConfigError(f"{self.name}: the model is built already; give {name}= to t2iprobe.load")
-        alone = (
-            {"workers": 1} if "workers" in kind.model_fields else {}
-        )  # others would have to load the model themselves
+        # more processes would have to load the model themselves
+        alone = {"workers": 1} if "workers" in kind.model_fields else {}
         try:
-            asked = kind(model=self.ref, out=self.folder, **{**alone, **given})
+            asked = kind(model=self.ref, out=self.folder, **(alone | dict(given)))
         except ConfigError as error:
             raise type(error)(f"{self.name}: {error}") from None
         if self.built and alone and (workers := asked.workers or 1) > 1:  # type: ignore[attr-defined]
@@ -262,7 +260,7 @@ def calling(name: str, model: Any, out: str | Path | None, quiet: bool, plugins:
             shutil.rmtree(folder.parent, ignore_errors=True)
         if out is None and isinstance(error, StoppedError):
             raise StoppedError(
-                f"{name} was stopped; give out= to keep what is measured and to go on from there"
+                f"{name} was stopped; give out= to keep what is measured and to continue from there"
             ) from None
         if isinstance(error, ConfigError) and (said := in_python(str(error))) != str(error):
             raise type(error)(said) from error
@@ -282,7 +280,7 @@ def _spelt(found: re.Match[str]) -> str:
 
 
 def _held(model: Any, plugins: Plugins) -> tuple[str, Plugins]:
-    """The reference by which a model is asked for, and the plugins that then provide it."""
+    """The name of a model, and plugins that provide it by that name."""
     from t2iprobe.core.model import Model
     from t2iprobe.registry.holding import HoldingPlugins
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2iprobe.cli.console import notes, stopping
+from t2iprobe.cli.console import notes, say, stopping
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.options import AgreeOptions
 from t2iprobe.core.command_options import option
@@ -102,10 +102,7 @@ def start(
     plan = planned(asked, plugins, command)
     done = _finished(path, plan)
     if done is not None:
-        notes.print(
-            f"{path} holds this study already, and its result is shown; to run it again, delete the folder",
-            highlight=False,
-        )
+        say(f"{path} holds this study already, and its result is shown; to run it again, delete the folder")
         return done
     runfolder.check(path)
     stop = stopping()

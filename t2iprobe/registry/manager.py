@@ -19,7 +19,7 @@ import pluggy
 from t2iprobe.core import planted
 from t2iprobe.core.concepts import concept_named
 from t2iprobe.core.errors import ConfigError, ModelError
-from t2iprobe.core.names import built, choice, with_settings
+from t2iprobe.core.names import built, choice, near, with_settings
 from t2iprobe.core.options import LoadOptions
 from t2iprobe.registry import hookspecs
 from t2iprobe.registry.hookspecs import API, PROJECT

@@ -34,6 +34,12 @@ CARRIED = (
     "num_steps", "guidance", "resolution", "batch_size", "reader",
 )  # fmt: skip
 USUAL = {"seed": 0, "reader": "rapidocr"}  # the defaults of all commands
+#: commands that use found layers, with what else they need, and what they do
+OTHERS: tuple[tuple[str, list[str], str], ...] = (
+    ("edit", [], "put other text into the same picture with these layers"),
+    ("guard run", ["--words", "words.txt", "--prompts", "prompts.txt"], "feed benign text to these layers only"),
+    ("finetune", ["--data", "FOLDER"], "train a LoRA on these layers only"),
+)
 OF_PAIRS = frozenset({"limit", "held_out"})  # for pairs only: elsewhere ``--limit`` counts something else
 
 
@@ -174,15 +180,11 @@ def provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
     """Versions, settings and machine, as text."""
     git = manifest.get("git") or {}
     decides = manifest["settings"]
-    facts: dict[str, Any] = {
-        "started": manifest.get("started"),
-        "ended": manifest.get("ended"),
-        "weights": decides.get("weights"),
-        "adapter": decides.get("adapter"),
-        "dtype": decides.get("dtype"),
-        "device": manifest.get("device"),
-        "generation": decides.get("generation"),
-        "commit": f"{git['commit']}{' with local changes' if git.get('dirty') else ''}" if git.get("commit") else None,
+    commit = f"{git['commit']}{' with local changes' if git.get('dirty') else ''}" if git.get("commit") else None
+    facts = {
+        **{name: manifest.get(name) for name in ("started", "ended", "device")},
+        **{name: decides.get(name) for name in ("weights", "adapter", "dtype", "generation")},
+        "commit": commit,
         **manifest.get("versions", {}),
     }
     return {key: str(value) for key, value in facts.items() if value}
@@ -213,22 +215,13 @@ def next_steps(result: StudyResult, plugins: Plugins) -> list[tuple[str, str]]:
         there, asked = plugins.commands(), result.manifest["settings"]["localizer"]["name"]
         model = ["--model", ref]
         inside = [("heads", "which attention heads of the layers"), ("steps", "which denoising steps")]
+        layers = ["--set", f"layers={ranges(found)}", *_options(carried, CARRIED)]
         for method, what in [one for one in inside if one[0] != asked]:
-            command = ["localize", *model, "--concept", concept, "--method", method, "--set", f"layers={ranges(found)}"]
-            steps.append((command + _options(carried, CARRIED), what))
-        listed = [
-            ("edit", [], "put other text into the same picture with these layers", concept == "text"),
-            (
-                "guard run",
-                ["--words", "words.txt", "--prompts", "prompts.txt"],
-                "feed benign text to these layers only",
-                concept == "text",
-            ),
-            ("finetune", ["--data", "FOLDER"], "train a LoRA on these layers only", True),
-        ]
-        for name, more, what, fits in listed:
+            steps.append((["localize", *model, "--concept", concept, "--method", method, *layers], what))
+        text = "edit", "guard run"  # commands that are about text only
+        for name, more, what in OTHERS:
             group, *_ = words = name.split()
-            if fits and group in there:
+            if group in there and (concept == "text" or name not in text):
                 taken = _options(carried, _parameters(there[group], words[-1]))
                 steps.append(([*words, *model, "--from", run, *taken, *more], what))
     return [(quoted(["t2iprobe", *command]), what) for command, what in steps]

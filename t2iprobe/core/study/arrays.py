@@ -29,7 +29,7 @@ from zarr.abc.store import Store
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from t2iprobe.core.errors import ConfigError, DamagedError, RunExistsError
-from t2iprobe.core.store import keys
+from t2iprobe.core.store import keys, regions
 from t2iprobe.core.store.layout import FLAT
 
 Array = zarr.Array[Any]
@@ -159,30 +159,14 @@ def read(array: Array, selection: Any) -> Any:
 
 def _message(array: Array, error: Exception) -> str:
     where = keys.name_of(array.store)
-    found = next(_damaged(array), None)
+    # a chunk that is missing is one that was never measured
+    there = (one for one in regions.chunks(array, ()) if keys.exists(array.store, one[0]))
+    found = next((key for key, region in there if regions.damage(array, key, region)), None)
     what = f"chunk {found} of {where}" if found else f"{array.path} of {where}"
     reason = str(error).partition(" Stored:")[0] or type(error).__name__
     return f"{what} is damaged: {reason}; restore a copy of it, or delete that file and resume to measure it again"
 
 
-def _damaged(array: Array) -> Any:
-    """Keys of the files that cannot be read."""
-    sizes = array.shards or array.chunks
-    counts = [-(-n // size) for n, size in zip(array.shape, sizes, strict=True)]
-    for place in np.ndindex(*counts):
-        key = f"{array.path}/{array.metadata.encode_chunk_key(place)}"
-        if not keys.exists(array.store, key):
-            continue
-        sized = zip(place, sizes, array.shape, strict=True)
-        region = tuple(slice(i * size, min((i + 1) * size, n)) for i, size, n in sized)
-        try:
-            array[region]
-        except Exception:
-            yield key
-
-
 def file_of(array: Array, index: Sequence[int]) -> str:
     """The key of the file that holds an element."""
-    sizes = array.shards or array.chunks
-    place = [i // size for i, size in zip(index, sizes, strict=False)] + [0] * (array.ndim - len(index))
-    return f"{array.path}/{array.metadata.encode_chunk_key(tuple(place))}"
+    return next(regions.chunks(array, [[i] for i in index]))[0]
