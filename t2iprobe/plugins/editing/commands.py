@@ -8,11 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.commandline import typed
-from t2iprobe.cli.console import Format, answers, notes, print_json, print_methods, stopping
+from t2iprobe.cli.console import (
+    Format,
+    answers,
+    print_json,
+    print_methods,
+    print_plan,
+    print_table,
+    say,
+    stopping,
+    tell,
+)
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.models import reference
 from t2iprobe.cli.studies import watched
@@ -53,7 +62,9 @@ def edit(asked: EditOptions, context: typer.Context) -> None:
     if asked.method == ("list",):
         print_methods(context.obj.editors(), asked.format)
     elif asked.plan:
-        _print_plan(full, context.obj, asked.format)
+        from t2iprobe.plugins.editing.job import planned
+
+        print_plan(planned(full, context.obj), asked.format)
     else:
         _print(edited(full, context.obj, typed(context)), asked.format)
 
@@ -67,7 +78,7 @@ def edited(asked: EditOptions, plugins: Plugins, command: Sequence[str] = ()) ->
     path = asked.out or Path("runs") / f"edit-{Path(reference(asked.arch, asked.model, plugins)).name}"
     done = _finished(path, asked)
     if done is not None:
-        notes.print(f"{path} has this run already; showing it (delete the folder to run it again)", highlight=False)
+        say(f"{path} has this run already; showing it (delete the folder to run it again)")
         return done
     runfolder.check(path)
     stop = stopping()
@@ -100,25 +111,12 @@ def _announce(sweep: EditSweep, path: Path, yes: bool, pairs: int, cost: Cost) -
     probe = model.probe(sweep.settings)
     seconds = probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images
     size = len(sweep.pairs) * (2 + len(sweep.methods)) * model.image_bytes(sweep.settings)
-    notes.print(
+    say(
         f"plan: {labels or 'nothing'} and prompt-swap on {model.ref or 'the model'}, {pairs} of {len(sweep.pairs)} "
         f"pairs still to edit: {cost.images:,} pictures with their donors, {cost.rows:,} denoiser rows; about "
-        f"{duration(seconds)}, disk at most {max(2 * size / 1e6, 0.1):.1f} MB in {path}",
-        highlight=False,
+        f"{duration(seconds)}, disk at most {max(2 * size / 1e6, 0.1):.1f} MB in {path}"
     )
     agree(yes, seconds, size)
-
-
-def _print_plan(asked: EditOptions, plugins: Plugins, format: Format) -> None:
-    from t2iprobe.plugins.editing.job import planned
-
-    answer = planned(asked, plugins)
-    if format is Format.json:
-        print_json(answer)
-        return
-    answers.print(answer["sentence"], highlight=False, markup=False, soft_wrap=True)
-    if answer["inferred"]:
-        notes.print(f"inferred: {answer['inferred']}", highlight=False)
 
 
 def _print(answer: Mapping[str, Any], format: Format) -> None:
@@ -127,22 +125,20 @@ def _print(answer: Mapping[str, Any], format: Format) -> None:
         return
     rank = next(name for name in answer["methods"][0] if name.endswith("_target"))
     rest = [name for name in ("ocr_distance_target", "clip_t_target") if name in answer["methods"][0]]
-    read = [(rank, 2), (rank.replace("_target", "_source"), 2), *((name, 2) for name in rest)]
-    _table(answer["methods"], answer["clusters"], "What is read", [*read, ("share_of_clean", 2), ("seconds", 2)])
-    near = [("ssim", 3), ("ssim_textless", 3), ("psnr_textless", 1), ("mse", 0), ("mse_textless", 1)]
-    _table(answer["methods"], answer["clusters"], "Against the unedited picture (textless: outside the text)", near)
+    read = [rank, rank.replace("_target", "_source"), *rest, "share_of_clean", "seconds"]
+    _print_scores(answer, "What is read", dict.fromkeys(read, 2))
+    near = {"ssim": 3, "ssim_textless": 3, "psnr_textless": 1, "mse": 0, "mse_textless": 1}
+    _print_scores(answer, "Compared with the unedited picture (textless: outside the text)", near)
     answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
-    answers.print(f"Pictures: {answer['contact_sheet']}, report: {answer['report']}", highlight=False, soft_wrap=True)
+    tell(f"Pictures: {answer['contact_sheet']}, report: {answer['report']}")
 
 
-def _table(rows: Sequence[Mapping[str, Any]], prompts: int, title: str, columns: Sequence[tuple[str, int]]) -> None:
+def _print_scores(answer: Mapping[str, Any], title: str, digits: Mapping[str, int]) -> None:
     from t2iprobe.plugins.editing.comparison import said
 
-    table = Table(box=None, header_style="bold", title=title)
-    table.add_column("method", no_wrap=True)
-    for name, _ in columns:
-        table.add_column(name.replace("_", " "), justify="right")  # an interval may take a line of its own
-    for row in rows:
-        cells = [said(row[name], digits, prompts) for name, digits in columns]
-        table.add_row(escape(row["method"]), *cells)
-    answers.print(table)
+    heads = ["method", *(name.replace("_", " ") for name in digits)]
+    rows = [
+        [row["method"], *(said(row[name], number, answer["clusters"]) for name, number in digits.items())]
+        for row in answer["methods"]
+    ]
+    print_table(heads, rows, title)

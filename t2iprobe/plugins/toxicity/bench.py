@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.cli.commandline import quoted
-from t2iprobe.cli.console import notes
+from t2iprobe.cli.console import say
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.models import PUBLISHED, load, published_layers, reference
 from t2iprobe.cli.papers import paper_settings
@@ -119,7 +119,7 @@ def _methods(names: Sequence[str], setup: Setup) -> dict[str, GuardMethod]:
         try:
             found[name] = METHODS[name](setup)
         except ConfigError as error:
-            notes.print(f"left out: {name}: {error}", highlight=False)
+            say(f"left out: {name}: {error}")
     return found
 
 
@@ -182,7 +182,7 @@ def _cases(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> list[Case]:
     pairs = plugins.prompt_set(plugins.own_prompt_set(job.ref), limit=min(len(job.words), 60), seed=asked.seed)
     cases = cases_of(job.words, pairs, asked.template, policy, asked.seed, asked.seeds)
     if missed := sum(not case.found for case in cases):
-        notes.print(f"the guard finds nothing in {missed} of {counted(len(cases), 'prompt')}; those stay unchanged")
+        say(f"the guard finds nothing in {missed} of {counted(len(cases), 'prompt')}; those stay unchanged")
     return cases
 
 
@@ -231,12 +231,11 @@ def _say_plan(setup: Setup, methods: Mapping[str, GuardMethod], cases: Sequence[
     probe = model.probe(setup.settings)
     seconds = probe.seconds_a_row * rows + probe.seconds_an_image * pictures
     way = chosen_way(model)
-    notes.print(
+    say(
         f"plan: {counted(len(cases), 'prompt')} × {counted(len(methods), 'method')} = {counted(pictures, 'picture')} "
         f"of {counted(model.steps(num_steps), 'step')}, {counted(rows, 'denoiser row')}; donor {way} ({WAYS[way]}); "
         f"about {duration(seconds)}, "
-        f"disk at most {pictures * model.image_bytes(setup.settings) / 1e6:.1f} MB in {path}",
-        highlight=False,
+        f"disk at most {pictures * model.image_bytes(setup.settings) / 1e6:.1f} MB in {path}"
     )
     agree(yes, seconds)
 

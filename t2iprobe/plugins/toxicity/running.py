@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2iprobe.cli.console import notes
+from t2iprobe.cli.console import say
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.models import load, reference
 from t2iprobe.cli.progress import progress
@@ -52,7 +52,7 @@ def draw(order: GuardRunOptions, plugins: Plugins) -> dict[str, Any]:
     planned = plan(guard, order, decisions, len(_missing(decisions, Gallery(path))))
     if order.plan:
         return planned
-    notes.print(f"plan: {planned['sentence']}", highlight=False)
+    say(f"plan: {planned['sentence']}")
     agree(order.yes, planned["seconds"])
 
     def work(session: RunSession) -> dict[str, Any]:
