@@ -267,9 +267,9 @@ def test_pairs_of_sets_say_what_their_prompts_say(kind: type[Simple | Signs], co
 
 @pytest.mark.parametrize("kind", SETS)
 def test_sets_refuse_what_they_do_not_hold(kind: type[Simple | Signs]) -> None:
-    with pytest.raises(ConfigError, match="asked for 5000"):
+    with pytest.raises(ConfigError, match="but 5,000 were requested"):
         kind().pairs(5000)
-    with pytest.raises(ConfigError, match="asked for 0"):
+    with pytest.raises(ConfigError, match="but 0 were requested"):
         kind().pairs(0)
     with pytest.raises(ConfigError, match="unknown concept"):
         kind().pairs(1, concept="font")

@@ -235,7 +235,7 @@ def test_csv_as_a_set(tmp_path: Path) -> None:
     assert [pair.target_word for pair in prompt_set(f"csv:{file}", concept="colour")] == ["blue"]
     with pytest.raises(ConfigError, match="no pairs for the concept object"):
         prompt_set(f"csv:{file}", concept="object")
-    with pytest.raises(ConfigError, match="holds 1 pairs, asked for 2"):
+    with pytest.raises(ConfigError, match="has 1 pair, but 2 were requested"):
         prompt_set(f"csv:{file}", limit=2)
 
 

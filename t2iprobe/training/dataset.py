@@ -64,7 +64,7 @@ def read_folder(folder: Path) -> list[Example]:
     path = folder / METADATA
     if not folder.is_dir():
         raise ConfigError(
-            f"{folder} is not a folder; training data are a folder with pictures and {METADATA}, {FORMAT}"
+            f"{folder} is not a folder; training needs a folder with pictures and {METADATA}, with {FORMAT}"
         )
     if not path.is_file():
         pictures = sum(one.suffix.lower() in SUFFIXES for one in folder.iterdir())

@@ -90,7 +90,9 @@ class Objective:
         if guess.shape[1] == clean.shape[1]:
             return _error(guess, target)
         if guess.shape[1] != 2 * clean.shape[1]:
-            raise ConfigError(f"the denoiser predicts {guess.shape[1]} channels for {clean.shape[1]}; no loss fits")
+            raise ConfigError(
+                f"the denoiser predicts {guess.shape[1]} channels for {clean.shape[1]}; there is no loss for that"
+            )
         guess, fraction = guess.chunk(2, dim=1)
         denoised = predicted_original(self.scheduler, noisy, level, guess.detach())
         bound = variational_bound(self.scheduler, clean, level, denoised, fraction)

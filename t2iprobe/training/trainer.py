@@ -369,7 +369,7 @@ def _training(denoiser: Any, checkpointing: bool) -> Iterator[None]:
     """Put the denoiser in training mode, with gradient checkpointing if requested; restored afterwards."""
     mode, before = denoiser.training, bool(getattr(denoiser, "is_gradient_checkpointing", False))
     if checkpointing and not getattr(denoiser, "_supports_gradient_checkpointing", False):
-        raise ConfigError(f"{type(denoiser).__name__} does not support gradient checkpointing; so leave it out")
+        raise ConfigError(f"{type(denoiser).__name__} does not support gradient checkpointing; turn it off")
     if checkpointing and not before:
         denoiser.enable_gradient_checkpointing()
     denoiser.train()

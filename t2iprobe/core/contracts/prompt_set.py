@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from t2iprobe.core.concepts import CONCEPTS
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import counted
 from t2iprobe.core.pairs import Pair
 
 
@@ -66,5 +67,5 @@ def first_pairs(name: str, pairs: Sequence[Pair], limit: int | None) -> list[Pai
         ConfigError: there are fewer pairs.
     """
     if limit is not None and not 0 < limit <= len(pairs):
-        raise ConfigError(f"the prompt set {name} holds {len(pairs)} pairs, asked for {limit}; ask for fewer")
+        raise ConfigError(f"the prompt set {name} has {counted(len(pairs), 'pair')}, but {limit:,} were requested")
     return list(pairs[:limit])

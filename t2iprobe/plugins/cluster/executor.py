@@ -85,7 +85,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise ConfigError("--executor ray needs Ray: pip install 't2iprobe[ray]'") from None
+        raise ConfigError("the executor ray needs Ray: pip install 't2iprobe[ray]'") from None
     return ray
 
 

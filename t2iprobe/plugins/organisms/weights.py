@@ -46,7 +46,7 @@ def folder_of(ref: str) -> Path:
     if ref in RECIPES:
         raise ModelError(
             f"the embedded model {ref} has no weights in this installation; "
-            f"make them with `t2iprobe organisms train {ref} --out FOLDER`, or name another with --model"
+            f"make them with `t2iprobe organisms train {ref} --out FOLDER`, or choose another model"
         )
     raise ModelError(f"{ref!r} is neither an embedded model ({', '.join(RECIPES)}) nor a pipeline folder")
 
