@@ -374,7 +374,7 @@ def test_a_lora_that_does_not_fit_is_refused(lora: Path, sd: Model, tmp_path: Pa
         LocalizedLora(lora=str(tmp_path / "sdxl")).check(sd, [0])
     with pytest.raises(ConfigError, match="no LoRA can be read from"):
         LocalizedLora(lora=str(tmp_path / "nowhere")).check(sd, [0])
-    with pytest.raises(ConfigError, match="needs a LoRA: --lora"):
+    with pytest.raises(ConfigError, match="needs a LoRA"):
         LocalizedLora().check(sd, [0])
 
 

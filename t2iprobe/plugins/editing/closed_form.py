@@ -54,7 +54,7 @@ class KVEdit:
     facts: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Save the weights as safetensors, with one tensor ``PATH.weight`` per projection."""
+        """Save the weights in safetensors format, one tensor ``PATH.weight`` per projection."""
         with explained(str(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {f"{name}.weight": weight.contiguous() for name, weight in self.weights.items()}
@@ -86,7 +86,7 @@ def applied(model: Model, edit: KVEdit) -> Iterator[None]:
     for name, module in modules.items():
         if module.weight.shape != edit.weights[name].shape:
             wanted, found = tuple(module.weight.shape), tuple(edit.weights[name].shape)
-            raise ConfigError(f"the edit is for another model: {name} is {wanted} here, {found} there")
+            raise ConfigError(f"the edit is for another model: {name} is {wanted} here, {found} in the edit")
     before = {name: module.weight for name, module in modules.items()}
     try:
         for name, module in modules.items():
@@ -106,7 +106,7 @@ def _projection(model: Model, path: str) -> nn.Linear:
     base = getattr(found, "base_layer", found)
     if not isinstance(base, nn.Linear) or not base.weight.is_floating_point() or base.weight.is_meta:
         raise ConfigError(
-            f"closed-form edits replace weights, and those of {path} are quantised or offloaded; load the model whole"
+            f"closed-form edits replace weights, but those of {path} are quantised or offloaded; load the model without"
         )
     return base
 
@@ -200,8 +200,8 @@ class ClosedForm(Editor):
         for site in (site for layer in layers for site in model.text_sites(layer)):
             if site.stream != "all":
                 raise ConfigError(
-                    f"{site.name}: image tokens use the same weights as the text here, so a closed-form edit would "
-                    "change them too; choose other layers or another method"
+                    f"{site.name}: image tokens use the same weights as the text, so a closed-form edit would change "
+                    "their keys and values, too; choose other layers or another method"
                 )
             _projection(model, site.module)
             model.sites.named(text_of(site))

@@ -1,4 +1,4 @@
-"""The question of an edit run: :class:`EditComparison` runs every method on every pair and makes the table."""
+"""The comparison of editing methods: :class:`EditComparison` runs every method on every pair and makes the table."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ WRONG = METRICS[2]
 
 @dataclass(frozen=True)
 class EditComparison(Localizer):
-    """Finds out how well each method writes the target's text and how much of the picture it preserves.
+    """Measures how well each method writes the target's text and how much of the picture it preserves.
 
     Args:
         layers: the found layers.
         methods: settings of each method, as text.
-        text_box: how the text is left out of the comparison.
+        text_box: what counts as text where pictures are compared outside it.
         picture: identifies the real picture; empty if the source is generated.
         trials: trials of the methods.
         aggregates: metrics of a whole set of pictures, by name.

@@ -21,7 +21,7 @@ Branches = Literal["both", "cond"]
 
 @dataclass(frozen=True)
 class PromptSwap(Editor):
-    """The target's prompt and the source's noise: the obvious edit, showing how well the model writes the target."""
+    """The target's prompt with the source's noise: the obvious edit; it shows how well the model writes the target."""
 
     name: ClassVar[str] = "prompt-swap"
     summary: ClassVar[str] = "the target's prompt for the whole model, from the same noise; the clean target"
@@ -87,7 +87,7 @@ class LocalizedLora(LocalizedEditor):
     def check(self, model: Model, layers: Sequence[int]) -> None:
         """Refuse a LoRA that is not there or does not fit the model."""
         if not self.lora:
-            raise ConfigError(f"{self.name} needs a LoRA: --lora, a folder or file that diffusers loads")
+            raise ConfigError(f"{self.name} needs a LoRA (--lora): a folder or file that diffusers loads")
         with loaded(model, self.lora):
             pass
 

@@ -16,7 +16,6 @@ from t2iprobe.cli.papers import paper_settings
 from t2iprobe.cli.progress import progress
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_words
-from t2iprobe.core.model import Model
 from t2iprobe.core.names import choice, counted, with_settings
 from t2iprobe.core.runs.checksums import keep
 from t2iprobe.core.runs.engine import RunSession
@@ -27,7 +26,16 @@ from t2iprobe.plugins.toxicity.digests import deciding, digests, key_name
 from t2iprobe.plugins.toxicity.donors import WAYS, chosen_way
 from t2iprobe.plugins.toxicity.gallery import Gallery
 from t2iprobe.plugins.toxicity.guard import check_start
-from t2iprobe.plugins.toxicity.methods import METHODS, NEGATIVE, UNGUARDED, USUAL, Case, GuardMethod, Setup
+from t2iprobe.plugins.toxicity.methods import (
+    BASELINES,
+    LOCALIZED,
+    METHODS,
+    NEGATIVE,
+    UNGUARDED,
+    Case,
+    GuardMethod,
+    Setup,
+)
 from t2iprobe.plugins.toxicity.options import GuardBenchOptions, rewriter_of
 from t2iprobe.plugins.toxicity.policy import Policy
 from t2iprobe.plugins.toxicity.session import REPORT, RESULT, SHEET, batch_of, finished, worked
@@ -115,18 +123,13 @@ def _methods(names: Sequence[str], setup: Setup) -> dict[str, GuardMethod]:
         built = {name: choice("method", name, METHODS) for name in names}
         return {name: kind(setup) for name, kind in ({UNGUARDED: METHODS[UNGUARDED]} | built).items()}
     found = {UNGUARDED: METHODS[UNGUARDED](setup)}
-    for name in _usual(setup.model):
+    stream = ["localized-stream"] if chosen_way(setup.model) == "row" else []  # it takes no additional row
+    for name in [LOCALIZED, *stream, *BASELINES]:
         try:
             found[name] = METHODS[name](setup)
         except ConfigError as error:
             say(f"left out: {name}: {error}")
     return found
-
-
-def _usual(model: Model) -> list[str]:
-    """The usual methods, with the text stream where the rewrite would take a row."""
-    first, *rest = USUAL
-    return [first, *(["localized-stream"] if chosen_way(model) == "row" else []), *rest]
 
 
 def benchmark(asked: GuardBenchOptions, plugins: Plugins, command: Sequence[str]) -> dict[str, Any]:

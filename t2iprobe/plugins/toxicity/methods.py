@@ -153,5 +153,5 @@ METHODS: Mapping[str, Callable[[Setup], GuardMethod]] = {
     "prompt-swap": partial(unguarded, rewritten=True),
     **{f"sld-{name}": partial(safe_latent, preset=name) for name in latent.PRESETS},
 }
-#: what is compared by default
-USUAL = (LOCALIZED, "negative-prompt", "prompt-swap", "sld-medium", "sld-strong")
+#: what the guard is compared with by default
+BASELINES = ("negative-prompt", "prompt-swap", "sld-medium", "sld-strong")

@@ -121,10 +121,7 @@ class Policy:
 
     def _asked(self, detector: Detector, prompt: str, looks: Sequence[Sequence[Span]]) -> list[Hit]:
         texts = [SEAM.join(prompt[start:stop] for start, stop in look) for look in looks]
-        try:
-            answers = within(self.limit, lambda: [detector.find(text) for text in texts])
-        except Failed as error:
-            raise NoVerdict(f"the detector {detector.name} failed ({error})") from error
+        answers = within(self.limit, f"the detector {detector.name}", lambda: [detector.find(text) for text in texts])
         for answer, text in zip(answers, texts, strict=True):
             _check(detector, answer, len(text))
         hits = [
@@ -152,10 +149,7 @@ class Policy:
         return ""
 
     def _rewrite(self, prompt: str, rewriter: Rewriter, hits: Sequence[Hit]) -> str:
-        try:
-            found: object = within(self.limit, lambda: rewriter.rewrite(prompt, hits))
-        except Failed as error:
-            raise NoVerdict(f"the rewriter failed ({error})") from error
+        found: object = within(self.limit, "the rewriter", lambda: rewriter.rewrite(prompt, hits))
         if not isinstance(found, str):
             raise NoVerdict(f"the rewriter returned a {type(found).__name__}, not a prompt")
         return found
@@ -192,15 +186,19 @@ def _placed(hit: Hit, look: Sequence[Span]) -> Iterator[Hit]:
         before += stop - start + len(SEAM)
 
 
-class Failed(Exception):
-    """The code raised, exited or took too long. This says which, but not its message, which may quote a prompt."""
+def within(seconds: float, name: str, work: Callable[[], Result]) -> Result:
+    """What ``work`` returns, run in a thread that is abandoned if it takes too long.
 
+    So other people's code can neither block nor end this process.
 
-def within(seconds: float, work: Callable[[], Result]) -> Result:
-    """What ``work`` returns, run in a thread that is left behind if it takes too long.
+    Args:
+        seconds: how long it may take.
+        name: what errors call it.
+        work: code of a detector or rewriter.
 
     Raises:
-        Failed: it raised anything, ``SystemExit`` included, or took too long.
+        NoVerdict: it raised anything, ``SystemExit`` included, or took too long; its own message may quote a prompt and
+            is left out.
     """
     done: SimpleQueue[tuple[Result] | BaseException] = SimpleQueue()
     thread = threading.Thread(target=copy_context().run, args=(_answer_into, work, done), daemon=True)
@@ -208,9 +206,9 @@ def within(seconds: float, work: Callable[[], Result]) -> Result:
     try:
         answer = done.get(timeout=min(seconds, threading.TIMEOUT_MAX))
     except Empty:
-        raise Failed(f"no answer within {seconds:g} s") from None
+        raise NoVerdict(f"{name} failed (no answer within {seconds:g} s)") from None
     if isinstance(answer, BaseException):
-        raise Failed(type(answer).__name__) from answer
+        raise NoVerdict(f"{name} failed ({type(answer).__name__})") from answer
     return answer[0]
 
 
