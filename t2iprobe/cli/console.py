@@ -12,16 +12,47 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, TextIO
 
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from t2iprobe.core.runs.stop import Stop
 
 WIDTH = 120  # used if there is no terminal to ask
 
-answers = Console(width=None if sys.stdout.isatty() else WIDTH)
-notes = Console(stderr=True)
+#: characters that could drive a terminal, reorder what it shows or not be encoded, and what is printed for them
+CONTROL = {
+    code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    for codes in (range(9), range(11, 32), range(127, 160), range(0x202A, 0x202F), range(0x2066, 0x206A),
+                  range(0xD800, 0xE000))
+    for code in codes
+}  # fmt: skip
+
+
+def visible(text: str) -> str:
+    """``text`` with control characters escaped."""
+    return text.translate(CONTROL)
+
+
+class PlainConsole(Console):
+    """A console for data: brackets are no markup, ``:smile:`` is no emoji, and control characters are shown escaped."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As rich does it, with control characters escaped before the width is measured."""
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich does it; the last place that every text passes."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+answers = PlainConsole(width=None if sys.stdout.isatty() else WIDTH)
+notes = PlainConsole(stderr=True)
 
 
 class Format(StrEnum):
@@ -31,14 +62,15 @@ class Format(StrEnum):
     json = "json"
 
 
-def say(text: str) -> None:
-    """Print a plain sentence on stderr."""
-    notes.print(text, highlight=False, markup=False, soft_wrap=True)
+def say(text: str, label: str = "") -> None:
+    """Print a sentence on stderr, perhaps after a coloured ``error`` or ``warning``."""
+    colour = {"error": "bold red", "warning": "yellow"}.get(label, "")
+    notes.print(*([Text(f"{label}:", colour)] if label else []), text, soft_wrap=True)
 
 
-def tell(text: str) -> None:
-    """Print a plain sentence on stdout."""
-    answers.print(text, highlight=False, markup=False, soft_wrap=True)
+def tell(text: str, style: str = "") -> None:
+    """Print a sentence on stdout."""
+    answers.print(text, style=style or None, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -68,7 +100,7 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[object]], title: s
     """Print a table on stdout; cells that are too long are wrapped."""
     table = Table(*heads, box=None, header_style="bold", title=title or None)
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*map(str, row))
     answers.print(table)
 
 
@@ -105,9 +137,9 @@ def _show(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    notes.print(f"[yellow]warning:[/] {message}", highlight=False)
+    say(str(message), "warning")
 
 
 def stopping(unit: str = "the unit in flight") -> Stop:
     """A stop that a signal asks for and that then says on stderr what is still finished."""
-    return Stop(lambda: notes.print(f"stopping after {unit} (again to stop at once)", highlight=False))
+    return Stop(lambda: say(f"stopping after {unit} (again to stop at once)"))

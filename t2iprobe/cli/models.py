@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from t2iprobe.cli.console import notes
+from t2iprobe.cli.console import say
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice
 
@@ -54,10 +54,9 @@ def _absent(arch: str, present: list[str], recipes: list[str]) -> str:
 
 def say_embedded(arch: str | None, ref: str) -> None:
     """Say on stderr which model a default stands for."""
-    notes.print(
-        f"model: the embedded [bold]{ref}[/], a tiny trained one with a known answer; "
-        f"the real one: --model {PUBLISHED.get(arch or '', 'REF')}",
-        highlight=False,
+    say(
+        f"model: the embedded {ref}, a tiny trained one with a known answer; "
+        f"the real one: --model {PUBLISHED.get(arch or '', 'REF')}"
     )
 
 

@@ -20,6 +20,13 @@ from rich.text import Text
 from t2iprobe.cli.console import notes
 
 
+class DataColumn(TextColumn):
+    """A column of text from a task's fields, in which brackets are no markup."""
+
+    def __init__(self, text_format: str) -> None:
+        super().__init__(text_format, markup=False)
+
+
 class _Rate(ProgressColumn):
     """A column that shows pictures per second."""
 
@@ -30,17 +37,27 @@ class _Rate(ProgressColumn):
 @contextmanager
 def bar(what: str) -> Iterator[tuple[Progress, TaskID]]:
     """A progress bar and its only task, whose total is set later."""
-    columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"), _Rate())
+    columns = (
+        DataColumn("{task.description}"),
+        BarColumn(),
+        DataColumn("{task.completed:.0f}/{task.total:.0f}"),
+        _Rate(),
+    )
     with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as shown:
-        yield shown, shown.add_task("", total=0)
+        yield shown, shown.add_task(what, total=0)
 
 
 @contextmanager
 def progress(images: int, steps: int, what: str = "patching") -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar, and yield the ``on_step`` for a sweep."""
-    columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"), _Rate())
+    columns = (
+        DataColumn("{task.description}"),
+        BarColumn(),
+        DataColumn("{task.completed:.0f}/{task.total:.0f}"),
+        _Rate(),
+    )
     with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as bar:
-        task = bar.add_task("", total=images)
+        task = bar.add_task(what, total=images)
 
         def on_step(rows: int, step: int) -> None:
             bar.advance(task, rows / steps)
@@ -51,17 +68,17 @@ def progress(images: int, steps: int, what: str = "patching") -> Iterator[Callab
 @contextmanager
 def counting(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar, and yield a function of how many are done and how many there are."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (DataColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=notes, transient=True) as bar:
-        task = bar.add_task("", total=total)
+        task = bar.add_task(what, total=total)
         yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
 @contextmanager
 def training_bars() -> Iterator[Callable[[str, int, int, float], None]]:
     """Show a bar with the smoothed loss per stage of a training; yields ``tick(stage, step, steps, loss)``."""
-    loss_column = TextColumn("loss {task.fields[mean]:.4f}")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), loss_column, TimeRemainingColumn())
+    loss_column = DataColumn("loss {task.fields[mean]:.4f}")
+    columns = (DataColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), loss_column, TimeRemainingColumn())
     with Progress(*columns, console=notes, transient=True) as bar:
         tasks: dict[str, TaskID] = {}
 

@@ -65,7 +65,7 @@ class Ready:
         seconds, size = self.seconds(cost), cost.images * self.bench.image_bytes
         takes = f"about {duration(seconds)}, " if seconds else ""
         place = self.plan.question.store or self.path
-        notes.print(f"plan: {plan}; {takes}disk at most {size_text(size)} in {place}", highlight=False)
+        notes.print(f"plan: {plan}; {takes}disk at most {size_text(size)} in {place}")
         agree(self.yes, seconds, size)
 
 

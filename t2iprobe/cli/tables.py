@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.cells import cell_len
-from rich.markup import escape
 from rich.table import Table
 
-from t2iprobe.cli.console import answers
+from t2iprobe.cli.console import answers, visible
 
 PAD = 2  # blanks between columns
 Rows = Sequence[Sequence[str]]
@@ -23,14 +22,15 @@ def print_wide(heads: Sequence[str], rows: Rows, *, title: str = "", bold: str |
         title: title above the first table.
         bold: first cells of the rows that are printed bold.
     """
+    heads, rows = [*map(visible, heads)], [[*map(visible, row)] for row in rows]
     widths = _widths(heads, rows, answers.width)
     keys = _telling(rows)
     for number, band in enumerate(_bands(widths, keys, answers.width)):
         table = Table(box=None, header_style="bold", title=title if not number else "", title_justify="left")
         for column in band:
-            table.add_column(escape(heads[column]), width=widths[column], overflow="fold")
+            table.add_column(heads[column], width=widths[column], overflow="fold")
         for row in rows:
-            table.add_row(*(escape(row[column]) for column in band), style="bold" if row[0] == bold else "")
+            table.add_row(*(row[column] for column in band), style="bold" if row[0] == bold else "")
         if number:
             answers.print()
         answers.print(table)

@@ -295,7 +295,7 @@ def _confirm(found: dict[str, int], what: str, yes: bool) -> None:
     size = size_text(sum(found.values()))
     if yes:
         return
-    notes.print(f"remove {size} of {what} for good? \\[y/N] ", end="", highlight=False)
+    notes.print(f"remove {size} of {what} for good? \\[y/N] ", end="")
     agreed = ""
     with suppress(EOFError):
         agreed = input().strip().lower()

@@ -252,5 +252,5 @@ def _print(result: StudyResult, format: Format) -> None:
         rows.append((one.trial.label, mean, bounds, one.pairs, one.clusters))
     title = f"ranking: the {len(rows)} trials that scored best; what is significant is said below"
     print_table(("trial", result.rank, "95 % CI", "pairs", "prompts"), rows, title)
-    answers.print(answer["sentence"], style="bold", highlight=False, markup=False)
+    answers.print(answer["sentence"], style="bold")
     tell(f"{counted(answer['answers'], 'answer')} in {answer['path']}; with pictures: t2iprobe report {answer['path']}")

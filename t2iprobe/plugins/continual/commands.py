@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.console import Format, notes, print_json, print_plan, print_table, say, stopping, tell
 from t2iprobe.cli.cost import agree
-from t2iprobe.cli.progress import counting
+from t2iprobe.cli.progress import DataColumn, counting
 from t2iprobe.cli.tables import print_wide
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.statistics import Interval
@@ -218,7 +217,7 @@ def _stream_of_run(asked: EvalOptions) -> StreamOptions:
 @contextmanager
 def _watching(run: ContinualRun, cost: ContinualPlan, stop: Stop, shared: Shared) -> Iterator[ContinualCallbacks]:
     """Show two bars: training steps and pictures, counted over all processes."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    columns = (DataColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), DataColumn("{task.fields[note]}"))
     with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as bar:
         steps = bar.add_task("training steps", total=cost.steps, note="")
         pictures = bar.add_task("pictures", total=cost.images, note="")
@@ -227,7 +226,7 @@ def _watching(run: ContinualRun, cost: ContinualPlan, stop: Stop, shared: Shared
             bar.update(steps, completed=int(shared.steps.value))
             bar.update(pictures, completed=round(shared.pictures.value))
 
-        yield shared.callbacks(run, update, begins=lambda what: bar.update(steps, note=escape(what)), stop=stop)
+        yield shared.callbacks(run, update, begins=lambda what: bar.update(steps, note=what), stop=stop)
 
 
 def _print_answer(answer: Mapping[str, Any], format: Format) -> None:

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.markup import escape
 
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.commandline import typed
 from t2iprobe.cli.console import (
     Format,
-    answers,
     print_json,
     print_methods,
     print_plan,
@@ -129,7 +127,7 @@ def _print(answer: Mapping[str, Any], format: Format) -> None:
     _print_scores(answer, "What is read", dict.fromkeys(read, 2))
     near = {"ssim": 3, "ssim_textless": 3, "psnr_textless": 1, "mse": 0, "mse_textless": 1}
     _print_scores(answer, "Compared with the unedited picture (textless: outside the text)", near)
-    answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
+    tell(answer["sentence"], "bold")
     tell(f"Pictures: {answer['contact_sheet']}, report: {answer['report']}")
 
 

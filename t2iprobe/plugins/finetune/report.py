@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
-from t2iprobe.cli.console import Format, answers, print_json, say
+from t2iprobe.cli.console import Format, answers, print_json, say, tell
 from t2iprobe.cli.cost import duration
 from t2iprobe.core.statistics import Interval, interval
 from t2iprobe.core.trials import ranges
@@ -26,15 +25,14 @@ def print_plan(answer: dict[str, Any], format: Format) -> None:
         print_json(answer)
         return
     for row in answer["plans"]:
-        answers.print(f"[bold]{row['scope']}[/], layers {ranges(row['layers'])}: {row['sentence']}", highlight=False)
+        tell(f"{row['scope']}, layers {ranges(row['layers'])}: {row['sentence']}", "bold")
         modules, side, epochs = row["modules"], row["resolution"], row["epochs"]
         for module in modules if len(modules) <= LISTED else [*modules[:3], "…", modules[-1]]:
-            answers.print(f"  {module}", highlight=False)
+            answers.print(f"  {module}")
         size, times = f" at {side}²" if side else "", "" if epochs is None else f" ({epochs} epochs)"
         answers.print(
             f"  {row['steps']:,} steps of {row['batch']} pictures{size}{times}, learning rate {row['lr']:g}; "
             f"{row['memory']}",
-            highlight=False,
         )
     for key in ("carried", "inferred"):
         if answer[key]:
@@ -58,8 +56,8 @@ def print_runs(runs: list[dict[str, Any]], format: Format) -> None:
         shown.add_row(row["scope"], f"{row['trained']:,}", *scores, _half_width(row["loss"], 4))
     answers.print(shown)
     for one, other in same:
-        answers.print(f"{one} and {other} are the same modules in this model", highlight=False)
-    answers.print(f"mean over {len(rows[0]['seeds'])} seeds ± half of Student's 95 % interval", highlight=False)
+        answers.print(f"{one} and {other} are the same modules in this model")
+    answers.print(f"mean over {len(rows[0]['seeds'])} seeds ± half of Student's 95 % interval")
 
 
 def _print_one(run: dict[str, Any]) -> None:
@@ -69,11 +67,10 @@ def _print_one(run: dict[str, Any]) -> None:
         if after.get(name) is not None:
             shown.add_row(name, _cell(before.get(name)), _cell(after[name]), meaning)
     answers.print(shown)
-    lora, pictures = (escape(str(Path(run["run"]) / name)) for name in ("lora", "samples"))
+    lora, pictures = (Path(run["run"]) / name for name in ("lora", "samples"))
     answers.print(
         f"LoRA: {lora} (pipeline.load_lora_weights reads it); pictures: {pictures}; loss {run['loss']:.4f} over the "
         f"last tenth of the steps; {duration(run['seconds'])}, including validation",
-        highlight=False,
     )
 
 

@@ -82,7 +82,7 @@ def prepared(order: InvertStudyOptions, plugins: Plugins) -> CombinedStudy:
 def run(order: InvertStudyOptions, path: Path, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
     """Do all parts in a folder; the total is printed before the plans of the parts."""
     parts = prepared(order, plugins)
-    notes.print(f"plan of all parts: {parts.plan(plugins)['sentence']} in {path}", highlight=False)
+    notes.print(f"plan of all parts: {parts.plan(plugins)['sentence']} in {path}")
     run = session.run_study(parts.asked, parts.inversion, path)
     answer = session.analyzed(run, AnalysisSettings(), plugins)
     bench = Downstream(run, parts.model, plugins, session.metrics_of(["ssim"], plugins))

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.commandline import typed
-from t2iprobe.cli.console import Format, answers, print_json
+from t2iprobe.cli.console import Format, answers, print_json, tell
 from t2iprobe.cli.models import reference
 from t2iprobe.cli.tables import print_wide
 from t2iprobe.core import parse
@@ -61,7 +60,7 @@ def list_(asked: InverterListOptions, context: typer.Context) -> None:
         settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
         calls = "" if row["calls_a_step"] is None else f"{row['calls_a_step']:g}"
         cells = (row["name"], *marks, calls, ", ".join(row["needs"]), settings, row["summary"])
-        table.add_row(*map(escape, cells))
+        table.add_row(*cells)
     answers.print(table)
 
 
@@ -98,7 +97,7 @@ def run(asked: InvertOptions, context: typer.Context) -> None:
             print_json(answer)
             return
         _print_summary(answer)
-        answers.print(f"tables, plots and report: t2iprobe invert analyze {found.path}", highlight=False)
+        answers.print(f"tables, plots and report: t2iprobe invert analyze {found.path}")
 
 
 def _named(asked: InvertOptions) -> InvertOptions:
@@ -287,8 +286,8 @@ def print_answer(answer: Mapping[str, Any], format: Format) -> None:
         print_wide(table.columns, rows, title=title)
         answers.print()
     if "sentence" in answer:
-        answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
-    answers.print(f"Report with pictures: {answer['report']}", highlight=False)
+        tell(answer["sentence"], "bold")
+    answers.print(f"Report with pictures: {answer['report']}")
 
 
 def print_facts(facts: Mapping[str, Any], format: Format) -> None:
@@ -300,7 +299,7 @@ def print_facts(facts: Mapping[str, Any], format: Format) -> None:
         if isinstance(value, list) and value and isinstance(value[0], dict):
             print_rows(value, format, name)
         elif value not in (None, ""):
-            answers.print(f"{name.replace('_', ' '):>18}  {_fact(value)}", highlight=False, markup=False)
+            answers.print(f"{name.replace('_', ' '):>18}  {_fact(value)}")
 
 
 def _fact(value: Any) -> str:
@@ -318,7 +317,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], format: Format, name: str) -> 
         return
     table = Table(*(head.replace("_", " ") for head in rows[0]), box=None, header_style="bold")
     for row in rows:
-        table.add_row(*(escape(cell(value)) for value in row.values()))
+        table.add_row(*(cell(value) for value in row.values()))
     answers.print(table)
 
 
@@ -337,5 +336,4 @@ def _print_summary(answer: Mapping[str, Any]) -> None:
         f"{counted(answer['rows'], 'picture')}, {counted(spent.get('denoiser_rows', 0), 'denoiser row')}, "
         f"{spent.get('seconds', 0):.0f} s, {parse.size_text(spent.get('peak_bytes', 0))} beyond the weights, in "
         f"{answer['run']}",
-        highlight=False,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Image
 
-from t2iprobe.cli.console import notes
+from t2iprobe.cli.console import say
 from t2iprobe.core.contracts.metric import Aggregate
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_words
@@ -131,11 +131,7 @@ def sampled_run(path: Path) -> Inverted:
     """A finished run, with a warning if its pictures were given, so that their true noise is not known."""
     run = Inverted(path)
     if not run.sampled:
-        notes.print(
-            "[yellow]warning:[/] the true noise of given pictures is not known; the rows of true noise are for other "
-            "noise",
-            highlight=False,
-        )
+        say("the true noise of given pictures is not known; the rows of true noise are for other noise", "warning")
     return run
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from t2iprobe.cli.console import notes, stopping
+from t2iprobe.cli.console import notes, say, stopping
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.models import check_arch, reference, say_embedded
 from t2iprobe.cli.progress import bar
@@ -127,10 +127,9 @@ def warn_of_guidance(question: InversionQuestion) -> None:
     scales = {question.guidance, question.inversion_guidance} - {1.0}
     if scales:
         shown = ", ".join(f"{scale:g}" for scale in sorted(scales))
-        notes.print(
-            f"[yellow]warning:[/] guidance {shown} adds an error of its own to the inversion; the paper's numbers are "
-            "without guidance (1)",
-            highlight=False,
+        say(
+            f"guidance {shown} adds an error of its own to the inversion; the paper's numbers are without guidance (1)",
+            "warning",
         )
 
 
@@ -152,7 +151,6 @@ def announce(asked: InvertOptions, study: InversionStudy, path: Path, cost: Inve
     notes.print(
         f"plan: {counted(study.question.rows, 'picture')}, {counted(study.question.num_steps, 'step')}, {labels}: "
         f"{counted(cost.rows, 'denoiser row')}, about {duration(seconds)}, {size_text(cost.stored)} into {path}",
-        highlight=False,
     )
     agree(asked.yes, seconds, cost.stored, most=size(asked.max_bytes), hint=", or keep less with --keep ends")
 
@@ -244,7 +242,6 @@ def sampling(pictures: int, run: Inverted, guidance: float | None) -> Iterator[C
     notes.print(
         f"plan: {counted(pictures, 'picture')} of {counted(run.steps, 'step')}, "
         f"{counted(pictures * calls, 'denoiser row')}",
-        highlight=False,
     )
     with bar("sampling") as (progress, task):
         progress.update(task, total=pictures)

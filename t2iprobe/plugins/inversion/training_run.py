@@ -110,7 +110,7 @@ def measure(training: Training, asked: InvertTrainingOptions, plugins: Plugins) 
     """Sample, invert and reconstruct with every checkpoint; the last goes first because all others get its pictures."""
     clean: tuple[torch.Tensor, str] | None = None
     for checkpoint in reversed(training.checkpoints):
-        notes.print(f"{training.name}: step {checkpoint.step}", highlight=False)
+        notes.print(f"{training.name}: step {checkpoint.step}")
         own = asked.each(checkpoint.path)
         model = session.loaded(own, plugins)
 

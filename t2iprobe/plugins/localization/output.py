@@ -57,7 +57,7 @@ def localized(result: StudyResult, asked: Question, plugins: Plugins) -> dict[st
 
 def print_localized(answer: Mapping[str, Any]) -> None:
     """Print the answer of ``localize`` on stdout."""
-    answers.print(answer["sentence"], style="bold", highlight=False, markup=False)
+    answers.print(answer["sentence"], style="bold")
     if answer["planted"] is not None:
         tell(f"planted: {', '.join(map(str, answer['planted']))}")
     cost = f"{counted(answer['denoiser_calls'], 'denoiser call')}, {counted(answer['denoiser_rows'], 'row')}"
@@ -188,7 +188,7 @@ def print_patched(answer: Mapping[str, Any]) -> None:
     answers.print(table)
     source, target = (answer["clean"][name][0] for name in ("source", "target"))
     tell(f"unpatched: source {source:.2f}, target {target:.2f} against the target's {answer['concept']}")
-    answers.print(answer["sentence"], style="bold", highlight=False, markup=False)
+    answers.print(answer["sentence"], style="bold")
     tell(
         f"{answer['seconds']:.0f} s, {counted(answer['denoiser_calls'], 'denoiser call')}. "
         f"Pictures: {answer['run']}/contact_sheet.png, {answer['run']}/layers.png"

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.markup import escape
 
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.commandline import typed
@@ -179,6 +178,6 @@ def _print_bench(answer: dict[str, Any], format: Format) -> None:
         return
     rows = [cells(row, brief=True) for row in answer["methods"]]
     print_wide(HEADS, rows, title=f"{answer['model']}: toxic text", bold="localized")
-    answers.print("means; all 95 % intervals are in the report and in --format json", style="italic", highlight=False)
-    answers.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
+    answers.print("means; all 95 % intervals are in the report and in --format json", style="italic")
+    tell(answer["sentence"], "bold")
     tell(f"Pictures and report: {answer['contact_sheet']}, {answer['report']}")

@@ -1,0 +1,66 @@
+"""What is printed is data: never markup, and nothing in it drives the terminal."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import t2iprobe
+from t2iprobe.cli import console, main
+from t2iprobe.cli.console import PlainConsole, print_table, say, tell
+from t2iprobe.cli.progress import counting
+from t2iprobe.cli.tables import print_wide
+
+HOSTILE = "a [/red] [bold]b :smile: \x1b[31mc \x9b1m \x07 \x7f \u202ed \udcff é"
+SHOWN = "a [/red] [bold]b :smile: \\x1b[31mc \\x9b1m \\x07 \\x7f \\u202ed \\udcff é"
+ALLOWED = {"cli/console.py", "cli/app.py", "registry/manager.py"}
+
+
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "answers", PlainConsole(width=200))
+    monkeypatch.setattr("t2iprobe.cli.tables.answers", console.answers)
+
+
+@pytest.mark.usefixtures("wide")
+def test_data_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    tell(HOSTILE, "bold")
+    print_table(["name", HOSTILE], [(HOSTILE, 1)], title=HOSTILE)
+    print_wide(["name", HOSTILE], [(HOSTILE, "1")], title=HOSTILE)
+    say(HOSTILE, "warning")
+    with counting(HOSTILE, 3) as tick:
+        tick(1, 3)
+    out, err = capsys.readouterr()
+    assert out.count(SHOWN) == 7 and f"warning: {SHOWN}" in err
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", out)
+
+
+@pytest.mark.parametrize("words", [["study", "status"], ["patch", "--model"], ["localize", "--method"], ["report"], []])
+def test_what_is_typed_is_shown_as_it_is(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["t2iprobe", *words, "p[/bold]\x1b[31m"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    assert ended.value.code == 2 and "p[/bold]" in out + err and "\x1b" not in out + err
+
+
+def test_nothing_else_prints() -> None:
+    """Everything is printed by the consoles of ``cli/console.py``, on which data cannot become markup."""
+    root = Path(t2iprobe.__file__).parent
+    printing = re.compile(
+        r"\bConsole\(|rich\.markup|from_markup|typer\.echo|click\.echo|(?<![\w.])print\(|rich import print"
+    )
+    found = {
+        str(path.relative_to(root)): line.strip()
+        for path in root.rglob("*.py")
+        if str(path.relative_to(root)) not in ALLOWED
+        for line in path.read_text().splitlines()
+        if printing.search(line) and not line.strip().startswith(("print(count(", "#", ">>>"))
+    }
+    assert not found
