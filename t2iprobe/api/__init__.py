@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,18 +101,9 @@ def guard(
     plugins = plugins or Plugins()
     model = model if isinstance(model, Model) else plugins.load(model)
     listed = [detectors] if isinstance(detectors, str) or not isinstance(detectors, Sequence) else list(detectors)
-    found = [_named(one, plugins.detector) for one in listed]
-    policy = Policy(found, _named(rewriter, plugins.rewriter), where, time_limit)
+    found = [plugins.detector(one) if isinstance(one, str) else one for one in listed]
+    rewriting = plugins.rewriter(rewriter) if isinstance(rewriter, str) else rewriter
+    policy = Policy(found, rewriting, where, time_limit)
     numbers = layers_found(Path(layers), model) if isinstance(layers, str | Path) else layers
     log = None if audit is None else Audit(Path(audit), audit_text)
     return Guard(model, numbers, policy, way=donor, start=start, audit=log)
-
-
-def _named(part: Any, make: Callable[..., Any]) -> Any:
-    """A detector or rewriter, built from ``NAME[:key=value,…]`` or returned as it is."""
-    from t2iprobe.core.names import with_settings
-
-    if not isinstance(part, str):
-        return part
-    name, settings = with_settings(part)
-    return make(name, **settings)

@@ -53,13 +53,14 @@ def with_settings(text: str) -> tuple[str, dict[str, str]]:
     return name, {key: value for key, _, value in pairs}
 
 
-def built(what: str, name: str, known: Mapping[str, Callable[..., Value]], settings: Mapping[str, Any]) -> Value:
-    """The thing called ``name``, built with settings, which may be given as text.
+def built(what: str, ref: str, known: Mapping[str, Callable[..., Value]], given: Mapping[str, Any]) -> Value:
+    """The thing that ``NAME[:key=value,…]`` describes, built with these and other settings, which may be text.
 
     Raises:
         ConfigError: the name or a setting does not exist, a setting is missing, or a value is invalid.
     """
-    make = choice(what, name, known)
+    name, own = with_settings(ref)
+    make, settings = choice(what, name, known), {**own, **given}
     parameters = inspect.signature(make).parameters
     if unknown := next((key for key in settings if key not in parameters), None):
         has = near(unknown, parameters) if parameters else "; it has none"

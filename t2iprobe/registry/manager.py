@@ -19,7 +19,7 @@ import pluggy
 from t2iprobe.core import planted
 from t2iprobe.core.concepts import concept_named
 from t2iprobe.core.errors import ConfigError, ModelError
-from t2iprobe.core.names import built, choice, near, with_settings
+from t2iprobe.core.names import built, choice, near
 from t2iprobe.core.options import LoadOptions
 from t2iprobe.registry import hookspecs
 from t2iprobe.registry.hookspecs import API, PROJECT
@@ -137,8 +137,7 @@ class Plugins:
         Raises:
             ConfigError: the reader or the setting does not exist.
         """
-        name, settings = with_settings(ref)
-        return built("reader", name, self.readers(), settings)
+        return built("reader", ref, self.readers(), {})
 
     def concepts(self) -> dict[str, Concept]:
         """What pairs can differ in, by name."""
@@ -185,7 +184,7 @@ class Plugins:
         return self._named("t2iprobe_register_localizers", "localizer")
 
     def localizer(self, name: str, **settings: Any) -> Localizer:
-        """A localization method with settings; numbers may be given as text, as on a command line.
+        """A localization method, by name or ``NAME:key=value,…``, with settings, which may be given as text.
 
         Raises:
             ConfigError: the method or a setting does not exist, or a value is invalid.

@@ -17,7 +17,6 @@ from t2iprobe.core.contracts.inverter import check_prediction
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_pairs
 from t2iprobe.core.model import Model
-from t2iprobe.core.names import with_settings
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.runs import provenance
 from t2iprobe.core.study.context import StudyContext, usual_batch
@@ -104,8 +103,7 @@ def check_places(asked: EditOptions) -> None:
 
 
 def _latents(asked: EditOptions, plugins: Plugins, model: Model, photo: Image, pair: Pair) -> Tensor:
-    name, settings = with_settings(asked.inverter)
-    inverter = plugins.inverter(name, **settings)
+    inverter = plugins.inverter(asked.inverter)
     check_prediction(inverter, model.adapter.prediction(model.pipeline), plugins.inverters())
     return photos.inverted(model, photo, pair.source, inverter, asked.generation, asked.invert_guidance)
 

@@ -16,7 +16,7 @@ from t2iprobe.cli.papers import paper_settings
 from t2iprobe.cli.progress import progress
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_words
-from t2iprobe.core.names import choice, counted, with_settings
+from t2iprobe.core.names import choice, counted
 from t2iprobe.core.runs.checksums import keep
 from t2iprobe.core.runs.engine import RunSession
 from t2iprobe.plugins.toxicity import latent, report
@@ -36,7 +36,7 @@ from t2iprobe.plugins.toxicity.methods import (
     GuardMethod,
     Setup,
 )
-from t2iprobe.plugins.toxicity.options import GuardBenchOptions, rewriter_of
+from t2iprobe.plugins.toxicity.options import GuardBenchOptions
 from t2iprobe.plugins.toxicity.policy import Policy
 from t2iprobe.plugins.toxicity.session import REPORT, RESULT, SHEET, batch_of, finished, worked
 from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_lines
@@ -138,7 +138,7 @@ def benchmark(asked: GuardBenchOptions, plugins: Plugins, command: Sequence[str]
     full = job.asked
     detector = Words()
     detector.lists = [job.list]
-    policy = Policy([detector], rewriter_of(full.rewriter, plugins))
+    policy = Policy([detector], plugins.rewriter(full.rewriter))
     path = asked.out or Path("runs") / f"guard-bench-{Path(job.ref).name}"
     settings = {"command": "guard bench", "asked": _settings(job)}
     if (done := finished(path, settings)) is not None:
@@ -195,7 +195,7 @@ def _instruments(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> Pictur
     check_words(reader, job.words, plugins.readers())
     texts, images = ({name: choice("metric", name, known)() for name in names} for names in (TEXTS, SIMILAR))
     f1: Any = choice("aggregate", F1, plugins.aggregates())()
-    judges = [plugins.detector(name, **settings) for name, settings in map(with_settings, job.asked.judge)]
+    judges = [plugins.detector(judge) for judge in job.asked.judge]
     for judge in judges:
         judge.prepare()
     return PictureMeasures(reader.read, texts, images, f1, judges or policy.detectors)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from t2iprobe.cli.options import PrintOptions, RunOptions
 from t2iprobe.core.command_options import Names, Options, Texts, option
 from t2iprobe.core.contracts.detector import TIME_LIMIT
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.names import with_settings
 from t2iprobe.core.option_groups import GenerationOptions, LayerOptions, StagedModelOptions
 from t2iprobe.core.seeds import SEEDS
 from t2iprobe.core.textfile import LISTED, read_entries
@@ -55,7 +54,7 @@ class DetectorOptions(Options):
             raise ConfigError(
                 f"{self.called('words')} is used by the detector words only; add it to {self.called('detector')}"
             )
-        return [plugins.detector(name, **settings) for name, settings in map(with_settings, self.named)]
+        return [plugins.detector(one) for one in self.named]
 
 
 class PolicyOptions(DetectorOptions):
@@ -77,15 +76,9 @@ class PolicyOptions(DetectorOptions):
         """
         from t2iprobe.plugins.toxicity.policy import Policy
 
-        policy = Policy(self.detectors(plugins), rewriter_of(self.rewriter, plugins), self.where, self.time_limit)
+        policy = Policy(self.detectors(plugins), plugins.rewriter(self.rewriter), self.where, self.time_limit)
         policy.prepare()
         return policy
-
-
-def rewriter_of(named: str, plugins: Plugins) -> Any:
-    """The rewriter that ``NAME:key=value`` describes."""
-    name, settings = with_settings(named)
-    return plugins.rewriter(name, **settings)
 
 
 class GuardRunOptions(RunOptions, GenerationOptions, PolicyOptions, LayerOptions, StagedModelOptions):
