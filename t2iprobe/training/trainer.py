@@ -132,7 +132,7 @@ class Trainer:
         self.objective = Objective(model.adapter, model.pipeline, settings.density)
         self.room = Room()
         self.step = 0
-        self._losses: Any = _Losses(self.objective, model.denoiser)
+        self._losses: Any = None
         self._optimiser: Any = _optimiser(lora.parameters(), settings)
         self._accelerator: Any = None
 
@@ -142,7 +142,7 @@ class Trainer:
         if self._accelerator is not None:
             yield
             return
-        plain = self._losses, self._optimiser
+        plain = self._optimiser
         device = self.model.pipeline._execution_device
         with (
             accelerator(device, self.settings.precision) as found,
@@ -153,13 +153,12 @@ class Trainer:
                     f"a batch of {self.settings.batch} rows cannot be split evenly over {found.num_processes} processes"
                 )
             try:
-                self._losses, self._optimiser = found.prepare(*plain)
+                # a new module each time, because accelerate changes what it prepares
+                self._losses, self._optimiser = found.prepare(_Losses(self.objective, self.model.denoiser), plain)
                 self._accelerator = found
                 yield
             finally:
-                _unwrapped(plain[0])
-                self._losses, self._optimiser = plain
-                self._accelerator = None
+                self._losses, self._optimiser, self._accelerator = None, plain, None
 
     @contextmanager
     def _chance(self) -> Iterator[None]:
@@ -168,11 +167,6 @@ class Trainer:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed((self.settings.seed * 1_000_003 + self.step) * 64 + self._accelerator.process_index)
             yield
-
-    @property
-    def main(self) -> bool:
-        """Whether this process prints and writes."""
-        return self._accelerator is None or bool(self._accelerator.is_main_process)
 
     def advance(self) -> float:
         """Take one optimizer step and return the mean loss of its rows."""
@@ -218,7 +212,7 @@ class Trainer:
                 pausing = bool(callbacks.pause_every) and (self.step % callbacks.pause_every == 0 or last)
                 if pausing or last or self.step % callbacks.checkpoint_every == 0:
                     self.save(path)
-                if self.main:
+                if self._accelerator.is_main_process:
                     callbacks.on_step(self.step, loss)
                 if pausing:
                     self._pause(callbacks)
@@ -230,7 +224,7 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint atomically."""
-        if not self.main:
+        if not self._accelerator.is_main_process:
             return
         scaler = getattr(self._accelerator, "scaler", None)
         state = {
@@ -328,7 +322,7 @@ class Trainer:
         return float(self._accelerator.reduce(value, reduction="sum"))
 
     def _pause(self, callbacks: TrainingCallbacks) -> None:
-        if self.main:
+        if self._accelerator.is_main_process:
             denoiser = self.model.denoiser.eval()
             callbacks.pause(self.step)
             denoiser.train()
@@ -379,9 +373,3 @@ def _training(denoiser: Any, checkpointing: bool) -> Iterator[None]:
         denoiser.train(mode)
         if checkpointing and not before:
             denoiser.disable_gradient_checkpointing()
-
-
-def _unwrapped(losses: nn.Module) -> None:
-    """Remove what accelerate put on the module itself for mixed precision."""
-    for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
-        losses.__dict__.pop(name, None)

@@ -28,36 +28,36 @@ Build = Callable[[], StudyContext]
 Unit = Sequence[TrialBatch]
 
 
-class Holder:
-    """Runs in an actor and holds a bench, which is built on the first call, so that call can report errors."""
+class StudyWorker:
+    """Runs in an actor and keeps a study context, which is built on the first call, so that call can report errors."""
 
     def __init__(self, build: Build) -> None:
         self._build = build
 
     @cached_property
-    def _bench(self) -> StudyContext:
+    def _context(self) -> StudyContext:
         return self._build()
 
     def load(self) -> None:
-        """Build the bench, so that actors do so in parallel."""
+        """Build the context, so that actors do so in parallel."""
         with suppress(Exception):  # the next call reports it
-            _ = self._bench
+            _ = self._context
 
     def describe(self) -> tuple[list[str], Scale, StudyContext]:
-        """Names and scale of the scores, and the bench without what cannot be serialised."""
-        evaluator = self._bench.evaluator
-        bench = replace(self._bench, evaluator=None, model=None)  # type: ignore[arg-type]
-        return evaluator.names, getattr(evaluator, "scale", Scale()), bench
+        """Names and scale of the scores, and the context without what cannot be serialized."""
+        evaluator = self._context.evaluator
+        context = replace(self._context, evaluator=None, model=None)  # type: ignore[arg-type]
+        return evaluator.names, getattr(evaluator, "scale", Scale()), context
 
-    def plan(self, asks: Unit) -> tuple[Cost, list[list[TrialBatch]]]:
+    def plan(self, batches: Unit) -> tuple[Cost, list[list[TrialBatch]]]:
         """Cost of the trials, and which are measured together: the same grouping as in a single process."""
-        evaluator: Any = self._bench.evaluator
-        chunks = getattr(evaluator, "chunks", lambda asks: [[ask] for ask in asks])
-        return evaluator.cost(asks), list(chunks(asks))
+        evaluator: Any = self._context.evaluator
+        chunks = getattr(evaluator, "chunks", lambda batches: [[batch] for batch in batches])
+        return evaluator.cost(batches), list(chunks(batches))
 
     def measure(self, unit: Unit) -> list[TrialResult]:
         """The results of a unit."""
-        return list(self._bench.evaluator.measure(unit))
+        return list(self._context.evaluator.measure(unit))
 
 
 class RayExecutor(Executor):
@@ -75,8 +75,8 @@ class RayExecutor(Executor):
             crew = Crew(ray, build, needs, stop)
             crew.hire(self.workers or fitting)
             try:
-                names, scale, bench = crew.call("describe")
-                yield replace(bench, evaluator=RayEvaluator(crew, names, scale))
+                names, scale, context = crew.call("describe")
+                yield replace(context, evaluator=RayEvaluator(crew, names, scale))
             finally:
                 crew.dismiss()
 
@@ -123,7 +123,7 @@ class Crew:
 
     Args:
         ray: the Ray library.
-        build: builds a bench.
+        build: builds a study context.
         needs: resources of each actor.
         stop: checked before a unit is handed out.
     """
@@ -137,7 +137,7 @@ class Crew:
 
     def hire(self, count: int) -> None:
         """Start actors, which load the model in parallel."""
-        remote = self.ray.remote(**self.needs)(Holder)
+        remote = self.ray.remote(**self.needs)(StudyWorker)
         hired = [remote.remote(self.build) for _ in range(count)]
         for actor in hired:
             actor.load.remote()

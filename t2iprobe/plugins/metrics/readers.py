@@ -197,9 +197,13 @@ class EasyOCRReader:
         self.languages = languages.split("+")
         self.gpu = gpu
 
+    @property
+    def _library(self) -> ModuleType:
+        return _module("easyocr", "t2iprobe[easyocr]")
+
     @cached_property
     def _engine(self) -> Any:
-        return _module("easyocr", "t2iprobe[easyocr]").Reader(self.languages, gpu=self.gpu, verbose=False)
+        return self._library.Reader(self.languages, gpu=self.gpu, verbose=False)
 
     def prepare(self) -> None:
         """Check that EasyOCR is installed.
@@ -207,7 +211,7 @@ class EasyOCRReader:
         Raises:
             ConfigError: it is not installed.
         """
-        _module("easyocr", "t2iprobe[easyocr]")
+        _ = self._library
 
     def lacking(self, characters: Collection[str]) -> set[str]:
         """Characters that are in none of the languages' alphabets; EasyOCR does not output any others.
@@ -215,7 +219,7 @@ class EasyOCRReader:
         Raises:
             ConfigError: it does not know a language.
         """
-        folder = Path(str(_module("easyocr", "t2iprobe[easyocr]").__file__)).parent / "character"
+        folder = Path(str(self._library.__file__)).parent / "character"
         lists = [folder / f"{language}_char.txt" for language in self.languages]
         if unknown := next((one for one, file in zip(self.languages, lists, strict=True) if not file.is_file()), None):
             raise ConfigError(f"EasyOCR has no language {unknown!r}; write its codes, such as languages=ru+en")
