@@ -39,8 +39,8 @@ def edit(asked: EditOptions, context: typer.Context) -> None:
     """Put another text into a picture and leave the rest: only the layers that write text get the new prompt.
 
     Every method is measured against prompt-swap (the new prompt for the whole model): what OCR reads, and what changed
-    outside the text. The run folder has the pictures, a contact sheet, a report and every score; an interrupted run
-    goes on where it stopped.
+    outside the text. The run folder has the pictures, a contact sheet, a report and every score. To resume an
+    interrupted run, give the same command again.
 
     Examples:
 
@@ -68,7 +68,7 @@ def edit(asked: EditOptions, context: typer.Context) -> None:
 
 
 def edited(asked: EditOptions, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
-    """Do what was asked, or find it already done; returns the JSON object."""
+    """Run the edit, resume it, or find it already done; returns the JSON object."""
     from t2iprobe.core.runs import runfolder
     from t2iprobe.plugins.editing import report
     from t2iprobe.plugins.editing.job import prepared

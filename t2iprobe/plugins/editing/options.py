@@ -57,8 +57,8 @@ class EditOptions(RunOptions, ScoreOptions, GenerationOptions, LayerOptions, Pai
     )
     method: Names = option(
         (),
-        help="Editing method; repeatable, or separated by commas. `list` lists them, `all` is every one. prompt-swap, "
-        "the clean target, is always measured.",
+        help="Editing method, default localized; repeatable, or separated by commas. `list` lists them, `all` is every "
+        "one. prompt-swap, the clean target, is always measured.",
     )
     set: Settings = option({}, help="Setting of a method, NAME=VALUE or METHOD.NAME=VALUE; repeatable.")
     lora: Path | None = option(None, help=f"LoRA for the method {LORA}: a folder or file.")

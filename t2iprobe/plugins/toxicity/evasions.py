@@ -29,7 +29,7 @@ class Disguised(NamedTuple):
 
     Args:
         text: the disguise.
-        word: the word that it disguises, by default the text itself; all disguises of one word form one cluster.
+        word: the word that it disguises, or the text itself; all disguises of one word form one cluster.
     """
 
     text: str
