@@ -268,7 +268,7 @@ def test_flux_true_guidance_asks_for_the_prompt_first() -> None:
 
 @pytest.mark.parametrize("call, ratio", [(0, 2), (2, 1)])
 def test_flux_refuses_a_layout_it_does_not_know(call: int, ratio: int) -> None:
-    with pytest.raises(HookError, match=f"call {call + 1} of a step carries {ratio} times"):
+    with pytest.raises(HookError, match=f"call {call + 1} of a step has {ratio} times"):
         Flux().branches(None, call, ratio)
 
 

@@ -127,7 +127,7 @@ def test_what_was_not_cached_is_said(sd: Model) -> None:
     donor = sd.run(sd.generation(DOG, num_steps=1), cache=K).cache
     with pytest.raises(SiteError, match="at step 1, branch uncond, is not in the cache; it holds steps 0-0"):
         sd.run(sd.generation(DOG, num_steps=2), interventions=[patch(donor, K)])
-    with pytest.raises(SiteError, match=r"blocks\.1\.cross_attn\.v is not among the activations held; did you mean"):
+    with pytest.raises(SiteError, match=r"blocks\.1\.cross_attn\.v is not among the kept activations; did you mean"):
         sd.run(sd.generation(DOG, num_steps=1), interventions=[patch(donor, "blocks.1.cross_attn.v")])
     with pytest.raises(SiteError, match=r"rows \[1\] of"):
         two = sd.run(sd.generation([DOG, CAT], num_steps=1), cache=K, rows=[0]).cache

@@ -165,7 +165,7 @@ def test_a_budget_is_never_overdrawn() -> None:
     runner = TrialRunner(evaluator, space(), PAIRS, search=(0, 1), budget=8)
     runner.ask([runner.space.trial([0])])
     assert runner.left == 2
-    with pytest.raises(BudgetError, match=r"need 4 denoiser rows, 2 of the budget of 8"):
+    with pytest.raises(BudgetError, match=r"need 4 denoiser rows, but 2 of the budget of 8"):
         runner.ask([runner.space.trial([1])])
     assert len(evaluator.asked) == 2 and runner.spent == Cost(6, 6, 2)
 

@@ -30,12 +30,7 @@ SHARED: dict[str, Any] = {
     "resnet_time_scale_shift": "scale_shift",
 }
 BETAS = "squaredcos_cap_v2"
-UNCHECKED = {
-    "safety_checker": None,
-    "feature_extractor": None,
-    "watermarker": None,
-    "requires_safety_checker": False,
-}
+UNCHECKED = {"safety_checker": None, "feature_extractor": None, "watermarker": None, "requires_safety_checker": False}
 MAP: tuple[Axis, ...] = ("channel", "y", "x")
 
 

@@ -41,7 +41,18 @@ class Flux(Adapter):
     def tiny(cls) -> FluxPipeline:
         """Two blocks of each kind, not guidance-distilled."""
         pipeline = FluxPipeline(
-            transformer=parts.enliven(tiny_transformer()),
+            transformer=parts.enliven(
+                FluxTransformer2DModel(
+                    in_channels=4 * parts.CHANNELS,
+                    num_layers=2,
+                    num_single_layers=2,
+                    attention_head_dim=16,
+                    num_attention_heads=2,
+                    joint_attention_dim=32,
+                    pooled_projection_dim=16,
+                    axes_dims_rope=(4, 6, 6),
+                )
+            ),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
             vae=parts.autoencoder(scaling_factor=0.3611, shift_factor=0.1159),
             text_encoder=parts.clip(16),
@@ -87,7 +98,7 @@ class Flux(Adapter):
         """See :meth:`Adapter.branches`; true guidance runs the negative prompt in a second call."""
         if ratio != 1 or call > 1:
             raise HookError(
-                f"{self.name}: denoiser call {call + 1} of a step carries {ratio} times the rows asked for; "
+                f"{self.name}: denoiser call {call + 1} of a step has {ratio} times the requested rows; "
                 "only two calls per step with one row each are supported"
             )
         return (Branch.UNCOND,) if call else (Branch.COND,)
@@ -180,17 +191,3 @@ def single_block_sites(name: str, path: str, block: Any) -> Iterator[Site]:
     yield Site(f"{name}.joint_attn.z", attn, Out(), heads=heads, stream="image")
     yield Site(f"{name}.text.z", attn, Out(), heads=heads, stream="text")
     yield Site(f"{name}.text.out", path, Out(0))
-
-
-def tiny_transformer() -> FluxTransformer2DModel:
-    """The transformer of :meth:`Flux.tiny`."""
-    return FluxTransformer2DModel(
-        in_channels=4 * parts.CHANNELS,
-        num_layers=2,
-        num_single_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        pooled_projection_dim=16,
-        axes_dims_rope=(4, 6, 6),
-    )

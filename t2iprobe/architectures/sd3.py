@@ -35,7 +35,23 @@ class SD3(Adapter):
     def tiny(cls) -> StableDiffusion3Pipeline:
         """Three joint blocks: one with SD3.5's dual attention, a plain one, and a last one that drops the text."""
         return StableDiffusion3Pipeline(
-            transformer=parts.enliven(tiny_transformer()),
+            transformer=parts.enliven(
+                SD3Transformer2DModel(
+                    sample_size=parts.LATENT,
+                    patch_size=2,
+                    in_channels=parts.CHANNELS,
+                    out_channels=parts.CHANNELS,
+                    num_layers=3,
+                    attention_head_dim=8,
+                    num_attention_heads=2,
+                    joint_attention_dim=32,
+                    caption_projection_dim=16,
+                    pooled_projection_dim=32,
+                    pos_embed_max_size=parts.LATENT,
+                    dual_attention_layers=(0,),
+                    qk_norm="rms_norm",
+                )
+            ),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
             vae=parts.autoencoder(scaling_factor=1.5305, shift_factor=0.0609),
             text_encoder=parts.clip_with_projection(16),
@@ -101,22 +117,3 @@ def text_length(pipeline: Pipeline) -> int:
     """Number of T5 tokens that a prompt is padded or truncated to."""
     tokenizer = pipeline.tokenizer_3
     return 256 if tokenizer is None else min(256, tokenizer.model_max_length)
-
-
-def tiny_transformer() -> SD3Transformer2DModel:
-    """The transformer of :meth:`SD3.tiny`."""
-    return SD3Transformer2DModel(
-        sample_size=parts.LATENT,
-        patch_size=2,
-        in_channels=parts.CHANNELS,
-        out_channels=parts.CHANNELS,
-        num_layers=3,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        caption_projection_dim=16,
-        pooled_projection_dim=32,
-        pos_embed_max_size=parts.LATENT,
-        dual_attention_layers=(0,),
-        qk_norm="rms_norm",
-    )

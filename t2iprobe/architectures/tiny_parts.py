@@ -35,22 +35,19 @@ LATENT = 8  # latent cells per side
 CHANNELS = 4  # latent channels
 
 
-def vocabulary() -> dict[str, int]:
-    """A few whole words; any other word is spelled letter by letter."""
-    letters = string.ascii_letters + string.digits
-    tokens = [*SPECIAL, *letters, *string.punctuation, *(f"##{letter}" for letter in letters)]
-    return {token: index for index, token in enumerate(dict.fromkeys([*tokens, *WORDS]))}
+LETTERS = string.ascii_letters + string.digits
+TOKENS = dict.fromkeys([*SPECIAL, *LETTERS, *string.punctuation, *(f"##{letter}" for letter in LETTERS), *WORDS])
+VOCABULARY = {token: index for index, token in enumerate(TOKENS)}  # other words are spelled letter by letter
 
 
 def tokenizer(*, start: bool, length: int = LENGTH) -> PreTrainedTokenizerFast:
     """A tokenizer for up to ``length`` tokens; ``start`` prepends ``<s>``, as CLIP does."""
-    words = vocabulary()
-    fast = Tokenizer(WordPiece(words, unk_token="<unk>"))
+    fast = Tokenizer(WordPiece(VOCABULARY, unk_token="<unk>"))
     fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     fast.decoder = decoders.WordPiece()
     fast.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>" if start else "$A </s>",
-        special_tokens=[(token, words[token]) for token in ("<s>", "</s>")],
+        special_tokens=[(token, VOCABULARY[token]) for token in ("<s>", "</s>")],
     )
     names = {f"{role}_token": token for role, token in zip(("pad", "unk", "bos", "eos"), SPECIAL, strict=True)}
     return PreTrainedTokenizerFast(tokenizer_object=fast, model_max_length=length, **names)
@@ -58,18 +55,17 @@ def tokenizer(*, start: bool, length: int = LENGTH) -> PreTrainedTokenizerFast:
 
 def clip_config(width: int) -> CLIPTextConfig:
     """Two layers: SDXL and SD3 read the output of the first one in diffusers, SD and FLUX that of the second."""
-    words = vocabulary()
     return CLIPTextConfig(
-        vocab_size=len(words),
+        vocab_size=len(VOCABULARY),
         hidden_size=width,
         intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=LENGTH,
         projection_dim=width,
-        pad_token_id=words["<pad>"],
-        bos_token_id=words["<s>"],
-        eos_token_id=words["</s>"],
+        pad_token_id=VOCABULARY["<pad>"],
+        bos_token_id=VOCABULARY["<s>"],
+        eos_token_id=VOCABULARY["</s>"],
     )
 
 
@@ -85,9 +81,8 @@ def clip_with_projection(width: int) -> CLIPTextModelWithProjection:
 
 def t5(width: int) -> T5EncoderModel:
     """A T5 encoder of two layers; its default initialisation lets enough signal through."""
-    words = vocabulary()
     config = T5Config(
-        vocab_size=len(words),
+        vocab_size=len(VOCABULARY),
         d_model=width,
         d_kv=width // 2,
         d_ff=2 * width,
@@ -95,8 +90,8 @@ def t5(width: int) -> T5EncoderModel:
         num_heads=2,
         dropout_rate=0.0,
         feed_forward_proj="gated-gelu",
-        pad_token_id=words["<pad>"],
-        eos_token_id=words["</s>"],
+        pad_token_id=VOCABULARY["<pad>"],
+        eos_token_id=VOCABULARY["</s>"],
     )
     return T5EncoderModel(config).eval()
 

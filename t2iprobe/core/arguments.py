@@ -76,7 +76,7 @@ def check_options(pipeline: Pipeline, options: Mapping[str, Any], rows: int) -> 
         if name not in known:
             raise ConfigError(f"options: {type(pipeline).__name__} takes no {name!r}{near(name, known)}")
         if name in TEXTS and not isinstance(value, str | None) and len(value) != rows:
-            raise ConfigError(f"options: {len(value)} texts as {name} for {rows} prompts; pass one, or one each")
+            raise ConfigError(f"options: {len(value)} texts as {name} for {rows} prompts; pass one, or one per prompt")
 
 
 def options_of(options: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:

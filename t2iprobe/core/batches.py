@@ -6,7 +6,7 @@ import functools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -191,15 +191,7 @@ class Batches:
         return [image for part in parts for image in part]
 
 
-@contextmanager
-def quiet(pipeline: Pipeline) -> Iterator[None]:
+def quiet(pipeline: Pipeline) -> AbstractContextManager[None]:
     """Switch off the pipeline's progress bar inside a ``with`` block; restored afterwards."""
-    before = getattr(pipeline, "_progress_bar_config", None)
-    pipeline.set_progress_bar_config(**{**(before or {}), "disable": True})
-    try:
-        yield
-    finally:
-        if before is None:
-            del pipeline._progress_bar_config
-        else:
-            pipeline._progress_bar_config = before
+    name = "_progress_bar_config"
+    return shadowed(pipeline, name, {**getattr(pipeline, name, {}), "disable": True})

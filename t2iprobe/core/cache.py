@@ -27,10 +27,10 @@ class Key(NamedTuple):
 
 
 class Sink(Protocol):
-    """What the engine hands activations to."""
+    """Receives activations from the engine."""
 
     def add(self, key: Key, rows: Sequence[int], value: Tensor) -> None:
-        """Take (row, ...) of some rows; ``value`` may be written over once this returns."""
+        """Keep (row, ...) of some rows; ``value`` may be overwritten after the call."""
         ...
 
 
@@ -39,51 +39,50 @@ class ActivationStream(Sink, Protocol):
 
     @property
     def static(self) -> frozenset[str]:
-        """Sites that it takes at one step only, because they are the same at all."""
+        """Sites that are stored at one step only, because they are the same at all steps."""
         ...
 
     def discard(self, rows: Sequence[int]) -> None:
-        """Forget what a batch of ``rows`` has added: it ran out of memory and comes again in parts."""
+        """Forget what a batch of ``rows`` has added: it ran out of memory and will be repeated in parts."""
         ...
 
 
 class Activations(ABC):
-    """Activations read by the name of their site, like a dictionary; a donor for ``Model.run(patch=…)``.
+    """Activations by the name of their site, like a dictionary; a donor for ``Model.run(patch=…)``.
 
-    ``found["blocks.6.joint_attn.k"]`` is (row, evaluation, branch, ...), always with these three axes first and the
-    site's own (:attr:`Site.axes`) behind them. An evaluation is a denoising step, or with a second-order scheduler one
-    of the two of a step (:meth:`evaluations`); the branches are those of guidance (:meth:`branches`).
-    ``found[name, step, branch]`` is (row, ...) of one step. A site that is the same at every step
-    (:attr:`Site.static`) is there at every step all the same.
+    ``cache["blocks.6.joint_attn.k"]`` is (row, evaluation, branch, ...): these three axes, then the site's own
+    (:attr:`Site.axes`). An evaluation is a denoising step, or with a second-order scheduler one of the two in a step
+    (:meth:`evaluations`); the branches are those of guidance (:meth:`branches`). ``cache[name, step, branch]`` is
+    (row, ...) of one step. A site that is the same at every step (:attr:`Site.static`) can be read at every step.
     """
 
-    # no Mapping: that has equality, which tensors have not, and for `patch` a mapping is {row: row of the same batch}
+    # not a Mapping: it would have equality, which tensors lack, and `patch` takes a mapping as {row: row of the batch}
 
     rows: int  #: rows of the generation
 
     @property
     @abstractmethod
     def sites(self) -> tuple[str, ...]:
-        """Names of the sites held."""
+        """Names of the sites."""
 
     @abstractmethod
     def evaluations(self, site: str) -> tuple[tuple[int, int], ...]:
-        """(step, evaluation within the step) of each entry along the second axis of ``found[site]``."""
+        """(step, evaluation within the step) of each entry along the second axis of ``cache[site]``."""
 
     @abstractmethod
     def branches(self, site: str) -> tuple[Branch, ...]:
-        """Of each entry along the third axis of ``found[site]``."""
+        """Branch of each entry along the third axis of ``cache[site]``."""
 
     @abstractmethod
     def holds(self, key: Key) -> bool:
-        """Whether an activation is there."""
+        """Whether there is such an activation."""
 
     @abstractmethod
     def fetch(self, site: str, step: int, branch: Branch, rows: Sequence[int], evaluation: int = 0) -> Tensor:
         """(row, ...) of ``rows``."""
 
     def keys(self) -> tuple[str, ...]:
-        """Names of the sites held, as :attr:`sites`."""
+        """Names of the sites, as :attr:`sites`."""
         return self.sites
 
     def values(self) -> Iterator[Tensor]:
@@ -99,11 +98,11 @@ class Activations(ABC):
     @overload
     def __getitem__(self, key: tuple[str, int, Branch]) -> Tensor: ...
     def __getitem__(self, key: str | tuple[str, int, Branch]) -> Tensor:
-        """Of every row: (row, evaluation, branch, ...) of a site, (row, ...) of a site at a step and branch.
+        """All rows: (row, evaluation, branch, ...) of a site, or (row, ...) of a site at a step and branch.
 
         Raises:
-            SiteError: there is none; the message has near names, or what is held. A site of which a branch was not
-                there at every step, as in skip-layer guidance, is read step by step.
+            SiteError: there is none; the message suggests similar names, or lists what there is. A site with a branch
+                that is missing at some steps, as in skip-layer guidance, has to be read step by step.
         """
         return self._whole(key) if isinstance(key, str) else self.fetch(*key, rows=range(self.rows))
 
@@ -135,14 +134,14 @@ class Activations(ABC):
 
     def _unknown(self, site: str) -> SiteError:
         if not self.sites:
-            return SiteError(f"no activations are held; name what to keep: run(…, cache={site!r})")
-        return SiteError(f"{site} is not among the activations held{near(site, self.sites)}")
+            return SiteError(f"no activations were kept; name the sites to keep: run(…, cache={site!r})")
+        return SiteError(f"{site} is not among the kept activations{near(site, self.sites)}")
 
 
 class ActivationCache(Activations):
-    """Activations of a run in memory, on the CPU; read as :class:`Activations` says.
+    """Activations of a run in memory, on the CPU; see :class:`Activations` for how to read them.
 
-    A run that was split into batches adds its rows in parts; reading puts them in order.
+    A run in several batches adds its rows in parts; reading restores their order.
     """
 
     def __init__(self, rows: int) -> None:
@@ -151,16 +150,16 @@ class ActivationCache(Activations):
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Names of the sites held, in the order they were seen."""
+        """Names of the sites, in the order in which they ran."""
         return tuple(dict.fromkeys(key.site for key in self._parts))
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Size in bytes."""
         return sum(part.nbytes for parts in self._parts.values() for _, part in parts)
 
     def steps(self, site: str) -> tuple[int, ...]:
-        """Steps at which ``site`` was seen."""
+        """Steps at which ``site`` was kept."""
         return tuple(dict.fromkeys(key.step for key in self._parts if key.site == site))
 
     def evaluations(self, site: str) -> tuple[tuple[int, int], ...]:
@@ -180,7 +179,7 @@ class ActivationCache(Activations):
         self._parts[key].append((tuple(rows), value.detach().to("cpu", copy=True)))
 
     def extend(self, other: ActivationCache) -> None:
-        """Take over what another batch of the same generation has cached."""
+        """Add the activations of another batch of the same generation."""
         for key, parts in other._parts.items():
             self._parts[key].extend(parts)
 
@@ -209,7 +208,7 @@ class ActivationCache(Activations):
         return f"ActivationCache({counted(len(self), 'site')}, {counted(self.rows, 'row')}, {size})"
 
     def _repr_html_(self) -> str:
-        heads = ("site", "evaluations", "branches", "a row at one of them")
+        heads = ("site", "evaluations", "branches", "shape of a row")
         rows = [(name, len(self.evaluations(name)), ", ".join(self.branches(name)), self._shape(name)) for name in self]
         return f"<p>{self!r}</p>{table(heads, rows)}"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, get_args
 
@@ -59,15 +59,13 @@ class Options(BaseModel):
     panel: ClassVar[str] = "Options"  #: heading of the group in the help
     _at_shell: bool = PrivateAttr(default=False)
 
-    def __init__(self, /, **given: Any) -> None:
-        self._read(given)
+    def __init__(self, /, **values: Any) -> None:
+        self._parse(values)
 
     @classmethod
-    def from_shell(cls, given: Mapping[str, Any]) -> Self:
+    def from_shell(cls, values: Mapping[str, Any]) -> Self:
         """Parse shell options, by the fields' names; errors name the options as they are typed."""
-        made = cls.__new__(cls)
-        made._read(given, shell=True)
-        return made
+        return cls.__new__(cls)._parse(values, shell=True)
 
     @classmethod
     def from_toml(cls, path: Path, what: str) -> Self:
@@ -81,24 +79,23 @@ class Options(BaseModel):
             ConfigError: as for the class, or the file cannot be read.
         """
         try:
-            found = tomllib.loads(read_text(path, what))
+            values = tomllib.loads(read_text(path, what))
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{path} is not valid TOML: {error}") from None
-        return cls.from_table(found, str(path))
+        return cls.from_table(values, str(path))
 
     @classmethod
-    def from_table(cls, found: Mapping[str, Any], place: str) -> Self:
+    def from_table(cls, values: Mapping[str, Any], place: str) -> Self:
         """Parse the contents of a file; errors refer to it as ``place``."""
-        made = cls.__new__(cls)
-        made._read(found, place=f"{place}: ")
-        return made
+        return cls.__new__(cls)._parse(values, place=f"{place}: ")
 
-    def _read(self, given: Mapping[str, Any], shell: bool = False, place: str = "") -> None:
+    def _parse(self, values: Mapping[str, Any], shell: bool = False, place: str = "") -> Self:
         try:
-            self.__pydantic_validator__.validate_python(dict(given), self_instance=self)
+            self.__pydantic_validator__.validate_python(dict(values), self_instance=self)
         except ValidationError as error:
             raise ConfigError(place + _sentence(type(self), error, shell)) from None
         self._at_shell = shell
+        return self
 
     @field_validator("*", mode="before")
     @classmethod
@@ -138,15 +135,13 @@ class Options(BaseModel):
 
     def given(self, *names: str) -> dict[str, Any]:
         """The options that were given, among ``names`` or all; ready for JSON."""
-        asked = {name for name in names or type(self).model_fields if self.has(name)}
-        return self.model_dump(mode="json", include=asked)
+        return self.model_dump(mode="json", include={name for name in names or self.model_fields_set if self.has(name)})
 
     def filled(self, values: Mapping[str, Any]) -> Self:
         """A copy with ``values`` for options that were not given, except ``None``. They then count as given."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
         taken = {name: value for name, value in values.items() if value is not None and not self.has(name)}
-        made = type(self).__new__(type(self))
-        made._read({**{name: getattr(self, name) for name in self.model_fields_set}, **taken}, self._at_shell)
-        return made
+        return type(self).__new__(type(self))._parse(given | taken, self._at_shell)
 
 
 def extra_of(field: FieldInfo) -> dict[str, Any]:
@@ -193,12 +188,10 @@ def _sentence(kind: type[Options], error: ValidationError, shell: bool) -> str:
 def _said(kind: str, message: str, value: Any, context: Mapping[str, Any], within: bool) -> str:
     """What is wrong with a value."""
     found = f", found {value if isinstance(value, str) else repr(value)}"
-    for start, what in KINDS.items():
-        if kind.startswith(start):
-            return f"takes {what}{found}"
-    for bound, what in BOUNDS.items():
-        if kind == bound:
-            return f"{what.format(*map(_number, context.values()))}{found}"
+    if what := next((what for start, what in KINDS.items() if kind.startswith(start)), None):
+        return f"takes {what}{found}"
+    if kind in BOUNDS:
+        return BOUNDS[kind].format(*map(_number, context.values())) + found
     if kind in ("literal_error", "enum"):
         known = re.findall(r"'([^']*)'", str(context["expected"]))
         return f"has no choice {value!r}{near(str(value), known)}"
@@ -253,9 +246,13 @@ def _repeated(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple | range) else [value]
+
+
 def _numbered(value: Any) -> Any:
     """Numbers from Python and TOML in the form in which they are typed: ``6``, ``3,5``."""
-    listed = list(value) if isinstance(value, list | tuple | range) else [value]
+    listed = _listed(value)
     if listed and all(isinstance(one, int) and not isinstance(one, bool) for one in listed):
         return ",".join(map(str, listed))
     return value
@@ -265,22 +262,21 @@ def _settings(value: Any) -> Any:
     """Parse entries of the form ``NAME=VALUE``."""
     if not isinstance(value, list | tuple):
         return value
-    pairs = [str(one).partition("=") for one in value]
-    wrong = next((name for name, mark, _ in pairs if not (name and mark)), None)
-    if wrong is not None:
-        raise ValueError(f"takes NAME=VALUE, found {wrong!r}")
-    return {name: text for name, _, text in pairs}
+    settings = {}
+    for entry in value:
+        name, mark, text = str(entry).partition("=")
+        if not (name and mark):
+            raise ValueError(f"takes NAME=VALUE, found {name!r}")
+        settings[name] = text
+    return settings
 
 
 def _counted(value: Any) -> Any:
     """Numbers separated by commas, or a list of them."""
-    listed = list(value) if isinstance(value, list | tuple | range) else [value]
-    if any(isinstance(one, bool) for one in listed):
+    listed = _listed(value)
+    if any(isinstance(entry, bool) for entry in listed):
         raise ValueError("takes numbers, found true or false")
-    parts = [part for one in listed for part in (one.split(",") if isinstance(one, str) else [one])]
-    if any(isinstance(one, str) and not one.strip() for one in parts):
-        raise ValueError("has an empty entry")
-    return tuple(parts)
+    return _repeated([part for entry in listed for part in (entry.split(",") if isinstance(entry, str) else [entry])])
 
 
 Integers = Annotated[tuple[int, ...], BeforeValidator(_counted)]  #: separated by commas, or repeated
@@ -294,8 +290,5 @@ Settings = Annotated[dict[str, Any], BeforeValidator(_settings)]  #: ``NAME=VALU
 
 def panel_of(kind: type[Options], name: str) -> str:
     """The heading above an option: that of the first group that has it."""
-    return next(one.panel for one in reversed(list(_groups(kind))) if name in vars(one).get("__annotations__", {}))
-
-
-def _groups(kind: type[Options]) -> Iterator[type[Options]]:
-    return (one for one in kind.__mro__ if isinstance(one, type) and issubclass(one, Options))
+    groups = [group for group in reversed(kind.__mro__) if issubclass(group, Options)]
+    return next(group.panel for group in groups if name in vars(group).get("__annotations__", {}))

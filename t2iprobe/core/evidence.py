@@ -87,7 +87,9 @@ def evidence(scored: Scored, trials: Sequence[Trial], seed: int = 0, among: int 
     p = holm(sign_flips(moved, seed))
     between = gap(scored)
     if between.clear:
-        weights = resampled(len(spans), seed, RESAMPLES if among == 1 else _fine(len(spans)))
+        # extreme quantiles need more resamples, as far as memory allows with many clusters
+        resamples = RESAMPLES if among == 1 else min(FINE, max(RESAMPLES, (1 << 22) // len(spans)))
+        weights = resampled(len(spans), seed, resamples)
         low, high, mean = simultaneous(moved, spans, weights, among)
         least, most = possible(scored, trials, weights)
         low, high = np.maximum(low, least), np.minimum(high, most)
@@ -108,12 +110,12 @@ def moves(scored: Scored, trials: Sequence[Trial]) -> tuple[Array, Array]:
 
     Both are in units of the score, with the sign chosen so that larger is nearer to the target.
     """
-    scores = scored.clustered(scored.rank)
-    source, target = scores[0], scores[1]
-    own = np.array([source if trial.direction == "into_source" else target for trial in trials])
-    away = np.array([1.0 if trial.direction == "into_source" else -1.0 for trial in trials])
-    sign = scored.scale.sign
-    return sign * away[:, None] * (scores[2:] - own.reshape(len(trials), -1)), sign * (target - source)
+    source, target, *patched = scored.scale.sign * scored.clustered(scored.rank)
+    moved = [
+        scores - source if trial.direction == "into_source" else target - scores
+        for trial, scores in zip(trials, patched, strict=True)
+    ]
+    return np.array(moved).reshape(len(trials), -1), target - source
 
 
 def possible(scored: Scored, trials: Sequence[Trial], weights: Array) -> tuple[Array, Array]:
@@ -142,20 +144,13 @@ def _ends(sign: float, own: Array, span: Array, bounds: Bounds) -> tuple[float, 
     """Smallest and largest response of patches to a run that scores ``own`` in each resample."""
     low, high = np.sort(sign * np.subtract.outer(bounds, own), axis=0) / span
     # no interpolation: a bound may be infinite
-    return (
-        float(np.quantile(low, 0.025, method="inverted_cdf")),
-        float(np.quantile(high, 0.975, method="inverted_cdf")),
-    )
+    least = np.quantile(low, 0.025, method="inverted_cdf")
+    return float(least), float(np.quantile(high, 0.975, method="inverted_cdf"))
 
 
 def resampled(clusters: int, seed: int, resamples: int = RESAMPLES) -> Array:
     """Weights of the clusters in bootstrap resamples, (resample, cluster)."""
     return np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), resamples) / clusters
-
-
-def _fine(clusters: int) -> int:
-    """Number of resamples for extreme quantiles; fewer if there are so many clusters that memory is a limit."""
-    return min(FINE, max(RESAMPLES, (1 << 22) // clusters))
 
 
 def shown(spans: Array) -> bool:
@@ -237,20 +232,17 @@ def sign_flips(moved: Array, seed: int = 0, draws: int = 4000) -> Array:
         seed: random seed of the signs, if they are drawn.
         draws: number of draws.
     """
-    count = moved.shape[1]
-    if exact := count <= EXACT:
+    count, least = moved.shape[1], moved.sum(axis=1) - 1e-9
+    if count <= EXACT:
         signs = 1.0 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
-    else:
-        signs = np.random.default_rng(seed).choice([-1.0, 1.0], (draws, count))
-    as_large = signs @ moved.T >= moved.sum(axis=1) - 1e-9
-    return as_large.mean(axis=0) if exact else (1 + as_large.sum(axis=0)) / (draws + 1)
+        return (signs @ moved.T >= least).mean(axis=0)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (draws, count))
+    return (1 + (signs @ moved.T >= least).sum(axis=0)) / (draws + 1)
 
 
 def holm(p: Sequence[float] | Array) -> Array:
     """p-values corrected for their number (Holm 1979, "A simple sequentially rejective multiple test procedure")."""
     values = np.asarray(p, np.float64)
     order = np.argsort(values, kind="stable")
-    steps = np.maximum.accumulate(values[order] * (len(values) - np.arange(len(values))))
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(steps, 1)
-    return adjusted
+    adjusted = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    return np.minimum(adjusted, 1)[np.argsort(order)]

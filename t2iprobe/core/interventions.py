@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -48,19 +48,6 @@ class HookContext:
 Edit = Callable[[Tensor, HookContext], Tensor]
 
 
-class Donor(Protocol):
-    """Anything activations can be read from: an ``ActivationCache``, a store on disk."""
-
-    def fetch(self, site: str, step: int, branch: Branch, rows: Sequence[int], evaluation: int = 0) -> Tensor:
-        """(row, ...) of the donor's rows, in one evaluation of a step."""
-        ...
-
-    @property
-    def rows(self) -> int:
-        """How many rows there are."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Intervention:
     """An edit with its sites and scope.
@@ -91,7 +78,7 @@ class Intervention:
 
 
 def patch(
-    donor: Donor | Mapping[int, int],
+    donor: Activations | Mapping[int, int],
     sites: Patterns,
     *,
     scope: Scope | None = None,
@@ -121,7 +108,7 @@ def ablate(
     kind: Literal["zero", "mean", "resample"] = "zero",
     scope: Scope | None = None,
     donors: Mapping[int, int] | None = None,
-    reference: Donor | None = None,
+    reference: Activations | None = None,
 ) -> Intervention:
     """Remove an activation: by zero, by a mean, or by another row's (resample ablation).
 
@@ -163,7 +150,7 @@ def steer(direction: Tensor, sites: Patterns, *, strength: float = 1.0, scope: S
 
 
 def interpolate(
-    donor: Donor | Mapping[int, int],
+    donor: Activations | Mapping[int, int],
     sites: Patterns,
     alpha: float,
     *,
@@ -227,19 +214,19 @@ def _lock_step(donors: Mapping[int, int]) -> Edit:
     return edit
 
 
-def _cached(donor: Donor, rows: Mapping[int, int] | None) -> Edit:
+def _cached(donor: Activations, rows: Mapping[int, int] | None) -> Edit:
     def edit(value: Tensor, hook: HookContext) -> Tensor:
         if rows is not None:
             wanted = [rows[row] for row in hook.rows]
         else:
             wanted = [0 if donor.rows == 1 else row for row in hook.rows]
-        found = donor.fetch(hook.site.name, hook.step, hook.branch, wanted, hook.evaluation)
-        if found.shape != value.shape:
+        patched = donor.fetch(hook.site.name, hook.step, hook.branch, wanted, hook.evaluation)
+        if patched.shape != value.shape:
             raise ShapeError(
-                f"patch at {hook.site.name}: the donor has {tuple(found.shape)}, the run {tuple(value.shape)}; "
-                "prompts must be padded to the same length and images have the same size"
+                f"patch at {hook.site.name}: the donor has {tuple(patched.shape)}, the run {tuple(value.shape)}; "
+                "prompts must be padded to the same length and images must have the same size"
             )
-        return found.to(value)
+        return patched.to(value)
 
     return edit
 
@@ -257,7 +244,7 @@ def _own_mean(value: Tensor, hook: HookContext) -> Tensor:
     return value.mean(dim=axes, keepdim=True).expand_as(value)
 
 
-def _reference_mean(reference: Donor) -> Edit:
+def _reference_mean(reference: Activations) -> Edit:
     every = _cached(reference, None)
 
     def edit(value: Tensor, hook: HookContext) -> Tensor:

@@ -243,14 +243,9 @@ class Model:
             "options": options, "latents": latents,
         }  # fmt: skip
         generation = self._made(prompts, {name: value for name, value in settings.items() if value is not None})
+        edits = edits_of(patch, interventions)
         return self.run_generation(
-            generation,
-            cache=cache,
-            interventions=edits_of(patch, interventions),
-            into=into,
-            rows=rows,
-            batch_size=batch_size,
-            on_step=on_step,
+            generation, cache=cache, interventions=edits, into=into, rows=rows, batch_size=batch_size, on_step=on_step
         )
 
     def run_generation(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -32,10 +32,9 @@ def own_noise(scheduler: Any, generators: Sequence[torch.Generator], device: tor
     Raises:
         ConfigError: a step draws from torch's global generator nevertheless.
     """
-    with ExitStack() as stack:
-        stack.enter_context(shadowed(scheduler, "step", _seeded(scheduler, generators, device)))
-        if SEED in vars(scheduler):
-            stack.enter_context(shadowed(scheduler, SEED, [one.initial_seed() for one in generators]))
+    seeds = [generator.initial_seed() for generator in generators]
+    own_path = shadowed(scheduler, SEED, seeds) if SEED in vars(scheduler) else nullcontext()
+    with own_path, shadowed(scheduler, "step", _seeded(scheduler, generators, device)):
         yield
 
 

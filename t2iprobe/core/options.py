@@ -46,7 +46,11 @@ class LoadOptions:
             device = torch.device(name)
         except RuntimeError as error:
             raise ConfigError(f"no such device: {name!r}; use cpu, cuda, cuda:<n> or mps") from error
-        _require_present(name, device)
+        count = torch.cuda.device_count()
+        if device.type == "cuda" and (device.index or 0) >= count:
+            raise ConfigError(f"{name} was requested, but torch {torch.__version__} sees {count} GPUs")
+        if device.type == "mps" and not torch.backends.mps.is_available():
+            raise ConfigError(f"{name} was requested, but this torch has no usable MPS device")
         return device
 
     def torch_dtype(self) -> torch.dtype:
@@ -61,15 +65,6 @@ class LoadOptions:
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ConfigError(f"no such dtype: {self.dtype!r}; use float32, float16 or bfloat16")
         return dtype
-
-
-def _require_present(name: str, device: torch.device) -> None:
-    import torch
-
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"{name} was requested, but torch {torch.__version__} sees {torch.cuda.device_count()} GPUs")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(f"{name} was requested, but this torch has no usable MPS device")
 
 
 @dataclass(frozen=True, slots=True)

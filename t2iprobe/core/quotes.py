@@ -135,7 +135,8 @@ def read_quotes(prompt: str) -> Quotes:
     paired = {one for first, last in pairs for one in range(first, last + 1)}
     left = [mark for number, mark in enumerate(marks) if number not in paired]
     singles = any(marks[first].single for first, _ in pairs)
-    doubtful = [mark for mark in left if not mark.single or (singles and _lone(mark))]
+    # beside single quotes, a single mark at an edge of a word (``dogs'``, ``'90s``) may be a quotation mark, too
+    doubtful = [mark for mark in left if not mark.single or (singles and (mark.opens or mark.closes))]
     proper = all(_proper(marks[first], marks[last]) for first, last in pairs)
     return Quotes(
         tuple(Quote(marks[a].begin, marks[a].end, marks[b].begin, marks[b].end) for a, b in pairs),
@@ -159,8 +160,9 @@ def _partner(marks: Sequence[_Mark], number: int) -> int | None:
     first = marks[number]
     if first.single:
         return _single_partner(marks, number)
-    rest = [later for later in range(number + 1, len(marks)) if _may_close(first, marks[later])]
-    alike = [later for later in rest if marks[later].escaped == first.escaped] or rest
+    later = range(number + 1, len(marks))
+    rest = [place for place in later if marks[place].family == first.family and marks[place].closes]
+    alike = [place for place in rest if marks[place].escaped == first.escaped] or rest
     if len(alike) > 1 and marks[alike[0]].inches and not _proper(first, marks[alike[0]]):
         return alike[1] if _proper(first, marks[alike[1]]) else alike[0]  # “a 12" record”
     return alike[0] if alike else None
@@ -173,17 +175,8 @@ def _single_partner(marks: Sequence[_Mark], number: int) -> int | None:
     return turn if turn is not None and marks[turn].closes else None
 
 
-def _may_close(first: _Mark, last: _Mark) -> bool:
-    return last.family == first.family and last.closes
-
-
 def _proper(first: _Mark, last: _Mark) -> bool:
     return last.kind in PARTNERS[first.kind] and last.escaped == first.escaped
-
-
-def _lone(mark: _Mark) -> bool:
-    """Whether a single mark is at an edge of a word: ``dogs'`` or ``'90s``, which may be a quotation mark, too."""
-    return mark.opens or mark.closes
 
 
 def texts_in_quotes(prompt: str) -> list[str]:

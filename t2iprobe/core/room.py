@@ -63,7 +63,7 @@ class Room:
             except torch.OutOfMemoryError:
                 if part.stop - first == 1:
                     raise
-            # after the error is gone, and with it what it holds in memory
+            # outside of the except clause: until it ends, the error keeps the tensors of the failed attempt alive
             for generator, state in zip(generators[part], states, strict=True):
                 generator.set_state(state)
             self.shrink(work, part.stop - first)

@@ -118,28 +118,28 @@ class TrialRunner:
         """
         listed = [source(num_steps), target(num_steps), *trials]
         chosen = list(self.search if pairs is None else pairs)
-        asks = self.open(listed, chosen)
-        self._charge(self._fresh(listed, chosen), asks)
-        by_pair = {ask.pair: ask for ask in asks}
-        for measured in self.evaluator.measure(asks, on_step=self.on_step):
-            self.memory.put(measured, by_pair[measured.pair].trials)
-            self.spend(Cost(by_pair[measured.pair].rows, measured.rows, measured.calls))
+        batches = self.open(listed, chosen)
+        self._charge(self._new(listed, chosen), batches)
+        by_pair = {batch.pair: batch for batch in batches}
+        for measured in self.evaluator.measure(batches, on_step=self.on_step):
+            batch = by_pair[measured.pair]
+            self.memory.put(measured, batch.trials)
+            self.spend(Cost(batch.rows, measured.rows, measured.calls))
             self.on_measured(measured)
         return self._scored(listed, chosen)
 
     def open(self, trials: Sequence[Trial], pairs: Sequence[int]) -> list[TrialBatch]:
         """The part of these trials whose results are not known yet."""
-        asks = []
+        batches = []
         for pair in pairs:
-            missing = tuple(trial for trial in trials if self.memory.scores(trial.label, pair) is None)
-            if missing:
+            if missing := tuple(trial for trial in trials if self.memory.scores(trial.label, pair) is None):
                 reference = source(missing[0].num_steps).label
-                asks.append(TrialBatch(pair, missing, self.memory.image(reference, pair)))
-        return asks
+                batches.append(TrialBatch(pair, missing, self.memory.image(reference, pair)))
+        return batches
 
     def spend(self, cost: Cost) -> None:
         """Charge a cost; for methods that call the denoiser themselves."""
-        self.spent = self.spent + cost
+        self.spent += cost
 
     @property
     def scale(self) -> Scale:
@@ -151,36 +151,29 @@ class TrialRunner:
         """Rows left of the budget; ``None`` without a budget."""
         return None if self.budget is None else self.budget - self.spent.rows
 
-    def _fresh(self, trials: Sequence[Trial], pairs: Sequence[int]) -> list[TrialBatch]:
-        """Trials that are new to this runner, whether the memory has them from an earlier process or not."""
-        asks = []
-        for pair in pairs:
-            new = tuple(trial for trial in trials if (trial.label, pair) not in self._asked)
-            if new:
-                asks.append(TrialBatch(pair, new))
-        return asks
+    def _new(self, trials: Sequence[Trial], pairs: Sequence[int]) -> list[TrialBatch]:
+        """Trials that are new to this runner, whether their results are known from an earlier process or not."""
+        new = {pair: tuple(trial for trial in trials if (trial.label, pair) not in self._asked) for pair in pairs}
+        return [TrialBatch(pair, listed) for pair, listed in new.items() if listed]
 
-    def _charge(self, fresh: Sequence[TrialBatch], asks: Sequence[TrialBatch]) -> None:
+    def _charge(self, new: Sequence[TrialBatch], batches: Sequence[TrialBatch]) -> None:
         """Check that the new trials are within budget, and charge known ones, so that a resumed run costs the same."""
-        if self.budget is not None and fresh:
-            self._afford(len(fresh), self.evaluator.cost(fresh))
-        if sum(len(ask.trials) for ask in fresh) > sum(len(ask.trials) for ask in asks):
-            self.spend(self.evaluator.cost(fresh) - self.evaluator.cost(asks))
-        self._asked.update((trial.label, ask.pair) for ask in fresh for trial in ask.trials)
-
-    def _afford(self, pairs: int, cost: Cost) -> None:
-        left = max(self.left or 0, 0)
-        if cost.rows > left:
-            raise BudgetError(
-                f"the next {pairs} pairs need {cost.rows:,} denoiser rows, {left:,} of the budget of "
-                f"{self.budget:,} are left; a larger budget continues from here"
-            )
+        if self.budget is not None and new:
+            rows, left = self.evaluator.cost(new).rows, max(self.budget - self.spent.rows, 0)
+            if rows > left:
+                raise BudgetError(
+                    f"the next {len(new)} pairs need {rows:,} denoiser rows, but {left:,} of the budget of "
+                    f"{self.budget:,} are left; a larger budget continues from here"
+                )
+        if sum(len(batch.trials) for batch in new) > sum(len(batch.trials) for batch in batches):
+            self.spend(self.evaluator.cost(new) - self.evaluator.cost(batches))
+        self._asked.update((trial.label, batch.pair) for batch in new for trial in batch.trials)
 
     def _scored(self, trials: Sequence[Trial], pairs: Sequence[int]) -> Scored:
         known = [[self.memory.scores(trial.label, pair) for pair in pairs] for trial in trials]
         names = self.evaluator.names
         arrays: dict[str, Scores] = {
-            name: np.array([[one[name] if one else np.nan for one in row] for row in known], np.float32)
+            name: np.array([[scores[name] if scores else np.nan for scores in row] for row in known], np.float32)
             for name in names
         }
         clusters = [cluster_of(self.pairs[pair]) for pair in pairs]

@@ -80,7 +80,9 @@ class Space:
         """The space of a model."""
         listed = range(model.layers)
         kv = tuple(model.text_sites(layer).names for layer in listed)
-        text = tuple(_text_entry(model, layer) for layer in listed)
+        # only in cross-attention is what text keys and values are computed from the encoded prompt itself
+        readers = [site for site in model.sites if site.kind == "cross_attn.text"]
+        text = tuple(tuple(site.name for site in readers if site.layer == layer) for layer in listed)
         heads = tuple(model.sites.named(names[0]).heads or 1 for names in kv)
         return cls(kv, text, heads, model.steps(num_steps))
 
@@ -110,22 +112,16 @@ class Space:
         listed = self.kv if part == "kv" else self.text
         sites = tuple(name for layer in chosen for name in listed[layer])
         if not sites:
-            raise ConfigError("injection needs layers that read the prompt's text; this family has none, use part=kv")
+            raise ConfigError("injection needs layers that read the encoded prompt; this family has none, use part=kv")
         scope = scope or Scope()
         prefix = ("into target " if direction == "into_target" else "") + ("text " if part == "text" else "")
         label = prefix + ranges(chosen) + _scoped(scope) + _at(num_steps)
         return Trial(label, sites, chosen, direction, scope, num_steps)
 
 
-def _text_entry(model: Model, layer: int) -> tuple[str, ...]:
-    """The input of :attr:`Adapter.text_kv` where it is the encoded prompt itself, that is, in cross-attention."""
-    kinds = ("cross_attn.text",)
-    return tuple(site.name for site in model.sites if site.layer == layer and site.kind in kinds)
-
-
 def ranges(numbers: Iterable[int]) -> str:
     """Sorted numbers as ``3+5-8``; runs of three or more are abbreviated."""
-    # consecutive numbers less their positions are all the same
+    # within a run of consecutive numbers, a number less its position is constant
     runs = [
         [number for _, number in run]
         for _, run in itertools.groupby(enumerate(sorted(set(numbers))), lambda item: item[1] - item[0])

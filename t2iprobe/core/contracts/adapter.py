@@ -155,7 +155,9 @@ class Adapter(ABC):
             return (Branch.UNCOND, Branch.COND)
         if ratio == 1:
             return (Branch.COND,)
-        raise HookError(f"{self.name}: a denoiser call carries {ratio} times the rows asked for; 1 or 2 is known")
+        raise HookError(
+            f"{self.name}: a denoiser call has {ratio} times the requested rows; only 1 and 2 are supported"
+        )
 
     def starting(self, pipeline: Pipeline, latents: Tensor) -> dict[str, Any]:
         """Arguments of the pipeline call to start from ``latents``, (row, channel, y, x), instead of noise.

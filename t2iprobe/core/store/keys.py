@@ -56,7 +56,7 @@ def open_root(where: Where, *, write: bool = False) -> zarr.Group:
 
 
 def _near(where: Where) -> str:
-    """Folders beside it that are called much the same, where there is none of that name."""
+    """Folders beside it with similar names, if there is none of this name."""
     path = Path(str(where))
     if isinstance(where, Store) or "://" in str(where) or path.exists() or not path.parent.is_dir():
         return ""

@@ -16,7 +16,7 @@ from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.store import keys, regions
 from t2iprobe.core.store.layout import ACTIVATIONS, COMMITTED, LABELS, Layout, array_name, node
 
-#: how xarray learns that the labels of rows are no data
+#: the attribute by which xarray takes the labels of rows for coordinates
 COORDINATES = "prompt seed"
 
 Labels = dict[str, dict[str, Buffer]]

@@ -25,6 +25,8 @@ from t2iprobe.core.store.layout import array_name, node
 class ActivationStore(Activations):
     """Activations of a captured run, read as described in :class:`~t2iprobe.core.cache.Activations`.
 
+    ``rows``, ``prompts`` and ``seeds`` are those of the generation, ``layout`` is all that was to be captured.
+
     Args:
         where: run folder, ``.zarr`` folder, URL that fsspec knows, or a Zarr store object.
         run: name of the captured run, if there are several.
@@ -38,7 +40,7 @@ class ActivationStore(Activations):
         self.run = _chosen(runs(root), run, root)
         captured = Captured.read(root, self.run)
         self.layout, self._group, self._committed = captured.layout, captured.group, captured.committed
-        self.rows = self.layout.rows
+        self.rows, self.prompts, self.seeds = self.layout.rows, self.layout.prompts, self.layout.seeds
         self._entries = {entry.name: entry for entry in self.layout.entries}
         self._position = {step: index for index, step in enumerate(self.layout.steps)}
         self._arrays: dict[str, zarr.Array[Any] | None] = {}
@@ -49,18 +51,8 @@ class ActivationStore(Activations):
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Names of the sites held, in forward order."""
+        """Names of the sites, in forward order."""
         return tuple(self._entries)
-
-    @property
-    def prompts(self) -> tuple[str, ...]:
-        """The prompt of each row."""
-        return self.layout.prompts
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seed of each row."""
-        return self.layout.seeds
 
     @property
     def missing(self) -> tuple[int, ...]:
@@ -113,8 +105,12 @@ class ActivationStore(Activations):
     def evaluations(self, site: str) -> tuple[tuple[int, int], ...]:
         """See :class:`~t2iprobe.core.cache.Activations`."""
         branches = self.branches(site)
-        every = [(step, evaluation) for step in self.steps(site) for evaluation in range(self._most(site))]
-        return tuple(one for one in every if any(self._holds(site, one[0], branch, one[1]) for branch in branches))
+        return tuple(
+            (step, evaluation)
+            for step in self.steps(site)
+            for evaluation in range(self._most(site))
+            if any(self.holds(Key(site, step, branch, evaluation)) for branch in branches)
+        )
 
     def branches(self, site: str) -> tuple[Branch, ...]:
         """See :class:`~t2iprobe.core.cache.Activations`."""
@@ -122,16 +118,13 @@ class ActivationStore(Activations):
 
     def holds(self, key: Key) -> bool:
         """See :class:`~t2iprobe.core.cache.Activations`."""
-        return self._holds(*key)
-
-    def _holds(self, site: str, step: int, branch: Branch, evaluation: int) -> bool:
-        entry, array = self._entries.get(site), self._array(site, branch, evaluation)
+        entry, array = self._entries.get(key.site), self._array(key.site, key.branch, key.evaluation)
         if entry is None or array is None:
             return False
         if entry.static:
             return True  # the same at every step and evaluation
-        held: Any = array.attrs.get("steps", self.layout.steps)
-        return step in self._position and step in held
+        steps: Any = array.attrs.get("steps", self.layout.steps)
+        return key.step in self._position and key.step in steps
 
     def _most(self, site: str) -> int:
         """Largest number of evaluations kept per step; 1 for a site that is the same at every step."""
@@ -148,7 +141,7 @@ class ActivationStore(Activations):
 
     def _find(self, site: str, steps: Sequence[int], branch: Branch, evaluation: int) -> zarr.Array[Any]:
         array = self._array(site, branch, evaluation)
-        absent = [step for step in steps if not self._holds(site, step, branch, evaluation)]
+        absent = [step for step in steps if not self.holds(Key(site, step, branch, evaluation))]
         if array is None or absent:
             held = f"steps {_listed(self.layout.steps)}" if site in self._entries else f"sites {_listed(self.sites)}"
             when = f"step {absent[0]}" + (f", evaluation {evaluation + 1}" if evaluation else "")

@@ -27,23 +27,21 @@ def read(array: zarr.Array[Any], *axes: Index) -> NDArray[Any]:
     try:
         found: NDArray[Any] = np.asarray(array.oindex[selection])
     except Exception as error:  # a codec may raise anything on invalid bytes
-        damaged = next(damages(array, axes), None)
-        if damaged is None:
-            raise
-        raise DamagedError(_message(array, *damaged)) from error
+        _check(array, axes, error)
+        raise
     if _maybe_absent(found, array.fill_value):
-        damaged = next(damages(array, axes), None)
-        if damaged is not None:
-            raise DamagedError(_message(array, *damaged))
+        _check(array, axes)
     return found
 
 
-def damages(array: zarr.Array[Any], axes: Sequence[Index]) -> Iterator[tuple[str, str]]:
-    """Key and reason for every damaged or missing chunk among those that ``axes`` need."""
+def _check(array: zarr.Array[Any], axes: Sequence[Index], cause: Exception | None = None) -> None:
+    """Raise an error for the first damaged or missing chunk among those that ``axes`` need."""
     for key, region in chunks(array, axes):
-        reason = damage(array, key, region)
-        if reason is not None:
-            yield key, reason
+        if (reason := damage(array, key, region)) is not None:
+            name = keys.name_of(array.store)
+            raise DamagedError(
+                f"chunk {key} of {name} is damaged: {reason}; capture it again or restore a copy"
+            ) from cause
 
 
 def damage(array: zarr.Array[Any], key: str, region: Region) -> str | None:
@@ -77,10 +75,6 @@ def _as_slice(axis: Index) -> slice | list[int]:
 
 
 def _maybe_absent(found: NDArray[Any], fill: Any) -> bool:
-    """Whether some values equal the fill value, which also stands for missing chunks: Zarr does not tell."""
+    """Whether some values equal the fill value, which Zarr also returns for missing chunks."""
     same = np.isnan(found) if isinstance(fill, float | np.floating) and np.isnan(fill) else found == fill
     return bool(np.any(same))
-
-
-def _message(array: zarr.Array[Any], key: str, reason: str) -> str:
-    return f"chunk {key} of {keys.name_of(array.store)} is damaged: {reason}; capture it again or restore a copy"

@@ -1,7 +1,7 @@
-"""Writes activations as they arrive: :class:`ActivationWriter`, into which a run streams.
+"""Writes activations while a run computes them: :class:`ActivationWriter`.
 
-Background threads pack and write; what waits for it and what is being put together is bounded, whatever the number
-of steps and sites. A unit (one batch of rows) counts only once its mark is written, which happens last.
+Background threads compress and write; the memory for waiting values and incomplete shards is bounded, whatever the
+number of steps and sites. A unit (one batch of rows) counts only once its mark is written, which happens last.
 """
 
 from __future__ import annotations
@@ -70,10 +70,11 @@ class ActivationWriter:
         where: the store; created if it does not exist.
         run: name of the run in it.
         layout: contents of the run. An existing run is continued with its own batch and codec.
-        memory: most bytes held: a quarter waiting, a quarter kept for what comes next, half put together to shards.
+        memory: most bytes in use: a quarter for waiting values, a quarter for reusable buffers, half for shards that
+            are being assembled.
 
     Raises:
-        RunExistsError: the store has a run of this name with other contents; the message says which.
+        RunExistsError: the store has a run of this name with other contents, which the message names.
         StoreError: the store cannot be written.
     """
 
@@ -194,7 +195,7 @@ class ActivationWriter:
             self._write(target, items[0].position, items)
 
     def _together(self, target: _Target, item: _Item) -> list[_Item]:
-        """The items of one shard, once ``item`` completes it."""
+        """All items of a shard, once ``item`` completes it."""
         if target.steps == 1:
             return [item]
         begin = item.position - item.position % target.steps
@@ -256,16 +257,17 @@ class ActivationWriter:
         return _Target(found, a_shard, entry.static, np.zeros((steps, layout.batch), np.bool_))
 
     def _check(self, array: zarr.Array[Any], value: NDArray[Any], dtype: str, path: str) -> None:
-        """Check that the values have the same dtype and shape as earlier ones."""
+        """Check that new values have the dtype and shape of earlier ones."""
         axes = len(value.shape) - 1
         old = (array.attrs["dtype"], array.shape[len(array.shape) - axes :])
         if old != (dtype, value.shape[1:]):
-            raise RunExistsError(f"{path} in {self._name} holds rows of {old}, now come {(dtype, value.shape[1:])}")
+            new = (dtype, value.shape[1:])
+            raise RunExistsError(f"{path} in {self._name} has rows of dtype and shape {old}, the new ones have {new}")
 
     # the main thread
 
     def _finish(self) -> None:
-        """Write what is left of the unit, and check that it is complete."""
+        """Write the incomplete shards of the unit, and check that the unit is complete."""
         for (path, *_), part in self._parts.items():
             target = self._targets[path]
             for item in _in_order(part):
