@@ -191,40 +191,13 @@ def sides(scale: float) -> int:
     return 1 if scale == 1 else 2
 
 
-@dataclass(frozen=True)
-class ModelDenoiser:
-    """A pipeline's model with a prompt, as a function of state and timestep.
-
-    The state keeps its dtype; only the model's input is in the dtype of the model. A learned variance (the second
-    half of the channels) is dropped. Gradients flow where torch allows them.
-
-    Args:
-        model: the model.
-        conditioning: from its :meth:`Adapter.encode_prompts`, one row for each row of the state.
-        on_rows: called with the number of rows of every call.
-    """
-
-    model: Model
-    conditioning: Conditioning
-    on_rows: Callable[[int], None]
-
-    def __call__(self, x: Tensor, timestep: float, /) -> Tensor:
-        """See :class:`~t2iprobe.core.contracts.inverter.Denoiser`."""
-        self.on_rows(len(x))
-        weights = next(self.model.denoiser.parameters())
-        times = torch.full((len(x),), timestep, device=weights.device)
-        output = self.model.adapter.predict(self.model.pipeline, x.to(weights), times, self.conditioning)
-        return output[:, : x.shape[1]].to(x)
-
-    def with_tokens(self, tokens: Tensor) -> ModelDenoiser:
-        """The same denoiser with other text embeddings, (row, token, channel)."""
-        return replace(self, conditioning=replace(self.conditioning, tokens=tokens))
-
-
 def model_denoiser(
     model: Model, prompts: Sequence[str], guidance: float = 1.0, on_rows: Callable[[int], None] = lambda rows: None
 ) -> Guided:
     """A model with its prompts as a denoiser.
+
+    The state keeps its dtype; only the model's input is in the dtype of the model. A learned variance (the second
+    half of the channels) is dropped. Gradients flow where torch allows them.
 
     Args:
         model: a model of any family.
@@ -232,12 +205,23 @@ def model_denoiser(
         guidance: guidance scale; 1 means none.
         on_rows: called with the number of rows of every call of the model.
     """
+
+    def denoiser(conditioning: Conditioning) -> Denoiser:
+        def call(x: Tensor, timestep: float) -> Tensor:
+            on_rows(len(x))
+            weights = next(model.denoiser.parameters())
+            times = torch.full((len(x),), timestep, device=weights.device)
+            return model.adapter.predict(model.pipeline, x.to(weights), times, conditioning)[:, : x.shape[1]].to(x)
+
+        return call
+
+    def with_null(null: Tensor) -> Denoiser:
+        return denoiser(replace(uncond, tokens=null))
+
+    texts = list(prompts), [""] * len(prompts)
     with torch.no_grad():
-        cond, uncond = (
-            ModelDenoiser(model, model.adapter.encode_prompts(model.pipeline, texts), on_rows)
-            for texts in (list(prompts), [""] * len(prompts))
-        )
-    return Guided(cond, uncond, guidance, None, uncond.with_tokens, uncond.conditioning.tokens)
+        cond, uncond = (model.adapter.encode_prompts(model.pipeline, side) for side in texts)
+    return Guided(denoiser(cond), denoiser(uncond), guidance, None, with_null, uncond.tokens)
 
 
 def inverted_pictures(

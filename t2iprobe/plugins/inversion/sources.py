@@ -25,13 +25,11 @@ class Source:
         prompts: one prompt per row.
         seeds: seeds of the noise, one per row.
         pictures: (row, y, x, 3), the given pictures; ``None`` if they are made from the prompts.
-        names: names of the given pictures.
     """
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     pictures: Pixels | None = None
-    names: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str | None:
@@ -47,7 +45,7 @@ def repeated(prompts: Sequence[str], rows: int, seed: int) -> Source:
     """
     if not prompts:
         raise ConfigError("an inversion needs prompts, found none")
-    return Source(tuple(prompts[row % len(prompts)] for row in range(rows)), tuple(seed + row for row in range(rows)))
+    return Source(tuple(prompts[row % len(prompts)] for row in range(rows)), tuple(range(seed, seed + rows)))
 
 
 def folder(path: Path, size: tuple[int, int], prompts: Sequence[str], seed: int, *, fit: bool = False) -> Source:
@@ -73,10 +71,8 @@ def folder(path: Path, size: tuple[int, int], prompts: Sequence[str], seed: int,
     if len(texts) not in (1, len(files)):
         raise ConfigError(f"{path} has {len(files)} pictures for {len(texts)} prompts; give one for all, or one each")
     pictures = np.stack([_read(file, size, fit) for file in files])
-    listed = texts * len(files) if len(texts) == 1 else texts
-    return Source(
-        tuple(listed), tuple(seed + row for row in range(len(files))), pictures, tuple(file.name for file in files)
-    )
+    each = texts * len(files) if len(texts) == 1 else texts
+    return Source(tuple(each), tuple(range(seed, seed + len(files))), pictures)
 
 
 def _read(file: Path, size: tuple[int, int], fit: bool) -> Pixels:
