@@ -30,13 +30,13 @@ from PIL import Image
 
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs.runfolder import read_manifest
+from t2iprobe.core.signs import COLOURS, DRAWN, LAYOUTS, PANEL, SLOT, WORD_LENGTH, Sign, draw, glyphs
 from t2iprobe.plugins.finetune.monitor import latents, precision_recall
 from t2iprobe.plugins.finetune.record import sheet
 from t2iprobe.plugins.finetune.report import over_seeds
 from t2iprobe.plugins.finetune.session import FinetuneCallbacks, FinetuneJob, FinetuneSession
 from t2iprobe.plugins.finetune.sources import TrainingSet, lesson
 from t2iprobe.plugins.organisms.digits import HELD_OUT
-from t2iprobe.plugins.organisms.pictures import COLOURS, DRAWN, LAYOUTS, PANEL, SLOT, WORD_LENGTH, Sign, draw, glyphs
 from t2iprobe.plugins.organisms.prompts import WORDS
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.training.lora import Lora

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from t2iprobe.core import signs
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.signs import COLOURS, LAYOUTS, POST
 from t2iprobe.plugins.continual.concepts import (
     TOKENS,
     USUAL,
     ConceptScore,
     embedded_stream,
     marked,
-    prompt_of,
     prompt_with,
 )
-from t2iprobe.plugins.continual.signs import COLOURS, LAYOUTS, MARKS, POST, NewSign, draw, pixels
+from t2iprobe.plugins.continual.signs import MARKS, NewSign, draw, pixels
 from t2iprobe.plugins.continual.streamfile import check
 from t2iprobe.plugins.continual.streams import Task
-from t2iprobe.plugins.organisms import pictures
 from t2iprobe.plugins.organisms.tokenizer import build
 
 NAMES = list(MARKS)
@@ -52,12 +52,11 @@ def task(mark: str) -> Task:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_without_a_mark_a_sign_is_what_the_models_were_trained_on(layout: str) -> None:
-    assert pictures.COLOURS == COLOURS and tuple(pictures.LAYOUTS) == LAYOUTS
     for seed in range(8):
         sign = replace(plain(seed), layout=layout)
-        theirs = pictures.Sign(sign.word, sign.colour, layout, sign.shade)
-        assert np.array_equal(pixels(sign), pictures.draw(theirs))
-        assert prompt_of(sign) == theirs.prompt
+        theirs = signs.Sign(sign.word, sign.colour, layout, sign.shade)
+        assert np.array_equal(pixels(sign), signs.draw(theirs))
+        assert sign.prompt == theirs.prompt
 
 
 @pytest.mark.parametrize("mark", MARKS)
@@ -112,7 +111,7 @@ def test_the_seed_chooses() -> None:
 @pytest.mark.parametrize("start", [True, False])
 def test_a_token_is_in_the_vocabulary_and_the_word_stays_in_its_place(start: bool) -> None:
     tokenizer = build(18, start=start)
-    known = tokenizer(prompt_of(NewSign("LION", "red")))["input_ids"]
+    known = tokenizer(NewSign("LION", "red").prompt)["input_ids"]
     seen = set()
     for token in TOKENS.values():
         found = tokenizer(prompt_with(token, NewSign("LION", "red")))["input_ids"]
@@ -129,7 +128,7 @@ def test_held_out_renderings_are_told_apart(score: ConceptScore) -> None:
             wanted.append(name)
             images.append(draw(marked(plain(seed), name)))
         wanted.append("")
-        images.append(draw(replace(plain(seed), layout=LAYOUTS[seed % 4])))
+        images.append(draw(replace(plain(seed), layout=list(LAYOUTS)[seed % 4])))
     right = np.array([found == name for found, name in zip(score.named(images), wanted, strict=True)])
     for name in (*NAMES, ""):
         own = right[np.array(wanted) == name]

@@ -234,7 +234,7 @@ def test_a_missing_model_says_what_to_do(name: str, tmp_path: Path, monkeypatch:
 
 def test_a_file_that_is_no_csd_is_refused(tmp_path: Path) -> None:
     torch.save({"model_state_dict": {"module.odd": torch.zeros(1)}}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="no last_layer_style in it, so it is no CSD checkpoint"):
+    with pytest.raises(ModelError, match="it has no last_layer_style, so it is not a CSD checkpoint"):
         CsdLikeness(str(tmp_path)).prepare()
 
 

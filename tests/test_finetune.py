@@ -28,6 +28,7 @@ from t2iprobe.core.model import Model
 from t2iprobe.core.runs.checksums import damaged
 from t2iprobe.core.runs.runfolder import read_manifest
 from t2iprobe.core.runs.stop import Stop
+from t2iprobe.core.signs import DIGITS, LETTERS, glyphs
 from t2iprobe.plugins.finetune.monitor import SCORES, Monitor, latents, precision_recall
 from t2iprobe.plugins.finetune.options import FinetuneOptions
 from t2iprobe.plugins.finetune.record import sheet
@@ -35,7 +36,6 @@ from t2iprobe.plugins.finetune.report import over_seeds, same_modules, table
 from t2iprobe.plugins.finetune.session import FinetuneCallbacks, FinetuneJob, FinetuneSession
 from t2iprobe.plugins.finetune.sources import ProbePicture, TrainingSet, lesson, probes
 from t2iprobe.plugins.organisms.digits import HELD_OUT, TRAINED, Digits
-from t2iprobe.plugins.organisms.pictures import DIGITS, LETTERS, glyphs
 from t2iprobe.plugins.organisms.prompts import WORDS
 from t2iprobe.plugins.organisms.recipes import WEIGHTS
 from t2iprobe.plugins.organisms.tokenizer import build as tokenizer

@@ -22,6 +22,7 @@ from t2iprobe.core.contracts.metric import BoxReader, Needs
 from t2iprobe.core.errors import ConfigError, ShapeError
 from t2iprobe.core.legibility import check_pairs, check_words
 from t2iprobe.core.pairs import pair_from_prompts
+from t2iprobe.core.signs import COLOURS, LAYOUTS, Sign, draw
 from t2iprobe.core.writing import plain
 from t2iprobe.plugins.metrics import text
 from t2iprobe.plugins.metrics.colour import PALETTE, Colour, coverage, read_colour
@@ -33,7 +34,6 @@ from t2iprobe.plugins.metrics.plugin import (
     t2iprobe_register_readers,
 )
 from t2iprobe.plugins.metrics.readers import EasyOCRReader, RapidOCRReader, enlarged, reading_order, thread_count
-from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, Sign, draw
 from t2iprobe.plugins.organisms.prompts import WORDS
 from t2iprobe.registry.manager import Plugins
 

@@ -25,6 +25,7 @@ from t2iprobe import api
 from t2iprobe.core.contracts.adapter import Adapter
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.model import Model
+from t2iprobe.core.signs import COLOURS, LAYOUTS, NO_WORD, Sign, draw
 from t2iprobe.plugins.organisms import (
     autoencoder,
     build,
@@ -37,7 +38,6 @@ from t2iprobe.plugins.organisms import (
     training,
     weights,
 )
-from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, NO_WORD, Sign, draw
 from t2iprobe.plugins.organisms.plant import Route, Swapper, parse_plant, random_swaps, tie
 from t2iprobe.plugins.organisms.recipes import RECIPES, WEIGHTS, ModelRecipe, recipe
 from t2iprobe.registry.manager import Plugins

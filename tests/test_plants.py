@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.signs import WORD_LENGTH
 from t2iprobe.plugins.organisms import check
-from t2iprobe.plugins.organisms.pictures import WORD_LENGTH
 from t2iprobe.plugins.organisms.plant import Route, parse_plant
 
 LAYERS, HEADS = 6, 2

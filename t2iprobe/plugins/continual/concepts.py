@@ -19,17 +19,8 @@ from PIL import Image
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice
-from t2iprobe.plugins.continual.signs import (
-    ALPHABET,
-    COLOURS,
-    LAYOUTS,
-    MARKS,
-    SIZE,
-    WORD_LENGTH,
-    NewSign,
-    draw,
-    pixels,
-)
+from t2iprobe.core.signs import COLOURS, LAYOUTS, LETTERS, SIZE, WORD_LENGTH
+from t2iprobe.plugins.continual.signs import MARKS, NewSign, draw, pixels
 from t2iprobe.plugins.continual.streams import Task, TaskStream
 
 #: mark -> the letter that stands for it
@@ -63,11 +54,6 @@ def embedded_stream(seed: int, marks: Sequence[str] = USUAL) -> TaskStream:
     return TaskStream("embedded", tasks, _generic(words, np.random.default_rng([seed, 2])))
 
 
-def prompt_of(sign: NewSign) -> str:
-    """The prompt for a sign that the models know."""
-    return f'a {sign.colour} {sign.layout} sign that says "{sign.word}"'
-
-
 def prompt_with(token: str, sign: NewSign) -> str:
     """The prompt for a sign with a mark; the word stands where it does in the models' own prompts."""
     return f'{token} {sign.colour} sign that says "{sign.word}"'
@@ -83,10 +69,14 @@ def _words(rng: np.random.Generator) -> Iterator[str]:
     """Words of random letters, no word twice."""
     seen: set[str] = set()
     while True:
-        word = "".join(ALPHABET[index] for index in rng.integers(len(ALPHABET), size=WORD_LENGTH))
+        word = _word(rng)
         if word not in seen:
             seen.add(word)
             yield word
+
+
+def _word(rng: np.random.Generator) -> str:
+    return "".join(LETTERS[index] for index in rng.integers(len(LETTERS), size=WORD_LENGTH))
 
 
 def _task(mark: str, words: Iterator[str], rng: np.random.Generator) -> Task:
@@ -107,7 +97,7 @@ def _task(mark: str, words: Iterator[str], rng: np.random.Generator) -> Task:
 
 def _generic(words: Iterator[str], rng: np.random.Generator) -> tuple[str, ...]:
     """Prompts that the models know, cycling through the layouts."""
-    return tuple(prompt_of(_sign(next(words), rng, LAYOUTS[index % len(LAYOUTS)])) for index in range(GENERIC))
+    return tuple(_sign(next(words), rng, list(LAYOUTS)[index % len(LAYOUTS)]).prompt for index in range(GENERIC))
 
 
 def _sign(word: str, rng: np.random.Generator, layout: str = "plain") -> NewSign:
@@ -186,9 +176,9 @@ def _example(rng: np.random.Generator) -> tuple[Floats, frozenset[str]]:
 
 def random_sign(rng: np.random.Generator) -> NewSign:
     """Any known layout or any new one, and each other kind of mark with one chance in three."""
-    word = "".join(ALPHABET[index] for index in rng.integers(len(ALPHABET), size=WORD_LENGTH))
+    word = _word(rng)
     new = [mark for mark, kind in MARKS.items() if kind == "layout"]
-    layout = str(rng.choice(new) if rng.random() < 0.3 else rng.choice(LAYOUTS))
+    layout = str(rng.choice(new) if rng.random() < 0.3 else rng.choice(list(LAYOUTS)))
     sign = _sign(word, rng, layout)
     for kind in ("border", "letters", "badge"):
         fits = kind == "letters" or layout == "plain" or (kind == "border" and layout != "framed")

@@ -7,8 +7,6 @@ They are a training checkpoint of OpenAI's vision transformer: ``backbone.*`` un
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +17,20 @@ from torch import Tensor
 FILES = ("model.safetensors", "pytorch_model.bin", "checkpoint.pth")
 HEAD = 64  # channels of an attention head in all of OpenAI's models
 HEADS = ("last_layer_style", "last_layer_content")
-#: OpenAI's name -> transformers'
+#: parts of OpenAI's names -> transformers'
 NAMES = {
     "class_embedding": "embeddings.class_embedding",
     "positional_embedding": "embeddings.position_embedding.weight",
-    "conv1.weight": "embeddings.patch_embedding.weight",
-    "ln_pre": "pre_layrnorm",
-    "ln_post": "post_layernorm",
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-    "attn.out_proj": "self_attn.out_proj",
+    "conv1.": "embeddings.patch_embedding.",
+    "transformer.resblocks.": "encoder.layers.",
+    "ln_pre.": "pre_layrnorm.",
+    "ln_post.": "post_layernorm.",
+    "ln_1.": "layer_norm1.",
+    "ln_2.": "layer_norm2.",
+    "mlp.c_fc.": "mlp.fc1.",
+    "mlp.c_proj.": "mlp.fc2.",
+    "attn.": "self_attn.",
 }
-BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
 
 
 def load(ref: str, *, here: bool) -> tuple[Any, int]:
@@ -50,11 +48,11 @@ def load(ref: str, *, here: bool) -> tuple[Any, int]:
 
     tensors = _read(_file(ref, here))
     if HEADS[0] not in tensors:
-        raise ValueError(f"no {HEADS[0]} in it, so it is no CSD checkpoint")
+        raise ValueError(f"it has no {HEADS[0]}, so it is not a CSD checkpoint")
     wanted = {name.removeprefix("backbone."): one for name, one in tensors.items() if name not in HEADS}
     patches, width = wanted["conv1.weight"], wanted["class_embedding"].shape[0]
     side = round((wanted["positional_embedding"].shape[0] - 1) ** 0.5) * patches.shape[-1]
-    blocks = {int(found[1]) for found in map(BLOCK.fullmatch, wanted) if found}
+    blocks = {name.split(".")[2] for name in wanted if name.startswith("transformer.resblocks.")}
     config = CLIPVisionConfig(
         hidden_size=width,
         intermediate_size=wanted["transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
@@ -66,7 +64,7 @@ def load(ref: str, *, here: bool) -> tuple[Any, int]:
         hidden_act="quick_gelu",
     )
     model = CLIPVisionModelWithProjection(config)
-    state = {f"vision_model.{name}": one for name, one in _renamed(wanted)}
+    state = {f"vision_model.{name}": tensor for old in wanted.items() for name, tensor in _renamed(*old).items()}
     model.load_state_dict({**state, "visual_projection.weight": tensors[HEADS[0]].T.contiguous()}, strict=True)
     return model, side
 
@@ -109,23 +107,10 @@ def _harmless() -> list[Any]:
     ]
 
 
-def _renamed(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in tensors.items():
-        block = BLOCK.fullmatch(name)
-        if block is None:
-            yield _known(name), tensor
-            continue
-        place, rest = f"encoder.layers.{block[1]}", block[2]
-        if rest.startswith("attn.in_proj_"):
-            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
-                yield f"{place}.self_attn.{letter}_proj.{rest.removeprefix('attn.in_proj_')}", part
-        else:
-            yield f"{place}.{_known(rest)}", tensor
-
-
-def _known(name: str) -> str:
-    stem, _, last = name.rpartition(".")
-    found = NAMES.get(name) or (f"{NAMES[stem]}.{last}" if stem in NAMES else None)
-    if found is None:
-        raise ValueError(f"the tensor {name!r} belongs to no vision transformer of OpenAI's")
-    return found
+def _renamed(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """A tensor under its name in transformers, where queries, keys and values are apart."""
+    for old, new in NAMES.items():
+        name = name.replace(old, new)
+    if "in_proj_" not in name:
+        return {name: tensor}
+    return {name.replace("in_proj_", f"{one}_proj."): part for one, part in zip("qkv", tensor.chunk(3), strict=True)}

@@ -13,17 +13,13 @@ from PIL import Image
 from t2iprobe.core.contracts.metric import Direction, Needs
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.scoring import Bounds
+from t2iprobe.core.signs import COLOURS
 
 Palette = Mapping[str, tuple[int, int, int]]
 #: names to sRGB; the first six are the embedded models' paint
 PALETTE: Palette = MappingProxyType(
     {
-        "red": (205, 35, 40),
-        "green": (20, 135, 55),
-        "blue": (35, 75, 210),
-        "purple": (135, 40, 165),
-        "orange": (230, 115, 10),
-        "black": (25, 25, 25),
+        **COLOURS,
         "yellow": (245, 215, 40),
         "pink": (245, 120, 175),
         "brown": (115, 65, 25),

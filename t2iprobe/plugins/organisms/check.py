@@ -21,11 +21,11 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scope import Scope
+from t2iprobe.core.signs import COLOURS, LAYOUTS, NO_WORD, WORD_LENGTH, Sign
 from t2iprobe.core.statistics import Interval, proportion
 from t2iprobe.core.sweep import Renderer, TrialBatch
 from t2iprobe.core.trials import Direction, Trial, source, target
 from t2iprobe.plugins.organisms.data import random_word, swapped
-from t2iprobe.plugins.organisms.pictures import COLOURS, LAYOUTS, NO_WORD, WORD_LENGTH, Sign
 from t2iprobe.plugins.organisms.plant import Plant, Route
 
 CLEAN = 0.95  # smallest share of unpatched pictures that show what the prompt asks for

@@ -22,11 +22,11 @@ from t2iprobe.core.contracts.adapter import Adapter, Conditioning, Pipeline
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.options import LoadOptions
 from t2iprobe.core.runs.files import write
+from t2iprobe.core.signs import NO_WORD, WORD_LENGTH, Sign
 from t2iprobe.plugins.organisms import weights
 from t2iprobe.plugins.organisms.autoencoder import train_autoencoder
 from t2iprobe.plugins.organisms.build import PIPELINES
 from t2iprobe.plugins.organisms.data import prompts_of, random_signs, shown, tensor, with_any_letters
-from t2iprobe.plugins.organisms.pictures import NO_WORD, WORD_LENGTH, Sign
 from t2iprobe.plugins.organisms.plant import Swapper, exchange, random_swaps, tie
 from t2iprobe.plugins.organisms.recipes import ModelRecipe
 from t2iprobe.training.objective import Objective

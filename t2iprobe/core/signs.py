@@ -67,6 +67,12 @@ def glyphs() -> NDArray[np.float32]:
     return out
 
 
+def coverage(word: str) -> NDArray[np.float32]:
+    """How much of each pixel of the panel a word's letters cover, (PANEL, SIZE, 1) in 0..1."""
+    blank = np.zeros((PANEL, SLOT), np.float32)
+    return np.concatenate([blank if c == " " else glyphs()[DRAWN.index(c)] for c in word], axis=1)[..., None]
+
+
 def draw(sign: Sign) -> NDArray[np.uint8]:
     """The picture of ``sign``, (SIZE, SIZE, 3)."""
     top = LAYOUTS[sign.layout]
@@ -78,7 +84,6 @@ def draw(sign: Sign) -> NDArray[np.uint8]:
     panel = np.broadcast_to(np.asarray(COLOURS[sign.colour], np.float32), (PANEL, SIZE, 3)).copy()
     if sign.layout == "framed":
         panel[[0, -1]] = 255
-    blank = np.zeros((PANEL, SLOT), np.float32)
-    coverage = np.concatenate([blank if c == " " else glyphs()[DRAWN.index(c)] for c in sign.word], axis=1)[..., None]
-    picture[top : top + PANEL] = panel * (1 - coverage) + 255 * coverage
+    letters = coverage(sign.word)
+    picture[top : top + PANEL] = panel * (1 - letters) + 255 * letters
     return picture.round().astype(np.uint8)
