@@ -131,9 +131,9 @@ class ResultGrid:
         path = f"{kind}/{name}"
         return np.asarray(read(member(self.group, path), slice(None)), np.float32) if path in self.group else None
 
-    def names(self, kind: str = "scores") -> list[str]:
+    def names(self) -> list[str]:
         """Names of the scores that there are."""
-        found: Any = self.group.get(kind)
+        found: Any = self.group.get("scores")
         return sorted(found.array_keys()) if found is not None else []
 
     def scored(self, name: str, kind: str = "scores") -> Array:

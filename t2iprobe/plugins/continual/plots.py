@@ -5,7 +5,6 @@ Each function takes plain numbers and returns a matplotlib figure without a wind
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -139,17 +138,16 @@ def opposed(methods: Mapping[str, Mapping[int, Sequence[float]]], null: Mapping[
 
 def image(figure: Figure) -> Image.Image:
     """The figure as a raster image."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, facecolor=PAPER)
-    with Image.open(buffer) as found:
-        return found.convert("RGB")
+    canvas: Any = figure.canvas
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=DPI, facecolor=PAPER)
     FigureCanvasAgg(figure)
     return figure
 

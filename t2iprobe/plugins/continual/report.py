@@ -21,6 +21,7 @@ from t2iprobe.plugins.continual.results import Results, Series, Spread
 from t2iprobe.plugins.continual.weights import Weights, null_curves, weights_of
 from t2iprobe.plugins.continual.weights_analysis import null_ratio, opposed_curve
 from t2iprobe.report.figures import cell_for, grid
+from t2iprobe.report.page import page_of
 from t2iprobe.report.sections import Cell, Page, ReportTable, Section
 
 REPORT = "report.html"
@@ -106,23 +107,17 @@ def _known(values: Mapping[str, Values]) -> list[str]:
 
 
 def _page(results: Results, parts: Sequence[Section]) -> Page:
-    manifest, settings = results.manifest, results.manifest["settings"]
-    facts = {name: manifest.get(name) for name in ("started", "ended", "device", "adapter")}
-    facts |= {"weights": settings["weights"], "dtype": settings["dtype"], **manifest.get("versions", {})}
+    settings = results.manifest["settings"]
+    subject = f"{len(results.tasks)} tasks of {settings['stream']['name']}"
+    command = f"t2iprobe continual analyze {shlex.quote(str(results.folder))}"
+    page = page_of(results.manifest, subject, _sentence(results), parts, command)
     cost = {
         "steps per task": f"{settings['recipe']['steps']:,}",
         "modules that learn": f"{settings['targets']['modules']:,} ({settings['targets']['scope']})",
         "orders": ", ".join(map(str, settings["orders"])),
         "seeds": ", ".join(map(str, settings["seeds"])),
     }
-    return Page(
-        f"{manifest['model']}: {len(results.tasks)} tasks of {settings['stream']['name']}",
-        _sentence(results),
-        parts,
-        f"t2iprobe continual analyze {shlex.quote(str(results.folder))}",
-        cost,
-        {name: str(value) for name, value in facts.items() if value},
-    )
+    return replace(page, cost={**cost, **page.cost})
 
 
 def _sentence(results: Results) -> str:

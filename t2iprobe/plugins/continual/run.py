@@ -185,15 +185,7 @@ class ContinualRun:
 
         facts = {**self._facts, "adapter": self._facts["decides"]["adapter"], "arms": [one.label for one in self.arms]}
         run = RunDefinition(
-            "continual",
-            self.settings,
-            work,
-            facts,
-            self.arguments,
-            self.versions,
-            "arm",
-            shared=True,
-            disposable=False,
+            "continual", self.settings, work, facts, self.arguments, self.versions, "arm", shared=True, disposable=False
         )
         execute(run, self.folder, callbacks.stop)
 
