@@ -10,12 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from t2iprobe.core.errors import ConfigError, ShapeError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from t2iprobe.core.statistics import Interval
 
@@ -27,6 +29,7 @@ LABEL = 132  # width of the column of row labels
 BAND = 18  # most layers side by side; further ones go into bands below
 INK, FAINT, PAPER, FOUND, PLANTED = "#1f2430", "#8a90a0", "#ffffff", "#d9480f", "#1971c2"
 BAR, OTHER = "#adb5bd", "#5c6370"
+DPI = 130  # of plots
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +190,43 @@ def _heading(pen: ImageDraw.ImageDraw, x: float, name: str, mark: bool, cell: in
     text = _fitted(name, cell, 13, bold=mark)
     colour = FOUND if mark else INK if name in ("source", "target") else FAINT
     pen.text((x, MARGIN + HEADER / 2 - 4), text, font=_font(13, mark), fill=colour, anchor="mm")
+
+
+def canvas(panels: int = 1, most: int = 4, width: float = 11.5, height: float = 3.6) -> tuple[Figure, Sequence[Axes]]:
+    """A new figure with panels, ``most`` of them in a row; sizes in inches, the height is that of a row."""
+    from matplotlib.figure import Figure
+
+    columns = min(most, panels)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(width, height * rows), layout="constrained", dpi=DPI, facecolor=PAPER)
+    places = figure.subplots(rows, columns, squeeze=False).ravel()
+    for spare in places[panels:]:
+        spare.set_visible(False)
+    return figure, list(places[:panels])
+
+
+def drawn(figure: Figure, legend: Axes | None = None) -> Image.Image:
+    """The finished figure, with one legend below all panels that has the entries of ``legend``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    if legend is not None:
+        handles, names = legend.get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=min(6, len(names)), frameon=False, fontsize=8.5)
+    surface = FigureCanvasAgg(figure)
+    surface.draw()
+    return Image.fromarray(np.asarray(surface.buffer_rgba())).convert("RGB")
+
+
+def dress(axes: Axes, title: str, x: str = "", y: str = "") -> None:
+    """Apply the look that all panels share."""
+    axes.set_title(title, loc="left", color=INK, fontsize=10)
+    axes.set_xlabel(x, color=INK, fontsize=9)
+    axes.set_ylabel(y, color=INK, fontsize=9)
+    axes.grid(color="#e9ecef", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(colors=INK, length=3, labelsize=8.5)
 
 
 def bar_plot(

@@ -1,6 +1,6 @@
 """Figures of a continual run: scores task by task, what is forgotten, what it costs in learning, and conflicts.
 
-Each function takes plain numbers and returns a matplotlib figure without a window; :func:`image` makes a picture of it.
+Each function takes plain numbers and returns a matplotlib figure without a window.
 """
 
 from __future__ import annotations
@@ -10,17 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image
 
 from t2iprobe.core.statistics import Interval
-from t2iprobe.report.figures import FAINT, INK, PAPER
+from t2iprobe.report.figures import INK, PAPER, canvas, dress
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DPI = 150
-GRID = "#e9ecef"
 #: colours of the methods in the order given, which people with the usual kinds of colour blindness can tell apart
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5c6370", "#8c6d1f")
 MARKERS = "osD^vPX*"
@@ -35,27 +31,23 @@ def heat_maps(matrices: Mapping[str, ArrayLike], *, score: str = "score") -> Fig
     """
     found = {name: np.asarray(one, np.float64) for name, one in matrices.items()}
     count = len(next(iter(found.values())))
-    columns = min(2, len(found))
-    rows = -(-len(found) // columns)
     side = 1.6 + 0.55 * count
-    figure = _figure(columns * side + 1.2, rows * side)
-    grid = figure.subplots(rows, columns, squeeze=False)
+    figure, panels = canvas(len(found), 2, min(2, len(found)) * side + 1.2, side)
     known = np.concatenate([one[np.isfinite(one)] for one in found.values()])
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-    for axes, (name, one) in zip(grid.flat, found.items(), strict=False):
-        drawn = axes.imshow(one.T, cmap="viridis", aspect="equal", vmin=low, vmax=high)
+    for axes, (name, one) in zip(panels, found.items(), strict=True):
+        shown = axes.imshow(one.T, cmap="viridis", aspect="equal", vmin=low, vmax=high)
         for after, task in np.argwhere(np.isfinite(one)):
-            shade = INK if drawn.norm(one[after, task]) > 0.6 else PAPER
+            shade = INK if shown.norm(one[after, task]) > 0.6 else PAPER
             axes.text(after, task, _number(one[after, task]), ha="center", va="center", fontsize=8, color=shade)
         names = [str(number) for number in range(1, count + 1)]
         axes.set_xticks(range(count), names)
         axes.set_yticks(range(count), names)
+        dress(axes, name, "model after task", "performance on task")
+        axes.grid(visible=False)
         axes.spines[:].set_visible(False)
-        axes.tick_params(colors=INK, length=0, labelsize=8.5)
-        _label(axes, name, "model after task", "performance on task")
-    for axes in grid.flat[len(found) :]:
-        axes.set_axis_off()
-    bar = figure.colorbar(drawn, ax=grid, shrink=0.8 / rows, aspect=20 / rows)
+    rows = -(-len(found) // 2)
+    bar = figure.colorbar(shown, ax=panels, shrink=0.8 / rows, aspect=20 / rows)
     bar.set_label(score, color=INK)
     bar.outline.set_visible(False)
     return figure
@@ -72,8 +64,7 @@ def curves(
         title: above it.
         score: what is measured.
     """
-    figure = _figure(6.4, 3.8)
-    axes = figure.add_subplot()
+    figure, (axes,) = canvas(width=6.4, height=3.8)
     for number, (name, runs) in enumerate(methods.items()):
         stack = np.asarray(runs, np.float64)
         mean, spread, style = stack.mean(axis=0), stack.std(axis=0), _style(number)
@@ -84,7 +75,7 @@ def curves(
     if base is not None:
         axes.axhline(base, color=INK, linestyle="--", linewidth=1.0, label="base model")
     axes.set_xticks(at)
-    _dress(axes, title, "model after task", score)
+    dress(axes, title, "model after task", score)
     return figure
 
 
@@ -95,8 +86,7 @@ def stability_plasticity(points: Mapping[str, tuple[Interval, Interval]], *, tit
         points: for each method, how well tasks are learnt and how well they are kept, with intervals over its runs.
         title: above it.
     """
-    figure = _figure(5.6, 4.4)
-    axes = figure.add_subplot()
+    figure, (axes,) = canvas(width=5.6, height=4.4)
     for number, (name, (x, y)) in enumerate(points.items()):
         right, up = ([[max(0.0, v.mean - v.low)], [max(0.0, v.high - v.mean)]] for v in (x, y))
         axes.errorbar(
@@ -104,7 +94,7 @@ def stability_plasticity(points: Mapping[str, tuple[Interval, Interval]], *, tit
             linestyle="none", markeredgecolor=PAPER, **_style(number),
         )  # fmt: skip
     axes.margins(0.12)
-    _dress(axes, title, "score of a task when it was learnt", "backward transfer (0: nothing lost)")
+    dress(axes, title, "score of a task when it was learnt", "backward transfer (0: nothing lost)")
     return figure
 
 
@@ -116,8 +106,7 @@ def opposed(methods: Mapping[str, Mapping[int, Sequence[float]]], null: Mapping[
         null: the same for independent tasks; whatever lies above it is interference.
         title: above it.
     """
-    figure = _figure(6.4, 3.8)
-    axes = figure.add_subplot()
+    figure, (axes,) = canvas(width=6.4, height=3.8)
     # side by side, so that the whiskers of methods do not hide each other
     shifts = (np.arange(len(methods)) - (len(methods) - 1) / 2) * min(0.09, 0.5 / len(methods))
     for number, (name, curve) in enumerate(methods.items()):
@@ -132,44 +121,12 @@ def opposed(methods: Mapping[str, Mapping[int, Sequence[float]]], null: Mapping[
     axes.plot(list(null), list(null.values()), color=INK, linestyle="--", linewidth=1.2, label="independent tasks")
     axes.set_xticks(sorted(null))
     axes.set_ylim(bottom=0)
-    _dress(axes, title, "number of later tasks", "opposed weights / task's own")
-    return figure
-
-
-def image(figure: Figure) -> Image.Image:
-    """The figure as a raster image."""
-    canvas: Any = figure.canvas
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=DPI, facecolor=PAPER)
-    FigureCanvasAgg(figure)
+    dress(axes, title, "number of later tasks", "opposed weights / task's own")
     return figure
 
 
 def _style(number: int) -> dict[str, Any]:
     return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-
-
-def _label(axes: Axes, title: str, x: str, y: str) -> None:
-    axes.set_title(title, loc="left", color=INK, fontsize=11)
-    axes.set_xlabel(x, color=INK)
-    axes.set_ylabel(y, color=INK)
-
-
-def _dress(axes: Axes, title: str, x: str, y: str) -> None:
-    _label(axes, title, x, y)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(colors=INK, length=3, labelsize=8.5)
-    axes.figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8.5, columnspacing=1.4)
 
 
 def _number(value: float) -> str:

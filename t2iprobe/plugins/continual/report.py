@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -20,9 +20,12 @@ from t2iprobe.plugins.continual.grid import ResultGrid
 from t2iprobe.plugins.continual.results import Results, Series, Spread
 from t2iprobe.plugins.continual.weights import Weights, null_curves, weights_of
 from t2iprobe.plugins.continual.weights_analysis import null_ratio, opposed_curve
-from t2iprobe.report.figures import cell_for, grid
+from t2iprobe.report.figures import cell_for, drawn, grid
 from t2iprobe.report.page import page_of
 from t2iprobe.report.sections import Cell, Page, ReportTable, Section
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 REPORT = "report.html"
 MINUS = "\u2212"
@@ -168,12 +171,12 @@ def _of_score(results: Results, score: str) -> Iterator[Section]:
     if points := _points(values):
         title = "Learning and keeping"
         text = "Up and to the right is better. The bars are 95 % intervals over orders and seeds."
-        yield Section(title, text, figures=[(score, plots.image(plots.stability_plasticity(points, title=title)))])
+        yield Section(title, text, figures=[(score, _drawn(plots.stability_plasticity(points, title=title)))])
     yield _forgetting(series, score)
     means = {name: mean_matrix([one.matrix for one in runs]) for name, runs in series.items()}
     text = "Means over runs; tasks by their place in the order, so a row is a different concept in another order."
-    drawn = plots.image(plots.heat_maps(means, score=score))
-    yield Section("Every task after every training", text, figures=[(score, drawn)])
+    maps = drawn(plots.heat_maps(means, score=score))
+    yield Section("Every task after every training", text, figures=[(score, maps)])
     yield _tasks(series, results.tasks, score)
 
 
@@ -223,9 +226,7 @@ def _forgetting(series: Mapping[str, Sequence[Series]], score: str) -> Section:
         "Mean of the tasks learnt so far": plots.curves(seen, title="All tasks learnt so far", score=score),
     }
     text = "Means over runs; the bands are one standard deviation to both sides."
-    return Section(
-        "Forgetting, task by task", text, figures=[(name, plots.image(one)) for name, one in figures.items()]
-    )
+    return Section("Forgetting, task by task", text, figures=[(name, _drawn(one)) for name, one in figures.items()])
 
 
 def _tasks(series: Mapping[str, Sequence[Series]], tasks: Sequence[str], score: str) -> Section:
@@ -287,8 +288,8 @@ def _pictures(results: Results) -> Iterator[Section]:
             rows.append((f"{name}, when learnt", [_first(own, task, task) for task in places]))
             rows.append((f"{name}, at the end", [_first(own, len(order) - 1, task) for task in places]))
     text = f"Order {arm.order}, seed {arm.seed}: the same prompt and noise in every column, tasks in the order learnt."
-    drawn = grid([results.tasks[index] for index in order], rows, cell_for(rows[-1][1][-1]))
-    yield Section("Pictures", text, figures=[("One picture per task", drawn)])
+    sheet = grid([results.tasks[index] for index in order], rows, cell_for(rows[-1][1][-1]))
+    yield Section("Pictures", text, figures=[("One picture per task", sheet)])
 
 
 def _first(found: ResultGrid, after: int, task: int) -> Image.Image:
@@ -302,11 +303,11 @@ def weighed(weights: Mapping[str, Weights]) -> Iterator[Section]:
         return
     curves = {name: opposed_curve(list(one.conflicts.values())) for name, one in weights.items()}
     curves = {name: curve for name, curve in curves.items() if curve}
-    drawn = []
+    figures = []
     if curves:
         null = {later: null_ratio(later) for later in sorted({later for curve in curves.values() for later in curve})}
         figure = plots.opposed(curves, null, title="Work against earlier tasks")
-        drawn = [("Opposed weights", plots.image(figure))]
+        figures = [("Opposed weights", _drawn(figure))]
     text = (
         "The figure compares what all later tasks did against the sign of a task's own change with the size of that "
         "change; the dashed line is where independent tasks would lie, so interference lies above it. Overlap is the "
@@ -314,7 +315,7 @@ def weighed(weights: Mapping[str, Weights]) -> Iterator[Section]:
     )
     rows = [[name, *row] for name, one in weights.items() for row in _quantities(one)]
     table = ReportTable(["method", "quantity", "value"], rows, digits=3)
-    yield Section("Weights", text, table=table, figures=drawn)
+    yield Section("Weights", text, table=table, figures=figures)
 
 
 def _quantities(one: Weights) -> Iterator[tuple[str, Cell]]:
@@ -327,6 +328,11 @@ def _quantities(one: Weights) -> Iterator[tuple[str, Cell]]:
         yield f"weights that task {task} owns at the end", f"{100 * share:.1f} %"
     if shares := [value for run in one.cross for value in run]:
         yield "cross terms if factors were summed, relative to the sum", float(np.mean(shares))
+
+
+def _drawn(figure: Figure) -> Image.Image:
+    """A figure with a legend."""
+    return drawn(figure, figure.axes[0])
 
 
 def _words(measure: str) -> str:

@@ -14,55 +14,16 @@ from PIL import Image
 
 from t2iprobe.plugins.inversion.analyze import OTHER, TRUE
 from t2iprobe.plugins.inversion.training import ANGLES, SIDES, curves_of
-from t2iprobe.report.figures import FAINT, INK, PAPER
+from t2iprobe.report.figures import FAINT, INK, canvas, drawn, dress
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Found = Mapping[str, Any]
 COLOURS = ("#d9480f", "#1971c2", "#2b8a3e", "#862e9c", "#e67700", "#0b7285", "#a61e4d", "#5c940d")
 GREY, BAND = "#868e96", "#dee2e6"
 MARKS = "os^Dv*PX"
-DPI = 130
 LONG = 26  # most letters of a method's name in a legend
-
-
-def canvas(panels: int = 1, most: int = 4, width: float = 11.5, height: float = 3.6) -> tuple[Figure, Sequence[Axes]]:
-    """A new figure with panels, ``most`` of them in a row; sizes in inches, the height is that of a row."""
-    from matplotlib.figure import Figure
-
-    columns = min(most, panels)
-    rows = -(-panels // columns)
-    figure = Figure(figsize=(width, height * rows), layout="constrained", dpi=DPI, facecolor=PAPER)
-    places = figure.subplots(rows, columns, squeeze=False).ravel()
-    for spare in places[panels:]:
-        spare.set_visible(False)
-    return figure, list(places[:panels])
-
-
-def drawn(figure: Figure, legend: Axes | None = None) -> Image.Image:
-    """The finished figure, with one legend below all panels that has the entries of ``legend``."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    if legend is not None:
-        handles, names = legend.get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=min(6, len(names)), frameon=False, fontsize=8.5)
-    surface = FigureCanvasAgg(figure)
-    surface.draw()
-    return Image.fromarray(np.asarray(surface.buffer_rgba())).convert("RGB")
-
-
-def dress(axes: Axes, title: str, x: str = "", y: str = "") -> None:
-    """Apply the look that all panels share."""
-    axes.set_title(title, loc="left", color=INK, fontsize=10)
-    axes.set_xlabel(x, color=INK, fontsize=9)
-    axes.set_ylabel(y, color=INK, fontsize=9)
-    axes.grid(color="#e9ecef", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(colors=INK, length=3, labelsize=8.5)
 
 
 def line(axes: Axes, x: Sequence[float], values: Any, hue: str, label: str | None = None, style: str = "o-") -> None:
