@@ -36,7 +36,7 @@ def heat_maps(matrices: Mapping[str, ArrayLike], *, score: str = "score") -> Fig
     known = np.concatenate([one[np.isfinite(one)] for one in found.values()])
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
     for axes, (name, one) in zip(panels, found.items(), strict=True):
-        shown = axes.imshow(one.T, cmap="viridis", aspect="equal", vmin=low, vmax=high)
+        shown: Any = axes.imshow(one.T, cmap="viridis", aspect="equal", vmin=low, vmax=high)
         for after, task in np.argwhere(np.isfinite(one)):
             shade = INK if shown.norm(one[after, task]) > 0.6 else PAPER
             axes.text(after, task, _number(one[after, task]), ha="center", va="center", fontsize=8, color=shade)
