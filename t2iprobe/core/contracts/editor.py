@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from PIL.Image import Image
@@ -65,6 +65,10 @@ class EditTask:
     def scope(self, **parts: Any) -> Scope:
         """The scope from the start step on; ``parts`` are passed on to :class:`Scope`."""
         return Scope(steps=range(self.start, self.steps) if self.start else None, **parts)
+
+    def rows(self, *sides: Literal["source", "target"]) -> list[Row]:
+        """Rows of a run: for each pair one row per side, with its prompt."""
+        return [(number, getattr(pair, side)) for number, pair in enumerate(self.pairs) for side in sides]
 
     def run(
         self,

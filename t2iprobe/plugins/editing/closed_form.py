@@ -222,7 +222,7 @@ class ClosedForm(Editor):
         model = task.model
         sites = [site for layer in task.layers for site in model.text_sites(layer)]
         texts = tuple(dict.fromkeys(text_of(site) for site in sites))
-        rows = [row for number, pair in enumerate(task.pairs) for row in ((number, pair.source), (number, pair.target))]
+        rows = task.rows("source", "target")
         kept = range(len(rows), len(rows) + len(self._listed()))
         rows += [(0, text) for text in self._listed()]
         donors = {2 * number: 2 * number + 1 for number in range(len(task.pairs))}

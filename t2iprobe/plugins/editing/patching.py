@@ -32,7 +32,7 @@ class PromptSwap(Editor):
 
     def edit(self, task: EditTask) -> Edited:
         """See :class:`Editor`."""
-        return Edited.of(task.run([(number, pair.target) for number, pair in enumerate(task.pairs)]))
+        return Edited.of(task.run(task.rows("target")))
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class LocalizedEditor(Editor):
 
     def edit(self, task: EditTask) -> Edited:
         """See :class:`Editor`."""
-        rows = [row for number, pair in enumerate(task.pairs) for row in ((number, pair.source), (number, pair.target))]
+        rows = task.rows("source", "target")
         return Edited.of(task.run(rows, [self.patch(task)], wanted=range(0, len(rows), 2)))
 
     def patch(self, task: EditTask, width: int = 2) -> Intervention:
@@ -93,9 +93,7 @@ class LocalizedLora(LocalizedEditor):
 
     def edit(self, task: EditTask) -> Edited:
         """See :class:`~t2iprobe.core.contracts.editor.Editor`."""
-        rows = [
-            (number, text) for number, pair in enumerate(task.pairs) for text in (pair.source, pair.target, pair.source)
-        ]
+        rows = task.rows("source", "target", "source")
         wanted = [row for row in range(len(rows)) if row % 3 != 1]
         with loaded(task.model, self.lora, self.scale):
             run = task.run(rows, [self.patch(task, width=3)], wanted=wanted)

@@ -67,9 +67,8 @@ class PromptToPrompt(Editor):
         """See :class:`Editor`."""
         for pair in task.pairs:
             _check_lengths(task.model, pair)
-        rows = [row for number, pair in enumerate(task.pairs) for row in ((number, pair.target), (number, pair.source))]
-        edits = list(self._edits(task))
-        return Edited.of(task.run(rows, edits, wanted=range(0, len(rows), 2)))
+        rows = task.rows("target", "source")
+        return Edited.of(task.run(rows, list(self._edits(task)), wanted=range(0, len(rows), 2)))
 
     def _edits(self, task: EditTask) -> Iterator[Intervention]:
         texts, own = map_sites(task.model)

@@ -141,7 +141,7 @@ class EditSweep:
         """Pictures of a chunk by the trial's label."""
         made = {}
         if SOURCE in labels:
-            made[SOURCE] = Edited.of(task.run([(number, pair.source) for number, pair in enumerate(task.pairs)]))
+            made[SOURCE] = Edited.of(task.run(task.rows("source")))
         if TARGET in labels:
             made[TARGET] = PromptSwap().edit(task)
         for method in self._asked(labels):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 import re
 from collections.abc import Callable, Sequence
 from numbers import Real
@@ -201,12 +201,12 @@ def imported(function: Callable[..., Any] | str, what: str) -> Callable[..., Any
     """
     if callable(function):
         return function
-    module, mark, name = function.partition(":")
-    if not (module and mark and name):
+    module, _, name = function.partition(":")
+    if not (module and name):
         raise ConfigError(f"the {what} needs function=package.module:name, found {function!r}")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+        found = pkgutil.resolve_name(function)
+    except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"the {what}: {function} cannot be imported: {error}") from error
     except SystemExit as error:
         raise ConfigError(

@@ -16,7 +16,6 @@ import copy
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -62,14 +61,12 @@ class Safety:
 
 
 #: the published configurations
-PRESETS: Mapping[str, Safety] = MappingProxyType(
-    {
-        "weak": Safety(20, 15, 0.0, 0.0, 0.0),
-        "medium": Safety(1000, 10, 0.01, 0.3, 0.4),
-        "strong": Safety(2000, 7, 0.025, 0.5, 0.7),
-        "max": Safety(5000, 0, 1.0, 0.5, 0.7),
-    }
-)
+PRESETS: Mapping[str, Safety] = {
+    "weak": Safety(20, 15, 0.0, 0.0, 0.0),
+    "medium": Safety(1000, 10, 0.01, 0.3, 0.4),
+    "strong": Safety(2000, 7, 0.025, 0.5, 0.7),
+    "max": Safety(5000, 0, 1.0, 0.5, 0.7),
+}
 
 
 def check(model: Model, settings: Mapping[str, Any]) -> None:
