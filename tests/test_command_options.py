@@ -35,6 +35,8 @@ class Asked(RunOptions, Group):
     deep: bool | None = option(None, flag="--deep/--flat", help="Depth.")
     seed: int = option(0, help="Seed.", ge=0, lt=2**32)
     share: float = option(0.25, help="Another default.", ge=0, le=1)
+    inverter: str = option("ddim", help="Of the file.", only_with="file")
+    address: str | None = option(None, help="Of a cluster.", only_with="way=stream|row")
 
 
 SEEN: list[tuple[Asked, list[str]]] = []
@@ -87,6 +89,7 @@ def test_what_is_given_is_told_from_what_is_not() -> None:
     assert asked.given() == {"num_steps": 2, "layers": "3,5", "prompt": ["a, b"]} and not asked.has("share")
     full = asked.filled({"num_steps": 9, "share": 1.0, "from_run": None})
     assert (full.num_steps, full.share, full.from_run) == (2, 1.0, None) and full.has("share")
+    assert Asked(address="auto", way="stream").address and Asked(inverter="ddim").inverter == "ddim"
     assert Asked(layers=6).layers == "6" and Asked(layers=range(2)).layers == "0,1"
 
 
@@ -113,6 +116,8 @@ def test_what_is_given_is_told_from_what_is_not() -> None:
         ({"file": "a" * 300}, "file is too long: a file name has at most 255 bytes"),
         ({"from_run": "a/" * 3000}, "from_run is too long"),
         ({"file": "a\0b"}, "file has a NUL character"),
+        ({"inverter": "exact"}, "inverter does nothing without file; add that, or leave it out"),
+        ({"address": "auto"}, "address does nothing without way stream; add that, or leave it out"),
         ({"num_step": 3}, "no option 'num_step'; did you mean num_steps?"),
     ],
 )

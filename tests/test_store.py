@@ -879,7 +879,7 @@ def test_store_rm_touches_nothing_outside_the_store(call: Call, tmp_path: Path) 
         code, out, err = call("store", "rm", "run", "--activations", "--run", name, "--yes")
         assert (code, out) == (2, "") and said in err, err
     code, _, err = call("store", "rm", "run", "--run", "capture")
-    assert code == 2 and "add --activations" in err
+    assert code == 2 and "--run does nothing without --activations" in err
     assert contents(tmp_path) == before
 
     (tmp_path / "run/study.zarr/activations").rename(tmp_path / "elsewhere")

@@ -579,7 +579,7 @@ def test_bad_requests_are_one_sentence(call: Call, tmp_path: Path) -> None:
         (["status", "runs/none"], "not a run of t2iprobe"),
         (["ls", "run"], "run is not a folder"),
         (["run", "words.toml", "--executor", "rya"], "did you mean ray"),
-        (["run", "words.toml", "--workers", "2"], "go with --executor ray"),
+        (["run", "words.toml", "--workers", "2"], "does nothing without --executor ray"),
     ):
         code, out, err = call(arguments)
         assert (code, out) == (2, "") and said in err, err

@@ -12,7 +12,7 @@ from t2iprobe.cli.console import notes, say, stopping
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.options import AgreeOptions
 from t2iprobe.core.command_options import option
-from t2iprobe.core.errors import ConfigError, RunExistsError
+from t2iprobe.core.errors import RunExistsError
 from t2iprobe.core.parse import size_text
 
 if TYPE_CHECKING:
@@ -34,9 +34,13 @@ class ExecutionOptions(AgreeOptions):
     ray_address: str | None = option(
         None,
         help="Address of a Ray cluster, such as ray://head:10001 or auto; default one on this machine.",
+        only_with="executor=ray",
     )
     workers: int | None = option(
-        None, help="Number of models on the cluster; default one for each GPU, or one for every two cores.", ge=1
+        None,
+        help="Number of models on the cluster; default one for each GPU, or one for every two cores.",
+        only_with="executor=ray",
+        ge=1,
     )
 
 
@@ -147,9 +151,6 @@ def _bench(plugins: Plugins, plan: PlannedStudy, where: ExecutionOptions, stop: 
     from t2iprobe.core.names import choice
 
     if where.executor == "local":
-        if where.ray_address or where.workers:
-            address, workers = where.called("ray_address"), where.called("workers")
-            raise ConfigError(f"{address} and {workers} go with {where.called('executor', 'ray')}")
         yield plan.recipe(plugins)
         return
     kinds = plugins.executors()

@@ -26,7 +26,14 @@ COMMA = re.compile(r",(?!\s*[a-z_]+=)")  # a comma before a setting belongs to t
 
 
 def option(
-    default: Any = ..., *, help: str, flag: str = "", shown: str = "", argument: bool = False, **bounds: Any
+    default: Any = ...,
+    *,
+    help: str,
+    flag: str = "",
+    shown: str = "",
+    argument: bool = False,
+    only_with: str = "",
+    **bounds: Any,
 ) -> Any:
     """A field of :class:`Options`.
 
@@ -37,9 +44,11 @@ def option(
             ``-y``.
         shown: description of the default, if it is not a value.
         argument: whether it is a positional argument at a shell.
+        only_with: option without which this one does nothing, so that it is refused: ``image``; or a value of it, or
+            one of several: ``method=lora|all``.
         **bounds: ``ge``, ``gt``, ``le`` and ``lt``.
     """
-    extra: dict[str, Any] = {"flag": flag, "shown": shown, "argument": argument, **bounds}
+    extra: dict[str, Any] = {"flag": flag, "shown": shown, "argument": argument, "only_with": only_with, **bounds}
     return Field(default, description=help, json_schema_extra=extra, **bounds)
 
 
@@ -95,7 +104,21 @@ class Options(BaseModel):
         except ValidationError as error:
             raise ConfigError(place + _sentence(type(self), error, shell)) from None
         self._at_shell = shell
+        for name in sorted(self.model_fields_set):
+            self._check_used(name)
         return self
+
+    def _check_used(self, name: str) -> None:
+        """Refuse an option that would do nothing."""
+        field = type(self).model_fields[name]
+        other, _, values = str(extra_of(field).get("only_with", "")).partition("=")
+        if not other or getattr(self, name) == field.default:
+            return
+        value, wanted = getattr(self, other), values.split("|")
+        if any(one in wanted for one in (value if isinstance(value, tuple) else [value])) if values else value:
+            return
+        needed = f"{self.called(other)} {wanted[0]}" if values else self.called(other)
+        raise ConfigError(f"{self.called(name)} does nothing without {needed}; add that, or leave it out")
 
     @field_validator("*", mode="before")
     @classmethod

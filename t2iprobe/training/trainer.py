@@ -76,6 +76,8 @@ class Settings:
             raise ConfigError(
                 f"steps, batch and learning rate must be above 0; found {self.steps}, {self.batch} and {self.lr}"
             )
+        if not 0 <= self.warmup < self.steps:
+            raise ConfigError(f"the warm-up has fewer steps than the training; found {self.warmup} of {self.steps}")
         for name, known in (("schedule", get_args(Schedule)), ("optimiser", OPTIMISERS)):
             if getattr(self, name) not in known:
                 raise ConfigError(f"the {name} is one of {', '.join(known)}; found {getattr(self, name)!r}")

@@ -36,7 +36,7 @@ class RemoveOptions(StoreOptions):
     """The options of ``t2iprobe store rm``."""
 
     activations: bool = option(False, help="Remove all activations too, after a question.")
-    run: str | None = option(None, help="With --activations: only those of this captured run.")
+    run: str | None = option(None, help="With --activations: only those of this captured run.", only_with="activations")
     all: bool = option(False, help="Remove the whole run folder, of any kind, after a question.")
     yes: bool = option(False, flag="-y", help="Remove without a question.")
 
@@ -238,11 +238,6 @@ def rm(options: RemoveOptions, context: typer.Context) -> None:
 
       t2iprobe store rm runs/finetune-tiny-sd3-localized --all
     """
-    if options.run is not None and not options.activations:
-        run, activations = options.called("run"), options.called("activations")
-        raise ConfigError(
-            f"{run} {options.run} chooses whose activations are removed; add {activations}, or leave it out"
-        )
     place = Place(options.path)
     removed = _remove_run(place, options.yes) if options.all else _remove_rest(place, options)
     size = sum(removed.values())

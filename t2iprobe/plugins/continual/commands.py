@@ -72,8 +72,6 @@ def run(asked: ContinualOptions, context: typer.Context) -> None:
         _list_methods(asked.format)
     elif asked.plan:
         print_plan(_planned(asked, context.obj), asked.format)
-    elif asked.full_size:
-        raise ConfigError(f"{asked.called('full_size')} only works with {asked.called('plan')}")
     else:
         _print_answer(learnt(asked, context.obj), asked.format)
 

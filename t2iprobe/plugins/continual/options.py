@@ -85,7 +85,9 @@ class ContinualOptions(RunOptions, GenerationOptions, LayerOptions, ModelOptions
     )
     plan: bool = option(False, help="Only show what the run would take: steps, pictures, hours, disk.")
     full_size: bool = option(
-        False, help="With --plan: for the published model of --arch, without its weights and without data."
+        False,
+        help="With --plan: for the published model of --arch, without its weights and without data.",
+        only_with="plan",
     )
 
     def folder(self, model: str) -> Path:

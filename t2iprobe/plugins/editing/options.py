@@ -47,9 +47,13 @@ class EditOptions(RunOptions, ScoreOptions, GenerationOptions, LayerOptions, Pai
         None, help="Edit this real picture, RGB and of the size that the model draws; --source describes it."
     )
     inverter: str = option(
-        "fixed-point", help="Inverter for --image: NAME or NAME:key=value,…, as in `t2iprobe invert`."
+        "fixed-point",
+        help="Inverter for --image: NAME or NAME:key=value,…, as in `t2iprobe invert`.",
+        only_with="image",
     )
-    invert_guidance: float = option(1.0, help="Guidance scale of the inversion; 1, the published value, is none.")
+    invert_guidance: float = option(
+        1.0, help="Guidance scale of the inversion; 1, the published value, is none.", only_with="image"
+    )
     start_step: Numbers = option(
         "0",
         help="First edited denoising step, counted from the noise; 0 edits all. Several, such as 0,4, are compared. "

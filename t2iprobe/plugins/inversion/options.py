@@ -63,7 +63,11 @@ class InvertOptions(PlanOptions, SizeOptions, RowOptions, ModelOptions):
         None, help="The paper's protocol for a model: sdxl, if, dit, ldm, …; `--preset list` shows them."
     )
     images: Path | None = option(None, help="Invert the pictures in this folder, and sample none.")
-    fit: bool = option(False, help="Scale and crop the pictures of --images to the model's size, and convert to RGB.")
+    fit: bool = option(
+        False,
+        help="Scale and crop the pictures of --images to the model's size, and convert to RGB.",
+        only_with="images",
+    )
     method: Names = option((), help=METHOD)
     num_steps: int | None = option(None, help=f"Steps of sampling and inversion; default {STEPS}.", ge=1)
     guidance: float = option(1.0, help="Guidance scale of sampling and reconstruction; 1 is off, as in the paper.")
@@ -184,7 +188,9 @@ class InvertEditOptions(PrintOptions, FollowOptions):
     variations: int = option(
         8, help="Variations of each of the first few latents, made by mixing in fresh noise; 0 for none.", ge=0
     )
-    mix: float = option(0.1, help="Share a of fresh noise in a variation: √(1-a) latent + √a noise.", ge=0, le=1)
+    mix: float = option(
+        0.1, help="Share a of fresh noise in a variation: √(1-a) latent + √a noise.", only_with="variations", ge=0, le=1
+    )
     ledits: bool = option(False, help="Also edit with diffusers' LEDITS++ (Stable Diffusion and SDXL).")
     metric: Names = option(
         ("ssim", "psnr"),
