@@ -23,11 +23,12 @@ from diffusers import (
 from t2iprobe.core.contracts.adapter import Prediction
 from t2iprobe.core.contracts.inverter import InversionInputs, Inverter
 from t2iprobe.plugins.inversion.analysis.correlation import floor, simulated_floor
-from t2iprobe.plugins.inversion.catalogue import BUNDLED
 from t2iprobe.plugins.inversion.ddim import Forward
+from t2iprobe.registry.manager import Plugins
 from t2iprobe.sampling import Guided, schedule_of
 from t2iprobe.testing import GaussianMixture, levels_of
 
+INVERTERS = Plugins(installed=False).inverters()
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 SCHEDULERS: dict[str, Any] = {
     "LDM": DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.0015, beta_end=0.0195),
@@ -79,7 +80,7 @@ def bed(prediction: Prediction, steps: int) -> tuple[Any, Any, torch.Tensor]:
 def methods(steps: int = 20) -> None:
     """With exact predictions replayed (the largest error in the noise), and with its own guesses (the mean)."""
     print("\n| method | " + " | ".join(f"{kind}: replayed, own" for kind in KINDS) + " |\n|---|---|---|---|")
-    for kind in BUNDLED:
+    for kind in INVERTERS.values():
         cells = []
         for prediction in KINDS:
             if prediction not in kind.predictions:
@@ -101,13 +102,12 @@ def own_error(method: Inverter, denoiser: Any, schedule: Any, noise: torch.Tenso
 
 def stock() -> None:
     """diffusers' inverse of v-prediction with exact predictions."""
-    named = {kind.name: kind for kind in BUNDLED}
     print("\n| steps | diffusers' pair, v-prediction | `ddim` |\n|---|---|---|")
     for steps in (7, 8, 16, 32):
         denoiser, schedule, noise = bed("v_prediction", steps)
         errors = []
         for name in ("ddim-stock", "ddim"):
-            method = named[name]()
+            method = INVERTERS[name]()
             there = method.sample(denoiser, schedule, noise)
             found = method.invert(denoiser, schedule, there.clean, InversionInputs(there, True))
             errors.append(float((found.noise - noise).abs().mean()))

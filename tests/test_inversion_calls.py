@@ -14,7 +14,6 @@ from t2iprobe.core.contracts.inverter import InversionInputs
 from t2iprobe.core.model import Model
 from t2iprobe.plugins.inversion import sources
 from t2iprobe.plugins.inversion.arms import parse_arm
-from t2iprobe.plugins.inversion.catalogue import BUNDLED
 from t2iprobe.plugins.inversion.guidance import NullText
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.study import InversionQuestion, InversionStudy
@@ -22,7 +21,7 @@ from t2iprobe.registry.manager import Plugins
 from t2iprobe.sampling import model_denoiser, state_shape, used_schedule
 
 PLUGINS = Plugins(installed=False)
-INVERTERS = {kind.name: kind for kind in BUNDLED}
+INVERTERS = PLUGINS.inverters()
 STEPS, ROWS = 3, 3
 FLOW = ["euler", "forward", "fixed-point", "edict", "belm", "rf-solver", "fireflow", "uni-inv", "rf-inversion"]
 NOISE = ["ddim", "oracle", "edit-friendly", "negative-prompt", "null-text:iterations=4,tolerance=-1"]

@@ -15,10 +15,11 @@ from t2iprobe.cli.app import build
 from t2iprobe.cli.console import answers
 from t2iprobe.core.errors import ModelError
 from t2iprobe.plugins.inversion import plan
-from t2iprobe.plugins.inversion.catalogue import BUNDLED
 from t2iprobe.plugins.inversion.presets import PRESETS, applied
 from t2iprobe.registry.bars import no_bars
 from t2iprobe.registry.manager import Plugins
+
+INVERTERS = Plugins(installed=False).inverters()
 
 
 def invoke(*arguments: Any) -> Result:
@@ -116,11 +117,11 @@ def test_a_study_tells_its_total_before_its_parts(model: Path, tmp_path: Path) -
 
 def test_list_says_what_each_inverter_supports() -> None:
     found = {one["name"]: one for one in answered("list")["inverters"]}
-    assert set(found) == {kind.name for kind in BUNDLED}
+    assert set(found) == set(INVERTERS)
     assert found["rf-solver"]["predictions"] == ["flow"] and found["rf-solver"]["calls_a_step"] == 2
     assert found["forward"]["settings"] == {"steps": 2, "level": "correct"} and found["forward"]["needs"] == ["noise"]
     flow = answered("list", "--prediction", "flow")["inverters"]
-    assert {one["name"] for one in flow} == {kind.name for kind in BUNDLED if "flow" in kind.predictions}
+    assert {one["name"] for one in flow} == {name for name, kind in INVERTERS.items() if "flow" in kind.predictions}
     assert "did you mean epsilon" in str(invoke("list", "--prediction", "epsilom").exception)
 
 

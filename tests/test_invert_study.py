@@ -40,7 +40,6 @@ from t2iprobe.plugins.inversion import (
 from t2iprobe.plugins.inversion.analysis import correlation
 from t2iprobe.plugins.inversion.arms import InversionArm, parse_arm
 from t2iprobe.plugins.inversion.batch_runner import in_parts
-from t2iprobe.plugins.inversion.catalogue import BUNDLED
 from t2iprobe.plugins.inversion.editfriendly import EditFriendly
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.study import InversionCallbacks, InversionQuestion, InversionStudy
@@ -50,7 +49,7 @@ from t2iprobe.report.figures import CELL
 from t2iprobe.sampling import decoded, encoded, fresh_noise, schedule_of, used_schedule
 
 PLUGINS = Plugins(installed=False)
-INVERTERS = {kind.name: kind for kind in BUNDLED}
+INVERTERS = PLUGINS.inverters()
 STEPS = 4
 
 

@@ -27,7 +27,6 @@ from t2iprobe.core.contracts.schedule import Level, Schedule
 from t2iprobe.core.errors import ConfigError, NonFiniteError
 from t2iprobe.core.model import Model
 from t2iprobe.plugins.inversion.arms import EXACT
-from t2iprobe.plugins.inversion.catalogue import BUNDLED
 from t2iprobe.plugins.inversion.ddim import DDIM, Euler, Forward, Oracle
 from t2iprobe.plugins.inversion.exact import EDICT, OBELM
 from t2iprobe.plugins.inversion.flow import FireFlow, Midpoint, RFInversion, UniInv
@@ -38,6 +37,7 @@ from t2iprobe.registry.manager import Plugins
 from t2iprobe.sampling import Guided, fresh_noise, model_denoiser, schedule_of
 from t2iprobe.testing.analytic import GaussianMixture, levels_of
 
+INVERTERS = Plugins(installed=False).inverters()
 KINDS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "flow")
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 STEPS = 20
@@ -61,7 +61,7 @@ def bed(prediction: Prediction, steps: int = STEPS) -> tuple[Guided, Schedule, T
 
 def every() -> list[Any]:
     """Each bundled inverter with each prediction it supports."""
-    made = [Forward(0) if kind is Forward else kind() for kind in BUNDLED if kind is not StockDDIM]
+    made = [Forward(0) if kind is Forward else kind() for kind in INVERTERS.values() if kind is not StockDDIM]
     made += [FixedPoint(4, average_from=2), FixedPoint(4, anderson=True), UniInv(ask_clean=False), EDICT(0.8)]
     made += [Oracle(3, "state"), Euler("source"), RFInversion(gamma=0.0)]
     cases = [(one, prediction) for one in made for prediction in sorted(one.predictions)]
@@ -407,18 +407,13 @@ def test_unsupported_predictions_name_the_methods_that_work() -> None:
     denoiser, schedule, noise = bed("epsilon")
     with pytest.raises(ConfigError, match=r"rf-solver supports models that predict flow; this one predicts epsilon"):
         Midpoint().invert(denoiser, schedule, noise)
-    known = {kind.name: kind for kind in BUNDLED}
-    check_prediction(Midpoint(), "flow", known)
+    check_prediction(Midpoint(), "flow", INVERTERS)
     with pytest.raises(ConfigError, match=r"predict flow; this one predicts epsilon; use belm, .*ddim, .*oracle$"):
-        check_prediction(Midpoint(), "epsilon", known)
+        check_prediction(Midpoint(), "epsilon", INVERTERS)
     with pytest.raises(ConfigError, match=r"predict epsilon, v_prediction; this one predicts flow; use rf-solver$"):
         check_prediction(DDIM(), "flow", {"rf-solver": Midpoint, "ddim": DDIM})  # only what is registered
     with pytest.raises(ConfigError, match="predicts sample; use another model"):
-        check_prediction(DDIM(), "sample", known)
-
-
-def test_the_manager_finds_the_bundled_inverters() -> None:
-    assert Plugins(installed=False).inverters() == {kind.name: kind for kind in BUNDLED}
+        check_prediction(DDIM(), "sample", INVERTERS)
 
 
 @pytest.mark.parametrize(
@@ -634,7 +629,7 @@ def test_real_networks_walk_there_and_back(adapter: type[Adapter]) -> None:
     channels = model.denoiser.config.in_channels
     noise = fresh_noise(torch.zeros(2, channels, size, size), (0, 1))
     with torch.no_grad():
-        for method in [kind() for kind in BUNDLED if schedule.prediction in kind.predictions]:
+        for method in [kind() for kind in INVERTERS.values() if schedule.prediction in kind.predictions]:
             if isinstance(method, Stepwise) and not isinstance(method, Forward | StockDDIM):
                 assert method.round_trip(denoiser, schedule, noise, InversionInputs(noise=noise)) < 1e-4
     assert denoiser(noise, schedule.timesteps[0]).shape == noise.shape

@@ -92,8 +92,8 @@ def t2iprobe_register_prompt_sets() -> list[type[Any]]:  # type: ignore[empty-bo
 def t2iprobe_register_inverters() -> list[type[Inverter]]:  # type: ignore[empty-body]
     """Methods that map an image back to its noise. Each class has a ``name`` that no other inverter has.
 
-    Its settings are arguments with defaults; ``predictions`` lists the prediction types that it supports. Its
-    ``round_trip`` on ``t2iprobe.testing``'s analytic denoiser must be exact up to rounding for each of them.
+    Its settings are arguments with defaults; ``predictions`` lists what kinds of prediction it supports. For each of
+    them its ``round_trip`` on ``t2iprobe.testing``'s analytic denoiser must be exact up to rounding.
     """
 
 

@@ -43,12 +43,7 @@ def editor(model: Model) -> Any:
 
 
 def edited(
-    model: Model,
-    pictures: Pixels,
-    prompts: Sequence[str],
-    targets: Sequence[str],
-    steps: int,
-    seed: int = 0,
+    model: Model, pictures: Pixels, prompts: Sequence[str], targets: Sequence[str], steps: int, seed: int = 0
 ) -> Pixels:
     """Each picture, edited with its target prompt as the concept to add.
 
