@@ -137,7 +137,9 @@ class ActivationWriter:
             with self._explained():
                 self._worker.wait()
                 self._finish()
-                self._publish()
+                if len(self._targets) > self._published:  # readers see the arrays before the unit counts
+                    keys.publish(self._root)
+                    self._published = len(self._targets)
                 self._marks[number] = 1
         finally:
             with suppress(T2IProbeError, OSError):
@@ -153,7 +155,9 @@ class ActivationWriter:
             return
         position = 0 if entry.static else self._position[key.step]
         for begin, end in _runs(rows, self._rows):
-            self._put(_Item(key, position, rows[begin], *self._to_host(value[begin:end])))
+            item = _Item(key, position, rows[begin], *self._to_host(value[begin:end]))
+            with self._explained():
+                self._worker.put(item, item.value.nbytes)
 
     def _takes(self, entry: SiteLayout, key: Key) -> bool:
         if not self.layout.has(key.branch):
@@ -161,10 +165,6 @@ class ActivationWriter:
         if entry.static:
             return key.step == self.layout.steps[0] and not key.evaluation
         return key.step in self._position
-
-    def _put(self, item: _Item) -> None:
-        with self._explained():
-            self._worker.put(item, item.value.nbytes)
 
     def _to_host(self, value: Tensor) -> tuple[Tensor, Any]:
         """A copy on the CPU and the event to wait for; the CUDA stream is not blocked."""
@@ -209,15 +209,13 @@ class ActivationWriter:
         """Write consecutive steps of the same rows, or the value of a static site."""
         first, rows = items[0].first, len(items[0].value)
         local = first - self._rows[0]
-        values = [self._stored(item.value) for item in items]
+        bits = self.layout.round_bits
+        values = [codecs.rounded(codecs.to_numpy(item.value), item.value.dtype, bits) for item in items]
         self._packer.write(target.array, (first,) if target.static else (position, first), values)
         steps = slice(None) if target.static else slice(position, position + len(items))
         target.written[steps, local : local + rows] = True
         for item in items:
             self._buffers.give(item.value)
-
-    def _stored(self, value: Tensor) -> NDArray[Any]:
-        return codecs.rounded(codecs.to_numpy(value), value.dtype, self.layout.round_bits)
 
     def _target(self, item: _Item) -> _Target:
         name = array_name(item.key.branch, item.key.evaluation)
@@ -280,21 +278,12 @@ class ActivationWriter:
         for path, target in self._targets.items():
             whole: NDArray[np.bool_] = np.all(target.written[:, :rows], axis=1)
             if "-" in path.rpartition("/")[2]:  # a further evaluation: not every step has one
-                self._note_steps(target, whole)
+                steps = [step for step, there in zip(self.layout.steps, whole, strict=True) if there]
+                if target.array.attrs.get("steps") != steps:
+                    target.array.attrs["steps"] = steps
             elif not whole.all():
                 step = self.layout.steps[int(np.argmin(whole))]
                 raise StoreError(f"{path.removeprefix(self._path + '/')} did not arrive at step {step} for every row")
-
-    def _publish(self) -> None:
-        """Make the arrays visible to readers, before the unit is marked as committed."""
-        if len(self._targets) > self._published:
-            keys.publish(self._root)
-            self._published = len(self._targets)
-
-    def _note_steps(self, target: _Target, whole: NDArray[np.bool_]) -> None:
-        held = [step for step, there in zip(self.layout.steps, whole, strict=True) if there]
-        if target.array.attrs.get("steps") != held:
-            target.array.attrs["steps"] = held
 
     def _settle(self, run: str, layout: Layout) -> labels.Captured:
         """The existing run, or a new one with this layout."""
