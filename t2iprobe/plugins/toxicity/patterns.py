@@ -17,8 +17,7 @@ from itertools import pairwise
 from operator import or_
 
 from t2iprobe.core.contracts.detector import Hit
-from t2iprobe.plugins.toxicity.folding import JOINT, Folded, script
-from t2iprobe.plugins.toxicity.letters import ambiguous, readings
+from t2iprobe.plugins.toxicity.folding import JOINT, Folded, ambiguous, latin_readings, script
 
 #: what may stand for a letter, in folded text; the letter itself comes first
 SIGNS = {
@@ -272,7 +271,7 @@ def signs(character: str) -> set[str]:
 
 def _single(character: str) -> str:
     """The characters that may stand for a letter by themselves; the letter comes first."""
-    others = "".join(one for one in readings(character) if len(one) == 1)
+    others = "".join(one for one in latin_readings(character) if len(one) == 1)
     return SIGNS.get(character, character) + ambiguous().get(character, "") + others
 
 
