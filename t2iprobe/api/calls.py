@@ -29,7 +29,9 @@ from t2iprobe.core.textfile import entries
 from t2iprobe.registry.manager import Plugins
 
 if TYPE_CHECKING:
+    from t2iprobe.core.contracts.adapter import Pipeline
     from t2iprobe.core.model import Model
+    from t2iprobe.core.options import LoadOptions
     from t2iprobe.core.pairs import Pair
 
     Pairs = int | str | Path | Sequence[Pair] | None
@@ -282,7 +284,6 @@ def _spelt(found: re.Match[str]) -> str:
 def _held(model: Any, plugins: Plugins) -> tuple[str, Plugins]:
     """The name of a model, and plugins that provide it by that name."""
     from t2iprobe.core.model import Model
-    from t2iprobe.registry.holding import HoldingPlugins
 
     if isinstance(model, str):
         return model, plugins
@@ -290,3 +291,27 @@ def _held(model: Any, plugins: Plugins) -> tuple[str, Plugins]:
         model = plugins.load(model)
     ref = model.ref or type(model.pipeline).__name__
     return ref, HoldingPlugins(plugins, ref, model)
+
+
+class HoldingPlugins(Plugins):
+    """A wrapper around plugins that returns an already loaded model for one name.
+
+    Args:
+        plugins: plugins for everything else.
+        ref: name of the model.
+        model: the model.
+    """
+
+    def __init__(self, plugins: Plugins, ref: str, model: Model) -> None:
+        vars(self).update(vars(plugins))
+        self._ref, self._model = ref, model
+
+    def load(self, model: Any, *, upscaler: Any = None, device: str | None = None, dtype: str | None = None) -> Model:
+        """See :meth:`Plugins.load`; the held model keeps its device and dtype."""
+        if model is self._model.pipeline or model == self._ref:
+            return self._model
+        return super().load(model, upscaler=upscaler, device=device, dtype=dtype)
+
+    def load_pipeline(self, ref: str, options: LoadOptions) -> Pipeline:
+        """See :meth:`Plugins.load_pipeline`."""
+        return self._model.pipeline if ref == self._ref else super().load_pipeline(ref, options)

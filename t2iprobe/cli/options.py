@@ -24,7 +24,7 @@ class PrintOptions(Options):
     """Options for how an answer is printed."""
 
     panel: ClassVar[str] = "Run"
-    format: Format = option(Format.table, help="table, or one JSON object on stdout.")
+    format: Format = option(Format.table, help="How the answer is printed: a table, or json, one object on stdout.")
 
 
 class AgreeOptions(PrintOptions):

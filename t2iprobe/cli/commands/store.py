@@ -1,4 +1,4 @@
-"""``t2iprobe store``: sizes, integrity, garbage and export of what runs have kept."""
+"""``t2iprobe store``: inspects, verifies, cleans up and exports what runs have stored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from t2iprobe.core.errors import ConfigError, DamagedError
 from t2iprobe.core.names import counted
 from t2iprobe.core.parse import size_text
 
-app = typer.Typer(help="Look after what runs have kept: sizes, integrity, garbage, export.", no_args_is_help=True)
+app = typer.Typer(help="Inspect, verify, clean up and export what runs have stored.", no_args_is_help=True)
 
 STUDY, MANIFEST = "study.zarr", "manifest.json"  # names in a run folder
 
@@ -35,10 +35,10 @@ class StoreOptions(PrintOptions):
 class RemoveOptions(StoreOptions):
     """The options of ``t2iprobe store rm``."""
 
-    activations: bool = option(False, help="Remove all activations too, after a question.")
+    activations: bool = option(False, help="Remove all activations too, after asking for confirmation.")
     run: str | None = option(None, help="With --activations: only those of this captured run.", only_with="activations")
-    all: bool = option(False, help="Remove the whole run folder, of any kind, after a question.")
-    yes: bool = option(False, flag="-y", help="Remove without a question.")
+    all: bool = option(False, help="Remove the whole run folder, of any kind, after asking for confirmation.")
+    yes: bool = option(False, flag="-y", help="Do not ask for confirmation.")
 
 
 class ExportOptions(StoreOptions):
@@ -226,7 +226,7 @@ def _damaged_files(folder: Path) -> tuple[list[tuple[str, str]], int]:
 @app.command()
 @takes(RemoveOptions)
 def rm(options: RemoveOptions, context: typer.Context) -> None:
-    """Remove what interrupted runs left behind and, if asked to, the activations, or the run with everything.
+    """Remove what interrupted runs left behind; with options, also the activations or the whole run.
 
     Without --all, scores, pictures and manifest stay.
 

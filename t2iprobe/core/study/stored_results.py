@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,18 @@ from PIL import Image
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
+from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError, DamagedError, NonFiniteError, T2IProbeError
 from t2iprobe.core.runs.checksums import check
 from t2iprobe.core.runs.files import explained
+from t2iprobe.core.scope import Scope
 from t2iprobe.core.scoring import Scores
 from t2iprobe.core.store import keys
-from t2iprobe.core.study import arrays, definitions
+from t2iprobe.core.study import arrays
 from t2iprobe.core.sweep import TrialResult
 from t2iprobe.core.trials import Trial
 
+PARTS = ("steps", "branches", "rows", "tokens", "heads")  # of a scope
 Answer = tuple[TrialResult, tuple[Trial, ...]]  # for one pair, with its trials
 
 
@@ -41,7 +44,7 @@ class RecordedResults:
     def __init__(self, root: zarr.Group, names: Sequence[str]) -> None:
         self._root, self.names = root, list(names)
         defined = arrays.member(root, "trial").attrs.get("trials", []) if "trial" in root else []
-        self.trials = [definitions.from_json(found) for found in defined]  # type: ignore[union-attr,arg-type]
+        self.trials = [trial_from_json(found) for found in defined]  # type: ignore[union-attr,arg-type]
         self._rows = {trial.label: row for row, trial in enumerate(self.trials)}
         self.pairs = [str(label) for label in arrays.read(arrays.member(root, "pair"), slice(None))]
         self._open: dict[str, arrays.Array] = {}
@@ -128,7 +131,7 @@ class StoredResults(RecordedResults):
             root = arrays.create(keys.place(where), pairs, names, question)
             _sweep_up(root.store)
             super().__init__(root, names)
-            arrays.grow(root, [definitions.as_json(trial) for trial in self.trials])
+            arrays.grow(root, [trial_as_json(trial) for trial in self.trials])
 
     def put(self, measured: TrialResult, trials: Sequence[Trial]) -> None:
         """See :class:`~t2iprobe.core.trial_runner.ResultCache`.
@@ -159,7 +162,7 @@ class StoredResults(RecordedResults):
         new = [trial for trial in trials if trial.label not in self._rows]
         if new:
             grown = [*self.trials, *new]
-            arrays.grow(self._root, [definitions.as_json(trial) for trial in grown])
+            arrays.grow(self._root, [trial_as_json(trial) for trial in grown])
             self._open.clear()
             self._rows |= {trial.label: row for row, trial in enumerate(new, len(self.trials))}
             self.trials += new
@@ -167,7 +170,7 @@ class StoredResults(RecordedResults):
             self._known = {name: np.concatenate([known, empty]) for name, known in self._known.items()}
         for trial in trials:
             known = self.trials[self._rows[trial.label]]
-            if definitions.as_json(known) != definitions.as_json(trial):
+            if trial_as_json(known) != trial_as_json(trial):
                 raise ConfigError(
                     f"the study has a trial {trial.label!r} that patches something else ({known} there, {trial} now)"
                 )
@@ -261,3 +264,31 @@ def open_study(where: Path | str | Store, names: Sequence[str] | None = None) ->
     except Exception as error:  # Zarr may raise anything on metadata that is not its own
         reason = str(error) or type(error).__name__
         raise DamagedError(f"the metadata of {where} cannot be read ({reason}); restore a copy of it") from error
+
+
+def trial_as_json(trial: Trial) -> dict[str, Any]:
+    """Everything that defines a trial, because a label alone does not say what was patched."""
+    scope = {part: getattr(trial.scope, part) for part in PARTS}
+    return {
+        "label": trial.label,
+        "sites": list(trial.sites),
+        "layers": list(trial.layers),
+        "direction": trial.direction,
+        "scope": {part: None if values is None else sorted(values) for part, values in scope.items()},
+        "num_steps": trial.num_steps,
+    }
+
+
+def trial_from_json(found: Mapping[str, Any]) -> Trial:
+    """The inverse of :func:`trial_as_json`."""
+    scope = {part: None if values is None else tuple(values) for part, values in found["scope"].items()}
+    if scope["branches"] is not None:
+        scope["branches"] = tuple(map(Branch, scope["branches"]))
+    return Trial(
+        found["label"],
+        tuple(found["sites"]),
+        tuple(found["layers"]),
+        found["direction"],
+        Scope(**scope),
+        found["num_steps"],
+    )

@@ -24,9 +24,9 @@ localize_app, patch_app = typer.Typer(), typer.Typer()
 @localize_app.command("localize")
 @takes(LocalizeOptions)
 def localize(options: LocalizeOptions, context: typer.Context) -> None:
-    """Find the set of layers that writes the text (or colour, …), confirm it on held-out pairs, write a report.
+    """Find the set of layers that writes the text (or colour, …), confirm it on held-out pairs, and write a report.
 
-    An interrupted run goes on where it stopped: give the same command again.
+    The same command resumes an interrupted run where it stopped.
 
     Examples:
 

@@ -90,6 +90,7 @@ class PatchOptions(RunOptions, SearchOptions):
 class LocalizeOptions(RunOptions, SearchOptions):
     """The options of ``t2iprobe localize``."""
 
+    panel: ClassVar[str] = "Search"
     method: str = option("adaptive", help="Localization method; `t2iprobe localize --method list` shows all.")
     limit: int | None = option(
         None, help=f"Number of pairs, with the held-out ones; default {SearchOptions.pairs_by_default}.", ge=1

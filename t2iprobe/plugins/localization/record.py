@@ -11,19 +11,18 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from t2iprobe.core.contracts.localizer import Finding, Localizer
-from t2iprobe.core.errors import BudgetError
+from t2iprobe.core.errors import BudgetError, ConfigError
 from t2iprobe.core.evidence import Evidence, Gap, evidence, gap
-from t2iprobe.core.names import counted
+from t2iprobe.core.names import choice, counted
 from t2iprobe.core.pairs import cluster_of, counted_pairs
 from t2iprobe.core.scoring import FOUND, Scored
 from t2iprobe.core.statistics import Interval
 from t2iprobe.core.sweep import Cost
 from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.core.trials import Direction, Part, Trial, ranges
-from t2iprobe.plugins.localization.settings import check
 
 NOTHING = "Nothing stands out"
 LEAST = 3  # fewest pairs that can show a gap, if all of them agree
@@ -203,6 +202,25 @@ class SearchLocalizer(Localizer):
         with record.within_budget():
             words = self.search(record)
         return record.finding(words or "")
+
+
+def check(method: Any, **least: int) -> None:
+    """Refuse settings that are none of their choices, or numbers that are too small.
+
+    Args:
+        method: a dataclass whose fields are the settings.
+        **least: the smallest value of each number.
+
+    Raises:
+        ConfigError: a setting is wrong; the message names it.
+    """
+    for name, kind in get_type_hints(type(method)).items():
+        if get_origin(kind) is Literal:
+            choice(name, getattr(method, name), dict.fromkeys(get_args(kind)))
+    for name, bound in least.items():
+        value = getattr(method, name)
+        if value is not None and value < bound:
+            raise ConfigError(f"{name} must be a whole number from {bound}, found {value}")
 
 
 def unpatched(gap: Gap) -> str:
