@@ -97,7 +97,7 @@ BAD = {
     "unknown model": (["--model", "tiny-sd33"], "tiny-sd3"),
     "folder, but not a pipeline": (["--model", "."], "model_index.json"),
     "upscaler of no stage": (["--model", "FOLDER", *PAIR, "--upscaler", "x/y"], "sd3 has no super-resolution"),
-    "other architecture": (["--model", "FOLDER", "--arch", "sdxl", *PAIR], "--arch sd3"),
+    "other architecture": (["--model", "FOLDER", "--arch", "sdxl", *PAIR], "is sd3, not sdxl"),
     "same word": (["--model", "FOLDER", "--source", 'a "OPEN"', "--target", 'b "open"'], "different"),
     "no quotes": (["--model", "FOLDER", "--source", "a sign", "--target", "b"], "quotes"),
     "half a pair": (["--model", "FOLDER", "--source", 'a "OPEN"'], "both"),
@@ -151,7 +151,7 @@ def test_an_architecture_without_weights_says_how_to_get_them(tmp_path: Path) ->
     with pytest.raises(ConfigError) as told:
         reference("sdxl", None, plugins)
     assert str(told.value) == (
-        "there is no embedded sdxl model in this installation (there are some for sd3); name one: --model "
+        "there is no embedded sdxl model in this installation (there are models for sd3); name one: --model "
         "stabilityai/stable-diffusion-xl-base-1.0; or train one: t2iprobe organisms train tiny-sdxl"
     )
     with pytest.raises(ConfigError, match=r"name one: --model black-forest-labs/FLUX.1-dev$"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -84,6 +85,7 @@ class TrialRunner:
         seed: random seed for methods that need one.
         on_step: progress callback within a batch.
         on_measured: called with every new result.
+        around: a context in which trials are run that are not known yet.
         settings: settings of every generation (``num_steps``, ``guidance``, …), for methods that generate pictures
             themselves with the model.
         set_aside: indices of the pairs that are not used, because their score cannot tell source from target.
@@ -100,6 +102,7 @@ class TrialRunner:
     seed: int = 0
     on_step: OnStep = lambda rows, step: None
     on_measured: Callable[[TrialResult], None] = lambda measured: None
+    around: Callable[[Sequence[TrialBatch]], AbstractContextManager[None]] = lambda asks: nullcontext()
     settings: Mapping[str, Any] = field(default_factory=dict)
     set_aside: Sequence[int] = ()
     spent: Cost = field(default=Cost(), init=False)
@@ -121,11 +124,12 @@ class TrialRunner:
         batches = self.open(listed, chosen)
         self._charge(self._new(listed, chosen), batches)
         by_pair = {batch.pair: batch for batch in batches}
-        for measured in self.evaluator.measure(batches, on_step=self.on_step):
-            batch = by_pair[measured.pair]
-            self.memory.put(measured, batch.trials)
-            self.spend(Cost(batch.rows, measured.rows, measured.calls))
-            self.on_measured(measured)
+        with self.around(batches) if batches else nullcontext():
+            for measured in self.evaluator.measure(batches, on_step=self.on_step):
+                batch = by_pair[measured.pair]
+                self.memory.put(measured, batch.trials)
+                self.spend(Cost(batch.rows, measured.rows, measured.calls))
+                self.on_measured(measured)
         return self._scored(listed, chosen)
 
     def open(self, trials: Sequence[Trial], pairs: Sequence[int]) -> list[TrialBatch]:

@@ -246,8 +246,8 @@ class Plugins:
         if not serving:
             known = [name for adapter in adapters.values() for name in adapter.pipelines]
             raise ModelError(
-                f"no adapter serves {pipeline_class}{near(pipeline_class, known)}. A plugin can add one with "
-                "t2iprobe_register_adapters, and `t2iprobe plugins` shows the plugins that failed"
+                f"no adapter serves {pipeline_class}: a plugin can add one with t2iprobe_register_adapters, and "
+                f"`t2iprobe plugins` shows the plugins that failed{near(pipeline_class, known) if known else ''}"
             )
         return adapters[serving[0]]
 

@@ -1,8 +1,8 @@
-"""What a study measures with (:class:`StudyContext`), and who is told about it (:class:`StudyCallbacks`)."""
+"""What a study measures with (:class:`StudyContext`), and how it reports progress (:class:`StudyCallbacks`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +10,8 @@ from t2iprobe.core.model import Model, OnStep
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.runs import provenance
 from t2iprobe.core.runs.stop import Stop
-from t2iprobe.core.scoring import Scale, Scorer
-from t2iprobe.core.sweep import Cost, Evaluator, Renderer, Sweep, TrialBatch, TrialResult
+from t2iprobe.core.scoring import Scorer
+from t2iprobe.core.sweep import Cost, Evaluator, Renderer, Sweep, TrialResult
 from t2iprobe.core.trials import Space
 
 
@@ -62,53 +62,14 @@ class StudyCallbacks:
     """Functions through which a study reports its progress.
 
     Args:
-        planned: called before pictures are made, with the number of pairs asked and the cost; an exception from it
-            stops the study.
+        planned: called before pictures are made, with the number of pairs and the cost; an exception from it stops the
+            study.
         on_step: called within a batch.
-        measured: called with each new answer, once it is on the disk.
-        stop: asked between units whether to stop.
+        measured: called with each new result, once it is on the disk.
+        stop: says, between units, whether to stop.
     """
 
     planned: Callable[[int, Cost], None] = lambda pairs, cost: None
     on_step: OnStep = lambda rows, step: None
     measured: Callable[[TrialResult], None] = lambda measured: None
     stop: Stop = field(default_factory=Stop)
-
-
-@dataclass(frozen=True)
-class PlannedEvaluator:
-    """An evaluator that reports its cost before it begins.
-
-    Args:
-        evaluator: gives the answers.
-        told: called with the number of pairs asked and the cost.
-        check: raises if the study is to stop; an evaluator that has noticed this itself leaves asks unanswered.
-    """
-
-    evaluator: Evaluator
-    told: Callable[[int, Cost], None]
-    check: Callable[[], None]
-
-    @property
-    def names(self) -> list[str]:
-        """See :class:`~t2iprobe.core.sweep.Evaluator`."""
-        return self.evaluator.names
-
-    @property
-    def scale(self) -> Scale:
-        """See :class:`~t2iprobe.core.sweep.Evaluator`."""
-        return getattr(self.evaluator, "scale", Scale())
-
-    def cost(self, asks: Sequence[TrialBatch]) -> Cost:
-        """See :class:`~t2iprobe.core.sweep.Evaluator`."""
-        return self.evaluator.cost(asks)
-
-    def measure(
-        self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None
-    ) -> Iterator[TrialResult]:
-        """See :class:`~t2iprobe.core.sweep.Evaluator`."""
-        if asks:
-            self.check()
-            self.told(len(asks), self.cost(asks))
-            yield from self.evaluator.measure(asks, on_step=on_step)
-            self.check()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ from t2iprobe.core.pairs import Pair, cluster_of
 from t2iprobe.core.runs import runfolder
 from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
 from t2iprobe.core.scoring import Scale
-from t2iprobe.core.study.context import PlannedEvaluator, StudyCallbacks, StudyContext
+from t2iprobe.core.study.context import StudyCallbacks, StudyContext
 from t2iprobe.core.study.result import StudyResult, finding_as_json
 from t2iprobe.core.study.stored_results import StoredResults
-from t2iprobe.core.sweep import TrialResult
+from t2iprobe.core.sweep import TrialBatch, TrialResult
 from t2iprobe.core.trial_runner import TrialRunner
 
 
@@ -102,11 +103,11 @@ class StudyRunner:
         )
 
     def _work(self, session: RunSession, callbacks: StudyCallbacks) -> dict[str, Any]:
-        where = self.store or session.path / runfolder.STORE
-        memory = StoredResults(where, labels(self.pairs), self.bench.evaluator.names, _digest(session.run.settings))
+        evaluator, where = self.bench.evaluator, self.store or session.path / runfolder.STORE
+        memory = StoredResults(where, labels(self.pairs), evaluator.names, _digest(session.run.settings))
         session.begin(int(memory.done.sum()))
         runner = TrialRunner(
-            PlannedEvaluator(self.bench.evaluator, callbacks.planned, session.check),
+            evaluator,
             self.bench.space,
             self.pairs,
             [number for number in range(len(self.pairs)) if number not in {*self.held_out, *self.set_aside}],
@@ -124,10 +125,17 @@ class StudyRunner:
             callbacks.measured(answer)
             session.spent |= dataclasses.asdict(runner.spent)  # over all sessions: remembered answers are charged, too
             session.done(len(answer.scores))
-            if not answer.more and not getattr(self.bench.evaluator, "busy", 0):
+            if not answer.more and not getattr(evaluator, "busy", 0):
                 session.check()
 
-        runner.on_measured = measured
+        @contextmanager
+        def around(asks: Sequence[TrialBatch]) -> Iterator[None]:
+            session.check()
+            callbacks.planned(len(asks), evaluator.cost(asks))
+            yield
+            session.check()  # an evaluator that has noticed a stop itself leaves trials without results
+
+        runner.on_measured, runner.around = measured, around
         finding = self.localizer.find(runner)
         session.spent |= dataclasses.asdict(runner.spent)
         return {"finding": finding_as_json(finding), "ranking_unit": self.localizer.unit}
