@@ -44,11 +44,7 @@ def localize(options: LocalizeOptions, context: typer.Context) -> None:
     """
     if options.method == "list":
         print_methods(context.obj.localizers(), options.format)
-    elif options.plan:
-        from t2iprobe.plugins.localization.planning import planned
-
-        print_plan(planned(options, context.obj), options.format)
-    else:
+    elif not _planned(options, context):
         answer = localized(options, context.obj, typed(context))
         from t2iprobe.plugins.localization.output import print_localized
 
@@ -71,15 +67,20 @@ def patch(options: PatchOptions, context: typer.Context) -> None:
 
       t2iprobe patch --arch sd3 --model stabilityai/stable-diffusion-3-medium-diffusers --prompt-set simple --limit 16
     """
-    if options.plan:
-        from t2iprobe.plugins.localization.planning import planned
-
-        print_plan(planned(options, context.obj), options.format)
-    else:
+    if not _planned(options, context):
         answer = patched(options, context.obj, typed(context))
         from t2iprobe.plugins.localization.output import print_patched
 
         print_json(answer) if options.format is Format.json else print_patched(answer)
+
+
+def _planned(options: LocalizeOptions | PatchOptions, context: typer.Context) -> bool:
+    """Print the plan, if that is all that is wanted."""
+    if options.plan:
+        from t2iprobe.plugins.localization.planning import planned
+
+        print_plan(planned(options, context.obj), options.format)
+    return options.plan
 
 
 def localized(options: LocalizeOptions, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:

@@ -22,16 +22,16 @@ BAR = 20
 ANSWER = "result.json"
 
 
-def _facts(result: StudyResult, asked: Question, plugins: Plugins) -> dict[str, Any]:
+def _facts(result: StudyResult, question: Question, plugins: Plugins) -> dict[str, Any]:
     """What the answers of both commands have."""
     from t2iprobe.core.planted import planted_layers
 
     settings, spent = result.manifest["settings"], result.manifest["spent"]
     return {
-        "model": asked.model,
+        "model": question.model,
         "arch": settings["adapter"],
-        "concept": asked.concept,
-        "planted": planted_layers(asked.model, asked.concept, plugins.models()),
+        "concept": question.concept,
+        "planted": planted_layers(question.model, question.concept, plugins.models()),
         "sentence": _finding(result).sentence,
         "pairs": len(result.pairs),
         "clusters": len(set(result.clusters)),
@@ -46,13 +46,13 @@ def _finding(result: StudyResult) -> Finding:
     return result.finding
 
 
-def localized(result: StudyResult, asked: Question, plugins: Plugins) -> dict[str, Any]:
+def localized(result: StudyResult, question: Question, plugins: Plugins) -> dict[str, Any]:
     """The answer of ``localize`` as a JSON object."""
     from t2iprobe.core.study.result import finding_as_json
 
     finding = finding_as_json(_finding(result))
     confirmed = bool(finding["layers"]) and "confirmed" in finding["details"]
-    return _facts(result, asked, plugins) | {"method": asked.method, "confirmed": confirmed} | finding
+    return _facts(result, question, plugins) | {"method": question.method, "confirmed": confirmed} | finding
 
 
 def print_localized(answer: Mapping[str, Any]) -> None:
@@ -64,7 +64,7 @@ def print_localized(answer: Mapping[str, Any]) -> None:
     tell(f"{cost}. Report with pictures: {answer['report']}")
 
 
-def patched(result: StudyResult, asked: Question, plugins: Plugins) -> dict[str, Any]:
+def patched(result: StudyResult, question: Question, plugins: Plugins) -> dict[str, Any]:
     """The answer of ``patch`` as a JSON object, and in ``result.json``, which is written after all other files.
 
     Raises:
@@ -74,16 +74,16 @@ def patched(result: StudyResult, asked: Question, plugins: Plugins) -> dict[str,
     from t2iprobe.core.runs.checksums import read_json
 
     file = result.path / ANSWER
-    answer: dict[str, Any] = read_json(file) if file.is_file() else _written(result, asked, plugins)
+    answer: dict[str, Any] = read_json(file) if file.is_file() else _written(result, question, plugins)
     return answer
 
 
-def _written(result: StudyResult, asked: Question, plugins: Plugins) -> dict[str, Any]:
+def _written(result: StudyResult, question: Question, plugins: Plugins) -> dict[str, Any]:
     clean, details = result.unpatched(), _finding(result).details
     assert clean is not None
     rows = [_layer(index, one, result) for index, one in enumerate(details["response"])]
     named = [row for row, one in zip(rows, details["response"], strict=True) if one["named"]]
-    answer = _facts(result, asked, plugins) | {
+    answer = _facts(result, question, plugins) | {
         "score": result.rank.removesuffix("_target"),
         "clean": {"source": clean[0].plain(), "target": clean[1].plain()},
         "gap": details["gap"],
@@ -122,9 +122,9 @@ def _write(result: StudyResult, answer: Mapping[str, Any]) -> None:
 
     labels, settings = [trial.label for trial in result.trials], result.manifest["settings"]
     left_out = {*settings["set_aside"], *settings["held_out"]}
-    asked = [number for number in range(len(result.pairs)) if number not in left_out]
-    pairs = [Pair(*result.manifest["settings"]["pairs"][number]) for number in asked]
-    pictures: list[list[Any]] = [[result.images(label, number) for label in labels] for number in asked]
+    numbers = [number for number in range(len(result.pairs)) if number not in left_out]
+    pairs = [Pair(*result.manifest["settings"]["pairs"][number]) for number in numbers]
+    pictures: list[list[Any]] = [[result.images(label, number) for label in labels] for number in numbers]
     highlight = [row["label"] for row in _finding(result).details["response"] if row["named"]]
     sheet = [
         SheetRow(f"{pair.source_word}\n→ {pair.target_word}", source, target, patched)
@@ -139,7 +139,7 @@ def _write(result: StudyResult, answer: Mapping[str, Any]) -> None:
         title=f"{answer['model']}: {answer['concept']}",
         ylabel=answer["score"],
     )
-    runfolder.write_images(result.path, "images", dict(zip(asked, pictures, strict=True)), labels)
+    runfolder.write_images(result.path, "images", dict(zip(numbers, pictures, strict=True)), labels)
     keep(result.path, {"contact_sheet.png": contact_sheet(sheet, labels[2:], highlight), "layers.png": bars})
     keep(result.path, {ANSWER: answer})
 
