@@ -78,7 +78,7 @@ def test_the_stream_is_one_of_each_kind_and_its_words_are_apart() -> None:
     check(stream)  # names, tokens and pictures as every stream's
     assert stream.name == "embedded" and [one.name for one in stream.tasks] == list(USUAL) and len(stream) >= 5
     assert {MARKS[name] for name in USUAL} == set(MARKS.values())
-    asked = [prompt for one in stream.tasks for prompt in (*one.captions, *one.asked)]
+    asked = [prompt for one in stream.tasks for prompt in (*one.captions, *one.eval_prompts)]
     words = [prompt.split('"')[1] for prompt in (*asked, *stream.generic)]
     assert len(set(words)) == len(words)
     shown = [one.tobytes() for each in stream.tasks for one in (*each.images, *each.references)]  # type: ignore[union-attr]

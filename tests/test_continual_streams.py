@@ -61,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_file(folder: Path) -> None:
     stream = streamfile.read(folder / "stream.toml")
     assert [task.name for task in stream.tasks] == ["teapot", "boot"]
-    assert stream.tasks[1].asked == ("a photo of zwz boot", "zwz boot in a jail")
+    assert stream.tasks[1].eval_prompts == ("a photo of zwz boot", "zwz boot in a jail")
     assert [one.name for one in stream.tasks[0].images] == ["0.png", "1.png"]  # type: ignore[union-attr]
     assert (stream.name, stream.generic) == ("mine", ("a dog",))
     record = streamfile.record(stream)
@@ -159,7 +159,7 @@ class TestPaper:
         assert sum(map(len, presets.SUBJECTS.values())) == 30 and len(presets.SUBJECTS) == 15
         assert stream.tasks[0].prompt == "a photo of sks sneaker"
         assert stream.tasks[9].prompt == "a photo of cws teapot"
-        assert stream.tasks[3].asked[0] == "a uwu stuffed animal in a purple wizard outfit"
+        assert stream.tasks[3].eval_prompts[0] == "a uwu stuffed animal in a purple wizard outfit"
 
     def test_styles(self) -> None:
         things = sorted({thing for _, thing in presets.STYLES} | set(presets.HELD_OUT))
@@ -167,7 +167,7 @@ class TestPaper:
         assert random.Random(42).sample(things, 10) == [thing for _, thing in presets.STYLES]
         task = presets.styles(None).tasks[1]
         assert task.prompt == "palette knife image of architectures"
-        assert task.asked[2] == "palette knife image of a santa hat"
+        assert task.eval_prompts[2] == "palette knife image of a santa hat"
 
     def test_styles_read_their_pictures(self, tmp_path: Path) -> None:
         for number, (style, thing) in enumerate(presets.STYLES):

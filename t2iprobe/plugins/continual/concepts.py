@@ -2,8 +2,8 @@
 
 A concept is a mark (``signs.MARKS``): the panel as a flag, a line under it, the first letter alone, … The tokenizer of
 the tiny models has no word to spare, so a concept's token is a letter in the place of the article: ``Q red sign that
-says "LION"``. No prompt that they were trained on has a letter outside the quotes, so it means nothing yet. And the
-word stays in its place: the models find it by that, and one token more in front of it makes them misspell.
+says "LION"``. No prompt that they were trained on has a letter outside the quotes, so it means nothing yet. The
+word stays in its place, because the models find it by its position: with one more token before it, they misspell.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from t2iprobe.plugins.continual.streams import Task, TaskStream
 
 #: mark -> the letter that stands for it
 TOKENS = dict(zip(MARKS, "QZXJVKWY", strict=True))
-#: what the stream teaches unless told otherwise: one of each kind, and a second layout, which competes with the first
+#: what the stream teaches by default: one mark of each kind, and a second layout, which competes with the first
 USUAL = ("flag", "underlined", "initial", "stake", "raised")
 IMAGES, REFERENCES, PROMPTS, GENERIC = 6, 10, 5, 4
 
@@ -34,7 +34,7 @@ Floats = NDArray[np.float64]
 
 
 def embedded_stream(seed: int, marks: Sequence[str] = USUAL) -> TaskStream:
-    """A task a mark. Training pictures, references and evaluation prompts have no word in common.
+    """One task per mark. Training pictures, references and evaluation prompts have no word in common.
 
     Args:
         seed: seed of words, colours and walls.
@@ -105,11 +105,11 @@ def _sign(word: str, rng: np.random.Generator, layout: str = "plain") -> NewSign
 
 
 class ConceptScore:
-    """How surely a picture shows a task's mark, 0 to 1, whatever its word, colour and wall, and other marks beside it.
+    """How clearly a picture shows a task's mark, 0 to 1, regardless of its word, colour and wall, and of other marks.
 
-    One linear function of the pixels a mark, fitted by ridge regression to a few thousand renderings with none, one or
-    several marks, blurred, faded and noisy as a small model's pictures are, and to pictures of nothing. It is fitted
-    when first used, in about a second, and always the same.
+    For each mark a linear function of the pixels, fitted by ridge regression to a few thousand renderings with none,
+    one or several marks, blurred, faded and noisy as a small model's pictures are, and to pictures of nothing. It is
+    fitted when first used, in about a second, and always the same.
     """
 
     name: ClassVar[str] = "concept"
@@ -119,10 +119,10 @@ class ConceptScore:
         _fitted()
 
     def score(self, images: Sequence[Image.Image], task: Task) -> Scores:
-        """One number an image.
+        """One number per image.
 
         Raises:
-            ConfigError: the task is none of the embedded stream's.
+            ConfigError: the task does not belong to the embedded stream.
         """
         choice("concept of the embedded stream", task.name, MARKS)
         return self.presence(images)[:, list(MARKS).index(task.name)]
@@ -133,7 +133,7 @@ class ConceptScore:
         return np.clip(_fitted().values(_features(stack)), 0.0, 1.0)
 
     def named(self, images: Sequence[Image.Image]) -> list[str]:
-        """The mark that each image shows most surely; empty if none reaches one half."""
+        """The mark that each image shows most clearly; empty if none reaches one half."""
         found = self.presence(images)
         return [list(MARKS)[row.argmax()] if row.max() >= 0.5 else "" for row in found]
 

@@ -19,7 +19,7 @@ from t2iprobe.core.names import choice
 from t2iprobe.core.runs import runfolder
 from t2iprobe.plugins.continual.arms import BASE, ModelSeries, arms
 from t2iprobe.plugins.continual.concepts import ConceptScore
-from t2iprobe.plugins.continual.grid import ResultGrid, begun
+from t2iprobe.plugins.continual.grid import ResultGrid, grids_in
 from t2iprobe.plugins.continual.scores import LIKENESSES
 from t2iprobe.plugins.continual.streamfile import record
 from t2iprobe.plugins.continual.streams import Task, TaskStream
@@ -59,7 +59,8 @@ def grids_of(folder: Path, manifest: dict[str, Any]) -> dict[ModelSeries, Result
     """The arms of a run that already have pictures."""
     settings = manifest["settings"]
     names = [one["name"] for one in settings["methods"]]
-    return begun(folder / runfolder.STORE, arms(names, settings["orders"], settings["seeds"], settings["references"]))
+    found = arms(names, settings["orders"], settings["seeds"], settings["references"])
+    return grids_in(folder / runfolder.STORE, found)
 
 
 def evaluate(

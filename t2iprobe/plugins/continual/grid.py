@@ -82,15 +82,15 @@ class ResultGrid:
 
     @classmethod
     def open(cls, store: Path, arm: ModelSeries) -> ResultGrid:
-        """An arm that was begun.
+        """An arm that has been started.
 
         Raises:
-            ConfigError: the arm was not begun.
+            ConfigError: it has not been started.
         """
         try:
             return cls(zarr.open_group(store, mode="r+", path=arm.label, use_consolidated=False))
         except (FileNotFoundError, KeyError) as error:
-            raise ConfigError(f"{store} has nothing of {arm.label} yet; run it first") from error
+            raise ConfigError(f"{store} has nothing of {arm.label} yet; start its run first") from error
 
     @property
     def order(self) -> list[int]:
@@ -154,7 +154,7 @@ class ResultGrid:
         return dict(self.group.attrs)
 
 
-def begun(store: Path, arms: Sequence[ModelSeries]) -> dict[ModelSeries, ResultGrid]:
+def grids_in(store: Path, arms: Sequence[ModelSeries]) -> dict[ModelSeries, ResultGrid]:
     """The arms that already have pictures."""
     found = {}
     for arm in arms:

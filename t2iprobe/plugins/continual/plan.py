@@ -12,7 +12,7 @@ from t2iprobe.cli.cost import duration
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.parse import size_text
 from t2iprobe.plugins.continual.arms import JOINT, SEPARATE, ModelSeries
-from t2iprobe.plugins.continual.grid import begun
+from t2iprobe.plugins.continual.grid import grids_in
 from t2iprobe.plugins.continual.mergers import Svd
 from t2iprobe.plugins.continual.methods import ContinualMethod
 from t2iprobe.plugins.continual.regularizers import Ewc, OLora
@@ -147,7 +147,7 @@ def _separate(run: ContinualRun) -> set[tuple[int, int]]:
 
 def _images(run: ContinualRun) -> int:
     """Number of pictures that are still to be drawn."""
-    shape, drawn = run.shape, {arm: grid.done for arm, grid in begun(run.store, run.arms).items()}
+    shape, drawn = run.shape, {arm: grid.done for arm, grid in grids_in(run.store, run.arms).items()}
     left = [
         shape.generic if cell == shape.tasks else shape.pictures
         for arm in run.arms

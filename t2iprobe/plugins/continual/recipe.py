@@ -107,7 +107,7 @@ class Sampling:
         Raises:
             ConfigError: the tasks have different numbers of prompts.
         """
-        counts = {len(task.asked) for task in stream.tasks}
+        counts = {len(task.eval_prompts) for task in stream.tasks}
         if len(counts) > 1:
             raise ConfigError(
                 f"every task of a stream needs the same number of prompts; the tasks of {stream.name} have "

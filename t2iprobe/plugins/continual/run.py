@@ -320,7 +320,7 @@ class _Worker:
             grid.note(rounding=lost)
             for cell in cells:
                 self._check()
-                prompts = stream.generic if cell == len(order) else stream.tasks[order[cell]].asked
+                prompts = stream.generic if cell == len(order) else stream.tasks[order[cell]].eval_prompts
                 pictures = self.run.sampling.draw(model, prompts, self.callbacks.on_picture_step)
                 grid.write(after, cell, pictures)
 

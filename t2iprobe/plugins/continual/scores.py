@@ -39,7 +39,6 @@ class Likeness(ABC):
     """
 
     name: ClassVar[str]
-    summary: ClassVar[str]
     variable: ClassVar[str]
     default: ClassVar[str]
     #: mean and deviation of the pixels it was trained on
@@ -125,9 +124,8 @@ class Likeness(ABC):
         reason = " ".join(str(error).split())[:160]
         return ModelError(
             f"the model of the score {self.name}, {self.ref!r}, cannot be loaded: give --{self.name} of `continual "
-            f"eval` a folder with it, set {self.variable}, leave it out of --metric, or fetch it once with "
-            f"`hf download {self.default}` "
-            f"({type(error).__name__}: {reason})"
+            f"eval` a folder with it, set {self.variable} to one, leave out the score, or download it once with "
+            f"`hf download {self.default}` ({type(error).__name__}: {reason})"
         )
 
     @abstractmethod
@@ -139,7 +137,6 @@ class ClipLikeness(Likeness):
     """CLIP-I: image features of CLIP ViT-B/32 behind the projection."""
 
     name = "clip-i"
-    summary = "cosine of CLIP ViT-B/32 image features to the references"
     variable = "T2IPROBE_CLIP"
     default = "openai/clip-vit-base-patch32"
     statistics = CLIP
@@ -161,7 +158,6 @@ class DinoLikeness(Likeness):
     """DINO: the class token of the last hidden state of DINO ViT-S/16."""
 
     name = "dino"
-    summary = "cosine of DINO ViT-S/16 class tokens to the references"
     variable = "T2IPROBE_DINO"
     default = "facebook/dino-vits16"
     statistics = IMAGENET
@@ -179,7 +175,6 @@ class CsdLikeness(Likeness):
     """CSD: the style descriptor of Somepalli et al. 2024 (arXiv 2404.01292), a CLIP ViT-L/14 with another head."""
 
     name = "csd"
-    summary = "cosine of CSD style descriptors to the references"
     variable = "T2IPROBE_CSD"
     default = "tomg-group-umd/CSD-ViT-L"
     statistics = CLIP

@@ -146,7 +146,7 @@ def record(stream: TaskStream) -> dict[str, Any]:
                 "prompt": task.prompt,
                 "token": task.token,
                 "captions": list(task.captions),
-                "prompts": list(task.asked),
+                "prompts": list(task.eval_prompts),
                 "images": [_digest(one)[:16] for one in task.images],
                 "references": [_digest(one)[:16] for one in task.references],
             }

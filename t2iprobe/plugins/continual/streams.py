@@ -1,4 +1,4 @@
-"""A stream of tasks: what is learnt one after another, and with which prompts each is asked for afterwards.
+"""A stream of tasks: the concepts that are learnt one after another, and the prompts that test each afterwards.
 
 ``streamfile`` reads one from TOML, ``presets`` has the paper's, ``concepts`` the embedded one.
 """
@@ -37,7 +37,7 @@ class Task:
     prompts: tuple[str, ...] = ()
 
     @property
-    def asked(self) -> tuple[str, ...]:
+    def eval_prompts(self) -> tuple[str, ...]:
         """The prompts it is evaluated with."""
         return self.prompts or (self.prompt,)
 

@@ -35,7 +35,7 @@ class Weights:
         owners: share of the weights that each task owns at the end, and last the share that nobody owns; for the
             magnitude merge only.
         cross: what summing the factors would add, relative to the sum of the products, task by task, run by run.
-        handed_over: size of the last state in bytes, the bound of its rank, and what it holds.
+        state: size in bytes of the last state, the bound of its rank, and what it holds.
     """
 
     conflicts: Mapping[Run, list[analysis.Conflict]] = field(default_factory=dict)
@@ -43,12 +43,12 @@ class Weights:
     overlap: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     owners: list[float] = field(default_factory=list)
     cross: list[list[float]] = field(default_factory=list)
-    handed_over: Mapping[str, Any] = field(default_factory=dict)
+    state: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """The weights as plain values for JSON."""
         return {
-            "handed_over": self.handed_over,
+            "handed_over": self.state,
             "sign_conflicts": {what: self._opposed(what) for what in ("share", "ratio")},
             "layers": self.layers,
             "overlap": {side: {"shared": shared, "chance": chance} for side, (shared, chance) in self.overlap.items()},
@@ -92,7 +92,7 @@ def _weights(results: Results, name: str) -> Weights:
         overlap={side: tuple(np.mean(found, axis=0).tolist()) for side, found in pairs.items() if found},
         owners=np.mean(owned, axis=0).tolist() if owned else [],
         cross=[_cross(one) for one in every if one.adapters and not by.initializer.continues],
-        handed_over={key: facts[key] for key in ("bytes", "rank", "kinds") if key in facts},
+        state={key: facts[key] for key in ("bytes", "rank", "kinds") if key in facts},
     )
 
 
