@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -233,3 +234,19 @@ def test_other_commands_read_it_as_a_study(call: Call, tmp_path: Path, model: Mo
     else:
         with pytest.raises(ConfigError, match="found no layer"):
             layers_found(tmp_path / "run", model)
+
+
+def test_pictures_are_read_one_at_a_time(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the end of a run takes no memory that grows with the number of pairs."""
+    original, alive, most = StudyResult.images, set[int](), [0]
+
+    def counted(self: StudyResult, trial: str | Trial, pair: int) -> Image.Image | None:
+        image = original(self, trial, pair)
+        alive.add(id(image))
+        weakref.finalize(image, alive.discard, id(image))
+        most[0] = max(most[0], len(alive))
+        return image
+
+    monkeypatch.setattr(StudyResult, "images", counted)
+    assert call("--out", "run")[0] == 0 and len(list(Path("run/images").rglob("*.png"))) == 15
+    assert 0 < most[0] <= 2

@@ -38,7 +38,7 @@ def view() -> Page:
         )
         for i, score in enumerate((0.1, 0.95, 0.3))
     ]
-    images = {label: flat((40 * i, 10, 200)) for i, label in enumerate(LABELS) if label != "0"}
+    images = {label: data_uri(flat((40 * i, 10, 200))) for i, label in enumerate(LABELS) if label != "0"}
     pairs = [PairView("CAT", "</script><b>DOG", 'a sign that says "CAT"', "b & c", images)]
     heat = HeatMap("Share by step.", ["layer 1", "layer 2"], ["0-4", "5-9"], [[1.0, 0.0], [0.5, float("nan")]])
     table = ReportTable(["set", "x"], [["a", 2.0], ["b", 10.0]])
@@ -157,7 +157,7 @@ def shown(page: Any) -> str:
 
 
 def test_the_found_layer_is_chosen_first(page: Any, view: Page) -> None:
-    assert shown(page) == data_uri(view.pairs[0].images["1"])
+    assert shown(page) == view.pairs[0].images["1"]
     assert page.locator("h1").inner_text() == view.headline == view.sentence
 
 
@@ -169,7 +169,7 @@ def test_a_layer_shows_its_pictures(page: Any, view: Page, how: str) -> None:
         page.keyboard.press("ArrowRight")
     else:
         getattr(column, how)()
-    assert shown(page) == data_uri(view.pairs[0].images["2"])
+    assert shown(page) == view.pairs[0].images["2"]
     assert column.get_attribute("aria-pressed") == "true"
     assert "30" in page.locator("#chosen").inner_text()
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2iprobe.cli.commandline import quoted
 from t2iprobe.core.evidence import evidence
+from t2iprobe.core.html import data_uri
 from t2iprobe.core.planted import planted_layers
 from t2iprobe.core.runs.files import write
 from t2iprobe.core.scope import Scope
@@ -153,8 +154,7 @@ def pair_views(result: StudyResult, rows: Sequence[Trial]) -> list[PairView]:
     views, asked = [], {trial.label for trial in result.trials}
     labels = [trial.label for trial in (source(), target(), *rows) if trial.label in asked]
     for number, (one, other, _, word, goal, *_) in enumerate(result.manifest["settings"]["pairs"]):
-        known = {label: result.images(label, number) for label in labels}
-        images = {label: image for label, image in known.items() if image is not None}
+        images = {label: data_uri(image) for label in labels if (image := result.images(label, number)) is not None}
         if {"source", "target"} <= set(images):
             views.append(PairView(word, goal, one, other, images))
         if len(views) == PAIRS:

@@ -124,13 +124,13 @@ class TrialView:
 
 @dataclass(frozen=True, slots=True)
 class PairView:
-    """The pictures of a pair, by trial label; ``source`` and ``target`` are the unpatched ones."""
+    """The pictures of a pair as data URIs, by trial label; ``source`` and ``target`` are the unpatched ones."""
 
     source_word: str
     target_word: str
     source_prompt: str
     target_prompt: str
-    images: Mapping[str, Image]
+    images: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from PIL.Image import Image
 from t2iprobe.core.errors import ConfigError, DamagedError, RunExistsError
 from t2iprobe.core.names import near
 from t2iprobe.core.runs.checksums import CHECKSUMS, keep, signed, unsigned
-from t2iprobe.core.runs.files import PARTS, write
+from t2iprobe.core.runs.files import PARTS, encoded, write
 from t2iprobe.core.runs.lock import LOCK
 
 MANIFEST = "manifest.json"
 STORE = "study.zarr"
+Read = Callable[[str, int], Image | None]  # the picture of a trial and a pair
 RUNNING, FINISHED, INTERRUPTED = "running", "finished", "interrupted"  # states of a run
 
 
@@ -142,12 +143,21 @@ def _short(value: Any) -> str:
     return f"{len(value)} of them" if isinstance(value, list) and len(value) > 4 else repr(value)
 
 
-def write_images(path: Path, folder: str, rows: Mapping[int, Sequence[Image]], trials: Sequence[str]) -> None:
-    """Write one PNG per image, by number of the pair: ``folder/pair-000/<trial>.png``; existing files are overwritten.
+def write_images(path: Path, folder: str, pairs: Iterable[int], labels: Mapping[str, str], image: Read) -> None:
+    """Write one PNG per image: ``folder/pair-000/<label>.png``; existing files are overwritten.
+
+    Images are read one at a time, so the memory this takes does not grow with the number of pairs.
+
+    Args:
+        path: the run's folder.
+        folder: the folder in it.
+        pairs: numbers of the pairs.
+        labels: names of the files, by trial label.
+        image: reads the image of a trial and a pair; without an image there is no file.
 
     Raises:
         StoreError: the disk is full or gone.
     """
-    for number, row in rows.items():
-        named = zip(trials, row, strict=True)
-        keep(path, {f"{folder}/pair-{number:03d}/{label}.png": image for label, image in named})
+    for number in pairs:
+        made = ((f"{folder}/pair-{number:03d}/{name}.png", image(label, number)) for label, name in labels.items())
+        keep(path, {name: encoded(one, name) for name, one in made if one is not None})

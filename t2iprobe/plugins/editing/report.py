@@ -71,22 +71,22 @@ def answer_of(result: StudyResult) -> dict[str, Any]:
 
 def _write_pictures(result: StudyResult, photo: Image.Image | None) -> None:
     """Write the contact sheet, and every picture as PNG, next to the study's own files."""
-    from t2iprobe.report.figures import cell_for, grid, wrapped
+    from t2iprobe.report.figures import CELL, cell_for, grid, thumbnail, wrapped
 
     named = {SOURCE: SOURCE if photo is None else "reconstruction", TARGET: SWAP}
-    labels = [trial.label for trial in result.trials]
-    names = [named.get(label, label) for label in labels]
+    names = {trial.label: named.get(trial.label, trial.label) for trial in result.trials}
     pairs = result.manifest["settings"]["pairs"]
-    made = [[result.images(label, number) for label in labels] for number in range(len(pairs))]
-    pictures = [[image for image in row if image is not None] for row in made]
     shutil.rmtree(result.path / PICTURES, ignore_errors=True)
-    runfolder.write_images(result.path, PICTURES, dict(enumerate(pictures)), names)
+    runfolder.write_images(result.path, PICTURES, range(len(pairs)), names, result.images)
     first = {} if photo is None else {"photo": photo}
-    rows = [
-        (wrapped(f"{pair[3]}\n→ {pair[4]}"), [*first.values(), *row])
-        for pair, row in zip(pairs, pictures[:SHEET_ROWS], strict=False)
-    ]
-    keep(result.path, {SHEET: grid([*first, *names], rows, cell_for(pictures[0][0]))})
+    rows, cell = [], CELL
+    for number, pair in enumerate(pairs[:SHEET_ROWS]):
+        made = [image for label in names if (image := result.images(label, number)) is not None]
+        cell = cell_for(made[0])
+        rows.append(
+            (wrapped(f"{pair[3]}\n→ {pair[4]}"), [thumbnail(image, cell) for image in [*first.values(), *made]])
+        )
+    keep(result.path, {SHEET: grid([*first, *names.values()], rows, cell)})
 
 
 def sections(result: StudyResult) -> Iterator[Section]:

@@ -118,18 +118,19 @@ def _write(result: StudyResult, answer: Mapping[str, Any]) -> None:
     from t2iprobe.core.pairs import Pair
     from t2iprobe.core.runs import runfolder
     from t2iprobe.core.runs.checksums import keep
-    from t2iprobe.report.figures import SheetRow, bar_plot, contact_sheet
+    from t2iprobe.report.figures import SheetRow, bar_plot, contact_sheet, thumbnail
 
     labels, settings = [trial.label for trial in result.trials], result.manifest["settings"]
     left_out = {*settings["set_aside"], *settings["held_out"]}
     numbers = [number for number in range(len(result.pairs)) if number not in left_out]
-    pairs = [Pair(*result.manifest["settings"]["pairs"][number]) for number in numbers]
-    pictures: list[list[Any]] = [[result.images(label, number) for label in labels] for number in numbers]
+    runfolder.write_images(result.path, "images", numbers, {label: label for label in labels}, result.images)
     highlight = [row["label"] for row in _finding(result).details["response"] if row["named"]]
-    sheet = [
-        SheetRow(f"{pair.source_word}\n→ {pair.target_word}", source, target, patched)
-        for pair, (source, target, *patched) in list(zip(pairs, pictures, strict=True))[:SHEET_ROWS]
-    ]
+    sheet = []
+    for number in numbers[:SHEET_ROWS]:
+        pair = Pair(*settings["pairs"][number])
+        made = (result.images(label, number) for label in labels)
+        shown, aimed, *patched = (thumbnail(image) for image in made if image is not None)
+        sheet.append(SheetRow(f"{pair.source_word}\n→ {pair.target_word}", shown, aimed, patched))
     bars = bar_plot(
         labels[2:],
         [_scale(row, answer["gap"]) for row in answer["layers"]],
@@ -139,7 +140,6 @@ def _write(result: StudyResult, answer: Mapping[str, Any]) -> None:
         title=f"{answer['model']}: {answer['concept']}",
         ylabel=answer["score"],
     )
-    runfolder.write_images(result.path, "images", dict(zip(numbers, pictures, strict=True)), labels)
     keep(result.path, {"contact_sheet.png": contact_sheet(sheet, labels[2:], highlight), "layers.png": bars})
     keep(result.path, {ANSWER: answer})
 
