@@ -183,5 +183,5 @@ def precision_recall(tuned: Tensor, base: Tensor, neighbours: int = NEIGHBOURS) 
 
 def latents(model: Model, images: Sequence[Image]) -> Tensor:
     """Features that need no further network, (picture, feature): the model's own latents, averaged to 8 x 8 cells."""
-    states = (encoded(model, np.asarray(image.convert("RGB"))[None]) for image in images)
+    states = (encoded(model, np.array(image.convert("RGB"))[None]) for image in images)
     return torch.stack([adaptive_avg_pool2d(one, CELLS).flatten() for one in states]).double()
