@@ -61,7 +61,7 @@ def say_embedded(arch: str | None, ref: str) -> None:
 
 
 def load(asked: ModelOptions, plugins: Plugins, upscaler: str | None = None) -> Model:
-    """The model that is asked for; if it is an embedded default, stderr says so.
+    """The model that the options name; if it is an embedded default, stderr says so.
 
     Raises:
         ConfigError: no model is named, or its architecture is not ``--arch``.
@@ -76,7 +76,7 @@ def load(asked: ModelOptions, plugins: Plugins, upscaler: str | None = None) -> 
 
 
 def check_arch(model: Model, arch: str | None) -> None:
-    """Refuse a model of another architecture than was asked for.
+    """Refuse a model of another architecture than the one that was named.
 
     Raises:
         ConfigError: the architectures differ.

@@ -1,4 +1,4 @@
-"""Runs the study that a command asks for: finds it finished, or loads a model, announces the plan, shows progress."""
+"""Runs the study of a command: finds it finished, or loads a model, announces the plan and shows progress."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def start(
         path: the study's folder.
         where: where it runs.
         announce: prints the plan before the first pictures, and may refuse it.
-        command: the command that asked for it, word by word.
+        command: the command as it was typed, word by word.
         arch: the architecture that the model must have.
     """
     from t2iprobe.cli.models import check_arch

@@ -128,7 +128,7 @@ def resume(options: ResumeOptions, context: typer.Context) -> None:
     path = options.path
     arguments = runfolder.read_manifest(path).get("arguments", {})
     if arguments.get("question") is None:
-        raise ConfigError(f"{path} does not say what it asks; run the command again that started it")
+        raise ConfigError(f"{path} does not contain what it needs to be resumed; run the command that started it again")
     study = Question.from_table(arguments["question"], str(path / runfolder.MANIFEST))
     _print(start(context.obj, study, path, options, announce, arguments.get("command", ())), options.format)
 

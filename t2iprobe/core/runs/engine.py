@@ -37,7 +37,7 @@ class RunDefinition:
         unit: the word for what is counted.
         resume: how to go on, in words.
         store: URL of the store if it is not in the folder; the store is claimed.
-        whole: whether a finished run still has everything.
+        whole: whether a finished run still has all its parts.
         shared: whether several processes may work on the run at once, each on units of its own.
         disposable: whether the folder is removed again if the first session has kept no unit.
         leftover: files in the folder that a finished run has no use for.

@@ -1,4 +1,4 @@
-"""The folder of a run: its manifest, and whether it holds the run that is asked for.
+"""The folder of a run: its manifest, and whether it contains the run with the given settings.
 
 ::
 

@@ -81,7 +81,7 @@ def _scores(root: zarr.Group, name: str, pairs: int) -> None:
 
 
 def add_images(root: zarr.Group, trials: int, pairs: int, shape: tuple[int, ...], together: int) -> None:
-    """Make room for pictures of this shape; ``together`` of a pair are usually asked at once and share a file."""
+    """Make room for pictures of this shape; ``together`` of a pair are usually made at once and share a file."""
     size = int(np.prod(shape))
     root.create_array(
         "images",

@@ -105,7 +105,7 @@ class PlannedStudy:
         pairs: the pairs of the question.
         localizer: the localizer of the question.
         set_aside: numbers of the pairs that are not asked.
-        command: the command that asked for it, word by word; empty if none did.
+        command: the command as it was typed, word by word; empty if there was none.
     """
 
     question: Question

@@ -94,7 +94,7 @@ class StudyResult:
 
     @property
     def trials(self) -> list[Trial]:
-        """All trials that were asked; they are the rows of the scores."""
+        """All trials of the study; they are the rows of the scores."""
         return self._recorded.trials
 
     @property
@@ -104,7 +104,7 @@ class StudyResult:
 
     @cached_property
     def scores(self) -> dict[str, Scores]:
-        """Arrays (trial, pair) by the name of the score; NaN where an answer is not done or was never asked for."""
+        """Arrays (trial, pair) by the name of the score; NaN where a trial was not measured on a pair."""
         return {name: self._recorded.column(name) for name in self._recorded.names}
 
     @property
@@ -123,7 +123,7 @@ class StudyResult:
         return int(self._recorded.done.sum())
 
     def ranked(self, k: int | None = None, by: str | None = None, *, lowest: bool | None = None) -> Ranking:
-        """Trials in the order of a score, with 95 % intervals over the pairs each was asked of.
+        """Trials in the order of a score, with 95 % intervals over the pairs on which each was measured.
 
         Something always ranks first: among layers that all do nothing, it is the luckiest. :attr:`finding` says which
         layers are certainly responsible.
@@ -147,7 +147,7 @@ class StudyResult:
         return Ranking(sorted(found, key=lambda one: one.score.mean * (1 if down else -1))[:k])
 
     def scored(self, trials: Sequence[Trial]) -> Scored:
-        """Scores of the unpatched source and target and of some trials, on the pairs that all of them were asked of."""
+        """Scores of the unpatched source and target and of some trials, on the pairs with results for all of them."""
         steps = trials[0].num_steps if trials else None
         labels = [one.label for one in (source(steps), target(steps), *trials)]
         found = {name: np.stack([self._of(name, label) for label in labels]) for name in self.scores}
@@ -162,7 +162,7 @@ class StudyResult:
         )
 
     def _of(self, name: str, label: str) -> Scores:
-        """(pair,) one score of a trial; NaN where it was not asked."""
+        """(pair,) one score of a trial; NaN where it was not measured."""
         row = self._recorded.row(label)
         return np.full(len(self.pairs), np.nan, np.float32) if row is None else self.scores[name][row]
 

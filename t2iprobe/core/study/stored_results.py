@@ -31,7 +31,7 @@ Answer = tuple[TrialResult, tuple[Trial, ...]]  # for one pair, with its trials
 
 
 class RecordedResults:
-    """The contents of a store, for reading. Scores are in memory; pictures stay on the disk until they are asked for.
+    """The contents of a store, for reading. Scores are in memory; pictures stay on the disk until they are read.
 
     Args:
         root: root group of the store.
@@ -115,7 +115,7 @@ class StoredResults(RecordedResults):
         where: the store, created if need be: a folder, a URL that fsspec knows, or one of Zarr's own stores.
         pairs: a label for each.
         names: of the scores, the ranking one first.
-        question: what is being asked, in any form; a store with answers to another question is refused.
+        question: what the study asks, in any form; a store with answers to another question is refused.
 
     Raises:
         RunExistsError: the store has answers to another question.

@@ -41,7 +41,7 @@ EXPECTED = (1, 3)  # numbers of layers that share the answer in a rehearsal
 
 
 class _Scheduler:
-    """Makes as many steps as it is asked for, because a model's real scheduler is known only from its files."""
+    """Makes as many steps as requested, because a model's real scheduler is known only from its files."""
 
     config: ClassVar[Mapping[str, Any]] = {}
     timesteps: range = range(0)
