@@ -134,15 +134,17 @@ def _planned(asked: ContinualOptions, plugins: Plugins) -> dict[str, Any]:
     asked = asked.model_copy(update={"metric": ("none",)})
     if not asked.full_size:
         run = build(asked, plugins)
-        where = {"stream": run.stream.name, "model": run.learner.model.ref, "out": str(run.folder)}
-        return {**where, **timed(run, plan(run)).record()}
-    if asked.arch is None or asked.model is not None:
-        full, arch, model = (asked.called(name) for name in ("full_size", "arch", "model"))
-        raise ConfigError(f"{full} plans for the published model of an architecture: give {arch}, and no {model}")
-    run = build(asked.model_copy(update={"out": None}), plugins)
-    widths = run.learner.widths.values()
-    size = {"targets": len(widths), "lora_parameters": run.learner.recipe.rank * sum(map(sum, widths))}
-    return {"stream": run.stream.name, "model": f"{asked.arch}, published size", **size, **plan(run).record()}
+        cost, model = timed(run, plan(run)), run.learner.model.ref
+        size: dict[str, Any] = {"out": str(run.folder)}
+    elif asked.arch is None or asked.model is not None:
+        full, arch, named = (asked.called(name) for name in ("full_size", "arch", "model"))
+        raise ConfigError(f"{full} plans for the published model of an architecture: give {arch}, and no {named}")
+    else:
+        run = build(asked.model_copy(update={"out": None}), plugins)
+        cost, model, widths = plan(run), f"{asked.arch}, published size", run.learner.widths.values()
+        size = {"targets": len(widths), "lora_parameters": run.learner.recipe.rank * sum(map(sum, widths))}
+    sentence = f"{run.stream.name} on {model}: {cost.sentence()}"
+    return {"stream": run.stream.name, "model": model, **size, **cost.record(), "sentence": sentence}
 
 
 def _work(asked: ContinualOptions, run: ContinualRun, plugins: type[Plugins]) -> None:

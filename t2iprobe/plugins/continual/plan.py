@@ -67,7 +67,7 @@ class ContinualPlan:
         found = asdict(self)
         seconds = found.pop("seconds")
         hours = None if seconds is None else round(seconds / 3600, 3)
-        return {**found, "hours": hours, "disk_bytes": self.bytes, "sentence": self.sentence()}
+        return {**found, "hours": hours, "disk_bytes": self.bytes}
 
 
 def plan(run: ContinualRun) -> ContinualPlan:
