@@ -123,7 +123,7 @@ def test_a_relation_that_stays_is_called_flat() -> None:
             means = each[rows].mean(0)
             return means - means[-1]
 
-        _, error, count = jackknife(off, prompts, training_run.LEFT_OUT)
+        _, error, count = jackknife(off, prompts, training.LEFT_OUT)
         half = half_width(error, count, len(steps) - 1)
         flat += training.saturation(steps, each.mean(0).tolist(), half.tolist()) == 0
     assert flat / 300 >= 0.93  # 0.95 or more, and what 300 leave open
@@ -238,9 +238,9 @@ def test_embeddings_of_any_image_model(tmp_path: Path) -> None:
     )
     ViTModel(config).save_pretrained(tmp_path)
     ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
-    embed = training.embedder(str(tmp_path))
+    embed = training_run.embedder(str(tmp_path))
     features = embed(pictures(3))
     assert features.shape == (3, 16) and not np.allclose(features[0], features[1])
     assert training.aligned(pictures(), pictures(), embed)["embedding"] == pytest.approx(1)
     with pytest.raises(ConfigError, match="cannot be loaded"):
-        training.embedder(str(tmp_path / "absent"))
+        training_run.embedder(str(tmp_path / "absent"))

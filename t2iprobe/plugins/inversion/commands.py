@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.table import Table
 
 from t2iprobe.cli.command import takes
 from t2iprobe.cli.commandline import typed
-from t2iprobe.cli.console import Format, answers, print_json, tell
+from t2iprobe.cli.console import Format, answers, print_json, print_table, tell
 from t2iprobe.cli.models import reference
 from t2iprobe.cli.tables import print_wide
 from t2iprobe.core import parse
@@ -53,15 +52,13 @@ def list_(asked: InverterListOptions, context: typer.Context) -> None:
     if asked.format is Format.json:
         print_json({"inverters": found})
         return
-    heads = ("inverter", *KINDS, "calls per step", "needs", "settings", "what it does")
-    table = Table(*heads, box=None, header_style="bold")
+    rows = []
     for row in found:
-        marks = ("yes" if kind in row["predictions"] else "" for kind in KINDS)
+        marks = ["yes" if kind in row["predictions"] else "" for kind in KINDS]
         settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
         calls = "" if row["calls_a_step"] is None else f"{row['calls_a_step']:g}"
-        cells = (row["name"], *marks, calls, ", ".join(row["needs"]), settings, row["summary"])
-        table.add_row(*cells)
-    answers.print(table)
+        rows.append([row["name"], *marks, calls, ", ".join(row["needs"]), settings, row["summary"]])
+    print_table(("inverter", *KINDS, "calls per step", "needs", "settings", "what it does"), rows)
 
 
 @app.command()
@@ -97,7 +94,7 @@ def run(asked: InvertOptions, context: typer.Context) -> None:
             print_json(answer)
             return
         _print_summary(answer)
-        answers.print(f"tables, plots and report: t2iprobe invert analyze {found.path}")
+        tell(f"tables, plots and report: t2iprobe invert analyze {found.path}")
 
 
 def _named(asked: InvertOptions) -> InvertOptions:
@@ -287,7 +284,7 @@ def print_answer(answer: Mapping[str, Any], format: Format) -> None:
         answers.print()
     if "sentence" in answer:
         tell(answer["sentence"], "bold")
-    answers.print(f"Report with pictures: {answer['report']}")
+    tell(f"Report with pictures: {answer['report']}")
 
 
 def print_facts(facts: Mapping[str, Any], format: Format) -> None:
@@ -299,7 +296,7 @@ def print_facts(facts: Mapping[str, Any], format: Format) -> None:
         if isinstance(value, list) and value and isinstance(value[0], dict):
             print_rows(value, format, name)
         elif value not in (None, ""):
-            answers.print(f"{name.replace('_', ' '):>18}  {_fact(value)}")
+            tell(f"{name.replace('_', ' '):>18}  {_fact(value)}")
 
 
 def _fact(value: Any) -> str:
@@ -315,10 +312,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], format: Format, name: str) -> 
     if format is Format.json:
         print_json({name: list(rows)})
         return
-    table = Table(*(head.replace("_", " ") for head in rows[0]), box=None, header_style="bold")
-    for row in rows:
-        table.add_row(*(cell(value) for value in row.values()))
-    answers.print(table)
+    print_table([head.replace("_", " ") for head in rows[0]], [[cell(value) for value in row.values()] for row in rows])
 
 
 def _print_summary(answer: Mapping[str, Any]) -> None:
@@ -332,8 +326,8 @@ def _print_summary(answer: Mapping[str, Any]) -> None:
     rows = [[row["method"], *(cell(row.get(name)) for name in heads)] for row in answer["methods"]]
     print_wide(("method", *heads.values()), rows)
     spent = answer["spent"]
-    answers.print(
+    tell(
         f"{counted(answer['rows'], 'picture')}, {counted(spent.get('denoiser_rows', 0), 'denoiser row')}, "
         f"{spent.get('seconds', 0):.0f} s, {parse.size_text(spent.get('peak_bytes', 0))} beyond the weights, in "
-        f"{answer['run']}",
+        f"{answer['run']}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +15,6 @@ from t2iprobe.core.contracts.metric import Aggregate
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.analysis import geometry
 from t2iprobe.plugins.inversion.analyze import TRUE
-from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.paired import over
 from t2iprobe.plugins.inversion.resample import LevelSampler, WordJudge, more_diverse, pairwise, similar
 from t2iprobe.plugins.inversion.trajectory_store import Array
@@ -31,7 +31,7 @@ class Interpolation:
     """How to interpolate.
 
     Args:
-        arms: methods whose latents are taken.
+        arms: methods whose latents are used.
         pairs: the largest number of pairs.
         points: number of points along the path, ends included.
         way: ``slerp`` or ``lerp`` of whole vectors, or ``lerp-norm``, which keeps the length between those of the ends.
@@ -56,16 +56,11 @@ def couples(prompts: Sequence[str], count: int) -> list[tuple[int, int]]:
     rows: dict[str, list[int]] = {}
     for row, prompt in enumerate(prompts):
         rows.setdefault(prompt, []).append(row)
-    turns = max(len(listed) // 2 for listed in rows.values())
-    found = [
-        (listed[2 * turn], listed[2 * turn + 1])
-        for turn in range(turns)
-        for listed in rows.values()
-        if len(listed) > 2 * turn + 1
-    ]
+    by_prompt = (zip(same[::2], same[1::2], strict=False) for same in rows.values())
+    found = [pair for turn in itertools.zip_longest(*by_prompt) for pair in turn if pair is not None]
     if not found:
         raise ConfigError(
-            "interpolation needs two pictures of one prompt, and every picture of this run has its own; "
+            "interpolation needs two pictures with the same prompt, and every picture of this run has its own; "
             "run `t2iprobe invert run` with --distinct below --limit / 2"
         )
     return found[:count]
@@ -96,42 +91,43 @@ def interpolate(
     """
     run, shares = sampler.run, np.linspace(0, 1, question.points)
     pairs = couples(run.prompts, question.pairs)
-    prompts = [run.prompts[first] for first, _ in pairs]
+    first, second = ([pair[side] for pair in pairs] for side in (0, 1))
+    prompts = [run.prompts[row] for row in first]
     own = run.pictures("source")
-    apart = Frechet(own)
+    images, frechet = list(map(Image.fromarray, own)), Frechet(own)
     ends = {TRUE: run.noise, **{arm: run.latent(arm) for arm in question.arms}}
     made = {
-        what: [_between(sampler, states, pairs, share, question.way, prompts) for share in shares]
+        what: [
+            sampler.pictures(interpolated(states[first], states[second], float(share), question.way), prompts)
+            for share in shares
+        ]
         for what, states in ends.items()
     }
     rows = []
     for what, along in made.items():
-        for number, share in enumerate(shares):
-            pictures, morph = along[number], _morph(own, pairs, share)
+        for number, (share, pictures, noise) in enumerate(zip(shares, along, made[TRUE], strict=True)):
+            before = along[number - 1] if number else None
             row = {
                 "what": what,
                 "share": float(share),
-                "frechet": apart.to(pictures),
+                "frechet": frechet.to(pictures),
                 "diversity": pairwise(pictures),
                 "contrast": float(pictures.reshape(len(pictures), -1).std(1).mean() / 255),
-                "step": _gap(pictures, along[number - 1]) if number else None,
+                "step": None if before is None else float(np.abs(pictures.astype(np.float32) - before).mean() / 255),
             }
-            row |= {
-                f"{name}_to_noise": _mean(values)
-                for name, values in similar(pictures, made[TRUE][number], metrics).items()
-            }
-            row |= {f"{name}_to_morph": _mean(values) for name, values in similar(pictures, morph, metrics).items()}
-            beside = None if what == TRUE else made[TRUE][number]
-            if beside is not None:
-                row["diversity_beside_noise"] = more_diverse(pictures, beside, prompts)
-                row["frechet_beside_noise"] = apart.beside(pictures, beside, prompts)
+            morph = (1 - share) * own[first].astype(np.float32) + share * own[second].astype(np.float32)
+            for end, others in (("noise", noise), ("morph", morph.round().astype(np.uint8))):
+                scores = similar(pictures, others, metrics)
+                row |= {f"{name}_to_{end}": float(np.mean(values)) for name, values in scores.items()}
+            if what != TRUE:
+                row["diversity_beside_noise"] = more_diverse(pictures, noise, prompts)
+                row["frechet_beside_noise"] = frechet.beside(pictures, noise, prompts)
             if judge is not None:
                 read = np.array(judge.scores(pictures, prompts))
-                row["read"] = _mean(read)
-                if beside is not None:
-                    row["read_beside_noise"] = over(read - judge.scores(beside, prompts), prompts)
-            images = [Image.fromarray(one) for one in pictures]
-            row |= {one.name: one.score(images, [Image.fromarray(other) for other in own]) for one in aggregates}
+                row["read"] = float(read.mean())
+                if what != TRUE:
+                    row["read_beside_noise"] = over(read - judge.scores(noise, prompts), prompts)
+            row |= {metric.name: metric.score(list(map(Image.fromarray, pictures)), images) for metric in aggregates}
             rows.append(row)
     found = {
         "pairs": len(pairs),
@@ -141,32 +137,6 @@ def interpolate(
         "reference": {"diversity": pairwise(own[: len(pairs)]), "pictures": len(own)},
     }
     return found, {"interpolate-pictures": _sheet(made, shares, prompts)}
-
-
-def _between(
-    sampler: LevelSampler,
-    states: Array,
-    pairs: Sequence[tuple[int, int]],
-    share: float,
-    way: Way,
-    prompts: Sequence[str],
-) -> Pixels:
-    first, second = (states[[pair[side] for pair in pairs]] for side in (0, 1))
-    return sampler.pictures(interpolated(first, second, float(share), way), prompts)
-
-
-def _morph(own: Pixels, pairs: Sequence[tuple[int, int]], share: float) -> Pixels:
-    """The same interpolation between pixels."""
-    first, second = (own[[pair[side] for pair in pairs]].astype(np.float32) for side in (0, 1))
-    return ((1 - share) * first + share * second).round().astype(np.uint8)
-
-
-def _gap(pictures: Pixels, others: Pixels) -> float:
-    return float(np.abs(pictures.astype(np.float32) - others).mean() / 255)
-
-
-def _mean(values: Any) -> float:
-    return float(np.mean(values))
 
 
 def _sheet(made: dict[str, list[Pixels]], shares: Any, prompts: Sequence[str], count: int = 4) -> Image.Image:
@@ -239,8 +209,3 @@ class Frechet:
     @staticmethod
     def _flat(pictures: Pixels) -> Any:
         return pictures.reshape(len(pictures), -1).astype(np.float64) / 255
-
-
-def ends_of(run: Inverted, arms: Sequence[str]) -> tuple[str, ...]:
-    """The methods that were asked for, or all methods of the run."""
-    return tuple(run.arm(arm) for arm in arms) or tuple(run.arms)

@@ -59,7 +59,7 @@ def correlation_plot(found: Found) -> Image.Image:
     low, high = (across["floor"] + bound for bound in across["excess_of_noise"])
     first.axvspan(low, high, color=BAND, alpha=0.7, linewidth=0)
     first.axvline(across["floor"], color=INK, linestyle="--", linewidth=1)
-    floor = f"(dashed: the floor of white noise, {across['floor']:.4f}; band: 95 %)"
+    floor = f"(dashed: white noise, {across['floor']:.4f}; band: 95 %)"
     dress(first, f"Correlation across {images:,} images\n{floor}", f"mean of the top {across['top']} |r| in a patch")
     lags = range(1, len(within["rows"][0]["autocorrelation"]))
     second.fill_between(lags, within["white"]["low"], within["white"]["high"], color=BAND, linewidth=0)
@@ -67,7 +67,7 @@ def correlation_plot(found: Found) -> Image.Image:
         hue = colour(row["what"], methods)
         line(second, lags, row["autocorrelation"][1:], hue)
         line(third, within["frequencies"], row["spectrum"], hue, short(row["what"]))
-    band = f"(band: mean of {images:,} images of white noise, 95 %)"
+    band = "(band: mean of as many of white noise, 95 %)"
     dress(second, f"Autocorrelation within an image\n{band}", "lag (pixels)", "r")
     third.set_yscale("log")
     dress(third, "Spectrum\n(white noise: 1)", "cycles per pixel", "power")
