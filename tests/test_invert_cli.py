@@ -144,10 +144,10 @@ def test_a_preset_is_planned_and_built_without_weights(name: str, tmp_path: Path
     found = answered("run", "--plan", "--preset", name)
     preset, plugins = PRESETS[name], Plugins(installed=False)
     flow = "shift" in preset.levels
-    assert (found["rows"], found["num_steps"]) == (preset.rows, preset.num_steps) and found["hours"] is None
+    assert (found["rows"], found["num_steps"]) == (preset.limit, preset.num_steps) and found["hours"] is None
     up = sum(one["calls_up"] + one["calls_down"] for one in found["methods"]) + preset.num_steps
-    assert found["denoiser_rows"] == up * preset.rows
-    assert [one["method"] for one in found["methods"]] == list(preset.methods)
+    assert found["denoiser_rows"] == up * preset.limit
+    assert [one["method"] for one in found["methods"]] == list(preset.method)
     config: Any = plan.family_named(preset.family, plugins).full_size().config
     assert preset.shape[0] == (config.in_channels // 4 if name == "flux" else config.in_channels)
     assert name == "flux" or preset.shape[1:] == (config.sample_size,) * 2

@@ -15,7 +15,6 @@ from t2iprobe.core.contracts.schedule import Schedule
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import counted
-from t2iprobe.core.runs.engine import RunDefinition, RunSession
 from t2iprobe.core.runs.provenance import portable
 from t2iprobe.plugins.inversion import plan, plots, session
 from t2iprobe.plugins.inversion.analyze import (
@@ -36,6 +35,8 @@ from t2iprobe.plugins.inversion.study import InversionStudy
 from t2iprobe.sampling import used_schedule
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from t2iprobe.registry.manager import Plugins
 
 #: options that decide the result, apart from the model and the prompts
@@ -166,34 +167,29 @@ def run(asked: AblateOptions, path: Path, plugins: Plugins, command: Sequence[st
         "model": ref,
         "prompts": portable(str(asked.prompts or asked.prompt_set or "")),
     }
+    facts = {"model": ref, "command": quoted(portable(list(command)))}
+    rows: list[dict[str, Any]] = []
 
-    def work(current: RunSession) -> dict[str, Any]:
-        rows: list[dict[str, Any]] = []
-        current.begin(0, len(ablated))
-        for name, study in ablated:
-            current.check()
-            run = session.run_study(asked.each, study, path / name, name)
-            rows += measured(run, AnalysisSettings())
-            current.done()
-        noise = noise_floor(run, AnalysisSettings())
-        budget = "" if asked.equal_calls is None else f", at most {asked.equal_calls} for every method"
-        images = len(run.rows)
-        answer = {
+    def measure(setting: tuple[str, InversionStudy]) -> None:
+        name, study = setting
+        rows.extend(measured(session.run_study(asked.each, study, path / name, name), AnalysisSettings()))
+
+    def answer() -> tuple[dict[str, Any], dict[str, Image]]:
+        last = Inverted(path / ablated[-1][0])
+        noise, images = noise_floor(last, AnalysisSettings()), len(last.rows)
+        found = {
             "images": images,
-            "floor": noise["floor"],
-            "excess_of_noise": noise["excess_of_noise"],
-            "budget_text": budget,
+            **{name: noise[name] for name in ("floor", "excess_of_noise")},
+            "budget_text": "" if asked.equal_calls is None else f", at most {asked.equal_calls} for every method",
             "sentence": f"{counted(len(rows), 'setting')} on the same noise, {counted(images, 'picture')} each.",
             "rows": rows,
         }
-        by_k = plots.k_plot(rows, [replaced(row["method"]) for row in rows])
-        drawn = {"methods": plots.methods_plot(rows), "k": by_k}
-        session.keep(path, "ablation", answer, {name: plot for name, plot in drawn.items() if plot is not None})
-        return {}
+        drawn = {"methods": plots.methods_plot(rows)}
+        if (by_k := plots.k_plot(rows, [replaced(row["method"]) for row in rows])) is not None:
+            drawn["k"] = by_k
+        return found, drawn
 
-    facts = {"model": ref, "command": quoted(portable(list(command)))}
-    definition = RunDefinition("ablation", settings, work, facts, unit="setting", disposable=False)
-    return session.sweep(path, definition, "ablation")
+    return session.sweep(path, "ablation", "setting", settings, facts, ablated, measure, answer)
 
 
 def measured(run: Inverted, options: AnalysisSettings) -> list[dict[str, Any]]:

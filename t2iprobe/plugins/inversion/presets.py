@@ -23,8 +23,8 @@ class InversionPreset:
         shape: (channel, y, x) of what is denoised.
         levels: settings of the published scheduler; with a ``shift`` it is a flow model's, ``mu`` is the shift by size.
         num_steps: T, the number of steps.
-        rows: N, the number of pictures.
-        methods: the methods that are compared: plain inversion, and forward diffusion for the first 4 % of the steps.
+        limit: N, the number of pictures.
+        method: the methods that are compared: plain inversion, and forward diffusion for the first 4 % of the steps.
         dtype: dtype of the weights.
         reencode: whether pictures are decoded and encoded again before they are inverted.
         distinct: number of different prompts.
@@ -36,8 +36,8 @@ class InversionPreset:
     shape: tuple[int, int, int]
     levels: Mapping[str, Any] = field(default_factory=dict)
     num_steps: int = 50
-    rows: int = 2048
-    methods: tuple[str, ...] = ("ddim", "forward:steps=2")
+    limit: int = 2048
+    method: tuple[str, ...] = ("ddim", "forward:steps=2")
     dtype: str | None = None
     reencode: bool = False
     distinct: int | None = None
@@ -63,7 +63,7 @@ PRESETS: dict[str, InversionPreset] = {
         "if",
         (3, 64, 64),
         {"beta_schedule": "squaredcos_cap_v2"},
-        rows=5120,
+        limit=5120,
         dtype="float16",
         note="stage I, with --prompts captions.txt; no thresholding or clipping: ddim-stock is the faithful mode",
     ),
@@ -71,7 +71,7 @@ PRESETS: dict[str, InversionPreset] = {
         "facebook/DiT-XL-2-256",
         "dit",
         (4, 32, 32),
-        rows=10240,
+        limit=10240,
         dtype="float16",
         note="the 1,000 classes in turn; no guidance (the authors' script has it commented out)",
     ),
@@ -80,7 +80,7 @@ PRESETS: dict[str, InversionPreset] = {
         "ldm",
         (3, 64, 64),
         _LATENT | {"beta_start": 0.0015, "beta_end": 0.0195},
-        rows=10240,
+        limit=10240,
         note="unconditional, latents before quantisation",
     ),
     "adm-32": InversionPreset(
@@ -88,8 +88,8 @@ PRESETS: dict[str, InversionPreset] = {
         "ddpm",
         (3, 32, 32),
         num_steps=100,
-        rows=10240,
-        methods=("ddim", "ddim:convention=source", "forward:steps=4"),
+        limit=10240,
+        method=("ddim", "ddim:convention=source", "forward:steps=4"),
         note="a DDPM in place of OpenAI's ADM, whose weights diffusers does not load; the authors invert ADM by the "
         "source-time convention",
     ),
@@ -98,7 +98,7 @@ PRESETS: dict[str, InversionPreset] = {
         "sd3",
         (16, 128, 128),
         {"shift": 3.0},
-        methods=("euler", "forward:steps=2"),
+        method=("euler", "forward:steps=2"),
         dtype="float16",
         note="not in the paper, which has FLUX among flow models",
     ),
@@ -107,7 +107,7 @@ PRESETS: dict[str, InversionPreset] = {
         "flux",
         (16, 128, 128),
         {"shift": 3.0, "use_dynamic_shifting": True, "mu": 1.15},
-        methods=("euler", "forward:steps=2"),
+        method=("euler", "forward:steps=2"),
         dtype="bfloat16",
         note="the pipeline's own guidance embedding",
     ),
@@ -116,29 +116,16 @@ PRESETS: dict[str, InversionPreset] = {
 
 def applied(asked: InvertOptions, preset: InversionPreset) -> InvertOptions:
     """The options, with the preset's values for those that were not given."""
-    return asked.filled(
-        {
-            "model": None if asked.has("arch") or asked.has("model") else preset.model,
-            "dtype": preset.dtype,
-            "num_steps": preset.num_steps,
-            "limit": None if asked.images else preset.rows,
-            "method": preset.methods,
-            "reencode": preset.reencode,
-            "distinct": preset.distinct,
-        }
-    )
+    values = {name: getattr(preset, name) for name in ("dtype", "num_steps", "method", "reencode", "distinct")}
+    values["model"] = None if asked.has("arch") or asked.has("model") else preset.model
+    values["limit"] = None if asked.images else preset.limit
+    return asked.filled(values)
 
 
 def listing() -> list[dict[str, Any]]:
     """One record per preset."""
     return [
-        {
-            "preset": name,
-            "model": one.model,
-            "steps": one.num_steps,
-            "limit": one.rows,
-            "methods": ", ".join(one.methods),
-            "note": one.note,
-        }
-        for name, one in PRESETS.items()
+        {"preset": name, "model": preset.model, "steps": preset.num_steps, "limit": preset.limit}
+        | {"methods": ", ".join(preset.method), "note": preset.note}
+        for name, preset in PRESETS.items()
     ]

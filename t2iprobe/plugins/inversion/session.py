@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -23,7 +23,7 @@ from t2iprobe.core.options import LoadOptions
 from t2iprobe.core.parse import size, size_text
 from t2iprobe.core.runs import checksums, runfolder
 from t2iprobe.core.runs.checksums import check, read_json
-from t2iprobe.core.runs.engine import RunDefinition, execute
+from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
 from t2iprobe.core.runs.provenance import portable
 from t2iprobe.core.textfile import read_entries
 from t2iprobe.plugins.inversion import plots
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from t2iprobe.registry.manager import Plugins
+
+Part = TypeVar("Part")
 
 
 def default_method(model: Model) -> str:
@@ -221,16 +223,39 @@ def keep(path: Path, name: str, found: Mapping[str, Any], drawn: Mapping[str, Im
     checksums.keep(path, {f"{name}.json": found})
 
 
-def sweep(path: Path, run: RunDefinition, answer: str) -> dict[str, Any]:
+def sweep(
+    path: Path,
+    name: str,
+    unit: str,
+    settings: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    parts: Sequence[Part],
+    measure: Callable[[Part], None],
+    answer: Callable[[], tuple[Mapping[str, Any], Mapping[str, Image.Image]]],
+) -> dict[str, Any]:
     """Run several studies in folders below ``path``, go on with them, or find them done.
 
     Args:
         path: the folder that holds them all.
-        run: measures the studies and keeps the answer.
-        answer: name of the answer that it keeps.
+        name: kind of the run, and name of the answer that is kept.
+        unit: the word for a part.
+        settings, facts: see :class:`RunDefinition`.
+        parts: the parts of the work.
+        measure: does a part, or finds it done.
+        answer: gives the numbers and plots once all parts are done.
     """
-    execute(run, path, stopping())
-    found: dict[str, Any] = read_json(path / f"{answer}.json")
+
+    def work(session: RunSession) -> dict[str, Any]:
+        session.begin(0, len(parts))
+        for part in parts:
+            session.check()
+            measure(part)
+            session.done()
+        keep(path, name, *answer())
+        return {}
+
+    execute(RunDefinition(name, settings, work, facts, unit=unit, disposable=False), path, stopping())
+    found: dict[str, Any] = read_json(path / f"{name}.json")
     return found
 
 

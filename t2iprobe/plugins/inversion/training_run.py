@@ -16,7 +16,6 @@ from t2iprobe.cli.commandline import quoted
 from t2iprobe.cli.console import notes
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
-from t2iprobe.core.runs.engine import RunDefinition, RunSession
 from t2iprobe.core.runs.files import write
 from t2iprobe.core.runs.provenance import portable
 from t2iprobe.plugins.inversion import plan, plots, session
@@ -75,7 +74,6 @@ def measure(training: Training, asked: InvertTrainingOptions, plugins: Plugins) 
         notes.print(f"{training.name}: step {checkpoint.step}")
         own = asked.each(checkpoint.path)
         model = session.loaded(own, plugins)
-
         run = _inverted(own, model, plugins, training.folder(checkpoint, OWN), "sampling")
         if clean is None:
             clean = torch.from_numpy(run.clean), f"step {checkpoint.step} of {training.name}"
@@ -126,22 +124,16 @@ def run(asked: InvertTrainingOptions, path: Path, plugins: Plugins, command: Seq
         **asked.model_dump(mode="json", include={"limit", "distinct", "seed", "num_steps", "method"}),
         "prompts": portable(str(asked.prompts or asked.prompt_set or "")),
     }
-
-    def work(current: RunSession) -> dict[str, Any]:
-        current.begin(0, len(trainings))
-        for training in trainings:
-            current.check()
-            measure(training, asked, plugins)
-            current.done()
-        found = answer(trainings, AnalysisSettings(groups=asked.groups), embed)
-        found |= {"embedder": asked.embedder, "sentence": sentence(found)}
-        drawn = {"training": plots.training_plot(found), "training-pictures": sheet(trainings[0])}
-        session.keep(path, "training", found, drawn)
-        return {}
-
     facts = {"model": trainings[0].name, "command": quoted(portable(list(command)))}
-    definition = RunDefinition("training", settings, work, facts, unit="training", disposable=False)
-    return session.sweep(path, definition, "training")
+
+    def found() -> tuple[dict[str, Any], dict[str, Image.Image]]:
+        numbers = answer(trainings, AnalysisSettings(groups=asked.groups), embed)
+        drawn = {"training": plots.training_plot(numbers), "training-pictures": sheet(trainings[0])}
+        return numbers | {"embedder": asked.embedder, "sentence": sentence(numbers)}, drawn
+
+    return session.sweep(
+        path, "training", "training", settings, facts, trainings, lambda one: measure(one, asked, plugins), found
+    )
 
 
 def embedder(ref: str) -> Embed:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.plugins.inversion.analysis.arrays import Array, rows
+from t2iprobe.plugins.inversion.analysis.arrays import Array, cosines, rows, together
 
 
 def cka(values: ArrayLike, others: ArrayLike) -> float:
@@ -80,11 +80,7 @@ def _nearest(data: Array, count: int) -> NDArray[np.intp]:
 
 def embedding_cosine(values: ArrayLike, others: ArrayLike) -> Array:
     """Cosine between the embeddings of the same row, (row,); the embeddings are not centred."""
-    first, second = rows(values), rows(others)
-    if first.shape != second.shape:
-        raise ConfigError(f"embeddings must have the same shape, found {first.shape} and {second.shape}")
-    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    return np.asarray((first * second).sum(1) / np.where(lengths > 0, lengths, 1))
+    return cosines(*together(values, others))
 
 
 def _paired(values: ArrayLike, others: ArrayLike) -> tuple[Array, Array]:

@@ -44,3 +44,9 @@ def maps(values: ArrayLike) -> Array:
     if data.ndim != 4 or not data.size:
         raise ConfigError(f"pictures have the shape (row, channel, y, x), found {data.shape}")
     return data
+
+
+def cosines(values: Array, others: Array) -> Array:
+    """The cosine between the same rows of two arrays, (row,); 0 for a row of zeros."""
+    lengths = np.linalg.norm(values, axis=1) * np.linalg.norm(others, axis=1)
+    return np.asarray((values * others).sum(1) / np.where(lengths > 0, lengths, 1))

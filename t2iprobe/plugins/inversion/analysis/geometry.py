@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.plugins.inversion.analysis.arrays import Array, rows, together
+from t2iprobe.plugins.inversion.analysis.arrays import Array, cosines, rows, together
 
 DEGREES = np.arange(1, 180)
 
@@ -47,8 +47,8 @@ def triangle(noise: ArrayLike, image: ArrayLike, latent: ArrayLike) -> Triangle:
     lengths = np.stack([_length(corners[(i + 1) % 3] - corners[(i + 2) % 3]) for i in range(3)], axis=1)
     if not (lengths > 0).all():
         raise ConfigError("two corners coincide, so the triangle has no angles (an image that is its own latent?)")
-    cosines = [_cosine(corners[(i + 1) % 3] - corners[i], corners[(i + 2) % 3] - corners[i]) for i in range(3)]
-    return Triangle(np.stack(cosines, axis=1), lengths)
+    found = [cosines(corners[(i + 1) % 3] - corners[i], corners[(i + 2) % 3] - corners[i]) for i in range(3)]
+    return Triangle(np.stack(found, axis=1), lengths)
 
 
 def most_probable_triangle(angles: ArrayLike) -> tuple[int, int, int]:
@@ -79,10 +79,6 @@ def _length(vectors: Array) -> Array:
     return np.linalg.norm(vectors, axis=1)
 
 
-def _cosine(first: Array, second: Array) -> Array:
-    return np.asarray((first * second).sum(1) / (_length(first) * _length(second)))
-
-
 def slerp(values: ArrayLike, others: ArrayLike, share: float) -> Array:
     """Spherical interpolation of whole rows (Shoemake 1985); the result has the shape of the input (E11).
 
@@ -98,7 +94,7 @@ def slerp(values: ArrayLike, others: ArrayLike, share: float) -> Array:
         ConfigError: the shapes differ, or rows point in opposite directions, where there is no shortest path.
     """
     first, second = together(values, others)
-    angle = np.arccos(_cosine(first, second).clip(-1, 1))[:, None]
+    angle = np.arccos(cosines(first, second).clip(-1, 1))[:, None]
     if (np.pi - angle < 1e-6).any():
         raise ConfigError("two rows point in opposite directions, so all great circles between them are equally short")
     parallel = angle < 1e-6
