@@ -108,7 +108,7 @@ def test_another_kind_of_argument_is_said_in_a_sentence(model: t2i.Model, wrong:
 
 
 def test_a_run_without_cache_is_no_donor(model: t2i.Model, run: t2i.Run) -> None:
-    with pytest.raises(ConfigError, match="give its"):
+    with pytest.raises(ConfigError, match="pass its"):
         model.run(A, patch=run)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="contains no activations"):
         model.run(A, patch=model.run(A, num_steps=1).cache)
