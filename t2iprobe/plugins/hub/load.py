@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from t2iprobe.core.contracts.adapter import Pipeline
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.options import INDEX, LoadOptions
+from t2iprobe.registry import folders
 from t2iprobe.registry.bars import no_bars
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -50,7 +51,12 @@ def load(ref: str, options: LoadOptions) -> Pipeline | None:
     try:
         # loading from the hub may take minutes, where a progress bar is welcome
         with no_bars() if Path(source).is_dir() else nullcontext():
+            if Path(source).is_dir():
+                folders.check_sizes(Path(source))
             pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype, variant=variant, **left_out)
+            folders.check_whole(Path(source), pipeline)
+    except ModelError:
+        raise
     except Exception as error:
         raise ModelError(_explain(ref, error)) from error
     return pipeline.to(device)

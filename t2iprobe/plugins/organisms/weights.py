@@ -11,14 +11,15 @@ from diffusers import DiffusionPipeline
 from t2iprobe.core.contracts.adapter import Pipeline
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.options import INDEX, LoadOptions
-from t2iprobe.core.runs.checksums import keep, read_json
+from t2iprobe.core.planted import CARD
+from t2iprobe.core.planted import read_card as read_known
+from t2iprobe.core.runs.checksums import keep
+from t2iprobe.plugins.organisms.build import PIPELINES
 from t2iprobe.plugins.organisms.modelcard import card
 from t2iprobe.plugins.organisms.prompts import signs
 from t2iprobe.plugins.organisms.recipes import RECIPES, WEIGHTS, ModelRecipe
+from t2iprobe.registry import folders
 from t2iprobe.registry.bars import no_bars
-
-CARD = "planted.json"
-
 
 def load(ref: str, options: LoadOptions) -> Pipeline | None:
     """The embedded model ``ref``; ``None`` if there is none of that name.
@@ -60,8 +61,12 @@ def read(folder: Path, options: LoadOptions) -> Pipeline:
     """
     device, dtype = options.torch_device(), options.torch_dtype()
     try:
+        folders.check_sizes(folder)
         with no_bars():
             pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype, **dict.fromkeys(options.without))
+        folders.check_whole(folder, pipeline)
+    except ModelError:
+        raise
     except Exception as error:
         raise ModelError(f"the weights in {folder} are damaged: {type(error).__name__}: {error}") from error
     return pipeline.to(device)
@@ -77,10 +82,12 @@ def read_card(folder: Path) -> dict[str, Any]:
     path = folder / CARD
     if not path.is_file():
         raise ModelError(f"{folder} has no {CARD}, so there is no plant to check")
-    planted = dict(read_json(path))
+    planted = read_known(path)
     missing = {"name", "arch", "seed", "plant", "sampling", "recipe"} - set(planted)
     if missing:
         raise ModelError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
+    if planted["arch"] not in PIPELINES:
+        raise ModelError(f"{path} is damaged: arch is none of {', '.join(PIPELINES)}")
     return planted
 
 
