@@ -101,7 +101,7 @@ def a_run(folder: Path, scope: str = "all-attention", plus: float = 0.0) -> Resu
         "references": ["base"],
         "targets": {"scope": scope, "layers": [6]},
     }
-    runfolder.make(folder)
+    folder.mkdir(parents=True)
     runfolder.write_manifest(folder, {"settings": settings, "state": "finished", "model": "tiny"})
     for number, arm in enumerate(arms(["naive", "merge-init"], [0, 5], [0], ["base"])):
         grid = ResultGrid.create(folder / runfolder.STORE, arm, Shape(3, 2, 0, (4, 4)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,12 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from t2iprobe.core.errors import DamagedError, ModelError
+from t2iprobe.core.errors import ConfigError, DamagedError, LockedError, ModelError, T2IProbeError
 from t2iprobe.core.options import LoadOptions
 from t2iprobe.core.planted import own_prompt_set, planted_layers, sampling_defaults
+from t2iprobe.core.runs import runfolder
+from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
+from t2iprobe.core.runs.lock import LOCK, is_held, lock
 from t2iprobe.plugins.hub.load import load
 from t2iprobe.plugins.organisms.recipes import WEIGHTS
 
@@ -96,3 +101,38 @@ def test_the_embedded_models_pass(name: str) -> None:
     pipeline = load(str(WEIGHTS / name), LoadOptions())
     assert sampling_defaults(pipeline)["num_steps"] > 0
     assert planted_layers(str(WEIGHTS / name), "text", {}) and own_prompt_set(str(WEIGHTS / name), {}) == "signs"
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("why", ["locked store", "no store", "work", "disk", "work in an empty folder"])
+def test_a_refused_start_leaves_the_disk_as_it_was(why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(session: RunSession) -> dict[str, Any]:
+        (session.path / "half").write_text("x")
+        raise ConfigError("no")
+
+    if why == "work in an empty folder":
+        (tmp_path / "runs/a").mkdir(parents=True)
+    if why == "locked store":
+        (tmp_path / "elsewhere.lock").write_text('{"by": "process 1 on another machine", "run": "x"}')
+    if why == "disk":
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        monkeypatch.setattr(runfolder, "write_manifest", lambda *words: (_ for _ in ()).throw(full))
+    store = {"locked store": f"file://{tmp_path}/elsewhere", "no store": "nosuch://x/y"}.get(why)
+    before = left(tmp_path)
+    with pytest.raises(T2IProbeError):
+        execute(RunDefinition("numbers", {}, work, store=store), tmp_path / "runs/a")
+    assert left(tmp_path) == before
+
+
+def test_who_waits_for_a_lock_that_is_removed_gets_the_new_one(tmp_path: Path) -> None:
+    with lock(tmp_path):
+        assert is_held(tmp_path / LOCK)
+        with pytest.raises(LockedError, match=f"process {os.getpid()}"), lock(tmp_path):
+            pass
+        assert is_held(tmp_path / LOCK)  # who was refused has not removed it
+    assert not left(tmp_path) and not is_held(tmp_path / LOCK)
+    (tmp_path / LOCK).write_text("process 1 on this machine")  # left by a kill
+    assert not is_held(tmp_path / LOCK) and (tmp_path / LOCK).read_text() == "process 1 on this machine"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -13,8 +12,8 @@ from typing import Any
 from t2iprobe.core.errors import LockedError, StoppedError, StoreError, T2IProbeError
 from t2iprobe.core.names import counted
 from t2iprobe.core.runs import checksums, provenance, runfolder
-from t2iprobe.core.runs.files import is_full, unwritable, write
-from t2iprobe.core.runs.lock import LOCK, claim, lock
+from t2iprobe.core.runs.files import clear, is_full, unwritable, write
+from t2iprobe.core.runs.lock import claim, lock
 from t2iprobe.core.runs.stop import Stop
 
 PROGRESS = "progress.json"
@@ -197,16 +196,14 @@ def execute(run: RunDefinition, path: Path, stop: Stop | None = None) -> dict[st
         DamagedError: a file of the run is not what was written.
     """
     _looked(run, path)
-    runfolder.make(path)
-    if run.shared:
-        return _work(run, path, stop or Stop())
-    with lock(path), claim(run.store, path):
-        found = _looked(run, path)  # look once more: it may have changed before we had the lock
-        if found is None or found["state"] != runfolder.FINISHED or not run.whole():
-            found = _work(run, path, stop or Stop())
-        # a process that still gets the lock of the old file finds the run finished
-        (path / LOCK).unlink(missing_ok=True)
-    return found
+    with runfolder.made(path):
+        if run.shared:
+            return _work(run, path, stop or Stop())
+        with lock(path), claim(run.store, path):
+            found = _looked(run, path)  # look once more: it may have changed before we had the lock
+            if found is None or found["state"] != runfolder.FINISHED or not run.whole():
+                found = _work(run, path, stop or Stop())
+        return found
 
 
 def _looked(run: RunDefinition, path: Path) -> dict[str, Any] | None:
@@ -264,7 +261,7 @@ def _interrupted(session: RunSession) -> Iterator[None]:
             error.exit_code = 128 + session.stop.signal
         said = _said(error, session)
         if session.run.disposable and session.found is None and not session.units:
-            shutil.rmtree(path, ignore_errors=True)
+            clear(path)
         else:
             with suppress(OSError, T2IProbeError):  # the disk may be full, which the error that is being raised says
                 _note(session, error)

@@ -66,6 +66,13 @@ def encoded(content: Any, name: str) -> bytes:
     return (content if isinstance(content, str) else json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
+def clear(folder: Path) -> None:
+    """Remove everything in a folder as far as possible; links are removed, not followed."""
+    for one in folder.iterdir() if folder.is_dir() else ():
+        with suppress(OSError):
+            _remove(one)
+
+
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)

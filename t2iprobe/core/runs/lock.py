@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from t2iprobe.core.errors import ConfigError, LockedError
 
-#: the lock file in the folder; it stays, because removing it would let a third process in
+#: the lock file in the folder; who opened it before its holder removed it finds it without a name, and opens another
 LOCK = ".lock"
 
 
@@ -24,7 +25,7 @@ LOCK = ".lock"
 def lock(path: Path) -> Iterator[None]:
     """Hold the folder ``path`` within a ``with`` block; the folder is made if necessary.
 
-    The system releases it when the process ends, however it ends.
+    The system releases it when the process ends, however it ends; the file is gone after the block.
 
     Raises:
         LockedError: another process holds it; the message names that process.
@@ -47,7 +48,24 @@ def lock(path: Path) -> Iterator[None]:
             (path / LOCK).write_text(_process())
         yield
     finally:
+        with suppress(OSError):  # the folder may be gone
+            (path / LOCK).unlink()
         held.release()
+
+
+def is_held(file: Path) -> bool:
+    """Whether a process holds a lock file, or that cannot be determined; the file is only read."""
+    try:
+        opened = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        return error.errno in (errno.EACCES, errno.EPERM)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(opened)
 
 
 def _holder(path: Path) -> str:

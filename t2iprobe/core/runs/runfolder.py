@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -67,23 +68,32 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     write(path / MANIFEST, signed(manifest))
 
 
-def make(path: Path) -> None:
-    """Make the folder of a run.
+@contextmanager
+def made(path: Path) -> Iterator[None]:
+    """Make the folder of a run; if the ``with`` block fails and left it empty, nothing of it stays.
 
     Raises:
         ConfigError: the folder cannot be made.
     """
+    new = [one for one in (path, *path.parents) if not one.exists()]
     try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}; choose another folder") from None
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be written: {error.strerror or error}; choose another folder") from None
+        yield
+    except BaseException:
+        with suppress(OSError):  # not empty, or gone
+            for one in new:
+                one.rmdir()
+        raise
 
 
 def check(path: Path) -> None:
-    """Make sure, before long work, that :func:`make` will succeed.
+    """Make sure, before long work, that the folder of a run can be made.
 
     Raises:
-        ConfigError: it will not succeed.
+        ConfigError: it cannot.
     """
     above = next(one for one in (path, *path.absolute().parents) if one.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2iprobe.core.errors import LockedError, T2IProbeError
+from t2iprobe.core.errors import T2IProbeError
 from t2iprobe.core.runs import runfolder
 from t2iprobe.core.runs.engine import progress_of
 from t2iprobe.core.runs.files import size_of
-from t2iprobe.core.runs.lock import LOCK, lock
+from t2iprobe.core.runs.lock import LOCK, is_held
 
 KILLED, DAMAGED = "killed", "damaged"  # states that no manifest gives
 
@@ -88,13 +88,4 @@ def kind_of(manifest: Mapping[str, Any]) -> str:
 
 def _state(path: Path, manifest: Mapping[str, Any]) -> str:
     state = str(manifest.get("state", runfolder.FINISHED))
-    return KILLED if state == runfolder.RUNNING and not any(map(_held, path.rglob(LOCK))) else state
-
-
-def _held(file: Path) -> bool:
-    """Whether a process holds a folder's lock, or that cannot be determined."""
-    try:
-        with lock(file.parent):
-            return False
-    except (LockedError, OSError):
-        return True
+    return KILLED if state == runfolder.RUNNING and not any(map(is_held, path.rglob(LOCK))) else state
