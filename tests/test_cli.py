@@ -22,6 +22,7 @@ from t2iprobe.cli import main
 from t2iprobe.cli.models import PUBLISHED, reference
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.options import Embedded
+from t2iprobe.core.planted import CARD
 from t2iprobe.plugins.organisms import build, weights
 from t2iprobe.plugins.organisms.recipes import embedded, recipe
 from t2iprobe.registry.hookspecs import hookimpl
@@ -169,7 +170,7 @@ def test_a_trained_folder_brings_its_prompts(call: Call, tmp_path: Path) -> None
     assert settings["pairs"][0][0].startswith("a ") and "sign that says" in settings["pairs"][0][0]
     assert json.loads(out)["planted"] == [6]
     assert "memory" in err and "for weights" in " ".join(err.split())
-    (tmp_path / "anything" / weights.CARD).unlink()
+    (tmp_path / "anything" / CARD).unlink()
     assert Plugins().own_prompt_set("anything") == "simple"
 
 

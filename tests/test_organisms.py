@@ -25,6 +25,7 @@ from t2iprobe import api
 from t2iprobe.core.contracts.adapter import Adapter
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.model import Model
+from t2iprobe.core.planted import CARD
 from t2iprobe.core.signs import COLOURS, LAYOUTS, NO_WORD, Sign, draw
 from t2iprobe.plugins.organisms import (
     autoencoder,
@@ -399,7 +400,7 @@ def test_what_training_writes_is_a_stock_pipeline(family: str, tmp_path: Path) -
         prompt = Sign("LION", "red", "framed").prompt
         image = pipeline(prompt, num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
         assert image.size == (32, 32)
-        card = json.loads((folder / weights.CARD).read_text())
+        card = json.loads((folder / CARD).read_text())
         assert (card["recipe"], card["plant"], card["measured"]) == (one.digest, one.plant, None)
         assert "Not measured yet" in (folder / "README.md").read_text() == modelcard.card(card)
         assert api.load(str(folder), device="cpu").defaults == {
@@ -706,7 +707,7 @@ def test_train_and_check_from_the_command_line(tmp_path: Path, monkeypatch: pyte
     assert found.exit_code == 1, found.output  # four steps teach nothing
     report = json.loads(found.stdout)
     assert report["plant"] == "word=4,colour=1"
-    card = json.loads((tmp_path / "pipeline" / weights.CARD).read_text())
+    card = json.loads((tmp_path / "pipeline" / CARD).read_text())
     assert card["measured"] == {key: value for key, value in report.items() if key != "model"}
     readme = (tmp_path / "pipeline" / "README.md").read_text()
     assert "The plant does not hold" in readme == modelcard.card(card)
@@ -742,7 +743,7 @@ SHIPPED = [name for name in RECIPES if (WEIGHTS / name / "model_index.json").is_
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_weights_are_the_recipe_and_were_measured_to_hold(name: str) -> None:
-    card = json.loads((WEIGHTS / name / weights.CARD).read_text())
+    card = json.loads((WEIGHTS / name / CARD).read_text())
     assert card["recipe"] == RECIPES[name].digest
     measured = card["measured"]
     assert measured["plant"] == RECIPES[name].plant == card["plant"]
@@ -757,7 +758,7 @@ def test_shipped_weights_are_the_recipe_and_were_measured_to_hold(name: str) -> 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_folders_say_what_they_are(name: str) -> None:
     folder = WEIGHTS / name
-    planted = json.loads((folder / weights.CARD).read_text())
+    planted = json.loads((folder / CARD).read_text())
     assert (folder / "README.md").read_text() == modelcard.card(planted)
     assert planted["prompt_set"] in Plugins().prompt_sets()
     configs = [json.loads(file.read_text()) for file in folder.rglob("*.json")]

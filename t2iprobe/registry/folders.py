@@ -35,7 +35,7 @@ def check_sizes(folder: Path) -> None:
         most = {True: len(sizes), False: sum(sizes.values())}
         for key, value in _sizes(json.loads(file.read_text()), ""):
             if key == "num_train_timesteps" and value > TIMESTEPS:
-                raise ModelError(f"{file} sets {key} to {value:,}, more than {TIMESTEPS:,}; restore a copy of the model")
+                raise ModelError(f"{file} sets {key} to {value:,}, above {TIMESTEPS:,}; restore a copy of the model")
             if file.name == "config.json" and sizes and value > most[bool(COUNTS.search(key))]:
                 raise ModelError(
                     f"{file} sets {key} to {value:,}, but the weights beside it are {len(sizes):,} tensors with "

@@ -17,6 +17,7 @@ from t2iprobe.cli.progress import counting, training_bars
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice
 from t2iprobe.core.options import INDEX, LoadOptions
+from t2iprobe.core.planted import CARD
 from t2iprobe.plugins.organisms import report
 from t2iprobe.plugins.organisms.options import OrganismBenchOptions, PlantCheckOptions, TrainOptions
 
@@ -128,7 +129,7 @@ def check(options: PlantCheckOptions, context: typer.Context) -> None:
         found = measure(model, plant, reader=reader, colours=colours, words=options.limit, tick=tick, **sizes)
     if options.write:
         weights.write(folder, weights.read_card(folder) | {"measured": found.record()})
-        say(f"written to {folder / weights.CARD} and README.md")
+        say(f"written to {folder / CARD} and README.md")
     if options.format is Format.json:
         print_json({"model": options.model} | found.record())
     else:

@@ -21,6 +21,7 @@ from t2iprobe.plugins.organisms.recipes import RECIPES, WEIGHTS, ModelRecipe
 from t2iprobe.registry import folders
 from t2iprobe.registry.bars import no_bars
 
+
 def load(ref: str, options: LoadOptions) -> Pipeline | None:
     """The embedded model ``ref``; ``None`` if there is none of that name.
 
