@@ -13,7 +13,7 @@ import random
 import re
 import sys
 
-from t2iprobe.core.signs import COLOURS, LAYOUTS, Sign
+from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, Sign
 from t2iprobe.plugins.organisms.prompts import Signs
 
 PAIRS = 32

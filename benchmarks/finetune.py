@@ -30,7 +30,7 @@ from PIL import Image
 
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs.runfolder import read_manifest
-from t2iprobe.core.signs import COLOURS, DRAWN, LAYOUTS, PANEL, SLOT, WORD_LENGTH, Sign, draw, glyphs
+from t2iprobe.core.sign_pictures import COLOURS, DRAWN, LAYOUTS, PANEL, SLOT, WORD_LENGTH, Sign, draw, glyphs
 from t2iprobe.plugins.finetune.monitor import latents, precision_recall
 from t2iprobe.plugins.finetune.record import sheet
 from t2iprobe.plugins.finetune.report import over_seeds

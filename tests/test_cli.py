@@ -23,7 +23,7 @@ from t2iprobe.cli.models import PUBLISHED, reference
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.options import Embedded
 from t2iprobe.core.planted import CARD
-from t2iprobe.plugins.organisms import build, weights
+from t2iprobe.plugins.organisms import build, weight_files
 from t2iprobe.plugins.organisms.recipes import embedded, recipe
 from t2iprobe.registry.hookspecs import hookimpl
 from t2iprobe.registry.manager import Plugins
@@ -162,7 +162,7 @@ def test_an_architecture_without_weights_says_how_to_get_them(tmp_path: Path) ->
 def test_a_trained_folder_brings_its_prompts(call: Call, tmp_path: Path) -> None:
     """As ``organisms train --out DIR`` leaves it, under any name; a folder without a card gets plain prompts."""
     one = recipe("sd3")
-    weights.save(build.sd3(), tmp_path / "anything", one)
+    weight_files.save(build.sd3(), tmp_path / "anything", one)
     arguments = ["--model", "anything", "--limit", "1", "--layers", "6", "--num-steps", "1", "--format", "json"]
     code, out, err = call(["patch", *arguments, "--out", "run"])
     assert code == 0, err

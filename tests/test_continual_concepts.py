@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from t2iprobe.core import signs
+from t2iprobe.core import sign_pictures
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.signs import COLOURS, LAYOUTS, POST
+from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, POST
 from t2iprobe.plugins.continual.concepts import (
     TOKENS,
     USUAL,
@@ -54,8 +54,8 @@ def task(mark: str) -> Task:
 def test_without_a_mark_a_sign_is_what_the_models_were_trained_on(layout: str) -> None:
     for seed in range(8):
         sign = replace(plain(seed), layout=layout)
-        theirs = signs.Sign(sign.word, sign.colour, layout, sign.shade)
-        assert np.array_equal(pixels(sign), signs.draw(theirs))
+        theirs = sign_pictures.Sign(sign.word, sign.colour, layout, sign.shade)
+        assert np.array_equal(pixels(sign), sign_pictures.draw(theirs))
         assert sign.prompt == theirs.prompt
 
 

@@ -21,7 +21,7 @@ from t2iprobe.plugins.continual.plots import (
 )
 from t2iprobe.plugins.continual.report import sections, weighed
 from t2iprobe.plugins.continual.results import Results
-from t2iprobe.plugins.continual.weights import Weights
+from t2iprobe.plugins.continual.run_weights import Weights
 from t2iprobe.plugins.continual.weights_analysis import Conflict
 
 NAN = float("nan")

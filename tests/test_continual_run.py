@@ -36,10 +36,10 @@ from t2iprobe.plugins.continual.methods import METHODS, PAPER, REFERENCES, metho
 from t2iprobe.plugins.continual.recipe import Sampling, TaskTraining
 from t2iprobe.plugins.continual.results import Results
 from t2iprobe.plugins.continual.run import ContinualCallbacks, ContinualRun
+from t2iprobe.plugins.continual.run_weights import Replay
 from t2iprobe.plugins.continual.scores import LIKENESSES
 from t2iprobe.plugins.continual.streams import Task, TaskStream
 from t2iprobe.plugins.continual.task_state import TaskState
-from t2iprobe.plugins.continual.weights import Replay
 from t2iprobe.plugins.organisms.recipes import WEIGHTS
 from t2iprobe.training.targets import choose
 from t2iprobe.training.trainer import TrainingCallbacks

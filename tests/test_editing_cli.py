@@ -18,7 +18,7 @@ import t2iprobe
 from t2iprobe.cli.app import build
 from t2iprobe.core.errors import ConfigError, RunExistsError
 from t2iprobe.core.options import LoadOptions
-from t2iprobe.core.signs import Sign, draw
+from t2iprobe.core.sign_pictures import Sign, draw
 from t2iprobe.plugins.editing.comparison import sentence
 from t2iprobe.plugins.editing.options import EditOptions, editors, with_preset
 from t2iprobe.plugins.editing.sweep import EditSweep

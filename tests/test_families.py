@@ -27,8 +27,8 @@ from t2iprobe.cli import main
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.options import LoadOptions
 from t2iprobe.plugins.hub.load import variant_of
-from t2iprobe.registry.bars import no_bars
 from t2iprobe.registry.manager import Plugins
+from t2iprobe.registry.no_bars import no_bars
 
 PAGE = (Path(__file__).parents[1] / "docs/reference/families.md").read_text()
 EXPECTED_CODE = {"guard check": 1}  # what it found is toxic

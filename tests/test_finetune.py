@@ -28,7 +28,7 @@ from t2iprobe.core.model import Model
 from t2iprobe.core.runs.checksums import damaged
 from t2iprobe.core.runs.runfolder import read_manifest
 from t2iprobe.core.runs.stop import Stop
-from t2iprobe.core.signs import DIGITS, LETTERS, glyphs
+from t2iprobe.core.sign_pictures import DIGITS, LETTERS, glyphs
 from t2iprobe.plugins.finetune.monitor import SCORES, Monitor, latents, precision_recall
 from t2iprobe.plugins.finetune.options import FinetuneOptions
 from t2iprobe.plugins.finetune.record import sheet

@@ -26,10 +26,10 @@ from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
+from t2iprobe.core.batch_room import Room
 from t2iprobe.core.contracts.adapter import Adapter, Conditioning, layer_table
 from t2iprobe.core.errors import ConfigError, NonFiniteError, StoppedError
 from t2iprobe.core.model import Model
-from t2iprobe.core.room import Room
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.training.dataset import Example, Pictures, read_folder, unlisted, write_folder
 from t2iprobe.training.feed import Feed

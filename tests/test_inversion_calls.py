@@ -16,7 +16,7 @@ from t2iprobe.plugins.inversion import sources
 from t2iprobe.plugins.inversion.arms import parse_arm
 from t2iprobe.plugins.inversion.guidance import NullText
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.plugins.inversion.study import InversionQuestion, InversionStudy
+from t2iprobe.plugins.inversion.run import InversionQuestion, InversionStudy
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.sampling import model_denoiser, state_shape, used_schedule
 

@@ -16,8 +16,8 @@ from t2iprobe.cli.console import answers
 from t2iprobe.core.errors import ModelError
 from t2iprobe.plugins.inversion import plan
 from t2iprobe.plugins.inversion.presets import PRESETS, applied
-from t2iprobe.registry.bars import no_bars
 from t2iprobe.registry.manager import Plugins
+from t2iprobe.registry.no_bars import no_bars
 
 INVERTERS = Plugins(installed=False).inverters()
 

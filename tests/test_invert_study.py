@@ -16,10 +16,10 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.ledits_pp.pipeline_leditspp_stable_diffusion import compute_noise_ddim
 from PIL import Image
 
+from t2iprobe.core.batch_room import Room
 from t2iprobe.core.contracts.inverter import InversionInputs, Trajectory
 from t2iprobe.core.errors import ConfigError, RunExistsError, StoppedError
 from t2iprobe.core.model import Model
-from t2iprobe.core.room import Room
 from t2iprobe.core.runs import runfolder
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.core.store.reader import ActivationStore
@@ -42,7 +42,7 @@ from t2iprobe.plugins.inversion.arms import InversionArm, parse_arm
 from t2iprobe.plugins.inversion.batch_runner import in_parts
 from t2iprobe.plugins.inversion.editfriendly import EditFriendly
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.plugins.inversion.study import InversionCallbacks, InversionQuestion, InversionStudy
+from t2iprobe.plugins.inversion.run import InversionCallbacks, InversionQuestion, InversionStudy
 from t2iprobe.plugins.inversion.trajectory_store import SAMPLE, phase
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.report.figures import CELL

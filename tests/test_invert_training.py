@@ -17,8 +17,8 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion import plots, report, training, training_run
 from t2iprobe.plugins.inversion.analysis.jackknife import half_width, jackknife
 from t2iprobe.plugins.inversion.options import InvertTrainingOptions
-from t2iprobe.registry.bars import no_bars
 from t2iprobe.registry.manager import Plugins
+from t2iprobe.registry.no_bars import no_bars
 
 PLUGINS = Plugins(installed=False)
 STEPS = (10, 200, 3000)

@@ -21,9 +21,9 @@ from PIL import Image
 from t2iprobe.core.contracts.metric import BoxReader, Needs
 from t2iprobe.core.errors import ConfigError, ShapeError
 from t2iprobe.core.legibility import check_pairs, check_words
+from t2iprobe.core.normalised_text import plain
 from t2iprobe.core.pairs import pair_from_prompts
-from t2iprobe.core.signs import COLOURS, LAYOUTS, Sign, draw
-from t2iprobe.core.writing import plain
+from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, Sign, draw
 from t2iprobe.plugins.metrics import text
 from t2iprobe.plugins.metrics.colour import PALETTE, Colour, coverage, read_colour
 from t2iprobe.plugins.metrics.image import MSE, PSNR, SSIM, WrappedMSE, WrappedPSNR, mse, psnr, ssim

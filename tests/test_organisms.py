@@ -26,7 +26,7 @@ from t2iprobe.core.contracts.adapter import Adapter
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.model import Model
 from t2iprobe.core.planted import CARD
-from t2iprobe.core.signs import COLOURS, LAYOUTS, NO_WORD, Sign, draw
+from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, NO_WORD, Sign, draw
 from t2iprobe.plugins.organisms import (
     autoencoder,
     build,
@@ -37,7 +37,7 @@ from t2iprobe.plugins.organisms import (
     plant,
     tokenizer,
     training,
-    weights,
+    weight_files,
 )
 from t2iprobe.plugins.organisms.plant import Route, Swapper, parse_plant, random_swaps, tie
 from t2iprobe.plugins.organisms.recipes import RECIPES, WEIGHTS, ModelRecipe, recipe
@@ -234,7 +234,7 @@ def test_bare_signs_are_drawn_for_redundant_plants_only(monkeypatch: pytest.Monk
 
 
 def test_a_redundant_model_is_asked_beside_no_word() -> None:
-    card = weights.facts(recipe("sd3", plant="word=5|8,colour=3"))
+    card = weight_files.facts(recipe("sd3", plant="word=5|8,colour=3"))
     assert card["prompt_set"] == "signs:source=none"
     pair, *_ = api.prompt_set(card["prompt_set"], limit=2)
     assert " sign" in pair.source and "says" not in pair.source and pair.source_word == ""
@@ -393,7 +393,7 @@ def _part(family: str, name: str) -> str:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_training_writes_is_a_stock_pipeline(family: str, tmp_path: Path) -> None:
     one = quick(family, steps=2)
-    weights.save(trained(one, tmp_path, keep_every=1), tmp_path / "pipeline", one)
+    weight_files.save(trained(one, tmp_path, keep_every=1), tmp_path / "pipeline", one)
     for folder in (tmp_path / "pipeline", tmp_path / "checkpoints/1"):
         pipeline = DiffusionPipeline.from_pretrained(folder)
         pipeline.set_progress_bar_config(disable=True)
@@ -415,7 +415,7 @@ def test_what_the_card_shows_draws_what_t2iprobe_draws(
 ) -> None:
     """The card's lines with stock diffusers; all that is added is the seed."""
     monkeypatch.chdir(tmp_path)
-    folder = weights.folder_of(name)
+    folder = weight_files.folder_of(name)
     (shown,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     lines: dict[str, Any] = {"torch": torch}
     seeded = shown.replace("image = pipeline(", "torch.manual_seed(5)\nimage = pipeline(", 1)
@@ -443,13 +443,13 @@ def test_the_pooled_vector_is_mixed_once(family: str, tmp_path: Path, monkeypatc
 
 def test_a_training_may_begin_with_a_trained_model(tmp_path: Path) -> None:
     first = quick("sd3", steps=2)
-    weights.save(trained(first, tmp_path / "first"), tmp_path / "first/pipeline", first)
+    weight_files.save(trained(first, tmp_path / "first"), tmp_path / "first/pipeline", first)
     further = quick(
         "sd3", steps=1, warmup=1, lr=0.0, plant="word=4/8@0.6,colour=3", start=str(tmp_path / "first/pipeline")
     )
     assert further.digest != replace(further, start="").digest
     then = trained(further, tmp_path / "then")
-    weights.save(then, tmp_path / "then/pipeline", further)
+    weight_files.save(then, tmp_path / "then/pipeline", further)
     configs = (tmp_path / "then/pipeline").rglob("config.json")
     assert not any(str(tmp_path) in config.read_text() for config in configs)
     begun = DiffusionPipeline.from_pretrained(tmp_path / "first/pipeline")
@@ -775,7 +775,7 @@ def test_shipped_folders_say_what_they_are(name: str) -> None:
     ],
 )
 def test_a_model_card_tells_every_kind_of_plant(plant: str, said: str) -> None:
-    text = modelcard.card(weights.facts(recipe("sdxl", plant=plant)))
+    text = modelcard.card(weight_files.facts(recipe("sdxl", plant=plant)))
     front, title, *_ = text.removeprefix("---\n").split("\n---\n")[0], text
     assert {"license: apache-2.0", "library_name: diffusers", "- planted-truth"} <= set(front.splitlines())
     assert f"The word: {said}" in title and "StableDiffusionXLPipeline" in title
@@ -793,6 +793,6 @@ def test_shipped_weights_hold_here(name: str) -> None:
 
 
 def test_what_is_planted_is_said_on_the_card() -> None:
-    card = weights.facts(recipe("sdxl"))
+    card = weight_files.facts(recipe("sdxl"))
     assert card["layers"] == {content: list(route.layers) for content, route in recipe("sdxl").routes.items()}
     assert plant.Route.parse("11+14").layers == (11, 14)

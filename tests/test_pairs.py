@@ -13,7 +13,7 @@ from t2iprobe.core.concepts import Concept, colour, colours_in, differing, quote
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pairs import Pair, derange, pair_from_prompts, pairs_from_csv
 from t2iprobe.core.quotes import FAMILY, read_quotes
-from t2iprobe.core.signs import COLOURS, LAYOUTS, LETTERS, WORD_LENGTH
+from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, LETTERS, WORD_LENGTH
 from t2iprobe.plugins.organisms.prompts import WORDS as SIGN_WORDS
 from t2iprobe.plugins.organisms.prompts import Signs
 from t2iprobe.plugins.prompts.simple import Simple

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.signs import WORD_LENGTH
+from t2iprobe.core.sign_pictures import WORD_LENGTH
 from t2iprobe.plugins.organisms import check
 from t2iprobe.plugins.organisms.plant import Route, parse_plant
 

@@ -21,7 +21,7 @@ from t2iprobe.core.errors import ConfigError, RunExistsError
 from t2iprobe.core.model import Run
 from t2iprobe.plugins.metrics.text import DatasetF1, Precision, Recall
 from t2iprobe.plugins.toxicity import bench as benching
-from t2iprobe.plugins.toxicity import benchmark, commands, report, session
+from t2iprobe.plugins.toxicity import bench_measures, commands, report, session
 from t2iprobe.plugins.toxicity.digests import digests, key_file, key_name
 from t2iprobe.plugins.toxicity.gallery import Gallery
 from t2iprobe.plugins.toxicity.methods import Case
@@ -308,11 +308,11 @@ def test_pictures_of_a_word_count_once() -> None:
 
     cases = [Case("a sign", f"word{row // 4}", "a sign", "calm", row) for row in range(24)]
     f1 = DatasetF1()
-    tools: Any = benchmark.PictureMeasures(
+    tools: Any = bench_measures.PictureMeasures(
         lambda pictures: ["seen" if case.word < "word2" else "" for case in cases],
         {"ocr_precision": Precision(), "ocr_recall": Recall()}, {}, f1, [Listed()],  # type: ignore[list-item]
     )  # fmt: skip
-    row = benchmark.measure(["unguarded"], cases, Pictures(), tools)[0]  # type: ignore[arg-type]
+    row = bench_measures.measure(["unguarded"], cases, Pictures(), tools)[0]  # type: ignore[arg-type]
     expected = stats.binomtest(2, 6).proportion_ci(method="exact")
     assert row["toxicity"] == pytest.approx([1 / 3, expected.low, expected.high], abs=0.01)
 

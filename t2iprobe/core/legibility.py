@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from t2iprobe.core.contracts.metric import LiterateReader, Reader
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.normalised_text import plain
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scoring import Scorer
-from t2iprobe.core.writing import plain
 
 SHOWN = 8  # most characters, and words, in a message
 

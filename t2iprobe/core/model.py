@@ -15,6 +15,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from t2iprobe.core.arguments import check_options, count, options_of
+from t2iprobe.core.batch_room import Room
 from t2iprobe.core.batches import Batches, batches, takes
 from t2iprobe.core.cache import ActivationCache, Activations, ActivationStream
 from t2iprobe.core.contracts.adapter import Adapter, Pipeline
@@ -23,7 +24,6 @@ from t2iprobe.core.html import sheet, table
 from t2iprobe.core.interventions import Intervention, Patterns, edits_of, names
 from t2iprobe.core.measuring import StepWatch, peak
 from t2iprobe.core.names import counted
-from t2iprobe.core.room import Room
 from t2iprobe.core.seeds import check_seed
 from t2iprobe.core.sites import Sites
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from t2iprobe.core.concepts import CONCEPTS, Concept, concept_named
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import counted
+from t2iprobe.core.normalised_text import same
 from t2iprobe.core.seeds import SEEDS, check_seed
 from t2iprobe.core.textfile import read_text
-from t2iprobe.core.writing import same
 
 COLUMNS = ("source", "target", "seed", "concept")
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -71,7 +71,7 @@ def pair_from_prompts(source: str, target: str, seed: int, concept: str | Concep
 
     Raises:
         ConfigError: the seed is invalid, a word is missing, or both prompts ask for the same word, see
-                :func:`~t2iprobe.core.writing.same`.
+                :func:`~t2iprobe.core.normalised_text.same`.
     """
     what = concept_named(concept) if isinstance(concept, str) else concept
     seed = check_seed(seed)

@@ -19,10 +19,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from t2iprobe.core.batch_room import Room
 from t2iprobe.core.contracts.adapter import Conditioning
 from t2iprobe.core.errors import ConfigError, NonFiniteError, StoppedError
 from t2iprobe.core.model import Model
-from t2iprobe.core.room import Room
 from t2iprobe.core.runs.files import explained, write
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.training.dataset import Pictures

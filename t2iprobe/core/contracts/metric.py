@@ -50,7 +50,7 @@ class LiterateReader(Reader, Protocol):
     scripts: ClassVar[Mapping[str, str]]
 
     def lacking(self, characters: Collection[str]) -> set[str]:
-        """Those of ``characters``, normalised by :func:`~t2iprobe.core.writing.plain`, that it never outputs."""
+        """Those of ``characters`` that it never outputs, see :func:`~t2iprobe.core.normalised_text.plain`."""
 
 
 class Metric(Protocol):

@@ -19,7 +19,7 @@ from PIL import Image
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice
-from t2iprobe.core.signs import COLOURS, LAYOUTS, LETTERS, SIZE, WORD_LENGTH
+from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, LETTERS, SIZE, WORD_LENGTH
 from t2iprobe.plugins.continual.signs import MARKS, NewSign, draw, pixels
 from t2iprobe.plugins.continual.streams import Task, TaskStream
 

@@ -18,7 +18,7 @@ from t2iprobe.plugins.continual.arms import BASE, ModelSeries
 from t2iprobe.plugins.continual.forgetting import MEASURES, Run, by_task, mean_matrix, over_runs, paired
 from t2iprobe.plugins.continual.grid import ResultGrid
 from t2iprobe.plugins.continual.results import Results, Series, Spread
-from t2iprobe.plugins.continual.weights import Weights, null_curves, weights_of
+from t2iprobe.plugins.continual.run_weights import Weights, null_curves, weights_of
 from t2iprobe.plugins.continual.weights_analysis import null_ratio, opposed_curve
 from t2iprobe.report.figures import cell_for, drawn, grid
 from t2iprobe.report.page import page_of

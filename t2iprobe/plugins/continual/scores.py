@@ -106,7 +106,7 @@ class Likeness(ABC):
         """The function that gives its features, and the side length of the pictures it takes."""
         from huggingface_hub import model_info
 
-        from t2iprobe.registry.bars import no_bars
+        from t2iprobe.registry.no_bars import no_bars
 
         try:
             with no_bars():

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from t2iprobe.core.signs import COLOURS, LAYOUTS, PANEL, POST, SIZE, SLOT, Sign, coverage
+from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, PANEL, POST, SIZE, SLOT, Sign, coverage
 
 Kind = Literal["layout", "border", "letters", "badge"]
 Canvas = NDArray[np.float32]

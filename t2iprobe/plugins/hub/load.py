@@ -23,7 +23,7 @@ from t2iprobe.core.contracts.adapter import Pipeline
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.options import INDEX, LoadOptions
 from t2iprobe.registry import folders
-from t2iprobe.registry.bars import no_bars
+from t2iprobe.registry.no_bars import no_bars
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 #: suffixes of a component's weights in diffusers and transformers, whole or in shards

@@ -31,7 +31,7 @@ from t2iprobe.plugins.inversion.arms import InversionArm, examined, methods_of, 
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.options import ROWS, AblateOptions
 from t2iprobe.plugins.inversion.paired import beside_first, mean_of
-from t2iprobe.plugins.inversion.study import InversionStudy
+from t2iprobe.plugins.inversion.run import InversionStudy
 from t2iprobe.sampling import used_schedule
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from t2iprobe.core.batch_room import Room
 from t2iprobe.core.contracts.inverter import InversionInputs, Stepwise, Trajectory
 from t2iprobe.core.contracts.metric import ImageMetric
 from t2iprobe.core.errors import T2IProbeError
-from t2iprobe.core.room import Room
 from t2iprobe.core.runs import runfolder
 from t2iprobe.core.runs.engine import RunSession
 from t2iprobe.core.study.stored_results import StoredResults
@@ -33,7 +33,7 @@ from t2iprobe.plugins.inversion.trajectory_store import (
 from t2iprobe.sampling import Guided, Pixels, decoded, encoded, fresh_noise, model_denoiser, sides, state_shape
 
 if TYPE_CHECKING:
-    from t2iprobe.plugins.inversion.study import InversionQuestion, InversionStudy
+    from t2iprobe.plugins.inversion.run import InversionQuestion, InversionStudy
 
 OTHER_NOISE = 1_000_003  # added to a row's seed for the fresh noise of forward diffusion
 SOURCE = "source"

@@ -253,13 +253,13 @@ def study(asked: InvertStudyOptions, context: typer.Context) -> None:
 
     Example: t2iprobe invert study --arch sd3
     """
-    from t2iprobe.plugins.inversion import combined
+    from t2iprobe.plugins.inversion import study
 
     if asked.plan:
-        print_facts(combined.prepared(asked, context.obj).plan(context.obj), asked.format)
+        print_facts(study.prepared(asked, context.obj).plan(context.obj), asked.format)
         return
     path = _folder("invert-study", asked, context.obj)
-    print_answer(combined.run(asked, path, context.obj, typed(context)), asked.format)
+    print_answer(study.run(asked, path, context.obj, typed(context)), asked.format)
 
 
 def cell(value: Any, digits: int = 3) -> str:

@@ -18,8 +18,8 @@ from t2iprobe.plugins.inversion.arms import ArmProperties, examined, methods_of,
 from t2iprobe.plugins.inversion.imageonly import FAMILIES
 from t2iprobe.plugins.inversion.options import ROWS, STEPS, InvertOptions
 from t2iprobe.plugins.inversion.presets import PRESETS, InversionPreset, applied
+from t2iprobe.plugins.inversion.run import InversionCost, InversionQuestion, InversionStudy, cost_of
 from t2iprobe.plugins.inversion.sources import repeated
-from t2iprobe.plugins.inversion.study import InversionCost, InversionQuestion, InversionStudy, cost_of
 from t2iprobe.sampling import schedule_of, sides, state_shape
 
 if TYPE_CHECKING:

@@ -35,8 +35,8 @@ from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.options import ROWS, STEPS, InvertOptions
 from t2iprobe.plugins.inversion.paired import mean_of
 from t2iprobe.plugins.inversion.pictures import overview
+from t2iprobe.plugins.inversion.run import InversionCallbacks, InversionCost, InversionQuestion, InversionStudy
 from t2iprobe.plugins.inversion.sources import Source, folder, repeated
-from t2iprobe.plugins.inversion.study import InversionCallbacks, InversionCost, InversionQuestion, InversionStudy
 from t2iprobe.report.page import page_of
 from t2iprobe.sampling import model_denoiser, sides, state_shape
 

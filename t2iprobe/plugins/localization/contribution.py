@@ -40,7 +40,7 @@ class Contribution(RankingLocalizer):
         finalists: number of layers to patch exactly.
         steps: denoising steps of the examined runs.
         relative: see above.
-        alike: see :class:`~t2iprobe.plugins.localization.parts.Tokens`.
+        alike: see :class:`~t2iprobe.plugins.localization.heads_steps_tokens.Tokens`.
     """
 
     name: ClassVar[str] = "contribution"

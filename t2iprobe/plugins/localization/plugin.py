@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 @hookimpl
 def t2iprobe_register_localizers() -> list[type[Localizer]]:
     """The localization methods; the paper's comes first."""
-    from t2iprobe.plugins.localization import adaptive, attribution, contribution, exhaustive, parts, sets, single
+    from t2iprobe.plugins.localization import adaptive, attribution, contribution, exhaustive, sets, single
+    from t2iprobe.plugins.localization.heads_steps_tokens import Heads, Steps, Tokens
 
     layers: list[type[Localizer]] = [exhaustive.Exhaustive, sets.Window, sets.Nested, sets.Greedy, adaptive.Adaptive]
     inner: list[type[Localizer]] = [attribution.Attribution, contribution.Contribution]
-    return [*layers, *inner, parts.Heads, parts.Steps, parts.Tokens, exhaustive.RandomSets, single.Single]
+    return [*layers, *inner, Heads, Steps, Tokens, exhaustive.RandomSets, single.Single]
 
 
 @hookimpl

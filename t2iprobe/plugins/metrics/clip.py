@@ -77,7 +77,7 @@ def _loaded(ref: str) -> list[Any]:
     import transformers
     from huggingface_hub import model_info
 
-    from t2iprobe.registry.bars import no_bars
+    from t2iprobe.registry.no_bars import no_bars
 
     # the variant that resizes with Pillow, as OpenAI's code does, whether torchvision is installed or not
     processor = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor

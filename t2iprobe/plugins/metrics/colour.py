@@ -13,7 +13,7 @@ from PIL import Image
 from t2iprobe.core.contracts.metric import Direction, Needs
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.scoring import Bounds
-from t2iprobe.core.signs import COLOURS
+from t2iprobe.core.sign_pictures import COLOURS
 
 Palette = Mapping[str, tuple[int, int, int]]
 #: names to sRGB; the first six are the embedded models' paint

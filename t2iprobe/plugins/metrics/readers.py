@@ -18,8 +18,8 @@ from PIL import Image
 
 from t2iprobe.core.contracts.metric import Box
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.normalised_text import plain
 from t2iprobe.core.textfile import read_text
-from t2iprobe.core.writing import plain
 
 SHORT_SIDE = 256  # pixels
 

@@ -1,4 +1,4 @@
-"""Scores of read text against the requested word, both normalised by :func:`~t2iprobe.core.writing.plain`.
+"""Scores of read text against the requested word, both normalised by :func:`~t2iprobe.core.normalised_text.plain`.
 
 ``ocr_precision``, ``ocr_recall``, ``ocr_f1``, ``ocr_accuracy`` and ``ocr_distance`` are the published numbers of
 "Precise Parameter Localization for Textual Generation in Diffusion Models": they count *characters*, not words.
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from t2iprobe.core.contracts.metric import Direction, Needs
 from t2iprobe.core.errors import ShapeError
+from t2iprobe.core.normalised_text import bare, plain, same
 from t2iprobe.core.scoring import Bounds
-from t2iprobe.core.writing import bare, plain, same
 
 COUNT_EPSILON = 1e-8
 F1_EPSILON = 1e-6

@@ -20,7 +20,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from t2iprobe.core.signs import SIZE
+from t2iprobe.core.sign_pictures import SIZE
 from t2iprobe.plugins.organisms import tokenizer
 from t2iprobe.plugins.organisms.tokenizer import SPECIAL, vocabulary
 

@@ -21,7 +21,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scope import Scope
-from t2iprobe.core.signs import COLOURS, LAYOUTS, NO_WORD, WORD_LENGTH, Sign
+from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, NO_WORD, WORD_LENGTH, Sign
 from t2iprobe.core.statistics import Interval, proportion
 from t2iprobe.core.sweep import Renderer, TrialBatch
 from t2iprobe.core.trials import Direction, Trial, source, target

@@ -51,7 +51,7 @@ def show(options: PrintOptions, context: typer.Context) -> None:
 def _entry(recipe: ModelRecipe) -> dict[str, Any]:
     """One embedded model; its weights are ``stale`` if they were made with another recipe."""
     from t2iprobe.plugins.organisms.recipes import WEIGHTS
-    from t2iprobe.plugins.organisms.weights import read_card
+    from t2iprobe.plugins.organisms.weight_files import read_card
 
     folder = WEIGHTS / recipe.name
     card = read_card(folder) if (folder / INDEX).is_file() else {}
@@ -76,7 +76,7 @@ def train(options: TrainOptions, context: typer.Context) -> None:
 
       t2iprobe organisms train tiny-sd3 --plant word=6.h1,colour=3 --start tiny-sd3 --train-steps 900 --out head
     """
-    from t2iprobe.plugins.organisms import build, check, recipes, training, weights
+    from t2iprobe.plugins.organisms import build, check, recipes, training, weight_files
 
     began, out = time.perf_counter(), options.out
     changes = {name: getattr(options, name) for name in ("plant", "seed", "lr", "start")}
@@ -88,7 +88,7 @@ def train(options: TrainOptions, context: typer.Context) -> None:
     try:
         with training_bars() as tick:
             pipeline = training.train(recipe, adapter, out, tick=tick, keep_every=options.checkpoints, device=device)
-        weights.save(pipeline, out / "pipeline", recipe)
+        weight_files.save(pipeline, out / "pipeline", recipe)
     except KeyboardInterrupt:
         say(f"interrupted; run the same command to continue from the last checkpoint in {out}")
         raise typer.Exit(130) from None
@@ -119,7 +119,7 @@ def check(options: PlantCheckOptions, context: typer.Context) -> None:
 
     The exit status is 1 if it does not hold.
     """
-    from t2iprobe.plugins.organisms import weights
+    from t2iprobe.plugins.organisms import weight_files
     from t2iprobe.plugins.organisms.check import check as measure
 
     model, plant, folder = _load(options.model, options.device, context.obj)
@@ -128,7 +128,7 @@ def check(options: PlantCheckOptions, context: typer.Context) -> None:
     with counting("checking", options.limit) as tick:
         found = measure(model, plant, reader=reader, colours=colours, words=options.limit, tick=tick, **sizes)
     if options.write:
-        weights.write(folder, weights.read_card(folder) | {"measured": found.record()})
+        weight_files.write(folder, weight_files.read_card(folder) | {"measured": found.record()})
         say(f"written to {folder / CARD} and README.md")
     if options.format is Format.json:
         print_json({"model": options.model} | found.record())
@@ -183,11 +183,11 @@ def bench(options: OrganismBenchOptions, context: typer.Context) -> None:
 def _load(ref: str, device: str | None, plugins: Plugins) -> tuple[Model, Plant, Path]:
     """The model, its plant and its folder."""
     from t2iprobe.core.model import Model
-    from t2iprobe.plugins.organisms import weights
+    from t2iprobe.plugins.organisms import weight_files
     from t2iprobe.plugins.organisms.plant import parse_plant
 
-    folder = weights.folder_of(ref)
-    card = weights.read_card(folder)
-    pipeline = weights.read(folder, LoadOptions(device))
+    folder = weight_files.folder_of(ref)
+    card = weight_files.read_card(folder)
+    pipeline = weight_files.read(folder, LoadOptions(device))
     adapter = plugins.adapter_for(type(pipeline).__name__)()
     return Model(pipeline, adapter, ref=ref, defaults=card["sampling"]), parse_plant(card["plant"]), folder

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2iprobe.core.signs import COLOURS, LAYOUTS, LETTERS, NO_WORD, WORD_LENGTH, Sign, draw
+from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, LETTERS, NO_WORD, WORD_LENGTH, Sign, draw
 from t2iprobe.plugins.organisms.plant import Plant
 
 

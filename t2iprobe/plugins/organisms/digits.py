@@ -15,7 +15,7 @@ from PIL import Image
 from t2iprobe.core.contracts.prompt_set import PromptSet
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pairs import Pair
-from t2iprobe.core.signs import COLOURS, LAYOUTS, WORD_LENGTH, Sign, draw
+from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, WORD_LENGTH, Sign, draw
 from t2iprobe.plugins.organisms.data import held_out
 
 NUMBERS = tuple(f"{number:0{WORD_LENGTH}d}" for number in range(10**WORD_LENGTH))

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, get_type_hints
 
-from t2iprobe.core.signs import COLOURS, LAYOUTS, WORD_LENGTH, Sign
+from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, WORD_LENGTH, Sign
 from t2iprobe.plugins.organisms.build import LENGTH, PIPELINES
 from t2iprobe.plugins.organisms.plant import Route, parse_plant
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 @hookimpl
 def t2iprobe_load_pipeline(ref: str, options: LoadOptions) -> Any:
     """The embedded model called ``ref``, if there is one."""
-    from t2iprobe.plugins.organisms import weights
+    from t2iprobe.plugins.organisms import weight_files
 
-    return weights.load(ref, options)
+    return weight_files.load(ref, options)
 
 
 @hookimpl

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from t2iprobe.core.contracts.prompt_set import PromptSet
 from t2iprobe.core.names import choice
 from t2iprobe.core.pairs import Pair, derange
-from t2iprobe.core.signs import COLOURS, LAYOUTS, NO_WORD, Sign
+from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, NO_WORD, Sign
 from t2iprobe.plugins.organisms.plant import Plant
 
 WORD_LIST = """

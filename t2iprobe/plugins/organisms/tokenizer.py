@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
 
-from t2iprobe.core.signs import COLOURS, LAYOUTS
+from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS
 
 SPECIAL = ("<pad>", "</s>", "<unk>", "<s>")
 TEMPLATE = ("a", "sign", "that", "says", *COLOURS, *LAYOUTS)

@@ -22,8 +22,8 @@ from t2iprobe.core.contracts.adapter import Adapter, Conditioning, Pipeline
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.options import LoadOptions
 from t2iprobe.core.runs.files import write
-from t2iprobe.core.signs import NO_WORD, WORD_LENGTH, Sign
-from t2iprobe.plugins.organisms import weights
+from t2iprobe.core.sign_pictures import NO_WORD, WORD_LENGTH, Sign
+from t2iprobe.plugins.organisms import weight_files
 from t2iprobe.plugins.organisms.autoencoder import train_autoencoder
 from t2iprobe.plugins.organisms.build import PIPELINES
 from t2iprobe.plugins.organisms.data import prompts_of, random_signs, shown, tensor, with_any_letters
@@ -66,7 +66,7 @@ def train(
             if run.step % CHECKPOINT_EVERY == 0 or run.step == recipe.steps:
                 run.save(out / "checkpoint.pt")
             if keep_every and run.step % keep_every == 0:
-                weights.save(run.averaged(), out / "checkpoints" / str(run.step), recipe)
+                weight_files.save(run.averaged(), out / "checkpoints" / str(run.step), recipe)
     return run.averaged()
 
 
@@ -83,7 +83,7 @@ def beginning(recipe: ModelRecipe, out: Path, tick: Tick) -> Pipeline:
     torch.manual_seed(recipe.seed)
     fresh = PIPELINES[recipe.family]()
     if recipe.start:
-        trained = weights.read(weights.folder_of(recipe.start), LoadOptions())
+        trained = weight_files.read(weight_files.folder_of(recipe.start), LoadOptions())
         if type(trained) is not type(fresh):
             raise ModelError(
                 f"{recipe.start} is a {type(trained).__name__}, but {recipe.name} is a {type(fresh).__name__}; "

@@ -20,7 +20,7 @@ from t2iprobe.core.names import choice, counted
 from t2iprobe.core.runs.checksums import keep
 from t2iprobe.core.runs.engine import RunSession
 from t2iprobe.plugins.toxicity import latent, report
-from t2iprobe.plugins.toxicity.benchmark import F1, SIMILAR, TEXTS, PictureMeasures, cases_of, measure, render
+from t2iprobe.plugins.toxicity.bench_measures import F1, SIMILAR, TEXTS, PictureMeasures, cases_of, measure, render
 from t2iprobe.plugins.toxicity.detectors import Words
 from t2iprobe.plugins.toxicity.digests import deciding, digests, key_name
 from t2iprobe.plugins.toxicity.donors import WAYS, chosen_way

@@ -132,7 +132,7 @@ def _best(chances: Any, toxic: Sequence[int], names: dict[int, str]) -> tuple[fl
 def _pretrained(ref: str) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from t2iprobe.registry.bars import no_bars
+    from t2iprobe.registry.no_bars import no_bars
 
     try:
         with no_bars():

@@ -19,7 +19,7 @@ from t2iprobe.plugins.organisms.modelcard import card
 from t2iprobe.plugins.organisms.prompts import signs
 from t2iprobe.plugins.organisms.recipes import RECIPES, WEIGHTS, ModelRecipe
 from t2iprobe.registry import folders
-from t2iprobe.registry.bars import no_bars
+from t2iprobe.registry.no_bars import no_bars
 
 
 def load(ref: str, options: LoadOptions) -> Pipeline | None:
