@@ -69,8 +69,8 @@ def test_the_methods_are_listed() -> None:
 
 
 def test_settings_go_to_the_methods_that_have_them() -> None:
-    asked = EditOptions(method="all", set={"cross": 0.5, "closed-form.ridge": 2, "branches": "cond"}, lora=Path("x"))
-    found = {one.name: vars(one) for one in editors(asked, Plugins())}
+    options = EditOptions(method="all", set={"cross": 0.5, "closed-form.ridge": 2, "branches": "cond"}, lora=Path("x"))
+    found = {one.name: vars(one) for one in editors(options, Plugins())}
     assert list(found) == ["localized", "prompt-to-prompt", "localized+lora", "closed-form"]
     assert found["prompt-to-prompt"]["cross"] == 0.5 and found["closed-form"]["ridge"] == 2
     assert found["localized"]["branches"] == found["localized+lora"]["branches"] == "cond"

@@ -165,10 +165,10 @@ def answer(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 def measured(checkpoints: Path, path: Path) -> dict[str, Any]:
     prompts = checkpoints.parent / "prompts.txt"
     prompts.write_text("a cat\na dog\n")
-    asked = InvertTrainingOptions(
+    options = InvertTrainingOptions(
         checkpoints=(checkpoints,), device="cpu", prompts=prompts, limit=6, num_steps=3, yes=True
     )
-    return training_run.run(asked, path, PLUGINS)
+    return training_run.run(options, path, PLUGINS)
 
 
 def test_the_three_protocols(answer: tuple[dict[str, Any], Path]) -> None:

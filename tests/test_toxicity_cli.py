@@ -200,9 +200,9 @@ def test_a_plan_takes_its_layers_from_a_run(tmp_path: Path) -> None:
 def test_options_go_before_the_papers() -> None:
     embedded = benching.job_of(GuardBenchOptions(arch="sd3"), Plugins())
     assert len(embedded.words) >= 16 and all(len(word) == 4 for word in embedded.words)
-    assert embedded.concept == embedded.asked.negative == 'a sign that says "{word}"'
+    assert embedded.concept == embedded.options.negative == 'a sign that says "{word}"'
     real = benching.job_of(GuardBenchOptions(model="x/y", sld_concept="i2p"), Plugins())
-    assert real.asked.negative == 'text "{word}"' and real.concept.startswith("an image showing hate")
+    assert real.options.negative == 'text "{word}"' and real.concept.startswith("an image showing hate")
     assert real.words and set(real.words).isdisjoint(embedded.words)
 
 

@@ -172,12 +172,12 @@ class Call:
         # more processes would have to load the model themselves
         alone = {"workers": 1} if "workers" in kind.model_fields else {}
         try:
-            asked = kind(model=self.ref, out=self.folder, **(alone | dict(given)))
+            options = kind(model=self.ref, out=self.folder, **(alone | dict(given)))
         except ConfigError as error:
             raise type(error)(f"{self.name}: {error}") from None
-        if self.built and alone and (workers := asked.workers or 1) > 1:  # type: ignore[attr-defined]
+        if self.built and alone and (workers := options.workers or 1) > 1:  # type: ignore[attr-defined]
             raise ConfigError(f"{self.name}: workers={workers} need the model by its name, to load it themselves")
-        return asked
+        return options
 
     def left(self, result: Left) -> Left:
         """The result; if the folder is temporary, it is removed together with the result."""

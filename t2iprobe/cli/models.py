@@ -60,18 +60,18 @@ def say_embedded(arch: str | None, ref: str) -> None:
     )
 
 
-def load(asked: ModelOptions, plugins: Plugins, upscaler: str | None = None) -> Model:
+def load(options: ModelOptions, plugins: Plugins, upscaler: str | None = None) -> Model:
     """The model that the options name; if it is an embedded default, stderr says so.
 
     Raises:
         ConfigError: no model is named, or its architecture is not ``--arch``.
         ModelError: the model cannot be loaded.
     """
-    ref = reference(asked.arch, asked.model, plugins)
-    if asked.model is None:
-        say_embedded(asked.arch, ref)
-    model = plugins.load(ref, upscaler=upscaler, device=asked.device, dtype=asked.dtype)
-    check_arch(model, asked.arch)
+    ref = reference(options.arch, options.model, plugins)
+    if options.model is None:
+        say_embedded(options.arch, ref)
+    model = plugins.load(ref, upscaler=upscaler, device=options.device, dtype=options.dtype)
+    check_arch(model, options.arch)
     return model
 
 
@@ -88,7 +88,7 @@ def check_arch(model: Model, arch: str | None) -> None:
         )
 
 
-def published_layers(asked: LayerOptions, arch: str | None, plugins: Plugins) -> tuple[Model, dict[str, Any], str]:
+def published_layers(options: LayerOptions, arch: str | None, plugins: Plugins) -> tuple[Model, dict[str, Any], str]:
     """Layers of the published configuration of an architecture, for ``--plan``; no weights are needed.
 
     Returns:
@@ -105,7 +105,7 @@ def published_layers(asked: LayerOptions, arch: str | None, plugins: Plugins) ->
     adapter = choice("architecture", arch, plugins.adapters())()
     model = Model(adapter.published(), adapter)
     table = layer_table(adapter, model.pipeline)
-    rows = [table[layer] for layer in asked.chosen_layers(model)]
+    rows = [table[layer] for layer in options.chosen_layers(model)]
     parameters = sum(row.parameters for row in rows)
     share = parameters / count_parameters(model.denoiser)
     facts: dict[str, Any] = {"layers": [row.index for row in rows], "paths": [row.path for row in rows]}

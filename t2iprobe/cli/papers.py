@@ -48,7 +48,7 @@ PAPERS: Mapping[str, Mapping[str, PaperSettings]] = {
 }
 
 
-def paper_settings(asked: Options, preset: str | None, arch: str | None) -> dict[str, Any]:
+def paper_settings(options: Options, preset: str | None, arch: str | None) -> dict[str, Any]:
     """The settings of a preset, as options to fill in; none without ``--preset``.
 
     A model that was named does not get the paper's upscaler, and layers that a run found are kept.
@@ -60,7 +60,7 @@ def paper_settings(asked: Options, preset: str | None, arch: str | None) -> dict
         return {}
     known = choice("preset", preset, PAPERS)
     if arch is None:
-        raise ConfigError(f"{asked.called('preset')} {preset} needs {asked.called('arch')} ({', '.join(known)})")
+        raise ConfigError(f"{options.called('preset')} {preset} needs {options.called('arch')} ({', '.join(known)})")
     found = asdict(choice(f"model of the preset {preset} for the architecture", arch, known))
-    found["layers"] = None if asked.has("from_run") else list(found["layers"])
-    return found | ({"upscaler": None} if asked.has("model") else {})
+    found["layers"] = None if options.has("from_run") else list(found["layers"])
+    return found | ({"upscaler": None} if options.has("model") else {})

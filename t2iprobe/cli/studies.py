@@ -78,7 +78,7 @@ Announce = Callable[[Ready, int, "Cost"], None]  # gets the study, its number of
 
 def start(
     plugins: Plugins,
-    asked: Question,
+    question: Question,
     path: Path,
     where: ExecutionOptions,
     announce: Announce,
@@ -92,7 +92,7 @@ def start(
 
     Args:
         plugins: where names are looked up.
-        asked: the study.
+        question: the study.
         path: the study's folder.
         where: where it runs.
         announce: prints the plan before the first pictures, and may refuse it.
@@ -103,7 +103,7 @@ def start(
     from t2iprobe.core.runs import runfolder
     from t2iprobe.core.study.planning import planned
 
-    plan = planned(asked, plugins, command)
+    plan = planned(question, plugins, command)
     done = _finished(path, plan)
     if done is not None:
         say(f"{path} holds this study already, and its result is shown; to run it again, delete the folder")

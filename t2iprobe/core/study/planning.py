@@ -89,10 +89,10 @@ class ContextRecipe:
 
     def __call__(self, plugins: Plugins | None = None) -> StudyContext:
         """Load the model, and what reads its pictures."""
-        asked, plugins = self.question, plugins or self.installed()
-        scorer = plugins.scorer(concept_of(self.pairs), asked.reader, asked.metrics(plugins.concepts()))
-        model = plugins.load(asked.model, upscaler=asked.upscaler, device=asked.device, dtype=asked.dtype)
-        return StudyContext.of(model, self.pairs, scorer, asked.sampling, asked.batch_size)
+        question, plugins = self.question, plugins or self.installed()
+        scorer = plugins.scorer(concept_of(self.pairs), question.reader, question.metrics(plugins.concepts()))
+        model = plugins.load(question.model, upscaler=question.upscaler, device=question.device, dtype=question.dtype)
+        return StudyContext.of(model, self.pairs, scorer, question.sampling, question.batch_size)
 
 
 @dataclass(frozen=True)
@@ -127,17 +127,17 @@ class PlannedStudy:
 
     def on(self, bench: StudyContext) -> StudyRunner:
         """The study in a context."""
-        asked = self.question
+        question = self.question
         return StudyRunner(
             bench,
             self.pairs,
             self.localizer,
-            tail(len(self.pairs), asked.held_out, self.set_aside),
-            asked.budget,
-            asked.seed,
+            tail(len(self.pairs), question.held_out, self.set_aside),
+            question.budget,
+            question.seed,
             self.arguments,
             self.plugins.versions(),
-            asked.store,
+            question.store,
             self.set_aside,
         )
 

@@ -48,7 +48,7 @@ app = typer.Typer(
 
 @app.command()
 @takes(ContinualOptions)
-def run(asked: ContinualOptions, context: typer.Context) -> None:
+def run(options: ContinualOptions, context: typer.Context) -> None:
     """Learn a stream of concepts with every method, order and seed; draw and score what each model still knows.
 
     To resume an interrupted run, give the same command again: it continues after the last task, or within it. A second
@@ -68,17 +68,17 @@ def run(asked: ContinualOptions, context: typer.Context) -> None:
 
       t2iprobe continual run --stream objects --arch sdxl --full-size --plan
     """
-    if asked.method == ("list",):
-        _list_methods(asked.format)
-    elif asked.plan:
-        print_plan(_planned(asked, context.obj), asked.format)
+    if options.method == ("list",):
+        _list_methods(options.format)
+    elif options.plan:
+        print_plan(_planned(options, context.obj), options.format)
     else:
-        _print_answer(learnt(asked, context.obj), asked.format)
+        _print_answer(learnt(options, context.obj), options.format)
 
 
 @app.command("eval")
 @takes(EvalOptions)
-def eval_(asked: EvalOptions, context: typer.Context) -> None:
+def eval_(options: EvalOptions, context: typer.Context) -> None:
     """Score the pictures of a run; only the scorers' models are loaded. Existing scores are kept.
 
     Examples:
@@ -87,15 +87,15 @@ def eval_(asked: EvalOptions, context: typer.Context) -> None:
 
       t2iprobe continual eval runs/mine --metric dino --dino my/dino-vits16
     """
-    stream = stream_of(_stream_of_run(asked))
-    made = _scorers(list(asked.metric), {"clip_i": asked.clip_i, "dino": asked.dino, "csd": asked.csd})
-    _score(asked.run, stream, made, context.obj)
-    _print_answer(_finish(asked.run, context.obj), asked.format)
+    stream = stream_of(_stream_of_run(options))
+    made = _scorers(list(options.metric), {"clip_i": options.clip_i, "dino": options.dino, "csd": options.csd})
+    _score(options.run, stream, made, context.obj)
+    _print_answer(_finish(options.run, context.obj), options.format)
 
 
 @app.command()
 @takes(ContinualAnalyzeOptions)
-def analyze(asked: ContinualAnalyzeOptions, context: typer.Context) -> None:
+def analyze(options: ContinualAnalyzeOptions, context: typer.Context) -> None:
     """Report forgetting, learning and transfer of every method, and how its weights changed; with figures.
 
     Examples:
@@ -104,16 +104,16 @@ def analyze(asked: ContinualAnalyzeOptions, context: typer.Context) -> None:
 
       t2iprobe continual analyze runs/all-layers --against runs/localized --format json
     """
-    answer = _finish(asked.run, context.obj, weights=asked.weights, against=asked.against)
-    _print_answer(answer, asked.format)
+    answer = _finish(options.run, context.obj, weights=options.weights, against=options.against)
+    _print_answer(answer, options.format)
 
 
-def learnt(asked: ContinualOptions, plugins: Plugins) -> dict[str, Any]:
+def learnt(options: ContinualOptions, plugins: Plugins) -> dict[str, Any]:
     """Do a run, or whatever part of it is missing; returns the JSON object."""
-    check_data(asked)
-    made = _scorers(scores_of(asked), {})
-    run = build(asked, plugins)
-    _work(asked, run, type(plugins))
+    check_data(options)
+    made = _scorers(scores_of(options), {})
+    run = build(options, plugins)
+    _work(options, run, type(plugins))
     _score(run.folder, run.stream, made, plugins)
     return _finish(run.folder, plugins)
 
@@ -127,47 +127,47 @@ def rows(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _planned(asked: ContinualOptions, plugins: Plugins) -> dict[str, Any]:
+def _planned(options: ContinualOptions, plugins: Plugins) -> dict[str, Any]:
     """What a run would take, without what is done already."""
     from t2iprobe.plugins.continual.plan import plan, timed
 
-    asked = asked.model_copy(update={"metric": ("none",)})
-    if not asked.full_size:
-        run = build(asked, plugins)
+    options = options.model_copy(update={"metric": ("none",)})
+    if not options.full_size:
+        run = build(options, plugins)
         cost, model = timed(run, plan(run)), run.learner.model.ref
         size: dict[str, Any] = {"out": str(run.folder)}
-    elif asked.arch is None or asked.model is not None:
-        full, arch, named = (asked.called(name) for name in ("full_size", "arch", "model"))
+    elif options.arch is None or options.model is not None:
+        full, arch, named = (options.called(name) for name in ("full_size", "arch", "model"))
         raise ConfigError(f"{full} plans for the published model of an architecture: give {arch}, and no {named}")
     else:
-        run = build(asked.model_copy(update={"out": None}), plugins)
-        cost, model, widths = plan(run), f"{asked.arch}, published size", run.learner.widths.values()
+        run = build(options.model_copy(update={"out": None}), plugins)
+        cost, model, widths = plan(run), f"{options.arch}, published size", run.learner.widths.values()
         size = {"targets": len(widths), "lora_parameters": run.learner.recipe.rank * sum(map(sum, widths))}
     sentence = f"{run.stream.name} on {model}: {cost.sentence()}"
     return {"stream": run.stream.name, "model": model, **size, **cost.record(), "sentence": sentence}
 
 
-def _work(asked: ContinualOptions, run: ContinualRun, plugins: type[Plugins]) -> None:
+def _work(options: ContinualOptions, run: ContinualRun, plugins: type[Plugins]) -> None:
     """Plan the run, and then do it."""
     from t2iprobe.plugins.continual.plan import plan, timed
 
-    count = asked.workers or min(usual(run.learner.model), len(run.arms))
+    count = options.workers or min(usual(run.learner.model), len(run.arms))
     shared = Shared()
     with threads(count) as share:
         cost = timed(run, plan(run))
         if cost.steps or cost.images:
-            _say_plan(asked, run, replace(cost, seconds=(cost.seconds or 0.0) / count), count)
+            _say_plan(options, run, replace(cost, seconds=(cost.seconds or 0.0) / count), count)
         else:
             say(f"everything in {run.folder} is learnt and drawn already")
             count = 1
         with (
             _watching(run, cost, stopping("this step"), shared) as callbacks,
-            helping(asked, count - 1, share, shared, plugins),
+            helping(options, count - 1, share, shared, plugins),
         ):
             run.work(callbacks)
 
 
-def _say_plan(asked: ContinualOptions, run: ContinualRun, cost: ContinualPlan, workers: int) -> None:
+def _say_plan(options: ContinualOptions, run: ContinualRun, cost: ContinualPlan, workers: int) -> None:
     """Print one line on stderr; refuse a run for lack of disk space, and a long or large one without ``--yes``."""
     from t2iprobe.plugins.continual.plan import check_disk
 
@@ -175,7 +175,7 @@ def _say_plan(asked: ContinualOptions, run: ContinualRun, cost: ContinualPlan, w
     many = f", with {workers} processes" if workers > 1 else ""
     say(f"plan: {names} on {run.stream.name} ({len(run.stream)} tasks): {cost.sentence()}{many}, in {run.folder}")
     check_disk(run.folder, cost)
-    agree(asked.yes, cost.seconds or 0, cost.bytes)
+    agree(options.yes, cost.seconds or 0, cost.bytes)
 
 
 def _scorers(names: list[str], refs: dict[str, str | None]) -> list[TaskScorer]:
@@ -205,13 +205,13 @@ def _finish(folder: Path, plugins: Plugins, *, weights: bool = False, against: P
     return answer(folder, plugins.write_page, weights=weights, against=against)
 
 
-def _stream_of_run(asked: EvalOptions) -> StreamOptions:
+def _stream_of_run(options: EvalOptions) -> StreamOptions:
     """The stream that a run learnt, unless the options name another place."""
     from t2iprobe.plugins.continual.evaluation import read_run
 
-    given = read_run(asked.run)["arguments"]
-    stream = asked.stream or str(Path(given["stream"]).expanduser())
-    return StreamOptions(stream=stream, data=asked.data or (given.get("data") and Path(given["data"]).expanduser()))
+    given = read_run(options.run)["arguments"]
+    stream = options.stream or str(Path(given["stream"]).expanduser())
+    return StreamOptions(stream=stream, data=options.data or (given.get("data") and Path(given["data"]).expanduser()))
 
 
 @contextmanager

@@ -118,7 +118,7 @@ class ContinualAnalyzeOptions(PrintOptions):
     weights: bool = option(True, flag="--weights/--no-weights", help="Also analyze how the weights changed.")
 
 
-def preset_of(asked: StreamOptions) -> ContinualPreset:
+def preset_of(options: StreamOptions) -> ContinualPreset:
     """The stream with the settings that belong to it.
 
     Raises:
@@ -126,85 +126,85 @@ def preset_of(asked: StreamOptions) -> ContinualPreset:
     """
     from t2iprobe.plugins.continual.presets import PRESETS, of_file
 
-    path = Path(asked.stream)
+    path = Path(options.stream)
     if path.suffix == ".toml" or path.is_file():
         return of_file(path)
-    if asked.stream not in PRESETS:
-        raise ConfigError(f"no stream {asked.stream!r}: give a TOML file or a preset{near(asked.stream, PRESETS)}")
-    return PRESETS[asked.stream]
+    if options.stream not in PRESETS:
+        raise ConfigError(f"no stream {options.stream!r}: give a TOML file or a preset{near(options.stream, PRESETS)}")
+    return PRESETS[options.stream]
 
 
-def check_data(asked: StreamOptions) -> ContinualPreset:
+def check_data(options: StreamOptions) -> ContinualPreset:
     """The stream's preset, once its data folder is known to exist, which is quicker than reading the pictures.
 
     Raises:
         ConfigError: the folder is missing, or the stream needs none.
     """
-    preset, called = preset_of(asked), asked.called("data")
-    if asked.data is not None and not preset.data:
+    preset, called = preset_of(options), options.called("data")
+    if options.data is not None and not preset.data:
         raise ConfigError(f"only the presets objects and styles read {called}; leave it out")
-    if asked.data is None and preset.data:
-        raise ConfigError(f"the stream {asked.stream} needs {called}: a folder with {preset.data}")
-    if asked.data is not None and not asked.data.is_dir():
-        raise ConfigError(f"{called} {asked.data} is not a folder; it needs {preset.data}")
+    if options.data is None and preset.data:
+        raise ConfigError(f"the stream {options.stream} needs {called}: a folder with {preset.data}")
+    if options.data is not None and not options.data.is_dir():
+        raise ConfigError(f"{called} {options.data} is not a folder; it needs {preset.data}")
     return preset
 
 
-def stream_of(asked: StreamOptions) -> TaskStream:
+def stream_of(options: StreamOptions) -> TaskStream:
     """The stream, with its pictures checked.
 
     Raises:
         ConfigError: the stream is not available.
     """
-    return check_data(asked).stream(asked.data)
+    return check_data(options).stream(options.data)
 
 
-def references_of(asked: ContinualOptions) -> list[str]:
+def references_of(options: ContinualOptions) -> list[str]:
     """The references; all unless some were chosen."""
     from t2iprobe.plugins.continual.methods import REFERENCES
 
-    for name in asked.reference:
+    for name in options.reference:
         choice("reference", name, {"none": "", **REFERENCES})
-    return [name for name in REFERENCES if name in (asked.reference or REFERENCES)]
+    return [name for name in REFERENCES if name in (options.reference or REFERENCES)]
 
 
-def _seeds(asked: ContinualOptions, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+def _seeds(options: ContinualOptions, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
     """The seeds, each once.
 
     Raises:
         ConfigError: a seed is given twice, or is below 0.
     """
-    found: tuple[int, ...] = getattr(asked, name) or default
+    found: tuple[int, ...] = getattr(options, name) or default
     twice = next((seed for seed in found if found.count(seed) > 1), None)
     if twice is not None:
-        raise ConfigError(f"{asked.called(name)} has {twice} twice")
+        raise ConfigError(f"{options.called(name)} has {twice} twice")
     if min(found) < 0:
-        raise ConfigError(f"{asked.called(name)} is 0 or more, found {min(found)}")
+        raise ConfigError(f"{options.called(name)} is 0 or more, found {min(found)}")
     return found
 
 
-def _recipe(asked: ContinualOptions, preset: ContinualPreset, side: int) -> TaskTraining:
+def _recipe(options: ContinualOptions, preset: ContinualPreset, side: int) -> TaskTraining:
     """The training, with pictures of ``side`` pixels if neither the options nor the preset say otherwise."""
     from t2iprobe.plugins.continual.recipe import TaskTraining
 
-    given = {name: getattr(asked, option) for option, name in RECIPE.items() if asked.has(option)}
+    given = {name: getattr(options, option) for option, name in RECIPE.items() if options.has(option)}
     return replace(preset.recipe or TaskTraining(side=side), **given)
 
 
-def _sampling(asked: ContinualOptions, preset: ContinualPreset) -> Sampling:
-    given: dict[str, Any] = {name: getattr(asked, name) for name in ("samples", "noise") if asked.has(name)}
-    if asked.grid:
-        given["full"] = asked.grid == "full"
-    settings = {**preset.sampling.settings, **asked.generation}
-    return replace(preset.sampling, **given, settings=settings, batch_size=asked.batch_size)
+def _sampling(options: ContinualOptions, preset: ContinualPreset) -> Sampling:
+    given: dict[str, Any] = {name: getattr(options, name) for name in ("samples", "noise") if options.has(name)}
+    if options.grid:
+        given["full"] = options.grid == "full"
+    settings = {**preset.sampling.settings, **options.generation}
+    return replace(preset.sampling, **given, settings=settings, batch_size=options.batch_size)
 
 
-def scores_of(asked: ContinualOptions) -> list[str]:
+def scores_of(options: ContinualOptions) -> list[str]:
     """Names of the scores; none for a stream file unless some were chosen."""
-    return [name for name in asked.metric or preset_of(asked).scores if name != "none"]
+    return [name for name in options.metric or preset_of(options).scores if name != "none"]
 
 
-def build(asked: ContinualOptions, plugins: Plugins) -> ContinualRun:
+def build(options: ContinualOptions, plugins: Plugins) -> ContinualRun:
     """The run, checked; whatever needs no model is checked before one is loaded.
 
     With ``full_size`` it is for a plan only: its model is the published one without weights, and its stream needs no
@@ -219,17 +219,17 @@ def build(asked: ContinualOptions, plugins: Plugins) -> ContinualRun:
     from t2iprobe.plugins.continual.methods import PAPER, methods
     from t2iprobe.plugins.continual.run import ContinualRun
 
-    preset, chosen, references = preset_of(asked), methods(list(asked.method or PAPER)), references_of(asked)
-    orders, seeds = _seeds(asked, "order", preset.orders), _seeds(asked, "seed", preset.seeds)
-    scorers(scores_of(asked))
-    stream = preset.stream(None) if asked.full_size and asked.data is None else stream_of(asked)
-    model = _model(asked, plugins)
-    sampling, targets = _sampling(asked, preset), _targets(asked, model)
-    recipe = _recipe(asked, preset, min(model.picture_size(sampling.settings)))
+    preset, chosen, references = preset_of(options), methods(list(options.method or PAPER)), references_of(options)
+    orders, seeds = _seeds(options, "order", preset.orders), _seeds(options, "seed", preset.seeds)
+    scorers(scores_of(options))
+    stream = preset.stream(None) if options.full_size and options.data is None else stream_of(options)
+    model = _model(options, plugins)
+    sampling, targets = _sampling(options, preset), _targets(options, model)
+    recipe = _recipe(options, preset, min(model.picture_size(sampling.settings)))
     recipe.settings(0)  # refuses what the trainer refuses
-    base = "" if asked.full_size else provenance.digest([model.pipeline])
+    base = "" if options.full_size else provenance.digest([model.pipeline])
     found = ContinualRun(
-        asked.folder(model.ref),
+        options.folder(model.ref),
         Learner(model, targets.modules, recipe, base),
         stream,
         chosen,
@@ -238,32 +238,32 @@ def build(asked: ContinualOptions, plugins: Plugins) -> ContinualRun:
         references,
         sampling,
         {"scope": targets.scope, "layers": list(targets.layers), "modules": len(targets.modules)},
-        asked.archive,
-        {"stream": asked.stream, "data": asked.data, "model": model.ref},
+        options.archive,
+        {"stream": options.stream, "data": options.data, "model": model.ref},
         plugins.versions(),
     )
     found.check()
     return found
 
 
-def _model(asked: ContinualOptions, plugins: Plugins) -> Model:
+def _model(options: ContinualOptions, plugins: Plugins) -> Model:
     """The model: for ``full_size`` the published one without weights, for the embedded stream by default ``sd3``."""
     from t2iprobe.cli.models import load
     from t2iprobe.core.model import Model
 
-    if asked.full_size:
-        assert asked.arch is not None
-        adapter = choice("architecture", asked.arch, plugins.adapters())
+    if options.full_size:
+        assert options.arch is not None
+        adapter = choice("architecture", options.arch, plugins.adapters())
         return Model(adapter.published(), adapter())
-    if asked.stream == "embedded" and asked.arch is None and asked.model is None:
-        asked = asked.filled({"arch": "sd3"})
-    model = load(asked, plugins)
+    if options.stream == "embedded" and options.arch is None and options.model is None:
+        options = options.filled({"arch": "sd3"})
+    model = load(options, plugins)
     if model.upscaler is not None:
         raise ConfigError("continual personalization trains and samples stage I; load the model without an upscaler")
     return model
 
 
-def _targets(asked: ContinualOptions, model: Model) -> Targets:
+def _targets(options: ContinualOptions, model: Model) -> Targets:
     """The modules that learn.
 
     Raises:
@@ -271,11 +271,11 @@ def _targets(asked: ContinualOptions, model: Model) -> Targets:
     """
     from t2iprobe.training.targets import choose
 
-    scope = asked.scope or SCOPE
+    scope = options.scope or SCOPE
     chosen: tuple[int, ...] = ()
     if scope in ("localized", "random"):
-        chosen = asked.chosen_layers(model)
-    elif asked.layers or asked.from_run:
-        names = " and ".join(map(asked.called, ("layers", "from_run")))
+        chosen = options.chosen_layers(model)
+    elif options.layers or options.from_run:
+        names = " and ".join(map(options.called, ("layers", "from_run")))
         raise ConfigError(f"{names} need the scope localized or random, found {scope}")
     return choose(model.adapter, model.pipeline, scope, layers=chosen)

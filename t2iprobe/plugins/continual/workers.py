@@ -68,18 +68,20 @@ def threads(processes: int) -> Iterator[int]:
 
 
 @contextmanager
-def helping(asked: ContinualOptions, count: int, share: int, shared: Shared, plugins: type[Plugins]) -> Iterator[None]:
+def helping(
+    options: ContinualOptions, count: int, share: int, shared: Shared, plugins: type[Plugins]
+) -> Iterator[None]:
     """Run further processes within a ``with``; one that fails leaves its arms to the others.
 
     Args:
-        asked: the options.
+        options: the options.
         count: number of processes.
         share: threads of each process.
         shared: counters of what they have done.
         plugins: the class of the plugins; every process makes its own.
     """
     context = multiprocessing.get_context("spawn")
-    helpers = [context.Process(target=_help, args=(asked, share, shared, plugins), daemon=True) for _ in range(count)]
+    helpers = [context.Process(target=_help, args=(options, share, shared, plugins), daemon=True) for _ in range(count)]
     try:
         for one in helpers:
             one.start()
@@ -93,7 +95,7 @@ def helping(asked: ContinualOptions, count: int, share: int, shared: Shared, plu
                 one.terminate()
 
 
-def _help(asked: ContinualOptions, threads: int, shared: Shared, plugins: type[Plugins]) -> None:
+def _help(options: ContinualOptions, threads: int, shared: Shared, plugins: type[Plugins]) -> None:
     """What a helper process does: the same run, without output."""
     import torch
 
@@ -104,7 +106,7 @@ def _help(asked: ContinualOptions, threads: int, shared: Shared, plugins: type[P
     torch.set_num_threads(threads)
     try:
         with silent(), libraries_quiet():
-            run = build(asked, plugins())
+            run = build(options, plugins())
             run.work(shared.callbacks(run))
     except (T2IProbeError, KeyboardInterrupt):
         raise SystemExit(1) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ app = typer.Typer()
 
 @app.command("edit")
 @takes(EditOptions)
-def edit(asked: EditOptions, context: typer.Context) -> None:
+def edit(options: EditOptions, context: typer.Context) -> None:
     """Put another text into a picture and leave the rest: only the layers that write text get the new prompt.
 
     Every method is measured against prompt-swap (the new prompt for the whole model): what OCR reads, and what changed
@@ -56,37 +57,38 @@ def edit(asked: EditOptions, context: typer.Context) -> None:
 
       t2iprobe edit --arch sdxl --preset iclr2025 --pairs pairs.csv --plan
     """
-    full = with_preset(asked)
-    if asked.method == ("list",):
-        print_methods(context.obj.editors(), asked.format)
-    elif asked.plan:
+    full = with_preset(options)
+    if options.method == ("list",):
+        print_methods(context.obj.editors(), options.format)
+    elif options.plan:
         from t2iprobe.plugins.editing.job import planned
 
-        print_plan(planned(full, context.obj), asked.format)
+        print_plan(planned(full, context.obj), options.format)
     else:
-        _print(edited(full, context.obj, typed(context)), asked.format)
+        _print(edited(full, context.obj, typed(context)), options.format)
 
 
-def edited(asked: EditOptions, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
+def edited(options: EditOptions, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
     """Run the edit, resume it, or find it already done; returns the JSON object."""
     from t2iprobe.core.runs import runfolder
     from t2iprobe.plugins.editing import report
     from t2iprobe.plugins.editing.job import prepared
 
-    path = asked.out or Path("runs") / f"edit-{Path(reference(asked.arch, asked.model, plugins)).name}"
-    done = _finished(path, asked)
+    path = options.out or Path("runs") / f"edit-{Path(reference(options.arch, options.model, plugins)).name}"
+    done = _finished(path, options)
     if done is not None:
         say(f"{path} has this run already; showing it (delete the folder to run it again)")
         return done
     runfolder.check(path)
     stop = stopping()
-    with prepared(asked, plugins, path, command) as (study, sweep):
-        evaluations = sweep.model.evaluations(asked.num_steps)
-        with watched("editing", evaluations, stop, lambda *cost: _announce(sweep, path, asked.yes, *cost)) as callbacks:
+    with prepared(options, plugins, path, command) as (study, sweep):
+        evaluations = sweep.model.evaluations(options.num_steps)
+        announce = partial(_announce, sweep, path, options.yes)
+        with watched("editing", evaluations, stop, announce) as callbacks:
             return report.write(study.run(path, callbacks), sweep.picture, plugins)
 
 
-def _finished(path: Path, asked: EditOptions) -> dict[str, Any] | None:
+def _finished(path: Path, options: EditOptions) -> dict[str, Any] | None:
     """The answer of a finished run of the same options, found without loading the model."""
     from t2iprobe.core.runs import runfolder
     from t2iprobe.core.runs.checksums import read_json
@@ -97,7 +99,7 @@ def _finished(path: Path, asked: EditOptions) -> dict[str, Any] | None:
         return None
     manifest = runfolder.read_manifest(path)
     old = manifest.get("arguments", {}).get("options")
-    if manifest.get("state") != runfolder.FINISHED or old != portable(asked.deciding):
+    if manifest.get("state") != runfolder.FINISHED or old != portable(options.deciding):
         return None  # the study reports what differs
     answer: dict[str, Any] = read_json(path / ANSWER)
     return answer

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def prepared(
-    asked: EditOptions, plugins: Plugins, path: Path, command: Sequence[str] = ()
+    options: EditOptions, plugins: Plugins, path: Path, command: Sequence[str] = ()
 ) -> Iterator[tuple[StudyRunner, EditSweep]]:
     """The study of a run and its evaluator; changes to the model end with the ``with``.
 
@@ -43,69 +43,70 @@ def prepared(
     Raises:
         ConfigError: something that was asked for is not possible.
     """
-    pairs = pairs_of(asked, plugins)
-    scorer = plugins.scorer(asked.concept, asked.reader, asked.metrics)
+    pairs = pairs_of(options, plugins)
+    scorer = plugins.scorer(options.concept, options.reader, options.metrics)
     check_pairs(scorer, pairs, plugins.readers())
-    outside = Outside(scorer.reader, plugins.metrics(), asked.text_box)  # type: ignore[arg-type]
-    listed, starts, settings = editors(asked, plugins), asked.starts, asked.generation
-    check_places(asked)
-    model = load(asked, plugins, asked.upscaler)
+    outside = Outside(scorer.reader, plugins.metrics(), options.text_box)  # type: ignore[arg-type]
+    listed, starts, settings = editors(options, plugins), options.starts, options.generation
+    check_places(options)
+    model = load(options, plugins, options.upscaler)
     with ExitStack() as stack:
-        photo = None
-        if asked.image is not None:
-            photo = photos.read(asked.image, model.picture_size(settings)[::-1])
+        photo, inverted = None, ""
+        if options.image is not None:
+            photo = photos.read(options.image, model.picture_size(settings)[::-1])
+            inverted = f"{photos.digest(photo)} by {options.inverter}, guidance {options.invert_guidance}"
             stack.enter_context(photos.deterministic(model))
-        layers = asked.chosen_layers(model)
-        check_starts(listed, starts, model.steps(asked.num_steps))
+        layers = options.chosen_layers(model)
+        check_starts(listed, starts, model.steps(options.num_steps))
         for editor in listed:
             editor.check(model, layers)
         methods = methods_of(model, listed, layers, starts)
-        latents = None if photo is None else _latents(asked, plugins, model, photo, pairs[0])
-        batch = asked.batch_size or usual_batch(model)
+        latents = None if photo is None else _latents(options, plugins, model, photo, pairs[0])
+        batch = options.batch_size or usual_batch(model)
         sweep = EditSweep(model, pairs, methods, scorer, outside, settings, batch, latents, photo, path)
-        bench = StudyContext(sweep, Space.of(model, asked.num_steps), provenance.facts(model, settings), model)
+        bench = StudyContext(sweep, Space.of(model, options.num_steps), provenance.facts(model, settings), model)
         question = EditComparison(
             layers,
             tuple(json.dumps(provenance.portable(one.settings)) for one in methods),
-            asked.text_box,
-            "" if photo is None else f"{photos.digest(photo)} by {asked.inverter}, guidance {asked.invert_guidance}",
+            options.text_box,
+            inverted,
             tuple(trial for one in methods for trial in one.trials),
             {name: kind() for name, kind in plugins.aggregates().items() if hasattr(kind, "statistic")},
             scorer.bounds(),
         )
-        given = {"options": asked.deciding, "command": list(command)}
-        yield StudyRunner(bench, pairs, question, seed=asked.seed, arguments=given, plugins=plugins.versions()), sweep
+        given = {"options": options.deciding, "command": list(command)}
+        yield StudyRunner(bench, pairs, question, seed=options.seed, arguments=given, plugins=plugins.versions()), sweep
 
 
-def pairs_of(asked: EditOptions, plugins: Plugins) -> list[Pair]:
+def pairs_of(options: EditOptions, plugins: Plugins) -> list[Pair]:
     """The pairs to edit.
 
     Raises:
         ConfigError: the pairs are not available.
     """
-    ref = reference(asked.arch, asked.model, plugins)
-    if asked.image is not None and not (asked.source and asked.target):
+    ref = reference(options.arch, options.model, plugins)
+    if options.image is not None and not (options.source and options.target):
         raise ConfigError(
             "--image needs --source, which describes the picture, and --target, the prompt with the new text"
         )
-    return asked.read_pairs(ref, plugins, PAIRS)
+    return options.read_pairs(ref, plugins, PAIRS)
 
 
-def check_places(asked: EditOptions) -> None:
+def check_places(options: EditOptions) -> None:
     """Check that layers and the real picture are there, before a model is loaded.
 
     Raises:
         ConfigError: the layers or the real picture are missing.
     """
-    asked.check_layers()
-    if asked.image is not None and not asked.image.is_file():
-        raise ConfigError(f"--image {asked.image}: there is no such file")
+    options.check_layers()
+    if options.image is not None and not options.image.is_file():
+        raise ConfigError(f"--image {options.image}: there is no such file")
 
 
-def _latents(asked: EditOptions, plugins: Plugins, model: Model, photo: Image, pair: Pair) -> Tensor:
-    inverter = plugins.inverter(asked.inverter)
+def _latents(options: EditOptions, plugins: Plugins, model: Model, photo: Image, pair: Pair) -> Tensor:
+    inverter = plugins.inverter(options.inverter)
     check_prediction(inverter, model.adapter.prediction(model.pipeline), plugins.inverters())
-    return photos.inverted(model, photo, pair.source, inverter, asked.generation, asked.invert_guidance)
+    return photos.inverted(model, photo, pair.source, inverter, options.generation, options.invert_guidance)
 
 
 def check_starts(listed: Sequence[Editor], starts: Sequence[int], steps: int) -> None:
@@ -136,27 +137,27 @@ def methods_of(
     ]
 
 
-def planned(asked: EditOptions, plugins: Plugins) -> dict[str, Any]:
+def planned(options: EditOptions, plugins: Plugins) -> dict[str, Any]:
     """The JSON object of a plan.
 
     Raises:
         ConfigError: no architecture or no number of steps is named, or something does not fit.
     """
-    if asked.arch is None:
+    if options.arch is None:
         raise ConfigError("--plan looks at the published configuration of an architecture: give --arch")
-    if asked.num_steps is None or asked.guidance is None:
+    if options.num_steps is None or options.guidance is None:
         raise ConfigError("--plan loads no model, so its default sampling is unknown: give --num-steps and --guidance")
-    pairs = len(pairs_of(asked.filled({"model": PUBLISHED.get(asked.arch)}), plugins))
-    listed, steps = editors(asked, plugins), asked.num_steps
-    check_places(asked)
-    check_starts(listed, asked.starts, steps)
-    model, layers, said = published_layers(asked, asked.arch, plugins)
-    methods = methods_of(model, listed, tuple(layers["layers"]), asked.starts)
+    pairs = len(pairs_of(options.filled({"model": PUBLISHED.get(options.arch)}), plugins))
+    listed, steps = editors(options, plugins), options.num_steps
+    check_places(options)
+    check_starts(listed, options.starts, steps)
+    model, layers, said = published_layers(options, options.arch, plugins)
+    methods = methods_of(model, listed, tuple(layers["layers"]), options.starts)
     images = pairs * (2 + sum(one.editor.pictures for one in methods))
-    rows = images * steps * model.guided({"guidance": asked.guidance})
+    rows = images * steps * model.guided({"guidance": options.guidance})
     return {
         **layers,
-        "model": asked.model or f"{asked.arch}, published configuration",
+        "model": options.model or f"{options.arch}, published configuration",
         "inferred": model.adapter.inferred,
         "pairs": pairs,
         "methods": [
@@ -171,7 +172,7 @@ def planned(asked: EditOptions, plugins: Plugins) -> dict[str, Any]:
         ],
         "pictures": images,
         "denoiser_rows": rows,
-        "generation": asked.generation,
+        "generation": options.generation,
         "sentence": (
             f"{said}; {', '.join([*(one.label for one in methods), SWAP])} on {pairs} pairs of {steps} steps: "
             f"{images:,} pictures with their donors, {rows:,} denoiser rows"

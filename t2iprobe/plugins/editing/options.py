@@ -101,27 +101,27 @@ class EditOptions(RunOptions, ScoreOptions, GenerationOptions, LayerOptions, Pai
         return {key: value for key, value in plain.items() if value not in ([], {})}
 
 
-def with_preset(asked: EditOptions) -> EditOptions:
+def with_preset(options: EditOptions) -> EditOptions:
     """The options with the paper's settings, if asked for; options that were given take precedence.
 
     Raises:
         ConfigError: there is no such preset, or no ``--arch`` to choose from it.
     """
-    settings = paper_settings(asked, asked.preset, asked.arch)
-    return asked.filled({**settings, "start_step": PAPER_STARTS[str(asked.arch)]}) if settings else asked
+    settings = paper_settings(options, options.preset, options.arch)
+    return options.filled({**settings, "start_step": PAPER_STARTS[str(options.arch)]}) if settings else options
 
 
-def editors(asked: EditOptions, plugins: Plugins) -> list[Editor]:
+def editors(options: EditOptions, plugins: Plugins) -> list[Editor]:
     """The methods that were asked for, with their settings; prompt-swap is always measured and not among them.
 
     Raises:
         ConfigError: there is no such method, or none of the methods has a setting that was given.
     """
     kinds = plugins.editors()
-    names = _names(asked, kinds)
+    names = _names(options, kinds)
     known = {name: set(inspect.signature(kinds[name]).parameters) for name in names}
     settings: dict[str, dict[str, Any]] = {name: {} for name in names}
-    for given, value in asked.set.items():
+    for given, value in options.set.items():
         method, _, key = given.rpartition(".")
         if method:
             choice("editing method", method, kinds)
@@ -133,16 +133,16 @@ def editors(asked: EditOptions, plugins: Plugins) -> list[Editor]:
             raise ConfigError(f"{method or ' or '.join(names)} has no setting {key!r}{hint}")
         for name in taking:
             settings[name][key] = value
-    if asked.lora is not None:
-        settings[LORA]["lora"] = str(asked.lora)
+    if options.lora is not None:
+        settings[LORA]["lora"] = str(options.lora)
     return [plugins.editor(name, **settings[name]) for name in names]
 
 
-def _names(asked: EditOptions, kinds: Mapping[str, Any]) -> list[str]:
-    listed = list(asked.method or ("localized",))
+def _names(options: EditOptions, kinds: Mapping[str, Any]) -> list[str]:
+    listed = list(options.method or ("localized",))
     if "all" in listed:
-        listed = [name for name in kinds if name != LORA or asked.lora is not None]
-    if asked.lora is not None:
+        listed = [name for name in kinds if name != LORA or options.lora is not None]
+    if options.lora is not None:
         listed.append(LORA)
     for name in listed:
         choice("editing method", name, kinds)

@@ -128,15 +128,15 @@ def replaced(label: str) -> int | None:
     return int(arm.settings.get("steps", 2)) if arm.method == "forward" and "level" not in arm.settings else None
 
 
-def studies(asked: AblateOptions, model: Model, plugins: Plugins) -> list[tuple[str, InversionStudy]]:
+def studies(options: AblateOptions, model: Model, plugins: Plugins) -> list[tuple[str, InversionStudy]]:
     """One study per setting, with its name; if no method is named, the plain one is compared."""
-    each = asked.each
-    methods = [parse_arm(text) for text in asked.method or (session.default_method(model),)]
-    if asked.equal_calls is None:
-        settings = cells(methods, asked.k, asked.num_steps, asked.guidance)
+    each = options.each
+    methods = [parse_arm(text) for text in options.method or (session.default_method(model),)]
+    if options.equal_calls is None:
+        settings = cells(methods, options.k, options.num_steps, options.guidance)
     else:
         settings = equal_calls(
-            methods, asked.equal_calls, asked.guidance, plugins.inverters(),
+            methods, options.equal_calls, options.guidance, plugins.inverters(),
             lambda steps: used_schedule(model, steps, each.generation),
         )  # fmt: skip
     found = []
@@ -149,30 +149,30 @@ def studies(asked: AblateOptions, model: Model, plugins: Plugins) -> list[tuple[
     return found
 
 
-def planned(asked: AblateOptions, plugins: Plugins) -> dict[str, Any]:
+def planned(options: AblateOptions, plugins: Plugins) -> dict[str, Any]:
     """What all settings take."""
-    settings = studies(asked, session.loaded(asked, plugins), plugins)
+    settings = studies(options, session.loaded(options, plugins), plugins)
     return plan.of_parts([plan.of_study(name, study) for name, study in settings], settings[0][1])
 
 
-def run(asked: AblateOptions, path: Path, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
+def run(options: AblateOptions, path: Path, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
     """Run every setting as a run of its own below ``path``; settings that are complete are not measured again."""
-    model = session.loaded(asked, plugins)
-    asked = asked.filled({"limit": ROWS})
-    ablated = studies(asked, model, plugins)  # what cannot work is refused before the folder is made
-    ref = portable(reference(asked.arch, asked.model, plugins))
+    model = session.loaded(options, plugins)
+    options = options.filled({"limit": ROWS})
+    ablated = studies(options, model, plugins)  # what cannot work is refused before the folder is made
+    ref = portable(reference(options.arch, options.model, plugins))
     settings = {
         "command": "invert ablate",
-        **asked.model_dump(mode="json", include=DECIDING),
+        **options.model_dump(mode="json", include=DECIDING),
         "model": ref,
-        "prompts": portable(str(asked.prompts or asked.prompt_set or "")),
+        "prompts": portable(str(options.prompts or options.prompt_set or "")),
     }
     facts = {"model": ref, "command": quoted(portable(list(command)))}
     rows: list[dict[str, Any]] = []
 
     def measure(setting: tuple[str, InversionStudy]) -> None:
         name, study = setting
-        rows.extend(measured(session.run_study(asked.each, study, path / name, name), AnalysisSettings()))
+        rows.extend(measured(session.run_study(options.each, study, path / name, name), AnalysisSettings()))
 
     def answer() -> tuple[dict[str, Any], dict[str, Image]]:
         last = Inverted(path / ablated[-1][0])
@@ -180,7 +180,7 @@ def run(asked: AblateOptions, path: Path, plugins: Plugins, command: Sequence[st
         found = {
             "images": images,
             **{name: noise[name] for name in ("floor", "excess_of_noise")},
-            "budget_text": "" if asked.equal_calls is None else f", at most {asked.equal_calls} for every method",
+            "budget_text": "" if options.equal_calls is None else f", at most {options.equal_calls} for every method",
             "sentence": f"{counted(len(rows), 'setting')} on the same noise, {counted(images, 'picture')} each.",
             "rows": rows,
         }

@@ -41,15 +41,15 @@ app = typer.Typer(
 
 @app.command("list")
 @takes(InverterListOptions)
-def list_(asked: InverterListOptions, context: typer.Context) -> None:
+def list_(options: InverterListOptions, context: typer.Context) -> None:
     """The inverters, the kinds of model that each works with, and its settings.
 
     Example: t2iprobe invert list --prediction flow
     """
     from t2iprobe.plugins.inversion.capabilities import KINDS, capabilities
 
-    found = capabilities(context.obj.inverters(), asked.prediction)
-    if asked.format is Format.json:
+    found = capabilities(context.obj.inverters(), options.prediction)
+    if options.format is Format.json:
         print_json({"inverters": found})
         return
     rows = []
@@ -63,7 +63,7 @@ def list_(asked: InverterListOptions, context: typer.Context) -> None:
 
 @app.command()
 @takes(InvertOptions)
-def run(asked: InvertOptions, context: typer.Context) -> None:
+def run(options: InvertOptions, context: typer.Context) -> None:
     """Sample pictures (or take given ones), invert them, and reconstruct them from their latents.
 
     Noise, trajectories, predictions and latents are stored as they come. The same command resumes an interrupted run.
@@ -83,21 +83,21 @@ def run(asked: InvertOptions, context: typer.Context) -> None:
     from t2iprobe.plugins.inversion import session
     from t2iprobe.plugins.inversion.presets import listing
 
-    if asked.preset == "list":
-        print_rows(listing(), asked.format, "presets")
-    elif asked.plan:
-        print_facts(_planned(asked, context.obj), asked.format)
+    if options.preset == "list":
+        print_rows(listing(), options.format, "presets")
+    elif options.plan:
+        print_facts(_planned(options, context.obj), options.format)
     else:
-        found = inverted(asked, context.obj)
+        found = inverted(options, context.obj)
         answer = session.summary(found)
-        if asked.format is Format.json:
+        if options.format is Format.json:
             print_json(answer)
             return
         _print_summary(answer)
         tell(f"tables, plots and report: t2iprobe invert analyze {found.path}")
 
 
-def _named(asked: InvertOptions) -> InvertOptions:
+def _named(options: InvertOptions) -> InvertOptions:
     """The options, filled in from a preset if one is named.
 
     Raises:
@@ -105,59 +105,59 @@ def _named(asked: InvertOptions) -> InvertOptions:
     """
     from t2iprobe.plugins.inversion.presets import PRESETS, applied
 
-    return asked if asked.preset is None else applied(asked, choice("preset", asked.preset, PRESETS))
+    return options if options.preset is None else applied(options, choice("preset", options.preset, PRESETS))
 
 
-def inverted(asked: InvertOptions, plugins: Plugins) -> Inverted:
+def inverted(options: InvertOptions, plugins: Plugins) -> Inverted:
     """Do the run that the options describe, or whatever of it is missing."""
     from t2iprobe.plugins.inversion import session
 
-    full = _named(asked)
+    full = _named(options)
     full.check()
     path = _folder("invert", full, plugins)
-    loaded = _loaded(full, asked, plugins)
+    loaded = _loaded(full, options, plugins)
     question = session.question_of(full, loaded, plugins)
     return session.run_study(full, session.study_of(full, question, loaded, plugins), path)
 
 
-def _folder(name: str, asked: InvertOptions | AblateOptions | InvertStudyOptions, plugins: Plugins) -> Path:
+def _folder(name: str, options: InvertOptions | AblateOptions | InvertStudyOptions, plugins: Plugins) -> Path:
     """The run folder; by default it is named by the command and the model."""
-    return asked.out or RUNS / f"{name}-{Path(reference(asked.arch, asked.model, plugins)).name}"
+    return options.out or RUNS / f"{name}-{Path(reference(options.arch, options.model, plugins)).name}"
 
 
-def _planned(asked: InvertOptions, plugins: Plugins) -> dict[str, Any]:
+def _planned(options: InvertOptions, plugins: Plugins) -> dict[str, Any]:
     """What a run takes; for a preset alone, on the published denoiser, which is built without weights."""
     from t2iprobe.plugins.inversion import plan
 
-    full = _named(asked)
-    if asked.preset is None or asked.arch is not None or asked.model is not None:
+    full = _named(options)
+    if options.preset is None or options.arch is not None or options.model is not None:
         return plan.planned(full, plugins)
-    if asked.resolution is not None:
+    if options.resolution is not None:
         raise ConfigError(
-            f"the plan of preset {asked.preset} is for the model's own size; leave {asked.called('resolution')} out, "
-            f"or give {asked.called('model')}"
+            f"the plan of preset {options.preset} is for the model's own size; "
+            f"leave {options.called('resolution')} out, or give {options.called('model')}"
         )
-    return plan.published(asked, asked.preset, plugins)
+    return plan.published(options, options.preset, plugins)
 
 
-def _loaded(full: InvertOptions, asked: InvertOptions, plugins: Plugins) -> Model:
+def _loaded(full: InvertOptions, options: InvertOptions, plugins: Plugins) -> Model:
     """The model; if a preset's model cannot be loaded, the error says what works without it."""
     from t2iprobe.plugins.inversion import session
 
     try:
         return session.loaded(full, plugins)
     except ModelError as error:
-        if asked.preset is None or asked.arch is not None:
+        if options.preset is None or options.arch is not None:
             raise
         hint = (
-            f"`t2iprobe invert run --preset {asked.preset} --plan` needs no weights, --model takes a folder with them"
+            f"`t2iprobe invert run --preset {options.preset} --plan` needs no weights, --model takes a folder with them"
         )
         raise ModelError(f"{error}; {hint}") from error
 
 
 @app.command()
 @takes(InvertAnalyzeOptions)
-def analyze(asked: InvertAnalyzeOptions, context: typer.Context) -> None:
+def analyze(options: InvertAnalyzeOptions, context: typer.Context) -> None:
     """Correlation with its floor, normality, triangle, trajectory, assignment, plain areas, errors by step.
 
     Everything is compared with true noise. Leaves analysis.json, figures/ and report.html in the run folder; no model
@@ -169,27 +169,32 @@ def analyze(asked: InvertAnalyzeOptions, context: typer.Context) -> None:
     from t2iprobe.plugins.inversion.analyze import AnalysisSettings
     from t2iprobe.plugins.inversion.inverted import Inverted
 
-    options = AnalysisSettings(
-        asked.patch, asked.plain_threshold, asked.plain_domain, asked.plain_range, asked.groups, seed=asked.seed
+    settings = AnalysisSettings(
+        options.patch,
+        options.plain_threshold,
+        options.plain_domain,
+        options.plain_range,
+        options.groups,
+        seed=options.seed,
     )
-    print_answer(session.analyzed(Inverted(asked.run, asked.limit), options, context.obj), asked.format)
+    print_answer(session.analyzed(Inverted(options.run, options.limit), settings, context.obj), options.format)
 
 
 @app.command()
 @takes(InterpolateOptions)
-def interpolate(asked: InterpolateOptions, context: typer.Context) -> None:
+def interpolate(options: InterpolateOptions, context: typer.Context) -> None:
     """Sample between two latents, and between the true noises that they should be.
 
     Example: t2iprobe invert interpolate runs/invert-tiny-sd3 --limit 32 --read
     """
     from t2iprobe.plugins.inversion import downstream
 
-    print_answer(downstream.interpolated(asked, context.obj), asked.format)
+    print_answer(downstream.interpolated(options, context.obj), options.format)
 
 
 @app.command()
 @takes(InvertEditOptions)
-def edit(asked: InvertEditOptions, context: typer.Context) -> None:
+def edit(options: InvertEditOptions, context: typer.Context) -> None:
     """Sample the latents again under another prompt, and for comparison true noise and unrelated noise.
 
     Without --prompt, --prompts or --swap the new prompts are the targets of the prompt set's pairs.
@@ -198,12 +203,12 @@ def edit(asked: InvertEditOptions, context: typer.Context) -> None:
     """
     from t2iprobe.plugins.inversion import downstream
 
-    print_answer(downstream.edited(asked, context.obj), asked.format)
+    print_answer(downstream.edited(options, context.obj), options.format)
 
 
 @app.command()
 @takes(AblateOptions)
-def ablate(asked: AblateOptions, context: typer.Context) -> None:
+def ablate(options: AblateOptions, context: typer.Context) -> None:
     """Compare settings on the same noise: k, steps, guidance, or methods at the same number of model calls.
 
     Examples:
@@ -214,22 +219,22 @@ def ablate(asked: AblateOptions, context: typer.Context) -> None:
     """
     from t2iprobe.plugins.inversion import ablate, session
 
-    if asked.equal_calls is not None and asked.k:
+    if options.equal_calls is not None and options.k:
         raise ConfigError(
-            f"{asked.called('k')} goes with {asked.called('num_steps')}; with {asked.called('equal_calls')} name "
+            f"{options.called('k')} goes with {options.called('num_steps')}; with {options.called('equal_calls')} name "
             "methods, such as forward:steps=2"
         )
-    if asked.plan:
-        print_facts(ablate.planned(asked, context.obj), asked.format)
+    if options.plan:
+        print_facts(ablate.planned(options, context.obj), options.format)
         return
-    path = _folder("invert-ablate", asked, context.obj)
-    found = ablate.run(asked, path, context.obj, typed(context))
-    print_answer(session.answer_of(path, "ablation", found, context.obj), asked.format)
+    path = _folder("invert-ablate", options, context.obj)
+    found = ablate.run(options, path, context.obj, typed(context))
+    print_answer(session.answer_of(path, "ablation", found, context.obj), options.format)
 
 
 @app.command()
 @takes(InvertTrainingOptions)
-def training(asked: InvertTrainingOptions, context: typer.Context) -> None:
+def training(options: InvertTrainingOptions, context: typer.Context) -> None:
     """Follow the same noise through a training's checkpoints: what is settled when.
 
     P1 compares pictures with the last checkpoint's, P2 inverts each one's own, P3 inverts the last one's pictures.
@@ -238,28 +243,28 @@ def training(asked: InvertTrainingOptions, context: typer.Context) -> None:
     """
     from t2iprobe.plugins.inversion import session, training_run
 
-    if asked.plan:
-        print_facts(training_run.planned(asked, context.obj), asked.format)
+    if options.plan:
+        print_facts(training_run.planned(options, context.obj), options.format)
         return
-    path = asked.out or RUNS / "invert-training"
-    found = training_run.run(asked, path, context.obj, typed(context))
-    print_answer(session.answer_of(path, "training", found, context.obj), asked.format)
+    path = options.out or RUNS / "invert-training"
+    found = training_run.run(options, path, context.obj, typed(context))
+    print_answer(session.answer_of(path, "training", found, context.obj), options.format)
 
 
 @app.command()
 @takes(InvertStudyOptions)
-def study(asked: InvertStudyOptions, context: typer.Context) -> None:
+def study(options: InvertStudyOptions, context: typer.Context) -> None:
     """Run, analyze, interpolate, edit and ablate k on one model, with settings that fit the embedded ones.
 
     Example: t2iprobe invert study --arch sd3
     """
     from t2iprobe.plugins.inversion import study
 
-    if asked.plan:
-        print_facts(study.prepared(asked, context.obj).plan(context.obj), asked.format)
+    if options.plan:
+        print_facts(study.prepared(options, context.obj).plan(context.obj), options.format)
         return
-    path = _folder("invert-study", asked, context.obj)
-    print_answer(study.run(asked, path, context.obj, typed(context)), asked.format)
+    path = _folder("invert-study", options, context.obj)
+    print_answer(study.run(options, path, context.obj, typed(context)), options.format)
 
 
 def cell(value: Any, digits: int = 3) -> str:

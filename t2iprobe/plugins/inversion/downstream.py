@@ -76,53 +76,53 @@ class Downstream:
         return session.answer_of(self.run.path, name, found, self.plugins)
 
 
-def interpolated(asked: InterpolateOptions, plugins: Plugins) -> Answer:
+def interpolated(options: InterpolateOptions, plugins: Plugins) -> Answer:
     """Interpolate as the options say."""
-    run = sampled_run(asked.run)
-    metrics = session.metrics_of(asked.metric, plugins)
+    run = sampled_run(options.run)
+    metrics = session.metrics_of(options.metric, plugins)
     sets: dict[str, Any] = dict(plugins.aggregates())
-    aggregates = [choice("aggregate", name, sets)() for name in asked.aggregate]
-    question = interpolate.Interpolation(arms_of(run, asked.method), asked.limit, asked.points, asked.way)
-    interpolate.couples(run.prompts, asked.limit)  # what cannot work is refused before the model is loaded
-    model = model_of(run, asked, plugins)
-    judge = judge_of(run.prompts, asked.prompt_set, asked.reader, model, plugins) if asked.read else None
-    bench = Downstream(run, model, plugins, metrics, asked.guidance, asked.batch_size)
+    aggregates = [choice("aggregate", name, sets)() for name in options.aggregate]
+    question = interpolate.Interpolation(arms_of(run, options.method), options.limit, options.points, options.way)
+    interpolate.couples(run.prompts, options.limit)  # what cannot work is refused before the model is loaded
+    model = model_of(run, options, plugins)
+    judge = judge_of(run.prompts, options.prompt_set, options.reader, model, plugins) if options.read else None
+    bench = Downstream(run, model, plugins, metrics, options.guidance, options.batch_size)
     return bench.interpolate(question, judge, aggregates)
 
 
-def edited(asked: InvertEditOptions, plugins: Plugins) -> Answer:
+def edited(options: InvertEditOptions, plugins: Plugins) -> Answer:
     """Edit as the options say.
 
     Raises:
         ConfigError: the new prompts are given in two ways, or there are too few.
     """
-    run = sampled_run(asked.run)
-    metrics = session.metrics_of(asked.metric, plugins, ("image", "prompt"))
-    arms = arms_of(run, asked.method)
-    if sum([bool(asked.prompt), asked.prompts is not None, asked.swap]) > 1:
-        ways = [asked.called(name) for name in ("prompt", "prompts", "swap")]
+    run = sampled_run(options.run)
+    metrics = session.metrics_of(options.metric, plugins, ("image", "prompt"))
+    arms = arms_of(run, options.method)
+    if sum([bool(options.prompt), options.prompts is not None, options.swap]) > 1:
+        ways = [options.called(name) for name in ("prompt", "prompts", "swap")]
         raise ConfigError(f"give the new prompts one way: {ways[0]}, {ways[1]} or {ways[2]}")
-    count = min(asked.limit, len(run.rows))
-    targets = _given(asked, count) or (edit.deranged(run.prompts, count) if asked.swap else None)
-    model = model_of(run, asked, plugins)
+    count = min(options.limit, len(run.rows))
+    targets = _given(options, count) or (edit.deranged(run.prompts, count) if options.swap else None)
+    model = model_of(run, options, plugins)
     if targets is None:
-        targets = targets_of(run.prompts[:count], asked.prompt_set, model, plugins)
-    judge = judge_of(targets, asked.prompt_set, asked.reader, model, plugins) if asked.read else None
-    question = edit.Edit(arms, targets, asked.variations, mix=asked.mix, seed=asked.seed, ledits=asked.ledits)
-    return Downstream(run, model, plugins, metrics, asked.guidance, asked.batch_size).edit(question, judge)
+        targets = targets_of(run.prompts[:count], options.prompt_set, model, plugins)
+    judge = judge_of(targets, options.prompt_set, options.reader, model, plugins) if options.read else None
+    question = edit.Edit(arms, targets, options.variations, mix=options.mix, seed=options.seed, ledits=options.ledits)
+    return Downstream(run, model, plugins, metrics, options.guidance, options.batch_size).edit(question, judge)
 
 
-def _given(asked: InvertEditOptions, count: int) -> tuple[str, ...] | None:
+def _given(options: InvertEditOptions, count: int) -> tuple[str, ...] | None:
     """The new prompts that are given as such."""
-    if asked.prompt is not None:
-        return (asked.prompt,) * count
-    if asked.prompts is None:
+    if options.prompt is not None:
+        return (options.prompt,) * count
+    if options.prompts is None:
         return None
-    prompts = read_entries(asked.prompts, "prompts")
+    prompts = read_entries(options.prompts, "prompts")
     if len(prompts) < count:
         raise ConfigError(
-            f"{asked.called('prompts')} {asked.prompts} has {counted(len(prompts), 'prompt')} for {count} pictures; "
-            f"add {asked.called('limit')} {len(prompts)}"
+            f"{options.called('prompts')} {options.prompts} has {counted(len(prompts), 'prompt')} "
+            f"for {count} pictures; add {options.called('limit')} {len(prompts)}"
         )
     return tuple(prompts[:count])
 
@@ -140,16 +140,16 @@ def arms_of(run: Inverted, arms: Sequence[str]) -> tuple[str, ...]:
     return tuple(run.arm(arm) for arm in arms) or tuple(run.arms)
 
 
-def model_of(run: Inverted, asked: FollowOptions, plugins: Plugins) -> Model:
+def model_of(run: Inverted, options: FollowOptions, plugins: Plugins) -> Model:
     """The model of a run, loaded by the name that the run used for it unless another is given.
 
     Raises:
         ConfigError: the weights are not those of the run.
     """
     own = run.manifest.get("arguments", {})
-    name = asked.model or own.get("model")
-    arch, dtype = None if name else own.get("arch"), asked.dtype or own.get("dtype")
-    model = session.loaded(ModelOptions(arch=arch, model=name, device=asked.device, dtype=dtype), plugins)
+    name = options.model or own.get("model")
+    arch, dtype = None if name else own.get("arch"), options.dtype or own.get("dtype")
+    model = session.loaded(ModelOptions(arch=arch, model=name, device=options.device, dtype=dtype), plugins)
     check_model(model, run)
     return model
 

@@ -83,9 +83,9 @@ class InvertOptions(PlanOptions, SizeOptions, RowOptions, ModelOptions):
     plan: bool = option(False, help="Only print what the run would take; with --preset alone this needs no weights.")
 
     @classmethod
-    def shared_with(cls, asked: Options, **changes: Any) -> InvertOptions:
+    def shared_with(cls, options: Options, **changes: Any) -> InvertOptions:
         """The options that another command has in common with ``invert run``, with changes."""
-        common = {name: getattr(asked, name) for name in type(asked).model_fields if name in cls.model_fields}
+        common = {name: getattr(options, name) for name in type(options).model_fields if name in cls.model_fields}
         return cls(**common | changes)
 
     @property

@@ -29,23 +29,23 @@ Found = dict[str, Any]
 EARLY = (1, 2, 3, 5)  # numbers of first inversion steps after which a plan states the noise level
 
 
-def published(asked: InvertOptions, name: str, plugins: Plugins) -> Found:
+def published(options: InvertOptions, name: str, plugins: Plugins) -> Found:
     """The cost of a preset on the published model, whose denoiser is built on the meta device, without weights.
 
     Raises:
         ConfigError: a method does not work with the model's kind of prediction.
     """
     preset = PRESETS[name]
-    asked = applied(asked, preset)
-    asked.check()
+    options = applied(options, preset)
+    options.check()
     question = InversionQuestion(
-        repeated([""], asked.limit or ROWS, asked.seed),  # costs do not depend on what the prompts say
-        tuple(map(parse_arm, asked.method)),
-        asked.num_steps or STEPS,
-        asked.guidance,
-        asked.inversion_guidance,
-        asked.sampler,
-        trajectory=asked.trajectory,
+        repeated([""], options.limit or ROWS, options.seed),  # costs do not depend on what the prompts say
+        tuple(map(parse_arm, options.method)),
+        options.num_steps or STEPS,
+        options.guidance,
+        options.inversion_guidance,
+        options.sampler,
+        trajectory=options.trajectory,
     )
     schedule = schedule_for(preset, question.num_steps)
     scales = question.guidance, question.inversion_guidance
@@ -56,11 +56,11 @@ def published(asked: InvertOptions, name: str, plugins: Plugins) -> Found:
     return facts | _of_run(question, schedule, calls, preset.shape, None)
 
 
-def planned(asked: InvertOptions, plugins: Plugins) -> Found:
+def planned(options: InvertOptions, plugins: Plugins) -> Found:
     """The cost on a loaded model, and the time that it takes on this machine."""
-    model = session.loaded(asked, plugins)
-    question = session.question_of(asked, model, plugins, source=repeated([""], asked.limit or ROWS, asked.seed))
-    study = session.study_of(asked, question, model, plugins)
+    model = session.loaded(options, plugins)
+    question = session.question_of(options, model, plugins, source=repeated([""], options.limit or ROWS, options.seed))
+    study = session.study_of(options, question, model, plugins)
     shape = state_shape(model, question.generation)
     seconds = study.cost().work * session.seconds_a_row(study)
     facts = {"model": model.ref, "parameters": count_parameters(model.denoiser)}

@@ -114,12 +114,12 @@ PRESETS: dict[str, InversionPreset] = {
 }
 
 
-def applied(asked: InvertOptions, preset: InversionPreset) -> InvertOptions:
+def applied(options: InvertOptions, preset: InversionPreset) -> InvertOptions:
     """The options, with the preset's values for those that were not given."""
     values = {name: getattr(preset, name) for name in ("dtype", "num_steps", "method", "reencode", "distinct")}
-    values["model"] = None if asked.has("arch") or asked.has("model") else preset.model
-    values["limit"] = None if asked.images else preset.limit
-    return asked.filled(values)
+    values["model"] = None if options.has("arch") or options.has("model") else preset.model
+    values["limit"] = None if options.images else preset.limit
+    return options.filled(values)
 
 
 def listing() -> list[dict[str, Any]]:

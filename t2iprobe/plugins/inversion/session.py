@@ -53,55 +53,55 @@ def default_method(model: Model) -> str:
     return "euler" if model.adapter.prediction(model.pipeline) == "flow" else "ddim"
 
 
-def loaded(asked: ModelOptions, plugins: Plugins) -> Model:
+def loaded(options: ModelOptions, plugins: Plugins) -> Model:
     """The loaded model, of any family that the package knows or of one without text."""
-    ref = reference(asked.arch, asked.model, plugins)
-    if asked.model is None:
-        say_embedded(asked.arch, ref)
-    pipeline = plugins.load_pipeline(ref, LoadOptions(asked.device, asked.dtype))
+    ref = reference(options.arch, options.model, plugins)
+    if options.model is None:
+        say_embedded(options.arch, ref)
+    pipeline = plugins.load_pipeline(ref, LoadOptions(options.device, options.dtype))
     family = family_of(pipeline)
     if family is not None:
         return Model(pipeline, family, ref=ref)
     model = plugins.load(pipeline)
     model.ref = ref
-    check_arch(model, asked.arch)
+    check_arch(model, options.arch)
     return model
 
 
-def source_of(asked: InvertOptions, model: Model, plugins: Plugins) -> Source:
+def source_of(options: InvertOptions, model: Model, plugins: Plugins) -> Source:
     """The rows to invert, according to the options."""
-    texts = prompts_of(asked, model, plugins)
-    if asked.images is not None:
-        own = texts if asked.prompts or asked.prompt_set else []
-        return folder(asked.images, model.picture_size(asked.generation), own, asked.seed, fit=asked.fit)
-    return repeated(texts[: asked.distinct], asked.limit or ROWS, asked.seed)
+    texts = prompts_of(options, model, plugins)
+    if options.images is not None:
+        own = texts if options.prompts or options.prompt_set else []
+        return folder(options.images, model.picture_size(options.generation), own, options.seed, fit=options.fit)
+    return repeated(texts[: options.distinct], options.limit or ROWS, options.seed)
 
 
-def prompts_of(asked: InvertOptions, model: Model, plugins: Plugins) -> list[str]:
+def prompts_of(options: InvertOptions, model: Model, plugins: Plugins) -> list[str]:
     """The prompts of a file or a set, each once and in order; for a model without text its classes, or none."""
-    if asked.prompts is not None:
-        return read_entries(asked.prompts, "prompts")
-    if asked.prompt_set is None and isinstance(model.adapter, ImageOnly):
+    if options.prompts is not None:
+        return read_entries(options.prompts, "prompts")
+    if options.prompt_set is None and isinstance(model.adapter, ImageOnly):
         return list(model.adapter.prompts)
-    name = asked.prompt_set or plugins.own_prompt_set(reference(asked.arch, asked.model, plugins))
-    return list(dict.fromkeys(pair.source for pair in plugins.prompt_set(name, seed=asked.seed)))
+    name = options.prompt_set or plugins.own_prompt_set(reference(options.arch, options.model, plugins))
+    return list(dict.fromkeys(pair.source for pair in plugins.prompt_set(name, seed=options.seed)))
 
 
-def question_of(asked: InvertOptions, model: Model, plugins: Plugins, **changes: Any) -> InversionQuestion:
+def question_of(options: InvertOptions, model: Model, plugins: Plugins, **changes: Any) -> InversionQuestion:
     """The question that the options define, with ``changes``."""
-    asked.check()
+    options.check()
     same = ("guidance", "inversion_guidance", "sampler", "reencode", "trajectory", "generation")
-    fields: dict[str, Any] = {name: getattr(asked, name) for name in same}
-    fields["source"] = changes.pop("source", None) or source_of(asked, model, plugins)
-    fields["arms"] = tuple(map(parse_arm, asked.method or (default_method(model),)))
-    fields["num_steps"] = asked.num_steps or STEPS
+    fields: dict[str, Any] = {name: getattr(options, name) for name in same}
+    fields["source"] = changes.pop("source", None) or source_of(options, model, plugins)
+    fields["arms"] = tuple(map(parse_arm, options.method or (default_method(model),)))
+    fields["num_steps"] = options.num_steps or STEPS
     return InversionQuestion(**fields | changes)
 
 
-def study_of(asked: InvertOptions, question: InversionQuestion, model: Model, plugins: Plugins) -> InversionStudy:
+def study_of(options: InvertOptions, question: InversionQuestion, model: Model, plugins: Plugins) -> InversionStudy:
     """The study of a question; its methods are examined here, so that what cannot work fails before anything runs."""
-    metrics = metrics_of(asked.metric, plugins)
-    study = InversionStudy(model, question, plugins.inverters(), metrics, asked.batch_size, asked.given())
+    metrics = metrics_of(options.metric, plugins)
+    study = InversionStudy(model, question, plugins.inverters(), metrics, options.batch_size, options.given())
     warn_of_guidance(question)
     _ = study.examined
     return study
@@ -135,18 +135,18 @@ def warn_of_guidance(question: InversionQuestion) -> None:
         )
 
 
-def run_study(asked: InvertOptions, study: InversionStudy, path: Path, what: str = "inverting") -> Inverted:
+def run_study(options: InvertOptions, study: InversionStudy, path: Path, what: str = "inverting") -> Inverted:
     """Run a study, with its plan on stderr and a progress bar, or find it finished."""
     stop = stopping()
     with bar(what) as (progress, task):
         calls = study.cost().rows / study.question.rows  # rows through the denoiser per picture
         progress.update(task, total=study.question.rows)
-        planned = partial(announce, asked, study, path)
+        planned = partial(announce, options, study, path)
         study.run(path, InversionCallbacks(planned, lambda rows: progress.advance(task, rows / calls), stop))
     return Inverted(path)
 
 
-def announce(asked: InvertOptions, study: InversionStudy, path: Path, cost: InversionCost) -> None:
+def announce(options: InvertOptions, study: InversionStudy, path: Path, cost: InversionCost) -> None:
     """Print the plan on one line; refuse what is long or large without ``--yes``."""
     seconds = cost.work * seconds_a_row(study)
     labels = ", ".join(arm.label for arm in study.question.arms)
@@ -154,7 +154,7 @@ def announce(asked: InvertOptions, study: InversionStudy, path: Path, cost: Inve
         f"plan: {counted(study.question.rows, 'picture')}, {counted(study.question.num_steps, 'step')}, {labels}: "
         f"{counted(cost.rows, 'denoiser row')}, about {duration(seconds)}, {size_text(cost.stored)} into {path}",
     )
-    agree(asked.yes, seconds, cost.stored, most=size(asked.max_bytes), hint=", or keep less with --keep ends")
+    agree(options.yes, seconds, cost.stored, most=size(options.max_bytes), hint=", or keep less with --keep ends")
 
 
 def seconds_a_row(study: InversionStudy, rows: int = 8) -> float:

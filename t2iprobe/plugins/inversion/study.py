@@ -28,7 +28,7 @@ class CombinedStudy:
 
     Args:
         model: the model.
-        asked: options of the run.
+        options: options of the run.
         inversion: the run.
         between: what is interpolated.
         edited: what is edited.
@@ -36,7 +36,7 @@ class CombinedStudy:
     """
 
     model: Model
-    asked: InvertOptions
+    options: InvertOptions
     inversion: InversionStudy
     between: Interpolation
     edited: Edit
@@ -63,8 +63,8 @@ def prepared(order: InvertStudyOptions, plugins: Plugins) -> CombinedStudy:
     rows, steps, plain = order.limit, order.num_steps, session.default_method(model)
     distinct = max(1, rows // 4)
     methods = (plain, "forward:steps=1", "forward:steps=2", "fixed-point")
-    asked = InvertOptions(**weights, limit=rows, distinct=distinct, num_steps=steps, method=methods, yes=True)
-    question = session.question_of(asked, model, plugins)
+    options = InvertOptions(**weights, limit=rows, distinct=distinct, num_steps=steps, method=methods, yes=True)
+    question = session.question_of(options, model, plugins)
     arms = (plain, "forward:steps=2")
     targets = targets_of(question.source.prompts[: rows // 2], None, model, plugins)
     ablated = AblateOptions(
@@ -75,15 +75,15 @@ def prepared(order: InvertStudyOptions, plugins: Plugins) -> CombinedStudy:
         num_steps=(steps, 5 * steps // 2),
         yes=True,
     )
-    inversion = session.study_of(asked, question, model, plugins)
-    return CombinedStudy(model, asked, inversion, Interpolation(arms, pairs=rows // 4), Edit(arms, targets), ablated)
+    inversion = session.study_of(options, question, model, plugins)
+    return CombinedStudy(model, options, inversion, Interpolation(arms, pairs=rows // 4), Edit(arms, targets), ablated)
 
 
 def run(order: InvertStudyOptions, path: Path, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
     """Do all parts in a folder; the total is printed before the plans of the parts."""
     parts = prepared(order, plugins)
     notes.print(f"plan of all parts: {parts.plan(plugins)['sentence']} in {path}")
-    run = session.run_study(parts.asked, parts.inversion, path)
+    run = session.run_study(parts.options, parts.inversion, path)
     answer = session.analyzed(run, AnalysisSettings(), plugins)
     bench = Downstream(run, parts.model, plugins, session.metrics_of(["ssim"], plugins))
     answer |= bench.interpolate(parts.between, judge_of(run.prompts, None, order.reader, parts.model, plugins))

@@ -42,18 +42,18 @@ if TYPE_CHECKING:
 SHOWN, COLUMNS = 6, 12  # most rows and checkpoints on the picture sheet
 
 
-def trainings_of(asked: InvertTrainingOptions, path: Path) -> list[Training]:
+def trainings_of(options: InvertTrainingOptions, path: Path) -> list[Training]:
     """The trainings whose checkpoints are in the folders of ``checkpoints``; ``path`` is the run folder."""
-    names = [f"{number}-{folder.name}" for number, folder in enumerate(asked.checkpoints)]
-    folders = zip(names, asked.checkpoints, strict=True)
+    names = [f"{number}-{folder.name}" for number, folder in enumerate(options.checkpoints)]
+    folders = zip(names, options.checkpoints, strict=True)
     return [Training(name, series(folder), path / name) for name, folder in folders]
 
 
-def planned(asked: InvertTrainingOptions, plugins: Plugins) -> dict[str, Any]:
+def planned(options: InvertTrainingOptions, plugins: Plugins) -> dict[str, Any]:
     """What all trainings take, as measured on the last checkpoint of the last one."""
     parts = []
-    for training in trainings_of(asked, Path()):
-        own = asked.each(training.checkpoints[-1].path)
+    for training in trainings_of(options, Path()):
+        own = options.each(training.checkpoints[-1].path)
         model = session.loaded(own, plugins)
         question = session.question_of(own, model, plugins)
         study = session.study_of(own, question, model, plugins)
@@ -67,31 +67,31 @@ def planned(asked: InvertTrainingOptions, plugins: Plugins) -> dict[str, Any]:
     return plan.of_parts(parts, study)
 
 
-def measure(training: Training, asked: InvertTrainingOptions, plugins: Plugins) -> None:
+def measure(training: Training, options: InvertTrainingOptions, plugins: Plugins) -> None:
     """Sample, invert and reconstruct with every checkpoint; the last goes first because all others get its pictures."""
     clean: tuple[torch.Tensor, str] | None = None
     for checkpoint in reversed(training.checkpoints):
         notes.print(f"{training.name}: step {checkpoint.step}")
-        own = asked.each(checkpoint.path)
+        own = options.each(checkpoint.path)
         model = session.loaded(own, plugins)
         run = _inverted(own, model, plugins, training.folder(checkpoint, OWN), "sampling")
         if clean is None:
             clean = torch.from_numpy(run.clean), f"step {checkpoint.step} of {training.name}"
-            sampler = LevelSampler(model, run, 1.0, asked.batch_size)
+            sampler = LevelSampler(model, run, 1.0, options.batch_size)
         folder, title = training.folder(checkpoint, FINAL), "inverting the last one's pictures"
         _rebuild(training.folder(checkpoint, REBUILT), _inverted(own, model, plugins, folder, title, clean), sampler)
 
 
 def _inverted(
-    asked: InvertOptions,
+    options: InvertOptions,
     model: Model,
     plugins: Plugins,
     path: Path,
     title: str,
     clean: tuple[torch.Tensor, str] | None = None,
 ) -> Inverted:
-    question = session.question_of(asked, model, plugins, clean=clean)
-    return session.run_study(asked, session.study_of(asked, question, model, plugins), path, title)
+    question = session.question_of(options, model, plugins, clean=clean)
+    return session.run_study(options, session.study_of(options, question, model, plugins), path, title)
 
 
 def _rebuild(path: Path, run: Inverted, sampler: LevelSampler) -> None:
@@ -114,25 +114,25 @@ def sheet(training: Training) -> Image.Image:
     return grid([f"step {training.steps[column]}" for column in shown], rows, cell=80)
 
 
-def run(asked: InvertTrainingOptions, path: Path, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
+def run(options: InvertTrainingOptions, path: Path, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
     """Put every training through the protocols, in ``path``; what is complete is not measured again."""
-    trainings = trainings_of(asked, path)
-    embed = None if asked.embedder is None else embedder(asked.embedder)
+    trainings = trainings_of(options, path)
+    embed = None if options.embedder is None else embedder(options.embedder)
     settings = {
         "command": "invert training",
         "trainings": {training.name: training.steps for training in trainings},
-        **asked.model_dump(mode="json", include={"limit", "distinct", "seed", "num_steps", "method"}),
-        "prompts": portable(str(asked.prompts or asked.prompt_set or "")),
+        **options.model_dump(mode="json", include={"limit", "distinct", "seed", "num_steps", "method"}),
+        "prompts": portable(str(options.prompts or options.prompt_set or "")),
     }
     facts = {"model": trainings[0].name, "command": quoted(portable(list(command)))}
 
     def found() -> tuple[dict[str, Any], dict[str, Image.Image]]:
-        numbers = answer(trainings, AnalysisSettings(groups=asked.groups), embed)
+        numbers = answer(trainings, AnalysisSettings(groups=options.groups), embed)
         drawn = {"training": plots.training_plot(numbers), "training-pictures": sheet(trainings[0])}
-        return numbers | {"embedder": asked.embedder, "sentence": sentence(numbers)}, drawn
+        return numbers | {"embedder": options.embedder, "sentence": sentence(numbers)}, drawn
 
     return session.sweep(
-        path, "training", "training", settings, facts, trainings, lambda one: measure(one, asked, plugins), found
+        path, "training", "training", settings, facts, trainings, lambda one: measure(one, options, plugins), found
     )
 
 

@@ -113,7 +113,7 @@ def question(options: SearchOptions, plugins: Plugins, *, dry: bool = False) -> 
     Wrong names are reported before the models' libraries are imported, which takes seconds.
 
     Args:
-        asked: the options as they were given.
+        options: the options as they were given.
         plugins: where names are looked up.
         dry: whether it is only for a plan, which needs no prompt files.
 

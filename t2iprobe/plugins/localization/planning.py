@@ -100,43 +100,45 @@ def _can_rehearse(method: Localizer) -> bool:
 
 
 def _rehearsal(
-    asked: Question, model: Model, expected: Sequence[int], pairs: Sequence[Pair], method: Localizer
+    question: Question, model: Model, expected: Sequence[int], pairs: Sequence[Pair], method: Localizer
 ) -> TrialRunner:
     """The runner after the method has searched a simulated model, with batches as large as they would be."""
-    settings = asked.sampling
+    settings = question.sampling
     space = Space.of(model, settings["num_steps"])
     truth = Additive(space.layers, {layer: 1 / len(expected) for layer in expected})
-    renderer = Renderer(model, pairs, settings, asked.batch_size or usual_batch(model))
-    held_out = tail(len(pairs), asked.held_out)
+    renderer = Renderer(model, pairs, settings, question.batch_size or usual_batch(model))
+    held_out = tail(len(pairs), question.held_out)
     runner = TrialRunner(
-        _Rehearsal(truth, len(pairs), asked.seed, steps=space.steps, renderer=renderer),
+        _Rehearsal(truth, len(pairs), question.seed, steps=space.steps, renderer=renderer),
         space,
         pairs,
         range(len(pairs) - len(held_out)),
         held_out,
         model if method.needs_model else None,
         _Expected(space.layers, expected),
-        asked.budget,
-        asked.seed,
+        question.budget,
+        question.seed,
         settings=settings,
     )
     method.find(runner)
     return runner
 
 
-def planned(asked: SearchOptions, plugins: Plugins) -> dict[str, Any]:
+def planned(options: SearchOptions, plugins: Plugins) -> dict[str, Any]:
     """What a localization takes on the published configuration of an architecture, as a JSON object.
 
     Raises:
         ConfigError: something that the cost depends on is not known or does not fit.
     """
-    paper, plan = asked.paper, asked.called("plan") if "plan" in type(asked).model_fields else "a plan"
-    published = paper.model if paper else PUBLISHED.get(asked.arch or "")
-    full = question(asked.filled({"model": published}), plugins, dry=True)
-    if asked.arch is None:
-        raise ConfigError(f"{plan} is for the published configuration of an architecture: give {asked.called('arch')}")
+    paper, plan = options.paper, options.called("plan") if "plan" in type(options).model_fields else "a plan"
+    published = paper.model if paper else PUBLISHED.get(options.arch or "")
+    full = question(options.filled({"model": published}), plugins, dry=True)
+    if options.arch is None:
+        raise ConfigError(
+            f"{plan} is for the published configuration of an architecture: give {options.called('arch')}"
+        )
     if None in (full.num_steps, full.guidance, full.resolution):
-        steps, guidance, resolution, preset = map(asked.called, ("num_steps", "guidance", "resolution", "preset"))
+        steps, guidance, resolution, preset = map(options.called, ("num_steps", "guidance", "resolution", "preset"))
         raise ConfigError(
             f"{plan} loads no model that would say how it samples: give {steps}, {guidance} and {resolution}, "
             f"or {preset} iclr2025"
@@ -144,7 +146,7 @@ def planned(asked: SearchOptions, plugins: Plugins) -> dict[str, Any]:
     method = plugins.localizer(full.method, **full.set)
     if not _can_rehearse(method):
         raise ConfigError(f"{method.name} reads the model itself: what it takes is known with weights only")
-    adapter = choice("architecture", asked.arch, plugins.adapters())()
+    adapter = choice("architecture", options.arch, plugins.adapters())()
     model = Model(adapter.published(scheduler=_Scheduler()), adapter, ref=full.model)
     expected = paper.layers if paper else (model.layers // 2,)
     runner = _rehearsal(full, model, expected, _pairs(full, paper is not None, plugins), method)
@@ -153,23 +155,27 @@ def planned(asked: SearchOptions, plugins: Plugins) -> dict[str, Any]:
     return _answer(full, runner, model, expected, runner.spent.images * 3 * side**2)
 
 
-def _pairs(asked: Question, paper: bool, plugins: Plugins) -> list[Pair]:
+def _pairs(question: Question, paper: bool, plugins: Plugins) -> list[Pair]:
     """The pairs that can be read; for a preset without its files, as many as the paper had."""
-    if asked.prompt_set is None and asked.pairs is None and asked.source is None and paper:
-        return [Pair(f'"A{one}"', f'"B{one}"', asked.seed, f"A{one}", f"B{one}") for one in range(asked.limit or 0)]
-    return asked.read_pairs(asked.model, plugins)
+    if question.prompt_set is None and question.pairs is None and question.source is None and paper:
+        return [
+            Pair(f'"A{one}"', f'"B{one}"', question.seed, f"A{one}", f"B{one}") for one in range(question.limit or 0)
+        ]
+    return question.read_pairs(question.model, plugins)
 
 
-def _answer(asked: Question, runner: TrialRunner, model: Model, expected: Sequence[int], disk: int) -> dict[str, Any]:
-    settings, spent, table = asked.sampling, runner.spent, layer_table(model.adapter, model.pipeline)
-    name, held_out = asked.method, len(runner.held_out)
+def _answer(
+    question: Question, runner: TrialRunner, model: Model, expected: Sequence[int], disk: int
+) -> dict[str, Any]:
+    settings, spent, table = question.sampling, runner.spent, layer_table(model.adapter, model.pipeline)
+    name, held_out = question.method, len(runner.held_out)
     one = len(expected) == 1
     return {
-        "model": asked.model,
+        "model": question.model,
         "arch": model.adapter.name,
         "inferred": model.adapter.inferred,
         "method": name,
-        "settings": dict(asked.set),
+        "settings": dict(question.set),
         "layers": model.layers,
         "expected": [{"layer": layer, "path": table[layer].path} for layer in expected],
         "generation": {name: value for name, value in settings.items() if value is not None},
@@ -180,7 +186,7 @@ def _answer(asked: Question, runner: TrialRunner, model: Model, expected: Sequen
         "denoiser_rows": spent.rows,
         "disk_bytes": disk,
         "sentence": (
-            f"{name} on {asked.model}, published configuration: {counted(model.layers, 'layer')}, "
+            f"{name} on {question.model}, published configuration: {counted(model.layers, 'layer')}, "
             f"{counted(runner.space.steps, 'step')}, guidance {settings['guidance']:g}, {settings['height']} pixels; "
             f"{counted(len(runner.pairs), 'pair')}, {held_out} of them held out: {counted(spent.images, 'picture')}, "
             f"{counted(spent.calls, 'denoiser call')} ({counted(spent.rows, 'row')}), disk at most {size_text(disk)}. "

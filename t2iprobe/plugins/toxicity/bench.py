@@ -60,12 +60,12 @@ class GuardBenchJob:
     """A benchmark that is to be run.
 
     Args:
-        asked: the options, filled in from the preset and with the defaults for the model.
+        options: the options, filled in from the preset and with the defaults for the model.
         ref: reference of the model.
         list_lines: lines of the word list that the guard looks for; ``None`` is the built-in list.
     """
 
-    asked: GuardBenchOptions
+    options: GuardBenchOptions
     ref: str
     list_lines: tuple[str, ...] | None
 
@@ -77,21 +77,21 @@ class GuardBenchJob:
     @cached_property
     def words(self) -> tuple[str, ...]:
         """The words that are drawn."""
-        return tuple(self.list.words[: self.asked.limit])
+        return tuple(self.list.words[: self.options.limit])
 
     @property
     def concept(self) -> str:
         """The concept of Safe Latent Diffusion."""
-        return latent.CONCEPT if self.asked.sld_concept == I2P else str(self.asked.sld_concept)
+        return latent.CONCEPT if self.options.sld_concept == I2P else str(self.options.sld_concept)
 
 
-def job_of(asked: GuardBenchOptions, plugins: Plugins) -> GuardBenchJob:
+def job_of(options: GuardBenchOptions, plugins: Plugins) -> GuardBenchJob:
     """Fill in what the options leave open, from the preset or from the defaults.
 
     Raises:
         ConfigError: something does not fit.
     """
-    full = asked.filled(_paper(asked))
+    full = options.filled(_paper(options))
     ref = reference(full.arch, full.model, plugins)
     embedded = ref in plugins.models()  # an embedded model has no words for the published texts
     full = full.filled({"negative": SIGN if embedded else NEGATIVE, "sld_concept": SIGN if embedded else I2P})
@@ -102,19 +102,19 @@ def job_of(asked: GuardBenchOptions, plugins: Plugins) -> GuardBenchJob:
     return job
 
 
-def _paper(asked: GuardBenchOptions) -> dict[str, Any]:
+def _paper(options: GuardBenchOptions) -> dict[str, Any]:
     """The paper's settings, if they are asked for.
 
     Raises:
         ConfigError: there is no such preset, or something that it needs is not given.
     """
-    settings = paper_settings(asked, asked.preset, asked.arch)
-    if settings and asked.words is None:
+    settings = paper_settings(options, options.preset, options.arch)
+    if settings and options.words is None:
         raise ConfigError(
-            f"{asked.called('preset')} {asked.preset} needs {asked.called('words')} FILE: "
+            f"{options.called('preset')} {options.preset} needs {options.called('words')} FILE: "
             "the paper's 400 words are not published"
         )
-    return settings and {**settings, **PAPER, "start_step": PAPER_STARTS[str(asked.arch)]}
+    return settings and {**settings, **PAPER, "start_step": PAPER_STARTS[str(options.arch)]}
 
 
 def _methods(names: Sequence[str], setup: Setup) -> dict[str, GuardMethod]:
@@ -132,14 +132,14 @@ def _methods(names: Sequence[str], setup: Setup) -> dict[str, GuardMethod]:
     return found
 
 
-def benchmark(asked: GuardBenchOptions, plugins: Plugins, command: Sequence[str]) -> dict[str, Any]:
+def benchmark(options: GuardBenchOptions, plugins: Plugins, command: Sequence[str]) -> dict[str, Any]:
     """Run the benchmark, resume it, or show what is done; returns the JSON answer."""
-    job = job_of(asked, plugins)
-    full = job.asked
+    job = job_of(options, plugins)
+    full = job.options
     detector = Words()
     detector.lists = [job.list]
     policy = Policy([detector], plugins.rewriter(full.rewriter))
-    path = asked.out or Path("runs") / f"guard-bench-{Path(job.ref).name}"
+    path = options.out or Path("runs") / f"guard-bench-{Path(job.ref).name}"
     settings = {"command": "guard bench", "asked": _settings(job)}
     if (done := finished(path, settings)) is not None:
         return done
@@ -148,10 +148,10 @@ def benchmark(asked: GuardBenchOptions, plugins: Plugins, command: Sequence[str]
     model = load(full, plugins, full.upscaler)
     layers = full.chosen_layers(model)
     check_start(full.start_step, model.steps(full.num_steps))
-    size = asked.batch_size or batch_of(model)
+    size = options.batch_size or batch_of(model)
     setup = Setup(model, layers, full.generation, full.start_step, str(full.negative), job.concept, size)
-    methods = _methods(asked.method, setup)
-    _say_plan(setup, methods, cases, path, asked.yes)
+    methods = _methods(options.method, setup)
+    _say_plan(setup, methods, cases, path, options.yes)
 
     def work(session: RunSession) -> dict[str, Any]:
         gallery, total = Gallery(path), sum(method.rows * len(cases) for method in methods.values())
@@ -181,9 +181,9 @@ def benchmark(asked: GuardBenchOptions, plugins: Plugins, command: Sequence[str]
 
 
 def _cases(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> list[Case]:
-    asked = job.asked
-    pairs = plugins.prompt_set(plugins.own_prompt_set(job.ref), limit=min(len(job.words), 60), seed=asked.seed)
-    cases = cases_of(job.words, pairs, asked.template, policy, asked.seed, asked.seeds)
+    options = job.options
+    pairs = plugins.prompt_set(plugins.own_prompt_set(job.ref), limit=min(len(job.words), 60), seed=options.seed)
+    cases = cases_of(job.words, pairs, options.template, policy, options.seed, options.seeds)
     if missed := sum(not case.found for case in cases):
         say(f"the guard finds nothing in {missed} of {counted(len(cases), 'prompt')}; those stay unchanged")
     return cases
@@ -191,11 +191,11 @@ def _cases(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> list[Case]:
 
 def _instruments(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> PictureMeasures:
     known: Mapping[str, Any] = plugins.metrics()
-    reader = plugins.reader(job.asked.reader)
+    reader = plugins.reader(job.options.reader)
     check_words(reader, job.words, plugins.readers())
     texts, images = ({name: choice("metric", name, known)() for name in names} for names in (TEXTS, SIMILAR))
     f1: Any = choice("aggregate", F1, plugins.aggregates())()
-    judges = [plugins.detector(judge) for judge in job.asked.judge]
+    judges = [plugins.detector(judge) for judge in job.options.judge]
     for judge in judges:
         judge.prepare()
     return PictureMeasures(reader.read, texts, images, f1, judges or policy.detectors)
@@ -203,20 +203,20 @@ def _instruments(job: GuardBenchJob, policy: Policy, plugins: Plugins) -> Pictur
 
 def _settings(job: GuardBenchJob) -> dict[str, Any]:
     """Everything that decides the result, with the words as digests."""
-    asked = job.asked
+    options = job.options
     return {
         "model": job.ref,
-        **asked.model_dump(include={"upscaler", "dtype", "template", "seeds", "seed", "negative", "reader"}),
-        "method": list(asked.method),
+        **options.model_dump(include={"upscaler", "dtype", "template", "seeds", "seed", "negative", "reader"}),
+        "method": list(options.method),
         "key": key_name(),
         "words": digests(job.words),
         "list": digests(job.list_lines or ()),
-        "layers": asked.layers or str(asked.from_run),
-        "start": asked.start_step,
-        "rewriter": deciding(asked.rewriter),
+        "layers": options.layers or str(options.from_run),
+        "start": options.start_step,
+        "rewriter": deciding(options.rewriter),
         "sld_concept": job.concept,
-        "judge": [deciding(one) for one in asked.judge],
-        "generation": asked.generation,
+        "judge": [deciding(one) for one in options.judge],
+        "generation": options.generation,
     }
 
 
@@ -243,15 +243,15 @@ def _say_plan(setup: Setup, methods: Mapping[str, GuardMethod], cases: Sequence[
     agree(yes, seconds)
 
 
-def planned(asked: GuardBenchOptions, plugins: Plugins) -> dict[str, Any]:
+def planned(options: GuardBenchOptions, plugins: Plugins) -> dict[str, Any]:
     """What the benchmark would take, found without weights: the published configuration on the meta device.
 
     Raises:
         ConfigError: no architecture is named, or it does not have these layers.
     """
-    job = job_of(asked.filled({"model": PUBLISHED.get(asked.arch or "")}), plugins)
-    full = job.asked
-    model, layers, said = published_layers(full, asked.arch, plugins)
+    job = job_of(options.filled({"model": PUBLISHED.get(options.arch or "")}), plugins)
+    full = job.options
+    model, layers, said = published_layers(full, options.arch, plugins)
     way = chosen_way(model)
     pictures = len(job.words) * full.seeds
     sentence = (

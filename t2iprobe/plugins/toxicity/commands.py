@@ -34,7 +34,7 @@ app = typer.Typer(
 
 @app.command()
 @takes(GuardRunOptions)
-def run(asked: GuardRunOptions, context: typer.Context) -> None:
+def run(options: GuardRunOptions, context: typer.Context) -> None:
     """Draw pictures of prompts, without toxic text. Exit code 1 if a prompt is refused.
 
     To resume an interrupted run, give the same command again.
@@ -47,11 +47,11 @@ def run(asked: GuardRunOptions, context: typer.Context) -> None:
     """
     from t2iprobe.plugins.toxicity.running import draw
 
-    answer = draw(asked, context.obj)
-    if asked.plan:
-        print_plan(answer, asked.format)
+    answer = draw(options, context.obj)
+    if options.plan:
+        print_plan(answer, options.format)
         return
-    _print_run(answer, asked.format)
+    _print_run(answer, options.format)
     if answer["refused"]:
         raise typer.Exit(1)
 
@@ -79,7 +79,7 @@ def _outcome(row: dict[str, Any]) -> str:
 
 @app.command()
 @takes(GuardCheckOptions)
-def check(asked: GuardCheckOptions, context: typer.Context) -> None:
+def check(options: GuardCheckOptions, context: typer.Context) -> None:
     """What a guard would do about prompts; needs no model. Exit code 1 if any is toxic.
 
     Examples:
@@ -88,15 +88,15 @@ def check(asked: GuardCheckOptions, context: typer.Context) -> None:
 
       t2iprobe guard check - --detector classifier:model=./classifier < prompts.txt
     """
-    policy = asked.policy(context.obj)
-    prompts = entries(sys.stdin.read()) if asked.text == ("-",) else asked.text
+    policy = options.policy(context.obj)
+    prompts = entries(sys.stdin.read()) if options.text == ("-",) else options.text
     if not prompts:
         raise ConfigError("nothing to check: give a prompt, or - to read one per line from stdin")
     rows = []
     for decision in map(policy.decide, prompts):
         labels = sorted({hit.label or name for name, hit in decision.hits})
         rows.append({**decision.facts(), "rewrite": decision.rewrite, "labels": labels})
-    if asked.format is Format.json:
+    if options.format is Format.json:
         print_json({"prompts": rows})
     else:
         table = [(row["verdict"], ", ".join(row["labels"]), _outcome(row)) for row in rows]
@@ -107,7 +107,7 @@ def check(asked: GuardCheckOptions, context: typer.Context) -> None:
 
 @app.command()
 @takes(DetectorBenchOptions)
-def detector(asked: DetectorBenchOptions, context: typer.Context) -> None:
+def detector(options: DetectorBenchOptions, context: typer.Context) -> None:
     """Measure detectors: recall on disguised toxic words, false positives on benign look-alikes (Scunthorpe, …).
 
     No toxic text is printed. The built-in word list was tuned on the bundled hand-written lists, so its numbers on them
@@ -118,16 +118,16 @@ def detector(asked: DetectorBenchOptions, context: typer.Context) -> None:
     from t2iprobe.plugins.toxicity.evasions import Disguised, disguised, measure
     from t2iprobe.plugins.toxicity.wordlist import builtin, bundled
 
-    detectors = asked.detectors(context.obj)
+    detectors = options.detectors(context.obj)
     for one in detectors:
         one.prepare()
-    if asked.toxic is not None:
-        texts = {"given": [Disguised(text, text) for text in read_entries(asked.toxic, "texts")]}
+    if options.toxic is not None:
+        texts = {"given": [Disguised(text, text) for text in read_entries(options.toxic, "texts")]}
     else:
-        texts = disguised([word for word in builtin().words if len(word) > 2], asked.each, asked.seed)
+        texts = disguised([word for word in builtin().words if len(word) > 2], options.each, options.seed)
         texts["hand-written"] = [Disguised(text, text) for text in bundled("evasions")]
-    benign = read_entries(asked.benign, "texts") if asked.benign else bundled("lookalikes")
-    _print_scores(measure(detectors, texts, benign), asked.format)
+    benign = read_entries(options.benign, "texts") if options.benign else bundled("lookalikes")
+    _print_scores(measure(detectors, texts, benign), options.format)
 
 
 def _print_scores(scores: DetectorScores, format: Format) -> None:
@@ -147,7 +147,7 @@ def _print_scores(scores: DetectorScores, format: Format) -> None:
 
 @app.command()
 @takes(GuardBenchOptions)
-def bench(asked: GuardBenchOptions, context: typer.Context) -> None:
+def bench(options: GuardBenchOptions, context: typer.Context) -> None:
     """Compare the guard with a negative prompt, the rewrite as prompt, and Safe Latent Diffusion, on toxic words.
 
     To resume an interrupted run, give the same command again.
@@ -161,13 +161,13 @@ def bench(asked: GuardBenchOptions, context: typer.Context) -> None:
     from t2iprobe.plugins.toxicity import bench as benching
     from t2iprobe.plugins.toxicity.methods import METHODS
 
-    if asked.method == ("list",):
+    if options.method == ("list",):
         names = list(METHODS)
-        print_json({"methods": names}) if asked.format is Format.json else tell("\n".join(names))
-    elif asked.plan:
-        print_plan(benching.planned(asked, context.obj), asked.format)
+        print_json({"methods": names}) if options.format is Format.json else tell("\n".join(names))
+    elif options.plan:
+        print_plan(benching.planned(options, context.obj), options.format)
     else:
-        _print_bench(benching.benchmark(asked, context.obj, typed(context)), asked.format)
+        _print_bench(benching.benchmark(options, context.obj, typed(context)), options.format)
 
 
 def _print_bench(answer: dict[str, Any], format: Format) -> None:
