@@ -72,8 +72,13 @@ def built(name: str, device: str, dtype: torch.dtype) -> DiffusionPipeline:
     """The model ``name`` of :data:`MODELS` with random weights on ``device``."""
     with placed(device, dtype):
         pipeline = MODELS[name].build()
-    pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)  # its tables lie on the CPU
     return tiny_parts.quiet(pipeline.to(device, dtype))
+
+
+def scheduler(kind: type[Any], **config: Any) -> Any:
+    """A scheduler, whose tables lie on the CPU."""
+    with torch.device("cpu"):
+        return kind(**config)
 
 
 def denoiser(adapter: type[Adapter], **changes: Any) -> nn.Module:
@@ -153,7 +158,7 @@ def sd() -> StableDiffusionPipeline:
         text_encoder=CLIPTextModel(clip_l()).eval(),
         tokenizer=clip_tokenizer(),
         unet=denoiser(SD),
-        scheduler=DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
+        scheduler=scheduler(DDIMScheduler, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -169,7 +174,7 @@ def sdxl() -> StableDiffusionXLPipeline:
         tokenizer=clip_tokenizer(),
         tokenizer_2=clip_tokenizer(),
         unet=denoiser(SDXL),
-        scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear", steps_offset=1),
+        scheduler=scheduler(EulerDiscreteScheduler, beta_schedule="scaled_linear", steps_offset=1),
         add_watermarker=False,
     )
 
@@ -178,7 +183,7 @@ def sd3(**changes: Any) -> StableDiffusion3Pipeline:
     """SD3 medium, or another model of the family by ``changes`` of its transformer."""
     return StableDiffusion3Pipeline(
         transformer=denoiser(SD3, **changes),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        scheduler=scheduler(FlowMatchEulerDiscreteScheduler, shift=3.0),
         vae=autoencoder(16, 1.5305, 0.0609, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=CLIPTextModelWithProjection(clip_l()).eval(),
         tokenizer=clip_tokenizer(),
@@ -198,7 +203,7 @@ def flux() -> FluxPipeline:
     """FLUX.1-dev."""
     return FluxPipeline(
         transformer=denoiser(Flux),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        scheduler=scheduler(FlowMatchEulerDiscreteScheduler, shift=3.0, use_dynamic_shifting=True),
         vae=autoencoder(16, 0.3611, 0.1159, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=CLIPTextModel(clip_l()).eval(),
         tokenizer=clip_tokenizer(),
@@ -213,7 +218,7 @@ def deepfloyd() -> IFPipeline:
         tokenizer=tiny_parts.tokenizer(start=False, length=LENGTH),
         text_encoder=t5_xxl(),
         unet=denoiser(DeepFloydIF),
-        scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range"),
+        scheduler=scheduler(DDPMScheduler, beta_schedule="squaredcos_cap_v2", variance_type="learned_range"),
         safety_checker=None,
         feature_extractor=None,
         watermarker=None,

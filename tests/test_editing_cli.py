@@ -69,7 +69,9 @@ def test_the_methods_are_listed() -> None:
 
 
 def test_settings_go_to_the_methods_that_have_them() -> None:
-    options = EditOptions(method="all", set={"cross": 0.5, "closed-form.ridge": 2, "branches": "cond"}, lora=Path("x"))
+    options = EditOptions(
+        method="all", set={"cross": 0.5, "closed-form.ridge": 2, "branches": "cond"}, edit_lora=Path("x")
+    )
     found = {one.name: vars(one) for one in editors(options, Plugins())}
     assert list(found) == ["localized", "prompt-to-prompt", "localized+lora", "closed-form"]
     assert found["prompt-to-prompt"]["cross"] == 0.5 and found["closed-form"]["ridge"] == 2
@@ -139,7 +141,7 @@ def photos(tmp_path: Path) -> Iterator[Path]:
         ([*PAIR, "--layers", "6", "--start-step", "20"], r"--start-step 20: a run has the steps 0-19.*t_s"),
         (["--layers", "6", "--method", "closed-form", "--start-step", "2"], "--start-step is for localized edits"),
         (["--layers", "6", "--method", "prompt-swap", "--start-step", "2"], "edits; prompt-swap takes none"),
-        ([*PAIR, "--layers", "6", "--lora", "nowhere"], "no LoRA can be read from nowhere"),
+        ([*PAIR, "--layers", "6", "--edit-lora", "nowhere"], "no LoRA can be read from nowhere"),
         ([*PAIR, "--layers", "6", "--metric", "ocrf1"], "did you mean ocr_f1"),
         ([*PAIR, "--layers", "6", "--text-box", "words"], "no text box 'words'"),
         ([*PAIR, "--layers", "6", "--image", "none.png"], "none.png: there is no such file"),
@@ -251,7 +253,9 @@ def test_the_papers_edits_plan_on_the_published_configuration(
     arch: str, layers: list[int], parameters: int, steps: list[int]
 ) -> None:
     """All five methods; without weights."""
-    plan = answer("--arch", arch, "--preset", "iclr2025", "--method", "all", "--lora", "x", "--limit", "100", "--plan")
+    plan = answer(
+        "--arch", arch, "--preset", "iclr2025", "--method", "all", "--edit-lora", "x", "--limit", "100", "--plan"
+    )
     assert (plan["layers"], plan["parameters"], plan["pairs"]) == (layers, parameters, 100)
     assert [one["method"] for one in plan["methods"]] == [
         "localized",

@@ -26,7 +26,7 @@ from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.cli import main
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.options import LoadOptions
-from t2iprobe.plugins.hub.load import variant_of
+from t2iprobe.plugins.hub.files import variant_of
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.registry.no_bars import no_bars
 
@@ -92,8 +92,8 @@ COMMANDS = {
     f"--method sld-medium {DRAWN} --yes --out bench-sld",
     "finetune": f"finetune --model MODEL {LEARN} --train-steps 2 --out tuned",
     "finetune --init": f"finetune --model MODEL {LEARN} --train-steps 1 --init tuned/lora --out tuned-on",
-    "edit --lora": f"edit --model MODEL {PAIR} {DRAWN} --layers 1 --method localized+lora --lora tuned/lora --yes "
-    "--out edit-lora",
+    "edit --edit-lora": f"edit --model MODEL {PAIR} {DRAWN} --layers 1 --method localized+lora "
+    "--edit-lora tuned/lora --yes --out edit-lora",
     "invert run": "invert run --model MODEL --prompts prompts.txt --limit 4 --num-steps 2 --resolution 16 --out invert",
     "invert run --method null-text": "invert run --model MODEL --prompts prompts.txt --limit 2 --num-steps 2 "
     "--resolution 16 --method null-text --guidance 2 --out invert-null",
@@ -268,9 +268,9 @@ def test_a_folder_of_half_precision_only_loads_and_says_so(which: str, shards: s
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
-def test_variants_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
-    for part, variant in (("unet", "fp16"), ("vae", "bf16")):
-        (tmp_path / part).mkdir()
-        (tmp_path / part / f"diffusion_pytorch_model.{variant}.safetensors").touch()
+def test_variants_that_do_not_fit_together_are_refused() -> None:
+    names = [
+        f"{part}/diffusion_pytorch_model.{variant}.safetensors" for part, variant in (("unet", "fp16"), ("vae", "bf16"))
+    ]
     with pytest.raises(ModelError, match="different variants: bf16, fp16"):
-        variant_of(tmp_path)
+        variant_of(names, "float32")

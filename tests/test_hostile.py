@@ -51,7 +51,7 @@ def test_a_configuration_that_claims_more_than_is_stored(
 ) -> None:
     edit(model / file, **changes)
     with pytest.raises(ModelError, match=said):
-        load(str(model), LoadOptions())
+        load(str(model), LoadOptions(), {})
 
 
 @pytest.mark.parametrize("part", ["transformer/diffusion_pytorch_model", "text_encoder/model", "text_encoder_3/model"])
@@ -62,7 +62,7 @@ def test_weights_that_lack_a_tensor(part: str, model: Path) -> None:
     del tensors[name]
     save_file(tensors, file, {"format": "pt"})
     with pytest.raises(ModelError, match=r"the weights in .* lack .*; copy or download them again"):
-        load(str(model), LoadOptions())
+        load(str(model), LoadOptions(), {})
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_planted_json_is_an_object(content: str, model: Path) -> None:
 
 @pytest.mark.parametrize("name", [path.name for path in WEIGHTS.iterdir() if (path / "planted.json").is_file()])
 def test_the_embedded_models_pass(name: str) -> None:
-    pipeline = load(str(WEIGHTS / name), LoadOptions())
+    pipeline = load(str(WEIGHTS / name), LoadOptions(), {})
     assert sampling_defaults(pipeline)["num_steps"] > 0
     assert planted_layers(str(WEIGHTS / name), "text", {}) and own_prompt_set(str(WEIGHTS / name), {}) == "signs"
 

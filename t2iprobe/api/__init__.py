@@ -11,6 +11,7 @@ from t2iprobe.registry.manager import Plugins
 if TYPE_CHECKING:
     from t2iprobe.core.contracts.detector import Detector, Rewriter
     from t2iprobe.core.model import Model
+    from t2iprobe.core.options import Offload
     from t2iprobe.core.pairs import Pair
     from t2iprobe.plugins.toxicity.donors import Way
     from t2iprobe.plugins.toxicity.guard import Guard
@@ -23,23 +24,51 @@ def load(
     upscaler: Any = None,
     device: str | None = None,
     dtype: str | None = None,
+    offload: Offload = "auto",
+    device_map: str | None = None,
+    resolution: int | None = None,
+    variant: str | None = None,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    config: str | None = None,
+    without: Sequence[str] = (),
+    lora: str | Sequence[str] = (),
+    scheduler: str | None = None,
+    quantize: str | None = None,
     plugins: Plugins | None = None,
 ) -> Model:
     """Load a model to put questions to.
 
     Args:
-        model: name of an embedded model (``"tiny-sd3"``), a local folder, a hub id, or an already built pipeline (also
-            one with a LoRA loaded), which is used as it is.
+        model: name of an embedded model (``"tiny-sd3"``), a local folder, a ``.safetensors`` or ``.gguf`` file, a hub
+            id, or an already built pipeline (also one with a LoRA loaded), which is used as it is.
         upscaler: a super-resolution stage that enlarges every picture (DeepFloyd IF's stage II), given like ``model``;
             it gets the text encoder of ``model`` and is never patched.
         device: torch device; default CUDA where there is one, else the CPU.
-        dtype: precision of the weights, by name; default float32.
+        dtype: precision of the weights, by name; default float32 on a CPU, and on a GPU what suits the model.
+        offload: what to keep on a GPU: everything (``"none"``), one component (``"model"``), or one layer (``"group"``,
+            or ``"sequential"`` with the least main memory); ``"auto"`` is the first that fits.
+        device_map: how diffusers spreads the components over several GPUs (``"balanced"``).
+        resolution: side of the pictures in pixels for which memory is left free; default the model's own.
+        variant: files to prefer, such as ``"fp16"``; default those of half precision if that is how they are loaded.
+        revision, subfolder: of a hub repository.
+        config: folder or hub id with the configuration of a single file, and with the components that it lacks.
+        without: components to leave out, such as ``text_encoder_3``, the T5 of SD3.
+        lora: LoRAs to load, ``REF`` or ``REF:WEIGHT``.
+        scheduler: a scheduler of diffusers in place of the checkpoint's, such as ``"DDIM"``.
+        quantize: ``"bnb-4bit"``, ``"bnb-8bit"``, ``"torchao-int8"``, ``"torchao-fp8"`` or ``"torchao-int4"``.
         plugins: where adapters and sources of weights come from; default all that are installed.
 
     Raises:
-        ModelError: it cannot be loaded, or no adapter serves its pipeline class.
+        ModelError: it cannot be loaded, does not fit, or no adapter serves its pipeline class.
+        ConfigError: options do not go together, or a built pipeline comes with options that decide how it is loaded.
     """
-    return (plugins or Plugins()).load(model, upscaler=upscaler, device=device, dtype=dtype)
+    loading: dict[str, Any] = {
+        "device": device, "dtype": dtype, "offload": offload, "device_map": device_map, "resolution": resolution,
+        "variant": variant, "revision": revision, "subfolder": subfolder, "config": config, "without": tuple(without),
+        "lora": (lora,) if isinstance(lora, str) else tuple(lora), "scheduler": scheduler, "quantize": quantize,
+    }  # fmt: skip
+    return (plugins or Plugins()).load(model, upscaler=upscaler, **loading)
 
 
 def prompt_set(

@@ -25,8 +25,9 @@ from pydantic.fields import FieldInfo
 from t2iprobe.core.command_options import Options
 from t2iprobe.core.errors import ConfigError, StoppedError
 from t2iprobe.core.names import near
+from t2iprobe.core.option_groups import CheckpointOptions, DeviceOptions
 from t2iprobe.core.textfile import entries
-from t2iprobe.registry.manager import Plugins
+from t2iprobe.registry.manager import Family, Plugins
 
 if TYPE_CHECKING:
     from t2iprobe.core.contracts.adapter import Pipeline
@@ -47,7 +48,8 @@ COLUMNS = ("source", "target", "seed", "concept")  # columns of a file of pairs
 #: an option in a message, with its value if that is a number or a placeholder for one
 OPTION = re.compile(r"--(?P<name>[a-z][a-z-]*)(?: (?P<value>[A-Z0-9][\w,.-]*))?")
 SPELT = {"from": "from_run"}  # "from" is a Python keyword
-BUILT = ("upscaler", "device", "dtype")  # options that are already decided once a model is built
+#: options that are already decided once a model is built
+BUILT = ("upscaler", *CheckpointOptions.model_fields, *DeviceOptions.model_fields)
 SHARED = """Args:
     model: what :func:`t2iprobe.load` gives or takes.
     out: run folder, which is kept: the same call continues where it stopped, or finds the run finished. Without it, the
@@ -306,11 +308,11 @@ class HoldingPlugins(Plugins):
         vars(self).update(vars(plugins))
         self._ref, self._model = ref, model
 
-    def load(self, model: Any, *, upscaler: Any = None, device: str | None = None, dtype: str | None = None) -> Model:
+    def load(self, model: Any, *, upscaler: Any = None, family: Family | None = None, **loading: Any) -> Model:
         """See :meth:`Plugins.load`; the held model keeps its device and dtype."""
         if model is self._model.pipeline or model == self._ref:
             return self._model
-        return super().load(model, upscaler=upscaler, device=device, dtype=dtype)
+        return super().load(model, upscaler=upscaler, family=family, **loading)
 
     def load_pipeline(self, ref: str, options: LoadOptions) -> Pipeline:
         """See :meth:`Plugins.load_pipeline`."""

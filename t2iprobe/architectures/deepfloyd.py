@@ -44,6 +44,8 @@ class DeepFloydIF(Adapter):
     pipelines: ClassVar[frozenset[str]] = frozenset({"IFPipeline"})
     denoiser = "unet"
     text_kv = ("cross_attn.k", "cross_attn.v")
+    half = "float16"
+    numbers_a_pixel = 25_000  # no autoencoder: the U-Net's own
     upscalers: ClassVar[frozenset[str]] = frozenset({"IFSuperResolutionPipeline"})
     upscaler_shares = ("tokenizer", "text_encoder", "safety_checker", "feature_extractor", "watermarker")
 

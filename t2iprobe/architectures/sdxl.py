@@ -21,6 +21,7 @@ class SDXL(LatentUNet):
 
     name: ClassVar[str] = "sdxl"
     pipelines: ClassVar[frozenset[str]] = frozenset({"StableDiffusionXLPipeline"})
+    upcasts = True
 
     @classmethod
     @parts.reproducible

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from t2iprobe.core.option_groups import LayerOptions, ModelOptions
     from t2iprobe.registry.manager import Plugins
 
+SMALL = 200_000_000  # bytes of weights of which nobody needs to know where they are
 #: names of the published models, for the hint
 PUBLISHED = {
     "sd3": "stabilityai/stable-diffusion-3-medium-diffusers",
@@ -70,9 +71,18 @@ def load(options: ModelOptions, plugins: Plugins, upscaler: str | None = None) -
     ref = reference(options.arch, options.model, plugins)
     if options.model is None:
         say_embedded(options.arch, ref)
-    model = plugins.load(ref, upscaler=upscaler, device=options.device, dtype=options.dtype)
+    model = plugins.load(ref, upscaler=upscaler, **options.loading)
+    say_loaded(model)
     check_arch(model, options.arch)
     return model
+
+
+def say_loaded(model: Model) -> None:
+    """Say on stderr what was decided while loading: precision, place, few steps. Of an embedded model nothing is."""
+    if model.placement is not None and model.placement.demand.weights > SMALL:
+        say(f"model: {model.ref}: {model.placement}")
+    if model.few_steps:
+        say(f"model: {model.few_steps}")
 
 
 def check_arch(model: Model, arch: str | None) -> None:

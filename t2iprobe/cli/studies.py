@@ -13,6 +13,7 @@ from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.options import AgreeOptions
 from t2iprobe.core.command_options import option
 from t2iprobe.core.errors import RunExistsError
+from t2iprobe.core.option_groups import FREE
 from t2iprobe.core.parse import size_text
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def start(
         command: the command as it was typed, word by word.
         arch: the architecture that the model must have.
     """
-    from t2iprobe.cli.models import check_arch
+    from t2iprobe.cli.models import check_arch, say_loaded
     from t2iprobe.core.runs import runfolder
     from t2iprobe.core.study.planning import planned
 
@@ -113,6 +114,7 @@ def start(
     with _bench(plugins, plan, where, stop) as bench:
         if bench.model is not None:
             check_arch(bench.model, arch)
+            say_loaded(bench.model)
         evaluations = bench.model.evaluations(plan.question.num_steps) if bench.model else bench.space.steps
         ready = Ready(bench, plan, path, where.yes)
         with watched("measuring", evaluations, stop, lambda pairs, cost: announce(ready, pairs, cost)) as callbacks:
@@ -133,7 +135,7 @@ def _finished(path: Path, plan: PlannedStudy) -> StudyResult | None:
         return None
     manifest = runfolder.read_manifest(path)
     finished = manifest.get("state") == runfolder.FINISHED
-    free = ("batch_size", "device") + (() if finished else ("budget",))
+    free = (*FREE, "budget") if not finished else FREE
     old, new = manifest.get("arguments", {}).get("question"), portable(plan.arguments)["question"]
     if old is None:
         raise RunExistsError(f"{path} holds a run of another kind; choose another folder, or delete that one")

@@ -40,6 +40,16 @@ def peak(device: torch.device) -> Iterator[Peak]:
         found.bytes = max(0, after - before)
 
 
+def available() -> int | None:
+    """Free main memory in bytes, swap included; ``None`` where it cannot be read (on Linux it can)."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    found = dict(re.findall(r"^(MemAvailable|SwapFree):\s+(\d+) kB", text, re.MULTILINE))
+    return sum(map(int, found.values())) * 1024 if "MemAvailable" in found else None
+
+
 def _reset_peak() -> bool:
     try:
         (PROCESS / "clear_refs").write_text("5")  # resets VmHWM, see proc(5)

@@ -24,6 +24,7 @@ from t2iprobe.core.html import sheet, table
 from t2iprobe.core.interventions import Intervention, Patterns, edits_of, names
 from t2iprobe.core.measuring import StepWatch, peak
 from t2iprobe.core.names import counted
+from t2iprobe.core.placement import Placement
 from t2iprobe.core.seeds import check_seed
 from t2iprobe.core.sites import Sites
 
@@ -147,6 +148,10 @@ class Model:
         self.defaults = dict(defaults or {})
         self.upscaler, self.upscaling = upscaler, dict(upscaling or {})
         self.room = Room()
+        #: what was decided while loading; nothing for a pipeline that was built elsewhere
+        self.placement: Placement | None = None
+        self.few_steps: object | None = None
+        self.loras: tuple[str, ...] = ()
         if upscaler is not None:
             adapter.check_upscaler(pipeline, upscaler)
 

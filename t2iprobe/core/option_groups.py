@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from t2iprobe.core.command_options import Names, Numbers, Options, option
+from t2iprobe.core.command_options import Names, Numbers, Options, Texts, option
 from t2iprobe.core.concepts import concept_named
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.options import LoadOptions, Offload
 from t2iprobe.core.pairs import Pair, pair_from_prompts, pairs_from_csv
 from t2iprobe.core.seeds import SEEDS
 
@@ -16,26 +17,73 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 
+#: options that do not decide the result
+FREE = ("batch_size", "device", "device_map", "offload")
+
+
 class WeightOptions(Options):
     """Options that select the weights."""
 
     panel: ClassVar[str] = "Model"
     arch: str | None = option(None, help="sd3, sdxl or if: the embedded model, unless --model names another one.")
     model: str | None = option(
-        None, help="Embedded name, local folder or hub id, such as stabilityai/stable-diffusion-3-medium-diffusers."
+        None,
+        help="Embedded name, local folder, .safetensors or .gguf file, or hub id, such as "
+        "stabilityai/stable-diffusion-3-medium-diffusers.",
     )
 
 
 class DeviceOptions(Options):
-    """Options that select the device and the precision."""
+    """Options that select the device, the precision, and where weights wait."""
 
     panel: ClassVar[str] = "Model"
     device: str | None = option(None, help="cpu, cuda or cuda:1; default CUDA if available.")
-    dtype: str | None = option(None, help="float32, float16 or bfloat16.")
+    dtype: str | None = option(
+        None,
+        help="float32, float16 or bfloat16; default float32 on a CPU, and on a GPU what suits the model (float32 for "
+        "inversion and training).",
+    )
+    offload: Offload = option(
+        "auto",
+        help="What to keep on the GPU: everything (none), one component (model), or one layer (group, or sequential "
+        "with the least main memory); auto is the first that fits.",
+    )
+    device_map: str | None = option(None, help="Spread the components over several GPUs: balanced.")
 
 
-class ModelOptions(DeviceOptions, WeightOptions):
+class CheckpointOptions(Options):
+    """Options that select files of a checkpoint and change what is loaded."""
+
+    panel: ClassVar[str] = "Checkpoint"
+    variant: str | None = option(
+        None, help="Files to prefer, such as fp16; default the half-precision ones if the weights are loaded as that."
+    )
+    revision: str | None = option(None, help="Branch, tag or commit of a hub repository.")
+    subfolder: str | None = option(None, help="Folder of the pipeline within the folder or repository.")
+    config: str | None = option(
+        None, help="Folder or hub id with the configuration of a single file, and with the components that it lacks."
+    )
+    without: Names = option(
+        (), help="Component to leave out, such as text_encoder_3 (the T5 of SD3); repeatable, or by commas."
+    )
+    lora: Texts = option((), help="LoRA to load: REF or REF:WEIGHT, a file, folder or hub id; repeatable.")
+    scheduler: str | None = option(
+        None, help="Scheduler of diffusers in place of the checkpoint's, such as DDIM or DPMSolverMultistep."
+    )
+    quantize: str | None = option(
+        None,
+        help="Quantise the denoiser and T5 while loading: bnb-4bit, bnb-8bit, torchao-int8, torchao-fp8 or "
+        "torchao-int4; each needs its package.",
+    )
+
+
+class ModelOptions(CheckpointOptions, DeviceOptions, WeightOptions):
     """Options that select the weights and the device."""
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """The keyword arguments of :func:`t2iprobe.load`, without those that say which model it is."""
+        return {name: getattr(self, name) for name in LoadOptions.__slots__ if name in type(self).model_fields}
 
 
 class StagedModelOptions(ModelOptions):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from t2iprobe.core.errors import ConfigError
 
@@ -15,21 +15,42 @@ if TYPE_CHECKING:
     import torch
 
 INDEX = "model_index.json"
+Offload = Literal["auto", "none", "model", "group", "sequential"]
 
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """Device and precision of the weights; ``None`` leaves the choice to the loader.
+    """Which files become the weights, in which precision, and where they are kept; ``None`` leaves it to the loader.
 
     Args:
         device: a torch device (``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``).
         dtype: a torch floating-point dtype by name (``"float32"``, ``"float16"``, ``"bfloat16"``).
-        without: components to leave out, such as a text encoder that another pipeline already has.
+        offload: what is kept on the device, see :func:`t2iprobe.core.placement.choose`.
+        device_map: how diffusers spreads the components over several devices (``"balanced"``), in place of ``offload``.
+        resolution: side of the pictures in pixels that memory is reserved for; default the model's own.
+        variant: files to prefer, such as ``fp16``.
+        revision: branch, tag or commit of a hub repository.
+        subfolder: folder of the pipeline within the folder or repository.
+        config: folder or hub id with the configuration, and with the components that a single file lacks.
+        without: components to leave out, such as a text encoder.
+        lora: LoRAs to load, ``REF`` or ``REF:WEIGHT``.
+        scheduler: name of a diffusers scheduler in place of the checkpoint's.
+        quantize: how to quantise the large components while loading, such as ``bnb-4bit``.
     """
 
     device: str | None = None
     dtype: str | None = None
+    offload: Offload = "auto"
+    device_map: str | None = None
+    resolution: int | None = None
+    variant: str | None = None
+    revision: str | None = None
+    subfolder: str | None = None
+    config: str | None = None
     without: tuple[str, ...] = ()
+    lora: tuple[str, ...] = ()
+    scheduler: str | None = None
+    quantize: str | None = None
 
     def torch_device(self) -> torch.device:
         """The requested device, else the first GPU, else the CPU.
@@ -53,15 +74,23 @@ class LoadOptions:
             raise ConfigError(f"{name} was requested, but this torch has no usable MPS device")
         return device
 
-    def torch_dtype(self) -> torch.dtype:
-        """The requested dtype, else float32.
+    def torch_dtype(self, half: str = "float32") -> torch.dtype:
+        """The requested dtype, else ``half`` on a CUDA device and float32 elsewhere.
+
+        Args:
+            half: precision that the weights have on a GPU by default; bfloat16 is float16 on a GPU that lacks it.
 
         Raises:
             ConfigError: there is no such dtype.
         """
         import torch
 
-        dtype = getattr(torch, (self.dtype or "float32").removeprefix("torch."), None)
+        name = self.dtype
+        if name is None:
+            name = half if self.torch_device().type == "cuda" else "float32"
+            if name == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+                name = "float16"
+        dtype = getattr(torch, name.removeprefix("torch."), None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ConfigError(f"no such dtype: {self.dtype!r}; use float32, float16 or bfloat16")
         return dtype

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import typer
 
     from t2iprobe.core.concepts import Concept
@@ -43,8 +45,11 @@ def t2iprobe_register_adapters() -> list[type[Adapter]]:  # type: ignore[empty-b
 
 
 @hookspec(firstresult=True)
-def t2iprobe_load_pipeline(ref: str, options: LoadOptions) -> Pipeline | None:
-    """A source of weights: the pipeline that ``ref`` means, loaded as ``options`` say.
+def t2iprobe_load_pipeline(ref: str, options: LoadOptions, adapters: Mapping[str, type[Adapter]]) -> Pipeline | None:
+    """A source of weights: the pipeline that ``ref`` means, in the precision that ``options`` say.
+
+    ``adapters`` holds the adapter of each pipeline class, which knows what precision suits it. LoRAs, the scheduler and
+    the way to the device are the caller's; a loader leaves the pipeline in main memory, or puts it on the device.
 
     Return ``None`` if ``ref`` is not yours; the next plugin is then asked. If it is yours but cannot be loaded, raise a
     ``ModelError`` that says what to do. The hub's loader comes last: it takes folders and ``owner/name``.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.core.concepts import concept_named
@@ -16,25 +16,55 @@ from t2iprobe.core.pairs import Pair
 from t2iprobe.core.planted import sampling_defaults
 
 if TYPE_CHECKING:
-    from t2iprobe.core.contracts.adapter import Adapter
     from t2iprobe.core.model import Model
-    from t2iprobe.registry.manager import Plugins
+    from t2iprobe.registry.manager import Family, Plugins
 
 
-def load_model(model: Any, upscaler: Any, options: LoadOptions, plugins: Plugins) -> Model:
-    """See :func:`t2iprobe.load`."""
+def load_model(
+    model: Any, upscaler: Any, options: LoadOptions, plugins: Plugins, family: Family | None = None
+) -> Model:
+    """See :meth:`Plugins.load`."""
     from t2iprobe.core.model import Model
 
-    pipeline = plugins.load_pipeline(model, options) if isinstance(model, str) else model
-    adapter = plugins.adapter_for(type(pipeline).__name__)()
+    named = isinstance(model, str)
+    if not named and options != LoadOptions(options.device, options.dtype, resolution=options.resolution):
+        raise ConfigError("the pipeline is built already: how it is loaded is not to be decided any more")
+    pipeline = plugins.load_pipeline(model, options) if named else model
+    adapter = (family(pipeline) if family else None) or plugins.adapter_for(type(pipeline).__name__)()
+    made = Model(pipeline, adapter, ref=model if named else "", defaults=sampling_defaults(pipeline))
+    if named:
+        _prepare(made, options)
     if isinstance(upscaler, str):
-        upscaler = _upscaler(upscaler, pipeline, adapter, options, plugins)
-    ref = model if isinstance(model, str) else ""
-    return Model(pipeline, adapter, ref=ref, defaults=sampling_defaults(pipeline), upscaler=upscaler)
+        upscaler = _upscaler(upscaler, made, options, plugins)
+    if upscaler is not None:
+        adapter.check_upscaler(pipeline, upscaler)
+        made.upscaler = upscaler
+    return made
 
 
-def _upscaler(ref: str, pipeline: Any, adapter: Adapter, options: LoadOptions, plugins: Plugins) -> Any:
-    """Load the upscaler ``ref`` without the components that it shares with ``pipeline``, and give it those."""
+def _prepare(model: Model, options: LoadOptions) -> None:
+    """Do to a model that was loaded by name what the options say beyond its files."""
+    from t2iprobe.registry.few_steps import few_steps
+    from t2iprobe.registry.placing import place
+    from t2iprobe.registry.variations import put_loras, swap_scheduler
+
+    swap_scheduler(model.pipeline, options.scheduler)
+    put_loras(model, options.lora)
+    model.loras = options.lora
+    names = (Path(model.ref).name, *options.lora)
+    scheduler, config = type(model.pipeline.scheduler).__name__, getattr(model.denoiser, "config", {})
+    few = None if model.defaults else few_steps(names, scheduler, config)
+    if few is not None:
+        model.defaults = {"num_steps": few.num_steps, "guidance": few.guidance}
+    model.few_steps = few
+    model.placement = place(model.pipeline, model.adapter, options, model.denoiser)
+
+
+def _upscaler(ref: str, model: Model, options: LoadOptions, plugins: Plugins) -> Any:
+    """Load the upscaler ``ref`` without the components that it shares with the model, and give it those."""
+    from t2iprobe.registry.placing import place
+
+    adapter = model.adapter
     if not adapter.upscalers:
         having = [name for name, other in plugins.adapters().items() if other.upscalers]
         raise ConfigError(
@@ -42,9 +72,11 @@ def _upscaler(ref: str, pipeline: Any, adapter: Adapter, options: LoadOptions, p
             f"{', '.join(having) or 'no architecture'} has"
         )
     shared = adapter.upscaler_shares
-    found = plugins.load_pipeline(ref, replace(options, without=shared))
-    adapter.check_upscaler(pipeline, found)
-    found.register_modules(**{name: getattr(pipeline, name) for name in shared})
+    own = LoadOptions(options.device, options.dtype, options.offload, variant=options.variant, without=shared)
+    found = plugins.load_pipeline(ref, own)
+    adapter.check_upscaler(model.pipeline, found)
+    place(found, adapter, own, adapter.module(found))
+    found.register_modules(**{name: getattr(model.pipeline, name) for name in shared})
     return found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from typing import TYPE_CHECKING, Any, Literal
@@ -66,6 +66,7 @@ DISABLE = "T2IPROBE_DISABLE_PLUGINS"
 TRACE = "T2IPROBE_TRACE_PLUGINS"
 
 Status = Literal["ok", "skipped", "broken"]
+Family = Callable[[Any], "Adapter | None"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +258,8 @@ class Plugins:
         Raises:
             ModelError: no plugin knows it, or the one that does cannot load it.
         """
-        pipeline = self._manager.hook.t2iprobe_load_pipeline(ref=ref, options=options)
+        serving = {name: one for one in self.adapters().values() for name in (*one.pipelines, *one.upscalers)}
+        pipeline = self._manager.hook.t2iprobe_load_pipeline(ref=ref, options=options, adapters=serving)
         if pipeline is None:
             raise ModelError(
                 f"no plugin knows the model {ref!r}: give the name of an embedded model, "
@@ -265,11 +267,17 @@ class Plugins:
             )
         return pipeline
 
-    def load(self, model: Any, *, upscaler: Any = None, device: str | None = None, dtype: str | None = None) -> Model:
-        """A model with its adapter, see :func:`t2iprobe.load`."""
+    def load(self, model: Any, *, upscaler: Any = None, family: Family | None = None, **loading: Any) -> Model:
+        """A model with its adapter, see :func:`t2iprobe.load`.
+
+        Args:
+            model, upscaler: names, or built pipelines.
+            family: the adapter of a pipeline where no plugin registers one.
+            loading: fields of :class:`LoadOptions`.
+        """
         from t2iprobe.registry.loading import load_model
 
-        return load_model(model, upscaler, LoadOptions(device, dtype), self)
+        return load_model(model, upscaler, LoadOptions(**loading), self, family)
 
     def prompt_set(self, ref: str, *, limit: int | None = None, seed: int = 0, concept: str = "text") -> list[Pair]:
         """Pairs of a registered prompt set, see :func:`t2iprobe.prompt_set`."""

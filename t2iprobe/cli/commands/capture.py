@@ -15,7 +15,7 @@ from t2iprobe.cli.options import RunOptions, Size
 from t2iprobe.core import parse
 from t2iprobe.core.command_options import Names, option
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.option_groups import GenerationOptions, ModelOptions
+from t2iprobe.core.option_groups import CheckpointOptions, GenerationOptions, ModelOptions
 from t2iprobe.core.seeds import SEEDS
 from t2iprobe.core.textfile import LISTED, read_entries
 
@@ -131,7 +131,7 @@ def _deciding(options: CaptureOptions, ref: str, prompts: list[str]) -> dict[str
     """The part of the options that decides what is kept; where it runs and how much at once does not."""
     kept = ("sites", "store", "steps", "branch", "seed", "num_steps", "guidance", "resolution", "dtype", "round_bits")
     digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]
-    named = {name: getattr(options, name) for name in kept}
+    named = {name: getattr(options, name) for name in kept} | options.given(*CheckpointOptions.model_fields)
     return {"model": ref, "prompts": len(prompts), "prompts_sha256": digest, **named}
 
 

@@ -77,6 +77,12 @@ class Adapter(ABC):
     published_facts: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     #: whether each branch of guidance is a separate denoiser call instead of a part of the batch
     guides_apart: ClassVar[bool] = False
+    #: precision of the weights on a GPU: that of the published half-precision files, which a cast would round again
+    half: ClassVar[Literal["float16", "bfloat16"]] = "bfloat16"
+    #: numbers held at the peak for each pixel of a picture, beyond the weights; measured on a GPU (docs/benchmarks.md)
+    numbers_a_pixel: ClassVar[int] = 1_250
+    #: whether its pipeline decodes in float32 where the autoencoder would overflow in float16
+    upcasts: ClassVar[bool] = False
     #: classes of the pipelines that upscale this family's pictures, see :meth:`upscale`; empty if there are none
     upscalers: ClassVar[frozenset[str]] = frozenset()
     #: components that an upscaler shares with the pipeline instead of loading them again
@@ -126,6 +132,14 @@ class Adapter(ABC):
         height, width = (cells, cells) if isinstance(cells, int) else cells
         pixels = self.cell(pipeline)
         return int(height) * pixels, int(width) * pixels
+
+    def activations(self, pipeline: Pipeline, side: int | None = None) -> int:
+        """Estimated bytes beyond the weights for one picture of ``side`` pixels, or of the pipeline's own size."""
+        height, width = (side, side) if side else self.picture_size(pipeline)
+        size = next((p.element_size() for p in self.module(pipeline).parameters() if p.is_floating_point()), 4)
+        if self.upcasts and pipeline.vae.config.force_upcast and pipeline.vae.dtype == torch.float16:
+            size = 4
+        return height * width * self.numbers_a_pixel * size
 
     def cell(self, pipeline: Pipeline) -> int:
         """Pixels per side of one latent cell; 1 if pixels are denoised."""

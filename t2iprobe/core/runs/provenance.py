@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +29,8 @@ def facts(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]:
     decides = {
         "weights": digest(parts),
         "adapter": model.adapter.name,
+        "scheduler": _scheduler(model.pipeline.scheduler),
+        **({"loras": portable(list(model.loras))} if model.loras else {}),
         "dtype": str(next(model.denoiser.parameters()).dtype).removeprefix("torch."),
         "generation": {**generation, "num_steps": model.steps(settings.get("num_steps"))},
     }
@@ -37,6 +40,7 @@ def facts(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]:
         **({} if upscaler is None else {"upscaler": portable(str(upscaler.name_or_path))}),
         "pipeline": type(model.pipeline).__name__,
         "device": str(model.pipeline._execution_device),  # offloaded weights are elsewhere
+        **({"placement": str(model.placement)} if model.placement is not None else {}),
     }
 
 
@@ -47,6 +51,13 @@ def versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def _scheduler(scheduler: Any) -> dict[str, Any]:
+    """The class and the configuration of a scheduler, without what depends on the version."""
+    config = json.loads(scheduler.to_json_string()) if hasattr(scheduler, "to_json_string") else {}
+    named = {key: value for key, value in config.items() if not key.startswith("_")}
+    return {"class": type(scheduler).__name__, **named}
 
 
 def digest(pipelines: Iterable[Any]) -> str:

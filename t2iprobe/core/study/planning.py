@@ -91,7 +91,7 @@ class ContextRecipe:
         """Load the model, and what reads its pictures."""
         question, plugins = self.question, plugins or self.installed()
         scorer = plugins.scorer(concept_of(self.pairs), question.reader, question.metrics(plugins.concepts()))
-        model = plugins.load(question.model, upscaler=question.upscaler, device=question.device, dtype=question.dtype)
+        model = plugins.load(question.model, upscaler=question.upscaler, **question.loading)
         return StudyContext.of(model, self.pairs, scorer, question.sampling, question.batch_size)
 
 

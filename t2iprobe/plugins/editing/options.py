@@ -13,6 +13,7 @@ from t2iprobe.core.command_options import Names, Numbers, Settings, option
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice, near
 from t2iprobe.core.option_groups import (
+    FREE,
     GenerationOptions,
     LayerOptions,
     PairOptions,
@@ -30,8 +31,6 @@ PAIRS = 8  # of a prompt set, by default
 TEXT_METRICS = ("ocr_f1", "ocr_exact", "ocr_distance", "ocr_precision", "ocr_recall")
 #: first edited steps of the preset: the paper's t_s counts the steps that are left, these count from the noise
 PAPER_STARTS = {"sdxl": [0, 4], "sd3": [0, 2], "if": [0, 2]}
-#: options that do not decide the result
-FREE = ("device", "batch_size")
 
 
 class EditOptions(RunOptions, ScoreOptions, GenerationOptions, LayerOptions, PairOptions, StagedModelOptions):
@@ -65,7 +64,7 @@ class EditOptions(RunOptions, ScoreOptions, GenerationOptions, LayerOptions, Pai
         "one. prompt-swap, the clean target, is always measured.",
     )
     set: Settings = option({}, help="Setting of a method, NAME=VALUE or METHOD.NAME=VALUE; repeatable.")
-    lora: Path | None = option(None, help=f"LoRA for the method {LORA}: a folder or file.")
+    edit_lora: Path | None = option(None, help=f"LoRA for the method {LORA}: a folder or file.")
     text_box: str = option(
         "ocr",
         help="What counts as text where pictures are compared outside it: ocr, the boxes that the OCR engine finds in "
@@ -133,16 +132,16 @@ def editors(options: EditOptions, plugins: Plugins) -> list[Editor]:
             raise ConfigError(f"{method or ' or '.join(names)} has no setting {key!r}{hint}")
         for name in taking:
             settings[name][key] = value
-    if options.lora is not None:
-        settings[LORA]["lora"] = str(options.lora)
+    if options.edit_lora is not None:
+        settings[LORA]["lora"] = str(options.edit_lora)
     return [plugins.editor(name, **settings[name]) for name in names]
 
 
 def _names(options: EditOptions, kinds: Mapping[str, Any]) -> list[str]:
     listed = list(options.method or ("localized",))
     if "all" in listed:
-        listed = [name for name in kinds if name != LORA or options.lora is not None]
-    if options.lora is not None:
+        listed = [name for name in kinds if name != LORA or options.edit_lora is not None]
+    if options.edit_lora is not None:
         listed.append(LORA)
     for name in listed:
         choice("editing method", name, kinds)

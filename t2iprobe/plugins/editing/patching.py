@@ -78,7 +78,7 @@ class LocalizedLora(LocalizedEditor):
     """
 
     name: ClassVar[str] = "localized+lora"
-    summary: ClassVar[str] = "a LoRA is loaded (--lora), then the found layers get the target's text"
+    summary: ClassVar[str] = "a LoRA is loaded (--edit-lora), then the found layers get the target's text"
     pictures: ClassVar[int] = 3
     own_sources: ClassVar[bool] = True
     lora: str = ""
@@ -87,7 +87,7 @@ class LocalizedLora(LocalizedEditor):
     def check(self, model: Model, layers: Sequence[int]) -> None:
         """Refuse a LoRA that is not there or does not fit the model."""
         if not self.lora:
-            raise ConfigError(f"{self.name} needs a LoRA (--lora): a folder or file that diffusers loads")
+            raise ConfigError(f"{self.name} needs a LoRA (--edit-lora): a folder or file that diffusers loads")
         with loaded(model, self.lora):
             pass
 

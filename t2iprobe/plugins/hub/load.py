@@ -1,136 +1,225 @@
-"""Loads a pipeline from a folder or the hub, and turns errors of diffusers and the hub into advice."""
+"""Loads a pipeline from a folder, a single file or the hub; errors of diffusers and the hub become advice."""
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from inspect import signature
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import diffusers
 from diffusers import DiffusionPipeline
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
-from safetensors import SafetensorError
 
 from t2iprobe.core.contracts.adapter import Pipeline
-from t2iprobe.core.errors import ModelError
+from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.measuring import available
 from t2iprobe.core.options import INDEX, LoadOptions
+from t2iprobe.core.placement import choose, free_bytes
+from t2iprobe.plugins.hub import files, quantization, single_file
+from t2iprobe.plugins.hub.advice import explained
 from t2iprobe.registry import folders
 from t2iprobe.registry.no_bars import no_bars
 
+if TYPE_CHECKING:
+    import torch
+
+    from t2iprobe.core.contracts.adapter import Adapter
+
+    Adapters = Mapping[str, type[Adapter]]
+
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-#: suffixes of a component's weights in diffusers and transformers, whole or in shards
-WEIGHTS = re.compile(
-    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)"
-)
+HUB_FILE = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)/(?P<file>[\w./-]+\.(?:safetensors|gguf))")
 
 
-def load(ref: str, options: LoadOptions) -> Pipeline | None:
-    """The pipeline in the folder or hub repository ``ref``; ``None`` if it looks like neither.
+def load(ref: str, options: LoadOptions, adapters: Adapters) -> Pipeline | None:
+    """The pipeline in the folder, file or hub repository ``ref``, in main memory; ``None`` if it looks like neither.
+
+    Args:
+        ref: what was asked for.
+        options: how to load it.
+        adapters: adapters by the pipeline classes that they serve.
 
     Raises:
         ModelError: it looks like one, but cannot be loaded.
-        ConfigError: the device or dtype of ``options`` is not available.
+        ConfigError: the device or dtype of ``options`` is not available, or options do not go together.
     """
-    source = _source(ref)
-    if source is None:
+    options.torch_device(), options.torch_dtype()  # refused before anything is fetched
+    file, hub = Path(ref).expanduser(), HUB_FILE.fullmatch(ref)
+    if not (file.exists() or hub or HUB_ID.fullmatch(ref)):
+        if ref.startswith((".", "/", "~")):
+            raise ModelError(f"no such folder or file: {ref}")
         return None
-    device, dtype = options.torch_device(), options.torch_dtype()
-    left_out = dict.fromkeys(options.without)
-    variant = variant_of(Path(source)) if Path(source).is_dir() else None
-    if variant is not None:
-        into = str(dtype).removeprefix("torch.")
-        warnings.warn(f"{ref} has weights only as the variant {variant}: loading those, as {into}", stacklevel=2)
     try:
-        # loading from the hub may take minutes, where a progress bar is welcome
-        with no_bars() if Path(source).is_dir() else nullcontext():
-            if Path(source).is_dir():
-                folders.check_sizes(Path(source))
-            pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype, variant=variant, **left_out)
-            folders.check_whole(Path(source), pipeline)
+        if file.is_file() or (hub and not file.exists()):
+            path = file if file.is_file() or hub is None else _fetched(hub["id"], hub["file"], options)
+            return _single_file(path, options, adapters)
+        return _folder(file if file.is_dir() else ref, ref, options, adapters)
+    except (ModelError, ConfigError):
+        raise
+    except Exception as error:
+        raise ModelError(explained(ref, error)) from error
+
+
+def _folder(
+    source: Path | str, ref: str, options: LoadOptions, adapters: Adapters, given: Mapping[str, Any] | None = None
+) -> Pipeline:
+    """The pipeline of a folder, or of a hub repository by its id; components that are given are not read there."""
+    index = _index(source, options)
+    adapter = adapters.get(str(index["_class_name"]))
+    dtype = options.torch_dtype(adapter.half if adapter else "float32")
+    names = _names(source, options)
+    try:
+        variant = files.variant_of(names, _name(dtype), options.variant)
+    except ModelError as error:
+        raise ModelError(f"{ref}: {error}") from None
+    if variant and _name(dtype) == "float32" and not options.variant:
+        warnings.warn(f"{ref} has weights only as the variant {variant}: loading those, as float32", stacklevel=2)
+    components: dict[str, Any] = {**dict.fromkeys(left_out(index, options.without)), **(given or {})}
+    folder = source if isinstance(source, Path) else _downloaded(source, names, variant, components, options)
+    folder = folder / (options.subfolder or "")
+    if options.quantize is None:
+        _check_memory(ref, folder, variant, dtype, options, components)
+    quantized = quantization.config(options.quantize, index, adapter, dtype) if options.quantize else None
+    folders.check_sizes(folder)
+    with no_bars():
+        pipeline = DiffusionPipeline.from_pretrained(
+            folder,
+            dtype=dtype,
+            variant=variant,
+            device_map=options.device_map,
+            quantization_config=quantized,
+            **components,
+        )
+    folders.check_whole(folder, pipeline)
+    return pipeline
+
+
+def _single_file(path: Path, options: LoadOptions, adapters: Adapters) -> Pipeline:
+    """The pipeline of a file, which takes what is not in it from another folder or repository."""
+    if options.device_map is not None or (options.quantize and path.suffix != single_file.GGUF):
+        raise ConfigError("a device map and quantising are for folders and hub ids, not for a single file")
+    config = options.config or single_file.configuration(path)
+    plain = replace(options, config=None, variant=None, revision=None, subfolder=None)
+    source = Path(config).expanduser() if Path(config).expanduser().is_dir() else config
+    try:
+        index = _index(source, plain)
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(_explain(ref, error)) from error
-    return pipeline.to(device)
+        raise ModelError(f"{path} needs the configuration (config) of {config}: {explained(config, error)}") from error
+    adapter = adapters.get(str(index["_class_name"]))
+    if adapter is None:
+        raise ModelError(f"{path} belongs to a {index['_class_name']}, which no adapter serves")
+    dtype = options.torch_dtype(adapter.half)
+    without = left_out(index, options.without)
+    with no_bars():
+        whole = single_file.whole(path, index, str(config), dtype, without)
+        if whole is not None:
+            return whole
+        denoiser = single_file.denoiser(path, index, adapter, str(config), dtype)
+    return _folder(source, config, replace(plain, without=without), adapters, {adapter.denoiser: denoiser})
 
 
-def _source(ref: str) -> str | None:
-    """What to pass to diffusers for ``ref``: a checked folder or a hub id."""
-    folder = Path(ref).expanduser()
-    if folder.is_dir():
-        if not (folder / INDEX).is_file():
-            raise ModelError(f"{ref} is a folder, but not a pipeline: it has no {INDEX} ({_contents(folder)})")
-        return str(folder)
-    if folder.is_file():
-        raise ModelError(f"{ref} is a file; a pipeline is a folder with {INDEX}, as save_pretrained writes it")
-    if ref.startswith((".", "/", "~")):
-        raise ModelError(f"no such folder: {ref}")
-    return ref if HUB_ID.fullmatch(ref) else None
-
-
-def variant_of(folder: Path) -> str | None:
-    """The variant (``fp16``) of a folder in which some component has no plain weights, else ``None``.
+def left_out(index: Mapping[str, Any], without: tuple[str, ...]) -> tuple[str, ...]:
+    """The components to leave out; a text encoder takes its tokenizer with it.
 
     Raises:
-        ModelError: such components do not share a variant.
+        ConfigError: the pipeline has no such component.
     """
-    only: list[set[str]] = []
-    for part in folder.iterdir():
-        found = [match["variant"] for file in part.glob("*") if (match := WEIGHTS.fullmatch(file.name))]
-        if found and None not in found:
-            only.append(set(found))
-    if not only:
-        return None
-    common = sorted(set.intersection(*only))
-    if not common:
-        raise ModelError(
-            f"{folder} has no plain weights, and its components have different variants: "
-            f"{', '.join(sorted(set.union(*only)))}; save it in one of them"
+    kind = getattr(diffusers, str(index["_class_name"]), object)
+    known = sorted({name for name, value in index.items() if isinstance(value, list)} | {*signature(kind).parameters})
+    wrong = next((name for name in without if name not in known), None)
+    if wrong is not None:
+        raise ConfigError(f"the pipeline has no component {wrong!r} to leave out; it has {', '.join(known)}")
+    tokenizers = [name.replace("text_encoder", "tokenizer") for name in without if name.startswith("text_encoder")]
+    return tuple(dict.fromkeys([*without, *(name for name in tokenizers if name in known)]))
+
+
+def _index(source: Path | str, options: LoadOptions) -> dict[str, Any]:
+    """The contents of ``model_index.json``."""
+    inside = f"{options.subfolder}/{INDEX}" if options.subfolder else INDEX
+    path = source / inside if isinstance(source, Path) else _fetched(source, inside, options)
+    if not path.is_file():
+        raise ModelError(f"{source} is a folder, but not a pipeline: it has no {inside} ({_contents(path.parent)})")
+    return dict(json.loads(path.read_text()))
+
+
+def _fetched(repository: str, file: str, options: LoadOptions) -> Path:
+    return Path(hf_hub_download(repository, file, revision=options.revision))
+
+
+def _names(source: Path | str, options: LoadOptions) -> list[str]:
+    """The files of the pipeline as ``component/file``; where the hub cannot be asked, those in the cache."""
+    inside = f"{options.subfolder}/" if options.subfolder else ""
+    if isinstance(source, Path):
+        return _listed(source / inside)
+    try:
+        listed = HfApi().model_info(source, revision=options.revision).siblings or ()
+    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError):
+        raise
+    except Exception as error:  # each release of the hub's client has its own
+        found = _listed(_fetched(source, inside + INDEX, options).parent)
+        if not any(map(files.is_weights, found)):
+            raise LocalEntryNotFoundError(f"no weights are in the cache, and {error}") from error
+        return found
+    return [one.rfilename.removeprefix(inside) for one in listed if one.rfilename.startswith(inside)]
+
+
+def _listed(folder: Path) -> list[str]:
+    return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+
+
+def _downloaded(
+    repository: str, names: list[str], variant: str | None, without: Iterable[str], options: LoadOptions
+) -> Path:
+    """The folder with the files of a repository that are needed."""
+    inside = f"{options.subfolder}/" if options.subfolder else ""
+    wanted = [inside + name for name in files.chosen(names, variant, without)]
+    return Path(
+        snapshot_download(
+            repository, revision=options.revision, allow_patterns=wanted, local_files_only=constants.HF_HUB_OFFLINE
         )
-    return common[0]
+    )
+
+
+def _check_memory(
+    ref: str, folder: Path, variant: str | None, dtype: torch.dtype, options: LoadOptions, without: Iterable[str]
+) -> None:
+    """Refuse what fits neither the device nor the main memory, before anything is read.
+
+    Raises:
+        ModelError: the weights do not fit.
+    """
+    needs = files.demand(folder, variant, dtype.itemsize, without)
+    if needs is None or options.device_map is not None:
+        return
+    choose(needs, free_bytes(options.torch_device()), options.offload)
+    free = available()
+    if free is not None and needs.weights > free:
+        raise ModelError(
+            f"{ref} has {needs.weights / 1e9:.1f} GB of weights as {_name(dtype)}, and {free / 1e9:.1f} GB of main "
+            "memory are free: load it in half precision, quantised, without a component such as text_encoder_3, or "
+            "straight onto the GPU with the device map cuda"
+        )
 
 
 def _contents(folder: Path) -> str:
+    if not folder.is_dir():
+        return "there is no such folder"
     names = sorted(path.name for path in folder.iterdir())
     return "it has " + ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "it is empty"
 
 
-#: causes of an error, in the order in which they are looked for, with what to do
-ADVICE: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
-    ((GatedRepoError,), "{ref} is gated: accept its licence on the hub page, then log in with `hf auth login`"),
-    (
-        (RepositoryNotFoundError,),
-        "the hub has no model {ref}, or it is private: check the name, or log in with `hf auth login`",
-    ),
-    ((RemoteEntryNotFoundError,), "the hub's {ref} is not a diffusers pipeline, it lacks a file: {error}"),
-    (
-        (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, ConnectionError, TimeoutError),
-        "the hub cannot be reached and {ref} is not in the local cache: give a local folder with {index} instead "
-        "({error})",
-    ),
-    ((SafetensorError,), "the weights of {ref} are corrupt; copy or download them again: {error}"),
-)
-
-
-def _explain(ref: str, error: Exception) -> str:
-    """What went wrong with ``ref``, and what to do."""
-    line = " ".join(str(error).split())[:300]
-    for kinds, advice in ADVICE:
-        if any(isinstance(cause, kinds) for cause in _causes(error)):
-            return advice.format(ref=ref, error=line, index=INDEX)
-    return f"{ref} cannot be loaded: {type(error).__name__}: {line}"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and all its causes."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

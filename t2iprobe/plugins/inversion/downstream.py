@@ -15,7 +15,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_words
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import choice, counted
-from t2iprobe.core.option_groups import ModelOptions
+from t2iprobe.core.option_groups import CheckpointOptions, ModelOptions
 from t2iprobe.core.textfile import read_entries
 from t2iprobe.plugins.inversion import edit, interpolate, plots, session
 from t2iprobe.plugins.inversion.inverted import Inverted
@@ -149,7 +149,9 @@ def model_of(run: Inverted, options: FollowOptions, plugins: Plugins) -> Model:
     own = run.manifest.get("arguments", {})
     name = options.model or own.get("model")
     arch, dtype = None if name else own.get("arch"), options.dtype or own.get("dtype")
-    model = session.loaded(ModelOptions(arch=arch, model=name, device=options.device, dtype=dtype), plugins)
+    same = {name: own[name] for name in CheckpointOptions.model_fields if name in own}
+    placed = options.given("device", "device_map", "offload")
+    model = session.loaded(ModelOptions(arch=arch, model=name, dtype=dtype, **placed, **same), plugins)
     check_model(model, run)
     return model
 

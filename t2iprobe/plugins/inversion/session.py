@@ -13,13 +13,12 @@ import torch
 
 from t2iprobe.cli.console import notes, say, stopping
 from t2iprobe.cli.cost import agree, duration
-from t2iprobe.cli.models import check_arch, reference, say_embedded
+from t2iprobe.cli.models import check_arch, reference, say_embedded, say_loaded
 from t2iprobe.cli.progress import bar
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import choice, counted
 from t2iprobe.core.option_groups import ModelOptions
-from t2iprobe.core.options import LoadOptions
 from t2iprobe.core.parse import size, size_text
 from t2iprobe.core.runs import checksums, runfolder
 from t2iprobe.core.runs.checksums import check, read_json
@@ -58,13 +57,11 @@ def loaded(options: ModelOptions, plugins: Plugins) -> Model:
     ref = reference(options.arch, options.model, plugins)
     if options.model is None:
         say_embedded(options.arch, ref)
-    pipeline = plugins.load_pipeline(ref, LoadOptions(options.device, options.dtype))
-    family = family_of(pipeline)
-    if family is not None:
-        return Model(pipeline, family, ref=ref)
-    model = plugins.load(pipeline)
-    model.ref = ref
-    check_arch(model, options.arch)
+    # rounding in half precision would count as error of the inversion
+    model = plugins.load(ref, family=family_of, **options.loading | {"dtype": options.dtype or "float32"})
+    say_loaded(model)
+    if not isinstance(model.adapter, ImageOnly):
+        check_arch(model, options.arch)
     return model
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from t2iprobe.core.contracts.adapter import Pipeline
-from t2iprobe.core.errors import ModelError
+from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.options import INDEX, LoadOptions
 from t2iprobe.core.planted import CARD
 from t2iprobe.core.planted import read_card as read_known
@@ -21,6 +21,8 @@ from t2iprobe.plugins.organisms.recipes import RECIPES, WEIGHTS, ModelRecipe
 from t2iprobe.registry import folders
 from t2iprobe.registry.no_bars import no_bars
 
+FOR_CHECKPOINTS = ("variant", "revision", "subfolder", "config", "quantize", "device_map")  # options of no use here
+
 
 def load(ref: str, options: LoadOptions) -> Pipeline | None:
     """The embedded model ``ref``; ``None`` if there is none of that name.
@@ -29,6 +31,8 @@ def load(ref: str, options: LoadOptions) -> Pipeline | None:
         ModelError: its weights are not in this installation, or are damaged.
     """
     if ref in RECIPES:
+        if wrong := [name for name in FOR_CHECKPOINTS if getattr(options, name)]:
+            raise ConfigError(f"{ref} is an embedded model: {', '.join(wrong)} is for other checkpoints")
         return read(folder_of(ref), options)
     near = difflib.get_close_matches(ref, RECIPES, n=2)
     if near and not Path(ref).exists() and "/" not in ref:

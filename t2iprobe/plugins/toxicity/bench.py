@@ -17,6 +17,7 @@ from t2iprobe.cli.progress import progress
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_words
 from t2iprobe.core.names import choice, counted
+from t2iprobe.core.option_groups import CheckpointOptions
 from t2iprobe.core.runs.checksums import keep
 from t2iprobe.core.runs.engine import RunSession
 from t2iprobe.plugins.toxicity import latent, report
@@ -206,6 +207,7 @@ def _settings(job: GuardBenchJob) -> dict[str, Any]:
     options = job.options
     return {
         "model": job.ref,
+        **options.given(*CheckpointOptions.model_fields),
         **options.model_dump(include={"upscaler", "dtype", "template", "seeds", "seed", "negative", "reader"}),
         "method": list(options.method),
         "key": key_name(),

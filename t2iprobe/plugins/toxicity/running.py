@@ -13,6 +13,7 @@ from t2iprobe.cli.models import load, reference
 from t2iprobe.cli.progress import progress
 from t2iprobe.core.model import Run
 from t2iprobe.core.names import counted
+from t2iprobe.core.option_groups import CheckpointOptions
 from t2iprobe.core.runs.checksums import keep
 from t2iprobe.core.runs.engine import RunSession
 from t2iprobe.plugins.toxicity.audit import Audit
@@ -86,6 +87,7 @@ def _settings(ref: str, order: GuardRunOptions) -> dict[str, Any]:
     }
     return {
         "model": ref,
+        **order.given(*CheckpointOptions.model_fields),
         **order.model_dump(include={"upscaler", "dtype", "donor", "seed"}),
         "key": key_name(),
         "prompts": digests(order.texts),

@@ -1,0 +1,140 @@
+"""Where the weights of a pipeline wait while they are not used: :func:`choose`, a pure function of numbers of bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from t2iprobe.core.errors import ModelError
+from t2iprobe.core.options import Offload
+
+if TYPE_CHECKING:
+    import torch
+
+#: fraction of the free memory that is planned with; the allocator loses some to fragments
+USABLE = 0.95
+IN_WORDS: dict[Offload, str] = {
+    "none": "everything on {device}",
+    "model": "one component at a time on {device}, the others in main memory (--offload model)",
+    "group": "one layer at a time on {device}, while the next one is copied there (--offload group)",
+    "sequential": "one layer at a time on {device} (--offload sequential)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Bytes that a pipeline needs.
+
+    Args:
+        components: bytes of the weights of each component.
+        drawing: components that work on pictures; the others read text, in little memory.
+        activations: bytes beyond the weights for one picture.
+        layer: bytes of the largest layer.
+    """
+
+    components: Mapping[str, int]
+    drawing: tuple[str, ...]
+    activations: int
+    layer: int
+
+    @property
+    def weights(self) -> int:
+        """Bytes of all weights."""
+        return sum(self.components.values())
+
+    def needs(self, offload: Offload) -> int:
+        """Bytes on the device under this kind of offloading."""
+        if offload == "none":
+            return self.weights + self.activations
+        if offload == "model":
+            own = dict.fromkeys(self.drawing, self.activations)
+            return max((size + own.get(name, 0) for name, size in self.components.items()), default=0)
+        resident = self.components.get("vae", 0)
+        return self.activations + resident + (2 if offload == "group" else 1) * self.layer
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What was chosen, and the numbers it was chosen by.
+
+    Args:
+        device: where the pipeline runs.
+        precision: of the denoiser, in words.
+        offload: what is kept on the device.
+        demand: bytes that the pipeline needs.
+        free: bytes that were free on the device before; ``None`` if that is not known.
+        device_map: how diffusers spread the components, in place of ``offload``.
+    """
+
+    device: str
+    precision: str
+    offload: Offload
+    demand: Demand
+    free: int | None = None
+    device_map: str | None = None
+
+    def __str__(self) -> str:
+        """The choice in words."""
+        spread = f"spread over the devices ({self.device_map})"
+        kept = spread if self.device_map else IN_WORDS[self.offload].format(device=self.device)
+        needs = f"{_gb(self.demand.weights)} of weights and about {_gb(self.demand.activations)} a picture"
+        free = "" if self.free is None else f", {_gb(self.free)} free"
+        return f"{self.precision}, {kept}; {needs}{free}"
+
+
+def choose(demand: Demand, free: int | None, offload: Offload = "auto", *, quantized: bool = False) -> Offload:
+    """What to keep on the device: what was asked for, else the fastest way that fits.
+
+    Args:
+        demand: bytes that the pipeline needs.
+        free: free bytes of the device; ``None`` if that is not known, and then everything is put there.
+        offload: what was asked for.
+        quantized: whether weights are quantised; their layers are not moved one by one.
+
+    Raises:
+        ModelError: no way fits, or not the one that was asked for.
+    """
+    if free is None:
+        return "none" if offload == "auto" else offload
+    every: tuple[Offload, ...] = ("none", "model") if quantized else ("none", "model", "group")
+    ways = every if offload == "auto" else (offload,)
+    fitting = next((way for way in ways if demand.needs(way) <= free * USABLE), None)
+    if fitting is None:
+        needs = ", ".join(f"{_gb(demand.needs(way))} with offload {way}" for way in ways)
+        advice = "a smaller resolution" if len(ways) > 1 else "offload auto, or quantised weights"
+        raise ModelError(
+            f"the model does not fit: it needs {needs}, and {_gb(free)} of the device are free "
+            f"({_gb(demand.weights)} of weights, about {_gb(demand.activations)} for one picture); take {advice}"
+        )
+    return fitting
+
+
+def demand_of(pipeline: Any, drawing: tuple[str, ...], activations: int) -> Demand:
+    """What a loaded pipeline needs."""
+    sizes = {name: [tensor.nbytes for tensor in tensors] for name, tensors in _tensors(pipeline).items()}
+    layer = max((max(each, default=0) for each in sizes.values()), default=0)
+    return Demand({name: sum(each) for name, each in sizes.items()}, drawing, activations, layer)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Free memory of a GPU, or ``None`` for other devices."""
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+def held_bytes(pipeline: Any, device: torch.device) -> int:
+    """Bytes of the pipeline's weights that are on a device already."""
+    tensors = [tensor for part in _tensors(pipeline).values() for tensor in part]
+    return sum(tensor.nbytes for tensor in tensors if tensor.device.type == device.type)
+
+
+def _tensors(pipeline: Any) -> dict[str, list[torch.Tensor]]:
+    """Parameters and buffers of each component."""
+    parts = {name: part for name, part in pipeline.components.items() if hasattr(part, "parameters")}
+    return {name: [*part.parameters(), *part.buffers()] for name, part in parts.items()}
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"

@@ -1,0 +1,70 @@
+"""Checkpoints in one file: a whole pipeline as from civitai, or a denoiser alone, also as GGUF."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+from diffusers.loaders.single_file_utils import (
+    SingleFileComponentError,
+    fetch_diffusers_config,
+    load_single_file_checkpoint,
+)
+
+from t2iprobe.core.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+    from t2iprobe.core.contracts.adapter import Adapter, Pipeline
+
+GGUF = ".gguf"
+
+
+def configuration(path: Path) -> str:
+    """The hub id of the configuration that diffusers takes for a file, by the names of its weights.
+
+    Raises:
+        ConfigError: the file holds a denoiser in a form that does not tell.
+        ModelError: it is no file of weights.
+    """
+    if path.suffix == GGUF:
+        raise ConfigError(
+            f"{path} holds a denoiser; name the folder or hub id that has the rest of the pipeline: config=REF"
+        )
+    if path.suffix != ".safetensors":
+        raise ModelError(f"{path} is a file, but neither .safetensors nor .gguf; a pipeline is a folder or such a file")
+    return str(fetch_diffusers_config(load_single_file_checkpoint(str(path)))["pretrained_model_name_or_path"])
+
+
+def whole(
+    path: Path, index: Mapping[str, Any], config: str, dtype: torch.dtype, without: tuple[str, ...]
+) -> Pipeline | None:
+    """The pipeline of a file; ``None`` if the file lacks components, as one with the denoiser alone does."""
+    kind = getattr(diffusers, str(index["_class_name"]))
+    if path.suffix == GGUF or not hasattr(kind, "from_single_file"):
+        return None
+    try:
+        return kind.from_single_file(str(path), config=config, dtype=dtype, **dict.fromkeys(without))
+    except SingleFileComponentError:
+        return None
+
+
+def denoiser(
+    path: Path, index: Mapping[str, Any], adapter: type[Adapter], config: str, dtype: torch.dtype
+) -> torch.nn.Module:
+    """The denoiser of a file.
+
+    Raises:
+        ConfigError: it is GGUF, and the package that reads it is not installed.
+    """
+    more: dict[str, Any] = {}
+    if path.suffix == GGUF:
+        if find_spec("gguf") is None:
+            raise ConfigError(f"{path.name} is read with a package that is not installed: pip install gguf")
+        more["quantization_config"] = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
+    kind = getattr(diffusers, str(index[adapter.denoiser][1]))
+    return kind.from_single_file(str(path), config=config, subfolder=adapter.denoiser, dtype=dtype, **more)

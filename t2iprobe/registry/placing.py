@@ -1,0 +1,84 @@
+"""Puts a loaded pipeline onto its device as :mod:`t2iprobe.core.placement` says: :func:`place`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.options import LoadOptions, Offload
+from t2iprobe.core.placement import Demand, Placement, choose, demand_of, free_bytes, held_bytes
+
+if TYPE_CHECKING:
+    from t2iprobe.core.contracts.adapter import Adapter
+
+
+def place(pipeline: Any, adapter: Adapter, options: LoadOptions, denoiser: torch.nn.Module) -> Placement:
+    """Put a pipeline onto the device of ``options``, whole or with offloading.
+
+    Raises:
+        ModelError: it does not fit.
+        ConfigError: offloading is asked for on a CPU.
+    """
+    device = options.torch_device()
+    drawing = (adapter.denoiser, "vae")
+    demand = demand_of(pipeline, drawing, adapter.activations(pipeline, options.resolution))
+    dtype = _precision(denoiser, options)
+    if options.device_map is not None:
+        return Placement(str(device), dtype, "none", demand, device_map=options.device_map)
+    free = free_bytes(device)
+    if free is not None:  # what is there already, as bitsandbytes' weights are, needs no further room
+        free += held_bytes(pipeline, device)
+    quantized = getattr(denoiser, "hf_quantizer", None) is not None
+    offload = choose(demand, free, check_offload(options), quantized=quantized)
+    try:
+        apply(pipeline, offload, device)
+    except (torch.OutOfMemoryError, RuntimeError, ValueError) as error:
+        raise ModelError(_failed(demand, free, offload, device, error)) from error
+    return Placement(str(device), dtype, offload, demand, free)
+
+
+def check_offload(options: LoadOptions) -> Offload:
+    """What is kept on the device, as asked for.
+
+    Raises:
+        ConfigError: offloading from a device that is the main memory, or together with a device map.
+    """
+    device = options.torch_device()
+    if options.offload not in ("auto", "none") and device.type == "cpu":
+        raise ConfigError(f"offload {options.offload} moves weights between main memory and a GPU; the device is a CPU")
+    if options.offload != "auto" and options.device_map is not None:
+        raise ConfigError(f"offload {options.offload} and device map {options.device_map}: give one of them")
+    return options.offload
+
+
+def apply(pipeline: Any, offload: Offload, device: torch.device) -> None:
+    """Do to the pipeline what ``offload`` means; hooks of diffusers then move the weights at every run."""
+    if offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif offload in ("group", "sequential"):
+        pipeline.enable_group_offload(
+            onload_device=device,
+            offload_device=torch.device("cpu"),
+            offload_type="leaf_level",
+            use_stream=offload == "group" and device.type == "cuda",
+            # small, and SDXL's is cast to float32 for every picture, which a stream's pinned copies would not follow
+            exclude_modules="vae",
+        )
+    else:
+        pipeline.to(device)
+
+
+def _failed(demand: Demand, free: int | None, offload: Offload, device: torch.device, error: Exception) -> str:
+    left = "" if free is None else f", of which {free / 1e9:.1f} GB were free"
+    return (
+        f"{demand.weights / 1e9:.1f} GB of weights could not be put on {device}{left} (offload {offload}): "
+        f"{' '.join(str(error).split())[:200]}; free the device, or try offload model or sequential"
+    )
+
+
+def _precision(denoiser: torch.nn.Module, options: LoadOptions) -> str:
+    dtype = next((p.dtype for p in denoiser.parameters() if p.is_floating_point()), torch.float32)
+    quantized = "" if getattr(denoiser, "hf_quantizer", None) is None else f", quantised ({options.quantize or 'gguf'})"
+    return str(dtype).removeprefix("torch.") + quantized

@@ -1,0 +1,417 @@
+"""Loading checkpoints as people have them: which files, in which precision, and where the weights wait."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+import t2iprobe as t2i
+from t2iprobe.architectures.deepfloyd import DeepFloydIF
+from t2iprobe.architectures.sd import SD
+from t2iprobe.architectures.sd3 import SD3
+from t2iprobe.architectures.sdxl import SDXL
+from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.model import Model, Run
+from t2iprobe.core.option_groups import ModelOptions
+from t2iprobe.core.options import LoadOptions
+from t2iprobe.core.placement import Demand, choose
+from t2iprobe.core.runs import provenance
+from t2iprobe.plugins.hub import advice, files
+from t2iprobe.plugins.hub import load as hub
+from t2iprobe.registry import placing
+from t2iprobe.registry.few_steps import few_steps
+from t2iprobe.registry.manager import Plugins
+from t2iprobe.registry.no_bars import no_bars
+from t2iprobe.registry.variations import parse_lora
+
+GB = 10**9
+PLUGINS = Plugins(installed=False)
+
+
+def saved(pipeline: Any, folder: Path, **more: Any) -> str:
+    with no_bars():
+        pipeline.save_pretrained(folder, **more)
+    return str(folder)
+
+
+def pixels(run: Run) -> np.ndarray[Any, Any]:
+    return np.stack([np.asarray(image, np.int16) for image in run.images])
+
+
+def drawn(model: Model) -> np.ndarray[Any, Any]:
+    return pixels(model.run(["a cat", "a dog"], num_steps=2))
+
+
+@pytest.fixture(scope="module")
+def sd3(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An SD3 with plain and half-precision weights, the latter in shards."""
+    folder, pipeline = tmp_path_factory.mktemp("sd3"), SD3.tiny()
+    saved(pipeline, folder)
+    return saved(pipeline.to(torch.float16), folder, variant="fp16", max_shard_size="20KB")
+
+
+# which files
+
+
+def test_half_precision_takes_half_precision_files(sd3: str) -> None:
+    names = [*(file.relative_to(sd3).as_posix() for file in Path(sd3).rglob("*")), "sd3.safetensors"]
+    assert files.variant_of(names, "float32") is None
+    assert files.variant_of(names, "bfloat16") == files.variant_of(names, "float16") == "fp16"
+    plain, half = files.chosen(names, None), files.chosen(names, "fp16", without=("text_encoder_3",))
+    assert "transformer/diffusion_pytorch_model.safetensors" in plain and not any("fp16" in name for name in plain)
+    assert any("transformer/diffusion_pytorch_model.fp16-00001-of" in name for name in half)
+    assert not {name for name in half if "text_encoder_3" in name or (name in plain and name.endswith(".safetensors"))}
+    assert {"model_index.json", "scheduler/scheduler_config.json"} <= {*plain} & {*half}
+    assert "sd3.safetensors" not in plain
+
+
+def test_a_variant_that_is_not_there_names_those_that_are(sd3: str) -> None:
+    with pytest.raises(ModelError, match="no variant bf16; it has fp16"):
+        t2i.load(sd3, variant="bf16", plugins=PLUGINS)
+
+
+def test_the_bytes_of_a_pipeline_are_read_from_headers(sd3: str) -> None:
+    found = files.demand(Path(sd3), "fp16", itemsize=2)
+    pipeline = t2i.load(sd3, dtype="bfloat16", plugins=PLUGINS).pipeline
+    assert found is not None
+    for name in ("transformer", "vae", "text_encoder_3"):  # T5 has one tensor under two names
+        tensors = getattr(pipeline, name).state_dict().values()
+        assert found.components[name] == sum({one.data_ptr(): one.nbytes for one in tensors}.values()), name
+
+
+def test_a_repository_without_network_is_read_from_the_cache(
+    sd3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a hand-copied cache is: the hub cannot say which files there are."""
+
+    def unreachable(*args: Any, **more: Any) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(hub.HfApi, "model_info", unreachable)
+    monkeypatch.setattr(hub, "snapshot_download", lambda *args, **more: sd3)
+    monkeypatch.setattr(hub, "hf_hub_download", lambda ref, name, **more: f"{sd3}/{name}")
+    assert t2i.load("owner/name", plugins=PLUGINS).adapter.name == "sd3"
+    shutil.copy(f"{sd3}/model_index.json", tmp_path)
+    monkeypatch.setattr(hub, "hf_hub_download", lambda ref, name, **more: f"{tmp_path}/{name}")
+    with pytest.raises(ModelError, match="no weights are in the cache, and no network"):
+        t2i.load("owner/name", plugins=PLUGINS)
+
+
+def test_a_subfolder_is_the_pipeline(sd3: str) -> None:
+    above, name = str(Path(sd3).parent), Path(sd3).name
+    assert t2i.load(above, subfolder=name, plugins=PLUGINS).adapter.name == "sd3"
+    with pytest.raises(ModelError, match=r"no nowhere/model_index\.json"):
+        t2i.load(above, subfolder="nowhere", plugins=PLUGINS)
+
+
+def test_sd3_without_t5(sd3: str) -> None:
+    model = t2i.load(sd3, without=["text_encoder_3", ""][:1], plugins=PLUGINS)
+    assert model.pipeline.text_encoder_3 is None and model.pipeline.tokenizer_3 is None
+    assert drawn(model).shape == drawn(t2i.load(sd3, plugins=PLUGINS)).shape
+    with pytest.raises(ConfigError, match="no component 'unet'"):
+        t2i.load(sd3, without=["unet"], plugins=PLUGINS)
+
+
+# single files
+
+
+@pytest.fixture(scope="module")
+def alone(sd3: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the transformer alone, a little changed."""
+    weights = load_file(f"{sd3}/transformer/diffusion_pytorch_model.safetensors")
+    file = tmp_path_factory.mktemp("alone") / "mine.safetensors"
+    save_file({key: value * 1.01 for key, value in weights.items()}, file)
+    return file
+
+
+def test_a_file_with_the_denoiser_alone_takes_the_rest_from_its_configuration(alone: Path, sd3: str) -> None:
+    model, other = t2i.load(str(alone), config=sd3, plugins=PLUGINS), t2i.load(sd3, plugins=PLUGINS)
+    key = "transformer_blocks.0.attn.to_q.weight"
+    own, plain = (one.denoiser.state_dict()[key] for one in (model, other))
+    assert torch.equal(own, plain * 1.01)
+    assert (drawn(model) != drawn(other)).any()
+
+
+def test_a_whole_file_is_loaded_by_the_class_of_its_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a configuration, by the repository that diffusers knows the file by."""
+    (tmp_path / "mine.safetensors").touch()
+    asked: dict[str, Any] = {}
+
+    def read(path: str, **more: Any) -> Any:
+        asked.update(more, path=path)
+        return SD.tiny()
+
+    folder = saved(SD.tiny(), tmp_path / "sd")
+    monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", read)
+    monkeypatch.setattr(hub.single_file, "configuration", lambda path: folder)
+    model = t2i.load(str(tmp_path / "mine.safetensors"), plugins=PLUGINS)
+    assert model.adapter.name == "sd" and asked["config"] == folder and asked["dtype"] == torch.float32
+
+
+def test_a_file_whose_configuration_cannot_be_fetched_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*args: Any, **more: Any) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(hub, "hf_hub_download", unreachable)
+    save_file({"cond_stage_model.transformer.x": torch.zeros(1)}, tmp_path / "mine.safetensors")
+    with pytest.raises(ModelError, match=r"needs the configuration \(config\) of stable-diffusion-v1-5/.*hf download"):
+        t2i.load(str(tmp_path / "mine.safetensors"), plugins=PLUGINS)
+
+
+def test_a_gguf_file_is_the_denoiser(alone: Path, sd3: str, tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    kind = gguf.GGMLQuantizationType.Q8_0
+    writer = gguf.GGUFWriter(str(tmp_path / "mine.gguf"), "sd3")
+    for key, value in load_file(alone).items():
+        blocks = value.ndim == 2 and value.shape[1] % 32 == 0
+        packed = {"tensor": gguf.quants.quantize(value.numpy(), kind), "raw_dtype": kind} if blocks else {}
+        writer.add_tensor(key, **{"tensor": value.numpy()} | packed)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    model = t2i.load(str(tmp_path / "mine.gguf"), config=sd3, plugins=PLUGINS)
+    assert "quantised (gguf)" in str(model.placement)
+    assert np.abs(drawn(model) - drawn(t2i.load(str(alone), config=sd3, plugins=PLUGINS))).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        ("mine.gguf", {}, "holds a denoiser.*config=REF"),
+        ("mine.ckpt", {}, "neither .safetensors nor .gguf"),
+        ("mine.safetensors", {"device_map": "balanced"}, "not for a single file"),
+    ],
+)
+def test_a_file_that_does_not_suffice_says_what_to_add(
+    name: str, more: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises((ModelError, ConfigError), match=message):
+        t2i.load(str(tmp_path / name), plugins=PLUGINS, **more)
+
+
+@pytest.mark.parametrize(
+    ("way", "package"), [("bnb-4bit", "bitsandbytes"), ("torchao-int8", "torchao"), ("bnb-3bit", "no quantisation")]
+)
+def test_quantising_names_the_package_it_needs(
+    way: str, package: str, sd3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub.quantization, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=package):
+        t2i.load(sd3, quantize=way, plugins=PLUGINS)
+
+
+# precision
+
+
+@pytest.mark.parametrize(
+    ("adapter", "bf16", "expected"),
+    [
+        (SD3, True, torch.bfloat16),
+        (SD3, False, torch.float16),
+        (SDXL, True, torch.float16),
+    ],
+)
+def test_a_gpu_gets_the_precision_of_the_family(
+    adapter: Any, bf16: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LoadOptions, "torch_device", lambda self: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
+    assert LoadOptions().torch_dtype(adapter.half) == expected
+    assert LoadOptions(dtype="float32").torch_dtype(adapter.half) == torch.float32
+    assert LoadOptions().torch_dtype() == torch.float32  # embedded models, training, inversion
+
+
+def test_a_decoder_that_overflows_counts_in_float32() -> None:
+    pipeline, adapter = SDXL.tiny().to(torch.float16), SDXL()
+    fixed = adapter.activations(pipeline, 1024)
+    pipeline.vae.register_to_config(force_upcast=True)  # as the published autoencoder is
+    assert adapter.activations(pipeline, 1024) == 2 * fixed
+
+
+# where the weights wait
+
+LARGE = Demand(
+    {"transformer": 16 * GB, "text_encoder_3": 10 * GB, "vae": GB // 5}, ("transformer", "vae"), 3 * GB, GB // 4
+)
+
+
+@pytest.mark.parametrize(("free", "expected"), [(80, "none"), (31, "none"), (24, "model"), (12, "group"), (4, "group")])
+def test_the_fastest_placement_that_fits(free: int, expected: str) -> None:
+    assert choose(LARGE, free * GB) == expected
+
+
+def test_the_table_of_the_documentation_is_what_would_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parent.parent
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    placement = importlib.import_module("placement")
+    assert placement.table() in (root / "docs" / "how-to" / "run-on-your-gpu.md").read_text()
+
+
+def test_a_placement_that_does_not_fit_is_refused_with_numbers() -> None:
+    with pytest.raises(
+        ModelError, match=r"29\.2 GB with offload none, 19\.0 GB with offload model.*2\.0 GB of the device"
+    ):
+        choose(LARGE, 2 * GB)
+    with pytest.raises(ModelError, match=r"19\.0 GB with offload model, and 12\.0 GB .*take offload auto"):
+        choose(LARGE, 12 * GB, "model")
+    assert choose(LARGE, 12 * GB, "sequential") == "sequential" and choose(LARGE, None) == "none"
+    with pytest.raises(ModelError, match="does not fit"):
+        choose(LARGE, 12 * GB, quantized=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*")  # accelerate's, about devices that are the same here
+@pytest.mark.parametrize("offload", ["model", "group", "sequential"])
+@pytest.mark.parametrize("adapter", [SDXL, SD3, DeepFloydIF])
+def test_a_placed_pipeline_draws_and_is_patched_as_ever(adapter: Any, offload: Any) -> None:
+    """The CPU plays the device, as in tests/test_offload.py."""
+
+    def swapped(model: Model) -> Run:
+        generation = model.generation(["a cat", "a dog on the sign", "a cat"], 0, num_steps=2)
+        return model.run(generation, interventions=[t2i.patch({2: 1}, model.text_sites(1))])
+
+    pipeline = adapter.tiny()
+    digest = provenance.digest([pipeline])
+    placing.apply(pipeline, offload, torch.device("cpu"))
+    model = Model(pipeline, adapter())
+    assert (pixels(swapped(model)) == pixels(swapped(Model(adapter.tiny(), adapter())))).all()
+    assert provenance.digest([pipeline]) == digest  # a run is told from another by its weights, wherever they are
+
+
+def test_free_memory_decides_and_a_failure_is_one_sentence(sd3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake GPU with less memory than the weights: announced, and tried."""
+    tried: list[str] = []
+
+    def refuse(pipeline: Any, offload: str, device: torch.device) -> None:
+        tried.append(offload)
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    monkeypatch.setattr(placing, "free_bytes", lambda device: 1_000_000)
+    monkeypatch.setattr(placing, "held_bytes", lambda pipeline, device: 0)
+    monkeypatch.setattr(placing, "apply", refuse)
+    with pytest.raises(ModelError, match=r"GB of weights could not be put on cpu.*offload none.*out of memory"):
+        t2i.load(sd3, resolution=8, plugins=PLUGINS)
+    assert tried == ["none"]
+
+
+def test_too_little_main_memory_is_said_before_loading(sd3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "available", lambda: 1000)
+    with pytest.raises(ModelError, match="GB of main memory are free"):
+        t2i.load(sd3, plugins=PLUGINS)
+
+
+def test_offloading_from_a_cpu_is_refused(sd3: str) -> None:
+    with pytest.raises(ConfigError, match="the device is a CPU"):
+        t2i.load(sd3, device="cpu", offload="model", plugins=PLUGINS)
+
+
+# what people change
+
+
+def test_a_scheduler_keeps_what_is_predicted(tmp_path: Path) -> None:
+    pipeline = SD.tiny()
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, prediction_type="v_prediction")
+    folder = saved(pipeline, tmp_path)
+    plain = t2i.load(folder, plugins=PLUGINS)
+    other = t2i.load(folder, scheduler="euler-discrete:timestep_spacing=trailing", plugins=PLUGINS)
+    assert plain.adapter.prediction(plain.pipeline) == other.adapter.prediction(other.pipeline) == "v_prediction"
+    assert type(other.pipeline.scheduler).__name__ == "EulerDiscreteScheduler"
+    assert other.pipeline.scheduler.config.timestep_spacing == "trailing"
+    assert provenance.facts(plain, {})["decides"] != provenance.facts(other, {})["decides"]
+    with pytest.raises(ConfigError, match=r"scheduler for this model.*'flow'"):
+        t2i.load(folder, scheduler="flow", plugins=PLUGINS)
+    with pytest.raises(ConfigError, match="no setting 'spacing'"):
+        t2i.load(folder, scheduler="ddim:spacing=trailing", plugins=PLUGINS)
+
+
+def test_loras_are_loaded_with_their_weights(sd3: str, tmp_path: Path) -> None:
+    from t2iprobe.training.lora import Lora
+
+    base = t2i.load(sd3, plugins=PLUGINS)
+    tuned = Lora.attach(base, ["transformer_blocks.0.attn.to_q"], rank=2)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter.normal_(std=0.5)
+    tuned.save(tmp_path / "lora")
+    tuned.detach()
+    file = next((tmp_path / "lora").glob("*.safetensors"))
+    full, none = (t2i.load(sd3, lora=ref, plugins=PLUGINS) for ref in (str(file), f"{file}:0"))
+    assert (drawn(full) != drawn(base)).any() and (drawn(none) == drawn(base)).all()
+    first, second = (provenance.facts(one, {})["decides"] for one in (full, none))
+    assert first["weights"] == second["weights"] and first != second
+    assert parse_lora("owner/name:0.7") == ("owner/name", 0.7) and parse_lora("C:/x") == ("C:/x", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("names", "scheduler", "config", "expected"),
+    [
+        (["sdxl-turbo"], "EulerAncestralDiscreteScheduler", {}, (4, 0.0)),
+        (["mine", "ByteDance/SDXL-Lightning_8step_lora:1.0"], "EulerDiscreteScheduler", {}, (8, 0.0)),
+        (["mine"], "LCMScheduler", {}, (4, 1.0)),
+        (["mine"], "LCMScheduler", {"time_cond_proj_dim": 256}, (4, 8.0)),
+        (["mine"], "FlowMatchEulerDiscreteScheduler", {"guidance_embeds": False}, (4, 0.0)),
+        (["stable-diffusion-xl-base-1.0"], "EulerDiscreteScheduler", {"guidance_embeds": True}, None),
+    ],
+)
+def test_few_step_models_are_recognised(names: list[str], scheduler: str, config: Any, expected: Any) -> None:
+    found = few_steps(names, scheduler, config)
+    assert (found and (found.num_steps, found.guidance)) == expected
+
+
+def test_a_few_step_model_draws_so_by_default(sd3: str, tmp_path: Path) -> None:
+    shutil.copytree(sd3, tmp_path / "sd3.5-turbo")
+    model = t2i.load(str(tmp_path / "sd3.5-turbo"), plugins=PLUGINS)
+    assert model.steps() == 4 and model.guided() == 1 and "called turbo" in str(model.few_steps)
+    assert model.steps(7) == 7
+
+
+def test_commands_and_python_take_the_same_options() -> None:
+    asked = ModelOptions(model="x", lora="a:0.5", without="vae,unet", offload="model", quantize="bnb-4bit")
+    assert LoadOptions(**asked.loading) == LoadOptions(
+        offload="model", without=("vae", "unet"), lora=("a:0.5",), quantize="bnb-4bit"
+    )
+
+
+def test_options_that_would_have_no_effect_are_refused() -> None:
+    with pytest.raises(ConfigError, match="embedded model: variant, quantize"):
+        t2i.load("tiny-sd3", variant="fp16", quantize="bnb-4bit", plugins=PLUGINS)
+    with pytest.raises(ConfigError, match="built already"):
+        t2i.load(SD.tiny(), variant="fp16", plugins=PLUGINS)
+
+
+# messages
+
+
+def test_each_failure_names_the_next_command() -> None:
+    from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
+
+    def refused(kind: type[HfHubHTTPError], status: int, text: str) -> Exception:
+        error = kind.__new__(kind)
+        error.args, error.response = (text,), type("Answer", (), {"status_code": status})()
+        return error
+
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert "export HF_HOME=FOLDER" in advice.explained("owner/name", full)
+    token = refused(HfHubHTTPError, 401, "Invalid user token.")
+    assert "hf auth login" in advice.explained("owner/name", token)
+    assert "no such revision" in advice.explained("owner/name", refused(RevisionNotFoundError, 404, "404"))
+    assert "hf download owner/name" in advice.explained("owner/name", ConnectionError("no route"))
+
+
+def test_a_damaged_index_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"})[:-3])
+    with pytest.raises(ModelError, match="cannot be loaded: JSONDecodeError"):
+        t2i.load(str(tmp_path), plugins=PLUGINS)
