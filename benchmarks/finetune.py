@@ -169,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny-sd3", choices=list(LAYER))
     parser.add_argument("--scopes", nargs="+", default=list(SCOPES), choices=list(SCOPES))
-    parser.add_argument("--stream", default="both")
+    parser.add_argument("--projections", default="both")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rank", type=int, default=8)
@@ -197,7 +197,7 @@ def main() -> None:
     jobs = [
         FinetuneJob(
             Settings(steps=options.steps, batch=options.batch, lr=options.lr, schedule="cosine", seed=seed),
-            layers=LAYER[options.model], scope=scope, stream=options.stream, rank=options.rank,
+            layers=LAYER[options.model], scope=scope, projections=options.projections, rank=options.rank,
         )
         for seed in range(options.seeds) for scope in options.scopes
     ]  # fmt: skip

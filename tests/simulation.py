@@ -164,7 +164,7 @@ class Fragile(Simulated):
 
 @dataclass(frozen=True)
 class Recipe:
-    """Makes the bench of a cluster's worker."""
+    """Makes the context of a cluster's worker."""
 
     log: Path
     fatal: int = -1
@@ -172,4 +172,4 @@ class Recipe:
     broken: bool = False
 
     def __call__(self) -> StudyContext:
-        return StudyContext(Fragile(self.log, self.fatal, self.times, self.broken), study().bench.space)
+        return StudyContext(Fragile(self.log, self.fatal, self.times, self.broken), study().context.space)

@@ -267,15 +267,15 @@ class UpscalesFromOneGenerator(DeepFloydIF):
 class HalfTheSize(Flux):
     """Takes the cells of a picture for its pixels."""
 
-    def cell(self, pipeline: Any) -> int:
+    def pixels_per_latent(self, pipeline: Any) -> int:
         return 1
 
 
 class FinerGrain(Flux):
     """Does not know that four cells are one token."""
 
-    def grain(self, pipeline: Any) -> int:
-        return self.cell(pipeline)
+    def size_multiple(self, pipeline: Any) -> int:
+        return self.pixels_per_latent(pipeline)
 
 
 class AlwaysGuided(SD3):

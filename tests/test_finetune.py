@@ -42,7 +42,7 @@ from t2iprobe.plugins.organisms.tokenizer import build as tokenizer
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.training.dataset import write_folder
 from t2iprobe.training.lora import Lora
-from t2iprobe.training.targets import SCOPES, STREAMS, choose
+from t2iprobe.training.targets import PROJECTIONS, SCOPES, choose
 from t2iprobe.training.trainer import CHECKPOINT, Settings
 
 
@@ -520,9 +520,9 @@ def test_the_page_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert (tmp_path / "run/lora/pytorch_lora_weights.safetensors").is_file()
 
 
-def test_the_page_names_every_scope_stream_score_and_option() -> None:
+def test_the_page_names_every_scope_projection_score_and_option() -> None:
     page = (Path(__file__).parent.parent / "docs/how-to/finetune-located-layers.md").read_text()
-    assert all(f"`{name}`" in page for name in [*SCOPES, *STREAMS, *SCORES])
+    assert all(f"`{name}`" in page for name in [*SCOPES, *PROJECTIONS, *SCORES])
     known = {name for option, field in FinetuneOptions.model_fields.items() for name in flags(option, field)}
     assert all(
         option in known for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.replace("--num_processes", ""))

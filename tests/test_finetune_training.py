@@ -35,7 +35,7 @@ from t2iprobe.training.dataset import Example, Pictures, read_folder, unlisted, 
 from t2iprobe.training.feed import Feed
 from t2iprobe.training.lora import Lora
 from t2iprobe.training.objective import Objective, variational_bound
-from t2iprobe.training.targets import STREAMS, choose, count
+from t2iprobe.training.targets import PROJECTIONS, choose, count
 from t2iprobe.training.trainer import CHECKPOINT, Settings, Trainer, TrainingCallbacks
 
 FAMILIES = (SD, SDXL, SD3, DeepFloydIF, Flux)
@@ -89,7 +89,7 @@ def test_text_streams_are_what_sites_counts_and_both_is_the_union(kind: type[Ada
     adapter, pipeline = model.adapter, model.pipeline
     rows = layer_table(adapter, pipeline)
     for scope, layers in (("localized", (1,)), ("all-cross", range(len(rows)))):
-        found = {s: choose(adapter, pipeline, scope, layers=(1,), stream=s) for s in STREAMS}
+        found = {s: choose(adapter, pipeline, scope, layers=(1,), projections=s) for s in PROJECTIONS}
         counted = count(adapter, pipeline, found["text"], rank=2)
         assert counted.adapted == counted.text_kv == sum(rows[layer].parameters for layer in layers)
         assert set(found["both"].modules) == set(found["text"].modules) | set(found["image"].modules)
@@ -115,7 +115,7 @@ def test_full_size_sdxl_has_the_published_targets() -> None:
 
 def test_full_size_sd3_image_stream_is_the_reference_codes() -> None:
     adapter, pipeline = full(SD3)
-    found = choose(adapter, pipeline, "localized", layers=(10,), stream="image")
+    found = choose(adapter, pipeline, "localized", layers=(10,), projections="image")
     assert set(found.modules) == {f"transformer_blocks.10.attn.{part}" for part in ("to_q", "to_k", "to_v", "to_out.0")}
     every = choose(adapter, pipeline, "all-attention")
     assert len(every.modules) == 24 * 8 - 2  # the last block's text queries lead nowhere, and it has no text output
@@ -133,7 +133,7 @@ def test_random_layers_are_as_many_others_and_the_seeds() -> None:
     ("options", "message"),
     [
         ({"scope": "localised"}, "did you mean localized"),
-        ({"scope": "all-cross", "stream": "txt"}, "did you mean text"),
+        ({"scope": "all-cross", "projections": "txt"}, "did you mean text"),
         ({"scope": "localized"}, "needs the found layers"),
         ({"scope": "localized", "layers": (3,)}, "no text-attention layer 3; the model has 0-2"),
         ({"scope": "random", "layers": (0, 1)}, "needs 2 other layers, but there are 1"),

@@ -654,8 +654,8 @@ def test_what_reads_the_model_reads_the_studys_generation(method: str, tmp_path:
     model.denoiser.conv_in.register_forward_pre_hook(lambda module, given: sizes.add(given[0].shape[-2:]))
     model.denoiser.time_proj.register_forward_pre_hook(lambda module, given: steps.update(given[0].tolist()))
     settings = {"num_steps": 2, "guidance": 1.0, "height": 24, "width": 32}
-    bench = StudyContext.of(model, [pair, pair], PLUGINS.scorer("colour"), settings)
-    StudyRunner(bench, [pair, pair], PLUGINS.localizer(method, pairs=1, finalists=1)).run(tmp_path / "run")
+    context = StudyContext.of(model, [pair, pair], PLUGINS.scorer("colour"), settings)
+    StudyRunner(context, [pair, pair], PLUGINS.localizer(method, pairs=1, finalists=1)).run(tmp_path / "run")
     assert sizes == {torch.Size([12, 16])}
     assert len(steps) <= {"attribution": 2, "contribution": 3}[method]  # a contribution has a step of its own
 

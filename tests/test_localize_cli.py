@@ -19,7 +19,7 @@ from t2iprobe.cli.papers import PAPERS
 from t2iprobe.cli.studies import Ready
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
-from t2iprobe.core.study.planning import planned
+from t2iprobe.core.study.planning import planned_study
 from t2iprobe.core.sweep import Cost
 from t2iprobe.plugins.localization import planning
 from t2iprobe.plugins.localization.options import HELD_OUT, LocalizeOptions, question
@@ -90,7 +90,7 @@ def test_the_papers_sweep_is_counted_without_weights(arch: str) -> None:
 
 
 def plan(method: str = "adaptive", **changes: Any) -> dict[str, Any]:
-    return planning.planned(asked(method=method, plan=True, **changes), Plugins())
+    return planning.cost_plan(asked(method=method, plan=True, **changes), Plugins())
 
 
 @pytest.mark.parametrize("method", ["adaptive", "attribution", "contribution"])
@@ -153,7 +153,7 @@ def test_the_plan_of_a_search_is_of_all_its_questions(
     monkeypatch.setattr("t2iprobe.registry.manager.Plugins.load", lambda *_, **__: model)
     given = {"num_steps": 2, "guidance": 1.0, "limit": 6, "held_out": 2, "prompt_set": "signs", "model": "tiny"}
     full = question(asked(**given), Plugins())
-    study = planned(full, Plugins())
+    study = planned_study(full, Plugins())
     ready = Ready(study.recipe(), study, tmp_path)
     planning.announce(ready, 4, Cost(8, 16, 2))
     said = " ".join(capsys.readouterr().err.split())

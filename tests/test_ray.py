@@ -49,8 +49,8 @@ def run(recipe: Recipe, path: Path, callbacks: StudyCallbacks | None = None) -> 
 
     callbacks = callbacks or StudyCallbacks()
     local = simulation.study()
-    with RayExecutor(workers=2).bench(recipe, callbacks.stop) as bench:
-        return StudyRunner(bench, local.pairs, local.localizer, local.held_out).run(path, callbacks)
+    with RayExecutor(workers=2).context(recipe, callbacks.stop) as context:
+        return StudyRunner(context, local.pairs, local.localizer, local.held_out).run(path, callbacks)
 
 
 def same(found: StudyResult, plain: StudyResult) -> None:

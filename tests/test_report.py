@@ -13,9 +13,9 @@ from PIL import Image
 
 from t2iprobe.core.html import data_uri
 from t2iprobe.core.statistics import Interval
-from t2iprobe.report.page import held, patched
+from t2iprobe.report.page import overlap, patched
 from t2iprobe.report.render import render
-from t2iprobe.report.sections import HELD, Bar, HeatMap, Held, Page, PairView, ReportTable, Section, TrialView
+from t2iprobe.report.sections import OVERLAPS, Bar, HeatMap, Overlap, Page, PairView, ReportTable, Section, TrialView
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
@@ -88,22 +88,22 @@ def test_sites_in_short(sites: list[str], short: str) -> None:
         ((), (3,), "none"),
     ],
 )
-def test_what_a_patch_holds_of_the_answer(layers: Sequence[int], found: Sequence[int], holds: Held) -> None:
-    assert held(layers, found) == holds
+def test_what_a_patch_holds_of_the_answer(layers: Sequence[int], found: Sequence[int], holds: Overlap) -> None:
+    assert overlap(layers, found) == holds
 
 
 def test_sets_that_hold_the_answer_are_told_apart_without_colour() -> None:
-    kinds: dict[str, Held] = {"6": "found", "0-6": "all", "6+7": "some", "0-5": "none"}
+    kinds: dict[str, Overlap] = {"6": "found", "0-6": "all", "6+7": "some", "0-5": "none"}
     trials = [TrialView(name, "", interval(0.5), interval(0.5), 0.5, 0.9, one) for name, one in kinds.items()]
     page = render(Page("", "", trials=trials))
     legend = page.split('class="legend">')[1].split("</p>")[0]
     for name, kind in kinds.items():
-        mark, words = HELD[kind]
+        mark, words = OVERLAPS[kind]
         assert f'class="column {kind}" data-trial="{name}"' in page and f"{words} " in legend
         assert re.search(rf'aria-label="{re.escape(name)}: [^"]*, {words}"', page) and f"<td>{words}</td>" in page
         assert mark in legend
     single = render(Page("", "", trials=[trials[0], trials[3]]))
-    assert HELD["all"][1] not in single and HELD["some"][1] not in single
+    assert OVERLAPS["all"][1] not in single and OVERLAPS["some"][1] not in single
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scoring import Scorer
-from t2iprobe.core.study.planning import blind, planned, tail
+from t2iprobe.core.study.planning import blind, planned_study, tail
 from t2iprobe.core.study.question import Question
 from t2iprobe.core.trial_runner import TrialRunner
 from t2iprobe.registry.manager import Plugins
@@ -79,12 +79,12 @@ def written(folder: Path, words: Sequence[tuple[str, str]] = WORDS) -> dict[str,
 
 def test_a_question_is_checked_before_the_model_is_loaded(tmp_path: Path) -> None:
     asked = written(tmp_path)
-    assert planned(Question(**asked, held_out=2), PLUGINS).set_aside == (0, 3)
-    assert planned(Question(**asked, rank="ocr_distance"), PLUGINS).set_aside == ()
+    assert planned_study(Question(**asked, held_out=2), PLUGINS).set_aside == (0, 3)
+    assert planned_study(Question(**asked, rank="ocr_distance"), PLUGINS).set_aside == ()
     with pytest.raises(ConfigError, match="3 of 3 pairs"):
-        planned(Question(**asked, held_out=3), PLUGINS)
+        planned_study(Question(**asked, held_out=3), PLUGINS)
     with pytest.raises(ConfigError, match="ocr_f1 cannot tell source from target"):
-        planned(Question(**written(tmp_path, WORDS[:1])), PLUGINS)
+        planned_study(Question(**written(tmp_path, WORDS[:1])), PLUGINS)
 
 
 def test_a_study_does_not_confirm_on_them() -> None:

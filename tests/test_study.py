@@ -184,7 +184,7 @@ def test_a_folder_that_vanishes_is_one_sentence(at: int, moved: bool, tmp_path: 
 def test_a_report_of_hardly_anything_is_one(budget: int | None, tmp_path: Path) -> None:
     """A budget that is too small for the first pair, and a run that was killed before its first answer."""
     one = study(Interrupting(1) if budget is None else Simulated(), budget=budget)
-    one.bench = dataclasses.replace(one.bench, facts={"model": "simulated"})
+    one.context = dataclasses.replace(one.context, facts={"model": "simulated"})
     if budget is None:
         with pytest.raises(StoppedError):
             one.run(tmp_path / "run")
@@ -237,7 +237,7 @@ def same_json(one: bytes, other: bytes) -> bool:
 
 
 def test_a_budget_is_charged_alike_after_an_interruption(tmp_path: Path) -> None:
-    enough = TrialRunner(Simulated(), study().bench.space, simulation.pairs(10), range(7), range(7, 10))
+    enough = TrialRunner(Simulated(), study().context.space, simulation.pairs(10), range(7), range(7, 10))
     simulation.Climbing().find(enough)
     with pytest.raises(BudgetError):
         study(budget=enough.spent.rows - 1).run(tmp_path / "short")
@@ -374,7 +374,7 @@ def test_an_error_before_the_first_answer_leaves_nothing(tmp_path: Path) -> None
 
     one = study()
     with pytest.raises(ConfigError):
-        StudyRunner(one.bench, one.pairs, Wrong()).run(tmp_path / "run")
+        StudyRunner(one.context, one.pairs, Wrong()).run(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -471,10 +471,10 @@ def test_the_manifest_says_what_ran_and_not_where(
 ) -> None:
     from t2iprobe.core.scoring import Scorer
 
-    bench = StudyContext.of(model, simulation.pairs(1), Scorer("text", None, [Bright()], [Same()]))  # type: ignore[arg-type,list-item]
+    context = StudyContext.of(model, simulation.pairs(1), Scorer("text", None, [Bright()], [Same()]))  # type: ignore[arg-type,list-item]
     monkeypatch.chdir(tmp_path)
     asked = {"csv": str(tmp_path / "pairs.csv"), "model": model.ref}
-    result = StudyRunner(bench, simulation.pairs(1), Every(), arguments=asked, plugins={"mine": "1"}).run(
+    result = StudyRunner(context, simulation.pairs(1), Every(), arguments=asked, plugins={"mine": "1"}).run(
         tmp_path / "run"
     )
     text = (tmp_path / "run" / runfolder.MANIFEST).read_text()

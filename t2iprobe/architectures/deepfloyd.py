@@ -104,8 +104,8 @@ class DeepFloydIF(Adapter):
         for index, path in enumerate(sorted(paths, key=forward_key)):
             yield from added_kv_sites(f"blocks.{index}", path, unet.get_submodule(path))
 
-    def grain(self, pipeline: Pipeline) -> int:
-        """See :meth:`Adapter.grain`; every resolution of the U-Net has to be divisible by two."""
+    def size_multiple(self, pipeline: Pipeline) -> int:
+        """See :meth:`Adapter.size_multiple`; every resolution of the U-Net has to be divisible by two."""
         return int(2**pipeline.unet.num_upsamplers)
 
     def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:

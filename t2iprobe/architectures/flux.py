@@ -82,9 +82,9 @@ class Flux(Adapter):
             found = single_block_sites(f"blocks.{len(double) + index}", f"single_transformer_blocks.{index}", block)
             yield from (site for site in found if index + 1 < len(single) or site.kind not in UNREAD)
 
-    def grain(self, pipeline: Pipeline) -> int:
-        """See :meth:`Adapter.grain`; the pipeline packs squares of 2 x 2 cells and rounds other sizes down."""
-        return 2 * self.cell(pipeline)
+    def size_multiple(self, pipeline: Pipeline) -> int:
+        """See :meth:`Adapter.size_multiple`; the pipeline packs squares of 2 x 2 cells and rounds other sizes down."""
+        return 2 * self.pixels_per_latent(pipeline)
 
     def guidance(self, pipeline: Pipeline, scale: float) -> dict[str, Any]:
         """See :meth:`Adapter.guidance`; a model without a guidance input needs true guidance, that is, two calls."""

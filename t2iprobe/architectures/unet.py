@@ -57,9 +57,9 @@ class LatentUNet(Adapter):
         yield Site("text", "", In("encoder_hidden_states"), static=True)
         yield from transformer_sites(self.module(pipeline))
 
-    def grain(self, pipeline: Pipeline) -> int:
-        """See :meth:`Adapter.grain`; the pipelines refuse other sizes, even where a cell is smaller."""
-        return max(8, self.cell(pipeline))
+    def size_multiple(self, pipeline: Pipeline) -> int:
+        """See :meth:`Adapter.size_multiple`; the pipelines refuse other sizes, even where a cell is smaller."""
+        return max(8, self.pixels_per_latent(pipeline))
 
     def guidance_branches(self, pipeline: Pipeline, arguments: Mapping[str, Any]) -> int:
         """See :meth:`Adapter.guidance_branches`; a U-Net with a guidance input (LCM, arXiv 2310.04378) needs one."""

@@ -27,13 +27,13 @@ class PrintOptions(Options):
     format: Format = option(Format.table, help="How the answer is printed: a table, or json, one object on stdout.")
 
 
-class AgreeOptions(PrintOptions):
+class ConfirmOptions(PrintOptions):
     """The option that lets long work begin."""
 
     yes: bool = option(False, flag="-y", help="Start even if it takes long or needs much disk space.")
 
 
-class OutOptions(AgreeOptions):
+class OutOptions(ConfirmOptions):
     """Options for whether a run may begin, and for its folder."""
 
     out: Path | None = option(None, help="Run folder; default a folder in runs/, named after the options.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from t2iprobe.cli.console import notes, say, stopping
 from t2iprobe.cli.cost import agree, duration
-from t2iprobe.cli.options import AgreeOptions
+from t2iprobe.cli.options import ConfirmOptions
 from t2iprobe.core.command_options import option
 from t2iprobe.core.errors import RunExistsError
 from t2iprobe.core.option_groups import FREE
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 
 
-class ExecutionOptions(AgreeOptions):
+class ExecutionOptions(ConfirmOptions):
     """Options that say where a study is measured."""
 
     executor: str = option("local", help="Where pictures are made and scored: local, or ray (an extra, t2iprobe[ray]).")
@@ -49,16 +49,16 @@ class ExecutionOptions(AgreeOptions):
 class Ready:
     """A study that is about to begin."""
 
-    bench: StudyContext
+    context: StudyContext
     plan: PlannedStudy
     path: Path
     yes: bool = False
 
     def seconds(self, cost: Cost) -> float:
         """How long it takes; 0 if the model is on another machine."""
-        if self.bench.model is None:
+        if self.context.model is None:
             return 0.0
-        probe = self.bench.model.probe(self.plan.question.sampling)
+        probe = self.context.model.probe(self.plan.question.sampling)
         return probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images
 
     def announce(self, plan: str, cost: Cost) -> None:
@@ -67,7 +67,7 @@ class Ready:
         Raises:
             ConfigError: it is long or large, and the user did not agree to it.
         """
-        seconds, size = self.seconds(cost), cost.images * self.bench.image_bytes
+        seconds, size = self.seconds(cost), cost.images * self.context.image_bytes
         takes = f"about {duration(seconds)}, " if seconds else ""
         place = self.plan.question.store or self.path
         notes.print(f"plan: {plan}; {takes}disk at most {size_text(size)} in {place}")
@@ -102,23 +102,23 @@ def start(
     """
     from t2iprobe.cli.models import check_arch, say_loaded
     from t2iprobe.core.runs import runfolder
-    from t2iprobe.core.study.planning import planned
+    from t2iprobe.core.study.planning import planned_study
 
-    plan = planned(question, plugins, command)
+    plan = planned_study(question, plugins, command)
     done = _finished(path, plan)
     if done is not None:
         say(f"{path} holds this study already, and its result is shown; to run it again, delete the folder")
         return done
     runfolder.check(path)
     stop = stopping()
-    with _bench(plugins, plan, where, stop) as bench:
-        if bench.model is not None:
-            check_arch(bench.model, arch)
-            say_loaded(bench.model)
-        evaluations = bench.model.evaluations(plan.question.num_steps) if bench.model else bench.space.steps
-        ready = Ready(bench, plan, path, where.yes)
+    with _context(plugins, plan, where, stop) as context:
+        if context.model is not None:
+            check_arch(context.model, arch)
+            say_loaded(context.model)
+        evaluations = context.model.evaluations(plan.question.num_steps) if context.model else context.space.steps
+        ready = Ready(context, plan, path, where.yes)
         with watched("measuring", evaluations, stop, lambda pairs, cost: announce(ready, pairs, cost)) as callbacks:
-            return plan.on(bench).run(path, callbacks)
+            return plan.on(context).run(path, callbacks)
 
 
 def _finished(path: Path, plan: PlannedStudy) -> StudyResult | None:
@@ -149,7 +149,7 @@ def _finished(path: Path, plan: PlannedStudy) -> StudyResult | None:
 
 
 @contextmanager
-def _bench(plugins: Plugins, plan: PlannedStudy, where: ExecutionOptions, stop: Stop) -> Iterator[StudyContext]:
+def _context(plugins: Plugins, plan: PlannedStudy, where: ExecutionOptions, stop: Stop) -> Iterator[StudyContext]:
     from t2iprobe.core.names import choice
 
     if where.executor == "local":
@@ -158,8 +158,8 @@ def _bench(plugins: Plugins, plan: PlannedStudy, where: ExecutionOptions, stop: 
     kinds = plugins.executors()
     if where.executor not in kinds:
         choice("executor", where.executor, {"local": None, **kinds})
-    with kinds[where.executor](where.ray_address, where.workers).bench(plan.recipe, stop) as bench:
-        yield bench
+    with kinds[where.executor](where.ray_address, where.workers).context(plan.recipe, stop) as context:
+        yield context
 
 
 @contextmanager

@@ -382,12 +382,12 @@ class Model:
         sides = [(settings or {}).get(side) or self.defaults.get(side) for side in ("height", "width")]
         own = (0, 0) if all(sides) else self.adapter.picture_size(self.pipeline)
         height, width = (int(side or default) for side, default in zip(sides, own, strict=True))
-        grain = self.adapter.grain(self.pipeline)
-        if height % grain or width % grain:
-            near = grain * max(round(min(height, width) / grain), 1)
+        multiple = self.adapter.size_multiple(self.pipeline)
+        if height % multiple or width % multiple:
+            near = multiple * max(round(min(height, width) / multiple), 1)
             raise ConfigError(
                 f"pictures of {height} × {width} pixels were requested; this model needs sides that are multiples of "
-                f"{grain}, such as {near}"
+                f"{multiple}, such as {near}"
             )
         return height, width
 

@@ -121,7 +121,7 @@ class TrialRunner:
         """
         listed = [source(num_steps), target(num_steps), *trials]
         chosen = list(self.search if pairs is None else pairs)
-        batches = self.open(listed, chosen)
+        batches = self.missing(listed, chosen)
         self._charge(self._new(listed, chosen), batches)
         by_pair = {batch.pair: batch for batch in batches}
         with self.around(batches) if batches else nullcontext():
@@ -132,7 +132,7 @@ class TrialRunner:
                 self.on_measured(measured)
         return self._scored(listed, chosen)
 
-    def open(self, trials: Sequence[Trial], pairs: Sequence[int]) -> list[TrialBatch]:
+    def missing(self, trials: Sequence[Trial], pairs: Sequence[int]) -> list[TrialBatch]:
         """The part of these trials whose results are not known yet."""
         batches = []
         for pair in pairs:

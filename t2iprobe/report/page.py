@@ -18,7 +18,7 @@ from t2iprobe.core.scope import Scope
 from t2iprobe.core.statistics import Interval
 from t2iprobe.core.trials import Trial, ranges, source, target
 from t2iprobe.report.render import render
-from t2iprobe.report.sections import Cell, Held, Page, PairView, ReportTable, Section, TrialView
+from t2iprobe.report.sections import Cell, Overlap, Page, PairView, ReportTable, Section, TrialView
 
 if TYPE_CHECKING:
     from typer import Typer
@@ -123,12 +123,12 @@ def trial_view(
         source=float(scored.clustered(scored.against)[2].mean()),
         ssim=float(scored.scores["ssim"][2].mean()),
         pairs=pairs,
-        held=held(trial.layers, found),
+        overlap=overlap(trial.layers, found),
         planted=bool(trial.layers) and set(trial.layers) <= set(planted),
     )
 
 
-def held(layers: Sequence[int], found: Sequence[int]) -> Held:
+def overlap(layers: Sequence[int], found: Sequence[int]) -> Overlap:
     """How a patch relates to the found layers; a single layer among them counts as found, a set only if it is all."""
     patch, answer = set(layers), set(found)
     if not patch & answer:

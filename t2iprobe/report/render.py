@@ -13,7 +13,7 @@ from PIL import Image
 
 from t2iprobe.core.html import data_uri
 from t2iprobe.core.statistics import Interval
-from t2iprobe.report.sections import HELD, Page
+from t2iprobe.report.sections import OVERLAPS, Page
 
 WIDE = 1600  # pixels, width of a figure
 NONE = "\u2013"  # stands for what could not be measured
@@ -30,7 +30,7 @@ def render(page: Page) -> str:
     )
     filters = (percent, height, number, tight, figure)
     environment.filters |= {one.__name__: one for one in filters} | {"picture": data_uri}
-    return environment.get_template("page.html.j2").render(view=page, known=HELD, gallery=_gallery(page))
+    return environment.get_template("page.html.j2").render(view=page, known=OVERLAPS, gallery=_gallery(page))
 
 
 def _gallery(page: Page) -> str:

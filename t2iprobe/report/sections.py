@@ -14,9 +14,9 @@ from t2iprobe.core.statistics import Interval
 Cell = str | int | float
 LONG = 160  # characters of a headline, at most
 
-Held = Literal["found", "all", "some", "none"]
+Overlap = Literal["found", "all", "some", "none"]
 #: how a patch relates to the found layers: a mark, which does not rely on colour, and words
-HELD: Mapping[Held, tuple[str, str]] = {
+OVERLAPS: Mapping[Overlap, tuple[str, str]] = {
     "found": ("●", "found"),
     "all": ("◉", "all found layers, plus others"),
     "some": ("◐", "some of the found layers"),
@@ -106,7 +106,7 @@ class TrialView:
         response: share of the way to the target, with its interval; NaN where the unpatched pictures do not differ.
         source: score against the source.
         ssim: similarity to the unpatched picture.
-        held: how the patch relates to the found layers.
+        overlap: how the patch relates to the found layers.
         planted: whether it belongs to the ground truth, if that is known.
         pairs: number of pairs that it was run on.
     """
@@ -117,7 +117,7 @@ class TrialView:
     response: Interval
     source: float
     ssim: float
-    held: Held = "none"
+    overlap: Overlap = "none"
     planted: bool = False
     pairs: int = 0
 
@@ -181,9 +181,11 @@ class Page:
         return all(trial.label.isdecimal() for trial in self.trials)
 
     @property
-    def held(self) -> list[Held]:
+    def overlaps(self) -> list[Overlap]:
         """Entries of the legend: found and not found are always among them."""
-        return [held for held in HELD if held in ("found", "none") or any(one.held == held for one in self.trials)]
+        return [
+            kind for kind in OVERLAPS if kind in ("found", "none") or any(one.overlap == kind for one in self.trials)
+        ]
 
     @property
     def asked(self) -> str:

@@ -298,11 +298,11 @@ def an_upscaler_takes_each_row_by_itself(model: Model) -> None:
 
 @_law
 def pictures_are_as_large_as_said(model: Model) -> None:
-    """Without a requested size a picture has the adapter's; a size that is one grain wider is drawn as requested."""
+    """Without a requested size a picture has the adapter's; a size that is one multiple wider is drawn as requested."""
     height, width = model.picture_size()
     own = model.run(SOURCE, num_steps=1).images[0]
     _require(own.size == (width, height), f"the adapter declares {width} × {height} pixels, drawn were {own.size}")
-    wider = width + model.adapter.grain(model.pipeline)
+    wider = width + model.adapter.size_multiple(model.pipeline)
     drawn = model.run(SOURCE, num_steps=1, height=height, width=wider).images[0]
     _require(drawn.size == (wider, height), f"{wider} × {height} pixels were requested, drawn were {drawn.size}")
 

@@ -7,7 +7,7 @@ Lies below the plugins and above core, and knows no method. Import from the modu
     from t2iprobe.training.targets import choose, count
     from t2iprobe.training.trainer import Settings, Trainer, TrainingCallbacks
 
-    targets = choose(model.adapter, model.pipeline, "localized", layers=(6,), stream="both")
+    targets = choose(model.adapter, model.pipeline, "localized", layers=(6,), projections="both")
     print(count(model.adapter, model.pipeline, targets, rank=4))  # parameters: LoRA, adapted, text K/V
     lora = Lora.attach(model, targets.modules, rank=4, init="gaussian", seed=0)
     trainer = Trainer(model, lora, Pictures(read_folder(folder), 512), Settings(steps=400, lr=1e-4))
@@ -15,7 +15,7 @@ Lies below the plugins and above core, and knows no method. Import from the modu
     lora.save(out / "lora")  # pipeline.load_lora_weights reads it
     lora.detach()  # restores the base model bit by bit
 
-* ``targets``: which modules to adapt (scope and stream), and their parameter counts.
+* ``targets``: which modules to adapt (scope and projections), and their parameter counts.
 * ``lora``: :class:`~t2iprobe.training.lora.Lora` with ``state()`` and ``restore()`` (A and B, float32), ``delta(path)``
   (scale times B A), ``disabled()``, ``save`` and ``detach``. Every initialisation of peft by name. ``Lora.load`` draws
   exactly as diffusers' ``load_lora_weights`` does, for every file format; ``learn()`` continues its training.

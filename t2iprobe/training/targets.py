@@ -1,4 +1,4 @@
-"""Which modules a LoRA adapts: a scope (whose attention) and a stream (whose projections), from the adapter's sites."""
+"""Which modules a LoRA adapts: a scope (which attention) and its projections, from the adapter's sites."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SCOPES = {
     "all-attention": "every attention projection, including self-attention and what text tokens compute for themselves",
     "random": "the text attention of equally many other layers, drawn by the seed",
 }
-#: stream -> description
-STREAMS = {
+#: which projections of them -> description
+PROJECTIONS = {
     "text": "text keys and values, which is what localization patches",
     "image": "the projections of the image tokens: queries, output, and keys and values in shared attention",
     "both": "all of them",
 }
-PROJECTIONS = ("q", "k", "v", "z")
+_PORTS = (".q", ".k", ".v", ".z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,13 @@ class Targets:
     """The modules that a LoRA adapts.
 
     Args:
-        scope, stream: as requested.
+        scope, projections: as requested.
         layers: text-attention layers in forward order; all of them for ``all-attention``.
         modules: paths of linear modules below the denoiser, in forward order.
     """
 
     scope: str
-    stream: str
+    projections: str
     layers: tuple[int, ...]
     modules: tuple[str, ...]
 
@@ -84,34 +84,34 @@ def choose(
     scope: str,
     *,
     layers: Sequence[int] = (),
-    stream: str = "both",
+    projections: str = "both",
     seed: int = 0,
 ) -> Targets:
-    """The modules of a scope and stream, as :class:`Targets`.
+    """Some projections of a scope, as :class:`Targets`.
 
     Args:
         adapter: adapter of the model's family.
         pipeline: only its denoiser is needed.
         scope: a key of :data:`SCOPES`.
         layers: the localized layers; ``localized`` takes them, ``random`` equally many others.
-        stream: a key of :data:`STREAMS`.
+        projections: a key of :data:`PROJECTIONS`.
         seed: random seed of the scope ``random``.
 
     Raises:
-        ConfigError: the scope or stream is unknown, or the scope needs layers that are not given or do not exist.
+        ConfigError: scope or projections are unknown, or layers that the scope needs are missing or do not exist.
     """
     choice("scope", scope, SCOPES)
-    choice("stream", stream, STREAMS)
+    choice("projections", projections, PROJECTIONS)
     sites = [site for site in adapter.sites(pipeline) if site.layer is not None]
     known = sorted({site.layer for site in sites if site.kind in adapter.text_kv and site.layer is not None})
     chosen = _layers(scope, tuple(layers), known, seed)
     if scope == "all-attention":
-        wanted = [site for site in sites if _everything(site, adapter, stream)]
+        wanted = [site for site in sites if _everything(site, adapter, projections)]
     else:
-        wanted = [site for layer in chosen for site in _of_layer(sites, layer, adapter, stream)]
+        wanted = [site for layer in chosen for site in _of_layer(sites, layer, adapter, projections)]
     denoiser = adapter.module(pipeline)
     paths = dict.fromkeys(site.module for site in wanted if _linear(denoiser, site.module))
-    return Targets(scope, stream, chosen, tuple(paths))
+    return Targets(scope, projections, chosen, tuple(paths))
 
 
 def count(adapter: Adapter, pipeline: Pipeline, targets: Targets, rank: int) -> Count:
@@ -163,7 +163,7 @@ def _layers(scope: str, found: tuple[int, ...], known: list[int], seed: int) -> 
     return tuple(sorted(random.Random(seed).sample(others, len(set(found)))))
 
 
-def _of_layer(sites: Sequence[Site], layer: int, adapter: Adapter, stream: str) -> list[Site]:
+def _of_layer(sites: Sequence[Site], layer: int, adapter: Adapter, projections: str) -> list[Site]:
     """Projections of the attention through which the text enters a layer."""
     own = [site for site in sites if site.layer == layer and site.kind.endswith(_PORTS)]
     text = [site for site in own if site.kind in adapter.text_kv]
@@ -173,19 +173,16 @@ def _of_layer(sites: Sequence[Site], layer: int, adapter: Adapter, stream: str) 
         for site in own
         if site not in text and not site.kind.startswith("text.") and site.module.startswith(tuple(attention))
     ]
-    return {"text": text, "image": image, "both": [site for site in own if site in text or site in image]}[stream]
+    return {"text": text, "image": image, "both": [site for site in own if site in text or site in image]}[projections]
 
 
-def _everything(site: Site, adapter: Adapter, stream: str) -> bool:
+def _everything(site: Site, adapter: Adapter, projections: str) -> bool:
     """Whether ``all-attention`` includes the site."""
     part = site.kind.partition(".")[0]
     if not site.kind.endswith(_PORTS) or part == "mlp":
         return False
     text = site.kind in adapter.text_kv or part == "text"
-    return {"text": text, "image": not text, "both": True}[stream]
-
-
-_PORTS = tuple(f".{port}" for port in PROJECTIONS)
+    return {"text": text, "image": not text, "both": True}[projections]
 
 
 def _linear(denoiser: nn.Module, path: str) -> bool:

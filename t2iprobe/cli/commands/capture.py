@@ -118,7 +118,7 @@ def run(options: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
         plugins.versions(),
         "prompt",
         store=options.store,
-        whole=lambda: _complete(options) is not None,
+        is_complete=lambda: _complete(options) is not None,
     )
     stop = stopping("the batch in flight")
     manifest = execute(run, options.out, stop)

@@ -102,11 +102,11 @@ def run(options: StudyRunOptions, context: typer.Context) -> None:
 
       t2iprobe study run words.toml --executor ray --ray-address auto --yes
     """
-    from t2iprobe.plugins.localization.planning import announce, planned
+    from t2iprobe.plugins.localization.planning import announce, cost_plan
 
     study = StudyFile.from_toml(options.file, "the study file")
     if options.plan:
-        print_plan(planned(study, context.obj), options.format)
+        print_plan(cost_plan(study, context.obj), options.format)
         return
     path = options.out or (Path(study.out) if study.out else RUNS / options.file.stem)
     full = question(study, context.obj)

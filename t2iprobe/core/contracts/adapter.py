@@ -130,7 +130,7 @@ class Adapter(ABC):
         if not cells:
             raise ModelError(f"{self.name}: the size of its pictures is unknown; its adapter needs picture_size()")
         height, width = (cells, cells) if isinstance(cells, int) else cells
-        pixels = self.cell(pipeline)
+        pixels = self.pixels_per_latent(pipeline)
         return int(height) * pixels, int(width) * pixels
 
     def activations(self, pipeline: Pipeline, side: int | None = None) -> int:
@@ -141,14 +141,14 @@ class Adapter(ABC):
             size = 4
         return height * width * self.numbers_a_pixel * size
 
-    def cell(self, pipeline: Pipeline) -> int:
+    def pixels_per_latent(self, pipeline: Pipeline) -> int:
         """Pixels per side of one latent cell; 1 if pixels are denoised."""
         return int(getattr(pipeline, "vae_scale_factor", 1))
 
-    def grain(self, pipeline: Pipeline) -> int:
+    def size_multiple(self, pipeline: Pipeline) -> int:
         """Sides of pictures must be multiples of this number of pixels."""
         config = getattr(self.module(pipeline), "config", {})
-        return self.cell(pipeline) * int(config.get("patch_size") or 1)
+        return self.pixels_per_latent(pipeline) * int(config.get("patch_size") or 1)
 
     def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
         """Arguments of the pipeline call that carry the prompts."""

@@ -12,11 +12,11 @@ from t2iprobe.core.study.context import StudyContext
 
 
 class Executor(ABC):
-    """Builds benches and measures on them. Registered through ``t2iprobe_register_executors``.
+    """Builds the contexts of a study and measures with them. Registered through ``t2iprobe_register_executors``.
 
     Args:
         address: address of a cluster; ``None`` starts one on this machine.
-        workers: number of benches at once; ``None`` takes as many as fit.
+        workers: number of contexts at once; ``None`` takes as many as fit.
     """
 
     name: ClassVar[str]
@@ -25,8 +25,8 @@ class Executor(ABC):
         self.address, self.workers = address, workers
 
     @abstractmethod
-    def bench(self, build: Callable[[], StudyContext], stop: Stop) -> AbstractContextManager[StudyContext]:
-        """A bench that measures on all workers; ``build`` is sent to each of them.
+    def context(self, build: Callable[[], StudyContext], stop: Stop) -> AbstractContextManager[StudyContext]:
+        """A context that measures on all workers; ``build`` is sent to each of them.
 
         Results are yielded as they arrive. Once a stop is requested, it starts nothing new. ``busy`` of its evaluator
         is the number of units being measured; the study waits for them before it stops.

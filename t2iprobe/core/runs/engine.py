@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,10 @@ from t2iprobe.core.errors import LockedError, StoppedError, StoreError, T2IProbe
 from t2iprobe.core.names import counted
 from t2iprobe.core.runs import checksums, provenance, runfolder
 from t2iprobe.core.runs.files import clear, is_full, unwritable, write
-from t2iprobe.core.runs.lock import claim, lock
+from t2iprobe.core.runs.lock import claim, lock, waiting_lock
 from t2iprobe.core.runs.stop import Stop
 
 PROGRESS = "progress.json"
-POLL = 1.0  # seconds between attempts to get a folder that another process holds
 EVERY = 1.0  # seconds between notes of how far a run is
 
 
@@ -36,7 +35,7 @@ class RunDefinition:
         unit: the word for what is counted.
         resume: how to go on, in words.
         store: URL of the store if it is not in the folder; the store is claimed.
-        whole: whether a finished run still has all its parts.
+        is_complete: whether a finished run still has all its parts.
         shared: whether several processes may work on the run at once, each on units of its own.
         disposable: whether the folder is removed again if the first session has kept no unit.
         leftover: files in the folder that a finished run has no use for.
@@ -52,7 +51,7 @@ class RunDefinition:
     unit: str = "unit"
     resume: str = "the same command continues"
     store: str | None = None
-    whole: Callable[[], bool] = lambda: True
+    is_complete: Callable[[], bool] = lambda: True
     shared: bool = False
     disposable: bool = True
     leftover: tuple[str, ...] = ()
@@ -195,49 +194,43 @@ def execute(run: RunDefinition, path: Path, stop: Stop | None = None) -> dict[st
         StoreError: the disk is full, or the folder was taken away.
         DamagedError: a file of the run is not what was written.
     """
-    _looked(run, path)
+    _existing_run(run, path)
     with runfolder.made(path):
         if run.shared:
             return _work(run, path, stop or Stop())
         with lock(path), claim(run.store, path):
-            found = _looked(run, path)  # look once more: it may have changed before we had the lock
-            if found is None or found["state"] != runfolder.FINISHED or not run.whole():
+            found = _existing_run(run, path)  # look once more: it may have changed before we had the lock
+            if found is None or found["state"] != runfolder.FINISHED or not run.is_complete():
                 found = _work(run, path, stop or Stop())
         return found
 
 
-def _looked(run: RunDefinition, path: Path) -> dict[str, Any] | None:
+def _existing_run(run: RunDefinition, path: Path) -> dict[str, Any] | None:
     run.check(path)
     return runfolder.existing(path, run.settings)
 
 
 def _work(run: RunDefinition, path: Path, stop: Stop) -> dict[str, Any]:
-    with _moment(run, path):
-        session = RunSession(run, path, stop, _looked(run, path))
+    with _folder_lock(run, path):
+        session = RunSession(run, path, stop, _existing_run(run, path))
         checksums.unseal(path)
     with _interrupted(session):
-        with _moment(run, path):
+        with _folder_lock(run, path):
             runfolder.write_manifest(path, session.manifest)
             session.begun = True
         with stop.listening():
             session.check()
             more = run.work(session)
         session.there()
-        with _moment(run, path):
+        with _folder_lock(run, path):
             _finish(session, more)
     return runfolder.read_manifest(path)
 
 
 @contextmanager
-def _moment(run: RunDefinition, path: Path) -> Iterator[None]:
+def _folder_lock(run: RunDefinition, path: Path) -> Iterator[None]:
     """Hold the folder while a run's progress is noted; a process that works alone holds it anyway."""
-    with ExitStack() as held:
-        while run.shared:
-            try:
-                held.enter_context(lock(path))
-                break
-            except LockedError:
-                time.sleep(POLL)
+    with waiting_lock(path) if run.shared else nullcontext():
         yield
 
 
@@ -259,25 +252,25 @@ def _interrupted(session: RunSession) -> Iterator[None]:
             raise StoreError(_gone(path)) from error
         if isinstance(error, StoppedError) and session.stop.asked:
             error.exit_code = 128 + session.stop.signal
-        said = _said(error, session)
+        translated = _as_store_error(error, session)
         if session.run.disposable and session.found is None and not session.units:
             clear(path)
         else:
             with suppress(OSError, T2IProbeError):  # the disk may be full, which the error that is being raised says
                 _note(session, error)
-        if said is None:
+        if translated is None:
             raise
-        raise said from error
+        raise translated from error
 
 
 def _note(session: RunSession, error: BaseException) -> None:
-    with _moment(session.run, session.path):
+    with _folder_lock(session.run, session.path):
         session.close(runfolder.INTERRUPTED, error=type(error).__name__)
         if not session.run.shared:  # in a shared run another process may be writing
             checksums.seal(session.path)
 
 
-def _said(error: BaseException, session: RunSession) -> StoreError | None:
+def _as_store_error(error: BaseException, session: RunSession) -> StoreError | None:
     """A system error about the folder as an error of ours, in one sentence; ``None`` for every other error."""
     path = session.path
     inside = str(getattr(error, "filename", None) or "").startswith(str(path))

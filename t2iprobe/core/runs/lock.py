@@ -8,8 +8,9 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from t2iprobe.core.errors import ConfigError, LockedError
 
 #: the lock file in the folder; who opened it before its holder removed it finds it without a name, and opens another
 LOCK = ".lock"
+POLL = 1.0  # seconds between attempts to get a folder that another process holds
 
 
 @contextmanager
@@ -51,6 +53,25 @@ def lock(path: Path) -> Iterator[None]:
         with suppress(OSError):  # the folder may be gone
             (path / LOCK).unlink()
         held.release()
+
+
+@contextmanager
+def waiting_lock(path: Path, between: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the folder ``path`` within a ``with`` block, once nobody else holds it.
+
+    Args:
+        path: the folder.
+        between: called before every further attempt; an exception from it ends the wait.
+    """
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(lock(path))
+                break
+            except LockedError:
+                between()
+                time.sleep(POLL)
+        yield
 
 
 def is_held(file: Path) -> bool:

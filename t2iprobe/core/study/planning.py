@@ -1,4 +1,4 @@
-"""The study that a question asks for, looked up and checked as far as that goes without the model: :func:`planned`."""
+"""From a question to its study, looked up and checked as far as possible without a model: :func:`planned_study`."""
 
 from __future__ import annotations
 
@@ -125,11 +125,11 @@ class PlannedStudy:
         """The question and the command, for the manifest."""
         return {"question": self.question.kept} | ({"command": list(self.command)} if self.command else {})
 
-    def on(self, bench: StudyContext) -> StudyRunner:
+    def on(self, context: StudyContext) -> StudyRunner:
         """The study in a context."""
         question = self.question
         return StudyRunner(
-            bench,
+            context,
             self.pairs,
             self.localizer,
             tail(len(self.pairs), question.held_out, self.set_aside),
@@ -142,7 +142,7 @@ class PlannedStudy:
         )
 
 
-def planned(question: Question, plugins: Plugins, command: Sequence[str] = ()) -> PlannedStudy:
+def planned_study(question: Question, plugins: Plugins, command: Sequence[str] = ()) -> PlannedStudy:
     """The study that a question asks for.
 
     Raises:

@@ -33,7 +33,7 @@ class StudyRunner:
     """A question about a model, and the pairs to ask it of.
 
     Args:
-        bench: what the study measures with.
+        context: what the study measures with.
         pairs: all pairs.
         localizer: chooses the trials.
         held_out: numbers of the pairs to confirm on; the search uses the others.
@@ -46,7 +46,7 @@ class StudyRunner:
         set_aside: numbers of the pairs that are not asked; see :meth:`~t2iprobe.core.scoring.Scorer.blind`.
     """
 
-    bench: StudyContext
+    context: StudyContext
     pairs: Sequence[Pair]
     localizer: Localizer
     held_out: Sequence[int] = ()
@@ -60,10 +60,10 @@ class StudyRunner:
     def settings(self) -> dict[str, Any]:
         """Everything that decides the result; where the study runs, and how much at once, does not."""
         return {
-            **self.bench.facts.get("decides", {}),
+            **self.context.facts.get("decides", {}),
             "pairs": [list(dataclasses.astuple(pair)) for pair in self.pairs],
             "localizer": {"name": self.localizer.name, **_options(self.localizer)},
-            "scores": self.bench.evaluator.names,
+            "scores": self.context.evaluator.names,
             "held_out": list(self.held_out),
             "set_aside": list(self.set_aside),
             "budget": self.budget,
@@ -81,7 +81,7 @@ class StudyRunner:
         """
         if not self.pairs:
             raise ConfigError("a study needs pairs, found none")
-        if self.localizer.needs_model and self.bench.model is None:
+        if self.localizer.needs_model and self.context.model is None:
             raise ConfigError(f"the localizer {self.localizer.name} reads the model itself: this must run locally")
         callbacks = callbacks or StudyCallbacks()
         execute(self._run(Path(path), callbacks), Path(path), callbacks.stop)
@@ -103,21 +103,21 @@ class StudyRunner:
         )
 
     def _work(self, session: RunSession, callbacks: StudyCallbacks) -> dict[str, Any]:
-        evaluator, where = self.bench.evaluator, self.store or session.path / runfolder.STORE
+        evaluator, where = self.context.evaluator, self.store or session.path / runfolder.STORE
         memory = StoredResults(where, labels(self.pairs), evaluator.names, _digest(session.run.settings))
         session.begin(int(memory.done.sum()))
         runner = TrialRunner(
             evaluator,
-            self.bench.space,
+            self.context.space,
             self.pairs,
             [number for number in range(len(self.pairs)) if number not in {*self.held_out, *self.set_aside}],
             tuple(self.held_out),
-            self.bench.model,
+            self.context.model,
             memory,
             self.budget,
             self.seed,
             callbacks.on_step,
-            settings=self.bench.settings,
+            settings=self.context.settings,
             set_aside=tuple(self.set_aside),
         )
 
@@ -142,10 +142,10 @@ class StudyRunner:
 
     def _facts(self) -> dict[str, Any]:
         """Facts for the manifest."""
-        scale: Scale = getattr(self.bench.evaluator, "scale", Scale())
+        scale: Scale = getattr(self.context.evaluator, "scale", Scale())
         return {
-            **self.bench.facts,
-            "scores": self.bench.evaluator.names,
+            **self.context.facts,
+            "scores": self.context.evaluator.names,
             "scale": scale.as_json(),
             "pairs": len(self.pairs),
             "clusters": len({cluster_of(pair) for pair in self.pairs}),

@@ -66,7 +66,7 @@ class RayExecutor(Executor):
     name: ClassVar[str] = "ray"
 
     @contextmanager
-    def bench(self, build: Build, stop: Stop) -> Iterator[StudyContext]:
+    def context(self, build: Build, stop: Stop) -> Iterator[StudyContext]:
         """See :class:`~t2iprobe.core.contracts.executor.Executor`."""
         ray = _ray()
         # Ray prints messages, for example about a lost worker, between the answers

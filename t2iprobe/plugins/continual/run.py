@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +29,7 @@ from t2iprobe.core.model import OnStep
 from t2iprobe.core.runs import provenance, runfolder
 from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
 from t2iprobe.core.runs.files import write
-from t2iprobe.core.runs.lock import lock
+from t2iprobe.core.runs.lock import POLL, lock, waiting_lock
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.plugins.continual import streamfile
 from t2iprobe.plugins.continual.arms import BASE, JOINT, SEPARATE, ModelSeries, arms
@@ -43,7 +42,6 @@ from t2iprobe.plugins.continual.streams import TaskStream
 from t2iprobe.plugins.continual.task_state import STATE, TaskState, Tensors
 from t2iprobe.training.trainer import CHECKPOINT, TrainingCallbacks
 
-POLL = 1.0  # seconds between checks of what another process is doing
 PLAIN = method("naive")  # how the references are learnt
 
 
@@ -264,7 +262,7 @@ class _Worker:
     def _alone(self, seed: int, index: int) -> TaskState:
         """Learn a task on the base model, as every plain start does with its first task."""
         file = self.run.alone_file(seed, index)
-        with self._held(file.parent):
+        with waiting_lock(file.parent, self._check):
             return self._plain(file, [index], seed, f"seed {seed}, first task: {self.run.stream.tasks[index].name}")
 
     def _plain(self, file: Path, indices: Sequence[int], seed: int, what: str) -> TaskState:
@@ -323,19 +321,6 @@ class _Worker:
                 prompts = stream.generic if cell == len(order) else stream.tasks[order[cell]].eval_prompts
                 pictures = self.run.sampling.draw(model, prompts, self.callbacks.on_picture_step)
                 grid.write(after, cell, pictures)
-
-    @contextmanager
-    def _held(self, place: Path) -> Iterator[None]:
-        """Wait until nobody else has the folder, and lock it."""
-        with ExitStack() as held:
-            while True:
-                try:
-                    held.enter_context(lock(place))
-                    break
-                except LockedError:
-                    self._check()
-                    time.sleep(POLL)
-            yield
 
     def _check(self) -> None:
         """Stop if the user asked for it, or if the folder is gone."""

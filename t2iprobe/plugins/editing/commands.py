@@ -61,9 +61,9 @@ def edit(options: EditOptions, context: typer.Context) -> None:
     if options.method == ("list",):
         print_methods(context.obj.editors(), options.format)
     elif options.plan:
-        from t2iprobe.plugins.editing.job import planned
+        from t2iprobe.plugins.editing.job import cost_plan
 
-        print_plan(planned(full, context.obj), options.format)
+        print_plan(cost_plan(full, context.obj), options.format)
     else:
         _print(edited(full, context.obj, typed(context)), options.format)
 

@@ -1,4 +1,4 @@
-"""From options to a study that is ready to run (:func:`prepared`), or to its plan (:func:`planned`)."""
+"""From options to a study that is ready to run (:func:`prepared`), or to its plan (:func:`cost_plan`)."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def prepared(
         latents = None if photo is None else _latents(options, plugins, model, photo, pairs[0])
         batch = options.batch_size or usual_batch(model)
         sweep = EditSweep(model, pairs, methods, scorer, outside, settings, batch, latents, photo, path)
-        bench = StudyContext(sweep, Space.of(model, options.num_steps), provenance.facts(model, settings), model)
+        context = StudyContext(sweep, Space.of(model, options.num_steps), provenance.facts(model, settings), model)
         question = EditComparison(
             layers,
             tuple(json.dumps(provenance.portable(one.settings)) for one in methods),
@@ -75,7 +75,10 @@ def prepared(
             scorer.bounds(),
         )
         given = {"options": options.deciding, "command": list(command)}
-        yield StudyRunner(bench, pairs, question, seed=options.seed, arguments=given, plugins=plugins.versions()), sweep
+        yield (
+            StudyRunner(context, pairs, question, seed=options.seed, arguments=given, plugins=plugins.versions()),
+            sweep,
+        )
 
 
 def pairs_of(options: EditOptions, plugins: Plugins) -> list[Pair]:
@@ -137,7 +140,7 @@ def methods_of(
     ]
 
 
-def planned(options: EditOptions, plugins: Plugins) -> dict[str, Any]:
+def cost_plan(options: EditOptions, plugins: Plugins) -> dict[str, Any]:
     """The JSON object of a plan.
 
     Raises:

@@ -34,7 +34,7 @@ def finetune(options: FinetuneOptions, context: typer.Context) -> None:
     from t2iprobe.plugins.finetune import report, running
 
     if options.plan:
-        report.print_plan(running.planned(options, context.obj), options.format)
+        report.print_plan(running.cost_plan(options, context.obj), options.format)
         return
     first = os.environ.get("RANK", "0") == "0"
     if not first:  # only the first process of `accelerate launch` prints

@@ -130,7 +130,7 @@ def _short(run: Mapping[str, Any]) -> dict[str, Any]:
     """A manifest without what is in its folder anyway."""
     left_out = ("settings", "each", "versions", "kind", "state")
     job = run["settings"]["job"]
-    head = {name: job[name] for name in ("scope", "stream", "rank", "start")}
+    head = {name: job[name] for name in ("scope", "projections", "rank", "start")}
     head |= {name: job["settings"][name] for name in ("seed", "steps")}
     return {**head, **{key: value for key, value in run.items() if key not in left_out}, "lora": _lora(run)}
 

@@ -30,7 +30,7 @@ SHOWN = ("learn_f1", "learn_exact", "keep_f1", "keep_exact", "keep_ssim", "preci
 LEARNING = {"adamw": 16, "adamw8bit": 10}
 
 
-def planned(options: FinetuneOptions, plugins: Plugins) -> dict[str, Any]:
+def cost_plan(options: FinetuneOptions, plugins: Plugins) -> dict[str, Any]:
     """What would be trained; for a preset, on the published configuration without weights."""
     from t2iprobe.core.model import Model
     from t2iprobe.plugins.finetune.sources import lesson
@@ -63,7 +63,7 @@ def _plan(model: Model, job: FinetuneJob, dtype: str | None, pictures: int | Non
     weights = count.denoiser * LoadOptions(dtype=dtype).torch_dtype().itemsize
     return {
         "scope": job.scope,
-        "stream": job.stream,
+        "projections": job.projections,
         "layers": list(targets.layers),
         "modules": list(targets.modules),
         "parameters": asdict(count),
@@ -158,7 +158,7 @@ def _job(options: FinetuneOptions, scope: str, seed: int, layers: tuple[int, ...
     same = {name: getattr(options, name) for name in names}
     return FinetuneJob(
         Settings(options.train_steps, batch=options.train_batch_size, seed=seed, **same),
-        layers=layers, scope=scope, stream=options.projections, rank=options.rank, alpha=options.alpha,
+        layers=layers, scope=scope, projections=options.projections, rank=options.rank, alpha=options.alpha,
         dropout=options.dropout, start=options.init, side=options.resolution, crop=options.crop, flip=options.flip,
         drop=options.drop,
     )  # fmt: skip
@@ -178,7 +178,7 @@ def _say_plan(
     for job in _one_per_scope(jobs):
         layers = ranges(job.targets(session.model).layers)
         seeded = " (of the first seed)" if job.scope == "random" and len(jobs) > 1 else ""
-        say(f"plan: {job.scope}, layers {layers}{seeded}, {job.stream}: {job.count(session.model).sentence()}")
+        say(f"plan: {job.scope}, layers {layers}{seeded}, {job.projections}: {job.count(session.model).sentence()}")
     for note in _remarks(session, jobs[0]):
         say(f"note: {note}")
     if not todo:

@@ -32,7 +32,7 @@ class FinetuneJob:
     """What is trained.
 
     Args:
-        scope, stream, layers, seed: select the modules; ``layers`` are those that were found.
+        scope, projections, layers, seed: select the modules; ``layers`` are those that were found.
         rank, alpha, dropout: as for the LoRA; ``alpha`` defaults to the rank, or to that of ``start``.
         start: a saved LoRA of the same modules and rank to continue training.
         settings: settings of the training.
@@ -42,7 +42,7 @@ class FinetuneJob:
     settings: Settings
     layers: tuple[int, ...] = ()
     scope: str = "localized"
-    stream: str = "both"
+    projections: str = "both"
     rank: int = 4
     alpha: float | None = None
     dropout: float = 0.0
@@ -59,7 +59,7 @@ class FinetuneJob:
 
     def targets(self, model: Model) -> Targets:
         """The modules to train."""
-        options: dict[str, Any] = {"layers": self.layers, "stream": self.stream, "seed": self.seed}
+        options: dict[str, Any] = {"layers": self.layers, "projections": self.projections, "seed": self.seed}
         return choose(model.adapter, model.pipeline, self.scope, **options)
 
     def count(self, model: Model) -> Count:
@@ -175,9 +175,9 @@ class FinetuneSession:
             ConfigError: the model cannot be trained at that size.
         """
         adapter, pipeline = self.model.adapter, self.model.pipeline
-        side, grain = job.side or min(adapter.picture_size(pipeline)), adapter.grain(pipeline)
-        if side % grain:
-            raise ConfigError(f"a resolution of {side}: the sides of this model's pictures are multiples of {grain}")
+        side, multiple = job.side or min(adapter.picture_size(pipeline)), adapter.size_multiple(pipeline)
+        if side % multiple:
+            raise ConfigError(f"a resolution of {side}: the sides of this model's pictures are multiples of {multiple}")
         return side
 
     @cached_property

@@ -149,7 +149,7 @@ def studies(options: AblateOptions, model: Model, plugins: Plugins) -> list[tupl
     return found
 
 
-def planned(options: AblateOptions, plugins: Plugins) -> dict[str, Any]:
+def cost_plan(options: AblateOptions, plugins: Plugins) -> dict[str, Any]:
     """What all settings take."""
     settings = studies(options, session.loaded(options, plugins), plugins)
     return plan.of_parts([plan.of_study(name, study) for name, study in settings], settings[0][1])

@@ -131,7 +131,7 @@ def _planned(options: InvertOptions, plugins: Plugins) -> dict[str, Any]:
 
     full = _named(options)
     if options.preset is None or options.arch is not None or options.model is not None:
-        return plan.planned(full, plugins)
+        return plan.cost_plan(full, plugins)
     if options.resolution is not None:
         raise ConfigError(
             f"the plan of preset {options.preset} is for the model's own size; "
@@ -225,7 +225,7 @@ def ablate(options: AblateOptions, context: typer.Context) -> None:
             "methods, such as forward:steps=2"
         )
     if options.plan:
-        print_facts(ablate.planned(options, context.obj), options.format)
+        print_facts(ablate.cost_plan(options, context.obj), options.format)
         return
     path = _folder("invert-ablate", options, context.obj)
     found = ablate.run(options, path, context.obj, typed(context))
@@ -244,7 +244,7 @@ def training(options: InvertTrainingOptions, context: typer.Context) -> None:
     from t2iprobe.plugins.inversion import session, training_run
 
     if options.plan:
-        print_facts(training_run.planned(options, context.obj), options.format)
+        print_facts(training_run.cost_plan(options, context.obj), options.format)
         return
     path = options.out or RUNS / "invert-training"
     found = training_run.run(options, path, context.obj, typed(context))

@@ -47,8 +47,8 @@ class ImageOnly(Adapter):
         """No sites."""
         return iter(())
 
-    def cell(self, pipeline: Pipeline) -> int:
-        """See :meth:`Adapter.cell`; these pipelines leave it to their autoencoder."""
+    def pixels_per_latent(self, pipeline: Pipeline) -> int:
+        """See :meth:`Adapter.pixels_per_latent`; these pipelines leave it to their autoencoder."""
         coder = getattr(pipeline, "vae", None) or getattr(pipeline, "vqvae", None)
         return 1 if coder is None else int(2 ** (len(coder.config.block_out_channels) - 1))
 

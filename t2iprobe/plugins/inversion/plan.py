@@ -56,7 +56,7 @@ def published(options: InvertOptions, name: str, plugins: Plugins) -> Found:
     return facts | _of_run(question, schedule, calls, preset.shape, None)
 
 
-def planned(options: InvertOptions, plugins: Plugins) -> Found:
+def cost_plan(options: InvertOptions, plugins: Plugins) -> Found:
     """The cost on a loaded model, and the time that it takes on this machine."""
     model = session.loaded(options, plugins)
     question = session.question_of(options, model, plugins, source=repeated([""], options.limit or ROWS, options.seed))

@@ -49,7 +49,7 @@ def trainings_of(options: InvertTrainingOptions, path: Path) -> list[Training]:
     return [Training(name, series(folder), path / name) for name, folder in folders]
 
 
-def planned(options: InvertTrainingOptions, plugins: Plugins) -> dict[str, Any]:
+def cost_plan(options: InvertTrainingOptions, plugins: Plugins) -> dict[str, Any]:
     """What all trainings take, as measured on the last checkpoint of the last one."""
     parts = []
     for training in trainings_of(options, Path()):

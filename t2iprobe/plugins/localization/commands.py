@@ -77,9 +77,9 @@ def patch(options: PatchOptions, context: typer.Context) -> None:
 def _planned(options: LocalizeOptions | PatchOptions, context: typer.Context) -> bool:
     """Print the plan, if that is all that is wanted."""
     if options.plan:
-        from t2iprobe.plugins.localization.planning import planned
+        from t2iprobe.plugins.localization.planning import cost_plan
 
-        print_plan(planned(options, context.obj), options.format)
+        print_plan(cost_plan(options, context.obj), options.format)
     return options.plan
 
 

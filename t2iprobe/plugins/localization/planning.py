@@ -124,7 +124,7 @@ def _rehearsal(
     return runner
 
 
-def planned(options: SearchOptions, plugins: Plugins) -> dict[str, Any]:
+def cost_plan(options: SearchOptions, plugins: Plugins) -> dict[str, Any]:
     """What a localization takes on the published configuration of an architecture, as a JSON object.
 
     Raises:
@@ -205,7 +205,7 @@ def announce(ready: Ready, pairs: int, cost: Cost) -> None:
     Raises:
         ConfigError: the run is long or large, and the user did not agree to it.
     """
-    plan, model = ready.plan, ready.bench.model
+    plan, model = ready.plan, ready.context.model
     what = f"{plan.localizer.name} on {plan.question.model}"
     if model is not None and rehearses(plan.localizer):
         costs = [_rehearsed(ready, model, count) for count in EXPECTED]
@@ -235,7 +235,7 @@ def _rehearsed(ready: Ready, model: Model, count: int) -> Cost:
 
 def announce_sweep(ready: Ready, pairs: int, cost: Cost) -> None:
     """Print the plan of ``t2iprobe patch``, see :func:`announce`."""
-    model, question = ready.bench.model, ready.plan.question
+    model, question = ready.context.model, ready.plan.question
     assert model is not None
     settings, batch = question.sampling, question.batch_size or usual_batch(model)
     ready.announce(

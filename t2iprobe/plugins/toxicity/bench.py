@@ -245,7 +245,7 @@ def _say_plan(setup: Setup, methods: Mapping[str, GuardMethod], cases: Sequence[
     agree(yes, seconds)
 
 
-def planned(options: GuardBenchOptions, plugins: Plugins) -> dict[str, Any]:
+def cost_plan(options: GuardBenchOptions, plugins: Plugins) -> dict[str, Any]:
     """What the benchmark would take, found without weights: the published configuration on the meta device.
 
     Raises:

@@ -165,7 +165,7 @@ def bench(options: GuardBenchOptions, context: typer.Context) -> None:
         names = list(METHODS)
         print_json({"methods": names}) if options.format is Format.json else tell("\n".join(names))
     elif options.plan:
-        print_plan(benching.planned(options, context.obj), options.format)
+        print_plan(benching.cost_plan(options, context.obj), options.format)
     else:
         _print_bench(benching.benchmark(options, context.obj, typed(context)), options.format)
 
