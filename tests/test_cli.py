@@ -21,7 +21,7 @@ from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import main
 from t2iprobe.cli.models import PUBLISHED, reference
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.options import Embedded
+from t2iprobe.core.load_options import Embedded
 from t2iprobe.core.planted import CARD
 from t2iprobe.plugins.organisms import build, weight_files
 from t2iprobe.plugins.organisms.recipes import embedded, recipe

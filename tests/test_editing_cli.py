@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 import t2iprobe
 from t2iprobe.cli.app import build
 from t2iprobe.core.errors import ConfigError, RunExistsError
-from t2iprobe.core.options import LoadOptions
+from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.sign_pictures import Sign, draw
 from t2iprobe.plugins.editing.comparison import sentence
 from t2iprobe.plugins.editing.options import EditOptions, editors, with_preset

@@ -25,7 +25,7 @@ from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.cli import main
 from t2iprobe.core.errors import ModelError
-from t2iprobe.core.options import LoadOptions
+from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.plugins.hub.files import variant_of
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.registry.no_bars import no_bars

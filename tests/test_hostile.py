@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from t2iprobe.core.errors import ConfigError, DamagedError, LockedError, ModelError, T2IProbeError
-from t2iprobe.core.options import LoadOptions
+from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.planted import own_prompt_set, planted_layers, sampling_defaults
 from t2iprobe.core.runs import runfolder
 from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute

@@ -21,9 +21,9 @@ from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.model import Model, Run
 from t2iprobe.core.option_groups import ModelOptions
-from t2iprobe.core.options import LoadOptions
 from t2iprobe.core.placement import Demand, choose
 from t2iprobe.core.runs import provenance
 from t2iprobe.plugins.hub import advice, files

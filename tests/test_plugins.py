@@ -16,7 +16,7 @@ import pytest
 
 from t2iprobe import hookimpl
 from t2iprobe.core.errors import ConfigError, ModelError
-from t2iprobe.core.options import LoadOptions
+from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.registry import hookspecs, manager
 from t2iprobe.registry.manager import PluginRow, Plugins
 

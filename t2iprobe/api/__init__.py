@@ -10,8 +10,8 @@ from t2iprobe.registry.manager import Plugins
 
 if TYPE_CHECKING:
     from t2iprobe.core.contracts.detector import Detector, Rewriter
+    from t2iprobe.core.load_options import Offload
     from t2iprobe.core.model import Model
-    from t2iprobe.core.options import Offload
     from t2iprobe.core.pairs import Pair
     from t2iprobe.plugins.toxicity.donors import Way
     from t2iprobe.plugins.toxicity.guard import Guard

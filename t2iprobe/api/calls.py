@@ -31,8 +31,8 @@ from t2iprobe.registry.manager import Family, Plugins
 
 if TYPE_CHECKING:
     from t2iprobe.core.contracts.adapter import Pipeline
+    from t2iprobe.core.load_options import LoadOptions
     from t2iprobe.core.model import Model
-    from t2iprobe.core.options import LoadOptions
     from t2iprobe.core.pairs import Pair
 
     Pairs = int | str | Path | Sequence[Pair] | None

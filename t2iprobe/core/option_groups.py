@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from t2iprobe.core.command_options import Names, Numbers, Options, Texts, option
 from t2iprobe.core.concepts import concept_named
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.options import LoadOptions, Offload
+from t2iprobe.core.load_options import LoadOptions, Offload
 from t2iprobe.core.pairs import Pair, pair_from_prompts, pairs_from_csv
 from t2iprobe.core.seeds import SEEDS
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.core.errors import ModelError
-from t2iprobe.core.options import Offload
+from t2iprobe.core.load_options import Offload
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from t2iprobe.core.errors import ModelError
-from t2iprobe.core.options import Embedded
+from t2iprobe.core.load_options import Embedded
 from t2iprobe.core.runs.checksums import read_json
 
 CARD = "planted.json"

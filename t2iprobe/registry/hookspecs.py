@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from t2iprobe.core.contracts.inverter import Inverter
     from t2iprobe.core.contracts.localizer import Localizer
     from t2iprobe.core.contracts.metric import Aggregate, Metric, Reader
-    from t2iprobe.core.options import Embedded, LoadOptions
+    from t2iprobe.core.load_options import Embedded, LoadOptions
     from t2iprobe.core.study.result import StudyResult
     from t2iprobe.report.sections import Section
 

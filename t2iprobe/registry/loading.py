@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from t2iprobe.core.concepts import concept_named
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.names import choice, near
-from t2iprobe.core.options import LoadOptions
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.planted import sampling_defaults
 

@@ -19,8 +19,8 @@ import pluggy
 from t2iprobe.core import planted
 from t2iprobe.core.concepts import concept_named
 from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.names import built, choice, near
-from t2iprobe.core.options import LoadOptions
 from t2iprobe.registry import hookspecs
 from t2iprobe.registry.hookspecs import API, PROJECT
 
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from t2iprobe.core.contracts.inverter import Inverter
     from t2iprobe.core.contracts.localizer import Localizer
     from t2iprobe.core.contracts.metric import Aggregate, Metric, Reader
+    from t2iprobe.core.load_options import Embedded
     from t2iprobe.core.model import Model
-    from t2iprobe.core.options import Embedded
     from t2iprobe.core.pairs import Pair
     from t2iprobe.core.scoring import Scorer
     from t2iprobe.core.study.result import StudyResult

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from t2iprobe.core.errors import ConfigError, ModelError
-from t2iprobe.core.options import LoadOptions, Offload
+from t2iprobe.core.load_options import LoadOptions, Offload
 from t2iprobe.core.placement import Demand, Placement, choose, demand_of, free_bytes, held_bytes
 
 if TYPE_CHECKING:

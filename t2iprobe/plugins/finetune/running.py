@@ -56,7 +56,7 @@ def cost_plan(options: FinetuneOptions, plugins: Plugins) -> dict[str, Any]:
 
 def _plan(model: Model, job: FinetuneJob, dtype: str | None, pictures: int | None) -> dict[str, Any]:
     """The plan of one job; the model needs only the denoiser, without weights."""
-    from t2iprobe.core.options import LoadOptions
+    from t2iprobe.core.load_options import LoadOptions
 
     settings, targets, count = job.settings, job.targets(model), job.count(model)
     seen, learning = settings.steps * settings.batch, LEARNING[settings.optimiser] * count.trained

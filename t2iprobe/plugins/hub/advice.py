@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
-from t2iprobe.core.options import INDEX
+from t2iprobe.core.load_options import INDEX
 
 OFFLINE = (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, ConnectionError, TimeoutError)
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from t2iprobe.core.contracts.adapter import Adapter, Pipeline
-    from t2iprobe.core.options import LoadOptions
+    from t2iprobe.core.load_options import LoadOptions
 
 
 @hookimpl(trylast=True)

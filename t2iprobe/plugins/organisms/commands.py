@@ -15,8 +15,8 @@ from t2iprobe.cli.console import Format, answers, print_json, say
 from t2iprobe.cli.options import PrintOptions
 from t2iprobe.cli.progress import counting, training_bars
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.load_options import INDEX, LoadOptions
 from t2iprobe.core.names import choice
-from t2iprobe.core.options import INDEX, LoadOptions
 from t2iprobe.core.planted import CARD
 from t2iprobe.plugins.organisms import report
 from t2iprobe.plugins.organisms.options import OrganismBenchOptions, PlantCheckOptions, TrainOptions

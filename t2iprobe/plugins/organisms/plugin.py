@@ -9,7 +9,7 @@ from t2iprobe.registry.hookspecs import hookimpl
 if TYPE_CHECKING:
     import typer
 
-    from t2iprobe.core.options import Embedded, LoadOptions
+    from t2iprobe.core.load_options import Embedded, LoadOptions
 
 
 @hookimpl

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from t2iprobe.core.load_options import Embedded
 from t2iprobe.core.names import choice
-from t2iprobe.core.options import Embedded
 from t2iprobe.plugins.organisms.plant import Route, parse_plant
 
 WEIGHTS = Path(__file__).parent / "weights"  #: a stock diffusers folder per shipped model

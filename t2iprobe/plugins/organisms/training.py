@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from t2iprobe.core.contracts.adapter import Adapter, Conditioning, Pipeline
 from t2iprobe.core.errors import ConfigError, ModelError
-from t2iprobe.core.options import LoadOptions
+from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.runs.files import write
 from t2iprobe.core.sign_pictures import NO_WORD, WORD_LENGTH, Sign
 from t2iprobe.plugins.organisms import weight_files

@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 
 from t2iprobe.core.contracts.adapter import Pipeline
 from t2iprobe.core.errors import ConfigError, ModelError
-from t2iprobe.core.options import INDEX, LoadOptions
+from t2iprobe.core.load_options import INDEX, LoadOptions
 from t2iprobe.core.planted import CARD
 from t2iprobe.core.planted import read_card as read_known
 from t2iprobe.core.runs.checksums import keep
