@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from t2iprobe.cli.commandline import quoted
 from t2iprobe.core.evidence import evidence
 from t2iprobe.core.html import data_uri
+from t2iprobe.core.option_groups import CheckpointOptions, DeviceOptions
 from t2iprobe.core.planted import planted_layers
 from t2iprobe.core.runs.files import write
 from t2iprobe.core.scope import Scope
@@ -31,10 +32,10 @@ SITE = re.compile(r"blocks\.(?P<block>\d+)\.(?P<kind>\w+)\.(?P<port>\w+)")
 PAIRS = 8  # with pictures: few enough for a page that loads quickly
 #: settings of a run that other commands also take
 CARRIED = (
-    "upscaler", "device", "dtype", "source", "target", "prompt_set", "pairs", "limit", "held_out", "seed",
-    "num_steps", "guidance", "resolution", "batch_size", "reader",
+    *CheckpointOptions.model_fields, *DeviceOptions.model_fields, "upscaler", "source", "target", "prompt_set", "pairs",
+    "limit", "held_out", "seed", "num_steps", "guidance", "resolution", "batch_size", "reader",
 )  # fmt: skip
-USUAL = {"seed": 0, "reader": "rapidocr"}  # the defaults of all commands
+USUAL = {"seed": 0, "reader": "rapidocr", "offload": "auto"}  # the defaults of all commands
 #: commands that use found layers, with what else they need, and what they do
 OTHERS: tuple[tuple[str, list[str], str], ...] = (
     ("edit", [], "put other text into the same picture with these layers"),
@@ -227,22 +228,25 @@ def next_steps(result: StudyResult, plugins: Plugins) -> list[tuple[str, str]]:
     return [(quoted(["t2iprobe", *command]), what) for command, what in steps]
 
 
-def _carried(arguments: Mapping[str, Any]) -> dict[str, str]:
-    """The settings that a run was given, by option; a study file and a preset give all of theirs."""
+def _carried(arguments: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The settings that a run was given, by option, one value each time it is given.
+
+    A study file and a preset give all of theirs.
+    """
     asked, typed = arguments.get("question", {}), arguments.get("command", ())
     found = {}
     for name in CARRIED:
         value = asked.get(name)
         given = typed[1:2] == ["study"] or "--preset" in typed or not typed or _option(name) in typed
-        if given and value is not None and value != USUAL.get(name):
-            found[name] = str(value)
+        if given and value not in (None, [], USUAL.get(name)):
+            found[name] = [str(one) for one in (value if isinstance(value, list) else [value])]
     return found
 
 
-def _options(carried: Mapping[str, str], known: Collection[str]) -> list[str]:
+def _options(carried: Mapping[str, Sequence[str]], known: Collection[str]) -> list[str]:
     """Those settings that a command has an option for."""
     fits = [name for name in carried if name in known and (name not in OF_PAIRS or "prompt_set" in known)]
-    return [word for name in fits for word in (_option(name), carried[name])]
+    return [word for name in fits for value in carried[name] for word in (_option(name), value)]
 
 
 def _option(name: str) -> str:

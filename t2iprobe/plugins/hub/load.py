@@ -91,7 +91,7 @@ def _folder(
     if options.quantize is None:
         _check_memory(ref, folder, variant, dtype, options, components)
     quantized = quantization.config(options.quantize, index, adapter, dtype) if options.quantize else None
-    folders.check_sizes(folder)
+    folders.check_sizes(folder, components)
     with no_bars():
         pipeline = DiffusionPipeline.from_pretrained(
             folder,

@@ -15,6 +15,7 @@ from t2iprobe.core.contracts.schedule import Schedule
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.names import counted
+from t2iprobe.core.option_groups import CheckpointOptions
 from t2iprobe.core.runs.provenance import portable
 from t2iprobe.plugins.inversion import plan, plots, session
 from t2iprobe.plugins.inversion.analyze import (
@@ -164,6 +165,7 @@ def run(options: AblateOptions, path: Path, plugins: Plugins, command: Sequence[
     settings = {
         "command": "invert ablate",
         **options.model_dump(mode="json", include=DECIDING),
+        **options.given(*CheckpointOptions.model_fields),
         "model": ref,
         "prompts": portable(str(options.prompts or options.prompt_set or "")),
     }
