@@ -19,7 +19,7 @@ from PIL import Image
 from t2iprobe.architectures.deepfloyd import DeepFloydIF
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import main
-from t2iprobe.cli.models import PUBLISHED, reference
+from t2iprobe.cli.models import published_ref, reference
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.load_options import Embedded
 from t2iprobe.core.planted import CARD
@@ -273,7 +273,7 @@ def test_the_planted_layers_come_out_on_top(arch: str, concept: str, call: Call)
     fewer = ["--num-steps", "8", "--limit", *fewer.get(f"{arch}-{concept}", "4").split()]
     code, out, err = call(["patch", "--arch", arch, "--concept", concept, *fewer, "--format", "json"])
     answer = json.loads(out)
-    assert code == 0 and f"tiny-{arch}" in err and f"--model {PUBLISHED[arch]}" in " ".join(err.split())
+    assert code == 0 and f"tiny-{arch}" in err and f"--model {published_ref(arch, Plugins())}" in " ".join(err.split())
     assert sorted(answer["top"]) == answer["planted"]
     found = [row for row in answer["layers"] if row["index"] in answer["planted"]]
     others = [row for row in answer["layers"] if row["index"] not in answer["planted"]]

@@ -59,7 +59,7 @@ PAIR = "--source 'a red cat' --target 'a blue cat' --concept colour"
 DRAWN = "--num-steps 2 --resolution 16 --guidance 2"
 SET = f"--prompt-set simple --limit 2 --concept colour {DRAWN} --yes"
 LEARN = "--layers 1 --data data --train-batch-size 2 --resolution 16 --num-steps 1 --limit 1 --guidance 2 --yes"
-LEARN = f"{LEARN} --prompts prompts.txt --keep prompts.txt"
+LEARN = f"{LEARN} --prompts prompts.txt --preserve prompts.txt"
 SIGN = """'a sign that says "GRUM"' --words words.txt"""
 
 #: in an order in which later ones find what earlier ones leave

@@ -465,7 +465,7 @@ def test_the_command_trains_tells_and_shows_again(saved: Path, tmp_path: Path) -
     assert "pictures are smaller" not in outcome.stderr
     SD3.tiny().load_lora_weights(one["lora"])
     again = invoke(*arguments)
-    assert json.loads(again.stdout)["runs"][0]["after"] == one["after"] and "already has this training" in again.stderr
+    assert json.loads(again.stdout)["runs"][0]["after"] == one["after"] and "has this run already" in again.stderr
     changed = invoke(*arguments, "--alpha", "3")
     assert "other settings" in str(changed.exception)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from t2iprobe.api import prompt_set
-from t2iprobe.cli.models import PUBLISHED
+from t2iprobe.cli.models import published_ref
 from t2iprobe.cli.papers import PAPERS
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.localization.options import PAPER_PAIRS, LocalizeOptions, question
@@ -21,7 +21,7 @@ PAPER = {"sdxl": (50, 5.0, 1024), "sd3": (28, 7.0, 1024), "if": (50, 7.0, 64)}
 def test_settings_of_the_paper(arch: str) -> None:
     one = PAPERS["iclr2025"][arch]
     assert (one.num_steps, one.guidance, one.resolution) == PAPER[arch]
-    assert (one.model, one.seed, one.dtype) == (PUBLISHED[arch], 42, "float16")
+    assert (one.model, one.seed, one.dtype) == (published_ref(arch, Plugins()), 42, "float16")
     assert one.reader in Plugins(installed=False).readers()
     assert arch in Plugins(installed=False).adapters()
 

@@ -9,12 +9,18 @@ from pathlib import Path
 import pytest
 
 from t2iprobe.plugins.organisms.recipes import WEIGHTS
+from t2iprobe.registry.manager import Plugins
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 needs_weights = pytest.mark.skipif(
     not (WEIGHTS / "tiny-sd3" / "model_index.json").is_file(), reason="the weights of tiny-sd3 are not there"
 )
+
+
+def test_the_numbers_of_methods_are_those_registered() -> None:
+    page, plugins = (ROOT / "README.md").read_text(), Plugins(installed=False)
+    assert f"[{len(plugins.localizers())} methods]" in page and f"{len(plugins.inverters())} inverters" in page
 
 
 @pytest.mark.docs

@@ -809,7 +809,7 @@ def test_capture_end_to_end(call: Call, tmp_path: Path) -> None:
     store = ActivationStore(tmp_path / "run")
     assert store.prompts == ('a sign that says "OPEN"', "a red cat", "the sign")
     code, again, err = call(*ask)
-    assert code == 0 and "holds this capture already" in err
+    assert code == 0 and "has this run already" in err
     assert json.loads(again)["stored_bytes"] == answer["stored_bytes"]
 
     code, out, _ = call("store", "info", "run", "--format", "json")

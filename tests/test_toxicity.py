@@ -118,7 +118,7 @@ def asked(model: Model, **changes: Any) -> Any:
 def test_the_picture_is_that_of_patching_the_rewrite_in(model: Model) -> None:
     """On every family, whatever way the rewrite takes; prompts without toxic text are left alone, bit for bit."""
     guard = guarded(model)
-    assert guard.way == ("inject" if type(model.adapter) in U_NETS else "row")
+    assert guard.donor == ("inject" if type(model.adapter) in U_NETS else "row")
     run, plain = guard.run(asked(model)), model.run(asked(model))
     rewrites = [one.rewrite for one in guard.decide(PROMPTS)]
     both = model.generation([*PROMPTS, *rewrites[1:]], [*SEEDS, *SEEDS[1:]], num_steps=STEPS)
@@ -179,7 +179,7 @@ def test_a_stream_of_the_same_text_changes_nothing(model: Model) -> None:
     if type(model.adapter) in U_NETS:
         return
     policy = Policy([_Twice()], Says("GRUM"))
-    guard = Guard(model, [0, 1], policy, way="stream")
+    guard = Guard(model, [0, 1], policy, donor="stream")
     run, plain = guard.run(asked(model)), model.run(asked(model))
     assert guard.decide(TOXIC)[0].verdict == "rewritten" and guard.decide(TOXIC)[0].rewrite == TOXIC
     assert max(gaps(run, plain)) <= 1
@@ -201,9 +201,9 @@ class _Twice(Grum):
 
 
 def test_split_batches_give_the_same_pictures(model: Model) -> None:
-    ways = ["auto"] if type(model.adapter) in U_NETS else ["row", "stream"]
-    for way in ways:
-        guard = guarded(model, donor=way)
+    donors = ["auto"] if type(model.adapter) in U_NETS else ["row", "stream"]
+    for donor in donors:
+        guard = guarded(model, donor=donor)
         assert max(gaps(guard.run(asked(model), batch_size=2), guard.run(asked(model)))) <= 1
 
 

@@ -128,7 +128,7 @@ def test_what_the_model_does_not_have_leaves_nothing(
 
 
 def test_the_detector_is_measured_without_saying_a_word() -> None:
-    outcome = guard("detector", "--each", "2", "--format", "json")
+    outcome = guard("detector", "--words-per-disguise", "2", "--format", "json")
     found = answer(outcome)
     assert found["tried"] > 150 and found["benign"] > 200 and found["recall"][0] > 0.95
     assert found["false_positive_rate"][0] < 0.02 and "leetspeak" in found["by_disguise"]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from t2iprobe.core.load_options import Offload
     from t2iprobe.core.model import Model
     from t2iprobe.core.pairs import Pair
-    from t2iprobe.plugins.toxicity.donors import Way
+    from t2iprobe.plugins.toxicity.donors import Donor
     from t2iprobe.plugins.toxicity.guard import Guard
     from t2iprobe.plugins.toxicity.policy import Where
 
@@ -95,7 +95,7 @@ def guard(
     layers: Sequence[int] | str | Path,
     detectors: str | Detector | Sequence[str | Detector] = "words",
     rewriter: str | Rewriter = "mapped",
-    donor: Way = "auto",
+    donor: Donor = "auto",
     start: int = 0,
     where: Where = "prompt",
     time_limit: float = 30.0,
@@ -135,4 +135,4 @@ def guard(
     policy = Policy(found, rewriting, where, time_limit)
     numbers = layers_found(Path(layers), model) if isinstance(layers, str | Path) else layers
     log = None if audit is None else Audit(Path(audit), audit_text)
-    return Guard(model, numbers, policy, way=donor, start=start, audit=log)
+    return Guard(model, numbers, policy, donor=donor, start=start, audit=log)

@@ -42,6 +42,7 @@ class DeepFloydIF(Adapter):
 
     name: ClassVar[str] = "if"
     pipelines: ClassVar[frozenset[str]] = frozenset({"IFPipeline"})
+    hub_id: ClassVar[str] = "DeepFloyd/IF-I-XL-v1.0"
     denoiser = "unet"
     text_kv = ("cross_attn.k", "cross_attn.v")
     half = "float16"

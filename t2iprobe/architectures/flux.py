@@ -31,6 +31,7 @@ class Flux(Adapter):
 
     name: ClassVar[str] = "flux"
     pipelines: ClassVar[frozenset[str]] = frozenset({"FluxPipeline"})
+    hub_id: ClassVar[str] = "black-forest-labs/FLUX.1-dev"
     denoiser = "transformer"
     text_kv = ("joint_attn.k", "joint_attn.v")
     guides_apart = True

@@ -19,6 +19,7 @@ class SD(LatentUNet):
 
     name: ClassVar[str] = "sd"
     pipelines: ClassVar[frozenset[str]] = frozenset({"StableDiffusionPipeline"})
+    hub_id: ClassVar[str] = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
     @classmethod
     @parts.reproducible

@@ -26,6 +26,7 @@ class SD3(Adapter):
 
     name: ClassVar[str] = "sd3"
     pipelines: ClassVar[frozenset[str]] = frozenset({"StableDiffusion3Pipeline"})
+    hub_id: ClassVar[str] = "stabilityai/stable-diffusion-3-medium-diffusers"
     denoiser = "transformer"
     text_kv = ("joint_attn.k", "joint_attn.v")
     published_facts = MappingProxyType({"vae_scale_factor": 8})

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -102,6 +103,11 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[object]], title: s
     for row in rows:
         table.add_row(*map(str, row))
     answers.print(table)
+
+
+def say_finished(path: Path) -> None:
+    """Say on stderr that the answer is that of an earlier run of the same command."""
+    say(f"{path} has this run already; its result is shown (to run it again, delete the folder)")
 
 
 @contextmanager

@@ -14,14 +14,6 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 SMALL = 200_000_000  # bytes of weights of which nobody needs to know where they are
-#: names of the published models, for the hint
-PUBLISHED = {
-    "sd3": "stabilityai/stable-diffusion-3-medium-diffusers",
-    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
-    "if": "DeepFloyd/IF-I-XL-v1.0",
-    "sd": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "flux": "black-forest-labs/FLUX.1-dev",
-}
 
 
 def reference(arch: str | None, model: str | None, plugins: Plugins) -> str:
@@ -39,25 +31,32 @@ def reference(arch: str | None, model: str | None, plugins: Plugins) -> str:
     models = list(plugins.models().values())
     present = {one.arch: one.name for one in reversed(models) if one.present}
     if arch not in present:
-        raise ConfigError(_absent(arch, sorted(present), [one.recipe for one in models if one.arch == arch]))
+        recipes = [one.recipe for one in models if one.arch == arch]
+        raise ConfigError(_absent(arch, published_ref(arch, plugins), sorted(present), recipes))
     return present[arch]
 
 
-def _absent(arch: str, present: list[str], recipes: list[str]) -> str:
+def published_ref(arch: str | None, plugins: Plugins) -> str | None:
+    """The hub id of an architecture's published model; ``None`` if its adapter names none."""
+    adapter = plugins.adapters().get(arch or "")
+    return (adapter.hub_id or None) if adapter else None
+
+
+def _absent(arch: str, published: str | None, present: list[str], recipes: list[str]) -> str:
     """A hint what to do if an architecture has no embedded model in this installation."""
     here = f"there are models for {', '.join(present)}" if present else "there are none at all"
     ways = [
-        f"name one: --model {PUBLISHED.get(arch, 'REF')}",
+        f"name one: --model {published or 'REF'}",
         *(f"train one: {recipe}" for recipe in recipes if recipe),
     ]
     return f"there is no embedded {arch} model in this installation ({here}); {'; or '.join(ways)}"
 
 
-def say_embedded(arch: str | None, ref: str) -> None:
+def say_embedded(arch: str | None, ref: str, plugins: Plugins) -> None:
     """Say on stderr which model a default stands for."""
     say(
         f"model: the embedded {ref}, a tiny trained one with a known answer; "
-        f"the real one: --model {PUBLISHED.get(arch or '', 'REF')}"
+        f"the real one: --model {published_ref(arch, plugins) or 'REF'}"
     )
 
 
@@ -70,7 +69,7 @@ def load(options: ModelOptions, plugins: Plugins, upscaler: str | None = None) -
     """
     ref = reference(options.arch, options.model, plugins)
     if options.model is None:
-        say_embedded(options.arch, ref)
+        say_embedded(options.arch, ref, plugins)
     model = plugins.load(ref, upscaler=upscaler, **options.loading)
     say_loaded(model)
     check_arch(model, options.arch)

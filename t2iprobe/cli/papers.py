@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from t2iprobe.cli.models import PUBLISHED
 from t2iprobe.core.command_options import Options
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice
@@ -41,9 +40,9 @@ class PaperSettings:
 
 PAPERS: Mapping[str, Mapping[str, PaperSettings]] = {
     "iclr2025": {
-        "sdxl": PaperSettings(PUBLISHED["sdxl"], (55, 56, 57), 50, 5.0, 1024),
-        "sd3": PaperSettings(PUBLISHED["sd3"], (10,), 28, 7.0, 1024),
-        "if": PaperSettings(PUBLISHED["if"], (17,), 50, 7.0, 64, "DeepFloyd/IF-II-L-v1.0"),
+        "sdxl": PaperSettings("stabilityai/stable-diffusion-xl-base-1.0", (55, 56, 57), 50, 5.0, 1024),
+        "sd3": PaperSettings("stabilityai/stable-diffusion-3-medium-diffusers", (10,), 28, 7.0, 1024),
+        "if": PaperSettings("DeepFloyd/IF-I-XL-v1.0", (17,), 50, 7.0, 64, "DeepFloyd/IF-II-L-v1.0"),
     }
 }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2iprobe.cli.console import notes, say, stopping
+from t2iprobe.cli.console import notes, say_finished, stopping
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.options import ConfirmOptions
 from t2iprobe.core.command_options import option
@@ -107,7 +107,7 @@ def start(
     plan = planned_study(question, plugins, command)
     done = _finished(path, plan)
     if done is not None:
-        say(f"{path} holds this study already, and its result is shown; to run it again, delete the folder")
+        say_finished(path)
         return done
     runfolder.check(path)
     stop = stopping()

@@ -25,7 +25,10 @@ class WeightOptions(Options):
     """Options that select the weights."""
 
     panel: ClassVar[str] = "Model"
-    arch: str | None = option(None, help="sd3, sdxl or if: the embedded model, unless --model names another one.")
+    arch: str | None = option(
+        None,
+        help="Architecture (`t2iprobe plugins --names` lists them); loads its embedded model unless --model is given.",
+    )
     model: str | None = option(
         None,
         help="Embedded name, local folder, .safetensors or .gguf file, or hub id, such as "

@@ -61,6 +61,21 @@ BUILTIN = (
 )
 #: similarity to the source's picture, computed for every image
 SIMILARITY = ("ssim", "psnr", "mse")
+#: methods of :class:`Plugins` that look up named things
+KINDS = (
+    "models",
+    "concepts",
+    "prompt_sets",
+    "readers",
+    "metrics",
+    "aggregates",
+    "localizers",
+    "editors",
+    "inverters",
+    "detectors",
+    "rewriters",
+    "executors",
+)
 GROUP = f"{PROJECT}.v{API}"
 DISABLE = "T2IPROBE_DISABLE_PLUGINS"
 TRACE = "T2IPROBE_TRACE_PLUGINS"
@@ -111,6 +126,10 @@ class Plugins:
     def versions(self) -> dict[str, str]:
         """Versions of the plugins in use, by name."""
         return {row.name: row.version for row in self._rows if row.status == "ok"}
+
+    def names(self) -> dict[str, list[str]]:
+        """The names that plugins register, by kind: what options such as ``--method`` take."""
+        return {"architectures": sorted(self.adapters()), **{kind: sorted(getattr(self, kind)()) for kind in KINDS}}
 
     def adapters(self) -> dict[str, type[Adapter]]:
         """Architectures by name."""

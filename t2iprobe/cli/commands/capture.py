@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import typer
 
 from t2iprobe.cli.command import takes
-from t2iprobe.cli.console import Format, print_json, say, stopping, tell
+from t2iprobe.cli.console import Format, print_json, say, say_finished, stopping, tell
 from t2iprobe.cli.models import load, reference
 from t2iprobe.cli.options import RunOptions, Size
 from t2iprobe.core import parse
@@ -100,7 +100,7 @@ def run(options: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
     found = runfolder.existing(options.out, settings, partly=True)
     store = _complete(options) if found is not None else None
     if store is not None:
-        say(f"{options.out} holds this capture already (to run it again, delete the folder)")
+        say_finished(options.out)
         return _answer(options, store, 0.0, len(listed))
     runfolder.check(options.out)
     model = load(options, plugins)

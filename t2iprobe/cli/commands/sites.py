@@ -25,7 +25,11 @@ class SitesOptions(PrintOptions, WeightOptions):
     """The options of ``t2iprobe sites``."""
 
     panel: ClassVar[str] = "Sites"
-    arch: str | None = option(None, help="Architecture: sd, sdxl, sd3, if, flux, or a plugin's.")
+    arch: str | None = option(
+        None,
+        help="Architecture (`t2iprobe plugins --names` lists them): its embedded model, or with --full-size the "
+        "published one.",
+    )
     full_size: bool = option(False, help="The published configuration, on the meta device: no weights needed.")
     layers: Numbers | None = option(None, help="Only these layers, such as 55-57; their sum is printed.")
     sites: str | None = option(None, help="List sites that match this pattern instead, such as 'blocks.*.*.k'.")

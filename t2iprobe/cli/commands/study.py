@@ -163,6 +163,8 @@ def _reason(key: str, answer: dict[str, Any]) -> str:
 def list_(options: StudyListOptions, context: typer.Context) -> None:
     """List all runs in a folder: what they are, how far, when they started and how large they are.
 
+    A run that was killed before it had written its manifest is not among them.
+
     Example: t2iprobe study ls runs --format json
     """
     from t2iprobe.core.runs.status import listed

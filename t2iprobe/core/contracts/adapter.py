@@ -66,6 +66,8 @@ class Adapter(ABC):
 
     name: ClassVar[str]
     pipelines: ClassVar[frozenset[str]]
+    #: hub id of the published model, for hints; empty if there is none
+    hub_id: ClassVar[str] = ""
     denoiser: ClassVar[str]
     #: sites through which every text token reaches the denoiser
     text_entry: ClassVar[tuple[str, ...]] = ("text",)

@@ -16,7 +16,7 @@ class StudyOptions(ScoreOptions, GenerationOptions, PairOptions, StagedModelOpti
     panel: ClassVar[str] = "Search"
     held_out: int | None = option(None, help="How many of the last pairs to hold out, to confirm the layers on.", ge=0)
     set: Settings = option({}, help="Setting of the method, NAME=VALUE; repeatable.")
-    budget: int | None = option(None, help="Largest number of rows through the denoiser.", ge=1)
+    budget: int | None = option(None, help="Most denoiser rows: pictures × steps × guidance branches.", ge=1)
     rank: str | None = option(None, help="Metric that ranks the layers; default the concept's own.")
     store: str | None = option(
         None, help="Keep scores and pictures at this URL (anything fsspec knows) instead of in the run folder."

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from t2iprobe.cli.options import PrintOptions, RunOptions
 from t2iprobe.core.command_options import Integers, Names, Options, option
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice, near
 from t2iprobe.core.option_groups import GenerationOptions, LayerOptions, ModelOptions
+from t2iprobe.core.seeds import SEEDS
 
 if TYPE_CHECKING:
     from t2iprobe.core.model import Model
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
 
 SCOPE = "all-attention"
 #: options of a task's training -> their names in :class:`~t2iprobe.plugins.continual.recipe.TaskTraining`
-RECIPE = {name: name for name in ("rank", "lr", "side", "optimiser", "precision", "checkpointing", "fresh")} | {
+RECIPE = {name: name for name in ("rank", "lr", "side", "optimiser", "precision", "checkpointing")} | {
     "train_steps": "steps",
     "train_batch_size": "batch",
+    "seed_per_task": "fresh",
 }
+#: options of the sampling -> their names in :class:`~t2iprobe.plugins.continual.recipe.Sampling`
+SAMPLING = {"samples": "samples", "noise_seed": "noise"}
 
 
 class StreamOptions(Options):
@@ -64,13 +68,15 @@ class ContinualOptions(RunOptions, GenerationOptions, LayerOptions, ModelOptions
     checkpointing: bool | None = option(
         None, flag="--checkpointing/--no-checkpointing", help="Use less memory, and a third more time."
     )
-    fresh: bool | None = option(
+    seed_per_task: bool | None = option(
         None,
-        flag="--fresh/--same-seed",
+        flag="--seed-per-task/--same-seed",
         help="Draw a new start and new noise for each task, or the same for all (the paper's).",
     )
     samples: int | None = option(None, help="Pictures per prompt.", ge=1)
-    noise: int | None = option(None, help="Seed of the noise that all pictures are drawn from.", ge=0)
+    noise_seed: int | None = option(
+        None, help="Random seed of the noise that all pictures are drawn from.", ge=0, lt=SEEDS
+    )
     grid: Literal["seen", "full"] | None = option(
         None, help="seen: draw the tasks learnt so far; full: draw all tasks, which forward transfer needs."
     )
@@ -192,7 +198,7 @@ def _recipe(options: ContinualOptions, preset: ContinualPreset, side: int) -> Ta
 
 
 def _sampling(options: ContinualOptions, preset: ContinualPreset) -> Sampling:
-    given: dict[str, Any] = {name: getattr(options, name) for name in ("samples", "noise") if options.has(name)}
+    given = {name: getattr(options, option) for option, name in SAMPLING.items() if options.has(option)}
     if options.grid:
         given["full"] = options.grid == "full"
     settings = {**preset.sampling.settings, **options.generation}

@@ -18,6 +18,7 @@ from t2iprobe.cli.console import (
     print_plan,
     print_table,
     say,
+    say_finished,
     stopping,
     tell,
 )
@@ -77,7 +78,7 @@ def edited(options: EditOptions, plugins: Plugins, command: Sequence[str] = ()) 
     path = options.out or Path("runs") / f"edit-{Path(reference(options.arch, options.model, plugins)).name}"
     done = _finished(path, options)
     if done is not None:
-        say(f"{path} has this run already; showing it (delete the folder to run it again)")
+        say_finished(path)
         return done
     runfolder.check(path)
     stop = stopping()

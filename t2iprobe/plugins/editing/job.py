@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from PIL.Image import Image
 from torch import Tensor
 
-from t2iprobe.cli.models import PUBLISHED, load, published_layers, reference
+from t2iprobe.cli.models import load, published_layers, published_ref, reference
 from t2iprobe.core.contracts.editor import Editor
 from t2iprobe.core.contracts.inverter import check_prediction
 from t2iprobe.core.errors import ConfigError
@@ -150,7 +150,7 @@ def cost_plan(options: EditOptions, plugins: Plugins) -> dict[str, Any]:
         raise ConfigError("--plan looks at the published configuration of an architecture: give --arch")
     if options.num_steps is None or options.guidance is None:
         raise ConfigError("--plan loads no model, so its default sampling is unknown: give --num-steps and --guidance")
-    pairs = len(pairs_of(options.filled({"model": PUBLISHED.get(options.arch)}), plugins))
+    pairs = len(pairs_of(options.filled({"model": published_ref(options.arch, plugins)}), plugins))
     listed, steps = editors(options, plugins), options.num_steps
     check_places(options)
     check_starts(listed, options.starts, steps)

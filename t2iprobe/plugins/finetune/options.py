@@ -56,8 +56,9 @@ class FinetuneOptions(RunOptions, GenerationOptions, LayerOptions, StagedModelOp
     prompts: str | None = option(
         None, help=f"Prompts to learn: a prompt set, or a file, {LISTED}; default from the data."
     )
-    keep: str | None = option(
-        None, help="Prompts whose pictures should stay the same: likewise; default the model's own prompt set."
+    preserve: str | None = option(
+        None,
+        help="Prompts whose pictures should not change: a prompt set or a file; default the model's own prompt set.",
     )
     limit: int = option(16, help="Number of prompts of each kind to validate on.", ge=1)
     validate_every: int = option(0, help="Steps between validations; 0 validates before and after the training.", ge=0)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2iprobe.cli.console import say, stopping
+from t2iprobe.cli.console import say, say_finished, stopping
 from t2iprobe.cli.cost import agree, duration
 from t2iprobe.cli.models import load, reference
 from t2iprobe.cli.progress import training_bars
@@ -101,7 +101,7 @@ def trained(options: FinetuneOptions, plugins: Plugins) -> list[dict[str, Any]]:
     ref, limit = reference(options.arch, options.model, plugins), options.limit
     taught = lesson(str(options.data), plugins, limit=limit)
     learn = probes(options.prompts, plugins, limit=limit) if options.prompts else taught.probes
-    keep = probes(options.keep or plugins.own_prompt_set(ref), plugins, limit=limit)
+    keep = probes(options.preserve or plugins.own_prompt_set(ref), plugins, limit=limit)
     model = load(options.filled({"device": own_device(), "dtype": "float32"}), plugins, options.upscaler)
     layers = _layers(options, model)
     made = {name: getattr(options, name) for name in ("reader", "clip", "batch_size")}
@@ -182,7 +182,7 @@ def _say_plan(
     for note in _remarks(session, jobs[0]):
         say(f"note: {note}")
     if not todo:
-        say(f"{out} already has this training; showing it (delete the folder to train again)")
+        say_finished(out)
         return
     began = time.perf_counter()
     _ = monitor.before

@@ -1,4 +1,4 @@
-"""What is learnt, and the prompts that are validated: ``--data``, ``--prompts``, ``--keep``. Imports no torch."""
+"""What is learnt, and the prompts that are validated: ``--data``, ``--prompts``, ``--preserve``. Imports no torch."""
 
 from __future__ import annotations
 

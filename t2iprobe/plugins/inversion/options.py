@@ -189,7 +189,7 @@ class InvertEditOptions(PrintOptions, FollowOptions):
         8, help="Variations of each of the first few latents, made by mixing in fresh noise; 0 for none.", ge=0
     )
     mix: float = option(
-        0.1, help="Share a of fresh noise in a variation: √(1-a) latent + √a noise.", only_with="variations", ge=0, le=1
+        0.1, help="Share α of fresh noise: √(1−α)·latent + √α·noise.", only_with="variations", ge=0, le=1
     )
     ledits: bool = option(False, help="Also edit with diffusers' LEDITS++ (Stable Diffusion and SDXL).")
     metric: Names = option(

@@ -56,7 +56,7 @@ def loaded(options: ModelOptions, plugins: Plugins) -> Model:
     """The loaded model, of any family that the package knows or of one without text."""
     ref = reference(options.arch, options.model, plugins)
     if options.model is None:
-        say_embedded(options.arch, ref)
+        say_embedded(options.arch, ref, plugins)
     # rounding in half precision would count as error of the inversion
     model = plugins.load(ref, family=family_of, **options.loading | {"dtype": options.dtype or "float32"})
     say_loaded(model)

@@ -91,7 +91,7 @@ def localized(options: LocalizeOptions, plugins: Plugins, command: Sequence[str]
     from t2iprobe.report.page import write_report
 
     path = options.out or RUNS / f"localize-{Path(full.model).name}-{options.concept}-{options.method}"
-    _say_model(options, full.model)
+    _say_model(options, full.model, plugins)
     result = start(plugins, full, path, ExecutionOptions(yes=options.yes), announce, command, arch=options.arch)
     page = write_report(result, plugins)
     return output.localized(result, full, plugins) | {"run": str(path), "report": str(page)}
@@ -104,11 +104,11 @@ def patched(options: PatchOptions, plugins: Plugins, command: Sequence[str] = ()
     from t2iprobe.plugins.localization.planning import announce_sweep
 
     path = options.out or RUNS / f"patch-{Path(full.model).name}-{options.concept}"
-    _say_model(options, full.model)
+    _say_model(options, full.model, plugins)
     result = start(plugins, full, path, ExecutionOptions(yes=options.yes), announce_sweep, command, arch=options.arch)
     return output.patched(result, full, plugins) | {"run": str(path)}
 
 
-def _say_model(options: LocalizeOptions | PatchOptions, ref: str) -> None:
+def _say_model(options: LocalizeOptions | PatchOptions, ref: str, plugins: Plugins) -> None:
     if options.model is None and options.preset is None:
-        say_embedded(options.arch, ref)
+        say_embedded(options.arch, ref, plugins)

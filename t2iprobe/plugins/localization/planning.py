@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from t2iprobe.cli.models import PUBLISHED
+from t2iprobe.cli.models import published_ref
 from t2iprobe.core.contracts.adapter import layer_table
 from t2iprobe.core.contracts.localizer import Localizer
 from t2iprobe.core.errors import ConfigError
@@ -131,7 +131,7 @@ def cost_plan(options: SearchOptions, plugins: Plugins) -> dict[str, Any]:
         ConfigError: something that the cost depends on is not known or does not fit.
     """
     paper, plan = options.paper, options.called("plan") if "plan" in type(options).model_fields else "a plan"
-    published = paper.model if paper else PUBLISHED.get(options.arch or "")
+    published = paper.model if paper else published_ref(options.arch, plugins)
     full = question(options.filled({"model": published}), plugins, dry=True)
     if options.arch is None:
         raise ConfigError(

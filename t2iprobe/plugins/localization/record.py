@@ -237,7 +237,7 @@ def no_gap(runner: TrialRunner, gap: Gap) -> str:
         f"({score} {unpatched(gap)} on {counted_pairs(asked)}; the target is ahead in {gap.ahead} of {gap.clusters}), "
         "so no effect can be measured and no layer is named. Look at the unpatched pictures: if the target's "
         f"lacks its {what}, request one that the model can draw; if it has it, rank by a metric that separates the two"
-        "; if few pairs differ, use more."
+        "; if only few pairs show the difference, use more pairs."
     )
 
 

@@ -63,5 +63,5 @@ class OrganismBenchOptions(OrganismOptions):
     limit: int = option(12, help="Number of pairs, including held-out ones.", ge=1)
     held_out: int = option(4, help="How many of them, from the end, are kept for confirmation.", ge=0)
     seed: int = option(0, help="Random seed of pairs, noise and methods.", ge=0, lt=SEEDS)
-    budget: int | None = option(None, help="Largest number of denoiser rows per method.", ge=1)
+    budget: int | None = option(None, help="Most denoiser rows per method: pictures × steps × guidance branches.", ge=1)
     batch_size: int = option(64, help="Largest number of pictures at once.", ge=1)

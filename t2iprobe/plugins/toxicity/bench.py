@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from t2iprobe.cli.commandline import quoted
 from t2iprobe.cli.console import say
 from t2iprobe.cli.cost import agree, duration
-from t2iprobe.cli.models import PUBLISHED, load, published_layers, reference
+from t2iprobe.cli.models import load, published_layers, published_ref, reference
 from t2iprobe.cli.papers import paper_settings
 from t2iprobe.cli.progress import progress
 from t2iprobe.core.errors import ConfigError
@@ -24,7 +24,7 @@ from t2iprobe.plugins.toxicity import latent, report
 from t2iprobe.plugins.toxicity.bench_measures import F1, SIMILAR, TEXTS, PictureMeasures, cases_of, measure, render
 from t2iprobe.plugins.toxicity.detectors import Words
 from t2iprobe.plugins.toxicity.digests import deciding, digests, key_name
-from t2iprobe.plugins.toxicity.donors import WAYS, chosen_way
+from t2iprobe.plugins.toxicity.donors import DONORS, chosen_donor
 from t2iprobe.plugins.toxicity.gallery import Gallery
 from t2iprobe.plugins.toxicity.guard import check_start
 from t2iprobe.plugins.toxicity.methods import (
@@ -124,7 +124,7 @@ def _methods(names: Sequence[str], setup: Setup) -> dict[str, GuardMethod]:
         built = {name: choice("method", name, METHODS) for name in names}
         return {name: kind(setup) for name, kind in ({UNGUARDED: METHODS[UNGUARDED]} | built).items()}
     found = {UNGUARDED: METHODS[UNGUARDED](setup)}
-    stream = ["localized-stream"] if chosen_way(setup.model) == "row" else []  # it takes no additional row
+    stream = ["localized-stream"] if chosen_donor(setup.model) == "row" else []  # it takes no additional row
     for name in [LOCALIZED, *stream, *BASELINES]:
         try:
             found[name] = METHODS[name](setup)
@@ -163,7 +163,7 @@ def benchmark(options: GuardBenchOptions, plugins: Plugins, command: Sequence[st
             "model": model.ref,
             "arch": model.adapter.name,
             "layers": list(layers),
-            "donor": chosen_way(model),
+            "donor": chosen_donor(model),
             "judge": list(full.judge) or ["words"],
             "concept": job.concept,
             "negative": full.negative,
@@ -235,11 +235,11 @@ def _say_plan(setup: Setup, methods: Mapping[str, GuardMethod], cases: Sequence[
     rows = width * model.evaluations(num_steps) * model.guided(setup.settings)
     probe = model.probe(setup.settings)
     seconds = probe.seconds_a_row * rows + probe.seconds_an_image * pictures
-    way = chosen_way(model)
+    donor = chosen_donor(model)
     say(
         f"plan: {counted(len(cases), 'prompt')} × {counted(len(methods), 'method')} = {counted(pictures, 'picture')} "
-        f"of {counted(model.steps(num_steps), 'step')}, {counted(rows, 'denoiser row')}; donor {way} ({WAYS[way]}); "
-        f"about {duration(seconds)}, "
+        f"of {counted(model.steps(num_steps), 'step')}, {counted(rows, 'denoiser row')}; "
+        f"donor {donor} ({DONORS[donor]}); about {duration(seconds)}, "
         f"disk at most {pictures * model.image_bytes(setup.settings) / 1e6:.1f} MB in {path}"
     )
     agree(yes, seconds)
@@ -251,15 +251,15 @@ def cost_plan(options: GuardBenchOptions, plugins: Plugins) -> dict[str, Any]:
     Raises:
         ConfigError: no architecture is named, or it does not have these layers.
     """
-    job = job_of(options.filled({"model": PUBLISHED.get(options.arch or "")}), plugins)
+    job = job_of(options.filled({"model": published_ref(options.arch, plugins)}), plugins)
     full = job.options
     model, layers, said = published_layers(full, options.arch, plugins)
-    way = chosen_way(model)
+    donor = chosen_donor(model)
     pictures = len(job.words) * full.seeds
     sentence = (
-        f"{said}; donor {way} ({WAYS[way]}), from step {full.start_step}; {counted(len(job.words), 'word')} × "
+        f"{said}; donor {donor} ({DONORS[donor]}), from step {full.start_step}; {counted(len(job.words), 'word')} × "
         f"{counted(full.seeds, 'seed')} = {counted(pictures, 'picture')} per method, "
         f"{full.num_steps or 'the default number of'} steps each"
     )
-    plan = {"donor": way, "start": full.start_step, "pictures_a_method": pictures, "generation": full.generation}
+    plan = {"donor": donor, "start": full.start_step, "pictures_a_method": pictures, "generation": full.generation}
     return {"model": job.ref, **layers, **plan, "sentence": sentence}

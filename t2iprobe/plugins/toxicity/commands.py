@@ -124,7 +124,7 @@ def detector(options: DetectorBenchOptions, context: typer.Context) -> None:
     if options.toxic is not None:
         texts = {"given": [Disguised(text, text) for text in read_entries(options.toxic, "texts")]}
     else:
-        texts = disguised([word for word in builtin().words if len(word) > 2], options.each, options.seed)
+        texts = disguised([word for word in builtin().words if len(word) > 2], options.words_per_disguise, options.seed)
         texts["hand-written"] = [Disguised(text, text) for text in bundled("evasions")]
     benign = read_entries(options.benign, "texts") if options.benign else bundled("lookalikes")
     _print_scores(measure(detectors, texts, benign), options.format)

@@ -1,4 +1,4 @@
-"""How the rewrite gets to the localized layers and nothing else: there are three ways, see :data:`WAYS`.
+"""How the rewrite gets to the localized layers and nothing else: there are three ways, see :data:`DONORS`.
 
 ``inject``: the layers read the rewrite's encoded text instead of the prompt's. Where text keys and values depend on the
 text alone (U-Nets), this is exactly activation patching, and costs only the encoding of the rewrite.
@@ -31,34 +31,34 @@ from t2iprobe.core.model import Generation, Model
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.sites import Site
 
-Way = Literal["auto", "inject", "row", "stream"]
-#: what each way costs on top of normal sampling, in words
-WAYS: Mapping[str, str] = {
+Donor = Literal["auto", "inject", "row", "stream"]
+#: what each donor costs on top of normal sampling, in words
+DONORS: Mapping[str, str] = {
     "inject": "the layers read the encoded rewrite: no additional denoiser call or row",
     "row": "one additional row for each rewritten prompt, in the same denoiser calls",
     "stream": "no additional denoiser call or row; the rewrite's text runs through the blocks up to the last layer",
 }
 
 
-def chosen_way(model: Model, way: Way = "auto") -> str:
-    """The way for a model: ``inject`` if its layers read the encoded text itself, otherwise ``row``.
+def chosen_donor(model: Model, donor: Donor = "auto") -> str:
+    """The donor for a model: ``inject`` if its layers read the encoded text itself, otherwise ``row``.
 
     Raises:
-        ConfigError: there is no such way, or the family lacks what it needs.
+        ConfigError: there is no such donor, or the family lacks what it needs.
     """
     injectable = all(read_by(model, layer) for layer in range(model.layers))
-    if way == "auto":
+    if donor == "auto":
         return "inject" if injectable else "row"
-    if way not in WAYS:
-        raise ConfigError(f"no donor {way!r}; there are auto, {', '.join(WAYS)}")
-    if way == "inject" and not injectable:
+    if donor not in DONORS:
+        raise ConfigError(f"no donor {donor!r}; there are auto, {', '.join(DONORS)}")
+    if donor == "inject" and not injectable:
         raise ConfigError(
             f"{model.adapter.name} changes the text in every block, so its layers do not read the encoded prompt; "
             "use the donor row or stream"
         )
-    if way == "stream" and injectable:
+    if donor == "stream" and injectable:
         raise ConfigError(f"the layers of {model.adapter.name} read the encoded prompt; use the donor inject")
-    return way
+    return donor
 
 
 def read_by(model: Model, layer: int) -> list[str]:
@@ -73,13 +73,13 @@ class Donation:
     Args:
         model: the model.
         layers: the localized layers.
-        way: one of :data:`WAYS`.
+        donor: one of :data:`DONORS`.
         start: denoising step from which the layers get the rewrite; 0 is at pure noise.
     """
 
     model: Model
     layers: Sequence[int]
-    way: str
+    donor: str
     start: int = 0
 
     @contextmanager
@@ -96,11 +96,11 @@ class Donation:
             steps=range(self.start, self.model.steps(generation.num_steps)) if self.start else None,
             rows=tuple(rewrites),
         )
-        if self.way == "row":
+        if self.donor == "row":
             longer, donors = beside(generation, rewrites)
             sites = [name for layer in self.layers for name in self.model.text_sites(layer).names]
             yield longer, [patch(donors, sites, scope=scope)]
-        elif self.way == "inject":
+        elif self.donor == "inject":
             texts = tuple(name for layer in self.layers for name in read_by(self.model, layer))
             scope = replace(scope, branches=(Branch.COND,))
             yield generation, [Intervention(_encoded(self.model, rewrites).edit, texts, scope, label="guard (inject)")]

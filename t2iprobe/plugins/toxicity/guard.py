@@ -11,7 +11,7 @@ from t2iprobe.core.errors import ConfigError, GuardError
 from t2iprobe.core.interventions import Intervention
 from t2iprobe.core.model import CostProbe, Generation, Model, Run
 from t2iprobe.plugins.toxicity.audit import Audit
-from t2iprobe.plugins.toxicity.donors import Donation, Way, chosen_way
+from t2iprobe.plugins.toxicity.donors import Donation, Donor, chosen_donor
 from t2iprobe.plugins.toxicity.policy import Decision, Policy
 
 
@@ -26,12 +26,12 @@ class Guard(Model):
         model: the model.
         layers: its localized layers.
         policy: what is toxic, and how it is rewritten.
-        way: how the rewrite gets to the layers, see :mod:`.donors`.
+        donor: how the rewrite gets to the layers, see :mod:`.donors`.
         start: denoising step from which they get it; 0 is at pure noise.
         audit: log of the decisions.
 
     Raises:
-        ConfigError: there are no layers, the model does not have some of them, or its family does not allow the way.
+        ConfigError: there are no layers, the model does not have some of them, or its family does not allow the donor.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Guard(Model):
         layers: Sequence[int],
         policy: Policy,
         *,
-        way: Way = "auto",
+        donor: Donor = "auto",
         start: int = 0,
         audit: Audit | None = None,
     ) -> None:
@@ -61,11 +61,11 @@ class Guard(Model):
         policy.prepare()
         self.model, self.policy, self.audit = model, policy, audit
         self.layers_guarded = tuple(sorted(set(layers)))
-        self.way = chosen_way(model, way)
-        self.donation = Donation(model, self.layers_guarded, self.way, start)
+        self.donor = chosen_donor(model, donor)
+        self.donation = Donation(model, self.layers_guarded, self.donor, start)
 
     def __repr__(self) -> str:
-        return f"Guard({self.model!r}, layers={list(self.layers_guarded)}, donor={self.way})"
+        return f"Guard({self.model!r}, layers={list(self.layers_guarded)}, donor={self.donor})"
 
     def decide(self, prompts: str | Sequence[str]) -> list[Decision]:
         """Decide what becomes of each prompt, without making a picture or writing to the log."""
@@ -112,7 +112,7 @@ class Guard(Model):
         wanted = tuple(range(len(decisions))) if rows is None else tuple(rows)
         if not rewrites:
             return self.model.run(generation, interventions=interventions, rows=wanted, **rest)
-        if self.way == "stream" and (interventions or rest.get("cache") or rest.get("into")):
+        if self.donor == "stream" and (interventions or rest.get("cache") or rest.get("into")):
             raise ConfigError("the donor stream runs blocks twice, so it excludes a cache and other edits; use row")
         mine = [_own_rows(one, len(decisions)) for one in interventions]
         with self.donation.edits(generation, rewrites) as (donated, edits):
@@ -125,7 +125,7 @@ class Guard(Model):
     def _record(self, generation: Generation, decisions: Sequence[Decision], numbers: Sequence[int]) -> None:
         if self.audit is None:
             return
-        facts = {"model": self.ref, "layers": list(self.layers_guarded), "donor": self.way}
+        facts = {"model": self.ref, "layers": list(self.layers_guarded), "donor": self.donor}
         for row, one in enumerate(decisions):
             self.audit.write(one, row=numbers[row], seed=generation.seeds[row], **facts)
 

@@ -10,7 +10,7 @@ from typing import Any
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Generation, Model, OnStep, Run
 from t2iprobe.plugins.toxicity import latent
-from t2iprobe.plugins.toxicity.donors import Donation, Way, beside, chosen_way
+from t2iprobe.plugins.toxicity.donors import Donation, Donor, beside, chosen_donor
 
 WORD = "{word}"  # stands for the toxic word in a template
 NEGATIVE = 'text "{word}"'  # the paper's negative prompt
@@ -93,16 +93,16 @@ def unguarded(setup: Setup, rewritten: bool = False) -> GuardMethod:
     return GuardMethod(lambda cases, **run: setup.model.run(setup.generation(cases, rewritten=rewritten), **run), setup)
 
 
-def localized(setup: Setup, way: Way = "auto") -> GuardMethod:
+def localized(setup: Setup, donor: Donor = "auto") -> GuardMethod:
     """The rewrite for the localized layers: the guard."""
-    donation = Donation(setup.model, setup.layers, chosen_way(setup.model, way), setup.start)
+    donation = Donation(setup.model, setup.layers, chosen_donor(setup.model, donor), setup.start)
 
     def draw(cases: Sequence[Case], **run: Any) -> Run:
         rewrites = {row: case.rewrite for row, case in enumerate(cases)}
         with donation.edits(setup.generation(cases), rewrites) as (generation, edits):
             return setup.model.run(generation, interventions=edits, **run)
 
-    return GuardMethod(draw, setup, rows=2 if donation.way == "row" else 1)
+    return GuardMethod(draw, setup, rows=2 if donation.donor == "row" else 1)
 
 
 def negative_prompt(setup: Setup) -> GuardMethod:
@@ -148,7 +148,7 @@ UNGUARDED, LOCALIZED = "unguarded", "localized"
 METHODS: Mapping[str, Callable[[Setup], GuardMethod]] = {
     UNGUARDED: unguarded,
     LOCALIZED: localized,
-    "localized-stream": partial(localized, way="stream"),
+    "localized-stream": partial(localized, donor="stream"),
     "negative-prompt": negative_prompt,
     "prompt-swap": partial(unguarded, rewritten=True),
     **{f"sld-{name}": partial(safe_latent, preset=name) for name in latent.PRESETS},

@@ -33,8 +33,8 @@ class DetectorOptions(Options):
     panel: ClassVar[str] = "Policy"
     detector: Names = option(
         (),
-        help="Detector of toxic text: words (the default), classifier:model=REF or "
-        "callback:function=package.module:name; repeatable, or separated by commas.",
+        help="Detector of toxic text, with its settings, such as words (the default) or classifier:model=REF; "
+        "repeatable, or separated by commas. `t2iprobe plugins --names` lists them.",
     )
     words: Path | None = option(None, help="Your own word list, used in addition to the built-in one.")
 
@@ -120,7 +120,7 @@ class DetectorBenchOptions(PrintOptions, DetectorOptions):
     panel: ClassVar[str] = "Texts"
     toxic: Path | None = option(None, help=f"Toxic texts, instead of the bundled ones; {LISTED}.")
     benign: Path | None = option(None, help="Benign texts, instead of the bundled ones; same format.")
-    each: int = option(20, help="Words per disguise.", ge=1)
+    words_per_disguise: int = option(20, help="Number of words that are disguised in each way.", ge=1)
     seed: int = option(0, help="Random seed of the disguises.", ge=0, lt=SEEDS)
 
 

@@ -18,7 +18,7 @@ from t2iprobe.core.runs.checksums import keep
 from t2iprobe.core.runs.engine import RunSession
 from t2iprobe.plugins.toxicity.audit import Audit
 from t2iprobe.plugins.toxicity.digests import deciding, digests, key_name
-from t2iprobe.plugins.toxicity.donors import WAYS
+from t2iprobe.plugins.toxicity.donors import DONORS
 from t2iprobe.plugins.toxicity.gallery import Gallery
 from t2iprobe.plugins.toxicity.guard import Guard, check_start
 from t2iprobe.plugins.toxicity.policy import Decision
@@ -49,7 +49,7 @@ def draw(order: GuardRunOptions, plugins: Plugins) -> dict[str, Any]:
     model = load(order, plugins, order.upscaler)
     log = Audit(order.audit or path / "audit.jsonl", order.audit_text)
     layers = order.chosen_layers(model)
-    guard = Guard(model, layers, policy, way=order.donor, start=order.start_step, audit=log)  # type: ignore[arg-type]
+    guard = Guard(model, layers, policy, donor=order.donor, start=order.start_step, audit=log)  # type: ignore[arg-type]
     planned = plan(guard, order, decisions, len(_missing(decisions, Gallery(path))))
     if order.plan:
         return planned
@@ -138,13 +138,13 @@ def plan(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision], pi
     sentence = f"nothing to draw ({refused} of {counted(len(decisions), 'prompt')} refused)"
     if pictures:
         probe = guard.probe(order.generation)
-        extra = rewritten if guard.way == "row" else 0
+        extra = rewritten if guard.donor == "row" else 0
         rows = (pictures + extra) * guard.evaluations(order.num_steps) * guard.guided(order.generation)
         seconds = probe.seconds_a_row * rows + probe.seconds_an_image * pictures
         sentence = (
             f"{counted(pictures, 'picture')} of {counted(steps, 'step')}; "
             f"{counted(rewritten, 'prompt')} rewritten, {refused} refused; "
-            f"layers {', '.join(map(str, guard.layers_guarded))}, donor {guard.way} ({WAYS[guard.way]}); "
+            f"layers {', '.join(map(str, guard.layers_guarded))}, donor {guard.donor} ({DONORS[guard.donor]}); "
             f"at most {counted(rows, 'denoiser row')}, about {duration(seconds)}"
         )
     return {
@@ -152,7 +152,7 @@ def plan(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision], pi
         "rewritten": rewritten,
         "refused": refused,
         "layers": list(guard.layers_guarded),
-        "donor": guard.way,
+        "donor": guard.donor,
         "denoiser_rows": rows,
         "seconds": round(seconds, 1),
         "sentence": sentence,
@@ -167,7 +167,7 @@ def _answer(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision],
         "model": guard.ref,
         "arch": guard.adapter.name,
         "layers": list(guard.layers_guarded),
-        "donor": guard.way,
+        "donor": guard.donor,
         "prompts": [
             {
                 "row": row,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2iprobe.cli.console import say, stopping
+from t2iprobe.cli.console import say_finished, stopping
 from t2iprobe.core.errors import RunExistsError
 from t2iprobe.core.names import counted
 from t2iprobe.core.runs import provenance, runfolder
@@ -42,7 +42,7 @@ def finished(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     if manifest is None or manifest["state"] != runfolder.FINISHED:
         runfolder.check(path)
         return None
-    say(f"{path} has this run already; showing it (delete the folder to run it again)")
+    say_finished(path)
     return _answer(path)
 
 
