@@ -297,7 +297,7 @@ def test_a_refused_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch, kin
         """As diffusers does: an OSError because of the hub's error."""
         raise OSError("cannot load") from error_class.__new__(error_class)
 
-    monkeypatch.setattr(load, "hf_hub_download", refuse)
+    monkeypatch.setattr(load.HfApi, "model_info", refuse)
     with pytest.raises(ModelError, match=hint):
         hub("owner/name")
 

@@ -92,6 +92,7 @@ class ModelOptions(CheckpointOptions, DeviceOptions, WeightOptions):
 class StagedModelOptions(ModelOptions):
     """Options that select the weights, for pictures that a second stage may upscale."""
 
+    panel: ClassVar[str] = "Model"
     upscaler: str | None = option(
         None, help="Super-resolution stage of DeepFloyd IF, such as DeepFloyd/IF-II-L-v1.0; it is not patched."
     )

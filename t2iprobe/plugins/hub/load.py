@@ -6,14 +6,14 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import diffusers
 from diffusers import DiffusionPipeline
-from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     LocalEntryNotFoundError,
@@ -38,6 +38,22 @@ if TYPE_CHECKING:
 
     Adapters = Mapping[str, type[Adapter]]
 
+
+@dataclass(frozen=True)
+class Found:
+    """A pipeline before it is loaded.
+
+    Args:
+        index: contents of ``model_index.json``.
+        names: its files as ``component/file``.
+        folder: where it is, if it is on this machine.
+    """
+
+    index: dict[str, Any]
+    names: list[str]
+    folder: Path | None = None
+
+
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILE = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)/(?P<file>[\w./-]+\.(?:safetensors|gguf))")
 
@@ -61,9 +77,10 @@ def load(ref: str, options: LoadOptions, adapters: Adapters) -> Pipeline | None:
             raise ModelError(f"no such folder or file: {ref}")
         return None
     try:
-        if file.is_file() or (hub and not file.exists()):
-            path = file if file.is_file() or hub is None else _fetched(hub["id"], hub["file"], options)
-            return _single_file(path, options, adapters)
+        if hub and not file.exists():
+            file = Path(hf_hub_download(hub["id"], hub["file"], revision=options.revision))
+        if file.is_file():
+            return _single_file(file, options, adapters)
         return _folder(file if file.is_dir() else ref, ref, options, adapters)
     except (ModelError, ConfigError):
         raise
@@ -75,19 +92,20 @@ def _folder(
     source: Path | str, ref: str, options: LoadOptions, adapters: Adapters, given: Mapping[str, Any] | None = None
 ) -> Pipeline:
     """The pipeline of a folder, or of a hub repository by its id; components that are given are not read there."""
-    index = _index(source, options)
-    adapter = adapters.get(str(index["_class_name"]))
+    found = _found(source, options)
+    if not any(map(files.is_weights, found.names)):
+        again = f"run `hf download {ref}`" if isinstance(source, str) else "copy the whole folder"
+        raise ModelError(f"{ref} has {INDEX}, but no file of weights; {again}")
+    index, adapter = found.index, adapters.get(str(found.index["_class_name"]))
     dtype = options.torch_dtype(adapter.half if adapter else "float32")
-    names = _names(source, options)
     try:
-        variant = files.variant_of(names, _name(dtype), options.variant)
+        variant = files.variant_of(found.names, _name(dtype), options.variant)
     except ModelError as error:
         raise ModelError(f"{ref}: {error}") from None
     if variant and _name(dtype) == "float32" and not options.variant:
         warnings.warn(f"{ref} has weights only as the variant {variant}: loading those, as float32", stacklevel=2)
     components: dict[str, Any] = {**dict.fromkeys(left_out(index, options.without)), **(given or {})}
-    folder = source if isinstance(source, Path) else _downloaded(source, names, variant, components, options)
-    folder = folder / (options.subfolder or "")
+    folder = found.folder or _downloaded(ref, files.chosen(found.names, variant, components), options)
     if options.quantize is None:
         _check_memory(ref, folder, variant, dtype, options, components)
     quantized = quantization.config(options.quantize, index, adapter, dtype) if options.quantize else None
@@ -113,7 +131,7 @@ def _single_file(path: Path, options: LoadOptions, adapters: Adapters) -> Pipeli
     plain = replace(options, config=None, variant=None, revision=None, subfolder=None)
     source = Path(config).expanduser() if Path(config).expanduser().is_dir() else config
     try:
-        index = _index(source, plain)
+        index = _found(source, plain).index
     except ModelError:
         raise
     except Exception as error:
@@ -146,51 +164,44 @@ def left_out(index: Mapping[str, Any], without: tuple[str, ...]) -> tuple[str, .
     return tuple(dict.fromkeys([*without, *(name for name in tokenizers if name in known)]))
 
 
-def _index(source: Path | str, options: LoadOptions) -> dict[str, Any]:
-    """The contents of ``model_index.json``."""
-    inside = f"{options.subfolder}/{INDEX}" if options.subfolder else INDEX
-    path = source / inside if isinstance(source, Path) else _fetched(source, inside, options)
-    if not path.is_file():
-        raise ModelError(f"{source} is a folder, but not a pipeline: it has no {inside} ({_contents(path.parent)})")
-    return dict(json.loads(path.read_text()))
+def _found(place: Path | str, options: LoadOptions) -> Found:
+    """What a folder, or a hub repository by its id, has; the cache if the hub cannot be asked.
 
-
-def _fetched(repository: str, file: str, options: LoadOptions) -> Path:
-    return Path(hf_hub_download(repository, file, revision=options.revision))
-
-
-def _names(source: Path | str, options: LoadOptions) -> list[str]:
-    """The files of the pipeline as ``component/file``; where the hub cannot be asked, those in the cache."""
+    Raises:
+        ModelError: the folder is not a pipeline.
+        LocalEntryNotFoundError: the hub cannot be asked, and the cache has no pipeline of that name.
+    """
     inside = f"{options.subfolder}/" if options.subfolder else ""
-    if isinstance(source, Path):
-        return _listed(source / inside)
+    if isinstance(place, Path):
+        if not (place / inside / INDEX).is_file():
+            has = _contents(place / inside)
+            raise ModelError(f"{place} is a folder, but not a pipeline: it has no {inside}{INDEX} ({has})")
+        return _read(place / inside)
     try:
-        listed = HfApi().model_info(source, revision=options.revision).siblings or ()
+        listed = HfApi().model_info(place, revision=options.revision).siblings or ()
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError):
         raise
     except Exception as error:  # each release of the hub's client has its own
-        found = _listed(_fetched(source, inside + INDEX, options).parent)
-        if not any(map(files.is_weights, found)):
-            raise LocalEntryNotFoundError(f"no weights are in the cache, and {error}") from error
-        return found
-    return [one.rfilename.removeprefix(inside) for one in listed if one.rfilename.startswith(inside)]
+        try:
+            cached = hf_hub_download(place, inside + INDEX, revision=options.revision, local_files_only=True)
+        except LocalEntryNotFoundError:
+            raise LocalEntryNotFoundError(str(error)) from error
+        return _read(Path(cached).parent)
+    names = [one.rfilename.removeprefix(inside) for one in listed if one.rfilename.startswith(inside)]
+    index = Path(hf_hub_download(place, inside + INDEX, revision=options.revision))
+    return Found(json.loads(index.read_text()), names)
 
 
-def _listed(folder: Path) -> list[str]:
-    return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+def _read(folder: Path) -> Found:
+    names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+    return Found(json.loads((folder / INDEX).read_text()), names, folder)
 
 
-def _downloaded(
-    repository: str, names: list[str], variant: str | None, without: Iterable[str], options: LoadOptions
-) -> Path:
-    """The folder with the files of a repository that are needed."""
+def _downloaded(repository: str, names: list[str], options: LoadOptions) -> Path:
+    """The folder of a pipeline in a repository, with these files."""
     inside = f"{options.subfolder}/" if options.subfolder else ""
-    wanted = [inside + name for name in files.chosen(names, variant, without)]
-    return Path(
-        snapshot_download(
-            repository, revision=options.revision, allow_patterns=wanted, local_files_only=constants.HF_HUB_OFFLINE
-        )
-    )
+    wanted = [inside + name for name in names]
+    return Path(snapshot_download(repository, revision=options.revision, allow_patterns=wanted)) / inside
 
 
 def _check_memory(
