@@ -24,7 +24,7 @@ from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.model import Model, Run
 from t2iprobe.core.option_groups import ModelOptions
-from t2iprobe.core.placement import Demand, choose
+from t2iprobe.core.placement import Demand, Placement, choose
 from t2iprobe.core.runs import provenance
 from t2iprobe.plugins.hub import advice, files
 from t2iprobe.plugins.hub import load as hub
@@ -310,6 +310,12 @@ def test_too_little_main_memory_is_said_before_loading(sd3: str, monkeypatch: py
     monkeypatch.setattr(hub, "available", lambda: 1000)
     with pytest.raises(ModelError, match="GB of main memory are free"):
         t2i.load(sd3, plugins=PLUGINS)
+
+
+def test_gradients_need_the_denoiser_on_the_device() -> None:
+    Placement("cuda", "bfloat16", "model", LARGE).check_gradients()
+    with pytest.raises(ConfigError, match=r"gradients need.*\(offload group\)"):
+        Placement("cuda", "bfloat16", "group", LARGE).check_gradients()
 
 
 def test_offloading_from_a_cpu_is_refused(sd3: str) -> None:

@@ -169,6 +169,7 @@ class Model:
             "text-attention layers": self.layers,
             "sites": len(self.sites),
             "pictures": " × ".join(map(str, self.picture_size())),
+            **({"loaded": str(self.placement)} if self.placement else {}),
             "weights": f"{self.weight_bytes / 1e6:,.0f} MB, {weight.dtype}, {weight.device}".replace("torch.", ""),
         }
         return table(("", ""), facts.items())

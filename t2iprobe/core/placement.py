@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from t2iprobe.core.errors import ModelError
+from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.load_options import Offload
 
 if TYPE_CHECKING:
@@ -73,6 +73,18 @@ class Placement:
     demand: Demand
     free: int | None = None
     device_map: str | None = None
+
+    def check_gradients(self) -> None:
+        """Refuse to compute gradients where a layer's weights leave the device once it has run.
+
+        Raises:
+            ConfigError: they do.
+        """
+        if self.offload in ("group", "sequential"):
+            raise ConfigError(
+                f"gradients need all weights of the denoiser on {self.device}, which holds one layer at a time "
+                f"(offload {self.offload}): take a smaller resolution, another device, or a method without gradients"
+            )
 
     def __str__(self) -> str:
         """The choice in words."""

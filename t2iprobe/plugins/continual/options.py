@@ -263,7 +263,7 @@ def _model(options: ContinualOptions, plugins: Plugins) -> Model:
         return Model(adapter.published(), adapter())
     if options.stream == "embedded" and options.arch is None and options.model is None:
         options = options.filled({"arch": "sd3"})
-    model = load(options.filled({"dtype": "float32"}), plugins)
+    model = load(options.filled({"dtype": "float32", "offload": "none"}), plugins)
     if model.upscaler is not None:
         raise ConfigError("continual personalization trains and samples stage I; load the model without an upscaler")
     return model

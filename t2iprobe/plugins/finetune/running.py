@@ -102,7 +102,9 @@ def trained(options: FinetuneOptions, plugins: Plugins) -> list[dict[str, Any]]:
     taught = lesson(str(options.data), plugins, limit=limit)
     learn = probes(options.prompts, plugins, limit=limit) if options.prompts else taught.probes
     keep = probes(options.preserve or plugins.own_prompt_set(ref), plugins, limit=limit)
-    model = load(options.filled({"device": own_device(), "dtype": "float32"}), plugins, options.upscaler)
+    model = load(
+        options.filled({"device": own_device(), "dtype": "float32", "offload": "none"}), plugins, options.upscaler
+    )
     layers = _layers(options, model)
     made = {name: getattr(options, name) for name in ("reader", "clip", "batch_size")}
     monitor = Monitor(model, plugins, learn, keep, settings=options.generation, **made)

@@ -67,6 +67,8 @@ class Attribution(RankingLocalizer):
 
     def measured(self, model: Model, space: Space, pair: Pair, settings: Mapping[str, Any]) -> NDArray[np.float64]:
         """Attributions of the layers, (layer,)."""
+        if model.placement is not None:
+            model.placement.check_gradients()
         _, calls = recorded(model, model.generation([pair.source, pair.target], pair.seed, **settings))
         sites = [[model.sites.named(name) for name in names] for names in space.kv]
         return attributed(model.denoiser, sites, calls, self.points)
