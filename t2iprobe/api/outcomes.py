@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL.Image import Image
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.html import paragraph, table
 from t2iprobe.core.pictures import opened
+from t2iprobe.core.runs.checksums import read_json
 from t2iprobe.registry.frames import framed
 from t2iprobe.registry.results import Result
 
@@ -74,8 +74,7 @@ class EditResult(Result):
     @cached_property
     def answer(self) -> dict[str, Any]:
         """What the command prints with ``--format json``."""
-        found: dict[str, Any] = json.loads((self.path / "result.json").read_text())
-        return found
+        return read_json(self.path / "result.json")
 
     @property
     def sheet(self) -> Image:

@@ -52,8 +52,6 @@ def read_card(path: Path) -> dict[str, Any]:
         DamagedError: it is not what was written.
     """
     found = read_json(path)
-    if not isinstance(found, dict):
-        raise ModelError(f"{path} is damaged: it is no JSON object; restore a copy of the model")
     for key, (right, what) in RIGHT.items():
         if key in found and not right(found[key]):
             raise ModelError(f"{path} is damaged: {key} is not {what}; restore a copy of the model")

@@ -128,15 +128,18 @@ def info(options: StoreOptions, context: typer.Context) -> None:
 
 def _study(root: Any) -> dict[str, Any] | None:
     """What a study has left in a store; ``None`` if there was no study."""
+    from t2iprobe.core.runs.files import understood
+    from t2iprobe.core.store.keys import name_of
     from t2iprobe.core.study import arrays
     from t2iprobe.core.study.stored_results import RecordedResults
 
-    names = arrays.score_names(root)
-    if not names:
-        return None
-    found = RecordedResults(root, names)
-    counts = {"trials": len(found.trials), "pairs": len(found.pairs), "answers": int(found.done.sum())}
-    return {"scores": names, **counts, "pictures": found.pictures}
+    with understood(f"the metadata of {name_of(root.store)}"):
+        names = arrays.score_names(root)
+        if not names:
+            return None
+        found = RecordedResults(root, names)
+        counts = {"trials": len(found.trials), "pairs": len(found.pairs), "answers": int(found.done.sum())}
+        return {"scores": names, **counts, "pictures": found.pictures}
 
 
 def _run(run: Any) -> dict[str, Any]:
@@ -318,6 +321,8 @@ def export(options: ExportOptions, context: typer.Context) -> None:
     from t2iprobe.core.study.export import scores, write
 
     rows, out = scores(options.path), options.out
+    if not rows:
+        raise ConfigError(f"{options.path} has no trials yet, so there is nothing to export")
     write(rows, out)
     if options.format is Format.json:
         print_json({"path": options.path, "out": str(out), "rows": len(rows), "columns": list(rows[0])})

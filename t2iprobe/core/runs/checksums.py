@@ -144,18 +144,21 @@ def check(path: Path) -> Path:
     return path
 
 
-def read_json(path: Path) -> Any:
-    """The contents of a JSON file of a run.
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a run.
 
     Raises:
-        DamagedError: the file is not what was written, or is not JSON.
+        DamagedError: the file is not what was written, or has no JSON object.
     """
     try:
-        return json.loads(check(path).read_text())
+        found = json.loads(check(path).read_bytes())
     except FileNotFoundError:
         raise _error(path.parent, path.name, "is missing") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _error(path.parent, path.name, f"is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise _error(path.parent, path.name, "has no JSON object")
+    return found
 
 
 def signed(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,9 +175,11 @@ def unsigned(path: Path) -> dict[str, Any]:
         OSError: it cannot be read.
     """
     try:
-        found: dict[str, Any] = dict(json.loads(path.read_bytes()))
-    except (ValueError, TypeError) as error:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise _error(path.parent, path.name, f"cannot be read ({error})") from None
+    if not isinstance(found, dict):
+        raise _error(path.parent, path.name, "has no JSON object")
     own, plain = found.pop(OWN, None), dict(found)
     if (own is not None or FORMAT in found) and own != _own(plain):
         raise _error(path.parent, path.name, "is not what was written")
@@ -205,7 +210,11 @@ def _digest(path: Path) -> str:
 def _table(folder: Path) -> Table:
     path = folder / CHECKSUMS
     found = unsigned(path) if path.is_file() else {}
-    return {"kept": dict(found.get("kept", {})), "sealed": dict(found.get("sealed", {}))}
+    table = {name: found.get(name, {}) for name in ("kept", "sealed")}
+    for digests in table.values():
+        if not isinstance(digests, dict) or not all(isinstance(one, list) for one in digests.values()):
+            raise _error(folder, CHECKSUMS, "is no table of checksums")
+    return table
 
 
 def _write(folder: Path, table: Table) -> None:

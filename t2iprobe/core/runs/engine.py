@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from t2iprobe.core.errors import LockedError, StoppedError, StoreError, T2IProbeError
+from t2iprobe.core.errors import DamagedError, LockedError, StoppedError, StoreError, T2IProbeError
 from t2iprobe.core.names import counted
 from t2iprobe.core.runs import checksums, provenance, runfolder
 from t2iprobe.core.runs.files import clear, is_full, unwritable, write
@@ -300,5 +300,12 @@ def progress_of(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """
     file = path / PROGRESS
     if file.is_file() and manifest.get("state") != runfolder.FINISHED:
-        return checksums.unsigned(file)
-    return {**manifest.get("progress", {}), "spent": manifest.get("spent", {})}
+        found = checksums.unsigned(file)
+    else:
+        file = path / runfolder.MANIFEST
+        found = {**manifest.get("progress", {}), "spent": manifest.get("spent", {})}
+    spent = found.get("spent", {})
+    numbers = [found.get("done") or 0, found.get("total") or 0, *(spent.values() if isinstance(spent, dict) else [""])]
+    if not all(isinstance(one, int | float) for one in numbers) or not isinstance(found.get("unit", ""), str):
+        raise DamagedError(f"{file} cannot be read: how far the run is, is no number; {runfolder.INSTEAD}")
+    return found

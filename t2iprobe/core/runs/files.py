@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from t2iprobe.core.errors import StoreError, T2IProbeError
+from t2iprobe.core.errors import DamagedError, StoreError, T2IProbeError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_SPACE = "No space left on device"  # as libraries with error classes of their own put it
@@ -99,6 +99,25 @@ def explained(name: str, kept: Callable[[], str] = lambda: "") -> Iterator[None]
         if not isinstance(error, OSError) and not is_full(error):
             raise
         raise unwritable(name, error, kept()) from error
+
+
+@contextmanager
+def understood(name: str) -> Iterator[None]:
+    """Turn any error on reading what others may have written within a ``with`` block into one sentence.
+
+    Args:
+        name: what is read.
+
+    Raises:
+        DamagedError: it is not what it should be.
+    """
+    try:
+        yield
+    except (T2IProbeError, OSError):
+        raise
+    except Exception as error:  # a library may raise anything on what is not its own
+        reason = " ".join(f"{type(error).__name__}: {error}".removesuffix(": ").split())[:200]
+        raise DamagedError(f"{name} cannot be understood ({reason}); restore a copy of it") from error
 
 
 def unwritable(name: str, error: BaseException, rest: str = "") -> StoreError:

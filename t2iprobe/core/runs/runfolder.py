@@ -29,6 +29,16 @@ from t2iprobe.core.runs.lock import LOCK
 MANIFEST = "manifest.json"
 STORE = "study.zarr"
 Read = Callable[[str, int], Image | None]  # the picture of a trial and a pair
+TYPES: Mapping[str, type | tuple[type, ...]] = {  # of values that are read whatever made the run
+    **dict.fromkeys(("settings", "arguments", "plugins", "spent", "progress"), dict),
+    **dict.fromkeys(("kind", "state", "started", "ended", "sentence", "settings.kind", "settings.command"), str),
+    **dict.fromkeys(("model", "store"), (str, type(None))),
+    **dict.fromkeys(("finding", "scale"), (dict, type(None))),
+    **dict.fromkeys(("scores", "settings.pairs"), list),
+    "settings.localizer": dict,
+    "sessions": int,
+}
+INSTEAD = "choose another folder, or delete that one"
 RUNNING, FINISHED, INTERRUPTED = "running", "finished", "interrupted"  # states of a run
 
 
@@ -48,8 +58,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ConfigError(f"{path} is not a run of t2iprobe (it has no {MANIFEST}){_near(path)}")
     found = unsigned(file)
-    if not isinstance(found.get("settings"), dict):
-        raise DamagedError(f"{file} cannot be read: it has no settings; choose another folder, or delete that one")
+    if "settings" not in found:
+        raise DamagedError(f"{file} cannot be read: it has no settings; {INSTEAD}")
+    for name, right in TYPES.items():
+        section, _, key = name.rpartition(".")
+        part = found[section] if section else found
+        if key in part and not isinstance(part[key], right):
+            raise DamagedError(f"{file} cannot be read: {name} is {part[key]!r:.40}; {INSTEAD}")
     return found
 
 

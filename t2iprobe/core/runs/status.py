@@ -63,9 +63,9 @@ def state_of(path: Path) -> State:
         far.get("done"),
         far.get("total"),
         far.get("unit", ""),
-        manifest.get("started") or "",
-        manifest.get("ended") or "",
-        (manifest.get("finding") or manifest).get("sentence", ""),
+        manifest.get("started", ""),
+        manifest.get("ended", ""),
+        str((manifest.get("finding") or manifest).get("sentence", "")),
         size_of(path),
     )
 

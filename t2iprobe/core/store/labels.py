@@ -13,8 +13,10 @@ from zarr.codecs import Crc32cCodec
 from zarr.core.buffer import Buffer
 
 from t2iprobe.core.contracts.adapter import Branch
-from t2iprobe.core.store import keys, regions
-from t2iprobe.core.store.layout import ACTIVATIONS, COMMITTED, LABELS, Layout, array_name, node
+from t2iprobe.core.errors import DamagedError
+from t2iprobe.core.runs.files import understood
+from t2iprobe.core.store import claims, keys, regions
+from t2iprobe.core.store.layout import ACTIVATIONS, COMMITTED, LABELS, Layout, SiteLayout, array_name, node
 
 #: the attribute by which xarray takes the labels of rows for coordinates
 COORDINATES = "prompt seed"
@@ -72,11 +74,18 @@ class Captured:
         Raises:
             DamagedError: its labels or marks cannot be read.
         """
+        with understood(f"{ACTIVATIONS}/{name} of {keys.name_of(root.store)}"):
+            return cls._read(root, name)
+
+    @classmethod
+    def _read(cls, root: zarr.Group, name: str) -> Captured:
         group: Any = root[f"{ACTIVATIONS}/{name}"]
         steps, prompts, seeds = (_values(group[label]).tolist() for label in LABELS)
         found = Layout.read(
             dict(group.attrs["t2iprobe"]), steps=tuple(steps), prompts=tuple(prompts), seeds=tuple(seeds)
         )
+        if len(prompts) != len(seeds) or found.batch < 1:
+            raise DamagedError(f"the labels of {group.path} do not belong together; restore a copy of the store")
         marks = group[COMMITTED]
         keys_of = (f"{marks.path}/{marks.metadata.encode_chunk_key((unit,))}" for unit in range(found.units))
         # an existing mark is read chunk by chunk, so that a damaged one is not taken for a missing one
@@ -96,9 +105,26 @@ class Captured:
             for branch in Branch:
                 for evaluation in itertools.count():
                     name = array_name(branch, evaluation)
-                    if (array := self.group.get(f"{node(entry.name)}/{name}")) is None:
+                    if (array := self.array(entry, name)) is None:
                         break
                     yield entry.name, name, array
+
+    def array(self, entry: SiteLayout, name: str) -> zarr.Array[Any] | None:
+        """The array of a site called ``name``; ``None`` if there is none.
+
+        Raises:
+            DamagedError: it is not what the labels say, or claims more than is stored.
+        """
+        path = f"{node(entry.name)}/{name}"
+        with understood(f"{self.group.path}/{path} of {keys.name_of(self.group.store)}"):
+            found = self.group.get(path)
+            if found is None:
+                return None
+            lead = (self.layout.rows,) if entry.static else (len(self.layout.steps), self.layout.rows)
+            shards = found.shards or found.chunks
+            if found.shape[: len(lead)] != lead or shards[len(lead) :] != found.shape[len(lead) :]:
+                raise claims.refused(found, f"the labels are {' × '.join(map(str, lead))}")
+            return claims.check(found, whole=False)
 
 
 def runs(root: zarr.Group) -> list[str]:
@@ -109,6 +135,7 @@ def runs(root: zarr.Group) -> list[str]:
 
 def _values(array: zarr.Array[Any]) -> Any:
     """All values of a small array; raises an error if it is damaged."""
+    claims.check(array)
     try:
         return array[:]
     except Exception:

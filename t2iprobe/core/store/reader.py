@@ -19,7 +19,7 @@ from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError, SiteError
 from t2iprobe.core.store import codecs, keys, regions
 from t2iprobe.core.store.labels import Captured, runs
-from t2iprobe.core.store.layout import array_name, node
+from t2iprobe.core.store.layout import array_name
 
 
 class ActivationStore(Activations):
@@ -39,11 +39,11 @@ class ActivationStore(Activations):
         root = keys.open_root(where)
         self.run = _chosen(runs(root), run, root)
         captured = Captured.read(root, self.run)
-        self.layout, self._group, self._committed = captured.layout, captured.group, captured.committed
+        self.layout, self._committed, self._captured = captured.layout, captured.committed, captured
         self.rows, self.prompts, self.seeds = self.layout.rows, self.layout.prompts, self.layout.seeds
         self._entries = {entry.name: entry for entry in self.layout.entries}
         self._position = {step: index for index, step in enumerate(self.layout.steps)}
-        self._arrays: dict[str, zarr.Array[Any] | None] = {}
+        self._arrays: dict[tuple[str, str], zarr.Array[Any] | None] = {}
 
     def __repr__(self) -> str:
         done = f"{sum(self._committed)} of {len(self._committed)} batches"
@@ -133,11 +133,13 @@ class ActivationStore(Activations):
         return 1 if static else next(n for n in further if not any(self._array(site, one, n) for one in Branch))
 
     def _array(self, site: str, branch: Branch, evaluation: int) -> zarr.Array[Any] | None:
-        static = site in self._entries and self._entries[site].static
-        path = f"{node(site)}/{array_name(branch, 0 if static else evaluation)}"
-        if path not in self._arrays:
-            self._arrays[path] = self._group.get(path)
-        return self._arrays[path]
+        entry = self._entries.get(site)
+        if entry is None:
+            return None
+        name = array_name(branch, 0 if entry.static else evaluation)
+        if (site, name) not in self._arrays:
+            self._arrays[site, name] = self._captured.array(entry, name)
+        return self._arrays[site, name]
 
     def _find(self, site: str, steps: Sequence[int], branch: Branch, evaluation: int) -> zarr.Array[Any]:
         array = self._array(site, branch, evaluation)

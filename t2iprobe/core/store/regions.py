@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from t2iprobe.core.errors import DamagedError
 from t2iprobe.core.store import keys
 
+PLACE = re.compile(r"\d+")  # a number in the key of a chunk
 Index = Sequence[int]
 Region = tuple[slice, ...]
 
@@ -64,6 +66,21 @@ def chunks(array: zarr.Array[Any], axes: Sequence[Index]) -> Iterator[tuple[str,
     for place in itertools.product(*chosen, *others):
         region = tuple(slice(i * n, min((i + 1) * n, length)) for i, (n, length) in zip(place, extents, strict=True))
         yield f"{array.path}/{array.metadata.encode_chunk_key(place)}", region
+
+
+def stored(array: zarr.Array[Any]) -> Iterator[tuple[str, Region]]:
+    """Key and region of every chunk (file) that exists, whatever the array's shape is."""
+    sizes, below = array.shards or array.chunks, f"{array.path}/"
+    for key in keys.listed(array.store, below):
+        place = PLACE.findall(key.removeprefix(below))
+        numbers = [int(number) for number in place]
+        if len(place) != array.ndim or f"{below}{array.metadata.encode_chunk_key(tuple(numbers))}" != key:
+            continue
+        region = tuple(
+            slice(i * n, min((i + 1) * n, length)) for i, n, length in zip(numbers, sizes, array.shape, strict=True)
+        )
+        if all(one.start < one.stop for one in region):
+            yield key, region
 
 
 def _as_slice(axis: Index) -> slice | list[int]:

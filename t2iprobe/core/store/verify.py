@@ -11,7 +11,7 @@ import zarr
 
 from t2iprobe.core.errors import ConfigError, DamagedError
 from t2iprobe.core.names import near
-from t2iprobe.core.store import keys, regions
+from t2iprobe.core.store import claims, keys, regions
 from t2iprobe.core.store.labels import Captured, runs
 from t2iprobe.core.store.layout import ACTIVATIONS, COMMITTED, FILES
 
@@ -77,10 +77,9 @@ def verify(where: keys.Where) -> StoreReport:
     """Read every chunk of a store and compare it with its checksum; unfinished parts do not count as damage."""
     root, report = keys.open_root(where), StoreReport()
     present = keys.listed(root.store)
-    written = set(present)
     owners: dict[str, Captured] = {}  # by path of an array of activations
     for name in runs(root):
-        with suppress(DamagedError, KeyError, ValueError, TypeError):  # all of its arrays are walked below
+        with suppress(DamagedError):  # all of its arrays are walked below
             run = Captured.read(root, name)
             owners |= {array.path: run for _, _, array in run.arrays()}
             if unfinished := run.layout.rows - len(run.rows):
@@ -94,9 +93,14 @@ def verify(where: keys.Where) -> StoreReport:
         if not isinstance(member, zarr.Array):
             continue
         owner = owners.get(path)
-        for key, region in regions.chunks(member, ()) if owner is None else _committed_chunks(owner, member):
-            if owner is None and key not in written:
-                continue  # outside of captured runs a chunk never written is not damage: its score is not measured yet
+        try:
+            claims.check(member, whole=False)
+            # outside of captured runs a chunk never written is not damage: its score is not measured yet
+            chunks = list(regions.stored(member) if owner is None else _committed_chunks(owner, member))
+        except Exception as error:  # the attributes of activations may hold anything too
+            report.damaged.append(Damage(f"{path}/zarr.json", str(error) or type(error).__name__))
+            continue
+        for key, region in chunks:
             report.chunks += 1
             if (reason := regions.damage(member, key, region)) is not None:
                 report.damaged.append(Damage(key, reason))

@@ -25,11 +25,12 @@ from typing import Any
 
 import numpy as np
 import zarr
+from PIL import Image
 from zarr.abc.store import Store
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from t2iprobe.core.errors import ConfigError, DamagedError, RunExistsError
-from t2iprobe.core.store import keys, regions
+from t2iprobe.core.store import claims, keys, regions
 from t2iprobe.core.store.layout import FLAT
 
 Array = zarr.Array[Any]
@@ -143,6 +144,43 @@ def member(root: zarr.Group, path: str) -> Array:
     return found.with_config({"write_empty_chunks": True})
 
 
+def read_all(array: Array) -> Any:
+    """All values of an array.
+
+    Raises:
+        DamagedError: a chunk is not what was written, or the array claims more than is stored.
+    """
+    return read(claims.check(array), slice(None))
+
+
+def read_scores(array: Array, trials: int, pairs: int) -> Any:
+    """The scores of the first ``trials`` trials; a killed process may have left fewer.
+
+    Raises:
+        DamagedError: a chunk is not what was written, or the array is not one of scores of so many pairs.
+    """
+    if array.dtype != np.float32 or array.shape[1:] != (pairs,) or array.shards != (ROWS, COLUMNS):
+        raise claims.refused(array, f"it should have the scores of {pairs:,} pairs")
+    return read(array, slice(0, trials))
+
+
+def pictures(array: Array, pairs: int) -> Array:
+    """An array of pictures, after looking at its shape.
+
+    Raises:
+        DamagedError: it is not one of pictures of so many pairs.
+    """
+    size = array.shape[2:]
+    limit = 3 * (Image.MAX_IMAGE_PIXELS or 0)
+    wrong = array.dtype != np.uint8 or array.ndim != 5 or array.shape[1] != pairs or size[2] != 3
+    if wrong or array.chunks != (1, 1, *size) or not 0 < np.prod(size, dtype=object) <= limit:
+        raise claims.refused(array, f"it should have the pictures of {pairs:,} pairs")
+    together = (array.shards or array.chunks)[0]
+    if together > max(1, IMAGE_BYTES // int(np.prod(size))) or (array.shards or array.chunks)[1:] != array.chunks[1:]:
+        raise claims.refused(array, f"its files should have fewer than {together:,} pictures")
+    return array
+
+
 def read(array: Array, selection: Any) -> Any:
     """``array[selection]``.
 
@@ -159,9 +197,7 @@ def read(array: Array, selection: Any) -> Any:
 
 def _message(array: Array, error: Exception) -> str:
     where = keys.name_of(array.store)
-    # a chunk that is missing is one that was never measured
-    there = (one for one in regions.chunks(array, ()) if keys.exists(array.store, one[0]))
-    found = next((key for key, region in there if regions.damage(array, key, region)), None)
+    found = next((key for key, region in regions.stored(array) if regions.damage(array, key, region)), None)
     what = f"chunk {found} of {where}" if found else f"{array.path} of {where}"
     reason = str(error).partition(" Stored:")[0] or type(error).__name__
     return f"{what} is damaged: {reason}; restore a copy of it, or delete that file and resume to measure it again"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,7 +18,9 @@ from PIL.Image import Image
 from t2iprobe.core.contracts.localizer import Finding
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
+from t2iprobe.core.pairs import Pair
 from t2iprobe.core.runs import runfolder
+from t2iprobe.core.runs.files import understood
 from t2iprobe.core.scoring import Bounds, Scale, Scored, Scores
 from t2iprobe.core.statistics import Interval, interval
 from t2iprobe.core.study.stored_results import RecordedResults, open_study
@@ -80,9 +83,19 @@ class StudyResult:
         """
         folder = Path(path)
         manifest = runfolder.read_manifest(folder)
-        return cls(
-            folder, manifest, open_study(manifest.get("store") or folder / runfolder.STORE, manifest.get("scores"))
-        )
+        recorded = open_study(manifest.get("store") or folder / runfolder.STORE, manifest.get("scores"))
+        found = cls(folder, manifest, recorded)
+        with understood(str(folder / runfolder.MANIFEST)):
+            found._check()
+        return found
+
+    def _check(self) -> None:
+        """Read everything in the manifest that is read later, and compare it with the answers."""
+        _ = self.finding, self.scale
+        pairs = [Pair(*one) for one in self.manifest["settings"]["pairs"]]
+        held_out = self.manifest["settings"].get("held_out") or ()
+        if len(pairs) != len(self.pairs) or not all(0 <= one < len(pairs) for one in held_out):
+            raise ValueError(f"{len(pairs)} pairs, where {len(self.pairs)} were measured")
 
     def __repr__(self) -> str:
         return f"Result({self.path}, {self.manifest['state']}, {self.answers} answers)"
@@ -223,7 +236,9 @@ def layers_found(run: Path, model: Model) -> tuple[int, ...]:
         ConfigError: the run belongs to another architecture, is not finished, or found nothing.
     """
     manifest = runfolder.read_manifest(run)
-    settings, finding = manifest["settings"], manifest.get("finding")
+    settings = manifest["settings"]
+    with understood(str(run / runfolder.MANIFEST)):
+        finding = finding_from_json(manifest["finding"]) if manifest.get("finding") else None
     adapter = manifest.get("adapter") or settings.get("adapter")
     if adapter != model.adapter.name:
         raise ConfigError(f"{run} is about a model of architecture {adapter}, this one is {model.adapter.name}")
@@ -231,14 +246,14 @@ def layers_found(run: Path, model: Model) -> tuple[int, ...]:
         raise ConfigError(f"{run} is not a localization; give a run of `t2iprobe localize`, or name the layers")
     if finding is None:
         raise ConfigError(f"{run} is not finished; resume it with `t2iprobe study resume {run}`")
-    if not finding["layers"]:
+    if not finding.layers:
         raise ConfigError(f"{run} found no layer that stands out; name the layers instead")
-    if max(finding["layers"]) >= model.layers:
+    if not 0 <= min(finding.layers) <= max(finding.layers) < model.layers:
         raise ConfigError(
-            f"{run} found layer {max(finding['layers'])}, but {model.ref or 'this model'} has the layers "
+            f"{run} found layer {max(finding.layers)}, but {model.ref or 'this model'} has the layers "
             f"0-{model.layers - 1}: it is about another model"
         )
-    return tuple(finding["layers"])
+    return finding.layers
 
 
 def finding_as_json(finding: Finding) -> dict[str, Any]:
@@ -263,9 +278,9 @@ def _plain(value: Any) -> Any:
 def finding_from_json(found: Mapping[str, Any]) -> Finding:
     """The inverse of :func:`finding_as_json`."""
     return Finding(
-        tuple(found["layers"]),
-        tuple(math.nan if value is None else value for value in found["ranking"]),
-        found["sentence"],
+        tuple(map(operator.index, found["layers"])),
+        tuple(math.nan if value is None else float(value) for value in found["ranking"]),
+        str(found["sentence"]),
         None if found["response"] is None else Interval.of(found["response"]),
         found["details"],
     )

@@ -16,9 +16,9 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
 from t2iprobe.core.contracts.adapter import Branch
-from t2iprobe.core.errors import ConfigError, DamagedError, NonFiniteError, T2IProbeError
+from t2iprobe.core.errors import ConfigError, DamagedError, NonFiniteError
 from t2iprobe.core.runs.checksums import check
-from t2iprobe.core.runs.files import explained
+from t2iprobe.core.runs.files import explained, understood
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.scoring import Scores
 from t2iprobe.core.store import keys
@@ -46,7 +46,7 @@ class RecordedResults:
         defined = arrays.member(root, "trial").attrs.get("trials", []) if "trial" in root else []
         self.trials = [trial_from_json(found) for found in defined]  # type: ignore[union-attr,arg-type]
         self._rows = {trial.label: row for row, trial in enumerate(self.trials)}
-        self.pairs = [str(label) for label in arrays.read(arrays.member(root, "pair"), slice(None))]
+        self.pairs = [str(label) for label in arrays.read_all(arrays.member(root, "pair"))]
         self._open: dict[str, arrays.Array] = {}
         self._known: dict[str, Scores] = {name: self._load(name) for name in self.names}
 
@@ -59,7 +59,7 @@ class RecordedResults:
     def _load(self, name: str) -> Scores:
         """One score, (trial, pair); a killed process may have left fewer rows than there are trials."""
         known = np.full((len(self.trials), len(self.pairs)), np.nan, np.float32)
-        found = arrays.read(arrays.member(self._root, name), slice(None))[: len(known)]
+        found = arrays.read_scores(arrays.member(self._root, name), *known.shape)
         known[: len(found)] = found
         return known
 
@@ -96,7 +96,7 @@ class RecordedResults:
         """
         if self.scores(label, pair) is None or not ("images" in self._open or "images" in self._root):
             return None
-        array, row = self._array("images"), self._rows[label]
+        array, row = arrays.pictures(self._array("images"), len(self.pairs)), self._rows[label]
         found = arrays.read(array, (row, pair))
         key = arrays.file_of(array, (row, pair))
         if not found.any() and not keys.exists(array.store, key):
@@ -212,7 +212,7 @@ class StoredResults(RecordedResults):
         name = quote(key, safe="")
         path = f"memo/{name}"
         if path in self._root and arrays.member(self._root, path).attrs.get("done"):
-            return np.asarray(arrays.read(arrays.member(self._root, path), ...))
+            return np.asarray(arrays.read_all(arrays.member(self._root, path)))
         value = np.asarray(compute())
         with self._explained():
             array = self._root.create_array(
@@ -254,16 +254,11 @@ def open_study(where: Path | str | Store, names: Sequence[str] | None = None) ->
         for file in [*where.glob("zarr.json"), *where.glob("*/zarr.json")]:
             check(file)
     root = keys.open_root(where)
-    try:
+    with understood(f"the metadata of {where}"):
         known = arrays.score_names(root)
         if not known:
             raise ConfigError(f"{where} holds no scores; only a study has some, such as a run of `t2iprobe patch`")
         return RecordedResults(root, names or known)
-    except T2IProbeError:
-        raise
-    except Exception as error:  # Zarr may raise anything on metadata that is not its own
-        reason = str(error) or type(error).__name__
-        raise DamagedError(f"the metadata of {where} cannot be read ({reason}); restore a copy of it") from error
 
 
 def trial_as_json(trial: Trial) -> dict[str, Any]:

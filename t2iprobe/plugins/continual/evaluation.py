@@ -17,6 +17,7 @@ from PIL import Image
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice
 from t2iprobe.core.runs import runfolder
+from t2iprobe.core.runs.files import understood
 from t2iprobe.plugins.continual.arms import BASE, ModelSeries, arms
 from t2iprobe.plugins.continual.concepts import ConceptScore
 from t2iprobe.plugins.continual.grid import ResultGrid, grids_in
@@ -25,6 +26,7 @@ from t2iprobe.plugins.continual.streamfile import record
 from t2iprobe.plugins.continual.streams import Task, TaskStream
 
 RETENTION = "ssim"
+TYPES = {"methods": list, "orders": list, "seeds": list, "references": list, "targets": dict}
 
 Tick = Callable[[int], None]
 #: similarity of a picture and what it is compared with
@@ -52,6 +54,14 @@ def read_run(folder: Path) -> dict[str, Any]:
     found = runfolder.read_manifest(folder)
     if found["settings"].get("kind") != "continual":
         raise ConfigError(f"{folder} is a run of another command; give one of `t2iprobe continual run`")
+    settings, file = found["settings"], folder / runfolder.MANIFEST
+    with understood(str(file)):
+        names = [one["name"] for one in (*settings["stream"]["tasks"], *settings["methods"])]
+        wrong = [name for name, right in TYPES.items() if not isinstance(settings[name], right)]
+        if wrong or not all(isinstance(name, str) for name in (*names, *settings["references"])):
+            raise TypeError(", ".join(wrong) or "a name is no text")
+        if not all(isinstance(number, int) for number in (*settings["orders"], *settings["seeds"])):
+            raise TypeError("an order or a seed is no number")
     return found
 
 

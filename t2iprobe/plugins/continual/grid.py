@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.study.arrays import Array, compressors, member, read
+from t2iprobe.core.study.arrays import Array, compressors, member, read, read_all
 from t2iprobe.plugins.continual.arms import ModelSeries
 
 AXES = {"scores": ("after", "task", "picture"), "kept": ("after", "picture")}
@@ -101,7 +101,7 @@ class ResultGrid:
     @property
     def done(self) -> NDArray[np.uint8]:
         """(after, cell) marks of what is done."""
-        return np.asarray(read(member(self.group, "done"), slice(None)))
+        return np.asarray(read_all(member(self.group, "done")))
 
     def write(self, after: int, cell: int, pictures: Sequence[Image.Image]) -> None:
         """Write the pictures of a task in a state, or those of the generic prompts if ``cell`` is the last one."""
@@ -129,7 +129,7 @@ class ResultGrid:
     def scores(self, name: str, kind: str = "scores") -> Floats | None:
         """Scores (after, task, picture), or (after, picture) for ``kind="kept"``; ``None`` if nothing is scored."""
         path = f"{kind}/{name}"
-        return np.asarray(read(member(self.group, path), slice(None)), np.float32) if path in self.group else None
+        return np.asarray(read_all(member(self.group, path)), np.float32) if path in self.group else None
 
     def names(self) -> list[str]:
         """Names of the scores that there are."""

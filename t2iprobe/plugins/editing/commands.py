@@ -102,8 +102,7 @@ def _finished(path: Path, options: EditOptions) -> dict[str, Any] | None:
     old = manifest.get("arguments", {}).get("options")
     if manifest.get("state") != runfolder.FINISHED or old != portable(options.deciding):
         return None  # the study reports what differs
-    answer: dict[str, Any] = read_json(path / ANSWER)
-    return answer
+    return read_json(path / ANSWER)
 
 
 def _announce(sweep: EditSweep, path: Path, yes: bool, pairs: int, cost: Cost) -> None:

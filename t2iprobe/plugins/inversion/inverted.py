@@ -16,12 +16,14 @@ from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice
 from t2iprobe.core.runs import runfolder
+from t2iprobe.core.runs.files import understood
 from t2iprobe.core.store.reader import ActivationStore
 from t2iprobe.core.study.stored_results import open_study
 from t2iprobe.plugins.inversion.trajectory_store import SAMPLE, Array, phase
 
 Scores = NDArray[np.float32]
 KIND = "inversion"
+TYPES = {"num_steps": int, "arms": list, "trajectory": bool, "prompts": list, "seeds": list, "guidance": int | float}
 
 
 class Inverted:
@@ -51,7 +53,13 @@ class Inverted:
         self.manifest = runfolder.read_manifest(self.path)
         if self.manifest.get("kind") != KIND:
             raise ConfigError(f"{path} is not an inversion; `t2iprobe invert run --out FOLDER` makes one")
-        settings: Mapping[str, Any] = self.manifest["settings"]
+        with understood(str(self.path / runfolder.MANIFEST)):
+            self._open(self.manifest["settings"], path, rows)
+
+    def _open(self, settings: Mapping[str, Any], path: str | Path, rows: int | None) -> None:
+        for name, right in TYPES.items():
+            if not isinstance(settings[name], right):
+                raise TypeError(f"{name} is {settings[name]!r:.40}")
         self.settings, self.steps = settings, int(settings["num_steps"])
         self.arms: list[str] = list(settings["arms"])
         self.trajectory = bool(settings["trajectory"])

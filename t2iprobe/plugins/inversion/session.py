@@ -252,8 +252,7 @@ def sweep(
         return {}
 
     execute(RunDefinition(name, settings, work, facts, unit=unit, disposable=False), path, stopping())
-    found: dict[str, Any] = read_json(path / f"{name}.json")
-    return found
+    return read_json(path / f"{name}.json")
 
 
 @contextmanager
