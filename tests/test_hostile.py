@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from simulation import study
+from typer.testing import CliRunner
 
+from t2iprobe.cli.app import build
+from t2iprobe.core.cache import Key
+from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError, DamagedError, LockedError, ModelError, T2IProbeError
 from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.planted import own_prompt_set, planted_layers, sampling_defaults
-from t2iprobe.core.runs import runfolder
+from t2iprobe.core.runs import checksums, runfolder
 from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
 from t2iprobe.core.runs.lock import LOCK, is_held, lock
+from t2iprobe.core.store.layout import Layout, SiteLayout
+from t2iprobe.core.store.reader import ActivationStore
+from t2iprobe.core.store.writer import ActivationWriter
+from t2iprobe.core.study.result import StudyResult
 from t2iprobe.plugins.hub.load import load
 from t2iprobe.plugins.organisms.recipes import WEIGHTS
 
@@ -136,3 +148,146 @@ def test_who_waits_for_a_lock_that_is_removed_gets_the_new_one(tmp_path: Path) -
     assert not left(tmp_path) and not is_held(tmp_path / LOCK)
     (tmp_path / LOCK).write_text("process 1 on this machine")  # left by a kill
     assert not is_held(tmp_path / LOCK) and (tmp_path / LOCK).read_text() == "process 1 on this machine"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study and a capture, without the checksums that would notice every change at once."""
+    runs = tmp_path_factory.mktemp("runs")
+    one = study(count=4)
+    one.bench = dataclasses.replace(one.bench, facts={"model": "simulated", "adapter": "sd3"})
+    one.run(runs / "study")
+    (runs / "capture").mkdir()
+    runfolder.write_manifest(runs / "capture", {"kind": "capture", "state": "finished", "settings": {}})
+    sites = (SiteLayout("blocks.0.joint_attn.k", ("token", "channel")),)
+    layout = Layout(sites, ("a", "b"), (0, 0), (0,))
+    with ActivationWriter(runs / "capture/study.zarr", "capture", layout) as writer, writer.unit(0) as rows:
+        writer.add(Key(sites[0].name, 0, Branch.COND), tuple(rows), torch.ones(2, 3, 4))
+    for name in ("study", "capture"):
+        (runs / name / "checksums.json").unlink(missing_ok=True)
+    return runs
+
+
+@pytest.fixture
+def runs(made: Path, tmp_path: Path) -> Path:
+    """Copies of them."""
+    return Path(shutil.copytree(made, tmp_path / "runs"))
+
+
+def refused(*words: str | Path) -> str:
+    """What a command says that has to end with an error of ours, in one line."""
+    ended = CliRunner().invoke(build(), [str(word) for word in words])
+    said = str(ended.exception) if isinstance(ended.exception, T2IProbeError) else ended.output
+    assert isinstance(ended.exception, T2IProbeError | SystemExit), ended.exception
+    assert ended.exit_code in (1, 2) and said.strip() and "Traceback" not in said
+    return said
+
+
+HUGE = 10**9
+COND = "activations/capture/blocks.0.joint_attn.k/cond"
+
+
+def metadata(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    found = json.loads(file.read_text())
+    change(found)
+    file.write_text(json.dumps(found))
+
+
+def huge(found: dict[str, Any], *, chunks: bool) -> None:
+    found["shape"] = [HUGE] * len(found["shape"])
+    if chunks:
+        found["chunk_grid"]["configuration"]["chunk_shape"] = found["shape"]
+
+
+@pytest.mark.parametrize("chunks", [False, True])
+@pytest.mark.parametrize("name", ["score_target", "ssim", "pair"])
+def test_a_study_that_claims_more_than_is_stored(name: str, chunks: bool, runs: Path) -> None:
+    metadata(runs / f"study/study.zarr/{name}/zarr.json", lambda found: huge(found, chunks=chunks))
+    for words in (["store", "info"], ["study", "status"], ["store", "export", "--out", runs / "x.csv"], ["report"]):
+        assert name in refused(*words, runs / "study")
+    listed = CliRunner().invoke(build(), ["study", "ls", str(runs)])
+    assert listed.exit_code in (0, 1) and isinstance(listed.exception, T2IProbeError | None)
+    CliRunner().invoke(build(), ["store", "verify", str(runs / "study")], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("chunks", [False, True])
+def test_pictures_that_claim_more_than_is_stored(chunks: bool, runs: Path) -> None:
+    metadata(runs / "study/study.zarr/images/zarr.json", lambda found: huge(found, chunks=chunks))
+    with pytest.raises(DamagedError, match=r"images/zarr.json .*1,?000,?000,?000"):
+        StudyResult.open(runs / "study").images("source", 0)
+
+
+@pytest.mark.parametrize("chunks", [False, True])
+@pytest.mark.parametrize("name", ["step", "prompt", "seed", COND.partition("capture/")[2]])
+def test_activations_that_claim_more_than_is_stored(name: str, chunks: bool, runs: Path) -> None:
+    file = runs / f"capture/study.zarr/activations/capture/{name}/zarr.json"
+    metadata(file, lambda found: huge(found, chunks=chunks))
+    for words in (["store", "info"], ["store", "verify"], ["store", "rm"]):
+        refused(*words, runs / "capture")
+    with pytest.raises(DamagedError):
+        ActivationStore(runs / "capture").fetch("blocks.0.joint_attn.k", 0, Branch.COND, [0])
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("study/study.zarr/score_target", {"data_type": "int16", "fill_value": 0}),
+        ("study/study.zarr/score_target", {"shape": [1]}),
+        ("study/study.zarr/score_target", None),
+        ("study/study.zarr/pair", None),
+        ("study/study.zarr/trial", {"attributes": {"trials": [1]}}),
+        ("study/study.zarr/trial", {"attributes": {"trials": {"a": 1}}}),
+        ("study/study.zarr", {"attributes": {"scores": 7}}),
+        ("study/study.zarr", {"attributes": {"scores": ["nosuch"]}}),
+        ("capture/study.zarr/activations/capture", {"attributes": {"t2iprobe": None}}),
+        ("capture/study.zarr/activations/capture", {"attributes": {"t2iprobe": {"format": 1}}}),
+        ("capture/study.zarr/activations/capture/prompt", None),
+        ("capture/study.zarr/activations/capture/seed", {"shape": [7]}),
+        (f"capture/study.zarr/{COND}", {"attributes": {}}),
+        (f"capture/study.zarr/{COND}", {"shape": [1]}),
+    ],
+)
+def test_stores_of_the_wrong_kind(name: str, change: dict[str, Any] | None, runs: Path) -> None:
+    if change is None:
+        shutil.rmtree(runs / name)
+    else:
+        metadata(runs / name / "zarr.json", lambda found: found.update(change))
+    refused("store", "info", runs / name.partition("/")[0])
+    if name.startswith("study/study.zarr/"):
+        refused("store", "export", runs / "study", "--out", runs / "x.csv")
+    CliRunner().invoke(build(), ["store", "verify", str(runs / name.partition("/")[0])], catch_exceptions=False)
+
+
+def forged(run: Path, name: str, value: Any) -> None:
+    """A manifest with another value, and with the right checksum."""
+    manifest = checksums.unsigned(run / "manifest.json")
+    inner = manifest
+    *above, last = name.split(".")
+    for key in above:
+        inner = inner[key]
+    inner[last] = value
+    runfolder.write_manifest(run, manifest)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "7", '"x"', "{}", '[["settings", {}]]', "[" * 100_000, "", "\0"])
+def test_a_manifest_is_an_object(content: str, runs: Path) -> None:
+    (runs / "study/manifest.json").write_text(content)
+    for words in (
+        ["report"],
+        ["study", "status"],
+        ["study", "resume"],
+        ["continual", "analyze"],
+        ["invert", "analyze"],
+    ):
+        assert "manifest.json" in refused(*words, runs / "study")
+    listed = json.loads(CliRunner().invoke(build(), ["study", "ls", str(runs), "--format", "json"]).stdout)
+    assert [one["state"] for one in listed["studies"]] == ["finished", "damaged"]
+
+
+@pytest.mark.parametrize("value", [None, [], 7, "x", {}, [[]], [None]])
+@pytest.mark.parametrize("name", ["settings", "settings.pairs", "settings.localizer", "finding", "scale", "scores"])
+def test_manifests_of_wrong_types(name: str, value: Any, runs: Path) -> None:
+    forged(runs / "study", name, value)
+    for words in (["report"], ["study", "status"], ["study", "ls"], ["store", "info"], ["study", "resume"]):
+        ended = CliRunner().invoke(build(), [*words, str(runs if words[-1] == "ls" else runs / "study")])
+        assert isinstance(ended.exception, T2IProbeError | SystemExit | None), (words, ended.exception)

@@ -46,7 +46,7 @@ class CaptureOptions(RunOptions, GenerationOptions, ModelOptions):
     seed: int = option(0, help="Random seed of the noise, which is the same for every prompt.", ge=0, lt=SEEDS)
     batch_size: int | None = option(None, help=f"Number of prompts at once, and in one file; default {BATCH}.", ge=1)
     round_bits: int | None = option(
-        None, help="Keep only this many bits of the mantissa: smaller, but no longer exact.", ge=1
+        None, help="Keep only this many bits of the mantissa: smaller, but no longer exact.", ge=1, le=52
     )
     max_bytes: Size = option(BUDGET, help="Refuse to start if it takes more than this, such as 500MB or 2TiB.")
     plan: bool = option(False, help="Only print what it would take.")

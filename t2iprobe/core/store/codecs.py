@@ -23,6 +23,7 @@ DTYPES: dict[torch.dtype, tuple[str, Any, int]] = {
     torch.float16: ("float16", np.nan, 10),
     torch.bfloat16: ("uint16", 0x7FC0, 7),  # unknown to numpy and Zarr: stored as 16 bits, the name as an attribute
 }
+MANTISSA = 52  # bits of the longest mantissa
 SHUFFLES = {"shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
 QUICK = 100e6  # bytes per second on one core that are always fast enough
 WORTH = 0.95  # largest stored fraction of the raw size at which compression is used
@@ -107,14 +108,19 @@ def to_tensor(array: NDArray[Any], dtype: str) -> Tensor:
     return value.view(torch.bfloat16) if dtype == "bfloat16" else value
 
 
+def stored_as(dtype: str) -> np.dtype[Any]:
+    """How values of a torch dtype, given by its name, are stored; ``KeyError`` if they are not."""
+    return np.dtype({str(one).removeprefix("torch."): form[0] for one, form in DTYPES.items()}[dtype])
+
+
 def check_round_bits(keep: int | None) -> None:
     """Refuse an invalid number of mantissa bits.
 
     Raises:
-        ConfigError: it is below 1.
+        ConfigError: it is below 1, or above what any dtype has.
     """
-    if keep is not None and keep < 1:
-        raise ConfigError(f"rounding keeps at least 1 bit of the mantissa, found {keep}")
+    if keep is not None and not 1 <= keep <= MANTISSA:
+        raise ConfigError(f"rounding keeps 1 to {MANTISSA} bits of the mantissa, found {keep}")
 
 
 def rounded(array: NDArray[Any], dtype: torch.dtype, keep: int | None) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from zarr.core.buffer import Buffer
 from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import DamagedError
 from t2iprobe.core.runs.files import understood
-from t2iprobe.core.store import claims, keys, regions
+from t2iprobe.core.store import claims, codecs, keys, regions
 from t2iprobe.core.store.layout import ACTIVATIONS, COMMITTED, LABELS, Layout, SiteLayout, array_name, node
 
 #: the attribute by which xarray takes the labels of rows for coordinates
@@ -124,6 +124,9 @@ class Captured:
             shards = found.shards or found.chunks
             if found.shape[: len(lead)] != lead or shards[len(lead) :] != found.shape[len(lead) :]:
                 raise claims.refused(found, f"the labels are {' × '.join(map(str, lead))}")
+            dtype = codecs.stored_as(str(found.attrs["dtype"]))
+            if found.dtype != dtype:
+                raise claims.refused(found, f"its activations are stored as {dtype}")
             return claims.check(found, whole=False)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import zarr
 
-from t2iprobe.core.errors import ConfigError, DamagedError
+from t2iprobe.core.errors import ConfigError, StoreError
 from t2iprobe.core.names import near
 from t2iprobe.core.store import claims, keys, regions
 from t2iprobe.core.store.labels import Captured, runs
@@ -78,12 +77,15 @@ def verify(where: keys.Where) -> StoreReport:
     root, report = keys.open_root(where), StoreReport()
     present = keys.listed(root.store)
     owners: dict[str, Captured] = {}  # by path of an array of activations
+    unreadable: dict[str, str] = {}
     for name in runs(root):
-        with suppress(DamagedError):  # all of its arrays are walked below
+        try:
             run = Captured.read(root, name)
             owners |= {array.path: run for _, _, array in run.arrays()}
             if unfinished := run.layout.rows - len(run.rows):
                 report.unfinished[name] = unfinished
+        except StoreError as error:  # its arrays are walked all the same
+            unreadable[f"{ACTIVATIONS}/{name}/"] = str(error)
     for path in [key.removesuffix("/zarr.json") for key in present if key.endswith("/zarr.json")]:
         try:
             member: Any = root[path]
@@ -106,6 +108,9 @@ def verify(where: keys.Where) -> StoreReport:
                 report.damaged.append(Damage(key, reason))
             else:
                 report.bytes += keys.sizes(member.store, [key])[key]
+    for below, reason in unreadable.items():
+        if not any(one.chunk.startswith(below) for one in report.damaged):
+            report.damaged.append(Damage(f"{below}zarr.json", reason))
     return report
 
 

@@ -30,6 +30,7 @@ from zarr.abc.store import Store
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from t2iprobe.core.errors import ConfigError, DamagedError, RunExistsError
+from t2iprobe.core.runs.files import understood
 from t2iprobe.core.store import claims, keys, regions
 from t2iprobe.core.store.layout import FLAT
 
@@ -129,7 +130,7 @@ def grow(root: zarr.Group, trials: Sequence[Mapping[str, Any]]) -> None:
 def rows_of(root: zarr.Group) -> list[Array]:
     """The arrays that have one row per trial, without the labels."""
     found = [member(root, name) for name in score_names(root)]
-    return [*found, member(root, "images")] if "images" in root else found
+    return [*found, member(root, "images")] if has(root, "images") else found
 
 
 def score_names(root: zarr.Group) -> list[str]:
@@ -138,10 +139,25 @@ def score_names(root: zarr.Group) -> list[str]:
     return list(found)
 
 
+def has(root: zarr.Group, path: str) -> bool:
+    """Whether the store has an array.
+
+    Raises:
+        DamagedError: its metadata cannot be read.
+    """
+    with understood(f"{path}/zarr.json of {keys.name_of(root.store)}"):
+        return path in root
+
+
 def member(root: zarr.Group, path: str) -> Array:
-    """An array of the store; chunks that are all zeros are written as well."""
-    found: Any = root[path]
-    return found.with_config({"write_empty_chunks": True})
+    """An array of the store; chunks that are all zeros are written as well.
+
+    Raises:
+        DamagedError: there is none, or its metadata cannot be read.
+    """
+    with understood(f"{path}/zarr.json of {keys.name_of(root.store)}"):
+        found: Any = root[path]
+        return found.with_config({"write_empty_chunks": True})
 
 
 def read_all(array: Array) -> Any:

@@ -93,6 +93,8 @@ class StudyResult:
         """Read everything in the manifest that is read later, and compare it with the answers."""
         _ = self.finding, self.scale
         pairs = [Pair(*one) for one in self.manifest["settings"]["pairs"]]
+        if not isinstance(self.manifest["settings"].get("localizer", {"name": ""})["name"], str):
+            raise TypeError("the name of the method is no text")
         held_out = self.manifest["settings"].get("held_out") or ()
         if len(pairs) != len(self.pairs) or not all(0 <= one < len(pairs) for one in held_out):
             raise ValueError(f"{len(pairs)} pairs, where {len(self.pairs)} were measured")

@@ -71,7 +71,7 @@ class RecordedResults:
     @property
     def pictures(self) -> int:
         """Number of pictures: one per answer, unless the evaluator makes none."""
-        return int(self.done.sum()) if "images" in self._root else 0
+        return int(self.done.sum()) if arrays.has(self._root, "images") else 0
 
     def row(self, label: str) -> int | None:
         """Row of a trial; ``None`` if it has none."""
@@ -94,7 +94,7 @@ class RecordedResults:
         Raises:
             DamagedError: it is not what was written.
         """
-        if self.scores(label, pair) is None or not ("images" in self._open or "images" in self._root):
+        if self.scores(label, pair) is None or not ("images" in self._open or arrays.has(self._root, "images")):
             return None
         array, row = arrays.pictures(self._array("images"), len(self.pairs)), self._rows[label]
         found = arrays.read(array, (row, pair))
@@ -198,7 +198,7 @@ class StoredResults(RecordedResults):
     def _write_images(self, measured: TrialResult, trials: Sequence[Trial]) -> None:
         labels = [trial.label for trial in trials if trial.label in measured.images]
         shown = {self._rows[label]: np.asarray(measured.images[label]) for label in labels}
-        if shown and "images" not in self._open and "images" not in self._root:
+        if shown and "images" not in self._open and not arrays.has(self._root, "images"):
             shape = next(iter(shown.values())).shape
             arrays.add_images(self._root, len(self.trials), len(self.pairs), shape, len(shown))
             keys.publish(self._root)
