@@ -24,7 +24,7 @@ from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.model import Model, Run
 from t2iprobe.core.option_groups import ModelOptions
-from t2iprobe.core.placement import Demand, Placement, choose
+from t2iprobe.core.placement import Demand, Placement, choose, stored
 from t2iprobe.core.runs import provenance
 from t2iprobe.plugins.hub import advice, files
 from t2iprobe.plugins.hub import load as hub
@@ -211,6 +211,20 @@ def test_quantising_names_the_package_it_needs(
     monkeypatch.setattr(hub.quantization, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=package):
         t2i.load(sd3, quantize=way, plugins=PLUGINS)
+
+
+class Halves(torch.Tensor):
+    """A tensor in two parts, as torchao makes them."""
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["codes", "scales"], None
+
+
+def test_quantised_weights_count_and_hash_as_they_are_stored() -> None:
+    one = torch.zeros(8, 8).as_subclass(Halves)
+    one.codes, one.scales = torch.zeros(8, 8, dtype=torch.int8), torch.ones(8)  # type: ignore[attr-defined]
+    assert [inner.nbytes for inner in stored(one)] == [64, 32]
+    assert stored(one.scales) == [one.scales]  # type: ignore[attr-defined]
 
 
 # precision

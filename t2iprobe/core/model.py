@@ -24,7 +24,7 @@ from t2iprobe.core.html import sheet, table
 from t2iprobe.core.interventions import Intervention, Patterns, edits_of, names
 from t2iprobe.core.measuring import StepWatch, peak
 from t2iprobe.core.names import counted
-from t2iprobe.core.placement import Placement
+from t2iprobe.core.placement import Placement, stored
 from t2iprobe.core.seeds import check_seed
 from t2iprobe.core.sites import Sites
 
@@ -363,7 +363,8 @@ class Model:
         """Bytes of the weights of every component, including the upscaler's, each counted once."""
         pipelines = (self.pipeline, self.upscaler) if self.upscaler is not None else (self.pipeline,)
         parts = [part for one in pipelines for part in one.components.values() if isinstance(part, nn.Module)]
-        return sum({id(weight): weight.nbytes for part in parts for weight in part.parameters()}.values())
+        weights = {id(inner): inner for part in parts for weight in part.parameters() for inner in stored(weight)}
+        return sum(weight.nbytes for weight in weights.values())
 
     def image_bytes(self, settings: Mapping[str, Any]) -> int:
         """Bytes of one final picture, uncompressed; with an upscaler, of an upscaled one."""

@@ -142,10 +142,20 @@ def held_bytes(pipeline: Any, device: torch.device) -> int:
     return sum(tensor.nbytes for tensor in tensors if tensor.device.type == device.type)
 
 
+def stored(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors that hold the numbers of one that torchao has quantised; of any other, itself."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor]
+    return [inner for name in tensor.__tensor_flatten__()[0] for inner in stored(getattr(tensor, name))]
+
+
 def _tensors(pipeline: Any) -> dict[str, list[torch.Tensor]]:
     """Parameters and buffers of each component."""
     parts = {name: part for name, part in pipeline.components.items() if hasattr(part, "parameters")}
-    return {name: [*part.parameters(), *part.buffers()] for name, part in parts.items()}
+    return {
+        name: [inner for tensor in (*part.parameters(), *part.buffers()) for inner in stored(tensor)]
+        for name, part in parts.items()
+    }
 
 
 def _gb(count: float) -> str:

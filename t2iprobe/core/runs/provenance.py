@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from t2iprobe.core.model import Model
+from t2iprobe.core.placement import stored
 
 PACKAGES = ("t2iprobe", "torch", "diffusers", "transformers", "peft", "zarr", "numpy")
 SAMPLES = 64  # how many values of a tensor are hashed
@@ -69,7 +70,8 @@ def digest(pipelines: Iterable[Any]) -> str:
     found = hashlib.sha256()
     for name, tensor in _tensors(pipelines):
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        found.update(_sample(tensor))
+        for inner in stored(tensor):
+            found.update(_sample(inner))
     return "sampled-sha256:" + found.hexdigest()
 
 
