@@ -7,7 +7,9 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from simulation import study
 from typer.testing import CliRunner
 
+from t2iprobe.cli import main
 from t2iprobe.cli.app import build
 from t2iprobe.core.cache import Key
 from t2iprobe.core.contracts.adapter import Branch
@@ -26,6 +29,7 @@ from t2iprobe.core.planted import own_prompt_set, planted_layers, sampling_defau
 from t2iprobe.core.runs import checksums, runfolder
 from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
 from t2iprobe.core.runs.lock import LOCK, is_held, lock
+from t2iprobe.core.runs.status import listed
 from t2iprobe.core.store.layout import Layout, SiteLayout
 from t2iprobe.core.store.reader import ActivationStore
 from t2iprobe.core.store.writer import ActivationWriter
@@ -155,7 +159,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study and a capture, without the checksums that would notice every change at once."""
     runs = tmp_path_factory.mktemp("runs")
     one = study(count=4)
-    one.bench = dataclasses.replace(one.bench, facts={"model": "simulated", "adapter": "sd3"})
+    one.context = dataclasses.replace(one.context, facts={"model": "simulated", "adapter": "sd3"})
     one.run(runs / "study")
     (runs / "capture").mkdir()
     runfolder.write_manifest(runs / "capture", {"kind": "capture", "state": "finished", "settings": {}})
@@ -291,3 +295,62 @@ def test_manifests_of_wrong_types(name: str, value: Any, runs: Path) -> None:
     for words in (["report"], ["study", "status"], ["study", "ls"], ["store", "info"], ["study", "resume"]):
         ended = CliRunner().invoke(build(), [*words, str(runs if words[-1] == "ls" else runs / "study")])
         assert isinstance(ended.exception, T2IProbeError | SystemExit | None), (words, ended.exception)
+
+
+@pytest.fixture
+def read_only(runs: Path) -> Iterator[Path]:
+    """The runs, where nobody may write, for a user who is not root."""
+    user, shared = os.geteuid(), Path(tempfile.mkdtemp())
+    place = Path(shutil.copytree(runs, shared / "runs"))
+    os.chmod(shared, 0o755)
+    for one in (place, *place.rglob("*")):
+        os.chmod(one, 0o555 if one.is_dir() else 0o444)
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        if not os.access(__file__, os.R_OK, effective_ids=True):
+            pytest.skip("the package cannot be read by another user")
+        yield place
+    finally:
+        os.seteuid(user)
+        for one in (place, *(one for one in place.rglob("*") if one.is_dir())):
+            os.chmod(one, 0o755)
+        shutil.rmtree(shared)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "RUNS/study"],
+        ["report", "RUNS/study", "--out", "RUNS/x.html"],
+        ["store", "rm", "RUNS/capture"],
+        ["store", "rm", "RUNS/capture", "--all", "--yes"],
+        ["store", "rm", "RUNS/capture", "--activations", "--yes"],
+        ["store", "export", "RUNS/study", "--out", "RUNS/x.csv"],
+        ["finetune", "--arch", "sd3", "--layers", "6", "--data", "digits", "--out", "RUNS/new"],
+        ["organisms", "train", "tiny-sd3", "--out", "RUNS/new"],
+        ["localize", "--arch", "sd3", "--out", "RUNS/new/deeper"],
+    ],
+)
+def test_no_permission_is_one_sentence(
+    words: list[str], read_only: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = left(read_only)
+    monkeypatch.setattr(sys, "argv", ["t2iprobe", *(word.replace("RUNS", str(read_only)) for word in words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (1, 2) and str(read_only) in "".join(capsys.readouterr().err.split())
+    assert left(read_only) == before
+
+
+def test_who_may_not_write_sees_whether_a_run_is_still_going(read_only: Path) -> None:
+    assert [one.state for one in listed(read_only)] == ["finished", "finished"]
+
+
+def test_folders_of_a_run_that_are_links_are_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/figures").symlink_to(tmp_path / "precious")
+    with pytest.raises(ConfigError, match="figures is a link"):
+        checksums.keep(tmp_path / "run", {"figures/a.txt": "x"})
+    assert not left(tmp_path / "precious")

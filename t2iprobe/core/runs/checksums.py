@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from t2iprobe.core.errors import DamagedError
+from t2iprobe.core.errors import ConfigError, DamagedError
 from t2iprobe.core.runs.files import PARTS, Content, encoded, explained, write
 from t2iprobe.core.runs.lock import LOCK, lock
 
@@ -48,7 +48,11 @@ def keep(folder: Path, contents: Mapping[str, Content]) -> None:
 
     Raises:
         StoreError: the disk is full or gone.
+        ConfigError: a folder in it is a link.
     """
+    for name in contents:
+        if link := next((one for one in Path(name).parents[:-1] if (folder / one).is_symlink()), None):
+            raise ConfigError(f"{folder / link} is a link, and nothing is written behind it; delete it")
     with explained(str(folder)):
         data = {name: encoded(content, name) for name, content in contents.items()}
     table = _table(folder)
