@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -75,7 +74,11 @@ def waiting_lock(path: Path, between: Callable[[], None] = lambda: None) -> Iter
 
 
 def is_held(file: Path) -> bool:
-    """Whether a process holds a lock file, or that cannot be determined; the file is only read."""
+    """Whether a process holds a lock file, or that cannot be determined (on Windows); the file is only read."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
     try:
         opened = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:

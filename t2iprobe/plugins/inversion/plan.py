@@ -67,7 +67,7 @@ def cost_plan(options: InvertOptions, plugins: Plugins) -> Found:
     return facts | _of_run(question, study.schedule, study.examined, shape, seconds)
 
 
-class Part(NamedTuple):
+class PlannedPart(NamedTuple):
     """A part of the work of a command that makes many runs.
 
     Args:
@@ -83,18 +83,18 @@ class Part(NamedTuple):
     cost: InversionCost
 
 
-def of_study(name: str, study: InversionStudy, times: int = 1) -> Part:
+def of_study(name: str, study: InversionStudy, times: int = 1) -> PlannedPart:
     """The part of a study, or of several that cost the same."""
-    return Part(name, study.question.rows * times, study.question.num_steps, study.cost() * times)
+    return PlannedPart(name, study.question.rows * times, study.question.num_steps, study.cost() * times)
 
 
-def of_pictures(name: str, pictures: int, question: InversionQuestion) -> Part:
+def of_pictures(name: str, pictures: int, question: InversionQuestion) -> PlannedPart:
     """The part of pictures that are sampled from the latents of a run."""
     rows = pictures * question.num_steps * sides(question.guidance)
-    return Part(name, pictures, question.num_steps, InversionCost(rows, 0))
+    return PlannedPart(name, pictures, question.num_steps, InversionCost(rows, 0))
 
 
-def of_parts(parts: Sequence[Part], study: InversionStudy) -> Found:
+def of_parts(parts: Sequence[PlannedPart], study: InversionStudy) -> Found:
     """The cost of all parts together, and the time that it takes on this machine, measured on the model of a study."""
     cost = sum((part.cost for part in parts), InversionCost(0, 0))
     rows = [
