@@ -1,6 +1,7 @@
 """t2iprobe: find, read and edit what a text-to-image diffusion model computes.
 
-The names below are the public surface; they are imported when first used, so ``import t2iprobe`` is quick.
+The names below are the public surface; they are imported when first used, so ``import t2iprobe`` is quick. The errors
+that it raises are in ``t2iprobe.errors``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import t2iprobe.core.errors as errors
     from t2iprobe.api import guard, load, prompt_set
     from t2iprobe.api.commands import capture, continual, edit, finetune, invert, localize, patch_layers
     from t2iprobe.api.comparison import Comparison, compare
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from t2iprobe.core.store.reader import ActivationStore
     from t2iprobe.core.store.writer import ActivationWriter
     from t2iprobe.core.trials import Trial
+    from t2iprobe.plugins.toxicity.guard import Guard
     from t2iprobe.registry.hookspecs import hookimpl
     from t2iprobe.registry.manager import Plugins
     from t2iprobe.registry.results import LayerRanking, Result
@@ -49,6 +52,7 @@ _HOMES = {
     "api.commands": ("capture", "continual", "edit", "finetune", "invert", "localize", "patch_layers"),
     "api.comparison": ("Comparison", "compare"),
     "api.outcomes": ("EditResult", "Finetuned", "Inversion", "Outcome"),
+    "plugins.toxicity.guard": ("Guard",),
     "registry.hookspecs": ("hookimpl",),
     "registry.manager": ("Plugins",),
     "registry.results": ("LayerRanking", "Result"),
@@ -68,6 +72,7 @@ __all__ = [
     "Finding",
     "Finetuned",
     "Generation",
+    "Guard",
     "HookContext",
     "In",
     "Intervention",
@@ -94,6 +99,7 @@ __all__ = [
     "compare",
     "continual",
     "edit",
+    "errors",
     "finetune",
     "guard",
     "hookimpl",
@@ -112,8 +118,13 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.import_module("t2iprobe.registry.manager").own_version()
+    if name == "errors":
+        return importlib.import_module("t2iprobe.core.errors")
     if name not in _HOME:
-        raise AttributeError(f"module 't2iprobe' has no attribute {name!r}")
+        from t2iprobe.core.names import near
+
+        hint = "" if name.startswith("_") else near(name, __all__)
+        raise AttributeError(f"module 't2iprobe' has no attribute {name!r}{hint}")
     return getattr(importlib.import_module(f"t2iprobe.{_HOME[name]}"), name)
 
 

@@ -17,6 +17,7 @@ import t2iprobe as t2i
 from t2iprobe.api import calls
 from t2iprobe.core.errors import ConfigError, SiteError, StoppedError
 from t2iprobe.core.interventions import names
+from t2iprobe.core.store.capture import capture, layout_of
 from t2iprobe.plugins.organisms.recipes import WEIGHTS
 
 A, B = 'a red framed sign that says "OPEN"', 'a red framed sign that says "SHUT"'
@@ -82,8 +83,6 @@ def test_rows_and_branches_that_are_left_out_leave_no_axis_out(model: t2i.Model)
 
 
 def test_a_store_is_read_and_patched_from_as_a_cache(model: t2i.Model, run: t2i.Run, tmp_path: Path) -> None:
-    from t2iprobe.core.store.capture import capture, layout_of
-
     generation = model.generation(B, 0, num_steps=STEPS)
     store = capture(model, generation, layout_of(model, generation, [K, V], steps=None), tmp_path / "study.zarr")
     assert store.keys() == (K, V) and torch.equal(store[K], run.cache[K])
@@ -97,6 +96,10 @@ def test_a_store_is_read_and_patched_from_as_a_cache(model: t2i.Model, run: t2i.
         ({"prompts": [A, None]}, "found None of type NoneType"),
         ({"prompts": t2i.Generation((A,), (0,)), "seed": 1}, "seed beside a Generation"),
         ({"prompts": A, "patch": {0: 1}}, "takes a cache or a store, found a dict"),
+        ({"prompts": A, "patch": t2i.ablate(Z)}, "put an Intervention into interventions="),
+        ({"prompts": A, "num_inference_steps": 4}, "run takes no num_inference_steps=; use num_steps="),
+        ({"prompts": A, "negative_prompt": B}, "options={'negative_prompt': …}"),
+        ({"prompts": A, "sead": 4}, "run takes no sead=; did you mean seed"),
         ({"prompts": A, "interventions": t2i.ablate(Z)}, "takes a list"),
         ({"prompts": A, "interventions": [Z]}, "found 'blocks.6.joint_attn.z'"),
         ({"prompts": A, "cache": [None]}, "names or patterns, such as .* found None"),
@@ -107,6 +110,49 @@ def test_another_kind_of_argument_is_said_in_a_sentence(model: t2i.Model, wrong:
         model.run(**wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda run: t2i.patch(run, K), "found a Run; pass its .cache"),
+        (lambda run: t2i.patch(K, run.cache), "found a str; write t2i.patch"),
+        (lambda run: t2i.ablate(K, kind="mean", reference=run), "reference= takes a cache or a store, found a Run"),
+        (lambda run: t2i.ablate(K, step=3), "a scope has no 'step'; did you mean steps"),
+        (lambda run: t2i.ablate(K, scope=t2i.Scope(heads=1), heads=2), "heads is given twice"),
+        (lambda run: t2i.Scope(branches="condd"), "takes some of uncond, cond, skip, found 'condd'"),
+        (lambda run: t2i.Scope(steps="0:3"), "steps= takes whole numbers, such as 5 or range"),
+        (lambda run: t2i.Generation("cat", (0, 1, 2)), r"write \('cat',\)"),
+        (lambda run: run.cache[K, 3], r"read activations as cache\[name\] or cache\[name, step, branch\]"),
+    ],
+)
+def test_what_could_only_fail_in_a_hook_is_refused_when_it_is_made(
+    run: t2i.Run, make: Callable[[t2i.Run], object], said: str
+) -> None:
+    with pytest.raises(t2i.errors.ConfigError, match=said):
+        make(run)
+
+
+def test_a_part_of_the_scope_may_stand_alone(model: t2i.Model) -> None:
+    """Above all, "uncond" is not "cond" as well, which it contains as text."""
+    scope = t2i.ablate(Z, steps=1, branches="uncond", heads=range(2)).scope
+    assert scope == t2i.Scope(steps=(1,), branches=(t2i.Branch.UNCOND,), heads=(0, 1))
+    assert scope.covers(1, t2i.Branch.UNCOND) and not scope.covers(1, t2i.Branch.COND)
+    named = t2i.Intervention(lambda act, hook: act * (hook.name != Z), [Z, K], t2i.Scope(branches="uncond"))
+    cache = model.run(A, num_steps=1, cache=[Z, K], interventions=[named]).cache
+    assert cache[K].any() and not cache[Z, 0, t2i.Branch.UNCOND].any() and cache[Z, 0, t2i.Branch.COND].any()
+
+
+def test_a_site_is_found_by_its_name(model: t2i.Model) -> None:
+    assert model.sites[K].name == K == model.sites[model.sites.names.index(K)].name
+    with pytest.raises(t2i.errors.SiteError, match="near"):
+        model.sites["blocks.6.joint_attn.kk"]
+
+
+@pytest.mark.parametrize(("name", "near"), [("load_model", "load"), ("Cache", "ActivationCache")])
+def test_a_name_that_is_not_there_has_near_ones(name: str, near: str) -> None:
+    with pytest.raises(AttributeError, match=f"did you mean .*{near}"):
+        getattr(t2i, name)
+
+
 def test_a_run_without_cache_is_no_donor(model: t2i.Model, run: t2i.Run) -> None:
     with pytest.raises(ConfigError, match="pass its"):
         model.run(A, patch=run)  # type: ignore[arg-type]
@@ -115,7 +161,8 @@ def test_a_run_without_cache_is_no_donor(model: t2i.Model, run: t2i.Run) -> None
 
 
 def test_a_guard_is_run_like_the_model(model: t2i.Model) -> None:
-    guard = t2i.guard(model, layers=[6])
+    guard = t2i.guard(model, layers="6")
+    assert isinstance(guard, t2i.Guard) and guard.layers_guarded == (6,)
     assert same(guard.run(A, num_steps=2), model.run(A, num_steps=2))
 
 
@@ -188,7 +235,8 @@ def test_without_a_folder_the_run_goes_with_its_result(model: t2i.Model, capsys:
 
 
 def test_quiet_is_quiet(model: t2i.Model, capsys: pytest.CaptureFixture[str]) -> None:
-    t2i.patch_layers(model, source=A, target=B, layers=6, num_steps=1, quiet=True)
+    result = t2i.patch_layers(model, pairs=[(A, B)], layers=6, num_steps=1, quiet=True)
+    assert result.asked == (t2i.Pair.from_prompts(A, B),)
     assert capsys.readouterr() == ("", "")
 
 
@@ -203,6 +251,7 @@ def test_a_built_pipeline_is_a_model(model: t2i.Model) -> None:
         ({"num_step": 3}, "localize takes no 'num_step'; did you mean num_steps"),
         ({"device": "cuda"}, "the model is built already"),
         ({"pairs": 3, "limit": 4}, "give one"),
+        ({"pairs": [A, B]}, "pairs= takes a list of"),
         ({"concept": "txt"}, "unknown concept 'txt'"),
         ({"pairs": 4, "held_out": 4}, "leaves none to search on"),
     ],
@@ -226,8 +275,13 @@ def test_captured_activations_are_a_donor(model: t2i.Model, run: t2i.Run) -> Non
     store = t2i.capture(model, B, "blocks.6.joint_attn.[kv]", num_steps=STEPS, quiet=True)
     assert torch.equal(store[K], run.cache[K])
     assert same(model.run(A, num_steps=STEPS, patch=store), model.run(A, num_steps=STEPS, patch=run.cache))
-    with pytest.raises(ConfigError, match="prompts are lines"):
-        t2i.capture(model, ["# no prompt"], K, quiet=True)
+    with pytest.raises(ConfigError, match="prompt 2 begins with '# ', like a comment, found '# no prompt'"):
+        t2i.capture(model, [A, "# no prompt"], K, quiet=True)
+    with pytest.raises(
+        ConfigError, match="cannot capture steps 25: this run has steps 0-3; choose among them or raise"
+    ):
+        layout_of(model, model.generation(A, num_steps=STEPS), K, steps=[25])
+    assert t2i.capture(model, B, K, num_steps=STEPS, steps=range(0, 4, 2), quiet=True).layout.steps == (0, 2)
 
 
 def test_an_inversion_gives_arrays_and_a_table(model: t2i.Model) -> None:
@@ -248,7 +302,7 @@ def test_finetuning_leaves_the_model_as_it_was(model: t2i.Model, run: t2i.Run) -
     [
         (lambda model: t2i.edit(model, sauce=A), "edit takes no 'sauce'; did you mean source"),
         (lambda model: t2i.invert(model, device="cpu"), "invert: the model is built already"),
-        (lambda model: t2i.continual(model, workers=2), "workers=2 need the model by its name"),
+        (lambda model: t2i.continual(model, workers=2), "workers=2 needs a model name"),
         (lambda model: t2i.finetune(model, layers=6), "nothing to learn from"),
         (lambda model: t2i.edit(model, source=A, target=B, quiet=True), "name the layers: layers=6, or from_run=RUN"),
     ],

@@ -27,7 +27,7 @@ from t2iprobe.core.contracts.editor import Edited, EditTask
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import patch
 from t2iprobe.core.model import Model
-from t2iprobe.core.pairs import Pair, pair_from_prompts
+from t2iprobe.core.pairs import Pair
 from t2iprobe.core.scoring import Scorer
 from t2iprobe.core.sweep import TrialBatch
 from t2iprobe.core.trials import source, target
@@ -44,8 +44,8 @@ from t2iprobe.plugins.metrics.text import F1
 from t2iprobe.sampling import decoded, inverted_pictures, model_denoiser, used_schedule
 
 # as many tokens in both, and as few of them shared as can be: random weights hardly tell one word from another
-PAIR = pair_from_prompts('a sign that says "DOG"', 'on the of with "CAT"', 3)
-OTHER = pair_from_prompts('the sign in red that says "OX"', 'an of the red with on "HE"', 4)
+PAIR = Pair.from_prompts('a sign that says "DOG"', 'on the of with "CAT"', 3)
+OTHER = Pair.from_prompts('the sign in red that says "OX"', 'an of the red with on "HE"', 4)
 STEPS = {"num_steps": 4}
 MASKED = {kind.name: kind for kind in (MaskedSSIM, MaskedPSNR, MaskedMSE)}
 
@@ -217,7 +217,7 @@ def test_in_joint_attention_the_image_tokens_look_as_in_the_source(sd3: Model) -
 
 
 def test_prompts_of_other_lengths_are_warned_of(sd: Model) -> None:
-    longer = pair_from_prompts('a sign that says "DOG"', 'a sign that says "HORSE"', 3)
+    longer = Pair.from_prompts('a sign that says "DOG"', 'a sign that says "HORSE"', 3)
     with pytest.warns(UserWarning, match="maps token to token"):
         PromptToPrompt().edit(task(sd, longer))
 

@@ -293,7 +293,7 @@ def test_methods_are_examined_before_they_are_used(sd3: Model) -> None:
         def back(self, run: Any, step: int, x: Any, output: Any) -> Any:
             return 1.01 * super().back(run, step, x, output)
 
-    with pytest.raises(ConfigError, match="may not be used"):
+    with pytest.raises(ConfigError, match="does not invert this schedule"):
         arms.examined(Wrong(), schedule)
 
 

@@ -22,7 +22,7 @@ from t2iprobe.core.contracts.metric import BoxReader, Needs
 from t2iprobe.core.errors import ConfigError, ShapeError
 from t2iprobe.core.legibility import check_pairs, check_words
 from t2iprobe.core.normalised_text import plain
-from t2iprobe.core.pairs import pair_from_prompts
+from t2iprobe.core.pairs import Pair
 from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, Sign, draw
 from t2iprobe.plugins.metrics import text
 from t2iprobe.plugins.metrics.colour import PALETTE, Colour, coverage, read_colour
@@ -457,7 +457,7 @@ def test_texts_that_the_reader_cannot_read_are_said_before_a_run() -> None:
 
 def test_a_study_of_texts_that_cannot_be_read_is_refused() -> None:
     plugins = Plugins(installed=False)
-    pairs = [pair_from_prompts('a sign "OPEN"', 'a sign "ОТКРЫТО"', 0)]
+    pairs = [Pair.from_prompts('a sign "OPEN"', 'a sign "ОТКРЫТО"', 0)]
     with pytest.raises(ConfigError, match="use rapidocr:lang=cyrillic or easyocr:languages=ru"):
         check_pairs(plugins.scorer("text"), pairs, plugins.readers())
     check_pairs(plugins.scorer("colour"), pairs, {})  # nothing is read

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from t2iprobe.core.concepts import Concept, colour, colours_in, differing, quoted
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.pairs import Pair, derange, pair_from_prompts, pairs_from_csv
+from t2iprobe.core.pairs import Pair, derange, pairs_from_csv
 from t2iprobe.core.quotes import FAMILY, read_quotes
 from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, LETTERS, WORD_LENGTH
 from t2iprobe.plugins.organisms.prompts import WORDS as SIGN_WORDS
@@ -94,7 +94,7 @@ def test_whatever_stands_in_double_quotes_is_read(word: str) -> None:
 
 
 def test_words_of_a_text_pair() -> None:
-    pair = pair_from_prompts('a sign "CAT"', 'a sign "DOG"', 7)
+    pair = Pair.from_prompts('a sign "CAT"', 'a sign "DOG"', 7)
     assert pair == Pair('a sign "CAT"', 'a sign "DOG"', 7, "CAT", "DOG", "text")
 
 
@@ -110,30 +110,30 @@ def test_words_of_a_text_pair() -> None:
 def test_the_text_of_a_pair_is_the_one_that_differs(source: str, target: str, words: tuple[str, str] | str) -> None:
     if isinstance(words, str):
         with pytest.raises(ConfigError, match=f"differ in one quoted text, {words}"):
-            pair_from_prompts(source, target, 0)
+            Pair.from_prompts(source, target, 0)
     else:
-        pair = pair_from_prompts(source, target, 0)
+        pair = Pair.from_prompts(source, target, 0)
         assert (pair.source_word, pair.target_word) == words
 
 
 def test_equal_words_are_refused_whatever_their_case() -> None:
     with pytest.raises(ConfigError, match="both prompts ask for 'CAT'"):
-        pair_from_prompts('a red sign "CAT"', 'a blue sign "cat"', 0)
+        Pair.from_prompts('a red sign "CAT"', 'a blue sign "cat"', 0)
     with pytest.raises(ConfigError, match="both prompts ask for 'café'"):
-        pair_from_prompts('a sign "café"', 'a sign "CAFE\u0301"', 0)
+        Pair.from_prompts('a sign "café"', 'a sign "CAFE\u0301"', 0)
 
 
 def test_colour_is_read_outside_the_quotes_and_as_a_whole_word() -> None:
     assert colours_in('a tired Red sign that says "BLUE"') == ["red"]
-    pair = pair_from_prompts('a red sign "BLUE"', 'a Green sign "BLUE"', 0, "colour")
+    pair = Pair.from_prompts('a red sign "BLUE"', 'a Green sign "BLUE"', 0, "colour")
     assert (pair.source_word, pair.target_word) == ("red", "green")
 
 
 def test_of_several_colours_the_one_that_differs_counts() -> None:
-    pair = pair_from_prompts("a red sign on a white wall", "a blue sign on a white wall", 0, "colour")
+    pair = Pair.from_prompts("a red sign on a white wall", "a blue sign on a white wall", 0, "colour")
     assert (pair.source_word, pair.target_word) == ("red", "blue")
     with pytest.raises(ConfigError, match="must differ in one colour"):
-        pair_from_prompts("a red sign on a white wall", "a blue sign on a grey wall", 0, "colour")
+        Pair.from_prompts("a red sign on a white wall", "a blue sign on a grey wall", 0, "colour")
 
 
 @pytest.mark.parametrize(
@@ -142,19 +142,19 @@ def test_of_several_colours_the_one_that_differs_counts() -> None:
 )
 def test_broken_colour_pairs(source: str, target: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        pair_from_prompts(source, target, 0, "colour")
+        Pair.from_prompts(source, target, 0, "colour")
 
 
 def test_own_colours() -> None:
-    pair = pair_from_prompts("a mauve sign", "a red sign", 0, colour(["mauve", "red"]))
+    pair = Pair.from_prompts("a mauve sign", "a red sign", 0, colour(["mauve", "red"]))
     assert pair.source_word == "mauve"
 
 
 def test_unknown_concept_and_negative_seed() -> None:
     with pytest.raises(ConfigError, match="text, colour"):
-        pair_from_prompts('"A"', '"B"', 0, "font")
+        Pair.from_prompts('"A"', '"B"', 0, "font")
     with pytest.raises(ConfigError, match="from 0 to 4294967295, found -1"):
-        pair_from_prompts('"A"', '"B"', -1)
+        Pair.from_prompts('"A"', '"B"', -1)
 
 
 @pytest.mark.parametrize(
@@ -172,14 +172,14 @@ def test_words_that_differ(source: str, target: str, words: tuple[str, str]) -> 
 
 def test_an_object_must_stand_for_another() -> None:
     with pytest.raises(ConfigError, match="found '' for 'big'"):
-        pair_from_prompts("a cat", "a big cat", 0, "object")
+        Pair.from_prompts("a cat", "a big cat", 0, "object")
     with pytest.raises(ConfigError, match="two different objects"):
-        pair_from_prompts("a cat", "a cat", 0, "object")
+        Pair.from_prompts("a cat", "a cat", 0, "object")
 
 
 def test_a_concept_of_a_stranger(tmp_path: Path) -> None:
     mood = Concept("mood", ("smiles",), differing)
-    pair = pair_from_prompts("a happy dog", "a sad dog", 0, mood)
+    pair = Pair.from_prompts("a happy dog", "a sad dog", 0, mood)
     assert (pair.concept, pair.source_word, pair.target_word) == ("mood", "happy", "sad")
     file = written(tmp_path, "source,target,concept\na happy dog,a sad dog,mood\n")
     assert pairs_from_csv(file, known={"mood": mood}) == [pair]
@@ -261,7 +261,7 @@ def test_sets_are_deterministic_and_grow(kind: type[Simple | Signs], concept: st
 @pytest.mark.parametrize("concept", ["text", "colour"])
 def test_pairs_of_sets_say_what_their_prompts_say(kind: type[Simple | Signs], concept: str) -> None:
     for pair in kind().pairs(seed=1, concept=concept):
-        assert pair == pair_from_prompts(pair.source, pair.target, pair.seed, concept)
+        assert pair == Pair.from_prompts(pair.source, pair.target, pair.seed, concept)
         assert re.sub(rf"\b{pair.source_word}\b", pair.target_word, pair.source) == pair.target
 
 

@@ -38,7 +38,8 @@ def registering(name: str, *classes: type) -> ModuleType:
 
 
 def called(name: str, **attributes: object) -> type:
-    return type(name.title(), (), {"name": name, **attributes})
+    metric = {"direction": "higher", "needs": "image", "score": None}
+    return type(name.title(), (), {"name": name, **metric, **attributes})
 
 
 def bare(*extra: object) -> Plugins:
@@ -64,6 +65,13 @@ def test_a_registered_class_is_found_by_its_name() -> None:
     assert plugins.metrics() == {"ssim": metric}
     assert plugins.readers() == {}
     assert row(plugins, "mine").hooks == ("t2iprobe_register_metrics",)
+
+
+def test_an_incomplete_metric_puts_its_plugin_aside_with_a_sentence() -> None:
+    half = type("Brightness", (), {"name": "brightness", "needs": "image"})
+    plugins = bare(registering("half", half), registering("good", called("ssim")))
+    assert list(plugins.metrics()) == ["ssim"]
+    assert row(plugins, "half").reason == "the metric Brightness lacks direction, score"
 
 
 def test_each_kind_has_its_own_hook() -> None:

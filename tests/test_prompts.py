@@ -10,7 +10,7 @@ import pytest
 
 from t2iprobe.api import prompt_set
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.pairs import Pair, pair_from_prompts
+from t2iprobe.core.pairs import Pair
 from t2iprobe.plugins.prompts.creative import TEMPLATES, Creative
 from t2iprobe.plugins.prompts.glyphcontrol import GlyphControl
 from t2iprobe.plugins.prompts.simple import Simple
@@ -78,7 +78,7 @@ def test_references(ref: str, parsed: object) -> None:
         ("simple:word=3", "simple has no option 'word'; did you mean words?"),
         ("simple:three", "takes no argument, found 'three'; write simple:words=…"),
         ("simple:words=x", "words must be a whole number, found 'x'"),
-        ("simple:words=65", "words make phrases of 1 to 64 words, found 65"),
+        ("simple:words=65", "phrases of 65 words cannot be made of 128 words, each used once; choose 1 to 64"),
         ("creative:templates=other", "no templates 'other'; there are different, same"),
         ("signs:words=3", "signs has no option 'words'; there are source"),
         ("glyphcontrol", "needs a path: write glyphcontrol:PATH"),
@@ -110,7 +110,7 @@ def test_styles_and_objects(concept: str) -> None:
         assert pair.source_word != pair.target_word
         assert {pair.source_word, pair.target_word} <= set(OBJECTS if concept == "object" else STYLES)
         assert pair.source_word in pair.source and pair.target_word in pair.target
-        assert pair_from_prompts(pair.source, pair.target, 0, concept).target_word in pair.target_word
+        assert Pair.from_prompts(pair.source, pair.target, 0, concept).target_word in pair.target_word
 
 
 @pytest.mark.parametrize("kind", [Simple, Creative])
@@ -121,7 +121,7 @@ def test_texts_of_several_words_share_none(kind: type[Simple | Creative], count:
     for pair in pairs:
         one, other = pair.source_word.split(), pair.target_word.split()
         assert len({*one, *other}) == 2 * count
-        assert pair == pair_from_prompts(pair.source, pair.target, pair.seed)
+        assert pair == Pair.from_prompts(pair.source, pair.target, pair.seed)
 
 
 @pytest.mark.parametrize("ref", ["simple:seeds=4", "creative:seeds=4"])
@@ -181,7 +181,7 @@ def test_glyphcontrol_splits_and_pairs_within_a_bucket(
     assert all(of[pair.source_word] == of[pair.target_word] for pair in pairs)
     assert all(pair.source_word != pair.target_word for pair in pairs)
     assert [pair.seed for pair in pairs] == list(range(7, 7 + len(pairs)))
-    assert all(pair == pair_from_prompts(pair.source, pair.target, pair.seed) for pair in pairs)
+    assert all(pair == Pair.from_prompts(pair.source, pair.target, pair.seed) for pair in pairs)
     simple = [pair for pair in pairs if pair.source.startswith("A sign that says")]
     assert len(simple) == len(pairs) / 2
     assert all(template(pair.source, pair.source_word) in SENTENCES for pair in pairs if pair not in simple)
@@ -195,7 +195,7 @@ def test_glyphcontrol_keeps_the_sentence_of_a_word_and_the_noise_when_asked(tmp_
     assert {pair.source for pair in shared} == written
     different = GlyphControl(folder, bench="creative", templates="different").pairs()
     assert all(template(p.source, p.source_word) != template(p.target, p.target_word) for p in different)
-    with pytest.raises(ConfigError, match="at least two of them"):
+    with pytest.raises(ConfigError, match="needs two or more templates"):
         GlyphControl(folder, bench="simple", templates="different").pairs()
 
 

@@ -208,10 +208,10 @@ def test_split_batches_give_the_same_pictures(model: Model) -> None:
 
 
 def test_from_a_step_on(sd: Model) -> None:
-    late, plain, all_of_it = (run.run(asked(sd)) for run in (guarded(sd, start=STEPS - 1), sd, guarded(sd)))
+    late, plain, all_of_it = (run.run(asked(sd)) for run in (guarded(sd, start_step=STEPS - 1), sd, guarded(sd)))
     assert gaps(late, plain)[1] > 0 and gaps(late, all_of_it)[1] > 0
     with pytest.raises(ConfigError, match="starts at step 3, but this generation has the steps 0-2"):
-        guarded(sd, start=STEPS).run(asked(sd))
+        guarded(sd, start_step=STEPS).run(asked(sd))
 
 
 def test_it_is_used_like_the_model(sd: Model) -> None:
@@ -230,8 +230,9 @@ def test_it_is_used_like_the_model(sd: Model) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layers": []}, "needs the layers that write the text"),
-        ({"layers": [7]}, "no layer 7 to guard; the model has the layers 0-6"),
+        ({"layers": []}, "layers is empty"),
+        ({"layers": [7]}, "text-attention layers are 0-6, found 7"),
+        ({"from_run": "nowhere"}, "not both"),
         ({"donor": "stream"}, "use the donor inject"),
         ({"donor": "magic"}, "no donor 'magic'; there are auto, inject, row, stream"),
         ({"where": "corners"}, "found 'corners'"),

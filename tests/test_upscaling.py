@@ -106,5 +106,5 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"anything, but sd has no super-resolution stage; if has"):
         t2i.load(SD.tiny(), upscaler="anything")
     second.unet = tiny_unet(in_channels=6, sample_size=32, class_embed_type="timestep", encoder_hid_dim=48)
-    with pytest.raises(ModelError, match=r"expects text of 48 channels, this model's encoder gives 32"):
+    with pytest.raises(ModelError, match=r"embeddings of 48 channels, but this model's text encoder gives 32"):
         t2i.load(first, upscaler=second)

@@ -37,7 +37,7 @@ def load(
     quantize: str | None = None,
     plugins: Plugins | None = None,
 ) -> Model:
-    """Load a model to put questions to.
+    """Load a diffusers pipeline and find its hookable sites.
 
     Args:
         model: name of an embedded model (``"tiny-sd3"``), a local folder, a ``.safetensors`` or ``.gguf`` file, a hub
@@ -92,11 +92,12 @@ def prompt_set(
 def guard(
     model: Model | str | Any,
     *,
-    layers: Sequence[int] | str | Path,
+    layers: Sequence[int] | int | str | None = None,
+    from_run: str | Path | None = None,
     detectors: str | Detector | Sequence[str | Detector] = "words",
     rewriter: str | Rewriter = "mapped",
     donor: Donor = "auto",
-    start: int = 0,
+    start_step: int = 0,
     where: Where = "prompt",
     time_limit: float = 30.0,
     audit: str | Path | None = None,
@@ -107,11 +108,14 @@ def guard(
 
     Args:
         model: what :func:`load` gives or takes.
-        layers: the layers that write the text, or the run folder of a localization that found them.
+        layers: the layers that write the text: numbers, or text such as ``"6"`` or ``"5-7"``.
+        from_run: instead of ``layers``, the run folder of a localization that found them.
         detectors: names, such as ``words`` or ``classifier:model=FOLDER``, or detectors; a hit of any one is enough.
         rewriter: a name, such as ``mapped`` or ``mask``, or a rewriter.
-        donor: how the rewrite gets to the layers: ``inject``, ``row`` or ``stream``; ``auto`` chooses by the family.
-        start: denoising step from which they get it; 0 is at pure noise.
+        donor: how the rewrite gets to the layers: ``inject`` (they read its encoded text instead of the prompt's),
+            ``row`` (it runs as a row of its own in the same batch, whose text keys and values are patched in) or
+            ``stream`` (its text tokens run beside the prompt's through the blocks); ``auto`` chooses by the family.
+        start_step: denoising step from which they get it; 0 is at pure noise.
         where: look at the whole ``prompt``, or only at what is ``quoted``.
         time_limit: seconds that a detector or rewriter may take for a prompt, which is refused after that.
         audit: a file that gets one line of JSON for every prompt.
@@ -122,7 +126,7 @@ def guard(
         ConfigError: there are no such layers, or no such detector, rewriter or donor.
     """
     from t2iprobe.core.model import Model
-    from t2iprobe.core.study.result import layers_found
+    from t2iprobe.core.option_groups import LayerOptions
     from t2iprobe.plugins.toxicity.audit import Audit
     from t2iprobe.plugins.toxicity.guard import Guard
     from t2iprobe.plugins.toxicity.policy import Policy
@@ -133,6 +137,7 @@ def guard(
     found = [plugins.detector(one) if isinstance(one, str) else one for one in listed]
     rewriting = plugins.rewriter(rewriter) if isinstance(rewriter, str) else rewriter
     policy = Policy(found, rewriting, where, time_limit)
-    numbers = layers_found(Path(layers), model) if isinstance(layers, str | Path) else layers
+    given: dict[str, Any] = {"layers": layers, "from_run": from_run}
+    chosen = LayerOptions(**{name: value for name, value in given.items() if value is not None}).chosen_layers(model)
     log = None if audit is None else Audit(Path(audit), audit_text)
-    return Guard(model, numbers, policy, donor=donor, start=start, audit=log)
+    return Guard(model, chosen, policy, donor=donor, start_step=start_step, audit=log)

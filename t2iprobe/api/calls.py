@@ -7,7 +7,6 @@ their names, defaults and descriptions. ``help()`` shows all of them.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import functools
 import inspect
 import re
@@ -26,7 +25,7 @@ from t2iprobe.core.command_options import Options
 from t2iprobe.core.errors import ConfigError, StoppedError
 from t2iprobe.core.names import near
 from t2iprobe.core.option_groups import CheckpointOptions, DeviceOptions
-from t2iprobe.core.textfile import entries
+from t2iprobe.core.textfile import entries, lines_of
 from t2iprobe.registry.manager import Family, Plugins
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from t2iprobe.core.model import Model
     from t2iprobe.core.pairs import Pair
 
-    Pairs = int | str | Path | Sequence[Pair] | None
+    Pairs = int | str | Path | Sequence[Pair | tuple[str, str]] | None
 
 Out = str | Path | None
 Prompts = str | Path | Sequence[str] | None
@@ -63,7 +62,7 @@ Raises:
     StoppedError: Ctrl-C was pressed; what was measured is kept if ``out`` was given.
 """
 WRITTEN = {  # arguments that Python takes in more forms than a shell
-    "pairs": "how many pairs of a prompt set; or a CSV file, or the pairs themselves.",
+    "pairs": "how many pairs of a prompt set; or a CSV file, or a list of pairs or of (source, target) prompts.",
     "prompts": "one or several, or the ``Path`` of a file with one a line.",
 }
 
@@ -178,7 +177,10 @@ class Call:
         except ConfigError as error:
             raise type(error)(f"{self.name}: {error}") from None
         if self.built and alone and (workers := options.workers or 1) > 1:  # type: ignore[attr-defined]
-            raise ConfigError(f"{self.name}: workers={workers} need the model by its name, to load it themselves")
+            raise ConfigError(
+                f"{self.name}: workers={workers} needs a model name, because each worker loads it: pass {self.ref!r} "
+                "instead of a Model"
+            )
         return options
 
     def left(self, result: Left) -> Left:
@@ -207,8 +209,23 @@ def pairs_option(pairs: Pairs, options: Mapping[str, Any], call: Call) -> dict[s
     with file.open("w", newline="", encoding="utf-8") as text:
         writer = csv.writer(text)
         writer.writerow(COLUMNS)
-        writer.writerows([dataclasses.asdict(pair)[name] for name in COLUMNS] for pair in pairs)
+        writer.writerows(map(_cells, pairs))
     return {"pairs": file}
+
+
+def _cells(pair: Any) -> list[Any]:
+    """A pair, or its two prompts, as a line of a file of pairs; empty cells take the options' seed and concept.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    from t2iprobe.core.pairs import Pair
+
+    if isinstance(pair, Pair):
+        return [getattr(pair, name) for name in COLUMNS]
+    if isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(prompt, str) for prompt in pair):
+        return [*pair, "", ""]
+    raise ConfigError(f"pairs= takes a list of (source, target) prompts or t2iprobe.Pair, found {pair!r} in it")
 
 
 @contextmanager
@@ -227,13 +244,25 @@ def beside(prompts: Prompts) -> Iterator[dict[str, Path]]:
         yield {"prompts": prompts}
         return
     listed = [prompts] if isinstance(prompts, str) else list(prompts)
+    for number, prompt in enumerate(listed, 1):
+        if fault := _fault(prompt):
+            raise ConfigError(f"prompt {number} {fault}, found {prompt!r}; prompts are written one per line")
     text = "\n".join(listed)
-    if entries(text) != listed:
-        raise ConfigError("prompts are lines: none is empty, has a line break, blanks at its ends, or begins with '# '")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "prompts.txt"
         file.write_text(text, encoding="utf-8")
         yield {"prompts": file}
+
+
+def _fault(prompt: Any) -> str:
+    """Why a prompt cannot be a line of a file of prompts; empty if it can."""
+    if not isinstance(prompt, str):
+        return "is not text"
+    if not prompt.strip():
+        return "is empty"
+    if lines_of(prompt) != [prompt]:
+        return "has a line break, or a blank at one of its ends"
+    return "" if entries(prompt) else "begins with '# ', like a comment"
 
 
 @contextmanager

@@ -127,7 +127,9 @@ def compare(one: Result, other: Result) -> Comparison:
         if not isinstance(result, Result):
             raise ConfigError(f"compare takes two results of localize or patch_layers, found a {type(result).__name__}")
         if result.finding is None:
-            raise ConfigError(f"{result.path} is not finished; the same call resumes it")
+            raise ConfigError(
+                f"{result.path} is not finished; call localize(…, out=…) with the same options again to finish it"
+            )
     return Comparison((one, other))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from PIL.Image import Image
 
@@ -33,6 +33,8 @@ class Outcome:
         rows: the rows of its main table.
         sentence: the answer as a sentence, if the command has one.
     """
+
+    reporter: ClassVar[str] = ""  #: the command that writes the report of a finished run, if there is one
 
     def __init__(self, path: Path, answer: Row, rows: Sequence[Row], sentence: str = "") -> None:
         self.path, self.answer, self.rows, self.sentence = path, answer, list(rows), sentence
@@ -64,7 +66,8 @@ class Outcome:
         """
         page = self.path / "report.html"
         if not page.is_file():
-            raise ConfigError(f"{self.path} has no report")
+            hint = f"; `t2iprobe {self.reporter} {self.path}` writes one" if self.reporter else ""
+            raise ConfigError(f"{self.path} has no report{hint}")
         return page
 
 
@@ -92,6 +95,8 @@ class EditResult(Result):
 
 class Inversion(Outcome):
     """Pictures and the noise that methods found for them, with one row per method."""
+
+    reporter: ClassVar[str] = "invert analyze"
 
     @cached_property
     def run(self) -> Inverted:

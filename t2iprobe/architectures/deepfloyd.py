@@ -140,7 +140,10 @@ class DeepFloydIF(Adapter):
         super().check_upscaler(pipeline, upscaler)
         own, other = (stage.unet.config.encoder_hid_dim for stage in (pipeline, upscaler))
         if own != other:
-            raise ModelError(f"the upscaler expects text of {other} channels, this model's encoder gives {own}")
+            raise ModelError(
+                f"the upscaler reads text embeddings of {other} channels, but this model's text encoder gives {own}; "
+                "use a stage II made for it"
+            )
 
     def upscale(
         self,

@@ -28,7 +28,7 @@ OWN: Mapping[str, str] = MappingProxyType(
         "height": "use height=",
         "width": "use width=",
         "latents": "use latents=",
-        "generator": "use seeds=: each row has a generator of its own",
+        "generator": "use seed=, or the seeds of a Generation: each row has a generator of its own",
         "num_images_per_prompt": _ROWS,
         "output_type": "pictures are always PIL images",
         "return_dict": "pictures are in Run.images",

@@ -104,7 +104,11 @@ class Activations(ABC):
             SiteError: there is none; the message suggests similar names, or lists what there is. A site with a branch
                 that is missing at some steps, as in skip-layer guidance, has to be read step by step.
         """
-        return self._whole(key) if isinstance(key, str) else self.fetch(*key, rows=range(self.rows))
+        if isinstance(key, str):
+            return self._whole(key)
+        if not isinstance(key, tuple) or len(key) != 3:
+            raise SiteError(f"read activations as cache[name] or cache[name, step, branch], found [{key!r}]")
+        return self.fetch(*key, rows=range(self.rows))
 
     def __contains__(self, key: object) -> bool:
         return self.holds(Key(*key)) if isinstance(key, tuple) else key in self.sites

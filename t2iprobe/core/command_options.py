@@ -276,9 +276,18 @@ def _listed(value: Any) -> list[Any]:
 def _numbered(value: Any) -> Any:
     """Numbers from Python and TOML in the form in which they are typed: ``6``, ``3,5``."""
     listed = _listed(value)
-    if listed and all(isinstance(one, int) and not isinstance(one, bool) for one in listed):
+    if not listed:
+        raise ValueError("is empty; leave it out, or give numbers")
+    if all(isinstance(one, int) and not isinstance(one, bool) for one in listed):
         return ",".join(map(str, listed))
     return value
+
+
+def _stepped(value: Any) -> Any:
+    """A range or a single number from Python and TOML in the form in which steps are typed: ``0:20:4``."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = range(value, value + 1)
+    return f"{value.start}:{value.stop}:{value.step}" if isinstance(value, range) else value
 
 
 def _settings(value: Any) -> Any:
@@ -308,6 +317,7 @@ Paths = Annotated[tuple[Path, ...], BeforeValidator(_repeated)]  #: repeatable
 Names = Annotated[tuple[str, ...], BeforeValidator(_entries)]  #: repeatable at a shell, or separated by commas
 Texts = Annotated[tuple[str, ...], BeforeValidator(_repeated)]  #: repeatable; a comma is part of the text
 Numbers = Annotated[str, BeforeValidator(_numbered)]  #: ``6``, ``0-5`` or ``3,5``; in Python and TOML also numbers
+Steps = Annotated[str, BeforeValidator(_stepped)]  #: ``0:20`` or ``0:20:4``; in Python also a range or a number
 Settings = Annotated[dict[str, Any], BeforeValidator(_settings)]  #: ``NAME=VALUE``, repeatable; a table elsewhere
 
 

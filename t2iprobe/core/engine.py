@@ -22,7 +22,7 @@ from t2iprobe.core.contracts.adapter import Adapter, Branch, Pipeline
 from t2iprobe.core.errors import HookError, NonFiniteError, ShapeError
 from t2iprobe.core.interventions import HookContext, Intervention
 from t2iprobe.core.preflight import check_module
-from t2iprobe.core.scope import DenoiserCall
+from t2iprobe.core.scope import DenoiserCall, Scope
 from t2iprobe.core.shadow import shadowed
 from t2iprobe.core.sites import Site, Sites
 
@@ -208,10 +208,18 @@ class Engine:
         for index, edit in enumerate(self.interventions):
             if not self.applied[index] and edit.scope.within(self.rows):
                 raise HookError(
-                    f"{edit.label} on {', '.join(edit.patterns)} was never applied: its scope covers none of the "
-                    f"{self.step} steps and branches of this run (steps {edit.scope.steps}, branches "
-                    f"{edit.scope.branches})"
+                    f"{edit.label} on {', '.join(edit.patterns)} was never applied: its scope ({_said(edit.scope)}) "
+                    f"covers none of the {self.step} steps and branches of this run"
                 )
+
+
+def _said(scope: Scope) -> str:
+    """The steps and branches of a scope in words."""
+    parts = {"steps": scope.steps, "branches": scope.branches}
+    return ", ".join(
+        f"all {name}" if listed is None else f"{name} {', '.join(map(str, listed)) or 'none'}"
+        for name, listed in parts.items()
+    )
 
 
 def _narrow(own: Tensor, new: Tensor, site: Site, intervention: Intervention) -> Tensor:

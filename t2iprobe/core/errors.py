@@ -1,4 +1,4 @@
-"""All errors that a user can meet. Each also inherits from the builtin that a Python user would catch.
+"""The errors that a user can meet: ``t2iprobe.errors``. Each also inherits from the builtin that one would catch.
 
 T2IProbeError
 ├── ConfigError          (ValueError)    invalid request: what was asked, what was found, what to do

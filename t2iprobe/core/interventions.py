@@ -6,9 +6,9 @@ knows no hook.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from t2iprobe.core.cache import Activations
 from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError, ShapeError
+from t2iprobe.core.names import near
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.sites import Site, Sites
 
@@ -24,7 +25,7 @@ Patterns = str | Site | Sequence[str] | Sequence[Site] | Sites
 
 @dataclass(frozen=True, slots=True)
 class HookContext:
-    """Where the value that an edit gets comes from.
+    """What an edit knows about the activation it receives.
 
     Args:
         site: the site.
@@ -43,6 +44,11 @@ class HookContext:
     batch: Tensor
     position: Mapping[int, int]
     evaluation: int = 0
+
+    @property
+    def name(self) -> str:
+        """The name of the site."""
+        return self.site.name
 
 
 Edit = Callable[[Tensor, HookContext], Tensor]
@@ -77,12 +83,22 @@ class Intervention:
         return names(self.sites)
 
 
+class ScopeParts(TypedDict, total=False):
+    """Parts of a :class:`Scope` as keyword arguments."""
+
+    steps: Collection[int] | int | None
+    branches: Collection[Branch | str] | str | None
+    tokens: Collection[int] | int | None
+    heads: Collection[int] | int | None
+
+
 def patch(
     donor: Activations | Mapping[int, int],
     sites: Patterns,
     *,
     scope: Scope | None = None,
     rows: Mapping[int, int] | None = None,
+    **parts: Unpack[ScopeParts],
 ) -> Intervention:
     """Activation patching (Vig et al. 2020; Meng et al., arXiv 2202.05262): replace an activation with a donor's.
 
@@ -91,8 +107,13 @@ def patch(
         sites: names, patterns or sites.
         scope: where to patch; only rows among the keys of ``donor`` or ``rows``, if one is a mapping.
         rows: for a cached donor, ``{row: row of the cache}``; by default row i takes row i, or the only row.
+        **parts: ``steps=``, ``branches=``, ``tokens=`` and ``heads=`` of the :class:`Scope`, instead of ``scope``.
+
+    Raises:
+        ConfigError: ``donor`` is something else, or a part of the scope is unknown, impossible or given twice.
     """
-    scope = scope or Scope()
+    _check_donor(donor)
+    scope = _scope(scope, parts)
     if isinstance(donor, Mapping):
         chosen = {row: donor[row] for row in scope.within(donor)}
         scope = replace(scope, rows=tuple(chosen))
@@ -109,6 +130,7 @@ def ablate(
     scope: Scope | None = None,
     donors: Mapping[int, int] | None = None,
     reference: Activations | None = None,
+    **parts: Unpack[ScopeParts],
 ) -> Intervention:
     """Remove an activation: by zero, by a mean, or by another row's (resample ablation).
 
@@ -121,32 +143,46 @@ def ablate(
         scope: where to ablate.
         donors: for ``resample``, ``{row: row to take from}``.
         reference: for ``mean``, a cache or store of the same sites and steps.
+        **parts: see :func:`patch`.
 
     Raises:
         ConfigError: ``resample`` without ``donors``, or ``reference`` for another kind than ``mean``.
     """
+    scope = _scope(scope, parts)
     if reference is not None and kind != "mean":
         raise ConfigError(f"reference= is for mean ablation; {kind} ablation takes none")
     if kind == "resample":
         if not donors:
             raise ConfigError("resample ablation needs donors={row: row to take from}")
         return patch(donors, sites, scope=scope)
+    if not isinstance(reference, Activations | None):
+        raise ConfigError(f"reference= takes a cache or a store, found {_a(reference)}")
     edit = _zero if kind == "zero" else _own_mean if reference is None else _reference_mean(reference)
-    return Intervention(edit, sites, scope or Scope(), label=f"ablate ({kind})")
+    return Intervention(edit, sites, scope, label=f"ablate ({kind})")
 
 
-def steer(direction: Tensor, sites: Patterns, *, strength: float = 1.0, scope: Scope | None = None) -> Intervention:
-    """Add ``strength * direction``; the direction broadcasts against (token, channel), the same for every row."""
+def steer(
+    direction: Tensor,
+    sites: Patterns,
+    *,
+    strength: float = 1.0,
+    scope: Scope | None = None,
+    **parts: Unpack[ScopeParts],
+) -> Intervention:
+    """Add ``strength * direction``; the direction broadcasts against (token, channel), the same for every row.
+
+    ``steps=``, ``branches=``, ``tokens=`` and ``heads=`` are those of the :class:`Scope`, see :func:`patch`.
+    """
 
     def edit(value: Tensor, hook: HookContext) -> Tensor:
         if any(size != 1 for size in direction.shape[: 1 - value.ndim]):
             raise ShapeError(
                 f"steer at {hook.site.name}: one row has {tuple(value.shape[1:])}, the direction "
-                f"{tuple(direction.shape)}; steer rows apart with scope=Scope(rows=...)"
+                f"{tuple(direction.shape)}; to steer rows apart, give each a scope=Scope(rows=…)"
             )
         return value + strength * direction.to(value)
 
-    return Intervention(edit, sites, scope or Scope(), label="steer")
+    return Intervention(edit, sites, _scope(scope, parts), label="steer")
 
 
 def interpolate(
@@ -156,9 +192,10 @@ def interpolate(
     *,
     scope: Scope | None = None,
     rows: Mapping[int, int] | None = None,
+    **parts: Unpack[ScopeParts],
 ) -> Intervention:
     """``(1 - alpha) * own + alpha * donor``: 0 changes nothing, 1 is :func:`patch`."""
-    inner = patch(donor, sites, scope=scope, rows=rows)
+    inner = patch(donor, sites, scope=scope, rows=rows, **parts)
 
     def edit(value: Tensor, hook: HookContext) -> Tensor:
         return torch.lerp(value, inner.edit(value, hook), alpha)
@@ -199,12 +236,43 @@ def edits_of(donor: Activations | None, interventions: Sequence[Intervention]) -
     if donor is None:
         return edits
     found: Any = donor  # callers without types may pass anything
+    if isinstance(found, Intervention):
+        raise ConfigError("patch= takes a cache or a store; put an Intervention into interventions=[…]")
     if not isinstance(found, Activations):
         hint = "pass its .cache" if hasattr(found, "cache") else "t2i.patch makes an intervention of other donors"
-        raise ConfigError(f"patch= takes a cache or a store, found a {type(found).__name__}; {hint}")
+        raise ConfigError(f"patch= takes a cache or a store, found {_a(found)}; {hint}")
     if not donor.sites:
         raise ConfigError("patch= contains no activations; run its generation with cache='blocks.*' or other sites")
     return [patch(donor, donor.sites), *edits]
+
+
+def _check_donor(donor: Any) -> None:
+    """Refuse a donor that could only fail in a hook, after seconds of sampling."""
+    if isinstance(donor, Activations | Mapping):
+        return
+    hint = "pass its .cache" if hasattr(donor, "cache") else "write t2i.patch(run.cache, 'blocks.6.joint_attn.k')"
+    raise ConfigError(f"a donor is a cache, a store or {{row: donor row}}, found {_a(donor)}; {hint}")
+
+
+def _a(value: object) -> str:
+    """The type of a value, with an article."""
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
+
+
+def _scope(scope: Scope | None, parts: ScopeParts) -> Scope:
+    """The scope with the parts that were given beside it.
+
+    Raises:
+        ConfigError: there is no such part, it is given twice, or it is impossible.
+    """
+    for name in parts:
+        if name not in ScopeParts.__annotations__:
+            raise ConfigError(f"a scope has no {name!r}{near(name, ScopeParts.__annotations__)}")
+        if scope is not None and getattr(scope, name) is not None:
+            raise ConfigError(f"{name} is given twice, in scope= and as {name}=; leave one out")
+    given: Any = parts  # a scope makes tuples of single numbers and branches
+    return replace(scope or Scope(), **given)
 
 
 def _lock_step(donors: Mapping[int, int]) -> Edit:

@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Never
 
 import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from t2iprobe.core.arguments import check_options, count, options_of
+from t2iprobe.core.arguments import OWN, check_options, count, options_of
 from t2iprobe.core.batch_room import Room
 from t2iprobe.core.batches import Batches, batches, takes
 from t2iprobe.core.cache import ActivationCache, Activations, ActivationStream
@@ -23,7 +23,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.html import sheet, table
 from t2iprobe.core.interventions import Intervention, Patterns, edits_of, names
 from t2iprobe.core.measuring import StepWatch, peak
-from t2iprobe.core.names import counted
+from t2iprobe.core.names import counted, near
 from t2iprobe.core.placement import Placement, stored
 from t2iprobe.core.seeds import check_seed
 from t2iprobe.core.sites import Sites
@@ -56,6 +56,9 @@ class Generation:
     latents: Tensor | None = None
 
     def __post_init__(self) -> None:
+        prompts: Any = self.prompts  # callers without types may pass anything
+        if isinstance(prompts, str):
+            raise ConfigError(f"a generation takes a tuple of prompts, found a single one: write ({prompts!r},)")
         if len(self.prompts) != len(self.seeds):
             raise ConfigError(f"{len(self.prompts)} prompts and {len(self.seeds)} seeds; each row needs one of each")
         if not self.prompts:
@@ -120,7 +123,7 @@ class CostProbe:
 
 
 class Model:
-    """A pipeline with its adapter.
+    """A diffusers pipeline with named, hookable sites.
 
     Args:
         pipeline: a built diffusers pipeline; it is used as it is, and hooks are removed after each run.
@@ -217,6 +220,7 @@ class Model:
         rows: Sequence[int] | None = None,
         batch_size: int | None = None,
         on_step: OnStep = lambda rows, step: None,
+        **unknown: Never,
     ) -> Run:
         """Generate, keeping and editing activations on the way.
 
@@ -235,15 +239,18 @@ class Model:
             rows: rows whose images are returned (others run only if these are patched from them); default all.
             batch_size: largest number of rows at once. Out of memory halves it, also for later runs of this model.
             on_step: progress callback.
+            **unknown: refused, with the name that an argument of the pipeline call has here.
 
         Raises:
-            ConfigError: arguments of the wrong type, impossible rows or options, settings beside a generation, or a
-                scheduler whose noise does not depend on seeds.
+            ConfigError: arguments that do not exist or have the wrong type, impossible rows or options, settings beside
+                a generation, or a scheduler whose noise does not depend on seeds.
             SiteError: a pattern matches no site.
             HookError: a hook would not fire, or did not.
             ShapeError: a patched activation has another shape.
             NonFiniteError: NaN or infinity in the denoiser.
         """
+        if unknown:
+            raise ConfigError(self._unknown(next(iter(unknown))))
         settings = {
             "seed": seed, "num_steps": num_steps, "guidance": guidance, "height": height, "width": width,
             "options": options, "latents": latents,
@@ -281,6 +288,15 @@ class Model:
         images = [state.images[row] for row in wanted]
         texts = tuple(generation.prompts[row] for row in wanted)
         return Run(images, state.cache, state.calls, state.rows, time.perf_counter() - began, state.upscaling, texts)
+
+    def _unknown(self, name: str) -> str:
+        """What to write instead of an argument that :meth:`run` does not have."""
+        if name in OWN:
+            return f"run takes no {name}=; {OWN[name]}"
+        if name in inspect.signature(type(self.pipeline).__call__).parameters:
+            return f"run takes no {name}=; pass it to the pipeline with options={{{name!r}: …}}"
+        own = set(inspect.signature(Model.run).parameters) - {"self", "unknown"}
+        return f"run takes no {name}={near(name, own)}"
 
     def _made(self, prompts: Any, settings: dict[str, Any]) -> Generation:
         """A generation as it is, or one of these prompts with these settings."""
@@ -386,10 +402,10 @@ class Model:
         height, width = (int(side or default) for side, default in zip(sides, own, strict=True))
         multiple = self.adapter.size_multiple(self.pipeline)
         if height % multiple or width % multiple:
-            near = multiple * max(round(min(height, width) / multiple), 1)
+            fitting = multiple * max(round(min(height, width) / multiple), 1)
             raise ConfigError(
                 f"pictures of {height} × {width} pixels were requested; this model needs sides that are multiples of "
-                f"{multiple}, such as {near}"
+                f"{multiple}, such as {fitting}"
             )
         return height, width
 

@@ -9,7 +9,7 @@ from t2iprobe.core.command_options import Names, Numbers, Options, Texts, option
 from t2iprobe.core.concepts import concept_named
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.load_options import LoadOptions, Offload
-from t2iprobe.core.pairs import Pair, pair_from_prompts, pairs_from_csv
+from t2iprobe.core.pairs import Pair, pairs_from_csv
 from t2iprobe.core.seeds import SEEDS
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class PairOptions(Options):
         self.check_pairs()
         concept = concept_named(self.concept, plugins.concepts())
         if self.source and self.target:
-            return [pair_from_prompts(self.source, self.target, self.seed, concept)]
+            return [Pair.from_prompts(self.source, self.target, self.seed, concept)]
         if self.pairs is not None:
             return self._listed(self.pairs.expanduser(), plugins)
         name = self.prompt_set or plugins.own_prompt_set(ref)

@@ -29,6 +29,9 @@ SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 class Pair:
     """Two prompts that share ``seed`` and differ in one content.
 
+    In the usual words of activation patching, ``source`` is the run that is patched (corrupted), and ``target`` the run
+    that the activations come from (clean).
+
     Args:
         source: the prompt of the picture that is edited.
         target: the prompt whose content is transferred.
@@ -45,6 +48,27 @@ class Pair:
     target_word: str
     concept: str = "text"
 
+    @classmethod
+    def from_prompts(cls, source: str, target: str, seed: int = 0, concept: str | Concept = "text") -> Pair:
+        """A pair whose words are read from its prompts: the quoted text, or the colour or phrase that differs.
+
+        Args:
+            source: prompt to edit.
+            target: prompt whose content is transferred.
+            seed: seed of the initial noise.
+            concept: name of a bundled concept, or any concept.
+
+        Raises:
+            ConfigError: the seed is invalid, a word is missing, or both prompts ask for the same word, see
+                :func:`~t2iprobe.core.normalised_text.same`.
+        """
+        what = concept_named(concept) if isinstance(concept, str) else concept
+        seed = check_seed(seed)
+        one, other = what.words(source, target)
+        if same(one, other):
+            raise ConfigError(f"a pair needs two different {what.name}s, but both prompts ask for {one!r}; change one")
+        return cls(source, target, seed, one, other, what.name)
+
 
 def cluster_of(pair: Pair) -> tuple[str, str]:
     """Cluster key of a pair: both prompts. The same prompts with another seed are not an independent observation."""
@@ -58,27 +82,6 @@ def counted_pairs(pairs: Sequence[Pair], kind: str = "pair") -> str:
     if len(sizes) == len(pairs):
         return said
     return f"{said} ({prompts} × {counted(max(sizes), 'seed')})" if len(set(sizes)) == 1 else f"{said} of {prompts}"
-
-
-def pair_from_prompts(source: str, target: str, seed: int, concept: str | Concept = "text") -> Pair:
-    """A pair whose words are read from its prompts: the quoted text, or the colour or phrase that differs.
-
-    Args:
-        source: prompt to edit.
-        target: prompt whose content is transferred.
-        seed: seed of the initial noise.
-        concept: name of a bundled concept, or any concept.
-
-    Raises:
-        ConfigError: the seed is invalid, a word is missing, or both prompts ask for the same word, see
-                :func:`~t2iprobe.core.normalised_text.same`.
-    """
-    what = concept_named(concept) if isinstance(concept, str) else concept
-    seed = check_seed(seed)
-    one, other = what.words(source, target)
-    if same(one, other):
-        raise ConfigError(f"a pair needs two different {what.name}s, but both prompts ask for {one!r}; change one")
-    return Pair(source, target, seed, one, other, what.name)
 
 
 def pairs_from_csv(
@@ -132,7 +135,7 @@ def _line(header: list[str], row: list[str], seed: int, concept: str, known: Map
     cells = {name: cell.strip() for name, cell in zip(header, row, strict=True)}
     given = _seed(cells["seed"]) if cells.get("seed") else seed
     what = concept_named(cells.get("concept") or concept, known)
-    return pair_from_prompts(cells["source"], cells["target"], given, what)
+    return Pair.from_prompts(cells["source"], cells["target"], given, what)
 
 
 def _seed(cell: str) -> int:

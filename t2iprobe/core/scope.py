@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from t2iprobe.core.contracts.adapter import Branch
+from t2iprobe.core.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class DenoiserCall:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Where an intervention acts; ``None`` means everywhere.
+    """Where an intervention acts; ``None`` means everywhere. A single number or branch may stand alone.
 
     Args:
         steps: denoising steps, 0 at pure noise.
@@ -35,6 +38,9 @@ class Scope:
         rows: rows of the generation.
         tokens: positions on the token axis of the site.
         heads: attention heads (only for sites with heads).
+
+    Raises:
+        ConfigError: there is no such branch, or something else than whole numbers is given.
     """
 
     steps: Collection[int] | None = None
@@ -43,6 +49,13 @@ class Scope:
     tokens: Collection[int] | None = None
     heads: Collection[int] | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "rows", "tokens", "heads"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _numbers(name, value))
+        if self.branches is not None:
+            object.__setattr__(self, "branches", _branches(self.branches))
+
     def covers(self, step: int, branch: Branch) -> bool:
         """Whether the scope contains a branch of a step."""
         return (self.steps is None or step in self.steps) and (self.branches is None or branch in self.branches)
@@ -50,3 +63,21 @@ class Scope:
     def within(self, rows: Iterable[int]) -> tuple[int, ...]:
         """Those of ``rows`` that the scope contains, in their order."""
         return tuple(row for row in rows if self.rows is None or row in self.rows)
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+
+
+def _numbers(name: str, value: Any) -> tuple[int, ...]:
+    try:
+        return tuple(map(operator.index, _listed(value)))
+    except TypeError:
+        raise ConfigError(f"{name}= takes whole numbers, such as 5 or range(5, 10), found {value!r}") from None
+
+
+def _branches(value: Any) -> tuple[Branch, ...]:
+    try:
+        return tuple(map(Branch, _listed(value)))
+    except ValueError:
+        raise ConfigError(f"branches= takes some of {', '.join(Branch)}, found {value!r}") from None

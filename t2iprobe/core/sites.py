@@ -55,7 +55,7 @@ class Site:
         module: path of the module below the denoiser.
         port: which argument or result of the module.
         axes: names of the axes after the row axis.
-        heads: number of heads in the channel axis, if there are any.
+        heads: number of heads, if there are any: they lie one after the other in the channel axis, in ``z`` as well.
         stream: the part of the token axis that belongs to the site, if text and image tokens share one sequence (text
             first).
         static: whether the value is the same at every denoising step of an unedited run, as for the text keys of a
@@ -102,10 +102,17 @@ class Sites(Sequence[Site]):
         self._sites = tuple(self._by_name.values())
 
     @overload
-    def __getitem__(self, index: int) -> Site: ...
+    def __getitem__(self, index: int | str) -> Site: ...
     @overload
     def __getitem__(self, index: slice) -> Sites: ...
-    def __getitem__(self, index: int | slice) -> Site | Sites:
+    def __getitem__(self, index: int | str | slice) -> Site | Sites:
+        """A site by its place or by its name, or a part of the sites.
+
+        Raises:
+            SiteError: no site has this name; the message suggests similar names.
+        """
+        if isinstance(index, str):
+            return self.named(index)
         return Sites(self._sites[index]) if isinstance(index, slice) else self._sites[index]
 
     def __len__(self) -> int:

@@ -141,7 +141,7 @@ class Plugins:
 
     def metrics(self) -> dict[str, type[Metric]]:
         """Metrics by name."""
-        return self._named("t2iprobe_register_metrics", "metric")
+        return self._named("t2iprobe_register_metrics", "metric", ("direction", "needs", "score"))
 
     def aggregates(self) -> dict[str, type[Aggregate]]:
         """Scores per set of images, by name."""
@@ -262,7 +262,10 @@ class Plugins:
         adapters = self.adapters()
         serving = [name for name, adapter in adapters.items() if pipeline_class in adapter.pipelines]
         if len(serving) > 1:
-            raise ConfigError(f"{pipeline_class} is served by two adapters, {serving[0]!r} and {serving[1]!r}")
+            raise ConfigError(
+                f"{pipeline_class} is served by two adapters, {serving[0]!r} and {serving[1]!r}; set {DISABLE}=… to "
+                "leave one plugin out"
+            )
         if not serving:
             known = [name for adapter in adapters.values() for name in adapter.pipelines]
             raise ModelError(
@@ -405,9 +408,17 @@ class Plugins:
             else:
                 yield from ((name, answer) for answer in answers)
 
-    def _named(self, hook: str, kind: str) -> dict[str, Any]:
-        """What plugins register through a hook, by ``name``."""
-        return _unique(kind, ((plugin, cls.name, cls) for plugin, found in self._ask(hook) for cls in found))
+    def _named(self, hook: str, kind: str, parts: Sequence[str] = ()) -> dict[str, Any]:
+        """What plugins register through a hook, by ``name``; a plugin whose thing lacks a part is marked as broken."""
+        whole = []
+        for plugin, found in self._ask(hook):
+            for thing in found:
+                if lacking := [part for part in ("name", *parts) if not hasattr(thing, part)]:
+                    called = getattr(thing, "__name__", repr(thing))
+                    self._break(plugin, f"the {kind} {called} lacks {', '.join(lacking)}")
+                else:
+                    whole.append((plugin, thing.name, thing))
+        return _unique(kind, whole)
 
 
 def _unique(kind: str, found: Iterable[tuple[str, str, Any]]) -> dict[str, Any]:

@@ -68,5 +68,5 @@ class Study(StudyRunner):
         )
 
     def run(self, path: str | Path, callbacks: StudyCallbacks | None = None) -> Result:
-        """Run it in a folder, go on with it there, or find it finished; see :meth:`t2iprobe.core.study.Study.run`."""
+        """Run it in a folder, go on with it there, or find it finished; see :meth:`.StudyRunner.run`."""
         return Result.open(super().run(path, callbacks).path)

@@ -13,9 +13,9 @@ from t2iprobe.cli.console import Format, print_json, say, say_finished, stopping
 from t2iprobe.cli.models import load, reference
 from t2iprobe.cli.options import RunOptions, Size
 from t2iprobe.core import parse
-from t2iprobe.core.command_options import Names, option
+from t2iprobe.core.command_options import Names, Steps, option
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.option_groups import CheckpointOptions, GenerationOptions, ModelOptions
+from t2iprobe.core.option_groups import FREE, GenerationOptions, ModelOptions
 from t2iprobe.core.seeds import SEEDS
 from t2iprobe.core.textfile import LISTED, read_entries
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 BATCH = 8
 BUDGET = "10GiB"
+#: options that do not decide what is kept, or whose meaning is kept in another form
+UNDECIDING = {*RunOptions.model_fields, *FREE, "arch", "model", "prompts", "max_bytes"}
 
 
 class CaptureOptions(RunOptions, GenerationOptions, ModelOptions):
@@ -41,7 +43,7 @@ class CaptureOptions(RunOptions, GenerationOptions, ModelOptions):
     store: str | None = option(
         None, help="Keep the activations at this URL (anything fsspec knows) instead of in the run folder."
     )
-    steps: str | None = option(None, help="Keep only these denoising steps, START:STOP[:STRIDE]. Default all.")
+    steps: Steps | None = option(None, help="Keep only these denoising steps, START:STOP[:STRIDE]. Default all.")
     branch: Literal["cond", "uncond", "both"] = option("both", help="Half of classifier-free guidance to keep.")
     seed: int = option(0, help="Random seed of the noise, which is the same for every prompt.", ge=0, lt=SEEDS)
     batch_size: int | None = option(None, help=f"Number of prompts at once, and in one file; default {BATCH}.", ge=1)
@@ -129,9 +131,8 @@ def run(options: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
 
 def _deciding(options: CaptureOptions, ref: str, prompts: list[str]) -> dict[str, Any]:
     """The part of the options that decides what is kept; where it runs and how much at once does not."""
-    kept = ("sites", "store", "steps", "branch", "seed", "num_steps", "guidance", "resolution", "dtype", "round_bits")
     digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]
-    named = {name: getattr(options, name) for name in kept} | options.given(*CheckpointOptions.model_fields)
+    named = {name: getattr(options, name) for name in CaptureOptions.model_fields if name not in UNDECIDING}
     return {"model": ref, "prompts": len(prompts), "prompts_sha256": digest, **named}
 
 

@@ -271,13 +271,17 @@ def _note(session: RunSession, error: BaseException) -> None:
 
 
 def _as_store_error(error: BaseException, session: RunSession) -> StoreError | None:
-    """A system error about the folder as an error of ours, in one sentence; ``None`` for every other error."""
-    path = session.path
-    inside = str(getattr(error, "filename", None) or "").startswith(str(path))
-    if isinstance(error, T2IProbeError) or not (is_full(error) or (isinstance(error, OSError) and inside)):
+    """An error on writing as one sentence with what is kept and how to go on; ``None`` for every other error."""
+    cause = error.__cause__ if type(error) is StoreError else error  # one that was explained already
+    inside = str(getattr(cause, "filename", None) or "").startswith(str(session.path))
+    if cause is None or isinstance(cause, T2IProbeError):
         return None
+    if not (is_full(cause) or (isinstance(cause, OSError) and (inside or cause is not error))):
+        return None
+    said = unwritable(str(session.path), error) if cause is error else error
     kept = f"{session.kept}: " if session.units else ""
-    return unwritable(str(path), error, f"{kept}make room, and {session.run.resume}")
+    mend = "make room" if is_full(cause) else "make it writable"
+    return StoreError(f"{said}; {kept}{mend}, and {session.run.resume}")
 
 
 def gone(path: Path) -> bool:

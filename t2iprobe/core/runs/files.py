@@ -81,12 +81,8 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def explained(name: str, kept: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Turn errors on writing within a ``with`` block into one sentence.
-
-    Args:
-        name: what is written.
-        kept: gives, in words, what is kept and how to go on; called only if there is an error.
+def explained(name: str) -> Iterator[None]:
+    """Turn errors on writing ``name`` within a ``with`` block into one sentence; the run engine adds how to go on.
 
     Raises:
         StoreError: the disk is full or gone, or may not be written.
@@ -98,7 +94,7 @@ def explained(name: str, kept: Callable[[], str] = lambda: "") -> Iterator[None]
     except Exception as error:
         if not isinstance(error, OSError) and not is_full(error):
             raise
-        raise unwritable(name, error, kept()) from error
+        raise unwritable(name, error) from error
 
 
 @contextmanager
@@ -120,16 +116,10 @@ def understood(name: str) -> Iterator[None]:
         raise DamagedError(f"{name} cannot be understood ({reason}); restore a copy of it") from error
 
 
-def unwritable(name: str, error: BaseException, rest: str = "") -> StoreError:
-    """A system error on writing as an error of ours.
-
-    Args:
-        name: what is written.
-        error: the system error.
-        rest: what is kept and how to go on.
-    """
+def unwritable(name: str, error: BaseException) -> StoreError:
+    """A system error on writing ``name`` as an error of ours."""
     reason = "no space left" if is_full(error) else str(getattr(error, "strerror", None) or error)
-    return StoreError(f"{name} cannot be written: {reason}" + (f"; {rest}" if rest else ""))
+    return StoreError(f"{name} cannot be written: {reason}")
 
 
 def is_full(error: BaseException) -> bool:

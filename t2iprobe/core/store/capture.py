@@ -109,8 +109,12 @@ def layout_of(
     codecs.check_round_bits(round_bits)
     count = model.steps(generation.num_steps)
     wanted = tuple(sorted(set(range(count) if steps is None else steps)))
-    if not wanted or wanted[-1] >= count or wanted[0] < 0:
-        raise ConfigError(f"steps {list(wanted)[:8]} to capture: the run has the steps 0 to {count - 1}")
+    wrong = [step for step in wanted if not 0 <= step < count]
+    if wrong or not wanted:
+        what = f"steps {', '.join(map(str, wrong[:8]))}" if wrong else "no steps"
+        raise ConfigError(
+            f"cannot capture {what}: this run has steps 0-{count - 1}; choose among them or raise num_steps"
+        )
     units = -(-len(generation.prompts) // batch)
     return Layout(
         tuple(SiteLayout(site.name, site.axes, site.static and static) for site in model.sites.match(*names(sites))),

@@ -120,7 +120,7 @@ def check_round_bits(keep: int | None) -> None:
         ConfigError: it is below 1, or above what any dtype has.
     """
     if keep is not None and not 1 <= keep <= MANTISSA:
-        raise ConfigError(f"rounding keeps 1 to {MANTISSA} bits of the mantissa, found {keep}")
+        raise ConfigError(f"round_bits is the number of mantissa bits to keep, 1 to {MANTISSA}; found {keep}")
 
 
 def rounded(array: NDArray[Any], dtype: torch.dtype, keep: int | None) -> NDArray[Any]:

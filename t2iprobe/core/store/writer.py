@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,7 @@ class ActivationWriter:
         codecs.check_round_bits(layout.round_bits)
         self._memory = memory
         self._name = str(keys.place(where))
-        with self._explained():
+        with explained(self._name):
             self._root = zarr.open_group(keys.place(where), mode="a", use_consolidated=False)
             captured = self._settle(run, layout)
             self.layout, self._marks = captured.layout, captured.group[COMMITTED]
@@ -134,7 +134,7 @@ class ActivationWriter:
             target.written[:] = False
         try:
             yield self._rows
-            with self._explained():
+            with explained(self._name):
                 self._worker.wait()
                 self._finish()
                 if len(self._targets) > self._published:  # readers see the arrays before the unit counts
@@ -156,7 +156,7 @@ class ActivationWriter:
         position = 0 if entry.static else self._position[key.step]
         for begin, end in _runs(rows, self._rows):
             item = _Item(key, position, rows[begin], *self._to_host(value[begin:end]))
-            with self._explained():
+            with explained(self._name):
                 self._worker.put(item, item.value.nbytes)
 
     def _takes(self, entry: SiteLayout, key: Key) -> bool:
@@ -179,7 +179,7 @@ class ActivationWriter:
 
     def discard(self, rows: Sequence[int]) -> None:
         """See :class:`~t2iprobe.core.cache.ActivationStream`; shards already written will be overwritten."""
-        with self._explained():
+        with explained(self._name):
             self._worker.wait()
         self._parts.clear()
 
@@ -296,13 +296,6 @@ class ActivationWriter:
                 "choose another place or name, or remove them with t2iprobe store rm --activations"
             )
         return captured
-
-    def _explained(self) -> AbstractContextManager[None]:
-        return explained(self._name, self._kept)
-
-    def _kept(self) -> str:
-        done = len(getattr(self, "committed", ()))
-        return f"{done} batches are complete and readable; free some space and run the same command to continue"
 
 
 def _runs(rows: Sequence[int], wanted: range) -> Iterator[tuple[int, int]]:

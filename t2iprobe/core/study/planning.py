@@ -69,7 +69,10 @@ def tail(count: int, held_out: int, set_aside: Sequence[int] = ()) -> tuple[int,
     """
     asked = [number for number in range(count) if number not in set_aside]
     if held_out >= len(asked):
-        raise ConfigError(f"{held_out} of {len(asked)} pairs are to be held out, which leaves none to search on")
+        raise ConfigError(
+            f"{held_out} of {len(asked)} pairs are to be held out, which leaves none to search on; give more pairs or "
+            "a smaller held_out"
+        )
     return tuple(asked[len(asked) - held_out :])
 
 

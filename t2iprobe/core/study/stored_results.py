@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -127,7 +126,7 @@ class StoredResults(RecordedResults):
     ) -> None:
         self._name = str(where)
         self._pending: list[Answer] = []
-        with self._explained():
+        with explained(self._name):
             root = arrays.create(keys.place(where), pairs, names, question)
             _sweep_up(root.store)
             super().__init__(root, names)
@@ -141,7 +140,7 @@ class StoredResults(RecordedResults):
             NonFiniteError: the ranking score is not a number, which on disk would mean "not done".
         """
         self._check(measured, trials)
-        with self._explained():
+        with explained(self._name):
             self._place(trials)
             self._pending.append((measured, tuple(trials)))
             if not measured.more:
@@ -214,7 +213,7 @@ class StoredResults(RecordedResults):
         if path in self._root and arrays.member(self._root, path).attrs.get("done"):
             return np.asarray(arrays.read_all(arrays.member(self._root, path)))
         value = np.asarray(compute())
-        with self._explained():
+        with explained(self._name):
             array = self._root.create_array(
                 path,
                 data=value,
@@ -225,9 +224,6 @@ class StoredResults(RecordedResults):
             )
             array.attrs["done"] = True  # set after the values, to mark that they are complete
         return value
-
-    def _explained(self) -> AbstractContextManager[None]:
-        return explained(self._name, lambda: "what was measured so far is kept: make room and resume")
 
 
 def _span(numbers: Iterable[int]) -> slice:

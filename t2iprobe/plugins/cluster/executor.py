@@ -102,7 +102,8 @@ def _connected(ray: Any, address: str | None, workers: int | None) -> Iterator[N
     try:
         ray.init(log_to_driver=False, logging_level="error", **local)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"no Ray cluster responds at {address or 'this machine'}: {error}") from None
+        where = "Ray does not start on this machine" if address is None else f"no Ray cluster responds at {address}"
+        raise ConfigError(f"{where}: {error}") from None
     try:
         yield
     finally:

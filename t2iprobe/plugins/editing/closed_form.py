@@ -191,8 +191,10 @@ class ClosedForm(Editor):
     keep: bool = True
 
     def __post_init__(self) -> None:
-        if self.ridge <= 0 or self.preserve < 0:
-            raise ConfigError(f"ridge must be above 0 and preserve at least 0, found {self.ridge} and {self.preserve}")
+        if self.ridge <= 0:
+            raise ConfigError(f"ridge must be above 0, found {self.ridge}")
+        if self.preserve < 0:
+            raise ConfigError(f"preserve must be at least 0, found {self.preserve}")
 
     def check(self, model: Model, layers: Sequence[int]) -> None:
         """Refuse layers whose projections read more than the text, weights that cannot be replaced, a missing file."""

@@ -98,7 +98,10 @@ class Monitor:
         batch_size: int | None = None,
     ) -> None:
         if not learn or not keep:
-            raise ConfigError("fine-tuning is validated on prompts to learn and prompts to keep; one of them is empty")
+            raise ConfigError(
+                "fine-tuning is validated on prompts to learn and on prompts to keep, found none to "
+                f"{'keep' if learn else 'learn'}"
+            )
         self.model, self.learn, self.keep, self.settings = model, learn, keep, dict(settings or {})
         self.batch_size = batch_size or usual_batch(model)
         self.reader = plugins.reader(reader)

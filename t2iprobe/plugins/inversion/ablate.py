@@ -78,7 +78,7 @@ def cells(
         forward = [InversionArm("forward", {"steps": k}) for k in ks if k <= steps and (k or not plain)]
         arms = tuple({arm.label: arm for arm in [*methods, *forward]}.values())
         if not arms:
-            raise ConfigError(f"{steps} steps: there is no method, and no k up to {steps}; name a method")
+            raise ConfigError(f"nothing to compare at {steps} steps: name a method, or a k of at most {steps}")
         found += [Cell(steps, scale, arms) for scale in guidance]
     return found
 

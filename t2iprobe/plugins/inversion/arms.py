@@ -125,8 +125,8 @@ def examined(
         own = method.sample(_made_up(guidance), schedule, noise)
     if error > EXACT and not method.inexact:
         raise ConfigError(
-            f"{method.name} misses the noise by {error:.1e} on this schedule even with exact predictions; "
-            "it may not be used"
+            f"{method.name} does not invert this schedule: even with exact predictions it misses the noise by "
+            f"{error:.1e}; choose another method"
         )
     if error > EXACT:
         warnings.warn(

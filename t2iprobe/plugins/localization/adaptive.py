@@ -19,13 +19,13 @@ class Adaptive(SearchLocalizer):
 
     The layers are patched up to some depth, on top of the ones already found; the interval in which the response rises
     most is cut again (into four), until a single layer is left. That finds single and split layers, and layers without
-    an
-    effect of their own: patched before the others they still do nothing, but when the others are patched, the last one
-    makes the whole difference (as in QuickXplain, Junker 2004, which needs about k log2(n/k) + 2k questions for k of n
-    layers). The first order is the forward one; later, the layers next to those found come first. The search continues
-    until the found layers have the effect of all layers together (up to a seventh, which may be spread thinly). It then
-    drops every layer that is not needed, and tests whether others can replace the found ones (redundancy: Reiter 1987,
-    "A theory of diagnosis from first principles"). Finally the set is confirmed on held-out pairs.
+    an effect of their own: patched before the others they still do nothing, but when the others are patched, the last
+    one makes the whole difference (as in QuickXplain, Junker 2004, which needs about k log2(n/k) + 2k questions for k
+    of n layers). The first order is the forward one; later, the layers next to those found come first. The search
+    continues until the found layers have the effect of all layers together (up to a seventh, which may be spread
+    thinly). It then drops every layer that is not needed, and tests whether others can replace the found ones
+    (redundancy: Reiter 1987, "A theory of diagnosis from first principles"). Finally the set is confirmed on held-out
+    pairs.
 
     Each question is first tested on a few informative pairs
     (:class:`~t2iprobe.plugins.localization.sequential.SequentialTest`), then on twice as many, until confidence

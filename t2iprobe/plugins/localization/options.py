@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from t2iprobe.cli.options import RunOptions
 from t2iprobe.cli.papers import PAPERS, PaperSettings
-from t2iprobe.core.command_options import Numbers, option
+from t2iprobe.core.command_options import Numbers, Steps, option
 from t2iprobe.core.concepts import concept_named
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice, counted
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 SCOPE = ("layers", "sites", "steps", "heads", "branch")  # settings that many localizers have
+OTHERWISE = {*SCOPE, "preset", "glyphcontrol", "arch", "metric"}  # options that reach a question in another form
 HELD_OUT = 4
 PAPER_PAIRS = 200  # the paper's validation pairs: 100 of SimpleBench and 100 of CreativeBench
 INJECTED = ("sdxl", "if")  # where the paper gave a layer the target's text embedding instead of its keys and values
@@ -35,7 +36,9 @@ class SearchOptions(StudyOptions):
     sites: str | None = option(
         None, help="Patch single sites instead of layers: each that matches this pattern, such as 'blocks.*.*_attn.v'."
     )
-    steps: str | None = option(None, help="Patch only these denoising steps, START:STOP; 0 is pure noise. Default all.")
+    steps: Steps | None = option(
+        None, help="Patch only these denoising steps, START:STOP; 0 is pure noise. Default all."
+    )
     heads: Numbers | None = option(None, help="Patch only these attention heads, such as 0-3.")
     branch: str | None = option(
         None, help="Half of classifier-free guidance to patch: cond, uncond or both (as the paper did), the default."
@@ -129,7 +132,7 @@ def question(options: SearchOptions, plugins: Plugins, *, dry: bool = False) -> 
     full = options.filled(_preset(options, dry))
     limit = _limit(options, full, plugins)
     found = {
-        **full.given(*(set(Question.model_fields) - {"metric", "arch"})),
+        **full.given(*(SearchOptions.model_fields.keys() - OTHERWISE)),  # a question refuses what it does not know
         "model": reference(full.arch, full.model, plugins),
         "method": full.localizer,
         "set": {**_paper_settings(full, plugins), **full.settings},

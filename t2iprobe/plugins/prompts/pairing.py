@@ -23,7 +23,10 @@ def phrases(words: Sequence[str], seed: int, count: int = 1) -> list[tuple[str, 
     """
     circle = list(derange(words, seed))
     if not 1 <= count <= len(circle) // 2:
-        raise ConfigError(f"{len(circle)} words make phrases of 1 to {len(circle) // 2} words, found {count}")
+        raise ConfigError(
+            f"a pair of phrases of {count} words cannot be made of {len(circle)} words, each used once; choose 1 to "
+            f"{len(circle) // 2}"
+        )
     apart = len(circle) // count
     lines = [
         " ".join(circle[(start + apart * place) % len(circle)] for place in range(count))
@@ -40,7 +43,7 @@ def another(items: Sequence[str], item: str, seed: str) -> str:
     """
     others = sorted(set(items) - {item})
     if not others:
-        raise ConfigError(f"different templates need at least two of them, found only: {item}")
+        raise ConfigError(f"templates=different needs two or more templates, found only {item!r}")
     return random.Random(seed).choice(others)
 
 

@@ -99,7 +99,10 @@ def job_of(options: GuardBenchOptions, plugins: Plugins) -> GuardBenchJob:
     lines = bundled("stand_in") if embedded else None
     job = GuardBenchJob(full, ref, lines if full.words is None else tuple(read_lines(full.words, "words")))
     if not job.words:
-        raise ConfigError("the word list has no entry that is a single word, for the prompts")
+        raise ConfigError(
+            f"the prompts of the benchmark need single words, and {full.words or 'the word list'} has only phrases and "
+            "patterns; add words"
+        )
     return job
 
 

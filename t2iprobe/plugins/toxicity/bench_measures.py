@@ -48,7 +48,10 @@ def cases_of(
         prompt, shown = _prompt(word, pairs[number % len(pairs)], template)
         decision = policy.decide(prompt)
         if decision.verdict == "refused":
-            raise ConfigError(f"the guard refuses the prompt of word {number + 1}: {decision.reason}")
+            raise ConfigError(
+                f"the guard refuses the prompt with word {number + 1} of the list, which leaves nothing to compare: "
+                f"{decision.reason}; leave the word out, or use another rewriter"
+            )
         benign = _quoted(decision.rewrite)
         cases += [Case(prompt, shown, decision.rewrite, benign, seed + number + 1000 * turn) for turn in range(seeds)]
     return cases

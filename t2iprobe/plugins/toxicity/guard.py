@@ -27,7 +27,7 @@ class Guard(Model):
         layers: its localized layers.
         policy: what is toxic, and how it is rewritten.
         donor: how the rewrite gets to the layers, see :mod:`.donors`.
-        start: denoising step from which they get it; 0 is at pure noise.
+        start_step: denoising step from which they get it; 0 is at pure noise.
         audit: log of the decisions.
 
     Raises:
@@ -41,7 +41,7 @@ class Guard(Model):
         policy: Policy,
         *,
         donor: Donor = "auto",
-        start: int = 0,
+        start_step: int = 0,
         audit: Audit | None = None,
     ) -> None:
         super().__init__(
@@ -62,7 +62,7 @@ class Guard(Model):
         self.model, self.policy, self.audit = model, policy, audit
         self.layers_guarded = tuple(sorted(set(layers)))
         self.donor = chosen_donor(model, donor)
-        self.donation = Donation(model, self.layers_guarded, self.donor, start)
+        self.donation = Donation(model, self.layers_guarded, self.donor, start_step)
 
     def __repr__(self) -> str:
         return f"Guard({self.model!r}, layers={list(self.layers_guarded)}, donor={self.donor})"

@@ -49,7 +49,7 @@ def draw(order: GuardRunOptions, plugins: Plugins) -> dict[str, Any]:
     model = load(order, plugins, order.upscaler)
     log = Audit(order.audit or path / "audit.jsonl", order.audit_text)
     layers = order.chosen_layers(model)
-    guard = Guard(model, layers, policy, donor=order.donor, start=order.start_step, audit=log)  # type: ignore[arg-type]
+    guard = Guard(model, layers, policy, donor=order.donor, start_step=order.start_step, audit=log)  # type: ignore[arg-type]
     planned = plan(guard, order, decisions, len(_missing(decisions, Gallery(path))))
     if order.plan:
         return planned
