@@ -304,6 +304,23 @@ def test_a_placed_pipeline_draws_and_is_patched_as_ever(adapter: Any, offload: A
     assert provenance.digest([pipeline]) == digest  # a run is told from another by its weights, wherever they are
 
 
+@pytest.mark.filterwarnings("ignore:.*")  # accelerate's, about devices that are the same here
+def test_out_of_memory_leaves_no_component_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the next try would find the denoiser there beside the text encoders."""
+    pipeline, freed = SD.tiny(), []
+    placing.apply(pipeline, "model", torch.device("cpu"))
+    free = pipeline.maybe_free_model_hooks
+
+    def small(module: Any, arguments: tuple[torch.Tensor, ...]) -> None:
+        if len(arguments[0]) > 2:
+            raise torch.OutOfMemoryError("too many rows")
+
+    pipeline.unet.register_forward_pre_hook(small)
+    monkeypatch.setattr(pipeline, "maybe_free_model_hooks", lambda: freed.append(free()))
+    run = Model(pipeline, SD()).run(["a cat"] * 4, num_steps=1, guidance=1.0)
+    assert len(run.images) == 4 and len(freed) == 3  # one failure and two batches
+
+
 def test_free_memory_decides_and_a_failure_is_one_sentence(sd3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fake GPU with less memory than the weights: announced, and tried."""
     tried: list[str] = []

@@ -113,6 +113,9 @@ class Batches:
         except torch.OutOfMemoryError:
             if self.into is not None:
                 self.into.discard(batch)
+            # offloaded by component, the denoiser would stay on the device beside the text encoders
+            for pipeline in filter(None, (self.model.pipeline, self.model.upscaler)):
+                pipeline.maybe_free_model_hooks()
             return False
         return True
 
