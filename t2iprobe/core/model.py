@@ -153,7 +153,7 @@ class Model:
         self.room = Room()
         #: what was decided while loading; nothing for a pipeline that was built elsewhere
         self.placement: Placement | None = None
-        self.few_steps: object | None = None
+        self.few_steps = ""
         self.loras: tuple[str, ...] = ()
         if upscaler is not None:
             adapter.check_upscaler(pipeline, upscaler)

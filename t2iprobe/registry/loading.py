@@ -28,7 +28,7 @@ def load_model(
 
     named = isinstance(model, str)
     if not named and options != LoadOptions(options.device, options.dtype, resolution=options.resolution):
-        raise ConfigError("the pipeline is built already: how it is loaded is not to be decided any more")
+        raise ConfigError("the pipeline is built already; options of loading would have no effect on it")
     pipeline = plugins.load_pipeline(model, options) if named else model
     adapter = (family(pipeline) if family else None) or plugins.adapter_for(type(pipeline).__name__)()
     made = Model(pipeline, adapter, ref=model if named else "", defaults=sampling_defaults(pipeline))
@@ -51,12 +51,11 @@ def _prepare(model: Model, options: LoadOptions) -> None:
     swap_scheduler(model.pipeline, options.scheduler)
     put_loras(model, options.lora)
     model.loras = options.lora
-    names = (Path(model.ref).name, *options.lora)
+    names = [Path(one).name for one in (model.ref, *options.lora)]
     scheduler, config = type(model.pipeline.scheduler).__name__, getattr(model.denoiser, "config", {})
     few = None if model.defaults else few_steps(names, scheduler, config)
     if few is not None:
-        model.defaults = {"num_steps": few.num_steps, "guidance": few.guidance}
-    model.few_steps = few
+        model.defaults, model.few_steps = {"num_steps": few.num_steps, "guidance": few.guidance}, str(few)
     model.placement = place(model.pipeline, model.adapter, options, model.denoiser)
 
 
