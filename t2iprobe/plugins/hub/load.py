@@ -119,7 +119,7 @@ def _folder(
             quantization_config=quantized,
             **components,
         )
-    folders.check_whole(folder, pipeline)
+    folders.check_whole(folder, pipeline, components)
     return pipeline
 
 
