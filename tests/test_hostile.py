@@ -11,7 +11,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from t2iprobe.core.cache import Key
 from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError, DamagedError, LockedError, ModelError, T2IProbeError
 from t2iprobe.core.load_options import LoadOptions
+from t2iprobe.core.model import Model
 from t2iprobe.core.planted import own_prompt_set, planted_layers, sampling_defaults
 from t2iprobe.core.runs import checksums, runfolder
 from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
@@ -33,7 +35,8 @@ from t2iprobe.core.runs.status import listed
 from t2iprobe.core.store.layout import Layout, SiteLayout
 from t2iprobe.core.store.reader import ActivationStore
 from t2iprobe.core.store.writer import ActivationWriter
-from t2iprobe.core.study.result import StudyResult
+from t2iprobe.core.study.result import StudyResult, layers_found
+from t2iprobe.plugins.continual.evaluation import read_run
 from t2iprobe.plugins.hub.load import load
 from t2iprobe.plugins.organisms.recipes import WEIGHTS
 
@@ -354,3 +357,53 @@ def test_folders_of_a_run_that_are_links_are_not_written_through(tmp_path: Path)
     with pytest.raises(ConfigError, match="figures is a link"):
         checksums.keep(tmp_path / "run", {"figures/a.txt": "x"})
     assert not left(tmp_path / "precious")
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "null", "{", "{}", '{"rows": 7}', '{"rows": [7]}', '{"rows": [{}], "sentence": 7}']
+)
+def test_an_answer_of_the_wrong_kind(content: str, tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(content)
+    with pytest.raises(DamagedError, match=r"result\.json (has no JSON object|is not JSON|does not have the)"):
+        checksums.read_json(tmp_path / "result.json", {"rows": list, "sentence": str})
+
+
+FINDING = {"layers": [1], "ranking": [0.1, None], "sentence": "1", "response": None, "details": {}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"layers": ["x"]}, {"layers": 7}, {"layers": [-1]}, {"layers": [99]}, {"ranking": ["x"]}, {"layers": None}],
+)
+def test_layers_of_a_forged_localization(changes: dict[str, Any], tmp_path: Path) -> None:
+    settings = {"adapter": "sd3", "localizer": {"name": "single"}}
+    model = SimpleNamespace(adapter=SimpleNamespace(name="sd3"), layers=12, ref="x")
+    runfolder.write_manifest(tmp_path, {"settings": settings, "finding": FINDING})
+    assert layers_found(tmp_path, cast(Model, model)) == (1,)
+    runfolder.write_manifest(tmp_path, {"settings": settings, "finding": FINDING | changes})
+    with pytest.raises((DamagedError, ConfigError)):
+        layers_found(tmp_path, cast(Model, model))
+
+
+CONTINUAL = {
+    "kind": "continual", "stream": {"tasks": [{"name": "a"}]}, "methods": [{"name": "naive"}], "orders": [0],
+    "seeds": [0], "references": ["base"], "targets": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", [key for key in CONTINUAL if key != "kind"])
+@pytest.mark.parametrize("value", [None, 7, "x", [None], [{}]])
+def test_a_continual_run_of_wrong_types(key: str, value: Any, tmp_path: Path) -> None:
+    runfolder.write_manifest(tmp_path, {"settings": CONTINUAL})
+    assert read_run(tmp_path)["settings"] == CONTINUAL
+    runfolder.write_manifest(tmp_path, {"settings": {**CONTINUAL, key: value}})
+    with pytest.raises(DamagedError, match=r"manifest\.json cannot be understood"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("what", [{"done": "x"}, {"total": []}, {"spent": 7}, {"spent": {"rows": "x"}}, {"unit": 7}])
+def test_progress_of_wrong_types(what: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    runfolder.write_manifest(tmp_path / "run", {"settings": {}, "state": "interrupted"})
+    (tmp_path / "run/progress.json").write_text(json.dumps(checksums.signed(what)))
+    assert [one.state for one in listed(tmp_path)] == ["damaged"]

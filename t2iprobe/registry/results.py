@@ -142,7 +142,7 @@ class Result(StudyResult):
     def cost(self) -> str:
         """The cost as text."""
         spent = self.manifest.get("spent", {})
-        if self.manifest["state"] != FINISHED:
+        if self.manifest.get("state") != FINISHED:
             return f"{counted(self.answers, 'answer')} so far"
         parts = [("images", "picture"), ("calls", "denoiser call"), ("rows", "denoiser row")]
         return ", ".join(counted(int(spent[name]), word) for name, word in parts)

@@ -148,11 +148,15 @@ def check(path: Path) -> Path:
     return path
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, needs: Mapping[str, type] | None = None) -> dict[str, Any]:
     """The object in a JSON file of a run.
 
+    Args:
+        path: path of the file.
+        needs: types of the values that it must have, by key; a list is one of objects.
+
     Raises:
-        DamagedError: the file is not what was written, or has no JSON object.
+        DamagedError: the file is not what was written, or has no JSON object, or not these values.
     """
     try:
         found = json.loads(check(path).read_bytes())
@@ -162,6 +166,11 @@ def read_json(path: Path) -> dict[str, Any]:
         raise _error(path.parent, path.name, f"is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise _error(path.parent, path.name, "has no JSON object")
+    for key, kind in (needs or {}).items():
+        value = found.get(key)
+        listed = value if isinstance(value, list) else []
+        if not isinstance(value, kind) or not all(isinstance(one, dict) for one in listed):
+            raise _error(path.parent, path.name, f"does not have the {key} of such a run")
     return found
 
 

@@ -100,7 +100,7 @@ class StudyResult:
             raise ValueError(f"{len(pairs)} pairs, where {len(self.pairs)} were measured")
 
     def __repr__(self) -> str:
-        return f"Result({self.path}, {self.manifest['state']}, {self.answers} answers)"
+        return f"Result({self.path}, {self.manifest.get('state', '')}, {self.answers} answers)"
 
     @property
     def finding(self) -> Finding | None:

@@ -82,7 +82,7 @@ def _facts(results: Results) -> dict[str, Any]:
     settings = results.manifest["settings"]
     return {
         "run": str(results.folder),
-        "state": results.manifest["state"],
+        "state": results.manifest.get("state", ""),
         "model": results.manifest["model"],
         "stream": settings["stream"]["name"],
         "scope": settings["targets"]["scope"],

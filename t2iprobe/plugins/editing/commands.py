@@ -102,7 +102,7 @@ def _finished(path: Path, options: EditOptions) -> dict[str, Any] | None:
     old = manifest.get("arguments", {}).get("options")
     if manifest.get("state") != runfolder.FINISHED or old != portable(options.deciding):
         return None  # the study reports what differs
-    return read_json(path / ANSWER)
+    return read_json(path / ANSWER, {"methods": list, "sentence": str, "clusters": int, "report": str})
 
 
 def _announce(sweep: EditSweep, path: Path, yes: bool, pairs: int, cost: Cost) -> None:

@@ -28,6 +28,11 @@ TEXTS = {"prompts": "prompt", "words": "word"}
 UNSHOWN = {"list": "the word list has other lines", "weights": "the model has other weights"}
 #: options that are not called like their setting
 OPTIONS = {"start": "--start-step", "height": "--resolution", "detectors": "--detector"}
+#: what the answers of the commands must have, by command
+NEEDS: Mapping[str, Mapping[str, type]] = {
+    "guard run": {"prompts": list, "denoiser_calls": int, "denoiser_rows": int, "normal_rows": int},
+    "guard bench": {"methods": list, "sentence": str, "model": str},
+}
 DIGEST = re.compile(r"[:,]file=[0-9a-f]{16}")  # in place of a file's name, see digests.deciding
 
 
@@ -43,6 +48,7 @@ def finished(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
         runfolder.check(path)
         return None
     say_finished(path)
+    read_json(path / RESULT, NEEDS.get(str(asked.get("command"))))
     return _answer(path)
 
 
