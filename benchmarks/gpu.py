@@ -158,7 +158,7 @@ def build(bench: Bench, name: str, tiny: bool, made: list[Model]) -> dict[str, A
     made.append(Model(pipeline, adapter(), ref=name))
     parts = {key: part for key, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
     sizes = {key: round(sum(p.nbytes for p in part.parameters()) / 1e9, 2) for key, part in parts.items()}
-    return {"seconds": spent[0], "GB": sizes, "layers": made[0].layers}
+    return {"seconds": spent[0], "GB": sizes, "layers": made[0].n_layers}
 
 
 def pictures(model: Model, rows: int, settings: dict[str, Any]) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def pictures(model: Model, rows: int, settings: dict[str, Any]) -> dict[str, Any
 
 def patching(model: Model, rows: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Seconds a patched picture: another layer in each of ``rows`` pictures."""
-    layers = list(range(min(rows, model.layers)))
+    layers = list(range(min(rows, model.n_layers)))
     sites = [model.text_sites(layer) for layer in layers]
     donor = model.generation(TARGET, 0, **settings)
     alone = model.generation([SOURCE] * len(layers), 0, **settings)
@@ -209,7 +209,7 @@ def patching(model: Model, rows: int, settings: dict[str, Any]) -> dict[str, Any
 
 def paper(model: Model, layers: Sequence[int], settings: dict[str, Any]) -> dict[str, Any]:
     """The localization paper's way: keys and values of all layers cached, then a run of one picture a layer."""
-    everything = [site for layer in range(model.layers) for site in model.text_sites(layer).names]
+    everything = [site for layer in range(model.n_layers) for site in model.text_sites(layer).names]
     with timed() as keep:
         cache = model.run(model.generation(TARGET, 0, **settings), cache=everything).cache
     with timed() as spent:
@@ -238,7 +238,7 @@ def batches(model: Model, settings: dict[str, Any]) -> dict[str, Any]:
 def captured(model: Model, rows: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Text keys and values of every layer to disk, in MB a second of the whole run."""
     generation = model.generation([SOURCE] * rows, range(rows), **settings)
-    sites = [site for layer in range(model.layers) for site in model.text_sites(layer).names]
+    sites = [site for layer in range(model.n_layers) for site in model.text_sites(layer).names]
     layout = capture.layout_of(model, generation, sites, batch=rows, static=False)
     with tempfile.TemporaryDirectory() as folder:
         with timed() as spent:

@@ -63,7 +63,7 @@ def first_rows(args: Any, kwargs: Any) -> int:
 
 def five(model: Model, size: int | None = None) -> Run:
     """Source, target and three rows that each take a layer from the target."""
-    edits = [patch({row: 1}, model.text_sites(row % model.layers)) for row in (2, 3, 4)]
+    edits = [patch({row: 1}, model.text_sites(row % model.n_layers)) for row in (2, 3, 4)]
     generation = model.generation([DOG, CAT, DOG, DOG, DOG], num_steps=2)
     return model.run(generation, interventions=edits, batch_size=size)
 
@@ -119,7 +119,7 @@ def test_a_batch_that_cannot_be_smaller_is_an_error_that_counts_rows() -> None:
 
 
 def asks(model: Model, pairs: int) -> Sequence[TrialBatch]:
-    layers = [Trial(f"layer {i}", model.text_sites(i).names) for i in range(model.layers)]
+    layers = [Trial(f"layer {i}", model.text_sites(i).names) for i in range(model.n_layers)]
     return [TrialBatch(pair, (source(), target(), *layers, *layers_again(layers))) for pair in range(pairs)]
 
 

@@ -192,7 +192,7 @@ def test_what_maps_are_made_of(adapter: type[Adapter], texts: list[str], own: li
     model = tiny(adapter)
     found = map_sites(model)
     assert [sorted({model.sites.named(name).kind for name in names}) for names in found] == [texts, own]
-    assert len(found[0]) == len(texts) * model.layers
+    assert len(found[0]) == len(texts) * model.n_layers
 
 
 def test_in_joint_attention_the_image_tokens_look_as_in_the_source(sd3: Model) -> None:
@@ -210,7 +210,7 @@ def test_in_joint_attention_the_image_tokens_look_as_in_the_source(sd3: Model) -
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(nn.functional, "scaled_dot_product_attention", look)
         PromptToPrompt(1.0, 0.0).edit(task(sd3))
-    assert len(seen["maps"]) == 4 * sd3.layers
+    assert len(seen["maps"]) == 4 * sd3.n_layers
     for maps in seen["maps"]:
         torch.testing.assert_close(maps[0], maps[1], rtol=1e-5, atol=1e-6)
     assert max(float((values[0] - values[1]).abs().max()) for values in seen["values"]) > 0.1
@@ -243,7 +243,7 @@ def test_the_ridge_solution_is_that_of_least_squares() -> None:
 @pytest.mark.parametrize("adapter", [SD, SDXL, DeepFloydIF, SD3], ids=lambda adapter: adapter.name)
 def test_keys_and_values_are_linear_in_the_text_that_is_gathered(adapter: type[Adapter]) -> None:
     model = tiny(adapter)
-    sites = [site for layer in range(model.layers) for site in model.text_sites(layer)]
+    sites = [site for layer in range(model.n_layers) for site in model.text_sites(layer)]
     names = {site.name for site in sites} | {closed_form.text_of(site) for site in sites}
     cache = model.run(model.generation(PAIR.source, 0, num_steps=2), cache=sorted(names)).cache
     for site in sites:

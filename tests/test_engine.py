@@ -72,7 +72,7 @@ def ones(value: Tensor, hook: HookContext) -> Tensor:
 
 
 def middle_layer(model: Model) -> Any:
-    return model.text_sites(model.layers // 2)
+    return model.text_sites(model.n_layers // 2)
 
 
 # patching
@@ -328,7 +328,7 @@ def test_interpolation_is_linear_between(sd: Model) -> None:
 def sweep(model: Model) -> tuple[Generation, list[Intervention]]:
     """Source, target, and four rows that each patch one layer from the target."""
     generation = model.generation([DOG, CAT] + [DOG] * 4, num_steps=2)
-    layers = [i % model.layers for i in range(4)]
+    layers = [i % model.n_layers for i in range(4)]
     return generation, [patch({row: 1}, model.text_sites(layer)) for row, layer in enumerate(layers, start=2)]
 
 

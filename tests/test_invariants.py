@@ -66,7 +66,7 @@ def from_target(model: Model, *patterns: str, scope: Scope | None = None, **sett
 @each(*U_NETS)
 def test_injection_into_one_layer_is_patching_its_keys_and_values(model: Model) -> None:
     plain = generate(model, DOG)
-    for layer in range(model.layers):
+    for layer in range(model.n_layers):
         _, injected = from_target(model, f"blocks.{layer}.cross_attn.text")
         _, patched = from_target(model, f"blocks.{layer}.cross_attn.k", f"blocks.{layer}.cross_attn.v")
         assert gap(injected, patched) == 0
@@ -88,7 +88,7 @@ def test_without_the_pooled_text_it_is_not(model: Model) -> None:
 
 @each(*U_NETS)
 def test_text_keys_and_values_do_not_depend_on_the_step(model: Model) -> None:
-    sites = model.text_sites(model.layers - 1)
+    sites = model.text_sites(model.n_layers - 1)
     cache = generate(model, DOG, cache=sites).cache
     for site in sites:
         assert torch.equal(cache[site.name, 0, COND], cache[site.name, 2, COND])
@@ -108,7 +108,7 @@ def test_patching_both_branches_of_text_keys_and_values_is_patching_cond(model: 
 
 @each(*MM_DITS)
 def test_text_keys_and_values_depend_on_the_step(model: Model) -> None:
-    sites = model.text_sites(model.layers - 1)
+    sites = model.text_sites(model.n_layers - 1)
     cache = generate(model, DOG, cache=sites).cache
     for site in sites:
         assert not torch.equal(cache[site.name, 0, COND], cache[site.name, 2, COND])

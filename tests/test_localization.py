@@ -542,7 +542,7 @@ def test_gradients_are_those_of_a_small_patch(tiny: Model) -> None:
     """Against finite differences: a hundredth of the way to the target's values, through the same hooks."""
     run, calls = recorded(tiny, tiny.generation(["a cat", "two dogs"], 0))
     assert len(calls) == run.denoiser_calls == 2
-    sites = [list(tiny.text_sites(layer)) for layer in range(tiny.layers)]
+    sites = [list(tiny.text_sites(layer)) for layer in range(tiny.n_layers)]
     apart = difference(tiny.denoiser, calls[0])
     effects = first_order(tiny.denoiser, calls[0], sites, 0.0, apart)
     gone = (moved_along(tiny, calls[0], sites, 1e-2) * apart).sum()
@@ -562,7 +562,7 @@ def test_all_layers_of_a_u_net_are_the_whole_difference() -> None:
     """Text reaches a U-Net through its layers only: at the target's values the predictions are the same."""
     model = Model(SD.tiny(), SD(), defaults={"num_steps": 2})
     _, calls = recorded(model, model.generation(["a cat", "two dogs"], 0))
-    sites = [list(model.text_sites(layer)) for layer in range(model.layers)]
+    sites = [list(model.text_sites(layer)) for layer in range(model.n_layers)]
     apart = difference(model.denoiser, calls[0])
     assert (moved_along(model, calls[0], sites, 1.0) - apart).abs().max() < 1e-5
     # so, summed over layers, they are the whole: 1, by enough points

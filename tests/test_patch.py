@@ -73,14 +73,14 @@ def trials(model: Model | None, space: Space, **settings: str) -> list[Trial]:
 def test_the_settings_are_the_scope_of_every_trial(model: Model) -> None:
     space = Space.of(model, 4)
     plain = trials(None, space)
-    assert [one.label for one in plain] == [str(layer) for layer in range(model.layers)]
+    assert [one.label for one in plain] == [str(layer) for layer in range(model.n_layers)]
     assert [one.sites for one in plain] == list(space.kv)
     (one,) = trials(None, space, layers="1", steps="1:3", branch="cond", heads="0")
     assert (one.layers, list(one.scope.steps or ()), one.scope.branches) == ((1,), [1, 2], (Branch.COND,))
     assert list(one.scope.heads or ()) == [0]
     values = trials(model, space, sites="blocks.*.joint_attn.v")
-    assert [one.sites for one in values] == [(f"blocks.{layer}.joint_attn.v",) for layer in range(model.layers)]
-    assert [one.layer for one in values] == list(range(model.layers))
+    assert [one.sites for one in values] == [(f"blocks.{layer}.joint_attn.v",) for layer in range(model.n_layers)]
+    assert [one.layer for one in values] == list(range(model.n_layers))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_other_commands_read_it_as_a_study(call: Call, tmp_path: Path, model: Mo
     answer = json.loads(call("--out", "run", "--layers", "0,2")[1])
     result = StudyResult.open(tmp_path / "run")
     assert result.finding is not None and result.finding.sentence == answer["sentence"]
-    assert len(result.finding.ranking) == model.layers and np.isnan(result.finding.ranking[1])
+    assert len(result.finding.ranking) == model.n_layers and np.isnan(result.finding.ranking[1])
     assert [row["path"] for row in answer["layers"]] == [f"transformer_blocks.{i}.attn" for i in (0, 2)]
     if answer["top"]:
         assert set(layers_found(tmp_path / "run", model)) == set(answer["top"])

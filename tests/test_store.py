@@ -242,7 +242,7 @@ def test_every_evaluation_of_a_second_order_scheduler_is_kept(tmp_path: Path) ->
 @pytest.mark.parametrize("adapter", [SD3, SD], ids=lambda adapter: adapter.name)
 def test_a_store_is_a_donor_like_the_others(adapter: type[Adapter], tmp_path: Path) -> None:
     model = build(adapter)
-    sites, asked = model.text_sites(model.layers // 2), generation(model)
+    sites, asked = model.text_sites(model.n_layers // 2), generation(model)
     store = stored(model, tmp_path, sites, batch=3)
     plain = model.run(asked, cache=sites)
     rows = {0: 1}

@@ -161,7 +161,7 @@ class Model:
     def __repr__(self) -> str:
         kind = type(self.pipeline).__name__
         named = f"{self.ref}: {kind}" if self.ref else kind
-        return f"Model({named}, adapter={self.adapter.name}, layers={self.layers}, sites={len(self.sites)})"
+        return f"Model({named}, adapter={self.adapter.name}, layers={self.n_layers}, sites={len(self.sites)})"
 
     def _repr_html_(self) -> str:
         weight = next(self.denoiser.parameters())
@@ -169,7 +169,7 @@ class Model:
             "model": self.ref or "a pipeline object",
             "pipeline": type(self.pipeline).__name__,
             "adapter": self.adapter.name,
-            "text-attention layers": self.layers,
+            "text-attention layers": self.n_layers,
             "sites": len(self.sites),
             "pictures": " × ".join(map(str, self.picture_size())),
             **({"loaded": str(self.placement)} if self.placement else {}),
@@ -192,7 +192,7 @@ class Model:
         return Sites(site for site in self.sites if site.layer == layer and site.kind in self.adapter.text_kv)
 
     @property
-    def layers(self) -> int:
+    def n_layers(self) -> int:
         """How many text-attention layers there are."""
         return len({site.layer for site in self.sites if site.kind in self.adapter.text_kv})
 

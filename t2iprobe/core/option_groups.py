@@ -132,7 +132,7 @@ class LayerOptions(Options):
         self.check_layers()
         if self.from_run is not None:
             return layers_found(self.from_run, model)
-        return parse.layers(str(self.layers), model.layers)
+        return parse.layers(str(self.layers), model.n_layers)
 
 
 class PairOptions(Options):

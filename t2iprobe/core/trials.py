@@ -78,7 +78,7 @@ class Space:
     @classmethod
     def of(cls, model: Model, num_steps: int | None = None) -> Space:
         """The space of a model."""
-        listed = range(model.layers)
+        listed = range(model.n_layers)
         kv = tuple(model.text_sites(layer).names for layer in listed)
         # only in cross-attention is what text keys and values are computed from the encoded prompt itself
         readers = [site for site in model.sites if site.kind == "cross_attn.text"]

@@ -250,7 +250,7 @@ def equal_seeds_get_equal_noise(model: Model) -> None:
 @_law
 def no_edit_depends_on_the_batch(model: Model) -> None:
     """The result of an edited row is the same alone and beside rows with other edits, up to rounding."""
-    sites = model.text_sites(model.layers // 2)
+    sites = model.text_sites(model.n_layers // 2)
     edits = _edits(model, sites)
     kinds = [kind for kind in edits for _ in range(2)]  # two rows with two prompts each; the last row is a donor
     prompts = [*(SOURCE, TARGET) * len(edits), OTHER]

@@ -250,10 +250,10 @@ def layers_found(run: Path, model: Model) -> tuple[int, ...]:
         raise ConfigError(f"{run} is not finished; resume it with `t2iprobe study resume {run}`")
     if not finding.layers:
         raise ConfigError(f"{run} found no layer that stands out; name the layers instead")
-    if not 0 <= min(finding.layers) <= max(finding.layers) < model.layers:
+    if not 0 <= min(finding.layers) <= max(finding.layers) < model.n_layers:
         raise ConfigError(
             f"{run} found layer {max(finding.layers)}, but {model.ref or 'this model'} has the layers "
-            f"0-{model.layers - 1}: it is about another model"
+            f"0-{model.n_layers - 1}: it is about another model"
         )
     return finding.layers
 

@@ -95,7 +95,7 @@ def map_sites(model: Model) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """
     texts: list[str] = []
     own: list[str] = []
-    for layer in range(model.layers):
+    for layer in range(model.n_layers):
         kinds = {site.kind: site for site in model.sites if site.layer == layer}
         texts += [kinds[kind].name for kind in _text_kinds(model, kinds) if kind in kinds]
         own += [kinds[kind].name for kind in _own_kinds(kinds)]

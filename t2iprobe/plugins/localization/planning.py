@@ -148,7 +148,7 @@ def cost_plan(options: SearchOptions, plugins: Plugins) -> dict[str, Any]:
         raise ConfigError(f"{method.name} reads the model itself: what it takes is known with weights only")
     adapter = choice("architecture", options.arch, plugins.adapters())()
     model = Model(adapter.published(scheduler=_Scheduler()), adapter, ref=full.model)
-    expected = paper.layers if paper else (model.layers // 2,)
+    expected = paper.layers if paper else (model.n_layers // 2,)
     runner = _rehearsal(full, model, expected, _pairs(full, paper is not None, plugins), method)
     side = UPSCALED if paper and full.upscaler else full.resolution
     assert side is not None
@@ -176,7 +176,7 @@ def _answer(
         "inferred": model.adapter.inferred,
         "method": name,
         "settings": dict(question.set),
-        "layers": model.layers,
+        "layers": model.n_layers,
         "expected": [{"layer": layer, "path": table[layer].path} for layer in expected],
         "generation": {name: value for name, value in settings.items() if value is not None},
         "pairs": len(runner.pairs),
@@ -186,7 +186,7 @@ def _answer(
         "denoiser_rows": spent.rows,
         "disk_bytes": disk,
         "sentence": (
-            f"{name} on {question.model}, published configuration: {counted(model.layers, 'layer')}, "
+            f"{name} on {question.model}, published configuration: {counted(model.n_layers, 'layer')}, "
             f"{counted(runner.space.steps, 'step')}, guidance {settings['guidance']:g}, {settings['height']} pixels; "
             f"{counted(len(runner.pairs), 'pair')}, {held_out} of them held out: {counted(spent.images, 'picture')}, "
             f"{counted(spent.calls, 'denoiser call')} ({counted(spent.rows, 'row')}), disk at most {size_text(disk)}. "
@@ -227,7 +227,7 @@ def announce(ready: Ready, pairs: int, cost: Cost) -> None:
 
 def _rehearsed(ready: Ready, model: Model, count: int) -> Cost:
     """What the search takes if this many layers, far apart, share the answer."""
-    expected = sorted({round(model.layers * (one + 0.5) / count - 0.5) for one in range(count)})
+    expected = sorted({round(model.n_layers * (one + 0.5) / count - 0.5) for one in range(count)})
     plan = ready.plan
     asked = [pair for number, pair in enumerate(plan.pairs) if number not in plan.set_aside]
     return _rehearsal(plan.question, model, expected, asked, plan.localizer).spent

@@ -225,7 +225,7 @@ def check(
 
 def layer_heads(model: Model) -> list[int]:
     """Heads of every text-attention layer, in forward order."""
-    return [model.text_sites(layer)[0].heads or 1 for layer in range(model.layers)]
+    return [model.text_sites(layer)[0].heads or 1 for layer in range(model.n_layers)]
 
 
 def noise_levels(model: Model, num_steps: int) -> list[float]:

@@ -46,7 +46,7 @@ def chosen_donor(model: Model, donor: Donor = "auto") -> str:
     Raises:
         ConfigError: there is no such donor, or the family lacks what it needs.
     """
-    injectable = all(read_by(model, layer) for layer in range(model.layers))
+    injectable = all(read_by(model, layer) for layer in range(model.n_layers))
     if donor == "auto":
         return "inject" if injectable else "row"
     if donor not in DONORS:

@@ -56,8 +56,8 @@ class Guard(Model):
             raise ConfigError(
                 "a guard needs the layers that write the text, as `t2iprobe localize` finds them: layers=[6]"
             )
-        if wrong := [layer for layer in layers if not 0 <= layer < model.layers]:
-            raise ConfigError(f"no layer {wrong[0]} to guard; the model has the layers 0-{model.layers - 1}")
+        if wrong := [layer for layer in layers if not 0 <= layer < model.n_layers]:
+            raise ConfigError(f"no layer {wrong[0]} to guard; the model has the layers 0-{model.n_layers - 1}")
         policy.prepare()
         self.model, self.policy, self.audit = model, policy, audit
         self.layers_guarded = tuple(sorted(set(layers)))
