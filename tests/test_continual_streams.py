@@ -205,7 +205,8 @@ class TestPaper:
 
     def published(self, preset: str, reference: str) -> ContinualRun:
         known: Any = SimpleNamespace(adapters=lambda: {"sdxl": SDXL}, versions=dict)
-        return build(ContinualOptions(stream=preset, arch="sdxl", full_size=True, reference=reference), known)
+        options = ContinualOptions(stream=preset, arch="sdxl", full_size=True, plan=True, reference=reference)
+        return build(options, known)
 
     def test_states_of_published_size(self) -> None:
         """One adapter 354.4 MiB; a model 955,187,200 float32 numbers; what is passed on beyond is counted."""
