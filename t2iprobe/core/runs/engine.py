@@ -310,6 +310,7 @@ def progress_of(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         found = {**manifest.get("progress", {}), "spent": manifest.get("spent", {})}
     spent = found.get("spent", {})
     numbers = [found.get("done"), found.get("total"), *(spent.values() if isinstance(spent, dict) else [""])]
-    if not all(one is None or isinstance(one, int | float) for one in numbers) or not isinstance(found.get("unit", ""), str):
+    known = all(isinstance(one, int | float | None) for one in numbers)
+    if not known or not isinstance(found.get("unit", ""), str):
         raise DamagedError(f"{file} cannot be read: how far the run is, is no number; {runfolder.INSTEAD}")
     return found
