@@ -352,6 +352,9 @@ def test_gradients_need_the_denoiser_on_the_device() -> None:
 def test_offloading_from_a_cpu_is_refused(sd3: str) -> None:
     with pytest.raises(ConfigError, match="the device is a CPU"):
         t2i.load(sd3, device="cpu", offload="model", plugins=PLUGINS)
+    with pytest.raises(ConfigError, match="give one of them"):
+        t2i.load(sd3, offload="none", device_map="cpu", plugins=PLUGINS)
+    assert "spread over the devices (cpu)" in str(t2i.load(sd3, device_map="cpu", plugins=PLUGINS).placement)
 
 
 # what people change

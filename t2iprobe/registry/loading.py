@@ -25,10 +25,13 @@ def load_model(
 ) -> Model:
     """See :meth:`Plugins.load`."""
     from t2iprobe.core.model import Model
+    from t2iprobe.registry.placing import check_offload
 
     named = isinstance(model, str)
     if not named and options != LoadOptions(options.device, options.dtype, resolution=options.resolution):
         raise ConfigError("the pipeline is built already; options of loading would have no effect on it")
+    if named:
+        check_offload(options)
     pipeline = plugins.load_pipeline(model, options) if named else model
     adapter = (family(pipeline) if family else None) or plugins.adapter_for(type(pipeline).__name__)()
     made = Model(pipeline, adapter, ref=model if named else "", defaults=sampling_defaults(pipeline))

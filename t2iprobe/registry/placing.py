@@ -19,7 +19,6 @@ def place(pipeline: Any, adapter: Adapter, options: LoadOptions, denoiser: torch
 
     Raises:
         ModelError: it does not fit.
-        ConfigError: offloading is asked for on a CPU.
     """
     device = options.torch_device()
     drawing = (adapter.denoiser, "vae")
@@ -31,7 +30,7 @@ def place(pipeline: Any, adapter: Adapter, options: LoadOptions, denoiser: torch
     if free is not None:  # what is there already, as bitsandbytes' weights are, needs no further room
         free += held_bytes(pipeline, device)
     quantized = getattr(denoiser, "hf_quantizer", None) is not None
-    offload = choose(demand, free, check_offload(options), quantized=quantized)
+    offload = choose(demand, free, options.offload, quantized=quantized)
     try:
         apply(pipeline, offload, device)
     except (torch.OutOfMemoryError, RuntimeError, ValueError) as error:
@@ -39,8 +38,8 @@ def place(pipeline: Any, adapter: Adapter, options: LoadOptions, denoiser: torch
     return Placement(str(device), dtype, offload, demand, free)
 
 
-def check_offload(options: LoadOptions) -> Offload:
-    """What is kept on the device, as asked for.
+def check_offload(options: LoadOptions) -> None:
+    """Refuse what cannot be done, before anything is loaded.
 
     Raises:
         ConfigError: offloading from a device that is the main memory, or together with a device map.
@@ -50,7 +49,6 @@ def check_offload(options: LoadOptions) -> Offload:
         raise ConfigError(f"offload {options.offload} moves weights between main memory and a GPU; the device is a CPU")
     if options.offload != "auto" and options.device_map is not None:
         raise ConfigError(f"offload {options.offload} and device map {options.device_map}: give one of them")
-    return options.offload
 
 
 def apply(pipeline: Any, offload: Offload, device: torch.device) -> None:
