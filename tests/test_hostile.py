@@ -407,3 +407,40 @@ def test_progress_of_wrong_types(what: dict[str, Any], tmp_path: Path) -> None:
     runfolder.write_manifest(tmp_path / "run", {"settings": {}, "state": "interrupted"})
     (tmp_path / "run/progress.json").write_text(json.dumps(checksums.signed(what)))
     assert [one.state for one in listed(tmp_path)] == ["damaged"]
+
+
+PATCH = ["patch", "--arch", "sd3", "--num-steps", "1", "--out", "RUNS/new"]
+CAPTURE = ["capture", "--arch", "sd3", "--sites", "*", "--prompts", "RUNS/x.csv", "--out", "RUNS/new"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([*CAPTURE, "--round-bits", "99"], "--round-bits"),
+        ([*PATCH, "--resolution", "33"], "33 × 33 pixels were requested; this model needs sides that are multiples of"),
+        *(
+            ([*PATCH, option, ""], f"{option} is empty")
+            for option in ("--dtype", "--prompt-set", "--heads", "--source")
+        ),
+        *(([*PATCH, "--guidance", value], "--guidance") for value in ("nan", "inf", "1e400")),
+        ([*PATCH, "--seed", str(2**64)], "--seed"),
+        ([*PATCH, "--pairs", "RUNS/x.csv"], "a NUL in line 2"),
+        ([*PATCH, "--pairs", "/dev/zero"], "/dev/zero"),
+        ([*PATCH[:-1], "RUNS/" + "a" * 300], "--out"),
+        (
+            ["finetune", "--arch", "sd3", "--layers", "6", "--data", "digits", "--learning-rate", "nan"],
+            "--learning-rate",
+        ),
+        (["study", "ls", "RUNS/nosuch"], "RUNS/nosuch"),
+        (["study", "run", "RUNS/x.toml"], "num_steps takes a number, found true"),
+        (["store", "rm", "RUNS/capture", "--activations", "--run", "captur", "--yes"], "did you mean capture"),
+        (["store", "rm", "RUNS/capture", "--activations", "--run", "../../x", "--yes"], "no captured run"),
+    ],
+)
+def test_wrong_values_are_one_sentence(words: list[str], said: str, runs: Path) -> None:
+    (runs / "x.csv").write_bytes(b"source,target\na,b\0\n")
+    (runs / "x.toml").write_text('model = "tiny-sd3"\nnum_steps = true\n')
+    before = left(runs)
+    told = refused(*(word.replace("RUNS", str(runs)) for word in words))
+    assert said.replace("RUNS", str(runs)) in " ".join(told.split())
+    assert left(runs) == before
