@@ -444,3 +444,16 @@ def test_wrong_values_are_one_sentence(words: list[str], said: str, runs: Path) 
     told = refused(*(word.replace("RUNS", str(runs)) for word in words))
     assert said.replace("RUNS", str(runs)) in " ".join(told.split())
     assert left(runs) == before
+
+
+def test_a_start_that_wrote_nothing_of_its_own_leaves_nothing_either(tmp_path: Path) -> None:
+    def work(session: RunSession) -> dict[str, Any]:
+        if session.run.settings:
+            (session.path / "audit.jsonl").write_text("refused")
+        raise ConfigError("no")
+
+    for settings in ({}, {"logs": True}):
+        with pytest.raises(ConfigError):
+            execute(RunDefinition("guard", settings, work, disposable=False), tmp_path / "run")
+        assert (tmp_path / "run").exists() == bool(settings)
+    assert (tmp_path / "run/audit.jsonl").read_text() == "refused"

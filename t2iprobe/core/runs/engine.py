@@ -13,7 +13,7 @@ from t2iprobe.core.errors import DamagedError, LockedError, StoppedError, StoreE
 from t2iprobe.core.names import counted
 from t2iprobe.core.runs import checksums, provenance, runfolder
 from t2iprobe.core.runs.files import clear, is_full, unwritable, write
-from t2iprobe.core.runs.lock import claim, lock, waiting_lock
+from t2iprobe.core.runs.lock import LOCK, claim, lock, waiting_lock
 from t2iprobe.core.runs.stop import Stop
 
 PROGRESS = "progress.json"
@@ -37,7 +37,7 @@ class RunDefinition:
         store: URL of the store if it is not in the folder; the store is claimed.
         is_complete: whether a finished run still has all its parts.
         shared: whether several processes may work on the run at once, each on units of its own.
-        disposable: whether the folder is removed again if the first session has kept no unit.
+        disposable: whether the folder is removed again with all that is in it if the first session has kept no unit.
         leftover: files in the folder that a finished run has no use for.
         check: refuses a folder with a run of other settings, in words of its own, before the engine does.
     """
@@ -253,7 +253,7 @@ def _interrupted(session: RunSession) -> Iterator[None]:
         if isinstance(error, StoppedError) and session.stop.asked:
             error.exit_code = 128 + session.stop.signal
         translated = _as_store_error(error, session)
-        if session.run.disposable and session.found is None and not session.units:
+        if session.found is None and not session.units and (session.run.disposable or _only_begun(session)):
             clear(path)
         else:
             with suppress(OSError, T2IProbeError):  # the disk may be full, which the error that is being raised says
@@ -261,6 +261,13 @@ def _interrupted(session: RunSession) -> Iterator[None]:
         if translated is None:
             raise
         raise translated from error
+
+
+def _only_begun(session: RunSession) -> bool:
+    """Whether the folder has only what the engine itself puts there, and no other process may be about to add to it."""
+    own = (runfolder.MANIFEST, PROGRESS, checksums.CHECKSUMS, LOCK)
+    path = session.path
+    return not session.run.shared and path.is_dir() and all(one.name in own for one in path.iterdir())
 
 
 def _note(session: RunSession, error: BaseException) -> None:
