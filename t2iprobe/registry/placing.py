@@ -21,8 +21,11 @@ def place(pipeline: Any, adapter: Adapter, options: LoadOptions, denoiser: torch
         ModelError: it does not fit.
     """
     device = options.torch_device()
-    drawing = (adapter.denoiser, "vae")
-    demand = demand_of(pipeline, drawing, adapter.activations(pipeline, options.resolution))
+    try:
+        activations = adapter.activations(pipeline, options.resolution)
+    except ModelError:  # nothing says how large its pictures are, and only a run without a size needs to know
+        activations = 0
+    demand = demand_of(pipeline, (adapter.denoiser, "vae"), activations)
     dtype = _precision(denoiser, options)
     if options.device_map is not None:
         return Placement(str(device), dtype, "none", demand, device_map=options.device_map)
@@ -33,7 +36,7 @@ def place(pipeline: Any, adapter: Adapter, options: LoadOptions, denoiser: torch
     offload = choose(demand, free, options.offload, quantized=quantized)
     try:
         apply(pipeline, offload, device)
-    except (torch.OutOfMemoryError, RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:  # out of memory is a RuntimeError
         raise ModelError(_failed(demand, free, offload, device, error)) from error
     return Placement(str(device), dtype, offload, demand, free)
 
