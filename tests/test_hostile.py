@@ -377,7 +377,7 @@ FINDING = {"layers": [1], "ranking": [0.1, None], "sentence": "1", "response": N
 )
 def test_layers_of_a_forged_localization(changes: dict[str, Any], tmp_path: Path) -> None:
     settings = {"adapter": "sd3", "localizer": {"name": "single"}}
-    model = SimpleNamespace(adapter=SimpleNamespace(name="sd3"), layers=12, ref="x")
+    model = SimpleNamespace(adapter=SimpleNamespace(name="sd3"), n_layers=12, ref="x")
     runfolder.write_manifest(tmp_path, {"settings": settings, "finding": FINDING})
     assert layers_found(tmp_path, cast(Model, model)) == (1,)
     runfolder.write_manifest(tmp_path, {"settings": settings, "finding": FINDING | changes})

@@ -111,7 +111,7 @@ def check(path: Path) -> None:
         ConfigError: it cannot.
     """
     above = next(one for one in (path, *path.absolute().parents) if one.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
+    if not above.is_dir() or not os.access(above, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise ConfigError(f"{path} cannot be written: {above} is not a writable folder; choose another folder")
 
 
