@@ -20,7 +20,7 @@ for name, keys in run.cache.items():
 heads = model.sites.named("blocks.6.joint_attn.z").heads or 1
 pictures = []
 for head in range(heads):
-    without = t2i.ablate("blocks.6.joint_attn.z", scope=t2i.Scope(heads=[head]))
+    without = t2i.ablate("blocks.6.joint_attn.z", heads=head)
     pictures += model.run(OPEN, seed=0, num_steps=10, interventions=[without]).images
 
 # %% An edit of one's own is a function of the activation
