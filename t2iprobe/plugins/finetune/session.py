@@ -13,7 +13,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs import engine as runs
 from t2iprobe.core.runs import provenance
-from t2iprobe.core.runs.runfolder import FINISHED, existing
+from t2iprobe.core.runs.runfolder import FINISHED, check, existing
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.plugins.finetune.monitor import Monitor
 from t2iprobe.plugins.finetune.record import FinetuneRecord, plain
@@ -104,9 +104,13 @@ class FinetuneSession:
 
         Raises:
             RunExistsError: the folder holds another one.
+            ConfigError: it cannot be written.
         """
         manifest = existing(path, self.settings(job))
-        return manifest is not None and manifest["state"] == FINISHED
+        if manifest is not None and manifest["state"] == FINISHED:
+            return True
+        check(path)
+        return False
 
     def looks(self, job: FinetuneJob) -> int:
         """Number of validations during a job; a saved LoRA is also validated before it is trained."""
