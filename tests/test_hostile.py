@@ -373,7 +373,7 @@ FINDING = {"layers": [1], "ranking": [0.1, None], "sentence": "1", "response": N
 
 @pytest.mark.parametrize(
     "changes",
-    [{"layers": ["x"]}, {"layers": 7}, {"layers": [-1]}, {"layers": [99]}, {"ranking": ["x"]}, {"layers": None}],
+    [{"layers": ["x"]}, {"layers": 7}, {"layers": [-1]}, {"layers": [99]}, {"layers": None}],
 )
 def test_layers_of_a_forged_localization(changes: dict[str, Any], tmp_path: Path) -> None:
     settings = {"adapter": "sd3", "localizer": {"name": "single"}}

@@ -240,22 +240,22 @@ def layers_found(run: Path, model: Model) -> tuple[int, ...]:
     manifest = runfolder.read_manifest(run)
     settings = manifest["settings"]
     with understood(str(run / runfolder.MANIFEST)):
-        finding = finding_from_json(manifest["finding"]) if manifest.get("finding") else None
+        layers = tuple(map(operator.index, manifest["finding"]["layers"])) if manifest.get("finding") else None
     adapter = manifest.get("adapter") or settings.get("adapter")
     if adapter != model.adapter.name:
         raise ConfigError(f"{run} is about a model of architecture {adapter}, this one is {model.adapter.name}")
-    if finding is None and "localizer" not in settings:
+    if layers is None and "localizer" not in settings:
         raise ConfigError(f"{run} is not a localization; give a run of `t2iprobe localize`, or name the layers")
-    if finding is None:
+    if layers is None:
         raise ConfigError(f"{run} is not finished; resume it with `t2iprobe study resume {run}`")
-    if not finding.layers:
+    if not layers:
         raise ConfigError(f"{run} found no layer that stands out; name the layers instead")
-    if not 0 <= min(finding.layers) <= max(finding.layers) < model.n_layers:
+    if not 0 <= min(layers) <= max(layers) < model.n_layers:
         raise ConfigError(
-            f"{run} found layer {max(finding.layers)}, but {model.ref or 'this model'} has the layers "
+            f"{run} found layer {max(layers)}, but {model.ref or 'this model'} has the layers "
             f"0-{model.n_layers - 1}: it is about another model"
         )
-    return finding.layers
+    return layers
 
 
 def finding_as_json(finding: Finding) -> dict[str, Any]:
