@@ -31,8 +31,8 @@ STORE = "study.zarr"
 Read = Callable[[str, int], Image | None]  # the picture of a trial and a pair
 TYPES: Mapping[str, type | tuple[type, ...]] = {  # of values that are read whatever made the run
     **dict.fromkeys(("settings", "arguments", "plugins", "spent", "progress"), dict),
-    **dict.fromkeys(("kind", "state", "started", "ended", "sentence", "settings.kind", "settings.command"), str),
-    **dict.fromkeys(("model", "store"), (str, type(None))),
+    **dict.fromkeys(("kind", "state", "started", "ended", "sentence"), str),
+    **dict.fromkeys(("model", "store", "settings.kind", "settings.command"), (str, type(None))),
     **dict.fromkeys(("finding", "scale"), (dict, type(None))),
     **dict.fromkeys(("scores", "settings.pairs"), list),
     "settings.localizer": dict,
