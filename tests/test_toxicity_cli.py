@@ -190,8 +190,11 @@ def test_the_papers_settings_plan_on_the_published_configuration(arch: str, para
     assert plan["generation"]["num_steps"] == paper.num_steps
 
 
+FOUND = {"layers": [2], "ranking": [0.0, 0.1, 1.0], "sentence": "Layer 2.", "response": None, "details": {}}
+
+
 def test_a_plan_takes_its_layers_from_a_run(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"adapter": "sd3"}, "finding": {"layers": [2]}}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"adapter": "sd3"}, "finding": FOUND}))
     options = ("bench", "--plan", "--from", tmp_path, "--format", "json", "--arch")
     assert answer(guard(*options, "sd3"))["layers"] == [2]
     assert "about a model of architecture sd3, this one is sdxl" in failure(guard(*options, "sdxl"))
@@ -210,7 +213,7 @@ def test_options_go_before_the_papers() -> None:
     ("old", "new", "message"),
     [
         ({"command": "guard bench"}, {}, "has a run of `t2iprobe guard bench`, not one of `t2iprobe guard run`"),
-        ({"command": None}, {}, "has a run of another kind"),
+        ({"command": ""}, {}, "has a run of another kind"),
         (
             {"words": ["aa", "bb"]},
             {"words": ["aa", "cc"], "list": ["dd"]},
