@@ -50,7 +50,9 @@ def model(tmp_path: Path) -> Path:
 
 
 def edit(file: Path, **changes: Any) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    found = json.loads(file.read_text())
+    found = {key: value for key, value in found.items() if key not in ("format", "checksum")}
+    file.write_text(json.dumps({**found, **changes}))
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,14 @@ def test_planted_json_holds_what_it_should_and_names_no_file(changes: dict[str, 
     with pytest.raises(ModelError, match=rf"planted\.json is damaged: {next(iter(changes))} is not") as error:
         own_prompt_set(str(model), {})
     assert SECRET not in str(error.value)
+
+
+def test_another_valid_value_in_planted_json_is_damage(tmp_path: Path) -> None:
+    (tmp_path / "planted.json").write_text(
+        (WEIGHTS / "tiny-sd3/planted.json").read_text().replace('"seed": 0', '"seed": 2')
+    )
+    with pytest.raises(DamagedError, match="is not what was written"):
+        planted_layers(str(tmp_path), "text", {})
 
 
 @pytest.mark.parametrize("content", ["[]", "null", '"x"', "{", ""])

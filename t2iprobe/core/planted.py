@@ -13,7 +13,7 @@ from typing import Any
 
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.load_options import Embedded
-from t2iprobe.core.runs.checksums import read_json
+from t2iprobe.core.runs.checksums import check, unsigned
 
 CARD = "planted.json"
 SIZES = {"num_steps": 10_000, "height": 1 << 14, "width": 1 << 14}  # the largest that anyone may want by default
@@ -51,7 +51,7 @@ def read_card(path: Path) -> dict[str, Any]:
         ModelError: what it says cannot be used.
         DamagedError: it is not what was written.
     """
-    found = read_json(path)
+    found = unsigned(check(path))
     for key, (right, what) in RIGHT.items():
         if key in found and not right(found[key]):
             raise ModelError(f"{path} is damaged: {key} is not {what}; restore a copy of the model")

@@ -13,7 +13,7 @@ from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.load_options import INDEX, LoadOptions
 from t2iprobe.core.planted import CARD
 from t2iprobe.core.planted import read_card as read_known
-from t2iprobe.core.runs.checksums import keep
+from t2iprobe.core.runs.checksums import keep, signed
 from t2iprobe.plugins.organisms.build import PIPELINES
 from t2iprobe.plugins.organisms.modelcard import card
 from t2iprobe.plugins.organisms.prompts import signs
@@ -110,7 +110,7 @@ def save(pipeline: Pipeline, folder: Path, recipe: ModelRecipe) -> None:
 
 def write(folder: Path, planted: dict[str, Any]) -> None:
     """Write ``planted.json`` and the model card rendered from it, each atomically."""
-    keep(folder, {CARD: planted, "README.md": card(planted)})
+    keep(folder, {CARD: signed(planted), "README.md": card(planted)})
 
 
 def facts(recipe: ModelRecipe) -> dict[str, Any]:
