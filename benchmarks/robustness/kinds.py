@@ -11,6 +11,7 @@ from typing import Any
 
 import zarr
 from calls import Called, call
+from safetensors.torch import load_file
 
 OPEN, SHUT = 'a red framed sign that says "OPEN"', 'a red framed sign that says "SHUT"'
 PAIR = f"--source '{OPEN}' --target '{SHUT}'"
@@ -59,16 +60,23 @@ def reference(kind: str, folder: Path) -> tuple[Called, dict[str, Any]]:
 
 def answer(called: Called, folder: Path) -> dict[str, Any]:
     """What a call answered and wrote: its JSON, every array of its stores, its weights and its pictures."""
-    written = {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.suffix in (".png", ".safetensors") and ".zarr" not in str(path)
-    }
+    written = {}
+    for path in sorted(folder.rglob("*")):
+        if ".zarr" in str(path.relative_to(folder)):
+            continue
+        if path.suffix == ".safetensors":  # their header is in any order
+            written |= {f"{path.name}/{name}": _digest(value.numpy()) for name, value in load_file(path).items()}
+        elif path.suffix == ".png":
+            written[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
     for store in sorted(folder.rglob("*.zarr")):
         for name, array in zarr.open_group(store, mode="r").arrays() if (store / "zarr.json").exists() else ():
             if not any(word in name for word in PASSING):
-                written[f"{store.name}/{name}"] = hashlib.sha256(array[...].tobytes()).hexdigest()
+                written[f"{store.name}/{name}"] = _digest(array[...])
     return {"answer": _lasting(json.loads(called.out)), "written": written}
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(values.tobytes()).hexdigest()
 
 
 def difference(right: Any, found: Any, where: str = "") -> str:
