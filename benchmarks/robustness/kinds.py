@@ -30,7 +30,18 @@ KINDS: Mapping[str, str] = {
     f"--samples 1 --workers 1 {SHORT}",
 }
 #: keys of answers that say when, where, how fast or after how many starts
-PASSING = ("seconds", "time", "spent", "per_second", "there_already", "codec", "stored_bytes", "resumed", "images")
+PASSING = (
+    "seconds",
+    "time",
+    "spent",
+    "per_second",
+    "there_already",
+    "codec",
+    "stored_bytes",
+    "resumed",
+    "images",
+    "started",
+)
 
 
 def furnish(folder: Path) -> None:
@@ -83,6 +94,9 @@ def difference(right: Any, found: Any, where: str = "") -> str:
     """The first place where two answers differ; empty if they are equal."""
     if isinstance(right, dict) and isinstance(found, dict) and right.keys() == found.keys():
         return next(filter(None, (difference(right[key], found[key], f"{where}/{key}") for key in right)), "")
+    if isinstance(right, list) and isinstance(found, list) and len(right) == len(found):
+        pairs = enumerate(zip(right, found, strict=True))
+        return next(filter(None, (difference(*pair, f"{where}/{place}") for place, pair in pairs)), "")
     return "" if right == found else f"{where}: {right!r:.80} became {found!r:.80}"
 
 
