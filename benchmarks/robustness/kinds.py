@@ -41,6 +41,7 @@ PASSING = (
     "resumed",
     "images",
     "started",
+    "ended",
 )
 
 
