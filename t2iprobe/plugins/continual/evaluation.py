@@ -144,7 +144,8 @@ def _retain(grid: ResultGrid, similar: Similarity, base: ResultGrid | None) -> N
     if base is None or not base.done[0, -1]:
         return
     before, column = base.generic(0), grid.scored(RETENTION, "kept")
-    known: Any = column[:]
+    known = grid.scores(RETENTION, "kept")
+    assert known is not None  # the array is there now
     for after in np.flatnonzero(grid.done[:, -1]).tolist():
         if np.isnan(known[after]).any():
             pairs = zip(grid.generic(after), before, strict=True)
