@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -25,9 +25,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.runs.checksums import check
+from t2iprobe.core.runs.files import understood
 from t2iprobe.core.study.arrays import Array, compressors, member, read, read_all
 from t2iprobe.plugins.continual.arms import ModelSeries
 
+META = "zarr.json"
 AXES = {"scores": ("after", "task", "picture"), "kept": ("after", "picture")}
 CHUNK = 4 << 20  # bytes of pictures written and read together, before compression
 
@@ -69,7 +72,7 @@ class ResultGrid:
     @classmethod
     def create(cls, store: Path, arm: ModelSeries, shape: Shape) -> ResultGrid:
         """The arrays of an arm, created if they are missing."""
-        group = zarr.open_group(store, mode="a", path=arm.label, use_consolidated=False)
+        group = _group(store, arm, "a")
         states = arm.states(shape.tasks)
         if "done" not in group:
             group.attrs["order"] = list(arm.sequence(shape.tasks))
@@ -86,11 +89,11 @@ class ResultGrid:
 
         Raises:
             ConfigError: it has not been started.
+            DamagedError: it is not what was written.
         """
-        try:
-            return cls(zarr.open_group(store, mode="r+", path=arm.label, use_consolidated=False))
-        except (FileNotFoundError, KeyError) as error:
-            raise ConfigError(f"{store} has nothing of {arm.label} yet; start its run first") from error
+        if not (store / arm.label / META).exists():
+            raise ConfigError(f"{store} has nothing of {arm.label} yet; start its run first")
+        return cls(_group(store, arm, "r+"))
 
     @property
     def order(self) -> list[int]:
@@ -161,6 +164,15 @@ def grids_in(store: Path, arms: Sequence[ModelSeries]) -> dict[ModelSeries, Resu
         with suppress(ConfigError):
             found[arm] = ResultGrid.open(store, arm)
     return {arm: grid for arm, grid in found.items() if grid.done.any()}
+
+
+def _group(store: Path, arm: ModelSeries, mode: Literal["a", "r+"]) -> zarr.Group:
+    place = store / arm.label
+    with understood(str(check(place / META))):
+        try:
+            return zarr.open_group(store, mode=mode, path=arm.label, use_consolidated=False)
+        except FileNotFoundError as error:  # zarr.json is there, and says that it is something else
+            raise ValueError(error) from error
 
 
 def _pictures(
