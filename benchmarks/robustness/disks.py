@@ -17,7 +17,7 @@ from pathlib import Path
 from kinds import KINDS, answer, difference, furnish, reference, run
 
 Row = tuple[str, str, str]
-SAID = re.compile("no space left|MB free")  # at the end of the disk, or foreseen before the start
+SAID = re.compile("no space left|B free")  # at the end of the disk, or foreseen before the start
 INSIDE = "T2IPROBE_ROBUSTNESS_NAMESPACE"
 
 
@@ -46,7 +46,7 @@ def disks(count: int, root: Path, seed: int, kinds: tuple[str, ...] = tuple(KIND
             try:
                 yield kind, *_filled(kind, place, right, f"disk {number} of {size} bytes, {needed} needed")
             finally:
-                subprocess.run(["umount", str(place)], check=True)
+                subprocess.run(["umount", "--lazy", str(place)], check=True)
     shutil.rmtree(root / "disk", ignore_errors=True)
 
 
