@@ -40,6 +40,7 @@ PASSING = (
     "stored_bytes",
     "resumed",
     "images",
+    "sessions",
     "started",
     "ended",
 )
