@@ -200,6 +200,16 @@ def refused(*words: str | Path) -> str:
     return said
 
 
+def test_store_rm_leaves_a_store_that_a_manifest_only_names(runs: Path) -> None:
+    manifest = {"kind": "capture", "state": "finished", "settings": {}, "store": str(runs / "capture/study.zarr")}
+    (runs / "stranger").mkdir()
+    runfolder.write_manifest(runs / "stranger", manifest)
+    before = left(runs / "capture")
+    assert CliRunner().invoke(build(), ["store", "rm", str(runs / "stranger")]).exit_code == 0
+    said = refused("store", "rm", runs / "stranger", "--activations", "--yes")
+    assert "name that store to remove them" in said and left(runs / "capture") == before
+
+
 HUGE = 10**9
 COND = "activations/capture/blocks.0.joint_attn.k/cond"
 

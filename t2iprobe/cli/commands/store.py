@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import typer
 
 from t2iprobe.cli.command import takes
-from t2iprobe.cli.console import Format, notes, print_json, print_table, tell
+from t2iprobe.cli.console import Format, notes, print_json, print_table, say, tell
 from t2iprobe.cli.options import PrintOptions
 from t2iprobe.core.command_options import option
 from t2iprobe.core.errors import ConfigError, DamagedError
@@ -78,6 +78,12 @@ class Place:
             yield self.store, f"{STUDY}/"
         for inner in self.folder.glob(f"*/**/{STUDY}") if self.folder else ():
             yield str(inner), f"{inner.relative_to(self.folder or '').as_posix()}/"
+
+    def is_elsewhere(self, store: str) -> bool:
+        """Whether a store lies outside the run folder that names it."""
+        return self.folder is not None and (
+            "://" in store or not Path(store).resolve().is_relative_to(self.folder.resolve())
+        )
 
     def held(self) -> AbstractContextManager[None]:
         """The lock of the run folder, or of a store elsewhere, so that nothing else can be writing."""
@@ -256,6 +262,11 @@ def _remove_rest(place: Place, options: RemoveOptions) -> dict[str, int]:
     from t2iprobe.core.store import keys, verify
 
     store = place.store
+    if store is not None and place.is_elsewhere(store):  # a stranger's manifest can name any store
+        if options.activations:
+            raise ConfigError(f"{place.path} keeps them in {store}; name that store to remove them: store rm {store}")
+        say(f"nothing is removed in {store}, which lies elsewhere; name it to clean up there")
+        store = None
     if store is not None:
         keys.open_root(store)
     with place.held():
@@ -293,7 +304,7 @@ def _confirm(found: dict[str, int], what: str, yes: bool) -> None:
     size = size_text(sum(found.values()))
     if yes:
         return
-    notes.print(f"remove {size} of {what} for good? \\[y/N] ", end="")
+    notes.print(f"remove {size} of {what} for good? [y/N] ", end="")
     agreed = ""
     with suppress(EOFError):
         agreed = input().strip().lower()
