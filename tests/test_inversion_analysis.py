@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from itertools import permutations
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -22,8 +24,17 @@ from t2iprobe.plugins.inversion.analysis import (
     texture,
 )
 from t2iprobe.plugins.inversion.analysis.arrays import Array
+from t2iprobe.plugins.inversion.analyze import AnalysisSettings, patches
+from t2iprobe.plugins.inversion.inverted import Inverted
 
 RNG = np.random.default_rng(0)
+
+
+def test_patches_that_do_not_tile_the_images_are_refused() -> None:
+    run = cast(Inverted, SimpleNamespace(rows=[0, 1, 2], noise=np.zeros((3, 4, 8, 8))))
+    assert patches(run, AnalysisSettings(patch=4)) == (4, 64, 20)
+    with pytest.raises(ConfigError, match="patches of 10 do not tile 8 x 8"):
+        patches(run, AnalysisSettings(patch=10))
 
 
 def noise(*shape: int, seed: int = 0) -> Array:

@@ -131,7 +131,7 @@ def patches(run: Inverted, options: AnalysisSettings) -> tuple[int, int, int]:
     """For the correlation: the side length of a patch, the entries in it, and how many correlations of it are kept.
 
     Raises:
-        ConfigError: there are too few images.
+        ConfigError: there are too few images, or the patches do not tile them.
     """
     if len(run.rows) < 3:
         raise ConfigError(
@@ -140,6 +140,8 @@ def patches(run: Inverted, options: AnalysisSettings) -> tuple[int, int, int]:
         )
     channels, height, width = run.noise.shape[1:]
     patch = options.patch or max(side for side in range(1, 9) if height % side == 0 and width % side == 0)
+    if height % patch or width % patch:
+        raise ConfigError(f"patches of {patch} do not tile {height} x {width}; choose a side that divides both")
     size = channels * patch * patch
     return patch, size, min(TOP, size * (size - 1) // 2)
 
