@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.names import counted
 from t2iprobe.core.statistics import Interval
 from t2iprobe.plugins.continual import plots
 from t2iprobe.plugins.continual.arms import BASE, ModelSeries
@@ -136,7 +137,7 @@ def _sentence(results: Results) -> str:
     best, worst = max(kept, key=lambda name: kept[name]), max(lost, key=lambda name: lost[name])
     return (
         f"By {score}, {best} ends with the best average score ({kept[best]:.2f}), and {worst} forgets most "
-        f"({lost[worst]:.2f} per task); means over {len(runs[best])} runs."
+        f"({lost[worst]:.2f} per task), by the mean over {counted(len(runs[best]), 'run')}; intervals are below."
     )
 
 
@@ -182,7 +183,7 @@ def _of_score(results: Results, score: str) -> Iterator[Section]:
 
 def _kept(values: Mapping[str, Values], references: Values, score: str) -> Section:
     known = _known(values)
-    meaning = "; ".join(f"{_words(name)}: {MEASURES[name]}" for name in known)
+    meaning = "; ".join(f"{_words(name)}: {MEASURES[name].removeprefix(f'{_words(name)}: ')}" for name in known)
     text = f"Means over runs with 95 % intervals over orders and seeds. R[i, j]: task j after training i. {meaning}."
     rows: list[list[Cell]] = [
         [name, _count(set().union(*runs.values())), *(_cell(runs.get(one, {})) for one in known)]
