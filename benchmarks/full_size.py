@@ -6,7 +6,7 @@ word, because the published vocabularies cannot be had offline.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -68,11 +68,13 @@ def placed(device: str, dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def built(name: str, device: str, dtype: torch.dtype) -> DiffusionPipeline:
-    """The model ``name`` of :data:`MODELS` with random weights on ``device``."""
+def built(name: str, device: str, dtype: torch.dtype, without: Sequence[str] = ()) -> DiffusionPipeline:
+    """The model ``name`` of :data:`MODELS` with random weights on ``device``, but for components it can do without."""
     with placed(device, dtype):
         pipeline = MODELS[name].build()
-    return tiny_parts.quiet(pipeline.to(device, dtype))
+    for part in set(without) & set(pipeline.components):
+        pipeline.register_modules(**{part: None, part.replace("text_encoder", "tokenizer"): None})
+    return tiny_parts.quiet(pipeline if device == "meta" else pipeline.to(device, dtype))
 
 
 def scheduler(kind: type[Any], **config: Any) -> Any:

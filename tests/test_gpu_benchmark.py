@@ -17,3 +17,4 @@ def test_the_script_runs_on_tiny_models(tmp_path: Path) -> None:
     assert "error" not in json.dumps(found)
     assert found["sd3-medium"]["pictures"]["equal pictures"] is True
     assert found["sd3-medium"]["patching"]["largest difference of the two, of 255"] == 0
+    assert found["sd3-medium"]["command"]["rows a picture"] >= 1
