@@ -77,11 +77,16 @@ def pictures(model: Model, rows: int, settings: Settings) -> Row:
         model.run(generation, cache=model.text_sites(0))
     with timed() as read_all:
         model.run(generation, cache=_all(model))
+    model.denoiser.to(memory_format=torch.channels_last)
+    with timed() as channels_last:
+        model.run(generation)
+    model.denoiser.to(memory_format=torch.contiguous_format)
     return {
         "bare diffusers": bare[0] / rows,
         "Model.run": run[0] / rows,
         "reading one layer's keys and values": read[0] / rows,
         "reading every layer's": read_all[0] / rows,
+        "Model.run, channels last": channels_last[0] / rows,
         "equal pictures": difference(again.images, images) == 0,
         "peak GB": peak[0],
     }
