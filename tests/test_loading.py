@@ -17,9 +17,11 @@ from safetensors.torch import load_file, save_file
 
 import t2iprobe as t2i
 from t2iprobe.architectures.deepfloyd import DeepFloydIF
+from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
+from t2iprobe.core.contracts.adapter import layer_table
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.model import Model, Run
@@ -454,3 +456,25 @@ def test_a_damaged_index_is_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"})[:-3])
     with pytest.raises(ModelError, match="cannot be loaded: JSONDecodeError"):
         t2i.load(str(tmp_path), plugins=PLUGINS)
+
+
+# structure without weights
+
+
+@pytest.mark.parametrize("adapter", [SD, SDXL, SD3, Flux, DeepFloydIF], ids=lambda one: one.name)
+def test_the_structure_of_a_model_is_found_without_reading_weights(adapter: Any, tmp_path: Path) -> None:
+    """Damaged weights prove that they are not read; sites, table and sizes are those of the loaded model."""
+    folder = saved(adapter.tiny(), tmp_path)
+    whole = t2i.load(folder, plugins=PLUGINS)
+    for file in tmp_path.rglob("*.safetensors"):
+        file.unlink()
+    empty = PLUGINS.load(folder, weights=False)
+    assert {one.device.type for one in empty.denoiser.parameters()} == {"meta"}
+    assert list(empty.sites) == list(whole.sites) and empty.picture_size() == whole.picture_size()
+    assert layer_table(empty.adapter, empty.pipeline) == layer_table(whole.adapter, whole.pipeline)
+    assert empty.weight_bytes == whole.weight_bytes and empty.steps(3) == whole.steps(3)
+
+
+def test_the_structure_of_a_denoiser_in_a_file_is_that_of_its_configuration(alone: Path, sd3: str) -> None:
+    empty, whole = (PLUGINS.load(str(alone), config=sd3, weights=weights) for weights in (False, True))
+    assert list(empty.sites) == list(whole.sites)

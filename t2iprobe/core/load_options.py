@@ -36,6 +36,8 @@ class LoadOptions:
         lora: LoRAs to load, ``REF`` or ``REF:WEIGHT``.
         scheduler: name of a diffusers scheduler in place of the checkpoint's.
         quantize: how to quantise the large components while loading, such as ``bnb-4bit``.
+        weights: whether to read weights; without, networks are built from their configurations on the meta device,
+            with which sites and sizes can be found, but nothing drawn.
     """
 
     device: str | None = None
@@ -51,6 +53,7 @@ class LoadOptions:
     lora: tuple[str, ...] = ()
     scheduler: str | None = None
     quantize: str | None = None
+    weights: bool = True
 
     def torch_device(self) -> torch.device:
         """The requested device, else the first GPU, else the CPU.

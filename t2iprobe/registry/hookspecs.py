@@ -49,7 +49,8 @@ def t2iprobe_load_pipeline(ref: str, options: LoadOptions, adapters: Mapping[str
     """A source of weights: the pipeline that ``ref`` means, in the precision that ``options`` say.
 
     ``adapters`` holds the adapter of each pipeline class, which knows what precision suits it. LoRAs, the scheduler and
-    the way to the device are the caller's; a loader leaves the pipeline in main memory, or puts it on the device.
+    the way to the device are the caller's; a loader leaves the pipeline in main memory, or puts it on the device. With
+    ``options.weights`` false only the structure is looked at, so networks may be on the meta device, or loaded.
 
     Return ``None`` if ``ref`` is not yours; the next plugin is then asked. If it is yours but cannot be loaded, raise a
     ``ModelError`` that says what to do. The hub's loader comes last: it takes folders and ``owner/name``.

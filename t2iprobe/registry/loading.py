@@ -52,14 +52,16 @@ def _prepare(model: Model, options: LoadOptions) -> None:
     from t2iprobe.registry.variations import put_loras, swap_scheduler
 
     swap_scheduler(model.pipeline, options.scheduler)
-    put_loras(model, options.lora)
+    if options.weights:
+        put_loras(model, options.lora)
     model.loras = options.lora
     names = [Path(one).name for one in (model.ref, *options.lora)]
     scheduler, config = type(model.pipeline.scheduler).__name__, getattr(model.denoiser, "config", {})
     few = None if model.defaults else few_steps(names, scheduler, config)
     if few is not None:
         model.defaults, model.few_steps = {"num_steps": few.num_steps, "guidance": few.guidance}, str(few)
-    model.placement = place(model.pipeline, model.adapter, options, model.denoiser)
+    if options.weights:
+        model.placement = place(model.pipeline, model.adapter, options, model.denoiser)
 
 
 def _upscaler(ref: str, model: Model, options: LoadOptions, plugins: Plugins) -> Any:

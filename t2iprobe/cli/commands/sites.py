@@ -39,6 +39,9 @@ class SitesOptions(PrintOptions, WeightOptions):
 def sites(options: SitesOptions, context: typer.Context) -> None:
     """List the attention layers that read the text, in forward order, with the parameters of their keys and values.
 
+    No weights are read: of a checkpoint only the configurations are needed, and of one on the hub only they are
+    downloaded.
+
     Example: t2iprobe sites --arch sdxl --full-size --layers 55-57
     """
     from t2iprobe.core.contracts.adapter import count_parameters, layer_table
@@ -77,7 +80,7 @@ def _subject(options: SitesOptions, plugins: Plugins) -> tuple[Adapter, Any, str
         adapter = choice("architecture", options.arch, plugins.adapters())()
         return adapter, adapter.published(), f"{options.arch}, published configuration"
     ref = reference(options.arch, options.model, plugins)
-    model = plugins.load(ref)
+    model = plugins.load(ref, weights=False)
     check_arch(model, options.arch)
     return model.adapter, model.pipeline, ref
 

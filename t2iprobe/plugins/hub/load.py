@@ -26,7 +26,7 @@ from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.load_options import INDEX, LoadOptions
 from t2iprobe.core.measuring import available
 from t2iprobe.core.placement import choose, free_bytes
-from t2iprobe.plugins.hub import files, quantization, single_file
+from t2iprobe.plugins.hub import files, quantization, single_file, structure
 from t2iprobe.plugins.hub.advice import explained
 from t2iprobe.registry import folders
 from t2iprobe.registry.no_bars import no_bars
@@ -93,6 +93,8 @@ def _folder(
 ) -> Pipeline:
     """The pipeline of a folder, or of a hub repository by its id; components that are given are not read there."""
     found = _found(source, options)
+    if not options.weights:
+        return _structure(found, ref, options)
     if not any(map(files.is_weights, found.names)):
         again = f"run `hf download {ref}`" if isinstance(source, str) else "copy the whole folder"
         raise ModelError(f"{ref} has {INDEX}, but no file of weights; {again}")
@@ -123,6 +125,17 @@ def _folder(
     return pipeline
 
 
+def _structure(found: Found, ref: str, options: LoadOptions) -> Pipeline:
+    """The pipeline with its networks on the meta device, from configurations alone."""
+    small = [name for name in found.names if name.count("/") <= 1 and name.endswith(files.AUXILIARY)]
+    folder = found.folder or _downloaded(ref, small, options)
+    without = left_out(found.index, options.without)
+    folders.check_sizes(folder, without)
+    with no_bars():
+        networks = structure.networks(folder, found.index, without)
+        return DiffusionPipeline.from_pretrained(folder, **networks)
+
+
 def _single_file(path: Path, options: LoadOptions, adapters: Adapters) -> Pipeline:
     """The pipeline of a file, which takes what is not in it from another folder or repository."""
     if options.device_map is not None or (options.quantize and path.suffix != single_file.GGUF):
@@ -139,6 +152,8 @@ def _single_file(path: Path, options: LoadOptions, adapters: Adapters) -> Pipeli
     adapter = adapters.get(str(index["_class_name"]))
     if adapter is None:
         raise ModelError(f"{path} belongs to a {index['_class_name']}, which no adapter serves")
+    if not options.weights:
+        return _folder(source, config, plain, adapters)
     dtype = options.torch_dtype(adapter.half)
     without = left_out(index, options.without)
     with no_bars():

@@ -1,0 +1,45 @@
+"""The networks of a pipeline without weights: :func:`networks` builds them from configurations on the meta device."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+LIBRARIES = ("diffusers", "transformers")
+
+
+def networks(folder: Path, index: Mapping[str, Any], without: Collection[str] = ()) -> dict[str, nn.Module | None]:
+    """Every network that ``model_index.json`` lists, by component; those that are left out are ``None``.
+
+    Args:
+        folder: the pipeline's folder, of which only configurations are read.
+        index: contents of its ``model_index.json``.
+        without: components to leave out.
+    """
+    found: dict[str, nn.Module | None] = dict.fromkeys(without)
+    for name, (library, kind) in _listed(index).items():
+        if name in found:
+            continue
+        if library not in LIBRARIES:  # a safety checker, which has no part in what is studied
+            found[name] = None
+        elif isinstance(made := getattr(importlib.import_module(library), kind), type) and issubclass(made, nn.Module):
+            found[name] = _empty(made, folder / name)
+    return found
+
+
+def _listed(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Library and class of each component that the pipeline has."""
+    return {name: tuple(value) for name, value in index.items() if isinstance(value, list) and value[0] is not None}
+
+
+def _empty(kind: Any, folder: Path) -> nn.Module:
+    with torch.device("meta"):
+        if issubclass(kind, transformers.PreTrainedModel):
+            return kind(kind.config_class.from_pretrained(folder)).eval()
+        return kind.from_config(kind.load_config(folder)).eval()
