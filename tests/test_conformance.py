@@ -252,16 +252,17 @@ class Meddler(SD):
 class UpscalesTheFirstPrompt(DeepFloydIF):
     """Gives every row of the upscaler the first row's prompt."""
 
-    def upscale(self, pipeline: Any, upscaler: Any, images: Any, prompts: Any, generators: Any, settings: Any) -> Any:
-        return super().upscale(pipeline, upscaler, images, [prompts[0]] * len(prompts), generators, settings)
+    def upscale(self, pipeline: Any, upscaler: Any, images: Any, texts: Any, generators: Any, settings: Any) -> Any:
+        first = {name: [listed[0]] * len(listed) for name, listed in texts.items()}
+        return super().upscale(pipeline, upscaler, images, first, generators, settings)
 
 
 class UpscalesFromOneGenerator(DeepFloydIF):
     """Draws all rows' noise from the first row's generator, so it depends on who is in the batch."""
 
-    def upscale(self, pipeline: Any, upscaler: Any, images: Any, prompts: Any, generators: Any, settings: Any) -> Any:
-        shared = [generators[0]] * len(prompts)
-        return super().upscale(pipeline, upscaler, images, prompts, shared, settings)
+    def upscale(self, pipeline: Any, upscaler: Any, images: Any, texts: Any, generators: Any, settings: Any) -> Any:
+        shared = [generators[0]] * len(generators)
+        return super().upscale(pipeline, upscaler, images, texts, shared, settings)
 
 
 class HalfTheSize(Flux):

@@ -150,12 +150,12 @@ class DeepFloydIF(Adapter):
         pipeline: Pipeline,
         upscaler: Pipeline,
         images: Tensor,
-        prompts: Sequence[str],
+        texts: Mapping[str, Any],
         generators: Sequence[torch.Generator],
         settings: Mapping[str, Any],
     ) -> list[Image]:
         """See :meth:`Adapter.upscale`."""
-        cond, uncond = pipeline.encode_prompt(list(prompts), clean_caption=False)
+        cond, uncond = pipeline.encode_prompt(**{"prompt": None, **texts}, clean_caption=False)
         embeddings = {"prompt_embeds": cond, "negative_prompt_embeds": uncond}
         return list(upscaler(image=images, **embeddings, generator=list(generators), **settings).images)
 

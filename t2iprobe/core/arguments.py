@@ -79,12 +79,36 @@ def check_options(pipeline: Pipeline, options: Mapping[str, Any], rows: int) -> 
             raise ConfigError(f"options: {len(value)} texts as {name} for {rows} prompts; pass one, or one per prompt")
 
 
+def with_negative(options: Mapping[str, Any] | None, negative: str | Sequence[str] | None) -> dict[str, Any]:
+    """The options with a negative prompt, one for all rows or one per row.
+
+    Raises:
+        ConfigError: they have one already.
+    """
+    options = dict(options or {})
+    if negative is None:
+        return options
+    if options.get("negative_prompt") is not None:
+        raise ConfigError("the negative prompt is given twice; leave it out of the options")
+    return options | {"negative_prompt": negative}
+
+
 def options_of(options: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-    """The options for some rows, each with its own text."""
+    """The options for some rows; a text that all rows share stays alone."""
     return {name: _texts(value, rows) if name in TEXTS else value for name, value in options.items()}
 
 
+def spread(options: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """The options with one text per row, as pipelines want them beside a list of prompts."""
+    return {
+        name: [value] * count if name in TEXTS and isinstance(value, str) else value for name, value in options.items()
+    }
+
+
+def texts_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a pipeline call that carry its texts, each with one entry per row."""
+    return {name: value for name in ("prompt", *TEXTS) if (value := arguments.get(name)) is not None}
+
+
 def _texts(value: Any, rows: Sequence[int]) -> Any:
-    if value is None:
-        return None
-    return [value if isinstance(value, str) else value[row] for row in rows]
+    return value if isinstance(value, str | None) else [value[row] for row in rows]

@@ -14,6 +14,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from t2iprobe.core.arguments import texts_of
 from t2iprobe.core.cache import ActivationCache, ActivationStream
 from t2iprobe.core.contracts.adapter import Pipeline
 from t2iprobe.core.engine import Engine
@@ -143,7 +144,7 @@ class Batches:
             self.calls += engine.calls
             self.rows += engine.rows_seen
         if model.upscaler is not None:
-            images = self._upscaled(images, rows, generators)
+            images = self._upscaled(images, texts_of(arguments), generators)
         self.images.update(zip(rows, images, strict=True))
         self.cache.extend(cache)
 
@@ -175,20 +176,18 @@ class Batches:
 
         return sliced
 
-    def _upscaled(self, images: Tensor, rows: Sequence[int], generators: Sequence[torch.Generator]) -> list[Image]:
+    def _upscaled(self, images: Tensor, texts: Mapping[str, Any], generators: Sequence[torch.Generator]) -> list[Image]:
         """Upscale one batch without hooks; each row's noise continues where the pipeline's ended."""
         began, model = time.perf_counter(), self.model
-        prompts = [self.generation.prompts[row] for row in rows]
 
         def make(part: slice) -> list[Image]:
             own = generators[part]
+            said = {name: value[part] for name, value in texts.items()}
             with self._running(model.upscaler, own):
-                return model.adapter.upscale(
-                    model.pipeline, model.upscaler, images[part], prompts[part], own, model.upscaling
-                )
+                return model.adapter.upscale(model.pipeline, model.upscaler, images[part], said, own, model.upscaling)
 
         try:
-            parts = model.room.sliced(("upscale", *images.shape[1:]), len(rows), make, generators)
+            parts = model.room.sliced(("upscale", *images.shape[1:]), len(images), make, generators)
         finally:
             self.upscaling += time.perf_counter() - began
         return [image for part in parts for image in part]

@@ -14,7 +14,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from t2iprobe.core.arguments import OWN, check_options, count, options_of
+from t2iprobe.core.arguments import OWN, check_options, count, options_of, spread, with_negative
 from t2iprobe.core.batch_room import Room
 from t2iprobe.core.batches import Batches, batches, takes
 from t2iprobe.core.cache import ActivationCache, Activations, ActivationStream
@@ -196,11 +196,19 @@ class Model:
         """How many text-attention layers there are."""
         return len({site.layer for site in self.sites if site.kind in self.adapter.text_kv})
 
-    def generation(self, prompts: str | Sequence[str], seed: int | Sequence[int] = 0, **settings: Any) -> Generation:
-        """A :class:`Generation`; one seed serves every prompt, or there is one each."""
+    def generation(
+        self,
+        prompts: str | Sequence[str],
+        seed: int | Sequence[int] = 0,
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        options: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> Generation:
+        """A :class:`Generation`; one seed (and one negative prompt) serves every prompt, or there is one each."""
         listed = (prompts,) if isinstance(prompts, str) else tuple(prompts)
         seeds = tuple(seed) if isinstance(seed, Iterable) else (seed,) * len(listed)
-        return Generation(listed, seeds, **settings)
+        return Generation(listed, seeds, options=with_negative(options, negative_prompt), **settings)
 
     def run(
         self,
@@ -209,6 +217,7 @@ class Model:
         seed: int | Sequence[int] | None = None,
         num_steps: int | None = None,
         guidance: float | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
         options: Mapping[str, Any] | None = None,
@@ -228,7 +237,8 @@ class Model:
             prompts: a prompt, a list of prompts (one per row), or a :class:`Generation`, which has all other settings.
             seed: seed of the noise, one for all rows or one per row; default 0.
             num_steps, guidance, height, width: default the model's own; sides in pixels.
-            options: further arguments of the pipeline call, such as ``{"negative_prompt": "blurry"}``.
+            negative_prompt: what guidance leads away from, one for all rows or one per row; default nothing.
+            options: further arguments of the pipeline call, such as ``{"clip_skip": 1}``.
             latents: (row, ...) initial latents instead of noise.
             cache: sites to keep (names or patterns).
             patch: a cache or store whose activations replace those of the run at all of its sites: row i takes row i,
@@ -252,8 +262,8 @@ class Model:
         if unknown:
             raise ConfigError(self._unknown(next(iter(unknown))))
         settings = {
-            "seed": seed, "num_steps": num_steps, "guidance": guidance, "height": height, "width": width,
-            "options": options, "latents": latents,
+            "seed": seed, "num_steps": num_steps, "guidance": guidance, "negative_prompt": negative_prompt,
+            "height": height, "width": width, "options": options, "latents": latents,
         }  # fmt: skip
         generation = self._made(prompts, {name: value for name, value in settings.items() if value is not None})
         edits = edits_of(patch, interventions)
@@ -275,6 +285,7 @@ class Model:
         """:meth:`run` of a generation and a list of edits; a subclass overrides it."""
         count = len(generation.prompts)
         check_options(self.pipeline, generation.options, count)
+        self._check_negative(generation)
         self._check_truncation(generation)
         self.picture_size({"height": generation.height, "width": generation.width})
         _check_rows(count, interventions, rows or ())
@@ -409,6 +420,16 @@ class Model:
             )
         return height, width
 
+    def _check_negative(self, generation: Generation) -> None:
+        """Refuse a negative prompt that would have no effect."""
+        settings = {"guidance": generation.guidance, "options": generation.options}
+        if any(filter(None, generation.options.get("negative_prompt") or ())) and self.guided(settings) == 1:
+            raise ConfigError(
+                "a negative prompt works through classifier-free guidance, and this generation of "
+                f"{self.adapter.name} has none: raise the guidance scale above 1 (a model distilled with guidance has "
+                "none at any scale), or leave the negative prompt out"
+            )
+
     def _check_truncation(self, generation: Generation) -> None:
         for prompt in dict.fromkeys(generation.prompts):
             if cut := self.adapter.truncated(self.pipeline, prompt):
@@ -429,7 +450,7 @@ class Model:
         if generation.latents is not None:
             dtype = next(p.dtype for p in self.denoiser.parameters() if p.is_floating_point())
             given |= self.adapter.starting(self.pipeline, generation.latents[list(rows)].to(dtype))
-        options = options_of(generation.options, rows)
+        options = spread(options_of(generation.options, rows), len(rows))
         return {**self.adapter.inputs(self.pipeline, prompts), **given, **options, "generator": generators}
 
 

@@ -193,6 +193,9 @@ class GenerationOptions(Options):
     panel: ClassVar[str] = "Generation"
     num_steps: int | None = option(None, help="Denoising steps; default the model's own.", ge=1, le=10_000)
     guidance: float | None = option(None, help="Guidance scale; default the model's own.")
+    negative_prompt: str | None = option(
+        None, help="What guidance leads away from, the same for every picture, patched or not; default nothing."
+    )
     resolution: int | None = option(None, help="Side in pixels; default the model's own.", ge=8, le=65_536)
     batch_size: int | None = option(None, help="Largest number of pictures at once; out of memory halves it.", ge=1)
 
@@ -200,7 +203,13 @@ class GenerationOptions(Options):
     def sampling(self) -> dict[str, Any]:
         """The settings of a generation; ``None`` is the model's own."""
         side = self.resolution
-        return {"num_steps": self.num_steps, "guidance": self.guidance, "height": side, "width": side}
+        return {
+            "num_steps": self.num_steps,
+            "guidance": self.guidance,
+            "negative_prompt": self.negative_prompt,
+            "height": side,
+            "width": side,
+        }
 
     @property
     def generation(self) -> dict[str, Any]:

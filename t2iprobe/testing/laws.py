@@ -280,10 +280,10 @@ def an_upscaler_takes_each_row_by_itself(model: Model) -> None:
 
     def enlarged(*rows: tuple[str, int]) -> Pixels:
         noise = [torch.Generator().manual_seed(seed) for _, seed in rows]
-        prompts, settings = [prompt for prompt, _ in rows], {"num_inference_steps": 2}
+        texts, settings = {"prompt": [prompt for prompt, _ in rows]}, {"num_inference_steps": 2}
         with torch.no_grad():
             made = model.adapter.upscale(
-                model.pipeline, upscaler, images.expand(len(rows), -1, -1, -1), prompts, noise, settings
+                model.pipeline, upscaler, images.expand(len(rows), -1, -1, -1), texts, noise, settings
             )
         return np.stack([np.asarray(image, np.int16) for image in made])
 

@@ -259,17 +259,18 @@ class Adapter(ABC):
         pipeline: Pipeline,
         upscaler: Pipeline,
         images: Tensor,
-        prompts: Sequence[str],
+        texts: Mapping[str, Any],
         generators: Sequence[torch.Generator],
         settings: Mapping[str, Any],
     ) -> list[Image]:
-        """Upscale the pipeline's result; each row gets its own prompt, whatever was patched into it, and its own noise.
+        """Upscale the pipeline's result; each row gets its own text, whatever was patched into it, and its own noise.
 
         Args:
             pipeline: the pipeline that made the images; its text encoder serves both.
             upscaler: a pipeline of a class in :attr:`upscalers`, without hooks.
             images: (row, 3, y, x) in -1..1, the pipeline's result with ``output_type="pt"``.
-            prompts, generators: one per row.
+            texts: arguments of the pipeline call that carry the text (``prompt``, ``negative_prompt``), one per row.
+            generators: one per row.
             settings: further arguments of the upscaler's call.
         """
         raise NotImplementedError(f"{self.name} declares upscalers, so its adapter needs upscale()")

@@ -24,6 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from t2iprobe.core.arguments import options_of
 from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError, HookError
 from t2iprobe.core.interventions import HookContext, Intervention, patch
@@ -124,6 +125,7 @@ def beside(generation: Generation, prompts: Mapping[int, str]) -> tuple[Generati
         generation,
         prompts=(*generation.prompts, *prompts.values()),
         seeds=tuple(generation.seeds[row] for row in taken),
+        options=options_of(generation.options, taken),
         latents=None if generation.latents is None else generation.latents[taken],
     )
     return longer, {row: count + place for place, row in enumerate(prompts)}

@@ -119,9 +119,10 @@ def negative_prompt(setup: Setup) -> GuardMethod:
         )
 
     def draw(cases: Sequence[Case], **run: Any) -> Run:
-        negatives = [setup.negative.replace(WORD, case.word) for case in cases]
         generation = setup.generation(cases)
-        options = {**generation.options, "negative_prompt": negatives}
+        shared = generation.options.get("negative_prompt")  # that of all methods
+        words = [setup.negative.replace(WORD, case.word) for case in cases]
+        options = {**generation.options, "negative_prompt": [f"{shared}, {word}" if shared else word for word in words]}
         return setup.model.run(replace(generation, options=options), **run)
 
     return GuardMethod(draw, setup)
