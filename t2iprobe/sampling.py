@@ -204,7 +204,16 @@ def model_denoiser(
         prompts: one prompt per row.
         guidance: guidance scale; 1 means none.
         on_rows: called with the number of rows of every call of the model.
+
+    Raises:
+        ConfigError: the pipeline has a ControlNet or an IP-Adapter.
     """
+
+    if needed := model.adapter.needed_options(model.pipeline):
+        raise ConfigError(
+            f"the denoiser is called without its pipeline here, so a {type(model.pipeline).__name__} cannot give it "
+            f"{needed[0][0]}; take the pipeline without its ControlNet or IP-Adapter"
+        )
 
     def denoiser(conditioning: Conditioning) -> Denoiser:
         def call(x: Tensor, timestep: float) -> Tensor:

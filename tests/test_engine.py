@@ -433,7 +433,6 @@ def test_numbers_are_numpys_too_and_in_range(sd: Model) -> None:
         ("output_type", "pt", "pictures are always PIL images"),
         ("num_images_per_prompt", 2, "each with its seed"),
         ("callback_on_step_end", print, "on_step="),
-        ("prompt_embeds", torch.zeros(1), "prompts="),
         ("guidance_scale", 2.0, "use guidance="),
         ("negativ_prompt", "blurred", "takes no 'negativ_prompt'; did you mean negative_prompt"),
         ("negative_prompt", ["blurred"], "1 texts as negative_prompt for 2 prompts"),

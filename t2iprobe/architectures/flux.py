@@ -30,7 +30,7 @@ class Flux(Adapter):
     """
 
     name: ClassVar[str] = "flux"
-    pipelines: ClassVar[frozenset[str]] = frozenset({"FluxPipeline"})
+    pipelines: ClassVar[frozenset[str]] = frozenset({"FluxPipeline", "FluxControlNetPipeline"})
     hub_id: ClassVar[str] = "black-forest-labs/FLUX.1-dev"
     denoiser = "transformer"
     text_kv = ("joint_attn.k", "joint_attn.v")

@@ -25,7 +25,7 @@ class SD3(Adapter):
     """
 
     name: ClassVar[str] = "sd3"
-    pipelines: ClassVar[frozenset[str]] = frozenset({"StableDiffusion3Pipeline"})
+    pipelines: ClassVar[frozenset[str]] = frozenset({"StableDiffusion3Pipeline", "StableDiffusion3ControlNetPipeline"})
     hub_id: ClassVar[str] = "stabilityai/stable-diffusion-3-medium-diffusers"
     denoiser = "transformer"
     text_kv = ("joint_attn.k", "joint_attn.v")

@@ -20,7 +20,9 @@ class SDXL(LatentUNet):
     """Adapter of ``StableDiffusionXLPipeline``."""
 
     name: ClassVar[str] = "sdxl"
-    pipelines: ClassVar[frozenset[str]] = frozenset({"StableDiffusionXLPipeline"})
+    pipelines: ClassVar[frozenset[str]] = frozenset(
+        {"StableDiffusionXLPipeline", "StableDiffusionXLControlNetPipeline"}
+    )
     hub_id: ClassVar[str] = "stabilityai/stable-diffusion-xl-base-1.0"
     upcasts = True
 

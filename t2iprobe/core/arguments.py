@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Any
 
@@ -14,15 +14,10 @@ from t2iprobe.core.names import near
 
 _ROWS = "pass one prompt per picture, each with its seed"
 _WATCH = "use on_step= for progress, interventions= for edits"
-_TEXT = "prompts= takes text, which patches and plans need"
 #: arguments that the engine sets itself, and what to use instead
 OWN: Mapping[str, str] = MappingProxyType(
     {
         "prompt": "use prompts=",
-        "prompt_embeds": _TEXT,
-        "pooled_prompt_embeds": _TEXT,
-        "negative_prompt_embeds": "pass the text as negative_prompt",
-        "negative_pooled_prompt_embeds": "pass the text as negative_prompt",
         "num_inference_steps": "use num_steps=",
         "guidance_scale": "use guidance=",
         "height": "use height=",
@@ -40,6 +35,17 @@ OWN: Mapping[str, str] = MappingProxyType(
 )
 #: options whose texts may differ from row to row
 TEXTS = ("prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3")
+#: embeddings in place of texts, with the number of their axes; the first is the row, or has one entry for all rows
+EMBEDDINGS: Mapping[str, int] = MappingProxyType(
+    {
+        "prompt_embeds": 3,
+        "pooled_prompt_embeds": 2,
+        "negative_prompt_embeds": 3,
+        "negative_pooled_prompt_embeds": 2,
+    }
+)
+#: pictures for a ControlNet, one for all rows or one per row
+PICTURES = ("image", "control_image")
 
 
 def count(what: str, value: Any) -> int:
@@ -66,7 +72,8 @@ def check_options(pipeline: Pipeline, options: Mapping[str, Any], rows: int) -> 
         rows: number of rows of the generation.
 
     Raises:
-        ConfigError: an option is set by the engine, is unknown, or does not have one text per row.
+        ConfigError: an option is set by the engine, is unknown, has too few or too many rows, or does not go with
+            another one.
     """
     parameters = inspect.signature(type(pipeline).__call__).parameters.values()
     known = {one.name for one in parameters if one.kind is not one.VAR_KEYWORD} - {"self", *OWN}
@@ -75,8 +82,36 @@ def check_options(pipeline: Pipeline, options: Mapping[str, Any], rows: int) -> 
             raise ConfigError(f"{name} cannot be set in options; {OWN[name]}")
         if name not in known:
             raise ConfigError(f"options: {type(pipeline).__name__} takes no {name!r}{near(name, known)}")
-        if name in TEXTS and not isinstance(value, str | None) and len(value) != rows:
-            raise ConfigError(f"options: {len(value)} texts as {name} for {rows} prompts; pass one, or one per prompt")
+        if name in EMBEDDINGS and value is not None and getattr(value, "ndim", 0) != EMBEDDINGS[name]:
+            axes = "(row, token, channel)" if EMBEDDINGS[name] == 3 else "(row, channel)"
+            raise ConfigError(f"options: {name} is a tensor {axes}, found {getattr(value, 'shape', type(value))}")
+        if (held := _held(pipeline, name, value)) not in (None, rows):
+            what = "pictures" if name in PICTURES else "texts" if name in TEXTS else "rows"
+            raise ConfigError(f"options: {held} {what} as {name} for {rows} prompts; pass one, or one per prompt")
+    _check_embeddings({name for name, value in options.items() if value is not None}, known)
+    _check_nets(pipeline, options)
+
+
+def _check_embeddings(given: Set[str], known: Set[str]) -> None:
+    """Refuse embeddings that are incomplete, or given beside the text that they stand for."""
+    for start in ("", "negative_"):
+        tokens, pooled = f"{start}prompt_embeds", f"{start}pooled_prompt_embeds"
+        if pooled in known and len({tokens, pooled} & given) == 1:
+            have, lack = (tokens, pooled) if tokens in given else (pooled, tokens)
+            raise ConfigError(f"options: {have} needs {lack} beside it")
+        beside = [name for name in (f"{start}prompt{end}" for end in ("", "_2", "_3")) if name in given]
+        if tokens in given and beside:
+            raise ConfigError(
+                f"options: {beside[0]} and {tokens} are given; the embeddings stand for the text, keep one"
+            )
+
+
+def _check_nets(pipeline: Pipeline, options: Mapping[str, Any]) -> None:
+    """Refuse pictures per row for several ControlNets, whose pipelines disagree on what a list of lists means."""
+    for name in PICTURES if _several(pipeline) else ():
+        listed = options.get(name)
+        if listed is not None and (not isinstance(listed, list | tuple) or max(map(_pictures, listed), default=0) > 1):
+            raise ConfigError(f"options: with several ControlNets, {name} is a list with one picture for each")
 
 
 def with_negative(options: Mapping[str, Any] | None, negative: str | Sequence[str] | None) -> dict[str, Any]:
@@ -93,22 +128,49 @@ def with_negative(options: Mapping[str, Any] | None, negative: str | Sequence[st
     return options | {"negative_prompt": negative}
 
 
-def options_of(options: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-    """The options for some rows; a text that all rows share stays alone."""
-    return {name: _texts(value, rows) if name in TEXTS else value for name, value in options.items()}
+def options_of(pipeline: Pipeline, options: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    """The options for some rows; a value that all rows share stays alone."""
+    shared = {name: value for name, value in options.items() if _held(pipeline, name, value) is None}
+    return {name: shared[name] if name in shared else _picked(value, rows) for name, value in options.items()}
 
 
 def spread(options: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """The options with one text per row, as pipelines want them beside a list of prompts."""
-    return {
-        name: [value] * count if name in TEXTS and isinstance(value, str) else value for name, value in options.items()
-    }
+    """The options with one text or embedding per row, as pipelines want them beside a list of prompts."""
+
+    def each(name: str, value: Any) -> Any:
+        if name in TEXTS and isinstance(value, str):
+            return [value] * count
+        if name in EMBEDDINGS and value is not None and len(value) == 1:
+            return value.expand(count, *value.shape[1:])
+        return value
+
+    return {name: each(name, value) for name, value in options.items()}
 
 
 def texts_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a pipeline call that carry its texts, each with one entry per row."""
-    return {name: value for name in ("prompt", *TEXTS) if (value := arguments.get(name)) is not None}
+    return {name: value for name in ("prompt", *TEXTS, *EMBEDDINGS) if (value := arguments.get(name)) is not None}
 
 
-def _texts(value: Any, rows: Sequence[int]) -> Any:
-    return value if isinstance(value, str | None) else [value[row] for row in rows]
+def _held(pipeline: Pipeline, name: str, value: Any) -> int | None:
+    """How many rows an option has values for; ``None`` if one serves every row."""
+    if name in TEXTS:
+        return None if isinstance(value, str | None) else len(value)
+    if value is None or name not in (*EMBEDDINGS, *PICTURES) or (name in PICTURES and _several(pipeline)):
+        return None
+    rows = _pictures(value) if name in PICTURES else len(value)
+    return None if rows == 1 else rows
+
+
+def _pictures(value: Any) -> int:
+    """How many pictures there are: one, a list of them, or a tensor or array with a row axis."""
+    return len(value) if isinstance(value, list | tuple) or getattr(value, "ndim", 3) == 4 else 1
+
+
+def _several(pipeline: Pipeline) -> bool:
+    """Whether the pipeline has several ControlNets, which take a list with a picture for each."""
+    return hasattr(getattr(pipeline, "controlnet", None), "nets")
+
+
+def _picked(value: Any, rows: Sequence[int]) -> Any:
+    return [value[row] for row in rows] if isinstance(value, list | tuple) else value[list(rows)]

@@ -21,7 +21,7 @@ from t2iprobe.core.engine import Engine
 from t2iprobe.core.errors import T2IProbeError
 from t2iprobe.core.interventions import Intervention
 from t2iprobe.core.names import counted
-from t2iprobe.core.noise import own_noise
+from t2iprobe.core.noise import own_noise, own_posterior
 from t2iprobe.core.shadow import shadowed
 from t2iprobe.core.sites import Sites
 
@@ -156,6 +156,7 @@ class Batches:
             stack.enter_context(torch.no_grad())
             stack.enter_context(own_noise(pipeline.scheduler, generators, pipeline._execution_device))
             if (vae := getattr(pipeline, "vae", None)) is not None:
+                stack.enter_context(own_posterior(vae, generators))
                 stack.enter_context(shadowed(vae, "decode", self._decoding(vae.decode, generators)))
             yield
 

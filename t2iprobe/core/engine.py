@@ -270,7 +270,7 @@ def _bind(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 
 
 def _replace(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str, value: Tensor
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str, value: Any
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if name in kwargs:
         return args, kwargs | {name: value}
@@ -287,7 +287,10 @@ def _hook(denoiser: nn.Module, site: Site, visit: Callable[[Tensor], Tensor | No
         value = _bind(module, args, kwargs).get(name)
         if value is None:
             raise HookError(f"{site.name}: {type(module).__name__} got no argument {name!r} in this call")
-        new = visit(value)
+        if not isinstance(value, tuple):
+            new: Any = visit(value)
+        else:  # an IP-Adapter's pictures are handed on beside the text
+            new = None if (text := visit(value[0])) is None else (text, *value[1:])
         return None if new is None else _replace(module, args, kwargs, name, new)
 
     def after(module: nn.Module, args: Any, output: Any) -> Any:

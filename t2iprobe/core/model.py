@@ -36,14 +36,16 @@ class Generation:
     """What to generate: one row per prompt and seed.
 
     Args:
-        prompts: one per row.
+        prompts: one per row; empty where ``options`` has ``prompt_embeds`` (and ``pooled_prompt_embeds``) instead.
         seeds: one per row; rows with equal seeds start from (and, with stochastic samplers, keep getting) equal noise.
         num_steps, guidance, height, width: ``None`` takes the model's default.
-        options: further arguments of the pipeline call, the same for every row; prompts among them may be one per row.
+        options: further arguments of the pipeline call, the same for every row; prompts, embeddings and the pictures
+            for a ControlNet may be one per row.
         latents: (row, ...) initial latents instead of noise, such as the result of an inversion.
 
     Raises:
-        ConfigError: the numbers of prompts, seeds and latents differ, or a number is invalid.
+        ConfigError: the numbers of prompts, seeds and latents differ, there are both prompts and embeddings or neither,
+            or a number is invalid.
     """
 
     prompts: tuple[str, ...]
@@ -59,10 +61,14 @@ class Generation:
         prompts: Any = self.prompts  # callers without types may pass anything
         if isinstance(prompts, str):
             raise ConfigError(f"a generation takes a tuple of prompts, found a single one: write ({prompts!r},)")
+        if self.options.get("prompt_embeds") is not None:
+            if any(self.prompts):
+                raise ConfigError("a row is made from a prompt or from prompt_embeds; give one of them")
+            object.__setattr__(self, "prompts", self.prompts or ("",) * len(self.seeds))
         if len(self.prompts) != len(self.seeds):
             raise ConfigError(f"{len(self.prompts)} prompts and {len(self.seeds)} seeds; each row needs one of each")
         if not self.prompts:
-            raise ConfigError("a generation needs at least one prompt")
+            raise ConfigError("a generation needs at least one prompt, or prompt_embeds among its options")
         if self.latents is not None and len(self.latents) != len(self.prompts):
             raise ConfigError(
                 f"{len(self.prompts)} prompts start from {len(self.latents)} rows of latents; pass one row per prompt"
@@ -198,21 +204,27 @@ class Model:
 
     def generation(
         self,
-        prompts: str | Sequence[str],
+        prompts: str | Sequence[str] | None,
         seed: int | Sequence[int] = 0,
         *,
         negative_prompt: str | Sequence[str] | None = None,
         options: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> Generation:
-        """A :class:`Generation`; one seed (and one negative prompt) serves every prompt, or there is one each."""
+        """A :class:`Generation`; one seed (and one negative prompt) serves every prompt, or there is one each.
+
+        Without prompts, ``options`` has their embeddings.
+        """
+        if prompts is None:
+            embeddings = (options or {}).get("prompt_embeds")
+            prompts = [""] * (0 if embeddings is None else len(embeddings))
         listed = (prompts,) if isinstance(prompts, str) else tuple(prompts)
         seeds = tuple(seed) if isinstance(seed, Iterable) else (seed,) * len(listed)
         return Generation(listed, seeds, options=with_negative(options, negative_prompt), **settings)
 
     def run(
         self,
-        prompts: str | Sequence[str] | Generation,
+        prompts: str | Sequence[str] | Generation | None = None,
         *,
         seed: int | Sequence[int] | None = None,
         num_steps: int | None = None,
@@ -234,11 +246,13 @@ class Model:
         """Generate, keeping and editing activations on the way.
 
         Args:
-            prompts: a prompt, a list of prompts (one per row), or a :class:`Generation`, which has all other settings.
+            prompts: a prompt, a list of prompts (one per row), or a :class:`Generation`, which has all other settings;
+                nothing if ``options`` has their embeddings.
             seed: seed of the noise, one for all rows or one per row; default 0.
             num_steps, guidance, height, width: default the model's own; sides in pixels.
             negative_prompt: what guidance leads away from, one for all rows or one per row; default nothing.
-            options: further arguments of the pipeline call, such as ``{"clip_skip": 1}``.
+            options: further arguments of the pipeline call, such as ``{"clip_skip": 1}``; ``prompt_embeds`` (and
+                ``pooled_prompt_embeds``, where the pipeline takes it) in place of prompts; ``image`` for a ControlNet.
             latents: (row, ...) initial latents instead of noise.
             cache: sites to keep (names or patterns).
             patch: a cache or store whose activations replace those of the run at all of its sites: row i takes row i,
@@ -285,6 +299,9 @@ class Model:
         """:meth:`run` of a generation and a list of edits; a subclass overrides it."""
         count = len(generation.prompts)
         check_options(self.pipeline, generation.options, count)
+        for names_of in self.adapter.needed_options(self.pipeline):
+            if not any(generation.options.get(name) is not None for name in names_of):
+                raise ConfigError(f"{type(self.pipeline).__name__} needs {names_of[0]}: options={{{names_of[0]!r}: …}}")
         self._check_negative(generation)
         self._check_truncation(generation)
         self.picture_size({"height": generation.height, "width": generation.width})
@@ -318,6 +335,8 @@ class Model:
                     "pass the prompts instead"
                 )
             return prompts
+        if prompts is None:
+            return self.generation(None, **settings)
         listed = [prompts] if isinstance(prompts, str) or not isinstance(prompts, Iterable) else list(prompts)
         for prompt in listed:
             if not isinstance(prompt, str):
@@ -423,7 +442,8 @@ class Model:
     def _check_negative(self, generation: Generation) -> None:
         """Refuse a negative prompt that would have no effect."""
         settings = {"guidance": generation.guidance, "options": generation.options}
-        if any(filter(None, generation.options.get("negative_prompt") or ())) and self.guided(settings) == 1:
+        given = generation.options.get("negative_prompt") or (), generation.options.get("negative_prompt_embeds")
+        if (any(given[0]) or given[1] is not None) and self.guided(settings) == 1:
             raise ConfigError(
                 "a negative prompt works through classifier-free guidance, and this generation of "
                 f"{self.adapter.name} has none: raise the guidance scale above 1 (a model distilled with guidance has "
@@ -450,8 +470,12 @@ class Model:
         if generation.latents is not None:
             dtype = next(p.dtype for p in self.denoiser.parameters() if p.is_floating_point())
             given |= self.adapter.starting(self.pipeline, generation.latents[list(rows)].to(dtype))
-        options = spread(options_of(generation.options, rows), len(rows))
-        return {**self.adapter.inputs(self.pipeline, prompts), **given, **options, "generator": generators}
+        options = spread(options_of(self.pipeline, generation.options, rows), len(rows))
+        inputs = self.adapter.inputs(self.pipeline, prompts)
+        for name in ("prompt", "negative_prompt"):
+            if options.get(f"{name}_embeds") is not None:
+                inputs.pop(name, None)
+        return {**inputs, **given, **options, "generator": generators}
 
 
 def _check_rows(count: int, interventions: Sequence[Intervention], wanted: Sequence[int]) -> None:

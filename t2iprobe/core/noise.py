@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -36,6 +36,29 @@ def own_noise(scheduler: Any, generators: Sequence[torch.Generator], device: tor
     own_path = shadowed(scheduler, SEED, seeds) if SEED in vars(scheduler) else nullcontext()
     with own_path, shadowed(scheduler, "step", _seeded(scheduler, generators, device)):
         yield
+
+
+def own_posterior(vae: Any, generators: Sequence[torch.Generator]) -> AbstractContextManager[None]:
+    """Seed what the autoencoder draws when a picture is encoded during a run, such as one for a ControlNet.
+
+    SD3's pipeline passes no generator. Both halves of guidance get the same noise.
+    """
+    encode = vae.encode
+
+    @functools.wraps(encode)
+    def seeded(*args: Any, **kwargs: Any) -> Any:
+        result = encode(*args, **kwargs)
+        posterior: Any = result[0] if isinstance(result, tuple) else getattr(result, "latent_dist", None)
+        if (sample := getattr(posterior, "sample", None)) is not None:
+
+            def drawn(generator: Any = None) -> torch.Tensor:
+                seeds = [one.initial_seed() for one in generators] * (len(posterior.mean) // len(generators))
+                return sample(generator or [torch.Generator().manual_seed(seed) for seed in seeds])
+
+            posterior.sample = drawn
+        return result
+
+    return shadowed(vae, "encode", seeded)
 
 
 def _seeded(scheduler: Any, generators: Sequence[torch.Generator], device: torch.device) -> Callable[..., Any]:

@@ -33,7 +33,7 @@ def load_model(
     if named:
         check_offload(options)
     pipeline = plugins.load_pipeline(model, options) if named else model
-    adapter = (family(pipeline) if family else None) or plugins.adapter_for(type(pipeline).__name__)()
+    adapter = (family(pipeline) if family else None) or plugins.adapter_of(pipeline)()
     made = Model(pipeline, adapter, ref=model if named else "", defaults=sampling_defaults(pipeline))
     if named:
         _prepare(made, options)

@@ -274,6 +274,16 @@ class Plugins:
             )
         return adapters[serving[0]]
 
+    def adapter_of(self, pipeline: Pipeline) -> type[Adapter]:
+        """The adapter of a pipeline: that of its class, or of the nearest base class that is served.
+
+        Raises:
+            ModelError, ConfigError: as for :meth:`adapter_for`.
+        """
+        served = {name for adapter in self.adapters().values() for name in adapter.pipelines}
+        names = [kind.__name__ for kind in type(pipeline).__mro__]
+        return self.adapter_for(next((name for name in names if name in served), names[0]))
+
     def load_pipeline(self, ref: str, options: LoadOptions) -> Pipeline:
         """The pipeline that ``ref`` means, from the first plugin that knows it.
 

@@ -156,6 +156,13 @@ class Adapter(ABC):
         """Arguments of the pipeline call that carry the prompts."""
         return {"prompt": list(prompts)}
 
+    def needed_options(self, pipeline: Pipeline) -> list[tuple[str, ...]]:
+        """Arguments of the pipeline call without which it cannot draw; of each entry one suffices."""
+        if getattr(pipeline, "controlnet", None) is None:
+            return []
+        parameters = inspect.signature(type(pipeline).__call__).parameters
+        return [("control_image" if "control_image" in parameters else "image",)]
+
     def branches(self, pipeline: Pipeline, call: int, ratio: int) -> tuple[Branch, ...]:
         """The branches that a denoiser call carries, in batch order.
 

@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import Tensor
 
-from t2iprobe.core.arguments import TEXTS
+from t2iprobe.core.arguments import EMBEDDINGS, TEXTS, options_of
 from t2iprobe.core.cache import Key
 from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError
@@ -130,9 +130,10 @@ def layout_of(
 def plan(model: Model, generation: Generation, layout: Layout) -> CapturePlan:
     """Measure the cost of the capture on a short generation, and choose the compression."""
     probe = CaptureProbe(layout)
-    short = _one_row(generation)
+    short = _one_row(model, generation)
     model.run(short, cache=[entry.name for entry in layout.entries], into=probe)
-    settings = {name: getattr(short, name) for name in ("guidance", "height", "width", "options")}
+    settings = {name: getattr(short, name) for name in ("guidance", "height", "width")}
+    settings["options"] = {name: value for name, value in short.options.items() if name not in EMBEDDINGS}
     raw = layout.rows * sum(size * _times(key, layout, model, generation) for key, size in probe.bytes_a_row.items())
     cost = model.probe(settings, rows=min(4, layout.batch))
     calls = model.evaluations(generation.num_steps) * model.guided(settings)
@@ -144,15 +145,16 @@ def plan(model: Model, generation: Generation, layout: Layout) -> CapturePlan:
     return CapturePlan(plan, raw, stored, max(seconds, packing), layout.rows * calls, tuple(probe.dtypes))
 
 
-def _one_row(generation: Generation) -> Generation:
+def _one_row(model: Model, generation: Generation) -> Generation:
     """The first row of a generation, with two steps; a text among its options then serves any number of rows."""
-    several = {name for name in TEXTS if isinstance(generation.options.get(name), list | tuple)}
+    first = options_of(model.pipeline, generation.options, [0])
+    several = {name for name in TEXTS if isinstance(first.get(name), list)}
     return replace(
         generation,
         prompts=generation.prompts[:1],
         seeds=generation.seeds[:1],
         num_steps=2,
-        options={name: value[0] if name in several else value for name, value in generation.options.items()},
+        options={name: value[0] if name in several else value for name, value in first.items()},
         latents=None if generation.latents is None else generation.latents[:1],
     )
 

@@ -189,5 +189,5 @@ def _load(ref: str, device: str | None, plugins: Plugins) -> tuple[Model, Plant,
     folder = weight_files.folder_of(ref)
     card = weight_files.read_card(folder)
     pipeline = weight_files.read(folder, LoadOptions(device))
-    adapter = plugins.adapter_for(type(pipeline).__name__)()
+    adapter = plugins.adapter_of(pipeline)()
     return Model(pipeline, adapter, ref=ref, defaults=card["sampling"]), parse_plant(card["plant"]), folder

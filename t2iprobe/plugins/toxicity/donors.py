@@ -98,7 +98,7 @@ class Donation:
             rows=tuple(rewrites),
         )
         if self.donor == "row":
-            longer, donors = beside(generation, rewrites)
+            longer, donors = beside(self.model, generation, rewrites)
             sites = [name for layer in self.layers for name in self.model.text_sites(layer).names]
             yield longer, [patch(donors, sites, scope=scope)]
         elif self.donor == "inject":
@@ -112,10 +112,11 @@ class Donation:
             stream.check()
 
 
-def beside(generation: Generation, prompts: Mapping[int, str]) -> tuple[Generation, dict[int, int]]:
+def beside(model: Model, generation: Generation, prompts: Mapping[int, str]) -> tuple[Generation, dict[int, int]]:
     """The generation with an extra row for every prompt, and a map from each row to its extra one.
 
     Args:
+        model: the model.
         generation: the generation.
         prompts: maps a row to the prompt of its extra row, which has the same noise.
     """
@@ -125,7 +126,7 @@ def beside(generation: Generation, prompts: Mapping[int, str]) -> tuple[Generati
         generation,
         prompts=(*generation.prompts, *prompts.values()),
         seeds=tuple(generation.seeds[row] for row in taken),
-        options=options_of(generation.options, taken),
+        options=options_of(model.pipeline, generation.options, taken),
         latents=None if generation.latents is None else generation.latents[taken],
     )
     return longer, {row: count + place for place, row in enumerate(prompts)}

@@ -138,7 +138,7 @@ def safe_latent(setup: Setup, preset: str) -> GuardMethod:
 
     def draw(cases: Sequence[Case], **run: Any) -> Run:
         concepts = {row: setup.concept.replace(WORD, case.word) for row, case in enumerate(cases)}
-        longer, companions = beside(setup.generation(cases), concepts)
+        longer, companions = beside(setup.model, setup.generation(cases), concepts)
         edits = latent.interventions(setup.model, companions, latent.PRESETS[preset], setup.settings.get("num_steps"))
         return latent.opened(setup.model).run(longer, interventions=edits, **run)
 
