@@ -73,7 +73,8 @@ def test_patch_writes_a_whole_run_and_shows_it_again(call: Call, folder: str, tm
     names = {path.name for path in run.iterdir()}
     files = {
         "contact_sheet.png",
-        "layers.png",
+        "plot.png",
+        "report.html",
         "manifest.json",
         "checksums.json",
         "result.json",

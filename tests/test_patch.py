@@ -28,8 +28,8 @@ from t2iprobe.core.study.result import StudyResult, layers_found
 from t2iprobe.core.study.stored_results import StoredResults
 from t2iprobe.core.trials import Space, Trial
 from t2iprobe.plugins.localization.exhaustive import Exhaustive
-from t2iprobe.plugins.localization.output import ANSWER
 from t2iprobe.plugins.localization.single import Single
+from t2iprobe.report.folder import ANSWER, PLACES
 from t2iprobe.simulation import Additive, Simulation, simulated
 
 Call = Callable[..., tuple[int, str, str]]
@@ -189,7 +189,8 @@ def test_it_goes_on_after_an_interruption(call: Call, monkeypatch: pytest.Monkey
     assert code == 0 and "plan: 2 pairs × 3 trials" in err, err
     assert [one.pop("run") for one in (plain, answer)] == ["plain", "run"]
     for one in (plain, answer):
-        one.pop("seconds")
+        for key in ("seconds", *PLACES):
+            one.pop(key)
     assert answer == plain
     assert same_pictures(tmp_path / "run", tmp_path / "plain")
 
@@ -219,7 +220,7 @@ def test_what_was_cut_off_while_it_was_drawn_is_drawn_again(
     code, out, err = call("--out", "run")
     assert code == 0 and "already" in err and not loads
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    files = {"contact_sheet.png", "layers.png", "manifest.json", "checksums.json", "result.json"}
+    files = {"contact_sheet.png", "plot.png", "report.html", "manifest.json", "checksums.json", "result.json"}
     assert names == files | {"study.zarr", "images"}
 
 

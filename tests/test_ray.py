@@ -149,5 +149,5 @@ def test_the_command_on_two_workers_one_of_them_killed_finds_what_one_process_fi
     assert outcome.exit_code == 0, outcome.output
     assert len(killed) == 1 and not alive(killed[0])
     local = CliRunner().invoke(build(), [*run, str(tmp_path / "local")])
-    assert local.exit_code == 0 and json.loads(local.stdout)["finding"] == json.loads(outcome.stdout)["finding"]
+    assert local.exit_code == 0 and json.loads(local.stdout)["sentence"] == json.loads(outcome.stdout)["sentence"]
     same(StudyResult.open(tmp_path / "ray"), StudyResult.open(tmp_path / "local"))

@@ -562,8 +562,10 @@ def test_a_study_from_its_file(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_
     assert code == 0 and (json.loads(out)["state"], json.loads(out)["answers"]) == ("interrupted", 5)
     code, out, _ = call(["resume", "runs/words", "--format", "json"])
     answer = json.loads(out)
-    assert (code, answer["state"], answer["answers"]) == (0, "finished", 10)
-    assert answer["finding"]["sentence"] and len(answer["ranking"]) == 3
+    assert code == 0 and answer["sentence"] and len(answer["ranking"]) == len(answer["best"]) == 3
+    assert json.loads(Path("runs/words/result.json").read_text()) == answer
+    code, out, _ = call(["status", "runs/words", "--format", "json"])
+    assert (json.loads(out)["state"], json.loads(out)["answers"]) == ("finished", 10)
     code, out, err = call(["run", "words.toml", "--format", "json"])
     assert code == 0 and json.loads(out) == answer and "already" in err
     (tmp_path / "words.toml").write_text((tmp_path / "words.toml").read_text() + "guidance = 2.0\n")

@@ -15,6 +15,7 @@ from t2iprobe.core.pictures import opened
 from t2iprobe.core.runs.checksums import read_json
 from t2iprobe.registry.frames import framed
 from t2iprobe.registry.results import Result
+from t2iprobe.report.folder import ANSWER, PAGE, SHEET
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -64,7 +65,7 @@ class Outcome:
         Raises:
             ConfigError: this command, or this run, leaves no report.
         """
-        page = self.path / "report.html"
+        page = self.path / PAGE
         if not page.is_file():
             hint = f"; `t2iprobe {self.reporter} {self.path}` writes one" if self.reporter else ""
             raise ConfigError(f"{self.path} has no report{hint}")
@@ -77,12 +78,12 @@ class EditResult(Result):
     @cached_property
     def answer(self) -> dict[str, Any]:
         """What the command prints with ``--format json``."""
-        return read_json(self.path / "result.json")
+        return read_json(self.path / ANSWER)
 
     @property
     def sheet(self) -> Image:
         """The contact sheet: source, clean target and every edit, with one row per pair."""
-        return opened(self.path / "contact_sheet.png")
+        return opened(self.path / SHEET)
 
     def compared(self) -> DataFrame:
         """One row per method: what is read, and what changed outside the text; scores are [mean, low, high].

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from t2iprobe.core.contracts.metric import Aggregate, Metric, Reader
     from t2iprobe.core.load_options import Embedded, LoadOptions
     from t2iprobe.core.study.result import StudyResult
+    from t2iprobe.report.folder import View
     from t2iprobe.report.sections import Section
 
 PROJECT = "t2iprobe"
@@ -140,6 +141,18 @@ def t2iprobe_register_executors() -> list[type[Executor]]:  # type: ignore[empty
     """Places where studies can run, for ``t2iprobe study run --executor NAME``.
 
     Each class has a ``name`` that no other executor has; ``local`` is taken.
+    """
+
+
+@hookspec
+def t2iprobe_register_runs() -> dict[str, View]:  # type: ignore[empty-body]
+    """What is looked at in the run folders of a plugin's commands, by the kind of run.
+
+    The kind is the localizer's name, ``settings["command"]`` or the ``kind`` of the
+    :class:`~t2iprobe.core.runs.engine.RunDefinition`. Each value is a function of the folder and the session's
+    :class:`~t2iprobe.registry.manager.Plugins` that returns a :class:`~t2iprobe.report.folder.RunView`, which is
+    written after the run, and again by ``t2iprobe report``; there may be no model in the process. A study needs none:
+    what it shows is made from its finding.
     """
 
 

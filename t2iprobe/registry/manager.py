@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from t2iprobe.core.pairs import Pair
     from t2iprobe.core.scoring import Scorer
     from t2iprobe.core.study.result import StudyResult
-    from t2iprobe.report.sections import Page, Section
+    from t2iprobe.report.folder import RunView
+    from t2iprobe.report.sections import Section
 
 #: the bundled plugins; each module is light and imports what it needs inside its hook functions
 BUILTIN = (
@@ -317,17 +318,47 @@ class Plugins:
 
         return load_pairs(ref, limit, seed, concept, self)
 
-    def write_report(self, result: StudyResult) -> Path:
-        """Draw the report of a study into its folder."""
-        from t2iprobe.report.page import write_report
+    def view(self, path: Path) -> RunView:
+        """What the run in a folder shows, made from the folder alone, finished or not.
 
-        return write_report(result, self)
+        Raises:
+            ConfigError: there is no run, or one of a kind that no plugin shows.
+            DamagedError: what is in the folder is not what such a run leaves.
+        """
+        from t2iprobe.core.runs.files import understood
+        from t2iprobe.core.runs.runfolder import read_manifest
+        from t2iprobe.core.runs.status import kind_of
+        from t2iprobe.core.study.result import StudyResult
+        from t2iprobe.report.studies import study_view
 
-    def write_page(self, page: Page, out: Path) -> Path:
-        """Draw a report that does not belong to a study."""
-        from t2iprobe.report.page import write_page
+        manifest = read_manifest(path)
+        answers = self._ask("t2iprobe_register_runs")
+        kinds = _unique("kind of run", ((plugin, *item) for plugin, found in answers for item in found.items()))
+        kind = kind_of(manifest)
+        if kind not in kinds and "localizer" not in manifest["settings"]:
+            raise ConfigError(f"{path} is a run of {kind or 'an unknown command'}, and no plugin here shows such a run")
+        with understood(str(path)):
+            return kinds[kind](path, self) if kind in kinds else study_view(StudyResult.open(path), self)
 
-        return write_page(page, out)
+    def show(self, path: Path) -> dict[str, Any]:
+        """Write what is looked at in a run folder, see :mod:`t2iprobe.report.folder`; returns the answer.
+
+        The answer of an unfinished run, which has a page only, is empty.
+        """
+        from t2iprobe.report.folder import write
+
+        return write(path, self.view(path)) or {}
+
+    def answer(self, path: Path, needs: Mapping[str, type] | None = None) -> dict[str, Any]:
+        """The answer of a finished run; it and the other files are made if they are not there yet.
+
+        Args:
+            path: the run folder.
+            needs: types of the values that the answer must have, by key.
+        """
+        from t2iprobe.report.folder import answer_in
+
+        return answer_in(path, needs) or self.show(path)
 
     def own_prompt_set(self, ref: str) -> str:
         """The prompt set that the model ``ref`` was made for."""

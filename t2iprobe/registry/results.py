@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from t2iprobe.core.contracts.localizer import WAY
+from t2iprobe.core.errors import ShapeError
 from t2iprobe.core.html import BarCell, paragraph, sheet, table
 from t2iprobe.core.names import counted
 from t2iprobe.core.pairs import Pair
-from t2iprobe.core.planted import planted_layers
 from t2iprobe.core.runs.runfolder import FINISHED
 from t2iprobe.core.statistics import Interval
 from t2iprobe.core.study.result import StudyResult
 from t2iprobe.core.trials import ranges
 from t2iprobe.registry.frames import framed, library
 from t2iprobe.registry.manager import Plugins
-from t2iprobe.report.figures import bar_plot
-from t2iprobe.report.page import write_report
+from t2iprobe.report.folder import PAGE, write_page
+from t2iprobe.report.studies import ranking_plot, stated_value
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -128,9 +128,7 @@ class Result(StudyResult):
         rows = []
         for layer, value in enumerate(finding.ranking):
             way = stated.get(str(layer))
-            exact = way is not None and unit == WAY and math.isclose(way.mean, value, rel_tol=1e-6, abs_tol=1e-9)
-            shown = way if exact and way else Interval(value, math.nan, math.nan)
-            rows.append(RankedLayer(layer, shown, way, layer in finding.layers))
+            rows.append(RankedLayer(layer, stated_value(value, way, unit), way, layer in finding.layers))
         return LayerRanking.of([one for one in rows if math.isfinite(one.value.mean)], unit)
 
     @cached_property
@@ -156,20 +154,9 @@ class Result(StudyResult):
         Raises:
             ShapeError: no layer was ranked.
         """
-        rows = sorted(self.ranking, key=lambda one: one.layer)
-        labels = [str(one.layer) for one in rows]
-        settings = self.manifest["settings"]
-        models = (plugins or Plugins()).models()
-        known = planted_layers(self.manifest.get("model", ""), self.asked[0].concept, models)
-        drawn = bar_plot(
-            labels,
-            [one.value if one.value.known else Interval(*[one.value.mean] * 3) for one in rows],
-            highlight=[str(one.layer) for one in rows if one.named],
-            planted=[str(layer) for layer in known or () if str(layer) in labels],
-            title=f"{self.manifest.get('model') or self.manifest['pipeline']}: {settings['localizer']['name']}",
-            ylabel=self.ranking.unit,
-        )
-        return drawn.convert("RGB")
+        if (drawn := ranking_plot(self, plugins or Plugins())) is None:
+            raise ShapeError(f"no layer was ranked in {self.path}, so there is nothing to plot")
+        return drawn
 
     def to_frame(self) -> DataFrame:
         """The scores, one row per trial and pair: ``trial``, ``layers``, ``pair``, prompts, words, seed and scores.
@@ -214,7 +201,11 @@ class Result(StudyResult):
             out: the file; default ``report.html`` in the study's folder.
             plugins: plugins whose sections are included; default all installed ones.
         """
-        return write_report(self, plugins or Plugins(), None if out is None else Path(out))
+        plugins = plugins or Plugins()
+        if out is not None:
+            return write_page(plugins.view(self.path).page, Path(out))
+        plugins.show(self.path)
+        return self.path / PAGE
 
     def _pictures(self) -> str:
         """Source, target and the patches of the first pair that has them, the named layers first."""

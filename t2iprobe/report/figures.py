@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -229,6 +229,37 @@ def dress(axes: Axes, title: str, x: str = "", y: str = "") -> None:
     axes.tick_params(colors=INK, length=3, labelsize=8.5)
 
 
+def dot_plot(
+    names: Sequence[str], panels: Mapping[str, Sequence[Interval | None]], highlight: Collection[str] = ()
+) -> Image.Image:
+    """Things compared by several measures: one panel per measure, one line per thing, with 95 % intervals.
+
+    Args:
+        names: the things, from top to bottom.
+        panels: by heading, one value per thing; ``None`` where it has none.
+        highlight: the things that are coloured.
+
+    Raises:
+        ShapeError: a panel does not have one value per thing.
+    """
+    if wrong := next((title for title, values in panels.items() if len(values) != len(names)), None):
+        raise ShapeError(f"panel {wrong!r} has {len(panels[wrong])} values for {len(names)} names")
+    figure, places = canvas(len(panels), most=3, height=1.4 + 0.3 * len(names))
+    for number, (axes, (title, values)) in enumerate(zip(places, panels.items(), strict=True)):
+        dress(axes, title)
+        for line, (name, value) in enumerate(zip(names, values, strict=True)):
+            if value is not None:
+                colour = FOUND if name in highlight else OTHER
+                below, above = ([max(0.0, gap)] for gap in (value.mean - value.low, value.high - value.mean))
+                ends = [below, above] if value.known else None
+                axes.errorbar(value.mean, line, xerr=ends, fmt="o", color=colour, capsize=3, markersize=6)
+        axes.set_yticks(range(len(names)), names if number % 3 == 0 else [""] * len(names))
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.margins(x=0.12)
+        axes.locator_params(axis="x", nbins=4)
+    return drawn(figure)
+
+
 def bar_plot(
     layers: Sequence[str],
     target: Sequence[Interval],
@@ -238,6 +269,7 @@ def bar_plot(
     planted: Collection[str] = (),
     title: str = "",
     ylabel: str = "score",
+    xlabel: str = "layer, in forward order",
 ) -> Image.Image:
     """A bar plot with one bar per layer.
 
@@ -248,7 +280,7 @@ def bar_plot(
         highlight: the found layers, whose bars are coloured.
         planted: the planted layers, if the ground truth is known; marked below the axis.
         title: title of the plot.
-        ylabel: name of the score.
+        ylabel, xlabel: names of the score and of what has bars.
 
     Raises:
         ShapeError: there is not one score per layer.
@@ -266,7 +298,8 @@ def bar_plot(
         _points(axes, source)
     _mark_planted(axes, layers, planted)
     _dress(axes, layers)
-    axes.set_ylabel(ylabel, color=INK)
+    axes.set_xlabel(xlabel, color=INK)
+    axes.set_ylabel(wrapped(ylabel, 40), color=INK)
     axes.set_title(title, loc="left", color=INK, fontsize=11)
     figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8.5, columnspacing=1.4)
     raw = io.BytesIO()
@@ -307,7 +340,6 @@ def _dress(axes: Axes, layers: Sequence[str]) -> None:
     ticks = list(range(0, len(layers), step))
     axes.set_xticks(ticks, [layers[index] for index in ticks], rotation=90 if long else 0, fontsize=8.5)
     axes.set_xlim(-0.7, len(layers) - 0.3)
-    axes.set_xlabel("layer, in forward order", color=INK)
     axes.set_ylim(bottom=min(0.0, axes.dataLim.y0))
     axes.grid(axis="y", color="#e9ecef", linewidth=0.8)
     axes.set_axisbelow(True)

@@ -1,4 +1,4 @@
-"""The report of a study: :func:`write_report` reads it from the study's folder, with the sections of plugins."""
+"""The page of a run, :func:`page_of`, and that of a study, :func:`study_page`, with the sections of plugins."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from t2iprobe.core.evidence import evidence
 from t2iprobe.core.html import data_uri
 from t2iprobe.core.option_groups import CheckpointOptions, DeviceOptions
 from t2iprobe.core.planted import planted_layers
-from t2iprobe.core.runs.files import write
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.statistics import Interval
 from t2iprobe.core.trials import Trial, ranges, source, target
-from t2iprobe.report.render import render
 from t2iprobe.report.sections import Cell, Overlap, Page, PairView, ReportTable, Section, TrialView
 
 if TYPE_CHECKING:
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from t2iprobe.core.study.result import StudyResult
     from t2iprobe.registry.manager import Plugins
 
-NAME = "report.html"
 SITE = re.compile(r"blocks\.(?P<block>\d+)\.(?P<kind>\w+)\.(?P<port>\w+)")
 PAIRS = 8  # with pictures: few enough for a page that loads quickly
 #: settings of a run that other commands also take
@@ -43,17 +40,6 @@ OTHERS: tuple[tuple[str, list[str], str], ...] = (
     ("finetune", ["--data", "FOLDER"], "train a LoRA on these layers only"),
 )
 OF_PAIRS = frozenset({"limit", "held_out"})  # for pairs only: elsewhere ``--limit`` counts something else
-
-
-def write_report(result: StudyResult, plugins: Plugins, out: Path | None = None) -> Path:
-    """Write the page atomically, by default into the study's folder."""
-    return write_page(_page(result, plugins), out or result.path / NAME)
-
-
-def write_page(page: Page, out: Path) -> Path:
-    """Write a page atomically."""
-    write(out, render(page))
-    return out
 
 
 def page_of(
@@ -73,7 +59,7 @@ def page_of(
     return Page(title, sentence, sections, command, cost, provenance(manifest))
 
 
-def _page(result: StudyResult, plugins: Plugins) -> Page:
+def study_page(result: StudyResult, plugins: Plugins) -> Page:
     """The page of a study, finished or not; one that is not about layers has only the sections of plugins."""
     finding, manifest, sections = result.finding, result.manifest, plugins.report_sections(result)
     sentence = finding.sentence if finding else "This study is not finished; the results so far are shown."
@@ -83,7 +69,7 @@ def _page(result: StudyResult, plugins: Plugins) -> Page:
         return page
     rows = charted(result.trials, len(finding.ranking) if finding else 0)
     stated = finding.stated() if finding else {}
-    planted = planted_layers(*_subject(result), plugins.models()) or ()
+    planted = planted_layers(*subject(result), plugins.models()) or ()
     shown = [trial_view(result, trial, finding.layers if finding else (), planted, stated) for trial in rows]
     return replace(
         page,
@@ -191,7 +177,7 @@ def provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(value) for key, value in facts.items() if value}
 
 
-def _subject(result: StudyResult) -> tuple[str, str]:
+def subject(result: StudyResult) -> tuple[str, str]:
     """The model's name, empty if it has none, and the concept."""
     asked = result.manifest.get("arguments", {}).get("question", {})
     pairs = result.manifest["settings"]["pairs"]
@@ -208,7 +194,7 @@ def _again(asked: Mapping[str, Any], path: Path) -> str:
 
 def next_steps(result: StudyResult, plugins: Plugins) -> list[tuple[str, str]]:
     """Follow-up commands for the found layers, among those that are installed, each with what it does."""
-    run, (ref, concept), finding = str(result.path), _subject(result), result.finding
+    run, (ref, concept), finding = str(result.path), subject(result), result.finding
     found = finding.layers if finding else ()
     carried = _carried(result.manifest.get("arguments", {}))
     steps = [(["study", "status", run], "the study in numbers")]

@@ -1,4 +1,4 @@
-"""``t2iprobe report``: a study's answer with its pictures, as one HTML file."""
+"""``t2iprobe report``: makes what is looked at in a run folder again."""
 
 from __future__ import annotations
 
@@ -17,21 +17,27 @@ class ReportOptions(PrintOptions):
     """The options of ``t2iprobe report``."""
 
     panel: ClassVar[str] = "Run"
-    path: Path = option(help="Run folder of a study, finished or not.", argument=True)
-    out: Path | None = option(None, help="Where to write it; default report.html in the run folder.")
+    path: Path = option(help="Run folder of any command, finished or not.", argument=True)
+    out: Path | None = option(
+        None, help="Write only the page, to this file; default report.html and all the rest in the run folder."
+    )
 
 
 @takes(ReportOptions)
 def report(options: ReportOptions, context: typer.Context) -> None:
-    """Make the report of a study again, from what is in its folder; the model is not needed.
+    """Make report.html, contact_sheet.png, plot.png and result.json of a run again; the model is not needed.
+
+    Of a run that is not finished it makes the page, with what there is so far.
 
     Example: t2iprobe report runs/localize-tiny-sd3-text-adaptive
     """
-    from t2iprobe.registry.results import Result
+    from t2iprobe.report.folder import PAGE, write, write_page
 
-    result = Result.open(options.path)
-    page = result.report(options.out, context.obj)
-    sentence = result.finding.sentence if result.finding else "not finished"
+    view = context.obj.view(options.path)
+    if options.out is None:
+        write(options.path, view)
+    page = options.path / PAGE if options.out is None else write_page(view.page, options.out)
+    sentence = view.page.sentence if view.answer is not None else "not finished"
     if options.format is Format.json:
         print_json({"report": str(page), "sentence": sentence})
     else:

@@ -23,6 +23,7 @@ from t2iprobe.plugins.localization.options import SearchOptions, question
 if TYPE_CHECKING:
     from t2iprobe.core.runs.status import State
     from t2iprobe.core.study.result import StudyResult
+    from t2iprobe.registry.manager import Plugins
 
 app = typer.Typer(
     help="Run a localization over many pairs, interrupt it and resume it: every score is kept as it is measured.",
@@ -110,7 +111,8 @@ def run(options: StudyRunOptions, context: typer.Context) -> None:
         return
     path = options.out or (Path(study.out) if study.out else RUNS / options.file.stem)
     full = question(study, context.obj)
-    _print(start(context.obj, full, path, options, announce, typed(context), arch=study.arch), options.format)
+    result = start(context.obj, full, path, options, announce, typed(context), arch=study.arch)
+    _print(result, context.obj, options.format)
 
 
 @app.command()
@@ -130,7 +132,8 @@ def resume(options: ResumeOptions, context: typer.Context) -> None:
     if arguments.get("question") is None:
         raise ConfigError(f"{path} does not contain what it needs to be resumed; run the command that started it again")
     study = Question.from_table(arguments["question"], str(path / runfolder.MANIFEST))
-    _print(start(context.obj, study, path, options, announce, arguments.get("command", ())), options.format)
+    result = start(context.obj, study, path, options, announce, arguments.get("command", ()))
+    _print(result, context.obj, options.format)
 
 
 @app.command()
@@ -233,26 +236,16 @@ def _counts(path: Path, settings: Mapping[str, Any]) -> dict[str, int | None]:
     return {"pairs": len(result.pairs), "trials": len(result.trials), "answers": result.answers}
 
 
-def _print(result: StudyResult, format: Format) -> None:
-    from t2iprobe.core.runs.status import state_of
-    from t2iprobe.core.study.result import finding_as_json
-
-    ranked = result.ranked(5)
-    answer = _said(state_of(result.path))
+def _print(result: StudyResult, plugins: Plugins, format: Format) -> None:
+    answer = plugins.answer(result.path)
     if format is Format.json:
-        best = [
-            {"trial": one.trial.label, "sites": list(one.trial.sites), "layers": list(one.trial.layers),
-             "score": one.score.plain(), "pairs": one.pairs, "clusters": one.clusters}
-            for one in ranked
-        ]  # fmt: skip
-        finding = finding_as_json(result.finding) if result.finding else None
-        print_json({**answer, "finding": finding, "score": result.rank, "ranking": best})
+        print_json(answer)
         return
     rows = []
-    for one in ranked:
+    for one in result.ranked(5):
         mean, _, bounds = one.score.said(2).partition(" ")
         rows.append((one.trial.label, mean, bounds, one.pairs, one.clusters))
     title = f"ranking: the {len(rows)} trials that scored best; what is significant is said below"
     print_table(("trial", result.rank, "95 % CI", "pairs", "prompts"), rows, title)
     answers.print(answer["sentence"], style="bold")
-    tell(f"{counted(answer['answers'], 'answer')} in {answer['path']}; with pictures: t2iprobe report {answer['path']}")
+    tell(f"{counted(result.answers, 'answer')} in {result.path}. Report with pictures: {answer['report']}")

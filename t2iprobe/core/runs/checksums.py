@@ -7,8 +7,8 @@
     sealed    what else lay there when a session ended, see :func:`seal`; forgotten when the next one begins
 
 Chunks of Zarr stores have checksums of their own. Files that change in between carry their checksum inside, see
-:func:`signed`. HTML pages have none, because nothing reads them back. If a folder has no ``checksums.json`` (a run of
-an earlier version), nothing is compared.
+:func:`signed`. A changed HTML page is noticed, but it stops nothing, because nothing reads it back. If a folder has no
+``checksums.json`` (a run of an earlier version), nothing is compared.
 """
 
 from __future__ import annotations
@@ -31,8 +31,12 @@ AGAIN = "delete {} and run it again"
 INSTEAD = {  # advice in place of AGAIN, for files that a run can do without
     CHECKSUMS: "delete it, and files are taken as they are",
     "progress.json": "delete it, and the run goes on without knowing what it took before",
+    **dict.fromkeys(
+        ("report.html", "contact_sheet.png", "plot.png"), "delete it: `t2iprobe report` makes it again from the run"
+    ),
 }
 SIGNED = ("manifest.json", "progress.json")  # files that carry their own checksum
+WRITTEN = ".html"  # ending of files that are written anew, and never read
 UP = 6  # folders of a run are at most this deep
 BLOCK = 1 << 20
 
@@ -89,10 +93,12 @@ def unseal(folder: Path) -> None:
         DamagedError: a file is not what was written.
     """
     for name, reason in damaged(folder):
-        raise _error(folder, name, reason)
+        if not name.endswith(WRITTEN):
+            raise _error(folder, name, reason)
     table = _table(folder)
-    if table["sealed"]:
-        _write(folder, {**table, "sealed": {}})
+    kept = {name: found for name, found in table["kept"].items() if not name.endswith(WRITTEN)}
+    if table["sealed"] or kept != table["kept"]:
+        _write(folder, {"kept": kept, "sealed": {}})
 
 
 @contextmanager
@@ -237,7 +243,7 @@ def _write(folder: Path, table: Table) -> None:
 def _files(folder: Path) -> Iterator[Path]:
     """The files that are compared: no links, no Zarr chunks, nothing that carries its own checksum."""
     for path in sorted(folder.iterdir()):
-        if path.is_symlink() or path.name in (LOCK, CHECKSUMS) or path.name.endswith((PARTS, ".html")):
+        if path.is_symlink() or path.name in (LOCK, CHECKSUMS) or path.name.endswith(PARTS):
             continue
         if path.is_dir():
             if path.suffix == ".zarr":

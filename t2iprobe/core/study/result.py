@@ -206,6 +206,10 @@ class StudyResult:
             raise ConfigError(f"no score {by!r} in {self.path}{near(by, names)}")
         return by if by in names else f"{by}_target"
 
+    def measured(self, trial: Trial) -> list[int]:
+        """Numbers of the pairs on which a trial was measured."""
+        return np.flatnonzero(np.isfinite(self._of(self.rank, trial.label))).tolist()
+
     def images(self, trial: str | Trial, pair: int) -> Image | None:
         """The picture of a trial; ``None`` if it was not made.
 

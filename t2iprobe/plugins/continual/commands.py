@@ -201,8 +201,9 @@ def _score(folder: Path, stream: TaskStream, made: list[TaskScorer], plugins: Pl
 
 def _finish(folder: Path, plugins: Plugins, *, weights: bool = False, against: Path | None = None) -> dict[str, Any]:
     from t2iprobe.plugins.continual.report import answer
+    from t2iprobe.report.folder import write_page
 
-    return answer(folder, plugins.write_page, weights=weights, against=against)
+    return answer(folder, write_page, weights=weights, against=against)
 
 
 def _stream_of_run(options: EvalOptions) -> StreamOptions:

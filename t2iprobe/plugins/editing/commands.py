@@ -72,11 +72,12 @@ def edit(options: EditOptions, context: typer.Context) -> None:
 def edited(options: EditOptions, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
     """Run the edit, resume it, or find it already done; returns the JSON object."""
     from t2iprobe.core.runs import runfolder
-    from t2iprobe.plugins.editing import report
+    from t2iprobe.core.runs.checksums import keep
     from t2iprobe.plugins.editing.job import prepared
+    from t2iprobe.plugins.editing.report import PHOTO
 
     path = options.out or Path("runs") / f"edit-{Path(reference(options.arch, options.model, plugins)).name}"
-    done = _finished(path, options)
+    done = _finished(path, options, plugins)
     if done is not None:
         say_finished(path)
         return done
@@ -86,15 +87,17 @@ def edited(options: EditOptions, plugins: Plugins, command: Sequence[str] = ()) 
         evaluations = sweep.model.evaluations(options.num_steps)
         announce = partial(_announce, sweep, path, options.yes)
         with watched("editing", evaluations, stop, announce) as callbacks:
-            return report.write(study.run(path, callbacks), sweep.picture, plugins)
+            study.run(path, callbacks)
+    if sweep.picture is not None:
+        keep(path, {PHOTO: sweep.picture})
+    return plugins.answer(path)
 
 
-def _finished(path: Path, options: EditOptions) -> dict[str, Any] | None:
+def _finished(path: Path, options: EditOptions, plugins: Plugins) -> dict[str, Any] | None:
     """The answer of a finished run of the same options, found without loading the model."""
     from t2iprobe.core.runs import runfolder
-    from t2iprobe.core.runs.checksums import read_json
     from t2iprobe.core.runs.provenance import portable
-    from t2iprobe.plugins.editing.report import ANSWER
+    from t2iprobe.report.folder import ANSWER
 
     if not (path / runfolder.MANIFEST).is_file() or not (path / ANSWER).is_file():
         return None
@@ -102,7 +105,7 @@ def _finished(path: Path, options: EditOptions) -> dict[str, Any] | None:
     old = manifest.get("arguments", {}).get("options")
     if manifest.get("state") != runfolder.FINISHED or old != portable(options.deciding):
         return None  # the study reports what differs
-    return read_json(path / ANSWER, {"methods": list, "sentence": str, "clusters": int, "report": str})
+    return plugins.answer(path, {"methods": list, "sentence": str, "clusters": int, "report": str})
 
 
 def _announce(sweep: EditSweep, path: Path, yes: bool, pairs: int, cost: Cost) -> None:

@@ -1,4 +1,4 @@
-"""Registers the editors, ``t2iprobe edit`` and its part of the report."""
+"""Registers the editors, ``t2iprobe edit`` and what its runs show."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     import typer
 
     from t2iprobe.core.contracts.editor import Editor
-    from t2iprobe.core.study.result import StudyResult
-    from t2iprobe.report.sections import Section
+    from t2iprobe.report.folder import View
 
 
 @hookimpl
@@ -33,8 +32,9 @@ def t2iprobe_register_commands() -> dict[str, typer.Typer]:
 
 
 @hookimpl
-def t2iprobe_report_sections(result: StudyResult) -> list[Section]:
-    """The table and the pictures of an edit run; nothing for another study."""
-    from t2iprobe.plugins.editing.report import sections
+def t2iprobe_register_runs() -> dict[str, View]:
+    """Runs of ``t2iprobe edit``."""
+    from t2iprobe.plugins.editing.comparison import EditComparison
+    from t2iprobe.plugins.editing.report import view
 
-    return list(sections(result))
+    return {EditComparison.name: view}

@@ -1,26 +1,30 @@
-"""What an edit run leaves behind: the JSON object, pictures, the contact sheet and its part of a report."""
+"""What an edit run shows: the JSON object, pictures, contact sheet, plot and page."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+from PIL.Image import Image
 
-from t2iprobe.core.pictures import opened
 from t2iprobe.core.runs import runfolder
-from t2iprobe.core.runs.checksums import check, keep
+from t2iprobe.core.statistics import Interval
 from t2iprobe.core.study.result import StudyResult, finding_as_json
-from t2iprobe.plugins.editing.comparison import SWAP, EditComparison, said
+from t2iprobe.plugins.editing.comparison import KEPT, SWAP, said
 from t2iprobe.plugins.editing.sweep import SECONDS, SOURCE, TARGET
+from t2iprobe.report.figures import CELL, cell_for, dot_plot, grid, thumbnail, wrapped
+from t2iprobe.report.folder import RunView, kept
+from t2iprobe.report.page import study_page
 from t2iprobe.report.sections import Cell, ReportTable, Section
 
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 SHEET_ROWS = 8
-SHEET, ANSWER, PICTURES, PAGE = "contact_sheet.png", "result.json", "pictures", "report.html"
+PICTURES, PHOTO = "pictures", "photo.png"
 #: scores in the report's table: name, column head, digits
 COLUMNS = (
     ("ocr_f1_target", "F1 to target", 2),
@@ -37,13 +41,25 @@ COLUMNS = (
 )
 
 
-def write(result: StudyResult, photo: Image.Image | None, plugins: Plugins) -> dict[str, Any]:
-    """Write what the run leaves besides its scores; returns the JSON object, which is written last as a mark."""
-    answer = answer_of(result)
-    _write_pictures(result, photo)
-    plugins.write_report(result)
-    keep(result.path, {ANSWER: answer})
-    return answer
+def view(path: Path, plugins: Plugins) -> RunView:
+    """What an edit run shows, finished or not."""
+    result = StudyResult.open(path)
+    page = study_page(result, plugins)
+    if result.finding is None:
+        return RunView(page)
+    photo = kept(path, PHOTO)
+    unedited = SOURCE if photo is None else "reconstruction"
+    names = {trial.label: {SOURCE: unedited, TARGET: SWAP}.get(trial.label, trial.label) for trial in result.trials}
+    sheet, plot = _sheet(result, photo, names), _plot(result)
+    drawn = [("source, clean target and edits", sheet), ("what is written, and what is kept", plot)]
+    page = replace(page, sections=[_section(result, drawn), *page.sections])
+
+    def before() -> None:
+        shutil.rmtree(path / PICTURES, ignore_errors=True)
+        pairs = range(len(result.manifest["settings"]["pairs"]))
+        runfolder.write_images(path, PICTURES, pairs, names, result.images)
+
+    return RunView(page, answer_of(result), sheet, plot, before)
 
 
 def answer_of(result: StudyResult) -> dict[str, Any]:
@@ -63,36 +79,35 @@ def answer_of(result: StudyResult) -> dict[str, Any]:
         "generation": settings["generation"],
         "denoiser_calls": result.manifest["spent"]["calls"],
         "denoiser_rows": result.manifest["spent"]["rows"],
-        "run": str(result.path),
-        "contact_sheet": str(result.path / SHEET),
-        "report": str(result.path / PAGE),
     }
 
 
-def _write_pictures(result: StudyResult, photo: Image.Image | None) -> None:
-    """Write the contact sheet, and every picture as PNG, next to the study's own files."""
-    from t2iprobe.report.figures import CELL, cell_for, grid, thumbnail, wrapped
-
-    named = {SOURCE: SOURCE if photo is None else "reconstruction", TARGET: SWAP}
-    names = {trial.label: named.get(trial.label, trial.label) for trial in result.trials}
-    pairs = result.manifest["settings"]["pairs"]
-    shutil.rmtree(result.path / PICTURES, ignore_errors=True)
-    runfolder.write_images(result.path, PICTURES, range(len(pairs)), names, result.images)
+def _sheet(result: StudyResult, photo: Image | None, names: Mapping[str, str]) -> Image:
+    """The contact sheet: one row per pair, one column per trial, by the names it has there."""
     first = {} if photo is None else {"photo": photo}
     rows, cell = [], CELL
-    for number, pair in enumerate(pairs[:SHEET_ROWS]):
+    for number, pair in enumerate(result.manifest["settings"]["pairs"][:SHEET_ROWS]):
         made = [image for label in names if (image := result.images(label, number)) is not None]
         cell = cell_for(made[0])
         rows.append(
             (wrapped(f"{pair[3]}\n→ {pair[4]}"), [thumbnail(image, cell) for image in [*first.values(), *made]])
         )
-    keep(result.path, {SHEET: grid([*first, *names.values()], rows, cell)})
+    return grid([*first, *names.values()], rows, cell)
 
 
-def sections(result: StudyResult) -> Iterator[Section]:
-    """The sections of a report, if the study is an edit run."""
-    if result.manifest["settings"].get("localizer", {}).get("name") != EditComparison.name or result.finding is None:
-        return
+def _plot(result: StudyResult) -> Image:
+    """Every method by what is read of the target, and by what is kept outside the text."""
+    assert result.finding is not None
+    rows = result.finding.details["methods"]
+    panels = {result.rank.replace("_", " "): result.rank, "share of the clean target's score": "share_of_clean"}
+    panels["SSIM to the unedited picture, outside the text"] = KEPT
+    values = {title: [Interval.of(row[name]) for row in rows] for title, name in panels.items()}
+    highlight = [row["method"] for row in rows if row["method"].startswith("localized")]
+    return dot_plot([row["method"] for row in rows], values, highlight)
+
+
+def _section(result: StudyResult, drawn: Sequence[tuple[str, Image]]) -> Section:
+    assert result.finding is not None
     rows = result.finding.details["methods"]
     shown = [one for one in COLUMNS if one[0] in rows[0]]
     heads = ["method", *(head for _, head, _ in shown)]
@@ -111,6 +126,4 @@ def sections(result: StudyResult) -> Iterator[Section]:
         f"pair; it covers {box} of the picture on average. Pictures are compared with the unedited one; prompt-swap is "
         "the clean target."
     )
-    path = result.path / SHEET
-    figures = [("source, clean target and edits", opened(check(path)))] if path.is_file() else []
-    yield Section("Text edits", text, ReportTable(heads, cells), figures=figures)
+    return Section("Text edits", text, ReportTable(heads, cells), figures=drawn)

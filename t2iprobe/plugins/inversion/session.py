@@ -36,6 +36,7 @@ from t2iprobe.plugins.inversion.paired import mean_of
 from t2iprobe.plugins.inversion.pictures import overview
 from t2iprobe.plugins.inversion.run import InversionCallbacks, InversionCost, InversionQuestion, InversionStudy
 from t2iprobe.plugins.inversion.sources import Source, folder, repeated
+from t2iprobe.report.folder import write_page
 from t2iprobe.report.page import page_of
 from t2iprobe.sampling import model_denoiser, sides, state_shape
 
@@ -211,7 +212,7 @@ def report_of(path: Path, plugins: Plugins) -> Path:
     sentence = sections.sentence(first) if "analysis" in found else first.get("sentence", "")
     manifest = runfolder.read_manifest(path)
     command = manifest.get("command", f"t2iprobe invert analyze {portable(path)}")
-    return plugins.write_page(page_of(manifest, "inversion", sentence, parts, command), path / "report.html")
+    return write_page(page_of(manifest, "inversion", sentence, parts, command), path / "report.html")
 
 
 def keep(path: Path, name: str, found: Mapping[str, Any], drawn: Mapping[str, Image.Image]) -> None:

@@ -86,27 +86,23 @@ def _planned(options: LocalizeOptions | PatchOptions, context: typer.Context) ->
 def localized(options: LocalizeOptions, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
     """Localize, or find it done; returns the JSON answer."""
     full = question(options, plugins)  # report wrong names before anything heavy is imported
-    from t2iprobe.plugins.localization import output
     from t2iprobe.plugins.localization.planning import announce
-    from t2iprobe.report.page import write_report
 
     path = options.out or RUNS / f"localize-{Path(full.model).name}-{options.concept}-{options.method}"
     _say_model(options, full.model, plugins)
-    result = start(plugins, full, path, ExecutionOptions(yes=options.yes), announce, command, arch=options.arch)
-    page = write_report(result, plugins)
-    return output.localized(result, full, plugins) | {"run": str(path), "report": str(page)}
+    start(plugins, full, path, ExecutionOptions(yes=options.yes), announce, command, arch=options.arch)
+    return plugins.answer(path)
 
 
 def patched(options: PatchOptions, plugins: Plugins, command: Sequence[str] = ()) -> dict[str, Any]:
     """Patch one layer at a time, or find it done; returns the JSON answer."""
     full = question(options, plugins)
-    from t2iprobe.plugins.localization import output
     from t2iprobe.plugins.localization.planning import announce_sweep
 
     path = options.out or RUNS / f"patch-{Path(full.model).name}-{options.concept}"
     _say_model(options, full.model, plugins)
-    result = start(plugins, full, path, ExecutionOptions(yes=options.yes), announce_sweep, command, arch=options.arch)
-    return output.patched(result, full, plugins) | {"run": str(path)}
+    start(plugins, full, path, ExecutionOptions(yes=options.yes), announce_sweep, command, arch=options.arch)
+    return plugins.answer(path)
 
 
 def _say_model(options: LocalizeOptions | PatchOptions, ref: str, plugins: Plugins) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from t2iprobe.core.contracts.localizer import Localizer
     from t2iprobe.core.study.result import StudyResult
+    from t2iprobe.report.folder import View
     from t2iprobe.report.sections import Section
 
 
@@ -31,6 +32,15 @@ def t2iprobe_register_commands() -> dict[str, typer.Typer]:
     from t2iprobe.plugins.localization.commands import localize_app, patch_app
 
     return {"patch": patch_app, "localize": localize_app}
+
+
+@hookimpl
+def t2iprobe_register_runs() -> dict[str, View]:
+    """Runs of ``t2iprobe patch``; those of all other localizers show what every study does."""
+    from t2iprobe.plugins.localization.output import patch_view
+    from t2iprobe.plugins.localization.single import Single
+
+    return {Single.name: patch_view}
 
 
 @hookimpl

@@ -41,6 +41,7 @@ from t2iprobe.plugins.toxicity.options import GuardBenchOptions
 from t2iprobe.plugins.toxicity.policy import Policy
 from t2iprobe.plugins.toxicity.session import REPORT, RESULT, SHEET, batch_of, finished, worked
 from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_lines
+from t2iprobe.report.folder import write_page
 
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
@@ -177,7 +178,7 @@ def benchmark(options: GuardBenchOptions, plugins: Plugins, command: Sequence[st
             "sentence": report.sentence(rows, cases),
         }
         sheet = report.sheet(list(methods), cases, gallery, full.show_words)
-        plugins.write_page(report.page_of(answer, sheet, quoted(command)), path / REPORT)
+        write_page(report.page_of(answer, sheet, quoted(command)), path / REPORT)
         keep(path, {SHEET: sheet, RESULT: answer})
         return {"sentence": answer["sentence"]}
 

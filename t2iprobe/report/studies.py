@@ -1,0 +1,182 @@
+"""What the run folder of a study shows: answer, contact sheet and plot; :mod:`~t2iprobe.report.page` has its page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from t2iprobe.core.contracts.localizer import WAY, Finding
+from t2iprobe.core.pairs import Pair
+from t2iprobe.core.planted import planted_layers
+from t2iprobe.core.scoring import FOUND
+from t2iprobe.core.statistics import Interval
+from t2iprobe.core.study.result import finding_as_json
+from t2iprobe.core.trials import Trial
+from t2iprobe.report.figures import SheetRow, bar_plot, contact_sheet, thumbnail
+from t2iprobe.report.folder import RunView
+from t2iprobe.report.page import study_page, subject
+from t2iprobe.report.sections import Page
+
+if TYPE_CHECKING:
+    from t2iprobe.core.study.result import StudyResult
+    from t2iprobe.registry.manager import Plugins
+
+ROWS, COLUMNS = 6, 72  # most pairs and patches on a contact sheet
+WHOLE = ("response", "confirmed", "chosen")  # tables of whole layers in a finding
+BEST = 5  # most trials that an answer lists
+
+
+def study_view(
+    result: StudyResult,
+    plugins: Plugins,
+    answer: Callable[[StudyResult, Plugins], Mapping[str, Any]] | None = None,
+    plot: Callable[[StudyResult, Plugins], Image.Image | None] | None = None,
+    before: Callable[[], None] = lambda: None,
+) -> RunView:
+    """What a study shows, finished or not.
+
+    Args:
+        result: the study.
+        plugins: knows embedded models, and adds sections to the page.
+        answer, plot: make these in place of the usual ones.
+        before: see :class:`RunView`.
+    """
+    page = study_page(result, plugins)
+    if result.finding is None:
+        return RunView(page)
+    trials, ways, marked = tested(result, page)
+    bars = {one.label: way for one in trials if (way := ways.get(one.label)) and math.isfinite(way.mean)}
+    if plot is not None:
+        figure = plot(result, plugins)
+    elif len(bars) >= sum(map(math.isfinite, finding_of(result).ranking)) and bars:
+        figure = _bars(result, plugins, bars, marked, WAY)
+    else:
+        figure = ranking_plot(result, plugins)
+    found = (answer or study_answer)(result, plugins)
+    return RunView(page, found, study_sheet(result, trials, marked), figure, before)
+
+
+def facts(result: StudyResult, plugins: Plugins) -> dict[str, Any]:
+    """What the answers of all studies of layers have."""
+    settings, spent, (ref, concept) = result.manifest["settings"], result.manifest["spent"], subject(result)
+    return {
+        "model": ref,
+        "arch": settings.get("adapter"),
+        "concept": concept,
+        "planted": planted_layers(ref, concept, plugins.models()),
+        "sentence": finding_of(result).sentence,
+        "pairs": len(result.pairs),
+        "clusters": len(set(result.clusters)),
+        "set_aside": settings["set_aside"],
+        "denoiser_calls": spent["calls"],
+        "denoiser_rows": spent["rows"],
+    }
+
+
+def finding_of(result: StudyResult) -> Finding:
+    """The finding of a finished study."""
+    assert result.finding is not None
+    return result.finding
+
+
+def study_answer(result: StudyResult, plugins: Plugins) -> dict[str, Any]:
+    """The answer of a study that looks for layers: what was found, and the trials that scored best."""
+    finding = finding_as_json(finding_of(result))
+    best = [
+        {"trial": one.trial.label, "sites": list(one.trial.sites), "layers": list(one.trial.layers),
+         "score": one.score.plain(), "pairs": one.pairs, "clusters": one.clusters}
+        for one in result.ranked(BEST)
+    ]  # fmt: skip
+    return {
+        **facts(result, plugins),
+        "method": result.manifest["settings"]["localizer"]["name"],
+        "confirmed": bool(finding["layers"]) and "confirmed" in finding["details"],
+        **finding,
+        "score": result.rank,
+        "best": best,
+    }
+
+
+def tested(result: StudyResult, page: Page) -> tuple[list[Trial], dict[str, Interval], set[str]]:
+    """The trials to look at: those of the page's chart, then those that tell parts of layers apart.
+
+    Returns:
+        The trials, how far each goes, and the labels of those that the answer is about.
+    """
+    finding = finding_of(result)
+    ways = {one.label: one.response for one in page.trials}
+    marked = {one.label for one in page.trials if one.overlap == "found"}
+    for name, rows in finding.tables().items():
+        if name not in WHOLE:
+            found = {row["label"]: Interval.of([row[key] for key in Interval._fields]) for row in rows}
+            marked |= {label for label, way in found.items() if way.low > FOUND}
+            ways |= found
+    known = {one.label: one for one in result.trials}
+    shown = [known[label] for label in ways if label in known][:COLUMNS]
+    return shown or [one for one in result.trials if one.sites][:COLUMNS], ways, marked
+
+
+def study_sheet(result: StudyResult, trials: Sequence[Trial], named: Collection[str]) -> Image.Image | None:
+    """The contact sheet: source, target and what every patch made of the source, for the first pairs.
+
+    Pictures are read one at a time, so the memory this takes does not grow with the number of pairs.
+    """
+    settings = result.manifest["settings"]
+    left_out = {*settings["set_aside"], *settings["held_out"]}
+    numbers = [number for number in range(len(result.pairs)) if number not in left_out][:ROWS]
+    shown = [one for one in trials if {*numbers} & {*result.measured(one)}][:COLUMNS]
+    if not (shown and result.images("source", numbers[0])):
+        return None
+    rows = []
+    for number in numbers:
+        pair = Pair(*settings["pairs"][number])
+        first, other, *patched = (
+            _small(result.images(label, number)) for label in ("source", "target", *(one.label for one in shown))
+        )
+        rows.append(SheetRow(f"{pair.source_word}\n→ {pair.target_word}", first, other, patched))
+    return contact_sheet(rows, [one.label for one in shown], {*named} & {one.label for one in shown})
+
+
+def _small(image: Image.Image | None) -> Image.Image:
+    """A picture's thumbnail, white if it was not made."""
+    return thumbnail(Image.new("RGB", (1, 1), "white") if image is None else image)
+
+
+def stated_value(value: float, way: Interval | None, unit: str) -> Interval:
+    """A layer's number in a ranking, with the bounds of its response if it is that response."""
+    same = way is not None and unit == WAY and math.isclose(way.mean, value, rel_tol=1e-6, abs_tol=1e-9)
+    return way if same and way else Interval(value, math.nan, math.nan)
+
+
+def ranking_plot(result: StudyResult, plugins: Plugins) -> Image.Image | None:
+    """One bar per layer that the method ranks, with 95 % bounds if there are any; ``None`` if it ranks none.
+
+    Named layers are highlighted, planted ones are marked.
+    """
+    finding, unit = finding_of(result), str(result.manifest.get("ranking_unit") or WAY)
+    stated = finding.stated()
+    bars = {
+        str(layer): stated_value(value, stated.get(str(layer)), unit)
+        for layer, value in enumerate(finding.ranking)
+        if math.isfinite(value)
+    }
+    return _bars(result, plugins, bars, {*map(str, finding.layers)}, unit) if bars else None
+
+
+def _bars(
+    result: StudyResult, plugins: Plugins, bars: Mapping[str, Interval], marked: Collection[str], unit: str
+) -> Image.Image:
+    ref, concept = subject(result)
+    known, single = planted_layers(ref, concept, plugins.models()) or (), all(map(str.isdecimal, bars))
+    return bar_plot(
+        list(bars),
+        [value if value.known else Interval(*[value.mean] * 3) for value in bars.values()],
+        highlight={*marked} & {*bars},
+        planted=[str(layer) for layer in known if str(layer) in bars],
+        title=f"{ref or result.manifest['pipeline']}: {result.manifest['settings']['localizer']['name']}",
+        ylabel=unit,
+        xlabel="layer, in forward order" if single else "what was patched",
+    ).convert("RGB")
