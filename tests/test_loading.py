@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from original_layout import save_sd, save_sdxl
 from safetensors.torch import load_file, save_file
 
 import t2iprobe as t2i
+from t2iprobe.architectures import tiny_parts
 from t2iprobe.architectures.deepfloyd import DeepFloydIF
 from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.sd import SD
@@ -63,6 +65,29 @@ def sd3(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 # which files
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"max_shard_size": "20KB"},
+        {"variant": "fp16"},
+        {"variant": "fp16", "max_shard_size": "20KB"},
+        {"safe_serialization": False},
+    ],
+    ids=["plain", "shards", "variant", "shards of a variant", "pickled"],
+)
+@pytest.mark.parametrize("adapter", [SD, SDXL, SD3, DeepFloydIF, Flux], ids=lambda one: one.name)
+@pytest.mark.filterwarnings("ignore:.*has weights only as the variant fp16")
+def test_a_repository_draws_as_the_pipeline_it_was_saved_from(
+    adapter: Any, how: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = saved(adapter.tiny(), tmp_path, **how)
+    sizes = {} if adapter is not Flux else {"height": 16, "width": 16}
+    own, model = Model(adapter.tiny(), adapter()), t2i.load(folder, plugins=PLUGINS)
+    pictures = [pixels(one.run("a cat", num_steps=2, **sizes)) for one in (own, model)]
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1  # not 0: where a tensor lies in memory decides its last bit
 
 
 def test_half_precision_takes_half_precision_files(sd3: str) -> None:
@@ -159,6 +184,43 @@ def test_a_whole_file_is_loaded_by_the_class_of_its_configuration(
     monkeypatch.setattr(hub.single_file, "configuration", lambda path: folder)
     model = t2i.load(str(tmp_path / "mine.safetensors"), plugins=PLUGINS)
     assert model.adapter.name == "sd" and asked["config"] == folder and asked["dtype"] == torch.float32
+
+
+@pytest.fixture(params=["sd", "sdxl"])
+def original(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, Path, Path]:
+    """A pipeline, one file with all of its weights by their original names, and a folder with its configuration."""
+    pipeline: Any = SD.tiny()
+    if request.param == "sdxl":  # diffusers tells the two text encoders apart by their widths
+        pipeline, more = SDXL.tiny(), {"projection_class_embeddings_input_dim": 24 + 6 * 8}
+        unet = tiny_parts.enliven(type(pipeline.unet).from_config(pipeline.unet.config, **more))
+        parts = {"text_encoder": tiny_parts.clip(8), "text_encoder_2": tiny_parts.clip_with_projection(24)}
+        pipeline.register_modules(unet=unet, **parts)
+    pipeline.scheduler.register_to_config(prediction_type="v_prediction")
+    folder = Path(saved(pipeline, tmp_path / "config"))
+    for file in folder.glob("*/*.safetensors"):
+        file.unlink()
+    {"sd": save_sd, "sdxl": save_sdxl}[request.param](pipeline, tmp_path / "mine.safetensors")
+    return pipeline, tmp_path / "mine.safetensors", folder
+
+
+def test_a_whole_file_is_the_pipeline_it_was_written_from(original: tuple[Any, Path, Path]) -> None:
+    """The layout of files from civitai; what is predicted comes from the configuration."""
+    pipeline, file, folder = original
+    model, own = t2i.load(str(file), config=str(folder), plugins=PLUGINS), t2i.load(pipeline)
+    assert model.adapter.prediction(model.pipeline) == "v_prediction"
+    assert np.abs(drawn(model) - drawn(own)).max() <= 1
+    patched = [one.run(["a cat", "a dog"], num_steps=2, interventions=[t2i.patch({1: 0}, one.text_sites(1))])
+               for one in (model, own)]  # fmt: skip
+    assert np.abs(pixels(patched[0]) - pixels(patched[1])).max() <= 1
+
+
+def test_a_file_that_lacks_weights_is_a_sentence(original: tuple[Any, Path, Path]) -> None:
+    _, file, folder = original
+    weights = load_file(file)
+    removed = next(key for key in weights if "output_blocks.1.1" in key)
+    save_file({key: value for key, value in weights.items() if key != removed}, file)
+    with pytest.raises(ModelError, match=r"lacks weights that the configuration of .*config=REF"):
+        t2i.load(str(file), config=str(folder), plugins=PLUGINS)
 
 
 def test_a_file_whose_configuration_cannot_be_fetched_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,6 +456,29 @@ def test_loras_are_loaded_with_their_weights(sd3: str, tmp_path: Path) -> None:
     first, second = (provenance.facts(one, {})["decides"] for one in (full, none))
     assert first["weights"] == second["weights"] and first != second
     assert parse_lora("owner/name:0.7") == ("owner/name", 0.7) and parse_lora("C:/x") == ("C:/x", 1.0)
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")  # in bare diffusers
+def test_several_loras_add_up_as_in_diffusers(tmp_path: Path) -> None:
+    """One in diffusers' format, one in kohya's."""
+    folder, places = saved(SD.tiny(), tmp_path / "sd"), ("mid_block.attentions.0", "up_blocks.0.attentions.0")
+    chance, files_of = torch.Generator().manual_seed(0), []
+    for number, place in enumerate(f"{place}.transformer_blocks.0.attn2.to_k" for place in places):
+        down, up = (torch.randn(shape, generator=chance) for shape in ((2, 32), (32, 2)))
+        head, names = f"unet.{place}.", ("lora_A.weight", "lora_B.weight")
+        if number:
+            head, names = f"lora_unet_{place.replace('.', '_')}.", ("lora_down.weight", "lora_up.weight")
+        weights = dict(zip((head + name for name in names), (down, up), strict=True))
+        file = tmp_path / f"lora{number}.safetensors"
+        save_file(weights | ({f"{head}alpha": torch.tensor(2.0)} if number else {}), file)
+        files_of.append(str(file))
+    model = t2i.load(folder, lora=[f"{files_of[0]}:0.5", f"{files_of[1]}:-2"], plugins=PLUGINS)
+    own = SD.tiny()
+    for number, file in enumerate(files_of):
+        own.load_lora_weights(file, adapter_name=str(number))
+    own.set_adapters(["0", "1"], [0.5, -2.0])
+    assert np.abs(drawn(model) - drawn(Model(own, SD()))).max() <= 1
+    assert np.abs(drawn(model) - drawn(Model(SD.tiny(), SD()))).max() > 1
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def _named(model: Model) -> str:
 
 @contextmanager
 def _unsaid() -> Iterator[None]:
-    """Silence the warning that a component of the pipeline has no LoRA weights: most have none."""
+    """Silence two warnings: that a component has no LoRA weights (most have none), and that there is another LoRA."""
 
     def wanted(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith(EXPECTED)
@@ -194,7 +194,9 @@ def _unsaid() -> Iterator[None]:
     for logger in loggers:
         logger.addFilter(wanted)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
+            yield
     finally:
         for logger in loggers:
             logger.removeFilter(wanted)

@@ -43,14 +43,32 @@ def configuration(path: Path) -> str:
 def whole(
     path: Path, index: Mapping[str, Any], config: str, dtype: torch.dtype, without: tuple[str, ...]
 ) -> Pipeline | None:
-    """The pipeline of a file; ``None`` if the file lacks components, as one with the denoiser alone does."""
+    """The pipeline of a file; ``None`` if the file lacks components, as one with the denoiser alone does.
+
+    Raises:
+        ModelError: the file has a component, but not all of its weights.
+    """
     kind = getattr(diffusers, str(index["_class_name"]))
     if path.suffix == GGUF or not hasattr(kind, "from_single_file"):
         return None
     try:
-        return kind.from_single_file(str(path), config=config, dtype=dtype, **dict.fromkeys(without))
+        pipeline = kind.from_single_file(str(path), config=config, dtype=dtype, **dict.fromkeys(without))
     except SingleFileComponentError:
         return None
+    except NotImplementedError as error:  # torch's, for a weight that was never read
+        raise ModelError(_incomplete(path, config)) from error
+    parts = {name: part for name, part in pipeline.components.items() if hasattr(part, "named_parameters")}
+    for name, part in parts.items():
+        if (lacking := next((key for key, one in part.named_parameters() if one.is_meta), None)) is not None:
+            raise ModelError(f"{_incomplete(path, config)}; the first is {name}.{lacking}")
+    return pipeline
+
+
+def _incomplete(path: Path, config: str) -> str:
+    return (
+        f"{path} lacks weights that the configuration of {config} has: the file is incomplete, or it belongs to "
+        "another model; name the folder or hub id of that one with config=REF"
+    )
 
 
 def denoiser(
