@@ -104,13 +104,13 @@ def clip_l() -> CLIPTextConfig:
     )
 
 
-def clip_g() -> CLIPTextConfig:
-    """OpenCLIP's ViT-bigG/14, the second one of SDXL and SD3."""
+def clip_g(layers: int = 32) -> CLIPTextConfig:
+    """OpenCLIP's ViT-bigG/14, the second one of SDXL and SD3, or as wide with fewer layers."""
     return CLIPTextConfig(
         vocab_size=CLIP_VOCABULARY,
         hidden_size=1280,
         intermediate_size=5120,
-        num_hidden_layers=32,
+        num_hidden_layers=layers,
         num_attention_heads=20,
         projection_dim=1280,
         hidden_act="gelu",
@@ -119,14 +119,14 @@ def clip_g() -> CLIPTextConfig:
     )
 
 
-def t5_xxl() -> T5EncoderModel:
-    """The encoder of T5 v1.1 XXL, which SD3, FLUX and IF read: 4.8 billion parameters."""
+def t5_xxl(layers: int = 24) -> T5EncoderModel:
+    """The encoder of T5 v1.1 XXL, which SD3, FLUX and IF read: 4.8 billion parameters, or as wide with fewer layers."""
     config = T5Config(
         vocab_size=T5_VOCABULARY,
         d_model=4096,
         d_kv=64,
         d_ff=10240,
-        num_layers=24,
+        num_layers=layers,
         num_heads=64,
         dropout_rate=0.0,
         feed_forward_proj="gated-gelu",
@@ -181,17 +181,22 @@ def sdxl() -> StableDiffusionXLPipeline:
     )
 
 
-def sd3(**changes: Any) -> StableDiffusion3Pipeline:
-    """SD3 medium, or another model of the family by ``changes`` of its transformer."""
+def sd3(short: bool = False, **changes: Any) -> StableDiffusion3Pipeline:
+    """SD3 medium, or another model of the family by ``changes`` of its transformer.
+
+    Args:
+        short: whether the large text encoders have one layer, as wide as theirs.
+        changes: settings of the transformer.
+    """
     return StableDiffusion3Pipeline(
         transformer=denoiser(SD3, **changes),
         scheduler=scheduler(FlowMatchEulerDiscreteScheduler, shift=3.0),
         vae=autoencoder(16, 1.5305, 0.0609, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=CLIPTextModelWithProjection(clip_l()).eval(),
         tokenizer=clip_tokenizer(),
-        text_encoder_2=CLIPTextModelWithProjection(clip_g()).eval(),
+        text_encoder_2=CLIPTextModelWithProjection(clip_g(1 if short else 32)).eval(),
         tokenizer_2=clip_tokenizer(),
-        text_encoder_3=t5_xxl(),
+        text_encoder_3=t5_xxl(1 if short else 24),
         tokenizer_3=tiny_parts.tokenizer(start=False, length=256),
     )
 

@@ -21,7 +21,7 @@ from diffusers import DDIMScheduler
 from numpy.typing import NDArray
 from torch import Tensor
 
-from t2iprobe.core.batches import quiet
+from t2iprobe.core.batches import DECODING, quiet
 from t2iprobe.core.contracts.adapter import Conditioning, Prediction
 from t2iprobe.core.contracts.inverter import Denoiser, InversionInputs, Inverter, Trajectory
 from t2iprobe.core.contracts.schedule import Level, Schedule
@@ -303,8 +303,11 @@ def _coded(model: Model, work: str, rows: Tensor, code: Callable[[Tensor], Tenso
     """``code`` called on parts of ``rows`` that fit into memory, in the autoencoder's precision; on the CPU."""
     with torch.no_grad(), steady(model.pipeline) as dtype:
         goal = model.pipeline._execution_device, dtype or next(model.denoiser.parameters()).dtype
+        side = model.adapter.pixels_per_latent(model.pipeline) if work == "decode" else 1
+        each = model.adapter.activations(model.pipeline, (side * rows.shape[-2], side * rows.shape[-1]))
+        most = min(TOGETHER, max(1, DECODING // each))
         parts = model.room.sliced(
-            (work, *rows.shape[1:]), len(rows), lambda part: code(rows[part].to(*goal)).cpu(), most=TOGETHER
+            (work, *rows.shape[1:]), len(rows), lambda part: code(rows[part].to(*goal)).cpu(), most=most
         )
     return torch.cat(parts)
 

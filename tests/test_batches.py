@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
+from cramped import cramped, first_rows, text_rows
 
 from t2iprobe.architectures.deepfloyd import DeepFloydIF
 from t2iprobe.architectures.flux import Flux
@@ -34,31 +32,6 @@ def build(adapter: type[Adapter], **more: Any) -> Model:
 
 def pixels(run: Run) -> Any:
     return np.stack([np.asarray(image, np.int16) for image in run.images])
-
-
-@contextmanager
-def cramped(module: nn.Module, most: int, rows_of: Callable[[Any, Any], int]) -> Iterator[list[int]]:
-    """A network that runs out of memory above ``most`` rows; lists how many each call brought."""
-    seen: list[int] = []
-
-    def check(module: nn.Module, args: Any, kwargs: Any) -> None:
-        seen.append(rows_of(args, kwargs))
-        if seen[-1] > most:
-            raise torch.OutOfMemoryError("on purpose")
-
-    handle = module.register_forward_pre_hook(check, with_kwargs=True)
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
-def text_rows(args: Any, kwargs: Any) -> int:
-    return len(kwargs["encoder_hidden_states"])
-
-
-def first_rows(args: Any, kwargs: Any) -> int:
-    return len(args[0])
 
 
 def five(model: Model, size: int | None = None) -> Run:

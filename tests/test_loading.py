@@ -314,9 +314,9 @@ def test_a_gpu_gets_the_precision_of_the_family(
 
 def test_a_decoder_that_overflows_counts_in_float32() -> None:
     pipeline, adapter = SDXL.tiny().to(torch.float16), SDXL()
-    fixed = adapter.activations(pipeline, 1024)
+    fixed = adapter.activations(pipeline, (1024, 1024))
     pipeline.vae.register_to_config(force_upcast=True)  # as the published autoencoder is
-    assert adapter.activations(pipeline, 1024) == 2 * fixed
+    assert adapter.activations(pipeline, (1024, 1024)) == 2 * fixed
 
 
 # where the weights wait

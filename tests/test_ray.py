@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,17 @@ import pytest
 import simulation
 from simulation import Recipe
 
+from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.core.errors import NonFiniteError, StoppedError, T2IProbeError
+from t2iprobe.core.model import Model
 from t2iprobe.core.runs.stop import Stop
-from t2iprobe.core.study.context import StudyCallbacks
+from t2iprobe.core.scoring import Scorer
+from t2iprobe.core.study.context import StudyCallbacks, StudyContext
 from t2iprobe.core.study.result import StudyResult
 from t2iprobe.core.study.study import StudyRunner
-from t2iprobe.core.sweep import TrialResult
+from t2iprobe.core.sweep import Renderer, Sweep, TrialResult
+from t2iprobe.core.trials import Space
+from t2iprobe.plugins.cluster import executor
 from t2iprobe.plugins.cluster.executor import Unit
 
 pytest.importorskip("ray")
@@ -60,6 +66,23 @@ def same(found: StudyResult, plain: StudyResult) -> None:
     for trial in plain.trials:
         one, other = found.images(trial, 0), plain.images(trial, 0)
         assert one is other is None or np.array_equal(np.asarray(one), np.asarray(other))
+
+
+@pytest.mark.parametrize(
+    ("resources", "needs", "actors"),
+    [({"CPU": 16.0, "GPU": 2.0}, {"num_gpus": 1, "num_cpus": 1}, 2), ({"CPU": 7.0}, {"num_cpus": 2}, 3)],
+)
+def test_every_gpu_gets_an_actor_of_its_own(resources: Any, needs: Any, actors: int) -> None:
+    """Two GPUs of one machine need no option; Ray shows each actor one of them."""
+    assert executor._resources(SimpleNamespace(cluster_resources=lambda: resources)) == (needs, actors)
+
+
+def test_a_worker_says_where_its_model_is() -> None:
+    model = Model(SD3.tiny(), SD3())
+    sweep = Sweep(Renderer(model, [], {}, 3), Scorer("text", None, [], []))  # type: ignore[arg-type]
+    worker = executor.StudyWorker(lambda: StudyContext(sweep, Space.of(model), model=model))
+    assert worker.place() == "as it was built; at most 3 at once as asked"
+    assert executor.StudyWorker(lambda: StudyContext(sweep, Space.of(model))).place() == ""
 
 
 def test_a_worker_that_is_killed_costs_one_unit(cluster: Any, tmp_path: Path) -> None:

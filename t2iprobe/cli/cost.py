@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.parse import size_text
+
+if TYPE_CHECKING:
+    from t2iprobe.core.model import Model
 
 HOURS, BYTES = 4.0, 20e9  # anything above this needs --yes
 
@@ -13,6 +19,11 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def memory_text(model: Model, settings: Mapping[str, Any], batch_size: int | None = None) -> str:
+    """The memory that pictures take: the weights, how many pictures run together, and why."""
+    return f"memory {size_text(model.weight_bytes)} for weights, {model.at_once(settings, batch_size)}"
 
 
 def agree(yes: bool, seconds: float, size: float = 0, *, most: float = BYTES, hint: str = "") -> None:

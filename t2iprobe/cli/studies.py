@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2iprobe.cli.console import notes, say_finished, stopping
-from t2iprobe.cli.cost import agree, duration
+from t2iprobe.cli.cost import agree, duration, memory_text
 from t2iprobe.cli.options import ConfirmOptions
 from t2iprobe.core.command_options import option
 from t2iprobe.core.errors import RunExistsError
@@ -17,6 +18,7 @@ from t2iprobe.core.option_groups import FREE
 from t2iprobe.core.parse import size_text
 
 if TYPE_CHECKING:
+    from t2iprobe.core.model import CostProbe
     from t2iprobe.core.runs.stop import Stop
     from t2iprobe.core.study.context import StudyCallbacks, StudyContext
     from t2iprobe.core.study.planning import PlannedStudy
@@ -56,19 +58,25 @@ class Ready:
 
     def seconds(self, cost: Cost) -> float:
         """How long it takes; 0 if the model is on another machine."""
-        if self.context.model is None:
-            return 0.0
-        probe = self.context.model.probe(self.plan.question.sampling)
-        return probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images
+        probe = self.probe
+        return 0.0 if probe is None else probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images
+
+    @cached_property
+    def probe(self) -> CostProbe | None:
+        """What a picture costs here; ``None`` if the model is on another machine."""
+        model = self.context.model
+        return None if model is None else model.probe(self.plan.question.sampling)
 
     def announce(self, plan: str, cost: Cost) -> None:
-        """Print the plan on one line on stderr, with its time and disk space.
+        """Print the plan on one line on stderr, with its time, memory and disk space.
 
         Raises:
             ConfigError: it is long or large, and the user did not agree to it.
         """
         seconds, size = self.seconds(cost), cost.images * self.context.image_bytes
         takes = f"about {duration(seconds)}, " if seconds else ""
+        if (model := self.context.model) is not None:
+            takes += f"{memory_text(model, self.plan.question.sampling, self.plan.question.batch_size)}, "
         place = self.plan.question.store or self.path
         notes.print(f"plan: {plan}; {takes}disk at most {size_text(size)} in {place}")
         agree(self.yes, seconds, size)

@@ -6,7 +6,7 @@ import functools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from t2iprobe.core.contracts.adapter import Pipeline
 from t2iprobe.core.engine import Engine
 from t2iprobe.core.errors import T2IProbeError
 from t2iprobe.core.interventions import Intervention
+from t2iprobe.core.measuring import HighWater, space
 from t2iprobe.core.names import counted
 from t2iprobe.core.noise import own_noise, own_posterior
 from t2iprobe.core.shadow import shadowed
@@ -27,6 +28,9 @@ from t2iprobe.core.sites import Sites
 
 if TYPE_CHECKING:
     from t2iprobe.core.model import Generation, Model, OnStep
+
+#: bytes that decoding may take however little denoising took: small pictures are decoded together
+DECODING = 10**9
 
 Takes = Mapping[int, Set[int]]  # row -> rows whose activations are patched into it
 
@@ -86,26 +90,27 @@ class Batches:
         self.images: dict[int, Image] = {}
         self.calls = self.rows = 0
         self.upscaling = 0.0
+        self.decoding = False  # whether the current batch has got as far as the decoder
 
-    def run(self, rows: Sequence[int], size: int) -> None:
-        """Run ``rows`` in batches of at most ``size`` rows, donors included.
+    def run(self, rows: Sequence[int], size: int | None) -> None:
+        """Run ``rows`` in batches of at most ``size`` rows, donors included; default as many as fit.
 
         Raises:
             T2IProbeError: the smallest possible batch does not fit.
         """
-        taken, room, work = takes(self.interventions), self.model.room, self.model.work(self.generation)
+        taken, model, settings = takes(self.interventions), self.model, self.generation.settings
         left = list(rows)
         while left:
-            batch = first_batch(left, taken, room.most(work, size))
+            batch = first_batch(left, taken, model.at_once(settings, size).rows)
             if self._fits(batch):
                 left = [row for row in left if row not in batch]
-            elif len(batch) == len(first_batch(left, taken, 1)):
+            elif len(batch) > len(first_batch(left, taken, 1)) and not self.decoding:  # pictures are decoded one by one
+                model.room.shrink(model.work(settings), len(batch))
+            elif not model.make_room(self.decoding):
                 raise T2IProbeError(
                     f"out of memory with {counted(len(batch), 'row')} in a batch, the fewest that can run together; "
                     "use a smaller resolution, a smaller dtype or, for a patch, a cached donor"
                 )
-            else:
-                room.shrink(work, len(batch))
 
     def _fits(self, batch: tuple[int, ...]) -> bool:
         """Run a batch and report whether it fit; if not, nothing of it is kept."""
@@ -122,7 +127,8 @@ class Batches:
 
     def _run_batch(self, rows: tuple[int, ...]) -> None:
         """Run one batch through the pipeline; failed attempts are counted, too."""
-        model = self.model
+        model, self.decoding = self.model, False
+        self.water = HighWater(model.pipeline._execution_device)
         cache = ActivationCache(self.cache.rows)
         engine = Engine(
             model.pipeline,
@@ -132,7 +138,7 @@ class Batches:
             self.interventions,
             self.reads,
             cache if self.into is None else self.into,
-            on_step=lambda step: self.on_step(len(rows), step),
+            on_step=lambda step: self._stepped(len(rows), step),
         )
         arguments = model.arguments(self.generation, rows)
         generators = arguments["generator"]
@@ -143,10 +149,23 @@ class Batches:
         finally:
             self.calls += engine.calls
             self.rows += engine.rows_seen
+        if not self.decoding:
+            self._learn(len(rows))
         if model.upscaler is not None:
             images = self._upscaled(images, texts_of(arguments), generators)
         self.images.update(zip(rows, images, strict=True))
         self.cache.extend(cache)
+
+    def _stepped(self, rows: int, step: int) -> None:
+        self.water.step()
+        self.on_step(rows, step)
+
+    def _learn(self, rows: int) -> int:
+        """Remember what denoising these rows took; returns the bytes at its peak, 0 where they are not measured."""
+        took = self.water.bytes
+        if took is not None:
+            self.model.room.saw(self.model.work(self.generation.settings), rows, took)
+        return took or 0
 
     @contextmanager
     def _running(self, pipeline: Pipeline, generators: Sequence[torch.Generator]) -> Iterator[None]:
@@ -157,11 +176,13 @@ class Batches:
             stack.enter_context(own_noise(pipeline.scheduler, generators, pipeline._execution_device))
             if (vae := getattr(pipeline, "vae", None)) is not None:
                 stack.enter_context(own_posterior(vae, generators))
-                stack.enter_context(shadowed(vae, "decode", self._decoding(vae.decode, generators)))
+                stack.enter_context(shadowed(vae, "decode", self._decoding(vae, vae.decode, generators)))
             yield
 
-    def _decoding(self, decode: Callable[..., Any], generators: Sequence[torch.Generator]) -> Callable[..., Any]:
-        """A decoder that decodes as much at once as fits, so that running out of memory costs no denoising."""
+    def _decoding(
+        self, vae: Any, decode: Callable[..., Any], generators: Sequence[torch.Generator]
+    ) -> Callable[..., Any]:
+        """A decoder that takes no more memory than denoising did, if it can, and never runs out of it in vain."""
 
         @functools.wraps(decode)
         def sliced(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -170,12 +191,19 @@ class Batches:
 
             def make(part: slice) -> Tensor:
                 own = {name: value[part] if name == "generator" else value for name, value in kwargs.items()}
-                return decode(latents[part], *args, **own)[0]
+                with tiled(vae, latents) if self.model.tiles else nullcontext():
+                    return decode(latents[part], *args, **own)[0]
 
-            work = ("decode", *latents.shape[1:])
-            return (torch.cat(self.model.room.sliced(work, len(latents), make, generators)),)
+            self.decoding = True
+            work, most = ("decode", *latents.shape[1:]), self._decoded_at_once(self._learn(len(latents)))
+            return (torch.cat(self.model.room.sliced(work, len(latents), make, generators, most)),)
 
         return sliced
+
+    def _decoded_at_once(self, denoising: int) -> int | None:
+        """How many pictures are decoded together, given the bytes that a GPU held at the peak of denoising."""
+        each, held = self.model.picture_bytes(self.generation.settings), space(self.water.device).held
+        return each and max(1, max(denoising - held, DECODING) // each)
 
     def _upscaled(self, images: Tensor, texts: Mapping[str, Any], generators: Sequence[torch.Generator]) -> list[Image]:
         """Upscale one batch without hooks; each row's noise continues where the pipeline's ended."""
@@ -192,6 +220,19 @@ class Batches:
         finally:
             self.upscaling += time.perf_counter() - began
         return [image for part in parts for image in part]
+
+
+@contextmanager
+def tiled(vae: Any, latents: Tensor) -> Iterator[None]:
+    """Decode in overlapping tiles of half a side inside a ``with`` block."""
+    side = max(latents.shape[-2:]) // 2
+    pixels = side * vae.tile_sample_min_size // vae.tile_latent_min_size
+    with (
+        shadowed(vae, "use_tiling", True),
+        shadowed(vae, "tile_latent_min_size", side),
+        shadowed(vae, "tile_sample_min_size", pixels),
+    ):
+        yield
 
 
 def quiet(pipeline: Pipeline) -> AbstractContextManager[None]:

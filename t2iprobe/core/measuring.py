@@ -1,4 +1,4 @@
-"""Measures what work costs: :func:`peak` memory, and with :class:`StepWatch` the time of a denoising step."""
+"""Measures what work costs and may cost: :func:`peak` memory, :func:`room`, and the time and memory of a step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from pathlib import Path
 
 import torch
 
-PROCESS = Path("/proc/self")  # Linux
+from t2iprobe.core.placement import USABLE
+
+PROCESS, GROUPS = Path("/proc/self"), Path("/sys/fs/cgroup")  # Linux
+ASSUMED = 8 << 30  # bytes of main memory where it cannot be read
 
 
 @dataclass
@@ -47,7 +50,74 @@ def available() -> int | None:
     except OSError:
         return None
     found = dict(re.findall(r"^(MemAvailable|SwapFree):\s+(\d+) kB", text, re.MULTILINE))
-    return sum(map(int, found.values())) * 1024 if "MemAvailable" in found else None
+    if "MemAvailable" not in found:
+        return None
+    return min([sum(map(int, found.values())) * 1024, *_allowed()])
+
+
+def _allowed() -> Iterator[int]:
+    """What the control groups of this process still allow, as those of containers and batch systems do."""
+    try:
+        own = re.findall(r"^0::/(.*)$", (PROCESS / "cgroup").read_text(), re.MULTILINE)
+    except OSError:
+        return
+    for inner in (Path(path) for path in own):
+        for folder in (GROUPS / one for one in (inner, *inner.parents)):
+            try:
+                limit, used = ((folder / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+                cached = re.search(r"^inactive_file (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE)
+            except OSError:
+                continue
+            if limit != "max":
+                yield max(0, int(limit) - int(used) + (int(cached[1]) if cached else 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Memory of a device.
+
+    Args:
+        limit: bytes that work may take there in all.
+        held: bytes of them that are taken already.
+    """
+
+    limit: int
+    held: int = 0
+
+
+def space(device: torch.device) -> Space:
+    """The memory for work on a device: of a GPU what is free and what torch holds, else half of the main memory.
+
+    Half, because a process that takes too much of it is killed instead of getting an error.
+    """
+    if device.type == "cuda":
+        free, held = torch.cuda.mem_get_info(device)[0], torch.cuda.memory_reserved(device)
+        return Space(int(USABLE * (free + held)), torch.cuda.memory_allocated(device))
+    free_main = available()
+    return Space((ASSUMED if free_main is None else free_main) // 2)
+
+
+class HighWater:
+    """The most that a GPU holds while denoising, counted from the end of the first step.
+
+    Until then text encoders may hold more.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self._steps = device, 0
+
+    def step(self) -> None:
+        """Note the end of a denoising step."""
+        if self.device.type == "cuda" and not self._steps:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self._steps += 1
+
+    @property
+    def bytes(self) -> int | None:
+        """Bytes at the peak; ``None`` before the end of a second step, and on other devices."""
+        if self.device.type != "cuda" or self._steps < 2:
+            return None
+        return torch.cuda.max_memory_allocated(self.device)
 
 
 def _reset_peak() -> bool:

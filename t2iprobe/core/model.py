@@ -15,16 +15,16 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from t2iprobe.core.arguments import OWN, check_options, count, options_of, spread, with_negative
-from t2iprobe.core.batch_room import Room
+from t2iprobe.core.batch_room import MOST, AtOnce, Need, Room, release
 from t2iprobe.core.batches import Batches, batches, takes
 from t2iprobe.core.cache import ActivationCache, Activations, ActivationStream
 from t2iprobe.core.contracts.adapter import Adapter, Pipeline
-from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.html import sheet, table
 from t2iprobe.core.interventions import Intervention, Patterns, edits_of, names
-from t2iprobe.core.measuring import StepWatch, peak
+from t2iprobe.core.measuring import StepWatch, available, space
 from t2iprobe.core.names import counted, near
-from t2iprobe.core.placement import Placement, stored
+from t2iprobe.core.placement import IN_WORDS, Placement, step_down, stored
 from t2iprobe.core.seeds import check_seed
 from t2iprobe.core.sites import Sites
 
@@ -78,6 +78,11 @@ class Generation:
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, count(name, value))
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the work for a row: guidance, size and options."""
+        return {name: getattr(self, name) for name in ("guidance", "height", "width", "options")}
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -120,12 +125,10 @@ class CostProbe:
     Args:
         seconds_a_row: seconds per row of a denoiser call.
         seconds_an_image: seconds per picture for what runs once: text encoders, decoder, upscaler.
-        bytes_an_image: peak memory per picture beyond the weights; ``None`` if it cannot be measured.
     """
 
     seconds_a_row: float
     seconds_an_image: float
-    bytes_an_image: int | None
 
 
 class Model:
@@ -159,6 +162,8 @@ class Model:
         self.room = Room()
         #: what was decided while loading; nothing for a pipeline that was built elsewhere
         self.placement: Placement | None = None
+        #: decode in overlapping tiles, which differ a little from the whole picture; for one that does not fit
+        self.tiles = False
         self.few_steps = ""
         self.loras: tuple[str, ...] = ()
         if upscaler is not None:
@@ -261,7 +266,8 @@ class Model:
             interventions: edits, applied in this order; the cache keeps values after edits.
             into: a sink that gets the activations as they are computed, instead of the run's cache; a store's writer.
             rows: rows whose images are returned (others run only if these are patched from them); default all.
-            batch_size: largest number of rows at once. Out of memory halves it, also for later runs of this model.
+            batch_size: largest number of rows at once; default as many as fit, see :meth:`at_once`. Out of memory
+                halves it, also for later runs of this model.
             on_step: progress callback.
             **unknown: refused, with the name that an argument of the pipeline call has here.
 
@@ -312,7 +318,7 @@ class Model:
         state = Batches(self, generation, interventions, reads, on_step, into)
         wanted = tuple(range(count)) if rows is None else tuple(rows)
         began = time.perf_counter()
-        state.run(wanted, batch_size or count)
+        state.run(wanted, batch_size)
         images = [state.images[row] for row in wanted]
         texts = tuple(generation.prompts[row] for row in wanted)
         return Run(images, state.cache, state.calls, state.rows, time.perf_counter() - began, state.upscaling, texts)
@@ -353,13 +359,73 @@ class Model:
     ) -> list[tuple[int, ...]]:
         """Batches of such a run, as far as it is known what fits; donors are in every batch that needs them."""
         wanted = range(len(generation.prompts)) if rows is None else rows
-        size = self.room.most(self.work(generation), batch_size or len(generation.prompts))
+        size = self.at_once(generation.settings, batch_size).rows
         return list(batches(wanted, takes(interventions), size))
 
-    def work(self, generation: Generation) -> Hashable:
+    def at_once(self, settings: Mapping[str, Any], batch_size: int | None = None) -> AtOnce:
+        """How many pictures with these settings run together: as many as fit, or as many as are asked for.
+
+        What a picture takes is estimated before the first batch, and measured on a GPU from then on.
+        """
+        work = self.work(settings)
+        expected = self._expected(settings) if batch_size is None else None
+        if expected is None:
+            return AtOnce(self.room.most(work, batch_size or MOST), asked=batch_size is not None)
+        need, limit = self.room.need(work, expected), space(self._device).limit
+        assert need is not None
+        return AtOnce(self.room.most(work, MOST, need, limit), need.each, max(0, limit - need.fixed))
+
+    def work(self, settings: Mapping[str, Any]) -> Hashable:
         """Key of everything that decides how much memory a row of a generation needs."""
-        settings = {"guidance": generation.guidance, "options": generation.options}
-        return "denoise", generation.height, generation.width, self.guided(settings)
+        return "denoise", settings.get("height"), settings.get("width"), self.guided(settings)
+
+    def picture_bytes(self, settings: Mapping[str, Any]) -> int | None:
+        """Estimated bytes at the peak for one picture beyond the weights; ``None`` if its size is unknown."""
+        try:
+            return self.adapter.activations(self.pipeline, self.picture_size(settings))
+        except ModelError:
+            return None
+
+    def _expected(self, settings: Mapping[str, Any]) -> Need | None:
+        """What pictures take, before any was made."""
+        each, placed = self.picture_bytes(settings), self.placement
+        if each is None:
+            return None
+        if placed is None or placed.offload == "none":
+            return Need(each, space(self._device).held)
+        return Need(each, placed.demand.needs(placed.offload) - placed.demand.activations)
+
+    @property
+    def _device(self) -> torch.device:
+        """Where the pipeline runs; the CPU for one without weights."""
+        return getattr(self.pipeline, "_execution_device", torch.device("cpu"))
+
+    def make_room(self, decoding: bool) -> bool:
+        """Take less memory after running out of it with a single picture, and say how.
+
+        Args:
+            decoding: whether that happened in the autoencoder.
+
+        Returns:
+            Whether there was a way left: more offloading if nobody chose it, else tiles for the autoencoder.
+        """
+        release()
+        placed, free = self.placement, available()
+        if placed is not None and placed.lower and (free is None or placed.demand.weights < free):
+            self.placement, self.room = step_down(self.pipeline, placed), Room()
+            assert self.placement is not None
+            now = IN_WORDS[self.placement.offload].format(device=self.placement.device)
+            warnings.warn(f"out of memory with a single picture; from here on {now}", stacklevel=4)
+            return True
+        if decoding and not self.tiles and hasattr(self.pipeline.vae, "tile_latent_min_size"):
+            self.tiles = True
+            warnings.warn(
+                "out of memory decoding a single picture; from here on it is decoded in overlapping tiles, which "
+                "changes it a little",
+                stacklevel=4,
+            )
+            return True
+        return False
 
     def steps(self, num_steps: int | None = None) -> int:
         """Number of denoising steps of a generation with ``num_steps``, as :class:`Scope` counts them."""
@@ -394,15 +460,17 @@ class Model:
         return {one.name: one.default for one in parameters if one.default is not one.empty}
 
     def probe(self, settings: Mapping[str, Any], rows: int = 4) -> CostProbe:
-        """The cost of a generation on this machine, measured on short ones with three steps."""
+        """The cost of a generation on this machine, measured on short ones with three steps.
+
+        From them the model also learns what a picture takes on a GPU, see :meth:`at_once`.
+        """
         short, device = {**settings, "num_steps": 3}, self.pipeline._execution_device
         self.run(self.generation(["a"], 0, **short))  # the first call warms up
         watch = StepWatch(device)
-        with peak(device) as memory:
-            run = self.run(self.generation(["a"] * rows, 0, **short), on_step=watch)
+        run = self.run(self.generation(["a"] * rows, 0, **short), on_step=watch)
         each = watch.seconds_a_row / self.guided(settings)
         once = max(0.0, run.seconds - each * run.denoiser_rows)
-        return CostProbe(each, once / rows, None if memory.bytes is None else memory.bytes // rows)
+        return CostProbe(each, once / rows)
 
     @property
     def weight_bytes(self) -> int:

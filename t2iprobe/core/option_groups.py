@@ -197,7 +197,12 @@ class GenerationOptions(Options):
         None, help="What guidance leads away from, the same for every picture, patched or not; default nothing."
     )
     resolution: int | None = option(None, help="Side in pixels; default the model's own.", ge=8, le=65_536)
-    batch_size: int | None = option(None, help="Largest number of pictures at once; out of memory halves it.", ge=1)
+    batch_size: int | None = option(
+        None,
+        help="Largest number of pictures at once, halved where they do not fit; default as many as fit, by measurement "
+        "on a GPU.",
+        ge=1,
+    )
 
     @property
     def sampling(self) -> dict[str, Any]:

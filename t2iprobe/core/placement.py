@@ -1,9 +1,12 @@
-"""Where the weights of a pipeline wait while they are not used: :func:`choose`, a pure function of numbers of bytes."""
+"""Where the weights of a pipeline wait while they are not used: :func:`choose`, a pure function of numbers of bytes.
+
+:func:`apply` does it, and :func:`step_down` keeps less on the device where the numbers were too low.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.core.errors import ConfigError, ModelError
@@ -65,6 +68,7 @@ class Placement:
         demand: bytes that the pipeline needs.
         free: bytes that were free on the device before; ``None`` if that is not known.
         device_map: how diffusers spread the components, in place of ``offload``.
+        lower: ways that keep less on the device, for when the estimate was too low; none if one was asked for.
     """
 
     device: str
@@ -73,6 +77,7 @@ class Placement:
     demand: Demand
     free: int | None = None
     device_map: str | None = None
+    lower: tuple[Offload, ...] = ()
 
     def check_gradients(self) -> None:
         """Refuse to compute gradients where a layer's weights leave the device once it has run.
@@ -95,6 +100,11 @@ class Placement:
         return f"{self.precision}, {kept}; {needs}{free}"
 
 
+def every_way(quantized: bool) -> tuple[Offload, ...]:
+    """What ``auto`` chooses from, the fastest first; layers of quantised weights are not moved one by one."""
+    return ("none", "model") if quantized else ("none", "model", "group")
+
+
 def choose(demand: Demand, free: int | None, offload: Offload = "auto", *, quantized: bool = False) -> Offload:
     """What to keep on the device: what was asked for, else the fastest way that fits.
 
@@ -109,8 +119,7 @@ def choose(demand: Demand, free: int | None, offload: Offload = "auto", *, quant
     """
     if free is None:
         return "none" if offload == "auto" else offload
-    every: tuple[Offload, ...] = ("none", "model") if quantized else ("none", "model", "group")
-    ways = every if offload == "auto" else (offload,)
+    ways = every_way(quantized) if offload == "auto" else (offload,)
     fitting = next((way for way in ways if demand.needs(way) <= free * USABLE), None)
     if fitting is None:
         needs = ", ".join(f"{_gb(demand.needs(way))} with offload {way}" for way in ways)
@@ -120,6 +129,38 @@ def choose(demand: Demand, free: int | None, offload: Offload = "auto", *, quant
             f"({_gb(demand.weights)} of weights, about {_gb(demand.activations)} for one picture); take {advice}"
         )
     return fitting
+
+
+def apply(pipeline: Any, offload: Offload, device: torch.device) -> None:
+    """Do to the pipeline what ``offload`` means; hooks of diffusers then move the weights at every run."""
+    import torch
+
+    if offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif offload in ("group", "sequential"):
+        pipeline.enable_group_offload(
+            onload_device=device,
+            offload_device=torch.device("cpu"),
+            offload_type="leaf_level",
+            use_stream=offload == "group" and device.type == "cuda",
+            # small, and SDXL's is cast to float32 for every picture, which a stream's pinned copies would not follow
+            exclude_modules="vae",
+        )
+    else:
+        pipeline.to(device)
+
+
+def step_down(pipeline: Any, placement: Placement) -> Placement | None:
+    """Keep less of a pipeline on its device; ``None`` if there is no further way."""
+    import torch
+
+    if not placement.lower:
+        return None
+    pipeline.remove_all_hooks()
+    pipeline.to("cpu")
+    offload, *lower = placement.lower
+    apply(pipeline, offload, torch.device(placement.device))
+    return replace(placement, offload=offload, lower=tuple(lower))
 
 
 def demand_of(pipeline: Any, drawing: tuple[str, ...], activations: int) -> Demand:

@@ -133,13 +133,13 @@ class Renderer:
         model: the model.
         pairs: all pairs.
         settings: settings of the generation (``num_steps``, ``guidance``, ``height``, ``width``, ``options``).
-        batch_size: largest number of pictures at once; out of memory halves it.
+        batch_size: largest number of pictures at once, which running out of memory halves; default as many as fit.
     """
 
     model: Model
     pairs: Sequence[Pair]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    batch_size: int = 64
+    batch_size: int | None = None
 
     def cost(self, asks: Sequence[TrialBatch]) -> Cost:
         """The expected cost of the trials."""
@@ -156,7 +156,7 @@ class Renderer:
         """Group batches of trials to fill a batch of rows; one that is larger stays alone, and the run splits it."""
         chunk: list[TrialBatch] = []
         for ask in asks:
-            full = sum(one.rows for one in chunk) + ask.rows > self.batch_size
+            full = sum(one.rows for one in chunk) + ask.rows > self.model.at_once(self.settings, self.batch_size).rows
             if chunk and (full or ask.num_steps != chunk[0].num_steps):
                 yield chunk
                 chunk = []

@@ -8,7 +8,7 @@ import torch
 
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.load_options import LoadOptions, Offload
-from t2iprobe.core.placement import Demand, Placement, choose, demand_of, free_bytes, held_bytes
+from t2iprobe.core.placement import Demand, Placement, apply, choose, demand_of, every_way, free_bytes, held_bytes
 
 if TYPE_CHECKING:
     from t2iprobe.core.contracts.adapter import Adapter
@@ -21,8 +21,9 @@ def place(pipeline: Any, adapter: Adapter, options: LoadOptions, denoiser: torch
         ModelError: it does not fit.
     """
     device = options.torch_device()
+    side = options.resolution
     try:
-        activations = adapter.activations(pipeline, options.resolution)
+        activations = adapter.activations(pipeline, None if side is None else (side, side))
     except ModelError:  # nothing says how large its pictures are, and only a run without a size needs to know
         activations = 0
     demand = demand_of(pipeline, (adapter.denoiser, "vae"), activations)
@@ -38,7 +39,8 @@ def place(pipeline: Any, adapter: Adapter, options: LoadOptions, denoiser: torch
         apply(pipeline, offload, device)
     except (RuntimeError, ValueError) as error:  # out of memory is a RuntimeError
         raise ModelError(_failed(demand, free, offload, device, error)) from error
-    return Placement(str(device), dtype, offload, demand, free)
+    ways = every_way(quantized) if options.offload == "auto" and free is not None else (offload,)
+    return Placement(str(device), dtype, offload, demand, free, lower=ways[ways.index(offload) + 1 :])
 
 
 def check_offload(options: LoadOptions) -> None:
@@ -52,23 +54,6 @@ def check_offload(options: LoadOptions) -> None:
         raise ConfigError(f"offload {options.offload} moves weights between main memory and a GPU; the device is a CPU")
     if options.offload != "auto" and options.device_map is not None:
         raise ConfigError(f"offload {options.offload} and device map {options.device_map}: give one of them")
-
-
-def apply(pipeline: Any, offload: Offload, device: torch.device) -> None:
-    """Do to the pipeline what ``offload`` means; hooks of diffusers then move the weights at every run."""
-    if offload == "model":
-        pipeline.enable_model_cpu_offload(device=device)
-    elif offload in ("group", "sequential"):
-        pipeline.enable_group_offload(
-            onload_device=device,
-            offload_device=torch.device("cpu"),
-            offload_type="leaf_level",
-            use_stream=offload == "group" and device.type == "cuda",
-            # small, and SDXL's is cast to float32 for every picture, which a stream's pinned copies would not follow
-            exclude_modules="vae",
-        )
-    else:
-        pipeline.to(device)
 
 
 def _failed(demand: Demand, free: int | None, offload: Offload, device: torch.device, error: Exception) -> str:

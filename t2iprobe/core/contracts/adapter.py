@@ -135,13 +135,21 @@ class Adapter(ABC):
         pixels = self.pixels_per_latent(pipeline)
         return int(height) * pixels, int(width) * pixels
 
-    def activations(self, pipeline: Pipeline, side: int | None = None) -> int:
-        """Estimated bytes beyond the weights for one picture of ``side`` pixels, or of the pipeline's own size."""
-        height, width = (side, side) if side else self.picture_size(pipeline)
-        size = next((p.element_size() for p in self.module(pipeline).parameters() if p.is_floating_point()), 4)
+    def activations(self, pipeline: Pipeline, size: tuple[int, int] | None = None) -> int:
+        """Estimated bytes beyond the weights for one picture, most of them for decoding it.
+
+        Args:
+            pipeline: the pipeline.
+            size: height and width in pixels; default the pipeline's own.
+
+        Raises:
+            ModelError: its own size is unknown.
+        """
+        height, width = size or self.picture_size(pipeline)
+        bytes_each = next((p.element_size() for p in self.module(pipeline).parameters() if p.is_floating_point()), 4)
         if self.upcasts and pipeline.vae.config.force_upcast and pipeline.vae.dtype == torch.float16:
-            size = 4
-        return height * width * self.numbers_a_pixel * size
+            bytes_each = 4
+        return height * width * self.numbers_a_pixel * bytes_each
 
     def pixels_per_latent(self, pipeline: Pipeline) -> int:
         """Pixels per side of one latent cell; 1 if pixels are denoised."""

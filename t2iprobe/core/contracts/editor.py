@@ -33,7 +33,7 @@ class EditTask:
         layers: the localized text-attention layers.
         start: first denoising step that is edited; 0 is pure noise.
         settings: settings of the generation (``num_steps``, ``guidance``, ``height``, ``width``).
-        batch_size: largest number of pictures at once; out of memory halves it.
+        batch_size: largest number of pictures at once, which running out of memory halves; default as many as fit.
         latents: (pair, channel, y, x) initial latents for real pictures; default noise from each seed.
         keep: maps the index of a pair in ``pairs`` to a file, for editors that save one; ``None`` saves none.
         on_step: progress callback.
@@ -44,7 +44,7 @@ class EditTask:
     layers: tuple[int, ...]
     start: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
-    batch_size: int = 8
+    batch_size: int | None = None
     latents: Tensor | None = None
     keep: Callable[[int], Path] | None = None
     on_step: OnStep = lambda rows, step: None

@@ -46,15 +46,9 @@ class StudyContext:
     ) -> StudyContext:
         """The context for a model in this process."""
         asked = dict(settings or {})
-        sweep = Sweep(Renderer(model, pairs, asked, batch_size or usual_batch(model)), scorer)
+        sweep = Sweep(Renderer(model, pairs, asked, batch_size), scorer)
         space, facts = Space.of(model, asked.get("num_steps")), provenance.facts(model, asked)
         return cls(sweep, space, facts, model, model.image_bytes(asked), asked)
-
-
-def usual_batch(model: Model) -> int:
-    """The largest number of pictures at once if nobody sets it: small models run best with many."""
-    small = sum(p.numel() for p in model.denoiser.parameters()) < 50_000_000
-    return 64 if small else 8
 
 
 @dataclass

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
+from t2iprobe.cli.console import say
 from t2iprobe.core.contracts.executor import Executor
 from t2iprobe.core.errors import ConfigError, T2IProbeError
 from t2iprobe.core.model import OnStep
+from t2iprobe.core.names import counted
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.core.scoring import Scale
 from t2iprobe.core.study.context import StudyContext
@@ -49,6 +51,13 @@ class StudyWorker:
         context = replace(self._context, evaluator=None, model=None)  # type: ignore[arg-type]
         return evaluator.names, getattr(evaluator, "scale", Scale()), context
 
+    def place(self) -> str:
+        """Where the weights are and how many pictures run at once, in words; empty if there is no model."""
+        model, renderer = self._context.model, getattr(self._context.evaluator, "renderer", None)
+        if model is None or renderer is None:
+            return ""
+        return f"{model.placement or 'as it was built'}; {model.at_once(renderer.settings, renderer.batch_size)}"
+
     def plan(self, batches: Unit) -> tuple[Cost, list[list[TrialBatch]]]:
         """Cost of the trials, and which are measured together: the same grouping as in a single process."""
         evaluator: Any = self._context.evaluator
@@ -76,6 +85,8 @@ class RayExecutor(Executor):
             crew.hire(self.workers or fitting)
             try:
                 names, scale, context = crew.call("describe")
+                if place := crew.call("place"):
+                    say(f"model: {counted(len(crew.actors), 'Ray worker')}; the first one: {place}")
                 yield replace(context, evaluator=RayEvaluator(crew, names, scale))
             finally:
                 crew.dismiss()

@@ -11,7 +11,6 @@ from PIL import Image
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model, OnStep
-from t2iprobe.core.study.context import usual_batch
 from t2iprobe.plugins.continual.grid import Shape
 from t2iprobe.plugins.continual.streams import Picture, Task, TaskStream
 from t2iprobe.training.dataset import Crop, Example, Pictures
@@ -83,7 +82,7 @@ class Sampling:
         noise: seed of the first noise; every prompt, task and model gets the same noises.
         settings: settings of the generation (``num_steps``, ``guidance``, ``height``, ``width``).
         full: whether tasks that are still to come are sampled too.
-        batch_size: most pictures at once; the pictures do not depend on it.
+        batch_size: most pictures at once, by default as many as fit; the pictures do not depend on it.
     """
 
     samples: int = 8
@@ -99,7 +98,7 @@ class Sampling:
         rows = [prompt for prompt in prompts for _ in range(self.samples)]
         seeds = [self.noise + number for _ in prompts for number in range(self.samples)]
         generation = model.generation(rows, seeds, **self.settings)
-        return model.run(generation, batch_size=self.batch_size or usual_batch(model), on_step=on_step).images
+        return model.run(generation, batch_size=self.batch_size, on_step=on_step).images
 
     def shape(self, stream: TaskStream, size: tuple[int, int]) -> Shape:
         """Shape of an arm's arrays, for pictures of this height and width.

@@ -22,7 +22,7 @@ from t2iprobe.cli.console import (
     stopping,
     tell,
 )
-from t2iprobe.cli.cost import agree, duration
+from t2iprobe.cli.cost import agree, duration, memory_text
 from t2iprobe.cli.models import reference
 from t2iprobe.cli.studies import watched
 from t2iprobe.plugins.editing.options import EditOptions, with_preset
@@ -114,10 +114,11 @@ def _announce(sweep: EditSweep, path: Path, yes: bool, pairs: int, cost: Cost) -
     probe = model.probe(sweep.settings)
     seconds = probe.seconds_a_row * cost.rows + probe.seconds_an_image * cost.images
     size = len(sweep.pairs) * (2 + len(sweep.methods)) * model.image_bytes(sweep.settings)
+    memory = memory_text(model, sweep.settings, sweep.batch_size)
     say(
         f"plan: {labels or 'nothing'} and prompt-swap on {model.ref or 'the model'}, {pairs} of {len(sweep.pairs)} "
         f"pairs still to edit: {cost.images:,} pictures with their donors, {cost.rows:,} denoiser rows; about "
-        f"{duration(seconds)}, disk at most {max(2 * size / 1e6, 0.1):.1f} MB in {path}"
+        f"{duration(seconds)}, {memory}, disk at most {max(2 * size / 1e6, 0.1):.1f} MB in {path}"
     )
     agree(yes, seconds, size)
 

@@ -19,7 +19,7 @@ from t2iprobe.core.legibility import check_pairs
 from t2iprobe.core.model import Model
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.runs import provenance
-from t2iprobe.core.study.context import StudyContext, usual_batch
+from t2iprobe.core.study.context import StudyContext
 from t2iprobe.core.study.study import StudyRunner
 from t2iprobe.core.trials import Space
 from t2iprobe.plugins.editing import photo as photos
@@ -62,8 +62,7 @@ def prepared(
             editor.check(model, layers)
         methods = methods_of(model, listed, layers, starts)
         latents = None if photo is None else _latents(options, plugins, model, photo, pairs[0])
-        batch = options.batch_size or usual_batch(model)
-        sweep = EditSweep(model, pairs, methods, scorer, outside, settings, batch, latents, photo, path)
+        sweep = EditSweep(model, pairs, methods, scorer, outside, settings, options.batch_size, latents, photo, path)
         context = StudyContext(sweep, Space.of(model, options.num_steps), provenance.facts(model, settings), model)
         question = EditComparison(
             layers,

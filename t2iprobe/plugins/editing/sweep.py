@@ -78,7 +78,7 @@ class EditSweep:
         scorer: scores the text in the pictures.
         outside: compares the pictures outside the text.
         settings: settings of the generation.
-        batch_size: largest number of pictures at once.
+        batch_size: largest number of pictures at once; default as many as fit.
         latents: (pair, ...) what the pictures start from, for real pictures.
         picture: the real picture that is edited; pictures are compared with it.
         folder: folder of the run, where editors keep files.
@@ -90,7 +90,7 @@ class EditSweep:
     scorer: Scorer
     outside: Outside
     settings: Mapping[str, Any] = field(default_factory=dict)
-    batch_size: int = 8
+    batch_size: int | None = None
     latents: Tensor | None = None
     picture: Image | None = None
     folder: Path | None = None
@@ -109,16 +109,20 @@ class EditSweep:
         each = [1 for label in (SOURCE, TARGET) if label in labels]
         each += [method.editor.pictures for method in self._asked(labels)]
         images = [len(chunk) * count for count in each]
-        runs = sum(math.ceil(count / self.batch_size) for count in images)
+        runs = sum(math.ceil(count / self._at_once) for count in images)
         rows = self.model.evaluations(settings.get("num_steps")) * self.model.guided(settings)
         return Cost(sum(images), sum(images) * rows, runs * self.model.calls(settings))
+
+    @property
+    def _at_once(self) -> int:
+        return self.model.at_once(self.settings, self.batch_size).rows
 
     def _asked(self, labels: Sequence[str]) -> list[EditMethod]:
         return [one for one in self.methods if any(trial.label in labels for trial in one.trials)]
 
     def chunks(self, asks: Sequence[TrialBatch]) -> Iterator[list[TrialBatch]]:
         """Groups of asks for the same trials that, together with their donors, fill a batch."""
-        size = max(1, self.batch_size // 2)
+        size = max(1, self._at_once // 2)
         for _, same in itertools.groupby(asks, key=lambda ask: ask.trials):
             group = list(same)
             yield from (group[first : first + size] for first in range(0, len(group), size))

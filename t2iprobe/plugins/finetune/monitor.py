@@ -27,7 +27,6 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_words
 from t2iprobe.core.manifold import covered
 from t2iprobe.core.model import Model
-from t2iprobe.core.study.context import usual_batch
 from t2iprobe.plugins.finetune.sources import ProbePicture
 from t2iprobe.sampling import encoded
 
@@ -78,7 +77,7 @@ class Monitor:
         reader: name of the OCR reader.
         clip: folder or hub id of the CLIP that compares pictures with their prompts, if any.
         settings: settings of the generation.
-        batch_size: largest number of pictures at once.
+        batch_size: largest number of pictures at once; default as many as fit.
 
     Raises:
         ConfigError: there is no such reader, it cannot read a word, or there are no prompts.
@@ -103,7 +102,7 @@ class Monitor:
                 f"{'keep' if learn else 'learn'}"
             )
         self.model, self.learn, self.keep, self.settings = model, learn, keep, dict(settings or {})
-        self.batch_size = batch_size or usual_batch(model)
+        self.batch_size = batch_size
         self.reader = plugins.reader(reader)
         words, kept = ([one.word for one in probes if one.word] for probes in (learn, keep))
         check_words(self.reader, words, plugins.readers(), also=kept)

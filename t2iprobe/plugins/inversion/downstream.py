@@ -39,7 +39,7 @@ class Downstream:
         plugins: the session's plugins.
         metrics: metrics that compare two pictures.
         guidance: guidance scale of sampling; default the run's.
-        batch_size: rows that are sampled at once.
+        batch_size: rows that are sampled at once; default as many as fit.
     """
 
     run: Inverted

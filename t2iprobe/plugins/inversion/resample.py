@@ -15,7 +15,6 @@ from t2iprobe.core.contracts.inverter import Stepwise
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs import provenance
-from t2iprobe.core.study.context import usual_batch
 from t2iprobe.plugins.inversion.analysis.jackknife import Rows
 from t2iprobe.plugins.inversion.batch_runner import Tell, in_parts
 from t2iprobe.plugins.inversion.inverted import Inverted
@@ -32,7 +31,7 @@ class LevelSampler:
         model: the run's model.
         run: the finished inversion.
         guidance: guidance scale of sampling; default the run's.
-        batch_size: rows that are sampled at once.
+        batch_size: rows that are sampled at once; default as many as fit.
         on_rows: called with the number of rows of each denoiser call.
     """
 
@@ -59,8 +58,8 @@ class LevelSampler:
                 sampled = Stepwise().sample(denoiser, self.schedule, noise.to(self.model.pipeline._execution_device))
             return decoded(self.model, sampled.clean)
 
-        size, work = self.batch_size or usual_batch(self.model), ("resample", *states.shape[1:])
-        return np.concatenate(in_parts(self.model.room, work, len(states), make, size))
+        size = self.model.at_once(self.run.settings["generation"], self.batch_size).rows
+        return np.concatenate(in_parts(self.model.room, ("resample", *states.shape[1:]), len(states), make, size))
 
 
 def check_model(model: Model, run: Inverted) -> None:

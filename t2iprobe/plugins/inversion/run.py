@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from t2iprobe.core.batch_room import MOST
 from t2iprobe.core.contracts.inverter import Inverter
 from t2iprobe.core.contracts.metric import ImageMetric
 from t2iprobe.core.errors import ConfigError
@@ -25,13 +26,13 @@ from t2iprobe.core.model import Model
 from t2iprobe.core.runs import provenance, runfolder
 from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
 from t2iprobe.core.runs.stop import Stop
-from t2iprobe.core.study.context import usual_batch
 from t2iprobe.plugins.inversion.arms import ArmProperties, InversionArm, examined, methods_of
 from t2iprobe.plugins.inversion.batch_runner import SOURCE, BatchRunner, Tell, sample_calls, score_names
 from t2iprobe.plugins.inversion.sources import Source
 from t2iprobe.sampling import state_shape, used_schedule
 
 Sampler = Literal["plain", "own"]
+UNIT, FEWEST = 64 * 256**2, 8  # pixels of a unit at most, and rows at least
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,8 @@ class InversionStudy:
         question: what is inverted.
         inverters: the methods, by name.
         metrics: metrics that compare a reconstruction with the original picture.
-        batch_size: rows of a unit; running out of memory halves how many run at once, but not the unit.
+        batch_size: rows of a unit, by default 8 large pictures to 64 small ones; running out of memory halves how many
+            run at once, but not the unit.
         arguments: the arguments as they were given, for the manifest.
     """
 
@@ -194,8 +196,9 @@ class InversionStudy:
 
     @property
     def batch(self) -> int:
-        """The number of rows in a unit."""
-        return min(self.question.rows, self.batch_size or usual_batch(self.model))
+        """The number of rows in a unit: many small pictures, few large ones, whatever the memory of this machine."""
+        pixels = math.prod(self.model.picture_size(self.question.generation))
+        return min(self.question.rows, self.batch_size or min(MOST, max(FEWEST, UNIT // pixels)))
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the result, the model included."""

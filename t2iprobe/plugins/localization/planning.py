@@ -17,11 +17,10 @@ from t2iprobe.cli.models import published_ref
 from t2iprobe.core.contracts.adapter import layer_table
 from t2iprobe.core.contracts.localizer import Localizer
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.model import CostProbe, Model, OnStep
+from t2iprobe.core.model import Model, OnStep
 from t2iprobe.core.names import choice, counted
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.parse import size_text
-from t2iprobe.core.study.context import usual_batch
 from t2iprobe.core.study.planning import tail
 from t2iprobe.core.sweep import Cost, Renderer, TrialBatch, TrialResult
 from t2iprobe.core.trial_runner import InMemoryResults, TrialRunner
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
 
 UPSCALED = 256  # pixels, side of a picture of DeepFloyd IF's second stage
+PLANNED = 8  # pictures at once, where the machine is not known
 EXPECTED = (1, 3)  # numbers of layers that share the answer in a rehearsal
 
 
@@ -106,7 +106,7 @@ def _rehearsal(
     settings = question.sampling
     space = Space.of(model, settings["num_steps"])
     truth = Additive(space.layers, {layer: 1 / len(expected) for layer in expected})
-    renderer = Renderer(model, pairs, settings, question.batch_size or usual_batch(model))
+    renderer = Renderer(model, pairs, settings, question.batch_size)
     held_out = tail(len(pairs), question.held_out)
     runner = TrialRunner(
         _Rehearsal(truth, len(pairs), question.seed, steps=space.steps, renderer=renderer),
@@ -132,7 +132,7 @@ def cost_plan(options: SearchOptions, plugins: Plugins) -> dict[str, Any]:
     """
     paper, plan = options.paper, options.called("plan") if "plan" in type(options).model_fields else "a plan"
     published = paper.model if paper else published_ref(options.arch, plugins)
-    full = question(options.filled({"model": published}), plugins, dry=True)
+    full = question(options.filled({"model": published, "batch_size": PLANNED}), plugins, dry=True)
     if options.arch is None:
         raise ConfigError(
             f"{plan} is for the published configuration of an architecture: give {options.called('arch')}"
@@ -189,7 +189,8 @@ def _answer(
             f"{name} on {question.model}, published configuration: {counted(model.n_layers, 'layer')}, "
             f"{counted(runner.space.steps, 'step')}, guidance {settings['guidance']:g}, {settings['height']} pixels; "
             f"{counted(len(runner.pairs), 'pair')}, {held_out} of them held out: {counted(spent.images, 'picture')}, "
-            f"{counted(spent.calls, 'denoiser call')} ({counted(spent.rows, 'row')}), disk at most {size_text(disk)}. "
+            f"{counted(spent.calls, 'denoiser call')} ({counted(spent.rows, 'row')}, {question.batch_size} pictures at "
+            f"once), disk at most {size_text(disk)}. "
             f"Counted on a simulated model in which {'layer' if one else 'layers'} {ranges(expected)} "
             f"({table[expected[0]].path}{'' if one else ', …'}) would be the answer (a search takes more where "
             "several share it); the time is measured before a real run."
@@ -237,20 +238,9 @@ def announce_sweep(ready: Ready, pairs: int, cost: Cost) -> None:
     """Print the plan of ``t2iprobe patch``, see :func:`announce`."""
     model, question = ready.context.model, ready.plan.question
     assert model is not None
-    settings, batch = question.sampling, question.batch_size or usual_batch(model)
     ready.announce(
         f"{counted(pairs, 'pair')} × {counted(cost.images // pairs - 2, 'trial')} (+ source and target) = "
-        f"{counted(cost.images, 'picture')} of {counted(model.steps(settings['num_steps']), 'step')}, "
-        f"{counted(cost.calls, 'denoiser call')} ({counted(cost.rows, 'row')}, at most "
-        f"{batch * model.guided(settings)} at once), {memory(model, model.probe(settings), min(batch, cost.images))}",
+        f"{counted(cost.images, 'picture')} of {counted(model.steps(question.num_steps), 'step')}, "
+        f"{counted(cost.calls, 'denoiser call')} ({counted(cost.rows, 'row')})",
         cost,
     )
-
-
-def memory(model: Model, probe: CostProbe, rows: int) -> str:
-    """The memory that a batch of ``rows`` needs, to one digit because it was measured on a smaller batch."""
-    weights = f"memory {model.weight_bytes / 1e6:,.0f} MB for weights"
-    if not probe.bytes_an_image:
-        return weights
-    need = float(f"{probe.bytes_an_image * rows / 1e9:.1g}")
-    return f"{weights} and {f'about {need:g}' if need >= 0.1 else 'less than 0.1'} GB for a batch"

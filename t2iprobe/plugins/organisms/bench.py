@@ -32,7 +32,7 @@ class BenchQuestion:
         pairs, held_out: numbers of pairs to search on and to confirm on.
         seed: random seed of pairs, noise and the method.
         budget: largest number of rows through the denoiser.
-        batch_size: largest number of pictures at once.
+        batch_size: largest number of pictures at once; default as many as fit.
     """
 
     model: Model
@@ -42,7 +42,7 @@ class BenchQuestion:
     held_out: int = 4
     seed: int = 0
     budget: int | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
 
     @property
     def route(self) -> Route:

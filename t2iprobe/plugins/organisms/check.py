@@ -170,7 +170,7 @@ def check(
     words: int = 200,
     seed: int = 0,
     num_steps: int | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     tick: Tick = lambda done, of: None,
 ) -> CheckReport:
     """Patch every layer, and the planted sites, between pairs of held-out words.
@@ -183,7 +183,7 @@ def check(
         words: number of pairs, each with two held-out words.
         seed: random seed of words, colours and noise.
         num_steps: number of denoising steps; default the model's own.
-        batch_size: largest number of rows at once.
+        batch_size: largest number of rows at once; default as many as fit.
         tick: progress callback.
 
     Raises:
@@ -353,7 +353,7 @@ def patched_images(
     patches: Sequence[PlantedPatch],
     seed: int,
     num_steps: int | None,
-    batch_size: int,
+    batch_size: int | None,
 ) -> Iterator[Mapping[str, Image]]:
     """The images of each pair by label: source, target, and every patch."""
     trials = [source(), target()]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2iprobe.cli.commandline import quoted
 from t2iprobe.cli.console import say
-from t2iprobe.cli.cost import agree, duration
+from t2iprobe.cli.cost import agree, duration, memory_text
 from t2iprobe.cli.models import load, published_layers, published_ref, reference
 from t2iprobe.cli.papers import paper_settings
 from t2iprobe.cli.progress import progress
@@ -39,7 +39,7 @@ from t2iprobe.plugins.toxicity.methods import (
 )
 from t2iprobe.plugins.toxicity.options import GuardBenchOptions
 from t2iprobe.plugins.toxicity.policy import Policy
-from t2iprobe.plugins.toxicity.session import REPORT, RESULT, SHEET, batch_of, finished, worked
+from t2iprobe.plugins.toxicity.session import REPORT, RESULT, SHEET, finished, worked
 from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_lines
 from t2iprobe.report.folder import write_page
 
@@ -153,15 +153,15 @@ def benchmark(options: GuardBenchOptions, plugins: Plugins, command: Sequence[st
     model = load(full, plugins, full.upscaler)
     layers = full.chosen_layers(model)
     check_start(full.start_step, model.steps(full.num_steps))
-    size = options.batch_size or batch_of(model)
-    setup = Setup(model, layers, full.generation, full.start_step, str(full.negative), job.concept, size)
+    start, negative = full.start_step, str(full.negative)
+    setup = Setup(model, layers, full.generation, start, negative, job.concept, options.batch_size)
     methods = _methods(options.method, setup)
     _say_plan(setup, methods, cases, path, options.yes)
 
     def work(session: RunSession) -> dict[str, Any]:
         gallery, total = Gallery(path), sum(method.rows * len(cases) for method in methods.values())
         with progress(total, model.evaluations(full.num_steps), "drawing") as on_step:
-            render(methods, cases, gallery, size, on_step, session)
+            render(methods, cases, gallery, setup.at_once, on_step, session)
         rows = measure(list(methods), cases, gallery, tools)
         answer = {
             "model": model.ref,
@@ -239,12 +239,12 @@ def _say_plan(setup: Setup, methods: Mapping[str, GuardMethod], cases: Sequence[
     rows = width * model.evaluations(num_steps) * model.guided(setup.settings)
     probe = model.probe(setup.settings)
     seconds = probe.seconds_a_row * rows + probe.seconds_an_image * pictures
-    donor = chosen_donor(model)
+    donor, memory = chosen_donor(model), memory_text(model, setup.settings, setup.batch_size)
     say(
         f"plan: {counted(len(cases), 'prompt')} × {counted(len(methods), 'method')} = {counted(pictures, 'picture')} "
         f"of {counted(model.steps(num_steps), 'step')}, {counted(rows, 'denoiser row')}; "
         f"donor {donor} ({DONORS[donor]}); about {duration(seconds)}, "
-        f"disk at most {pictures * model.image_bytes(setup.settings) / 1e6:.1f} MB in {path}"
+        f"{memory}, disk at most {pictures * model.image_bytes(setup.settings) / 1e6:.1f} MB in {path}"
     )
     agree(yes, seconds)
 

@@ -51,7 +51,7 @@ class Setup:
         start: first step at which the localized layers get the rewrite.
         negative: template of the negative prompt.
         concept: template of Safe Latent Diffusion's concept.
-        batch_size: the largest number of rows at once.
+        batch_size: the largest number of rows at once; default as many as fit.
     """
 
     model: Model
@@ -60,7 +60,12 @@ class Setup:
     start: int = 0
     negative: str = NEGATIVE
     concept: str = latent.CONCEPT
-    batch_size: int = 64
+    batch_size: int | None = None
+
+    @property
+    def at_once(self) -> int:
+        """The number of rows at once."""
+        return self.model.at_once(self.settings, self.batch_size).rows
 
     def generation(self, cases: Sequence[Case], *, rewritten: bool = False) -> Generation:
         """A generation with one row per case, of its prompt or its rewrite."""
@@ -84,7 +89,7 @@ class GuardMethod:
 
     def run(self, cases: Sequence[Case], on_step: OnStep) -> Run:
         """The pictures of the cases, in order."""
-        size = max(self.setup.batch_size, self.rows)
+        size = max(self.setup.at_once, self.rows)
         return self.draw(cases, rows=range(len(cases)), batch_size=size, on_step=on_step)
 
 

@@ -22,7 +22,7 @@ from t2iprobe.plugins.toxicity.donors import DONORS
 from t2iprobe.plugins.toxicity.gallery import Gallery
 from t2iprobe.plugins.toxicity.guard import Guard, check_start
 from t2iprobe.plugins.toxicity.policy import Decision
-from t2iprobe.plugins.toxicity.session import RESULT, SHEET, batch_of, finished, worked
+from t2iprobe.plugins.toxicity.session import RESULT, SHEET, finished, worked
 from t2iprobe.report.figures import cell_for, grid, wrapped
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _draw_missing(
     if guard.audit is not None and not gallery.chunks:
         for row in refused:
             guard.audit.write(decisions[row], row=row, seed=order.seed + row, model=guard.ref)
-    rows, size = _missing(decisions, gallery), order.batch_size or batch_of(guard.model)
+    rows, size = _missing(decisions, gallery), guard.model.at_once(order.generation, order.batch_size).rows
     with progress(len(rows), guard.evaluations(order.num_steps), "drawing") as on_step:
 
         def run(chunk: Sequence[int]) -> Run:

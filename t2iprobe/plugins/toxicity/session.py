@@ -85,11 +85,6 @@ def _answer(path: Path) -> dict[str, Any]:
     return {**read_json(path / RESULT), "run": str(path), **found}
 
 
-def batch_of(model: Model) -> int:
-    """How many pictures are made at once by default."""
-    return 64 if sum(p.numel() for p in model.denoiser.parameters()) < SMALL else 4
-
-
 def check(path: Path, settings: Mapping[str, Any]) -> None:
     """Refuse a folder with another run, in words that show no text.
 
