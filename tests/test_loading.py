@@ -6,6 +6,9 @@ import errno
 import importlib
 import json
 import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import OfflineModeIsEnabled
 from original_layout import save_sd, save_sdxl
 from safetensors.torch import load_file, save_file
 
@@ -25,12 +30,13 @@ from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.core.contracts.adapter import layer_table
 from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.hub_advice import explained
 from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.model import Model, Run
 from t2iprobe.core.option_groups import ModelOptions
 from t2iprobe.core.placement import Demand, Placement, choose, stored
 from t2iprobe.core.runs import provenance
-from t2iprobe.plugins.hub import advice, files
+from t2iprobe.plugins.hub import files
 from t2iprobe.plugins.hub import load as hub
 from t2iprobe.registry import placing
 from t2iprobe.registry.few_steps import few_steps
@@ -521,20 +527,108 @@ def test_options_that_would_have_no_effect_are_refused() -> None:
 # messages
 
 
-def test_each_failure_names_the_next_command() -> None:
-    from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
+class Refusing(BaseHTTPRequestHandler):
+    """A hub that answers everything in one way: a status, its code and its message; README.md is its only file."""
 
-    def refused(kind: type[HfHubHTTPError], status: int, text: str) -> Exception:
-        error = kind.__new__(kind)
-        error.args, error.response = (text,), type("Answer", (), {"status_code": status})()
-        return error
+    answer = (404, "", "")
 
-    full = OSError(errno.ENOSPC, "No space left on device")
-    assert "export HF_HOME=FOLDER" in advice.explained("owner/name", full)
-    token = refused(HfHubHTTPError, 401, "Invalid user token.")
-    assert "hf auth login" in advice.explained("owner/name", token)
-    assert "no such revision" in advice.explained("owner/name", refused(RevisionNotFoundError, 404, "404"))
-    assert "hf download owner/name" in advice.explained("owner/name", ConnectionError("no route"))
+    def do_GET(self) -> None:
+        status, code, message = type(self).answer
+        body = json.dumps({"error": message}).encode()
+        if code == "EntryNotFound" and "/api/" in self.path:
+            status, body = 200, json.dumps({"id": "owner/name", "siblings": [{"rfilename": "README.md"}]}).encode()
+        self.send_response(status)
+        for key, value in (("X-Error-Code", code), ("X-Error-Message", message), ("Content-Length", str(len(body)))):
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *arguments: Any) -> None:
+        """Stay silent."""
+
+
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Refusing]]:
+    """A local hub."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield Refusing
+    server.shutdown()
+    server.server_close()
+
+
+GATED = "Access to model owner/name is restricted"
+
+
+@pytest.mark.parametrize(
+    ("answer", "ref", "said"),
+    [
+        (
+            (401, "GatedRepo", GATED),
+            "owner/name",
+            r"is gated: accept .*https://huggingface.co/owner/name,.*hf auth login",
+        ),
+        ((403, "GatedRepo", GATED), "owner/name/a.safetensors", r"^owner/name is gated.*co/owner/name,.*hf auth login"),
+        ((404, "RepoNotFound", "Repository not found"), "owner/name", "has no model owner/name.*hf auth login"),
+        ((404, "RevisionNotFound", "Invalid rev id"), "owner/name", "no such revision.*owner/name/tree/main"),
+        (
+            (404, "EntryNotFound", "Entry not found"),
+            "owner/name",
+            "has no model_index.json.*owner/name/FILE.safetensors",
+        ),
+        ((404, "EntryNotFound", "none"), "owner/name/a.safetensors", "owner/name has no a.safetensors"),
+        (
+            (401, "", "Invalid credentials in Authorization header"),
+            "owner/name",
+            "the token.*hf auth login.*unset HF_TOKEN",
+        ),
+        ((403, "", "Access to this resource is disabled."), "owner/name", "has disabled owner/name"),
+        ((403, "", "no permission"), "owner/name", "huggingface.co/settings/tokens.*hf auth login"),
+        ((429, "", "rate limit"), "owner/name", "too many requests.*hf auth login"),
+        ((503, "", "down"), "owner/name", "answers 503 for owner/name: try again later"),
+    ],
+)
+def test_what_the_hub_refuses_names_the_next_command(
+    answer: tuple[int, str, str], ref: str, said: str, refusing: type[Refusing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusing, "answer", answer)
+    with pytest.raises(ModelError, match=said):
+        t2i.load(ref, plugins=PLUGINS)
+
+
+def test_a_lora_that_the_hub_refuses_names_the_next_command(
+    refusing: type[Refusing], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = saved(SD.tiny(), tmp_path / "sd")
+    monkeypatch.setattr("diffusers.loaders.lora_base.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("diffusers.loaders.lora_base.model_info", HfApi().model_info)
+    monkeypatch.setattr(refusing, "answer", (401, "GatedRepo", GATED))
+    with pytest.raises(ConfigError, match=r"the LoRA cannot be fetched: owner/name is gated.*hf auth login"):
+        t2i.load(folder, lora="owner/name", plugins=PLUGINS)
+
+
+def test_what_this_machine_refuses_names_the_next_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "/cache")
+    said = {
+        number: explained("owner/name", OSError(number, "no", "/cache/blobs/x"))
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+    }
+    assert all("export HF_HOME=FOLDER" in one for one in said.values())
+    assert "the disk is full" in said[errno.EDQUOT] and "not writable" in said[errno.EROFS]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert "hf download owner/name a/b.gguf" in explained("owner/name/a/b.gguf", ConnectionError("no route"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "unset HF_HUB_OFFLINE" in explained("owner/name", OfflineModeIsEnabled("offline"))
 
 
 def test_a_damaged_index_is_no_traceback(tmp_path: Path) -> None:

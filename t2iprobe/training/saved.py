@@ -23,6 +23,7 @@ from diffusers.utils import (
 from torch import Tensor, nn
 
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.hub_advice import explained, failed_at_hub
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs.checksums import check
 
@@ -55,6 +56,8 @@ def put_on(model: Model, ref: str | Path, name: str) -> None:
     except ConfigError:
         raise
     except Exception as error:  # a broken file can make the readers raise anything
+        if failed_at_hub(error):
+            raise ConfigError(f"the LoRA cannot be fetched: {explained(str(ref), error)}") from error
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ConfigError(f"no LoRA can be read from {ref} ({reason})") from error
 

@@ -23,11 +23,11 @@ from huggingface_hub.errors import (
 
 from t2iprobe.core.contracts.adapter import Pipeline
 from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.hub_advice import explained
 from t2iprobe.core.load_options import INDEX, LoadOptions
 from t2iprobe.core.measuring import available
 from t2iprobe.core.placement import choose, free_bytes
 from t2iprobe.plugins.hub import files, quantization, single_file, structure
-from t2iprobe.plugins.hub.advice import explained
 from t2iprobe.registry import folders
 from t2iprobe.registry.no_bars import no_bars
 
