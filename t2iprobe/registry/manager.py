@@ -329,11 +329,13 @@ class Plugins:
         from t2iprobe.core.runs.runfolder import read_manifest
         from t2iprobe.core.runs.status import kind_of
         from t2iprobe.core.study.result import StudyResult
+        from t2iprobe.report import captured
         from t2iprobe.report.studies import study_view
 
         manifest = read_manifest(path)
         answers = self._ask("t2iprobe_register_runs")
-        kinds = _unique("kind of run", ((plugin, *item) for plugin, found in answers for item in found.items()))
+        registered = ((plugin, *item) for plugin, found in answers for item in found.items())
+        kinds = _unique("kind of run", [("t2iprobe", "capture", captured.view), *registered])
         kind = kind_of(manifest)
         if kind not in kinds and "localizer" not in manifest["settings"]:
             raise ConfigError(f"{path} is a run of {kind or 'an unknown command'}, and no plugin here shows such a run")

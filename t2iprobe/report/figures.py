@@ -150,6 +150,32 @@ def grid(
     return sheet
 
 
+def mosaic(pictures: Sequence[tuple[str, Image.Image]], columns: int = 8, lines: int = 3) -> Image.Image:
+    """Pictures side by side and in rows, each with its label below.
+
+    Args:
+        pictures: labels and pictures.
+        columns: most pictures in a row.
+        lines: most lines of a label.
+
+    Raises:
+        ConfigError: there are no pictures.
+    """
+    if not pictures:
+        raise ConfigError("a sheet needs at least one picture, found none")
+    cell = max(128, cell_for(pictures[0][1]))
+    wide, pitch, step = min(columns, len(pictures)), cell + GAP, cell + GAP + 16 * lines
+    high = -(-len(pictures) // wide)
+    sheet = Image.new("RGB", (2 * MARGIN + wide * pitch - GAP, 2 * MARGIN + high * step - GAP), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for number, (label, image) in enumerate(pictures):
+        x, y = MARGIN + number % wide * pitch, MARGIN + number // wide * step
+        sheet.paste(thumbnail(image, cell), (x, y))
+        text = _fitted(wrapped(label, cell // 7, lines), cell, 11)
+        pen.multiline_text((x, y + cell + 4), text, font=_font(11), fill=INK, spacing=2)
+    return sheet
+
+
 def _check(rows: Sequence[SheetRow], layers: Sequence[str], highlight: Collection[str]) -> None:
     if not rows:
         raise ConfigError("a contact sheet needs at least one pair, found none")

@@ -20,6 +20,10 @@ from t2iprobe.core.seeds import SEEDS
 from t2iprobe.core.textfile import LISTED, read_entries
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+
     from t2iprobe.core.model import Model
     from t2iprobe.core.runs.engine import RunSession
     from t2iprobe.core.store.capture import CapturePlan
@@ -103,30 +107,31 @@ def run(options: CaptureOptions, plugins: Plugins) -> dict[str, Any]:
     store = _complete(options) if found is not None else None
     if store is not None:
         say_finished(options.out)
-        return _answer(options, store, 0.0, len(listed))
+        return dict(plugins.answer(options.out))
     runfolder.check(options.out)
     model = load(options, plugins)
     facts = provenance.facts(model, options.generation)
     settings |= facts["decides"]
     runfolder.existing(options.out, settings)
     plan = _planned(options, model, listed, budget)
-    there: list[int] = []
     run = RunDefinition(
         "capture",
         settings,
-        lambda session: _capture(options, model, plan, session, there),
-        facts | {"captured_dtypes": list(plan.dtypes), "planned": _planned_sizes(plan)},
+        lambda session: _capture(options, model, plan, session),
+        {
+            **facts,
+            "captured_dtypes": list(plan.dtypes),
+            "planned": _planned_sizes(plan),
+            **({"store": options.store} if options.store else {}),
+        },
         options.given(),
         plugins.versions(),
         "prompt",
         store=options.store,
         is_complete=lambda: _complete(options) is not None,
     )
-    stop = stopping("the batch in flight")
-    manifest = execute(run, options.out, stop)
-    store = _complete(options)
-    assert store is not None
-    return _answer(options, store, manifest["spent"]["seconds"], sum(there))
+    execute(run, options.out, stopping("the batch in flight"))
+    return dict(plugins.show(options.out))
 
 
 def _deciding(options: CaptureOptions, ref: str, prompts: list[str]) -> dict[str, Any]:
@@ -172,18 +177,17 @@ def _planned_sizes(plan: CapturePlan) -> dict[str, Any]:
     return {"raw_bytes": plan.raw, "stored_bytes": plan.stored, "seconds": round(plan.seconds, 1)}
 
 
-def _capture(
-    options: CaptureOptions, model: Model, plan: CapturePlan, session: RunSession, there: list[int]
-) -> dict[str, Any]:
-    """Capture what is missing; the number of prompts that are already there is appended to ``there``."""
+def _capture(options: CaptureOptions, model: Model, plan: CapturePlan, session: RunSession) -> dict[str, Any]:
+    """Capture what is missing."""
     from t2iprobe.cli.progress import progress
+    from t2iprobe.core.runs.checksums import keep
     from t2iprobe.core.store.capture import capture
+    from t2iprobe.report.captured import SHOWN, picture_file
 
     generation = model.generation(plan.layout.prompts, options.seed, **options.generation)
     steps = model.steps(options.num_steps)
 
     def skip(rows: int) -> None:
-        there.append(rows)
         session.begin(rows, plan.layout.rows)
         on_step(rows * steps, 0)  # the progress bar begins where the last run stopped
         if rows:
@@ -194,10 +198,14 @@ def _capture(
         if session.units < plan.layout.rows:
             session.check()
 
+    def drawn(rows: Sequence[int], images: Sequence[Image]) -> None:
+        if found := {picture_file(row): one for row, one in zip(rows, images, strict=True) if row < SHOWN}:
+            keep(session.path, found)
+
     with progress(plan.layout.rows, steps, "capturing") as on_step:
         capture(
             model, generation, plan.layout, options.place, batch_size=options.batch_size, on_step=on_step, on_skip=skip,
-            on_unit=unit,
+            on_unit=unit, on_images=drawn,
         )  # fmt: skip
     return {}
 
@@ -214,29 +222,10 @@ def _complete(options: CaptureOptions) -> ActivationStore | None:
     return None if store.missing else store
 
 
-def _answer(options: CaptureOptions, store: ActivationStore, seconds: float, there: int) -> dict[str, Any]:
-    from t2iprobe.core.store import verify
-
-    sizes = verify.table(options.place)
-    return {
-        "run": str(options.out),
-        "store": str(options.place),
-        "rows": store.rows,
-        "rows_there_already": there,
-        "steps": list(store.layout.steps),
-        "sites": len(store.sites),
-        "raw_bytes": sum(size.raw for size in sizes),
-        "stored_bytes": sum(size.stored for size in sizes),
-        "codec": store.layout.codec.as_json(),
-        "round_bits": store.layout.round_bits,
-        "seconds": round(seconds, 2),
-    }
-
-
 def _show(answer: dict[str, Any]) -> None:
     sizes = f"{parse.size_text(answer['raw_bytes'])} raw, {parse.size_text(answer['stored_bytes'])} stored"
     tell(
         f"{answer['sites']} sites × {len(answer['steps'])} steps × {answer['rows']} prompts: {sizes} in "
         f"{answer['store']} ({answer['seconds']:.0f} s)"
     )
-    say(f"sizes: t2iprobe store info {answer['run']}")
+    tell(f"Report with pictures: {answer['report']}")

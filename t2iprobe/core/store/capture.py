@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
+from PIL.Image import Image
 from torch import Tensor
 
 from t2iprobe.core.arguments import EMBEDDINGS, TEXTS, options_of
@@ -170,6 +171,7 @@ def capture(
     on_step: OnStep = lambda rows, step: None,
     on_skip: Callable[[int], None] = lambda rows: None,
     on_unit: Callable[[int], None] = lambda rows: None,
+    on_images: Callable[[Sequence[int], Sequence[Image]], None] = lambda rows, images: None,
 ) -> ActivationStore:
     """Run and write what the store lacks; see :class:`~t2iprobe.core.store.writer.ActivationWriter`.
 
@@ -183,6 +185,7 @@ def capture(
         on_step: progress callback.
         on_skip: called with the number of rows that are already there.
         on_unit: called after each unit with its number of rows, once they are on disk; an exception ends the run.
+        on_images: called before that, with the numbers of the rows and their pictures.
 
     Raises:
         RunExistsError: the store holds something else under this name.
@@ -195,7 +198,10 @@ def capture(
             verify.sweep_up(where, run)
         for unit in writer.todo:
             with writer.unit(unit) as rows:
-                model.run(generation, cache=sites, into=writer, rows=rows, batch_size=batch_size, on_step=on_step)
+                made = model.run(
+                    generation, cache=sites, into=writer, rows=rows, batch_size=batch_size, on_step=on_step
+                )
+                on_images(rows, made.images)
             on_unit(len(rows))
     return ActivationStore(where, run)
 
