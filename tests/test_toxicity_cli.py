@@ -149,9 +149,14 @@ def test_pictures_of_prompts_are_guarded_logged_and_kept(words: Path, tmp_path: 
     assert "1 prompt rewritten" in " ".join(outcome.stderr.split())
     assert found["contact_sheet"] == str(run / "contact_sheet.png")
     with Image.open(run / "contact_sheet.png") as opened:
-        assert opened.height > 2 * 128 and len(opened.convert("RGB").getcolors(1 << 20) or ()) > 50
+        assert opened.width > 2 * 128 and len(opened.convert("RGB").getcolors(1 << 20) or ()) > 50
     again = guard(*options, "--out", run, "--format", "json")
     assert answer(again) == found and "already" in again.stderr
+    page = (run / "report.html").read_text()
+    assert found["sentence"] in page and BENIGN.split('"')[1] in page and "GRUM" not in page
+    (run / "report.html").unlink()
+    assert CliRunner().invoke(build(), ["report", str(run)]).exit_code == 0
+    assert (run / "report.html").read_text() == page and json.loads((run / "result.json").read_text()) == found
     assert f"Contact sheet: {run / 'contact_sheet.png'}" in guard(*options, "--out", run).stdout
     state = CliRunner().invoke(build(), ["study", "status", str(run)]).stdout
     assert "kind  guard run" in state and "1 as they are, 1 rewritten, 0 refused" in state
@@ -341,4 +346,6 @@ def test_the_guard_against_its_baselines(words: Path, tmp_path: Path) -> None:
     assert "GRUM" not in (run / "result.json").read_text() + (run / "manifest.json").read_text()
     assert (run / "contact_sheet.png").is_file() and "SSIM" in (run / "report.html").read_text()
     assert "--method localized,localized-stream,prompt-swap" in (run / "report.html").read_text()
-    assert answer(guard(*options, *chosen)) == {**found, "run": str(run)}
+    assert answer(guard(*options, *chosen)) == found == json.loads((run / "result.json").read_text())
+    with Image.open(run / "plot.png") as plot:
+        assert plot.width > 1000

@@ -39,9 +39,9 @@ from t2iprobe.plugins.toxicity.methods import (
 )
 from t2iprobe.plugins.toxicity.options import GuardBenchOptions
 from t2iprobe.plugins.toxicity.policy import Policy
-from t2iprobe.plugins.toxicity.session import REPORT, RESULT, SHEET, finished, worked
+from t2iprobe.plugins.toxicity.session import finished, worked
 from t2iprobe.plugins.toxicity.wordlist import WordList, builtin, bundled, read_lines
-from t2iprobe.report.folder import write_page
+from t2iprobe.report.folder import SHEET
 
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
@@ -146,7 +146,7 @@ def benchmark(options: GuardBenchOptions, plugins: Plugins, command: Sequence[st
     policy = Policy([detector], plugins.rewriter(full.rewriter))
     path = options.out or Path("runs") / f"guard-bench-{Path(job.ref).name}"
     settings = {"command": "guard bench", "asked": _settings(job)}
-    if (done := finished(path, settings)) is not None:
+    if (done := finished(path, settings, plugins)) is not None:
         return done
     tools = _instruments(job, policy, plugins)
     cases = _cases(job, policy, plugins)
@@ -177,10 +177,8 @@ def benchmark(options: GuardBenchOptions, plugins: Plugins, command: Sequence[st
             "methods": rows,
             "sentence": report.sentence(rows, cases),
         }
-        sheet = report.sheet(list(methods), cases, gallery, full.show_words)
-        write_page(report.page_of(answer, sheet, quoted(command)), path / REPORT)
-        keep(path, {SHEET: sheet, RESULT: answer})
-        return {"sentence": answer["sentence"]}
+        keep(path, {SHEET: report.sheet(list(methods), cases, gallery, full.show_words)})
+        return {"sentence": answer["sentence"], "answer": answer, "command": quoted(command)}
 
     return worked(path, settings, work, model, full.generation, plugins)
 

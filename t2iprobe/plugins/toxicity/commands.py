@@ -57,20 +57,17 @@ def run(options: GuardRunOptions, context: typer.Context) -> None:
 
 
 def _print_run(answer: dict[str, Any], format: Format) -> None:
-    from t2iprobe.plugins.toxicity.running import verdicts
-
     if format is Format.json:
         print_json(answer)
         return
     rows = [(row["row"], row["verdict"], _outcome(row), row["picture"] or "-") for row in answer["prompts"]]
     print_table(("row", "verdict", "prompt of the localized layers", "picture"), rows)
     tell(
-        f"{verdicts(answer)}; "
+        f"{answer['sentence']}; "
         f"{counted(answer['denoiser_calls'], 'denoiser call')}, {counted(answer['denoiser_rows'], 'row')} "
         f"({answer['normal_rows']:,} without a guard). Pictures and audit log: {answer['run']}"
     )
-    if answer["contact_sheet"]:
-        tell(f"Contact sheet: {answer['contact_sheet']}")
+    tell(f"Contact sheet: {answer['contact_sheet'] or 'none'}, report: {answer['report']}")
 
 
 def _outcome(row: dict[str, Any]) -> str:

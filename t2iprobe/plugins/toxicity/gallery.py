@@ -14,6 +14,7 @@ from t2iprobe.core.runs.checksums import check, keep
 from t2iprobe.core.runs.engine import RunSession
 
 LOG = "progress.jsonl"
+GUARDED = "guarded"  # the method of pictures that are only guarded, not compared
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import typer
 
     from t2iprobe.core.contracts.detector import Detector, Rewriter
+    from t2iprobe.report.folder import View
 
 
 @hookimpl
@@ -26,6 +27,14 @@ def t2iprobe_register_rewriters() -> list[type[Rewriter]]:
     from t2iprobe.plugins.toxicity.rewriters import CallbackRewriter, Mapped, Mask
 
     return [Mapped, Mask, CallbackRewriter]
+
+
+@hookimpl
+def t2iprobe_register_runs() -> dict[str, View]:
+    """Runs of ``t2iprobe guard run`` and ``guard bench``."""
+    from t2iprobe.plugins.toxicity.report import bench_view, run_view
+
+    return {"guard run": run_view, "guard bench": bench_view}
 
 
 @hookimpl

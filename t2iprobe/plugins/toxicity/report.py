@@ -1,20 +1,30 @@
-"""What a benchmark reports: the sentence, the table, the contact sheet and the HTML page."""
+"""What the runs of ``t2iprobe guard`` show: answers, tables, contact sheets, plots and pages."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import counted
+from t2iprobe.core.runs import runfolder
 from t2iprobe.core.statistics import Interval
-from t2iprobe.plugins.toxicity.gallery import Gallery
+from t2iprobe.plugins.toxicity.gallery import GUARDED, Gallery
 from t2iprobe.plugins.toxicity.methods import LOCALIZED, UNGUARDED, Case
-from t2iprobe.report.figures import cell_for, grid, wrapped
+from t2iprobe.report.figures import cell_for, dot_plot, grid, mosaic, wrapped
+from t2iprobe.report.folder import SHEET, RunView, kept
+from t2iprobe.report.page import page_of
 from t2iprobe.report.sections import Page, ReportTable, Section
 
+if TYPE_CHECKING:
+    from t2iprobe.registry.manager import Plugins
+
 SHEET_ROWS = 8
+SHOWN = 48  # most guarded pictures on a contact sheet
 Row = Mapping[str, Any]
 #: keys, headings and digits of the table's columns
 COLUMNS = (
@@ -29,6 +39,12 @@ COLUMNS = (
     ("denoiser_rows_an_image", "rows", 0),
     ("seconds_an_image", "s per image", 2),
 )
+#: scores in the plot, with the headings of their panels
+PANELS = {
+    "toxicity": "pictures with toxic text",
+    "ocr_f1_benign": "F1 of the rewritten text",
+    "ssim_textless": "SSIM to the unguarded picture, outside the text",
+}
 HEADS = ["method", *(head for _, head, _ in COLUMNS)]
 TEXT = (
     "Means, and 95 % intervals over words. MSE, SSIM and PSNR compare with the unguarded picture; outside: where "
@@ -101,9 +117,51 @@ def _label(row: int, case: Case, words: bool) -> str:
     return f"{row}: {case.rewrite}" if case.found else f"case {row}"
 
 
-def page_of(answer: Mapping[str, Any], picture: Image.Image, command: str) -> Page:
-    """The page of the report."""
-    table = ReportTable(HEADS, [cells(row) for row in answer["methods"]])
-    section = Section("Methods", TEXT, table, figures=[("the same noise", picture)])
-    facts = {name: str(answer[name]) for name in ("arch", "layers", "donor", "judge")}
-    return Page(f"{answer['model']}: toxic text", answer["sentence"], [section], command, provenance=facts)
+def bench_view(path: Path, plugins: Plugins) -> RunView:
+    """What a benchmark shows; its contact sheet is the one that the run has left, because words are kept nowhere else.
+
+    Raises:
+        ConfigError: it is not finished.
+    """
+    manifest, answer = _answered(path)
+    sheet, names = kept(path, SHEET), [row["method"] for row in answer["methods"]]
+    panels = {title: [_interval(row[name]) for row in answer["methods"]] for name, title in PANELS.items()}
+    plot = dot_plot(names, panels, [name for name in names if name.startswith(LOCALIZED)])
+    figures = [("what the guard takes away, and what it leaves", plot)]
+    figures += [("the same noise", sheet)] if sheet else []
+    section = Section("Methods", TEXT, ReportTable(HEADS, [cells(row) for row in answer["methods"]]), figures=figures)
+    return RunView(_page(manifest, answer, "toxic text", section), answer, sheet, plot)
+
+
+def run_view(path: Path, plugins: Plugins) -> RunView:
+    """What guarded pictures show: what became of each prompt, without the prompts.
+
+    Raises:
+        ConfigError: the run is not finished.
+    """
+    manifest, answer = _answered(path)
+    drawn, gallery = [row for row in answer["prompts"] if row["picture"]][:SHOWN], Gallery(path)
+    pictures = [(f"{row['row']}: {row['rewrite']}", gallery.image(GUARDED, row["row"])) for row in drawn]
+    sheet = mosaic(pictures) if pictures else None
+    rows = [[row["row"], row["verdict"], row["rewrite"] or row["reason"]] for row in answer["prompts"]]
+    table = ReportTable(["row", "verdict", "prompt of the localized layers"], rows)
+    section = Section("Prompts", figures=[("as rewritten", sheet)] if sheet else [], table=table)
+    return RunView(_page(manifest, answer, "guarded pictures", section), answer, sheet)
+
+
+def _answered(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The manifest of a finished run, and the answer in it."""
+    manifest = runfolder.read_manifest(path)
+    if not isinstance(manifest.get("answer"), dict):
+        raise ConfigError(f"{path} is not finished, so there is nothing to show yet; the same command continues")
+    return manifest, manifest["answer"]
+
+
+def _page(manifest: Mapping[str, Any], answer: Mapping[str, Any], subject: str, section: Section) -> Page:
+    page = page_of(manifest, subject, answer["sentence"], [section], manifest.get("command", ""))
+    facts = {name: str(answer[name]) for name in ("arch", "layers", "donor", "judge") if name in answer}
+    return replace(page, provenance={**facts, **page.provenance})
+
+
+def _interval(value: Any) -> Interval | None:
+    return Interval.of(value) if isinstance(value, list) and value[0] is not None else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,23 +14,18 @@ from t2iprobe.cli.progress import progress
 from t2iprobe.core.model import Run
 from t2iprobe.core.names import counted
 from t2iprobe.core.option_groups import CheckpointOptions
-from t2iprobe.core.runs.checksums import keep
 from t2iprobe.core.runs.engine import RunSession
 from t2iprobe.plugins.toxicity.audit import Audit
 from t2iprobe.plugins.toxicity.digests import deciding, digests, key_name
 from t2iprobe.plugins.toxicity.donors import DONORS
-from t2iprobe.plugins.toxicity.gallery import Gallery
+from t2iprobe.plugins.toxicity.gallery import GUARDED, Gallery
 from t2iprobe.plugins.toxicity.guard import Guard, check_start
 from t2iprobe.plugins.toxicity.policy import Decision
-from t2iprobe.plugins.toxicity.session import RESULT, SHEET, finished, worked
-from t2iprobe.report.figures import cell_for, grid, wrapped
+from t2iprobe.plugins.toxicity.session import finished, worked
 
 if TYPE_CHECKING:
     from t2iprobe.plugins.toxicity.options import GuardRunOptions
     from t2iprobe.registry.manager import Plugins
-
-GUARDED = "guarded"  # the folder of the pictures
-SHEET_ROWS = 8
 
 
 def draw(order: GuardRunOptions, plugins: Plugins) -> dict[str, Any]:
@@ -44,7 +39,7 @@ def draw(order: GuardRunOptions, plugins: Plugins) -> dict[str, Any]:
     ref = reference(order.arch, order.model, plugins)
     path = order.out or Path("runs") / f"guard-{Path(ref).name}"
     settings = {"command": "guard run", "asked": _settings(ref, order)}
-    if (done := finished(path, settings)) is not None:
+    if (done := finished(path, settings, plugins)) is not None:
         return done
     model = load(order, plugins, order.upscaler)
     log = Audit(order.audit or path / "audit.jsonl", order.audit_text)
@@ -59,23 +54,10 @@ def draw(order: GuardRunOptions, plugins: Plugins) -> dict[str, Any]:
     def work(session: RunSession) -> dict[str, Any]:
         gallery = Gallery(path)  # another process may have begun in the meantime
         _draw_missing(guard, order, decisions, gallery, session)
-        shown = [
-            (wrapped(f"{row}: {decisions[row].rewrite}"), [gallery.image(GUARDED, row)])
-            for row in sorted(gallery.done(GUARDED))[:SHEET_ROWS]
-        ]
-        if shown:
-            corner = f"{len(shown)} of {counted(len(decisions), 'prompt')}\nas rewritten"
-            keep(path, {SHEET: grid([GUARDED], shown, cell_for(shown[0][1][0]), corner=corner)})
         answer = _answer(guard, order, decisions, gallery)
-        keep(path, {RESULT: answer})
-        return {"sentence": verdicts(answer)}
+        return {"sentence": answer["sentence"], "answer": answer}
 
     return worked(path, settings, work, model, order.generation, plugins)
-
-
-def verdicts(answer: Mapping[str, Any]) -> str:
-    """A sentence that says what became of the prompts."""
-    return f"{answer['passed']} as they are, {answer['rewritten']} rewritten, {answer['refused']} refused"
 
 
 def _settings(ref: str, order: GuardRunOptions) -> dict[str, Any]:
@@ -162,12 +144,15 @@ def plan(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision], pi
 def _answer(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision], gallery: Gallery) -> dict[str, Any]:
     """The answer as a JSON object, without the prompts."""
     count = Counter(one.verdict for one in decisions)
-    drawn, chunks = len(decisions) - count["refused"], gallery.chunks
+    chunks = gallery.chunks
+    prompts = counted(len(decisions), "prompt")
+    passed, rewritten, refused = (count[verdict] for verdict in ("pass", "rewritten", "refused"))
     return {
         "model": guard.ref,
         "arch": guard.adapter.name,
         "layers": list(guard.layers_guarded),
         "donor": guard.donor,
+        "sentence": f"{prompts}: {passed} as they are, {rewritten} rewritten, {refused} refused",
         "prompts": [
             {
                 "row": row,
@@ -178,11 +163,11 @@ def _answer(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision],
             }
             for row, one in enumerate(decisions)
         ],
-        "passed": count["pass"],
-        "rewritten": count["rewritten"],
-        "refused": count["refused"],
+        "passed": passed,
+        "rewritten": rewritten,
+        "refused": refused,
         "denoiser_calls": sum(chunk.calls for chunk in chunks),
         "denoiser_rows": sum(chunk.denoiser_rows for chunk in chunks),
-        "normal_rows": drawn * guard.guided(order.generation) * guard.evaluations(order.num_steps),
+        "normal_rows": (passed + rewritten) * guard.guided(order.generation) * guard.evaluations(order.num_steps),
         "seconds": round(sum(chunk.seconds for chunk in chunks), 2),
     }

@@ -12,14 +12,12 @@ from t2iprobe.cli.console import say_finished, stopping
 from t2iprobe.core.errors import RunExistsError
 from t2iprobe.core.names import counted
 from t2iprobe.core.runs import provenance, runfolder
-from t2iprobe.core.runs.checksums import read_json
 from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
 
 if TYPE_CHECKING:
     from t2iprobe.core.model import Model
     from t2iprobe.registry.manager import Plugins
 
-RESULT, REPORT, SHEET = "result.json", "report.html", "contact_sheet.png"
 SMALL = 50_000_000  # a denoiser with fewer parameters takes many rows at once
 SHOWN = 3  # the largest number of differences that are listed
 #: settings that are digests of texts, and what one of these texts is called
@@ -36,7 +34,7 @@ NEEDS: Mapping[str, Mapping[str, type]] = {
 DIGEST = re.compile(r"[:,]file=[0-9a-f]{16}")  # in place of a file's name, see digests.deciding
 
 
-def finished(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+def finished(path: Path, asked: Mapping[str, Any], plugins: Plugins) -> dict[str, Any] | None:
     """The answer of a run that is already done; ``None`` if it still has to be run or to go on.
 
     Raises:
@@ -48,8 +46,7 @@ def finished(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
         runfolder.check(path)
         return None
     say_finished(path)
-    read_json(path / RESULT, NEEDS.get(str(asked.get("command"))))
-    return _answer(path)
+    return dict(plugins.answer(path, NEEDS[asked["command"]]))
 
 
 def worked(
@@ -60,7 +57,10 @@ def worked(
     generation: Mapping[str, Any],
     plugins: Plugins,
 ) -> dict[str, Any]:
-    """Start the run in the folder ``path``, or go on with it there; returns the answer, which ``work`` has kept."""
+    """Start the run in the folder ``path``, or go on with it there; returns the answer.
+
+    ``work`` gives the manifest a ``sentence`` and an ``answer``, from which everything that is looked at is made.
+    """
     facts = provenance.facts(model, generation)
     settings = {**asked, **facts["decides"]}
     run = RunDefinition(
@@ -75,14 +75,7 @@ def worked(
         check=lambda place: check(place, settings),
     )
     execute(run, path, stopping("the batch in flight"))
-    return _answer(path)
-
-
-def _answer(path: Path) -> dict[str, Any]:
-    """The answer of a run, with the paths of those files that it has."""
-    files = {"contact_sheet": path / SHEET, "report": path / REPORT}
-    found = {name: str(file) if file.is_file() else None for name, file in files.items()}
-    return {**read_json(path / RESULT), "run": str(path), **found}
+    return dict(plugins.show(path))
 
 
 def check(path: Path, settings: Mapping[str, Any]) -> None:
