@@ -259,7 +259,7 @@ class Simulation:
         """See :class:`~t2iprobe.core.sweep.Evaluator`; 64 images per batch, two rows per image and step."""
         rows = sum(ask.rows * GUIDANCE * (ask.num_steps or self.steps) for ask in asks)
         calls = sum(-(-ask.rows // 64) * (ask.num_steps or self.steps) for ask in asks)
-        return Cost(sum(ask.rows for ask in asks), rows, calls)
+        return Cost(sum(len(ask.trials) for ask in asks), rows, calls)
 
     def measure(
         self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None

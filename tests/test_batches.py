@@ -100,10 +100,11 @@ def layers_again(layers: Sequence[Trial]) -> list[Trial]:
     return [Trial(f"{one.label}, again", one.sites) for one in layers]
 
 
+@pytest.mark.parametrize("adapter", [SD3, SDXL, DeepFloydIF], ids=lambda one: one.name)
 @pytest.mark.parametrize("size", [3, 4, 8, 64])
-def test_the_plan_of_a_sweep_is_what_it_runs(size: int) -> None:
-    """Donors come again in every part of an ask that is wider than a batch."""
-    model = build(SD3)
+def test_the_plan_of_a_sweep_is_what_it_runs(size: int, adapter: type[Adapter]) -> None:
+    """Donors come again in every part of an ask that is wider than a batch, unless they need no row."""
+    model = build(adapter)
     pairs = [Pair(DOG, CAT, seed, "DOG", "CAT") for seed in range(2)]
     renderer = Renderer(model, pairs, {"num_steps": 1}, size)
     asked = asks(model, 2)
@@ -111,6 +112,7 @@ def test_the_plan_of_a_sweep_is_what_it_runs(size: int) -> None:
         made = list(renderer.render(asked))
     cost = renderer.cost(asked)
     assert (cost.calls, cost.rows) == (len(seen), sum(seen))
+    assert (cost.rows == 2 * cost.images) == (adapter is not SD3 or size >= 8)
     assert (sum(one.calls for one in made), sum(one.rows for one in made)) == (cost.calls, cost.rows)
 
 

@@ -177,6 +177,13 @@ class MovingText(SD3):
         return change(super().sites(pipeline), "blocks.1.joint_attn.k", static=True)
 
 
+class ForgetsTheNorm(DeepFloydIF):
+    """Computes text keys from the encoded prompt, without what the U-Net does to it first."""
+
+    def from_text(self, pipeline: Any, site: Site) -> Any:
+        return lambda call: pipeline.unet.get_submodule(site.module)(call["encoder_hidden_states"])
+
+
 class DeadSite(SD3):
     """Offers the text queries of the last block, whose text is dropped."""
 
@@ -307,6 +314,7 @@ WRONG: tuple[tuple[type[Adapter], str], ...] = (
     (ImageForText, "text_sites_hold_the_text"),
     (WholeSequence, "text_sites_hold_the_text"),
     (MovingText, "static_sites_do_not_change"),
+    (ForgetsTheNorm, "donors_from_the_text_are_what_runs"),
     (RegistrationOrder, "sites_come_in_forward_order"),
     (NumberedFromOne, "sites_come_in_forward_order"),
     (OneBranchTwice, "writing_back_changes_nothing"),

@@ -342,9 +342,10 @@ def test_the_result_does_not_depend_on_the_batch_size(model: Model, size: int) -
         assert torch.allclose(whole.cache[site.name, 1, COND], parts.cache[site.name, 1, COND], rtol=1e-3, atol=1e-3)
 
 
-def test_rows_chooses_and_orders_the_images(sd: Model) -> None:
-    generation, edits = sweep(sd)
-    whole, some = sd.run(generation, interventions=edits), sd.run(generation, interventions=edits, rows=(4, 0))
+def test_rows_chooses_and_orders_the_images() -> None:
+    model = build(SD3)
+    generation, edits = sweep(model)
+    whole, some = model.run(generation, interventions=edits), model.run(generation, interventions=edits, rows=(4, 0))
     assert np.abs(pixels(some) - pixels(whole)[[4, 0]]).max() <= 1
     assert some.denoiser_rows == 2 * 2 * 3  # steps, branches, rows 0 and 4 and the donor 1
     assert some.denoiser_calls == 2
@@ -389,10 +390,11 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_donors(adapter: type[Adapt
     assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_too_little_memory_for_one_row_is_said(sd: Model) -> None:
-    generation, edits = sweep(sd)
-    with little_memory(sd, most=1), pytest.raises(T2IProbeError, match="out of memory with 2 rows in a batch"):
-        sd.run(generation, interventions=edits)
+def test_too_little_memory_for_one_row_is_said() -> None:
+    model = build(SD3)
+    generation, edits = sweep(model)
+    with little_memory(model, most=1), pytest.raises(T2IProbeError, match="out of memory with 2 rows in a batch"):
+        model.run(generation, interventions=edits)
 
 
 def test_progress_and_costs_are_counted(sd: Model) -> None:

@@ -15,8 +15,8 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_parts as parts
-from t2iprobe.architectures.unet import forward_key
-from t2iprobe.core.contracts.adapter import Adapter, Conditioning, Pipeline
+from t2iprobe.architectures.unet import forward_key, read_text
+from t2iprobe.core.contracts.adapter import Adapter, Conditioning, FromText, Pipeline
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.sites import Axis, In, Out, Site
 
@@ -108,6 +108,10 @@ class DeepFloydIF(Adapter):
     def size_multiple(self, pipeline: Pipeline) -> int:
         """See :meth:`Adapter.size_multiple`; every resolution of the U-Net has to be divisible by two."""
         return int(2**pipeline.unet.num_upsamplers)
+
+    def from_text(self, pipeline: Pipeline, site: Site) -> FromText | None:
+        """See :meth:`Adapter.from_text`."""
+        return read_text(pipeline.unet, site)
 
     def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
         """The prompts, only lower-cased and stripped: caption cleaning depends on other installed packages."""

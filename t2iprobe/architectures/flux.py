@@ -12,8 +12,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_parts as parts
-from t2iprobe.architectures.joint import joint_block_sites
-from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning, Pipeline
+from t2iprobe.architectures.joint import embedded_text, joint_block_sites
+from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning, FromText, Pipeline
 from t2iprobe.core.errors import HookError
 from t2iprobe.core.sites import In, Out, Site
 
@@ -94,6 +94,10 @@ class Flux(Adapter):
     def guidance_branches(self, pipeline: Pipeline, arguments: Mapping[str, Any]) -> int:
         """See :meth:`Adapter.guidance_branches`; guidance that is an input of the network adds no rows."""
         return 2 if (arguments.get("true_cfg_scale") or 0) > 1 else 1
+
+    def from_text(self, pipeline: Pipeline, site: Site) -> FromText | None:
+        """See :meth:`Adapter.from_text`; what a block computes of the text depends on the picture."""
+        return embedded_text(pipeline.transformer) if site.name == "text" else super().from_text(pipeline, site)
 
     def branches(self, pipeline: Pipeline, call: int, ratio: int) -> tuple[Branch, ...]:
         """See :meth:`Adapter.branches`; true guidance runs the negative prompt in a second call."""

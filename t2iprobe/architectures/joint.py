@@ -8,7 +8,13 @@ from typing import Any
 from torch import nn
 
 from t2iprobe.architectures.unet import attention_sites
+from t2iprobe.core.contracts.adapter import FromText
 from t2iprobe.core.sites import In, Out, Site
+
+
+def embedded_text(transformer: Any) -> FromText:
+    """The text as the first block gets it, from the arguments of the transformer's call."""
+    return lambda call: transformer.context_embedder(call["encoder_hidden_states"])
 
 
 def joint_block_sites(index: int, block: nn.Module, *, text_z_first: bool) -> Iterator[Site]:

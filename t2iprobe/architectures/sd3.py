@@ -11,8 +11,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, St
 from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_parts as parts
-from t2iprobe.architectures.joint import joint_block_sites
-from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning, Pipeline
+from t2iprobe.architectures.joint import embedded_text, joint_block_sites
+from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning, FromText, Pipeline
 from t2iprobe.core.sites import In, Out, Site
 
 
@@ -87,6 +87,10 @@ class SD3(Adapter):
         yield Site("text", "context_embedder", Out(), static=True)
         for index, block in enumerate(self.module(pipeline).get_submodule("transformer_blocks").children()):
             yield from joint_block_sites(index, block, text_z_first=True)
+
+    def from_text(self, pipeline: Pipeline, site: Site) -> FromText | None:
+        """See :meth:`Adapter.from_text`; what a block computes of the text depends on the picture."""
+        return embedded_text(pipeline.transformer) if site.name == "text" else super().from_text(pipeline, site)
 
     def branches(self, pipeline: Pipeline, call: int, ratio: int) -> tuple[Branch, ...]:
         """See :meth:`Adapter.branches`; skip-layer guidance repeats the conditional half after the doubled call.

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from t2iprobe.core.contracts.adapter import Adapter, Conditioning, Pipeline
+from t2iprobe.core.contracts.adapter import Adapter, Conditioning, FromText, Pipeline
 from t2iprobe.core.sites import In, Out, Site
 
 STAGES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
@@ -44,6 +44,33 @@ def attention_sites(name: str, path: str, heads: Any) -> Iterator[Site]:
     yield Site(f"{name}.out", path, Out())
 
 
+def read_text(unet: Any, site: Site) -> FromText | None:
+    """How what a U-Net reads of the text, or computes from it, follows from the arguments of its call."""
+
+    def pooled(call: Mapping[str, Any]) -> Any:
+        return unet.get_aug_embed(call["sample"], call["encoder_hidden_states"], call.get("added_cond_kwargs"))
+
+    def text(call: Mapping[str, Any]) -> Any:
+        read = unet.process_encoder_hidden_states(call["encoder_hidden_states"], call.get("added_cond_kwargs"))
+        return read[0] if isinstance(read, tuple) else read  # beside an image prompt (IP-Adapter)
+
+    def projected(call: Mapping[str, Any]) -> Any:
+        attention = unet.get_submodule(site.module.rpartition(".")[0])
+        read = text(call)
+        return unet.get_submodule(site.module)(
+            attention.norm_encoder_hidden_states(read) if attention.norm_cross else read
+        )
+
+    known = {
+        "pooled": pooled,
+        "text": text,
+        "cross_attn.text": text,
+        "cross_attn.k": projected,
+        "cross_attn.v": projected,
+    }
+    return known.get(site.kind)
+
+
 class LatentUNet(Adapter):
     """Latent diffusion U-Nets with text cross-attention (Rombach et al., arXiv 2112.10752)."""
 
@@ -65,6 +92,10 @@ class LatentUNet(Adapter):
     def size_multiple(self, pipeline: Pipeline) -> int:
         """See :meth:`Adapter.size_multiple`; the pipelines refuse other sizes, even where a cell is smaller."""
         return max(8, self.pixels_per_latent(pipeline))
+
+    def from_text(self, pipeline: Pipeline, site: Site) -> FromText | None:
+        """See :meth:`Adapter.from_text`."""
+        return read_text(pipeline.unet, site)
 
     def guidance_branches(self, pipeline: Pipeline, arguments: Mapping[str, Any]) -> int:
         """See :meth:`Adapter.guidance_branches`; a U-Net with a guidance input (LCM, arXiv 2310.04378) needs one."""

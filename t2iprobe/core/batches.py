@@ -17,6 +17,7 @@ from torch import Tensor
 from t2iprobe.core.arguments import texts_of
 from t2iprobe.core.cache import ActivationCache, ActivationStream
 from t2iprobe.core.contracts.adapter import Pipeline
+from t2iprobe.core.donors import TextDonors
 from t2iprobe.core.engine import Engine
 from t2iprobe.core.errors import T2IProbeError
 from t2iprobe.core.interventions import Intervention
@@ -35,11 +36,12 @@ DECODING = 10**9
 Takes = Mapping[int, Set[int]]  # row -> rows whose activations are patched into it
 
 
-def takes(interventions: Iterable[Intervention]) -> Takes:
-    """Which rows are patched in lock-step from which other rows."""
+def takes(interventions: Iterable[Intervention], free: Iterable[Intervention] = ()) -> Takes:
+    """Which rows are patched in lock-step from which other rows; the donors of the edits in ``free`` need no row."""
     taken: defaultdict[int, set[int]] = defaultdict(set)
+    apart = set(map(id, free))
     for intervention in interventions:
-        for row, donor in intervention.donors.items():
+        for row, donor in intervention.donors.items() if id(intervention) not in apart else ():
             taken[row].add(donor)
     return taken
 
@@ -89,19 +91,23 @@ class Batches:
         self.cache = ActivationCache(len(self.generation.prompts))
         self.images: dict[int, Image] = {}
         self.calls = self.rows = 0
+        self.text_edits = self.model.text_edits(self.interventions)
+        donors = frozenset(donor for edit in self.text_edits for donor in edit.donors.values())
+        self.donors = TextDonors(self.model.pipeline, self.model.adapter, donors)
         self.upscaling = 0.0
         self.decoding = False  # whether the current batch has got as far as the decoder
 
     def run(self, rows: Sequence[int], size: int | None) -> None:
-        """Run ``rows`` in batches of at most ``size`` rows, donors included; default as many as fit.
+        """Run ``rows`` in batches of at most ``size`` rows, donors that need a row included; default as many as fit.
 
         Raises:
             T2IProbeError: the smallest possible batch does not fit.
         """
-        taken, model, settings = takes(self.interventions), self.model, self.generation.settings
+        taken, model, settings = takes(self.interventions, self.text_edits), self.model, self.generation.settings
         left = list(rows)
         while left:
             batch = first_batch(left, taken, model.at_once(settings, size).rows)
+            self.donors.keep(self._text_donors(left))
             if self._fits(batch):
                 left = [row for row in left if row not in batch]
             elif len(batch) > len(first_batch(left, taken, 1)) and not self.decoding:  # pictures are decoded one by one
@@ -111,6 +117,10 @@ class Batches:
                     f"out of memory with {counted(len(batch), 'row')} in a batch, the fewest that can run together; "
                     "use a smaller resolution, a smaller dtype or, for a patch, a cached donor"
                 )
+
+    def _text_donors(self, rows: Iterable[int]) -> list[int]:
+        """Donors of ``rows`` that need no row, each once."""
+        return list(dict.fromkeys(edit.donors[row] for edit in self.text_edits for row in rows if row in edit.donors))
 
     def _fits(self, batch: tuple[int, ...]) -> bool:
         """Run a batch and report whether it fit; if not, nothing of it is kept."""
@@ -138,12 +148,14 @@ class Batches:
             self.interventions,
             self.reads,
             cache if self.into is None else self.into,
+            self.donors,
             on_step=lambda step: self._stepped(len(rows), step),
         )
         arguments = model.arguments(self.generation, rows)
         generators = arguments["generator"]
         kind = "pil" if model.upscaler is None else "pt"
         try:
+            self._ask_donors(rows)
             with self._running(model.pipeline, generators), engine.installed():
                 images = model.pipeline(**arguments, output_type=kind).images
         finally:
@@ -166,6 +178,14 @@ class Batches:
         if took is not None:
             self.model.room.saw(self.model.work(self.generation.settings), rows, took)
         return took or 0
+
+    def _ask_donors(self, rows: Sequence[int]) -> None:
+        """Have the prompts of donors encoded that have no row in this batch, nor had one in an earlier one."""
+        donors = [donor for donor in self.donors.unknown(self._text_donors(rows)) if donor not in rows]
+        if donors:
+            arguments = self.model.arguments(self.generation, donors)
+            with self._running(self.model.pipeline, arguments["generator"]):
+                self.donors.ask(arguments, donors)
 
     @contextmanager
     def _running(self, pipeline: Pipeline, generators: Sequence[torch.Generator]) -> Iterator[None]:

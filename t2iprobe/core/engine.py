@@ -7,9 +7,8 @@ here: a denoiser call is split into its branches, every branch is edited separat
 from __future__ import annotations
 
 import functools
-import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,8 +18,10 @@ from torch import Tensor, nn
 
 from t2iprobe.core.cache import Key, Sink
 from t2iprobe.core.contracts.adapter import Adapter, Branch, Pipeline
+from t2iprobe.core.donors import TextDonors, latents_of
 from t2iprobe.core.errors import HookError, NonFiniteError, ShapeError
-from t2iprobe.core.interventions import HookContext, Intervention
+from t2iprobe.core.hooks import bound, hook
+from t2iprobe.core.interventions import HookContext, Intervention, picked
 from t2iprobe.core.preflight import check_module
 from t2iprobe.core.scope import DenoiserCall, Scope
 from t2iprobe.core.shadow import shadowed
@@ -39,6 +40,7 @@ class Engine:
         interventions: edits, applied in this order.
         reads: sites to keep in ``cache``.
         cache: sink for the activations that are read.
+        donors: rows that edits read although they are not in the batch.
     """
 
     pipeline: Pipeline
@@ -48,6 +50,7 @@ class Engine:
     interventions: Sequence[Intervention]
     reads: Sites
     cache: Sink
+    donors: TextDonors
     on_step: Callable[[int], None] = lambda step: None
     calls: int = 0
     rows_seen: int = 0
@@ -76,7 +79,7 @@ class Engine:
         with ExitStack() as stack:
             self._tick(stack)
             for site in self.hooked:
-                stack.callback(_hook(self.denoiser, site, functools.partial(self._visit, site)))
+                stack.callback(hook(self.denoiser, site, functools.partial(self._visit, site)))
             yield
         self._check_fired()
 
@@ -102,17 +105,16 @@ class Engine:
         stack.callback(self.denoiser.register_forward_hook(self._leave, with_kwargs=True).remove)
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        bound = _bind(module, args, kwargs)
-        latents, text = bound.get("hidden_states", bound.get("sample")), bound.get("encoder_hidden_states")
-        assert latents is not None
+        inputs = bound(module, args, kwargs)
+        latents, text = latents_of(inputs), inputs.get("encoder_hidden_states")
         self.text_tokens = 0 if text is None else text.shape[1]
         call = 0 if self.moment is None else self.moment.call + 1
         ratio, rest = divmod(latents.shape[0], len(self.rows))
         if rest or not ratio:
             raise HookError(f"a denoiser call has {latents.shape[0]} rows for {len(self.rows)} requested rows")
         branches = self.adapter.branches(self.pipeline, call, ratio)
-        timestep = torch.as_tensor(bound["timestep"]).flatten()[0]
-        self.moment = DenoiserCall(self.step, call, float(timestep), branches)
+        self.moment = DenoiserCall(self.step, call, branches)
+        self.donors.see(inputs, self.rows, branches)
         self.calls += 1
         self.rows_seen += latents.shape[0]
         self.expected += Branch.SKIP not in branches
@@ -137,7 +139,7 @@ class Engine:
 
         with ExitStack() as stack:
             for site in self.sites:
-                stack.callback(_hook(module, site, functools.partial(probe, site)))
+                stack.callback(hook(module, site, functools.partial(probe, site)))
             module.forward(*args, **kwargs)
         return found[0] if found else "none of the named ones (after the last block)"
 
@@ -189,13 +191,23 @@ class Engine:
             self.applied[index] += 1
             where = [self.position[row] for row in rows]
             result = value.clone() if result is None else result
-            own = result[where]
-            hook = HookContext(site, self.step, branch, rows, value, self.position, self.evaluation)
-            new = intervention.edit(own, hook)
+            own = picked(result, where)
+            absent = functools.partial(self._absent, site, branch, value)
+            context = HookContext(site, self.step, branch, rows, value, self.position, self.evaluation, absent)
+            new = intervention.edit(own, context)
             if new.shape != own.shape:
                 raise ShapeError(f"{intervention.label} at {site.name} gave {tuple(new.shape)} for {tuple(own.shape)}")
-            result[where] = _narrow(own, new, site, intervention)
+            for place, changed in zip(where, _narrow(own, new, site, intervention), strict=True):
+                result[place] = changed
         return result
+
+    def _absent(self, site: Site, branch: Branch, like: Tensor, rows: Sequence[int]) -> Tensor:
+        """Activations of donors that have no row in the batch; the hooks are not for what this takes."""
+        moment, self.moment = self.moment, None
+        try:
+            return self.donors.of(site, branch, rows, like)
+        finally:
+            self.moment = moment
 
     def _check_fired(self) -> None:
         silent = [site.name for site in self.hooked if self.fired[site.name] != self.expected]
@@ -245,63 +257,3 @@ def _mask(chosen: Any, size: int, what: str, like: Tensor) -> Tensor:
     mask = torch.zeros(size, dtype=torch.bool, device=like.device)
     mask[list(chosen)] = True
     return mask
-
-
-@functools.lru_cache(maxsize=512)
-def _parameters(forward: Callable[..., Any]) -> list[str]:
-    return list(inspect.signature(forward).parameters)[1:]
-
-
-def _names(module: nn.Module) -> list[str]:
-    """The names of a module's arguments; a LoRA layer takes those of its base layer, its own being ``*args``."""
-    base = getattr(module, "base_layer", None)
-    return _parameters(type(base if isinstance(base, nn.Module) else module).forward)
-
-
-def _own_name(module: nn.Module, name: str) -> str:
-    """The module's own name for an argument: quantised linear layers call ``input`` ``x`` or ``inputs``."""
-    base = getattr(module, "base_layer", module)
-    return _names(module)[0] if name == "input" and isinstance(base, nn.Linear) else name
-
-
-def _bind(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments by name."""
-    return dict(zip(_names(module), args, strict=False)) | dict(kwargs)
-
-
-def _replace(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str, value: Any
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if name in kwargs:
-        return args, kwargs | {name: value}
-    index = _names(module).index(name)
-    return (*args[:index], value, *args[index + 1 :]), kwargs
-
-
-def _hook(denoiser: nn.Module, site: Site, visit: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
-    """Hook the site's current module (a LoRA wraps modules: the path stays, the object changes); returns the undo."""
-    target, key = denoiser.get_submodule(site.module), site.port.key
-
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name = _own_name(module, str(key))
-        value = _bind(module, args, kwargs).get(name)
-        if value is None:
-            raise HookError(f"{site.name}: {type(module).__name__} got no argument {name!r} in this call")
-        if not isinstance(value, tuple):
-            new: Any = visit(value)
-        else:  # an IP-Adapter's pictures are handed on beside the text
-            new = None if (text := visit(value[0])) is None else (text, *value[1:])
-        return None if new is None else _replace(module, args, kwargs, name, new)
-
-    def after(module: nn.Module, args: Any, output: Any) -> Any:
-        if key is None:
-            return visit(output)
-        assert isinstance(key, int)
-        if isinstance(output, Tensor):
-            raise HookError(f"{site.name}: {type(module).__name__} returns one tensor, so its port is Out()")
-        new = visit(output[key])
-        return None if new is None else (*output[:key], new, *output[key + 1 :])
-
-    if site.port.side == "in":
-        return target.register_forward_pre_hook(before, with_kwargs=True).remove
-    return target.register_forward_hook(after).remove

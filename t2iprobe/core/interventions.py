@@ -32,9 +32,10 @@ class HookContext:
         step: denoising step.
         branch: branch of classifier-free guidance.
         rows: rows of the generation, one per row of the value.
-        batch: all rows of this branch in the current batch, before any edit.
+        batch: all rows of this branch in the current batch, before any edit; :meth:`of` reads donors.
         position: row of the generation -> row of ``batch``.
         evaluation: number of earlier evaluations in this step (second-order schedulers).
+        absent: gives (row, ...) of donors that have no row in the batch, because they follow from the text alone.
     """
 
     site: Site
@@ -44,11 +45,30 @@ class HookContext:
     batch: Tensor
     position: Mapping[int, int]
     evaluation: int = 0
+    absent: Callable[[Sequence[int]], Tensor] | None = None
 
     @property
     def name(self) -> str:
         """The name of the site."""
         return self.site.name
+
+    def of(self, rows: Sequence[int]) -> Tensor:
+        """(row, ...) of donors, before any edit.
+
+        Raises:
+            HookError: ``rows`` are no donors of the intervention.
+        """
+        if all(row in self.position for row in rows) or self.absent is None:
+            return picked(self.batch, [self.position[row] for row in rows])
+        return self.absent(rows)
+
+
+def picked(value: Tensor, places: Sequence[int]) -> Tensor:
+    """``value[places]``, without the copy to the device that a list as index takes."""
+    first = places[0]
+    if list(places) == list(range(first, first + len(places))):
+        return value[first : first + len(places)]
+    return torch.stack([value[place] for place in places])
 
 
 Edit = Callable[[Tensor, HookContext], Tensor]
@@ -62,8 +82,10 @@ class Intervention:
         edit: function of (row, ...) and a :class:`HookContext` that returns the same shape.
         sites: names, patterns or sites, or a single one; kept as names and patterns.
         scope: where it acts.
-        donors: row -> row of the same batch that ``edit`` reads (lock-step); the engine keeps both in one batch.
+        donors: row -> row that ``edit`` reads with :meth:`HookContext.of`. Both run in one batch (lock-step), unless
+            the sites follow from the text alone: then the donor needs no row, see :meth:`Adapter.from_text`.
         label: name in messages.
+        lock_step: whether donors run in the same batch even where they need no row, for a sink that reads both there.
     """
 
     edit: Edit
@@ -71,6 +93,7 @@ class Intervention:
     scope: Scope = field(default_factory=Scope)
     donors: Mapping[int, int] = field(default_factory=dict)
     label: str = "intervention"
+    lock_step: bool = False
 
     def __post_init__(self) -> None:
         if not callable(self.edit):
@@ -103,7 +126,8 @@ def patch(
     """Activation patching (Vig et al. 2020; Meng et al., arXiv 2202.05262): replace an activation with a donor's.
 
     Args:
-        donor: a cache or store; or ``{row: donor row}`` of the same batch, which run in lock-step and need no cache.
+        donor: a cache or store; or ``{row: donor row}``, which run in lock-step and need no cache. A donor that is not
+            wanted as a picture takes no row at all where the sites follow from its prompt alone.
         sites: names, patterns or sites.
         scope: where to patch; only rows among the keys of ``donor`` or ``rows``, if one is a mapping.
         rows: for a cached donor, ``{row: row of the cache}``; by default row i takes row i, or the only row.
@@ -277,7 +301,7 @@ def _scope(scope: Scope | None, parts: ScopeParts) -> Scope:
 
 def _lock_step(donors: Mapping[int, int]) -> Edit:
     def edit(value: Tensor, hook: HookContext) -> Tensor:
-        return hook.batch[[hook.position[donors[row]] for row in hook.rows]]
+        return hook.of([donors[row] for row in hook.rows])
 
     return edit
 

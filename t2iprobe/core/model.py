@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import time
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 
 from t2iprobe.core.arguments import OWN, check_options, count, options_of, spread, with_negative
 from t2iprobe.core.batch_room import MOST, AtOnce, Need, Room, release
-from t2iprobe.core.batches import Batches, batches, takes
+from t2iprobe.core.batches import Batches, batches, first_batch, takes
 from t2iprobe.core.cache import ActivationCache, Activations, ActivationStream
 from t2iprobe.core.contracts.adapter import Adapter, Pipeline
+from t2iprobe.core.donors import text_edits
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.html import sheet, table
 from t2iprobe.core.interventions import Intervention, Patterns, edits_of, names
@@ -265,7 +267,8 @@ class Model:
                 rows and more.
             interventions: edits, applied in this order; the cache keeps values after edits.
             into: a sink that gets the activations as they are computed, instead of the run's cache; a store's writer.
-            rows: rows whose images are returned (others run only if these are patched from them); default all.
+            rows: rows whose images are returned (others run only if these are patched from them, and not even then if
+                what is patched follows from the text alone); default all.
             batch_size: largest number of rows at once; default as many as fit, see :meth:`at_once`. Out of memory
                 halves it, also for later runs of this model.
             on_step: progress callback.
@@ -360,7 +363,15 @@ class Model:
         """Batches of such a run, as far as it is known what fits; donors are in every batch that needs them."""
         wanted = range(len(generation.prompts)) if rows is None else rows
         size = self.at_once(generation.settings, batch_size).rows
-        return list(batches(wanted, takes(interventions), size))
+        return list(batches(wanted, takes(interventions, self.text_edits(interventions)), size))
+
+    def rows_at_once(self, interventions: Sequence[Intervention], rows: Sequence[int]) -> tuple[int, ...]:
+        """``rows`` with the donors that have to run beside them."""
+        return first_batch(rows, takes(interventions, self.text_edits(interventions)), sys.maxsize)
+
+    def text_edits(self, interventions: Sequence[Intervention]) -> list[Intervention]:
+        """The edits whose donors need no row, see :func:`t2iprobe.core.donors.text_edits`."""
+        return text_edits(self.adapter, self.pipeline, self.sites, interventions)
 
     def at_once(self, settings: Mapping[str, Any], batch_size: int | None = None) -> AtOnce:
         """How many pictures with these settings run together: as many as fit, or as many as are asked for.

@@ -18,13 +18,11 @@ class DenoiserCall:
     Args:
         step: denoising step, 0 at pure noise.
         call: number of earlier denoiser calls in this step.
-        timestep: timestep passed to the denoiser (scheduler units).
         branches: branches in the batch of the call, in order.
     """
 
     step: int
     call: int
-    timestep: float
     branches: tuple[Branch, ...]
 
 

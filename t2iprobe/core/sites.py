@@ -164,7 +164,8 @@ class Sites(Sequence[Site]):
         """
         chosen: set[str] = set()
         for pattern in patterns:
-            hits = [name for alternative in _braces(pattern) for name in fnmatch.filter(self.names, alternative)]
+            exact = [pattern] if pattern in self._by_name else []
+            hits = exact or [n for alternative in _braces(pattern) for n in fnmatch.filter(self.names, alternative)]
             if not hits:
                 raise SiteError(f"no site matches {pattern!r}{self._near(pattern)}")
             chosen.update(hits)

@@ -1,7 +1,7 @@
 """Runs trials of pairs on a model: :class:`Renderer` generates the pictures, :class:`Sweep` also scores them.
 
-All trials of a pair run as rows of one batch: a patched row takes from the other prompt's row (lock-step), so nothing
-is cached and there is no second pass.
+A patched row takes from the other prompt's row in the same batch (lock-step), so nothing is cached and there is no
+second pass. Where what is patched follows from the text alone, the other prompt needs no row.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class TrialBatch:
 
     @property
     def rows(self) -> int:
-        """Number of pictures generated for the batch."""
+        """Number of rows of the batch if every donor takes one."""
         return len(self.trials) + len(self.donors)
 
 
@@ -109,8 +109,8 @@ class Cost:
     """The cost of trials.
 
     Args:
-        images: number of pictures.
-        rows: rows through the denoiser, guidance included.
+        images: number of pictures of trials.
+        rows: rows through the denoiser, including guidance and donors.
         calls: denoiser calls.
     """
 
@@ -147,22 +147,31 @@ class Renderer:
         for chunk in self.chunks(asks):
             rows = _rows(chunk)
             settings = {**self.settings, "num_steps": chunk[0].num_steps or self.settings.get("num_steps")}
-            batches = self.model.batches(self._generation(rows), _patches(rows), _wanted(rows), self.batch_size)
+            wanted = _wanted(rows)
+            batches = self.model.batches(self._generation(rows), _patches(rows), wanted, self.batch_size)
             each = self.model.evaluations(settings["num_steps"]) * self.model.guided(settings)
-            total += Cost(len(rows), sum(map(len, batches)) * each, len(batches) * self.model.calls(settings))
+            total += Cost(len(wanted), sum(map(len, batches)) * each, len(batches) * self.model.calls(settings))
         return total
 
     def chunks(self, asks: Sequence[TrialBatch]) -> Iterator[list[TrialBatch]]:
         """Group batches of trials to fill a batch of rows; one that is larger stays alone, and the run splits it."""
         chunk: list[TrialBatch] = []
+        filled = 0
         for ask in asks:
-            full = sum(one.rows for one in chunk) + ask.rows > self.model.at_once(self.settings, self.batch_size).rows
+            width = self._width(ask)
+            full = filled + width > self.model.at_once(self.settings, self.batch_size).rows
             if chunk and (full or ask.num_steps != chunk[0].num_steps):
                 yield chunk
-                chunk = []
+                chunk, filled = [], 0
             chunk.append(ask)
+            filled += width
         if chunk:
             yield chunk
+
+    def _width(self, ask: TrialBatch) -> int:
+        """Rows that a batch of trials takes at once."""
+        rows = _rows([ask])
+        return len(self.model.rows_at_once(_patches(rows), _wanted(rows)))
 
     def render(self, asks: Sequence[TrialBatch], *, on_step: OnStep = lambda rows, step: None) -> Iterator[TrialResult]:
         """Run every batch of trials once, in order; the results have no scores."""

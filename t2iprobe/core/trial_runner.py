@@ -128,7 +128,7 @@ class TrialRunner:
             for measured in self.evaluator.measure(batches, on_step=self.on_step):
                 batch = by_pair[measured.pair]
                 self.memory.put(measured, batch.trials)
-                self.spend(Cost(batch.rows, measured.rows, measured.calls))
+                self.spend(Cost(len(batch.trials), measured.rows, measured.calls))
                 self.on_measured(measured)
         return self._scored(listed, chosen)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -140,6 +140,20 @@ def static_sites_do_not_change(model: Model) -> None:
     for name, step, branch in _addresses(model, cache):
         same = torch.equal(cache[name, step, branch], cache[name, 0, branch])
         _require(same, f"{name} is declared static, but changes between steps 0 and {step} (branch {branch})")
+
+
+@_law
+def donors_from_the_text_are_what_runs(model: Model) -> None:
+    """A donor without a row (``Adapter.from_text``) gives what a run of its prompt has, in both halves of guidance."""
+    static = Sites(site for site in model.sites if site.static and model.adapter.from_text(model.pipeline, site))
+    if not static:
+        return
+    ran = _guided(model, (TARGET,), cache=static).cache
+    patched = _guided(model, (SOURCE, TARGET), rows=[0], cache=static, interventions=[patch({0: 1}, static)]).cache
+    for name, step, branch in _addresses(model, ran):
+        found, expected = patched.fetch(name, step, branch, [0]), ran[name, step, branch]
+        fits = found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-3, atol=1e-4)
+        _require(fits, f"{name}, branch {branch}: from_text does not give what a run of the prompt has there")
 
 
 @_law
@@ -359,12 +373,12 @@ def _edits(model: Model, sites: Sites) -> dict[str, Intervention]:
     return {kind: make((2 * place, 2 * place + 1)) for place, (kind, make) in enumerate(kinds.items())}
 
 
-def _guided(model: Model, **more: Any) -> Run:
+def _guided(model: Model, prompts: Sequence[str] = (SOURCE,), **more: Any) -> Run:
     """A run with a negative prompt; distilled families use true guidance only on request."""
-    options: dict[str, Any] = {"negative_prompt": ["blurred"]}
+    options: dict[str, Any] = {"negative_prompt": ["blurred"] * len(prompts)}
     if "true_cfg_scale" in inspect.signature(type(model.pipeline).__call__).parameters:
         options["true_cfg_scale"] = 2.0
-    return model.run(SOURCE, num_steps=1, options=options, **more)
+    return model.run(prompts, num_steps=1, options=options, **more)
 
 
 def _pixels(run: Run) -> Pixels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType, SimpleNamespace
@@ -20,6 +20,8 @@ from t2iprobe.core.sites import Site
 
 #: a built diffusers pipeline; core never imports diffusers, so the type stays open
 Pipeline = Any
+#: from the arguments of a denoiser call, by name, to the activations of a site
+FromText = Callable[[Mapping[str, Any]], Tensor]
 Prediction = Literal["epsilon", "v_prediction", "flow", "sample"]
 
 
@@ -170,6 +172,18 @@ class Adapter(ABC):
             return []
         parameters = inspect.signature(type(pipeline).__call__).parameters
         return [("control_image" if "control_image" in parameters else "image",)]
+
+    def from_text(self, pipeline: Pipeline, site: Site) -> FromText | None:
+        """How a static site follows from the arguments of a denoiser call, without running the denoiser.
+
+        With such a function, a donor of this site needs no row (:func:`t2iprobe.patch`). It takes the arguments by
+        name, for some rows, and returns (row, ...); it may call the denoiser's modules. ``None`` declares nothing, so
+        that donors run beside the rows that they are patched into.
+        """
+        name = site.port.key
+        if site.module or site.port.side != "in" or not isinstance(name, str):
+            return None
+        return lambda call: call[name]
 
     def branches(self, pipeline: Pipeline, call: int, ratio: int) -> tuple[Branch, ...]:
         """The branches that a denoiser call carries, in batch order.

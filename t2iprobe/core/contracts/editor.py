@@ -130,7 +130,7 @@ class Editor(ABC):
     name: ClassVar[str]
     #: one-line summary, shown in lists
     summary: ClassVar[str]
-    #: pictures generated per edited one, including itself; for plans
+    #: rows that run for an edited picture, including its own and its donors'
     pictures: ClassVar[int] = 1
     #: whether :attr:`Edited.sources` is set
     own_sources: ClassVar[bool] = False
@@ -143,6 +143,10 @@ class Editor(ABC):
         Raises:
             ConfigError: the reason, and what to do.
         """
+
+    def rows_a_picture(self, model: Model, layers: Sequence[int]) -> int:
+        """:attr:`pictures` on this model, for plans; fewer where donors need no row."""
+        return self.pictures
 
     def sites(self, model: Model, layers: Sequence[int]) -> tuple[str, ...]:
         """Names of the sites that it edits; by default the text keys and values of the layers."""

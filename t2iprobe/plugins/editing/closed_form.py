@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -230,7 +230,9 @@ class ClosedForm(Editor):
         donors = {2 * number: 2 * number + 1 for number in range(len(task.pairs))}
         once = frozenset(text for text in texts if model.sites.named(text).static)
         gatherer = Gatherer(donors, frozenset(kept), once)
-        run = task.run(rows, [patch(donors, [site.name for site in sites])], cache=texts, into=gatherer)
+        # the gatherer reads a source and its target in the same batch
+        both = replace(patch(donors, [site.name for site in sites]), lock_step=True)
+        run = task.run(rows, [both], cache=texts, into=gatherer)
         also = {
             text: sum((gatherer.moments(row, text) for row in kept), torch.zeros_like(gatherer.moments(0, text)))
             for text in texts

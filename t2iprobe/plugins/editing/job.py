@@ -155,7 +155,8 @@ def cost_plan(options: EditOptions, plugins: Plugins) -> dict[str, Any]:
     check_starts(listed, options.starts, steps)
     model, layers, said = published_layers(options, options.arch, plugins)
     methods = methods_of(model, listed, tuple(layers["layers"]), options.starts)
-    images = pairs * (2 + sum(one.editor.pictures for one in methods))
+    each = [one.editor.rows_a_picture(model, one.layers) for one in methods]
+    images = pairs * (2 + sum(each))
     rows = images * steps * model.guided({"guidance": options.guidance})
     return {
         **layers,
@@ -168,9 +169,9 @@ def cost_plan(options: EditOptions, plugins: Plugins) -> dict[str, Any]:
                 "start": one.start,
                 "steps_edited": steps - one.start,  # the paper's t_s
                 "sites": len(one.sites),
-                "pictures_a_pair": one.editor.pictures,
+                "pictures_a_pair": rows_a_pair,
             }
-            for one in methods
+            for one, rows_a_pair in zip(methods, each, strict=True)
         ],
         "pictures": images,
         "denoiser_rows": rows,

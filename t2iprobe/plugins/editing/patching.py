@@ -55,6 +55,10 @@ class LocalizedEditor(Editor):
     def __post_init__(self) -> None:
         choice("branches", self.branches, {"both": None, "cond": None})
 
+    def rows_a_picture(self, model: Model, layers: Sequence[int]) -> int:
+        """See :class:`Editor`."""
+        return self.pictures - len(model.text_edits([patch({0: 1}, self.sites(model, layers))]))
+
     def edit(self, task: EditTask) -> Edited:
         """See :class:`Editor`."""
         rows = task.rows("source", "target")

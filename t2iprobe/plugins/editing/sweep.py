@@ -107,7 +107,7 @@ class EditSweep:
     def _cost(self, chunk: Sequence[TrialBatch]) -> Cost:
         labels, settings = _labels(chunk), self.settings
         each = [1 for label in (SOURCE, TARGET) if label in labels]
-        each += [method.editor.pictures for method in self._asked(labels)]
+        each += [method.editor.rows_a_picture(self.model, method.layers) for method in self._asked(labels)]
         images = [len(chunk) * count for count in each]
         runs = sum(math.ceil(count / self._at_once) for count in images)
         rows = self.model.evaluations(settings.get("num_steps")) * self.model.guided(settings)

@@ -17,6 +17,7 @@ from t2iprobe.cli.models import published_ref
 from t2iprobe.core.contracts.adapter import layer_table
 from t2iprobe.core.contracts.localizer import Localizer
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.interventions import patch
 from t2iprobe.core.model import Model, OnStep
 from t2iprobe.core.names import choice, counted
 from t2iprobe.core.pairs import Pair
@@ -190,12 +191,20 @@ def _answer(
             f"{counted(runner.space.steps, 'step')}, guidance {settings['guidance']:g}, {settings['height']} pixels; "
             f"{counted(len(runner.pairs), 'pair')}, {held_out} of them held out: {counted(spent.images, 'picture')}, "
             f"{counted(spent.calls, 'denoiser call')} ({counted(spent.rows, 'row')}, {question.batch_size} pictures at "
-            f"once), disk at most {size_text(disk)}. "
+            f"once), disk at most {size_text(disk)}; {donors_said(model)}. "
             f"Counted on a simulated model in which {'layer' if one else 'layers'} {ranges(expected)} "
             f"({table[expected[0]].path}{'' if one else ', …'}) would be the answer (a search takes more where "
             "several share it); the time is measured before a real run."
         ),
     }
+
+
+def donors_said(model: Model) -> str:
+    """What the prompts cost that activations are taken from."""
+    names = [name for layer in range(model.n_layers) for name in model.text_sites(layer).names]
+    if model.text_edits([patch({0: 1}, names)]):
+        return "what is patched follows from the other prompt's text, so donors take no row"
+    return "a donor takes a row in every batch that it is patched in"
 
 
 def announce(ready: Ready, pairs: int, cost: Cost) -> None:
@@ -213,7 +222,7 @@ def announce(ready: Ready, pairs: int, cost: Cost) -> None:
         few, many = (f"{counted(one.images, 'picture')} ({counted(one.rows, 'row')})" for one in costs)
         ready.announce(
             f"{what}, {counted(len(plan.pairs), 'pair')}: in all {few} if one layer is the answer, {many} if "
-            f"{EXPECTED[1]} share it, as rehearsed on a simulated model",
+            f"{EXPECTED[1]} share it, as rehearsed on a simulated model; {donors_said(model)}",
             max(costs, key=ready.seconds),
         )
     else:
@@ -221,7 +230,7 @@ def announce(ready: Ready, pairs: int, cost: Cost) -> None:
         ready.announce(
             f"{what}, {pairs} of {counted(len(plan.pairs), 'pair')} not measured yet: "
             f"{counted(cost.images, 'picture')}, {counted(cost.calls, 'denoiser call')} "
-            f"({counted(cost.rows, 'row')}){more}",
+            f"({counted(cost.rows, 'row')}){more}" + (f"; {donors_said(model)}" if model else ""),
             cost,
         )
 
@@ -241,6 +250,6 @@ def announce_sweep(ready: Ready, pairs: int, cost: Cost) -> None:
     ready.announce(
         f"{counted(pairs, 'pair')} × {counted(cost.images // pairs - 2, 'trial')} (+ source and target) = "
         f"{counted(cost.images, 'picture')} of {counted(model.steps(question.num_steps), 'step')}, "
-        f"{counted(cost.calls, 'denoiser call')} ({counted(cost.rows, 'row')})",
+        f"{counted(cost.calls, 'denoiser call')} ({counted(cost.rows, 'row')}); {donors_said(model)}",
         cost,
     )
