@@ -376,9 +376,9 @@ def test_a_placed_pipeline_draws_and_is_patched_as_ever(adapter: Any, offload: A
 
 @pytest.mark.filterwarnings("ignore:.*")  # accelerate's, about devices that are the same here
 def test_out_of_memory_leaves_no_component_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the next try would find the denoiser there beside the text encoders."""
+    """Else the next try would find the denoiser there beside the text encoders, as diffusers offloads by component."""
     pipeline, freed = SD.tiny(), []
-    placing.apply(pipeline, "model", torch.device("cpu"))
+    pipeline.enable_model_cpu_offload(device="cpu")
     free = pipeline.maybe_free_model_hooks
 
     def small(module: Any, arguments: tuple[torch.Tensor, ...]) -> None:
@@ -395,7 +395,7 @@ def test_free_memory_decides_and_a_failure_is_one_sentence(sd3: str, monkeypatch
     """A fake GPU with less memory than the weights: announced, and tried."""
     tried: list[str] = []
 
-    def refuse(pipeline: Any, offload: str, device: torch.device) -> None:
+    def refuse(pipeline: Any, offload: str, device: torch.device, together: tuple[str, ...]) -> None:
         tried.append(offload)
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
 

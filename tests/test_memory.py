@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import time
@@ -21,6 +22,7 @@ from t2iprobe.core.errors import T2IProbeError
 from t2iprobe.core.measuring import HighWater, Space, available, peak, space
 from t2iprobe.core.model import Model
 from t2iprobe.core.placement import Placement
+from t2iprobe.registry import placing
 
 MEBIBYTE, GB = 2**20, 10**9
 
@@ -176,6 +178,7 @@ def test_a_model_that_does_not_fit_after_all_moves_to_the_next_way(monkeypatch: 
     model, plain = (Model(SD3.tiny(), SD3()) for _ in range(2))
     demand = placement.demand_of(model.pipeline, ("transformer", "vae"), 0)
     model.placement = Placement("cpu", "float32", "none", demand, lower=("model", "group"))
+    model.step_down = functools.partial(placing.step_down, model.pipeline)
 
     def small(module: Any, args: Any) -> None:
         if model.placement.offload != "group":

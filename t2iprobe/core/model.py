@@ -24,9 +24,9 @@ from t2iprobe.core.donors import text_edits
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.html import sheet, table
 from t2iprobe.core.interventions import Intervention, Patterns, edits_of, names
-from t2iprobe.core.measuring import StepWatch, available, space
+from t2iprobe.core.measuring import StepWatch, space
 from t2iprobe.core.names import counted, near
-from t2iprobe.core.placement import IN_WORDS, Placement, step_down, stored
+from t2iprobe.core.placement import IN_WORDS, Placement, stored
 from t2iprobe.core.seeds import check_seed
 from t2iprobe.core.sites import Sites
 
@@ -164,6 +164,8 @@ class Model:
         self.room = Room()
         #: what was decided while loading; nothing for a pipeline that was built elsewhere
         self.placement: Placement | None = None
+        #: keeps less on the device than a placement does; ``None`` if there is no way
+        self.step_down: Callable[[Placement], Placement | None] = lambda placement: None
         #: decode in overlapping tiles, which differ a little from the whole picture; for one that does not fit
         self.tiles = False
         self.few_steps = ""
@@ -421,11 +423,10 @@ class Model:
             Whether there was a way left: more offloading if nobody chose it, else tiles for the autoencoder.
         """
         release()
-        placed, free = self.placement, available()
-        if placed is not None and placed.lower and (free is None or placed.demand.weights < free):
-            self.placement, self.room = step_down(self.pipeline, placed), Room()
-            assert self.placement is not None
-            now = IN_WORDS[self.placement.offload].format(device=self.placement.device)
+        lower = None if self.placement is None else self.step_down(self.placement)
+        if lower is not None:
+            self.placement, self.room = lower, Room()
+            now = IN_WORDS[lower.offload].format(device=lower.device)
             warnings.warn(f"out of memory with a single picture; from here on {now}", stacklevel=4)
             return True
         if decoding and not self.tiles and hasattr(self.pipeline.vae, "tile_latent_min_size"):

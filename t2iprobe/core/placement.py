@@ -1,12 +1,9 @@
-"""Where the weights of a pipeline wait while they are not used: :func:`choose`, a pure function of numbers of bytes.
-
-:func:`apply` does it, and :func:`step_down` keeps less on the device where the numbers were too low.
-"""
+"""Where the weights of a pipeline wait while they are not used: :func:`choose`, a pure function of numbers of bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.core.errors import ConfigError, ModelError
@@ -45,6 +42,11 @@ class Demand:
     def weights(self) -> int:
         """Bytes of all weights."""
         return sum(self.components.values())
+
+    def together(self, free: int | None) -> tuple[str, ...]:
+        """The components that work on pictures, if ``free`` bytes hold them all at once with a picture."""
+        taken = sum(self.components.get(name, 0) for name in self.drawing) + self.activations
+        return self.drawing if free is not None and taken <= free * USABLE else ()
 
     def needs(self, offload: Offload) -> int:
         """Bytes on the device under this kind of offloading."""
@@ -129,38 +131,6 @@ def choose(demand: Demand, free: int | None, offload: Offload = "auto", *, quant
             f"({_gb(demand.weights)} of weights, about {_gb(demand.activations)} for one picture); take {advice}"
         )
     return fitting
-
-
-def apply(pipeline: Any, offload: Offload, device: torch.device) -> None:
-    """Do to the pipeline what ``offload`` means; hooks of diffusers then move the weights at every run."""
-    import torch
-
-    if offload == "model":
-        pipeline.enable_model_cpu_offload(device=device)
-    elif offload in ("group", "sequential"):
-        pipeline.enable_group_offload(
-            onload_device=device,
-            offload_device=torch.device("cpu"),
-            offload_type="leaf_level",
-            use_stream=offload == "group" and device.type == "cuda",
-            # small, and SDXL's is cast to float32 for every picture, which a stream's pinned copies would not follow
-            exclude_modules="vae",
-        )
-    else:
-        pipeline.to(device)
-
-
-def step_down(pipeline: Any, placement: Placement) -> Placement | None:
-    """Keep less of a pipeline on its device; ``None`` if there is no further way."""
-    import torch
-
-    if not placement.lower:
-        return None
-    pipeline.remove_all_hooks()
-    pipeline.to("cpu")
-    offload, *lower = placement.lower
-    apply(pipeline, offload, torch.device(placement.device))
-    return replace(placement, offload=offload, lower=tuple(lower))
 
 
 def demand_of(pipeline: Any, drawing: tuple[str, ...], activations: int) -> Demand:

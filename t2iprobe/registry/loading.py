@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ def load_model(
 def _prepare(model: Model, options: LoadOptions) -> None:
     """Do to a model that was loaded by name what the options say beyond its files."""
     from t2iprobe.registry.few_steps import few_steps
-    from t2iprobe.registry.placing import place
+    from t2iprobe.registry.placing import place, step_down
     from t2iprobe.registry.variations import put_loras, swap_scheduler
 
     swap_scheduler(model.pipeline, options.scheduler)
@@ -62,11 +63,13 @@ def _prepare(model: Model, options: LoadOptions) -> None:
         model.defaults, model.few_steps = {"num_steps": few.num_steps, "guidance": few.guidance}, str(few)
     if options.weights:
         model.placement = place(model.pipeline, model.adapter, options, model.denoiser)
+        model.step_down = functools.partial(step_down, model.pipeline)
 
 
 def _upscaler(ref: str, model: Model, options: LoadOptions, plugins: Plugins) -> Any:
     """Load the upscaler ``ref`` without the components that it shares with the model, and give it those."""
     from t2iprobe.registry.placing import place
+    from t2iprobe.registry.turns import take_turns
 
     adapter = model.adapter
     if not adapter.upscalers:
@@ -79,8 +82,11 @@ def _upscaler(ref: str, model: Model, options: LoadOptions, plugins: Plugins) ->
     own = LoadOptions(options.device, options.dtype, options.offload, variant=options.variant, without=shared)
     found = plugins.load_pipeline(ref, own)
     adapter.check_upscaler(model.pipeline, found)
-    place(found, adapter, own, adapter.module(found))
+    placed = place(found, adapter, own, adapter.module(found))
     found.register_modules(**{name: getattr(model.pipeline, name) for name in shared})
+    if model.placement is not None and model.placement.offload == placed.offload == "model":
+        named = {f"upscaler's {name}": part for name, part in found.components.items() if name not in shared}
+        take_turns({**model.pipeline.components, **named}, options.torch_device())
     return found
 
 

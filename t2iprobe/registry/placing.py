@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from t2iprobe.core.batch_room import release
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.load_options import LoadOptions, Offload
-from t2iprobe.core.placement import Demand, Placement, apply, choose, demand_of, every_way, free_bytes, held_bytes
+from t2iprobe.core.measuring import available
+from t2iprobe.core.placement import Demand, Placement, choose, demand_of, every_way, free_bytes, held_bytes
+from t2iprobe.registry.turns import take_turns
 
 if TYPE_CHECKING:
     from t2iprobe.core.contracts.adapter import Adapter
@@ -36,7 +41,7 @@ def place(pipeline: Any, adapter: Adapter, options: LoadOptions, denoiser: torch
     quantized = getattr(denoiser, "hf_quantizer", None) is not None
     offload = choose(demand, free, options.offload, quantized=quantized)
     try:
-        apply(pipeline, offload, device)
+        apply(pipeline, offload, device, demand.together(free))
     except (RuntimeError, ValueError) as error:  # out of memory is a RuntimeError
         raise ModelError(_failed(demand, free, offload, device, error)) from error
     ways = every_way(quantized) if options.offload == "auto" and free is not None else (offload,)
@@ -54,6 +59,43 @@ def check_offload(options: LoadOptions) -> None:
         raise ConfigError(f"offload {options.offload} moves weights between main memory and a GPU; the device is a CPU")
     if options.offload != "auto" and options.device_map is not None:
         raise ConfigError(f"offload {options.offload} and device map {options.device_map}: give one of them")
+
+
+def apply(pipeline: Any, offload: Offload, device: torch.device, together: Collection[str] = ()) -> None:
+    """Do to a pipeline in main memory what ``offload`` means; hooks then move the weights at every run.
+
+    Args:
+        pipeline: the pipeline.
+        offload: what is kept on the device.
+        device: the device.
+        together: components that are on the device at the same time under ``model``.
+    """
+    if offload == "model":
+        take_turns(pipeline.components, device, together)
+    elif offload in ("group", "sequential"):
+        pipeline.enable_group_offload(
+            onload_device=device,
+            offload_device=torch.device("cpu"),
+            offload_type="leaf_level",
+            use_stream=offload == "group" and device.type == "cuda",
+            # small, and SDXL's is cast to float32 for every picture, which a stream's pinned copies would not follow
+            exclude_modules="vae",
+        )
+    else:
+        pipeline.to(device)
+
+
+def step_down(pipeline: Any, placement: Placement) -> Placement | None:
+    """Keep less of a pipeline on its device, for when an estimate was too low; ``None`` if there is no further way."""
+    free = available()
+    if not placement.lower or (free is not None and free < placement.demand.weights):
+        return None
+    pipeline.remove_all_hooks()
+    pipeline.to("cpu")
+    release()
+    offload, *lower = placement.lower
+    apply(pipeline, offload, torch.device(placement.device))
+    return replace(placement, offload=offload, lower=tuple(lower))
 
 
 def _failed(demand: Demand, free: int | None, offload: Offload, device: torch.device, error: Exception) -> str:
