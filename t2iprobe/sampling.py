@@ -191,6 +191,11 @@ def sides(scale: float) -> int:
     return 1 if scale == 1 else 2
 
 
+def two_sided(model: Model, scale: float) -> float:
+    """The guidance scale that two sides are combined with: 1 where the scale is an input of the denoiser."""
+    return 1.0 if model.adapter.guidance_is_input(model.pipeline) else scale
+
+
 def model_denoiser(
     model: Model, prompts: Sequence[str], guidance: float = 1.0, on_rows: Callable[[int], None] = lambda rows: None
 ) -> Guided:
@@ -202,7 +207,7 @@ def model_denoiser(
     Args:
         model: a model of any family.
         prompts: one prompt per row.
-        guidance: guidance scale; 1 means none.
+        guidance: guidance scale; 1 means none. Where the scale is an input of the denoiser, it is given that.
         on_rows: called with the number of rows of every call of the model.
 
     Raises:
@@ -229,8 +234,11 @@ def model_denoiser(
 
     texts = list(prompts), [""] * len(prompts)
     with torch.no_grad():
-        cond, uncond = (model.adapter.encode_prompts(model.pipeline, side) for side in texts)
-    return Guided(denoiser(cond), denoiser(uncond), guidance, None, with_null, uncond.tokens)
+        cond, uncond = (
+            model.adapter.with_guidance(model.pipeline, model.adapter.encode_prompts(model.pipeline, side), guidance)
+            for side in texts
+        )
+    return Guided(denoiser(cond), denoiser(uncond), two_sided(model, guidance), None, with_null, uncond.tokens)
 
 
 def inverted_pictures(

@@ -17,9 +17,12 @@ from t2iprobe.architectures.flux import Flux, pack, unpack
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
+from t2iprobe.architectures.tiny_parts import enliven
 from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning, layer_table
 from t2iprobe.core.errors import HookError
+from t2iprobe.core.model import Model
 from t2iprobe.core.sites import Site
+from t2iprobe.sampling import model_denoiser
 
 ADAPTERS: tuple[type[Adapter], ...] = (SD, SDXL, SD3, DeepFloydIF, Flux)
 PROMPTS = ('A sign that says "DOG"', 'A sign that says "CAT"')
@@ -291,6 +294,25 @@ def test_flux_tells_a_distilled_model_its_guidance() -> None:
     with torch.no_grad():
         found = Flux().predict(pipeline, latents, pipeline.scheduler.timesteps[0].expand(2), conditioning)
     assert torch.allclose(pack(found), call["return"], atol=1e-5)
+
+
+@pytest.mark.parametrize("adapter", [Flux, SD, SDXL], ids=lambda one: one.name)
+def test_a_denoiser_that_is_told_the_guidance_is_told_the_runs(adapter: type[Adapter]) -> None:
+    """As the pipeline tells it (FLUX.1-dev, LCM), with one call per step."""
+    pipeline, denoiser = adapter.tiny(), adapter.denoiser
+    told = {"guidance_embeds": True} if adapter is Flux else {"time_cond_proj_dim": 8}
+    network = getattr(pipeline, denoiser)
+    setattr(pipeline, denoiser, enliven(type(network).from_config(network.config, **told)).eval())
+    model = Model(pipeline, adapter())
+    call = denoiser_calls(model.adapter, pipeline, PROMPTS, guidance_scale=6.0)[0]
+    latents = unpack(call["hidden_states"], 8, 8) if adapter is Flux else call["sample"]
+    time = float(pipeline.scheduler.timesteps[0])
+    with torch.no_grad():
+        six, one = (model_denoiser(model, PROMPTS, scale) for scale in (6.0, 1.0))
+        found, other = six(latents, time), one(latents, time)
+    expected = unpack(call["return"], 8, 8) if adapter is Flux else call["return"]
+    assert six.sides == 1 and torch.allclose(found, expected, atol=1e-5)
+    assert not torch.allclose(found, other, atol=1e-3)
 
 
 def test_tiny_is_of_a_class_the_adapter_is_found_by(adapter: Adapter, pipeline: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -89,7 +90,7 @@ class Flux(Adapter):
 
     def guidance(self, pipeline: Pipeline, scale: float) -> dict[str, Any]:
         """See :meth:`Adapter.guidance`; a model without a guidance input needs true guidance, that is, two calls."""
-        return {"guidance_scale" if _has_guidance_input(pipeline) else "true_cfg_scale": scale}
+        return {"guidance_scale" if self.guidance_is_input(pipeline) else "true_cfg_scale": scale}
 
     def guidance_branches(self, pipeline: Pipeline, arguments: Mapping[str, Any]) -> int:
         """See :meth:`Adapter.guidance_branches`; guidance that is an input of the network adds no rows."""
@@ -128,12 +129,21 @@ class Flux(Adapter):
         return super().text_limits(pipeline) | {"tokenizer_2": text_length(pipeline)}
 
     def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
-        """See :meth:`Adapter.encode_prompts`; ``extra`` holds the guidance input of a distilled model."""
+        """See :meth:`Adapter.encode_prompts`; a distilled model is told the pipeline's default guidance."""
         tokens, pooled, _ = pipeline.encode_prompt(list(prompts), max_sequence_length=text_length(pipeline))
-        if not _has_guidance_input(pipeline):
-            return Conditioning(tokens, pooled)
-        guidance = torch.full((len(prompts),), GUIDANCE, device=tokens.device, dtype=torch.float32)
-        return Conditioning(tokens, pooled, {"guidance": guidance})
+        return self.with_guidance(pipeline, Conditioning(tokens, pooled), GUIDANCE)
+
+    def guidance_is_input(self, pipeline: Pipeline) -> bool:
+        """See :meth:`Adapter.guidance_is_input`: it is in FLUX.1-dev, but not in FLUX.1-schnell."""
+        return bool(pipeline.transformer.config.guidance_embeds)
+
+    def with_guidance(self, pipeline: Pipeline, conditioning: Conditioning, scale: float) -> Conditioning:
+        """See :meth:`Adapter.with_guidance`."""
+        if not self.guidance_is_input(pipeline):
+            return conditioning
+        tokens = conditioning.tokens
+        guidance = torch.full((len(tokens),), scale, device=tokens.device, dtype=torch.float32)
+        return replace(conditioning, extra=conditioning.extra | {"guidance": guidance})
 
     def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """See :meth:`Adapter.predict`."""
@@ -149,11 +159,6 @@ class Flux(Adapter):
             **conditioning.extra,
         )
         return unpack(output[0], height, width)
-
-
-def _has_guidance_input(pipeline: Pipeline) -> bool:
-    """Whether the guidance scale is an input of the network: it is in FLUX.1-dev, but not in FLUX.1-schnell."""
-    return bool(pipeline.transformer.config.guidance_embeds)
 
 
 def pack(latents: Tensor) -> Tensor:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from t2iprobe.core.contracts.adapter import Adapter, Conditioning, FromText, Pipeline
@@ -99,13 +101,25 @@ class LatentUNet(Adapter):
 
     def guidance_branches(self, pipeline: Pipeline, arguments: Mapping[str, Any]) -> int:
         """See :meth:`Adapter.guidance_branches`; a U-Net with a guidance input (LCM, arXiv 2310.04378) needs one."""
-        has_input = pipeline.unet.config.time_cond_proj_dim is not None
-        return 1 if has_input else super().guidance_branches(pipeline, arguments)
+        return 1 if self.guidance_is_input(pipeline) else super().guidance_branches(pipeline, arguments)
+
+    def guidance_is_input(self, pipeline: Pipeline) -> bool:
+        """See :meth:`Adapter.guidance_is_input`."""
+        return pipeline.unet.config.time_cond_proj_dim is not None
+
+    def with_guidance(self, pipeline: Pipeline, conditioning: Conditioning, scale: float) -> Conditioning:
+        """See :meth:`Adapter.with_guidance`; it enters the time embedding."""
+        if not self.guidance_is_input(pipeline):
+            return conditioning
+        told = torch.full((len(conditioning.tokens),), scale - 1)
+        embedded = pipeline.get_guidance_scale_embedding(told, pipeline.unet.config.time_cond_proj_dim)
+        return replace(conditioning, extra=conditioning.extra | {"timestep_cond": embedded.to(conditioning.tokens)})
 
     def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """See :meth:`Adapter.predict`."""
         extra = dict(conditioning.extra)
         if conditioning.pooled is not None:
             extra["text_embeds"] = conditioning.pooled
-        tokens, added = conditioning.tokens, extra or None
-        return pipeline.unet(latents, timestep, tokens, added_cond_kwargs=added, return_dict=False)[0]
+        tokens, told = conditioning.tokens, extra.pop("timestep_cond", None)
+        added = extra or None
+        return pipeline.unet(latents, timestep, tokens, None, told, added_cond_kwargs=added, return_dict=False)[0]

@@ -100,7 +100,11 @@ class Feed:
 
     def _caption(self, caption: str) -> Conditioning:
         def encode() -> Conditioning:
-            return moved(self.model.adapter.encode_prompts(self.model.pipeline, [caption]), torch.device("cpu"))
+            model, scale = self.model, self.model.defaults.get("guidance")
+            text = model.adapter.encode_prompts(model.pipeline, [caption])
+            if scale is not None:  # that of the run, for a denoiser that is told it
+                text = model.adapter.with_guidance(model.pipeline, text, scale)
+            return moved(text, torch.device("cpu"))
 
         return self._text.get(caption, encode)
 

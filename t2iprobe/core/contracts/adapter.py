@@ -241,6 +241,14 @@ class Adapter(ABC):
         """
         return 2 if (arguments.get("guidance_scale") or 0) > 1 else 1
 
+    def guidance_is_input(self, pipeline: Pipeline) -> bool:
+        """Whether the guidance scale is an input of the denoiser (distilled guidance), so that one side suffices."""
+        return False
+
+    def with_guidance(self, pipeline: Pipeline, conditioning: Conditioning, scale: float) -> Conditioning:
+        """The conditioning with the guidance scale among its inputs, where it is one."""
+        return conditioning
+
     def prediction(self, pipeline: Pipeline) -> Prediction:
         """What the denoiser predicts, according to the scheduler."""
         kind: Any = pipeline.scheduler.config.get("prediction_type") or "flow"

@@ -231,6 +231,8 @@ def build(options: ContinualOptions, plugins: Plugins) -> ContinualRun:
     stream = preset.stream(None) if options.full_size and options.data is None else stream_of(options)
     model = _model(options, plugins)
     sampling, targets = _sampling(options, preset), _targets(options, model)
+    if (scale := sampling.settings.get("guidance")) is not None:
+        model.defaults["guidance"] = scale
     recipe = _recipe(options, preset, min(model.picture_size(sampling.settings)))
     recipe.settings(0)  # refuses what the trainer refuses
     base = "" if options.full_size else provenance.digest([model.pipeline])

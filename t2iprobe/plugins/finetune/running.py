@@ -105,6 +105,7 @@ def trained(options: FinetuneOptions, plugins: Plugins) -> list[dict[str, Any]]:
     model = load(
         options.filled({"device": own_device(), "dtype": "float32", "offload": "none"}), plugins, options.upscaler
     )
+    model.defaults |= {name: value for name, value in options.generation.items() if name == "guidance"}
     layers = _layers(options, model)
     made = {name: getattr(options, name) for name in ("reader", "clip", "batch_size")}
     monitor = Monitor(model, plugins, learn, keep, settings=options.generation, **made)

@@ -89,6 +89,7 @@ def equal_calls(
     guidance: Sequence[float],
     inverters: Mapping[str, type[Inverter]],
     schedule: Callable[[int], Schedule],
+    told: bool = False,
 ) -> list[Cell]:
     """Each method with the largest number of steps whose inversion makes at most ``calls`` model calls.
 
@@ -98,6 +99,7 @@ def equal_calls(
         guidance: guidance scales, for both sampling and inversion.
         inverters: the inverters, by name.
         schedule: gives the model's schedule for a number of steps.
+        told: whether the guidance scale is an input of the denoiser.
 
     Raises:
         ConfigError: a method needs more calls than that, or does not support the model.
@@ -110,7 +112,7 @@ def equal_calls(
 
             def needed(steps: int, method: Inverter = method, scale: float = scale) -> int:
                 try:
-                    return examined(method, schedule(steps), inversion_guidance=scale).invert
+                    return examined(method, schedule(steps), inversion_guidance=1.0 if told else scale).invert
                 except ConfigError:
                     return 1 << 30  # the method replaces more steps than there are
 
@@ -138,7 +140,7 @@ def studies(options: AblateOptions, model: Model, plugins: Plugins) -> list[tupl
     else:
         settings = equal_calls(
             methods, options.equal_calls, options.guidance, plugins.inverters(),
-            lambda steps: used_schedule(model, steps, each.generation),
+            lambda steps: used_schedule(model, steps, each.generation), model.adapter.guidance_is_input(model.pipeline),
         )  # fmt: skip
     found = []
     for one in settings:

@@ -54,7 +54,7 @@ def sample_calls(question: InversionQuestion, examined: Mapping[str, ArmProperti
     if not question.sampled:
         return 0
     own = question.sampler == "own"
-    return next(iter(examined.values())).own if own else question.num_steps * sides(question.guidance)
+    return next(iter(examined.values())).own if own else question.num_steps * sides(question.scales[0])
 
 
 class BatchRunner:

@@ -70,7 +70,7 @@ class Downstream:
         return self._kept("edit", question.pictures, work)
 
     def _kept(self, name: str, pictures: int, work: Callable[[LevelSampler], Sampled]) -> Answer:
-        with session.sampling(pictures, self.run, self.guidance) as on_rows:
+        with session.sampling(self.model, pictures, self.run, self.guidance) as on_rows:
             found, drawn = work(LevelSampler(self.model, self.run, self.guidance, self.batch_size, on_rows))
         session.keep(self.run.path, name, found, drawn)
         return session.answer_of(self.run.path, name, found, self.plugins)

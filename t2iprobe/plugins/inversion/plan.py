@@ -48,7 +48,7 @@ def published(options: InvertOptions, name: str, plugins: Plugins) -> Found:
         trajectory=options.trajectory,
     )
     schedule = schedule_for(preset, question.num_steps)
-    scales = question.guidance, question.inversion_guidance
+    scales = question.scales
     methods = methods_of(question.arms, plugins.inverters(), schedule.prediction)
     calls = {label: examined(method, schedule, *scales) for label, method in methods.items()}
     parameters = count_parameters(family_named(preset.family, plugins).full_size())
@@ -90,7 +90,7 @@ def of_study(name: str, study: InversionStudy, times: int = 1) -> PlannedPart:
 
 def of_pictures(name: str, pictures: int, question: InversionQuestion) -> PlannedPart:
     """The part of pictures that are sampled from the latents of a run."""
-    rows = pictures * question.num_steps * sides(question.guidance)
+    rows = pictures * question.num_steps * sides(question.scales[0])
     return PlannedPart(name, pictures, question.num_steps, InversionCost(rows, 0))
 
 

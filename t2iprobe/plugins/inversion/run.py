@@ -50,6 +50,7 @@ class InversionQuestion:
         trajectory: keep every state and prediction, not only noise, picture and latent.
         generation: ``height`` and ``width``, where they are not the model's own.
         clean: what is inverted in place of pictures, (row, ...), and a word for where it comes from.
+        told: whether the guidance scale is an input of the denoiser, so that no second side is called.
     """
 
     source: Source
@@ -62,6 +63,7 @@ class InversionQuestion:
     trajectory: bool = True
     generation: Mapping[str, Any] = field(default_factory=dict)
     clean: tuple[Tensor, str] | None = None
+    told: bool = False
 
     def __post_init__(self) -> None:
         labels = [arm.label for arm in self.arms]
@@ -71,6 +73,11 @@ class InversionQuestion:
             raise ConfigError(
                 f"sampler=own is the sampler of one method, found {len(labels)} methods; start a run for each"
             )
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """Scales with which the two sides of sampling, and of inversion, are combined."""
+        return (1.0, 1.0) if self.told else (self.guidance, self.inversion_guidance)
 
     @property
     def sampled(self) -> bool:
@@ -191,7 +198,7 @@ class InversionStudy:
     @cached_property
     def examined(self) -> dict[str, ArmProperties]:
         """Each method's round trip on this schedule; see :func:`~t2iprobe.plugins.inversion.arms.examined`."""
-        scales = self.question.guidance, self.question.inversion_guidance
+        scales = self.question.scales
         return {label: examined(method, self.schedule, *scales) for label, method in self.methods.items()}
 
     @property

@@ -38,7 +38,7 @@ from t2iprobe.plugins.inversion.run import InversionCallbacks, InversionCost, In
 from t2iprobe.plugins.inversion.sources import Source, folder, repeated
 from t2iprobe.report.folder import write_page
 from t2iprobe.report.page import page_of
-from t2iprobe.sampling import model_denoiser, sides, state_shape
+from t2iprobe.sampling import model_denoiser, sides, state_shape, two_sided
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -93,6 +93,7 @@ def question_of(options: InvertOptions, model: Model, plugins: Plugins, **change
     fields["source"] = changes.pop("source", None) or source_of(options, model, plugins)
     fields["arms"] = tuple(map(parse_arm, options.method or (default_method(model),)))
     fields["num_steps"] = options.num_steps or STEPS
+    fields["told"] = model.adapter.guidance_is_input(model.pipeline)
     return InversionQuestion(**fields | changes)
 
 
@@ -124,7 +125,7 @@ def metrics_of(names: Sequence[str], plugins: Plugins, needs: Sequence[str] = ("
 
 def warn_of_guidance(question: InversionQuestion) -> None:
     """Warn that guidance adds an error of its own; the paper measures without it."""
-    scales = {question.guidance, question.inversion_guidance} - {1.0}
+    scales = {*question.scales} - {1.0}
     if scales:
         shown = ", ".join(f"{scale:g}" for scale in sorted(scales))
         say(
@@ -257,10 +258,10 @@ def sweep(
 
 
 @contextmanager
-def sampling(pictures: int, run: Inverted, guidance: float | None) -> Iterator[Callable[[int], None]]:
+def sampling(model: Model, pictures: int, run: Inverted, guidance: float | None) -> Iterator[Callable[[int], None]]:
     """A progress bar over pictures sampled from states of a run; yields the function to call with each call's rows."""
     scale = run.settings["guidance"] if guidance is None else guidance
-    calls = run.steps * sides(scale)
+    calls = run.steps * sides(two_sided(model, scale))
     notes.print(
         f"plan: {counted(pictures, 'picture')} of {counted(run.steps, 'step')}, "
         f"{counted(pictures * calls, 'denoiser row')}",
