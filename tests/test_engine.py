@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import (
     DDIMScheduler,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
     HeunDiscreteScheduler,
@@ -436,6 +437,7 @@ def test_numbers_are_numpys_too_and_in_range(sd: Model) -> None:
         ("num_images_per_prompt", 2, "each with its seed"),
         ("callback_on_step_end", print, "on_step="),
         ("guidance_scale", 2.0, "use guidance="),
+        ("timesteps", [900, 600], "DDIMScheduler takes no timesteps"),
         ("negativ_prompt", "blurred", "takes no 'negativ_prompt'; did you mean negative_prompt"),
         ("negative_prompt", ["blurred"], "1 texts as negative_prompt for 2 prompts"),
     ],
@@ -658,6 +660,35 @@ def test_two_calls_of_guidance_are_told_apart() -> None:
     edited = flux.run(generation, cache="text", interventions=[ablate("text", scope=Scope(branches=(COND,)))]).cache
     assert not edited["text", 1, COND].any()
     assert torch.equal(edited["text", 1, UNCOND], run.cache["text", 1, UNCOND])
+
+
+SKIP = {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.1, "skip_layer_guidance_stop": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("adapter", "settings"),
+    [
+        (SDXL, {"options": {"timesteps": [900, 600, 300], "guidance_rescale": 0.0}, "guidance": 1.0}),
+        (SD3, {"options": {"sigmas": [1.0, 0.6, 0.2]}, "num_steps": 9}),
+        (Flux, {"options": {"sigmas": [1.0, 0.6, 0.2], "true_cfg_scale": 2.0}}),
+        (SD3, {"options": SKIP, "num_steps": 5}),
+        (SD3, {"options": SKIP | {"sigmas": [1.0, 0.7, 0.4, 0.2]}}),
+        (SD3, {"options": SKIP, "num_steps": 5, "guidance": 1.0}),
+        (SD3, {"options": SKIP, "num_steps": 4, "heun": True}),
+        (SD, {"options": {"timesteps": [900, 600, 300]}, "euler": True}),
+    ],
+)
+def test_as_many_rows_run_as_are_planned(adapter: type[Adapter], settings: dict[str, Any]) -> None:
+    model, settings = build(adapter), dict(settings)
+    if settings.pop("heun", False):
+        model.pipeline.scheduler = FlowMatchHeunDiscreteScheduler(shift=3.0)
+    if settings.pop("euler", False):
+        model.pipeline.scheduler = EulerDiscreteScheduler.from_config(model.pipeline.scheduler.config)
+    steps: list[int] = []
+    run = model.run([DOG, CAT], **settings, on_step=lambda rows, step: steps.append(step))
+    assert (run.denoiser_calls, run.denoiser_rows) == (model.calls(settings), 2 * model.rows(settings))
+    order = model.pipeline.scheduler.order  # the last step of a second-order scheduler has one evaluation
+    assert max(steps) == model.steps(settings.get("num_steps"), settings["options"]) - (order > 1)
 
 
 def test_skip_layer_guidance_keeps_the_steps() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.joint import embedded_text, joint_block_sites
-from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning, FromText, Pipeline
+from t2iprobe.core.contracts.adapter import TIMES, Adapter, Branch, Conditioning, FromText, Pipeline
 from t2iprobe.core.sites import In, Out, Site
 
 
@@ -100,6 +100,15 @@ class SD3(Adapter):
         if (call, ratio) == (1, 1) and pipeline.do_classifier_free_guidance:
             return (Branch.SKIP,)
         return super().branches(pipeline, call, ratio)
+
+    def extra_calls(self, pipeline: Pipeline, arguments: Mapping[str, Any], evaluations: int) -> int:
+        """See :meth:`Adapter.extra_calls`: those of skip-layer guidance, which begins after the start."""
+        if arguments.get("skip_guidance_layers") is None or self.guidance_branches(pipeline, arguments) == 1:
+            return 0
+        own = any(arguments.get(name) is not None for name in TIMES)
+        number = evaluations if own else arguments["num_inference_steps"]
+        start, stop = (number * arguments[f"skip_layer_guidance_{end}"] for end in ("start", "stop"))
+        return sum(start < step < stop for step in range(evaluations))
 
     def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
         """The prompts, with as many T5 tokens as the tokenizer reads (at most diffusers' 256)."""

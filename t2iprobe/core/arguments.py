@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Any
 
-from t2iprobe.core.contracts.adapter import Pipeline
+from t2iprobe.core.contracts.adapter import TIMES, Pipeline
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import near
 
@@ -82,6 +82,9 @@ def check_options(pipeline: Pipeline, options: Mapping[str, Any], rows: int) -> 
             raise ConfigError(f"{name} cannot be set in options; {OWN[name]}")
         if name not in known:
             raise ConfigError(f"options: {type(pipeline).__name__} takes no {name!r}{near(name, known)}")
+        takes = inspect.signature(pipeline.scheduler.set_timesteps).parameters if name in TIMES else (name,)
+        if value is not None and name not in takes:
+            raise ConfigError(f"options: {type(pipeline.scheduler).__name__} takes no {name} of its own")
         if name in EMBEDDINGS and value is not None and getattr(value, "ndim", 0) != EMBEDDINGS[name]:
             axes = "(row, token, channel)" if EMBEDDINGS[name] == 3 else "(row, channel)"
             raise ConfigError(f"options: {name} is a tensor {axes}, found {getattr(value, 'shape', type(value))}")

@@ -439,27 +439,43 @@ class Model:
             return True
         return False
 
-    def steps(self, num_steps: int | None = None) -> int:
-        """Number of denoising steps of a generation with ``num_steps``, as :class:`Scope` counts them."""
+    def steps(self, num_steps: int | None = None, options: Mapping[str, Any] | None = None) -> int:
+        """Number of denoising steps of a generation with ``num_steps`` and ``options``, as :class:`Scope` counts."""
         order = int(getattr(self.pipeline.scheduler, "order", 1))
-        return -(-self.evaluations(num_steps) // order)
+        return -(-self.evaluations(num_steps, options) // order)
 
-    def evaluations(self, num_steps: int | None = None) -> int:
+    def evaluations(self, num_steps: int | None = None, options: Mapping[str, Any] | None = None) -> int:
         """How often such a generation evaluates the denoiser; a second-order scheduler does so twice per step."""
-        options = (num_steps, self.defaults.get("num_steps"), self._own().get("num_inference_steps"))
-        number = next((option for option in options if option is not None), None)
-        return self.adapter.timesteps(self.pipeline, count("num_steps", number))
+        return self.adapter.timesteps(self.pipeline, self._number(num_steps), options or {})
+
+    def _number(self, num_steps: int | None) -> int:
+        """The number of steps that the pipeline is called with."""
+        known = (num_steps, self.defaults.get("num_steps"), self._own().get("num_inference_steps"))
+        return count("num_steps", next((one for one in known if one is not None), None))
 
     def guided(self, settings: Mapping[str, Any] | None = None) -> int:
         """Rows of the denoiser per row of a generation with these settings, one for each branch of guidance."""
-        settings = settings or {}
-        arguments = {**self._own(), **self._guidance(settings.get("guidance")), **(settings.get("options") or {})}
-        return self.adapter.guidance_branches(self.pipeline, arguments)
+        return self.adapter.guidance_branches(self.pipeline, self._called_with(settings or {}))
 
     def calls(self, settings: Mapping[str, Any] | None = None) -> int:
         """Number of denoiser calls for a batch of such a generation."""
-        apart = self.guided(settings) if self.adapter.guides_apart else 1
-        return self.evaluations((settings or {}).get("num_steps")) * apart
+        evaluations, extra = self._counts(settings or {})
+        return evaluations * (self.guided(settings) if self.adapter.guides_apart else 1) + extra
+
+    def rows(self, settings: Mapping[str, Any] | None = None) -> int:
+        """Number of rows through the denoiser for each row of such a generation."""
+        evaluations, extra = self._counts(settings or {})
+        return evaluations * self.guided(settings) + extra
+
+    def _counts(self, settings: Mapping[str, Any]) -> tuple[int, int]:
+        """Evaluations of the denoiser, and calls beyond those."""
+        evaluations = self.evaluations(settings.get("num_steps"), settings.get("options"))
+        return evaluations, self.adapter.extra_calls(self.pipeline, self._called_with(settings), evaluations)
+
+    def _called_with(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of the pipeline call that decide its cost, defaults included."""
+        guidance, number = self._guidance(settings.get("guidance")), self._number(settings.get("num_steps"))
+        return {**self._own(), **guidance, "num_inference_steps": number, **(settings.get("options") or {})}
 
     def _guidance(self, scale: float | None) -> dict[str, Any]:
         """Arguments of the pipeline call for this scale, else for the model's own; empty if neither is set."""

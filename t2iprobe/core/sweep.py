@@ -149,7 +149,7 @@ class Renderer:
             settings = {**self.settings, "num_steps": chunk[0].num_steps or self.settings.get("num_steps")}
             wanted = _wanted(rows)
             batches = self.model.batches(self._generation(rows), _patches(rows), wanted, self.batch_size)
-            each = self.model.evaluations(settings["num_steps"]) * self.model.guided(settings)
+            each = self.model.rows(settings)
             total += Cost(len(wanted), sum(map(len, batches)) * each, len(batches) * self.model.calls(settings))
         return total
 

@@ -22,6 +22,8 @@ from t2iprobe.core.sites import Site
 Pipeline = Any
 #: from the arguments of a denoiser call, by name, to the activations of a site
 FromText = Callable[[Mapping[str, Any]], Tensor]
+#: arguments of a pipeline call that replace its number of steps
+TIMES = ("timesteps", "sigmas")
 Prediction = Literal["epsilon", "v_prediction", "flow", "sample"]
 
 
@@ -317,15 +319,26 @@ class Adapter(ABC):
         """An upscaler for :meth:`tiny`; required if :attr:`upscalers` is not empty."""
         raise NotImplementedError(f"{cls.name} declares upscalers, so its adapter needs tiny_upscaler()")
 
-    def timesteps(self, pipeline: Pipeline, num_steps: int) -> int:
-        """Number of scheduler steps in a generation with ``num_steps``.
+    def timesteps(self, pipeline: Pipeline, num_steps: int, options: Mapping[str, Any] = MappingProxyType({})) -> int:
+        """Number of scheduler steps in a generation with ``num_steps``, or with ``timesteps`` or ``sigmas`` of its own.
 
         They may differ: PNDM makes one more step, and second-order schedulers evaluate the denoiser twice per step.
         """
         scheduler = copy.deepcopy(pipeline.scheduler)
-        shifted = scheduler.config.get("use_dynamic_shifting")
-        scheduler.set_timesteps(num_steps, **({"mu": 0.0} if shifted else {}))  # the shift does not change their number
+        more = {"mu": 0.0} if scheduler.config.get("use_dynamic_shifting") else {}  # it does not change their number
+        own = {name: options[name] for name in TIMES if options.get(name) is not None}
+        scheduler.set_timesteps(**(own or {"num_inference_steps": num_steps}), **more)
         return len(scheduler.timesteps)
+
+    def extra_calls(self, pipeline: Pipeline, arguments: Mapping[str, Any], evaluations: int) -> int:
+        """Denoiser calls of a generation beyond those of guidance, with one row per requested row each.
+
+        Args:
+            pipeline: the pipeline.
+            arguments: arguments of the pipeline call, including defaults.
+            evaluations: result of :meth:`timesteps`.
+        """
+        return 0
 
     def encode_images(self, pipeline: Pipeline, images: Tensor) -> Tensor:
         """Encode images, (row, 3, y, x) in -1..1, to scaled and shifted latents; the mode of the posterior."""

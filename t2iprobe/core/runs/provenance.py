@@ -33,7 +33,7 @@ def facts(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]:
         "scheduler": _scheduler(model.pipeline.scheduler),
         **({"loras": portable(list(model.loras))} if model.loras else {}),
         "dtype": str(next(model.denoiser.parameters()).dtype).removeprefix("torch."),
-        "generation": {**generation, "num_steps": model.steps(settings.get("num_steps"))},
+        "generation": {**generation, "num_steps": model.steps(settings.get("num_steps"), settings.get("options"))},
     }
     return {
         "decides": decides,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from t2iprobe.core.arguments import EMBEDDINGS, TEXTS, options_of
 from t2iprobe.core.cache import Key
-from t2iprobe.core.contracts.adapter import Branch
+from t2iprobe.core.contracts.adapter import TIMES, Branch
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import Patterns, names
 from t2iprobe.core.model import Generation, Model, OnStep
@@ -108,7 +108,7 @@ def layout_of(
         ConfigError: the run does not have a step, or the number of bits is invalid.
     """
     codecs.check_round_bits(round_bits)
-    count = model.steps(generation.num_steps)
+    count = model.steps(generation.num_steps, generation.options)
     wanted = tuple(sorted(set(range(count) if steps is None else steps)))
     wrong = [step for step in wanted if not 0 <= step < count]
     if wrong or not wanted:
@@ -137,7 +137,7 @@ def plan(model: Model, generation: Generation, layout: Layout) -> CapturePlan:
     settings["options"] = {name: value for name, value in short.options.items() if name not in EMBEDDINGS}
     raw = layout.rows * sum(size * _times(key, layout, model, generation) for key, size in probe.bytes_a_row.items())
     cost = model.probe(settings, rows=min(4, layout.batch))
-    calls = model.evaluations(generation.num_steps) * model.guided(settings)
+    calls = model.rows({name: getattr(generation, name) for name in ("num_steps", "guidance", "options")})
     seconds = layout.rows * (calls * cost.seconds_a_row + cost.seconds_an_image)
     codec = codecs.choose(probe.sample, raw / (SHARE * seconds))
     packing = raw / codec.speed if codec.speed else 0.0
@@ -155,7 +155,7 @@ def _one_row(model: Model, generation: Generation) -> Generation:
         prompts=generation.prompts[:1],
         seeds=generation.seeds[:1],
         num_steps=2,
-        options={name: value[0] if name in several else value for name, value in first.items()},
+        options={name: value[0] if name in several else value for name, value in first.items() if name not in TIMES},
         latents=None if generation.latents is None else generation.latents[:1],
     )
 
@@ -213,5 +213,5 @@ def _times(key: Key, layout: Layout, model: Model, generation: Generation) -> in
     if key.site in layout.static:
         return 1
     order = int(getattr(model.pipeline.scheduler, "order", 1))
-    count = model.evaluations(generation.num_steps)
+    count = model.evaluations(generation.num_steps, generation.options)
     return sum(step * order + key.evaluation < count for step in layout.steps)

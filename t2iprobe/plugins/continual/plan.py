@@ -107,7 +107,7 @@ def timed(run: ContinualRun, cost: ContinualPlan) -> ContinualPlan:
             lora.detach()
     if cost.images:
         probe = model.probe(settings)
-        rows = model.evaluations(settings.get("num_steps")) * model.guided(settings)
+        rows = model.rows(settings)
         seconds += cost.images * (probe.seconds_a_row * rows + probe.seconds_an_image)
     return replace(cost, seconds=seconds)
 

@@ -110,7 +110,7 @@ class EditSweep:
         each += [method.editor.rows_a_picture(self.model, method.layers) for method in self._asked(labels)]
         images = [len(chunk) * count for count in each]
         runs = sum(math.ceil(count / self._at_once) for count in images)
-        rows = self.model.evaluations(settings.get("num_steps")) * self.model.guided(settings)
+        rows = self.model.rows(settings)
         return Cost(sum(images), sum(images) * rows, runs * self.model.calls(settings))
 
     @property

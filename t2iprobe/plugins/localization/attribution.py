@@ -61,8 +61,8 @@ class Attribution(RankingLocalizer):
 
     def cost(self, model: Model, settings: Mapping[str, Any]) -> Cost:
         """One run; then per call the two predictions, and a forward and a backward pass of two rows for every point."""
-        evaluations = model.evaluations(settings.get("num_steps"))
-        rows = evaluations * (2 * model.guided(settings) + 2 + 6 * self.points)
+        evaluations = model.evaluations(settings.get("num_steps"), settings.get("options"))
+        rows = 2 * model.rows(settings) + evaluations * (2 + 6 * self.points)
         return Cost(2, rows, model.calls(settings) + evaluations * (1 + 3 * self.points))
 
     def measured(self, model: Model, space: Space, pair: Pair, settings: Mapping[str, Any]) -> NDArray[np.float64]:

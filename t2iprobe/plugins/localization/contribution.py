@@ -59,7 +59,7 @@ class Contribution(RankingLocalizer):
     def cost(self, model: Model, settings: Mapping[str, Any]) -> Cost:
         """A short run with both prompts."""
         short = {**settings, "num_steps": self.steps}
-        return Cost(2, 2 * model.guided(short) * model.evaluations(self.steps), model.calls(short))
+        return Cost(2, 2 * model.rows(short), model.calls(short))
 
     def measured(self, model: Model, space: Space, pair: Pair, settings: Mapping[str, Any]) -> NDArray[np.float64]:
         """Contributions of the layers, (layer,)."""

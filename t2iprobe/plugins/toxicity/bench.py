@@ -234,7 +234,7 @@ def _say_plan(setup: Setup, methods: Mapping[str, GuardMethod], cases: Sequence[
     pictures = len(cases) + found * (len(methods) - 1)
     width = len(cases) + sum(found * method.rows for name, method in methods.items() if name != UNGUARDED)
     num_steps = setup.settings.get("num_steps")
-    rows = width * model.evaluations(num_steps) * model.guided(setup.settings)
+    rows = width * model.rows(setup.settings)
     probe = model.probe(setup.settings)
     seconds = probe.seconds_a_row * rows + probe.seconds_an_image * pictures
     donor, memory = chosen_donor(model), memory_text(model, setup.settings, setup.batch_size)

@@ -94,7 +94,7 @@ class Donation:
             rewrites: maps a row to its rewrite.
         """
         scope = Scope(
-            steps=range(self.start, self.model.steps(generation.num_steps)) if self.start else None,
+            steps=range(self.start, self.model.steps(generation.num_steps, generation.options)) if self.start else None,
             rows=tuple(rewrites),
         )
         if self.donor == "row":

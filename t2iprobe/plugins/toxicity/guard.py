@@ -105,7 +105,7 @@ class Guard(Model):
             raise ConfigError(
                 f"the guard checks the prompts of a generation, but not its option {unseen[0]}; leave it out"
             )
-        check_start(self.donation.start, self.steps(generation.num_steps))
+        check_start(self.donation.start, self.steps(generation.num_steps, generation.options))
         self._record(generation, decisions, numbers or range(len(decisions)))
         _check_refused(decisions)
         rewrites = {row: one.rewrite for row, one in enumerate(decisions) if one.verdict == "rewritten"}

@@ -121,7 +121,7 @@ def plan(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision], pi
     if pictures:
         probe = guard.probe(order.generation)
         extra = rewritten if guard.donor == "row" else 0
-        rows = (pictures + extra) * guard.evaluations(order.num_steps) * guard.guided(order.generation)
+        rows = (pictures + extra) * guard.rows(order.generation)
         seconds = probe.seconds_a_row * rows + probe.seconds_an_image * pictures
         sentence = (
             f"{counted(pictures, 'picture')} of {counted(steps, 'step')}; "
@@ -168,6 +168,6 @@ def _answer(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision],
         "refused": refused,
         "denoiser_calls": sum(chunk.calls for chunk in chunks),
         "denoiser_rows": sum(chunk.denoiser_rows for chunk in chunks),
-        "normal_rows": (passed + rewritten) * guard.guided(order.generation) * guard.evaluations(order.num_steps),
+        "normal_rows": (passed + rewritten) * guard.rows(order.generation),
         "seconds": round(sum(chunk.seconds for chunk in chunks), 2),
     }
