@@ -165,6 +165,19 @@ def test_the_plan_of_a_search_is_of_all_its_questions(
     assert not planning.rehearses(Plugins().localizer("exhaustive"))
 
 
+def test_a_plan_of_a_checkpoint_is_of_its_own_configuration(tmp_path: Path) -> None:
+    """Without weights, and with where they would be."""
+    SD3.tiny().save_pretrained(tmp_path)
+    for file in tmp_path.rglob("*.safetensors"):
+        file.unlink()
+    given = {"num_steps": 2, "guidance": 2.0, "resolution": 32, "limit": 4, "prompt_set": "simple", "arch": None}
+    found = plan("exhaustive", model=str(tmp_path), **given)
+    assert (found["arch"], found["layers"], found["inferred"]) == ("sd3", SD3.tiny().transformer.config.num_layers, "")
+    assert "its configuration" in found["sentence"] and "here: float32, everything on cpu; " in found["sentence"]
+    with pytest.raises(ConfigError, match="whose architecture is sd3, not sdxl"):
+        plan("exhaustive", model=str(tmp_path), **given | {"arch": "sdxl"})
+
+
 def test_few_pairs_keep_a_third_to_confirm_on(tmp_path: Path) -> None:
     assert question(asked(limit=9), Plugins()).held_out == 3
     assert question(asked(limit=8), Plugins()).held_out == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.cli.console import say
@@ -97,22 +98,56 @@ def check_arch(model: Model, arch: str | None) -> None:
         )
 
 
-def published_layers(options: LayerOptions, arch: str | None, plugins: Plugins) -> tuple[Model, dict[str, Any], str]:
-    """Layers of the published configuration of an architecture, for ``--plan``; no weights are needed.
+def without_weights(options: Any, plugins: Plugins, **more: Any) -> Model:
+    """What a plan is for: a checkpoint on this machine, else the published configuration of an architecture.
+
+    Args:
+        options: options with ``arch`` and ``model``, as they were given.
+        plugins: where both are looked up.
+        more: components of a published pipeline, of which there is only the denoiser.
 
     Returns:
-        The model without weights, where the layers are and how large they are as a JSON object, and that in words.
+        A model without weights; where they would be (:attr:`Model.placement`) is known of a checkpoint only.
 
     Raises:
-        ConfigError: no architecture is named, or it does not have these layers.
+        ConfigError: neither is there.
     """
-    from t2iprobe.core.contracts.adapter import count_parameters, layer_table
     from t2iprobe.core.model import Model
 
-    if arch is None:
-        raise ConfigError("--plan looks at the published configuration of an architecture: give --arch")
-    adapter = choice("architecture", arch, plugins.adapters())()
-    model = Model(adapter.published(), adapter)
+    if options.model is not None and Path(options.model).expanduser().exists():
+        model = plugins.load(options.model, weights=False)
+        check_arch(model, options.arch)
+        return model
+    if options.arch is None:
+        raise ConfigError(
+            f"a plan loads no weights: give {options.called('arch')}, whose published configuration it takes, or as "
+            f"{options.called('model')} a folder or file on this machine"
+        )
+    adapter = choice("architecture", options.arch, plugins.adapters())()
+    return Model(adapter.published(**more), adapter)
+
+
+def planned_place(model: Model) -> str:
+    """Where the weights of a model without weights would be, as the end of a sentence; empty if it is not known."""
+    return "" if model.placement is None else f"; here: {model.placement}"
+
+
+def planned_layers(options: LayerOptions, model: Model) -> tuple[dict[str, Any], str]:
+    """The layers of a plan.
+
+    Args:
+        options: they say which.
+        model: what the plan is for, see :func:`without_weights`.
+
+    Returns:
+        Where the layers are and how large they are as a JSON object, and that in words.
+
+    Raises:
+        ConfigError: the model does not have these layers.
+    """
+    from t2iprobe.core.contracts.adapter import count_parameters, layer_table
+
+    adapter = model.adapter
     table = layer_table(adapter, model.pipeline)
     rows = [table[layer] for layer in options.chosen_layers(model)]
     parameters = sum(row.parameters for row in rows)
@@ -122,5 +157,6 @@ def published_layers(options: LayerOptions, arch: str | None, plugins: Plugins) 
     said = (
         f"{adapter.name}: layer{'s' * several} {', '.join(map(str, facts['layers']))} of {len(table)} ({rows[0].path}"
         f"{', …' * several}), {parameters:,} K/V parameters = {share:.2%} of the denoiser's"
+        f"{planned_place(model)}"
     )
-    return model, {"arch": adapter.name, **facts, "parameters": parameters, "share": share}, said
+    return {"arch": adapter.name, **facts, "parameters": parameters, "share": share}, said

@@ -49,7 +49,7 @@ def load_model(
 def _prepare(model: Model, options: LoadOptions) -> None:
     """Do to a model that was loaded by name what the options say beyond its files."""
     from t2iprobe.registry.few_steps import few_steps
-    from t2iprobe.registry.placing import place, step_down
+    from t2iprobe.registry.placing import place, planned, step_down
     from t2iprobe.registry.variations import put_loras, swap_scheduler
 
     swap_scheduler(model.pipeline, options.scheduler)
@@ -61,9 +61,9 @@ def _prepare(model: Model, options: LoadOptions) -> None:
     few = None if model.defaults else few_steps(names, scheduler, config)
     if few is not None:
         model.defaults, model.few_steps = {"num_steps": few.num_steps, "guidance": few.guidance}, str(few)
-    if options.weights:
-        model.placement = place(model.pipeline, model.adapter, options, model.denoiser)
-        model.step_down = functools.partial(step_down, model.pipeline)
+    put = place if options.weights else planned
+    model.placement = put(model.pipeline, model.adapter, options, model.denoiser)
+    model.step_down = functools.partial(step_down, model.pipeline)
 
 
 def _upscaler(ref: str, model: Model, options: LoadOptions, plugins: Plugins) -> Any:

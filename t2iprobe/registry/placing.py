@@ -25,6 +25,23 @@ def place(pipeline: Any, adapter: Adapter, options: LoadOptions, denoiser: torch
     Raises:
         ModelError: it does not fit.
     """
+    placed = planned(pipeline, adapter, options, denoiser)
+    demand, offload, device = placed.demand, placed.offload, torch.device(placed.device)
+    if placed.device_map is not None:
+        return placed
+    try:
+        apply(pipeline, offload, device, demand.together(placed.free))
+    except (RuntimeError, ValueError) as error:  # out of memory is a RuntimeError
+        raise ModelError(_failed(demand, placed.free, offload, device, error)) from error
+    return placed
+
+
+def planned(pipeline: Any, adapter: Adapter, options: LoadOptions, denoiser: torch.nn.Module) -> Placement:
+    """Where a pipeline would be put; its weights may be missing.
+
+    Raises:
+        ModelError: it does not fit.
+    """
     device = options.torch_device()
     side = options.resolution
     try:
@@ -40,10 +57,6 @@ def place(pipeline: Any, adapter: Adapter, options: LoadOptions, denoiser: torch
         free += held_bytes(pipeline, device)
     quantized = getattr(denoiser, "hf_quantizer", None) is not None
     offload = choose(demand, free, options.offload, quantized=quantized)
-    try:
-        apply(pipeline, offload, device, demand.together(free))
-    except (RuntimeError, ValueError) as error:  # out of memory is a RuntimeError
-        raise ModelError(_failed(demand, free, offload, device, error)) from error
     ways = every_way(quantized) if options.offload == "auto" and free is not None else (offload,)
     return Placement(str(device), dtype, offload, demand, free, lower=ways[ways.index(offload) + 1 :])
 

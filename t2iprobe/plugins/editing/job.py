@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from PIL.Image import Image
 from torch import Tensor
 
-from t2iprobe.cli.models import load, published_layers, published_ref, reference
+from t2iprobe.cli.models import load, planned_layers, published_ref, reference, without_weights
 from t2iprobe.core.contracts.editor import Editor
 from t2iprobe.core.contracts.inverter import check_prediction
 from t2iprobe.core.errors import ConfigError
@@ -145,15 +145,14 @@ def cost_plan(options: EditOptions, plugins: Plugins) -> dict[str, Any]:
     Raises:
         ConfigError: no architecture or no number of steps is named, or something does not fit.
     """
-    if options.arch is None:
-        raise ConfigError("--plan looks at the published configuration of an architecture: give --arch")
+    model = without_weights(options, plugins)
     if options.num_steps is None or options.guidance is None:
         raise ConfigError("--plan loads no model, so its default sampling is unknown: give --num-steps and --guidance")
     pairs = len(pairs_of(options.filled({"model": published_ref(options.arch, plugins)}), plugins))
     listed, steps = editors(options, plugins), options.num_steps
     check_places(options)
     check_starts(listed, options.starts, steps)
-    model, layers, said = published_layers(options, options.arch, plugins)
+    layers, said = planned_layers(options, model)
     methods = methods_of(model, listed, tuple(layers["layers"]), options.starts)
     each = [one.editor.rows_a_picture(model, one.layers) for one in methods]
     images = pairs * (2 + sum(each))
@@ -161,7 +160,7 @@ def cost_plan(options: EditOptions, plugins: Plugins) -> dict[str, Any]:
     return {
         **layers,
         "model": options.model or f"{options.arch}, published configuration",
-        "inferred": model.adapter.inferred,
+        "inferred": "" if model.placement else model.adapter.inferred,
         "pairs": pairs,
         "methods": [
             {

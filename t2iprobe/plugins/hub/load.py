@@ -94,7 +94,7 @@ def _folder(
     """The pipeline of a folder, or of a hub repository by its id; components that are given are not read there."""
     found = _found(source, options)
     if not options.weights:
-        return _structure(found, ref, options)
+        return _structure(found, ref, options, adapters)
     if not any(map(files.is_weights, found.names)):
         again = f"run `hf download {ref}`" if isinstance(source, str) else "copy the whole folder"
         raise ModelError(f"{ref} has {INDEX}, but no file of weights; {again}")
@@ -125,14 +125,16 @@ def _folder(
     return pipeline
 
 
-def _structure(found: Found, ref: str, options: LoadOptions) -> Pipeline:
-    """The pipeline with its networks on the meta device, from configurations alone."""
+def _structure(found: Found, ref: str, options: LoadOptions, adapters: Adapters) -> Pipeline:
+    """The pipeline with its networks on the meta device, in the precision of their weights, by configurations alone."""
+    adapter = adapters.get(str(found.index["_class_name"]))
+    dtype = options.torch_dtype(adapter.half if adapter else "float32")
     small = [name for name in found.names if name.count("/") <= 1 and name.endswith(files.AUXILIARY)]
     folder = found.folder or _downloaded(ref, small, options)
     without = left_out(found.index, options.without)
     folders.check_sizes(folder, without)
     with no_bars():
-        networks = structure.networks(folder, found.index, without)
+        networks = structure.networks(folder, found.index, dtype, without)
         return DiffusionPipeline.from_pretrained(folder, **networks)
 
 

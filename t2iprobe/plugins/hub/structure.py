@@ -14,12 +14,15 @@ from torch import nn
 LIBRARIES = ("diffusers", "transformers")
 
 
-def networks(folder: Path, index: Mapping[str, Any], without: Collection[str] = ()) -> dict[str, nn.Module | None]:
+def networks(
+    folder: Path, index: Mapping[str, Any], dtype: torch.dtype, without: Collection[str] = ()
+) -> dict[str, nn.Module | None]:
     """Every network that ``model_index.json`` lists, by component; those that are left out are ``None``.
 
     Args:
         folder: the pipeline's folder, of which only configurations are read.
         index: contents of its ``model_index.json``.
+        dtype: precision that the weights would have.
         without: components to leave out.
     """
     found: dict[str, nn.Module | None] = dict.fromkeys(without)
@@ -29,7 +32,7 @@ def networks(folder: Path, index: Mapping[str, Any], without: Collection[str] = 
         if library not in LIBRARIES:  # a safety checker, which has no part in what is studied
             found[name] = None
         elif isinstance(made := getattr(importlib.import_module(library), kind), type) and issubclass(made, nn.Module):
-            found[name] = _empty(made, folder / name)
+            found[name] = _empty(made, folder / name).to(dtype)
     return found
 
 

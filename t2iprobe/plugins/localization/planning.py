@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from t2iprobe.cli.models import published_ref
+from t2iprobe.cli.models import planned_place, published_ref, without_weights
 from t2iprobe.core.contracts.adapter import layer_table
 from t2iprobe.core.contracts.localizer import Localizer
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import patch
 from t2iprobe.core.model import Model, OnStep
-from t2iprobe.core.names import choice, counted
+from t2iprobe.core.names import counted
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.parse import size_text
 from t2iprobe.core.study.planning import tail
@@ -126,7 +126,7 @@ def _rehearsal(
 
 
 def cost_plan(options: SearchOptions, plugins: Plugins) -> dict[str, Any]:
-    """What a localization takes on the published configuration of an architecture, as a JSON object.
+    """What a localization takes on a checkpoint of this machine, or on the published configuration of an architecture.
 
     Raises:
         ConfigError: something that the cost depends on is not known or does not fit.
@@ -134,10 +134,8 @@ def cost_plan(options: SearchOptions, plugins: Plugins) -> dict[str, Any]:
     paper, plan = options.paper, options.called("plan") if "plan" in type(options).model_fields else "a plan"
     published = paper.model if paper else published_ref(options.arch, plugins)
     full = question(options.filled({"model": published, "batch_size": PLANNED}), plugins, dry=True)
-    if options.arch is None:
-        raise ConfigError(
-            f"{plan} is for the published configuration of an architecture: give {options.called('arch')}"
-        )
+    model = without_weights(options, plugins, scheduler=_Scheduler())
+    model.ref = full.model
     if None in (full.num_steps, full.guidance, full.resolution):
         steps, guidance, resolution, preset = map(options.called, ("num_steps", "guidance", "resolution", "preset"))
         raise ConfigError(
@@ -147,8 +145,6 @@ def cost_plan(options: SearchOptions, plugins: Plugins) -> dict[str, Any]:
     method = plugins.localizer(full.method, **full.set)
     if not _can_rehearse(method):
         raise ConfigError(f"{method.name} reads the model itself: what it takes is known with weights only")
-    adapter = choice("architecture", options.arch, plugins.adapters())()
-    model = Model(adapter.published(scheduler=_Scheduler()), adapter, ref=full.model)
     expected = paper.layers if paper else (model.n_layers // 2,)
     runner = _rehearsal(full, model, expected, _pairs(full, paper is not None, plugins), method)
     side = UPSCALED if paper and full.upscaler else full.resolution
@@ -170,11 +166,11 @@ def _answer(
 ) -> dict[str, Any]:
     settings, spent, table = question.sampling, runner.spent, layer_table(model.adapter, model.pipeline)
     name, held_out = question.method, len(runner.held_out)
-    one = len(expected) == 1
+    one, whose = len(expected) == 1, "its" if model.placement else "published"
     return {
         "model": question.model,
         "arch": model.adapter.name,
-        "inferred": model.adapter.inferred,
+        "inferred": "" if model.placement else model.adapter.inferred,
         "method": name,
         "settings": dict(question.set),
         "layers": model.n_layers,
@@ -187,14 +183,14 @@ def _answer(
         "denoiser_rows": spent.rows,
         "disk_bytes": disk,
         "sentence": (
-            f"{name} on {question.model}, published configuration: {counted(model.n_layers, 'layer')}, "
+            f"{name} on {question.model}, {whose} configuration: {counted(model.n_layers, 'layer')}, "
             f"{counted(runner.space.steps, 'step')}, guidance {settings['guidance']:g}, {settings['height']} pixels; "
             f"{counted(len(runner.pairs), 'pair')}, {held_out} of them held out: {counted(spent.images, 'picture')}, "
             f"{counted(spent.calls, 'denoiser call')} ({counted(spent.rows, 'row')}, {question.batch_size} pictures at "
             f"once), disk at most {size_text(disk)}; {donors_said(model)}. "
             f"Counted on a simulated model in which {'layer' if one else 'layers'} {ranges(expected)} "
             f"({table[expected[0]].path}{'' if one else ', …'}) would be the answer (a search takes more where "
-            "several share it); the time is measured before a real run."
+            f"several share it); the time is measured before a real run{planned_place(model)}."
         ),
     }
 

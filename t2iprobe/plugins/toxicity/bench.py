@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from t2iprobe.cli.commandline import quoted
 from t2iprobe.cli.console import say
 from t2iprobe.cli.cost import agree, duration, memory_text
-from t2iprobe.cli.models import load, published_layers, published_ref, reference
+from t2iprobe.cli.models import load, planned_layers, published_ref, reference, without_weights
 from t2iprobe.cli.papers import paper_settings
 from t2iprobe.cli.progress import progress
 from t2iprobe.core.errors import ConfigError
@@ -255,7 +255,8 @@ def cost_plan(options: GuardBenchOptions, plugins: Plugins) -> dict[str, Any]:
     """
     job = job_of(options.filled({"model": published_ref(options.arch, plugins)}), plugins)
     full = job.options
-    model, layers, said = published_layers(full, options.arch, plugins)
+    model = without_weights(options, plugins)
+    layers, said = planned_layers(full, model)
     donor = chosen_donor(model)
     pictures = len(job.words) * full.seeds
     sentence = (
