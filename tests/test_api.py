@@ -188,7 +188,7 @@ def test_the_version_is_there() -> None:
 
 # a function for every command
 
-SMALL = {"method": "single", "layers": [5, 6, 7], "num_steps": 8, "prompt_set": "signs", "quiet": True}
+SMALL = {"method": "single", "layers": [5, 6, 7], "num_steps": 5, "prompt_set": "signs", "quiet": True}
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from t2iprobe.core.contracts.localizer import Finding
 from t2iprobe.core.sweep import Cost
-from t2iprobe.plugins.organisms import commands
+from t2iprobe.plugins.organisms import commands, weight_files
 from t2iprobe.plugins.organisms.bench import BenchQuestion, auroc, graded, inside
 from t2iprobe.plugins.organisms.plant import Route, parse_plant
+from t2iprobe.plugins.organisms.recipes import WEIGHTS
 from t2iprobe.registry.manager import Plugins
 
 
@@ -64,7 +65,9 @@ def test_heads_and_steps_are_graded_where_a_method_names_them(plant: str, detail
 
 
 @pytest.mark.slow
-def test_the_command_finds_the_colour_of_tiny_sd3() -> None:
+def test_the_command_finds_the_colour_of_tiny_sd3(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = weight_files.read_card(WEIGHTS / "tiny-sd3") | {"sampling": {"num_steps": 4, "guidance": 3.0}}
+    monkeypatch.setattr(weight_files, "read_card", lambda folder: few)
     arguments = "bench --model tiny-sd3 --method exhaustive,adaptive --concept colour --limit 5 --held-out 2"
     outcome = CliRunner().invoke(commands.app, [*arguments.split(), "--format", "json"], obj=Plugins())
     assert outcome.exit_code == 0, outcome.output

@@ -556,5 +556,3 @@ def test_the_embedded_stream_from_start_to_report(tmp_path: Path) -> None:
     assert answer["independent_tasks"]["ratio"]["1"] == pytest.approx(0.426, abs=1e-3)
     page = Path(answer["files"]["report"]).read_text()
     assert "Every task after every training" in page and "data:image/" in page
-    against = call("analyze", out, "--no-weights", "--against", out, "--format", "json")
-    assert against.exit_code == 0 and json.loads(against.stdout)["against"]["scope"] == "localized"

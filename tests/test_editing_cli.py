@@ -27,6 +27,7 @@ from t2iprobe.registry.manager import Plugins
 SOURCE, TARGET = (f'a red framed sign that says "{word}"' for word in ("OPEN", "SHUT"))
 PAIR = ("--source", SOURCE, "--target", TARGET)
 PIPELINES: dict[str, Any] = {}
+FEW = ("--num-steps", "8")  # enough for every picture of an embedded model
 QUICK = ("--arch", "sd3", "--num-steps", "2", "--limit", "3")
 
 
@@ -289,7 +290,7 @@ PLANTED = [("tiny-sd3", "6"), ("tiny-sdxl", "11,14"), ("tiny-if", "4")]
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "layers"), PLANTED)
 def test_the_planted_layer_writes_the_new_word(model: str, layers: str, tmp_path: Path) -> None:
-    found = answer("--model", model, *PAIR, "--layers", layers, "--method", "all", "--out", tmp_path / "run")
+    found = answer("--model", model, *PAIR, "--layers", layers, *FEW, "--method", "all", "--out", tmp_path / "run")
     rows = {row["method"]: row for row in found["methods"]}
     for name in ("localized", "prompt-to-prompt", "closed-form"):
         # one set of weights cannot answer to the source as to the target and keep the empty prompt: worst on tiny-if
@@ -304,7 +305,7 @@ def test_the_planted_layer_writes_the_new_word(model: str, layers: str, tmp_path
 def test_a_real_picture_gets_the_new_word(model: str, layers: str, photos: Path) -> None:
     """Drawn by hand, not by the model; the U-Net's is inverted by DDIM, the flow's by its own sampler."""
     found = answer(
-        "--model", model, *PAIR, "--layers", layers, "--image", photos / "good.png", "--out", photos / "run"
+        "--model", model, *PAIR, "--layers", layers, *FEW, "--image", photos / "good.png", "--out", photos / "run"
     )  # fmt: skip
     rows = {row["method"]: row for row in found["methods"]}
     assert rows["reconstruction"]["ocr_exact_source"][0] == 1 and rows["reconstruction"]["psnr"][0] > 25

@@ -534,6 +534,7 @@ def test_the_page_names_every_scope_projection_score_and_option() -> None:
 def test_the_embedded_model_learns_digits_in_its_word_layer(tmp_path: Path) -> None:
     model = Plugins().load("tiny-sd3", device="cpu")
     taught = lesson("digits", Plugins(), limit=8)
-    session = FinetuneSession(model, taught, Monitor(model, Plugins(), taught.probes, PROBES[:1]))
-    found = session.run(FinetuneJob(Settings(steps=60, batch=8, lr=3e-3), layers=(6,), rank=8), tmp_path)
+    monitor = Monitor(model, Plugins(), taught.probes, PROBES[:1], settings={"num_steps": 5})
+    session = FinetuneSession(model, taught, monitor)
+    found = session.run(FinetuneJob(Settings(steps=40, batch=6, lr=3e-3), layers=(6,), rank=8), tmp_path)
     assert found["after"]["learn_f1"] > found["before"]["learn_f1"] + 0.1

@@ -619,7 +619,7 @@ def shipped() -> Callable[..., TrialRunner]:
 
     def runner(concept: str, pairs: int) -> TrialRunner:
         asked = prompt_set("signs", limit=pairs + 3, concept=concept, plugins=PLUGINS)
-        settings = {"num_steps": 6}
+        settings = {"num_steps": 4}
         sweep, space = Sweep(Renderer(model, asked, settings), PLUGINS.scorer(concept)), Space.of(model, 6)
         return TrialRunner(sweep, space, asked, range(pairs), range(pairs, pairs + 3), model=model, settings=settings)
 
@@ -632,7 +632,6 @@ def shipped() -> Callable[..., TrialRunner]:
     [
         ("adaptive", {}, "text", 6),
         ("adaptive", {}, "colour", 3),
-        ("exhaustive", {}, "colour", 3),
         ("attribution", {"pairs": 1}, "text", 6),
         ("contribution", {"pairs": 1}, "colour", 3),
     ],

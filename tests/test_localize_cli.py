@@ -128,23 +128,22 @@ def test_what_cannot_be_planned_is_said(changes: dict[str, Any], message: str) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "light"),
+    ("commands", "light"),
     [
-        (["localize", "--arch", "sd3", "--concept", "colr"], "torch"),
-        (["localize", "--arch", "sd3", "--reader", "rapid"], "torch"),
-        (["localize", "--arch", "sd3", "--method", "adaptve"], "diffusers"),
-        (["localize", "--arch", "sd3", "--set", "foo=1"], "diffusers"),
-        (["patch", "--arch", "sd3", "--concept", "colr"], "torch"),
-        (["patch", "--arch", "sd3", "--branch", "con"], "diffusers"),
+        (["localize --concept colr", "localize --reader rapid", "patch --concept colr"], "torch"),
+        (["localize --method adaptve", "localize --set foo=1", "patch --branch con"], "diffusers"),
     ],
 )
-def test_a_wrong_name_is_said_before_the_libraries_are_imported(arguments: list[str], light: str) -> None:
+def test_a_wrong_name_is_said_before_the_libraries_are_imported(commands: list[str], light: str) -> None:
     code = (
-        "import sys; from t2iprobe.cli import main; sys.argv = ['t2iprobe', *sys.argv[2:]]\n"
-        "try: main()\nexcept SystemExit as ended: print(ended.code, LIGHT in sys.modules)"
+        "import sys; from t2iprobe.cli import main\n"
+        "for command in sys.argv[2:]:\n"
+        "  sys.argv = ['t2iprobe', *command.split(), '--arch', 'sd3']\n"
+        "  try: main()\n"
+        "  except SystemExit as ended: print(ended.code, LIGHT in sys.modules)"
     ).replace("LIGHT", repr(light))
-    ran = subprocess.run([sys.executable, "-c", code, "", *arguments], check=False, capture_output=True, text=True)
-    assert ran.stdout.split() == ["2", "False"], ran.stderr
+    ran = subprocess.run([sys.executable, "-c", code, "", *commands], check=False, capture_output=True, text=True)
+    assert ran.stdout.split() == ["2", "False"] * len(commands), ran.stderr
 
 
 def test_the_plan_of_a_search_is_of_all_its_questions(

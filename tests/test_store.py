@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
-import os
+import multiprocessing
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -463,44 +464,39 @@ def test_other_activations_under_one_name_are_refused_untouched(sd3: Model, tmp_
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
-WRITE = """
-import sys, torch
-from t2iprobe.core.contracts.adapter import Branch
-from t2iprobe.core.cache import Key
-from t2iprobe.core.runs.lock import lock
-from t2iprobe.core.store import verify
-from t2iprobe.core.store.layout import Layout, SiteLayout
-from t2iprobe.core.store.writer import ActivationWriter
-from pathlib import Path
-prompts = tuple(f"prompt {i}" for i in range(40))
-kept = Layout((SiteLayout("text", ("token", "channel")),), prompts, tuple(range(40)), tuple(range(6)), batch=2)
-with lock(Path(sys.argv[1])), ActivationWriter(Path(sys.argv[1]) / "study.zarr", "run", kept) as writer:
-    print("ready", flush=True)
-    verify.sweep_up(Path(sys.argv[1]))  # as capture does
-    for unit in writer.todo:
-        with writer.unit(unit) as rows:
-            for step in kept.steps:
-                value = torch.stack([torch.full((64, 64), 100.0 * step + row) for row in rows])
-                writer.add(Key("text", step, Branch.COND), tuple(rows), value)
-"""
+def writing(folder: Path, ready: Any) -> None:
+    """What a process does that is killed."""
+    prompts = tuple(f"prompt {i}" for i in range(40))
+    kept = Layout((SiteLayout("text", ("token", "channel")),), prompts, tuple(range(40)), tuple(range(6)), batch=2)
+    with lock(folder), ActivationWriter(folder / "study.zarr", "run", kept) as writer:
+        ready.set()
+        verify.sweep_up(folder)  # as capture does
+        for unit in writer.todo:
+            with writer.unit(unit) as rows:
+                for step in kept.steps:
+                    value = torch.stack([torch.full((64, 64), 100.0 * step + row) for row in rows])
+                    writer.add(Key("text", step, Branch.COND), tuple(rows), value)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # as in test_study_kill.py
 def test_killed_at_any_moment_nothing_false_is_read_and_it_goes_on(tmp_path: Path) -> None:
+    forked = multiprocessing.get_context("fork")
     for wait in (0.02, 0.08):
-        process = subprocess.Popen([sys.executable, "-c", WRITE, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        ready = forked.Event()
+        process = forked.Process(target=writing, args=(tmp_path, ready))
+        process.start()
+        assert ready.wait(60)
         with pytest.raises(LockedError, match=f"process {process.pid} on "), lock(tmp_path):
             pass
         time.sleep(wait)
         process.kill()
-        process.wait()
-        process.stdout.close()
+        process.join()
         store = ActivationStore(tmp_path)
         done = [row for row in range(40) if row not in store.missing]
         assert not verify.verify(tmp_path).damaged
         for row in done:
             assert (store.fetch("text", 5, COND, [row]) == 500 + row).all()
-    assert subprocess.run([sys.executable, "-c", WRITE, str(tmp_path)], check=True, capture_output=True)
+    writing(tmp_path, threading.Event())
     store = ActivationStore(tmp_path)
     assert not store.missing and not verify.garbage(tmp_path)
     assert torch.equal(store.select("text")[:, :, 0, 0], torch.arange(6.0)[:, None] * 100 + torch.arange(40.0))
@@ -943,13 +939,16 @@ HOW_TO = Path(__file__).parents[1] / "docs" / "how-to" / "capture-activations.md
 
 
 @pytest.mark.docs
-def test_the_how_to_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+def test_the_how_to_runs(call: Call, tmp_path: Path) -> None:
     names: dict[str, Any] = {}
     for kind, block in re.findall(r"```(bash|python)\n(.*?)```", HOW_TO.read_text(encoding="utf-8"), re.DOTALL):
         if kind == "bash":
-            subprocess.run(["bash", "-ec", block], check=True, capture_output=True)
+            for line in block.splitlines():
+                command, *words = shlex.split(line, comments=True)
+                if command == "t2iprobe":  # not as a process of its own, which takes seconds to import torch
+                    assert call(*words)[0] == 0, line
+                else:
+                    subprocess.run(["bash", "-ec", line], check=True)
         else:
             exec(compile(block, str(HOW_TO), "exec"), names)
     assert (tmp_path / "patched.png").is_file() and not verify.activations(tmp_path / "runs/keys")

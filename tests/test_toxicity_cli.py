@@ -330,6 +330,7 @@ def test_the_guard_against_its_baselines(words: Path, tmp_path: Path) -> None:
     """The word goes and the picture stays; the rewrite as prompt changes the picture more; a second call shows it."""
     run = tmp_path / "run"
     options = ["bench", "--arch", "sd3", "--layers", "6", "--words", words, "--out", run, "--format", "json"]
+    options += ["--num-steps", "8"]
     chosen = ["--method", "localized,localized-stream,prompt-swap"]
     outcome = guard(*options, *chosen)
     found = answer(outcome)

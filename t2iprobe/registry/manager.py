@@ -373,9 +373,10 @@ class Plugins:
             self._manager.enable_tracing()
 
     def _add_builtin(self, modules: Sequence[str]) -> None:
+        own = own_version()
         for module in modules:
             point = EntryPoint(module.split(".")[-2], module, GROUP)
-            self._import(PluginRow(point.name, own_version(), "ok"), point, {point.name})
+            self._import(PluginRow(point.name, own, "ok"), point, {point.name})
 
     def _add_installed(self) -> None:
         groups = sorted(group for group in entry_points().groups if group.startswith(f"{PROJECT}.v"))  # of any API

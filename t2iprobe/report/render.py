@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import math
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
 from t2iprobe.core.html import data_uri
@@ -21,6 +22,12 @@ NONE = "\u2013"  # stands for what could not be measured
 
 def render(page: Page) -> str:
     """The page as HTML."""
+    return _template().render(view=page, known=OVERLAPS, gallery=_gallery(page))
+
+
+@functools.cache
+def _template() -> Template:
+    """The compiled template: compiling it takes longer than filling it."""
     environment = Environment(
         loader=PackageLoader("t2iprobe.report", "templates"),
         autoescape=True,
@@ -30,7 +37,7 @@ def render(page: Page) -> str:
     )
     filters = (percent, height, number, tight, figure)
     environment.filters |= {one.__name__: one for one in filters} | {"picture": data_uri}
-    return environment.get_template("page.html.j2").render(view=page, known=OVERLAPS, gallery=_gallery(page))
+    return environment.get_template("page.html.j2")
 
 
 def _gallery(page: Page) -> str:

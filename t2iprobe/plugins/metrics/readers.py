@@ -7,7 +7,7 @@ import math
 import os
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from string import digits, punctuation
 from types import ModuleType
@@ -112,19 +112,9 @@ class RapidOCRReader:
         self.threads = thread_count(threads)
         self.lang = lang
 
-    @cached_property
+    @property
     def _engine(self) -> Any:
-        rapid = _module("rapidocr", "rapidocr onnxruntime")
-        params: dict[str, Any] = {
-            "Global.log_level": "critical",
-            "Global.use_cls": False,  # would rotate text that it classifies as upside down
-            "Det.limit_side_len": SHORT_SIDE,  # the default, 736, is no better on small images and five times slower
-            "EngineConfig.onnxruntime.intra_op_num_threads": self.threads,
-        }
-        if self.lang:
-            model = {"ocr_version": rapid.OCRVersion.PPOCRV5, "model_type": rapid.ModelType.MOBILE}
-            params |= {f"Rec.{key}": value for key, value in (model | {"lang_type": self.lang}).items()}
-        return rapid.RapidOCR(params=params)
+        return _rapidocr(self.threads, self.lang)
 
     @cached_property
     def alphabet(self) -> frozenset[str]:
@@ -166,6 +156,22 @@ class RapidOCRReader:
             corners = self._run(large, read=False).boxes
             found.append([] if corners is None else _boxes(corners, image, large))
         return found
+
+
+@cache
+def _rapidocr(threads: int, lang: str) -> Any:
+    """The engine, which all readers of a process share: it is slow to load, and in its first reading."""
+    rapid = _module("rapidocr", "rapidocr onnxruntime")
+    params: dict[str, Any] = {
+        "Global.log_level": "critical",
+        "Global.use_cls": False,  # would rotate text that it classifies as upside down
+        "Det.limit_side_len": SHORT_SIDE,  # the default, 736, is no better on small images and five times slower
+        "EngineConfig.onnxruntime.intra_op_num_threads": threads,
+    }
+    if lang:
+        model = {"ocr_version": rapid.OCRVersion.PPOCRV5, "model_type": rapid.ModelType.MOBILE}
+        params |= {f"Rec.{key}": value for key, value in (model | {"lang_type": lang}).items()}
+    return rapid.RapidOCR(params=params)
 
 
 class EasyOCRReader:

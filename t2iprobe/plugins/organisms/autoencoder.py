@@ -12,7 +12,8 @@ from torch import Tensor
 from t2iprobe.plugins.organisms.build import autoencoder
 from t2iprobe.plugins.organisms.data import random_signs, tensor
 
-BATCH = 48
+BATCH = 48  # pictures a step
+MEASURED = 512  # pictures whose latents give the scale
 
 
 def train_autoencoder(steps: int, seed: int, tick: Callable[[int, float], None], silent: float = 0.0) -> AutoencoderKL:
@@ -47,6 +48,6 @@ def train_autoencoder(steps: int, seed: int, tick: Callable[[int, float], None],
         schedule.step()
         tick(step + 1, loss.item())
     with torch.no_grad():
-        latents = model.encode(tensor(random_signs(rng, 512, silent))).latent_dist.mode()
+        latents = model.encode(tensor(random_signs(rng, MEASURED, silent))).latent_dist.mode()
     model.register_to_config(scaling_factor=float(1 / latents.std()), shift_factor=float(latents.mean()))
     return model.eval()
