@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from t2iprobe.api import load
@@ -176,7 +176,7 @@ def in_one_step(upscale: Callable[..., Any]) -> Callable[..., Any]:
 def _blank_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures stay blank but SD's: laying them out takes a third of the time, and knows no family."""
     if "[SD]" not in request.node.name:
-        monkeypatch.setattr(FigureCanvasAgg, "draw", FigureCanvasAgg.get_renderer)
+        monkeypatch.setattr(Figure, "draw", lambda figure, renderer: None)
 
 
 def furnish(model: Path) -> None:

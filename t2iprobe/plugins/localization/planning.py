@@ -47,9 +47,9 @@ class _Scheduler:
     config: ClassVar[Mapping[str, Any]] = {}
     timesteps: range = range(0)
 
-    def set_timesteps(self, count: int) -> None:
+    def set_timesteps(self, num_inference_steps: int) -> None:
         """See diffusers."""
-        self.timesteps = range(count)
+        self.timesteps = range(num_inference_steps)
 
 
 @dataclass
