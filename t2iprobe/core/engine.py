@@ -26,6 +26,7 @@ from t2iprobe.core.preflight import check_module
 from t2iprobe.core.scope import DenoiserCall, Scope
 from t2iprobe.core.shadow import shadowed
 from t2iprobe.core.sites import Site, Sites
+from t2iprobe.core.windows import Window, window_of
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Engine:
     step: int = 0
     evaluation: int = 0
     moment: DenoiserCall | None = None
-    text_tokens: int = 0
+    inputs: dict[str, Any] = field(default_factory=dict)
     fired: Counter[str] = field(default_factory=Counter)
     applied: Counter[int] = field(default_factory=Counter)
     expected: int = 0
@@ -106,8 +107,7 @@ class Engine:
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs = bound(module, args, kwargs)
-        latents, text = latents_of(inputs), inputs.get("encoder_hidden_states")
-        self.text_tokens = 0 if text is None else text.shape[1]
+        latents, self.inputs = latents_of(inputs), inputs
         call = 0 if self.moment is None else self.moment.call + 1
         ratio, rest = divmod(latents.shape[0], len(self.rows))
         if rest or not ratio:
@@ -134,11 +134,11 @@ class Engine:
 
         def probe(site: Site, value: Tensor) -> None:
             window = self._window(site, value)
-            if not found and not torch.isfinite(value if window is None else value[:, window]).all():
+            if not found and not torch.isfinite(value if window is None else window.take(value)).all():
                 found.append(site.name)
 
         with ExitStack() as stack:
-            for site in self.sites:
+            for site in (site for site in self.sites if not site.carried):
                 stack.callback(hook(module, site, functools.partial(probe, site)))
             module.forward(*args, **kwargs)
         return found[0] if found else "none of the named ones (after the last block)"
@@ -157,31 +157,31 @@ class Engine:
             raise HookError(
                 f"{site.name}: {value.shape[0]} rows for {count} requested rows in {len(moment.branches)} branches"
             )
-        part = new = value if (window := self._window(site, value)) is None else value[:, window]
+        part = new = value if (window := self._window(site, value)) is None else window.take(value)
         for index, branch in enumerate(moment.branches):
             rows = slice(index * count, (index + 1) * count)
-            edited = self._edit(site, branch, part[rows])
+            lengths = window.lengths[rows] if window and len(window.spans) > 1 else ()
+            edited = self._edit(site, branch, part[rows], lengths)
             if edited is not None:
                 new = part.clone() if new is part else new
                 new[rows] = edited
             if site.name in self.kept:
+                _check_equal(site, lengths)
                 self.cache.add(Key(site.name, moment.step, branch, self.evaluation), self.rows, new[rows])
         if new is part:
             return None
-        if window is None:
-            return new
-        whole = value.clone()
-        whole[:, window] = new
-        return whole
+        return new if window is None else window.put(value, new)
 
-    def _window(self, site: Site, value: Tensor) -> slice | None:
-        """The site's part of a token axis shared by text and image."""
-        if site.stream == "all":
-            return None
-        return slice(0, self.text_tokens) if site.stream == "text" else slice(self.text_tokens, value.shape[1])
+    def _window(self, site: Site, value: Tensor) -> Window | None:
+        """The site's part of an activation; ``None`` if it is all of it."""
+        text: Sequence[slice] = ()
+        if site.stream != "all":
+            length = value.shape[1 + site.axes.index("token")]
+            text = self.adapter.text_spans(self.pipeline, self.inputs, length)
+        return window_of(site, value, text)
 
-    def _edit(self, site: Site, branch: Branch, value: Tensor) -> Tensor | None:
-        """Apply every edit of one branch in order; ``value`` is (row, ...)."""
+    def _edit(self, site: Site, branch: Branch, value: Tensor, lengths: Sequence[int]) -> Tensor | None:
+        """Apply every edit of one branch in order; ``value`` is (row, ...), of ``lengths`` tokens if they differ."""
         result: Tensor | None = None
         for index, intervention in self.edits.get(site.name, ()):
             scope = intervention.scope
@@ -189,11 +189,13 @@ class Engine:
             if not rows or not scope.covers(self.step, branch):
                 continue
             self.applied[index] += 1
+            if site.carried and not intervention.patches:
+                continue
             where = [self.position[row] for row in rows]
             result = value.clone() if result is None else result
             own = picked(result, where)
             absent = functools.partial(self._absent, site, branch, value)
-            context = HookContext(site, self.step, branch, rows, value, self.position, self.evaluation, absent)
+            context = HookContext(site, self.step, branch, rows, value, self.position, self.evaluation, absent, lengths)
             new = intervention.edit(own, context)
             if new.shape != own.shape:
                 raise ShapeError(f"{intervention.label} at {site.name} gave {tuple(new.shape)} for {tuple(own.shape)}")
@@ -210,7 +212,8 @@ class Engine:
             self.moment = moment
 
     def _check_fired(self) -> None:
-        silent = [site.name for site in self.hooked if self.fired[site.name] != self.expected]
+        always = (site for site in self.hooked if not site.optional)
+        silent = [site.name for site in always if self.fired[site.name] != self.expected]
         if silent:
             raise HookError(
                 f"{len(silent)} of {len(self.hooked)} sites did not fire once per denoiser call ({self.expected}), "
@@ -223,6 +226,15 @@ class Engine:
                     f"{edit.label} on {', '.join(edit.patterns)} was never applied: its scope ({_said(edit.scope)}) "
                     f"covers none of the {self.step} steps and branches of this run"
                 )
+
+
+def _check_equal(site: Site, lengths: Sequence[int]) -> None:
+    """Refuse to cache rows of different length, whose padding would look like tokens."""
+    if len(set(lengths)) > 1:
+        raise HookError(
+            f"{site.name}: the prompts of this batch have {min(lengths)} to {max(lengths)} tokens, and the picture's "
+            "tokens stand right behind each prompt's; cache prompts of equal length, or one at a time (batch_size=1)"
+        )
 
 
 def _said(scope: Scope) -> str:

@@ -51,6 +51,8 @@ def hook(denoiser: nn.Module, site: Site, visit: Callable[[Tensor], Tensor | Non
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = _own_name(module, str(key))
         value = bound(module, args, kwargs).get(name)
+        if value is None and site.optional:
+            return None
         if value is None:
             raise HookError(f"{site.name}: {type(module).__name__} got no argument {name!r} in this call")
         if not isinstance(value, tuple):

@@ -36,6 +36,7 @@ class HookContext:
         position: row of the generation -> row of ``batch``.
         evaluation: number of earlier evaluations in this step (second-order schedulers).
         absent: gives (row, ...) of donors that have no row in the batch, because they follow from the text alone.
+        lengths: tokens of each row of ``batch``, if they differ; the rest of a row is padding.
     """
 
     site: Site
@@ -46,6 +47,7 @@ class HookContext:
     position: Mapping[int, int]
     evaluation: int = 0
     absent: Callable[[Sequence[int]], Tensor] | None = None
+    lengths: Sequence[int] = ()
 
     @property
     def name(self) -> str:
@@ -58,9 +60,20 @@ class HookContext:
         Raises:
             HookError: ``rows`` are no donors of the intervention.
         """
+        if self.lengths:
+            self._check_lengths(rows)
         if all(row in self.position for row in rows) or self.absent is None:
             return picked(self.batch, [self.position[row] for row in rows])
         return self.absent(rows)
+
+    def _check_lengths(self, donors: Sequence[int]) -> None:
+        for row, donor in zip(self.rows, donors, strict=False):
+            own, other = (self.lengths[self.position[one]] for one in (row, donor))
+            if own != other:
+                raise ShapeError(
+                    f"{self.site.name}: the prompt has {own} tokens and the donor's {other}, and the picture's tokens "
+                    "stand right behind them; patch between prompts of equal length, or patch the whole text"
+                )
 
 
 def picked(value: Tensor, places: Sequence[int]) -> Tensor:
@@ -86,6 +99,7 @@ class Intervention:
             the sites follow from the text alone: then the donor needs no row, see :meth:`Adapter.from_text`.
         label: name in messages.
         lock_step: whether donors run in the same batch even where they need no row, for a sink that reads both there.
+        patches: whether it replaces activations by a donor's; only then masks and positions of tokens are edited, too.
     """
 
     edit: Edit
@@ -94,6 +108,7 @@ class Intervention:
     donors: Mapping[int, int] = field(default_factory=dict)
     label: str = "intervention"
     lock_step: bool = False
+    patches: bool = False
 
     def __post_init__(self) -> None:
         if not callable(self.edit):
@@ -141,10 +156,10 @@ def patch(
     if isinstance(donor, Mapping):
         chosen = {row: donor[row] for row in scope.within(donor)}
         scope = replace(scope, rows=tuple(chosen))
-        return Intervention(_lock_step(chosen), sites, scope, chosen, "patch (lock-step)")
+        return Intervention(_lock_step(chosen), sites, scope, chosen, "patch (lock-step)", patches=True)
     if rows is not None:
         scope = replace(scope, rows=scope.within(rows))
-    return Intervention(_cached(donor, rows), sites, scope, label="patch (cached)")
+    return Intervention(_cached(donor, rows), sites, scope, label="patch (cached)", patches=True)
 
 
 def ablate(

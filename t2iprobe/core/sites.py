@@ -17,10 +17,10 @@ from t2iprobe.core.errors import SiteError
 from t2iprobe.core.html import table
 
 PARTS = ("self_attn", "cross_attn", "joint_attn", "dual_attn", "mlp", "text")
-PORTS = ("in", "out", "text", "q", "k", "v", "z", "pattern")
+PORTS = ("in", "out", "text", "q", "k", "v", "z", "pattern", "mask")
 NAME = re.compile(
     rf"(?:[a-z_]+\.)?blocks\.\d+\.(?:{'|'.join(PARTS)})\.(?:{'|'.join(PORTS)})"
-    r"|(?:[a-z_]+\.)?(?:text|pooled|latents|prediction)"
+    r"|(?:[a-z_]+\.)?(?:text|text_mask|text_ids|pooled)(?:_[2-9])?|(?:[a-z_]+\.)?(?:latents|prediction)"
 )
 
 Axis = Literal["token", "channel", "y", "x", "query"]
@@ -50,14 +50,18 @@ class Site:
     """One named activation.
 
     Args:
-        name: ``[component.]blocks.<i>.<part>.<port>``, or ``text`` / ``pooled`` for inputs that occur once, and
-            ``latents`` / ``prediction`` for the denoiser's main input and output.
+        name: ``[component.]blocks.<i>.<part>.<port>``, or ``text`` / ``text_mask`` / ``text_ids`` / ``pooled`` for
+            inputs that occur once (``text_2`` for a second one), and ``latents`` / ``prediction`` for the denoiser's
+            main input and output.
         module: path of the module below the denoiser.
         port: which argument or result of the module.
         axes: names of the axes after the row axis.
         heads: number of heads, if there are any: they lie one after the other in the channel axis, in ``z`` as well.
-        stream: the part of the token axis that belongs to the site, if text and image tokens share one sequence (text
-            first).
+        stream: the part of the token axis that belongs to the site, if text and image tokens share one sequence; where
+            the text stands is the adapter's to say (:meth:`Adapter.text_spans`).
+        channels: first and last channel of the site, the last one excluded, if one projection makes several.
+        optional: whether a call may come without this argument; it is left as it is then.
+        carries: names of sites that say what this one's tokens mean, such as a mask; they are read and patched with it.
         static: whether the value is the same at every denoising step of an unedited run, as for the text keys of a
             U-Net; a store then keeps it once.
     """
@@ -69,6 +73,9 @@ class Site:
     heads: int | None = None
     stream: Stream = "all"
     static: bool = False
+    channels: tuple[int, int] | None = None
+    optional: bool = False
+    carries: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -82,6 +89,11 @@ class Site:
         """The block number in the name; ``None`` for a site outside the blocks."""
         found = re.search(r"blocks\.(\d+)\.", self.name)
         return int(found[1]) if found else None
+
+    @property
+    def carried(self) -> bool:
+        """Whether it is a mask or positions of tokens: it is patched, but nothing else can be done to it."""
+        return self.kind.endswith(".mask") or self.name.split(".")[-1].startswith(("text_mask", "text_ids"))
 
     @property
     def kind(self) -> str:
@@ -157,7 +169,7 @@ class Sites(Sequence[Site]):
             raise SiteError(f"no site {name!r}{self._near(name)}") from None
 
     def match(self, *patterns: str) -> Sites:
-        """Sites whose names match any of the shell-style ``patterns``; ``{a,b}`` matches either.
+        """Sites whose names match any of the shell-style ``patterns``, and what they carry; ``{a,b}`` matches either.
 
         Raises:
             SiteError: a pattern matches nothing; the message suggests similar sites.
@@ -169,6 +181,7 @@ class Sites(Sequence[Site]):
             if not hits:
                 raise SiteError(f"no site matches {pattern!r}{self._near(pattern)}")
             chosen.update(hits)
+            chosen.update(name for hit in hits for name in self._by_name[hit].carries)
         return Sites(site for site in self._sites if site.name in chosen)
 
     def _near(self, name: str) -> str:

@@ -111,6 +111,8 @@ def sites_fire_with_their_axes(model: Model) -> None:
     """Every site fires and has the axes that it declares, and its heads divide its channels."""
     run = _run(model, cache="*")
     for site in model.sites:
+        if site.optional and site.name not in run.cache:
+            continue
         shape = tuple(_first(run.cache, site).shape)
         _require(len(shape) == 1 + len(site.axes), f"{site.name} declares (row, {', '.join(site.axes)}), found {shape}")
         if site.heads is not None:
@@ -122,8 +124,10 @@ def sites_fire_with_their_axes(model: Model) -> None:
 def text_sites_hold_the_text(model: Model) -> None:
     """Sites named after the text are as long as the text; where image tokens share the axis, the stream says so."""
     run = _run(model, cache="*")
-    lengths = [_tokens(run.cache, site) for site in model.sites.match(*model.adapter.text_entry)]
-    for site in model.sites:
+    there = [site for site in model.sites if site.name in run.cache]
+    entry = model.sites.match(*model.adapter.text_entry)
+    lengths = [_tokens(run.cache, site) for site in entry if site in there]
+    for site in there:
         is_text = _is_text(model.adapter, site)
         allowed = "all", "text" if is_text else "image"
         _require(site.stream in allowed, f"{site.name} is {'' if is_text else 'not '}text, found {site.stream!r}")
@@ -182,11 +186,11 @@ def writing_back_changes_nothing(model: Model) -> None:
 @_law
 def every_site_can_be_written(model: Model) -> None:
     """Noise at any single site changes the denoiser's prediction; one row per site, the last row unchanged."""
-    names = model.sites.names
+    names = [site.name for site in model.sites if not site.carried]
     edits = [Intervention(_noise, (name,), Scope(rows=(row,)), label="noise") for row, name in enumerate(names)]
     generation = model.generation([SOURCE] * (len(names) + 1), num_steps=1)
     with first_output(model) as seen:
-        model.run(generation, interventions=edits)
+        model.run(generation, interventions=edits, batch_size=len(names) + 1)
     output = seen[0].reshape(-1, len(names) + 1, *seen[0].shape[1:])
     change = (output - output[:, -1:]).abs().flatten(2).amax(dim=(0, 2)) / output[:, -1].abs().max()
     dead = [name for name, size in zip(names, change.tolist(), strict=False) if not size > EFFECT]
@@ -209,13 +213,13 @@ def text_entry_carries_the_whole_prompt(model: Model) -> None:
 @_law
 def scope_leaves_earlier_steps_alone(model: Model) -> None:
     """An edit that starts at the last step leaves everything before it bit-identical, and takes effect there."""
-    last, entry = STEPS - 1, model.adapter.text_entry
+    last, entry = STEPS - 1, [site for site in model.sites.match(*model.adapter.text_entry) if not site.carried]
     plain = _run(model, cache="*").cache
     edited = _run(model, cache="*", interventions=[ablate(entry, scope=Scope(steps=(last,)))]).cache
     for address in _addresses(model, plain):
         if address[1] < last:
             _require(torch.equal(plain[address], edited[address]), f"{address} changed before the scope began")
-    for site in model.sites.match(*entry):
+    for site in entry:
         value = edited[site.name, last, Branch.COND]
         _require(not value.any(), f"{site.name} should be zero at step {last}, found up to {value.abs().max():.3g}")
 
@@ -223,7 +227,7 @@ def scope_leaves_earlier_steps_alone(model: Model) -> None:
 @_law
 def branches_are_not_swapped(model: Model) -> None:
     """The branch called cond holds the prompt, and editing cond leaves uncond unchanged."""
-    entry = model.sites.match(*model.adapter.text_entry)
+    entry = Sites(site for site in model.sites.match(*model.adapter.text_entry) if not site.carried)
     run = _guided(model, cache=entry)
     _require_prompt(model, entry, run)
     edits = [ablate(entry, scope=Scope(branches=(Branch.COND,)))]

@@ -6,6 +6,7 @@ import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType, SimpleNamespace
@@ -186,6 +187,24 @@ class Adapter(ABC):
         if site.module or site.port.side != "in" or not isinstance(name, str):
             return None
         return lambda call: call[name]
+
+    def prepared(self, pipeline: Pipeline) -> AbstractContextManager[None]:
+        """A context in which runs take place; for pipelines whose text has another shape in every batch."""
+        return nullcontext()
+
+    def text_spans(self, pipeline: Pipeline, call: Mapping[str, Any], length: int) -> Sequence[slice]:
+        """Where the text tokens stand in a sequence shared with image tokens; by default they come first.
+
+        Args:
+            pipeline: the pipeline.
+            call: arguments of the denoiser call by name.
+            length: tokens of the sequence.
+
+        Returns:
+            One slice for all rows, or one for each row of the call.
+        """
+        text = call.get("encoder_hidden_states")
+        return [slice(0, 0 if text is None else text.shape[1])]
 
     def branches(self, pipeline: Pipeline, call: int, ratio: int) -> tuple[Branch, ...]:
         """The branches that a denoiser call carries, in batch order.

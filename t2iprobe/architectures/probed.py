@@ -1,0 +1,222 @@
+"""Adapters that nobody has to write in full: :class:`ProbedAdapter` reads off a call of the denoiser what it can."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from t2iprobe.architectures import layers
+from t2iprobe.architectures.probing import Recording, record
+from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning, Pipeline
+from t2iprobe.core.errors import HookError, ModelError
+from t2iprobe.core.shadow import shadowed
+from t2iprobe.core.sites import Site
+
+PROMPTS = ("a sign", "a red framed sign that says OPEN")
+
+
+class _Reached(Exception):
+    """The denoiser has been called; there is no need to go on."""
+
+
+class ProbedAdapter(Adapter):
+    """A family whose sites and denoiser arguments are found by running its tiny pipeline once.
+
+    A subclass declares names, the tiny pipeline and what cannot be seen in one call: how guidance is asked for, and
+    conventions of timesteps and predictions.
+    """
+
+    #: argument of the pipeline call that turns classifier-free guidance on, and above which value
+    guidance_argument: ClassVar[str] = "guidance_scale"
+    guided_above: ClassVar[float] = 1.0
+    #: whether the conditional rows come first in a guided call
+    cond_first: ClassVar[bool] = False
+    #: arguments of every pipeline call
+    arguments: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    #: for pipelines that pad to the longest prompt of a batch: prompts are padded to a multiple of this many tokens, so
+    #: that their shape does not depend on what runs beside them
+    pads_to: ClassVar[int] = 0
+    #: sign of the prediction: -1 where the pipeline turns it round
+    sign: ClassVar[int] = 1
+
+    @classmethod
+    @functools.cache
+    def recording(cls) -> Recording:
+        """A call of the tiny pipeline's denoiser."""
+        return cls().recorded(cls.tiny())
+
+    def recorded(self, pipeline: Pipeline) -> Recording:
+        """The first call of a pipeline's denoiser, without guidance, at the pipeline's own size.
+
+        Raises:
+            ModelError: the pipeline never calls its denoiser.
+        """
+        prompts = [prompt for prompt in PROMPTS for _ in range(2)]
+        noise = [torch.Generator().manual_seed(seed) for seed in (0, 1, 0, 1)]
+        arguments = {
+            **self.inputs(pipeline, prompts), **self.guidance(pipeline, self.guided_above), "num_inference_steps": 2,
+            "generator": noise, "output_type": "latent",
+        }  # fmt: skip
+        with self.prepared(pipeline):
+            return record(self.module(pipeline), lambda: pipeline(**arguments))
+
+    def sites(self, pipeline: Pipeline) -> Iterator[Site]:
+        """See :meth:`Adapter.sites`."""
+        recording, denoiser = self.recording(), self.module(pipeline)
+        yield from layers.entry_sites(recording)
+        kinds = layers.templates(recording)
+        for index, layer in enumerate(layers.attention_layers(denoiser, kinds)):
+            yield from layers.layer_sites(denoiser, index, layer)
+
+    def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
+        """See :meth:`Adapter.inputs`."""
+        return {"prompt": list(prompts), **self.arguments}
+
+    @contextmanager
+    def prepared(self, pipeline: Pipeline) -> Iterator[None]:
+        """See :meth:`Adapter.prepared`: encoded prompts are padded, and the padding is masked."""
+        if not self.pads_to:
+            yield
+            return
+        encode = pipeline.encode_prompt
+
+        def padded(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
+            return _padded(encode(*args, **kwargs), self.pads_to)
+
+        with shadowed(pipeline, "encode_prompt", padded):
+            yield
+
+    def text_spans(self, pipeline: Pipeline, call: Mapping[str, Any], length: int) -> Sequence[slice]:
+        """See :meth:`Adapter.text_spans`; all text arguments stand one after the other."""
+        recording = self.recording()
+        tokens = [call[name].shape[1] for name in recording.text if _is_tokens(call.get(name))]
+        first = next(one.keys for one in recording.attentions if one.keys.endswith("first"))
+        count = sum(tokens)
+        return [slice(0, count) if first == "text first" else slice(length - count, length)]
+
+    def branches(self, pipeline: Pipeline, call: int, ratio: int) -> tuple[Branch, ...]:
+        """See :meth:`Adapter.branches`."""
+        if not self.guides_apart:
+            found = super().branches(pipeline, call, ratio)
+            return found[::-1] if self.cond_first else found
+        if ratio != 1 or call > 1:
+            raise HookError(
+                f"{self.name}: denoiser call {call + 1} of a step has {ratio} times the requested rows; "
+                "only two calls per step with one row each are supported"
+            )
+        return (Branch.UNCOND,) if call else (Branch.COND,)
+
+    def guidance(self, pipeline: Pipeline, scale: float) -> dict[str, Any]:
+        """See :meth:`Adapter.guidance`."""
+        known = self.guidance_argument in inspect.signature(type(pipeline).__call__).parameters
+        return {self.guidance_argument: scale} if known else {}
+
+    def guidance_branches(self, pipeline: Pipeline, arguments: Mapping[str, Any]) -> int:
+        """See :meth:`Adapter.guidance_branches`."""
+        return 2 if (arguments.get(self.guidance_argument) or 0) > self.guided_above else 1
+
+    def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
+        """See :meth:`Adapter.encode_prompts`: what the pipeline itself hands to its denoiser; without gradients."""
+        call = self._call(pipeline, prompts)
+        carried = {name: call[name] for name in self.recording().text if call.get(name) is not None}
+        tokens = next(name for name, value in carried.items() if _is_tokens(value))
+        pooled = next((name for name, value in carried.items() if value.ndim == 2 and value.is_floating_point()), None)
+        extra = {name: value for name, value in carried.items() if name not in (tokens, pooled)}
+        return Conditioning(carried[tokens], carried[pooled] if pooled else None, extra)
+
+    def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """See :meth:`Adapter.predict`."""
+        recording, rows = self.recording(), len(latents)
+        height, width = (side * self.pixels_per_latent(pipeline) for side in latents.shape[-2:])
+        call = self._call(pipeline, [""] * rows, height=height, width=width) | conditioning.extra
+        names = iter(recording.text)
+        for name in names:
+            if _is_tokens(recording.arguments[name]) and name not in conditioning.extra:
+                call[name] = conditioning.tokens
+            elif name not in conditioning.extra and conditioning.pooled is not None:
+                call[name] = conditioning.pooled
+        shape = call[recording.latents].shape
+        call[recording.latents] = self.packed(pipeline, latents, shape)
+        clock = "timestep" if "timestep" in call else "t"
+        call[clock] = self.clock(pipeline, timestep).to(call[clock])
+        output = self.module(pipeline)(**call)
+        value = output[0] if isinstance(output, tuple) else output.sample
+        return self.sign * self.unpacked(pipeline, value, latents.shape)
+
+    def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
+        """The timestep as the denoiser gets it, for one of the scheduler's."""
+        return timestep
+
+    def packed(self, pipeline: Pipeline, latents: Tensor, shape: torch.Size) -> Tensor:
+        """(row, channel, y, x) as the denoiser gets it, in this shape."""
+        if latents.ndim == len(shape):
+            return latents
+        if len(shape) == 5:
+            return latents.unsqueeze(2)
+        rows, channels, height, width = latents.shape
+        return pipeline._pack_latents(latents, rows, channels, height, width)
+
+    def unpacked(self, pipeline: Pipeline, value: Tensor, shape: torch.Size) -> Tensor:
+        """The inverse of :meth:`packed`."""
+        if value.ndim == 4:
+            return value[:, : shape[1]]
+        if value.ndim == 5:
+            return value.squeeze(2)
+        scale = self.pixels_per_latent(pipeline)
+        return pipeline._unpack_latents(value, shape[-2] * scale, shape[-1] * scale, scale).reshape(shape)
+
+    def starting(self, pipeline: Pipeline, latents: Tensor) -> dict[str, Any]:
+        """See :meth:`Adapter.starting`."""
+        shape = self.recording().arguments[self.recording().latents].shape
+        found = super().starting(pipeline, latents)
+        return {**found, "latents": self.packed(pipeline, latents, shape)}
+
+    def _call(self, pipeline: Pipeline, prompts: Sequence[str], **size: int) -> dict[str, Any]:
+        """Arguments of the denoiser's first call for these prompts, without guidance."""
+        denoiser, seen = self.module(pipeline), {}
+
+        def reached(*args: Any, **kwargs: Any) -> Any:
+            seen.update(inspect.signature(type(denoiser).forward).bind(denoiser, *args, **kwargs).arguments)
+            raise _Reached
+
+        arguments = {
+            **self.inputs(pipeline, prompts), **self.guidance(pipeline, self.guided_above), **size,
+            "num_inference_steps": 2, "output_type": "latent",
+            "generator": [torch.Generator().manual_seed(0) for _ in prompts],
+        }  # fmt: skip
+        with self.prepared(pipeline), shadowed(denoiser, "forward", reached):
+            try:
+                pipeline(**arguments)
+            except _Reached:
+                pipeline.maybe_free_model_hooks()
+        if not seen:
+            raise ModelError(f"{self.name}: {type(pipeline).__name__} never calls its {self.denoiser}")
+        seen.pop("self")
+        return seen
+
+
+def _is_tokens(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim >= 3 and value.is_floating_point()
+
+
+def _padded(encoded: Sequence[Any], multiple: int) -> tuple[Any, ...]:
+    """Encoded prompts, each followed by its mask (``None`` if every token counts), with more padding."""
+    found: list[Any] = []
+    for place, value in enumerate(encoded):
+        before: Any = encoded[place - 1] if place else None
+        if _is_tokens(value):
+            found.append(functional.pad(value, (0, 0) * (value.ndim - 2) + (0, -value.shape[1] % multiple)))
+        elif _is_tokens(before):
+            mask = before.new_ones(before.shape[:2], dtype=torch.int64) if value is None else value
+            found.append(functional.pad(mask, (0, -mask.shape[1] % multiple)))
+        else:
+            found.append(value)
+    return tuple(found)

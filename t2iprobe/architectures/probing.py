@@ -1,0 +1,269 @@
+"""What one call of a denoiser shows: which arguments carry the prompt, and which projections make text keys and values.
+
+Nothing here goes by names of modules. The call runs with four rows, two prompts times two noises, and while it runs,
+scaled dot-product attention returns its queries. So tokens never mix: a token that differs between two noises is an
+image token in every block, all others belong to the text. The gradients of queries, keys and values with respect to
+the outputs of linear layers say which channels of which layer they come from, also where one layer makes all three.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Part = Literal["q", "k", "v"]
+Tokens = Literal["text", "image", "text first", "image first", "mixed"]
+
+
+class Reached(Exception):
+    """Raised to leave a pipeline once its denoiser has been called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A linear layer whose output becomes queries, keys or values.
+
+    Args:
+        module: its path below the denoiser.
+        part: what it becomes.
+        tokens: whose tokens it projects.
+        first, last: the channels of its output, the last one excluded.
+        width: channels of its whole output.
+        inputs: channels of its input.
+        order: when it runs among the denoiser's linear layers.
+        static: whether it gives the same at the next step.
+    """
+
+    module: str
+    part: Part
+    tokens: Tokens
+    first: int
+    last: int
+    width: int
+    inputs: int
+    order: int
+    static: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """One call of scaled dot-product attention.
+
+    Args:
+        module: path of the innermost module that called it.
+        heads: heads of the queries.
+        key_heads: heads of the keys.
+        sources: where queries, keys and values come from.
+        queries, keys: whose tokens they are.
+        masks: arguments of ``module`` that depend on the prompt, by name, with their number of axes.
+        result: path of the linear layer that reads the result, and whose tokens it reads.
+    """
+
+    module: str
+    heads: int
+    key_heads: int
+    sources: tuple[Source, ...]
+    queries: Tokens
+    keys: Tokens
+    masks: tuple[tuple[str, int], ...] = ()
+    result: tuple[tuple[str, Tokens], ...] = ()
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether image tokens attend to text tokens."""
+        return self.queries != "text" and self.keys != "image"
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One call of a denoiser.
+
+    Args:
+        arguments: its arguments by name; four rows, two prompts times two noises.
+        text: names of the arguments that depend on the prompt.
+        latents: name of the argument that depends on the noise.
+        attentions: calls of attention, in order.
+    """
+
+    arguments: Mapping[str, Any]
+    text: tuple[str, ...]
+    latents: str
+    attentions: tuple[Attention, ...]
+
+
+def record(denoiser: nn.Module, run: Callable[[], object]) -> Recording:
+    """What the first call of ``denoiser`` within ``run`` shows, and the second, in which only the step is another.
+
+    Args:
+        denoiser: the network.
+        run: starts the pipeline without guidance, for prompts A, A, B, B and noises 0, 1, 0, 1.
+    """
+    probe = _Probe(denoiser)
+    with probe.installed(), suppress(Reached):
+        run()
+    first, *later = probe.calls
+    attentions = first.attentions
+    if later:
+        attentions = [_with_static(*pair) for pair in zip(attentions, first.values, later[0].values, strict=False)]
+    text = [name for name, value in first.arguments.items() if _differ(value, 0, 2)]
+    latents = [name for name, value in first.arguments.items() if _differ(value, 0, 1)]
+    return Recording(first.arguments, tuple(text), latents[0] if latents else "", tuple(attentions))
+
+
+def _with_static(attention: Attention, before: Sequence[Tensor], after: Sequence[Tensor]) -> Attention:
+    same = [torch.equal(*pair) for pair in zip(before, after, strict=True)]
+    sources = (replace(source, static=kept) for source, kept in zip(attention.sources, same, strict=True))
+    return replace(attention, sources=tuple(sources))
+
+
+def _differ(value: Any, row: int, other: int) -> bool:
+    if isinstance(value, list) and len(value) == 4:  # one entry a row
+        one, another = value[row], value[other]
+        if not isinstance(one, Tensor):
+            return False
+        return one.shape != another.shape or not torch.equal(one, another)
+    if isinstance(value, Tensor) and value.ndim and value.shape[0] == 4:
+        return not torch.equal(value[row], value[other])
+    return False
+
+
+@dataclass
+class _Call:
+    """One call of the denoiser: its arguments, its attentions, and what their projections gave."""
+
+    arguments: Mapping[str, Any]
+    attentions: list[Attention] = field(default_factory=list)
+    values: list[list[Tensor]] = field(default_factory=list)
+
+
+@dataclass
+class _Probe:
+    """Hooks on every module of a denoiser.
+
+    Args:
+        denoiser: the network.
+        calls: its calls so far.
+        inside: the modules that are running, innermost last, with their arguments.
+        leaves: outputs of linear layers since the last attention, cut off from what they were computed from.
+    """
+
+    denoiser: nn.Module
+    calls: list[_Call] = field(default_factory=list)
+    inside: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    leaves: list[tuple[str, int, int, Tensor]] = field(default_factory=list)
+    ran: int = 0
+    own: tuple[Any, bool] = (None, False)
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Hooks within a ``with`` block."""
+        attention, enabled = functional.scaled_dot_product_attention, torch.is_grad_enabled()
+        with ExitStack() as undo:
+            for path, module in self.denoiser.named_modules():
+                if path:
+                    self._watch(undo, path, module)
+            undo.callback(self.denoiser.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
+            undo.callback(self.denoiser.register_forward_hook(self._end).remove)
+            undo.callback(setattr, functional, "scaled_dot_product_attention", attention)
+            undo.callback(torch.set_grad_enabled, enabled)
+            self.own = (attention, enabled)
+            yield
+
+    def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        bound = inspect.signature(module.forward).bind(*args, **kwargs)
+        self.calls.append(_Call(dict(bound.arguments)))
+        self.inside.clear()
+        torch.set_grad_enabled(True)
+        functional.scaled_dot_product_attention = self._attend
+
+    def _end(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if len(self.calls) > 1:
+            raise Reached
+        functional.scaled_dot_product_attention, enabled = self.own
+        torch.set_grad_enabled(enabled)
+        return output
+
+    def _watch(self, undo: ExitStack, path: str, module: nn.Module) -> None:
+        names = list(inspect.signature(module.forward).parameters)
+        linear = hasattr(module, "in_features") and hasattr(module, "out_features")
+
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self.inside.append((path, {**dict(zip(names, args, strict=False)), **kwargs}))
+            if linear:
+                self._reads(path, args[0] if args else next(iter(kwargs.values())))
+
+        def leave(module: Any, args: Any, output: Any) -> Any:
+            self.inside.pop()
+            if not linear:
+                return None
+            leaf = output.detach().requires_grad_()
+            self.ran += 1
+            self.leaves.append((path, module.in_features, self.ran, leaf))
+            return leaf
+
+        undo.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+        undo.callback(module.register_forward_hook(leave).remove)
+
+    def _reads(self, path: str, value: Tensor) -> None:
+        """A linear layer inside the last attention that is none of its sources reads its result."""
+        attentions = self.calls[-1].attentions if self.calls else []
+        if not attentions or value.ndim < 3:
+            return
+        last = attentions[-1]
+        if path.startswith(last.module + ".") and path not in {source.module for source in last.sources}:
+            attentions[-1] = replace(last, result=(*last.result, (path, tokens_of(value))))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **more: Any) -> Tensor:
+        found = [
+            one for part, tensor in zip("qkv", (query, key, value), strict=True) for one in self._sources(part, tensor)
+        ]
+        self.leaves.clear()
+        path, given = self.inside[-1]
+        masks = [(name, mask.ndim) for name, mask in given.items() if "mask" in name and _differ(mask, 0, 2)]
+        queries, keys = (tokens_of(tensor.transpose(1, 2)) for tensor in (query, key))
+        sources = tuple(source for source, _ in found)
+        call = self.calls[-1]
+        call.attentions.append(Attention(path, query.shape[1], key.shape[1], sources, queries, keys, tuple(masks)))
+        call.values.append([value for _, value in found])
+        return query.detach()
+
+    def _sources(self, part: Any, tensor: Tensor) -> Iterator[tuple[Source, Tensor]]:
+        """The layers whose outputs ``tensor`` is computed from."""
+        if not self.leaves or not tensor.requires_grad:
+            return
+        noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)).to(tensor)
+        leaves = [leaf for *_, leaf in self.leaves]
+        grads = torch.autograd.grad((tensor * noise).sum(), leaves, retain_graph=True, allow_unused=True)
+        for (path, inputs, order, leaf), grad in zip(self.leaves, grads, strict=True):
+            if grad is None or leaf.ndim < 3:
+                continue
+            used = grad.flatten(0, -2).abs().sum(0).nonzero().flatten()
+            if len(used):
+                first, last = int(used.min()), int(used.max()) + 1
+                yield Source(path, part, tokens_of(leaf), first, last, leaf.shape[-1], inputs, order), leaf.detach()
+
+
+def tokens_of(value: Tensor) -> Tokens:
+    """Whose tokens stand on the second axis of (row, token, ...)."""
+    rows = value.detach().flatten(2).double()
+    if rows.shape[0] != 4:
+        return "mixed"
+    places = [(rows[row] != rows[row + 1]).any(-1) for row in (0, 2)]
+    if not torch.equal(*places):
+        return "mixed"
+    image = places[0]
+    if image.all():
+        return "image"
+    if not image.any():
+        return "text"
+    changes = int((image[1:] != image[:-1]).sum())
+    if changes > 1:
+        return "mixed"
+    return "image first" if image[0] else "text first"

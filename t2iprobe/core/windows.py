@@ -1,0 +1,85 @@
+"""The part of an activation that belongs to a site: its tokens in a sequence shared with others, its channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from t2iprobe.core.sites import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A part of (row, ...) that can be read and written.
+
+    Args:
+        axis: the token axis.
+        spans: tokens of each row, or one for all rows.
+        channels: channels of the last axis.
+    """
+
+    axis: int
+    spans: tuple[slice, ...]
+    channels: slice
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each row, or one number for all rows."""
+        return tuple(span.stop - span.start for span in self.spans)
+
+    def take(self, value: Tensor) -> Tensor:
+        """The part; rows with fewer tokens than others are padded with zeros."""
+        value = value[..., self.channels]
+        if len(self.spans) == 1:
+            return value.narrow(self.axis, self.spans[0].start, self.lengths[0])
+        longest = max(self.lengths)
+        return torch.stack(
+            [_padded(row, self.axis - 1, span, longest) for row, span in zip(value, self.spans, strict=True)]
+        )
+
+    def put(self, value: Tensor, part: Tensor) -> Tensor:
+        """A copy of ``value`` with its part replaced."""
+        whole = value.clone()
+        chosen = whole[..., self.channels]  # a view
+        if len(self.spans) == 1:
+            chosen.narrow(self.axis, self.spans[0].start, self.lengths[0]).copy_(part)
+            return whole
+        for row, own, span, length in zip(chosen, part, self.spans, self.lengths, strict=True):
+            row.narrow(self.axis - 1, span.start, length).copy_(own.narrow(self.axis - 1, 0, length))
+        return whole
+
+
+def window_of(site: Site, value: Tensor, text: Sequence[slice]) -> Window | None:
+    """The site's part of an activation; ``None`` if it is all of it.
+
+    Args:
+        site: the site.
+        value: (row, ...).
+        text: text tokens of each row in a sequence shared with image tokens, or one slice for all rows.
+    """
+    if site.stream == "all" and site.channels is None:
+        return None
+    channels = slice(None) if site.channels is None else slice(*site.channels)
+    axis = 1 + site.axes.index("token")
+    length = value.shape[axis]
+    if site.stream == "all":
+        return Window(axis, (slice(0, length),), channels)
+    spans = text if site.stream == "text" else [_rest(span, length) for span in text]
+    if len(set(map(str, spans))) == 1:
+        spans = spans[:1]
+    return Window(axis, tuple(spans), channels)
+
+
+def _rest(text: slice, length: int) -> slice:
+    """The image tokens beside the text: after it, or before it."""
+    return slice(text.stop, length) if text.start == 0 else slice(0, text.start)
+
+
+def _padded(row: Tensor, axis: int, span: slice, length: int) -> Tensor:
+    own = row.narrow(axis, span.start, span.stop - span.start)
+    missing = list(own.shape)
+    missing[axis] = length - own.shape[axis]
+    return torch.cat([own, own.new_zeros(missing)], axis)
