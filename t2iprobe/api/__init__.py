@@ -35,6 +35,7 @@ def load(
     lora: str | Sequence[str] = (),
     scheduler: str | None = None,
     quantize: str | None = None,
+    compile: bool = False,
     plugins: Plugins | None = None,
 ) -> Model:
     """Load a diffusers pipeline and find its hookable sites.
@@ -57,6 +58,8 @@ def load(
         lora: LoRAs to load, ``REF`` or ``REF:WEIGHT``.
         scheduler: a scheduler of diffusers in place of the checkpoint's, such as ``"DDIM"``.
         quantize: ``"bnb-4bit"``, ``"bnb-8bit"``, ``"torchao-int8"``, ``"torchao-fp8"`` or ``"torchao-int4"``.
+        compile: compile the denoiser's blocks with ``torch.compile``, each at its first call; blocks that a run reads
+            or edits, or that need gradients, run uncompiled. Also for a built pipeline, which keeps them.
         plugins: where adapters and sources of weights come from; default all that are installed.
 
     Raises:
@@ -67,6 +70,7 @@ def load(
         "device": device, "dtype": dtype, "offload": offload, "device_map": device_map, "resolution": resolution,
         "variant": variant, "revision": revision, "subfolder": subfolder, "config": config, "without": tuple(without),
         "lora": (lora,) if isinstance(lora, str) else tuple(lora), "scheduler": scheduler, "quantize": quantize,
+        "compile": compile,
     }  # fmt: skip
     return (plugins or Plugins()).load(model, upscaler=upscaler, **loading)
 

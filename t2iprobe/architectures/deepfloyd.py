@@ -44,6 +44,7 @@ class DeepFloydIF(Adapter):
     pipelines: ClassVar[frozenset[str]] = frozenset({"IFPipeline"})
     hub_id: ClassVar[str] = "DeepFloyd/IF-I-XL-v1.0"
     denoiser = "unet"
+    blocks = ("Attention", "ResnetBlock2D")
     text_kv = ("cross_attn.k", "cross_attn.v")
     half = "float16"
     numbers_a_pixel = 25_000  # no autoencoder: the U-Net's own

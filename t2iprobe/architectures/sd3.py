@@ -28,6 +28,7 @@ class SD3(Adapter):
     pipelines: ClassVar[frozenset[str]] = frozenset({"StableDiffusion3Pipeline", "StableDiffusion3ControlNetPipeline"})
     hub_id: ClassVar[str] = "stabilityai/stable-diffusion-3-medium-diffusers"
     denoiser = "transformer"
+    blocks = ("JointTransformerBlock",)
     text_kv = ("joint_attn.k", "joint_attn.v")
     published_facts = MappingProxyType({"vae_scale_factor": 8})
 

@@ -77,6 +77,7 @@ class LatentUNet(Adapter):
     """Latent diffusion U-Nets with text cross-attention (Rombach et al., arXiv 2112.10752)."""
 
     denoiser = "unet"
+    blocks = ("BasicTransformerBlock", "ResnetBlock2D")
     half = "float16"
     text_kv = ("cross_attn.k", "cross_attn.v")
     published_facts = MappingProxyType({"vae_scale_factor": 8})

@@ -36,6 +36,7 @@ class LoadOptions:
         lora: LoRAs to load, ``REF`` or ``REF:WEIGHT``.
         scheduler: name of a diffusers scheduler in place of the checkpoint's.
         quantize: how to quantise the large components while loading, such as ``bnb-4bit``.
+        compile: compile the denoiser's blocks, see :func:`t2iprobe.core.compiling.compile_blocks`.
         weights: whether to read weights; without, networks are built from their configurations on the meta device,
             with which sites and sizes can be found, but nothing drawn.
     """
@@ -53,6 +54,7 @@ class LoadOptions:
     lora: tuple[str, ...] = ()
     scheduler: str | None = None
     quantize: str | None = None
+    compile: bool = False
     weights: bool = True
 
     def torch_device(self) -> torch.device:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 #: options that do not decide the result
-FREE = ("batch_size", "device", "device_map", "offload")
+FREE = ("batch_size", "compile", "device", "device_map", "offload")
 
 
 class WeightOptions(Options):
@@ -50,6 +50,11 @@ class DeviceOptions(Options):
         "auto",
         help="What to keep on the GPU: everything (none), one component (model), or one layer (group, or sequential "
         "with the least main memory); auto is the first that fits.",
+    )
+    compile: bool = option(
+        False,
+        help="Compile the denoiser's blocks (torch.compile): slow at first, then faster; blocks that are patched or "
+        "read run uncompiled.",
     )
     device_map: str | None = option(None, help="Spread the components over several GPUs: balanced.")
 

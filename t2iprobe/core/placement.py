@@ -70,6 +70,7 @@ class Placement:
         demand: bytes that the pipeline needs.
         free: bytes that were free on the device before; ``None`` if that is not known.
         device_map: how diffusers spread the components, in place of ``offload``.
+        compiled: whether the denoiser's blocks are compiled.
         lower: ways that keep less on the device, for when the estimate was too low; none if one was asked for.
     """
 
@@ -80,6 +81,7 @@ class Placement:
     free: int | None = None
     device_map: str | None = None
     lower: tuple[Offload, ...] = ()
+    compiled: bool = False
 
     def check_gradients(self) -> None:
         """Refuse to compute gradients where a layer's weights leave the device once it has run.
@@ -99,7 +101,7 @@ class Placement:
         kept = spread if self.device_map else IN_WORDS[self.offload].format(device=self.device)
         needs = f"{_gb(self.demand.weights)} of weights and about {_gb(self.demand.activations)} a picture"
         free = "" if self.free is None else f", {_gb(self.free)} free"
-        return f"{self.precision}, {kept}; {needs}{free}"
+        return f"{self.precision}{', compiled blocks' if self.compiled else ''}, {kept}; {needs}{free}"
 
 
 def every_way(quantized: bool) -> tuple[Offload, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from t2iprobe.core.compiling import BlockCall
 from t2iprobe.core.errors import HookError
 from t2iprobe.core.sites import Site
 
@@ -56,5 +57,9 @@ def _fused(module: nn.Module) -> bool:
 
 def _compiled(module: nn.Module, what: str) -> None:
     # a hook registered after the first compiled call fires 0 times, silently (pytorch#117758)
-    if getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod"):
-        raise HookError(f"{what} is compiled by torch.compile, which may drop hooks silently; load it uncompiled")
+    call = getattr(module, "_compiled_call_impl", None)
+    if (call is not None and not isinstance(call, BlockCall)) or hasattr(module, "_orig_mod"):
+        raise HookError(
+            f"{what} is compiled by torch.compile, which may drop hooks silently; load it uncompiled, or with "
+            "compile=True"
+        )

@@ -6,6 +6,7 @@ import functools
 import inspect
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,8 @@ def load_model(
     from t2iprobe.registry.placing import check_offload
 
     named = isinstance(model, str)
-    if not named and options != LoadOptions(options.device, options.dtype, resolution=options.resolution):
+    free = {name: getattr(options, name) for name in ("device", "dtype", "resolution", "compile")}
+    if not named and options != LoadOptions(**free):
         raise ConfigError("the pipeline is built already; options of loading would have no effect on it")
     if named:
         check_offload(options)
@@ -38,6 +40,8 @@ def load_model(
     made = Model(pipeline, adapter, ref=model if named else "", defaults=sampling_defaults(pipeline))
     if named:
         _prepare(made, options)
+    if options.compile:
+        _compile(made, options)
     if isinstance(upscaler, str):
         upscaler = _upscaler(upscaler, made, options, plugins)
     if upscaler is not None:
@@ -64,6 +68,25 @@ def _prepare(model: Model, options: LoadOptions) -> None:
     put = place if options.weights else planned
     model.placement = put(model.pipeline, model.adapter, options, model.denoiser)
     model.step_down = functools.partial(step_down, model.pipeline)
+
+
+def _compile(model: Model, options: LoadOptions) -> None:
+    """Compile the denoiser's blocks.
+
+    Raises:
+        ConfigError: it has none, or their weights come and go.
+    """
+    from t2iprobe.core.compiling import compile_blocks
+
+    placement = model.placement
+    if options.device_map is not None or (placement and placement.offload in ("group", "sequential")):
+        how = f"device map {options.device_map}" if options.device_map else f"offload {placement and placement.offload}"
+        raise ConfigError(
+            f"compiled blocks need their weights on the device; {how} moves them in and out: leave one out"
+        )
+    kinds = model.adapter.blocks or getattr(model.denoiser, "_repeated_blocks", None) or ()
+    compile_blocks(model.denoiser, kinds)
+    model.placement = placement and replace(placement, compiled=True)
 
 
 def _upscaler(ref: str, model: Model, options: LoadOptions, plugins: Plugins) -> Any:

@@ -95,6 +95,9 @@ class Adapter(ABC):
     #: components that an upscaler shares with the pipeline instead of loading them again
     upscaler_shares: ClassVar[tuple[str, ...]] = ()
 
+    #: classes of the blocks that ``compile=True`` compiles; empty takes those that diffusers names
+    blocks: ClassVar[tuple[str, ...]] = ()
+
     @abstractmethod
     def sites(self, pipeline: Pipeline) -> Iterator[Site]:
         """The model's sites in forward order."""

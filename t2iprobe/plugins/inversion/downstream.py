@@ -150,7 +150,7 @@ def model_of(run: Inverted, options: FollowOptions, plugins: Plugins) -> Model:
     name = options.model or own.get("model")
     arch, dtype = None if name else own.get("arch"), options.dtype or own.get("dtype")
     same = {name: own[name] for name in CheckpointOptions.model_fields if name in own}
-    placed = options.given("device", "device_map", "offload")
+    placed = options.given("device", "device_map", "offload", "compile")
     model = session.loaded(ModelOptions(arch=arch, model=name, dtype=dtype, **placed, **same), plugins)
     check_model(model, run)
     return model
