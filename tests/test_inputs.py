@@ -40,6 +40,8 @@ from t2iprobe.core.contracts.adapter import Adapter
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.interventions import patch
 from t2iprobe.core.model import Generation, Model
+from t2iprobe.plugins.editing.photo import inverted
+from t2iprobe.plugins.inversion.ddim import DDIM
 from t2iprobe.plugins.toxicity.donors import beside
 from t2iprobe.sampling import model_denoiser
 
@@ -92,6 +94,13 @@ def test_both_stages_get_the_negative_prompt() -> None:
 def test_a_negative_prompt_without_guidance_is_refused(model: Model) -> None:
     with pytest.raises(ConfigError, match="works through classifier-free guidance, and this generation"):
         model.run(DOG, guidance=1.0, negative_prompt=BAD)
+
+
+def test_a_photo_is_not_inverted_with_another_negative_prompt_than_it_is_drawn_with() -> None:
+    model, settings = Model(SD.tiny(), SD()), {"negative_prompt": BAD, "num_steps": 2}
+    with pytest.raises(ConfigError, match=r"invert without guidance \(1\)"):
+        inverted(model, picture(0), DOG, DDIM(), settings, guidance=3.0)
+    assert inverted(model, picture(0), DOG, DDIM(), settings).shape == (1, 4, 8, 8)
 
 
 @pytest.mark.parametrize("command", ["patch", "capture"])

@@ -115,8 +115,8 @@ def capture(
         prompts: one or several, or the ``Path`` of a file with one a line.
         sites: names or patterns.
         out, quiet, plugins: see :func:`localize`.
-        **options: those of the command: ``steps``, ``branch``, ``seed``, ``num_steps``, ``guidance``, ``round_bits``,
-            ``store``, ``max_bytes``, …
+        **options: those of the command: ``steps``, ``branch``, ``seed``, ``num_steps``, ``guidance``,
+            ``negative_prompt``, ``round_bits``, ``store``, ``max_bytes``, …
 
     Raises:
         ConfigError, RunExistsError: see :func:`localize`.

@@ -69,10 +69,15 @@ def inverted(
         guidance: guidance of the inversion; 1 means none, as published.
 
     Raises:
-        ConfigError: the inverter does not work with this model, or its pipeline draws its own noise.
+        ConfigError: the inverter does not work with this model, its pipeline draws its own noise, or guidance comes
+            with a negative prompt.
     """
     if model.upscaler is not None:
         raise ConfigError("a real picture is edited without a second stage; leave out --upscaler")
+    if settings.get("negative_prompt") and guidance != 1:
+        raise ConfigError(
+            "a picture is inverted with the empty negative prompt; with a negative prompt, invert without guidance (1)"
+        )
     model.adapter.starting(model.pipeline, torch.zeros(1, 4, 8, 8))  # refuses a pipeline that takes no latents
     pictures = np.array(photo, np.uint8)[None]
     size = {name: settings[name] for name in ("height", "width") if settings.get(name)}
