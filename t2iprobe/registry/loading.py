@@ -86,7 +86,8 @@ def _compile(model: Model, options: LoadOptions) -> None:
         )
     kinds = model.adapter.blocks or getattr(model.denoiser, "_repeated_blocks", None) or ()
     compile_blocks(model.denoiser, kinds)
-    model.placement = placement and replace(placement, compiled=True)
+    stay = tuple(way for way in (placement.lower if placement else ()) if way == "model")
+    model.placement = placement and replace(placement, compiled=True, lower=stay)
 
 
 def _upscaler(ref: str, model: Model, options: LoadOptions, plugins: Plugins) -> Any:
@@ -110,6 +111,7 @@ def _upscaler(ref: str, model: Model, options: LoadOptions, plugins: Plugins) ->
     if model.placement is not None and model.placement.offload == placed.offload == "model":
         named = {f"upscaler's {name}": part for name, part in found.components.items() if name not in shared}
         take_turns({**model.pipeline.components, **named}, options.torch_device())
+        model.placement = replace(model.placement, lower=())  # both are in one round, which one cannot leave
     return found
 
 

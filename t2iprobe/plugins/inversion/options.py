@@ -23,7 +23,7 @@ METHOD = (
 )
 READER = "OCR engine: rapidocr, or easyocr (the paper's, an extra), with options such as rapidocr:lang=cyrillic."
 PROMPT_SET = "Prompt set whose source prompts are used; default the one the model was made for."
-BATCH = "Largest number of pictures at once; out of memory halves it."
+BATCH = "Largest number of pictures at once; default 8 large ones to 64 small ones, fewer where they do not fit."
 SEED = "Random seed of the noise and of everything else that is drawn."
 
 
