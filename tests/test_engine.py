@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,12 +21,14 @@ from diffusers import (
 )
 from peft import LoraConfig
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from t2iprobe.architectures.deepfloyd import DeepFloydIF
 from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
+from t2iprobe.core.batches import quiet
 from t2iprobe.core.cache import ActivationCache
 from t2iprobe.core.contracts.adapter import Adapter, Branch
 from t2iprobe.core.errors import ConfigError, HookError, NonFiniteError, ShapeError, SiteError, T2IProbeError
@@ -706,3 +709,53 @@ def test_skip_layer_guidance_keeps_the_steps() -> None:
     assert ("blocks.0.joint_attn.q", 1, Branch.SKIP) in run.cache
     assert ("blocks.1.joint_attn.q", 1, Branch.SKIP) not in run.cache
     assert gap(sd3.run(generation, interventions=[patch(run.cache, "*")]), run) == 0
+
+
+# nothing waits for the device, or copies to it, within a step
+
+
+#: operations that do on a GPU: ``float(x)``, ``if x``, ``x[mask]``, ``torch.tensor(list)``, ``x[list]``
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "index", "index_put_")
+
+
+class Waiting(TorchDispatchMode):
+    """Counts the operations after which the host has waited for the device, or copied to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(op.overloadpacket).removeprefix("aten.").replace("is_nonzero", "_local_scalar_dense")
+        self.counted[name] += name in WAITS
+        return op(*args, **(kwargs or {}))
+
+
+def waits(model: Model, steps: int, edits: Sequence[Intervention], **more: Any) -> Counter[str]:
+    """What a run waits for in so many steps beyond what its pipeline does."""
+    generation = model.generation([DOG, CAT, DOG], num_steps=steps)
+    with Waiting() as bare, quiet(model.pipeline), torch.no_grad():
+        model.pipeline(**model.arguments(generation, range(3)), output_type="pil")
+    with Waiting() as run:
+        model.run(generation, interventions=edits, **more)
+    run.counted.subtract(bare.counted)
+    return run.counted
+
+
+@pytest.mark.parametrize("adapter", [SDXL, SD3], ids=lambda one: one.name)
+def test_no_step_waits_for_the_device(adapter: type[Adapter]) -> None:
+    model = build(adapter)
+    sites = middle_layer(model)
+    name = sites[0].name
+    cache = model.run(model.generation(CAT, num_steps=4), cache=sites).cache
+    edits = [
+        patch({0: 1, 2: 1}, sites),
+        patch(cache, sites, rows={1: 0}, tokens=(1, 3)),
+        ablate(name, heads=0),
+        ablate(name, kind="mean", steps=range(9)),
+        steer(torch.ones(1), name, strength=0.1),
+        interpolate({2: 0}, name, 0.5, branches="cond"),
+    ]
+    waits(model, 2, edits)  # masks are made once
+    few, many = waits(model, 2, edits), waits(model, 4, edits)
+    assert few == many

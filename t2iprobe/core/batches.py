@@ -15,11 +15,11 @@ from PIL.Image import Image
 from torch import Tensor
 
 from t2iprobe.core.arguments import texts_of
-from t2iprobe.core.cache import ActivationCache, ActivationStream
+from t2iprobe.core.cache import ActivationCache, ActivationStream, Sink
 from t2iprobe.core.contracts.adapter import Pipeline
 from t2iprobe.core.donors import TextDonors
 from t2iprobe.core.engine import Engine
-from t2iprobe.core.errors import T2IProbeError
+from t2iprobe.core.errors import NonFiniteError, T2IProbeError
 from t2iprobe.core.interventions import Intervention
 from t2iprobe.core.measuring import HighWater, space
 from t2iprobe.core.names import counted
@@ -140,31 +140,18 @@ class Batches:
         model, self.decoding = self.model, False
         self.water = HighWater(model.pipeline._execution_device)
         cache = ActivationCache(self.cache.rows)
-        engine = Engine(
-            model.pipeline,
-            model.adapter,
-            model.sites,
-            rows,
-            self.interventions,
-            self.reads,
-            cache if self.into is None else self.into,
-            self.donors,
-            on_step=lambda step: self._stepped(len(rows), step),
-        )
+        engine = self._engine(rows, self.reads, cache if self.into is None else self.into)
+        engine.on_step = lambda step: self._stepped(len(rows), step)
         arguments = model.arguments(self.generation, rows)
-        generators = arguments["generator"]
-        kind = "pil" if model.upscaler is None else "pt"
+        self._ask_donors(rows)
         try:
-            self._ask_donors(rows)
-            with self._running(model.pipeline, generators), engine.installed():
-                images = model.pipeline(**arguments, output_type=kind).images
-        finally:
-            self.calls += engine.calls
-            self.rows += engine.rows_seen
+            images = self._denoised(engine, arguments)
+        except NonFiniteError as error:
+            raise self._traced(rows) or error from None
         if not self.decoding:
             self._learn(len(rows))
         if model.upscaler is not None:
-            images = self._upscaled(images, texts_of(arguments), generators)
+            images = self._upscaled(images, texts_of(arguments), arguments["generator"])
         self.images.update(zip(rows, images, strict=True))
         self.cache.extend(cache)
 
@@ -179,6 +166,30 @@ class Batches:
             self.model.room.saw(self.model.work(self.generation.settings), rows, took)
         return took or 0
 
+    def _engine(self, rows: tuple[int, ...], reads: Sites, cache: Sink) -> Engine:
+        model = self.model
+        return Engine(model.pipeline, model.adapter, model.sites, rows, self.interventions, reads, cache, self.donors)
+
+    def _denoised(self, engine: Engine, arguments: Mapping[str, Any]) -> Any:
+        """What the pipeline makes of a batch."""
+        pipeline, kind = self.model.pipeline, "pil" if self.model.upscaler is None else "pt"
+        try:
+            with self._running(pipeline, arguments["generator"]), engine.installed():
+                return pipeline(**arguments, output_type=kind).images
+        finally:
+            self.calls += engine.calls
+            self.rows += engine.rows_seen
+
+    def _traced(self, rows: tuple[int, ...]) -> NonFiniteError | None:
+        """Repeat a batch that was not finite to learn where that begins; ``None`` if it is finite this time."""
+        engine = self._engine(rows, Sites(()), ActivationCache(self.cache.rows))
+        engine.tracing = True
+        try:
+            self._denoised(engine, self.model.arguments(self.generation, rows))
+        except NonFiniteError as error:
+            return error
+        return None
+
     def _ask_donors(self, rows: Sequence[int]) -> None:
         """Have the prompts of donors encoded that have no row in this batch, nor had one in an earlier one."""
         donors = [donor for donor in self.donors.unknown(self._text_donors(rows)) if donor not in rows]
@@ -192,7 +203,7 @@ class Batches:
         """Prepare a pipeline for the run: no progress bar, no gradients, and a noise generator for each row."""
         with ExitStack() as stack:
             stack.enter_context(quiet(pipeline))
-            stack.enter_context(torch.no_grad())
+            stack.enter_context(torch.no_grad())  # inference mode would taint whatever a hook keeps for gradients
             stack.enter_context(own_noise(pipeline.scheduler, generators, pipeline._execution_device))
             if (vae := getattr(pipeline, "vae", None)) is not None:
                 stack.enter_context(own_posterior(vae, generators))

@@ -2,6 +2,8 @@
 
 Uses plain torch hooks in one ``ExitStack``; nothing is left behind, even after an error. Guidance doubling is handled
 here: a denoiser call is split into its branches, every branch is edited separately, and they are joined again.
+
+Nothing here waits for the device within a step: what is not finite is noted there and looked at once, at the end.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ class Engine:
         reads: sites to keep in ``cache``.
         cache: sink for the activations that are read.
         donors: rows that edits read although they are not in the batch.
+        tracing: look at every denoiser call as it ends, to name the site at which NaN or infinity begins.
     """
 
     pipeline: Pipeline
@@ -52,6 +55,7 @@ class Engine:
     reads: Sites
     cache: Sink
     donors: TextDonors
+    tracing: bool = False
     on_step: Callable[[int], None] = lambda step: None
     calls: int = 0
     rows_seen: int = 0
@@ -62,6 +66,7 @@ class Engine:
     fired: Counter[str] = field(default_factory=Counter)
     applied: Counter[int] = field(default_factory=Counter)
     expected: int = 0
+    finite: list[tuple[int, Tensor]] = field(default_factory=list)  # step, and whether its prediction is, on the device
 
     def __post_init__(self) -> None:
         self.denoiser = self.adapter.module(self.pipeline)
@@ -81,7 +86,14 @@ class Engine:
             self._tick(stack)
             for site in self.hooked:
                 stack.callback(hook(self.denoiser, site, functools.partial(self._visit, site)))
-            yield
+            try:
+                yield
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:
+                self._check_finite()  # may be why it failed
+                raise
+        self._check_finite()
         self._check_fired()
 
     def _tick(self, stack: ExitStack) -> None:
@@ -99,6 +111,8 @@ class Engine:
             self.step, self.evaluation = divmod(ticks, order)
             self.moment = None
             self.on_step(self.step)
+            if ticks == len(scheduler.timesteps):  # before NaN is decoded
+                self._check_finite()
             return result
 
         stack.enter_context(shadowed(scheduler, "step", step))
@@ -121,12 +135,18 @@ class Engine:
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         value = output[0] if isinstance(output, tuple | list) else getattr(output, "sample", output)
-        if not torch.isfinite(value).all():
-            where = self._first_bad_site(module, args, kwargs)
-            raise NonFiniteError(
-                f"NaN or infinity in the denoiser at step {self.step}, first at site {where}; "
-                "try another dtype (float32, or bfloat16 instead of float16)"
-            )
+        finite = torch.isfinite(value).all()
+        if self.tracing and not finite:
+            raise _non_finite(self.step, f", first at site {self._first_bad_site(module, args, kwargs)}")
+        self.finite.append((self.step, finite))
+
+    def _check_finite(self) -> None:
+        """Look at all denoiser calls so far; only here does a run wait for the device."""
+        steps, flags = [step for step, _ in self.finite], [flag for _, flag in self.finite]
+        self.finite.clear()
+        bad = [step for step, fine in zip(steps, torch.stack(flags).tolist() if flags else (), strict=True) if not fine]
+        if bad:
+            raise _non_finite(bad[0])
 
     def _first_bad_site(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Repeat the call with a probe on every site (only after a failure)."""
@@ -237,6 +257,13 @@ def _check_equal(site: Site, lengths: Sequence[int]) -> None:
         )
 
 
+def _non_finite(step: int, where: str = "") -> NonFiniteError:
+    return NonFiniteError(
+        f"NaN or infinity in the denoiser at step {step}{where}; try another dtype (float32, or bfloat16 instead of "
+        "float16)"
+    )
+
+
 def _said(scope: Scope) -> str:
     """The steps and branches of a scope in words."""
     parts = {"steps": scope.steps, "branches": scope.branches}
@@ -252,20 +279,21 @@ def _narrow(own: Tensor, new: Tensor, site: Site, intervention: Intervention) ->
     if scope.tokens is not None:
         if site.axes[0] != "token":
             raise HookError(f"{site.name} has no token axis (it has {', '.join(site.axes)}), so no tokens to select")
-        mask = _mask(scope.tokens, own.shape[1], f"token of {site.name}", own)
+        mask = _mask(tuple(scope.tokens), own.shape[1], f"token of {site.name}", own.device)
         new = torch.where(mask[:, None], new, own)
     if scope.heads is not None:
         if site.heads is None:
             raise HookError(f"{site.name} has no heads; choose q, k, v or z of an attention")
-        mask = _mask(scope.heads, site.heads, f"head of {site.name}", own)
+        mask = _mask(tuple(scope.heads), site.heads, f"head of {site.name}", own.device)
         new = torch.where(mask.repeat_interleave(own.shape[-1] // site.heads), new, own)
     return new
 
 
-def _mask(chosen: Any, size: int, what: str, like: Tensor) -> Tensor:
+@functools.lru_cache(maxsize=512)
+def _mask(chosen: tuple[int, ...], size: int, what: str, device: torch.device) -> Tensor:
     wrong = [index for index in chosen if not 0 <= index < size]
     if wrong:
         raise HookError(f"no {what} has number {wrong[0]}; there are {size}, numbered from 0")
-    mask = torch.zeros(size, dtype=torch.bool, device=like.device)
+    mask = torch.zeros(size, dtype=torch.bool)
     mask[list(chosen)] = True
-    return mask
+    return mask.to(device)

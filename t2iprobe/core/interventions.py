@@ -213,13 +213,17 @@ def steer(
     ``steps=``, ``branches=``, ``tokens=`` and ``heads=`` are those of the :class:`Scope`, see :func:`patch`.
     """
 
+    moved = {direction.device: direction}  # a copy to the device waits for it, so once
+
     def edit(value: Tensor, hook: HookContext) -> Tensor:
         if any(size != 1 for size in direction.shape[: 1 - value.ndim]):
             raise ShapeError(
                 f"steer at {hook.site.name}: one row has {tuple(value.shape[1:])}, the direction "
                 f"{tuple(direction.shape)}; to steer rows apart, give each a scope=Scope(rows=…)"
             )
-        return value + strength * direction.to(value)
+        if value.device not in moved:
+            moved[value.device] = direction.to(value.device)
+        return value + strength * moved[value.device].to(value)
 
     return Intervention(edit, sites, _scope(scope, parts), label="steer")
 
@@ -333,7 +337,9 @@ def _cached(donor: Activations, rows: Mapping[int, int] | None) -> Edit:
                 f"patch at {hook.site.name}: the donor has {tuple(patched.shape)}, the run {tuple(value.shape)}; "
                 "prompts must be padded to the same length and images must have the same size"
             )
-        return patched.to(value)
+        if value.device.type == "cuda":
+            patched = patched.pin_memory()  # so that the copy does not wait for the device
+        return patched.to(value.device, value.dtype, non_blocking=True)
 
     return edit
 
