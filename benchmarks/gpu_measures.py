@@ -37,7 +37,7 @@ def demand(name: str, dtype: torch.dtype, without: Sequence[str]) -> Demand:
     """What a model needs on a device, from its configuration."""
     pipeline, model = full_size.built(name, "meta", dtype, without), full_size.MODELS[name]
     adapter = model.adapter()
-    return demand_of(pipeline, (adapter.denoiser, "vae"), adapter.activations(pipeline, (model.side, model.side)))
+    return demand_of(pipeline, adapter.drawing(pipeline, (model.side, model.side)))
 
 
 def built(name: str, device: str, dtype: torch.dtype, without: Sequence[str], made: list[Model]) -> Row:

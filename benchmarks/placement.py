@@ -32,7 +32,7 @@ def rows() -> Iterator[tuple[str, str, Demand]]:
             if type(part).__name__ == "T5EncoderModel" and half == "float16":
                 _keep_in_float32(part)
         adapter = model.adapter()
-        found = demand_of(pipeline, (adapter.denoiser, "vae"), adapter.activations(pipeline, (model.side, model.side)))
+        found = demand_of(pipeline, adapter.drawing(pipeline, (model.side, model.side)))
         yield f"{name}, {model.side}²", half, found
         if name in T5:
             large = {adapter.denoiser, T5[name]}

@@ -176,7 +176,7 @@ def test_a_picture_that_cannot_be_decoded_whole_is_decoded_in_tiles() -> None:
 def test_a_model_that_does_not_fit_after_all_moves_to_the_next_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU plays the device; ``none`` and ``model`` are made to fail, ``group`` works."""
     model, plain = (Model(SD3.tiny(), SD3()) for _ in range(2))
-    demand = placement.demand_of(model.pipeline, ("transformer", "vae"), 0)
+    demand = placement.demand_of(model.pipeline, {})
     model.placement = Placement("cpu", "float32", "none", demand, lower=("model", "group"))
     model.step_down = functools.partial(placing.step_down, model.pipeline)
 
@@ -195,7 +195,7 @@ def test_a_model_that_does_not_fit_after_all_moves_to_the_next_way(monkeypatch: 
 
 def test_a_placement_that_was_asked_for_is_kept() -> None:
     model = Model(SD.tiny(), SD())
-    model.placement = Placement("cpu", "float32", "none", placement.demand_of(model.pipeline, ("unet", "vae"), 0))
+    model.placement = Placement("cpu", "float32", "none", placement.demand_of(model.pipeline, {}))
     with cramped(model.denoiser, 0, text_rows), pytest.raises(T2IProbeError, match="out of memory with 1 row"):
         model.run("a cat", num_steps=1)
 

@@ -53,7 +53,7 @@ def test_a_component_leaves_only_for_one_that_needs_the_room(together: tuple[str
 
 
 def test_what_works_on_pictures_stays_together_where_it_fits() -> None:
-    demand = Demand({"text_encoder": 9, "unet": 4, "vae": 1}, ("unet", "vae"), activations=3, layer=1)
+    demand = Demand({"text_encoder": 9, "unet": 4, "vae": 1}, {"unet": 1, "vae": 3}, layer=1)
     assert demand.together(10) == ("unet", "vae") and demand.together(8) == () and demand.together(None) == ()
     assert demand.needs("model") == 9
 

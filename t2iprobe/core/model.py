@@ -407,7 +407,7 @@ class Model:
             return None
         if placed is None or placed.offload == "none":
             return Need(each, space(self._device).held)
-        return Need(each, placed.demand.needs(placed.offload) - placed.demand.activations)
+        return Need(each, placed.demand.needs(placed.offload) - placed.demand.drawing.get(self.adapter.denoiser, 0))
 
     @property
     def _device(self) -> torch.device:

@@ -28,15 +28,19 @@ class Demand:
 
     Args:
         components: bytes of the weights of each component.
-        drawing: components that work on pictures; the others read text, in little memory.
-        activations: bytes beyond the weights for one picture.
+        drawing: bytes beyond the weights for one picture, by the component that works on it; the others read text, in
+            little memory.
         layer: bytes of the largest layer.
     """
 
     components: Mapping[str, int]
-    drawing: tuple[str, ...]
-    activations: int
+    drawing: Mapping[str, int]
     layer: int
+
+    @property
+    def activations(self) -> int:
+        """Bytes beyond the weights for one picture."""
+        return max(self.drawing.values(), default=0)
 
     @property
     def weights(self) -> int:
@@ -46,15 +50,14 @@ class Demand:
     def together(self, free: int | None) -> tuple[str, ...]:
         """The components that work on pictures, if ``free`` bytes hold them all at once with a picture."""
         taken = sum(self.components.get(name, 0) for name in self.drawing) + self.activations
-        return self.drawing if free is not None and taken <= free * USABLE else ()
+        return tuple(self.drawing) if free is not None and taken <= free * USABLE else ()
 
     def needs(self, offload: Offload) -> int:
         """Bytes on the device under this kind of offloading."""
         if offload == "none":
             return self.weights + self.activations
         if offload == "model":
-            own = dict.fromkeys(self.drawing, self.activations)
-            return max((size + own.get(name, 0) for name, size in self.components.items()), default=0)
+            return max((size + self.drawing.get(name, 0) for name, size in self.components.items()), default=0)
         resident = self.components.get("vae", 0)
         return self.activations + resident + (2 if offload == "group" else 1) * self.layer
 
@@ -135,11 +138,11 @@ def choose(demand: Demand, free: int | None, offload: Offload = "auto", *, quant
     return fitting
 
 
-def demand_of(pipeline: Any, drawing: tuple[str, ...], activations: int) -> Demand:
-    """What a loaded pipeline needs."""
+def demand_of(pipeline: Any, drawing: Mapping[str, int]) -> Demand:
+    """What a pipeline needs, given the bytes for one picture by component."""
     sizes = {name: [tensor.nbytes for tensor in tensors] for name, tensors in _tensors(pipeline).items()}
     layer = max((max(each, default=0) for each in sizes.values()), default=0)
-    return Demand({name: sum(each) for name, each in sizes.items()}, drawing, activations, layer)
+    return Demand({name: sum(each) for name, each in sizes.items()}, drawing, layer)
 
 
 def free_bytes(device: torch.device) -> int | None:

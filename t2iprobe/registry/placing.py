@@ -45,10 +45,10 @@ def planned(pipeline: Any, adapter: Adapter, options: LoadOptions, denoiser: tor
     device = options.torch_device()
     side = options.resolution
     try:
-        activations = adapter.activations(pipeline, None if side is None else (side, side))
+        drawing = adapter.drawing(pipeline, None if side is None else (side, side))
     except ModelError:  # nothing says how large its pictures are, and only a run without a size needs to know
-        activations = 0
-    demand = demand_of(pipeline, (adapter.denoiser, "vae"), activations)
+        drawing = {}
+    demand = demand_of(pipeline, drawing)
     dtype = _precision(denoiser, options)
     if options.device_map is not None:
         return Placement(str(device), dtype, "none", demand, device_map=options.device_map)

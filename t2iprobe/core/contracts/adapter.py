@@ -66,6 +66,10 @@ class Frame:
     size: tuple[int, int]
 
 
+#: numbers held for each pixel while latents are denoised, both halves of guidance together (docs/benchmarks.md)
+DENOISING = 400
+
+
 class Adapter(ABC):
     """One pipeline family. Subclasses are registered through ``t2iprobe_register_adapters``."""
 
@@ -143,6 +147,22 @@ class Adapter(ABC):
         pixels = self.pixels_per_latent(pipeline)
         return int(height) * pixels, int(width) * pixels
 
+    def drawing(self, pipeline: Pipeline, size: tuple[int, int] | None = None) -> dict[str, int]:
+        """Estimated bytes beyond the weights for one picture, by the component that works on it.
+
+        Args:
+            pipeline: the pipeline.
+            size: height and width in pixels; default the pipeline's own.
+
+        Raises:
+            ModelError: its own size is unknown.
+        """
+        most = self.activations(pipeline, size)
+        if getattr(pipeline, "vae", None) is None:
+            return {self.denoiser: most}
+        height, width = size or self.picture_size(pipeline)
+        return {self.denoiser: height * width * DENOISING * self._bytes_a_number(pipeline), "vae": most}
+
     def activations(self, pipeline: Pipeline, size: tuple[int, int] | None = None) -> int:
         """Estimated bytes beyond the weights for one picture, most of them for decoding it.
 
@@ -154,10 +174,13 @@ class Adapter(ABC):
             ModelError: its own size is unknown.
         """
         height, width = size or self.picture_size(pipeline)
-        bytes_each = next((p.element_size() for p in self.module(pipeline).parameters() if p.is_floating_point()), 4)
+        bytes_each = self._bytes_a_number(pipeline)
         if self.upcasts and pipeline.vae.config.force_upcast and pipeline.vae.dtype == torch.float16:
             bytes_each = 4
         return height * width * self.numbers_a_pixel * bytes_each
+
+    def _bytes_a_number(self, pipeline: Pipeline) -> int:
+        return next((p.element_size() for p in self.module(pipeline).parameters() if p.is_floating_point()), 4)
 
     def pixels_per_latent(self, pipeline: Pipeline) -> int:
         """Pixels per side of one latent cell; 1 if pixels are denoised."""

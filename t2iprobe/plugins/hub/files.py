@@ -83,7 +83,7 @@ def demand(folder: Path, variant: str | None, itemsize: int, without: Iterable[s
             kind = tensor["dtype"]
             size = prod(tensor["shape"]) * (itemsize if kind in FLOATS else SIZES.get(kind, 1))
             sizes[_part(name)], layer = sizes.get(_part(name), 0) + size, max(layer, size)
-    return Demand(sizes, (), 0, layer)
+    return Demand(sizes, {}, layer)
 
 
 def is_weights(name: str) -> bool:
