@@ -98,7 +98,7 @@ def test_a_size_is_expected_then_measured_and_grows_or_shrinks() -> None:
 
 
 def test_a_size_that_was_asked_for_is_tried_whatever_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("t2iprobe.core.model.space", lambda device: Space(2_700_000))
+    monkeypatch.setattr("t2iprobe.core.model_memory.space", lambda device: Space(2_700_000))
     model = Model(SD.tiny(), SD())
     found = model.at_once({})
     assert (found.rows, found.each, found.free) == (2, 16 * 16 * 1250 * 4, 2_700_000)
@@ -119,7 +119,7 @@ def test_a_gpu_is_measured_between_the_first_step_and_the_decoder(monkeypatch: p
 
     model.denoiser.register_forward_pre_hook(count, with_kwargs=True)
     monkeypatch.setattr(HighWater, "bytes", property(lambda self: 15 * GB + rows[0] * GB))
-    monkeypatch.setattr("t2iprobe.core.model.space", lambda device: Space(20 * GB, 15 * GB))
+    monkeypatch.setattr("t2iprobe.core.model_memory.space", lambda device: Space(20 * GB, 15 * GB))
     model.run(["a cat"] * 2, num_steps=2, guidance=1.0)
     assert model.at_once({"guidance": 1.0}).rows == 5 and model.at_once({"guidance": 1.0}).each == GB
 
@@ -146,7 +146,7 @@ def test_pictures_are_decoded_in_slices_bit_for_bit(adapter: Any, monkeypatch: p
     """What all pictures at once would take is known beforehand, so nothing has to fail first."""
     model = Model(adapter.tiny(), adapter())
     whole = model.run(["a cat", "a dog", "a cow"], num_steps=1)
-    monkeypatch.setattr("t2iprobe.core.batches.DECODING", 2 * model.picture_bytes({}))
+    monkeypatch.setattr("t2iprobe.core.batches.DECODING", 2 * model.memory.picture_bytes({}))
     with cramped(model.pipeline.vae.decoder, 1000, first_rows) as seen:
         sliced = model.run(["a cat", "a dog", "a cow"], num_steps=1)
     assert seen == [2, 1]
@@ -165,7 +165,7 @@ def test_a_picture_that_cannot_be_decoded_whole_is_decoded_in_tiles() -> None:
     model.pipeline.vae.decoder.register_forward_pre_hook(small)
     with pytest.warns(UserWarning, match="decoded in overlapping tiles"):
         tiles = model.run("a cat", num_steps=1)
-    assert tiles.images[0].size == whole.images[0].size and model.tiles
+    assert tiles.images[0].size == whole.images[0].size and model.memory.tiles
     assert model.pipeline.vae.config.sample_size == side and not model.pipeline.vae.use_tiling
 
 
@@ -178,7 +178,7 @@ def test_a_model_that_does_not_fit_after_all_moves_to_the_next_way(monkeypatch: 
     model, plain = (Model(SD3.tiny(), SD3()) for _ in range(2))
     demand = placement.demand_of(model.pipeline, {})
     model.placement = Placement("cpu", "float32", "none", demand, lower=("model", "group"))
-    model.step_down = functools.partial(placing.step_down, model.pipeline)
+    model.memory.step_down = functools.partial(placing.step_down, model.pipeline)
 
     def small(module: Any, args: Any) -> None:
         if model.placement.offload != "group":
@@ -190,7 +190,7 @@ def test_a_model_that_does_not_fit_after_all_moves_to_the_next_way(monkeypatch: 
     ways = [str(one.message) for one in said if "single picture" in str(one.message)]
     assert [way.rpartition("--offload ")[2] for way in ways] == ["model)", "group)"]
     assert run.images[0].tobytes() == plain.run("a cat", num_steps=2).images[0].tobytes()
-    assert model.placement.lower == () and not model.make_room(decoding=False)
+    assert model.placement.lower == () and not model.memory.make_room(decoding=False)
 
 
 def test_a_placement_that_was_asked_for_is_kept() -> None:

@@ -88,10 +88,9 @@ class Room:
         """Record the bytes that a device held at the peak of some rows."""
         self._seen[work][rows] = peak
 
-    def need(self, work: Hashable, expected: Need | None) -> Need | None:
+    def need(self, work: Hashable, expected: Need) -> Need:
         """What this work takes: as measured, else as expected."""
-        fixed = expected.fixed if expected is not None else 0
-        return Need.of(seen, fixed) if (seen := self._seen.get(work)) else expected
+        return Need.of(seen, expected.fixed) if (seen := self._seen.get(work)) else expected
 
     def most(self, work: Hashable, wanted: int, need: Need | None = None, limit: int = 0) -> int:
         """The number of rows to try at once.

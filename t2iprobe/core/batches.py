@@ -111,8 +111,8 @@ class Batches:
             if self._fits(batch):
                 left = [row for row in left if row not in batch]
             elif len(batch) > len(first_batch(left, taken, 1)) and not self.decoding:  # pictures are decoded one by one
-                model.room.shrink(model.work(settings), len(batch))
-            elif not model.make_room(self.decoding):
+                model.room.shrink(model.memory.work(settings), len(batch))
+            elif not model.memory.make_room(self.decoding):
                 raise T2IProbeError(
                     f"out of memory with {counted(len(batch), 'row')} in a batch, the fewest that can run together; "
                     "use a smaller resolution, a smaller dtype or, for a patch, a cached donor"
@@ -163,7 +163,7 @@ class Batches:
         """Remember what denoising these rows took; returns the bytes at its peak, 0 where they are not measured."""
         took = self.water.bytes
         if took is not None:
-            self.model.room.saw(self.model.work(self.generation.settings), rows, took)
+            self.model.memory.learn(self.generation.settings, rows, took)
         return took or 0
 
     def _engine(self, rows: tuple[int, ...], reads: Sites, cache: Sink) -> Engine:
@@ -222,7 +222,7 @@ class Batches:
 
             def make(part: slice) -> Tensor:
                 own = {name: value[part] if name == "generator" else value for name, value in kwargs.items()}
-                with tiled(vae, latents) if self.model.tiles else nullcontext():
+                with tiled(vae, latents) if self.model.memory.tiles else nullcontext():
                     return decode(latents[part], *args, **own)[0]
 
             self.decoding = True
@@ -233,7 +233,7 @@ class Batches:
 
     def _decoded_at_once(self, denoising: int) -> int | None:
         """How many pictures are decoded together, given the bytes that a GPU held at the peak of denoising."""
-        each, held = self.model.picture_bytes(self.generation.settings), space(self.water.device).held
+        each, held = self.model.memory.picture_bytes(self.generation.settings), space(self.water.device).held
         return each and max(1, max(denoising - held, DECODING) // each)
 
     def _upscaled(self, images: Tensor, texts: Mapping[str, Any], generators: Sequence[torch.Generator]) -> list[Image]:

@@ -6,7 +6,7 @@ import inspect
 import sys
 import time
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Never
@@ -16,17 +16,18 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from t2iprobe.core.arguments import OWN, check_options, count, options_of, spread, with_negative
-from t2iprobe.core.batch_room import MOST, AtOnce, Need, Room, release
+from t2iprobe.core.batch_room import AtOnce, Room
 from t2iprobe.core.batches import Batches, batches, first_batch, takes
 from t2iprobe.core.cache import ActivationCache, Activations, ActivationStream
 from t2iprobe.core.contracts.adapter import Adapter, Pipeline
 from t2iprobe.core.donors import text_edits
-from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.html import sheet, table
 from t2iprobe.core.interventions import Intervention, Patterns, edits_of, names
-from t2iprobe.core.measuring import StepWatch, space
+from t2iprobe.core.measuring import StepWatch
+from t2iprobe.core.model_memory import ModelMemory
 from t2iprobe.core.names import counted, near
-from t2iprobe.core.placement import IN_WORDS, Placement, stored
+from t2iprobe.core.placement import Placement, stored
 from t2iprobe.core.seeds import check_seed
 from t2iprobe.core.sites import Sites
 
@@ -161,13 +162,9 @@ class Model:
         self.pipeline, self.adapter, self.ref = pipeline, adapter, ref
         self.defaults = dict(defaults or {})
         self.upscaler, self.upscaling = upscaler, dict(upscaling or {})
-        self.room = Room()
+        self.memory = ModelMemory(self)
         #: what was decided while loading; nothing for a pipeline that was built elsewhere
         self.placement: Placement | None = None
-        #: keeps less on the device than a placement does; ``None`` if there is no way
-        self.step_down: Callable[[Placement], Placement | None] = lambda placement: None
-        #: decode in overlapping tiles, which differ a little from the whole picture; for one that does not fit
-        self.tiles = False
         self.few_steps = ""
         self.loras: tuple[str, ...] = ()
         if upscaler is not None:
@@ -191,6 +188,11 @@ class Model:
             "weights": f"{self.weight_bytes / 1e6:,.0f} MB, {weight.dtype}, {weight.device}".replace("torch.", ""),
         }
         return table(("", ""), facts.items())
+
+    @property
+    def room(self) -> Room:
+        """How many rows fit into memory, for each kind of work."""
+        return self.memory.room
 
     @property
     def denoiser(self) -> nn.Module:
@@ -381,64 +383,7 @@ class Model:
 
         What a picture takes is estimated before the first batch, and measured on a GPU from then on.
         """
-        work = self.work(settings)
-        expected = self._expected(settings) if batch_size is None else None
-        if expected is None:
-            return AtOnce(self.room.most(work, batch_size or MOST), asked=batch_size is not None)
-        need, limit = self.room.need(work, expected), space(self._device).limit
-        assert need is not None
-        return AtOnce(self.room.most(work, MOST, need, limit), need.each, max(0, limit - need.fixed))
-
-    def work(self, settings: Mapping[str, Any]) -> Hashable:
-        """Key of everything that decides how much memory a row of a generation needs."""
-        return "denoise", settings.get("height"), settings.get("width"), self.guided(settings)
-
-    def picture_bytes(self, settings: Mapping[str, Any]) -> int | None:
-        """Estimated bytes at the peak for one picture beyond the weights; ``None`` if its size is unknown."""
-        try:
-            return self.adapter.activations(self.pipeline, self.picture_size(settings))
-        except ModelError:
-            return None
-
-    def _expected(self, settings: Mapping[str, Any]) -> Need | None:
-        """What pictures take, before any was made."""
-        each, placed = self.picture_bytes(settings), self.placement
-        if each is None:
-            return None
-        if placed is None or placed.offload == "none":
-            return Need(each, space(self._device).held)
-        return Need(each, placed.demand.needs(placed.offload) - placed.demand.drawing.get(self.adapter.denoiser, 0))
-
-    @property
-    def _device(self) -> torch.device:
-        """Where the pipeline runs; the CPU for one without weights."""
-        return getattr(self.pipeline, "_execution_device", torch.device("cpu"))
-
-    def make_room(self, decoding: bool) -> bool:
-        """Take less memory after running out of it with a single picture, and say how.
-
-        Args:
-            decoding: whether that happened in the autoencoder.
-
-        Returns:
-            Whether there was a way left: more offloading if nobody chose it, else tiles for the autoencoder.
-        """
-        release()
-        lower = None if self.placement is None else self.step_down(self.placement)
-        if lower is not None:
-            self.placement, self.room = lower, Room()
-            now = IN_WORDS[lower.offload].format(device=lower.device)
-            warnings.warn(f"out of memory with a single picture; from here on {now}", stacklevel=4)
-            return True
-        if decoding and not self.tiles and hasattr(self.pipeline.vae, "tile_latent_min_size"):
-            self.tiles = True
-            warnings.warn(
-                "out of memory decoding a single picture; from here on it is decoded in overlapping tiles, which "
-                "changes it a little",
-                stacklevel=4,
-            )
-            return True
-        return False
+        return self.memory.at_once(settings, batch_size)
 
     def steps(self, num_steps: int | None = None, options: Mapping[str, Any] | None = None) -> int:
         """Number of denoising steps of a generation with ``num_steps`` and ``options``, as :class:`Scope` counts."""
