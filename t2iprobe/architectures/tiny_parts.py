@@ -53,7 +53,7 @@ def tokenizer(*, start: bool, length: int = LENGTH) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=fast, model_max_length=length, **names)
 
 
-def clip_config(width: int) -> CLIPTextConfig:
+def clip_config(width: int, length: int = LENGTH) -> CLIPTextConfig:
     """Two layers: SDXL and SD3 read the output of the first one in diffusers, SD and FLUX that of the second."""
     return CLIPTextConfig(
         vocab_size=len(VOCABULARY),
@@ -61,7 +61,7 @@ def clip_config(width: int) -> CLIPTextConfig:
         intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=LENGTH,
+        max_position_embeddings=length,
         projection_dim=width,
         pad_token_id=VOCABULARY["<pad>"],
         bos_token_id=VOCABULARY["<s>"],
@@ -69,20 +69,20 @@ def clip_config(width: int) -> CLIPTextConfig:
     )
 
 
-def clip(width: int) -> CLIPTextModel:
-    """A CLIP text encoder."""
-    return enliven(CLIPTextModel(clip_config(width)))
+def clip(width: int, length: int = LENGTH) -> CLIPTextModel:
+    """A CLIP text encoder of up to ``length`` tokens."""
+    return enliven(CLIPTextModel(clip_config(width, length)))
 
 
-def clip_with_projection(width: int) -> CLIPTextModelWithProjection:
-    """A CLIP text encoder with a projected pooled vector."""
-    return enliven(CLIPTextModelWithProjection(clip_config(width)))
+def clip_with_projection(width: int, length: int = LENGTH) -> CLIPTextModelWithProjection:
+    """A CLIP text encoder of up to ``length`` tokens with a projected pooled vector."""
+    return enliven(CLIPTextModelWithProjection(clip_config(width, length)))
 
 
-def t5(width: int) -> T5EncoderModel:
+def t5(width: int, vocabulary: int = len(VOCABULARY)) -> T5EncoderModel:
     """A T5 encoder of two layers; its default initialisation lets enough signal through."""
     config = T5Config(
-        vocab_size=len(VOCABULARY),
+        vocab_size=vocabulary,
         d_model=width,
         d_kv=width // 2,
         d_ff=2 * width,
@@ -96,15 +96,16 @@ def t5(width: int) -> T5EncoderModel:
     return T5EncoderModel(config).eval()
 
 
-def autoencoder(**settings: Any) -> AutoencoderKL:
-    """16 x 16 x 3 pixels to 8 x 8 x 4 latents."""
+def autoencoder(downsamplings: int = 1, channels: int = CHANNELS, **settings: Any) -> AutoencoderKL:
+    """8 x 8 x ``channels`` latents from pixels that are ``2 ** downsamplings`` times finer."""
+    blocks = downsamplings + 1
     return AutoencoderKL(
-        block_out_channels=(16, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=CHANNELS,
+        block_out_channels=(16,) * blocks,
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        latent_channels=channels,
         norm_num_groups=8,
-        sample_size=2 * LATENT,
+        sample_size=LATENT * 2**downsamplings,
         force_upcast=False,
         **settings,
     ).eval()
