@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from t2iprobe.architectures import layers
+from t2iprobe.architectures import autoencoders, layers
 from t2iprobe.architectures.probing import Recording, record
 from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning, Pipeline
 from t2iprobe.core.errors import HookError, ModelError
@@ -178,6 +178,14 @@ class ProbedAdapter(Adapter):
         shape = self.recording().arguments[self.recording().latents].shape
         found = super().starting(pipeline, latents)
         return {**found, "latents": self.packed(pipeline, latents, shape)}
+
+    def encode_images(self, pipeline: Pipeline, images: Tensor) -> Tensor:
+        """See :meth:`Adapter.encode_images`."""
+        return autoencoders.encode(pipeline.vae, images)
+
+    def decode(self, pipeline: Pipeline, latents: Tensor) -> Tensor:
+        """See :meth:`Adapter.decode`."""
+        return autoencoders.decode(pipeline.vae, latents)
 
     def _call(self, pipeline: Pipeline, prompts: Sequence[str], **size: int) -> dict[str, Any]:
         """Arguments of the denoiser's first call for these prompts, without guidance."""

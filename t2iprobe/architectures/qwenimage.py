@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from diffusers import (
@@ -10,22 +12,31 @@ from diffusers import (
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_autoencoders
 from t2iprobe.architectures import tiny_language as language
 from t2iprobe.architectures import tiny_parts as parts
-from t2iprobe.core.contracts.adapter import Adapter
+from t2iprobe.architectures.probed import ProbedAdapter
+from t2iprobe.core.contracts.adapter import Pipeline
 
 
-class QwenImage(Adapter):
-    """Adapter of ``QwenImagePipeline``."""
+class QwenImage(ProbedAdapter):
+    """Adapter of ``QwenImagePipeline``.
+
+    Guidance needs a negative prompt, so an empty one is passed; ``guidance_scale`` is for distilled models only.
+    """
 
     name: ClassVar[str] = "qwen-image"
     pipelines: ClassVar[frozenset[str]] = frozenset({"QwenImagePipeline"})
     hub_id: ClassVar[str] = "Qwen/Qwen-Image"
     denoiser = "transformer"
     half = "bfloat16"
+    text_kv = ("joint_attn.k", "joint_attn.v")
+    guides_apart = True
+    guidance_argument = "true_cfg_scale"
+    pads_to = 64
+    published_facts = MappingProxyType({"vae_scale_factor": 8, "default_sample_size": 128})
 
     @classmethod
     @parts.reproducible
@@ -59,3 +70,11 @@ class QwenImage(Adapter):
         """The published transformer."""
         with torch.device("meta"):
             return QwenImageTransformer2DModel()
+
+    def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
+        """See :meth:`Adapter.inputs`."""
+        return {**super().inputs(pipeline, prompts), "negative_prompt": [""] * len(prompts)}
+
+    def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
+        """See :meth:`ProbedAdapter.clock`."""
+        return timestep / 1000

@@ -1,0 +1,78 @@
+"""Families whose sites are found by probing: each keeps all laws, and a patch is what hooks written by hand do."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import torch
+
+from t2iprobe.architectures.plugin import t2iprobe_register_adapters
+from t2iprobe.architectures.probed import ProbedAdapter
+from t2iprobe.core.interventions import patch
+from t2iprobe.core.model import Model
+from t2iprobe.core.sites import Site
+from t2iprobe.testing import laws
+
+FAMILIES: list[Any] = [adapter for adapter in t2iprobe_register_adapters() if issubclass(adapter, ProbedAdapter)]
+PROMPTS = ("a sign that says DOG", "a red cat on the sign")
+each_family = pytest.mark.parametrize("family", FAMILIES, ids=[family.name for family in FAMILIES])
+
+
+@each_family
+def test_it_keeps_all_laws(family: type[ProbedAdapter]) -> None:
+    pipeline = family.tiny()
+    for law in laws():
+        law(family(), pipeline)
+
+
+@each_family
+def test_a_patch_is_what_hooks_do(family: type[ProbedAdapter]) -> None:
+    """Text keys and values of every layer, and their masks, from the second row into the first."""
+    model = Model(family.tiny(), family())
+    sites = model.sites.match(*(f"blocks.*.{kind}" for kind in family.text_kv))
+    settings: dict[str, Any] = {"num_steps": 2, "guidance": family.guided_above}
+    plain = model.run(PROMPTS, **settings)
+    patched = model.run(PROMPTS, interventions=[patch({0: 1}, sites)], **settings)
+    with ExitStack() as stack:
+        for site in sites:
+            stack.callback(by_hand(model, site))
+        hooked = model.run(PROMPTS, **settings)
+    assert pixels(patched) == pixels(hooked)
+    assert pixels(patched)[0] != pixels(plain)[0] and pixels(patched)[1] == pixels(plain)[1]
+
+
+def by_hand(model: Model, site: Site) -> Any:
+    """A hook that copies the text of the second row into the first; the function removes it."""
+    module, channels = model.denoiser.get_submodule(site.module), slice(*site.channels or (None,))
+    call: dict[str, Any] = {}
+
+    def note(denoiser: Any, args: Any, kwargs: Any) -> None:
+        call.update(kwargs)
+
+    def copied(value: torch.Tensor) -> torch.Tensor:
+        axis = 1 + site.axes.index("token")
+        length = value.shape[axis]
+        text = slice(None)
+        if site.stream == "text":
+            text = model.adapter.text_spans(model.pipeline, call, length)[0]
+        place = (*[slice(None)] * (axis - 1), text) if site.axes[-1] == "token" else (text, ..., channels)
+        value = value.clone()
+        value[(0, *place)] = value[(1, *place)]
+        return value
+
+    def before(inner: Any, args: Any, kwargs: Any) -> Any:
+        given = kwargs.get(site.port.key)
+        return args, kwargs if given is None else {**kwargs, site.port.key: copied(given)}
+
+    noted = model.denoiser.register_forward_pre_hook(note, with_kwargs=True)
+    if site.port.side == "in":
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(lambda inner, args, output: copied(output))
+    return lambda: (noted.remove(), handle.remove())
+
+
+def pixels(run: Any) -> list[bytes]:
+    return [image.tobytes() for image in run.images]
