@@ -54,7 +54,7 @@ def chat_tokenizer(*, length: int = 4096, side: str = "right") -> PreTrainedToke
     return tokenizer
 
 
-class TextProcessor(ProcessorMixin):
+class TextProcessor(ProcessorMixin):  # type: ignore[misc]
     """A processor for text alone: that of a vision-language model also needs torchvision."""
 
     def __init__(self, tokenizer: Any = None, chat_template: str | None = None) -> None:
@@ -104,7 +104,7 @@ def rotary(width: int) -> dict[str, Any]:
 
 def qwen2_5_vl(width: int, layers: int = 2) -> Qwen2_5_VLForConditionalGeneration:
     """Qwen2.5-VL; its vision tower is never called with text alone."""
-    vision = {"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": width}
+    vision: dict[str, Any] = {"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": width}
     text = decoder_settings(width, layers) | {"rope_parameters": rotary(width)}
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **vision_tokens())
     return enliven(Qwen2_5_VLForConditionalGeneration(config))
@@ -112,7 +112,7 @@ def qwen2_5_vl(width: int, layers: int = 2) -> Qwen2_5_VLForConditionalGeneratio
 
 def qwen3_vl(width: int, layers: int = 2) -> Qwen3VLForConditionalGeneration:
     """Qwen3-VL; its vision tower is never called with text alone."""
-    vision = {"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": width}
+    vision: dict[str, Any] = {"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": width}
     vision |= {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}
     text = decoder_settings(width, layers) | {"rope_parameters": rotary(width) | {"mrope_interleaved": True}}
     config = Qwen3VLConfig(text_config=text, vision_config=vision, **vision_tokens())

@@ -233,7 +233,7 @@ def branches_are_not_swapped(model: Model) -> None:
     edits = [ablate(entry, scope=Scope(branches=(Branch.COND,)))]
     edited = _guided(model, cache=entry, interventions=edits)
     for name, step, branch in _addresses(model, run.cache, steps=1):
-        if name not in entry:  # a mask says how long a prompt is, and others are as long
+        if name not in entry.names:  # a mask says how long a prompt is, and others are as long
             continue
         before, after = run.cache[name, step, branch], edited.cache[name, step, branch]
         if branch is Branch.COND:
