@@ -102,9 +102,14 @@ def rotary(width: int) -> dict[str, Any]:
     return {"rope_type": "default", "type": "default", "rope_theta": 10000.0, "mrope_section": section}
 
 
+def vision_settings(width: int) -> dict[str, Any]:
+    """Sizes of a vision tower of one layer."""
+    return {"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": width}
+
+
 def qwen2_5_vl(width: int, layers: int = 2) -> Qwen2_5_VLForConditionalGeneration:
     """Qwen2.5-VL; its vision tower is never called with text alone."""
-    vision: dict[str, Any] = {"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": width}
+    vision = vision_settings(width)
     text = decoder_settings(width, layers) | {"rope_parameters": rotary(width)}
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **vision_tokens())
     return enliven(Qwen2_5_VLForConditionalGeneration(config))
@@ -112,7 +117,7 @@ def qwen2_5_vl(width: int, layers: int = 2) -> Qwen2_5_VLForConditionalGeneratio
 
 def qwen3_vl(width: int, layers: int = 2) -> Qwen3VLForConditionalGeneration:
     """Qwen3-VL; its vision tower is never called with text alone."""
-    vision: dict[str, Any] = {"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": width}
+    vision = vision_settings(width)
     vision |= {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}
     text = decoder_settings(width, layers) | {"rope_parameters": rotary(width) | {"mrope_interleaved": True}}
     config = Qwen3VLConfig(text_config=text, vision_config=vision, **vision_tokens())
