@@ -392,12 +392,12 @@ class Model:
 
     def evaluations(self, num_steps: int | None = None, options: Mapping[str, Any] | None = None) -> int:
         """How often such a generation evaluates the denoiser; a second-order scheduler does so twice per step."""
-        return self.adapter.timesteps(self.pipeline, self._number(num_steps), options or {})
+        return self.adapter.timesteps(self.pipeline, count("num_steps", self._number(num_steps)), options or {})
 
-    def _number(self, num_steps: int | None) -> int:
-        """The number of steps that the pipeline is called with."""
+    def _number(self, num_steps: int | None) -> int | None:
+        """The number of steps that the pipeline is called with, ``None`` if nothing says it."""
         known = (num_steps, self.defaults.get("num_steps"), self._own().get("num_inference_steps"))
-        return count("num_steps", next((one for one in known if one is not None), None))
+        return next((one for one in known if one is not None), None)
 
     def guided(self, settings: Mapping[str, Any] | None = None) -> int:
         """Rows of the denoiser per row of a generation with these settings, one for each branch of guidance."""
