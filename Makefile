@@ -23,7 +23,7 @@ demo: $(STAMP) ## localize text rendering in an embedded model, offline
 	$(BIN)/t2iprobe patch --arch sd3
 
 test: $(STAMP) ## run the tests; one torch thread a worker, and two workers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 check: $(STAMP) ## lint, format, types, import contracts
 	$(BIN)/ruff check .

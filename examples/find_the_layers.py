@@ -1,11 +1,11 @@
 """Which layers write the text? Searched by two methods, confirmed on pairs that neither saw, and compared."""
 
-# %% The question: pairs of prompts that differ in the word on a sign; the last four are held out
+# %% The question: pairs of prompts that differ in the word on a sign; the last two are held out
 import t2iprobe as t2i
 
 model = t2i.load("tiny-sd3")
-pairs = t2i.prompt_set("signs", limit=8)
-asked = {"pairs": pairs, "held_out": 4, "num_steps": 10}
+pairs = t2i.prompt_set("signs", limit=6)
+asked = {"pairs": pairs, "held_out": 2, "num_steps": 5}
 
 # %% By bisection, with few pictures
 adaptive = t2i.localize(model, **asked)

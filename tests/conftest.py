@@ -31,6 +31,14 @@ def _same_chance_every_time() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are neither laid out nor painted, which takes longer than most commands that leave one."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "draw", lambda figure, renderer: None)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is kept for a user between runs is not kept in the developer's home."""

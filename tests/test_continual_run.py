@@ -524,6 +524,7 @@ def test_the_page_names_what_there_is() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.skipif(not (WEIGHTS / "tiny-sd3/model_index.json").is_file(), reason="no weights of tiny-sd3 here")
 def test_the_embedded_stream_from_start_to_report(tmp_path: Path) -> None:
     """Too few steps to learn anything: what is told and drawn is what is looked at."""

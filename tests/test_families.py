@@ -8,14 +8,16 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
+from typer.main import get_command
 
 from t2iprobe.api import load
 from t2iprobe.architectures import tiny_parts as parts
@@ -25,6 +27,7 @@ from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.cli import main
+from t2iprobe.cli.app import build
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.plugins.hub.files import variant_of
@@ -154,6 +157,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
         return PIPELINES[key]
 
     monkeypatch.setattr(Plugins, "load_pipeline", once)
+    monkeypatch.setattr("t2iprobe.cli.app.build", commands)
     monkeypatch.setattr(DeepFloydIF, "upscale", in_one_step(DeepFloydIF.upscale))
     monkeypatch.chdir(tmp_path)
 
@@ -167,16 +171,22 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     return run
 
 
+@cache
+def commands() -> click.Command:
+    """Made once: it takes as long as a short command."""
+    return get_command(build())
+
+
 def in_one_step(upscale: Callable[..., Any]) -> Callable[..., Any]:
     """Stage II, which otherwise takes its own number of steps."""
     return lambda *given: upscale(*given[:-1], {**given[-1], "num_inference_steps": 1})
 
 
 @pytest.fixture(autouse=True)
-def _blank_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures stay blank but SD's: laying them out takes a third of the time, and knows no family."""
+def _figures_of_one_family(request: pytest.FixtureRequest) -> None:
+    """Only SD's are painted: painting knows no family."""
     if "[SD]" not in request.node.name:
-        monkeypatch.setattr(Figure, "draw", lambda figure, renderer: None)
+        request.getfixturevalue("blank_figures")
 
 
 def furnish(model: Path) -> None:

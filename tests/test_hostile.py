@@ -10,15 +10,18 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import click
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 from simulation import study
-from typer.testing import CliRunner
+from typer.main import get_command
 
 from t2iprobe.cli import main
 from t2iprobe.cli.app import build
@@ -191,9 +194,25 @@ def runs(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "runs"))
 
 
+@cache
+def commands() -> click.Command:
+    """Made once: these tests call it five hundred times."""
+    return get_command(build())
+
+
+def invoke(*words: str | Path) -> Result:
+    return CliRunner().invoke(commands(), [str(word) for word in words])
+
+
+def verified(run: Path) -> None:
+    """Says what is damaged, and does not fail itself."""
+    ended = invoke("store", "verify", run)
+    assert isinstance(ended.exception, T2IProbeError | SystemExit | None), ended.exception
+
+
 def refused(*words: str | Path) -> str:
     """What a command says that has to end with an error of ours, in one line."""
-    ended = CliRunner().invoke(build(), [str(word) for word in words])
+    ended = invoke(*words)
     said = str(ended.exception) if isinstance(ended.exception, T2IProbeError) else ended.output
     assert isinstance(ended.exception, T2IProbeError | SystemExit), ended.exception
     assert ended.exit_code in (1, 2) and said.strip() and "Traceback" not in said
@@ -205,7 +224,7 @@ def test_store_rm_leaves_a_store_that_a_manifest_only_names(runs: Path) -> None:
     (runs / "stranger").mkdir()
     runfolder.write_manifest(runs / "stranger", manifest)
     before = left(runs / "capture")
-    assert CliRunner().invoke(build(), ["store", "rm", str(runs / "stranger")]).exit_code == 0
+    assert invoke("store", "rm", runs / "stranger").exit_code == 0
     said = refused("store", "rm", runs / "stranger", "--activations", "--yes")
     assert "name that store to remove them" in said and left(runs / "capture") == before
 
@@ -232,9 +251,9 @@ def test_a_study_that_claims_more_than_is_stored(name: str, chunks: bool, runs: 
     metadata(runs / f"study/study.zarr/{name}/zarr.json", lambda found: huge(found, chunks=chunks))
     for words in (["store", "info"], ["study", "status"], ["store", "export", "--out", runs / "x.csv"], ["report"]):
         assert name in refused(*words, runs / "study")
-    listed = CliRunner().invoke(build(), ["study", "ls", str(runs)])
+    listed = invoke("study", "ls", runs)
     assert listed.exit_code in (0, 1) and isinstance(listed.exception, T2IProbeError | None)
-    CliRunner().invoke(build(), ["store", "verify", str(runs / "study")], catch_exceptions=False)
+    verified(runs / "study")
 
 
 @pytest.mark.parametrize("chunks", [False, True])
@@ -282,7 +301,7 @@ def test_stores_of_the_wrong_kind(name: str, change: dict[str, Any] | None, runs
     refused("store", "info", runs / name.partition("/")[0])
     if name.startswith("study/study.zarr/"):
         refused("store", "export", runs / "study", "--out", runs / "x.csv")
-    CliRunner().invoke(build(), ["store", "verify", str(runs / name.partition("/")[0])], catch_exceptions=False)
+    verified(runs / name.partition("/")[0])
 
 
 def forged(run: Path, name: str, value: Any) -> None:
@@ -307,7 +326,7 @@ def test_a_manifest_is_an_object(content: str, runs: Path) -> None:
         ["invert", "analyze"],
     ):
         assert "manifest.json" in refused(*words, runs / "study")
-    listed = json.loads(CliRunner().invoke(build(), ["study", "ls", str(runs), "--format", "json"]).stdout)
+    listed = json.loads(invoke("study", "ls", runs, "--format", "json").stdout)
     assert [one["state"] for one in listed["studies"]] == ["finished", "damaged"]
 
 
@@ -316,7 +335,7 @@ def test_a_manifest_is_an_object(content: str, runs: Path) -> None:
 def test_manifests_of_wrong_types(name: str, value: Any, runs: Path) -> None:
     forged(runs / "study", name, value)
     for words in (["report"], ["study", "status"], ["study", "ls"], ["store", "info"], ["study", "resume"]):
-        ended = CliRunner().invoke(build(), [*words, str(runs if words[-1] == "ls" else runs / "study")])
+        ended = invoke(*words, runs if words[-1] == "ls" else runs / "study")
         assert isinstance(ended.exception, T2IProbeError | SystemExit | None), (words, ended.exception)
 
 

@@ -20,6 +20,7 @@ from t2iprobe.registry.manager import Plugins
 from t2iprobe.registry.no_bars import no_bars
 
 INVERTERS = Plugins(installed=False).inverters()
+pytestmark = pytest.mark.usefixtures("blank_figures")  # test_invert_study.py looks at them
 
 
 def invoke(*arguments: Any) -> Result:

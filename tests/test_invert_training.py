@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from t2iprobe.cli.app import build
@@ -159,7 +160,9 @@ def test_alignment_by_the_prompt_alone_is_told() -> None:
 @pytest.fixture(scope="module")
 def answer(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     path = tmp_path_factory.mktemp("answer") / "run"
-    return measured(checkpoints, path), path
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Figure, "draw", lambda figure, renderer: None)  # drawn below
+        return measured(checkpoints, path), path
 
 
 def measured(checkpoints: Path, path: Path) -> dict[str, Any]:
@@ -187,6 +190,7 @@ def test_the_three_protocols(answer: tuple[dict[str, Any], Path]) -> None:
     assert curve["p2.image_to_noise_l2"][2] >= found["chance_assignment"]
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_command_answers_with_one_object(checkpoints: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
     given = ["--checkpoints", checkpoints, "--prompts", tmp_path / "prompts.txt", "--limit", 4, "--num-steps", 2]

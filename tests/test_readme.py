@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from t2iprobe.core.planted import sampling_defaults
 from t2iprobe.plugins.organisms.recipes import WEIGHTS
+from t2iprobe.registry import loading
 from t2iprobe.registry.manager import Plugins
 
 ROOT = Path(__file__).parent.parent
@@ -16,6 +18,12 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re
 needs_weights = pytest.mark.skipif(
     not (WEIGHTS / "tiny-sd3" / "model_index.json").is_file(), reason="the weights of tiny-sd3 are not there"
 )
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embedded models draw the same words in 5 steps as in their own 20."""
+    monkeypatch.setattr(loading, "sampling_defaults", lambda pipeline: sampling_defaults(pipeline) | {"num_steps": 5})
 
 
 def test_the_numbers_of_methods_are_those_registered() -> None:

@@ -149,8 +149,8 @@ def garbage(where: keys.Where, run: str | None = None) -> dict[str, int]:
     root = keys.open_root(where)
     store = root.store
     found = [key for key in keys.listed(store) if key.endswith(".partial")]
-    for one in captured(root):
-        units = {unit for unit, done in enumerate(one.committed) if not done and run in (None, one.name)}
+    for one in (Captured.read(root, name) for name in runs(root) if run in (None, name)):
+        units = {unit for unit, done in enumerate(one.committed) if not done}
         for _, _, array in one.arrays():
             axis = 0 if _static(array) else 1
             for key in _files(array):
