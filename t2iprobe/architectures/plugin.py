@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 from t2iprobe.registry.hookspecs import hookimpl
@@ -9,15 +10,20 @@ from t2iprobe.registry.hookspecs import hookimpl
 if TYPE_CHECKING:
     from t2iprobe.core.contracts.adapter import Adapter
 
+#: modules below ``t2iprobe.architectures`` and the adapters in them
+FAMILIES = {
+    "sd": ("SD",),
+    "sdxl": ("SDXL",),
+    "sd3": ("SD3",),
+    "deepfloyd": ("DeepFloydIF",),
+    "flux": ("Flux",),
+    "pixart": ("PixArtAlpha", "PixArtSigma"),
+    "qwenimage": ("QwenImage",),
+}
+
 
 @hookimpl
 def t2iprobe_register_adapters() -> list[type[Adapter]]:
     """Every bundled family."""
-    from t2iprobe.architectures.deepfloyd import DeepFloydIF
-    from t2iprobe.architectures.flux import Flux
-    from t2iprobe.architectures.qwenimage import QwenImage
-    from t2iprobe.architectures.sd import SD
-    from t2iprobe.architectures.sd3 import SD3
-    from t2iprobe.architectures.sdxl import SDXL
-
-    return [SD, SDXL, SD3, DeepFloydIF, Flux, QwenImage]
+    modules = {name: importlib.import_module(f"t2iprobe.architectures.{name}") for name in FAMILIES}
+    return [getattr(modules[name], adapter) for name, adapters in FAMILIES.items() for adapter in adapters]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -44,6 +45,11 @@ class ProbedAdapter(Adapter):
     #: for pipelines that pad to the longest prompt of a batch: prompts are padded to a multiple of this many tokens, so
     #: that their shape does not depend on what runs beside them
     pads_to: ClassVar[int] = 0
+    #: most tokens that the pipeline reads of a prompt, if its call takes ``max_sequence_length``; fewer if a tokenizer
+    #: reads fewer
+    reads: ClassVar[int] = 0
+    #: the pipeline refuses other sides than multiples of so many pixels, even where a cell is smaller
+    sides: ClassVar[int] = 1
     #: sign of the prediction: -1 where the pipeline turns it round
     sign: ClassVar[int] = 1
 
@@ -77,8 +83,20 @@ class ProbedAdapter(Adapter):
             yield from layers.layer_sites(denoiser, index, layer)
 
     def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
-        """See :meth:`Adapter.inputs`."""
-        return {"prompt": list(prompts), **self.arguments}
+        """See :meth:`Adapter.inputs`; the picture's size is always said, some pipelines have one for all models."""
+        height, width = self.picture_size(pipeline)
+        length = {"max_sequence_length": min(self.text_limits(pipeline).values())} if self.reads else {}
+        return {"prompt": list(prompts), "height": height, "width": width, **length, **self.arguments}
+
+    def text_limits(self, pipeline: Pipeline) -> dict[str, int]:
+        """See :meth:`Adapter.text_limits`."""
+        if not self.reads:
+            return super().text_limits(pipeline)
+        return {"tokenizer": min(self.reads, int(pipeline.tokenizer.model_max_length))}
+
+    def size_multiple(self, pipeline: Pipeline) -> int:
+        """See :meth:`Adapter.size_multiple`."""
+        return math.lcm(self.sides, super().size_multiple(pipeline))
 
     @contextmanager
     def prepared(self, pipeline: Pipeline) -> Iterator[None]:
