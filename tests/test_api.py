@@ -199,7 +199,7 @@ def found(model: t2i.Model, tmp_path_factory: pytest.TempPathFactory) -> t2i.Res
 def test_localize_is_the_command(model: t2i.Model, found: t2i.Result) -> None:
     asked = found.manifest["arguments"]["question"]
     assert (asked["model"], asked["method"], asked["set"]) == ("tiny-sd3", "single", {"layers": "5,6,7"})
-    assert (asked["limit"], asked["held_out"], asked["num_steps"]) == (5, 0, 8)
+    assert (asked["limit"], asked["held_out"], asked["num_steps"]) == (5, 0, SMALL["num_steps"])
     again = t2i.localize(model, pairs=5, out=found.path, **SMALL)
     assert again.manifest == found.manifest
     with pytest.raises(t2i.T2IProbeError, match="holds a study with other settings"):
