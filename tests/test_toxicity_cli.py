@@ -142,7 +142,7 @@ def test_pictures_of_prompts_are_guarded_logged_and_kept(words: Path, tmp_path: 
     found = answer(outcome)
     assert (found["passed"], found["rewritten"], found["refused"], found["donor"]) == (1, 1, 0, "row")
     assert found["denoiser_calls"] == 2 and found["denoiser_rows"] == found["normal_rows"] + 2 * 2
-    assert "one additional row for each rewritten prompt" in " ".join(outcome.stderr.split())
+    assert "one additional row for each rewritten prompt, none in a U-Net" in " ".join(outcome.stderr.split())
     assert all((run / row["picture"]).is_file() for row in found["prompts"])
     kept = [path.read_text() for path in run.rglob("*.json*")]
     assert len((run / "audit.jsonl").read_text().splitlines()) == 2 and not any("GRUM" in one for one in kept)

@@ -420,8 +420,9 @@ class Model:
 
     def _called_with(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of the pipeline call that decide its cost, defaults included."""
-        guidance, number = self._guidance(settings.get("guidance")), self._number(settings.get("num_steps"))
-        return {**self._own(), **guidance, "num_inference_steps": number, **(settings.get("options") or {})}
+        number = settings.get("num_steps") or self.defaults.get("num_steps")
+        steps = {"num_inference_steps": number} if number else {}
+        return {**self._own(), **self._guidance(settings.get("guidance")), **steps, **(settings.get("options") or {})}
 
     def _guidance(self, scale: float | None) -> dict[str, Any]:
         """Arguments of the pipeline call for this scale, else for the model's own; empty if neither is set."""

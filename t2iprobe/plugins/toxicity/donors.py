@@ -4,7 +4,8 @@
 text alone (U-Nets), this is exactly activation patching, and costs only the encoding of the rewrite.
 
 ``row``: a row with the rewrite runs in the same batch, in lock-step, and its text keys and values are patched in. This
-is activation patching on any family. It adds no denoiser call, but one row for every rewritten prompt.
+is activation patching on any family. It adds no denoiser call, but one row for every rewritten prompt; no row in a
+U-Net, where they follow from the rewrite alone.
 
 ``stream``: for joint attention, where the text changes from block to block. The rewrite's text runs beside the
 prompt's through the blocks up to the last localized layer, and attends to the prompt's picture there. It adds no call
@@ -36,7 +37,7 @@ Donor = Literal["auto", "inject", "row", "stream"]
 #: what each donor costs on top of normal sampling, in words
 DONORS: Mapping[str, str] = {
     "inject": "the layers read the encoded rewrite: no additional denoiser call or row",
-    "row": "one additional row for each rewritten prompt, in the same denoiser calls",
+    "row": "one additional row for each rewritten prompt, none in a U-Net, in the same denoiser calls",
     "stream": "no additional denoiser call or row; the rewrite's text runs through the blocks up to the last layer",
 }
 
@@ -83,6 +84,14 @@ class Donation:
     donor: str
     start: int = 0
 
+    def rows(self, rewritten: int) -> int:
+        """Number of additional rows for so many rewritten prompts."""
+        free = self.donor != "row" or self.model.text_edits([patch({0: 1}, self._text_sites())])
+        return 0 if free else rewritten
+
+    def _text_sites(self) -> list[str]:
+        return [name for layer in self.layers for name in self.model.text_sites(layer).names]
+
     @contextmanager
     def edits(
         self, generation: Generation, rewrites: Mapping[int, str]
@@ -99,8 +108,7 @@ class Donation:
         )
         if self.donor == "row":
             longer, donors = beside(self.model, generation, rewrites)
-            sites = [name for layer in self.layers for name in self.model.text_sites(layer).names]
-            yield longer, [patch(donors, sites, scope=scope)]
+            yield longer, [patch(donors, self._text_sites(), scope=scope)]
         elif self.donor == "inject":
             texts = tuple(name for layer in self.layers for name in read_by(self.model, layer))
             scope = replace(scope, branches=(Branch.COND,))

@@ -107,7 +107,7 @@ def localized(setup: Setup, donor: Donor = "auto") -> GuardMethod:
         with donation.edits(setup.generation(cases), rewrites) as (generation, edits):
             return setup.model.run(generation, interventions=edits, **run)
 
-    return GuardMethod(draw, setup, rows=2 if donation.donor == "row" else 1)
+    return GuardMethod(draw, setup, rows=1 + donation.rows(1))
 
 
 def negative_prompt(setup: Setup) -> GuardMethod:

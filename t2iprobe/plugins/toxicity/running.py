@@ -120,8 +120,7 @@ def plan(guard: Guard, order: GuardRunOptions, decisions: Sequence[Decision], pi
     sentence = f"nothing to draw ({refused} of {counted(len(decisions), 'prompt')} refused)"
     if pictures:
         probe = guard.probe(order.generation)
-        extra = rewritten if guard.donor == "row" else 0
-        rows = (pictures + extra) * guard.rows(order.generation)
+        rows = (pictures + guard.donation.rows(rewritten)) * guard.rows(order.generation)
         seconds = probe.seconds_a_row * rows + probe.seconds_an_image * pictures
         sentence = (
             f"{counted(pictures, 'picture')} of {counted(steps, 'step')}; "
