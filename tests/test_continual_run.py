@@ -17,10 +17,9 @@ import pytest
 import safetensors
 import torch
 from PIL import Image
-from typer.testing import CliRunner
+from shell import invoke
 
 from t2iprobe.architectures.sd3 import SD3
-from t2iprobe.cli.app import build
 from t2iprobe.core.errors import ConfigError, RunExistsError, StoppedError
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs import checksums, provenance, runfolder
@@ -390,7 +389,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(*arguments: str) -> Any:
-    return CliRunner().invoke(build(), ["continual", *arguments])
+    return invoke("continual", *arguments)
 
 
 def test_the_command(files: Path, tmp_path: Path) -> None:

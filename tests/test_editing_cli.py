@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
+from shell import invoke
+from typer.testing import Result
 
 import t2iprobe
-from t2iprobe.cli.app import build
 from t2iprobe.core.errors import ConfigError, RunExistsError
 from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.sign_pictures import Sign, draw
@@ -45,7 +45,7 @@ def _loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def edit(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(build(), ["edit", *map(str, arguments)])
+    return invoke("edit", *arguments)
 
 
 def answer(*arguments: str | Path) -> dict[str, Any]:

@@ -8,16 +8,14 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.main import get_command
+from shell import commands
 
 from t2iprobe.api import load
 from t2iprobe.architectures import tiny_parts as parts
@@ -27,7 +25,6 @@ from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.cli import main
-from t2iprobe.cli.app import build
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.plugins.hub.files import variant_of
@@ -169,12 +166,6 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
         return int(ended.value.code or 0), out, " ".join(err.split())
 
     return run
-
-
-@cache
-def commands() -> click.Command:
-    """Made once: it takes as long as a short command."""
-    return get_command(build())
 
 
 def in_one_step(upscale: Callable[..., Any]) -> Callable[..., Any]:

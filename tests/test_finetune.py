@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import shell
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 from t2iprobe.architectures.sd3 import SD3
-from t2iprobe.cli.app import build
 from t2iprobe.cli.papers import PAPERS
 from t2iprobe.core.command_options import flags
 from t2iprobe.core.errors import ConfigError, DamagedError, StoppedError, StoreError
@@ -389,7 +388,7 @@ def test_several_trainings_make_a_row_a_scope() -> None:
 
 
 def invoke(*arguments: str) -> Any:
-    return CliRunner().invoke(build(), ["finetune", *arguments])
+    return shell.invoke("finetune", *arguments)
 
 
 @pytest.fixture(scope="module")

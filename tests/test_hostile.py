@@ -10,21 +10,17 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import click
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
+from shell import invoke
 from simulation import study
-from typer.main import get_command
 
 from t2iprobe.cli import main
-from t2iprobe.cli.app import build
 from t2iprobe.core.cache import Key
 from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import ConfigError, DamagedError, LockedError, ModelError, T2IProbeError
@@ -192,16 +188,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(made: Path, tmp_path: Path) -> Path:
     """Copies of them."""
     return Path(shutil.copytree(made, tmp_path / "runs"))
-
-
-@cache
-def commands() -> click.Command:
-    """Made once: these tests call it five hundred times."""
-    return get_command(build())
-
-
-def invoke(*words: str | Path) -> Result:
-    return CliRunner().invoke(commands(), [str(word) for word in words])
 
 
 def verified(run: Path) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import shell
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from t2iprobe.cli.app import build
 from t2iprobe.cli.console import answers
 from t2iprobe.core.errors import ModelError
 from t2iprobe.plugins.inversion import plan
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("blank_figures")  # test_invert_study.py lo
 
 
 def invoke(*arguments: Any) -> Result:
-    return CliRunner().invoke(build(), ["invert", *map(str, arguments)])
+    return shell.invoke("invert", *arguments)
 
 
 def answered(*arguments: Any) -> dict[str, Any]:
@@ -242,5 +242,5 @@ def test_another_run_in_the_folder_is_left_alone(run: Path, model: Path) -> None
 
 
 def test_a_run_is_listed_and_never_mistaken_for_a_study(run: Path) -> None:
-    listed = CliRunner().invoke(build(), ["study", "ls", str(run.parent), "--format", "json"])
+    listed = shell.invoke("study", "ls", run.parent, "--format", "json")
     assert json.loads(listed.stdout)["studies"][0]["state"] == "finished"

@@ -22,12 +22,11 @@ import pytest
 import simulation
 import zarr
 import zarr.storage._local
+from shell import invoke
 from simulation import Simulated, study
-from typer.testing import CliRunner
 
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.cli import main
-from t2iprobe.cli.app import build
 from t2iprobe.cli.commands.study import StudyFile
 from t2iprobe.core.contracts.localizer import Finding, Localizer
 from t2iprobe.core.errors import (
@@ -222,10 +221,10 @@ def test_a_flipped_bit_in_any_file_is_one_sentence(name: str, tmp_path: Path) ->
         file.write_bytes(flipped)
         with pytest.raises((DamagedError, ConfigError)):
             StudyResult.open(tmp_path / "run")
-        outcome = CliRunner().invoke(build(), ["store", "verify", str(tmp_path / "run")])
+        outcome = invoke("store", "verify", tmp_path / "run")
         assert outcome.exit_code == 1 and name.split("/")[-1] in outcome.stdout, outcome.stdout
     file.write_bytes(whole)
-    assert CliRunner().invoke(build(), ["store", "verify", str(tmp_path / "run")]).exit_code == 0
+    assert invoke("store", "verify", tmp_path / "run").exit_code == 0
 
 
 def same_json(one: bytes, other: bytes) -> bool:
@@ -611,12 +610,12 @@ def test_runs_of_other_kinds_have_dashes_and_a_reason(call: Call, tmp_path: Path
 
 def test_a_store_says_what_its_study_holds(tmp_path: Path) -> None:
     result = study().run(tmp_path / "run")
-    outcome = CliRunner().invoke(build(), ["store", "info", str(result.path)])
+    outcome = invoke("store", "info", result.path)
     shown = " ".join(outcome.stdout.split())
     trials, made = len(result.trials), result.answers
     assert f"study: {trials} trials, 10 pairs, {made} pictures; {made} of {10 * trials} measured" in shown
     assert "score_target, score_source, ssim" in shown and "no activations" in shown and "branch" not in shown
-    outcome = CliRunner().invoke(build(), ["store", "info", str(result.path), "--format", "json"])
+    outcome = invoke("store", "info", result.path, "--format", "json")
     held = json.loads(outcome.stdout)["study"]
     assert (held["trials"], held["pairs"], held["answers"], held["pictures"]) == (trials, 10, made, made)
 

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import pytest
 from PIL import Image
 from scipy import stats
-from typer.testing import CliRunner, Result
+from shell import invoke
+from typer.testing import Result
 
-from t2iprobe.cli.app import build
 from t2iprobe.cli.console import Format, answers
 from t2iprobe.cli.papers import PAPERS
 from t2iprobe.core.cache import ActivationCache
@@ -39,7 +39,7 @@ def words(tmp_path: Path) -> Path:
 
 
 def guard(*arguments: str, **options: Any) -> Result:
-    return CliRunner().invoke(build(), ["guard", *map(str, arguments)], **options)
+    return invoke("guard", *arguments, **options)
 
 
 def answer(outcome: Result, code: int = 0) -> dict[str, Any]:
@@ -155,10 +155,10 @@ def test_pictures_of_prompts_are_guarded_logged_and_kept(words: Path, tmp_path: 
     page = (run / "report.html").read_text()
     assert found["sentence"] in page and BENIGN.split('"')[1] in page and "GRUM" not in page
     (run / "report.html").unlink()
-    assert CliRunner().invoke(build(), ["report", str(run)]).exit_code == 0
+    assert invoke("report", run).exit_code == 0
     assert (run / "report.html").read_text() == page and json.loads((run / "result.json").read_text()) == found
     assert f"Contact sheet: {run / 'contact_sheet.png'}" in guard(*options, "--out", run).stdout
-    state = CliRunner().invoke(build(), ["study", "status", str(run)]).stdout
+    state = invoke("study", "status", run).stdout
     assert "kind  guard run" in state and "1 as they are, 1 rewritten, 0 refused" in state
     other = failure(guard(*options, "--seed", "5", "--out", run))
     assert "other settings (--seed 0 there, 5 now)" in other
