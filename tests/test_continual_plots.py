@@ -140,7 +140,6 @@ def test_the_report_has_the_runs_numbers(tmp_path: Path) -> None:
         ("Learning and keeping", 1),
         ("Forgetting, task by task", 2),
         ("Every task after every training", 1),
-        ("Pictures", 1),
     ):
         assert len(found[title].figures) == figures
     table = found["Which tasks are forgotten, by concept"].table
@@ -154,7 +153,7 @@ def test_the_report_has_the_runs_numbers(tmp_path: Path) -> None:
         [np.mean(learnt), np.mean(learnt), np.mean(end), np.mean(learnt) - np.mean(end), 0.1]
     )
     assert [lost["merge-init", task][3] for task in TASKS] == [0.0, 0.0, 0.0]
-    assert len(found) == 7
+    assert len(found) == 6
 
 
 def test_runs_that_trained_other_layers_are_compared_run_by_run(tmp_path: Path) -> None:
@@ -198,4 +197,4 @@ def test_a_run_without_scores_has_no_section(tmp_path: Path) -> None:
     for arm in arms(["naive", "merge-init"], [0, 5], [0], ["base"]):
         grid = ResultGrid.open(results.folder / runfolder.STORE, arm)
         del grid.group["scores"]
-    assert [section.title for section in sections(Results(results.folder))] == ["Pictures"]
+    assert sections(Results(results.folder)) == []

@@ -411,6 +411,8 @@ def test_the_command(files: Path, tmp_path: Path) -> None:
     assert {path.split(".attn")[0] for path in state.delta} == {"transformer_blocks.1"}
     again = call("run", *given, "--workers", "1")
     assert again.exit_code == 0 and "is learnt and drawn already" in again.stderr
+    assert json.loads(again.stdout) == answer == json.loads(Path(out, "result.json").read_text())
+    assert Path(answer["contact_sheet"]).is_file() and answer["plot"] is None  # nothing is scored yet
     left = json.loads(call("run", "--plan", *given).stdout)
     assert (left["steps"], left["images"]) == (0, 0)
 
@@ -439,7 +441,9 @@ def test_each_command_answers_with_one_object(files: Path, tmp_path: Path, monke
     answer = json.loads(compared.stdout)
     assert (answer["scope"], answer["against"]["scope"]) == ("all-attention", "localized")
     assert answer["weights"]["merge-init"]["handed_over"]["rank"] == 4
-    page = Path(answer["files"]["report"]).read_text()
+    assert invoke("report", tmp_path / "all").exit_code == 0
+    assert json.loads((tmp_path / "all/result.json").read_text()) == answer
+    page = Path(answer["report"]).read_text()
     assert "Which layers learn" in page and "localized" in page
 
 
@@ -554,5 +558,5 @@ def test_the_embedded_stream_from_start_to_report(tmp_path: Path) -> None:
     assert weights["naive"]["handed_over"]["kinds"] == ["adapter"]
     assert len(weights["merge-ortho"]["cross_terms"][0]) == 4 and weights["naive"]["cross_terms"] == []
     assert answer["independent_tasks"]["ratio"]["1"] == pytest.approx(0.426, abs=1e-3)
-    page = Path(answer["files"]["report"]).read_text()
+    page = Path(answer["report"]).read_text()
     assert "Every task after every training" in page and "data:image/" in page

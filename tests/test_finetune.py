@@ -190,8 +190,8 @@ def test_looks_compare_with_the_base_model() -> None:
 def test_a_sheet_has_four_rows() -> None:
     base, tuned = ([Image.new("RGB", (32, 32), colour) for _ in range(5)] for colour in ("red", "blue"))
     found = sheet(tuned, base, learn=3)
-    middle = [found.getpixel((50, row)) for row in (50, 150, 260, 360)]
-    assert middle == [(255, 0, 0), (0, 0, 255)] * 2 and found.width == 3 * 100 + 4
+    middle = [found.getpixel((180, row)) for row in (60, 164, 268, 372)]
+    assert middle == [(255, 0, 0), (0, 0, 255)] * 2 and found.getpixel((found.width - 60, 60)) == (255, 0, 0)
 
 
 # one training and several
@@ -464,7 +464,8 @@ def test_the_command_trains_tells_and_shows_again(saved: Path, tmp_path: Path) -
     assert "pictures are smaller" not in outcome.stderr
     SD3.tiny().load_lora_weights(one["lora"])
     again = invoke(*arguments)
-    assert json.loads(again.stdout)["runs"][0]["after"] == one["after"] and "has this run already" in again.stderr
+    assert json.loads(again.stdout) == answer == json.loads((run / "result.json").read_text())
+    assert "has this run already" in again.stderr
     changed = invoke(*arguments, "--alpha", "3")
     assert "other settings" in str(changed.exception)
 
@@ -476,8 +477,13 @@ def test_the_command_compares_scopes_over_seeds(saved: Path, tmp_path: Path) -> 
         "--out", str(tmp_path), "--device", "cpu",
     )  # fmt: skip
     assert outcome.exit_code == 0, outcome.output
-    assert {path.name for path in tmp_path.iterdir()} == {"localized-0", "localized-1", "random-0", "random-1"}
+    trainings = {"localized-0", "localized-1", "random-0", "random-1"}
+    kept = {"manifest.json", "checksums.json", "result.json", "report.html", "contact_sheet.png", "plot.png"}
+    assert {path.name for path in tmp_path.iterdir()} == trainings | kept
+    assert all(kept <= {path.name for path in (tmp_path / one).iterdir()} for one in trainings)
     assert "mean over 2 seeds" in outcome.stdout and "localized" in outcome.stdout
+    answer = json.loads((tmp_path / "result.json").read_text())
+    assert [row["scope"] for row in answer["table"]] == ["localized", "random"] and len(answer["runs"]) == 4
 
 
 @pytest.mark.parametrize(

@@ -53,13 +53,14 @@ def run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert found["methods"][0]["nfe_invert"] == 3 and found["examined"]["euler"]["error"] < 1e-5
     again = invoke("run", *common, "--method", "euler", "--method", "forward:steps=1", "--out", path)
     assert again.exit_code == 0 and "plan:" not in again.stderr  # found finished
+    assert json.loads((path / "result.json").read_text()) == found and (path / "contact_sheet.png").is_file()
     return path
 
 
 def test_analyze_leaves_tables_plots_and_a_report(run: Path) -> None:
     found = answered("analyze", run)
     assert found["sentence"] == sentence(run) and found["analysis"]["rows"] == 8
-    assert json.loads((run / "analysis.json").read_text()) == found["analysis"]
+    assert json.loads((run / "result.json").read_text()) == found
     page = (run / "report.html").read_text()
     assert page.count("data:image/webp") >= 8 and "true noise" in page and "over the floor" in page
     assert {"correlation.png", "geometry.png", "pictures-0.png"} <= {file.name for file in (run / "figures").iterdir()}
@@ -70,7 +71,7 @@ def test_analyze_leaves_tables_plots_and_a_report(run: Path) -> None:
 def sentence(run: Path) -> str:
     from t2iprobe.plugins.inversion.report import sentence as told
 
-    return told(json.loads((run / "analysis.json").read_text()))
+    return told(json.loads((run / "result.json").read_text())["analysis"])
 
 
 def test_interpolate_and_edit_go_on_from_a_run(run: Path) -> None:
@@ -79,7 +80,8 @@ def test_interpolate_and_edit_go_on_from_a_run(run: Path) -> None:
     edited = answered("edit", run, "--swap", "--limit", 3, "--variations", 0, "--device", "cpu")
     assert [row["what"] for row in edited["edit"]["rows"]] == ["true noise", "euler", "forward:steps=1", "other noise"]
     page = (run / "report.html").read_text()
-    assert "Interpolation" in page and "Edits" in page
+    assert "Interpolation" in page and "Edits" in page and "Correlation and normality" in page
+    assert {"analysis", "interpolation", "edit"} <= edited.keys()
 
 
 def test_ablate(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2iprobe.api.calls import Out, Prompts, on_model, on_pairs, on_prompts
@@ -53,11 +54,10 @@ def edit(options: EditOptions, plugins: Plugins) -> EditResult:
 def invert(options: InvertOptions, plugins: Plugins) -> Inversion:
     """Sample pictures, invert them and sample them again: ``t2iprobe invert run``."""
     from t2iprobe.api.outcomes import Inversion
-    from t2iprobe.plugins.inversion import commands, session
+    from t2iprobe.plugins.inversion import commands
 
-    found = commands.inverted(options, plugins)
-    answer = session.summary(found)
-    return Inversion(found.path, answer, answer["methods"])
+    answer = commands.inverted(options, plugins)
+    return Inversion(Path(answer["run"]), answer, answer["methods"], answer["sentence"])
 
 
 @on_model(FinetuneOptions)
@@ -70,9 +70,9 @@ def finetune(options: FinetuneOptions, plugins: Plugins) -> Finetuned:
     from t2iprobe.plugins.finetune import report
     from t2iprobe.plugins.finetune.running import trained
 
-    runs = trained(options, plugins)
-    assert options.out is not None
-    return Finetuned(options.out, {"runs": runs}, [report.row(run) for run in runs])
+    out, runs = trained(options, plugins)
+    answer = plugins.show(out)
+    return Finetuned(out, answer, [report.row(run) for run in runs], answer["sentence"])
 
 
 @on_model(ContinualOptions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Image
 
@@ -35,8 +35,6 @@ class Outcome:
         sentence: the answer as a sentence, if the command has one.
     """
 
-    reporter: ClassVar[str] = ""  #: the command that writes the report of a finished run, if there is one
-
     def __init__(self, path: Path, answer: Row, rows: Sequence[Row], sentence: str = "") -> None:
         self.path, self.answer, self.rows, self.sentence = path, answer, list(rows), sentence
 
@@ -63,12 +61,11 @@ class Outcome:
         """The HTML report in the run's folder.
 
         Raises:
-            ConfigError: this command, or this run, leaves no report.
+            ConfigError: it was removed.
         """
         page = self.path / PAGE
         if not page.is_file():
-            hint = f"; `t2iprobe {self.reporter} {self.path}` writes one" if self.reporter else ""
-            raise ConfigError(f"{self.path} has no report{hint}")
+            raise ConfigError(f"{self.path} has no report; `t2iprobe report {self.path}` writes one")
         return page
 
 
@@ -96,8 +93,6 @@ class EditResult(Result):
 
 class Inversion(Outcome):
     """Pictures and the noise that methods found for them, with one row per method."""
-
-    reporter: ClassVar[str] = "invert analyze"
 
     @cached_property
     def run(self) -> Inverted:

@@ -150,6 +150,18 @@ def grid(
     return sheet
 
 
+def stacked(parts: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Sheets one below the other, each under its title."""
+    size = max(part.width for _, part in parts), sum(part.height + HEADER for _, part in parts)
+    sheet = Image.new("RGB", size, PAPER)
+    pen, y = ImageDraw.Draw(sheet), 0
+    for title, part in parts:
+        pen.text((MARGIN, y + HEADER / 2 + 4), title, font=_font(13, True), fill=INK, anchor="lm")
+        sheet.paste(part, (0, y + HEADER))
+        y += part.height + HEADER
+    return sheet
+
+
 def mosaic(pictures: Sequence[tuple[str, Image.Image]], columns: int = 8, lines: int = 3) -> Image.Image:
     """Pictures side by side and in rows, each with its label below.
 

@@ -22,7 +22,7 @@ from PIL.Image import Image
 
 from t2iprobe.core.errors import LockedError
 from t2iprobe.core.pictures import opened
-from t2iprobe.core.runs.checksums import check, keep, read_json
+from t2iprobe.core.runs.checksums import check, keep, read_json, settle
 from t2iprobe.core.runs.files import write as write_file
 from t2iprobe.core.runs.lock import lock, waiting_lock
 from t2iprobe.report.render import render
@@ -82,6 +82,7 @@ def write(path: Path, view: RunView) -> dict[str, Any] | None:
         keep(path, {**drawn, PAGE: page})
         places = {key: str(path / name) if name in (PAGE, *drawn) else None for key, name in PLACES.items()}
         keep(path, {ANSWER: {**view.answer, "run": str(path), **places}})
+        settle(path, (*drawn, PAGE, ANSWER))
     return answer_in(path)
 
 
@@ -98,6 +99,8 @@ def answer_in(path: Path, needs: Mapping[str, type] | None = None) -> dict[str, 
     if not (path / ANSWER).is_file():
         return None
     found = read_json(path / ANSWER, needs)
+    if not PLACES.keys() <= found.keys():  # what the run has kept of it, before a kill
+        return None
     places = {key: found.get(key) and str(path / name) for key, name in PLACES.items()}
     return {**found, "run": str(path), **places}
 

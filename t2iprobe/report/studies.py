@@ -48,15 +48,9 @@ def study_view(
     if result.finding is None:
         return RunView(page)
     trials, ways, marked = tested(result, page)
-    bars = {one.label: way for one in trials if (way := ways.get(one.label)) and math.isfinite(way.mean)}
-    if plot is not None:
-        figure = plot(result, plugins)
-    elif len(bars) >= sum(map(math.isfinite, finding_of(result).ranking)) and bars:
-        figure = _bars(result, plugins, bars, marked, WAY)
-    else:
-        figure = ranking_plot(result, plugins)
+    drawn = study_plot(result, plugins, page, ways, marked) if plot is None else plot(result, plugins)
     found = (answer or study_answer)(result, plugins)
-    return RunView(page, found, study_sheet(result, trials, marked), figure, before)
+    return RunView(page, found, study_sheet(result, trials, marked), drawn, before)
 
 
 def facts(result: StudyResult, plugins: Plugins) -> dict[str, Any]:
@@ -149,6 +143,26 @@ def stated_value(value: float, way: Interval | None, unit: str) -> Interval:
     """A layer's number in a ranking, with the bounds of its response if it is that response."""
     same = way is not None and unit == WAY and math.isclose(way.mean, value, rel_tol=1e-6, abs_tol=1e-9)
     return way if same and way else Interval(value, math.nan, math.nan)
+
+
+def study_plot(
+    result: StudyResult, plugins: Plugins, page: Page, ways: Mapping[str, Interval], marked: Collection[str]
+) -> Image.Image | None:
+    """How far each patch goes, or the method's ranking if that has more layers; scores, if no effect can be measured.
+
+    Args:
+        result: the study.
+        plugins: knows embedded models.
+        page: the study's page.
+        ways, marked: see :func:`tested`.
+    """
+    bars = dict([(label, way) for label, way in ways.items() if math.isfinite(way.mean)][:COLUMNS])
+    if bars and len(bars) >= sum(map(math.isfinite, finding_of(result).ranking)):
+        return _bars(result, plugins, bars, marked, WAY)
+    if (ranked := ranking_plot(result, plugins)) is not None:
+        return ranked
+    scores = {one.label: Interval(one.target, math.nan, math.nan) for one in page.trials[:COLUMNS]}
+    return _bars(result, plugins, scores, (), f"{page.score} against the target") if scores else None
 
 
 def ranking_plot(result: StudyResult, plugins: Plugins) -> Image.Image | None:

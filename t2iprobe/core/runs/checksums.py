@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,17 @@ def keep(folder: Path, contents: Mapping[str, Content]) -> None:
     for name, found in data.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write(folder / name, found)
+
+
+def settle(folder: Path, names: Collection[str]) -> None:
+    """Forget the older versions of files that :func:`keep` has written; from now on only the last one is right.
+
+    Raises:
+        StoreError: the disk is full or gone.
+    """
+    table = _table(folder)
+    settled = {name: found[-1:] for name, found in table["kept"].items() if name in names}
+    _write(folder, {**table, "kept": table["kept"] | settled})
 
 
 def seal(folder: Path) -> None:

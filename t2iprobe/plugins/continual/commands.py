@@ -199,11 +199,10 @@ def _score(folder: Path, stream: TaskStream, made: list[TaskScorer], plugins: Pl
         evaluate(folder, stream, made, similar.score, lambda scored: tick(scored, total))
 
 
-def _finish(folder: Path, plugins: Plugins, *, weights: bool = False, against: Path | None = None) -> dict[str, Any]:
-    from t2iprobe.plugins.continual.report import answer
-    from t2iprobe.report.folder import write_page
+def _finish(folder: Path, plugins: Plugins, **asked: Any) -> dict[str, Any]:
+    from t2iprobe.plugins.continual.report import show
 
-    return answer(folder, write_page, weights=weights, against=against)
+    return show(folder, plugins, **asked)
 
 
 def _stream_of_run(options: EvalOptions) -> StreamOptions:
@@ -239,8 +238,7 @@ def _print_answer(answer: Mapping[str, Any], format: Format) -> None:
         _print_scores(score, found)
     if not answer["scores"]:
         tell("no scores yet: t2iprobe continual eval RUN --metric clip-i,dino")
-    for name, place in answer.get("files", {}).items():
-        tell(f"{name}: {place}")
+    tell(f"Report with pictures: {answer['report']}")
 
 
 def _print_scores(score: str, found: Mapping[str, Any]) -> None:

@@ -9,6 +9,16 @@ from t2iprobe.registry.hookspecs import hookimpl
 if TYPE_CHECKING:
     import typer
 
+    from t2iprobe.report.folder import View
+
+
+@hookimpl
+def t2iprobe_register_runs() -> dict[str, View]:
+    """Runs of ``t2iprobe continual run``."""
+    from t2iprobe.plugins.continual.report import view
+
+    return {"continual": view}
+
 
 @hookimpl
 def t2iprobe_register_commands() -> dict[str, typer.Typer]:

@@ -1,9 +1,9 @@
-"""What a run found, as a JSON object and a page with tables, figures and pictures: :func:`answer`."""
+"""What a run shows, as a JSON object and a page with tables, figures and pictures: :func:`view`."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from PIL import Image
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import counted
+from t2iprobe.core.runs import runfolder
 from t2iprobe.core.statistics import Interval
 from t2iprobe.plugins.continual import plots
 from t2iprobe.plugins.continual.arms import BASE, ModelSeries
@@ -22,13 +23,15 @@ from t2iprobe.plugins.continual.results import Results, Series, Spread
 from t2iprobe.plugins.continual.run_weights import Weights, null_curves, weights_of
 from t2iprobe.plugins.continual.weights_analysis import null_ratio, opposed_curve
 from t2iprobe.report.figures import cell_for, drawn, grid
+from t2iprobe.report.folder import PAGE, RunView, answer_in, write
 from t2iprobe.report.page import page_of
 from t2iprobe.report.sections import Cell, Page, ReportTable, Section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-REPORT = "report.html"
+    from t2iprobe.registry.manager import Plugins
+
 MINUS = "\u2212"
 NAIVE = "naive"
 LOST = ("learnt", "best", "end", "lost")  # scores of a task
@@ -38,33 +41,42 @@ SHOWN = ("average_score", "forgetting", "learning_accuracy", "bwt", "fwt", "intr
 Values = Mapping[str, Mapping[Run, float]]  #: the values of measures by run
 
 
-def answer(
-    folder: Path, write_page: Callable[[Page, Path], Path], *, weights: bool = False, against: Path | None = None
-) -> dict[str, Any]:
-    """The JSON object of a run; the page is written along the way.
+def view(path: Path, plugins: Plugins, *, weights: bool | None = None, against: Path | None = None) -> RunView:
+    """What a run shows, finished or not.
 
     Args:
-        folder: folder of the run.
-        write_page: draws a report.
-        weights: whether to analyze the adapters.
-        against: another run of the same stream.
+        path: folder of the run.
+        plugins: the session's plugins.
+        weights: whether to analyze the adapters; default what the answer in the folder has.
+        against: another run of the same stream; default likewise.
 
     Raises:
         ConfigError: there is no run, the other one is of another stream, or adapters were not kept.
     """
-    results = Results(folder)
+    results, before = Results(path), answer_in(path) or {}
+    if weights is None:
+        weights, known = "weights" in before, before.get("against", {}).get("run")
+        against = Path(known) if known and Path(known).is_dir() else None
     other = _other(results, against)
     looked = weights_of(results) if weights else {}
-    found = _facts(results)
+    found = _facts(results) | {"sentence": _sentence(results)}
     if other is not None:
-        found["against"] = _facts(other)
+        found["against"] = {**_facts(other), "run": str(other.folder)}
     if looked:
         found["weights"] = {name: one.record() for name, one in looked.items()}
         found["independent_tasks"] = null_curves(len(results.tasks))
-    if results.scores:
-        page = _page(results, sections(results, looked, other))
-        found["files"] = {"report": str(write_page(page, folder / REPORT))}
-    return found
+    sheet, plot = _sheet(results), _plot(results)
+    pictures = [] if sheet is None else [Section("Pictures", sheet[0], figures=[("One picture per task", sheet[1])])]
+    page = _page(results, [*sections(results, other), *pictures, *weighed(looked)])
+    finished = results.manifest.get("state") == runfolder.FINISHED
+    return RunView(page, found if finished else None, None if sheet is None else sheet[1], plot)
+
+
+def show(path: Path, plugins: Plugins, *, weights: bool | None = None, against: Path | None = None) -> dict[str, Any]:
+    """Write what a run shows into its folder; returns the answer, also of a run that is not finished."""
+    made = view(path, plugins, weights=weights, against=against)
+    results = Results(path)
+    return write(path, made) or {**_facts(results), "run": str(path), "report": str(path / PAGE)}
 
 
 def _other(results: Results, against: Path | None) -> Results | None:
@@ -82,7 +94,6 @@ def _other(results: Results, against: Path | None) -> Results | None:
 def _facts(results: Results) -> dict[str, Any]:
     settings = results.manifest["settings"]
     return {
-        "run": str(results.folder),
         "state": results.manifest.get("state", ""),
         "model": results.manifest["model"],
         "stream": settings["stream"]["name"],
@@ -126,6 +137,8 @@ def _page(results: Results, parts: Sequence[Section]) -> Page:
 
 def _sentence(results: Results) -> str:
     """Which method keeps most and which forgets most by the first score, with the numbers, in a sentence."""
+    if not results.scores:
+        return "No pictures are scored yet: t2iprobe continual eval RUN --metric clip-i,dino."
     score = results.scores[0]
     runs = {name: found for name in results.methods if (found := list(results.summaries(score, name).values()))}
     if not runs:
@@ -141,14 +154,11 @@ def _sentence(results: Results) -> str:
     )
 
 
-def sections(
-    results: Results, weights: Mapping[str, Weights] | None = None, other: Results | None = None
-) -> list[Section]:
-    """All sections of the report, score by score.
+def sections(results: Results, other: Results | None = None) -> list[Section]:
+    """The sections about scores, one score after another.
 
     Args:
         results: results of the run.
-        weights: what the run's methods did to the weights, if that was analyzed.
         other: another run of the same stream, such as one that trained only the localized layers.
     """
     found: list[Section] = []
@@ -156,7 +166,7 @@ def sections(
         found += _of_score(results, score)
         if other is not None and score in other.scores:
             found += _against(results, other, score)
-    return [*found, *_pictures(results), *weighed(weights or {})]
+    return found
 
 
 def _of_score(results: Results, score: str) -> Iterator[Section]:
@@ -270,14 +280,23 @@ def _scope(results: Results) -> str:
     return f"{targets['scope']} ({layers})" if targets["scope"] in ("localized", "random") else str(targets["scope"])
 
 
-def _pictures(results: Results) -> Iterator[Section]:
+def _plot(results: Results) -> Image.Image | None:
+    """The methods between learning and keeping, by the first score that has all it takes; ``None`` without scores."""
+    for score in results.scores:
+        values = {name: found for name in results.methods if (found := over_runs(results.summaries(score, name)))}
+        if points := _points(values):
+            return _drawn(plots.stability_plasticity(points, title=f"Learning and keeping, by {score}"))
+    return None
+
+
+def _sheet(results: Results) -> tuple[str, Image.Image] | None:
     """What the models drew in the first finished order and seed: each task when it was learnt, and at the end.
 
-    There is one picture per task, of its first prompt and the first noise.
+    There is one picture per task, of its first prompt and the first noise. The text says which order and seed it is.
     """
     finished = {name: arms for name in results.methods if (arms := results.arms(name))}
     if not finished:
-        return
+        return None
     arm = next(iter(finished.values()))[0]
     order = arm.sequence(len(results.tasks))
     rows = []
@@ -290,7 +309,7 @@ def _pictures(results: Results) -> Iterator[Section]:
             rows.append((f"{name}, at the end", [_first(own, len(order) - 1, task) for task in places]))
     text = f"Order {arm.order}, seed {arm.seed}: the same prompt and noise in every column, tasks in the order learnt."
     sheet = grid([results.tasks[index] for index in order], rows, cell_for(rows[-1][1][-1]))
-    yield Section("Pictures", text, figures=[("One picture per task", sheet)])
+    return text, sheet
 
 
 def _first(found: ResultGrid, after: int, task: int) -> Image.Image:

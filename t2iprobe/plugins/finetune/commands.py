@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import typer
 
@@ -39,6 +40,8 @@ def finetune(options: FinetuneOptions, context: typer.Context) -> None:
     first = os.environ.get("RANK", "0") == "0"
     if not first:  # only the first process of `accelerate launch` prints
         answers.quiet = notes.quiet = True
-    runs = running.trained(options, context.obj)
+    out, runs = running.trained(options, context.obj)
     if first:
-        report.print_runs(runs, options.format)
+        for run in runs:
+            context.obj.show(Path(run["run"]))
+        report.print_runs(context.obj.show(out), runs, options.format)

@@ -9,6 +9,16 @@ from t2iprobe.registry.hookspecs import hookimpl
 if TYPE_CHECKING:
     import typer
 
+    from t2iprobe.report.folder import View
+
+
+@hookimpl
+def t2iprobe_register_runs() -> dict[str, View]:
+    """Trainings, and comparisons of several."""
+    from t2iprobe.plugins.finetune.views import VIEWS
+
+    return dict(VIEWS)
+
 
 @hookimpl
 def t2iprobe_register_commands() -> dict[str, typer.Typer]:

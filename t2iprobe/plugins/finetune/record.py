@@ -21,8 +21,9 @@ from PIL import Image
 from t2iprobe.core.runs import lines
 from t2iprobe.core.runs.checksums import keep
 from t2iprobe.plugins.finetune.monitor import Look
+from t2iprobe.report.figures import grid
 
-CELL, GAP, MOST = 96, 4, 16  # pixels per picture and between pictures; most pictures in a row
+MOST = 16  # most pictures in a row of a sheet
 LOSSES, LOOKS = "losses.jsonl", "looks.jsonl"
 
 
@@ -56,8 +57,13 @@ class FinetuneRecord:
             StoreError: the disk is full or gone.
         """
         line = {"step": step, "scores": dict(look.scores), "each": {k: list(v) for k, v in look.each.items()}}
-        keep(self.path, {f"samples/step-{step:06d}.png": sheet(look.images, base, learn)})
+        keep(self.path, {self.sheet_file(step): sheet(look.images, base, learn)})
         lines.append(self.path / LOOKS, plain(line))
+
+    @staticmethod
+    def sheet_file(step: int) -> str:
+        """Where the sheet of a look is kept, below the folder."""
+        return f"samples/step-{step:06d}.png"
 
     def looks(self) -> dict[int, dict[str, Any]]:
         """The recorded looks by step."""
@@ -66,15 +72,13 @@ class FinetuneRecord:
 
 def sheet(images: Sequence[Image.Image], base: Sequence[Image.Image], learn: int) -> Image.Image:
     """The sheet of a look: what is learnt, base above tuned, and below it what is kept, likewise."""
-    rows = [base[:learn], images[:learn], base[learn:], images[learn:]]
-    wide = min(MOST, max(len(row) for row in rows))
-    side = CELL + GAP
-    found = Image.new("RGB", (wide * side + GAP, 4 * side + 3 * GAP), "white")
-    for number, row in enumerate(rows):
-        for place, image in enumerate(row[:wide]):
-            small = image.convert("RGB").resize((CELL, CELL), Image.Resampling.NEAREST if image.width < CELL else None)
-            found.paste(small, (GAP + place * side, GAP + number * side + 2 * GAP * (number > 1)))
-    return found
+    rows = {
+        "to learn:\nbase model": base[:learn], "to learn:\nwith the LoRA": images[:learn],
+        "to keep:\nbase model": base[learn:], "to keep:\nwith the LoRA": images[learn:],
+    }  # fmt: skip
+    wide = min(MOST, max(map(len, rows.values())))
+    blank = [Image.new("RGB", (1, 1), "white")] * wide
+    return grid([""] * wide, [(label, [*row, *blank][:wide]) for label, row in rows.items()], label=110, head=0)
 
 
 def plain(value: Any) -> Any:

@@ -13,7 +13,6 @@ from t2iprobe.cli.cost import duration
 from t2iprobe.core.statistics import Interval, interval
 from t2iprobe.core.trials import ranges
 from t2iprobe.plugins.finetune.monitor import SCORES
-from t2iprobe.plugins.finetune.record import plain
 from t2iprobe.plugins.finetune.running import SHOWN
 
 LISTED = 12  # most modules of a plan that are all listed
@@ -39,14 +38,21 @@ def print_plan(answer: dict[str, Any], format: Format) -> None:
             say(f"{key}: {answer[key]}")
 
 
-def print_runs(runs: list[dict[str, Any]], format: Format) -> None:
-    """Print finished trainings: one with all its scores, or several with one row per scope."""
-    rows, same = table(runs), same_modules(runs)
+def print_runs(answer: Mapping[str, Any], runs: list[dict[str, Any]], format: Format) -> None:
+    """Print finished trainings: one with all its scores, or several with one row per scope.
+
+    Args:
+        answer: the JSON answer.
+        runs: the manifests.
+        format: how to print.
+    """
     if format is Format.json:
-        print_json(plain({"runs": [_short(run) for run in runs], "table": rows, "same_modules": same}))
+        print_json(answer)
         return
+    rows, same = table(runs), same_modules(runs)
     if len(runs) == 1:
         _print_one(runs[0])
+        tell(f"Report with pictures: {answer['report']}")
         return
     shown = Table("scope", "LoRA parameters", *SHOWN, "loss", box=None, header_style="bold")
     before = runs[0].get("before") or {}
@@ -58,6 +64,7 @@ def print_runs(runs: list[dict[str, Any]], format: Format) -> None:
     for one, other in same:
         answers.print(f"{one} and {other} are the same modules in this model")
     answers.print(f"mean over {len(rows[0]['seeds'])} seeds ± half of Student's 95 % interval")
+    tell(f"Report with pictures: {answer['report']}")
 
 
 def _print_one(run: dict[str, Any]) -> None:
@@ -126,7 +133,7 @@ def _lora(run: Mapping[str, Any]) -> str:
     return str(Path(run["run"]) / "lora")
 
 
-def _short(run: Mapping[str, Any]) -> dict[str, Any]:
+def short(run: Mapping[str, Any]) -> dict[str, Any]:
     """A manifest without what is in its folder anyway."""
     left_out = ("settings", "each", "versions", "kind", "state")
     job = run["settings"]["job"]

@@ -20,10 +20,12 @@ from t2iprobe.plugins.finetune.presets import CARRIED, PICTURES
 
 if TYPE_CHECKING:
     from t2iprobe.core.model import Model
+    from t2iprobe.core.runs.engine import RunSession
     from t2iprobe.plugins.finetune.session import FinetuneJob, FinetuneSession
     from t2iprobe.registry.manager import Plugins
 
 RUNS = Path("runs")
+COMPARED = "finetune comparison"  # the kind of a run with several trainings
 CAPTIONS = 2000  # at most this many are checked for whether the text encoders read them whole
 SHOWN = ("learn_f1", "learn_exact", "keep_f1", "keep_exact", "keep_ssim", "precision", "recall")
 #: bytes per LoRA parameter: itself, its gradient and AdamW's two means, in float32 each, or the means in 8 bits
@@ -86,12 +88,19 @@ def _plan(model: Model, job: FinetuneJob, dtype: str | None, pictures: int | Non
     }
 
 
-def trained(options: FinetuneOptions, plugins: Plugins) -> list[dict[str, Any]]:
-    """Do the trainings; everything that can be refused is, before the model loads, and it loads before any writing."""
+def trained(options: FinetuneOptions, plugins: Plugins) -> tuple[Path, list[dict[str, Any]]]:
+    """Do the trainings; everything that can be refused is, before the model loads, and it loads before any writing.
+
+    Returns:
+        The folder, of the training or of all of them, and the manifest of each with its own folder (``run``).
+    """
+    from t2iprobe.core.runs.engine import RunDefinition, execute
+    from t2iprobe.core.runs.runfolder import read_manifest
     from t2iprobe.plugins.finetune.monitor import Monitor
     from t2iprobe.plugins.finetune.session import FinetuneCallbacks, FinetuneSession
     from t2iprobe.plugins.finetune.sources import lesson, probes
     from t2iprobe.training.devices import own_device, part
+    from t2iprobe.training.devices import rank as process
 
     if options.data is None:
         data = options.called("data")
@@ -114,26 +123,43 @@ def trained(options: FinetuneOptions, plugins: Plugins) -> list[dict[str, Any]]:
     alone = len(jobs) == 1
     out = options.out or RUNS / f"finetune-{Path(model.ref).name}-{options.scope[0] if alone else 'compared'}"
     paths = [out if alone else out / f"{job.scope}-{job.seed}" for job in jobs]
-    stop = stopping("this step")
+    stop, first = stopping("this step"), process() == 0
     todo = [job for job, path in zip(jobs, paths, strict=True) if not session.done(job, path)]
     _say_plan(session, monitor, todo, jobs, options, out)
-    manifests = []
+
+    def train(number: int, job: FinetuneJob, path: Path) -> None:
+        what = "training" if alone else f"{job.scope}, seed {job.seed} ({number} of {len(jobs)})"
+
+        def looked(step: int, scores: Mapping[str, float | None]) -> None:
+            known = ", ".join(f"{name} {scores[name]:.2f}" for name in SHOWN if scores.get(name) is not None)
+            say(f"{what}, step {step}: {known}")
+
+        def on_step(step: int, loss: float) -> None:
+            tick(what, step, options.train_steps, loss)
+
+        session.run(job, path, FinetuneCallbacks(on_step, looked, stop))
+
+    def train_all(compared: RunSession | None = None) -> dict[str, Any]:
+        for number, (job, path) in enumerate(zip(jobs, paths, strict=True), 1):
+            train(number, job, path)
+            if compared is not None:
+                compared.begin(number, len(jobs))
+        return {}
+
     with stop.listening(), training_bars() as tick:
         try:
-            for number, (job, path) in enumerate(zip(jobs, paths, strict=True), 1):
-                what = "training" if alone else f"{job.scope}, seed {job.seed} ({number} of {len(jobs)})"
-
-                def on_step(step: int, loss: float, what: str = what) -> None:
-                    tick(what, step, options.train_steps, loss)
-
-                def looked(step: int, scores: Mapping[str, float | None], what: str = what) -> None:
-                    known = ", ".join(f"{name} {scores[name]:.2f}" for name in SHOWN if scores.get(name) is not None)
-                    say(f"{what}, step {step}: {known}")
-
-                manifests.append(session.run(job, path, FinetuneCallbacks(on_step, looked, stop)) | {"run": str(path)})
+            if alone or not first:  # the first process owns the folder of a comparison
+                train_all()
+            else:
+                settings = {"command": COMPARED, "model": ref, "adapter": model.adapter.name}
+                definition = RunDefinition(
+                    COMPARED, settings, train_all, {"model": ref}, unit="training", is_complete=lambda: not todo,
+                    disposable=False,
+                )  # fmt: skip
+                execute(definition, out, stop)
         finally:
             part()
-    return manifests
+    return out, [read_manifest(path) | {"run": str(path)} for path in paths if first]
 
 
 def _check_scopes(options: FinetuneOptions) -> None:

@@ -193,7 +193,7 @@ def run(options: AblateOptions, path: Path, plugins: Plugins, command: Sequence[
             drawn["k"] = by_k
         return found, drawn
 
-    return session.sweep(path, "ablation", "setting", settings, facts, ablated, measure, answer)
+    return session.sweep(path, "ablation", "setting", settings, facts, ablated, measure, answer, plugins)
 
 
 def measured(run: Inverted, options: AnalysisSettings) -> list[dict[str, Any]]:

@@ -30,7 +30,6 @@ from t2iprobe.plugins.inversion.options import (
 
 if TYPE_CHECKING:
     from t2iprobe.core.model import Model
-    from t2iprobe.plugins.inversion.inverted import Inverted
     from t2iprobe.registry.manager import Plugins
 
 app = typer.Typer(
@@ -80,7 +79,6 @@ def run(options: InvertOptions, context: typer.Context) -> None:
 
       t2iprobe invert run --preset sdxl --plan
     """
-    from t2iprobe.plugins.inversion import session
     from t2iprobe.plugins.inversion.presets import listing
 
     if options.preset == "list":
@@ -88,13 +86,8 @@ def run(options: InvertOptions, context: typer.Context) -> None:
     elif options.plan:
         print_facts(_planned(options, context.obj), options.format)
     else:
-        found = inverted(options, context.obj)
-        answer = session.summary(found)
-        if options.format is Format.json:
-            print_json(answer)
-            return
-        _print_summary(answer)
-        tell(f"tables, plots and report: t2iprobe invert analyze {found.path}")
+        answer = inverted(options, context.obj)
+        print_json(answer) if options.format is Format.json else _print_summary(answer)
 
 
 def _named(options: InvertOptions) -> InvertOptions:
@@ -108,8 +101,8 @@ def _named(options: InvertOptions) -> InvertOptions:
     return options if options.preset is None else applied(options, choice("preset", options.preset, PRESETS))
 
 
-def inverted(options: InvertOptions, plugins: Plugins) -> Inverted:
-    """Do the run that the options describe, or whatever of it is missing."""
+def inverted(options: InvertOptions, plugins: Plugins) -> dict[str, Any]:
+    """Do the run that the options describe, or whatever of it is missing; returns the JSON answer."""
     from t2iprobe.plugins.inversion import session
 
     full = _named(options)
@@ -117,7 +110,8 @@ def inverted(options: InvertOptions, plugins: Plugins) -> Inverted:
     path = _folder("invert", full, plugins)
     loaded = _loaded(full, options, plugins)
     question = session.question_of(full, loaded, plugins)
-    return session.run_study(full, session.study_of(full, question, loaded, plugins), path)
+    session.run_study(full, session.study_of(full, question, loaded, plugins), path)
+    return plugins.answer(path)
 
 
 def _folder(name: str, options: InvertOptions | AblateOptions | InvertStudyOptions, plugins: Plugins) -> Path:
@@ -160,8 +154,8 @@ def _loaded(full: InvertOptions, options: InvertOptions, plugins: Plugins) -> Mo
 def analyze(options: InvertAnalyzeOptions, context: typer.Context) -> None:
     """Correlation with its floor, normality, triangle, trajectory, assignment, plain areas, errors by step.
 
-    Everything is compared with true noise. Leaves analysis.json, figures/ and report.html in the run folder; no model
-    is needed.
+    Everything is compared with true noise. In the run folder it adds `analysis` to result.json, plots to figures/ and
+    sections to report.html; no model is needed.
 
     Example: t2iprobe invert analyze runs/invert-tiny-sd3 --format json
     """
@@ -177,7 +171,7 @@ def analyze(options: InvertAnalyzeOptions, context: typer.Context) -> None:
         options.groups,
         seed=options.seed,
     )
-    print_answer(session.analyzed(Inverted(options.run, options.limit), settings, context.obj), options.format)
+    print_answer(session.analyzed(Inverted(options.run, options.limit), settings), options.format, "analysis")
 
 
 @app.command()
@@ -189,7 +183,7 @@ def interpolate(options: InterpolateOptions, context: typer.Context) -> None:
     """
     from t2iprobe.plugins.inversion import downstream
 
-    print_answer(downstream.interpolated(options, context.obj), options.format)
+    print_answer(downstream.interpolated(options, context.obj), options.format, "interpolation")
 
 
 @app.command()
@@ -203,7 +197,7 @@ def edit(options: InvertEditOptions, context: typer.Context) -> None:
     """
     from t2iprobe.plugins.inversion import downstream
 
-    print_answer(downstream.edited(options, context.obj), options.format)
+    print_answer(downstream.edited(options, context.obj), options.format, "edit")
 
 
 @app.command()
@@ -217,7 +211,7 @@ def ablate(options: AblateOptions, context: typer.Context) -> None:
 
       t2iprobe invert ablate --arch sd3 --equal-calls 40 --method euler --method fixed-point --method rf-solver
     """
-    from t2iprobe.plugins.inversion import ablate, session
+    from t2iprobe.plugins.inversion import ablate
 
     if options.equal_calls is not None and options.k:
         raise ConfigError(
@@ -228,8 +222,8 @@ def ablate(options: AblateOptions, context: typer.Context) -> None:
         print_facts(ablate.cost_plan(options, context.obj), options.format)
         return
     path = _folder("invert-ablate", options, context.obj)
-    found = ablate.run(options, path, context.obj, typed(context))
-    print_answer(session.answer_of(path, "ablation", found, context.obj), options.format)
+    ablate.run(options, path, context.obj, typed(context))
+    print_answer(context.obj.answer(path), options.format)
 
 
 @app.command()
@@ -241,14 +235,14 @@ def training(options: InvertTrainingOptions, context: typer.Context) -> None:
 
     Example: t2iprobe invert training --checkpoints organism/checkpoints --limit 64 --out runs/through-training
     """
-    from t2iprobe.plugins.inversion import session, training_run
+    from t2iprobe.plugins.inversion import training_run
 
     if options.plan:
         print_facts(training_run.cost_plan(options, context.obj), options.format)
         return
     path = options.out or RUNS / "invert-training"
-    found = training_run.run(options, path, context.obj, typed(context))
-    print_answer(session.answer_of(path, "training", found, context.obj), options.format)
+    training_run.run(options, path, context.obj, typed(context))
+    print_answer(context.obj.answer(path), options.format)
 
 
 @app.command()
@@ -276,19 +270,18 @@ def cell(value: Any, digits: int = 3) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def print_answer(answer: Mapping[str, Any], format: Format) -> None:
-    """Print the answer of a command that leaves a report: its tables and its sentence."""
+def print_answer(answer: Mapping[str, Any], format: Format, part: str | None = None) -> None:
+    """Print the answer of a command: its tables, or those of one part, and its sentence."""
     from t2iprobe.plugins.inversion import report
 
     if format is Format.json:
         print_json(answer)
         return
-    for title, table in report.tables(answer).items():
+    for title, table in report.tables({part: answer[part]} if part else answer).items():
         rows = [[cell(value, table.digits) for value in row] for row in table.rows]
         print_wide(table.columns, rows, title=title)
         answers.print()
-    if "sentence" in answer:
-        tell(answer["sentence"], "bold")
+    tell(answer["sentence"], "bold")
     tell(f"Report with pictures: {answer['report']}")
 
 
@@ -321,18 +314,14 @@ def print_rows(rows: Sequence[Mapping[str, Any]], format: Format, name: str) -> 
 
 
 def _print_summary(answer: Mapping[str, Any]) -> None:
-    heads = {
-        "reconstruction": "|reconstruction − image|", "noise_error": "|latent − noise|", "noise_cosine": "cosine",
-        "psnr": "PSNR", "ssim": "SSIM", "nfe_invert": "calls of inversion", "nfe_sample": "calls of reconstruction",
-        "backward": "backward passes", "seconds": "seconds per picture",
-    }  # fmt: skip
-    if not any(row.get("backward") for row in answer["methods"]):
-        del heads["backward"]
-    rows = [[row["method"], *(cell(row.get(name)) for name in heads)] for row in answer["methods"]]
-    print_wide(("method", *heads.values()), rows)
+    from t2iprobe.plugins.inversion import report
+
+    table = report.run_table(answer)
+    print_wide(table.columns, [[cell(value) for value in row] for row in table.rows])
     spent = answer["spent"]
     tell(
         f"{counted(answer['rows'], 'picture')}, {counted(spent.get('denoiser_rows', 0), 'denoiser row')}, "
         f"{spent.get('seconds', 0):.0f} s, {parse.size_text(spent.get('peak_bytes', 0))} beyond the weights, in "
         f"{answer['run']}"
     )
+    tell(f"Report with pictures: {answer['report']}; tables and plots: t2iprobe invert analyze {answer['run']}")

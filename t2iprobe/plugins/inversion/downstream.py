@@ -17,7 +17,7 @@ from t2iprobe.core.model import Model
 from t2iprobe.core.names import choice, counted
 from t2iprobe.core.option_groups import CheckpointOptions, ModelOptions
 from t2iprobe.core.textfile import read_entries
-from t2iprobe.plugins.inversion import edit, interpolate, plots, session
+from t2iprobe.plugins.inversion import edit, interpolate, plots, session, views
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.options import FollowOptions, InterpolateOptions, InvertEditOptions
 from t2iprobe.plugins.inversion.resample import LevelSampler, WordJudge, check_model
@@ -72,8 +72,7 @@ class Downstream:
     def _kept(self, name: str, pictures: int, work: Callable[[LevelSampler], Sampled]) -> Answer:
         with session.sampling(self.model, pictures, self.run, self.guidance) as on_rows:
             found, drawn = work(LevelSampler(self.model, self.run, self.guidance, self.batch_size, on_rows))
-        session.keep(self.run.path, name, found, drawn)
-        return session.answer_of(self.run.path, name, found, self.plugins)
+        return views.added(self.run.path, name, found, drawn)
 
 
 def interpolated(options: InterpolateOptions, plugins: Plugins) -> Answer:

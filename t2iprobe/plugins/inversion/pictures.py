@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,29 @@ def heat(values: Numbers, top: float) -> Image.Image:
 def masked(mask: NDArray[np.bool_]) -> Image.Image:
     """A mask (y, x) as a picture with plain areas in yellow."""
     return Image.fromarray(np.where(mask[..., None], (255, 212, 59), (40, 42, 50)).astype(np.uint8))
+
+
+def rebuilt(runs: Sequence[Inverted], count: int = 6, most: int = 15) -> Image.Image:
+    """For some rows of several runs: the image, and what each method's latent looks like and makes again.
+
+    Args:
+        runs: the runs, with the same prompts.
+        count: most rows.
+        most: most columns.
+    """
+    heads, columns = [], []
+    for run in runs:
+        several = f"\n{run.steps} steps" if len(runs) > 1 else ""
+        rows = range(min(count, len(run.rows)))
+        heads.append(f"image{several}")
+        columns.append([run.picture("source", row) for row in rows])
+        for arm in run.arms:
+            latent = run.latent(arm)
+            heads += [f"{arm}\nlatent", f"{arm}\nmade again"]
+            columns += [[shown(latent[row]) for row in rows], [run.picture(arm, row) for row in rows]]
+    lines = zip(*columns[:most], strict=False)
+    labels = map(wrapped, runs[0].prompts)
+    return grid(heads[:most], [(label, line) for label, line in zip(labels, lines, strict=False)], cell=112)
 
 
 def overview(run: Inverted, mask: Mask, arm: str, count: int = 6) -> Image.Image:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import typer
 
     from t2iprobe.core.contracts.inverter import Inverter
+    from t2iprobe.report.folder import View
 
 
 @hookimpl
@@ -25,6 +26,14 @@ def t2iprobe_register_inverters() -> list[type[Inverter]]:
 
     either: list[type[Inverter]] = [Forward, Oracle, FixedPoint, NegativePrompt, NullText, EDICT, OBELM]
     return [DDIM, Euler, *either, EditFriendly, Midpoint, FireFlow, UniInv, RFInversion, StockDDIM]
+
+
+@hookimpl
+def t2iprobe_register_runs() -> dict[str, View]:
+    """Runs of the ``t2iprobe invert`` commands."""
+    from t2iprobe.plugins.inversion.views import view
+
+    return dict.fromkeys(("invert run", "invert ablate", "invert training"), view)
 
 
 @hookimpl

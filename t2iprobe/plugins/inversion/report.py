@@ -102,6 +102,28 @@ def _mask_text(found: Found) -> str:
     )
 
 
+#: columns of the table of a run, with their headings
+RUN = {
+    "method": "method", "reconstruction": "|reconstruction − image|", "noise_error": "|latent − noise|",
+    "noise_cosine": "cosine", "psnr": "PSNR", "ssim": "SSIM", "nfe_invert": "calls of inversion",
+    "nfe_sample": "calls of reconstruction", "backward": "backward passes", "seconds": "seconds per picture",
+}  # fmt: skip
+
+
+def run_table(answer: Found) -> ReportTable:
+    """One row per method: how well it finds the noise and makes the picture again, and what it costs."""
+    idle = () if any(row.get("backward") for row in answer["methods"]) else ("backward",)
+    heads = {name: head for name, head in RUN.items() if name not in idle}
+    rows = [[_cell(row.get(name)) for name in heads] for row in answer["methods"]]
+    return ReportTable(list(heads.values()), rows, 3)
+
+
+def run_section(answer: Found, figures: Sequence[tuple[str, Image]]) -> Section:
+    """The section on a run, which needs no analysis."""
+    text = "Means over pictures, in the space that is denoised. Calls are model calls per picture, guidance included."
+    return Section("Inversion", text, run_table(answer), figures=figures)
+
+
 def _reconstruction(found: Found) -> Section:
     """How well pictures were reconstructed, and at what cost."""
     text = (

@@ -20,24 +20,19 @@ from t2iprobe.core.model import Model
 from t2iprobe.core.names import choice, counted
 from t2iprobe.core.option_groups import ModelOptions
 from t2iprobe.core.parse import size, size_text
-from t2iprobe.core.runs import checksums, runfolder
-from t2iprobe.core.runs.checksums import check, read_json
+from t2iprobe.core.runs import checksums
 from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
-from t2iprobe.core.runs.provenance import portable
 from t2iprobe.core.textfile import read_entries
-from t2iprobe.plugins.inversion import plots
-from t2iprobe.plugins.inversion import report as sections
+from t2iprobe.plugins.inversion import plots, views
 from t2iprobe.plugins.inversion.analyze import AnalysisSettings, analyze, plain_mask
 from t2iprobe.plugins.inversion.arms import parse_arm
 from t2iprobe.plugins.inversion.imageonly import ImageOnly, family_of
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.options import ROWS, STEPS, InvertOptions
-from t2iprobe.plugins.inversion.paired import mean_of
 from t2iprobe.plugins.inversion.pictures import overview
 from t2iprobe.plugins.inversion.run import InversionCallbacks, InversionCost, InversionQuestion, InversionStudy
 from t2iprobe.plugins.inversion.sources import Source, folder, repeated
-from t2iprobe.report.folder import write_page
-from t2iprobe.report.page import page_of
+from t2iprobe.report.folder import ANSWER
 from t2iprobe.sampling import model_denoiser, sides, state_shape, two_sided
 
 if TYPE_CHECKING:
@@ -169,57 +164,14 @@ def seconds_a_row(study: InversionStudy, rows: int = 8) -> float:
     return (time.perf_counter() - began) / count
 
 
-def summary(run: Inverted) -> dict[str, Any]:
-    """The JSON answer of a run."""
-    rows = []
-    for arm in run.arms:
-        scores = {name: mean_of(run.score(name, arm)) for name in run.score_names}
-        rows.append({"method": arm, **scores})
-    return {
-        "run": str(run.path),
-        "model": run.manifest.get("model", ""),
-        "rows": len(run.rows),
-        "num_steps": run.steps,
-        "methods": rows,
-        "examined": run.manifest["examined"],
-        "spent": run.manifest.get("spent", {}),
-    }
-
-
-def analyzed(run: Inverted, options: AnalysisSettings, plugins: Plugins) -> dict[str, Any]:
-    """Analyse a run and leave ``analysis.json``, ``figures/`` and ``report.html`` in its folder."""
+def analyzed(run: Inverted, options: AnalysisSettings) -> dict[str, Any]:
+    """Analyse a run, and add the numbers, plots and sections to what its folder shows; returns the answer."""
     with notes.status("analysing") as status:
         found = analyze(run, options, lambda part: status.update(f"analysing: {part}"))
         status.update("drawing")
         mask = plain_mask(run, options)
         sheets = {f"pictures-{number}": overview(run, mask, arm) for number, arm in enumerate(run.arms)}
-        keep(run.path, "analysis", found, plots.figures(found) | sheets)
-    return answer_of(run.path, "analysis", found, plugins) | {"sentence": sections.sentence(found)}
-
-
-def answer_of(path: Path, name: str, found: Mapping[str, Any], plugins: Plugins) -> dict[str, Any]:
-    """The JSON answer of a command that left ``NAME.json`` in the folder, whose report it writes."""
-    return {"run": str(path), "report": str(report_of(path, plugins)), name: found}
-
-
-def report_of(path: Path, plugins: Plugins) -> Path:
-    """Write ``report.html`` with everything that commands have left in the folder so far."""
-    from PIL import Image
-
-    drawn = {file.stem: Image.open(check(file)) for file in sorted((path / "figures").glob("*.png"))}
-    found = {name: read_json(file) for name in sections.SECTIONS if (file := path / f"{name}.json").is_file()}
-    parts = [part for name, one in found.items() for part in sections.SECTIONS[name](one, drawn)]
-    first = next(iter(found.values()))
-    sentence = sections.sentence(first) if "analysis" in found else first.get("sentence", "")
-    manifest = runfolder.read_manifest(path)
-    command = manifest.get("command", f"t2iprobe invert analyze {portable(path)}")
-    return write_page(page_of(manifest, "inversion", sentence, parts, command), path / "report.html")
-
-
-def keep(path: Path, name: str, found: Mapping[str, Any], drawn: Mapping[str, Image.Image]) -> None:
-    """Write numbers as JSON and plots as PNG, each whole or not at all."""
-    checksums.keep(path, {f"figures/{title}.png": image for title, image in drawn.items()})
-    checksums.keep(path, {f"{name}.json": found})
+        return views.added(run.path, "analysis", found, plots.figures(found) | sheets)
 
 
 def sweep(
@@ -231,17 +183,19 @@ def sweep(
     parts: Sequence[Part],
     measure: Callable[[Part], None],
     answer: Callable[[], tuple[Mapping[str, Any], Mapping[str, Image.Image]]],
+    plugins: Plugins,
 ) -> dict[str, Any]:
-    """Run several studies in folders below ``path``, go on with them, or find them done.
+    """Run several studies in folders below ``path``, go on with them, or find them done; returns the numbers.
 
     Args:
         path: the folder that holds them all.
-        name: kind of the run, and name of the answer that is kept.
+        name: kind of the run, and key of the numbers in its answer.
         unit: the word for a part.
         settings, facts: see :class:`RunDefinition`.
         parts: the parts of the work.
         measure: does a part, or finds it done.
         answer: gives the numbers and plots once all parts are done.
+        plugins: the session's plugins.
     """
 
     def work(session: RunSession) -> dict[str, Any]:
@@ -250,11 +204,13 @@ def sweep(
             session.check()
             measure(part)
             session.done()
-        keep(path, name, *answer())
+        found, drawn = answer()
+        views.keep_figures(path, drawn)
+        checksums.keep(path, {ANSWER: {name: found}})
         return {}
 
     execute(RunDefinition(name, settings, work, facts, unit=unit, disposable=False), path, stopping())
-    return read_json(path / f"{name}.json")
+    return dict(plugins.answer(path)[name])
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from t2iprobe.plugins.inversion.edit import Edit
 from t2iprobe.plugins.inversion.interpolate import Interpolation
 from t2iprobe.plugins.inversion.options import AblateOptions, InvertOptions, InvertStudyOptions
 from t2iprobe.plugins.inversion.run import InversionStudy
+from t2iprobe.plugins.inversion.views import WITHIN
 
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
@@ -84,10 +85,9 @@ def run(order: InvertStudyOptions, path: Path, plugins: Plugins, command: Sequen
     parts = prepared(order, plugins)
     notes.print(f"plan of all parts: {parts.plan(plugins)['sentence']} in {path}")
     run = session.run_study(parts.options, parts.inversion, path)
-    answer = session.analyzed(run, AnalysisSettings(), plugins)
+    session.analyzed(run, AnalysisSettings())
     bench = Downstream(run, parts.model, plugins, session.metrics_of(["ssim"], plugins))
-    answer |= bench.interpolate(parts.between, judge_of(run.prompts, None, order.reader, parts.model, plugins))
-    answer |= bench.edit(parts.edited, judge_of(parts.edited.targets, None, order.reader, parts.model, plugins))
-    answer["ablation"] = ablate.run(parts.ablated, path / "ablation", plugins, command)
-    session.report_of(path / "ablation", plugins)
-    return answer
+    bench.interpolate(parts.between, judge_of(run.prompts, None, order.reader, parts.model, plugins))
+    bench.edit(parts.edited, judge_of(parts.edited.targets, None, order.reader, parts.model, plugins))
+    ablate.run(parts.ablated, path / WITHIN, plugins, command)
+    return plugins.show(path)

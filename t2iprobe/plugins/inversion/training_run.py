@@ -132,7 +132,15 @@ def run(options: InvertTrainingOptions, path: Path, plugins: Plugins, command: S
         return numbers | {"embedder": options.embedder, "sentence": sentence(numbers)}, drawn
 
     return session.sweep(
-        path, "training", "training", settings, facts, trainings, lambda one: measure(one, options, plugins), found
+        path,
+        "training",
+        "training",
+        settings,
+        facts,
+        trainings,
+        lambda one: measure(one, options, plugins),
+        found,
+        plugins,
     )
 
 
