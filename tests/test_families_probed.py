@@ -10,6 +10,7 @@ import torch
 
 from t2iprobe.architectures.plugin import t2iprobe_register_adapters
 from t2iprobe.architectures.probed import ProbedAdapter
+from t2iprobe.core.contracts.adapter import layer_table
 from t2iprobe.core.interventions import patch
 from t2iprobe.core.model import Model
 from t2iprobe.core.sites import Site
@@ -41,6 +42,14 @@ def test_a_patch_is_what_hooks_do(family: type[ProbedAdapter]) -> None:
         hooked = model.run(PROMPTS, **settings)
     assert pixels(patched) == pixels(hooked)
     assert pixels(patched)[0] != pixels(plain)[0] and pixels(patched)[1] == pixels(plain)[1]
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if "full_size" in vars(f)], ids=lambda family: family.name)
+def test_layers_are_found_in_the_published_network(family: type[ProbedAdapter]) -> None:
+    tiny, rows = layer_table(family(), family.tiny()), layer_table(family(), family.published())
+    assert [row.index for row in rows] == list(range(len(rows)))
+    assert len(rows) > len(tiny) and len(rows[0].sites) == len(tiny[0].sites)
+    assert all(row.width % row.heads == 0 and row.heads > 2 for row in rows)
 
 
 def by_hand(model: Model, site: Site) -> Any:

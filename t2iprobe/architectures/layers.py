@@ -135,8 +135,9 @@ def _sites(present: Mapping[str, nn.Module], attention: Attention, name: str, ki
                 carries=carries if of_text else (),
             )
     for path, tokens in attention.result:
-        if tokens == "image" and path in present:
-            yield Site(f"{name}.{kind}.z", path, In("input"), heads=heads)
+        if tokens != "text" and tokens != "mixed" and path in present:
+            stream = "all" if tokens == "image" else "image"
+            yield Site(f"{name}.{kind}.z", path, In("input"), heads=heads, stream=stream)
 
 
 def _streams(source: Source) -> list[Stream]:
@@ -163,26 +164,30 @@ def _number(module: nn.Module, names: Sequence[str], tiny: int) -> int:
 def entry_sites(recording: Recording) -> list[Site]:
     """What carries the prompt into the denoiser: tokens, masks, pooled vectors, in the order of its arguments."""
     counts: Counter[str] = Counter()
-    found = []
+    found, length = [], 0
     for argument in recording.text:
         value = recording.arguments[argument]
         if not isinstance(value, Tensor):
             continue
-        kind, axes = _entry(value)
+        kind, axes = _entry(argument, value)
         counts[kind] += 1
         name = kind if counts[kind] == 1 else f"{kind}_{counts[kind]}"
-        found.append(Site(name, "", In(argument), axes=axes, static=True, optional=kind.startswith("text_")))
+        length += value.shape[1] if kind == "text" else 0
+        stream: Stream = "text" if kind == "text_mask" and value.shape[1] > length else "all"
+        optional = kind.startswith("text_")
+        found.append(Site(name, "", In(argument), axes=axes, stream=stream, static=True, optional=optional))
     carries = tuple(site.name for site in found if site.carried)
     return [
         replace(site, carries=carries) if site.name.startswith("text") and not site.carried else site for site in found
     ]
 
 
-def _entry(value: Tensor) -> tuple[str, tuple[Axis, ...]]:
+def _entry(argument: str, value: Tensor) -> tuple[str, tuple[Axis, ...]]:
     if value.is_floating_point() and value.ndim >= 3:
         between: list[Axis] = ["query"] * (value.ndim - 3)
         return "text", ("token", *between, "channel")
     if value.ndim == 2:
-        return ("pooled", ("channel",)) if value.is_floating_point() else ("text_mask", ("token",))
+        of_vector = value.is_floating_point() and "mask" not in argument
+        return ("pooled", ("channel",)) if of_vector else ("text_mask", ("token",))
     rest: list[Axis] = ["channel"] * (value.ndim - 2)
     return "text_ids", ("token", *rest)

@@ -17,6 +17,8 @@ FAMILIES = {
     "sd3": ("SD3",),
     "deepfloyd": ("DeepFloydIF",),
     "flux": ("Flux",),
+    "chroma": ("Chroma",),
+    "cogview": ("CogView3Plus", "CogView4"),
     "pixart": ("PixArtAlpha", "PixArtSigma"),
     "qwenimage": ("QwenImage",),
 }

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from t2iprobe.core.errors import ConfigError, HookError, ModelError
 from t2iprobe.core.sites import Site
+from t2iprobe.core.windows import window_of
 
 #: a built diffusers pipeline; core never imports diffusers, so the type stays open
 Pipeline = Any
@@ -212,7 +213,16 @@ class Adapter(ABC):
         name = site.port.key
         if site.module or site.port.side != "in" or not isinstance(name, str):
             return None
-        return lambda call: call[name]
+
+        def part(call: Mapping[str, Any]) -> Tensor:
+            value = call[name]
+            window = None
+            if site.stream != "all":
+                length = value.shape[1 + site.axes.index("token")]
+                window = window_of(site, value, self.text_spans(pipeline, call, length))
+            return value if window is None else window.take(value)
+
+        return part
 
     def prepared(self, pipeline: Pipeline) -> AbstractContextManager[None]:
         """A context in which runs take place; for pipelines whose text has another shape in every batch."""
@@ -370,7 +380,7 @@ class Adapter(ABC):
         They may differ: PNDM makes one more step, and second-order schedulers evaluate the denoiser twice per step.
         """
         scheduler = copy.deepcopy(pipeline.scheduler)
-        more = {"mu": 0.0} if scheduler.config.get("use_dynamic_shifting") else {}  # it does not change their number
+        more = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}  # it does not change their number
         own = {name: options[name] for name in TIMES if options.get(name) is not None}
         scheduler.set_timesteps(**(own or {"num_inference_steps": num_steps}), **more)
         return len(scheduler.timesteps)

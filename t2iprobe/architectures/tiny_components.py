@@ -1,0 +1,100 @@
+"""Further parts of the tiny pipelines: text encoders beyond CLIP and T5, and Kandinsky's autoencoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers import VQModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaConfig,
+    GemmaModel,
+    GlmConfig,
+    GlmModel,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+from t2iprobe.architectures.tiny_parts import CHANNELS, SPECIAL, VOCABULARY, enliven
+
+PAD, _, START, END = (VOCABULARY[token] for token in SPECIAL)
+IDS = {"pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END}
+
+
+def decoder_settings(width: int) -> dict[str, Any]:
+    """Two layers of two heads, as the configurations of decoder-only language models call them."""
+    return {
+        "vocab_size": len(VOCABULARY),
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": width // 2,
+        "max_position_embeddings": 1024,
+        **IDS,
+    }
+
+
+def gemma(width: int) -> GemmaModel:
+    """The decoder that Lumina-Next reads its prompts with."""
+    return enliven(GemmaModel(GemmaConfig(**decoder_settings(width))))
+
+
+def gemma2(width: int) -> Gemma2Model:
+    """The decoder that Sana and Lumina 2 read their prompts with."""
+    return enliven(Gemma2Model(Gemma2Config(**decoder_settings(width), query_pre_attn_scalar=width // 2)))
+
+
+def glm(width: int) -> GlmModel:
+    """The decoder that CogView4 reads its prompts with."""
+    return enliven(GlmModel(GlmConfig(**decoder_settings(width))))
+
+
+def bert(width: int) -> BertModel:
+    """The encoder that reads HunyuanDiT's prompts, of 77 tokens whatever the tokenizer says."""
+    config = BertConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        pad_token_id=PAD,
+    )
+    return enliven(BertModel(config))
+
+
+def umt5(width: int) -> UMT5EncoderModel:
+    """T5 with position biases of its own in every layer: AuraFlow's text encoder."""
+    config = UMT5Config(
+        vocab_size=len(VOCABULARY),
+        d_model=width,
+        d_kv=width // 2,
+        d_ff=2 * width,
+        num_layers=2,
+        num_heads=2,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+        pad_token_id=PAD,
+        eos_token_id=END,
+    )
+    return UMT5EncoderModel(config).eval()
+
+
+def movq(downsamplings: int) -> VQModel:
+    """As :func:`tiny_parts.autoencoder`; the latents also steer the decoder's normalisation."""
+    blocks = downsamplings + 1
+    return VQModel(
+        block_out_channels=(32,) * blocks,  # the least that this normalisation takes
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        latent_channels=CHANNELS,
+        vq_embed_dim=CHANNELS,
+        num_vq_embeddings=16,
+        norm_num_groups=8,
+        norm_type="spatial",
+    ).eval()
