@@ -28,6 +28,7 @@ from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
+from t2iprobe.core import cache
 from t2iprobe.core.batches import quiet
 from t2iprobe.core.cache import ActivationCache
 from t2iprobe.core.contracts.adapter import Adapter, Branch
@@ -759,3 +760,31 @@ def test_no_step_waits_for_the_device(adapter: type[Adapter]) -> None:
     waits(model, 2, edits)  # masks are made once
     few, many = waits(model, 2, edits), waits(model, 4, edits)
     assert few == many
+
+
+# copies from a GPU
+
+
+class Arrival:
+    """A copy that is there only once somebody has waited for it."""
+
+    def __init__(self, value: Tensor, host: Tensor, waited: list[float]) -> None:
+        self.value, self.host, self.waited = value.clone(), host.fill_(torch.nan), waited
+
+    def synchronize(self) -> None:
+        self.host.copy_(self.value)
+        self.waited.append(float(self.value[0, 0]))
+
+
+def test_a_cache_waits_for_what_is_read_or_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(cache, "send", lambda value, host: Arrival(value, host, waited))
+    monkeypatch.setattr(cache, "ARRIVING", 40)
+    kept = ActivationCache(1)
+    keys = [cache.Key(K, step, COND) for step in range(4)]
+    value = torch.zeros(1, 4)  # 16 bytes
+    for step, key in enumerate(keys):
+        kept.add(key, (0,), value.fill_(step))
+    assert waited == [0, 1]  # two of them fit
+    assert [float(kept[key.site, key.step, COND][0, 0]) for key in keys] == [0, 1, 2, 3]
+    assert waited == [0, 1, 2, 3] and kept.steps(K) == (0, 1, 2, 3) and kept.nbytes == 64

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol, overload
+from typing import Any, NamedTuple, Protocol, overload
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from t2iprobe.core.contracts.adapter import Branch
 from t2iprobe.core.errors import SiteError
 from t2iprobe.core.html import table
 from t2iprobe.core.names import counted, near
+
+ARRIVING = 256_000_000  #: bytes of page-locked memory that copies from a GPU may take before they are waited for
 
 
 class Key(NamedTuple):
@@ -142,15 +144,46 @@ class Activations(ABC):
         return SiteError(f"{site} is not among the kept activations{near(site, self.sites)}")
 
 
+def send(value: Tensor, host: Tensor) -> Any:
+    """Copy ``value`` to ``host``, which is page-locked if ``value`` is on a GPU.
+
+    Returns:
+        From a GPU, the event of its arrival, for which nobody has waited; ``None`` if it is there.
+    """
+    if value.device.type != "cuda":
+        host.copy_(value)
+        return None
+    host.copy_(value, non_blocking=True)
+    arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrival.record(torch.cuda.current_stream(value.device))
+    return arrival
+
+
 class ActivationCache(Activations):
     """Activations of a run in memory, on the CPU; see :class:`Activations` for how to read them.
 
-    A run in several batches adds its rows in parts; reading restores their order.
+    A run in several batches adds its rows in parts; reading restores their order. From a GPU they are copied while it
+    computes on, by way of page-locked memory.
     """
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
-        self._parts: defaultdict[Key, list[tuple[tuple[int, ...], Tensor]]] = defaultdict(list)
+        self._arrived: defaultdict[Key, list[tuple[tuple[int, ...], Tensor]]] = defaultdict(list)
+        self._arriving: deque[tuple[Key, tuple[int, ...], Tensor, Any]] = deque()
+        self._bytes_arriving = 0
+
+    @property
+    def _parts(self) -> defaultdict[Key, list[tuple[tuple[int, ...], Tensor]]]:
+        self._wait(0)
+        return self._arrived
+
+    def _wait(self, most: int) -> None:
+        """Wait until at most so many bytes have not arrived, and leave the page-locked memory to the next ones."""
+        while self._arriving and self._bytes_arriving > most:
+            key, rows, host, arrival = self._arriving.popleft()
+            self._bytes_arriving -= host.nbytes
+            arrival.synchronize()
+            self._arrived[key].append((rows, host.clone()))
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -180,7 +213,15 @@ class ActivationCache(Activations):
 
     def add(self, key: Key, rows: Sequence[int], value: Tensor) -> None:
         """Keep a copy of ``value`` (row, ...), whose rows are ``rows`` of the generation."""
-        self._parts[key].append((tuple(rows), value.detach().to("cpu", copy=True)))
+        value = value.detach()
+        host = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.device.type == "cuda")
+        arrival = send(value, host)
+        if arrival is None:
+            self._parts[key].append((tuple(rows), host))
+            return
+        self._arriving.append((key, tuple(rows), host, arrival))
+        self._bytes_arriving += host.nbytes
+        self._wait(ARRIVING)
 
     def extend(self, other: ActivationCache) -> None:
         """Add the activations of another batch of the same generation."""

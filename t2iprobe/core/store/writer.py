@@ -18,7 +18,7 @@ import zarr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from t2iprobe.core.cache import Key
+from t2iprobe.core.cache import Key, send
 from t2iprobe.core.errors import RunExistsError, StoreError, T2IProbeError
 from t2iprobe.core.runs.files import explained
 from t2iprobe.core.store import codecs, keys, labels
@@ -170,12 +170,7 @@ class ActivationWriter:
         """A copy on the CPU and the event to wait for; the CUDA stream is not blocked."""
         value = value.detach()
         host = self._buffers.take(value)
-        if value.device.type != "cuda":
-            return host.copy_(value), None
-        host.copy_(value, non_blocking=True)
-        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        copied.record(torch.cuda.current_stream(value.device))
-        return host, copied
+        return host, send(value, host)
 
     def discard(self, rows: Sequence[int]) -> None:
         """See :class:`~t2iprobe.core.cache.ActivationStream`; shards already written will be overwritten."""
