@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,7 +15,7 @@ from t2iprobe.cli.console import Format, answers, print_json, print_plan, print_
 from t2iprobe.cli.options import PrintOptions, RunOptions
 from t2iprobe.cli.studies import RUNS, ExecutionOptions, start
 from t2iprobe.core.command_options import option
-from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.errors import ConfigError, T2IProbeError
 from t2iprobe.core.names import counted, near
 from t2iprobe.core.parse import size_text
 from t2iprobe.core.study.question import Question
@@ -156,7 +157,7 @@ def status(options: StatusOptions, context: typer.Context) -> None:
 
 def _reason(key: str, answer: dict[str, Any]) -> str:
     """The reason why a value is not available."""
-    if key in ("ended", "sentence") and answer["state"] != "finished":
+    if key in ("ended", "sentence", "report") and answer["state"] != "finished":
         return f"the run is {answer['state']}"
     return f"{answer['kind'] or 'a run of this kind'} keeps none"
 
@@ -199,6 +200,7 @@ def _cell(row: Mapping[str, Any], key: str) -> str:
 def _said(state: State) -> dict[str, Any]:
     """The JSON answer about a run folder; for a study it counts the kept answers, even if they were not noted."""
     from t2iprobe.core.runs import runfolder
+    from t2iprobe.report.folder import PAGE
 
     if state.error:
         return {"path": str(state.path), "state": state.state, "bytes": state.bytes, "error": state.error}
@@ -218,8 +220,18 @@ def _said(state: State) -> dict[str, Any]:
         "bytes": state.bytes,
         "started": state.started,
         "ended": state.ended,
-        "sentence": state.sentence,
+        "sentence": state.sentence or _sentence(state.path),
+        "report": str(state.path / PAGE) if (state.path / PAGE).is_file() else None,
     }
+
+
+def _sentence(path: Path) -> str:
+    """The sentence of a run's answer; empty if it has none that can be read."""
+    from t2iprobe.report.folder import answer_in
+
+    with suppress(T2IProbeError):
+        return str((answer_in(path) or {}).get("sentence", ""))
+    return ""
 
 
 def _counts(path: Path, settings: Mapping[str, Any]) -> dict[str, int | None]:

@@ -6,6 +6,7 @@
     progress.json    until it is finished: how far, and what it has cost so far
     checksums.json   of the files that are read back, see t2iprobe.core.runs.checksums
     study.zarr       scores and pictures, see t2iprobe.core.study.arrays; activations, see t2iprobe.core.store.layout
+    result.json, …   once it is finished: what is looked at, see t2iprobe.report.folder
 """
 
 from __future__ import annotations
