@@ -619,6 +619,22 @@ def test_a_lora_that_the_hub_refuses_names_the_next_command(
         t2i.load(folder, lora="owner/name", plugins=PLUGINS)
 
 
+def test_a_lora_without_network_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, cached = saved(SD.tiny(), tmp_path / "sd"), tmp_path / "hub" / "models--owner--name"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("a" * 40)
+    (cached / "snapshots" / ("a" * 40)).mkdir(parents=True)
+    head = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v."
+    weights = {f"{head}lora_A.weight": torch.randn(2, 32), f"{head}lora_B.weight": torch.randn(32, 2)}
+    save_file(weights, cached / "snapshots" / ("a" * 40) / "mine.safetensors")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    model = t2i.load(folder, lora="owner/name:0.5", plugins=PLUGINS)
+    assert np.abs(drawn(model) - drawn(t2i.load(folder, plugins=PLUGINS))).max() > 0
+    with pytest.raises(ConfigError, match=r"HF_HUB_OFFLINE is set .*`hf download owner/other`"):
+        t2i.load(folder, lora="owner/other", plugins=PLUGINS)
+
+
 def test_what_this_machine_refuses_names_the_next_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", "/cache")
     said = {

@@ -20,9 +20,10 @@ from diffusers.utils import (
     convert_state_dict_to_peft,
     convert_unet_state_dict_to_peft,
 )
+from huggingface_hub import constants, snapshot_download
 from torch import Tensor, nn
 
-from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.errors import ConfigError, DamagedError
 from t2iprobe.core.hub_advice import explained, failed_at_hub
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs.checksums import check
@@ -45,15 +46,16 @@ def put_on(model: Model, ref: str | Path, name: str) -> None:
     Raises:
         ConfigError: it cannot be read, belongs to another model, or the pipeline does not support LoRA; the LoRA may
             then be partly loaded.
+        DamagedError: a file is not what a run has written.
     """
     pipeline = model.pipeline
     if not hasattr(pipeline, "load_lora_weights"):
         raise ConfigError(f"{type(pipeline).__name__} does not support LoRA: it has no load_lora_weights in diffusers")
-    place = _place(ref)
     try:
+        place = _place(ref)
         with _unsaid(), _looking(pipeline, lambda state: _check_fits(model, ref, state)):
             pipeline.load_lora_weights(place, adapter_name=name)
-    except ConfigError:
+    except (ConfigError, DamagedError):
         raise
     except Exception as error:  # a broken file can make the readers raise anything
         if failed_at_hub(error):
@@ -67,9 +69,12 @@ def _place(ref: str | Path) -> str:
 
     Raises:
         ConfigError: the folder holds no LoRA, or several.
+        LocalEntryNotFoundError: the hub may not be asked, and the cache lacks it.
         DamagedError: a file in it is not what a run has written.
     """
     path = Path(ref).expanduser()
+    if constants.HF_HUB_OFFLINE and not path.exists():  # diffusers would ask the hub which file it is
+        path = Path(snapshot_download(str(ref), local_files_only=True))
     for file in path.glob("*") if path.is_dir() else [path]:
         check(file)  # where it is of a run
     if not path.is_dir():
