@@ -52,6 +52,33 @@ def test_layers_are_found_in_the_published_network(family: type[ProbedAdapter]) 
     assert all(row.width % row.heads == 0 and row.heads > 2 for row in rows)
 
 
+@each_family
+def test_predicting_is_what_a_run_does(family: type[ProbedAdapter]) -> None:
+    """``predict`` and ``starting`` give the denoiser what the pipeline gives it at the first step."""
+    model, seen = Model(family.tiny(), family()), dict[str, torch.Tensor]()
+    height, width = (side // model.adapter.pixels_per_latent(model.pipeline) for side in model.picture_size())
+    noise = torch.Generator().manual_seed(0)
+    channels = model.adapter.encode_images(model.pipeline, torch.zeros(1, 3, *model.picture_size())).shape[1]
+    latents = torch.randn(1, channels, height, width, generator=noise)
+
+    def note(denoiser: Any, args: Any, kwargs: Any, output: Any) -> None:
+        seen.setdefault("output", output[0] if isinstance(output, tuple) else output.sample)
+
+    handle = model.denoiser.register_forward_hook(note, with_kwargs=True)
+    model.run(PROMPTS[0], latents=latents, num_steps=1, guidance=family.guided_above)
+    handle.remove()
+    adapter: Any = model.adapter
+    times = model.pipeline.scheduler.timesteps[:1].clone()
+    with torch.no_grad():
+        told = adapter.with_guidance(
+            model.pipeline, adapter.encode_prompts(model.pipeline, PROMPTS[:1]), family.guided_above
+        )
+        predicted = adapter.predict(model.pipeline, latents, times, told)
+    expected = family.sign * adapter.unpacked(model.pipeline, seen["output"], latents.shape)
+    assert predicted.shape == latents.shape
+    torch.testing.assert_close(predicted, expected, rtol=1e-4, atol=1e-5)
+
+
 def by_hand(model: Model, site: Site) -> Any:
     """A hook that copies the text of the second row into the first; the function removes it."""
     module, channels = model.denoiser.get_submodule(site.module), slice(*site.channels or (None,))

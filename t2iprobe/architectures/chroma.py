@@ -7,10 +7,11 @@ from typing import ClassVar
 
 import torch
 from diffusers import ChromaPipeline, ChromaTransformer2DModel, FlowMatchEulerDiscreteScheduler
-from torch import nn
+from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.probed import ProbedAdapter
+from t2iprobe.core.contracts.adapter import Pipeline
 
 
 class Chroma(ProbedAdapter):
@@ -58,3 +59,7 @@ class Chroma(ProbedAdapter):
         """The transformer of the 8.9-billion-parameter model."""
         with torch.device("meta"):
             return ChromaTransformer2DModel()
+
+    def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
+        """See :meth:`ProbedAdapter.clock`."""
+        return timestep / 1000

@@ -18,7 +18,7 @@ from t2iprobe.architectures.probing import Attention, Recording, Source
 from t2iprobe.core.sites import Axis, In, Out, Site, Stream
 
 HEADS = ("heads", "num_heads", "n_heads", "num_attention_heads")
-KEY_HEADS = ("kv_heads", "num_kv_heads", "n_kv_heads", "key_heads")
+KEY_HEADS = ("num_key_value_heads", "kv_heads", "num_kv_heads", "n_kv_heads", "key_heads")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,12 @@ FAMILIES = {
     "cogview": ("CogView3Plus", "CogView4"),
     "pixart": ("PixArtAlpha", "PixArtSigma"),
     "qwenimage": ("QwenImage",),
+    "flux2": ("Flux2", "Flux2Klein"),
+    "krea2": ("Krea2",),
+    "ovis": ("OvisImage",),
+    "longcat": ("LongCatImage",),
+    "bria": ("Bria",),
+    "nucleus": ("NucleusImage",),
 }
 
 

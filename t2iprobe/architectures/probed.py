@@ -50,6 +50,10 @@ class ProbedAdapter(Adapter):
     reads: ClassVar[int] = 0
     #: the pipeline refuses other sides than multiples of so many pixels, even where a cell is smaller
     sides: ClassVar[int] = 1
+    #: pixels per side of a picture, where neither the pipeline nor its denoiser says it
+    side: ClassVar[int] = 0
+    #: cells per side of what is one token, in denoisers that take latents as tokens
+    square: ClassVar[int] = 2
     #: sign of the prediction: -1 where the pipeline turns it round
     sign: ClassVar[int] = 1
 
@@ -96,7 +100,14 @@ class ProbedAdapter(Adapter):
 
     def size_multiple(self, pipeline: Pipeline) -> int:
         """See :meth:`Adapter.size_multiple`."""
-        return math.lcm(self.sides, super().size_multiple(pipeline))
+        cells = self.square if self.recording().arguments[self.recording().latents].ndim == 3 else 1
+        return math.lcm(self.sides, cells * self.pixels_per_latent(pipeline), super().size_multiple(pipeline))
+
+    def picture_size(self, pipeline: Pipeline) -> tuple[int, int]:
+        """See :meth:`Adapter.picture_size`."""
+        if self.side and not hasattr(pipeline, "default_sample_size"):
+            return self.side, self.side
+        return super().picture_size(pipeline)
 
     @contextmanager
     def prepared(self, pipeline: Pipeline) -> Iterator[None]:
@@ -163,7 +174,7 @@ class ProbedAdapter(Adapter):
                 call[name] = conditioning.pooled
         shape = call[recording.latents].shape
         call[recording.latents] = self.packed(pipeline, latents, shape)
-        clock = "timestep" if "timestep" in call else "t"
+        clock = next(name for name in ("timestep", "timesteps", "t") if name in call)
         call[clock] = self.clock(pipeline, timestep).to(call[clock])
         output = self.module(pipeline)(**call)
         value = output[0] if isinstance(output, tuple) else output.sample
@@ -179,8 +190,7 @@ class ProbedAdapter(Adapter):
             return latents
         if len(shape) == 5:
             return latents.unsqueeze(2)
-        rows, channels, height, width = latents.shape
-        return pipeline._pack_latents(latents, rows, channels, height, width)
+        return functional.pixel_unshuffle(latents, self.square).flatten(2).transpose(1, 2)
 
     def unpacked(self, pipeline: Pipeline, value: Tensor, shape: torch.Size) -> Tensor:
         """The inverse of :meth:`packed`."""
@@ -188,8 +198,9 @@ class ProbedAdapter(Adapter):
             return value[:, : shape[1]]
         if value.ndim == 5:
             return value.squeeze(2)
-        scale = self.pixels_per_latent(pipeline)
-        return pipeline._unpack_latents(value, shape[-2] * scale, shape[-1] * scale, scale).reshape(shape)
+        height, width = (side // self.square for side in shape[-2:])
+        cells = value[:, -height * width :].transpose(1, 2).reshape(len(value), -1, height, width)
+        return functional.pixel_shuffle(cells, self.square)
 
     def starting(self, pipeline: Pipeline, latents: Tensor) -> dict[str, Any]:
         """See :meth:`Adapter.starting`."""

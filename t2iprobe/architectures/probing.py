@@ -78,7 +78,7 @@ class Attention:
     @property
     def reads_text(self) -> bool:
         """Whether image tokens attend to text tokens."""
-        return self.queries != "text" and self.keys != "image"
+        return self.queries not in ("text", "mixed") and self.keys not in ("image", "mixed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ def chat_tokenizer(*, length: int = 4096, side: str = "right") -> PreTrainedToke
     names = {f"{role}_token": token for role, token in zip(("pad", "unk", "bos", "eos"), SPECIAL, strict=True)}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=fast, model_max_length=length, padding_side=side, **names)
     tokenizer.chat_template = TEMPLATE
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True  # instructions are
     return tokenizer
 
 

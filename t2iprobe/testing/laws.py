@@ -381,11 +381,11 @@ def _edits(model: Model, sites: Sites) -> dict[str, Intervention]:
 
 
 def _guided(model: Model, prompts: Sequence[str] = (SOURCE,), **more: Any) -> Run:
-    """A run with a negative prompt; distilled families use true guidance only on request."""
-    options: dict[str, Any] = {"negative_prompt": ["blurred"] * len(prompts)}
-    if "true_cfg_scale" in inspect.signature(type(model.pipeline).__call__).parameters:
-        options["true_cfg_scale"] = 2.0
-    return model.run(prompts, num_steps=1, options=options, **more)
+    """A run with a negative prompt, where the pipeline takes one; distilled families guide only on request."""
+    takes, options = inspect.signature(type(model.pipeline).__call__).parameters, dict[str, Any]()
+    if "negative_prompt" in takes and model.guided({"guidance": 2.0}) > 1:
+        options["negative_prompt"] = ["blurred"] * len(prompts)
+    return model.run(prompts, num_steps=1, guidance=2.0, options=options, **more)
 
 
 def _pixels(run: Run) -> Pixels:

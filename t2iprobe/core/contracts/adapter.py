@@ -442,9 +442,16 @@ def layer_table(adapter: Adapter, pipeline: Pipeline) -> list[LayerRow]:
         modules = [denoiser.get_submodule(path) for path in dict.fromkeys(site.module for site in sites)]
         parameters = sum(map(count_parameters, modules))
         path, names = sites[0].module.rpartition(".")[0], tuple(site.name for site in sites)
-        width = int(modules[0].get_parameter("weight").shape[0])
+        width = _width(sites[0], modules[0])
         rows.append(LayerRow(index, path, names, parameters, parameters / total, sites[0].heads or 1, width))
     return rows
+
+
+def _width(site: Site, module: nn.Module) -> int:
+    """Channels of a site that is a projection's result, or a part of it."""
+    if site.channels is not None:
+        return site.channels[1] - site.channels[0]
+    return int(module.get_parameter("weight").shape[0])
 
 
 def count_parameters(module: nn.Module) -> int:
