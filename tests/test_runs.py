@@ -133,6 +133,26 @@ def test_damage_is_noticed_before_a_run_goes_on(name: str, tmp_path: Path) -> No
     ]
 
 
+def test_a_changed_page_is_noticed_and_stops_nothing(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        execute(numbers(at(2, lambda session: os.kill(os.getpid(), signal.SIGINT))), run)
+    checksums.keep(run, {"report.html": "<p>two of three</p>"})
+    (run / "report.html").write_text("<p>mine</p>")
+    assert [name for name, _ in checksums.damaged(run)] == ["report.html"]
+    execute(numbers(), run)
+    assert not list(checksums.damaged(run)) and (run / "report.html").read_text() == "<p>mine</p>"
+
+
+def test_a_settled_file_has_one_version(tmp_path: Path) -> None:
+    for text in "12":
+        checksums.keep(tmp_path, {"a": text})
+    (tmp_path / "a").write_text("1")
+    assert not list(checksums.damaged(tmp_path))
+    checksums.settle(tmp_path, ["a"])
+    assert [name for name, _ in checksums.damaged(tmp_path)] == ["a"]
+
+
 def test_a_kill_between_the_note_and_the_file_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checksums.keep(tmp_path, {"a": "1"})
     real = write
