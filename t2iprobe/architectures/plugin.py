@@ -20,6 +20,7 @@ FAMILIES = {
     "chroma": ("Chroma",),
     "cogview": ("CogView3Plus", "CogView4"),
     "pixart": ("PixArtAlpha", "PixArtSigma"),
+    "sana": ("Sana", "SanaSprint"),
     "qwenimage": ("QwenImage",),
     "flux2": ("Flux2", "Flux2Klein"),
     "krea2": ("Krea2",),

@@ -44,9 +44,10 @@ def gemma(width: int) -> GemmaModel:
     return enliven(GemmaModel(GemmaConfig(**decoder_settings(width))))
 
 
-def gemma2(width: int) -> Gemma2Model:
+def gemma2(width: int, vocabulary: int = len(VOCABULARY)) -> Gemma2Model:
     """The decoder that Sana and Lumina 2 read their prompts with."""
-    return enliven(Gemma2Model(Gemma2Config(**decoder_settings(width), query_pre_attn_scalar=width // 2)))
+    settings = decoder_settings(width) | {"vocab_size": vocabulary}
+    return enliven(Gemma2Model(Gemma2Config(**settings, query_pre_attn_scalar=width // 2)))
 
 
 def glm(width: int) -> GlmModel:
