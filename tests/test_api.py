@@ -315,6 +315,7 @@ def test_other_commands_say_what_cannot_be(model: t2i.Model, call: Callable[[t2i
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_figures")
 def test_concepts_are_learnt_one_after_another(model: t2i.Model) -> None:
     small = {"train_steps": 1, "rank": 1, "train_batch_size": 1, "samples": 1, "num_steps": 1, "order": 0, "seed": 0}
     learnt = t2i.continual(model, method="naive", reference="none", metric="concept", quiet=True, **small)
