@@ -11,6 +11,7 @@ from peft import LoraConfig
 
 from t2iprobe.architectures.deepfloyd import DeepFloydIF
 from t2iprobe.architectures.flux import Flux
+from t2iprobe.architectures.qwenimage import QwenImage
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
@@ -145,3 +146,11 @@ def test_only_the_branch_and_step_in_scope_take_from_a_donor() -> None:
         for branch in Branch.COND, Branch.UNCOND:
             row = 1 if (step, branch) == (1, Branch.COND) else 0
             assert torch.equal(found.fetch(site, step, branch, [0]), own.fetch(site, step, branch, [row]))
+
+
+def test_a_donor_runs_where_texts_are_padded_to_the_longest_of_a_batch() -> None:
+    model = build(QwenImage)
+    assert all(model.adapter.from_text(model.pipeline, site) is None for site in model.sites)
+    generation = model.generation([DOG, " ".join(["a very long prompt"] * 9)], num_steps=1)
+    run = model.run(generation, rows=[0], interventions=[patch({0: 1}, "text")])
+    assert run.denoiser_rows == 2 * model.rows({"num_steps": 1})

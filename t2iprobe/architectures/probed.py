@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from t2iprobe.architectures import autoencoders, layers
 from t2iprobe.architectures.probing import Recording, record
-from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning, Pipeline
+from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning, FromText, Pipeline
 from t2iprobe.core.errors import HookError, ModelError
 from t2iprobe.core.shadow import shadowed
 from t2iprobe.core.sites import Site
@@ -56,6 +56,10 @@ class ProbedAdapter(Adapter):
     square: ClassVar[int] = 2
     #: sign of the prediction: -1 where the pipeline turns it round
     sign: ClassVar[int] = 1
+
+    def from_text(self, pipeline: Pipeline, site: Site) -> FromText | None:
+        """See :meth:`Adapter.from_text`."""
+        return None if self.pads_to else super().from_text(pipeline, site)
 
     @classmethod
     @functools.cache

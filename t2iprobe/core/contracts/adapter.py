@@ -208,7 +208,8 @@ class Adapter(ABC):
 
         With such a function, a donor of this site needs no row (:func:`t2iprobe.patch`). It takes the arguments by
         name, for some rows, and returns (row, ...); it may call the denoiser's modules. ``None`` declares nothing, so
-        that donors run beside the rows that they are patched into.
+        that donors run beside the rows that they are patched into; it has to be where a text's length depends on what
+        runs beside it.
         """
         name = site.port.key
         if site.module or site.port.side != "in" or not isinstance(name, str):
