@@ -95,8 +95,11 @@ def layer_sites(denoiser: nn.Module, index: int, layer: Template) -> Iterator[Si
     attention, beside = layer.example, layer.beside
     kind = "cross_attn" if attention.keys == "text" else "joint_attn"
     own = [*_masks(name, kind, attention), *_sites(present, attention, name, kind)]
-    others = [] if beside is None else list(_sites(present, beside, name, "self_attn"))
-    yield from others + own if beside and beside.sources[0].order < attention.sources[0].order else own + others
+    if beside is None or beside.module not in present:  # only some of SD3.5's blocks have one
+        yield from own
+        return
+    others = list(_sites(present, beside, name, "self_attn"))
+    yield from others + own if beside.sources[0].order < attention.sources[0].order else own + others
 
 
 def _masks(name: str, kind: str, attention: Attention) -> Iterator[Site]:

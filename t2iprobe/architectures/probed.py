@@ -130,7 +130,7 @@ class ProbedAdapter(Adapter):
     def text_spans(self, pipeline: Pipeline, call: Mapping[str, Any], length: int) -> Sequence[slice]:
         """See :meth:`Adapter.text_spans`; all text arguments stand one after the other."""
         recording = self.recording()
-        tokens = [call[name].shape[1] for name in recording.text if _is_tokens(call.get(name))]
+        tokens = [call[name].shape[1] for name in recording.text if is_tokens(call.get(name))]
         first = next(one.keys for one in recording.attentions if one.keys.endswith("first"))
         count = sum(tokens)
         return [slice(0, count) if first == "text first" else slice(length - count, length)]
@@ -160,7 +160,7 @@ class ProbedAdapter(Adapter):
         """See :meth:`Adapter.encode_prompts`: what the pipeline itself hands to its denoiser; without gradients."""
         call = self._call(pipeline, prompts)
         carried = {name: call[name] for name in self.recording().text if call.get(name) is not None}
-        tokens = next(name for name, value in carried.items() if _is_tokens(value))
+        tokens = next(name for name, value in carried.items() if is_tokens(value))
         pooled = next((name for name, value in carried.items() if value.ndim == 2 and value.is_floating_point()), None)
         extra = {name: value for name, value in carried.items() if name not in (tokens, pooled)}
         return Conditioning(carried[tokens], carried[pooled] if pooled else None, extra)
@@ -172,7 +172,7 @@ class ProbedAdapter(Adapter):
         call = self._call(pipeline, [""] * rows, height=height, width=width) | conditioning.extra
         names = iter(recording.text)
         for name in names:
-            if _is_tokens(recording.arguments[name]) and name not in conditioning.extra:
+            if is_tokens(recording.arguments[name]) and name not in conditioning.extra:
                 call[name] = conditioning.tokens
             elif name not in conditioning.extra and conditioning.pooled is not None:
                 call[name] = conditioning.pooled
@@ -244,7 +244,7 @@ class ProbedAdapter(Adapter):
         return seen
 
 
-def _is_tokens(value: Any) -> bool:
+def is_tokens(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim >= 3 and value.is_floating_point()
 
 
@@ -253,9 +253,9 @@ def _padded(encoded: Sequence[Any], multiple: int) -> tuple[Any, ...]:
     found: list[Any] = []
     for place, value in enumerate(encoded):
         before: Any = encoded[place - 1] if place else None
-        if _is_tokens(value):
+        if is_tokens(value):
             found.append(functional.pad(value, (0, 0) * (value.ndim - 2) + (0, -value.shape[1] % multiple)))
-        elif _is_tokens(before):
+        elif is_tokens(before):
             mask = before.new_ones(before.shape[:2], dtype=torch.int64) if value is None else value
             found.append(functional.pad(mask, (0, -mask.shape[1] % multiple)))
         else:

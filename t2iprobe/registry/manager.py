@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
@@ -276,14 +277,25 @@ class Plugins:
         return adapters[serving[0]]
 
     def adapter_of(self, pipeline: Pipeline) -> type[Adapter]:
-        """The adapter of a pipeline: that of its class, or of the nearest base class that is served.
+        """The adapter of a pipeline: that of its class, of the nearest base class that is served, or one by probing.
 
         Raises:
-            ModelError, ConfigError: as for :meth:`adapter_for`.
+            ModelError, ConfigError: as for :meth:`adapter_for`; or probing does not show what an adapter has to know.
         """
         served = {name for adapter in self.adapters().values() for name in adapter.pipelines}
         names = [kind.__name__ for kind in type(pipeline).__mro__]
-        return self.adapter_for(next((name for name in names if name in served), names[0]))
+        known = next((name for name in names if name in served), None)
+        if known is not None:
+            return self.adapter_for(known)
+        found: type[Adapter] | None = self._manager.hook.t2iprobe_probe_adapter(pipeline=pipeline)
+        if found is None:
+            return self.adapter_for(names[0])  # refuses it
+        warnings.warn(
+            f"no adapter names {names[0]}: sites and guidance were found by probing it; "
+            "t2iprobe.testing.laws() says what holds for it",
+            stacklevel=2,
+        )
+        return found
 
     def load_pipeline(self, ref: str, options: LoadOptions) -> Pipeline:
         """The pipeline that ``ref`` means, from the first plugin that knows it.

@@ -1,0 +1,255 @@
+"""An adapter for a pipeline whose class no adapter names: :func:`probed` makes it from a few calls of that pipeline."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from t2iprobe.architectures import layers
+from t2iprobe.architectures.probed import PROMPTS, ProbedAdapter, is_tokens
+from t2iprobe.architectures.probing import Reached, Recording
+from t2iprobe.core.contracts.adapter import Pipeline
+from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.hooks import bound
+from t2iprobe.core.shadow import shadowed
+
+DENOISERS = ("transformer", "unet")
+GUIDANCE = ("true_cfg_scale", "guidance_scale")
+SCALE = 3.0  # any scale that guides
+KINDS = ("cross_attn.k", "cross_attn.v", "joint_attn.k", "joint_attn.v")
+PADDING = 64
+#: arguments of some pipelines by which the picture is not the prompt's alone, or not as large as asked for
+SWITCHES = ("use_resolution_binning", "clean_caption", "enable_prompt_rewrite", "use_pe", "use_kv_cache")
+ADVICE = "write an adapter for it (docs/how-to/write-a-plugin)"
+
+
+class AutoAdapter(ProbedAdapter):
+    """What one pipeline showed; :func:`probed` makes a subclass of it for that pipeline."""
+
+    #: why ``predict`` cannot be trusted; empty if it was seen to give what the pipeline gives
+    doubt: ClassVar[str] = ""
+    #: the timestep that the denoiser gets: the scheduler's times the first number, plus the second
+    line: ClassVar[tuple[float, float]] = (1.0, 0.0)
+    negative: ClassVar[bool] = False
+    sides = 8  # smaller ones are refused by many pipelines
+    seen: ClassVar[Recording]
+
+    @classmethod
+    def recording(cls) -> Recording:  # type: ignore[override]
+        """See :meth:`ProbedAdapter.recording`; of the pipeline itself."""
+        return cls.seen
+
+    @classmethod
+    def tiny(cls) -> Pipeline:
+        """There is none.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(f"{cls.name} was made for one pipeline and has no tiny one; {ADVICE}")
+
+    def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
+        """See :meth:`Adapter.inputs`; an empty negative prompt where guidance needs one."""
+        takes = inspect.signature(type(pipeline).__call__).parameters
+        found = {name: value for name, value in super().inputs(pipeline, prompts).items() if name in takes}
+        return {**found, "negative_prompt": [""] * len(prompts)} if self.negative else found
+
+    def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:
+        """See :meth:`ProbedAdapter.clock`.
+
+        Raises:
+            ModelError: it is not known what the denoiser gets.
+        """
+        if self.doubt:
+            raise ModelError(f"{self.name}: {self.doubt}, so the denoiser cannot be called by itself; {ADVICE}")
+        scale, shift = self.line
+        return timestep * scale + shift
+
+
+@dataclass
+class Observed:
+    """The first step of a pipeline.
+
+    Args:
+        calls: arguments of the denoiser's calls.
+        outputs: what it gave.
+        timestep: the scheduler's.
+        handed: what the scheduler got as the prediction.
+    """
+
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    timestep: Tensor | None = None
+    handed: Tensor | None = None
+
+    def layout(self, rows: int, latents: str) -> tuple[int, int]:
+        """Number of calls, and rows of each per requested row."""
+        return len(self.calls), len(self.calls[0][latents]) // rows
+
+
+def probed(pipeline: Pipeline) -> type[AutoAdapter]:
+    """An adapter for this pipeline; about ten denoiser calls.
+
+    Raises:
+        ModelError: something that every adapter has to know cannot be seen; the message says what.
+    """
+    kind = type(pipeline).__name__
+    denoiser = next((name for name in DENOISERS if isinstance(getattr(pipeline, name, None), nn.Module)), None)
+    takes = inspect.signature(type(pipeline).__call__).parameters
+    _require(denoiser is not None, kind, f"it has no {' or '.join(DENOISERS)}")
+    _require("prompt" in takes and "generator" in takes, kind, "its call takes no prompt or no generator")
+    assert denoiser is not None
+    module = getattr(pipeline, denoiser)
+    _require(not any(weight.is_meta for weight in module.parameters()), kind, "its weights are not loaded")
+    facts: dict[str, Any] = {"name": f"auto:{kind}", "pipelines": frozenset({kind}), "denoiser": denoiser}
+    facts |= {"text_kv": KINDS[:2], "__doc__": f"Adapter of ``{kind}``, by probing."}
+    facts["arguments"] = {name: False for name in SWITCHES if name in takes}
+    facts["side"] = _side(pipeline, module, takes)
+    facts["guidance_argument"] = next((name for name in GUIDANCE if name in takes), "")
+    facts |= _padding(pipeline, facts)
+    try:
+        facts["seen"] = recording = _made(facts).recorded(pipeline)
+    except (ValueError, IndexError) as error:
+        raise ModelError(f"no adapter serves {kind}, and probing it failed ({error}); {ADVICE}") from error
+    _require(bool(recording.latents), kind, "its denoiser gets no latents of its own for each row")
+    _require(any(is_tokens(recording.arguments[one]) for one in recording.text), kind, "no argument carries the prompt")
+    found = layers.templates(recording)
+    _require(bool(found), kind, "no attention was seen in which image tokens read text")
+    facts |= _guidance(pipeline, facts, recording)
+    adapter = _made(facts)
+    sites = list(adapter.sites(pipeline))
+    kinds = {site.kind for site in sites}
+    facts["text_kv"] = tuple(one for one in KINDS if one in kinds)
+    _require(bool(facts["text_kv"]), kind, "no projection was seen that gives text keys and values alone")
+    facts["text_entry"] = tuple(one.name for one in sites if one.layer is None and one.name.startswith("text"))
+    return type(_made(facts | _predicting(pipeline, facts, recording)))
+
+
+def _require(fine: bool, kind: str, problem: str) -> None:
+    if not fine:
+        raise ModelError(f"no adapter serves {kind}, and none can be made by probing it: {problem}; {ADVICE}")
+
+
+def _made(facts: Mapping[str, Any]) -> AutoAdapter:
+    adapter: AutoAdapter = type("AutoAdapter", (AutoAdapter,), dict(facts))()
+    return adapter
+
+
+def _side(pipeline: Pipeline, denoiser: Any, takes: Mapping[str, inspect.Parameter]) -> int:
+    """Pixels per side of a picture, where the call's own default says it; 0 if the pipeline or its denoiser does."""
+    known = getattr(pipeline, "default_sample_size", None) or getattr(denoiser, "config", {}).get("sample_size")
+    own = takes["height"].default if "height" in takes else None
+    return own if isinstance(own, int) and not known else 0 if known else 1024
+
+
+def _observed(adapter: AutoAdapter, pipeline: Pipeline, prompts: Sequence[str], scale: float | None) -> Observed:
+    """The first step for some prompts, with a guidance scale if there is one."""
+    seen, scheduler = Observed(), pipeline.scheduler
+
+    def enter(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        seen.calls.append(dict(bound(module, args, kwargs)))
+        value = output[0] if isinstance(output, tuple) else output.sample
+        seen.outputs.append(value if isinstance(value, Tensor) else torch.stack(value))
+
+    def step(model_output: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.handed, seen.timestep = model_output, timestep
+        raise Reached
+
+    arguments = {
+        **adapter.inputs(pipeline, prompts), **({} if scale is None else adapter.guidance(pipeline, scale)),
+        "generator": [torch.Generator().manual_seed(0) for _ in prompts], "num_inference_steps": 2,
+    }  # fmt: skip
+    handle = adapter.module(pipeline).register_forward_hook(enter, with_kwargs=True)
+    try:
+        with torch.no_grad(), adapter.prepared(pipeline), shadowed(scheduler, "step", step), suppress(Reached):
+            pipeline(**arguments, output_type="latent")
+    finally:
+        handle.remove()
+    if not seen.calls:
+        raise ModelError(f"{adapter.name}: the pipeline never calls its {adapter.denoiser}; {ADVICE}")
+    return seen
+
+
+def _padding(pipeline: Pipeline, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether prompts are as long as the longest of their batch, so that they have to be padded to one length."""
+    adapter, text = _made(facts), "encoder_hidden_states"
+    alone, beside = (_observed(adapter, pipeline, prompts, None).calls[0] for prompts in (PROMPTS[:1], PROMPTS))
+    if not is_tokens(alone.get(text)) or alone[text].shape[1] == beside[text].shape[1]:
+        return {}
+    masked = any("mask" in name and isinstance(value, Tensor) for name, value in beside.items())
+    _require(masked, type(pipeline).__name__, "a prompt's text depends on the longest of its batch, without a mask")
+    return {"pads_to": PADDING}
+
+
+def _guidance(pipeline: Pipeline, facts: Mapping[str, Any], recording: Recording) -> dict[str, Any]:
+    """How guidance is switched on, and how the denoiser is called with it."""
+    if not facts["guidance_argument"]:
+        return {}
+    kind, latents = type(pipeline).__name__, recording.latents
+    adapter = _made(facts)
+    off = _observed(adapter, pipeline, PROMPTS, 1.0)
+    found: dict[str, Any] = {}
+    if off.layout(2, latents) != (1, 1):  # on above 0, as 1 is
+        found["guided_above"], off = 0.0, _observed(adapter, pipeline, PROMPTS, 0.0)
+    _require(off.layout(2, latents) == (1, 1), kind, "its guidance cannot be switched off")
+    on = _observed(adapter, pipeline, PROMPTS, SCALE)
+    takes = inspect.signature(type(pipeline).__call__).parameters
+    if on.layout(2, latents) == (1, 1) and "negative_prompt" in takes:
+        found["negative"] = True
+        on = _observed(_made({**facts, **found}), pipeline, PROMPTS, SCALE)
+    layout = on.layout(2, latents)
+    if layout == (1, 1):  # an input of the network, or nothing
+        return found | {"negative": False, "guided_above": math.inf}
+    _require(layout in ((2, 1), (1, 2)), kind, f"with guidance the denoiser is called {layout[0]} times a step")
+    text = next(name for name in recording.text if is_tokens(recording.arguments[name]))
+    prompt, first = off.calls[0][text], on.calls[0][text][:2]
+    cond_first = first.shape == prompt.shape and torch.equal(first, prompt)
+    _require(cond_first or layout == (1, 2), kind, "with guidance the denoiser's first call is not the prompt's")
+    return found | {"guides_apart": layout == (2, 1), "cond_first": cond_first}
+
+
+def _predicting(pipeline: Pipeline, facts: Mapping[str, Any], recording: Recording) -> dict[str, Any]:
+    """How timesteps, predictions and latents are passed; a doubt where that cannot be seen."""
+    adapter = _made({**facts, "guided_above": min(facts.get("guided_above", 1.0), 1.0)})
+    seen = _observed(adapter, pipeline, PROMPTS[:1], adapter.guided_above if facts["guidance_argument"] else None)
+    call, output = seen.calls[0], seen.outputs[0]
+    clock = next((name for name in ("timestep", "timesteps", "t") if isinstance(call.get(name), Tensor)), None)
+    if clock is None or seen.timestep is None or seen.handed is None:
+        return {"doubt": "no timestep was seen among the denoiser's arguments"}
+    told, own = float(call[clock].flatten()[0]), float(seen.timestep)
+    lines = [line for line in ((1.0, 0.0), (1e-3, 0.0), (-1e-3, 1.0)) if math.isclose(own * line[0] + line[1], told)]
+    if not lines:
+        return {"doubt": f"the denoiser gets timestep {told:g} where the scheduler has {own:g}"}
+    latents = call[recording.latents]
+    found: dict[str, Any] = {"line": lines[0]}
+    if latents.ndim == 3:
+        cells = math.prod(side // adapter.pixels_per_latent(pipeline) for side in adapter.picture_size(pipeline))
+        found["square"] = max(1, round(math.sqrt(cells / latents.shape[1])))
+    if not _fits(pipeline, adapter, latents, found.get("square", 1)):
+        return {"doubt": "the autoencoder's latents are not what the denoiser gets"}
+    handed = seen.handed.flatten()
+    given = output.flatten()[: len(handed)] if output.ndim == 3 else output[:, : seen.handed.shape[1]].flatten()
+    for sign in (1, -1):
+        if given.shape == handed.shape and torch.allclose(sign * given.float(), handed.float(), rtol=1e-2, atol=1e-3):
+            return found | {"sign": sign}
+    return {"doubt": "the scheduler gets something else than what the denoiser gives"}
+
+
+@torch.no_grad()
+def _fits(pipeline: Pipeline, adapter: AutoAdapter, latents: Tensor, square: int) -> bool:
+    """Whether an encoded picture is as large as the latents; true if there is no autoencoder."""
+    vae = getattr(pipeline, "vae", None)
+    if vae is None:
+        return True
+    images = torch.zeros(1, 3, *adapter.picture_size(pipeline)).to(next(vae.parameters()))
+    _, channels, height, width = adapter.encode_images(pipeline, images).shape
+    if latents.ndim == 3:
+        return latents.shape[1:] == (height * width // square**2, channels * square**2)
+    return (latents.shape[1], *latents.shape[-2:]) == (channels, height, width)

@@ -1,0 +1,88 @@
+"""A pipeline whose class no adapter names is tried out, and gets the sites that a curated adapter has."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from typing import Any
+
+import pytest
+
+from t2iprobe.architectures.auto import probed
+from t2iprobe.architectures.plugin import t2iprobe_probe_adapter
+from t2iprobe.core.contracts.adapter import Adapter
+from t2iprobe.core.errors import ModelError
+from t2iprobe.core.model import Model
+from t2iprobe.core.shadow import shadowed
+from t2iprobe.registry.hookspecs import hookimpl
+from t2iprobe.registry.manager import Plugins
+from t2iprobe.testing import laws
+
+FAMILIES = (
+    ("chroma", "Chroma"),
+    ("flux", "Flux"),
+    ("ovis", "OvisImage"),
+    ("krea2", "Krea2"),
+    ("nucleus", "NucleusImage"),
+    ("pixart", "PixArtSigma"),
+    ("qwenimage", "QwenImage"),
+    ("sd3", "SD3"),
+    ("sdxl", "SDXL"),
+)
+
+
+def curated(module: str, name: str) -> type[Adapter]:
+    found: type[Adapter] = getattr(importlib.import_module(f"t2iprobe.architectures.{module}"), name)
+    return found
+
+
+@pytest.mark.parametrize(("module", "name"), FAMILIES)
+def test_it_finds_what_the_curated_adapter_has(module: str, name: str) -> None:
+    family = curated(module, name)
+    pipeline = family.tiny()
+    auto = probed(pipeline)
+
+    def found(adapter: Adapter) -> list[Any]:
+        sites = [site for site in adapter.sites(pipeline) if site.kind in family.text_kv]
+        return sorted((site.module, site.channels or (0, 0), site.stream, site.kind) for site in sites)
+
+    assert found(auto()) == found(family())
+    assert auto.guides_apart == family.guides_apart and not auto.doubt
+    for scale in (0.0, 1.0, 3.0):
+        calls = [Model(pipeline, one).rows({"guidance": scale, "num_steps": 2}) for one in (auto(), family())]
+        assert calls[0] == calls[1], scale
+
+
+@pytest.mark.parametrize(("module", "name"), [("qwenimage", "QwenImage"), ("pixart", "PixArtSigma")])
+def test_it_keeps_the_laws(module: str, name: str) -> None:
+    pipeline = curated(module, name).tiny()
+    adapter = probed(pipeline)()
+    for law in laws():
+        law(adapter, pipeline)
+
+
+class Nothing:
+    """Registers no adapter, but probes."""
+
+    @hookimpl
+    def t2iprobe_probe_adapter(self, pipeline: Any) -> Any:
+        return t2iprobe_probe_adapter(pipeline)
+
+
+def test_a_loaded_pipeline_is_served_with_a_warning() -> None:
+    plugins = Plugins((), installed=False, extra=[Nothing()])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model = plugins.load(curated("sdxl", "SDXL").tiny())
+    assert any("no adapter names StableDiffusionXLPipeline" in str(one.message) for one in said)
+    assert model.adapter.name == "auto:StableDiffusionXLPipeline"
+    assert len(model.run("a sign", num_steps=2, cache="blocks.0.cross_attn.k").cache) > 0
+
+
+def test_what_cannot_be_seen_is_refused() -> None:
+    pipeline = curated("sdxl", "SDXL").tiny()
+    with shadowed(pipeline, "unet", None), pytest.raises(ModelError, match="it has no transformer or unet"):
+        probed(pipeline)
+    pipeline.unet.to("meta")
+    with pytest.raises(ModelError, match="its weights are not loaded"):
+        probed(pipeline)
