@@ -132,7 +132,7 @@ class ProbedAdapter(Adapter):
         recording = self.recording()
         tokens = [call[name].shape[1] for name in recording.text if is_tokens(call.get(name))]
         first = next(one.keys for one in recording.attentions if one.keys.endswith("first"))
-        count = sum(tokens)
+        count = sum(tokens) + self.registers
         return [slice(0, count) if first == "text first" else slice(length - count, length)]
 
     def branches(self, pipeline: Pipeline, call: int, ratio: int) -> tuple[Branch, ...]:

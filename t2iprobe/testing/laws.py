@@ -127,14 +127,15 @@ def text_sites_hold_the_text(model: Model) -> None:
     run = _run(model, cache="*")
     there = [site for site in model.sites if site.name in run.cache]
     entry = model.sites.match(*model.adapter.text_entry)
-    lengths = [_tokens(run.cache, site) for site in entry if site in there]
+    lengths = [_tokens(run.cache, site) for site in entry if site in there and not site.carried]
+    lengths += [length + model.adapter.registers for length in (*lengths, sum(lengths))]
     for site in there:
         is_text = _is_text(model.adapter, site)
         allowed = "all", "text" if is_text else "image"
         _require(site.stream in allowed, f"{site.name} is {'' if is_text else 'not '}text, found {site.stream!r}")
         if is_text and "token" in site.axes:
             found = _tokens(run.cache, site)
-            _require(found in (*lengths, sum(lengths)), f"{site.name} has {found} tokens, the text entry {lengths}")
+            _require(found in lengths, f"{site.name} has {found} tokens, the text entry {lengths}")
 
 
 @_law

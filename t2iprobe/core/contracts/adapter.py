@@ -87,6 +87,8 @@ class Adapter(ABC):
     inferred: ClassVar[str] = ""
     #: published settings of the pipeline outside its denoiser, such as ``vae_scale_factor``
     published_facts: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    #: learned tokens that stand before the text in every block, read what it reads and are patched with it
+    registers: ClassVar[int] = 0
     #: whether each branch of guidance is a separate denoiser call instead of a part of the batch
     guides_apart: ClassVar[bool] = False
     #: precision of the weights on a GPU: that of the published half-precision files, which a cast would round again
