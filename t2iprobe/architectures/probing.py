@@ -256,8 +256,9 @@ def tokens_of(value: Tensor) -> Tokens:
     if rows.shape[0] != 4:
         return "mixed"
     places = [(rows[row] != rows[row + 1]).any(-1) for row in (0, 2)]
-    if not torch.equal(*places):
-        return "mixed"
+    if not torch.equal(*places):  # each row's picture may stand right behind its own prompt
+        one_run = all(_one_run(place) for place in places) and _count(places[0]) == _count(places[1])
+        return "text first" if one_run else "mixed"
     image = places[0]
     if image.all():
         return "image"
@@ -267,3 +268,12 @@ def tokens_of(value: Tensor) -> Tokens:
     if changes > 1:
         return "mixed"
     return "image first" if image[0] else "text first"
+
+
+def _one_run(place: Tensor) -> bool:
+    """Whether the marked tokens are neighbours."""
+    return int((place[1:] != place[:-1]).sum()) <= 2 and not (place[0] and place[-1])
+
+
+def _count(place: Tensor) -> int:
+    return int(place.sum())
