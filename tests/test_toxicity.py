@@ -25,7 +25,7 @@ from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.core.contracts.adapter import Adapter
 from t2iprobe.core.contracts.detector import Detector, Hit, Rewriter, merged, replaced
 from t2iprobe.core.errors import ConfigError, GuardError, ModelError
-from t2iprobe.core.model import Model, Run
+from t2iprobe.core.model import Generation, Model, Run
 from t2iprobe.plugins.toxicity import latent
 from t2iprobe.plugins.toxicity.detectors import Callback, Classifier
 from t2iprobe.plugins.toxicity.gallery import LOG, Gallery
@@ -275,7 +275,7 @@ def test_decisions_belong_to_their_prompts(sd: Model, calls: list[int]) -> None:
     with pytest.raises(ConfigError, match="for the row's own prompt"):
         guard.run_decided(asked(sd), passing)
     with pytest.raises(ConfigError, match="not its option prompt_embeds"):
-        guard.run(sd.generation([BENIGN], options={"prompt_embeds": torch.zeros(1, 24, 32)}))
+        guard.run(Generation((), (0,), options={"prompt_embeds": torch.zeros(1, 24, 32)}))
     assert not calls
 
 
