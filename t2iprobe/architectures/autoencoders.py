@@ -33,7 +33,8 @@ def decode(vae: Any, latents: Tensor) -> Tensor:
 
 def of_video(vae: nn.Module) -> bool:
     """Whether it is made for videos; a picture is one of a single frame."""
-    return any(isinstance(module, nn.Conv3d) for module in vae.modules())
+    config: Any = getattr(vae, "config", {})
+    return "temperal_downsample" in config or any(isinstance(module, nn.Conv3d) for module in vae.modules())
 
 
 def of_squares(vae: nn.Module) -> bool:

@@ -193,4 +193,4 @@ def _entry(argument: str, value: Tensor) -> tuple[str, tuple[Axis, ...]]:
         of_vector = value.is_floating_point() and "mask" not in argument
         return ("pooled", ("channel",)) if of_vector else ("text_mask", ("token",))
     rest: list[Axis] = ["channel"] * (value.ndim - 2)
-    return "text_ids", ("token", *rest)
+    return "text_ids", ("token", *rest) if value.ndim > 1 else ()  # or a number for each row

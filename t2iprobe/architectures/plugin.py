@@ -25,11 +25,13 @@ FAMILIES = {
     "pixart": ("PixArtAlpha", "PixArtSigma"),
     "sana": ("Sana", "SanaSprint"),
     "qwenimage": ("QwenImage",),
+    "qwenimage21": ("QwenImage21",),
     "flux2": ("Flux2", "Flux2Klein"),
     "krea2": ("Krea2",),
     "ovis": ("OvisImage",),
     "longcat": ("LongCatImage",),
     "bria": ("Bria",),
+    "ernie": ("ErnieImage",),
     "nucleus": ("NucleusImage",),
 }
 

@@ -251,13 +251,14 @@ def is_tokens(value: Any) -> bool:
 def _padded(encoded: Sequence[Any], multiple: int) -> tuple[Any, ...]:
     """Encoded prompts, each followed by its mask (``None`` if every token counts), with more padding."""
     found: list[Any] = []
+    tokens: Any = None
     for place, value in enumerate(encoded):
-        before: Any = encoded[place - 1] if place else None
         if is_tokens(value):
+            tokens = value
             found.append(functional.pad(value, (0, 0) * (value.ndim - 2) + (0, -value.shape[1] % multiple)))
-        elif is_tokens(before):
-            mask = before.new_ones(before.shape[:2], dtype=torch.int64) if value is None else value
-            found.append(functional.pad(mask, (0, -mask.shape[1] % multiple)))
-        else:
-            found.append(value)
+            continue
+        if value is None and place and encoded[place - 1] is tokens and tokens is not None:
+            value = tokens.new_ones(tokens.shape[:2], dtype=torch.int64)
+        of_tokens = isinstance(value, Tensor) and tokens is not None and value.shape == tokens.shape[:2]
+        found.append(functional.pad(value, (0, -value.shape[1] % multiple)) if of_tokens else value)
     return tuple(found)

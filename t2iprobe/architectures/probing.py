@@ -152,12 +152,14 @@ class _Probe:
         calls: its calls so far.
         inside: the modules that are running, innermost last, with their arguments.
         leaves: outputs of linear layers since the last attention, cut off from what they were computed from.
+        used: whether an attention has run since.
     """
 
     denoiser: nn.Module
     calls: list[_Call] = field(default_factory=list)
     inside: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     leaves: list[tuple[str, int, int, Tensor]] = field(default_factory=list)
+    used: bool = False
     ran: int = 0
     own: tuple[Any, bool] = (None, False)
 
@@ -205,6 +207,9 @@ class _Probe:
                 return None
             leaf = output.detach().requires_grad_()
             self.ran += 1
+            if self.used:  # several attentions in a row may share projections
+                self.leaves.clear()
+                self.used = False
             self.leaves.append((path, module.in_features, self.ran, leaf))
             return leaf
 
@@ -224,9 +229,9 @@ class _Probe:
         found = [
             one for part, tensor in zip("qkv", (query, key, value), strict=True) for one in self._sources(part, tensor)
         ]
-        self.leaves.clear()
+        self.used = True
         path, given = self.inside[-1]
-        masks = [(name, mask.ndim) for name, mask in given.items() if "mask" in name and _differ(mask, 0, 2)]
+        masks = [(name, mask.ndim) for name, mask in given.items() if _is_mask(name) and _differ(mask, 0, 2)]
         queries, keys = (tokens_of(tensor.transpose(1, 2)) for tensor in (query, key))
         sources = tuple(source for source, _ in found)
         call = self.calls[-1]
@@ -248,6 +253,10 @@ class _Probe:
             if len(used):
                 first, last = int(used.min()), int(used.max()) + 1
                 yield Source(path, part, tokens_of(leaf), first, last, leaf.shape[-1], inputs, order), leaf.detach()
+
+
+def _is_mask(name: str) -> bool:
+    return "mask" in name or "valid" in name
 
 
 def tokens_of(value: Tensor) -> Tokens:

@@ -192,7 +192,8 @@ class Adapter(ABC):
     def size_multiple(self, pipeline: Pipeline) -> int:
         """Sides of pictures must be multiples of this number of pixels."""
         config = getattr(self.module(pipeline), "config", {})
-        return self.pixels_per_latent(pipeline) * int(config.get("patch_size") or 1)
+        patch = config.get("patch_size") or 1
+        return self.pixels_per_latent(pipeline) * (patch if isinstance(patch, int) else max(patch))
 
     def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
         """Arguments of the pipeline call that carry the prompts."""
