@@ -18,7 +18,7 @@ class HunyuanDiT(ProbedAdapter):
     """Adapter of ``HunyuanDiTPipeline``."""
 
     name: ClassVar[str] = "hunyuan-dit"
-    pipelines: ClassVar[frozenset[str]] = frozenset({"HunyuanDiTPipeline"})
+    pipelines: ClassVar[frozenset[str]] = frozenset({"HunyuanDiTPipeline", "HunyuanDiTPAGPipeline"})
     hub_id: ClassVar[str] = "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers"
     denoiser = "transformer"
     half = "float16"

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from t2iprobe.architectures import autoencoders, layers
 from t2iprobe.architectures.probing import Recording, record
-from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning, FromText, Pipeline
+from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning, FromText, Pipeline, perturbs
 from t2iprobe.core.errors import HookError, ModelError
 from t2iprobe.core.shadow import shadowed
 from t2iprobe.core.sites import Site
@@ -76,8 +76,8 @@ class ProbedAdapter(Adapter):
         prompts = [prompt for prompt in PROMPTS for _ in range(2)]
         noise = [torch.Generator().manual_seed(seed) for seed in (0, 1, 0, 1)]
         arguments = {
-            **self.inputs(pipeline, prompts), **self.guidance(pipeline, self.guided_above), "num_inference_steps": 2,
-            "generator": noise, "output_type": "latent",
+            **self.settings(pipeline), **self.inputs(pipeline, prompts), **self.guidance(pipeline, self.guided_above),
+            "num_inference_steps": 2, "generator": noise, "output_type": "latent",
         }  # fmt: skip
         with self.prepared(pipeline):
             return record(self.module(pipeline), lambda: pipeline(**arguments))
@@ -154,7 +154,8 @@ class ProbedAdapter(Adapter):
 
     def guidance_branches(self, pipeline: Pipeline, arguments: Mapping[str, Any]) -> int:
         """See :meth:`Adapter.guidance_branches`."""
-        return 2 if (arguments.get(self.guidance_argument) or 0) > self.guided_above else 1
+        guided = (arguments.get(self.guidance_argument) or 0) > self.guided_above
+        return 1 + guided + perturbs(arguments)
 
     def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
         """See :meth:`Adapter.encode_prompts`: what the pipeline itself hands to its denoiser; without gradients."""
@@ -229,8 +230,8 @@ class ProbedAdapter(Adapter):
             raise _Reached
 
         arguments = {
-            **self.inputs(pipeline, prompts), **self.guidance(pipeline, self.guided_above), **size,
-            "num_inference_steps": 2, "output_type": "latent",
+            **self.settings(pipeline), **self.inputs(pipeline, prompts), **self.guidance(pipeline, self.guided_above),
+            **size, "num_inference_steps": 2, "output_type": "latent",
             "generator": [torch.Generator().manual_seed(0) for _ in prompts],
         }  # fmt: skip
         with self.prepared(pipeline), shadowed(denoiser, "forward", reached):

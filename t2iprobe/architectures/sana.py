@@ -31,7 +31,7 @@ class Sana(ProbedAdapter):
     """Adapter of ``SanaPipeline``."""
 
     name: ClassVar[str] = "sana"
-    pipelines: ClassVar[frozenset[str]] = frozenset({"SanaPipeline"})
+    pipelines: ClassVar[frozenset[str]] = frozenset({"SanaPipeline", "SanaPAGPipeline"})
     hub_id: ClassVar[str] = "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers"
     denoiser = "transformer"
     text_kv = ("cross_attn.k", "cross_attn.v")

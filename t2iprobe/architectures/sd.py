@@ -18,7 +18,12 @@ class SD(LatentUNet):
     """Adapter of ``StableDiffusionPipeline``, predicting noise (SD 1, SD 2 base) or velocity (SD 2)."""
 
     name: ClassVar[str] = "sd"
-    pipelines: ClassVar[frozenset[str]] = frozenset({"StableDiffusionPipeline", "StableDiffusionControlNetPipeline"})
+    pipelines: ClassVar[frozenset[str]] = frozenset(
+        {
+            "StableDiffusionPipeline", "StableDiffusionControlNetPipeline", "StableDiffusionPAGPipeline",
+            "LatentConsistencyModelPipeline",
+        }
+    )  # fmt: skip
     hub_id: ClassVar[str] = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
     @classmethod

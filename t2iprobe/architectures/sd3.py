@@ -25,7 +25,9 @@ class SD3(Adapter):
     """
 
     name: ClassVar[str] = "sd3"
-    pipelines: ClassVar[frozenset[str]] = frozenset({"StableDiffusion3Pipeline", "StableDiffusion3ControlNetPipeline"})
+    pipelines: ClassVar[frozenset[str]] = frozenset(
+        {"StableDiffusion3Pipeline", "StableDiffusion3ControlNetPipeline", "StableDiffusion3PAGPipeline"}
+    )
     hub_id: ClassVar[str] = "stabilityai/stable-diffusion-3-medium-diffusers"
     denoiser = "transformer"
     blocks = ("JointTransformerBlock",)

@@ -21,7 +21,7 @@ class SDXL(LatentUNet):
 
     name: ClassVar[str] = "sdxl"
     pipelines: ClassVar[frozenset[str]] = frozenset(
-        {"StableDiffusionXLPipeline", "StableDiffusionXLControlNetPipeline"}
+        {"StableDiffusionXLPipeline", "StableDiffusionXLControlNetPipeline", "StableDiffusionXLPAGPipeline"}
     )
     hub_id: ClassVar[str] = "stabilityai/stable-diffusion-xl-base-1.0"
     upcasts = True

@@ -131,7 +131,7 @@ class Engine:
         self.donors.see(inputs, self.rows, branches)
         self.calls += 1
         self.rows_seen += latents.shape[0]
-        self.expected += Branch.SKIP not in branches
+        self.expected += branches != (Branch.SKIP,)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         value = output[0] if isinstance(output, tuple | list) else getattr(output, "sample", output)
@@ -170,7 +170,7 @@ class Engine:
             return None
         if not isinstance(value, Tensor):
             raise HookError(f"{site.name} is a {type(value).__name__}, not a tensor; its port needs an element: Out(0)")
-        if Branch.SKIP not in moment.branches:
+        if moment.branches != (Branch.SKIP,):
             self.fired[site.name] += 1
         count = len(self.rows)
         if value.shape[0] != count * len(moment.branches):

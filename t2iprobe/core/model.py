@@ -422,7 +422,8 @@ class Model:
         """Arguments of the pipeline call that decide its cost, defaults included."""
         number = settings.get("num_steps") or self.defaults.get("num_steps")
         steps = {"num_inference_steps": number} if number else {}
-        return {**self._own(), **self._guidance(settings.get("guidance")), **steps, **(settings.get("options") or {})}
+        own = {**self._own(), **self.adapter.settings(self.pipeline)}
+        return {**own, **self._guidance(settings.get("guidance")), **steps, **(settings.get("options") or {})}
 
     def _guidance(self, scale: float | None) -> dict[str, Any]:
         """Arguments of the pipeline call for this scale, else for the model's own; empty if neither is set."""
@@ -514,7 +515,7 @@ class Model:
             dtype = next(p.dtype for p in self.denoiser.parameters() if p.is_floating_point())
             given |= self.adapter.starting(self.pipeline, generation.latents[list(rows)].to(dtype))
         options = spread(options_of(self.pipeline, generation.options, rows), len(rows))
-        inputs = self.adapter.inputs(self.pipeline, prompts)
+        inputs = {**self.adapter.settings(self.pipeline), **self.adapter.inputs(self.pipeline, prompts)}
         for name in ("prompt", "negative_prompt"):
             if options.get(f"{name}_embeds") is not None:
                 inputs.pop(name, None)

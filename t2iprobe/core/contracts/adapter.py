@@ -34,7 +34,7 @@ class Branch(StrEnum):
 
     UNCOND = "uncond"
     COND = "cond"
-    SKIP = "skip"  # SD3's skip-layer guidance: the conditional pass with some layers skipped
+    SKIP = "skip"  # the conditional pass with some layers skipped or perturbed (SD3, arXiv 2403.17377)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +199,11 @@ class Adapter(ABC):
         """Arguments of the pipeline call that carry the prompts."""
         return {"prompt": list(prompts)}
 
+    def settings(self, pipeline: Pipeline) -> dict[str, Any]:
+        """Arguments of every pipeline call, unless options say otherwise: no perturbed-attention guidance."""
+        perturbs = "pag_scale" in inspect.signature(type(pipeline).__call__).parameters
+        return {"pag_scale": 0.0} if perturbs else {}
+
     def needed_options(self, pipeline: Pipeline) -> list[tuple[str, ...]]:
         """Arguments of the pipeline call without which it cannot draw; of each entry one suffices."""
         if getattr(pipeline, "controlnet", None) is None:
@@ -257,10 +262,12 @@ class Adapter(ABC):
         Raises:
             HookError: the layout is unknown, so an edit might be applied to the wrong branch.
         """
-        if ratio == 2:
-            return (Branch.UNCOND, Branch.COND)
-        if ratio == 1:
-            return (Branch.COND,)
+        perturbed = (Branch.SKIP,) * bool(getattr(pipeline, "do_perturbed_attention_guidance", False))
+        parts = ratio - len(perturbed)
+        if parts == 2:
+            return (Branch.UNCOND, Branch.COND, *perturbed)
+        if parts == 1:
+            return (Branch.COND, *perturbed)
         raise HookError(
             f"{self.name}: a denoiser call has {ratio} times the requested rows; only 1 and 2 are supported"
         )
@@ -300,7 +307,7 @@ class Adapter(ABC):
             pipeline: the pipeline.
             arguments: arguments of the pipeline call, including defaults.
         """
-        return 2 if (arguments.get("guidance_scale") or 0) > 1 else 1
+        return 1 + ((arguments.get("guidance_scale") or 0) > 1) + perturbs(arguments)
 
     def guidance_is_input(self, pipeline: Pipeline) -> bool:
         """Whether the guidance scale is an input of the denoiser (distilled guidance), so that one side suffices."""
@@ -409,6 +416,11 @@ class Adapter(ABC):
         """The inverse of :meth:`encode_images`, up to the autoencoder's error."""
         vae = pipeline.vae
         return vae.decode(latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)).sample
+
+
+def perturbs(arguments: Mapping[str, Any]) -> bool:
+    """Whether a pipeline call with these arguments adds rows for perturbed-attention guidance (arXiv 2403.17377)."""
+    return (arguments.get("pag_scale") or 0) > 0
 
 
 @dataclass(frozen=True, slots=True)

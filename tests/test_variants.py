@@ -1,0 +1,89 @@
+"""Pipelines that share a family's components: perturbed-attention guidance, and latent consistency models."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import diffusers
+import pytest
+
+from t2iprobe.architectures import tiny_parts as parts
+from t2iprobe.architectures.hunyuan_dit import HunyuanDiT
+from t2iprobe.architectures.pixart import PixArtSigma
+from t2iprobe.architectures.sana import Sana
+from t2iprobe.architectures.sd import SD
+from t2iprobe.architectures.sd3 import SD3
+from t2iprobe.architectures.sdxl import SDXL
+from t2iprobe.core.contracts.adapter import Adapter, Branch
+from t2iprobe.core.errors import HookError
+from t2iprobe.core.interventions import patch
+from t2iprobe.core.model import Model
+from t2iprobe.testing import laws
+
+PERTURBED = {
+    "StableDiffusionPAGPipeline": SD, "StableDiffusionXLPAGPipeline": SDXL, "StableDiffusion3PAGPipeline": SD3,
+    "PixArtSigmaPAGPipeline": PixArtSigma, "SanaPAGPipeline": Sana, "HunyuanDiTPAGPipeline": HunyuanDiT,
+}  # fmt: skip
+PROMPTS = ("a sign that says DOG", "a red cat on the sign")
+
+
+def perturbed(name: str) -> Any:
+    given = {**PERTURBED[name].tiny().components, "requires_safety_checker": False}
+    takes = inspect.signature(getattr(diffusers, name)).parameters
+    return parts.quiet(getattr(diffusers, name)(**{key: part for key, part in given.items() if key in takes}))
+
+
+@pytest.mark.parametrize("name", PERTURBED)
+def test_without_a_request_a_pipeline_with_perturbed_attention_is_the_plain_one(name: str) -> None:
+    adapter = PERTURBED[name]
+    assert name in adapter.pipelines
+    runs = [Model(one, adapter()).run(PROMPTS, num_steps=2) for one in (adapter.tiny(), perturbed(name))]
+    assert runs[0].images == runs[1].images and runs[0].denoiser_rows == runs[1].denoiser_rows
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+@pytest.mark.parametrize("name", PERTURBED)
+def test_rows_with_perturbed_attention_are_told_apart(name: str, guidance: float) -> None:
+    model = Model(perturbed(name), PERTURBED[name]())
+    settings: dict[str, Any] = {"num_steps": 2, "guidance": guidance, "options": {"pag_scale": 3.0}}
+    entry = model.adapter.text_entry[0]
+    plain = model.run(PROMPTS, num_steps=2, guidance=guidance, cache=entry)
+    run = model.run(PROMPTS, cache=entry, **settings)
+    assert run.denoiser_rows == 2 * model.rows(settings)
+    for branch in (Branch.COND, Branch.UNCOND)[: 1 + (guidance > 1)]:
+        assert run.cache[entry, 0, branch].equal(plain.cache[entry, 0, branch])
+    assert run.cache[entry, 0, Branch.SKIP].equal(run.cache[entry, 0, Branch.COND])
+    assert run.images != plain.images
+
+
+def test_sites_in_perturbed_layers_are_refused() -> None:
+    model = Model(perturbed("StableDiffusionPAGPipeline"), SD())
+    with pytest.raises(HookError, match=r"blocks\.3\.self_attn\.v: 2 rows for 1 requested rows in 3 branches"):
+        model.run(PROMPTS[0], num_steps=1, guidance=4.0, options={"pag_scale": 3.0}, cache="blocks.3.self_attn.v")
+
+
+def latent_consistency() -> Any:
+    plain = SD.tiny()
+    with parts.seeded():
+        unet = parts.unet(
+            down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+            attention_head_dim=2, time_cond_proj_dim=16,
+        )  # fmt: skip
+    swapped = {"unet": unet, "scheduler": diffusers.LCMScheduler(beta_schedule="scaled_linear")}
+    return parts.quiet(
+        diffusers.LatentConsistencyModelPipeline(**plain.components | swapped, requires_safety_checker=False)
+    )
+
+
+def test_a_latent_consistency_model_keeps_the_laws() -> None:
+    adapter: type[Adapter] = SD
+    for law in laws():
+        law(adapter(), latent_consistency())
+
+
+def test_a_latent_consistency_model_is_patched() -> None:
+    model = Model(latent_consistency(), SD())
+    plain = model.run(PROMPTS, num_steps=2)
+    patched = model.run(PROMPTS, num_steps=2, interventions=[patch({0: 1}, "blocks.*.cross_attn.[kv]")])
+    assert plain.images[0] != patched.images[0] and plain.images[1] == patched.images[1]
