@@ -142,7 +142,7 @@ def photos(tmp_path: Path) -> Iterator[Path]:
         ([*PAIR, "--layers", "6", "--start-step", "20"], r"--start-step 20: a run has the steps 0-19.*t_s"),
         (["--layers", "6", "--method", "closed-form", "--start-step", "2"], "--start-step is for localized edits"),
         (["--layers", "6", "--method", "prompt-swap", "--start-step", "2"], "edits; prompt-swap takes none"),
-        ([*PAIR, "--layers", "6", "--edit-lora", "nowhere"], "no LoRA can be read from nowhere"),
+        ([*PAIR, "--layers", "6", "--edit-lora", "nowhere"], "LoRA cannot be fetched: .* nowhere is not in the"),
         ([*PAIR, "--layers", "6", "--metric", "ocrf1"], "did you mean ocr_f1"),
         ([*PAIR, "--layers", "6", "--text-box", "words"], "no text box 'words'"),
         ([*PAIR, "--layers", "6", "--image", "none.png"], "none.png: there is no such file"),
