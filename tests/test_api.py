@@ -228,7 +228,7 @@ def test_without_a_folder_the_run_goes_with_its_result(model: t2i.Model, capsys:
     result = t2i.patch_layers(model, pairs=pairs, layers=[5, 6], num_steps=2, guidance=1.0)
     said = capsys.readouterr()
     assert "plan: 1 pair × 2 trials" in said.err and said.out == ""
-    assert result.asked == tuple(pairs) and [one.layers for one in result.trials[2:]] == [(5,), (6,)]
+    assert result.all_pairs == tuple(pairs) and [one.layers for one in result.trials[2:]] == [(5,), (6,)]
     folder = result.path
     assert folder.is_dir()
     del result
@@ -238,7 +238,7 @@ def test_without_a_folder_the_run_goes_with_its_result(model: t2i.Model, capsys:
 
 def test_quiet_is_quiet(model: t2i.Model, capsys: pytest.CaptureFixture[str]) -> None:
     result = t2i.patch_layers(model, pairs=[(A, B)], layers=6, num_steps=1, quiet=True)
-    assert result.asked == (t2i.Pair.from_prompts(A, B),)
+    assert result.all_pairs == (t2i.Pair.from_prompts(A, B),)
     assert capsys.readouterr() == ("", "")
 
 

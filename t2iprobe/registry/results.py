@@ -101,7 +101,10 @@ class LayerRanking(tuple[RankedLayer, ...]):
 
 
 class Result(StudyResult):
-    """A study, finished or in progress, read from its folder without a model."""
+    """A study, finished or in progress, read from its folder without a model.
+
+    The data come from :class:`StudyResult`; tables, plots and the report are added here, because core draws nothing.
+    """
 
     def __repr__(self) -> str:
         said = f"\n  {self.finding.sentence}" if self.finding else ""
@@ -132,7 +135,7 @@ class Result(StudyResult):
         return LayerRanking.of([one for one in rows if math.isfinite(one.value.mean)], unit)
 
     @cached_property
-    def asked(self) -> tuple[Pair, ...]:
+    def all_pairs(self) -> tuple[Pair, ...]:
         """The pairs, including those that were set aside."""
         return tuple(Pair(*one) for one in self.manifest["settings"]["pairs"])
 
@@ -175,7 +178,7 @@ class Result(StudyResult):
                 **{name: float(column[row, number]) for name, column in self.scores.items()},
             }
             for row, trial in enumerate(self.trials)
-            for number, pair in enumerate(self.asked)
+            for number, pair in enumerate(self.all_pairs)
             if done[row, number]
         )
 
@@ -185,7 +188,8 @@ class Result(StudyResult):
         Raises:
             ConfigError: xarray is not installed.
         """
-        of_pair = {name: ("pair", [getattr(one, name) for one in self.asked]) for name in ("source", "target", "seed")}
+        named = ("source", "target", "seed")
+        of_pair = {name: ("pair", [getattr(one, name) for one in self.all_pairs]) for name in named}
         trials = {
             "trial": [one.label for one in self.trials],
             "layers": ("trial", [ranges(one.layers) for one in self.trials]),

@@ -62,7 +62,7 @@ class Ranking(tuple[Ranked, ...]):
 
 
 class StudyResult:
-    """A study, finished or under way.
+    """The data of a study, finished or under way; what Python users hold, :class:`~t2iprobe.Result`, also draws it.
 
     Args:
         path: folder of the study.
