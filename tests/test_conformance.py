@@ -13,6 +13,7 @@ import torch
 from t2iprobe.architectures.deepfloyd import DeepFloydIF
 from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.joint import joint_block_sites, projection_sites
+from t2iprobe.architectures.kolors import Kolors
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
@@ -26,6 +27,7 @@ TestSDXL = adapter_conformance(SDXL)
 TestSD3 = adapter_conformance(SD3)
 TestDeepFloydIF = adapter_conformance(DeepFloydIF)
 TestFlux = adapter_conformance(Flux)
+TestKolors = adapter_conformance(Kolors)
 
 
 def change(sites: Iterator[Site], name: str, /, **fields: Any) -> Iterator[Site]:

@@ -21,6 +21,7 @@ FAMILIES = {
     "cogview": ("CogView3Plus", "CogView4"),
     "auraflow": ("AuraFlow",),
     "hunyuan_dit": ("HunyuanDiT",),
+    "kolors": ("Kolors",),
     "lumina": ("LuminaNext",),
     "pixart": ("PixArtAlpha", "PixArtSigma"),
     "sana": ("Sana", "SanaSprint"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -11,12 +9,10 @@ from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DC
 from torch import nn
 
 from t2iprobe.architectures import tiny_parts as parts
-from t2iprobe.architectures.unet import LatentUNet
-from t2iprobe.core.contracts.adapter import Conditioning, Frame, Pipeline
-from t2iprobe.core.sites import Out, Site
+from t2iprobe.architectures.unet import SizedUNet
 
 
-class SDXL(LatentUNet):
+class SDXL(SizedUNet):
     """Adapter of ``StableDiffusionXLPipeline``."""
 
     name: ClassVar[str] = "sdxl"
@@ -24,7 +20,6 @@ class SDXL(LatentUNet):
         {"StableDiffusionXLPipeline", "StableDiffusionXLControlNetPipeline", "StableDiffusionXLPAGPipeline"}
     )
     hub_id: ClassVar[str] = "stabilityai/stable-diffusion-xl-base-1.0"
-    upcasts = True
 
     @classmethod
     @parts.reproducible
@@ -68,24 +63,3 @@ class SDXL(LatentUNet):
                 addition_time_embed_dim=256,
                 projection_class_embeddings_input_dim=2816,
             )
-
-    def sites(self, pipeline: Pipeline) -> Iterator[Site]:
-        """The sites of every latent U-Net, plus the pooled text and picture size that enter the time embedding."""
-        text, *blocks = super().sites(pipeline)
-        yield text
-        yield Site("pooled", "add_embedding", Out(), axes=("channel",), static=True)
-        yield from blocks
-
-    def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
-        """See :meth:`Adapter.encode_prompts`."""
-        tokens, _, pooled, _ = pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False)
-        size = self.picture_size(pipeline)
-        ids = torch.tensor([*size, 0, 0, *size], device=tokens.device, dtype=tokens.dtype)
-        return Conditioning(tokens, pooled, {"time_ids": ids.expand(len(prompts), -1)})
-
-    def framed(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
-        """See :meth:`Adapter.framed`; sizes and corner enter the time embedding."""
-        listed = [[*frame.original, *frame.corner, *frame.size] for frame in frames]
-        # half precision would round the sizes
-        ids = torch.tensor(listed, dtype=torch.float32, device=conditioning.tokens.device)
-        return replace(conditioning, extra=conditioning.extra | {"time_ids": ids})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2iprobe.core.contracts.adapter import Adapter, Conditioning, FromText, Pipeline
+from t2iprobe.core.contracts.adapter import Adapter, Conditioning, Frame, FromText, Pipeline
 from t2iprobe.core.sites import In, Out, Site
 
 STAGES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
@@ -124,3 +124,30 @@ class LatentUNet(Adapter):
         tokens, told = conditioning.tokens, extra.pop("timestep_cond", None)
         added = extra or None
         return pipeline.unet(latents, timestep, tokens, None, told, added_cond_kwargs=added, return_dict=False)[0]
+
+
+class SizedUNet(LatentUNet):
+    """Latent U-Nets whose time embedding also reads the pooled text and the picture's size and crop (SDXL, Kolors)."""
+
+    upcasts = True
+
+    def sites(self, pipeline: Pipeline) -> Iterator[Site]:
+        """The sites of every latent U-Net, plus the pooled text and picture size that enter the time embedding."""
+        text, *blocks = super().sites(pipeline)
+        yield text
+        yield Site("pooled", "add_embedding", Out(), axes=("channel",), static=True)
+        yield from blocks
+
+    def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
+        """See :meth:`Adapter.encode_prompts`."""
+        tokens, _, pooled, _ = pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False)
+        size = self.picture_size(pipeline)
+        ids = torch.tensor([*size, 0, 0, *size], device=tokens.device, dtype=tokens.dtype)
+        return Conditioning(tokens, pooled, {"time_ids": ids.expand(len(prompts), -1)})
+
+    def framed(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
+        """See :meth:`Adapter.framed`; sizes and corner enter the time embedding."""
+        listed = [[*frame.original, *frame.corner, *frame.size] for frame in frames]
+        # half precision would round the sizes
+        ids = torch.tensor(listed, dtype=torch.float32, device=conditioning.tokens.device)
+        return replace(conditioning, extra=conditioning.extra | {"time_ids": ids})
