@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -13,12 +15,16 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import typer
 
 from t2iprobe import hookimpl
+from t2iprobe.cli import main
+from t2iprobe.cli.app import build
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.registry import hookspecs, manager
 from t2iprobe.registry.manager import PluginRow, Plugins
+from t2iprobe.report.sections import Section
 
 ROOT = Path(__file__).parents[1]
 HOW_TO = ROOT / "docs" / "how-to" / "write-a-plugin.md"
@@ -38,13 +44,23 @@ def registering(name: str, *classes: type) -> ModuleType:
 
 
 def called(name: str, **attributes: object) -> type:
-    metric = {"direction": "higher", "needs": "image", "score": None}
-    return type(name.title(), (), {"name": name, **metric, **attributes})
+    parts = {"direction": "higher", "needs": "image", "score": None, "pipelines": frozenset(), "summary": "mine"}
+    return type(name.title(), (), {"name": name, **parts, **attributes})
 
 
 def bare(*extra: object) -> Plugins:
     """Only these plugins."""
     return Plugins((), installed=False, extra=extra)
+
+
+def broken(plugins: Plugins, ask: Callable[[Plugins], object], reason: str) -> Any:
+    """What is left where the plugin ``bad`` is broken for this reason, which is listed, and warned of once."""
+    with pytest.warns(UserWarning, match=r"the plugin 'bad' is broken: .*T2IPROBE_DISABLE_PLUGINS=bad") as warned:
+        answer = ask(plugins)
+        ask(plugins)
+    assert len(warned) == 1
+    assert (row(plugins, "bad").status, row(plugins, "bad").reason) == ("broken", reason)
+    return answer
 
 
 def row(plugins: Plugins, name: str) -> PluginRow:
@@ -67,11 +83,44 @@ def test_a_registered_class_is_found_by_its_name() -> None:
     assert row(plugins, "mine").hooks == ("t2iprobe_register_metrics",)
 
 
-def test_an_incomplete_metric_puts_its_plugin_aside_with_a_sentence() -> None:
-    half = type("Brightness", (), {"name": "brightness", "needs": "image"})
-    plugins = bare(registering("half", half), registering("good", called("ssim")))
-    assert list(plugins.metrics()) == ["ssim"]
-    assert row(plugins, "half").reason == "the metric Brightness lacks direction, score"
+class Unread(ABC):
+    """A reader whose method is left out."""
+
+    name = "unread"
+
+    @abstractmethod
+    def read(self, image: object) -> list[str]: ...
+
+
+@pytest.mark.parametrize(
+    ("kind", "thing", "reason"),
+    [
+        ("metrics", type("Half", (), {"name": "half", "needs": "image"}), "the metric Half lacks direction, score"),
+        ("localizers", type("Mine", (), {"summary": "mine"}), "the localizer Mine lacks name"),
+        ("executors", type("Mine", (), {"name": 3}), "the executor Mine lacks name"),
+        ("adapters", type("Mine", (), {"name": "mine"}), "the adapter Mine lacks pipelines"),
+        ("readers", Unread, "the reader Unread lacks read"),
+    ],
+)  # fmt: skip
+def test_an_incomplete_class_is_left_out_with_a_sentence(kind: str, thing: type, reason: str) -> None:
+    hook = f"t2iprobe_register_{kind}"
+    good = called("good")
+    plugins = bare(plugin("bad", **{hook: lambda: [thing, good]}), plugin("other", **{hook: lambda: [called("else")]}))
+    assert list(broken(plugins, lambda ask: getattr(ask, kind)(), reason)) == ["good", "else"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "reason"),
+    [
+        ("metrics", "brightness", "a list, found 'brightness'"),
+        ("metrics", None, "a list, found None"),
+        ("commands", "ocr", "a dict, found 'ocr'"),
+    ],
+)
+def test_an_answer_of_another_type_is_left_out_with_a_sentence(kind: str, answer: object, reason: str) -> None:
+    hook = f"t2iprobe_register_{kind}"
+    plugins = bare(plugin("bad", **{hook: lambda: answer}))
+    assert broken(plugins, lambda ask: getattr(ask, kind)(), f"{hook} must return {reason}") == {}
 
 
 def test_each_kind_has_its_own_hook() -> None:
@@ -86,49 +135,132 @@ def test_each_kind_has_its_own_hook() -> None:
         "t2iprobe_register_executors": Plugins.executors,
     }
     everything: dict[str, Callable[..., Any]] = {hook: lambda hook=hook: [called(hook)] for hook in kinds}
-    plugins = bare(plugin("mine", t2iprobe_register_commands=lambda: {"do": None}, **everything))
+    group = typer.Typer()
+    plugins = bare(plugin("mine", t2iprobe_register_commands=lambda: {"do": group}, **everything))
     assert {hook: list(ask(plugins)) for hook, ask in kinds.items()} == {hook: [hook] for hook in kinds}
-    assert plugins.commands() == {"do": None}
+    assert plugins.commands() == {"do": group}
 
 
-def test_a_clash_of_names_names_both_plugins() -> None:
-    plugins = bare(registering("ours", called("ssim")), registering("theirs", called("ssim")))
-    with pytest.raises(ConfigError, match=r"'ssim'.*'ours' and 'theirs'"):
-        plugins.metrics()
+def test_a_name_belongs_to_the_plugin_that_was_loaded_first() -> None:
+    first, second = called("ssim"), called("ssim")
+    plugins = bare(registering("ours", first), registering("bad", second))
+    reason = "its metric 'ssim' needs another name: 'ours' has this one"
+    assert broken(plugins, Plugins.metrics, reason) == {"ssim": first}
+
+
+@pytest.mark.parametrize(("name", "owner"), [("patch", "localization"), ("report", "t2iprobe")])
+def test_no_plugin_replaces_a_command(name: str, owner: str) -> None:
+    groups = {name: typer.Typer(), "mine": typer.Typer()}
+    plugins = Plugins(installed=False, extra=[plugin("bad", t2iprobe_register_commands=lambda: groups)])
+    reason = f"its command '{name}' needs another name: '{owner}' has this one"
+    found = broken(plugins, Plugins.commands, reason)
+    assert found["mine"] is groups["mine"] and found.get(name) is not groups[name]
+
+
+def test_the_names_of_the_command_line_are_those_that_it_adds() -> None:
+    added = typer.main.get_command(build()).commands.keys() - Plugins(installed=False).commands().keys()
+    assert added == set(manager.OWN["commands"])
 
 
 @pytest.mark.parametrize(
-    ("broken", "reason"),
+    ("unfit", "reason"),
     [
         (plugin("bad", t2iprobe_register_magic=lambda: None), "unknown hook"),
         (plugin("bad", t2iprobe_register_metrics=lambda surprise: []), "surprise"),
     ],
     ids=["hook", "argument"],
 )
-def test_what_is_not_in_the_contract_puts_only_that_plugin_aside(broken: object, reason: str) -> None:
-    plugins = bare(broken, registering("good", called("ssim")))
+def test_what_is_not_in_the_contract_puts_only_that_plugin_aside(unfit: object, reason: str) -> None:
+    with pytest.warns(UserWarning, match="the plugin 'bad' is broken"):
+        plugins = bare(unfit, registering("good", called("ssim")))
     assert list(plugins.metrics()) == ["ssim"]
     assert row(plugins, "bad").status == "broken"
     assert reason in row(plugins, "bad").reason
     assert row(plugins, "good").status == "ok"
 
 
-def test_a_hook_that_raises_is_listed_and_stops_nothing_else() -> None:
-    def fail() -> list[type]:
-        raise ImportError("no module named engine")
+@pytest.mark.parametrize("error", [ImportError("no module named engine"), SystemExit("no engine")])
+def test_a_hook_that_raises_is_listed_and_stops_nothing_else(error: BaseException) -> None:
+    def fail(result: object = None) -> list[type]:
+        raise error
 
-    plugins = bare(plugin("bad", t2iprobe_register_metrics=fail), registering("good", called("ssim")))
-    assert list(plugins.metrics()) == ["ssim"]
-    assert row(plugins, "bad").reason == "t2iprobe_register_metrics raised ImportError: no module named engine"
+    bad = plugin("bad", t2iprobe_register_metrics=fail, t2iprobe_report_sections=fail)
+    plugins = bare(bad, registering("good", called("ssim")))
+    reason = f"t2iprobe_register_metrics raised {type(error).__name__}: {error}"
+    assert list(broken(plugins, Plugins.metrics, reason)) == ["ssim"]
+    both = f"{reason}; t2iprobe_report_sections raised {type(error).__name__}: {error}"
+    assert broken(plugins, lambda ask: ask.report_sections(None), both) == []  # type: ignore[arg-type]
+    assert plugins.versions().keys() == {"bad", "good"}
 
 
-def test_an_import_that_raises_is_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "t2i_bad.py").write_text("raise OSError('the disk\\nis gone')")
+def test_a_section_of_another_type_is_left_out() -> None:
+    section = Section("Mine")
+    plugins = bare(plugin("bad", t2iprobe_report_sections=lambda result: [section, "more"]))
+    reason = "t2iprobe_report_sections must return Sections, found 'more'"
+    assert broken(plugins, lambda ask: ask.report_sections(None), reason) == [section]  # type: ignore[arg-type]
+
+
+def test_a_function_that_is_not_marked_is_named() -> None:
+    module = registering("bad", called("ssim"))
+    module.t2iprobe_register_readers = list  # type: ignore[attr-defined]
+    with pytest.warns(UserWarning, match="t2iprobe_register_readers must be marked with @t2iprobe.hookimpl"):
+        plugins = bare(module)
+    assert row(plugins, "bad").status == "broken" and list(plugins.metrics()) == ["ssim"]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [("raise OSError('the disk\\nis gone')", "OSError: the disk is gone"), ("raise SystemExit(3)", "SystemExit: 3")],
+)
+def test_an_import_that_raises_is_listed(
+    code: str, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "t2i_bad.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     announce(monkeypatch, EntryPoint("bad", "t2i_bad", manager.GROUP))
-    plugins = Plugins((), extra=[registering("good", called("ssim"))])
+    with pytest.warns(UserWarning, match=f"the plugin 'bad' is broken: import failed: {reason}"):
+        plugins = Plugins((), extra=[registering("good", called("ssim"))])
     assert list(plugins.metrics()) == ["ssim"]
-    assert row(plugins, "bad") == PluginRow("bad", "", "broken", "import failed: OSError: the disk is gone")
+    assert row(plugins, "bad") == PluginRow("bad", "", "broken", f"import failed: {reason}")
+
+
+def test_a_check_asks_every_hook_and_says_what_each_plugin_provides() -> None:
+    def fail() -> list[type]:
+        raise ImportError("no engine")
+
+    bad = plugin("bad", t2iprobe_register_readers=fail, t2iprobe_load_pipeline=lambda ref: ref)
+    plugins = bare(registering("good", called("ssim"), called("psnr")), bad)
+    with pytest.warns(UserWarning, match="the plugin 'bad' is broken"):
+        assert plugins.provided() == {"good": {"metrics": ["ssim", "psnr"]}}
+    assert row(plugins, "good").status == "ok"
+    reasons = row(plugins, "bad").reason
+    assert "register_readers raised ImportError: no engine" in reasons and "loads 'no-such-model'" in reasons
+
+
+def test_the_check_of_the_command_ends_with_1_if_a_plugin_is_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def ended(*words: str) -> int | str | None:
+        monkeypatch.setattr(sys, "argv", ["t2iprobe", "plugins", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code
+
+    (tmp_path / "t2i_raises.py").write_text(
+        "from t2iprobe import hookimpl\n@hookimpl\ndef t2iprobe_register_metrics(): raise OSError('no engine')"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    announce(monkeypatch)
+    assert ended("--check") == 0
+    announce(monkeypatch, EntryPoint("bad", "t2i_raises", manager.GROUP))
+    assert ended() == 0
+    capsys.readouterr()
+    assert ended("--check", "--format", "json") == 1
+    out, err = capsys.readouterr()
+    rows = {row["name"]: row for row in json.loads(out)["plugins"]}
+    assert err.startswith("warning: the plugin 'bad' is broken: t2iprobe_register_metrics raised OSError: no engine (")
+    assert rows["hub"]["provides"] == {} and "ssim" in rows["metrics"]["provides"]["metrics"]
+    assert rows["bad"]["reason"] == "t2iprobe_register_metrics raised OSError: no engine"
 
 
 def test_a_plugin_for_another_api_is_listed_and_never_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -141,7 +273,8 @@ def test_a_plugin_for_another_api_is_listed_and_never_imported(monkeypatch: pyte
 
 def test_an_installed_plugin_is_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "t2i_good.py").write_text(
-        "from t2iprobe import hookimpl\n@hookimpl\ndef t2iprobe_register_commands(): return {'do': None}"
+        "from t2iprobe import hookimpl\n@hookimpl\ndef t2iprobe_register_commands():"
+        "\n import typer\n return {'do': typer.Typer()}"
     )
     monkeypatch.syspath_prepend(tmp_path)
     announce(monkeypatch, EntryPoint("good", "t2i_good", manager.GROUP))

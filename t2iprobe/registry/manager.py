@@ -1,7 +1,8 @@
 """Finds plugins and collects what they register: :class:`Plugins`.
 
 A value, not a global: every caller may build its own. A plugin that is broken, disabled or made for another API does
-not affect the others and is never ignored silently: :meth:`Plugins.listing` gives the reason. Imports no torch.
+not affect the others and is never ignored silently: a warning names a broken one, once for each reason, and
+:meth:`Plugins.listing` gives the reasons. Imports no torch.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
-from typing import TYPE_CHECKING, Any, Literal
+from reprlib import repr as shorten
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pluggy
 
@@ -63,21 +65,47 @@ BUILTIN = (
 )
 #: similarity to the source's picture, computed for every image
 SIMILARITY = ("ssim", "psnr", "mse")
-#: methods of :class:`Plugins` that look up named things
-KINDS = (
-    "models",
-    "concepts",
-    "prompt_sets",
-    "readers",
-    "metrics",
-    "aggregates",
-    "localizers",
-    "editors",
-    "inverters",
-    "detectors",
-    "rewriters",
-    "executors",
-)
+#: names of the command line itself, by kind, which no plugin can take
+OWN: Mapping[str, Sequence[str]] = {
+    "commands": ("capture", "plugins", "report", "sites", "store", "study"),
+    "runs": ("capture",),
+}
+#: a name that no model has
+NO_MODEL = "no-such-model"
+
+
+class Kind(NamedTuple):
+    """What a hook registers.
+
+    Args:
+        noun: what one of its things is called in messages.
+        parts: attributes that each must have, beside its name.
+        returns: what the hook returns: a list of things with a ``name``, or things by name.
+    """
+
+    noun: str
+    parts: tuple[str, ...] = ()
+    returns: type = list
+
+
+#: kinds of things that plugins register with ``t2iprobe_register_…``
+KINDS: Mapping[str, Kind] = {
+    "adapters": Kind("adapter", ("pipelines",)),
+    "models": Kind("model"),
+    "concepts": Kind("concept"),
+    "prompt_sets": Kind("prompt set"),
+    "readers": Kind("reader"),
+    "metrics": Kind("metric", ("direction", "needs", "score")),
+    "aggregates": Kind("aggregate"),
+    "localizers": Kind("localizer", ("summary",)),
+    "editors": Kind("editor", ("summary",)),
+    "inverters": Kind("inverter"),
+    "detectors": Kind("detector", ("summary",)),
+    "rewriters": Kind("rewriter", ("summary",)),
+    "executors": Kind("executor"),
+    "commands": Kind("command", ("registered_commands",), dict),
+    "runs": Kind("kind of run", ("__call__",), dict),
+}
 GROUP = f"{PROJECT}.v{API}"
 DISABLE = "T2IPROBE_DISABLE_PLUGINS"
 TRACE = "T2IPROBE_TRACE_PLUGINS"
@@ -126,32 +154,49 @@ class Plugins:
         return [replace(row, hooks=self._hooks_of(row.name)) if row.status == "ok" else row for row in self._rows]
 
     def versions(self) -> dict[str, str]:
-        """Versions of the plugins in use, by name."""
-        return {row.name: row.version for row in self._rows if row.status == "ok"}
+        """Versions of the plugins in use, by name; with broken ones, of which the sound parts are used."""
+        used = (row for row in self._rows if row.status != "skipped" and self._manager.has_plugin(row.name))
+        return {row.name: row.version for row in used}
 
     def names(self) -> dict[str, list[str]]:
         """The names that plugins register, by kind: what options such as ``--method`` take."""
-        return {"architectures": sorted(self.adapters()), **{kind: sorted(getattr(self, kind)()) for kind in KINDS}}
+        lists = [kind for kind, of in KINDS.items() if of.returns is list]
+        return {"architectures" if kind == "adapters" else kind: sorted(self._named(kind)) for kind in lists}
+
+    def provided(self) -> dict[str, dict[str, list[str]]]:
+        """The names that each plugin registers, by kind; afterwards :meth:`listing` says which plugins are broken.
+
+        Asks every hook that can be asked without a study. Loaders are asked for a model that does not exist.
+        """
+        found: dict[str, dict[str, list[str]]] = {}
+        for kind in KINDS:
+            for name, (plugin, _) in self._registered(kind).items():
+                found.setdefault(plugin, {}).setdefault(kind, []).append(name)
+        nothing: dict[str, Any] = {"ref": NO_MODEL, "options": LoadOptions("cpu", weights=False), "adapters": {}}
+        for plugin, loaded in self._ask("t2iprobe_load_pipeline", **nothing):
+            if loaded is not None:
+                self._break(plugin, f"t2iprobe_load_pipeline loads {NO_MODEL!r}, which is not its own: return None")
+        return found
 
     def adapters(self) -> dict[str, type[Adapter]]:
         """Architectures by name."""
-        return self._named("t2iprobe_register_adapters", "adapter")
+        return self._named("adapters")
 
     def models(self) -> dict[str, Embedded]:
         """Models that plugins ship, by name; see :attr:`Embedded.present`."""
-        return self._named("t2iprobe_register_models", "model")
+        return self._named("models")
 
     def metrics(self) -> dict[str, type[Metric]]:
         """Metrics by name."""
-        return self._named("t2iprobe_register_metrics", "metric", ("direction", "needs", "score"))
+        return self._named("metrics")
 
     def aggregates(self) -> dict[str, type[Aggregate]]:
         """Scores per set of images, by name."""
-        return self._named("t2iprobe_register_aggregates", "aggregate")
+        return self._named("aggregates")
 
     def readers(self) -> dict[str, type[Reader]]:
         """OCR engines by name."""
-        return self._named("t2iprobe_register_readers", "reader")
+        return self._named("readers")
 
     def reader(self, ref: str) -> Reader:
         """A reader by name, optionally with settings: ``rapidocr:lang=cyrillic``.
@@ -163,15 +208,15 @@ class Plugins:
 
     def concepts(self) -> dict[str, Concept]:
         """What pairs can differ in, by name."""
-        return self._named("t2iprobe_register_concepts", "concept")
+        return self._named("concepts")
 
     def prompt_sets(self) -> dict[str, type[Any]]:
         """Sources of prompt pairs by name."""
-        return self._named("t2iprobe_register_prompt_sets", "prompt set")
+        return self._named("prompt_sets")
 
     def inverters(self) -> dict[str, type[Inverter]]:
         """Methods that map an image back to its noise, by name."""
-        return self._named("t2iprobe_register_inverters", "inverter")
+        return self._named("inverters")
 
     def inverter(self, name: str, **settings: Any) -> Inverter:
         """An inverter with settings, see :meth:`localizer`."""
@@ -179,7 +224,7 @@ class Plugins:
 
     def editors(self) -> dict[str, type[Editor]]:
         """Methods that edit text in pictures, by name."""
-        return self._named("t2iprobe_register_editors", "editor")
+        return self._named("editors")
 
     def editor(self, name: str, **settings: Any) -> Editor:
         """An editor with settings, see :meth:`localizer`."""
@@ -187,7 +232,7 @@ class Plugins:
 
     def detectors(self) -> dict[str, type[Detector]]:
         """Detectors of toxic text in prompts, by name."""
-        return self._named("t2iprobe_register_detectors", "detector")
+        return self._named("detectors")
 
     def detector(self, name: str, **settings: Any) -> Detector:
         """A detector with settings, see :meth:`localizer`."""
@@ -195,7 +240,7 @@ class Plugins:
 
     def rewriters(self) -> dict[str, type[Rewriter]]:
         """Methods that make a toxic prompt benign, by name."""
-        return self._named("t2iprobe_register_rewriters", "rewriter")
+        return self._named("rewriters")
 
     def rewriter(self, name: str, **settings: Any) -> Rewriter:
         """A rewriter with settings, see :meth:`localizer`."""
@@ -203,7 +248,7 @@ class Plugins:
 
     def localizers(self) -> dict[str, type[Localizer]]:
         """Localization methods by name."""
-        return self._named("t2iprobe_register_localizers", "localizer")
+        return self._named("localizers")
 
     def localizer(self, name: str, **settings: Any) -> Localizer:
         """A localization method, by name or ``NAME:key=value,…``, with settings, which may be given as text.
@@ -242,17 +287,22 @@ class Plugins:
 
     def executors(self) -> dict[str, type[Executor]]:
         """Executors of studies, by name; ``local`` is not among them."""
-        return self._named("t2iprobe_register_executors", "executor")
+        return self._named("executors")
 
     def report_sections(self, result: StudyResult) -> list[Section]:
         """The sections that plugins add to the report of a study."""
-        answers = self._ask("t2iprobe_report_sections", result=result)
-        return [section for _, found in answers for section in found]
+        from t2iprobe.report.sections import Section
+
+        sections = []
+        for plugin, found in self._ask("t2iprobe_report_sections", list, result=result):
+            sections += [one for one in found if isinstance(one, Section)]
+            if other := next((one for one in found if not isinstance(one, Section)), None):
+                self._break(plugin, f"t2iprobe_report_sections must return Sections, found {shorten(other)}")
+        return sections
 
     def commands(self) -> dict[str, typer.Typer]:
         """Command groups by name."""
-        answers = self._ask("t2iprobe_register_commands")
-        return _unique("command", ((plugin, *item) for plugin, found in answers for item in found.items()))
+        return self._named("commands")
 
     def adapter_for(self, pipeline_class: str) -> type[Adapter]:
         """The adapter that serves a pipeline class, by the name of the class.
@@ -345,9 +395,7 @@ class Plugins:
         from t2iprobe.report.studies import study_view
 
         manifest = read_manifest(path)
-        answers = self._ask("t2iprobe_register_runs")
-        registered = ((plugin, *item) for plugin, found in answers for item in found.items())
-        kinds = _unique("kind of run", [("t2iprobe", "capture", captured.view), *registered])
+        kinds = {**self._named("runs"), "capture": captured.view}
         kind = kind_of(manifest)
         if kind not in kinds and "localizer" not in manifest["settings"]:
             raise ConfigError(f"{path} is a run of {kind or 'an unknown command'}, and no plugin here shows such a run")
@@ -406,8 +454,11 @@ class Plugins:
             return
         try:
             plugin = importlib.import_module(point.value) if ":" not in point.value else point.load()
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a module that calls sys.exit, too
             self._rows.append(replace(row, status="broken", reason=f"import failed: {_text(error)}"))
+            self._warn(self._rows[-1])
         else:
             self._add(row, plugin)
 
@@ -416,15 +467,19 @@ class Plugins:
         if self._manager.has_plugin(row.name):
             self._skip(row, "another plugin has this name")
             return
+        self._rows.append(row)
         try:
             self._manager.register(plugin, row.name)
         except pluggy.PluginValidationError as error:
             if self._manager.has_plugin(row.name):  # pluggy before 1.7 leaves it half registered
                 self._manager.unregister(name=row.name)
-            row = replace(row, status="broken", reason=_text(error))
+            self._break(row.name, _text(error))
         except ValueError as error:  # the same object under two names
-            row = replace(row, status="skipped", reason=_text(error))
-        self._rows.append(row)
+            self._rows.pop()
+            self._skip(row, _text(error))
+        else:
+            if unmarked := _unmarked(plugin):
+                self._break(row.name, f"{', '.join(unmarked)} must be marked with @t2iprobe.hookimpl to be used")
 
     def _skip(self, row: PluginRow, reason: str) -> None:
         self._rows.append(replace(row, status="skipped", reason=reason))
@@ -441,54 +496,81 @@ class Plugins:
                 return
 
     def _break(self, name: str, reason: str) -> None:
-        """Mark a loaded plugin as broken."""
-        self._rows = [
-            replace(row, status="broken", reason=reason) if (row.name, row.status) == (name, "ok") else row
-            for row in self._rows
-        ]
+        """Mark a loaded plugin as broken and warn of it, unless this is known already."""
+        for number, row in enumerate(self._rows):
+            if row.name == name and row.status != "skipped" and reason not in row.reason:
+                reasons = f"{row.reason}; {reason}" if row.reason else reason
+                self._rows[number] = replace(row, status="broken", reason=reasons)
+                self._warn(replace(row, reason=reason))
+
+    def _warn(self, row: PluginRow) -> None:
+        text = f"the plugin {row.name!r} is broken: {row.reason} (correct it, or leave it out: {DISABLE}={row.name})"
+        warnings.warn(text, stacklevel=1)
 
     def _hooks_of(self, name: str) -> tuple[str, ...]:
         callers = self._manager.get_hookcallers(self._manager.get_plugin(name)) or ()
         return tuple(sorted(caller.name for caller in callers))
 
-    def _ask(self, hook: str, **arguments: Any) -> Iterator[tuple[str, Any]]:
-        """Each plugin's answer to a hook, with the plugin's name; a plugin that raises is marked as broken."""
+    def _ask(self, hook: str, returns: type = object, **arguments: Any) -> Iterator[tuple[str, Any]]:
+        """Each plugin's answer to a hook, with the plugin's name.
+
+        A plugin that raises, or whose answer has another type, is marked as broken.
+        """
         everyone = self._manager.get_plugins()
         for name, plugin in self._manager.list_name_plugin():
             if hook not in self._hooks_of(name):
                 continue
             try:
                 answers = self._manager.subset_hook_caller(hook, everyone - {plugin})(**arguments)
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 self._break(name, f"{hook} raised {_text(error)}")
+                continue
+            answer = next(iter(answers), None) if isinstance(answers, list) else answers  # a loader's is no list
+            if isinstance(answer, returns):
+                yield name, answer
             else:
-                yield from ((name, answer) for answer in answers)
+                self._break(name, f"{hook} must return a {returns.__name__}, found {shorten(answer)}")
 
-    def _named(self, hook: str, kind: str, parts: Sequence[str] = ()) -> dict[str, Any]:
-        """What plugins register through a hook, by ``name``; a plugin whose thing lacks a part is marked as broken."""
-        whole = []
-        for plugin, found in self._ask(hook):
-            for thing in found:
-                if lacking := [part for part in ("name", *parts) if not hasattr(thing, part)]:
-                    called = getattr(thing, "__name__", repr(thing))
-                    self._break(plugin, f"the {kind} {called} lacks {', '.join(lacking)}")
+    def _named(self, kind: str) -> dict[str, Any]:
+        """What plugins register of a kind, by name."""
+        return {name: thing for name, (_, thing) in self._registered(kind).items()}
+
+    def _registered(self, kind: str) -> dict[str, tuple[str, Any]]:
+        """The plugin and the thing of each name.
+
+        A name belongs to the plugin that was loaded first, bundled ones before others. A plugin that registers it too,
+        or a thing that lacks a part, is marked as broken, and that thing is left out.
+        """
+        noun, parts, returns = KINDS[kind]
+        owners = dict.fromkeys(OWN.get(kind, ()), PROJECT)
+        things: dict[str, tuple[str, Any]] = {}
+        for plugin, found in self._ask(f"t2iprobe_register_{kind}", returns):
+            pairs: Iterable[tuple[Any, Any]]
+            pairs = found.items() if returns is dict else [(getattr(thing, "name", None), thing) for thing in found]
+            for name, thing in pairs:
+                if lacking := _lacking(name, thing, parts):
+                    called = getattr(thing, "__name__", shorten(thing))
+                    self._break(plugin, f"the {noun} {called} lacks {', '.join(lacking)}")
+                elif (owner := owners.setdefault(name, plugin)) != plugin or name in things:
+                    self._break(plugin, f"its {noun} {name!r} needs another name: {owner!r} has this one")
                 else:
-                    whole.append((plugin, thing.name, thing))
-        return _unique(kind, whole)
+                    things[name] = (plugin, thing)
+        return things
 
 
-def _unique(kind: str, found: Iterable[tuple[str, str, Any]]) -> dict[str, Any]:
-    """(plugin, name, thing) by name; a name that two plugins register is an error."""
-    things: dict[str, Any] = {}
-    owners: dict[str, str] = {}
-    for plugin, name, thing in found:
-        if name in things:
-            raise ConfigError(
-                f"two {kind}s are called {name!r}, from the plugins {owners[name]!r} and {plugin!r}: "
-                f"rename one, or set {DISABLE}={plugin}"
-            )
-        things[name], owners[name] = thing, plugin
-    return things
+def _lacking(name: object, thing: object, parts: Sequence[str]) -> list[str]:
+    """What something that a plugin registers must have and has not: a name, a part, a method that is still abstract."""
+    unnamed = [] if isinstance(name, str) else ["name"]
+    abstract = sorted(getattr(thing, "__abstractmethods__", ()))
+    return [*unnamed, *(one for one in parts if not hasattr(thing, one)), *abstract]
+
+
+def _unmarked(plugin: object) -> list[str]:
+    """Functions of a plugin that are named like hooks but not marked."""
+    hooks = [name for name in vars(hookspecs) if name.startswith(f"{PROJECT}_")]
+    return [name for name in hooks if hasattr(plugin, name) and not hasattr(getattr(plugin, name), f"{PROJECT}_impl")]
 
 
 def own_version() -> str:
@@ -499,6 +581,6 @@ def own_version() -> str:
         return ""
 
 
-def _text(error: Exception) -> str:
+def _text(error: BaseException) -> str:
     """An error on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,4 +1,7 @@
-"""``t2iprobe plugins``: lists every plugin that was found, whether it is used, and if not, why."""
+"""``t2iprobe plugins``: lists every plugin that was found, whether it is used, and if not, why.
+
+``--check`` asks every hook first, so that it finds what would only fail in a later command.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,16 @@ from t2iprobe.cli.command import takes
 from t2iprobe.cli.console import Format, print_json, print_table
 from t2iprobe.cli.options import PrintOptions
 from t2iprobe.core.command_options import option
+from t2iprobe.registry.manager import PluginRow
 
 
 class PluginsOptions(PrintOptions):
     """The options of ``t2iprobe plugins``."""
 
     panel: ClassVar[str] = "Plugins"
+    check: bool = option(
+        False, help="Ask every hook, list what each plugin provides, and end with exit code 1 if one is broken."
+    )
     names: bool = option(False, help="List the names that they register instead: architectures, methods, metrics, ….")
 
 
@@ -27,13 +34,26 @@ def plugins(options: PluginsOptions, context: typer.Context) -> None:
     if options.names:
         _print_names(context.obj.names(), options.format)
         return
+    provided = context.obj.provided() if options.check else None
     rows = context.obj.listing()
     if options.format is Format.json:
-        print_json({"plugins": [asdict(row) for row in rows]})
-        return
-    hooks = [", ".join(one.removeprefix("t2iprobe_").removeprefix("register_") for one in row.hooks) for row in rows]
-    cells = [(row.name, row.version, row.status, row.reason or of) for row, of in zip(rows, hooks, strict=True)]
-    print_table(("plugin", "version", "status", "hooks / reason"), cells)
+        named = [{} if provided is None else {"provides": provided.get(row.name, {})} for row in rows]
+        print_json({"plugins": [{**asdict(row), **more} for row, more in zip(rows, named, strict=True)]})
+    else:
+        heads = ("plugin", "version", "status", f"{'hooks' if provided is None else 'provides'} / reason")
+        print_table(heads, [(row.name, row.version, row.status, row.reason or _about(row, provided)) for row in rows])
+    if options.check and any(row.status == "broken" for row in rows):
+        raise typer.Exit(1)
+
+
+def _about(row: PluginRow, provided: Mapping[str, Mapping[str, Sequence[str]]] | None) -> str:
+    """What a sound plugin provides, or its hooks if it was not asked."""
+    hooks = {one.removeprefix("t2iprobe_").removeprefix("register_"): one for one in row.hooks}
+    if provided is None:
+        return ", ".join(hooks)
+    named = provided.get(row.name, {})
+    parts = [f"{kind.replace('_', ' ')}: {', '.join(names)}" for kind, names in named.items()]
+    return "; ".join([*parts, *(hook.replace("_", " ") for hook in hooks if hook not in named)])
 
 
 def _print_names(names: Mapping[str, Sequence[str]], format: Format) -> None:
