@@ -47,7 +47,8 @@ def test_it_finds_what_the_curated_adapter_has(module: str, name: str) -> None:
         return sorted((site.module, site.channels or (0, 0), site.stream, site.kind) for site in sites)
 
     assert found(auto()) == found(family())
-    assert auto.guides_apart == family.guides_apart and not auto.doubt
+    assert auto.guides_apart == family.guides_apart
+    assert ("added_cond_kwargs" in auto.doubt) == (name == "SDXL")  # the pooled vector, which no site is
     for scale in (0.0, 1.0, 3.0):
         calls = [Model(pipeline, one).rows({"guidance": scale, "num_steps": 2}) for one in (auto(), family())]
         assert calls[0] == calls[1], scale
@@ -82,6 +83,8 @@ def test_a_loaded_pipeline_is_served_with_a_warning() -> None:
 def test_what_cannot_be_seen_is_refused() -> None:
     pipeline = curated("sdxl", "SDXL").tiny()
     with shadowed(pipeline, "unet", None), pytest.raises(ModelError, match="it has no transformer or unet"):
+        probed(pipeline)
+    with shadowed(pipeline, "encode_prompt", lambda *args, **more: 1 / 0), pytest.raises(ModelError, match="ZeroDivi"):
         probed(pipeline)
     pipeline.unet.to("meta")
     with pytest.raises(ModelError, match="its weights are not loaded"):

@@ -16,7 +16,7 @@ from t2iprobe.architectures import layers
 from t2iprobe.architectures.probed import PROMPTS, ProbedAdapter, is_tokens
 from t2iprobe.architectures.probing import Reached, Recording
 from t2iprobe.core.contracts.adapter import Pipeline
-from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.errors import ConfigError, ModelError, T2IProbeError
 from t2iprobe.core.hooks import bound
 from t2iprobe.core.shadow import shadowed
 
@@ -95,12 +95,21 @@ class Observed:
 
 
 def probed(pipeline: Pipeline) -> type[AutoAdapter]:
-    """An adapter for this pipeline; about ten denoiser calls.
+    """An adapter for this pipeline; about a dozen denoiser calls.
 
     Raises:
         ModelError: something that every adapter has to know cannot be seen; the message says what.
     """
-    kind = type(pipeline).__name__
+    try:
+        return _probed(pipeline, type(pipeline).__name__)
+    except T2IProbeError:
+        raise
+    except Exception as error:
+        kind, found = type(pipeline).__name__, f"{type(error).__name__}: {error}"
+        raise ModelError(f"no adapter serves {kind}, and trying it out failed ({found}); {ADVICE}") from error
+
+
+def _probed(pipeline: Pipeline, kind: str) -> type[AutoAdapter]:
     denoiser = next((name for name in DENOISERS if isinstance(getattr(pipeline, name, None), nn.Module)), None)
     takes = inspect.signature(type(pipeline).__call__).parameters
     _require(denoiser is not None, kind, f"it has no {' or '.join(DENOISERS)}")
@@ -114,14 +123,12 @@ def probed(pipeline: Pipeline) -> type[AutoAdapter]:
     facts["side"] = _side(pipeline, module, takes)
     facts["guidance_argument"] = next((name for name in GUIDANCE if name in takes), "")
     facts |= _padding(pipeline, facts)
-    try:
-        facts["seen"] = recording = _made(facts).recorded(pipeline)
-    except (ValueError, IndexError) as error:
-        raise ModelError(f"no adapter serves {kind}, and probing it failed ({error}); {ADVICE}") from error
+    facts["seen"] = recording = _made(facts).recorded(pipeline)
     _require(bool(recording.latents), kind, "its denoiser gets no latents of its own for each row")
     _require(any(is_tokens(recording.arguments[one]) for one in recording.text), kind, "no argument carries the prompt")
     found = layers.templates(recording)
     _require(bool(found), kind, "no attention was seen in which image tokens read text")
+    beside = _check_text(pipeline, facts, recording)
     facts |= _guidance(pipeline, facts, recording)
     adapter = _made(facts)
     sites = list(adapter.sites(pipeline))
@@ -129,7 +136,7 @@ def probed(pipeline: Pipeline) -> type[AutoAdapter]:
     facts["text_kv"] = tuple(one for one in KINDS if one in kinds)
     _require(bool(facts["text_kv"]), kind, "no projection was seen that gives text keys and values alone")
     facts["text_entry"] = tuple(one.name for one in sites if one.layer is None and one.name.startswith("text"))
-    return type(_made(facts | _predicting(pipeline, facts, recording)))
+    return type(_made(facts | _predicting(pipeline, facts, recording) | beside))
 
 
 def _require(fine: bool, kind: str, problem: str) -> None:
@@ -155,7 +162,7 @@ def _observed(adapter: AutoAdapter, pipeline: Pipeline, prompts: Sequence[str], 
 
     def enter(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         seen.calls.append(dict(bound(module, args, kwargs)))
-        value = output[0] if isinstance(output, tuple) else output.sample
+        value = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
         seen.outputs.append(value if isinstance(value, Tensor) else torch.stack(value))
 
     def step(model_output: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
@@ -188,12 +195,38 @@ def _padding(pipeline: Pipeline, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {"pads_to": PADDING}
 
 
+def _check_text(pipeline: Pipeline, facts: Mapping[str, Any], recording: Recording) -> dict[str, Any]:
+    """Refuse a prompt that also takes ways that were not understood; a doubt if a part of it is in a mapping."""
+    kind, adapter = type(pipeline).__name__, _made(facts)
+    one, another = (_observed(adapter, pipeline, [prompt], None).calls[0] for prompt in PROMPTS)
+    known = [name for name in recording.text if isinstance(recording.arguments[name], Tensor)]
+    other = [name for name in one if name not in known and not _same(one[name], another.get(name))]
+    nested = [name for name in other if isinstance(one[name], Mapping)]
+    _require(other == nested, kind, f"the prompt also enters through {', '.join(other)}, whose rows were not found")
+    tokens = sum(recording.arguments[name].shape[1] for name in known if is_tokens(recording.arguments[name]))
+    odd = [found.example.module for found in layers.templates(recording) if found.example.text != tokens]
+    _require(not odd, kind, f"the text in {odd and odd[0]} does not have the {tokens} tokens of the encoded prompt")
+    return {"doubt": f"a part of the prompt enters through {nested[0]}"} if nested else {}
+
+
+def _same(one: Any, another: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(another, Tensor):
+        return one.shape == another.shape and torch.equal(one, another)
+    if isinstance(one, Mapping) and isinstance(another, Mapping):
+        return one.keys() == another.keys() and all(_same(one[name], another[name]) for name in one)
+    if isinstance(one, list | tuple) and isinstance(another, list | tuple):
+        return len(one) == len(another) and all(map(_same, one, another))
+    return isinstance(one, Tensor) == isinstance(another, Tensor)
+
+
 def _guidance(pipeline: Pipeline, facts: Mapping[str, Any], recording: Recording) -> dict[str, Any]:
     """How guidance is switched on, and how the denoiser is called with it."""
-    if not facts["guidance_argument"]:
-        return {}
     kind, latents = type(pipeline).__name__, recording.latents
     adapter = _made(facts)
+    if not facts["guidance_argument"]:
+        plain = _observed(adapter, pipeline, PROMPTS, None).layout(2, latents)
+        _require(plain == (1, 1), kind, "its guidance cannot be switched off by an argument")
+        return {}
     off = _observed(adapter, pipeline, PROMPTS, 1.0)
     found: dict[str, Any] = {}
     if off.layout(2, latents) != (1, 1):  # on above 0, as 1 is

@@ -62,6 +62,7 @@ class Attention:
         key_heads: heads of the keys.
         sources: where queries, keys and values come from.
         queries, keys: whose tokens they are.
+        text: how many of the keys are the text's.
         masks: arguments of ``module`` that depend on the prompt, by name, with their number of axes.
         result: path of the linear layer that reads the result, and whose tokens it reads.
     """
@@ -72,6 +73,7 @@ class Attention:
     sources: tuple[Source, ...]
     queries: Tokens
     keys: Tokens
+    text: int = 0
     masks: tuple[tuple[str, int], ...] = ()
     result: tuple[tuple[str, Tokens], ...] = ()
 
@@ -235,7 +237,10 @@ class _Probe:
         queries, keys = (tokens_of(tensor.transpose(1, 2)) for tensor in (query, key))
         sources = tuple(source for source, _ in found)
         call = self.calls[-1]
-        call.attentions.append(Attention(path, query.shape[1], key.shape[1], sources, queries, keys, tuple(masks)))
+        text = _text_tokens(key.transpose(1, 2))
+        call.attentions.append(
+            Attention(path, query.shape[1], key.shape[1], sources, queries, keys, text, tuple(masks))
+        )
         call.values.append([value for _, value in found])
         return query.detach()
 
@@ -253,6 +258,12 @@ class _Probe:
             if len(used):
                 first, last = int(used.min()), int(used.max()) + 1
                 yield Source(path, part, tokens_of(leaf), first, last, leaf.shape[-1], inputs, order), leaf.detach()
+
+
+def _text_tokens(value: Tensor) -> int:
+    """How many tokens of (row, token, ...) are the same for two noises."""
+    rows = value.detach().flatten(2)
+    return int((rows[0] == rows[1]).all(-1).sum()) if len(rows) == 4 else 0
 
 
 def _is_mask(name: str) -> bool:
