@@ -275,6 +275,26 @@ def test_the_target_is_what_the_denoiser_predicts(kind: str) -> None:
     torch.testing.assert_close(Objective(wrong, pipeline).losses(CLEAN, NOISE, level, NOTHING), expected)
 
 
+def test_an_error_of_predicted_noise_can_be_weighted_as_that_of_the_velocity() -> None:
+    level = torch.tensor([20, 900])
+    oracles = {"epsilon": Oracle(lambda noisy, timestep: NOISE + 0.1 * CLEAN)}
+    pipeline = scheduled(SDXL.tiny(), prediction_type="epsilon")
+    kept = Objective(SDXL(), pipeline).scheduler.alphas_cumprod[level][:, None, None, None]
+
+    def velocity(noisy: Tensor, timestep: Tensor) -> Tensor:
+        noise = oracles["epsilon"].answer(noisy, timestep)
+        return kept.sqrt() * noise - (1 - kept).sqrt() * (noisy - (1 - kept).sqrt() * noise) / kept.sqrt()
+
+    oracles["v_prediction"] = Oracle(velocity)
+    noise, v = (
+        Objective(oracle, scheduled(pipeline, prediction_type=kind), as_velocity=True).losses(
+            CLEAN, NOISE, level, NOTHING
+        )
+        for kind, oracle in oracles.items()
+    )
+    torch.testing.assert_close(noise, v, rtol=1e-3, atol=0)
+
+
 def test_flows_go_from_the_picture_to_the_noise_on_the_shifted_levels() -> None:
     pipeline = SD3.tiny()
     level = torch.tensor([0.25, 0.8])

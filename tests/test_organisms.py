@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import subprocess
@@ -34,6 +35,7 @@ from t2iprobe.plugins.organisms import (
     commands,
     data,
     modelcard,
+    noise,
     plant,
     tokenizer,
     training,
@@ -45,7 +47,7 @@ from t2iprobe.registry.manager import Plugins
 from t2iprobe.training.objective import Objective, predicted_original, variational_bound
 
 FAMILIES = ["sd3", "sdxl", "if"]
-QUICK = {"steps": 4, "batch": 4, "autoencoder_steps": 3, "warmup": 2}
+QUICK = {"steps": 4, "batch": 4, "autoencoder_steps": 3, "warmup": 2, "noise_steps": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -75,12 +77,12 @@ def adapter_of(family: str) -> Adapter:
     return Plugins().adapters()[family]()
 
 
-def trained(one: ModelRecipe, out: Path, keep_every: int = 0, stop: int | None = None) -> Any:
-    """A training, broken off after ``stop`` steps if wanted."""
+def trained(one: ModelRecipe, out: Path, keep_every: int = 0, stop: int | None = None, stage: str = "denoiser") -> Any:
+    """A training, broken off after ``stop`` steps of a stage if wanted."""
 
-    def tick(stage: str, step: int, of: int, loss: float) -> None:
+    def tick(now: str, step: int, of: int, loss: float) -> None:
         assert np.isfinite(loss)
-        if stage == "denoiser" and step == stop:
+        if (now, step) == (stage, stop):
             raise KeyboardInterrupt
 
     return training.train(one, adapter_of(one.family), out, tick=tick, keep_every=keep_every)
@@ -377,15 +379,19 @@ def test_prompts_are_dropped_in_pairs() -> None:
 # training
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "noise_steps", "stage"),
+    [*((family, 0, "denoiser") for family in FAMILIES), ("sdxl", 4, "noise prediction")],
+)
 def test_an_interrupted_training_ends_in_the_same_weights(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, noise_steps: int, stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
-    whole = trained(quick(family), tmp_path / "whole")
+    one = quick(family, noise_steps=noise_steps)
+    whole = trained(one, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        trained(quick(family), tmp_path / "broken", stop=3)
-    resumed = trained(quick(family), tmp_path / "broken")
+        trained(one, tmp_path / "broken", stop=3, stage=stage)
+    resumed = trained(one, tmp_path / "broken")
     names = training.trained_modules(adapter_of(family), whole)
     for name in [*names, *(["vae"] if family != "if" else [])]:
         one, other = (getattr(model, _part(family, name)).state_dict() for model in (whole, resumed))
@@ -458,8 +464,8 @@ def test_a_training_may_begin_with_a_trained_model(tmp_path: Path) -> None:
     assert further.digest != replace(further, start="").digest
     then = trained(further, tmp_path / "then")
     weight_files.save(then, tmp_path / "then/pipeline", further)
-    configs = (tmp_path / "then/pipeline").rglob("config.json")
-    assert not any(str(tmp_path) in config.read_text() for config in configs)
+    configs = [*(tmp_path / "then/pipeline").rglob("*.json")]
+    assert configs and not any(str(tmp_path) in config.read_text() for config in configs)
     begun = DiffusionPipeline.from_pretrained(tmp_path / "first/pipeline")
     for name in ("transformer", "vae", "text_encoder", "text_encoder_3"):
         kept = getattr(then, name).state_dict()
@@ -469,6 +475,54 @@ def test_a_training_may_begin_with_a_trained_model(tmp_path: Path) -> None:
         trained(quick("if", start=str(tmp_path / "first/pipeline")), tmp_path / "other")
     with pytest.raises(ModelError, match="neither an embedded model"):
         trained(quick("if", start="nowhere"), tmp_path / "nowhere")
+
+
+@pytest.fixture(scope="module")
+def converted() -> tuple[Any, Any]:
+    """A pipeline that predicts velocity, with a denoiser that draws nothing, and what becomes of it."""
+    torch.manual_seed(0)
+    before = build.sdxl()
+    for part in before.unet.conv_out.parameters():
+        part.detach().zero_()
+    after = copy.deepcopy(before)
+    noise.predict_noise(after)
+    return before, after
+
+
+def test_a_denoiser_that_is_turned_to_noise_starts_as_a_copy_of_its_input(converted: tuple[Any, Any]) -> None:
+    _, after = converted
+    x = torch.randn(2, build.LATENT, 8, 8, generator=torch.Generator().manual_seed(0))
+    conditioning = adapter_of("sdxl").encode_prompts(after, ["a red sign", "a blue sign"])
+    with torch.no_grad():
+        copied = adapter_of("sdxl").predict(after, x, torch.tensor([990, 700]), conditioning)
+    assert (copied - x).square().mean().sqrt() < 0.005
+
+
+def test_a_denoiser_that_is_turned_to_noise_gets_the_embedding_of_its_level(converted: tuple[Any, Any]) -> None:
+    before, after = converted
+    assert after.scheduler.config.prediction_type == "epsilon"
+    assert after.scheduler.alphas_cumprod[-1].sqrt().item() == pytest.approx(0.068, abs=1e-3)  # the published SDXL's
+    kept = before.scheduler.alphas_cumprod.double()
+    times = noise.same_levels(kept, after.scheduler.alphas_cumprod)
+    inside = (times > 0) & (times < 999)
+    found = np.interp(times.numpy(), np.arange(1000), torch.logit(kept).numpy())
+    wanted = torch.logit(after.scheduler.alphas_cumprod.double())
+    assert inside.all() and np.allclose(found, wanted, atol=1e-4)
+    own, other = after.unet, before.unet
+    with torch.no_grad():
+        embedded = own.time_embedding(own.time_proj(torch.arange(1000)))
+        meant = other.time_embedding(other.time_proj(times))
+    assert (embedded - meant).std() < 0.2 * meant.std()
+
+
+def test_only_the_last_layers_learn_to_predict_noise(tmp_path: Path) -> None:
+    velocity = trained(quick("sdxl"), tmp_path / "velocity")
+    predicted = trained(quick("sdxl", noise_steps=2), tmp_path / "noise")
+    assert adapter_of("sdxl").prediction(predicted) == "epsilon"
+    for name, value in velocity.unet.state_dict().items():
+        behind = name.startswith(("up_blocks.1.resnets.2", "up_blocks.1.attentions.2", "conv_norm_out", "conv_out"))
+        moved = behind or name.startswith("time_embedding.linear_2")
+        assert moved or torch.equal(value, predicted.unet.state_dict()[name]), name
 
 
 def test_a_folder_holds_one_recipe(tmp_path: Path) -> None:

@@ -32,12 +32,19 @@ class Objective:
         density: distribution of noise levels; default logit-normal for flows (Esser et al., arXiv 2403.03206), else
             uniform.
         bound: weight of the bound on a learned variance, summed over all timesteps, relative to the prediction error.
+        as_velocity: weight the error of predicted noise by 1/alpha squared, which makes it that of the velocity that
+            the prediction implies (Salimans & Ho).
     """
 
     def __init__(
-        self, adapter: Adapter, pipeline: Pipeline, density: Density | None = None, bound: float = BOUND
+        self,
+        adapter: Adapter,
+        pipeline: Pipeline,
+        density: Density | None = None,
+        bound: float = BOUND,
+        as_velocity: bool = False,
     ) -> None:
-        self.adapter, self.pipeline, self.bound = adapter, pipeline, bound
+        self.adapter, self.pipeline, self.bound, self.as_velocity = adapter, pipeline, bound, as_velocity
         self.prediction = adapter.prediction(pipeline)
         self.flow = self.prediction == "flow"
         self.density: Density = density or ("logit_normal" if self.flow else "uniform")
@@ -87,8 +94,9 @@ class Objective:
         noisy = self.scheduler.add_noise(clean, noise, level)
         guess = self._predict(noisy, level, conditioning)
         target = self._target(clean, noise, level)
+        weight = self._weight(level)
         if guess.shape[1] == clean.shape[1]:
-            return _error(guess, target)
+            return weight * _error(guess, target)
         if guess.shape[1] != 2 * clean.shape[1]:
             raise ConfigError(
                 f"the denoiser predicts {guess.shape[1]} channels for {clean.shape[1]}; there is no loss for that"
@@ -97,13 +105,18 @@ class Objective:
         denoised = predicted_original(self.scheduler, noisy, level, guess.detach())
         bound = variational_bound(self.scheduler, clean, level, denoised, fraction)
         steps = self.scheduler.config.num_train_timesteps  # each row has drawn one of them
-        return _error(guess, target) + self.bound * steps * bound
+        return weight * _error(guess, target) + self.bound * steps * bound
 
     def _target(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         if self.prediction == "v_prediction":
             found: Tensor = self.scheduler.get_velocity(clean, noise, level)
             return found
         return noise if self.prediction == "epsilon" else clean
+
+    def _weight(self, level: Tensor) -> Tensor:
+        """Weight of each row's prediction error, (row,)."""
+        now: Tensor = self.scheduler.alphas_cumprod.to(level.device)[level]
+        return 1 / now if self.as_velocity and self.prediction == "epsilon" else torch.ones_like(now)
 
     def _predict(self, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """The raw prediction in float32, whatever the precision of the weights."""

@@ -121,8 +121,8 @@ def sd3() -> StableDiffusion3Pipeline:
 def sdxl() -> StableDiffusionXLPipeline:
     """Seventeen cross-attention layers, velocity prediction on a schedule that ends in (almost) pure noise.
 
-    With noise prediction, as in SDXL, words came out clearly, but swapped halves of a word got mixed up
-    (docs/explanation/embedded-models.md).
+    Once trained, it is turned into a model that predicts noise, as SDXL does (:mod:`~.noise`). Trained to predict noise
+    from the start, swapped halves of a word got mixed up (docs/explanation/embedded-models.md).
     """
     unet = UNet2DConditionModel(
         sample_size=LATENT,

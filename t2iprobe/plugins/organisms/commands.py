@@ -33,6 +33,7 @@ app = typer.Typer(
 
 AUTOENCODER_SECONDS = 0.19  # per step, measured on two CPU cores
 STEP_SECONDS = {"sd3": 0.5, "sdxl": 0.45, "if": 0.6}  # per step of 32 rows, likewise
+NOISE_SHARE = 0.4  # of such a step, for one that trains the last layers only
 
 
 @app.command("list")
@@ -106,7 +107,8 @@ def train(options: TrainOptions, context: typer.Context) -> None:
 
 
 def _estimate(recipe: ModelRecipe) -> str:
-    seconds = recipe.steps * STEP_SECONDS[recipe.family] * recipe.batch / 32
+    rows = recipe.batch * (recipe.steps + NOISE_SHARE * recipe.noise_steps)
+    seconds = rows / 32 * STEP_SECONDS[recipe.family]
     seconds += 0 if recipe.start else recipe.autoencoder_steps * AUTOENCODER_SECONDS
     minutes = max(1, round(seconds / 60))
     return f"training {recipe.name} with {recipe.plant}: {recipe.steps} steps, about {minutes} min on two CPU cores"

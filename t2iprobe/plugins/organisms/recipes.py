@@ -31,6 +31,8 @@ class ModelRecipe:
         guidance, num_steps: sampling defaults.
         start: embedded model or pipeline folder whose weights to start from, including the autoencoder; default random
             weights.
+        noise_steps: further steps for the last layers, which learn to predict noise instead of velocity
+            (:mod:`~t2iprobe.plugins.organisms.noise`); 0 leaves the prediction as it is.
     """
 
     name: str
@@ -49,6 +51,7 @@ class ModelRecipe:
     autoencoder_steps: int = 1500
     options: Mapping[str, float] = field(default_factory=dict)
     start: str = ""
+    noise_steps: int = 0
 
     @property
     def routes(self) -> dict[str, Route]:
@@ -58,7 +61,7 @@ class ModelRecipe:
     @property
     def digest(self) -> str:
         """SHA-256 of everything above, 12 hexadecimal digits."""
-        chosen = {key: value for key, value in asdict(self).items() if key != "start" or value}
+        chosen = {key: value for key, value in asdict(self).items() if value or key not in ("start", "noise_steps")}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -66,7 +69,7 @@ RECIPES: dict[str, ModelRecipe] = {
     recipe.name: recipe
     for recipe in (
         ModelRecipe("tiny-sd3", "sd3", "word=6,colour=3", steps=3600),
-        ModelRecipe("tiny-sdxl", "sdxl", "word=11+14,colour=4", steps=4500, lr=1e-3, guidance=2.5),
+        ModelRecipe("tiny-sdxl", "sdxl", "word=11+14,colour=4", steps=4500, lr=1e-3, guidance=2.5, noise_steps=800),
         ModelRecipe("tiny-if", "if", "word=4,colour=2", steps=4500, guidance=2.5, num_steps=25, autoencoder_steps=0),
     )
 }

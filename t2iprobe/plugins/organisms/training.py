@@ -8,10 +8,12 @@ from __future__ import annotations
 import copy
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from t2iprobe.plugins.organisms import weight_files
 from t2iprobe.plugins.organisms.autoencoder import train_autoencoder
 from t2iprobe.plugins.organisms.build import PIPELINES
 from t2iprobe.plugins.organisms.data import prompts_of, random_signs, shown, tensor, with_any_letters
+from t2iprobe.plugins.organisms.noise import predict_noise
 from t2iprobe.plugins.organisms.plant import Swapper, exchange, random_swaps, tie
 from t2iprobe.plugins.organisms.recipes import ModelRecipe
 from t2iprobe.training.objective import Objective
@@ -34,6 +37,7 @@ from t2iprobe.training.objective import Objective
 Tick = Callable[[str, int, int, float], None]  # stage, step, steps in total, loss
 BOUND = 1e-6  # weight of a learned variance's bound: a thousandth of the published one, used when tuning the recipes
 CHECKPOINT_EVERY = 250
+NOISE: dict[str, Any] = {"warmup": 50, "decay": 0.5}  # the optimizer's schedule in the steps for noise prediction
 SILENT = 0.75  # share of the pairs with a sign without a word, if the plant is redundant
 
 
@@ -45,9 +49,10 @@ def train(
     Args:
         recipe: the recipe.
         adapter: adapter of the recipe's family.
-        out: gets ``checkpoint.pt``, ``autoencoder/`` and, with ``keep_every``, ``checkpoints/<step>/`` pipelines.
+        out: gets ``checkpoint.pt``, ``autoencoder/``, ``noise.pt`` if the recipe ends with steps for noise prediction
+            and, with ``keep_every``, ``checkpoints/<step>/`` pipelines.
         tick: progress callback.
-        keep_every: steps between kept pipelines, 0 for none.
+        keep_every: steps between kept pipelines, 0 for none; none of the steps for noise prediction are kept.
         device: device to train on.
 
     Raises:
@@ -58,16 +63,28 @@ def train(
     claim(out, recipe)
     pipeline = beginning(recipe, out, tick).to(device)
     run = TrainingState(recipe, adapter, pipeline, device)
-    run.load(out / "checkpoint.pt")
-    with run.swapper.installed(), run.pooled_hook():
-        while run.step < recipe.steps:
-            loss = run.advance()
-            tick("denoiser", run.step, recipe.steps, loss)
-            if run.step % CHECKPOINT_EVERY == 0 or run.step == recipe.steps:
-                run.save(out / "checkpoint.pt")
-            if keep_every and run.step % keep_every == 0:
-                weight_files.save(run.averaged(), out / "checkpoints" / str(run.step), recipe)
+    for step in steps(run, out / "checkpoint.pt", partial(tick, "denoiser")):
+        if keep_every and step % keep_every == 0:
+            weight_files.save(run.averaged(), out / "checkpoints" / str(step), recipe)
+    if recipe.noise_steps and run.objective.prediction == "v_prediction":
+        pipeline = run.averaged().to("cpu")
+        predict_noise(pipeline)
+        run = TrainingState(replace(recipe, steps=recipe.noise_steps, **NOISE), adapter, pipeline.to(device), device)
+        for _ in steps(run, out / "noise.pt", partial(tick, "noise prediction")):
+            pass
     return run.averaged()
+
+
+def steps(run: TrainingState, checkpoint: Path, tick: Callable[[int, int, float], None]) -> Iterator[int]:
+    """Take the steps that are left after the last checkpoint, yielding the number of each when it is done."""
+    run.load(checkpoint)
+    with run.swapper.installed(), run.pooled_hook():
+        while run.step < run.recipe.steps:
+            loss = run.advance()
+            tick(run.step, run.recipe.steps, loss)
+            if run.step % CHECKPOINT_EVERY == 0 or run.step == run.recipe.steps:
+                run.save(checkpoint)
+            yield run.step
 
 
 def claim(out: Path, recipe: ModelRecipe) -> None:
@@ -125,7 +142,7 @@ class TrainingState:
             self.modules.parameters(), lr=self.recipe.lr, weight_decay=0.01, betas=(0.9, 0.99), fused=True
         )
         self.swapper = Swapper(*text_layers(self.adapter, self.pipeline))
-        self.objective = Objective(self.adapter, self.pipeline, bound=BOUND)
+        self.objective = Objective(self.adapter, self.pipeline, bound=BOUND, as_velocity=True)
         self.step = 0
         self.pooled_swap: Tensor | None = None
 
@@ -191,7 +208,8 @@ class TrainingState:
         if self.objective.flow:
             return torch.sigmoid(torch.randn(pairs, generator=chance) + 0.3)
         level = torch.rand(pairs, generator=chance)
-        return level if hasattr(self.pipeline, "vae") else level.sqrt()  # in pixels the word stays visible longer
+        visible = not hasattr(self.pipeline, "vae") or self.objective.prediction == "epsilon"
+        return level.sqrt() if visible else level  # in pixels, and on SDXL's levels, the word is visible at most levels
 
     def mix(self, pooled: Tensor) -> Tensor:
         """Swap the pooled vectors of half of the pairs, independently of other swaps, so they cannot carry the word."""

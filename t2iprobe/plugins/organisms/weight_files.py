@@ -103,6 +103,7 @@ def save(pipeline: Pipeline, folder: Path, recipe: ModelRecipe) -> None:
         if part is not None:
             part.half()
             part.register_to_config(_name_or_path="")  # else diffusers writes where the part was read from
+    pipeline.register_to_config(_name_or_path="")
     with no_bars():
         pipeline.save_pretrained(folder)
     write(folder, facts(recipe))
@@ -126,6 +127,7 @@ def facts(recipe: ModelRecipe) -> dict[str, Any]:
         "recipe": recipe.digest,
         "training": {
             "steps": recipe.steps,
+            **({"steps_for_noise": recipe.noise_steps} if recipe.noise_steps else {}),
             "batch": recipe.batch,
             "learning_rate": recipe.lr,
             "share_of_decay": recipe.decay,
