@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import json
 import warnings
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from t2iprobe.architectures.auto import probed
 from t2iprobe.architectures.plugin import t2iprobe_probe_adapter
+from t2iprobe.cli.app import build
 from t2iprobe.core.contracts.adapter import Adapter
 from t2iprobe.core.errors import ModelError
 from t2iprobe.core.model import Model
@@ -89,3 +92,20 @@ def test_what_cannot_be_seen_is_refused() -> None:
     pipeline.unet.to("meta")
     with pytest.raises(ModelError, match="its weights are not loaded"):
         probed(pipeline)
+
+
+def test_the_command_lists_which_laws_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    def holds(adapter: Any, pipeline: Any) -> None:
+        """Nothing to check."""
+
+    def breaks(adapter: Any, pipeline: Any) -> None:
+        raise AssertionError(f"{adapter.name} is wrong")
+
+    monkeypatch.setattr("t2iprobe.testing.laws", lambda: [holds, breaks])
+    outcome = CliRunner().invoke(build(), ["check-adapter", "--arch", "sdxl", "--format", "json"])
+    assert outcome.exit_code == 1
+    laws = json.loads(outcome.stdout)["laws"]
+    assert [(law["law"], law["holds"], law["found"]) for law in laws] == [
+        ("holds", True, ""),
+        ("breaks", False, "sdxl is wrong"),
+    ]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from t2iprobe.cli.commands import capture, report, sites, store, study
+from t2iprobe.cli.commands import capture, check_adapter, report, sites, store, study
 from t2iprobe.cli.commands import plugins as plugins_command
 from t2iprobe.registry.manager import Plugins
 
@@ -34,6 +34,7 @@ def build() -> typer.Typer:
         _add(app, name, group)
     app.command("report")(report.report)
     app.command("sites")(sites.sites)
+    app.command("check-adapter")(check_adapter.check_adapter)
     app.command("plugins")(plugins_command.plugins)
     app.command("capture")(capture.capture)
     app.add_typer(store.app, name="store")

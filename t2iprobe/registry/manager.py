@@ -67,7 +67,7 @@ BUILTIN = (
 SIMILARITY = ("ssim", "psnr", "mse")
 #: names of the command line itself, by kind, which no plugin can take
 OWN: Mapping[str, Sequence[str]] = {
-    "commands": ("capture", "plugins", "report", "sites", "store", "study"),
+    "commands": ("capture", "check-adapter", "plugins", "report", "sites", "store", "study"),
     "runs": ("capture",),
 }
 #: a name that no model has
@@ -342,7 +342,7 @@ class Plugins:
             return self.adapter_for(names[0])  # refuses it
         warnings.warn(
             f"no adapter names {names[0]}: sites and guidance were found by probing it; "
-            "t2iprobe.testing.laws() says what holds for it",
+            "`t2iprobe check-adapter --model REF` says what holds for it",
             stacklevel=2,
         )
         return found
