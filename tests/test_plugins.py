@@ -144,7 +144,7 @@ def test_each_kind_has_its_own_hook() -> None:
 def test_a_name_belongs_to_the_plugin_that_was_loaded_first() -> None:
     first, second = called("ssim"), called("ssim")
     plugins = bare(registering("ours", first), registering("bad", second))
-    reason = "its metric 'ssim' needs another name: 'ours' has this one"
+    reason = "its metric 'ssim' is left out, because 'ours' has 'ssim'"
     assert broken(plugins, Plugins.metrics, reason) == {"ssim": first}
 
 
@@ -152,7 +152,7 @@ def test_a_name_belongs_to_the_plugin_that_was_loaded_first() -> None:
 def test_no_plugin_replaces_a_command(name: str, owner: str) -> None:
     groups = {name: typer.Typer(), "mine": typer.Typer()}
     plugins = Plugins(installed=False, extra=[plugin("bad", t2iprobe_register_commands=lambda: groups)])
-    reason = f"its command '{name}' needs another name: '{owner}' has this one"
+    reason = f"its command '{name}' is left out, because '{owner}' has '{name}'"
     found = broken(plugins, Plugins.commands, reason)
     assert found["mine"] is groups["mine"] and found.get(name) is not groups[name]
 
@@ -321,9 +321,27 @@ def test_an_unknown_pipeline_class_names_what_is_near_and_known() -> None:
         adapters("OtherThing", "TwoPipeline").adapter_for("TwooPipeline")
 
 
-def test_two_adapters_for_one_pipeline_class_are_an_error() -> None:
-    with pytest.raises(ConfigError, match="'a' and 'b'"):
-        adapters("OnePipeline", "OnePipeline").adapter_for("OnePipeline")
+def test_no_adapter_takes_a_pipeline_class_from_another() -> None:
+    ours, theirs = (called(name, pipelines=frozenset({"OnePipeline"})) for name in ("ours", "theirs"))
+    first, bad = (plugin(name, t2iprobe_register_adapters=lambda found=found: [found]) for name, found in
+                  (("first", ours), ("bad", theirs)))  # fmt: skip
+    reason = "its adapter 'theirs' is left out, because 'first' has 'OnePipeline'"
+    assert broken(bare(first, bad), lambda ask: ask.adapter_for("OnePipeline"), reason) is ours
+
+
+def test_a_loader_that_raises_does_not_keep_the_others_from_loading() -> None:
+    def fail(ref: str) -> None:
+        raise KeyError(ref)
+
+    def refuse(ref: str) -> None:
+        raise ModelError("it has no weights")
+
+    good = plugin("good", t2iprobe_load_pipeline=lambda ref: f"{ref} of good")
+    plugins = bare(good, plugin("bad", t2iprobe_load_pipeline=fail))
+    reason = "t2iprobe_load_pipeline raised KeyError: 'mine'"
+    assert broken(plugins, lambda ask: ask.load_pipeline("mine", LoadOptions("cpu")), reason) == "mine of good"
+    with pytest.raises(ModelError, match="it has no weights"):
+        bare(good, plugin("mine", t2iprobe_load_pipeline=refuse)).load_pipeline("mine", LoadOptions("cpu"))
 
 
 def test_the_first_plugin_that_knows_a_model_loads_it() -> None:

@@ -21,7 +21,7 @@ import pluggy
 
 from t2iprobe.core import planted
 from t2iprobe.core.concepts import concept_named
-from t2iprobe.core.errors import ConfigError, ModelError
+from t2iprobe.core.errors import ConfigError, ModelError, T2IProbeError
 from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.names import built, choice, near
 from t2iprobe.registry import hookspecs
@@ -143,6 +143,7 @@ class Plugins:
         self._disabled = frozenset(filter(None, map(str.strip, os.environ.get(DISABLE, "").split(","))))
         self._trace()
         self._add_builtin(builtin)
+        self._bundled = frozenset(row.name for row in self._rows)
         if installed:
             self._add_installed()
         for plugin in extra:
@@ -309,35 +310,29 @@ class Plugins:
 
         Raises:
             ModelError: no adapter serves it.
-            ConfigError: more than one does.
         """
         adapters = self.adapters()
-        serving = [name for name, adapter in adapters.items() if pipeline_class in adapter.pipelines]
-        if len(serving) > 1:
-            raise ConfigError(
-                f"{pipeline_class} is served by two adapters, {serving[0]!r} and {serving[1]!r}; set {DISABLE}=… to "
-                "leave one plugin out"
-            )
-        if not serving:
+        serving = next((adapter for adapter in adapters.values() if pipeline_class in adapter.pipelines), None)
+        if serving is None:
             known = [name for adapter in adapters.values() for name in adapter.pipelines]
             raise ModelError(
                 f"no adapter serves {pipeline_class}: a plugin can add one with t2iprobe_register_adapters, and "
                 f"`t2iprobe plugins` shows the plugins that failed{near(pipeline_class, known) if known else ''}"
             )
-        return adapters[serving[0]]
+        return serving
 
     def adapter_of(self, pipeline: Pipeline) -> type[Adapter]:
         """The adapter of a pipeline: that of its class, of the nearest base class that is served, or one by probing.
 
         Raises:
-            ModelError, ConfigError: as for :meth:`adapter_for`; or probing does not show what an adapter has to know.
+            ModelError: as for :meth:`adapter_for`; or probing does not show what an adapter has to know.
         """
         served = {name for adapter in self.adapters().values() for name in adapter.pipelines}
         names = [kind.__name__ for kind in type(pipeline).__mro__]
         known = next((name for name in names if name in served), None)
         if known is not None:
             return self.adapter_for(known)
-        found: type[Adapter] | None = self._manager.hook.t2iprobe_probe_adapter(pipeline=pipeline)
+        found: type[Adapter] | None = self._first("t2iprobe_probe_adapter", pipeline=pipeline)
         if found is None:
             return self.adapter_for(names[0])  # refuses it
         warnings.warn(
@@ -354,7 +349,7 @@ class Plugins:
             ModelError: no plugin knows it, or the one that does cannot load it.
         """
         serving = {name: one for one in self.adapters().values() for name in (*one.pipelines, *one.upscalers)}
-        pipeline = self._manager.hook.t2iprobe_load_pipeline(ref=ref, options=options, adapters=serving)
+        pipeline = self._first("t2iprobe_load_pipeline", ref=ref, options=options, adapters=serving)
         if pipeline is None:
             raise ModelError(
                 f"no plugin knows the model {ref!r}: give the name of an embedded model, "
@@ -533,6 +528,26 @@ class Plugins:
             else:
                 self._break(name, f"{hook} must return a {returns.__name__}, found {shorten(answer)}")
 
+    def _first(self, hook: str, **arguments: Any) -> Any:
+        """The first answer to a hook, ``None`` if there is none; plugins that were loaded last are asked first.
+
+        A plugin that raises is marked as broken. Errors of ours are answers, as are all errors of bundled plugins.
+        """
+        everyone = self._manager.get_plugins()
+        for one in reversed(self._manager.subset_hook_caller(hook, ()).get_hookimpls()):
+            try:
+                answer = self._manager.subset_hook_caller(hook, everyone - {one.plugin})(**arguments)
+            except (T2IProbeError, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                if one.plugin_name in self._bundled:
+                    raise
+                self._break(one.plugin_name, f"{hook} raised {_text(error)}")
+            else:
+                if answer is not None:
+                    return answer
+        return None
+
     def _named(self, kind: str) -> dict[str, Any]:
         """What plugins register of a kind, by name."""
         return {name: thing for name, (_, thing) in self._registered(kind).items()}
@@ -540,8 +555,9 @@ class Plugins:
     def _registered(self, kind: str) -> dict[str, tuple[str, Any]]:
         """The plugin and the thing of each name.
 
-        A name belongs to the plugin that was loaded first, bundled ones before others. A plugin that registers it too,
-        or a thing that lacks a part, is marked as broken, and that thing is left out.
+        A name belongs to the plugin that was loaded first, bundled ones before others, and so does a pipeline class
+        that an adapter serves. A plugin that registers it too, or a thing that lacks a part, is marked as broken, and
+        that thing is left out.
         """
         noun, parts, returns = KINDS[kind]
         owners = dict.fromkeys(OWN.get(kind, ()), PROJECT)
@@ -553,10 +569,13 @@ class Plugins:
                 if lacking := _lacking(name, thing, parts):
                     called = getattr(thing, "__name__", shorten(thing))
                     self._break(plugin, f"the {noun} {called} lacks {', '.join(lacking)}")
-                elif (owner := owners.setdefault(name, plugin)) != plugin or name in things:
-                    self._break(plugin, f"its {noun} {name!r} needs another name: {owner!r} has this one")
-                else:
-                    things[name] = (plugin, thing)
+                    continue
+                claims = [name, *sorted(thing.pipelines)] if kind == "adapters" else [name]
+                if taken := next((one for one in claims if one in owners), None):
+                    self._break(plugin, f"its {noun} {name!r} is left out, because {owners[taken]!r} has {taken!r}")
+                    continue
+                owners.update(dict.fromkeys(claims, plugin))
+                things[name] = (plugin, thing)
         return things
 
 
