@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from typing import Any
 
 import diffusers
@@ -19,6 +20,7 @@ from t2iprobe.core.contracts.adapter import Adapter, Branch
 from t2iprobe.core.errors import HookError
 from t2iprobe.core.interventions import patch
 from t2iprobe.core.model import Model
+from t2iprobe.core.runs import provenance
 from t2iprobe.testing import laws
 
 PERTURBED = {
@@ -87,3 +89,8 @@ def test_a_latent_consistency_model_is_patched() -> None:
     plain = model.run(PROMPTS, num_steps=2)
     patched = model.run(PROMPTS, num_steps=2, interventions=[patch({0: 1}, "blocks.*.cross_attn.[kv]")])
     assert plain.images[0] != patched.images[0] and plain.images[1] == patched.images[1]
+
+
+def test_infinite_settings_of_a_scheduler_are_recorded() -> None:
+    found = provenance._scheduler(diffusers.DPMSolverMultistepScheduler())
+    assert found["lambda_min_clipped"] == "-Infinity" and json.dumps(found, allow_nan=False)

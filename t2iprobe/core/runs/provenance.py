@@ -60,7 +60,7 @@ def _version(package: str) -> str:
 
 def _scheduler(scheduler: Any) -> dict[str, Any]:
     """The class and the configuration of a scheduler, without what depends on the version."""
-    config = json.loads(scheduler.to_json_string()) if hasattr(scheduler, "to_json_string") else {}
+    config = json.loads(scheduler.to_json_string(), parse_constant=str) if hasattr(scheduler, "to_json_string") else {}
     named = {key: value for key, value in config.items() if not key.startswith("_")}
     return {"class": type(scheduler).__name__, **named}
 
