@@ -112,3 +112,10 @@ def by_hand(model: Model, site: Site) -> Any:
 
 def pixels(run: Any) -> list[bytes]:
     return [image.tobytes() for image in run.images]
+
+
+@each_family
+def test_pictures_have_three_channels(family: type[ProbedAdapter]) -> None:
+    """Everything that measures, stores or shows a picture takes red, green and blue; Qwen-Image 2.1 draws four."""
+    run = Model(family.tiny(), family()).run(PROMPTS[0], num_steps=1)
+    assert [image.mode for image in run.images] == ["RGB"]

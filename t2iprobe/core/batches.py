@@ -152,7 +152,8 @@ class Batches:
             self._learn(len(rows))
         if model.upscaler is not None:
             images = self._upscaled(images, texts_of(arguments), arguments["generator"])
-        self.images.update(zip(rows, images, strict=True))
+        opaque = [image.convert("RGB") if image.mode == "RGBA" else image for image in images]
+        self.images.update(zip(rows, opaque, strict=True))
         self.cache.extend(cache)
 
     def _stepped(self, rows: int, step: int) -> None:
