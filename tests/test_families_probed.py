@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from t2iprobe.api.commands import capture
+from t2iprobe.architectures.lumina import LuminaNext
 from t2iprobe.architectures.plugin import t2iprobe_register_adapters
 from t2iprobe.architectures.probed import ProbedAdapter
 from t2iprobe.core.contracts.adapter import layer_table
@@ -77,6 +80,16 @@ def test_predicting_is_what_a_run_does(family: type[ProbedAdapter]) -> None:
     expected = family.sign * adapter.unpacked(model.pipeline, seen["output"], latents.shape)
     assert predicted.shape == latents.shape
     torch.testing.assert_close(predicted, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_says_which_tokens_count_is_captured_and_patched(tmp_path: Path) -> None:
+    """Lumina-Next's masks are truth values, which a store keeps as numbers."""
+    model, sites = Model(LuminaNext.tiny(), LuminaNext()), "blocks.*.cross_attn.[kv]"
+    store = capture(model, PROMPTS, sites, out=tmp_path / "run", num_steps=1, quiet=True)
+    cache = model.run(PROMPTS, num_steps=1, cache=sites).cache
+    others = ("a hat", "a shy fox on the hat")
+    stored, cached = (model.run(others, num_steps=1, patch=donor) for donor in (store, cache))
+    assert pixels(stored) == pixels(cached) != pixels(model.run(others, num_steps=1))
 
 
 def by_hand(model: Model, site: Site) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -74,6 +75,10 @@ class Kolors(SizedUNet):
                 addition_time_embed_dim=256,
                 projection_class_embeddings_input_dim=4096 + 6 * 256,
             )
+
+    def sites(self, pipeline: Pipeline) -> Iterator[Site]:
+        """See :meth:`Adapter.sites`; blocks read a projection of the encoded prompt, not the prompt."""
+        return (site for site in super().sites(pipeline) if site.kind != "cross_attn.text")
 
     def from_text(self, pipeline: Pipeline, site: Site) -> FromText | None:
         """See :meth:`Adapter.from_text`; ``text`` is what the U-Net reads before it projects it to its own width."""

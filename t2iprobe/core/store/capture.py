@@ -71,6 +71,7 @@ class CaptureProbe:
         """See :class:`~t2iprobe.core.cache.Sink`."""
         if not self._layout.has(key.branch) or (key.site in self.static and (key.step or key.evaluation)):
             return
+        value = codecs.storable(value)
         self.bytes_a_row[key] = value[0].nbytes
         self.dtypes[str(value.dtype).removeprefix("torch.")] = None
         flat = value.detach().flatten()[: self._piece // value.element_size()].cpu().clone()

@@ -94,6 +94,11 @@ def _measure(codec: Codec, sample: Sequence[NDArray[Any]]) -> Codec:
     return replace(codec, ratio=stored / raw, speed=raw / (time.perf_counter() - began))
 
 
+def storable(value: Tensor) -> Tensor:
+    """Masks and positions of tokens, which are no fractions, as float32: exact, and patched in their own type again."""
+    return value if value.is_floating_point() else value.float()
+
+
 def to_numpy(value: Tensor) -> NDArray[Any]:
     """The stored form of a CPU tensor, bit by bit, without a copy."""
     if value.dtype not in DTYPES:

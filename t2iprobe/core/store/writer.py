@@ -155,7 +155,7 @@ class ActivationWriter:
             return
         position = 0 if entry.static else self._position[key.step]
         for begin, end in _runs(rows, self._rows):
-            item = _Item(key, position, rows[begin], *self._to_host(value[begin:end]))
+            item = _Item(key, position, rows[begin], *self._to_host(codecs.storable(value[begin:end])))
             with explained(self._name):
                 self._worker.put(item, item.value.nbytes)
 
