@@ -18,6 +18,7 @@ from t2iprobe.core.interventions import patch
 from t2iprobe.core.model import Model
 from t2iprobe.core.sites import Site
 from t2iprobe.testing import laws
+from t2iprobe.testing.laws import EVEN
 
 FAMILIES: list[Any] = [adapter for adapter in t2iprobe_register_adapters() if issubclass(adapter, ProbedAdapter)]
 PROMPTS = ("a sign that says DOG", "a red cat on the sign")
@@ -37,12 +38,13 @@ def test_a_patch_is_what_hooks_do(family: type[ProbedAdapter]) -> None:
     model = Model(family.tiny(), family())
     sites = model.sites.match(*(f"blocks.*.{kind}" for kind in family.text_kv))
     settings: dict[str, Any] = {"num_steps": 2, "guidance": family.guided_above}
-    plain = model.run(PROMPTS, **settings)
-    patched = model.run(PROMPTS, interventions=[patch({0: 1}, sites)], **settings)
+    prompts = EVEN[:2] if family.ragged else PROMPTS
+    plain = model.run(prompts, **settings)
+    patched = model.run(prompts, interventions=[patch({0: 1}, sites)], **settings)
     with ExitStack() as stack:
         for site in sites:
             stack.callback(by_hand(model, site))
-        hooked = model.run(PROMPTS, **settings)
+        hooked = model.run(prompts, **settings)
     assert pixels(patched) == pixels(hooked)
     assert pixels(patched)[0] != pixels(plain)[0] and pixels(patched)[1] == pixels(plain)[1]
 

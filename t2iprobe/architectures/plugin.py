@@ -23,6 +23,7 @@ FAMILIES = {
     "hunyuan_dit": ("HunyuanDiT",),
     "kolors": ("Kolors",),
     "lumina": ("LuminaNext",),
+    "lumina2": ("Lumina2",),
     "pixart": ("PixArtAlpha", "PixArtSigma"),
     "sana": ("Sana", "SanaSprint"),
     "qwenimage": ("QwenImage",),

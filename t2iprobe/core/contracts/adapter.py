@@ -89,6 +89,9 @@ class Adapter(ABC):
     published_facts: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     #: learned tokens that stand before the text in every block, read what it reads and are patched with it
     registers: ClassVar[int] = 0
+    #: whether a row's picture tokens stand right behind its own prompt's, so that what blocks make of the text can only
+    #: be patched between prompts of equal length
+    ragged: ClassVar[bool] = False
     #: whether each branch of guidance is a separate denoiser call instead of a part of the batch
     guides_apart: ClassVar[bool] = False
     #: precision of the weights on a GPU: that of the published half-precision files, which a cast would round again
