@@ -8,12 +8,13 @@ import re
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 
@@ -22,8 +23,11 @@ from t2iprobe.cli import main
 from t2iprobe.cli.app import build
 from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.load_options import LoadOptions
+from t2iprobe.core.scoring import Scored
+from t2iprobe.core.trials import Trial
 from t2iprobe.registry import hookspecs, manager
 from t2iprobe.registry.manager import PluginRow, Plugins
+from t2iprobe.report.aggregates import aggregate_sections, aggregated
 from t2iprobe.report.sections import Section
 
 ROOT = Path(__file__).parents[1]
@@ -501,3 +505,37 @@ def test_the_how_to_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "brightness", module)
     for block in re.findall(r"```python\n(.*?)```", HOW_TO.read_text(encoding="utf-8"), re.DOTALL):
         exec(compile(block, str(HOW_TO), "exec"), module.__dict__)
+
+
+def test_an_aggregate_of_stored_scores_reaches_the_answer_of_a_study_and_its_page() -> None:
+    class Odds:
+        """Right per wrong."""
+
+        name, of = "odds", ("right", "wrong")
+
+        def statistic(self, means: Any) -> Any:
+            return means[..., 0] / means[..., 1]
+
+    class Study:
+        """Scores of source, target and a patch, on two pairs."""
+
+        right, wrong = np.array([[0.0, 0.0], [3.0, 1.0], [1.0, 2.0]]), np.array([[1.0, 1.0], [1.0, 1.0], [1.0, 5.0]])
+        scores = {"right_target": right, "wrong_target": wrong, "right_source": right}
+
+        def scored(self, trials: Sequence[Trial]) -> Scored:
+            kept = {name: values[: 2 + len(trials)] for name, values in self.scores.items()}
+            return Scored(kept, "right_target", "right_source", clusters=[0, 1])
+
+    result: Any = Study()
+    plugins = bare(plugin("mine", t2iprobe_register_aggregates=lambda: [Odds, called("fid")]))
+    patch = Trial("4", ("blocks.4.joint_attn.k",))
+    found = aggregated(result, plugins, [patch])
+    assert {name: {label: one.mean for label, one in rows.items()} for name, rows in found.items()} == {
+        "odds_target": {"source": 0.0, "target": 2.0, "4": 0.5}
+    }
+    (section,) = aggregate_sections(result, plugins, [patch])
+    assert section.table is not None and [row[:3] for row in section.table.rows][-1] == ["odds_target", "4", 0.5]
+    assert aggregate_sections(result, bare(), [patch]) == []
+    bad = bare(plugin("bad", t2iprobe_register_aggregates=lambda: [called("odd", of=("right",), statistic=None)]))
+    reason = "the aggregate 'odd' raised TypeError: 'NoneType' object is not callable"
+    assert broken(bad, lambda ask: aggregated(result, ask, [patch]), reason) == {}

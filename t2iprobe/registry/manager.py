@@ -179,6 +179,10 @@ class Plugins:
                 self._break(plugin, f"t2iprobe_load_pipeline loads {NO_MODEL!r}, which is not its own: return None")
         return found
 
+    def blame(self, kind: str, name: str, error: Exception) -> None:
+        """Mark the plugin that registered something as broken, because that raised an error when it was used."""
+        self._break(self._registered(kind)[name][0], f"the {KINDS[kind].noun} {name!r} raised {_text(error)}")
+
     def adapters(self) -> dict[str, type[Adapter]]:
         """Architectures by name."""
         return self._named("adapters")

@@ -17,6 +17,7 @@ from t2iprobe.core.planted import planted_layers
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.statistics import Interval
 from t2iprobe.core.trials import Trial, ranges, source, target
+from t2iprobe.report.aggregates import aggregate_sections
 from t2iprobe.report.sections import Cell, Overlap, Page, PairView, ReportTable, Section, TrialView
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def study_page(result: StudyResult, plugins: Plugins) -> Page:
     shown = [trial_view(result, trial, finding.layers if finding else (), planted, stated) for trial in rows]
     return replace(
         page,
-        sections=[*tried(result, rows, stated), *sections],
+        sections=[*tried(result, rows, stated), *aggregate_sections(result, plugins, rows), *sections],
         score=result.rank.removesuffix("_target"),
         clean=result.unpatched(),
         trials=[one for one in shown if one is not None],

@@ -15,6 +15,7 @@ from t2iprobe.core.scoring import FOUND
 from t2iprobe.core.statistics import Interval
 from t2iprobe.core.study.result import finding_as_json
 from t2iprobe.core.trials import Trial
+from t2iprobe.report.aggregates import aggregated
 from t2iprobe.report.figures import SheetRow, bar_plot, contact_sheet, thumbnail
 from t2iprobe.report.folder import RunView
 from t2iprobe.report.page import study_page, subject
@@ -77,12 +78,14 @@ def finding_of(result: StudyResult) -> Finding:
 
 
 def study_answer(result: StudyResult, plugins: Plugins) -> dict[str, Any]:
-    """The answer of a study that looks for layers: what was found, and the trials that scored best."""
+    """The answer of a study that looks for layers: what was found, the best trials and their aggregates."""
     finding = finding_as_json(finding_of(result))
+    ranked = result.ranked(BEST)
+    sets = aggregated(result, plugins, [one.trial for one in ranked])
     best = [
         {"trial": one.trial.label, "sites": list(one.trial.sites), "layers": list(one.trial.layers),
          "score": one.score.plain(), "pairs": one.pairs, "clusters": one.clusters}
-        for one in result.ranked(BEST)
+        for one in ranked
     ]  # fmt: skip
     return {
         **facts(result, plugins),
@@ -91,6 +94,7 @@ def study_answer(result: StudyResult, plugins: Plugins) -> dict[str, Any]:
         **finding,
         "score": result.rank,
         "best": best,
+        "aggregates": {name: {label: one.plain() for label, one in values.items()} for name, values in sets.items()},
     }
 
 

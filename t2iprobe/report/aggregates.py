@@ -1,0 +1,73 @@
+"""Numbers for all pictures of a patch together, from the scores that a study stores: :func:`aggregated`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from t2iprobe.core.scoring import Scored
+from t2iprobe.core.statistics import Interval, interval
+from t2iprobe.core.trials import Trial
+from t2iprobe.report.sections import Cell, ReportTable, Section
+
+if TYPE_CHECKING:
+    from t2iprobe.core.contracts.metric import ScoreAggregate
+    from t2iprobe.core.study.result import StudyResult
+    from t2iprobe.registry.manager import Plugins
+
+SIDES = ("target", "source")
+Aggregated = dict[str, dict[str, Interval]]
+
+
+def aggregated(result: StudyResult, plugins: Plugins, trials: Sequence[Trial]) -> Aggregated:
+    """Aggregates of the unpatched source and target and of some trials, with their 95 % intervals over clusters.
+
+    Only aggregates that follow from stored scores (``ScoreAggregate``), all of which the study has measured. One that
+    raises is left out, and its plugin is broken.
+
+    Returns:
+        By aggregate and side (``ocr_f1_dataset_target``), then by label of the trial.
+    """
+    kinds: Mapping[str, Any] = plugins.aggregates()
+    found: Aggregated = {}
+    for name, kind in kinds.items():
+        if not hasattr(kind, "statistic"):
+            continue
+        try:
+            sides = [side for side in SIDES if {f"{part}_{side}" for part in kind.of} <= set(result.scores)]
+            found |= {f"{name}_{side}": dict(_rows(result, kind(), side, trials)) for side in sides}
+        except Exception as error:  # the study is sound without it
+            plugins.blame("aggregates", name, error)
+    return found
+
+
+def _rows(
+    result: StudyResult, one: ScoreAggregate, side: str, trials: Sequence[Trial]
+) -> Iterator[tuple[str, Interval]]:
+    clean = result.scored([])
+    if clean.clusters:
+        yield "source", of_scores(clean, 0, one, side)
+        yield "target", of_scores(clean, 1, one, side)
+    for trial in trials:
+        if (scored := result.scored([trial])).clusters:
+            yield trial.label, of_scores(scored, 2, one, side)
+
+
+def of_scores(scored: Scored, row: int, one: ScoreAggregate, side: str) -> Interval:
+    """An aggregate of one row of scores, which must have all that it is computed from."""
+    values = np.stack([scored.scores[f"{part}_{side}"][row] for part in one.of], axis=-1)
+    return interval(values, scored.clusters, bounds=getattr(one, "bounds", None), statistic=one.statistic)
+
+
+def aggregate_sections(result: StudyResult, plugins: Plugins, trials: Sequence[Trial]) -> list[Section]:
+    """A table of the aggregates; nothing where the study has none."""
+    rows: list[list[Cell]] = [
+        [name, label, *value]
+        for name, values in aggregated(result, plugins, trials).items()
+        for label, value in values.items()
+    ]
+    text = "Numbers for all pictures of a patch together, which are not the mean of a score for each picture."
+    columns = ["aggregate", "patch", "value", "95 % low", "95 % high"]
+    return [Section("All pictures together", text, ReportTable(columns, rows))] if rows else []
