@@ -25,7 +25,7 @@ from t2iprobe.core.errors import ConfigError, ModelError
 from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.scoring import Scored
 from t2iprobe.core.trials import Trial
-from t2iprobe.registry import hookspecs, manager
+from t2iprobe.registry import hookspecs, kinds, manager
 from t2iprobe.registry.manager import PluginRow, Plugins
 from t2iprobe.report.aggregates import aggregate_sections, aggregated
 from t2iprobe.report.sections import Section
@@ -128,7 +128,7 @@ def test_an_answer_of_another_type_is_left_out_with_a_sentence(kind: str, answer
 
 
 def test_each_kind_has_its_own_hook() -> None:
-    kinds = {
+    asks = {
         "t2iprobe_register_adapters": Plugins.adapters,
         "t2iprobe_register_models": Plugins.models,
         "t2iprobe_register_metrics": Plugins.metrics,
@@ -138,10 +138,10 @@ def test_each_kind_has_its_own_hook() -> None:
         "t2iprobe_register_inverters": Plugins.inverters,
         "t2iprobe_register_executors": Plugins.executors,
     }
-    everything: dict[str, Callable[..., Any]] = {hook: lambda hook=hook: [called(hook)] for hook in kinds}
+    everything: dict[str, Callable[..., Any]] = {hook: lambda hook=hook: [called(hook)] for hook in asks}
     group = typer.Typer()
     plugins = bare(plugin("mine", t2iprobe_register_commands=lambda: {"do": group}, **everything))
-    assert {hook: list(ask(plugins)) for hook, ask in kinds.items()} == {hook: [hook] for hook in kinds}
+    assert {hook: list(ask(plugins)) for hook, ask in asks.items()} == {hook: [hook] for hook in asks}
     assert plugins.commands() == {"do": group}
 
 
@@ -163,7 +163,7 @@ def test_no_plugin_replaces_a_command(name: str, owner: str) -> None:
 
 def test_the_names_of_the_command_line_are_those_that_it_adds() -> None:
     added = typer.main.get_command(build()).commands.keys() - Plugins(installed=False).commands().keys()
-    assert added == set(manager.OWN["commands"])
+    assert added == set(kinds.OWN["commands"])
 
 
 @pytest.mark.parametrize(
@@ -259,6 +259,8 @@ def test_the_check_of_the_command_ends_with_1_if_a_plugin_is_broken(
     announce(monkeypatch, EntryPoint("bad", "t2i_raises", manager.GROUP))
     assert ended() == 0
     capsys.readouterr()
+    assert ended("--check", "--names") == 1
+    assert "ssim" in capsys.readouterr().out
     assert ended("--check", "--format", "json") == 1
     out, err = capsys.readouterr()
     rows = {row["name"]: row for row in json.loads(out)["plugins"]}

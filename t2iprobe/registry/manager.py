@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from reprlib import repr as shorten
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 
@@ -26,6 +26,7 @@ from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.names import built, choice, near
 from t2iprobe.registry import hookspecs
 from t2iprobe.registry.hookspecs import API, PROJECT
+from t2iprobe.registry.kinds import KINDS, OWN, lacking_in, unmarked_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,47 +66,8 @@ BUILTIN = (
 )
 #: similarity to the source's picture, computed for every image
 SIMILARITY = ("ssim", "psnr", "mse")
-#: names of the command line itself, by kind, which no plugin can take
-OWN: Mapping[str, Sequence[str]] = {
-    "commands": ("capture", "check-adapter", "plugins", "report", "sites", "store", "study"),
-    "runs": ("capture",),
-}
 #: a name that no model has
 NO_MODEL = "no-such-model"
-
-
-class Kind(NamedTuple):
-    """What a hook registers.
-
-    Args:
-        noun: what one of its things is called in messages.
-        parts: attributes that each must have, beside its name.
-        returns: what the hook returns: a list of things with a ``name``, or things by name.
-    """
-
-    noun: str
-    parts: tuple[str, ...] = ()
-    returns: type = list
-
-
-#: kinds of things that plugins register with ``t2iprobe_register_…``
-KINDS: Mapping[str, Kind] = {
-    "adapters": Kind("adapter", ("pipelines",)),
-    "models": Kind("model"),
-    "concepts": Kind("concept"),
-    "prompt_sets": Kind("prompt set"),
-    "readers": Kind("reader"),
-    "metrics": Kind("metric", ("direction", "needs", "score")),
-    "aggregates": Kind("aggregate"),
-    "localizers": Kind("localizer", ("summary",)),
-    "editors": Kind("editor", ("summary",)),
-    "inverters": Kind("inverter"),
-    "detectors": Kind("detector", ("summary",)),
-    "rewriters": Kind("rewriter", ("summary",)),
-    "executors": Kind("executor"),
-    "commands": Kind("command", ("registered_commands",), dict),
-    "runs": Kind("kind of run", ("__call__",), dict),
-}
 GROUP = f"{PROJECT}.v{API}"
 DISABLE = "T2IPROBE_DISABLE_PLUGINS"
 TRACE = "T2IPROBE_TRACE_PLUGINS"
@@ -477,7 +439,7 @@ class Plugins:
             self._rows.pop()
             self._skip(row, _text(error))
         else:
-            if unmarked := _unmarked(plugin):
+            if unmarked := unmarked_in(plugin):
                 self._break(row.name, f"{', '.join(unmarked)} must be marked with @t2iprobe.hookimpl to be used")
 
     def _skip(self, row: PluginRow, reason: str) -> None:
@@ -570,7 +532,7 @@ class Plugins:
             pairs: Iterable[tuple[Any, Any]]
             pairs = found.items() if returns is dict else [(getattr(thing, "name", None), thing) for thing in found]
             for name, thing in pairs:
-                if lacking := _lacking(name, thing, parts):
+                if lacking := lacking_in(name, thing, parts):
                     called = getattr(thing, "__name__", shorten(thing))
                     self._break(plugin, f"the {noun} {called} lacks {', '.join(lacking)}")
                     continue
@@ -581,19 +543,6 @@ class Plugins:
                 owners.update(dict.fromkeys(claims, plugin))
                 things[name] = (plugin, thing)
         return things
-
-
-def _lacking(name: object, thing: object, parts: Sequence[str]) -> list[str]:
-    """What something that a plugin registers must have and has not: a name, a part, a method that is still abstract."""
-    unnamed = [] if isinstance(name, str) else ["name"]
-    abstract = sorted(getattr(thing, "__abstractmethods__", ()))
-    return [*unnamed, *(one for one in parts if not hasattr(thing, one)), *abstract]
-
-
-def _unmarked(plugin: object) -> list[str]:
-    """Functions of a plugin that are named like hooks but not marked."""
-    hooks = [name for name in vars(hookspecs) if name.startswith(f"{PROJECT}_")]
-    return [name for name in hooks if hasattr(plugin, name) and not hasattr(getattr(plugin, name), f"{PROJECT}_impl")]
 
 
 def own_version() -> str:

@@ -17,6 +17,8 @@ from t2iprobe.cli.options import PrintOptions
 from t2iprobe.core.command_options import option
 from t2iprobe.registry.manager import PluginRow
 
+Provided = Mapping[str, Mapping[str, Sequence[str]]]  # names by plugin and kind
+
 
 class PluginsOptions(PrintOptions):
     """The options of ``t2iprobe plugins``."""
@@ -31,22 +33,26 @@ class PluginsOptions(PrintOptions):
 @takes(PluginsOptions)
 def plugins(options: PluginsOptions, context: typer.Context) -> None:
     """List the bundled and installed plugins with their hooks, and the reason why one is not used."""
-    if options.names:
-        _print_names(context.obj.names(), options.format)
-        return
     provided = context.obj.provided() if options.check else None
     rows = context.obj.listing()
-    if options.format is Format.json:
-        named = [{} if provided is None else {"provides": provided.get(row.name, {})} for row in rows]
-        print_json({"plugins": [{**asdict(row), **more} for row, more in zip(rows, named, strict=True)]})
+    if options.names:
+        _print_names(context.obj.names(), options.format)
     else:
-        heads = ("plugin", "version", "status", f"{'hooks' if provided is None else 'provides'} / reason")
-        print_table(heads, [(row.name, row.version, row.status, row.reason or _about(row, provided)) for row in rows])
+        _print_rows(rows, provided, options.format)
     if options.check and any(row.status == "broken" for row in rows):
         raise typer.Exit(1)
 
 
-def _about(row: PluginRow, provided: Mapping[str, Mapping[str, Sequence[str]]] | None) -> str:
+def _print_rows(rows: Sequence[PluginRow], provided: Provided | None, format: Format) -> None:
+    if format is Format.json:
+        named = [{} if provided is None else {"provides": provided.get(row.name, {})} for row in rows]
+        print_json({"plugins": [{**asdict(row), **more} for row, more in zip(rows, named, strict=True)]})
+        return
+    heads = ("plugin", "version", "status", f"{'hooks' if provided is None else 'provides'} / reason")
+    print_table(heads, [(row.name, row.version, row.status, row.reason or _about(row, provided)) for row in rows])
+
+
+def _about(row: PluginRow, provided: Provided | None) -> str:
     """What a sound plugin provides, or its hooks if it was not asked."""
     hooks = {one.removeprefix("t2iprobe_").removeprefix("register_"): one for one in row.hooks}
     if provided is None:
