@@ -170,7 +170,8 @@ class ProbedAdapter(Adapter):
         """See :meth:`Adapter.predict`."""
         recording, rows = self.recording(), len(latents)
         height, width = (side * self.pixels_per_latent(pipeline) for side in latents.shape[-2:])
-        call = self._call(pipeline, [""] * rows, height=height, width=width) | conditioning.extra
+        call = self._call(pipeline, [""] * rows, height=height, width=width)
+        call |= {name: _typed(value, call.get(name)) for name, value in conditioning.extra.items()}
         names = iter(recording.text)
         for name in names:
             if is_tokens(recording.arguments[name]) and name not in conditioning.extra:
@@ -263,3 +264,9 @@ def _padded(encoded: Sequence[Any], multiple: int) -> tuple[Any, ...]:
         of_tokens = isinstance(value, Tensor) and tokens is not None and value.shape == tokens.shape[:2]
         found.append(functional.pad(value, (0, -value.shape[1] % multiple)) if of_tokens else value)
     return tuple(found)
+
+
+def _typed(value: Any, like: Any) -> Any:
+    """A mask, say, in the type that the denoiser gets it in; training hands over everything in that of the weights."""
+    whole = isinstance(like, Tensor) and not like.is_floating_point()
+    return value.to(like.dtype) if whole else value
