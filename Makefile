@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test check docs clean
+.PHONY: help demo test check docs families clean
 .DEFAULT_GOAL := help
 
 help: ## list what can be made
@@ -33,6 +33,9 @@ check: $(STAMP) ## lint, format, types, import contracts
 
 docs: $(STAMP) ## run what the documentation shows
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m docs $(PYTEST_ARGS)
+
+families: $(STAMP) ## run every method on every family, and write the page about it
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/families.py > docs/reference/architectures.md
 
 clean: ## remove everything that was made
 	rm -rf .venv build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

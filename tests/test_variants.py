@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 import json
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import pytest
+from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.hunyuan_dit import HunyuanDiT
 from t2iprobe.architectures.pixart import PixArtSigma
+from t2iprobe.architectures.plugin import t2iprobe_register_adapters
 from t2iprobe.architectures.sana import Sana
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
@@ -94,3 +97,11 @@ def test_a_latent_consistency_model_is_patched() -> None:
 def test_infinite_settings_of_a_scheduler_are_recorded() -> None:
     found = provenance._scheduler(diffusers.DPMSolverMultistepScheduler())
     assert found["lambda_min_clipped"] == "-Infinity" and json.dumps(found, allow_nan=False)
+
+
+def test_every_text_to_image_class_is_served_or_listed_as_not() -> None:
+    """A new version of diffusers brings new ones; ``benchmarks/families.py`` lists those without a family."""
+    known = {kind.__name__ for kind in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()}
+    served = {name for family in t2iprobe_register_adapters() for name in family.pipelines}
+    page = (Path(__file__).parents[1] / "docs/reference/architectures.md").read_text()
+    assert sorted(name for name in known - served if f"`{name}`" not in page) == []
