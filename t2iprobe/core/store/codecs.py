@@ -96,7 +96,7 @@ def _measure(codec: Codec, sample: Sequence[NDArray[Any]]) -> Codec:
 
 def storable(value: Tensor) -> Tensor:
     """Masks and positions of tokens, which are no fractions, as float32: exact, and patched in their own type again."""
-    return value if value.is_floating_point() else value.float()
+    return value if value.is_floating_point() or value.is_complex() else value.float()
 
 
 def to_numpy(value: Tensor) -> NDArray[Any]:
