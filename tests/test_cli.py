@@ -237,6 +237,8 @@ def test_the_version_needs_no_command(call: Call) -> None:
     import t2iprobe
 
     assert call(["--version"]) == (0, f"{t2iprobe.__version__}\n", "")
+    module = subprocess.run([sys.executable, "-m", "t2iprobe", "--version"], capture_output=True, text=True, check=True)
+    assert module.stdout == f"{t2iprobe.__version__}\n"
 
 
 def test_errors_of_the_machine_are_one_sentence(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
