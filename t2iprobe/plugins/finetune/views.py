@@ -65,7 +65,9 @@ def comparison_view(path: Path, plugins: Plugins) -> RunView:
         ConfigError: none of them is finished.
     """
     manifest = runfolder.read_manifest(path)
-    found = [{**runfolder.read_manifest(one.parent), "run": str(one.parent)} for one in path.glob("*/manifest.json")]
+    found = [
+        {**runfolder.read_manifest(one.parent), "run": str(one.parent)} for one in sorted(path.glob("*/manifest.json"))
+    ]
     runs = sorted((one for one in found if one["state"] == runfolder.FINISHED), key=lambda one: one["started"])
     if not runs:
         raise ConfigError(f"{path} has no finished training yet; the same command continues")
