@@ -134,3 +134,14 @@ def test_pictures_have_three_channels(family: type[ProbedAdapter]) -> None:
     """Everything that measures, stores or shows a picture takes red, green and blue; Qwen-Image 2.1 draws four."""
     run = Model(family.tiny(), family()).run(PROMPTS[0], num_steps=1)
     assert [image.mode for image in run.images] == ["RGB"]
+
+
+def test_a_step_does_not_encode_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = next(one for one in FAMILIES if one.name == "qwen-image")
+    pipeline, adapter = family.tiny(), family()
+    text = adapter.encode_prompts(pipeline, ["a sign"])
+    latents = adapter.encode_images(pipeline, torch.zeros(1, 3, *adapter.picture_size(pipeline)))
+    first = adapter.predict(pipeline, latents, torch.tensor([500.0]), text)
+    monkeypatch.setattr(pipeline.text_encoder, "forward", None)
+    with torch.no_grad():
+        assert torch.equal(adapter.predict(pipeline, latents, torch.tensor([500.0]), text), first)

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.joint import embedded_text, joint_block_sites
-from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning, FromText, Pipeline
-from t2iprobe.core.errors import HookError
+from t2iprobe.core.contracts.adapter import Adapter, Conditioning, FromText, Pipeline
 from t2iprobe.core.sites import In, Out, Site
 
 GUIDANCE = 3.5  # the pipeline's default, for models distilled with guidance
@@ -99,15 +98,6 @@ class Flux(Adapter):
     def from_text(self, pipeline: Pipeline, site: Site) -> FromText | None:
         """See :meth:`Adapter.from_text`; what a block computes of the text depends on the picture."""
         return embedded_text(pipeline.transformer) if site.name == "text" else super().from_text(pipeline, site)
-
-    def branches(self, pipeline: Pipeline, call: int, ratio: int) -> tuple[Branch, ...]:
-        """See :meth:`Adapter.branches`; true guidance runs the negative prompt in a second call."""
-        if ratio != 1 or call > 1:
-            raise HookError(
-                f"{self.name}: denoiser call {call + 1} of a step has {ratio} times the requested rows; "
-                "only two calls per step with one row each are supported"
-            )
-        return (Branch.UNCOND,) if call else (Branch.COND,)
 
     def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
         """The prompts, with as many T5 tokens as the tokenizer reads (at most diffusers' 512).

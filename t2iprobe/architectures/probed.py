@@ -9,15 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from t2iprobe.architectures import autoencoders, layers
 from t2iprobe.architectures.probing import Recording, record
 from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning, FromText, Pipeline, perturbs
-from t2iprobe.core.errors import HookError, ModelError
+from t2iprobe.core.errors import ModelError
 from t2iprobe.core.shadow import shadowed
 from t2iprobe.core.sites import Site
 
@@ -137,15 +138,8 @@ class ProbedAdapter(Adapter):
 
     def branches(self, pipeline: Pipeline, call: int, ratio: int) -> tuple[Branch, ...]:
         """See :meth:`Adapter.branches`."""
-        if not self.guides_apart:
-            found = super().branches(pipeline, call, ratio)
-            return found[::-1] if self.cond_first else found
-        if ratio != 1 or call > 1:
-            raise HookError(
-                f"{self.name}: denoiser call {call + 1} of a step has {ratio} times the requested rows; "
-                "only two calls per step with one row each are supported"
-            )
-        return (Branch.UNCOND,) if call else (Branch.COND,)
+        found = super().branches(pipeline, call, ratio)
+        return found[::-1] if self.cond_first else found
 
     def guidance(self, pipeline: Pipeline, scale: float) -> dict[str, Any]:
         """See :meth:`Adapter.guidance`."""
@@ -168,12 +162,11 @@ class ProbedAdapter(Adapter):
 
     def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """See :meth:`Adapter.predict`."""
-        recording, rows = self.recording(), len(latents)
+        recording = self.recording()
         height, width = (side * self.pixels_per_latent(pipeline) for side in latents.shape[-2:])
-        call = self._call(pipeline, [""] * rows, height=height, width=width)
+        call = dict(self._template(pipeline, latents, height, width))
         call |= {name: _typed(value, call.get(name)) for name, value in conditioning.extra.items()}
-        names = iter(recording.text)
-        for name in names:
+        for name in recording.text:
             if is_tokens(recording.arguments[name]) and name not in conditioning.extra:
                 call[name] = conditioning.tokens
             elif name not in conditioning.extra and conditioning.pooled is not None:
@@ -221,6 +214,18 @@ class ProbedAdapter(Adapter):
     def decode(self, pipeline: Pipeline, latents: Tensor) -> Tensor:
         """See :meth:`Adapter.decode`."""
         return autoencoders.decode(pipeline.vae, latents)
+
+    @functools.cached_property
+    def _templates(self) -> WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], dict[str, Any]]]:
+        return WeakKeyDictionary()
+
+    def _template(self, pipeline: Pipeline, latents: Tensor, height: int, width: int) -> dict[str, Any]:
+        """Arguments of a call with an empty prompt; kept, so that a sampler's steps do not encode it again."""
+        known = self._templates.setdefault(self.module(pipeline), {})
+        key = (len(latents), height, width, latents.device, latents.dtype)
+        if key not in known:
+            known[key] = self._call(pipeline, [""] * len(latents), height=height, width=width)
+        return known[key]
 
     def _call(self, pipeline: Pipeline, prompts: Sequence[str], **size: int) -> dict[str, Any]:
         """Arguments of the denoiser's first call for these prompts, without guidance."""

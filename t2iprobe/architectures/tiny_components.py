@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import VQModel
 from transformers import (
     BertConfig,
     BertModel,
@@ -18,7 +17,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from t2iprobe.architectures.tiny_parts import CHANNELS, SPECIAL, VOCABULARY, enliven
+from t2iprobe.architectures.tiny_parts import SPECIAL, VOCABULARY, enliven
 
 PAD, _, START, END = (VOCABULARY[token] for token in SPECIAL)
 IDS = {"pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END}
@@ -84,18 +83,3 @@ def umt5(width: int) -> UMT5EncoderModel:
         eos_token_id=END,
     )
     return UMT5EncoderModel(config).eval()
-
-
-def movq(downsamplings: int) -> VQModel:
-    """As :func:`tiny_parts.autoencoder`; the latents also steer the decoder's normalisation."""
-    blocks = downsamplings + 1
-    return VQModel(
-        block_out_channels=(32,) * blocks,  # the least that this normalisation takes
-        down_block_types=("DownEncoderBlock2D",) * blocks,
-        up_block_types=("UpDecoderBlock2D",) * blocks,
-        latent_channels=CHANNELS,
-        vq_embed_dim=CHANNELS,
-        num_vq_embeddings=16,
-        norm_num_groups=8,
-        norm_type="spatial",
-    ).eval()

@@ -92,7 +92,7 @@ class Adapter(ABC):
     #: whether a row's picture tokens stand right behind its own prompt's, so that what blocks make of the text can only
     #: be patched between prompts of equal length
     ragged: ClassVar[bool] = False
-    #: whether each branch of guidance is a separate denoiser call instead of a part of the batch
+    #: whether each branch of guidance is a separate denoiser call, the prompt's first, instead of a part of the batch
     guides_apart: ClassVar[bool] = False
     #: precision of the weights on a GPU: that of the published half-precision files, which a cast would round again
     half: ClassVar[Literal["float16", "bfloat16"]] = "bfloat16"
@@ -265,6 +265,13 @@ class Adapter(ABC):
         Raises:
             HookError: the layout is unknown, so an edit might be applied to the wrong branch.
         """
+        if self.guides_apart:
+            if ratio != 1 or call > 1:
+                raise HookError(
+                    f"{self.name}: denoiser call {call + 1} of a step has {ratio} times the requested rows; "
+                    "only two calls per step with one row each are supported"
+                )
+            return (Branch.UNCOND,) if call else (Branch.COND,)
         perturbed = (Branch.SKIP,) * bool(getattr(pipeline, "do_perturbed_attention_guidance", False))
         parts = ratio - len(perturbed)
         if parts == 2:
