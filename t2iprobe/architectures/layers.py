@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, repeat
 from typing import Any
 
 from torch import Tensor, nn
@@ -42,14 +43,21 @@ class Template:
         """The same at another path: the numbers in the paths of its modules change with it."""
         numbers = self.pattern.fullmatch(path)
         assert numbers is not None
-        return Template(_moved(self.example, path, numbers), self.beside and _moved(self.beside, path, numbers))
+        return Template(_moved(self.example, numbers), self.beside and _moved(self.beside, numbers))
+
+    @property
+    def seen(self) -> int:
+        """How many modules of it are known; a last block may lack some."""
+        return len(self.example.sources) + len(self.example.result)
 
 
-def _moved(attention: Attention, path: str, numbers: re.Match[str]) -> Attention:
+def _moved(attention: Attention, numbers: re.Match[str]) -> Attention:
+    """The same attention, with these numbers in the part of a path that its modules have in common."""
+
     def move(old: str) -> str:
         found = iter(numbers.groups())
         parts, prefix = [], True
-        for part, before in zip(old.split("."), attention.module.split(".") + [""] * 9, strict=False):
+        for part, before in zip(old.split("."), chain(attention.module.split("."), repeat("")), strict=False):
             prefix = prefix and part == before
             parts.append(next(found) if prefix and part.isdigit() else part)
         return ".".join(parts)
@@ -73,9 +81,7 @@ def templates(recording: Recording) -> list[Template]:
         ]
         template = Template(attention, beside[0] if beside else None)
         known = found.get(template.pattern.pattern)
-        if known is None or len(attention.sources) + len(attention.result) > len(known.example.sources) + len(
-            known.example.result
-        ):
+        if known is None or template.seen > known.seen:
             found[template.pattern.pattern] = template
     return list(found.values())
 
@@ -89,9 +95,15 @@ def attention_layers(denoiser: nn.Module, kinds: Sequence[Template]) -> Iterator
                 yield template.moved(path)
 
 
-def layer_sites(denoiser: nn.Module, index: int, layer: Template) -> Iterator[Site]:
-    """Sites of one layer in the order in which they run: its mask, queries, keys and values, and their result."""
-    present, name = dict(denoiser.named_modules()), f"blocks.{index}"
+def layer_sites(present: Mapping[str, nn.Module], index: int, layer: Template) -> Iterator[Site]:
+    """Sites of one layer in the order in which they run: its mask, queries, keys and values, and their result.
+
+    Args:
+        present: the denoiser's modules by path.
+        index: number of the layer.
+        layer: the layer.
+    """
+    name = f"blocks.{index}"
     attention, beside = layer.example, layer.beside
     kind = "cross_attn" if attention.keys == "text" else "joint_attn"
     own = [*_masks(name, kind, attention), *_sites(present, attention, name, kind)]

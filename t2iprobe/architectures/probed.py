@@ -87,9 +87,9 @@ class ProbedAdapter(Adapter):
         """See :meth:`Adapter.sites`."""
         recording, denoiser = self.recording(), self.module(pipeline)
         yield from layers.entry_sites(recording)
-        kinds = layers.templates(recording)
+        kinds, present = layers.templates(recording), dict(denoiser.named_modules())
         for index, layer in enumerate(layers.attention_layers(denoiser, kinds)):
-            yield from layers.layer_sites(denoiser, index, layer)
+            yield from layers.layer_sites(present, index, layer)
 
     def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
         """See :meth:`Adapter.inputs`; the picture's size is always said, some pipelines have one for all models."""
