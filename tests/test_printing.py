@@ -38,6 +38,26 @@ def test_data_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", out)
 
 
+@pytest.mark.parametrize(
+    ("notebook", "expected"),
+    [
+        (False, r"signs 1/4 [\d:-]+\nsigns 2/4 [\d:-]+\n"),
+        (True, r"\rsigns 1/4 [\d:-]+ +\rsigns 2/4 [\d:-]+ +\r {80}\r"),
+    ],
+)
+def test_progress_is_told_where_no_bar_can_be_drawn(
+    notebook: bool, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("EVERY", "EVERY_IN_NOTEBOOK"):
+        monkeypatch.setattr(f"t2iprobe.cli.progress.{name}", 0.0)
+    monkeypatch.setattr("t2iprobe.cli.progress.in_notebook", lambda: notebook)
+    monkeypatch.setenv("COLUMNS", "80")
+    with counting("signs", 4) as tick:
+        tick(1, 4)
+        tick(2, 4)
+    assert re.fullmatch(expected, capsys.readouterr().err)
+
+
 @pytest.mark.parametrize("words", [["study", "status"], ["patch", "--model"], ["localize", "--method"], ["report"], []])
 def test_what_is_typed_is_shown_as_it_is(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path

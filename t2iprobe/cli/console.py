@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -53,7 +54,13 @@ class PlainConsole(Console):
 
 
 answers = PlainConsole(width=None if sys.stdout.isatty() else WIDTH)
-notes = PlainConsole(stderr=True)
+notes = PlainConsole(stderr=True, force_jupyter=False)  # plain text on stderr in notebooks too
+
+
+@cache
+def in_notebook() -> bool:
+    """Whether a notebook's kernel runs this: its stderr is no terminal, but ``\\r`` overwrites a line."""
+    return Console().is_jupyter
 
 
 class Format(StrEnum):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.progress import (
     BarColumn,
@@ -17,7 +19,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from t2iprobe.cli.console import notes
+from t2iprobe.cli.console import in_notebook, notes, visible
+
+EVERY = 30.0  # seconds between two lines where no bar can be drawn
+EVERY_IN_NOTEBOOK = 0.5  # there a line replaces the one before
 
 
 class DataColumn(TextColumn):
@@ -34,6 +39,46 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.1f} images/s" if task.speed else "… images/s")
 
 
+class Bars(Progress):
+    """Bars in a terminal. Elsewhere a line now and then, so that a log shows how far a run is.
+
+    A notebook's line is overwritten; rich's display for notebooks needs ipywidgets.
+    """
+
+    def __init__(self, *columns: ProgressColumn) -> None:
+        self._next_line = time.monotonic() + (0 if in_notebook() else EVERY)
+        drawn = notes.is_terminal and not in_notebook()
+        super().__init__(*columns, TimeRemainingColumn(), console=notes, transient=True, disable=not drawn)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """Advance a task."""
+        super().advance(task_id, advance)
+        self._line_when_due()
+
+    def update(self, task_id: TaskID, **values: Any) -> None:
+        """Set a task's values: ``completed``, ``total``, or fields of its columns."""
+        super().update(task_id, **values)
+        self._line_when_due()
+
+    def stop(self) -> None:
+        """Remove the bars, or a notebook's line."""
+        super().stop()
+        if in_notebook():
+            notes.file.write("\r" + " " * notes.width + "\r")
+
+    def _line_when_due(self) -> None:
+        if not self.disable or time.monotonic() < self._next_line:
+            return
+        self._next_line = time.monotonic() + (EVERY_IN_NOTEBOOK if in_notebook() else EVERY)
+        line = visible("; ".join(self._in_words(task) for task in self.tasks if task.total))
+        notes.file.write(f"\r{line[: notes.width]:{notes.width}}" if in_notebook() else f"{line}\n")
+        notes.file.flush()
+
+    def _in_words(self, task: Task) -> str:
+        shown = (column(task) for column in self.columns if not isinstance(column, (BarColumn, str)))
+        return " ".join(str(text) for text in shown if str(text))
+
+
 @contextmanager
 def bar(what: str) -> Iterator[tuple[Progress, TaskID]]:
     """A progress bar and its only task, whose total is set later."""
@@ -43,7 +88,7 @@ def bar(what: str) -> Iterator[tuple[Progress, TaskID]]:
         DataColumn("{task.completed:.0f}/{task.total:.0f}"),
         _Rate(),
     )
-    with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as shown:
+    with Bars(*columns) as shown:
         yield shown, shown.add_task(what, total=0)
 
 
@@ -56,7 +101,7 @@ def progress(images: int, steps: int, what: str = "patching") -> Iterator[Callab
         DataColumn("{task.completed:.0f}/{task.total:.0f}"),
         _Rate(),
     )
-    with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as bar:
+    with Bars(*columns) as bar:
         task = bar.add_task(what, total=images)
 
         def on_step(rows: int, step: int) -> None:
@@ -68,8 +113,8 @@ def progress(images: int, steps: int, what: str = "patching") -> Iterator[Callab
 @contextmanager
 def counting(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar, and yield a function of how many are done and how many there are."""
-    columns = (DataColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=notes, transient=True) as bar:
+    columns = (DataColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Bars(*columns) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done, of: bar.update(task, completed=done, total=of)
 
@@ -78,8 +123,8 @@ def counting(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
 def training_bars() -> Iterator[Callable[[str, int, int, float], None]]:
     """Show a bar with the smoothed loss per stage of a training; yields ``tick(stage, step, steps, loss)``."""
     loss_column = DataColumn("loss {task.fields[mean]:.4f}")
-    columns = (DataColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), loss_column, TimeRemainingColumn())
-    with Progress(*columns, console=notes, transient=True) as bar:
+    columns = (DataColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), loss_column)
+    with Bars(*columns) as bar:
         tasks: dict[str, TaskID] = {}
 
         def tick(stage: str, step: int, of: int, loss: float) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn
 
 from t2iprobe.cli.command import takes
-from t2iprobe.cli.console import Format, notes, print_json, print_plan, print_table, say, stopping, tell
+from t2iprobe.cli.console import Format, print_json, print_plan, print_table, say, stopping, tell
 from t2iprobe.cli.cost import agree
-from t2iprobe.cli.progress import DataColumn, counting
+from t2iprobe.cli.progress import Bars, DataColumn, counting
 from t2iprobe.cli.tables import print_wide
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.statistics import Interval
@@ -218,7 +218,7 @@ def _stream_of_run(options: EvalOptions) -> StreamOptions:
 def _watching(run: ContinualRun, cost: ContinualPlan, stop: Stop, shared: Shared) -> Iterator[ContinualCallbacks]:
     """Show two bars: training steps and pictures, counted over all processes."""
     columns = (DataColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), DataColumn("{task.fields[note]}"))
-    with Progress(*columns, TimeRemainingColumn(), console=notes, transient=True) as bar:
+    with Bars(*columns) as bar:
         steps = bar.add_task("training steps", total=cost.steps, note="")
         pictures = bar.add_task("pictures", total=cost.images, note="")
 
