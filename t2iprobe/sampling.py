@@ -52,8 +52,9 @@ def used_schedule(model: Model, num_steps: int, settings: Mapping[str, Any] | No
     generation = model.generation([""], 0, num_steps=num_steps, guidance=1.0, **dict(settings or {}))
     handle = model.denoiser.register_forward_pre_hook(_stop, with_kwargs=True)
     try:
-        with quiet(model.pipeline), torch.no_grad():
-            model.pipeline(**model.arguments(generation, [0]))
+        arguments = model.arguments(generation, [0])
+        with model.adapter.prepared(model.pipeline, arguments), quiet(model.pipeline), torch.no_grad():
+            model.pipeline(**arguments)
     except _Reached:
         pass
     finally:

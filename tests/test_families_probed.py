@@ -14,6 +14,7 @@ from t2iprobe.architectures.lumina import LuminaNext
 from t2iprobe.architectures.plugin import t2iprobe_register_adapters
 from t2iprobe.architectures.probed import ProbedAdapter
 from t2iprobe.core.contracts.adapter import layer_table
+from t2iprobe.core.hooks import bound, prediction_of
 from t2iprobe.core.interventions import patch
 from t2iprobe.core.model import Model
 from t2iprobe.core.sites import Site
@@ -67,7 +68,7 @@ def test_predicting_is_what_a_run_does(family: type[ProbedAdapter]) -> None:
     latents = torch.randn(1, channels, height, width, generator=noise)
 
     def note(denoiser: Any, args: Any, kwargs: Any, output: Any) -> None:
-        seen.setdefault("output", output[0] if isinstance(output, tuple) else output.sample)
+        seen.setdefault("output", prediction_of(output))
 
     handle = model.denoiser.register_forward_hook(note, with_kwargs=True)
     model.run(PROMPTS[0], latents=latents, num_steps=1, guidance=family.guided_above)
@@ -100,7 +101,7 @@ def by_hand(model: Model, site: Site) -> Any:
     call: dict[str, Any] = {}
 
     def note(denoiser: Any, args: Any, kwargs: Any) -> None:
-        call.update(kwargs)
+        call.update(bound(denoiser, args, kwargs))
 
     def copied(value: torch.Tensor) -> torch.Tensor:
         axis = 1 + site.axes.index("token")

@@ -17,7 +17,7 @@ from t2iprobe.architectures.probed import PROMPTS, ProbedAdapter, is_tokens
 from t2iprobe.architectures.probing import Reached, Recording
 from t2iprobe.core.contracts.adapter import Pipeline
 from t2iprobe.core.errors import ConfigError, ModelError, T2IProbeError
-from t2iprobe.core.hooks import bound
+from t2iprobe.core.hooks import bound, prediction_of
 from t2iprobe.core.shadow import shadowed
 
 DENOISERS = ("transformer", "unet")
@@ -162,8 +162,7 @@ def _observed(adapter: AutoAdapter, pipeline: Pipeline, prompts: Sequence[str], 
 
     def enter(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         seen.calls.append(dict(bound(module, args, kwargs)))
-        value = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
-        seen.outputs.append(value if isinstance(value, Tensor) else torch.stack(value))
+        seen.outputs.append(prediction_of(output))
 
     def step(model_output: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
         seen.handed, seen.timestep = model_output, timestep
@@ -175,7 +174,8 @@ def _observed(adapter: AutoAdapter, pipeline: Pipeline, prompts: Sequence[str], 
     }  # fmt: skip
     handle = adapter.module(pipeline).register_forward_hook(enter, with_kwargs=True)
     try:
-        with torch.no_grad(), adapter.prepared(pipeline), shadowed(scheduler, "step", step), suppress(Reached):
+        prepared = adapter.prepared(pipeline, arguments)
+        with torch.no_grad(), prepared, shadowed(scheduler, "step", step), suppress(Reached):
             pipeline(**arguments, output_type="latent")
     finally:
         handle.remove()

@@ -114,7 +114,7 @@ class CogView4(ProbedAdapter):
             return CogView4Transformer2DModel(num_layers=28, num_attention_heads=32, attention_head_dim=128)
 
     @contextmanager
-    def prepared(self, pipeline: Pipeline) -> Iterator[None]:
+    def prepared(self, pipeline: Pipeline, arguments: dict[str, Any]) -> Iterator[None]:
         """See :meth:`Adapter.prepared`: prompts are encoded beside one of full length."""
         encode = pipeline._get_glm_embeds
 

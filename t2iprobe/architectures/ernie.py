@@ -59,7 +59,7 @@ class ErnieImage(ProbedAdapter):
         return pipeline
 
     @contextmanager
-    def prepared(self, pipeline: Pipeline) -> Iterator[None]:
+    def prepared(self, pipeline: Pipeline, arguments: dict[str, Any]) -> Iterator[None]:
         """See :meth:`Adapter.prepared`; lengths of texts go beside them, so padding is masked."""
         pad = pipeline._pad_text
 

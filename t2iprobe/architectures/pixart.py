@@ -49,7 +49,7 @@ class PixArtAlpha(ProbedAdapter):
             return PixArtTransformer2DModel(sample_size=128, caption_channels=4096)
 
     @contextmanager
-    def prepared(self, pipeline: Pipeline) -> Iterator[None]:
+    def prepared(self, pipeline: Pipeline, arguments: dict[str, Any]) -> Iterator[None]:
         """See :meth:`Adapter.prepared`: a single step works with any scheduler.
 
         There the pipeline takes the step's second result, which only some schedulers give.

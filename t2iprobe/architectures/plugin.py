@@ -35,6 +35,7 @@ FAMILIES = {
     "bria": ("Bria",),
     "ernie": ("ErnieImage",),
     "nucleus": ("NucleusImage",),
+    "zimage": ("ZImage",),
 }
 
 

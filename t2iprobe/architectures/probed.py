@@ -80,7 +80,7 @@ class ProbedAdapter(Adapter):
             **self.settings(pipeline), **self.inputs(pipeline, prompts), **self.guidance(pipeline, self.guided_above),
             "num_inference_steps": 2, "generator": noise, "output_type": "latent",
         }  # fmt: skip
-        with self.prepared(pipeline):
+        with self.prepared(pipeline, arguments):
             return record(self.module(pipeline), lambda: pipeline(**arguments))
 
     def sites(self, pipeline: Pipeline) -> Iterator[Site]:
@@ -115,7 +115,7 @@ class ProbedAdapter(Adapter):
         return super().picture_size(pipeline)
 
     @contextmanager
-    def prepared(self, pipeline: Pipeline) -> Iterator[None]:
+    def prepared(self, pipeline: Pipeline, arguments: dict[str, Any]) -> Iterator[None]:
         """See :meth:`Adapter.prepared`: encoded prompts are padded, and the padding is masked."""
         if not self.pads_to:
             yield
@@ -240,7 +240,7 @@ class ProbedAdapter(Adapter):
             **size, "num_inference_steps": 2, "output_type": "latent",
             "generator": [torch.Generator().manual_seed(0) for _ in prompts],
         }  # fmt: skip
-        with self.prepared(pipeline), shadowed(denoiser, "forward", reached):
+        with self.prepared(pipeline, arguments), shadowed(denoiser, "forward", reached):
             try:
                 pipeline(**arguments)
             except _Reached:

@@ -280,10 +280,10 @@ def tokens_of(value: Tensor) -> Tokens:
         one_run = all(_one_run(place) for place in places) and _count(places[0]) == _count(places[1])
         return "text first" if one_run else "mixed"
     image = places[0]
-    if image.all():
-        return "image"
     if not image.any():
         return "text"
+    if not (rows[0] != rows[2])[~image].any():  # beside the image at most padding, the same for every prompt
+        return "image"
     changes = int((image[1:] != image[:-1]).sum())
     if changes > 1:
         return "mixed"

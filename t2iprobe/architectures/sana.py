@@ -95,7 +95,7 @@ class SanaSprint(ProbedAdapter):
             return SanaTransformer2DModel(guidance_embeds=True, qk_norm="rms_norm_across_heads")
 
     @contextmanager
-    def prepared(self, pipeline: Pipeline) -> Iterator[None]:
+    def prepared(self, pipeline: Pipeline, arguments: dict[str, Any]) -> Iterator[None]:
         """See :meth:`Adapter.prepared`: the published time between two steps, which other numbers of steps refuse."""
         own = pipeline.scheduler.set_timesteps
         published = inspect.signature(type(pipeline).__call__).parameters["intermediate_timesteps"].default

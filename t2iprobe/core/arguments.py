@@ -141,8 +141,8 @@ def spread(options: Mapping[str, Any], count: int) -> dict[str, Any]:
     """The options with one text or embedding per row, as pipelines want them beside a list of prompts."""
 
     def each(name: str, value: Any) -> Any:
-        if name in TEXTS and isinstance(value, str):
-            return [value] * count
+        if name in TEXTS and value is not None:
+            return [value] * count if isinstance(value, str) else list(value)  # Z-Image's pipeline writes into it
         if name in EMBEDDINGS and value is not None and len(value) == 1:
             return value.expand(count, *value.shape[1:])
         return value

@@ -171,11 +171,15 @@ class Batches:
         model = self.model
         return Engine(model.pipeline, model.adapter, model.sites, rows, self.interventions, reads, cache, self.donors)
 
-    def _denoised(self, engine: Engine, arguments: Mapping[str, Any]) -> Any:
+    def _denoised(self, engine: Engine, arguments: dict[str, Any]) -> Any:
         """What the pipeline makes of a batch."""
         pipeline, kind = self.model.pipeline, "pil" if self.model.upscaler is None else "pt"
         try:
-            with self._running(pipeline, arguments["generator"]), engine.installed():
+            with (
+                self.model.adapter.prepared(pipeline, arguments),
+                self._running(pipeline, arguments["generator"]),
+                engine.installed(),
+            ):
                 return pipeline(**arguments, output_type=kind).images
         finally:
             self.calls += engine.calls
@@ -196,7 +200,10 @@ class Batches:
         donors = [donor for donor in self.donors.unknown(self._text_donors(rows)) if donor not in rows]
         if donors:
             arguments = self.model.arguments(self.generation, donors)
-            with self._running(self.model.pipeline, arguments["generator"]):
+            with (
+                self.model.adapter.prepared(self.model.pipeline, arguments),
+                self._running(self.model.pipeline, arguments["generator"]),
+            ):
                 self.donors.ask(arguments, donors)
 
     @contextmanager

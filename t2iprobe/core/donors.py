@@ -19,7 +19,7 @@ from torch import Tensor
 
 from t2iprobe.core.contracts.adapter import Adapter, Branch, Pipeline
 from t2iprobe.core.errors import HookError
-from t2iprobe.core.hooks import bound
+from t2iprobe.core.hooks import bound, latents_of
 from t2iprobe.core.interventions import Intervention
 from t2iprobe.core.shadow import shadowed
 from t2iprobe.core.sites import Site, Sites
@@ -130,11 +130,6 @@ class TextDonors:
             raise HookError(f"{site.name}: rows {list(rows)} are not in the batch; name them as donors of the edit")
         value = compute(_each(lambda *parts: _joined(parts).to(like.device), *calls))
         self._values |= {(site.name, row, branch): own for row, own in zip(rows, value, strict=True)}
-
-
-def latents_of(call: Inputs) -> Tensor:
-    """The picture that a denoiser call gets."""
-    return call["hidden_states"] if "hidden_states" in call else call["sample"]
 
 
 def _row(index: int, total: int, tensor: Tensor) -> Tensor:

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from t2iprobe.core.cache import Key, Sink
 from t2iprobe.core.contracts.adapter import Adapter, Branch, Pipeline
-from t2iprobe.core.donors import TextDonors, latents_of
+from t2iprobe.core.donors import TextDonors
 from t2iprobe.core.errors import HookError, NonFiniteError, ShapeError
-from t2iprobe.core.hooks import bound, hook
+from t2iprobe.core.hooks import bound, hook, latents_of, prediction_of
 from t2iprobe.core.interventions import HookContext, Intervention, picked
 from t2iprobe.core.preflight import check_module
 from t2iprobe.core.scope import DenoiserCall, Scope
@@ -134,8 +134,7 @@ class Engine:
         self.expected += branches != (Branch.SKIP,)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        value = output[0] if isinstance(output, tuple | list) else getattr(output, "sample", output)
-        finite = torch.isfinite(value).all()
+        finite = torch.isfinite(prediction_of(output)).all()
         if self.tracing and not finite:
             raise _non_finite(self.step, f", first at site {self._first_bad_site(module, args, kwargs)}")
         self.finite.append((self.step, finite))

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from t2iprobe.core.errors import HookError
@@ -33,6 +34,18 @@ def _own_name(module: nn.Module, name: str) -> str:
 def bound(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments by name."""
     return dict(zip(_names(module), args, strict=False)) | dict(kwargs)
+
+
+def latents_of(call: Mapping[str, Any]) -> Tensor:
+    """The pictures that a denoiser call gets, (row, ...); Z-Image's gets a list of rows."""
+    found = next(call[name] for name in ("hidden_states", "sample", "x") if name in call)
+    return found if isinstance(found, Tensor) else torch.stack(found)
+
+
+def prediction_of(output: Any) -> Tensor:
+    """What a denoiser predicts, (row, ...), of what it returns."""
+    found = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
+    return found if isinstance(found, Tensor) else torch.stack(found)
 
 
 def _replace(

@@ -325,8 +325,7 @@ class Model:
         state = Batches(self, generation, interventions, reads, on_step, into)
         wanted = tuple(range(count)) if rows is None else tuple(rows)
         began = time.perf_counter()
-        with self.adapter.prepared(self.pipeline):
-            state.run(wanted, batch_size)
+        state.run(wanted, batch_size)
         images = [state.images[row] for row in wanted]
         texts = tuple(generation.prompts[row] for row in wanted)
         return Run(images, state.cache, state.calls, state.rows, time.perf_counter() - began, state.upscaling, texts)

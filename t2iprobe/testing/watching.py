@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from t2iprobe.core.hooks import prediction_of
 from t2iprobe.core.model import Model, Run
 from t2iprobe.core.sites import Site
 
@@ -42,7 +43,7 @@ def first_output(model: Model) -> Iterator[list[Tensor]]:
     seen: list[Tensor] = []
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
-        seen.append((output[0] if isinstance(output, tuple | list) else output.sample).detach())
+        seen.append(prediction_of(output).detach())
 
     handle = model.denoiser.register_forward_hook(keep)
     try:

@@ -236,8 +236,13 @@ class Adapter(ABC):
 
         return part
 
-    def prepared(self, pipeline: Pipeline) -> AbstractContextManager[None]:
-        """A context in which runs take place; for pipelines whose text has another shape in every batch."""
+    def prepared(self, pipeline: Pipeline, arguments: dict[str, Any]) -> AbstractContextManager[None]:
+        """A context for a call of the pipeline: what it does by batch and should by row, or does in its own way.
+
+        Args:
+            pipeline: the pipeline.
+            arguments: arguments of its call, which may be completed here.
+        """
         return nullcontext()
 
     def text_spans(self, pipeline: Pipeline, call: Mapping[str, Any], length: int) -> Sequence[slice]:
