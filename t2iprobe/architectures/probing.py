@@ -99,6 +99,10 @@ class Recording:
     latents: str
     attentions: tuple[Attention, ...]
 
+    def without_masks(self) -> Recording:
+        """The same, as if no attention got a mask."""
+        return replace(self, attentions=tuple(replace(one, masks=()) for one in self.attentions))
+
 
 def record(denoiser: nn.Module, run: Callable[[], object]) -> Recording:
     """What the first call of ``denoiser`` within ``run`` shows, and the second, in which only the step is another.
