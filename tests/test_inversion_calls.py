@@ -16,6 +16,7 @@ from t2iprobe.plugins.inversion import sources
 from t2iprobe.plugins.inversion.arms import parse_arm
 from t2iprobe.plugins.inversion.guidance import NullText
 from t2iprobe.plugins.inversion.inverted import Inverted
+from t2iprobe.plugins.inversion.options import InvertOptions
 from t2iprobe.plugins.inversion.run import InversionQuestion, InversionStudy
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.sampling import model_denoiser, state_shape, used_schedule
@@ -60,10 +61,9 @@ def test_reported_planned_and_counted_calls_are_the_same(
     arch: str, methods: list[str], guidance: float, inversion_guidance: float, tmp_path: Path
 ) -> None:
     model = tiny(arch)
-    asked = InversionQuestion(
-        sources.repeated(["a red cat"], ROWS, 3), tuple(map(parse_arm, methods)), STEPS, guidance, inversion_guidance
-    )
-    study = InversionStudy(model, asked, INVERTERS, [], batch_size=2)
+    options = InvertOptions(num_steps=STEPS, guidance=guidance, inversion_guidance=inversion_guidance, batch_size=2)
+    asked = InversionQuestion(sources.repeated(["a red cat"], ROWS, 3), tuple(map(parse_arm, methods)), options)
+    study = InversionStudy(model, asked, INVERTERS)
     with counted(model) as seen:
         run = Inverted(study.run(tmp_path / "run"))
     total = float(run.score("nfe_sample", "source").sum())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,8 @@ from t2iprobe.plugins.inversion.arms import InversionArm, parse_arm
 from t2iprobe.plugins.inversion.batch_runner import in_parts
 from t2iprobe.plugins.inversion.editfriendly import EditFriendly
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.plugins.inversion.run import InversionCallbacks, InversionQuestion, InversionStudy
+from t2iprobe.plugins.inversion.options import InterpolateOptions, InvertEditOptions, InvertOptions
+from t2iprobe.plugins.inversion.run import InversionQuestion, InversionStudy
 from t2iprobe.plugins.inversion.trajectory_store import SAMPLE, phase
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.report.figures import CELL
@@ -63,13 +63,14 @@ def sd3() -> Model:
     return tiny("sd3")
 
 
-def question(*methods: str, rows: int = 5, **changes: Any) -> InversionQuestion:
-    source = sources.repeated(["a red cat", "a dog"], rows, 3)
-    return InversionQuestion(**{"source": source, "arms": tuple(map(parse_arm, methods)), "num_steps": STEPS} | changes)
+def question(*methods: str, rows: int = 5, source: sources.Source | None = None, **options: Any) -> InversionQuestion:
+    chosen = InvertOptions(**{"num_steps": STEPS, "batch_size": 2} | options)
+    source = source or sources.repeated(["a red cat", "a dog"], rows, 3)
+    return InversionQuestion(source, tuple(map(parse_arm, methods)), chosen)
 
 
-def study(model: Model, asked: InversionQuestion, batch: int = 2) -> InversionStudy:
-    return InversionStudy(model, asked, INVERTERS, [PLUGINS.metrics()["psnr"]()], batch)  # type: ignore[list-item]
+def study(model: Model, asked: InversionQuestion) -> InversionStudy:
+    return InversionStudy(model, asked, INVERTERS, [PLUGINS.metrics()["psnr"]()])  # type: ignore[list-item]
 
 
 ORACLE = f"oracle:steps={STEPS}"
@@ -137,7 +138,7 @@ def test_killed_anywhere_it_goes_on_with_the_same_numbers(sd3: Model, finished: 
                 raise Killed
 
         with pytest.raises(Killed):
-            study(sd3, asked).run(path, InversionCallbacks(on_rows=told))
+            study(sd3, asked).run(path, on_rows=told)
         manifest = json.loads((path / runfolder.MANIFEST).read_text())
         assert manifest["state"] == runfolder.INTERRUPTED
     known = open_study(path / runfolder.STORE, manifest["scores"])
@@ -149,7 +150,7 @@ def test_killed_anywhere_it_goes_on_with_the_same_numbers(sd3: Model, finished: 
         nonlocal walked
         walked += rows
 
-    again = Inverted(study(sd3, asked).run(path, InversionCallbacks(on_rows=count)))
+    again = Inverted(study(sd3, asked).run(path, on_rows=count))
     whole = study(sd3, asked).cost().rows
     assert 0 < walked < whole and again.manifest["spent"]["denoiser_rows"] > whole
     for arm in finished.arms:
@@ -160,20 +161,20 @@ def test_killed_anywhere_it_goes_on_with_the_same_numbers(sd3: Model, finished: 
 
 def test_stopped_between_units_and_ends_only(sd3: Model, finished: Inverted, tmp_path: Path) -> None:
     """Without trajectories the sampling is walked again where an oracle needs it; the numbers are the same."""
-    asked, path, stop = question("euler", ORACLE, FORWARD, rows=6, trajectory=False), tmp_path / "run", Stop()
+    asked, path, stop = question("euler", ORACLE, FORWARD, rows=6, keep="ends"), tmp_path / "run", Stop()
 
     def told(rows: int) -> None:
         stop.asked = True
 
     with pytest.raises(StoppedError, match="2 of 6 rows"):
-        study(sd3, asked).run(path, InversionCallbacks(on_rows=told, stop=stop))
+        study(sd3, asked).run(path, on_rows=told, stop=stop)
     run = Inverted(study(sd3, asked).run(path))
     assert np.array_equal(run.latent("euler"), finished.latent("euler"))
     assert ActivationStore(path, SAMPLE).sites == ("noise", "clean")
     assert "state" in ActivationStore(finished.path, phase("invert", "euler")).sites
     assert "location" not in analyze.analyze(run)
     with pytest.raises(RunExistsError, match=r"num_steps: 4 there, 5 now"):
-        study(sd3, replace(asked, num_steps=5)).run(path)
+        study(sd3, question("euler", ORACLE, FORWARD, rows=6, keep="ends", num_steps=5)).run(path)
 
 
 @pytest.mark.parametrize("arch", ["sd3", "flux"])
@@ -211,7 +212,7 @@ def test_given_pictures(sd3: Model, tmp_path: Path) -> None:
         Image.new("RGB", size[::-1], colour).save(folder / f"{name}.png")
     source = sources.folder(folder, size, ["a square"], 0)
     assert source.pictures is not None and source.pictures[:, 0, 0, 0].tolist() == [0, 255]  # in the order of names
-    asked = replace(question("euler"), source=source, num_steps=2)
+    asked = question("euler", source=source, num_steps=2)
     run = Inverted(study(sd3, asked).run(tmp_path / "run"))
     assert not run.sampled and np.array_equal(run.pictures("source"), source.pictures)
     assert np.allclose(run.clean, encoded(sd3, source.pictures).numpy(), atol=1e-6)
@@ -410,8 +411,8 @@ def sampler(sd3: Model, finished: Inverted) -> resample.LevelSampler:
 def test_interpolation_ends_at_the_pictures(sampler: resample.LevelSampler, finished: Inverted) -> None:
     """At 0 and 1 the pictures between true noises are the run's own, so their distance is that of the pairs alone."""
     metrics = [PLUGINS.metrics()["ssim"]()]  # type: ignore[list-item]
-    asked = interpolate.Interpolation(("euler",), pairs=2, points=3)
-    found, drawn = interpolate.interpolate(sampler, asked, metrics)
+    options = InterpolateOptions(run=finished.path, limit=2, points=3)
+    found, drawn = interpolate.interpolate(sampler, options, ["euler"], metrics)
     rows = {(row["what"], row["share"]): row for row in found["rows"]}
     assert found["pairs"] == 2 and set(rows) == {(what, s) for what in ("true noise", "euler") for s in (0, 0.5, 1)}
     assert rows["true noise", 0]["ssim_to_morph"] > 0.999 and rows["true noise", 1]["ssim_to_morph"] > 0.999
@@ -441,8 +442,8 @@ def test_the_frechet_distance_of_pictures() -> None:
 
 def test_editing_to_the_own_prompt_changes_nothing(sampler: resample.LevelSampler, finished: Inverted) -> None:
     metrics = [PLUGINS.metrics()["ssim"]()]  # type: ignore[list-item]
-    asked = edit.Edit(("euler",), tuple(finished.prompts[:3]), variations=3, varied=1)
-    found, _ = edit.edit(sampler, asked, metrics)
+    options = InvertEditOptions(run=finished.path, variations=2)
+    found, _ = edit.edit(sampler, options, ["euler"], finished.prompts[:3], metrics)
     rows = {row["what"]: row for row in found["rows"]}
     assert rows["true noise"]["ssim_to_source"][0] > 0.999
     assert rows["euler"]["ssim_to_source"][0] > rows["other noise"]["ssim_to_source"][0]
@@ -458,8 +459,8 @@ def test_editing_to_the_own_prompt_changes_nothing(sampler: resample.LevelSample
         def score(self, image: Image.Image, prompt: str) -> float:
             return float(len(prompt))
 
-    told = replace(asked, targets=("a", "bc", "def"), variations=0)
-    found, _ = edit.edit(sampler, told, [*metrics, Letters()])
+    options = InvertEditOptions(run=finished.path, variations=0)
+    found, _ = edit.edit(sampler, options, ["euler"], ["a", "bc", "def"], [*metrics, Letters()])
     assert {row["letters_to_target"][0] for row in found["rows"]} == {2} and "ssim_to_source" in found["rows"][0]
     swapped = edit.deranged(finished.prompts, 3)
     assert all(new != old for new, old in zip(swapped, finished.prompts, strict=False))
@@ -542,7 +543,7 @@ def test_models_without_text_run_too(family: type[imageonly.ImageOnly], tmp_path
     pipeline = family.tiny()
     model = Model(pipeline, family(), ref=f"tiny-random-{family.name}")
     source = sources.repeated(family.prompts, 2, 0)
-    asked = replace(question("ddim", "forward:steps=1"), source=source)
+    asked = question("ddim", "forward:steps=1", source=source)
     run = Inverted(study(model, asked).run(tmp_path / "run"))
     given = {"class_labels": [0]} if family.name == "dit" else {"batch_size": 1}
     options = {"guidance_scale": 1.0} if family.name == "dit" else {}

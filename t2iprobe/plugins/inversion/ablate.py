@@ -89,7 +89,7 @@ def equal_calls(
     guidance: Sequence[float],
     inverters: Mapping[str, type[Inverter]],
     schedule: Callable[[int], Schedule],
-    told: bool = False,
+    guidance_is_input: bool = False,
 ) -> list[Cell]:
     """Each method with the largest number of steps whose inversion makes at most ``calls`` model calls.
 
@@ -99,7 +99,7 @@ def equal_calls(
         guidance: guidance scales, for both sampling and inversion.
         inverters: the inverters, by name.
         schedule: gives the model's schedule for a number of steps.
-        told: whether the guidance scale is an input of the denoiser.
+        guidance_is_input: see :class:`InversionQuestion`.
 
     Raises:
         ConfigError: a method needs more calls than that, or does not support the model.
@@ -112,7 +112,9 @@ def equal_calls(
 
             def needed(steps: int, method: Inverter = method, scale: float = scale) -> int:
                 try:
-                    return examined(method, schedule(steps), inversion_guidance=1.0 if told else scale).invert
+                    return examined(
+                        method, schedule(steps), inversion_guidance=1.0 if guidance_is_input else scale
+                    ).invert
                 except ConfigError:
                     return 1 << 30  # the method replaces more steps than there are
 
@@ -133,23 +135,19 @@ def replaced(label: str) -> int | None:
 
 def studies(options: AblateOptions, model: Model, plugins: Plugins) -> list[tuple[str, InversionStudy]]:
     """One study per setting, with its name; if no method is named, the plain one is compared."""
-    each = options.each
     methods = [parse_arm(text) for text in options.method or (session.default_method(model),)]
     if options.equal_calls is None:
         settings = cells(methods, options.k, options.num_steps, options.guidance)
     else:
+        one_sided = model.adapter.guidance_is_input(model.pipeline)
         settings = equal_calls(
             methods, options.equal_calls, options.guidance, plugins.inverters(),
-            lambda steps: used_schedule(model, steps, each.generation), model.adapter.guidance_is_input(model.pipeline),
+            lambda steps: used_schedule(model, steps, options.generation), one_sided,
         )  # fmt: skip
-    found = []
-    for one in settings:
-        question = session.question_of(
-            each, model, plugins, arms=one.arms, num_steps=one.num_steps, guidance=one.guidance,
-            inversion_guidance=one.guidance,
-        )  # fmt: skip
-        found.append((one.name, session.study_of(each, question, model, plugins)))
-    return found
+    return [
+        (cell.name, session.study_of(options.each(cell.num_steps, cell.guidance), model, plugins, arms=cell.arms))
+        for cell in settings
+    ]
 
 
 def cost_plan(options: AblateOptions, plugins: Plugins) -> dict[str, Any]:
@@ -176,7 +174,7 @@ def run(options: AblateOptions, path: Path, plugins: Plugins, command: Sequence[
 
     def measure(setting: tuple[str, InversionStudy]) -> None:
         name, study = setting
-        rows.extend(measured(session.run_study(options.each, study, path / name, name), AnalysisSettings()))
+        rows.extend(measured(session.run_study(study, path / name, name), AnalysisSettings()))
 
     def answer() -> tuple[dict[str, Any], dict[str, Image]]:
         last = Inverted(path / ablated[-1][0])

@@ -40,7 +40,7 @@ SOURCE = "source"
 #: the first score commits a row, because it is always a number
 SCORES = ("reconstruction", "noise_error", "noise_cosine", "nfe_invert", "nfe_sample", "backward", "seconds")
 
-Tell = Callable[[int], None]
+OnRows = Callable[[int], None]
 Made = TypeVar("Made")
 
 
@@ -53,19 +53,19 @@ def sample_calls(question: InversionQuestion, examined: Mapping[str, ArmProperti
     """Model calls per row that making the pictures takes."""
     if not question.sampled:
         return 0
-    own = question.sampler == "own"
+    own = question.options.sampler == "own"
     return next(iter(examined.values())).own if own else question.num_steps * sides(question.scales[0])
 
 
 class BatchRunner:
     """One session of a study."""
 
-    def __init__(self, study: InversionStudy, session: RunSession, on_rows: Tell) -> None:
+    def __init__(self, study: InversionStudy, session: RunSession, on_rows: OnRows) -> None:
         self.study, self.question, self.on_rows, self.session = study, study.question, on_rows, session
         self.store = session.path / runfolder.STORE
         self.device = study.model.pipeline._execution_device
-        self.shape = state_shape(study.model, study.question.generation)
-        self.entries = ALL if study.question.trajectory else ENDS
+        self.shape = state_shape(study.model, study.question.options.generation)
+        self.entries = ALL if study.question.options.trajectory else ENDS
         self.sample_entries = self.entries if study.question.sampled else ENDS
 
     def run(self) -> None:
@@ -102,7 +102,7 @@ class BatchRunner:
         """How the pictures of a unit were made, read from the store if it is there."""
         began, question = time.perf_counter(), self.question
         stored = self.writer.has(SAMPLE, unit, self.sample_entries)
-        if stored and question.sampled and question.trajectory:
+        if stored and question.sampled and question.options.trajectory:
             sampled = stored_trajectory(self.store, SAMPLE, rows).to(self.device)
         elif question.sampled:
             sampled = self._sample(rows)
@@ -123,13 +123,13 @@ class BatchRunner:
 
     def _sample(self, rows: range) -> Trajectory:
         """Make the pictures of a unit."""
-        own = self.question.sampler == "own"
+        own = self.question.options.sampler == "own"
         noise, method = self._noise(rows), next(iter(self.study.methods.values())) if own else Stepwise()
 
         def sample(denoiser: Guided, part: slice) -> Trajectory:
             return method.sample(denoiser, self.study.schedule, noise[part])
 
-        return self._in_parts(SAMPLE, rows, self.question.guidance, sample)
+        return self._in_parts(SAMPLE, rows, self.question.options.guidance, sample)
 
     def _given(self, rows: range) -> Tensor:
         """The states or pictures of a unit that are given, as what is denoised."""
@@ -159,7 +159,7 @@ class BatchRunner:
         """Invert a unit with one method and reconstruct it."""
         began, question, schedule = time.perf_counter(), self.question, self.study.schedule
         method, clean, fresh = self.study.methods[label], sampled.clean, self._noise(rows, OTHER_NOISE)
-        if question.reencode and question.sampled:
+        if question.options.reencode and question.sampled:
             clean = encoded(self.study.model, pictures).to(clean)
 
         def invert(denoiser: Guided, part: slice) -> Trajectory:
@@ -173,8 +173,8 @@ class BatchRunner:
             return method.sample(denoiser, schedule, own.noise, inputs)
 
         up, down = phase("invert", label), phase("reconstruct", label)
-        inverted = self._in_parts(up, rows, question.inversion_guidance, invert)
-        again = self._in_parts(down, rows, question.guidance, reconstruct)
+        inverted = self._in_parts(up, rows, question.options.inversion_guidance, invert)
+        again = self._in_parts(down, rows, question.options.guidance, reconstruct)
         self.writer.write(up, unit, inverted, self.entries)
         self.writer.write(down, unit, again, CLEAN)
         made = decoded(self.study.model, again.clean)

@@ -108,9 +108,7 @@ def inverted(options: InvertOptions, plugins: Plugins) -> dict[str, Any]:
     full = _named(options)
     full.check()
     path = _folder("invert", full, plugins)
-    loaded = _loaded(full, options, plugins)
-    question = session.question_of(full, loaded, plugins)
-    session.run_study(full, session.study_of(full, question, loaded, plugins), path)
+    session.run_study(session.study_of(full, _loaded(full, options, plugins), plugins), path)
     return plugins.answer(path)
 
 
@@ -131,7 +129,7 @@ def _planned(options: InvertOptions, plugins: Plugins) -> dict[str, Any]:
             f"the plan of preset {options.preset} is for the model's own size; "
             f"leave {options.called('resolution')} out, or give {options.called('model')}"
         )
-    return plan.published(options, options.preset, plugins)
+    return plan.published(full, options.preset, plugins)
 
 
 def _loaded(full: InvertOptions, options: InvertOptions, plugins: Plugins) -> Model:
@@ -255,7 +253,7 @@ def study(options: InvertStudyOptions, context: typer.Context) -> None:
     from t2iprobe.plugins.inversion import study
 
     if options.plan:
-        print_facts(study.prepared(options, context.obj).plan(context.obj), options.format)
+        print_facts(study.prepared(options, Path(), context.obj).plan(context.obj), options.format)
         return
     path = _folder("invert-study", options, context.obj)
     print_answer(study.run(options, path, context.obj, typed(context)), options.format)

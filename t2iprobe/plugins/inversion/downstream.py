@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL.Image import Image
-
 from t2iprobe.cli.console import say
-from t2iprobe.core.contracts.metric import Aggregate
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.legibility import check_words
 from t2iprobe.core.model import Model
@@ -20,99 +16,62 @@ from t2iprobe.core.textfile import read_entries
 from t2iprobe.plugins.inversion import edit, interpolate, plots, session, views
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.options import FollowOptions, InterpolateOptions, InvertEditOptions
-from t2iprobe.plugins.inversion.resample import LevelSampler, WordJudge, check_model
+from t2iprobe.plugins.inversion.resample import WordJudge, check_model
 
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
-Answer = dict[str, Any]
-Sampled = tuple[Answer, dict[str, Image]]  # numbers, and pictures by name
 
-
-@dataclass(frozen=True)
-class Downstream:
-    """Everything that pictures are made and judged with.
+def interpolated(options: InterpolateOptions, plugins: Plugins, model: Model | None = None) -> dict[str, Any]:
+    """Interpolate as the options say, and add what is found to the run's folder; returns its answer.
 
     Args:
-        run: the finished inversion.
-        model: the run's model.
+        options: the options.
         plugins: the session's plugins.
-        metrics: metrics that compare two pictures.
-        guidance: guidance scale of sampling; default the run's.
-        batch_size: rows that are sampled at once; default as many as fit.
+        model: the run's model, if it is loaded.
     """
-
-    run: Inverted
-    model: Model
-    plugins: Plugins
-    metrics: Sequence[Any]
-    guidance: float | None = None
-    batch_size: int | None = None
-
-    def interpolate(
-        self, question: interpolate.Interpolation, judge: WordJudge | None = None, aggregates: Sequence[Aggregate] = ()
-    ) -> Answer:
-        """Interpolate, and leave numbers, picture sheets and a section of the report in the folder."""
-
-        def work(sampler: LevelSampler) -> Sampled:
-            found, drawn = interpolate.interpolate(sampler, question, self.metrics, judge, aggregates)
-            return found, drawn | {"interpolate": plots.interpolation_plot(found)}
-
-        return self._kept("interpolation", question.pictures(self.run.prompts), work)
-
-    def edit(self, question: edit.Edit, judge: WordJudge | None = None) -> Answer:
-        """Edit, and leave numbers, picture sheets and a section of the report in the folder."""
-
-        def work(sampler: LevelSampler) -> Sampled:
-            found, drawn = edit.edit(sampler, question, self.metrics, judge)
-            return found, drawn | {"edit": plots.edit_plot(found)}
-
-        return self._kept("edit", question.pictures, work)
-
-    def _kept(self, name: str, pictures: int, work: Callable[[LevelSampler], Sampled]) -> Answer:
-        with session.sampling(self.model, pictures, self.run, self.guidance) as on_rows:
-            found, drawn = work(LevelSampler(self.model, self.run, self.guidance, self.batch_size, on_rows))
-        return views.added(self.run.path, name, found, drawn)
-
-
-def interpolated(options: InterpolateOptions, plugins: Plugins) -> Answer:
-    """Interpolate as the options say."""
     run = sampled_run(options.run)
+    arms = run.chosen(options.method)
     metrics = session.metrics_of(options.metric, plugins)
-    sets: dict[str, Any] = dict(plugins.aggregates())
-    aggregates = [choice("aggregate", name, sets)() for name in options.aggregate]
-    question = interpolate.Interpolation(arms_of(run, options.method), options.limit, options.points, options.way)
-    interpolate.couples(run.prompts, options.limit)  # what cannot work is refused before the model is loaded
-    model = model_of(run, options, plugins)
-    judge = judge_of(run.prompts, options.prompt_set, options.reader, model, plugins) if options.read else None
-    bench = Downstream(run, model, plugins, metrics, options.guidance, options.batch_size)
-    return bench.interpolate(question, judge, aggregates)
+    kinds: dict[str, Any] = dict(plugins.aggregates())
+    aggregates = [choice("aggregate", name, kinds)() for name in options.aggregate]
+    count = interpolate.pictures(options, run.prompts, arms)  # refuses what is impossible before the model is loaded
+    model = model or model_of(run, options, plugins)
+    judge = judge_of(options, run.prompts, model, plugins)
+    with session.sampling(run, model, options, count) as sampler:
+        numbers, drawn = interpolate.interpolate(sampler, options, arms, metrics, judge, aggregates)
+    return views.added(run.path, "interpolation", numbers, drawn | {"interpolate": plots.interpolation_plot(numbers)})
 
 
-def edited(options: InvertEditOptions, plugins: Plugins) -> Answer:
-    """Edit as the options say.
+def edited(options: InvertEditOptions, plugins: Plugins, model: Model | None = None) -> dict[str, Any]:
+    """Edit as the options say, and add what is found to the run's folder; returns its answer.
+
+    Args:
+        options: the options.
+        plugins: the session's plugins.
+        model: the run's model, if it is loaded.
 
     Raises:
         ConfigError: the new prompts are given in two ways, or there are too few.
     """
     run = sampled_run(options.run)
     metrics = session.metrics_of(options.metric, plugins, ("image", "prompt"))
-    arms = arms_of(run, options.method)
+    arms = run.chosen(options.method)
     if sum([bool(options.prompt), options.prompts is not None, options.swap]) > 1:
         ways = [options.called(name) for name in ("prompt", "prompts", "swap")]
         raise ConfigError(f"give the new prompts one way: {ways[0]}, {ways[1]} or {ways[2]}")
     count = min(options.limit, len(run.rows))
-    targets = _given(options, count) or (edit.deranged(run.prompts, count) if options.swap else None)
-    model = model_of(run, options, plugins)
-    if targets is None:
-        targets = targets_of(run.prompts[:count], options.prompt_set, model, plugins)
-    judge = judge_of(targets, options.prompt_set, options.reader, model, plugins) if options.read else None
-    question = edit.Edit(arms, targets, options.variations, mix=options.mix, seed=options.seed, ledits=options.ledits)
-    return Downstream(run, model, plugins, metrics, options.guidance, options.batch_size).edit(question, judge)
+    targets = _new_prompts(options, count) or (edit.deranged(run.prompts, count) if options.swap else None)
+    model = model or model_of(run, options, plugins)
+    targets = targets or targets_of(run.prompts[:count], options.prompt_set, model, plugins)
+    judge = judge_of(options, targets, model, plugins)
+    with session.sampling(run, model, options, edit.pictures(options, count, arms)) as sampler:
+        numbers, drawn = edit.edit(sampler, options, arms, targets, metrics, judge)
+    return views.added(run.path, "edit", numbers, drawn | {"edit": plots.edit_plot(numbers)})
 
 
-def _given(options: InvertEditOptions, count: int) -> tuple[str, ...] | None:
-    """The new prompts that are given as such."""
+def _new_prompts(options: InvertEditOptions, count: int) -> tuple[str, ...] | None:
+    """The new prompts that the options state, if they do."""
     if options.prompt is not None:
         return (options.prompt,) * count
     if options.prompts is None:
@@ -134,11 +93,6 @@ def sampled_run(path: Path) -> Inverted:
     return run
 
 
-def arms_of(run: Inverted, arms: Sequence[str]) -> tuple[str, ...]:
-    """The named methods of a run, or all of them."""
-    return tuple(run.arm(arm) for arm in arms) or tuple(run.arms)
-
-
 def model_of(run: Inverted, options: FollowOptions, plugins: Plugins) -> Model:
     """The model of a run, loaded by the name that the run used for it unless another is given.
 
@@ -155,16 +109,18 @@ def model_of(run: Inverted, options: FollowOptions, plugins: Plugins) -> Model:
     return model
 
 
-def judge_of(prompts: Sequence[str], prompt_set: str | None, reader: str, model: Model, plugins: Plugins) -> WordJudge:
-    """A judge that reads in each picture the word that its prompt asks for, according to the prompt set.
+def judge_of(options: FollowOptions, prompts: Sequence[str], model: Model, plugins: Plugins) -> WordJudge | None:
+    """A judge that reads in each picture the word that its prompt asks for, if the options ask for reading.
 
     Raises:
-        ConfigError: the set does not have a prompt.
+        ConfigError: the prompt set does not have a prompt.
     """
-    pairs = _pairs(prompt_set, model, plugins)
+    if not options.read:
+        return None
+    pairs = _pairs(options.prompt_set, model, plugins)
     words = {pair.target: pair.target_word for pair in pairs} | {pair.source: pair.source_word for pair in pairs}
     _check_known(prompts, words, "does not say which word {} asks for; leave out --read")
-    engine = plugins.reader(reader)
+    engine = plugins.reader(options.reader)
     check_words(engine, [words[prompt] for prompt in prompts], plugins.readers())
     metrics: dict[str, Any] = dict(plugins.metrics())
     return WordJudge(engine, metrics["ocr_f1"](), words)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.analyze import OTHER, TRUE, other_noise
 from t2iprobe.plugins.inversion.ledits import edited
+from t2iprobe.plugins.inversion.options import InvertEditOptions
 from t2iprobe.plugins.inversion.paired import Between, over
 from t2iprobe.plugins.inversion.resample import LevelSampler, WordJudge, more_diverse, pairwise, similar
 from t2iprobe.plugins.inversion.trajectory_store import Array
@@ -19,36 +19,13 @@ from t2iprobe.report.figures import grid, wrapped
 from t2iprobe.sampling import Pixels
 
 LEDITS = "ledits++"
+VARIED = 8  # how many latents are varied, under their own prompts
 
 
-@dataclass(frozen=True)
-class Edit:
-    """How to edit.
-
-    Args:
-        arms: methods whose latents are edited.
-        targets: the new prompts, one per row that is edited.
-        variations: how many variations are made of each of the first ``varied`` latents, under its own prompt.
-        varied: how many latents are varied.
-        mix: a in sqrt(1 - a) x + sqrt(a) n.
-        seed: seed of n.
-        ledits: edit with LEDITS++ too.
-    """
-
-    arms: tuple[str, ...]
-    targets: tuple[str, ...]
-    variations: int = 8
-    varied: int = 8
-    mix: float = 0.1
-    seed: int = 0
-    ledits: bool = False
-
-    @property
-    def pictures(self) -> int:
-        """How many pictures are made, not counting those of LEDITS++."""
-        count = len(self.targets)
-        varied = min(self.varied, count) * self.variations if self.variations > 1 else 0
-        return (2 + len(self.arms)) * (count + varied)
+def pictures(options: InvertEditOptions, count: int, arms: Sequence[str]) -> int:
+    """How many pictures are made of ``count`` latents of each of these methods, not counting those of LEDITS++."""
+    varied = min(VARIED, count) * options.variations if options.variations > 1 else 0
+    return (2 + len(arms)) * (count + varied)
 
 
 def deranged(prompts: Sequence[str], rows: int) -> tuple[str, ...]:
@@ -60,89 +37,90 @@ def deranged(prompts: Sequence[str], rows: int) -> tuple[str, ...]:
     distinct = list(dict.fromkeys(prompts))
     if len(distinct) < 2:
         raise ConfigError("every picture of this run has the same prompt; give other ones with --prompt or --prompts")
-    after = {one: distinct[(number + 1) % len(distinct)] for number, one in enumerate(distinct)}
+    after = dict(zip(distinct, distinct[1:] + distinct[:1], strict=True))
     return tuple(after[prompt] for prompt in prompts[:rows])
 
 
 def edit(
-    sampler: LevelSampler, question: Edit, metrics: Sequence[Any], judge: WordJudge | None = None
+    sampler: LevelSampler,
+    options: InvertEditOptions,
+    arms: Sequence[str],
+    targets: Sequence[str],
+    metrics: Sequence[Any],
+    judge: WordJudge | None = None,
 ) -> tuple[dict[str, Any], dict[str, Image.Image]]:
     """Numbers by starting point: each method's latents, true noise, and noise that has nothing to do with the pictures.
 
     Args:
         sampler: makes the pictures.
-        question: what to edit.
+        options: how to edit.
+        arms: methods whose latents are edited.
+        targets: the new prompts, one for each row that is edited.
         metrics: metrics that compare two pictures, or a picture with its (new) prompt.
         judge: reads the words in the pictures.
     """
-    run, count = sampler.run, len(question.targets)
+    run, count = sampler.run, len(targets)
     own, prompts = run.pictures("source")[:count], run.prompts[:count]
-    starts = {
-        TRUE: run.noise,
-        **{arm: run.latent(arm) for arm in question.arms},
-        OTHER: other_noise(run, question.seed),
-    }
-    made = {what: sampler.pictures(states[:count], question.targets) for what, states in starts.items()}
-    if question.ledits:
-        made[LEDITS] = edited(sampler.model, own, prompts, question.targets, run.steps, question.seed)
-    scored = {what: _scored(pictures, own, question.targets, metrics, judge) for what, pictures in made.items()}
+    starts = {TRUE: run.noise, **{arm: run.latent(arm) for arm in arms}, OTHER: other_noise(run, options.seed)}
+    made = {what: sampler.pictures(states[:count], targets) for what, states in starts.items()}
+    if options.ledits:
+        made[LEDITS] = edited(sampler.model, own, prompts, targets, run.steps, options.seed)
+    scored = {what: _scored(pixels, own, targets, metrics, judge) for what, pixels in made.items()}
     comparing = [metric for metric in metrics if metric.needs != "prompt"]
     rows = []
-    for what, pictures in made.items():
+    for what, pixels in made.items():
         row: dict[str, Any] = {"what": what} | {name: over(values, prompts) for name, values in scored[what].items()}
-        for name, values in similar(pictures, made[TRUE], comparing).items():
+        for name, values in similar(pixels, made[TRUE], comparing).items():
             row[f"{name}_to_noise"] = over(np.array(values), prompts)
-        row["diversity"] = pairwise(pictures)
+        row["diversity"] = pairwise(pixels)
         if what != TRUE:
             gaps = {name: over(values - scored[TRUE][name], prompts) for name, values in scored[what].items()}
-            row["beside_noise"] = gaps | {"diversity": more_diverse(pictures, made[TRUE], prompts)}
-        if question.variations > 1 and what in starts:
-            row["variations"] = _varied(sampler, question, starts[what])
+            row["beside_noise"] = gaps | {"diversity": more_diverse(pixels, made[TRUE], prompts)}
+        if options.variations > 1 and what in starts:
+            row["variations"] = _varied(sampler, options, starts[what][:count])
         rows.append(row)
-    found = {
+    numbers = {
         "rows_of_pictures": count,
-        "methods": list(question.arms),
+        "methods": list(arms),
         "guidance": sampler.scale,
-        "mix": question.mix,
-        "variations": question.variations,
+        "mix": options.mix,
+        "variations": options.variations,
         "source_diversity": pairwise(own),
         "rows": rows,
     }
-    return found, {"edit-pictures": _sheet(run.prompts, question.targets, own, made)}
+    return numbers, {"edit-pictures": _sheet(run.prompts, targets, own, made)}
 
 
 def _scored(
-    pictures: Pixels, own: Pixels, targets: Sequence[str], metrics: Sequence[Any], judge: WordJudge | None
+    pixels: Pixels, own: Pixels, targets: Sequence[str], metrics: Sequence[Any], judge: WordJudge | None
 ) -> dict[str, Array]:
     """Every score, (row,), by name: against the picture before the edit, and against the new prompt."""
     scores: dict[str, list[float]] = {}
-    images, originals = list(map(Image.fromarray, pictures)), list(map(Image.fromarray, own))
+    images, originals = list(map(Image.fromarray, pixels)), list(map(Image.fromarray, own))
     for metric in sorted(metrics, key=lambda metric: metric.needs == "prompt"):
         suffix, references = ("target", targets) if metric.needs == "prompt" else ("source", originals)
         scores[f"{metric.name}_to_{suffix}"] = list(map(metric.score, images, references))
     if judge is not None:
-        scores["read"] = judge.scores(pictures, targets)
+        scores["read"] = judge.scores(pixels, targets)
     return {name: np.array(values) for name, values in scores.items()}
 
 
-def _varied(sampler: LevelSampler, question: Edit, states: Array) -> Between | None:
+def _varied(sampler: LevelSampler, options: InvertEditOptions, states: Array) -> Between | None:
     """How much the variations of one picture differ, as a mean with an interval over prompts."""
-    rng, spreads = np.random.default_rng([question.seed, 2]), []
-    for row in range(min(question.varied, len(question.targets))):
-        fresh = rng.standard_normal((question.variations, *states.shape[1:]))
-        mixed = np.sqrt(1 - question.mix) * states[row] + np.sqrt(question.mix) * fresh
-        prompts = [sampler.run.prompts[row]] * question.variations
-        spreads.append(pairwise(sampler.pictures(mixed.astype(np.float32), prompts)))
-    return over(np.array(spreads), sampler.run.prompts[: len(spreads)])
+    rng, spreads, prompts = np.random.default_rng([options.seed, 2]), [], sampler.run.prompts
+    for state, prompt in zip(states[:VARIED], prompts, strict=False):
+        fresh = rng.standard_normal((options.variations, *state.shape))
+        mixed = np.sqrt(1 - options.mix) * state + np.sqrt(options.mix) * fresh
+        spreads.append(pairwise(sampler.pictures(mixed.astype(np.float32), [prompt] * options.variations)))
+    return over(np.array(spreads), prompts[: len(spreads)])
 
 
 def _sheet(
-    prompts: Sequence[str], targets: Sequence[str], own: Any, made: dict[str, Any], count: int = 8
+    prompts: Sequence[str], targets: Sequence[str], own: Pixels, made: dict[str, Pixels], count: int = 8
 ) -> Image.Image:
-    rows = []
-    for row in range(min(count, len(targets))):
-        label = wrapped(prompts[row]) + "\n→ " + wrapped(targets[row])
-        rows.append(
-            (label, [Image.fromarray(own[row]), *(Image.fromarray(pictures[row]) for pictures in made.values())])
-        )
-    return grid(["image", *(f"from\n{what}" for what in made)], rows)
+    columns = {"image": own, **{f"from\n{what}": pixels for what, pixels in made.items()}}
+    rows = [
+        (f"{wrapped(prompt)}\n→ {wrapped(target)}", [Image.fromarray(pixels[row]) for pixels in columns.values()])
+        for row, (prompt, target) in enumerate(zip(prompts, targets[:count], strict=False))
+    ]
+    return grid(list(columns), rows)

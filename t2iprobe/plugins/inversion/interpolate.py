@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,36 +14,24 @@ from t2iprobe.core.contracts.metric import Aggregate
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.analysis import geometry
 from t2iprobe.plugins.inversion.analyze import TRUE
+from t2iprobe.plugins.inversion.options import InterpolateOptions
 from t2iprobe.plugins.inversion.paired import over
 from t2iprobe.plugins.inversion.resample import LevelSampler, WordJudge, more_diverse, pairwise, similar
 from t2iprobe.plugins.inversion.trajectory_store import Array
 from t2iprobe.report.figures import grid, wrapped
 from t2iprobe.sampling import Pixels
 
-Way = Literal["slerp", "lerp", "lerp-norm"]
 COMPONENTS = 16  # how many of the pictures' principal components the Fréchet distance uses
 SWAPS = 499  # random swaps that are drawn to judge a difference of two such distances
 
 
-@dataclass(frozen=True)
-class Interpolation:
-    """How to interpolate.
+def pictures(options: InterpolateOptions, prompts: Sequence[str], arms: Sequence[str]) -> int:
+    """How many pictures are made for a run with these prompts, between latents of these methods.
 
-    Args:
-        arms: methods whose latents are used.
-        pairs: the largest number of pairs.
-        points: number of points along the path, ends included.
-        way: ``slerp`` or ``lerp`` of whole vectors, or ``lerp-norm``, which keeps the length between those of the ends.
+    Raises:
+        ConfigError: no prompt has two rows.
     """
-
-    arms: tuple[str, ...]
-    pairs: int = 64
-    points: int = 7
-    way: Way = "slerp"
-
-    def pictures(self, prompts: Sequence[str]) -> int:
-        """How many pictures are made for a run with these prompts."""
-        return len(couples(prompts, self.pairs)) * self.points * (1 + len(self.arms))
+    return len(couples(prompts, options.limit)) * options.points * (1 + len(arms))
 
 
 def couples(prompts: Sequence[str], count: int) -> list[tuple[int, int]]:
@@ -57,17 +44,20 @@ def couples(prompts: Sequence[str], count: int) -> list[tuple[int, int]]:
     for row, prompt in enumerate(prompts):
         rows.setdefault(prompt, []).append(row)
     by_prompt = (zip(same[::2], same[1::2], strict=False) for same in rows.values())
-    found = [pair for turn in itertools.zip_longest(*by_prompt) for pair in turn if pair is not None]
-    if not found:
+    pairs = [pair for turn in itertools.zip_longest(*by_prompt) for pair in turn if pair is not None]
+    if not pairs:
         raise ConfigError(
             "interpolation needs two pictures with the same prompt, and every picture of this run has its own; "
             "run `t2iprobe invert run` with --distinct below --limit / 2"
         )
-    return found[:count]
+    return pairs[:count]
 
 
-def interpolated(first: Array, second: Array, share: float, way: Way) -> Array:
-    """The states between two sets."""
+def between(first: Array, second: Array, share: float, way: str) -> Array:
+    """The states between two sets: by ``slerp`` or ``lerp`` of whole vectors, or by ``lerp-norm``.
+
+    The last keeps the length between those of the ends.
+    """
     if way == "slerp":
         return geometry.slerp(first, second, share).astype(np.float32)
     return geometry.lerp(first, second, share, keep_norm=way == "lerp-norm").astype(np.float32)
@@ -75,7 +65,8 @@ def interpolated(first: Array, second: Array, share: float, way: Way) -> Array:
 
 def interpolate(
     sampler: LevelSampler,
-    question: Interpolation,
+    options: InterpolateOptions,
+    arms: Sequence[str],
     metrics: Sequence[Any],
     judge: WordJudge | None = None,
     aggregates: Sequence[Aggregate] = (),
@@ -84,67 +75,68 @@ def interpolate(
 
     Args:
         sampler: makes the pictures.
-        question: what to interpolate.
+        options: how to interpolate.
+        arms: methods whose latents are used.
         metrics: metrics that compare two pictures.
         judge: reads the words in the pictures.
         aggregates: metrics that compare two sets of pictures.
     """
-    run, shares = sampler.run, np.linspace(0, 1, question.points)
-    pairs = couples(run.prompts, question.pairs)
+    run, shares = sampler.run, np.linspace(0, 1, options.points).tolist()
+    pairs = couples(run.prompts, options.limit)
     first, second = ([pair[side] for pair in pairs] for side in (0, 1))
-    prompts = [run.prompts[row] for row in first]
-    own = run.pictures("source")
+    prompts, own = [run.prompts[row] for row in first], run.pictures("source")
     images, frechet = list(map(Image.fromarray, own)), Frechet(own)
-    ends = {TRUE: run.noise, **{arm: run.latent(arm) for arm in question.arms}}
+    ends = {TRUE: run.noise, **{arm: run.latent(arm) for arm in arms}}
     made = {
         what: [
-            sampler.pictures(interpolated(states[first], states[second], float(share), question.way), prompts)
-            for share in shares
+            sampler.pictures(between(states[first], states[second], share, options.way), prompts) for share in shares
         ]
         for what, states in ends.items()
     }
     rows = []
     for what, along in made.items():
-        for number, (share, pictures, noise) in enumerate(zip(shares, along, made[TRUE], strict=True)):
-            before = along[number - 1] if number else None
-            row = {
+        before = [None, *(pixels.astype(np.float32) for pixels in along)]
+        for share, last, pixels, noise in zip(shares, before, along, made[TRUE], strict=False):
+            row: dict[str, Any] = {
                 "what": what,
-                "share": float(share),
-                "frechet": frechet.to(pictures),
-                "diversity": pairwise(pictures),
-                "contrast": float(pictures.reshape(len(pictures), -1).std(1).mean() / 255),
-                "step": None if before is None else float(np.abs(pictures.astype(np.float32) - before).mean() / 255),
+                "share": share,
+                "frechet": frechet.to(pixels),
+                "diversity": pairwise(pixels),
+                "contrast": float(pixels.reshape(len(pixels), -1).std(1).mean() / 255),
+                "step": None if last is None else float(np.abs(pixels - last).mean() / 255),
             }
-            morph = (1 - share) * own[first].astype(np.float32) + share * own[second].astype(np.float32)
+            morph = (1 - share) * own[first] + share * own[second]
             for end, others in (("noise", noise), ("morph", morph.round().astype(np.uint8))):
-                scores = similar(pictures, others, metrics)
+                scores = similar(pixels, others, metrics)
                 row |= {f"{name}_to_{end}": float(np.mean(values)) for name, values in scores.items()}
-            if what != TRUE:
-                row["diversity_beside_noise"] = more_diverse(pictures, noise, prompts)
-                row["frechet_beside_noise"] = frechet.beside(pictures, noise, prompts)
-            if judge is not None:
-                read = np.array(judge.scores(pictures, prompts))
+            read = None if judge is None else np.array(judge.scores(pixels, prompts))
+            if read is not None:
                 row["read"] = float(read.mean())
-                if what != TRUE:
+            if what != TRUE:
+                row["diversity_beside_noise"] = more_diverse(pixels, noise, prompts)
+                row["frechet_beside_noise"] = frechet.beside(pixels, noise, prompts)
+                if judge is not None and read is not None:
                     row["read_beside_noise"] = over(read - judge.scores(noise, prompts), prompts)
-            row |= {metric.name: metric.score(list(map(Image.fromarray, pictures)), images) for metric in aggregates}
+            row |= {metric.name: metric.score(list(map(Image.fromarray, pixels)), images) for metric in aggregates}
             rows.append(row)
-    found = {
+    numbers = {
         "pairs": len(pairs),
-        "way": question.way,
-        "methods": list(question.arms),
+        "way": options.way,
+        "methods": list(arms),
         "rows": rows,
         "reference": {"diversity": pairwise(own[: len(pairs)]), "pictures": len(own)},
     }
-    return found, {"interpolate-pictures": _sheet(made, shares, prompts)}
+    return numbers, {"interpolate-pictures": _sheet(made, shares, prompts)}
 
 
-def _sheet(made: dict[str, list[Pixels]], shares: Any, prompts: Sequence[str], count: int = 4) -> Image.Image:
-    rows = []
-    for pair in range(min(count, len(prompts))):
-        for what, along in made.items():
-            label = f"{what}\n{wrapped(prompts[pair])}"
-            rows.append((label, [Image.fromarray(pictures[pair]) for pictures in along]))
+def _sheet(
+    made: dict[str, list[Pixels]], shares: Sequence[float], prompts: Sequence[str], count: int = 4
+) -> Image.Image:
+    rows = [
+        (f"{what}\n{wrapped(prompt)}", [Image.fromarray(pixels[pair]) for pixels in along])
+        for pair, prompt in enumerate(prompts[:count])
+        for what, along in made.items()
+    ]
     return grid([f"{share:.2f}" for share in shares], rows)
 
 

@@ -145,6 +145,10 @@ class Inverted:
         """
         return choice(f"method of {self.path}", label, {arm: arm for arm in self.arms})
 
+    def chosen(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """The labels, after checking them; all of the run's if none is given."""
+        return tuple(map(self.arm, labels)) or tuple(self.arms)
+
     def _read(self, name: str, entry: str, step: int = 0) -> Array:
         if name not in self._stores:
             self._stores[name] = ActivationStore(self.path, name)

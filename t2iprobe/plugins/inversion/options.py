@@ -54,6 +54,11 @@ class SizeOptions(Options):
     resolution: int | None = option(None, help="Side of the picture in pixels; default the model's own.", ge=8)
     max_bytes: Size = option("20GB", help="Ask for --yes before a run that stores more, such as 500MB or 2TiB.")
 
+    @property
+    def generation(self) -> dict[str, Any]:
+        """The settings that decide the size of the pictures."""
+        return {} if self.resolution is None else {"height": self.resolution, "width": self.resolution}
+
 
 class InvertOptions(PlanOptions, SizeOptions, RowOptions, ModelOptions):
     """The options of ``t2iprobe invert run``, which other commands that make runs use as well."""
@@ -92,11 +97,6 @@ class InvertOptions(PlanOptions, SizeOptions, RowOptions, ModelOptions):
     def trajectory(self) -> bool:
         """Whether states and predictions are stored."""
         return self.keep == "trajectory"
-
-    @property
-    def generation(self) -> dict[str, Any]:
-        """The settings that decide the size of the pictures."""
-        return {} if self.resolution is None else {"height": self.resolution, "width": self.resolution}
 
     def check(self) -> None:
         """Refuse impossible options before a model is loaded.
@@ -215,10 +215,11 @@ class AblateOptions(PlanOptions, SizeOptions, RowOptions, ModelOptions):
     )
     keep: Keep = option("ends", help=f"What each setting stores. {KEEP}")
 
-    @property
-    def each(self) -> InvertOptions:
-        """The options of the run of each setting, without what is varied."""
-        return InvertOptions.shared_with(self, num_steps=None, guidance=1.0)
+    def each(self, num_steps: int, guidance: float) -> InvertOptions:
+        """The options of the run of one setting."""
+        return InvertOptions.shared_with(
+            self, num_steps=num_steps, guidance=guidance, inversion_guidance=guidance, method=()
+        )
 
 
 class InvertTrainingOptions(PlanOptions, RowOptions, DeviceOptions):

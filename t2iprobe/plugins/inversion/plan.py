@@ -16,55 +16,54 @@ from t2iprobe.core.parse import size_text
 from t2iprobe.plugins.inversion import session
 from t2iprobe.plugins.inversion.arms import ArmProperties, examined, methods_of, parse_arm
 from t2iprobe.plugins.inversion.imageonly import FAMILIES
-from t2iprobe.plugins.inversion.options import ROWS, STEPS, InvertOptions
-from t2iprobe.plugins.inversion.presets import PRESETS, InversionPreset, applied
+from t2iprobe.plugins.inversion.options import ROWS, InvertOptions
+from t2iprobe.plugins.inversion.presets import PRESETS, InversionPreset
 from t2iprobe.plugins.inversion.run import InversionCost, InversionQuestion, InversionStudy, cost_of
-from t2iprobe.plugins.inversion.sources import repeated
+from t2iprobe.plugins.inversion.sources import Source, repeated
 from t2iprobe.sampling import schedule_of, sides, state_shape
 
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
-Found = dict[str, Any]
+Facts = dict[str, Any]
 EARLY = (1, 2, 3, 5)  # numbers of first inversion steps after which a plan states the noise level
 
 
-def published(options: InvertOptions, name: str, plugins: Plugins) -> Found:
+def published(options: InvertOptions, name: str, plugins: Plugins) -> Facts:
     """The cost of a preset on the published model, whose denoiser is built on the meta device, without weights.
+
+    Args:
+        options: the options, with the preset's.
+        name: name of the preset.
+        plugins: the session's plugins.
 
     Raises:
         ConfigError: a method does not work with the model's kind of prediction.
     """
     preset = PRESETS[name]
-    options = applied(options, preset)
     options.check()
-    question = InversionQuestion(
-        repeated([""], options.limit or ROWS, options.seed),  # costs do not depend on what the prompts say
-        tuple(map(parse_arm, options.method)),
-        options.num_steps or STEPS,
-        options.guidance,
-        options.inversion_guidance,
-        options.sampler,
-        trajectory=options.trajectory,
-    )
+    question = InversionQuestion(_rows(options), tuple(map(parse_arm, options.method)), options)
     schedule = schedule_for(preset, question.num_steps)
-    scales = question.scales
     methods = methods_of(question.arms, plugins.inverters(), schedule.prediction)
-    calls = {label: examined(method, schedule, *scales) for label, method in methods.items()}
+    properties = {label: examined(method, schedule, *question.scales) for label, method in methods.items()}
     parameters = count_parameters(family_named(preset.family, plugins).full_size())
     facts = {"preset": name, "model": preset.model, "parameters": parameters, "note": preset.note}
-    return facts | _of_run(question, schedule, calls, preset.shape, None)
+    return facts | _of_run(question, schedule, properties, preset.shape, None)
 
 
-def cost_plan(options: InvertOptions, plugins: Plugins) -> Found:
+def cost_plan(options: InvertOptions, plugins: Plugins) -> Facts:
     """The cost on a loaded model, and the time that it takes on this machine."""
     model = session.loaded(options, plugins)
-    question = session.question_of(options, model, plugins, source=repeated([""], options.limit or ROWS, options.seed))
-    study = session.study_of(options, question, model, plugins)
-    shape = state_shape(model, question.generation)
+    study = session.study_of(options, model, plugins, source=_rows(options))
+    shape = state_shape(model, options.generation)
     seconds = study.cost().work * session.seconds_a_row(study)
     facts = {"model": model.ref, "parameters": count_parameters(model.denoiser)}
-    return facts | _of_run(question, study.schedule, study.examined, shape, seconds)
+    return facts | _of_run(study.question, study.schedule, study.examined, shape, seconds)
+
+
+def _rows(options: InvertOptions) -> Source:
+    """As many rows as a run has; costs do not depend on what the prompts say."""
+    return repeated([""], options.limit or ROWS, options.seed)
 
 
 class PlannedPart(NamedTuple):
@@ -94,7 +93,7 @@ def of_pictures(name: str, pictures: int, question: InversionQuestion) -> Planne
     return PlannedPart(name, pictures, question.num_steps, InversionCost(rows, 0))
 
 
-def of_parts(parts: Sequence[PlannedPart], study: InversionStudy) -> Found:
+def of_parts(parts: Sequence[PlannedPart], study: InversionStudy) -> Facts:
     """The cost of all parts together, and the time that it takes on this machine, measured on the model of a study."""
     cost = sum((part.cost for part in parts), InversionCost(0, 0))
     rows = [
@@ -134,24 +133,25 @@ def family_named(name: str, plugins: Plugins) -> type[Adapter]:
 def _of_run(
     question: InversionQuestion,
     schedule: Schedule,
-    calls: Mapping[str, ArmProperties],
+    properties: Mapping[str, ArmProperties],
     shape: tuple[int, ...],
     seconds: float | None,
-) -> Found:
-    what = f"{counted(question.num_steps, 'step')}, {', '.join(calls)}"
+) -> Facts:
+    what = f"{counted(question.num_steps, 'step')}, {', '.join(properties)}"
     return {
         "prediction": schedule.prediction,
         "shape": list(shape),
         "num_steps": question.num_steps,
         "methods": [
-            {"method": label, "calls_up": one.invert, "calls_down": one.sample} for label, one in calls.items()
+            {"method": label, "calls_up": method.invert, "calls_down": method.sample}
+            for label, method in properties.items()
         ],
         "noise_after_steps": {str(k): round(schedule.levels[-1 - k].sigma, 4) for k in EARLY if k <= schedule.steps},
-        **_totals(question.rows, what, cost_of(question, calls, shape), seconds),
+        **_totals(question.rows, what, cost_of(question, properties, shape), seconds),
     }
 
 
-def _totals(pictures: int, what: str, cost: InversionCost, seconds: float | None) -> Found:
+def _totals(pictures: int, what: str, cost: InversionCost, seconds: float | None) -> Facts:
     """The end of every plan: pictures, denoiser calls, time and disk."""
     time = "" if seconds is None else f"about {duration(seconds)}, "
     return {

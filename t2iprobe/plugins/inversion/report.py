@@ -69,21 +69,33 @@ def analysis(found: Found, drawn: Drawn) -> Iterator[Section]:
         drawn: its plots and picture sheets, by name.
     """
     sheets = [(f"{method}: noise to image and back", f"pictures-{i}") for i, method in enumerate(found["methods"])]
-    pictures = _figures(drawn, sheets[:SHEETS])
-    if pictures:
+    if pictures := _figures(drawn, sheets[:SHEETS]):
         yield Section("Pictures", _mask_text(found), figures=pictures)
     yield _reconstruction(found)
     yield _correlation(found, drawn)
     yield _triangle(found, drawn)
     yield _plain(found, drawn)
     yield _assignment(found, drawn)
-    places = _figures(drawn, [(method, f"location-{i}") for i, method in enumerate(found.get("location", {}))])
-    if places:
+    locations = [(method, f"location-{i}") for i, method in enumerate(found.get("location", {}))]
+    if maps := _figures(drawn, locations):
         text = (
             "Mean distance of each state of a trajectory to points between noise and latent; the white line is the "
             "nearest point."
         )
-        yield Section("Where the trajectory lies", text, figures=places)
+        yield Section("Where the trajectory lies", text, figures=maps)
+
+
+def _table(rows: Sequence[Found], columns: Mapping[str, str], digits: int = 3) -> ReportTable:
+    """One row per record, with a column for each of some keys under its heading."""
+    return ReportTable(list(columns.values()), [[_cell(row.get(key)) for key in columns] for row in rows], digits)
+
+
+def _cell(value: Any, digits: int = 3) -> Cell:
+    """A number or text, or an estimate with its interval as text; a dash where there is none."""
+    if value is None or isinstance(value, list | tuple):
+        return said(value, digits)
+    cell: Cell = value
+    return cell
 
 
 def _figures(drawn: Drawn, names: Sequence[tuple[str, str]]) -> list[tuple[str, Image]]:
@@ -112,10 +124,9 @@ RUN = {
 
 def run_table(answer: Found) -> ReportTable:
     """One row per method: how well it finds the noise and makes the picture again, and what it costs."""
-    idle = () if any(row.get("backward") for row in answer["methods"]) else ("backward",)
-    heads = {name: head for name, head in RUN.items() if name not in idle}
-    rows = [[_cell(row.get(name)) for name in heads] for row in answer["methods"]]
-    return ReportTable(list(heads.values()), rows, 3)
+    rows = answer["methods"]
+    differentiated = any(row.get("backward") for row in rows)
+    return _table(rows, {name: head for name, head in RUN.items() if differentiated or name != "backward"})
 
 
 def run_section(answer: Found, figures: Sequence[tuple[str, Image]]) -> Section:
@@ -132,23 +143,21 @@ def _reconstruction(found: Found) -> Section:
         "guidance included."
     )
     first, *others = found["reconstruction"]["rows"]
-    beside = [f"PSNR, difference to {first['method']}"] if others and first.get("psnr") else []
-    columns = [
-        "method", "|reconstruction − image|", "|latent − noise|", "cosine to noise", "PSNR", *beside, "SSIM", "calls",
-        "ms per picture",
-    ]  # fmt: skip
-    rows: list[list[Cell]] = []
+    beside = {"gap": f"PSNR, difference to {first['method']}"} if others and first.get("psnr") else {}
+    columns = {
+        "method": "method", "reconstruction": "|reconstruction − image|", "noise_error": "|latent − noise|",
+        "noise_cosine": "cosine to noise", "psnr": "PSNR", **beside, "ssim": "SSIM", "calls": "calls",
+        "ms": "ms per picture",
+    }  # fmt: skip
+    rows = []
     for row in (first, *others):
-        calls: Cell = int(row["nfe_invert"][0] + row["nfe_sample"][0])
-        if row["backward"][0]:
-            calls = f"{calls}, {int(row['backward'][0])} of them with a backward pass"
-        means = [
-            "–" if row.get(name) is None else row[name][0]
-            for name in ("reconstruction", "noise_error", "noise_cosine", "psnr", "ssim")
-        ]
-        gap = [said(row["beside_first"]["psnr"], 2)] if beside else []
-        rows.append([row["method"], *means[:4], *gap, means[4], calls, round(1000 * row["seconds"][0], 1)])
-    return Section("Reconstruction", text, ReportTable(columns, rows, 3))
+        means = {name: value[0] for name, value in row.items() if isinstance(value, list)}
+        calls = int(means["nfe_invert"] + means["nfe_sample"])
+        backward = f"{calls}, {int(means['backward'])} of them with a backward pass"
+        gap = said(row["beside_first"].get("psnr"), 2)
+        cost = {"calls": backward if means["backward"] else calls, "ms": round(1000 * means["seconds"], 1)}
+        rows.append({"method": row["method"], **means, "gap": gap, **cost})
+    return Section("Reconstruction", text, _table(rows, columns))
 
 
 def _correlation(found: Found, drawn: Drawn) -> Section:
@@ -164,25 +173,25 @@ def _correlation(found: Found, drawn: Drawn) -> Section:
     within = {row["what"]: row["autocorrelation"][1] for row in found["texture"]["rows"]}
     normal = {row["what"]: row for row in found["normality"]["rows"]}
     known = "" if noise["coordinate_kl"] is None else f" (noise: {noise['coordinate_kl']:.3f})"
-    columns = [
-        "what", "correlation", f"over the floor {across['floor']:.4f} {_noise(across['excess_of_noise'], 4)}",
-        f"autocorrelation at lag 1 {_noise((white['low'][0], white['high'][0]), 4)}", "mean", "std", "kurtosis",
-        f"KL per number{known}", f"not normal {_noise(noise['shapiro_rejected'], 2)}",
-    ]  # fmt: skip
-    rows: list[list[Cell]] = []
+    moments = {
+        "mean": "mean", "std": "std", "excess_kurtosis": "kurtosis", "coordinate_kl": f"KL per number{known}",
+        "shapiro_rejected": f"not normal {_noise(noise['shapiro_rejected'], 2)}",
+    }  # fmt: skip
+    columns = {
+        "what": "what", "correlation": "correlation",
+        "excess": f"over the floor {across['floor']:.4f} {_noise(across['excess_of_noise'], 4)}",
+        "within": f"autocorrelation at lag 1 {_noise((white['low'][0], white['high'][0]), 4)}", **moments,
+    }  # fmt: skip
+    blank = dict.fromkeys(moments, "")  # images need not be normal
+    rows = []
     for row in across["rows"]:
-        what = row["what"]
-        moments: list[Cell] = [""] * 5
-        if what in normal:
-            names = ("mean", "std", "excess_kurtosis", "coordinate_kl", "shapiro_rejected")
-            moments = [_cell(normal[what][name]) for name in names]
-        rows.append([what, row["mean"], row["excess"], within[what], *moments])
+        what, values = row["what"], {"correlation": row["mean"], "excess": row["excess"], "within": within[row["what"]]}
+        rows.append({**normal.get(what, blank), "what": what, **values})
     captions = [
         ("Correlation across images, autocorrelation within one, spectrum", "correlation"),
         ("Quantiles and moments", "normality"),
     ]
-    table = ReportTable(columns, rows, 4)
-    return Section("Correlation and normality", text, table, figures=_figures(drawn, captions))
+    return Section("Correlation and normality", text, _table(rows, columns, 4), figures=_figures(drawn, captions))
 
 
 def _noise(bounds: Sequence[float], digits: int) -> str:
@@ -198,10 +207,10 @@ def _triangle(found: Found, drawn: Drawn) -> Section:
     )
     part = found["triangle"]
     columns = ["latent", *(f"angle at {name}" for name in part["corners"]), "most probable", *part["sides"]]
-    rows: list[list[Cell]] = []
-    for row in part["rows"]:
-        probable = "–" if row["most_probable"] is None else "° ".join(map(str, row["most_probable"])) + "°"
-        rows.append([row["what"], *row["angles"], probable, *row["lengths"]])
+    rows = [
+        [row["what"], *row["angles"], "° ".join(map(str, row["most_probable"] or ["–"])), *row["lengths"]]
+        for row in part["rows"]
+    ]
     captions = [("Noise, image and latent", "geometry")]
     return Section("Triangle", text, ReportTable(columns, rows, 1), figures=_figures(drawn, captions))
 
@@ -215,19 +224,14 @@ def _plain(found: Found, drawn: Drawn) -> Section:
         "differ in size: compare with the rows of true and other noise. Local variance is that within 3 x 3 numbers, "
         "bits are those of a number after compression: both are lower where a latent has structure that noise lacks."
     )
-    columns = [
-        "latent", "error, plain", "error, elsewhere", "difference by image", "less that of other noise", "std, plain",
-        "std, elsewhere", "difference", "local variance, plain", "elsewhere", "bits, plain", "elsewhere",
-    ]  # fmt: skip
-    numbers = ("error_plain", "error_rest"), ("std_plain", "std_rest")
-    left = ("local_plain", "local_rest", "bits_plain", "bits_rest")
-    rows: list[list[Cell]] = []
-    for row in found["plain"]["rows"]:
-        errors, spreads, local = ([_cell(row[name]) for name in names] for names in (*numbers, left))
-        gaps = said(row["difference"]), said(row["beside_other"])
-        rows.append([row["what"], *errors, *gaps, *spreads, said(row["spread_difference"]), *local])
+    columns = {
+        "what": "latent", "error_plain": "error, plain", "error_rest": "error, elsewhere",
+        "difference": "difference by image", "beside_other": "less that of other noise", "std_plain": "std, plain",
+        "std_rest": "std, elsewhere", "spread_difference": "difference", "local_plain": "local variance, plain",
+        "local_rest": "elsewhere", "bits_plain": "bits, plain", "bits_rest": "elsewhere",
+    }  # fmt: skip
     captions = [("Plain areas", "plain"), ("Where the inversion goes wrong", "steps")]
-    return Section("Plain areas", text, ReportTable(columns, rows, 3), figures=_figures(drawn, captions))
+    return Section("Plain areas", text, _table(found["plain"]["rows"], columns), figures=_figures(drawn, captions))
 
 
 def _assignment(found: Found, drawn: Drawn) -> Section:
@@ -240,11 +244,12 @@ def _assignment(found: Found, drawn: Drawn) -> Section:
         f"{part['most_by_chance']:.3f} in 95 % of such tables. A guess that knows only a picture's prompt is right for "
         f"{part['chance_by_prompt']:.3f}."
     )
-    columns = ["first", "second", "by", "first finds second", "second finds first", "one to one", "top hub", "chosen"]
-    keys = ("from", "to", "measure", "to_second", "to_first", "hungarian", "top_hub", "chosen")
-    table = ReportTable(columns, [[row[key] for key in keys] for row in part["rows"]], 3)
+    columns = {
+        "from": "first", "to": "second", "measure": "by", "to_second": "first finds second",
+        "to_first": "second finds first", "hungarian": "one to one", "top_hub": "top hub", "chosen": "chosen",
+    }  # fmt: skip
     captions = [("Noise and image find each other", "assignment")]
-    return Section("Assignment", text, table, figures=_figures(drawn, captions))
+    return Section("Assignment", text, _table(part["rows"], columns), figures=_figures(drawn, captions))
 
 
 def interpolation(found: Found, drawn: Drawn) -> Iterator[Section]:
@@ -256,17 +261,16 @@ def interpolation(found: Found, drawn: Drawn) -> Iterator[Section]:
         "chance where latents are as good as noise: with 95 % intervals over prompts, and for the Fréchet distance "
         "how often chance alone makes as large a difference."
     )
-    every = dict.fromkeys(name for row in found["rows"] for name in row)
-    names = [name for name in every if name not in ("what", "share", "step")]
+    names = dict.fromkeys(name for row in found["rows"] for name in row if name != "step")
     shares = sorted({row["share"] for row in found["rows"]})
     kept = {shares[0], shares[len(shares) // 2], shares[-1]}
-    rows: list[list[Cell]] = [
-        [row["what"], row["share"], *(_spread(name, row.get(name)) for name in names)]
-        for row in found["rows"]
-        if row["share"] in kept
-    ]
-    table = ReportTable(["between", "share", *(name.replace("_", " ") for name in names)], rows, 3)
-    yield _section("Interpolation", text, table, drawn, ("interpolate", "interpolate-pictures"))
+    rows = []
+    for row in found["rows"]:
+        gap, chance = row.get("frechet_beside_noise") or (None, None)
+        beside = {} if gap is None else {"frechet_beside_noise": f"{gap:+.3f} (p = {chance:.2g})"}
+        rows += [{**row, **beside}] * (row["share"] in kept)
+    columns = {name: name.replace("_", " ") for name in names} | {"what": "between"}
+    yield _section("Interpolation", text, _table(rows, columns), drawn, ("interpolate", "interpolate-pictures"))
 
 
 def editing(found: Found, drawn: Drawn) -> Iterator[Section]:
@@ -277,18 +281,14 @@ def editing(found: Found, drawn: Drawn) -> Iterator[Section]:
         "edit from true noise is what a perfect latent would give; one from other noise keeps nothing. Variations: "
         f"{found['variations']} pictures of one latent mixed with fresh noise, a = {found['mix']:g}."
     )
-    names = [name for name, value in found["rows"][0].items() if isinstance(value, list)]
-    beside = list(found["rows"][-1]["beside_noise"])
-    heads = [*names, "diversity", *(f"{name}, beside noise" for name in beside)]
-    rows: list[list[Cell]] = [
-        [
-            row["what"], *(said(row.get(name)) for name in names), row["diversity"],
-            *(said(row.get("beside_noise", {}).get(name)) for name in beside),
-        ]
-        for row in found["rows"]
-    ]  # fmt: skip
-    table = ReportTable(["from", *(head.replace("_", " ") for head in heads)], rows, 3)
-    yield _section("Edits", text, table, drawn, ("edit", "edit-pictures"))
+    first, *_, last = found["rows"]
+    names = [name for name, value in first.items() if isinstance(value, list)]
+    beside = {f"{name}, beside noise": name for name in last["beside_noise"]}
+    columns = {"what": "from"} | {name: name.replace("_", " ") for name in (*names, "diversity", *beside)}
+    rows = [
+        row | {head: row.get("beside_noise", {}).get(name) for head, name in beside.items()} for row in found["rows"]
+    ]
+    yield _section("Edits", text, _table(rows, columns), drawn, ("edit", "edit-pictures"))
 
 
 #: columns of the table of settings, with their headings
@@ -311,10 +311,9 @@ def ablation(found: Found, drawn: Drawn) -> Iterator[Section]:
         f"{low:+.4f} to {high:+.4f} over it in 95 % of sets. PSNR is also compared picture by picture with that of the "
         "first method of the same steps and guidance, with a 95 % interval over prompts."
     )
-    names = [name for name in ABLATED if any(row.get(name) is not None for row in found["rows"])]
-    rows: list[list[Cell]] = [[_spread(name, row.get(name)) for name in names] for row in found["rows"]]
-    table = ReportTable([ABLATED[name] for name in names], rows, 3)
-    yield _section("Settings", text, table, drawn, ("k", "methods"))
+    rows = found["rows"]
+    columns = {name: head for name, head in ABLATED.items() if any(row.get(name) is not None for row in rows)}
+    yield _section("Settings", text, _table(rows, columns), drawn, ("k", "methods"))
 
 
 def training(found: Found, drawn: Drawn) -> Iterator[Section]:
@@ -331,33 +330,23 @@ def training(found: Found, drawn: Drawn) -> Iterator[Section]:
         f"to do with the noise. Chance of a shared neighbour is {found['chance_knn']:.2f}, of a right assignment "
         f"{found['chance_assignment']:.4f}."
     )
+    columns = {
+        "curve": "curve", "first": f"at step {first}", "other": "with another noise",
+        "last": f"at the end ({last}, or before it)", "flat": "flat from step",
+    }  # fmt: skip
     means = {name: curve["mean"] for name, curve in curves_of(found).items()}
-    rows: list[list[Cell]] = []
+    rows = []
     for name, mean in means.items():
-        if name.endswith(OTHER):
-            continue
-        apart = _cell(means[name + OTHER][0]) if name + OTHER in means else ""
-        end = mean[-2] if last_of_itself(name) and len(mean) > 1 else mean[-1]
-        flat = _cell(found["saturation"].get(name))
-        rows.append([name.replace("_", " "), _cell(mean[0]), apart, _cell(end), flat])
-    heads = ["curve", f"at step {first}", "with another noise", f"at the end ({last}, or before it)", "flat from step"]
-    names = ("training", "training-pictures")
-    yield _section("Through the training", text, ReportTable(heads, rows, 3), drawn, names)
+        if not name.endswith(OTHER):
+            end = mean[-2] if last_of_itself(name) and len(mean) > 1 else mean[-1]
+            ends = {"first": mean[0], "other": means.get(name + OTHER, [""])[0], "last": end}
+            rows.append({"curve": name.replace("_", " "), **ends, "flat": found["saturation"].get(name)})
+    figures = ("training", "training-pictures")
+    yield _section("Through the training", text, _table(rows, columns), drawn, figures)
 
 
 def _section(title: str, text: str, table: ReportTable, drawn: Drawn, names: Sequence[str]) -> Section:
     return Section(title, text, table, figures=_figures(drawn, [(title, name) for name in names]))
-
-
-def _spread(name: str, value: Any) -> Cell:
-    """Text for a number, a mean with its interval, or a difference of Fréchet distances with its chance."""
-    if name == "frechet_beside_noise" and value is not None:
-        return f"{value[0]:+.3f} (p = {value[1]:.2g})"
-    return said(value) if isinstance(value, list | tuple) else _cell(value)
-
-
-def _cell(value: Any) -> Cell:
-    return "–" if value is None else value
 
 
 #: the answers that commands leave in a run folder, and what makes the report's sections from them

@@ -16,7 +16,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs import provenance
 from t2iprobe.plugins.inversion.analysis.jackknife import Rows
-from t2iprobe.plugins.inversion.batch_runner import Tell, in_parts
+from t2iprobe.plugins.inversion.batch_runner import OnRows, in_parts
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.paired import Between, spanned
 from t2iprobe.plugins.inversion.trajectory_store import Array
@@ -39,7 +39,7 @@ class LevelSampler:
     run: Inverted
     guidance: float | None = None
     batch_size: int | None = None
-    on_rows: Tell = lambda rows: None
+    on_rows: OnRows = lambda rows: None
 
     def __post_init__(self) -> None:
         check_model(self.model, self.run)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -27,11 +27,11 @@ from t2iprobe.core.runs import provenance, runfolder
 from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
 from t2iprobe.core.runs.stop import Stop
 from t2iprobe.plugins.inversion.arms import ArmProperties, InversionArm, examined, methods_of
-from t2iprobe.plugins.inversion.batch_runner import SOURCE, BatchRunner, Tell, sample_calls, score_names
+from t2iprobe.plugins.inversion.batch_runner import SOURCE, BatchRunner, OnRows, sample_calls, score_names
+from t2iprobe.plugins.inversion.options import STEPS, InvertOptions
 from t2iprobe.plugins.inversion.sources import Source
 from t2iprobe.sampling import state_shape, used_schedule
 
-Sampler = Literal["plain", "own"]
 UNIT, FEWEST = 64 * 256**2, 8  # pixels of a unit at most, and rows at least
 
 
@@ -42,42 +42,37 @@ class InversionQuestion:
     Args:
         source: prompts, seeds, and pictures where they are given.
         arms: the methods, with different labels.
-        num_steps: number of steps of sampling and of inversion.
-        guidance: guidance scale of sampling and reconstruction; 1 means none.
-        inversion_guidance: guidance scale of inversion.
-        sampler: ``plain`` samples with DDIM or Euler for all methods, ``own`` with the sampler of the only method.
-        reencode: decode the sampled picture and invert its encoding, as one would with a picture from a file.
-        trajectory: keep every state and prediction, not only noise, picture and latent.
-        generation: ``height`` and ``width``, where they are not the model's own.
+        options: steps, guidance, sampler, size of the pictures and what is stored; what they say of the source and of
+            the methods is not used.
         clean: what is inverted in place of pictures, (row, ...), and a word for where it comes from.
-        told: whether the guidance scale is an input of the denoiser, so that no second side is called.
+        guidance_is_input: whether the denoiser takes the guidance scale as an input, so that no second side is called.
     """
 
     source: Source
     arms: tuple[InversionArm, ...]
-    num_steps: int
-    guidance: float = 1.0
-    inversion_guidance: float = 1.0
-    sampler: Sampler = "plain"
-    reencode: bool = False
-    trajectory: bool = True
-    generation: Mapping[str, Any] = field(default_factory=dict)
+    options: InvertOptions = field(default_factory=InvertOptions)
     clean: tuple[Tensor, str] | None = None
-    told: bool = False
+    guidance_is_input: bool = False
 
     def __post_init__(self) -> None:
         labels = [arm.label for arm in self.arms]
         if twice := next((label for label in labels if labels.count(label) > 1 or label == SOURCE), None):
             raise ConfigError(f"every method needs a label of its own, other than {SOURCE!r}: found {twice!r} again")
-        if self.sampler == "own" and len(labels) != 1:
+        if self.options.sampler == "own" and len(labels) != 1:
             raise ConfigError(
                 f"sampler=own is the sampler of one method, found {len(labels)} methods; start a run for each"
             )
 
     @property
+    def num_steps(self) -> int:
+        """Number of steps of sampling and of inversion."""
+        return self.options.num_steps or STEPS
+
+    @property
     def scales(self) -> tuple[float, float]:
         """Scales with which the two sides of sampling, and of inversion, are combined."""
-        return (1.0, 1.0) if self.told else (self.guidance, self.inversion_guidance)
+        given = self.options.guidance, self.options.inversion_guidance
+        return (1.0, 1.0) if self.guidance_is_input else given
 
     @property
     def sampled(self) -> bool:
@@ -91,7 +86,7 @@ class InversionQuestion:
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the result."""
-        plain = ("num_steps", "guidance", "inversion_guidance", "sampler", "reencode", "trajectory")
+        decisive = ("guidance", "inversion_guidance", "sampler", "reencode", "trajectory")
         return {
             "command": "invert run",
             "prompts": list(self.source.prompts),
@@ -99,7 +94,8 @@ class InversionQuestion:
             "pictures": self.source.digest,
             "clean": None if self.clean is None else self.clean[1],
             "arms": [arm.label for arm in self.arms],
-            **{name: getattr(self, name) for name in plain},
+            "num_steps": self.num_steps,
+            **{name: getattr(self.options, name) for name in decisive},
         }
 
 
@@ -137,27 +133,12 @@ def cost_of(question: InversionQuestion, examined: Mapping[str, ArmProperties], 
         examined: the properties of each method, by its label.
         shape: (channel, y, x) of what is denoised.
     """
-    each = sample_calls(question, examined) + sum(one.invert + one.sample for one in examined.values())
-    backward = sum(one.backward for one in examined.values())
+    each = sample_calls(question, examined) + sum(method.invert + method.sample for method in examined.values())
+    backward = sum(method.backward for method in examined.values())
     arrays = 2 + 3 * len(question.arms)
-    if question.trajectory:
+    if question.options.trajectory:
         arrays += 2 * question.num_steps * (len(question.arms) + question.sampled)
     return InversionCost(each * question.rows, 4 * math.prod(shape) * arrays * question.rows, backward * question.rows)
-
-
-@dataclass
-class InversionCallbacks:
-    """What is called as a study progresses.
-
-    Args:
-        planned: called with the cost before the first unit; an error that it raises ends the study before it starts.
-        on_rows: called with the number of rows of each denoiser call.
-        stop: says between two units whether to stop.
-    """
-
-    planned: Callable[[InversionCost], None] = lambda cost: None
-    on_rows: Tell = lambda rows: None
-    stop: Stop = field(default_factory=Stop)
 
 
 @dataclass
@@ -169,22 +150,17 @@ class InversionStudy:
         question: what is inverted.
         inverters: the methods, by name.
         metrics: metrics that compare a reconstruction with the original picture.
-        batch_size: rows of a unit, by default 8 large pictures to 64 small ones; running out of memory halves how many
-            run at once, but not the unit.
-        arguments: the arguments as they were given, for the manifest.
     """
 
     model: Model
     question: InversionQuestion
     inverters: Mapping[str, type[Inverter]]
     metrics: Sequence[ImageMetric] = ()
-    batch_size: int | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def schedule(self) -> Any:
         """The levels that sampling and inversion step through."""
-        return used_schedule(self.model, self.question.num_steps, self.question.generation)
+        return used_schedule(self.model, self.question.num_steps, self.question.options.generation)
 
     @cached_property
     def methods(self) -> dict[str, Inverter]:
@@ -203,64 +179,82 @@ class InversionStudy:
 
     @property
     def batch(self) -> int:
-        """The number of rows in a unit: many small pictures, few large ones, whatever the memory of this machine."""
-        pixels = math.prod(self.model.picture_size(self.question.generation))
-        return min(self.question.rows, self.batch_size or min(MOST, max(FEWEST, UNIT // pixels)))
+        """The number of rows in a unit: by default many small pictures, or few large ones.
+
+        It does not depend on the memory of this machine: running out of memory halves how many rows run at once, but
+        not the unit.
+        """
+        pixels = math.prod(self.model.picture_size(self.question.options.generation))
+        return min(self.question.rows, self.question.options.batch_size or min(MOST, max(FEWEST, UNIT // pixels)))
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the result, the model included."""
-        return {**self._facts["decides"], **self.question.settings(), "metrics": [one.name for one in self.metrics]}
+        return {
+            **self._facts["decides"],
+            **self.question.settings(),
+            "metrics": [metric.name for metric in self.metrics],
+        }
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
-        return provenance.facts(self.model, {"num_steps": self.question.num_steps, **self.question.generation})
+        return provenance.facts(self.model, {"num_steps": self.question.num_steps, **self.question.options.generation})
 
     def cost(self) -> InversionCost:
         """What the study takes when it starts from the beginning."""
-        return cost_of(self.question, self.examined, state_shape(self.model, self.question.generation))
+        return cost_of(self.question, self.examined, state_shape(self.model, self.question.options.generation))
 
-    def run(self, path: Path, callbacks: InversionCallbacks | None = None) -> Path:
-        """Run the study in a folder, go on with it there, or find it finished.
+    def run(
+        self,
+        path: Path,
+        *,
+        planned: Callable[[InversionCost], None] = lambda cost: None,
+        on_rows: OnRows = lambda rows: None,
+        stop: Stop | None = None,
+    ) -> Path:
+        """Run the study in a folder, resume it there, or find it finished.
+
+        Args:
+            path: the folder.
+            planned: called with the cost before the first unit; an error that it raises ends the study before it
+                starts.
+            on_rows: called with the number of rows of each denoiser call.
+            stop: says between two units whether to stop.
 
         Raises:
             ConfigError: a method does not fit the model.
             RunExistsError: the folder has a run with other settings; nothing was touched.
             LockedError: another process is working on it.
-            StoppedError: it was asked to stop; what is complete is kept.
+            StoppedError: a stop was requested; what is complete is kept.
         """
-        callbacks, settings = callbacks or InversionCallbacks(), self.settings()
-        found = runfolder.existing(path, settings)
-        if found is not None and found["state"] == runfolder.FINISHED:
-            return path
-        callbacks.planned(self.cost())
-        run = RunDefinition(
-            "inversion",
-            settings,
-            lambda session: self._work(session, callbacks),
-            self._facts | self._about(),
-            self.arguments,
-            unit="row",
-            disposable=False,  # parts of a unit are kept as well
-        )
-        execute(run, path, callbacks.stop)
+
+        def work(session: RunSession) -> dict[str, Any]:
+            def count(rows: int) -> None:
+                session.spend(denoiser_rows=rows)
+                on_rows(rows)
+
+            session.spend(denoiser_rows=0)
+            with peak(self.model.pipeline._execution_device) as memory:
+                BatchRunner(self, session, count).run()
+            session.spent["peak_bytes"] = max(session.spent.get("peak_bytes", 0), memory.bytes or 0)
+            return {}
+
+        settings = self.settings()
+        manifest = runfolder.existing(path, settings)
+        if manifest is None or manifest["state"] != runfolder.FINISHED:
+            planned(self.cost())
+            arguments = self.question.options.given()
+            # parts of a unit are kept as well, so the folder is not disposable
+            run = RunDefinition(
+                "inversion", settings, work, self._facts | self._about(), arguments, unit="row", disposable=False
+            )
+            execute(run, path, stop)
         return path
-
-    def _work(self, session: RunSession, callbacks: InversionCallbacks) -> dict[str, Any]:
-        def on_rows(rows: int) -> None:
-            session.spend(denoiser_rows=rows)
-            callbacks.on_rows(rows)
-
-        session.spend(denoiser_rows=0)
-        with peak(self.model.pipeline._execution_device) as memory:
-            BatchRunner(self, session, on_rows).run()
-        session.spent["peak_bytes"] = max(session.spent.get("peak_bytes", 0), memory.bytes or 0)
-        return {}
 
     def _about(self) -> dict[str, Any]:
         """Facts for the manifest."""
         return {
             "scores": score_names(self.metrics),
-            "examined": {label: dataclasses.asdict(one) for label, one in self.examined.items()},
+            "examined": {label: dataclasses.asdict(method) for label, method in self.examined.items()},
             "prediction": self.schedule.prediction,
             "levels": [list(level) for level in self.schedule.levels],
         }

@@ -1,4 +1,4 @@
-"""What the commands of ``t2iprobe invert`` share: from options to a question, its plan, and its answer."""
+"""What the commands of ``t2iprobe invert`` share: from options to a study, its plan, and its answer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from t2iprobe.cli.console import notes, say, stopping
 from t2iprobe.cli.cost import agree, duration
@@ -25,12 +26,13 @@ from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
 from t2iprobe.core.textfile import read_entries
 from t2iprobe.plugins.inversion import plots, views
 from t2iprobe.plugins.inversion.analyze import AnalysisSettings, analyze, plain_mask
-from t2iprobe.plugins.inversion.arms import parse_arm
+from t2iprobe.plugins.inversion.arms import InversionArm, parse_arm
 from t2iprobe.plugins.inversion.imageonly import ImageOnly, family_of
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.plugins.inversion.options import ROWS, STEPS, InvertOptions
+from t2iprobe.plugins.inversion.options import ROWS, FollowOptions, InvertOptions
 from t2iprobe.plugins.inversion.pictures import overview
-from t2iprobe.plugins.inversion.run import InversionCallbacks, InversionCost, InversionQuestion, InversionStudy
+from t2iprobe.plugins.inversion.resample import LevelSampler
+from t2iprobe.plugins.inversion.run import InversionCost, InversionQuestion, InversionStudy
 from t2iprobe.plugins.inversion.sources import Source, folder, repeated
 from t2iprobe.report.folder import ANSWER
 from t2iprobe.sampling import model_denoiser, sides, state_shape, two_sided
@@ -80,23 +82,40 @@ def prompts_of(options: InvertOptions, model: Model, plugins: Plugins) -> list[s
     return list(dict.fromkeys(pair.source for pair in plugins.prompt_set(name, seed=options.seed)))
 
 
-def question_of(options: InvertOptions, model: Model, plugins: Plugins, **changes: Any) -> InversionQuestion:
-    """The question that the options define, with ``changes``."""
+def study_of(
+    options: InvertOptions,
+    model: Model,
+    plugins: Plugins,
+    *,
+    source: Source | None = None,
+    arms: tuple[InversionArm, ...] = (),
+    clean: tuple[Tensor, str] | None = None,
+) -> InversionStudy:
+    """The study that the options define; its methods are examined here, so that an impossible one fails at once.
+
+    Args:
+        options: the options.
+        model: the model.
+        plugins: the session's plugins.
+        source, arms: rows and methods in place of those that the options name.
+        clean: see :class:`InversionQuestion`.
+    """
     options.check()
-    same = ("guidance", "inversion_guidance", "sampler", "reencode", "trajectory", "generation")
-    fields: dict[str, Any] = {name: getattr(options, name) for name in same}
-    fields["source"] = changes.pop("source", None) or source_of(options, model, plugins)
-    fields["arms"] = tuple(map(parse_arm, options.method or (default_method(model),)))
-    fields["num_steps"] = options.num_steps or STEPS
-    fields["told"] = model.adapter.guidance_is_input(model.pipeline)
-    return InversionQuestion(**fields | changes)
-
-
-def study_of(options: InvertOptions, question: InversionQuestion, model: Model, plugins: Plugins) -> InversionStudy:
-    """The study of a question; its methods are examined here, so that what cannot work fails before anything runs."""
-    metrics = metrics_of(options.metric, plugins)
-    study = InversionStudy(model, question, plugins.inverters(), metrics, options.batch_size, options.given())
-    warn_of_guidance(question)
+    question = InversionQuestion(
+        source or source_of(options, model, plugins),
+        arms or tuple(map(parse_arm, options.method or (default_method(model),))),
+        options,
+        clean,
+        model.adapter.guidance_is_input(model.pipeline),
+    )
+    study = InversionStudy(model, question, plugins.inverters(), metrics_of(options.metric, plugins))
+    scales = sorted({*question.scales} - {1.0})
+    if scales:
+        say(
+            f"guidance {', '.join(f'{scale:g}' for scale in scales)} adds an error of its own to the inversion; the "
+            "paper's numbers are without guidance (1)",
+            "warning",
+        )
     _ = study.examined
     return study
 
@@ -108,41 +127,34 @@ def metrics_of(names: Sequence[str], plugins: Plugins, needs: Sequence[str] = ("
         ConfigError: a metric is not known, compares something else, or lacks its weights.
     """
     known: dict[str, Any] = dict(plugins.metrics())
-    found = [choice("metric", name, known)() for name in names]
-    if other := next((one.name for one in found if one.needs not in needs), None):
-        able = ", ".join(name for name, one in known.items() if getattr(one, "needs", "") in needs)
+    metrics = [choice("metric", name, known)() for name in names]
+    if other := next((metric.name for metric in metrics if metric.needs not in needs), None):
+        able = ", ".join(name for name, kind in known.items() if getattr(kind, "needs", "") in needs)
         raise ConfigError(f"the metric {other} does not compare two pictures; use {able}")
-    for metric in found:
+    for metric in metrics:
         if prepare := getattr(metric, "prepare", None):
             prepare()
-    return found
+    return metrics
 
 
-def warn_of_guidance(question: InversionQuestion) -> None:
-    """Warn that guidance adds an error of its own; the paper measures without it."""
-    scales = {*question.scales} - {1.0}
-    if scales:
-        shown = ", ".join(f"{scale:g}" for scale in sorted(scales))
-        say(
-            f"guidance {shown} adds an error of its own to the inversion; the paper's numbers are without guidance (1)",
-            "warning",
-        )
-
-
-def run_study(options: InvertOptions, study: InversionStudy, path: Path, what: str = "inverting") -> Inverted:
+def run_study(study: InversionStudy, path: Path, what: str = "inverting") -> Inverted:
     """Run a study, with its plan on stderr and a progress bar, or find it finished."""
     stop = stopping()
     with bar(what) as (progress, task):
         calls = study.cost().rows / study.question.rows  # rows through the denoiser per picture
         progress.update(task, total=study.question.rows)
-        planned = partial(announce, options, study, path)
-        study.run(path, InversionCallbacks(planned, lambda rows: progress.advance(task, rows / calls), stop))
+        study.run(
+            path,
+            planned=partial(announce, study, path),
+            on_rows=lambda rows: progress.advance(task, rows / calls),
+            stop=stop,
+        )
     return Inverted(path)
 
 
-def announce(options: InvertOptions, study: InversionStudy, path: Path, cost: InversionCost) -> None:
+def announce(study: InversionStudy, path: Path, cost: InversionCost) -> None:
     """Print the plan on one line; refuse what is long or large without ``--yes``."""
-    seconds = cost.work * seconds_a_row(study)
+    options, seconds = study.question.options, cost.work * seconds_a_row(study)
     labels = ", ".join(arm.label for arm in study.question.arms)
     notes.print(
         f"plan: {counted(study.question.rows, 'picture')}, {counted(study.question.num_steps, 'step')}, {labels}: "
@@ -156,7 +168,7 @@ def seconds_a_row(study: InversionStudy, rows: int = 8) -> float:
     question, model = study.question, study.model
     count = min(rows, study.batch)
     denoiser = model_denoiser(model, list(question.source.prompts[:1]) * count)
-    states = torch.zeros(count, *state_shape(model, question.generation)).to(model.pipeline._execution_device)
+    states = torch.zeros(count, *state_shape(model, question.options.generation)).to(model.pipeline._execution_device)
     with torch.no_grad():
         denoiser(states, study.schedule.timesteps[0])
         began = time.perf_counter()
@@ -164,14 +176,14 @@ def seconds_a_row(study: InversionStudy, rows: int = 8) -> float:
     return (time.perf_counter() - began) / count
 
 
-def analyzed(run: Inverted, options: AnalysisSettings) -> dict[str, Any]:
-    """Analyse a run, and add the numbers, plots and sections to what its folder shows; returns the answer."""
-    with notes.status("analysing") as status:
-        found = analyze(run, options, lambda part: status.update(f"analysing: {part}"))
+def analyzed(run: Inverted, settings: AnalysisSettings) -> dict[str, Any]:
+    """Analyze a run, and add the numbers, plots and sections to what its folder shows; returns the answer."""
+    with notes.status("analyzing") as status:
+        numbers = analyze(run, settings, lambda part: status.update(f"analyzing: {part}"))
         status.update("drawing")
-        mask = plain_mask(run, options)
+        mask = plain_mask(run, settings)
         sheets = {f"pictures-{number}": overview(run, mask, arm) for number, arm in enumerate(run.arms)}
-        return views.added(run.path, "analysis", found, plots.figures(found) | sheets)
+        return views.added(run.path, "analysis", numbers, plots.figures(numbers) | sheets)
 
 
 def sweep(
@@ -185,7 +197,7 @@ def sweep(
     answer: Callable[[], tuple[Mapping[str, Any], Mapping[str, Image.Image]]],
     plugins: Plugins,
 ) -> dict[str, Any]:
-    """Run several studies in folders below ``path``, go on with them, or find them done; returns the numbers.
+    """Run several studies in folders below ``path``, resume them, or find them finished; returns the numbers.
 
     Args:
         path: the folder that holds them all.
@@ -193,8 +205,8 @@ def sweep(
         unit: the word for a part.
         settings, facts: see :class:`RunDefinition`.
         parts: the parts of the work.
-        measure: does a part, or finds it done.
-        answer: gives the numbers and plots once all parts are done.
+        measure: does a part, or finds it finished.
+        answer: gives the numbers and plots once all parts are finished.
         plugins: the session's plugins.
     """
 
@@ -204,9 +216,9 @@ def sweep(
             session.check()
             measure(part)
             session.done()
-        found, drawn = answer()
+        numbers, drawn = answer()
         views.keep_figures(path, drawn)
-        checksums.keep(path, {ANSWER: {name: found}})
+        checksums.keep(path, {ANSWER: {name: numbers}})
         return {}
 
     execute(RunDefinition(name, settings, work, facts, unit=unit, disposable=False), path, stopping())
@@ -214,14 +226,15 @@ def sweep(
 
 
 @contextmanager
-def sampling(model: Model, pictures: int, run: Inverted, guidance: float | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar over pictures sampled from states of a run; yields the function to call with each call's rows."""
-    scale = run.settings["guidance"] if guidance is None else guidance
-    calls = run.steps * sides(two_sided(model, scale))
+def sampling(run: Inverted, model: Model, options: FollowOptions, pictures: int) -> Iterator[LevelSampler]:
+    """A sampler of pictures from states of a run, with its plan on stderr and a progress bar."""
+    sampler = LevelSampler(model, run, options.guidance, options.batch_size)
+    calls = run.steps * sides(two_sided(model, sampler.scale))
     notes.print(
         f"plan: {counted(pictures, 'picture')} of {counted(run.steps, 'step')}, "
         f"{counted(pictures * calls, 'denoiser row')}",
     )
     with bar("sampling") as (progress, task):
         progress.update(task, total=pictures)
-        yield lambda rows: progress.advance(task, rows / calls)
+        sampler.on_rows = lambda rows: progress.advance(task, rows / calls)
+        yield sampler

@@ -15,13 +15,12 @@ from PIL import Image
 from t2iprobe.cli.commandline import quoted
 from t2iprobe.cli.console import notes
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.model import Model
 from t2iprobe.core.runs.files import write
 from t2iprobe.core.runs.provenance import portable
 from t2iprobe.plugins.inversion import plan, plots, session
 from t2iprobe.plugins.inversion.analyze import AnalysisSettings, Numbers
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.plugins.inversion.options import InvertOptions, InvertTrainingOptions
+from t2iprobe.plugins.inversion.options import InvertTrainingOptions
 from t2iprobe.plugins.inversion.resample import LevelSampler
 from t2iprobe.plugins.inversion.training import (
     FINAL,
@@ -55,8 +54,8 @@ def cost_plan(options: InvertTrainingOptions, plugins: Plugins) -> dict[str, Any
     for training in trainings_of(options, Path()):
         own = options.each(training.checkpoints[-1].path)
         model = session.loaded(own, plugins)
-        question = session.question_of(own, model, plugins)
-        study = session.study_of(own, question, model, plugins)
+        study = session.study_of(own, model, plugins)
+        question = study.question
         final = replace(study, question=replace(question, clean=(torch.empty(0), "of the last checkpoint")))
         count = len(training.checkpoints)
         parts += [
@@ -74,24 +73,14 @@ def measure(training: Training, options: InvertTrainingOptions, plugins: Plugins
         notes.print(f"{training.name}: step {checkpoint.step}")
         own = options.each(checkpoint.path)
         model = session.loaded(own, plugins)
-        run = _inverted(own, model, plugins, training.folder(checkpoint, OWN), "sampling")
+        study = session.study_of(own, model, plugins)
+        run = session.run_study(study, training.folder(checkpoint, OWN), "sampling")
         if clean is None:
             clean = torch.from_numpy(run.clean), f"step {checkpoint.step} of {training.name}"
             sampler = LevelSampler(model, run, 1.0, options.batch_size)
-        folder, title = training.folder(checkpoint, FINAL), "inverting the last one's pictures"
-        _rebuild(training.folder(checkpoint, REBUILT), _inverted(own, model, plugins, folder, title, clean), sampler)
-
-
-def _inverted(
-    options: InvertOptions,
-    model: Model,
-    plugins: Plugins,
-    path: Path,
-    title: str,
-    clean: tuple[torch.Tensor, str] | None = None,
-) -> Inverted:
-    question = session.question_of(options, model, plugins, clean=clean)
-    return session.run_study(options, session.study_of(options, question, model, plugins), path, title)
+        study = session.study_of(own, model, plugins, clean=clean)
+        final = session.run_study(study, training.folder(checkpoint, FINAL), "inverting the last one's pictures")
+        _rebuild(training.folder(checkpoint, REBUILT), final, sampler)
 
 
 def _rebuild(path: Path, run: Inverted, sampler: LevelSampler) -> None:
