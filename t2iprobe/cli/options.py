@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator
 
 from t2iprobe.cli.console import Format
-from t2iprobe.core.command_options import Options, option
+from t2iprobe.core.command_options import Names, Options, option
 from t2iprobe.core.parse import size
 
 
@@ -31,6 +31,13 @@ class ConfirmOptions(PrintOptions):
     """The option that lets long work begin."""
 
     yes: bool = option(False, flag="-y", help="Start even if it takes long or needs much disk space.")
+
+
+class TrackOptions(Options):
+    """The option that shows a study elsewhere while it runs."""
+
+    panel: ClassVar[str] = "Run"
+    track: Names = option((), help="Show the study as it runs: tensorboard, or tensorboard:folder=DIR; repeatable.")
 
 
 class OutOptions(ConfirmOptions):

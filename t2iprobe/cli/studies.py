@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from t2iprobe.cli.console import notes, say_finished, stopping
 from t2iprobe.cli.cost import agree, duration, memory_text
-from t2iprobe.cli.options import ConfirmOptions
+from t2iprobe.cli.options import ConfirmOptions, TrackOptions
 from t2iprobe.core.command_options import option
 from t2iprobe.core.errors import RunExistsError
 from t2iprobe.core.option_groups import FREE
 from t2iprobe.core.parse import size_text
 
 if TYPE_CHECKING:
+    from t2iprobe.core.contracts.tracker import Tracker
     from t2iprobe.core.model import CostProbe
     from t2iprobe.core.runs.stop import Stop
     from t2iprobe.core.study.context import StudyCallbacks, StudyContext
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 
 
-class ExecutionOptions(ConfirmOptions):
-    """Options that say where a study is measured."""
+class ExecutionOptions(ConfirmOptions, TrackOptions):
+    """Options that say where a study is measured and shown."""
 
     executor: str = option("local", help="Where pictures are made and scored: local, or ray (an extra, t2iprobe[ray]).")
     ray_address: str | None = option(
@@ -103,7 +104,7 @@ def start(
         plugins: where names are looked up.
         question: the study.
         path: the study's folder.
-        where: where it runs.
+        where: where it runs and is shown.
         announce: prints the plan before the first pictures, and may refuse it.
         command: the command as it was typed, word by word.
         arch: the architecture that the model must have.
@@ -111,10 +112,13 @@ def start(
     from t2iprobe.cli.models import check_arch, say_loaded
     from t2iprobe.core.runs import runfolder
     from t2iprobe.core.study.planning import planned_study
+    from t2iprobe.core.study.tracking import Tracking
 
+    trackers = [plugins.tracker(one) for one in where.track]
     plan = planned_study(question, plugins, command)
     done = _finished(path, plan)
     if done is not None:
+        Tracking(trackers).finished(done)
         say_finished(path)
         return done
     runfolder.check(path)
@@ -125,7 +129,9 @@ def start(
             say_loaded(context.model)
         evaluations = context.model.evaluations(plan.question.num_steps) if context.model else context.space.steps
         ready = Ready(context, plan, path, where.yes)
-        with watched("measuring", evaluations, stop, lambda pairs, cost: announce(ready, pairs, cost)) as callbacks:
+        with watched(
+            "measuring", evaluations, stop, lambda pairs, cost: announce(ready, pairs, cost), trackers
+        ) as callbacks:
             return plan.on(context).run(path, callbacks)
 
 
@@ -171,7 +177,13 @@ def _context(plugins: Plugins, plan: PlannedStudy, where: ExecutionOptions, stop
 
 
 @contextmanager
-def watched(what: str, evaluations: int, stop: Stop, announce: Callable[[int, Cost], None]) -> Iterator[StudyCallbacks]:
+def watched(
+    what: str,
+    evaluations: int,
+    stop: Stop,
+    announce: Callable[[int, Cost], None],
+    trackers: Sequence[Tracker] = (),
+) -> Iterator[StudyCallbacks]:
     """Announce the plan, and show progress in pictures; a localizer may ask more than once, so the total can grow.
 
     Args:
@@ -179,6 +191,7 @@ def watched(what: str, evaluations: int, stop: Stop, announce: Callable[[int, Co
         evaluations: denoiser evaluations per picture.
         stop: says whether the study is to stop.
         announce: gets the number of pairs and the cost before the first pictures.
+        trackers: follow the study.
     """
     from t2iprobe.cli.progress import bar
     from t2iprobe.core.study.context import StudyCallbacks
@@ -201,4 +214,4 @@ def watched(what: str, evaluations: int, stop: Stop, announce: Callable[[int, Co
             if not stepped:  # on a cluster, where no steps are reported
                 progress.advance(task, len(answer.scores))
 
-        yield StudyCallbacks(planned, on_step, measured, stop)
+        yield StudyCallbacks(planned, on_step, measured, stop, trackers)

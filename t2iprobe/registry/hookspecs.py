@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from t2iprobe.core.contracts.inverter import Inverter
     from t2iprobe.core.contracts.localizer import Localizer
     from t2iprobe.core.contracts.metric import Aggregate, Metric, Reader
+    from t2iprobe.core.contracts.tracker import Tracker
     from t2iprobe.core.load_options import Embedded, LoadOptions
     from t2iprobe.core.study.result import StudyResult
     from t2iprobe.report.folder import View
@@ -149,6 +150,15 @@ def t2iprobe_register_executors() -> list[type[Executor]]:  # type: ignore[empty
     """Places where studies can run, for ``t2iprobe study run --executor NAME``.
 
     Each class has a ``name`` that no other executor has; ``local`` is taken.
+    """
+
+
+@hookspec
+def t2iprobe_register_trackers() -> list[type[Tracker]]:  # type: ignore[empty-body]
+    """What follows studies while they run, for ``--track NAME:key=value,…``, such as TensorBoard.
+
+    Each class has a ``name`` that no other tracker has and a ``summary``. Its constructor's arguments are settings: all
+    optional, given by keyword, from the command line as text or numbers.
     """
 
 

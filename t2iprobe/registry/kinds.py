@@ -44,6 +44,7 @@ KINDS: Mapping[str, Kind] = {
     "detectors": Kind("detector", ("summary",)),
     "rewriters": Kind("rewriter", ("summary",)),
     "executors": Kind("executor"),
+    "trackers": Kind("tracker", ("summary",)),
     "commands": Kind("command", ("registered_commands",), dict),
     "runs": Kind("kind of run", ("__call__",), dict),
 }

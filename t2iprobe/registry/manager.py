@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from t2iprobe.core.contracts.inverter import Inverter
     from t2iprobe.core.contracts.localizer import Localizer
     from t2iprobe.core.contracts.metric import Aggregate, Metric, Reader
+    from t2iprobe.core.contracts.tracker import Tracker
     from t2iprobe.core.load_options import Embedded
     from t2iprobe.core.model import Model
     from t2iprobe.core.pairs import Pair
@@ -59,6 +60,7 @@ BUILTIN = (
     "t2iprobe.plugins.inversion.plugin",
     "t2iprobe.plugins.editing.plugin",
     "t2iprobe.plugins.cluster.plugin",
+    "t2iprobe.plugins.tracking.plugin",
     "t2iprobe.plugins.toxicity.plugin",
     "t2iprobe.plugins.finetune.plugin",
     "t2iprobe.plugins.continual.plugin",
@@ -255,6 +257,14 @@ class Plugins:
     def executors(self) -> dict[str, type[Executor]]:
         """Executors of studies, by name; ``local`` is not among them."""
         return self._named("executors")
+
+    def trackers(self) -> dict[str, type[Tracker]]:
+        """What follows studies while they run, by name."""
+        return self._named("trackers")
+
+    def tracker(self, ref: str) -> Tracker:
+        """A tracker by name, optionally with settings: ``tensorboard:folder=DIR``; see :meth:`localizer`."""
+        return built("tracker", ref, self.trackers(), {})
 
     def report_sections(self, result: StudyResult) -> list[Section]:
         """The sections that plugins add to the report of a study."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from t2iprobe.core.contracts.tracker import Tracker
 from t2iprobe.core.model import Model, OnStep
 from t2iprobe.core.pairs import Pair
 from t2iprobe.core.runs import provenance
@@ -61,9 +62,11 @@ class StudyCallbacks:
         on_step: called within a batch.
         measured: called with each new result, once it is on the disk.
         stop: says, between units, whether to stop.
+        trackers: are told of the study's beginning, trials and end; their errors do not reach it.
     """
 
     planned: Callable[[int, Cost], None] = lambda pairs, cost: None
     on_step: OnStep = lambda rows, step: None
     measured: Callable[[TrialResult], None] = lambda measured: None
     stop: Stop = field(default_factory=Stop)
+    trackers: Sequence[Tracker] = ()

@@ -24,6 +24,7 @@ from t2iprobe.core.scoring import Scale
 from t2iprobe.core.study.context import StudyCallbacks, StudyContext
 from t2iprobe.core.study.result import StudyResult, finding_as_json
 from t2iprobe.core.study.stored_results import StoredResults
+from t2iprobe.core.study.tracking import Tracking
 from t2iprobe.core.sweep import TrialBatch, TrialResult
 from t2iprobe.core.trial_runner import TrialRunner
 
@@ -84,16 +85,19 @@ class StudyRunner:
         if self.localizer.needs_model and self.context.model is None:
             raise ConfigError(f"the localizer {self.localizer.name} reads the model itself: this must run locally")
         callbacks = callbacks or StudyCallbacks()
-        execute(self._run(Path(path), callbacks), Path(path), callbacks.stop)
-        return StudyResult.open(path)
+        tracking = Tracking(callbacks.trackers)
+        execute(self._run(Path(path), callbacks, tracking), Path(path), callbacks.stop)
+        result = StudyResult.open(path)
+        tracking.finished(result)
+        return result
 
-    def _run(self, folder: Path, callbacks: StudyCallbacks) -> RunDefinition:
+    def _run(self, folder: Path, callbacks: StudyCallbacks, tracking: Tracking) -> RunDefinition:
         again = f"the same {'command' if self.arguments else 'call'} continues"
         resume = f"`t2iprobe study resume {folder}` continues" if "question" in self.arguments else again
         return RunDefinition(
             "study",
             self.settings(),
-            lambda session: self._work(session, callbacks),
+            lambda session: self._work(session, callbacks, tracking),
             self._facts(),
             self.arguments,
             self.plugins,
@@ -102,10 +106,11 @@ class StudyRunner:
             self.store,
         )
 
-    def _work(self, session: RunSession, callbacks: StudyCallbacks) -> dict[str, Any]:
+    def _work(self, session: RunSession, callbacks: StudyCallbacks, tracking: Tracking) -> dict[str, Any]:
         evaluator, where = self.context.evaluator, self.store or session.path / runfolder.STORE
         memory = StoredResults(where, labels(self.pairs), evaluator.names, _digest(session.run.settings))
         session.begin(int(memory.done.sum()))
+        tracking.started(lambda: StudyResult.open(session.path))
         runner = TrialRunner(
             evaluator,
             self.context.space,
@@ -123,6 +128,7 @@ class StudyRunner:
 
         def measured(answer: TrialResult) -> None:
             callbacks.measured(answer)
+            tracking.measured(answer)
             session.spent |= dataclasses.asdict(runner.spent)  # over all sessions: remembered answers are charged, too
             session.done(len(answer.scores))
             if not answer.more and not getattr(evaluator, "busy", 0):

@@ -73,12 +73,16 @@ def edited(options: EditOptions, plugins: Plugins, command: Sequence[str] = ()) 
     """Run the edit, resume it, or find it already done; returns the JSON object."""
     from t2iprobe.core.runs import runfolder
     from t2iprobe.core.runs.checksums import keep
+    from t2iprobe.core.study.result import StudyResult
+    from t2iprobe.core.study.tracking import Tracking
     from t2iprobe.plugins.editing.job import prepared
     from t2iprobe.plugins.editing.report import PHOTO
 
     path = options.out or Path("runs") / f"edit-{Path(reference(options.arch, options.model, plugins)).name}"
+    trackers = [plugins.tracker(one) for one in options.track]
     done = _finished(path, options, plugins)
     if done is not None:
+        Tracking(trackers).finished(StudyResult.open(path))
         say_finished(path)
         return done
     runfolder.check(path)
@@ -86,7 +90,7 @@ def edited(options: EditOptions, plugins: Plugins, command: Sequence[str] = ()) 
     with prepared(options, plugins, path, command) as (study, sweep):
         evaluations = sweep.model.evaluations(options.num_steps)
         announce = partial(_announce, sweep, path, options.yes)
-        with watched("editing", evaluations, stop, announce) as callbacks:
+        with watched("editing", evaluations, stop, announce, trackers) as callbacks:
             study.run(path, callbacks)
     if sweep.picture is not None:
         keep(path, {PHOTO: sweep.picture})

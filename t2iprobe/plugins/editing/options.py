@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from t2iprobe.cli.options import RunOptions
+from t2iprobe.cli.options import RunOptions, TrackOptions
 from t2iprobe.cli.papers import paper_settings
 from t2iprobe.core.command_options import Names, Numbers, Settings, option
 from t2iprobe.core.errors import ConfigError
@@ -33,7 +33,9 @@ TEXT_METRICS = ("ocr_f1", "ocr_exact", "ocr_distance", "ocr_precision", "ocr_rec
 PAPER_STARTS = {"sdxl": [0, 4], "sd3": [0, 2], "if": [0, 2]}
 
 
-class EditOptions(RunOptions, ScoreOptions, GenerationOptions, LayerOptions, PairOptions, StagedModelOptions):
+class EditOptions(
+    RunOptions, TrackOptions, ScoreOptions, GenerationOptions, LayerOptions, PairOptions, StagedModelOptions
+):
     """The options of ``t2iprobe edit``."""
 
     panel: ClassVar[str] = "Edit"
@@ -96,7 +98,7 @@ class EditOptions(RunOptions, ScoreOptions, GenerationOptions, LayerOptions, Pai
     @property
     def deciding(self) -> dict[str, Any]:
         """The options that were given and decide the result, as JSON."""
-        plain = self.model_dump(mode="json", exclude_none=True, exclude={*FREE, *RunOptions.model_fields})
+        plain = self.model_dump(mode="json", exclude_none=True, exclude={*FREE, *RunOptions.model_fields, "track"})
         return {key: value for key, value in plain.items() if value not in ([], {})}
 
 

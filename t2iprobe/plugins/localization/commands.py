@@ -90,7 +90,8 @@ def localized(options: LocalizeOptions, plugins: Plugins, command: Sequence[str]
 
     path = options.out or RUNS / f"localize-{Path(full.model).name}-{options.concept}-{options.method}"
     _say_model(options, full.model, plugins)
-    start(plugins, full, path, ExecutionOptions(yes=options.yes), announce, command, arch=options.arch)
+    where = ExecutionOptions(yes=options.yes, track=options.track)
+    start(plugins, full, path, where, announce, command, arch=options.arch)
     return plugins.answer(path)
 
 
@@ -101,7 +102,8 @@ def patched(options: PatchOptions, plugins: Plugins, command: Sequence[str] = ()
 
     path = options.out or RUNS / f"patch-{Path(full.model).name}-{options.concept}"
     _say_model(options, full.model, plugins)
-    start(plugins, full, path, ExecutionOptions(yes=options.yes), announce_sweep, command, arch=options.arch)
+    where = ExecutionOptions(yes=options.yes, track=options.track)
+    start(plugins, full, path, where, announce_sweep, command, arch=options.arch)
     return plugins.answer(path)
 
 

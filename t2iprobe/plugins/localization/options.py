@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from t2iprobe.cli.options import RunOptions
+from t2iprobe.cli.options import RunOptions, TrackOptions
 from t2iprobe.cli.papers import PAPERS, PaperSettings
 from t2iprobe.core.command_options import Numbers, Steps, option
 from t2iprobe.core.concepts import concept_named
@@ -76,7 +76,7 @@ class SearchOptions(StudyOptions):
         return choice(f"model of the preset {self.preset} for the architecture", self.arch, known)
 
 
-class PatchOptions(RunOptions, SearchOptions):
+class PatchOptions(RunOptions, TrackOptions, SearchOptions):
     """The options of ``t2iprobe patch``, which are those of a search by ``single``."""
 
     pairs_by_default: ClassVar[int] = 8
@@ -90,7 +90,7 @@ class PatchOptions(RunOptions, SearchOptions):
     held_out: int = option(0, help="How many of the last pairs to hold out, to test the found layers on.", ge=0)
 
 
-class LocalizeOptions(RunOptions, SearchOptions):
+class LocalizeOptions(RunOptions, TrackOptions, SearchOptions):
     """The options of ``t2iprobe localize``."""
 
     panel: ClassVar[str] = "Search"
