@@ -56,7 +56,7 @@ def _scaled(demand: Demand, factors: dict[str, float]) -> Demand:
 def cell(demand: Demand, gigabytes: int, quantized: bool) -> str:
     """What ``--offload auto`` chooses on a card."""
     try:
-        return choose(demand, gigabytes * 10**9, quantized=quantized)
+        return choose(demand, gigabytes * 10**9, whole=quantized)
     except ModelError:
         return "no"
 

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 
@@ -17,7 +18,9 @@ from t2iprobe.core.contracts.adapter import layer_table
 from t2iprobe.core.hooks import bound, prediction_of
 from t2iprobe.core.interventions import patch
 from t2iprobe.core.model import Model
-from t2iprobe.core.sites import Site
+from t2iprobe.core.sites import Site, Sites
+from t2iprobe.registry.manager import Plugins
+from t2iprobe.registry.no_bars import no_bars
 from t2iprobe.testing import laws
 from t2iprobe.testing.laws import EVEN
 
@@ -37,17 +40,33 @@ def test_it_keeps_all_laws(family: type[ProbedAdapter]) -> None:
 def test_a_patch_is_what_hooks_do(family: type[ProbedAdapter]) -> None:
     """Text keys and values of every layer, and their masks, from the second row into the first."""
     model = Model(family.tiny(), family())
-    sites = model.sites.match(*(f"blocks.*.{kind}" for kind in family.text_kv))
     settings: dict[str, Any] = {"num_steps": 2, "guidance": family.guided_above}
-    prompts = EVEN[:2] if family.ragged else PROMPTS
-    plain = model.run(prompts, **settings)
-    patched = model.run(prompts, interventions=[patch({0: 1}, sites)], **settings)
+    plain = pixels(model.run(prompts(model), **settings))
+    images = patched(model, **settings)
     with ExitStack() as stack:
-        for site in sites:
+        for site in text_sites(model):
             stack.callback(by_hand(model, site))
-        hooked = model.run(prompts, **settings)
-    assert pixels(patched) == pixels(hooked)
-    assert pixels(patched)[0] != pixels(plain)[0] and pixels(patched)[1] == pixels(plain)[1]
+        hooked = model.run(prompts(model), **settings)
+    assert images == pixels(hooked)
+    assert images[0] != plain[0] and images[1] == plain[1]
+
+
+@each_family
+def test_a_saved_folder_is_the_family(
+    family: type[ProbedAdapter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--model FOLDER`` has the sites of the pipeline that was saved, and a patch draws the same."""
+    pipeline = family.tiny()
+    kind = type(pipeline)
+    monkeypatch.setattr(diffusers, kind.__name__, kind)  # Kolors' is left out where sentencepiece is not installed
+    with no_bars():
+        pipeline.save_pretrained(tmp_path)
+    loaded, built = Plugins(installed=False).load(str(tmp_path)), Model(pipeline, family())
+    assert loaded.adapter.name == family.name and list(loaded.sites) == list(built.sites)
+    own = {name: value for name, value in vars(pipeline).items() if isinstance(value, int | str)}
+    vars(loaded.pipeline).update(own)  # lengths of templates and sizes that the pipeline's class fixes
+    images = [patched(model, num_steps=1, guidance=family.guided_above) for model in (loaded, built)]
+    assert images[0] == images[1]
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if "full_size" in vars(f)], ids=lambda family: family.name)
@@ -93,6 +112,21 @@ def test_what_says_which_tokens_count_is_captured_and_patched(tmp_path: Path) ->
     others = ("a hat", "a shy fox on the hat")
     stored, cached = (model.run(others, num_steps=1, patch=donor) for donor in (store, cache))
     assert pixels(stored) == pixels(cached) != pixels(model.run(others, num_steps=1))
+
+
+def prompts(model: Model) -> tuple[str, ...]:
+    """Two prompts, of equal length where a patch needs it."""
+    return EVEN[:2] if model.adapter.ragged else PROMPTS
+
+
+def text_sites(model: Model) -> Sites:
+    """Text keys and values of every layer."""
+    return model.sites.match(*(f"blocks.*.{kind}" for kind in model.adapter.text_kv))
+
+
+def patched(model: Model, **settings: Any) -> list[bytes]:
+    """The pictures of two prompts, the first with the second's text keys and values."""
+    return pixels(model.run(prompts(model), interventions=[patch({0: 1}, text_sites(model))], **settings))
 
 
 def by_hand(model: Model, site: Site) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import json
+import logging
 import shutil
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusion3Pipeline, StableDiffusionPipeline
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import OfflineModeIsEnabled
 from original_layout import save_sd, save_sdxl
@@ -25,6 +26,7 @@ import t2iprobe as t2i
 from t2iprobe.architectures import tiny_parts
 from t2iprobe.architectures.deepfloyd import DeepFloydIF
 from t2iprobe.architectures.flux import Flux
+from t2iprobe.architectures.krea2 import Krea2
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
@@ -355,7 +357,7 @@ def test_a_placement_that_does_not_fit_is_refused_with_numbers() -> None:
         choose(LARGE, 12 * GB, "model")
     assert choose(LARGE, 12 * GB, "sequential") == "sequential" and choose(LARGE, None) == "none"
     with pytest.raises(ModelError, match="does not fit"):
-        choose(LARGE, 12 * GB, quantized=True)
+        choose(LARGE, 12 * GB, whole=True)
 
 
 @pytest.mark.filterwarnings("ignore:.*")  # accelerate's, about devices that are the same here
@@ -655,10 +657,24 @@ def test_a_damaged_index_is_no_traceback(tmp_path: Path) -> None:
         t2i.load(str(tmp_path), plugins=PLUGINS)
 
 
+def test_a_pipeline_that_diffusers_lacks_a_package_for_names_it(sd3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StableDiffusion3Pipeline, "_backends", ["torch", "no_such_package"], raising=False)
+    with pytest.raises(ConfigError, match="for StableDiffusion3Pipeline: pip install no_such_package"):
+        PLUGINS.load(sd3)
+
+
+def test_half_precision_on_a_cpu_is_loaded_in_silence(
+    sd3: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    PLUGINS.load(sd3, dtype="float16")
+    assert not caplog.messages
+
+
 # structure without weights
 
 
-@pytest.mark.parametrize("adapter", [SD, SDXL, SD3, Flux, DeepFloydIF], ids=lambda one: one.name)
+@pytest.mark.parametrize("adapter", [SD, SDXL, SD3, Flux, DeepFloydIF, Krea2], ids=lambda one: one.name)
 def test_the_structure_of_a_model_is_found_without_reading_weights(adapter: Any, tmp_path: Path) -> None:
     """Damaged weights prove that they are not read; sites, table and sizes are those of the loaded model."""
     folder = saved(adapter.tiny(), tmp_path)

@@ -95,10 +95,8 @@ class CogView4(ProbedAdapter):
     @parts.reproducible
     def tiny(cls) -> CogView4Pipeline:
         """Three blocks; prompts are padded on the left, as the model's own tokenizer does."""
-        tokenizer = parts.tokenizer(start=True)
-        tokenizer.padding_side = "left"
         return CogView4Pipeline(
-            tokenizer=tokenizer,
+            tokenizer=parts.tokenizer(start=True, padding_side="left"),
             text_encoder=tiny_components.glm(32),
             vae=parts.autoencoder(scaling_factor=1.0, shift_factor=0.0),
             transformer=parts.enliven(CogView4Transformer2DModel(**TINY, rope_axes_dim=(256, 256))),

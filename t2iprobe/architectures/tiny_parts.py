@@ -40,7 +40,7 @@ TOKENS = dict.fromkeys([*SPECIAL, *LETTERS, *string.punctuation, *(f"##{letter}"
 VOCABULARY = {token: index for index, token in enumerate(TOKENS)}  # other words are spelled letter by letter
 
 
-def tokenizer(*, start: bool, length: int = LENGTH) -> PreTrainedTokenizerFast:
+def tokenizer(*, start: bool, length: int = LENGTH, **settings: Any) -> PreTrainedTokenizerFast:
     """A tokenizer for up to ``length`` tokens; ``start`` prepends ``<s>``, as CLIP does."""
     fast = Tokenizer(WordPiece(VOCABULARY, unk_token="<unk>"))
     fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -50,7 +50,7 @@ def tokenizer(*, start: bool, length: int = LENGTH) -> PreTrainedTokenizerFast:
         special_tokens=[(token, VOCABULARY[token]) for token in ("<s>", "</s>")],
     )
     names = {f"{role}_token": token for role, token in zip(("pad", "unk", "bos", "eos"), SPECIAL, strict=True)}
-    return PreTrainedTokenizerFast(tokenizer_object=fast, model_max_length=length, **names)
+    return PreTrainedTokenizerFast(tokenizer_object=fast, model_max_length=length, **names, **settings)
 
 
 def clip_config(width: int, length: int = LENGTH) -> CLIPTextConfig:

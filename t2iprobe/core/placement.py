@@ -107,26 +107,26 @@ class Placement:
         return f"{self.precision}{', compiled blocks' if self.compiled else ''}, {kept}; {needs}{free}"
 
 
-def every_way(quantized: bool) -> tuple[Offload, ...]:
-    """What ``auto`` chooses from, the fastest first; layers of quantised weights are not moved one by one."""
-    return ("none", "model") if quantized else ("none", "model", "group")
+def every_way(whole: bool) -> tuple[Offload, ...]:
+    """What ``auto`` chooses from, the fastest first; without single layers where components move only as a whole."""
+    return ("none", "model") if whole else ("none", "model", "group")
 
 
-def choose(demand: Demand, free: int | None, offload: Offload = "auto", *, quantized: bool = False) -> Offload:
+def choose(demand: Demand, free: int | None, offload: Offload = "auto", *, whole: bool = False) -> Offload:
     """What to keep on the device: what was asked for, else the fastest way that fits.
 
     Args:
         demand: bytes that the pipeline needs.
         free: free bytes of the device; ``None`` if that is not known, and then everything is put there.
         offload: what was asked for.
-        quantized: whether weights are quantised; their layers are not moved one by one.
+        whole: whether components are moved only as a whole, because weights are quantised, say.
 
     Raises:
         ModelError: no way fits, or not the one that was asked for.
     """
     if free is None:
         return "none" if offload == "auto" else offload
-    ways = every_way(quantized) if offload == "auto" else (offload,)
+    ways = every_way(whole) if offload == "auto" else (offload,)
     fitting = next((way for way in ways if demand.needs(way) <= free * USABLE), None)
     if fitting is None:
         needs = ", ".join(f"{_gb(demand.needs(way))} with offload {way}" for way in ways)

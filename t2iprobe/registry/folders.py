@@ -20,7 +20,7 @@ from t2iprobe.core.contracts.adapter import Pipeline
 from t2iprobe.core.errors import ModelError
 
 COUNTS = re.compile(r"layers|blocks|depth|types$")  # settings that count modules, each of which has a tensor
-UNBOUNDED = re.compile(r"token_ids?$|index$")  # settings that are numbers of something, not its size
+UNBOUNDED = re.compile(r"token_ids?$|index$|^max_window")  # settings that are numbers of something, not its size
 TIMESTEPS = 1_000_000  # most timesteps of a noise schedule, which are tabulated
 
 

@@ -1,7 +1,8 @@
-"""Switch off the progress bars of the libraries that load and save pipelines, for a while."""
+"""Switch off the progress bars of the libraries that load and save pipelines, for a while, and an empty warning."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,15 +13,26 @@ from transformers.utils import logging as transformers_logging
 
 @contextmanager
 def no_bars() -> Iterator[None]:
-    """Hide "Loading pipeline components", "Loading weights" and "Writing model shards" inside a ``with`` block."""
+    """Hide "Loading pipeline components", "Loading weights" and "Writing model shards" inside a ``with`` block.
+
+    And "There are modules in … that should be kept in float32: []", which diffusers says of most networks in half
+    precision.
+    """
+    models = logging.getLogger("diffusers.models.modeling_utils")
     downloads_silent = are_progress_bars_disabled()  # transformers changes this setting too
     shown = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
     for library in shown:
         library.disable_progress_bar()
+    models.addFilter(_says_something)
     try:
         yield
     finally:
+        models.removeFilter(_says_something)
         for library in shown:
             library.enable_progress_bar()
         if downloads_silent:
             disable_progress_bars()
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    return "kept in float32: []" not in record.getMessage()

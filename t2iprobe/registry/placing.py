@@ -56,8 +56,9 @@ def planned(pipeline: Any, adapter: Adapter, options: LoadOptions, denoiser: tor
     if free is not None:  # what is there already, as bitsandbytes' weights are, needs no further room
         free += held_bytes(pipeline, device)
     quantized = getattr(denoiser, "hf_quantizer", None) is not None
-    offload = choose(demand, free, options.offload, quantized=quantized)
-    ways = every_way(quantized) if options.offload == "auto" and free is not None else (offload,)
+    whole = quantized or not getattr(denoiser, "_supports_group_offloading", True)  # Hunyuan-DiT
+    offload = choose(demand, free, options.offload, whole=whole)
+    ways = every_way(whole) if options.offload == "auto" and free is not None else (offload,)
     return Placement(str(device), dtype, offload, demand, free, lower=ways[ways.index(offload) + 1 :])
 
 
@@ -95,7 +96,7 @@ def apply(pipeline: Any, offload: Offload, device: torch.device, together: Colle
             exclude_modules="vae",
         )
     else:
-        pipeline.to(device)
+        pipeline.to(device, silence_dtype_warnings=True)  # float16 on a CPU runs nowadays
 
 
 def step_down(pipeline: Any, placement: Placement) -> Placement | None:
@@ -104,7 +105,7 @@ def step_down(pipeline: Any, placement: Placement) -> Placement | None:
     if not placement.lower or (free is not None and free < placement.demand.weights):
         return None
     pipeline.remove_all_hooks()
-    pipeline.to("cpu")
+    pipeline.to("cpu", silence_dtype_warnings=True)
     release()
     offload, *lower = placement.lower
     apply(pipeline, offload, torch.device(placement.device))

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +94,7 @@ def _folder(
 ) -> Pipeline:
     """The pipeline of a folder, or of a hub repository by its id; components that are given are not read there."""
     found = _found(source, options)
+    _check_installed(found.index)
     if not options.weights:
         return _structure(found, ref, options, adapters)
     if not any(map(files.is_weights, found.names)):
@@ -173,7 +175,7 @@ def left_out(index: Mapping[str, Any], without: tuple[str, ...]) -> tuple[str, .
         ConfigError: the pipeline has no such component.
     """
     kind = getattr(diffusers, str(index["_class_name"]), object)
-    known = sorted({name for name, value in index.items() if isinstance(value, list)} | {*signature(kind).parameters})
+    known = sorted({*structure.listed(index), *signature(kind).parameters})
     wrong = next((name for name in without if name not in known), None)
     if wrong is not None:
         raise ConfigError(f"the pipeline has no component {wrong!r} to leave out; it has {', '.join(known)}")
@@ -212,6 +214,18 @@ def _found(place: Path | str, options: LoadOptions) -> Found:
 def _read(folder: Path) -> Found:
     names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
     return Found(json.loads((folder / INDEX).read_text()), names, folder)
+
+
+def _check_installed(index: Mapping[str, Any]) -> None:
+    """Refuse a pipeline whose class diffusers has only where another package is installed.
+
+    Raises:
+        ConfigError: that package is not.
+    """
+    kind = str(index["_class_name"])
+    needs = getattr(getattr(diffusers, kind, None), "_backends", ())
+    if absent := [name for name in needs if find_spec(name) is None]:
+        raise ConfigError(f"diffusers needs more packages for {kind}: pip install {' '.join(absent)}")
 
 
 def _downloaded(repository: str, names: list[str], options: LoadOptions) -> Path:

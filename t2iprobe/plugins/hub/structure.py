@@ -26,8 +26,8 @@ def networks(
         without: components to leave out.
     """
     found: dict[str, nn.Module | None] = dict.fromkeys(without)
-    for name, (library, kind) in _listed(index).items():
-        if name in found:
+    for name, (library, kind) in listed(index).items():
+        if name in found or library is None or kind is None:
             continue
         if library not in LIBRARIES:  # a safety checker, which has no part in what is studied
             found[name] = None
@@ -36,9 +36,13 @@ def networks(
     return found
 
 
-def _listed(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Library and class of each component that the pipeline has."""
-    return {name: tuple(value) for name, value in index.items() if isinstance(value, list) and value[0] is not None}
+def listed(index: Mapping[str, Any]) -> dict[str, tuple[str | None, str | None]]:
+    """Library and class of each component, by its name; both are ``None`` where the pipeline has none.
+
+    Other lists in ``model_index.json`` are settings.
+    """
+    pairs = {name: tuple(value) for name, value in index.items() if isinstance(value, list) and len(value) == 2}
+    return {name: pair for name, pair in pairs.items() if all(isinstance(one, str | None) for one in pair)}
 
 
 def _empty(kind: Any, folder: Path) -> nn.Module:
