@@ -36,6 +36,7 @@ FAMILIES = {
     "ernie": ("ErnieImage",),
     "nucleus": ("NucleusImage",),
     "zimage": ("ZImage",),
+    "hunyuanimage": ("HunyuanImage",),
 }
 
 

@@ -36,6 +36,8 @@ class ProbedAdapter(Adapter):
     conventions of timesteps and predictions.
     """
 
+    #: two prompts of different length that differ in all that a prompt can hold
+    prompts: ClassVar[tuple[str, str]] = PROMPTS
     #: argument of the pipeline call that turns classifier-free guidance on, and above which value
     guidance_argument: ClassVar[str] = "guidance_scale"
     guided_above: ClassVar[float] = 1.0
@@ -74,7 +76,7 @@ class ProbedAdapter(Adapter):
         Raises:
             ModelError: the pipeline never calls its denoiser.
         """
-        prompts = [prompt for prompt in PROMPTS for _ in range(2)]
+        prompts = [prompt for prompt in self.prompts for _ in range(2)]
         noise = [torch.Generator().manual_seed(seed) for seed in (0, 1, 0, 1)]
         arguments = {
             **self.settings(pipeline), **self.inputs(pipeline, prompts), **self.guidance(pipeline, self.guided_above),

@@ -25,8 +25,9 @@ from t2iprobe.core.scope import Scope
 from t2iprobe.core.sites import NAME, Site, Sites
 from t2iprobe.testing.watching import entry_by_itself, event, firing_order, first_output, marks
 
-SOURCE, TARGET, OTHER = "a sign that says DOG", "a red cat on the sign", "a red hat"
-EVEN = "a sign that says DOG", "a sign that says CAT", "a sign that says SUN"  # of equal length
+#: quoted, because some pipelines read what is to be drawn as text apart from the rest
+SOURCE, TARGET, OTHER = 'a sign that says "DOG"', 'a red "cat" on the sign', 'a red "hat"'
+EVEN = 'a sign that says "DOG"', 'a sign that says "CAT"', 'a sign that says "SUN"'  # of equal length
 LONG = "a red framed sign that says OPEN"
 STEPS = 3
 EFFECT = 1e-5  # smallest relative change of the denoiser's output that counts as an effect
