@@ -12,6 +12,7 @@ import pytest
 from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
 from t2iprobe.architectures import tiny_parts as parts
+from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.hunyuan_dit import HunyuanDiT
 from t2iprobe.architectures.pixart import PixArtSigma
 from t2iprobe.architectures.plugin import t2iprobe_register_adapters
@@ -66,6 +67,20 @@ def test_sites_in_perturbed_layers_are_refused() -> None:
     model = Model(perturbed("StableDiffusionPAGPipeline"), SD())
     with pytest.raises(HookError, match=r"blocks\.2\.self_attn\.v: 2 rows for 1 requested rows in 3 branches"):
         model.run(PROMPTS[0], num_steps=1, guidance=4.0, options={"pag_scale": 3.0}, cache="blocks.2.self_attn.v")
+
+
+@pytest.mark.parametrize("width", [None, 20])
+def test_without_a_picture_kontext_draws_what_flux_draws(width: int | None) -> None:
+    plain = Flux.tiny()
+    kontext = parts.quiet(diffusers.FluxKontextPipeline(**plain.components))
+    kontext.default_sample_size = parts.LATENT
+    assert type(kontext).__name__ in Flux.pipelines
+    swap = [patch({0: 1}, "blocks.*.joint_attn.[kv]")]
+    runs = [
+        Model(one, Flux()).run(PROMPTS, num_steps=2, guidance=2.0, width=width, interventions=swap)
+        for one in (plain, kontext)
+    ]
+    assert runs[0].images == runs[1].images and runs[0].images[0] != runs[0].images[1]
 
 
 def latent_consistency() -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -30,7 +32,7 @@ class Flux(Adapter):
     """
 
     name: ClassVar[str] = "flux"
-    pipelines: ClassVar[frozenset[str]] = frozenset({"FluxPipeline", "FluxControlNetPipeline"})
+    pipelines: ClassVar[frozenset[str]] = frozenset({"FluxPipeline", "FluxControlNetPipeline", "FluxKontextPipeline"})
     hub_id: ClassVar[str] = "black-forest-labs/FLUX.1-dev"
     denoiser = "transformer"
     text_kv = ("joint_attn.k", "joint_attn.v")
@@ -82,6 +84,14 @@ class Flux(Adapter):
         for index, block in enumerate(single):
             found = single_block_sites(f"blocks.{len(double) + index}", f"single_transformer_blocks.{index}", block)
             yield from (site for site in found if index + 1 < len(single) or site.kind not in UNREAD)
+
+    def prepared(self, pipeline: Pipeline, arguments: dict[str, Any]) -> AbstractContextManager[None]:
+        """See :meth:`Adapter.prepared`; Kontext's pipeline would change pictures to an area of 1024 x 1024 pixels."""
+        if "max_area" in inspect.signature(type(pipeline).__call__).parameters:
+            own = zip(("height", "width"), self.picture_size(pipeline), strict=True)
+            height, width = (arguments.get(name) or side for name, side in own)
+            arguments.setdefault("max_area", height * width)
+        return nullcontext()
 
     def size_multiple(self, pipeline: Pipeline) -> int:
         """See :meth:`Adapter.size_multiple`; the pipeline packs squares of 2 x 2 cells and rounds other sizes down."""

@@ -37,6 +37,7 @@ FAMILIES = {
     "nucleus": ("NucleusImage",),
     "zimage": ("ZImage",),
     "hunyuanimage": ("HunyuanImage",),
+    "hidream": ("HiDream",),
 }
 
 

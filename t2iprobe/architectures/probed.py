@@ -89,11 +89,15 @@ class ProbedAdapter(Adapter):
 
     def sites(self, pipeline: Pipeline) -> Iterator[Site]:
         """See :meth:`Adapter.sites`."""
-        recording, denoiser = self.recording(), self.module(pipeline)
-        yield from layers.entry_sites(recording)
-        kinds, present = layers.templates(recording), dict(denoiser.named_modules())
+        denoiser = self.module(pipeline)
+        yield from self.entry(pipeline)
+        kinds, present = layers.templates(self.recording()), dict(denoiser.named_modules())
         for index, layer in enumerate(layers.attention_layers(denoiser, kinds)):
             yield from layers.layer_sites(present, index, layer)
+
+    def entry(self, pipeline: Pipeline) -> Iterator[Site]:
+        """The sites through which prompts enter, those of :attr:`text_entry` among them."""
+        yield from layers.entry_sites(self.recording())
 
     def inputs(self, pipeline: Pipeline, prompts: Sequence[str]) -> dict[str, Any]:
         """See :meth:`Adapter.inputs`; the picture's size is always said, some pipelines have one for all models."""

@@ -59,10 +59,9 @@ class ZImage(ProbedAdapter):
         with torch.device("meta"):
             return ZImageTransformer2DModel()
 
-    def sites(self, pipeline: Pipeline) -> Iterator[Site]:
-        """See :meth:`Adapter.sites`."""
+    def entry(self, pipeline: Pipeline) -> Iterator[Site]:
+        """See :meth:`ProbedAdapter.entry`."""
         yield Site("text", "context_refiner.0", In("x"), stream="text", static=True)
-        yield from super().sites(pipeline)
 
     def size_multiple(self, pipeline: Pipeline) -> int:
         """See :meth:`Adapter.size_multiple`; tokens are squares of 2 x 2 cells."""

@@ -20,7 +20,7 @@ PARTS = ("self_attn", "cross_attn", "joint_attn", "dual_attn", "mlp", "text")
 PORTS = ("in", "out", "text", "q", "k", "v", "z", "pattern", "mask")
 NAME = re.compile(
     rf"(?:[a-z_]+\.)?blocks\.\d+\.(?:{'|'.join(PARTS)})\.(?:{'|'.join(PORTS)})"
-    r"|(?:[a-z_]+\.)?(?:text|text_mask|text_ids|pooled)(?:_[2-9])?|(?:[a-z_]+\.)?(?:latents|prediction)"
+    r"|(?:[a-z_]+\.)?(?:text|text_mask|text_ids|pooled)(?:_(?:[2-9]|[1-9]\d))?|(?:[a-z_]+\.)?(?:latents|prediction)"
 )
 
 Axis = Literal["token", "channel", "y", "x", "query"]

@@ -10,6 +10,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -129,8 +130,9 @@ def text_sites_hold_the_text(model: Model) -> None:
     run = _run(model, cache="*")
     there = [site for site in model.sites if site.name in run.cache]
     entry = model.sites.match(*model.adapter.text_entry)
-    lengths = [_tokens(run.cache, site) for site in entry if site in there and not site.carried]
-    lengths += [length + model.adapter.registers for length in (*lengths, sum(lengths))]
+    parts = [_tokens(run.cache, site) for site in entry if site in there and not site.carried]
+    lengths = sorted({sum(some) for count in range(1, len(parts) + 1) for some in combinations(parts, count)})
+    lengths += [length + model.adapter.registers for length in lengths]  # each block may read some parts only
     for site in there:
         is_text = _is_text(model.adapter, site)
         allowed = "all", "text" if is_text else "image"
