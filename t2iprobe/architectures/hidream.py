@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -90,7 +90,8 @@ class HiDream(ProbedAdapter):
     def entry(self, pipeline: Pipeline) -> Iterator[Site]:
         """See :meth:`ProbedAdapter.entry`."""
         yield from super().entry(pipeline)
-        for index in range(len(self.module(pipeline).get_submodule("caption_projection")) - 1):  # the last one is T5's
+        projections = list(self.module(pipeline).get_submodule("caption_projection").children())
+        for index in range(len(projections) - 1):  # the last one is T5's
             yield Site(f"text_{index + 2}", f"caption_projection.{index}", Out(), static=True)
 
     def text_limits(self, pipeline: Pipeline) -> dict[str, int]:
@@ -107,7 +108,8 @@ class HiDream(ProbedAdapter):
         side = round(pipeline.default_sample_size) * self.pixels_per_latent(pipeline)
         return side, side
 
-    def prepared(self, pipeline: Pipeline, arguments: dict[str, Any]) -> AbstractContextManager[None]:
+    @contextmanager
+    def prepared(self, pipeline: Pipeline, arguments: dict[str, Any]) -> Iterator[None]:
         """See :meth:`Adapter.prepared`: pictures are as large as asked for.
 
         The pipeline enlarges or shrinks them to the area of its own size, and rounds down.
@@ -115,7 +117,8 @@ class HiDream(ProbedAdapter):
         own = self.picture_size(pipeline)
         height, width = (arguments.get(name) or side for name, side in zip(("height", "width"), own, strict=True))
         cells = math.sqrt(height * width) / self.pixels_per_latent(pipeline)
-        return shadowed(pipeline, "default_sample_size", cells * (1 + 1e-9))
+        with shadowed(pipeline, "default_sample_size", cells * (1 + 1e-9)):
+            yield
 
     def encode_prompts(self, pipeline: Pipeline, prompts: Sequence[str]) -> Conditioning:
         """See :meth:`Adapter.encode_prompts`; Llama's are (row, layer, token, channel)."""

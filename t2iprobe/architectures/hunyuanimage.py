@@ -128,7 +128,7 @@ class HunyuanImage(ProbedAdapter):
             for guider in guiders if scale is not None else ():
                 stack.enter_context(shadowed(guider, "guidance_scale", max(scale, 1.0)))  # at 1 it is off
             if len(guiders) == 2 and any(quoted) and not all(quoted):
-                stack.enter_context(_by_row(*guiders, quoted))
+                stack.enter_context(_by_row(guiders[0], guiders[1], quoted))
             yield
 
     def clock(self, pipeline: Pipeline, timestep: Tensor) -> Tensor:

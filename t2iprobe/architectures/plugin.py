@@ -38,6 +38,7 @@ FAMILIES = {
     "zimage": ("ZImage",),
     "hunyuanimage": ("HunyuanImage",),
     "hidream": ("HiDream",),
+    "cosmos2": ("Cosmos2",),
 }
 
 

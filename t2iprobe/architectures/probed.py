@@ -264,18 +264,21 @@ def is_tokens(value: Any) -> bool:
 
 
 def _padded(encoded: Sequence[Any], multiple: int) -> tuple[Any, ...]:
-    """Encoded prompts, each followed by its mask (``None`` if every token counts), with more padding."""
-    found: list[Any] = []
-    tokens: Any = None
+    """Encoded prompts, each followed by its mask (``None`` if every token counts), with more padding, all of it zero.
+
+    What an encoder makes of its own padding depends on the longest prompt of a batch, and would be part of a mean.
+    """
+    found, at, length = list(encoded), 0, 0
     for place, value in enumerate(encoded):
         if is_tokens(value):
-            tokens = value
-            found.append(functional.pad(value, (0, 0) * (value.ndim - 2) + (0, -value.shape[1] % multiple)))
-            continue
-        if value is None and place and encoded[place - 1] is tokens and tokens is not None:
-            value = tokens.new_ones(tokens.shape[:2], dtype=torch.int64)
-        of_tokens = isinstance(value, Tensor) and tokens is not None and value.shape == tokens.shape[:2]
-        found.append(functional.pad(value, (0, -value.shape[1] % multiple)) if of_tokens else value)
+            at, length = place, value.shape[1]
+            found[place] = functional.pad(value, (0, 0) * (value.ndim - 2) + (0, -length % multiple))
+        elif length and value is None and place == at + 1:
+            value = encoded[at].new_ones(len(encoded[at]), length, dtype=torch.int64)
+        if isinstance(value, Tensor) and length and value.shape == encoded[at].shape[:2]:
+            found[place] = mask = functional.pad(value, (0, -length % multiple))
+            if place == at + 1:
+                found[at] = found[at].masked_fill(mask.view(*mask.shape, *[1] * (found[at].ndim - 2)) == 0, 0)
     return tuple(found)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import AutoencoderKLFlux2, AutoencoderKLQwenImage
+from diffusers import AutoencoderKLFlux2, AutoencoderKLQwenImage, AutoencoderKLWan
 
 from t2iprobe.architectures.tiny_parts import CHANNELS, LATENT
 
@@ -25,6 +25,11 @@ def settings(downsamplings: int, channels: int) -> dict[str, Any]:
 def qwen_autoencoder(downsamplings: int = 1) -> AutoencoderKLQwenImage:
     """Qwen-Image's autoencoder."""
     return AutoencoderKLQwenImage(**settings(downsamplings, CHANNELS)).eval()
+
+
+def wan_autoencoder(downsamplings: int = 1) -> AutoencoderKLWan:
+    """Wan's autoencoder."""
+    return AutoencoderKLWan(**settings(downsamplings, CHANNELS)).eval()
 
 
 def flux2_autoencoder(downsamplings: int = 1) -> AutoencoderKLFlux2:
