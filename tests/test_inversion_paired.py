@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import linalg, stats
 
-from t2iprobe.plugins.inversion import interpolate, paired, resample
-from t2iprobe.plugins.inversion.analysis import jackknife
+from t2iprobe.plugins.inversion import interpolate, resample
+from t2iprobe.plugins.inversion.analysis import intervals
 
 PROMPTS = [f"prompt {row % 8}" for row in range(16)]
 
@@ -23,16 +23,16 @@ def pictures(count: int, seed: int, spread: float = 20, prompts: float = 30) -> 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     values = np.random.default_rng(0).standard_normal(12)
-    found = jackknife.jackknife(lambda rows: values[rows].mean(), range(12))
+    found = intervals.jackknife(lambda rows: values[rows].mean(), range(12))
     assert found[:2] == pytest.approx((values.mean(), stats.sem(values))) and found[2] == 12
-    assert jackknife.half_width(found[1], 12) == pytest.approx(stats.sem(values) * stats.t.ppf(0.975, 11))
+    assert intervals.half_width(found[1], 12) == pytest.approx(stats.sem(values) * stats.t.ppf(0.975, 11))
 
 
 def test_the_jackknife_leaves_out_whole_clusters_and_groups_of_them() -> None:
     labels = ["a", "b", "a", "c", "b"]
-    assert [kept.tolist() for kept in jackknife.left_out(labels)] == [[1, 3, 4], [0, 2, 3], [0, 1, 2, 4]]
-    assert [len(kept) for kept in jackknife.left_out(range(100), most=10)] == [90] * 10
-    _, error, groups = jackknife.jackknife(lambda rows: [rows.mean(), 1.0], ["a"] * 4)
+    assert [kept.tolist() for kept in intervals.left_out(labels)] == [[1, 3, 4], [0, 2, 3], [0, 1, 2, 4]]
+    assert [len(kept) for kept in intervals.left_out(range(100), most=10)] == [90] * 10
+    _, error, groups = intervals.jackknife(lambda rows: [rows.mean(), 1.0], ["a"] * 4)
     assert np.isnan(error).all() and error.shape == (2,) and groups == 1
 
 
@@ -42,12 +42,15 @@ def test_an_interval_over_prompts_is_that_of_their_means() -> None:
     values, prompts = rng.standard_normal(8).repeat(4) + 0.1 * rng.standard_normal(32), np.arange(8).repeat(4).tolist()
     means = values.reshape(8, 4).mean(1)
     expected = stats.t.interval(0.95, 7, means.mean(), stats.sem(means))
-    assert paired.over(values, prompts) == pytest.approx([means.mean(), *expected])
+    assert intervals.over(values, prompts) == pytest.approx([means.mean(), *expected])
     values[3] = np.nan
-    found = paired.over(values, prompts)
+    found = intervals.over(values, prompts)
     assert found is not None and found[0] == pytest.approx(np.nanmean(values))
-    assert paired.over(np.full(3, np.nan), prompts[:3]) is None
-    assert paired.over(np.array([1.0, 3.0]), ["a", "a"]) == [2, None, None] and paired.said([2, None, None], 1) == "2.0"
+    assert intervals.over(np.full(3, np.nan), prompts[:3]) is None
+    assert (
+        intervals.over(np.array([1.0, 3.0]), ["a", "a"]) == [2, None, None]
+        and intervals.said([2, None, None], 1) == "2.0"
+    )
 
 
 def test_diversity_is_the_mean_over_pairs_of_two() -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from t2iprobe.cli.app import build
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion import plots, report, training, training_run
-from t2iprobe.plugins.inversion.analysis.jackknife import half_width, jackknife
+from t2iprobe.plugins.inversion.analysis.intervals import half_width, jackknife
 from t2iprobe.plugins.inversion.options import InvertTrainingOptions
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.registry.no_bars import no_bars
@@ -217,7 +217,7 @@ def test_what_is_whole_is_not_measured_again(
     def no(*arguments: Any) -> None:
         raise AssertionError("walked again")
 
-    monkeypatch.setattr("t2iprobe.plugins.inversion.batch_runner.BatchRunner.unit", no)
+    monkeypatch.setattr("t2iprobe.plugins.inversion.run.BatchRunner.unit", no)
     assert measured(checkpoints, path) == found
 
 

@@ -27,12 +27,10 @@ from t2iprobe.core.contracts.schedule import Level, Schedule
 from t2iprobe.core.errors import ConfigError, NonFiniteError
 from t2iprobe.core.model import Model
 from t2iprobe.plugins.inversion.arms import EXACT
-from t2iprobe.plugins.inversion.ddim import DDIM, Euler, Forward, Oracle
+from t2iprobe.plugins.inversion.ddim import DDIM, Euler, FixedPoint, Forward, Oracle, StockDDIM
 from t2iprobe.plugins.inversion.exact import EDICT, OBELM
 from t2iprobe.plugins.inversion.flow import FireFlow, Midpoint, RFInversion, UniInv
 from t2iprobe.plugins.inversion.guidance import NegativePrompt, NullText
-from t2iprobe.plugins.inversion.implicit import FixedPoint
-from t2iprobe.plugins.inversion.stock import StockDDIM
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.sampling import Guided, fresh_noise, model_denoiser, schedule_of
 from t2iprobe.testing.analytic import GaussianMixture, levels_of

@@ -18,9 +18,11 @@ from t2iprobe.core.names import counted
 from t2iprobe.core.option_groups import CheckpointOptions
 from t2iprobe.core.runs.provenance import portable
 from t2iprobe.plugins.inversion import plan, plots, session
+from t2iprobe.plugins.inversion.analysis.intervals import mean_of
 from t2iprobe.plugins.inversion.analyze import (
     TRUE,
     AnalysisSettings,
+    beside_first,
     correlations,
     noise_floor,
     normalities,
@@ -31,7 +33,6 @@ from t2iprobe.plugins.inversion.analyze import (
 from t2iprobe.plugins.inversion.arms import InversionArm, examined, methods_of, parse_arm
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.options import ROWS, AblateOptions
-from t2iprobe.plugins.inversion.paired import beside_first, mean_of
 from t2iprobe.plugins.inversion.run import InversionStudy
 from t2iprobe.sampling import used_schedule
 

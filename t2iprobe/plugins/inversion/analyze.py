@@ -17,8 +17,8 @@ from scipy import stats
 
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.analysis import assignment, correlation, geometry, normality, plain, texture
+from t2iprobe.plugins.inversion.analysis.intervals import Between, over, spanned
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.plugins.inversion.paired import Between, beside_first, over, spanned
 
 Numbers = NDArray[Any]
 Found = dict[str, Any]
@@ -125,6 +125,12 @@ def reconstruction(run: Inverted) -> Found:
         rows.append({"method": arm, "size": float(np.abs(run.latent(arm)).mean()), **scores, "beside_first": beside})
     sizes = {TRUE: float(np.abs(run.noise).mean()), IMAGE: float(np.abs(run.clean).mean())}
     return {"rows": rows, "sizes": sizes}
+
+
+def beside_first(run: Inverted, name: str, arm: str) -> Between | None:
+    """A score minus that of the first method, picture by picture, because all methods have the same pictures."""
+    first = run.arms[0]
+    return None if arm == first else over(run.score(name, arm) - run.score(name, first), run.prompts)
 
 
 def patches(run: Inverted, options: AnalysisSettings) -> tuple[int, int, int]:

@@ -1,25 +1,32 @@
-"""A method with its settings, as a command line names it: ``forward:steps=2``, :class:`InversionArm`."""
+"""A method with its settings, as a command line names it: ``forward:steps=2``, :class:`InversionArm`.
+
+What a method supports and costs is found by running it on a made-up denoiser: :func:`examined`, :func:`capabilities`.
+"""
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from t2iprobe.core.contracts.adapter import Prediction
 from t2iprobe.core.contracts.inverter import Denoiser, InversionInputs, Inverter, check_prediction
 from t2iprobe.core.contracts.schedule import Schedule
 from t2iprobe.core.errors import ConfigError
-from t2iprobe.core.names import built, with_settings
-from t2iprobe.sampling import Guided
+from t2iprobe.core.names import built, near, with_settings
+from t2iprobe.sampling import Guided, schedule_of
 
 EXACT = 1e-5  # largest error of an inverter's own arithmetic, given exact predictions
 ROWS, SIDE = 2, 8
 FAR = 100.0  # off every prediction
+KINDS = ("epsilon", "v_prediction", "flow")
+LISTED = 20  # steps of the schedule on which calls are counted for a list
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,7 @@ def examined(
             _made_up(inversion_guidance), schedule, there.clean, InversionInputs(there, noise=other, clean=there.clean)
         )
         again = InversionInputs(back, noise=other, clean=there.clean, companion=back.companion)
-        found = method.sample(_made_up(guidance), schedule, back.noise, again)
+        rebuilt = method.sample(_made_up(guidance), schedule, back.noise, again)
         own = method.sample(_made_up(guidance), schedule, noise)
     if error > EXACT and not method.inexact:
         raise ConfigError(
@@ -132,7 +139,7 @@ def examined(
         warnings.warn(
             f"{method.name} misses the noise by {error:.1e} even with exact predictions: {method.inexact}", stacklevel=2
         )
-    return ArmProperties(error, back.nfe, found.nfe, own.nfe, back.backward + found.backward)
+    return ArmProperties(error, back.nfe, rebuilt.nfe, own.nfe, back.backward + rebuilt.backward)
 
 
 def _made_up(scale: float) -> Guided:
@@ -148,3 +155,42 @@ def _made_up(scale: float) -> Guided:
 def _smooth(x: Tensor, timestep: float) -> Tensor:
     """An arbitrary smooth denoiser."""
     return torch.tanh(x) * (0.3 + timestep / 2000)
+
+
+def capabilities(inverters: Mapping[str, type[Inverter]], prediction: str | None = None) -> list[dict[str, Any]]:
+    """One record per inverter.
+
+    Args:
+        inverters: the inverters, by name.
+        prediction: list only those that support models with this kind of prediction.
+
+    Raises:
+        ConfigError: there is no such kind of prediction.
+    """
+    if prediction is not None and prediction not in KINDS:
+        raise ConfigError(f"no prediction {prediction!r}{near(prediction, KINDS)}")
+    return [
+        {
+            "name": kind.name,
+            "summary": kind.summary,
+            "predictions": sorted(kind.predictions),
+            "needs": list(kind.needs),
+            "settings": {name: setting.default for name, setting in inspect.signature(kind).parameters.items()},
+            "calls_a_step": _calls(kind),
+        }
+        for kind in inverters.values()
+        if prediction is None or prediction in kind.predictions
+    ]
+
+
+def _calls(kind: type[Inverter]) -> float | None:
+    """Model calls per inversion step with the default settings; ``None`` if it cannot be built without settings."""
+    prediction = min(kind.predictions)
+    flow = prediction == "flow"
+    scheduler = FlowMatchEulerDiscreteScheduler() if flow else DDIMScheduler(prediction_type=prediction)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return round(examined(kind(), schedule_of(scheduler, LISTED)).invert / LISTED, 2)
+    except (ConfigError, TypeError):
+        return None

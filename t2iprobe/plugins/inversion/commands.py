@@ -45,7 +45,7 @@ def list_(options: InverterListOptions, context: typer.Context) -> None:
 
     Example: t2iprobe invert list --prediction flow
     """
-    from t2iprobe.plugins.inversion.capabilities import KINDS, capabilities
+    from t2iprobe.plugins.inversion.arms import KINDS, capabilities
 
     found = capabilities(context.obj.inverters(), options.prediction)
     if options.format is Format.json:

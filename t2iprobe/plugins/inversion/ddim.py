@@ -1,10 +1,15 @@
-"""DDIM run backwards, its counterpart for flow models, and what the paper puts in their place for the first steps."""
+"""DDIM run backwards and its counterpart for flow models, with the methods that change only how a step is taken.
+
+These are the paper's replacements of the first steps, the implicit step solved by iteration, and diffusers' own
+schedulers.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from diffusers import DDIMInverseScheduler, DDIMScheduler
 from torch import Tensor
 
 from t2iprobe.core.contracts.inverter import DIFFUSION, FLOW, Denoiser, InversionInputs, InversionRun, Stepwise
@@ -169,6 +174,94 @@ class Oracle(FirstSteps):
         if self.swap == "state" and self.early(run, step):
             return run.sampled(self.name).states[step]
         return super().back(run, step, x, output)
+
+
+class FixedPoint(Stepwise):
+    """y <- step^-1(x_{i+1}, prediction(y, t_i)), iterated from y = x_{i+1}.
+
+    This is AIDI (arXiv 2309.04907) and the renoising of ReNoise (arXiv 2403.14602, eq. 4). With one call it is DDIM or
+    Euler; each iteration takes one call more. It is a contraction where the step is small against the denoiser's
+    Jacobian, which need not hold for the last sampling step: there the iteration may drift.
+
+    Args:
+        iterations: K; there are K + 1 model calls per step.
+        average_from: average the predictions of all calls from this one on, as ReNoise does; ``None`` takes the last.
+        anderson: extrapolate from the last two iterates (Anderson's method of depth 1, one row at a time). AIDI also
+            uses Anderson acceleration, but its exact scheme was not available. Cannot be combined with averaging.
+    """
+
+    name = "fixed-point"
+    summary = "the implicit step solved by iteration, as AIDI and ReNoise do"
+
+    def __init__(self, iterations: int = 3, average_from: int | None = None, anderson: bool = False) -> None:
+        if iterations < 0:
+            raise ConfigError(f"iterations must be at least 0, found {iterations}")
+        if average_from is not None and not 0 <= average_from <= iterations:
+            raise ConfigError(
+                f"with {iterations} iterations, average_from must be in 0..{iterations}, found {average_from}"
+            )
+        if anderson and average_from is not None:
+            raise ConfigError("anderson cannot be combined with average_from; leave one out")
+        self.iterations, self.average_from, self.anderson = iterations, average_from, anderson
+
+    def guess(self, run: InversionRun, step: int, x: Tensor) -> Tensor:
+        """K + 1 calls at ever better guesses of the state at level ``step``."""
+        state, outputs = x, [run.at(step, x)]
+        last: tuple[Tensor, Tensor] | None = None  # where the iteration maps the previous guess, and how far that is
+        for _ in range(self.iterations):
+            image = run.schedule.back(step, x, outputs[-1])
+            miss, state = image - state, image
+            if self.anderson and last is not None:
+                state = image - _mix(miss, miss - last[1]) * (image - last[0])
+            last = image, miss
+            outputs.append(run.at(step, state))
+        kept = outputs[-1:] if self.average_from is None else outputs[self.average_from :]
+        return torch.stack(kept).mean(0)
+
+
+def _mix(miss: Tensor, change: Tensor) -> Tensor:
+    """The share of the last change that makes the residual smallest, one number per row."""
+    dims = tuple(range(1, miss.ndim))
+    size = (change * change).sum(dims, keepdim=True)
+    share = (miss * change).sum(dims, keepdim=True) / size.clamp_min(torch.finfo(size.dtype).tiny)
+    return torch.where(size > 0, share, torch.zeros_like(share))
+
+
+class StockDDIM(Stepwise):
+    """diffusers' ``DDIMScheduler`` and ``DDIMInverseScheduler`` as shipped, configured like the pipeline's scheduler.
+
+    All clipping, thresholding and mistakes are left in. For comparison only: it does not pass the oracle round trip for
+    v, nor where the configuration clips or thresholds (IF: sampling thresholds dynamically, the inverse clips to
+    [-1, 1] and keeps the old noise).
+    """
+
+    name = "ddim-stock"
+    summary = "diffusers' DDIM pair as shipped, clipping included; wrong for v-prediction"
+    predictions = DIFFUSION
+    inexact = "diffusers' inverse converts v at another state than its sampler, and clips where the configuration does"
+
+    def ahead(self, run: InversionRun, step: int, x: Tensor, output: Tensor) -> Tensor:
+        """One step of diffusers' sampler."""
+        return _stepped(DDIMScheduler, run, list(run.schedule.timesteps), step, x, output)
+
+    def back(self, run: InversionRun, step: int, x: Tensor, output: Tensor) -> Tensor:
+        """One step of diffusers' inverse."""
+        last = run.schedule.steps - 1
+        return _stepped(DDIMInverseScheduler, run, list(run.schedule.timesteps[::-1]), last - step, x, output)
+
+
+def _stepped(kind: Any, run: InversionRun, expected: list[float], index: int, x: Tensor, output: Tensor) -> Tensor:
+    """The state after step ``index`` of a scheduler that visits the expected timesteps."""
+    scheduler = kind.from_config(dict(run.schedule.config))
+    try:
+        scheduler.set_timesteps(run.schedule.steps)
+    except ValueError as error:
+        raise ConfigError(f"{kind.__name__}: {error}") from error
+    timesteps = scheduler.timesteps.tolist()
+    if timesteps != expected:
+        raise ConfigError(f"{kind.__name__} visits timesteps {timesteps[:3]}…, but the sampler visits {expected[:3]}…")
+    state: Tensor = scheduler.step(output, timesteps[index], x, return_dict=False)[0]
+    return state
 
 
 def _check_choice(setting: str, value: str, *allowed: str) -> None:

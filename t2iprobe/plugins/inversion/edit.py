@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.plugins.inversion.analysis.intervals import Between, over
 from t2iprobe.plugins.inversion.analyze import OTHER, TRUE, other_noise
 from t2iprobe.plugins.inversion.ledits import edited
 from t2iprobe.plugins.inversion.options import InvertEditOptions
-from t2iprobe.plugins.inversion.paired import Between, over
 from t2iprobe.plugins.inversion.resample import LevelSampler, WordJudge, more_diverse, pairwise, similar
 from t2iprobe.plugins.inversion.trajectory_store import Array
 from t2iprobe.report.figures import grid, wrapped

@@ -13,9 +13,9 @@ from PIL import Image
 from t2iprobe.core.contracts.metric import Aggregate
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.plugins.inversion.analysis import geometry
+from t2iprobe.plugins.inversion.analysis.intervals import over
 from t2iprobe.plugins.inversion.analyze import TRUE
 from t2iprobe.plugins.inversion.options import InterpolateOptions
-from t2iprobe.plugins.inversion.paired import over
 from t2iprobe.plugins.inversion.resample import LevelSampler, WordJudge, more_diverse, pairwise, similar
 from t2iprobe.plugins.inversion.trajectory_store import Array
 from t2iprobe.report.figures import grid, wrapped

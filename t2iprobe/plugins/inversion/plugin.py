@@ -16,13 +16,10 @@ if TYPE_CHECKING:
 @hookimpl
 def t2iprobe_register_inverters() -> list[type[Inverter]]:
     """The inverters for noise and v models, for flow models, and for both."""
-    from t2iprobe.plugins.inversion.ddim import DDIM, Euler, Forward, Oracle
-    from t2iprobe.plugins.inversion.editfriendly import EditFriendly
-    from t2iprobe.plugins.inversion.exact import EDICT, OBELM
+    from t2iprobe.plugins.inversion.ddim import DDIM, Euler, FixedPoint, Forward, Oracle, StockDDIM
+    from t2iprobe.plugins.inversion.exact import EDICT, OBELM, EditFriendly
     from t2iprobe.plugins.inversion.flow import FireFlow, Midpoint, RFInversion, UniInv
     from t2iprobe.plugins.inversion.guidance import NegativePrompt, NullText
-    from t2iprobe.plugins.inversion.implicit import FixedPoint
-    from t2iprobe.plugins.inversion.stock import StockDDIM
 
     either: list[type[Inverter]] = [Forward, Oracle, FixedPoint, NegativePrompt, NullText, EDICT, OBELM]
     return [DDIM, Euler, *either, EditFriendly, Midpoint, FireFlow, UniInv, RFInversion, StockDDIM]

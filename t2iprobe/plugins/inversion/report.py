@@ -8,7 +8,7 @@ from typing import Any
 from PIL.Image import Image
 
 from t2iprobe.core.names import counted
-from t2iprobe.plugins.inversion.paired import said
+from t2iprobe.plugins.inversion.analysis.intervals import said
 from t2iprobe.plugins.inversion.training import OTHER, curves_of, last_of_itself
 from t2iprobe.report.sections import Cell, ReportTable, Section
 

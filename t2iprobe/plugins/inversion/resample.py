@@ -15,10 +15,9 @@ from t2iprobe.core.contracts.inverter import Stepwise
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs import provenance
-from t2iprobe.plugins.inversion.analysis.jackknife import Rows
-from t2iprobe.plugins.inversion.batch_runner import OnRows, in_parts
+from t2iprobe.plugins.inversion.analysis.intervals import Between, Rows, spanned
 from t2iprobe.plugins.inversion.inverted import Inverted
-from t2iprobe.plugins.inversion.paired import Between, spanned
+from t2iprobe.plugins.inversion.run import OnRows, in_parts
 from t2iprobe.plugins.inversion.trajectory_store import Array
 from t2iprobe.sampling import Pixels, decoded, model_denoiser, used_schedule
 

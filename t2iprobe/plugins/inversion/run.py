@@ -9,29 +9,61 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor
 
-from t2iprobe.core.batch_room import MOST
-from t2iprobe.core.contracts.inverter import Inverter
+from t2iprobe.core.batch_room import MOST, Room
+from t2iprobe.core.contracts.inverter import InversionInputs, Inverter, Stepwise, Trajectory
 from t2iprobe.core.contracts.metric import ImageMetric
-from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.errors import ConfigError, T2IProbeError
 from t2iprobe.core.measuring import peak
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs import provenance, runfolder
 from t2iprobe.core.runs.engine import RunDefinition, RunSession, execute
 from t2iprobe.core.runs.stop import Stop
+from t2iprobe.core.study.stored_results import StoredResults
+from t2iprobe.core.sweep import TrialResult
+from t2iprobe.core.trials import Trial
 from t2iprobe.plugins.inversion.arms import ArmProperties, InversionArm, examined, methods_of
-from t2iprobe.plugins.inversion.batch_runner import SOURCE, BatchRunner, OnRows, sample_calls, score_names
 from t2iprobe.plugins.inversion.options import STEPS, InvertOptions
 from t2iprobe.plugins.inversion.sources import Source
-from t2iprobe.sampling import state_shape, used_schedule
+from t2iprobe.plugins.inversion.trajectory_store import (
+    ALL,
+    CLEAN,
+    ENDS,
+    SAMPLE,
+    TrajectoryWriter,
+    phase,
+    stored_trajectory,
+)
+from t2iprobe.sampling import (
+    Guided,
+    Pixels,
+    decoded,
+    encoded,
+    fresh_noise,
+    model_denoiser,
+    sides,
+    state_shape,
+    used_schedule,
+)
 
+OTHER_NOISE = 1_000_003  # added to a row's seed for the fresh noise of forward diffusion
+SOURCE = "source"
+#: the first score commits a row, because it is always a number
+SCORES = ("reconstruction", "noise_error", "noise_cosine", "nfe_invert", "nfe_sample", "backward", "seconds")
+
+OnRows = Callable[[int], None]
+Made = TypeVar("Made")
 UNIT, FEWEST = 64 * 256**2, 8  # pixels of a unit at most, and rows at least
 
 
@@ -123,6 +155,19 @@ class InversionCost:
     def work(self) -> int:
         """The work in forward rows; a backward pass takes about as long as two of them."""
         return self.rows + 2 * self.backward
+
+
+def score_names(metrics: Sequence[ImageMetric]) -> list[str]:
+    """The names of a study's scores."""
+    return [*SCORES, *(metric.name for metric in metrics)]
+
+
+def sample_calls(question: InversionQuestion, examined: Mapping[str, ArmProperties]) -> int:
+    """Model calls per row that making the pictures takes."""
+    if not question.sampled:
+        return 0
+    own = question.options.sampler == "own"
+    return next(iter(examined.values())).own if own else question.num_steps * sides(question.scales[0])
 
 
 def cost_of(question: InversionQuestion, examined: Mapping[str, ArmProperties], shape: Sequence[int]) -> InversionCost:
@@ -258,3 +303,163 @@ class InversionStudy:
             "prediction": self.schedule.prediction,
             "levels": [list(level) for level in self.schedule.levels],
         }
+
+
+class BatchRunner:
+    """One session of a study: works through the rows, unit by unit."""
+
+    def __init__(self, study: InversionStudy, session: RunSession, on_rows: OnRows) -> None:
+        self.study, self.question, self.session, self.on_rows = study, study.question, session, on_rows
+        self.options, self.model = study.question.options, study.model
+        self.store = session.path / runfolder.STORE
+        self.device = self.model.pipeline._execution_device
+        self.shape = state_shape(self.model, self.options.generation)
+        self.entries = ALL if self.options.trajectory else ENDS
+        self.sample_entries = self.entries if self.question.sampled else ENDS
+        self.names = score_names(study.metrics)
+
+    def run(self) -> None:
+        """Do every unit that is not complete."""
+        source, count, size = self.question.source, self.question.rows, self.study.batch
+        labels = [f"{row:05d} {prompt}" for row, prompt in enumerate(source.prompts)]
+        self.results = StoredResults(self.store, labels, self.names)
+        steps = self.question.num_steps
+        with TrajectoryWriter(self.store, source.prompts, source.seeds, steps, size) as self.writer:
+            units = [range(first, min(first + size, count)) for first in range(0, count, size)]
+            self.session.begin(sum(len(rows) for rows in units if not self._missing(rows)), count)
+            for unit, rows in enumerate(units):
+                if missing := self._missing(rows):
+                    self.session.check()
+                    self.unit(unit, rows, missing)
+                    self.session.done(len(rows))
+
+    def unit(self, unit: int, rows: range, missing: Sequence[str]) -> None:
+        """Do one batch: sample it, then invert and reconstruct it with every method that is missing."""
+        sampled, pictures = self._sampled(unit, rows)
+        for label in missing:
+            if label != SOURCE:
+                self._arm(label, unit, rows, sampled, pictures)
+
+    def _missing(self, rows: range) -> list[str]:
+        """The parts of a unit that are not complete: the source, and methods by label."""
+        return [label for label in (SOURCE, *self.study.methods) if not self._complete(label, rows)]
+
+    def _complete(self, label: str, rows: range) -> bool:
+        trial = self.results.row(label)
+        return trial is not None and bool(self.results.done[trial, rows.start : rows.stop].all())
+
+    def _sampled(self, unit: int, rows: range) -> tuple[Trajectory, Pixels]:
+        """How the pictures of a unit were made, read from the store if it is there, and the pictures."""
+        began, question = time.perf_counter(), self.question
+        stored = self.writer.has(SAMPLE, unit, self.sample_entries)
+        if not question.sampled:
+            noise = self._noise(rows)
+            states = torch.stack([noise, self._clean(rows).to(noise)])
+            sampled = Trajectory(states, noise.new_empty(0, *noise.shape), 0)
+        elif stored and self.options.trajectory:
+            sampled = stored_trajectory(self.store, SAMPLE, rows).to(self.device)
+        else:
+            own = self.options.sampler == "own"
+            noise, method = self._noise(rows), next(iter(self.study.methods.values())) if own else Stepwise()
+
+            def sample(denoiser: Guided, part: slice) -> Trajectory:
+                return method.sample(denoiser, self.study.schedule, noise[part])
+
+            sampled = self._in_parts(SAMPLE, rows, self.options.guidance, sample)
+        given = question.source.pictures
+        pictures = decoded(self.model, sampled.clean) if given is None else given[rows.start : rows.stop]
+        if not stored:
+            self.writer.write(SAMPLE, unit, sampled, self.sample_entries)
+        if not self._complete(SOURCE, rows):
+            seconds, calls = (time.perf_counter() - began) / len(rows), sample_calls(question, self.study.examined)
+            self._put(SOURCE, rows, {"reconstruction": 0.0, "nfe_sample": calls, "seconds": seconds}, pictures)
+        return sampled, pictures
+
+    def _clean(self, rows: range) -> Tensor:
+        """The given states or pictures of a unit, as what is denoised."""
+        if self.question.clean is not None:
+            return self.question.clean[0][rows.start : rows.stop]
+        assert self.question.source.pictures is not None
+        return encoded(self.model, self.question.source.pictures[rows.start : rows.stop])
+
+    def _noise(self, rows: range, apart: int = 0) -> Tensor:
+        like = torch.empty(len(rows), *self.shape)
+        return fresh_noise(like, [self.question.source.seeds[row] + apart for row in rows]).to(self.device)
+
+    def _in_parts(
+        self, work: str, rows: range, guidance: float, walk: Callable[[Guided, slice], Trajectory]
+    ) -> Trajectory:
+        """``walk`` called with a denoiser for slices of ``rows`` that fit into memory."""
+        prompts = self.question.source.prompts[rows.start : rows.stop]
+
+        def make(part: slice) -> Trajectory:
+            return walk(model_denoiser(self.model, prompts[part], guidance, self.on_rows), part)
+
+        with torch.no_grad():
+            return Trajectory.joined(in_parts(self.model.room, (work, *self.shape), len(rows), make))
+
+    def _arm(self, label: str, unit: int, rows: range, sampled: Trajectory, pictures: Pixels) -> None:
+        """Invert a unit with one method and reconstruct it."""
+        began, question, schedule = time.perf_counter(), self.question, self.study.schedule
+        method, clean, fresh = self.study.methods[label], sampled.clean, self._noise(rows, OTHER_NOISE)
+        if self.options.reencode and question.sampled:
+            clean = encoded(self.model, pictures).to(clean)
+
+        def invert(denoiser: Guided, part: slice) -> Trajectory:
+            known = sampled[part] if question.sampled else None
+            inputs = InversionInputs(known, noise=fresh[part], clean=clean[part])
+            return method.invert(denoiser, schedule, clean[part], inputs)
+
+        def reconstruct(denoiser: Guided, part: slice) -> Trajectory:
+            own = inverted[part]
+            inputs = InversionInputs(own, noise=fresh[part], clean=clean[part], companion=own.companion)
+            return method.sample(denoiser, schedule, own.noise, inputs)
+
+        up, down = phase("invert", label), phase("reconstruct", label)
+        inverted = self._in_parts(up, rows, self.options.inversion_guidance, invert)
+        again = self._in_parts(down, rows, self.options.guidance, reconstruct)
+        self.writer.write(up, unit, inverted, self.entries)
+        self.writer.write(down, unit, again, CLEAN)
+        made = decoded(self.model, again.clean)
+        scores: dict[str, Any] = {
+            "reconstruction": _row_means(again.clean - clean),
+            "nfe_invert": inverted.nfe,
+            "nfe_sample": again.nfe,
+            "backward": inverted.backward + again.backward,
+        }
+        if question.sampled:
+            scores["noise_error"] = _row_means(inverted.noise - sampled.noise)
+            flat = inverted.noise.flatten(1), sampled.noise.flatten(1)
+            scores["noise_cosine"] = torch.nn.functional.cosine_similarity(*flat).tolist()
+        scores["seconds"] = (time.perf_counter() - began) / len(rows)
+        pairs = [tuple(map(Image.fromarray, pair)) for pair in zip(made, pictures, strict=True)]
+        scores |= {metric.name: [metric.score(*pair) for pair in pairs] for metric in self.study.metrics}
+        self._put(label, rows, scores, made)
+
+    def _put(self, label: str, rows: range, scores: Mapping[str, Any], pictures: Pixels) -> None:
+        """Write the scores (a number, or one per row) and pictures of a unit, which commits it."""
+        table = [np.broadcast_to(np.asarray(scores.get(name, np.nan), float), len(rows)) for name in self.names]
+        for number, (row, values) in enumerate(zip(rows, np.transpose(table).tolist(), strict=True)):
+            images = {label: Image.fromarray(pictures[number])}
+            row_scores = {label: dict(zip(self.names, values, strict=True))}
+            self.results.put(TrialResult(row, row_scores, images, 0, 0, rows.stop - row - 1), [Trial(label, ())])
+
+
+def _row_means(errors: Tensor) -> list[float]:
+    """The mean absolute value of each row."""
+    means: list[float] = errors.abs().flatten(1).mean(1).tolist()
+    return means
+
+
+def in_parts(
+    room: Room, work: Hashable, count: int, make: Callable[[slice], Made], most: int | None = None
+) -> list[Made]:
+    """What ``make`` gives for slices of ``count`` rows that fit into memory; see :meth:`Room.sliced`.
+
+    Raises:
+        T2IProbeError: not even one row fits.
+    """
+    try:
+        return room.sliced(work, count, make, most=most)
+    except torch.OutOfMemoryError:
+        raise T2IProbeError("out of memory with a single picture; use a smaller resolution or dtype") from None

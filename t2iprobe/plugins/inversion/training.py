@@ -20,7 +20,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import counted
 from t2iprobe.core.runs.checksums import check
 from t2iprobe.plugins.inversion.analysis import alignment, assignment, geometry
-from t2iprobe.plugins.inversion.analysis.jackknife import Rows, half_width, jackknife, left_out
+from t2iprobe.plugins.inversion.analysis.intervals import Rows, half_width, jackknife, left_out
 from t2iprobe.plugins.inversion.analyze import AnalysisSettings, Numbers, excess, plain_values
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.sampling import Pixels

@@ -16,8 +16,8 @@ from t2iprobe.core.runs import runfolder
 from t2iprobe.core.runs.checksums import check, keep, read_json
 from t2iprobe.core.statistics import Interval
 from t2iprobe.plugins.inversion import report as sections
+from t2iprobe.plugins.inversion.analysis.intervals import mean_of
 from t2iprobe.plugins.inversion.inverted import KIND, Inverted
-from t2iprobe.plugins.inversion.paired import mean_of
 from t2iprobe.plugins.inversion.pictures import rebuilt
 from t2iprobe.report.figures import dot_plot
 from t2iprobe.report.folder import ANSWER, PAGE, RunView, write

@@ -1,15 +1,22 @@
-"""The error of any statistic of a whole set: the jackknife over groups of clusters."""
+"""Means, differences and other statistics of a set with intervals over prompts, as plain values.
+
+Pictures of one prompt are not independent, so the jackknife leaves out whole clusters of rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
+from t2iprobe.core.statistics import Interval, interval
 from t2iprobe.plugins.inversion.analysis.arrays import Array
 
+#: estimate, low, high; the bounds are ``None`` if there is only one prompt, or all values agree
+Between = list[float | None]
 Rows = NDArray[np.intp]
 GROUPS = 16  # groups that are left out in turn; where there are more clusters, several share a group
 
@@ -54,3 +61,34 @@ def half_width(error: ArrayLike, groups: int, tests: int = 1) -> Array:
     if groups < 2:
         return np.full_like(np.asarray(error, np.float64), np.nan)
     return np.asarray(error) * float(stdtrit(groups - 1, 1 - 0.025 / tests))
+
+
+def spanned(statistic: Callable[[Rows], ArrayLike], prompts: Sequence[Hashable]) -> Between:
+    """A statistic of some rows with its 95 % interval over prompts, because pictures of one prompt are not independent.
+
+    Args:
+        statistic: computes the number from rows.
+        prompts: one prompt per row.
+    """
+    estimate, error, groups = jackknife(statistic, prompts)
+    half, mean = float(half_width(error, groups)), float(estimate)
+    return [mean, mean - half, mean + half] if np.isfinite(half) else [mean, None, None]
+
+
+def over(values: NDArray[Any], prompts: Sequence[Hashable]) -> Between | None:
+    """The mean with its 95 % interval over prompts; ``None`` where nothing was measured (NaN)."""
+    known = np.flatnonzero(np.isfinite(values))
+    if not len(known):
+        return None
+    return interval(values[known], [prompts[row] for row in known.tolist()]).plain()
+
+
+def mean_of(values: NDArray[Any]) -> float | None:
+    """The mean of what was measured; ``None`` where nothing was (NaN)."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def said(value: Sequence[float | None] | None, digits: int = 3) -> str:
+    """An estimate with its interval, as text."""
+    return "–" if value is None else Interval.of(value).said(digits)
