@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,16 +28,6 @@ BAND = 18  # most layers side by side; further ones go into bands below
 INK, FAINT, PAPER, FOUND, PLANTED = "#1f2430", "#8a90a0", "#ffffff", "#d9480f", "#1971c2"
 BAR, OTHER = "#adb5bd", "#5c6370"
 DPI = 130  # of plots
-
-
-@dataclass(frozen=True, slots=True)
-class SheetRow:
-    """One pair on a contact sheet: its label (may hold line breaks), its two images, and one image per layer."""
-
-    label: str
-    source: Image.Image
-    target: Image.Image
-    patched: Sequence[Image.Image]
 
 
 @cache
@@ -73,29 +61,32 @@ def thumbnail(image: Image.Image, cell: int = CELL) -> Image.Image:
 
 
 def contact_sheet(
-    rows: Sequence[SheetRow], layers: Sequence[str], highlight: Collection[str] = (), cell: int = CELL
+    layers: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[Image.Image]]],
+    highlight: Collection[str] = (),
+    cell: int = CELL,
 ) -> Image.Image:
     """The images of a sweep, one row per pair: source | target | the source patched at one layer after the other.
 
     Args:
-        rows: the pairs, each with ``len(layers)`` patched images.
         layers: headings of the patched images.
+        rows: for each pair its label, which may hold line breaks, and its images: source, target, and one per layer.
         highlight: the found layers, outlined.
         cell: size of a picture in pixels.
 
     Raises:
         ShapeError: a row does not have one image per layer.
-        ConfigError: there are no rows, or a highlighted layer does not exist.
     """
-    _check(rows, layers, highlight)
-    count = max(1, -(-len(layers) // BAND))
+    if wrong := next((len(images) - 2 for _, images in rows if len(images) != 2 + len(layers)), None):
+        raise ShapeError(f"a row of the contact sheet has {wrong} patched images for {len(layers)} layers")
+    count = -(-len(layers) // BAND)
     wide = -(-len(layers) // count)
-    parts = [range(len(layers))[index * wide : (index + 1) * wide] for index in range(count)]
-    bands = [_band(rows, layers, part, highlight, cell) for part in parts]
-    sheet = Image.new("RGB", (bands[0].width, sum(band.height for band in bands)), PAPER)
-    for index, band in enumerate(bands):
-        sheet.paste(band, (0, index * bands[0].height))
-    return sheet
+    bands = []
+    for start in range(0, len(layers), wide):
+        part = slice(start, start + wide)
+        shown = [(label, [*images[:2], *images[2:][part]]) for label, images in rows]
+        bands.append(("", grid(["source", "target", *layers[part]], shown, cell, LABEL, HEADER, outlined=highlight)))
+    return stacked(bands)
 
 
 def cell_for(image: Image.Image) -> int:
@@ -117,6 +108,7 @@ def grid(
     label: int = 170,
     head: int = 40,
     corner: str = "",
+    outlined: Collection[str] = (),
 ) -> Image.Image:
     """Images in rows, below the headings of their columns.
 
@@ -125,6 +117,7 @@ def grid(
         rows: for each row its label, which may hold line breaks, and one image per column.
         cell, label, head: size of an image, width of the labels and height of the headings, in pixels.
         corner: text above the labels.
+        outlined: headings of the columns that are outlined.
 
     Raises:
         ShapeError: the number of images in a row is not the number of columns.
@@ -140,8 +133,13 @@ def grid(
     for number, name in enumerate(columns):
         fits = "\n" in name or _font(12).getlength(name) <= cell  # a length is known for single lines only
         broken = name if fits else name.replace("-", "-\n", 1)
-        centre = (left + number * pitch + cell / 2, MARGIN + head / 2)
-        pen.multiline_text(centre, _fitted(broken, cell, 12), anchor="mm", align="center", **style)
+        x, bold = left + number * pitch, name in outlined
+        look = style | {"font": _font(12, bold), "fill": FOUND if bold else INK}
+        centre = (x + cell / 2, MARGIN + head / 2)
+        pen.multiline_text(centre, _fitted(broken, cell, 12, bold), anchor="mm", align="center", **look)
+        if bold:
+            box = (x - 4, top - 4, x + cell + 3, size[1] - MARGIN + 3)
+            pen.rounded_rectangle(box, radius=5, outline=FOUND, width=3)
     for number, (name, images) in enumerate(rows):
         y = top + number * pitch
         pen.multiline_text((MARGIN, y + cell / 2), _fitted(name, label - GAP, 12), anchor="lm", **style)
@@ -151,14 +149,15 @@ def grid(
 
 
 def stacked(parts: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """Sheets one below the other, each under its title."""
-    size = max(part.width for _, part in parts), sum(part.height + HEADER for _, part in parts)
+    """Sheets one below the other, each under its title if it has one."""
+    heads = [HEADER if title else 0 for title, _ in parts]
+    size = max(part.width for _, part in parts), sum(part.height for _, part in parts) + sum(heads)
     sheet = Image.new("RGB", size, PAPER)
     pen, y = ImageDraw.Draw(sheet), 0
-    for title, part in parts:
+    for (title, part), head in zip(parts, heads, strict=True):
         pen.text((MARGIN, y + HEADER / 2 + 4), title, font=_font(13, True), fill=INK, anchor="lm")
-        sheet.paste(part, (0, y + HEADER))
-        y += part.height + HEADER
+        sheet.paste(part, (0, y + head))
+        y += head + part.height
     return sheet
 
 
@@ -186,48 +185,6 @@ def mosaic(pictures: Sequence[tuple[str, Image.Image]], columns: int = 8, lines:
         text = _fitted(wrapped(label, cell // 7, lines), cell, 11)
         pen.multiline_text((x, y + cell + 4), text, font=_font(11), fill=INK, spacing=2)
     return sheet
-
-
-def _check(rows: Sequence[SheetRow], layers: Sequence[str], highlight: Collection[str]) -> None:
-    if not rows:
-        raise ConfigError("a contact sheet needs at least one pair, found none")
-    if missing := sorted(set(highlight) - set(layers)):
-        raise ConfigError(f"highlighted layers {', '.join(missing)} are not among the sheet's {len(layers)} layers")
-    for row in rows:
-        if len(row.patched) != len(layers):
-            raise ShapeError(f"row {row.label!r} has {len(row.patched)} patched images for {len(layers)} layers")
-
-
-def _band(
-    rows: Sequence[SheetRow], layers: Sequence[str], part: range, highlight: Collection[str], cell: int
-) -> Image.Image:
-    """The sheet for the layers of ``part``."""
-    pitch = cell + GAP
-    lefts = [MARGIN + LABEL + column * pitch + (GAP if column > 1 else 0) for column in range(2 + len(part))]
-    top = MARGIN + HEADER
-    band = Image.new("RGB", (lefts[-1] + cell + MARGIN, top + len(rows) * pitch - GAP + MARGIN), PAPER)
-    pen = ImageDraw.Draw(band)
-    names = ["source", "target", *(layers[index] for index in part)]
-    found = [False, False, *(layers[index] in highlight for index in part)]
-    for left, name, mark in zip(lefts, names, found, strict=True):
-        _heading(pen, left + cell / 2, name, mark, cell)
-        if mark:
-            box = (left - 4, top - 4, left + cell + 3, top + len(rows) * pitch - GAP + 3)
-            pen.rounded_rectangle(box, radius=5, outline=FOUND, width=3)
-    for index, row in enumerate(rows):
-        y = top + index * pitch
-        label = _fitted(row.label, LABEL - 2 * GAP, 13)
-        pen.multiline_text((MARGIN, y + cell / 2), label, font=_font(13), fill=INK, anchor="lm", spacing=5)
-        images = [row.source, row.target, *(row.patched[layer] for layer in part)]
-        for left, image in zip(lefts, images, strict=True):
-            band.paste(thumbnail(image, cell), (left, y))
-    return band
-
-
-def _heading(pen: ImageDraw.ImageDraw, x: float, name: str, mark: bool, cell: int) -> None:
-    text = _fitted(name, cell, 13, bold=mark)
-    colour = FOUND if mark else INK if name in ("source", "target") else FAINT
-    pen.text((x, MARGIN + HEADER / 2 - 4), text, font=_font(13, mark), fill=colour, anchor="mm")
 
 
 def canvas(panels: int = 1, most: int = 4, width: float = 11.5, height: float = 3.6) -> tuple[Figure, Sequence[Axes]]:
@@ -288,8 +245,7 @@ def dot_plot(
         for line, (name, value) in enumerate(zip(names, values, strict=True)):
             if value is not None:
                 colour = FOUND if name in highlight else OTHER
-                below, above = ([max(0.0, gap)] for gap in (value.mean - value.low, value.high - value.mean))
-                ends = [below, above] if value.known else None
+                ends = _spread([value]) if value.known else None
                 axes.errorbar(value.mean, line, xerr=ends, fmt="o", color=colour, capsize=3, markersize=6)
         axes.set_yticks(range(len(names)), names if number % 3 == 0 else [""] * len(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
@@ -324,70 +280,35 @@ def bar_plot(
         ShapeError: there is not one score per layer.
         ConfigError: a highlighted or planted layer does not exist.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    _check_bars(layers, target, source, {*highlight, *planted})
-    figure = Figure(figsize=(min(max(7.0, 0.3 * len(layers) + 1.8), 18.0), 3.8), layout="constrained", dpi=150)
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    _bars(axes, layers, target, highlight)
-    if source is not None:
-        _points(axes, source)
-    _mark_planted(axes, layers, planted)
-    _dress(axes, layers)
-    axes.set_xlabel(xlabel, color=INK)
-    axes.set_ylabel(wrapped(ylabel, 40), color=INK)
-    axes.set_title(title, loc="left", color=INK, fontsize=11)
-    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8.5, columnspacing=1.4)
-    raw = io.BytesIO()
-    figure.savefig(raw, format="png", facecolor=PAPER)
-    return Image.open(raw)
-
-
-def _check_bars(
-    layers: Sequence[str], target: Sequence[Interval], source: Sequence[float] | None, marked: Collection[str]
-) -> None:
-    if not len(layers) == len(target) == len(target if source is None else source) or not layers:
-        counts = f"{len(target)} target and {len(target if source is None else source)} source scores"
+    sources = target if source is None else source
+    if not len(layers) == len(target) == len(sources) or not layers:
+        counts = f"{len(target)} target and {len(sources)} source scores"
         raise ShapeError(f"a plot needs one score per layer: found {len(layers)} layers, {counts}")
-    if missing := sorted(set(marked) - set(layers)):
+    if missing := sorted({*highlight, *planted} - {*layers}):
         raise ConfigError(f"marked layers {', '.join(missing)} are not among the plot's {len(layers)} layers")
-
-
-def _bars(axes: Axes, layers: Sequence[str], target: Sequence[Interval], highlight: Collection[str]) -> None:
-    for mark, colour, name in ((False, BAR, "target's content"), (True, FOUND, "target's content, layer found")):
-        at = [index for index, layer in enumerate(layers) if (layer in highlight) is mark]
-        if not at:
-            continue
-        scores = [target[index] for index in at]
-        spread = [[max(0.0, s.mean - s.low) for s in scores], [max(0.0, s.high - s.mean) for s in scores]]
-        style = {"ecolor": INK, "elinewidth": 1.1, "capsize": 2.5}
-        axes.bar(at, [s.mean for s in scores], width=0.72, color=colour, yerr=spread, error_kw=style, label=name)
-
-
-def _points(axes: Axes, source: Sequence[float]) -> None:
-    """One point per layer, with an edge so that it is visible on a bar."""
-    at = range(len(source))
-    axes.scatter(at, source, 26, color=OTHER, edgecolors=PAPER, linewidths=0.8, label="source's content", zorder=3)
-
-
-def _dress(axes: Axes, layers: Sequence[str]) -> None:
-    step = -(-len(layers) // 48)
-    long = max(map(len, layers)) > 3
-    ticks = list(range(0, len(layers), step))
-    axes.set_xticks(ticks, [layers[index] for index in ticks], rotation=90 if long else 0, fontsize=8.5)
+    figure, (axes,) = canvas(width=min(max(7.0, 0.3 * len(layers) + 1.8), 18.0), height=3.8)
+    dress(axes, title, xlabel, wrapped(ylabel, 40))
+    axes.grid(False, axis="x")
+    for marked, colour, name in ((False, BAR, "target's content"), (True, FOUND, "target's content, layer found")):
+        if at := [index for index, layer in enumerate(layers) if (layer in highlight) is marked]:
+            scores = [target[index] for index in at]
+            style = {"ecolor": INK, "elinewidth": 1.1, "capsize": 2.5}
+            means, spread = [score.mean for score in scores], _spread(scores)
+            axes.bar(at, means, width=0.72, color=colour, yerr=spread, error_kw=style, label=name)
+    if source is not None:  # points with an edge, so that they are visible on a bar
+        points, label = range(len(source)), "source's content"
+        axes.scatter(points, source, 26, color=OTHER, edgecolors=PAPER, linewidths=0.8, label=label, zorder=3)
+    for number, index in enumerate(index for index, layer in enumerate(layers) if layer in planted):
+        label = None if number else "planted layer"
+        axes.axvspan(index - 0.5, index + 0.5, color=PLANTED, alpha=0.16, linewidth=0, zorder=0, label=label)
+    ticks = list(range(0, len(layers), -(-len(layers) // 48)))
+    axes.set_xticks(ticks, [layers[tick] for tick in ticks], rotation=90 if max(map(len, layers)) > 3 else 0)
     axes.set_xlim(-0.7, len(layers) - 0.3)
     axes.set_ylim(bottom=min(0.0, axes.dataLim.y0))
-    axes.grid(axis="y", color="#e9ecef", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(colors=INK, length=3)
+    return drawn(figure, axes)
 
 
-def _mark_planted(axes: Axes, layers: Sequence[str], planted: Collection[str]) -> None:
-    """A band behind the bars of the planted layers."""
-    for number, index in enumerate(index for index, layer in enumerate(layers) if layer in planted):
-        label = "planted layer" if number == 0 else None
-        axes.axvspan(index - 0.5, index + 0.5, color=PLANTED, alpha=0.16, linewidth=0, zorder=0, label=label)
+def _spread(values: Sequence[Interval]) -> list[list[float]]:
+    """How far the bounds are below and above the means."""
+    gaps = [(value.mean - value.low, value.high - value.mean) for value in values]
+    return [[max(0.0, gap[side]) for gap in gaps] for side in (0, 1)]

@@ -16,7 +16,7 @@ from t2iprobe.core.statistics import Interval
 from t2iprobe.core.study.result import finding_as_json
 from t2iprobe.core.trials import Trial
 from t2iprobe.report.aggregates import aggregated
-from t2iprobe.report.figures import SheetRow, bar_plot, contact_sheet, thumbnail
+from t2iprobe.report.figures import bar_plot, contact_sheet, thumbnail
 from t2iprobe.report.folder import RunView
 from t2iprobe.report.page import study_page, subject
 from t2iprobe.report.sections import Page
@@ -128,14 +128,12 @@ def study_sheet(result: StudyResult, trials: Sequence[Trial], named: Collection[
     shown = [one for one in trials if {*numbers} & {*result.measured(one)}][:COLUMNS]
     if not (shown and result.images("source", numbers[0])):
         return None
-    rows = []
+    rows, labels = [], [trial.label for trial in shown]
     for number in numbers:
         pair = Pair(*settings["pairs"][number])
-        first, other, *patched = (
-            _small(result.images(label, number)) for label in ("source", "target", *(one.label for one in shown))
-        )
-        rows.append(SheetRow(f"{pair.source_word}\n→ {pair.target_word}", first, other, patched))
-    return contact_sheet(rows, [one.label for one in shown], {*named} & {one.label for one in shown})
+        images = [_small(result.images(label, number)) for label in ("source", "target", *labels)]
+        rows.append((f"{pair.source_word}\n→ {pair.target_word}", images))
+    return contact_sheet(labels, rows, named)
 
 
 def _small(image: Image.Image | None) -> Image.Image:
@@ -197,4 +195,4 @@ def _bars(
         title=f"{ref or result.manifest['pipeline']}: {result.manifest['settings']['localizer']['name']}",
         ylabel=unit,
         xlabel="layer, in forward order" if single else "what was patched",
-    ).convert("RGB")
+    )
