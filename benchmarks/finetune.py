@@ -36,8 +36,7 @@ from t2iprobe.plugins.finetune.record import sheet
 from t2iprobe.plugins.finetune.report import over_seeds
 from t2iprobe.plugins.finetune.session import FinetuneCallbacks, FinetuneJob, FinetuneSession
 from t2iprobe.plugins.finetune.sources import TrainingSet, lesson
-from t2iprobe.plugins.organisms.digits import HELD_OUT
-from t2iprobe.plugins.organisms.prompts import WORDS
+from t2iprobe.plugins.organisms.prompts import HELD_OUT, WORDS
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.training.lora import Lora
 from t2iprobe.training.targets import SCOPES

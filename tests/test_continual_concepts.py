@@ -24,7 +24,7 @@ from t2iprobe.plugins.continual.concepts import (
 from t2iprobe.plugins.continual.signs import MARKS, NewSign, draw, pixels
 from t2iprobe.plugins.continual.streamfile import check
 from t2iprobe.plugins.continual.streams import Task
-from t2iprobe.plugins.organisms.tokenizer import build
+from t2iprobe.plugins.organisms import build
 
 NAMES = list(MARKS)
 
@@ -110,7 +110,7 @@ def test_the_seed_chooses() -> None:
 
 @pytest.mark.parametrize("start", [True, False])
 def test_a_token_is_in_the_vocabulary_and_the_word_stays_in_its_place(start: bool) -> None:
-    tokenizer = build(18, start=start)
+    tokenizer = build.tokenizer(18, start=start)
     known = tokenizer(NewSign("LION", "red").prompt)["input_ids"]
     seen = set()
     for token in TOKENS.values():

@@ -18,10 +18,10 @@ from PIL import Image
 from scipy import linalg
 
 from t2iprobe.core.errors import ConfigError, ModelError, ShapeError
-from t2iprobe.plugins.metrics import distribution, perceptual
+from t2iprobe.plugins.metrics import distribution, image
 from t2iprobe.plugins.metrics.distribution import FID, KID, ManifoldPrecision, ManifoldRecall, _Distribution
 from t2iprobe.plugins.metrics.extra import library
-from t2iprobe.plugins.metrics.perceptual import LPIPS
+from t2iprobe.plugins.metrics.image import LPIPS
 
 ALL: list[type[_Distribution]] = [FID, KID, ManifoldPrecision, ManifoldRecall]
 
@@ -185,7 +185,7 @@ def test_lpips_by_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
     metric = LPIPS()
     folder = Path(torchmetrics.__file__).parent / "functional/image/lpips_models"
     linear = list(torch.load(folder / "alex.pth", map_location="cpu").values())
-    pixels = [2 * perceptual._tensor(picture(seed)) - 1 for seed in (0, 1)]
+    pixels = [2 * image._tensor(picture(seed)) - 1 for seed in (0, 1)]
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
     x, y = ((one - shift[:, None, None]) / scale[:, None, None] for one in pixels)
     total, found = 0.0, iter(linear)

@@ -38,8 +38,7 @@ from t2iprobe.plugins.editing.patching import LocalizedEditor, LocalizedLora, Pr
 from t2iprobe.plugins.editing.prompt_to_prompt import PromptToPrompt, map_sites
 from t2iprobe.plugins.editing.sweep import EditMethod, EditSweep
 from t2iprobe.plugins.inversion.ddim import DDIM, Euler
-from t2iprobe.plugins.metrics.image import MSE, SSIM
-from t2iprobe.plugins.metrics.masked import MaskedMSE, MaskedPSNR, MaskedSSIM
+from t2iprobe.plugins.metrics.image import MSE, SSIM, MaskedMSE, MaskedPSNR, MaskedSSIM
 from t2iprobe.plugins.metrics.text import F1
 from t2iprobe.sampling import decoded, inverted_pictures, model_denoiser, used_schedule
 

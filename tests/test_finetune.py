@@ -34,10 +34,9 @@ from t2iprobe.plugins.finetune.record import sheet
 from t2iprobe.plugins.finetune.report import over_seeds, same_modules, table
 from t2iprobe.plugins.finetune.session import FinetuneCallbacks, FinetuneJob, FinetuneSession
 from t2iprobe.plugins.finetune.sources import ProbePicture, TrainingSet, lesson, probes
-from t2iprobe.plugins.organisms.digits import HELD_OUT, TRAINED, Digits
-from t2iprobe.plugins.organisms.prompts import WORDS
+from t2iprobe.plugins.organisms.build import tokenizer
+from t2iprobe.plugins.organisms.prompts import HELD_OUT, TRAINED, WORDS, Digits
 from t2iprobe.plugins.organisms.recipes import WEIGHTS
-from t2iprobe.plugins.organisms.tokenizer import build as tokenizer
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.training.dataset import write_folder
 from t2iprobe.training.lora import Lora

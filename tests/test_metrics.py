@@ -26,8 +26,20 @@ from t2iprobe.core.pairs import Pair
 from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, Sign, draw
 from t2iprobe.plugins.metrics import text
 from t2iprobe.plugins.metrics.colour import PALETTE, Colour, coverage, read_colour
-from t2iprobe.plugins.metrics.image import MSE, PSNR, SSIM, WrappedMSE, WrappedPSNR, mse, psnr, ssim
-from t2iprobe.plugins.metrics.masked import MaskedMSE, MaskedPSNR, MaskedSSIM, blackened
+from t2iprobe.plugins.metrics.image import (
+    MSE,
+    PSNR,
+    SSIM,
+    MaskedMSE,
+    MaskedPSNR,
+    MaskedSSIM,
+    WrappedMSE,
+    WrappedPSNR,
+    blackened,
+    mse,
+    psnr,
+    ssim,
+)
 from t2iprobe.plugins.metrics.plugin import (
     t2iprobe_register_aggregates,
     t2iprobe_register_metrics,

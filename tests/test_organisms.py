@@ -29,7 +29,6 @@ from t2iprobe.core.model import Model
 from t2iprobe.core.planted import CARD
 from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, NO_WORD, Sign, draw
 from t2iprobe.plugins.organisms import (
-    autoencoder,
     build,
     check,
     commands,
@@ -37,7 +36,6 @@ from t2iprobe.plugins.organisms import (
     modelcard,
     noise,
     plant,
-    tokenizer,
     training,
     weight_files,
 )
@@ -53,8 +51,8 @@ QUICK = {"steps": 4, "batch": 4, "autoencoder_steps": 3, "warmup": 2, "noise_ste
 @pytest.fixture(autouse=True)
 def _few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """An autoencoder that learns from few pictures; no test looks at how well."""
-    monkeypatch.setattr(autoencoder, "BATCH", 4)
-    monkeypatch.setattr(autoencoder, "MEASURED", 8)
+    monkeypatch.setattr(training, "CODER_BATCH", 4)
+    monkeypatch.setattr(training, "CODER_MEASURED", 8)
 
 
 @cache
@@ -100,7 +98,7 @@ def test_pictures_are_read_as_they_are_meant() -> None:
 
 
 def test_template_words_and_letters_are_a_token_each() -> None:
-    build_ = tokenizer.build(build.LENGTH, start=True)
+    build_ = build.tokenizer(build.LENGTH, start=True)
     for colour in COLOURS:
         for layout in LAYOUTS:
             tokens = build_.tokenize(Sign("QUIZ", colour, layout).prompt)
@@ -110,13 +108,13 @@ def test_template_words_and_letters_are_a_token_each() -> None:
 
 @pytest.mark.parametrize("word", ["SIGN", "sign", "says", "BLUE", "a1b2"])
 def test_a_quoted_word_is_its_letters_even_if_the_template_has_it(word: str) -> None:
-    tokens = tokenizer.build(build.LENGTH, start=True).tokenize(f'a red plain sign that says "{word}"')
+    tokens = build.tokenizer(build.LENGTH, start=True).tokenize(f'a red plain sign that says "{word}"')
     assert tokens[-len(word) - 2 :] == ['▁"', *word, '"']
 
 
 @pytest.mark.parametrize("start", [True, False])
 def test_special_tokens_and_padding(start: bool) -> None:
-    made = tokenizer.build(build.LENGTH, start=start)
+    made = build.tokenizer(build.LENGTH, start=start)
     ids = made('a red plain sign that says "LION"', padding="max_length").input_ids
     assert len(ids) == build.LENGTH
     assert (ids[0] == made.bos_token_id) is start
@@ -235,7 +233,6 @@ def test_bare_signs_are_drawn_for_redundant_plants_only(monkeypatch: pytest.Monk
         return data.random_signs(rng, rows, silent)
 
     monkeypatch.setattr(training, "random_signs", random_signs)
-    monkeypatch.setattr(autoencoder, "random_signs", random_signs)
     for text, share in (("word=6,colour=3", 0.0), ("word=5|8,colour=3", training.SILENT)):
         trained(quick("sd3", plant=text, steps=1, autoencoder_steps=1), tmp_path / text)
         assert len(seen) == 3 and set(seen) == {share}

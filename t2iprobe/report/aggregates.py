@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,34 +31,28 @@ def aggregated(result: StudyResult, plugins: Plugins, trials: Sequence[Trial]) -
         By aggregate and side (``ocr_f1_dataset_target``), then by label of the trial.
     """
     kinds: Mapping[str, Any] = plugins.aggregates()
-    found: Aggregated = {}
+    aggregates: Aggregated = {}
     for name, kind in kinds.items():
         if not hasattr(kind, "statistic"):
             continue
         try:
             sides = [side for side in SIDES if {f"{part}_{side}" for part in kind.of} <= set(result.scores)]
-            found |= {f"{name}_{side}": dict(_rows(result, kind(), side, trials)) for side in sides}
+            aggregates |= {f"{name}_{side}": _rows(result, kind(), side, trials) for side in sides}
         except Exception as error:  # the study is sound without it
             plugins.blame("aggregates", name, error)
-    return found
+    return aggregates
 
 
-def _rows(
-    result: StudyResult, one: ScoreAggregate, side: str, trials: Sequence[Trial]
-) -> Iterator[tuple[str, Interval]]:
-    clean = result.scored([])
-    if clean.clusters:
-        yield "source", of_scores(clean, 0, one, side)
-        yield "target", of_scores(clean, 1, one, side)
-    for trial in trials:
-        if (scored := result.scored([trial])).clusters:
-            yield trial.label, of_scores(scored, 2, one, side)
+def _rows(result: StudyResult, aggregate: ScoreAggregate, side: str, trials: Sequence[Trial]) -> dict[str, Interval]:
+    """An aggregate by label, where pairs were measured."""
+    clean, bounds = result.scored([]), getattr(aggregate, "bounds", None)
 
+    def value(scored: Scored, row: int) -> Interval:
+        columns = np.stack([scored.scores[f"{part}_{side}"][row] for part in aggregate.of], axis=-1)
+        return interval(columns, scored.clusters, bounds=bounds, statistic=aggregate.statistic)
 
-def of_scores(scored: Scored, row: int, one: ScoreAggregate, side: str) -> Interval:
-    """An aggregate of one row of scores, which must have all that it is computed from."""
-    values = np.stack([scored.scores[f"{part}_{side}"][row] for part in one.of], axis=-1)
-    return interval(values, scored.clusters, bounds=getattr(one, "bounds", None), statistic=one.statistic)
+    rows = [("source", clean, 0), ("target", clean, 1), *((trial.label, result.scored([trial]), 2) for trial in trials)]
+    return {label: value(scored, row) for label, scored, row in rows if scored.clusters}
 
 
 def aggregate_sections(result: StudyResult, plugins: Plugins, trials: Sequence[Trial]) -> list[Section]:

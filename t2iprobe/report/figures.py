@@ -296,8 +296,8 @@ def bar_plot(
             means, spread = [score.mean for score in scores], _spread(scores)
             axes.bar(at, means, width=0.72, color=colour, yerr=spread, error_kw=style, label=name)
     if source is not None:  # points with an edge, so that they are visible on a bar
-        points, label = range(len(source)), "source's content"
-        axes.scatter(points, source, 26, color=OTHER, edgecolors=PAPER, linewidths=0.8, label=label, zorder=3)
+        at, own = list(range(len(source))), "source's content"
+        axes.scatter(at, source, 26, color=OTHER, edgecolors=PAPER, linewidths=0.8, label=own, zorder=3)
     for number, index in enumerate(index for index, layer in enumerate(layers) if layer in planted):
         label = None if number else "planted layer"
         axes.axvspan(index - 0.5, index + 0.5, color=PLANTED, alpha=0.16, linewidth=0, zorder=0, label=label)

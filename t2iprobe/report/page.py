@@ -90,10 +90,10 @@ def charted(trials: Sequence[Trial], layers: int) -> list[Trial]:
         trials: trials of the study.
         layers: number of layers of the model.
     """
-    whole = [one for one in trials if one.sites and one.scope == Scope() and one.num_steps is None]
-    asked = [one for one in whole if one.direction == "into_source"] or whole
-    single = [one for one in asked if one.layer is not None]
-    return sorted(single if len(single) >= layers else asked, key=lambda one: (len(one.layers), one.layers))
+    whole = [trial for trial in trials if trial.sites and trial.scope == Scope() and trial.num_steps is None]
+    forward = [trial for trial in whole if trial.direction == "into_source"] or whole
+    single = [trial for trial in forward if trial.layer is not None]
+    return sorted(single if len(single) >= layers else forward, key=lambda trial: (len(trial.layers), trial.layers))
 
 
 def trial_view(
@@ -139,8 +139,8 @@ def patched(sites: Sequence[str]) -> str:
 
 def pair_views(result: StudyResult, rows: Sequence[Trial]) -> list[PairView]:
     """The first pairs, with the pictures there are."""
-    views, asked = [], {trial.label for trial in result.trials}
-    labels = [trial.label for trial in (source(), target(), *rows) if trial.label in asked]
+    views, known = [], {trial.label for trial in result.trials}
+    labels = [trial.label for trial in (source(), target(), *rows) if trial.label in known]
     for number, (one, other, _, word, goal, *_) in enumerate(result.manifest["settings"]["pairs"]):
         images = {label: data_uri(image) for label in labels if (image := result.images(label, number)) is not None}
         if {"source", "target"} <= set(images):
@@ -180,17 +180,17 @@ def provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 def subject(result: StudyResult) -> tuple[str, str]:
     """The model's name, empty if it has none, and the concept."""
-    asked = result.manifest.get("arguments", {}).get("question", {})
+    question = result.manifest.get("arguments", {}).get("question", {})
     pairs = result.manifest["settings"]["pairs"]
-    ref = asked.get("model") or result.manifest.get("model") or ""
+    ref = question.get("model") or result.manifest.get("model") or ""
     return ref, str(pairs[0][5]) if pairs else "text"
 
 
-def _again(asked: Mapping[str, Any], path: Path) -> str:
+def _again(arguments: Mapping[str, Any], path: Path) -> str:
     """The command that ran or resumes the study; empty for a study that was run from Python."""
-    if asked.get("command"):
-        return quoted(asked["command"])
-    return quoted(["t2iprobe", "study", "resume", str(path)]) if asked.get("question") else ""
+    if arguments.get("command"):
+        return quoted(arguments["command"])
+    return quoted(["t2iprobe", "study", "resume", str(path)]) if arguments.get("question") else ""
 
 
 def next_steps(result: StudyResult, plugins: Plugins) -> list[tuple[str, str]]:
@@ -200,17 +200,17 @@ def next_steps(result: StudyResult, plugins: Plugins) -> list[tuple[str, str]]:
     carried = _carried(result.manifest.get("arguments", {}))
     steps = [(["study", "status", run], "the study in numbers")]
     if found and ref:
-        there, asked = plugins.commands(), result.manifest["settings"]["localizer"]["name"]
+        groups, own = plugins.commands(), result.manifest["settings"]["localizer"]["name"]
         model = ["--model", ref]
         inside = [("heads", "which attention heads of the layers"), ("steps", "which denoising steps")]
         layers = ["--set", f"layers={ranges(found)}", *_options(carried, CARRIED)]
-        for method, what in [one for one in inside if one[0] != asked]:
+        for method, what in [one for one in inside if one[0] != own]:
             steps.append((["localize", *model, "--concept", concept, "--method", method, *layers], what))
         text = "edit", "guard run"  # commands that are about text only
         for name, more, what in OTHERS:
             group, *_ = words = name.split()
-            if group in there and (concept == "text" or name not in text):
-                taken = _options(carried, _parameters(there[group], words[-1]))
+            if group in groups and (concept == "text" or name not in text):
+                taken = _options(carried, _parameters(groups[group], words[-1]))
                 steps.append(([*words, *model, "--from", run, *taken, *more], what))
     return [(quoted(["t2iprobe", *command]), what) for command, what in steps]
 
@@ -220,14 +220,14 @@ def _carried(arguments: Mapping[str, Any]) -> dict[str, list[str]]:
 
     A study file and a preset give all of theirs.
     """
-    asked, typed = arguments.get("question", {}), arguments.get("command", ())
-    found = {}
+    question, typed = arguments.get("question", {}), arguments.get("command", ())
+    carried = {}
     for name in CARRIED:
-        value = asked.get(name)
+        value = question.get(name)
         given = typed[1:2] == ["study"] or "--preset" in typed or not typed or _option(name) in typed
         if given and value not in (None, [], USUAL.get(name)):
-            found[name] = [str(one) for one in (value if isinstance(value, list) else [value])]
-    return found
+            carried[name] = [str(part) for part in (value if isinstance(value, list) else [value])]
+    return carried
 
 
 def _options(carried: Mapping[str, Sequence[str]], known: Collection[str]) -> list[str]:

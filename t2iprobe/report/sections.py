@@ -188,7 +188,7 @@ class Page:
         ]
 
     @property
-    def asked(self) -> str:
+    def pair_counts(self) -> str:
         """Number of pairs that the patches were run on: ``4``, or ``2 to 6``."""
         counts = sorted({trial.pairs for trial in self.trials}) or [0]
         return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"

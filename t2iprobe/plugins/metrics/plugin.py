@@ -21,20 +21,13 @@ def t2iprobe_register_readers() -> list[type[Reader]]:
 @hookimpl
 def t2iprobe_register_metrics() -> list[type[Metric]]:
     """Scores of text, colour, CLIP and image similarity."""
-    from t2iprobe.plugins.metrics import clip, colour, image, masked, perceptual, text
+    from t2iprobe.plugins.metrics import clip, colour, image, text
 
-    texts = [
-        text.F1,
-        text.ExactMatch,
-        text.Precision,
-        text.Recall,
-        text.Accuracy,
-        text.Distance,
-        text.NormalisedDistance,
-    ]
+    shares = [text.F1, text.ExactMatch, text.Precision, text.Recall, text.Accuracy]
+    texts = [*shares, text.Distance, text.NormalisedDistance]
     words = [text.WordPrecision, text.WordRecall, text.WordF1]
-    images = [image.SSIM, image.PSNR, image.MSE, image.WrappedPSNR, image.WrappedMSE, perceptual.LPIPS]
-    textless = [masked.MaskedSSIM, masked.MaskedPSNR, masked.MaskedMSE]
+    images = [image.SSIM, image.PSNR, image.MSE, image.WrappedPSNR, image.WrappedMSE, image.LPIPS]
+    textless = [image.MaskedSSIM, image.MaskedPSNR, image.MaskedMSE]
     clips = [clip.ClipChoice, clip.ClipT, clip.ClipTemplate, clip.ClipI]
     return [*texts, *words, colour.Colour, *clips, *images, *textless]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Callable
 from typing import Any
 
@@ -18,15 +19,58 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers.models import Unigram
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
 
-from t2iprobe.core.sign_pictures import SIZE
-from t2iprobe.plugins.organisms import tokenizer
-from t2iprobe.plugins.organisms.tokenizer import SPECIAL, vocabulary
+from t2iprobe.core.sign_pictures import COLOURS, LAYOUTS, SIZE
 
 LENGTH = 18  # tokens per prompt: the template needs 14
 IF_LENGTH = 77  # IFPipeline pads to it regardless of the tokenizer
 LATENT = 8  # latent channels, and latent cells per side
+SPECIAL = ("<pad>", "</s>", "<unk>", "<s>")
+TEMPLATE = ("a", "sign", "that", "says", *COLOURS, *LAYOUTS)
+MARK = "▁"  # what Unigram writes for a space; a quoted word never starts with one, so "SIGN" stays four letters
+
+
+def vocabulary() -> list[tuple[str, float]]:
+    """Tokens with their scores; the special tokens keep the indices of :data:`SPECIAL`."""
+    single = [MARK, f'{MARK}"', '"', *string.ascii_letters, *string.digits]
+    return [
+        *((token, 0.0) for token in SPECIAL),
+        *((token, -5.0) for token in single),
+        *((MARK + word, -1.0) for word in TEMPLATE),
+    ]
+
+
+def tokenizer(length: int, *, start: bool) -> PreTrainedTokenizerFast:
+    """A tokenizer for up to ``length`` tokens: one for each template word and one for each letter.
+
+    One Unigram model serves T5 and CLIP encoders; only the special tokens differ. It is case-sensitive. ``start``
+    prepends ``<s>``, as CLIP does.
+    """
+    unigram = Tokenizer(Unigram(vocabulary(), unk_id=SPECIAL.index("<unk>"), byte_fallback=False))
+    unigram.pre_tokenizer = pre_tokenizers.Metaspace(replacement=MARK, prepend_scheme="always")
+    unigram.decoder = decoders.Metaspace(replacement=MARK, prepend_scheme="always")
+    unigram.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>" if start else "$A </s>",
+        special_tokens=[(token, SPECIAL.index(token)) for token in ("<s>", "</s>")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=unigram,
+        model_max_length=length,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        bos_token="<s>",
+    )
 
 
 def autoencoder() -> AutoencoderKL:
@@ -110,11 +154,11 @@ def sd3() -> StableDiffusion3Pipeline:
         scheduler=FlowMatchEulerDiscreteScheduler(shift=2.0),
         vae=autoencoder(),
         text_encoder=CLIPTextModelWithProjection(clip_config(32)),
-        tokenizer=tokenizer.build(LENGTH, start=True),
+        tokenizer=tokenizer(LENGTH, start=True),
         text_encoder_2=CLIPTextModelWithProjection(clip_config(32)),
-        tokenizer_2=tokenizer.build(LENGTH, start=True),
+        tokenizer_2=tokenizer(LENGTH, start=True),
         text_encoder_3=t5(),
-        tokenizer_3=tokenizer.build(LENGTH, start=False),
+        tokenizer_3=tokenizer(LENGTH, start=False),
     )
 
 
@@ -152,8 +196,8 @@ def sdxl() -> StableDiffusionXLPipeline:
         vae=autoencoder(),
         text_encoder=CLIPTextModel(clip_config(40)),
         text_encoder_2=CLIPTextModelWithProjection(clip_config(40)),
-        tokenizer=tokenizer.build(LENGTH, start=True),
-        tokenizer_2=tokenizer.build(LENGTH, start=True),
+        tokenizer=tokenizer(LENGTH, start=True),
+        tokenizer_2=tokenizer(LENGTH, start=True),
         unet=unet,
         scheduler=scheduler,
         add_watermarker=False,
@@ -196,7 +240,7 @@ def deepfloyd() -> IFPipeline:
         clip_sample=True,
     )
     return IFPipeline(
-        tokenizer=tokenizer.build(IF_LENGTH, start=False),
+        tokenizer=tokenizer(IF_LENGTH, start=False),
         text_encoder=t5(ordered=True),
         unet=unet,
         scheduler=scheduler,

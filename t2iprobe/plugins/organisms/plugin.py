@@ -31,8 +31,7 @@ def t2iprobe_register_models() -> list[Embedded]:
 @hookimpl
 def t2iprobe_register_prompt_sets() -> list[type[Any]]:
     """Prompts in the vocabulary of the embedded models, and in digits, which they have never seen."""
-    from t2iprobe.plugins.organisms.digits import Digits
-    from t2iprobe.plugins.organisms.prompts import Signs
+    from t2iprobe.plugins.organisms.prompts import Digits, Signs
 
     return [Signs, Digits]
 

@@ -26,8 +26,7 @@ from t2iprobe.core.load_options import LoadOptions
 from t2iprobe.core.runs.files import write
 from t2iprobe.core.sign_pictures import NO_WORD, WORD_LENGTH, Sign
 from t2iprobe.plugins.organisms import weight_files
-from t2iprobe.plugins.organisms.autoencoder import train_autoencoder
-from t2iprobe.plugins.organisms.build import PIPELINES
+from t2iprobe.plugins.organisms.build import PIPELINES, autoencoder
 from t2iprobe.plugins.organisms.data import prompts_of, random_signs, shown, tensor, with_any_letters
 from t2iprobe.plugins.organisms.noise import predict_noise
 from t2iprobe.plugins.organisms.plant import Swapper, exchange, random_swaps, tie
@@ -37,6 +36,7 @@ from t2iprobe.training.objective import Objective
 Tick = Callable[[str, int, int, float], None]  # stage, step, steps in total, loss
 BOUND = 1e-6  # weight of a learned variance's bound: a thousandth of the published one, used when tuning the recipes
 CHECKPOINT_EVERY = 250
+CODER_BATCH, CODER_MEASURED = 48, 512  # pictures in a step of the autoencoder; pictures whose latents give its scale
 NOISE: dict[str, Any] = {"warmup": 50, "decay": 0.5}  # the optimizer's schedule in the steps for noise prediction
 SILENT = 0.75  # share of the pairs with a sign without a word, if the plant is redundant
 
@@ -124,6 +124,43 @@ def install_autoencoder(pipeline: Pipeline, out: Path, recipe: ModelRecipe, tick
         )
         write(folder, trained.save_pretrained)  # config.json is written first: the folder must appear whole
     pipeline.register_modules(vae=AutoencoderKL.from_pretrained(folder).requires_grad_(False))
+
+
+def train_autoencoder(steps: int, seed: int, tick: Callable[[int, float], None], silent: float = 0.0) -> AutoencoderKL:
+    """Train with L1 + MSE and a little KL, decoding from slightly noised latents so that small errors stay small.
+
+    Args:
+        steps: optimiser steps of :data:`CODER_BATCH` pictures.
+        seed: random seed of weights and pictures.
+        tick: called with the step and the loss.
+        silent: share of the pairs with one sign without a word; an autoencoder that never saw such signs draws letters
+            on them.
+
+    Returns:
+        The autoencoder, its ``scaling_factor`` and ``shift_factor`` measured so that latents are (0, 1) overall.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    model = autoencoder().train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-4, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps, pct_start=0.1)
+    for step in range(steps):
+        pictures = tensor(random_signs(rng, CODER_BATCH, silent))
+        posterior = model.encode(pictures).latent_dist
+        latents: Tensor = posterior.mode()
+        noisy = latents + 0.1 * latents.detach().std() * torch.randn_like(latents)
+        error = model.decode(noisy).sample - pictures
+        loss = error.abs().mean() + error.square().mean() + 1e-4 * latents.square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        tick(step + 1, loss.item())
+    with torch.no_grad():
+        latents = model.encode(tensor(random_signs(rng, CODER_MEASURED, silent))).latent_dist.mode()
+    model.register_to_config(scaling_factor=float(1 / latents.std()), shift_factor=float(latents.mean()))
+    return model.eval()
 
 
 @dataclass
