@@ -262,7 +262,7 @@ def inverted_pictures(
         guidance: guidance scale; 1 means none.
         settings: ``height`` and ``width``, where they are not the model's own.
     """
-    clean = encoded(model, pictures).to(model.pipeline._execution_device)
+    clean = encoded(model, pictures).to(model.device)
     inputs = InversionInputs(noise=fresh_noise(clean, range(len(clean))))
     with torch.no_grad():
         denoiser = model_denoiser(model, prompts, guidance)
@@ -311,7 +311,7 @@ def decoded(model: Model, states: Tensor) -> Pixels:
 def _coded(model: Model, work: str, rows: Tensor, code: Callable[[Tensor], Tensor]) -> Tensor:
     """``code`` called on parts of ``rows`` that fit into memory, in the autoencoder's precision; on the CPU."""
     with torch.no_grad(), steady(model.pipeline) as dtype:
-        goal = model.pipeline._execution_device, dtype or next(model.denoiser.parameters()).dtype
+        goal = model.device, dtype or next(model.denoiser.parameters()).dtype
         side = model.adapter.pixels_per_latent(model.pipeline) if work == "decode" else 1
         each = model.adapter.activations(model.pipeline, (side * rows.shape[-2], side * rows.shape[-1]))
         most = min(TOGETHER, max(1, DECODING // each))

@@ -91,6 +91,7 @@ class Batches:
         self.cache = ActivationCache(len(self.generation.prompts))
         self.images: dict[int, Image] = {}
         self.calls = self.rows = 0
+        self.device = self.model.device
         self.text_edits = self.model.text_edits(self.interventions)
         donors = frozenset(donor for edit in self.text_edits for donor in edit.donors.values())
         self.donors = TextDonors(self.model.pipeline, self.model.adapter, donors)
@@ -106,7 +107,7 @@ class Batches:
         taken, model, settings = takes(self.interventions, self.text_edits), self.model, self.generation.settings
         left = list(rows)
         while left:
-            batch = first_batch(left, taken, model.at_once(settings, size).rows)
+            batch = first_batch(left, taken, model.memory.at_once(settings, size, self.device).rows)
             self.donors.keep(self._text_donors(left))
             if self._fits(batch):
                 left = [row for row in left if row not in batch]
@@ -138,7 +139,7 @@ class Batches:
     def _run_batch(self, rows: tuple[int, ...]) -> None:
         """Run one batch through the pipeline; failed attempts are counted, too."""
         model, self.decoding = self.model, False
-        self.water = HighWater(model.pipeline._execution_device)
+        self.water = HighWater(self.device)
         cache = ActivationCache(self.cache.rows)
         engine = self._engine(rows, self.reads, cache if self.into is None else self.into)
         engine.on_step = lambda step: self._stepped(len(rows), step)
@@ -209,10 +210,11 @@ class Batches:
     @contextmanager
     def _running(self, pipeline: Pipeline, generators: Sequence[torch.Generator]) -> Iterator[None]:
         """Prepare a pipeline for the run: no progress bar, no gradients, and a noise generator for each row."""
+        device = self.device if pipeline is self.model.pipeline else pipeline._execution_device
         with ExitStack() as stack:
             stack.enter_context(quiet(pipeline))
             stack.enter_context(torch.no_grad())  # inference mode would taint whatever a hook keeps for gradients
-            stack.enter_context(own_noise(pipeline.scheduler, generators, pipeline._execution_device))
+            stack.enter_context(own_noise(pipeline.scheduler, generators, device))
             if (vae := getattr(pipeline, "vae", None)) is not None:
                 stack.enter_context(own_posterior(vae, generators))
                 stack.enter_context(shadowed(vae, "decode", self._decoding(vae, vae.decode, generators)))

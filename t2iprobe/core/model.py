@@ -439,13 +439,21 @@ class Model:
 
         From them the model also learns what a picture takes on a GPU, see :meth:`at_once`.
         """
-        short, device = {**settings, "num_steps": 3}, self.pipeline._execution_device
+        short = {**settings, "num_steps": 3}
         self.run(self.generation(["a"], 0, **short))  # the first call warms up
-        watch = StepWatch(device)
+        watch = StepWatch(self.device)
         run = self.run(self.generation(["a"] * rows, 0, **short), on_step=watch)
         each = watch.seconds_a_row / self.guided(settings)
         once = max(0.0, run.seconds - each * run.denoiser_rows)
         return CostProbe(each, once / rows)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that computes, also where offloaded weights are elsewhere; the CPU for a model without weights.
+
+        diffusers looks for it in every module, so what needs it often asks once.
+        """
+        return getattr(self.pipeline, "_execution_device", torch.device("cpu"))
 
     @property
     def weight_bytes(self) -> int:

@@ -32,13 +32,18 @@ class ModelMemory:
         #: decode in overlapping tiles, which differ a little from the whole picture; for one that does not fit
         self.tiles = False
 
-    def at_once(self, settings: Mapping[str, Any], batch_size: int | None = None) -> AtOnce:
-        """See :meth:`Model.at_once`."""
+    def at_once(
+        self, settings: Mapping[str, Any], batch_size: int | None = None, device: torch.device | None = None
+    ) -> AtOnce:
+        """See :meth:`Model.at_once`; ``device`` is the model's, if it is known."""
         work = self.work(settings)
-        expected = self._expected(settings) if batch_size is None else None
+        if batch_size is not None:
+            return AtOnce(self.room.most(work, batch_size), asked=True)
+        device = device or self._model.device
+        expected = self._expected(settings, device)
         if expected is None:
-            return AtOnce(self.room.most(work, batch_size or MOST), asked=batch_size is not None)
-        need, limit = self.room.need(work, expected), space(self._device).limit
+            return AtOnce(self.room.most(work, MOST))
+        need, limit = self.room.need(work, expected), space(device).limit
         return AtOnce(self.room.most(work, MOST, need, limit), need.each, max(0, limit - need.fixed))
 
     def work(self, settings: Mapping[str, Any]) -> Hashable:
@@ -84,17 +89,12 @@ class ModelMemory:
             return True
         return False
 
-    def _expected(self, settings: Mapping[str, Any]) -> Need | None:
+    def _expected(self, settings: Mapping[str, Any], device: torch.device) -> Need | None:
         """What pictures take, before any was made."""
         each, placed = self.picture_bytes(settings), self._model.placement
         if each is None:
             return None
         if placed is None or placed.offload == "none":
-            return Need(each, space(self._device).held)
+            return Need(each, space(device).held)
         own = placed.demand.drawing.get(self._model.adapter.denoiser, 0)
         return Need(each, placed.demand.needs(placed.offload) - own)
-
-    @property
-    def _device(self) -> torch.device:
-        """Where the pipeline runs; the CPU for one without weights."""
-        return getattr(self._model.pipeline, "_execution_device", torch.device("cpu"))

@@ -156,10 +156,11 @@ class Renderer:
     def chunks(self, asks: Sequence[TrialBatch]) -> Iterator[list[TrialBatch]]:
         """Group batches of trials to fill a batch of rows; one that is larger stays alone, and the run splits it."""
         chunk: list[TrialBatch] = []
-        filled = 0
+        filled = size = 0
         for ask in asks:
             width = self._width(ask)
-            full = filled + width > self.model.at_once(self.settings, self.batch_size).rows
+            size = size if chunk else self.model.at_once(self.settings, self.batch_size).rows
+            full = filled + width > size
             if chunk and (full or ask.num_steps != chunk[0].num_steps):
                 yield chunk
                 chunk, filled = [], 0

@@ -78,7 +78,7 @@ class Feed:
         with torch.no_grad():
             encoded = [self._picture(number) for number in numbers]
             text = joined([self._caption(self.pictures.caption(number)) for number in numbers])
-        dtype, device = _dtype(self.model), self.model.pipeline._execution_device
+        dtype, device = _dtype(self.model), self.model.device
         framed = self.model.adapter.framed(moved(text, device, dtype), [frame for _, frame in encoded])
         weights = [self.pictures.examples[self.pictures.deal(number)].weight for number in numbers]
         clean = torch.cat([latents for latents, _ in encoded]).to(device)

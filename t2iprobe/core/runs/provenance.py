@@ -40,7 +40,7 @@ def facts(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]:
         "model": portable(model.ref),
         **({} if upscaler is None else {"upscaler": portable(str(upscaler.name_or_path))}),
         "pipeline": type(model.pipeline).__name__,
-        "device": str(model.pipeline._execution_device),  # offloaded weights are elsewhere
+        "device": str(model.device),  # offloaded weights are elsewhere
         **({"placement": str(model.placement)} if model.placement is not None else {}),
     }
 

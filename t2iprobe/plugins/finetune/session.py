@@ -144,7 +144,7 @@ class FinetuneSession:
             "layers": list(targets.layers),
             "modules": list(targets.modules),
             "parameters": asdict(job.count(self.model)),
-            "device": str(self.model.pipeline._execution_device),
+            "device": str(self.model.device),
         }
         run = runs.RunDefinition(
             "finetune",

@@ -54,7 +54,7 @@ class LevelSampler:
             noise = torch.from_numpy(np.ascontiguousarray(states[part], np.float32))
             denoiser = model_denoiser(self.model, prompts[part], self.scale, self.on_rows)
             with torch.no_grad():
-                sampled = Stepwise().sample(denoiser, self.schedule, noise.to(self.model.pipeline._execution_device))
+                sampled = Stepwise().sample(denoiser, self.schedule, noise.to(self.model.device))
             return decoded(self.model, sampled.clean)
 
         size = self.model.at_once(self.run.settings["generation"], self.batch_size).rows

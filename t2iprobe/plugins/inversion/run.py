@@ -278,7 +278,7 @@ class InversionStudy:
                 on_rows(rows)
 
             session.spend(denoiser_rows=0)
-            with peak(self.model.pipeline._execution_device) as memory:
+            with peak(self.model.device) as memory:
                 BatchRunner(self, session, count).run()
             session.spent["peak_bytes"] = max(session.spent.get("peak_bytes", 0), memory.bytes or 0)
             return {}
@@ -312,7 +312,7 @@ class BatchRunner:
         self.study, self.question, self.session, self.on_rows = study, study.question, session, on_rows
         self.options, self.model = study.question.options, study.model
         self.store = session.path / runfolder.STORE
-        self.device = self.model.pipeline._execution_device
+        self.device = self.model.device
         self.shape = state_shape(self.model, self.options.generation)
         self.entries = ALL if self.options.trajectory else ENDS
         self.sample_entries = self.entries if self.question.sampled else ENDS

@@ -168,7 +168,7 @@ def seconds_a_row(study: InversionStudy, rows: int = 8) -> float:
     question, model = study.question, study.model
     count = min(rows, study.batch)
     denoiser = model_denoiser(model, list(question.source.prompts[:1]) * count)
-    states = torch.zeros(count, *state_shape(model, question.options.generation)).to(model.pipeline._execution_device)
+    states = torch.zeros(count, *state_shape(model, question.options.generation)).to(model.device)
     with torch.no_grad():
         denoiser(states, study.schedule.timesteps[0])
         began = time.perf_counter()
