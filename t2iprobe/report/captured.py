@@ -85,8 +85,8 @@ def _sections(path: Path, store: ActivationStore, sizes: Sequence[Size], sheet: 
     packed = f"packed with {layout.codec.name}, {layout.round_bits or 'all'} mantissa bits kept"
     read = f'Steps {steps}; {packed}. In Python: t2iprobe.ActivationStore("{path}").'
     sites: list[list[Cell]] = [
-        [one.site, one.branch, one.dtype, " × ".join(map(str, one.shape)), size_text(one.raw), size_text(one.stored)]
-        for one in sizes
+        [each.site, each.branch, each.dtype, " × ".join(map(str, each.shape)), *map(size_text, (each.raw, each.stored))]
+        for each in sizes
     ]
     yield Section("Activations", read, ReportTable(["site", "branch", "dtype", "shape", "raw", "stored"], sites))
     rows = zip(store.prompts[:LISTED], store.seeds, strict=False)

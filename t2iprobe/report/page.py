@@ -77,7 +77,7 @@ def study_page(result: StudyResult, plugins: Plugins) -> Page:
         sections=[*tried(result, rows, stated), *aggregate_sections(result, plugins, rows), *sections],
         score=result.rank.removesuffix("_target"),
         clean=result.unpatched(),
-        trials=[one for one in shown if one is not None],
+        trials=[view for view in shown if view is not None],
         pairs=pair_views(result, rows),
         next_steps=next_steps(result, plugins),
     )
@@ -128,12 +128,12 @@ def overlap(layers: Sequence[int], found: Sequence[int]) -> Overlap:
 
 def patched(sites: Sequence[str]) -> str:
     """Abbreviate site names: ``blocks.0-2.joint_attn.{k,v}``."""
-    found = [SITE.fullmatch(site) for site in sites]
-    blocks = ranges(int(one["block"]) for one in found if one)
-    kinds = {one["kind"] for one in found if one}
-    if not all(found) or len(kinds) != 1:  # also where nothing is patched
+    matches = [SITE.fullmatch(site) for site in sites]
+    parts = [match.groupdict() for match in matches if match]
+    blocks, kinds = ranges(int(part["block"]) for part in parts), {part["kind"] for part in parts}
+    if not all(matches) or len(kinds) != 1:  # also where nothing is patched
         return ", ".join(sites)
-    ports = list(dict.fromkeys(one["port"] for one in found if one))
+    ports = list(dict.fromkeys(part["port"] for part in parts))
     return f"blocks.{blocks}.{kinds.pop()}.{ports[0] if len(ports) == 1 else '{' + ','.join(ports) + '}'}"
 
 
@@ -157,7 +157,7 @@ def tried(result: StudyResult, charted: Sequence[Trial], stated: Mapping[str, In
     views = [view for trial in rest if (view := trial_view(result, trial, (), (), stated)) is not None]
     if not views:
         return []
-    rows: list[list[Cell]] = [[one.label, *one.response, one.ssim] for one in views]
+    rows: list[list[Cell]] = [[patch.label, *patch.response, patch.ssim] for patch in views]
     text = "Patches of several layers, of parts of them or in the other direction, on the pairs that they were run on."
     return [
         Section("Also tried", text, ReportTable(["patch", "way to the target", "95 % low", "95 % high", "SSIM"], rows))
@@ -204,7 +204,7 @@ def next_steps(result: StudyResult, plugins: Plugins) -> list[tuple[str, str]]:
         model = ["--model", ref]
         inside = [("heads", "which attention heads of the layers"), ("steps", "which denoising steps")]
         layers = ["--set", f"layers={ranges(found)}", *_options(carried, CARRIED)]
-        for method, what in [one for one in inside if one[0] != own]:
+        for method, what in ((method, what) for method, what in inside if method != own):
             steps.append((["localize", *model, "--concept", concept, "--method", method, *layers], what))
         text = "edit", "guard run"  # commands that are about text only
         for name, more, what in OTHERS:
@@ -242,5 +242,5 @@ def _option(name: str) -> str:
 
 def _parameters(group: Typer, name: str) -> Collection[str]:
     """Options of the command ``name`` of a group."""
-    callbacks = [(one.name, one.callback) for one in group.registered_commands if one.callback]
-    return inspect.signature(next(one for known, one in callbacks if name in (known, one.__name__))).parameters
+    callbacks = [(command.name, command.callback) for command in group.registered_commands if command.callback]
+    return inspect.signature(next(call for known, call in callbacks if name in (known, call.__name__))).parameters

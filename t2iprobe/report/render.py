@@ -36,7 +36,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     filters = (percent, height, number, tight, figure)
-    environment.filters |= {one.__name__: one for one in filters} | {"picture": data_uri}
+    environment.filters |= {function.__name__: function for function in filters} | {"picture": data_uri}
     return environment.get_template("page.html.j2")
 
 

@@ -183,9 +183,8 @@ class Page:
     @property
     def overlaps(self) -> list[Overlap]:
         """Entries of the legend: found and not found are always among them."""
-        return [
-            kind for kind in OVERLAPS if kind in ("found", "none") or any(one.overlap == kind for one in self.trials)
-        ]
+        shown = {"found", "none", *(trial.overlap for trial in self.trials)}
+        return [kind for kind in OVERLAPS if kind in shown]
 
     @property
     def pair_counts(self) -> str:

@@ -81,11 +81,11 @@ def study_answer(result: StudyResult, plugins: Plugins) -> dict[str, Any]:
     """The answer of a study that looks for layers: what was found, the best trials and their aggregates."""
     finding = finding_as_json(finding_of(result))
     ranked = result.ranked(BEST)
-    sets = aggregated(result, plugins, [one.trial for one in ranked])
+    sets = aggregated(result, plugins, [row.trial for row in ranked])
     best = [
-        {"trial": one.trial.label, "sites": list(one.trial.sites), "layers": list(one.trial.layers),
-         "score": one.score.plain(), "pairs": one.pairs, "clusters": one.clusters}
-        for one in ranked
+        {"trial": row.trial.label, "sites": list(row.trial.sites), "layers": list(row.trial.layers),
+         "score": row.score.plain(), "pairs": row.pairs, "clusters": row.clusters}
+        for row in ranked
     ]  # fmt: skip
     return {
         **facts(result, plugins),
@@ -94,7 +94,9 @@ def study_answer(result: StudyResult, plugins: Plugins) -> dict[str, Any]:
         **finding,
         "score": result.rank,
         "best": best,
-        "aggregates": {name: {label: one.plain() for label, one in values.items()} for name, values in sets.items()},
+        "aggregates": {
+            name: {label: value.plain() for label, value in values.items()} for name, values in sets.items()
+        },
     }
 
 
@@ -105,16 +107,16 @@ def tested(result: StudyResult, page: Page) -> tuple[list[Trial], dict[str, Inte
         The trials, how far each goes, and the labels of those that the answer is about.
     """
     finding = finding_of(result)
-    ways = {one.label: one.response for one in page.trials}
-    marked = {one.label for one in page.trials if one.overlap == "found"}
+    ways = {trial.label: trial.response for trial in page.trials}
+    marked = {trial.label for trial in page.trials if trial.overlap == "found"}
     for name, rows in finding.tables().items():
         if name not in WHOLE:
             found = {row["label"]: Interval.of([row[key] for key in Interval._fields]) for row in rows}
             marked |= {label for label, way in found.items() if way.low > FOUND}
             ways |= found
-    known = {one.label: one for one in result.trials}
+    known = {trial.label: trial for trial in result.trials}
     shown = [known[label] for label in ways if label in known][:COLUMNS]
-    return shown or [one for one in result.trials if one.sites][:COLUMNS], ways, marked
+    return shown or [trial for trial in result.trials if trial.sites][:COLUMNS], ways, marked
 
 
 def study_sheet(result: StudyResult, trials: Sequence[Trial], named: Collection[str]) -> Image.Image | None:
@@ -125,7 +127,7 @@ def study_sheet(result: StudyResult, trials: Sequence[Trial], named: Collection[
     settings = result.manifest["settings"]
     left_out = {*settings["set_aside"], *settings["held_out"]}
     numbers = [number for number in range(len(result.pairs)) if number not in left_out][:ROWS]
-    shown = [one for one in trials if {*numbers} & {*result.measured(one)}][:COLUMNS]
+    shown = [each for each in trials if {*numbers} & {*result.measured(each)}][:COLUMNS]
     if not (shown and result.images("source", numbers[0])):
         return None
     rows, labels = [], [trial.label for trial in shown]
@@ -163,7 +165,7 @@ def study_plot(
         return _bars(result, plugins, bars, marked, WAY)
     if (ranked := ranking_plot(result, plugins)) is not None:
         return ranked
-    scores = {one.label: Interval(one.target, math.nan, math.nan) for one in page.trials[:COLUMNS]}
+    scores = {trial.label: Interval(trial.target, math.nan, math.nan) for trial in page.trials[:COLUMNS]}
     return _bars(result, plugins, scores, (), f"{page.score} against the target") if scores else None
 
 

@@ -69,10 +69,10 @@ class EditComparison(Localizer):
             name: _rounded(interval(array[index], own, bounds=self.bounds.get(name))) for name, array in known.items()
         }
         sets = {
-            f"{name}_{side}": interval(columns, own, bounds=one.bounds, statistic=one.statistic).plain()
-            for name, one in self.aggregates.items()
+            f"{name}_{side}": interval(columns, own, bounds=aggregate.bounds, statistic=aggregate.statistic).plain()
+            for name, aggregate in self.aggregates.items()
             for side in ("target", "source")
-            if (columns := _columns(known, one.of, side, index)) is not None
+            if (columns := _columns(known, aggregate.of, side, index)) is not None
         }
         both = np.stack([known[scored.rank][index], known[scored.rank][1]], axis=-1)
         clean = interval(both, own, bounds=self.bounds.get(scored.rank), statistic=_ratio).plain()

@@ -66,10 +66,10 @@ def prepared(
         context = StudyContext(sweep, Space.of(model, options.num_steps), provenance.facts(model, settings), model)
         question = EditComparison(
             layers,
-            tuple(json.dumps(provenance.portable(one.settings)) for one in methods),
+            tuple(json.dumps(provenance.portable(method.settings)) for method in methods),
             options.text_box,
             inverted,
-            tuple(trial for one in methods for trial in one.trials),
+            tuple(trial for method in methods for trial in method.trials),
             {name: kind() for name, kind in plugins.aggregates().items() if hasattr(kind, "statistic")},
             scorer.bounds(),
         )
@@ -123,8 +123,8 @@ def check_starts(listed: Sequence[Editor], starts: Sequence[int], steps: int) ->
             f"--start-step {wrong[0]}: a run has the steps 0-{steps - 1}, counted from the noise; the paper's t_s "
             f"counts the remaining steps, so t_s = {steps - 1} is 1 here"
         )
-    if not any(one.starts for one in listed) and list(starts) != [0]:
-        named = ", ".join(one.name for one in listed) or SWAP
+    if not any(editor.starts for editor in listed) and list(starts) != [0]:
+        named = ", ".join(editor.name for editor in listed) or SWAP
         raise ConfigError(f"--start-step is for localized edits; {named} takes none")
 
 
@@ -154,7 +154,7 @@ def cost_plan(options: EditOptions, plugins: Plugins) -> dict[str, Any]:
     check_starts(listed, options.starts, steps)
     layers, said = planned_layers(options, model)
     methods = methods_of(model, listed, tuple(layers["layers"]), options.starts)
-    each = [one.editor.rows_a_picture(model, one.layers) for one in methods]
+    each = [method.editor.rows_a_picture(model, method.layers) for method in methods]
     images = pairs * (2 + sum(each))
     rows = images * steps * model.guided({"guidance": options.guidance})
     return {
@@ -164,19 +164,19 @@ def cost_plan(options: EditOptions, plugins: Plugins) -> dict[str, Any]:
         "pairs": pairs,
         "methods": [
             {
-                "method": one.label,
-                "start": one.start,
-                "steps_edited": steps - one.start,  # the paper's t_s
-                "sites": len(one.sites),
+                "method": method.label,
+                "start": method.start,
+                "steps_edited": steps - method.start,  # the paper's t_s
+                "sites": len(method.sites),
                 "pictures_a_pair": rows_a_pair,
             }
-            for one, rows_a_pair in zip(methods, each, strict=True)
+            for method, rows_a_pair in zip(methods, each, strict=True)
         ],
         "pictures": images,
         "denoiser_rows": rows,
         "generation": options.generation,
         "sentence": (
-            f"{said}; {', '.join([*(one.label for one in methods), SWAP])} on {pairs} pairs of {steps} steps: "
+            f"{said}; {', '.join([*(method.label for method in methods), SWAP])} on {pairs} pairs of {steps} steps: "
             f"{images:,} pictures with their donors, {rows:,} denoiser rows"
         ),
     }

@@ -129,7 +129,7 @@ def editors(options: EditOptions, plugins: Plugins) -> list[Editor]:
         meant = [name for name in names if method in (name, "")]
         taking = [name for name in meant if key in known[name]]
         if not taking:
-            there = sorted({one for name in meant for one in known[name]})
+            there = sorted({setting for name in meant for setting in known[name]})
             hint = near(key, there) if there else "; it has none"
             raise ConfigError(f"{method or ' or '.join(names)} has no setting {key!r}{hint}")
         for name in taking:

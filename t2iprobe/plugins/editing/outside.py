@@ -62,8 +62,8 @@ class Outside:
     def score(self, images: Sequence[Image], reference: Image, boxes: Sequence[Box]) -> dict[str, list[float]]:
         """Every score of some pictures, as a list over the pictures."""
         fixed = Fixed(boxes)
-        built = {name: self.metrics[name](fixed) for name in METRICS}
-        scores = {name: [float(one.score(image, reference)) for image in images] for name, one in built.items()}
+        metrics = {name: self.metrics[name](fixed) for name in METRICS}
+        scores = {name: [float(metric.score(image, reference)) for image in images] for name, metric in metrics.items()}
         return scores | {AREA: [area(boxes, reference.size)] * len(images)}
 
 

@@ -109,7 +109,7 @@ def _plot(result: StudyResult) -> Image:
 def _section(result: StudyResult, drawn: Sequence[tuple[str, Image]]) -> Section:
     assert result.finding is not None
     rows = result.finding.details["methods"]
-    shown = [one for one in COLUMNS if one[0] in rows[0]]
+    shown = [column for column in COLUMNS if column[0] in rows[0]]
     heads = ["method", *(head for _, head, _ in shown)]
     prompts = len(set(result.clusters))
     cells: list[list[Cell]] = [

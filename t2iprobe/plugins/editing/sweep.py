@@ -63,7 +63,11 @@ class EditMethod:
     def settings(self) -> dict[str, Any]:
         """Everything that decides the method's pictures."""
         editor: Any = self.editor
-        known = [one.name for one in dataclasses.fields(editor)] if dataclasses.is_dataclass(editor) else vars(editor)
+        known = (
+            [setting.name for setting in dataclasses.fields(editor)]
+            if dataclasses.is_dataclass(editor)
+            else vars(editor)
+        )
         return {"name": editor.name, "start": self.start, **{name: getattr(editor, name) for name in known}}
 
 
@@ -118,7 +122,7 @@ class EditSweep:
         return self.model.at_once(self.settings, self.batch_size).rows
 
     def _asked(self, labels: Sequence[str]) -> list[EditMethod]:
-        return [one for one in self.methods if any(trial.label in labels for trial in one.trials)]
+        return [method for method in self.methods if any(trial.label in labels for trial in method.trials)]
 
     def chunks(self, asks: Sequence[TrialBatch]) -> Iterator[list[TrialBatch]]:
         """Groups of asks for the same trials that, together with their donors, fill a batch."""
@@ -133,11 +137,11 @@ class EditSweep:
         """See :class:`~t2iprobe.core.sweep.Evaluator`."""
         for chunk in self.chunks(asks):
             made = self._made(self._task(chunk, on_step), _labels(chunk))
-            seconds = {label: one.seconds / len(chunk) for label, one in made.items()}
+            seconds = {label: edited.seconds / len(chunk) for label, edited in made.items()}
             for index, ask in enumerate(chunk):
                 images = {trial.label: made[trial.label].images[index] for trial in ask.trials}
                 once = [] if index else list(made.values())  # what the chunk took is counted once
-                calls, rows = sum(one.calls for one in once), sum(one.rows for one in once)
+                calls, rows = sum(edited.calls for edited in once), sum(edited.rows for edited in once)
                 scores = self._scores(ask, images, seconds)
                 yield TrialResult(ask.pair, scores, images, calls, rows, len(chunk) - index - 1)
 

@@ -262,10 +262,9 @@ def locations(run: Inverted, options: AnalysisSettings) -> Found:
 
 def _located(run: Inverted, walk: str | None, latent: Numbers, options: AnalysisSettings) -> Found:
     states = (run.state(walk, step) for step in range(run.steps + 1))
-    each = [geometry.location(state, run.noise, latent, options.points) for state in states]
-    table = np.stack([one.distances for one in each], axis=1).tolist()
-    names = ("nearer_noise", "share", "off_line")
-    return {name: [getattr(one, name) for one in each] for name in names} | {"distances": table}
+    located = [geometry.location(state, run.noise, latent, options.points) for state in states]
+    columns = dict(zip(geometry.Location._fields, map(list, zip(*located, strict=True)), strict=True))
+    return columns | {"distances": np.stack(columns["distances"], axis=1).tolist()}
 
 
 def assignments(run: Inverted, options: AnalysisSettings) -> Found:
@@ -361,8 +360,8 @@ def step_errors(run: Inverted, mask: plain.Mask) -> Found:
     """The error of the prediction at every step of the inversion (E9)."""
     found: Found = {}
     for arm in run.arms:
-        steps = [plain.step_error(run.output(arm, step), run.output(None, step), mask) for step in range(run.steps)]
-        found[arm] = {name: plain_values([getattr(one, name) for one in steps]) for name in plain.StepError._fields}
+        errors = [plain.step_error(run.output(arm, step), run.output(None, step), mask) for step in range(run.steps)]
+        found[arm] = dict(zip(plain.StepError._fields, map(plain_values, zip(*errors, strict=True)), strict=True))
     return found
 
 

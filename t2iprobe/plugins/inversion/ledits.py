@@ -30,7 +30,8 @@ def editor(model: Model) -> Any:
     own = {**model.pipeline.components, "requires_safety_checker": False}
     for kind in KINDS:
         parameters = inspect.signature(kind).parameters
-        if all(name in own for name, one in parameters.items() if one.default is one.empty) and "unet" in own:
+        needed = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
+        if {"unet", *needed} <= own.keys():
             scheduler = DPMSolverMultistepScheduler.from_config(
                 model.pipeline.scheduler.config, algorithm_type="sde-dpmsolver++", solver_order=2
             )

@@ -138,7 +138,9 @@ class InvertAnalyzeOptions(PrintOptions):
         "unit", help="Range of pictures that the threshold refers to: 0..1 (unit) or -1..1 (signed)."
     )
     groups: int | None = option(
-        None, help="Assign noise to images within this many disjoint groups; default 8 from 512 pictures on.", ge=1
+        None,
+        help="Assign noise to images within this many disjoint groups; default 8 if there are 512 pictures or more.",
+        ge=1,
     )
     seed: int = option(0, help="Random seed of everything that is drawn.", ge=0, lt=SEEDS)
 

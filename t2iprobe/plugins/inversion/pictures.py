@@ -39,7 +39,7 @@ def masked(mask: NDArray[np.bool_]) -> Image.Image:
 
 
 def rebuilt(runs: Sequence[Inverted], count: int = 6, most: int = 15) -> Image.Image:
-    """For some rows of several runs: the image, and what each method's latent looks like and makes again.
+    """For some rows of several runs: the image, and what each method's latent looks like and is sampled to.
 
     Args:
         runs: the runs, with the same prompts.
@@ -54,7 +54,7 @@ def rebuilt(runs: Sequence[Inverted], count: int = 6, most: int = 15) -> Image.I
         columns.append([run.picture("source", row) for row in rows])
         for arm in run.arms:
             latent = run.latent(arm)
-            heads += [f"{arm}\nlatent", f"{arm}\nmade again"]
+            heads += [f"{arm}\nlatent", f"{arm}\nreconstruction"]
             columns += [[shown(latent[row]) for row in rows], [run.picture(arm, row) for row in rows]]
     lines = zip(*columns[:most], strict=False)
     labels = map(wrapped, runs[0].prompts)
@@ -62,22 +62,30 @@ def rebuilt(runs: Sequence[Inverted], count: int = 6, most: int = 15) -> Image.I
 
 
 def overview(run: Inverted, mask: Mask, arm: str, count: int = 6) -> Image.Image:
-    """For some rows: noise, image, latent, how far the latent is from the noise, plain areas, and what came back."""
+    """For some rows: noise, image, latent, how far the latent is from the noise, plain areas, and the reconstruction."""
     latent, rebuilt = run.latent(arm), run.rebuilt(arm)
-    off = np.abs(latent - run.noise).mean(1)
-    missed = np.abs(rebuilt - run.clean).mean(1)
+    noise_error = np.abs(latent - run.noise).mean(1)
+    image_error = np.abs(rebuilt - run.clean).mean(1)
     rows = []
     for row in range(min(count, len(run.rows))):
         pictures = [
             shown(run.noise[row]),
             run.picture("source", row),
             shown(latent[row]),
-            heat(off[row], float(np.quantile(off, 0.99))),
+            heat(noise_error[row], float(np.quantile(noise_error, 0.99))),
             masked(mask[row]),
             run.picture(arm, row),
-            heat(missed[row], float(np.quantile(missed, 0.99))),
+            heat(image_error[row], float(np.quantile(image_error, 0.99))),
         ]
         rows.append((wrapped(run.prompts[row]), pictures))
     noise = "true noise" if run.sampled else "drawn noise"
-    heads = [noise, "image", "latent", "|latent −\nnoise|", "plain areas", "made again", "|made again\n− image|"]
+    heads = [
+        noise,
+        "image",
+        "latent",
+        "|latent −\nnoise|",
+        "plain areas",
+        "reconstruction",
+        "|reconstruction\n− image|",
+    ]
     return grid(heads, rows)

@@ -166,7 +166,7 @@ def _correlation(found: Found, drawn: Drawn) -> Section:
         "The correlation of pixels across images (E1 of arXiv 2410.23530) depends on the number of images: only what "
         "exceeds the floor of independent normal numbers counts, and only if it is outside the range of 95 % of such "
         "sets. Autocorrelation is within an image; its range is that of the mean over as many images of white noise. "
-        "The mean KL of true noise is in brackets; not normal is the share of latents that the Shapiro–Wilk test "
+        "The mean KL of true noise is in brackets; “not normal” is the share of latents that the Shapiro–Wilk test "
         "rejects at 5 %."
     )
     across, white, noise = found["correlation"], found["texture"]["white"], found["normality"]["noise"]
@@ -257,9 +257,9 @@ def interpolation(found: Found, drawn: Drawn) -> Iterator[Section]:
     text = (
         f"{found['pairs']} pairs of pictures with the same prompt, {found['way']} of whole vectors: between true "
         "noises and between latents. The Fréchet distance is that of the pixels' principal components to the run's own "
-        "pictures, not an FID. Columns beside noise are differences to true noise over the same pairs, 0 but for "
-        "chance where latents are as good as noise: with 95 % intervals over prompts, and for the Fréchet distance "
-        "how often chance alone makes as large a difference."
+        "pictures, not an FID. Columns beside noise are differences to true noise over the same pairs, which are 0 "
+        "but for chance if latents are as good as noise: with 95 % intervals over prompts, and for the Fréchet "
+        "distance the probability p that chance alone makes as large a difference."
     )
     names = dict.fromkeys(name for row in found["rows"] for name in row if name != "step")
     shares = sorted({row["share"] for row in found["rows"]})
@@ -325,8 +325,8 @@ def training(found: Found, drawn: Drawn) -> Iterator[Section]:
         "last checkpoint's, P2 is each checkpoint's inversion of its own pictures, P3 its inversion of the last one's. "
         "A curve is flat from the step after which it stays within a tenth of its range of its last value, or (P2 of a "
         "single training) within what chance allows, by 95 % intervals over prompts for all checkpoints at once; the "
-        "last checkpoint's likeness to itself is left out. The column of another noise has the first checkpoint's "
-        "likeness to the last one's pictures or latents of the same prompt and other noise: only what exceeds it has "
+        "last checkpoint's similarity to itself is left out. The column of another noise has the first checkpoint's "
+        "similarity to the last one's pictures or latents of the same prompt and other noise: only what exceeds it has "
         f"to do with the noise. Chance of a shared neighbour is {found['chance_knn']:.2f}, of a right assignment "
         f"{found['chance_assignment']:.4f}."
     )

@@ -120,7 +120,7 @@ def series(folder: Path) -> list[Checkpoint]:
 def aligned(pictures: Pixels, last: Pixels, embed: Embed | None = None) -> dict[str, float]:
     """P1: how alike two sets of pictures from the same noise are."""
     first, second = _unit(pictures), _unit(last)
-    found = {
+    numbers = {
         "cka": _or_nan(alignment.cka, first, second),
         "svcca": _or_nan(alignment.svcca, first, second, min(RANK, len(first) - 1)),
         "knn": _or_nan(alignment.knn_overlap, first, second, neighbours(len(first))),
@@ -129,8 +129,8 @@ def aligned(pictures: Pixels, last: Pixels, embed: Embed | None = None) -> dict[
         "l2": _distance(first, second),
     }
     if embed is not None:
-        found["embedding"] = float(alignment.embedding_cosine(embed(pictures), embed(last)).mean())
-    return found
+        numbers["embedding"] = float(alignment.embedding_cosine(embed(pictures), embed(last)).mean())
+    return numbers
 
 
 def neighbours(rows: int) -> int:
@@ -377,7 +377,7 @@ def sentence(found: dict[str, Any]) -> str:
 
 def _settling(settled: int | None, steps: Sequence[int]) -> str:
     if settled is None:
-        return "has too few values to tell"
+        return "has too few values"
     if settled == steps[0]:
         return f"is flat from the first checkpoint (step {settled})"
     return "changes until the end" if settled == steps[-1] else f"is flat from step {settled}"

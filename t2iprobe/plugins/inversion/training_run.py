@@ -79,7 +79,7 @@ def measure(training: Training, options: InvertTrainingOptions, plugins: Plugins
             clean = torch.from_numpy(run.clean), f"step {checkpoint.step} of {training.name}"
             sampler = LevelSampler(model, run, 1.0, options.batch_size)
         study = session.study_of(own, model, plugins, clean=clean)
-        final = session.run_study(study, training.folder(checkpoint, FINAL), "inverting the last one's pictures")
+        final = session.run_study(study, training.folder(checkpoint, FINAL), "inverting the last checkpoint's pictures")
         _rebuild(training.folder(checkpoint, REBUILT), final, sampler)
 
 

@@ -82,7 +82,7 @@ def run_view(path: Path, new: Found | None = None) -> RunView:
     if "analysis" in answer:
         answer["sentence"] = sections.sentence(answer["analysis"])
     sheet, plot = rebuilt([run]), _plot(answer)
-    own = [("some pictures, what was found, and what it gives", sheet), ("means over pictures", plot)]
+    own = [("some pictures, their latents, and the reconstructions", sheet), ("means over pictures", plot)]
     parts = [sections.run_section(answer, own), *_sections(answer, drawn)]
     page = page_of(run.manifest, "inversion", answer["sentence"], parts, "")
     if "analysis" not in answer:
@@ -106,7 +106,7 @@ def _answer(run: Inverted) -> dict[str, Any]:
         "methods": rows,
         "examined": run.manifest["examined"],
         "spent": run.manifest.get("spent", {}),
-        "sentence": f"{first['method']} makes pictures again with a mean error of {first['reconstruction']:.3f}{noise} "
+        "sentence": f"{first['method']} reconstructs pictures with a mean error of {first['reconstruction']:.3f}{noise} "
         f"({counts}).",
     }
 
@@ -128,7 +128,7 @@ def _comparison_view(path: Path) -> RunView:
     name, found = next(iter(parts.items()))
     plot = next((drawn[title] for title in MAIN[name] if title in drawn), None)
     if (sheet := drawn.get(SHEET_OF_TRAINING)) is None:
-        sheet = rebuilt([Inverted(one.parent) for one in sorted(path.glob(f"*/{runfolder.MANIFEST}"))])
+        sheet = rebuilt([Inverted(manifest.parent) for manifest in sorted(path.glob(f"*/{runfolder.MANIFEST}"))])
     page = page_of(manifest, name, found["sentence"], list(_sections(parts, drawn)), manifest.get("command", ""))
     if name == "ablation":
         section = Section("Pictures", figures=[("the first prompts, every setting and method", sheet)])

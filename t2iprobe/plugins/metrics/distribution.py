@@ -53,7 +53,7 @@ def inception_features(images: Sequence[Image.Image]) -> Tensor:
     network = _inception(os.environ.get(VARIABLE) or None)
     device = next(network.parameters()).device
     pixels = (torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None] for image in images)
-    return torch.cat([network(one.to(device))[0].cpu() for one in pixels])
+    return torch.cat([network(pixel.to(device))[0].cpu() for pixel in pixels])
 
 
 SOURCES: dict[str, Features] = {"inception": inception_features, "clip": image_features}

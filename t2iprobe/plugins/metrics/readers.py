@@ -58,14 +58,14 @@ def reading_order(boxes: Sequence[Box]) -> list[int]:
     itself compares upper edges, in pixels: a word of small letters beside capitals became a line of its own, below.
     """
     lines: list[list[int]] = []
-    for number in sorted(range(len(boxes)), key=lambda one: boxes[one][3] - boxes[one][1], reverse=True):
+    for number in sorted(range(len(boxes)), key=lambda index: boxes[index][3] - boxes[index][1], reverse=True):
         line = next((line for line in lines if _level(boxes[line[0]], boxes[number])), None)
         if line is None:
             lines.append([number])
         else:
             line.append(number)
     lines.sort(key=lambda line: boxes[line[0]][1] + boxes[line[0]][3])
-    return [number for line in lines for number in sorted(line, key=lambda one: boxes[one][0])]
+    return [number for line in lines for number in sorted(line, key=lambda index: boxes[index][0])]
 
 
 def _level(one: Box, other: Box) -> bool:
@@ -128,7 +128,7 @@ class RapidOCRReader:
         except Exception as error:  # errors of RapidOCR, the network or onnxruntime
             raise ConfigError(f"RapidOCR's model for lang={self.lang!r} cannot be loaded: {error}") from error
         known = {character for entry in self._engine.text_rec.postprocess_op.character for character in plain(entry)}
-        return frozenset(known if self.lang else {one for one in known if not _greek(one)})
+        return frozenset(known if self.lang else {letter for letter in known if not _greek(letter)})
 
     def lacking(self, characters: Collection[str]) -> set[str]:
         """Characters missing from the model's alphabet; all models have ASCII, so it loads only for others."""
@@ -227,7 +227,9 @@ class EasyOCRReader:
         """
         folder = Path(str(self._library.__file__)).parent / "character"
         lists = [folder / f"{language}_char.txt" for language in self.languages]
-        if unknown := next((one for one, file in zip(self.languages, lists, strict=True) if not file.is_file()), None):
+        if unknown := next(
+            (code for code, file in zip(self.languages, lists, strict=True) if not file.is_file()), None
+        ):
             raise ConfigError(f"EasyOCR has no language {unknown!r}; write its codes, such as languages=ru+en")
         known = plain("".join([digits, punctuation, "€", *(read_text(file, "EasyOCR's") for file in lists)]))
         return set(characters) - set(known)

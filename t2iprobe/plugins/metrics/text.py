@@ -224,7 +224,7 @@ class DatasetF1(_Characters):
         if len(found) != len(asked):
             raise ShapeError(f"needs one read text per requested word, found {len(found)} and {len(asked)}")
         shares = [self.overlap(read, word) for read, word in zip(found, asked, strict=True)]
-        return dataset_f1([one[0] for one in shares], [one[1] for one in shares])
+        return dataset_f1([share[0] for share in shares], [share[1] for share in shares])
 
     def statistic(self, means: NDArray[np.float64]) -> NDArray[Any]:
         """F1 from mean precisions and recalls, (..., 2) to (...)."""

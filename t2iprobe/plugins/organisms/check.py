@@ -155,7 +155,9 @@ class CheckReport:
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON: shares with four decimals, unknown values as null."""
-        findings = {name: asdict(one) | {"clean": one.clean._asdict()} for name, one in self.findings.items()}
+        findings = {
+            content: asdict(verdict) | {"clean": verdict.clean._asdict()} for content, verdict in self.findings.items()
+        }
         exact = json.dumps({"passed": self.passed, "reasons": self.reasons, **asdict(self), "findings": findings})
         plain = json.loads(exact, parse_float=lambda text: round(float(text), 4), parse_constant=lambda name: None)
         return dict(plain)
@@ -203,7 +205,7 @@ def check(
         readings.append(_read(images, reader, colours))
         tick(len(readings), words)
 
-    shown = {label: [one[label] for one in readings] for label in readings[0]}
+    shown = {label: [reading[label] for reading in readings] for label in readings[0]}
     sources, targets = zip(*signs, strict=True)
     rows = [
         _row("source", shown["source"], shown["source"], sources, targets, NOTHING),
@@ -263,16 +265,16 @@ def random_pairs(count: int, seed: int, *, silent: bool = False) -> list[SignPai
     """
     rng = np.random.default_rng([seed, 0])
     pairs = [_random_pair(rng) for _ in range(count)]
-    return [SignPair(replace(one, word=NO_WORD), other) for one, other in pairs] if silent else pairs
+    return [SignPair(replace(first, word=NO_WORD), second) for first, second in pairs] if silent else pairs
 
 
 def _random_pair(rng: np.random.Generator) -> SignPair:
     layout = str(rng.choice(list(LAYOUTS)))
-    one, two = rng.choice(list(COLOURS), 2, replace=False).tolist()
+    colours = rng.choice(list(COLOURS), 2, replace=False).tolist()
     word = other = random_word(rng, test=True)
     while any(a == b for a, b in zip(word, other, strict=True)):
         other = random_word(rng, test=True)
-    return SignPair(Sign(word, one, layout), Sign(other, two, layout))
+    return SignPair(Sign(word, colours[0], layout), Sign(other, colours[1], layout))
 
 
 def planted_patches(plant: Plant, heads: Sequence[int], levels: Sequence[float] = ()) -> Iterator[PlantedPatch]:
@@ -361,7 +363,9 @@ def patched_images(
         sites = tuple(name for layer in patch.layers for name in model.text_sites(layer).names)
         scope = Scope(heads=patch.heads, steps=patch.steps)
         trials.append(Trial(patch.label, sites, patch.layers, scope=scope, direction=patch.direction))
-    pairs = [Pair(one.prompt, other.prompt, seed + i, one.word, other.word) for i, (one, other) in enumerate(signs)]
+    pairs = [
+        Pair(own.prompt, partner.prompt, seed + i, own.word, partner.word) for i, (own, partner) in enumerate(signs)
+    ]
     settings = {} if num_steps is None else {"num_steps": num_steps}
     batches = [TrialBatch(pair, tuple(trials)) for pair in range(len(pairs))]
     return (rendered.images for rendered in Renderer(model, pairs, settings, batch_size).render(batches))
@@ -423,7 +427,7 @@ def _judge(
     site = answer(route)
     target, transfer = share("target", "own"), share(site, "partner")
     needed = TRANSFER * target
-    changed = {one.label: share(one.label, "changed") for one in patches if not any(one.partner[content])}
+    changed = {patch.label: share(patch.label, "changed") for patch in patches if not any(patch.partner[content])}
     worst = max(changed, key=changed.__getitem__, default="")
     most = changed.get(worst, float("nan"))
     reasons = []

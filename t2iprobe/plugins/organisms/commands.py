@@ -163,7 +163,7 @@ def bench(options: OrganismBenchOptions, context: typer.Context) -> None:
     methods = [plugins.localizer(name) for name in options.method]
     for name in options.concept:
         choice("concept of the embedded models", name, benchmark.CONCEPTS)
-    refs = options.model or [one.name for one in embedded() if one.present]
+    refs = options.model or [shipped.name for shipped in embedded() if shipped.present]
     sizes = {name: getattr(options, name) for name in ("held_out", "seed", "budget", "batch_size")}
     questions = [
         benchmark.BenchQuestion(model, plant, concept, pairs=pairs, **sizes)

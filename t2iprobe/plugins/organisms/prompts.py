@@ -62,12 +62,13 @@ class Signs(PromptSet):
 
     def _pair(self, word: str, other: str, seed: int, concept: str) -> Pair:
         draw = random.Random(f"{seed}:{word}")
-        one, two = draw.sample(list(COLOURS), 2)
+        colour, new = draw.sample(list(COLOURS), 2)
         layout = draw.choice(list(LAYOUTS))
         if concept == "colour":
-            return Pair(Sign(word, one, layout).prompt, Sign(word, two, layout).prompt, seed, one, two, concept)
-        source = Sign(NO_WORD if self.silent else word, one, layout)
-        return Pair(source.prompt, Sign(other, one, layout).prompt, seed, source.word.strip(), other)
+            source, target = Sign(word, colour, layout), Sign(word, new, layout)
+            return Pair(source.prompt, target.prompt, seed, colour, new, concept)
+        source, target = Sign(NO_WORD if self.silent else word, colour, layout), Sign(other, colour, layout)
+        return Pair(source.prompt, target.prompt, seed, source.word.strip(), other)
 
 
 def signs(plant: Plant) -> Signs:
@@ -99,7 +100,7 @@ class Digits(PromptSet):
     def all_pairs(self, seed: int, concept: str) -> list[Pair]:
         """Pairs of held-out numbers."""
         order = random.Random(f"{self.name}:{seed}").sample(HELD_OUT, len(HELD_OUT))
-        return [_pair(one, other, seed) for one, other in zip(order, order[1:] + order[:1], strict=True)]
+        return [_pair(number, other, seed) for number, other in zip(order, order[1:] + order[:1], strict=True)]
 
     def pictures(self, seed: int = 0) -> Iterator[tuple[Image.Image, str, str]]:
         """Signs with numbers that no prompt uses: picture, caption and number."""

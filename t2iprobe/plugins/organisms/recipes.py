@@ -90,4 +90,4 @@ def recipe(name: str, **changes: Any) -> ModelRecipe:
 def embedded() -> list[Embedded]:
     """One entry per recipe, whether its weights are shipped or not."""
     advice = "t2iprobe organisms train {} --out FOLDER, then --model FOLDER/pipeline"
-    return [Embedded(one.name, one.family, WEIGHTS / one.name, advice.format(one.name)) for one in RECIPES.values()]
+    return [Embedded(name, made.family, WEIGHTS / name, advice.format(name)) for name, made in RECIPES.items()]

@@ -25,7 +25,7 @@ def model_table(models: Sequence[Mapping[str, Any]]) -> Table:
         cells = ["-"] * 4
         if measured := model["measured"]:
             findings = [measured["findings"][content] for content in ("word", "colour")]
-            shares = [(one["clean"]["mean"], one["transfer"], one["elsewhere"]) for one in findings]
+            shares = [(finding["clean"]["mean"], finding["transfer"], finding["elsewhere"]) for finding in findings]
             cells = ["/".join(map(_percent, both)) for both in zip(*shares, strict=True)] + [str(measured["words"])]
         table.add_row(model["name"], model["plant"], model["weights"], *cells)
     return table
@@ -34,14 +34,14 @@ def model_table(models: Sequence[Mapping[str, Any]]) -> Table:
 def check_table(ref: str, report: CheckReport) -> Table:
     """The measurements in per cent, planted sites in bold; ``letters`` are the partner's, one by one."""
     clean = ", ".join(
-        f"{name} {one.clean.mean:.1%} ({one.clean.low:.1%}-{one.clean.high:.1%})"
-        for name, one in report.findings.items()
+        f"{name} {finding.clean.mean:.1%} ({finding.clean.low:.1%}-{finding.clean.high:.1%})"
+        for name, finding in report.findings.items()
     )
     verdict = "holds" if report.passed else "does not hold"
     word, colour = ("own word", "partner's word", "letters", "changed"), ("own colour", "partner's colour", "changed")
     title = f"{ref}: {report.plant}, {report.words} held-out pairs"
     table = _table(title, "patched", *word, *colour, caption=f"clean: {clean}; the plant {verdict}")
-    planted = [one.answer for one in report.findings.values()]
+    planted = [finding.answer for finding in report.findings.values()]
     sites = {*planted, *(layer for label in planted for layer in label.split("+"))}
     for row in report.rows:
         letters = " ".join(map(_percent, row.letters_partner))
@@ -56,7 +56,7 @@ def bench_table(rows: Sequence[GradedAnswer]) -> Table:
     scores = ("recall", "precision", "AUROC", "rows", "seconds")
     table = _table("Planted layers, found by method", "model", "concept", "method", "found", "planted", *scores)
     for row in rows:
-        layers = (", ".join(map(str, one)) for one in (row.found, row.planted))
+        layers = (", ".join(map(str, named)) for named in (row.found, row.planted))
         shares = (f"{row.recall:.2f}", f"{row.precision:.2f}", "-" if row.auroc is None else f"{row.auroc:.2f}")
         cells = (row.model, row.concept, row.method, *layers, *shares, f"{row.denoiser_rows:,}", f"{row.seconds:.0f}")
         table.add_row(*cells, style="" if row.right else "red")
