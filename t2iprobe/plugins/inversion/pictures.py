@@ -54,7 +54,7 @@ def rebuilt(runs: Sequence[Inverted], count: int = 6, most: int = 15) -> Image.I
         columns.append([run.picture("source", row) for row in rows])
         for arm in run.arms:
             latent = run.latent(arm)
-            heads += [f"{arm}\nlatent", f"{arm}\nreconstruction"]
+            heads += [f"{arm}\nlatent", f"{arm}\nrebuilt"]
             columns += [[shown(latent[row]) for row in rows], [run.picture(arm, row) for row in rows]]
     lines = zip(*columns[:most], strict=False)
     labels = map(wrapped, runs[0].prompts)
@@ -62,7 +62,7 @@ def rebuilt(runs: Sequence[Inverted], count: int = 6, most: int = 15) -> Image.I
 
 
 def overview(run: Inverted, mask: Mask, arm: str, count: int = 6) -> Image.Image:
-    """For some rows: noise, image, latent, how far the latent is from the noise, plain areas, and the reconstruction."""
+    """For some rows: noise, image, latent, its distance from the noise, plain areas, and the reconstruction."""
     latent, rebuilt = run.latent(arm), run.rebuilt(arm)
     noise_error = np.abs(latent - run.noise).mean(1)
     image_error = np.abs(rebuilt - run.clean).mean(1)

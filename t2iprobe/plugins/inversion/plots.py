@@ -311,7 +311,7 @@ PANELS: Mapping[str, tuple[str, ...]] = {
     ),
     "P3: angles, the last's pictures": ("p3", *ANGLES),
     "P3: latents against the last's": ("p3", "latent_cka", "latent_knn", "latent_correlation"),
-    "P3: the last's pictures made again (SSIM)": ("p3", "ssim_by_itself", "ssim_by_last"),
+    "P3: the last's pictures rebuilt (SSIM)": ("p3", "ssim_by_itself", "ssim_by_last"),
     "P2: correlation over the floor, |latent − noise|": ("p2", "excess", "noise_error"),
 }  # fmt: skip
 

@@ -106,8 +106,8 @@ def _answer(run: Inverted) -> dict[str, Any]:
         "methods": rows,
         "examined": run.manifest["examined"],
         "spent": run.manifest.get("spent", {}),
-        "sentence": f"{first['method']} reconstructs pictures with a mean error of {first['reconstruction']:.3f}{noise} "
-        f"({counts}).",
+        "sentence": f"{first['method']} reconstructs pictures with a mean error of {first['reconstruction']:.3f}"
+        f"{noise} ({counts}).",
     }
 
 
