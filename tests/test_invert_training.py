@@ -42,7 +42,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_checkpoints_are_in_the_order_of_their_steps(checkpoints: Path) -> None:
-    assert [one.step for one in training.series(checkpoints)] == list(STEPS)
+    assert list(training.series(checkpoints)) == list(STEPS)
     assert training.series(checkpoints.parent) == training.series(checkpoints)
 
 

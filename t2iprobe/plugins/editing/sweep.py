@@ -63,12 +63,9 @@ class EditMethod:
     def settings(self) -> dict[str, Any]:
         """Everything that decides the method's pictures."""
         editor: Any = self.editor
-        known = (
-            [setting.name for setting in dataclasses.fields(editor)]
-            if dataclasses.is_dataclass(editor)
-            else vars(editor)
-        )
-        return {"name": editor.name, "start": self.start, **{name: getattr(editor, name) for name in known}}
+        declared = dataclasses.is_dataclass(editor)
+        names = [setting.name for setting in dataclasses.fields(editor)] if declared else vars(editor)
+        return {"name": editor.name, "start": self.start, **{name: getattr(editor, name) for name in names}}
 
 
 @dataclass

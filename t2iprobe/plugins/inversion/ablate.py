@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,8 +174,7 @@ def run(options: AblateOptions, path: Path, plugins: Plugins, command: Sequence[
     facts = {"model": ref, "command": quoted(portable(list(command)))}
     rows: list[dict[str, Any]] = []
 
-    def measure(setting: tuple[str, InversionStudy]) -> None:
-        name, study = setting
+    def measure(name: str, study: InversionStudy) -> None:
         rows.extend(measured(session.run_study(study, path / name, name), AnalysisSettings()))
 
     def answer() -> tuple[dict[str, Any], dict[str, Image]]:
@@ -192,7 +192,8 @@ def run(options: AblateOptions, path: Path, plugins: Plugins, command: Sequence[
             drawn["k"] = by_k
         return found, drawn
 
-    return session.sweep(path, "ablation", "setting", settings, facts, ablated, measure, answer, plugins)
+    parts = [partial(measure, name, study) for name, study in ablated]
+    return session.sweep(path, "ablation", "setting", settings, facts, parts, answer, plugins)
 
 
 def measured(run: Inverted, options: AnalysisSettings) -> list[dict[str, Any]]:

@@ -79,13 +79,5 @@ def overview(run: Inverted, mask: Mask, arm: str, count: int = 6) -> Image.Image
         ]
         rows.append((wrapped(run.prompts[row]), pictures))
     noise = "true noise" if run.sampled else "drawn noise"
-    heads = [
-        noise,
-        "image",
-        "latent",
-        "|latent −\nnoise|",
-        "plain areas",
-        "reconstruction",
-        "|reconstruction\n− image|",
-    ]
+    heads = [noise, "image", "latent", "|latent −\nnoise|", "plain areas", "rebuilt", "|rebuilt −\nimage|"]
     return grid(heads, rows)

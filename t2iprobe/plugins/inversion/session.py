@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from t2iprobe.registry.manager import Plugins
-
-Part = TypeVar("Part")
 
 
 def default_method(model: Model) -> str:
@@ -192,8 +190,7 @@ def sweep(
     unit: str,
     settings: Mapping[str, Any],
     facts: Mapping[str, Any],
-    parts: Sequence[Part],
-    measure: Callable[[Part], None],
+    parts: Sequence[Callable[[], None]],
     answer: Callable[[], tuple[Mapping[str, Any], Mapping[str, Image.Image]]],
     plugins: Plugins,
 ) -> dict[str, Any]:
@@ -204,8 +201,7 @@ def sweep(
         name: kind of the run, and key of the numbers in its answer.
         unit: the word for a part.
         settings, facts: see :class:`RunDefinition`.
-        parts: the parts of the work.
-        measure: does a part, or finds it finished.
+        parts: each does a part of the work, or finds it finished.
         answer: gives the numbers and plots once all parts are finished.
         plugins: the session's plugins.
     """
@@ -214,7 +210,7 @@ def sweep(
         session.begin(0, len(parts))
         for part in parts:
             session.check()
-            measure(part)
+            part()
             session.done()
         numbers, drawn = answer()
         views.keep_figures(path, drawn)

@@ -39,49 +39,36 @@ Curves = Mapping[str, Sequence[float | None]]  # one value per checkpoint, by na
 Embed = Callable[[Pixels], Numbers]
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A pipeline folder that a training saved.
-
-    Args:
-        step: training step; its position in the list if its name has no number.
-        path: folder of the pipeline.
-    """
-
-    step: int
-    path: Path
-
-
 @dataclass
 class Training:
     """One training's checkpoints.
 
     Args:
         name: name of the training, such as its seed.
-        checkpoints: its checkpoints, in order.
+        checkpoints: the pipeline folders that the training saved, by their step, in order.
         out: folder that its runs go to.
     """
 
     name: str
-    checkpoints: Sequence[Checkpoint]
+    checkpoints: dict[int, Path]
     out: Path
 
-    def folder(self, checkpoint: Checkpoint, what: str) -> Path:
+    def folder(self, step: int, what: str) -> Path:
         """The folder of one run."""
-        return self.out / f"{checkpoint.step:08d}" / what
+        return self.out / f"{step:08d}" / what
 
     def own(self) -> list[Inverted]:
         """Every checkpoint's finished inversion of its own pictures."""
-        return [Inverted(self.folder(checkpoint, OWN)) for checkpoint in self.checkpoints]
+        return [Inverted(self.folder(step, OWN)) for step in self.steps]
 
     @property
     def steps(self) -> list[int]:
         """The steps of the checkpoints."""
-        return [checkpoint.step for checkpoint in self.checkpoints]
+        return list(self.checkpoints)
 
 
-def series(folder: Path) -> list[Checkpoint]:
-    """The checkpoints in a folder, in order of their steps.
+def series(folder: Path) -> dict[int, Path]:
+    """The checkpoints in a folder, by their step and in order.
 
     Args:
         folder: a folder with one pipeline folder per checkpoint, named by its step (``500``, ``step-500``,
@@ -95,7 +82,7 @@ def series(folder: Path) -> list[Checkpoint]:
             f"{folder} is not a folder of checkpoints; `t2iprobe organisms train NAME --checkpoints 300` makes one"
         )
     place = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-    found: dict[int, Checkpoint] = {}
+    pipelines: dict[int, Path] = {}
     for inner in sorted(path for path in place.iterdir() if path.is_dir()):
         number = re.search(r"(\d+)$", inner.name)
         if number is None:
@@ -106,15 +93,15 @@ def series(folder: Path) -> list[Checkpoint]:
                 f"the checkpoint {inner} has no {INDEX}, so it is not a whole pipeline; save it again, or remove it"
             )
         step = int(number[1])
-        if step in found:
-            raise ConfigError(f"{inner} and {found[step].path} are both from step {step}; rename or remove one")
-        found[step] = Checkpoint(step, pipeline)
-    if len(found) < 2:
+        if step in pipelines:
+            raise ConfigError(f"{inner} and {pipelines[step]} are both from step {step}; rename or remove one")
+        pipelines[step] = pipeline
+    if len(pipelines) < 2:
         raise ConfigError(
-            f"{place} has {len(found)} checkpoints, named by their step; at least 2 are needed "
+            f"{place} has {len(pipelines)} checkpoints, named by their step; at least 2 are needed "
             "(`t2iprobe organisms train NAME --checkpoints 300 --out FOLDER` saves some)"
         )
-    return [found[step] for step in sorted(found)]
+    return dict(sorted(pipelines.items()))
 
 
 def aligned(pictures: Pixels, last: Pixels, embed: Embed | None = None) -> dict[str, float]:
@@ -292,13 +279,13 @@ def curves_of(found: Mapping[str, Any]) -> Mapping[str, Curves]:
 
 def curves(training: Training, options: AnalysisSettings, embed: Embed | None = None) -> Curves:
     """Every number of the three protocols, as a curve with one value per checkpoint."""
-    last, end = (Inverted(training.folder(training.checkpoints[-1], what)) for what in (OWN, FINAL))
+    last, end = (Inverted(training.folder(training.steps[-1], what)) for what in (OWN, FINAL))
     finished, arm = last.pictures("source"), last.arms[0]
     others = finished[another(last.prompts)]
     found: dict[str, list[float | None]] = {}
-    for checkpoint in training.checkpoints:
-        own, final = (Inverted(training.folder(checkpoint, what)) for what in (OWN, FINAL))
-        rebuilt: Pixels = np.load(check(training.folder(checkpoint, REBUILT)))
+    for step in training.steps:
+        own, final = (Inverted(training.folder(step, what)) for what in (OWN, FINAL))
+        rebuilt: Pixels = np.load(check(training.folder(step, REBUILT)))
         pictures = own.pictures("source")
         apart = {f"{name}{OTHER}": value for name, value in aligned(pictures, others, embed).items()}
         numbers = {
@@ -349,7 +336,7 @@ def answer(trainings: Sequence[Training], options: AnalysisSettings, embed: Embe
         count = len(steps) - last_of_itself(name)
         chance = known.get(name, [None] * len(steps))
         settled[name] = saturation(steps[:count], values["mean"][:count], chance[:count])
-    run = Inverted(first.folder(first.checkpoints[-1], OWN))
+    run = Inverted(first.folder(steps[-1], OWN))
     return {
         "trainings": {training.name: training.steps for training in trainings},
         "steps": steps,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,12 +53,11 @@ def cost_plan(options: InvertTrainingOptions, plugins: Plugins) -> dict[str, Any
     """What all trainings take, as measured on the last checkpoint of the last one."""
     parts = []
     for training in trainings_of(options, Path()):
-        own = options.each(training.checkpoints[-1].path)
+        own, count = options.each(training.checkpoints[training.steps[-1]]), len(training.checkpoints)
         model = session.loaded(own, plugins)
         study = session.study_of(own, model, plugins)
         question = study.question
         final = replace(study, question=replace(question, clean=(torch.empty(0), "of the last checkpoint")))
-        count = len(training.checkpoints)
         parts += [
             plan.of_study(f"{training.name}: own pictures", study, count),
             plan.of_study(f"{training.name}: the last one's pictures", final, count),
@@ -69,18 +69,18 @@ def cost_plan(options: InvertTrainingOptions, plugins: Plugins) -> dict[str, Any
 def measure(training: Training, options: InvertTrainingOptions, plugins: Plugins) -> None:
     """Sample, invert and reconstruct with every checkpoint; the last goes first because all others get its pictures."""
     clean: tuple[torch.Tensor, str] | None = None
-    for checkpoint in reversed(training.checkpoints):
-        notes.print(f"{training.name}: step {checkpoint.step}")
-        own = options.each(checkpoint.path)
+    for step, pipeline in reversed(training.checkpoints.items()):
+        notes.print(f"{training.name}: step {step}")
+        own = options.each(pipeline)
         model = session.loaded(own, plugins)
         study = session.study_of(own, model, plugins)
-        run = session.run_study(study, training.folder(checkpoint, OWN), "sampling")
+        run = session.run_study(study, training.folder(step, OWN), "sampling")
         if clean is None:
-            clean = torch.from_numpy(run.clean), f"step {checkpoint.step} of {training.name}"
+            clean = torch.from_numpy(run.clean), f"step {step} of {training.name}"
             sampler = LevelSampler(model, run, 1.0, options.batch_size)
         study = session.study_of(own, model, plugins, clean=clean)
-        final = session.run_study(study, training.folder(checkpoint, FINAL), "inverting the last checkpoint's pictures")
-        _rebuild(training.folder(checkpoint, REBUILT), final, sampler)
+        final = session.run_study(study, training.folder(step, FINAL), "inverting the last checkpoint's pictures")
+        _rebuild(training.folder(step, REBUILT), final, sampler)
 
 
 def _rebuild(path: Path, run: Inverted, sampler: LevelSampler) -> None:
@@ -115,22 +115,13 @@ def run(options: InvertTrainingOptions, path: Path, plugins: Plugins, command: S
     }
     facts = {"model": trainings[0].name, "command": quoted(portable(list(command)))}
 
-    def found() -> tuple[dict[str, Any], dict[str, Image.Image]]:
+    def finished() -> tuple[dict[str, Any], dict[str, Image.Image]]:
         numbers = answer(trainings, AnalysisSettings(groups=options.groups), embed)
         drawn = {"training": plots.training_plot(numbers), "training-pictures": sheet(trainings[0])}
         return numbers | {"embedder": options.embedder, "sentence": sentence(numbers)}, drawn
 
-    return session.sweep(
-        path,
-        "training",
-        "training",
-        settings,
-        facts,
-        trainings,
-        lambda one: measure(one, options, plugins),
-        found,
-        plugins,
-    )
+    parts = [partial(measure, training, options, plugins) for training in trainings]
+    return session.sweep(path, "training", "training", settings, facts, parts, finished, plugins)
 
 
 def embedder(ref: str) -> Embed:

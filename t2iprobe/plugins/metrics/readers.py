@@ -227,10 +227,8 @@ class EasyOCRReader:
         """
         folder = Path(str(self._library.__file__)).parent / "character"
         lists = [folder / f"{language}_char.txt" for language in self.languages]
-        if unknown := next(
-            (code for code, file in zip(self.languages, lists, strict=True) if not file.is_file()), None
-        ):
-            raise ConfigError(f"EasyOCR has no language {unknown!r}; write its codes, such as languages=ru+en")
+        if unknown := [code for code, file in zip(self.languages, lists, strict=True) if not file.is_file()]:
+            raise ConfigError(f"EasyOCR has no language {unknown[0]!r}; write its codes, such as languages=ru+en")
         known = plain("".join([digits, punctuation, "€", *(read_text(file, "EasyOCR's") for file in lists)]))
         return set(characters) - set(known)
 
