@@ -112,8 +112,8 @@ class Aggregate(Protocol):
     direction: ClassVar[Direction]
     needs: ClassVar[Needs]
 
-    def score(self, found: Sequence[Any], asked: Sequence[Any]) -> float:
-        """The score of ``found`` against ``asked``."""
+    def score(self, outputs: Sequence[Any], references: Sequence[Any]) -> float:
+        """The score of ``outputs`` against ``references``."""
 
 
 class ScoreAggregate(Aggregate, Protocol):

@@ -54,8 +54,8 @@ class EditComparison(Localizer):
         main = next((index for index, trial in enumerate(self.trials) if trial.label.startswith("localized")), None)
         response = None if main is None else _response(scored, main, self.trials)
         count = counted_pairs([runner.pairs[pair] for pair in runner.search])
-        said = sentence(rows, self.layers, len(set(scored.clusters)), count)
-        return Finding(self.layers, (), said, response, {"methods": rows})
+        text = sentence(rows, self.layers, len(set(scored.clusters)), count)
+        return Finding(self.layers, (), text, response, {"methods": rows})
 
     def _labelled(self) -> list[tuple[int, str]]:
         """Rows of the scores, with the names they have in the table."""
@@ -110,19 +110,19 @@ def sentence(rows: Sequence[Mapping[str, Any]], layers: Sequence[int], prompts: 
         prompts: number of pairs of prompts, over which the intervals are computed.
         count: number of pairs and prompts, in words.
     """
-    one = next((row for row in rows if row["method"].startswith("localized")), None)
-    one = one or next((row for row in rows[2:] if not row["method"].startswith("source of")), None)
+    main = next((row for row in rows if row["method"].startswith("localized")), None)
+    main = main or next((row for row in rows[2:] if not row["method"].startswith("source of")), None)
     swap = said(rows[1][KEPT], 3, prompts)
-    if one is None:
+    if main is None:
         return f"prompt-swap keeps the picture outside the text at an SSIM of {swap} ({count})."
     caution = "95 % intervals over prompts" if prompts > 1 else "one pair of prompts gives no interval"
-    verdict = _verdict(Interval.of(one[f"{WRONG}_gain"])) if prompts > 1 else ""
+    verdict = _verdict(Interval.of(main[f"{WRONG}_gain"])) if prompts > 1 else ""
     where = f"{'layers' if len(layers) > 1 else 'layer'} {ranges(layers)}"
-    share = said([value and 100 * value for value in one["share_of_clean"]], 0, prompts)
+    share = said([value and 100 * value for value in main["share_of_clean"]], 0, prompts)
     idle = f"{100 * rows[0]['share_of_clean'][0]:.0f}"  # not always 0, because words have letters in common
     return (
-        f"{one['method']} ({where}) reaches {share} % of the clean target's score (unedited {idle} %) and keeps the "
-        f"picture outside the text at an SSIM of {said(one[KEPT], 3, prompts)}, prompt-swap at {swap}{verdict} "
+        f"{main['method']} ({where}) reaches {share} % of the clean target's score (unedited {idle} %) and keeps the "
+        f"picture outside the text at an SSIM of {said(main[KEPT], 3, prompts)}, prompt-swap at {swap}{verdict} "
         f"({count}, {caution})."
     )
 

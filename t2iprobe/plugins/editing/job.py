@@ -41,7 +41,7 @@ def prepared(
     Whatever can be refused is refused here.
 
     Raises:
-        ConfigError: something that was asked for is not possible.
+        ConfigError: the options cannot be fulfilled; the message says which and why.
     """
     pairs = pairs_of(options, plugins)
     scorer = plugins.scorer(options.concept, options.reader, options.metrics)
@@ -152,7 +152,7 @@ def cost_plan(options: EditOptions, plugins: Plugins) -> dict[str, Any]:
     listed, steps = editors(options, plugins), options.num_steps
     check_places(options)
     check_starts(listed, options.starts, steps)
-    layers, said = planned_layers(options, model)
+    layers, summary = planned_layers(options, model)
     methods = methods_of(model, listed, tuple(layers["layers"]), options.starts)
     each = [method.editor.rows_a_picture(model, method.layers) for method in methods]
     images = pairs * (2 + sum(each))
@@ -176,7 +176,7 @@ def cost_plan(options: EditOptions, plugins: Plugins) -> dict[str, Any]:
         "denoiser_rows": rows,
         "generation": options.generation,
         "sentence": (
-            f"{said}; {', '.join([*(method.label for method in methods), SWAP])} on {pairs} pairs of {steps} steps: "
+            f"{summary}; {', '.join([*(method.label for method in methods), SWAP])} on {pairs} pairs of {steps} steps: "
             f"{images:,} pictures with their donors, {rows:,} denoiser rows"
         ),
     }

@@ -103,7 +103,7 @@ class EditOptions(
 
 
 def with_preset(options: EditOptions) -> EditOptions:
-    """The options with the paper's settings, if asked for; options that were given take precedence.
+    """The options with the paper's settings, if its preset is named; options that were given take precedence.
 
     Raises:
         ConfigError: there is no such preset, or no ``--arch`` to choose from it.
@@ -113,7 +113,7 @@ def with_preset(options: EditOptions) -> EditOptions:
 
 
 def editors(options: EditOptions, plugins: Plugins) -> list[Editor]:
-    """The methods that were asked for, with their settings; prompt-swap is always measured and not among them.
+    """The methods that the options name, with their settings; prompt-swap is always measured and not among them.
 
     Raises:
         ConfigError: there is no such method, or none of the methods has a setting that was given.

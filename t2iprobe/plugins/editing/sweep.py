@@ -108,7 +108,7 @@ class EditSweep:
     def _cost(self, chunk: Sequence[TrialBatch]) -> Cost:
         labels, settings = _labels(chunk), self.settings
         each = [1 for label in (SOURCE, TARGET) if label in labels]
-        each += [method.editor.rows_a_picture(self.model, method.layers) for method in self._asked(labels)]
+        each += [method.editor.rows_a_picture(self.model, method.layers) for method in self._chosen(labels)]
         images = [len(chunk) * count for count in each]
         runs = sum(math.ceil(count / self._at_once) for count in images)
         rows = self.model.rows(settings)
@@ -118,7 +118,7 @@ class EditSweep:
     def _at_once(self) -> int:
         return self.model.at_once(self.settings, self.batch_size).rows
 
-    def _asked(self, labels: Sequence[str]) -> list[EditMethod]:
+    def _chosen(self, labels: Sequence[str]) -> list[EditMethod]:
         return [method for method in self.methods if any(trial.label in labels for trial in method.trials)]
 
     def chunks(self, asks: Sequence[TrialBatch]) -> Iterator[list[TrialBatch]]:
@@ -149,7 +149,7 @@ class EditSweep:
             made[SOURCE] = Edited.of(task.run(task.rows("source")))
         if TARGET in labels:
             made[TARGET] = PromptSwap().edit(task)
-        for method in self._asked(labels):
+        for method in self._chosen(labels):
             edited = method.editor.edit(dataclasses.replace(task, start=method.start, layers=method.layers))
             made[method.label] = edited
             if edited.sources is not None:

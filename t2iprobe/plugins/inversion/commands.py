@@ -47,12 +47,12 @@ def list_(options: InverterListOptions, context: typer.Context) -> None:
     """
     from t2iprobe.plugins.inversion.arms import KINDS, capabilities
 
-    found = capabilities(context.obj.inverters(), options.prediction)
+    inverters = capabilities(context.obj.inverters(), options.prediction)
     if options.format is Format.json:
-        print_json({"inverters": found})
+        print_json({"inverters": inverters})
         return
     rows = []
-    for row in found:
+    for row in inverters:
         marks = ["yes" if kind in row["predictions"] else "" for kind in KINDS]
         settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
         calls = "" if row["calls_a_step"] is None else f"{row['calls_a_step']:g}"
@@ -150,7 +150,7 @@ def _loaded(full: InvertOptions, options: InvertOptions, plugins: Plugins) -> Mo
 @app.command()
 @takes(InvertAnalyzeOptions)
 def analyze(options: InvertAnalyzeOptions, context: typer.Context) -> None:
-    """Correlation with its floor, normality, triangle, trajectory, assignment, plain areas, errors by step.
+    """Measure latents: correlation and its floor, normality, geometry, assignment, plain areas, errors by step.
 
     Everything is compared with true noise. In the run folder it adds `analysis` to result.json, plots to figures/ and
     sections to report.html; no model is needed.
@@ -227,7 +227,7 @@ def ablate(options: AblateOptions, context: typer.Context) -> None:
 @app.command()
 @takes(InvertTrainingOptions)
 def training(options: InvertTrainingOptions, context: typer.Context) -> None:
-    """Follow the same noise through a training's checkpoints: what is settled when.
+    """Follow the same noise through a training's checkpoints, to see what settles when.
 
     P1 compares pictures with the last checkpoint's, P2 inverts each one's own, P3 inverts the last one's pictures.
 

@@ -157,7 +157,7 @@ class FollowOptions(DeviceOptions):
 
     panel: ClassVar[str] = "Run to start from"
     run: Path = option(help="Run folder of `t2iprobe invert run`.", argument=True)
-    model: str | None = option(None, help="The run's model, if it is not found under the name that the run has for it.")
+    model: str | None = option(None, help="The run's model, if it is not where it was when the run was made.")
     method: Names = option((), help="Methods of the run whose latents are used; default all.")
     guidance: float | None = option(None, help="Guidance scale of sampling; default the run's.")
     read: bool = option(False, help="Read the text in the pictures and score it; needs a prompt set with words.")

@@ -382,9 +382,9 @@ class BatchRunner:
         assert self.question.source.pictures is not None
         return encoded(self.model, self.question.source.pictures[rows.start : rows.stop])
 
-    def _noise(self, rows: range, apart: int = 0) -> Tensor:
+    def _noise(self, rows: range, offset: int = 0) -> Tensor:
         like = torch.empty(len(rows), *self.shape)
-        return fresh_noise(like, [self.question.source.seeds[row] + apart for row in rows]).to(self.device)
+        return fresh_noise(like, [self.question.source.seeds[row] + offset for row in rows]).to(self.device)
 
     def _in_parts(
         self, work: str, rows: range, guidance: float, walk: Callable[[Guided, slice], Trajectory]

@@ -287,9 +287,9 @@ def curves(training: Training, options: AnalysisSettings, embed: Embed | None = 
         own, final = (Inverted(training.folder(step, what)) for what in (OWN, FINAL))
         rebuilt: Pixels = np.load(check(training.folder(step, REBUILT)))
         pictures = own.pictures("source")
-        apart = {f"{name}{OTHER}": value for name, value in aligned(pictures, others, embed).items()}
+        baseline = {f"{name}{OTHER}": value for name, value in aligned(pictures, others, embed).items()}
         numbers = {
-            "p1": aligned(pictures, finished, embed) | apart,
+            "p1": aligned(pictures, finished, embed) | baseline,
             "p2": own_pictures(own, arm, options),
             "p3": final_pictures(final, end, arm, last.noise, rebuilt),
         }

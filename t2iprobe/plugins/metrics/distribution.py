@@ -73,21 +73,22 @@ class _Distribution:
     def __init__(self, features: Literal["inception", "clip"] | Features = "inception") -> None:
         self._features = SOURCES[features] if isinstance(features, str) else features
 
-    def _both(self, found: Sequence[Image.Image], asked: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
+    def _both(self, outputs: Sequence[Image.Image], references: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
         """Features of the generated images and of the references.
 
         Raises:
             ConfigError: there are fewer images than the metric needs.
         """
-        if min(len(found), len(asked)) < self.least:
+        if min(len(outputs), len(references)) < self.least:
             raise ConfigError(
                 f"the metric {self.name} needs at least {self.least} images in each set, "
-                f"found {len(found)} and {len(asked)}"
+                f"found {len(outputs)} and {len(references)}"
             )
-        one, other = self._features(found).double(), self._features(asked).double()
-        if one.ndim != 2 or one.shape[1:] != other.shape[1:]:
-            raise ShapeError(f"features must be (images, features), found {tuple(one.shape)} and {tuple(other.shape)}")
-        return one, other
+        first, second = self._features(outputs).double(), self._features(references).double()
+        if first.ndim != 2 or first.shape[1:] != second.shape[1:]:
+            shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
+            raise ShapeError(f"features must be (images, features), found {shapes}")
+        return first, second
 
 
 class FID(_Distribution):
@@ -96,9 +97,9 @@ class FID(_Distribution):
     name: ClassVar[str] = "fid"
     direction: ClassVar[Direction] = "lower"
 
-    def score(self, found: Sequence[Image.Image], asked: Sequence[Image.Image]) -> float:
+    def score(self, outputs: Sequence[Image.Image], references: Sequence[Image.Image]) -> float:
         """0 or more."""
-        one, other = (features.numpy() for features in self._both(found, asked))
+        one, other = (features.numpy() for features in self._both(outputs, references))
         gap = one.mean(0) - other.mean(0)
         first, second = (np.atleast_2d(np.cov(features, rowvar=False)) for features in (one, other))
         # trace of the square root of a matrix product, from its eigenvalues
@@ -112,9 +113,9 @@ class KID(_Distribution):
     name: ClassVar[str] = "kid"
     direction: ClassVar[Direction] = "lower"
 
-    def score(self, found: Sequence[Image.Image], asked: Sequence[Image.Image]) -> float:
+    def score(self, outputs: Sequence[Image.Image], references: Sequence[Image.Image]) -> float:
         """About 0 for equal distributions, and below 0 by chance."""
-        one, other = (features.numpy() for features in self._both(found, asked))
+        one, other = (features.numpy() for features in self._both(outputs, references))
         size = min(len(one), len(other), SUBSET)
         chance = np.random.RandomState(SEED)
 
@@ -144,9 +145,9 @@ class ManifoldPrecision(_Distribution):
     direction: ClassVar[Direction] = "higher"
     least: ClassVar[int] = NEIGHBOURS + 1
 
-    def score(self, found: Sequence[Image.Image], asked: Sequence[Image.Image]) -> float:
+    def score(self, outputs: Sequence[Image.Image], references: Sequence[Image.Image]) -> float:
         """0..1; low if the images are not faithful."""
-        return covered(*self._both(found, asked), NEIGHBOURS)
+        return covered(*self._both(outputs, references), NEIGHBOURS)
 
 
 class ManifoldRecall(ManifoldPrecision):
@@ -154,6 +155,6 @@ class ManifoldRecall(ManifoldPrecision):
 
     name: ClassVar[str] = "manifold_recall"
 
-    def score(self, found: Sequence[Image.Image], asked: Sequence[Image.Image]) -> float:
+    def score(self, outputs: Sequence[Image.Image], references: Sequence[Image.Image]) -> float:
         """0..1; low if the images are not diverse."""
-        return super().score(asked, found)
+        return super().score(references, outputs)

@@ -215,15 +215,15 @@ class DatasetF1(_Characters):
     name: ClassVar[str] = "ocr_f1_dataset"
     of: ClassVar[tuple[str, ...]] = (Precision.name, Recall.name)
 
-    def score(self, found: Sequence[str], asked: Sequence[str]) -> float:
+    def score(self, outputs: Sequence[str], references: Sequence[str]) -> float:
         """0..1, from what was read in each image and the word requested for each.
 
         Raises:
             ShapeError: there are not as many texts as words.
         """
-        if len(found) != len(asked):
-            raise ShapeError(f"needs one read text per requested word, found {len(found)} and {len(asked)}")
-        shares = [self.overlap(read, word) for read, word in zip(found, asked, strict=True)]
+        if len(outputs) != len(references):
+            raise ShapeError(f"needs one read text per requested word, found {len(outputs)} and {len(references)}")
+        shares = [self.overlap(read, word) for read, word in zip(outputs, references, strict=True)]
         return dataset_f1([share[0] for share in shares], [share[1] for share in shares])
 
     def statistic(self, means: NDArray[np.float64]) -> NDArray[Any]:

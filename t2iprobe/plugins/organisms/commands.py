@@ -66,8 +66,8 @@ def _entry(recipe: ModelRecipe) -> dict[str, Any]:
 def train(options: TrainOptions, context: typer.Context) -> None:
     """Train a model with planted layers. Run the same command again to resume an interrupted training.
 
-    A model that can already draw (--start) moves to another head of its planted layer sooner than one learns from
-    scratch; for another layer, train from scratch.
+    With --start, a trained model learns another head of its planted layer faster than one from scratch; for another
+    layer, train from scratch.
 
     Examples:
 
@@ -117,9 +117,9 @@ def _estimate(recipe: ModelRecipe) -> str:
 @app.command()
 @takes(PlantCheckOptions)
 def check(options: PlantCheckOptions, context: typer.Context) -> None:
-    """Measure whether the plant holds: each layer is patched, and the pictures are read by OCR.
+    """Measure whether the plant holds: each layer is patched, and OCR reads the pictures.
 
-    The exit status is 1 if it does not hold.
+    The exit code is 1 if it does not hold.
     """
     from t2iprobe.plugins.organisms import weight_files
     from t2iprobe.plugins.organisms.check import check as measure
@@ -128,17 +128,17 @@ def check(options: PlantCheckOptions, context: typer.Context) -> None:
     reader, colours = context.obj.readers()["rapidocr"](), context.obj.metrics()["colour"]()
     sizes = {name: getattr(options, name) for name in ("seed", "num_steps", "batch_size")}
     with counting("checking", options.limit) as tick:
-        found = measure(model, plant, reader=reader, colours=colours, words=options.limit, tick=tick, **sizes)
+        measured = measure(model, plant, reader=reader, colours=colours, words=options.limit, tick=tick, **sizes)
     if options.write:
-        weight_files.write(folder, weight_files.read_card(folder) | {"measured": found.record()})
+        weight_files.write(folder, weight_files.read_card(folder) | {"measured": measured.record()})
         say(f"written to {folder / CARD} and README.md")
     if options.format is Format.json:
-        print_json({"model": options.model} | found.record())
+        print_json({"model": options.model} | measured.record())
     else:
-        answers.print(report.check_table(options.model, found))
-    for reason in found.reasons:
+        answers.print(report.check_table(options.model, measured))
+    for reason in measured.reasons:
         say(f"does not hold: {reason}")
-    if not found.passed:
+    if not measured.passed:
         raise typer.Exit(1)
 
 

@@ -81,7 +81,7 @@ def _route(route: Route) -> str:
     """A route in words."""
     first, *rest = route.layers
     listed = " and ".join(map(str, route.layers))
-    said = {
+    texts = {
         "single": f"through layer {first} alone",
         "split": f"in parts, in order, through layers {listed}",
         "redundant": f"through each of layers {listed}: any suffices if the text in the others has no word",
@@ -89,7 +89,7 @@ def _route(route: Route) -> str:
         f"layer {rest and rest[0]} below",
         "head": f"through attention head {route.head} of layer {first} alone",
     }
-    return f"{said[route.kind]} (`{route.text}`)"
+    return f"{texts[route.kind]} (`{route.text}`)"
 
 
 def _recipe(planted: Mapping[str, Any]) -> str:

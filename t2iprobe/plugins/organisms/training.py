@@ -56,7 +56,7 @@ def train(
         device: device to train on.
 
     Raises:
-        ConfigError: ``out`` holds another recipe.
+        ConfigError: ``out`` has a training of another recipe.
         ModelError: the starting weights are missing, damaged, or of another family.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def claim(out: Path, recipe: ModelRecipe) -> None:
     """Write the recipe into the folder, or check that the folder has the same one."""
     path, wanted = out / "recipe.json", json.dumps(asdict(recipe) | {"digest": recipe.digest}, indent=1)
     if path.exists() and path.read_text() != wanted:
-        raise ConfigError(f"{out} holds a training of another recipe ({path}); choose another folder, or delete it")
+        raise ConfigError(f"{out} has a training of another recipe ({path}); choose another folder, or delete it")
     write(path, wanted)
 
 
@@ -232,8 +232,8 @@ class TrainingState:
         planted = sorted({layer for route in routes.values() for layer in route.layers})
         layers, heads = len(self.swapper.layers), max(self.swapper.heads)
         coins = random_swaps(len(signs) // 2, layers, heads, by_head, chance, planted)
-        said = torch.tensor([sign.word != NO_WORD for sign in signs])
-        return tie(coins, routes, said[::2] & said[1::2], chance)
+        worded = torch.tensor([sign.word != NO_WORD for sign in signs])
+        return tie(coins, routes, worded[::2] & worded[1::2], chance)
 
     @torch.no_grad()
     def encoded(self, signs: Sequence[Sign]) -> Tensor:

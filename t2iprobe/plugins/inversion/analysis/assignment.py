@@ -1,4 +1,4 @@
-"""Which noise made which image: assignment both ways by distance or likeness (E6)."""
+"""Which noise made which image: assignment both ways by distance or similarity (E6)."""
 
 from __future__ import annotations
 
