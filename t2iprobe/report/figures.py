@@ -64,7 +64,6 @@ def contact_sheet(
     layers: Sequence[str],
     rows: Sequence[tuple[str, Sequence[Image.Image]]],
     highlight: Collection[str] = (),
-    cell: int = CELL,
 ) -> Image.Image:
     """The images of a sweep, one row per pair: source | target | the source patched at one layer after the other.
 
@@ -72,7 +71,6 @@ def contact_sheet(
         layers: headings of the patched images.
         rows: for each pair its label, which may hold line breaks, and its images: source, target, and one per layer.
         highlight: the found layers, outlined.
-        cell: size of a picture in pixels.
 
     Raises:
         ShapeError: a row does not have one image per layer.
@@ -85,7 +83,7 @@ def contact_sheet(
     for start in range(0, len(layers), wide):
         part = slice(start, start + wide)
         shown = [(label, [*images[:2], *images[2:][part]]) for label, images in rows]
-        bands.append(("", grid(["source", "target", *layers[part]], shown, cell, LABEL, HEADER, outlined=highlight)))
+        bands.append(("", grid(["source", "target", *layers[part]], shown, CELL, LABEL, HEADER, outlined=highlight)))
     return stacked(bands)
 
 

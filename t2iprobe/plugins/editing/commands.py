@@ -16,7 +16,6 @@ from t2iprobe.cli.console import (
     print_json,
     print_methods,
     print_plan,
-    print_table,
     say,
     say_finished,
     stopping,
@@ -25,6 +24,7 @@ from t2iprobe.cli.console import (
 from t2iprobe.cli.cost import agree, duration, memory_text
 from t2iprobe.cli.models import reference
 from t2iprobe.cli.studies import watched
+from t2iprobe.cli.tables import print_wide
 from t2iprobe.plugins.editing.options import EditOptions, with_preset
 
 if TYPE_CHECKING:
@@ -128,25 +128,13 @@ def _announce(sweep: EditSweep, path: Path, yes: bool, pairs: int, cost: Cost) -
 
 
 def _print(answer: Mapping[str, Any], format: Format) -> None:
+    from t2iprobe.plugins.editing.report import table_of
+
     if format is Format.json:
         print_json(answer)
         return
-    rank = next(name for name in answer["methods"][0] if name.endswith("_target"))
-    rest = [name for name in ("ocr_distance_target", "clip_t_target") if name in answer["methods"][0]]
-    read = [rank, rank.replace("_target", "_source"), *rest, "share_of_clean", "seconds"]
-    _print_scores(answer, "What is read", dict.fromkeys(read, 2))
-    near = {"ssim": 3, "ssim_textless": 3, "psnr_textless": 1, "mse": 0, "mse_textless": 1}
-    _print_scores(answer, "Compared with the unedited picture (textless: outside the text)", near)
+    table = table_of(answer["methods"], answer["clusters"])
+    title = "Pictures compared with the unedited ones (outside: outside the text)"
+    print_wide(table.columns, [list(map(str, row)) for row in table.rows], title=title)
     tell(answer["sentence"], "bold")
     tell(f"Pictures: {answer['contact_sheet']}, report: {answer['report']}")
-
-
-def _print_scores(answer: Mapping[str, Any], title: str, digits: Mapping[str, int]) -> None:
-    from t2iprobe.plugins.editing.comparison import said
-
-    heads = ["method", *(name.replace("_", " ") for name in digits)]
-    rows = [
-        [row["method"], *(said(row[name], number, answer["clusters"]) for name, number in digits.items())]
-        for row in answer["methods"]
-    ]
-    print_table(heads, rows, title)

@@ -18,27 +18,42 @@ from t2iprobe.plugins.editing.sweep import SECONDS, SOURCE, TARGET
 from t2iprobe.report.figures import CELL, cell_for, dot_plot, grid, thumbnail, wrapped
 from t2iprobe.report.folder import RunView, kept
 from t2iprobe.report.page import study_page
-from t2iprobe.report.sections import Cell, ReportTable, Section
+from t2iprobe.report.sections import ReportTable, Section
 
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
 SHEET_ROWS = 8
 PICTURES, PHOTO = "pictures", "photo.png"
-#: scores in the report's table: name, column head, digits
-COLUMNS = (
-    ("ocr_f1_target", "F1 to target", 2),
-    ("ocr_f1_source", "F1 to source", 2),
-    ("ocr_distance_target", "edit distance", 2),
-    ("clip_t_target", "CLIP-T", 2),
-    ("ssim", "SSIM", 3),
-    ("psnr", "PSNR", 1),
-    ("mse", "MSE", 0),
-    ("ssim_textless", "SSIM outside", 3),
-    ("psnr_textless", "PSNR outside", 1),
-    ("mse_textless", "MSE outside", 1),
-    (SECONDS, "s per image", 2),
-)
+#: scores in the table of methods after those of the text: heading and digits
+COLUMNS = {
+    "ocr_distance_target": ("edit distance", 2),
+    "clip_t_target": ("CLIP-T", 2),
+    "share_of_clean": ("share of the clean target's", 2),
+    "ssim": ("SSIM", 3),
+    "psnr": ("PSNR", 1),
+    "mse": ("MSE", 0),
+    "ssim_textless": ("SSIM outside", 3),
+    "psnr_textless": ("PSNR outside", 1),
+    "mse_textless": ("MSE outside", 1),
+    SECONDS: ("s per image", 2),
+}
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], prompts: int) -> ReportTable:
+    """One row per method, with what is read in its pictures, and how far they are from the unedited ones.
+
+    Args:
+        rows: rows of the answer.
+        prompts: number of pairs of prompts.
+    """
+    rank = next(name for name in rows[0] if name.endswith("_target")).removesuffix("_target")
+    sides = {f"{rank}_{side}": (f"{rank.replace('_', ' ')} to {side}", 2) for side in ("target", "source")}
+    columns = sides | {name: column for name, column in COLUMNS.items() if name in rows[0]}
+    cells = [
+        [row["method"], *(said(row[name], digits, prompts) for name, (_, digits) in columns.items())] for row in rows
+    ]
+    return ReportTable(["method", *(head for head, _ in columns.values())], cells)
 
 
 def view(path: Path, plugins: Plugins) -> RunView:
@@ -109,12 +124,7 @@ def _plot(result: StudyResult) -> Image:
 def _section(result: StudyResult, drawn: Sequence[tuple[str, Image]]) -> Section:
     assert result.finding is not None
     rows = result.finding.details["methods"]
-    shown = [column for column in COLUMNS if column[0] in rows[0]]
-    heads = ["method", *(head for _, head, _ in shown)]
     prompts = len(set(result.clusters))
-    cells: list[list[Cell]] = [
-        [row["method"], *(said(row[name], digits, prompts) for name, _, digits in shown)] for row in rows
-    ]
     box = f"{100 * rows[0]['text_area'][0]:.0f} %"
     interval = (
         f"Mean and 95 % interval over {prompts} pairs of prompts"
@@ -126,4 +136,4 @@ def _section(result: StudyResult, drawn: Sequence[tuple[str, Image]]) -> Section
         f"pair; it covers {box} of the picture on average. Pictures are compared with the unedited one; prompt-swap is "
         "the clean target."
     )
-    return Section("Text edits", text, ReportTable(heads, cells), figures=drawn)
+    return Section("Text edits", text, table_of(rows, prompts), figures=drawn)
