@@ -20,8 +20,8 @@ from t2iprobe.plugins.inversion.analysis import assignment, correlation, geometr
 from t2iprobe.plugins.inversion.analysis.intervals import Between, over, spanned
 from t2iprobe.plugins.inversion.inverted import Inverted
 
-Numbers = NDArray[Any]
-Found = dict[str, Any]
+States = NDArray[Any]
+Numbers = dict[str, Any]
 Domain = Literal["pixels", "states"]
 Range = Literal["unit", "signed"]
 TRUE, OTHER, IMAGE = "true noise", "other noise", "image"
@@ -56,7 +56,7 @@ class AnalysisSettings:
 
 def analyze(
     run: Inverted, options: AnalysisSettings | None = None, tell: Callable[[str], None] = lambda part: None
-) -> Found:
+) -> Numbers:
     """The whole analysis, as plain values.
 
     Args:
@@ -66,7 +66,7 @@ def analyze(
     """
     options = options or AnalysisSettings()
     mask = plain_mask(run, options)
-    parts: dict[str, Callable[[], Found]] = {
+    parts: dict[str, Callable[[], Numbers]] = {
         "reconstruction": lambda: reconstruction(run),
         "correlation": lambda: correlations(run, options),
         "texture": lambda: textures(run),
@@ -79,14 +79,14 @@ def analyze(
         parts["location"] = lambda: locations(run, options)
     if run.trajectory and run.sampled:
         parts["steps"] = lambda: step_errors(run, mask)
-    found: Found = {}
+    answer = about(run) | {"options": dataclasses.asdict(options)}
     for name, part in parts.items():
         tell(name)
-        found[name] = part()
-    return about(run) | {"options": dataclasses.asdict(options)} | found
+        answer[name] = part()
+    return answer
 
 
-def about(run: Inverted) -> Found:
+def about(run: Inverted) -> Numbers:
     """What was measured."""
     manifest = run.manifest
     return {
@@ -102,29 +102,32 @@ def about(run: Inverted) -> Found:
     }
 
 
-def sets(run: Inverted, *, image: bool = False) -> Iterator[tuple[str, Numbers]]:
+def sets(run: Inverted, *, image: bool = False) -> Iterator[tuple[str, States]]:
     """True noise and every method's latents, by name, and the images on request."""
     yield TRUE, run.noise
-    for arm in run.arms:
-        yield arm, run.latent(arm)
+    yield from ((arm, run.latent(arm)) for arm in run.arms)
     if image:
         yield IMAGE, run.clean
 
 
-def other_noise(run: Inverted, seed: int) -> Numbers:
+def other_noise(run: Inverted, seed: int) -> States:
     """Standard normal numbers that have nothing to do with the run."""
     return np.random.default_rng([seed, 1]).standard_normal(run.noise.shape).astype(np.float32)
 
 
-def reconstruction(run: Inverted) -> Found:
+def reconstruction(run: Inverted) -> Numbers:
     """How well the pictures were reconstructed, at what cost, and the sizes involved (E13)."""
     rows = []
     for arm in run.arms:
         scores = {name: over(run.score(name, arm), run.prompts) for name in run.score_names}
         beside = {name: beside_first(run, name, arm) for name in run.score_names}
-        rows.append({"method": arm, "size": float(np.abs(run.latent(arm)).mean()), **scores, "beside_first": beside})
-    sizes = {TRUE: float(np.abs(run.noise).mean()), IMAGE: float(np.abs(run.clean).mean())}
-    return {"rows": rows, "sizes": sizes}
+        rows.append({"method": arm, "size": _size(run.latent(arm)), **scores, "beside_first": beside})
+    return {"rows": rows, "sizes": {TRUE: _size(run.noise), IMAGE: _size(run.clean)}}
+
+
+def _size(values: States) -> float:
+    """The mean absolute value."""
+    return float(np.abs(values).mean())
 
 
 def beside_first(run: Inverted, name: str, arm: str) -> Between | None:
@@ -152,13 +155,13 @@ def patches(run: Inverted, options: AnalysisSettings) -> tuple[int, int, int]:
     return patch, size, min(TOP, size * (size - 1) // 2)
 
 
-def excess(run: Inverted, values: Numbers, options: AnalysisSettings) -> float:
+def excess(run: Inverted, values: States, options: AnalysisSettings) -> float:
     """The correlation of values across images, minus what independent noise has on average."""
     patch, size, top = patches(run, options)
     return correlation.patch_correlation(values, patch, top).mean - correlation.floor(len(values), size, top)
 
 
-def noise_floor(run: Inverted, options: AnalysisSettings) -> Found:
+def noise_floor(run: Inverted, options: AnalysisSettings) -> Numbers:
     """The correlation that as many images of independent noise have on average, and the range of 95 % of such sets."""
     patch, size, top = patches(run, options)
     floor = correlation.floor(len(run.rows), size, top)
@@ -167,51 +170,44 @@ def noise_floor(run: Inverted, options: AnalysisSettings) -> Found:
     return facts | {"excess_of_noise": [bound - floor for bound in span]}
 
 
-def correlations(run: Inverted, options: AnalysisSettings) -> Found:
+def correlations(run: Inverted, options: AnalysisSettings) -> Numbers:
     """Correlation between pixels across images (E1), with the floor that independent noise reaches."""
     noise, rows = noise_floor(run, options), []
     for what, values in sets(run, image=True):
-        found = correlation.patch_correlation(values, noise["patch"], noise["top"])
-        rows.append({"what": what, **found._asdict(), "excess": found.mean - noise["floor"]})
+        across = correlation.patch_correlation(values, noise["patch"], noise["top"])
+        rows.append({"what": what, **across._asdict(), "excess": across.mean - noise["floor"]})
     return {**noise, "rows": rows}
 
 
-def textures(run: Inverted) -> Found:
+def textures(run: Inverted) -> Numbers:
     """Autocorrelation and spectrum within an image, which need no set, with the range of white noise's mean."""
     channels, height, width = run.noise.shape[1:]
     lags = min(LAGS, height - 1, width - 1)
     rings = max(2, min(RINGS, height // 2, width // 2))
     rows = []
-    frequencies: Numbers = np.zeros(0)
     for what, values in sets(run, image=True):
-        lagged = texture.autocorrelation(values, lags)
-        frequencies, power = texture.radial_spectrum(values, rings)
-        numbers = {
-            "autocorrelation": lagged.mean(0),
-            "autocorrelation_std": lagged.std(0),
-            "spectrum": power.mean(0),
-        }
-        rows.append({"what": what, **plain_values(numbers)})
+        lagged, (frequencies, power) = texture.autocorrelation(values, lags), texture.radial_spectrum(values, rings)
+        means = {"autocorrelation": lagged.mean(0), "autocorrelation_std": lagged.std(0), "spectrum": power.mean(0)}
+        rows.append({"what": what, **plain_values(means)})
     mean, std = texture.white(channels, height, width, lags)
     half = 1.96 * std / len(run.rows) ** 0.5
     white = {"mean": mean, "std": std.tolist(), "low": (mean - half).tolist(), "high": (mean + half).tolist()}
     return {"frequencies": frequencies.tolist(), "white": white, "rows": rows}
 
 
-def normalities(run: Inverted, options: AnalysisSettings) -> Found:
+def normalities(run: Inverted, options: AnalysisSettings) -> Numbers:
     """How normal latents are (E2)."""
-    reference = other_noise(run, options.seed)
-    rows = []
+    reference, rows = other_noise(run, options.seed), []
     quantiles: dict[str, list[float]] = {}
     for what, values in sets(run):
-        normal, found = normality.quantiles(values)
-        quantiles |= {what: found.tolist(), "normal": normal.tolist()}
-        numbers = {
+        normal, own = normality.quantiles(values)
+        quantiles |= {what: own.tolist(), "normal": normal.tolist()}
+        distances = {
             "kl": normality.gaussian_kl(reference, values),
             "coordinate_kl": _or_none(normality.coordinate_kl, reference, values),
             "shapiro_rejected": normality.shapiro_rejected(values, seed=options.seed),
         }
-        rows.append({"what": what, **normality.moments(values)._asdict(), **numbers})
+        rows.append({"what": what, **normality.moments(values)._asdict(), **distances})
     count, level = len(run.rows), 0.05
     noise = {
         "coordinate_kl": plain_values(normality.coordinate_kl_of_noise(count)),
@@ -228,46 +224,44 @@ def _or_none(function: Callable[..., Any], *arguments: Any) -> Any:
         return None
 
 
-def triangles(run: Inverted, options: AnalysisSettings) -> Found:
+def triangles(run: Inverted, options: AnalysisSettings) -> Numbers:
     """Noise, image and latent as a triangle (E3), and the most probable one (E4)."""
     rows = []
     for what, values in [(OTHER, other_noise(run, options.seed)), *((arm, run.latent(arm)) for arm in run.arms)]:
-        found = geometry.triangle(run.noise, run.clean, values)
-        probable = _or_none(geometry.most_probable_triangle, found.each_angle)
+        triangle = geometry.triangle(run.noise, run.clean, values)
+        angles, probable = triangle.each_angle, _or_none(geometry.most_probable_triangle, triangle.each_angle)
         numbers = {
-            "angles": found.angles.tolist(),
-            "angles_std": found.each_angle.std(0).tolist(),
-            "each_angle": found.each_angle.round(3).tolist(),
+            "angles": triangle.angles.tolist(),
+            "angles_std": angles.std(0).tolist(),
+            "each_angle": angles.round(3).tolist(),
             "most_probable": probable and list(probable),
-            "lengths": found.lengths.mean(0).tolist(),
-            "lengths_std": found.lengths.std(0).tolist(),
+            "lengths": triangle.lengths.mean(0).tolist(),
+            "lengths_std": triangle.lengths.std(0).tolist(),
         }
         rows.append({"what": what, **numbers})
     sides = ["image-latent", "noise-latent", "noise-image"]
     return {"corners": ["noise", "image", "latent"], "sides": sides, "rows": rows}
 
 
-def locations(run: Inverted, options: AnalysisSettings) -> Found:
+def locations(run: Inverted, options: AnalysisSettings) -> Numbers:
     """Where between noise and latent each state of a trajectory lies (E5)."""
-    found: Found = {}
+    trajectories: dict[str, Numbers] = {}
     for arm in run.arms:
         latent = run.latent(arm)
-        if np.array_equal(latent, run.noise):  # an oracle for all steps finds the noise itself
-            continue
-        walks: dict[str, str | None] = {"sampling": None} if run.sampled else {}
-        walks["inversion"] = arm
-        found[arm] = {name: _located(run, walk, latent, options) for name, walk in walks.items()}
-    return found
+        if not np.array_equal(latent, run.noise):  # an oracle for all steps finds the noise itself
+            sampling = {"sampling": _located(run, None, latent, options)} if run.sampled else {}
+            trajectories[arm] = sampling | {"inversion": _located(run, arm, latent, options)}
+    return trajectories
 
 
-def _located(run: Inverted, walk: str | None, latent: Numbers, options: AnalysisSettings) -> Found:
-    states = (run.state(walk, step) for step in range(run.steps + 1))
+def _located(run: Inverted, arm: str | None, latent: States, options: AnalysisSettings) -> Numbers:
+    states = (run.state(arm, step) for step in range(run.steps + 1))
     located = [geometry.location(state, run.noise, latent, options.points) for state in states]
     columns = dict(zip(geometry.Location._fields, map(list, zip(*located, strict=True)), strict=True))
     return columns | {"distances": np.stack(columns["distances"], axis=1).tolist()}
 
 
-def assignments(run: Inverted, options: AnalysisSettings) -> Found:
+def assignments(run: Inverted, options: AnalysisSettings) -> Numbers:
     """Which noise made which image, and the same for latents (E6)."""
     groups = options.groups or (GROUPS if len(run.rows) >= GROUPED else 1)
     pairs = [("noise", IMAGE, run.noise, run.clean)] if run.sampled else []
@@ -278,18 +272,18 @@ def assignments(run: Inverted, options: AnalysisSettings) -> Found:
     rows = []
     for source, target, first, second in pairs:
         for measure in assignment.MEASURES:
-            found = assignment.assignment(first, second, measure, groups)
-            shares = {
-                "to_second": found.noise_to_image,
-                "to_first": found.image_to_noise,
-                "spread": found.groups.std(0).tolist() if groups > 1 else None,
-                "hungarian": found.hungarian,
-                "to_second_near": found.near_image,
-                "to_first_near": found.near_noise,
-                "top_hub": found.top_hub,
-                "chosen": found.chosen,
+            shares = assignment.assignment(first, second, measure, groups)
+            numbers = {
+                "to_second": shares.noise_to_image,
+                "to_first": shares.image_to_noise,
+                "spread": shares.groups.std(0).tolist() if groups > 1 else None,
+                "hungarian": shares.hungarian,
+                "to_second_near": shares.near_image,
+                "to_first_near": shares.near_noise,
+                "top_hub": shares.top_hub,
+                "chosen": shares.chosen,
             }
-            rows.append({"from": source, "to": target, "measure": measure, **shares})
+            rows.append({"from": source, "to": target, "measure": measure, **numbers})
     size = len(run.rows) // groups
     chances = {
         "chance": 1 / size,
@@ -317,7 +311,7 @@ def plain_mask(run: Inverted, options: AnalysisSettings) -> plain.Mask:
     return plain.shrunk_mask(mask, mask.shape[-1] // run.noise.shape[-1])
 
 
-def plain_areas(run: Inverted, mask: plain.Mask, options: AnalysisSettings) -> Found:
+def plain_areas(run: Inverted, mask: plain.Mask, options: AnalysisSettings) -> Numbers:
     """Latents against true noise, inside and outside plain areas (E8).
 
     True noise had a part in making areas plain, so even unrelated noise may miss it by less there: see
@@ -327,8 +321,7 @@ def plain_areas(run: Inverted, mask: plain.Mask, options: AnalysisSettings) -> F
     expected = _gaps(np.abs(other - run.noise).mean(1), mask)
     rows = []
     for what, values in [(OTHER, other), *sets(run)]:
-        found = plain.compare_areas(values, run.noise, mask)
-        left = plain.structure(values, mask)
+        areas = plain.compare_areas(values, run.noise, mask)._asdict() | plain.structure(values, mask)._asdict()
         gaps = _gaps(np.abs(values - run.noise).mean(1), mask)
         between = {
             "difference": over(gaps, run.prompts),
@@ -336,19 +329,19 @@ def plain_areas(run: Inverted, mask: plain.Mask, options: AnalysisSettings) -> F
             "spread_difference": _spreads(values, mask, run.prompts),
         }
         none = dict.fromkeys(("error_plain", "error_rest", "difference", "beside_other")) if what == TRUE else {}
-        rows.append({"what": what, **plain_values(found._asdict() | left._asdict()), **between, **none})
+        rows.append({"what": what, **plain_values(areas), **between, **none})
     both = [prompt for prompt, gap in zip(run.prompts, expected, strict=True) if np.isfinite(gap)]
     return {"share": float(mask.mean()), "rows_with_both": len(both), "prompts_with_both": len(set(both)), "rows": rows}
 
 
-def _gaps(error: Numbers, mask: plain.Mask) -> Numbers:
+def _gaps(error: States, mask: plain.Mask) -> States:
     """Error in plain areas minus error elsewhere, (row,); NaN for an image that has only one of the two."""
     plain_there, rest = mask.sum((1, 2)), (~mask).sum((1, 2))
     with np.errstate(invalid="ignore"):
         return np.asarray((error * mask).sum((1, 2)) / plain_there - (error * ~mask).sum((1, 2)) / rest)
 
 
-def _spreads(values: Numbers, mask: plain.Mask, prompts: Sequence[str]) -> Between | None:
+def _spreads(values: States, mask: plain.Mask, prompts: Sequence[str]) -> Between | None:
     """Standard deviation in plain areas minus that elsewhere, of all images together, with an interval over prompts."""
     sums = plain.power_sums(values, mask)
     if not sums[:, [0, 3]].any(0).all():
@@ -356,13 +349,13 @@ def _spreads(values: Numbers, mask: plain.Mask, prompts: Sequence[str]) -> Betwe
     return spanned(lambda rows: plain.spread_gap(sums[rows].sum(0)), prompts)
 
 
-def step_errors(run: Inverted, mask: plain.Mask) -> Found:
+def step_errors(run: Inverted, mask: plain.Mask) -> Numbers:
     """The error of the prediction at every step of the inversion (E9)."""
-    found: Found = {}
+    by_arm: dict[str, Numbers] = {}
     for arm in run.arms:
         errors = [plain.step_error(run.output(arm, step), run.output(None, step), mask) for step in range(run.steps)]
-        found[arm] = dict(zip(plain.StepError._fields, map(plain_values, zip(*errors, strict=True)), strict=True))
-    return found
+        by_arm[arm] = dict(zip(plain.StepError._fields, map(plain_values, zip(*errors, strict=True)), strict=True))
+    return by_arm
 
 
 def plain_values(value: Any) -> Any:

@@ -21,7 +21,7 @@ from t2iprobe.core.names import counted
 from t2iprobe.core.runs.checksums import check
 from t2iprobe.plugins.inversion.analysis import alignment, assignment, geometry
 from t2iprobe.plugins.inversion.analysis.intervals import Rows, half_width, jackknife, left_out
-from t2iprobe.plugins.inversion.analyze import AnalysisSettings, Numbers, excess, plain_values
+from t2iprobe.plugins.inversion.analyze import AnalysisSettings, States, excess, plain_values
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.sampling import Pixels
 
@@ -36,7 +36,7 @@ ANGLES = ("angle_noise", "angle_image", "angle_latent")
 SIDES = ("image_latent", "noise_latent", "noise_image")
 
 Curves = Mapping[str, Sequence[float | None]]  # one value per checkpoint, by name
-Embed = Callable[[Pixels], Numbers]
+Embed = Callable[[Pixels], States]
 
 
 @dataclass
@@ -142,7 +142,7 @@ def another(prompts: Sequence[str]) -> list[int]:
     return found
 
 
-def triangles(noise: Numbers, image: Numbers, latent: Numbers) -> dict[str, float]:
+def triangles(noise: States, image: States, latent: States) -> dict[str, float]:
     """E3 in the form that the training's plots use: the angles of mean cosines, and mean sides."""
     try:
         found = geometry.triangle(noise, image, latent)
@@ -163,7 +163,7 @@ def own_pictures(run: Inverted, arm: str, options: AnalysisSettings) -> dict[str
     return found | {name: float(np.nanmean(run.score(name, arm))) for name in ("noise_error", "reconstruction")}
 
 
-def final_pictures(run: Inverted, last: Inverted, arm: str, noise: Numbers, rebuilt: Pixels) -> dict[str, float]:
+def final_pictures(run: Inverted, last: Inverted, arm: str, noise: States, rebuilt: Pixels) -> dict[str, float]:
     """P3: the last checkpoint's pictures, inverted by another checkpoint.
 
     Args:
@@ -204,23 +204,23 @@ def psnr(pictures: Pixels, others: Pixels) -> float:
     return float((10 * np.log10(255**2 / errors)).mean())
 
 
-def _flat(values: Numbers) -> Numbers:
+def _flat(values: States) -> States:
     return values.reshape(len(values), -1)
 
 
-def _distance(values: Numbers, others: Numbers) -> float:
+def _distance(values: States, others: States) -> float:
     """The mean L2 distance of whole rows."""
     return float(np.linalg.norm(_flat(values - others), axis=1).mean())
 
 
-def _unit(pictures: Pixels) -> Numbers:
+def _unit(pictures: Pixels) -> States:
     """The rows as (row, number), scaled to 0..1 over the whole set, as the authors do."""
     flat = _flat(pictures).astype(np.float64)
     low, high = flat.min(), flat.max()
     return (flat - low) / ((high - low) or 1)
 
 
-def _correlation(values: Numbers, others: Numbers) -> float:
+def _correlation(values: States, others: States) -> float:
     """The mean Pearson correlation of whole rows."""
     centred = (rows - rows.mean(1, keepdims=True) for rows in map(_flat, (values, others)))
     return float(alignment.embedding_cosine(*centred).mean())
@@ -310,7 +310,7 @@ def chances(training: Training, options: AnalysisSettings) -> Curves:
         return {}
     names = list(own_pictures(runs[0], runs[0].arms[0], options))
 
-    def off(rows: Rows) -> Numbers:
+    def off(rows: Rows) -> States:
         found = [own_pictures(run.part(rows.tolist()), run.arms[0], options) for run in runs]
         table = np.array([[numbers[name] for numbers in found] for name in names])
         return table - table[:, -1:]

@@ -19,7 +19,7 @@ from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.runs.files import write
 from t2iprobe.core.runs.provenance import portable
 from t2iprobe.plugins.inversion import plan, plots, session
-from t2iprobe.plugins.inversion.analyze import AnalysisSettings, Numbers
+from t2iprobe.plugins.inversion.analyze import AnalysisSettings, States
 from t2iprobe.plugins.inversion.inverted import Inverted
 from t2iprobe.plugins.inversion.options import InvertTrainingOptions
 from t2iprobe.plugins.inversion.resample import LevelSampler
@@ -141,7 +141,7 @@ def embedder(ref: str) -> Embed:
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"the embedder {ref} cannot be loaded: {str(error).splitlines()[0]}") from None
 
-    def embed(pictures: Pixels) -> Numbers:
+    def embed(pictures: Pixels) -> States:
         with torch.no_grad():
             inputs = processor(images=list(pictures), return_tensors="pt")
             if hasattr(model, "get_image_features"):
