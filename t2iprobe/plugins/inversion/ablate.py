@@ -74,15 +74,15 @@ def cells(
     Raises:
         ConfigError: there is nothing to compare.
     """
-    found = []
+    settings = []
     for steps in num_steps:
         plain = any(replaced(arm.label) == 0 for arm in methods)  # the plain method is k = 0
         forward = [InversionArm("forward", {"steps": k}) for k in ks if k <= steps and (k or not plain)]
         arms = tuple({arm.label: arm for arm in [*methods, *forward]}.values())
         if not arms:
             raise ConfigError(f"nothing to compare at {steps} steps: name a method, or a k of at most {steps}")
-        found += [Cell(steps, scale, arms) for scale in guidance]
-    return found
+        settings += [Cell(steps, scale, arms) for scale in guidance]
+    return settings
 
 
 def equal_calls(
@@ -180,7 +180,7 @@ def run(options: AblateOptions, path: Path, plugins: Plugins, command: Sequence[
     def answer() -> tuple[dict[str, Any], dict[str, Image]]:
         last = Inverted(path / ablated[-1][0])
         noise, images = noise_floor(last, AnalysisSettings()), len(last.rows)
-        found = {
+        numbers = {
             "images": images,
             **{name: noise[name] for name in ("floor", "excess_of_noise")},
             "budget_text": "" if options.equal_calls is None else f", at most {options.equal_calls} for every method",
@@ -190,7 +190,7 @@ def run(options: AblateOptions, path: Path, plugins: Plugins, command: Sequence[
         drawn = {"methods": plots.methods_plot(rows)}
         if (by_k := plots.k_plot(rows, [replaced(row["method"]) for row in rows])) is not None:
             drawn["k"] = by_k
-        return found, drawn
+        return numbers, drawn
 
     parts = [partial(measure, name, study) for name, study in ablated]
     return session.sweep(path, "ablation", "setting", settings, facts, parts, answer, plugins)

@@ -19,7 +19,7 @@ from t2iprobe.report.figures import FAINT, INK, canvas, drawn, dress
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Found = Mapping[str, Any]
+Numbers = Mapping[str, Any]
 COLOURS = ("#d9480f", "#1971c2", "#2b8a3e", "#862e9c", "#e67700", "#0b7285", "#a61e4d", "#5c940d")
 GREY, BAND = "#868e96", "#dee2e6"
 MARKS = "os^Dv*PX"
@@ -50,9 +50,9 @@ def short(name: str) -> str:
     return name if len(name) <= LONG else name[: LONG - 1] + "…"
 
 
-def correlation_plot(found: Found) -> Image.Image:
+def correlation_plot(numbers: Numbers) -> Image.Image:
     """The correlation across images with its floor, the autocorrelation within one, and the spectrum."""
-    across, within, methods = found["correlation"], found["texture"], found["methods"]
+    across, within, methods = numbers["correlation"], numbers["texture"], numbers["methods"]
     figure, (first, second, third) = canvas(3)
     names, images = [row["what"] for row in across["rows"]], across["rows_of_images"]
     bars(first, names, [row["mean"] for row in across["rows"]], [colour(name, methods) for name in names])
@@ -74,14 +74,14 @@ def correlation_plot(found: Found) -> Image.Image:
     return drawn(figure, third)
 
 
-def geometry_plot(found: Found) -> Image.Image:
+def geometry_plot(numbers: Numbers) -> Image.Image:
     """Noise, image and latent as triangles of their mean distances, and the angles at the three corners."""
     figure, (plane, *corners) = canvas(4, width=13)
-    for row in found["triangle"]["rows"]:
+    for row in numbers["triangle"]["rows"]:
         image_latent, noise_latent, noise_image = row["lengths"]
         x = (noise_latent**2 + noise_image**2 - image_latent**2) / (2 * noise_image)
         y = max(noise_latent**2 - x**2, 0.0) ** 0.5
-        hue = colour(row["what"], found["methods"])
+        hue = colour(row["what"], numbers["methods"])
         plane.plot([0, noise_image, x, 0], [0, 0, y, 0], color=hue, lw=1.4)
         plane.plot([x], [y], "o", color=hue, ms=5, label=short(row["what"]))
         for axes, angles in zip(corners, np.transpose(row["each_angle"]), strict=True):
@@ -91,14 +91,14 @@ def geometry_plot(found: Found) -> Image.Image:
     plane.set_aspect("equal", adjustable="datalim")
     plane.margins(0.12)
     dress(plane, "Mean distances: where the latent is", "L2", "L2")
-    for axes, name in zip(corners, found["triangle"]["corners"], strict=True):
+    for axes, name in zip(corners, numbers["triangle"]["corners"], strict=True):
         dress(axes, f"Angle at the {name}", "degrees", "density")
     return drawn(figure, plane)
 
 
-def location_plot(found: Found, method: str) -> Image.Image:
+def location_plot(numbers: Numbers, method: str) -> Image.Image:
     """How far each state of the trajectories is from the points between noise and latent."""
-    walks = found["location"][method]
+    walks = numbers["location"][method]
     levels = range(len(walks["inversion"]["nearer_noise"]))
     figure, (*maps, last) = canvas(len(walks) + 1)
     for axes, (name, walk), hue in zip(maps, walks.items(), COLOURS, strict=False):
@@ -116,28 +116,28 @@ def location_plot(found: Found, method: str) -> Image.Image:
     return drawn(figure)
 
 
-def steps_plot(found: Found) -> Image.Image:
+def steps_plot(numbers: Numbers) -> Image.Image:
     """The error of each step's prediction, in plain areas and elsewhere."""
     figure, (error, ratio) = canvas(2, height=3.8)
-    for method, numbers in found["steps"].items():
-        hue, steps = colour(method, found["methods"]), range(len(numbers["error"]))
-        line(error, steps, numbers["error_plain"], hue, f"{short(method)}, plain areas")
-        line(error, steps, numbers["error_rest"], hue, f"{short(method)}, elsewhere", "s--")
-        line(ratio, steps, numbers["std_ratio"], hue)
+    for method, errors in numbers["steps"].items():
+        hue, steps = colour(method, numbers["methods"]), range(len(errors["error"]))
+        line(error, steps, errors["error_plain"], hue, f"{short(method)}, plain areas")
+        line(error, steps, errors["error_rest"], hue, f"{short(method)}, elsewhere", "s--")
+        line(ratio, steps, errors["std_ratio"], hue)
     title = "Prediction of the inversion against the sampler's"
     dress(error, title, "sampling step (0 starts at noise)", "mean |difference|")
     dress(ratio, "Spread of the predictions", "sampling step", "% of the sampler's")
     return drawn(figure, error)
 
 
-def normality_plot(found: Found) -> Image.Image:
+def normality_plot(numbers: Numbers) -> Image.Image:
     """Quantiles against those of a normal distribution, and moments."""
-    part, names = found["normality"], ("mean", "std", "skewness", "excess_kurtosis")
+    part, names = numbers["normality"], ("mean", "std", "skewness", "excess_kurtosis")
     figure, (quantile, moments) = canvas(2, height=3.8)
     quantile.axline((0, 0), slope=1, color=FAINT, lw=1)
     count = len(part["rows"])
     for number, row in enumerate(part["rows"]):
-        what, hue = row["what"], colour(row["what"], found["methods"])
+        what, hue = row["what"], colour(row["what"], numbers["methods"])
         line(quantile, part["quantiles"]["normal"], part["quantiles"][what], hue, short(what), "-")
         at = np.arange(len(names)) + (number - (count - 1) / 2) * 0.8 / count
         moments.bar(at, [row[name] for name in names], 0.8 / count, color=hue)
@@ -149,9 +149,9 @@ def normality_plot(found: Found) -> Image.Image:
     return drawn(figure)
 
 
-def plain_plot(found: Found) -> Image.Image:
+def plain_plot(numbers: Numbers) -> Image.Image:
     """Error and spread of latents in plain areas and elsewhere."""
-    rows = found["plain"]["rows"]
+    rows = numbers["plain"]["rows"]
     names = [row["what"] for row in rows]
     figure, panels = canvas(2, height=0.9 + 0.55 * len(rows))
     titles = {"error": "Mean |latent − noise|", "std": "Standard deviation of the latent (noise: 1)"}
@@ -165,9 +165,9 @@ def plain_plot(found: Found) -> Image.Image:
     return drawn(figure)
 
 
-def assignment_plot(found: Found) -> Image.Image:
+def assignment_plot(numbers: Numbers) -> Image.Image:
     """How often noise and image find each other, both ways."""
-    part = found["assignment"]
+    part = numbers["assignment"]
     pairs = list(dict.fromkeys((row["from"], row["to"]) for row in part["rows"]))
     figure, panels = canvas(len(pairs), width=2 + 2.7 * min(4, len(pairs)), height=2.7)
     for axes, (first, second) in zip(panels, pairs, strict=True):
@@ -185,19 +185,19 @@ def assignment_plot(found: Found) -> Image.Image:
     return drawn(figure, panels[0])
 
 
-def figures(found: Found) -> dict[str, Image.Image]:
+def figures(numbers: Numbers) -> dict[str, Image.Image]:
     """Every plot that the analysis has numbers for, by the name of its file."""
     plots = {
-        "correlation": correlation_plot(found),
-        "geometry": geometry_plot(found),
-        "normality": normality_plot(found),
-        "plain": plain_plot(found),
-        "assignment": assignment_plot(found),
+        "correlation": correlation_plot(numbers),
+        "geometry": geometry_plot(numbers),
+        "normality": normality_plot(numbers),
+        "plain": plain_plot(numbers),
+        "assignment": assignment_plot(numbers),
     }
-    if "steps" in found:
-        plots["steps"] = steps_plot(found)
-    for number, method in enumerate(found.get("location", {})):
-        plots[f"location-{number}"] = location_plot(found, method)
+    if "steps" in numbers:
+        plots["steps"] = steps_plot(numbers)
+    for number, method in enumerate(numbers.get("location", {})):
+        plots[f"location-{number}"] = location_plot(numbers, method)
     return plots
 
 
@@ -213,34 +213,34 @@ ALONG = {
 }
 
 
-def interpolation_plot(found: Found) -> Image.Image:
+def interpolation_plot(numbers: Numbers) -> Image.Image:
     """Each measure along the path, for latents and for true noise."""
-    names = [name for name in ALONG if name in found["rows"][0]]
+    names = [name for name in ALONG if name in numbers["rows"][0]]
     figure, panels = canvas(len(names), most=3, height=2.9)
     for axes, name in zip(panels, names, strict=True):
-        for what in dict.fromkeys(row["what"] for row in found["rows"]):
-            rows = [row for row in found["rows"] if row["what"] == what]
-            hue = colour(what, found["methods"])
+        for what in dict.fromkeys(row["what"] for row in numbers["rows"]):
+            rows = [row for row in numbers["rows"] if row["what"] == what]
+            hue = colour(what, numbers["methods"])
             line(axes, [row["share"] for row in rows], [row[name] for row in rows], hue, short(what))
         dress(axes, ALONG[name], "share of the second")
     return drawn(figure, panels[0])
 
 
-def edit_plot(found: Found) -> Image.Image:
+def edit_plot(numbers: Numbers) -> Image.Image:
     """What edits keep of the picture, whether they show the new prompt, and how much variations differ."""
     titles = {
         "ssim_to_source": "SSIM to the picture before",
         "ssim_to_noise": "SSIM to the edit from true noise",
         "read": "New text read right (F1)",
-        "variations": f"Variations of one picture\n(a = {found['mix']:g})",
+        "variations": f"Variations of one picture\n(a = {numbers['mix']:g})",
     }
-    rows = found["rows"]
+    rows = numbers["rows"]
     names = [name for name in titles if rows[0].get(name) is not None]
     figure, panels = canvas(len(names), width=2 + 3 * len(names), height=0.8 + 0.4 * len(rows))
     for axes, name in zip(panels, names, strict=True):
         values = np.array([row.get(name) or [None] * 3 for row in rows], np.float64)
         spread = np.abs(values[:, 1:] - values[:, :1]).T
-        hues = [colour(row["what"], found["methods"]) for row in rows]
+        hues = [colour(row["what"], numbers["methods"]) for row in rows]
         style = {"ecolor": INK, "elinewidth": 1, "capsize": 2}
         bars(axes, [row["what"] for row in rows], values[:, 0], hues, xerr=spread, error_kw=style)
         dress(axes, titles[name])
@@ -248,14 +248,14 @@ def edit_plot(found: Found) -> Image.Image:
     return drawn(figure)
 
 
-def k_plot(rows: Sequence[Found], ks: Sequence[int | None]) -> Image.Image | None:
+def k_plot(rows: Sequence[Numbers], ks: Sequence[int | None]) -> Image.Image | None:
     """The numbers against how many steps forward diffusion replaces; ``None`` if only one k was measured.
 
     Args:
         rows: the settings.
         ks: the number of replaced steps of each setting; ``None`` for other methods.
     """
-    lines: dict[tuple[int, float], list[tuple[int, Found]]] = {}
+    lines: dict[tuple[int, float], list[tuple[int, Numbers]]] = {}
     for row, k in zip(rows, ks, strict=True):
         if k is not None:
             lines.setdefault((row["num_steps"], row["guidance"]), []).append((k, row))
@@ -280,12 +280,12 @@ def k_plot(rows: Sequence[Found], ks: Sequence[int | None]) -> Image.Image | Non
     return drawn(figure, places[0])
 
 
-def _noise(rows: Sequence[Found]) -> float:
+def _noise(rows: Sequence[Numbers]) -> float:
     """How far true noise is over the floor, on average over settings."""
     return float(np.mean([row["excess"] for row in rows if row["method"] == TRUE]))
 
 
-def methods_plot(rows: Sequence[Found]) -> Image.Image:
+def methods_plot(rows: Sequence[Numbers]) -> Image.Image:
     """The methods: how normal their latents are against how well the picture is reconstructed."""
     shown = [row for row in rows if row["method"] != TRUE and row["reconstruction"] is not None]
     figure, (first, second) = canvas(2, width=12, height=4.4)
@@ -316,9 +316,9 @@ PANELS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def training_plot(found: Found) -> Image.Image:
+def training_plot(numbers: Numbers) -> Image.Image:
     """All curves through the training, with a diamond where each saturates."""
-    steps, curves = found["steps"], curves_of(found)
+    steps, curves = numbers["steps"], curves_of(numbers)
     figure, panels = canvas(len(PANELS), width=15, height=3.4)
     for axes, (title, (protocol, *names)) in zip(panels, PANELS.items(), strict=True):
         kept = [name for name in names if f"{protocol}.{name}" in curves]
@@ -327,7 +327,7 @@ def training_plot(found: Found) -> Image.Image:
             mean, std = (np.array(curves[key][part], np.float64) for part in ("mean", "std"))
             line(axes, steps, mean, hue, name.replace("_", " "))
             axes.fill_between(steps, mean - std, mean + std, color=hue, alpha=0.15, linewidth=0)
-            settled = found["saturation"].get(key)
+            settled = numbers["saturation"].get(key)
             if settled is not None:
                 axes.plot([settled], [mean[steps.index(settled)]], "D", ms=7, mfc="none", mec=hue)
         axes.set_xscale("log")

@@ -12,34 +12,34 @@ from t2iprobe.plugins.inversion.analysis.intervals import said
 from t2iprobe.plugins.inversion.training import OTHER, curves_of, last_of_itself
 from t2iprobe.report.sections import Cell, ReportTable, Section
 
-Found = Mapping[str, Any]
+Numbers = Mapping[str, Any]
 Drawn = Mapping[str, Image]
 SHEETS = 4  # picture sheets in a report
 
 
-def tables(answer: Found) -> dict[str, ReportTable]:
+def tables(answer: Numbers) -> dict[str, ReportTable]:
     """The tables of a command's answer, by heading."""
-    parts = [part for name, found in answer.items() if name in SECTIONS for part in SECTIONS[name](found, {})]
+    parts = [part for name, numbers in answer.items() if name in SECTIONS for part in SECTIONS[name](numbers, {})]
     return {part.title: part.table for part in parts if part.table is not None}
 
 
-def sentence(found: Found) -> str:
+def sentence(numbers: Numbers) -> str:
     """The answer in one sentence: the first method's latents against true noise, and what chance alone would give."""
-    method = found["methods"][0]
-    text = f"Latents of {method} correlate by {_correlated(found, method)}"
-    areas = {row["what"]: row for row in found["plain"]["rows"]}[method]
-    if found["sampled"] and areas["difference"] is not None:
-        text += f"; they miss the noise by {_missed(areas, found['plain'])}"
+    method = numbers["methods"][0]
+    text = f"Latents of {method} correlate by {_correlated(numbers, method)}"
+    areas = {row["what"]: row for row in numbers["plain"]["rows"]}[method]
+    if numbers["sampled"] and areas["difference"] is not None:
+        text += f"; they miss the noise by {_missed(areas, numbers['plain'])}"
     return text + "."
 
 
-def _correlated(found: Found, method: str) -> str:
-    across = found["correlation"]
+def _correlated(numbers: Numbers, method: str) -> str:
+    across = numbers["correlation"]
     excess = {row["what"]: row["excess"] for row in across["rows"]}[method]
     low, high = across["excess_of_noise"]
     verdict = ", so noise would do as much" if excess <= high else ""  # structure can only raise the correlation
     return (
-        f"{excess:+.3f} over the floor of {across['floor']:.3f} ({found['rows']} images of independent noise: "
+        f"{excess:+.3f} over the floor of {across['floor']:.3f} ({numbers['rows']} images of independent noise: "
         f"{low:+.3f} to {high:+.3f}{verdict})"
     )
 
@@ -50,7 +50,7 @@ def _sign(gap: Sequence[float | None]) -> int:
     return 0 if low is None or high is None else (low > 0) - (high < 0)
 
 
-def _missed(areas: Found, part: Found) -> str:
+def _missed(areas: Numbers, part: Numbers) -> str:
     gap = areas["difference"]
     shown = _sign(gap) and _sign(gap) == _sign(areas["beside_other"])
     verdict = "" if shown else ", which shows no difference"
@@ -61,22 +61,22 @@ def _missed(areas: Found, part: Found) -> str:
     )
 
 
-def analysis(found: Found, drawn: Drawn) -> Iterator[Section]:
+def analysis(numbers: Numbers, drawn: Drawn) -> Iterator[Section]:
     """The sections on an analysis.
 
     Args:
-        found: the analysis.
+        numbers: the analysis.
         drawn: its plots and picture sheets, by name.
     """
-    sheets = [(f"{method}: noise to image and back", f"pictures-{i}") for i, method in enumerate(found["methods"])]
+    sheets = [(f"{method}: noise to image and back", f"pictures-{i}") for i, method in enumerate(numbers["methods"])]
     if pictures := _figures(drawn, sheets[:SHEETS]):
-        yield Section("Pictures", _mask_text(found), figures=pictures)
-    yield _reconstruction(found)
-    yield _correlation(found, drawn)
-    yield _triangle(found, drawn)
-    yield _plain(found, drawn)
-    yield _assignment(found, drawn)
-    locations = [(method, f"location-{i}") for i, method in enumerate(found.get("location", {}))]
+        yield Section("Pictures", _mask_text(numbers), figures=pictures)
+    yield _reconstruction(numbers)
+    yield _correlation(numbers, drawn)
+    yield _triangle(numbers, drawn)
+    yield _plain(numbers, drawn)
+    yield _assignment(numbers, drawn)
+    locations = [(method, f"location-{i}") for i, method in enumerate(numbers.get("location", {}))]
     if maps := _figures(drawn, locations):
         text = (
             "Mean distance of each state of a trajectory to points between noise and latent; the white line is the "
@@ -85,7 +85,7 @@ def analysis(found: Found, drawn: Drawn) -> Iterator[Section]:
         yield Section("Where the trajectory lies", text, figures=maps)
 
 
-def _table(rows: Sequence[Found], columns: Mapping[str, str], digits: int = 3) -> ReportTable:
+def _table(rows: Sequence[Numbers], columns: Mapping[str, str], digits: int = 3) -> ReportTable:
     """One row per record, with a column for each of some keys under its heading."""
     return ReportTable(list(columns.values()), [[_cell(row.get(key)) for key in columns] for row in rows], digits)
 
@@ -103,14 +103,14 @@ def _figures(drawn: Drawn, names: Sequence[tuple[str, str]]) -> list[tuple[str, 
     return [(caption, drawn[name]) for caption, name in names if name in drawn]
 
 
-def _mask_text(found: Found) -> str:
-    options = found["options"]
+def _mask_text(numbers: Numbers) -> str:
+    options = numbers["options"]
     units = "0..1" if options["range"] == "unit" else "-1..1"
     place = f"the pictures, in {units}" if options["domain"] == "pixels" else "the states that are denoised"
     return (
         "A pixel is plain where the mean difference to its neighbours below and to the right is less than "
-        f"{options['threshold']} in every channel of {place}: {100 * found['plain']['share']:.0f} % of the area. Maps "
-        "of noise and latents show their first three channels, grey at 0."
+        f"{options['threshold']} in every channel of {place}: {100 * numbers['plain']['share']:.0f} % of the area. "
+        "Maps of noise and latents show their first three channels, grey at 0."
     )
 
 
@@ -122,27 +122,27 @@ RUN = {
 }  # fmt: skip
 
 
-def run_table(answer: Found) -> ReportTable:
+def run_table(answer: Numbers) -> ReportTable:
     """One row per method: how well it finds the noise and makes the picture again, and what it costs."""
     rows = answer["methods"]
     differentiated = any(row.get("backward") for row in rows)
     return _table(rows, {name: head for name, head in RUN.items() if differentiated or name != "backward"})
 
 
-def run_section(answer: Found, figures: Sequence[tuple[str, Image]]) -> Section:
+def run_section(answer: Numbers, figures: Sequence[tuple[str, Image]]) -> Section:
     """The section on a run, which needs no analysis."""
     text = "Means over pictures, in the space that is denoised. Calls are model calls per picture, guidance included."
     return Section("Inversion", text, run_table(answer), figures=figures)
 
 
-def _reconstruction(found: Found) -> Section:
+def _reconstruction(numbers: Numbers) -> Section:
     """How well pictures were reconstructed, and at what cost."""
     text = (
         "Means over pictures, in the space that is denoised; differences to the first method are taken picture by "
         "picture, with 95 % intervals. Calls are the model calls for inverting and reconstructing one picture, "
         "guidance included."
     )
-    first, *others = found["reconstruction"]["rows"]
+    first, *others = numbers["reconstruction"]["rows"]
     beside = {"gap": f"PSNR, difference to {first['method']}"} if others and first.get("psnr") else {}
     columns = {
         "method": "method", "reconstruction": "|reconstruction − image|", "noise_error": "|latent − noise|",
@@ -160,7 +160,7 @@ def _reconstruction(found: Found) -> Section:
     return Section("Reconstruction", text, _table(rows, columns))
 
 
-def _correlation(found: Found, drawn: Drawn) -> Section:
+def _correlation(numbers: Numbers, drawn: Drawn) -> Section:
     """Correlation with its floor, what a single image shows, and how normal the numbers are."""
     text = (
         "The correlation of pixels across images (E1 of arXiv 2410.23530) depends on the number of images: only what "
@@ -169,9 +169,9 @@ def _correlation(found: Found, drawn: Drawn) -> Section:
         "The mean KL of true noise is in brackets; “not normal” is the share of latents that the Shapiro–Wilk test "
         "rejects at 5 %."
     )
-    across, white, noise = found["correlation"], found["texture"]["white"], found["normality"]["noise"]
-    within = {row["what"]: row["autocorrelation"][1] for row in found["texture"]["rows"]}
-    normal = {row["what"]: row for row in found["normality"]["rows"]}
+    across, white, noise = numbers["correlation"], numbers["texture"]["white"], numbers["normality"]["noise"]
+    within = {row["what"]: row["autocorrelation"][1] for row in numbers["texture"]["rows"]}
+    normal = {row["what"]: row for row in numbers["normality"]["rows"]}
     known = "" if noise["coordinate_kl"] is None else f" (noise: {noise['coordinate_kl']:.3f})"
     moments = {
         "mean": "mean", "std": "std", "excess_kurtosis": "kurtosis", "coordinate_kl": f"KL per number{known}",
@@ -199,13 +199,13 @@ def _noise(bounds: Sequence[float], digits: int) -> str:
     return f"(noise: {low:.{digits}f} to {high:.{digits}f})"
 
 
-def _triangle(found: Found, drawn: Drawn) -> Section:
+def _triangle(numbers: Numbers, drawn: Drawn) -> Section:
     """The angles and sides of the triangle."""
     text = (
         "Noise, image and latent as three points. Angles are arccos of the mean cosine and need not sum to 180; those "
         "of the most probable triangle do. Other noise is noise that has nothing to do with the pictures."
     )
-    part = found["triangle"]
+    part = numbers["triangle"]
     columns = ["latent", *(f"angle at {name}" for name in part["corners"]), "most probable", *part["sides"]]
     rows = [
         [row["what"], *row["angles"], "° ".join(map(str, row["most_probable"] or ["–"])), *row["lengths"]]
@@ -215,7 +215,7 @@ def _triangle(found: Found, drawn: Drawn) -> Section:
     return Section("Triangle", text, ReportTable(columns, rows, 1), figures=_figures(drawn, captions))
 
 
-def _plain(found: Found, drawn: Drawn) -> Section:
+def _plain(numbers: Numbers, drawn: Drawn) -> Section:
     """Plain areas compared with the rest."""
     text = (
         "Mean |latent − noise| and standard deviation of the latent where the image is plain and elsewhere, and their "
@@ -231,12 +231,12 @@ def _plain(found: Found, drawn: Drawn) -> Section:
         "local_rest": "elsewhere", "bits_plain": "bits, plain", "bits_rest": "elsewhere",
     }  # fmt: skip
     captions = [("Plain areas", "plain"), ("Where the inversion goes wrong", "steps")]
-    return Section("Plain areas", text, _table(found["plain"]["rows"], columns), figures=_figures(drawn, captions))
+    return Section("Plain areas", text, _table(numbers["plain"]["rows"], columns), figures=_figures(drawn, captions))
 
 
-def _assignment(found: Found, drawn: Drawn) -> Section:
+def _assignment(numbers: Numbers, drawn: Drawn) -> Section:
     """How often noise and image find each other."""
-    part = found["assignment"]
+    part = numbers["assignment"]
     text = (
         "Share of rows whose nearest partner is their own. By L2, images of low contrast are near every noise: hubs. "
         "Chosen is the share of second ones that are the nearest of any first one. "
@@ -252,20 +252,20 @@ def _assignment(found: Found, drawn: Drawn) -> Section:
     return Section("Assignment", text, _table(part["rows"], columns), figures=_figures(drawn, captions))
 
 
-def interpolation(found: Found, drawn: Drawn) -> Iterator[Section]:
+def interpolation(numbers: Numbers, drawn: Drawn) -> Iterator[Section]:
     """The section on pictures between two others: those at the ends and in the middle of the path."""
     text = (
-        f"{found['pairs']} pairs of pictures with the same prompt, {found['way']} of whole vectors: between true "
+        f"{numbers['pairs']} pairs of pictures with the same prompt, {numbers['way']} of whole vectors: between true "
         "noises and between latents. The Fréchet distance is that of the pixels' principal components to the run's own "
         "pictures, not an FID. Columns beside noise are differences to true noise over the same pairs, which are 0 "
         "but for chance if latents are as good as noise: with 95 % intervals over prompts, and for the Fréchet "
         "distance the probability p that chance alone makes as large a difference."
     )
-    names = dict.fromkeys(name for row in found["rows"] for name in row if name != "step")
-    shares = sorted({row["share"] for row in found["rows"]})
+    names = dict.fromkeys(name for row in numbers["rows"] for name in row if name != "step")
+    shares = sorted({row["share"] for row in numbers["rows"]})
     kept = {shares[0], shares[len(shares) // 2], shares[-1]}
     rows = []
-    for row in found["rows"]:
+    for row in numbers["rows"]:
         gap, chance = row.get("frechet_beside_noise") or (None, None)
         beside = {} if gap is None else {"frechet_beside_noise": f"{gap:+.3f} (p = {chance:.2g})"}
         rows += [{**row, **beside}] * (row["share"] in kept)
@@ -273,20 +273,20 @@ def interpolation(found: Found, drawn: Drawn) -> Iterator[Section]:
     yield _section("Interpolation", text, _table(rows, columns), drawn, ("interpolate", "interpolate-pictures"))
 
 
-def editing(found: Found, drawn: Drawn) -> Iterator[Section]:
+def editing(numbers: Numbers, drawn: Drawn) -> Iterator[Section]:
     """The section on latents sampled under another prompt: what edits kept and what they changed."""
     text = (
-        f"{found['rows_of_pictures']} pictures sampled again under another prompt, guidance {found['guidance']:g}; "
+        f"{numbers['rows_of_pictures']} pictures sampled again under another prompt, guidance {numbers['guidance']:g}; "
         "means with 95 % intervals over prompts, and differences to the edit from true noise, picture by picture. An "
         "edit from true noise is what a perfect latent would give; one from other noise keeps nothing. Variations: "
-        f"{found['variations']} pictures of one latent mixed with fresh noise, a = {found['mix']:g}."
+        f"{numbers['variations']} pictures of one latent mixed with fresh noise, a = {numbers['mix']:g}."
     )
-    first, *_, last = found["rows"]
+    first, *_, last = numbers["rows"]
     names = [name for name, value in first.items() if isinstance(value, list)]
     beside = {f"{name}, beside noise": name for name in last["beside_noise"]}
     columns = {"what": "from"} | {name: name.replace("_", " ") for name in (*names, "diversity", *beside)}
     rows = [
-        row | {head: row.get("beside_noise", {}).get(name) for head, name in beside.items()} for row in found["rows"]
+        row | {head: row.get("beside_noise", {}).get(name) for head, name in beside.items()} for row in numbers["rows"]
     ]
     yield _section("Edits", text, _table(rows, columns), drawn, ("edit", "edit-pictures"))
 
@@ -302,45 +302,45 @@ ABLATED = {
 }  # fmt: skip
 
 
-def ablation(found: Found, drawn: Drawn) -> Iterator[Section]:
+def ablation(numbers: Numbers, drawn: Drawn) -> Iterator[Section]:
     """The section that compares settings, one row per setting."""
-    low, high = found["excess_of_noise"]
+    low, high = numbers["excess_of_noise"]
     text = (
-        f"{found['images']} pictures per setting, the same noise for all. Calls of inversion are model calls per "
-        f"picture{found['budget_text']}. The floor of the correlation is {found['floor']:.4f}; independent noise is "
-        f"{low:+.4f} to {high:+.4f} over it in 95 % of sets. PSNR is also compared picture by picture with that of the "
-        "first method of the same steps and guidance, with a 95 % interval over prompts."
+        f"{numbers['images']} pictures per setting, the same noise for all. Calls of inversion are model calls per "
+        f"picture{numbers['budget_text']}. The floor of the correlation is {numbers['floor']:.4f}; independent noise "
+        f"is {low:+.4f} to {high:+.4f} over it in 95 % of sets. PSNR is also compared picture by picture with that of "
+        "the first method of the same steps and guidance, with a 95 % interval over prompts."
     )
-    rows = found["rows"]
+    rows = numbers["rows"]
     columns = {name: head for name, head in ABLATED.items() if any(row.get(name) is not None for row in rows)}
     yield _section("Settings", text, _table(rows, columns), drawn, ("k", "methods"))
 
 
-def training(found: Found, drawn: Drawn) -> Iterator[Section]:
+def training(numbers: Numbers, drawn: Drawn) -> Iterator[Section]:
     """The section on noise and pictures through a training: where each curve begins, ends and saturates."""
-    first, *_, last = found["steps"]
+    first, *_, last = steps = numbers["steps"]
     text = (
-        f"{found['rows']} pictures from the same noise by each of {len(found['steps'])} checkpoints, {found['method']} "
-        f"with {found['num_steps']} steps; {len(found['trainings'])} trainings pooled. P1 compares pictures with the "
+        f"{numbers['rows']} pictures from the same noise by each of {len(steps)} checkpoints, {numbers['method']} with "
+        f"{numbers['num_steps']} steps; {len(numbers['trainings'])} trainings pooled. P1 compares pictures with the "
         "last checkpoint's, P2 is each checkpoint's inversion of its own pictures, P3 its inversion of the last one's. "
         "A curve is flat from the step after which it stays within a tenth of its range of its last value, or (P2 of a "
         "single training) within what chance allows, by 95 % intervals over prompts for all checkpoints at once; the "
         "last checkpoint's similarity to itself is left out. The column of another noise has the first checkpoint's "
         "similarity to the last one's pictures or latents of the same prompt and other noise: only what exceeds it has "
-        f"to do with the noise. Chance of a shared neighbour is {found['chance_knn']:.2f}, of a right assignment "
-        f"{found['chance_assignment']:.4f}."
+        f"to do with the noise. Chance of a shared neighbour is {numbers['chance_knn']:.2f}, of a right assignment "
+        f"{numbers['chance_assignment']:.4f}."
     )
     columns = {
         "curve": "curve", "first": f"at step {first}", "other": "with another noise",
         "last": f"at the end ({last}, or before it)", "flat": "flat from step",
     }  # fmt: skip
-    means = {name: curve["mean"] for name, curve in curves_of(found).items()}
+    means = {name: curve["mean"] for name, curve in curves_of(numbers).items()}
     rows = []
     for name, mean in means.items():
         if not name.endswith(OTHER):
             end = mean[-2] if last_of_itself(name) and len(mean) > 1 else mean[-1]
             ends = {"first": mean[0], "other": means.get(name + OTHER, [""])[0], "last": end}
-            rows.append({"curve": name.replace("_", " "), **ends, "flat": found["saturation"].get(name)})
+            rows.append({"curve": name.replace("_", " "), **ends, "flat": numbers["saturation"].get(name)})
     figures = ("training", "training-pictures")
     yield _section("Through the training", text, _table(rows, columns), drawn, figures)
 
@@ -350,7 +350,7 @@ def _section(title: str, text: str, table: ReportTable, drawn: Drawn, names: Seq
 
 
 #: the answers that commands leave in a run folder, and what makes the report's sections from them
-SECTIONS: dict[str, Callable[[Found, Drawn], Iterator[Section]]] = {
+SECTIONS: dict[str, Callable[[Numbers, Drawn], Iterator[Section]]] = {
     "analysis": analysis,
     "interpolation": interpolation,
     "edit": editing,

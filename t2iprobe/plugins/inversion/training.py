@@ -135,32 +135,32 @@ def another(prompts: Sequence[str]) -> list[int]:
     for row, prompt in enumerate(prompts):
         listed.setdefault(prompt, []).append(row)
     alone = [rows[0] for rows in listed.values() if len(rows) == 1]
-    found = list(range(len(prompts)))
+    others = list(range(len(prompts)))
     for rows in (*(rows for rows in listed.values() if len(rows) > 1), alone):
         for place, row in enumerate(rows):
-            found[row] = rows[(place + 1) % len(rows)]
-    return found
+            others[row] = rows[(place + 1) % len(rows)]
+    return others
 
 
 def triangles(noise: States, image: States, latent: States) -> dict[str, float]:
     """E3 in the form that the training's plots use: the angles of mean cosines, and mean sides."""
     try:
-        found = geometry.triangle(noise, image, latent)
+        triangle = geometry.triangle(noise, image, latent)
     except ConfigError:  # an untrained model may leave a corner where it is, so that two corners coincide
         return dict.fromkeys((*ANGLES, *SIDES), math.nan)
-    return dict(zip((*ANGLES, *SIDES), [*found.angles.tolist(), *found.lengths.mean(0).tolist()], strict=True))
+    return dict(zip((*ANGLES, *SIDES), [*triangle.angles.tolist(), *triangle.lengths.mean(0).tolist()], strict=True))
 
 
 def own_pictures(run: Inverted, arm: str, options: AnalysisSettings) -> dict[str, float]:
     """P2: a checkpoint's own pictures, and what its inversion makes of them."""
     latent = run.latent(arm)
-    found = triangles(run.noise, run.clean, latent)
+    numbers = triangles(run.noise, run.clean, latent)
     for measure in ("l2", "pearson"):
         shares = assignment.assignment(run.noise, run.clean, measure, options.groups or 1)
-        found[f"noise_to_image_{measure}"] = shares.noise_to_image
-        found[f"image_to_noise_{measure}"] = shares.image_to_noise
-    found["excess"] = excess(run, latent, options)
-    return found | {name: float(np.nanmean(run.score(name, arm))) for name in ("noise_error", "reconstruction")}
+        numbers[f"noise_to_image_{measure}"] = shares.noise_to_image
+        numbers[f"image_to_noise_{measure}"] = shares.image_to_noise
+    numbers["excess"] = excess(run, latent, options)
+    return numbers | {name: float(np.nanmean(run.score(name, arm))) for name in ("noise_error", "reconstruction")}
 
 
 def final_pictures(run: Inverted, last: Inverted, arm: str, noise: States, rebuilt: Pixels) -> dict[str, float]:
@@ -174,18 +174,18 @@ def final_pictures(run: Inverted, last: Inverted, arm: str, noise: States, rebui
         rebuilt: pictures that the last checkpoint made from the latents.
     """
     latent, end = run.latent(arm), last.latent(arm)
-    found = triangles(noise, run.clean, latent)
+    numbers = triangles(noise, run.clean, latent)
     for suffix, target in (("", end), (OTHER, end[another(run.prompts)])):
-        found |= {
+        numbers |= {
             f"latent_cka{suffix}": _or_nan(alignment.cka, latent, target),
             f"latent_knn{suffix}": _or_nan(alignment.knn_overlap, latent, target, neighbours(len(latent))),
             f"latent_correlation{suffix}": _correlation(latent, target),
         }
-    found["latent_l2"] = _distance(latent, end)
+    numbers["latent_l2"] = _distance(latent, end)
     source = run.pictures("source")
     for name, pictures in (("itself", run.pictures(arm)), ("last", rebuilt)):
-        found |= {f"ssim_by_{name}": similarity(pictures, source), f"psnr_by_{name}": psnr(pictures, source)}
-    return found
+        numbers |= {f"ssim_by_{name}": similarity(pictures, source), f"psnr_by_{name}": psnr(pictures, source)}
+    return numbers
 
 
 def similarity(pictures: Pixels, others: Pixels) -> float:
@@ -264,17 +264,17 @@ def last_of_itself(name: str) -> bool:
 
 def pooled(curves: Sequence[Curves]) -> dict[str, Curves]:
     """The curves of several trainings as mean and sample standard deviation (none for one training), by name."""
-    found: dict[str, Curves] = {}
+    means: dict[str, Curves] = {}
     for name in curves[0]:
         table = np.array([each[name] for each in curves], np.float64)
         spread = table.std(0, ddof=1) if len(table) > 1 else np.full(table.shape[1], math.nan)
-        found[name] = {"mean": plain_values(table.mean(0)), "std": plain_values(spread)}
-    return found
+        means[name] = {"mean": plain_values(table.mean(0)), "std": plain_values(spread)}
+    return means
 
 
-def curves_of(found: Mapping[str, Any]) -> Mapping[str, Curves]:
+def curves_of(numbers: Mapping[str, Any]) -> Mapping[str, Curves]:
     """The pooled curves of an answer; if trainings have different steps, those of the first one."""
-    return found["pooled"] or pooled([next(iter(found["curves"].values()))])
+    return numbers["pooled"] or pooled([next(iter(numbers["curves"].values()))])
 
 
 def curves(training: Training, options: AnalysisSettings, embed: Embed | None = None) -> Curves:
@@ -282,7 +282,7 @@ def curves(training: Training, options: AnalysisSettings, embed: Embed | None = 
     last, end = (Inverted(training.folder(training.steps[-1], what)) for what in (OWN, FINAL))
     finished, arm = last.pictures("source"), last.arms[0]
     others = finished[another(last.prompts)]
-    found: dict[str, list[float | None]] = {}
+    lists: dict[str, list[float | None]] = {}
     for step in training.steps:
         own, final = (Inverted(training.folder(step, what)) for what in (OWN, FINAL))
         rebuilt: Pixels = np.load(check(training.folder(step, REBUILT)))
@@ -295,8 +295,8 @@ def curves(training: Training, options: AnalysisSettings, embed: Embed | None = 
         }
         for protocol, values in numbers.items():
             for name, value in values.items():
-                found.setdefault(f"{protocol}.{name}", []).append(plain_values(value))
-    return found
+                lists.setdefault(f"{protocol}.{name}", []).append(plain_values(value))
+    return lists
 
 
 def chances(training: Training, options: AnalysisSettings) -> Curves:
@@ -311,8 +311,8 @@ def chances(training: Training, options: AnalysisSettings) -> Curves:
     names = list(own_pictures(runs[0], runs[0].arms[0], options))
 
     def off(rows: Rows) -> States:
-        found = [own_pictures(run.part(rows.tolist()), run.arms[0], options) for run in runs]
-        table = np.array([[numbers[name] for numbers in found] for name in names])
+        each = [own_pictures(run.part(rows.tolist()), run.arms[0], options) for run in runs]
+        table = np.array([[numbers[name] for numbers in each] for name in names])
         return table - table[:, -1:]
 
     _, error, count = jackknife(off, runs[0].prompts, LEFT_OUT)
@@ -352,14 +352,14 @@ def answer(trainings: Sequence[Training], options: AnalysisSettings, embed: Embe
     }
 
 
-def sentence(found: dict[str, Any]) -> str:
+def sentence(numbers: dict[str, Any]) -> str:
     """The answer in one sentence: what settles when."""
     names = {
         "p1.ssim": "SSIM to the last pictures", "p1.cka": "CKA", "p2.angle_latent": "the angle at the latent",
         "p2.image_to_noise_l2": "assignment",
     }  # fmt: skip
-    parts = [f"{what} {_settling(found['saturation'].get(name), found['steps'])}" for name, what in names.items()]
-    return f"Through {found['steps'][-1]} steps and {counted(found['rows'], 'picture')}: {', '.join(parts)}."
+    parts = [f"{what} {_settling(numbers['saturation'].get(name), numbers['steps'])}" for name, what in names.items()]
+    return f"Through {numbers['steps'][-1]} steps and {counted(numbers['rows'], 'picture')}: {', '.join(parts)}."
 
 
 def _settling(settled: int | None, steps: Sequence[int]) -> str:

@@ -145,8 +145,8 @@ def embedder(ref: str) -> Embed:
         with torch.no_grad():
             inputs = processor(images=list(pictures), return_tensors="pt")
             if hasattr(model, "get_image_features"):
-                found = model.get_image_features(**inputs)
-                return np.asarray(getattr(found, "pooler_output", found))
+                features = model.get_image_features(**inputs)
+                return np.asarray(getattr(features, "pooler_output", features))
             return np.asarray(model(**inputs).last_hidden_state[:, 0])
 
     return embed

@@ -27,7 +27,7 @@ from t2iprobe.report.sections import Section
 if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
 
-Found = Mapping[str, Any]
+Numbers = Mapping[str, Any]
 Drawn = Mapping[str, Image]
 FIGURES = "figures"  # the folder of the plots
 WITHIN = "ablation"  # the folder of an ablation within the run of a whole study
@@ -47,7 +47,7 @@ def keep_figures(path: Path, drawn: Drawn) -> None:
     keep(path, {f"{FIGURES}/{title}.png": image for title, image in drawn.items()})
 
 
-def added(path: Path, name: str, found: Found, drawn: Drawn) -> dict[str, Any]:
+def added(path: Path, name: str, numbers: Numbers, drawn: Drawn) -> dict[str, Any]:
     """Add what a command found in a run to the run's answer, with its plots; returns the answer.
 
     While the run is not finished, nothing but the plots and the page is kept.
@@ -55,12 +55,12 @@ def added(path: Path, name: str, found: Found, drawn: Drawn) -> dict[str, Any]:
     Args:
         path: the run's folder.
         name: key of the part.
-        found: the numbers.
+        numbers: the numbers.
         drawn: the plots, by name.
     """
     keep_figures(path, drawn)
-    view = run_view(path, {name: found})
-    return write(path, view) or {**_answer(Inverted(path)), name: found, "run": str(path), "report": str(path / PAGE)}
+    view = run_view(path, {name: numbers})
+    return write(path, view) or {**_answer(Inverted(path)), name: numbers, "run": str(path), "report": str(path / PAGE)}
 
 
 def view(path: Path, plugins: Plugins) -> RunView:
@@ -72,7 +72,7 @@ def view(path: Path, plugins: Plugins) -> RunView:
     return run_view(path) if runfolder.read_manifest(path).get("kind") == KIND else _comparison_view(path)
 
 
-def run_view(path: Path, new: Found | None = None) -> RunView:
+def run_view(path: Path, new: Numbers | None = None) -> RunView:
     """What a run shows, with what commands have added to it, and with a new part."""
     run, drawn = Inverted(path), _drawn(path)
     answer = _answer(run) | _parts(path) | dict(new or {})
@@ -111,7 +111,7 @@ def _answer(run: Inverted) -> dict[str, Any]:
     }
 
 
-def _plot(answer: Found) -> Image:
+def _plot(answer: Numbers) -> Image:
     rows = answer["methods"]
     shown = {title: name for name, title in PANELS.items() if any(row.get(name) is not None for row in rows)}
     unknown = float("nan")
@@ -125,18 +125,18 @@ def _plot(answer: Found) -> Image:
 def _comparison_view(path: Path) -> RunView:
     """What a folder with several runs shows: their comparison."""
     manifest, drawn, parts = runfolder.read_manifest(path), _drawn(path), _parts(path)
-    name, found = next(iter(parts.items()))
+    name, numbers = next(iter(parts.items()))
     plot = next((drawn[title] for title in MAIN[name] if title in drawn), None)
     if (sheet := drawn.get(SHEET_OF_TRAINING)) is None:
         sheet = rebuilt([Inverted(manifest.parent) for manifest in sorted(path.glob(f"*/{runfolder.MANIFEST}"))])
-    page = page_of(manifest, name, found["sentence"], list(_sections(parts, drawn)), manifest.get("command", ""))
+    page = page_of(manifest, name, numbers["sentence"], list(_sections(parts, drawn)), manifest.get("command", ""))
     if name == "ablation":
         section = Section("Pictures", figures=[("the first prompts, every setting and method", sheet)])
         page = replace(page, sections=[*page.sections, section])
-    return RunView(page, {"model": manifest.get("model", ""), **parts, "sentence": found["sentence"]}, sheet, plot)
+    return RunView(page, {"model": manifest.get("model", ""), **parts, "sentence": numbers["sentence"]}, sheet, plot)
 
 
-def _sections(answer: Found, drawn: Drawn) -> Iterator[Section]:
+def _sections(answer: Numbers, drawn: Drawn) -> Iterator[Section]:
     for name, make in sections.SECTIONS.items():
         if name in answer:
             yield from make(answer[name], drawn)
@@ -144,8 +144,8 @@ def _sections(answer: Found, drawn: Drawn) -> Iterator[Section]:
 
 def _parts(path: Path) -> dict[str, Any]:
     """What commands have left in the folder's answer."""
-    found = read_json(path / ANSWER) if (path / ANSWER).is_file() else {}
-    return {name: found[name] for name in sections.SECTIONS if name in found}
+    answer = read_json(path / ANSWER) if (path / ANSWER).is_file() else {}
+    return {name: answer[name] for name in sections.SECTIONS if name in answer}
 
 
 def _drawn(path: Path) -> dict[str, Image]:

@@ -28,10 +28,10 @@ def together(*values: ArrayLike) -> list[Array]:
     Raises:
         ConfigError: the shapes differ.
     """
-    found = [rows(value) for value in values]
-    if len({array.shape for array in found}) != 1:
+    arrays = [rows(value) for value in values]
+    if len({array.shape for array in arrays}) != 1:
         raise ConfigError(f"shapes differ: {', '.join(str(np.shape(value)) for value in values)}")
-    return found
+    return arrays
 
 
 def maps(values: ArrayLike) -> Array:

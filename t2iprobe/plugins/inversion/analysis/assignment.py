@@ -80,8 +80,8 @@ def assignment(noise: ArrayLike, image: ArrayLike, measure: Measure = "l2", grou
     if size < 2:
         raise ConfigError(f"an assignment needs at least 2 rows per group: found {len(first)} rows for {groups} groups")
     parts = [slice(index * size, (index + 1) * size) for index in range(groups)]
-    found = np.array([_shares(costs(first[part], second[part], measure)) for part in parts])
-    return Assignment(1 / size, size, found[:, :3], *found.mean(0).tolist())
+    shares = np.array([_shares(costs(first[part], second[part], measure)) for part in parts])
+    return Assignment(1 / size, size, shares[:, :3], *shares.mean(0).tolist())
 
 
 def most_by_chance(rows: int, groups: int, tests: int) -> float:

@@ -33,8 +33,8 @@ def top_correlations(values: ArrayLike, top: int = 20) -> Array:
     centred = data - data.mean(0)
     lengths = np.linalg.norm(centred, axis=0)
     unit = centred / np.where(lengths > 0, lengths, 1)  # a constant entry correlates with nothing
-    found = np.abs((unit.T @ unit)[np.triu_indices(data.shape[1], 1)])
-    return np.sort(np.partition(found, pairs - top)[pairs - top :])[::-1]
+    absolute = np.abs((unit.T @ unit)[np.triu_indices(data.shape[1], 1)])
+    return np.sort(np.partition(absolute, pairs - top)[pairs - top :])[::-1]
 
 
 def _check(count: int, pairs: int, top: int) -> None:
@@ -62,12 +62,12 @@ def patch_correlation(images: ArrayLike, patch: int = 8, top: int = 20) -> Corre
     height, width = data.shape[-2:]
     if height % patch or width % patch:
         raise ConfigError(f"patches of {patch} do not tile {height} x {width}; choose a side that divides both")
-    found = [
+    largest = [
         top_correlations(data[:, :, y : y + patch, x : x + patch], top)
         for y in range(0, height, patch)
         for x in range(0, width, patch)
     ]
-    return Correlation(float(np.mean(found)), float(np.std(found)))
+    return Correlation(float(np.mean(largest)), float(np.std(largest)))
 
 
 def floor(count: int, size: int, top: int = 20) -> float:
@@ -102,13 +102,13 @@ def noise_range(count: int, size: int, patches: int, top: int = 20) -> tuple[flo
     """
     draws = int(np.clip(5e7 // (count * size), 32, 200))
     rng = np.random.default_rng(0)
-    found = [top_correlations(rng.standard_normal((count, size)), top).mean() for _ in range(draws)]
-    half = 1.96 * float(np.std(found, ddof=1)) * (1 / patches + 1 / draws) ** 0.5
-    return float(np.mean(found)) - half, float(np.mean(found)) + half
+    means = [top_correlations(rng.standard_normal((count, size)), top).mean() for _ in range(draws)]
+    half = 1.96 * float(np.std(means, ddof=1)) * (1 / patches + 1 / draws) ** 0.5
+    return float(np.mean(means)) - half, float(np.mean(means)) + half
 
 
 def simulated_floor(count: int, size: int, top: int = 20, draws: int = 1, seed: int = 0) -> Correlation:
     """:func:`floor`, estimated by drawing independent normal numbers; the spread is over draws and ranks."""
     rng = np.random.default_rng(seed)
-    found = [top_correlations(rng.standard_normal((count, size)), top) for _ in range(draws)]
-    return Correlation(float(np.mean(found)), float(np.std(found)))
+    largest = [top_correlations(rng.standard_normal((count, size)), top) for _ in range(draws)]
+    return Correlation(float(np.mean(largest)), float(np.std(largest)))

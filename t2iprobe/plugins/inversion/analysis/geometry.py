@@ -47,8 +47,8 @@ def triangle(noise: ArrayLike, image: ArrayLike, latent: ArrayLike) -> Triangle:
     lengths = np.stack([_length(corners[(i + 1) % 3] - corners[(i + 2) % 3]) for i in range(3)], axis=1)
     if not (lengths > 0).all():
         raise ConfigError("two corners coincide, so the triangle has no angles (an image that is its own latent?)")
-    found = [cosines(corners[(i + 1) % 3] - corners[i], corners[(i + 2) % 3] - corners[i]) for i in range(3)]
-    return Triangle(np.stack(found, axis=1), lengths)
+    at_corners = [cosines(corners[(i + 1) % 3] - corners[i], corners[(i + 2) % 3] - corners[i]) for i in range(3)]
+    return Triangle(np.stack(at_corners, axis=1), lengths)
 
 
 def most_probable_triangle(angles: ArrayLike) -> tuple[int, int, int]:

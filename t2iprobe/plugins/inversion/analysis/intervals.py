@@ -52,8 +52,8 @@ def jackknife(
     kept = left_out(clusters, most)
     if not kept:
         return estimate, np.full_like(estimate, np.nan), 1
-    found = np.stack([np.asarray(statistic(rows), np.float64) for rows in kept])
-    return estimate, np.sqrt((len(kept) - 1) * found.var(0)), len(kept)
+    values = np.stack([np.asarray(statistic(rows), np.float64) for rows in kept])
+    return estimate, np.sqrt((len(kept) - 1) * values.var(0)), len(kept)
 
 
 def half_width(error: ArrayLike, groups: int, tests: int = 1) -> Array:

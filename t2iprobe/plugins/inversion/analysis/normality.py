@@ -75,8 +75,8 @@ def shapiro_rejected(values: ArrayLike, level: float = 0.05, entries: int = 5000
     """
     data, rng = rows(values), np.random.default_rng(seed)
     size = min(entries, data.shape[1])
-    found = [stats.shapiro(rng.choice(row, size, replace=False)).pvalue < level for row in data]
-    return float(np.mean(found))
+    rejected = [stats.shapiro(rng.choice(row, size, replace=False)).pvalue < level for row in data]
+    return float(np.mean(rejected))
 
 
 def quantiles(values: ArrayLike, count: int = 101) -> tuple[Array, Array]:

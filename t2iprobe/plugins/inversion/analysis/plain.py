@@ -91,9 +91,9 @@ class StepError(NamedTuple):
 def step_error(inverted: ArrayLike, sampled: ArrayLike, mask: Mask) -> StepError:
     """Compare two predictions, as :func:`compare_areas` compares latents (E9)."""
     areas = compare_areas(inverted, sampled, mask)
-    found, truth = maps(inverted), maps(sampled)
-    ratio = 100 * found.std() / truth.std()
-    return StepError(float(np.abs(found - truth).mean()), areas.error_plain, areas.error_rest, float(ratio))
+    prediction, truth = maps(inverted), maps(sampled)
+    ratio = 100 * prediction.std() / truth.std()
+    return StepError(float(np.abs(prediction - truth).mean()), areas.error_plain, areas.error_rest, float(ratio))
 
 
 class Structure(NamedTuple):

@@ -24,8 +24,8 @@ def autocorrelation(images: ArrayLike, lags: int = 8) -> Array:
         raise ConfigError(f"lags lie between 0 and the size of the image, found {lags} for {data.shape}")
     centred = data - data.mean((2, 3), keepdims=True)
     power = (centred**2).mean((1, 2, 3))
-    found = [power] + [_lagged(centred, lag) for lag in range(1, lags + 1)]
-    return np.stack(found, axis=1) / np.where(power > 0, power, 1)[:, None]
+    products = [power] + [_lagged(centred, lag) for lag in range(1, lags + 1)]
+    return np.stack(products, axis=1) / np.where(power > 0, power, 1)[:, None]
 
 
 def white(channels: int, height: int, width: int, lags: int = 8) -> tuple[float, Array]:
