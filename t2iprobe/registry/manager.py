@@ -104,6 +104,7 @@ class Plugins:
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._rows: list[PluginRow] = []
+        self._known: dict[str, dict[str, tuple[str, Any]]] = {}
         self._disabled = frozenset(filter(None, map(str.strip, os.environ.get(DISABLE, "").split(","))))
         self._trace()
         self._add_builtin(builtin)
@@ -529,7 +530,13 @@ class Plugins:
         return {name: thing for name, (_, thing) in self._registered(kind).items()}
 
     def _registered(self, kind: str) -> dict[str, tuple[str, Any]]:
-        """The plugin and the thing of each name.
+        """The plugin and the thing of each name; plugins are asked once."""
+        if kind not in self._known:
+            self._known[kind] = self._collected(kind)
+        return self._known[kind]
+
+    def _collected(self, kind: str) -> dict[str, tuple[str, Any]]:
+        """What plugins answer now: the plugin and the thing of each name.
 
         A name belongs to the plugin that was loaded first, bundled ones before others, and so does a pipeline class
         that an adapter serves. A plugin that registers it too, or a thing that lacks a part, is marked as broken, and

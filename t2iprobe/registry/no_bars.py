@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,8 +29,11 @@ def no_bars() -> Iterator[None]:
         yield
     finally:
         models.removeFilter(_says_something)
-        for library in shown:
-            library.enable_progress_bar()
+        with warnings.catch_warnings():
+            # transformers enables those of downloads too, which HF_HUB_DISABLE_PROGRESS_BARS=1 answers with a warning
+            warnings.simplefilter("ignore", UserWarning)
+            for library in shown:
+                library.enable_progress_bar()
         if downloads_silent:
             disable_progress_bars()
 
