@@ -161,7 +161,7 @@ weights and the smallest settings; `python benchmarks/families.py > docs/referen
 What each command does with saved folders of the families that have been studied most is in [Families](families.md).
 
 Classes that none of these families name are tried out by `t2iprobe.load` and `--model`, see
-[Write a plugin](../how-to/write-a-plugin.md). Pipelines with perturbed-attention guidance (`…PAGPipeline`) run
+[Write an adapter](../how-to/write-an-adapter.md). Pipelines with perturbed-attention guidance (`…PAGPipeline`) run
 without it unless `options={"pag_scale": …}` asks for it.
 """
 

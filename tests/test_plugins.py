@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import subprocess
 import sys
 from abc import ABC, abstractmethod
@@ -505,14 +504,6 @@ def test_the_how_to_has_every_hook_with_its_arguments() -> None:
         if name.startswith("t2iprobe_"):
             assert f"`{name}({', '.join(inspect.signature(spec).parameters)})`" in text
             assert inspect.getdoc(spec)
-
-
-@pytest.mark.docs
-def test_the_how_to_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("brightness")
-    monkeypatch.setitem(sys.modules, "brightness", module)
-    for block in re.findall(r"```python\n(.*?)```", HOW_TO.read_text(encoding="utf-8"), re.DOTALL):
-        exec(compile(block, str(HOW_TO), "exec"), module.__dict__)
 
 
 def test_an_aggregate_of_stored_scores_reaches_the_answer_of_a_study_and_its_page() -> None:

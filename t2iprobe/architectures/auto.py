@@ -27,7 +27,7 @@ KINDS = ("cross_attn.k", "cross_attn.v", "joint_attn.k", "joint_attn.v")
 PADDING = 64
 #: arguments of some pipelines by which the picture is not the prompt's alone, or not as large as asked for
 SWITCHES = ("use_resolution_binning", "clean_caption", "enable_prompt_rewrite", "use_pe", "use_kv_cache")
-ADVICE = "write an adapter for it (docs/how-to/write-a-plugin)"
+ADVICE = "write an adapter for it (docs/how-to/write-an-adapter)"
 
 
 class AutoAdapter(ProbedAdapter):
