@@ -27,6 +27,7 @@ from t2iprobe.core.contracts.inverter import Denoiser, InversionInputs, Inverter
 from t2iprobe.core.contracts.schedule import Level, Schedule
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
+from t2iprobe.core.noise_levels import config_of
 
 Pixels = NDArray[np.uint8]
 TOGETHER = 16  # pictures that the autoencoder processes at a time
@@ -111,7 +112,8 @@ def _flow_schedule(scheduler: Any, num_steps: int | None, settings: Mapping[str,
 
 
 def _ddim_schedule(scheduler: Any, num_steps: int, prediction: Prediction) -> Schedule:
-    own = ddim_scheduler(scheduler.config)
+    config = config_of(scheduler)
+    own = ddim_scheduler(config)
     total = int(own.config.num_train_timesteps)
     if num_steps > total:
         raise ConfigError(f"{num_steps:,} steps are more than the {total:,} noise levels that the model was trained at")
@@ -123,7 +125,7 @@ def _ddim_schedule(scheduler: Any, num_steps: int, prediction: Prediction) -> Sc
     final = own.final_alpha_cumprod if last < 0 else own.alphas_cumprod[last]
     levels = tuple(_level(share) for share in (*own.alphas_cumprod[timesteps], final))
     terminal = _level(own.alphas_cumprod[-1])
-    return Schedule(prediction, levels, tuple(map(float, timesteps)), total, terminal, dict(scheduler.config))
+    return Schedule(prediction, levels, tuple(map(float, timesteps)), total, terminal, config)
 
 
 def ddim_scheduler(config: Mapping[str, Any]) -> Any:

@@ -233,6 +233,14 @@ def test_sites_count_the_published_parameters(call: Call) -> None:
     ]
 
 
+def test_sites_finds_the_configuration_where_it_is(call: Call, folder: str) -> None:
+    outer = Path(folder).parent
+    code, out, _ = call(["sites", "--model", str(outer), "--subfolder", Path(folder).name, "--format", "json"])
+    assert code == 0 and json.loads(out)["arch"] == "sd3"
+    code, _, err = call(["sites", "--arch", "sd3", "--full-size", "--revision", "main"])
+    assert code == 2 and "published configuration" in err
+
+
 def test_the_version_needs_no_command(call: Call) -> None:
     import t2iprobe
 

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
+from t2iprobe.architectures.cogview import CogView3Plus
 from t2iprobe.architectures.deepfloyd import DeepFloydIF
 from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.sd import SD
@@ -31,6 +32,7 @@ from t2iprobe.core.contracts.adapter import Adapter, Conditioning, layer_table
 from t2iprobe.core.errors import ConfigError, NonFiniteError, StoppedError
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs.stop import Stop
+from t2iprobe.sampling import schedule_of
 from t2iprobe.training.dataset import Example, Pictures, read_folder, unlisted, write_folder
 from t2iprobe.training.feed import Feed
 from t2iprobe.training.lora import Lora
@@ -273,6 +275,16 @@ def test_the_target_is_what_the_denoiser_predicts(kind: str) -> None:
     wrong = Oracle(lambda latents, timestep: torch.zeros_like(latents))
     expected = target.square().mean(dim=(1, 2, 3))
     torch.testing.assert_close(Objective(wrong, pipeline).losses(CLEAN, NOISE, level, NOTHING), expected)
+
+
+def test_shifted_levels_are_those_of_the_pipelines_own_scheduler() -> None:
+    """CogView3-Plus shifts them in a way that DDPM and DDIM do not know."""
+    scheduler, close = CogView3Plus.tiny().scheduler, {"rtol": 1e-4, "atol": 1e-4, "check_dtype": False}
+    objective, level = Objective(CogView3Plus(), SimpleNamespace(scheduler=scheduler)), torch.tensor([20, 900, 999])
+    torch.testing.assert_close(objective.scheduler.alphas_cumprod[level], scheduler.alphas_cumprod[level], **close)
+    schedule = schedule_of(scheduler, 4)
+    kept = [scheduler.alphas_cumprod[int(time)].sqrt() for time in schedule.timesteps]
+    torch.testing.assert_close(torch.tensor([one.alpha for one in schedule.levels[:4]]), torch.stack(kept), **close)
 
 
 def test_an_error_of_predicted_noise_can_be_weighted_as_that_of_the_velocity() -> None:

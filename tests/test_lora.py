@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from t2iprobe.architectures.deepfloyd import DeepFloydIF
 from t2iprobe.architectures.flux import Flux
+from t2iprobe.architectures.ovis import OvisImage
+from t2iprobe.architectures.pixart import PixArtSigma
 from t2iprobe.architectures.sd import SD
 from t2iprobe.architectures.sd3 import SD3
 from t2iprobe.architectures.sdxl import SDXL
@@ -224,6 +226,33 @@ def test_a_file_is_drawn_as_diffusers_draws_it_and_leaves_nothing(
     fresh = family.tiny()
     fresh.load_lora_weights(str(tmp_path / "again"))
     assert np.array_equal(stock(fresh), want)
+
+
+@pytest.mark.parametrize("family", [PixArtSigma, OvisImage], ids=lambda family: family.name)
+def test_a_pipeline_without_a_loader_takes_peft_folders(family: type[Adapter], tmp_path: Path) -> None:
+    """Saved from here, peft draws the same; loaded again, so does the model; taken off, nothing is left."""
+    model, other = Model(family.tiny(), family()), family.tiny()
+    before, base = everything(model), ours(model)
+    lora = Lora.attach(model, list(denoiser_modules(model.pipeline, "transformer")), rank=2)
+    with torch.no_grad():
+        for one in lora.parameters():
+            one.normal_(std=0.5, generator=torch.Generator().manual_seed(0))
+    want = ours(model)
+    assert not np.array_equal(want, base)
+    path = lora.save(tmp_path / "lora")
+    lora.detach()
+    assert same(everything(model), before)
+
+    PeftModel.from_pretrained(other.transformer, str(path))  # changes its modules, whatever is made of the result
+    assert np.array_equal(ours(Model(other, family())), want)
+    lora = Lora.load(model, path)
+    assert np.array_equal(ours(model), want)
+    lora.detach()
+    with loaded(model, path, 0.0):
+        assert np.array_equal(ours(model), base)
+    assert same(everything(model), before)
+    with pytest.raises(ConfigError, match=r"adapter_config\.json"):
+        Lora.load(model, with_text(tmp_path / "lora.safetensors", SD3.tiny(), "transformer"))
 
 
 def test_what_diffusers_cannot_scale_is_said(tmp_path: Path) -> None:

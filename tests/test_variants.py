@@ -10,10 +10,12 @@ from typing import Any
 import diffusers
 import pytest
 from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
+from diffusers.pipelines.pag.pipeline_pag_kolors import KolorsPAGPipeline  # diffusers exports it with sentencepiece
 
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.flux import Flux
 from t2iprobe.architectures.hunyuan_dit import HunyuanDiT
+from t2iprobe.architectures.kolors import Kolors
 from t2iprobe.architectures.pixart import PixArtSigma
 from t2iprobe.architectures.plugin import t2iprobe_register_adapters
 from t2iprobe.architectures.sana import Sana
@@ -30,14 +32,16 @@ from t2iprobe.testing import laws
 PERTURBED = {
     "StableDiffusionPAGPipeline": SD, "StableDiffusionXLPAGPipeline": SDXL, "StableDiffusion3PAGPipeline": SD3,
     "PixArtSigmaPAGPipeline": PixArtSigma, "SanaPAGPipeline": Sana, "HunyuanDiTPAGPipeline": HunyuanDiT,
+    "KolorsPAGPipeline": Kolors,
 }  # fmt: skip
 PROMPTS = ("a sign that says DOG", "a red cat on the sign")
 
 
 def perturbed(name: str) -> Any:
     given = {**PERTURBED[name].tiny().components, "requires_safety_checker": False}
-    takes = inspect.signature(getattr(diffusers, name)).parameters
-    return parts.quiet(getattr(diffusers, name)(**{key: part for key, part in given.items() if key in takes}))
+    kind = KolorsPAGPipeline if name == "KolorsPAGPipeline" else getattr(diffusers, name)
+    takes = inspect.signature(kind).parameters
+    return parts.quiet(kind(**{key: part for key, part in given.items() if key in takes}))
 
 
 @pytest.mark.parametrize("name", PERTURBED)

@@ -109,7 +109,7 @@ class Finetuned(Outcome):
 
     @property
     def loras(self) -> list[Path]:
-        """The folder of each LoRA, for ``pipeline.load_lora_weights``."""
+        """The folder of each LoRA, for ``pipeline.load_lora_weights`` or, where there is none, for peft."""
         return [Path(row["lora"]) for row in self.rows]
 
 

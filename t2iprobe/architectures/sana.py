@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from t2iprobe.architectures import tiny_components
 from t2iprobe.architectures import tiny_parts as parts
 from t2iprobe.architectures.probed import ProbedAdapter
-from t2iprobe.core.contracts.adapter import Conditioning, Pipeline
+from t2iprobe.core.contracts.adapter import Conditioning, Pipeline, Prediction
+from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.shadow import shadowed
 
 
@@ -125,6 +126,17 @@ class SanaSprint(ProbedAdapter):
         told = conditioning.tokens.new_full((len(conditioning.tokens),), scale)
         told = told * pipeline.transformer.config.guidance_embeds_scale
         return replace(conditioning, extra=conditioning.extra | {"guidance": told})
+
+    def prediction(self, pipeline: Pipeline) -> Prediction:
+        """See :meth:`Adapter.prediction`: what it gives is a flow, but of a consistency model.
+
+        Raises:
+            ConfigError: always; a loss of flows would undo the distillation, and its steps are no ODE to run backwards.
+        """
+        raise ConfigError(
+            f"{self.name} is distilled into a consistency model, which jumps to the picture in each step: there is no "
+            "training loss for it here, and its steps cannot be inverted"
+        )
 
     def predict(self, pipeline: Pipeline, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """See :meth:`Adapter.predict`: what the network says, a flow at the time that corresponds to TrigFlow's."""

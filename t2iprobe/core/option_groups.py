@@ -59,17 +59,22 @@ class DeviceOptions(Options):
     device_map: str | None = option(None, help="Spread the components over several GPUs: balanced.")
 
 
-class CheckpointOptions(Options):
-    """Options that select files of a checkpoint and change what is loaded."""
+class ConfigurationOptions(Options):
+    """Options that say where a checkpoint's configuration is."""
 
     panel: ClassVar[str] = "Checkpoint"
-    variant: str | None = option(
-        None, help="Files to prefer, such as fp16; default the half-precision ones if the weights are loaded as that."
-    )
     revision: str | None = option(None, help="Branch, tag or commit of a hub repository.")
     subfolder: str | None = option(None, help="Folder of the pipeline within the folder or repository.")
     config: str | None = option(
         None, help="Folder or hub id with the configuration of a single file, and with the components that it lacks."
+    )
+
+
+class CheckpointOptions(ConfigurationOptions):
+    """Options that select files of a checkpoint and change what is loaded."""
+
+    variant: str | None = option(
+        None, help="Files to prefer, such as fp16; default the half-precision ones if the weights are loaded as that."
     )
     without: Names = option(
         (), help="Component to leave out, such as text_encoder_3 (the T5 of SD3); repeatable, or by commas."

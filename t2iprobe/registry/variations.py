@@ -55,7 +55,7 @@ def put_loras(model: Model, refs: Sequence[str]) -> None:
     Raises:
         ConfigError: one cannot be read, or belongs to another model.
     """
-    from t2iprobe.training.saved import put_on
+    from t2iprobe.training.saved import put_on, weigh
 
     if not refs:
         return
@@ -64,7 +64,7 @@ def put_loras(model: Model, refs: Sequence[str]) -> None:
         ref, weight = parse_lora(text)
         put_on(model, ref, f"lora{number}")
         weights[f"lora{number}"] = weight
-    model.pipeline.set_adapters(list(weights), list(weights.values()))
+    weigh(model, weights)
 
 
 def parse_lora(text: str) -> tuple[str, float]:

@@ -20,6 +20,7 @@ Lies below the plugins and above core, and knows no method. Import from the modu
   (scale times B A), ``disabled()``, ``save`` and ``detach``. Every initialisation of peft by name. ``Lora.load`` draws
   exactly as diffusers' ``load_lora_weights`` does, for every file format; ``learn()`` continues its training.
 * ``saved``: the implementation of ``Lora.load``, the only way a file gets onto a model; refuses files of other models.
+  ``peft_folder``: how LoRAs are kept where diffusers loads none.
 * ``dataset``: a folder of pictures with ``metadata.jsonl``; :class:`~t2iprobe.training.dataset.Example` also takes
   pictures from elsewhere and has a ``weight`` (prior preservation). ``Pictures`` crops, flips and orders them.
 * ``feed``: rows as the denoiser gets them: latents and conditioning, cached while they fit into memory.

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from diffusers.training_utils import cast_training_params
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs.files import explained, write
-from t2iprobe.training import saved
+from t2iprobe.training import peft_folder, saved
 from t2iprobe.training.targets import check_rank
 
 NAME = "default"  # name of the adapter in peft
@@ -71,8 +71,6 @@ class Lora:
         """
         denoiser: Any = model.denoiser
         check_free(model)
-        if not hasattr(denoiser, "add_adapter"):
-            raise ConfigError(f"{type(denoiser).__name__} does not support LoRA: it has no add_adapter in diffusers")
         if not modules:
             raise ConfigError("a LoRA needs at least one module to adapt")
         check_rank({path: denoiser.get_submodule(path) for path in modules}, rank)
@@ -88,7 +86,10 @@ class Lora:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             try:
-                denoiser.add_adapter(config, NAME)
+                if peft_folder.needed(model.pipeline, denoiser):
+                    inject_adapter_in_model(config, denoiser, NAME)
+                else:
+                    denoiser.add_adapter(config, NAME)
             except (ValueError, KeyError, NotImplementedError, ImportError) as error:
                 reason = " ".join(str(error).split())
                 raise ConfigError(f"peft cannot initialise a LoRA with {init!r}: {reason}") from error
@@ -112,8 +113,7 @@ class Lora:
             with torch.random.fork_rng(devices=[]):  # peft draws random weights that are overwritten
                 saved.put_on(model, ref, NAME)
             if scale != 1:
-                pipeline: Any = model.pipeline
-                pipeline.set_adapters(NAME, scale)
+                saved.weigh(model, {NAME: scale})
         except BaseException:
             lora.detach()
             raise
@@ -212,26 +212,29 @@ class Lora:
     def save(self, folder: Path) -> Path:
         """Write the LoRA atomically in diffusers' format; ``pipeline.load_lora_weights(folder)`` reads it.
 
-        Raises:
-            ConfigError: the pipeline's class does not support LoRA.
+        In peft's where diffusers has none for the pipeline (:mod:`t2iprobe.training.peft_folder`).
         """
-        kind = type(self.model.pipeline)
-        if not hasattr(kind, "save_lora_weights"):
-            raise ConfigError(f"{kind.__name__} has no save_lora_weights, so diffusers could not load what is saved")
+        kind: Any = type(self.model.pipeline)
+        with explained(str(folder)):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        if peft_folder.needed(self.model.pipeline, self.denoiser):
+            write(folder, lambda part: peft_folder.save(part, self.state(), self.denoiser.peft_config[NAME]))
+            return folder
         named: dict[str, Any] = {}
         for component, part in _parts(self.model).items():
             if NAME in (getattr(part, "peft_config", None) or {}):
                 named[f"{component}_lora_layers"] = _state(part)
                 named[f"{component}_lora_adapter_metadata"] = _settings(part)
-        with explained(str(folder)):
-            folder.parent.mkdir(parents=True, exist_ok=True)
         write(folder, lambda part: kind.save_lora_weights(part, **named))
         return folder
 
     def detach(self) -> None:
         """Remove the LoRA: restores the base model, and which of its parameters require gradients."""
-        unload = getattr(self.model.pipeline, "unload_lora_weights", None) or self.denoiser.unload_lora
-        unload()
+        pipeline: Any = self.model.pipeline
+        if peft_folder.needed(pipeline, self.denoiser):
+            peft_folder.remove(self.denoiser)
+        else:
+            pipeline.unload_lora_weights()
         with torch.no_grad():
             for path, weight in self._kept.items():
                 _weight(self.denoiser, path).copy_(weight)

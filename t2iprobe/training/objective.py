@@ -18,6 +18,7 @@ from torch import Tensor
 
 from t2iprobe.core.contracts.adapter import Adapter, Conditioning, Pipeline
 from t2iprobe.core.errors import ConfigError
+from t2iprobe.core.noise_levels import config_of
 
 Density = Literal["logit_normal", "uniform"]
 BOUND = 1e-3  # lambda of arXiv 2102.09672
@@ -50,7 +51,7 @@ class Objective:
         self.density: Density = density or ("logit_normal" if self.flow else "uniform")
         config = pipeline.scheduler.config
         # samplers such as Euler's scale the noisy picture; denoisers are trained with DDPM's scaling
-        self.scheduler: Any = None if self.flow else DDPMScheduler.from_config(config)
+        self.scheduler: Any = None if self.flow else DDPMScheduler.from_config(config_of(pipeline.scheduler))
         dynamic = config.get("use_dynamic_shifting")  # then the shift depends on the picture's size, when sampling
         self.shift = float(config.get("shift") or 1.0) if self.flow and not dynamic else 1.0
 

@@ -19,6 +19,7 @@ from diffusers.utils import (
     convert_state_dict_to_diffusers,
     convert_state_dict_to_peft,
     convert_unet_state_dict_to_peft,
+    set_weights_and_activate_adapters,
 )
 from huggingface_hub import constants, snapshot_download
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from t2iprobe.core.errors import ConfigError, DamagedError
 from t2iprobe.core.hub_advice import explained, failed_at_hub
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs.checksums import check
+from t2iprobe.training import peft_folder
 
 State = Mapping[str, Tensor]
 #: suffixes of weight names behind their module's path
@@ -36,7 +38,7 @@ SAYING, EXPECTED = ("diffusers.loaders.peft", "diffusers.loaders.lora_base"), "N
 
 
 def put_on(model: Model, ref: str | Path, name: str) -> None:
-    """Load a LoRA like ``pipeline.load_lora_weights``.
+    """Load a LoRA like ``pipeline.load_lora_weights``; peft's own format where the pipeline has no such method.
 
     Args:
         model: model that gets the LoRA.
@@ -44,15 +46,18 @@ def put_on(model: Model, ref: str | Path, name: str) -> None:
         name: name of the adapter in peft.
 
     Raises:
-        ConfigError: it cannot be read, belongs to another model, or the pipeline does not support LoRA; the LoRA may
-            then be partly loaded.
+        ConfigError: it cannot be read, or belongs to another model; the LoRA may then be partly loaded.
         DamagedError: a file is not what a run has written.
     """
     pipeline = model.pipeline
-    if not hasattr(pipeline, "load_lora_weights"):
-        raise ConfigError(f"{type(pipeline).__name__} does not support LoRA: it has no load_lora_weights in diffusers")
     try:
         place = _place(ref)
+        if peft_folder.needed(pipeline, model.denoiser):
+            component = model.adapter.denoiser
+            peft_folder.put(
+                model.denoiser, place, name, lambda state: _check_fits(model, ref, _below(component, state))
+            )
+            return
         with _unsaid(), _looking(pipeline, lambda state: _check_fits(model, ref, state)):
             pipeline.load_lora_weights(place, adapter_name=name)
     except (ConfigError, DamagedError):
@@ -62,6 +67,15 @@ def put_on(model: Model, ref: str | Path, name: str) -> None:
             raise ConfigError(f"the LoRA cannot be fetched: {explained(str(ref), error)}") from error
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ConfigError(f"no LoRA can be read from {ref} ({reason})") from error
+
+
+def weigh(model: Model, weights: Mapping[str, float]) -> None:
+    """Set factors on LoRAs, by their names in peft; others are switched off."""
+    pipeline: Any = model.pipeline
+    if peft_folder.needed(pipeline, model.denoiser):
+        set_weights_and_activate_adapters(model.denoiser, list(weights), list(weights.values()))
+    else:
+        pipeline.set_adapters(list(weights), list(weights.values()))
 
 
 def _place(ref: str | Path) -> str:
@@ -123,7 +137,8 @@ def _check_fits(model: Model, ref: str | Path, state: State) -> None:
     for key, value in state.items():
         part, _, rest = key.partition(".")
         parts.setdefault(part, {})[rest] = value
-    known = {part: own for part, own in parts.items() if part in pipeline._lora_loadable_modules}
+    loadable = getattr(pipeline, "_lora_loadable_modules", (model.adapter.denoiser,))
+    known = {part: own for part, own in parts.items() if part in loadable}
     if not known:
         raise ConfigError(
             f"{ref} is a LoRA of another model: none of it fits the {model.adapter.denoiser} or a text encoder of "
@@ -133,6 +148,10 @@ def _check_fits(model: Model, ref: str | Path, state: State) -> None:
         warnings.warn(f"diffusers drops what {ref} has for {', '.join(left)}", stacklevel=2)
     for part, own in known.items():
         _check_part(model, ref, part, own)
+
+
+def _below(component: str, state: State) -> State:
+    return {f"{component}.{key}": value for key, value in state.items()}
 
 
 def _check_part(model: Model, ref: str | Path, name: str, state: State) -> None:

@@ -14,14 +14,14 @@ from t2iprobe.core import parse
 from t2iprobe.core.command_options import Numbers, option
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.names import choice
-from t2iprobe.core.option_groups import WeightOptions
+from t2iprobe.core.option_groups import ConfigurationOptions, WeightOptions
 
 if TYPE_CHECKING:
     from t2iprobe.core.contracts.adapter import Adapter, LayerRow
     from t2iprobe.registry.manager import Plugins
 
 
-class SitesOptions(PrintOptions, WeightOptions):
+class SitesOptions(PrintOptions, ConfigurationOptions, WeightOptions):
     """The options of ``t2iprobe sites``."""
 
     panel: ClassVar[str] = "Sites"
@@ -74,13 +74,15 @@ def _subject(options: SitesOptions, plugins: Plugins) -> tuple[Adapter, Any, str
     """The adapter, the pipeline (or a stand-in that has only the denoiser) and its name."""
     from t2iprobe.cli.models import check_arch, reference
 
+    where = {name: getattr(options, name) for name in ConfigurationOptions.model_fields}
     if options.full_size:
-        if options.arch is None or options.model is not None:
-            raise ConfigError("--full-size builds the published configuration of an --arch; leave --model out")
+        if options.arch is None or options.model is not None or any(where.values()):
+            named = ", ".join(f"--{name}" for name in ("model", *where))
+            raise ConfigError(f"--full-size builds the published configuration of an --arch; leave {named} out")
         adapter = choice("architecture", options.arch, plugins.adapters())()
         return adapter, adapter.published(), f"{options.arch}, published configuration"
     ref = reference(options.arch, options.model, plugins)
-    model = plugins.load(ref, weights=False)
+    model = plugins.load(ref, weights=False, **where)
     check_arch(model, options.arch)
     return model.adapter, model.pipeline, ref
 

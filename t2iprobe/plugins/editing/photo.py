@@ -16,6 +16,7 @@ from torch import Tensor
 from t2iprobe.core.contracts.inverter import Inverter
 from t2iprobe.core.errors import ConfigError
 from t2iprobe.core.model import Model
+from t2iprobe.core.noise_levels import config_of
 from t2iprobe.core.pictures import opened
 from t2iprobe.sampling import ddim_scheduler, inverted_pictures
 
@@ -92,7 +93,7 @@ def deterministic(model: Model) -> Iterator[None]:
         yield
         return
     before = model.pipeline.scheduler
-    model.pipeline.scheduler = ddim_scheduler(before.config)
+    model.pipeline.scheduler = ddim_scheduler(config_of(before))
     try:
         yield
     finally:

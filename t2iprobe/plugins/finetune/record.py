@@ -5,7 +5,7 @@ losses.jsonl       one line per step
 looks.jsonl        one line per validation: step, scores, and the scores of single pictures
 samples/           one sheet per validation: the base model's pictures above the tuned ones
 checkpoint.pt      only until the training is finished: where an interrupted one resumes
-lora/              pytorch_lora_weights.safetensors
+lora/              pytorch_lora_weights.safetensors; for pipelines that diffusers loads no LoRA into, peft's files
 """
 
 from __future__ import annotations

@@ -75,8 +75,11 @@ def _print_one(run: dict[str, Any]) -> None:
             shown.add_row(name, _cell(before.get(name)), _cell(after[name]), meaning)
     answers.print(shown)
     lora, pictures = (Path(run["run"]) / name for name in ("lora", "samples"))
+    reader = (
+        "peft's PeftModel.from_pretrained" if (lora / "adapter_config.json").is_file() else "pipeline.load_lora_weights"
+    )
     answers.print(
-        f"LoRA: {lora} (pipeline.load_lora_weights reads it); pictures: {pictures}; loss {run['loss']:.4f} over the "
+        f"LoRA: {lora} ({reader} reads it); pictures: {pictures}; loss {run['loss']:.4f} over the "
         f"last tenth of the steps; {duration(run['seconds'])}, including validation",
     )
 
