@@ -19,7 +19,7 @@ from t2iprobe.core.model import Model
 from t2iprobe.core.shadow import shadowed
 from t2iprobe.registry.hookspecs import hookimpl
 from t2iprobe.registry.manager import Plugins
-from t2iprobe.testing import laws
+from t2iprobe.testing.adapters import ADAPTER_LAWS
 
 FAMILIES = (
     ("chroma", "Chroma"),
@@ -61,7 +61,7 @@ def test_it_finds_what_the_curated_adapter_has(module: str, name: str) -> None:
 def test_it_keeps_the_laws(module: str, name: str) -> None:
     pipeline = curated(module, name).tiny()
     adapter = probed(pipeline)()
-    for law in laws():
+    for law in ADAPTER_LAWS:
         law(adapter, pipeline)
 
 
@@ -101,7 +101,7 @@ def test_the_command_lists_which_laws_hold(monkeypatch: pytest.MonkeyPatch) -> N
     def breaks(adapter: Any, pipeline: Any) -> None:
         raise AssertionError(f"{adapter.name} is wrong")
 
-    monkeypatch.setattr("t2iprobe.testing.laws", lambda: [holds, breaks])
+    monkeypatch.setattr("t2iprobe.testing.adapters.ADAPTER_LAWS", [holds, breaks])
     outcome = CliRunner().invoke(build(), ["check-adapter", "--arch", "sdxl", "--format", "json"])
     assert outcome.exit_code == 1
     laws = json.loads(outcome.stdout)["laws"]

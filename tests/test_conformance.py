@@ -20,7 +20,8 @@ from t2iprobe.architectures.sdxl import SDXL
 from t2iprobe.architectures.unet import attention_sites
 from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning
 from t2iprobe.core.sites import In, Out, Site
-from t2iprobe.testing import adapter_conformance, laws
+from t2iprobe.testing import adapter_conformance
+from t2iprobe.testing.adapters import ADAPTER_LAWS
 
 TestSD = adapter_conformance(SD)
 TestSDXL = adapter_conformance(SDXL)
@@ -339,7 +340,7 @@ WRONG: tuple[tuple[type[Adapter], str], ...] = (
     (GuidesTogether, "calls_and_rows_are_as_many_as_said"),
     (Meddler, "no_hook_survives_an_error"),
 )
-BY_NAME = {law.__name__: law for law in laws()}
+BY_NAME = {law.__name__: law for law in ADAPTER_LAWS}
 
 
 @pytest.mark.parametrize(("adapter", "law"), WRONG, ids=[f"{adapter.__name__}-{law}" for adapter, law in WRONG])

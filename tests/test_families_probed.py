@@ -21,8 +21,7 @@ from t2iprobe.core.model import Model
 from t2iprobe.core.sites import Site, Sites
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.registry.no_bars import no_bars
-from t2iprobe.testing import laws
-from t2iprobe.testing.laws import EVEN
+from t2iprobe.testing.adapters import ADAPTER_LAWS, EVEN
 
 FAMILIES: list[Any] = [adapter for adapter in t2iprobe_register_adapters() if issubclass(adapter, ProbedAdapter)]
 PROMPTS = ("a sign that says DOG", "a red cat on the sign")
@@ -32,7 +31,7 @@ each_family = pytest.mark.parametrize("family", FAMILIES, ids=[family.name for f
 @each_family
 def test_it_keeps_all_laws(family: type[ProbedAdapter]) -> None:
     pipeline = family.tiny()
-    for law in laws():
+    for law in ADAPTER_LAWS:
         law(family(), pipeline)
 
 

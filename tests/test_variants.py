@@ -27,7 +27,7 @@ from t2iprobe.core.errors import HookError
 from t2iprobe.core.interventions import patch
 from t2iprobe.core.model import Model
 from t2iprobe.core.runs import provenance
-from t2iprobe.testing import laws
+from t2iprobe.testing.adapters import ADAPTER_LAWS
 
 PERTURBED = {
     "StableDiffusionPAGPipeline": SD, "StableDiffusionXLPAGPipeline": SDXL, "StableDiffusion3PAGPipeline": SD3,
@@ -102,7 +102,7 @@ def latent_consistency() -> Any:
 
 def test_a_latent_consistency_model_keeps_the_laws() -> None:
     adapter: type[Adapter] = SD
-    for law in laws():
+    for law in ADAPTER_LAWS:
         law(adapter(), latent_consistency())
 
 

@@ -18,9 +18,9 @@ HELP = (
 )
 
 
-def build() -> typer.Typer:
-    """Build the whole command line; commands find the session's plugins in ``context.obj``."""
-    plugins = Plugins()
+def build(plugins: Plugins | None = None) -> typer.Typer:
+    """Build the whole command line; commands find the session's plugins, by default all, in ``context.obj``."""
+    plugins = plugins or Plugins()
     app = typer.Typer(
         name="t2iprobe",
         help=HELP,

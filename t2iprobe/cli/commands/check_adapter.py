@@ -33,7 +33,7 @@ def check_adapter(options: CheckAdapterOptions, context: typer.Context) -> None:
     """
     from t2iprobe.cli.models import load
     from t2iprobe.core.names import choice
-    from t2iprobe.testing import laws
+    from t2iprobe.testing.adapters import ADAPTER_LAWS
 
     if options.arch is not None and options.model is None:
         adapter = choice("architecture", options.arch, context.obj.adapters())()
@@ -42,7 +42,7 @@ def check_adapter(options: CheckAdapterOptions, context: typer.Context) -> None:
         model = load(options, context.obj)
         adapter, pipeline = model.adapter, model.pipeline
     rows = []
-    for law in laws():
+    for law in ADAPTER_LAWS:
         try:
             law(adapter, pipeline)
             found = ""

@@ -24,6 +24,7 @@ from t2iprobe.core.interventions import HookContext, Intervention, ablate, inter
 from t2iprobe.core.model import Model, Run
 from t2iprobe.core.scope import Scope
 from t2iprobe.core.sites import NAME, Site, Sites
+from t2iprobe.testing.conformance import Law, Laws, require
 from t2iprobe.testing.watching import entry_by_itself, event, firing_order, first_output, marks
 
 #: quoted, because some pipelines read what is to be drawn as text apart from the rest
@@ -39,38 +40,21 @@ Address = tuple[str, int, Branch]
 Pixels = NDArray[np.int16]
 
 
-#: checks an adapter and a pipeline of its family; raises ``AssertionError`` if the law is broken
-Law = Callable[[Adapter, Pipeline], None]
 #: the environment variable that names the torch device for :func:`adapter_conformance`; the CPU if it is not set
 DEVICE = "T2IPROBE_TEST_DEVICE"
 
-_LAWS: list[Law] = []
-
-
-def laws() -> list[Law]:
-    """Every law, in reading order."""
-    return list(_LAWS)
+#: the laws of an adapter; each is called with an adapter and a pipeline of its family
+ADAPTER_LAWS = Laws()
 
 
 def _law(check: Callable[[Model], None]) -> Law:
-    """Make a law of a check on a model; any error breaks the law."""
+    """Make a law of a check on a model."""
 
     @functools.wraps(check)
     def law(adapter: Adapter, pipeline: Pipeline) -> None:
-        try:
-            check(Model(pipeline, adapter))
-        except AssertionError:
-            raise
-        except Exception as error:
-            raise AssertionError(f"{check.__name__}: {type(error).__name__}: {error}") from error
+        check(Model(pipeline, adapter))
 
-    _LAWS.append(law)
-    return law
-
-
-def _require(fine: bool, message: str) -> None:
-    if not fine:
-        raise AssertionError(message)
+    return ADAPTER_LAWS(law)
 
 
 def adapter_conformance(adapter: type[Adapter]) -> type:
@@ -78,29 +62,18 @@ def adapter_conformance(adapter: type[Adapter]) -> type:
 
     ``T2IPROBE_TEST_DEVICE=cuda pytest`` runs them on a GPU.
     """
-
-    def method(law: Law) -> Callable[[object], None]:
-        def test(self: object) -> None:
-            law(adapter(), adapter.tiny().to(os.environ.get(DEVICE, "cpu")))
-
-        test.__doc__ = law.__doc__
-        return test
-
-    doc = f"The laws of an adapter, checked on {adapter.__name__}."
-    return type(
-        f"Test{adapter.__name__}", (), {f"test_{law.__name__}": method(law) for law in _LAWS} | {"__doc__": doc}
-    )
+    return ADAPTER_LAWS.tests(adapter.__name__, lambda: (adapter(), adapter.tiny().to(os.environ.get(DEVICE, "cpu"))))
 
 
 @_law
 def names_follow_the_grammar(model: Model) -> None:
     """Site names parse and are unique, and the adapter's own patterns name some of them."""
     for site in model.sites:
-        _require(NAME.fullmatch(site.name) is not None, f"{site.name!r} violates the grammar of site names")
+        require(NAME.fullmatch(site.name) is not None, f"{site.name!r} violates the grammar of site names")
     model.sites.match(*model.adapter.text_entry)
     kinds = {site.kind for site in model.sites}
     missing = [kind for kind in model.adapter.text_kv if kind not in kinds]
-    _require(not missing, f"text_kv names {', '.join(missing)}, but there are no such sites")
+    require(not missing, f"text_kv names {', '.join(missing)}, but there are no such sites")
 
 
 @_law
@@ -118,10 +91,10 @@ def sites_fire_with_their_axes(model: Model) -> None:
         if site.optional and site.name not in run.cache:
             continue
         shape = tuple(_first(run.cache, site).shape)
-        _require(len(shape) == 1 + len(site.axes), f"{site.name} declares (row, {', '.join(site.axes)}), found {shape}")
+        require(len(shape) == 1 + len(site.axes), f"{site.name} declares (row, {', '.join(site.axes)}), found {shape}")
         if site.heads is not None:
             fits = site.axes[-1] == "channel" and site.heads > 0 and shape[-1] % site.heads == 0
-            _require(fits, f"{site.name}: {site.heads} heads do not divide the last axis of {shape}")
+            require(fits, f"{site.name}: {site.heads} heads do not divide the last axis of {shape}")
 
 
 @_law
@@ -136,11 +109,11 @@ def text_sites_hold_the_text(model: Model) -> None:
     for site in there:
         is_text = _is_text(model.adapter, site)
         allowed = "all", "text" if is_text else "image"
-        _require(site.stream in allowed, f"{site.name} is {'' if is_text else 'not '}text, found {site.stream!r}")
+        require(site.stream in allowed, f"{site.name} is {'' if is_text else 'not '}text, found {site.stream!r}")
         if is_text and "token" in site.axes:
             found = _tokens(run.cache, site)
             fits = found in lengths or (model.adapter.ragged and found < max(lengths))  # without the padding
-            _require(fits, f"{site.name} has {found} tokens, the text entry {lengths}")
+            require(fits, f"{site.name} has {found} tokens, the text entry {lengths}")
 
 
 @_law
@@ -150,7 +123,7 @@ def static_sites_do_not_change(model: Model) -> None:
     cache = _run(model, cache=Sites(static)).cache
     for name, step, branch in _addresses(model, cache):
         same = torch.equal(cache[name, step, branch], cache[name, 0, branch])
-        _require(same, f"{name} is declared static, but changes between steps 0 and {step} (branch {branch})")
+        require(same, f"{name} is declared static, but changes between steps 0 and {step} (branch {branch})")
 
 
 @_law
@@ -164,7 +137,7 @@ def donors_from_the_text_are_what_runs(model: Model) -> None:
     for name, step, branch in _addresses(model, ran):
         found, expected = patched.fetch(name, step, branch, [0]), ran[name, step, branch]
         fits = found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-3, atol=1e-4)
-        _require(fits, f"{name}, branch {branch}: from_text does not give what a run of the prompt has there")
+        require(fits, f"{name}, branch {branch}: from_text does not give what a run of the prompt has there")
 
 
 @_law
@@ -172,14 +145,14 @@ def sites_come_in_forward_order(model: Model) -> None:
     """Sites are listed, and blocks numbered, in the order in which a denoiser call runs them."""
     order = firing_order(model, SOURCE)
     silent = [site.name for site in model.sites if event(site) not in order]
-    _require(not silent, f"{', '.join(silent[:3])} did not run")
+    require(not silent, f"{', '.join(silent[:3])} did not run")
     ranks = [order[event(site)] for site in model.sites]
     late = [i for i in range(1, len(ranks)) if ranks[i] < ranks[i - 1]]
     listed = model.sites.names
-    _require(not late, f"{late and listed[late[0]]} runs before {late and listed[late[0] - 1]}, but is listed after it")
+    require(not late, f"{late and listed[late[0]]} runs before {late and listed[late[0] - 1]}, but is listed after it")
     numbers = [site.layer for site in model.sites if site.layer is not None]
-    _require(numbers == sorted(numbers), f"blocks are not numbered in forward order: {list(dict.fromkeys(numbers))}")
-    _require(set(numbers) == set(range(len(set(numbers)))), f"block numbers have gaps: {sorted(set(numbers))}")
+    require(numbers == sorted(numbers), f"blocks are not numbered in forward order: {list(dict.fromkeys(numbers))}")
+    require(set(numbers) == set(range(len(set(numbers)))), f"block numbers have gaps: {sorted(set(numbers))}")
 
 
 @_law
@@ -201,7 +174,7 @@ def every_site_can_be_written(model: Model) -> None:
     output = seen[0].reshape(-1, len(names) + 1, *seen[0].shape[1:])
     change = (output - output[:, -1:]).abs().flatten(2).amax(dim=(0, 2)) / output[:, -1].abs().max()
     dead = [name for name, size in zip(names, change.tolist(), strict=False) if not size > EFFECT]
-    _require(not dead, f"writing these sites has no effect: {', '.join(dead)}")
+    require(not dead, f"writing these sites has no effect: {', '.join(dead)}")
 
 
 @_law
@@ -212,7 +185,7 @@ def text_entry_carries_the_whole_prompt(model: Model) -> None:
     sites = Sites({site.name: site for site in [*entry, *pooled]}.values())
     source = _run(model)
     target = _run(model, TARGET, cache=sites)
-    _require(bool((_pixels(source) != _pixels(target)).any()), "two prompts give the same image")
+    require(bool((_pixels(source) != _pixels(target)).any()), "two prompts give the same image")
     swapped = _run(model, interventions=[patch(target.cache, sites)])
     _same_images(swapped, target, f"patching {', '.join(sites.names)} from the target's run")
 
@@ -225,10 +198,10 @@ def scope_leaves_earlier_steps_alone(model: Model) -> None:
     edited = _run(model, cache="*", interventions=[ablate(entry, scope=Scope(steps=(last,)))]).cache
     for address in _addresses(model, plain):
         if address[1] < last:
-            _require(torch.equal(plain[address], edited[address]), f"{address} changed before the scope began")
+            require(torch.equal(plain[address], edited[address]), f"{address} changed before the scope began")
     for site in entry:
         value = edited[site.name, last, Branch.COND]
-        _require(not value.any(), f"{site.name} should be zero at step {last}, found up to {value.abs().max():.3g}")
+        require(not value.any(), f"{site.name} should be zero at step {last}, found up to {value.abs().max():.3g}")
 
 
 @_law
@@ -244,11 +217,11 @@ def branches_are_not_swapped(model: Model) -> None:
             continue
         before, after = run.cache[name, step, branch], edited.cache[name, step, branch]
         if branch is Branch.COND:
-            _require(not after.any(), f"{name}: an edit of cond did not reach it")
+            require(not after.any(), f"{name}: an edit of cond did not reach it")
         elif branch is Branch.UNCOND:
-            _require(torch.equal(before, after), f"editing cond of {name} changed uncond")
+            require(torch.equal(before, after), f"editing cond of {name} changed uncond")
             same = torch.equal(before, run.cache[name, step, Branch.COND])
-            _require(not same, f"{name}: cond and uncond hold the same")
+            require(not same, f"{name}: cond and uncond hold the same")
 
 
 @_law
@@ -258,7 +231,7 @@ def a_batch_of_two_is_two_runs(model: Model) -> None:
     for row, prompt in enumerate((SOURCE, LONG)):
         alone = _pixels(_run(model, prompt, seed=row))[0]
         off = int(np.abs(both[row] - alone).max())
-        _require(off <= LEVELS, f"row {row} of a batch differs by up to {off} levels of 255 from its own run")
+        require(off <= LEVELS, f"row {row} of a batch differs by up to {off} levels of 255 from its own run")
 
 
 @_law
@@ -267,10 +240,10 @@ def equal_seeds_get_equal_noise(model: Model) -> None:
     before = torch.get_rng_state()
     generation = model.generation([SOURCE, SOURCE, SOURCE], (0, 0, 1), num_steps=STEPS)
     run = model.run(generation)
-    _require(torch.equal(before, torch.get_rng_state()), "noise comes from torch's global generator")
+    require(torch.equal(before, torch.get_rng_state()), "noise comes from torch's global generator")
     first, same, other = _pixels(run)
-    _require(int(np.abs(first - same).max()) <= LEVELS, "two rows with one prompt and one seed differ")
-    _require(bool((first != other).any()), "two rows with two seeds are the same")
+    require(int(np.abs(first - same).max()) <= LEVELS, "two rows with one prompt and one seed differ")
+    require(bool((first != other).any()), "two rows with two seeds are the same")
     _same_images(model.run(generation), run, "a second run")
 
 
@@ -292,9 +265,9 @@ def no_edit_depends_on_the_batch(model: Model) -> None:
         for row, kind in enumerate(kinds):
             beside, before, own = (cache[site.name, 1, Branch.COND][row] for cache in (whole, plain, alone))
             far = 1e-3 * float(before.abs().max())
-            _require(float((beside - before).abs().max()) > far, f"{kind} of {site.name} changes nothing")
+            require(float((beside - before).abs().max()) > far, f"{kind} of {site.name} changes nothing")
             off = float((beside - own).abs().max())
-            _require(off <= far, f"{kind} of {site.name} differs by {off:.2g} when other rows share the batch")
+            require(off <= far, f"{kind} of {site.name} differs by {off:.2g} when other rows share the batch")
 
 
 @_law
@@ -316,12 +289,12 @@ def an_upscaler_takes_each_row_by_itself(model: Model) -> None:
         return np.stack([np.asarray(image, np.int16) for image in made])
 
     rows = enlarged((SOURCE, 0), (TARGET, 0), (SOURCE, 1))
-    _require(rows.shape[1] > small.images[0].height, f"an image of {small.images[0].size} is not enlarged")
-    _require(bool((rows[0] != rows[1]).any()), "an upscaled row does not follow its own prompt")
-    _require(bool((rows[0] != rows[2]).any()), "an upscaled row does not follow its own noise")
+    require(rows.shape[1] > small.images[0].height, f"an image of {small.images[0].size} is not enlarged")
+    require(bool((rows[0] != rows[1]).any()), "an upscaled row does not follow its own prompt")
+    require(bool((rows[0] != rows[2]).any()), "an upscaled row does not follow its own noise")
     for row, alone in ((1, enlarged((TARGET, 0))[0]), (2, enlarged((SOURCE, 1))[0])):
         off = int(np.abs(rows[row] - alone).max())
-        _require(off <= LEVELS, f"upscaled row {row} differs by up to {off} levels of 255 from the row alone")
+        require(off <= LEVELS, f"upscaled row {row} differs by up to {off} levels of 255 from the row alone")
 
 
 @_law
@@ -329,10 +302,10 @@ def pictures_are_as_large_as_said(model: Model) -> None:
     """Without a requested size a picture has the adapter's; a size that is one multiple wider is drawn as requested."""
     height, width = model.picture_size()
     own = model.run(SOURCE, num_steps=1).images[0]
-    _require(own.size == (width, height), f"the adapter declares {width} × {height} pixels, drawn were {own.size}")
+    require(own.size == (width, height), f"the adapter declares {width} × {height} pixels, drawn were {own.size}")
     wider = width + model.adapter.size_multiple(model.pipeline)
     drawn = model.run(SOURCE, num_steps=1, height=height, width=wider).images[0]
-    _require(drawn.size == (wider, height), f"{wider} × {height} pixels were requested, drawn were {drawn.size}")
+    require(drawn.size == (wider, height), f"{wider} × {height} pixels were requested, drawn were {drawn.size}")
 
 
 @_law
@@ -343,7 +316,7 @@ def calls_and_rows_are_as_many_as_said(model: Model) -> None:
         run = model.run([SOURCE, TARGET], **settings)
         said = model.calls(settings), 2 * model.rows(settings)
         made = run.denoiser_calls, run.denoiser_rows
-        _require(said == made, f"guidance {guidance}: {said} denoiser calls and rows are predicted, {made} were made")
+        require(said == made, f"guidance {guidance}: {said} denoiser calls and rows are predicted, {made} were made")
 
 
 @_law
@@ -358,7 +331,7 @@ def no_hook_survives_an_error(model: Model) -> None:
     try:
         _run(model, cache="*", interventions=[Intervention(fail, (model.sites[-1].name,))])
     except ZeroDivisionError:
-        _require(marks(model) == before, "hooks or a shadowed scheduler.step are left behind")
+        require(marks(model) == before, "hooks or a shadowed scheduler.step are left behind")
     else:
         raise AssertionError(f"an edit of {model.sites[-1].name} never ran")
 
@@ -402,7 +375,7 @@ def _pixels(run: Run) -> Pixels:
 
 def _same_images(run: Run, other: Run, what: str) -> None:
     off = np.abs(_pixels(run) - _pixels(other))
-    _require(not off.any(), f"{what}: {(off > 0).mean():.1%} of the image differs, by up to {off.max()} levels of 255")
+    require(not off.any(), f"{what}: {(off > 0).mean():.1%} of the image differs, by up to {off.max()} levels of 255")
 
 
 def _addresses(model: Model, cache: ActivationCache, steps: int = STEPS) -> list[Address]:
@@ -417,7 +390,7 @@ def _first(cache: ActivationCache, site: Site) -> Tensor:
 def _tokens(cache: ActivationCache, site: Site) -> int:
     value = _first(cache, site)
     axis = 1 + site.axes.index("token")
-    _require(axis < value.ndim, f"{site.name} has no token axis in {tuple(value.shape)}")
+    require(axis < value.ndim, f"{site.name} has no token axis in {tuple(value.shape)}")
     return int(value.shape[axis])
 
 
@@ -443,4 +416,4 @@ def _require_prompt(model: Model, entry: Sites, run: Run) -> None:
     for site in entry:
         cond, expected = _first(run.cache, site), alone[site.name]
         fits = cond.shape == expected.shape and torch.allclose(cond, expected.to(cond), rtol=1e-3, atol=1e-4)
-        _require(fits, f"{site.name}, branch cond, is not what encode_prompts and predict make of the prompt")
+        require(fits, f"{site.name}, branch cond, is not what encode_prompts and predict make of the prompt")

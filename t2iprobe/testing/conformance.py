@@ -1,0 +1,87 @@
+"""What the laws of every kind of plugin share: :class:`Laws`, and what all plugins declare about themselves.
+
+A law checks one promise of a contract's docstring. It gets a *case*, that is, a plugin with an example to try it on,
+and raises ``AssertionError`` with what it found if the promise is broken.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+#: names that can be typed as ``NAME:key=value``
+NAME = re.compile(r"[a-z0-9][a-z0-9_.+-]*")
+Law = Callable[..., None]
+
+
+class Laws:
+    """The laws of a kind of plugin, in reading order; an instance is the decorator that adds one."""
+
+    def __init__(self) -> None:
+        self._laws: list[Law] = []
+
+    def __iter__(self) -> Iterator[Law]:
+        return iter(self._laws)
+
+    def __call__(self, check: Law) -> Law:
+        """Add a law; any error in it breaks it."""
+
+        @functools.wraps(check)
+        def law(*case: Any) -> None:
+            try:
+                check(*case)
+            except AssertionError:
+                raise
+            except Exception as error:
+                raise AssertionError(f"{check.__name__}: {type(error).__name__}: {error}") from error
+
+        self._laws.append(law)
+        return law
+
+    def tests(self, of: str, case: Callable[[], tuple[Any, ...]]) -> type:
+        """A pytest class with one method per law.
+
+        Args:
+            of: the name of what is tested.
+            case: makes the arguments of a law, for each law anew.
+        """
+
+        def method(law: Law) -> Callable[[object], None]:
+            def test(self: object) -> None:
+                law(*case())
+
+            test.__doc__ = law.__doc__
+            return test
+
+        methods = {f"test_{law.__name__}": method(law) for law in self._laws}
+        return type(f"Test{of}", (), methods | {"__doc__": f"What the contract promises, checked on {of}."})
+
+
+def require(fine: bool, message: str) -> None:
+    """Break a law if something is not ``fine``."""
+    if not fine:
+        raise AssertionError(message)
+
+
+def require_name(kind: type, *, summary: bool = True) -> None:
+    """A name that can be typed, and a summary of one line."""
+    name = getattr(kind, "name", None)
+    fits = isinstance(name, str) and NAME.fullmatch(name) is not None
+    require(fits, f"name must be of lower-case letters, digits and any of _ . + -, found {name!r}")
+    if summary:
+        said = getattr(kind, "summary", None)
+        fits = isinstance(said, str) and bool(said.strip()) and "\n" not in said
+        require(fits, f"summary must be a line of text, found {said!r}")
+
+
+def require_settings(kind: type, *, typed: bool = True) -> None:
+    """Settings are optional and can be given by keyword; ``typed`` ones have defaults that can be typed, too."""
+    for name, setting in inspect.signature(kind).parameters.items():
+        by_keyword = setting.kind in (setting.POSITIONAL_OR_KEYWORD, setting.KEYWORD_ONLY)
+        require(by_keyword, f"the setting {setting} cannot be given by keyword")
+        require(setting.default is not setting.empty, f"the setting {name} has no default")
+        plain = setting.default is None or isinstance(setting.default, str | int | float | bool)
+        require(plain or not typed, f"the default of {name} must be text, a number, true, false or none")
