@@ -1,7 +1,7 @@
 """t2iprobe: find, read and edit what a text-to-image diffusion model computes.
 
 The names below are the public surface; they are imported when first used, so ``import t2iprobe`` is quick. The errors
-that it raises are in ``t2iprobe.errors``.
+that it raises are in ``t2iprobe.errors``; what tests of plugins need is in ``t2iprobe.testing``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from t2iprobe.api.commands import capture, continual, edit, finetune, invert, localize, patch_layers
     from t2iprobe.api.comparison import Comparison, compare
     from t2iprobe.api.outcomes import EditResult, Finetuned, Inversion, Outcome
+    from t2iprobe.architectures.probed import ProbedAdapter
     from t2iprobe.core.cache import ActivationCache
-    from t2iprobe.core.contracts.adapter import Adapter, Branch
+    from t2iprobe.core.contracts.adapter import Adapter, Branch, Conditioning
+    from t2iprobe.core.contracts.detector import Detector, Hit, Rewriter
+    from t2iprobe.core.contracts.editor import Edited, Editor, EditTask
+    from t2iprobe.core.contracts.inverter import Inverter, Stepwise
     from t2iprobe.core.contracts.localizer import Finding, Localizer
     from t2iprobe.core.errors import T2IProbeError
     from t2iprobe.core.interventions import HookContext, Intervention, ablate, interpolate, patch, steer
@@ -33,9 +37,14 @@ if TYPE_CHECKING:
     from t2iprobe.registry.manager import Plugins
     from t2iprobe.registry.results import LayerRanking, Result
     from t2iprobe.registry.studies import Study
+    from t2iprobe.report.sections import ReportTable, Section
 
 _HOMES = {
-    "core.contracts.adapter": ("Adapter", "Branch"),
+    "architectures.probed": ("ProbedAdapter",),
+    "core.contracts.adapter": ("Adapter", "Branch", "Conditioning"),
+    "core.contracts.detector": ("Detector", "Hit", "Rewriter"),
+    "core.contracts.editor": ("EditTask", "Edited", "Editor"),
+    "core.contracts.inverter": ("Inverter", "Stepwise"),
     "core.cache": ("ActivationCache",),
     "core.errors": ("T2IProbeError",),
     "core.interventions": ("HookContext", "Intervention", "ablate", "interpolate", "patch", "steer"),
@@ -57,6 +66,7 @@ _HOMES = {
     "registry.manager": ("Plugins",),
     "registry.results": ("LayerRanking", "Result"),
     "registry.studies": ("Study",),
+    "report.sections": ("ReportTable", "Section"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -67,16 +77,23 @@ __all__ = [
     "Adapter",
     "Branch",
     "Comparison",
+    "Conditioning",
     "DenoiserCall",
+    "Detector",
     "EditResult",
+    "EditTask",
+    "Edited",
+    "Editor",
     "Finding",
     "Finetuned",
     "Generation",
     "Guard",
+    "Hit",
     "HookContext",
     "In",
     "Intervention",
     "Inversion",
+    "Inverter",
     "LayerRanking",
     "Localizer",
     "Model",
@@ -84,13 +101,18 @@ __all__ = [
     "Outcome",
     "Pair",
     "Plugins",
+    "ProbedAdapter",
+    "ReportTable",
     "Result",
+    "Rewriter",
     "Run",
     "Scope",
     "Scored",
     "Scorer",
+    "Section",
     "Site",
     "Sites",
+    "Stepwise",
     "Study",
     "T2IProbeError",
     "Trial",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from t2iprobe.plugins.metrics.clip import VARIABLE, ClipChoice, ClipI, ClipT, Cl
 from t2iprobe.plugins.metrics.image import SSIM
 from t2iprobe.plugins.metrics.memo import KEPT, Memo
 from t2iprobe.registry.manager import Plugins
+from t2iprobe.testing.metrics import METRIC_LAWS, MetricCase, nearer_scores_better
 
 SIDE = 30
 MEAN, STD = np.array([0.48, 0.46, 0.41]), np.array([0.27, 0.26, 0.28])
@@ -111,6 +113,23 @@ def test_clip_i_compares_features_of_images(folder: str) -> None:
     assert metric.score(picture(0), picture(1)) == pytest.approx(2.5 * max(cosine, 0), abs=1e-5)
     assert metric.score(picture(0), picture(0)) == pytest.approx(2.5, abs=1e-5)
     assert metric.score(picture(0, 60), picture(0, 60).convert("RGBA")) == pytest.approx(2.5, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "better", "worse"),
+    [
+        (ClipI, (picture(0), picture(0)), (picture(1), picture(0))),
+        (ClipT, (picture(0), "a cat"), (picture(0), "zebra")),
+        (ClipTemplate, (picture(0), 'a cat "x"'), (picture(0), 'zebra "x"')),
+        (ClipChoice, (picture(0), "cat", "dog"), (picture(0), "dog", "cat")),
+    ],
+)
+def test_the_contract_is_kept(folder: str, kind: Any, better: Sequence[Any], worse: Sequence[Any]) -> None:
+    """Random weights have no better example but a picture itself."""
+    case = MetricCase(kind, better, worse, {"ref": folder})
+    for law in METRIC_LAWS:
+        if kind is ClipI or law is not nearer_scores_better:
+            law(case)
 
 
 def test_the_two_choices_add_up_to_one(folder: str) -> None:

@@ -41,6 +41,7 @@ from t2iprobe.plugins.inversion.ddim import DDIM, Euler
 from t2iprobe.plugins.metrics.image import MSE, SSIM, MaskedMSE, MaskedPSNR, MaskedSSIM
 from t2iprobe.plugins.metrics.text import F1
 from t2iprobe.sampling import decoded, inverted_pictures, model_denoiser, used_schedule
+from t2iprobe.testing.editors import EDITOR_LAWS, EditorCase
 
 # as many tokens in both, and as few of them shared as can be: random weights hardly tell one word from another
 PAIR = Pair.from_prompts('a sign that says "DOG"', 'on the of with "CAT"', 3)
@@ -363,6 +364,11 @@ def test_localized_with_a_lora_is_localized_on_the_model_with_it(lora: Path) -> 
     assert gap(made.images[1], LocalizedEditor().edit(task(model, OTHER)).images[0]) <= 1
     with pytest.raises(ConfigError, match="already has a LoRA"):
         LocalizedLora(lora=str(lora)).edit(task(model))
+
+
+@pytest.mark.parametrize("law", EDITOR_LAWS, ids=lambda law: law.__name__)
+def test_an_edit_with_a_lora_keeps_the_contract(law: Any, lora: Path) -> None:
+    law(EditorCase(LocalizedLora, {"lora": str(lora)}, SD3))
 
 
 def test_a_lora_that_does_not_fit_is_refused(lora: Path, sd: Model, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from t2iprobe.plugins.inversion.guidance import NegativePrompt, NullText
 from t2iprobe.registry.manager import Plugins
 from t2iprobe.sampling import Guided, fresh_noise, model_denoiser, schedule_of
 from t2iprobe.testing.analytic import GaussianMixture, levels_of
+from t2iprobe.testing.inverters import perfect_model
 
 INVERTERS = Plugins(installed=False).inverters()
 KINDS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "flow")
@@ -48,25 +49,19 @@ def scheduler_for(prediction: Prediction, **settings: Any) -> Any:
 
 
 def bed(prediction: Prediction, steps: int = STEPS) -> tuple[Guided, Schedule, Tensor]:
-    """A perfect denoiser of pictures of three kinds, its schedule and noise, in double precision."""
-    generator = torch.Generator().manual_seed(0)
-    means = torch.randn(3, 2, 4, 4, generator=generator, dtype=torch.float64)
-    scheduler = scheduler_for(prediction)
-    denoiser = GaussianMixture(means, 0.4).denoiser(prediction, levels_of(scheduler))
-    noise = torch.randn(8, 2, 4, 4, generator=generator, dtype=torch.float64)
-    return Guided(denoiser, denoiser), schedule_of(scheduler, steps), noise
+    """A perfect denoiser, its schedule and noise, in double precision."""
+    return perfect_model(prediction, steps)
 
 
-def every() -> list[Any]:
-    """Each bundled inverter with each prediction it supports."""
-    made = [Forward(0) if kind is Forward else kind() for kind in INVERTERS.values() if kind is not StockDDIM]
-    made += [FixedPoint(4, average_from=2), FixedPoint(4, anderson=True), UniInv(ask_clean=False), EDICT(0.8)]
-    made += [Oracle(3, "state"), Euler("source"), RFInversion(gamma=0.0)]
+def settings() -> list[Any]:
+    """Inverters with other settings than their defaults, with each prediction that they support."""
+    made = [Forward(0), FixedPoint(4, average_from=2), FixedPoint(4, anderson=True), UniInv(ask_clean=False)]
+    made += [EDICT(0.8), Oracle(3, "state"), Euler("source"), RFInversion(gamma=0.0)]
     cases = [(one, prediction) for one in made for prediction in sorted(one.predictions)]
     return [pytest.param(one, kind, id=f"{one.name}{index}-{kind}") for index, (one, kind) in enumerate(cases)]
 
 
-@pytest.mark.parametrize(("method", "prediction"), every())
+@pytest.mark.parametrize(("method", "prediction"), settings())
 def test_oracle_round_trip(method: Inverter, prediction: Prediction) -> None:
     assert method.round_trip(*bed(prediction)) < 1e-10
 

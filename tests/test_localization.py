@@ -144,39 +144,6 @@ def test_screening_with_fewer_steps_costs_less_and_finds_the_same() -> None:
     assert one.layers == other.layers == (11, 14)
 
 
-@pytest.mark.parametrize(
-    "method", ["exhaustive", "window", "nested", "greedy", "adaptive", "heads", "steps", "tokens", "random"]
-)
-def test_a_budget_ends_a_search_and_is_said(method: str) -> None:
-    settings = {"positions": "4-9"} if method == "tokens" else {}
-    for budget in (0, 100, 1000, 3000):
-        runner = simulated(Simulation(SPLIT, 32), held_out=8, budget=budget)
-        found = find(method, runner, **settings)
-        assert runner.spent.rows <= budget
-        assert "budget" in found.sentence
-        assert found.details["cost"]["rows"] == runner.spent.rows
-
-
-class Remembering(Simulation):
-    """Must not be asked anything."""
-
-    def measure(self, asks: Any, **more: Any) -> Any:
-        assert not asks
-        return iter(())
-
-
-@pytest.mark.parametrize("method", ["exhaustive", "window", "nested", "greedy", "adaptive", "heads", "steps", "random"])
-def test_a_search_repeats_itself_and_resumes(method: str) -> None:
-    """The same asks from the same seed; with a filled memory none at all, and the same answer."""
-    first, second = (simulated(Simulation(SPLIT, 16), held_out=4) for _ in range(2))
-    found = find(method, first)
-    assert repr(find(method, second)) == repr(found)  # NaN is not NaN
-    assert second.spent == first.spent
-    again = simulated(Remembering(SPLIT, 16), held_out=4)
-    again.memory = first.memory
-    assert repr(find(method, again)) == repr(found)
-
-
 def test_heads_of_a_layer_alone_and_together() -> None:
     one = Simulation(SINGLE, 16, part=HEAD)
     found = find("heads", simulated(one)).details

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 #: names that can be typed as ``NAME:key=value``
@@ -17,14 +17,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_.+-]*")
 Law = Callable[..., None]
 
 
-class Laws:
+class Laws(list[Law]):
     """The laws of a kind of plugin, in reading order; an instance is the decorator that adds one."""
-
-    def __init__(self) -> None:
-        self._laws: list[Law] = []
-
-    def __iter__(self) -> Iterator[Law]:
-        return iter(self._laws)
 
     def __call__(self, check: Law) -> Law:
         """Add a law; any error in it breaks it."""
@@ -38,7 +32,7 @@ class Laws:
             except Exception as error:
                 raise AssertionError(f"{check.__name__}: {type(error).__name__}: {error}") from error
 
-        self._laws.append(law)
+        self.append(law)
         return law
 
     def tests(self, of: str, case: Callable[[], tuple[Any, ...]]) -> type:
@@ -56,7 +50,7 @@ class Laws:
             test.__doc__ = law.__doc__
             return test
 
-        methods = {f"test_{law.__name__}": method(law) for law in self._laws}
+        methods = {f"test_{law.__name__}": method(law) for law in self}
         return type(f"Test{of}", (), methods | {"__doc__": f"What the contract promises, checked on {of}."})
 
 
