@@ -544,19 +544,19 @@ def test_the_embedded_stream_from_start_to_report(tmp_path: Path) -> None:
         "--reference",
         "base,separate",
     ]
-    given += ["--method", "naive,magnitude,merge-ortho", "--order", "0", "--seed", "0", "--scope", "localized"]
+    given += ["--method", "magnitude,merge-ortho", "--order", "0", "--seed", "0", "--scope", "localized"]
     ran = call("run", *given, "--layers", "3,6", "--workers", "2", "--out", out, "--yes", "--format", "json")
     assert ran.exit_code == 0, (ran.output, ran.exception)
     found = json.loads(ran.stdout)["scores"]["concept"]
-    assert found["methods"]["naive"]["average_score"]["runs"] == 1
+    assert found["methods"]["magnitude"]["average_score"]["runs"] == 1
     assert {"retention", "intransigence"} <= set(found["shown"]) and "fwt" not in found["shown"]
     looked = call("analyze", out, "--format", "json")
     assert looked.exit_code == 0, (looked.output, looked.exception)
     answer = json.loads(looked.stdout)
     weights = answer["weights"]
     assert sum(weights["magnitude"]["owners"]) == pytest.approx(1)
-    assert weights["naive"]["handed_over"]["kinds"] == ["adapter"]
-    assert len(weights["merge-ortho"]["cross_terms"][0]) == 4 and weights["naive"]["cross_terms"] == []
+    assert weights["magnitude"]["handed_over"]["kinds"] == ["adapter"]
+    assert len(weights["merge-ortho"]["cross_terms"][0]) == 4 and weights["magnitude"]["cross_terms"] == []
     assert answer["independent_tasks"]["ratio"]["1"] == pytest.approx(0.426, abs=1e-3)
     page = Path(answer["report"]).read_text()
     assert "Every task after every training" in page and "data:image/" in page

@@ -57,11 +57,11 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 }
 
 #: families that differ from another one in a module or two, and what goes through these; the rest is as with the other
-TWINS = {"SD3": "SD3.5", "FLUX, true": "FLUX, told"}
+TWINS = {"SDXL": "SD", "SD3": "SD3.5", "FLUX, true": "FLUX, told"}
 OF_TWINS = (
     "sites", "patch", "localize --method heads", "localize --method attribution", "capture", "edit --method all",
-    "guard bench", "guard bench --method negative-prompt", "guard bench --method sld-medium", "finetune", "invert run",
-    "invert run --method null-text",
+    "edit --image", "guard bench", "guard bench --method negative-prompt", "guard bench --method sld-medium",
+    "finetune", "invert run", "invert run --method null-text",
 )  # fmt: skip
 
 PAIR = "--source 'a red cat' --target 'a blue cat' --concept colour"
