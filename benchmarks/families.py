@@ -134,12 +134,14 @@ UNSERVED = {
         "StableDiffusionPipelineSafe", "StableDiffusionSAGPipeline", "UniDiffuserPipeline",
         "VersatileDiffusionPipeline", "VersatileDiffusionTextToImagePipeline",
     ),
+    "draws one prompt at a time": ("DreamLiteMobilePipeline", "DreamLitePipeline"),
+    "has a language model plan the picture by chance, with one seed for a whole batch": ("GlmImagePipeline",),
+    "sums up prompts in tokens whose number and order depend on the batch": ("BriaFibo2Pipeline",),
+    "guides with a second network, which reads no text": ("Ideogram4Pipeline",),
     "has no family yet": (
-        "BriaFibo2Pipeline", "BriaFiboPipeline", "Cosmos2TextToImagePipeline", "DreamLiteMobilePipeline",
-        "DreamLitePipeline", "Flux2KleinKVPipeline", "FluxKontextPipeline", "GlmImagePipeline",
-        "HiDreamImagePipeline", "HunyuanImagePipeline", "Ideogram4Pipeline", "Kandinsky5T2IPipeline",
-        "KolorsPAGPipeline", "OmniGenPipeline", "PRXPipeline", "PRXPixelPipeline", "ZImageOmniPipeline",
-        "ZImagePipeline",
+        "Cosmos2TextToImagePipeline", "Flux2KleinKVPipeline", "FluxKontextPipeline", "HiDreamImagePipeline",
+        "HunyuanImagePipeline", "Kandinsky5T2IPipeline", "OmniGenPipeline", "PRXPipeline", "PRXPixelPipeline",
+        "ZImageOmniPipeline", "ZImagePipeline",
     ),
 }  # fmt: skip
 

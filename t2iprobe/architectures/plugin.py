@@ -33,6 +33,7 @@ FAMILIES = {
     "ovis": ("OvisImage",),
     "longcat": ("LongCatImage",),
     "bria": ("Bria",),
+    "briafibo": ("BriaFibo",),
     "ernie": ("ErnieImage",),
     "nucleus": ("NucleusImage",),
     "zimage": ("ZImage",),
